@@ -1,0 +1,9 @@
+//! Drawbridge's wire contract: messages, codecs (JSON, MessagePack), channel names, patterns, WebSocket frames,
+//! error and close codes. It owns what bytes mean. It does no I/O, keeps no state between messages (but for a
+//! half-read WebSocket frame), and knows nothing of rights, Redis or subscriptions.
+
+pub mod code;
+pub mod message;
+
+pub use code::{CloseCode, ErrorCode};
+pub use message::*;

@@ -1,0 +1,314 @@
+//! The messages of the contract as types, the same for both encodings. How they look as JSON is in
+//! [`crate::json`], as MessagePack in [`crate::msgpack`]. What they do is the engine's business.
+
+use bytes::Bytes;
+use serde_json::value::RawValue;
+
+use crate::code::ErrorCode;
+
+/// The largest number of message objects in one array (contract §1).
+pub const MAX_BATCH: usize = 64;
+/// How deep `data` may nest (contract §1). `1` is depth 0, `[]` is depth 1.
+pub const MAX_DATA_DEPTH: usize = 64;
+/// The largest `id` that is a number: 2^53 − 1.
+pub const MAX_ID_NUMBER: u64 = (1 << 53) - 1;
+/// The longest `id` that is a string, in bytes.
+pub const MAX_ID_BYTES: usize = 64;
+
+/// The encoding that a connection's sub-protocol chose.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Encoding {
+    /// `drawbridge.v1.json`: text frames.
+    Json,
+    /// `drawbridge.v1.msgpack`: binary frames.
+    MsgPack,
+}
+
+impl Encoding {
+    /// The sub-protocol's name (RFC 6455 §1.9).
+    pub fn subprotocol(self) -> &'static str {
+        match self {
+            Encoding::Json => "drawbridge.v1.json",
+            Encoding::MsgPack => "drawbridge.v1.msgpack",
+        }
+    }
+}
+
+/// The `id` that ties a reply to its request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum RequestId {
+    /// An unsigned integer up to [`MAX_ID_NUMBER`].
+    Number(u64),
+    /// A string of at most [`MAX_ID_BYTES`] bytes.
+    Text(Box<str>),
+}
+
+/// One message object from a client.
+#[derive(Debug)]
+pub struct Request {
+    /// Absent: fire and forget.
+    pub id: Option<RequestId>,
+    /// What is asked.
+    pub message: ClientMessage,
+}
+
+/// A message object that is not one of the contract. The connection stays; `ERROR` `BAD_MESSAGE` answers it.
+#[derive(Debug, PartialEq, Eq)]
+pub struct BadRequest {
+    /// The `id`, where that much could be read.
+    pub id: Option<RequestId>,
+    /// Which field, what was wrong, what would be right.
+    pub reason: String,
+}
+
+/// What a client asks.
+#[derive(Debug)]
+pub enum ClientMessage {
+    /// `CONNECT`
+    Connect(Connect),
+    /// `TOKEN_REFRESH`
+    TokenRefresh {
+        /// The new JWT.
+        token: String,
+    },
+    /// `CHANNEL_SUBSCRIBE`
+    Subscribe(Subscribe),
+    /// `CHANNEL_UNSUBSCRIBE`
+    Unsubscribe {
+        /// The name or pattern, as it was subscribed to.
+        channel: String,
+    },
+    /// `PUBLISH_EVENT`
+    Publish(Publish),
+    /// `PING`
+    Ping {
+        /// Echoed as it came.
+        t: Option<Box<RawValue>>,
+    },
+    /// `FILTER_UPDATE`
+    FilterUpdate(FilterUpdate),
+    /// `PRESENCE_GET`
+    PresenceGet {
+        /// The channel asked about.
+        channel: String,
+    },
+    /// `HISTORY_GET`
+    HistoryGet {
+        /// The channel asked about.
+        channel: String,
+    },
+}
+
+/// `CONNECT` (contract §2).
+#[derive(Debug, Default)]
+pub struct Connect {
+    /// Absent where the upgrade carried it, or for an anonymous player.
+    pub token: Option<String>,
+    /// The client's own subscriptions, in the same round trip.
+    pub subscribe: Vec<Subscribe>,
+    /// The client asks to resume a session.
+    pub resume: Option<Box<RawValue>>,
+}
+
+/// `CHANNEL_SUBSCRIBE`, and each element of `CONNECT.subscribe` (contract §3).
+#[derive(Debug)]
+pub struct Subscribe {
+    /// A name or a pattern.
+    pub channel: String,
+    /// The client's filter expression.
+    pub filter: Option<String>,
+    /// The client's area of interest.
+    pub area: Option<Box<RawValue>>,
+}
+
+/// `FILTER_UPDATE` (contract §5): the outer `Option` is "absent, stays", the inner "null, removes".
+#[derive(Debug)]
+pub struct FilterUpdate {
+    /// The subscription to change.
+    pub channel: String,
+    /// The new filter.
+    pub filter: Option<Option<String>>,
+    /// The new area.
+    pub area: Option<Option<Box<RawValue>>>,
+}
+
+/// `PUBLISH_EVENT` (contract §4).
+#[derive(Debug)]
+pub struct Publish {
+    /// The channel to publish on.
+    pub channel: String,
+    /// The event's name.
+    pub event: String,
+    /// Valid JSON, at most [`MAX_DATA_DEPTH`] deep; `null` where absent. Byte for byte what the client sent.
+    pub data: Box<RawValue>,
+    /// The entity's key, where the client names one.
+    pub key: Option<String>,
+    /// For a safe repeat on logged channels and rooms.
+    pub idempotency_key: Option<String>,
+}
+
+/// What a server says, but for events (see [`crate::event`]), which are encoded once for all who see them.
+#[derive(Debug)]
+pub enum ServerMessage<'a> {
+    /// `WELCOME`
+    Welcome(Welcome<'a>),
+    /// `CHANNEL_SUBSCRIBED`
+    Subscribed {
+        /// Of the request; absent for a service's or the server's own.
+        id: Option<&'a RequestId>,
+        /// What was subscribed.
+        subscription: SubscriptionInfo<'a>,
+        /// `"by":"server"`: a service did it.
+        by_server: bool,
+    },
+    /// `CHANNEL_UNSUBSCRIBED`
+    Unsubscribed {
+        /// Of the request.
+        id: Option<&'a RequestId>,
+        /// The name or pattern.
+        channel: &'a str,
+        /// `client`, `server`, `forbidden`.
+        reason: &'a str,
+        /// `"by":"server"`: a service did it.
+        by_server: bool,
+    },
+    /// `EVENT_PUBLISHED`
+    Published {
+        /// Of the request.
+        id: &'a RequestId,
+        /// The channel.
+        channel: &'a str,
+        /// The entry's place, for logged events.
+        offset: Option<u64>,
+    },
+    /// `TOKEN_REFRESHED`
+    TokenRefreshed {
+        /// Of the request.
+        id: &'a RequestId,
+        /// Unix milliseconds; absent for a token without `exp`.
+        expires_ms: Option<u64>,
+    },
+    /// `PONG`
+    Pong {
+        /// Of the request.
+        id: &'a RequestId,
+        /// Echoed.
+        t: Option<&'a RawValue>,
+        /// Unix milliseconds.
+        server_time_ms: u64,
+    },
+    /// `STATUS`
+    Status {
+        /// `ok` or `degraded`.
+        broker: &'a str,
+    },
+    /// `RESYNC`
+    Resync {
+        /// The channel or pattern on which something may be missing.
+        channel: &'a str,
+        /// `gap`, `epoch`, `broker`, `slow_consumer`.
+        reason: &'a str,
+        /// Absent for a pattern.
+        epoch: Option<&'a str>,
+        /// Absent for a pattern.
+        offset: Option<u64>,
+    },
+    /// `GOODBYE`
+    Goodbye {
+        /// `drain`.
+        reason: &'a str,
+        /// When this client should reconnect.
+        reconnect_in_ms: u64,
+    },
+    /// `ERROR`
+    Error(ErrorMessage<'a>),
+}
+
+/// `WELCOME` (contract §2).
+#[derive(Debug)]
+pub struct Welcome<'a> {
+    /// Of the `CONNECT`, if there was one with an id.
+    pub id: Option<&'a RequestId>,
+    /// This connection's name.
+    pub connection: &'a str,
+    /// The session's secret name.
+    pub session: &'a str,
+    /// Whether a session was taken up.
+    pub resumed: bool,
+    /// The player id.
+    pub player: &'a str,
+    /// The node's name.
+    pub node: &'a str,
+    /// Unix milliseconds.
+    pub server_time_ms: u64,
+    /// How often the server pings.
+    pub heartbeat_ms: u64,
+    /// How long the session outlives its connection.
+    pub resume_window_ms: u64,
+    /// `limits.message_bytes`.
+    pub message_bytes: u64,
+    /// `limits.subscriptions`.
+    pub subscriptions_limit: u64,
+    /// What is subscribed already, or pending.
+    pub subscriptions: Vec<SubscriptionInfo<'a>>,
+}
+
+/// One subscription as `CHANNEL_SUBSCRIBED` and `WELCOME.subscriptions` show it.
+#[derive(Debug, Clone)]
+pub struct SubscriptionInfo<'a> {
+    /// The name or pattern.
+    pub channel: &'a str,
+    /// From a template of the configuration.
+    pub auto: bool,
+    /// Redis has not confirmed it yet.
+    pub pending: bool,
+    /// `channel` is a pattern (then there is no epoch and no offset).
+    pub pattern: bool,
+    /// The count's life, for a channel.
+    pub epoch: Option<&'a str>,
+    /// The last event's number, for a channel.
+    pub offset: Option<u64>,
+}
+
+/// `ERROR` (contract §8).
+#[derive(Debug, Clone)]
+pub struct ErrorMessage<'a> {
+    /// Of the request, if it had one.
+    pub id: Option<&'a RequestId>,
+    /// The code.
+    pub code: ErrorCode,
+    /// For a person.
+    pub message: &'a str,
+    /// The channel concerned.
+    pub channel: Option<&'a str>,
+    /// For `RATE_LIMITED`.
+    pub retry_after_ms: Option<u64>,
+    /// For `BROKER_UNAVAILABLE`: `not_done` or `unknown`.
+    pub outcome: Option<&'a str>,
+    /// For `REJECTED`: the logic's word.
+    pub reason: Option<&'a str>,
+    /// For `FILTER_INVALID`: byte offset into the expression.
+    pub position: Option<u64>,
+    /// For `FILTER_INVALID`: what would be right.
+    pub hint: Option<&'a str>,
+}
+
+impl<'a> ErrorMessage<'a> {
+    /// An error with nothing but a code and a text.
+    pub fn new(code: ErrorCode, message: &'a str) -> Self {
+        ErrorMessage {
+            id: None,
+            code,
+            message,
+            channel: None,
+            retry_after_ms: None,
+            outcome: None,
+            reason: None,
+            position: None,
+            hint: None,
+        }
+    }
+}
+
+/// A whole WebSocket frame, ready to be written; shared by all sockets that it goes to.
+pub type Frame = Bytes;
