@@ -4,6 +4,7 @@
 
 pub mod code;
 pub mod message;
+pub mod websocket;
 
 pub use code::{CloseCode, ErrorCode};
 pub use message::*;
