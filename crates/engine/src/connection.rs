@@ -1,0 +1,158 @@
+//! One connection's own state: who it is, how far it has come, what it is subscribed to, and what waits for it.
+//! What happens to it is decided in [`crate::engine`] and its neighbours.
+
+use std::collections::VecDeque;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use drawbridge_protocol::{Encoding, Frame, Request, RequestId};
+
+use crate::class::ClassId;
+use crate::io::{Claims, ConnId};
+use crate::rate_limit::Bucket;
+use crate::targets::TargetId;
+
+/// One connection of this shard.
+#[derive(Debug)]
+pub(crate) struct Connection {
+    pub(crate) id: ConnId,
+    pub(crate) phase: Phase,
+    pub(crate) encoding: Encoding,
+    /// Public name, random.
+    pub(crate) connection: u64,
+    /// Secret name of the session, random.
+    pub(crate) session: u128,
+    pub(crate) address: IpAddr,
+    /// Who it is; known from `Joining` on, or earlier with a token on the upgrade.
+    pub(crate) claims: Option<Claims>,
+    pub(crate) subscriptions: Vec<Subscription>,
+    /// Frames of this turn, or all that waits while the socket is blocked.
+    pub(crate) pending: Vec<Frame>,
+    pub(crate) pending_bytes: usize,
+    pub(crate) dirty: bool,
+    pub(crate) blocked: bool,
+    /// The last publication that was decided for it, so that overlapping subscriptions deliver once.
+    pub(crate) last_turn: u64,
+    /// Heartbeats since the last sign of life.
+    pub(crate) silent_heartbeats: u8,
+    /// `BAD_MESSAGE`s in a row.
+    pub(crate) bad_in_a_row: u8,
+    /// A token is being judged: later requests wait.
+    pub(crate) judging: Option<Box<Judging>>,
+    /// Requests that wait for something before them, in order.
+    pub(crate) deferred: Option<Box<Deferred>>,
+    /// Publishes on their way, by channel.
+    pub(crate) publishing: Vec<(Arc<str>, u32)>,
+    pub(crate) messages: Bucket,
+    pub(crate) bytes: Bucket,
+    pub(crate) subscribes: Bucket,
+    pub(crate) publishes: Vec<(ClassId, Bucket)>,
+    /// When it connected, was due to, or must next be looked at; all monotonic milliseconds.
+    pub(crate) deadlines: Deadlines,
+}
+
+/// How far a connection has come.
+#[derive(Debug)]
+pub(crate) enum Phase {
+    /// Waiting for `CONNECT`.
+    Connecting,
+    /// Known, subscribing what it starts with.
+    Joining(Box<Joining>),
+    /// `WELCOME` was sent.
+    Open,
+}
+
+/// What `WELCOME` waits for.
+#[derive(Debug)]
+pub(crate) struct Joining {
+    /// The id of the `CONNECT`.
+    pub(crate) id: Option<RequestId>,
+    /// Subscriptions not confirmed yet.
+    pub(crate) unconfirmed: usize,
+    /// Errors of `CONNECT.subscribe`, sent behind `WELCOME`.
+    pub(crate) errors: Vec<Frame>,
+}
+
+/// A token on its way to be judged, and what to do then.
+#[derive(Debug)]
+pub(crate) enum Judging {
+    /// It came in `CONNECT`.
+    Connect { id: Option<RequestId>, subscribe: Vec<drawbridge_protocol::Subscribe> },
+    /// It came in `TOKEN_REFRESH`.
+    Refresh { id: Option<RequestId> },
+}
+
+/// Requests that wait, bounded in number and bytes.
+#[derive(Debug, Default)]
+pub(crate) struct Deferred {
+    pub(crate) requests: VecDeque<Request>,
+    pub(crate) bytes: usize,
+}
+
+/// One subscription of a connection.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Subscription {
+    pub(crate) target: TargetId,
+    /// The place in the target's subscribers.
+    pub(crate) slot: u32,
+    pub(crate) origin: Origin,
+}
+
+/// Who asked for a subscription.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Origin {
+    /// A template of the configuration.
+    Auto,
+    /// The client.
+    Client,
+    /// A service.
+    Server,
+}
+
+/// When a connection must be looked at; 0 means never.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Deadlines {
+    /// `CONNECT` must have come, or, while joining, `WELCOME` goes out with what is still pending.
+    pub(crate) phase_ms: u64,
+    pub(crate) heartbeat_ms: u64,
+    pub(crate) expiry_ms: u64,
+    pub(crate) drain_ms: u64,
+    /// The one entry in the engine's timers.
+    pub(crate) armed_ms: u64,
+}
+
+impl Deadlines {
+    /// The earliest, or 0.
+    pub(crate) fn earliest(&self) -> u64 {
+        [self.phase_ms, self.heartbeat_ms, self.expiry_ms, self.drain_ms]
+            .into_iter()
+            .filter(|at| *at > 0)
+            .min()
+            .unwrap_or(0)
+    }
+}
+
+impl Connection {
+    pub(crate) fn is_open(&self) -> bool {
+        matches!(self.phase, Phase::Open)
+    }
+
+    /// The player id, once it is known.
+    pub(crate) fn player(&self) -> Option<&Arc<str>> {
+        self.claims.as_ref().map(|claims| &claims.player)
+    }
+
+    pub(crate) fn subscription(&self, target: TargetId) -> Option<&Subscription> {
+        self.subscriptions.iter().find(|subscription| subscription.target == target)
+    }
+
+    /// The connection's public name.
+    pub(crate) fn public_name(&self) -> String {
+        format!("{:016x}", self.connection)
+    }
+
+    /// The session's name: whoever knows it and the player's token may claim the session.
+    pub(crate) fn session_name(&self) -> String {
+        format!("{:032x}", self.session)
+    }
+}

@@ -1,0 +1,332 @@
+//! One shard's engine: takes in what happens ([`Input`]), says what is to be done ([`Output`]).
+//!
+//! A *turn* is a number of [`Engine::handle`] calls followed by draining [`Engine::poll_output`]: all that a turn
+//! made due for one connection leaves in one [`Output::Write`]. This file owns the connection table, the timers
+//! and the turn; what each input means stands in the files beside it.
+
+mod broker_events;
+mod commands;
+mod connect;
+mod deliver;
+mod lifecycle;
+mod publish;
+mod requests;
+mod subscribe;
+
+use std::collections::{BTreeSet, VecDeque};
+use std::sync::Arc;
+
+use drawbridge_protocol::{CloseCode, ErrorCode, ErrorMessage, Frame, RequestId, ServerMessage, codec};
+use hashbrown::HashMap;
+use smallvec::SmallVec;
+
+use crate::connection::Connection;
+use crate::io::{BrokerStatus, ConnId, Input, Notice, Now, Output, Ticket};
+use crate::rate_limit::SharedLimits;
+use crate::settings::Settings;
+use crate::stats::Stats;
+use crate::targets::{TargetId, Targets};
+use crate::view::Views;
+
+/// An unmasked ping without a payload.
+const PING: Frame = Frame::from_static(&[0x89, 0x00]);
+/// After so many silent heartbeats the connection is closed with 4002.
+const SILENT_HEARTBEATS: u8 = 2;
+
+/// One shard's state. See the module.
+#[derive(Debug)]
+pub struct Engine {
+    settings: Arc<Settings>,
+    limits: Arc<SharedLimits>,
+    now: Now,
+    connections: Connections,
+    players: HashMap<Arc<str>, SmallVec<[ConnId; 1]>>,
+    targets: Targets,
+    views: Views,
+    /// At most one entry per connection.
+    timers: BTreeSet<(u64, ConnId)>,
+    tickets: HashMap<Ticket, publish::InFlight>,
+    next_ticket: u64,
+    /// Counts publications, so that a connection and a view know which they have decided.
+    publication: u64,
+    status: BrokerStatus,
+    draining: bool,
+    /// Connections with something to write.
+    dirty: Vec<ConnId>,
+    outputs: VecDeque<Output>,
+    /// Scratch: the patterns that match the publication in hand.
+    matched: Vec<TargetId>,
+    stats: Stats,
+}
+
+impl Engine {
+    /// An engine without connections. `limits` are shared by the node's shards.
+    pub fn new(settings: Arc<Settings>, limits: Arc<SharedLimits>) -> Self {
+        Engine {
+            settings,
+            limits,
+            now: Now { mono_ms: 0, unix_ms: 0 },
+            connections: Connections::default(),
+            players: HashMap::new(),
+            targets: Targets::default(),
+            views: Views::default(),
+            timers: BTreeSet::new(),
+            tickets: HashMap::new(),
+            next_ticket: 0,
+            publication: 0,
+            status: BrokerStatus::Ok,
+            draining: false,
+            dirty: Vec::new(),
+            outputs: VecDeque::new(),
+            matched: Vec::new(),
+            stats: Stats::default(),
+        }
+    }
+
+    /// Takes in one thing that happened. Time never goes back.
+    pub fn handle(&mut self, now: Now, input: Input<'_>) {
+        self.now = now;
+        match input {
+            Input::Opened(opened) => self.opened(opened),
+            Input::Message { conn, kind, payload } => self.message(conn, kind, payload),
+            Input::Oversized { conn } => self.oversized(conn),
+            Input::Alive { conn } => self.alive(conn),
+            Input::Blocked { conn, unsent } => self.blocked(conn, unsent),
+            Input::Writable { conn } => self.writable(conn),
+            Input::Closed { conn, code } => self.closed(conn, code),
+            Input::Authenticated { conn, result } => self.authenticated(conn, result),
+            Input::Broker(event) => self.broker_event(event),
+            Input::Command(command) => self.command(&command),
+            Input::Drain { window_ms } => self.drain(window_ms),
+            Input::Tick => {}
+        }
+        self.run_timers();
+    }
+
+    /// What is to be done, in order; `None` ends the turn.
+    pub fn poll_output(&mut self) -> Option<Output> {
+        if let Some(output) = self.outputs.pop_front() {
+            return Some(output);
+        }
+        while let Some(id) = self.dirty.pop() {
+            let Some(conn) = self.connections.get_mut(id) else { continue };
+            conn.dirty = false;
+            if conn.blocked || conn.pending.is_empty() {
+                continue;
+            }
+            conn.pending_bytes = 0;
+            let frames = std::mem::take(&mut conn.pending);
+            return Some(Output::Write { conn: id, frames });
+        }
+        None
+    }
+
+    /// When [`Input::Tick`] is due at the latest, in monotonic milliseconds.
+    pub fn next_deadline_ms(&self) -> Option<u64> {
+        self.timers.first().map(|(at, _)| *at)
+    }
+
+    /// Gauges and counters.
+    pub fn stats(&self) -> Stats {
+        let mut stats = Stats {
+            connections: self.connections.len() as u64,
+            targets: self.targets.len() as u64,
+            views: self.views.len() as u64,
+            publishing: self.tickets.len() as u64,
+            timers: self.timers.len() as u64,
+            ..self.stats
+        };
+        for conn in self.connections.iter() {
+            stats.welcomed += u64::from(conn.is_open());
+            stats.subscriptions += conn.subscriptions.len() as u64;
+            stats.pending_bytes += conn.pending_bytes as u64;
+            stats.deferred += conn.deferred.as_ref().map_or(0, |deferred| deferred.requests.len() as u64);
+        }
+        stats
+    }
+
+    fn send(&mut self, id: ConnId, message: &ServerMessage<'_>) {
+        if let Some(conn) = self.connections.get(id) {
+            let frame = codec::encode_frame(conn.encoding, message);
+            self.push(id, frame);
+        }
+    }
+
+    fn send_error(&mut self, id: ConnId, error: ErrorMessage<'_>) {
+        match error.code {
+            ErrorCode::RateLimited => self.stats.rate_limited += 1,
+            ErrorCode::Forbidden => self.stats.forbidden += 1,
+            ErrorCode::BadMessage => self.stats.bad_messages += 1,
+            _ => {}
+        }
+        self.send(id, &ServerMessage::Error(error));
+    }
+
+    /// An error that answers one request.
+    fn refuse(&mut self, id: ConnId, request: Option<&RequestId>, code: ErrorCode, message: &str) {
+        self.send_error(id, ErrorMessage { id: request, ..ErrorMessage::new(code, message) });
+    }
+
+    fn notice(&mut self, notice: Notice) {
+        self.outputs.push_back(Output::Notice(notice));
+    }
+
+    /// Ends a connection from our side: what waits for it goes out first.
+    fn close(&mut self, id: ConnId, code: CloseCode, reason: &'static str) {
+        self.close_with_word(id, code, reason, reason);
+    }
+
+    /// As [`Engine::close`], with a word of its own for the lifecycle stream.
+    fn close_with_word(&mut self, id: ConnId, code: CloseCode, reason: &'static str, word: &str) {
+        if let Some(conn) = self.forget(id, code.as_u16(), word) {
+            self.outputs.push_back(Output::Close { conn: id, frames: conn.pending, code, reason });
+        }
+    }
+
+    fn closed(&mut self, id: ConnId, code: u16) {
+        self.forget(id, code, "client");
+    }
+
+    /// Takes a connection out of every table. Nothing of it stays but publishes on their way.
+    fn forget(&mut self, id: ConnId, code: u16, reason: &str) -> Option<Box<Connection>> {
+        while let Some(subscription) = self.connections.get(id)?.subscriptions.last() {
+            self.drop_subscription(id, subscription.target);
+        }
+        let conn = self.connections.remove(id)?;
+        self.timers.remove(&(conn.deadlines.armed_ms, id));
+        if let Some(player) = conn.player()
+            && let Some(ids) = self.players.get_mut(player)
+        {
+            ids.retain(|other| *other != id);
+            if ids.is_empty() {
+                self.players.remove(player);
+            }
+        }
+        if conn.is_open() {
+            self.tell_left(&conn, code, reason);
+        }
+        Some(conn)
+    }
+
+    fn alive(&mut self, id: ConnId) {
+        if let Some(conn) = self.connections.get_mut(id) {
+            conn.silent_heartbeats = 0;
+        }
+    }
+
+    /// Makes the one timer of a connection agree with its deadlines.
+    fn arm(&mut self, id: ConnId) {
+        let Some(conn) = self.connections.get_mut(id) else { return };
+        let at = conn.deadlines.earliest();
+        let armed = std::mem::replace(&mut conn.deadlines.armed_ms, at);
+        if armed == at {
+            return;
+        }
+        self.timers.remove(&(armed, id));
+        if at > 0 {
+            self.timers.insert((at, id));
+        }
+    }
+
+    fn run_timers(&mut self) {
+        while let Some((at, id)) = self.timers.first().copied()
+            && at <= self.now.mono_ms
+        {
+            self.timers.pop_first();
+            if let Some(conn) = self.connections.get_mut(id) {
+                conn.deadlines.armed_ms = 0;
+                self.run_deadlines(id);
+                self.arm(id);
+            }
+        }
+    }
+
+    fn run_deadlines(&mut self, id: ConnId) {
+        let now = self.now.mono_ms;
+        let Some(conn) = self.connections.get_mut(id) else { return };
+        let due = |at: u64| at > 0 && at <= now;
+        let deadlines = conn.deadlines;
+        if due(deadlines.drain_ms) {
+            return self.close(id, CloseCode::Drain, "drain");
+        }
+        if due(deadlines.expiry_ms) {
+            return self.expired(id);
+        }
+        if due(deadlines.phase_ms) {
+            conn.deadlines.phase_ms = 0;
+            self.phase_timed_out(id);
+        }
+        if due(deadlines.heartbeat_ms) {
+            self.heartbeat(id);
+        }
+    }
+
+    fn heartbeat(&mut self, id: ConnId) {
+        let heartbeat_ms = self.settings.heartbeat_ms;
+        let Some(conn) = self.connections.get_mut(id) else { return };
+        if conn.silent_heartbeats >= SILENT_HEARTBEATS {
+            self.stats.heartbeats_missed += 1;
+            return self.close(id, CloseCode::HeartbeatMissed, "heartbeat missed");
+        }
+        conn.silent_heartbeats += 1;
+        conn.deadlines.heartbeat_ms = self.now.mono_ms + heartbeat_ms;
+        self.push(id, PING);
+    }
+
+    /// Says goodbye to everyone and spreads the closes over the window.
+    fn drain(&mut self, window_ms: u64) {
+        /// A node with few connections need not take its whole window.
+        const MS_PER_CONNECTION: u64 = 5;
+        self.draining = true;
+        let ids: Vec<ConnId> = self.connections.iter().map(|conn| conn.id).collect();
+        let spread_ms = (window_ms * 8 / 10).min(ids.len() as u64 * MS_PER_CONNECTION);
+        for (at, id) in ids.iter().enumerate() {
+            let in_ms = spread_ms * at as u64 / ids.len() as u64;
+            self.send(*id, &ServerMessage::Goodbye { reason: "drain", reconnect_in_ms: in_ms });
+            if let Some(conn) = self.connections.get_mut(*id) {
+                conn.deadlines.drain_ms = self.now.mono_ms + in_ms.max(1);
+                self.arm(*id);
+            }
+        }
+    }
+}
+
+/// The connection table: by place, checked by generation.
+#[derive(Debug, Default)]
+struct Connections {
+    places: Vec<Option<Box<Connection>>>,
+    count: usize,
+}
+
+impl Connections {
+    fn insert(&mut self, conn: Box<Connection>) {
+        let place = conn.id.index as usize;
+        if place >= self.places.len() {
+            self.places.resize_with(place + 1, || None);
+        }
+        self.count += usize::from(self.places[place].is_none());
+        self.places[place] = Some(conn);
+    }
+
+    fn get(&self, id: ConnId) -> Option<&Connection> {
+        self.places.get(id.index as usize)?.as_deref().filter(|conn| conn.id == id)
+    }
+
+    fn get_mut(&mut self, id: ConnId) -> Option<&mut Connection> {
+        self.places.get_mut(id.index as usize)?.as_deref_mut().filter(|conn| conn.id == id)
+    }
+
+    fn remove(&mut self, id: ConnId) -> Option<Box<Connection>> {
+        self.get(id)?;
+        self.count -= 1;
+        self.places.get_mut(id.index as usize)?.take()
+    }
+
+    fn iter(&self) -> impl Iterator<Item = &Connection> {
+        self.places.iter().flatten().map(|conn| &**conn)
+    }
+
+    fn len(&self) -> usize {
+        self.count
+    }
+}

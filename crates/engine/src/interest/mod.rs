@@ -1,0 +1,16 @@
+//! Interest: what this node is subscribed to in Redis, for which shards. One [`Hub`] per link; a pure state
+//! machine, so that "confirmed means delivered" and "one Redis subscription per channel" are properties of one
+//! small thing that a simulator can try to break.
+//!
+//! The hub's answers to a shard (confirmations, publications) share one queue, in order. It counts the events of
+//! each channel and, where several subscriptions of the link match one publication, picks the canonical copy.
+//! It leaves to others: which connection wants what ([`crate::engine`]), bytes and sockets (the server's links).
+
+mod counters;
+mod hub;
+mod patterns;
+mod shards;
+
+pub use hub::{Hub, HubInput, HubOutput, HubSettings, HubStats, LinkCommand};
+pub use patterns::PatternIndex;
+pub use shards::{ShardId, ShardSet};

@@ -1,0 +1,399 @@
+//! Everything that enters and leaves the core. [`Input`] and [`Output`] are one shard's engine; [`BrokerCommand`]
+//! and [`BrokerEvent`] are what a shard and the broker say to each other, whichever broker it is.
+//! The hub's own two enums stand in [`crate::interest`].
+
+use std::net::IpAddr;
+use std::sync::{Arc, OnceLock};
+
+use bytes::Bytes;
+use drawbridge_protocol::event::{Event, encode_event};
+use drawbridge_protocol::{CloseCode, Encoding, ErrorCode, Frame};
+
+/// The two clocks, read once per turn by whoever drives the core.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Now {
+    /// Milliseconds that never go back; for deadlines and rate limits.
+    pub mono_ms: u64,
+    /// Unix milliseconds; for `ts`, `server_time_ms` and token expiry.
+    pub unix_ms: u64,
+}
+
+/// A connection of one shard: a place in the shard's table and which use of that place it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ConnId {
+    /// The place; reused.
+    pub index: u32,
+    /// Counts the uses of the place, so that late answers miss a newcomer.
+    pub generation: u32,
+}
+
+/// Text or binary: the two kinds of WebSocket data messages.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MessageKind {
+    /// A text message.
+    Text,
+    /// A binary message.
+    Binary,
+}
+
+/// What happens to a shard's engine.
+#[derive(Debug)]
+pub enum Input<'a> {
+    /// A socket finished its handshake.
+    Opened(Opened),
+    /// A whole data message came in; never over `message_bytes`.
+    Message {
+        /// From whom.
+        conn: ConnId,
+        /// Which kind of WebSocket message.
+        kind: MessageKind,
+        /// Its payload; text is UTF-8.
+        payload: &'a [u8],
+    },
+    /// A message over `message_bytes` was discarded.
+    Oversized {
+        /// From whom.
+        conn: ConnId,
+    },
+    /// A WebSocket ping or pong came in.
+    Alive {
+        /// From whom.
+        conn: ConnId,
+    },
+    /// The socket took only a part; `unsent` are the frames it has not begun. `Writable` follows.
+    Blocked {
+        /// Whose socket.
+        conn: ConnId,
+        /// Whole frames, in order, given back.
+        unsent: Vec<Frame>,
+    },
+    /// A blocked socket takes bytes again.
+    Writable {
+        /// Whose socket.
+        conn: ConnId,
+    },
+    /// The socket is gone: the client closed it, or it broke.
+    Closed {
+        /// Whose socket.
+        conn: ConnId,
+        /// The code that the client sent or that the codec gave, 1006 where there was none.
+        code: u16,
+    },
+    /// The answer to [`Output::Authenticate`].
+    Authenticated {
+        /// Whose token.
+        conn: ConnId,
+        /// The claims, or what is wrong with the token.
+        result: Result<Claims, AuthFailure>,
+    },
+    /// The broker said something.
+    Broker(BrokerEvent),
+    /// A service commands something about a player, on whichever node the player is.
+    Command(PlayerCommand),
+    /// Say goodbye to everyone within this time, then close.
+    Drain {
+        /// Milliseconds over which the closes are spread.
+        window_ms: u64,
+    },
+    /// Nothing happened but time.
+    Tick,
+}
+
+/// A socket that finished its handshake.
+#[derive(Debug)]
+pub struct Opened {
+    /// Its name in this shard, chosen by the shell.
+    pub conn: ConnId,
+    /// The public name of the connection, random.
+    pub connection: u64,
+    /// The secret name of the session, random.
+    pub session: u128,
+    /// By sub-protocol.
+    pub encoding: Encoding,
+    /// The client's address, as trusted proxies say.
+    pub address: IpAddr,
+    /// The token of the upgrade, already judged; `None` where there was none.
+    pub token: Option<Result<Claims, AuthFailure>>,
+    /// The URL said `?connect=1`: wait for `CONNECT` even with a good token.
+    pub wait_for_connect: bool,
+}
+
+/// Who a token says the player is. The claims stay the JSON text they came as: they are read seldom.
+#[derive(Clone, Debug)]
+pub struct Claims {
+    /// `sub`: the player id.
+    pub player: Arc<str>,
+    /// `exp`, in Unix milliseconds.
+    pub expires_unix_ms: Option<u64>,
+    /// All claims, a JSON object.
+    pub json: Arc<str>,
+}
+
+/// What is wrong with a token.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AuthFailure {
+    /// `UNAUTHENTICATED` or `TOKEN_EXPIRED`.
+    pub code: ErrorCode,
+    /// For a person; never holds the token.
+    pub message: String,
+}
+
+/// What a shard's engine wants done.
+#[derive(Debug)]
+pub enum Output {
+    /// Write these frames, in one write. Emitted once per turn and connection, and not again between
+    /// [`Input::Blocked`] and [`Input::Writable`].
+    Write {
+        /// To whom.
+        conn: ConnId,
+        /// Whole frames, in order.
+        frames: Vec<Frame>,
+    },
+    /// Write what is left and a close frame, then end the connection. The engine has forgotten it already.
+    Close {
+        /// Whom.
+        conn: ConnId,
+        /// Whole frames to write first.
+        frames: Vec<Frame>,
+        /// The close code.
+        code: CloseCode,
+        /// The close reason, at most 123 bytes.
+        reason: &'static str,
+    },
+    /// Judge this token; [`Input::Authenticated`] answers.
+    Authenticate {
+        /// Whose.
+        conn: ConnId,
+        /// The JWT. Secret.
+        token: String,
+    },
+    /// Tell the broker.
+    Broker(BrokerCommand),
+    /// Tell the operator.
+    Notice(Notice),
+}
+
+/// What an operator should read in the log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Notice {
+    /// A template's claim value was not fit for a channel name.
+    ClaimSkipped {
+        /// The player.
+        player: Arc<str>,
+        /// The template.
+        template: String,
+        /// The claim's name.
+        claim: String,
+        /// Why.
+        reason: &'static str,
+    },
+    /// Redis refused a subscription.
+    SubscriptionRefused {
+        /// The channel or pattern.
+        subject: Arc<str>,
+        /// Redis' words.
+        reason: String,
+    },
+}
+
+/// A channel or a pattern, as Redis knows it.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Subject {
+    /// Its name.
+    pub name: Arc<str>,
+    /// Whether it is a pattern (`PSUBSCRIBE`).
+    pub pattern: bool,
+}
+
+impl Subject {
+    /// An exact channel.
+    pub fn channel(name: impl Into<Arc<str>>) -> Self {
+        Subject { name: name.into(), pattern: false }
+    }
+    /// A pattern.
+    pub fn pattern(name: impl Into<Arc<str>>) -> Self {
+        Subject { name: name.into(), pattern: true }
+    }
+}
+
+/// Looks a [`Subject`] up without owning its name.
+#[derive(Hash)]
+pub(crate) struct SubjectRef<'a> {
+    pub(crate) name: &'a str,
+    pub(crate) pattern: bool,
+}
+
+impl hashbrown::Equivalent<Subject> for SubjectRef<'_> {
+    fn equivalent(&self, key: &Subject) -> bool {
+        self.pattern == key.pattern && self.name == &*key.name
+    }
+}
+
+/// What happens to a publish while Redis is away.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum WhenDown {
+    /// Wait in the bounded queue.
+    #[default]
+    Queue,
+    /// Refuse with `BROKER_UNAVAILABLE`.
+    Reject,
+}
+
+/// Names one publish that waits for its acknowledgement; unique in its shard.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Ticket(pub u64);
+
+/// What a shard asks of the broker.
+#[derive(Debug)]
+pub enum BrokerCommand {
+    /// This shard has a first subscriber.
+    Want(Subject),
+    /// This shard's last subscriber left.
+    Unwant(Subject),
+    /// `PUBLISH`.
+    Publish {
+        /// [`BrokerEvent::Done`] answers it.
+        ticket: Ticket,
+        /// The channel.
+        channel: Arc<str>,
+        /// The whole payload.
+        payload: Bytes,
+        /// What to do while Redis is away.
+        when_down: WhenDown,
+    },
+    /// `XADD`.
+    Append {
+        /// [`BrokerEvent::Done`] answers it; `None`: nobody waits.
+        ticket: Option<Ticket>,
+        /// The stream's key.
+        stream: Arc<str>,
+        /// The entry.
+        fields: Vec<(&'static str, Bytes)>,
+        /// What to do while Redis is away.
+        when_down: WhenDown,
+    },
+}
+
+/// What the broker tells a shard, in one queue: so a confirmation comes before the first event.
+#[derive(Clone, Debug)]
+pub enum BrokerEvent {
+    /// Redis has confirmed the subscription; every later publication follows in this queue.
+    Confirmed {
+        /// Which.
+        subject: Subject,
+        /// Where the count of the channel stands.
+        position: Position,
+        /// It was live before and the link broke: something may be missing.
+        after_break: bool,
+    },
+    /// The link to Redis broke: not live until confirmed again.
+    Interrupted(Subject),
+    /// Redis refused the subscription; the broker has forgotten it.
+    Refused {
+        /// Which.
+        subject: Subject,
+        /// Redis' words.
+        reason: Arc<str>,
+    },
+    /// An event.
+    Publication(Arc<Publication>),
+    /// Events of this channel were dropped on the way to this shard.
+    Gap {
+        /// The real channel.
+        channel: Arc<str>,
+        /// The last offset dropped.
+        position: Position,
+    },
+    /// The answer to a publish.
+    Done {
+        /// Which.
+        ticket: Ticket,
+        /// Redis has taken it, or what happened.
+        result: Result<(), PublishFailure>,
+    },
+    /// Whether Redis is there.
+    Status(BrokerStatus),
+}
+
+/// A place in the count of a channel's events (contract §4).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Position {
+    /// The count's life.
+    pub epoch: Arc<str>,
+    /// The last event's number.
+    pub offset: u64,
+}
+
+/// Whether Redis is there, all of it: links and commands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BrokerStatus {
+    /// Everything works.
+    Ok,
+    /// Something is away.
+    Degraded,
+}
+
+/// Why a publish was not acknowledged.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum PublishFailure {
+    /// It certainly did not happen: Redis is away and the class refuses, or the queue is full.
+    NotDone,
+    /// The link broke, or Redis was silent for too long, while the answer was out.
+    Unknown,
+    /// Redis answered with an error.
+    Refused(Arc<str>),
+}
+
+/// What a service may command about a player (contract §9).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PlayerCommand {
+    /// The player id.
+    pub player: Arc<str>,
+    /// What to do with all of the player's connections.
+    pub action: PlayerAction,
+}
+
+/// See [`PlayerCommand`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum PlayerAction {
+    /// Subscribe them; rights are not asked.
+    Subscribe {
+        /// A channel, or a pattern of a class that allows patterns.
+        channel: Arc<str>,
+    },
+    /// Unsubscribe them.
+    Unsubscribe {
+        /// As it was subscribed to.
+        channel: Arc<str>,
+    },
+    /// Close them with 4502.
+    Disconnect {
+        /// For the lifecycle stream.
+        reason: Option<Arc<str>>,
+    },
+}
+
+/// One event on its way to every subscriber of the node: parsed once, encoded at most once per encoding.
+#[derive(Debug)]
+pub struct Publication {
+    /// The real channel.
+    pub channel: Arc<str>,
+    /// What was published.
+    pub event: Event,
+    /// Its number on this channel.
+    pub offset: u64,
+    frames: [OnceLock<Frame>; 2],
+}
+
+impl Publication {
+    /// A publication that nobody has encoded yet.
+    pub fn new(channel: Arc<str>, event: Event, offset: u64) -> Self {
+        Publication { channel, event, offset, frames: [OnceLock::new(), OnceLock::new()] }
+    }
+
+    /// The `EVENT` frame in this encoding; the same bytes for all who see it.
+    pub fn frame(&self, encoding: Encoding) -> &Frame {
+        self.frames[encoding as usize]
+            .get_or_init(|| encode_event(encoding, &self.channel, &self.event, Some(self.offset)))
+    }
+}

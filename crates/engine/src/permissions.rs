@@ -1,0 +1,165 @@
+//! Who may do what on which channel: templates filled from claims, and the rules of the classes.
+//! Nothing here remembers anything; the callers hold what was judged.
+
+use drawbridge_protocol::template::{Params, Template};
+use serde_json::Value;
+
+use crate::class::{Class, ClassId};
+use crate::expr::Expr;
+use crate::io::{Claims, Notice};
+use crate::settings::Settings;
+use crate::view::{RuleScope, bind};
+
+/// Why something is `FORBIDDEN`; the text is shown to the client where the settings explain.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Denied(pub(crate) String);
+
+/// Whether the channel's name is the server's own.
+pub(crate) fn is_reserved(settings: &Settings, channel: &str) -> bool {
+    channel.starts_with(&*settings.reserved_prefix)
+}
+
+/// Whether this player may subscribe to this real channel by name.
+pub(crate) fn may_subscribe(settings: &Settings, claims: &Claims, channel: &str) -> Result<(), Denied> {
+    if is_reserved(settings, channel) {
+        return Err(Denied("this name is the server's own".into()));
+    }
+    let denied = match settings.classes.of_channel(channel) {
+        None => Denied(format!("no class matches `{channel}`")),
+        Some((_, class, params)) => {
+            if class.subscribe.matches(&RuleScope::new(claims, channel, &params)) {
+                return Ok(());
+            }
+            Denied(format!("class `{}`: subscribe = `{}`", class.name, class.subscribe))
+        }
+    };
+    if fills_a_template(settings, claims, channel) { Ok(()) } else { Err(denied) }
+}
+
+/// The class of a pattern, if clients may subscribe by it. Its real channels are judged one by one.
+pub(crate) fn may_subscribe_pattern(settings: &Settings, pattern: &str) -> Result<(), Denied> {
+    match settings.classes.of_pattern(pattern) {
+        Some((_, class)) if class.patterns => Ok(()),
+        Some((_, class)) => Err(Denied(format!("class `{}`: patterns = false", class.name))),
+        None => Err(Denied(format!("no class matches the fixed part of `{pattern}`"))),
+    }
+}
+
+/// Whether this player may publish this; the class says how.
+pub(crate) fn may_publish<'s, 'c>(
+    settings: &'s Settings,
+    claims: &Claims,
+    channel: &'c str,
+    event: &str,
+    data: &str,
+    key: Option<&str>,
+) -> Result<(ClassId, &'s Class, Params<'s, 'c>), Denied> {
+    if is_reserved(settings, channel) {
+        return Err(Denied("this name is the server's own".into()));
+    }
+    let Some((id, class, params)) = settings.classes.of_channel(channel) else {
+        return Err(Denied(format!("no class matches `{channel}`")));
+    };
+    let scope = RuleScope {
+        event: Some(event),
+        data: Some(data),
+        key,
+        ..RuleScope::new(claims, channel, &params)
+    };
+    if class.publish.matches(&scope) {
+        return Ok((id, class, params));
+    }
+    Err(Denied(format!("class `{}`: publish = `{}`", class.name, class.publish)))
+}
+
+/// The class's view of a real channel, with the player folded in; `None`: everything.
+pub(crate) fn server_view(settings: &Settings, claims: &Claims, channel: &str) -> Option<Expr> {
+    let (_, class, params) = settings.classes.of_channel(channel)?;
+    Some(bind(class.view.as_ref()?, &RuleScope::new(claims, channel, &params)))
+}
+
+/// The channels that the templates give this player, in the order of the templates, each once.
+pub(crate) fn auto_channels(settings: &Settings, claims: &Claims, skipped: &mut Vec<Notice>) -> Vec<String> {
+    let all: Value = serde_json::from_str(&claims.json).unwrap_or(Value::Null);
+    let mut channels = Vec::new();
+    for template in &settings.auto_subscribe {
+        let mut filler = Filler { template, player: &claims.player, claims: &all, skipped, channels: Vec::new() };
+        filler.fill(&mut Vec::new(), settings.subscriptions);
+        for channel in filler.channels {
+            if !channels.contains(&channel) {
+                channels.push(channel);
+            }
+        }
+    }
+    channels
+}
+
+fn fills_a_template(settings: &Settings, claims: &Claims, channel: &str) -> bool {
+    auto_channels(settings, claims, &mut Vec::new()).iter().any(|auto| auto == channel)
+}
+
+/// Fills one template with every combination of its claims' values.
+struct Filler<'a> {
+    template: &'a Template,
+    player: &'a std::sync::Arc<str>,
+    claims: &'a Value,
+    skipped: &'a mut Vec<Notice>,
+    channels: Vec<String>,
+}
+
+impl Filler<'_> {
+    /// Goes through the placeholders; `chosen` holds the values of those before. At most `limit` channels come out.
+    fn fill(&mut self, chosen: &mut Vec<(String, String)>, limit: usize) {
+        let template = self.template;
+        let Some(name) = template.placeholders().nth(chosen.len()) else {
+            let lookup = |name: &str| chosen.iter().find(|(n, _)| n == name).map(|(_, v)| v.as_str().into());
+            self.channels.extend(template.fill(lookup));
+            return;
+        };
+        let values = match self.claims.get(name) {
+            None | Some(Value::Null) => return,
+            Some(Value::Array(values)) => values.as_slice(),
+            Some(value) => std::slice::from_ref(value),
+        };
+        for value in values {
+            if self.channels.len() >= limit {
+                self.skip(name, "more channels than a connection may subscribe to");
+                return;
+            }
+            match claim_text(value) {
+                Ok(text) => {
+                    chosen.push((name.to_owned(), text));
+                    self.fill(chosen, limit);
+                    chosen.pop();
+                }
+                Err(reason) => self.skip(name, reason),
+            }
+        }
+    }
+
+    fn skip(&mut self, claim: &str, reason: &'static str) {
+        self.skipped.push(Notice::ClaimSkipped {
+            player: self.player.clone(),
+            template: self.template.to_string(),
+            claim: claim.to_owned(),
+            reason,
+        });
+    }
+}
+
+/// A claim's value as a part of a channel name: it must not be able to widen the template.
+fn claim_text(value: &Value) -> Result<String, &'static str> {
+    let text = match value {
+        Value::String(text) => text.clone(),
+        Value::Number(number) => number.to_string(),
+        _ => return Err("neither a string nor a number"),
+    };
+    let widens = |c: char| matches!(c, ':' | '*' | '?' | '[' | ']' | '\\' | '{' | '}') || c.is_whitespace() || c.is_control();
+    if text.is_empty() {
+        return Err("empty");
+    }
+    if text.chars().any(widens) {
+        return Err("holds a colon, glob character, brace, white space or control character");
+    }
+    Ok(text)
+}

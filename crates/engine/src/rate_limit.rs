@@ -1,0 +1,178 @@
+//! Token buckets as GCRA (the generic cell rate algorithm, ITU-T I.371): one timestamp instead of a count and a
+//! clock. A bucket also remembers how much was tried, so that persistent abuse is told from a burst.
+
+use std::hash::{BuildHasher, Hash};
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use hashbrown::HashMap;
+
+use crate::settings::{Rate, Settings};
+
+const NANOS_PER_MS: u64 = 1_000_000;
+const NANOS_PER_SECOND: u64 = 1_000_000_000;
+/// Over this long, more than [`ABUSE_FACTOR`] times the allowance is abuse (contract §8).
+const ABUSE_WINDOW_MS: u64 = 10_000;
+const ABUSE_FACTOR: u64 = 10;
+
+/// What a bucket says to one request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// Go on.
+    Allowed,
+    /// Not now.
+    Limited {
+        /// When the same request would be allowed, in milliseconds; at least 1.
+        retry_after_ms: u64,
+    },
+    /// Not now, and it has been far too much for far too long.
+    Abuse,
+}
+
+/// One bucket; 16 bytes.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Bucket {
+    /// The theoretical arrival time: until when the tokens taken so far last.
+    tat_ns: u64,
+    /// When the abuse window began, in milliseconds, wrapping.
+    window_ms: u32,
+    /// What was tried in this window.
+    tried: u32,
+}
+
+impl Bucket {
+    /// Takes `cost` tokens, or says when. A cost over the burst is paid off in time: it is allowed on a full bucket.
+    pub fn take(&mut self, now_ms: u64, rate: Rate, cost: u64) -> Verdict {
+        if self.is_abused(now_ms, rate, cost) {
+            return Verdict::Abuse;
+        }
+        let now_ns = now_ms * NANOS_PER_MS;
+        let per_token = NANOS_PER_SECOND / rate.per_second.max(1);
+        let tolerance = per_token.saturating_mul(rate.burst.max(1));
+        let after = self.tat_ns.max(now_ns).saturating_add(per_token.saturating_mul(cost.min(rate.burst.max(1))));
+        if after > now_ns.saturating_add(tolerance) {
+            let wait_ns = after - now_ns - tolerance;
+            return Verdict::Limited { retry_after_ms: wait_ns.div_ceil(NANOS_PER_MS).max(1) };
+        }
+        self.tat_ns = after;
+        Verdict::Allowed
+    }
+
+    fn is_abused(&mut self, now_ms: u64, rate: Rate, cost: u64) -> bool {
+        let now = now_ms as u32;
+        if self.tried == 0 || u64::from(now.wrapping_sub(self.window_ms)) >= ABUSE_WINDOW_MS {
+            self.window_ms = now;
+            self.tried = 0;
+        }
+        self.tried = self.tried.saturating_add(u32::try_from(cost).unwrap_or(u32::MAX));
+        let allowance = rate.per_second.saturating_mul(ABUSE_WINDOW_MS / 1000).max(rate.burst);
+        u64::from(self.tried) > allowance.saturating_mul(ABUSE_FACTOR)
+    }
+
+    /// Whether forgetting this bucket changes nothing.
+    fn is_full(&self, now_ms: u64) -> bool {
+        self.tat_ns <= now_ms * NANOS_PER_MS
+            && u64::from((now_ms as u32).wrapping_sub(self.window_ms)) >= ABUSE_WINDOW_MS
+    }
+}
+
+/// Buckets that connections of several shards share: by player and by address. Asked once per message, and only
+/// where the configuration sets such a limit; never on the way out.
+#[derive(Debug)]
+pub struct SharedLimits {
+    players: Option<(Rate, Keyed<Arc<str>>)>,
+    addresses: Option<(Rate, Keyed<IpAddr>)>,
+}
+
+impl SharedLimits {
+    /// One for the whole node.
+    pub fn new(settings: &Settings) -> Arc<Self> {
+        Arc::new(SharedLimits {
+            players: settings.messages_per_player.map(|rate| (rate, Keyed::default())),
+            addresses: settings.messages_per_address.map(|rate| (rate, Keyed::default())),
+        })
+    }
+
+    /// One message of this player from this address.
+    pub fn take(&self, now_ms: u64, player: Option<&Arc<str>>, address: IpAddr) -> Verdict {
+        if let Some((rate, buckets)) = &self.addresses {
+            let verdict = buckets.take(now_ms, *rate, &address);
+            if verdict != Verdict::Allowed {
+                return verdict;
+            }
+        }
+        match (&self.players, player) {
+            (Some((rate, buckets)), Some(player)) => buckets.take(now_ms, *rate, player),
+            _ => Verdict::Allowed,
+        }
+    }
+}
+
+const PARTS: usize = 16;
+/// Keys of one part; beyond it, full buckets are forgotten first and then all are.
+const MAX_KEYS: usize = 16_384;
+
+#[derive(Debug)]
+struct Keyed<K> {
+    hasher: foldhash::fast::FixedState,
+    parts: [Mutex<HashMap<K, Bucket>>; PARTS],
+}
+
+impl<K> Default for Keyed<K> {
+    fn default() -> Self {
+        Keyed { hasher: foldhash::fast::FixedState::default(), parts: std::array::from_fn(|_| Mutex::default()) }
+    }
+}
+
+impl<K: Hash + Eq + Clone> Keyed<K> {
+    fn take(&self, now_ms: u64, rate: Rate, key: &K) -> Verdict {
+        let part = self.hasher.hash_one(key) as usize % PARTS;
+        let mut buckets = self.parts[part].lock().unwrap_or_else(PoisonError::into_inner);
+        if buckets.len() >= MAX_KEYS && !buckets.contains_key(key) {
+            buckets.retain(|_, bucket| !bucket.is_full(now_ms));
+            if buckets.len() >= MAX_KEYS {
+                buckets.clear();
+            }
+        }
+        buckets.entry(key.clone()).or_default().take(now_ms, rate, 1)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const RATE: Rate = Rate { per_second: 10, burst: 5 };
+
+    #[test]
+    fn a_burst_passes_and_then_the_rate_holds() {
+        let mut bucket = Bucket::default();
+        let allowed = (0..10).filter(|_| bucket.take(1_000, RATE, 1) == Verdict::Allowed).count();
+        assert_eq!(allowed, 5);
+        assert_eq!(bucket.take(1_000, RATE, 1), Verdict::Limited { retry_after_ms: 100 });
+        assert_eq!(bucket.take(1_100, RATE, 1), Verdict::Allowed);
+        assert!(matches!(bucket.take(1_100, RATE, 1), Verdict::Limited { .. }));
+    }
+
+    #[test]
+    fn retry_after_is_exactly_when_it_is_allowed() {
+        let mut bucket = Bucket::default();
+        while bucket.take(50, RATE, 1) == Verdict::Allowed {}
+        let Verdict::Limited { retry_after_ms } = bucket.take(50, RATE, 1) else { panic!() };
+        assert!(matches!(bucket.take(50 + retry_after_ms - 1, RATE, 1), Verdict::Limited { .. }));
+        assert_eq!(bucket.take(50 + retry_after_ms, RATE, 1), Verdict::Allowed);
+    }
+
+    #[test]
+    fn ten_times_the_allowance_over_ten_seconds_is_abuse() {
+        let mut bucket = Bucket::default();
+        let tries = (0..2_000u64).take_while(|i| bucket.take(i / 2, RATE, 1) != Verdict::Abuse).count();
+        assert_eq!(tries, 1_000);
+    }
+
+    #[test]
+    fn a_steady_player_is_never_abusive() {
+        let mut bucket = Bucket::default();
+        assert!((0..10_000u64).all(|i| bucket.take(i * 100, RATE, 1) == Verdict::Allowed));
+    }
+}

@@ -1,0 +1,74 @@
+//! What an engine counts. Plain numbers of one thread, summed over the shards when somebody asks.
+
+/// Gauges and counters of one engine.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Stats {
+    /// Gauge: connections, in any phase.
+    pub connections: u64,
+    /// Gauge: connections whose `WELCOME` was sent.
+    pub welcomed: u64,
+    /// Gauge: subscriptions of connections.
+    pub subscriptions: u64,
+    /// Gauge: distinct channels and patterns of this shard.
+    pub targets: u64,
+    /// Gauge: distinct views.
+    pub views: u64,
+    /// Gauge: bytes that wait for blocked sockets.
+    pub pending_bytes: u64,
+    /// Gauge: publishes whose acknowledgement is out.
+    pub publishing: u64,
+    /// Gauge: requests that wait for something before them.
+    pub deferred: u64,
+    /// Gauge: timers armed.
+    pub timers: u64,
+    /// Requests taken in.
+    pub requests: u64,
+    /// Publications that came from the broker.
+    pub publications: u64,
+    /// Frames of events queued to connections.
+    pub deliveries: u64,
+    /// Events that a view or a right hid from a subscriber.
+    pub hidden: u64,
+    /// `BAD_MESSAGE`s.
+    pub bad_messages: u64,
+    /// `RATE_LIMITED`s.
+    pub rate_limited: u64,
+    /// `FORBIDDEN`s.
+    pub forbidden: u64,
+    /// Connections closed because they did not read (4001).
+    pub slow_consumers: u64,
+    /// Connections closed because heartbeats stayed unanswered (4002).
+    pub heartbeats_missed: u64,
+    /// `RESYNC`s.
+    pub resyncs: u64,
+    /// Publishes acknowledged.
+    pub published: u64,
+    /// Publishes that failed, whatever the reason.
+    pub publish_failures: u64,
+}
+
+impl std::ops::AddAssign for Stats {
+    fn add_assign(&mut self, other: Stats) {
+        self.connections += other.connections;
+        self.welcomed += other.welcomed;
+        self.subscriptions += other.subscriptions;
+        self.targets += other.targets;
+        self.views += other.views;
+        self.pending_bytes += other.pending_bytes;
+        self.publishing += other.publishing;
+        self.deferred += other.deferred;
+        self.timers += other.timers;
+        self.requests += other.requests;
+        self.publications += other.publications;
+        self.deliveries += other.deliveries;
+        self.hidden += other.hidden;
+        self.bad_messages += other.bad_messages;
+        self.rate_limited += other.rate_limited;
+        self.forbidden += other.forbidden;
+        self.slow_consumers += other.slow_consumers;
+        self.heartbeats_missed += other.heartbeats_missed;
+        self.resyncs += other.resyncs;
+        self.published += other.published;
+        self.publish_failures += other.publish_failures;
+    }
+}
