@@ -2,6 +2,7 @@
 //! and [`BrokerEvent`] are what a shard and the broker say to each other, whichever broker it is.
 //! The hub's own two enums stand in [`crate::interest`].
 
+use std::borrow::Cow;
 use std::net::IpAddr;
 use std::sync::{Arc, OnceLock};
 
@@ -157,8 +158,8 @@ pub enum Output {
         frames: Vec<Frame>,
         /// The close code.
         code: CloseCode,
-        /// The close reason, at most 123 bytes.
-        reason: &'static str,
+        /// The close reason; the shell cuts it to what a close frame holds.
+        reason: Cow<'static, str>,
     },
     /// Judge this token; [`Input::Authenticated`] answers.
     Authenticate {

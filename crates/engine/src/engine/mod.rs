@@ -13,6 +13,7 @@ mod publish;
 mod requests;
 mod subscribe;
 
+use std::borrow::Cow;
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 
@@ -177,9 +178,9 @@ impl Engine {
     }
 
     /// As [`Engine::close`], with a word of its own for the lifecycle stream.
-    fn close_with_word(&mut self, id: ConnId, code: CloseCode, reason: &'static str, word: &str) {
+    fn close_with_word(&mut self, id: ConnId, code: CloseCode, reason: impl Into<Cow<'static, str>>, word: &str) {
         if let Some(conn) = self.forget(id, code.as_u16(), word) {
-            self.outputs.push_back(Output::Close { conn: id, frames: conn.pending, code, reason });
+            self.outputs.push_back(Output::Close { conn: id, frames: conn.pending, code, reason: reason.into() });
         }
     }
 
