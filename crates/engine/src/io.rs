@@ -56,8 +56,15 @@ pub enum Input<'a> {
         /// From whom.
         conn: ConnId,
     },
-    /// A WebSocket ping or pong came in.
-    Alive {
+    /// A WebSocket ping came in; it is answered by a pong.
+    Ping {
+        /// From whom.
+        conn: ConnId,
+        /// To be sent back; at most 125 bytes.
+        payload: &'a [u8],
+    },
+    /// A WebSocket pong came in.
+    Pong {
         /// From whom.
         conn: ConnId,
     },

@@ -8,6 +8,8 @@ use drawbridge_protocol::{
     channel, codec, glob,
 };
 
+use drawbridge_protocol::websocket::{OpCode, encode_frame};
+
 use super::Engine;
 use crate::connection::{Connection, Deferred, Judging, Phase};
 use crate::io::{BrokerStatus, ConnId, MessageKind, Output, WhenDown};
@@ -63,6 +65,16 @@ impl Engine {
         self.refuse(id, None, ErrorCode::TooLarge, &text);
         if verdict == Verdict::Abuse {
             self.close(id, CloseCode::RateAbuse, "rate abuse");
+        }
+    }
+
+    /// A WebSocket ping counts as a message; over the limit it stays unanswered.
+    pub(super) fn pinged(&mut self, id: ConnId, payload: &[u8]) {
+        self.alive(id);
+        match self.take_message(id) {
+            Verdict::Allowed => self.push(id, encode_frame(OpCode::Pong, payload)),
+            Verdict::Limited { .. } => {}
+            Verdict::Abuse => self.close(id, CloseCode::RateAbuse, "rate abuse"),
         }
     }
 
