@@ -42,13 +42,21 @@ async fn serve(mut socket: TcpStream) -> io::Result<()> {
         let ended = answer(&mut decoder, &mut read_buffer[..filled], &mut replies);
         socket.write_all(&replies).await?;
         if ended {
-            return socket.shutdown().await;
+            return hang_up(socket, &mut read_buffer).await;
         }
         filled = socket.read(&mut read_buffer).await?;
         if filled == 0 {
             return Ok(());
         }
     }
+}
+
+/// Closes, and reads on until the peer has: closing over unread bytes would reset the connection, and the peer might
+/// never see our close frame.
+async fn hang_up(mut socket: TcpStream, read_buffer: &mut [u8]) -> io::Result<()> {
+    socket.shutdown().await?;
+    while socket.read(read_buffer).await? > 0 {}
+    Ok(())
 }
 
 /// Appends what is to be said to the bytes that came in. True: the last of it is a close frame.
