@@ -3,7 +3,9 @@
 
 use std::time::{Duration, Instant};
 
-use drawbridge_engine::interest::{Hub, HubInput, HubOutput, HubSettings, HubStats, LinkCommand, ShardId, ShardSet};
+use drawbridge_engine::interest::{
+    Hub, HubInput, HubOutput, HubSettings, HubStats, LinkCommand, ShardId, ShardSet,
+};
 use drawbridge_engine::io::Subject;
 use tokio::sync::mpsc;
 

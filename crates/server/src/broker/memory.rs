@@ -12,21 +12,24 @@ use drawbridge_protocol::glob;
 use tokio::sync::watch;
 
 use super::board::Board;
-use super::interest::{Interest, Order, OrderReceiver};
+use super::interest::Order;
 use super::jobs::{Job, JobReceiver, Work};
-use super::meter::Meter;
+use super::{Part, Shell};
 
 /// How much is done before other tasks get their turn.
 const TURN: usize = 256;
 
-/// The memory broker.
-pub(super) struct Memory {
-    pub(super) interest: Interest,
-    pub(super) orders: OrderReceiver,
-    pub(super) jobs: JobReceiver,
-    pub(super) board: Arc<Board>,
-    pub(super) meter: Arc<Meter>,
-    pub(super) stop: watch::Receiver<bool>,
+/// Runs the memory broker until it is told to stop, or nobody is left to order anything.
+pub(super) async fn run(shell: Shell) {
+    let Shell { parts, jobs, board, stop, .. } = shell;
+    let Some(part) = parts.into_iter().next() else { return };
+    Memory { part, jobs, board }.run(stop).await;
+}
+
+struct Memory {
+    part: Part,
+    jobs: JobReceiver,
+    board: Arc<Board>,
 }
 
 /// What this stand-in for Redis knows: who is subscribed to what. Patterns in the order of subscription.
@@ -37,25 +40,24 @@ struct Subscriptions {
 }
 
 impl Memory {
-    /// Runs until it is told to stop, or nobody is left to order anything.
-    pub(super) async fn run(mut self) {
+    async fn run(mut self, mut stop: watch::Receiver<bool>) {
         let mut subscriptions = Subscriptions::default();
-        self.interest.handle(HubInput::LinkUp);
+        self.part.interest.handle(HubInput::LinkUp);
         self.board.set(0, true);
         loop {
             self.answer(&mut subscriptions);
-            self.meter.report(self.interest.stats());
-            let due = self.interest.due();
+            self.part.meter.report(self.part.interest.stats());
+            let due = self.part.interest.due();
             tokio::select! {
-                _ = self.stop.wait_for(|stop| *stop) => break,
-                order = self.orders.recv() => match order {
+                _ = stop.wait_for(|stop| *stop) => break,
+                order = self.part.orders.recv() => match order {
                     Some(order) => self.take_orders(order),
                     None => break,
                 },
                 Some(job) = self.jobs.recv() => self.take_jobs(job, &mut subscriptions),
                 () = until(due) => {
-                    self.interest.set_now(Instant::now());
-                    self.interest.tick();
+                    self.part.interest.set_now(Instant::now());
+                    self.part.interest.tick();
                 }
             }
             tokio::task::yield_now().await;
@@ -67,33 +69,33 @@ impl Memory {
     }
 
     fn take_orders(&mut self, first: Order) {
-        self.interest.set_now(Instant::now());
-        self.interest.order(first);
+        self.part.interest.set_now(Instant::now());
+        self.part.interest.order(first);
         for _ in 1..TURN {
-            let Ok(order) = self.orders.try_recv() else { break };
-            self.interest.order(order);
+            let Ok(order) = self.part.orders.try_recv() else { break };
+            self.part.interest.order(order);
         }
-        self.interest.tick();
+        self.part.interest.tick();
     }
 
     fn take_jobs(&mut self, first: Job, subscriptions: &mut Subscriptions) {
-        self.interest.set_now(Instant::now());
+        self.part.interest.set_now(Instant::now());
         self.carry_out(first, subscriptions);
         for _ in 1..TURN {
             let Ok(job) = self.jobs.try_recv() else { break };
             self.carry_out(job, subscriptions);
         }
-        self.interest.tick();
+        self.part.interest.tick();
     }
 
     fn carry_out(&mut self, job: Job, subscriptions: &mut Subscriptions) {
         if let Work::Publish { channel, payload } = &job.work {
             let copies = subscriptions.copies(channel);
-            self.meter.received(copies.len() as u64);
+            self.part.meter.count(copies.len() as u64);
             for pattern in copies {
                 let pattern = pattern.as_deref().map(str::as_bytes);
                 let (channel, payload) = (channel.as_bytes(), payload.clone());
-                self.interest.handle(HubInput::Message { pattern, channel, payload });
+                self.part.interest.handle(HubInput::Message { pattern, channel, payload });
             }
         }
         job.answer(Ok(()));
@@ -101,19 +103,19 @@ impl Memory {
 
     /// Does what the hub asks of its link.
     fn answer(&mut self, subscriptions: &mut Subscriptions) {
-        while !self.interest.commands.is_empty() {
-            for command in std::mem::take(&mut self.interest.commands) {
+        while !self.part.interest.commands.is_empty() {
+            for command in std::mem::take(&mut self.part.interest.commands) {
                 match command {
                     LinkCommand::Subscribe(subjects) => {
                         for subject in &subjects {
                             subscriptions.add(subject);
-                            self.interest.handle(HubInput::Subscribed(subject));
+                            self.part.interest.handle(HubInput::Subscribed(subject));
                         }
                     }
                     LinkCommand::Unsubscribe(subjects) => {
                         for subject in &subjects {
                             subscriptions.remove(subject);
-                            self.interest.handle(HubInput::Unsubscribed(subject));
+                            self.part.interest.handle(HubInput::Unsubscribed(subject));
                         }
                     }
                 }

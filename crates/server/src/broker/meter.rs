@@ -21,7 +21,7 @@ impl Meter {
         *self.hub.lock().unwrap_or_else(PoisonError::into_inner) = hub;
     }
 
-    pub(super) fn received(&self, messages: u64) {
+    pub(super) fn count(&self, messages: u64) {
         self.messages.fetch_add(messages, Ordering::Relaxed);
     }
 
@@ -38,7 +38,7 @@ impl Meter {
         *self.hub.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) fn messages(&self) -> u64 {
+    pub(super) fn received(&self) -> u64 {
         self.messages.load(Ordering::Relaxed)
     }
 

@@ -35,7 +35,9 @@ impl ReadBuffer {
     pub(super) fn space(&mut self, whole: usize) -> &mut [u8] {
         let filled = self.end - self.start;
         let whole = whole.max(filled + 1);
-        if self.start > 0 && (self.start + whole > self.bytes.len() || self.bytes.len() - self.end < CHUNK / 8) {
+        if self.start > 0
+            && (self.start + whole > self.bytes.len() || self.bytes.len() - self.end < CHUNK / 8)
+        {
             self.bytes.copy_within(self.start..self.end, 0);
             self.start = 0;
             self.end = filled;
