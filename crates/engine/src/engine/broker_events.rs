@@ -80,7 +80,10 @@ impl Engine {
 
     /// Redis will not let us subscribe; the broker has forgotten the subject, and so do we.
     fn refused(&mut self, subject: &Subject, reason: &Arc<str>) {
-        self.notice(Notice::SubscriptionRefused { subject: subject.name.clone(), reason: reason.to_string() });
+        self.notice(Notice::SubscriptionRefused {
+            subject: subject.name.clone(),
+            reason: reason.to_string(),
+        });
         let Some(id) = self.targets.find(subject) else { return };
         let Some(target) = self.targets.get_mut(id) else { return };
         let waiters = std::mem::take(&mut target.waiters);
@@ -91,8 +94,12 @@ impl Engine {
         for conn in subscribers {
             if !waiters.iter().any(|waiter| waiter.conn == conn) {
                 let channel = &*subject.name;
-                let message =
-                    ServerMessage::Unsubscribed { id: None, channel, reason: "broker_refused", by_server: false };
+                let message = ServerMessage::Unsubscribed {
+                    id: None,
+                    channel,
+                    reason: "broker_refused",
+                    by_server: false,
+                };
                 self.send(conn, &message);
             }
         }
@@ -107,7 +114,9 @@ impl Engine {
                     self.error_behind_welcome(conn, &error);
                     self.confirmed_for_welcome(conn);
                 }
-                Reply::Request(request) => self.send_error(conn, ErrorMessage { id: Some(&request), ..error }),
+                Reply::Request(request) => {
+                    self.send_error(conn, ErrorMessage { id: Some(&request), ..error })
+                }
                 Reply::Server | Reply::Told | Reply::Silent => self.send_error(conn, error),
             }
             self.run_deferred(conn);
@@ -129,9 +138,9 @@ impl Engine {
             let Some(target) = self.targets.get(id) else { continue };
             for subscriber in target.subscribers.iter().filter(|subscriber| subscriber.live) {
                 let claims = self.connections.get(subscriber.conn).and_then(|conn| conn.claims.as_ref());
-                if claims.is_some_and(|claims| {
-                    permissions::may_subscribe(&self.settings, claims, channel).is_ok()
-                }) {
+                if claims
+                    .is_some_and(|claims| permissions::may_subscribe(&self.settings, claims, channel).is_ok())
+                {
                     conns.push(subscriber.conn);
                 }
             }

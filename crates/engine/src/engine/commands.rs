@@ -36,7 +36,9 @@ impl Engine {
     }
 
     fn unsubscribe_by_server(&mut self, id: ConnId, channel: &str) {
-        let Some(target) = subject(channel).ok().and_then(|subject| self.targets.find(&subject)) else { return };
+        let Some(target) = subject(channel).ok().and_then(|subject| self.targets.find(&subject)) else {
+            return;
+        };
         if self.connections.get(id).is_some_and(|conn| conn.subscription(target).is_some()) {
             self.end_subscription(id, target, Ended::ByServer);
         }

@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use drawbridge_protocol::{
-    CloseCode, Connect, ErrorCode, ErrorMessage, RequestId, ServerMessage, Subscribe, SubscriptionInfo, Welcome,
+    CloseCode, Connect, ErrorCode, ErrorMessage, RequestId, ServerMessage, Subscribe, SubscriptionInfo,
+    Welcome,
 };
 
 use super::Engine;
@@ -41,7 +42,12 @@ impl Engine {
     pub(super) fn connect(&mut self, id: ConnId, request: Option<RequestId>, connect: Connect) {
         let Some(conn) = self.connections.get_mut(id) else { return };
         if !matches!(conn.phase, Phase::Connecting) {
-            return self.refuse(id, request.as_ref(), ErrorCode::BadMessage, "CONNECT: this connection is connected already");
+            return self.refuse(
+                id,
+                request.as_ref(),
+                ErrorCode::BadMessage,
+                "CONNECT: this connection is connected already",
+            );
         }
         if connect.resume.is_some() {
             let text = "resume: sessions are not kept by this server; send CONNECT without it";
@@ -66,8 +72,12 @@ impl Engine {
     pub(super) fn authenticated(&mut self, id: ConnId, result: Result<Claims, AuthFailure>) {
         let Some(judging) = self.connections.get_mut(id).and_then(|conn| conn.judging.take()) else { return };
         match (*judging, result) {
-            (Judging::Connect { id: request, subscribe }, Ok(claims)) => self.join(id, request, claims, subscribe),
-            (Judging::Connect { id: request, .. }, Err(failure)) => self.reject_token(id, request.as_ref(), &failure),
+            (Judging::Connect { id: request, subscribe }, Ok(claims)) => {
+                self.join(id, request, claims, subscribe)
+            }
+            (Judging::Connect { id: request, .. }, Err(failure)) => {
+                self.reject_token(id, request.as_ref(), &failure)
+            }
             (Judging::Refresh { id: request }, Ok(claims)) => self.refresh(id, request.as_ref(), claims),
             (Judging::Refresh { id: request }, Err(failure)) => {
                 self.refuse(id, request.as_ref(), failure.code, &failure.message);
@@ -280,7 +290,8 @@ impl Engine {
     /// An error of `CONNECT.subscribe`, told behind `WELCOME`.
     pub(super) fn error_behind_welcome(&mut self, id: ConnId, error: &ErrorMessage<'_>) {
         let Some(conn) = self.connections.get_mut(id) else { return };
-        let frame = drawbridge_protocol::codec::encode_frame(conn.encoding, &ServerMessage::Error(error.clone()));
+        let frame =
+            drawbridge_protocol::codec::encode_frame(conn.encoding, &ServerMessage::Error(error.clone()));
         match &mut conn.phase {
             Phase::Joining(joining) => joining.errors.push(frame),
             Phase::Connecting | Phase::Open => self.push(id, frame),

@@ -179,9 +179,20 @@ impl Engine {
     }
 
     /// As [`Engine::close`], with a word of its own for the lifecycle stream.
-    fn close_with_word(&mut self, id: ConnId, code: CloseCode, reason: impl Into<Cow<'static, str>>, word: &str) {
+    fn close_with_word(
+        &mut self,
+        id: ConnId,
+        code: CloseCode,
+        reason: impl Into<Cow<'static, str>>,
+        word: &str,
+    ) {
         if let Some(conn) = self.forget(id, code.as_u16(), word) {
-            self.outputs.push_back(Output::Close { conn: id, frames: conn.pending, code, reason: reason.into() });
+            self.outputs.push_back(Output::Close {
+                conn: id,
+                frames: conn.pending,
+                code,
+                reason: reason.into(),
+            });
         }
     }
 

@@ -33,12 +33,15 @@ impl Engine {
             }
             Err((code, text)) => {
                 let outcome = (code == ErrorCode::BrokerUnavailable).then_some("not_done");
-                self.send_error(id, ErrorMessage {
-                    id: request.as_ref(),
-                    channel: Some(&publish.channel),
-                    outcome,
-                    ..ErrorMessage::new(code, &text)
-                });
+                self.send_error(
+                    id,
+                    ErrorMessage {
+                        id: request.as_ref(),
+                        channel: Some(&publish.channel),
+                        outcome,
+                        ..ErrorMessage::new(code, &text)
+                    },
+                );
             }
         }
     }
@@ -52,7 +55,8 @@ impl Engine {
     ) -> Result<BrokerCommand, (ErrorCode, String)> {
         channel::validate(&publish.channel)
             .map_err(|error| (ErrorCode::ChannelInvalid, format!("channel: {error}")))?;
-        let conn = self.connections.get(id).ok_or((ErrorCode::Internal, "the connection is gone".to_owned()))?;
+        let conn =
+            self.connections.get(id).ok_or((ErrorCode::Internal, "the connection is gone".to_owned()))?;
         let claims = conn.claims.as_ref().ok_or((ErrorCode::Unauthenticated, "no token yet".to_owned()))?;
         let settings = self.settings.clone();
         let (_, class, params) = permissions::may_publish(
@@ -110,7 +114,7 @@ impl Engine {
             tags: None,
             key: publish.key.as_deref(),
             ts: Some(self.now.unix_ms),
-            id: &format!("db1.{}.{}", conn.public_name(), ticket.0),
+            id: Some(&format!("db1.{}.{}", conn.public_name(), ticket.0)),
         }
         .to_payload();
         Some(BrokerCommand::Publish { ticket, channel: publish.channel.as_str().into(), payload, when_down })
@@ -132,23 +136,30 @@ impl Engine {
                 }
                 return self.run_deferred(id);
             }
-            Err(PublishFailure::NotDone) => {
-                (ErrorCode::BrokerUnavailable, Some("not_done"), "Redis is away and what waits for it is full or refused")
-            }
-            Err(PublishFailure::Unknown) => {
-                (ErrorCode::BrokerUnavailable, Some("unknown"), "Redis did not answer: it may have been published or not")
-            }
+            Err(PublishFailure::NotDone) => (
+                ErrorCode::BrokerUnavailable,
+                Some("not_done"),
+                "Redis is away and what waits for it is full or refused",
+            ),
+            Err(PublishFailure::Unknown) => (
+                ErrorCode::BrokerUnavailable,
+                Some("unknown"),
+                "Redis did not answer: it may have been published or not",
+            ),
             Err(PublishFailure::Refused(reason)) => {
                 text = format!("Redis refused: {reason}");
                 (ErrorCode::BrokerRefused, None, text.as_str())
             }
         };
-        self.send_error(id, ErrorMessage {
-            id: request.as_ref(),
-            channel: Some(&channel),
-            outcome,
-            ..ErrorMessage::new(code, text)
-        });
+        self.send_error(
+            id,
+            ErrorMessage {
+                id: request.as_ref(),
+                channel: Some(&channel),
+                outcome,
+                ..ErrorMessage::new(code, text)
+            },
+        );
         self.run_deferred(id);
     }
 }

@@ -4,8 +4,8 @@
 //! still waits for Redis, a later one that depends on it waits too, in a bounded queue; the others pass.
 
 use drawbridge_protocol::{
-    BadRequest, ClientMessage, CloseCode, Encoding, ErrorCode, ErrorMessage, Request, RequestId, ServerMessage,
-    channel, codec, glob,
+    BadRequest, ClientMessage, CloseCode, Encoding, ErrorCode, ErrorMessage, Request, RequestId,
+    ServerMessage, channel, codec, glob,
 };
 
 use drawbridge_protocol::websocket::{OpCode, encode_frame};
@@ -30,7 +30,11 @@ impl Engine {
         if (encoding, kind) != (Encoding::Json, MessageKind::Text)
             && (encoding, kind) != (Encoding::MsgPack, MessageKind::Binary)
         {
-            return self.close(id, CloseCode::UnsupportedData, "frame of the wrong kind for the sub-protocol");
+            return self.close(
+                id,
+                CloseCode::UnsupportedData,
+                "frame of the wrong kind for the sub-protocol",
+            );
         }
         let by_bytes = conn.bytes.take(self.now.mono_ms, self.settings.bytes, payload.len() as u64);
         let requests = codec::decode(encoding, payload);
@@ -93,11 +97,14 @@ impl Engine {
             Verdict::Limited { retry_after_ms } => Some(retry_after_ms),
             Verdict::Abuse => None,
         };
-        self.send_error(id, ErrorMessage {
-            id: request,
-            retry_after_ms,
-            ..ErrorMessage::new(ErrorCode::RateLimited, "too much, too fast: slow down")
-        });
+        self.send_error(
+            id,
+            ErrorMessage {
+                id: request,
+                retry_after_ms,
+                ..ErrorMessage::new(ErrorCode::RateLimited, "too much, too fast: slow down")
+            },
+        );
         if verdict == Verdict::Abuse {
             self.close(id, CloseCode::RateAbuse, "rate abuse");
         }
@@ -162,7 +169,9 @@ impl Engine {
             ClientMessage::Subscribe(_) => behind || conn.publishes_on(channel),
             ClientMessage::Unsubscribe { .. } => behind || self.has_pending(conn, |name, _| name == channel),
             ClientMessage::Publish(_) if self.refuses_now(channel) => false,
-            ClientMessage::Publish(_) => behind || self.has_pending(conn, |name, pattern| covers(name, pattern, channel)),
+            ClientMessage::Publish(_) => {
+                behind || self.has_pending(conn, |name, pattern| covers(name, pattern, channel))
+            }
             _ => behind,
         }
     }
@@ -196,17 +205,25 @@ impl Engine {
             deferred.requests.push(Waiting { request, bytes });
             return;
         }
-        self.send_error(id, ErrorMessage {
-            id: request.id.as_ref(),
-            channel: channel_of(&request.message),
-            outcome: Some("not_done"),
-            ..ErrorMessage::new(ErrorCode::BrokerUnavailable, "too many requests wait for an answer of Redis")
-        });
+        self.send_error(
+            id,
+            ErrorMessage {
+                id: request.id.as_ref(),
+                channel: channel_of(&request.message),
+                outcome: Some("not_done"),
+                ..ErrorMessage::new(
+                    ErrorCode::BrokerUnavailable,
+                    "too many requests wait for an answer of Redis",
+                )
+            },
+        );
     }
 
     /// Something was settled: goes through what waits, in order.
     pub(super) fn run_deferred(&mut self, id: ConnId) {
-        let Some(deferred) = self.connections.get_mut(id).and_then(|conn| conn.deferred.take()) else { return };
+        let Some(deferred) = self.connections.get_mut(id).and_then(|conn| conn.deferred.take()) else {
+            return;
+        };
         let mut kept = Deferred::default();
         for waiting in deferred.requests {
             let Some(conn) = self.connections.get(id) else { return };

@@ -74,7 +74,8 @@ impl Engine {
         let Some(claims) = &conn.claims else {
             return Err(Refusal::new(ErrorCode::Unauthenticated, "no token yet"));
         };
-        let subject = subject(&subscribe.channel).map_err(|text| Refusal::new(ErrorCode::ChannelInvalid, text))?;
+        let subject =
+            subject(&subscribe.channel).map_err(|text| Refusal::new(ErrorCode::ChannelInvalid, text))?;
         let right = match subject.pattern {
             true => permissions::may_subscribe_pattern(&self.settings, &subject.name),
             false => permissions::may_subscribe(&self.settings, claims, &subject.name),
@@ -106,7 +107,9 @@ impl Engine {
 
     pub(super) fn is_subscribed(&self, id: ConnId, subject: &Subject) -> bool {
         let target = self.targets.find(subject);
-        target.is_some_and(|target| self.connections.get(id).is_some_and(|conn| conn.subscription(target).is_some()))
+        target.is_some_and(|target| {
+            self.connections.get(id).is_some_and(|conn| conn.subscription(target).is_some())
+        })
     }
 
     /// Subscribes a connection, or gives its subscription another filter; `reply` follows when it is live.
@@ -181,7 +184,8 @@ impl Engine {
             Reply::Silent | Reply::Welcome => return,
         };
         let Some(conn) = self.connections.get(id) else { return };
-        let auto = conn.subscription(target_id).is_some_and(|subscription| subscription.origin == Origin::Auto);
+        let auto =
+            conn.subscription(target_id).is_some_and(|subscription| subscription.origin == Origin::Auto);
         let Some(target) = self.targets.get(target_id) else { return };
         let subscription = SubscriptionInfo { auto, ..target.info(true) };
         let message = ServerMessage::Subscribed { id: request, subscription, by_server };
@@ -195,15 +199,19 @@ impl Engine {
             self.connections.get(id).is_some_and(|conn| conn.subscription(*target).is_some())
         });
         let Some(target) = target else {
-            return self.send_error(id, ErrorMessage {
-                id: request,
-                channel: Some(channel),
-                ..ErrorMessage::new(ErrorCode::NotSubscribed, "there is no such subscription")
-            });
+            return self.send_error(
+                id,
+                ErrorMessage {
+                    id: request,
+                    channel: Some(channel),
+                    ..ErrorMessage::new(ErrorCode::NotSubscribed, "there is no such subscription")
+                },
+            );
         };
         self.drop_subscription(id, target);
         if request.is_some() {
-            let message = ServerMessage::Unsubscribed { id: request, channel, reason: "client", by_server: false };
+            let message =
+                ServerMessage::Unsubscribed { id: request, channel, reason: "client", by_server: false };
             self.send(id, &message);
         }
     }
@@ -229,11 +237,17 @@ impl Engine {
         for reply in replies {
             match reply {
                 Reply::Welcome => self.confirmed_for_welcome(id),
-                Reply::Request(request) => self.send_error(id, ErrorMessage {
-                    id: Some(&request),
-                    channel: Some(&channel),
-                    ..ErrorMessage::new(ErrorCode::Forbidden, "the subscription was ended before it was confirmed")
-                }),
+                Reply::Request(request) => self.send_error(
+                    id,
+                    ErrorMessage {
+                        id: Some(&request),
+                        channel: Some(&channel),
+                        ..ErrorMessage::new(
+                            ErrorCode::Forbidden,
+                            "the subscription was ended before it was confirmed",
+                        )
+                    },
+                ),
                 Reply::Server | Reply::Told | Reply::Silent => {}
             }
         }
