@@ -61,7 +61,7 @@ pub(super) fn upgrade(node: &Arc<Node>, mut request: Request<Incoming>, peer: Ip
 fn admit(node: &Arc<Node>, request: &Request<Incoming>, peer: IpAddr) -> Result<Admission, Reply> {
     let headers = request.headers();
     let accept = handshake_key(request)?;
-    let (encoding, subprotocol) = websocket::negotiate(
+    let subprotocol = websocket::negotiate(
         headers.get_all(header::SEC_WEBSOCKET_PROTOCOL).iter().filter_map(|value| value.to_str().ok()),
     )
     .map_err(|error| text(StatusCode::BAD_REQUEST, &format!("{error}\n")))?;
@@ -84,8 +84,8 @@ fn admit(node: &Arc<Node>, request: &Request<Incoming>, peer: IpAddr) -> Result<
     let token = token(node, headers, query);
     Ok(Admission {
         accept,
-        encoding,
-        subprotocol,
+        encoding: subprotocol.encoding,
+        subprotocol: subprotocol.echo,
         address,
         token: token.map(|token| node.judge.verify(&token)),
         wait_for_connect: parameter(query, "connect").as_deref() == Some("1"),

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use drawbridge_engine::engine::Engine;
 use drawbridge_engine::io::{ConnId, Input, MessageKind, Opened, Output};
-use drawbridge_protocol::websocket::{Limits, OpCode, Received, encode_frame};
+use drawbridge_protocol::websocket::{Limits, OpCode, Received, encode_close, encode_frame};
 use drawbridge_protocol::{CloseCode, Frame};
 use slab::Slab;
 use tokio::sync::{Notify, mpsc};
@@ -25,8 +25,6 @@ const TURN: usize = 256;
 const WRITES_PER_YIELD: usize = 512;
 /// How long a closing socket may take to read what is left for it and to close its side.
 const CLOSE_TIMEOUT_MS: u64 = 5_000;
-/// The close reason that a close frame holds (RFC 6455 §5.5).
-const MAX_REASON_BYTES: usize = 123;
 /// The status for a connection that ended without a close frame (RFC 6455 §7.4.1).
 const ABNORMAL: u16 = 1006;
 /// The status for a close frame without one (RFC 6455 §7.4.1).
@@ -387,10 +385,7 @@ async fn write_loop(shard: Rc<Shard>, socket: Rc<Socket>) {
 }
 
 fn close_frame(code: CloseCode, reason: &str) -> Frame {
-    let mut payload = code.as_u16().to_be_bytes().to_vec();
-    let end = (0..=reason.len().min(MAX_REASON_BYTES)).rev().find(|end| reason.is_char_boundary(*end));
-    payload.extend_from_slice(&reason.as_bytes()[..end.unwrap_or(0)]);
-    encode_frame(OpCode::Close, &payload)
+    encode_close(code.as_u16(), reason)
 }
 
 /// 64 bits that nobody can guess.
