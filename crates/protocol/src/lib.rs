@@ -2,8 +2,11 @@
 //! error and close codes. It owns what bytes mean. It does no I/O, keeps no state between messages (but for a
 //! half-read WebSocket frame), and knows nothing of rights, Redis or subscriptions.
 
+pub mod channel;
 pub mod code;
+pub mod glob;
 pub mod message;
+pub mod template;
 pub mod websocket;
 
 pub use code::{CloseCode, ErrorCode};
