@@ -53,6 +53,17 @@ impl ConfigErrors {
         errors.sort_by_key(|error| error.offset);
         ConfigErrors { file: file.to_owned(), unreadable: false, errors }
     }
+
+    /// Says `new`, if there is one, where it said that `old` is wrong.
+    pub(super) fn renamed(mut self, old: &str, new: Option<&str>) -> Self {
+        for error in &mut self.errors {
+            match (&mut error.location, new) {
+                (Location::Named(name), Some(new)) if name == old => new.clone_into(name),
+                _ => {}
+            }
+        }
+        self
+    }
 }
 
 impl fmt::Display for ConfigErrors {

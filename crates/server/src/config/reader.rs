@@ -160,9 +160,6 @@ impl<'c> Section<'c> {
         self.field(key).and_then(|field| field.boolean()).unwrap_or(default)
     }
 
-    pub(super) fn string(&self, key: &str) -> Option<String> {
-        self.field(key).and_then(|field| field.string())
-    }
 
     /// A list of strings; in the environment, commas may stand between them.
     pub(super) fn strings(&self, key: &str) -> Option<Vec<Field<'c>>> {
@@ -255,13 +252,10 @@ impl<'c> Field<'c> {
         self.cx.error(&self.place, format!("`{}` {problem}", self.path), Some(hint.into()));
     }
 
-    /// Notes a problem at a character inside a string, where the file shows it character by character.
-    pub(super) fn error_at(&self, character: usize, problem: impl Display, hint: Option<String>) {
+    /// Notes a problem at a byte inside a string; where the file shows the string as it is, at that very column.
+    pub(super) fn error_at(&self, byte: usize, problem: impl Display, hint: Option<String>) {
         let place = match (&self.place, &self.node.raw) {
-            (Place::File(start), Raw::String { text, verbatim: true }) => {
-                let bytes = text.char_indices().nth(character).map_or(text.len(), |(at, _)| at);
-                Place::File(start + 1 + bytes)
-            }
+            (Place::File(start), Raw::String { verbatim: true, .. }) => Place::File(start + 1 + byte),
             (place, _) => place.clone(),
         };
         self.cx.error(&place, format!("`{}`: {problem}", self.path), hint);

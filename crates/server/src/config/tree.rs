@@ -25,6 +25,13 @@ pub(super) struct Node {
     pub(super) raw: Raw,
 }
 
+impl Node {
+    /// Whether it is this string.
+    pub(super) fn is_text(&self, wanted: &str) -> bool {
+        matches!(&self.raw, Raw::String { text, .. } | Raw::Text(text) if text == wanted)
+    }
+}
+
 #[derive(Clone, Debug)]
 pub(super) enum Raw {
     /// From the environment: what it means depends on what is wanted.
@@ -32,7 +39,7 @@ pub(super) enum Raw {
     /// `verbatim`: it stands in the file, character by character, right behind one opening quote.
     String { text: String, verbatim: bool },
     Integer(i128),
-    Float(f64),
+    Float,
     Boolean(bool),
     Datetime,
     Array(Vec<Node>),
@@ -45,7 +52,7 @@ impl Raw {
         match self {
             Raw::Text(_) | Raw::String { .. } => "a string",
             Raw::Integer(_) => "a whole number",
-            Raw::Float(_) => "a fraction",
+            Raw::Float => "a fraction",
             Raw::Boolean(_) => "true or false",
             Raw::Datetime => "a date or time",
             Raw::Array(_) => "a list",
@@ -136,7 +143,7 @@ fn node(source: &Spanned<DeValue<'_>>, placing: Placing<'_>, text: &str) -> Node
         DeValue::Integer(value) => {
             Raw::Integer(i128::from_str_radix(value.as_str(), value.radix()).unwrap_or(i128::MAX))
         }
-        DeValue::Float(value) => Raw::Float(value.as_str().parse().unwrap_or(f64::NAN)),
+        DeValue::Float(_) => Raw::Float,
         DeValue::Boolean(value) => Raw::Boolean(*value),
         DeValue::Datetime(_) => Raw::Datetime,
         DeValue::Array(values) => Raw::Array(values.iter().map(|value| node(value, placing, text)).collect()),
