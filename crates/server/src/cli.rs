@@ -21,18 +21,22 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Run a node
-    #[command(after_help = "Once the node is ready, one line on standard error says where it listens (port 0 in the\n\
+    #[command(
+        after_help = "Once the node is ready, one line on standard error says where it listens (port 0 in the\n\
         configuration takes a free port). SIGTERM and SIGINT drain it: readiness turns false, clients are asked to\n\
-        reconnect elsewhere, and after `drain_window` at the latest the process ends.")]
+        reconnect elsewhere, and after `drain_window` at the latest the process ends."
+    )]
     Serve {
         /// The configuration, TOML; docs/configuration.md lists every key
         #[arg(long, value_name = "FILE", env = "DRAWBRIDGE_CONFIG")]
         config: PathBuf,
     },
     /// Run everything in one process, to try and to develop: no Redis and no file are needed
-    #[command(after_help = "Prints a link to the playground, where two players are connected and events are flowing.\n\
+    #[command(
+        after_help = "Prints a link to the playground, where two players are connected and events are flowing.\n\
         The sample classes are player:{player}, room:{room}, game:{game}, team:{team} and chat:*, the admin API key is\n\
-        `dev`, and errors name the class and the rule that refused. Not for production.")]
+        `dev`, and errors name the class and the rule that refused. Not for production."
+    )]
     Dev {
         /// Use this Redis instead of the broker within the process, so that other services can publish
         #[arg(long, value_name = "URL")]
@@ -58,9 +62,11 @@ pub enum Command {
         or by --private-key-file: RS256 (PS256 with --pss), ES256 or EdDSA by the kind of the key.")]
     Token(TokenArgs),
     /// Say what is wrong with a configuration
-    #[command(after_help = "Every problem is printed to standard error with file, line, column and what would be right.\n\
+    #[command(
+        after_help = "Every problem is printed to standard error with file, line, column and what would be right.\n\
         Variables that override keys (DRAWBRIDGE_…) are looked at too. The exit status is 0 where the configuration can\n\
-        be served, 1 where it cannot, and 2 where the file cannot be read.")]
+        be served, 1 where it cannot, and 2 where the file cannot be read."
+    )]
     CheckConfig {
         /// The configuration, TOML
         #[arg(value_name = "FILE")]

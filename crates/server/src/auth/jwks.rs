@@ -35,8 +35,11 @@ pub(super) struct Pace {
     pub(super) timeout: Duration,
 }
 
-const PACE: Pace =
-    Pace { refresh: Duration::from_secs(600), pause: Duration::from_secs(10), timeout: Duration::from_secs(5) };
+const PACE: Pace = Pace {
+    refresh: Duration::from_secs(600),
+    pause: Duration::from_secs(10),
+    timeout: Duration::from_secs(5),
+};
 
 /// Why no key set can be fetched at all.
 #[derive(Debug)]
@@ -125,7 +128,8 @@ impl Jwks {
         }
         state.waiting += 1;
         let before = state.ended;
-        let waited = self.shared.fetched.wait_timeout_while(state, self.pace.timeout, |state| state.ended == before);
+        let waited =
+            self.shared.fetched.wait_timeout_while(state, self.pace.timeout, |state| state.ended == before);
         let (mut state, _) = waited.unwrap_or_else(PoisonError::into_inner);
         state.waiting -= 1;
         state
@@ -204,7 +208,8 @@ fn system_roots() -> Result<Vec<Certificate<'static>>, JwksError> {
 }
 
 fn fetch(agent: &ureq::Agent, url: &str) -> Result<Vec<Arc<Key>>, String> {
-    let mut response = agent.get(url).header("accept", "application/json").call().map_err(|error| error.to_string())?;
+    let mut response =
+        agent.get(url).header("accept", "application/json").call().map_err(|error| error.to_string())?;
     let body = response.body_mut().with_config().limit(MAX_BODY_BYTES).read_to_vec();
     parse(&body.map_err(|error| error.to_string())?)
 }
@@ -217,6 +222,7 @@ struct KeySet {
 /// The keys that are of use; others are no reason to do without them.
 fn parse(body: &[u8]) -> Result<Vec<Arc<Key>>, String> {
     let set: KeySet = serde_json::from_slice(body).map_err(|_| "it is no JSON Web Key Set".to_owned())?;
-    let keys = set.keys.into_iter().filter_map(|key| Key::from_jwk(&serde_json::from_value::<Jwk>(key).ok()?));
+    let keys =
+        set.keys.into_iter().filter_map(|key| Key::from_jwk(&serde_json::from_value::<Jwk>(key).ok()?));
     Ok(keys.take(MAX_KEYS).map(Arc::new).collect())
 }

@@ -81,7 +81,8 @@ pub struct WrongKey {
     pub hint: &'static str,
 }
 
-const WANTED: &str = "a PEM file with a PUBLIC KEY block is needed: RSA of 2048 bits or more, EC on P-256, or Ed25519";
+const WANTED: &str =
+    "a PEM file with a PUBLIC KEY block is needed: RSA of 2048 bits or more, EC on P-256, or Ed25519";
 
 impl PublicKey {
     /// Reads PEM; the kind of the key says which algorithms it is good for.

@@ -67,7 +67,11 @@ impl std::error::Error for MintError {}
 ///
 /// # Errors
 /// Where the key is not fit to sign with, such as an EC key on another curve.
-pub fn mint(key: &PrivateKey, key_id: Option<&str>, claims: &Map<String, Value>) -> Result<String, MintError> {
+pub fn mint(
+    key: &PrivateKey,
+    key_id: Option<&str>,
+    claims: &Map<String, Value>,
+) -> Result<String, MintError> {
     let mut header = Header::new(key.algorithm);
     header.kid = key_id.map(str::to_owned);
     jsonwebtoken::encode(&header, claims, &key.encoding).map_err(MintError)

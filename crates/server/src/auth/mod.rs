@@ -22,10 +22,10 @@ use serde::Deserialize;
 use serde_json::{Map, Value};
 
 use crate::config::Auth;
-pub use jwks::JwksError;
 use jwks::Jwks;
-pub use key::{PublicKey, WrongKey};
+pub use jwks::JwksError;
 use key::{Key, algorithm_named};
+pub use key::{PublicKey, WrongKey};
 pub use mint::{MintError, PrivateKey, mint};
 
 /// The longest token that is looked at, in bytes.
@@ -62,8 +62,7 @@ impl Verifier {
     /// Whether judging this token is work for a thread that serves no sockets: a public key's arithmetic, or waiting
     /// for a key set that is being fetched (5 seconds at most). An HMAC, or a token without hope, is neither.
     pub fn is_costly(&self, token: &str) -> bool {
-        self.has_public_keys()
-            && Token::read(token).is_ok_and(|token| !key::is_hmac(token.algorithm))
+        self.has_public_keys() && Token::read(token).is_ok_and(|token| !key::is_hmac(token.algorithm))
     }
 
     /// Who the token says the player is, at this Unix time in milliseconds.
@@ -94,12 +93,18 @@ impl Verifier {
             return Ok(true);
         }
         match &self.jwks {
-            Some(jwks) if !key::is_hmac(token.algorithm) => match jwks.keys_for(token.algorithm, token.key_id.as_deref()) {
-                Some(keys) if keys.is_empty() && !any_own => Err(unauthenticated("no key is known for this token")),
-                Some(keys) => Ok(keys.iter().any(|key| token.is_signed_by(key))),
-                None if any_own => Ok(false),
-                None => Err(unauthenticated("no key is known for this token: the key set could not be fetched")),
-            },
+            Some(jwks) if !key::is_hmac(token.algorithm) => {
+                match jwks.keys_for(token.algorithm, token.key_id.as_deref()) {
+                    Some(keys) if keys.is_empty() && !any_own => {
+                        Err(unauthenticated("no key is known for this token"))
+                    }
+                    Some(keys) => Ok(keys.iter().any(|key| token.is_signed_by(key))),
+                    None if any_own => Ok(false),
+                    None => Err(unauthenticated(
+                        "no key is known for this token: the key set could not be fetched",
+                    )),
+                }
+            }
             _ if any_own => Ok(false),
             _ => Err(unauthenticated("the token's algorithm is not one of this server's keys")),
         }
@@ -107,12 +112,16 @@ impl Verifier {
 
     /// The claims' own rules, in an order that never calls a foreign token expired.
     fn judge(&self, json: &str, now_unix_ms: u64) -> Result<Claims, AuthFailure> {
-        let claims: Map<String, Value> =
-            serde_json::from_str(json).map_err(|_| unauthenticated("the token's claims are not a JSON object"))?;
+        let claims: Map<String, Value> = serde_json::from_str(json)
+            .map_err(|_| unauthenticated("the token's claims are not a JSON object"))?;
         let player = match claims.get("sub") {
             Some(Value::String(sub)) if (1..=MAX_PLAYER_BYTES).contains(&sub.len()) => Arc::from(&**sub),
-            Some(Value::String(sub)) if sub.is_empty() => return Err(unauthenticated("the token's `sub` is empty")),
-            Some(Value::String(_)) => return Err(unauthenticated("the token's `sub` is longer than 255 bytes")),
+            Some(Value::String(sub)) if sub.is_empty() => {
+                return Err(unauthenticated("the token's `sub` is empty"));
+            }
+            Some(Value::String(_)) => {
+                return Err(unauthenticated("the token's `sub` is longer than 255 bytes"));
+            }
             Some(_) => return Err(unauthenticated("the token's `sub` is not a string")),
             None => return Err(unauthenticated("the token has no `sub`")),
         };
@@ -173,8 +182,13 @@ impl<'t> Token<'t> {
 
     fn is_signed_by(&self, key: &Key) -> bool {
         key.is_for(self.algorithm)
-            && jsonwebtoken::crypto::verify(self.signature, self.message.as_bytes(), &key.decoding, self.algorithm)
-                .unwrap_or(false)
+            && jsonwebtoken::crypto::verify(
+                self.signature,
+                self.message.as_bytes(),
+                &key.decoding,
+                self.algorithm,
+            )
+            .unwrap_or(false)
     }
 
     fn payload(&self) -> Result<String, AuthFailure> {

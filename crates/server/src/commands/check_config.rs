@@ -36,7 +36,10 @@ fn summary(config: &Config) -> String {
         BrokerKind::Memory => "the memory broker".to_owned(),
         BrokerKind::Redis(redis) => format!("Redis at {}", redis.address),
     };
-    let admin = config.admin.as_ref().map_or_else(|| "no admin listener".to_owned(), |admin| format!("admin on {}", admin.listen));
+    let admin = config
+        .admin
+        .as_ref()
+        .map_or_else(|| "no admin listener".to_owned(), |admin| format!("admin on {}", admin.listen));
     let classes = match config.engine.classes.iter().count() {
         1 => "1 class".to_owned(),
         count => format!("{count} classes"),

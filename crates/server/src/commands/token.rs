@@ -43,7 +43,9 @@ fn token(args: &TokenArgs, auth: &Auth, now: SystemTime) -> Result<String, Strin
     let claims = claims(args, auth, now)?;
     let token = mint(&key, args.kid.as_deref(), &claims).map_err(|error| error.to_string())?;
     if token.len() > MAX_TOKEN_BYTES {
-        return Err(format!("the token would be longer than {MAX_TOKEN_BYTES} bytes, and no server would take it"));
+        return Err(format!(
+            "the token would be longer than {MAX_TOKEN_BYTES} bytes, and no server would take it"
+        ));
     }
     check_pair(args, auth, &token)?;
     Ok(token)
@@ -67,7 +69,9 @@ fn signing_key(args: &TokenArgs, auth: &Auth) -> Result<PrivateKey, String> {
 
 /// A private key that is not the public key's other half makes tokens that no server takes.
 fn check_pair(args: &TokenArgs, auth: &Auth, token: &str) -> Result<(), String> {
-    let (Some(file), Some(_), None) = (&args.private_key_file, &auth.public_key, &auth.jwks_url) else { return Ok(()) };
+    let (Some(file), Some(_), None) = (&args.private_key_file, &auth.public_key, &auth.jwks_url) else {
+        return Ok(());
+    };
     let only_the_key = Auth { public_key: auth.public_key.clone(), ..Auth::default() };
     let verifier = Verifier::from_config(&only_the_key).map_err(|error| error.to_string())?;
     if verifier.is_signature_good(token) {
@@ -99,7 +103,8 @@ fn claims(args: &TokenArgs, auth: &Auth, now: Duration) -> Result<Map<String, Va
     }
     for claim in &args.json_claims {
         let (name, value) = split("--claim-json", claim)?;
-        let value = serde_json::from_str(value).map_err(|_| format!("--claim-json {name}: the value is not JSON"))?;
+        let value =
+            serde_json::from_str(value).map_err(|_| format!("--claim-json {name}: the value is not JSON"))?;
         claims.insert(name.to_owned(), value);
     }
     Ok(claims)
@@ -156,7 +161,8 @@ mod tests {
 
     fn minted(args: &TokenArgs, auth: &Auth) -> Result<Value, String> {
         let token = token(args, auth, SystemTime::UNIX_EPOCH + Duration::from_secs(NOW))?;
-        let claims = Verifier::from_config(auth).unwrap().verify(&token, NOW * 1000).map_err(|f| f.message)?;
+        let claims =
+            Verifier::from_config(auth).unwrap().verify(&token, NOW * 1000).map_err(|f| f.message)?;
         Ok(serde_json::from_str(&claims.json).unwrap())
     }
 
@@ -198,7 +204,10 @@ mod tests {
         ] {
             assert_eq!(minted(&args(&[claim], &[]), &hmac()).unwrap_err(), problem);
         }
-        assert_eq!(minted(&args(&[], &["a=b"]), &hmac()).unwrap_err(), "--claim-json a: the value is not JSON");
+        assert_eq!(
+            minted(&args(&[], &["a=b"]), &hmac()).unwrap_err(),
+            "--claim-json a: the value is not JSON"
+        );
     }
 
     #[test]
@@ -207,7 +216,10 @@ mod tests {
             let pem = std::fs::read(fixture(&format!("{kind}.pub.pem"))).unwrap();
             let public_key = crate::auth::PublicKey::from_pem(&pem).ok();
             let auth = Auth { public_key, ..Auth::default() };
-            let args = TokenArgs { private_key_file: Some(fixture(&format!("{kind}.key.pem"))), ..args(&["room=1"], &[]) };
+            let args = TokenArgs {
+                private_key_file: Some(fixture(&format!("{kind}.key.pem"))),
+                ..args(&["room=1"], &[])
+            };
             assert_eq!(minted(&args, &auth).unwrap()["room"], "1", "{kind}");
             let pss = TokenArgs { pss: true, ..args };
             assert_eq!(minted(&pss, &auth).is_ok(), kind == "rsa", "{kind}");
@@ -219,7 +231,9 @@ mod tests {
         let pem = std::fs::read(fixture("ec.pub.pem")).unwrap();
         let auth = Auth { public_key: crate::auth::PublicKey::from_pem(&pem).ok(), ..hmac() };
         let args = TokenArgs { private_key_file: Some(fixture("ed25519.key.pem")), ..args(&[], &[]) };
-        assert!(minted(&args, &auth).unwrap_err().ends_with("is not the other half of `auth.public_key_file`"));
+        assert!(
+            minted(&args, &auth).unwrap_err().ends_with("is not the other half of `auth.public_key_file`")
+        );
     }
 
     #[test]

@@ -45,7 +45,9 @@ pub(super) fn read(section: &Section<'_>) -> Auth {
         query_token: section.boolean("query_token", false),
     };
     if auth.hmac_secret.as_ref().is_some_and(|secret| secret.expose().len() < GOOD_SECRET_BYTES) {
-        section.cx().warn(format!("`auth.hmac_secret` is shorter than {GOOD_SECRET_BYTES} bytes: it can be guessed"));
+        section
+            .cx()
+            .warn(format!("`auth.hmac_secret` is shorter than {GOOD_SECRET_BYTES} bytes: it can be guessed"));
     }
     if !written && !auth.allow_anonymous {
         section.cx().warn(

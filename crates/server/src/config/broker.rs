@@ -90,7 +90,10 @@ pub(super) fn read(section: &Section<'_>) -> Broker {
     let kind = match (kind, redis) {
         (Kind::Redis, Some(redis)) => BrokerKind::Redis(redis),
         (Kind::Redis, None) if !url_given => {
-            section.error("`broker.kind` is \"redis\", and there is no `broker.url`", "add url = \"redis://127.0.0.1:6379\"");
+            section.error(
+                "`broker.kind` is \"redis\", and there is no `broker.url`",
+                "add url = \"redis://127.0.0.1:6379\"",
+            );
             BrokerKind::Memory
         }
         (Kind::Memory, _) if url_given && !kind_given => {
@@ -104,7 +107,10 @@ pub(super) fn read(section: &Section<'_>) -> Broker {
     };
     let broker = Broker {
         kind,
-        key_prefix: section.field("key_prefix").and_then(key_prefix).unwrap_or_else(|| "drawbridge:".to_owned()),
+        key_prefix: section
+            .field("key_prefix")
+            .and_then(key_prefix)
+            .unwrap_or_else(|| "drawbridge:".to_owned()),
         queue_bytes: section.size("queue_bytes", 16 << 20, 1 << 10..=MAX_SIZE) as usize,
         external_bytes: section.size("external_bytes", 1 << 20, 1 << 10..=512 << 20) as usize,
     };
@@ -114,7 +120,9 @@ pub(super) fn read(section: &Section<'_>) -> Broker {
 
 fn key_prefix(field: Field<'_>) -> Option<String> {
     let prefix = field.text()?;
-    let unfit = |c: char| c.is_whitespace() || c.is_control() || matches!(c, '{' | '}' | '*' | '?' | '[' | ']' | '\\');
+    let unfit = |c: char| {
+        c.is_whitespace() || c.is_control() || matches!(c, '{' | '}' | '*' | '?' | '[' | ']' | '\\')
+    };
     if prefix.len() > 64 || prefix.contains(unfit) {
         field.error(
             "is not fit for a prefix",
@@ -144,7 +152,10 @@ fn read_redis(section: &Section<'_>) -> Option<RedisConfig> {
     let username = username.or(url.username);
     let password = password.or(url.password);
     if username.is_some() && password.is_none() {
-        section.error("the broker's user has no password", "add `password`, or write both in the URL: redis://user:password@host");
+        section.error(
+            "the broker's user has no password",
+            "add `password`, or write both in the URL: redis://user:password@host",
+        );
     }
     let tls = url.tls.then_some(RedisTls { ca_file });
     Some(RedisConfig { address: url.address, tls, username, password, db: url.db, subscriber_pool })
@@ -166,7 +177,8 @@ struct Wrong {
     hint: &'static str,
 }
 
-const FORM: &str = "it is written like redis://127.0.0.1:6379, rediss://user:password@host:6380/0 or unix:///run/redis.sock";
+const FORM: &str =
+    "it is written like redis://127.0.0.1:6379, rediss://user:password@host:6380/0 or unix:///run/redis.sock";
 
 fn wrong(problem: &'static str) -> Wrong {
     Wrong { problem, hint: FORM }
@@ -202,7 +214,8 @@ fn parse_credentials(text: &str) -> Result<(Option<String>, Option<Secret>), Wro
         Some((user, password)) => (user, Some(password)),
         None => (text, None),
     };
-    let decode = |part: &str| percent_decode(part).ok_or(wrong("has a wrong percent sign in user or password"));
+    let decode =
+        |part: &str| percent_decode(part).ok_or(wrong("has a wrong percent sign in user or password"));
     let user = decode(user)?;
     let password = password.map(decode).transpose()?.filter(|password| !password.is_empty());
     Ok(((!user.is_empty()).then_some(user), password.map(Secret::new)))
@@ -239,7 +252,8 @@ fn parse_host(place: &str) -> Result<(RedisAddress, u8), Wrong> {
     if !super::is_host(host) {
         return Err(wrong("names no host"));
     }
-    let port = port.and_then(|port| port.parse().ok()).filter(|port| *port > 0).ok_or(wrong("has a wrong port"))?;
+    let port =
+        port.and_then(|port| port.parse().ok()).filter(|port| *port > 0).ok_or(wrong("has a wrong port"))?;
     let db = if db.is_empty() { 0 } else { parse_db(db)? };
     Ok((RedisAddress::Tcp { host: host.to_owned(), port }, db))
 }
@@ -258,7 +272,8 @@ fn percent_decode(text: &str) -> Option<String> {
             continue;
         }
         let (code, tail) = rest.split_at_checked(2)?;
-        let code = std::str::from_utf8(code).ok().filter(|code| code.bytes().all(|b| b.is_ascii_hexdigit()))?;
+        let code =
+            std::str::from_utf8(code).ok().filter(|code| code.bytes().all(|b| b.is_ascii_hexdigit()))?;
         bytes.push(u8::from_str_radix(code, 16).ok()?);
         rest = tail;
     }
@@ -290,12 +305,18 @@ mod tests {
             ("redis://127.0.0.1:6379", "127.0.0.1:6379 tls=false user=None password=None db=0"),
             ("redis://localhost", "localhost:6379 tls=false user=None password=None db=0"),
             ("redis://:pw@h:1/3", "h:1 tls=false user=None password=Some(\"pw\") db=3"),
-            ("rediss://ann:p%40s%3As@h:6380/", "h:6380 tls=true user=Some(\"ann\") password=Some(\"p@s:s\") db=0"),
+            (
+                "rediss://ann:p%40s%3As@h:6380/",
+                "h:6380 tls=true user=Some(\"ann\") password=Some(\"p@s:s\") db=0",
+            ),
             ("redis://ann:p@ss@h", "h:6379 tls=false user=Some(\"ann\") password=Some(\"p@ss\") db=0"),
             ("redis://[::1]:7000", "[::1]:7000 tls=false user=None password=None db=0"),
             ("redis://[::1]", "[::1]:6379 tls=false user=None password=None db=0"),
             ("unix:///run/redis.sock", "/run/redis.sock tls=false user=None password=None db=0"),
-            ("unix://a:b@/run/r.sock?db=2", "/run/r.sock tls=false user=Some(\"a\") password=Some(\"b\") db=2"),
+            (
+                "unix://a:b@/run/r.sock?db=2",
+                "/run/r.sock tls=false user=Some(\"a\") password=Some(\"b\") db=2",
+            ),
         ] {
             assert_eq!(shown(url), expected, "{url}");
         }

@@ -41,10 +41,14 @@ const LATER: [(&str, Off); 20] = [
 
 pub(super) fn read(sections: &[Section<'_>]) -> Arc<Classes> {
     if let Some(section) = sections.get(MAX_CLASSES) {
-        section.error(format_args!("there are more than {MAX_CLASSES} classes"), "one class can hold many channels: \"room:{room}\"");
+        section.error(
+            format_args!("there are more than {MAX_CLASSES} classes"),
+            "one class can hold many channels: \"room:{room}\"",
+        );
     }
     let mut names = Names::default();
-    let classes = sections.iter().take(MAX_CLASSES).filter_map(|section| class(section, &mut names)).collect();
+    let classes =
+        sections.iter().take(MAX_CLASSES).filter_map(|section| class(section, &mut names)).collect();
     Classes::new(classes)
 }
 
@@ -52,24 +56,30 @@ fn class(section: &Section<'_>, names: &mut Names) -> Option<Class> {
     let name = match section.field("name") {
         Some(field) => names.read(&field),
         None => {
-            section.error("a `[[channel]]` has no `name`", "say which channels it is for: name = \"room:{room}\"");
+            section.error(
+                "a `[[channel]]` has no `name`",
+                "say which channels it is for: name = \"room:{room}\"",
+            );
             None
         }
     };
     for (key, off) in LATER {
         later::refuse(section, key, off);
     }
-    let rule = |key: &str, vars: Vars| section.field(key).map_or_else(|| constant("false"), |field| compile(&field, vars));
+    let rule = |key: &str, vars: Vars| {
+        section.field(key).map_or_else(|| constant("false"), |field| compile(&field, vars))
+    };
     let subscribe = rule("subscribe", Vars::SUBSCRIBE_RULE);
     let publish = rule("publish", Vars::PUBLISH_RULE);
     let view = section.field("view").map(|field| compile(&field, Vars::VIEW_RULE));
     let patterns = section.boolean("patterns", false);
-    let payload = section.choice("payload", PayloadMode::Auto, &[
-        ("auto", PayloadMode::Auto),
-        ("envelope", PayloadMode::Envelope),
-        ("raw", PayloadMode::Raw),
-    ]);
-    let when_broker_down = section.field("when_broker_down").and_then(|field| when_down(&field)).unwrap_or_default();
+    let payload = section.choice(
+        "payload",
+        PayloadMode::Auto,
+        &[("auto", PayloadMode::Auto), ("envelope", PayloadMode::Envelope), ("raw", PayloadMode::Raw)],
+    );
+    let when_broker_down =
+        section.field("when_broker_down").and_then(|field| when_down(&field)).unwrap_or_default();
     let publishes = section.rate("publishes", None);
     let forward = section.field("forward").and_then(|field| forward(&field, name.as_ref()));
     section.close();
@@ -99,15 +109,25 @@ impl Names {
         let name = match ClassName::parse(&text) {
             Ok(name) => name,
             Err(error) => {
-                field.error(format_args!("is not a class name: \"{}\": {error}", excerpt(&text)), "it is written like \"room:{room}\" or \"chat:*\"");
+                field.error(
+                    format_args!("is not a class name: \"{}\": {error}", excerpt(&text)),
+                    "it is written like \"room:{room}\" or \"chat:*\"",
+                );
                 return None;
             }
         };
         let shape = shape(&name);
         match self.0.iter().find(|(_, earlier)| *earlier == shape) {
             Some((earlier, _)) => {
-                let problem = if *earlier == text { "is given twice".to_owned() } else { format!("matches the same channels as \"{earlier}\"") };
-                field.error(format_args!("{problem}: \"{}\"", excerpt(&text)), "the first class whose name matches wins, so this one never would");
+                let problem = if *earlier == text {
+                    "is given twice".to_owned()
+                } else {
+                    format!("matches the same channels as \"{earlier}\"")
+                };
+                field.error(
+                    format_args!("{problem}: \"{}\"", excerpt(&text)),
+                    "the first class whose name matches wins, so this one never would",
+                );
             }
             None => self.0.push((text, shape)),
         }
@@ -117,7 +137,8 @@ impl Names {
 
 /// The name with nameless placeholders.
 fn shape(name: &ClassName) -> String {
-    name.placeholders().fold(name.to_string(), |shape, placeholder| shape.replacen(&format!("{{{placeholder}}}"), "{}", 1))
+    name.placeholders()
+        .fold(name.to_string(), |shape, placeholder| shape.replacen(&format!("{{{placeholder}}}"), "{}", 1))
 }
 
 fn constant(source: &str) -> Option<Expr> {
@@ -162,8 +183,13 @@ fn forward(field: &Field<'_>, name: Option<&ClassName>) -> Option<Template> {
         }
         let hint = match suggest::nearest(placeholder, name.placeholders()) {
             Some(near) => format!("did you mean `{{{near}}}`?"),
-            None if name.placeholders().next().is_none() => format!("the class name `{name}` has no placeholders"),
-            None => format!("the class name `{name}` has {}", name.placeholders().map(|p| format!("`{{{p}}}`")).collect::<Vec<_>>().join(", ")),
+            None if name.placeholders().next().is_none() => {
+                format!("the class name `{name}` has no placeholders")
+            }
+            None => format!(
+                "the class name `{name}` has {}",
+                name.placeholders().map(|p| format!("`{{{p}}}`")).collect::<Vec<_>>().join(", ")
+            ),
         };
         field.error(format_args!("names `{{{placeholder}}}`, which the class name does not"), hint);
     }

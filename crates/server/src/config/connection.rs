@@ -77,7 +77,10 @@ pub(super) fn read_lifecycle(section: &Section<'_>) -> Option<Arc<str>> {
     let stream = section.field("stream").and_then(|field| {
         let stream = field.text()?;
         if stream.len() > 255 || stream.contains(|c: char| c.is_whitespace() || c.is_control()) {
-            field.error("is not fit for a stream's key", "at most 255 bytes, without white space, like \"drawbridge:lifecycle\"");
+            field.error(
+                "is not fit for a stream's key",
+                "at most 255 bytes, without white space, like \"drawbridge:lifecycle\"",
+            );
             return None;
         }
         Some(Arc::from(stream))

@@ -44,7 +44,10 @@ pub(super) fn path(variable: &str) -> Vec<String> {
 }
 
 /// Lays the variables over what the file says; what cannot be laid is an error.
-pub(super) fn overlay(root: &mut Table, variables: impl Iterator<Item = (String, String)>) -> Vec<ConfigError> {
+pub(super) fn overlay(
+    root: &mut Table,
+    variables: impl Iterator<Item = (String, String)>,
+) -> Vec<ConfigError> {
     let mut overrides: Vec<Override> = variables
         .filter(|(name, _)| is_ours(name))
         .map(|(name, value)| Override { path: path(&name), name: name.into(), value })

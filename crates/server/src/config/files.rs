@@ -70,7 +70,10 @@ pub(super) fn tls(section: &Section<'_>) -> Option<Tls> {
         return None;
     }
     let (Some(cert_field), Some(key_field)) = (cert_field, key_field) else {
-        section.error("`tls` needs `cert_file` and `key_file`", "tls = { cert_file = \"cert.pem\", key_file = \"key.pem\" }");
+        section.error(
+            "`tls` needs `cert_file` and `key_file`",
+            "tls = { cert_file = \"cert.pem\", key_file = \"key.pem\" }",
+        );
         return None;
     };
     let certificates = open(&cert_field).and_then(|(path, bytes)| Some((path, chain(&cert_field, &bytes)?)));
@@ -84,7 +87,10 @@ pub(super) fn tls(section: &Section<'_>) -> Option<Tls> {
     let ((cert_file, chain), (key_file, key)) = (certificates?, key?);
     let provider = rustls::crypto::aws_lc_rs::default_provider();
     if let Err(error) = rustls::sign::CertifiedKey::from_der(chain, key, &provider) {
-        key_field.error(format_args!("does not go with the certificate: {error}"), "give the key that the certificate was made for");
+        key_field.error(
+            format_args!("does not go with the certificate: {error}"),
+            "give the key that the certificate was made for",
+        );
         return None;
     }
     Some(Tls { cert_file, key_file })

@@ -30,7 +30,9 @@ fn is_off(field: &Field<'_>, off: Off) -> bool {
     match (&resolved(field.node.clone()).raw, off) {
         (Raw::Boolean(false), Off::False) => true,
         (Raw::Text(text), Off::False) => text == "false",
-        (Raw::String { text, .. } | Raw::Text(text), Off::Zero) => parse_duration(text).is_some_and(|d| d.is_zero()),
+        (Raw::String { text, .. } | Raw::Text(text), Off::Zero) => {
+            parse_duration(text).is_some_and(|d| d.is_zero())
+        }
         (Raw::String { text, .. } | Raw::Text(text), Off::Word(word)) => text == word,
         _ => false,
     }

@@ -89,7 +89,8 @@ pub struct Config {
 pub fn load(path: &Path) -> Result<Config, ConfigErrors> {
     let name = path.display().to_string();
     let bytes = files::read(path).map_err(|problem| ConfigErrors::unreadable(&name, problem))?;
-    let text = String::from_utf8(bytes).map_err(|_| ConfigErrors::unreadable(&name, "is not UTF-8".to_owned()))?;
+    let text =
+        String::from_utf8(bytes).map_err(|_| ConfigErrors::unreadable(&name, "is not UTF-8".to_owned()))?;
     let directory = path.parent().unwrap_or(Path::new(""));
     read(&name, &text, directory, environment()).map(|(config, _)| config)
 }
@@ -111,11 +112,13 @@ pub fn parse(name: &str, text: &str, variables: &[(&str, &str)]) -> Result<Confi
 /// A wrong Redis URL, or a wrong override.
 pub fn dev(redis: Option<&str>) -> Result<Config, ConfigErrors> {
     let mut secret = [0u8; 32];
-    getrandom::fill(&mut secret).map_err(|error| ConfigErrors::unreadable("dev", format!("no randomness: {error}")))?;
+    getrandom::fill(&mut secret)
+        .map_err(|error| ConfigErrors::unreadable("dev", format!("no randomness: {error}")))?;
     let secret: String = secret.iter().map(|byte| format!("{byte:02x}")).collect();
     let own = |name: &str, value: &str| (name.to_owned(), value.to_owned());
     let default = [own("DRAWBRIDGE_AUTH__HMAC_SECRET", &secret)];
-    let typed = redis.map(|url| [own("DRAWBRIDGE_BROKER__KIND", "redis"), own("DRAWBRIDGE_BROKER__URL", url)]);
+    let typed =
+        redis.map(|url| [own("DRAWBRIDGE_BROKER__KIND", "redis"), own("DRAWBRIDGE_BROKER__URL", url)]);
     // Of a name that stands there twice, the last is laid over the others.
     let variables = default.into_iter().chain(environment()).chain(typed.into_iter().flatten());
     let mut config = match read("dev", include_str!("dev.toml"), Path::new(""), variables) {
@@ -136,7 +139,8 @@ pub fn read_file(path: &Path) -> Result<Vec<u8>, String> {
 
 fn environment() -> impl Iterator<Item = (String, String)> {
     // What is not UTF-8 is no value of ours; it is shown to the rules with the marks that make it wrong.
-    std::env::vars_os().map(|(name, value)| (name.to_string_lossy().into_owned(), value.to_string_lossy().into_owned()))
+    std::env::vars_os()
+        .map(|(name, value)| (name.to_string_lossy().into_owned(), value.to_string_lossy().into_owned()))
 }
 
 /// Also gives all keys that there are, for the tests of what the documents say.

@@ -37,9 +37,17 @@ pub(super) fn read(root: &Section<'_>) -> Node {
     let half_a_minute = Duration::from_secs(30);
     Node {
         name: root.field("node").and_then(|field| node_name(&field)).unwrap_or_else(random_name),
-        listen: root.field("listen").and_then(|field| listen(&field)).unwrap_or_else(|| "127.0.0.1:8000".to_owned()),
+        listen: root
+            .field("listen")
+            .and_then(|field| listen(&field))
+            .unwrap_or_else(|| "127.0.0.1:8000".to_owned()),
         admin: admin(&root.table("admin")),
-        trusted_proxies: root.strings("trusted_proxies").unwrap_or_default().iter().filter_map(network).collect(),
+        trusted_proxies: root
+            .strings("trusted_proxies")
+            .unwrap_or_default()
+            .iter()
+            .filter_map(network)
+            .collect(),
         proxy_protocol: root.boolean("proxy_protocol", false),
         drain_window: root.duration("drain_window", half_a_minute, Duration::ZERO..=HOUR),
         ready_grace: root.duration("ready_grace", half_a_minute, Duration::ZERO..=HOUR),
@@ -77,7 +85,10 @@ fn admin(section: &Section<'_>) -> Option<Admin> {
         return None;
     }
     let (Some(address), Some(api_key)) = (address, api_key) else {
-        section.error("`admin` needs `listen` and `api_key`", "admin = { listen = \"127.0.0.1:8001\", api_key = \"…\" }");
+        section.error(
+            "`admin` needs `listen` and `api_key`",
+            "admin = { listen = \"127.0.0.1:8001\", api_key = \"…\" }",
+        );
         return None;
     };
     let (address, api_key) = (listen(&address), admin_key(&api_key));
@@ -87,7 +98,10 @@ fn admin(section: &Section<'_>) -> Option<Admin> {
 fn admin_key(field: &Field<'_>) -> Option<Secret> {
     let key = field.text()?;
     if !key.bytes().all(|byte| byte.is_ascii_graphic()) {
-        field.error("does not fit into an `Authorization` header", "use ASCII letters, digits and signs, without spaces");
+        field.error(
+            "does not fit into an `Authorization` header",
+            "use ASCII letters, digits and signs, without spaces",
+        );
         return None;
     }
     Some(Secret::new(key))
@@ -97,15 +111,23 @@ fn admin_key(field: &Field<'_>) -> Option<Secret> {
 fn listen(field: &Field<'_>) -> Option<String> {
     let address = field.text()?;
     let host_and_port = address.rsplit_once(':').filter(|(host, port)| {
-        let is_v6 = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).map(|host| host.parse::<std::net::Ipv6Addr>().is_ok());
-        is_v6.unwrap_or_else(|| super::is_host(host)) && port.bytes().all(|byte| byte.is_ascii_digit()) && port.parse::<u16>().is_ok()
+        let is_v6 = host
+            .strip_prefix('[')
+            .and_then(|host| host.strip_suffix(']'))
+            .map(|host| host.parse::<std::net::Ipv6Addr>().is_ok());
+        is_v6.unwrap_or_else(|| super::is_host(host))
+            && port.bytes().all(|byte| byte.is_ascii_digit())
+            && port.parse::<u16>().is_ok()
     });
     if host_and_port.is_none() {
-        let hint = match address.strip_prefix(':') {
+        let hint = match address.strip_prefix(':').filter(|port| port.parse::<u16>().is_ok()) {
             Some(port) => format!("to listen on all addresses write \"0.0.0.0:{port}\""),
             None => "it is written like \"127.0.0.1:8000\", \"[::1]:8000\" or \"0.0.0.0:0\" (port 0 takes a free one)".to_owned(),
         };
-        field.error(format_args!("is not an address and port: \"{}\"", super::reader::excerpt(&address)), hint);
+        field.error(
+            format_args!("is not an address and port: \"{}\"", super::reader::excerpt(&address)),
+            hint,
+        );
         return None;
     }
     Some(address)
@@ -114,7 +136,8 @@ fn listen(field: &Field<'_>) -> Option<String> {
 /// A network, or one address.
 fn network(field: &Field<'_>) -> Option<IpNet> {
     let text = field.string()?;
-    let network = text.parse::<IpNet>().ok().or_else(|| text.parse::<std::net::IpAddr>().ok().map(IpNet::from));
+    let network =
+        text.parse::<IpNet>().ok().or_else(|| text.parse::<std::net::IpAddr>().ok().map(IpNet::from));
     if network.is_none() {
         field.error(
             format_args!("holds what is no network: \"{}\"", super::reader::excerpt(&text)),

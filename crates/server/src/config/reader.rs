@@ -81,7 +81,13 @@ pub(super) struct Section<'c> {
 
 impl<'c> Section<'c> {
     pub(super) fn root(cx: &'c Context<'c>, table: Table) -> Self {
-        Section { cx, name: String::new(), place: Place::File(0), present: true, entries: RefCell::new(table) }
+        Section {
+            cx,
+            name: String::new(),
+            place: Place::File(0),
+            present: true,
+            entries: RefCell::new(table),
+        }
     }
 
     /// The table of this key; an empty one where it is absent or no table.
@@ -111,9 +117,13 @@ impl<'c> Section<'c> {
             }
         };
         let section = |node: Node| match node.raw {
-            Raw::Table(table) => {
-                Some(Section { cx, name: name.clone(), place: node.place, present: true, entries: RefCell::new(table) })
-            }
+            Raw::Table(table) => Some(Section {
+                cx,
+                name: name.clone(),
+                place: node.place,
+                present: true,
+                entries: RefCell::new(table),
+            }),
             _ => {
                 cx.error(&node.place, format!("`{name}` holds {}, not a table", node.raw.kind()), None);
                 None
@@ -160,7 +170,6 @@ impl<'c> Section<'c> {
         self.field(key).and_then(|field| field.boolean()).unwrap_or(default)
     }
 
-
     /// A list of strings; in the environment, commas may stand between them.
     pub(super) fn strings(&self, key: &str) -> Option<Vec<Field<'c>>> {
         self.field(key).and_then(|field| field.strings())
@@ -170,7 +179,12 @@ impl<'c> Section<'c> {
         self.field(key).and_then(|field| field.number(bounds)).unwrap_or(default)
     }
 
-    pub(super) fn duration(&self, key: &str, default: Duration, bounds: RangeInclusive<Duration>) -> Duration {
+    pub(super) fn duration(
+        &self,
+        key: &str,
+        default: Duration,
+        bounds: RangeInclusive<Duration>,
+    ) -> Duration {
         self.field(key).and_then(|field| field.duration(bounds)).unwrap_or(default)
     }
 
@@ -233,7 +247,9 @@ impl<'c> Section<'c> {
 /// A list or table, or a string in quotes, that is the whole of an environment variable.
 pub(super) fn resolved(node: Node) -> Node {
     match &node.raw {
-        Raw::Text(text) if text.starts_with(['{', '[', '"', '\'']) => parse_value(text, &node.place).unwrap_or(node),
+        Raw::Text(text) if text.starts_with(['{', '[', '"', '\'']) => {
+            parse_value(text, &node.place).unwrap_or(node)
+        }
         _ => node,
     }
 }
@@ -374,7 +390,10 @@ impl<'c> Field<'c> {
         let names = words.iter().map(|(word, _)| *word);
         let hint = match suggest::nearest(&text, names.clone()) {
             Some(near) => format!("did you mean \"{near}\"?"),
-            None => format!("it may be {}", names.map(|name| format!("\"{name}\"")).collect::<Vec<_>>().join(" or ")),
+            None => format!(
+                "it may be {}",
+                names.map(|name| format!("\"{name}\"")).collect::<Vec<_>>().join(" or ")
+            ),
         };
         self.error(format_args!("is not known: \"{}\"", excerpt(&text)), hint);
         None
@@ -386,7 +405,8 @@ impl<'c> Field<'c> {
         let elements = match resolved(node).raw {
             Raw::Array(elements) => elements,
             Raw::Text(text) => {
-                let element = |part: &str| Node { place: place.clone(), raw: Raw::Text(part.trim().to_owned()) };
+                let element =
+                    |part: &str| Node { place: place.clone(), raw: Raw::Text(part.trim().to_owned()) };
                 text.split(',').filter(|part| !part.trim().is_empty()).map(element).collect()
             }
             raw => {

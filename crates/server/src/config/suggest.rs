@@ -45,7 +45,10 @@ fn in_file(known: &BTreeSet<String>, table: &str, key: &str) -> Unknown {
         format!("known here: {}", of_table().collect::<Vec<_>>().join(", "))
     };
     let owner = if table.is_empty() { String::new() } else { format!(" in `{table}`") };
-    Unknown::Wrong { problem: format!("unknown key `{}`{owner}", super::reader::excerpt(key)), hint: Some(hint) }
+    Unknown::Wrong {
+        problem: format!("unknown key `{}`{owner}", super::reader::excerpt(key)),
+        hint: Some(hint),
+    }
 }
 
 /// A variable with `__` in it is meant for us, and so is one that is nearly right; others only begin alike.

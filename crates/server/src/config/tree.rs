@@ -37,7 +37,10 @@ pub(super) enum Raw {
     /// From the environment: what it means depends on what is wanted.
     Text(String),
     /// `verbatim`: it stands in the file, character by character, right behind one opening quote.
-    String { text: String, verbatim: bool },
+    String {
+        text: String,
+        verbatim: bool,
+    },
     Integer(i128),
     Float,
     Boolean(bool),

@@ -53,19 +53,39 @@ mod tests {
 
     #[test]
     fn durations_are_read() {
-        for (text, millis) in
-            [("50ms", 50), ("10m", 600_000), ("1h", 3_600_000), ("30s", 30_000), ("0s", 0), ("2 s", 2_000), ("1d", 86_400_000)]
-        {
+        for (text, millis) in [
+            ("50ms", 50),
+            ("10m", 600_000),
+            ("1h", 3_600_000),
+            ("30s", 30_000),
+            ("0s", 0),
+            ("2 s", 2_000),
+            ("1d", 86_400_000),
+        ] {
             assert_eq!(parse_duration(text), Some(Duration::from_millis(millis)), "{text}");
         }
-        for text in ["", "s", "5", "-1s", "1.5s", "5 parsecs", "99999999999999999999s", "18446744073709551615h", "5sec", "1h30m", "٣s"] {
+        for text in [
+            "",
+            "s",
+            "5",
+            "-1s",
+            "1.5s",
+            "5 parsecs",
+            "99999999999999999999s",
+            "18446744073709551615h",
+            "5sec",
+            "1h30m",
+            "٣s",
+        ] {
             assert_eq!(parse_duration(text), None, "{text}");
         }
     }
 
     #[test]
     fn sizes_are_read() {
-        for (text, bytes) in [("65536", 65_536), ("64KiB", 65_536), ("1MiB", 1 << 20), ("2GiB", 2 << 30), ("7B", 7)] {
+        for (text, bytes) in
+            [("65536", 65_536), ("64KiB", 65_536), ("1MiB", 1 << 20), ("2GiB", 2 << 30), ("7B", 7)]
+        {
             assert_eq!(parse_size(text), Some(bytes), "{text}");
         }
         for text in ["", "KiB", "64KB", "64kib", "-1", "1.5MiB", "99999999999GiB"] {

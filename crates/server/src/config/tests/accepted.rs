@@ -12,7 +12,10 @@ fn the_defaults_are_the_contracts() {
     assert!(config.node.starts_with("node-") && config.node.len() == 13, "{}", config.node);
     assert_eq!(config.listen, "127.0.0.1:8000");
     assert!(config.admin.is_none() && config.tls.is_none() && config.allowed_origins.is_none());
-    assert_eq!((config.drain_window.as_secs(), config.ready_grace.as_secs(), config.linger.as_secs()), (30, 30, 2));
+    assert_eq!(
+        (config.drain_window.as_secs(), config.ready_grace.as_secs(), config.linger.as_secs()),
+        (30, 30, 2)
+    );
     assert!((1..=32).contains(&config.shards));
     assert!(!config.proxy_protocol && !config.control_channel && config.trusted_proxies.is_empty());
     assert!(matches!(config.broker.kind, BrokerKind::Memory));
@@ -87,7 +90,10 @@ messages_per_address = { per_second = 9 }
 "#,
     );
     assert_eq!((&*config.node, &*config.listen, config.shards), ("n1", "[::1]:0", 2));
-    assert_eq!((config.drain_window.as_secs(), config.ready_grace.as_secs(), config.linger.as_secs()), (60, 0, 0));
+    assert_eq!(
+        (config.drain_window.as_secs(), config.ready_grace.as_secs(), config.linger.as_secs()),
+        (60, 0, 0)
+    );
     assert!(config.proxy_protocol && config.control_channel && config.trusted_proxies.len() == 2);
     assert!(config.tls.unwrap().cert_file.ends_with("fixtures/ec.cert.pem"));
     let BrokerKind::Redis(redis) = config.broker.kind else { panic!() };
@@ -95,16 +101,26 @@ messages_per_address = { per_second = 9 }
     assert_eq!((redis.username.as_deref(), redis.password.unwrap().expose()), (Some("ann"), "pw"));
     assert_eq!((redis.db, redis.subscriber_pool), (2, 4));
     assert!(redis.tls.unwrap().ca_file.unwrap().ends_with("ec.cert.pem"));
-    assert_eq!((&*config.broker.key_prefix, config.broker.queue_bytes, config.broker.external_bytes), ("db:", 1 << 20, 4096));
+    assert_eq!(
+        (&*config.broker.key_prefix, config.broker.queue_bytes, config.broker.external_bytes),
+        ("db:", 1 << 20, 4096)
+    );
     assert_eq!(config.auth.audience, ["a", "b"]);
     assert_eq!(config.auth.issuer, ["i"]);
-    assert!(config.auth.hmac_secret.is_some() && config.auth.public_key.is_some() && config.auth.jwks_url.is_some());
+    assert!(
+        config.auth.hmac_secret.is_some()
+            && config.auth.public_key.is_some()
+            && config.auth.jwks_url.is_some()
+    );
     assert!(config.auth.allow_anonymous && config.auth.query_token);
     assert_eq!(config.allowed_origins.unwrap(), ["https://play.example:8443", "null"]);
     assert_eq!(config.connections_per_address, Some(1000));
     let engine = config.engine;
     assert!(engine.allow_anonymous);
-    assert_eq!((engine.connect_timeout_ms, engine.heartbeat_ms, engine.outbound_bytes), (1_000, 100, 2 << 10));
+    assert_eq!(
+        (engine.connect_timeout_ms, engine.heartbeat_ms, engine.outbound_bytes),
+        (1_000, 100, 2 << 10)
+    );
     assert_eq!((engine.message_bytes, engine.subscriptions), (1 << 10, 3));
     assert_eq!(engine.messages, Rate { per_second: 1, burst: 2 });
     assert_eq!(engine.subscribes, Rate { per_second: 3, burst: 6 });
@@ -192,7 +208,8 @@ fn the_page_on_configuration_names_every_key() {
     let page = std::fs::read_to_string(Path::new(ROOT).join("docs/configuration.md")).unwrap();
     let channel = "[[channel]]\nname = \"a\"";
     let variables = std::iter::empty();
-    let (_, known) = read("f.toml", channel, Path::new(""), variables).unwrap_or_else(|errors| panic!("{errors}"));
+    let (_, known) =
+        read("f.toml", channel, Path::new(""), variables).unwrap_or_else(|errors| panic!("{errors}"));
     assert!(known.contains("channel.publishes.burst") && known.contains("broker.tls_ca_file"));
     for path in known {
         let leaf = path.rsplit('.').next().unwrap_or_default();

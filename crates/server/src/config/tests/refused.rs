@@ -15,7 +15,10 @@ fn unknown_keys_get_the_nearest_right_name() {
         "f.toml:2:1: unknown key `heartbeet` in `connection`; did you mean `heartbeat`?",
     );
     check("lisen = \"127.0.0.1:1\"", "f.toml:1:1: unknown key `lisen`; did you mean `listen`?");
-    check("\n\n[conection]\nheartbeat = \"25s\"", "f.toml:3:2: unknown key `conection`; did you mean `connection`?");
+    check(
+        "\n\n[conection]\nheartbeat = \"25s\"",
+        "f.toml:3:2: unknown key `conection`; did you mean `connection`?",
+    );
     check(
         "[connection]\nconnect-timeout = \"5s\"",
         "f.toml:2:1: unknown key `connect-timeout` in `connection`; did you mean `connect_timeout`?",
@@ -28,10 +31,7 @@ fn unknown_keys_get_the_nearest_right_name() {
         "[broker]\ndrain_window = \"5s\"",
         "f.toml:2:1: unknown key `drain_window` in `broker`; did you mean `drain_window`, above the first table?",
     );
-    check(
-        "[lifecycle]\nzzz = 1",
-        "f.toml:2:1: unknown key `zzz` in `lifecycle`; known here: stream",
-    );
+    check("[lifecycle]\nzzz = 1", "f.toml:2:1: unknown key `zzz` in `lifecycle`; known here: stream");
     check(
         "[[channel]]\nname = \"a\"\nsubscibe = \"true\"",
         "f.toml:3:1: unknown key `subscibe` in `channel`; did you mean `subscribe`?",
@@ -113,21 +113,49 @@ fn rates_are_judged() {
 
 #[test]
 fn wrong_kinds_are_named() {
-    check("proxy_protocol = \"yes\"", "f.toml:1:18: `proxy_protocol` is a string, not true or false; write true or false, without quotes");
+    check(
+        "proxy_protocol = \"yes\"",
+        "f.toml:1:18: `proxy_protocol` is a string, not true or false; write true or false, without quotes",
+    );
     check("node = 5", "f.toml:1:8: `node` is a whole number, not a string; put it in quotes");
-    check("shards = \"2\"", "f.toml:1:10: `shards` is a string, not a whole number; write it in digits, without quotes");
+    check(
+        "shards = \"2\"",
+        "f.toml:1:10: `shards` is a string, not a whole number; write it in digits, without quotes",
+    );
     check("shards = 33", "f.toml:1:10: `shards` is out of bounds: 33; it may be 1 to 32");
-    check("connection = 1979-05-27", "f.toml:1:14: `connection` is a date or time, not a table; write `connection = { … }`");
-    check("trusted_proxies = \"10.0.0.0/8\"", "f.toml:1:19: `trusted_proxies` is a string, not a list; write it in brackets: [\"…\"]");
-    check("channel = 1", "f.toml:1:11: `channel` is a whole number, not a list of tables; write each as `[[channel]]`");
-    check("[channel]\nname = \"a\"", "f.toml:1:2: `channel` is a table, not a list of tables; write each as `[[channel]]`");
+    check(
+        "connection = 1979-05-27",
+        "f.toml:1:14: `connection` is a date or time, not a table; write `connection = { … }`",
+    );
+    check(
+        "trusted_proxies = \"10.0.0.0/8\"",
+        "f.toml:1:19: `trusted_proxies` is a string, not a list; write it in brackets: [\"…\"]",
+    );
+    check(
+        "channel = 1",
+        "f.toml:1:11: `channel` is a whole number, not a list of tables; write each as `[[channel]]`",
+    );
+    check(
+        "[channel]\nname = \"a\"",
+        "f.toml:1:2: `channel` is a table, not a list of tables; write each as `[[channel]]`",
+    );
     check("channel = [1]", "f.toml:1:12: `channel` holds a whole number, not a table");
 }
 
 #[test]
 fn addresses_are_judged() {
-    let form = "it is written like \"127.0.0.1:8000\", \"[::1]:8000\" or \"0.0.0.0:0\" (port 0 takes a free one)";
-    for address in ["localhost", "127.0.0.1:", "127.0.0.1:99999", "127.0.0.1:+1", "::1:80", "[::1:80", "http://a:80", "a b:80"] {
+    let form =
+        "it is written like \"127.0.0.1:8000\", \"[::1]:8000\" or \"0.0.0.0:0\" (port 0 takes a free one)";
+    for address in [
+        "localhost",
+        "127.0.0.1:",
+        "127.0.0.1:99999",
+        "127.0.0.1:+1",
+        "::1:80",
+        "[::1:80",
+        "http://a:80",
+        "a b:80",
+    ] {
         check(
             &format!("listen = \"{address}\""),
             &format!("f.toml:1:10: `listen` is not an address and port: \"{address}\"; {form}"),
@@ -153,8 +181,14 @@ fn addresses_are_judged() {
 
 #[test]
 fn the_broker_is_judged() {
-    check("[broker]\nkind = \"radis\"", "f.toml:2:8: `broker.kind` is not known: \"radis\"; did you mean \"redis\"?");
-    check("[broker]\nkind = \"kafka\"", "f.toml:2:8: `broker.kind` is not known: \"kafka\"; it may be \"memory\" or \"redis\"");
+    check(
+        "[broker]\nkind = \"radis\"",
+        "f.toml:2:8: `broker.kind` is not known: \"radis\"; did you mean \"redis\"?",
+    );
+    check(
+        "[broker]\nkind = \"kafka\"",
+        "f.toml:2:8: `broker.kind` is not known: \"kafka\"; it may be \"memory\" or \"redis\"",
+    );
     check(
         "[broker]\nkind = \"redis\"",
         "f.toml:1:2: `broker.kind` is \"redis\", and there is no `broker.url`; add url = \"redis://127.0.0.1:6379\"",
@@ -200,15 +234,25 @@ fn the_broker_is_judged() {
 fn files_are_looked_at() {
     check(
         "auth.public_key_file = \"nowhere.pem\"",
-        &format!("f.toml:1:24: `auth.public_key_file` cannot be read: No such file or directory (os error 2); looked for {FIXTURES}/nowhere.pem"),
+        &format!(
+            "f.toml:1:24: `auth.public_key_file` cannot be read: No such file or directory (os error 2); looked for {FIXTURES}/nowhere.pem"
+        ),
     );
-    let wanted = "a PEM file with a PUBLIC KEY block is needed: RSA of 2048 bits or more, EC on P-256, or Ed25519";
+    let wanted =
+        "a PEM file with a PUBLIC KEY block is needed: RSA of 2048 bits or more, EC on P-256, or Ed25519";
     for (file, problem) in [
         ("README.md", format!("holds no public key; {wanted}")),
         ("rsa1024.pub.pem", format!("holds an RSA key of less than 2048 bits; {wanted}")),
         ("ec384.pub.pem", format!("holds an EC key that is not on P-256; {wanted}")),
-        ("ec.key.pem", "holds a private key; a server needs only the public one: openssl pkey -in private.pem -pubout".into()),
-        ("ec.cert.pem", "holds a certificate; take the key out of it: openssl x509 -in cert.pem -pubkey -noout".into()),
+        (
+            "ec.key.pem",
+            "holds a private key; a server needs only the public one: openssl pkey -in private.pem -pubout"
+                .into(),
+        ),
+        (
+            "ec.cert.pem",
+            "holds a certificate; take the key out of it: openssl x509 -in cert.pem -pubkey -noout".into(),
+        ),
     ] {
         check(
             &format!("auth.public_key_file = \"{file}\""),
@@ -231,7 +275,9 @@ fn files_are_looked_at() {
 
 #[test]
 fn other_texts_are_judged() {
-    for url in ["login.example/jwks", "ftp://login.example/jwks", "https://", "https://u:hunter2@login.example/"] {
+    for url in
+        ["login.example/jwks", "ftp://login.example/jwks", "https://", "https://u:hunter2@login.example/"]
+    {
         let said = report(&format!("auth.jwks_url = \"{url}\""));
         assert!(said.starts_with("f.toml:1:17: `auth.jwks_url` "), "{said}");
     }
@@ -253,7 +299,7 @@ fn other_texts_are_judged() {
 fn classes_are_judged() {
     check(
         "[[channel]]\nsubscribe = \"true\"",
-        "f.toml:1:3: a `[[channel]]` has no `name`; say which channels it is for: name = \"room:{room}\"",
+        "f.toml:1:1: a `[[channel]]` has no `name`; say which channels it is for: name = \"room:{room}\"",
     );
     check(
         "[[channel]]\nname = \"a*b\"",
@@ -266,7 +312,9 @@ fn classes_are_judged() {
     );
     check(
         "[[channel]]\nname = \"room:{room}\"\n[[channel]]\nname = \"room:{id}\"",
-        &format!("f.toml:4:8: `channel.name` matches the same channels as \"room:{{room}}\": \"room:{{id}}\"; {never}"),
+        &format!(
+            "f.toml:4:8: `channel.name` matches the same channels as \"room:{{room}}\": \"room:{{id}}\"; {never}"
+        ),
     );
     check(
         "[[channel]]\nname = \"room:{room}\"\nforward = \"actions:{rom}\"",
@@ -313,7 +361,10 @@ fn what_is_not_built_is_refused_by_name() {
     ] {
         let said = report(&format!("[[channel]]\nname = \"a\"\n{key} = {value}"));
         assert!(said.starts_with("f.toml:3:"), "{said}");
-        assert!(said.ends_with(&format!(": `channel.{key}` is not supported yet; leave it out{off}")), "{said}");
+        assert!(
+            said.ends_with(&format!(": `channel.{key}` is not supported yet; leave it out{off}")),
+            "{said}"
+        );
     }
     check(
         "[[channel]]\nname = \"a\"\nwhen_broker_down = \"local\"",
@@ -341,13 +392,23 @@ fn every_problem_is_reported_at_once_in_the_order_of_the_file() {
         "lisen = \"a\"\nshards = 0\n[connection]\nheartbeat = \"0s\"\nheartbeet = \"1s\"\n[[channel]]\nname = \"{\"\nhistory = 1\n",
     );
     let places: Vec<_> = said.lines().map(|line| line.split(": ").next().unwrap()).collect();
-    assert_eq!(places, ["f.toml:1:1", "f.toml:2:10", "f.toml:4:13", "f.toml:5:1", "f.toml:7:8", "f.toml:8:1"], "{said}");
+    assert_eq!(
+        places,
+        ["f.toml:1:1", "f.toml:2:10", "f.toml:4:13", "f.toml:5:1", "f.toml:7:8", "f.toml:8:11"],
+        "{said}"
+    );
 }
 
 #[test]
 fn columns_count_characters() {
-    check("\"é\" = 1", "f.toml:1:1: unknown key `é`; known here: admin, auth, broker, channel, connection, control_channel, drain_window, lifecycle, limits, listen, logic, node, proxy_protocol, ready_grace, shards, tls, trusted_proxies");
-    check("connection = { 'é' = 1, heartbeat = 1 }", "f.toml:1:16: unknown key `é` in `connection`; known here: allowed_origins, auto_subscribe, connect_timeout, heartbeat, linger, outbound_bytes, resume_window\nf.toml:1:37: `connection.heartbeat` is a whole number, not a duration; name the unit: \"1s\" or \"1ms\"");
+    check(
+        "\"é\" = 1",
+        "f.toml:1:1: unknown key `é`; known here: admin, auth, broker, channel, connection, control_channel, drain_window, lifecycle, limits, listen, logic, node, proxy_protocol, ready_grace, shards, tls, trusted_proxies",
+    );
+    check(
+        "connection = { 'é' = 1, heartbeat = 1 }",
+        "f.toml:1:16: unknown key `é` in `connection`; known here: allowed_origins, auto_subscribe, connect_timeout, heartbeat, linger, outbound_bytes, resume_window\nf.toml:1:37: `connection.heartbeat` is a whole number, not a duration; name the unit: \"1s\" or \"1ms\"",
+    );
 }
 
 #[test]
@@ -363,5 +424,8 @@ fn a_secrets_value_is_in_no_error_and_no_debug_text() {
 fn a_file_that_cannot_be_read_is_told_from_a_wrong_one() {
     let errors = load(Path::new("/nowhere/drawbridge.toml")).unwrap_err();
     assert!(errors.unreadable);
-    assert_eq!(errors.to_string(), "/nowhere/drawbridge.toml: cannot be read: No such file or directory (os error 2)");
+    assert_eq!(
+        errors.to_string(),
+        "/nowhere/drawbridge.toml: cannot be read: No such file or directory (os error 2)"
+    );
 }
