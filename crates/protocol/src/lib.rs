@@ -4,10 +4,15 @@
 
 pub mod channel;
 pub mod code;
+pub mod codec;
+pub mod event;
 pub mod glob;
+pub mod json;
 pub mod message;
+pub mod msgpack;
 pub mod template;
 pub mod websocket;
+mod writer;
 
 pub use code::{CloseCode, ErrorCode};
 pub use message::*;
