@@ -31,13 +31,12 @@ const ROOM: &str = "42";
 pub struct Dev {
     key: PrivateKey,
     redis: Option<String>,
-    admin: Option<String>,
 }
 
 impl Dev {
-    /// `secret` signs the players' tokens; `redis` and `admin` are shown on the page, without passwords.
-    pub fn new(secret: &str, redis: Option<String>, admin: Option<String>) -> Self {
-        Dev { key: PrivateKey::hmac(secret), redis: redis.map(|url| without_password(&url)), admin }
+    /// `secret` signs the players' tokens; `redis` is shown on the page, without its password.
+    pub fn new(secret: &str, redis: Option<&str>) -> Self {
+        Dev { key: PrivateKey::hmac(secret), redis: redis.map(without_password) }
     }
 
     /// Who plays, as JSON for the page; fresh tokens each time.
@@ -50,7 +49,7 @@ impl Dev {
             "players": players,
             "channels": [DEMO_CHANNEL, format!("room:{ROOM}"), "team:red", "team:blue", "chat:lobby"],
             "redis": self.redis,
-            "admin": self.admin.as_ref().map(|address| format!("http://{address}")),
+            "admin": node.admin_address.get().map(|address| format!("http://{address}")),
             "node": node.config.node,
         })
         .to_string()
@@ -89,7 +88,7 @@ pub(crate) async fn run_demo(bus: Arc<Bus>) {
             tags: None,
             key: None,
             ts: Some(now),
-            id: &format!("db1.demo.{}", bus.next_id()),
+            id: Some(&format!("db1.demo.{}", bus.next_id())),
         }
         .to_payload();
         // While Redis is away there is nothing to show.

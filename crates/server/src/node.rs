@@ -1,7 +1,8 @@
 //! One running node: its parts, whether it should get traffic, and what it counts.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::time::Duration;
 
 use crate::broker::{Broker, BrokerStats};
 use crate::bus::Bus;
@@ -38,6 +39,8 @@ pub struct Node {
     pub dev: Option<Dev>,
     /// How many files the process may have open.
     pub max_files: u64,
+    /// Where the admin API listens, once it does.
+    pub admin_address: OnceLock<String>,
     phase: AtomicU8,
 }
 
@@ -90,6 +93,7 @@ impl Node {
             counters: Counters::default(),
             dev,
             max_files,
+            admin_address: OnceLock::new(),
             phase: AtomicU8::new(Phase::Starting as u8),
         })
     }
@@ -101,6 +105,11 @@ impl Node {
 
     fn is(&self, phase: Phase) -> bool {
         self.phase.load(Ordering::Acquire) == phase as u8
+    }
+
+    /// How long each step before the socket's first message may take.
+    pub fn handshake_timeout(&self) -> Duration {
+        Duration::from_millis(self.config.engine.connect_timeout_ms)
     }
 
     /// Sockets that the shards hold.

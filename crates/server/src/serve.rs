@@ -9,18 +9,20 @@ use drawbridge_engine::io::BrokerStatus;
 use drawbridge_engine::rate_limit::SharedLimits;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio_rustls::TlsAcceptor;
 
 use crate::auth::Verifier;
-use crate::broker::{self, Broker, BrokerSettings, ShardInbox, ShardQueue, shard_queue};
+use crate::broker::{
+    self, Address, Broker, BrokerSettings, RedisSettings, Secret, ShardInbox, ShardQueue, shard_queue,
+};
 use crate::bus::Bus;
 use crate::clock::Clock;
-use crate::config::{BrokerKind, Config};
+use crate::config::{BrokerKind, Config, RedisAddress, RedisConfig};
 use crate::dev::{Dev, run_demo};
 use crate::http::{admin, listener};
 use crate::judge::Judge;
 use crate::node::{Node, NodeParts, Phase};
 use crate::shard::{self, Mail, ShardHandle, ShardParts};
+use crate::tls;
 
 /// Threads for handshakes, tokens and HTTP.
 const FRONT_THREADS: usize = 2;
@@ -71,7 +73,7 @@ async fn start_and_serve(config: Config, dev: Option<Dev>) -> Result<(), StartEr
         Some(admin) => Some(bind("admin.listen", &admin.listen).await?),
         None => None,
     };
-    let tls = config.tls.as_ref().map(tls_acceptor).transpose()?;
+    let tls = config.tls.as_ref().map(tls::acceptor).transpose().map_err(failed("tls"))?;
     let (node, bus_events) = start(config, dev, max_files)?;
     tokio::spawn({
         let (bus, shards) = (node.bus.clone(), node.shards.clone());
@@ -82,7 +84,9 @@ async fn start_and_serve(config: Config, dev: Option<Dev>) -> Result<(), StartEr
     let mut ready = String::from("drawbridge: ready");
     ready += &format!(" listen={}", local_address(&public));
     if let Some(private) = private {
-        ready += &format!(" admin={}", local_address(&private));
+        let address = local_address(&private);
+        ready += &format!(" admin={address}");
+        let _ = node.admin_address.set(address);
         tokio::spawn(admin::run(node.clone(), private));
     }
     ready += &format!(" node={}", node.config.node);
@@ -144,7 +148,7 @@ fn broker_settings(config: &Config) -> Result<BrokerSettings, StartError> {
     let hub = HubSettings {
         epoch: epoch()?,
         linger_ms: config.linger.as_millis() as u64,
-        external_bytes: config.external_bytes(),
+        external_bytes: config.broker.external_bytes,
         classes: config.engine.classes.clone(),
         reserved_prefix: config.engine.reserved_prefix.clone(),
     };
@@ -193,8 +197,24 @@ fn local_address(listener: &TcpListener) -> String {
     listener.local_addr().map_or_else(|_| "?".to_owned(), |address| address.to_string())
 }
 
-fn tls_acceptor(tls: &crate::config::Tls) -> Result<TlsAcceptor, StartError> {
-    todo_tls(tls)
+fn redis_settings(config: &RedisConfig) -> Result<RedisSettings, StartError> {
+    let tls = match &config.tls {
+        Some(tls) => Some(tls::client(tls.ca_file.as_ref()).map_err(failed("broker TLS"))?),
+        None => None,
+    };
+    let address = match &config.address {
+        RedisAddress::Tcp { host, port } => Address::Tcp { host: host.clone(), port: *port },
+        RedisAddress::Unix(path) => Address::Unix(path.clone()),
+    };
+    Ok(RedisSettings {
+        address,
+        tls,
+        username: config.username.clone(),
+        password: config.password.as_ref().map(|password| Secret::new(password.expose())),
+        db: config.db.into(),
+        subscriber_pool: config.subscriber_pool,
+        client_name: "drawbridge".to_owned(),
+    })
 }
 
 /// SIGTERM and SIGINT.

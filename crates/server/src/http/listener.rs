@@ -63,7 +63,7 @@ pub(crate) async fn run(node: Arc<Node>, listener: TcpListener, tls: Option<TlsA
 
 async fn handshake(node: Arc<Node>, mut stream: TcpStream, peer: SocketAddr, tls: Option<TlsAcceptor>) {
     let _ = stream.set_nodelay(true);
-    let timeout = node.config.connect_timeout();
+    let timeout = node.handshake_timeout();
     let mut address = peer.ip().to_canonical();
     if node.config.proxy_protocol {
         match tokio::time::timeout(timeout, super::proxy_protocol::read(&mut stream)).await {
@@ -89,7 +89,7 @@ async fn serve<S>(node: Arc<Node>, stream: S, address: IpAddr)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let timeout = node.config.connect_timeout();
+    let timeout = node.handshake_timeout();
     let service = service_fn(move |request| pages::route(node.clone(), request, address));
     let served = http1::Builder::new()
         .timer(TokioTimer::new())

@@ -24,7 +24,7 @@ pub(super) async fn route(
 ) -> Result<Reply, Infallible> {
     let path = request.uri().path();
     if path == "/ws" {
-        return Ok(ws::upgrade(&node, request, address));
+        return Ok(ws::upgrade(&node, request, address).await);
     }
     if request.method() != Method::GET && request.method() != Method::HEAD {
         let mut reply = text(StatusCode::METHOD_NOT_ALLOWED, "only GET is served here\n");

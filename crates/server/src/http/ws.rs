@@ -33,8 +33,8 @@ struct Admission {
 }
 
 /// Answers a request for `/ws`; where it upgrades, the socket goes to a shard.
-pub(super) fn upgrade(node: &Arc<Node>, mut request: Request<Incoming>, peer: IpAddr) -> Reply {
-    let admission = match admit(node, &request, peer) {
+pub(super) async fn upgrade(node: &Arc<Node>, mut request: Request<Incoming>, peer: IpAddr) -> Reply {
+    let admission = match admit(node, &request, peer).await {
         Ok(admission) => admission,
         Err(refusal) => return refusal,
     };
@@ -58,7 +58,7 @@ pub(super) fn upgrade(node: &Arc<Node>, mut request: Request<Incoming>, peer: Ip
     reply
 }
 
-fn admit(node: &Arc<Node>, request: &Request<Incoming>, peer: IpAddr) -> Result<Admission, Reply> {
+async fn admit(node: &Arc<Node>, request: &Request<Incoming>, peer: IpAddr) -> Result<Admission, Reply> {
     let headers = request.headers();
     let accept = handshake_key(request)?;
     let subprotocol = websocket::negotiate(
@@ -81,13 +81,16 @@ fn admit(node: &Arc<Node>, request: &Request<Incoming>, peer: IpAddr) -> Result<
         return Err(text(StatusCode::TOO_MANY_REQUESTS, "too many connections from this address\n"));
     };
     let query = request.uri().query().unwrap_or_default();
-    let token = token(node, headers, query);
+    let token = match token(node, headers, query) {
+        Some(token) => Some(node.judge.verify(token).await),
+        None => None,
+    };
     Ok(Admission {
         accept,
         encoding: subprotocol.encoding,
         subprotocol: subprotocol.echo,
         address,
-        token: token.map(|token| node.judge.verify(&token)),
+        token,
         wait_for_connect: parameter(query, "connect").as_deref() == Some("1"),
         slot,
     })
@@ -150,7 +153,7 @@ fn token(node: &Node, headers: &HeaderMap, query: &str) -> Option<String> {
         let (scheme, token) = value.split_once(' ').unwrap_or((value, ""));
         return Some(if scheme.eq_ignore_ascii_case("bearer") { token.trim().to_owned() } else { String::new() });
     }
-    if node.config.query_token() { parameter(query, "token") } else { None }
+    if node.config.auth.query_token { parameter(query, "token") } else { None }
 }
 
 /// One parameter of a query, percent-decoded.

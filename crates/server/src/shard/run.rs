@@ -17,7 +17,7 @@ use super::socket::{Sent, Socket};
 use super::transport::{ReadBuffers, ReadBytes, Transport};
 use super::{Mail, NewSocket, ShardParts, ShardStats};
 use crate::broker::ShardInbox;
-use crate::log_notice;
+use crate::log;
 
 /// Mail and events taken in by one turn at most.
 const TURN: usize = 256;
@@ -260,7 +260,7 @@ impl Shard {
                 }
                 Output::Authenticate { conn, token } => self.authenticate(conn, token),
                 Output::Broker(command) => self.parts.broker.command(self.parts.id, command),
-                Output::Notice(notice) => log_notice(&notice),
+                Output::Notice(notice) => log::notice(&notice),
             }
             if writes >= WRITES_PER_YIELD {
                 writes = 0;
