@@ -124,6 +124,11 @@ impl Hub {
         self.interrupted
     }
 
+    /// What it was told at start.
+    pub fn settings(&self) -> &HubSettings {
+        &self.settings
+    }
+
     /// Gauges and counters.
     pub fn stats(&self) -> HubStats {
         HubStats {

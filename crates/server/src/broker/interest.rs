@@ -110,6 +110,11 @@ impl Interest {
         self.hub.interrupted() == 0
     }
 
+    /// Payloads over this are not passed to the hub, in bytes.
+    pub(super) fn external_bytes(&self) -> usize {
+        self.hub.settings().external_bytes
+    }
+
     pub(super) fn stats(&self) -> HubStats {
         self.hub.stats()
     }
@@ -122,5 +127,13 @@ impl Interest {
         let unlogged = std::mem::take(&mut self.unlogged);
         self.logged = Some(Instant::now());
         tracing::warn!(channel, bytes, unlogged, "dropped a payload over external_bytes");
+    }
+}
+
+/// Waits until this time, or for ever.
+pub(super) async fn until(due: Option<Instant>) {
+    match due {
+        Some(due) => tokio::time::sleep_until(due.into()).await,
+        None => std::future::pending().await,
     }
 }

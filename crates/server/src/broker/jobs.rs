@@ -43,7 +43,8 @@ impl Work {
     }
 }
 
-/// One publish on its way, and who waits for it. Dropped without an answer it counts as not done.
+/// One publish on its way, and who waits for it. Dropped without an answer it is answered by what is known: that
+/// it is not done, or, when it was handed to Redis, nothing.
 #[derive(Debug)]
 pub(super) struct Job {
     pub(super) work: Work,
@@ -52,10 +53,16 @@ pub(super) struct Job {
     shard: ShardId,
     ticket: Option<Ticket>,
     ledger: Arc<Ledger>,
+    handed: bool,
     answered: bool,
 }
 
 impl Job {
+    /// It is handed to Redis, or came back undone.
+    pub(super) fn set_handed(&mut self, handed: bool) {
+        self.handed = handed;
+    }
+
     /// Tells who waits.
     pub(super) fn answer(mut self, result: Result<(), PublishFailure>) {
         self.settle(result);
@@ -72,7 +79,8 @@ impl Job {
 
 impl Drop for Job {
     fn drop(&mut self) {
-        self.settle(Err(PublishFailure::NotDone));
+        let failure = if self.handed { PublishFailure::Unknown } else { PublishFailure::NotDone };
+        self.settle(Err(failure));
     }
 }
 
@@ -134,7 +142,7 @@ impl JobSender {
         let bytes = work.bytes();
         let before = self.ledger.bytes.fetch_add(bytes, Ordering::Relaxed);
         let ledger = self.ledger.clone();
-        let job = Job { work, when_down, bytes, shard, ticket, ledger, answered: false };
+        let job = Job { work, when_down, bytes, shard, ticket, ledger, handed: false, answered: false };
         if before + bytes > self.ledger.bound_bytes {
             job.answer(Err(PublishFailure::NotDone));
         } else if let Err(back) = self.sender.send(job) {

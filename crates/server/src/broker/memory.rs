@@ -12,7 +12,7 @@ use drawbridge_protocol::glob;
 use tokio::sync::watch;
 
 use super::board::Board;
-use super::interest::Order;
+use super::interest::{Order, until};
 use super::jobs::{Job, JobReceiver, Work};
 use super::{Part, Shell};
 
@@ -146,13 +146,5 @@ impl Subscriptions {
         let exact = self.channels.contains(channel).then_some(None);
         let patterns = self.patterns.iter().filter(|pattern| glob::glob_matches(pattern, channel));
         exact.into_iter().chain(patterns.map(|pattern| Some(pattern.clone()))).collect()
-    }
-}
-
-/// Waits until this time, or for ever.
-pub(super) async fn until(due: Option<Instant>) {
-    match due {
-        Some(due) => tokio::time::sleep_until(due.into()).await,
-        None => std::future::pending().await,
     }
 }

@@ -11,6 +11,7 @@ use drawbridge_engine::interest::HubStats;
 pub(super) struct Meter {
     hub: Mutex<HubStats>,
     messages: AtomicU64,
+    nameless: AtomicU64,
     reconnects: AtomicU64,
     /// Microseconds and 1; 0: not measured.
     round_trip: AtomicU64,
@@ -25,6 +26,11 @@ impl Meter {
         self.messages.fetch_add(messages, Ordering::Relaxed);
     }
 
+    /// A publication's channel had no name that could be held.
+    pub(super) fn count_nameless(&self) {
+        self.nameless.fetch_add(1, Ordering::Relaxed);
+    }
+
     pub(super) fn reconnected(&self) {
         self.reconnects.fetch_add(1, Ordering::Relaxed);
     }
@@ -35,7 +41,9 @@ impl Meter {
     }
 
     pub(super) fn hub(&self) -> HubStats {
-        *self.hub.lock().unwrap_or_else(PoisonError::into_inner)
+        let mut hub = *self.hub.lock().unwrap_or_else(PoisonError::into_inner);
+        hub.dropped_bad_name += self.nameless.load(Ordering::Relaxed);
+        hub
     }
 
     pub(super) fn received(&self) -> u64 {

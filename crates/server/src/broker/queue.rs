@@ -167,7 +167,9 @@ impl Shared {
 }
 
 fn weight(publication: &Publication) -> usize {
-    publication.event.size_bytes() + publication.channel.len() + OVERHEAD
+    let event = &publication.event;
+    let tags = event.tags_json().map_or(0, str::len);
+    event.data_json().len() + event.name().len() + tags + publication.channel.len() + OVERHEAD
 }
 
 impl ShardInbox {

@@ -3,11 +3,19 @@
 //! go through redis-rs, and no connection does both.
 
 mod buffer;
+mod connect;
+mod conversation;
+mod link;
+mod publisher;
 pub mod resp;
 
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use tokio::task::JoinSet;
+
+use self::link::Link;
+use self::publisher::Publisher;
 use super::Shell;
 
 /// How a Redis is reached.
@@ -74,7 +82,56 @@ impl std::fmt::Debug for Secret {
     }
 }
 
+/// The code that an error of Redis begins with.
+fn code_of(words: &str) -> &str {
+    words.split(' ').next().unwrap_or_default()
+}
+
+/// Whether an error says that nothing was done and that it will pass.
+fn is_passing(words: &str) -> bool {
+    ["LOADING", "BUSY", "MASTERDOWN", "TRYAGAIN", "CLUSTERDOWN"].contains(&code_of(words))
+}
+
 /// Runs all links and the publisher until they are told to stop.
 pub(super) async fn run(settings: RedisSettings, shell: Shell) {
-    let _ = (settings, shell.meter, shell.parts);
+    let settings = Arc::new(settings);
+    let Shell { parts, jobs, meter, board, stop } = shell;
+    let mut tasks = JoinSet::new();
+    let publisher = parts.len();
+    for (index, part) in parts.into_iter().enumerate() {
+        let link = Link::new(index, part, settings.clone(), board.clone());
+        tasks.spawn(link.run(stop.clone()));
+    }
+    tasks.spawn(Publisher::new(publisher, jobs, settings, board, meter).run(stop));
+    while tasks.join_next().await.is_some() {}
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    pub(super) fn settings() -> RedisSettings {
+        RedisSettings {
+            address: Address::Tcp { host: "127.0.0.1".into(), port: 6379 },
+            tls: None,
+            username: None,
+            password: None,
+            db: 0,
+            subscriber_pool: 1,
+            client_name: String::new(),
+        }
+    }
+
+    #[test]
+    fn secrets_are_not_shown() {
+        let settings = RedisSettings { password: Some(Secret::new("hunter2")), ..settings() };
+        assert!(!format!("{settings:?}").contains("hunter2"));
+    }
+
+    #[test]
+    fn addresses_read_as_people_write_them() {
+        assert_eq!(settings().address.to_string(), "127.0.0.1:6379");
+        assert_eq!(Address::Tcp { host: "::1".into(), port: 1 }.to_string(), "[::1]:1");
+        assert_eq!(Address::Unix("/run/redis.sock".into()).to_string(), "/run/redis.sock");
+    }
 }
