@@ -10,10 +10,9 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use drawbridge_engine::io::{PlayerAction, PlayerCommand, PublishFailure, WhenDown};
 use drawbridge_protocol::event::Envelope;
-use drawbridge_protocol::{ErrorCode, MAX_DATA_DEPTH, channel};
+use drawbridge_protocol::{ErrorCode, MAX_DATA_DEPTH, channel, json};
 use http::{StatusCode, header};
 use serde::Deserialize;
-use serde_json::json;
 use serde_json::value::RawValue;
 
 use super::pages;
@@ -101,7 +100,7 @@ async fn publish(State(node): Shared, body: Bytes) -> Answer {
         return Err(unsupported("idempotency_key is not supported by this server"));
     }
     let data = body.data.map_or("null", RawValue::get);
-    if drawbridge_protocol::json::depth(data) > MAX_DATA_DEPTH {
+    if json::Value::parse(data).is_ok_and(|value| value.depth > MAX_DATA_DEPTH) {
         return Err(bad_request(format!("data: at most {MAX_DATA_DEPTH} deep")));
     }
     let tags = body.tags.map(RawValue::get).filter(|tags| *tags != "null");
@@ -124,7 +123,7 @@ async fn publish(State(node): Shared, body: Bytes) -> Answer {
     let class = node.config.engine.classes.of_channel(&body.channel);
     let when_down = class.map_or(WhenDown::Queue, |(_, class, _)| class.when_broker_down);
     node.bus.publish(body.channel.as_str().into(), payload, when_down).await?;
-    Ok(axum::Json(json!({ "channel": body.channel })).into_response())
+    Ok(axum::Json(serde_json::json!({ "channel": body.channel })).into_response())
 }
 
 #[derive(Deserialize)]
@@ -157,7 +156,7 @@ async fn disconnect(State(node): Shared, Path(player): Path<String>, body: Bytes
 
 async fn command(node: &Node, player: String, action: PlayerAction) -> Answer {
     node.bus.command(&PlayerCommand { player: player.as_str().into(), action }).await?;
-    Ok(axum::Json(json!({ "player": player })).into_response())
+    Ok(axum::Json(serde_json::json!({ "player": player })).into_response())
 }
 
 async fn not_built() -> ApiError {
@@ -226,10 +225,10 @@ impl From<PublishFailure> for ApiError {
 
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
-        let mut error = json!({ "code": self.code, "message": self.message });
+        let mut error = serde_json::json!({ "code": self.code, "message": self.message });
         if let Some(outcome) = self.outcome {
             error["outcome"] = outcome.into();
         }
-        (self.status, axum::Json(json!({ "error": error }))).into_response()
+        (self.status, axum::Json(serde_json::json!({ "error": error }))).into_response()
     }
 }

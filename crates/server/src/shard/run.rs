@@ -181,7 +181,7 @@ impl Shard {
             self.decode(&socket, &mut early);
         }
         let task = tokio::task::spawn_local(read_loop(self.clone(), socket.clone()));
-        socket.reader.set(Some(task.abort_handle()));
+        socket.reader.replace(Some(task.abort_handle()));
     }
 
     /// Reads once; says whether the socket is still to be read.

@@ -30,7 +30,7 @@ pub(super) struct Socket {
     pub(super) closing: Cell<bool>,
     /// The peer has sent its close frame.
     pub(super) peer_closed: Cell<bool>,
-    pub(super) reader: Cell<Option<AbortHandle>>,
+    pub(super) reader: RefCell<Option<AbortHandle>>,
     /// Counts this connection for its address until it is gone.
     _slot: AddressSlot,
 }
@@ -53,7 +53,7 @@ impl Socket {
             waiting: Cell::new(false),
             closing: Cell::new(false),
             peer_closed: Cell::new(false),
-            reader: Cell::new(None),
+            reader: RefCell::new(None),
             _slot: slot,
         }
     }
