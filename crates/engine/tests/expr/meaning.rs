@@ -105,7 +105,6 @@ fn order() {
         ("data < 'é'", r#""z""#, true),
         ("'😀' > '\u{ffff}'", "null", true),
         ("false < true", "null", true),
-        ("data > 0.0 / 0.0 || data <= 0.0 / 0.0", "1", false),
     ]);
     check_errors(&[
         ("data.name > 5", r#"{"name":"x"}"#),
@@ -113,6 +112,7 @@ fn order() {
         ("data < '5'", "4"),
         ("data < data", "[1]"),
         ("data < data", "{}"),
+        ("data > 0.0 / 0.0", "1"),
     ]);
 }
 
