@@ -1,7 +1,7 @@
 //! The crate `cel` as the judge, over random expressions and data.
 //!
 //! Left out, because this language differs there and says so (`docs/expressions.md`): integers reckoned with doubles,
-//! integers above `i64`, `has` on null, comparing integers beyond 2^53 with doubles, the rest of `MIN % -1`.
+//! integers above `i64`, `has` on null, comparing integers beyond 2^53 with doubles.
 //! Expressions that the type check refuses are not judged; `cel` checks no types beforehand.
 
 use std::collections::HashMap;
@@ -42,7 +42,7 @@ fn judged(source: &str, data: &str) -> bool {
 #[test]
 fn agrees_with_cel() {
     let judged_ones = std::cell::Cell::new(0);
-    let cases = 6000;
+    let cases = 2500;
     let mut runner = TestRunner::new(Config { failure_persistence: None, ..Config::with_cases(cases) });
     let outcome = runner.run(&(random::condition(3), random::data()), |(source, data)| {
         for source in [source.clone(), format!("!({source})")] {
