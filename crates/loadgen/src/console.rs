@@ -19,11 +19,26 @@ pub(crate) enum Ask {
     Stop,
 }
 
+/// The end of standard input's thread that an event loop holds.
+pub(crate) struct Console {
+    asked: Receiver<Ask>,
+    /// Held here too: a waker that is dropped takes back a wake-up that was not polled yet.
+    _waker: Arc<Waker>,
+}
+
+impl Console {
+    /// What was asked since the last call.
+    pub(crate) fn asked(&self) -> impl Iterator<Item = Ask> + '_ {
+        self.asked.try_iter()
+    }
+}
+
 /// Reads standard input on a thread of its own (it may be a terminal, a pipe, or `/dev/null`, which no poll
 /// takes) and wakes the event loop for each ask.
-pub(crate) fn listen(waker: Waker) -> Receiver<Ask> {
+pub(crate) fn listen(waker: Waker) -> Console {
     let (asks, asked) = mpsc::channel();
     let waker = Arc::new(waker);
+    let console = Console { asked, _waker: Arc::clone(&waker) };
     thread::spawn(move || {
         let lines = io::stdin().lock().lines().map_while(Result::ok);
         for ask in lines.map(|_| Ask::Report).chain([Ask::Stop]) {
@@ -33,7 +48,7 @@ pub(crate) fn listen(waker: Waker) -> Receiver<Ask> {
             }
         }
     });
-    asked
+    console
 }
 
 /// Prints one line.

@@ -6,7 +6,6 @@
 use std::collections::HashMap;
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::SocketAddr;
-use std::sync::mpsc::Receiver;
 
 use bytes::Bytes;
 use clap::Args;
@@ -18,7 +17,7 @@ use serde_json::value::RawValue;
 use slab::Slab;
 
 use crate::channels::Channels;
-use crate::console::{self, Ask, say};
+use crate::console::{self, Ask, Console, say};
 use crate::handshake;
 use crate::redis::{self, Reply};
 
@@ -50,7 +49,7 @@ pub(crate) fn run(args: FloorArgs) -> io::Result<()> {
     poll.registry().register(&mut listener, LISTENER, Interest::READABLE)?;
     let mut link = subscribe(&args)?;
     poll.registry().register(&mut link, REDIS, Interest::READABLE)?;
-    let asked = console::listen(Waker::new(poll.registry(), CONSOLE)?);
+    let console = console::listen(Waker::new(poll.registry(), CONSOLE)?);
     let listen = listener.local_addr()?;
 
     let channels =
@@ -67,7 +66,7 @@ pub(crate) fn run(args: FloorArgs) -> io::Result<()> {
         counts: Counts::default(),
     };
     say(&Ready { at: "ready", listen })?;
-    floor.run(&asked)
+    floor.run(&console)
 }
 
 /// Connects to Redis and asks for every channel; the confirmations are read like anything else.
@@ -136,7 +135,7 @@ struct Floor {
 }
 
 impl Floor {
-    fn run(mut self, asked: &Receiver<Ask>) -> io::Result<()> {
+    fn run(mut self, console: &Console) -> io::Result<()> {
         let mut events = Events::with_capacity(1024);
         loop {
             match self.poll.poll(&mut events, None) {
@@ -148,7 +147,7 @@ impl Floor {
                     LISTENER => self.accept()?,
                     REDIS => self.read_redis()?,
                     CONSOLE => {
-                        for ask in asked.try_iter() {
+                        for ask in console.asked() {
                             say(&Report { at: "report", sockets: self.sockets.len(), counts: &self.counts })?;
                             if ask == Ask::Stop {
                                 return Ok(());

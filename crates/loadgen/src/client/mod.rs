@@ -7,7 +7,6 @@ mod frame;
 mod message;
 
 use std::io::{self, ErrorKind, Read, Write};
-use std::sync::mpsc::Receiver;
 use std::time::{Duration, Instant};
 
 use drawbridge_protocol::websocket::OpCode;
@@ -18,7 +17,7 @@ use serde_json::{Map, Value, json};
 
 pub(crate) use self::connect::{Join, Target};
 use self::message::Message;
-use crate::console::{self, Ask, say};
+use crate::console::{self, Ask, Console, say};
 use crate::event::unix_nanos;
 use crate::handshake;
 use crate::token::Mint;
@@ -52,7 +51,7 @@ pub(crate) trait Crowd {
 /// Opens the crowd, says when all have joined, and holds it until standard input ends.
 pub(crate) fn run(target: Target, join: Join, crowd: impl Crowd) -> io::Result<()> {
     let poll = Poll::new()?;
-    let asked = console::listen(Waker::new(poll.registry(), CONSOLE)?);
+    let console = console::listen(Waker::new(poll.registry(), CONSOLE)?);
     let pool = Pool {
         mint: Mint::new(&target.secret)?,
         target,
@@ -65,7 +64,7 @@ pub(crate) fn run(target: Target, join: Join, crowd: impl Crowd) -> io::Result<(
         chunk: vec![0; CHUNK_BYTES],
         counts: Counts::default(),
     };
-    pool.run(&asked)
+    pool.run(&console)
 }
 
 #[derive(Serialize)]
@@ -140,7 +139,7 @@ struct Pool<C> {
 }
 
 impl<C: Crowd> Pool<C> {
-    fn run(mut self, asked: &Receiver<Ask>) -> io::Result<()> {
+    fn run(mut self, console: &Console) -> io::Result<()> {
         let mut events = Events::with_capacity(1024);
         let start = Instant::now();
         let deadline = start + Duration::from_secs(self.target.join_seconds);
@@ -164,7 +163,7 @@ impl<C: Crowd> Pool<C> {
             for event in &events {
                 match event.token() {
                     CONSOLE => {
-                        for ask in asked.try_iter() {
+                        for ask in console.asked() {
                             self.report()?;
                             if ask == Ask::Stop {
                                 return Ok(());
