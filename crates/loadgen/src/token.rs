@@ -13,10 +13,11 @@ const LIFETIME: Duration = Duration::from_secs(24 * 3600);
 /// What tokens are signed with.
 #[derive(Args, Clone)]
 pub(crate) struct Secret {
+    // Not a name of the form DRAWBRIDGE_…: a node takes those for its own keys.
     /// The node's `auth.hmac_secret` (HS256); not needed for a floor
     #[arg(
         long,
-        env = "DRAWBRIDGE_LOADGEN_SECRET",
+        env = "LOADGEN_SECRET",
         hide_env_values = true,
         default_value = "",
         hide_default_value = true
