@@ -13,6 +13,7 @@ mod publish;
 mod requests;
 mod subscribe;
 
+use std::borrow::Cow;
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 
@@ -90,7 +91,8 @@ impl Engine {
             Input::Opened(opened) => self.opened(opened),
             Input::Message { conn, kind, payload } => self.message(conn, kind, payload),
             Input::Oversized { conn } => self.oversized(conn),
-            Input::Alive { conn } => self.alive(conn),
+            Input::Ping { conn, payload } => self.pinged(conn, payload),
+            Input::Pong { conn } => self.alive(conn),
             Input::Blocked { conn, unsent } => self.blocked(conn, unsent),
             Input::Writable { conn } => self.writable(conn),
             Input::Closed { conn, code } => self.closed(conn, code),
@@ -177,9 +179,20 @@ impl Engine {
     }
 
     /// As [`Engine::close`], with a word of its own for the lifecycle stream.
-    fn close_with_word(&mut self, id: ConnId, code: CloseCode, reason: &'static str, word: &str) {
+    fn close_with_word(
+        &mut self,
+        id: ConnId,
+        code: CloseCode,
+        reason: impl Into<Cow<'static, str>>,
+        word: &str,
+    ) {
         if let Some(conn) = self.forget(id, code.as_u16(), word) {
-            self.outputs.push_back(Output::Close { conn: id, frames: conn.pending, code, reason });
+            self.outputs.push_back(Output::Close {
+                conn: id,
+                frames: conn.pending,
+                code,
+                reason: reason.into(),
+            });
         }
     }
 
