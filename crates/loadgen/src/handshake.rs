@@ -4,15 +4,12 @@
 use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
 
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
-use sha1::{Digest, Sha1};
+use drawbridge_protocol::websocket::accept_key;
 
 /// The longest head of a request or answer.
 pub(crate) const MAX_HEAD_BYTES: usize = 8 << 10;
 /// The key of every handshake: nothing here caches, so nothing has to be told apart by it.
 const KEY: &str = "ZHJhd2JyaWRnZS1sb2FkZw==";
-const GUID: &[u8] = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
 
 /// What a client sends. `path` begins with a slash.
 pub(crate) fn request(host: SocketAddr, path: &str, token: Option<&str>) -> String {
@@ -41,7 +38,7 @@ pub(crate) fn check_answer(head: &[u8]) -> io::Result<()> {
         return Err(malformed(&format!("the upgrade was answered by {status:?}")));
     }
     match header(head, "sec-websocket-accept") {
-        Some(accept) if accept == accept_for(KEY) => Ok(()),
+        Some(accept) if accept_key(KEY).as_deref() == Ok(accept) => Ok(()),
         _ => Err(malformed("the answer to another key")),
     }
 }
@@ -51,11 +48,12 @@ pub(crate) fn answer(head: &[u8]) -> io::Result<(String, &str)> {
     let head = std::str::from_utf8(head).map_err(|_| malformed("a head that is not text"))?;
     let url = head.split(' ').nth(1).unwrap_or_default();
     let channel = url.split_once("?channel=").map_or("", |(_, channel)| channel);
-    let key = header(head, "sec-websocket-key").ok_or_else(|| malformed("a request without a key"))?;
+    let accept = header(head, "sec-websocket-key")
+        .and_then(|key| accept_key(key).ok())
+        .ok_or_else(|| malformed("a request without a key"))?;
     let answer = format!(
         "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
-         Sec-WebSocket-Accept: {}\r\nSec-WebSocket-Protocol: drawbridge.v1.json\r\n\r\n",
-        accept_for(key)
+         Sec-WebSocket-Accept: {accept}\r\nSec-WebSocket-Protocol: drawbridge.v1.json\r\n\r\n"
     );
     Ok((answer, channel))
 }
@@ -63,10 +61,6 @@ pub(crate) fn answer(head: &[u8]) -> io::Result<(String, &str)> {
 fn header<'a>(head: &'a str, name: &str) -> Option<&'a str> {
     let fields = head.lines().skip(1).filter_map(|line| line.split_once(':'));
     fields.into_iter().find(|(field, _)| field.eq_ignore_ascii_case(name)).map(|(_, value)| value.trim())
-}
-
-fn accept_for(key: &str) -> String {
-    STANDARD.encode(Sha1::new().chain_update(key).chain_update(GUID).finalize())
 }
 
 fn malformed(what: &str) -> io::Error {
@@ -77,11 +71,6 @@ fn malformed(what: &str) -> io::Error {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-
-    #[test]
-    fn the_accept_key_is_that_of_the_rfc() {
-        assert_eq!(accept_for("dGhlIHNhbXBsZSBub25jZQ=="), "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=");
-    }
 
     #[test]
     fn a_floor_opens_what_a_client_asks_for() {
