@@ -1,53 +1,51 @@
 /** What was asked and not yet answered: ids, and who waits for which. It owns no timer; the askers bound their waits. */
 
 import { connectionLost, DrawbridgeError } from "./errors.js";
-import type { ErrorMessage, ServerMessage } from "./messages.js";
+import type { ServerMessage } from "./messages.js";
 
-interface Waiting {
-  resolve(message: ServerMessage): void;
-  reject(error: DrawbridgeError): void;
-}
+/** Called once, in the turn in which the answer was read: what stands behind it in the same frame comes later. */
+export type OnAnswer = (answer: ServerMessage | DrawbridgeError) => void;
 
 export class Requests {
   #lastId = 0;
-  readonly #waiting = new Map<number, Waiting>();
+  readonly #waiting = new Map<number, OnAnswer>();
 
   /** Ids are never used twice, not even on another connection. */
   nextId(): number {
     return ++this.#lastId;
   }
 
-  get size(): number {
-    return this.#waiting.size;
+  expect(id: number, onAnswer: OnAnswer): void {
+    this.#waiting.set(id, onAnswer);
   }
 
-  /** The one answer to `id`. */
-  wait(id: number): Promise<ServerMessage> {
-    return new Promise((resolve, reject) => this.#waiting.set(id, { resolve, reject }));
+  /** The same as a promise, which rejects with an `ERROR`. */
+  answer(id: number): Promise<ServerMessage> {
+    return new Promise((resolve, reject) =>
+      this.expect(id, (answer) => (answer instanceof DrawbridgeError ? reject(answer) : resolve(answer))),
+    );
   }
 
   /** Whether somebody waited for it. */
   settle(id: number | undefined, message: ServerMessage): boolean {
-    const waiting = id === undefined ? undefined : this.#take(id);
-    if (!waiting) return false;
-    if (message.type === "ERROR") waiting.reject(DrawbridgeError.fromWire(message as ErrorMessage));
-    else waiting.resolve(message);
-    return true;
+    return this.#end(id, message.type === "ERROR" ? DrawbridgeError.fromWire(message) : message);
   }
 
-  /** Nobody waits for `id` any more: a late answer is dropped. */
+  /** It takes too long: a late answer will be dropped. */
   abandon(id: number, error: DrawbridgeError): void {
-    this.#take(id)?.reject(error);
+    this.#end(id, error);
   }
 
   /** The link broke: no answer will come. */
   lose(closeCode?: number): void {
-    for (const id of [...this.#waiting.keys()]) this.#take(id)?.reject(connectionLost(closeCode));
+    for (const id of [...this.#waiting.keys()]) this.#end(id, connectionLost(closeCode));
   }
 
-  #take(id: number): Waiting | undefined {
-    const waiting = this.#waiting.get(id);
+  #end(id: number | undefined, answer: ServerMessage | DrawbridgeError): boolean {
+    const onAnswer = id === undefined ? undefined : this.#waiting.get(id);
+    if (id === undefined || !onAnswer) return false;
     this.#waiting.delete(id);
-    return waiting;
+    onAnswer(answer);
+    return true;
   }
 }
