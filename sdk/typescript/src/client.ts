@@ -6,7 +6,7 @@
 import type { ReconnectOptions } from "./backoff.js";
 import { Clock } from "./clock.js";
 import { json, type Codec } from "./codec.js";
-import { contain, Emitter, type Unlisten } from "./emitter.js";
+import { Emitter, type Unlisten } from "./emitter.js";
 import { DrawbridgeError } from "./errors.js";
 import { Channel, Listeners, resyncOf, type AnyChannels, type ChannelEvent, type ChannelMap, type EventName, type EventsOf, type Resync } from "./events.js";
 import { Link, type LinkOwner } from "./link.js";
@@ -75,7 +75,7 @@ export interface ClientEvents {
   goodbye: { reason: string; reconnectInMs: number };
   subscribed: SubscriptionInfo;
   unsubscribed: Unsubscribed;
-  /** What no promise tells. Without a listener it goes to the console. */
+  /** What goes wrong, publishes excepted: their promises tell. Without a listener it goes to the console. */
   error: DrawbridgeError;
 }
 
@@ -232,6 +232,8 @@ export class Drawbridge<M extends ChannelMap = AnyChannels> {
     this.#welcome = welcome;
     this.#setStatus("open");
     this.#emitter.emit("welcome", welcome);
+    // A listener may have closed the client.
+    if (this.#welcome !== welcome) return;
     this.#tokens.keepFresh(
       token,
       (fresh) => this.#refresh(fresh),
@@ -330,15 +332,10 @@ export class Drawbridge<M extends ChannelMap = AnyChannels> {
   }
 
   #complain(error: DrawbridgeError): void {
-    // A listener of `error` that throws is not told about it again.
-    if (error.code === "LISTENER" && this.#complaining) return console.error(error);
-    if (!this.#emitter.has("error")) return console.error(error);
-    const outer = this.#complaining;
-    this.#complaining = true;
-    contain(() => this.#emitter.emit("error", error), console.error);
-    this.#complaining = outer;
+    // What a listener of `error` throws goes to the console: it would be told about itself for ever.
+    if (this.#emitter.has("error")) this.#emitter.emit("error", error, console.error);
+    else console.error(error);
   }
-  #complaining = false;
 }
 
 /** A client that is already connecting. What goes wrong for good is told by `status`. */

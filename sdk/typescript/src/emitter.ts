@@ -25,9 +25,9 @@ export class Emitter<Events extends object> {
     return this.#listeners.has(name);
   }
 
-  emit<K extends keyof Events>(name: K, argument: Events[K]): void {
+  emit<K extends keyof Events>(name: K, argument: Events[K], report = this.report): void {
     // A copy: a listener may add and take away listeners.
-    for (const listener of [...(this.#listeners.get(name) ?? [])]) contain(() => listener(argument), this.report);
+    for (const listener of [...(this.#listeners.get(name) ?? [])]) contain(() => listener(argument), report);
   }
 
   clear(): void {
@@ -36,7 +36,7 @@ export class Emitter<Events extends object> {
 }
 
 /** Calls the application's code; neither its exception nor its rejected promise comes back. */
-export function contain(call: () => unknown, report: (thrown: unknown) => void): void {
+function contain(call: () => unknown, report: (thrown: unknown) => void): void {
   try {
     const result = call();
     if (result instanceof Promise) result.catch(report);
