@@ -294,6 +294,8 @@ pub enum BrokerEvent {
         /// It was live before and the link broke: something may be missing.
         after_break: bool,
     },
+    /// The answer to [`BrokerCommand::Unwant`]: what was said of the subject before concerns the shard no more.
+    Released(Subject),
     /// The link to Redis broke: not live until confirmed again.
     Interrupted(Subject),
     /// Redis refused the subscription; the broker has forgotten it.

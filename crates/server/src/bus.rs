@@ -100,7 +100,10 @@ impl Bus {
                 BrokerEvent::Gap { channel, .. } => {
                     tracing::error!(%channel, "player commands were lost: too many at once");
                 }
-                BrokerEvent::Confirmed { .. } | BrokerEvent::Interrupted(_) | BrokerEvent::Status(_) => {}
+                BrokerEvent::Confirmed { .. }
+                | BrokerEvent::Released(_)
+                | BrokerEvent::Interrupted(_)
+                | BrokerEvent::Status(_) => {}
             }
         }
     }
@@ -163,8 +166,11 @@ pub fn parse_command(json: &str) -> Result<PlayerCommand, String> {
     }
     let channel = || {
         let name = wire.channel.clone().ok_or_else(|| "`channel` is missing".to_owned())?;
-        let valid =
-            if channel::is_pattern(&name) { channel::validate_pattern(&name) } else { channel::validate(&name) };
+        let valid = if channel::is_pattern(&name) {
+            channel::validate_pattern(&name)
+        } else {
+            channel::validate(&name)
+        };
         valid.map_err(|error| format!("`channel`: {error}"))?;
         Ok::<Arc<str>, String>(name.into())
     };

@@ -43,7 +43,9 @@ impl Dev {
     pub fn session(&self, node: &Node) -> String {
         let players: Vec<Value> = PLAYERS
             .iter()
-            .map(|(player, team)| json!({ "player": player, "team": team, "token": self.token(player, team) }))
+            .map(
+                |(player, team)| json!({ "player": player, "team": team, "token": self.token(player, team) }),
+            )
             .collect();
         json!({
             "players": players,

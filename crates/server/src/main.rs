@@ -16,10 +16,12 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 fn main() -> ExitCode {
     let status = match Cli::parse().command {
         Command::Serve { config } => run_loaded(config::load(&config), |_| None),
-        Command::Dev { redis, listen, admin_listen } => run_loaded(dev(redis.as_deref(), listen, admin_listen), |config| {
-            let secret = config.auth.hmac_secret.as_ref()?;
-            Some(Dev::new(secret.expose(), redis.as_deref()))
-        }),
+        Command::Dev { redis, listen, admin_listen } => {
+            run_loaded(dev(redis.as_deref(), listen, admin_listen), |config| {
+                let secret = config.auth.hmac_secret.as_ref()?;
+                Some(Dev::new(secret.expose(), redis.as_deref()))
+            })
+        }
         Command::Token(args) => printed(|out, err| token::run(&args, out, err)),
         Command::CheckConfig { file } => printed(|out, err| check_config::run(&file, out, err)),
     };
@@ -31,7 +33,11 @@ fn printed(command: impl FnOnce(&mut dyn Write, &mut dyn Write) -> io::Result<Ex
     command(&mut io::stdout(), &mut io::stderr()).unwrap_or(REFUSED)
 }
 
-fn dev(redis: Option<&str>, listen: Option<String>, admin_listen: Option<String>) -> Result<Config, ConfigErrors> {
+fn dev(
+    redis: Option<&str>,
+    listen: Option<String>,
+    admin_listen: Option<String>,
+) -> Result<Config, ConfigErrors> {
     let mut config = config::dev(redis)?;
     if let Some(listen) = listen {
         config.listen = listen;

@@ -1,7 +1,7 @@
 //! One running node: its parts, whether it should get traffic, and what it counts.
 
-use std::sync::{Arc, OnceLock};
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use crate::broker::{Broker, BrokerStats};

@@ -134,7 +134,8 @@ fn start(config: Config, dev: Option<Dev>, max_files: u64) -> Result<(Arc<Node>,
         };
         shard::start(parts, events)
     });
-    let shards = shards.collect::<Result<Vec<ShardHandle>, _>>().map_err(failed("cannot start a shard's thread"))?;
+    let shards =
+        shards.collect::<Result<Vec<ShardHandle>, _>>().map_err(failed("cannot start a shard's thread"))?;
     let bus = Bus::new(broker.clone(), &config.broker.key_prefix, config.control_channel);
     let node = Node::new(NodeParts { config, shards, broker, bus, judge, clock, dev, max_files });
     Ok((node, bus_events))
@@ -226,7 +227,10 @@ struct Signals {
 impl Signals {
     fn new() -> Result<Self, StartError> {
         let listen = |kind| signal(kind).map_err(failed("cannot listen to signals"));
-        Ok(Signals { terminate: listen(SignalKind::terminate())?, interrupt: listen(SignalKind::interrupt())? })
+        Ok(Signals {
+            terminate: listen(SignalKind::terminate())?,
+            interrupt: listen(SignalKind::interrupt())?,
+        })
     }
 
     async fn next(&mut self) {

@@ -6,7 +6,7 @@ use drawbridge_protocol::{Encoding, ErrorCode, ErrorMessage, Frame, ServerMessag
 use smallvec::SmallVec;
 
 use super::Engine;
-use crate::io::{BrokerCommand, BrokerEvent, BrokerStatus, ConnId, Notice, Output, Position, Subject};
+use crate::io::{BrokerEvent, BrokerStatus, ConnId, Notice, Position, Subject};
 use crate::permissions;
 use crate::targets::{Reply, TargetId, Waiter};
 
@@ -17,6 +17,7 @@ impl Engine {
             BrokerEvent::Confirmed { subject, position, after_break } => {
                 self.confirmed(subject, position, after_break);
             }
+            BrokerEvent::Released(subject) => self.released(&subject),
             BrokerEvent::Interrupted(subject) => {
                 if let Some(id) = self.targets.find(&subject)
                     && let Some(target) = self.targets.get_mut(id)
@@ -32,9 +33,8 @@ impl Engine {
     }
 
     fn confirmed(&mut self, subject: Subject, position: Position, after_break: bool) {
-        let Some(id) = self.targets.find(&subject) else {
-            // Wanted and given up in the meantime, or refused and asked for anew: nobody here wants it.
-            return self.outputs.push_back(Output::Broker(BrokerCommand::Unwant(subject)));
+        let Some(id) = self.targets.find(&subject).filter(|_| !self.releasing.contains_key(&subject)) else {
+            return;
         };
         let Some(target) = self.targets.get_mut(id) else { return };
         target.live = true;
@@ -48,6 +48,16 @@ impl Engine {
         let waiters = std::mem::take(&mut target.waiters);
         self.resync(&broken, &subject.name, "broker", self.targets.get(id).and_then(|t| t.position.clone()));
         self.tell_waiters(id, waiters);
+    }
+
+    /// The broker has let go of a subject. Whatever it says of it from now on answers a later want.
+    fn released(&mut self, subject: &Subject) {
+        if let Some(count) = self.releasing.get_mut(subject) {
+            *count -= 1;
+            if *count == 0 {
+                self.releasing.remove(subject);
+            }
+        }
     }
 
     fn tell_waiters(&mut self, target: TargetId, waiters: Vec<Waiter>) {
@@ -84,13 +94,16 @@ impl Engine {
             subject: subject.name.clone(),
             reason: reason.to_string(),
         });
-        let Some(id) = self.targets.find(subject) else { return };
+        let Some(id) = self.targets.find(subject).filter(|_| !self.releasing.contains_key(subject)) else {
+            return;
+        };
         let Some(target) = self.targets.get_mut(id) else { return };
         let waiters = std::mem::take(&mut target.waiters);
         let subscribers: Vec<ConnId> = target.subscribers.iter().map(|subscriber| subscriber.conn).collect();
         for conn in &subscribers {
-            self.drop_subscription(*conn, id);
+            self.leave_target(*conn, id);
         }
+        self.targets.remove(id);
         for conn in subscribers {
             if !waiters.iter().any(|waiter| waiter.conn == conn) {
                 let channel = &*subject.name;

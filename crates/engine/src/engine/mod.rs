@@ -22,7 +22,7 @@ use hashbrown::HashMap;
 use smallvec::SmallVec;
 
 use crate::connection::Connection;
-use crate::io::{BrokerStatus, ConnId, Input, Notice, Now, Output, Ticket};
+use crate::io::{BrokerStatus, ConnId, Input, Notice, Now, Output, Subject, Ticket};
 use crate::rate_limit::SharedLimits;
 use crate::settings::Settings;
 use crate::stats::Stats;
@@ -43,6 +43,8 @@ pub struct Engine {
     connections: Connections,
     players: HashMap<Arc<str>, SmallVec<[ConnId; 1]>>,
     targets: Targets,
+    /// How many unwants of a subject the broker has not answered yet.
+    releasing: HashMap<Subject, u32>,
     views: Views,
     /// At most one entry per connection.
     timers: BTreeSet<(u64, ConnId)>,
@@ -70,6 +72,7 @@ impl Engine {
             connections: Connections::default(),
             players: HashMap::new(),
             targets: Targets::default(),
+            releasing: HashMap::new(),
             views: Views::default(),
             timers: BTreeSet::new(),
             tickets: HashMap::new(),
@@ -134,6 +137,7 @@ impl Engine {
             connections: self.connections.len() as u64,
             targets: self.targets.len() as u64,
             views: self.views.len() as u64,
+            releasing: self.releasing.len() as u64,
             publishing: self.tickets.len() as u64,
             timers: self.timers.len() as u64,
             ..self.stats

@@ -255,6 +255,17 @@ impl Engine {
 
     /// Takes a connection out of a target, and the target out of the shard with its last subscriber.
     pub(super) fn drop_subscription(&mut self, id: ConnId, target_id: TargetId) {
+        self.leave_target(id, target_id);
+        if self.targets.get(target_id).is_some_and(|target| target.subscribers.is_empty())
+            && let Some(target) = self.targets.remove(target_id)
+        {
+            *self.releasing.entry(target.subject.clone()).or_insert(0) += 1;
+            self.outputs.push_back(Output::Broker(BrokerCommand::Unwant(target.subject)));
+        }
+    }
+
+    /// Takes a connection out of a target.
+    pub(super) fn leave_target(&mut self, id: ConnId, target_id: TargetId) {
         let Some(conn) = self.connections.get_mut(id) else { return };
         let Some(at) = conn.subscriptions.iter().position(|s| s.target == target_id) else { return };
         let slot = conn.subscriptions.remove(at).slot as usize;
@@ -266,11 +277,6 @@ impl Engine {
             && let Some(subscription) = other.subscriptions.iter_mut().find(|s| s.target == target_id)
         {
             subscription.slot = slot as u32;
-        }
-        if target.subscribers.is_empty()
-            && let Some(target) = self.targets.remove(target_id)
-        {
-            self.outputs.push_back(Output::Broker(BrokerCommand::Unwant(target.subject)));
         }
     }
 }

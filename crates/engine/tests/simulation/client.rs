@@ -43,7 +43,14 @@ pub struct Client {
 }
 
 impl Client {
-    pub fn new(player: String, team: &'static str, rooms: Vec<u64>, node: usize, shard: usize, conn: ConnId) -> Self {
+    pub fn new(
+        player: String,
+        team: &'static str,
+        rooms: Vec<u64>,
+        node: usize,
+        shard: usize,
+        conn: ConnId,
+    ) -> Self {
         Client {
             player,
             team,
@@ -90,7 +97,10 @@ impl Client {
             "EVENT_PUBLISHED" => {
                 let request = self.answered(id).unwrap();
                 let number = request["data"]["n"].as_u64().unwrap();
-                assert!(facts.places.contains_key(&number), "{number} was acknowledged, and Redis has it not");
+                assert!(
+                    facts.places.contains_key(&number),
+                    "{number} was acknowledged, and Redis has it not"
+                );
             }
             "RESYNC" => {
                 self.resynced.insert(channel, facts.log.len());
@@ -99,7 +109,14 @@ impl Client {
                 let request = self.answered(id);
                 let code = message["code"].as_str().unwrap();
                 assert!(
-                    matches!(code, "FORBIDDEN" | "NOT_SUBSCRIBED" | "BROKER_UNAVAILABLE" | "RATE_LIMITED" | "LIMIT_EXCEEDED"),
+                    matches!(
+                        code,
+                        "FORBIDDEN"
+                            | "NOT_SUBSCRIBED"
+                            | "BROKER_UNAVAILABLE"
+                            | "RATE_LIMITED"
+                            | "LIMIT_EXCEEDED"
+                    ),
                     "{message} to {request:?}"
                 );
             }
@@ -161,7 +178,9 @@ impl Client {
                     && self.may_see(channel, &facts.data[number])
                     && subscription.shows(*number)
                     && !self.received.contains(number);
-                let told = [name.as_str(), channel].iter().any(|c| self.resynced.get(*c).is_some_and(|at| *at >= place));
+                let told = [name.as_str(), channel]
+                    .iter()
+                    .any(|c| self.resynced.get(*c).is_some_and(|at| *at >= place));
                 assert!(!due || told, "{} lost {number} on {channel} ({name}) in silence", self.player);
             }
         }
@@ -175,5 +194,5 @@ impl Subscription {
 }
 
 pub fn covers(name: &str, channel: &str) -> bool {
-    if name.contains('*') { glob_matches(name, channel) } else { name == channel }
+    if name.contains(['*', '?', '[']) { glob_matches(name, channel) } else { name == channel }
 }

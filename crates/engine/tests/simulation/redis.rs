@@ -63,8 +63,11 @@ impl Redis {
                 true => glob_matches(&subject.name, channel),
                 false => subject.name == *channel,
             };
-            let (exact, patterns): (Vec<_>, Vec<_>) =
-                link.subscriptions.iter().filter(|subject| matches(subject)).partition(|subject| !subject.pattern);
+            let (exact, patterns): (Vec<_>, Vec<_>) = link
+                .subscriptions
+                .iter()
+                .filter(|subject| matches(subject))
+                .partition(|subject| !subject.pattern);
             for subject in exact.into_iter().chain(patterns) {
                 link.unread.push_back(Push::Message {
                     pattern: subject.pattern.then(|| subject.name.clone()),

@@ -162,10 +162,18 @@ impl World {
             for shard in &node.shards {
                 let stats = shard.engine.stats();
                 let gauges = [
-                    stats.connections, stats.welcomed, stats.subscriptions, stats.targets, stats.views,
-                    stats.pending_bytes, stats.publishing, stats.deferred, stats.timers,
+                    stats.connections,
+                    stats.welcomed,
+                    stats.subscriptions,
+                    stats.targets,
+                    stats.views,
+                    stats.pending_bytes,
+                    stats.publishing,
+                    stats.deferred,
+                    stats.timers,
+                    stats.releasing,
                 ];
-                assert_eq!(gauges, [0; 9], "{stats:?}");
+                assert_eq!(gauges, [0; 10], "{stats:?}");
             }
         }
     }
@@ -183,19 +191,24 @@ impl World {
         let json = json!({ "sub": player, "team": team, "rooms": names }).to_string();
         let claims = Claims { player: player.as_str().into(), expires_unix_ms: None, json: json.into() };
         self.clients.push(Client::new(player, team, rooms, node, shard, conn));
-        self.input(node, shard, Input::Opened(Opened {
-            conn,
-            connection: u64::from(index),
-            session: u128::from(index),
-            encoding: Encoding::Json,
-            address: [127, 0, 0, 1].into(),
-            token: Some(Ok(claims)),
-            wait_for_connect: false,
-        }));
+        self.input(
+            node,
+            shard,
+            Input::Opened(Opened {
+                conn,
+                connection: u64::from(index),
+                session: u128::from(index),
+                encoding: Encoding::Json,
+                address: [127, 0, 0, 1].into(),
+                token: Some(Ok(claims)),
+                wait_for_connect: false,
+            }),
+        );
     }
 
     fn subscribe(&mut self) {
-        let names = ["room:0", "room:1", "room:2", "game:a", "game:b", "room:*", "game:*", "room:[01]", "game:?"];
+        let names =
+            ["room:0", "room:1", "room:2", "game:a", "game:b", "room:*", "game:*", "room:[01]", "game:?"];
         let name = names[self.dice.roll(names.len())];
         let filtered = self.dice.roll(3) == 0;
         let Some(at) = self.some_client() else { return };
@@ -207,12 +220,17 @@ impl World {
         // the model asks only for what it does not hold.
         let client = &mut self.clients[at];
         let again = client.subscriptions.contains_key(name)
-            || client.asked.values().any(|asked| asked["channel"] == name && asked["type"] != "PUBLISH_EVENT");
+            || client
+                .asked
+                .values()
+                .any(|asked| asked["channel"] == name && asked["type"] != "PUBLISH_EVENT");
         if again {
             return;
         }
         let allowed = match name.strip_prefix("room:") {
-            Some(room) if !name.contains(['*', '[', '?']) => client.rooms.iter().any(|own| own.to_string() == room),
+            Some(room) if !name.contains(['*', '[', '?']) => {
+                client.rooms.iter().any(|own| own.to_string() == room)
+            }
             _ => true,
         };
         if allowed {
@@ -245,7 +263,8 @@ impl World {
     }
 
     fn news(&mut self) -> (&'static str, Value) {
-        let channel = ["room:0", "room:1", "room:2", "room:3", "game:a", "game:b", "player:p1"][self.dice.roll(7)];
+        let channel =
+            ["room:0", "room:1", "room:2", "room:3", "game:a", "game:b", "player:p1"][self.dice.roll(7)];
         self.next_number += 1;
         let mut data = json!({ "n": self.next_number });
         if self.dice.roll(3) == 0 {
@@ -279,8 +298,9 @@ impl World {
     }
 
     fn some_client(&mut self) -> Option<usize> {
-        let open: Vec<usize> =
-            (0..self.clients.len()).filter(|at| self.clients[*at].closed.is_none() && self.clients[*at].welcomed).collect();
+        let open: Vec<usize> = (0..self.clients.len())
+            .filter(|at| self.clients[*at].closed.is_none() && self.clients[*at].welcomed)
+            .collect();
         if open.is_empty() { None } else { Some(open[self.dice.roll(open.len())]) }
     }
 
@@ -395,11 +415,14 @@ impl World {
         match &push {
             Push::Subscribed(subject) => self.hub(link, HubInput::Subscribed(subject)),
             Push::Unsubscribed(subject) => self.hub(link, HubInput::Unsubscribed(subject)),
-            Push::Message { pattern, channel, payload } => self.hub(link, HubInput::Message {
-                pattern: pattern.as_deref().map(str::as_bytes),
-                channel: channel.as_bytes(),
-                payload: payload.clone(),
-            }),
+            Push::Message { pattern, channel, payload } => self.hub(
+                link,
+                HubInput::Message {
+                    pattern: pattern.as_deref().map(str::as_bytes),
+                    channel: channel.as_bytes(),
+                    payload: payload.clone(),
+                },
+            ),
         }
         true
     }
@@ -420,7 +443,9 @@ impl World {
     }
 
     fn carry_publish(&mut self, node: usize) -> bool {
-        let Some((shard, ticket, channel, payload)) = self.nodes[node].publishes.pop_front() else { return false };
+        let Some((shard, ticket, channel, payload)) = self.nodes[node].publishes.pop_front() else {
+            return false;
+        };
         let result = match self.dice.roll(20) {
             0 => Err(PublishFailure::Unknown),
             1 => Err(PublishFailure::NotDone),

@@ -127,7 +127,9 @@ impl Drop for AddressSlot {
 fn key(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V4(address) => address.into(),
-        IpAddr::V6(address) => std::net::Ipv6Addr::from_bits(address.to_bits() & !u128::from(u64::MAX)).into(),
+        IpAddr::V6(address) => {
+            std::net::Ipv6Addr::from_bits(address.to_bits() & !u128::from(u64::MAX)).into()
+        }
     }
 }
 
@@ -153,7 +155,12 @@ mod tests {
             ("10.0.0.1", "x-forwarded-for", "203.0.113.7, nonsense", "10.0.0.1"),
             ("10.0.0.1", "x-forwarded-for", "203.0.113.7:4711", "203.0.113.7"),
             ("::ffff:10.0.0.1", "x-forwarded-for", "203.0.113.7", "203.0.113.7"),
-            ("10.0.0.1", "forwarded", "for=192.0.2.43, For=\"[2001:db8::17]:4711\";proto=https", "2001:db8::17"),
+            (
+                "10.0.0.1",
+                "forwarded",
+                "for=192.0.2.43, For=\"[2001:db8::17]:4711\";proto=https",
+                "2001:db8::17",
+            ),
             ("10.0.0.1", "forwarded", "for=192.0.2.60;proto=http;by=203.0.113.43", "192.0.2.60"),
             ("10.0.0.1", "forwarded", "for=_hidden", "10.0.0.1"),
         ];

@@ -68,7 +68,9 @@ async fn openapi() -> Response {
 
 async fn require_key(State(node): Shared, request: Request, next: Next) -> Answer {
     let given = request.headers().get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
-    let given = given.and_then(|value| value.split_once(' ')).filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"));
+    let given = given
+        .and_then(|value| value.split_once(' '))
+        .filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"));
     match (given, &node.config.admin) {
         (Some((_, key)), Some(admin)) if admin.api_key.matches(key.trim()) => Ok(next.run(request).await),
         _ => Err(ApiError::code(
@@ -118,7 +120,11 @@ async fn publish(State(node): Shared, body: Bytes) -> Answer {
     }
     .to_payload();
     if payload.len() > node.config.broker.external_bytes {
-        return Err(ApiError::code(StatusCode::PAYLOAD_TOO_LARGE, ErrorCode::TooLarge, "over external_bytes"));
+        return Err(ApiError::code(
+            StatusCode::PAYLOAD_TOO_LARGE,
+            ErrorCode::TooLarge,
+            "over external_bytes",
+        ));
     }
     let class = node.config.engine.classes.of_channel(&body.channel);
     let when_down = class.map_or(WhenDown::Queue, |(_, class, _)| class.when_broker_down);
@@ -215,10 +221,14 @@ impl From<PublishFailure> for ApiError {
         };
         match failure {
             PublishFailure::NotDone => unavailable("not_done", "Redis is away"),
-            PublishFailure::Unknown => unavailable("unknown", "Redis did not answer: it may have happened or not"),
-            PublishFailure::Refused(reason) => {
-                ApiError::code(StatusCode::BAD_GATEWAY, ErrorCode::BrokerRefused, format!("Redis refused: {reason}"))
+            PublishFailure::Unknown => {
+                unavailable("unknown", "Redis did not answer: it may have happened or not")
             }
+            PublishFailure::Refused(reason) => ApiError::code(
+                StatusCode::BAD_GATEWAY,
+                ErrorCode::BrokerRefused,
+                format!("Redis refused: {reason}"),
+            ),
         }
     }
 }

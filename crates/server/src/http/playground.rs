@@ -2,8 +2,8 @@
 //! All of it is in the binary; nothing is loaded from elsewhere.
 
 use bytes::Bytes;
-use http::header::{self, HeaderValue};
 use http::StatusCode;
+use http::header::{self, HeaderValue};
 
 use super::pages::{Reply, reply};
 use crate::node::Node;
@@ -15,7 +15,11 @@ const FILES: [(&str, &str, &str); 4] = [
     ("/", "text/html; charset=utf-8", include_str!("playground/index.html")),
     ("/playground.js", "text/javascript; charset=utf-8", include_str!("playground/playground.js")),
     ("/playground.css", "text/css; charset=utf-8", include_str!("playground/playground.css")),
-    ("/drawbridge.js", "text/javascript; charset=utf-8", include_str!("../../../../sdk/typescript/dist/drawbridge.js")),
+    (
+        "/drawbridge.js",
+        "text/javascript; charset=utf-8",
+        include_str!("../../../../sdk/typescript/dist/drawbridge.js"),
+    ),
 ];
 
 /// The page at this path; `None` where there is none, or the node does not run as `dev`.

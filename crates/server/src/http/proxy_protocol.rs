@@ -39,7 +39,9 @@ pub(super) async fn read(stream: &mut TcpStream) -> io::Result<Option<IpAddr>> {
             v2::Addresses::IPv6(addresses) => Some(SocketAddr::from((addresses.source_address, 0)).ip()),
             v2::Addresses::Unix(_) | v2::Addresses::Unspecified => None,
         }),
-        HeaderResult::V1(Err(_)) | HeaderResult::V2(Err(_)) => Err(bad("the PROXY header is not well formed")),
+        HeaderResult::V1(Err(_)) | HeaderResult::V2(Err(_)) => {
+            Err(bad("the PROXY header is not well formed"))
+        }
     }
 }
 

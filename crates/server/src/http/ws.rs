@@ -103,7 +103,9 @@ fn handshake_key(request: &Request<Incoming>) -> Result<HeaderValue, Reply> {
     if request.method() != Method::GET {
         return Err(bad("the method must be GET"));
     }
-    if !has_token(headers, &header::UPGRADE, "websocket") || !has_token(headers, &header::CONNECTION, "upgrade") {
+    if !has_token(headers, &header::UPGRADE, "websocket")
+        || !has_token(headers, &header::CONNECTION, "upgrade")
+    {
         let mut reply = text(StatusCode::UPGRADE_REQUIRED, "this is a WebSocket: Upgrade: websocket\n");
         reply.headers_mut().insert(header::UPGRADE, HeaderValue::from_static("websocket"));
         return Err(reply);
@@ -137,7 +139,9 @@ fn origin_allowed(allowed: Option<&[String]>, headers: &HeaderMap) -> bool {
     let Some(origin) = headers.get(header::ORIGIN) else { return true };
     let Ok(origin) = origin.to_str() else { return false };
     match allowed {
-        Some(list) => list.iter().any(|one| one == "*" || one.trim_end_matches('/').eq_ignore_ascii_case(origin)),
+        Some(list) => {
+            list.iter().any(|one| one == "*" || one.trim_end_matches('/').eq_ignore_ascii_case(origin))
+        }
         None => {
             let host = headers.get(header::HOST).and_then(|host| host.to_str().ok());
             let authority = origin.split_once("://").map(|(_, authority)| authority);
@@ -151,7 +155,11 @@ fn token(node: &Node, headers: &HeaderMap, query: &str) -> Option<String> {
         // Anything but a bearer token is judged too, so that the client learns what is wrong.
         let value = value.to_str().unwrap_or_default();
         let (scheme, token) = value.split_once(' ').unwrap_or((value, ""));
-        return Some(if scheme.eq_ignore_ascii_case("bearer") { token.trim().to_owned() } else { String::new() });
+        return Some(if scheme.eq_ignore_ascii_case("bearer") {
+            token.trim().to_owned()
+        } else {
+            String::new()
+        });
     }
     if node.config.auth.query_token { parameter(query, "token") } else { None }
 }

@@ -19,10 +19,10 @@ use drawbridge_engine::stats::Stats;
 use drawbridge_protocol::Encoding;
 use tokio::sync::{mpsc, oneshot};
 
-use crate::judge::Judge;
 use crate::broker::{Broker, ShardInbox};
 use crate::clock::Clock;
 use crate::http::address::AddressSlot;
+use crate::judge::Judge;
 
 /// What a shard is told by the rest of the process.
 #[derive(Debug)]

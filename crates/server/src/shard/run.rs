@@ -219,7 +219,9 @@ impl Shard {
                 Ok(Some(Received::Text(text))) => {
                     Input::Message { conn, kind: MessageKind::Text, payload: text.as_bytes() }
                 }
-                Ok(Some(Received::Binary(payload))) => Input::Message { conn, kind: MessageKind::Binary, payload },
+                Ok(Some(Received::Binary(payload))) => {
+                    Input::Message { conn, kind: MessageKind::Binary, payload }
+                }
                 Ok(Some(Received::Oversized { .. })) => Input::Oversized { conn },
                 Ok(Some(Received::Ping(payload))) => Input::Ping { conn, payload },
                 Ok(Some(Received::Pong(_))) => Input::Pong { conn },
@@ -349,7 +351,11 @@ impl Shard {
     fn count_out(&self, frames: &[Frame]) {
         let stats = self.stats.get();
         let bytes: usize = frames.iter().map(Frame::len).sum();
-        self.stats.set(ShardStats { writes: stats.writes + 1, bytes_out: stats.bytes_out + bytes as u64, ..stats });
+        self.stats.set(ShardStats {
+            writes: stats.writes + 1,
+            bytes_out: stats.bytes_out + bytes as u64,
+            ..stats
+        });
     }
 }
 
