@@ -29,7 +29,9 @@ const MAX_WAITING: usize = 64;
 pub(super) struct Pace {
     /// So long after a fetch that worked, the next one.
     pub(super) refresh: Duration,
-    /// So long after any fetch, none for an unknown key; and so long after one that failed, the next try.
+    /// So long after one that failed, the next try.
+    pub(super) retry: Duration,
+    /// So long after any fetch, none for an unknown key.
     pub(super) pause: Duration,
     /// The bound of one fetch.
     pub(super) timeout: Duration,
@@ -37,6 +39,7 @@ pub(super) struct Pace {
 
 const PACE: Pace = Pace {
     refresh: Duration::from_secs(600),
+    retry: Duration::from_secs(10),
     pause: Duration::from_secs(10),
     timeout: Duration::from_secs(5),
 };
@@ -117,6 +120,11 @@ impl Jwks {
         }
     }
 
+    #[cfg(test)]
+    pub(super) fn shared(&self) -> Arc<impl std::fmt::Debug + use<>> {
+        self.shared.clone()
+    }
+
     fn wait_for_fetch<'s>(&'s self, mut state: MutexGuard<'s, State>) -> MutexGuard<'s, State> {
         let pausing = state.last_end.is_some_and(|end| end.elapsed() < self.pace.pause);
         if state.waiting >= MAX_WAITING || (pausing && !state.fetching) {
@@ -170,7 +178,7 @@ fn keep_fresh(shared: &Shared, pace: Pace, fetch: impl Fn() -> Result<Vec<Arc<Ke
         state.last_end = Some(Instant::now());
         (state.fetching, state.asked) = (false, false);
         shared.fetched.notify_all();
-        let nap = if worked { pace.refresh } else { pace.pause };
+        let nap = if worked { pace.refresh } else { pace.retry };
         let slept = shared.wanted.wait_timeout_while(state, nap, |state| !state.asked && !state.stop);
         let (mut state, _) = slept.unwrap_or_else(PoisonError::into_inner);
         if state.stop {
