@@ -95,9 +95,7 @@ impl<'a> Evaluation<'a> {
         let answer = match op {
             Equal => a.equals(&b, &self.work)?,
             NotEqual => !a.equals(&b, &self.work)?,
-            Less | LessEqual | Greater | GreaterEqual => {
-                a.compare(&b, &self.work)?.is_some_and(|order| holds(op, order))
-            }
+            Less | LessEqual | Greater | GreaterEqual => holds(op, a.compare(&b, &self.work)?),
             In => a.is_in(&b, &self.work)?,
             StartsWith | EndsWith | Contains => self.texts(op, &a, &b)?,
             Index => return a.index(&b, &self.work),

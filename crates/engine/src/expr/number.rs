@@ -72,6 +72,8 @@ impl Number {
                 BinaryOp::Subtract => a.checked_sub(b),
                 BinaryOp::Multiply => a.checked_mul(b),
                 BinaryOp::Divide => a.checked_div(b),
+                // As in CEL, it fails where the division would: for the least integer and -1.
+                BinaryOp::Remainder if b == -1 => integer(a.checked_neg()).map(|_| 0).ok(),
                 BinaryOp::Remainder => a.checked_rem(b),
                 _ => None,
             });

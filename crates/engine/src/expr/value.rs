@@ -124,14 +124,14 @@ impl<'a> Value<'a> {
         }
     }
 
-    /// Which comes first; `None` with NaN.
-    pub(super) fn compare(&self, other: &Value<'_>, work: &Work) -> Result<Option<Ordering>, Failed> {
+    /// Which comes first; NaN has no order.
+    pub(super) fn compare(&self, other: &Value<'_>, work: &Work) -> Result<Ordering, Failed> {
         match (self, other) {
-            (Value::Number(a), Value::Number(b)) => Ok(a.compare(*b)),
-            (Value::Bool(a), Value::Bool(b)) => Ok(Some(a.cmp(b))),
+            (Value::Number(a), Value::Number(b)) => a.compare(*b).ok_or(Failed),
+            (Value::Bool(a), Value::Bool(b)) => Ok(a.cmp(b)),
             (Value::Text(a), Value::Text(b)) => {
                 work.spend(a.len().min(b.len()))?;
-                Ok(Some(a.cmp(b)))
+                Ok(a.cmp(b))
             }
             _ => Err(Failed),
         }

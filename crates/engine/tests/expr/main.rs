@@ -4,5 +4,8 @@
 mod bounds;
 mod errors;
 mod folding;
+mod laws;
 mod meaning;
+mod oracle;
+mod random;
 mod scope;

@@ -105,7 +105,6 @@ fn order() {
         ("data < 'é'", r#""z""#, true),
         ("'😀' > '\u{ffff}'", "null", true),
         ("false < true", "null", true),
-        ("data > 0.0 / 0.0 || data <= 0.0 / 0.0", "1", false),
     ]);
     check_errors(&[
         ("data.name > 5", r#"{"name":"x"}"#),
@@ -113,6 +112,7 @@ fn order() {
         ("data < '5'", "4"),
         ("data < data", "[1]"),
         ("data < data", "{}"),
+        ("data > 0.0 / 0.0", "1"),
     ]);
 }
 
@@ -174,6 +174,7 @@ fn arithmetic() {
         ("data * data == 0", "18446744073709551615"),
         ("data + 1 == 0", r#""a""#),
         ("data % 2.0 == 0.0", "4"),
+        ("data % -1 == 0", "-9223372036854775808"),
         ("-data == 1", r#""a""#),
     ]);
 }
