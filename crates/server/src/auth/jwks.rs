@@ -95,11 +95,16 @@ struct State {
 
 impl Jwks {
     pub(super) fn start(url: &str) -> Result<Jwks, JwksError> {
-        Jwks::start_with(url, PACE)
+        let roots = if is_https(url) { system_roots()? } else { Vec::new() };
+        Jwks::start_with(url, roots, PACE)
     }
 
-    pub(super) fn start_with(url: &str, pace: Pace) -> Result<Jwks, JwksError> {
-        let agent = agent(url, pace)?;
+    pub(super) fn start_with(
+        url: &str,
+        roots: Vec<Certificate<'static>>,
+        pace: Pace,
+    ) -> Result<Jwks, JwksError> {
+        let agent = agent(url, roots, pace);
         let shared = Arc::new(Shared::default());
         shared.lock().fetching = true;
         let (own, url) = (shared.clone(), url.to_owned());
@@ -188,9 +193,12 @@ fn keep_fresh(shared: &Shared, pace: Pace, fetch: impl Fn() -> Result<Vec<Arc<Ke
     }
 }
 
-fn agent(url: &str, pace: Pace) -> Result<ureq::Agent, JwksError> {
-    let https = url.get(..8).is_some_and(|start| start.eq_ignore_ascii_case("https://"));
-    let roots = if https { system_roots()? } else { Vec::new() };
+fn is_https(url: &str) -> bool {
+    url.get(..8).is_some_and(|start| start.eq_ignore_ascii_case("https://"))
+}
+
+/// From https it never follows a redirect to http.
+fn agent(url: &str, roots: Vec<Certificate<'static>>, pace: Pace) -> ureq::Agent {
     let tls = TlsConfig::builder()
         .provider(TlsProvider::Rustls)
         .unversioned_rustls_crypto_provider(Arc::new(rustls::crypto::aws_lc_rs::default_provider()))
@@ -198,12 +206,12 @@ fn agent(url: &str, pace: Pace) -> Result<ureq::Agent, JwksError> {
         .build();
     let config = ureq::Agent::config_builder()
         .tls_config(tls)
-        .https_only(https)
+        .https_only(is_https(url))
         .max_redirects(3)
         .timeout_global(Some(pace.timeout))
         .max_idle_connections(0)
         .build();
-    Ok(config.new_agent())
+    config.new_agent()
 }
 
 fn system_roots() -> Result<Vec<Certificate<'static>>, JwksError> {

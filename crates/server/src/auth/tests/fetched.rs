@@ -1,6 +1,6 @@
 //! Key sets from a URL: a small HTTP server in this process serves them, and counts.
 
-use std::io::{Read as _, Write as _};
+use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -50,7 +50,9 @@ impl Server {
                     let _ = gate.recv();
                 }
                 let body = own_body.lock().unwrap().clone();
-                answer(stream.unwrap(), body);
+                let stream = stream.unwrap();
+                stream.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+                answer(stream, body);
             }
         });
         Server { address, body, requests, stop, gate: None, thread: Some(thread) }
@@ -78,8 +80,7 @@ impl Drop for Server {
     }
 }
 
-fn answer(mut stream: TcpStream, body: Option<Vec<u8>>) {
-    stream.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+fn answer(mut stream: impl Read + Write, body: Option<Vec<u8>>) {
     let mut request = Vec::new();
     let mut byte = [0];
     while !request.ends_with(b"\r\n\r\n") && stream.read(&mut byte).is_ok_and(|read| read == 1) {
@@ -124,7 +125,7 @@ const SLOW: Pace = Pace {
 const EAGER: Pace = Pace { pause: Duration::ZERO, ..SLOW };
 
 fn verifier(server: &Server, pace: Pace) -> Verifier {
-    let jwks = Jwks::start_with(&server.url(), pace).unwrap();
+    let jwks = Jwks::start_with(&server.url(), Vec::new(), pace).unwrap();
     Verifier { jwks: Some(jwks), ..Verifier::from_config(&Auth::default()).unwrap() }
 }
 
@@ -237,7 +238,7 @@ fn without_any_key_set_a_token_is_refused() {
 #[test]
 fn keys_of_the_configuration_need_no_fetched_ones() {
     let server = Server::start(None);
-    let jwks = Jwks::start_with(&server.url(), SLOW).unwrap();
+    let jwks = Jwks::start_with(&server.url(), Vec::new(), SLOW).unwrap();
     let verifier = Verifier { jwks: Some(jwks), ..Verifier::from_config(&public("ec")).unwrap() };
     assert_eq!(said(&verifier, &token("ec", Some("any"))).as_deref(), Ok("ec"));
 }
@@ -251,5 +252,43 @@ fn the_fetching_thread_ends_with_its_verifier() {
     drop(verifier);
     while Arc::strong_count(&shared) > 1 {
         std::thread::yield_now();
+    }
+}
+
+/// One TLS connection with a certificate of its own; gives the address and the certificate.
+fn serve_one_with_tls(body: Option<String>) -> (SocketAddr, Vec<u8>, JoinHandle<()>) {
+    let certified = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+    let der = certified.cert.der().clone();
+    let key = rustls::pki_types::PrivateKeyDer::try_from(certified.signing_key.serialize_der()).unwrap();
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let config = rustls::ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(vec![der.clone()], key)
+        .unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let thread = std::thread::spawn(move || {
+        let (stream, _) = listener.accept().unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+        let connection = rustls::ServerConnection::new(Arc::new(config)).unwrap();
+        answer(rustls::StreamOwned::new(connection, stream), body.map(String::into_bytes));
+    });
+    (address, der.to_vec(), thread)
+}
+
+#[test]
+fn a_key_set_is_fetched_over_tls_from_whom_is_trusted() {
+    for trusted in [true, false] {
+        let (address, der, thread) = serve_one_with_tls(set(&[jwk("ec", Some("e"), "")]));
+        let roots =
+            if trusted { vec![ureq::tls::Certificate::from_der(&der).to_owned()] } else { Vec::new() };
+        let url = format!("https://localhost:{}/jwks.json", address.port());
+        let jwks = Jwks::start_with(&url, roots, SLOW).unwrap();
+        let verifier = Verifier { jwks: Some(jwks), ..Verifier::from_config(&Auth::default()).unwrap() };
+        assert_eq!(said(&verifier, &token("ec", Some("e"))).is_ok(), trusted);
+        drop(verifier);
+        thread.join().unwrap();
     }
 }
