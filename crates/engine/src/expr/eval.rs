@@ -9,7 +9,8 @@ use super::number::Number;
 use super::value::{Failed, List, Value, Work};
 use super::vars::{Scope, Var};
 
-/// What one evaluation may cost: bytes looked at or copied, and nodes. Some milliseconds at the very most.
+/// What one evaluation may cost: bytes looked at or copied, and steps taken. It is for the few
+/// expressions that walk through much of a large payload again and again.
 pub(super) const MAX_WORK: usize = 4 << 20;
 
 /// The value of a tree, or that it ends in an error.
@@ -53,7 +54,7 @@ impl<'a> Evaluation<'a> {
     }
 
     fn var(&self, var: Var) -> Result<Value<'a>, Failed> {
-        match Value::of_binding(self.scope.var(var))? {
+        match Value::of_binding(self.scope.var(var), &self.work)? {
             Some(value) => Ok(value),
             None if matches!(var, Var::From | Var::Tags | Var::Key) => Ok(Value::Null),
             None => Err(Failed),

@@ -33,6 +33,10 @@ impl Work {
     }
 }
 
+/// What one more comparison or table entry costs beside the bytes it looks at.
+const STEP: usize = 8;
+const ENTRY: usize = 64;
+
 /// How deep equality follows lists and maps; payloads are 64 deep at most.
 const MAX_EQUAL_DEPTH: usize = 96;
 
@@ -65,12 +69,15 @@ pub(super) enum Map<'a> {
 
 impl<'a> Value<'a> {
     /// Of a variable; `None` where it is missing.
-    pub(super) fn of_binding(binding: Binding<'a>) -> Result<Option<Self>, Failed> {
+    pub(super) fn of_binding(binding: Binding<'a>, work: &Work) -> Result<Option<Self>, Failed> {
         Ok(Some(match binding {
             Binding::Missing => return Ok(None),
             Binding::Null => Value::Null,
             Binding::Text(text) => Value::Text(Cow::Borrowed(text)),
-            Binding::Json(text) => Value::of_json(text)?,
+            Binding::Json(text) => {
+                work.spend(cost_to_open(text))?;
+                Value::of_json(text)?
+            }
             Binding::Me { player, claims } => Value::Map(Map::Me { player, claims: claims.trim() }),
             Binding::Params(params) => Value::Map(Map::Params(params)),
         }))
@@ -102,13 +109,20 @@ impl<'a> Value<'a> {
         })
     }
 
+    fn cost_to_copy(&self) -> usize {
+        match self {
+            Value::Text(Cow::Owned(text)) => text.len(),
+            _ => STEP,
+        }
+    }
+
     /// Whether both are the same: by value for numbers, deep for lists and maps, false across types.
     pub(super) fn equals(&self, other: &Value<'_>, work: &Work) -> Result<bool, Failed> {
         self.equals_within(other, work, MAX_EQUAL_DEPTH)
     }
 
     fn equals_within(&self, other: &Value<'_>, work: &Work, depth: usize) -> Result<bool, Failed> {
-        work.spend(1)?;
+        work.spend(STEP)?;
         let deeper = depth.checked_sub(1).ok_or(Failed)?;
         match (self, other) {
             (Value::Null, Value::Null) => Ok(true),
@@ -172,6 +186,14 @@ impl<'a> Value<'a> {
     }
 }
 
+/// Lists and maps are paid for when something is looked for in them, all other text at once.
+fn cost_to_open(text: &str) -> usize {
+    match text.trim_start().as_bytes().first() {
+        Some(b'{' | b'[') => text.len() - text.trim().len(),
+        _ => text.len(),
+    }
+}
+
 impl<'a> List<'a> {
     /// The elements. Reading all of a JSON list costs its length, whichever of them are wanted.
     pub(super) fn iter(&self, work: &Work) -> Result<Elements<'_, 'a>, Failed> {
@@ -181,7 +203,10 @@ impl<'a> List<'a> {
                 Elements::Json(json::elements(text))
             }
             List::Const(items) => Elements::Const(items.iter()),
-            List::Made(values) => Elements::Made(values.iter()),
+            List::Made(values) => {
+                work.spend(values.iter().map(Value::cost_to_copy).sum())?;
+                Elements::Made(values.iter())
+            }
         })
     }
 
@@ -260,7 +285,11 @@ impl<'a> Map<'a> {
         match self {
             Map::Json(text) => {
                 work.spend(text.len())?;
-                json::members(text).map(|(name, value)| Ok((name.text(), Value::of_json(value)?))).collect()
+                let entry = |(name, value): (RawText<'a>, &'a str)| {
+                    work.spend(ENTRY)?;
+                    Ok((name.text(), Value::of_json(value)?))
+                };
+                json::members(text).map(entry).collect()
             }
             Map::Me { player, claims } => {
                 let mut entries = Map::Json(claims).entries(work)?;

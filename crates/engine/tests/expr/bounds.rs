@@ -63,6 +63,12 @@ fn work() {
     let doubled = format!("size({}) > 0", vec!["data.pad"; 20].join(" + "));
     assert!(!expr(&doubled).matches(&scope));
 
+    let escaped = format!(r#""\\n{}""#, "x".repeat(1 << 20));
+    assert!(expr("data != 'a' && data != 'b'").matches(&Plain::of_data(&escaped)));
+    assert!(!expr(&vec!["data != 'a'"; 40].join(" && ")).matches(&Plain::of_data(&escaped)));
+    let copied = format!("size({}) > 0", vec!["[data + 'x']"; 20].join(" + "));
+    assert!(!expr(&copied).matches(&Plain::of_data(&escaped)));
+
     let deep = format!("{}{}", "[".repeat(5000), "]".repeat(5000));
     let both = format!(r#"{{"a":{deep},"b":{deep},"x":1}}"#);
     assert!(expr("data.x == 1").matches(&Plain::of_data(&both)));

@@ -110,3 +110,10 @@ fn long_sums_are_not_kept() {
     assert_eq!(bound.vars(), Vars::DATA);
     assert!(bound.to_string().contains("' + '"));
 }
+
+#[test]
+fn expressions_go_between_threads() {
+    fn shared<T: Send + Sync + Clone + Eq + std::hash::Hash>(_: &T) {}
+    shared(&expr("data.x"));
+    assert_eq!(size_of::<drawbridge_engine::expr::Expr>(), size_of::<usize>());
+}
