@@ -56,8 +56,10 @@ pub(super) fn read(root: &Section<'_>) -> Node {
     }
 }
 
+/// One core is the broker's.
 fn default_shards() -> u64 {
-    std::thread::available_parallelism().map_or(1, |cores| cores.get().min(MAX_SHARDS)) as u64
+    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    cores.saturating_sub(1).clamp(1, MAX_SHARDS) as u64
 }
 
 fn random_name() -> String {
