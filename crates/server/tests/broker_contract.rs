@@ -19,7 +19,8 @@ macro_rules! on_every_broker {
     };
     (@on $broker:ident, $flavour:expr, $($scenario:ident),*) => {
         mod $broker {
-            use super::*;
+            #[allow(unused_imports)]
+            use super::Flavour;
             $(#[test] fn $scenario() { super::$scenario($flavour); })*
         }
     };

@@ -225,6 +225,11 @@ impl Bench {
         });
     }
 
+    /// Waits until every connection to Redis is lost; there are `pool` links and the publisher.
+    pub fn wait_until_cut_off(&self, connections: u64) {
+        self.wait_until("cut off", |stats| stats.reconnects >= connections);
+    }
+
     /// Waits until the stats say so.
     pub fn wait_until(&self, what: &str, holds: impl Fn(&BrokerStats) -> bool) {
         let give_up = std::time::Instant::now() + PATIENCE;
