@@ -88,11 +88,9 @@ impl Event {
             }
         };
         let event = match Document::read(&source) {
-            Ok(Document::Object(members)) if members.is_envelope(mode) => members.into_event(),
+            Ok(document) if document.is_envelope(mode) => document.into_event(),
             _ if mode == PayloadMode::Envelope => return Err(PayloadError::NotAnEnvelope),
-            Ok(Document::Object(Members { whole, .. }) | Document::Other(whole)) => {
-                Event::message(shown(whole))
-            }
+            Ok(document) => Event::message(shown(document.whole)),
             Err(_) => return Ok(Event::message(quoted(&source))),
         };
         Ok(Event { source, ..event })
@@ -234,14 +232,9 @@ pub(crate) fn decimal_text(number: &str) -> String {
     }
 }
 
-/// A payload that is JSON.
-enum Document<'a> {
-    Object(Members<'a>),
-    Other(Value<'a>),
-}
-
-/// The members of an object that an envelope may have; of duplicates the last.
-struct Members<'a> {
+/// A payload that is JSON: all of it, and if it is an object, the members that an envelope may have; of
+/// duplicates the last.
+struct Document<'a> {
     whole: Value<'a>,
     event: Option<Value<'a>>,
     data: Option<Value<'a>>,
@@ -258,19 +251,15 @@ impl<'a> Document<'a> {
     fn read(text: &'a str) -> Result<Self, SyntaxError> {
         let mut reader = Reader::new(text);
         let document = match reader.next()? {
-            Token::BeginObject => Document::Object(Members::read(&mut reader)?),
-            first => Document::Other(reader.rest_of_value(first)?),
+            Token::BeginObject => Document::object(&mut reader)?,
+            first => Document::other(reader.rest_of_value(first)?),
         };
         reader.end()?;
         Ok(document)
     }
-}
 
-impl<'a> Members<'a> {
-    fn read(reader: &mut Reader<'a>) -> Result<Self, SyntaxError> {
-        let start = reader.token_at();
-        let whole = Value { at: start, text: "", kind: Kind::Object, depth: 1 };
-        let mut members = Members {
+    fn other(whole: Value<'a>) -> Self {
+        Document {
             whole,
             event: None,
             data: None,
@@ -280,22 +269,28 @@ impl<'a> Members<'a> {
             ts: None,
             id: None,
             foreign: false,
-        };
+        }
+    }
+
+    /// The object that was entered.
+    fn object(reader: &mut Reader<'a>) -> Result<Self, SyntaxError> {
+        let start = reader.token_at();
+        let mut read = Document::other(Value { at: start, text: "", kind: Kind::Object, depth: 1 });
         while let Some((name, value)) = reader.member()? {
-            members.whole.depth = members.whole.depth.max(value.depth + 1);
+            read.whole.depth = read.whole.depth.max(value.depth + 1);
             match &*name.decode() {
-                "event" => members.event = Some(value),
-                "data" => members.data = Some(value),
-                "from" => members.from = Some(value),
-                "tags" => members.tags = Some(value),
-                "key" => members.key = Some(value),
-                "ts" => members.ts = Some(value),
-                "id" => members.id = Some(value),
-                _ => members.foreign = true,
+                "event" => read.event = Some(value),
+                "data" => read.data = Some(value),
+                "from" => read.from = Some(value),
+                "tags" => read.tags = Some(value),
+                "key" => read.key = Some(value),
+                "ts" => read.ts = Some(value),
+                "id" => read.id = Some(value),
+                _ => read.foreign = true,
             }
         }
-        members.whole.text = reader.since(start);
-        Ok(members)
+        read.whole.text = reader.since(start);
+        Ok(read)
     }
 
     fn is_envelope(&self, mode: PayloadMode) -> bool {

@@ -436,7 +436,7 @@ struct Brackets {
 
 impl Brackets {
     fn push(&mut self, object: bool) {
-        if self.depth > 0 && self.depth % 64 == 0 {
+        if self.depth > 0 && self.depth.is_multiple_of(64) {
             self.below.push(self.top);
         }
         self.top = self.top << 1 | u64::from(object);
@@ -446,7 +446,7 @@ impl Brackets {
     fn pop(&mut self) {
         self.depth -= 1;
         self.top >>= 1;
-        if self.depth % 64 == 0 {
+        if self.depth.is_multiple_of(64) {
             self.top = self.below.pop().unwrap_or(0);
         }
     }

@@ -175,6 +175,9 @@ impl Hub {
     }
 
     fn unwant(&mut self, now_ms: u64, shard: ShardId, subject: &Subject) {
+        // So that the shard can tell a confirmation of its next want from one that is still on its way.
+        let released = BrokerEvent::Released(subject.clone());
+        self.outputs.push_back(HubOutput::Shards(ShardSet::only(shard), released));
         let Some((subject, entry)) = self.entries.get_key_value_mut(subject) else { return };
         if !entry.shards.remove(shard) || !entry.shards.is_empty() || entry.state == State::Ending {
             return;
