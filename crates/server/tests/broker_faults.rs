@@ -9,7 +9,8 @@ use std::io::{Read, Write};
 use std::net::TcpListener;
 
 use broker_support::bench::{EXTERNAL_BYTES, Options};
-use broker_support::{Bench, Flavour, Reply, Server};
+use broker_support::server::Server;
+use broker_support::{Bench, Flavour, Reply};
 use drawbridge::broker::{Address, RedisSettings, Secret};
 use drawbridge_engine::io::{BrokerEvent, BrokerStatus, PublishFailure, Subject, WhenDown};
 

@@ -110,11 +110,12 @@ impl Bench {
         }
     }
 
-    /// The next event of a shard that is no status.
+    /// The next event of a shard that is neither a status nor the answer to an unwant.
     pub fn next(&mut self, shard: u8) -> BrokerEvent {
         loop {
             match self.next_of_any_kind(shard) {
                 BrokerEvent::Status(status) => self.statuses[usize::from(shard)].push(status),
+                BrokerEvent::Released(_) => {}
                 event => return event,
             }
         }
