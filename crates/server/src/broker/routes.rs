@@ -37,7 +37,7 @@ impl Routes {
         {
             return 0;
         }
-        let mut hasher = foldhash::fast::FixedState::with_seed(0x6472_6177).build_hasher();
+        let mut hasher = foldhash::quality::FixedState::with_seed(0x6472_6177).build_hasher();
         hasher.write(subject.name.as_bytes());
         (hasher.finish() % self.pool) as usize
     }

@@ -110,11 +110,12 @@ impl Bench {
         }
     }
 
-    /// The next event of a shard that is no status.
+    /// The next event of a shard that is neither a status nor the answer to an unwant.
     pub fn next(&mut self, shard: u8) -> BrokerEvent {
         loop {
             match self.next_of_any_kind(shard) {
                 BrokerEvent::Status(status) => self.statuses[usize::from(shard)].push(status),
+                BrokerEvent::Released(_) => {}
                 event => return event,
             }
         }
@@ -223,6 +224,11 @@ impl Bench {
             let done = async { while !matches!(node.recv().await, Some(BrokerEvent::Done { .. })) {} };
             tokio::time::timeout(PATIENCE, done).await.expect("an answer in time");
         });
+    }
+
+    /// Waits until every connection to Redis is lost; there are `pool` links and the publisher.
+    pub fn wait_until_cut_off(&self, connections: u64) {
+        self.wait_until("cut off", |stats| stats.reconnects >= connections);
     }
 
     /// Waits until the stats say so.

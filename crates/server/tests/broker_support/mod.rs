@@ -7,4 +7,4 @@ pub mod bench;
 pub mod server;
 
 pub use bench::Bench;
-pub use server::{Flavour, Reply, Server};
+pub use server::{Flavour, Reply};

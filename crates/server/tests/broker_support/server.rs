@@ -66,6 +66,11 @@ impl Server {
 
     /// Starts it, again after a kill, and waits until it answers.
     pub fn launch(&mut self) {
+        self.launch_with(&[]);
+    }
+
+    /// As [`Server::launch`], with more options.
+    pub fn launch_with(&mut self, options: &[&str]) {
         assert!(self.child.is_none(), "it runs already");
         let file = |name: &str| self.directory.join(name).display().to_string();
         let port = self.port.to_string();
@@ -86,6 +91,7 @@ impl Server {
                 &file("cert.pem"),
             ]);
         }
+        command.args(options);
         let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn();
         self.child = Some(child.expect("these tests need `redis-server` (7.0 or later) on the PATH"));
         let give_up = Instant::now() + Duration::from_secs(20);
@@ -124,6 +130,20 @@ impl Server {
     fn signal(&self, signal: &str) {
         let pid = self.child.as_ref().expect("it runs").id().to_string();
         assert!(Command::new("kill").args([signal, &pid]).status().unwrap().success());
+    }
+
+    /// The most bytes that one connection sent to its TCP port and that it has not read.
+    pub fn unread_bytes(&self) -> usize {
+        let local = format!(":{:04X}", self.port);
+        let tables =
+            ["/proc/net/tcp", "/proc/net/tcp6"].map(|path| std::fs::read_to_string(path).unwrap_or_default());
+        let unread = tables.iter().flat_map(|table| table.lines().skip(1)).filter_map(|line| {
+            let fields: Vec<&str> = line.split_whitespace().collect();
+            let (local_address, queues) = (fields.get(1)?, fields.get(4)?);
+            let unread = usize::from_str_radix(queues.split(':').nth(1)?, 16).ok()?;
+            local_address.ends_with(&local).then_some(unread)
+        });
+        unread.max().unwrap_or(0)
     }
 
     /// What a node is told about it.
