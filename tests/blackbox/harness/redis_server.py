@@ -68,8 +68,9 @@ class RedisServer:
         return {name.decode(): count for name, count in self.client.pubsub_numsub(*channels)}
 
     def channels(self):
-        """PUBSUB CHANNELS: every channel that anyone is subscribed to."""
-        return {name.decode() for name in self.client.pubsub_channels()}
+        """PUBSUB CHANNELS without the nodes' own: every channel that a player has a node subscribed to."""
+        names = {name.decode() for name in self.client.pubsub_channels()}
+        return {name for name in names if not name.startswith("drawbridge:")}
 
     def patterns(self):
         """PUBSUB NUMPAT."""
