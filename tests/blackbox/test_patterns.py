@@ -58,7 +58,8 @@ def test_glob_rules_are_those_of_redis(open_node, redis, pattern):
     player = open_node.player("alice")
     reply = player.subscribe(pattern)
     assert reply["pattern"] is True and "offset" not in reply
-    player.subscribe("g:end")
+    if pattern != "g:*":
+        player.subscribe("g:*", filter="event == 'end'")
     oracle.subscribe("g:end")
     oracle.get_message(timeout=10)
     for name in NAMES:
