@@ -178,11 +178,19 @@ def test_checks_come_in_the_stated_order(redis, start):
     big = "x" * 2000
     player.send({"type": "PUBLISH_EVENT", "id": "size", "channel": "bad name", "event": "x", "data": big})
     assert player.expect("ERROR")["code"] == "TOO_LARGE"
-    player.refusal("PUBLISH_EVENT", "CHANNEL_INVALID", channel="few:{", event="x", data=1)
-    player.refusal("PUBLISH_EVENT", "FORBIDDEN", channel="few:1", event="x", data={"ok": False})
-    player.publish("few:1", "x", {"ok": True})
-    limited = player.refusal("PUBLISH_EVENT", "RATE_LIMITED", channel="few:1", event="x", data={"ok": False})
-    assert limited["retry_after_ms"] >= 1
+    attempt = {"type": "PUBLISH_EVENT", "event": "x", "data": {"ok": False}}
+    player.send([{**attempt, "id": n, "channel": "few:1"} for n in range(100, 120)])
+    codes = [player.expect("ERROR", id=n)["code"] for n in range(100, 120)]
+    assert codes[:2] == ["FORBIDDEN"] * 2 and codes[-1] == "RATE_LIMITED"
+    player.refusal("PUBLISH_EVENT", "CHANNEL_INVALID", channel="few:{", event="x", data={"ok": False})
+
+
+def test_the_message_rate_comes_before_the_name(redis, start):
+    node = start(redis, limits={"messages": {"per_second": 1, "burst": 2}})
+    player = node.player("alice")
+    player.send([{"type": "PUBLISH_EVENT", "id": n, "channel": "bad name", "event": "x"} for n in range(20)])
+    codes = [player.expect("ERROR", id=n)["code"] for n in range(20)]
+    assert codes[0] == "CHANNEL_INVALID" and codes[-1] == "RATE_LIMITED"
 
 
 def test_the_idempotency_key_is_unsupported_on_a_plain_channel(node):

@@ -181,6 +181,15 @@ class Player:
         assert reply.type == "PONG", reply
         return reply
 
+    def read_for(self, seconds):
+        """Reads whatever comes for so long, answering heartbeats."""
+        deadline = Deadline(seconds)
+        while not deadline.passed():
+            try:
+                self.pump(deadline.left())
+            except TimedOut:
+                return
+
     def silent_but_for(self, *types):
         """After a round trip nothing is unread but messages of these types."""
         self.sync()
