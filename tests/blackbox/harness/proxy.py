@@ -68,7 +68,7 @@ class Proxy:
                 for end in list(self._pairs):
                     self._drop(end, reset=True)
                 self._cut = False
-            if self.stalled:
+            if self.stalled or self.stalled_to_client:
                 time.sleep(0.005)
         for end in list(self._pairs):
             self._drop(end, reset=True)
