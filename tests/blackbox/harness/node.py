@@ -44,7 +44,7 @@ def base_config(redis_url=None):
         "broker": broker,
         "auth": {"hmac_secret": SECRET},
         "connection": {"auto_subscribe": ["player:{sub}"], "linger": "100ms"},
-        "limits": {"messages": PLENTY, "subscribes": PLENTY, "bytes": {"per_second": "1GiB", "burst": "1GiB"}},
+        "limits": {"messages": PLENTY, "subscribes": PLENTY, "bytes": {"per_second": "512MiB", "burst": "512MiB"}},
         "channel": [
             {"name": "chat:{room}", "subscribe": "true", "publish": "true", "patterns": True},
             {
