@@ -107,7 +107,7 @@ WRONG = {
     ('"64KiB"\nsub', '"64 KB of RAM"\nsub'): ["message_bytes"],
     ("subscriptions = 256", "subscriptions = -1"): ["subscriptions"],
     ("subscriptions = 256", 'subscriptions = "many"'): ["subscriptions"],
-    ('kind = "redis"', 'kind = "rediss"'): ["kind", "redis", "memory"],
+    ('kind = "redis"', 'kind = "rediss"'): ["kind", "redis"],
     ('"redis://127.0.0.1:6379"', '"http://127.0.0.1:6379"'): ["url", "redis://"],
     ('"10.0.0.0/8"', '"10.0.0.0/99"'): ["trusted_proxies"],
     ('listen = "127.0.0.1:8000"', 'listen = "8000"'): ["listen"],

@@ -155,8 +155,12 @@ def test_a_bad_publish_is_a_client_error_that_explains_itself(node, redis, body)
 
 
 def test_a_huge_publish_is_refused(node):
-    answer = node.admin("POST", "/api/publish", {"channel": "chat:1", "event": "x", "data": "y" * 20_000_000})
-    assert answer.status == 413
+    """The answer may be cut off with the connection, as the rest of the body is never read."""
+    try:
+        assert node.publish("chat:1", "x", "y" * 20_000_000).status == 413
+    except OSError:
+        pass
+    assert 200 <= node.publish("chat:1", "x", "y").status < 300
 
 
 def test_an_idempotency_key_is_not_supported_yet(node):

@@ -6,9 +6,25 @@ READY_LINE = r"drawbridge: ready listen=(?P<listen>\S+)(?: admin=(?P<admin>\S+))
 CONNECTIONS = "drawbridge_connections"
 SUBSCRIPTIONS = "drawbridge_subscriptions"
 TARGETS = "drawbridge_targets"
-HUB_SUBJECTS = "drawbridge_hub_subjects"
-PENDING_BYTES = "drawbridge_pending_bytes"
-IDLE_GAUGES = (CONNECTIONS, SUBSCRIPTIONS, TARGETS, HUB_SUBJECTS)
+HUB_SUBJECTS = "drawbridge_redis_subscriptions"
+SOCKETS = "drawbridge_sockets"
+IDLE_GAUGES = (
+    CONNECTIONS,
+    SUBSCRIPTIONS,
+    TARGETS,
+    HUB_SUBJECTS,
+    SOCKETS,
+    "drawbridge_connections_open",
+    "drawbridge_addresses",
+    "drawbridge_views",
+    "drawbridge_timers",
+    "drawbridge_outbound_bytes",
+    "drawbridge_publishes_in_flight",
+    "drawbridge_requests_deferred",
+    "drawbridge_pattern_channels",
+    "drawbridge_shard_queue_bytes",
+    "drawbridge_publish_queue_bytes",
+)
 
 # A counter whose name holds one of these counts payloads that were dropped.
-DROPPED_WORDS = ("drop", "oversize", "too_large", "refused", "rejected")
+DROPPED_WORDS = ("dropped",)

@@ -197,13 +197,23 @@ class Node:
             if any(word in key for word in names.DROPPED_WORDS) and not key.startswith("process_")
         )
 
-    def idle(self):
-        """Whether every gauge of what players hold is back at zero."""
-        values = {name: self.metric(name) for name in names.IDLE_GAUGES}
-        return None if any(values.values()) else True
+    def held(self):
+        """The gauges of what players hold that are not back at zero."""
+        samples = self.metrics()
+        return {name: samples[name] for name in names.IDLE_GAUGES if samples[name]}
 
     def wait_idle(self, timeout=PATIENCE):
-        until(self.idle, f"all of {names.IDLE_GAUGES} are zero", timeout)
+        left = {}
+
+        def idle():
+            left.clear()
+            left.update(self.held())
+            return not left
+
+        try:
+            until(idle, "every gauge is back at zero", timeout)
+        except AssertionError as failure:
+            raise AssertionError(f"{failure}; left: {left}") from None
 
     # faults and the end
 

@@ -43,10 +43,10 @@ class RedisServer:
         assert self.process.running, f"redis-server ended:\n{self.process.output}"
         try:
             return self.client.ping()
-        except (redis.ConnectionError, redis.TimeoutError):
-            return False
         except redis.AuthenticationError:
             return True
+        except (redis.ConnectionError, redis.TimeoutError):
+            return False
 
     @property
     def client(self):
