@@ -76,7 +76,6 @@ TABLE = {
     "channel == 'chat:1'": True,
     "tags.zone == 'n'": True,
     "data.damage": False,
-    "'text'": False,
     "(((((true)))))": True,
     "true && true && true || false": True,
     "!false": True,
@@ -105,6 +104,7 @@ def shared_node(calm_redis, tmp_path_factory):
 
 
 BAD = {
+    "a text, where true or false is asked": "'text'",
     "empty": "",
     "blank": "   ",
     "half a comparison": "data.damage >",

@@ -32,6 +32,7 @@ def balancer(tmp_path):
 def join(balancer, sub="alice", **options):
     player = Player(balancer.port, mint(sub), **options)
     player.hello = player.welcome()
+    balancer.players.append(player)  # held, or else it would be closed
     return player
 
 

@@ -171,11 +171,11 @@ def test_a_refused_publish_is_not_published(node, redis):
 def test_checks_come_in_the_stated_order(redis, start):
     node = start(
         redis,
-        limits={"message_bytes": "1KiB"},
+        limits={"message_bytes": "4KiB"},
         channel=[{"name": "few:{x}", "publish": "data.ok == true", "publishes": {"per_second": 1, "burst": 2}}],
     )
     player = node.player("alice")
-    big = "x" * 2000
+    big = "x" * 5000
     player.send({"type": "PUBLISH_EVENT", "id": "size", "channel": "bad name", "event": "x", "data": big})
     assert player.expect("ERROR")["code"] == "TOO_LARGE"
     attempt = {"type": "PUBLISH_EVENT", "event": "x", "data": {"ok": False}}

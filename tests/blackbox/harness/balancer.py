@@ -75,6 +75,7 @@ class Balancer:
         directory = Path(directory) / kind
         directory.mkdir()
         self.port = ports.free()
+        self.players = []
         self.control = directory / "admin.sock"
         config = directory / f"{kind}.conf"
         if kind == "haproxy":
@@ -108,4 +109,6 @@ class Balancer:
         return answer.decode()
 
     def close(self):
+        for player in self.players:
+            player.vanish()
         self.process.kill()

@@ -7,6 +7,8 @@ CONNECTIONS = "drawbridge_connections"
 SUBSCRIPTIONS = "drawbridge_subscriptions"
 TARGETS = "drawbridge_targets"
 HUB_SUBJECTS = "drawbridge_redis_subscriptions"
+# Of these, what a node holds for itself with nobody connected.
+OWN_SUBJECTS = 1
 SOCKETS = "drawbridge_sockets"
 IDLE_GAUGES = (
     CONNECTIONS,

@@ -200,7 +200,13 @@ class Node:
     def held(self):
         """The gauges of what players hold that are not back at zero."""
         samples = self.metrics()
+        samples[names.HUB_SUBJECTS] -= self.own_subjects
         return {name: samples[name] for name in names.IDLE_GAUGES if samples[name]}
+
+    @property
+    def own_subjects(self):
+        """What the node is subscribed to for itself: the nodes' own channel, and the control channel."""
+        return names.OWN_SUBJECTS + bool(self.config.get("control_channel"))
 
     def wait_idle(self, timeout=PATIENCE):
         left = {}
