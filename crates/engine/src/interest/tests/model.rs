@@ -215,7 +215,7 @@ impl World {
             .cloned()
             .collect();
         // Redis keeps patterns in a hash table: any order, and another one when the table grows.
-        if number % 3 == 0 {
+        if number.is_multiple_of(3) {
             copies.reverse();
         }
         if self.subscriptions.contains(&Subject::channel(channel)) {
