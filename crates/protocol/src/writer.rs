@@ -16,15 +16,16 @@ pub(crate) fn message(encoding: Encoding, capacity: usize, fill: impl FnOnce(&mu
 }
 
 /// One message object in a whole WebSocket frame. The payload is written once, behind room for the longest
-/// header.
+/// header, because only then its length is known.
 pub(crate) fn frame(encoding: Encoding, capacity: usize, fill: impl FnOnce(&mut MapWriter<'_>)) -> Frame {
-    let mut out = Vec::with_capacity(MAX_HEADER_BYTES + capacity);
+    let mut out = Vec::with_capacity(2 * MAX_HEADER_BYTES + capacity);
     out.resize(MAX_HEADER_BYTES, 0);
     MapWriter::write(encoding, &mut out, fill);
-    let mut header = Vec::with_capacity(MAX_HEADER_BYTES);
-    write_header(&mut header, opcode(encoding), out.len() - MAX_HEADER_BYTES);
-    let unused = MAX_HEADER_BYTES - header.len();
-    out[unused..MAX_HEADER_BYTES].copy_from_slice(&header);
+    let end = out.len();
+    write_header(&mut out, opcode(encoding), end - MAX_HEADER_BYTES);
+    let unused = MAX_HEADER_BYTES - (out.len() - end);
+    out.copy_within(end.., unused);
+    out.truncate(end);
     let mut frame = Bytes::from(out);
     frame.advance(unused);
     frame

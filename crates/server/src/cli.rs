@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
+use crate::config::listen_address;
+
 /// `drawbridge …`
 #[derive(Debug, Parser)]
 #[command(name = "drawbridge", version, arg_required_else_help = true, disable_help_subcommand = true)]
@@ -42,10 +44,10 @@ pub enum Command {
         #[arg(long, value_name = "URL")]
         redis: Option<String>,
         /// Where to listen for players, as HOST:PORT; port 0 takes a free one [default: 127.0.0.1:8000]
-        #[arg(long, value_name = "ADDRESS")]
+        #[arg(long, value_name = "ADDRESS", value_parser = listen_address)]
         listen: Option<String>,
         /// Where the admin API listens, as HOST:PORT [default: 127.0.0.1:8001]
-        #[arg(long, value_name = "ADDRESS")]
+        #[arg(long, value_name = "ADDRESS", value_parser = listen_address)]
         admin_listen: Option<String>,
     },
     /// Mint a token (a JWT) that a player can connect with

@@ -119,3 +119,28 @@ fn an_error_reads_as_a_sentence() {
     let error = compile_filter("dat.x == 1").unwrap_err();
     assert_eq!(error.to_string(), "there is no variable `dat` (at byte 0); did you mean `data`?");
 }
+
+/// The lines of the blocks of this language in the documentation.
+fn documented(language: &str) -> impl Iterator<Item = &'static str> {
+    let opening = format!("```{language}\n");
+    let blocks = include_str!("../../../../docs/expressions.md").split(&*opening).skip(1);
+    let blocks: Vec<_> = blocks.filter_map(|block| block.split("```").next()).collect();
+    blocks.into_iter().flat_map(str::lines)
+}
+
+#[test]
+fn the_documentation_is_right() {
+    for line in documented("cel") {
+        assert!(compile(line, Vars::VIEW_RULE).is_ok(), "{line}");
+    }
+    for line in documented("wrong") {
+        let (source, said) = line.split_once("// at ").unwrap();
+        let error = compile_filter(source).unwrap_err();
+        let (position, said) = said.split_once([':', ',']).unwrap();
+        assert_eq!(error.position.to_string(), position, "{line}");
+        let said = said.trim_start_matches(" in a filter:").trim();
+        let text = format!("{}; {}", error.message, error.hint.unwrap_or_default());
+        assert!(text.starts_with(said.trim_end_matches('…').trim_end_matches([' ', ';'])), "{line}\n{text}");
+    }
+    assert!(documented("cel").count() >= 10 && documented("wrong").count() >= 9);
+}

@@ -29,7 +29,9 @@ const MAX_WAITING: usize = 64;
 pub(super) struct Pace {
     /// So long after a fetch that worked, the next one.
     pub(super) refresh: Duration,
-    /// So long after any fetch, none for an unknown key; and so long after one that failed, the next try.
+    /// So long after one that failed, the next try.
+    pub(super) retry: Duration,
+    /// So long after any fetch, none for an unknown key.
     pub(super) pause: Duration,
     /// The bound of one fetch.
     pub(super) timeout: Duration,
@@ -37,6 +39,7 @@ pub(super) struct Pace {
 
 const PACE: Pace = Pace {
     refresh: Duration::from_secs(600),
+    retry: Duration::from_secs(10),
     pause: Duration::from_secs(10),
     timeout: Duration::from_secs(5),
 };
@@ -92,11 +95,16 @@ struct State {
 
 impl Jwks {
     pub(super) fn start(url: &str) -> Result<Jwks, JwksError> {
-        Jwks::start_with(url, PACE)
+        let roots = if is_https(url) { system_roots()? } else { Vec::new() };
+        Jwks::start_with(url, roots, PACE)
     }
 
-    pub(super) fn start_with(url: &str, pace: Pace) -> Result<Jwks, JwksError> {
-        let agent = agent(url, pace)?;
+    pub(super) fn start_with(
+        url: &str,
+        roots: Vec<Certificate<'static>>,
+        pace: Pace,
+    ) -> Result<Jwks, JwksError> {
+        let agent = agent(url, roots, pace);
         let shared = Arc::new(Shared::default());
         shared.lock().fetching = true;
         let (own, url) = (shared.clone(), url.to_owned());
@@ -115,6 +123,11 @@ impl Jwks {
             Some(keys) if !keys.is_empty() => Some(keys),
             _ => choose(&self.wait_for_fetch(state), algorithm, id),
         }
+    }
+
+    #[cfg(test)]
+    pub(super) fn shared(&self) -> Arc<impl std::fmt::Debug + use<>> {
+        self.shared.clone()
     }
 
     fn wait_for_fetch<'s>(&'s self, mut state: MutexGuard<'s, State>) -> MutexGuard<'s, State> {
@@ -170,7 +183,7 @@ fn keep_fresh(shared: &Shared, pace: Pace, fetch: impl Fn() -> Result<Vec<Arc<Ke
         state.last_end = Some(Instant::now());
         (state.fetching, state.asked) = (false, false);
         shared.fetched.notify_all();
-        let nap = if worked { pace.refresh } else { pace.pause };
+        let nap = if worked { pace.refresh } else { pace.retry };
         let slept = shared.wanted.wait_timeout_while(state, nap, |state| !state.asked && !state.stop);
         let (mut state, _) = slept.unwrap_or_else(PoisonError::into_inner);
         if state.stop {
@@ -180,9 +193,12 @@ fn keep_fresh(shared: &Shared, pace: Pace, fetch: impl Fn() -> Result<Vec<Arc<Ke
     }
 }
 
-fn agent(url: &str, pace: Pace) -> Result<ureq::Agent, JwksError> {
-    let https = url.get(..8).is_some_and(|start| start.eq_ignore_ascii_case("https://"));
-    let roots = if https { system_roots()? } else { Vec::new() };
+fn is_https(url: &str) -> bool {
+    url.get(..8).is_some_and(|start| start.eq_ignore_ascii_case("https://"))
+}
+
+/// From https it never follows a redirect to http.
+fn agent(url: &str, roots: Vec<Certificate<'static>>, pace: Pace) -> ureq::Agent {
     let tls = TlsConfig::builder()
         .provider(TlsProvider::Rustls)
         .unversioned_rustls_crypto_provider(Arc::new(rustls::crypto::aws_lc_rs::default_provider()))
@@ -190,12 +206,12 @@ fn agent(url: &str, pace: Pace) -> Result<ureq::Agent, JwksError> {
         .build();
     let config = ureq::Agent::config_builder()
         .tls_config(tls)
-        .https_only(https)
+        .https_only(is_https(url))
         .max_redirects(3)
         .timeout_global(Some(pace.timeout))
         .max_idle_connections(0)
         .build();
-    Ok(config.new_agent())
+    config.new_agent()
 }
 
 fn system_roots() -> Result<Vec<Certificate<'static>>, JwksError> {

@@ -46,3 +46,45 @@ fn summary(config: &Config) -> String {
     };
     format!("players on {}, {admin}, {broker}, {classes} of channels", config.listen)
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    /// Status, standard output, standard error.
+    fn ran(file: &Path) -> (ExitStatus, String, String) {
+        let (mut out, mut err) = (Vec::new(), Vec::new());
+        let status = run(file, &mut out, &mut err).unwrap();
+        (status, String::from_utf8(out).unwrap(), String::from_utf8(err).unwrap())
+    }
+
+    #[test]
+    fn a_right_file_is_summed_up() {
+        let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../examples/drawbridge.toml");
+        let said = format!(
+            "{}: ok: players on 127.0.0.1:8000, admin on 127.0.0.1:8001, Redis at 127.0.0.1:6379, 3 classes of channels\n",
+            file.display()
+        );
+        assert_eq!(ran(&file), (DONE, said, String::new()));
+    }
+
+    #[test]
+    fn a_wrong_file_gets_every_problem_and_their_number() {
+        let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/wrong.toml");
+        let name = file.display();
+        let said = format!(
+            "{name}:2:1: unknown key `lisen`; did you mean `listen`?\n\
+             {name}:5:17: `connection.heartbeat` is out of bounds: 0s; it may be 10ms to 10m\n\
+             {name}: 2 problems\n"
+        );
+        assert_eq!(ran(&file), (REFUSED, String::new(), said));
+    }
+
+    #[test]
+    fn a_file_that_is_not_there_has_a_status_of_its_own() {
+        let (status, out, err) = ran(Path::new("/nowhere.toml"));
+        assert_eq!((status, &*out), (UNREADABLE, ""));
+        assert!(err.starts_with("/nowhere.toml: cannot be read: "), "{err}");
+    }
+}

@@ -236,6 +236,8 @@ fn parse_socket(place: &str) -> Result<(RedisAddress, u8), Wrong> {
     Ok((RedisAddress::Unix(PathBuf::from(path)), db))
 }
 
+const DEFAULT_PORT: &str = "6379";
+
 fn parse_host(place: &str) -> Result<(RedisAddress, u8), Wrong> {
     let (place, db) = place.split_once('/').unwrap_or((place, ""));
     if db.contains('?') || place.contains('?') {
@@ -245,13 +247,16 @@ fn parse_host(place: &str) -> Result<(RedisAddress, u8), Wrong> {
         Some(v6) => {
             let (host, port) = v6.split_once(']').ok_or(wrong("has no `]` after an IPv6 address"))?;
             host.parse::<std::net::Ipv6Addr>().map_err(|_| wrong("has no IPv6 address in its brackets"))?;
-            (host, port.strip_prefix(':').or(port.is_empty().then_some("6379")))
+            (host, port.strip_prefix(':').or(port.is_empty().then_some(DEFAULT_PORT)))
         }
-        None => place.split_once(':').map_or((place, Some("6379")), |(host, port)| (host, Some(port))),
+        None => {
+            let (host, port) = place.split_once(':').unwrap_or((place, DEFAULT_PORT));
+            if !super::is_host(host) {
+                return Err(wrong("names no host"));
+            }
+            (host, Some(port))
+        }
     };
-    if !super::is_host(host) {
-        return Err(wrong("names no host"));
-    }
     let port =
         port.and_then(|port| port.parse().ok()).filter(|port| *port > 0).ok_or(wrong("has a wrong port"))?;
     let db = if db.is_empty() { 0 } else { parse_db(db)? };

@@ -12,6 +12,9 @@ pub(super) const PREFIX: &str = "DRAWBRIDGE_";
 /// Read elsewhere: the log's filter, and the configuration file's path.
 const NOT_KEYS: [&str; 2] = ["DRAWBRIDGE_LOG", "DRAWBRIDGE_CONFIG"];
 
+/// No key is deeper, and raw trees are walked by recursion.
+const MAX_DEPTH: usize = 8;
+
 /// One variable.
 struct Override {
     name: Arc<str>,
@@ -55,62 +58,63 @@ pub(super) fn overlay(
     // Shorter paths first, so that a part overrides its whole; and list places in the order of their numbers.
     let place = |part: &String| (part.parse::<u32>().unwrap_or(u32::MAX), part.clone());
     overrides.sort_by_cached_key(|o| (o.path.len(), o.path.iter().map(place).collect::<Vec<_>>()));
-    overrides.into_iter().filter_map(|o| lay(root, &o).err()).collect()
+    let mut whole = Node { place: Place::File(0), raw: Raw::Table(std::mem::take(root)) };
+    let errors = overrides.into_iter().filter_map(|o| lay(&mut whole, &o).err()).collect();
+    if let Raw::Table(table) = whole.raw {
+        *root = table;
+    }
+    errors
 }
 
-fn lay(root: &mut Table, o: &Override) -> Result<(), ConfigError> {
-    let Some((last, parents)) = o.path.split_last() else { return Ok(()) };
+fn lay(root: &mut Node, o: &Override) -> Result<(), ConfigError> {
+    if o.path.len() > MAX_DEPTH {
+        return Err(too_deep(o));
+    }
     let place = Place::Named(o.name.clone());
-    let mut table = root;
-    let mut parents = parents.iter().peekable();
-    while let Some(part) = parents.next() {
-        let node = &mut table.entry(part, || empty(part, &place)).node;
-        let index = match parents.peek().map(|next| next.parse::<usize>()) {
-            Some(Ok(index)) => parents.next().map(|_| index),
-            _ => None,
-        };
-        table = match index {
-            None => as_table(node, &place),
-            Some(index) => element(node, index, &place).map_err(|count| past_the_end(o, part, count))?,
+    let mut node = root;
+    for (depth, part) in o.path.iter().enumerate() {
+        settle(node);
+        let is_list = !matches!(node.raw, Raw::Table(_));
+        node = match part.parse::<usize>() {
+            Ok(index) if is_list && depth > 0 => {
+                element(node, index, &place).map_err(|count| past_the_end(o, &o.path[depth - 1], count))?
+            }
+            _ => member(node, part, &place, depth + 1 == o.path.len()),
         };
     }
-    let node = Node { place: place.clone(), raw: Raw::Text(o.value.clone()) };
-    let entry = table.entry(last, || empty(last, &place));
-    (entry.place, entry.node) = (place, node);
+    *node = Node { place, raw: Raw::Text(o.value.clone()) };
     Ok(())
 }
 
-fn empty(key: &str, place: &Place) -> Entry {
-    let node = Node { place: place.clone(), raw: Raw::Table(Table::default()) };
-    Entry { key: key.to_owned(), place: place.clone(), node }
+/// Something that is still to become what the next part of the path makes it.
+fn blank(place: &Place) -> Node {
+    Node { place: place.clone(), raw: Raw::Text(String::new()) }
 }
 
-/// The node as a table; whatever else it was gives way.
-fn as_table<'n>(node: &'n mut Node, place: &Place) -> &'n mut Table {
-    settle(node);
+/// The value of this key, and what was no table gives way to one. The key itself is the variable's where its value is.
+fn member<'n>(node: &'n mut Node, key: &str, place: &Place, is_last: bool) -> &'n mut Node {
     if !matches!(node.raw, Raw::Table(_)) {
         *node = Node { place: place.clone(), raw: Raw::Table(Table::default()) };
     }
-    match &mut node.raw {
-        Raw::Table(table) => table,
-        _ => unreachable!("made a table just above"),
+    let Raw::Table(table) = &mut node.raw else { unreachable!("made a table just above") };
+    let entry = table.entry(key, || Entry { key: key.to_owned(), place: place.clone(), node: blank(place) });
+    if is_last {
+        entry.place = place.clone();
     }
+    &mut entry.node
 }
 
-/// The table at this place of a list, which may be the next one after its end; else how many there are.
-fn element<'n>(node: &'n mut Node, index: usize, place: &Place) -> Result<&'n mut Table, usize> {
-    settle(node);
+/// The element at this place of a list, which may be the next one after its end; else how many there are.
+fn element<'n>(node: &'n mut Node, index: usize, place: &Place) -> Result<&'n mut Node, usize> {
     if !matches!(node.raw, Raw::Array(_)) {
         *node = Node { place: place.clone(), raw: Raw::Array(Vec::new()) };
     }
     let Raw::Array(list) = &mut node.raw else { unreachable!("made a list just above") };
-    if index > list.len() {
-        return Err(list.len());
-    }
     if index == list.len() {
-        list.push(Node { place: place.clone(), raw: Raw::Table(Table::default()) });
+        list.push(blank(place));
     }
-    Ok(as_table(&mut list[index], place))
+    let count = list.len();
+    list.get_mut(index).ok_or(count)
 }
 
 /// A whole table or list in one variable, before a part of it is overridden by another.
@@ -125,8 +129,17 @@ fn settle(node: &mut Node) {
 fn past_the_end(o: &Override, list: &str, count: usize) -> ConfigError {
     ConfigError {
         location: Location::Named(o.name.to_string()),
-        problem: format!("there are only {count} `[[{list}]]` tables"),
+        problem: format!("`{list}` has only {count} elements"),
         hint: Some(format!("they are numbered from 0, and {count} adds one")),
+        offset: usize::MAX,
+    }
+}
+
+fn too_deep(o: &Override) -> ConfigError {
+    ConfigError {
+        location: Location::Named(o.name.chars().take(100).collect()),
+        problem: "no such key in the configuration".to_owned(),
+        hint: None,
         offset: usize::MAX,
     }
 }

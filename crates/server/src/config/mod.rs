@@ -129,6 +129,17 @@ pub fn dev(redis: Option<&str>) -> Result<Config, ConfigErrors> {
     Ok(config)
 }
 
+/// Takes an address to listen on, `host:port`, as the command line gives it.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn listen_address(text: &str) -> Result<String, String> {
+    if node::is_address(text) {
+        return Ok(text.to_owned());
+    }
+    Err("it is written like 127.0.0.1:8000, [::1]:8000 or 0.0.0.0:0 (port 0 takes a free one)".to_owned())
+}
+
 /// A file that a command names, whole.
 ///
 /// # Errors

@@ -35,13 +35,12 @@ const MAX_SHARDS: usize = 32;
 
 pub(super) fn read(root: &Section<'_>) -> Node {
     let half_a_minute = Duration::from_secs(30);
+    let listen =
+        root.field("listen").and_then(|field| listen(&field)).unwrap_or_else(|| "127.0.0.1:8000".to_owned());
     Node {
         name: root.field("node").and_then(|field| node_name(&field)).unwrap_or_else(random_name),
-        listen: root
-            .field("listen")
-            .and_then(|field| listen(&field))
-            .unwrap_or_else(|| "127.0.0.1:8000".to_owned()),
-        admin: admin(&root.table("admin")),
+        admin: admin(&root.table("admin"), &listen),
+        listen,
         trusted_proxies: root
             .strings("trusted_proxies")
             .unwrap_or_default()
@@ -57,8 +56,10 @@ pub(super) fn read(root: &Section<'_>) -> Node {
     }
 }
 
+/// One core is the broker's.
 fn default_shards() -> u64 {
-    std::thread::available_parallelism().map_or(1, |cores| cores.get().min(MAX_SHARDS)) as u64
+    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    cores.saturating_sub(1).clamp(1, MAX_SHARDS) as u64
 }
 
 fn random_name() -> String {
@@ -77,7 +78,7 @@ fn node_name(field: &Field<'_>) -> Option<String> {
     Some(name)
 }
 
-fn admin(section: &Section<'_>) -> Option<Admin> {
+fn admin(section: &Section<'_>, players: &str) -> Option<Admin> {
     let address = section.field("listen");
     let api_key = section.field("api_key");
     section.close();
@@ -92,6 +93,9 @@ fn admin(section: &Section<'_>) -> Option<Admin> {
         return None;
     };
     let (address, api_key) = (listen(&address), admin_key(&api_key));
+    if address.as_deref() == Some(players) && !players.ends_with(":0") {
+        section.error("`admin.listen` is where players connect", "give it a port of its own");
+    }
     Some(Admin { listen: address?, api_key: api_key? })
 }
 
@@ -110,16 +114,7 @@ fn admin_key(field: &Field<'_>) -> Option<Secret> {
 /// `host:port`.
 fn listen(field: &Field<'_>) -> Option<String> {
     let address = field.text()?;
-    let host_and_port = address.rsplit_once(':').filter(|(host, port)| {
-        let is_v6 = host
-            .strip_prefix('[')
-            .and_then(|host| host.strip_suffix(']'))
-            .map(|host| host.parse::<std::net::Ipv6Addr>().is_ok());
-        is_v6.unwrap_or_else(|| super::is_host(host))
-            && port.bytes().all(|byte| byte.is_ascii_digit())
-            && port.parse::<u16>().is_ok()
-    });
-    if host_and_port.is_none() {
+    if !is_address(&address) {
         let hint = match address.strip_prefix(':').filter(|port| port.parse::<u16>().is_ok()) {
             Some(port) => format!("to listen on all addresses write \"0.0.0.0:{port}\""),
             None => "it is written like \"127.0.0.1:8000\", \"[::1]:8000\" or \"0.0.0.0:0\" (port 0 takes a free one)".to_owned(),
@@ -131,6 +126,17 @@ fn listen(field: &Field<'_>) -> Option<String> {
         return None;
     }
     Some(address)
+}
+
+/// Whether this is a host and a port to listen on.
+pub(super) fn is_address(text: &str) -> bool {
+    let Some((host, port)) = text.rsplit_once(':') else { return false };
+    let is_v6 = |host: &str| host.parse::<std::net::Ipv6Addr>().is_ok();
+    let host_fits = match host.strip_prefix('[').and_then(|host| host.strip_suffix(']')) {
+        Some(host) => is_v6(host),
+        None => super::is_host(host),
+    };
+    host_fits && port.bytes().all(|byte| byte.is_ascii_digit()) && port.parse::<u16>().is_ok()
 }
 
 /// A network, or one address.

@@ -116,17 +116,17 @@ impl<'c> Section<'c> {
                 return Vec::new();
             }
         };
-        let section = |node: Node| match node.raw {
-            Raw::Table(table) => Some(Section {
-                cx,
-                name: name.clone(),
-                place: node.place,
-                present: true,
-                entries: RefCell::new(table),
-            }),
-            _ => {
-                cx.error(&node.place, format!("`{name}` holds {}, not a table", node.raw.kind()), None);
-                None
+        let section = |node: Node| {
+            let place = node.place.clone();
+            match resolved(node).raw {
+                Raw::Table(table) => {
+                    let entries = RefCell::new(table);
+                    Some(Section { cx, name: name.clone(), place, present: true, entries })
+                }
+                raw => {
+                    cx.error(&place, format!("`{name}` holds {}, not a table", raw.kind()), None);
+                    None
+                }
             }
         };
         elements.into_iter().filter_map(section).collect()

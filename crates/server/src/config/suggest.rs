@@ -63,8 +63,11 @@ fn in_environment(known: &BTreeSet<String>, variable: &str) -> Unknown {
     }
     let hint = near.map(|near| {
         let mut right: Vec<String> = near.split('.').map(str::to_owned).collect();
-        if let Some(at) = path.iter().position(|part| part.parse::<usize>().is_ok()) {
-            right.insert(at.min(right.len()), path[at].clone());
+        // Only `[[channel]]` is a list of tables, so only there a number belongs.
+        if let ("channel", Some(number)) =
+            (&*right[0], path.get(1).filter(|part| part.parse::<usize>().is_ok()))
+        {
+            right.insert(1, number.clone());
         }
         format!("did you mean {}?", env::variable(&right))
     });

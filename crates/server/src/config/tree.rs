@@ -117,8 +117,8 @@ fn syntax_error(text: &str, error: &toml::de::Error) -> ConfigError {
 
 /// Line and column of a byte of the file.
 pub(super) fn locate(text: &str, offset: usize) -> Location {
-    let offset = text.floor_char_boundary(offset);
-    let before = &text[..offset];
+    let boundary = (0..=offset.min(text.len())).rev().find(|at| text.is_char_boundary(*at));
+    let before = &text[..boundary.unwrap_or(0)];
     let line_start = before.rfind('\n').map_or(0, |newline| newline + 1);
     Location::File {
         line: before.bytes().filter(|byte| *byte == b'\n').count() + 1,

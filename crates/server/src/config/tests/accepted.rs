@@ -1,5 +1,6 @@
 //! Right configurations: defaults, and that each key reaches its place.
 
+use drawbridge_engine::expr::{Binding, Scope, Var};
 use drawbridge_engine::io::WhenDown;
 use drawbridge_engine::settings::Rate;
 use drawbridge_protocol::event::PayloadMode;
@@ -241,4 +242,34 @@ fn dev_takes_a_redis() {
     assert_eq!(redis.address.to_string(), "h:1");
     let said = dev(Some("redis://h:x")).unwrap_err().to_string();
     assert!(said.starts_with("--redis: `broker.url` has a wrong port"), "{said}");
+}
+
+/// One event's data, as one team's player is asked about.
+struct Seen<'a>(&'a str);
+
+impl Scope for Seen<'_> {
+    fn var(&self, var: Var) -> Binding<'_> {
+        match var {
+            Var::Data => Binding::Json(self.0),
+            Var::Me => Binding::Me { player: "ann", claims: r#"{"team":"red"}"# },
+            _ => Binding::Missing,
+        }
+    }
+}
+
+#[test]
+fn in_dev_a_teams_events_are_for_that_team() {
+    let config = dev(None).unwrap();
+    let (_, game, _) = config.engine.classes.of_channel("game:1").unwrap();
+    let view = game.view.as_ref().unwrap();
+    for (data, shown) in [
+        (r#"{"x":1}"#, true),
+        (r#"{"team":"red"}"#, true),
+        (r#"{"team":"blue"}"#, false),
+        (r#"{"team":"blue","public":true}"#, true),
+        (r#""hello""#, true),
+        ("null", true),
+    ] {
+        assert_eq!(view.matches(&Seen(data)), shown, "{data}");
+    }
 }

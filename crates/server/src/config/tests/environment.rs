@@ -108,7 +108,7 @@ fn errors_name_the_variable() {
     check(
         "[[channel]]\nname = \"a\"",
         &[("DRAWBRIDGE_CHANNEL__5__NAME", "b")],
-        "DRAWBRIDGE_CHANNEL__5__NAME: there are only 1 `[[channel]]` tables; they are numbered from 0, and 1 adds one",
+        "DRAWBRIDGE_CHANNEL__5__NAME: `channel` has only 1 elements; they are numbered from 0, and 1 adds one",
     );
     check(
         "",
@@ -183,4 +183,52 @@ fn a_secret_stays_what_it_is() {
         with("", &[("DRAWBRIDGE_BROKER__KIND", "redis"), ("DRAWBRIDGE_BROKER__URL", "redis://:hunter2@h:x")])
             .unwrap_err();
     assert!(!said.to_string().contains("hunter2"), "{said}");
+}
+
+#[test]
+fn elements_of_lists_are_overridden() {
+    let file = "trusted_proxies = [\"10.0.0.0/8\"]\n[[channel]]\nname = \"a\"";
+    let config = with(
+        file,
+        &[
+            SECRET,
+            ("DRAWBRIDGE_TRUSTED_PROXIES__0", "::1"),
+            ("DRAWBRIDGE_TRUSTED_PROXIES__1", "::2"),
+            ("DRAWBRIDGE_CHANNEL__0", "{ name = \"b\" }"),
+            ("DRAWBRIDGE_CHANNEL__1", "{ name = \"c\" }"),
+            ("DRAWBRIDGE_CHANNEL__1__PATTERNS", "true"),
+        ],
+    )
+    .unwrap_or_else(|errors| panic!("{errors}"));
+    assert_eq!(
+        config.trusted_proxies.iter().map(ToString::to_string).collect::<Vec<_>>(),
+        ["::1/128", "::2/128"]
+    );
+    let classes: Vec<_> =
+        config.engine.classes.iter().map(|(_, class)| (class.name.to_string(), class.patterns)).collect();
+    assert_eq!(classes, [("b".to_owned(), false), ("c".to_owned(), true)]);
+}
+
+#[test]
+fn odd_variables_are_errors_and_no_panics() {
+    let long = format!("DRAWBRIDGE_{}", "A__".repeat(20_000));
+    for name in [
+        "DRAWBRIDGE_",
+        "DRAWBRIDGE___",
+        "DRAWBRIDGE_0",
+        "DRAWBRIDGE_BROKER__0",
+        "DRAWBRIDGE_NODE__0",
+        "DRAWBRIDGE_CHANNEL__X",
+        "DRAWBRIDGE_CHANNEL__99999999999999999999",
+        &long,
+    ] {
+        for value in ["", "x", "[", "{ a = 1 }", "[[[[", "\"\"\""] {
+            let _ = with("[[channel]]\nname = \"a\"", &[(name, value)]);
+        }
+    }
+    check(
+        "[broker]\nkind = \"memory\"",
+        &[("DRAWBRIDGE_BROKER__0", "x")],
+        "DRAWBRIDGE_BROKER__0: no such key in the configuration; did you mean DRAWBRIDGE_BROKER?",
+    );
 }

@@ -170,6 +170,10 @@ fn addresses_are_judged() {
         "f.toml:1:34: `trusted_proxies` holds what is no network: \"10.0.0.0/33\"; a network is written like \"10.0.0.0/8\" or \"fd00::/8\", a single address as it is",
     );
     check(
+        "listen = \"127.0.0.1:1\"\nadmin = { listen = \"127.0.0.1:1\", api_key = \"k\" }",
+        "f.toml:2:1: `admin.listen` is where players connect; give it a port of its own",
+    );
+    check(
         "admin = { listen = \"127.0.0.1:1\" }",
         "f.toml:1:1: `admin` needs `listen` and `api_key`; admin = { listen = \"127.0.0.1:8001\", api_key = \"…\" }",
     );
@@ -267,10 +271,8 @@ fn files_are_looked_at() {
         "tls = { cert_file = \"ec.cert.pem\", key_file = \"ec.pub.pem\" }",
         "f.toml:1:47: `tls.key_file` holds no private key; a PEM file with a PRIVATE KEY block is needed",
     );
-    check(
-        "tls = { cert_file = \"ec.cert.pem\", key_file = \"ed25519.key.pem\" }",
-        "f.toml:1:47: `tls.key_file` does not go with the certificate: keys may not be consistent: KeyMismatch; give the key that the certificate was made for",
-    );
+    let said = report("tls = { cert_file = \"ec.cert.pem\", key_file = \"ed25519.key.pem\" }");
+    assert!(said.starts_with("f.toml:1:47: `tls.key_file` does not go with the certificate: "), "{said}");
 }
 
 #[test]
@@ -332,6 +334,28 @@ fn classes_are_judged() {
         "[[channel]]\nname = \"a\"\nsubscribe = true",
         "f.toml:3:13: `channel.subscribe` is true or false, not a string; put it in quotes",
     );
+}
+
+#[test]
+fn expressions_are_judged_where_they_stand() {
+    for (line, column) in [
+        ("subscribe = \"params.room in me.rooms &&\"", 40),
+        ("subscribe = \"data.x == 1\"", 14),
+        ("publish = 'event == \"hit\" && damage > 3'", 30),
+        ("view = \"data.team = me.team\"", 19),
+        ("view = \"\"\"data.team = me.team\"\"\"", 8),
+    ] {
+        let said = report(&format!("[[channel]]\nname = \"a\"\n{line}"));
+        assert!(said.starts_with(&format!("f.toml:3:{column}: `channel.")), "{said}");
+        let picture: Vec<_> = said.lines().skip(1).collect();
+        let [source, mark] = picture[..] else { panic!("{said}") };
+        assert!(
+            line.contains(source.trim()) && mark.trim() == "^" && mark.len() <= source.len() + 1,
+            "{said}"
+        );
+    }
+    let said = report("[[channel]]\nname = \"a\"\nview = \"data.team = me.team\"");
+    assert!(said.ends_with("\n    data.team = me.team\n              ^"), "{said}");
 }
 
 #[test]
@@ -416,8 +440,8 @@ fn a_secrets_value_is_in_no_error_and_no_debug_text() {
     let wrong = "[auth]\nhmac_secret = [\"hunter2\"]\njwks_url = \"hunter2\"\n[admin]\nlisten = \"x\"\napi_key = \"hunter2 hunter2\"\n[broker]\nkind = \"redis\"\nurl = \"redis://:hunter2\"\npassword = { a = \"hunter2\" }\n";
     let said = report(wrong);
     assert!(said.lines().count() >= 5 && !said.contains("hunter2"), "{said}");
-    let right = "[auth]\nhmac_secret = \"hunter2\"\n[admin]\nlisten = \"h:1\"\napi_key = \"hunter2\"\n[broker]\nkind = \"redis\"\nurl = \"redis://a:hunter2@h\"\npassword = \"hunter2\"\n".replace("[admin]\nlisten", "[admin]\nlisten");
-    assert!(!format!("{:?}", good(&right)).contains("hunter2"));
+    let right = "[auth]\nhmac_secret = \"hunter2\"\n[admin]\nlisten = \"h:1\"\napi_key = \"hunter2\"\n[broker]\nkind = \"redis\"\nurl = \"redis://a:hunter2@h\"\npassword = \"hunter2\"\n";
+    assert!(!format!("{:?}", good(right)).contains("hunter2"));
 }
 
 #[test]

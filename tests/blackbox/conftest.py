@@ -1,0 +1,115 @@
+"""Fixtures: everything is of one test's own but the calm Redis, which is emptied for each test."""
+
+import itertools
+import os
+
+import pytest
+
+from harness.certificates import Certificates
+from harness.node import Node, base_config, merged
+from harness.proxy import Proxy
+from harness.redis_server import RedisServer
+from harness.tokens import Jwks
+
+
+def pytest_collection_modifyitems(items):
+    if os.environ.get("DRAWBRIDGE_SLOW") != "1":
+        skip = pytest.mark.skip(reason="slow; set DRAWBRIDGE_SLOW=1")
+        for item in items:
+            if "slow" in item.keywords:
+                item.add_marker(skip)
+
+
+@pytest.fixture(scope="session")
+def calm_redis():
+    """One Redis for all tests of a worker that do it no harm."""
+    server = RedisServer()
+    yield server
+    server.close()
+
+
+@pytest.fixture
+def redis(calm_redis):
+    """An empty Redis that the test does no harm to."""
+    calm_redis.client.flushall()
+    return calm_redis
+
+
+@pytest.fixture
+def own_redis():
+    """A Redis of the test's own, to kill, pause and restart."""
+    server = RedisServer()
+    yield server
+    server.close()
+
+
+@pytest.fixture
+def start(tmp_path):
+    """Starts nodes: `start(redis, **changes to the base configuration)`."""
+    nodes = []
+    count = itertools.count(1)
+
+    def start_node(redis=None, *, env=None, wait_ready_line=True, **changes):
+        number = next(count)
+        url = redis if isinstance(redis, str) or redis is None else redis.url
+        config = merged(base_config(url), {"node": f"n{number}", **changes})
+        directory = tmp_path / f"node{number}"
+        directory.mkdir()
+        node = Node(config, env=env, directory=directory, wait_ready_line=wait_ready_line)
+        nodes.append(node)
+        return node
+
+    yield start_node
+    failures = []
+    for node in nodes:
+        try:
+            node.close()
+        except AssertionError as failure:
+            failures.append(failure)
+    if failures:
+        raise failures[0]
+
+
+@pytest.fixture
+def node(redis, start):
+    """A node with the base configuration."""
+    return start(redis)
+
+
+@pytest.fixture
+def two_nodes(redis, start):
+    """Two nodes on one Redis."""
+    return start(redis), start(redis)
+
+
+@pytest.fixture
+def proxy():
+    """Starts proxies: `proxy(port)`."""
+    proxies = []
+
+    def start_proxy(target):
+        proxies.append(Proxy(target))
+        return proxies[-1]
+
+    yield start_proxy
+    for each in proxies:
+        each.close()
+
+
+@pytest.fixture
+def certificates(tmp_path):
+    return Certificates(tmp_path)
+
+
+@pytest.fixture
+def jwks():
+    """Starts JWKS endpoints: `jwks(key, …)`."""
+    servers = []
+
+    def start_jwks(*keys):
+        servers.append(Jwks(*keys))
+        return servers[-1]
+
+    yield start_jwks
+    for server in servers:
+        server.close()

@@ -1,0 +1,114 @@
+"""A real load balancer in front of nodes: haproxy or nginx, on a free loopback port."""
+
+import shutil
+import socket
+from pathlib import Path
+
+import pytest
+
+from . import ports
+from .process import Process
+from .wait import until
+
+HAPROXY = """
+global
+    maxconn 2000
+    stats socket {directory}/admin.sock mode 600 level admin
+defaults
+    mode {mode}
+    timeout connect 2s
+    timeout client 60s
+    timeout server 60s
+    timeout tunnel 1h
+frontend players
+    bind 127.0.0.1:{port}
+    {frontend}
+    default_backend nodes
+backend nodes
+    balance roundrobin
+    option httpchk GET /readyz
+    default-server check inter 100ms fall 2 rise 1 {server}
+{servers}
+"""
+
+NGINX = """
+daemon off;
+master_process off;
+worker_processes 1;
+pid {directory}/nginx.pid;
+error_log {directory}/error.log;
+events {{ worker_connections 1024; }}
+http {{
+    access_log off;
+    client_body_temp_path {directory}/body;
+    proxy_temp_path {directory}/proxy;
+    fastcgi_temp_path {directory}/fastcgi;
+    uwsgi_temp_path {directory}/uwsgi;
+    scgi_temp_path {directory}/scgi;
+    upstream nodes {{
+{servers}
+    }}
+    server {{
+        listen 127.0.0.1:{port};
+        location / {{
+            proxy_pass http://nodes;
+            proxy_http_version 1.1;
+            proxy_set_header Host $http_host;
+            proxy_set_header Upgrade $http_upgrade;
+            proxy_set_header Connection "upgrade";
+            proxy_set_header X-Forwarded-For $proxy_add_x_forwarded_for;
+            proxy_read_timeout 1h;
+            proxy_next_upstream error timeout http_503;
+        }}
+    }}
+}}
+"""
+
+
+class Balancer:
+    """Started at once, with these nodes behind it; `tcp` passes bytes and names addresses by PROXY v2."""
+
+    def __init__(self, kind, directory, nodes, tcp=False):
+        program = shutil.which(kind) or shutil.which(kind, path="/usr/sbin:/sbin")
+        if program is None:
+            pytest.skip(f"{kind} is not installed")
+        directory = Path(directory) / kind
+        directory.mkdir()
+        self.port = ports.free()
+        self.players = []
+        self.control = directory / "admin.sock"
+        config = directory / f"{kind}.conf"
+        if kind == "haproxy":
+            servers = "\n".join(f"    server s{i} 127.0.0.1:{node.port}" for i, node in enumerate(nodes, 1))
+            how = (
+                {"mode": "tcp", "frontend": "", "server": "send-proxy-v2 check-send-proxy"}
+                if tcp
+                else {"mode": "http", "frontend": "option forwardfor", "server": ""}
+            )
+            config.write_text(HAPROXY.format(directory=directory, port=self.port, servers=servers, **how))
+            command = [program, "-f", config, "-db"]
+        else:
+            servers = "\n".join(f"        server 127.0.0.1:{node.port} max_fails=1 fail_timeout=1s;" for node in nodes)
+            config.write_text(NGINX.format(directory=directory, port=self.port, servers=servers))
+            command = [program, "-p", directory, "-c", config]
+        self.process = Process(command)
+        until(self._answers, f"{kind} answers")
+
+    def _answers(self):
+        assert self.process.running, self.process.output
+        return ports.is_open(self.port)
+
+    def tell(self, command):
+        """One command to haproxy's runtime API."""
+        with socket.socket(socket.AF_UNIX) as control:
+            control.connect(str(self.control))
+            control.sendall(command.encode() + b"\n")
+            answer = b""
+            while part := control.recv(4096):
+                answer += part
+        return answer.decode()
+
+    def close(self):
+        for player in self.players:
+            player.vanish()
+        self.process.kill()

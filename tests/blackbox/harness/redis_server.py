@@ -1,0 +1,121 @@
+"""A real redis-server of a test's own, on a free loopback port or a unix socket, that can be killed, paused and
+restarted in the same place."""
+
+import shutil
+import tempfile
+from pathlib import Path
+
+import redis
+
+from . import ports
+from .process import Process
+from .wait import until
+
+
+class RedisServer:
+    """Started at once; persists nothing."""
+
+    def __init__(self, *options, tls=None):
+        self.options = [str(option) for option in options]
+        self.tls = tls
+        self.directory = Path(tempfile.mkdtemp(prefix="drawbridge-redis-"))
+        self.port = ports.free()
+        self.unix_socket = self.directory / "redis.sock"
+        self.process = None
+        self._client = None
+        self.start()
+
+    @property
+    def url(self):
+        return f"redis://127.0.0.1:{self.port}"
+
+    def start(self):
+        command = ["redis-server", "--bind", "127.0.0.1", "--port", self.port, "--unixsocket", self.unix_socket]
+        command += ["--save", "", "--appendonly", "no", "--dir", self.directory, "--daemonize", "no"]
+        if self.tls:
+            self.tls_port = getattr(self, "tls_port", None) or ports.free()
+            command += ["--tls-port", self.tls_port, "--tls-auth-clients", "no"]
+            command += ["--tls-cert-file", self.tls.cert, "--tls-key-file", self.tls.key, "--tls-ca-cert-file", self.tls.ca]
+        self.process = Process(command + self.options)
+        until(self._answers, "redis-server answers")
+
+    def _answers(self):
+        assert self.process.running, f"redis-server ended:\n{self.process.output}"
+        try:
+            return self.client.ping()
+        except redis.AuthenticationError:
+            return True
+        except (redis.ConnectionError, redis.TimeoutError):
+            return False
+
+    @property
+    def client(self):
+        """A client of the test's own, with bounded waits."""
+        if self._client is None:
+            self._client = redis.Redis(
+                unix_socket_path=str(self.unix_socket), socket_timeout=10, client_name="test", decode_responses=False
+            )
+        return self._client
+
+    # what tests ask
+
+    def publish(self, channel, payload):
+        """A plain PUBLISH as any service does it; returns how many subscribers Redis counts."""
+        return self.client.publish(channel, payload)
+
+    def subscribers(self, *channels):
+        """PUBSUB NUMSUB, as a dict."""
+        return {name.decode(): count for name, count in self.client.pubsub_numsub(*channels)}
+
+    def channels(self):
+        """PUBSUB CHANNELS without the nodes' own: every channel that a player has a node subscribed to."""
+        names = {name.decode() for name in self.client.pubsub_channels()}
+        return {name for name in names if not name.startswith("drawbridge:")}
+
+    def patterns(self):
+        """PUBSUB NUMPAT."""
+        return self.client.pubsub_numpat()
+
+    def stream(self, key):
+        """All entries of a stream, as dicts of text."""
+        return [
+            {name.decode(): value.decode() for name, value in fields.items()} for _, fields in self.client.xrange(key)
+        ]
+
+    # faults
+
+    def stop(self):
+        """A clean shutdown: the port is closed afterwards."""
+        self.process.terminate()
+        self._forget_connections()
+
+    def kill(self):
+        self.process.kill()
+        self._forget_connections()
+
+    def pause(self):
+        """SIGSTOP: connections stay open and nothing answers."""
+        self.process.pause()
+
+    def resume(self):
+        self.process.resume()
+
+    def restart(self):
+        """On the same port, empty."""
+        if self.process.running:
+            self.stop()
+        self.start()
+
+    def cut_clients(self, kind="normal"):
+        """Redis itself closes connections, as it does at its output-buffer limit."""
+        self.client.execute_command("CLIENT", "KILL", "TYPE", kind, "SKIPME", "yes")
+
+    def _forget_connections(self):
+        if self._client is not None:
+            self._client.connection_pool.disconnect()
+
+    def close(self):
+        self._forget_connections()
+        self.process.resume()
+        self.process.kill()
+        shutil.rmtree(self.directory, ignore_errors=True)

@@ -1,0 +1,165 @@
+"""Contract §8: token buckets and the ladder from an error to a close."""
+
+import pytest
+
+from harness.wait import until
+from harness.websocket import Closed, Refused, TimedOut
+
+SLOW = {"per_second": 2, "burst": 5}
+
+
+def codes(player, count):
+    """The reply codes (`None`: success) to requests 0 to `count`."""
+    return [player.expect(id=n).get("code") for n in range(count)]
+
+
+def test_messages_over_the_burst_are_rate_limited_and_not_acted_on(redis, start):
+    node = start(redis, limits={"messages": SLOW})
+    alice, bob = node.player("alice"), node.player("bob")
+    bob.subscribe("chat:1")
+    alice.send([{"type": "PUBLISH_EVENT", "id": n, "channel": "chat:1", "event": "n", "data": n} for n in range(12)])
+    replies = [alice.expect(id=n) for n in range(12)]
+    assert [r.type for r in replies[:5]] == ["EVENT_PUBLISHED"] * 5
+    limited = [r for r in replies if r.type == "ERROR"]
+    assert len(limited) >= 5 and {r["code"] for r in limited} == {"RATE_LIMITED"}
+    assert all(1 <= r["retry_after_ms"] <= 10_000 for r in limited)
+    done = [r["id"] for r in replies if r.type == "EVENT_PUBLISHED"]
+    redis.publish("chat:1", '{"event":"end"}')
+    assert [m["data"] for m in bob.events_until("end")] == done
+
+
+def test_after_a_while_it_works_again(redis, start):
+    node = start(redis, limits={"messages": SLOW})
+    player = node.player("alice")
+    player.send([{"type": "PING", "id": n} for n in range(10)])
+    assert "RATE_LIMITED" in codes(player, 10)
+    until(lambda: player.ask("PING").type == "PONG", "a message is allowed again")
+
+
+def test_a_limit_is_per_connection(redis, start):
+    node = start(redis, limits={"messages": SLOW})
+    loud, calm = node.player("alice"), node.player("bob")
+    loud.send([{"type": "PING", "id": n} for n in range(20)])
+    assert codes(loud, 20).count("RATE_LIMITED") >= 10
+    calm.sync()
+
+
+def test_subscribes_have_a_bucket_of_their_own(redis, start):
+    node = start(redis, limits={"subscribes": SLOW})
+    player = node.player("alice")
+    player.send([{"type": "CHANNEL_SUBSCRIBE", "id": n, "channel": f"chat:{n}"} for n in range(20)])
+    got = codes(player, 20)
+    assert got[:5] == [None] * 5 and got.count("RATE_LIMITED") >= 10
+    player.sync()
+
+
+def test_bytes_have_a_bucket_of_their_own(redis, start):
+    node = start(redis, limits={"bytes": {"per_second": "1KiB", "burst": "4KiB"}})
+    player = node.player("alice")
+    for n in range(20):
+        player.send({"type": "PING", "id": n, "t": "x" * 900})
+    got = codes(player, 20)
+    assert got[0] is None and got.count("RATE_LIMITED") >= 10
+
+
+def test_publishes_are_limited_per_class(redis, start):
+    node = start(
+        redis,
+        channel=[
+            {"name": "few:{x}", "publish": "true", "publishes": {"per_second": 1, "burst": 3}},
+            {"name": "many:{x}", "publish": "true"},
+        ],
+    )
+    player = node.player("alice")
+    player.send([{"type": "PUBLISH_EVENT", "id": n, "channel": f"few:{n % 2}", "event": "x"} for n in range(10)])
+    got = codes(player, 10)
+    assert got[:3] == [None] * 3 and got.count("RATE_LIMITED") >= 5
+    player.next_id = 100
+    player.publish("many:1")
+
+
+def test_messages_per_player_count_over_all_connections(redis, start):
+    node = start(redis, limits={"messages_per_player": SLOW})
+    first, second, other = node.player("alice"), node.player("alice"), node.player("bob")
+    first.send([{"type": "PING", "id": n} for n in range(5)])
+    first_codes = codes(first, 5)
+    second.send([{"type": "PING", "id": n} for n in range(10)])
+    assert (first_codes + codes(second, 10)).count("RATE_LIMITED") >= 5
+    other.sync()
+
+
+def test_messages_per_address_count_over_all_players(redis, start):
+    node = start(redis, limits={"messages_per_address": SLOW})
+    first, second = node.player("alice", source="127.0.0.7"), node.player("bob", source="127.0.0.7")
+    other = node.player("carol", source="127.0.0.8")
+    first.send([{"type": "PING", "id": n} for n in range(5)])
+    first_codes = codes(first, 5)
+    second.send([{"type": "PING", "id": n} for n in range(10)])
+    assert (first_codes + codes(second, 10)).count("RATE_LIMITED") >= 5
+    other.sync()
+
+
+def admitted(node, **how):
+    """Whether a connection gets as far as `WELCOME`."""
+    try:
+        node.player("alice", **how)
+        return True
+    except (Refused, Closed, TimedOut, OSError):
+        return False
+
+
+def test_connections_per_address(redis, start):
+    node = start(redis, limits={"connections_per_address": 3})
+    assert [admitted(node, source="127.0.0.9") for _ in range(5)] == [True] * 3 + [False] * 2
+    assert admitted(node, source="127.0.0.10")
+    node.players[0].close()
+    until(lambda: admitted(node, source="127.0.0.9"), "the place is free again")
+
+
+def test_persistent_abuse_closes_with_4504(redis, start):
+    node = start(redis, limits={"messages": {"per_second": 1, "burst": 1}})
+    player, other = node.player("alice"), node.player("bob")
+    try:
+        for _ in range(100):
+            player.send([{"type": "PING"} for _ in range(64)])
+    except OSError:
+        pass
+    player.closes_with(4504)
+    other.sync()
+
+
+def test_moderate_excess_is_no_abuse(redis, start):
+    node = start(redis, limits={"messages": {"per_second": 100, "burst": 10}})
+    player = node.player("alice")
+    for start_at in range(0, 320, 64):
+        player.send([{"type": "PING", "id": n} for n in range(start_at, start_at + 64)])
+    assert "RATE_LIMITED" in codes(player, 320)
+    until(lambda: player.ask("PING").type == "PONG", "it is let in again")
+
+
+@pytest.mark.parametrize("encoding", ["drawbridge.v1.json", "drawbridge.v1.msgpack"])
+def test_a_flood_holds_nobody_else_up(redis, start, encoding):
+    node = start(redis, limits={"messages": {"per_second": 50, "burst": 100}})
+    flood, other = node.player("alice", encoding=encoding), node.player("bob")
+    other.subscribe("chat:1")
+    flood.ws.socket.settimeout(0.05)
+    batch = [{"type": "PUBLISH_EVENT", "channel": "chat:2", "event": "x", "data": "y" * 50} for _ in range(64)]
+    try:
+        for _ in range(300):
+            flood.send(batch)
+    except (OSError, TimeoutError):
+        pass
+    redis.publish("chat:1", '{"event":"through"}')
+    other.event("chat:1", "through")
+
+
+def test_the_defaults_of_the_contract(redis, start):
+    """50 a second with a burst of 100 for messages, 20 with 40 for subscribes."""
+    node = start(redis, limits={"messages": None, "subscribes": None, "bytes": None})
+    player = node.player("alice")
+    for begin in (0, 50):
+        player.send([{"type": "PING", "id": n} for n in range(begin, begin + 50)])
+    assert codes(player, 100) == [None] * 100
+    player = node.player("bob")
+    player.send([{"type": "CHANNEL_SUBSCRIBE", "id": n, "channel": f"chat:{n}"} for n in range(40)])
+    assert codes(player, 40) == [None] * 40
