@@ -139,6 +139,11 @@ impl Hub {
         }
     }
 
+    #[cfg(test)]
+    pub(super) fn waiting_len(&self) -> usize {
+        self.waiting.len()
+    }
+
     fn want(&mut self, shard: ShardId, subject: Subject) {
         if let Some(entry) = self.entries.get_mut(&subject) {
             entry.shards.insert(shard);

@@ -12,6 +12,8 @@ mod hub;
 mod io;
 mod patterns;
 mod shards;
+#[cfg(test)]
+mod tests;
 
 pub use hub::Hub;
 pub use io::{HubInput, HubOutput, HubSettings, HubStats, LinkCommand};

@@ -194,3 +194,7 @@ impl ShardInbox {
         event
     }
 }
+
+#[cfg(test)]
+#[path = "queue_tests.rs"]
+mod tests;

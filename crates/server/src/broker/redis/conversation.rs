@@ -108,10 +108,11 @@ impl Conversation {
 
     /// Redis confirmed that a subscription begins or ends; gives its subject.
     pub(super) fn confirmed(&mut self, begins: bool, pattern: bool, name: &[u8]) -> Result<Subject, Broken> {
+        let is_next = |subject: &Subject| subject.pattern == pattern && subject.name.as_bytes() == name;
         if let Some(Asked::Subjects { begins: asked_begins, left }) = self.asked.front_mut()
             && *asked_begins == begins
-            && let Some(subject) =
-                left.pop_front_if(|subject| subject.pattern == pattern && subject.name.as_bytes() == name)
+            && left.front().is_some_and(is_next)
+            && let Some(subject) = left.pop_front()
         {
             if left.is_empty() {
                 self.asked.pop_front();

@@ -30,6 +30,8 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 /// How often Redis is asked for a sign of life, and how long it may take.
 const PING_EVERY: Duration = Duration::from_secs(2);
 const PING_TIMEOUT: Duration = Duration::from_secs(3);
+/// How long an answer that has come may take to be read.
+const GRACE: Duration = Duration::from_millis(100);
 /// How long to wait when Redis says that it cannot just now.
 const RETRY_AFTER: Duration = Duration::from_millis(200);
 
@@ -175,14 +177,16 @@ impl Publisher {
         }
     }
 
+    /// At least one job, and as many more as the bounds allow.
     fn next_batch(&mut self) -> Vec<Job> {
         let mut batch = Vec::new();
         let mut bytes = 0;
-        while let Some(job) = self.waiting.pop_front_if(|job| {
-            batch.is_empty() || (batch.len() < PIPELINE_COMMANDS && bytes + job.bytes <= PIPELINE_BYTES)
-        }) {
+        while let Some(job) = self.waiting.front() {
             bytes += job.bytes;
-            batch.push(job);
+            if !batch.is_empty() && (batch.len() == PIPELINE_COMMANDS || bytes > PIPELINE_BYTES) {
+                break;
+            }
+            batch.extend(self.waiting.pop_front());
         }
         batch
     }
@@ -305,9 +309,9 @@ impl Commands {
         let Commands { connection, driver, probe } = self;
         tokio::select! {
             biased;
-            results = timeout(ANSWER_TIMEOUT, pipeline.query_async(connection)) => match results {
-                Ok(results) => results.map_err(refused),
-                Err(_) => Err(Broken::Silent),
+            results = answer_within(ANSWER_TIMEOUT, pipeline.query_async(connection)) => match results {
+                Some(results) => results.map_err(refused),
+                None => Err(Broken::Silent),
             },
             broken = ended(driver, probe) => Err(broken),
         }
@@ -316,6 +320,16 @@ impl Commands {
     /// Waits for the end of the connection.
     async fn ended(&mut self) -> Broken {
         ended(&mut self.driver, &mut self.probe).await
+    }
+}
+
+/// As a timeout, but when this process itself was stopped for a while, so that time is up and the answer is there
+/// unread, the answer counts.
+async fn answer_within<F: Future>(time: Duration, answer: F) -> Option<F::Output> {
+    let mut answer = pin!(answer);
+    match timeout(time, answer.as_mut()).await {
+        Ok(answer) => Some(answer),
+        Err(_) => timeout(GRACE, answer).await.ok(),
     }
 }
 
@@ -333,7 +347,7 @@ async fn probe(mut connection: MultiplexedConnection) {
     loop {
         tokio::time::sleep(PING_EVERY).await;
         let ping = redis::cmd("PING");
-        if timeout(PING_TIMEOUT, connection.send_packed_command(&ping)).await.is_err() {
+        if answer_within(PING_TIMEOUT, connection.send_packed_command(&ping)).await.is_none() {
             return;
         }
     }

@@ -13,6 +13,8 @@ pub const MAX_NAME: usize = 1024;
 const MAX_LINE: usize = 16 * 1024;
 /// The bound of a string in a reply that is no publication.
 const MAX_STRING: u64 = 64 * 1024;
+/// The bound of one reply as a whole, beside a publication's payload, in bytes.
+const MAX_REPLY: u64 = 256 * 1024;
 /// The bound of the elements of one reply that is no publication, over all its levels.
 const MAX_ELEMENTS: u32 = 4096;
 /// How deep such a reply may nest.
@@ -117,6 +119,9 @@ impl Decoder {
         };
         match reply {
             Ok(reply) => Ok(Step::Reply(reply, cursor.at)),
+            Err(Stop::More(bytes)) if bytes as u64 > self.max_payload + MAX_REPLY => {
+                Err(Garbage("a reply over the bound"))
+            }
             Err(Stop::More(bytes)) => Ok(Step::More(bytes)),
             Err(Stop::Garbage(what)) => Err(Garbage(what)),
         }

@@ -127,6 +127,11 @@ fn refuses_what_no_redis_sends() {
     }
     let many = [b"*9999\r\n".to_vec(), b":1\r\n".repeat(9999)].concat();
     assert_eq!(read_all(&many, many.len(), 100), Err(Garbage("too many elements")));
+    let large = [
+        b"*9\r\n".to_vec(),
+        [b"$60000\r\n".to_vec(), vec![b'x'; 60_000], b"\r\n".to_vec()].concat().repeat(9),
+    ];
+    assert_eq!(read_all(&large.concat(), 4096, 100), Err(Garbage("a reply over the bound")));
     assert_eq!(read_all(&[b'+'; 40_000], 4096, 100), Err(Garbage("a line without end")));
 }
 

@@ -1,0 +1,142 @@
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use std::collections::BTreeMap;
+
+use drawbridge_engine::io::BrokerStatus;
+use drawbridge_protocol::event::{Event, PayloadMode};
+use proptest::prelude::*;
+
+use super::*;
+
+fn publication(channel: &str, offset: u64, bytes: usize) -> BrokerEvent {
+    let event = Event::from_payload(vec![b'x'; bytes].into(), PayloadMode::Raw).unwrap();
+    BrokerEvent::Publication(Arc::new(Publication::new(channel.into(), event, offset)))
+}
+
+/// What comes out, as texts; `!` before a gap.
+fn drain(inbox: &mut ShardInbox) -> Vec<String> {
+    std::iter::from_fn(|| inbox.try_recv())
+        .map(|event| match event {
+            BrokerEvent::Publication(publication) => {
+                format!("{} {}", publication.channel, publication.offset)
+            }
+            BrokerEvent::Gap { channel, position } => {
+                format!("!{channel} {}{}", position.epoch, position.offset)
+            }
+            other => format!("{other:?}"),
+        })
+        .collect()
+}
+
+fn queue(bound_bytes: usize) -> (ShardQueue, ShardInbox) {
+    let (queue, inbox) = shard_queue(bound_bytes);
+    queue.set_epoch("e".into());
+    (queue, inbox)
+}
+
+#[test]
+fn passes_everything_in_order_while_there_is_room() {
+    let (queue, mut inbox) = queue(1 << 20);
+    queue.push(BrokerEvent::Status(BrokerStatus::Ok));
+    queue.push(publication("a", 1, 10));
+    queue.push(publication("b", 1, 10));
+    queue.push(publication("a", 2, 10));
+    assert!(queue.bytes() > 3 * 10);
+    assert_eq!(drain(&mut inbox), ["Status(Ok)", "a 1", "b 1", "a 2"]);
+    assert_eq!((queue.bytes(), queue.dropped()), (0, 0));
+}
+
+#[test]
+fn marks_a_loss_once_with_how_far_it_goes() {
+    let (queue, mut inbox) = queue(3000);
+    queue.push(publication("a", 1, 1000));
+    queue.push(publication("a", 2, 1000));
+    for offset in 3..8 {
+        queue.push(publication("a", offset, 1000));
+    }
+    queue.push(BrokerEvent::Status(BrokerStatus::Degraded));
+    queue.push(publication("b", 1, 1000));
+    assert_eq!(drain(&mut inbox), ["a 1", "a 2", "!a e7", "Status(Degraded)", "!b e1"]);
+    queue.push(publication("a", 8, 1000));
+    assert_eq!(drain(&mut inbox), ["a 8"]);
+    assert_eq!((queue.bytes(), queue.dropped()), (0, 6));
+}
+
+#[test]
+fn nothing_follows_a_mark_that_came_before_the_end_of_its_loss() {
+    let (queue, mut inbox) = queue(3000);
+    queue.push(publication("a", 1, 1000));
+    queue.push(publication("b", 1, 1000));
+    queue.push(publication("a", 2, 1000));
+    assert!(matches!(inbox.try_recv(), Some(BrokerEvent::Publication(_))));
+    // There is room again, but the mark was not read: `a` stays lost, `c` does not.
+    queue.push(publication("a", 3, 1000));
+    queue.push(publication("c", 1, 1000));
+    assert_eq!(drain(&mut inbox), ["b 1", "!a e3", "c 1"]);
+}
+
+#[test]
+fn takes_one_publication_of_any_size() {
+    let (queue, mut inbox) = queue(10);
+    queue.push(publication("a", 1, 5000));
+    queue.push(publication("a", 2, 1));
+    assert_eq!(drain(&mut inbox), ["a 1", "!a e2"]);
+}
+
+#[test]
+fn says_when_it_cannot_even_mark_a_loss() {
+    let (queue, mut inbox) = queue(10);
+    assert_eq!(queue.push(publication("first", 1, 100)), Pushed::Told);
+    for channel in 0..MAX_GAPS {
+        assert_eq!(queue.push(publication(&format!("c{channel}"), 1, 1)), Pushed::Told);
+    }
+    assert_eq!(queue.push(publication("one too many", 1, 1)), Pushed::Lost);
+    assert_eq!(queue.push(publication("c7", 2, 1)), Pushed::Told);
+    assert!(!queue.has_room_for_gaps());
+    assert_eq!(drain(&mut inbox).len(), MAX_GAPS + 1);
+    assert!(queue.has_room_for_gaps());
+}
+
+#[tokio::test]
+async fn wakes_the_shard_and_ends_with_the_broker() {
+    let (queue, mut inbox) = queue(10);
+    let shard = tokio::spawn(async move { (inbox.recv().await.is_some(), inbox.recv().await.is_none()) });
+    tokio::task::yield_now().await;
+    queue.push(publication("a", 1, 1));
+    drop(queue);
+    assert_eq!(shard.await.unwrap(), (true, true));
+}
+
+proptest! {
+    /// Every publication is delivered or covered by a gap, in the order of its channel, and nothing is both.
+    #[test]
+    fn no_loss_is_silent(ops in proptest::collection::vec((0usize..4, 0usize..600), 1..300)) {
+        let (queue, mut inbox) = queue(3000);
+        let (mut sent, mut seen) = (BTreeMap::new(), BTreeMap::<String, u64>::new());
+        let mut take = |event: BrokerEvent| match event {
+            BrokerEvent::Publication(publication) => {
+                let last = seen.insert(publication.channel.to_string(), publication.offset).unwrap_or(0);
+                assert_eq!(publication.offset, last + 1, "on {}", publication.channel);
+            }
+            BrokerEvent::Gap { channel, position } => {
+                let last = seen.insert(channel.to_string(), position.offset).unwrap_or(0);
+                assert!(position.offset > last, "a gap of nothing");
+            }
+            other => panic!("{other:?}"),
+        };
+        for (channel, bytes) in ops {
+            if channel == 3 {
+                inbox.try_recv().into_iter().for_each(&mut take);
+                continue;
+            }
+            let channel = ["a", "b", "c"][channel];
+            let offset = sent.entry(channel.to_owned()).or_insert(0);
+            *offset += 1;
+            queue.push(publication(channel, *offset, bytes));
+            prop_assert!(queue.bytes() <= 3000);
+        }
+        std::iter::from_fn(|| inbox.try_recv()).for_each(&mut take);
+        prop_assert_eq!(seen, sent);
+        prop_assert_eq!(queue.bytes(), 0);
+    }
+}
