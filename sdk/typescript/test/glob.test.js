@@ -32,7 +32,7 @@ const rows = [
   ["[a", "a", true],
   ["[a", "b", false],
   ["[a-", "-", true],
-  ["[a-]b]", "`", false],
+  ["[a-]b]", "c", false],
   ["[a-]b]", "^", true],
   ["[\\]]", "]", true],
   ["[\\^a]", "^", true],

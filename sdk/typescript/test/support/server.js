@@ -2,6 +2,7 @@
 
 import assert from "node:assert/strict";
 import { once } from "node:events";
+import { inspect } from "node:util";
 import { WebSocketServer } from "ws";
 
 /** Awaits values in the order in which they come. */
@@ -56,7 +57,7 @@ class ServerConnection {
   /** The next message but `PING`, which must be of that type. */
   async next(type) {
     const message = await this.#messages.take();
-    assert.equal(message.type, type, JSON.stringify(message));
+    assert.equal(message.type, type, inspect(message));
     return message;
   }
 
