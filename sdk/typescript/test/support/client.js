@@ -1,5 +1,6 @@
 // A client under manual time, and ways to await what it tells.
 
+import { once } from "node:events";
 import WebSocket from "ws";
 import { Drawbridge } from "../../dist/drawbridge.js";
 import { ManualRuntime } from "./runtime.js";
@@ -39,11 +40,17 @@ export function told(client, name, test = () => true) {
 
 export const lost = (client) => told(client, "status", ({ status, error }) => status === "connecting" && error);
 
-/** Awaits that every frame the server has sent so far was handled: a marker event behind them was. */
+/**
+ * Awaits that the client has handled every frame sent so far (a marker event behind them came), and that the server
+ * has read all that the client sent upon them (so did the answer to a WebSocket ping).
+ */
 export async function settled(client, connection) {
   const marker = told(client, "event", ({ event }) => event === "test-marker");
   connection.event("test:marker", "test-marker", null);
   await marker;
+  const pong = once(connection.socket, "pong");
+  connection.socket.ping();
+  await pong;
 }
 
 /** Awaits a rejection and answers with its error. */
