@@ -11,11 +11,12 @@ const skip = existsSync(directory) ? false : "this checkout has no vectors";
 const vectors = (name) => (skip ? [] : JSON.parse(readFileSync(new URL(name, directory), "utf8")));
 const bytesOf = (hex) => Uint8Array.from(Buffer.from(hex, "hex"));
 
-/** What both encodings can say of a value: base64 for bytes, every number a finite double. */
+/** What both encodings can say of a value: base64 for bytes, every number a finite double, Unicode well formed. */
 function asJson(value) {
   if (typeof value === "bigint") return Number(value);
   if (typeof value === "number") return Math.min(Math.max(value, -Number.MAX_VALUE), Number.MAX_VALUE);
   if (value instanceof Uint8Array) return Buffer.from(value).toString("base64");
+  if (typeof value === "string") return value.toWellFormed();
   if (Array.isArray(value)) return value.map(asJson);
   if (value === null || typeof value !== "object") return value;
   return Object.fromEntries(Object.entries(value).map(([key, item]) => [key, asJson(item)]));
