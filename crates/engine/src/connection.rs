@@ -1,14 +1,13 @@
 //! One connection's own state: who it is, how far it has come, what it is subscribed to, and what waits for it.
 //! What happens to it is decided in [`crate::engine`] and its neighbours.
 
-use std::collections::VecDeque;
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use drawbridge_protocol::{Encoding, Frame, Request, RequestId};
 
 use crate::class::ClassId;
-use crate::io::{Claims, ConnId};
+use crate::io::{Claims, ConnId, Opened};
 use crate::rate_limit::Bucket;
 use crate::targets::TargetId;
 
@@ -85,7 +84,14 @@ pub(crate) enum Judging {
 /// Requests that wait, bounded in number and bytes.
 #[derive(Debug, Default)]
 pub(crate) struct Deferred {
-    pub(crate) requests: VecDeque<Request>,
+    pub(crate) requests: Vec<Waiting>,
+    pub(crate) bytes: usize,
+}
+
+/// A request that waits, and what it counts for.
+#[derive(Debug)]
+pub(crate) struct Waiting {
+    pub(crate) request: Request,
     pub(crate) bytes: usize,
 }
 
@@ -133,6 +139,61 @@ impl Deadlines {
 }
 
 impl Connection {
+    /// A socket that just finished its handshake.
+    pub(crate) fn new(opened: &Opened, deadlines: Deadlines) -> Self {
+        Connection {
+            id: opened.conn,
+            phase: Phase::Connecting,
+            encoding: opened.encoding,
+            connection: opened.connection,
+            session: opened.session,
+            address: opened.address,
+            claims: None,
+            subscriptions: Vec::new(),
+            pending: Vec::new(),
+            pending_bytes: 0,
+            dirty: false,
+            blocked: false,
+            last_turn: 0,
+            silent_heartbeats: 0,
+            bad_in_a_row: 0,
+            judging: None,
+            deferred: None,
+            publishing: Vec::new(),
+            messages: Bucket::default(),
+            bytes: Bucket::default(),
+            subscribes: Bucket::default(),
+            publishes: Vec::new(),
+            deadlines,
+        }
+    }
+
+    /// The bucket of this class's publishes.
+    pub(crate) fn publish_bucket(&mut self, class: ClassId) -> &mut Bucket {
+        let at = self.publishes.iter().position(|(id, _)| *id == class).unwrap_or_else(|| {
+            self.publishes.push((class, Bucket::default()));
+            self.publishes.len() - 1
+        });
+        &mut self.publishes[at].1
+    }
+
+    /// A publish on this channel is on its way.
+    pub(crate) fn publish_sent(&mut self, channel: &Arc<str>) {
+        match self.publishing.iter_mut().find(|(name, _)| name == channel) {
+            Some((_, count)) => *count += 1,
+            None => self.publishing.push((channel.clone(), 1)),
+        }
+    }
+
+    /// A publish on this channel was answered.
+    pub(crate) fn publish_answered(&mut self, channel: &Arc<str>) {
+        let Some(at) = self.publishing.iter().position(|(name, _)| name == channel) else { return };
+        self.publishing[at].1 -= 1;
+        if self.publishing[at].1 == 0 {
+            self.publishing.swap_remove(at);
+        }
+    }
+
     pub(crate) fn is_open(&self) -> bool {
         matches!(self.phase, Phase::Open)
     }

@@ -2,6 +2,7 @@
 //! and [`BrokerEvent`] are what a shard and the broker say to each other, whichever broker it is.
 //! The hub's own two enums stand in [`crate::interest`].
 
+use std::borrow::Cow;
 use std::net::IpAddr;
 use std::sync::{Arc, OnceLock};
 
@@ -55,8 +56,15 @@ pub enum Input<'a> {
         /// From whom.
         conn: ConnId,
     },
-    /// A WebSocket ping or pong came in.
-    Alive {
+    /// A WebSocket ping came in; it is answered by a pong.
+    Ping {
+        /// From whom.
+        conn: ConnId,
+        /// To be sent back; at most 125 bytes.
+        payload: &'a [u8],
+    },
+    /// A WebSocket pong came in.
+    Pong {
         /// From whom.
         conn: ConnId,
     },
@@ -157,8 +165,8 @@ pub enum Output {
         frames: Vec<Frame>,
         /// The close code.
         code: CloseCode,
-        /// The close reason, at most 123 bytes.
-        reason: &'static str,
+        /// The close reason; the shell cuts it to what a close frame holds.
+        reason: Cow<'static, str>,
     },
     /// Judge this token; [`Input::Authenticated`] answers.
     Authenticate {
@@ -286,6 +294,8 @@ pub enum BrokerEvent {
         /// It was live before and the link broke: something may be missing.
         after_break: bool,
     },
+    /// The answer to [`BrokerCommand::Unwant`]: what was said of the subject before concerns the shard no more.
+    Released(Subject),
     /// The link to Redis broke: not live until confirmed again.
     Interrupted(Subject),
     /// Redis refused the subscription; the broker has forgotten it.

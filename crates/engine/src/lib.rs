@@ -1,1 +1,17 @@
-//! Placeholder.
+//! The sans-IO core: what a connection may do, what it is subscribed to, what it is shown, and what waits for it.
+//!
+//! Two deterministic state machines, driven from outside: [`engine::Engine`], one per shard, and
+//! [`interest::Hub`], one per link to Redis. Neither does I/O, reads a clock, or rolls dice.
+
+pub mod class;
+mod connection;
+pub mod engine;
+pub mod expr;
+pub mod interest;
+pub mod io;
+mod permissions;
+pub mod rate_limit;
+pub mod settings;
+pub mod stats;
+mod targets;
+mod view;

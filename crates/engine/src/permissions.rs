@@ -60,12 +60,8 @@ pub(crate) fn may_publish<'s, 'c>(
     let Some((id, class, params)) = settings.classes.of_channel(channel) else {
         return Err(Denied(format!("no class matches `{channel}`")));
     };
-    let scope = RuleScope {
-        event: Some(event),
-        data: Some(data),
-        key,
-        ..RuleScope::new(claims, channel, &params)
-    };
+    let scope =
+        RuleScope { event: Some(event), data: Some(data), key, ..RuleScope::new(claims, channel, &params) };
     if class.publish.matches(&scope) {
         return Ok((id, class, params));
     }
@@ -83,7 +79,8 @@ pub(crate) fn auto_channels(settings: &Settings, claims: &Claims, skipped: &mut 
     let all: Value = serde_json::from_str(&claims.json).unwrap_or(Value::Null);
     let mut channels = Vec::new();
     for template in &settings.auto_subscribe {
-        let mut filler = Filler { template, player: &claims.player, claims: &all, skipped, channels: Vec::new() };
+        let mut filler =
+            Filler { template, player: &claims.player, claims: &all, skipped, channels: Vec::new() };
         filler.fill(&mut Vec::new(), settings.subscriptions);
         for channel in filler.channels {
             if !channels.contains(&channel) {
@@ -154,7 +151,9 @@ fn claim_text(value: &Value) -> Result<String, &'static str> {
         Value::Number(number) => number.to_string(),
         _ => return Err("neither a string nor a number"),
     };
-    let widens = |c: char| matches!(c, ':' | '*' | '?' | '[' | ']' | '\\' | '{' | '}') || c.is_whitespace() || c.is_control();
+    let widens = |c: char| {
+        matches!(c, ':' | '*' | '?' | '[' | ']' | '\\' | '{' | '}') || c.is_whitespace() || c.is_control()
+    };
     if text.is_empty() {
         return Err("empty");
     }

@@ -49,7 +49,8 @@ impl Bucket {
         let now_ns = now_ms * NANOS_PER_MS;
         let per_token = NANOS_PER_SECOND / rate.per_second.max(1);
         let tolerance = per_token.saturating_mul(rate.burst.max(1));
-        let after = self.tat_ns.max(now_ns).saturating_add(per_token.saturating_mul(cost.min(rate.burst.max(1))));
+        let after =
+            self.tat_ns.max(now_ns).saturating_add(per_token.saturating_mul(cost.min(rate.burst.max(1))));
         if after > now_ns.saturating_add(tolerance) {
             let wait_ns = after - now_ns - tolerance;
             return Verdict::Limited { retry_after_ms: wait_ns.div_ceil(NANOS_PER_MS).max(1) };
@@ -120,7 +121,10 @@ struct Keyed<K> {
 
 impl<K> Default for Keyed<K> {
     fn default() -> Self {
-        Keyed { hasher: foldhash::fast::FixedState::default(), parts: std::array::from_fn(|_| Mutex::default()) }
+        Keyed {
+            hasher: foldhash::fast::FixedState::default(),
+            parts: std::array::from_fn(|_| Mutex::default()),
+        }
     }
 }
 

@@ -11,6 +11,8 @@ pub struct Stats {
     pub subscriptions: u64,
     /// Gauge: distinct channels and patterns of this shard.
     pub targets: u64,
+    /// Gauge: channels and patterns given up, of which the broker has not let go yet.
+    pub releasing: u64,
     /// Gauge: distinct views.
     pub views: u64,
     /// Gauge: bytes that wait for blocked sockets.
@@ -53,6 +55,7 @@ impl std::ops::AddAssign for Stats {
         self.welcomed += other.welcomed;
         self.subscriptions += other.subscriptions;
         self.targets += other.targets;
+        self.releasing += other.releasing;
         self.views += other.views;
         self.pending_bytes += other.pending_bytes;
         self.publishing += other.publishing;

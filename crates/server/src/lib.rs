@@ -1,1 +1,19 @@
-//! Placeholder.
+//! The tokio shell and the binary's parts: configuration, tokens, sockets, shards, brokers, HTTP. What connections
+//! may do and are shown is decided in `drawbridge-engine`; what bytes mean, in `drawbridge-protocol`.
+
+pub mod auth;
+pub mod broker;
+pub mod bus;
+pub mod cli;
+pub mod clock;
+pub mod commands;
+pub mod config;
+pub mod dev;
+pub mod http;
+pub mod judge;
+pub mod log;
+pub mod metrics;
+pub mod node;
+pub mod serve;
+pub mod shard;
+pub mod tls;

@@ -1,2 +1,71 @@
-//! Placeholder.
-fn main() {}
+//! The `drawbridge` binary: one command, one function.
+
+use std::io::{self, Write};
+use std::process::ExitCode;
+
+use clap::Parser as _;
+use drawbridge::cli::{Cli, Command};
+use drawbridge::commands::{DONE, ExitStatus, REFUSED, UNREADABLE, check_config, token};
+use drawbridge::config::{self, Config, ConfigErrors};
+use drawbridge::dev::Dev;
+use drawbridge::{log, serve};
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+fn main() -> ExitCode {
+    let status = match Cli::parse().command {
+        Command::Serve { config } => run_loaded(config::load(&config), |_| None),
+        Command::Dev { redis, listen, admin_listen } => {
+            run_loaded(dev(redis.as_deref(), listen, admin_listen), |config| {
+                let secret = config.auth.hmac_secret.as_ref()?;
+                Some(Dev::new(secret.expose(), redis.as_deref()))
+            })
+        }
+        Command::Token(args) => printed(|out, err| token::run(&args, out, err)),
+        Command::CheckConfig { file } => printed(|out, err| check_config::run(&file, out, err)),
+    };
+    ExitCode::from(status)
+}
+
+/// Gives a command standard output and error; a reader that has gone is no fault of the command.
+fn printed(command: impl FnOnce(&mut dyn Write, &mut dyn Write) -> io::Result<ExitStatus>) -> ExitStatus {
+    command(&mut io::stdout(), &mut io::stderr()).unwrap_or(REFUSED)
+}
+
+fn dev(
+    redis: Option<&str>,
+    listen: Option<String>,
+    admin_listen: Option<String>,
+) -> Result<Config, ConfigErrors> {
+    let mut config = config::dev(redis)?;
+    if let Some(listen) = listen {
+        config.listen = listen;
+    }
+    if let (Some(listen), Some(admin)) = (admin_listen, &mut config.admin) {
+        admin.listen = listen;
+    }
+    Ok(config)
+}
+
+fn run_loaded(loaded: Result<Config, ConfigErrors>, dev: impl FnOnce(&Config) -> Option<Dev>) -> ExitStatus {
+    let config = match loaded {
+        Ok(config) => config,
+        Err(errors) => {
+            eprintln!("{errors}");
+            return if errors.unreadable { UNREADABLE } else { REFUSED };
+        }
+    };
+    log::start();
+    for warning in &config.warnings {
+        tracing::warn!("{warning}");
+    }
+    let dev = dev(&config);
+    match serve::run(config, dev) {
+        Ok(()) => DONE,
+        Err(error) => {
+            eprintln!("drawbridge: {error}");
+            REFUSED
+        }
+    }
+}

@@ -71,7 +71,8 @@ impl Engine {
                 Some(judgement) => judgement.clone(),
                 None => {
                     let client = subscriber.filter.as_ref();
-                    let judgement = judge(&self.settings, &mut self.views, claims, client, &publication.channel);
+                    let judgement =
+                        judge(&self.settings, &mut self.views, claims, client, &publication.channel);
                     judged.insert(publication.channel.clone(), judgement.clone());
                     judgement
                 }
@@ -170,4 +171,3 @@ fn shows(judgement: &Judgement, turn: u64, scope: &EventScope<'_>) -> bool {
         Judgement::Shown(view) => view.as_ref().is_none_or(|view: &Rc<View>| view.shows(turn, scope)),
     }
 }
-

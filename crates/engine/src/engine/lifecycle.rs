@@ -22,7 +22,13 @@ impl Engine {
         self.outputs.extend(left);
     }
 
-    fn entry(&self, conn: &Connection, event: &'static str, reason: &str, code: Option<u16>) -> Option<Output> {
+    fn entry(
+        &self,
+        conn: &Connection,
+        event: &'static str,
+        reason: &str,
+        code: Option<u16>,
+    ) -> Option<Output> {
         let stream = self.settings.lifecycle_stream.clone()?;
         let text = |text: String| Bytes::from(text);
         let fields = vec![
@@ -35,6 +41,11 @@ impl Engine {
             ("code", text(code.map(|code| code.to_string()).unwrap_or_default())),
             ("ts", text(self.now.unix_ms.to_string())),
         ];
-        Some(Output::Broker(BrokerCommand::Append { ticket: None, stream, fields, when_down: WhenDown::Queue }))
+        Some(Output::Broker(BrokerCommand::Append {
+            ticket: None,
+            stream,
+            fields,
+            when_down: WhenDown::Queue,
+        }))
     }
 }

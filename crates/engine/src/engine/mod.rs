@@ -13,6 +13,7 @@ mod publish;
 mod requests;
 mod subscribe;
 
+use std::borrow::Cow;
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 
@@ -21,7 +22,7 @@ use hashbrown::HashMap;
 use smallvec::SmallVec;
 
 use crate::connection::Connection;
-use crate::io::{BrokerStatus, ConnId, Input, Notice, Now, Output, Ticket};
+use crate::io::{BrokerStatus, ConnId, Input, Notice, Now, Output, Subject, Ticket};
 use crate::rate_limit::SharedLimits;
 use crate::settings::Settings;
 use crate::stats::Stats;
@@ -42,6 +43,8 @@ pub struct Engine {
     connections: Connections,
     players: HashMap<Arc<str>, SmallVec<[ConnId; 1]>>,
     targets: Targets,
+    /// How many unwants of a subject the broker has not answered yet.
+    releasing: HashMap<Subject, u32>,
     views: Views,
     /// At most one entry per connection.
     timers: BTreeSet<(u64, ConnId)>,
@@ -69,6 +72,7 @@ impl Engine {
             connections: Connections::default(),
             players: HashMap::new(),
             targets: Targets::default(),
+            releasing: HashMap::new(),
             views: Views::default(),
             timers: BTreeSet::new(),
             tickets: HashMap::new(),
@@ -90,7 +94,8 @@ impl Engine {
             Input::Opened(opened) => self.opened(opened),
             Input::Message { conn, kind, payload } => self.message(conn, kind, payload),
             Input::Oversized { conn } => self.oversized(conn),
-            Input::Alive { conn } => self.alive(conn),
+            Input::Ping { conn, payload } => self.pinged(conn, payload),
+            Input::Pong { conn } => self.alive(conn),
             Input::Blocked { conn, unsent } => self.blocked(conn, unsent),
             Input::Writable { conn } => self.writable(conn),
             Input::Closed { conn, code } => self.closed(conn, code),
@@ -132,6 +137,7 @@ impl Engine {
             connections: self.connections.len() as u64,
             targets: self.targets.len() as u64,
             views: self.views.len() as u64,
+            releasing: self.releasing.len() as u64,
             publishing: self.tickets.len() as u64,
             timers: self.timers.len() as u64,
             ..self.stats
@@ -177,9 +183,20 @@ impl Engine {
     }
 
     /// As [`Engine::close`], with a word of its own for the lifecycle stream.
-    fn close_with_word(&mut self, id: ConnId, code: CloseCode, reason: &'static str, word: &str) {
+    fn close_with_word(
+        &mut self,
+        id: ConnId,
+        code: CloseCode,
+        reason: impl Into<Cow<'static, str>>,
+        word: &str,
+    ) {
         if let Some(conn) = self.forget(id, code.as_u16(), word) {
-            self.outputs.push_back(Output::Close { conn: id, frames: conn.pending, code, reason });
+            self.outputs.push_back(Output::Close {
+                conn: id,
+                frames: conn.pending,
+                code,
+                reason: reason.into(),
+            });
         }
     }
 

@@ -17,13 +17,16 @@ pub(super) struct Counters {
 impl Counters {
     /// The next number of this channel, with the channel's shared name.
     pub(super) fn next(&mut self, channel: &str) -> (Arc<str>, u64) {
-        if self.counts.len() >= MAX_CHANNELS && !self.counts.contains_key(channel) {
+        if let Some((name, count)) = self.counts.get_key_value_mut(channel) {
+            *count += 1;
+            return (name.clone(), *count);
+        }
+        if self.counts.len() >= MAX_CHANNELS {
             self.forget_all();
         }
-        let floor = self.floor;
-        let entry = self.counts.entry_ref(channel).or_insert(floor);
-        *entry.get_mut() += 1;
-        (entry.key().clone(), *entry.get())
+        let (name, count) = (Arc::<str>::from(channel), self.floor + 1);
+        self.counts.insert(name.clone(), count);
+        (name, count)
     }
 
     /// Where a channel that becomes counted elsewhere goes on.

@@ -1,126 +1,22 @@
-//! The hub of one link: its state per channel and pattern, and what it says to the link and to the shards.
+//! The hub of one link: its state per channel and pattern, and what it says to the link and to the shards about
+//! subscriptions. What it does with publications stands in [`super::copies`].
 
 use std::collections::VecDeque;
-use std::sync::Arc;
 
-use bytes::Bytes;
-use drawbridge_protocol::channel;
-use drawbridge_protocol::event::{Event, PayloadMode};
-use hashbrown::HashMap;
+use hashbrown::{HashMap, HashSet};
 
+use super::copies::Content;
 use super::counters::Counters;
+use super::io::{HubInput, HubOutput, HubSettings, HubStats, LinkCommand};
 use super::patterns::PatternIndex;
 use super::shards::{ShardId, ShardSet};
-use crate::class::Classes;
-use crate::io::{BrokerEvent, Position, Publication, Subject, SubjectRef};
+use crate::io::{BrokerEvent, Position, Subject};
 
 /// How many subjects one `SUBSCRIBE` names at most; the next batch goes out when this one is confirmed.
-const BATCH: usize = 512;
-
-/// What a hub is told at start.
-#[derive(Clone, Debug)]
-pub struct HubSettings {
-    /// Names the life of the counts; random per node start.
-    pub epoch: Arc<str>,
-    /// How long a subscription outlives its last subscriber, in milliseconds.
-    pub linger_ms: u64,
-    /// Payloads over this are dropped, in bytes.
-    pub external_bytes: usize,
-    /// Tell how payloads are read.
-    pub classes: Arc<Classes>,
-    /// Channels that begin so are never shown through patterns, and their payloads are taken as they are.
-    pub reserved_prefix: Arc<str>,
-}
-
-/// What happens to a hub.
-#[derive(Debug)]
-pub enum HubInput<'a> {
-    /// A shard has a first subscriber.
-    Want {
-        /// Which shard.
-        shard: ShardId,
-        /// For what.
-        subject: Subject,
-    },
-    /// A shard's last subscriber left.
-    Unwant {
-        /// Which shard.
-        shard: ShardId,
-        /// From what.
-        subject: &'a Subject,
-    },
-    /// The link to Redis works; nothing is subscribed on it.
-    LinkUp,
-    /// The link to Redis is gone, and every subscription with it.
-    LinkDown,
-    /// Redis confirmed a subscription.
-    Subscribed(&'a Subject),
-    /// Redis confirmed that a subscription ended.
-    Unsubscribed(&'a Subject),
-    /// Redis refused a subscription for good.
-    Refused {
-        /// Which.
-        subject: &'a Subject,
-        /// Redis' words.
-        reason: &'a str,
-    },
-    /// A publication, once for each subscription of the link that matches it; in Redis' order.
-    Message {
-        /// `None`: the exact subscription's copy.
-        pattern: Option<&'a [u8]>,
-        /// The real channel.
-        channel: &'a [u8],
-        /// What was published.
-        payload: Bytes,
-    },
-    /// Nothing happened but time.
-    Tick,
-}
-
-/// What a hub wants done, in order.
-#[derive(Debug)]
-pub enum HubOutput {
-    /// Send this to Redis.
-    Link(LinkCommand),
-    /// Tell this to each of these shards.
-    Shards(ShardSet, BrokerEvent),
-    /// A payload from outside was too large and is dropped; for the log.
-    Oversized {
-        /// The channel.
-        channel: String,
-        /// The payload's size.
-        bytes: usize,
-    },
-}
-
-/// What a link sends to Redis. Redis answers each subject once, in order.
-#[derive(Debug, PartialEq, Eq)]
-pub enum LinkCommand {
-    /// `SUBSCRIBE` and `PSUBSCRIBE`.
-    Subscribe(Vec<Subject>),
-    /// `UNSUBSCRIBE` and `PUNSUBSCRIBE`.
-    Unsubscribe(Vec<Subject>),
-}
-
-/// Gauges and counters of a hub.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct HubStats {
-    /// Channels and patterns known.
-    pub subjects: usize,
-    /// Of these, confirmed by Redis.
-    pub live: usize,
-    /// Channels counted because patterns cover them.
-    pub pattern_channels: usize,
-    /// Payloads dropped because they were too large.
-    pub dropped_oversized: u64,
-    /// Payloads dropped because an `envelope` class could not read them.
-    pub dropped_unreadable: u64,
-    /// Payloads dropped because the channel's name is not well formed.
-    pub dropped_bad_name: u64,
-}
+pub(super) const BATCH: usize = 512;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum State {
+pub(super) enum State {
     /// To be asked for as soon as the link allows.
     Waiting,
     /// Asked for.
@@ -132,38 +28,41 @@ enum State {
 }
 
 #[derive(Debug)]
-struct Entry {
-    shards: ShardSet,
-    state: State,
+pub(super) struct Entry {
+    pub(super) shards: ShardSet,
+    pub(super) state: State,
     /// It was live when the link broke.
     broken: bool,
     /// When it is given up if nobody wants it; 0: somebody does, or it is not live.
     linger_until_ms: u64,
     /// The events counted (exact channels).
-    offset: u64,
-    /// The order of confirmation (patterns).
-    age: u64,
+    pub(super) offset: u64,
 }
 
 /// The hub of one link. Feed it with [`Hub::handle`], then drain [`Hub::poll_output`].
 #[derive(Debug)]
 pub struct Hub {
-    settings: HubSettings,
+    pub(super) settings: HubSettings,
     link_up: bool,
-    entries: HashMap<Subject, Entry>,
-    /// Patterns that Redis currently matches for us.
-    patterns: PatternIndex<u64>,
-    counters: Counters,
+    pub(super) entries: HashMap<Subject, Entry>,
+    /// How many of the entries are patterns.
+    pattern_entries: usize,
+    /// Patterns that Redis currently matches for us, each with its place in the order of confirmation.
+    pub(super) patterns: PatternIndex<u64>,
+    pub(super) counters: Counters,
     /// To be asked for, in order.
     waiting: VecDeque<Subject>,
     /// Asked for and not answered yet.
     asked: usize,
     /// Who may be given up, in order of time.
     lingering: VecDeque<(u64, Subject)>,
+    /// Patterns confirmed so far.
     ages: u64,
     live: usize,
-    stats: HubStats,
-    outputs: VecDeque<HubOutput>,
+    /// Entries that are `broken`.
+    interrupted: usize,
+    pub(super) stats: HubStats,
+    pub(super) outputs: VecDeque<HubOutput>,
 }
 
 impl Hub {
@@ -173,6 +72,7 @@ impl Hub {
             settings,
             link_up: false,
             entries: HashMap::new(),
+            pattern_entries: 0,
             patterns: PatternIndex::default(),
             counters: Counters::default(),
             waiting: VecDeque::new(),
@@ -180,6 +80,7 @@ impl Hub {
             lingering: VecDeque::new(),
             ages: 0,
             live: 0,
+            interrupted: 0,
             stats: HubStats::default(),
             outputs: VecDeque::new(),
         }
@@ -190,12 +91,18 @@ impl Hub {
         match input {
             HubInput::Want { shard, subject } => self.want(shard, subject),
             HubInput::Unwant { shard, subject } => self.unwant(now_ms, shard, subject),
-            HubInput::LinkUp => self.link_is_up(),
+            HubInput::LinkUp => self.link_up = true,
             HubInput::LinkDown => self.link_is_down(),
             HubInput::Subscribed(subject) => self.subscribed(now_ms, subject),
             HubInput::Unsubscribed(subject) => self.unsubscribed(subject),
             HubInput::Refused { subject, reason } => self.refused(subject, reason),
-            HubInput::Message { pattern, channel, payload } => self.message(pattern, channel, payload),
+            HubInput::Message { pattern, channel, payload } => {
+                return self.message(pattern, channel, Content::Whole(payload));
+            }
+            HubInput::OversizedMessage { pattern, channel, bytes } => {
+                return self.message(pattern, channel, Content::Oversized(bytes));
+            }
+            HubInput::Lost { shard } => self.lost(shard),
             HubInput::Tick => {}
         }
         self.give_up_lingering(now_ms);
@@ -210,6 +117,16 @@ impl Hub {
     /// When [`HubInput::Tick`] is due at the latest.
     pub fn next_deadline_ms(&self) -> Option<u64> {
         self.lingering.front().map(|(at, _)| *at)
+    }
+
+    /// How many subscriptions were live, broke with the link and are not live again.
+    pub fn interrupted(&self) -> usize {
+        self.interrupted
+    }
+
+    /// What it was told at start.
+    pub fn settings(&self) -> &HubSettings {
+        &self.settings
     }
 
     /// Gauges and counters.
@@ -227,22 +144,40 @@ impl Hub {
             entry.shards.insert(shard);
             entry.linger_until_ms = 0;
             if entry.state == State::Live {
-                let mut only = ShardSet::default();
-                only.insert(shard);
-                self.confirm(subject, only, false);
+                self.confirm(&subject, ShardSet::only(shard), false);
             }
             return;
         }
-        let mut shards = ShardSet::default();
-        shards.insert(shard);
-        let offset = if subject.pattern { 0 } else { self.counters.take(&subject.name) };
-        let entry =
-            Entry { shards, state: State::Waiting, broken: false, linger_until_ms: 0, offset, age: 0 };
+        let offset = if subject.pattern {
+            self.pattern_entries += 1;
+            0
+        } else {
+            self.counters.take(&subject.name)
+        };
+        let shards = ShardSet::only(shard);
+        let entry = Entry { shards, state: State::Waiting, broken: false, linger_until_ms: 0, offset };
+        self.compact_waiting();
         self.waiting.push_back(subject.clone());
         self.entries.insert(subject, entry);
     }
 
+    /// While the link is away, subjects may come and go: what is gone must not pile up here.
+    fn compact_waiting(&mut self) {
+        if self.waiting.len() < 2 * self.entries.len() + BATCH {
+            return;
+        }
+        let mut seen = HashSet::new();
+        let entries = &self.entries;
+        self.waiting.retain(|subject| {
+            entries.get(subject).is_some_and(|entry| entry.state == State::Waiting)
+                && seen.insert(subject.clone())
+        });
+    }
+
     fn unwant(&mut self, now_ms: u64, shard: ShardId, subject: &Subject) {
+        // So that the shard can tell a confirmation of its next want from one that is still on its way.
+        let released = BrokerEvent::Released(subject.clone());
+        self.outputs.push_back(HubOutput::Shards(ShardSet::only(shard), released));
         let Some((subject, entry)) = self.entries.get_key_value_mut(subject) else { return };
         if !entry.shards.remove(shard) || !entry.shards.is_empty() || entry.state == State::Ending {
             return;
@@ -265,7 +200,7 @@ impl Hub {
                     self.live -= 1;
                     ending.push(subject);
                 }
-                // `waiting` skips what is no longer there.
+                // `ask` skips what is no longer there.
                 State::Waiting => self.forget(&subject),
                 // Its confirmation lets it linger anew.
                 State::Asked | State::Ending => {}
@@ -276,36 +211,33 @@ impl Hub {
         }
     }
 
-    fn link_is_up(&mut self) {
-        self.link_up = true;
-    }
-
     fn link_is_down(&mut self) {
         if !std::mem::replace(&mut self.link_up, false) {
             return;
         }
         self.patterns = PatternIndex::default();
         self.waiting.clear();
+        self.lingering.clear();
         self.asked = 0;
         self.live = 0;
-        let mut unwanted = Vec::new();
-        for (subject, entry) in &mut self.entries {
+        // In the order of names: what a seeded simulation sees must not hang on the table's.
+        let mut subjects: Vec<Subject> = self.entries.keys().cloned().collect();
+        subjects.sort_unstable();
+        for subject in subjects {
+            let Some(entry) = self.entries.get_mut(&subject) else { continue };
             if entry.shards.is_empty() {
-                unwanted.push(subject.clone());
+                self.forget(&subject);
                 continue;
             }
             if entry.state == State::Live {
                 entry.broken = true;
-                self.outputs
-                    .push_back(HubOutput::Shards(entry.shards, BrokerEvent::Interrupted(subject.clone())));
+                self.interrupted += 1;
+                let event = BrokerEvent::Interrupted(subject.clone());
+                self.outputs.push_back(HubOutput::Shards(entry.shards, event));
             }
             entry.state = State::Waiting;
-            self.waiting.push_back(subject.clone());
+            self.waiting.push_back(subject);
         }
-        for subject in unwanted {
-            self.forget(&subject);
-        }
-        self.lingering.clear();
     }
 
     /// Sends the next batch of subscribes, when the last one is answered.
@@ -335,56 +267,58 @@ impl Hub {
         if entry.state != State::Asked {
             return;
         }
+        let subject = subject.clone();
+        let shards = entry.shards;
         entry.state = State::Live;
         self.live += 1;
         let after_break = std::mem::take(&mut entry.broken);
-        let shards = entry.shards;
+        self.interrupted -= usize::from(after_break);
         if shards.is_empty() {
             entry.linger_until_ms = now_ms + self.settings.linger_ms;
             self.lingering.push_back((entry.linger_until_ms, subject.clone()));
         }
-        let subject = subject.clone();
         if subject.pattern {
             self.ages += 1;
-            entry.age = self.ages;
             self.patterns.insert(subject.name.clone(), self.ages);
         }
         if !shards.is_empty() {
-            self.confirm(subject, shards, after_break);
+            self.confirm(&subject, shards, after_break);
         }
     }
 
     fn unsubscribed(&mut self, subject: &Subject) {
-        if subject.pattern {
-            self.patterns.remove(&subject.name);
-            if self.patterns.is_empty() {
-                self.counters.forget_all();
-            }
-        }
         let Some((subject, entry)) = self.entries.get_key_value_mut(subject) else { return };
         let subject = subject.clone();
         match entry.state {
-            State::Ending if entry.shards.is_empty() => self.forget(&subject),
-            State::Ending => {
-                entry.state = State::Waiting;
-                self.waiting.push_back(subject);
-            }
+            State::Waiting | State::Asked => return,
+            State::Ending => {}
             // Redis ended it by itself: treat it like a broken link for this one.
             State::Live => {
                 self.live -= 1;
                 entry.broken = true;
-                entry.state = State::Waiting;
-                let shards = entry.shards;
-                self.waiting.push_back(subject.clone());
-                self.outputs.push_back(HubOutput::Shards(shards, BrokerEvent::Interrupted(subject)));
+                self.interrupted += 1;
+                let event = BrokerEvent::Interrupted(subject.clone());
+                self.outputs.push_back(HubOutput::Shards(entry.shards, event));
             }
-            State::Waiting | State::Asked => {}
+        }
+        let wanted = !entry.shards.is_empty();
+        entry.state = State::Waiting;
+        if subject.pattern {
+            self.patterns.remove(&subject.name);
+        }
+        if wanted {
+            self.waiting.push_back(subject);
+        } else {
+            self.forget(&subject);
         }
     }
 
     fn refused(&mut self, subject: &Subject, reason: &str) {
         self.asked = self.asked.saturating_sub(1);
         let Some(entry) = self.entries.get(subject) else { return };
+        if entry.state != State::Asked {
+            return;
+        }
         if !entry.shards.is_empty() {
             let event = BrokerEvent::Refused { subject: subject.clone(), reason: reason.into() };
             self.outputs.push_back(HubOutput::Shards(entry.shards, event));
@@ -392,10 +326,29 @@ impl Hub {
         self.forget(subject);
     }
 
+    /// The shard hears that everything it holds may have a gap.
+    fn lost(&mut self, shard: ShardId) {
+        let holds =
+            |(_, entry): &(&Subject, &Entry)| entry.state == State::Live && entry.shards.contains(shard);
+        let mut subjects: Vec<Subject> =
+            self.entries.iter().filter(holds).map(|(subject, _)| subject.clone()).collect();
+        subjects.sort_unstable();
+        let only = ShardSet::only(shard);
+        for subject in subjects {
+            self.outputs.push_back(HubOutput::Shards(only, BrokerEvent::Interrupted(subject.clone())));
+            self.confirm(&subject, only, true);
+        }
+    }
+
     /// Drops an entry that is not live; the count of its channel goes on where a pattern still covers it.
     fn forget(&mut self, subject: &Subject) {
         let Some((subject, entry)) = self.entries.remove_entry(subject) else { return };
+        self.interrupted -= usize::from(entry.broken);
         if subject.pattern {
+            self.pattern_entries -= 1;
+            if self.pattern_entries == 0 {
+                self.counters.forget_all();
+            }
             return;
         }
         let mut covered = false;
@@ -403,111 +356,10 @@ impl Hub {
         self.counters.put(subject.name, entry.offset, covered);
     }
 
-    fn confirm(&mut self, subject: Subject, shards: ShardSet, after_break: bool) {
-        let offset = self.entries.get(&subject).map_or(0, |entry| entry.offset);
+    fn confirm(&mut self, subject: &Subject, shards: ShardSet, after_break: bool) {
+        let offset = self.entries.get(subject).map_or(0, |entry| entry.offset);
         let position = Position { epoch: self.settings.epoch.clone(), offset };
-        let event = BrokerEvent::Confirmed { subject, position, after_break };
+        let event = BrokerEvent::Confirmed { subject: subject.clone(), position, after_break };
         self.outputs.push_back(HubOutput::Shards(shards, event));
     }
-
-    fn message(&mut self, pattern: Option<&[u8]>, channel: &[u8], payload: Bytes) {
-        let Ok(channel) = std::str::from_utf8(channel) else {
-            self.stats.dropped_bad_name += 1;
-            return;
-        };
-        match pattern {
-            None => self.exact_copy(channel, payload),
-            Some(pattern) => self.pattern_copy(pattern, channel, payload),
-        }
-    }
-
-    /// The exact subscription's copy is canonical wherever there is one.
-    fn exact_copy(&mut self, channel: &str, payload: Bytes) {
-        let key = SubjectRef { name: channel, pattern: false };
-        let Some((subject, entry)) = self.entries.get_key_value_mut(&key) else { return };
-        let mut shards = if entry.state == State::Live { entry.shards } else { ShardSet::default() };
-        if !self.patterns.is_empty() && !is_reserved(&self.settings, channel) {
-            let name = subject.name.clone();
-            shards = shards.union(self.pattern_shards(&name));
-        }
-        if shards.is_empty() {
-            return;
-        }
-        let Some(event) = self.read(channel, payload) else { return };
-        let Some((subject, entry)) = self.entries.get_key_value_mut(&key) else { return };
-        entry.offset += 1;
-        let publication = Publication::new(subject.name.clone(), event, entry.offset);
-        self.outputs.push_back(HubOutput::Shards(shards, BrokerEvent::Publication(publication.into())));
-    }
-
-    /// Of the patterns' copies the one of the pattern that was confirmed first is canonical.
-    fn pattern_copy(&mut self, pattern: &[u8], channel: &str, payload: Bytes) {
-        let exact = self.entries.get(&SubjectRef { name: channel, pattern: false });
-        if exact.is_some_and(|entry| matches!(entry.state, State::Live | State::Ending)) {
-            return;
-        }
-        let mut oldest: Option<(u64, &Arc<str>)> = None;
-        self.patterns.for_each_match(channel, |name, age| {
-            if oldest.is_none_or(|(least, _)| *age < least) {
-                oldest = Some((*age, name));
-            }
-        });
-        if oldest.is_none_or(|(_, name)| name.as_bytes() != pattern) || is_reserved(&self.settings, channel) {
-            return;
-        }
-        if channel::validate(channel).is_err() {
-            self.stats.dropped_bad_name += 1;
-            return;
-        }
-        let shards = self.pattern_shards(channel);
-        if shards.is_empty() {
-            return;
-        }
-        let Some(event) = self.read(channel, payload) else { return };
-        // An exact subscription that is asked for but not confirmed counts on in its own entry.
-        let (name, offset) = match self.entries.get_key_value_mut(&SubjectRef { name: channel, pattern: false }) {
-            Some((subject, entry)) => {
-                entry.offset += 1;
-                (subject.name.clone(), entry.offset)
-            }
-            None => self.counters.next(channel),
-        };
-        let publication = Publication::new(name, event, offset);
-        self.outputs.push_back(HubOutput::Shards(shards, BrokerEvent::Publication(publication.into())));
-    }
-
-    fn pattern_shards(&self, channel: &str) -> ShardSet {
-        let mut shards = ShardSet::default();
-        self.patterns.for_each_match(channel, |name, _| {
-            if let Some(entry) = self.entries.get(&SubjectRef { name, pattern: true })
-                && entry.state == State::Live
-            {
-                shards = shards.union(entry.shards);
-            }
-        });
-        shards
-    }
-
-    fn read(&mut self, channel: &str, payload: Bytes) -> Option<Event> {
-        if payload.len() > self.settings.external_bytes {
-            self.stats.dropped_oversized += 1;
-            let (channel, bytes) = (channel.to_owned(), payload.len());
-            self.outputs.push_back(HubOutput::Oversized { channel, bytes });
-            return None;
-        }
-        let mode = if is_reserved(&self.settings, channel) {
-            PayloadMode::Raw
-        } else {
-            self.settings.classes.payload_mode(channel)
-        };
-        let event = Event::from_payload(payload, mode);
-        if event.is_err() {
-            self.stats.dropped_unreadable += 1;
-        }
-        event.ok()
-    }
-}
-
-fn is_reserved(settings: &HubSettings, channel: &str) -> bool {
-    channel.starts_with(&*settings.reserved_prefix)
 }

@@ -6,11 +6,14 @@
 //! each channel and, where several subscriptions of the link match one publication, picks the canonical copy.
 //! It leaves to others: which connection wants what ([`crate::engine`]), bytes and sockets (the server's links).
 
+mod copies;
 mod counters;
 mod hub;
+mod io;
 mod patterns;
 mod shards;
 
-pub use hub::{Hub, HubInput, HubOutput, HubSettings, HubStats, LinkCommand};
+pub use hub::Hub;
+pub use io::{HubInput, HubOutput, HubSettings, HubStats, LinkCommand};
 pub use patterns::PatternIndex;
 pub use shards::{ShardId, ShardSet};

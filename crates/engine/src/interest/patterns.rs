@@ -25,7 +25,7 @@ impl<T> PatternIndex<T> {
     pub fn insert(&mut self, pattern: Arc<str>, value: T) {
         let prefix = glob::literal_prefix(&pattern);
         let length = prefix.len();
-        let group = self.by_prefix.entry_ref(&*prefix).or_default();
+        let group = self.by_prefix.entry(prefix.as_ref().into()).or_default();
         if group.is_empty() {
             match self.lengths.binary_search_by_key(&length, |(l, _)| *l) {
                 Ok(at) => self.lengths[at].1 += 1,
@@ -59,7 +59,7 @@ impl<T> PatternIndex<T> {
             let Some(prefix) = channel.as_bytes().get(..*length) else { break };
             let Ok(prefix) = std::str::from_utf8(prefix) else { continue };
             for (pattern, value) in self.by_prefix.get(prefix).into_iter().flatten() {
-                if glob::glob_matches(pattern.as_bytes(), channel.as_bytes()) {
+                if glob::glob_matches(pattern, channel) {
                     found(pattern, value);
                 }
             }

@@ -16,6 +16,12 @@ impl ShardId {
 pub struct ShardSet(u64);
 
 impl ShardSet {
+    /// A set of one.
+    pub fn only(shard: ShardId) -> ShardSet {
+        let mut set = ShardSet::default();
+        set.insert(shard);
+        set
+    }
     /// Adds one.
     pub fn insert(&mut self, shard: ShardId) {
         self.0 |= 1 << (shard.0 & 63);

@@ -1,0 +1,198 @@
+//! What the broker says: confirmations, breaks, gaps, answers to publishes, and whether Redis is there.
+
+use std::sync::Arc;
+
+use drawbridge_protocol::{Encoding, ErrorCode, ErrorMessage, Frame, ServerMessage, codec};
+use smallvec::SmallVec;
+
+use super::Engine;
+use crate::io::{BrokerEvent, BrokerStatus, ConnId, Notice, Position, Subject};
+use crate::permissions;
+use crate::targets::{Reply, TargetId, Waiter};
+
+impl Engine {
+    pub(super) fn broker_event(&mut self, event: BrokerEvent) {
+        match event {
+            BrokerEvent::Publication(publication) => self.publication(&publication),
+            BrokerEvent::Confirmed { subject, position, after_break } => {
+                self.confirmed(subject, position, after_break);
+            }
+            BrokerEvent::Released(subject) => self.released(&subject),
+            BrokerEvent::Interrupted(subject) => {
+                if let Some(id) = self.targets.find(&subject)
+                    && let Some(target) = self.targets.get_mut(id)
+                {
+                    target.live = false;
+                }
+            }
+            BrokerEvent::Refused { subject, reason } => self.refused(&subject, &reason),
+            BrokerEvent::Gap { channel, position } => self.gap(&channel, &position),
+            BrokerEvent::Done { ticket, result } => self.publish_done(ticket, result),
+            BrokerEvent::Status(status) => self.broker_status(status),
+        }
+    }
+
+    fn confirmed(&mut self, subject: Subject, position: Position, after_break: bool) {
+        let Some(id) = self.targets.find(&subject).filter(|_| !self.releasing.contains_key(&subject)) else {
+            return;
+        };
+        let Some(target) = self.targets.get_mut(id) else { return };
+        target.live = true;
+        target.position = (!subject.pattern).then_some(position);
+        let mut broken: SmallVec<[ConnId; 8]> = SmallVec::new();
+        for subscriber in &mut target.subscribers {
+            if std::mem::replace(&mut subscriber.live, true) && after_break {
+                broken.push(subscriber.conn);
+            }
+        }
+        let waiters = std::mem::take(&mut target.waiters);
+        self.resync(&broken, &subject.name, "broker", self.targets.get(id).and_then(|t| t.position.clone()));
+        self.tell_waiters(id, waiters);
+    }
+
+    /// The broker has let go of a subject. Whatever it says of it from now on answers a later want.
+    fn released(&mut self, subject: &Subject) {
+        if let Some(count) = self.releasing.get_mut(subject) {
+            *count -= 1;
+            if *count == 0 {
+                self.releasing.remove(subject);
+            }
+        }
+    }
+
+    fn tell_waiters(&mut self, target: TargetId, waiters: Vec<Waiter>) {
+        for Waiter { conn, reply } in waiters {
+            self.tell_subscribed(conn, target, &reply);
+            if matches!(reply, Reply::Welcome) {
+                self.confirmed_for_welcome(conn);
+            }
+            self.run_deferred(conn);
+        }
+    }
+
+    /// Says once to each that something of the channel may be missing.
+    fn resync(&mut self, conns: &[ConnId], channel: &str, reason: &str, position: Option<Position>) {
+        let message = ServerMessage::Resync {
+            channel,
+            reason,
+            epoch: position.as_ref().map(|position| &*position.epoch),
+            offset: position.as_ref().map(|position| position.offset),
+        };
+        let mut frames = SharedFrames::default();
+        for conn in conns {
+            if let Some(open) = self.connections.get(*conn).filter(|conn| conn.is_open()) {
+                let frame = frames.get(open.encoding, &message);
+                self.stats.resyncs += 1;
+                self.push(*conn, frame);
+            }
+        }
+    }
+
+    /// Redis will not let us subscribe; the broker has forgotten the subject, and so do we.
+    fn refused(&mut self, subject: &Subject, reason: &Arc<str>) {
+        self.notice(Notice::SubscriptionRefused {
+            subject: subject.name.clone(),
+            reason: reason.to_string(),
+        });
+        let Some(id) = self.targets.find(subject).filter(|_| !self.releasing.contains_key(subject)) else {
+            return;
+        };
+        let Some(target) = self.targets.get_mut(id) else { return };
+        let waiters = std::mem::take(&mut target.waiters);
+        let subscribers: Vec<ConnId> = target.subscribers.iter().map(|subscriber| subscriber.conn).collect();
+        for conn in &subscribers {
+            self.leave_target(*conn, id);
+        }
+        self.targets.remove(id);
+        for conn in subscribers {
+            if !waiters.iter().any(|waiter| waiter.conn == conn) {
+                let channel = &*subject.name;
+                let message = ServerMessage::Unsubscribed {
+                    id: None,
+                    channel,
+                    reason: "broker_refused",
+                    by_server: false,
+                };
+                self.send(conn, &message);
+            }
+        }
+        let text = format!("Redis refused the subscription: {reason}");
+        for Waiter { conn, reply } in waiters {
+            let error = ErrorMessage {
+                channel: Some(&subject.name),
+                ..ErrorMessage::new(ErrorCode::BrokerRefused, &text)
+            };
+            match reply {
+                Reply::Welcome => {
+                    self.error_behind_welcome(conn, &error);
+                    self.confirmed_for_welcome(conn);
+                }
+                Reply::Request(request) => {
+                    self.send_error(conn, ErrorMessage { id: Some(&request), ..error })
+                }
+                Reply::Server | Reply::Told | Reply::Silent => self.send_error(conn, error),
+            }
+            self.run_deferred(conn);
+        }
+    }
+
+    /// Events of a real channel were dropped on the way here: everybody who might have seen them is told.
+    fn gap(&mut self, channel: &Arc<str>, position: &Position) {
+        let mut conns = Vec::new();
+        if let Some(id) = self.targets.find_channel(channel)
+            && let Some(target) = self.targets.get_mut(id)
+        {
+            target.position = Some(position.clone());
+            conns.extend(target.subscribers.iter().filter(|s| s.live).map(|s| s.conn));
+        }
+        let mut matched = std::mem::take(&mut self.matched);
+        self.targets.matching_patterns(channel, &mut matched);
+        for id in matched.drain(..) {
+            let Some(target) = self.targets.get(id) else { continue };
+            for subscriber in target.subscribers.iter().filter(|subscriber| subscriber.live) {
+                let claims = self.connections.get(subscriber.conn).and_then(|conn| conn.claims.as_ref());
+                if claims
+                    .is_some_and(|claims| permissions::may_subscribe(&self.settings, claims, channel).is_ok())
+                {
+                    conns.push(subscriber.conn);
+                }
+            }
+        }
+        self.matched = matched;
+        conns.sort_unstable();
+        conns.dedup();
+        self.resync(&conns, channel, "gap", Some(position.clone()));
+    }
+
+    fn broker_status(&mut self, status: BrokerStatus) {
+        if std::mem::replace(&mut self.status, status) == status {
+            return;
+        }
+        let broker = match status {
+            BrokerStatus::Ok => "ok",
+            BrokerStatus::Degraded => "degraded",
+        };
+        let mut frames = SharedFrames::default();
+        let all: Vec<(ConnId, Encoding, bool)> =
+            self.connections.iter().map(|conn| (conn.id, conn.encoding, conn.is_open())).collect();
+        for (id, encoding, open) in all {
+            if open {
+                self.push(id, frames.get(encoding, &ServerMessage::Status { broker }));
+            } else if status == BrokerStatus::Degraded {
+                self.welcome(id);
+            }
+            // Publishes of classes that refuse while Redis is away no longer have to wait.
+            self.run_deferred(id);
+        }
+    }
+}
+
+/// One message to many connections, encoded once per encoding.
+#[derive(Default)]
+struct SharedFrames([Option<Frame>; 2]);
+
+impl SharedFrames {
+    fn get(&mut self, encoding: Encoding, message: &ServerMessage<'_>) -> Frame {
+        self.0[encoding as usize].get_or_insert_with(|| codec::encode_frame(encoding, message)).clone()
+    }
+}

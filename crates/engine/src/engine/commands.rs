@@ -1,0 +1,46 @@
+//! What services command about a player, on whichever node the player is (contract §9).
+
+use super::Engine;
+use super::subscribe::{Ended, subject};
+use crate::connection::{Origin, Phase};
+use crate::io::{ConnId, PlayerAction, PlayerCommand};
+use crate::permissions;
+use crate::targets::Reply;
+use drawbridge_protocol::CloseCode;
+
+impl Engine {
+    pub(super) fn command(&mut self, command: &PlayerCommand) {
+        let Some(ids) = self.players.get(&command.player).cloned() else { return };
+        for id in ids {
+            match &command.action {
+                PlayerAction::Subscribe { channel } => self.subscribe_by_server(id, channel),
+                PlayerAction::Unsubscribe { channel } => self.unsubscribe_by_server(id, channel),
+                PlayerAction::Disconnect { reason } => {
+                    let word = reason.as_deref().unwrap_or("kicked");
+                    self.close_with_word(id, CloseCode::Kicked, word.to_owned(), word);
+                }
+            }
+        }
+    }
+
+    /// The service's word is the right; the class's view still applies.
+    fn subscribe_by_server(&mut self, id: ConnId, channel: &str) {
+        let Ok(subject) = subject(channel) else { return };
+        let Some(conn) = self.connections.get(id) else { return };
+        let full = conn.subscriptions.len() >= self.settings.subscriptions;
+        let reply = if matches!(conn.phase, Phase::Open) { Reply::Server } else { Reply::Welcome };
+        if full || permissions::is_reserved(&self.settings, channel) || self.is_subscribed(id, &subject) {
+            return;
+        }
+        self.add_subscription(id, &subject, Origin::Server, None, reply);
+    }
+
+    fn unsubscribe_by_server(&mut self, id: ConnId, channel: &str) {
+        let Some(target) = subject(channel).ok().and_then(|subject| self.targets.find(&subject)) else {
+            return;
+        };
+        if self.connections.get(id).is_some_and(|conn| conn.subscription(target).is_some()) {
+            self.end_subscription(id, target, Ended::ByServer);
+        }
+    }
+}

@@ -1,0 +1,300 @@
+//! From an open socket to `WELCOME`, and what a token means afterwards: expiry and renewal (contract §2).
+
+use std::sync::Arc;
+
+use drawbridge_protocol::{
+    CloseCode, Connect, ErrorCode, ErrorMessage, RequestId, ServerMessage, Subscribe, SubscriptionInfo,
+    Welcome,
+};
+
+use super::Engine;
+use super::subscribe::Ended;
+use crate::connection::{Connection, Deadlines, Joining, Judging, Origin, Phase};
+use crate::io::{AuthFailure, BrokerStatus, Claims, ConnId, Opened, Output, Subject};
+use crate::permissions;
+use crate::targets::Reply;
+
+/// How long `WELCOME` waits for Redis; what is not confirmed then is listed as pending.
+const JOIN_TIMEOUT_MS: u64 = 2_000;
+
+impl Engine {
+    pub(super) fn opened(&mut self, opened: Opened) {
+        let id = opened.conn;
+        let deadlines = Deadlines {
+            phase_ms: self.now.mono_ms + self.settings.connect_timeout_ms,
+            heartbeat_ms: self.now.mono_ms + self.settings.heartbeat_ms,
+            ..Deadlines::default()
+        };
+        self.connections.insert(Box::new(Connection::new(&opened, deadlines)));
+        self.arm(id);
+        if self.draining {
+            return self.close(id, CloseCode::Drain, "drain");
+        }
+        match opened.token {
+            None => {}
+            Some(Err(failure)) => self.reject_token(id, None, &failure),
+            Some(Ok(claims)) if opened.wait_for_connect => self.set_claims(id, claims),
+            Some(Ok(claims)) => self.join(id, None, claims, Vec::new()),
+        }
+    }
+
+    /// `CONNECT` on a connection that waits for it.
+    pub(super) fn connect(&mut self, id: ConnId, request: Option<RequestId>, connect: Connect) {
+        let Some(conn) = self.connections.get_mut(id) else { return };
+        if !matches!(conn.phase, Phase::Connecting) {
+            return self.refuse(
+                id,
+                request.as_ref(),
+                ErrorCode::BadMessage,
+                "CONNECT: this connection is connected already",
+            );
+        }
+        if connect.resume.is_some() {
+            let text = "resume: sessions are not kept by this server; send CONNECT without it";
+            return self.refuse(id, request.as_ref(), ErrorCode::Unsupported, text);
+        }
+        if let Some(token) = connect.token {
+            conn.judging = Some(Box::new(Judging::Connect { id: request, subscribe: connect.subscribe }));
+            return self.outputs.push_back(Output::Authenticate { conn: id, token });
+        }
+        let claims = match conn.claims.take() {
+            Some(claims) => claims,
+            None if self.settings.allow_anonymous => anonymous(conn),
+            None => {
+                let message = "CONNECT: `token` is missing".to_owned();
+                let failure = AuthFailure { code: ErrorCode::Unauthenticated, message };
+                return self.reject_token(id, request.as_ref(), &failure);
+            }
+        };
+        self.join(id, request, claims, connect.subscribe);
+    }
+
+    pub(super) fn authenticated(&mut self, id: ConnId, result: Result<Claims, AuthFailure>) {
+        let Some(judging) = self.connections.get_mut(id).and_then(|conn| conn.judging.take()) else { return };
+        match (*judging, result) {
+            (Judging::Connect { id: request, subscribe }, Ok(claims)) => {
+                self.join(id, request, claims, subscribe)
+            }
+            (Judging::Connect { id: request, .. }, Err(failure)) => {
+                self.reject_token(id, request.as_ref(), &failure)
+            }
+            (Judging::Refresh { id: request }, Ok(claims)) => self.refresh(id, request.as_ref(), claims),
+            (Judging::Refresh { id: request }, Err(failure)) => {
+                self.refuse(id, request.as_ref(), failure.code, &failure.message);
+            }
+        }
+        self.run_deferred(id);
+    }
+
+    fn reject_token(&mut self, id: ConnId, request: Option<&RequestId>, failure: &AuthFailure) {
+        self.refuse(id, request, failure.code, &failure.message);
+        match failure.code {
+            ErrorCode::TokenExpired => self.close(id, CloseCode::TokenExpired, "token expired"),
+            _ => self.close(id, CloseCode::Unauthenticated, "unauthenticated"),
+        }
+    }
+
+    /// Takes the claims up and keeps their expiry.
+    fn set_claims(&mut self, id: ConnId, claims: Claims) {
+        let now = self.now;
+        let Some(conn) = self.connections.get_mut(id) else { return };
+        conn.deadlines.expiry_ms =
+            claims.expires_unix_ms.map_or(0, |at| now.mono_ms + at.saturating_sub(now.unix_ms).max(1));
+        conn.claims = Some(claims);
+        self.arm(id);
+    }
+
+    /// The player is known: subscribe what the templates and `CONNECT` ask for, then say `WELCOME`.
+    fn join(&mut self, id: ConnId, request: Option<RequestId>, claims: Claims, subscribe: Vec<Subscribe>) {
+        let mut skipped = Vec::new();
+        let auto = permissions::auto_channels(&self.settings, &claims, &mut skipped);
+        self.players.entry(claims.player.clone()).or_default().push(id);
+        self.set_claims(id, claims);
+        for notice in skipped {
+            self.notice(notice);
+        }
+        let Some(conn) = self.connections.get_mut(id) else { return };
+        // One more than there are, so that nothing is complete before everything is asked for.
+        conn.phase = Phase::Joining(Box::new(Joining { id: request, unconfirmed: 1, errors: Vec::new() }));
+        for channel in auto {
+            self.add_subscription(id, &Subject::channel(channel), Origin::Auto, None, Reply::Welcome);
+        }
+        for subscribe in subscribe {
+            self.subscribe(id, None, subscribe, true);
+        }
+        if let Some(conn) = self.connections.get_mut(id) {
+            conn.deadlines.phase_ms = self.now.mono_ms + JOIN_TIMEOUT_MS;
+            self.arm(id);
+        }
+        self.confirmed_for_welcome(id);
+        if self.status == BrokerStatus::Degraded {
+            self.welcome(id);
+        }
+    }
+
+    /// One of the things that `WELCOME` waits for is settled.
+    pub(super) fn confirmed_for_welcome(&mut self, id: ConnId) {
+        let Some(conn) = self.connections.get_mut(id) else { return };
+        let Phase::Joining(joining) = &mut conn.phase else { return };
+        joining.unconfirmed = joining.unconfirmed.saturating_sub(1);
+        if joining.unconfirmed == 0 {
+            self.welcome(id);
+        }
+    }
+
+    /// Says `WELCOME` to a joining connection; what is not confirmed is listed as pending and told later.
+    pub(super) fn welcome(&mut self, id: ConnId) {
+        let Some(conn) = self.connections.get_mut(id) else { return };
+        if !matches!(conn.phase, Phase::Joining(_)) {
+            return;
+        }
+        let Phase::Joining(joining) = std::mem::replace(&mut conn.phase, Phase::Open) else { return };
+        conn.deadlines.phase_ms = 0;
+        self.arm(id);
+        self.send_welcome(id, joining.id.as_ref());
+        self.tell_pending_later(id);
+        for error in joining.errors {
+            self.push(id, error);
+        }
+        if self.status == BrokerStatus::Degraded {
+            self.send(id, &ServerMessage::Status { broker: "degraded" });
+        }
+        self.tell_connected(id);
+        self.run_deferred(id);
+    }
+
+    fn send_welcome(&mut self, id: ConnId, request: Option<&RequestId>) {
+        let Some(conn) = self.connections.get(id) else { return };
+        let subscriptions = conn
+            .subscriptions
+            .iter()
+            .filter_map(|subscription| {
+                let target = self.targets.get(subscription.target)?;
+                let subscriber = target.subscribers.get(subscription.slot as usize)?;
+                Some(SubscriptionInfo {
+                    auto: subscription.origin == Origin::Auto,
+                    ..target.info(subscriber.live)
+                })
+            })
+            .collect();
+        let (connection, session) = (conn.public_name(), conn.session_name());
+        let Some(player) = conn.player().cloned() else { return };
+        let settings = self.settings.clone();
+        let message = ServerMessage::Welcome(Welcome {
+            id: request,
+            connection: &connection,
+            session: &session,
+            resumed: false,
+            player: &player,
+            node: &settings.node,
+            server_time_ms: self.now.unix_ms,
+            heartbeat_ms: settings.heartbeat_ms,
+            resume_window_ms: 0,
+            message_bytes: settings.message_bytes as u64,
+            subscriptions_limit: settings.subscriptions as u64,
+            subscriptions,
+        });
+        let frame = drawbridge_protocol::codec::encode_frame(conn.encoding, &message);
+        drop(message);
+        self.push(id, frame);
+    }
+
+    /// What was pending in `WELCOME` is confirmed by `CHANNEL_SUBSCRIBED`.
+    fn tell_pending_later(&mut self, id: ConnId) {
+        let Some(conn) = self.connections.get(id) else { return };
+        for subscription in &conn.subscriptions {
+            let Some(target) = self.targets.get_mut(subscription.target) else { continue };
+            for waiter in target.waiters.iter_mut().filter(|waiter| waiter.conn == id) {
+                if matches!(waiter.reply, Reply::Welcome) {
+                    waiter.reply = Reply::Told;
+                }
+            }
+        }
+    }
+
+    pub(super) fn phase_timed_out(&mut self, id: ConnId) {
+        match self.connections.get(id).map(|conn| &conn.phase) {
+            Some(Phase::Connecting) => {
+                let message = "no CONNECT within the time that this server allows".to_owned();
+                let failure = AuthFailure { code: ErrorCode::Unauthenticated, message };
+                self.reject_token(id, None, &failure);
+            }
+            Some(Phase::Joining(_)) => self.welcome(id),
+            Some(Phase::Open) | None => {}
+        }
+    }
+
+    pub(super) fn expired(&mut self, id: ConnId) {
+        let message = "the token expired; reconnect with a fresh one".to_owned();
+        self.reject_token(id, None, &AuthFailure { code: ErrorCode::TokenExpired, message });
+    }
+
+    /// A new token for the same player: rights are judged anew.
+    fn refresh(&mut self, id: ConnId, request: Option<&RequestId>, claims: Claims) {
+        let Some(old) = self.connections.get(id).and_then(|conn| conn.claims.clone()) else { return };
+        if old.player != claims.player {
+            let text = "token: it names another `sub` than this connection's";
+            return self.refuse(id, request, ErrorCode::Forbidden, text);
+        }
+        let before = permissions::auto_channels(&self.settings, &old, &mut Vec::new());
+        let mut skipped = Vec::new();
+        let after = permissions::auto_channels(&self.settings, &claims, &mut skipped);
+        for notice in skipped {
+            self.notice(notice);
+        }
+        let expires_ms = claims.expires_unix_ms;
+        self.set_claims(id, claims.clone());
+        if let Some(request) = request {
+            self.send(id, &ServerMessage::TokenRefreshed { id: request, expires_ms });
+        }
+        self.judge_anew(id, &claims, &after);
+        for channel in after.into_iter().filter(|channel| !before.contains(channel)) {
+            let subject = Subject::channel(channel);
+            if !self.is_subscribed(id, &subject) {
+                self.add_subscription(id, &subject, Origin::Auto, None, Reply::Told);
+            }
+        }
+    }
+
+    /// Ends what the new claims do not allow and folds them into the views of the rest.
+    fn judge_anew(&mut self, id: ConnId, claims: &Claims, auto: &[String]) {
+        let Some(conn) = self.connections.get(id) else { return };
+        for subscription in conn.subscriptions.clone() {
+            let Some(target) = self.targets.get(subscription.target) else { continue };
+            let name = target.subject.name.clone();
+            let allowed = match subscription.origin {
+                Origin::Server => true,
+                Origin::Auto => auto.iter().any(|channel| **channel == *name),
+                Origin::Client if target.subject.pattern => {
+                    permissions::may_subscribe_pattern(&self.settings, &name).is_ok()
+                }
+                Origin::Client => permissions::may_subscribe(&self.settings, claims, &name).is_ok(),
+            };
+            if allowed {
+                self.fold_view(id, subscription.target);
+            } else {
+                self.end_subscription(id, subscription.target, Ended::Forbidden);
+            }
+        }
+    }
+}
+
+/// A player without a token: a name of its own, and no claims but that it is anonymous.
+fn anonymous(conn: &Connection) -> Claims {
+    let player: Arc<str> = format!("anonymous-{}", conn.public_name()).into();
+    let json = format!(r#"{{"sub":"{player}","anonymous":true}}"#).into();
+    Claims { player, expires_unix_ms: None, json }
+}
+
+impl Engine {
+    /// An error of `CONNECT.subscribe`, told behind `WELCOME`.
+    pub(super) fn error_behind_welcome(&mut self, id: ConnId, error: &ErrorMessage<'_>) {
+        let Some(conn) = self.connections.get_mut(id) else { return };
+        let frame =
+            drawbridge_protocol::codec::encode_frame(conn.encoding, &ServerMessage::Error(error.clone()));
+        match &mut conn.phase {
+            Phase::Joining(joining) => joining.errors.push(frame),
+            Phase::Connecting | Phase::Open => self.push(id, frame),
+        }
+    }
+}

@@ -1,0 +1,309 @@
+//! What a client sends: decoded, counted against its limits, put in order, and handed to the file that does it.
+//!
+//! Requests of one connection about one channel take effect in the order sent (contract §1). Where an earlier one
+//! still waits for Redis, a later one that depends on it waits too, in a bounded queue; the others pass.
+
+use drawbridge_protocol::{
+    BadRequest, ClientMessage, CloseCode, Encoding, ErrorCode, ErrorMessage, Request, RequestId,
+    ServerMessage, channel, codec, glob,
+};
+
+use drawbridge_protocol::websocket::{OpCode, encode_frame};
+
+use super::Engine;
+use crate::connection::{Connection, Deferred, Judging, Phase};
+use crate::io::{BrokerStatus, ConnId, MessageKind, Output, WhenDown};
+use crate::rate_limit::Verdict;
+
+/// After so many `BAD_MESSAGE`s in a row the connection is closed (contract §1).
+const BAD_MESSAGES: u8 = 10;
+/// How many requests of one connection may wait for earlier ones.
+const MAX_DEFERRED: usize = 128;
+/// And how many bytes of them, in messages of the largest size.
+const MAX_DEFERRED_MESSAGES: usize = 4;
+
+impl Engine {
+    pub(super) fn message(&mut self, id: ConnId, kind: MessageKind, payload: &[u8]) {
+        let Some(conn) = self.connections.get_mut(id) else { return };
+        conn.silent_heartbeats = 0;
+        let encoding = conn.encoding;
+        if (encoding, kind) != (Encoding::Json, MessageKind::Text)
+            && (encoding, kind) != (Encoding::MsgPack, MessageKind::Binary)
+        {
+            return self.close(
+                id,
+                CloseCode::UnsupportedData,
+                "frame of the wrong kind for the sub-protocol",
+            );
+        }
+        let by_bytes = conn.bytes.take(self.now.mono_ms, self.settings.bytes, payload.len() as u64);
+        let requests = codec::decode(encoding, payload);
+        let bytes = payload.len() / requests.len().max(1);
+        for request in requests {
+            self.stats.requests += 1;
+            let verdict = match by_bytes {
+                Verdict::Allowed => self.take_message(id),
+                limited => limited,
+            };
+            let request_id = match &request {
+                Ok(request) => request.id.as_ref(),
+                Err(bad) => bad.id.as_ref(),
+            };
+            if !self.within_limits(id, request_id, verdict) {
+                continue;
+            }
+            match request {
+                Ok(request) => self.request(id, request, bytes),
+                Err(bad) => self.bad_request(id, &bad),
+            }
+        }
+    }
+
+    pub(super) fn oversized(&mut self, id: ConnId) {
+        let Some(conn) = self.connections.get_mut(id) else { return };
+        conn.silent_heartbeats = 0;
+        let bytes = self.settings.message_bytes;
+        // What was discarded came in all the same.
+        let verdict = conn.bytes.take(self.now.mono_ms, self.settings.bytes, bytes as u64);
+        let text = format!("a message may have {bytes} bytes");
+        self.refuse(id, None, ErrorCode::TooLarge, &text);
+        if verdict == Verdict::Abuse {
+            self.close(id, CloseCode::RateAbuse, "rate abuse");
+        }
+    }
+
+    /// A WebSocket ping counts as a message; over the limit it stays unanswered.
+    pub(super) fn pinged(&mut self, id: ConnId, payload: &[u8]) {
+        self.alive(id);
+        match self.take_message(id) {
+            Verdict::Allowed => self.push(id, encode_frame(OpCode::Pong, payload)),
+            Verdict::Limited { .. } => {}
+            Verdict::Abuse => self.close(id, CloseCode::RateAbuse, "rate abuse"),
+        }
+    }
+
+    fn take_message(&mut self, id: ConnId) -> Verdict {
+        let Some(conn) = self.connections.get_mut(id) else { return Verdict::Allowed };
+        match conn.messages.take(self.now.mono_ms, self.settings.messages, 1) {
+            Verdict::Allowed => self.limits.take(self.now.mono_ms, conn.player(), conn.address),
+            verdict => verdict,
+        }
+    }
+
+    /// Answers what is over a limit; says whether to go on.
+    fn within_limits(&mut self, id: ConnId, request: Option<&RequestId>, verdict: Verdict) -> bool {
+        let retry_after_ms = match verdict {
+            Verdict::Allowed => return self.connections.get(id).is_some(),
+            Verdict::Limited { retry_after_ms } => Some(retry_after_ms),
+            Verdict::Abuse => None,
+        };
+        self.send_error(
+            id,
+            ErrorMessage {
+                id: request,
+                retry_after_ms,
+                ..ErrorMessage::new(ErrorCode::RateLimited, "too much, too fast: slow down")
+            },
+        );
+        if verdict == Verdict::Abuse {
+            self.close(id, CloseCode::RateAbuse, "rate abuse");
+        }
+        false
+    }
+
+    fn bad_request(&mut self, id: ConnId, bad: &BadRequest) {
+        self.refuse(id, bad.id.as_ref(), ErrorCode::BadMessage, &bad.reason);
+        let Some(conn) = self.connections.get_mut(id) else { return };
+        conn.bad_in_a_row += 1;
+        if conn.bad_in_a_row >= BAD_MESSAGES {
+            self.close(id, CloseCode::ProtocolAbuse, "protocol abuse");
+        }
+    }
+
+    fn request(&mut self, id: ConnId, request: Request, bytes: usize) {
+        let Some(conn) = self.connections.get_mut(id) else { return };
+        conn.bad_in_a_row = 0;
+        let verdict = self.take_kind(id, &request.message);
+        if !self.within_limits(id, request.id.as_ref(), verdict) {
+            return;
+        }
+        let Some(conn) = self.connections.get(id) else { return };
+        let earlier = conn.deferred.as_ref().map_or(&[][..], |deferred| deferred.requests.as_slice());
+        if self.must_wait(conn, &request.message, earlier) {
+            self.defer(id, request, bytes);
+        } else {
+            self.execute(id, request);
+        }
+    }
+
+    /// The limits of subscribes and of the class's publishes.
+    fn take_kind(&mut self, id: ConnId, message: &ClientMessage) -> Verdict {
+        let now = self.now.mono_ms;
+        let Some(conn) = self.connections.get_mut(id) else { return Verdict::Allowed };
+        match message {
+            ClientMessage::Subscribe(_) => conn.subscribes.take(now, self.settings.subscribes, 1),
+            ClientMessage::Publish(publish) => match self.settings.classes.of_channel(&publish.channel) {
+                Some((class_id, class, _)) => match class.publishes {
+                    Some(rate) => conn.publish_bucket(class_id).take(now, rate, 1),
+                    None => Verdict::Allowed,
+                },
+                None => Verdict::Allowed,
+            },
+            _ => Verdict::Allowed,
+        }
+    }
+
+    /// Whether a request depends on something before it that is not settled.
+    fn must_wait(&self, conn: &Connection, message: &ClientMessage, earlier: &[Waiting]) -> bool {
+        match conn.phase {
+            Phase::Connecting => return conn.judging.is_some(),
+            Phase::Joining(_) => return true,
+            Phase::Open => {}
+        }
+        if conn.judging.is_some() {
+            return !matches!(message, ClientMessage::Ping { .. });
+        }
+        let Some(channel) = channel_of(message) else { return false };
+        let behind = earlier.iter().any(|waiting| channel_of(&waiting.request.message) == Some(channel));
+        match message {
+            ClientMessage::Subscribe(_) => behind || conn.publishes_on(channel),
+            ClientMessage::Unsubscribe { .. } => behind || self.has_pending(conn, |name, _| name == channel),
+            ClientMessage::Publish(_) if self.refuses_now(channel) => false,
+            ClientMessage::Publish(_) => {
+                behind || self.has_pending(conn, |name, pattern| covers(name, pattern, channel))
+            }
+            _ => behind,
+        }
+    }
+
+    /// A class that refuses while Redis is away has nothing to wait for.
+    fn refuses_now(&self, channel: &str) -> bool {
+        self.status == BrokerStatus::Degraded
+            && self
+                .settings
+                .classes
+                .of_channel(channel)
+                .is_some_and(|(_, class, _)| class.when_broker_down == WhenDown::Reject)
+    }
+
+    /// Whether the connection has a subscription of this kind that Redis has not confirmed yet.
+    fn has_pending(&self, conn: &Connection, which: impl Fn(&str, bool) -> bool) -> bool {
+        conn.subscriptions.iter().any(|subscription| {
+            self.targets.get(subscription.target).is_some_and(|target| {
+                target.subscribers.get(subscription.slot as usize).is_some_and(|subscriber| !subscriber.live)
+                    && which(&target.subject.name, target.subject.pattern)
+            })
+        })
+    }
+
+    fn defer(&mut self, id: ConnId, request: Request, bytes: usize) {
+        let bound = self.settings.message_bytes.saturating_mul(MAX_DEFERRED_MESSAGES);
+        let Some(conn) = self.connections.get_mut(id) else { return };
+        let deferred = conn.deferred.get_or_insert_default();
+        if deferred.requests.len() < MAX_DEFERRED && deferred.bytes + bytes <= bound {
+            deferred.bytes += bytes;
+            deferred.requests.push(Waiting { request, bytes });
+            return;
+        }
+        self.send_error(
+            id,
+            ErrorMessage {
+                id: request.id.as_ref(),
+                channel: channel_of(&request.message),
+                outcome: Some("not_done"),
+                ..ErrorMessage::new(
+                    ErrorCode::BrokerUnavailable,
+                    "too many requests wait for an answer of Redis",
+                )
+            },
+        );
+    }
+
+    /// Something was settled: goes through what waits, in order.
+    pub(super) fn run_deferred(&mut self, id: ConnId) {
+        let Some(deferred) = self.connections.get_mut(id).and_then(|conn| conn.deferred.take()) else {
+            return;
+        };
+        let mut kept = Deferred::default();
+        for waiting in deferred.requests {
+            let Some(conn) = self.connections.get(id) else { return };
+            if self.must_wait(conn, &waiting.request.message, &kept.requests) {
+                kept.bytes += waiting.bytes;
+                kept.requests.push(waiting);
+            } else {
+                self.execute(id, waiting.request);
+            }
+        }
+        if let Some(conn) = self.connections.get_mut(id)
+            && !kept.requests.is_empty()
+        {
+            conn.deferred = Some(Box::new(kept));
+        }
+    }
+
+    fn execute(&mut self, id: ConnId, Request { id: request, message }: Request) {
+        let Some(conn) = self.connections.get_mut(id) else { return };
+        if matches!(conn.phase, Phase::Connecting) && !matches!(message, ClientMessage::Connect(_)) {
+            return self.not_connected(id, request.as_ref());
+        }
+        match message {
+            ClientMessage::Connect(connect) => self.connect(id, request, connect),
+            ClientMessage::TokenRefresh { token } => {
+                conn.judging = Some(Box::new(Judging::Refresh { id: request }));
+                self.outputs.push_back(Output::Authenticate { conn: id, token });
+            }
+            ClientMessage::Subscribe(subscribe) => self.subscribe(id, request, subscribe, false),
+            ClientMessage::Unsubscribe { channel } => self.unsubscribe(id, request.as_ref(), &channel),
+            ClientMessage::Publish(publish) => self.publish(id, request, &publish),
+            ClientMessage::Ping { t } => {
+                if let Some(request) = &request {
+                    let server_time_ms = self.now.unix_ms;
+                    self.send(id, &ServerMessage::Pong { id: request, t: t.as_deref(), server_time_ms });
+                }
+            }
+            ClientMessage::FilterUpdate(_) => self.unsupported(id, request.as_ref(), "FILTER_UPDATE"),
+            ClientMessage::PresenceGet { .. } => self.unsupported(id, request.as_ref(), "PRESENCE_GET"),
+            ClientMessage::HistoryGet { .. } => self.unsupported(id, request.as_ref(), "HISTORY_GET"),
+        }
+    }
+
+    fn unsupported(&mut self, id: ConnId, request: Option<&RequestId>, what: &str) {
+        let text = format!("{what} is not supported by this server");
+        self.refuse(id, request, ErrorCode::Unsupported, &text);
+    }
+
+    /// Something else than `CONNECT` came first.
+    fn not_connected(&mut self, id: ConnId, request: Option<&RequestId>) {
+        if self.connections.get(id).is_some_and(|conn| conn.claims.is_some()) {
+            let text = "type: CONNECT must come first on this connection (the URL says connect=1)";
+            return self.bad_request(id, &BadRequest { id: request.cloned(), reason: text.to_owned() });
+        }
+        self.refuse(id, request, ErrorCode::Unauthenticated, "CONNECT must come first");
+        self.close(id, CloseCode::Unauthenticated, "unauthenticated");
+    }
+}
+
+use crate::connection::Waiting;
+
+/// The channel or pattern that a request is about.
+fn channel_of(message: &ClientMessage) -> Option<&str> {
+    match message {
+        ClientMessage::Subscribe(subscribe) => Some(&subscribe.channel),
+        ClientMessage::Unsubscribe { channel } => Some(channel),
+        ClientMessage::Publish(publish) => Some(&publish.channel),
+        _ => None,
+    }
+}
+
+/// Whether a subscription to this name hears this real channel.
+fn covers(name: &str, pattern: bool, channel: &str) -> bool {
+    if pattern { glob::glob_matches(name, channel) } else { name == channel }
+}
+
+impl Connection {
+    /// Whether a publish of this connection, on this channel or on one that this pattern matches, is on its way.
+    fn publishes_on(&self, name: &str) -> bool {
+        let pattern = channel::is_pattern(name);
+        self.publishing.iter().any(|(channel, _)| covers(name, pattern, channel))
+    }
+}

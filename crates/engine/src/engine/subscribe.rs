@@ -1,0 +1,305 @@
+//! Subscribing and unsubscribing (contract §3): a connection's part, and this shard's interest in a channel, which
+//! the broker is told when the first subscriber comes and when the last one leaves.
+
+use drawbridge_protocol::{
+    ErrorCode, ErrorMessage, RequestId, ServerMessage, Subscribe, SubscriptionInfo, channel,
+};
+
+use super::Engine;
+use crate::connection::{Origin, Subscription};
+use crate::expr::{self, Expr};
+use crate::io::{BrokerCommand, ConnId, Output, Subject};
+use crate::permissions::{self, Denied};
+use crate::targets::{Reply, Subscriber, Target, TargetId, Waiter};
+use crate::view::{RuleScope, bind};
+
+/// Why a subscription ends without its client having asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Ended {
+    /// The claims no longer allow it.
+    Forbidden,
+    /// A service ended it.
+    ByServer,
+}
+
+/// A subscription request that cannot be granted.
+struct Refusal {
+    code: ErrorCode,
+    text: String,
+    position: Option<u64>,
+    hint: Option<String>,
+}
+
+impl Refusal {
+    fn new(code: ErrorCode, text: impl Into<String>) -> Self {
+        Refusal { code, text: text.into(), position: None, hint: None }
+    }
+}
+
+impl Engine {
+    /// A client's subscribe request, by itself or (`in_connect`) as part of its `CONNECT`.
+    pub(super) fn subscribe(
+        &mut self,
+        id: ConnId,
+        request: Option<RequestId>,
+        subscribe: Subscribe,
+        in_connect: bool,
+    ) {
+        match self.judge_subscribe(id, &subscribe) {
+            Ok((subject, filter)) => {
+                let reply = match request {
+                    _ if in_connect => Reply::Welcome,
+                    Some(request) => Reply::Request(request),
+                    None => Reply::Silent,
+                };
+                self.add_subscription(id, &subject, Origin::Client, filter, reply);
+            }
+            Err(refusal) => {
+                let error = ErrorMessage {
+                    id: request.as_ref(),
+                    channel: Some(&subscribe.channel),
+                    position: refusal.position,
+                    hint: refusal.hint.as_deref(),
+                    ..ErrorMessage::new(refusal.code, &refusal.text)
+                };
+                if in_connect { self.error_behind_welcome(id, &error) } else { self.send_error(id, error) }
+            }
+        }
+    }
+
+    fn judge_subscribe(&self, id: ConnId, subscribe: &Subscribe) -> Result<(Subject, Option<Expr>), Refusal> {
+        let Some(conn) = self.connections.get(id) else {
+            return Err(Refusal::new(ErrorCode::Internal, "the connection is gone"));
+        };
+        let Some(claims) = &conn.claims else {
+            return Err(Refusal::new(ErrorCode::Unauthenticated, "no token yet"));
+        };
+        let subject =
+            subject(&subscribe.channel).map_err(|text| Refusal::new(ErrorCode::ChannelInvalid, text))?;
+        let right = match subject.pattern {
+            true => permissions::may_subscribe_pattern(&self.settings, &subject.name),
+            false => permissions::may_subscribe(&self.settings, claims, &subject.name),
+        };
+        right.map_err(|denied| Refusal::new(ErrorCode::Forbidden, self.explain(denied)))?;
+        if subscribe.area.is_some() {
+            return Err(Refusal::new(ErrorCode::Unsupported, "area: this server has no areas of interest"));
+        }
+        let filter = match &subscribe.filter {
+            None => None,
+            Some(source) => Some(expr::compile_filter(source).map_err(|error| Refusal {
+                code: ErrorCode::FilterInvalid,
+                text: format!("filter: {error}"),
+                position: Some(error.position as u64),
+                hint: error.hint,
+            })?),
+        };
+        if conn.subscriptions.len() >= self.settings.subscriptions && !self.is_subscribed(id, &subject) {
+            let text = format!("a connection may hold {} subscriptions", self.settings.subscriptions);
+            return Err(Refusal::new(ErrorCode::LimitExceeded, text));
+        }
+        Ok((subject, filter))
+    }
+
+    /// What a client is told of a right that it lacks.
+    pub(super) fn explain(&self, denied: Denied) -> String {
+        if self.settings.explain { denied.0 } else { "not allowed".to_owned() }
+    }
+
+    pub(super) fn is_subscribed(&self, id: ConnId, subject: &Subject) -> bool {
+        let target = self.targets.find(subject);
+        target.is_some_and(|target| {
+            self.connections.get(id).is_some_and(|conn| conn.subscription(target).is_some())
+        })
+    }
+
+    /// Subscribes a connection, or gives its subscription another filter; `reply` follows when it is live.
+    pub(super) fn add_subscription(
+        &mut self,
+        id: ConnId,
+        subject: &Subject,
+        origin: Origin,
+        filter: Option<Expr>,
+        reply: Reply,
+    ) {
+        let Some(conn) = self.connections.get_mut(id) else { return };
+        let (target_id, new) = self.targets.find_or_insert(subject);
+        if new {
+            self.outputs.push_back(Output::Broker(BrokerCommand::Want(subject.clone())));
+        }
+        let Some(target) = self.targets.get_mut(target_id) else { return };
+        match conn.subscription(target_id) {
+            Some(subscription) => {
+                if let Some(subscriber) = target.subscribers.get_mut(subscription.slot as usize) {
+                    subscriber.filter = filter;
+                }
+            }
+            None => {
+                let slot = target.subscribers.len() as u32;
+                conn.subscriptions.push(Subscription { target: target_id, slot, origin });
+                target.subscribers.push(Subscriber {
+                    conn: id,
+                    live: target.live,
+                    filter,
+                    view: None,
+                    judged: None,
+                });
+            }
+        }
+        if target.live {
+            self.fold_view(id, target_id);
+            self.tell_subscribed(id, target_id, &reply);
+        } else {
+            if matches!(reply, Reply::Welcome)
+                && let crate::connection::Phase::Joining(joining) = &mut conn.phase
+            {
+                joining.unconfirmed += 1;
+            }
+            target.waiters.push(Waiter { conn: id, reply });
+            self.fold_view(id, target_id);
+        }
+    }
+
+    /// Makes a subscriber's view from the class's and its filter, by its claims of now.
+    pub(super) fn fold_view(&mut self, id: ConnId, target_id: TargetId) {
+        let Some(conn) = self.connections.get(id) else { return };
+        let (Some(claims), Some(subscription)) = (&conn.claims, conn.subscription(target_id)) else { return };
+        let Some(target) = self.targets.get_mut(target_id) else { return };
+        let name = target.subject.name.clone();
+        let Some(subscriber) = target.subscribers.get_mut(subscription.slot as usize) else { return };
+        subscriber.judged = None;
+        if target.subject.pattern {
+            return;
+        }
+        let server = permissions::server_view(&self.settings, claims, &name);
+        let scope = RuleScope::new(claims, &name, &[]);
+        let client = subscriber.filter.as_ref().map(|filter| bind(filter, &scope));
+        subscriber.view = self.views.get(server, client);
+    }
+
+    pub(super) fn tell_subscribed(&mut self, id: ConnId, target_id: TargetId, reply: &Reply) {
+        let (request, by_server) = match reply {
+            Reply::Request(request) => (Some(request), false),
+            Reply::Server => (None, true),
+            Reply::Told => (None, false),
+            Reply::Silent | Reply::Welcome => return,
+        };
+        let Some(conn) = self.connections.get(id) else { return };
+        let auto =
+            conn.subscription(target_id).is_some_and(|subscription| subscription.origin == Origin::Auto);
+        let Some(target) = self.targets.get(target_id) else { return };
+        let subscription = SubscriptionInfo { auto, ..target.info(true) };
+        let message = ServerMessage::Subscribed { id: request, subscription, by_server };
+        let frame = drawbridge_protocol::codec::encode_frame(conn.encoding, &message);
+        self.push(id, frame);
+    }
+
+    pub(super) fn unsubscribe(&mut self, id: ConnId, request: Option<&RequestId>, channel: &str) {
+        let target = subject(channel).ok().and_then(|subject| self.targets.find(&subject));
+        let target = target.filter(|target| {
+            self.connections.get(id).is_some_and(|conn| conn.subscription(*target).is_some())
+        });
+        let Some(target) = target else {
+            return self.send_error(
+                id,
+                ErrorMessage {
+                    id: request,
+                    channel: Some(channel),
+                    ..ErrorMessage::new(ErrorCode::NotSubscribed, "there is no such subscription")
+                },
+            );
+        };
+        self.drop_subscription(id, target);
+        if request.is_some() {
+            let message =
+                ServerMessage::Unsubscribed { id: request, channel, reason: "client", by_server: false };
+            self.send(id, &message);
+        }
+    }
+
+    /// Ends a subscription that its client did not end, and tells it.
+    pub(super) fn end_subscription(&mut self, id: ConnId, target_id: TargetId, ended: Ended) {
+        let Some(target) = self.targets.get_mut(target_id) else { return };
+        let channel = target.subject.name.clone();
+        let mut replies = Vec::new();
+        target.waiters.retain_mut(|waiter| {
+            let theirs = waiter.conn == id;
+            if theirs {
+                replies.push(std::mem::replace(&mut waiter.reply, Reply::Silent));
+            }
+            !theirs
+        });
+        self.drop_subscription(id, target_id);
+        let (reason, by_server) = match ended {
+            Ended::Forbidden => ("forbidden", false),
+            Ended::ByServer => ("server", true),
+        };
+        self.send(id, &ServerMessage::Unsubscribed { id: None, channel: &channel, reason, by_server });
+        for reply in replies {
+            match reply {
+                Reply::Welcome => self.confirmed_for_welcome(id),
+                Reply::Request(request) => self.send_error(
+                    id,
+                    ErrorMessage {
+                        id: Some(&request),
+                        channel: Some(&channel),
+                        ..ErrorMessage::new(
+                            ErrorCode::Forbidden,
+                            "the subscription was ended before it was confirmed",
+                        )
+                    },
+                ),
+                Reply::Server | Reply::Told | Reply::Silent => {}
+            }
+        }
+    }
+
+    /// Takes a connection out of a target, and the target out of the shard with its last subscriber.
+    pub(super) fn drop_subscription(&mut self, id: ConnId, target_id: TargetId) {
+        self.leave_target(id, target_id);
+        if self.targets.get(target_id).is_some_and(|target| target.subscribers.is_empty())
+            && let Some(target) = self.targets.remove(target_id)
+        {
+            *self.releasing.entry(target.subject.clone()).or_insert(0) += 1;
+            self.outputs.push_back(Output::Broker(BrokerCommand::Unwant(target.subject)));
+        }
+    }
+
+    /// Takes a connection out of a target.
+    pub(super) fn leave_target(&mut self, id: ConnId, target_id: TargetId) {
+        let Some(conn) = self.connections.get_mut(id) else { return };
+        let Some(at) = conn.subscriptions.iter().position(|s| s.target == target_id) else { return };
+        let slot = conn.subscriptions.remove(at).slot as usize;
+        let Some(target) = self.targets.get_mut(target_id) else { return };
+        target.waiters.retain(|waiter| waiter.conn != id);
+        target.subscribers.swap_remove(slot);
+        if let Some(moved) = target.subscribers.get(slot)
+            && let Some(other) = self.connections.get_mut(moved.conn)
+            && let Some(subscription) = other.subscriptions.iter_mut().find(|s| s.target == target_id)
+        {
+            subscription.slot = slot as u32;
+        }
+    }
+}
+
+/// A well-formed name as a subject, or what is wrong with it.
+pub(super) fn subject(name: &str) -> Result<Subject, String> {
+    let pattern = channel::is_pattern(name);
+    let valid = if pattern { channel::validate_pattern(name) } else { channel::validate(name) };
+    valid.map_err(|error| format!("channel: {error}"))?;
+    Ok(Subject { name: name.into(), pattern })
+}
+
+impl Target {
+    /// As it is shown to a subscriber for whom it is live, or not yet.
+    pub(super) fn info(&self, live: bool) -> SubscriptionInfo<'_> {
+        let position = self.position.as_ref().filter(|_| live && !self.subject.pattern);
+        SubscriptionInfo {
+            channel: &self.subject.name,
+            auto: false,
+            pending: !live,
+            pattern: self.subject.pattern,
+            epoch: position.map(|position| &*position.epoch),
+            offset: position.map(|position| position.offset),
+        }
+    }
+}

@@ -1,0 +1,97 @@
+//! The expression language of filters, views and rules: a typed subset of CEL, compiled once and evaluated without
+//! allocation in the usual case. `docs/expressions.md` is its grammar and its meaning.
+//! This module owns the language; who may ask what of whom is left to its callers.
+
+mod build;
+mod display;
+mod error;
+mod eval;
+mod json;
+mod lex;
+mod node;
+mod number;
+mod parse;
+mod suggest;
+mod value;
+mod vars;
+
+use std::fmt;
+
+pub use error::CompileError;
+pub use vars::{Binding, Scope, Var, Vars};
+
+use node::{Const, Node, Tree};
+use value::Value;
+
+/// The longest source of a rule, in bytes.
+pub const MAX_RULE_BYTES: usize = 4096;
+/// The longest source of a client's filter, in bytes.
+pub const MAX_FILTER_BYTES: usize = 1024;
+
+/// A compiled expression: cheap to clone, and equal to every other that was simplified to the same.
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub struct Expr(Tree);
+
+/// Compiles a rule of at most [`MAX_RULE_BYTES`] that may speak of the `allowed` variables.
+///
+/// # Errors
+/// Where the text is not an expression of the language, speaks of other variables, cannot be a boolean, or is over
+/// a bound.
+pub fn compile(source: &str, allowed: Vars) -> Result<Expr, CompileError> {
+    compile_within(MAX_RULE_BYTES, source, allowed)
+}
+
+/// Compiles a client's filter of at most [`MAX_FILTER_BYTES`], over [`Vars::FILTER`].
+///
+/// # Errors
+/// As [`compile`].
+pub fn compile_filter(source: &str) -> Result<Expr, CompileError> {
+    compile_within(MAX_FILTER_BYTES, source, Vars::FILTER)
+}
+
+fn compile_within(bytes: usize, source: &str, allowed: Vars) -> Result<Expr, CompileError> {
+    if source.len() > bytes {
+        let position = (0..=bytes).rev().find(|at| source.is_char_boundary(*at)).unwrap_or(0);
+        return Err(CompileError::new(position, format!("longer than {bytes} bytes")));
+    }
+    Ok(Expr(build::answer(&parse::parse(source, allowed)?)))
+}
+
+impl Expr {
+    /// Whether it is true of this scope. An expression that ends in an error or in something other than a boolean
+    /// does not match.
+    pub fn matches(&self, scope: &impl Scope) -> bool {
+        matches!(eval::evaluate(&self.0, scope), Ok(Value::Bool(true)))
+    }
+
+    /// The same expression with these variables' present values folded in, so that it asks a scope no more for them.
+    /// A value that is missing is folded in as missing.
+    pub fn bind(&self, scope: &impl Scope, vars: Vars) -> Expr {
+        Expr(build::answer(&build::bind(&self.0, scope, vars)))
+    }
+
+    /// The answer, where it is the same for every scope; one that always ends in an error is `Some(false)`.
+    pub fn as_constant(&self) -> Option<bool> {
+        match *self.0 {
+            Node::Const(Const::Bool(value)) => Some(value),
+            _ => None,
+        }
+    }
+
+    /// The variables that it still asks a scope for.
+    pub fn vars(&self) -> Vars {
+        self.0.vars()
+    }
+}
+
+impl fmt::Display for Expr {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        display::write(&self.0, f)
+    }
+}
+
+impl fmt::Debug for Expr {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Expr({self})")
+    }
+}

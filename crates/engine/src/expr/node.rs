@@ -1,0 +1,234 @@
+//! The tree of an expression and what is known of its types before any event is seen.
+//! Trees are made by `build` only, which keeps them simplified; evaluating them is left to `eval`.
+
+use std::sync::Arc;
+
+use super::number::Number;
+use super::vars::{Var, Vars};
+
+/// A part of an expression, shared by all expressions that were made from it.
+pub(super) type Tree = Arc<Node>;
+
+/// What an expression is made of.
+#[derive(Debug, PartialEq, Eq, Hash)]
+pub(super) enum Node {
+    Const(Const),
+    /// What ends in an error whatever the scope says.
+    Error,
+    Var(Var),
+    /// `base.name`, also for `base['name']`.
+    Select(Tree, Arc<str>),
+    /// `has(base.name)`.
+    Has(Tree, Arc<str>),
+    List(Vec<Tree>),
+    Unary(UnaryOp, Tree),
+    Binary(BinaryOp, Tree, Tree),
+    /// All of one or more; only a condition may stand for itself, so one operand is possible.
+    All(Vec<Tree>),
+    /// Any of one or more.
+    Any(Vec<Tree>),
+    Conditional(Tree, Tree, Tree),
+}
+
+/// A value that is known.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Const {
+    Null,
+    Bool(bool),
+    Number(Number),
+    Text(Arc<str>),
+    List(Arc<[Const]>),
+    /// The text of a JSON object, or of a list that holds more than scalars.
+    Json(Arc<str>),
+}
+
+/// Operators of one operand.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) enum UnaryOp {
+    Not,
+    Negate,
+    Size,
+}
+
+/// Operators of two operands, both always evaluated.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) enum BinaryOp {
+    Equal,
+    NotEqual,
+    Less,
+    LessEqual,
+    Greater,
+    GreaterEqual,
+    In,
+    Add,
+    Subtract,
+    Multiply,
+    Divide,
+    Remainder,
+    Index,
+    StartsWith,
+    EndsWith,
+    Contains,
+}
+
+/// The type of a value, as far as it is known without a scope.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// Not known before the value is there.
+    Any,
+    Null,
+    Bool,
+    Number,
+    Text,
+    List,
+    Map,
+}
+
+impl Kind {
+    /// With its article, for messages.
+    pub(super) fn described(self) -> &'static str {
+        match self {
+            Kind::Any => "a value",
+            Kind::Null => "null",
+            Kind::Bool => "a boolean",
+            Kind::Number => "a number",
+            Kind::Text => "a text",
+            Kind::List => "a list",
+            Kind::Map => "a map",
+        }
+    }
+
+    /// Whether a value of this kind may be one of these.
+    pub(super) fn may_be(self, kinds: &[Kind]) -> bool {
+        self == Kind::Any || kinds.contains(&self)
+    }
+}
+
+impl UnaryOp {
+    /// The kind of its result; `None` where it never fits.
+    pub(super) fn result(self, operand: Kind) -> Option<Kind> {
+        let (takes, gives): (&[Kind], Kind) = match self {
+            UnaryOp::Not => (&[Kind::Bool], Kind::Bool),
+            UnaryOp::Negate => (&[Kind::Number], Kind::Number),
+            UnaryOp::Size => (&[Kind::Text, Kind::List, Kind::Map], Kind::Number),
+        };
+        operand.may_be(takes).then_some(gives)
+    }
+
+    /// As it is written.
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            UnaryOp::Not => "!",
+            UnaryOp::Negate => "-",
+            UnaryOp::Size => "size",
+        }
+    }
+}
+
+impl BinaryOp {
+    /// The kind of its result; `None` where these two never fit.
+    pub(super) fn result(self, a: Kind, b: Kind) -> Option<Kind> {
+        use BinaryOp::*;
+        match self {
+            Equal | NotEqual => Some(Kind::Bool),
+            Less | LessEqual | Greater | GreaterEqual => {
+                alike(a, b, &[Kind::Number, Kind::Text, Kind::Bool]).map(|_| Kind::Bool)
+            }
+            In => b.may_be(&[Kind::List, Kind::Map]).then_some(Kind::Bool),
+            Add => alike(a, b, &[Kind::Number, Kind::Text, Kind::List]),
+            Subtract | Multiply | Divide | Remainder => alike(a, b, &[Kind::Number]).map(|_| Kind::Number),
+            StartsWith | EndsWith | Contains => alike(a, b, &[Kind::Text]).map(|_| Kind::Bool),
+            Index => {
+                let in_list = a.may_be(&[Kind::List]) && b.may_be(&[Kind::Number]);
+                let in_map = a.may_be(&[Kind::Map]) && b.may_be(&[Kind::Text]);
+                (in_list || in_map).then_some(Kind::Any)
+            }
+        }
+    }
+
+    /// As it is written.
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            BinaryOp::Equal => "==",
+            BinaryOp::NotEqual => "!=",
+            BinaryOp::Less => "<",
+            BinaryOp::LessEqual => "<=",
+            BinaryOp::Greater => ">",
+            BinaryOp::GreaterEqual => ">=",
+            BinaryOp::In => "in",
+            BinaryOp::Add => "+",
+            BinaryOp::Subtract => "-",
+            BinaryOp::Multiply => "*",
+            BinaryOp::Divide => "/",
+            BinaryOp::Remainder => "%",
+            BinaryOp::Index => "[]",
+            BinaryOp::StartsWith => "startsWith",
+            BinaryOp::EndsWith => "endsWith",
+            BinaryOp::Contains => "contains",
+        }
+    }
+}
+
+/// The one kind of two operands that have to be of the same, which is one of these.
+fn alike(a: Kind, b: Kind, kinds: &[Kind]) -> Option<Kind> {
+    if !a.may_be(kinds) || !b.may_be(kinds) {
+        return None;
+    }
+    match (a, b) {
+        (Kind::Any, kind) | (kind, Kind::Any) => Some(kind),
+        (a, b) => (a == b).then_some(a),
+    }
+}
+
+impl Const {
+    fn kind(&self) -> Kind {
+        match self {
+            Const::Null => Kind::Null,
+            Const::Bool(_) => Kind::Bool,
+            Const::Number(_) => Kind::Number,
+            Const::Text(_) => Kind::Text,
+            Const::List(_) => Kind::List,
+            Const::Json(text) if text.starts_with('[') => Kind::List,
+            Const::Json(_) => Kind::Map,
+        }
+    }
+}
+
+impl Node {
+    /// What is known of its type.
+    pub(super) fn kind(&self) -> Kind {
+        match self {
+            Node::Const(value) => value.kind(),
+            Node::Error => Kind::Any,
+            Node::Var(Var::Event | Var::Channel) => Kind::Text,
+            Node::Var(Var::Me | Var::Params) => Kind::Map,
+            Node::Var(Var::Data | Var::From | Var::Tags | Var::Key) => Kind::Any,
+            Node::Select(base, name) => match **base {
+                Node::Var(Var::Params) => Kind::Text,
+                Node::Var(Var::Me) if &**name == "player" => Kind::Text,
+                _ => Kind::Any,
+            },
+            Node::Has(..) | Node::All(_) | Node::Any(_) => Kind::Bool,
+            Node::List(_) => Kind::List,
+            Node::Unary(op, a) => op.result(a.kind()).unwrap_or(Kind::Any),
+            Node::Binary(op, a, b) => op.result(a.kind(), b.kind()).unwrap_or(Kind::Any),
+            Node::Conditional(_, a, b) => {
+                let kind = a.kind();
+                if kind == b.kind() { kind } else { Kind::Any }
+            }
+        }
+    }
+
+    /// The variables it asks for.
+    pub(super) fn vars(&self) -> Vars {
+        let of_all = |parts: &[Tree]| parts.iter().fold(Vars::NONE, |vars, part| vars | part.vars());
+        match self {
+            Node::Const(_) | Node::Error => Vars::NONE,
+            Node::Var(var) => Vars::from(*var),
+            Node::Select(a, _) | Node::Has(a, _) | Node::Unary(_, a) => a.vars(),
+            Node::Binary(_, a, b) => a.vars() | b.vars(),
+            Node::List(parts) | Node::All(parts) | Node::Any(parts) => of_all(parts),
+            Node::Conditional(a, b, c) => a.vars() | b.vars() | c.vars(),
+        }
+    }
+}

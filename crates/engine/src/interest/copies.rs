@@ -1,0 +1,137 @@
+//! Publications through the hub. Redis sends one copy for each subscription of the link that matches; one of them
+//! is canonical, is read, numbered and passed on, and the others are dropped.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use drawbridge_protocol::channel;
+use drawbridge_protocol::event::{Event, PayloadMode};
+
+use super::hub::{Hub, State};
+use super::io::{HubOutput, HubSettings};
+use super::shards::ShardSet;
+use crate::io::{BrokerEvent, Publication, SubjectRef};
+
+/// What was published, as far as it was held.
+#[derive(Debug)]
+pub(super) enum Content {
+    /// All of it.
+    Whole(Bytes),
+    /// It was over the bound; its size.
+    Oversized(usize),
+}
+
+impl Hub {
+    pub(super) fn message(&mut self, pattern: Option<&[u8]>, channel: &[u8], content: Content) {
+        let Ok(channel) = std::str::from_utf8(channel) else {
+            self.stats.dropped_bad_name += 1;
+            return;
+        };
+        match pattern {
+            None => self.exact_copy(channel, content),
+            Some(pattern) => self.pattern_copy(pattern, channel, content),
+        }
+    }
+
+    /// The exact subscription's copy is canonical wherever there is one.
+    fn exact_copy(&mut self, channel: &str, content: Content) {
+        let key = SubjectRef { name: channel, pattern: false };
+        let Some(entry) = self.entries.get(&key) else { return };
+        let mut shards = if entry.state == State::Live { entry.shards } else { ShardSet::default() };
+        if !self.patterns.is_empty() && !is_reserved(&self.settings, channel) {
+            shards = shards.union(self.pattern_shards(channel));
+        }
+        if shards.is_empty() {
+            return;
+        }
+        let Some(event) = self.read(channel, content) else { return };
+        let Some((subject, entry)) = self.entries.get_key_value_mut(&key) else { return };
+        entry.offset += 1;
+        let publication = Publication::new(subject.name.clone(), event, entry.offset);
+        self.outputs.push_back(HubOutput::Shards(shards, BrokerEvent::Publication(publication.into())));
+    }
+
+    /// Of the patterns' copies the one of the pattern that was confirmed first is canonical.
+    fn pattern_copy(&mut self, pattern: &[u8], channel: &str, content: Content) {
+        let key = SubjectRef { name: channel, pattern: false };
+        let exact = self.entries.get(&key);
+        if exact.is_some_and(|entry| matches!(entry.state, State::Live | State::Ending)) {
+            return;
+        }
+        if self.oldest_pattern(channel).is_none_or(|oldest| oldest.as_bytes() != pattern)
+            || is_reserved(&self.settings, channel)
+        {
+            return;
+        }
+        if channel::validate(channel).is_err() {
+            self.stats.dropped_bad_name += 1;
+            return;
+        }
+        let shards = self.pattern_shards(channel);
+        if shards.is_empty() {
+            return;
+        }
+        let Some(event) = self.read(channel, content) else { return };
+        // An exact subscription that is asked for but not confirmed counts on in its own entry.
+        let (name, offset) = match self.entries.get_key_value_mut(&key) {
+            Some((subject, entry)) => {
+                entry.offset += 1;
+                (subject.name.clone(), entry.offset)
+            }
+            None => self.counters.next(channel),
+        };
+        let publication = Publication::new(name, event, offset);
+        self.outputs.push_back(HubOutput::Shards(shards, BrokerEvent::Publication(publication.into())));
+    }
+
+    /// Of the patterns that Redis matches for this link, the one that was confirmed first.
+    fn oldest_pattern(&self, channel: &str) -> Option<&Arc<str>> {
+        let mut oldest: Option<(u64, &Arc<str>)> = None;
+        self.patterns.for_each_match(channel, |name, age| {
+            if oldest.is_none_or(|(least, _)| *age < least) {
+                oldest = Some((*age, name));
+            }
+        });
+        oldest.map(|(_, name)| name)
+    }
+
+    fn pattern_shards(&self, channel: &str) -> ShardSet {
+        let mut shards = ShardSet::default();
+        self.patterns.for_each_match(channel, |name, _| {
+            if let Some(entry) = self.entries.get(&SubjectRef { name, pattern: true })
+                && entry.state == State::Live
+            {
+                shards = shards.union(entry.shards);
+            }
+        });
+        shards
+    }
+
+    fn read(&mut self, channel: &str, content: Content) -> Option<Event> {
+        let payload = match content {
+            Content::Whole(payload) if payload.len() <= self.settings.external_bytes => payload,
+            Content::Whole(payload) => return self.oversized(channel, payload.len()),
+            Content::Oversized(bytes) => return self.oversized(channel, bytes),
+        };
+        let mode = if is_reserved(&self.settings, channel) {
+            PayloadMode::Raw
+        } else {
+            self.settings.classes.payload_mode(channel)
+        };
+        let event = Event::from_payload(payload, mode);
+        if event.is_err() {
+            self.stats.dropped_unreadable += 1;
+        }
+        event.ok()
+    }
+
+    fn oversized(&mut self, channel: &str, bytes: usize) -> Option<Event> {
+        self.stats.dropped_oversized += 1;
+        self.outputs.push_back(HubOutput::Oversized { channel: channel.to_owned(), bytes });
+        None
+    }
+}
+
+fn is_reserved(settings: &HubSettings, channel: &str) -> bool {
+    channel.starts_with(&*settings.reserved_prefix)
+}

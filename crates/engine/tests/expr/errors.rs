@@ -1,0 +1,146 @@
+//! What is refused, where it is said to be wrong, and what is proposed.
+
+use drawbridge_engine::expr::{Vars, compile, compile_filter};
+
+/// Expression, position, a piece of the message, a piece of the hint (empty: any or none).
+fn check(table: &[(&str, usize, &str, &str)]) {
+    for (source, position, message, hint) in table {
+        let error = match compile_filter(source) {
+            Ok(expr) => panic!("{source} compiles to {expr}"),
+            Err(error) => error,
+        };
+        assert_eq!(error.position, *position, "{source}: {error}");
+        assert!(error.message.contains(message), "{source}: {error}");
+        assert!(error.hint.as_deref().unwrap_or_default().contains(hint), "{source}: {error}");
+    }
+}
+
+#[test]
+fn syntax() {
+    check(&[
+        ("", 0, "empty", "true"),
+        ("  // nothing", 0, "empty", "true"),
+        ("event ==", 8, "expected a value", ""),
+        ("(event == 'a'", 13, "expected `)`", ""),
+        ("event == 'a')", 12, "found `)`", ""),
+        ("event == 'a", 9, "no end", "close it with '"),
+        ("data.x == 1 2", 12, "found `2`", ""),
+        ("data.x = 1", 7, "`=` is not", "`==`"),
+        ("data.x === 1", 7, "`===` is not", "`==`"),
+        ("data.x !== 1", 7, "`!==` is not", "`!=`"),
+        ("data.x <> 1", 7, "`<>` is not", "`!=`"),
+        ("data.a & data.b", 7, "`&` is not", "`&&`"),
+        ("data.a | data.b", 7, "`|` is not", "`||`"),
+        ("data.a and data.b", 7, "found `and`", "`&&`"),
+        ("data.a or data.b", 7, "found `or`", "`||`"),
+        ("not data.a", 0, "no variable `not`", "`!`"),
+        ("not(data.a)", 0, "no function `not`", "`!`"),
+        ("data.x == True", 10, "`True`", "`true`"),
+        ("data. == 1", 6, "expected a field name", ""),
+        ("data.0 == 1", 5, "expected a field name", "x[0]"),
+        ("data.in == 1", 5, "word of the language", "['in']"),
+        ("data == {'a': 1}", 8, "expected a value", "map literals"),
+        ("data == .5", 8, "expected a value", "0.5"),
+        ("data == 1u", 8, "unsigned", "`u`"),
+        ("data == 12ab", 8, "`12ab` is not a number", ""),
+        ("data == 18446744073709551616", 8, "cannot be held", ""),
+        ("data == 1e999", 8, "cannot be held", ""),
+        (r"data == 'a\q'", 10, "not an escape", r"\n"),
+        (r"data == '\ud800'", 9, "not an escape", ""),
+        (r"data == '\+12a'", 9, "not an escape", ""),
+        ("data == 'a\nb'", 10, "end of a line", "\\n"),
+        ("data == '''a'''", 8, "triple quotes", ""),
+        ("data == b'a'", 8, "byte strings", ""),
+        ("data ? 1", 8, "expected `:`", ""),
+        ("data == é", 8, "`é` has no meaning", ""),
+        ("data == 1;", 9, "`;` has no meaning", ""),
+    ]);
+}
+
+#[test]
+fn names() {
+    check(&[
+        ("dat.x == 1", 0, "no variable `dat`", "did you mean `data`?"),
+        ("Event == 'x'", 0, "no variable `Event`", "did you mean `event`?"),
+        ("event == hit", 9, "no variable `hit`", "in quotes: 'hit'"),
+        ("params.room == '1'", 0, "`params` is not known in this place", "`event`, `data`"),
+        ("data.startswith('a')", 5, "no method `startswith`", "did you mean `startsWith`?"),
+        ("data.matches('a')", 5, "no method `matches`", "regular expressions"),
+        ("data.exists(x, x > 1)", 5, "no method `exists`", "loops"),
+        ("data.length() > 1", 5, "no method `length`", "`size`"),
+        ("len(data) > 1", 0, "no function `len`", "`size`"),
+        ("startsWith(event, 'a')", 0, "is a method", "x.startsWith"),
+        ("data.has(x)", 5, "not a method", "has(data.field)"),
+        ("has(data)", 4, "takes a field", "has(data.field)"),
+        ("has(data[0])", 4, "takes a field", ""),
+        ("size(data, data) > 1", 0, "takes one value", ""),
+        ("data.size(1) > 1", 5, "nothing in its brackets", ""),
+        ("event.contains()", 6, "takes one text", ""),
+        ("event.contains('a', 'b')", 6, "takes one text", ""),
+    ]);
+    let error = compile("data.x == 1", Vars::SUBSCRIBE_RULE).unwrap_err();
+    assert_eq!(error.hint.as_deref(), Some("here are `channel`, `me` and `params`"));
+    assert!(compile("key == '1' && event == 'a' && data.x", Vars::PUBLISH_RULE).is_ok());
+    assert!(compile("from == '1'", Vars::PUBLISH_RULE).is_err());
+}
+
+#[test]
+fn types() {
+    check(&[
+        ("'a' < 1", 4, "cannot compare a text with a number", "numbers compare with numbers"),
+        ("null < 1", 5, "cannot compare null with a number", ""),
+        ("1 < data.x < 3", 11, "cannot compare a boolean with a number", "a < x && x < b"),
+        ("event > 3", 6, "cannot compare a text with a number", ""),
+        ("!3", 1, "needs a boolean; this is a number", ""),
+        ("!event", 1, "needs a boolean; this is a text", ""),
+        ("1 && true", 0, "each side of `&&` must be a boolean; this is a number", ""),
+        ("true || data.x == 1 || 'a'", 23, "each side of `||` must be a boolean; this is a text", ""),
+        ("1 + 1", 0, "the answer must be a boolean; this is a number", "compare it"),
+        ("event", 0, "the answer must be a boolean; this is a text", "event == 'hit'"),
+        ("size(data)", 0, "the answer must be a boolean", ""),
+        ("-'a' == 1", 1, "needs a number; this is a text", ""),
+        ("-(event) == 1", 1, "needs a number; this is a text", ""),
+        ("1 + 'a' == 2", 2, "`+` does not fit a number and a text", ""),
+        ("data.x - 'a' == 2", 7, "`-` does not fit", ""),
+        ("event in 'abc'", 9, "needs a list or a map", "contains"),
+        ("event.x == 1", 0, "a text has no fields such as `x`", ""),
+        ("[1]['a'] == 1", 3, "a list cannot be indexed with a text", ""),
+        ("me[0] == 1", 2, "a map cannot be indexed with a number", ""),
+        ("event.contains(1)", 6, "needs two texts, not a text and a number", ""),
+        ("size(3) == 1", 5, "needs a text, a list or a map; this is a number", ""),
+        ("event ? true : false", 0, "before `?` must be a boolean; this is a text", ""),
+        ("from == me", 8, "only fields", "me.player"),
+        ("me in ['alice']", 0, "only fields", "me.player"),
+    ]);
+}
+
+#[test]
+fn an_error_reads_as_a_sentence() {
+    let error = compile_filter("dat.x == 1").unwrap_err();
+    assert_eq!(error.to_string(), "there is no variable `dat` (at byte 0); did you mean `data`?");
+}
+
+/// The lines of the blocks of this language in the documentation.
+fn documented(language: &str) -> impl Iterator<Item = &'static str> {
+    let opening = format!("```{language}\n");
+    let blocks = include_str!("../../../../docs/expressions.md").split(&*opening).skip(1);
+    let blocks: Vec<_> = blocks.filter_map(|block| block.split("```").next()).collect();
+    blocks.into_iter().flat_map(str::lines)
+}
+
+#[test]
+fn the_documentation_is_right() {
+    for line in documented("cel") {
+        assert!(compile(line, Vars::VIEW_RULE).is_ok(), "{line}");
+    }
+    for line in documented("wrong") {
+        let (source, said) = line.split_once("// at ").unwrap();
+        let error = compile_filter(source).unwrap_err();
+        let (position, said) = said.split_once([':', ',']).unwrap();
+        assert_eq!(error.position.to_string(), position, "{line}");
+        let said = said.trim_start_matches(" in a filter:").trim();
+        let text = format!("{}; {}", error.message, error.hint.unwrap_or_default());
+        assert!(text.starts_with(said.trim_end_matches('…').trim_end_matches([' ', ';'])), "{line}\n{text}");
+    }
+    assert!(documented("cel").count() >= 10 && documented("wrong").count() >= 9);
+}

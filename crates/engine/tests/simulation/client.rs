@@ -1,0 +1,198 @@
+//! One player's client: sends, reads, and holds the server to its word.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use drawbridge_engine::io::ConnId;
+use drawbridge_protocol::Frame;
+use drawbridge_protocol::glob::glob_matches;
+use serde_json::Value;
+
+use crate::world::Facts;
+
+/// A subscription as its client knows it.
+#[derive(Debug, Default)]
+pub struct Subscription {
+    /// How many publications Redis had taken when the client saw the confirmation.
+    pub confirmed_at: Option<usize>,
+    /// Only even numbers.
+    pub filtered: bool,
+}
+
+#[derive(Debug)]
+pub struct Client {
+    pub player: String,
+    pub team: &'static str,
+    pub rooms: Vec<u64>,
+    pub node: usize,
+    pub shard: usize,
+    pub conn: ConnId,
+    pub welcomed: bool,
+    pub closed: Option<u16>,
+    pub next_id: u64,
+    pub subscriptions: BTreeMap<String, Subscription>,
+    /// Requests that are not answered.
+    pub asked: BTreeMap<u64, Value>,
+    /// The place in Redis' log of the last event of each channel.
+    last: BTreeMap<String, usize>,
+    /// Numbers of the events received.
+    pub received: BTreeSet<u64>,
+    /// The last place in Redis' log that a `RESYNC` of this channel or pattern covers.
+    resynced: BTreeMap<String, usize>,
+    /// Frames that the socket has not taken.
+    pub blocked: bool,
+}
+
+impl Client {
+    pub fn new(
+        player: String,
+        team: &'static str,
+        rooms: Vec<u64>,
+        node: usize,
+        shard: usize,
+        conn: ConnId,
+    ) -> Self {
+        Client {
+            player,
+            team,
+            rooms,
+            node,
+            shard,
+            conn,
+            welcomed: false,
+            closed: None,
+            next_id: 0,
+            subscriptions: BTreeMap::new(),
+            asked: BTreeMap::new(),
+            last: BTreeMap::new(),
+            received: BTreeSet::new(),
+            resynced: BTreeMap::new(),
+            blocked: false,
+        }
+    }
+
+    pub fn read(&mut self, frame: &Frame, facts: &Facts) {
+        if frame[0] & 0x0F == 0x9 {
+            return;
+        }
+        let header = match frame[1] {
+            0..=125 => 2,
+            126 => 4,
+            _ => 10,
+        };
+        let message: Value = serde_json::from_slice(&frame[header..]).unwrap();
+        let id = message["id"].as_u64();
+        let channel = message["channel"].as_str().unwrap_or_default().to_owned();
+        match message["type"].as_str().unwrap() {
+            "WELCOME" => self.read_welcome(&message, facts),
+            "EVENT" => self.read_event(&message, &channel, facts),
+            "CHANNEL_SUBSCRIBED" => {
+                self.answered(id);
+                let subscription = self.subscriptions.entry(channel).or_default();
+                subscription.confirmed_at.get_or_insert(facts.log.len());
+            }
+            "CHANNEL_UNSUBSCRIBED" => {
+                self.answered(id);
+                self.subscriptions.remove(&channel);
+            }
+            "EVENT_PUBLISHED" => {
+                let request = self.answered(id).unwrap();
+                let number = request["data"]["n"].as_u64().unwrap();
+                assert!(
+                    facts.places.contains_key(&number),
+                    "{number} was acknowledged, and Redis has it not"
+                );
+            }
+            "RESYNC" => {
+                self.resynced.insert(channel, facts.log.len());
+            }
+            "ERROR" => {
+                let request = self.answered(id);
+                let code = message["code"].as_str().unwrap();
+                assert!(
+                    matches!(
+                        code,
+                        "FORBIDDEN"
+                            | "NOT_SUBSCRIBED"
+                            | "BROKER_UNAVAILABLE"
+                            | "RATE_LIMITED"
+                            | "LIMIT_EXCEEDED"
+                    ),
+                    "{message} to {request:?}"
+                );
+            }
+            "STATUS" | "GOODBYE" | "PONG" => {}
+            other => panic!("unexpected {other}: {message}"),
+        }
+    }
+
+    fn answered(&mut self, id: Option<u64>) -> Option<Value> {
+        let request = self.asked.remove(&id?);
+        assert!(request.is_some(), "an answer to {id:?}, which waits for none");
+        request
+    }
+
+    fn read_welcome(&mut self, message: &Value, facts: &Facts) {
+        assert!(!std::mem::replace(&mut self.welcomed, true), "a second WELCOME");
+        for listed in message["subscriptions"].as_array().unwrap() {
+            let pending = listed["pending"] == true;
+            let confirmed_at = (!pending).then_some(facts.log.len());
+            let name = listed["channel"].as_str().unwrap().to_owned();
+            self.subscriptions.insert(name, Subscription { confirmed_at, filtered: false });
+        }
+    }
+
+    fn read_event(&mut self, message: &Value, channel: &str, facts: &Facts) {
+        assert!(self.welcomed, "an event before WELCOME");
+        let number = message["data"]["n"].as_u64().unwrap();
+        assert!(self.may_see(channel, &message["data"]), "{} must not see {message}", self.player);
+        assert!(
+            self.subscriptions.iter().any(|(name, subscription)| {
+                subscription.confirmed_at.is_some() && covers(name, channel) && subscription.shows(number)
+            }),
+            "{message} without a subscription that shows it"
+        );
+        let place = facts.places[&number];
+        if let Some(last) = self.last.insert(channel.to_owned(), place) {
+            assert!(last < place, "{message} came twice or out of order");
+        }
+        self.received.insert(number);
+    }
+
+    /// What rights and the classes' views allow.
+    pub fn may_see(&self, channel: &str, data: &Value) -> bool {
+        match channel.split_once(':') {
+            Some(("room", room)) => self.rooms.iter().any(|own| own.to_string() == room),
+            Some(("game", _)) => data.get("team").is_none_or(|team| team == self.team),
+            Some(("player", player)) => player == self.player,
+            _ => false,
+        }
+    }
+
+    /// Confirmed means delivered: whatever Redis took after the client saw the confirmation has come, or a
+    /// `RESYNC` tells of the loss. For subscriptions that are still held when everything has settled.
+    pub fn check_nothing_is_missing(&self, facts: &Facts) {
+        for (name, subscription) in &self.subscriptions {
+            let from = subscription.confirmed_at.unwrap_or_else(|| panic!("{name} was never confirmed"));
+            for (place, (channel, number)) in facts.log.iter().enumerate().skip(from) {
+                let due = covers(name, channel)
+                    && self.may_see(channel, &facts.data[number])
+                    && subscription.shows(*number)
+                    && !self.received.contains(number);
+                let told = [name.as_str(), channel]
+                    .iter()
+                    .any(|c| self.resynced.get(*c).is_some_and(|at| *at >= place));
+                assert!(!due || told, "{} lost {number} on {channel} ({name}) in silence", self.player);
+            }
+        }
+    }
+}
+
+impl Subscription {
+    fn shows(&self, number: u64) -> bool {
+        !self.filtered || number % 2 == 0
+    }
+}
+
+pub fn covers(name: &str, channel: &str) -> bool {
+    if name.contains(['*', '?', '[']) { glob_matches(name, channel) } else { name == channel }
+}

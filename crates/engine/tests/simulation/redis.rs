@@ -1,0 +1,88 @@
+//! A Redis that does nothing but Pub/Sub, in virtual time: every link has its subscriptions and a queue of what
+//! Redis has sent on it and the link has not read yet.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use drawbridge_engine::interest::LinkCommand;
+use drawbridge_engine::io::Subject;
+use drawbridge_protocol::glob::glob_matches;
+
+/// What a link reads.
+#[derive(Clone, Debug)]
+pub enum Push {
+    Subscribed(Subject),
+    Unsubscribed(Subject),
+    Message { pattern: Option<Arc<str>>, channel: Arc<str>, payload: Bytes },
+}
+
+#[derive(Debug, Default)]
+pub struct Link {
+    pub up: bool,
+    /// In the order of subscribing, as Redis keeps patterns.
+    subscriptions: Vec<Subject>,
+    pub unread: VecDeque<Push>,
+}
+
+#[derive(Debug, Default)]
+pub struct Redis {
+    pub links: Vec<Link>,
+    /// Every publication: channel and number, in Redis' order.
+    pub log: Vec<(Arc<str>, u64)>,
+}
+
+impl Redis {
+    pub fn command(&mut self, link: usize, command: LinkCommand) {
+        let link = &mut self.links[link];
+        if !link.up {
+            return;
+        }
+        match command {
+            LinkCommand::Subscribe(subjects) => {
+                for subject in subjects {
+                    assert!(!link.subscriptions.contains(&subject), "a second subscription to {subject:?}");
+                    link.subscriptions.push(subject.clone());
+                    link.unread.push_back(Push::Subscribed(subject));
+                }
+            }
+            LinkCommand::Unsubscribe(subjects) => {
+                for subject in subjects {
+                    link.subscriptions.retain(|other| *other != subject);
+                    link.unread.push_back(Push::Unsubscribed(subject));
+                }
+            }
+        }
+    }
+
+    /// One publication, numbered by who publishes it.
+    pub fn publish(&mut self, channel: &Arc<str>, number: u64, payload: &Bytes) {
+        self.log.push((channel.clone(), number));
+        for link in self.links.iter_mut().filter(|link| link.up) {
+            let matches = |subject: &Subject| match subject.pattern {
+                true => glob_matches(&subject.name, channel),
+                false => subject.name == *channel,
+            };
+            let (exact, patterns): (Vec<_>, Vec<_>) = link
+                .subscriptions
+                .iter()
+                .filter(|subject| matches(subject))
+                .partition(|subject| !subject.pattern);
+            for subject in exact.into_iter().chain(patterns) {
+                link.unread.push_back(Push::Message {
+                    pattern: subject.pattern.then(|| subject.name.clone()),
+                    channel: channel.clone(),
+                    payload: payload.clone(),
+                });
+            }
+        }
+    }
+
+    pub fn cut(&mut self, link: usize) {
+        self.links[link] = Link::default();
+    }
+
+    pub fn subscriptions(&self) -> usize {
+        self.links.iter().map(|link| link.subscriptions.len()).sum()
+    }
+}

@@ -1,0 +1,157 @@
+//! `publish`: plain `PUBLISH` at a fixed rate. It is an open loop: nothing that happens to a message slows the
+//! next one, and how far the publisher itself fell behind its schedule is reported. Each payload carries when it
+//! was written and its number on its channel, for `subscribe` to check.
+
+use std::io::{self, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use clap::Args;
+use hdrhistogram::Histogram;
+use serde::Serialize;
+
+use crate::channels::Channels;
+use crate::console::say;
+use crate::event::{self, unix_nanos};
+use crate::redis::{self, Reply};
+
+/// How long Redis may be silent, beside the time between two bursts.
+const LAST_REPLY: Duration = Duration::from_secs(10);
+
+/// The flags of `publish`.
+#[derive(Args)]
+pub(crate) struct PublishArgs {
+    /// Redis' address
+    #[arg(long, default_value = "127.0.0.1:6379")]
+    redis: SocketAddr,
+    #[command(flatten)]
+    channels: Channels,
+    /// Messages a second on each channel
+    #[arg(long, default_value_t = 50.0, value_parser = rate)]
+    rate: f64,
+    /// Messages of one channel that are written at once; bursts keep the rate, so they come more rarely
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    burst: u32,
+    /// How long, in seconds
+    #[arg(long, default_value_t = 10.0, value_parser = rate)]
+    seconds: f64,
+    /// The size of a payload
+    #[arg(long, default_value_t = 200, value_parser = clap::value_parser!(u32).range(100..=1_048_576))]
+    bytes: u32,
+}
+
+fn rate(text: &str) -> Result<f64, String> {
+    match text.parse() {
+        Ok(value) if (0.001..=1e7).contains(&value) => Ok(value),
+        _ => Err("a number between 0.001 and 10000000".into()),
+    }
+}
+
+#[derive(Serialize)]
+struct Done {
+    at: &'static str,
+    messages: u64,
+    bursts: u64,
+    seconds: f64,
+    /// The sum of what Redis answered: one for each subscriber of Redis (not of the node) that it went to.
+    receivers: u64,
+    lag_p99_us: u64,
+    lag_max_us: u64,
+}
+
+/// Publishes for as long as was asked, then waits for Redis to have answered everything.
+pub(crate) fn run(args: PublishArgs) -> io::Result<()> {
+    let link = TcpStream::connect(args.redis)?;
+    link.set_nodelay(true)?;
+    let schedule = Schedule::new(&args);
+    link.set_read_timeout(Some(LAST_REPLY + schedule.interval))?;
+    let replies = link.try_clone()?;
+    let expected = schedule.bursts * u64::from(args.burst);
+    let counter = thread::spawn(move || count_replies(replies, expected));
+
+    let start = Instant::now();
+    let lag = publish(link, &args, &schedule, start)?;
+    let seconds = start.elapsed().as_secs_f64();
+    let receivers = counter.join().map_err(|_| io::Error::other("the reader of replies failed"))??;
+    say(&Done {
+        at: "done",
+        messages: expected,
+        bursts: schedule.bursts,
+        seconds,
+        receivers,
+        lag_p99_us: lag.value_at_quantile(0.99),
+        lag_max_us: lag.max(),
+    })
+}
+
+/// When bursts are due: evenly, one channel after the other.
+struct Schedule {
+    interval: Duration,
+    bursts: u64,
+}
+
+impl Schedule {
+    fn new(args: &PublishArgs) -> Schedule {
+        let per_second = args.rate * args.channels.count() as f64 / f64::from(args.burst);
+        let bursts = (per_second * args.seconds).round().max(1.0) as u64;
+        Schedule { interval: Duration::from_secs_f64(1.0 / per_second), bursts }
+    }
+
+    fn due(&self, start: Instant, burst: u64) -> Instant {
+        start + Duration::from_secs_f64(self.interval.as_secs_f64() * burst as f64)
+    }
+}
+
+/// Writes every burst when it is due; answers how late each was, in microseconds.
+fn publish(
+    mut link: TcpStream,
+    args: &PublishArgs,
+    schedule: &Schedule,
+    start: Instant,
+) -> io::Result<Histogram<u64>> {
+    let mut lag = Histogram::new(3).map_err(io::Error::other)?;
+    let names: Vec<String> = args.channels.names().collect();
+    let mut sent = vec![0u64; names.len()];
+    let mut out = Vec::new();
+    for burst in 0..schedule.bursts {
+        let due = schedule.due(start, burst);
+        thread::sleep(due.saturating_duration_since(Instant::now()));
+        lag.saturating_record(due.elapsed().as_micros() as u64);
+
+        let channel = (burst % names.len() as u64) as usize;
+        out.clear();
+        for _ in 0..args.burst {
+            let payload = event::payload(unix_nanos(), sent[channel], args.bytes as usize);
+            redis::write_command(&mut out, &[b"PUBLISH", names[channel].as_bytes(), payload.as_bytes()]);
+            sent[channel] += 1;
+        }
+        link.write_all(&out)?;
+    }
+    Ok(lag)
+}
+
+/// Reads the reply of every publish; answers the sum of the receivers.
+fn count_replies(mut link: TcpStream, expected: u64) -> io::Result<u64> {
+    let mut chunk = vec![0; 64 << 10];
+    let mut unread = Vec::new();
+    let (mut replies, mut receivers) = (0, 0);
+    while replies < expected {
+        let read = link.read(&mut chunk)?;
+        if read == 0 {
+            return Err(io::Error::other("Redis closed the link"));
+        }
+        unread.extend_from_slice(&chunk[..read]);
+        let mut rest = &unread[..];
+        while let Some(reply) = redis::take_reply(&mut rest)? {
+            match reply {
+                Reply::Integer(count) => receivers += u64::try_from(count).unwrap_or(0),
+                other => return Err(io::Error::other(format!("Redis refused a publish: {other:?}"))),
+            }
+            replies += 1;
+        }
+        let taken = unread.len() - rest.len();
+        unread.drain(..taken);
+    }
+    Ok(receivers)
+}

@@ -1,0 +1,230 @@
+//! The subcommands as they are run: real processes, against a made-up Redis and a made-up node in this one.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::thread;
+use std::time::Duration;
+
+use serde_json::Value;
+
+/// No read in these tests takes longer, or it fails.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A subcommand that is driven by its pipes.
+struct Loadgen {
+    child: Child,
+    asks: Option<ChildStdin>,
+    says: BufReader<ChildStdout>,
+}
+
+impl Loadgen {
+    fn start(args: &[&str]) -> Loadgen {
+        let mut child = Command::new(env!("CARGO_BIN_EXE_drawbridge-loadgen"))
+            .args(args)
+            .env("LOADGEN_SECRET", "a secret")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let (asks, says) = (child.stdin.take(), BufReader::new(child.stdout.take().unwrap()));
+        Loadgen { child, asks, says }
+    }
+
+    fn says(&mut self, at: &str) -> Value {
+        let mut line = String::new();
+        self.says.read_line(&mut line).unwrap();
+        let value: Value = serde_json::from_str(&line).unwrap();
+        assert_eq!(value["at"], at, "{value}");
+        value
+    }
+
+    fn report(&mut self) -> Value {
+        self.asks.as_mut().unwrap().write_all(b"\n").unwrap();
+        self.says("report")
+    }
+
+    /// Asks for reports until together they count so many events; answers the sums.
+    fn events(&mut self, wanted: u64, fields: &[&str]) -> Vec<u64> {
+        let mut sums = vec![0; fields.len()];
+        let mut events = 0;
+        while events < wanted {
+            let report = self.report();
+            events += report["events"].as_u64().unwrap();
+            for (sum, field) in sums.iter_mut().zip(fields) {
+                *sum += report[*field].as_u64().unwrap();
+            }
+        }
+        assert_eq!(events, wanted);
+        sums
+    }
+
+    /// Ends its standard input, and expects it to end well.
+    fn stop(mut self) {
+        drop(self.asks.take());
+        assert!(self.child.wait().unwrap().success());
+    }
+}
+
+impl Drop for Loadgen {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn accept(listener: &TcpListener) -> TcpStream {
+    let stream = listener.accept().unwrap().0;
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    stream
+}
+
+fn read_until(stream: &mut TcpStream, end: &str) -> String {
+    let mut bytes = Vec::new();
+    while !String::from_utf8_lossy(&bytes).contains(end) {
+        let mut byte = [0];
+        stream.read_exact(&mut byte).unwrap();
+        bytes.push(byte[0]);
+    }
+    String::from_utf8(bytes).unwrap()
+}
+
+fn text_frame(text: &str) -> Vec<u8> {
+    let mut frame = vec![0x81, 126];
+    frame.extend_from_slice(&(text.len() as u16).to_be_bytes());
+    frame.extend_from_slice(text.as_bytes());
+    frame
+}
+
+fn event(number: u64, offset: u64) -> String {
+    format!(
+        r#"{{"type":"EVENT","channel":"room:0","event":"tick","data":{{"t":1,"n":{number},"pad":""}},"offset":{offset}}}"#
+    )
+}
+
+#[test]
+fn a_floor_brings_every_message_to_every_subscriber() {
+    let redis = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = redis.local_addr().unwrap().to_string();
+    let mut floor = Loadgen::start(&["floor", "--redis", &address, "--channels", "2"]);
+    let mut link = accept(&redis);
+    read_until(&mut link, "room:1\r\n");
+    let listen = floor.says("ready")["listen"].as_str().unwrap().to_owned();
+
+    let flags = ["--join", "path", "--channels", "2", "--connections", "6"];
+    let mut load = Loadgen::start(&[&["subscribe", "--target", &listen][..], &flags].concat());
+    load.says("joined");
+    // A client knows that its handshake is done before the floor's next turn; its report comes after that turn.
+    assert_eq!(floor.report()["sockets"], 6);
+    for number in 0..5 {
+        let payload = format!(r#"{{"event":"tick","data":{{"t":1,"n":{number},"pad":""}}}}"#);
+        let message = format!("*3\r\n$7\r\nmessage\r\n$6\r\nroom:1\r\n${}\r\n{payload}\r\n", payload.len());
+        link.write_all(message.as_bytes()).unwrap();
+    }
+    assert_eq!(load.events(15, &["gaps", "disorders", "offset_breaks", "foreign", "closed"]), [0; 5]);
+    load.stop();
+    assert_eq!(floor.report()["writes"], 15);
+    floor.stop();
+}
+
+/// A node for one connection: welcomes it with its room pending, confirms that, pings, and shows three events of
+/// which the last leaves one out.
+fn node(listener: &TcpListener, first_reply: impl FnOnce(&mut TcpStream, &str)) {
+    let mut stream = accept(listener);
+    let head = read_until(&mut stream, "\r\n\r\n");
+    let answer =
+        "HTTP/1.1 101 Switching Protocols\r\nSec-WebSocket-Accept: CAUmtKmq1tQdsDHNLXk6mTeih7E=\r\n\r\n";
+    stream.write_all(answer.as_bytes()).unwrap();
+    first_reply(&mut stream, &head);
+    stream.write_all(&text_frame(r#"{"type":"CHANNEL_SUBSCRIBED","channel":"room:0"}"#)).unwrap();
+
+    stream.write_all(b"\x89\x02hi").unwrap();
+    let mut pong = [0; 8];
+    stream.read_exact(&mut pong).unwrap();
+    assert_eq!(pong[..2], [0x8A, 0x82]);
+    assert_eq!([pong[6] ^ pong[2], pong[7] ^ pong[3]], *b"hi");
+
+    stream.write_all(&text_frame(&event(0, 7))).unwrap();
+    stream.write_all(&text_frame(&format!("[{},{}]", event(1, 8), event(3, 9)))).unwrap();
+    // Held until the client goes.
+    assert_eq!(stream.read(&mut pong).unwrap_or(0), 0);
+}
+
+fn subscribe_to(address: SocketAddr, join: &str) -> Loadgen {
+    Loadgen::start(&["subscribe", "--target", &address.to_string(), "--connections", "1", "--join", join])
+}
+
+#[test]
+fn a_subscriber_joins_by_claims_answers_pings_and_notices_loss() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let node = thread::spawn(move || {
+        node(&listener, |stream, head| {
+            assert!(head.contains("\r\nAuthorization: Bearer ey"), "{head}");
+            let welcome = r#"{"type":"WELCOME","subscriptions":[{"channel":"room:0","pending":true}]}"#;
+            stream.write_all(&text_frame(welcome)).unwrap();
+        });
+    });
+    let mut load = subscribe_to(address, "claims");
+    load.says("joined");
+    assert_eq!(load.events(3, &["gaps", "disorders", "offset_breaks", "pongs"]), [1, 0, 0, 1]);
+    load.stop();
+    node.join().unwrap();
+}
+
+#[test]
+fn a_subscriber_joins_by_message() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let node = thread::spawn(move || {
+        node(&listener, |stream, _| {
+            stream.write_all(&text_frame(r#"{"type":"WELCOME","subscriptions":[]}"#)).unwrap();
+            let mut header = [0; 6];
+            stream.read_exact(&mut header).unwrap();
+            let mut request = vec![0; usize::from(header[1] & 0x7F)];
+            stream.read_exact(&mut request).unwrap();
+            let mask = header[2..].iter().cycle();
+            request.iter_mut().zip(mask).for_each(|(byte, mask)| *byte ^= mask);
+            let request: Value = serde_json::from_slice(&request).unwrap();
+            assert_eq!(request["type"], "CHANNEL_SUBSCRIBE");
+            assert_eq!(request["channel"], "room:0");
+        });
+    });
+    let mut load = subscribe_to(address, "message");
+    load.says("joined");
+    assert_eq!(load.events(3, &["gaps"]), [1]);
+    load.stop();
+    node.join().unwrap();
+}
+
+#[test]
+fn a_refusal_ends_the_run() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let mut load = subscribe_to(listener.local_addr().unwrap(), "claims");
+    let mut stream = accept(&listener);
+    read_until(&mut stream, "\r\n\r\n");
+    stream.write_all(b"HTTP/1.1 503 Service Unavailable\r\n\r\n").unwrap();
+    assert!(!load.child.wait().unwrap().success());
+}
+
+#[test]
+fn a_publisher_writes_what_it_says_it_wrote() {
+    let redis = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = redis.local_addr().unwrap().to_string();
+    let flags = ["--channels", "2", "--rate", "100", "--burst", "5", "--seconds", "0.2"];
+    let mut publisher = Loadgen::start(&[&["publish", "--redis", &address][..], &flags].concat());
+    let mut link = accept(&redis);
+    for channel in ["room:0", "room:1"].repeat(4) {
+        for _ in 0..5 {
+            let command = read_until(&mut link, "\"}}\r\n");
+            let begins = format!("*3\r\n$7\r\nPUBLISH\r\n$6\r\n{channel}\r\n$200\r\n");
+            assert!(command.starts_with(&begins), "{command}");
+            assert_eq!(command.len(), begins.len() + 202);
+            link.write_all(b":2\r\n").unwrap();
+        }
+    }
+    let done = publisher.says("done");
+    assert_eq!((done["messages"].as_u64(), done["receivers"].as_u64()), (Some(40), Some(80)));
+    publisher.stop();
+}

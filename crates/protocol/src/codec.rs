@@ -1,0 +1,44 @@
+//! Messages to bytes and back: what clients send becomes [`Request`]s, [`ServerMessage`]s become WebSocket
+//! frames. MessagePack is translated to JSON text first ([`crate::msgpack`]), so each rule stands here once.
+//! Events have [`crate::event::encode_event`].
+
+mod decode;
+mod encode;
+
+use crate::message::{BadRequest, Encoding, Frame, Request, ServerMessage};
+use crate::{msgpack, writer};
+
+/// Reads one WebSocket message: an object, or an array of 1 to [`crate::MAX_BATCH`] of them. Each is answered
+/// for itself; what is no message at all gives one `BadRequest`. The list is never empty.
+///
+/// ```
+/// use drawbridge_protocol::{ClientMessage, Encoding, codec};
+/// let requests = codec::decode(Encoding::Json, br#"{"type":"PING","id":1}"#);
+/// assert!(matches!(requests[0].as_ref().unwrap().message, ClientMessage::Ping { t: None }));
+/// ```
+pub fn decode(encoding: Encoding, payload: &[u8]) -> Vec<Result<Request, BadRequest>> {
+    let requests = match encoding {
+        Encoding::Json => match std::str::from_utf8(payload) {
+            Ok(text) => decode::requests(text),
+            Err(error) => Err(format!("the message is not UTF-8 at byte {}", error.valid_up_to())),
+        },
+        Encoding::MsgPack => match msgpack::to_json(payload) {
+            Ok(text) => decode::requests(&text),
+            Err(error) => Err(format!("the message is not MessagePack of this contract: {error}")),
+        },
+    };
+    requests.unwrap_or_else(|reason| vec![Err(BadRequest { id: None, reason })])
+}
+
+/// A message as the payload of a WebSocket message.
+pub fn encode(encoding: Encoding, message: &ServerMessage<'_>) -> Vec<u8> {
+    writer::message(encoding, encode::capacity(message), |map| encode::write(message, map))
+}
+
+/// A message as a whole WebSocket frame: text for JSON, binary for MessagePack.
+pub fn encode_frame(encoding: Encoding, message: &ServerMessage<'_>) -> Frame {
+    writer::frame(encoding, encode::capacity(message), |map| encode::write(message, map))
+}
+
+#[cfg(test)]
+mod tests;

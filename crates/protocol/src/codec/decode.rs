@@ -1,0 +1,297 @@
+//! JSON text to requests. Every refusal names the field, what was wrong and what would be right.
+
+use serde_json::value::RawValue;
+
+use crate::event::decimal_text;
+use crate::json::{Kind, Reader, SyntaxError, Token, Value};
+use crate::message::{
+    BadRequest, ClientMessage, Connect, FilterUpdate, MAX_BATCH, MAX_DATA_DEPTH, MAX_ID_BYTES, MAX_ID_NUMBER,
+    Publish, Request, RequestId, Subscribe,
+};
+
+/// The types of client messages.
+const TYPES: [&str; 9] = [
+    "CONNECT",
+    "TOKEN_REFRESH",
+    "CHANNEL_SUBSCRIBE",
+    "CHANNEL_UNSUBSCRIBE",
+    "PUBLISH_EVENT",
+    "PING",
+    "FILTER_UPDATE",
+    "PRESENCE_GET",
+    "HISTORY_GET",
+];
+
+/// A type longer than this is not quoted in an answer.
+const MAX_QUOTED_BYTES: usize = 40;
+
+/// A text's requests, or why it holds none.
+pub(super) fn requests(text: &str) -> Result<Vec<Result<Request, BadRequest>>, String> {
+    let mut reader = Reader::new(text);
+    let not_json = |error: SyntaxError| format!("the message is not JSON: {error}");
+    let requests = match reader.next().map_err(not_json)? {
+        Token::BeginObject => vec![request(&mut reader).map_err(not_json)?],
+        Token::BeginArray => batch(&mut reader).map_err(not_json)?,
+        first => {
+            let kind = reader.rest_of_value(first).map_err(not_json)?.kind;
+            return Err(format!(
+                "a message is an object or an array of objects, not {}",
+                kind.with_article()
+            ));
+        }
+    };
+    reader.end().map_err(not_json)?;
+    match requests.len() {
+        1..=MAX_BATCH => Ok(requests),
+        0 => Err(format!("an empty array: it holds 1 to {MAX_BATCH} messages")),
+        _ => Err(format!("an array of more than {MAX_BATCH} messages: it holds 1 to {MAX_BATCH}")),
+    }
+}
+
+/// The elements of the array that was entered; no more than show that there are too many.
+fn batch(reader: &mut Reader<'_>) -> Result<Vec<Result<Request, BadRequest>>, SyntaxError> {
+    let mut requests = Vec::new();
+    loop {
+        let first = match reader.next()? {
+            Token::EndArray => return Ok(requests),
+            first => first,
+        };
+        if requests.len() > MAX_BATCH {
+            reader.rest_of_value(first)?;
+        } else if first == Token::BeginObject {
+            requests.push(request(reader)?);
+        } else {
+            let kind = reader.rest_of_value(first)?.kind.with_article();
+            let reason = format!("an element of an array of messages is an object, not {kind}");
+            requests.push(Err(BadRequest { id: None, reason }));
+        }
+    }
+}
+
+/// The object that was entered.
+fn request(reader: &mut Reader<'_>) -> Result<Result<Request, BadRequest>, SyntaxError> {
+    let fields = Fields::read(reader)?;
+    Ok(match fields.id() {
+        Err(reason) => Err(BadRequest { id: None, reason }),
+        Ok(id) => match message(&fields) {
+            Ok(message) => Ok(Request { id, message }),
+            Err(reason) => Err(BadRequest { id, reason }),
+        },
+    })
+}
+
+fn message(fields: &Fields<'_>) -> Result<ClientMessage, String> {
+    let name = fields.required("type", "a message needs a string there")?;
+    Ok(match name.as_str() {
+        "CONNECT" => ClientMessage::Connect(connect(fields)?),
+        "TOKEN_REFRESH" => {
+            ClientMessage::TokenRefresh { token: fields.required("token", "the new token, a string")? }
+        }
+        "CHANNEL_SUBSCRIBE" => ClientMessage::Subscribe(subscribe(fields)?),
+        "CHANNEL_UNSUBSCRIBE" => ClientMessage::Unsubscribe { channel: fields.channel()? },
+        "PUBLISH_EVENT" => ClientMessage::Publish(publish(fields)?),
+        "PING" => ClientMessage::Ping { t: fields.get("t").map(|t| fields.raw("t", t)).transpose()? },
+        "FILTER_UPDATE" => ClientMessage::FilterUpdate(filter_update(fields)?),
+        "PRESENCE_GET" => ClientMessage::PresenceGet { channel: fields.channel()? },
+        "HISTORY_GET" => ClientMessage::HistoryGet { channel: fields.channel()? },
+        unknown => return Err(unknown_type(unknown)),
+    })
+}
+
+fn connect(fields: &Fields<'_>) -> Result<Connect, String> {
+    let subscribe = match fields.present("subscribe") {
+        None => Vec::new(),
+        Some(list) => subscriptions(fields.of_kind("subscribe", list, Kind::Array)?.text)?,
+    };
+    Ok(Connect { token: fields.optional("token")?, subscribe, resume: fields.object("resume")? })
+}
+
+/// The elements of `CONNECT.subscribe`; the text has been checked before.
+fn subscriptions(text: &str) -> Result<Vec<Subscribe>, String> {
+    let internal = |error: SyntaxError| format!("`subscribe` is not JSON: {error}");
+    let mut reader = Reader::new(text);
+    reader.next().map_err(internal)?;
+    let mut subscriptions = Vec::new();
+    loop {
+        let at = subscriptions.len();
+        match reader.next().map_err(internal)? {
+            Token::EndArray => return Ok(subscriptions),
+            Token::BeginObject => {
+                let mut fields = Fields::read(&mut reader).map_err(internal)?;
+                fields.path = format!("subscribe[{at}].");
+                subscriptions.push(subscribe(&fields)?);
+            }
+            first => {
+                let kind = reader.rest_of_value(first).map_err(internal)?.kind.with_article();
+                return Err(format!("`subscribe[{at}]` must be an object with a `channel`, not {kind}"));
+            }
+        }
+    }
+}
+
+fn subscribe(fields: &Fields<'_>) -> Result<Subscribe, String> {
+    Ok(Subscribe {
+        channel: fields.channel()?,
+        filter: fields.optional("filter")?,
+        area: fields.object("area")?,
+    })
+}
+
+fn publish(fields: &Fields<'_>) -> Result<Publish, String> {
+    let null = Value { at: 0, text: "null", kind: Kind::Null, depth: 0 };
+    let key = match fields.present("key") {
+        Some(number) if number.kind == Kind::Number => Some(decimal_text(number.text)),
+        _ => fields.optional("key")?,
+    };
+    Ok(Publish {
+        channel: fields.channel()?,
+        event: fields.required("event", "the event's name, a string")?,
+        data: fields.raw("data", fields.get("data").unwrap_or(null))?,
+        key,
+        idempotency_key: fields.optional("idempotency_key")?,
+    })
+}
+
+fn filter_update(fields: &Fields<'_>) -> Result<FilterUpdate, String> {
+    Ok(FilterUpdate {
+        channel: fields.channel()?,
+        filter: fields.get("filter").map(|_| fields.optional("filter")).transpose()?,
+        area: fields.get("area").map(|_| fields.object("area")).transpose()?,
+    })
+}
+
+/// Says which type was probably meant.
+fn unknown_type(name: &str) -> String {
+    if name.len() > MAX_QUOTED_BYTES {
+        return format!("`type` is of no known kind; there are {}", TYPES.join(", "));
+    }
+    let upper = name.to_ascii_uppercase();
+    // A beginning or end of the right name counts for much: SUBSCRIBE, PUBLISH.
+    let likeness = |known: &&str| {
+        let part = known.ends_with(&format!("_{upper}")) || known.starts_with(&format!("{upper}_"));
+        strsim::normalized_damerau_levenshtein(&upper, known) + if part { 1.0 } else { 0.0 }
+    };
+    let nearest = TYPES.into_iter().max_by(|a, b| likeness(a).total_cmp(&likeness(b)));
+    match nearest.filter(|nearest| likeness(nearest) >= 0.5) {
+        Some(nearest) => format!("unknown `type` {name:?}, did you mean {nearest}?"),
+        None => format!("unknown `type` {name:?}; there are {}", TYPES.join(", ")),
+    }
+}
+
+/// Every field that some client message has.
+const FIELDS: [&str; 13] = [
+    "type",
+    "id",
+    "channel",
+    "event",
+    "data",
+    "key",
+    "idempotency_key",
+    "filter",
+    "area",
+    "token",
+    "subscribe",
+    "resume",
+    "t",
+];
+
+/// An object's known fields; of duplicates the last.
+struct Fields<'a> {
+    values: [Option<Value<'a>>; FIELDS.len()],
+    /// Where the object stands, for error messages.
+    path: String,
+}
+
+impl<'a> Fields<'a> {
+    /// Reads the object that was entered.
+    fn read(reader: &mut Reader<'a>) -> Result<Self, SyntaxError> {
+        let mut values = [None; FIELDS.len()];
+        while let Some((name, value)) = reader.member()? {
+            let name = name.decode();
+            if let Some(at) = FIELDS.iter().position(|field| *field == name) {
+                values[at] = Some(value);
+            }
+        }
+        Ok(Fields { values, path: String::new() })
+    }
+
+    /// A field, even if it is `null`.
+    fn get(&self, name: &str) -> Option<Value<'a>> {
+        self.values[FIELDS.iter().position(|field| *field == name)?]
+    }
+
+    /// A field that is not `null`.
+    fn present(&self, name: &str) -> Option<Value<'a>> {
+        self.get(name).filter(|value| value.kind != Kind::Null)
+    }
+
+    fn id(&self) -> Result<Option<RequestId>, String> {
+        let Some(value) = self.present("id") else { return Ok(None) };
+        let number = || value.text.parse().ok().filter(|number| *number <= MAX_ID_NUMBER);
+        let id = match value.kind {
+            Kind::Number => number().map(RequestId::Number),
+            _ => value
+                .as_str()
+                .and_then(|text| text.decode_strict())
+                .filter(|text| text.len() <= MAX_ID_BYTES)
+                .map(|text| RequestId::Text(text.into())),
+        };
+        match id {
+            Some(id) => Ok(Some(id)),
+            None => Err(format!(
+                "`id` must be an unsigned integer up to {MAX_ID_NUMBER}, or a string of at most {MAX_ID_BYTES} bytes"
+            )),
+        }
+    }
+
+    fn channel(&self) -> Result<String, String> {
+        self.required("channel", "a channel's name, a string")
+    }
+
+    fn required(&self, name: &'static str, what: &str) -> Result<String, String> {
+        match self.get(name) {
+            Some(value) => self.string(name, value),
+            None => Err(format!("`{}{name}` is missing: {what}", self.path)),
+        }
+    }
+
+    fn optional(&self, name: &'static str) -> Result<Option<String>, String> {
+        self.present(name).map(|value| self.string(name, value)).transpose()
+    }
+
+    fn string(&self, name: &str, value: Value<'a>) -> Result<String, String> {
+        let value = self.of_kind(name, value, Kind::String)?;
+        match value.as_str().and_then(|text| text.decode_strict()) {
+            Some(text) => Ok(text.into_owned()),
+            None => {
+                Err(format!("`{}{name}` must be well-formed Unicode, without lone surrogates", self.path))
+            }
+        }
+    }
+
+    fn object(&self, name: &'static str) -> Result<Option<Box<RawValue>>, String> {
+        let Some(value) = self.present(name) else { return Ok(None) };
+        let value = self.of_kind(name, value, Kind::Object)?;
+        self.raw(name, value).map(Some)
+    }
+
+    /// The value byte for byte.
+    fn raw(&self, name: &str, value: Value<'a>) -> Result<Box<RawValue>, String> {
+        if value.depth > MAX_DATA_DEPTH {
+            return Err(format!(
+                "`{}{name}` nests {} deep: at most {MAX_DATA_DEPTH} is allowed",
+                self.path, value.depth
+            ));
+        }
+        RawValue::from_string(value.text.to_owned())
+            .map_err(|error| format!("`{}{name}` is not JSON: {error}", self.path))
+    }
+
+    fn of_kind(&self, name: &str, value: Value<'a>, kind: Kind) -> Result<Value<'a>, String> {
+        if value.kind == kind {
+            return Ok(value);
+        }
+        let (right, wrong) = (kind.with_article(), value.kind.with_article());
+        Err(format!("`{}{name}` must be {right}, not {wrong}", self.path))
+    }
+}

@@ -1,0 +1,176 @@
+//! What the golden vectors do not say: the bytes that are kept, the hints, and arbitrary input.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::message::{ClientMessage, RequestId};
+
+fn one(json: &str) -> Result<Request, BadRequest> {
+    let mut requests = decode(Encoding::Json, json.as_bytes());
+    assert_eq!(requests.len(), 1, "{json}");
+    requests.remove(0)
+}
+
+fn message(json: &str) -> ClientMessage {
+    one(json).unwrap_or_else(|bad| panic!("{json}: {bad:?}")).message
+}
+
+#[test]
+fn data_is_kept_byte_for_byte() {
+    for data in
+        ["12345678901234567890123", "{ \"a\" : [1 , 1.50] }", r#""\ud800\u0041""#, "-0", "1e999", "null"]
+    {
+        let json = format!(r#"{{"type":"PUBLISH_EVENT","channel":"c","event":"e","data": {data} }}"#);
+        let ClientMessage::Publish(publish) = message(&json) else { panic!() };
+        assert_eq!(publish.data.get(), data);
+    }
+}
+
+#[test]
+fn what_is_absent_or_null_is_told_from_what_is_there() {
+    let ClientMessage::Publish(publish) =
+        message(r#"{"type":"PUBLISH_EVENT","channel":"c","event":"","key":7,"idempotency_key":null}"#)
+    else {
+        panic!()
+    };
+    assert_eq!(publish.data.get(), "null");
+    assert_eq!(publish.key.as_deref(), Some("7"));
+    assert_eq!(publish.idempotency_key, None);
+
+    let ClientMessage::Connect(connect) =
+        message(r#"{"type":"CONNECT","token":null,"subscribe":null,"resume":null}"#)
+    else {
+        panic!()
+    };
+    assert!(connect.token.is_none() && connect.subscribe.is_empty() && connect.resume.is_none());
+
+    let ClientMessage::Subscribe(subscribe) =
+        message(r#"{"type":"CHANNEL_SUBSCRIBE","channel":"c","filter":null,"area":null}"#)
+    else {
+        panic!()
+    };
+    assert!(subscribe.filter.is_none() && subscribe.area.is_none());
+
+    let ClientMessage::FilterUpdate(update) =
+        message(r#"{"type":"FILTER_UPDATE","channel":"c","filter":null}"#)
+    else {
+        panic!()
+    };
+    assert_eq!(update.filter, Some(None));
+    assert!(update.area.is_none());
+
+    let ClientMessage::Ping { t } = message(r#"{"type":"PING","t":null}"#) else { panic!() };
+    assert_eq!(t.unwrap().get(), "null");
+}
+
+#[test]
+fn connect_carries_subscriptions() {
+    let ClientMessage::Connect(connect) = message(
+        r#"{"type":"CONNECT","token":"t","resume":{"session":"s"},
+            "subscribe":[{"channel":"a","filter":"f","more":1},{"channel":"b","area":{"x":0}}]}"#,
+    ) else {
+        panic!()
+    };
+    assert_eq!(connect.resume.unwrap().get(), r#"{"session":"s"}"#);
+    let [a, b] = &connect.subscribe[..] else { panic!() };
+    assert_eq!((a.channel.as_str(), a.filter.as_deref()), ("a", Some("f")));
+    assert_eq!((b.channel.as_str(), b.area.as_ref().unwrap().get()), ("b", r#"{"x":0}"#));
+}
+
+#[test]
+fn an_unknown_type_gets_the_nearest_as_a_hint() {
+    let rows = [
+        ("SUBSCRIBE", "CHANNEL_SUBSCRIBE"),
+        ("UNSUBSCRIBE", "CHANNEL_UNSUBSCRIBE"),
+        ("CHANNEL_SUBSCRIBED", "CHANNEL_SUBSCRIBE"),
+        ("PUBLISH", "PUBLISH_EVENT"),
+        ("connect", "CONNECT"),
+        ("PONG", "PING"),
+        ("HISTORY", "HISTORY_GET"),
+    ];
+    for (wrong, right) in rows {
+        let bad = one(&format!(r#"{{"type":"{wrong}","id":"x"}}"#)).unwrap_err();
+        assert_eq!(bad.id, Some(RequestId::Text("x".into())));
+        assert!(bad.reason.ends_with(&format!("did you mean {right}?")), "{}", bad.reason);
+    }
+    let far = one(r#"{"type":"xyzzy"}"#).unwrap_err().reason;
+    assert!(far.contains("CONNECT, TOKEN_REFRESH"), "{far}");
+    let long = one(&format!(r#"{{"type":"{}"}}"#, "A".repeat(10_000))).unwrap_err().reason;
+    assert!(long.len() < 300, "{long}");
+}
+
+#[test]
+fn depth_costs_no_stack_in_either_encoding() {
+    let deep = format!(
+        r#"{{"type":"PUBLISH_EVENT","id":1,"channel":"c","event":"e","data":{}1{}}}"#,
+        "[".repeat(200_000),
+        "]".repeat(200_000)
+    );
+    let mut packed = Vec::new();
+    msgpack::from_json(&deep, &mut packed).unwrap();
+    for (encoding, bytes) in [(Encoding::Json, deep.as_bytes()), (Encoding::MsgPack, &packed)] {
+        let bad = decode(encoding, bytes).remove(0).unwrap_err();
+        assert_eq!(bad.id, Some(RequestId::Number(1)));
+        assert_eq!(bad.reason, "`data` nests 200000 deep: at most 64 is allowed");
+    }
+    assert!(decode(Encoding::Json, "[".repeat(1_000_000).as_bytes())[0].is_err());
+    assert!(decode(Encoding::MsgPack, &vec![0x91; 1_000_000])[0].is_err());
+}
+
+#[test]
+fn text_that_is_not_utf8_is_said_to_be_so() {
+    let bad = decode(Encoding::Json, b"{\"type\":\"\xff\"}").remove(0).unwrap_err();
+    assert_eq!(bad.reason, "the message is not UTF-8 at byte 9");
+}
+
+/// Objects out of the words of the contract, right and wrong.
+fn any_message() -> impl Strategy<Value = String> {
+    let name = prop_oneof![
+        Just("type"),
+        Just("id"),
+        Just("channel"),
+        Just("event"),
+        Just("data"),
+        Just("key"),
+        Just("filter"),
+        Just("area"),
+        Just("token"),
+        Just("subscribe"),
+        Just("t"),
+    ];
+    let value = prop_oneof![
+        r#"(CONNECT|TOKEN_REFRESH|CHANNEL_SUBSCRIBE|PUBLISH_EVENT|PING|FILTER_UPDATE|[A-Z_]{0,9})"#
+            .prop_map(|name| format!("\"{name}\"")),
+        any::<String>().prop_map(|text| crate::json::quoted(&text)),
+        any::<f64>().prop_filter("finite", |f| f.is_finite()).prop_map(|f| format!("{f:?}")),
+        any::<i64>().prop_map(|n| n.to_string()),
+        r#"(null|true|\{\}|\[\]|\[\{"channel":"a"\}\])"#,
+    ];
+    let object = prop::collection::vec((name, value), 0..6).prop_map(|fields| {
+        let fields: Vec<_> = fields.iter().map(|(name, value)| format!("\"{name}\":{value}")).collect();
+        format!("{{{}}}", fields.join(","))
+    });
+    prop_oneof![
+        object.clone(),
+        prop::collection::vec(object, 0..4).prop_map(|objects| format!("[{}]", objects.join(",")))
+    ]
+}
+
+proptest! {
+    #[test]
+    fn arbitrary_bytes_get_an_answer(bytes in prop::collection::vec(any::<u8>(), 0..60)) {
+        prop_assert!(!decode(Encoding::Json, &bytes).is_empty());
+        prop_assert!(!decode(Encoding::MsgPack, &bytes).is_empty());
+    }
+
+    #[test]
+    fn both_encodings_are_understood_alike(json in any_message()) {
+        let mut packed = Vec::new();
+        msgpack::from_json(&json, &mut packed).unwrap();
+        let of_packed = decode(Encoding::MsgPack, &packed);
+        // JSON may spell a number in several ways; MessagePack gives the one.
+        let of_json = decode(Encoding::Json, msgpack::to_json(&packed).unwrap().as_bytes());
+        prop_assert_eq!(format!("{of_packed:?}"), format!("{of_json:?}"));
+    }
+}

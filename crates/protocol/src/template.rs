@@ -1,0 +1,429 @@
+//! Names with placeholders, as the configuration writes them. A [`ClassName`] (`room:{room}`, `chat:*`) is
+//! matched against channels, a [`Template`] (`player:{sub}`) is filled to make one. Which values may fill a
+//! template, and what a class says, is the engine's business.
+
+use std::borrow::Cow;
+use std::fmt;
+use std::ops::Deref;
+
+use crate::channel::{ChannelError, MAX_NAME_BYTES, is_forbidden, is_glob_char};
+
+/// The most placeholders that one name holds.
+pub const MAX_PLACEHOLDERS: usize = 8;
+
+/// What is wrong with a class name or a template; the text is for whoever writes the configuration.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum TemplateError {
+    /// The fixed text is not fit for a channel's name.
+    Name(ChannelError),
+    /// A `{` without its `}`, or a `}` without its `{`; holds the byte offset.
+    UnpairedBrace(usize),
+    /// A placeholder's name is empty, or holds something but ASCII letters, digits, `_` and `-`.
+    PlaceholderName(String),
+    /// A placeholder is named twice.
+    Twice(String),
+    /// A class's placeholder is not all that stands between two colons.
+    PartOfSegment(String),
+    /// A class's `*` stands before the end.
+    StarBeforeEnd(usize),
+    /// More than [`MAX_PLACEHOLDERS`].
+    TooManyPlaceholders,
+}
+
+impl fmt::Display for TemplateError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            TemplateError::Name(error) => error.fmt(f),
+            TemplateError::UnpairedBrace(at) => write!(f, "the brace at byte {at} has no partner"),
+            TemplateError::PlaceholderName(name) => {
+                write!(f, "`{{{name}}}`: a placeholder is named with letters, digits, `_` and `-`")
+            }
+            TemplateError::Twice(name) => write!(f, "`{{{name}}}` stands there twice"),
+            TemplateError::PartOfSegment(name) => {
+                write!(
+                    f,
+                    "`{{{name}}}` takes a whole segment between colons, so nothing else may stand in it"
+                )
+            }
+            TemplateError::StarBeforeEnd(at) => {
+                write!(f, "the `*` at byte {at} takes the rest of the name, so it can stand only at the end")
+            }
+            TemplateError::TooManyPlaceholders => write!(f, "more than {MAX_PLACEHOLDERS} placeholders"),
+        }
+    }
+}
+
+impl std::error::Error for TemplateError {}
+
+/// Which channels a class is about. `{x}` takes one segment between colons, whole and not empty; a final `*`
+/// takes the rest, which may be empty (`chat:*` matches `chat:`, but not `chat`).
+///
+/// ```
+/// use drawbridge_protocol::template::ClassName;
+/// let class = ClassName::parse("room:{room}").unwrap();
+/// assert_eq!(class.matches("room:42").unwrap().get("room"), Some("42"));
+/// assert!(class.matches("room:42:chat").is_none());
+/// ```
+#[derive(Clone, Debug)]
+pub struct ClassName {
+    source: Box<str>,
+    parts: Box<[Part]>,
+    /// Ends with `*`.
+    open: bool,
+}
+
+impl ClassName {
+    /// Reads a class name.
+    pub fn parse(source: &str) -> Result<Self, TemplateError> {
+        let (fixed, open) = match source.strip_suffix('*') {
+            Some(fixed) => (fixed, true),
+            None => (source, false),
+        };
+        if let Some(at) = fixed.find('*') {
+            return Err(TemplateError::StarBeforeEnd(at));
+        }
+        let parts = if fixed.is_empty() && open { Box::default() } else { parse_parts(fixed)? };
+        whole_segments_only(&parts, open)?;
+        Ok(ClassName { source: source.into(), parts, open })
+    }
+
+    /// The placeholders' values, if the channel belongs to the class.
+    pub fn matches<'n, 'c>(&'n self, channel: &'c str) -> Option<Params<'n, 'c>> {
+        let mut params = Params::default();
+        let mut rest = channel;
+        for part in &self.parts {
+            match part {
+                Part::Fixed(text) => rest = rest.strip_prefix(&**text)?,
+                Part::Placeholder(name) => {
+                    let (value, after) = rest.split_at(rest.find(':').unwrap_or(rest.len()));
+                    if value.is_empty() {
+                        return None;
+                    }
+                    params.push(name, value);
+                    rest = after;
+                }
+            }
+        }
+        (self.open || rest.is_empty()).then_some(params)
+    }
+
+    /// Whether a pattern with this fixed part belongs to the class: the fixed part holds all that comes before
+    /// the class's first placeholder or `*`, and can be continued to a channel of the class.
+    pub fn claims_pattern(&self, fixed: &str) -> bool {
+        fixed.starts_with(self.literal_prefix()) && self.can_continue(fixed)
+    }
+
+    /// What stands before the first placeholder or `*`.
+    pub fn literal_prefix(&self) -> &str {
+        literal_prefix(&self.parts)
+    }
+
+    /// The placeholders' names, in order.
+    pub fn placeholders(&self) -> impl Iterator<Item = &str> {
+        placeholders(&self.parts)
+    }
+
+    /// Whether some channel of the class begins like this.
+    fn can_continue(&self, beginning: &str) -> bool {
+        let mut rest = beginning;
+        for part in &self.parts {
+            match part {
+                Part::Fixed(text) => match rest.strip_prefix(&**text) {
+                    Some(after) => rest = after,
+                    None => return text.starts_with(rest),
+                },
+                Part::Placeholder(_) => match rest.find(':') {
+                    None => return true,
+                    Some(0) => return false,
+                    Some(end) => rest = &rest[end..],
+                },
+            }
+        }
+        self.open || rest.is_empty()
+    }
+}
+
+impl fmt::Display for ClassName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.source)
+    }
+}
+
+/// What the placeholders of a [`ClassName`] took from a channel: (name, value), in order.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Params<'n, 'c> {
+    pairs: [(&'n str, &'c str); MAX_PLACEHOLDERS],
+    len: usize,
+}
+
+impl<'n, 'c> Params<'n, 'c> {
+    /// The value that a placeholder took.
+    pub fn get(&self, name: &str) -> Option<&'c str> {
+        self.iter().find(|(n, _)| *n == name).map(|(_, value)| *value)
+    }
+
+    fn push(&mut self, name: &'n str, value: &'c str) {
+        self.pairs[self.len] = (name, value);
+        self.len += 1;
+    }
+}
+
+impl<'n, 'c> Deref for Params<'n, 'c> {
+    type Target = [(&'n str, &'c str)];
+
+    fn deref(&self) -> &Self::Target {
+        &self.pairs[..self.len]
+    }
+}
+
+/// A name to be made from values: `player:{sub}`, `actions:{room}`. A placeholder may be a part of a segment.
+///
+/// ```
+/// use drawbridge_protocol::template::Template;
+/// let template = Template::parse("player:{sub}").unwrap();
+/// assert_eq!(template.fill(|_| Some("alice".into())).as_deref(), Some("player:alice"));
+/// ```
+#[derive(Clone, Debug)]
+pub struct Template {
+    source: Box<str>,
+    parts: Box<[Part]>,
+}
+
+impl Template {
+    /// Reads a template.
+    pub fn parse(source: &str) -> Result<Self, TemplateError> {
+        Ok(Template { source: source.into(), parts: parse_parts(source)? })
+    }
+
+    /// The name with each placeholder replaced by its value; `None` where one has none. Whether the values fit
+    /// is the caller's to judge.
+    pub fn fill<'v>(&self, lookup: impl Fn(&str) -> Option<Cow<'v, str>>) -> Option<String> {
+        let mut name = String::with_capacity(self.source.len() + 16);
+        for part in &self.parts {
+            match part {
+                Part::Fixed(text) => name.push_str(text),
+                Part::Placeholder(placeholder) => name.push_str(&lookup(placeholder)?),
+            }
+        }
+        Some(name)
+    }
+
+    /// What stands before the first placeholder.
+    pub fn literal_prefix(&self) -> &str {
+        literal_prefix(&self.parts)
+    }
+
+    /// The placeholders' names, in order.
+    pub fn placeholders(&self) -> impl Iterator<Item = &str> {
+        placeholders(&self.parts)
+    }
+}
+
+impl fmt::Display for Template {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.source)
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Part {
+    Fixed(Box<str>),
+    Placeholder(Box<str>),
+}
+
+fn literal_prefix(parts: &[Part]) -> &str {
+    match parts.first() {
+        Some(Part::Fixed(text)) => text,
+        _ => "",
+    }
+}
+
+fn placeholders(parts: &[Part]) -> impl Iterator<Item = &str> {
+    parts.iter().filter_map(|part| match part {
+        Part::Placeholder(name) => Some(&**name),
+        Part::Fixed(_) => None,
+    })
+}
+
+/// Splits fixed text from placeholders; the fixed text comes out in one piece between two placeholders.
+fn parse_parts(source: &str) -> Result<Box<[Part]>, TemplateError> {
+    if source.is_empty() {
+        return Err(TemplateError::Name(ChannelError::Empty));
+    }
+    if source.len() > MAX_NAME_BYTES {
+        return Err(TemplateError::Name(ChannelError::TooLong(source.len())));
+    }
+    let mut parts = Vec::new();
+    let mut rest = source;
+    while !rest.is_empty() {
+        let at = source.len() - rest.len();
+        if let Some(inner) = rest.strip_prefix('{') {
+            let end = inner.find(['{', '}']).filter(|end| inner[*end..].starts_with('}'));
+            let end = end.ok_or(TemplateError::UnpairedBrace(at))?;
+            parts.push(Part::Placeholder(placeholder_name(&inner[..end], &parts)?));
+            rest = &inner[end + 1..];
+            continue;
+        }
+        let (text, after) = rest.split_at(rest.find('{').unwrap_or(rest.len()));
+        parts.push(Part::Fixed(fixed_text(text, at)?));
+        rest = after;
+    }
+    Ok(parts.into())
+}
+
+fn placeholder_name(name: &str, before: &[Part]) -> Result<Box<str>, TemplateError> {
+    let fits = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-');
+    if name.is_empty() || !name.chars().all(fits) {
+        return Err(TemplateError::PlaceholderName(name.into()));
+    }
+    if placeholders(before).any(|other| other == name) {
+        return Err(TemplateError::Twice(name.into()));
+    }
+    if placeholders(before).count() == MAX_PLACEHOLDERS {
+        return Err(TemplateError::TooManyPlaceholders);
+    }
+    Ok(name.into())
+}
+
+fn fixed_text(text: &str, at: usize) -> Result<Box<str>, TemplateError> {
+    if let Some(brace) = text.find('}') {
+        return Err(TemplateError::UnpairedBrace(at + brace));
+    }
+    if let Some(c) = text.chars().find(|c| is_forbidden(*c)) {
+        return Err(TemplateError::Name(ChannelError::Forbidden(c)));
+    }
+    if let Some(c) = text.chars().find(|c| is_glob_char(*c)) {
+        return Err(TemplateError::Name(ChannelError::Glob(c)));
+    }
+    Ok(text.into())
+}
+
+fn whole_segments_only(parts: &[Part], open: bool) -> Result<(), TemplateError> {
+    for (at, part) in parts.iter().enumerate() {
+        let Part::Placeholder(name) = part else { continue };
+        let before = at.checked_sub(1).and_then(|at| parts.get(at));
+        let begins = match before {
+            None => true,
+            Some(Part::Fixed(text)) => text.ends_with(':'),
+            Some(Part::Placeholder(_)) => false,
+        };
+        let ends = match parts.get(at + 1) {
+            None => !open,
+            Some(Part::Fixed(text)) => text.starts_with(':'),
+            Some(Part::Placeholder(_)) => false,
+        };
+        if !begins || !ends {
+            return Err(TemplateError::PartOfSegment(name.to_string()));
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+    use super::*;
+
+    fn class(source: &str) -> ClassName {
+        ClassName::parse(source).unwrap_or_else(|error| panic!("{source}: {error}"))
+    }
+
+    #[test]
+    fn a_class_takes_segments_and_the_rest() {
+        type Row = (&'static str, &'static str, Option<&'static [(&'static str, &'static str)]>);
+        let rows: &[Row] = &[
+            ("room:{room}", "room:42", Some(&[("room", "42")])),
+            ("room:{room}", "room:", None),
+            ("room:{room}", "room:4:2", None),
+            ("room:{room}", "rooms:4", None),
+            ("{game}:{room}:chat", "g:r:chat", Some(&[("game", "g"), ("room", "r")])),
+            ("{game}:{room}:chat", "g::chat", None),
+            ("{game}:{room}:chat", "g:r:chats", None),
+            ("chat:*", "chat:", Some(&[])),
+            ("chat:*", "chat:a:b", Some(&[])),
+            ("chat:*", "chat", None),
+            ("chat*", "chats", Some(&[])),
+            ("game:{g}:*", "game:1:x:y", Some(&[("g", "1")])),
+            ("game:{g}:*", "game:1", None),
+            ("*", "anything", Some(&[])),
+            ("lobby", "lobby", Some(&[])),
+            ("lobby", "lobby2", None),
+            ("日:{x}", "日:本", Some(&[("x", "本")])),
+        ];
+        for (source, channel, params) in rows {
+            let class = class(source);
+            let found = class.matches(channel);
+            assert_eq!(found.as_deref(), *params, "{source} on {channel}");
+        }
+    }
+
+    #[test]
+    fn a_pattern_belongs_to_the_class_that_its_fixed_part_can_be_continued_to() {
+        let rows = [
+            ("room:{room}", "room:", true),
+            ("room:{room}", "room:4", true),
+            ("room:{room}", "roo", false),
+            ("room:{room}", "room:4:x", false),
+            ("room:{room}:chat", "room:4:", true),
+            ("room:{room}:chat", "room:4:ch", true),
+            ("room:{room}:chat", "room:4:chat", true),
+            ("room:{room}:chat", "room:4:x", false),
+            ("room:{room}:chat", "room::", false),
+            ("chat:*", "chat:", true),
+            ("chat:*", "chat:a:b", true),
+            ("chat:*", "chat", false),
+            ("chat:*", "", false),
+            ("*", "", true),
+            ("lobby", "lobby", true),
+            ("lobby", "lobby2", false),
+            ("{x}:y", "", true),
+        ];
+        for (source, fixed, claimed) in rows {
+            assert_eq!(class(source).claims_pattern(fixed), claimed, "{source} with {fixed:?}");
+        }
+    }
+
+    #[test]
+    fn class_names_that_cannot_mean_anything_are_refused() {
+        let rows = [
+            ("", TemplateError::Name(ChannelError::Empty)),
+            ("a b", TemplateError::Name(ChannelError::Forbidden(' '))),
+            ("a?", TemplateError::Name(ChannelError::Glob('?'))),
+            ("a*b", TemplateError::StarBeforeEnd(1)),
+            ("a**", TemplateError::StarBeforeEnd(1)),
+            ("room:{room", TemplateError::UnpairedBrace(5)),
+            ("room:}", TemplateError::UnpairedBrace(5)),
+            ("{a{b}", TemplateError::UnpairedBrace(0)),
+            ("{}", TemplateError::PlaceholderName(String::new())),
+            ("{a b}", TemplateError::PlaceholderName("a b".into())),
+            ("{a}:{a}", TemplateError::Twice("a".into())),
+            ("x{a}", TemplateError::PartOfSegment("a".into())),
+            ("{a}x", TemplateError::PartOfSegment("a".into())),
+            ("{a}{b}", TemplateError::PartOfSegment("a".into())),
+            ("{a}*", TemplateError::PartOfSegment("a".into())),
+            ("{a}:{b}:{c}:{d}:{e}:{f}:{g}:{h}:{i}", TemplateError::TooManyPlaceholders),
+        ];
+        for (source, error) in rows {
+            assert_eq!(ClassName::parse(source).unwrap_err(), error, "{source:?}");
+        }
+    }
+
+    #[test]
+    fn a_template_is_filled_or_skipped() {
+        let template = Template::parse("game:{game}:team-{team}").unwrap();
+        assert_eq!(template.literal_prefix(), "game:");
+        assert_eq!(template.placeholders().collect::<Vec<_>>(), ["game", "team"]);
+        assert_eq!(template.to_string(), "game:{game}:team-{team}");
+        let values = [("game".to_owned(), "g1".to_owned()), ("team".to_owned(), "red".to_owned())];
+        let lookup = |name: &str| values.iter().find(|(n, _)| n == name).map(|(_, v)| v.as_str().into());
+        assert_eq!(template.fill(lookup).as_deref(), Some("game:g1:team-red"));
+        assert_eq!(template.fill(|name| (name == "game").then(|| "g1".into())), None);
+    }
+
+    #[test]
+    fn a_template_makes_channels_not_patterns() {
+        assert_eq!(Template::parse("room:*").unwrap_err(), TemplateError::Name(ChannelError::Glob('*')));
+        assert_eq!(Template::parse("").unwrap_err(), TemplateError::Name(ChannelError::Empty));
+    }
+}

@@ -1,0 +1,199 @@
+//! Writing one map, field by field, in either encoding: what is said about a message is said once. It owns the
+//! punctuation and the frame around; which fields a message has is [`crate::codec`]'s and [`crate::event`]'s.
+
+use bytes::{Buf, Bytes};
+
+use crate::json;
+use crate::message::{Encoding, Frame, RequestId};
+use crate::msgpack::{self, OpenContainer};
+use crate::websocket::{MAX_HEADER_BYTES, OpCode, write_header};
+
+/// The bytes of one message object.
+pub(crate) fn message(encoding: Encoding, capacity: usize, fill: impl FnOnce(&mut MapWriter<'_>)) -> Vec<u8> {
+    let mut out = Vec::with_capacity(capacity);
+    MapWriter::write(encoding, &mut out, fill);
+    out
+}
+
+/// One message object in a whole WebSocket frame. The payload is written once, behind room for the longest
+/// header, because only then its length is known.
+pub(crate) fn frame(encoding: Encoding, capacity: usize, fill: impl FnOnce(&mut MapWriter<'_>)) -> Frame {
+    let mut out = Vec::with_capacity(2 * MAX_HEADER_BYTES + capacity);
+    out.resize(MAX_HEADER_BYTES, 0);
+    MapWriter::write(encoding, &mut out, fill);
+    let end = out.len();
+    write_header(&mut out, opcode(encoding), end - MAX_HEADER_BYTES);
+    let unused = MAX_HEADER_BYTES - (out.len() - end);
+    out.copy_within(end.., unused);
+    out.truncate(end);
+    let mut frame = Bytes::from(out);
+    frame.advance(unused);
+    frame
+}
+
+fn opcode(encoding: Encoding) -> OpCode {
+    match encoding {
+        Encoding::Json => OpCode::Text,
+        Encoding::MsgPack => OpCode::Binary,
+    }
+}
+
+/// A map being written.
+#[derive(Debug)]
+pub(crate) struct MapWriter<'o> {
+    out: &'o mut Vec<u8>,
+    shape: Shape,
+}
+
+#[derive(Debug)]
+enum Shape {
+    Json { first: bool },
+    MsgPack(OpenContainer),
+}
+
+impl MapWriter<'_> {
+    fn write(encoding: Encoding, out: &mut Vec<u8>, fill: impl FnOnce(&mut MapWriter<'_>)) {
+        let shape = match encoding {
+            Encoding::Json => {
+                out.push(b'{');
+                Shape::Json { first: true }
+            }
+            Encoding::MsgPack => Shape::MsgPack(OpenContainer::begin(out, msgpack::MAP)),
+        };
+        let mut map = MapWriter { out, shape };
+        fill(&mut map);
+        match map.shape {
+            Shape::Json { .. } => map.out.push(b'}'),
+            Shape::MsgPack(container) => container.end(map.out),
+        }
+    }
+
+    /// The encoding it is written in.
+    pub(crate) fn encoding(&self) -> Encoding {
+        match self.shape {
+            Shape::Json { .. } => Encoding::Json,
+            Shape::MsgPack(_) => Encoding::MsgPack,
+        }
+    }
+
+    pub(crate) fn text(&mut self, name: &str, value: &str) {
+        match self.name(name) {
+            Encoding::Json => json::push_string(self.out, value),
+            Encoding::MsgPack => msgpack::write_str(self.out, value),
+        }
+    }
+
+    pub(crate) fn text_if(&mut self, name: &str, value: Option<&str>) {
+        if let Some(value) = value {
+            self.text(name, value);
+        }
+    }
+
+    pub(crate) fn number(&mut self, name: &str, value: u64) {
+        match self.name(name) {
+            Encoding::Json => self.out.extend_from_slice(value.to_string().as_bytes()),
+            Encoding::MsgPack => msgpack::write_uint(self.out, value),
+        }
+    }
+
+    pub(crate) fn number_if(&mut self, name: &str, value: Option<u64>) {
+        if let Some(value) = value {
+            self.number(name, value);
+        }
+    }
+
+    pub(crate) fn boolean(&mut self, name: &str, value: bool) {
+        match self.name(name) {
+            Encoding::Json => self.out.extend_from_slice(if value { b"true" } else { b"false" }),
+            Encoding::MsgPack => msgpack::write_bool(self.out, value),
+        }
+    }
+
+    /// A flag that is absent where it is false.
+    pub(crate) fn flag(&mut self, name: &str, value: bool) {
+        if value {
+            self.boolean(name, true);
+        }
+    }
+
+    /// A value that is valid JSON already.
+    pub(crate) fn json(&mut self, name: &str, value: &str) {
+        match self.name(name) {
+            Encoding::Json => self.out.extend_from_slice(value.as_bytes()),
+            Encoding::MsgPack => {
+                let start = self.out.len();
+                if msgpack::from_json(value, self.out).is_err() {
+                    // The caller has checked it, so this is never reached; a hole would break the message.
+                    self.out.truncate(start);
+                    self.out.push(0xC0);
+                }
+            }
+        }
+    }
+
+    pub(crate) fn json_if(&mut self, name: &str, value: Option<&str>) {
+        if let Some(value) = value {
+            self.json(name, value);
+        }
+    }
+
+    /// Bytes, for MessagePack; JSON has none, so callers give it base64 text by [`MapWriter::json`].
+    pub(crate) fn bin(&mut self, name: &str, value: &[u8]) {
+        self.name(name);
+        msgpack::write_bin(self.out, value);
+    }
+
+    pub(crate) fn id(&mut self, id: Option<&RequestId>) {
+        match id {
+            None => {}
+            Some(RequestId::Number(number)) => self.number("id", *number),
+            Some(RequestId::Text(text)) => self.text("id", text),
+        }
+    }
+
+    pub(crate) fn map(&mut self, name: &str, fill: impl FnOnce(&mut MapWriter<'_>)) {
+        let encoding = self.name(name);
+        MapWriter::write(encoding, self.out, fill);
+    }
+
+    /// A list of maps.
+    pub(crate) fn maps<T>(&mut self, name: &str, items: &[T], mut fill: impl FnMut(&T, &mut MapWriter<'_>)) {
+        let encoding = self.name(name);
+        match encoding {
+            Encoding::Json => {
+                self.out.push(b'[');
+                for (at, item) in items.iter().enumerate() {
+                    if at > 0 {
+                        self.out.push(b',');
+                    }
+                    MapWriter::write(encoding, self.out, |map| fill(item, map));
+                }
+                self.out.push(b']');
+            }
+            Encoding::MsgPack => {
+                msgpack::write_array_header(self.out, items.len());
+                for item in items {
+                    MapWriter::write(encoding, self.out, |map| fill(item, map));
+                }
+            }
+        }
+    }
+
+    fn name(&mut self, name: &str) -> Encoding {
+        match &mut self.shape {
+            Shape::Json { first } => {
+                if !std::mem::replace(first, false) {
+                    self.out.push(b',');
+                }
+                json::push_string(self.out, name);
+                self.out.push(b':');
+                Encoding::Json
+            }
+            Shape::MsgPack(container) => {
+                container.count += 1;
+                msgpack::write_str(self.out, name);
+                Encoding::MsgPack
+            }
+        }
+    }
+}

@@ -1,0 +1,244 @@
+//! A JSON Web Key Set at a URL: fetched by a thread of its own at start, every ten minutes, and when a token names a
+//! key that is not in it; kept as it is while the URL cannot be reached.
+//!
+//! A storm of tokens with unknown keys makes no storm of fetches: there is one at a time, and after each the next
+//! unknown key waits out a pause, within which it is answered from what is known. Only so many threads wait at once.
+
+use std::fmt;
+use std::io;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use jsonwebtoken::Algorithm;
+use jsonwebtoken::jwk::Jwk;
+use serde::Deserialize;
+use ureq::tls::{Certificate, RootCerts, TlsConfig, TlsProvider};
+
+use super::key::Key;
+
+/// The longest key set, in bytes.
+const MAX_BODY_BYTES: u64 = 1 << 20;
+/// The most keys that are kept of it.
+const MAX_KEYS: usize = 100;
+/// The most threads that wait for a fetch.
+const MAX_WAITING: usize = 64;
+
+/// When to fetch.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Pace {
+    /// So long after a fetch that worked, the next one.
+    pub(super) refresh: Duration,
+    /// So long after one that failed, the next try.
+    pub(super) retry: Duration,
+    /// So long after any fetch, none for an unknown key.
+    pub(super) pause: Duration,
+    /// The bound of one fetch.
+    pub(super) timeout: Duration,
+}
+
+const PACE: Pace = Pace {
+    refresh: Duration::from_secs(600),
+    retry: Duration::from_secs(10),
+    pause: Duration::from_secs(10),
+    timeout: Duration::from_secs(5),
+};
+
+/// Why no key set can be fetched at all.
+#[derive(Debug)]
+pub enum JwksError {
+    /// There is no thread for it.
+    Thread(io::Error),
+    /// The system's root certificates cannot be read, and the URL is https.
+    Roots(String),
+}
+
+impl fmt::Display for JwksError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            JwksError::Thread(error) => write!(f, "no thread to fetch the key set: {error}"),
+            JwksError::Roots(error) => write!(f, "no root certificates to fetch the key set: {error}"),
+        }
+    }
+}
+
+impl std::error::Error for JwksError {}
+
+/// The key set, and the thread that keeps it fresh; the thread ends with it.
+#[derive(Debug)]
+pub(super) struct Jwks {
+    shared: Arc<Shared>,
+    pace: Pace,
+}
+
+#[derive(Debug, Default)]
+struct Shared {
+    state: Mutex<State>,
+    /// For the fetching thread: something is wanted.
+    wanted: Condvar,
+    /// For those who wait: a fetch has ended.
+    fetched: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// `None`: never fetched.
+    keys: Option<Vec<Arc<Key>>>,
+    /// How many fetches have ended, well or not.
+    ended: u64,
+    last_end: Option<Instant>,
+    fetching: bool,
+    asked: bool,
+    waiting: usize,
+    stop: bool,
+}
+
+impl Jwks {
+    pub(super) fn start(url: &str) -> Result<Jwks, JwksError> {
+        let roots = if is_https(url) { system_roots()? } else { Vec::new() };
+        Jwks::start_with(url, roots, PACE)
+    }
+
+    pub(super) fn start_with(
+        url: &str,
+        roots: Vec<Certificate<'static>>,
+        pace: Pace,
+    ) -> Result<Jwks, JwksError> {
+        let agent = agent(url, roots, pace);
+        let shared = Arc::new(Shared::default());
+        shared.lock().fetching = true;
+        let (own, url) = (shared.clone(), url.to_owned());
+        thread::Builder::new()
+            .name("jwks".to_owned())
+            .spawn(move || keep_fresh(&own, pace, || fetch(&agent, &url)))
+            .map_err(JwksError::Thread)?;
+        Ok(Jwks { shared, pace })
+    }
+
+    /// The keys that a token of this algorithm and key id may be signed with; `None` where nothing was ever fetched.
+    /// Waits for a fetch where the key is unknown and one may be made.
+    pub(super) fn keys_for(&self, algorithm: Algorithm, id: Option<&str>) -> Option<Vec<Arc<Key>>> {
+        let state = self.shared.lock();
+        match choose(&state, algorithm, id) {
+            Some(keys) if !keys.is_empty() => Some(keys),
+            _ => choose(&self.wait_for_fetch(state), algorithm, id),
+        }
+    }
+
+    #[cfg(test)]
+    pub(super) fn shared(&self) -> Arc<impl std::fmt::Debug + use<>> {
+        self.shared.clone()
+    }
+
+    fn wait_for_fetch<'s>(&'s self, mut state: MutexGuard<'s, State>) -> MutexGuard<'s, State> {
+        let pausing = state.last_end.is_some_and(|end| end.elapsed() < self.pace.pause);
+        if state.waiting >= MAX_WAITING || (pausing && !state.fetching) {
+            return state;
+        }
+        if !state.fetching {
+            state.asked = true;
+            self.shared.wanted.notify_one();
+        }
+        state.waiting += 1;
+        let before = state.ended;
+        let waited =
+            self.shared.fetched.wait_timeout_while(state, self.pace.timeout, |state| state.ended == before);
+        let (mut state, _) = waited.unwrap_or_else(PoisonError::into_inner);
+        state.waiting -= 1;
+        state
+    }
+}
+
+impl Drop for Jwks {
+    fn drop(&mut self) {
+        self.shared.lock().stop = true;
+        self.shared.wanted.notify_one();
+    }
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn choose(state: &State, algorithm: Algorithm, id: Option<&str>) -> Option<Vec<Arc<Key>>> {
+    // A key or a token without an id says nothing about the other's.
+    let is_named = |key: &Key| key.id.as_deref().is_none_or(|own| id.is_none_or(|id| id == own));
+    let fits = |key: &&Arc<Key>| key.is_for(algorithm) && is_named(key);
+    state.keys.as_ref().map(|keys| keys.iter().filter(fits).cloned().collect())
+}
+
+/// The thread: fetches, tells, sleeps until the next fetch is due or asked for.
+fn keep_fresh(shared: &Shared, pace: Pace, fetch: impl Fn() -> Result<Vec<Arc<Key>>, String>) {
+    loop {
+        let result = fetch();
+        let mut state = shared.lock();
+        let worked = result.is_ok();
+        match result {
+            Ok(keys) => state.keys = Some(keys),
+            Err(error) => tracing::warn!(error, "the key set of `auth.jwks_url` could not be fetched"),
+        }
+        state.ended += 1;
+        state.last_end = Some(Instant::now());
+        (state.fetching, state.asked) = (false, false);
+        shared.fetched.notify_all();
+        let nap = if worked { pace.refresh } else { pace.retry };
+        let slept = shared.wanted.wait_timeout_while(state, nap, |state| !state.asked && !state.stop);
+        let (mut state, _) = slept.unwrap_or_else(PoisonError::into_inner);
+        if state.stop {
+            return;
+        }
+        state.fetching = true;
+    }
+}
+
+fn is_https(url: &str) -> bool {
+    url.get(..8).is_some_and(|start| start.eq_ignore_ascii_case("https://"))
+}
+
+/// From https it never follows a redirect to http.
+fn agent(url: &str, roots: Vec<Certificate<'static>>, pace: Pace) -> ureq::Agent {
+    let tls = TlsConfig::builder()
+        .provider(TlsProvider::Rustls)
+        .unversioned_rustls_crypto_provider(Arc::new(rustls::crypto::aws_lc_rs::default_provider()))
+        .root_certs(RootCerts::from(roots))
+        .build();
+    let config = ureq::Agent::config_builder()
+        .tls_config(tls)
+        .https_only(is_https(url))
+        .max_redirects(3)
+        .timeout_global(Some(pace.timeout))
+        .max_idle_connections(0)
+        .build();
+    config.new_agent()
+}
+
+fn system_roots() -> Result<Vec<Certificate<'static>>, JwksError> {
+    let found = rustls_native_certs::load_native_certs();
+    if found.certs.is_empty() {
+        let error = found.errors.first().map_or_else(|| "there are none".to_owned(), ToString::to_string);
+        return Err(JwksError::Roots(error));
+    }
+    Ok(found.certs.iter().map(|cert| Certificate::from_der(cert.as_ref()).to_owned()).collect())
+}
+
+fn fetch(agent: &ureq::Agent, url: &str) -> Result<Vec<Arc<Key>>, String> {
+    let mut response =
+        agent.get(url).header("accept", "application/json").call().map_err(|error| error.to_string())?;
+    let body = response.body_mut().with_config().limit(MAX_BODY_BYTES).read_to_vec();
+    parse(&body.map_err(|error| error.to_string())?)
+}
+
+#[derive(Deserialize)]
+struct KeySet {
+    keys: Vec<serde_json::Value>,
+}
+
+/// The keys that are of use; others are no reason to do without them.
+fn parse(body: &[u8]) -> Result<Vec<Arc<Key>>, String> {
+    let set: KeySet = serde_json::from_slice(body).map_err(|_| "it is no JSON Web Key Set".to_owned())?;
+    let keys =
+        set.keys.into_iter().filter_map(|key| Key::from_jwk(&serde_json::from_value::<Jwk>(key).ok()?));
+    Ok(keys.take(MAX_KEYS).map(Arc::new).collect())
+}

@@ -1,0 +1,126 @@
+//! Keys, each with the algorithms that it is good for.
+
+use jsonwebtoken::jwk::{AlgorithmParameters, EllipticCurve, Jwk, KeyAlgorithm, PublicKeyUse};
+use jsonwebtoken::{Algorithm, DecodingKey};
+
+const HMAC: &[Algorithm] = &[Algorithm::HS256, Algorithm::HS384, Algorithm::HS512];
+const RSA: &[Algorithm] = &[Algorithm::RS256, Algorithm::PS256];
+const P256: &[Algorithm] = &[Algorithm::ES256];
+const ED25519: &[Algorithm] = &[Algorithm::EdDSA];
+
+/// The smallest RSA modulus that is taken, in bytes (2048 bits).
+const MIN_RSA_BYTES: usize = 256;
+/// An uncompressed point of P-256: a mark and two coordinates.
+const P256_POINT_BYTES: usize = 65;
+const ED25519_BYTES: usize = 32;
+
+/// By its name in a token's header; only those of the contract.
+pub(super) fn algorithm_named(name: &str) -> Option<Algorithm> {
+    [HMAC, RSA, P256, ED25519].concat().into_iter().find(|algorithm| format!("{algorithm:?}") == name)
+}
+
+pub(super) fn is_hmac(algorithm: Algorithm) -> bool {
+    HMAC.contains(&algorithm)
+}
+
+/// A key that signatures are checked with.
+#[derive(Clone, Debug)]
+pub(super) struct Key {
+    /// Its name in a key set.
+    pub(super) id: Option<String>,
+    algorithms: Vec<Algorithm>,
+    pub(super) decoding: DecodingKey,
+}
+
+impl Key {
+    pub(super) fn hmac(secret: &str) -> Key {
+        Key { id: None, algorithms: HMAC.to_vec(), decoding: DecodingKey::from_secret(secret.as_bytes()) }
+    }
+
+    pub(super) fn is_hmac(&self) -> bool {
+        self.algorithms.iter().copied().any(is_hmac)
+    }
+
+    pub(super) fn is_for(&self, algorithm: Algorithm) -> bool {
+        self.algorithms.contains(&algorithm)
+    }
+
+    /// A key of a key set, if it signs with an algorithm of the contract. A symmetric key is none: what is published
+    /// is no secret.
+    pub(super) fn from_jwk(jwk: &Jwk) -> Option<Key> {
+        let common = &jwk.common;
+        if common.public_key_use.as_ref().is_some_and(|purpose| *purpose != PublicKeyUse::Signature) {
+            return None;
+        }
+        let by_kind = match &jwk.algorithm {
+            AlgorithmParameters::RSA(_) => RSA,
+            AlgorithmParameters::EllipticCurve(key) if key.curve == EllipticCurve::P256 => P256,
+            AlgorithmParameters::OctetKeyPair(key) if key.curve == EllipticCurve::Ed25519 => ED25519,
+            _ => return None,
+        };
+        let pinned = |algorithm: KeyAlgorithm| Algorithm::try_from(algorithm).ok();
+        let algorithms = match common.key_algorithm {
+            Some(algorithm) => vec![pinned(algorithm).filter(|algorithm| by_kind.contains(algorithm))?],
+            None => by_kind.to_vec(),
+        };
+        let decoding = DecodingKey::from_jwk(jwk).ok()?;
+        Some(Key { id: common.key_id.clone(), algorithms, decoding })
+    }
+}
+
+/// A public key of the configuration.
+#[derive(Clone, Debug)]
+pub struct PublicKey(pub(super) Key);
+
+/// What is wrong with a file of a key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct WrongKey {
+    /// The fault, as the end of a sentence that begins with the file.
+    pub problem: &'static str,
+    /// What would be right.
+    pub hint: &'static str,
+}
+
+const WANTED: &str =
+    "a PEM file with a PUBLIC KEY block is needed: RSA of 2048 bits or more, EC on P-256, or Ed25519";
+
+impl PublicKey {
+    /// Reads PEM; the kind of the key says which algorithms it is good for.
+    ///
+    /// # Errors
+    /// Where it holds no public key, or one of a kind or size that is not taken.
+    pub fn from_pem(pem: &[u8]) -> Result<PublicKey, WrongKey> {
+        let holds = |mark: &str| String::from_utf8_lossy(pem).contains(mark);
+        if holds("PRIVATE KEY-----") {
+            let hint = "a server needs only the public one: openssl pkey -in private.pem -pubout";
+            return Err(WrongKey { problem: "holds a private key", hint });
+        }
+        if holds("BEGIN CERTIFICATE-----") {
+            let hint = "take the key out of it: openssl x509 -in cert.pem -pubkey -noout";
+            return Err(WrongKey { problem: "holds a certificate", hint });
+        }
+        let (decoding, algorithms) = decode(pem)?;
+        Ok(PublicKey(Key { id: None, algorithms: algorithms.to_vec(), decoding }))
+    }
+}
+
+fn decode(pem: &[u8]) -> Result<(DecodingKey, &'static [Algorithm]), WrongKey> {
+    let has = |key: &DecodingKey, fits: &dyn Fn(&[u8]) -> bool| key.try_get_as_bytes().is_ok_and(fits);
+    if let Ok(key) = DecodingKey::from_ec_pem(pem) {
+        return match has(&key, &|point| point.len() == P256_POINT_BYTES) {
+            true => Ok((key, P256)),
+            false => Err(WrongKey { problem: "holds an EC key that is not on P-256", hint: WANTED }),
+        };
+    }
+    if let Ok(key) = DecodingKey::from_ed_pem(pem) {
+        return match has(&key, &|bytes| bytes.len() == ED25519_BYTES) {
+            true => Ok((key, ED25519)),
+            false => Err(WrongKey { problem: "holds an Edwards key that is not Ed25519", hint: WANTED }),
+        };
+    }
+    match DecodingKey::from_rsa_pem(pem) {
+        Ok(key) if has(&key, &|der| der.len() > MIN_RSA_BYTES) => Ok((key, RSA)),
+        Ok(_) => Err(WrongKey { problem: "holds an RSA key of less than 2048 bits", hint: WANTED }),
+        Err(_) => Err(WrongKey { problem: "holds no public key", hint: WANTED }),
+    }
+}

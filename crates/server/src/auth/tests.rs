@@ -1,0 +1,271 @@
+//! Which tokens are good, and what is said of the others.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod fetched;
+
+use std::path::Path;
+
+use serde_json::json;
+
+use super::*;
+use crate::config::Secret;
+
+const SECRET: &str = "0123456789abcdef0123456789abcdef";
+const NOW: u64 = 1_790_000_000_000;
+
+fn fixture(name: &str) -> Vec<u8> {
+    std::fs::read(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(name)).unwrap()
+}
+
+fn hmac() -> Auth {
+    Auth { hmac_secret: Some(Secret::new(SECRET)), ..Auth::default() }
+}
+
+fn public(kind: &str) -> Auth {
+    let key = PublicKey::from_pem(&fixture(&format!("{kind}.pub.pem"))).unwrap();
+    Auth { public_key: Some(key), ..Auth::default() }
+}
+
+fn private(kind: &str) -> PrivateKey {
+    PrivateKey::from_pem(&fixture(&format!("{kind}.key.pem"))).unwrap()
+}
+
+fn minted(key: &PrivateKey, claims: Value) -> String {
+    let Value::Object(claims) = claims else { panic!() };
+    mint(key, None, &claims).unwrap()
+}
+
+/// A token with this header over these claims, signed by HS256, 384 or 512 with the secret.
+fn handmade(algorithm: Algorithm, header: &str, payload: &str) -> String {
+    let message = format!("{}.{}", URL_SAFE_NO_PAD.encode(header), URL_SAFE_NO_PAD.encode(payload));
+    let key = jsonwebtoken::EncodingKey::from_secret(SECRET.as_bytes());
+    let signature = jsonwebtoken::crypto::sign(message.as_bytes(), &key, algorithm).unwrap();
+    format!("{message}.{signature}")
+}
+
+/// The player, or the code and message.
+fn judged(auth: &Auth, token: &str) -> Result<String, String> {
+    let verifier = Verifier::from_config(auth).unwrap();
+    let result = verifier.verify(token, NOW);
+    result
+        .map(|claims| claims.player.to_string())
+        .map_err(|failure| format!("{}: {}", failure.code, failure.message))
+}
+
+#[track_caller]
+fn check(auth: &Auth, claims: Value, expected: Result<&str, &str>) {
+    let token = minted(&PrivateKey::hmac(SECRET), claims);
+    assert_eq!(judged(auth, &token), expected.map(str::to_owned).map_err(str::to_owned));
+}
+
+#[test]
+fn a_good_token_gives_player_expiry_and_claims() {
+    let payload = r#"{ "sub":"alice", "exp":1790000060.5, "big":12345678901234567890123, "room":"42" }"#;
+    let token = handmade(Algorithm::HS256, r#"{"alg":"HS256","typ":"JWT"}"#, payload);
+    let claims = Verifier::from_config(&hmac()).unwrap().verify(&token, NOW).unwrap();
+    assert_eq!((&*claims.player, claims.expires_unix_ms), ("alice", Some(NOW + 60_500)));
+    assert_eq!(&*claims.json, payload);
+}
+
+#[test]
+fn a_token_without_expiry_is_good_for_ever() {
+    check(&hmac(), json!({ "sub": "alice" }), Ok("alice"));
+}
+
+#[test]
+fn all_hmac_sizes_are_taken() {
+    for (algorithm, name) in
+        [(Algorithm::HS256, "HS256"), (Algorithm::HS384, "HS384"), (Algorithm::HS512, "HS512")]
+    {
+        let token = handmade(algorithm, &format!(r#"{{"alg":"{name}"}}"#), r#"{"sub":"a"}"#);
+        assert_eq!(judged(&hmac(), &token).as_deref(), Ok("a"), "{name}");
+    }
+}
+
+#[test]
+fn every_kind_of_public_key_is_taken() {
+    for kind in ["rsa", "ec", "ed25519"] {
+        let token = minted(&private(kind), json!({ "sub": kind }));
+        assert_eq!(judged(&public(kind), &token).as_deref(), Ok(kind));
+    }
+    let token = minted(&private("rsa").with_pss().unwrap(), json!({ "sub": "pss" }));
+    assert_eq!(judged(&public("rsa"), &token).as_deref(), Ok("pss"));
+}
+
+#[test]
+fn a_foreign_signature_is_refused() {
+    let refused = Err("UNAUTHENTICATED: the token's signature is not by a key of this server".to_owned());
+    assert_eq!(judged(&hmac(), &minted(&PrivateKey::hmac("another secret"), json!({ "sub": "a" }))), refused);
+    let good = minted(&PrivateKey::hmac(SECRET), json!({ "sub": "a" }));
+    let other = minted(&PrivateKey::hmac(SECRET), json!({ "sub": "b" }));
+    let (good, other): (Vec<_>, Vec<_>) = (good.split('.').collect(), other.split('.').collect());
+    assert_eq!(judged(&hmac(), &[good[0], other[1], good[2]].join(".")), refused);
+    assert_eq!(judged(&hmac(), &[good[0], good[1], ""].join(".")), refused);
+    assert_eq!(judged(&hmac(), &[good[0], good[1], "!!"].join(".")), refused);
+}
+
+#[test]
+fn an_algorithm_is_good_only_with_its_own_key() {
+    let foreign = Err("UNAUTHENTICATED: the token's algorithm is not one of this server's keys".to_owned());
+    assert_eq!(judged(&public("ec"), &minted(&private("rsa"), json!({ "sub": "a" }))), foreign);
+    assert_eq!(judged(&hmac(), &minted(&private("ec"), json!({ "sub": "a" }))), foreign);
+    // The public key as an HMAC secret: the classic confusion.
+    for kind in ["rsa", "ec", "ed25519"] {
+        let pem = String::from_utf8(fixture(&format!("{kind}.pub.pem"))).unwrap();
+        assert_eq!(judged(&public(kind), &minted(&PrivateKey::hmac(&pem), json!({ "sub": "a" }))), foreign);
+    }
+    let unknown = Err("UNAUTHENTICATED: the token's algorithm is not one that this server takes".to_owned());
+    for name in ["none", "None", "NONE", "HS1", "RS512", "ES384", "hs256", ""] {
+        for auth in [hmac(), public("rsa")] {
+            let token = handmade(Algorithm::HS256, &format!(r#"{{"alg":"{name}"}}"#), r#"{"sub":"a"}"#);
+            assert_eq!(judged(&auth, &token), unknown, "{name}");
+            let (message, _) = token.rsplit_once('.').unwrap();
+            assert_eq!(judged(&auth, &format!("{message}.")), unknown, "{name}");
+        }
+    }
+}
+
+#[test]
+fn several_sources_of_keys_go_side_by_side() {
+    let auth = Auth { hmac_secret: Some(Secret::new(SECRET)), ..public("ec") };
+    assert_eq!(judged(&auth, &minted(&private("ec"), json!({ "sub": "a" }))).as_deref(), Ok("a"));
+    assert_eq!(judged(&auth, &minted(&PrivateKey::hmac(SECRET), json!({ "sub": "b" }))).as_deref(), Ok("b"));
+}
+
+#[test]
+fn what_is_no_token_is_refused() {
+    let not_a_token = Err("UNAUTHENTICATED: the token is not a JSON Web Token".to_owned());
+    for text in ["", ".", "..", "...", "a.b.c", "e30.e30.", "null", "bnVsbA.e30.x", "W10.e30.x"] {
+        assert_eq!(judged(&hmac(), text), not_a_token, "{text}");
+    }
+    assert_eq!(
+        judged(&hmac(), &"a".repeat(MAX_TOKEN_BYTES + 1)),
+        Err("UNAUTHENTICATED: the token is longer than 16 KiB".to_owned())
+    );
+    let extended = handmade(Algorithm::HS256, r#"{"alg":"HS256","crit":["exp"]}"#, r#"{"sub":"a"}"#);
+    assert!(judged(&hmac(), &extended).unwrap_err().contains("`crit`"));
+    for (payload, problem) in [
+        ("[]", "the token's claims are not a JSON object"),
+        ("{", "the token's claims are not a JSON object"),
+        ("{\"sub\":\"a\"} x", "the token's claims are not a JSON object"),
+    ] {
+        let token = handmade(Algorithm::HS256, r#"{"alg":"HS256"}"#, payload);
+        assert_eq!(judged(&hmac(), &token), Err(format!("UNAUTHENTICATED: {problem}")));
+    }
+}
+
+#[test]
+fn the_player_must_be_named() {
+    check(&hmac(), json!({}), Err("UNAUTHENTICATED: the token has no `sub`"));
+    check(&hmac(), json!({ "sub": "" }), Err("UNAUTHENTICATED: the token's `sub` is empty"));
+    check(&hmac(), json!({ "sub": 7 }), Err("UNAUTHENTICATED: the token's `sub` is not a string"));
+    check(&hmac(), json!({ "sub": null }), Err("UNAUTHENTICATED: the token's `sub` is not a string"));
+    check(&hmac(), json!({ "sub": "x".repeat(255) }), Ok(&"x".repeat(255)));
+    check(
+        &hmac(),
+        json!({ "sub": "x".repeat(256) }),
+        Err("UNAUTHENTICATED: the token's `sub` is longer than 255 bytes"),
+    );
+}
+
+#[test]
+fn of_duplicate_claims_the_last_counts() {
+    let token = handmade(Algorithm::HS256, r#"{"alg":"HS256"}"#, r#"{"sub":"a","sub":"b"}"#);
+    assert_eq!(judged(&hmac(), &token).as_deref(), Ok("b"));
+}
+
+#[test]
+fn expiry_is_exact() {
+    let expired = Err("TOKEN_EXPIRED: the token has expired");
+    check(&hmac(), json!({ "sub": "a", "exp": NOW / 1000 + 1 }), Ok("a"));
+    check(&hmac(), json!({ "sub": "a", "exp": NOW / 1000 }), expired);
+    check(&hmac(), json!({ "sub": "a", "exp": 1_790_000_000.001 }), Ok("a"));
+    check(&hmac(), json!({ "sub": "a", "exp": 1_789_999_999.999 }), expired);
+    check(&hmac(), json!({ "sub": "a", "exp": 0 }), expired);
+    check(&hmac(), json!({ "sub": "a", "exp": -5 }), expired);
+    check(&hmac(), json!({ "sub": "a", "exp": u64::MAX }), Ok("a"));
+    check(&hmac(), json!({ "sub": "a", "exp": 1e300 }), Ok("a"));
+    check(
+        &hmac(),
+        json!({ "sub": "a", "exp": "soon" }),
+        Err("UNAUTHENTICATED: the token's `exp` is not a number"),
+    );
+    check(
+        &hmac(),
+        json!({ "sub": "a", "exp": null }),
+        Err("UNAUTHENTICATED: the token's `exp` is not a number"),
+    );
+}
+
+#[test]
+fn a_token_is_not_good_before_its_time() {
+    check(&hmac(), json!({ "sub": "a", "nbf": NOW / 1000 }), Ok("a"));
+    check(
+        &hmac(),
+        json!({ "sub": "a", "nbf": NOW / 1000 + 1 }),
+        Err("UNAUTHENTICATED: the token is not valid yet"),
+    );
+    check(
+        &hmac(),
+        json!({ "sub": "a", "nbf": true }),
+        Err("UNAUTHENTICATED: the token's `nbf` is not a number"),
+    );
+}
+
+#[test]
+fn audience_and_issuer_are_asked_where_configured() {
+    let auth = Auth { audience: vec!["game".into(), "test".into()], issuer: vec!["login".into()], ..hmac() };
+    check(&auth, json!({ "sub": "a", "aud": "game", "iss": "login" }), Ok("a"));
+    check(&auth, json!({ "sub": "a", "aud": ["x", "test"], "iss": "login" }), Ok("a"));
+    for claims in [
+        json!({ "sub": "a", "iss": "login" }),
+        json!({ "sub": "a", "aud": "x", "iss": "login" }),
+        json!({ "sub": "a", "aud": [], "iss": "login" }),
+    ] {
+        check(&auth, claims, Err("UNAUTHENTICATED: the token is for another audience"));
+    }
+    for claims in [json!({ "sub": "a", "aud": "game" }), json!({ "sub": "a", "aud": "game", "iss": "x" })] {
+        check(&auth, claims, Err("UNAUTHENTICATED: the token is by another issuer"));
+    }
+    check(&hmac(), json!({ "sub": "a", "aud": "x", "iss": 7 }), Ok("a"));
+}
+
+#[test]
+fn a_foreign_token_is_never_called_expired() {
+    let token = minted(&PrivateKey::hmac("another secret"), json!({ "sub": "a", "exp": 1 }));
+    assert!(judged(&hmac(), &token).unwrap_err().starts_with("UNAUTHENTICATED"));
+    let auth = Auth { audience: vec!["game".into()], ..hmac() };
+    check(
+        &auth,
+        json!({ "sub": "a", "exp": 1, "aud": "x" }),
+        Err("UNAUTHENTICATED: the token is for another audience"),
+    );
+}
+
+#[test]
+fn no_failure_repeats_the_token() {
+    let secretive = minted(&PrivateKey::hmac("another secret"), json!({ "sub": "alice-the-player" }));
+    for token in [&*secretive, "alice-the-player", "e30.alice-the-player.x"] {
+        let said = judged(&hmac(), token).unwrap_err();
+        assert!(
+            !said.contains("alice") && !token.split('.').any(|part| part.len() > 3 && said.contains(part)),
+            "{said}"
+        );
+    }
+}
+
+#[test]
+fn only_public_keys_are_costly() {
+    let by_hmac = minted(&PrivateKey::hmac(SECRET), json!({ "sub": "a" }));
+    let by_key = minted(&private("ec"), json!({ "sub": "a" }));
+    let both =
+        Verifier::from_config(&Auth { hmac_secret: Some(Secret::new(SECRET)), ..public("ec") }).unwrap();
+    assert!(!both.is_costly(&by_hmac) && both.is_costly(&by_key) && !both.is_costly("rubbish"));
+    assert!(!Verifier::from_config(&hmac()).unwrap().is_costly(&by_key));
+}
+
+#[test]
+fn a_verifier_is_shared_by_threads() {
+    fn shared<T: Send + Sync>() {}
+    shared::<Verifier>();
+}

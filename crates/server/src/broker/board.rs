@@ -1,0 +1,58 @@
+//! Whether Redis is there, all of it: each part of the broker (a link, the publisher) says whether it is up, and
+//! every shard is told when the sum changes.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use drawbridge_engine::io::{BrokerEvent, BrokerStatus};
+
+use super::outlet::Outlet;
+
+/// The state of all parts.
+#[derive(Debug)]
+pub(super) struct Board {
+    started: Instant,
+    /// Milliseconds after the start since when something is away, and 1; 0: all is up.
+    degraded_since: AtomicU64,
+    up: Mutex<Vec<bool>>,
+    outlet: Outlet,
+}
+
+impl Board {
+    /// A board whose parts are all down; every shard is told so.
+    pub(super) fn new(parts: usize, outlet: Outlet) -> Self {
+        outlet.tell_all(&BrokerEvent::Status(BrokerStatus::Degraded));
+        Board {
+            started: Instant::now(),
+            degraded_since: AtomicU64::new(1),
+            up: Mutex::new(vec![false; parts]),
+            outlet,
+        }
+    }
+
+    /// One part says how it is.
+    pub(super) fn set(&self, part: usize, is_up: bool) {
+        let mut up = self.up.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(place) = up.get_mut(part) else { return };
+        if *place == is_up {
+            return;
+        }
+        let before = up.iter().all(|up| *up);
+        up[part] = is_up;
+        let after = up.iter().all(|up| *up);
+        if before != after {
+            let status = if after { BrokerStatus::Ok } else { BrokerStatus::Degraded };
+            let since = if after { 0 } else { self.started.elapsed().as_millis() as u64 + 1 };
+            self.degraded_since.store(since, Ordering::Relaxed);
+            // Under the lock: the shards hear the changes in order.
+            self.outlet.tell_all(&BrokerEvent::Status(status));
+        }
+    }
+
+    /// For how long something has been away.
+    pub(super) fn degraded_for(&self) -> Option<Duration> {
+        let since = self.degraded_since.load(Ordering::Relaxed).checked_sub(1)?;
+        Some(self.started.elapsed().saturating_sub(Duration::from_millis(since)))
+    }
+}

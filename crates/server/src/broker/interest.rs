@@ -1,0 +1,139 @@
+//! A hub and what is around it: orders in, events out to the shards, commands out to the link. It owns the clock
+//! that the hub is told and the log lines that the hub asks for; it leaves the link to its caller.
+
+use std::time::{Duration, Instant};
+
+use drawbridge_engine::interest::{
+    Hub, HubInput, HubOutput, HubSettings, HubStats, LinkCommand, ShardId, ShardSet,
+};
+use drawbridge_engine::io::Subject;
+use tokio::sync::mpsc;
+
+use super::outlet::Outlet;
+
+/// How often a dropped payload is logged at most.
+const LOG_EVERY: Duration = Duration::from_secs(10);
+
+/// What a shard orders of a hub.
+#[derive(Debug)]
+pub(super) enum Order {
+    /// It has a first subscriber.
+    Want(ShardId, Subject),
+    /// Its last subscriber left.
+    Unwant(ShardId, Subject),
+}
+
+/// Where orders come from.
+pub(super) type OrderReceiver = mpsc::UnboundedReceiver<Order>;
+
+/// One hub at work.
+#[derive(Debug)]
+pub(super) struct Interest {
+    hub: Hub,
+    outlet: Outlet,
+    started: Instant,
+    now_ms: u64,
+    /// What the link is to send, in order.
+    pub(super) commands: Vec<LinkCommand>,
+    /// Shards that lost publications of channels that could not be marked.
+    lost: ShardSet,
+    logged: Option<Instant>,
+    unlogged: u64,
+}
+
+impl Interest {
+    pub(super) fn new(settings: HubSettings, outlet: Outlet) -> Self {
+        Interest {
+            hub: Hub::new(settings),
+            outlet,
+            started: Instant::now(),
+            now_ms: 0,
+            commands: Vec::new(),
+            lost: ShardSet::default(),
+            logged: None,
+            unlogged: 0,
+        }
+    }
+
+    /// Reads the clock; everything until the next call happens at that time.
+    pub(super) fn set_now(&mut self, now: Instant) {
+        self.now_ms = now.saturating_duration_since(self.started).as_millis() as u64;
+    }
+
+    /// Carries out an order.
+    pub(super) fn order(&mut self, order: Order) {
+        match order {
+            Order::Want(shard, subject) => self.handle(HubInput::Want { shard, subject }),
+            Order::Unwant(shard, subject) => self.handle(HubInput::Unwant { shard, subject: &subject }),
+        }
+    }
+
+    /// Tells the hub one thing and passes on what it says.
+    pub(super) fn handle(&mut self, input: HubInput<'_>) {
+        self.hub.handle(self.now_ms, input);
+        while let Some(output) = self.hub.poll_output() {
+            match output {
+                HubOutput::Link(command) => self.commands.push(command),
+                HubOutput::Shards(shards, event) => {
+                    self.lost = self.lost.union(self.outlet.tell_each(shards, event));
+                }
+                HubOutput::Oversized { channel, bytes } => self.log_oversized(&channel, bytes),
+            }
+        }
+    }
+
+    /// Does what is due.
+    pub(super) fn tick(&mut self) {
+        if self.hub.next_deadline_ms().is_some_and(|at| at <= self.now_ms) {
+            self.handle(HubInput::Tick);
+        }
+        for shard in self.lost.iter() {
+            if self.outlet.can_hear(shard) {
+                self.lost.remove(shard);
+                self.handle(HubInput::Lost { shard });
+            }
+        }
+    }
+
+    /// When [`Interest::tick`] is due at the latest.
+    pub(super) fn due(&self) -> Option<Instant> {
+        let hub = self.hub.next_deadline_ms().map(|at| self.started + Duration::from_millis(at));
+        if self.lost.is_empty() {
+            return hub;
+        }
+        let soon = self.started + Duration::from_millis(self.now_ms + 100);
+        Some(hub.map_or(soon, |at| at.min(soon)))
+    }
+
+    /// Whether every subscription that the last break interrupted is live again.
+    pub(super) fn is_restored(&self) -> bool {
+        self.hub.interrupted() == 0
+    }
+
+    /// Payloads over this are not passed to the hub, in bytes.
+    pub(super) fn external_bytes(&self) -> usize {
+        self.hub.settings().external_bytes
+    }
+
+    pub(super) fn stats(&self) -> HubStats {
+        self.hub.stats()
+    }
+
+    fn log_oversized(&mut self, channel: &str, bytes: usize) {
+        if self.logged.is_some_and(|at| at.elapsed() < LOG_EVERY) {
+            self.unlogged += 1;
+            return;
+        }
+        let unlogged = std::mem::take(&mut self.unlogged);
+        self.logged = Some(Instant::now());
+        tracing::warn!(channel, bytes, unlogged, "dropped a payload over external_bytes");
+    }
+}
+
+/// Waits until this time, or for ever.
+pub(super) async fn until(due: Option<Instant>) {
+    match due {
+        Some(due) => tokio::time::sleep_until(due.into()).await,
+        None => std::future::pending().await,
+    }
+}

@@ -1,0 +1,150 @@
+//! The memory broker: the same hub as for Redis, and a small stand-in for the Redis behind it, in one task. It
+//! answers subscriptions and sends copies of each publication in Redis' order: the exact subscription's first,
+//! then one for each pattern. Nothing leaves the process, and what is appended to a stream is counted and gone.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Instant;
+
+use drawbridge_engine::interest::{HubInput, LinkCommand};
+use drawbridge_engine::io::Subject;
+use drawbridge_protocol::glob;
+use tokio::sync::watch;
+
+use super::board::Board;
+use super::interest::{Order, until};
+use super::jobs::{Job, JobReceiver, Work};
+use super::{Part, Shell};
+
+/// How much is done before other tasks get their turn.
+const TURN: usize = 256;
+
+/// Runs the memory broker until it is told to stop, or nobody is left to order anything.
+pub(super) async fn run(shell: Shell) {
+    let Shell { parts, jobs, board, stop, .. } = shell;
+    let Some(part) = parts.into_iter().next() else { return };
+    Memory { part, jobs, board }.run(stop).await;
+}
+
+struct Memory {
+    part: Part,
+    jobs: JobReceiver,
+    board: Arc<Board>,
+}
+
+/// What this stand-in for Redis knows: who is subscribed to what. Patterns in the order of subscription.
+#[derive(Debug, Default)]
+struct Subscriptions {
+    channels: BTreeSet<Arc<str>>,
+    patterns: Vec<Arc<str>>,
+}
+
+impl Memory {
+    async fn run(mut self, mut stop: watch::Receiver<bool>) {
+        let mut subscriptions = Subscriptions::default();
+        self.part.interest.handle(HubInput::LinkUp);
+        self.board.set(0, true);
+        loop {
+            self.answer(&mut subscriptions);
+            self.part.meter.report(self.part.interest.stats());
+            let due = self.part.interest.due();
+            tokio::select! {
+                _ = stop.wait_for(|stop| *stop) => break,
+                order = self.part.orders.recv() => match order {
+                    Some(order) => self.take_orders(order),
+                    None => break,
+                },
+                Some(job) = self.jobs.recv() => self.take_jobs(job, &mut subscriptions),
+                () = until(due) => {
+                    self.part.interest.set_now(Instant::now());
+                    self.part.interest.tick();
+                }
+            }
+            tokio::task::yield_now().await;
+        }
+        self.jobs.close();
+        while let Ok(job) = self.jobs.try_recv() {
+            self.carry_out(job, &mut subscriptions);
+        }
+    }
+
+    fn take_orders(&mut self, first: Order) {
+        self.part.interest.set_now(Instant::now());
+        self.part.interest.order(first);
+        for _ in 1..TURN {
+            let Ok(order) = self.part.orders.try_recv() else { break };
+            self.part.interest.order(order);
+        }
+        self.part.interest.tick();
+    }
+
+    fn take_jobs(&mut self, first: Job, subscriptions: &mut Subscriptions) {
+        self.part.interest.set_now(Instant::now());
+        self.carry_out(first, subscriptions);
+        for _ in 1..TURN {
+            let Ok(job) = self.jobs.try_recv() else { break };
+            self.carry_out(job, subscriptions);
+        }
+        self.part.interest.tick();
+    }
+
+    fn carry_out(&mut self, job: Job, subscriptions: &mut Subscriptions) {
+        if let Work::Publish { channel, payload } = &job.work {
+            let copies = subscriptions.copies(channel);
+            self.part.meter.count(copies.len() as u64);
+            for pattern in copies {
+                let pattern = pattern.as_deref().map(str::as_bytes);
+                let (channel, payload) = (channel.as_bytes(), payload.clone());
+                self.part.interest.handle(HubInput::Message { pattern, channel, payload });
+            }
+        }
+        job.answer(Ok(()));
+    }
+
+    /// Does what the hub asks of its link.
+    fn answer(&mut self, subscriptions: &mut Subscriptions) {
+        while !self.part.interest.commands.is_empty() {
+            for command in std::mem::take(&mut self.part.interest.commands) {
+                match command {
+                    LinkCommand::Subscribe(subjects) => {
+                        for subject in &subjects {
+                            subscriptions.add(subject);
+                            self.part.interest.handle(HubInput::Subscribed(subject));
+                        }
+                    }
+                    LinkCommand::Unsubscribe(subjects) => {
+                        for subject in &subjects {
+                            subscriptions.remove(subject);
+                            self.part.interest.handle(HubInput::Unsubscribed(subject));
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+impl Subscriptions {
+    fn add(&mut self, subject: &Subject) {
+        if !subject.pattern {
+            self.channels.insert(subject.name.clone());
+        } else if !self.patterns.contains(&subject.name) {
+            self.patterns.push(subject.name.clone());
+        }
+    }
+
+    fn remove(&mut self, subject: &Subject) {
+        if subject.pattern {
+            self.patterns.retain(|pattern| *pattern != subject.name);
+        } else {
+            self.channels.remove(&subject.name);
+        }
+    }
+
+    /// The pattern of each copy of a publication; `None`: the exact subscription's.
+    fn copies(&self, channel: &str) -> Vec<Option<Arc<str>>> {
+        let exact = self.channels.contains(channel).then_some(None);
+        let patterns = self.patterns.iter().filter(|pattern| glob::glob_matches(pattern, channel));
+        exact.into_iter().chain(patterns.map(|pattern| Some(pattern.clone()))).collect()
+    }
+}

@@ -1,0 +1,60 @@
+//! What one link counts for the metrics: a snapshot that its task leaves and any thread reads.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use drawbridge_engine::interest::HubStats;
+
+/// The snapshot of one link.
+#[derive(Debug, Default)]
+pub(super) struct Meter {
+    hub: Mutex<HubStats>,
+    messages: AtomicU64,
+    nameless: AtomicU64,
+    reconnects: AtomicU64,
+    /// Microseconds and 1; 0: not measured.
+    round_trip: AtomicU64,
+}
+
+impl Meter {
+    pub(super) fn report(&self, hub: HubStats) {
+        *self.hub.lock().unwrap_or_else(PoisonError::into_inner) = hub;
+    }
+
+    pub(super) fn count(&self, messages: u64) {
+        self.messages.fetch_add(messages, Ordering::Relaxed);
+    }
+
+    /// A publication's channel had no name that could be held.
+    pub(super) fn count_nameless(&self) {
+        self.nameless.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(super) fn reconnected(&self) {
+        self.reconnects.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(super) fn set_round_trip(&self, time: Option<Duration>) {
+        let micros = time.map_or(0, |time| time.as_micros() as u64 + 1);
+        self.round_trip.store(micros, Ordering::Relaxed);
+    }
+
+    pub(super) fn hub(&self) -> HubStats {
+        let mut hub = *self.hub.lock().unwrap_or_else(PoisonError::into_inner);
+        hub.dropped_bad_name += self.nameless.load(Ordering::Relaxed);
+        hub
+    }
+
+    pub(super) fn received(&self) -> u64 {
+        self.messages.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn reconnects(&self) -> u64 {
+        self.reconnects.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn round_trip(&self) -> Option<Duration> {
+        self.round_trip.load(Ordering::Relaxed).checked_sub(1).map(Duration::from_micros)
+    }
+}

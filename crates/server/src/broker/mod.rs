@@ -1,0 +1,277 @@
+//! The broker: the node's one way out and one way in. Shards order channels and publishes of it and hear events,
+//! confirmations and answers in their queues, whichever broker it is: [`memory`] or [`redis`].
+//!
+//! It owns one thread, on which all hubs, links and the publisher run. It knows nothing of connections, rights or
+//! views, and never waits for a shard.
+
+mod board;
+mod interest;
+mod jobs;
+mod memory;
+mod meter;
+mod outlet;
+pub mod queue;
+pub mod redis;
+mod routes;
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use drawbridge_engine::interest::{HubSettings, ShardId};
+use drawbridge_engine::io::{BrokerCommand, BrokerStatus};
+use tokio::sync::{mpsc, watch};
+
+use self::board::Board;
+use self::interest::{Interest, Order, OrderReceiver};
+use self::jobs::{JobReceiver, JobSender, Work, jobs};
+use self::meter::Meter;
+use self::outlet::Outlet;
+pub use self::queue::{Pushed, ShardInbox, ShardQueue, shard_queue};
+pub use self::redis::{Address, RedisSettings, Secret};
+use self::routes::Routes;
+
+/// How long a shutdown waits for publishes that are queued.
+pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// What the broker is told at start.
+#[derive(Debug)]
+pub struct BrokerSettings {
+    /// Which broker.
+    pub kind: Kind,
+    /// What each hub is told.
+    pub hub: HubSettings,
+    /// The bound of the publishes that are not answered, in bytes.
+    pub queue_bytes: usize,
+}
+
+/// Which broker.
+#[derive(Debug)]
+pub enum Kind {
+    /// In this process, for `dev` and tests.
+    Memory,
+    /// A Redis.
+    Redis(RedisSettings),
+}
+
+/// The broker could not start. Redis being away is no such reason.
+#[derive(Debug)]
+pub enum BrokerStartError {
+    /// The thread or its runtime could not be made.
+    Thread(std::io::Error),
+}
+
+impl std::fmt::Display for BrokerStartError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            BrokerStartError::Thread(error) => write!(f, "cannot start the broker's thread: {error}"),
+        }
+    }
+}
+
+impl std::error::Error for BrokerStartError {}
+
+/// Whether Redis is there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BrokerHealth {
+    /// All of it, or not.
+    pub status: BrokerStatus,
+    /// For how long something has been away; `None`: all is well.
+    pub degraded_for: Option<Duration>,
+}
+
+/// Gauges and counters of the broker, summed over its links.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct BrokerStats {
+    /// Gauge: channels and patterns known.
+    pub subjects: u64,
+    /// Gauge: of these, confirmed.
+    pub live: u64,
+    /// Gauge: channels counted because patterns cover them.
+    pub pattern_channels: u64,
+    /// Publications received, every copy counted.
+    pub received: u64,
+    /// Payloads dropped because they were over `external_bytes`.
+    pub dropped_oversized: u64,
+    /// Payloads dropped because an `envelope` class could not read them.
+    pub dropped_unreadable: u64,
+    /// Payloads dropped because the channel's name is not well formed.
+    pub dropped_bad_name: u64,
+    /// Publications dropped because a shard's queue was full; the shard is told of each channel.
+    pub dropped_to_shards: u64,
+    /// Gauge: bytes of publications that wait for the shards.
+    pub shard_queue_bytes: u64,
+    /// Gauge: bytes of publishes that are not answered.
+    pub publish_queue_bytes: u64,
+    /// Publishes and appends that Redis has taken.
+    pub published: u64,
+    /// Publishes and appends that Redis refused.
+    pub publish_refused: u64,
+    /// Publishes and appends that certainly did not happen.
+    pub publish_not_done: u64,
+    /// Publishes and appends of which nobody knows.
+    pub publish_unknown: u64,
+    /// Links and command connections that were lost after they had worked.
+    pub reconnects: u64,
+    /// Gauge: the slowest link's last round trip.
+    pub round_trip: Option<Duration>,
+}
+
+/// A handle to the running broker. When the last one is dropped the broker ends.
+#[derive(Clone, Debug)]
+pub struct Broker(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    routes: Routes,
+    links: Vec<mpsc::UnboundedSender<Order>>,
+    jobs: JobSender,
+    board: Arc<Board>,
+    meters: Vec<Arc<Meter>>,
+    outlet: Outlet,
+    stop: watch::Sender<bool>,
+    stopped: watch::Receiver<bool>,
+}
+
+/// What a broker needs to run.
+struct Shell {
+    /// One for each link.
+    parts: Vec<Part>,
+    jobs: JobReceiver,
+    /// The publisher's.
+    meter: Arc<Meter>,
+    board: Arc<Board>,
+    stop: watch::Receiver<bool>,
+}
+
+/// One hub with what is around it.
+struct Part {
+    interest: Interest,
+    orders: OrderReceiver,
+    meter: Arc<Meter>,
+}
+
+impl Broker {
+    /// Starts the broker on a thread of its own. `shards[i]` is the queue of `ShardId(i)`, `node` that of
+    /// [`ShardId::NODE`]. Does not wait for Redis: until it is there the broker is degraded, and every queue begins
+    /// with that status.
+    ///
+    /// # Errors
+    /// Where the thread or its runtime cannot be made.
+    pub fn start(
+        settings: BrokerSettings,
+        shards: Vec<ShardQueue>,
+        node: ShardQueue,
+    ) -> Result<Broker, BrokerStartError> {
+        let BrokerSettings { kind, hub, queue_bytes } = settings;
+        let outlet = Outlet::new(shards, node, &hub.epoch);
+        // The publisher is the last part of the board.
+        let (pool, board_parts) = match &kind {
+            Kind::Memory => (1, 1),
+            Kind::Redis(redis) => (redis.subscriber_pool.max(1), redis.subscriber_pool.max(1) + 1),
+        };
+        let board = Arc::new(Board::new(board_parts, outlet.clone()));
+        let routes = Routes::new(pool, &hub.classes, &hub.reserved_prefix);
+        let (jobs, job_receiver) = jobs(queue_bytes, outlet.clone());
+        let (links, parts): (Vec<_>, Vec<_>) = (0..pool)
+            .map(|_| {
+                let (link, orders) = mpsc::unbounded_channel();
+                let interest = Interest::new(hub.clone(), outlet.clone());
+                (link, Part { interest, orders, meter: Arc::default() })
+            })
+            .unzip();
+        let (stop, stopping) = watch::channel(false);
+        let (report_stopped, stopped) = watch::channel(false);
+        let meter = Arc::<Meter>::default();
+        let meters = parts.iter().map(|part| part.meter.clone()).chain([meter.clone()]).collect();
+        let shell = Shell { parts, jobs: job_receiver, meter, board: board.clone(), stop: stopping };
+        let task: Pin<Box<dyn Future<Output = ()> + Send>> = match kind {
+            Kind::Memory => Box::pin(memory::run(shell)),
+            Kind::Redis(redis) => Box::pin(redis::run(redis, shell)),
+        };
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .map_err(BrokerStartError::Thread)?;
+        std::thread::Builder::new()
+            .name("broker".into())
+            .spawn(move || {
+                runtime.block_on(task);
+                runtime.shutdown_timeout(Duration::from_millis(100));
+                let _ = report_stopped.send(true);
+            })
+            .map_err(BrokerStartError::Thread)?;
+        Ok(Broker(Arc::new(Inner { routes, links, jobs, board, meters, outlet, stop, stopped })))
+    }
+
+    /// Carries out what a shard asks; the answers come in the shard's queue. Never blocks.
+    pub fn command(&self, shard: ShardId, command: BrokerCommand) {
+        match command {
+            BrokerCommand::Want(subject) => {
+                let link = self.0.routes.link_of(&subject);
+                self.order(link, Order::Want(shard, subject));
+            }
+            BrokerCommand::Unwant(subject) => {
+                let link = self.0.routes.link_of(&subject);
+                self.order(link, Order::Unwant(shard, subject));
+            }
+            BrokerCommand::Publish { ticket, channel, payload, when_down } => {
+                self.0.jobs.push(shard, Some(ticket), when_down, Work::Publish { channel, payload });
+            }
+            BrokerCommand::Append { ticket, stream, fields, when_down } => {
+                self.0.jobs.push(shard, ticket, when_down, Work::Append { stream, fields });
+            }
+        }
+    }
+
+    /// Whether Redis is there.
+    pub fn health(&self) -> BrokerHealth {
+        let degraded_for = self.0.board.degraded_for();
+        let status = if degraded_for.is_some() { BrokerStatus::Degraded } else { BrokerStatus::Ok };
+        BrokerHealth { status, degraded_for }
+    }
+
+    /// Gauges and counters, as of the last turn of each link.
+    pub fn stats(&self) -> BrokerStats {
+        let mut stats = BrokerStats::default();
+        for meter in &self.0.meters {
+            let hub = meter.hub();
+            stats.subjects += hub.subjects as u64;
+            stats.live += hub.live as u64;
+            stats.pattern_channels += hub.pattern_channels as u64;
+            stats.dropped_oversized += hub.dropped_oversized;
+            stats.dropped_unreadable += hub.dropped_unreadable;
+            stats.dropped_bad_name += hub.dropped_bad_name;
+            stats.received += meter.received();
+            stats.reconnects += meter.reconnects();
+            stats.round_trip = stats.round_trip.max(meter.round_trip());
+        }
+        for queue in self.0.outlet.queues() {
+            stats.dropped_to_shards += queue.dropped();
+            stats.shard_queue_bytes += queue.bytes() as u64;
+        }
+        let ledger = self.0.jobs.ledger();
+        stats.publish_queue_bytes = ledger.bytes.load(Ordering::Relaxed) as u64;
+        stats.published = ledger.done.load(Ordering::Relaxed);
+        stats.publish_refused = ledger.refused.load(Ordering::Relaxed);
+        stats.publish_not_done = ledger.not_done.load(Ordering::Relaxed);
+        stats.publish_unknown = ledger.unknown.load(Ordering::Relaxed);
+        stats
+    }
+
+    /// Ends the broker: publishes that are queued get [`DRAIN_TIMEOUT`] to be taken, then the links close. What is
+    /// not taken by then is answered so.
+    pub async fn shutdown(&self) {
+        let _ = self.0.stop.send(true);
+        let mut stopped = self.0.stopped.clone();
+        let _ = tokio::time::timeout(DRAIN_TIMEOUT * 2, stopped.wait_for(|stopped| *stopped)).await;
+    }
+
+    fn order(&self, link: usize, order: Order) {
+        // A broker that has stopped takes no orders.
+        if let Some(link) = self.0.links.get(link) {
+            let _ = link.send(order);
+        }
+    }
+}

@@ -1,0 +1,60 @@
+//! The broker's side of all shard queues: who gets what, and which shards could not be told of a loss.
+
+use std::sync::Arc;
+
+use drawbridge_engine::interest::{ShardId, ShardSet};
+use drawbridge_engine::io::BrokerEvent;
+
+use super::queue::{Pushed, ShardQueue};
+
+/// The queues of all shards and of the node.
+#[derive(Clone, Debug)]
+pub(super) struct Outlet {
+    shards: Arc<[ShardQueue]>,
+    node: ShardQueue,
+}
+
+impl Outlet {
+    pub(super) fn new(shards: Vec<ShardQueue>, node: ShardQueue, epoch: &Arc<str>) -> Self {
+        for queue in shards.iter().chain([&node]) {
+            queue.set_epoch(epoch.clone());
+        }
+        Outlet { shards: shards.into(), node }
+    }
+
+    /// Tells one shard.
+    pub(super) fn tell(&self, shard: ShardId, event: BrokerEvent) -> Pushed {
+        self.queue(shard).map_or(Pushed::Told, |queue| queue.push(event))
+    }
+
+    /// Tells each of these; gives back those that could not be told of a loss.
+    pub(super) fn tell_each(&self, shards: ShardSet, event: BrokerEvent) -> ShardSet {
+        let mut lost = ShardSet::default();
+        for shard in shards.iter() {
+            if self.tell(shard, event.clone()) == Pushed::Lost {
+                lost.insert(shard);
+            }
+        }
+        lost
+    }
+
+    /// Tells all.
+    pub(super) fn tell_all(&self, event: &BrokerEvent) {
+        for queue in self.queues() {
+            queue.push(event.clone());
+        }
+    }
+
+    /// Whether a shard that lost something can take the news.
+    pub(super) fn can_hear(&self, shard: ShardId) -> bool {
+        self.queue(shard).is_none_or(ShardQueue::has_room_for_gaps)
+    }
+
+    pub(super) fn queues(&self) -> impl Iterator<Item = &ShardQueue> {
+        self.shards.iter().chain([&self.node])
+    }
+
+    fn queue(&self, shard: ShardId) -> Option<&ShardQueue> {
+        if shard == ShardId::NODE { Some(&self.node) } else { self.shards.get(usize::from(shard.0)) }
+    }
+}

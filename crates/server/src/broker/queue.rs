@@ -1,0 +1,196 @@
+//! The queue from the broker to one shard: bounded in bytes, never blocking, in order. What does not fit is
+//! dropped and its channel is marked with one `Gap`, which says how far the loss goes; control events always fit.
+//! It knows nothing of who listens or of Redis.
+//!
+//! Only the broker's thread pushes publications; any thread may push control events.
+
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::task::{Context, Poll};
+
+use drawbridge_engine::io::{BrokerEvent, Position, Publication};
+use hashbrown::HashMap;
+use tokio::sync::mpsc;
+
+/// How many channels of one shard may be marked at once. Beyond that the loss is told for all of the shard's
+/// subscriptions ([`Pushed::Lost`]).
+const MAX_GAPS: usize = 65_536;
+
+/// What a queued publication costs beside its payload and name, in bytes; an estimate.
+const OVERHEAD: usize = 256;
+
+/// Makes a queue to a shard that holds at most `bound_bytes` of publications (but always at least one).
+pub fn shard_queue(bound_bytes: usize) -> (ShardQueue, ShardInbox) {
+    let (sender, receiver) = mpsc::unbounded_channel();
+    let shared = Arc::new(Shared {
+        bound_bytes,
+        bytes: AtomicUsize::new(0),
+        dropped: AtomicU64::new(0),
+        marked: AtomicUsize::new(0),
+        gaps: Mutex::new(HashMap::new()),
+        epoch: OnceLock::new(),
+    });
+    (ShardQueue { sender, shared: shared.clone() }, ShardInbox { receiver, shared })
+}
+
+/// The broker's end.
+#[derive(Clone, Debug)]
+pub struct ShardQueue {
+    sender: mpsc::UnboundedSender<BrokerEvent>,
+    shared: Arc<Shared>,
+}
+
+/// The shard's end.
+#[derive(Debug)]
+pub struct ShardInbox {
+    receiver: mpsc::UnboundedReceiver<BrokerEvent>,
+    shared: Arc<Shared>,
+}
+
+/// What became of a pushed event.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pushed {
+    /// It is in the queue, or its channel is marked, or nobody listens any more.
+    Told,
+    /// It was dropped, and too many channels are marked already to mark one more: the loss is still to be told.
+    Lost,
+}
+
+#[derive(Debug)]
+struct Shared {
+    bound_bytes: usize,
+    bytes: AtomicUsize,
+    dropped: AtomicU64,
+    /// How many channels are marked; read before the lock is taken.
+    marked: AtomicUsize,
+    /// The channels with a `Gap` in the queue, and how far their loss goes.
+    gaps: Mutex<HashMap<Arc<str>, u64>>,
+    epoch: OnceLock<Arc<str>>,
+}
+
+impl ShardQueue {
+    /// Queues an event.
+    pub fn push(&self, event: BrokerEvent) -> Pushed {
+        if let BrokerEvent::Publication(publication) = &event
+            && !self.shared.admit(publication)
+        {
+            return self.mark(publication);
+        }
+        // A shard that is gone needs nothing.
+        let _ = self.sender.send(event);
+        Pushed::Told
+    }
+
+    /// The bytes of the publications that wait.
+    pub fn bytes(&self) -> usize {
+        self.shared.bytes.load(Ordering::Relaxed)
+    }
+
+    /// How many publications were dropped since the start.
+    pub fn dropped(&self) -> u64 {
+        self.shared.dropped.load(Ordering::Relaxed)
+    }
+
+    /// Whether there is room again for marks, after [`Pushed::Lost`].
+    pub(super) fn has_room_for_gaps(&self) -> bool {
+        self.shared.marked.load(Ordering::Acquire) < MAX_GAPS / 2
+    }
+
+    /// Names the epoch of the gaps' positions; the first call counts.
+    pub(super) fn set_epoch(&self, epoch: Arc<str>) {
+        let _ = self.shared.epoch.set(epoch);
+    }
+
+    /// The mark goes into the queue where the loss begins. Until it is read all of the channel is dropped: so
+    /// nothing that came before the end of the loss can follow the mark.
+    fn mark(&self, publication: &Publication) -> Pushed {
+        self.shared.dropped.fetch_add(1, Ordering::Relaxed);
+        let mut gaps = self.shared.lock_gaps();
+        if let Some(offset) = gaps.get_mut(&publication.channel) {
+            *offset = publication.offset;
+            return Pushed::Told;
+        }
+        if gaps.len() >= MAX_GAPS {
+            return Pushed::Lost;
+        }
+        gaps.insert(publication.channel.clone(), publication.offset);
+        self.shared.marked.store(gaps.len(), Ordering::Release);
+        let position = self.shared.position(publication.offset);
+        let _ = self.sender.send(BrokerEvent::Gap { channel: publication.channel.clone(), position });
+        Pushed::Told
+    }
+}
+
+impl Shared {
+    /// Takes the publication's bytes into account if there is room and its channel is not marked.
+    fn admit(&self, publication: &Publication) -> bool {
+        if self.marked.load(Ordering::Acquire) > 0 && self.lock_gaps().contains_key(&publication.channel) {
+            return false;
+        }
+        let weight = weight(publication);
+        let before = self.bytes.fetch_add(weight, Ordering::Relaxed);
+        if before > 0 && before + weight > self.bound_bytes {
+            self.bytes.fetch_sub(weight, Ordering::Relaxed);
+            return false;
+        }
+        true
+    }
+
+    /// An event leaves the queue.
+    fn taken(&self, event: &mut BrokerEvent) {
+        match event {
+            BrokerEvent::Publication(publication) => {
+                self.bytes.fetch_sub(weight(publication), Ordering::Relaxed);
+            }
+            BrokerEvent::Gap { channel, position } => {
+                let mut gaps = self.lock_gaps();
+                if let Some(offset) = gaps.remove(channel) {
+                    *position = self.position(offset);
+                }
+                self.marked.store(gaps.len(), Ordering::Release);
+                if gaps.is_empty() {
+                    gaps.shrink_to(64);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn position(&self, offset: u64) -> Position {
+        let epoch = self.epoch.get().cloned().unwrap_or_else(|| Arc::from(""));
+        Position { epoch, offset }
+    }
+
+    fn lock_gaps(&self) -> std::sync::MutexGuard<'_, HashMap<Arc<str>, u64>> {
+        self.gaps.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn weight(publication: &Publication) -> usize {
+    let event = &publication.event;
+    let tags = event.tags_json().map_or(0, str::len);
+    event.data_json().len() + event.name().len() + tags + publication.channel.len() + OVERHEAD
+}
+
+impl ShardInbox {
+    /// The next event; `None` when the broker and all its handles are gone. Safe to cancel.
+    pub async fn recv(&mut self) -> Option<BrokerEvent> {
+        std::future::poll_fn(|cx| self.poll_recv(cx)).await
+    }
+
+    /// The next event, or wakes the task when there is one.
+    pub fn poll_recv(&mut self, cx: &mut Context<'_>) -> Poll<Option<BrokerEvent>> {
+        self.receiver.poll_recv(cx).map(|event| event.map(|event| self.accept(event)))
+    }
+
+    /// The next event if there is one.
+    pub fn try_recv(&mut self) -> Option<BrokerEvent> {
+        let event = self.receiver.try_recv().ok()?;
+        Some(self.accept(event))
+    }
+
+    fn accept(&self, mut event: BrokerEvent) -> BrokerEvent {
+        self.shared.taken(&mut event);
+        event
+    }
+}

@@ -1,0 +1,187 @@
+//! Reaching a Redis: a byte stream over TCP, TLS or a unix socket, and how long to wait between attempts. What is
+//! said on the stream is left to the links and the publisher.
+
+use std::io;
+use std::time::{Duration, Instant};
+
+use rustls_pki_types::ServerName;
+use socket2::{SockRef, TcpKeepalive};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpStream, UnixStream};
+use tokio_rustls::TlsConnector;
+
+use super::resp::Garbage;
+use super::{Address, RedisSettings};
+
+/// How long one attempt may take, with the handshakes.
+pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// A byte stream to a Redis.
+pub(super) type Stream = Box<dyn ByteStream>;
+
+/// Whatever bytes go through.
+pub(super) trait ByteStream: AsyncRead + AsyncWrite + Send + Unpin {}
+impl<S: AsyncRead + AsyncWrite + Send + Unpin> ByteStream for S {}
+
+/// Opens a stream; bounded in time only by the system, so the caller sets [`CONNECT_TIMEOUT`].
+pub(super) async fn open(settings: &RedisSettings) -> io::Result<Stream> {
+    match &settings.address {
+        Address::Unix(path) => Ok(Box::new(UnixStream::connect(path).await?)),
+        Address::Tcp { host, port } => {
+            let stream = TcpStream::connect((host.as_str(), *port)).await?;
+            stream.set_nodelay(true)?;
+            let keepalive =
+                TcpKeepalive::new().with_time(Duration::from_secs(30)).with_interval(Duration::from_secs(10));
+            SockRef::from(&stream).set_tcp_keepalive(&keepalive)?;
+            let Some(tls) = &settings.tls else { return Ok(Box::new(stream)) };
+            let name = ServerName::try_from(host.clone())
+                .map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
+            Ok(Box::new(TlsConnector::from(tls.clone()).connect(name, stream).await?))
+        }
+    }
+}
+
+/// Why a connection cannot go on, or could not be made.
+#[derive(Debug)]
+pub(super) enum Broken {
+    /// The socket failed or was closed.
+    Io(io::Error),
+    /// Redis' bytes make no sense.
+    Garbage(Garbage),
+    /// Redis refused what a connection cannot do without; its words.
+    Refused(String),
+    /// Redis did not answer in time.
+    Silent,
+}
+
+impl std::fmt::Display for Broken {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Broken::Io(error) => write!(f, "{error}"),
+            Broken::Garbage(garbage) => write!(f, "{garbage}"),
+            Broken::Refused(words) => write!(f, "Redis said: {words}"),
+            Broken::Silent => f.write_str("no answer in time"),
+        }
+    }
+}
+
+impl From<io::Error> for Broken {
+    fn from(error: io::Error) -> Self {
+        Broken::Io(error)
+    }
+}
+
+impl From<Garbage> for Broken {
+    fn from(garbage: Garbage) -> Self {
+        Broken::Garbage(garbage)
+    }
+}
+
+/// The story of one connection that is made again and again: when to try, and what the log says of it.
+#[derive(Debug)]
+pub(super) struct Attempts {
+    what: String,
+    address: String,
+    backoff: Backoff,
+    /// The reason that the log knows.
+    logged: Option<String>,
+}
+
+impl Attempts {
+    pub(super) fn new(what: String, settings: &RedisSettings) -> Self {
+        Attempts { what, address: settings.address.to_string(), backoff: Backoff::new(), logged: None }
+    }
+
+    /// A connection works.
+    pub(super) fn up(&mut self) {
+        self.backoff.up();
+        self.logged = None;
+        tracing::info!(what = self.what, address = self.address, "connected to Redis");
+    }
+
+    /// A connection or an attempt failed: how long to wait. The log hears each reason once an outage.
+    pub(super) fn failed(&mut self, broken: &Broken) -> Duration {
+        let reason = broken.to_string();
+        let wait = self.backoff.failed();
+        if self.logged.as_ref() == Some(&reason) {
+            tracing::debug!(
+                what = self.what,
+                address = self.address,
+                reason,
+                ?wait,
+                "no connection to Redis"
+            );
+        } else {
+            tracing::warn!(what = self.what, address = self.address, reason, ?wait, "no connection to Redis");
+            self.logged = Some(reason);
+        }
+        wait
+    }
+}
+
+/// How long to wait before the next attempt: at first hardly at all, then longer and longer, spread at random so
+/// that the nodes of a cluster do not come back in step.
+#[derive(Debug)]
+struct Backoff {
+    ceiling: Duration,
+    up_since: Option<Instant>,
+}
+
+impl Backoff {
+    const FIRST: Duration = Duration::from_millis(50);
+    const LAST: Duration = Duration::from_secs(5);
+    /// A connection that worked so long was a good one.
+    const STABLE: Duration = Duration::from_secs(5);
+
+    fn new() -> Self {
+        Backoff { ceiling: Self::FIRST, up_since: None }
+    }
+
+    /// A connection works.
+    fn up(&mut self) {
+        self.up_since = Some(Instant::now());
+    }
+
+    /// A connection or an attempt failed: how long to wait.
+    fn failed(&mut self) -> Duration {
+        if self.up_since.take().is_some_and(|since| since.elapsed() >= Self::STABLE) {
+            self.ceiling = Self::FIRST;
+        }
+        let wait = spread(self.ceiling);
+        self.ceiling = (self.ceiling * 2).min(Self::LAST);
+        wait
+    }
+}
+
+/// Somewhere from nothing to `ceiling`.
+fn spread(ceiling: Duration) -> Duration {
+    let random = getrandom::u32().unwrap_or(u32::MAX / 2);
+    ceiling.mul_f64(f64::from(random) / f64::from(u32::MAX))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn waits_grow_to_a_bound_and_are_spread() {
+        let mut backoff = Backoff::new();
+        assert!(backoff.failed() <= Backoff::FIRST);
+        for _ in 0..20 {
+            backoff.failed();
+        }
+        let waits: Vec<Duration> = (0..50).map(|_| backoff.failed()).collect();
+        assert!(waits.iter().all(|wait| *wait <= Backoff::LAST));
+        assert!(waits.iter().any(|wait| *wait != waits[0]));
+    }
+
+    #[test]
+    fn a_connection_that_fails_at_once_does_not_reset_the_wait() {
+        let mut backoff = Backoff::new();
+        for _ in 0..20 {
+            backoff.up();
+            backoff.failed();
+        }
+        assert_eq!(backoff.ceiling, Backoff::LAST);
+    }
+}

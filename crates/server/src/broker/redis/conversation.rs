@@ -1,0 +1,244 @@
+//! What a link has asked of Redis and what answers it: Redis answers commands in order, a subscription command
+//! with one push for each name or with one error for all. No I/O: bytes to send are left in a buffer.
+
+use std::collections::VecDeque;
+
+use drawbridge_engine::interest::LinkCommand;
+use drawbridge_engine::io::Subject;
+
+use super::connect::Broken;
+use super::resp::{Garbage, encode};
+use super::{RedisSettings, code_of, is_passing};
+
+/// What the next answer answers.
+#[derive(Debug)]
+enum Asked {
+    Hello,
+    Ping,
+    Subjects { begins: bool, left: VecDeque<Subject> },
+}
+
+/// What an error or another answer means.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Answer {
+    /// Redis speaks RESP3 with us.
+    Welcome,
+    /// A ping came back.
+    Pong,
+    /// Redis refused this subscription.
+    Refused(Subject),
+    /// Redis refused several at once: each is asked for again by itself.
+    AskedAgain,
+}
+
+/// One connection's requests and answers.
+#[derive(Debug, Default)]
+pub(super) struct Conversation {
+    /// Bytes to send, from `sent` on.
+    out: Vec<u8>,
+    sent: usize,
+    asked: VecDeque<Asked>,
+}
+
+impl Conversation {
+    /// The bytes to send.
+    pub(super) fn unsent(&self) -> &[u8] {
+        &self.out[self.sent..]
+    }
+
+    /// So many of them are sent.
+    pub(super) fn sent(&mut self, bytes: usize) {
+        self.sent += bytes;
+        if self.sent >= self.out.len() {
+            self.sent = 0;
+            self.out.clear();
+            self.out.shrink_to(64 * 1024);
+        }
+    }
+
+    /// Introduces itself.
+    pub(super) fn hello(&mut self, settings: &RedisSettings) {
+        let mut parts: Vec<&[u8]> = vec![b"HELLO", b"3"];
+        if let Some(password) = &settings.password {
+            let username = settings.username.as_deref().unwrap_or("default");
+            parts.extend([b"AUTH", username.as_bytes(), password.expose().as_bytes()]);
+        }
+        if !settings.client_name.is_empty() {
+            parts.extend([b"SETNAME", settings.client_name.as_bytes()]);
+        }
+        encode(&mut self.out, parts.into_iter());
+        self.asked.push_back(Asked::Hello);
+    }
+
+    /// Asks for a sign of life.
+    pub(super) fn ping(&mut self) {
+        encode(&mut self.out, [b"PING".as_slice()].into_iter());
+        self.asked.push_back(Asked::Ping);
+    }
+
+    /// Sends what the hub wants.
+    pub(super) fn send(&mut self, command: LinkCommand) {
+        let (begins, subjects) = match command {
+            LinkCommand::Subscribe(subjects) => (true, subjects),
+            LinkCommand::Unsubscribe(subjects) => (false, subjects),
+        };
+        let (patterns, channels): (Vec<_>, Vec<_>) =
+            subjects.into_iter().partition(|subject| subject.pattern);
+        for subjects in [channels, patterns] {
+            if !subjects.is_empty() {
+                self.ask(begins, subjects.into());
+            }
+        }
+    }
+
+    /// One command about subjects of one kind.
+    fn ask(&mut self, begins: bool, subjects: VecDeque<Subject>) {
+        let pattern = subjects.front().is_some_and(|subject| subject.pattern);
+        let command: &[u8] = match (begins, pattern) {
+            (true, false) => b"SUBSCRIBE",
+            (true, true) => b"PSUBSCRIBE",
+            (false, false) => b"UNSUBSCRIBE",
+            (false, true) => b"PUNSUBSCRIBE",
+        };
+        let parts: Vec<&[u8]> =
+            std::iter::once(command).chain(subjects.iter().map(|subject| subject.name.as_bytes())).collect();
+        encode(&mut self.out, parts.into_iter());
+        self.asked.push_back(Asked::Subjects { begins, left: subjects });
+    }
+
+    /// Redis confirmed that a subscription begins or ends; gives its subject.
+    pub(super) fn confirmed(&mut self, begins: bool, pattern: bool, name: &[u8]) -> Result<Subject, Broken> {
+        if let Some(Asked::Subjects { begins: asked_begins, left }) = self.asked.front_mut()
+            && *asked_begins == begins
+            && let Some(subject) =
+                left.pop_front_if(|subject| subject.pattern == pattern && subject.name.as_bytes() == name)
+        {
+            if left.is_empty() {
+                self.asked.pop_front();
+            }
+            return Ok(subject);
+        }
+        match std::str::from_utf8(name) {
+            // Redis may end a subscription unasked.
+            Ok(name) if !begins => Ok(Subject { name: name.into(), pattern }),
+            _ => Err(Garbage("a confirmation that nobody asked for").into()),
+        }
+    }
+
+    /// Redis answered with something that is no push.
+    pub(super) fn answered(&mut self) -> Result<Answer, Broken> {
+        match self.asked.pop_front() {
+            Some(Asked::Hello) => Ok(Answer::Welcome),
+            Some(Asked::Ping) => Ok(Answer::Pong),
+            _ => Err(Garbage("an answer that nobody asked for").into()),
+        }
+    }
+
+    /// Redis answered with an error.
+    pub(super) fn failed(&mut self, words: &str) -> Result<Answer, Broken> {
+        match self.asked.pop_front() {
+            // Refused for all where the right to one is missing, so ask for each.
+            Some(Asked::Subjects { begins: true, left }) if left.len() > 1 => {
+                for subject in left {
+                    self.ask(true, VecDeque::from([subject]));
+                }
+                Ok(Answer::AskedAgain)
+            }
+            Some(Asked::Subjects { begins: true, mut left })
+                if !is_passing(words) && code_of(words) != "NOAUTH" =>
+            {
+                left.pop_front()
+                    .map(Answer::Refused)
+                    .ok_or_else(|| Garbage("an error without a question").into())
+            }
+            // Whatever it says, Redis is alive.
+            Some(Asked::Ping) if code_of(words) != "NOAUTH" => Ok(Answer::Pong),
+            _ => Err(Broken::Refused(words.to_owned())),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    fn sent(conversation: &mut Conversation) -> String {
+        let text = String::from_utf8(conversation.unsent().to_vec()).unwrap();
+        conversation.sent(text.len());
+        text.split("\r\n")
+            .filter(|part| !part.starts_with(['*', '$']))
+            .collect::<Vec<_>>()
+            .join(" ")
+            .trim_end()
+            .into()
+    }
+
+    fn subjects() -> Vec<Subject> {
+        vec![Subject::channel("a"), Subject::pattern("p?"), Subject::channel("b")]
+    }
+
+    #[test]
+    fn subscribes_channels_and_patterns_in_one_go_and_knows_each_answer() {
+        let mut conversation = Conversation::default();
+        conversation.send(LinkCommand::Subscribe(subjects()));
+        assert_eq!(sent(&mut conversation), "SUBSCRIBE a b PSUBSCRIBE p?");
+        assert_eq!(conversation.confirmed(true, false, b"a").unwrap(), Subject::channel("a"));
+        assert_eq!(conversation.confirmed(true, false, b"b").unwrap(), Subject::channel("b"));
+        assert_eq!(conversation.confirmed(true, true, b"p?").unwrap(), Subject::pattern("p?"));
+        conversation.send(LinkCommand::Unsubscribe(vec![Subject::channel("a")]));
+        assert_eq!(sent(&mut conversation), "UNSUBSCRIBE a");
+        assert_eq!(conversation.confirmed(false, false, b"a").unwrap(), Subject::channel("a"));
+        assert!(conversation.asked.is_empty());
+    }
+
+    #[test]
+    fn a_refused_batch_is_asked_for_one_by_one_so_that_only_the_refused_one_is_refused() {
+        let mut conversation = Conversation::default();
+        conversation.send(LinkCommand::Subscribe(vec![Subject::channel("a"), Subject::channel("b")]));
+        conversation.ping();
+        sent(&mut conversation);
+        assert_eq!(conversation.failed("NOPERM no").unwrap(), Answer::AskedAgain);
+        assert_eq!(sent(&mut conversation), "SUBSCRIBE a SUBSCRIBE b");
+        assert_eq!(conversation.answered().unwrap(), Answer::Pong);
+        assert_eq!(conversation.failed("NOPERM no").unwrap(), Answer::Refused(Subject::channel("a")));
+        assert_eq!(conversation.confirmed(true, false, b"b").unwrap(), Subject::channel("b"));
+        assert!(conversation.asked.is_empty());
+    }
+
+    #[test]
+    fn an_answer_out_of_turn_breaks_the_link() {
+        let mut conversation = Conversation::default();
+        assert!(conversation.answered().is_err());
+        assert!(conversation.failed("ERR").is_err());
+        assert!(conversation.confirmed(true, false, b"a").is_err());
+        conversation.send(LinkCommand::Subscribe(subjects()));
+        assert!(conversation.confirmed(true, false, b"b").is_err());
+        assert!(conversation.answered().is_err());
+    }
+
+    #[test]
+    fn redis_may_end_a_subscription_unasked() {
+        let mut conversation = Conversation::default();
+        conversation.send(LinkCommand::Subscribe(vec![Subject::channel("a")]));
+        assert_eq!(conversation.confirmed(false, false, b"z").unwrap(), Subject::channel("z"));
+        assert_eq!(conversation.confirmed(true, false, b"a").unwrap(), Subject::channel("a"));
+    }
+
+    #[test]
+    fn introduces_itself_with_user_password_and_name() {
+        let mut settings = super::super::tests::settings();
+        let mut conversation = Conversation::default();
+        conversation.hello(&settings);
+        assert_eq!(sent(&mut conversation), "HELLO 3");
+        settings.password = Some(super::super::Secret::new("pw"));
+        settings.client_name = "drawbridge".into();
+        conversation.hello(&settings);
+        assert_eq!(sent(&mut conversation), "HELLO 3 AUTH default pw SETNAME drawbridge");
+        settings.username = Some("bridge".into());
+        conversation.hello(&settings);
+        assert_eq!(sent(&mut conversation), "HELLO 3 AUTH bridge pw SETNAME drawbridge");
+        assert!(!format!("{settings:?}").contains("pw"));
+    }
+}

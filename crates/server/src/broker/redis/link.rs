@@ -1,0 +1,360 @@
+//! One subscriber link: a connection that only subscribes, and the hub that says to what. It connects, restores
+//! what was subscribed, notices a silent Redis and comes back. It reads without ever waiting for a shard, and takes
+//! orders while Redis is away. What bytes mean is left to [`super::resp`], what answers what to
+//! [`super::conversation`].
+
+use std::future::{Future, poll_fn};
+use std::io;
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use drawbridge_engine::interest::HubInput;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::sync::watch;
+use tokio::time::timeout;
+
+use super::RedisSettings;
+use super::buffer::{CHUNK, ReadBuffer};
+use super::connect::{Attempts, Broken, CONNECT_TIMEOUT, Stream, open};
+use super::conversation::{Answer, Conversation};
+use super::resp::{Decoder, Garbage, Payload, Reply, Step};
+use crate::broker::Part;
+use crate::broker::board::Board;
+use crate::broker::interest::{Order, until};
+
+/// How often Redis is asked for a sign of life.
+const PING_EVERY: Duration = Duration::from_secs(2);
+/// A link that stayed silent so long after a ping is dead.
+const SILENCE: Duration = Duration::from_secs(3);
+/// How many orders are taken before Redis is read again.
+const ORDERS: usize = 1024;
+
+/// One link.
+pub(super) struct Link {
+    index: usize,
+    part: Part,
+    settings: Arc<RedisSettings>,
+    board: Arc<Board>,
+}
+
+/// Nothing more is to be done.
+struct Stopped;
+
+type Stop = watch::Receiver<bool>;
+
+impl Link {
+    pub(super) fn new(index: usize, part: Part, settings: Arc<RedisSettings>, board: Arc<Board>) -> Self {
+        Link { index, part, settings, board }
+    }
+
+    /// Runs until it is told to stop, or nobody is left to order anything.
+    pub(super) async fn run(mut self, mut stop: Stop) {
+        let mut attempts = Attempts::new(format!("subscriber {}", self.index), &self.settings);
+        loop {
+            let session = Session::open(self.settings.clone(), self.part.interest.external_bytes());
+            let broken = match self.meanwhile(&mut stop, session).await {
+                Err(Stopped) => return,
+                Ok(Err(broken)) => broken,
+                Ok(Ok(session)) => {
+                    attempts.up();
+                    match self.live(&mut stop, session).await {
+                        Ok(Stopped) => return,
+                        Err(broken) => broken,
+                    }
+                }
+            };
+            let wait = attempts.failed(&broken);
+            if self.meanwhile(&mut stop, tokio::time::sleep(wait)).await.is_err() {
+                return;
+            }
+        }
+    }
+
+    /// Waits without a connection, and takes orders.
+    async fn meanwhile<F: Future>(&mut self, stop: &mut Stop, waited_for: F) -> Result<F::Output, Stopped> {
+        let mut waited_for = pin!(waited_for);
+        loop {
+            self.report();
+            let due = self.part.interest.due();
+            tokio::select! {
+                output = &mut waited_for => return Ok(output),
+                order = self.part.orders.recv() => self.take_orders(Some(order.ok_or(Stopped)?)),
+                () = until(due) => self.take_orders(None),
+                _ = stop.wait_for(|stop| *stop) => return Err(Stopped),
+            }
+        }
+    }
+
+    /// The life of one connection.
+    async fn live(&mut self, stop: &mut Stop, mut session: Session) -> Result<Stopped, Broken> {
+        self.part.interest.set_now(Instant::now());
+        self.part.interest.handle(HubInput::LinkUp);
+        let end = self.converse(stop, &mut session).await;
+        self.board.set(self.index, false);
+        self.part.interest.set_now(Instant::now());
+        self.part.interest.handle(HubInput::LinkDown);
+        self.part.interest.commands.clear();
+        self.part.meter.set_round_trip(None);
+        self.part.meter.reconnected();
+        end
+    }
+
+    async fn converse(&mut self, stop: &mut Stop, session: &mut Session) -> Result<Stopped, Broken> {
+        enum Next {
+            Moved(Moved),
+            Due,
+            Order(Order),
+        }
+        loop {
+            for command in self.part.interest.commands.drain(..) {
+                session.conversation.send(command);
+            }
+            if self.part.interest.is_restored() {
+                self.board.set(self.index, true);
+            }
+            self.report();
+            if *stop.borrow() {
+                return Ok(Stopped);
+            }
+            let due = session.due().min(self.part.interest.due().unwrap_or(session.due()));
+            // What has come is read before anybody is called silent.
+            let next = tokio::select! {
+                biased;
+                moved = session.moved() => Next::Moved(moved?),
+                () = until(Some(due)) => Next::Due,
+                order = self.part.orders.recv() => match order {
+                    Some(order) => Next::Order(order),
+                    None => return Ok(Stopped),
+                },
+                _ = stop.wait_for(|stop| *stop) => return Ok(Stopped),
+            };
+            let mut order = None;
+            match next {
+                Next::Moved(Moved::Read(bytes)) => {
+                    self.read(session)?;
+                    if bytes >= CHUNK / 2 {
+                        // Much is coming: the other tasks of the thread get their turn.
+                        tokio::task::yield_now().await;
+                    }
+                }
+                Next::Moved(Moved::Wrote) => {}
+                Next::Due => session.keep_alive(Instant::now())?,
+                Next::Order(first) => order = Some(first),
+            }
+            self.take_orders(order);
+        }
+    }
+
+    /// Carries out this order and what waits behind it, and what is due.
+    fn take_orders(&mut self, first: Option<Order>) {
+        self.part.interest.set_now(Instant::now());
+        if let Some(order) = first {
+            self.part.interest.order(order);
+        }
+        for _ in 0..ORDERS {
+            let Ok(order) = self.part.orders.try_recv() else { break };
+            self.part.interest.order(order);
+        }
+        self.part.interest.tick();
+    }
+
+    /// Takes in all that has come.
+    fn read(&mut self, session: &mut Session) -> Result<(), Broken> {
+        let now = Instant::now();
+        session.heard = now;
+        self.part.interest.set_now(now);
+        let mut messages = 0;
+        loop {
+            let taken = match session.decoder.step(session.buffer.filled())? {
+                Step::More(bytes) => {
+                    session.needed = bytes;
+                    break;
+                }
+                Step::Skip(taken) => taken,
+                Step::Reply(Reply::Message { pattern, channel, payload }, taken) => {
+                    messages += 1;
+                    self.part.interest.handle(publication(pattern, channel, payload));
+                    taken
+                }
+                Step::Reply(Reply::Nameless, taken) => {
+                    self.part.meter.count_nameless();
+                    taken
+                }
+                Step::Reply(Reply::Push, taken) => taken,
+                Step::Reply(Reply::Confirmed { begins, pattern, name }, taken) => {
+                    let subject = session.conversation.confirmed(begins, pattern, name)?;
+                    self.part.interest.handle(match begins {
+                        true => HubInput::Subscribed(&subject),
+                        false => HubInput::Unsubscribed(&subject),
+                    });
+                    taken
+                }
+                Step::Reply(Reply::Error(words), taken) => {
+                    let reason = String::from_utf8_lossy(words);
+                    match session.conversation.failed(&reason)? {
+                        Answer::Refused(subject) => {
+                            self.part
+                                .interest
+                                .handle(HubInput::Refused { subject: &subject, reason: &reason });
+                        }
+                        Answer::Pong => self.pong(&mut session.pinged, now),
+                        Answer::Welcome | Answer::AskedAgain => {}
+                    }
+                    taken
+                }
+                Step::Reply(Reply::Answer, taken) => {
+                    if session.conversation.answered()? == Answer::Pong {
+                        self.pong(&mut session.pinged, now);
+                    }
+                    taken
+                }
+            };
+            session.buffer.consume(taken);
+        }
+        self.part.meter.count(messages);
+        Ok(())
+    }
+
+    fn pong(&self, pinged: &mut Option<Instant>, now: Instant) {
+        self.part.meter.set_round_trip(pinged.take().map(|at| now.saturating_duration_since(at)));
+    }
+
+    fn report(&self) {
+        self.part.meter.report(self.part.interest.stats());
+    }
+}
+
+/// The payload is copied here, once: the read buffer goes on to other things.
+fn publication<'a>(pattern: Option<&'a [u8]>, channel: &'a [u8], payload: Payload<'_>) -> HubInput<'a> {
+    match payload {
+        Payload::Whole(bytes) => {
+            HubInput::Message { pattern, channel, payload: Bytes::copy_from_slice(bytes) }
+        }
+        Payload::Oversized(bytes) => HubInput::OversizedMessage { pattern, channel, bytes: bytes as usize },
+    }
+}
+
+/// One connection of a link.
+struct Session {
+    stream: Stream,
+    buffer: ReadBuffer,
+    decoder: Decoder,
+    /// What the buffer must hold for the decoder to go on.
+    needed: usize,
+    conversation: Conversation,
+    /// TLS may hold what was written.
+    unflushed: bool,
+    /// When the last bytes came.
+    heard: Instant,
+    /// When the ping was sent that is not answered.
+    pinged: Option<Instant>,
+    next_ping: Instant,
+}
+
+/// What a connection did.
+enum Moved {
+    Read(usize),
+    Wrote,
+}
+
+impl Session {
+    /// A connection that is ready to subscribe.
+    async fn open(settings: Arc<RedisSettings>, external_bytes: usize) -> Result<Session, Broken> {
+        timeout(CONNECT_TIMEOUT, async {
+            let stream = open(&settings).await?;
+            let now = Instant::now();
+            let mut session = Session {
+                stream,
+                buffer: ReadBuffer::new(),
+                decoder: Decoder::new(external_bytes),
+                needed: 1,
+                conversation: Conversation::default(),
+                unflushed: false,
+                heard: now,
+                pinged: None,
+                next_ping: now + PING_EVERY,
+            };
+            session.conversation.hello(&settings);
+            session.welcomed().await?;
+            Ok(session)
+        })
+        .await
+        .unwrap_or(Err(Broken::Silent))
+    }
+
+    /// Waits for the answer to `HELLO`.
+    async fn welcomed(&mut self) -> Result<(), Broken> {
+        loop {
+            self.moved().await?;
+            match self.decoder.step(self.buffer.filled())? {
+                Step::More(bytes) => self.needed = bytes,
+                Step::Reply(Reply::Answer, taken) => {
+                    self.conversation.answered()?;
+                    self.buffer.consume(taken);
+                    return Ok(());
+                }
+                Step::Reply(Reply::Error(words), _) => {
+                    return Err(Broken::Refused(String::from_utf8_lossy(words).into_owned()));
+                }
+                _ => return Err(Garbage("something before the answer to HELLO").into()),
+            }
+        }
+    }
+
+    /// Writes what is to be written, or reads. Safe to cancel.
+    async fn moved(&mut self) -> io::Result<Moved> {
+        poll_fn(|cx| {
+            let mut stream = Pin::new(&mut self.stream);
+            if !self.conversation.unsent().is_empty() {
+                if let Poll::Ready(bytes) = stream.as_mut().poll_write(cx, self.conversation.unsent())? {
+                    if bytes == 0 {
+                        return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+                    }
+                    self.conversation.sent(bytes);
+                    self.unflushed = true;
+                    return Poll::Ready(Ok(Moved::Wrote));
+                }
+            } else if self.unflushed && stream.as_mut().poll_flush(cx)?.is_ready() {
+                self.unflushed = false;
+            }
+            let mut space = ReadBuf::new(self.buffer.space(self.needed));
+            match stream.poll_read(cx, &mut space)? {
+                Poll::Pending => Poll::Pending,
+                Poll::Ready(()) => {
+                    let bytes = space.filled().len();
+                    if bytes == 0 {
+                        let closed =
+                            io::Error::new(io::ErrorKind::UnexpectedEof, "Redis closed the connection");
+                        return Poll::Ready(Err(closed));
+                    }
+                    self.buffer.filled_by(bytes);
+                    self.needed = 1;
+                    Poll::Ready(Ok(Moved::Read(bytes)))
+                }
+            }
+        })
+        .await
+    }
+
+    /// Pings when it is time; gives up on a Redis that was silent for too long.
+    fn keep_alive(&mut self, now: Instant) -> Result<(), Broken> {
+        match self.pinged {
+            Some(at) if now >= at.max(self.heard) + SILENCE => Err(Broken::Silent),
+            None if now >= self.next_ping => {
+                self.conversation.ping();
+                self.pinged = Some(now);
+                self.next_ping = now + PING_EVERY;
+                Ok(())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// When [`Session::keep_alive`] has something to do.
+    fn due(&self) -> Instant {
+        self.pinged.map_or(self.next_ping, |at| at.max(self.heard) + SILENCE)
+    }
+}

@@ -1,0 +1,222 @@
+//! What the node itself says to Redis and hears from it: events published over HTTP, and player commands, which
+//! reach every node by one reserved channel (and, where it is on, services' commands by the control channel).
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use bytes::Bytes;
+use drawbridge_engine::interest::ShardId;
+use drawbridge_engine::io::{
+    BrokerCommand, BrokerEvent, PlayerAction, PlayerCommand, PublishFailure, Subject, Ticket, WhenDown,
+};
+use drawbridge_protocol::channel;
+use hashbrown::HashMap;
+use serde::{Deserialize, Serialize};
+use tokio::sync::oneshot;
+
+use crate::broker::{Broker, ShardInbox};
+use crate::node::Counter;
+use crate::shard::{Mail, ShardHandle};
+
+type Answer = Result<(), PublishFailure>;
+
+/// See the module.
+#[derive(Debug)]
+pub struct Bus {
+    broker: Broker,
+    /// The channel on which nodes hear player commands.
+    nodes_channel: Arc<str>,
+    /// The channel on which services may command, if they may.
+    control_channel: Option<Arc<str>>,
+    waiting: Mutex<HashMap<Ticket, oneshot::Sender<Answer>>>,
+    next_ticket: AtomicU64,
+    /// Commands carried out.
+    pub commands: Counter,
+    /// Commands that could not be read.
+    pub bad_commands: Counter,
+}
+
+impl Bus {
+    /// A bus on the reserved channels that begin with `key_prefix`.
+    pub fn new(broker: Broker, key_prefix: &str, control_channel: bool) -> Arc<Self> {
+        Arc::new(Bus {
+            broker,
+            nodes_channel: format!("{key_prefix}nodes").into(),
+            control_channel: control_channel.then(|| format!("{key_prefix}control").into()),
+            waiting: Mutex::default(),
+            next_ticket: AtomicU64::new(0),
+            commands: Counter::default(),
+            bad_commands: Counter::default(),
+        })
+    }
+
+    /// A name for the next publish, unique in this process.
+    pub fn next_id(&self) -> u64 {
+        self.next_ticket.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// Publishes, and waits until Redis has it.
+    pub async fn publish(&self, channel: Arc<str>, payload: Bytes, when_down: WhenDown) -> Answer {
+        let ticket = Ticket(self.next_id());
+        let (reply, answer) = oneshot::channel();
+        self.waiting().insert(ticket, reply);
+        self.broker.command(ShardId::NODE, BrokerCommand::Publish { ticket, channel, payload, when_down });
+        answer.await.unwrap_or(Err(PublishFailure::Unknown))
+    }
+
+    /// Sends a player command to every node, this one included; done when Redis has it.
+    pub async fn command(&self, command: &PlayerCommand) -> Answer {
+        let payload = WireCommand::from(command).to_payload();
+        self.publish(self.nodes_channel.clone(), payload, WhenDown::Reject).await
+    }
+
+    /// Publishes whose answer is out.
+    pub fn tickets(&self) -> u64 {
+        self.waiting().len() as u64
+    }
+
+    fn waiting(&self) -> std::sync::MutexGuard<'_, HashMap<Ticket, oneshot::Sender<Answer>>> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Hears answers and commands until the broker ends.
+    pub async fn run(&self, mut events: ShardInbox, shards: Vec<ShardHandle>) {
+        for channel in std::iter::once(&self.nodes_channel).chain(&self.control_channel) {
+            self.broker.command(ShardId::NODE, BrokerCommand::Want(Subject::channel(channel.clone())));
+        }
+        while let Some(event) = events.recv().await {
+            match event {
+                BrokerEvent::Publication(publication) => {
+                    self.heard(&publication.channel, publication.event.data_json(), &shards);
+                }
+                BrokerEvent::Done { ticket, result } => {
+                    if let Some(reply) = self.waiting().remove(&ticket) {
+                        let _ = reply.send(result);
+                    }
+                }
+                BrokerEvent::Refused { subject, reason } => {
+                    tracing::error!(channel = %subject.name, %reason, "Redis refuses the channel for player commands");
+                }
+                BrokerEvent::Gap { channel, .. } => {
+                    tracing::error!(%channel, "player commands were lost: too many at once");
+                }
+                BrokerEvent::Confirmed { .. }
+                | BrokerEvent::Released(_)
+                | BrokerEvent::Interrupted(_)
+                | BrokerEvent::Status(_) => {}
+            }
+        }
+    }
+
+    fn heard(&self, channel: &str, json: &str, shards: &[ShardHandle]) {
+        match parse_command(json) {
+            Ok(command) => {
+                self.commands.inc();
+                for shard in shards {
+                    shard.send(Mail::Command(command.clone()));
+                }
+            }
+            Err(reason) => {
+                self.bad_commands.inc();
+                tracing::warn!(channel, reason, "a player command could not be read");
+            }
+        }
+    }
+}
+
+/// A player command as JSON (contract §9).
+#[derive(Debug, Serialize, Deserialize)]
+struct WireCommand<'a> {
+    command: &'a str,
+    player: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    channel: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    reason: Option<String>,
+}
+
+impl WireCommand<'_> {
+    fn to_payload(&self) -> Bytes {
+        // Strings always serialise.
+        serde_json::to_vec(self).unwrap_or_default().into()
+    }
+}
+
+impl From<&PlayerCommand> for WireCommand<'_> {
+    fn from(command: &PlayerCommand) -> Self {
+        let (name, channel, reason) = match &command.action {
+            PlayerAction::Subscribe { channel } => ("subscribe", Some(channel), None),
+            PlayerAction::Unsubscribe { channel } => ("unsubscribe", Some(channel), None),
+            PlayerAction::Disconnect { reason } => ("disconnect", None, reason.as_ref()),
+        };
+        WireCommand {
+            command: name,
+            player: command.player.to_string(),
+            channel: channel.map(ToString::to_string),
+            reason: reason.map(ToString::to_string),
+        }
+    }
+}
+
+/// Reads a player command, or says what is wrong with it.
+pub fn parse_command(json: &str) -> Result<PlayerCommand, String> {
+    let wire: WireCommand<'_> = serde_json::from_str(json).map_err(|error| error.to_string())?;
+    if wire.player.is_empty() {
+        return Err("`player` is empty".to_owned());
+    }
+    let channel = || {
+        let name = wire.channel.clone().ok_or_else(|| "`channel` is missing".to_owned())?;
+        let valid = if channel::is_pattern(&name) {
+            channel::validate_pattern(&name)
+        } else {
+            channel::validate(&name)
+        };
+        valid.map_err(|error| format!("`channel`: {error}"))?;
+        Ok::<Arc<str>, String>(name.into())
+    };
+    let action = match wire.command {
+        "subscribe" => PlayerAction::Subscribe { channel: channel()? },
+        "unsubscribe" => PlayerAction::Unsubscribe { channel: channel()? },
+        "disconnect" => PlayerAction::Disconnect { reason: wire.reason.clone().map(Into::into) },
+        "view" => return Err("`view` is not supported by this server".to_owned()),
+        other => return Err(format!("no command `{other}`: subscribe, unsubscribe or disconnect")),
+    };
+    Ok(PlayerCommand { player: wire.player.into(), action })
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+    use super::*;
+
+    #[test]
+    fn commands_survive_the_way_between_nodes() {
+        let actions = [
+            PlayerAction::Subscribe { channel: "room:42".into() },
+            PlayerAction::Unsubscribe { channel: "room:*".into() },
+            PlayerAction::Disconnect { reason: Some("cheating \"again\"".into()) },
+            PlayerAction::Disconnect { reason: None },
+        ];
+        for action in actions {
+            let command = PlayerCommand { player: "alice".into(), action };
+            let payload = WireCommand::from(&command).to_payload();
+            assert_eq!(parse_command(std::str::from_utf8(&payload).unwrap()), Ok(command));
+        }
+    }
+
+    #[test]
+    fn a_bad_command_says_what_is_wrong() {
+        let rows = [
+            ("[]", "invalid"),
+            (r#"{"command":"subscribe","player":"alice"}"#, "`channel` is missing"),
+            (r#"{"command":"subscribe","player":"alice","channel":"a b"}"#, "`channel`"),
+            (r#"{"command":"subscribe","player":"","channel":"a"}"#, "`player` is empty"),
+            (r#"{"command":"dance","player":"alice"}"#, "no command `dance`"),
+            (r#"{"command":"view","player":"alice"}"#, "not supported"),
+        ];
+        for (json, expected) in rows {
+            let error = parse_command(json).unwrap_err();
+            assert!(error.contains(expected), "{json}: {error}");
+        }
+    }
+}

@@ -1,0 +1,14 @@
+//! The commands that run and end: they print and give an exit status, and never end the process themselves.
+
+pub mod check_config;
+pub mod token;
+
+/// What a command ends with.
+pub type ExitStatus = u8;
+
+/// It was done.
+pub const DONE: ExitStatus = 0;
+/// It was refused, and standard error says why.
+pub const REFUSED: ExitStatus = 1;
+/// A file could not be read.
+pub const UNREADABLE: ExitStatus = 2;

@@ -1,0 +1,243 @@
+//! `drawbridge token`: prints one JWT, and nothing else, to standard output.
+
+use std::io::{self, Write};
+use std::time::{Duration, SystemTime};
+
+use serde_json::{Map, Value, json};
+
+use super::{DONE, ExitStatus, REFUSED, UNREADABLE};
+use crate::auth::{MAX_PLAYER_BYTES, MAX_TOKEN_BYTES, PrivateKey, Verifier, mint};
+use crate::cli::TokenArgs;
+use crate::config::{self, Auth, units};
+
+/// These are numbers wherever they stand (RFC 7519 §4.1).
+const DATES: [&str; 3] = ["exp", "nbf", "iat"];
+
+/// Mints and prints.
+///
+/// # Errors
+/// Where the token cannot be written.
+pub fn run(args: &TokenArgs, out: &mut dyn Write, err: &mut dyn Write) -> io::Result<ExitStatus> {
+    let config = match config::load(&args.config) {
+        Ok(config) => config,
+        Err(errors) => {
+            writeln!(err, "{errors}")?;
+            return Ok(if errors.unreadable { UNREADABLE } else { REFUSED });
+        }
+    };
+    match token(args, &config.auth, SystemTime::now()) {
+        Ok(token) => {
+            writeln!(out, "{token}")?;
+            Ok(DONE)
+        }
+        Err(problem) => {
+            writeln!(err, "drawbridge token: {problem}")?;
+            Ok(REFUSED)
+        }
+    }
+}
+
+fn token(args: &TokenArgs, auth: &Auth, now: SystemTime) -> Result<String, String> {
+    let now = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    let key = signing_key(args, auth)?;
+    let claims = claims(args, auth, now)?;
+    let token = mint(&key, args.kid.as_deref(), &claims).map_err(|error| error.to_string())?;
+    if token.len() > MAX_TOKEN_BYTES {
+        return Err(format!(
+            "the token would be longer than {MAX_TOKEN_BYTES} bytes, and no server would take it"
+        ));
+    }
+    check_pair(args, auth, &token)?;
+    Ok(token)
+}
+
+fn signing_key(args: &TokenArgs, auth: &Auth) -> Result<PrivateKey, String> {
+    let Some(file) = &args.private_key_file else {
+        let secret = auth.hmac_secret.as_ref().ok_or(
+            "the configuration has no `auth.hmac_secret` to sign with; give the private key: --private-key-file FILE",
+        )?;
+        return Ok(PrivateKey::hmac(secret.expose()));
+    };
+    let pem = config::read_file(file).map_err(|problem| format!("{}: {problem}", file.display()))?;
+    let key = PrivateKey::from_pem(&pem)
+        .map_err(|wrong| format!("{}: {}; {}", file.display(), wrong.problem, wrong.hint))?;
+    if args.pss {
+        return key.with_pss().ok_or_else(|| "--pss is for RSA keys only".to_owned());
+    }
+    Ok(key)
+}
+
+/// A private key that is not the public key's other half makes tokens that no server takes.
+fn check_pair(args: &TokenArgs, auth: &Auth, token: &str) -> Result<(), String> {
+    let (Some(file), Some(_), None) = (&args.private_key_file, &auth.public_key, &auth.jwks_url) else {
+        return Ok(());
+    };
+    let only_the_key = Auth { public_key: auth.public_key.clone(), ..Auth::default() };
+    let verifier = Verifier::from_config(&only_the_key).map_err(|error| error.to_string())?;
+    if verifier.is_signature_good(token) {
+        return Ok(());
+    }
+    Err(format!("{} is not the other half of `auth.public_key_file`", file.display()))
+}
+
+fn claims(args: &TokenArgs, auth: &Auth, now: Duration) -> Result<Map<String, Value>, String> {
+    if args.sub.is_empty() || args.sub.len() > MAX_PLAYER_BYTES {
+        return Err(format!("--sub is 1 to {MAX_PLAYER_BYTES} bytes long"));
+    }
+    let mut claims = Map::new();
+    claims.insert("sub".to_owned(), json!(args.sub));
+    claims.insert("iat".to_owned(), json!(now.as_secs()));
+    if args.ttl != "never" {
+        let ttl = units::parse_duration(&args.ttl)
+            .ok_or_else(|| format!("--ttl is not a duration: {}, or \"never\"", units::DURATION_FORM))?;
+        claims.insert("exp".to_owned(), json!(now.saturating_add(ttl).as_secs()));
+    }
+    for (name, wanted) in [("aud", &auth.audience), ("iss", &auth.issuer)] {
+        if let Some(first) = wanted.first() {
+            claims.insert(name.to_owned(), json!(first));
+        }
+    }
+    for claim in &args.claims {
+        let (name, value) = split("--claim", claim)?;
+        claims.insert(name.to_owned(), loose(name, value));
+    }
+    for claim in &args.json_claims {
+        let (name, value) = split("--claim-json", claim)?;
+        let value =
+            serde_json::from_str(value).map_err(|_| format!("--claim-json {name}: the value is not JSON"))?;
+        claims.insert(name.to_owned(), value);
+    }
+    Ok(claims)
+}
+
+fn split<'a>(option: &str, claim: &'a str) -> Result<(&'a str, &'a str), String> {
+    match claim.split_once('=') {
+        Some(("sub", _)) => Err(format!("{option} sub: the player's id is given by --sub")),
+        Some((name, value)) if !name.is_empty() => Ok((name, value)),
+        _ => Err(format!("{option} is written NAME=VALUE, such as {option} room=42")),
+    }
+}
+
+/// JSON where it can be nothing else; a bare number is a text, but for the claims that are dates.
+fn loose(name: &str, value: &str) -> Value {
+    match serde_json::from_str(value) {
+        Ok(Value::Number(number)) if DATES.contains(&name) => Value::Number(number),
+        Ok(Value::Number(_)) | Err(_) => Value::String(value.to_owned()),
+        Ok(json) => json,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::panic)]
+    use std::path::{Path, PathBuf};
+
+    use super::*;
+    use crate::config::Secret;
+
+    const NOW: u64 = 1_790_000_000;
+
+    fn args(claims: &[&str], json_claims: &[&str]) -> TokenArgs {
+        let owned = |list: &[&str]| list.iter().map(|claim| (*claim).to_owned()).collect();
+        TokenArgs {
+            config: PathBuf::new(),
+            sub: "alice".to_owned(),
+            claims: owned(claims),
+            json_claims: owned(json_claims),
+            ttl: "1h".to_owned(),
+            private_key_file: None,
+            pss: false,
+            kid: None,
+        }
+    }
+
+    fn fixture(name: &str) -> PathBuf {
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(name)
+    }
+
+    fn hmac() -> Auth {
+        Auth { hmac_secret: Some(Secret::new("0123456789abcdef0123456789abcdef")), ..Auth::default() }
+    }
+
+    fn minted(args: &TokenArgs, auth: &Auth) -> Result<Value, String> {
+        let token = token(args, auth, SystemTime::UNIX_EPOCH + Duration::from_secs(NOW))?;
+        let claims =
+            Verifier::from_config(auth).unwrap().verify(&token, NOW * 1000).map_err(|f| f.message)?;
+        Ok(serde_json::from_str(&claims.json).unwrap())
+    }
+
+    #[test]
+    fn a_bare_number_is_a_text_and_a_list_is_json() {
+        let claims = ["room=42", "rooms=[\"42\",\"43\"]", "admin=true", "name=\"7\"", "word=a=b", "empty="];
+        assert_eq!(
+            minted(&args(&claims, &["level=5"]), &hmac()).unwrap(),
+            json!({
+                "sub": "alice", "iat": NOW, "exp": NOW + 3600, "room": "42", "rooms": ["42", "43"],
+                "admin": true, "name": "7", "word": "a=b", "empty": "", "level": 5
+            })
+        );
+    }
+
+    #[test]
+    fn what_the_configuration_asks_of_tokens_is_in_them() {
+        let auth = Auth { audience: vec!["game".into(), "test".into()], issuer: vec!["me".into()], ..hmac() };
+        let claims = minted(&args(&[], &[]), &auth).unwrap();
+        assert_eq!((&claims["aud"], &claims["iss"]), (&json!("game"), &json!("me")));
+    }
+
+    #[test]
+    fn expiry_can_be_set_and_left_out() {
+        let never = TokenArgs { ttl: "never".into(), ..args(&[], &[]) };
+        assert_eq!(minted(&never, &hmac()).unwrap().get("exp"), None);
+        let past = args(&["exp=1"], &[]);
+        assert_eq!(minted(&past, &hmac()).unwrap_err(), "the token has expired");
+        let wrong = TokenArgs { ttl: "soon".into(), ..args(&[], &[]) };
+        assert!(minted(&wrong, &hmac()).unwrap_err().starts_with("--ttl is not a duration"));
+    }
+
+    #[test]
+    fn wrong_claims_are_explained() {
+        for (claim, problem) in [
+            ("room", "--claim is written NAME=VALUE, such as --claim room=42"),
+            ("=1", "--claim is written NAME=VALUE, such as --claim room=42"),
+            ("sub=bob", "--claim sub: the player's id is given by --sub"),
+        ] {
+            assert_eq!(minted(&args(&[claim], &[]), &hmac()).unwrap_err(), problem);
+        }
+        assert_eq!(
+            minted(&args(&[], &["a=b"]), &hmac()).unwrap_err(),
+            "--claim-json a: the value is not JSON"
+        );
+    }
+
+    #[test]
+    fn a_private_key_signs_for_its_public_half() {
+        for kind in ["rsa", "ec", "ed25519"] {
+            let pem = std::fs::read(fixture(&format!("{kind}.pub.pem"))).unwrap();
+            let public_key = crate::auth::PublicKey::from_pem(&pem).ok();
+            let auth = Auth { public_key, ..Auth::default() };
+            let args = TokenArgs {
+                private_key_file: Some(fixture(&format!("{kind}.key.pem"))),
+                ..args(&["room=1"], &[])
+            };
+            assert_eq!(minted(&args, &auth).unwrap()["room"], "1", "{kind}");
+            let pss = TokenArgs { pss: true, ..args };
+            assert_eq!(minted(&pss, &auth).is_ok(), kind == "rsa", "{kind}");
+        }
+    }
+
+    #[test]
+    fn a_private_key_of_another_pair_is_refused() {
+        let pem = std::fs::read(fixture("ec.pub.pem")).unwrap();
+        let auth = Auth { public_key: crate::auth::PublicKey::from_pem(&pem).ok(), ..hmac() };
+        let args = TokenArgs { private_key_file: Some(fixture("ed25519.key.pem")), ..args(&[], &[]) };
+        assert!(
+            minted(&args, &auth).unwrap_err().ends_with("is not the other half of `auth.public_key_file`")
+        );
+    }
+
+    #[test]
+    fn without_a_secret_a_key_is_asked_for() {
+        assert!(minted(&args(&[], &[]), &Auth::default()).unwrap_err().contains("--private-key-file"));
+    }
+}

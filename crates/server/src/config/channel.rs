@@ -1,0 +1,197 @@
+//! `[[channel]]`: the classes of channels and their rules.
+
+use std::sync::Arc;
+
+use drawbridge_engine::class::{Class, Classes};
+use drawbridge_engine::expr::{self, CompileError, Expr, Vars};
+use drawbridge_engine::io::WhenDown;
+use drawbridge_protocol::event::PayloadMode;
+use drawbridge_protocol::template::{ClassName, Template};
+
+use super::connection::template;
+use super::later::{self, Off};
+use super::reader::{Field, Section, excerpt};
+use super::suggest;
+
+const MAX_CLASSES: usize = 1000;
+
+/// What is asked for and not built.
+const LATER: [(&str, Off); 20] = [
+    ("history", Off::Never),
+    ("plain_publish", Off::Word("deliver")),
+    ("presence", Off::Word("off")),
+    ("presence_rule", Off::Never),
+    ("kind", Off::Word("stream")),
+    ("entity_max", Off::Never),
+    ("entity_ttl", Off::Never),
+    ("key", Off::Never),
+    ("position", Off::Never),
+    ("hysteresis", Off::Never),
+    ("max_radius", Off::Never),
+    ("area_required", Off::False),
+    ("follow", Off::Never),
+    ("batch", Off::Zero),
+    ("max_updates", Off::Never),
+    ("max_wait", Off::Never),
+    ("conflate", Off::False),
+    ("slow_consumer", Off::Word("disconnect")),
+    ("sharded", Off::False),
+    ("logic", Off::Never),
+];
+
+pub(super) fn read(sections: &[Section<'_>]) -> Arc<Classes> {
+    if let Some(section) = sections.get(MAX_CLASSES) {
+        section.error(
+            format_args!("there are more than {MAX_CLASSES} classes"),
+            "one class can hold many channels: \"room:{room}\"",
+        );
+    }
+    let mut names = Names::default();
+    let classes =
+        sections.iter().take(MAX_CLASSES).filter_map(|section| class(section, &mut names)).collect();
+    Classes::new(classes)
+}
+
+fn class(section: &Section<'_>, names: &mut Names) -> Option<Class> {
+    let name = match section.field("name") {
+        Some(field) => names.read(&field),
+        None => {
+            section.error(
+                "a `[[channel]]` has no `name`",
+                "say which channels it is for: name = \"room:{room}\"",
+            );
+            None
+        }
+    };
+    for (key, off) in LATER {
+        later::refuse(section, key, off);
+    }
+    let rule = |key: &str, vars: Vars| {
+        section.field(key).map_or_else(|| constant("false"), |field| compile(&field, vars))
+    };
+    let subscribe = rule("subscribe", Vars::SUBSCRIBE_RULE);
+    let publish = rule("publish", Vars::PUBLISH_RULE);
+    let view = section.field("view").map(|field| compile(&field, Vars::VIEW_RULE));
+    let patterns = section.boolean("patterns", false);
+    let payload = section.choice(
+        "payload",
+        PayloadMode::Auto,
+        &[("auto", PayloadMode::Auto), ("envelope", PayloadMode::Envelope), ("raw", PayloadMode::Raw)],
+    );
+    let when_broker_down =
+        section.field("when_broker_down").and_then(|field| when_down(&field)).unwrap_or_default();
+    let publishes = section.rate("publishes", None);
+    let forward = section.field("forward").and_then(|field| forward(&field, name.as_ref()));
+    section.close();
+    Some(Class {
+        name: name?,
+        subscribe: subscribe?,
+        publish: publish?,
+        view: match view {
+            None => None,
+            Some(view) => view.filter(|view| view.as_constant() != Some(true)),
+        },
+        patterns,
+        payload,
+        when_broker_down,
+        publishes,
+        forward,
+    })
+}
+
+/// The names so far, for what comes too late to ever match.
+#[derive(Default)]
+struct Names(Vec<(String, String)>);
+
+impl Names {
+    fn read(&mut self, field: &Field<'_>) -> Option<ClassName> {
+        let text = field.text()?;
+        let name = match ClassName::parse(&text) {
+            Ok(name) => name,
+            Err(error) => {
+                field.error(
+                    format_args!("is not a class name: \"{}\": {error}", excerpt(&text)),
+                    "it is written like \"room:{room}\" or \"chat:*\"",
+                );
+                return None;
+            }
+        };
+        let shape = shape(&name);
+        match self.0.iter().find(|(_, earlier)| *earlier == shape) {
+            Some((earlier, _)) => {
+                let problem = if *earlier == text {
+                    "is given twice".to_owned()
+                } else {
+                    format!("matches the same channels as \"{earlier}\"")
+                };
+                field.error(
+                    format_args!("{problem}: \"{}\"", excerpt(&text)),
+                    "the first class whose name matches wins, so this one never would",
+                );
+            }
+            None => self.0.push((text, shape)),
+        }
+        Some(name)
+    }
+}
+
+/// The name with nameless placeholders.
+fn shape(name: &ClassName) -> String {
+    name.placeholders()
+        .fold(name.to_string(), |shape, placeholder| shape.replacen(&format!("{{{placeholder}}}"), "{}", 1))
+}
+
+fn constant(source: &str) -> Option<Expr> {
+    expr::compile(source, Vars::NONE).ok()
+}
+
+fn compile(field: &Field<'_>, allowed: Vars) -> Option<Expr> {
+    let source = field.string()?;
+    expr::compile(&source, allowed).map_err(|error| bad_expression(field, &source, error)).ok()
+}
+
+/// Shows the expression with a mark under the place, for expressions of one line.
+fn bad_expression(field: &Field<'_>, source: &str, error: CompileError) {
+    let before = source.get(..error.position).unwrap_or(source);
+    let shown = source.chars().count() <= 120 && !source.contains(char::is_control);
+    let picture = if shown {
+        format!("\n    {source}\n    {}^", " ".repeat(before.chars().count()))
+    } else {
+        String::new()
+    };
+    let hint = error.hint.unwrap_or_default();
+    let separator = if hint.is_empty() { "" } else { "; " };
+    let problem = format!("{} (at byte {}){separator}{hint}{picture}", error.message, error.position);
+    field.error_at(error.position, problem, None);
+}
+
+fn when_down(field: &Field<'_>) -> Option<WhenDown> {
+    if field.node.is_text("local") {
+        field.error("is not supported yet as \"local\"", "it may be \"queue\" or \"reject\"");
+        return None;
+    }
+    field.choice(&[("queue", WhenDown::Queue), ("reject", WhenDown::Reject)])
+}
+
+/// A stream's name, filled from what the class's name takes from the channel.
+fn forward(field: &Field<'_>, name: Option<&ClassName>) -> Option<Template> {
+    let template = template(field)?;
+    let name = name?;
+    for placeholder in template.placeholders() {
+        if name.placeholders().any(|known| known == placeholder) {
+            continue;
+        }
+        let hint = match suggest::nearest(placeholder, name.placeholders()) {
+            Some(near) => format!("did you mean `{{{near}}}`?"),
+            None if name.placeholders().next().is_none() => {
+                format!("the class name `{name}` has no placeholders")
+            }
+            None => format!(
+                "the class name `{name}` has {}",
+                name.placeholders().map(|p| format!("`{{{p}}}`")).collect::<Vec<_>>().join(", ")
+            ),
+        };
+        field.error(format_args!("names `{{{placeholder}}}`, which the class name does not"), hint);
+    }
+    Some(template)
+}

@@ -1,0 +1,145 @@
+//! Overrides from the environment: `DRAWBRIDGE_BROKER__URL` is `broker.url`, `DRAWBRIDGE_CHANNEL__0__PUBLISH` is
+//! `publish` of the first `[[channel]]`. They are laid over the raw tree before anything is judged, so that one set
+//! of rules and messages serves both.
+
+use std::sync::Arc;
+
+use super::error::{ConfigError, Location};
+use super::tree::{Entry, Node, Place, Raw, Table, parse_value};
+
+pub(super) const PREFIX: &str = "DRAWBRIDGE_";
+
+/// Read elsewhere: the log's filter, and the configuration file's path.
+const NOT_KEYS: [&str; 2] = ["DRAWBRIDGE_LOG", "DRAWBRIDGE_CONFIG"];
+
+/// No key is deeper, and raw trees are walked by recursion.
+const MAX_DEPTH: usize = 8;
+
+/// One variable.
+struct Override {
+    name: Arc<str>,
+    path: Vec<String>,
+    value: String,
+}
+
+/// Whether the variable is for the configuration.
+fn is_ours(name: &str) -> bool {
+    name.starts_with(PREFIX) && !NOT_KEYS.contains(&name) && !is_service_link(name)
+}
+
+/// Kubernetes tells every pod about a service called `drawbridge` with such variables.
+fn is_service_link(name: &str) -> bool {
+    let rest = &name[PREFIX.len()..];
+    rest == "PORT"
+        || rest == "SERVICE_HOST"
+        || rest.starts_with("SERVICE_PORT")
+        || rest.strip_prefix("PORT_").is_some_and(|port| port.starts_with(|c: char| c.is_ascii_digit()))
+}
+
+/// The variable that overrides this path.
+pub(super) fn variable(path: &[String]) -> String {
+    format!("{PREFIX}{}", path.join("__").to_uppercase())
+}
+
+/// The path that this variable overrides.
+pub(super) fn path(variable: &str) -> Vec<String> {
+    variable.strip_prefix(PREFIX).unwrap_or(variable).to_lowercase().split("__").map(str::to_owned).collect()
+}
+
+/// Lays the variables over what the file says; what cannot be laid is an error.
+pub(super) fn overlay(
+    root: &mut Table,
+    variables: impl Iterator<Item = (String, String)>,
+) -> Vec<ConfigError> {
+    let mut overrides: Vec<Override> = variables
+        .filter(|(name, _)| is_ours(name))
+        .map(|(name, value)| Override { path: path(&name), name: name.into(), value })
+        .collect();
+    // Shorter paths first, so that a part overrides its whole; and list places in the order of their numbers.
+    let place = |part: &String| (part.parse::<u32>().unwrap_or(u32::MAX), part.clone());
+    overrides.sort_by_cached_key(|o| (o.path.len(), o.path.iter().map(place).collect::<Vec<_>>()));
+    let mut whole = Node { place: Place::File(0), raw: Raw::Table(std::mem::take(root)) };
+    let errors = overrides.into_iter().filter_map(|o| lay(&mut whole, &o).err()).collect();
+    if let Raw::Table(table) = whole.raw {
+        *root = table;
+    }
+    errors
+}
+
+fn lay(root: &mut Node, o: &Override) -> Result<(), ConfigError> {
+    if o.path.len() > MAX_DEPTH {
+        return Err(too_deep(o));
+    }
+    let place = Place::Named(o.name.clone());
+    let mut node = root;
+    for (depth, part) in o.path.iter().enumerate() {
+        settle(node);
+        let is_list = !matches!(node.raw, Raw::Table(_));
+        node = match part.parse::<usize>() {
+            Ok(index) if is_list && depth > 0 => {
+                element(node, index, &place).map_err(|count| past_the_end(o, &o.path[depth - 1], count))?
+            }
+            _ => member(node, part, &place, depth + 1 == o.path.len()),
+        };
+    }
+    *node = Node { place, raw: Raw::Text(o.value.clone()) };
+    Ok(())
+}
+
+/// Something that is still to become what the next part of the path makes it.
+fn blank(place: &Place) -> Node {
+    Node { place: place.clone(), raw: Raw::Text(String::new()) }
+}
+
+/// The value of this key, and what was no table gives way to one. The key itself is the variable's where its value is.
+fn member<'n>(node: &'n mut Node, key: &str, place: &Place, is_last: bool) -> &'n mut Node {
+    if !matches!(node.raw, Raw::Table(_)) {
+        *node = Node { place: place.clone(), raw: Raw::Table(Table::default()) };
+    }
+    let Raw::Table(table) = &mut node.raw else { unreachable!("made a table just above") };
+    let entry = table.entry(key, || Entry { key: key.to_owned(), place: place.clone(), node: blank(place) });
+    if is_last {
+        entry.place = place.clone();
+    }
+    &mut entry.node
+}
+
+/// The element at this place of a list, which may be the next one after its end; else how many there are.
+fn element<'n>(node: &'n mut Node, index: usize, place: &Place) -> Result<&'n mut Node, usize> {
+    if !matches!(node.raw, Raw::Array(_)) {
+        *node = Node { place: place.clone(), raw: Raw::Array(Vec::new()) };
+    }
+    let Raw::Array(list) = &mut node.raw else { unreachable!("made a list just above") };
+    if index == list.len() {
+        list.push(blank(place));
+    }
+    let count = list.len();
+    list.get_mut(index).ok_or(count)
+}
+
+/// A whole table or list in one variable, before a part of it is overridden by another.
+fn settle(node: &mut Node) {
+    if let Raw::Text(text) = &node.raw
+        && let Some(parsed) = parse_value(text, &node.place)
+    {
+        *node = parsed;
+    }
+}
+
+fn past_the_end(o: &Override, list: &str, count: usize) -> ConfigError {
+    ConfigError {
+        location: Location::Named(o.name.to_string()),
+        problem: format!("`{list}` has only {count} elements"),
+        hint: Some(format!("they are numbered from 0, and {count} adds one")),
+        offset: usize::MAX,
+    }
+}
+
+fn too_deep(o: &Override) -> ConfigError {
+    ConfigError {
+        location: Location::Named(o.name.chars().take(100).collect()),
+        problem: "no such key in the configuration".to_owned(),
+        hint: None,
+        offset: usize::MAX,
+    }
+}

@@ -1,0 +1,48 @@
+//! Keys of the contract that nothing stands behind yet. They are known by name: their "off" is accepted, every
+//! other value is refused, so that nobody believes in what does not happen.
+
+use super::reader::{Field, Section, resolved};
+use super::tree::Raw;
+use super::units::parse_duration;
+
+/// What a key says when it asks for nothing.
+#[derive(Clone, Copy)]
+pub(super) enum Off {
+    /// There is no such value.
+    Never,
+    /// `false`.
+    False,
+    /// A duration of nothing.
+    Zero,
+    /// This word.
+    Word(&'static str),
+}
+
+/// Refuses the key by name unless it is off.
+pub(super) fn refuse(section: &Section<'_>, key: &str, off: Off) {
+    let Some(field) = section.field(key) else { return };
+    if !is_off(&field, off) {
+        field.error("is not supported yet", hint(off));
+    }
+}
+
+fn is_off(field: &Field<'_>, off: Off) -> bool {
+    match (&resolved(field.node.clone()).raw, off) {
+        (Raw::Boolean(false), Off::False) => true,
+        (Raw::Text(text), Off::False) => text == "false",
+        (Raw::String { text, .. } | Raw::Text(text), Off::Zero) => {
+            parse_duration(text).is_some_and(|d| d.is_zero())
+        }
+        (Raw::String { text, .. } | Raw::Text(text), Off::Word(word)) => text == word,
+        _ => false,
+    }
+}
+
+fn hint(off: Off) -> String {
+    match off {
+        Off::Never => "leave it out".to_owned(),
+        Off::False => "leave it out, or say false".to_owned(),
+        Off::Zero => "leave it out, or say \"0s\"".to_owned(),
+        Off::Word(word) => format!("leave it out, or say \"{word}\""),
+    }
+}

@@ -1,0 +1,237 @@
+//! The configuration: one TOML file and the environment in, one validated [`Config`] out. What is read here is
+//! judged here, all of it, so that nothing after it parses text or meets a wrong value; every problem is reported at
+//! once, each with its place and what would be right. `docs/configuration.md` says what each key means.
+//!
+//! `tree` is the raw input, `env` lays the environment over it, `reader` turns raw values into typed ones, and a
+//! module for each table says which keys there are. Listening, connecting and checking tokens are done elsewhere.
+
+mod auth;
+mod broker;
+mod channel;
+mod connection;
+mod env;
+mod error;
+mod files;
+mod later;
+mod node;
+mod reader;
+mod secret;
+mod suggest;
+#[cfg(test)]
+mod tests;
+mod tree;
+pub(crate) mod units;
+
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use drawbridge_engine::settings::Settings;
+use ipnet::IpNet;
+
+pub use auth::Auth;
+pub use broker::{Broker, BrokerKind, RedisAddress, RedisConfig, RedisTls};
+pub use error::{ConfigError, ConfigErrors, Location};
+pub use files::Tls;
+pub use node::Admin;
+pub use secret::Secret;
+
+use later::Off;
+use reader::{Context, Section};
+
+/// The bound of every size without a smaller one of its own, in bytes.
+const MAX_SIZE: u64 = 16 << 30;
+
+/// A node's whole configuration, validated.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The node's name.
+    pub node: String,
+    /// Where players connect: `host:port`; port 0 takes a free one.
+    pub listen: String,
+    /// The admin listener; `None`: none.
+    pub admin: Option<Admin>,
+    /// Whose word about a client's address is taken.
+    pub trusted_proxies: Vec<IpNet>,
+    /// Whether connections begin with a PROXY protocol header.
+    pub proxy_protocol: bool,
+    /// Over how long a drain is spread.
+    pub drain_window: Duration,
+    /// How long Redis may be away before `/readyz` says so.
+    pub ready_grace: Duration,
+    /// Whether player commands are taken from `drawbridge:control`.
+    pub control_channel: bool,
+    /// How many threads serve sockets, 1 to 32.
+    pub shards: usize,
+    /// TLS for players; `None`: plain.
+    pub tls: Option<Tls>,
+    /// `[broker]`.
+    pub broker: Broker,
+    /// `[auth]`.
+    pub auth: Auth,
+    /// Which web pages may connect; `None`: those of the same origin. `*` is any.
+    pub allowed_origins: Option<Vec<String>>,
+    /// Connections of one address to this node; `None`: no limit.
+    pub connections_per_address: Option<u32>,
+    /// How long a Redis subscription outlives its last subscriber.
+    pub linger: Duration,
+    /// What the engines are told.
+    pub engine: Settings,
+    /// What is allowed, and probably not meant.
+    pub warnings: Vec<String>,
+}
+
+/// Reads and judges a file, with the environment's overrides.
+///
+/// # Errors
+/// Everything that is wrong with it.
+pub fn load(path: &Path) -> Result<Config, ConfigErrors> {
+    let name = path.display().to_string();
+    let bytes = files::read(path).map_err(|problem| ConfigErrors::unreadable(&name, problem))?;
+    let text =
+        String::from_utf8(bytes).map_err(|_| ConfigErrors::unreadable(&name, "is not UTF-8".to_owned()))?;
+    let directory = path.parent().unwrap_or(Path::new(""));
+    read(&name, &text, directory, environment()).map(|(config, _)| config)
+}
+
+/// Judges a configuration that is at hand, with these variables in place of the environment. Files that it names
+/// are looked for in the working directory.
+///
+/// # Errors
+/// Everything that is wrong with it.
+pub fn parse(name: &str, text: &str, variables: &[(&str, &str)]) -> Result<Config, ConfigErrors> {
+    let variables = variables.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+    read(name, text, Path::new(""), variables).map(|(config, _)| config)
+}
+
+/// The configuration of `drawbridge dev`: sample classes, a secret of this run, and the memory broker or that Redis.
+/// The environment's overrides hold here too.
+///
+/// # Errors
+/// A wrong Redis URL, or a wrong override.
+pub fn dev(redis: Option<&str>) -> Result<Config, ConfigErrors> {
+    let mut secret = [0u8; 32];
+    getrandom::fill(&mut secret)
+        .map_err(|error| ConfigErrors::unreadable("dev", format!("no randomness: {error}")))?;
+    let secret: String = secret.iter().map(|byte| format!("{byte:02x}")).collect();
+    let own = |name: &str, value: &str| (name.to_owned(), value.to_owned());
+    let default = [own("DRAWBRIDGE_AUTH__HMAC_SECRET", &secret)];
+    let typed =
+        redis.map(|url| [own("DRAWBRIDGE_BROKER__KIND", "redis"), own("DRAWBRIDGE_BROKER__URL", url)]);
+    // Of a name that stands there twice, the last is laid over the others.
+    let variables = default.into_iter().chain(environment()).chain(typed.into_iter().flatten());
+    let mut config = match read("dev", include_str!("dev.toml"), Path::new(""), variables) {
+        Ok((config, _)) => config,
+        Err(errors) => return Err(errors.renamed("DRAWBRIDGE_BROKER__URL", redis.map(|_| "--redis"))),
+    };
+    config.engine.explain = true;
+    Ok(config)
+}
+
+/// Takes an address to listen on, `host:port`, as the command line gives it.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn listen_address(text: &str) -> Result<String, String> {
+    if node::is_address(text) {
+        return Ok(text.to_owned());
+    }
+    Err("it is written like 127.0.0.1:8000, [::1]:8000 or 0.0.0.0:0 (port 0 takes a free one)".to_owned())
+}
+
+/// A file that a command names, whole.
+///
+/// # Errors
+/// What is wrong with it, as the end of a sentence that begins with its name.
+pub fn read_file(path: &Path) -> Result<Vec<u8>, String> {
+    files::read(path)
+}
+
+fn environment() -> impl Iterator<Item = (String, String)> {
+    // What is not UTF-8 is no value of ours; it is shown to the rules with the marks that make it wrong.
+    std::env::vars_os()
+        .map(|(name, value)| (name.to_string_lossy().into_owned(), value.to_string_lossy().into_owned()))
+}
+
+/// Also gives all keys that there are, for the tests of what the documents say.
+fn read(
+    name: &str,
+    text: &str,
+    directory: &Path,
+    variables: impl Iterator<Item = (String, String)>,
+) -> Result<(Config, BTreeSet<String>), ConfigErrors> {
+    let (mut table, syntax_errors) = tree::parse_file(text);
+    if !syntax_errors.is_empty() {
+        return Err(ConfigErrors::new(name, syntax_errors));
+    }
+    let cx = Context::new(text, directory.to_owned());
+    cx.note_errors(env::overlay(&mut table, variables));
+    let mut config = build(&Section::root(&cx, table));
+    let (errors, warnings, known) = cx.finish();
+    if !errors.is_empty() {
+        return Err(ConfigErrors::new(name, errors));
+    }
+    config.warnings = warnings;
+    Ok((config, known))
+}
+
+fn build(root: &Section<'_>) -> Config {
+    let node = node::read(root);
+    let broker = broker::read(&root.table("broker"));
+    let auth = auth::read(&root.table("auth"));
+    let lifecycle_stream = connection::read_lifecycle(&root.table("lifecycle"));
+    let connection = connection::read(&root.table("connection"));
+    let limits = connection::read_limits(&root.table("limits"));
+    let classes = channel::read(&root.tables("channel"));
+    later::refuse(root, "logic", Off::Never);
+    root.close();
+    let engine = Settings {
+        node: Arc::from(&*node.name),
+        classes,
+        auto_subscribe: connection.auto_subscribe,
+        allow_anonymous: auth.allow_anonymous,
+        connect_timeout_ms: millis(connection.connect_timeout),
+        heartbeat_ms: millis(connection.heartbeat),
+        outbound_bytes: connection.outbound_bytes,
+        message_bytes: limits.message_bytes,
+        subscriptions: limits.subscriptions,
+        messages: limits.messages,
+        subscribes: limits.subscribes,
+        bytes: limits.bytes,
+        messages_per_player: limits.messages_per_player,
+        messages_per_address: limits.messages_per_address,
+        lifecycle_stream,
+        reserved_prefix: Arc::from(&*broker.key_prefix),
+        explain: false,
+    };
+    Config {
+        node: node.name,
+        listen: node.listen,
+        admin: node.admin,
+        trusted_proxies: node.trusted_proxies,
+        proxy_protocol: node.proxy_protocol,
+        drain_window: node.drain_window,
+        ready_grace: node.ready_grace,
+        control_channel: node.control_channel,
+        shards: node.shards,
+        tls: node.tls,
+        broker,
+        auth,
+        allowed_origins: connection.allowed_origins,
+        connections_per_address: limits.connections_per_address,
+        linger: connection.linger,
+        engine,
+        warnings: Vec::new(),
+    }
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// Whether a text can be a host's name or an IPv4 address.
+fn is_host(text: &str) -> bool {
+    let fit = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_');
+    !text.is_empty() && text.len() <= 255 && text.bytes().all(fit)
+}

@@ -1,0 +1,275 @@
+//! Right configurations: defaults, and that each key reaches its place.
+
+use drawbridge_engine::expr::{Binding, Scope, Var};
+use drawbridge_engine::io::WhenDown;
+use drawbridge_engine::settings::Rate;
+use drawbridge_protocol::event::PayloadMode;
+
+use super::*;
+
+#[test]
+fn the_defaults_are_the_contracts() {
+    let config = good("");
+    assert!(config.node.starts_with("node-") && config.node.len() == 13, "{}", config.node);
+    assert_eq!(config.listen, "127.0.0.1:8000");
+    assert!(config.admin.is_none() && config.tls.is_none() && config.allowed_origins.is_none());
+    assert_eq!(
+        (config.drain_window.as_secs(), config.ready_grace.as_secs(), config.linger.as_secs()),
+        (30, 30, 2)
+    );
+    assert!((1..=32).contains(&config.shards));
+    assert!(!config.proxy_protocol && !config.control_channel && config.trusted_proxies.is_empty());
+    assert!(matches!(config.broker.kind, BrokerKind::Memory));
+    assert_eq!(config.broker.key_prefix, "drawbridge:");
+    assert_eq!((config.broker.queue_bytes, config.broker.external_bytes), (16 << 20, 1 << 20));
+    assert!(!config.auth.query_token && !config.auth.has_keys());
+    assert_eq!(config.connections_per_address, None);
+    let engine = config.engine;
+    assert_eq!(&*engine.node, config.node);
+    assert_eq!((engine.connect_timeout_ms, engine.heartbeat_ms), (5_000, 25_000));
+    assert_eq!((engine.outbound_bytes, engine.message_bytes, engine.subscriptions), (1 << 20, 64 << 10, 256));
+    assert_eq!(engine.messages, Rate { per_second: 50, burst: 100 });
+    assert_eq!(engine.subscribes, Rate { per_second: 20, burst: 40 });
+    assert_eq!(engine.bytes, Rate { per_second: 64 << 10, burst: 256 << 10 });
+    assert!(engine.messages_per_player.is_none() && engine.messages_per_address.is_none());
+    assert!(engine.lifecycle_stream.is_none() && !engine.allow_anonymous && !engine.explain);
+    assert_eq!(&*engine.reserved_prefix, "drawbridge:");
+    assert_eq!(config.warnings.len(), 1, "nobody can connect");
+}
+
+#[test]
+fn every_key_reaches_its_place() {
+    let config = good(
+        r#"
+node = "n1"
+listen = "[::1]:0"
+admin = { listen = "localhost:8001", api_key = "k" }
+trusted_proxies = ["10.0.0.0/8", "::1"]
+proxy_protocol = true
+drain_window = "1m"
+ready_grace = "0s"
+control_channel = true
+shards = 2
+tls = { cert_file = "ec.cert.pem", key_file = "ec.key.pem" }
+[broker]
+kind = "redis"
+url = "rediss://h:6380/2"
+username = "ann"
+password = "pw"
+tls_ca_file = "ec.cert.pem"
+subscriber_pool = 4
+key_prefix = "db:"
+queue_bytes = "1MiB"
+external_bytes = 4096
+[auth]
+hmac_secret = "0123456789abcdef0123456789abcdef"
+public_key_file = "ed25519.pub.pem"
+jwks_url = "https://login.example/jwks?x=1"
+audience = ["a", "b"]
+issuer = "i"
+allow_anonymous = true
+query_token = true
+[lifecycle]
+stream = "life"
+[connection]
+auto_subscribe = ["player:{sub}"]
+connect_timeout = "1s"
+heartbeat = "100ms"
+resume_window = "0s"
+allowed_origins = ["https://Play.example:8443", "null"]
+outbound_bytes = "2KiB"
+linger = "0s"
+[limits]
+message_bytes = "1KiB"
+subscriptions = 3
+messages = { per_second = 1, burst = 2 }
+subscribes = { per_second = 3 }
+bytes = { per_second = "1KiB", burst = 5000 }
+connections_per_address = 1000
+messages_per_player = { per_second = 7, burst = 8 }
+messages_per_address = { per_second = 9 }
+"#,
+    );
+    assert_eq!((&*config.node, &*config.listen, config.shards), ("n1", "[::1]:0", 2));
+    assert_eq!(
+        (config.drain_window.as_secs(), config.ready_grace.as_secs(), config.linger.as_secs()),
+        (60, 0, 0)
+    );
+    assert!(config.proxy_protocol && config.control_channel && config.trusted_proxies.len() == 2);
+    assert!(config.tls.unwrap().cert_file.ends_with("fixtures/ec.cert.pem"));
+    let BrokerKind::Redis(redis) = config.broker.kind else { panic!() };
+    assert_eq!(redis.address, RedisAddress::Tcp { host: "h".into(), port: 6380 });
+    assert_eq!((redis.username.as_deref(), redis.password.unwrap().expose()), (Some("ann"), "pw"));
+    assert_eq!((redis.db, redis.subscriber_pool), (2, 4));
+    assert!(redis.tls.unwrap().ca_file.unwrap().ends_with("ec.cert.pem"));
+    assert_eq!(
+        (&*config.broker.key_prefix, config.broker.queue_bytes, config.broker.external_bytes),
+        ("db:", 1 << 20, 4096)
+    );
+    assert_eq!(config.auth.audience, ["a", "b"]);
+    assert_eq!(config.auth.issuer, ["i"]);
+    assert!(
+        config.auth.hmac_secret.is_some()
+            && config.auth.public_key.is_some()
+            && config.auth.jwks_url.is_some()
+    );
+    assert!(config.auth.allow_anonymous && config.auth.query_token);
+    assert_eq!(config.allowed_origins.unwrap(), ["https://play.example:8443", "null"]);
+    assert_eq!(config.connections_per_address, Some(1000));
+    let engine = config.engine;
+    assert!(engine.allow_anonymous);
+    assert_eq!(
+        (engine.connect_timeout_ms, engine.heartbeat_ms, engine.outbound_bytes),
+        (1_000, 100, 2 << 10)
+    );
+    assert_eq!((engine.message_bytes, engine.subscriptions), (1 << 10, 3));
+    assert_eq!(engine.messages, Rate { per_second: 1, burst: 2 });
+    assert_eq!(engine.subscribes, Rate { per_second: 3, burst: 6 });
+    assert_eq!(engine.bytes, Rate { per_second: 1 << 10, burst: 5000 });
+    assert_eq!(engine.messages_per_player, Some(Rate { per_second: 7, burst: 8 }));
+    assert_eq!(engine.messages_per_address, Some(Rate { per_second: 9, burst: 18 }));
+    assert_eq!(engine.lifecycle_stream.as_deref(), Some("life"));
+    assert_eq!(&*engine.reserved_prefix, "db:");
+    assert_eq!(config.warnings, Vec::<String>::new());
+}
+
+#[test]
+fn every_key_of_a_class_reaches_its_place() {
+    let config = good(
+        r#"
+[[channel]]
+name = "room:{room}"
+subscribe = "true"
+publish = "true"
+view = "true"
+patterns = true
+payload = "raw"
+when_broker_down = "reject"
+publishes = { per_second = 20, burst = 40 }
+forward = "actions:{room}"
+kind = "stream"
+presence = "off"
+plain_publish = "deliver"
+batch = "0ms"
+conflate = false
+area_required = false
+slow_consumer = "disconnect"
+sharded = false
+[[channel]]
+name = "chat:*"
+view = "false"
+"#,
+    );
+    let classes: Vec<_> = config.engine.classes.iter().map(|(_, class)| class).collect();
+    let [room, chat] = classes[..] else { panic!() };
+    assert_eq!(room.name.to_string(), "room:{room}");
+    assert_eq!((room.subscribe.as_constant(), room.publish.as_constant()), (Some(true), Some(true)));
+    assert!(room.view.is_none() && room.patterns);
+    assert_eq!((room.payload, room.when_broker_down), (PayloadMode::Raw, WhenDown::Reject));
+    assert_eq!(room.publishes, Some(Rate { per_second: 20, burst: 40 }));
+    assert_eq!(room.forward.as_ref().unwrap().to_string(), "actions:{room}");
+    assert_eq!((chat.subscribe.as_constant(), chat.publish.as_constant()), (Some(false), Some(false)));
+    assert_eq!(chat.view.as_ref().unwrap().as_constant(), Some(false));
+    assert!(!chat.patterns && chat.publishes.is_none() && chat.forward.is_none());
+    assert_eq!((chat.payload, chat.when_broker_down), (PayloadMode::Auto, WhenDown::Queue));
+}
+
+#[test]
+fn the_sample_of_the_contract_is_accepted_or_refused_by_name() {
+    let said = report(include_str!("contract.toml"));
+    let refused: Vec<_> = said.lines().map(|line| line.split('`').nth(1).unwrap()).collect();
+    assert!(said.lines().all(|line| line.contains("` is not supported yet;")), "{said}");
+    assert_eq!(
+        refused,
+        [
+            "connection.resume_window",
+            "channel.history",
+            "channel.presence",
+            "channel.batch",
+            "channel.conflate",
+            "channel.key",
+            "channel.position",
+            "channel.hysteresis",
+            "channel.slow_consumer",
+        ]
+    );
+}
+
+const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../..");
+
+#[test]
+fn the_example_is_right_as_it_stands() {
+    let path = Path::new(ROOT).join("examples/drawbridge.toml");
+    let config = load(&path).unwrap_or_else(|errors| panic!("{errors}"));
+    assert_eq!(config.warnings, Vec::<String>::new());
+}
+
+#[test]
+fn the_page_on_configuration_names_every_key() {
+    let page = std::fs::read_to_string(Path::new(ROOT).join("docs/configuration.md")).unwrap();
+    let channel = "[[channel]]\nname = \"a\"";
+    let variables = std::iter::empty();
+    let (_, known) =
+        read("f.toml", channel, Path::new(""), variables).unwrap_or_else(|errors| panic!("{errors}"));
+    assert!(known.contains("channel.publishes.burst") && known.contains("broker.tls_ca_file"));
+    for path in known {
+        let leaf = path.rsplit('.').next().unwrap_or_default();
+        assert!(page.contains(&format!("`{leaf}`")) || page.contains(&format!("[{leaf}]")), "{path}");
+    }
+}
+
+#[test]
+fn dev_needs_nothing() {
+    let config = dev(None).unwrap_or_else(|errors| panic!("{errors}"));
+    assert_eq!((&*config.listen, &*config.node), ("127.0.0.1:8000", "dev"));
+    let admin = config.admin.unwrap();
+    assert_eq!((&*admin.listen, admin.api_key.expose()), ("127.0.0.1:8001", "dev"));
+    assert!(config.engine.explain && !config.engine.allow_anonymous);
+    assert!(matches!(config.broker.kind, BrokerKind::Memory));
+    let templates: Vec<_> = config.engine.auto_subscribe.iter().map(ToString::to_string).collect();
+    assert_eq!(templates, ["player:{sub}", "room:{room}", "game:{game}", "team:{team}"]);
+    let names: Vec<_> = config.engine.classes.iter().map(|(_, class)| class.name.to_string()).collect();
+    assert_eq!(names, ["player:{player}", "room:{room}", "game:{game}", "team:{team}", "chat:*"]);
+    let other = dev(None).unwrap().auth.hmac_secret.unwrap();
+    let secret = config.auth.hmac_secret.unwrap();
+    assert!(secret.expose().len() == 64 && secret != other);
+}
+
+#[test]
+fn dev_takes_a_redis() {
+    let config = dev(Some("redis://h:1")).unwrap_or_else(|errors| panic!("{errors}"));
+    let BrokerKind::Redis(redis) = config.broker.kind else { panic!() };
+    assert_eq!(redis.address.to_string(), "h:1");
+    let said = dev(Some("redis://h:x")).unwrap_err().to_string();
+    assert!(said.starts_with("--redis: `broker.url` has a wrong port"), "{said}");
+}
+
+/// One event's data, as one team's player is asked about.
+struct Seen<'a>(&'a str);
+
+impl Scope for Seen<'_> {
+    fn var(&self, var: Var) -> Binding<'_> {
+        match var {
+            Var::Data => Binding::Json(self.0),
+            Var::Me => Binding::Me { player: "ann", claims: r#"{"team":"red"}"# },
+            _ => Binding::Missing,
+        }
+    }
+}
+
+#[test]
+fn in_dev_a_teams_events_are_for_that_team() {
+    let config = dev(None).unwrap();
+    let (_, game, _) = config.engine.classes.of_channel("game:1").unwrap();
+    let view = game.view.as_ref().unwrap();
+    for (data, shown) in [
+        (r#"{"x":1}"#, true),
+        (r#"{"team":"red"}"#, true),
+        (r#"{"team":"blue"}"#, false),
+        (r#"{"team":"blue","public":true}"#, true),
+        (r#""hello""#, true),
+        ("null", true),
+    ] {
+        assert_eq!(view.matches(&Seen(data)), shown, "{data}");
+    }
+}

@@ -1,0 +1,455 @@
+//! Wrong configurations: one row each.
+
+use super::*;
+
+/// One file, one line of report.
+#[track_caller]
+fn check(text: &str, expected: &str) {
+    assert_eq!(report(text), expected, "\n--- of\n{text}");
+}
+
+#[test]
+fn unknown_keys_get_the_nearest_right_name() {
+    check(
+        "[connection]\nheartbeet = \"25s\"",
+        "f.toml:2:1: unknown key `heartbeet` in `connection`; did you mean `heartbeat`?",
+    );
+    check("lisen = \"127.0.0.1:1\"", "f.toml:1:1: unknown key `lisen`; did you mean `listen`?");
+    check(
+        "\n\n[conection]\nheartbeat = \"25s\"",
+        "f.toml:3:2: unknown key `conection`; did you mean `connection`?",
+    );
+    check(
+        "[connection]\nconnect-timeout = \"5s\"",
+        "f.toml:2:1: unknown key `connect-timeout` in `connection`; did you mean `connect_timeout`?",
+    );
+    check(
+        "heartbeat = \"25s\"",
+        "f.toml:1:1: unknown key `heartbeat`; did you mean `heartbeat` of `[connection]`?",
+    );
+    check(
+        "[broker]\ndrain_window = \"5s\"",
+        "f.toml:2:1: unknown key `drain_window` in `broker`; did you mean `drain_window`, above the first table?",
+    );
+    check("[lifecycle]\nzzz = 1", "f.toml:2:1: unknown key `zzz` in `lifecycle`; known here: stream");
+    check(
+        "[[channel]]\nname = \"a\"\nsubscibe = \"true\"",
+        "f.toml:3:1: unknown key `subscibe` in `channel`; did you mean `subscribe`?",
+    );
+    check(
+        "limits.messages = { per_second = 1, brust = 2 }",
+        "f.toml:1:37: unknown key `brust` in `limits.messages`; did you mean `burst`?",
+    );
+}
+
+#[test]
+fn durations_are_judged() {
+    check(
+        "[connection]\nheartbeat = \"0s\"",
+        "f.toml:2:13: `connection.heartbeat` is out of bounds: 0s; it may be 10ms to 10m",
+    );
+    check(
+        "drain_window = \"5 parsecs\"",
+        "f.toml:1:16: `drain_window` is not a duration: \"5 parsecs\"; a duration is written like \"50ms\", \"30s\", \"10m\" or \"1h\"",
+    );
+    check(
+        "drain_window = 5",
+        "f.toml:1:16: `drain_window` is a whole number, not a duration; name the unit: \"5s\" or \"5ms\"",
+    );
+    check(
+        "drain_window = \"99999h\"",
+        "f.toml:1:16: `drain_window` is out of bounds: 99999h; it may be 0s to 1h",
+    );
+    check(
+        "drain_window = \"99999999999999999999h\"",
+        "f.toml:1:16: `drain_window` is not a duration: \"99999999999999999999h\"; a duration is written like \"50ms\", \"30s\", \"10m\" or \"1h\"",
+    );
+}
+
+#[test]
+fn sizes_are_judged() {
+    check(
+        "limits.message_bytes = 64.5",
+        "f.toml:1:24: `limits.message_bytes` is a fraction, not a size; a size is written like 65536, \"64KiB\" or \"1MiB\"",
+    );
+    check(
+        "limits.message_bytes = \"64KB\"",
+        "f.toml:1:24: `limits.message_bytes` is not a size: \"64KB\"; a size is written like 65536, \"64KiB\" or \"1MiB\"",
+    );
+    check(
+        "limits.message_bytes = 0",
+        "f.toml:1:24: `limits.message_bytes` is out of bounds: 0B; it may be 128B to 16MiB",
+    );
+    check(
+        "limits.message_bytes = -1",
+        "f.toml:1:24: `limits.message_bytes` is out of bounds: -1; it may be 128B to 16MiB",
+    );
+    check(
+        "limits.message_bytes = 99999999999999999999999999999999999999999999",
+        "f.toml:1:24: `limits.message_bytes` is out of bounds: 170141183460469231731687303715884105727; it may be 128B to 16MiB",
+    );
+}
+
+#[test]
+fn rates_are_judged() {
+    check(
+        "limits.messages = 5",
+        "f.toml:1:19: `limits.messages` is a whole number, not a table; write `messages = { … }`",
+    );
+    check(
+        "limits.messages_per_player = { burst = 5 }",
+        "f.toml:1:8: `limits.messages_per_player` says no `per_second`; a rate is written like { per_second = 50, burst = 100 }",
+    );
+    check(
+        "limits.messages = { per_second = 0 }",
+        "f.toml:1:34: `limits.messages.per_second` is out of bounds: 0; it may be 1 to 1000000000",
+    );
+    check(
+        "limits.bytes = { per_second = \"1KB\", burst = true }",
+        "f.toml:1:31: `limits.bytes.per_second` is not a size: \"1KB\"; a size is written like 65536, \"64KiB\" or \"1MiB\"\n\
+         f.toml:1:46: `limits.bytes.burst` is true or false, not a size; a size is written like 65536, \"64KiB\" or \"1MiB\"",
+    );
+}
+
+#[test]
+fn wrong_kinds_are_named() {
+    check(
+        "proxy_protocol = \"yes\"",
+        "f.toml:1:18: `proxy_protocol` is a string, not true or false; write true or false, without quotes",
+    );
+    check("node = 5", "f.toml:1:8: `node` is a whole number, not a string; put it in quotes");
+    check(
+        "shards = \"2\"",
+        "f.toml:1:10: `shards` is a string, not a whole number; write it in digits, without quotes",
+    );
+    check("shards = 33", "f.toml:1:10: `shards` is out of bounds: 33; it may be 1 to 32");
+    check(
+        "connection = 1979-05-27",
+        "f.toml:1:14: `connection` is a date or time, not a table; write `connection = { … }`",
+    );
+    check(
+        "trusted_proxies = \"10.0.0.0/8\"",
+        "f.toml:1:19: `trusted_proxies` is a string, not a list; write it in brackets: [\"…\"]",
+    );
+    check(
+        "channel = 1",
+        "f.toml:1:11: `channel` is a whole number, not a list of tables; write each as `[[channel]]`",
+    );
+    check(
+        "[channel]\nname = \"a\"",
+        "f.toml:1:2: `channel` is a table, not a list of tables; write each as `[[channel]]`",
+    );
+    check("channel = [1]", "f.toml:1:12: `channel` holds a whole number, not a table");
+}
+
+#[test]
+fn addresses_are_judged() {
+    let form =
+        "it is written like \"127.0.0.1:8000\", \"[::1]:8000\" or \"0.0.0.0:0\" (port 0 takes a free one)";
+    for address in [
+        "localhost",
+        "127.0.0.1:",
+        "127.0.0.1:99999",
+        "127.0.0.1:+1",
+        "::1:80",
+        "[::1:80",
+        "http://a:80",
+        "a b:80",
+    ] {
+        check(
+            &format!("listen = \"{address}\""),
+            &format!("f.toml:1:10: `listen` is not an address and port: \"{address}\"; {form}"),
+        );
+    }
+    check(
+        "listen = \":8000\"",
+        "f.toml:1:10: `listen` is not an address and port: \":8000\"; to listen on all addresses write \"0.0.0.0:8000\"",
+    );
+    check(
+        "trusted_proxies = [\"10.0.0.0/8\", \"10.0.0.0/33\"]",
+        "f.toml:1:34: `trusted_proxies` holds what is no network: \"10.0.0.0/33\"; a network is written like \"10.0.0.0/8\" or \"fd00::/8\", a single address as it is",
+    );
+    check(
+        "listen = \"127.0.0.1:1\"\nadmin = { listen = \"127.0.0.1:1\", api_key = \"k\" }",
+        "f.toml:2:1: `admin.listen` is where players connect; give it a port of its own",
+    );
+    check(
+        "admin = { listen = \"127.0.0.1:1\" }",
+        "f.toml:1:1: `admin` needs `listen` and `api_key`; admin = { listen = \"127.0.0.1:8001\", api_key = \"…\" }",
+    );
+    check(
+        "admin = { listen = \"127.0.0.1:1\", api_key = \"\" }",
+        "f.toml:1:45: `admin.api_key` is empty; leave the key out, or say something",
+    );
+}
+
+#[test]
+fn the_broker_is_judged() {
+    check(
+        "[broker]\nkind = \"radis\"",
+        "f.toml:2:8: `broker.kind` is not known: \"radis\"; did you mean \"redis\"?",
+    );
+    check(
+        "[broker]\nkind = \"kafka\"",
+        "f.toml:2:8: `broker.kind` is not known: \"kafka\"; it may be \"memory\" or \"redis\"",
+    );
+    check(
+        "[broker]\nkind = \"redis\"",
+        "f.toml:1:2: `broker.kind` is \"redis\", and there is no `broker.url`; add url = \"redis://127.0.0.1:6379\"",
+    );
+    check(
+        "[broker]\nurl = \"redis://h\"",
+        "f.toml:1:2: `broker.url` is given, and `broker.kind` is \"memory\" by default; add kind = \"redis\" (or kind = \"memory\" to leave Redis alone)",
+    );
+    let form = "it is written like redis://127.0.0.1:6379, rediss://user:password@host:6380/0 or unix:///run/redis.sock";
+    for (url, problem) in [
+        ("redis-sentinel://h1,h2/service", "names Sentinel, which is not supported yet"),
+        ("redis-cluster://h1,h2", "names a Cluster, which is not supported yet"),
+        ("redis://:hunter2@h:x", "has a wrong port"),
+    ] {
+        check(
+            &format!("[broker]\nkind = \"redis\"\nurl = \"{url}\""),
+            &format!("f.toml:3:7: `broker.url` {problem}; {form}"),
+        );
+    }
+    check(
+        "broker.key_prefix = \"\"",
+        "f.toml:1:21: `broker.key_prefix` is empty; leave the key out, or say something",
+    );
+    check(
+        "broker.key_prefix = \"a b\"",
+        "f.toml:1:21: `broker.key_prefix` is not fit for a prefix; at most 64 bytes, without white space, braces and the signs of patterns, like \"drawbridge:\"",
+    );
+    check(
+        "[broker]\nkind = \"redis\"\nurl = \"redis://h\"\nusername = \"ann\"",
+        "f.toml:1:2: the broker's user has no password; add `password`, or write both in the URL: redis://user:password@host",
+    );
+    check(
+        "[broker]\nkind = \"redis\"\nurl = \"redis://h\"\ntls_ca_file = \"ec.cert.pem\"",
+        "f.toml:4:15: `broker.tls_ca_file` is of no use without TLS; begin `broker.url` with rediss://",
+    );
+    check(
+        "[broker]\nkind = \"redis\"\nurl = \"rediss://h\"\ntls_ca_file = \"ec.key.pem\"",
+        "f.toml:4:15: `broker.tls_ca_file` holds no certificate; a PEM file with a CERTIFICATE block is needed",
+    );
+}
+
+#[test]
+fn files_are_looked_at() {
+    check(
+        "auth.public_key_file = \"nowhere.pem\"",
+        &format!(
+            "f.toml:1:24: `auth.public_key_file` cannot be read: No such file or directory (os error 2); looked for {FIXTURES}/nowhere.pem"
+        ),
+    );
+    let wanted =
+        "a PEM file with a PUBLIC KEY block is needed: RSA of 2048 bits or more, EC on P-256, or Ed25519";
+    for (file, problem) in [
+        ("README.md", format!("holds no public key; {wanted}")),
+        ("rsa1024.pub.pem", format!("holds an RSA key of less than 2048 bits; {wanted}")),
+        ("ec384.pub.pem", format!("holds an EC key that is not on P-256; {wanted}")),
+        (
+            "ec.key.pem",
+            "holds a private key; a server needs only the public one: openssl pkey -in private.pem -pubout"
+                .into(),
+        ),
+        (
+            "ec.cert.pem",
+            "holds a certificate; take the key out of it: openssl x509 -in cert.pem -pubkey -noout".into(),
+        ),
+    ] {
+        check(
+            &format!("auth.public_key_file = \"{file}\""),
+            &format!("f.toml:1:24: `auth.public_key_file` {problem}"),
+        );
+    }
+    check(
+        "tls = { cert_file = \"ec.cert.pem\" }",
+        "f.toml:1:1: `tls` needs `cert_file` and `key_file`; tls = { cert_file = \"cert.pem\", key_file = \"key.pem\" }",
+    );
+    check(
+        "tls = { cert_file = \"ec.cert.pem\", key_file = \"ec.pub.pem\" }",
+        "f.toml:1:47: `tls.key_file` holds no private key; a PEM file with a PRIVATE KEY block is needed",
+    );
+    let said = report("tls = { cert_file = \"ec.cert.pem\", key_file = \"ed25519.key.pem\" }");
+    assert!(said.starts_with("f.toml:1:47: `tls.key_file` does not go with the certificate: "), "{said}");
+}
+
+#[test]
+fn other_texts_are_judged() {
+    for url in
+        ["login.example/jwks", "ftp://login.example/jwks", "https://", "https://u:hunter2@login.example/"]
+    {
+        let said = report(&format!("auth.jwks_url = \"{url}\""));
+        assert!(said.starts_with("f.toml:1:17: `auth.jwks_url` "), "{said}");
+    }
+    check(
+        "[connection]\nallowed_origins = [\"https://play.example/\"]",
+        "f.toml:2:20: `connection.allowed_origins` holds what is no origin: \"https://play.example/\"; an origin is written like \"https://play.example\", without a path or a slash at the end; [\"*\"] allows any",
+    );
+    check(
+        "[connection]\nauto_subscribe = [\"player:{sub}\", \"room:{room\"]",
+        "f.toml:2:35: `connection.auto_subscribe` holds what is no template: \"room:{room\": the brace at byte 5 has no partner; a template is written like \"room:{room}\"",
+    );
+    check(
+        "lifecycle.stream = \"a b\"",
+        "f.toml:1:20: `lifecycle.stream` is not fit for a stream's key; at most 255 bytes, without white space, like \"drawbridge:lifecycle\"",
+    );
+}
+
+#[test]
+fn classes_are_judged() {
+    check(
+        "[[channel]]\nsubscribe = \"true\"",
+        "f.toml:1:1: a `[[channel]]` has no `name`; say which channels it is for: name = \"room:{room}\"",
+    );
+    check(
+        "[[channel]]\nname = \"a*b\"",
+        "f.toml:2:8: `channel.name` is not a class name: \"a*b\": the `*` at byte 1 takes the rest of the name, so it can stand only at the end; it is written like \"room:{room}\" or \"chat:*\"",
+    );
+    let never = "the first class whose name matches wins, so this one never would";
+    check(
+        "[[channel]]\nname = \"room:{room}\"\n[[channel]]\nname = \"room:{room}\"",
+        &format!("f.toml:4:8: `channel.name` is given twice: \"room:{{room}}\"; {never}"),
+    );
+    check(
+        "[[channel]]\nname = \"room:{room}\"\n[[channel]]\nname = \"room:{id}\"",
+        &format!(
+            "f.toml:4:8: `channel.name` matches the same channels as \"room:{{room}}\": \"room:{{id}}\"; {never}"
+        ),
+    );
+    check(
+        "[[channel]]\nname = \"room:{room}\"\nforward = \"actions:{rom}\"",
+        "f.toml:3:11: `channel.forward` names `{rom}`, which the class name does not; did you mean `{room}`?",
+    );
+    check(
+        "[[channel]]\nname = \"chat:*\"\nforward = \"actions:{room}\"",
+        "f.toml:3:11: `channel.forward` names `{room}`, which the class name does not; the class name `chat:*` has no placeholders",
+    );
+    check(
+        "[[channel]]\nname = \"a\"\npayload = \"envelop\"",
+        "f.toml:3:11: `channel.payload` is not known: \"envelop\"; did you mean \"envelope\"?",
+    );
+    check(
+        "[[channel]]\nname = \"a\"\nsubscribe = true",
+        "f.toml:3:13: `channel.subscribe` is true or false, not a string; put it in quotes",
+    );
+}
+
+#[test]
+fn expressions_are_judged_where_they_stand() {
+    for (line, column) in [
+        ("subscribe = \"params.room in me.rooms &&\"", 40),
+        ("subscribe = \"data.x == 1\"", 14),
+        ("publish = 'event == \"hit\" && damage > 3'", 30),
+        ("view = \"data.team = me.team\"", 19),
+        ("view = \"\"\"data.team = me.team\"\"\"", 8),
+    ] {
+        let said = report(&format!("[[channel]]\nname = \"a\"\n{line}"));
+        assert!(said.starts_with(&format!("f.toml:3:{column}: `channel.")), "{said}");
+        let picture: Vec<_> = said.lines().skip(1).collect();
+        let [source, mark] = picture[..] else { panic!("{said}") };
+        assert!(
+            line.contains(source.trim()) && mark.trim() == "^" && mark.len() <= source.len() + 1,
+            "{said}"
+        );
+    }
+    let said = report("[[channel]]\nname = \"a\"\nview = \"data.team = me.team\"");
+    assert!(said.ends_with("\n    data.team = me.team\n              ^"), "{said}");
+}
+
+#[test]
+fn what_is_not_built_is_refused_by_name() {
+    for (key, value, off) in [
+        ("history", "{ events = 200, age = \"10m\" }", ""),
+        ("plain_publish", "\"ignore\"", ", or say \"deliver\""),
+        ("presence", "\"notify\"", ", or say \"off\""),
+        ("presence_rule", "\"true\"", ""),
+        ("kind", "\"entity\"", ", or say \"stream\""),
+        ("entity_max", "10000", ""),
+        ("entity_ttl", "\"1h\"", ""),
+        ("key", "\"data.id\"", ""),
+        ("position", "[\"data.x\", \"data.y\"]", ""),
+        ("hysteresis", "5.0", ""),
+        ("max_radius", "100", ""),
+        ("area_required", "true", ", or say false"),
+        ("follow", "\"true\"", ""),
+        ("batch", "\"50ms\"", ", or say \"0s\""),
+        ("max_updates", "10", ""),
+        ("max_wait", "\"1s\"", ""),
+        ("conflate", "true", ", or say false"),
+        ("slow_consumer", "\"latest\"", ", or say \"disconnect\""),
+        ("slow_consumer", "\"drop_oldest\"", ", or say \"disconnect\""),
+        ("sharded", "true", ", or say false"),
+        ("logic", "\"arena\"", ""),
+    ] {
+        let said = report(&format!("[[channel]]\nname = \"a\"\n{key} = {value}"));
+        assert!(said.starts_with("f.toml:3:"), "{said}");
+        assert!(
+            said.ends_with(&format!(": `channel.{key}` is not supported yet; leave it out{off}")),
+            "{said}"
+        );
+    }
+    check(
+        "[[channel]]\nname = \"a\"\nwhen_broker_down = \"local\"",
+        "f.toml:3:20: `channel.when_broker_down` is not supported yet as \"local\"; it may be \"queue\" or \"reject\"",
+    );
+    check(
+        "[connection]\nresume_window = \"60s\"",
+        "f.toml:2:17: `connection.resume_window` is not supported yet; leave it out, or say \"0s\"",
+    );
+    check("[logic.arena]\nluau = \"arena.luau\"", "f.toml:1:2: `logic` is not supported yet; leave it out");
+}
+
+#[test]
+fn broken_toml_is_reported_without_its_text() {
+    let said = report("node = \"n1\n[auth]\nhmac_secret = hunter2");
+    assert!(said.starts_with("f.toml:1:"), "{said}");
+    assert!(said.contains("\nf.toml:3:"), "{said}");
+    assert!(!said.contains("hunter2"), "{said}");
+    check("node = \"a\"\nnode = \"b\"", "f.toml:2:1: not valid TOML: duplicate key");
+}
+
+#[test]
+fn every_problem_is_reported_at_once_in_the_order_of_the_file() {
+    let said = report(
+        "lisen = \"a\"\nshards = 0\n[connection]\nheartbeat = \"0s\"\nheartbeet = \"1s\"\n[[channel]]\nname = \"{\"\nhistory = 1\n",
+    );
+    let places: Vec<_> = said.lines().map(|line| line.split(": ").next().unwrap()).collect();
+    assert_eq!(
+        places,
+        ["f.toml:1:1", "f.toml:2:10", "f.toml:4:13", "f.toml:5:1", "f.toml:7:8", "f.toml:8:11"],
+        "{said}"
+    );
+}
+
+#[test]
+fn columns_count_characters() {
+    check(
+        "\"é\" = 1",
+        "f.toml:1:1: unknown key `é`; known here: admin, auth, broker, channel, connection, control_channel, drain_window, lifecycle, limits, listen, logic, node, proxy_protocol, ready_grace, shards, tls, trusted_proxies",
+    );
+    check(
+        "connection = { 'é' = 1, heartbeat = 1 }",
+        "f.toml:1:16: unknown key `é` in `connection`; known here: allowed_origins, auto_subscribe, connect_timeout, heartbeat, linger, outbound_bytes, resume_window\nf.toml:1:37: `connection.heartbeat` is a whole number, not a duration; name the unit: \"1s\" or \"1ms\"",
+    );
+}
+
+#[test]
+fn a_secrets_value_is_in_no_error_and_no_debug_text() {
+    let wrong = "[auth]\nhmac_secret = [\"hunter2\"]\njwks_url = \"hunter2\"\n[admin]\nlisten = \"x\"\napi_key = \"hunter2 hunter2\"\n[broker]\nkind = \"redis\"\nurl = \"redis://:hunter2\"\npassword = { a = \"hunter2\" }\n";
+    let said = report(wrong);
+    assert!(said.lines().count() >= 5 && !said.contains("hunter2"), "{said}");
+    let right = "[auth]\nhmac_secret = \"hunter2\"\n[admin]\nlisten = \"h:1\"\napi_key = \"hunter2\"\n[broker]\nkind = \"redis\"\nurl = \"redis://a:hunter2@h\"\npassword = \"hunter2\"\n";
+    assert!(!format!("{:?}", good(right)).contains("hunter2"));
+}
+
+#[test]
+fn a_file_that_cannot_be_read_is_told_from_a_wrong_one() {
+    let errors = load(Path::new("/nowhere/drawbridge.toml")).unwrap_err();
+    assert!(errors.unreadable);
+    assert_eq!(
+        errors.to_string(),
+        "/nowhere/drawbridge.toml: cannot be read: No such file or directory (os error 2)"
+    );
+}

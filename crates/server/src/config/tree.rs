@@ -1,0 +1,156 @@
+//! The raw input: what the file and the environment say, each value with the place it was written at. Nothing is
+//! judged here but the grammar of TOML.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
+
+use super::error::{ConfigError, Location};
+
+/// Where a value was written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Place {
+    /// At this byte of the file.
+    File(usize),
+    /// In this environment variable, or command-line option.
+    Named(Arc<str>),
+}
+
+/// A value and its place.
+#[derive(Clone, Debug)]
+pub(super) struct Node {
+    pub(super) place: Place,
+    pub(super) raw: Raw,
+}
+
+impl Node {
+    /// Whether it is this string.
+    pub(super) fn is_text(&self, wanted: &str) -> bool {
+        matches!(&self.raw, Raw::String { text, .. } | Raw::Text(text) if text == wanted)
+    }
+}
+
+#[derive(Clone, Debug)]
+pub(super) enum Raw {
+    /// From the environment: what it means depends on what is wanted.
+    Text(String),
+    /// `verbatim`: it stands in the file, character by character, right behind one opening quote.
+    String {
+        text: String,
+        verbatim: bool,
+    },
+    Integer(i128),
+    Float,
+    Boolean(bool),
+    Datetime,
+    Array(Vec<Node>),
+    Table(Table),
+}
+
+impl Raw {
+    /// For messages.
+    pub(super) fn kind(&self) -> &'static str {
+        match self {
+            Raw::Text(_) | Raw::String { .. } => "a string",
+            Raw::Integer(_) => "a whole number",
+            Raw::Float => "a fraction",
+            Raw::Boolean(_) => "true or false",
+            Raw::Datetime => "a date or time",
+            Raw::Array(_) => "a list",
+            Raw::Table(_) => "a table",
+        }
+    }
+}
+
+/// Keys and values, in no particular order.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Table(pub(super) Vec<Entry>);
+
+#[derive(Clone, Debug)]
+pub(super) struct Entry {
+    pub(super) key: String,
+    /// Where the key stands; the value has a place of its own.
+    pub(super) place: Place,
+    pub(super) node: Node,
+}
+
+impl Table {
+    pub(super) fn get(&self, key: &str) -> Option<&Entry> {
+        self.0.iter().find(|entry| entry.key == key)
+    }
+
+    /// The entry of this key, made if it is not there.
+    pub(super) fn entry(&mut self, key: &str, made: impl FnOnce() -> Entry) -> &mut Entry {
+        let at = self.0.iter().position(|entry| entry.key == key).unwrap_or_else(|| {
+            self.0.push(made());
+            self.0.len() - 1
+        });
+        &mut self.0[at]
+    }
+}
+
+/// Reads a whole file.
+pub(super) fn parse_file(text: &str) -> (Table, Vec<ConfigError>) {
+    let (root, errors) = DeTable::parse_recoverable(text);
+    let errors = errors.iter().map(|error| syntax_error(text, error)).collect();
+    (table(root.get_ref(), &|span| Place::File(span.start), text), errors)
+}
+
+/// Reads one value that came from outside the file; every part of it stands at `place`.
+pub(super) fn parse_value(text: &str, place: &Place) -> Option<Node> {
+    let value = DeValue::parse(text).ok()?;
+    Some(node(&value, &|_| place.clone(), ""))
+}
+
+/// The parser's words hold names of grammar only, never the text of the file: it may be a secret.
+fn syntax_error(text: &str, error: &toml::de::Error) -> ConfigError {
+    let offset = error.span().map_or(0, |span| span.start);
+    ConfigError {
+        location: locate(text, offset),
+        problem: format!("not valid TOML: {}", error.message()),
+        hint: None,
+        offset,
+    }
+}
+
+/// Line and column of a byte of the file.
+pub(super) fn locate(text: &str, offset: usize) -> Location {
+    let boundary = (0..=offset.min(text.len())).rev().find(|at| text.is_char_boundary(*at));
+    let before = &text[..boundary.unwrap_or(0)];
+    let line_start = before.rfind('\n').map_or(0, |newline| newline + 1);
+    Location::File {
+        line: before.bytes().filter(|byte| *byte == b'\n').count() + 1,
+        column: before[line_start..].chars().count() + 1,
+    }
+}
+
+type Placing<'a> = &'a dyn Fn(Range<usize>) -> Place;
+
+fn table(source: &DeTable<'_>, placing: Placing<'_>, text: &str) -> Table {
+    let entry = |(key, value): (&Spanned<_>, &Spanned<DeValue<'_>>)| {
+        let name: &std::borrow::Cow<'_, str> = key.get_ref();
+        Entry { key: name.to_string(), place: placing(key.span()), node: node(value, placing, text) }
+    };
+    Table(source.iter().map(entry).collect())
+}
+
+fn node(source: &Spanned<DeValue<'_>>, placing: Placing<'_>, text: &str) -> Node {
+    let raw = match source.get_ref() {
+        DeValue::String(value) => {
+            let literal = text.get(source.span()).unwrap_or_default();
+            let verbatim = literal.get(1..literal.len().saturating_sub(1)) == Some(&**value);
+            Raw::String { text: value.to_string(), verbatim }
+        }
+        DeValue::Integer(value) => {
+            Raw::Integer(i128::from_str_radix(value.as_str(), value.radix()).unwrap_or(i128::MAX))
+        }
+        DeValue::Float(_) => Raw::Float,
+        DeValue::Boolean(value) => Raw::Boolean(*value),
+        DeValue::Datetime(_) => Raw::Datetime,
+        DeValue::Array(values) => Raw::Array(values.iter().map(|value| node(value, placing, text)).collect()),
+        DeValue::Table(value) => Raw::Table(table(value, placing, text)),
+    };
+    Node { place: placing(source.span()), raw }
+}

@@ -1,0 +1,125 @@
+//! `drawbridge dev`: two sample players with tokens, and a demo that publishes on its own clock, so that the
+//! playground has something to show before anybody has typed.
+
+use std::f64::consts::TAU;
+use std::sync::Arc;
+use std::time::Duration;
+
+use drawbridge_engine::io::WhenDown;
+use drawbridge_protocol::event::Envelope;
+use serde_json::{Map, Value, json};
+
+use crate::auth::{PrivateKey, mint};
+use crate::bus::Bus;
+use crate::clock::unix_ms;
+use crate::node::Node;
+
+/// The channel of the demo.
+const DEMO_CHANNEL: &str = "game:demo";
+const DEMO_EVERY: Duration = Duration::from_millis(200);
+/// How long one round of the demo's dots takes.
+const ROUND_MS: u64 = 12_000;
+const DOTS: [&str; 3] = ["gull", "heron", "swift"];
+const TOKEN_SECONDS: u64 = 24 * 3_600;
+
+/// The sample players: name, team and the room that they share.
+const PLAYERS: [(&str, &str); 2] = [("alice", "red"), ("bob", "blue")];
+const ROOM: &str = "42";
+
+/// The playground's part of a node.
+#[derive(Debug)]
+pub struct Dev {
+    key: PrivateKey,
+    redis: Option<String>,
+}
+
+impl Dev {
+    /// `secret` signs the players' tokens; `redis` is shown on the page, without its password.
+    pub fn new(secret: &str, redis: Option<&str>) -> Self {
+        Dev { key: PrivateKey::hmac(secret), redis: redis.map(without_password) }
+    }
+
+    /// Who plays, as JSON for the page; fresh tokens each time.
+    pub fn session(&self, node: &Node) -> String {
+        let players: Vec<Value> = PLAYERS
+            .iter()
+            .map(
+                |(player, team)| json!({ "player": player, "team": team, "token": self.token(player, team) }),
+            )
+            .collect();
+        json!({
+            "players": players,
+            "channels": [DEMO_CHANNEL, format!("room:{ROOM}"), "team:red", "team:blue", "chat:lobby"],
+            "redis": self.redis,
+            "admin": node.admin_address.get().map(|address| format!("http://{address}")),
+            "node": node.config.node,
+        })
+        .to_string()
+    }
+
+    fn token(&self, player: &str, team: &str) -> Option<String> {
+        let mut claims = Map::new();
+        claims.insert("sub".into(), player.into());
+        claims.insert("team".into(), team.into());
+        claims.insert("room".into(), ROOM.into());
+        claims.insert("game".into(), "demo".into());
+        claims.insert("exp".into(), (unix_ms() / 1_000 + TOKEN_SECONDS).into());
+        mint(&self.key, None, &claims).ok()
+    }
+}
+
+/// A URL with its password starred out.
+fn without_password(url: &str) -> String {
+    match (url.split_once("://"), url.rsplit_once('@')) {
+        (Some((scheme, _)), Some((_, host))) => format!("{scheme}://***@{host}"),
+        _ => url.to_owned(),
+    }
+}
+
+/// Publishes moving dots for as long as the process runs.
+pub(crate) async fn run_demo(bus: Arc<Bus>) {
+    let mut ticks = tokio::time::interval(DEMO_EVERY);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
+    loop {
+        ticks.tick().await;
+        let now = unix_ms();
+        let payload = Envelope {
+            event: "tick",
+            data: &dots(now).to_string(),
+            from: None,
+            tags: None,
+            key: None,
+            ts: Some(now),
+            id: Some(&format!("db1.demo.{}", bus.next_id())),
+        }
+        .to_payload();
+        // While Redis is away there is nothing to show.
+        let _ = bus.publish(DEMO_CHANNEL.into(), payload, WhenDown::Reject).await;
+    }
+}
+
+/// Where the dots are, in a square from 0 to 100.
+fn dots(now_ms: u64) -> Value {
+    let turn = (now_ms % ROUND_MS) as f64 / ROUND_MS as f64 * TAU;
+    let place = |at: usize| {
+        let phase = turn * (at + 1) as f64 + at as f64;
+        let round = |value: f64| (value * 10.0).round() / 10.0;
+        json!({
+            "name": DOTS[at],
+            "x": round(50.0 + 38.0 * phase.cos()),
+            "y": round(50.0 + (20.0 + 8.0 * at as f64) * (phase * 1.3).sin()),
+        })
+    };
+    json!({ "dots": (0..DOTS.len()).map(place).collect::<Vec<_>>() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_password_is_never_shown() {
+        assert_eq!(without_password("redis://u:p@ss@host:6379/0"), "redis://***@host:6379/0");
+        assert_eq!(without_password("redis://host"), "redis://host");
+    }
+}

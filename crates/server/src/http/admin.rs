@@ -1,0 +1,244 @@
+//! The admin API (contract §9): for services and operators, on a listener of its own, with an API key.
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::body::Bytes;
+use axum::extract::{DefaultBodyLimit, Path, Request, State};
+use axum::middleware::{self, Next};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use drawbridge_engine::io::{PlayerAction, PlayerCommand, PublishFailure, WhenDown};
+use drawbridge_protocol::event::Envelope;
+use drawbridge_protocol::{ErrorCode, MAX_DATA_DEPTH, channel, json};
+use http::{StatusCode, header};
+use serde::Deserialize;
+use serde_json::value::RawValue;
+
+use super::pages;
+use crate::clock::unix_ms;
+use crate::node::Node;
+
+/// Beside the payload: names, tags and JSON.
+const BODY_OVERHEAD_BYTES: usize = 16 * 1024;
+
+type Shared = State<Arc<Node>>;
+type Answer = Result<Response, ApiError>;
+
+/// Serves until the process ends.
+pub(crate) async fn run(node: Arc<Node>, listener: tokio::net::TcpListener) {
+    if let Err(error) = axum::serve(listener, router(node)).await {
+        tracing::error!(%error, "the admin listener ended");
+    }
+}
+
+fn router(node: Arc<Node>) -> Router {
+    let body_bytes = node.config.broker.external_bytes + BODY_OVERHEAD_BYTES;
+    let api = Router::new()
+        .route("/api/publish", post(publish))
+        .route("/api/players/{player}/subscribe", post(subscribe))
+        .route("/api/players/{player}/unsubscribe", post(unsubscribe))
+        .route("/api/players/{player}/disconnect", post(disconnect))
+        .route("/api/players/{player}/view", post(not_built))
+        .route("/api/players/{player}", get(not_built))
+        .route("/api/rooms/{room}/signal", post(not_built))
+        .route("/api/rooms", get(not_built))
+        .route("/api/channels", get(not_built))
+        .route("/api/channels/{channel}/presence", get(not_built))
+        .route("/api/channels/{channel}/history", get(not_built))
+        .route("/api/nodes", get(not_built))
+        .layer(middleware::from_fn_with_state(node.clone(), require_key));
+    Router::new()
+        .merge(api)
+        .route("/api/openapi.json", get(openapi))
+        .route("/healthz", get(async || pages::text(StatusCode::OK, "ok\n")))
+        .route("/readyz", get(async |State(node): Shared| pages::ready(&node)))
+        .route("/metrics", get(async |State(node): Shared| pages::metrics(&node).await))
+        .fallback(async || ApiError::new(StatusCode::NOT_FOUND, "NOT_FOUND", "there is nothing at this path"))
+        .method_not_allowed_fallback(async || {
+            ApiError::new(StatusCode::METHOD_NOT_ALLOWED, "METHOD_NOT_ALLOWED", "not with this method")
+        })
+        .layer(DefaultBodyLimit::max(body_bytes))
+        .with_state(node)
+}
+
+async fn openapi() -> Response {
+    ([(header::CONTENT_TYPE, "application/json")], include_str!("openapi.json")).into_response()
+}
+
+async fn require_key(State(node): Shared, request: Request, next: Next) -> Answer {
+    let given = request.headers().get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
+    let given = given
+        .and_then(|value| value.split_once(' '))
+        .filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"));
+    match (given, &node.config.admin) {
+        (Some((_, key)), Some(admin)) if admin.api_key.matches(key.trim()) => Ok(next.run(request).await),
+        _ => Err(ApiError::code(
+            StatusCode::UNAUTHORIZED,
+            ErrorCode::Unauthenticated,
+            "Authorization: Bearer with the admin API key is needed",
+        )),
+    }
+}
+
+#[derive(Deserialize)]
+struct PublishBody<'a> {
+    channel: String,
+    event: String,
+    #[serde(borrow, default)]
+    data: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    tags: Option<&'a RawValue>,
+    #[serde(default)]
+    key: Option<String>,
+    #[serde(default)]
+    idempotency_key: Option<serde_json::Value>,
+}
+
+async fn publish(State(node): Shared, body: Bytes) -> Answer {
+    let body: PublishBody<'_> = parse(&body)?;
+    check_channel(&node, &body.channel, false)?;
+    if body.idempotency_key.is_some_and(|key| !key.is_null()) {
+        return Err(unsupported("idempotency_key is not supported by this server"));
+    }
+    let data = body.data.map_or("null", RawValue::get);
+    if json::Value::parse(data).is_ok_and(|value| value.depth > MAX_DATA_DEPTH) {
+        return Err(bad_request(format!("data: at most {MAX_DATA_DEPTH} deep")));
+    }
+    let tags = body.tags.map(RawValue::get).filter(|tags| *tags != "null");
+    if tags.is_some_and(|tags| !tags.starts_with('{')) {
+        return Err(bad_request("tags: an object is expected"));
+    }
+    let payload = Envelope {
+        event: &body.event,
+        data,
+        from: None,
+        tags,
+        key: body.key.as_deref(),
+        ts: Some(unix_ms()),
+        id: Some(&format!("db1.{}.{}", node.config.node, node.bus.next_id())),
+    }
+    .to_payload();
+    if payload.len() > node.config.broker.external_bytes {
+        return Err(ApiError::code(
+            StatusCode::PAYLOAD_TOO_LARGE,
+            ErrorCode::TooLarge,
+            "over external_bytes",
+        ));
+    }
+    let class = node.config.engine.classes.of_channel(&body.channel);
+    let when_down = class.map_or(WhenDown::Queue, |(_, class, _)| class.when_broker_down);
+    node.bus.publish(body.channel.as_str().into(), payload, when_down).await?;
+    Ok(axum::Json(serde_json::json!({ "channel": body.channel })).into_response())
+}
+
+#[derive(Deserialize)]
+struct ChannelBody {
+    channel: String,
+}
+
+async fn subscribe(State(node): Shared, Path(player): Path<String>, body: Bytes) -> Answer {
+    let ChannelBody { channel } = parse(&body)?;
+    check_channel(&node, &channel, true)?;
+    command(&node, player, PlayerAction::Subscribe { channel: channel.into() }).await
+}
+
+async fn unsubscribe(State(node): Shared, Path(player): Path<String>, body: Bytes) -> Answer {
+    let ChannelBody { channel } = parse(&body)?;
+    check_channel(&node, &channel, true)?;
+    command(&node, player, PlayerAction::Unsubscribe { channel: channel.into() }).await
+}
+
+#[derive(Default, Deserialize)]
+struct DisconnectBody {
+    #[serde(default)]
+    reason: Option<String>,
+}
+
+async fn disconnect(State(node): Shared, Path(player): Path<String>, body: Bytes) -> Answer {
+    let DisconnectBody { reason } = if body.is_empty() { DisconnectBody::default() } else { parse(&body)? };
+    command(&node, player, PlayerAction::Disconnect { reason: reason.map(Into::into) }).await
+}
+
+async fn command(node: &Node, player: String, action: PlayerAction) -> Answer {
+    node.bus.command(&PlayerCommand { player: player.as_str().into(), action }).await?;
+    Ok(axum::Json(serde_json::json!({ "player": player })).into_response())
+}
+
+async fn not_built() -> ApiError {
+    unsupported("this part of the API is not supported by this server")
+}
+
+fn parse<'b, T: Deserialize<'b>>(body: &'b [u8]) -> Result<T, ApiError> {
+    serde_json::from_slice(body).map_err(|error| bad_request(format!("the body: {error}")))
+}
+
+fn check_channel(node: &Node, name: &str, pattern_allowed: bool) -> Result<(), ApiError> {
+    let pattern = channel::is_pattern(name) && pattern_allowed;
+    let valid = if pattern { channel::validate_pattern(name) } else { channel::validate(name) };
+    valid.map_err(|error| {
+        ApiError::code(StatusCode::BAD_REQUEST, ErrorCode::ChannelInvalid, format!("channel: {error}"))
+    })?;
+    if name.starts_with(&*node.config.engine.reserved_prefix) {
+        let text = "channel: this name is the server's own";
+        return Err(ApiError::code(StatusCode::FORBIDDEN, ErrorCode::Forbidden, text));
+    }
+    Ok(())
+}
+
+/// What went wrong, in the words of the wire contract where it has one.
+#[derive(Debug)]
+struct ApiError {
+    status: StatusCode,
+    code: &'static str,
+    message: String,
+    outcome: Option<&'static str>,
+}
+
+impl ApiError {
+    fn new(status: StatusCode, code: &'static str, message: impl Into<String>) -> Self {
+        ApiError { status, code, message: message.into(), outcome: None }
+    }
+
+    fn code(status: StatusCode, code: ErrorCode, message: impl Into<String>) -> Self {
+        Self::new(status, code.as_str(), message)
+    }
+}
+
+fn bad_request(message: impl Into<String>) -> ApiError {
+    ApiError::code(StatusCode::BAD_REQUEST, ErrorCode::BadMessage, message)
+}
+
+fn unsupported(message: &str) -> ApiError {
+    ApiError::code(StatusCode::NOT_IMPLEMENTED, ErrorCode::Unsupported, message)
+}
+
+impl From<PublishFailure> for ApiError {
+    fn from(failure: PublishFailure) -> Self {
+        let unavailable = |outcome, message: &str| ApiError {
+            outcome: Some(outcome),
+            ..ApiError::code(StatusCode::SERVICE_UNAVAILABLE, ErrorCode::BrokerUnavailable, message)
+        };
+        match failure {
+            PublishFailure::NotDone => unavailable("not_done", "Redis is away"),
+            PublishFailure::Unknown => {
+                unavailable("unknown", "Redis did not answer: it may have happened or not")
+            }
+            PublishFailure::Refused(reason) => ApiError::code(
+                StatusCode::BAD_GATEWAY,
+                ErrorCode::BrokerRefused,
+                format!("Redis refused: {reason}"),
+            ),
+        }
+    }
+}
+
+impl IntoResponse for ApiError {
+    fn into_response(self) -> Response {
+        let mut error = serde_json::json!({ "code": self.code, "message": self.message });
+        if let Some(outcome) = self.outcome {
+            error["outcome"] = outcome.into();
+        }
+        (self.status, axum::Json(serde_json::json!({ "error": error }))).into_response()
+    }
+}

@@ -1,0 +1,67 @@
+//! What the socket port serves beside the socket: health, readiness, metrics, and in `dev` the playground.
+
+use std::convert::Infallible;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::header::{self, HeaderValue};
+use http::{Method, Request, Response, StatusCode};
+use http_body_util::Full;
+use hyper::body::Incoming;
+
+use super::{playground, ws};
+use crate::node::Node;
+
+/// A response with a body of known length.
+pub(crate) type Reply = Response<Full<Bytes>>;
+
+/// Answers one request.
+pub(super) async fn route(
+    node: Arc<Node>,
+    request: Request<Incoming>,
+    address: IpAddr,
+) -> Result<Reply, Infallible> {
+    let path = request.uri().path();
+    if path == "/ws" {
+        return Ok(ws::upgrade(&node, request, address).await);
+    }
+    if request.method() != Method::GET && request.method() != Method::HEAD {
+        let mut reply = text(StatusCode::METHOD_NOT_ALLOWED, "only GET is served here\n");
+        reply.headers_mut().insert(header::ALLOW, HeaderValue::from_static("GET, HEAD"));
+        return Ok(reply);
+    }
+    Ok(match path {
+        "/healthz" => text(StatusCode::OK, "ok\n"),
+        "/readyz" => ready(&node),
+        "/metrics" => metrics(&node).await,
+        _ => playground::page(&node, path)
+            .unwrap_or_else(|| text(StatusCode::NOT_FOUND, "not here; the socket is at /ws\n")),
+    })
+}
+
+/// Whether the node should get traffic, and if not, why.
+pub(super) fn ready(node: &Node) -> Reply {
+    match node.not_ready_because() {
+        None => text(StatusCode::OK, "ready\n"),
+        Some(reason) => text(StatusCode::SERVICE_UNAVAILABLE, &format!("not ready: {reason}\n")),
+    }
+}
+
+pub(super) async fn metrics(node: &Node) -> Reply {
+    let body = crate::metrics::encode(&node.stats().await);
+    reply(StatusCode::OK, "application/openmetrics-text; version=1.0.0; charset=utf-8", body.into())
+}
+
+pub(crate) fn text(status: StatusCode, body: &str) -> Reply {
+    reply(status, "text/plain; charset=utf-8", Bytes::copy_from_slice(body.as_bytes()))
+}
+
+pub(crate) fn reply(status: StatusCode, content_type: &'static str, body: Bytes) -> Reply {
+    let mut reply = Response::new(Full::new(body));
+    *reply.status_mut() = status;
+    let headers = reply.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    reply
+}

@@ -1,0 +1,222 @@
+//! The upgrade (RFC 6455 §4.2): everything that is decided before a socket is handed to a shard.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use drawbridge_engine::io::{AuthFailure, Claims};
+use drawbridge_protocol::Encoding;
+use drawbridge_protocol::websocket;
+use http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use http::{Method, Request, StatusCode};
+use hyper::body::Incoming;
+use hyper::upgrade::Upgraded;
+use hyper_util::rt::TokioIo;
+use tokio::net::TcpStream;
+use tokio_rustls::server::TlsStream;
+
+use super::address::{self, AddressSlot};
+use super::pages::{Reply, text};
+use crate::node::Node;
+use crate::shard::{Mail, NewSocket};
+
+/// What was decided about a socket before it is one.
+struct Admission {
+    accept: HeaderValue,
+    encoding: Encoding,
+    /// To be named in the answer, if the client offered any.
+    subprotocol: Option<&'static str>,
+    address: IpAddr,
+    token: Option<Result<Claims, AuthFailure>>,
+    wait_for_connect: bool,
+    slot: AddressSlot,
+}
+
+/// Answers a request for `/ws`; where it upgrades, the socket goes to a shard.
+pub(super) async fn upgrade(node: &Arc<Node>, mut request: Request<Incoming>, peer: IpAddr) -> Reply {
+    let admission = match admit(node, &request, peer).await {
+        Ok(admission) => admission,
+        Err(refusal) => return refusal,
+    };
+    let mut reply = text(StatusCode::SWITCHING_PROTOCOLS, "");
+    let headers = reply.headers_mut();
+    headers.clear();
+    headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
+    headers.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
+    headers.insert(header::SEC_WEBSOCKET_ACCEPT, admission.accept.clone());
+    if let Some(subprotocol) = admission.subprotocol {
+        headers.insert(header::SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(subprotocol));
+    }
+    let upgrade = hyper::upgrade::on(&mut request);
+    let node = node.clone();
+    tokio::spawn(async move {
+        match upgrade.await {
+            Ok(upgraded) => hand_over(&node, upgraded, admission),
+            Err(error) => tracing::debug!(%error, "the upgrade did not happen"),
+        }
+    });
+    reply
+}
+
+async fn admit(node: &Arc<Node>, request: &Request<Incoming>, peer: IpAddr) -> Result<Admission, Reply> {
+    let headers = request.headers();
+    let accept = handshake_key(request)?;
+    let subprotocol = websocket::negotiate(
+        headers.get_all(header::SEC_WEBSOCKET_PROTOCOL).iter().filter_map(|value| value.to_str().ok()),
+    )
+    .map_err(|error| text(StatusCode::BAD_REQUEST, &format!("{error}\n")))?;
+    if !origin_allowed(node.config.allowed_origins.as_deref(), headers) {
+        node.counters.refused_origin.inc();
+        return Err(text(StatusCode::FORBIDDEN, "this origin is not allowed\n"));
+    }
+    if let Some(reason) = node.refuses_sockets_because() {
+        node.counters.refused_overloaded.inc();
+        let mut reply = text(StatusCode::SERVICE_UNAVAILABLE, &format!("{reason}\n"));
+        reply.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+        return Err(reply);
+    }
+    let address = address::client_address(peer, &node.config.trusted_proxies, headers);
+    let Some(slot) = node.addresses.take(address) else {
+        node.counters.refused_address.inc();
+        return Err(text(StatusCode::TOO_MANY_REQUESTS, "too many connections from this address\n"));
+    };
+    let query = request.uri().query().unwrap_or_default();
+    let token = match token(node, headers, query) {
+        Some(token) => Some(node.judge.verify(token).await),
+        None => None,
+    };
+    Ok(Admission {
+        accept,
+        encoding: subprotocol.encoding,
+        subprotocol: subprotocol.echo,
+        address,
+        token,
+        wait_for_connect: parameter(query, "connect").as_deref() == Some("1"),
+        slot,
+    })
+}
+
+/// Checks what makes a request a WebSocket handshake and answers its key.
+fn handshake_key(request: &Request<Incoming>) -> Result<HeaderValue, Reply> {
+    let headers = request.headers();
+    let bad = |reason: &str| text(StatusCode::BAD_REQUEST, &format!("not a WebSocket handshake: {reason}\n"));
+    if request.method() != Method::GET {
+        return Err(bad("the method must be GET"));
+    }
+    if !has_token(headers, &header::UPGRADE, "websocket")
+        || !has_token(headers, &header::CONNECTION, "upgrade")
+    {
+        let mut reply = text(StatusCode::UPGRADE_REQUIRED, "this is a WebSocket: Upgrade: websocket\n");
+        reply.headers_mut().insert(header::UPGRADE, HeaderValue::from_static("websocket"));
+        return Err(reply);
+    }
+    if headers.get(header::SEC_WEBSOCKET_VERSION).is_none_or(|version| version != "13") {
+        let mut reply = text(StatusCode::UPGRADE_REQUIRED, "Sec-WebSocket-Version must be 13\n");
+        reply.headers_mut().insert(header::SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13"));
+        return Err(reply);
+    }
+    let mut keys = headers.get_all(header::SEC_WEBSOCKET_KEY).iter();
+    let (Some(key), None) = (keys.next(), keys.next()) else {
+        return Err(bad("Sec-WebSocket-Key must be there once"));
+    };
+    let key = key.to_str().map_err(|_| bad("Sec-WebSocket-Key is not text"))?;
+    let accept = websocket::accept_key(key).map_err(|error| bad(&error.to_string()))?;
+    HeaderValue::from_str(&accept).map_err(|_| bad("Sec-WebSocket-Key cannot be answered"))
+}
+
+/// Whether a comma-separated header holds this token, whatever its case.
+fn has_token(headers: &HeaderMap, name: &HeaderName, token: &str) -> bool {
+    headers
+        .get_all(name)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','))
+        .any(|part| part.trim().eq_ignore_ascii_case(token))
+}
+
+/// `None`: same origin only. A request without `Origin` does not come from a browser's page (RFC 6454 §7.3).
+fn origin_allowed(allowed: Option<&[String]>, headers: &HeaderMap) -> bool {
+    let Some(origin) = headers.get(header::ORIGIN) else { return true };
+    let Ok(origin) = origin.to_str() else { return false };
+    match allowed {
+        Some(list) => {
+            list.iter().any(|one| one == "*" || one.trim_end_matches('/').eq_ignore_ascii_case(origin))
+        }
+        None => {
+            let host = headers.get(header::HOST).and_then(|host| host.to_str().ok());
+            let authority = origin.split_once("://").map(|(_, authority)| authority);
+            matches!((host, authority), (Some(host), Some(authority)) if host.eq_ignore_ascii_case(authority))
+        }
+    }
+}
+
+fn token(node: &Node, headers: &HeaderMap, query: &str) -> Option<String> {
+    if let Some(value) = headers.get(header::AUTHORIZATION) {
+        // Anything but a bearer token is judged too, so that the client learns what is wrong.
+        let value = value.to_str().unwrap_or_default();
+        let (scheme, token) = value.split_once(' ').unwrap_or((value, ""));
+        return Some(if scheme.eq_ignore_ascii_case("bearer") {
+            token.trim().to_owned()
+        } else {
+            String::new()
+        });
+    }
+    if node.config.auth.query_token { parameter(query, "token") } else { None }
+}
+
+/// One parameter of a query, percent-decoded.
+fn parameter(query: &str, name: &str) -> Option<String> {
+    let value = query.split('&').find_map(|pair| pair.strip_prefix(name)?.strip_prefix('='))?;
+    let mut decoded = Vec::with_capacity(value.len());
+    let mut bytes = value.bytes();
+    while let Some(byte) = bytes.next() {
+        match byte {
+            b'%' => {
+                let digits = [bytes.next()?, bytes.next()?];
+                decoded.push(u8::from_str_radix(std::str::from_utf8(&digits).ok()?, 16).ok()?);
+            }
+            b'+' => decoded.push(b' '),
+            _ => decoded.push(byte),
+        }
+    }
+    String::from_utf8(decoded).ok()
+}
+
+/// Takes the raw socket back from hyper and gives it to the shard that has the fewest.
+fn hand_over(node: &Node, upgraded: Upgraded, admission: Admission) {
+    let taken = match upgraded.downcast::<TokioIo<TcpStream>>() {
+        Ok(parts) => parts.io.into_inner().into_std().map(|stream| (stream, None, parts.read_buf)),
+        Err(upgraded) => match upgraded.downcast::<TokioIo<TlsStream<TcpStream>>>() {
+            Ok(parts) => {
+                let (stream, tls) = parts.io.into_inner().into_inner();
+                stream.into_std().map(|stream| (stream, Some(Box::new(tls)), parts.read_buf))
+            }
+            Err(_) => Err(std::io::Error::other("neither a plain nor a TLS socket")),
+        },
+    };
+    match taken {
+        Ok((stream, tls, read_ahead)) => deliver(node, stream, tls, read_ahead, admission),
+        Err(error) => tracing::warn!(%error, "a socket was lost on its way to a shard"),
+    }
+}
+
+fn deliver(
+    node: &Node,
+    stream: std::net::TcpStream,
+    tls: Option<Box<rustls::ServerConnection>>,
+    read_ahead: Bytes,
+    admission: Admission,
+) {
+    node.counters.accepted.inc();
+    let Some(shard) = node.shards.iter().min_by_key(|shard| shard.sockets()) else { return };
+    shard.send(Mail::Socket(Box::new(NewSocket {
+        stream,
+        tls,
+        read_ahead,
+        encoding: admission.encoding,
+        address: admission.address,
+        token: admission.token,
+        wait_for_connect: admission.wait_for_connect,
+        slot: admission.slot,
+    })));
+}

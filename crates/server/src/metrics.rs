@@ -1,0 +1,215 @@
+//! Metrics in OpenMetrics text, made from plain numbers when somebody asks; nothing is counted here.
+
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric, text};
+use prometheus_client::metrics::counter::ConstCounter;
+use prometheus_client::metrics::gauge::ConstGauge;
+use prometheus_client::registry::Registry;
+
+use crate::node::NodeStats;
+use crate::shard::ShardStats;
+
+/// All of a node's metrics as text.
+pub fn encode(stats: &NodeStats) -> String {
+    let mut registry = Registry::with_prefix("drawbridge");
+    registry.register_collector(Box::new(Snapshot(samples(stats))));
+    let mut text = String::new();
+    // Writing into a string cannot fail.
+    let _ = text::encode(&mut text, &registry);
+    text
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Kind {
+    Gauge,
+    Counter,
+}
+
+#[derive(Debug)]
+struct Sample(Kind, &'static str, &'static str, u64);
+
+#[derive(Debug)]
+struct Snapshot(Vec<Sample>);
+
+impl Collector for Snapshot {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
+        for Sample(kind, name, help, value) in &self.0 {
+            match kind {
+                Kind::Gauge => {
+                    let metric = ConstGauge::new(i64::try_from(*value).unwrap_or(i64::MAX));
+                    metric.encode(encoder.encode_descriptor(name, help, None, metric.metric_type())?)?;
+                }
+                Kind::Counter => {
+                    let metric = ConstCounter::new(*value);
+                    metric.encode(encoder.encode_descriptor(name, help, None, metric.metric_type())?)?;
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+fn samples(stats: &NodeStats) -> Vec<Sample> {
+    use Kind::{Counter, Gauge};
+    let mut shards = ShardStats::default();
+    for shard in &stats.shards {
+        shards += *shard;
+    }
+    let (engine, broker) = (shards.engine, &stats.broker);
+    vec![
+        Sample(Gauge, "connections", "Connections, in any phase", engine.connections),
+        Sample(Gauge, "connections_open", "Connections whose WELCOME was sent", engine.welcomed),
+        Sample(Gauge, "sockets", "Sockets, closing ones included", shards.sockets),
+        Sample(
+            Gauge,
+            "addresses",
+            "Addresses that hold a connection, where they are counted",
+            stats.addresses,
+        ),
+        Sample(Gauge, "subscriptions", "Subscriptions of connections", engine.subscriptions),
+        Sample(Gauge, "targets", "Distinct channels and patterns, summed over the shards", engine.targets),
+        Sample(Gauge, "views", "Distinct views, summed over the shards", engine.views),
+        Sample(Gauge, "timers", "Timers armed", engine.timers),
+        Sample(
+            Gauge,
+            "outbound_bytes",
+            "Bytes that wait for sockets that do not take them",
+            engine.pending_bytes,
+        ),
+        Sample(
+            Gauge,
+            "publishes_in_flight",
+            "Publishes whose answer is out",
+            engine.publishing + stats.bus_tickets,
+        ),
+        Sample(Gauge, "requests_deferred", "Requests that wait for an earlier one", engine.deferred),
+        Sample(Counter, "requests", "Requests of clients", engine.requests),
+        Sample(Counter, "bad_messages", "Messages that are not of the contract", engine.bad_messages),
+        Sample(Counter, "rate_limited", "Requests over a rate limit", engine.rate_limited),
+        Sample(Counter, "forbidden", "Requests that rights do not allow", engine.forbidden),
+        Sample(
+            Counter,
+            "publications",
+            "Events from the broker, once for each shard concerned",
+            engine.publications,
+        ),
+        Sample(Counter, "deliveries", "Events queued to connections", engine.deliveries),
+        Sample(Counter, "hidden", "Events that a view or a right hid from a subscriber", engine.hidden),
+        Sample(Counter, "resyncs", "RESYNC messages", engine.resyncs),
+        Sample(Counter, "published", "Publishes of clients that were acknowledged", engine.published),
+        Sample(Counter, "publish_failures", "Publishes of clients that failed", engine.publish_failures),
+        Sample(
+            Counter,
+            "slow_consumers",
+            "Connections closed because they did not read (4001)",
+            engine.slow_consumers,
+        ),
+        Sample(
+            Counter,
+            "heartbeats_missed",
+            "Connections closed because they were silent (4002)",
+            engine.heartbeats_missed,
+        ),
+        Sample(Counter, "socket_writes", "Writes to sockets", shards.writes),
+        Sample(Counter, "socket_bytes_out", "Bytes of frames written", shards.bytes_out),
+        Sample(Counter, "socket_bytes_in", "Bytes of frames read", shards.bytes_in),
+        Sample(Counter, "accepted", "Sockets taken in", stats.accepted),
+        Sample(Counter, "refused_address", "Sockets refused: too many of one address", stats.refused_address),
+        Sample(Counter, "refused_origin", "Sockets refused: origin not allowed", stats.refused_origin),
+        Sample(
+            Counter,
+            "refused_overloaded",
+            "Sockets refused: draining or no room",
+            stats.refused_overloaded,
+        ),
+        Sample(Counter, "commands", "Player commands carried out", stats.commands),
+        Sample(Counter, "bad_commands", "Player commands that could not be read", stats.bad_commands),
+        Sample(Gauge, "broker_ok", "1 while Redis is there", u64::from(stats.broker_ok)),
+    ]
+    .into_iter()
+    .chain(broker_samples(broker))
+    .collect()
+}
+
+fn broker_samples(broker: &crate::broker::BrokerStats) -> Vec<Sample> {
+    use Kind::{Counter, Gauge};
+    let round_trip_us = broker.round_trip.map_or(0, |time| time.as_micros() as u64);
+    vec![
+        Sample(
+            Gauge,
+            "redis_subscriptions",
+            "Channels and patterns known to the links to Redis",
+            broker.subjects,
+        ),
+        Sample(Gauge, "redis_subscriptions_live", "Of these, confirmed by Redis", broker.live),
+        Sample(
+            Gauge,
+            "pattern_channels",
+            "Channels counted because patterns cover them",
+            broker.pattern_channels,
+        ),
+        Sample(
+            Counter,
+            "redis_received",
+            "Publications received from Redis, every copy counted",
+            broker.received,
+        ),
+        Sample(
+            Counter,
+            "redis_reconnects",
+            "Links and command connections that were lost",
+            broker.reconnects,
+        ),
+        Sample(Gauge, "redis_round_trip_microseconds", "The slowest link's last round trip", round_trip_us),
+        Sample(Counter, "dropped_oversized", "Payloads over external_bytes", broker.dropped_oversized),
+        Sample(
+            Counter,
+            "dropped_unreadable",
+            "Payloads that an envelope class could not read",
+            broker.dropped_unreadable,
+        ),
+        Sample(
+            Counter,
+            "dropped_bad_name",
+            "Payloads on channels whose names are not well formed",
+            broker.dropped_bad_name,
+        ),
+        Sample(
+            Counter,
+            "dropped_to_shards",
+            "Events dropped because a shard was behind; RESYNC told",
+            broker.dropped_to_shards,
+        ),
+        Sample(
+            Gauge,
+            "shard_queue_bytes",
+            "Bytes of events that wait for the shards",
+            broker.shard_queue_bytes,
+        ),
+        Sample(
+            Gauge,
+            "publish_queue_bytes",
+            "Bytes of publishes that are not answered",
+            broker.publish_queue_bytes,
+        ),
+        Sample(Counter, "redis_published", "Publishes and appends that Redis has taken", broker.published),
+        Sample(
+            Counter,
+            "redis_publish_refused",
+            "Publishes and appends that Redis refused",
+            broker.publish_refused,
+        ),
+        Sample(
+            Counter,
+            "redis_publish_not_done",
+            "Publishes and appends that did not happen",
+            broker.publish_not_done,
+        ),
+        Sample(
+            Counter,
+            "redis_publish_unknown",
+            "Publishes and appends of which nobody knows",
+            broker.publish_unknown,
+        ),
+    ]
+}

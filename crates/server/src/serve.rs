@@ -1,0 +1,242 @@
+//! Starting and ending a node: makes the parts, joins them, waits for a signal, drains.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use drawbridge_engine::interest::{HubSettings, ShardId};
+use drawbridge_engine::io::BrokerStatus;
+use drawbridge_engine::rate_limit::SharedLimits;
+use tokio::net::TcpListener;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+use crate::auth::Verifier;
+use crate::broker::{
+    self, Address, Broker, BrokerSettings, RedisSettings, Secret, ShardInbox, ShardQueue, shard_queue,
+};
+use crate::bus::Bus;
+use crate::clock::Clock;
+use crate::config::{BrokerKind, Config, RedisAddress, RedisConfig};
+use crate::dev::{Dev, run_demo};
+use crate::http::{admin, listener};
+use crate::judge::Judge;
+use crate::node::{Node, NodeParts, Phase};
+use crate::shard::{self, Mail, ShardHandle, ShardParts};
+use crate::tls;
+
+/// Threads for handshakes, tokens and HTTP.
+const FRONT_THREADS: usize = 2;
+/// The bound of the events that wait for one shard.
+const SHARD_QUEUE_BYTES: usize = 32 * 1024 * 1024;
+/// How long a start waits for Redis before the node listens without it.
+const REDIS_PATIENCE: Duration = Duration::from_secs(2);
+/// How often a drain looks whether everybody has gone.
+const DRAIN_POLL: Duration = Duration::from_millis(20);
+
+/// Why a node could not start.
+#[derive(Debug)]
+pub struct StartError(String);
+
+impl fmt::Display for StartError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for StartError {}
+
+fn failed<E: fmt::Display>(what: impl fmt::Display) -> impl FnOnce(E) -> StartError {
+    move |error| StartError(format!("{what}: {error}"))
+}
+
+/// Runs a node until a signal ends it. `dev` adds the playground and its demo.
+///
+/// # Errors
+/// What kept it from starting: an address in use, a key that cannot be read.
+pub fn run(config: Config, dev: Option<Dev>) -> Result<(), StartError> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(FRONT_THREADS)
+        .thread_name("front")
+        .enable_all()
+        .build()
+        .map_err(failed("cannot start the front's threads"))?;
+    let ended = runtime.block_on(start_and_serve(config, dev));
+    runtime.shutdown_timeout(Duration::from_secs(1));
+    ended
+}
+
+async fn start_and_serve(config: Config, dev: Option<Dev>) -> Result<(), StartError> {
+    let mut signals = Signals::new()?;
+    let max_files = rlimit::increase_nofile_limit(u64::MAX).unwrap_or(1_024);
+    let public = bind("listen", &config.listen).await?;
+    let private = match &config.admin {
+        Some(admin) => Some(bind("admin.listen", &admin.listen).await?),
+        None => None,
+    };
+    let tls = config.tls.as_ref().map(tls::acceptor).transpose().map_err(failed("tls"))?;
+    let (node, bus_events) = start(config, dev, max_files)?;
+    tokio::spawn({
+        let (bus, shards) = (node.bus.clone(), node.shards.clone());
+        async move { bus.run(bus_events, shards).await }
+    });
+    wait_for_redis(&node.broker).await;
+
+    let mut ready = String::from("drawbridge: ready");
+    ready += &format!(" listen={}", local_address(&public));
+    if let Some(private) = private {
+        let address = local_address(&private);
+        ready += &format!(" admin={address}");
+        let _ = node.admin_address.set(address);
+        tokio::spawn(admin::run(node.clone(), private));
+    }
+    ready += &format!(" node={}", node.config.node);
+    if node.dev.is_some() {
+        tokio::spawn(run_demo(node.bus.clone()));
+    }
+    let scheme = if tls.is_some() { "https" } else { "http" };
+    let link = format!("{scheme}://{}/", local_address(&public));
+    tokio::spawn(listener::run(node.clone(), public, tls));
+    node.enter(Phase::Ready);
+    eprintln!("{ready}");
+    if node.dev.is_some() {
+        eprintln!("drawbridge: the playground is at {link}");
+    }
+
+    signals.next().await;
+    tracing::info!("draining; a second signal ends the process at once");
+    tokio::select! {
+        () = drain(&node) => {}
+        () = signals.next() => {}
+    }
+    node.broker.shutdown().await;
+    Ok(())
+}
+
+/// Makes the broker, the shards and what joins them.
+fn start(config: Config, dev: Option<Dev>, max_files: u64) -> Result<(Arc<Node>, ShardInbox), StartError> {
+    let clock = Clock::start();
+    let settings = Arc::new(config.engine.clone());
+    let limits = SharedLimits::new(&settings);
+    let (queues, inboxes): (Vec<ShardQueue>, Vec<ShardInbox>) =
+        (0..config.shards).map(|_| shard_queue(SHARD_QUEUE_BYTES)).unzip();
+    let (bus_queue, bus_events) = shard_queue(SHARD_QUEUE_BYTES);
+    let broker = Broker::start(broker_settings(&config)?, queues, bus_queue).map_err(failed("the broker"))?;
+    let verifier = Arc::new(Verifier::from_config(&config.auth).map_err(failed("auth"))?);
+    let judge = Judge::new(verifier, tokio::runtime::Handle::current());
+    let shards = (0..).zip(inboxes).map(|(id, events)| {
+        let parts = ShardParts {
+            id: ShardId(id),
+            settings: settings.clone(),
+            limits: limits.clone(),
+            broker: broker.clone(),
+            judge: judge.clone(),
+            clock,
+        };
+        shard::start(parts, events)
+    });
+    let shards =
+        shards.collect::<Result<Vec<ShardHandle>, _>>().map_err(failed("cannot start a shard's thread"))?;
+    let bus = Bus::new(broker.clone(), &config.broker.key_prefix, config.control_channel);
+    let node = Node::new(NodeParts { config, shards, broker, bus, judge, clock, dev, max_files });
+    Ok((node, bus_events))
+}
+
+fn broker_settings(config: &Config) -> Result<BrokerSettings, StartError> {
+    let kind = match &config.broker.kind {
+        BrokerKind::Memory => broker::Kind::Memory,
+        BrokerKind::Redis(redis) => broker::Kind::Redis(redis_settings(redis)?),
+    };
+    let hub = HubSettings {
+        epoch: epoch()?,
+        linger_ms: config.linger.as_millis() as u64,
+        external_bytes: config.broker.external_bytes,
+        classes: config.engine.classes.clone(),
+        reserved_prefix: config.engine.reserved_prefix.clone(),
+    };
+    Ok(BrokerSettings { kind, hub, queue_bytes: config.broker.queue_bytes })
+}
+
+/// Names the life of this node's counts: random, so that no two starts share it.
+fn epoch() -> Result<Arc<str>, StartError> {
+    let random = getrandom::u64().map_err(failed("the system gives no randomness"))?;
+    Ok(format!("{random:016x}").into())
+}
+
+async fn wait_for_redis(broker: &Broker) {
+    let there = async {
+        while broker.health().status == BrokerStatus::Degraded {
+            tokio::time::sleep(DRAIN_POLL).await;
+        }
+    };
+    if tokio::time::timeout(REDIS_PATIENCE, there).await.is_err() {
+        tracing::warn!("Redis is not there yet; listening all the same");
+    }
+}
+
+/// Says goodbye to everyone and waits until they have gone, at most as long as the window.
+async fn drain(node: &Node) {
+    node.enter(Phase::Draining);
+    let window = node.config.drain_window;
+    for shard in &node.shards {
+        shard.send(Mail::Drain { window_ms: window.as_millis() as u64 });
+    }
+    let gone = async {
+        while node.sockets() > 0 {
+            tokio::time::sleep(DRAIN_POLL).await;
+        }
+    };
+    if tokio::time::timeout(window, gone).await.is_err() {
+        tracing::warn!(sockets = node.sockets(), "the drain window has ended before the last sockets");
+    }
+}
+
+async fn bind(key: &str, address: &str) -> Result<TcpListener, StartError> {
+    TcpListener::bind(address).await.map_err(failed(format!("{key} = \"{address}\"")))
+}
+
+fn local_address(listener: &TcpListener) -> String {
+    listener.local_addr().map_or_else(|_| "?".to_owned(), |address| address.to_string())
+}
+
+fn redis_settings(config: &RedisConfig) -> Result<RedisSettings, StartError> {
+    let tls = match &config.tls {
+        Some(tls) => Some(tls::client(tls.ca_file.as_ref()).map_err(failed("broker TLS"))?),
+        None => None,
+    };
+    let address = match &config.address {
+        RedisAddress::Tcp { host, port } => Address::Tcp { host: host.clone(), port: *port },
+        RedisAddress::Unix(path) => Address::Unix(path.clone()),
+    };
+    Ok(RedisSettings {
+        address,
+        tls,
+        username: config.username.clone(),
+        password: config.password.as_ref().map(|password| Secret::new(password.expose())),
+        db: config.db.into(),
+        subscriber_pool: config.subscriber_pool,
+        client_name: "drawbridge".to_owned(),
+    })
+}
+
+/// SIGTERM and SIGINT.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn new() -> Result<Self, StartError> {
+        let listen = |kind| signal(kind).map_err(failed("cannot listen to signals"));
+        Ok(Signals {
+            terminate: listen(SignalKind::terminate())?,
+            interrupt: listen(SignalKind::interrupt())?,
+        })
+    }
+
+    async fn next(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+}

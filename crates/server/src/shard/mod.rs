@@ -1,0 +1,155 @@
+//! One shard: a thread with its own runtime, its own engine and its own sockets. Sockets, mail and the broker's
+//! events are turned into the engine's inputs; its outputs are carried out at the end of each turn, so that what a
+//! turn made due for one socket leaves in one write. Nothing here is shared with another shard but queues.
+
+mod run;
+mod socket;
+mod transport;
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use bytes::Bytes;
+use drawbridge_engine::interest::ShardId;
+use drawbridge_engine::io::{AuthFailure, Claims, ConnId, PlayerCommand};
+use drawbridge_engine::rate_limit::SharedLimits;
+use drawbridge_engine::settings::Settings;
+use drawbridge_engine::stats::Stats;
+use drawbridge_protocol::Encoding;
+use tokio::sync::{mpsc, oneshot};
+
+use crate::broker::{Broker, ShardInbox};
+use crate::clock::Clock;
+use crate::http::address::AddressSlot;
+use crate::judge::Judge;
+
+/// What a shard is told by the rest of the process.
+#[derive(Debug)]
+pub enum Mail {
+    /// A socket whose handshake is done.
+    Socket(Box<NewSocket>),
+    /// A token was judged.
+    Authenticated {
+        /// For whom.
+        conn: ConnId,
+        /// The claims, or what is wrong.
+        result: Result<Claims, AuthFailure>,
+    },
+    /// A service's command about a player.
+    Command(PlayerCommand),
+    /// Say goodbye and close within this many milliseconds.
+    Drain {
+        /// The window.
+        window_ms: u64,
+    },
+    /// Somebody asks for the gauges and counters.
+    Stats(oneshot::Sender<ShardStats>),
+}
+
+/// A socket on its way from the listener to a shard.
+#[derive(Debug)]
+pub struct NewSocket {
+    /// Non-blocking.
+    pub stream: std::net::TcpStream,
+    /// The TLS session, if there is one.
+    pub tls: Option<Box<rustls::ServerConnection>>,
+    /// What was read behind the handshake.
+    pub read_ahead: Bytes,
+    /// By sub-protocol.
+    pub encoding: Encoding,
+    /// The client's address.
+    pub address: IpAddr,
+    /// The token of the upgrade, judged.
+    pub token: Option<Result<Claims, AuthFailure>>,
+    /// The URL said `connect=1`.
+    pub wait_for_connect: bool,
+    /// Counts the connection for its address.
+    pub slot: AddressSlot,
+}
+
+/// Gauges and counters of one shard.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct ShardStats {
+    /// The engine's.
+    pub engine: Stats,
+    /// Gauge: sockets, closing ones included.
+    pub sockets: u64,
+    /// Writes to sockets.
+    pub writes: u64,
+    /// Bytes written to sockets, as frames.
+    pub bytes_out: u64,
+    /// Bytes read from sockets, as frames.
+    pub bytes_in: u64,
+}
+
+impl std::ops::AddAssign for ShardStats {
+    fn add_assign(&mut self, other: ShardStats) {
+        self.engine += other.engine;
+        self.sockets += other.sockets;
+        self.writes += other.writes;
+        self.bytes_out += other.bytes_out;
+        self.bytes_in += other.bytes_in;
+    }
+}
+
+/// What a shard is made from.
+#[derive(Debug)]
+pub struct ShardParts {
+    /// Its name.
+    pub id: ShardId,
+    /// The engine's settings.
+    pub settings: Arc<Settings>,
+    /// The node's shared limits.
+    pub limits: Arc<SharedLimits>,
+    /// Where commands go.
+    pub broker: Broker,
+    /// Who judges tokens.
+    pub judge: Judge,
+    /// The process's clock.
+    pub clock: Clock,
+}
+
+/// Reaches one shard from any thread.
+#[derive(Clone, Debug)]
+pub struct ShardHandle {
+    mail: mpsc::UnboundedSender<Mail>,
+    sockets: Arc<AtomicUsize>,
+}
+
+impl ShardHandle {
+    /// Puts mail into the shard's box; lost if the shard has ended.
+    pub fn send(&self, mail: Mail) {
+        if matches!(mail, Mail::Socket(_)) {
+            self.sockets.fetch_add(1, Ordering::Relaxed);
+        }
+        let _ = self.mail.send(mail);
+    }
+
+    /// Sockets of the shard, those on their way included.
+    pub fn sockets(&self) -> usize {
+        self.sockets.load(Ordering::Relaxed)
+    }
+
+    /// The shard's gauges and counters; `None` if it has ended.
+    pub async fn stats(&self) -> Option<ShardStats> {
+        let (reply, answer) = oneshot::channel();
+        self.send(Mail::Stats(reply));
+        answer.await.ok()
+    }
+}
+
+/// Starts a shard's thread, which hears the broker by `events`. It ends when every [`ShardHandle`] is gone.
+pub fn start(parts: ShardParts, events: ShardInbox) -> std::io::Result<ShardHandle> {
+    let (mail, received) = mpsc::unbounded_channel();
+    let sockets = Arc::new(AtomicUsize::new(0));
+    // The judge answers by mail; a weak sender lets the shard end when the others are gone.
+    let handle = ShardHandle { mail, sockets: sockets.clone() };
+    let answers = handle.mail.downgrade();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    std::thread::Builder::new().name(format!("shard-{}", parts.id.0)).spawn(move || {
+        let local = tokio::task::LocalSet::new();
+        local.block_on(&runtime, run::run(parts, received, events, answers, sockets));
+    })?;
+    Ok(handle)
+}

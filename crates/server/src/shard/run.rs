@@ -1,0 +1,404 @@
+//! A shard's loop: what wakes it, what a turn does, and how sockets are read, written and closed.
+
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use drawbridge_engine::engine::Engine;
+use drawbridge_engine::io::{ConnId, Input, MessageKind, Opened, Output};
+use drawbridge_protocol::websocket::{Limits, OpCode, Received, encode_close, encode_frame};
+use drawbridge_protocol::{CloseCode, Frame};
+use slab::Slab;
+use tokio::sync::{Notify, mpsc};
+
+use super::socket::{Sent, Socket};
+use super::transport::{ReadBuffers, ReadBytes, Transport};
+use super::{Mail, NewSocket, ShardParts, ShardStats};
+use crate::broker::ShardInbox;
+use crate::log;
+
+/// Mail and events taken in by one turn at most.
+const TURN: usize = 256;
+/// Writes after which the other tasks of the thread get a turn.
+const WRITES_PER_YIELD: usize = 512;
+/// How long a closing socket may take to read what is left for it and to close its side.
+const CLOSE_TIMEOUT_MS: u64 = 5_000;
+/// The status for a connection that ended without a close frame (RFC 6455 §7.4.1).
+const ABNORMAL: u16 = 1006;
+/// The status for a close frame without one (RFC 6455 §7.4.1).
+const NO_STATUS: u16 = 1005;
+
+/// The state of a shard, shared by the tasks of its thread.
+struct Shard {
+    parts: ShardParts,
+    limits: Limits,
+    engine: RefCell<Engine>,
+    sockets: RefCell<Slab<Rc<Socket>>>,
+    generation: Cell<u32>,
+    /// In order of their deadlines.
+    closing: RefCell<VecDeque<(u64, ConnId)>>,
+    buffers: RefCell<ReadBuffers>,
+    scratch: RefCell<Vec<u8>>,
+    /// A task has given the engine something.
+    wake: Notify,
+    answers: mpsc::WeakUnboundedSender<Mail>,
+    count: Arc<AtomicUsize>,
+    stats: Cell<ShardStats>,
+}
+
+/// Runs a shard until nobody can send it mail any more.
+pub(super) async fn run(
+    parts: ShardParts,
+    mut mail: mpsc::UnboundedReceiver<Mail>,
+    mut events: ShardInbox,
+    answers: mpsc::WeakUnboundedSender<Mail>,
+    count: Arc<AtomicUsize>,
+) {
+    let shard = Rc::new(Shard::new(parts, answers, count));
+    loop {
+        let deadline = shard.next_deadline();
+        tokio::select! {
+            received = mail.recv() => match received {
+                Some(received) => shard.mail(received),
+                None => return,
+            },
+            Some(event) = events.recv() => shard.input(Input::Broker(event)),
+            () = shard.wake.notified() => {}
+            () = tokio::time::sleep_until(deadline.into()) => shard.tick(),
+        }
+        for _ in 0..TURN {
+            let event = events.try_recv();
+            let received = mail.try_recv().ok();
+            if event.is_none() && received.is_none() {
+                break;
+            }
+            if let Some(received) = received {
+                shard.mail(received);
+            }
+            if let Some(event) = event {
+                shard.input(Input::Broker(event));
+            }
+        }
+        shard.carry_out().await;
+    }
+}
+
+impl Shard {
+    fn new(parts: ShardParts, answers: mpsc::WeakUnboundedSender<Mail>, count: Arc<AtomicUsize>) -> Self {
+        let message_bytes = parts.settings.message_bytes;
+        Shard {
+            limits: Limits { message_bytes, max_message_bytes: message_bytes.saturating_mul(4) },
+            engine: RefCell::new(Engine::new(parts.settings.clone(), parts.limits.clone())),
+            sockets: RefCell::default(),
+            generation: Cell::new(0),
+            closing: RefCell::default(),
+            buffers: RefCell::new(ReadBuffers::new()),
+            scratch: RefCell::default(),
+            wake: Notify::new(),
+            answers,
+            count,
+            stats: Cell::default(),
+            parts,
+        }
+    }
+
+    fn input(&self, input: Input<'_>) {
+        self.engine.borrow_mut().handle(self.parts.clock.now(), input);
+    }
+
+    /// As [`Shard::input`], from a task beside the loop.
+    fn input_and_wake(&self, input: Input<'_>) {
+        self.input(input);
+        self.wake.notify_one();
+    }
+
+    fn next_deadline(&self) -> std::time::Instant {
+        let engine = self.engine.borrow().next_deadline_ms();
+        let closing = self.closing.borrow().front().map(|(at, _)| *at);
+        let far = self.parts.clock.now().mono_ms + 60_000;
+        let at = [engine, closing].into_iter().flatten().min().unwrap_or(far);
+        self.parts.clock.instant(at)
+    }
+
+    fn tick(&self) {
+        self.input(Input::Tick);
+        let now = self.parts.clock.now().mono_ms;
+        loop {
+            let Some((at, id)) = self.closing.borrow().front().copied() else { return };
+            if at > now {
+                return;
+            }
+            self.closing.borrow_mut().pop_front();
+            self.remove(id);
+        }
+    }
+
+    fn mail(self: &Rc<Self>, mail: Mail) {
+        match mail {
+            Mail::Socket(socket) => self.open(*socket),
+            Mail::Authenticated { conn, result } => self.input(Input::Authenticated { conn, result }),
+            Mail::Command(command) => self.input(Input::Command(command)),
+            Mail::Drain { window_ms } => self.input(Input::Drain { window_ms }),
+            Mail::Stats(reply) => {
+                let engine = self.engine.borrow().stats();
+                let sockets = self.sockets.borrow().len() as u64;
+                let _ = reply.send(ShardStats { engine, sockets, ..self.stats.get() });
+            }
+        }
+    }
+
+    fn open(self: &Rc<Self>, new: NewSocket) {
+        let stream = match tokio::net::TcpStream::from_std(new.stream) {
+            Ok(stream) => stream,
+            Err(error) => {
+                tracing::warn!(%error, "a socket could not be taken over");
+                self.count.fetch_sub(1, Ordering::Relaxed);
+                return;
+            }
+        };
+        let transport = Transport::new(stream, new.tls);
+        let generation = self.generation.get().wrapping_add(1);
+        self.generation.set(generation);
+        let mut sockets = self.sockets.borrow_mut();
+        let entry = sockets.vacant_entry();
+        let id = ConnId { index: entry.key() as u32, generation };
+        let socket = Rc::new(Socket::new(id, transport, new.slot));
+        entry.insert(socket.clone());
+        drop(sockets);
+        self.input(Input::Opened(Opened {
+            conn: id,
+            connection: random(),
+            session: u128::from(random()) << 64 | u128::from(random()),
+            encoding: new.encoding,
+            address: new.address,
+            token: new.token,
+            wait_for_connect: new.wait_for_connect,
+        }));
+        let mut early = new.read_ahead.to_vec();
+        if socket.transport.read_early(&mut early).is_ok() && !early.is_empty() {
+            self.decode(&socket, &mut early);
+        }
+        let task = tokio::task::spawn_local(read_loop(self.clone(), socket.clone()));
+        socket.reader.replace(Some(task.abort_handle()));
+    }
+
+    /// Reads once; says whether the socket is still to be read.
+    fn read(self: &Rc<Self>, socket: &Rc<Socket>) -> bool {
+        let mut buffers = self.buffers.borrow_mut();
+        match socket.transport.read(&mut buffers) {
+            Ok(ReadBytes::WouldBlock) => true,
+            Ok(ReadBytes::Some(input)) => {
+                self.count_in(input.len());
+                self.decode(socket, input);
+                !(socket.closing.get() && socket.peer_closed.get() && !socket.waiting.get())
+            }
+            Ok(ReadBytes::End) | Err(_) => {
+                self.input_and_wake(Input::Closed { conn: socket.id, code: ABNORMAL });
+                false
+            }
+        }
+    }
+
+    fn decode(self: &Rc<Self>, socket: &Rc<Socket>, mut input: &mut [u8]) {
+        let conn = socket.id;
+        let mut decoder = socket.decoder.borrow_mut();
+        loop {
+            let received = decoder.decode(&self.limits, &mut input);
+            if socket.closing.get() {
+                match received {
+                    Ok(Some(Received::Close { .. })) => socket.peer_closed.set(true),
+                    Ok(Some(_)) => continue,
+                    Ok(None) | Err(_) => {}
+                }
+                return;
+            }
+            let input = match received {
+                Ok(None) => break,
+                Ok(Some(Received::Text(text))) => {
+                    Input::Message { conn, kind: MessageKind::Text, payload: text.as_bytes() }
+                }
+                Ok(Some(Received::Binary(payload))) => {
+                    Input::Message { conn, kind: MessageKind::Binary, payload }
+                }
+                Ok(Some(Received::Oversized { .. })) => Input::Oversized { conn },
+                Ok(Some(Received::Ping(payload))) => Input::Ping { conn, payload },
+                Ok(Some(Received::Pong(_))) => Input::Pong { conn },
+                Ok(Some(Received::Close { code, .. })) => {
+                    socket.peer_closed.set(true);
+                    self.input_and_wake(Input::Closed { conn, code: code.unwrap_or(NO_STATUS) });
+                    let payload = code.map(u16::to_be_bytes);
+                    let payload = payload.as_ref().map_or(&[][..], |code| code);
+                    self.begin_close(socket, [encode_frame(OpCode::Close, payload)]);
+                    return;
+                }
+                Err(violation) => {
+                    self.input_and_wake(Input::Closed { conn, code: violation.code.as_u16() });
+                    self.begin_close(socket, [close_frame(violation.code, violation.reason)]);
+                    return;
+                }
+            };
+            self.input(input);
+        }
+        self.wake.notify_one();
+    }
+
+    /// Carries out what the engine wants.
+    async fn carry_out(self: &Rc<Self>) {
+        let mut writes = 0;
+        loop {
+            let Some(output) = self.engine.borrow_mut().poll_output() else { return };
+            match output {
+                Output::Write { conn, frames } => {
+                    self.write(conn, frames);
+                    writes += 1;
+                }
+                Output::Close { conn, mut frames, code, reason } => {
+                    if let Some(socket) = self.socket(conn) {
+                        frames.push(close_frame(code, &reason));
+                        self.begin_close(&socket, frames);
+                    }
+                }
+                Output::Authenticate { conn, token } => self.authenticate(conn, token),
+                Output::Broker(command) => self.parts.broker.command(self.parts.id, command),
+                Output::Notice(notice) => log::notice(&notice),
+            }
+            if writes >= WRITES_PER_YIELD {
+                writes = 0;
+                tokio::task::yield_now().await;
+            }
+        }
+    }
+
+    fn authenticate(&self, conn: ConnId, token: String) {
+        let answers = self.answers.clone();
+        self.parts.judge.judge(token, move |result| {
+            if let Some(answers) = answers.upgrade() {
+                let _ = answers.send(Mail::Authenticated { conn, result });
+            }
+        });
+    }
+
+    fn write(self: &Rc<Self>, conn: ConnId, frames: Vec<Frame>) {
+        let Some(socket) = self.socket(conn) else { return };
+        if socket.closing.get() {
+            return;
+        }
+        self.count_out(&frames);
+        match socket.send(frames, &mut self.scratch.borrow_mut()) {
+            Ok(Sent::All) => {}
+            Ok(Sent::Blocked(unsent)) => {
+                self.input(Input::Blocked { conn, unsent });
+                self.wait_until_writable(socket);
+            }
+            Err(_) => {
+                self.input(Input::Closed { conn, code: ABNORMAL });
+                self.remove(conn);
+            }
+        }
+    }
+
+    fn wait_until_writable(self: &Rc<Self>, socket: Rc<Socket>) {
+        if !socket.waiting.replace(true) {
+            tokio::task::spawn_local(write_loop(self.clone(), socket));
+        }
+    }
+
+    /// Ends a connection that the engine has forgotten: what is left goes out, then the socket.
+    fn begin_close(self: &Rc<Self>, socket: &Rc<Socket>, frames: impl IntoIterator<Item = Frame>) {
+        if socket.closing.replace(true) {
+            return;
+        }
+        let at = self.parts.clock.now().mono_ms + CLOSE_TIMEOUT_MS;
+        self.closing.borrow_mut().push_back((at, socket.id));
+        socket.append(frames);
+        match socket.write_rest() {
+            Ok(true) => self.finish(socket),
+            Ok(false) => self.wait_until_writable(socket.clone()),
+            Err(_) => self.remove(socket.id),
+        }
+    }
+
+    /// All is written: the peer has the last word.
+    fn finish(&self, socket: &Rc<Socket>) {
+        socket.transport.finish();
+        if socket.peer_closed.get() {
+            self.remove(socket.id);
+        }
+    }
+
+    fn socket(&self, conn: ConnId) -> Option<Rc<Socket>> {
+        self.sockets.borrow().get(conn.index as usize).filter(|socket| socket.id == conn).cloned()
+    }
+
+    /// Lets go of a socket. Its file closes when the tasks that hold it have ended.
+    fn remove(&self, conn: ConnId) {
+        if let Some(socket) = self.socket(conn) {
+            self.sockets.borrow_mut().remove(conn.index as usize);
+            self.count.fetch_sub(1, Ordering::Relaxed);
+            if let Some(reader) = socket.reader.take() {
+                reader.abort();
+            }
+        }
+    }
+
+    fn count_in(&self, bytes: usize) {
+        let stats = self.stats.get();
+        self.stats.set(ShardStats { bytes_in: stats.bytes_in + bytes as u64, ..stats });
+    }
+
+    fn count_out(&self, frames: &[Frame]) {
+        let stats = self.stats.get();
+        let bytes: usize = frames.iter().map(Frame::len).sum();
+        self.stats.set(ShardStats {
+            writes: stats.writes + 1,
+            bytes_out: stats.bytes_out + bytes as u64,
+            ..stats
+        });
+    }
+}
+
+/// Waits for bytes and hands them to the engine, until the socket ends.
+async fn read_loop(shard: Rc<Shard>, socket: Rc<Socket>) {
+    while socket.transport.readable().await.is_ok() {
+        if !shard.read(&socket) {
+            break;
+        }
+    }
+    shard.remove(socket.id);
+}
+
+/// Waits until a full socket takes bytes again, writes what is half written, and tells the engine.
+async fn write_loop(shard: Rc<Shard>, socket: Rc<Socket>) {
+    loop {
+        let written = match socket.transport.writable().await {
+            Ok(()) => socket.write_rest(),
+            Err(error) => Err(error),
+        };
+        match written {
+            Ok(false) => continue,
+            Ok(true) if socket.closing.get() => shard.finish(&socket),
+            Ok(true) => shard.input_and_wake(Input::Writable { conn: socket.id }),
+            Err(_) => {
+                shard.input_and_wake(Input::Closed { conn: socket.id, code: ABNORMAL });
+                shard.remove(socket.id);
+            }
+        }
+        socket.waiting.set(false);
+        return;
+    }
+}
+
+fn close_frame(code: CloseCode, reason: &str) -> Frame {
+    encode_close(code.as_u16(), reason)
+}
+
+/// 64 bits that nobody can guess.
+fn random() -> u64 {
+    // Without randomness there are no secret session names: the process cannot go on.
+    getrandom::u64().unwrap_or_else(|error| {
+        tracing::error!(%error, "the system gives no randomness");
+        std::process::abort()
+    })
+}

@@ -1,0 +1,122 @@
+//! One socket of a shard: its frame decoder, and at most one frame that is half written. What waits for it in
+//! whole frames belongs to the engine.
+
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::io;
+
+use bytes::Bytes;
+use drawbridge_engine::io::ConnId;
+use drawbridge_protocol::Frame;
+use drawbridge_protocol::websocket::Decoder;
+use tokio::task::AbortHandle;
+
+use super::transport::Transport;
+use crate::http::address::AddressSlot;
+
+/// Frames up to this together are copied into one contiguous write.
+const CHUNK_BYTES: usize = 64 * 1024;
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct Socket {
+    pub(super) id: ConnId,
+    pub(super) transport: Transport,
+    pub(super) decoder: RefCell<Decoder>,
+    /// The rest of a frame that is half written; while closing, all that is still to be written.
+    rest: RefCell<VecDeque<Bytes>>,
+    /// A task waits for the socket to take bytes again.
+    pub(super) waiting: Cell<bool>,
+    pub(super) closing: Cell<bool>,
+    /// The peer has sent its close frame.
+    pub(super) peer_closed: Cell<bool>,
+    pub(super) reader: RefCell<Option<AbortHandle>>,
+    /// Counts this connection for its address until it is gone.
+    _slot: AddressSlot,
+}
+
+/// What became of some frames.
+pub(super) enum Sent {
+    /// They are with the kernel.
+    All,
+    /// The socket is full; these were not begun.
+    Blocked(Vec<Frame>),
+}
+
+impl Socket {
+    pub(super) fn new(id: ConnId, transport: Transport, slot: AddressSlot) -> Self {
+        Socket {
+            id,
+            transport,
+            decoder: RefCell::new(Decoder::new()),
+            rest: RefCell::new(VecDeque::new()),
+            waiting: Cell::new(false),
+            closing: Cell::new(false),
+            peer_closed: Cell::new(false),
+            reader: RefCell::new(None),
+            _slot: slot,
+        }
+    }
+
+    /// Writes frames, together where they are small. Not called while an earlier write is blocked.
+    pub(super) fn send(&self, mut frames: Vec<Frame>, scratch: &mut Vec<u8>) -> io::Result<Sent> {
+        let mut sent = 0;
+        while sent < frames.len() {
+            let (end, bytes) = chunk(&frames, sent, scratch);
+            let mut written = self.transport.write(bytes)?;
+            let complete = written == bytes.len();
+            if complete && self.transport.is_flushed() {
+                sent = end;
+                continue;
+            }
+            while sent < end && written >= frames[sent].len() {
+                written -= frames[sent].len();
+                sent += 1;
+            }
+            let mut unsent = frames.split_off(sent);
+            if written > 0 {
+                self.rest.borrow_mut().push_back(unsent.remove(0).slice(written..));
+            }
+            return Ok(Sent::Blocked(unsent));
+        }
+        Ok(Sent::All)
+    }
+
+    /// Lines frames up behind what is half written; for closing.
+    pub(super) fn append(&self, frames: impl IntoIterator<Item = Frame>) {
+        self.rest.borrow_mut().extend(frames);
+    }
+
+    /// Writes what is half written; says whether all of it has left.
+    pub(super) fn write_rest(&self) -> io::Result<bool> {
+        self.transport.flush()?;
+        let mut rest = self.rest.borrow_mut();
+        while let Some(front) = rest.front_mut() {
+            if !self.transport.is_flushed() {
+                return Ok(false);
+            }
+            let written = self.transport.write(front)?;
+            if written < front.len() {
+                *front = front.slice(written..);
+                return Ok(false);
+            }
+            rest.pop_front();
+        }
+        Ok(self.transport.is_flushed())
+    }
+}
+
+/// The next frames to write in one go, from `start`: a single one as it is, small ones copied together.
+fn chunk<'b>(frames: &'b [Frame], start: usize, scratch: &'b mut Vec<u8>) -> (usize, &'b [u8]) {
+    let first = &frames[start];
+    if start + 1 == frames.len() || first.len() + frames[start + 1].len() > CHUNK_BYTES {
+        return (start + 1, first);
+    }
+    scratch.clear();
+    let mut end = start;
+    while end < frames.len() && scratch.len() + frames[end].len() <= CHUNK_BYTES {
+        scratch.extend_from_slice(&frames[end]);
+        end += 1;
+    }
+    (end, scratch)
+}

@@ -1,0 +1,167 @@
+//! Bytes in and out of one socket, with or without TLS, never waiting. What the bytes mean is
+//! [`super::socket`]'s business.
+
+use std::cell::RefCell;
+use std::io::{self, Read, Write};
+
+use rustls::ServerConnection;
+use tokio::net::TcpStream;
+
+/// One socket. TLS is driven by hand, so that it needs no task and no buffers beyond rustls' own.
+#[derive(Debug)]
+pub(super) struct Transport {
+    stream: TcpStream,
+    tls: Option<Box<RefCell<ServerConnection>>>,
+}
+
+/// What one read gave.
+pub(super) enum ReadBytes<'b> {
+    /// At least one byte of plain text.
+    Some(&'b mut [u8]),
+    /// Nothing yet.
+    WouldBlock,
+    /// The peer sends no more.
+    End,
+}
+
+/// The buffers of one thread, shared by all of its sockets.
+#[derive(Debug)]
+pub(super) struct ReadBuffers {
+    raw: Box<[u8]>,
+    plain: Vec<u8>,
+}
+
+impl ReadBuffers {
+    const BYTES: usize = 64 * 1024;
+
+    pub(super) fn new() -> Self {
+        ReadBuffers { raw: vec![0; Self::BYTES].into(), plain: Vec::new() }
+    }
+}
+
+impl Transport {
+    pub(super) fn new(stream: TcpStream, tls: Option<Box<ServerConnection>>) -> Self {
+        Transport { stream, tls: tls.map(|tls| Box::new(RefCell::new(*tls))) }
+    }
+
+    pub(super) async fn readable(&self) -> io::Result<()> {
+        self.stream.readable().await
+    }
+
+    pub(super) async fn writable(&self) -> io::Result<()> {
+        self.stream.writable().await
+    }
+
+    /// Reads what is there, up to the size of the buffers.
+    pub(super) fn read<'b>(&self, buffers: &'b mut ReadBuffers) -> io::Result<ReadBytes<'b>> {
+        let read = match self.stream.try_read(&mut buffers.raw) {
+            Ok(read) => read,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(ReadBytes::WouldBlock),
+            Err(error) => return Err(error),
+        };
+        if read == 0 {
+            return Ok(ReadBytes::End);
+        }
+        let Some(tls) = &self.tls else { return Ok(ReadBytes::Some(&mut buffers.raw[..read])) };
+        buffers.plain.clear();
+        buffers.plain.shrink_to(ReadBuffers::BYTES);
+        let mut tls = tls.borrow_mut();
+        let ended = decrypt(&mut tls, &buffers.raw[..read], &mut buffers.plain)?;
+        self.flush_tls(&mut tls)?;
+        Ok(match (buffers.plain.is_empty(), ended) {
+            (false, _) => ReadBytes::Some(&mut buffers.plain),
+            (true, true) => ReadBytes::End,
+            (true, false) => ReadBytes::WouldBlock,
+        })
+    }
+
+    /// Plain text that rustls had already decrypted when the handshake ended.
+    pub(super) fn read_early(&self, into: &mut Vec<u8>) -> io::Result<()> {
+        match &self.tls {
+            Some(tls) => decrypt(&mut tls.borrow_mut(), &[], into).map(|_| ()),
+            None => Ok(()),
+        }
+    }
+
+    /// Writes what the socket takes; gives how much of `bytes` is no longer the caller's, 0 where it blocks.
+    /// With TLS that is all of it, and [`Transport::is_flushed`] says whether it has left.
+    pub(super) fn write(&self, bytes: &[u8]) -> io::Result<usize> {
+        match &self.tls {
+            None => match self.stream.try_write(bytes) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(0),
+                written => written,
+            },
+            Some(tls) => {
+                let mut tls = tls.borrow_mut();
+                tls.writer().write_all(bytes)?;
+                self.flush_tls(&mut tls)?;
+                Ok(bytes.len())
+            }
+        }
+    }
+
+    /// Whether nothing waits inside the transport.
+    pub(super) fn is_flushed(&self) -> bool {
+        self.tls.as_ref().is_none_or(|tls| !tls.borrow().wants_write())
+    }
+
+    /// Tries again to write what waits inside.
+    pub(super) fn flush(&self) -> io::Result<()> {
+        match &self.tls {
+            Some(tls) => self.flush_tls(&mut tls.borrow_mut()),
+            None => Ok(()),
+        }
+    }
+
+    /// Says that nothing more will be written.
+    pub(super) fn finish(&self) {
+        if let Some(tls) = &self.tls {
+            let mut tls = tls.borrow_mut();
+            tls.send_close_notify();
+            // Best effort: the close frame has left already.
+            let _ = self.flush_tls(&mut tls);
+        }
+        let _ = socket2::SockRef::from(&self.stream).shutdown(std::net::Shutdown::Write);
+    }
+
+    fn flush_tls(&self, tls: &mut ServerConnection) -> io::Result<()> {
+        while tls.wants_write() {
+            match tls.write_tls(&mut SocketWriter(&self.stream)) {
+                Ok(_) => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Feeds cipher text in and takes plain text out; says whether the peer has ended the TLS session.
+fn decrypt(tls: &mut ServerConnection, mut raw: &[u8], plain: &mut Vec<u8>) -> io::Result<bool> {
+    loop {
+        if !raw.is_empty() {
+            tls.read_tls(&mut raw)?;
+        }
+        let state = tls.process_new_packets().map_err(io::Error::other)?;
+        let ready = state.plaintext_bytes_to_read();
+        let before = plain.len();
+        plain.resize(before + ready, 0);
+        tls.reader().read_exact(&mut plain[before..])?;
+        if raw.is_empty() {
+            return Ok(state.peer_has_closed());
+        }
+    }
+}
+
+/// Lets rustls write to a socket that tokio watches.
+struct SocketWriter<'s>(&'s TcpStream);
+
+impl Write for SocketWriter<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.try_write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}

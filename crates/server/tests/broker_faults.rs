@@ -1,0 +1,400 @@
+//! What the broker does when Redis breaks, refuses, stalls or is away, on real Redis servers that the tests kill,
+//! freeze and starve.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod broker_support;
+
+use std::collections::BTreeSet;
+use std::io::{Read, Write};
+use std::net::TcpListener;
+
+use broker_support::bench::{EXTERNAL_BYTES, Options};
+use broker_support::server::Server;
+use broker_support::{Bench, Flavour, Reply};
+use drawbridge::broker::{Address, RedisSettings, Secret};
+use drawbridge_engine::io::{BrokerEvent, BrokerStatus, PublishFailure, Subject, WhenDown};
+
+const FLAVOURS: [Flavour; 4] = [Flavour::Tcp, Flavour::Unix, Flavour::Tls, Flavour::Acl];
+/// The links of a bench and its publisher.
+const CONNECTIONS: u64 = 3;
+
+fn room() -> Subject {
+    Subject::channel("room:1")
+}
+
+/// Shard 0 hears that all of `subjects` broke and came back, before it hears that all is well.
+fn expect_restored(bench: &mut Bench, subjects: &[Subject]) {
+    let all: BTreeSet<Subject> = subjects.iter().cloned().collect();
+    let (mut interrupted, mut restored) = (BTreeSet::new(), BTreeSet::new());
+    for event in bench.until_status(BrokerStatus::Ok) {
+        match event {
+            BrokerEvent::Interrupted(subject) => assert!(interrupted.insert(subject)),
+            BrokerEvent::Confirmed { subject, after_break, position } => {
+                assert!(after_break && interrupted.contains(&subject), "{subject:?}");
+                assert_eq!(&*position.epoch, "e1");
+                assert!(restored.insert(subject));
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+    assert_eq!((interrupted, restored), (all.clone(), all));
+}
+
+#[test]
+fn restores_every_subscription_after_its_links_are_cut() {
+    for flavour in FLAVOURS {
+        let mut bench = Bench::new(Some(flavour));
+        let mut subjects: Vec<Subject> =
+            (0..1300).map(|number| Subject::channel(format!("chat:{number}"))).collect();
+        subjects.extend([room(), Subject::pattern("room:*")]);
+        subjects.iter().for_each(|subject| bench.want(0, subject));
+        for _ in &subjects {
+            assert!(matches!(bench.next(0), BrokerEvent::Confirmed { after_break: false, .. }));
+        }
+        bench.publish_from_outside("room:1", "before");
+        assert_eq!(bench.publication(0).offset, 1);
+        for round in 2..4 {
+            bench.server().call(&["CLIENT", "KILL", "TYPE", "pubsub"]);
+            expect_restored(&mut bench, &subjects);
+            bench.publish_from_outside("room:1", "after");
+            assert_eq!(bench.publication(0).offset, round, "the count goes on");
+            assert!(bench.waiting(0).is_empty());
+        }
+    }
+}
+
+#[test]
+fn comes_back_after_redis_was_killed() {
+    for flavour in FLAVOURS {
+        let mut bench = Bench::new(Some(flavour));
+        bench.subscribe(0, &room());
+        bench.server().kill();
+        bench.wait_until_cut_off(CONNECTIONS);
+        assert_eq!(bench.broker.health().status, BrokerStatus::Degraded);
+        bench.server().launch();
+        expect_restored(&mut bench, &[room()]);
+        assert_eq!(bench.broker.health().degraded_for, None);
+        let ticket = bench.publish(1, "room:1", "back", WhenDown::Reject);
+        assert_eq!(bench.done(1, ticket), Ok(()));
+        assert_eq!(bench.publication(0).event.data_json(), "\"back\"");
+    }
+}
+
+#[test]
+fn notices_a_frozen_redis_and_its_return() {
+    let mut bench = Bench::new(Some(Flavour::Tcp));
+    bench.subscribe(0, &room());
+    bench.server().freeze();
+    bench.wait_until_cut_off(CONNECTIONS);
+    assert_eq!(bench.broker.health().status, BrokerStatus::Degraded);
+    let ticket = bench.publish(1, "room:1", "now", WhenDown::Reject);
+    assert_eq!(bench.done(1, ticket), Err(PublishFailure::NotDone));
+    bench.server().thaw();
+    expect_restored(&mut bench, &[room()]);
+    bench.publish_from_outside("room:1", "back");
+    assert_eq!(bench.publication(0).event.data_json(), "\"back\"");
+}
+
+#[test]
+fn starts_without_redis_and_queues_in_order_until_it_comes() {
+    let server = Server::prepare(Flavour::Tcp);
+    let redis = server.settings(2);
+    let mut bench = Bench::on(Some(server), Some(redis), Options::default());
+    bench.want(0, &room());
+    let mut tickets = Vec::new();
+    for number in 0..600 {
+        tickets.push(bench.publish(1, "chat:1", number.to_string(), WhenDown::Queue));
+        let value: &'static str = ["even", "odd"][number % 2];
+        tickets.push(bench.append(1, "actions", &[("number", value)]));
+    }
+    bench.server().launch();
+    assert!(matches!(bench.until_status(BrokerStatus::Ok)[..], [] | [BrokerEvent::Confirmed { .. }]));
+    for ticket in tickets {
+        assert_eq!(bench.done(1, ticket), Ok(()));
+    }
+    let Reply::List(entries) = bench.server().call(&["XRANGE", "actions", "-", "+"]) else {
+        panic!("no list")
+    };
+    assert_eq!(entries.len(), 600);
+    for (number, entry) in entries.iter().enumerate() {
+        let word = ["even", "odd"][number % 2];
+        assert!(format!("{entry:?}").contains(word), "{number}: {entry:?}");
+    }
+    assert_eq!(bench.statuses[0], [BrokerStatus::Degraded, BrokerStatus::Ok]);
+}
+
+#[test]
+fn keeps_the_order_of_what_waits_while_redis_is_away() {
+    let mut bench = Bench::new(Some(Flavour::Tcp));
+    bench.server().kill();
+    bench.wait_until_cut_off(CONNECTIONS);
+    let waiting = bench.publish(0, "chat:1", "wait", WhenDown::Queue);
+    let refused = bench.publish(0, "chat:1", "now", WhenDown::Reject);
+    bench.until_status(BrokerStatus::Degraded);
+    assert_eq!(bench.done(0, refused), Err(PublishFailure::NotDone), "at once, though others wait");
+    let second = bench.append(0, "s", &[("n", "2")]);
+    let third = bench.append(0, "s", &[("n", "3")]);
+    bench.server().launch();
+    for ticket in [waiting, second, third] {
+        assert_eq!(bench.done(0, ticket), Ok(()));
+    }
+    let listed = format!("{:?}", bench.server().call(&["XRANGE", "s", "-", "+"]));
+    assert!(listed.find("\"2\"").unwrap() < listed.find("\"3\"").unwrap());
+}
+
+#[test]
+fn does_not_know_and_does_not_repeat_what_was_in_flight() {
+    for cut in [false, true] {
+        let mut bench = Bench::new(Some(Flavour::Tcp));
+        bench.server().freeze();
+        let large: &'static str = "x".repeat(100_000).leak();
+        let ticket = bench.append(0, "s", &[("n", large)]);
+        if cut {
+            // Handed over, unanswered; then the connection breaks.
+            while bench.server().unread_bytes() < 50_000 {
+                std::thread::yield_now();
+            }
+            bench.server().kill();
+        }
+        assert_eq!(bench.done(0, ticket), Err(PublishFailure::Unknown));
+        if cut {
+            bench.server().launch();
+        } else {
+            bench.server().thaw();
+        }
+        let ticket = bench.append(0, "s", &[("n", "2")]);
+        assert_eq!(bench.done(0, ticket), Ok(()));
+        let Reply::Int(entries) = bench.server().call(&["XLEN", "s"]) else { panic!("no number") };
+        // A frozen Redis may do later what it had been sent.
+        assert!(if cut { entries == 1 } else { entries == 1 || entries == 2 }, "{entries}");
+    }
+}
+
+#[test]
+fn refuses_what_does_not_fit_into_the_queue() {
+    let options = Options { queue_bytes: 10_000, ..Options::default() };
+    let mut bench = Bench::with(Some(Flavour::Tcp), options);
+    bench.server().kill();
+    bench.wait_until_cut_off(CONNECTIONS);
+    bench.until_status(BrokerStatus::Degraded);
+    let tickets: Vec<_> =
+        (0..50).map(|_| bench.publish(0, "chat:1", vec![b'x'; 1000], WhenDown::Queue)).collect();
+    for ticket in &tickets[8..] {
+        assert_eq!(bench.done(0, *ticket), Err(PublishFailure::NotDone));
+    }
+    assert!(bench.broker.stats().publish_queue_bytes <= 10_000);
+    bench.server().launch();
+    for ticket in &tickets[..8] {
+        assert_eq!(bench.done(0, *ticket), Ok(()));
+    }
+    assert_eq!(bench.broker.stats().publish_queue_bytes, 0);
+}
+
+#[test]
+fn an_acl_refuses_exactly_what_it_forbids() {
+    let mut bench = Bench::new(Some(Flavour::Acl));
+    let forbidden = [Subject::channel("secret:1"), Subject::pattern("room:4*")];
+    let allowed: Vec<Subject> = (0..40).map(|number| Subject::channel(format!("room:{number}"))).collect();
+    for (at, subject) in allowed.iter().enumerate() {
+        bench.want(0, subject);
+        if let Some(subject) = at.checked_sub(20).and_then(|at| forbidden.get(at)) {
+            bench.want(0, subject);
+        }
+    }
+    let (mut confirmed, mut refused) = (BTreeSet::new(), BTreeSet::new());
+    for _ in 0..42 {
+        match bench.next(0) {
+            BrokerEvent::Confirmed { subject, .. } => assert!(confirmed.insert(subject)),
+            BrokerEvent::Refused { subject, reason } => {
+                assert!(reason.starts_with("NOPERM"), "{reason}");
+                assert!(refused.insert(subject));
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+    assert_eq!(confirmed, allowed.iter().cloned().collect());
+    assert_eq!(refused, forbidden.iter().cloned().collect());
+    bench.wait_until("forgotten", |stats| (stats.subjects, stats.live, stats.reconnects) == (40, 40, 0));
+
+    let forbidden = bench.publish(1, "secret:1", "psst", WhenDown::Queue);
+    let fine = bench.publish(1, "room:1", "hello", WhenDown::Queue);
+    let Err(PublishFailure::Refused(words)) = bench.done(1, forbidden) else { panic!("not refused") };
+    assert!(words.starts_with("NOPERM"), "{words}");
+    assert_eq!(bench.done(1, fine), Ok(()));
+    assert_eq!(&*bench.publication(0).channel, "room:1");
+}
+
+#[test]
+fn one_refused_command_spoils_no_other() {
+    let mut bench = Bench::new(Some(Flavour::Tcp));
+    bench.server().call(&["CONFIG", "SET", "maxmemory", "1"]);
+    bench.server().freeze();
+    let tickets: Vec<_> = (0..10)
+        .map(|at| match at % 2 {
+            0 => bench.append(0, "s", &[("n", "1")]),
+            _ => bench.publish(0, "chat:1", "x", WhenDown::Queue),
+        })
+        .collect();
+    bench.server().thaw();
+    for (at, ticket) in tickets.into_iter().enumerate() {
+        match bench.done(0, ticket) {
+            Err(PublishFailure::Refused(words)) if at % 2 == 0 => {
+                assert!(words.starts_with("OOM"), "{words}")
+            }
+            Ok(()) if at % 2 == 1 => {}
+            other => panic!("{at}: {other:?}"),
+        }
+    }
+}
+
+#[test]
+fn being_cut_off_at_the_output_buffer_limit_is_a_break() {
+    let mut bench = Bench::new(Some(Flavour::Tcp));
+    bench.subscribe(0, &room());
+    bench.server().call(&["CONFIG", "SET", "client-output-buffer-limit", "pubsub 65536 0 0"]);
+    bench.publish_from_outside("room:1", vec![b'x'; 8 << 20]);
+    expect_restored(&mut bench, &[room()]);
+    bench.publish_from_outside("room:1", "after");
+    assert_eq!(bench.publication(0).event.data_json(), "\"after\"");
+}
+
+#[test]
+fn a_huge_payload_passes_by() {
+    let mut bench = Bench::new(Some(Flavour::Tcp));
+    bench.subscribe(0, &room());
+    bench.publish_from_outside("room:1", vec![b'x'; 20 << 20]);
+    bench.publish_from_outside("room:1", vec![b'y'; EXTERNAL_BYTES]);
+    assert_eq!(bench.publication(0).event.data_json().len(), EXTERNAL_BYTES + 2);
+    let stats = bench.broker.stats();
+    assert_eq!((stats.dropped_oversized, stats.reconnects), (1, 0));
+}
+
+#[test]
+fn a_long_or_odd_channel_name_is_dropped_and_counted() {
+    let mut bench = Bench::new(Some(Flavour::Tcp));
+    bench.subscribe(0, &Subject::pattern("room:*"));
+    for name in
+        [b"room:\xff".to_vec(), b"room:a b".to_vec(), [b"room:".to_vec(), vec![b'n'; 100_000]].concat()]
+    {
+        bench.server().call(&[b"PUBLISH".as_slice(), &name, b"x"]);
+    }
+    bench.publish_from_outside("room:1", "fine");
+    assert_eq!(&*bench.publication(0).channel, "room:1");
+    assert_eq!(bench.broker.stats().dropped_bad_name, 3);
+}
+
+#[test]
+fn waits_for_a_redis_that_is_busy_with_a_script() {
+    let mut bench = Bench::new(Some(Flavour::Tcp));
+    bench.subscribe(0, &room());
+    bench.server().call(&["CONFIG", "SET", "busy-reply-threshold", "10"]);
+    let server = bench.server.take().unwrap();
+    let server = &server;
+    std::thread::scope(|scope| {
+        scope.spawn(move || server.call(&["EVAL", "while true do end", "0"]));
+        while !matches!(server.call(&["PING"]), Reply::Error(words) if words.starts_with("BUSY")) {
+            std::thread::yield_now();
+        }
+        let waits = bench.publish(1, "chat:1", "patience", WhenDown::Queue);
+        bench.until_status(BrokerStatus::Degraded);
+        let refused = bench.publish(1, "chat:1", "now", WhenDown::Reject);
+        assert_eq!(bench.done(1, refused), Err(PublishFailure::NotDone));
+        server.call(&["SCRIPT", "KILL"]);
+        assert_eq!(bench.done(1, waits), Ok(()));
+        assert!(bench.until_status(BrokerStatus::Ok).is_empty(), "the links did not break");
+    });
+}
+
+#[test]
+fn waits_for_a_redis_that_is_loading() {
+    let mut bench = Bench::new(Some(Flavour::Tcp));
+    bench.subscribe(0, &room());
+    let fill = "for i = 1, 2000 do redis.call('SET', 'key:' .. i, i) end";
+    bench.server().call(&["EVAL", fill, "0"]);
+    bench.server().call(&["SAVE"]);
+    bench.server().kill();
+    bench.wait_until_cut_off(CONNECTIONS);
+    let ticket = bench.append(1, "s", &[("n", "1")]);
+    bench.server().launch_with(&[
+        "--key-load-delay",
+        "500",
+        "--loading-process-events-interval-bytes",
+        "1024",
+    ]);
+    assert_eq!(bench.done(1, ticket), Ok(()));
+    expect_restored(&mut bench, &[room()]);
+    assert_eq!(bench.server().call(&["XLEN", "s"]), Reply::Int(1));
+}
+
+#[test]
+fn what_nobody_wants_any_more_is_not_restored() {
+    let mut bench = Bench::new(Some(Flavour::Tcp));
+    let other = Subject::channel("chat:1");
+    bench.subscribe(0, &room());
+    bench.subscribe(0, &other);
+    bench.server().kill();
+    bench.wait_until_cut_off(CONNECTIONS);
+    bench.unwant(0, &other);
+    bench.wait_until("forgotten", |stats| stats.subjects == 1);
+    bench.server().launch();
+    let heard = bench.until_status(BrokerStatus::Ok);
+    let confirmed: Vec<_> =
+        heard.iter().filter(|event| matches!(event, BrokerEvent::Confirmed { .. })).collect();
+    assert!(matches!(confirmed[..], [BrokerEvent::Confirmed { subject, .. }] if *subject == room()));
+    assert_eq!(bench.server().call(&["PUBSUB", "CHANNELS"]), Reply::List(vec![Reply::Text("room:1".into())]));
+}
+
+#[test]
+fn a_wrong_password_waits_for_a_right_one() {
+    let server = Server::start(Flavour::Acl);
+    let redis = RedisSettings { password: Some(Secret::new("guessed")), ..server.settings(1) };
+    let mut bench = Bench::on(Some(server), Some(redis), Options { pool: 1, ..Options::default() });
+    bench.want(0, &room());
+    bench.wait_for(BrokerStatus::Degraded);
+    let refused = bench.publish(0, "chat:1", "now", WhenDown::Reject);
+    assert_eq!(bench.done(0, refused), Err(PublishFailure::NotDone));
+    bench.server().call(&["ACL", "SETUSER", "bridge", ">guessed"]);
+    let heard = bench.until_status(BrokerStatus::Ok);
+    assert!(heard.iter().all(|event| matches!(event, BrokerEvent::Confirmed { .. })), "{heard:?}");
+}
+
+#[test]
+fn what_is_no_redis_is_not_listened_to() {
+    let answers: [&[u8]; 4] =
+        [b"HTTP/1.1 400 Bad Request\r\n\r\n", b"", b"+OK\r\n>3\r\n$7\r\nmess", b"*1000000000\r\n"];
+    for answer in answers {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let (said, heard) = std::sync::mpsc::channel();
+        std::thread::spawn(move || {
+            for stream in listener.incoming().flatten() {
+                let mut stream = stream;
+                let mut hello = [0; 512];
+                let _ = stream.read(&mut hello);
+                let _ = stream.write_all(answer);
+                if said.send(()).is_err() {
+                    return;
+                }
+            }
+        });
+        let redis = RedisSettings {
+            address: Address::Tcp { host: "127.0.0.1".into(), port },
+            tls: None,
+            username: None,
+            password: None,
+            db: 0,
+            subscriber_pool: 1,
+            client_name: String::new(),
+        };
+        let mut bench = Bench::on(None, Some(redis), Options { pool: 1, ..Options::default() });
+        bench.want(0, &room());
+        for _ in 0..6 {
+            heard.recv_timeout(broker_support::bench::PATIENCE).expect("it tries again");
+        }
+        let refused = bench.publish(0, "chat:1", "now", WhenDown::Reject);
+        assert_eq!(bench.done(0, refused), Err(PublishFailure::NotDone));
+        let waits = bench.publish(0, "chat:1", "later", WhenDown::Queue);
+        bench.shut_down();
+        assert_eq!(bench.done(0, waits), Err(PublishFailure::NotDone));
+    }
+}

@@ -1,0 +1,261 @@
+//! A broker under test with the queues of its shards, whichever broker it is.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use drawbridge::broker::{Broker, BrokerSettings, BrokerStats, Kind, RedisSettings, ShardInbox, shard_queue};
+use drawbridge_engine::class::{Class, Classes};
+use drawbridge_engine::expr::{Vars, compile};
+use drawbridge_engine::interest::{HubSettings, ShardId};
+use drawbridge_engine::io::{
+    BrokerCommand, BrokerEvent, BrokerStatus, Publication, PublishFailure, Subject, Ticket, WhenDown,
+};
+use drawbridge_protocol::template::ClassName;
+
+use super::server::{Flavour, Server};
+
+/// No wait lasts longer; nothing is expected to take so long.
+pub const PATIENCE: Duration = Duration::from_secs(30);
+pub const EXTERNAL_BYTES: usize = 64 * 1024;
+pub const LINGER_MS: u64 = 50;
+
+/// What a bench is made with.
+pub struct Options {
+    pub shards: usize,
+    pub pool: usize,
+    pub shard_bytes: usize,
+    pub queue_bytes: usize,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Options { shards: 2, pool: 2, shard_bytes: 64 << 20, queue_bytes: 1 << 20 }
+    }
+}
+
+/// A broker, its shards, and the Redis behind it where there is one.
+pub struct Bench {
+    pub broker: Broker,
+    pub server: Option<Server>,
+    inboxes: Vec<ShardInbox>,
+    node: ShardInbox,
+    /// The statuses that each shard heard, in order.
+    pub statuses: Vec<Vec<BrokerStatus>>,
+    runtime: tokio::runtime::Runtime,
+    tickets: AtomicU64,
+}
+
+impl Bench {
+    /// On the memory broker, or on a Redis of its own; connected.
+    pub fn new(flavour: Option<Flavour>) -> Bench {
+        Bench::with(flavour, Options::default())
+    }
+
+    pub fn with(flavour: Option<Flavour>, options: Options) -> Bench {
+        let server = flavour.map(Server::start);
+        let redis = server.as_ref().map(|server| server.settings(options.pool));
+        let mut bench = Bench::on(server, redis, options);
+        bench.wait_for(BrokerStatus::Ok);
+        bench
+    }
+
+    /// On a server that may be away; does not wait for it.
+    pub fn on(server: Option<Server>, redis: Option<RedisSettings>, options: Options) -> Bench {
+        let (queues, inboxes): (Vec<_>, Vec<_>) =
+            (0..options.shards).map(|_| shard_queue(options.shard_bytes)).unzip();
+        let (node_queue, node) = shard_queue(options.shard_bytes);
+        let settings = BrokerSettings {
+            kind: redis.map_or(Kind::Memory, Kind::Redis),
+            hub: HubSettings {
+                epoch: "e1".into(),
+                linger_ms: LINGER_MS,
+                external_bytes: EXTERNAL_BYTES,
+                classes: Classes::new(vec![class("room:{room}", true), class("chat:{name}", false)]),
+                reserved_prefix: "drawbridge:".into(),
+            },
+            queue_bytes: options.queue_bytes,
+        };
+        Bench {
+            broker: Broker::start(settings, queues, node_queue).unwrap(),
+            server,
+            statuses: vec![Vec::new(); inboxes.len()],
+            inboxes,
+            node,
+            runtime: tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap(),
+            tickets: AtomicU64::new(1),
+        }
+    }
+
+    pub fn server(&mut self) -> &mut Server {
+        self.server.as_mut().expect("a Redis")
+    }
+
+    pub fn want(&self, shard: u8, subject: &Subject) {
+        self.broker.command(ShardId(shard), BrokerCommand::Want(subject.clone()));
+    }
+
+    pub fn unwant(&self, shard: u8, subject: &Subject) {
+        self.broker.command(ShardId(shard), BrokerCommand::Unwant(subject.clone()));
+    }
+
+    /// Wants it and waits for the first confirmation.
+    pub fn subscribe(&mut self, shard: u8, subject: &Subject) {
+        self.want(shard, subject);
+        match self.next(shard) {
+            BrokerEvent::Confirmed { subject: confirmed, after_break: false, .. }
+                if confirmed == *subject => {}
+            other => panic!("expected the confirmation of {subject:?}, got {other:?}"),
+        }
+    }
+
+    /// The next event of a shard that is neither a status nor the answer to an unwant.
+    pub fn next(&mut self, shard: u8) -> BrokerEvent {
+        loop {
+            match self.next_of_any_kind(shard) {
+                BrokerEvent::Status(status) => self.statuses[usize::from(shard)].push(status),
+                BrokerEvent::Released(_) => {}
+                event => return event,
+            }
+        }
+    }
+
+    fn next_of_any_kind(&mut self, shard: u8) -> BrokerEvent {
+        let inbox = &mut self.inboxes[usize::from(shard)];
+        let waited = self.runtime.block_on(async { tokio::time::timeout(PATIENCE, inbox.recv()).await });
+        waited.expect("an event in time").expect("the broker lives")
+    }
+
+    /// The next event, a publication.
+    pub fn publication(&mut self, shard: u8) -> Arc<Publication> {
+        match self.next(shard) {
+            BrokerEvent::Publication(publication) => publication,
+            other => panic!("expected a publication, got {other:?}"),
+        }
+    }
+
+    /// Whatever waits for a shard now.
+    pub fn waiting(&mut self, shard: u8) -> Vec<BrokerEvent> {
+        std::iter::from_fn(|| self.inboxes[usize::from(shard)].try_recv()).collect()
+    }
+
+    /// Waits until the first shard hears this status, from where it is.
+    pub fn wait_for(&mut self, status: BrokerStatus) {
+        loop {
+            match self.next_of_any_kind(0) {
+                BrokerEvent::Status(heard) => {
+                    self.statuses[0].push(heard);
+                    if heard == status {
+                        return;
+                    }
+                }
+                other => panic!("expected status {status:?}, got {other:?}"),
+            }
+        }
+    }
+
+    /// As [`Bench::wait_for`], with whatever comes before it.
+    pub fn until_status(&mut self, status: BrokerStatus) -> Vec<BrokerEvent> {
+        let mut before = Vec::new();
+        loop {
+            match self.next_of_any_kind(0) {
+                BrokerEvent::Status(heard) => {
+                    self.statuses[0].push(heard);
+                    if heard == status {
+                        return before;
+                    }
+                }
+                other => before.push(other),
+            }
+        }
+    }
+
+    /// Publishes through the broker; gives the ticket.
+    pub fn publish(
+        &self,
+        shard: u8,
+        channel: &str,
+        payload: impl Into<Bytes>,
+        when_down: WhenDown,
+    ) -> Ticket {
+        let ticket = Ticket(self.tickets.fetch_add(1, Ordering::Relaxed));
+        let (channel, payload) = (channel.into(), payload.into());
+        self.broker.command(ShardId(shard), BrokerCommand::Publish { ticket, channel, payload, when_down });
+        ticket
+    }
+
+    /// Appends through the broker; gives the ticket.
+    pub fn append(&self, shard: u8, stream: &str, fields: &[(&'static str, &'static str)]) -> Ticket {
+        let ticket = Ticket(self.tickets.fetch_add(1, Ordering::Relaxed));
+        let fields =
+            fields.iter().map(|(name, value)| (*name, Bytes::from_static(value.as_bytes()))).collect();
+        let command = BrokerCommand::Append {
+            ticket: Some(ticket),
+            stream: stream.into(),
+            fields,
+            when_down: WhenDown::Queue,
+        };
+        self.broker.command(ShardId(shard), command);
+        ticket
+    }
+
+    /// The answer to a publish, which is the next event.
+    pub fn done(&mut self, shard: u8, ticket: Ticket) -> Result<(), PublishFailure> {
+        match self.next(shard) {
+            BrokerEvent::Done { ticket: answered, result } if answered == ticket => result,
+            other => panic!("expected the answer to {ticket:?}, got {other:?}"),
+        }
+    }
+
+    /// Publishes as another service does, straight into Redis, and waits until it is done. The memory broker has no
+    /// outside: there the node itself publishes.
+    pub fn publish_from_outside(&mut self, channel: &str, payload: impl Into<Bytes>) {
+        let payload = payload.into();
+        if let Some(server) = &self.server {
+            let reply = server.call(&[b"PUBLISH".as_slice(), channel.as_bytes(), &payload]);
+            assert!(matches!(reply, super::server::Reply::Int(_)), "{reply:?}");
+            return;
+        }
+        let (ticket, channel, when_down) = (Ticket(0), channel.into(), WhenDown::Queue);
+        self.broker.command(ShardId::NODE, BrokerCommand::Publish { ticket, channel, payload, when_down });
+        let node = &mut self.node;
+        self.runtime.block_on(async {
+            let done = async { while !matches!(node.recv().await, Some(BrokerEvent::Done { .. })) {} };
+            tokio::time::timeout(PATIENCE, done).await.expect("an answer in time");
+        });
+    }
+
+    /// Waits until every connection to Redis is lost; there are `pool` links and the publisher.
+    pub fn wait_until_cut_off(&self, connections: u64) {
+        self.wait_until("cut off", |stats| stats.reconnects >= connections);
+    }
+
+    /// Waits until the stats say so.
+    pub fn wait_until(&self, what: &str, holds: impl Fn(&BrokerStats) -> bool) {
+        let give_up = std::time::Instant::now() + PATIENCE;
+        while !holds(&self.broker.stats()) {
+            assert!(std::time::Instant::now() < give_up, "{what}: {:?}", self.broker.stats());
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    pub fn shut_down(&self) {
+        self.runtime.block_on(self.broker.shutdown());
+    }
+}
+
+fn class(name: &str, patterns: bool) -> Class {
+    let rule = compile("true", Vars::FILTER).unwrap();
+    Class {
+        name: ClassName::parse(name).unwrap(),
+        subscribe: rule.clone(),
+        publish: rule,
+        view: None,
+        patterns,
+        payload: Default::default(),
+        when_broker_down: WhenDown::Queue,
+        publishes: None,
+        forward: None,
+    }
+}

@@ -1,0 +1,257 @@
+//! A Redis server of the test's own, on a free port, with its files in a directory of its own; ended with the test.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpListener;
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+use drawbridge::broker::{Address, RedisSettings, Secret};
+
+/// How a node reaches Redis.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Flavour {
+    Tcp,
+    Unix,
+    Tls,
+    /// TCP, as the user `bridge`, who has only the rights that `docs/redis.md` names.
+    Acl,
+}
+
+/// The rights of `docs/redis.md`, without its channels and keys.
+pub const ACL_COMMANDS: &str = "-@all +hello +auth +ping +select +client|setname +subscribe +psubscribe \
+     +unsubscribe +punsubscribe +publish +xadd";
+
+/// A running (or killed, or stopped) Redis.
+pub struct Server {
+    flavour: Flavour,
+    directory: PathBuf,
+    port: u16,
+    tls: Option<Arc<rustls::ClientConfig>>,
+    child: Option<Child>,
+}
+
+/// What Redis answered.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Reply {
+    Text(String),
+    Int(i64),
+    Nil,
+    List(Vec<Reply>),
+    Error(String),
+}
+
+impl Server {
+    /// A server that runs.
+    pub fn start(flavour: Flavour) -> Server {
+        let mut server = Server::prepare(flavour);
+        server.launch();
+        server
+    }
+
+    /// A server that does not run yet.
+    pub fn prepare(flavour: Flavour) -> Server {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let name =
+            format!("drawbridge-broker-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
+        let directory = std::env::temp_dir().join(name);
+        std::fs::create_dir_all(&directory).unwrap();
+        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let tls = (flavour == Flavour::Tls).then(|| certificate(&directory));
+        Server { flavour, directory, port, tls, child: None }
+    }
+
+    /// Starts it, again after a kill, and waits until it answers.
+    pub fn launch(&mut self) {
+        self.launch_with(&[]);
+    }
+
+    /// As [`Server::launch`], with more options.
+    pub fn launch_with(&mut self, options: &[&str]) {
+        assert!(self.child.is_none(), "it runs already");
+        let file = |name: &str| self.directory.join(name).display().to_string();
+        let port = self.port.to_string();
+        let (plain, tls) =
+            if self.flavour == Flavour::Tls { ("0", port.as_str()) } else { (port.as_str(), "0") };
+        let mut command = Command::new("redis-server");
+        command
+            .args(["--port", plain, "--bind", "127.0.0.1", "--unixsocket", &file("redis.sock")])
+            .args(["--save", "", "--appendonly", "no", "--dir", &file(""), "--logfile", &file("redis.log")])
+            .args(["--proto-max-bulk-len", "1gb"]);
+        if tls != "0" {
+            command.args(["--tls-port", tls, "--tls-auth-clients", "no"]).args([
+                "--tls-cert-file",
+                &file("cert.pem"),
+                "--tls-key-file",
+                &file("key.pem"),
+                "--tls-ca-cert-file",
+                &file("cert.pem"),
+            ]);
+        }
+        command.args(options);
+        let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn();
+        self.child = Some(child.expect("these tests need `redis-server` (7.0 or later) on the PATH"));
+        let give_up = Instant::now() + Duration::from_secs(20);
+        while !self.answers() {
+            let exited = self.child.as_mut().unwrap().try_wait().unwrap();
+            let log = || std::fs::read_to_string(self.directory.join("redis.log")).unwrap_or_default();
+            assert!(exited.is_none() && Instant::now() < give_up, "redis-server did not start: {}", log());
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        if self.flavour == Flavour::Acl {
+            let rules = format!("bridge reset on >between-us ~* &room:* &chat:* &r* {ACL_COMMANDS}");
+            self.call(
+                &[&["ACL", "SETUSER"], rules.split_whitespace().collect::<Vec<_>>().as_slice()].concat(),
+            );
+            self.call(&["ACL", "SETUSER", "default", "on", ">another"]);
+        }
+    }
+
+    /// `kill -9`.
+    pub fn kill(&mut self) {
+        let mut child = self.child.take().expect("it runs");
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+
+    /// `SIGSTOP`: it keeps its sockets and says nothing.
+    pub fn freeze(&self) {
+        self.signal("-STOP");
+    }
+
+    /// `SIGCONT`.
+    pub fn thaw(&self) {
+        self.signal("-CONT");
+    }
+
+    fn signal(&self, signal: &str) {
+        let pid = self.child.as_ref().expect("it runs").id().to_string();
+        assert!(Command::new("kill").args([signal, &pid]).status().unwrap().success());
+    }
+
+    /// The most bytes that one connection sent to its TCP port and that it has not read.
+    pub fn unread_bytes(&self) -> usize {
+        let local = format!(":{:04X}", self.port);
+        let tables =
+            ["/proc/net/tcp", "/proc/net/tcp6"].map(|path| std::fs::read_to_string(path).unwrap_or_default());
+        let unread = tables.iter().flat_map(|table| table.lines().skip(1)).filter_map(|line| {
+            let fields: Vec<&str> = line.split_whitespace().collect();
+            let (local_address, queues) = (fields.get(1)?, fields.get(4)?);
+            let unread = usize::from_str_radix(queues.split(':').nth(1)?, 16).ok()?;
+            local_address.ends_with(&local).then_some(unread)
+        });
+        unread.max().unwrap_or(0)
+    }
+
+    /// What a node is told about it.
+    pub fn settings(&self, subscriber_pool: usize) -> RedisSettings {
+        let tcp = Address::Tcp { host: "localhost".into(), port: self.port };
+        let acl = self.flavour == Flavour::Acl;
+        RedisSettings {
+            address: match self.flavour {
+                Flavour::Unix => Address::Unix(self.directory.join("redis.sock")),
+                _ => tcp,
+            },
+            tls: self.tls.clone(),
+            username: acl.then(|| "bridge".into()),
+            password: acl.then(|| Secret::new("between-us")),
+            db: 0,
+            subscriber_pool,
+            client_name: "drawbridge-test".into(),
+        }
+    }
+
+    /// Says something to Redis, as another service does.
+    pub fn call<S: AsRef<[u8]>>(&self, parts: &[S]) -> Reply {
+        let mut client = self.client().expect("Redis is there");
+        if self.flavour == Flavour::Acl {
+            // Before the password is set this is an error, and needless.
+            client.call(&["AUTH", "another"]);
+        }
+        client.call(parts)
+    }
+
+    fn answers(&self) -> bool {
+        self.client().is_some_and(|mut client| {
+            matches!(client.try_call(&["PING"]), Ok(Reply::Text(_) | Reply::Error(_)))
+        })
+    }
+
+    fn client(&self) -> Option<Client> {
+        let stream = UnixStream::connect(self.directory.join("redis.sock")).ok()?;
+        stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+        Some(Client { reader: BufReader::new(stream.try_clone().unwrap()), writer: stream })
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+        let _ = std::fs::remove_dir_all(&self.directory);
+    }
+}
+
+struct Client {
+    reader: BufReader<UnixStream>,
+    writer: UnixStream,
+}
+
+impl Client {
+    fn call<S: AsRef<[u8]>>(&mut self, parts: &[S]) -> Reply {
+        self.try_call(parts).expect("Redis answers")
+    }
+
+    fn try_call<S: AsRef<[u8]>>(&mut self, parts: &[S]) -> std::io::Result<Reply> {
+        let mut out = format!("*{}\r\n", parts.len()).into_bytes();
+        for part in parts {
+            out.extend_from_slice(format!("${}\r\n", part.as_ref().len()).as_bytes());
+            out.extend_from_slice(part.as_ref());
+            out.extend_from_slice(b"\r\n");
+        }
+        self.writer.write_all(&out)?;
+        self.reply()
+    }
+
+    fn reply(&mut self) -> std::io::Result<Reply> {
+        let mut line = String::new();
+        if self.reader.read_line(&mut line)? == 0 {
+            return Err(std::io::ErrorKind::UnexpectedEof.into());
+        }
+        let rest = line[1..].trim_end();
+        Ok(match line.as_bytes()[0] {
+            b'+' => Reply::Text(rest.into()),
+            b'-' => Reply::Error(rest.into()),
+            b':' => Reply::Int(rest.parse().unwrap()),
+            b'$' if rest == "-1" => Reply::Nil,
+            b'$' => {
+                let mut bytes = vec![0; rest.parse::<usize>().unwrap() + 2];
+                self.reader.read_exact(&mut bytes)?;
+                Reply::Text(String::from_utf8_lossy(&bytes[..bytes.len() - 2]).into_owned())
+            }
+            b'*' => Reply::List((0..rest.parse().unwrap()).map(|_| self.reply()).collect::<Result<_, _>>()?),
+            other => panic!("unexpected reply type {other}"),
+        })
+    }
+}
+
+/// A certificate for `localhost`, and a client that trusts it.
+fn certificate(directory: &std::path::Path) -> Arc<rustls::ClientConfig> {
+    let made = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
+    std::fs::write(directory.join("cert.pem"), made.cert.pem()).unwrap();
+    std::fs::write(directory.join("key.pem"), made.signing_key.serialize_pem()).unwrap();
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(made.cert.der().clone()).unwrap();
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let config = rustls::ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    Arc::new(config)
+}

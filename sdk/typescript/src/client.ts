@@ -1,0 +1,381 @@
+/**
+ * The client as an application sees it. It joins the parts and tells what happens; each part's rules are in its own
+ * file: the link, subscriptions, publishing, tokens, the clock.
+ */
+
+import type { ReconnectOptions } from "./backoff.js";
+import { Clock } from "./clock.js";
+import { json, type Codec } from "./codec.js";
+import { Emitter, type Unlisten } from "./emitter.js";
+import { DrawbridgeError } from "./errors.js";
+import { Channel, Listeners, resyncOf, type AnyChannels, type ChannelEvent, type ChannelMap, type EventName, type EventsOf, type Resync } from "./events.js";
+import { Link, type LinkOwner } from "./link.js";
+import type { ErrorMessage, ServerMessage, SubscribeRequest, WelcomeMessage } from "./messages.js";
+import { Publisher, type Published, type PublishOptions, type QueueOptions } from "./publisher.js";
+import { Requests } from "./requests.js";
+import { systemRuntime, type Runtime, type WebSocketConstructor } from "./runtime.js";
+import { Subscriptions, type Subscription, type SubscriptionInfo, type Unsubscribed } from "./subscriptions.js";
+import { Tokens, type TokenProvider } from "./token.js";
+
+export interface DrawbridgeOptions {
+  /** A JWT, or a function that gets one. Absent: an anonymous player, where the server allows it. */
+  token?: string | TokenProvider;
+  /** The WebSocket to use: for Node before 22, the one of package `ws`. Default: the global one. */
+  WebSocket?: WebSocketConstructor;
+  /** The encoding (default: JSON). */
+  codec?: Codec;
+  reconnect?: ReconnectOptions;
+  /** Publishes that wait for a connection. */
+  queue?: QueueOptions;
+  /** From dialling to `WELCOME`, the token provider included (default 10000). */
+  connectTimeoutMs?: number;
+  /** How long `publish` waits for its answer (default 30000). */
+  publishTimeoutMs?: number;
+  /** How often to ask whether the server is there (default: half its heartbeat, at most 10000). */
+  pingIntervalMs?: number;
+  /** A server that is silent for so long after a `PING` is gone (default 5000). */
+  pongTimeoutMs?: number;
+  /** Time, chance and network, for tests. */
+  runtime?: Runtime;
+}
+
+/**
+ * `connecting`: no connection, but one is on its way. `open`. `degraded`: connected, but the server has lost its
+ * Redis for now. `closed`: not started, closed, or refused for good.
+ */
+export type Status = "connecting" | "open" | "degraded" | "closed";
+
+export interface StatusChange {
+  status: Status;
+  previous: Status;
+  /** Why, where something failed. */
+  error?: DrawbridgeError;
+  /** When the next attempt is due, while `connecting` after a failure. */
+  retryInMs?: number;
+}
+
+/** What the server says on connecting. */
+export interface Welcome {
+  connection: string;
+  session: string;
+  resumed: boolean;
+  player: string;
+  node: string;
+  heartbeatMs: number;
+  limits: { messageBytes?: number; subscriptions?: number };
+}
+
+export interface ClientEvents {
+  status: StatusChange;
+  welcome: Welcome;
+  /** Every event, whichever subscription brought it. */
+  event: ChannelEvent;
+  resync: Resync;
+  /** The server will go away, and asked to come back so much later; this client does. */
+  goodbye: { reason: string; reconnectInMs: number };
+  subscribed: SubscriptionInfo;
+  unsubscribed: Unsubscribed;
+  /** What goes wrong, publishes excepted: their promises tell. Without a listener it goes to the console. */
+  error: DrawbridgeError;
+}
+
+export class Drawbridge<M extends ChannelMap = AnyChannels> {
+  /** The server's clock. */
+  readonly clock: Clock;
+
+  readonly #emitter = new Emitter<ClientEvents>((thrown) => this.#report(thrown));
+  readonly #listeners = new Listeners();
+  readonly #requests = new Requests();
+  readonly #tokens: Tokens;
+  readonly #link: Link;
+  readonly #subscriptions: Subscriptions;
+  readonly #publisher: Publisher;
+  #status: Status = "closed";
+  #welcome: Welcome | undefined;
+  #connecting: { promise: Promise<Welcome>; resolve(welcome: Welcome): void; reject(error: DrawbridgeError): void } | undefined;
+
+  /** Nothing is dialled before `connect()`. In a browser `url` may be relative to the page. */
+  constructor(url: string | URL, options: DrawbridgeOptions = {}) {
+    const runtime = options.runtime ?? systemRuntime;
+    const codec = options.codec ?? json;
+    this.clock = new Clock(runtime);
+    this.#tokens = new Tokens(options.token, this.clock, runtime);
+    this.#link = new Link(
+      {
+        url: socketUrl(url),
+        WebSocket: options.WebSocket ?? globalWebSocket(),
+        codec,
+        reconnect: options.reconnect,
+        connectTimeoutMs: options.connectTimeoutMs ?? 10_000,
+        pingIntervalMs: options.pingIntervalMs,
+        pongTimeoutMs: options.pongTimeoutMs ?? 5_000,
+      },
+      runtime,
+      this.clock,
+      this.#tokens,
+      this.#requests,
+      this.#linkOwner(),
+    );
+    this.#subscriptions = new Subscriptions(this.#link, this.#requests, this.#listeners, runtime, {
+      subscribed: (info) => this.#emitter.emit("subscribed", info),
+      unsubscribed: (ended) => this.#emitter.emit("unsubscribed", ended),
+      resync: (resync) => this.#resync(resync),
+      failed: (error) => this.#complain(error),
+      report: (thrown) => this.#report(thrown),
+    });
+    this.#publisher = new Publisher(this.#link, this.#requests, codec, runtime, options.publishTimeoutMs ?? 30_000, options.queue);
+  }
+
+  get status(): Status {
+    return this.#status;
+  }
+
+  /** Of the present connection; undefined while there is none. */
+  get welcome(): Welcome | undefined {
+    return this.#welcome;
+  }
+
+  /** The player id that the token names; undefined while there is no connection. */
+  get player(): string | undefined {
+    return this.#welcome?.player;
+  }
+
+  /** All that is or should be subscribed: by this client, by the server's templates, by services. */
+  get subscriptions(): SubscriptionInfo[] {
+    return this.#subscriptions.list();
+  }
+
+  /** Publishes that wait for a connection. */
+  get queued(): number {
+    return this.#publisher.queued;
+  }
+
+  /**
+   * Connects, and from then on stays connected until `close()` or a refusal. Resolves with the first `WELCOME`;
+   * rejects when the server refuses for good. Called while waiting to reconnect, it tries at once.
+   */
+  connect(): Promise<Welcome> {
+    if (this.#welcome) return Promise.resolve(this.#welcome);
+    this.#connecting ??= deferred();
+    const { promise } = this.#connecting;
+    this.#setStatus("connecting");
+    this.#link.start();
+    return promise;
+  }
+
+  /** Ends the session. Subscriptions stay wanted, should `connect()` be called again. */
+  close(): void {
+    if (this.#status === "closed") return;
+    this.#link.stop();
+    this.#ended(new DrawbridgeError("CLOSED", "the client was closed"), false);
+  }
+
+  /** Calls back on what happens to the client; the answer stops it. */
+  on<K extends keyof ClientEvents>(name: K, listener: (event: ClientEvents[K]) => void): Unlisten {
+    return this.#emitter.on(name, listener);
+  }
+
+  /**
+   * Subscribes to a channel, or with `*`, `?` or `[…]` to all channels that match. It holds over reconnects. The same
+   * name again is the same subscription; a `filter` named then replaces the old one (`null`: none).
+   */
+  subscribe<C extends string>(channel: C | (keyof M & string), options: { filter?: string | null } = {}): Subscription<EventsOf<M, C>> {
+    return this.#subscriptions.subscribe(channel, options);
+  }
+
+  /** Ends whatever subscription there is by that name, a template's or a service's too. */
+  unsubscribe(channel: string): Promise<void> {
+    return this.#subscriptions.unsubscribe(channel);
+  }
+
+  /**
+   * Listens without subscribing: for channels that the server subscribes the player to. The handle stays until
+   * `forget`.
+   */
+  channel<C extends string>(channel: C | (keyof M & string)): Channel<EventsOf<M, C>> {
+    const handle = new Channel<EventsOf<M, C>>(channel, (thrown) => this.#report(thrown));
+    this.#listeners.add(handle);
+    return handle;
+  }
+
+  /** Ends a handle that `channel` gave. */
+  forget(handle: Channel<any>): void {
+    this.#listeners.remove(handle);
+  }
+
+  /**
+   * Publishes, and resolves when Redis has taken it. Rejects with a `DrawbridgeError` whose `outcome` says whether it
+   * may have happened all the same. Without a connection it waits in the offline queue.
+   */
+  publish<C extends string, N extends EventName<EventsOf<M, C>>>(
+    channel: C,
+    event: N,
+    data?: EventsOf<M, C>[N],
+    options: PublishOptions = {},
+  ): Promise<Published> {
+    return this.#publisher.publish(channel, event, data, options, this.#status !== "closed");
+  }
+
+  #linkOwner(): LinkOwner {
+    return {
+      hello: (): SubscribeRequest[] => this.#subscriptions.hello(),
+      welcomed: (message, token) => this.#welcomed(message, token),
+      received: (message) => this.#received(message),
+      lost: (error, retryInMs) => this.#lost(error, retryInMs),
+      ended: (error) => this.#ended(error, true),
+      complain: (error) => this.#complain(error),
+    };
+  }
+
+  #welcomed(message: WelcomeMessage, token: string | undefined): void {
+    const welcome = welcomeOf(message);
+    this.#welcome = welcome;
+    this.#setStatus("open");
+    this.#emitter.emit("welcome", welcome);
+    // A listener may have closed the client.
+    if (this.#welcome !== welcome) return;
+    this.#tokens.keepFresh(
+      token,
+      (fresh) => this.#refresh(fresh),
+      (error) => this.#report(error),
+    );
+    this.#subscriptions.welcomed(message.subscriptions ?? [], message.resumed);
+    this.#publisher.opened(welcome.limits.messageBytes);
+    this.#connecting?.resolve(welcome);
+    this.#connecting = undefined;
+  }
+
+  #received(message: ServerMessage): void {
+    switch (message.type) {
+      case "EVENT":
+        this.#listeners.deliver(message, (event) => this.#emitter.emit("event", event));
+        return;
+      case "CHANNEL_SUBSCRIBED":
+        if (!this.#requests.settle(message.id, message)) this.#subscriptions.subscribed(message);
+        return;
+      case "CHANNEL_UNSUBSCRIBED":
+        if (!this.#requests.settle(message.id, message)) this.#subscriptions.unsubscribed(message);
+        return;
+      case "EVENT_PUBLISHED":
+      case "TOKEN_REFRESHED":
+        this.#requests.settle(message.id, message);
+        return;
+      case "STATUS":
+        if (this.#welcome) this.#setStatus(message.broker === "ok" ? "open" : "degraded");
+        return;
+      case "RESYNC":
+        return this.#resync(resyncOf(message));
+      case "GOODBYE":
+        return this.#emitter.emit("goodbye", { reason: message.reason, reconnectInMs: message.reconnect_in_ms });
+      case "ERROR":
+        return this.#failed(message);
+    }
+  }
+
+  #failed(message: ErrorMessage): void {
+    if (this.#requests.settle(message.id, message)) return;
+    const error = DrawbridgeError.fromWire(message);
+    if (message.channel !== undefined && this.#subscriptions.greetingFailed(message.channel, error)) return;
+    this.#complain(error);
+  }
+
+  async #refresh(token: string): Promise<number | undefined> {
+    const id = this.#requests.nextId();
+    const answer = this.#requests.answer(id);
+    this.#link.send({ type: "TOKEN_REFRESH", id, token });
+    return ((await answer) as { expires_ms?: number }).expires_ms;
+  }
+
+  #resync(resync: Resync): void {
+    this.#listeners.resync(resync);
+    this.#emitter.emit("resync", resync);
+  }
+
+  #lost(error: DrawbridgeError, retryInMs: number): void {
+    this.#disconnected(error);
+    this.#setStatus("connecting", error, retryInMs);
+  }
+
+  #ended(error: DrawbridgeError, refused: boolean): void {
+    this.#disconnected(error);
+    this.#subscriptions.abandoned(error);
+    this.#publisher.abandoned(error);
+    this.#connecting?.reject(error);
+    this.#connecting = undefined;
+    this.#setStatus("closed", refused ? error : undefined);
+  }
+
+  #disconnected(error: DrawbridgeError): void {
+    this.#welcome = undefined;
+    this.#tokens.stop();
+    this.#requests.lose(error.closeCode);
+    this.#subscriptions.lost();
+    this.#publisher.lost();
+  }
+
+  #setStatus(status: Status, error?: DrawbridgeError, retryInMs?: number): void {
+    const previous = this.#status;
+    if (status === previous && !error) return;
+    this.#status = status;
+    this.#emitter.emit("status", {
+      status,
+      previous,
+      ...(error && { error }),
+      ...(retryInMs !== undefined && { retryInMs }),
+    });
+  }
+
+  /** What the application's code threw, or an error of ours. */
+  #report(thrown: unknown): void {
+    if (thrown instanceof DrawbridgeError) return this.#complain(thrown);
+    this.#complain(new DrawbridgeError("LISTENER", `a listener threw: ${String(thrown)}`, { cause: thrown }));
+  }
+
+  #complain(error: DrawbridgeError): void {
+    // What a listener of `error` throws goes to the console: it would be told about itself for ever.
+    if (this.#emitter.has("error")) this.#emitter.emit("error", error, console.error);
+    else console.error(error);
+  }
+}
+
+/** A client that is already connecting. What goes wrong for good is told by `status`. */
+export function connect<M extends ChannelMap = AnyChannels>(url: string | URL, options: DrawbridgeOptions = {}): Drawbridge<M> {
+  const client = new Drawbridge<M>(url, options);
+  client.connect().catch(() => {});
+  return client;
+}
+
+function deferred<T>(): { promise: Promise<T>; resolve(value: T): void; reject(error: DrawbridgeError): void } {
+  let resolve!: (value: T) => void;
+  let reject!: (error: DrawbridgeError) => void;
+  const promise = new Promise<T>((yes, no) => {
+    resolve = yes;
+    reject = no;
+  });
+  return { promise, resolve, reject };
+}
+
+function welcomeOf(message: WelcomeMessage): Welcome {
+  const { message_bytes: messageBytes, subscriptions } = message.limits ?? {};
+  return {
+    connection: message.connection,
+    session: message.session,
+    resumed: message.resumed,
+    player: message.player,
+    node: message.node,
+    heartbeatMs: message.heartbeat_ms,
+    limits: { ...(messageBytes !== undefined && { messageBytes }), ...(subscriptions !== undefined && { subscriptions }) },
+  };
+}
+
+/** `http` means `ws`, and a relative address is the page's own. */
+function socketUrl(url: string | URL): string {
+  const absolute = new URL(url, globalThis.location?.href);
+  return absolute.href.replace(/^http/, "ws");
+}
+
+function globalWebSocket(): WebSocketConstructor {
+  const found = (globalThis as { WebSocket?: unknown }).WebSocket;
+  if (found) return found as WebSocketConstructor;
+  throw new TypeError("no WebSocket here: pass the one of package `ws` as the option `WebSocket`");
+}

@@ -1,0 +1,46 @@
+/** Listeners by name. A listener that throws is reported and the others still run. */
+
+export type Unlisten = () => void;
+
+type Listener = (argument: any) => void;
+
+export class Emitter<Events extends object> {
+  readonly #listeners = new Map<keyof Events, Set<Listener>>();
+
+  /** `report` gets what a listener threw. */
+  constructor(private readonly report: (thrown: unknown) => void) {}
+
+  on<K extends keyof Events>(name: K, listener: (argument: Events[K]) => void): Unlisten {
+    // A fresh function, so that the same listener may be there twice and is taken away once.
+    const entry: Listener = (argument) => listener(argument);
+    const set = this.#listeners.get(name) ?? new Set();
+    this.#listeners.set(name, set.add(entry));
+    return () => {
+      set.delete(entry);
+      if (set.size === 0 && this.#listeners.get(name) === set) this.#listeners.delete(name);
+    };
+  }
+
+  has(name: keyof Events): boolean {
+    return this.#listeners.has(name);
+  }
+
+  emit<K extends keyof Events>(name: K, argument: Events[K], report = this.report): void {
+    // A copy: a listener may add and take away listeners.
+    for (const listener of [...(this.#listeners.get(name) ?? [])]) contain(() => listener(argument), report);
+  }
+
+  clear(): void {
+    this.#listeners.clear();
+  }
+}
+
+/** Calls the application's code; neither its exception nor its rejected promise comes back. */
+function contain(call: () => unknown, report: (thrown: unknown) => void): void {
+  try {
+    const result = call();
+    if (result instanceof Promise) result.catch(report);
+  } catch (thrown) {
+    report(thrown);
+  }
+}

@@ -1,0 +1,113 @@
+/** The one error that this library rejects with. It owns the mapping from the wire; who causes one is not its business. */
+
+import type { ErrorMessage } from "./messages.js";
+
+/** What the server says (contract §8). */
+export type ServerErrorCode =
+  | "BAD_MESSAGE"
+  | "UNSUPPORTED"
+  | "UNAUTHENTICATED"
+  | "TOKEN_EXPIRED"
+  | "FORBIDDEN"
+  | "CHANNEL_INVALID"
+  | "FILTER_INVALID"
+  | "NOT_SUBSCRIBED"
+  | "LIMIT_EXCEEDED"
+  | "TOO_LARGE"
+  | "RATE_LIMITED"
+  | "REJECTED"
+  | "LOGIC_UNAVAILABLE"
+  | "BROKER_UNAVAILABLE"
+  | "BROKER_REFUSED"
+  | "INTERNAL";
+
+/** What this client says by itself. */
+export type ClientErrorCode =
+  /** The link broke while the answer was out; the outcome is unknown. */
+  | "CONNECTION_LOST"
+  /** The client was closed, by `close()` or by a close code that forbids coming back. */
+  | "CLOSED"
+  /** There is no connection, and the offline queue is off. */
+  | "NOT_CONNECTED"
+  /** The offline queue, or what is in flight, has reached its bound. */
+  | "QUEUE_FULL"
+  /** No answer in time. */
+  | "TIMEOUT"
+  /** The token provider failed. */
+  | "TOKEN_PROVIDER"
+  /** The server sent a frame that is not of the contract. */
+  | "BAD_FRAME"
+  /** The subscription was ended by `unsubscribe()` or by the server. */
+  | "UNSUBSCRIBED"
+  /** A listener of the application threw; `cause` is what. */
+  | "LISTENER";
+
+export type ErrorCode = ServerErrorCode | ClientErrorCode | (string & {});
+
+/** Whether a publish has happened: `not_done`, or `unknown` when its answer never came. */
+export type Outcome = "not_done" | "unknown";
+
+export interface ErrorDetails {
+  retryable?: boolean | undefined;
+  retryAfterMs?: number | undefined;
+  outcome?: Outcome | undefined;
+  reason?: string | undefined;
+  channel?: string | undefined;
+  position?: number | undefined;
+  hint?: string | undefined;
+  closeCode?: number | undefined;
+  cause?: unknown;
+}
+
+export class DrawbridgeError extends Error {
+  override readonly name = "DrawbridgeError";
+  readonly code: ErrorCode;
+  /** Whether asking for the same again, later, can succeed. */
+  readonly retryable: boolean;
+  /** For `RATE_LIMITED`: when to ask again. */
+  readonly retryAfterMs?: number | undefined;
+  /** For publishes. */
+  readonly outcome?: Outcome | undefined;
+  /** For `REJECTED`: the game logic's word. */
+  readonly reason?: string | undefined;
+  /** The channel concerned. */
+  readonly channel?: string | undefined;
+  /** For `FILTER_INVALID`: a byte offset into the expression. */
+  readonly position?: number | undefined;
+  /** For `FILTER_INVALID`: what would be right. */
+  readonly hint?: string | undefined;
+  /** The WebSocket close code, where a close is the reason. */
+  readonly closeCode?: number | undefined;
+
+  constructor(code: ErrorCode, message: string, details: ErrorDetails = {}) {
+    super(message, details.cause === undefined ? undefined : { cause: details.cause });
+    this.code = code;
+    this.retryable = details.retryable ?? false;
+    this.retryAfterMs = details.retryAfterMs;
+    this.outcome = details.outcome;
+    this.reason = details.reason;
+    this.channel = details.channel;
+    this.position = details.position;
+    this.hint = details.hint;
+    this.closeCode = details.closeCode;
+  }
+
+  /** @internal */
+  static fromWire(message: ErrorMessage): DrawbridgeError {
+    return new DrawbridgeError(message.code, message.message, {
+      retryable: message.retryable,
+      retryAfterMs: message.retry_after_ms,
+      outcome: message.outcome,
+      reason: message.reason,
+      channel: message.channel,
+      position: message.position,
+      hint: message.hint,
+    });
+  }
+}
+
+/** @internal The link broke with a request out. */
+export function connectionLost(closeCode?: number): DrawbridgeError {
+  const message = "the connection was lost before the answer came";
+  return new DrawbridgeError("CONNECTION_LOST", message, { retryable: true, outcome: "unknown", closeCode });
+}

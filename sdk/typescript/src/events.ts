@@ -1,0 +1,157 @@
+/** Events, their types, and who listens to which channel. What is subscribed is `subscriptions.ts`'s business. */
+
+import { Emitter, type Unlisten } from "./emitter.js";
+import { globMatcher, isPattern } from "./glob.js";
+import type { EventMessage, ResyncMessage } from "./messages.js";
+
+/** A channel's events: their names, and the type of each one's `data`. */
+export type EventMap = object;
+
+/**
+ * An application's channels. Names, or template literals for families of them:
+ * `{ "chat:lobby": { say: { text: string } }; [room: `room:${string}`]: { hit: { damage: number } } }`.
+ */
+export type ChannelMap = object;
+
+/** Where nothing is declared, every event may come, with data of any kind. */
+export type AnyChannels = Record<string, Record<string, unknown>>;
+
+/** The events of channel (or pattern) `C`. */
+export type EventsOf<M extends ChannelMap, C extends string> = C extends keyof M
+  ? M[C] extends EventMap
+    ? M[C]
+    : Record<string, unknown>
+  : Record<string, unknown>;
+
+export type EventName<E extends EventMap> = keyof E & string;
+
+/** One event as a handler gets it. */
+export interface ChannelEvent<Name extends string = string, Data = unknown> {
+  /** The real channel, also where a pattern was subscribed to. */
+  channel: string;
+  event: Name;
+  data: Data;
+  /** The player who published it; absent for services. */
+  from?: string;
+  /** Its number among the channel's events. */
+  offset?: number;
+  /** Unix milliseconds of the publisher's clock (the server's, for players). */
+  ts?: number;
+  /** On entity channels. */
+  key?: string;
+  tags?: unknown;
+  /** `base64`: `data` is text that stands for bytes. */
+  encoding?: string;
+}
+
+/** Any event of the map `E`; `event` tells which, and narrows `data`. */
+export type AnyEvent<E extends EventMap> = { [N in EventName<E>]: ChannelEvent<N, E[N]> }[EventName<E>];
+
+/** Events may be missing at this point: fetch the state anew where that matters. */
+export interface Resync {
+  channel: string;
+  /** The server's word (`gap`, `epoch`, `broker`, `slow_consumer`), or `reconnect`: this client was away. */
+  reason: string;
+  epoch?: string;
+  offset?: number;
+}
+
+/** Listening to a channel or pattern. By itself it subscribes to nothing. */
+export class Channel<E extends EventMap = Record<string, unknown>> {
+  readonly #events: Emitter<Record<string, any>>;
+  readonly #any: Emitter<{ event: any; resync: Resync }>;
+  /** @internal */
+  readonly matches: (channel: string) => boolean;
+
+  /** @internal */
+  constructor(
+    /** The name or pattern. */
+    readonly channel: string,
+    report: (thrown: unknown) => void,
+  ) {
+    this.#events = new Emitter(report);
+    this.#any = new Emitter(report);
+    this.matches = isPattern(channel) ? globMatcher(channel) : (name) => name === channel;
+  }
+
+  /** Calls back for each event of that name; the answer stops it. */
+  on<N extends EventName<E>>(event: N, handler: (event: ChannelEvent<N, E[N]>) => void): Unlisten {
+    return this.#events.on(event, handler);
+  }
+
+  /** Calls back for every event; the answer stops it. */
+  onEvent(handler: (event: AnyEvent<E>) => void): Unlisten {
+    return this.#any.on("event", handler);
+  }
+
+  /** Calls back where events may be missing; the answer stops it. */
+  onResync(handler: (resync: Resync) => void): Unlisten {
+    return this.#any.on("resync", handler);
+  }
+
+  /** @internal */
+  deliver(event: ChannelEvent): void {
+    this.#events.emit(event.event, event);
+    this.#any.emit("event", event);
+  }
+
+  /** @internal */
+  resync(resync: Resync): void {
+    this.#any.emit("resync", resync);
+  }
+
+  /** @internal */
+  silence(): void {
+    this.#events.clear();
+    this.#any.clear();
+  }
+}
+
+/** How many channels' listeners are remembered, so that an event finds them without trying every pattern. */
+const MAX_REMEMBERED = 1024;
+
+export class Listeners {
+  readonly #channels = new Set<Channel<any>>();
+  readonly #remembered = new Map<string, Channel<any>[]>();
+
+  add(channel: Channel<any>): void {
+    this.#channels.add(channel);
+    this.#remembered.clear();
+  }
+
+  remove(channel: Channel<any>): void {
+    channel.silence();
+    this.#channels.delete(channel);
+    this.#remembered.clear();
+  }
+
+  /** `all` hears every event, before the channels' own listeners. */
+  deliver(message: EventMessage, all: (event: ChannelEvent) => void): void {
+    const { type: _, ...rest } = message;
+    const event = { ...rest, data: rest.data ?? null };
+    all(event);
+    for (const channel of this.#of(message.channel)) channel.deliver(event);
+  }
+
+  /** To the listeners of that name or pattern, and to those of patterns that cover it. */
+  resync(resync: Resync): void {
+    for (const channel of this.#of(resync.channel)) channel.resync(resync);
+  }
+
+  #of(name: string): Channel<any>[] {
+    let found = this.#remembered.get(name);
+    if (!found) {
+      found = [...this.#channels].filter((channel) => channel.channel === name || channel.matches(name));
+      if (this.#remembered.size >= MAX_REMEMBERED) this.#remembered.clear();
+      this.#remembered.set(name, found);
+    }
+    return found;
+  }
+}
+
+/** @internal The wire's `RESYNC` as the application sees it. */
+export function resyncOf(message: ResyncMessage): Resync {
+  const { type: _, ...resync } = message;
+  return resync;
+}
+

@@ -1,0 +1,17 @@
+/** What `@drawbridge/client` offers. */
+
+export type { ReconnectOptions } from "./backoff.js";
+export { connect, Drawbridge } from "./client.js";
+export type { ClientEvents, DrawbridgeOptions, Status, StatusChange, Welcome } from "./client.js";
+export type { Clock } from "./clock.js";
+export { json } from "./codec.js";
+export type { Codec } from "./codec.js";
+export type { Unlisten } from "./emitter.js";
+export { DrawbridgeError } from "./errors.js";
+export type { ClientErrorCode, ErrorCode, ErrorDetails, Outcome, ServerErrorCode } from "./errors.js";
+export type { AnyChannels, AnyEvent, Channel, ChannelEvent, ChannelMap, EventMap, EventName, EventsOf, Resync } from "./events.js";
+export { globMatcher, isPattern } from "./glob.js";
+export type { Published, PublishOptions, QueueOptions } from "./publisher.js";
+export type { Runtime, WebSocketConstructor, WebSocketLike } from "./runtime.js";
+export type { Subscription, SubscriptionInfo, SubscriptionState, Unsubscribed } from "./subscriptions.js";
+export type { TokenProvider, TokenReason } from "./token.js";

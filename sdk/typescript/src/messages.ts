@@ -1,0 +1,129 @@
+/**
+ * The contract's messages as types: what this client sends and what it understands. Unknown types and fields of a
+ * newer server pass by unseen. Names on the wire are kept here as they are; the public API uses camelCase.
+ */
+
+/** One subscription as the client asks for it. */
+export interface SubscribeRequest {
+  channel: string;
+  filter?: string;
+}
+
+export type ClientMessage =
+  | { type: "CONNECT"; id: number; token?: string; subscribe?: SubscribeRequest[] }
+  | { type: "TOKEN_REFRESH"; id: number; token: string }
+  | ({ type: "CHANNEL_SUBSCRIBE"; id: number } & SubscribeRequest)
+  | { type: "CHANNEL_UNSUBSCRIBE"; id: number; channel: string }
+  | {
+      type: "PUBLISH_EVENT";
+      id: number;
+      channel: string;
+      event: string;
+      data?: unknown;
+      key?: string;
+      idempotency_key?: string;
+    }
+  | { type: "PING"; id: number; t: number };
+
+export interface WireSubscription {
+  channel: string;
+  auto?: boolean;
+  pending?: boolean;
+  pattern?: boolean;
+  epoch?: string;
+  offset?: number;
+}
+
+export interface WelcomeMessage {
+  type: "WELCOME";
+  id?: number;
+  connection: string;
+  session: string;
+  resumed: boolean;
+  player: string;
+  node: string;
+  server_time_ms: number;
+  heartbeat_ms: number;
+  resume_window_ms: number;
+  limits?: { message_bytes?: number; subscriptions?: number };
+  subscriptions?: WireSubscription[];
+}
+
+export interface SubscribedMessage extends WireSubscription {
+  type: "CHANNEL_SUBSCRIBED";
+  id?: number;
+  by?: string;
+}
+
+export interface UnsubscribedMessage {
+  type: "CHANNEL_UNSUBSCRIBED";
+  id?: number;
+  channel: string;
+  reason: string;
+  by?: string;
+}
+
+export interface EventMessage {
+  type: "EVENT";
+  channel: string;
+  event: string;
+  data?: unknown;
+  from?: string;
+  offset?: number;
+  ts?: number;
+  key?: string;
+  tags?: unknown;
+  encoding?: string;
+}
+
+export interface PublishedMessage {
+  type: "EVENT_PUBLISHED";
+  id: number;
+  channel: string;
+  offset?: number;
+  result?: unknown;
+}
+
+export interface ResyncMessage {
+  type: "RESYNC";
+  channel: string;
+  reason: string;
+  epoch?: string;
+  offset?: number;
+}
+
+export interface ErrorMessage {
+  type: "ERROR";
+  id?: number;
+  code: string;
+  message: string;
+  retryable?: boolean;
+  retry_after_ms?: number;
+  channel?: string;
+  outcome?: "not_done" | "unknown";
+  reason?: string;
+  position?: number;
+  hint?: string;
+}
+
+export type ServerMessage =
+  | WelcomeMessage
+  | SubscribedMessage
+  | UnsubscribedMessage
+  | EventMessage
+  | PublishedMessage
+  | ResyncMessage
+  | ErrorMessage
+  | { type: "TOKEN_REFRESHED"; id: number; expires_ms?: number }
+  | { type: "PONG"; id: number; t?: number; server_time_ms: number }
+  | { type: "STATUS"; broker: string }
+  | { type: "GOODBYE"; reason: string; reconnect_in_ms: number };
+
+/** The messages of one WebSocket frame: one object, or an array of them. Throws on anything else. */
+export function messagesOf(decoded: unknown): ServerMessage[] {
+  const list: unknown[] = Array.isArray(decoded) ? decoded : [decoded];
+  for (const item of list) {
+    if (typeof (item as { type?: unknown } | null)?.type !== "string") throw new TypeError("a message without a type");
+  }
+  return list as ServerMessage[];
+}

@@ -1,0 +1,70 @@
+/**
+ * Time, chance and sockets, as this library asks for them. Everything else is deterministic, so that tests can
+ * drive reconnects, timeouts and clocks by hand.
+ */
+
+/** What a `WebSocket` must offer: the browser's, Node's own (22 and later) and the one of package `ws` do. */
+export interface WebSocketLike {
+  binaryType: string;
+  readonly bufferedAmount: number;
+  onopen: ((event: any) => void) | null;
+  onmessage: ((event: any) => void) | null;
+  onclose: ((event: any) => void) | null;
+  onerror: ((event: any) => void) | null;
+  send(data: string | Uint8Array<ArrayBuffer>): void;
+  close(code?: number, reason?: string): void;
+}
+
+export type WebSocketConstructor = new (url: string, protocols: string[]) => WebSocketLike;
+
+export interface Runtime {
+  /** Milliseconds of a clock that only goes forward. */
+  now(): number;
+  /** Unix milliseconds of this machine. */
+  wallNow(): number;
+  /** From 0 up to 1. */
+  random(): number;
+  setTimeout(callback: () => void, delayMs: number): unknown;
+  clearTimeout(handle: unknown): void;
+  /** Calls back when the network seems to have come back; the answer stops it. */
+  onOnline(callback: () => void): () => void;
+}
+
+export const systemRuntime: Runtime = {
+  now: () => performance.now(),
+  wallNow: () => Date.now(),
+  random: () => Math.random(),
+  setTimeout: (callback, delayMs) => setTimeout(callback, delayMs),
+  clearTimeout: (handle) => clearTimeout(handle as number),
+  onOnline(callback) {
+    if (typeof globalThis.addEventListener !== "function") return () => {};
+    globalThis.addEventListener("online", callback);
+    return () => globalThis.removeEventListener("online", callback);
+  },
+};
+
+/** Longer delays overflow `setTimeout` and would fire at once. */
+const MAX_DELAY_MS = 2 ** 31 - 1;
+
+/** One deadline that can be set anew and cleared. */
+export class Timer {
+  #handle: unknown;
+
+  constructor(private readonly runtime: Runtime) {}
+
+  set(delayMs: number, callback: () => void): void {
+    this.clear();
+    this.#handle = this.runtime.setTimeout(
+      () => {
+        this.#handle = undefined;
+        callback();
+      },
+      Math.min(Math.max(delayMs, 0), MAX_DELAY_MS),
+    );
+  }
+
+  clear(): void {
+    if (this.#handle !== undefined) this.runtime.clearTimeout(this.#handle);
+    this.#handle = undefined;
+  }
+}
