@@ -191,7 +191,7 @@ class Reader {
       case 0xc4:
       case 0xc5:
       case 0xc6:
-        return this.#take(this.#uint(SIZES[tag - 0xc4]!)).slice();
+        return new Uint8Array(this.#take(this.#uint(SIZES[tag - 0xc4]!)));
       case 0xca:
         return this.#view.getFloat32(this.#skip(4));
       case 0xcb:

@@ -55,7 +55,7 @@ class Deferred {
 
 /** Where a wish stands with the server. */
 type Phase =
-  /** No connection. */
+  /** Not asked for: no connection, or none that has said `WELCOME`. */
   | "offline"
   /** In `CONNECT`, not yet answered. */
   | "greeted"
@@ -286,8 +286,9 @@ export class Subscriptions {
   }
 
   #ask(subscription: Subscription<any>): void {
+    // Without a connection, the next `CONNECT` or what follows its `WELCOME` asks.
+    subscription.wish.phase = this.link.open ? "queued" : "offline";
     if (!this.link.open) return;
-    subscription.wish.phase = "queued";
     this.#queue.add(subscription);
     this.#pump();
   }

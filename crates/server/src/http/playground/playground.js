@@ -1,0 +1,523 @@
+// The playground: two players in one page, each with a client of its own, talking through the server that served it.
+//
+// `/dev/session` tells who they are:
+//   {"players":[{"player","token","team"}, …], "channels":[…], "redis":null|"redis://…", "admin":"http://…"}
+// The server's demo publishes `tick` {x, y, name} to `game:demo`; players publish `move` {x, y} and `chat` {text}.
+// The world is 100 × 100.
+//
+// Test ids. Of the page: banner, panes, node, broker, server-time, recipe-tabs, recipe-tab-{redis-cli,python,node,rust,http},
+// recipe-text, recipe-copy, recipe-note. Of a player, after `alice-` or `bob-`: pane, name, team, status, detail, world,
+// rtt, offset, latency, count, autopilot, cut, subscriptions (of it: subscription-{channel}, unsubscribe-{channel}),
+// subscribe-input, subscribe-add, subscribe-result, filter-channel, filter-input, filter-apply, filter-clear,
+// filter-presets, filter-error, filter-result, chat-input, chat-send, move, publish-channel, publish-event, publish-data,
+// publish-send, publish-result, feed. An entry of the feed carries data-channel, data-event, data-from and data-times.
+
+import { Drawbridge } from "/drawbridge.js";
+
+const DEMO = "game:demo";
+const WORLD = 100;
+const FEED_ROWS = 60;
+/** A row that is among the newest few counts up in place, so that ticks do not push everything else away. */
+const FEED_MERGE = 5;
+const FADE_MS = 2_500;
+const FILTERS = ["event != 'tick'", "event == 'chat'", "data.x > 50", "from != me.player", "data.x >"];
+/** So that the two see different things before anybody has typed. */
+const FIRST_FILTERS = [null, "event != 'tick' || data.x > 50"];
+const LINES = [
+  "anyone at the east gate?",
+  "on my way",
+  "watch the ones in the middle",
+  "got it, going round",
+  "your half of the map is quiet",
+  "not for long",
+];
+
+const byTestId = (id) => document.querySelector(`[data-testid="${CSS.escape(id)}"]`);
+const clockText = (ms) => new Date(ms).toISOString().slice(11, 19);
+const oneOf = (list) => list[Math.floor(Math.random() * list.length)];
+const clamp = (value) => Math.min(Math.max(value, 0), WORLD);
+
+function element(tag, properties = {}, ...children) {
+  const node = document.createElement(tag);
+  const { dataset, ...rest } = properties;
+  Object.assign(node, rest);
+  Object.assign(node.dataset, dataset);
+  node.append(...children);
+  return node;
+}
+
+/** An answer of the server, under the control that asked. */
+function say(node, kind, text) {
+  node.dataset.kind = kind;
+  node.textContent = text;
+}
+
+const describe = (error) => `${error.code ?? error.name}: ${error.message}`;
+
+/** The world as one player sees it: what was not heard of for a while fades away. */
+class World {
+  #canvas;
+  #sprites = new Map();
+
+  constructor(canvas, onPick) {
+    this.#canvas = canvas;
+    canvas.addEventListener("click", (event) => {
+      const box = canvas.getBoundingClientRect();
+      onPick(((event.clientX - box.left) / box.width) * WORLD, ((event.clientY - box.top) / box.height) * WORLD);
+    });
+  }
+
+  see(name, { x, y }, kind) {
+    if (!Number.isFinite(x) || !Number.isFinite(y)) return;
+    const known = this.#sprites.get(name);
+    this.#sprites.set(name, { x: known?.x ?? x, y: known?.y ?? y, toX: x, toY: y, seenAt: performance.now(), kind });
+    if (this.#sprites.size > 500) this.#sprites.delete(this.#sprites.keys().next().value);
+  }
+
+  draw(now) {
+    const { clientWidth: width, clientHeight: height } = this.#canvas;
+    const ratio = window.devicePixelRatio || 1;
+    if (this.#canvas.width !== Math.round(width * ratio)) this.#canvas.width = Math.round(width * ratio);
+    if (this.#canvas.height !== Math.round(height * ratio)) this.#canvas.height = Math.round(height * ratio);
+    const pen = this.#canvas.getContext("2d");
+    pen.setTransform(ratio, 0, 0, ratio, 0, 0);
+    pen.clearRect(0, 0, width, height);
+    this.#drawGrid(pen, width, height);
+    for (const [name, sprite] of this.#sprites) {
+      const age = now - sprite.seenAt;
+      if (age > FADE_MS) this.#sprites.delete(name);
+      else this.#drawSprite(pen, name, sprite, 1 - age / FADE_MS, width / WORLD, height / WORLD);
+    }
+  }
+
+  #drawGrid(pen, width, height) {
+    pen.strokeStyle = "#1a212b";
+    pen.lineWidth = 1;
+    pen.beginPath();
+    for (let line = 10; line < WORLD; line += 10) {
+      const [x, y] = [Math.round((line / WORLD) * width) + 0.5, Math.round((line / WORLD) * height) + 0.5];
+      pen.moveTo(x, 0);
+      pen.lineTo(x, height);
+      pen.moveTo(0, y);
+      pen.lineTo(width, y);
+    }
+    pen.stroke();
+  }
+
+  #drawSprite(pen, name, sprite, life, scaleX, scaleY) {
+    sprite.x += (sprite.toX - sprite.x) * 0.15;
+    sprite.y += (sprite.toY - sprite.y) * 0.15;
+    const [x, y] = [sprite.x * scaleX, sprite.y * scaleY];
+    const player = sprite.kind !== "demo";
+    pen.globalAlpha = Math.min(1, life * 1.5);
+    pen.fillStyle = { red: "#ff6b6b", blue: "#5b9dff" }[sprite.kind] ?? (player ? "#5eb1ff" : "#e5b454");
+    pen.beginPath();
+    pen.arc(x, y, player ? 7 : 4, 0, 2 * Math.PI);
+    pen.fill();
+    pen.font = player ? "600 12px system-ui, sans-serif" : "11px system-ui, sans-serif";
+    if (!player) pen.fillStyle = "#8b98a8";
+    pen.textAlign = x > this.#canvas.clientWidth - 70 ? "right" : "left";
+    pen.fillText(name, x + (pen.textAlign === "right" ? -11 : 11), y + 4);
+    pen.globalAlpha = 1;
+  }
+}
+
+/** What came, newest first. */
+class Feed {
+  #list;
+  #teams;
+
+  constructor(list, teams) {
+    this.#list = list;
+    this.#teams = teams;
+  }
+
+  add({ channel, event, from, data }, atMs) {
+    const key = JSON.stringify([channel, event, from ?? ""]);
+    const row = event === "chat" ? undefined : [...this.#list.children].slice(0, FEED_MERGE).find((row) => row.dataset.key === key);
+    if (row) this.#fill(row, data, atMs, Number(row.dataset.times) + 1);
+    else this.#prepend(key, { channel, event, from, data }, atMs);
+  }
+
+  #prepend(key, { channel, event, from, data }, atMs) {
+    const row = element(
+      "li",
+      { dataset: { key, channel, event, from: from ?? "" } },
+      element("span", { className: "time" }),
+      element("span", { className: "channel", textContent: channel, title: channel }),
+      element("span", { className: "event", textContent: event, title: event }),
+      element("span", { className: "from", textContent: from ?? "server", dataset: { team: this.#teams[from] ?? "" } }),
+      element("span", { className: "data" }),
+      element("span", { className: "times" }),
+    );
+    this.#fill(row, data, atMs, 1);
+    this.#list.prepend(row);
+    while (this.#list.children.length > FEED_ROWS) this.#list.lastChild.remove();
+  }
+
+  #fill(row, data, atMs, times) {
+    const text = JSON.stringify(data);
+    row.dataset.times = times;
+    row.querySelector(".time").textContent = clockText(atMs);
+    row.querySelector(".data").textContent = text;
+    row.querySelector(".data").title = text.slice(0, 500);
+    row.querySelector(".times").textContent = times > 1 ? `×${times}` : "";
+  }
+}
+
+/** One player: a client, its pane, and what it does by itself. */
+class Player {
+  #parts = {};
+  #sockets = [];
+  #filters = new Map();
+  #latencies = [];
+  #events = 0;
+  #position = { x: 20 + Math.random() * 60, y: 20 + Math.random() * 60 };
+  #heading = Math.random() * 2 * Math.PI;
+  /** Of whom it has heard. */
+  heard = new Set();
+
+  constructor(index, info, session, onHeard) {
+    this.index = index;
+    this.info = info;
+    this.session = session;
+    this.onHeard = onHeard;
+    this.#build();
+    const teams = Object.fromEntries(session.players.map(({ player, team }) => [player, team]));
+    this.teams = teams;
+    this.world = new World(this.#parts.world, (x, y) => this.#move(x, y, true));
+    this.feed = new Feed(this.#parts.feed, teams);
+    this.client = this.#makeClient();
+    this.#listen();
+    this.#control();
+  }
+
+  async start() {
+    this.client.connect().catch((error) => say(this.#parts.detail, "bad", describe(error)));
+    const first = FIRST_FILTERS[this.index] ?? null;
+    const demo = this.client.subscribe(DEMO);
+    this.#filters.set(DEMO, "");
+    await demo.ready;
+    this.#playByItself();
+    if (first) await this.#applyFilter(DEMO, first);
+  }
+
+  #build() {
+    const { player, team } = this.info;
+    const pane = document.getElementById("pane").content.firstElementChild.cloneNode(true);
+    pane.dataset.testid = `${player}-pane`;
+    pane.dataset.team = team ?? "";
+    for (const part of pane.querySelectorAll("[data-part]")) {
+      this.#parts[part.dataset.part] = part;
+      part.dataset.testid = `${player}-${part.dataset.part}`;
+    }
+    this.#parts.name.textContent = player;
+    this.#parts.team.textContent = team ? `team ${team}` : "";
+    this.#parts["publish-channel"].value = DEMO;
+    byTestId("panes").append(pane);
+  }
+
+  #makeClient() {
+    const sockets = this.#sockets;
+    // Only so that the page can break the link; a game passes nothing here.
+    class Breakable extends WebSocket {
+      constructor(...given) {
+        super(...given);
+        sockets[0] = this;
+      }
+    }
+    return new Drawbridge("/ws", { token: (reason) => this.#token(reason), WebSocket: Breakable });
+  }
+
+  async #token(reason) {
+    if (reason === "connect") return this.info.token;
+    const session = await fetchSession();
+    return session.players.find(({ player }) => player === this.info.player)?.token ?? this.info.token;
+  }
+
+  #listen() {
+    const { client } = this;
+    const { status, detail } = this.#parts;
+    client.on("status", (change) => {
+      status.dataset.status = status.textContent = change.status;
+      const retry = change.retryInMs === undefined ? "" : `; back in ${(change.retryInMs / 1000).toFixed(1)} s`;
+      if (change.error) say(detail, "bad", `${change.error.message}${retry}`);
+      this.#showSubscriptions();
+    });
+    client.on("welcome", ({ connection, node }) => {
+      say(detail, "", `connection ${connection} on ${node}`);
+      byTestId("node").textContent = node;
+    });
+    client.on("event", (event) => this.#heard(event));
+    client.on("resync", ({ channel, reason }) => this.feed.add({ channel, event: "resync", data: reason }, client.clock.now()));
+    client.on("subscribed", () => this.#showSubscriptions());
+    client.on("unsubscribed", ({ channel }) => {
+      this.#filters.delete(channel);
+      this.#showSubscriptions();
+    });
+    client.on("goodbye", ({ reason, reconnectInMs }) => say(detail, "", `the server says goodbye (${reason}); back in ${reconnectInMs} ms`));
+    // Each control shows its own errors; these are the rest.
+    client.on("error", (error) => console.debug(this.info.player, describe(error)));
+  }
+
+  #heard(event) {
+    const now = this.client.clock.now();
+    this.#events++;
+    if (event.ts !== undefined) this.#latencies.push(now - event.ts);
+    if (this.#latencies.length > 50) this.#latencies.shift();
+    this.feed.add(event, now);
+    const { data, from } = event;
+    if (event.event === "tick" && data?.name) this.world.see(data.name, data, "demo");
+    if (event.event === "move" && from && data) this.world.see(from, data, this.teams[from] ?? "player");
+    if (from && from !== this.info.player && !this.heard.has(from)) {
+      this.heard.add(from);
+      this.onHeard();
+    }
+  }
+
+  #control() {
+    const parts = this.#parts;
+    const submit = (form, action) =>
+      form.addEventListener("submit", (event) => {
+        event.preventDefault();
+        void action();
+      });
+    // As when the network breaks, as far as a page can do that: any code but 1000 brings the client back.
+    parts.cut.addEventListener("click", () => this.#sockets[0]?.close(4000, "broken by hand"));
+    submit(parts["subscribe-form"], () => this.#subscribe(parts["subscribe-input"].value.trim()));
+    submit(parts["filter-form"], () => this.#applyFilter(parts["filter-channel"].value, parts["filter-input"].value.trim()));
+    parts["filter-clear"].addEventListener("click", () => void this.#applyFilter(parts["filter-channel"].value, ""));
+    parts["filter-channel"].addEventListener("change", () => this.#showFilter());
+    for (const filter of FILTERS) {
+      const preset = element("button", { type: "button", textContent: filter });
+      preset.addEventListener("click", () => void this.#applyFilter(parts["filter-channel"].value || DEMO, filter));
+      parts["filter-presets"].append(preset);
+    }
+    submit(parts["chat-form"], () => {
+      const text = parts["chat-input"].value.trim() || oneOf(LINES);
+      parts["chat-input"].value = "";
+      return this.#publish(DEMO, "chat", { text });
+    });
+    parts.move.addEventListener("click", () => this.#move(Math.random() * WORLD, Math.random() * WORLD, true));
+    submit(parts["publish-form"], () => this.#publishTyped());
+  }
+
+  async #subscribe(channel) {
+    if (!channel) return;
+    const result = this.#parts["subscribe-result"];
+    say(result, "", `subscribing to ${channel} …`);
+    try {
+      const subscription = this.client.subscribe(channel);
+      if (!this.#filters.has(channel)) this.#filters.set(channel, "");
+      this.#showSubscriptions();
+      await subscription.ready;
+      this.#parts["subscribe-input"].value = "";
+      say(result, "good", `subscribed to ${channel}`);
+    } catch (error) {
+      say(result, "bad", describe(error));
+    }
+    this.#showSubscriptions();
+  }
+
+  async #applyFilter(channel, filter) {
+    const { "filter-input": input, "filter-error": explained, "filter-result": result } = this.#parts;
+    if (!channel) return;
+    if (channel === this.#parts["filter-channel"].value || channel === DEMO) input.value = filter;
+    explained.hidden = true;
+    say(result, "", "…");
+    try {
+      // For one that the server's templates made, this asks for it by name as well.
+      const subscription = this.client.subscribe(channel);
+      await subscription.setFilter(filter || null);
+      this.#filters.set(channel, filter);
+      say(result, "good", filter ? `${channel}: only where ${filter}` : `${channel}: everything`);
+    } catch (error) {
+      say(result, "", `${channel}: as before${this.#filters.get(channel) ? `, only where ${this.#filters.get(channel)}` : ""}`);
+      explained.textContent = explain(filter, error);
+      explained.hidden = false;
+    }
+    this.#showSubscriptions();
+  }
+
+  async #publishTyped() {
+    const { "publish-channel": channel, "publish-event": event, "publish-data": data, "publish-result": result } = this.#parts;
+    let value;
+    try {
+      value = data.value.trim() === "" ? undefined : JSON.parse(data.value);
+    } catch (error) {
+      return say(result, "bad", `the data is not JSON: ${error.message}`);
+    }
+    await this.#publish(channel.value.trim(), event.value.trim(), value);
+  }
+
+  async #publish(channel, event, data) {
+    const result = this.#parts["publish-result"];
+    const sentAt = performance.now();
+    try {
+      const { offset } = await this.client.publish(channel, event, data);
+      const took = (performance.now() - sentAt).toFixed(1);
+      say(result, "good", `${channel} has taken ${event} after ${took} ms${offset === undefined ? "" : `, offset ${offset}`}`);
+    } catch (error) {
+      say(result, "bad", describe(error) + (error.outcome === "unknown" ? " (it may have happened all the same)" : ""));
+    }
+  }
+
+  #move(x, y, told) {
+    this.#position = { x: Number(clamp(x).toFixed(1)), y: Number(clamp(y).toFixed(1)) };
+    if (told) return void this.#publish(DEMO, "move", this.#position);
+    this.client.publish(DEMO, "move", this.#position, { queue: false }).catch(() => {});
+  }
+
+  /** Wandering about and talking, until somebody says stop. */
+  #playByItself() {
+    const on = () => this.#parts.autopilot.checked && this.client.status === "open";
+    setInterval(() => on() && this.#wander(), 700);
+    let line = this.index;
+    const talk = () => {
+      if (!on()) return;
+      const text = LINES[line % LINES.length];
+      line += this.session.players.length;
+      this.client.publish(DEMO, "chat", { text }, { queue: false }).catch(() => {});
+    };
+    setTimeout(() => (talk(), setInterval(talk, 6_000)), 300 + this.index * 1_200);
+  }
+
+  #wander() {
+    const { x, y } = this.#position;
+    this.#heading += (Math.random() - 0.5) * 1.2;
+    const next = { x: x + Math.cos(this.#heading) * 6, y: y + Math.sin(this.#heading) * 6 };
+    if (next.x !== clamp(next.x) || next.y !== clamp(next.y)) this.#heading = Math.atan2(WORLD / 2 - y, WORLD / 2 - x);
+    this.#move(next.x, next.y, false);
+  }
+
+  #showSubscriptions() {
+    const { player } = this.info;
+    const list = this.client.subscriptions;
+    this.#parts.subscriptions.replaceChildren(...list.map((info) => this.#chip(player, info)));
+    const select = this.#parts["filter-channel"];
+    const chosen = select.value || DEMO;
+    select.replaceChildren(...list.map(({ channel }) => element("option", { value: channel, textContent: channel, selected: channel === chosen })));
+    if (select.value !== chosen) this.#showFilter();
+  }
+
+  #chip(player, { channel, by, state }) {
+    const filter = this.#filters.get(channel);
+    const close = element("button", { type: "button", textContent: "×", title: `Unsubscribe from ${channel}`, dataset: { testid: `${player}-unsubscribe-${channel}` } });
+    close.addEventListener("click", async () => {
+      await this.client.unsubscribe(channel).catch((error) => say(this.#parts["subscribe-result"], "bad", describe(error)));
+      this.#showSubscriptions();
+    });
+    const note = [by === "client" ? "" : by, filter ? "filtered" : "", state === "pending" ? "pending" : ""].filter(Boolean).join(", ");
+    const dataset = { testid: `${player}-subscription-${channel}`, state, by };
+    return element("li", { className: "chip", title: filter ?? "", dataset }, channel, element("span", { className: "by", textContent: note }), close);
+  }
+
+  #showFilter() {
+    this.#parts["filter-input"].value = this.#filters.get(this.#parts["filter-channel"].value) ?? "";
+    this.#parts["filter-error"].hidden = true;
+    say(this.#parts["filter-result"], "", "");
+  }
+
+  /** What changes with time alone. */
+  showMeters() {
+    const { clock } = this.client;
+    const { rtt, offset, latency, count } = this.#parts;
+    if (clock.rttMs !== undefined) {
+      rtt.textContent = `${clock.rttMs.toFixed(1)} ms`;
+      offset.textContent = `${clock.offsetMs >= 0 ? "+" : "−"}${Math.abs(clock.offsetMs).toFixed(1)} ms`;
+    }
+    if (this.#latencies.length > 0) {
+      const median = [...this.#latencies].sort((a, b) => a - b)[this.#latencies.length >> 1];
+      latency.textContent = `${Math.max(median, 0).toFixed(1)} ms`;
+    }
+    count.textContent = String(this.#events);
+  }
+}
+
+/** An error of a filter as a person reads it: where, what, and what would be right. */
+function explain(filter, error) {
+  const lines = [describe(error)];
+  if (error.position !== undefined) {
+    // The position counts bytes of UTF-8.
+    const before = new TextDecoder().decode(new TextEncoder().encode(filter).subarray(0, error.position));
+    lines.unshift(filter, `${" ".repeat([...before].length)}^`);
+  }
+  if (error.hint) lines.push(`hint: ${error.hint}`);
+  return lines.join("\n");
+}
+
+/** Lines to paste elsewhere, which publish what both players then see. */
+function recipesFor({ redis, admin, api_key }) {
+  const url = redis ?? "redis://127.0.0.1:6379";
+  const payload = (name) => JSON.stringify({ event: "chat", data: { text: `hello from ${name}` } });
+  const target = url.startsWith("unix:") ? `-s ${url.replace(/^unix:(\/\/)?/, "")}` : `-u ${url}`;
+  return {
+    "redis-cli": `redis-cli ${target} PUBLISH ${DEMO} '${payload("redis-cli")}'`,
+    python: `import json, redis\n\nr = redis.from_url("${url}")\nr.publish("${DEMO}", json.dumps({"event": "chat", "data": {"text": "hello from Python"}}))`,
+    node: `import { createClient } from "redis";\n\nconst redis = await createClient({ url: "${url}" }).connect();\nawait redis.publish("${DEMO}", JSON.stringify({ event: "chat", data: { text: "hello from Node" } }));\nawait redis.close();`,
+    rust: `let mut redis = redis::Client::open("${url}")?.get_connection()?;\nredis::cmd("PUBLISH").arg("${DEMO}").arg(r#"${payload("Rust")}"#).exec(&mut redis)?;`,
+    http: `curl ${admin ?? "http://127.0.0.1:8001"}/api/publish \\\n  -H "Authorization: Bearer ${api_key ?? "$API_KEY"}" -H "Content-Type: application/json" \\\n  -d '${JSON.stringify({ channel: DEMO, ...JSON.parse(payload("HTTP")) })}'`,
+  };
+}
+
+function showRecipes(session) {
+  const recipes = recipesFor(session);
+  const [tabs, text, note, copy] = ["tabs", "text", "note", "copy"].map((part) => byTestId(`recipe-${part}`));
+  const away = "This server runs without Redis, so only HTTP works here. Start `drawbridge dev --redis redis://127.0.0.1:6379` for the others.";
+  const show = (name) => {
+    for (const tab of tabs.children) tab.setAttribute("aria-selected", String(tab.dataset.recipe === name));
+    text.textContent = recipes[name];
+    note.textContent = name === "http" || session.redis ? "Both players' feeds show it, filters and rights applied." : away;
+  };
+  for (const name of Object.keys(recipes)) {
+    const tab = element("button", { type: "button", textContent: name === "http" ? "HTTP" : name, dataset: { recipe: name, testid: `recipe-tab-${name}` } });
+    tab.setAttribute("role", "tab");
+    tab.addEventListener("click", () => show(name));
+    tabs.append(tab);
+  }
+  copy.addEventListener("click", async () => {
+    await navigator.clipboard.writeText(text.textContent).catch(() => getSelection().selectAllChildren(text));
+    copy.textContent = "Copied";
+    setTimeout(() => (copy.textContent = "Copy"), 1_200);
+  });
+  show("redis-cli");
+}
+
+async function fetchSession() {
+  const answer = await fetch("/dev/session", { cache: "no-store" });
+  if (!answer.ok) throw new Error(`/dev/session answered ${answer.status}`);
+  return answer.json();
+}
+
+async function main() {
+  const session = await fetchSession();
+  byTestId("broker").textContent = session.redis ? "Redis" : "in memory";
+  document.getElementById("channels").append(...session.channels.map((value) => element("option", { value })));
+  showRecipes(session);
+
+  const players = [];
+  const names = session.players.map(({ player }) => player);
+  const onHeard = () => {
+    const all = players.every((player) => names.every((name) => name === player.info.player || player.heard.has(name)));
+    if (all) document.documentElement.dataset.ready = "true";
+  };
+  session.players.forEach((info, index) => players.push(new Player(index, info, session, onHeard)));
+  for (const player of players) player.start().catch((error) => say(byTestId(`${player.info.player}-subscribe-result`), "bad", describe(error)));
+
+  const frame = (now) => {
+    for (const player of players) player.world.draw(now);
+    requestAnimationFrame(frame);
+  };
+  requestAnimationFrame(frame);
+  setInterval(() => {
+    for (const player of players) player.showMeters();
+    const { clock } = players[0].client;
+    if (clock.rttMs !== undefined) byTestId("server-time").textContent = clockText(clock.now());
+  }, 250);
+}
+
+main().catch((error) => {
+  const banner = byTestId("banner");
+  banner.textContent = `The playground could not start: ${error.message}`;
+  banner.hidden = false;
+});

@@ -1,0 +1,57 @@
+// Time and chance by hand: nothing happens until a test says so.
+
+export class ManualRuntime {
+  #now = 1_000;
+  #timers = new Map();
+  #lastHandle = 0;
+  #online = new Set();
+  /** What `random` answers. 1 makes every wait its whole bound. */
+  chance = 1;
+  /** Unix time at `now() === 0`. */
+  wallOffset = 1_700_000_000_000;
+
+  now = () => this.#now;
+  wallNow = () => this.wallOffset + this.#now;
+  random = () => this.chance;
+
+  setTimeout = (callback, delayMs) => {
+    const handle = ++this.#lastHandle;
+    this.#timers.set(handle, { due: this.#now + delayMs, callback });
+    return handle;
+  };
+
+  clearTimeout = (handle) => void this.#timers.delete(handle);
+
+  onOnline = (callback) => {
+    this.#online.add(callback);
+    return () => this.#online.delete(callback);
+  };
+
+  get timers() {
+    return this.#timers.size;
+  }
+
+  /** Runs what becomes due, in its order. */
+  advance(ms) {
+    const until = this.#now + ms;
+    for (;;) {
+      const due = [...this.#timers].filter(([, timer]) => timer.due <= until).sort((a, b) => a[1].due - b[1].due || a[0] - b[0]);
+      if (due.length === 0) break;
+      const [handle, timer] = due[0];
+      this.#timers.delete(handle);
+      this.#now = Math.max(this.#now, timer.due);
+      timer.callback();
+    }
+    this.#now = until;
+  }
+
+  /** The machine slept: everything that became due runs late. */
+  sleep(ms) {
+    this.#now += ms;
+    this.advance(0);
+  }
+
+  online() {
+    for (const callback of [...this.#online]) callback();
+  }
+}

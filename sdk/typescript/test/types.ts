@@ -1,0 +1,34 @@
+/** Checked by the compiler alone: what the types allow, and what they must not. */
+
+import { connect, type ChannelEvent } from "../src/index.js";
+
+interface Game {
+  "chat:lobby": { say: { text: string } };
+  [room: `room:${string}`]: { hit: { damage: number }; end: null };
+}
+
+export function typed(): void {
+  const game = connect<Game>("ws://127.0.0.1/ws");
+  const room = game.subscribe("room:42", { filter: "data.damage > 10" });
+  room.on("hit", ({ data }) => data.damage.toFixed());
+  game.subscribe("room:*").onEvent((event) => {
+    if (event.event === "hit") event.data.damage.toFixed();
+  });
+  game.channel("chat:lobby").on("say", ({ data }) => data.text.trim());
+  void game.publish("chat:lobby", "say", { text: "hello" });
+  void game.publish("room:42", "end");
+  // @ts-expect-error there is no such event
+  room.on("miss", () => {});
+  // @ts-expect-error damage is a number
+  void game.publish("room:42", "hit", { damage: "12" });
+  // @ts-expect-error the lobby says `say`
+  void game.publish("chat:lobby", "hit", { damage: 12 });
+  // What is not declared may hold anything.
+  game.subscribe("elsewhere").on("x", (event: ChannelEvent<"x", unknown>) => event.data);
+}
+
+export function untyped(): void {
+  const game = connect("ws://127.0.0.1/ws", { token: async () => "jwt" });
+  game.subscribe("room:42").on("hit", (event) => console.log(event.from, event.data));
+  void game.publish("room:42", "move", { x: 3, y: 4 }).then(({ offset }) => offset?.toFixed());
+}
