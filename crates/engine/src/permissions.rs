@@ -1,6 +1,7 @@
 //! Who may do what on which channel: templates filled from claims, and the rules of the classes.
 //! Nothing here remembers anything; the callers hold what was judged.
 
+use drawbridge_protocol::channel;
 use drawbridge_protocol::template::{Params, Template};
 use serde_json::Value;
 
@@ -110,7 +111,13 @@ impl Filler<'_> {
         let template = self.template;
         let Some(name) = template.placeholders().nth(chosen.len()) else {
             let lookup = |name: &str| chosen.iter().find(|(n, _)| n == name).map(|(_, v)| v.as_str().into());
-            self.channels.extend(template.fill(lookup));
+            match template.fill(lookup) {
+                Some(channel) if channel::validate(&channel).is_ok() => self.channels.push(channel),
+                _ => self.skip(
+                    chosen.last().map_or("", |(name, _)| name.as_str()),
+                    "the channel's name is too long",
+                ),
+            }
             return;
         };
         let values = match self.claims.get(name) {
@@ -135,10 +142,11 @@ impl Filler<'_> {
     }
 
     fn skip(&mut self, claim: &str, reason: &'static str) {
+        let claim = claim.to_owned();
         self.skipped.push(Notice::ClaimSkipped {
             player: self.player.clone(),
             template: self.template.to_string(),
-            claim: claim.to_owned(),
+            claim,
             reason,
         });
     }

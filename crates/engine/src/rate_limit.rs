@@ -12,7 +12,7 @@ use crate::settings::{Rate, Settings};
 const NANOS_PER_MS: u64 = 1_000_000;
 const NANOS_PER_SECOND: u64 = 1_000_000_000;
 /// Over this long, more than [`ABUSE_FACTOR`] times the allowance is abuse (contract §8).
-const ABUSE_WINDOW_MS: u64 = 10_000;
+pub(crate) const ABUSE_WINDOW_MS: u64 = 10_000;
 const ABUSE_FACTOR: u64 = 10;
 
 /// What a bucket says to one request.

@@ -13,7 +13,7 @@ use drawbridge_protocol::websocket::{OpCode, encode_frame};
 use super::Engine;
 use crate::connection::{Connection, Deferred, Judging, Phase};
 use crate::io::{BrokerStatus, ConnId, MessageKind, Output, WhenDown};
-use crate::rate_limit::Verdict;
+use crate::rate_limit::{ABUSE_WINDOW_MS, Verdict};
 
 /// After so many `BAD_MESSAGE`s in a row the connection is closed (contract §1).
 const BAD_MESSAGES: u8 = 10;
@@ -94,14 +94,14 @@ impl Engine {
     fn within_limits(&mut self, id: ConnId, request: Option<&RequestId>, verdict: Verdict) -> bool {
         let retry_after_ms = match verdict {
             Verdict::Allowed => return self.connections.get(id).is_some(),
-            Verdict::Limited { retry_after_ms } => Some(retry_after_ms),
-            Verdict::Abuse => None,
+            Verdict::Limited { retry_after_ms } => retry_after_ms,
+            Verdict::Abuse => ABUSE_WINDOW_MS,
         };
         self.send_error(
             id,
             ErrorMessage {
                 id: request,
-                retry_after_ms,
+                retry_after_ms: Some(retry_after_ms),
                 ..ErrorMessage::new(ErrorCode::RateLimited, "too much, too fast: slow down")
             },
         );
@@ -142,13 +142,14 @@ impl Engine {
         let Some(conn) = self.connections.get_mut(id) else { return Verdict::Allowed };
         match message {
             ClientMessage::Subscribe(_) => conn.subscribes.take(now, self.settings.subscribes, 1),
-            ClientMessage::Publish(publish) => match self.settings.classes.of_channel(&publish.channel) {
-                Some((class_id, class, _)) => match class.publishes {
-                    Some(rate) => conn.publish_bucket(class_id).take(now, rate, 1),
+            // A name that is not well formed is of no class, whatever it looks like.
+            ClientMessage::Publish(publish) if channel::validate(&publish.channel).is_ok() => {
+                let class = self.settings.classes.of_channel(&publish.channel);
+                match class.and_then(|(class_id, class, _)| Some((class_id, class.publishes?))) {
+                    Some((class_id, rate)) => conn.publish_bucket(class_id).take(now, rate, 1),
                     None => Verdict::Allowed,
-                },
-                None => Verdict::Allowed,
-            },
+                }
+            }
             _ => Verdict::Allowed,
         }
     }

@@ -189,7 +189,7 @@ impl Client {
 
 impl Subscription {
     fn shows(&self, number: u64) -> bool {
-        !self.filtered || number % 2 == 0
+        !self.filtered || number.is_multiple_of(2)
     }
 }
 

@@ -36,7 +36,7 @@ struct Admission {
 pub(super) async fn upgrade(node: &Arc<Node>, mut request: Request<Incoming>, peer: IpAddr) -> Reply {
     let admission = match admit(node, &request, peer).await {
         Ok(admission) => admission,
-        Err(refusal) => return refusal,
+        Err(refusal) => return *refusal,
     };
     let mut reply = text(StatusCode::SWITCHING_PROTOCOLS, "");
     let headers = reply.headers_mut();
@@ -58,27 +58,30 @@ pub(super) async fn upgrade(node: &Arc<Node>, mut request: Request<Incoming>, pe
     reply
 }
 
-async fn admit(node: &Arc<Node>, request: &Request<Incoming>, peer: IpAddr) -> Result<Admission, Reply> {
+async fn admit(node: &Arc<Node>, request: &Request<Incoming>, peer: IpAddr) -> Result<Admission, Box<Reply>> {
     let headers = request.headers();
     let accept = handshake_key(request)?;
     let subprotocol = websocket::negotiate(
         headers.get_all(header::SEC_WEBSOCKET_PROTOCOL).iter().filter_map(|value| value.to_str().ok()),
     )
-    .map_err(|error| text(StatusCode::BAD_REQUEST, &format!("{error}\n")))?;
+    .map_err(|error| Box::new(text(StatusCode::BAD_REQUEST, &format!("{error}\n"))))?;
     if !origin_allowed(node.config.allowed_origins.as_deref(), headers) {
         node.counters.refused_origin.inc();
-        return Err(text(StatusCode::FORBIDDEN, "this origin is not allowed\n"));
+        return Err(Box::new(text(StatusCode::FORBIDDEN, "this origin is not allowed\n")));
     }
     if let Some(reason) = node.refuses_sockets_because() {
         node.counters.refused_overloaded.inc();
         let mut reply = text(StatusCode::SERVICE_UNAVAILABLE, &format!("{reason}\n"));
         reply.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
-        return Err(reply);
+        return Err(Box::new(reply));
     }
     let address = address::client_address(peer, &node.config.trusted_proxies, headers);
     let Some(slot) = node.addresses.take(address) else {
         node.counters.refused_address.inc();
-        return Err(text(StatusCode::TOO_MANY_REQUESTS, "too many connections from this address\n"));
+        return Err(Box::new(text(
+            StatusCode::TOO_MANY_REQUESTS,
+            "too many connections from this address\n",
+        )));
     };
     let query = request.uri().query().unwrap_or_default();
     let token = match token(node, headers, query) {
@@ -97,9 +100,11 @@ async fn admit(node: &Arc<Node>, request: &Request<Incoming>, peer: IpAddr) -> R
 }
 
 /// Checks what makes a request a WebSocket handshake and answers its key.
-fn handshake_key(request: &Request<Incoming>) -> Result<HeaderValue, Reply> {
+fn handshake_key(request: &Request<Incoming>) -> Result<HeaderValue, Box<Reply>> {
     let headers = request.headers();
-    let bad = |reason: &str| text(StatusCode::BAD_REQUEST, &format!("not a WebSocket handshake: {reason}\n"));
+    let bad = |reason: &str| {
+        Box::new(text(StatusCode::BAD_REQUEST, &format!("not a WebSocket handshake: {reason}\n")))
+    };
     if request.method() != Method::GET {
         return Err(bad("the method must be GET"));
     }
@@ -108,12 +113,12 @@ fn handshake_key(request: &Request<Incoming>) -> Result<HeaderValue, Reply> {
     {
         let mut reply = text(StatusCode::UPGRADE_REQUIRED, "this is a WebSocket: Upgrade: websocket\n");
         reply.headers_mut().insert(header::UPGRADE, HeaderValue::from_static("websocket"));
-        return Err(reply);
+        return Err(Box::new(reply));
     }
     if headers.get(header::SEC_WEBSOCKET_VERSION).is_none_or(|version| version != "13") {
         let mut reply = text(StatusCode::UPGRADE_REQUIRED, "Sec-WebSocket-Version must be 13\n");
         reply.headers_mut().insert(header::SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13"));
-        return Err(reply);
+        return Err(Box::new(reply));
     }
     let mut keys = headers.get_all(header::SEC_WEBSOCKET_KEY).iter();
     let (Some(key), None) = (keys.next(), keys.next()) else {
