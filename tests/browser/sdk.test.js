@@ -1,0 +1,155 @@
+// The TypeScript client in Node against the built binary and a real Redis: what a game does with it, and that it
+// comes back by itself when the node or Redis goes away.
+import assert from 'node:assert/strict';
+import { after, test } from 'node:test';
+
+import WebSocket from 'ws';
+
+import { connect } from '../../sdk/typescript/dist/drawbridge.js';
+import { msgpack } from '../../sdk/typescript/dist/msgpack.js';
+import { cleanUp, freePort, startNode, startRedis, until } from './support/processes.js';
+
+const clients = [];
+
+async function world(options) {
+  const redis = await startRedis();
+  const node = await startNode(redis, options);
+  return { redis, node };
+}
+
+function join(node, sub, options = {}) {
+  const client = connect(node.url, {
+    WebSocket,
+    token: () => node.token(sub),
+    reconnect: { minDelayMs: 20, maxDelayMs: 200 },
+    ...options,
+  });
+  client.heard = [];
+  client.resyncs = [];
+  client.on('event', (event) => client.heard.push(event));
+  client.on('resync', (resync) => client.resyncs.push(resync));
+  client.on('error', () => {});
+  clients.push(client);
+  return client;
+}
+
+function heard(client, event) {
+  return until(() => client.heard.find((each) => each.event === event), `${event} is heard`, 30_000);
+}
+
+const isOpen = (client) => until(() => client.status === 'open', 'the client is open', 30_000);
+
+after(async () => {
+  for (const client of clients) client.close();
+  await cleanUp();
+});
+
+for (const [name, codec] of [['json', undefined], ['msgpack', msgpack]]) {
+  test(`two players talk, by name and by pattern, with filters (${name})`, async () => {
+    const { redis, node } = await world();
+    const alice = join(node, 'alice', { codec });
+    const bob = join(node, 'bob', { codec });
+    const named = alice.subscribe('chat:1', { filter: "from != me.player && event != 'hidden'" });
+    const pattern = bob.subscribe('chat:*');
+    await Promise.all([named.ready, pattern.ready]);
+    await bob.publish('chat:1', 'hidden', 1);
+    await bob.publish('chat:1', 'hello', { text: 'hi', list: [1, 2.5, null] });
+    await alice.publish('chat:1', 'own', null);
+    const event = await heard(alice, 'hello');
+    assert.equal(event.channel, 'chat:1');
+    assert.equal(event.from, 'bob');
+    assert.equal(JSON.stringify(event.data, (_, v) => (typeof v === 'bigint' ? Number(v) : v)), '{"text":"hi","list":[1,2.5,null]}');
+    await heard(bob, 'own');
+    assert.deepEqual(alice.heard.map((each) => each.event), ['hello']);
+    redis.cli('PUBLISH', 'player:alice', '{"event":"whisper","data":1}');
+    await heard(alice, 'whisper');
+    assert.ok(Math.abs(alice.clock.now() - Date.now()) < 60_000);
+  });
+}
+
+test('a refusal rejects with its code', async () => {
+  const { node } = await world();
+  const alice = join(node, 'alice');
+  await assert.rejects(alice.publish('quiet:1', 'x'), { code: 'FORBIDDEN' });
+  await assert.rejects(alice.subscribe('nobody:1').ready, { code: 'FORBIDDEN' });
+  const room = alice.subscribe('chat:1');
+  await room.ready;
+  await assert.rejects(room.setFilter('data.x =='), { code: 'FILTER_INVALID' });
+  await room.setFilter("event == 'yes'");
+  await alice.publish('chat:1', 'no');
+  await alice.publish('chat:1', 'yes');
+  await heard(alice, 'yes');
+  assert.ok(!alice.heard.some((each) => each.event === 'no'));
+});
+
+test('a bad token ends it for good', async () => {
+  const { node } = await world();
+  const client = join(node, 'alice', { token: () => 'nonsense' });
+  await until(() => client.status === 'closed', 'the client gives up');
+});
+
+test('it comes back after its node was killed, resubscribes, and says what may be missing', async () => {
+  const port = await freePort();
+  const { redis, node } = await world({ port });
+  const alice = join(node, 'alice');
+  await alice.subscribe('chat:1', { filter: "event != 'hidden'" }).ready;
+  await node.end('SIGKILL');
+  await until(() => alice.status === 'connecting', 'the client notices');
+  const queued = alice.publish('chat:1', 'queued', 7);
+  await startNode(redis, { port, name: 'n2' });
+  await queued;
+  await isOpen(alice);
+  await until(() => alice.resyncs.some((resync) => resync.channel === 'chat:1'), 'a resync of the channel');
+  await until(() => redis.cli('PUBSUB', 'NUMSUB', 'chat:1').endsWith('1'), 'it is subscribed again');
+  redis.cli('PUBLISH', 'chat:1', '{"event":"hidden"}');
+  redis.cli('PUBLISH', 'chat:1', '{"event":"after"}');
+  await heard(alice, 'after');
+  assert.ok(!alice.heard.some((each) => each.event === 'hidden'), 'the filter came along');
+});
+
+test('it moves on when its node drains', async () => {
+  const port = await freePort();
+  const { redis, node } = await world({ port });
+  const alice = join(node, 'alice');
+  await alice.subscribe('chat:1').ready;
+  let goodbye;
+  alice.on('goodbye', (said) => (goodbye = said));
+  assert.equal(await node.end('SIGTERM'), 0);
+  assert.equal(goodbye?.reason, 'drain');
+  await startNode(redis, { port, name: 'n2' });
+  await until(() => alice.welcome?.node === 'n2', 'it is on the new node', 30_000);
+  await alice.publish('chat:1', 'here');
+  await heard(alice, 'here');
+});
+
+test('Redis away: it stays connected, is degraded, queues, and hears again', async () => {
+  const { redis, node } = await world();
+  const alice = join(node, 'alice');
+  const statuses = [];
+  alice.on('status', ({ status }) => statuses.push(status));
+  await alice.subscribe('chat:1').ready;
+  const connection = alice.welcome.connection;
+  await redis.stop();
+  await until(() => alice.status === 'degraded', 'it is degraded', 30_000);
+  const waiting = alice.publish('chat:1', 'waited', 1);
+  await redis.start();
+  await waiting;
+  await isOpen(alice);
+  assert.equal(alice.welcome.connection, connection, 'the socket stayed');
+  await until(() => alice.resyncs.some((resync) => resync.channel === 'chat:1'), 'a resync of the channel', 30_000);
+  await alice.publish('chat:1', 'after');
+  await heard(alice, 'after');
+  assert.ok(statuses.includes('degraded'));
+});
+
+test('a token that is about to expire is refreshed in place', async () => {
+  const { node } = await world();
+  const reasons = [];
+  const token = (reason) => {
+    reasons.push(typeof reason === 'string' ? reason : reason?.reason);
+    return node.token('alice');
+  };
+  const alice = join(node, 'alice', { token });
+  await isOpen(alice);
+  assert.equal(reasons[0], 'connect');
+});
