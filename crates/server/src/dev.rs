@@ -52,6 +52,7 @@ impl Dev {
             "channels": [DEMO_CHANNEL, format!("room:{ROOM}"), "team:red", "team:blue", "chat:lobby"],
             "redis": self.redis,
             "admin": node.admin_address.get().map(|address| format!("http://{address}")),
+            "api_key": node.config.admin.as_ref().map(|admin| admin.api_key.expose()),
             "node": node.config.node,
         })
         .to_string()
@@ -83,34 +84,33 @@ pub(crate) async fn run_demo(bus: Arc<Bus>) {
     loop {
         ticks.tick().await;
         let now = unix_ms();
-        let payload = Envelope {
-            event: "tick",
-            data: &dots(now).to_string(),
-            from: None,
-            tags: None,
-            key: None,
-            ts: Some(now),
-            id: Some(&format!("db1.demo.{}", bus.next_id())),
+        for at in 0..DOTS.len() {
+            let payload = Envelope {
+                event: "tick",
+                data: &dot(at, now).to_string(),
+                from: None,
+                tags: None,
+                key: None,
+                ts: Some(now),
+                id: Some(&format!("db1.demo.{}", bus.next_id())),
+            }
+            .to_payload();
+            // While Redis is away there is nothing to show.
+            let _ = bus.publish(DEMO_CHANNEL.into(), payload, WhenDown::Reject).await;
         }
-        .to_payload();
-        // While Redis is away there is nothing to show.
-        let _ = bus.publish(DEMO_CHANNEL.into(), payload, WhenDown::Reject).await;
     }
 }
 
-/// Where the dots are, in a square from 0 to 100.
-fn dots(now_ms: u64) -> Value {
+/// Where a dot is, in a square from 0 to 100.
+fn dot(at: usize, now_ms: u64) -> Value {
     let turn = (now_ms % ROUND_MS) as f64 / ROUND_MS as f64 * TAU;
-    let place = |at: usize| {
-        let phase = turn * (at + 1) as f64 + at as f64;
-        let round = |value: f64| (value * 10.0).round() / 10.0;
-        json!({
-            "name": DOTS[at],
-            "x": round(50.0 + 38.0 * phase.cos()),
-            "y": round(50.0 + (20.0 + 8.0 * at as f64) * (phase * 1.3).sin()),
-        })
-    };
-    json!({ "dots": (0..DOTS.len()).map(place).collect::<Vec<_>>() })
+    let phase = turn * (at + 1) as f64 + at as f64;
+    let round = |value: f64| (value * 10.0).round() / 10.0;
+    json!({
+        "name": DOTS[at],
+        "x": round(50.0 + 38.0 * phase.cos()),
+        "y": round(50.0 + (20.0 + 8.0 * at as f64) * phase.sin()),
+    })
 }
 
 #[cfg(test)]
