@@ -20,7 +20,6 @@ pub enum Push {
 #[derive(Debug, Default)]
 pub struct Link {
     pub up: bool,
-    /// In the order of subscribing, as Redis keeps patterns.
     subscriptions: Vec<Subject>,
     pub unread: VecDeque<Push>,
 }

@@ -50,6 +50,12 @@ impl Board {
         }
     }
 
+    /// Whether all parts but this one are up.
+    pub(super) fn others_are_up(&self, part: usize) -> bool {
+        let up = self.up.lock().unwrap_or_else(PoisonError::into_inner);
+        up.iter().enumerate().all(|(at, up)| *up || at == part)
+    }
+
     /// For how long something has been away.
     pub(super) fn degraded_for(&self) -> Option<Duration> {
         let since = self.degraded_since.load(Ordering::Relaxed).checked_sub(1)?;

@@ -32,6 +32,9 @@ const PING_EVERY: Duration = Duration::from_secs(2);
 const PING_TIMEOUT: Duration = Duration::from_secs(3);
 /// How long an answer that has come may take to be read.
 const GRACE: Duration = Duration::from_millis(100);
+/// How long publishes that waited go on waiting for the subscriptions to be restored, and how often this is looked at.
+const LINKS_PATIENCE: Duration = Duration::from_secs(2);
+const LINKS_POLL: Duration = Duration::from_millis(5);
 /// How long to wait when Redis says that it cannot just now.
 const RETRY_AFTER: Duration = Duration::from_millis(200);
 
@@ -118,10 +121,24 @@ impl Publisher {
     /// The life of one connection.
     async fn live(&mut self, stop: &mut Stop, mut commands: Commands) -> Result<Stopped, Broken> {
         self.board.set(self.part, true);
+        if !self.waiting.is_empty() && self.wait_for_links(stop).await.is_err() {
+            return Ok(Stopped);
+        }
         let end = self.serve(stop, &mut commands).await;
         self.away();
         self.meter.reconnected();
         end
+    }
+
+    /// What waited for Redis goes out when the subscriptions are back too, so that this node's own players hear it.
+    async fn wait_for_links(&mut self, stop: &mut Stop) -> Result<(), Stopped> {
+        let (board, part) = (self.board.clone(), self.part);
+        let restored = async move {
+            while !board.others_are_up(part) {
+                tokio::time::sleep(LINKS_POLL).await;
+            }
+        };
+        self.meanwhile(stop, timeout(LINKS_PATIENCE, restored)).await.map(|_| ())
     }
 
     /// Redis cannot be asked now.
