@@ -1,3 +1,5 @@
+//! Tests of [`super`]: the queue between the broker and a shard.
+
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use std::collections::BTreeMap;

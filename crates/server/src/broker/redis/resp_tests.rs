@@ -1,3 +1,5 @@
+//! Tests of [`super`]: the RESP3 decoder against hand-written bytes and arbitrary ones.
+
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use proptest::prelude::*;
