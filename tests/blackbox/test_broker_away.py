@@ -29,6 +29,18 @@ def degraded(*players):
         assert player.expect("STATUS", timeout=30)["broker"] == "degraded"
 
 
+def away(player):
+    """Waits until the node knows that the connection it publishes on is gone too: what is asked from now on is not
+    under way when the link breaks."""
+    degraded(player)
+
+    def refused():
+        reply = player.ask("PUBLISH_EVENT", channel="reject:1", event="probe")
+        return reply.type == "ERROR" and reply["outcome"] == "not_done"
+
+    until(refused, "publishes are refused", timeout=30)
+
+
 def ok(*players):
     for player in players:
         assert player.expect("STATUS", timeout=30)["broker"] == "ok"
@@ -236,7 +248,7 @@ def test_queued_publishes_are_acknowledged_in_order_when_they_are_in(own_redis, 
     listener = listening(own_redis, "chat:1")
     player = node.player("alice")
     cut(link)
-    degraded(player)
+    away(player)
     ids = [player.start("PUBLISH_EVENT", channel="chat:1", event="n", data=n) for n in range(20)]
     player.sync()
     assert not [m for m in player.received if m.get("id") in ids[:-1] and m.type != "PONG"]
@@ -250,7 +262,7 @@ def test_a_full_queue_is_broker_unavailable(link, start):
     node = start(f"redis://127.0.0.1:{link.port}", broker={"queue_bytes": "8KiB"})
     player = node.player("alice")
     cut(link)
-    degraded(player)
+    away(player)
     ids = [player.start("PUBLISH_EVENT", channel="chat:1", event="n", data="x" * 1000) for n in range(30)]
     error = player.expect("ERROR")
     assert error["code"] == "BROKER_UNAVAILABLE" and error["outcome"] == "not_done"
@@ -263,7 +275,7 @@ def test_a_full_queue_is_broker_unavailable(link, start):
 def test_reject_refuses_at_once(node, link):
     player = node.player("alice")
     cut(link)
-    degraded(player)
+    away(player)
     error = player.refusal("PUBLISH_EVENT", "BROKER_UNAVAILABLE", channel="reject:1", event="x")
     assert error["outcome"] == "not_done" and error["retryable"] is True
     link.flow()
@@ -274,7 +286,7 @@ def test_reject_refuses_at_once(node, link):
 def test_forwarded_events_wait_too(own_redis, node, link):
     player = node.player("alice")
     cut(link)
-    degraded(player)
+    away(player)
     ids = [player.start("PUBLISH_EVENT", channel="act:1", event="n", data={"ok": True, "n": n}) for n in range(5)]
     link.flow()
     for id in ids:

@@ -9,7 +9,7 @@ from harness import names
 from harness.node import API_KEY, http
 from harness.tokens import mint
 from harness.wait import until
-from harness.websocket import MSGPACK, WebSocket
+from harness.websocket import MSGPACK, Closed, Refused, WebSocket
 
 
 def test_health_and_readiness(node):
@@ -208,8 +208,6 @@ def test_http_over_tls(tls_node, certificates):
 
 
 def test_plain_text_on_the_tls_port_is_closed(tls_node, certificates):
-    from harness.websocket import Closed, Refused
-
     with pytest.raises((Closed, Refused, OSError, IndexError, ValueError)):
         WebSocket(tls_node.port, timeout=10).connect()
     tls_node.player("alice", tls=certificates.context)
@@ -229,6 +227,7 @@ def test_a_tls_handshake_that_never_ends_is_closed(redis, start, certificates):
     node.player("alice", tls=certificates.context)
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_old_tls_is_refused(tls_node, certificates):
     context = certificates.context
     context.minimum_version = ssl.TLSVersion.TLSv1
@@ -258,3 +257,17 @@ def test_a_slow_consumer_over_tls_is_closed_too(redis, start, certificates):
 def test_a_token_on_the_upgrade_over_tls(tls_node, certificates):
     player = tls_node.connect(tls=certificates.context)
     assert player.ask("CONNECT", token=mint("alice"))["player"] == "alice"
+
+
+def test_the_proxy_protocol_comes_before_tls(redis, start, certificates):
+    node = start(
+        redis,
+        proxy_protocol=True,
+        trusted_proxies=["127.0.0.0/8"],
+        limits={"connections_per_address": 1},
+        tls={"cert_file": str(certificates.cert), "key_file": str(certificates.key)},
+    )
+    header = b"PROXY TCP4 198.51.100.1 127.0.0.1 5555 8000\r\n"
+    node.player("alice", tls=certificates.context, preamble=header).sync()
+    with pytest.raises(Refused):
+        node.player("bob", tls=certificates.context, preamble=header)

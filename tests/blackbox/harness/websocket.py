@@ -83,6 +83,7 @@ class WebSocket:
         self.answer_pings = answer_pings
         self.timeout = timeout
         self.pings = 0
+        self.method = "GET"
         self.subprotocol = None
         self.response_headers = {}
         self._buffer = bytearray()
@@ -122,7 +123,7 @@ class WebSocket:
             headers["Sec-WebSocket-Protocol"] = ", ".join(self.subprotocols)
         for name, value in replace.items():
             headers[name.replace("_", "-")] = value
-        lines = [f"GET {self.path} HTTP/1.1"]
+        lines = [f"{self.method} {self.path} HTTP/1.1"]
         lines += [f"{name}: {value}" for name, value in headers.items() if value is not None]
         lines += [f"{name}: {value}" for name, value in self.headers]
         return ("\r\n".join(lines) + "\r\n\r\n").encode()
@@ -150,7 +151,8 @@ class WebSocket:
             assert self.subprotocol in self.subprotocols, "a sub-protocol that was not offered"
 
     def _body(self, deadline):
-        length = int(self.response_headers.get("content-length", 0))
+        """What the server has to say; to a HEAD it announces a body that does not come."""
+        length = 0 if self.method == "HEAD" else int(self.response_headers.get("content-length", 0))
         while len(self._buffer) < length:
             try:
                 self._fill(deadline)
