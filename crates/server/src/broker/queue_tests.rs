@@ -1,3 +1,5 @@
+//! Tests of the queue to a shard: what fits, what is dropped, and where its mark stands.
+
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use std::collections::BTreeMap;

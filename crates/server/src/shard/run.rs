@@ -2,9 +2,11 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
 
 use drawbridge_engine::engine::Engine;
 use drawbridge_engine::io::{ConnId, Input, MessageKind, Opened, Output};
@@ -57,8 +59,15 @@ pub(super) async fn run(
     count: Arc<AtomicUsize>,
 ) {
     let shard = Rc::new(Shard::new(parts, answers, count));
+    // One timer that is moved when the next deadline does, not one per turn.
+    let mut alarm = pin!(tokio::time::sleep(Duration::ZERO));
+    let mut armed = None;
     loop {
         let deadline = shard.next_deadline();
+        if let Some(at) = deadline.filter(|at| armed != Some(*at)) {
+            alarm.as_mut().reset(at.into());
+        }
+        armed = deadline;
         tokio::select! {
             received = mail.recv() => match received {
                 Some(received) => shard.mail(received),
@@ -66,7 +75,10 @@ pub(super) async fn run(
             },
             Some(event) = events.recv() => shard.input(Input::Broker(event)),
             () = shard.wake.notified() => {}
-            () = tokio::time::sleep_until(deadline.into()) => shard.tick(),
+            () = alarm.as_mut(), if armed.is_some() => {
+                armed = None;
+                shard.tick();
+            }
         }
         for _ in 0..TURN {
             let event = events.try_recv();
@@ -114,12 +126,11 @@ impl Shard {
         self.wake.notify_one();
     }
 
-    fn next_deadline(&self) -> std::time::Instant {
+    fn next_deadline(&self) -> Option<Instant> {
         let engine = self.engine.borrow().next_deadline_ms();
         let closing = self.closing.borrow().front().map(|(at, _)| *at);
-        let far = self.parts.clock.now().mono_ms + 60_000;
-        let at = [engine, closing].into_iter().flatten().min().unwrap_or(far);
-        self.parts.clock.instant(at)
+        let at = [engine, closing].into_iter().flatten().min()?;
+        Some(self.parts.clock.instant(at))
     }
 
     fn tick(&self) {

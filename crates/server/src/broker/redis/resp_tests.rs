@@ -1,3 +1,5 @@
+//! Tests of the RESP3 decoder: exact bytes, pieces of any size, and what a hostile server sends.
+
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use proptest::prelude::*;
