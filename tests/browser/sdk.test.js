@@ -146,10 +146,16 @@ test('a token that is about to expire is refreshed in place', async () => {
   const { node } = await world();
   const reasons = [];
   const token = (reason) => {
-    reasons.push(typeof reason === 'string' ? reason : reason?.reason);
-    return node.token('alice');
+    reasons.push(reason);
+    return node.token('alice', { ttl: reason === 'connect' ? '6s' : '1h' });
   };
   const alice = join(node, 'alice', { token });
   await isOpen(alice);
-  assert.equal(reasons[0], 'connect');
+  const { connection } = alice.welcome;
+  await until(() => reasons.length > 1, 'it asks for another token');
+  const expired = Date.now() + 6_000;
+  await until(() => Date.now() > expired, 'the first token has expired');
+  await alice.publish('chat:1', 'still here');
+  assert.equal(alice.welcome.connection, connection);
+  assert.deepEqual(reasons, ['connect', 'refresh']);
 });

@@ -104,10 +104,8 @@ subscribe = "true"
   const node = await ready(start(binary(), ['serve', '--config', config]));
   node.port = Number(node.listen.split(':').at(-1));
   node.url = `ws://${node.listen}/ws`;
-  node.token = (sub, ...claims) =>
-    execFileSync(binary(), ['token', '--config', config, '--sub', sub, ...claims.flatMap((claim) => ['--claim', claim])], {
-      encoding: 'utf8',
-    }).trim();
+  node.token = (sub, { ttl = '1h' } = {}) =>
+    execFileSync(binary(), ['token', '--config', config, '--sub', sub, '--ttl', ttl], { encoding: 'utf8' }).trim();
   return node;
 }
 

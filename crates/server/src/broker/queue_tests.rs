@@ -1,4 +1,4 @@
-//! Tests of the queue to a shard: what fits, what is dropped, and where its mark stands.
+//! Tests of [`super`]: the queue between the broker and a shard.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 

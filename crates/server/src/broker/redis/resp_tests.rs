@@ -1,4 +1,4 @@
-//! Tests of the RESP3 decoder: exact bytes, pieces of any size, and what a hostile server sends.
+//! Tests of [`super`]: the RESP3 decoder against hand-written bytes and arbitrary ones.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 

@@ -172,6 +172,7 @@ class Player {
   #filters = new Map();
   #latencies = [];
   #events = 0;
+  #said = 0;
   #position = { x: 20 + Math.random() * 60, y: 20 + Math.random() * 60 };
   #heading = Math.random() * 2 * Math.PI;
   /** Of whom it has heard. */
@@ -377,9 +378,16 @@ class Player {
       if (!on()) return;
       const text = LINES[line % LINES.length];
       line += this.session.players.length;
-      this.client.publish(DEMO, "chat", { text }, { queue: false }).catch(() => {});
+      this.client.publish(this.#audience(), "chat", { text }, { queue: false }).catch(() => {});
     };
     setTimeout(() => (talk(), setInterval(talk, 6_000)), 300 + this.index * 1_200);
+  }
+
+  /** Every third line is for the own team only, where there is such a channel: the other player's feed stays quiet. */
+  #audience() {
+    const team = `team:${this.info.team}`;
+    const aside = ++this.#said % 3 === 0 && this.client.subscriptions.some(({ channel }) => channel === team);
+    return aside ? team : DEMO;
   }
 
   #wander() {

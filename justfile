@@ -1,0 +1,53 @@
+# The commands of the project; `just` lists them. `scripts/test` is what CI runs.
+
+default:
+    @just --list --unsorted
+
+# The playground at http://127.0.0.1:8000, without Redis
+dev *args:
+    cargo run --release --bin drawbridge -- dev {{args}}
+
+# Everything: installs what the tests need, then passes them all
+test *stages:
+    scripts/test {{stages}}
+
+# Formats, and the checks that take seconds
+check:
+    cargo fmt --all
+    cargo clippy --workspace --all-targets -- -D warnings
+    scripts/check-architecture
+
+# Rust tests of one crate, or of all
+unit *args:
+    cargo test --workspace {{args}}
+
+# Black-box tests, some by `-k`: just black-box -k drain
+black-box *args:
+    cargo build --bin drawbridge
+    cd tests/blackbox && ${DRAWBRIDGE_VENV:-../../.venv}/bin/python -m pytest {{args}}
+
+# The leak test in full: 10,000 rounds
+leak:
+    cargo build --release --bin drawbridge
+    cd tests/blackbox && DRAWBRIDGE_SLOW=1 ${DRAWBRIDGE_VENV:-../../.venv}/bin/python -m pytest -k slope
+
+# The playground and the TypeScript client in a browser and in Node
+browser:
+    cargo build --bin drawbridge
+    cd tests/browser && npm test
+
+# The WebSocket conformance suite
+autobahn *cases:
+    scripts/autobahn {{cases}}
+
+# One fuzz target for a while: just fuzz frames
+fuzz target seconds='60':
+    cd fuzz && RUSTC_BOOTSTRAP=1 cargo fuzz run {{target}} -- -max_total_time={{seconds}}
+
+# Figures beside the floor program's
+bench *args:
+    scripts/bench {{args}}
+
+# Licences, advisories, duplicates
+deny:
+    cargo deny check
