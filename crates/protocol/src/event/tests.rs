@@ -89,7 +89,7 @@ fn members_are_kept_as_they_were_written() {
     let frame = encode_event(Encoding::Json, "c", &event, Some(9));
     assert_eq!(
         std::str::from_utf8(unframed(&frame)).unwrap(),
-        r#"{"type":"EVENT","channel":"c","event":"e","data":{},"from":"b\"ob","key":"7","tags":{ "a":1 },"offset":9,"ts":1500.75}"#
+        r#"{"type":"EVENT","channel":"c","event":"e","data":{},"from":"b\"ob","key":"7","tags":{ "a":1 },"offset":9,"ts":1500}"#
     );
 }
 
