@@ -9,7 +9,7 @@ use drawbridge_protocol::{Encoding, Frame, Request, RequestId};
 use crate::class::ClassId;
 use crate::io::{Claims, ConnId, Opened};
 use crate::rate_limit::Bucket;
-use crate::targets::TargetId;
+use crate::targets::{Judged, TargetId};
 
 /// One connection of this shard.
 #[derive(Debug)]
@@ -25,6 +25,8 @@ pub(crate) struct Connection {
     /// Who it is; known from `Joining` on, or earlier with a token on the upgrade.
     pub(crate) claims: Option<Claims>,
     pub(crate) subscriptions: Vec<Subscription>,
+    /// What was judged of channels that come through patterns.
+    pub(crate) judged: Option<Box<Judged>>,
     /// Frames of this turn, or all that waits while the socket is blocked.
     pub(crate) pending: Vec<Frame>,
     pub(crate) pending_bytes: usize,
@@ -150,6 +152,7 @@ impl Connection {
             address: opened.address,
             claims: None,
             subscriptions: Vec::new(),
+            judged: None,
             pending: Vec::new(),
             pending_bytes: 0,
             dirty: false,

@@ -15,14 +15,9 @@ use crate::view::{RuleScope, bind};
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Denied(pub(crate) String);
 
-/// Whether the channel's name is the server's own.
-pub(crate) fn is_reserved(settings: &Settings, channel: &str) -> bool {
-    channel.starts_with(&*settings.reserved_prefix)
-}
-
 /// Whether this player may subscribe to this real channel by name.
 pub(crate) fn may_subscribe(settings: &Settings, claims: &Claims, channel: &str) -> Result<(), Denied> {
-    if is_reserved(settings, channel) {
+    if settings.reserved.holds(channel) {
         return Err(Denied("this name is the server's own".into()));
     }
     let denied = match settings.classes.of_channel(channel) {
@@ -55,7 +50,7 @@ pub(crate) fn may_publish<'s, 'c>(
     data: &str,
     key: Option<&str>,
 ) -> Result<(ClassId, &'s Class, Params<'s, 'c>), Denied> {
-    if is_reserved(settings, channel) {
+    if settings.reserved.holds(channel) {
         return Err(Denied("this name is the server's own".into()));
     }
     let Some((id, class, params)) = settings.classes.of_channel(channel) else {
@@ -84,7 +79,14 @@ pub(crate) fn auto_channels(settings: &Settings, claims: &Claims, skipped: &mut 
             Filler { template, player: &claims.player, claims: &all, skipped, channels: Vec::new() };
         filler.fill(&mut Vec::new(), settings.subscriptions);
         for channel in filler.channels {
-            if !channels.contains(&channel) {
+            if settings.reserved.holds(&channel) {
+                filler.skipped.push(Notice::ClaimSkipped {
+                    player: claims.player.clone(),
+                    template: template.to_string(),
+                    claim: channel,
+                    reason: "the channel's name is the server's own",
+                });
+            } else if !channels.contains(&channel) {
                 channels.push(channel);
             }
         }

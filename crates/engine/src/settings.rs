@@ -39,10 +39,38 @@ pub struct Settings {
     pub messages_per_address: Option<Rate>,
     /// Where lifecycle entries are appended; `None`: nowhere.
     pub lifecycle_stream: Option<Arc<str>>,
-    /// Channel names that begin so are the server's own: no client sees or touches them.
-    pub reserved_prefix: Arc<str>,
+    /// The server's own channel names: no client sees or touches them.
+    pub reserved: Reserved,
+    /// The bound of one payload on a channel, in bytes.
+    pub external_bytes: usize,
     /// `dev`: say which class and rule refused.
     pub explain: bool,
+}
+
+/// The channel on which services command players, where it is on (contract §9).
+pub const CONTROL_CHANNEL: &str = "drawbridge:control";
+
+/// The server's own channel names: all that begin with the prefix of its keys, and [`CONTROL_CHANNEL`].
+#[derive(Clone, Debug)]
+pub struct Reserved {
+    prefix: Arc<str>,
+}
+
+impl Reserved {
+    /// Everything under this prefix; it must not be empty.
+    pub fn new(prefix: impl Into<Arc<str>>) -> Self {
+        Reserved { prefix: prefix.into() }
+    }
+
+    /// Whether this channel or key is the server's own.
+    pub fn holds(&self, name: &str) -> bool {
+        name.starts_with(&*self.prefix) || name == CONTROL_CHANNEL
+    }
+
+    /// What the names begin with.
+    pub fn prefix(&self) -> &str {
+        &self.prefix
+    }
 }
 
 /// A token bucket: refilled at `per_second`, holding at most `burst`.

@@ -41,13 +41,7 @@ pub(crate) struct Subscriber {
     pub(crate) filter: Option<Expr>,
     /// What is left of the views to ask of each event; for a pattern only the client's part.
     pub(crate) view: Option<Rc<View>>,
-    /// For a pattern: what was judged of its real channels.
-    pub(crate) judged: Option<Box<Judged>>,
 }
-
-/// Rights and views of one pattern subscriber by real channel; bounded, forgotten as a whole.
-#[derive(Debug, Default)]
-pub(crate) struct Judged(HashMap<Arc<str>, Judgement>);
 
 /// What one pattern subscriber may see of one real channel.
 #[derive(Clone, Debug)]
@@ -58,18 +52,38 @@ pub(crate) enum Judgement {
     Shown(Option<Rc<View>>),
 }
 
+/// Looks a judgement up without owning the channel's name.
+#[derive(Hash)]
+struct JudgedRef<'a>(TargetId, &'a str);
+
+impl hashbrown::Equivalent<(TargetId, Arc<str>)> for JudgedRef<'_> {
+    fn equivalent(&self, key: &(TargetId, Arc<str>)) -> bool {
+        self.0 == key.0 && *self.1 == *key.1
+    }
+}
+
+/// What was judged of the real channels that reach one connection through its patterns: bounded for all of them
+/// together, and forgotten as a whole.
+#[derive(Debug, Default)]
+pub(crate) struct Judged(HashMap<(TargetId, Arc<str>), Judgement>);
+
 impl Judged {
     const MAX_CHANNELS: usize = 1_024;
 
-    pub(crate) fn get(&self, channel: &str) -> Option<&Judgement> {
-        self.0.get(channel)
+    pub(crate) fn get(&self, pattern: TargetId, channel: &str) -> Option<&Judgement> {
+        self.0.get(&JudgedRef(pattern, channel))
     }
 
-    pub(crate) fn insert(&mut self, channel: Arc<str>, judgement: Judgement) {
+    pub(crate) fn insert(&mut self, pattern: TargetId, channel: Arc<str>, judgement: Judgement) {
         if self.0.len() >= Self::MAX_CHANNELS {
             self.0.clear();
         }
-        self.0.insert(channel, judgement);
+        self.0.insert((pattern, channel), judgement);
+    }
+
+    /// A pattern was left, or is to be judged anew.
+    pub(crate) fn forget(&mut self, pattern: TargetId) {
+        self.0.retain(|(other, _), _| *other != pattern);
     }
 }
 

@@ -317,10 +317,17 @@ impl<'a> Document<'a> {
             from: of_kind(self.from, Kind::String).map(string),
             key: self.key.and_then(key),
             tags: of_kind(self.tags, Kind::Object).filter(|tags| tags.depth <= MAX_DATA_DEPTH).map(verbatim),
-            ts: of_kind(self.ts, Kind::Number).map(verbatim),
+            ts: of_kind(self.ts, Kind::Number).and_then(whole_number).map(verbatim),
             ..Event::message(self.data.map_or(Text::Fixed("null"), shown))
         }
     }
+}
+
+/// A time as clients are shown it, in whole milliseconds: a fraction is cut off; with an exponent it is none.
+fn whole_number(value: Value<'_>) -> Option<Value<'_>> {
+    let whole = value.text.split('.').next()?;
+    let exponent = value.text.contains(['e', 'E']);
+    (!exponent).then_some(Value { text: whole, ..value })
 }
 
 /// JSON as clients are shown it: deeper than they need to bear, it becomes a string that holds the text.

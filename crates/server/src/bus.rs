@@ -1,14 +1,16 @@
 //! What the node itself says to Redis and hears from it: events published over HTTP, and player commands, which
 //! reach every node by one reserved channel (and, where it is on, services' commands by the control channel).
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use bytes::Bytes;
 use drawbridge_engine::interest::ShardId;
 use drawbridge_engine::io::{
     BrokerCommand, BrokerEvent, PlayerAction, PlayerCommand, PublishFailure, Subject, Ticket, WhenDown,
 };
+use drawbridge_engine::settings::CONTROL_CHANNEL;
 use drawbridge_protocol::channel;
 use hashbrown::HashMap;
 use serde::{Deserialize, Serialize};
@@ -16,7 +18,10 @@ use tokio::sync::oneshot;
 
 use crate::broker::{Broker, ShardInbox};
 use crate::node::Counter;
-use crate::shard::{Mail, ShardHandle};
+use crate::shard::ShardHandle;
+
+/// After Redis has refused a channel.
+const ASK_AGAIN_AFTER: Duration = Duration::from_secs(5);
 
 type Answer = Result<(), PublishFailure>;
 
@@ -30,9 +35,11 @@ pub struct Bus {
     control_channel: Option<Arc<str>>,
     waiting: Mutex<HashMap<Ticket, oneshot::Sender<Answer>>>,
     next_ticket: AtomicU64,
+    /// Redis refuses a channel of ours.
+    deaf: AtomicBool,
     /// Commands carried out.
     pub commands: Counter,
-    /// Commands that could not be read.
+    /// Commands that could not be read, or came too many at once.
     pub bad_commands: Counter,
 }
 
@@ -42,9 +49,10 @@ impl Bus {
         Arc::new(Bus {
             broker,
             nodes_channel: format!("{key_prefix}nodes").into(),
-            control_channel: control_channel.then(|| format!("{key_prefix}control").into()),
+            control_channel: control_channel.then(|| CONTROL_CHANNEL.into()),
             waiting: Mutex::default(),
             next_ticket: AtomicU64::new(0),
+            deaf: AtomicBool::new(false),
             commands: Counter::default(),
             bad_commands: Counter::default(),
         })
@@ -94,18 +102,30 @@ impl Bus {
                         let _ = reply.send(result);
                     }
                 }
-                BrokerEvent::Refused { subject, reason } => {
-                    tracing::error!(channel = %subject.name, %reason, "Redis refuses the channel for player commands");
-                }
+                BrokerEvent::Refused { subject, reason } => self.refused(subject, &reason),
+                BrokerEvent::Confirmed { .. } => self.deaf.store(false, Ordering::Relaxed),
                 BrokerEvent::Gap { channel, .. } => {
                     tracing::error!(%channel, "player commands were lost: too many at once");
                 }
-                BrokerEvent::Confirmed { .. }
-                | BrokerEvent::Released(_)
-                | BrokerEvent::Interrupted(_)
-                | BrokerEvent::Status(_) => {}
+                BrokerEvent::Released(_) | BrokerEvent::Interrupted(_) | BrokerEvent::Status(_) => {}
             }
         }
+    }
+
+    /// Without its channel a node carries no commands out: it says so by not being ready, and asks again.
+    fn refused(&self, subject: Subject, reason: &str) {
+        tracing::error!(channel = %subject.name, reason, "Redis refuses a channel for player commands");
+        self.deaf.store(true, Ordering::Relaxed);
+        let broker = self.broker.clone();
+        tokio::spawn(async move {
+            tokio::time::sleep(ASK_AGAIN_AFTER).await;
+            broker.command(ShardId::NODE, BrokerCommand::Want(subject));
+        });
+    }
+
+    /// Whether Redis refuses a channel that player commands come on.
+    pub fn is_deaf(&self) -> bool {
+        self.deaf.load(Ordering::Relaxed)
     }
 
     fn heard(&self, channel: &str, json: &str, shards: &[ShardHandle]) {
@@ -113,7 +133,10 @@ impl Bus {
             Ok(command) => {
                 self.commands.inc();
                 for shard in shards {
-                    shard.send(Mail::Command(command.clone()));
+                    if !shard.command(command.clone()) {
+                        self.bad_commands.inc();
+                        tracing::error!(player = %command.player, "a player command was dropped: too many at once");
+                    }
                 }
             }
             Err(reason) => {

@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::broker::{Broker, BrokerStats};
 use crate::bus::Bus;
@@ -13,6 +13,8 @@ use crate::http::address::AddressSlots;
 use crate::judge::Judge;
 use crate::shard::{ShardHandle, ShardStats};
 
+/// How old what `/metrics` shows may be.
+const STATS_AGE: Duration = Duration::from_millis(100);
 /// File descriptors kept back for Redis, logs and handshakes.
 const SPARE_FILES: u64 = 256;
 
@@ -42,6 +44,7 @@ pub struct Node {
     /// Where the admin API listens, once it does.
     pub admin_address: OnceLock<String>,
     phase: AtomicU8,
+    last_stats: tokio::sync::Mutex<Option<(Instant, Arc<NodeStats>)>>,
 }
 
 /// How far a node has come.
@@ -95,6 +98,7 @@ impl Node {
             max_files,
             admin_address: OnceLock::new(),
             phase: AtomicU8::new(Phase::Starting as u8),
+            last_stats: tokio::sync::Mutex::default(),
         })
     }
 
@@ -124,6 +128,7 @@ impl Node {
             () if self.is(Phase::Starting) => Some("starting"),
             () if self.is(Phase::Draining) => Some("draining"),
             () if self.is_overloaded() => Some("overloaded"),
+            () if self.bus.is_deaf() => Some("Redis refuses the channel for player commands"),
             () if away.is_some_and(|away| away > self.config.ready_grace) => Some("Redis is away"),
             () => None,
         }
@@ -142,8 +147,20 @@ impl Node {
         self.sockets() as u64 + SPARE_FILES > self.max_files
     }
 
-    /// Everything that is measured, now.
-    pub async fn stats(&self) -> NodeStats {
+    /// Everything that is measured, at most [`STATS_AGE`] old: who asks often must not keep the shards busy.
+    pub async fn stats(&self) -> Arc<NodeStats> {
+        let mut last = self.last_stats.lock().await;
+        if let Some((at, stats)) = &*last
+            && at.elapsed() < STATS_AGE
+        {
+            return stats.clone();
+        }
+        let stats = Arc::new(self.measure().await);
+        *last = Some((Instant::now(), stats.clone()));
+        stats
+    }
+
+    async fn measure(&self) -> NodeStats {
         let mut shards = Vec::with_capacity(self.shards.len());
         for shard in &self.shards {
             shards.extend(shard.stats().await);

@@ -151,7 +151,7 @@ fn broker_settings(config: &Config) -> Result<BrokerSettings, StartError> {
         linger_ms: config.linger.as_millis() as u64,
         external_bytes: config.broker.external_bytes,
         classes: config.engine.classes.clone(),
-        reserved_prefix: config.engine.reserved_prefix.clone(),
+        reserved: config.engine.reserved.clone(),
     };
     Ok(BrokerSettings { kind, hub, queue_bytes: config.broker.queue_bytes })
 }

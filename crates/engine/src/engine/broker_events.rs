@@ -61,11 +61,14 @@ impl Engine {
     }
 
     fn tell_waiters(&mut self, target: TargetId, waiters: Vec<Waiter>) {
-        for Waiter { conn, reply } in waiters {
-            self.tell_subscribed(conn, target, &reply);
+        for Waiter { conn, reply } in &waiters {
+            self.tell_subscribed(*conn, target, reply);
             if matches!(reply, Reply::Welcome) {
-                self.confirmed_for_welcome(conn);
+                self.confirmed_for_welcome(*conn);
             }
+        }
+        // Only now: what was deferred may end the subscriptions that the others wait for.
+        for Waiter { conn, .. } in waiters {
             self.run_deferred(conn);
         }
     }
@@ -105,7 +108,8 @@ impl Engine {
         }
         self.targets.remove(id);
         for conn in subscribers {
-            if !waiters.iter().any(|waiter| waiter.conn == conn) {
+            let open = self.connections.get(conn).is_some_and(|conn| conn.is_open());
+            if open && !waiters.iter().any(|waiter| waiter.conn == conn) {
                 let channel = &*subject.name;
                 let message = ServerMessage::Unsubscribed {
                     id: None,
@@ -117,7 +121,8 @@ impl Engine {
             }
         }
         let text = format!("Redis refused the subscription: {reason}");
-        for Waiter { conn, reply } in waiters {
+        for Waiter { conn, reply } in &waiters {
+            let conn = *conn;
             let error = ErrorMessage {
                 channel: Some(&subject.name),
                 ..ErrorMessage::new(ErrorCode::BrokerRefused, &text)
@@ -127,11 +132,11 @@ impl Engine {
                     self.error_behind_welcome(conn, &error);
                     self.confirmed_for_welcome(conn);
                 }
-                Reply::Request(request) => {
-                    self.send_error(conn, ErrorMessage { id: Some(&request), ..error })
-                }
+                Reply::Request(request) => self.send_error(conn, ErrorMessage { id: Some(request), ..error }),
                 Reply::Server | Reply::Told | Reply::Silent => self.send_error(conn, error),
             }
+        }
+        for Waiter { conn, .. } in waiters {
             self.run_deferred(conn);
         }
     }

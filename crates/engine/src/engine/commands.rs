@@ -3,7 +3,7 @@
 use super::Engine;
 use super::subscribe::{Ended, subject};
 use crate::connection::{Origin, Phase};
-use crate::io::{ConnId, PlayerAction, PlayerCommand};
+use crate::io::{ConnId, PlayerAction, PlayerCommand, Subject};
 use crate::permissions;
 use crate::targets::Reply;
 use drawbridge_protocol::CloseCode;
@@ -29,10 +29,28 @@ impl Engine {
         let Some(conn) = self.connections.get(id) else { return };
         let full = conn.subscriptions.len() >= self.settings.subscriptions;
         let reply = if matches!(conn.phase, Phase::Open) { Reply::Server } else { Reply::Welcome };
-        if full || permissions::is_reserved(&self.settings, channel) || self.is_subscribed(id, &subject) {
+        let pattern_allowed = || permissions::may_subscribe_pattern(&self.settings, channel).is_ok();
+        if self.settings.reserved.holds(channel) || (subject.pattern && !pattern_allowed()) {
             return;
         }
-        self.add_subscription(id, &subject, Origin::Server, None, reply);
+        if self.is_subscribed(id, &subject) {
+            return self.take_over(id, &subject);
+        }
+        if !full {
+            self.add_subscription(id, &subject, Origin::Server, None, reply);
+        }
+    }
+
+    /// The subscription is there already; from now on it is the service's, and no claim ends it.
+    fn take_over(&mut self, id: ConnId, subject: &Subject) {
+        let Some(target) = self.targets.find(subject) else { return };
+        let Some(conn) = self.connections.get_mut(id) else { return };
+        let open = conn.is_open();
+        let theirs = conn.subscriptions.iter_mut().find(|subscription| subscription.target == target);
+        let before = theirs.map(|subscription| std::mem::replace(&mut subscription.origin, Origin::Server));
+        if open && before.is_some_and(|origin| origin != Origin::Server) && self.is_live(id, target) {
+            self.tell_subscribed(id, target, &Reply::Server);
+        }
     }
 
     fn unsubscribe_by_server(&mut self, id: ConnId, channel: &str) {
@@ -41,6 +59,7 @@ impl Engine {
         };
         if self.connections.get(id).is_some_and(|conn| conn.subscription(target).is_some()) {
             self.end_subscription(id, target, Ended::ByServer);
+            self.run_deferred(id);
         }
     }
 }

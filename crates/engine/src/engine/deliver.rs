@@ -66,14 +66,14 @@ impl Engine {
                 continue;
             }
             let Some(claims) = &conn.claims else { continue };
-            let judged = subscriber.judged.get_or_insert_default();
-            let view = match judged.get(&publication.channel) {
+            let judged = conn.judged.get_or_insert_default();
+            let view = match judged.get(id, &publication.channel) {
                 Some(judgement) => judgement.clone(),
                 None => {
                     let client = subscriber.filter.as_ref();
                     let judgement =
                         judge(&self.settings, &mut self.views, claims, client, &publication.channel);
-                    judged.insert(publication.channel.clone(), judgement.clone());
+                    judged.insert(id, publication.channel.clone(), judgement.clone());
                     judgement
                 }
             };

@@ -95,7 +95,7 @@ impl Engine {
             Input::Message { conn, kind, payload } => self.message(conn, kind, payload),
             Input::Oversized { conn } => self.oversized(conn),
             Input::Ping { conn, payload } => self.pinged(conn, payload),
-            Input::Pong { conn } => self.alive(conn),
+            Input::Pong { conn } => self.ponged(conn),
             Input::Blocked { conn, unsent } => self.blocked(conn, unsent),
             Input::Writable { conn } => self.writable(conn),
             Input::Closed { conn, code } => self.closed(conn, code),

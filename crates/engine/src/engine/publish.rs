@@ -79,6 +79,22 @@ impl Engine {
         let ticket = Ticket(self.next_ticket);
         self.broker_command(id, ticket, request, publish, class, &params)
             .ok_or((ErrorCode::Internal, "the class's `forward` could not be filled".to_owned()))
+            .and_then(|command| self.check_command(command))
+    }
+
+    /// What the broker would drop, or what would write under our own keys, is refused here.
+    fn check_command(&self, command: BrokerCommand) -> Result<BrokerCommand, (ErrorCode, String)> {
+        match &command {
+            BrokerCommand::Publish { payload, .. } if payload.len() > self.settings.external_bytes => {
+                let text =
+                    format!("an event may have {} bytes, with its envelope", self.settings.external_bytes);
+                Err((ErrorCode::TooLarge, text))
+            }
+            BrokerCommand::Append { stream, .. } if self.settings.reserved.holds(stream) => {
+                Err((ErrorCode::Forbidden, "the stream's name is the server's own".to_owned()))
+            }
+            _ => Ok(command),
+        }
     }
 
     fn broker_command(

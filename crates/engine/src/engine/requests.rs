@@ -82,6 +82,14 @@ impl Engine {
         }
     }
 
+    /// A WebSocket pong too: a flood of them is work like any other.
+    pub(super) fn ponged(&mut self, id: ConnId) {
+        self.alive(id);
+        if self.take_message(id) == Verdict::Abuse {
+            self.close(id, CloseCode::RateAbuse, "rate abuse");
+        }
+    }
+
     fn take_message(&mut self, id: ConnId) -> Verdict {
         let Some(conn) = self.connections.get_mut(id) else { return Verdict::Allowed };
         match conn.messages.take(self.now.mono_ms, self.settings.messages, 1) {
@@ -167,7 +175,9 @@ impl Engine {
         let Some(channel) = channel_of(message) else { return false };
         let behind = earlier.iter().any(|waiting| channel_of(&waiting.request.message) == Some(channel));
         match message {
-            ClientMessage::Subscribe(_) => behind || conn.publishes_on(channel),
+            ClientMessage::Subscribe(_) => {
+                behind || conn.publishes_on(channel) || self.has_pending(conn, |name, _| name == channel)
+            }
             ClientMessage::Unsubscribe { .. } => behind || self.has_pending(conn, |name, _| name == channel),
             ClientMessage::Publish(_) if self.refuses_now(channel) => false,
             ClientMessage::Publish(_) => {

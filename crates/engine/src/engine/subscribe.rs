@@ -112,6 +112,14 @@ impl Engine {
         })
     }
 
+    /// Whether Redis has confirmed this subscription of this connection.
+    pub(super) fn is_live(&self, id: ConnId, target: TargetId) -> bool {
+        let slot =
+            self.connections.get(id).and_then(|conn| conn.subscription(target)).map(|s| s.slot as usize);
+        let subscribers = self.targets.get(target).map(|target| &target.subscribers);
+        matches!((slot, subscribers), (Some(slot), Some(all)) if all.get(slot).is_some_and(|one| one.live))
+    }
+
     /// Subscribes a connection, or gives its subscription another filter; `reply` follows when it is live.
     pub(super) fn add_subscription(
         &mut self,
@@ -136,13 +144,7 @@ impl Engine {
             None => {
                 let slot = target.subscribers.len() as u32;
                 conn.subscriptions.push(Subscription { target: target_id, slot, origin });
-                target.subscribers.push(Subscriber {
-                    conn: id,
-                    live: target.live,
-                    filter,
-                    view: None,
-                    judged: None,
-                });
+                target.subscribers.push(Subscriber { conn: id, live: target.live, filter, view: None });
             }
         }
         if target.live {
@@ -161,12 +163,14 @@ impl Engine {
 
     /// Makes a subscriber's view from the class's and its filter, by its claims of now.
     pub(super) fn fold_view(&mut self, id: ConnId, target_id: TargetId) {
-        let Some(conn) = self.connections.get(id) else { return };
+        let Some(conn) = self.connections.get_mut(id) else { return };
+        if let Some(judged) = &mut conn.judged {
+            judged.forget(target_id);
+        }
         let (Some(claims), Some(subscription)) = (&conn.claims, conn.subscription(target_id)) else { return };
         let Some(target) = self.targets.get_mut(target_id) else { return };
         let name = target.subject.name.clone();
         let Some(subscriber) = target.subscribers.get_mut(subscription.slot as usize) else { return };
-        subscriber.judged = None;
         if target.subject.pattern {
             return;
         }
@@ -233,7 +237,10 @@ impl Engine {
             Ended::Forbidden => ("forbidden", false),
             Ended::ByServer => ("server", true),
         };
-        self.send(id, &ServerMessage::Unsubscribed { id: None, channel: &channel, reason, by_server });
+        // Before `WELCOME` nothing was told of it.
+        if self.connections.get(id).is_some_and(|conn| conn.is_open()) {
+            self.send(id, &ServerMessage::Unsubscribed { id: None, channel: &channel, reason, by_server });
+        }
         for reply in replies {
             match reply {
                 Reply::Welcome => self.confirmed_for_welcome(id),
@@ -269,6 +276,9 @@ impl Engine {
         let Some(conn) = self.connections.get_mut(id) else { return };
         let Some(at) = conn.subscriptions.iter().position(|s| s.target == target_id) else { return };
         let slot = conn.subscriptions.remove(at).slot as usize;
+        if let Some(judged) = &mut conn.judged {
+            judged.forget(target_id);
+        }
         let Some(target) = self.targets.get_mut(target_id) else { return };
         target.waiters.retain(|waiter| waiter.conn != id);
         target.subscribers.swap_remove(slot);

@@ -133,5 +133,5 @@ impl Hub {
 }
 
 fn is_reserved(settings: &HubSettings, channel: &str) -> bool {
-    channel.starts_with(&*settings.reserved_prefix)
+    settings.reserved.holds(channel)
 }

@@ -7,6 +7,7 @@ use bytes::Bytes;
 use super::shards::{ShardId, ShardSet};
 use crate::class::Classes;
 use crate::io::{BrokerEvent, Subject};
+use crate::settings::Reserved;
 
 /// What a hub is told at start.
 #[derive(Clone, Debug)]
@@ -19,8 +20,8 @@ pub struct HubSettings {
     pub external_bytes: usize,
     /// Tell how payloads are read.
     pub classes: Arc<Classes>,
-    /// Channels that begin so are never shown through patterns, and their payloads are taken as they are.
-    pub reserved_prefix: Arc<str>,
+    /// Channels that are never shown through patterns, and their payloads are taken as they are.
+    pub reserved: Reserved,
 }
 
 /// What happens to a hub.

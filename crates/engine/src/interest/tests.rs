@@ -22,7 +22,7 @@ fn settings() -> HubSettings {
         linger_ms: LINGER_MS,
         external_bytes: 100,
         classes: Arc::new(Classes::default()),
-        reserved_prefix: "own:".into(),
+        reserved: crate::settings::Reserved::new("own:"),
     }
 }
 

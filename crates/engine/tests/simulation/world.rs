@@ -14,7 +14,7 @@ use drawbridge_engine::io::{
     PublishFailure, Subject, Ticket, WhenDown,
 };
 use drawbridge_engine::rate_limit::SharedLimits;
-use drawbridge_engine::settings::{Rate, Settings};
+use drawbridge_engine::settings::{Rate, Reserved, Settings};
 use drawbridge_protocol::template::{ClassName, Template};
 use drawbridge_protocol::{Encoding, Frame};
 use serde_json::{Value, json};
@@ -539,7 +539,7 @@ fn hub_settings(settings: &Settings, node: usize) -> HubSettings {
         linger_ms: LINGER_MS,
         external_bytes: 1 << 20,
         classes: settings.classes.clone(),
-        reserved_prefix: settings.reserved_prefix.clone(),
+        reserved: settings.reserved.clone(),
     }
 }
 
@@ -576,7 +576,8 @@ fn settings() -> Settings {
         messages_per_player: None,
         messages_per_address: None,
         lifecycle_stream: None,
-        reserved_prefix: "drawbridge:".into(),
+        reserved: Reserved::new("drawbridge:"),
+        external_bytes: 1 << 20,
         explain: false,
     }
 }

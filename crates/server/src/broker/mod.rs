@@ -172,7 +172,7 @@ impl Broker {
             Kind::Redis(redis) => (redis.subscriber_pool.max(1), redis.subscriber_pool.max(1) + 1),
         };
         let board = Arc::new(Board::new(board_parts, outlet.clone()));
-        let routes = Routes::new(pool, &hub.classes, &hub.reserved_prefix);
+        let routes = Routes::new(pool, &hub.classes, &hub.reserved);
         let (jobs, job_receiver) = jobs(queue_bytes, outlet.clone());
         let (links, parts): (Vec<_>, Vec<_>) = (0..pool)
             .map(|_| {

@@ -8,6 +8,7 @@ use std::hash::{BuildHasher, Hasher};
 
 use drawbridge_engine::class::Classes;
 use drawbridge_engine::io::Subject;
+use drawbridge_engine::settings::Reserved;
 
 /// Names links by their places in the pool.
 #[derive(Debug)]
@@ -18,8 +19,8 @@ pub(super) struct Routes {
 }
 
 impl Routes {
-    pub(super) fn new(pool: usize, classes: &Classes, reserved_prefix: &str) -> Self {
-        let mut first: Vec<Box<str>> = vec![reserved_prefix.into()];
+    pub(super) fn new(pool: usize, classes: &Classes, reserved: &Reserved) -> Self {
+        let mut first: Vec<Box<str>> = vec![reserved.prefix().into()];
         for (_, class) in classes.iter().filter(|(_, class)| class.patterns) {
             let prefix = class.name.literal_prefix();
             if !first.iter().any(|known| **known == *prefix) {
@@ -71,7 +72,7 @@ mod tests {
     #[test]
     fn patterns_share_the_first_link_with_what_they_can_cover() {
         let classes = Classes::new(vec![class("room:{room}", true), class("chat:{name}", false)]);
-        let routes = Routes::new(4, &classes, "drawbridge:");
+        let routes = Routes::new(4, &classes, &Reserved::new("drawbridge:"));
         for subject in [
             Subject::pattern("room:*"),
             Subject::channel("room:42"),
@@ -84,7 +85,8 @@ mod tests {
 
     #[test]
     fn other_channels_spread_over_the_pool_always_alike() {
-        let routes = Routes::new(4, &Classes::new(vec![class("chat:{name}", false)]), "drawbridge:");
+        let routes =
+            Routes::new(4, &Classes::new(vec![class("chat:{name}", false)]), &Reserved::new("drawbridge:"));
         let mut used = [0; 4];
         for at in 0..400 {
             let subject = Subject::channel(format!("chat:{at}"));

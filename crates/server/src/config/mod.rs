@@ -27,7 +27,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use drawbridge_engine::settings::Settings;
+use drawbridge_engine::settings::{Reserved, Settings};
 use ipnet::IpNet;
 
 pub use auth::Auth;
@@ -202,7 +202,8 @@ fn build(root: &Section<'_>) -> Config {
         messages_per_player: limits.messages_per_player,
         messages_per_address: limits.messages_per_address,
         lifecycle_stream,
-        reserved_prefix: Arc::from(&*broker.key_prefix),
+        reserved: Reserved::new(&*broker.key_prefix),
+        external_bytes: broker.external_bytes,
         explain: false,
     };
     Config {

@@ -13,11 +13,28 @@ const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 /// The client's address: the peer's, or, where the peer is a trusted proxy, what its `Forwarded` (RFC 7239) or
 /// `X-Forwarded-For` says. Entries are believed from the right, as long as trusted proxies wrote them.
 pub(crate) fn client_address(peer: IpAddr, trusted: &[IpNet], headers: &HeaderMap) -> IpAddr {
-    let mut address = peer.to_canonical();
+    let address = peer.to_canonical();
     if !is_trusted(address, trusted) {
         return address;
     }
-    for entry in forwarded_for(headers).into_iter().rev() {
+    // A proxy writes one of the two; the other may be the client's own invention. Where they differ, the proxy's own
+    // address stands.
+    let said: Vec<IpAddr> = [&FORWARDED, &X_FORWARDED_FOR]
+        .into_iter()
+        .filter(|name| headers.contains_key(*name))
+        .map(|name| nearest_untrusted(address, trusted, forwarded_for(headers, name)))
+        .collect();
+    match said[..] {
+        [one] => one,
+        [one, other] if one == other => one,
+        _ => address,
+    }
+}
+
+/// The last address of the chain that no trusted proxy stands for.
+fn nearest_untrusted(peer: IpAddr, trusted: &[IpNet], chain: Vec<Option<IpAddr>>) -> IpAddr {
+    let mut address = peer;
+    for entry in chain.into_iter().rev() {
         // What a proxy did not know or hid is not the client's to choose: the proxy's own address stands.
         let Some(entry) = entry else { break };
         address = entry.to_canonical();
@@ -32,19 +49,12 @@ pub(crate) fn is_trusted(address: IpAddr, trusted: &[IpNet]) -> bool {
     trusted.iter().any(|net| net.contains(&address))
 }
 
-/// The chain of addresses, the nearest last; `None` where one is not an address.
-fn forwarded_for(headers: &HeaderMap) -> Vec<Option<IpAddr>> {
-    let values = |name: &HeaderName| {
-        let lines: Vec<&str> = headers.get_all(name).iter().filter_map(|value| value.to_str().ok()).collect();
-        lines.join(",")
-    };
-    if headers.contains_key(FORWARDED) {
-        return values(&FORWARDED).split(',').map(forwarded_element).collect();
-    }
-    if headers.contains_key(X_FORWARDED_FOR) {
-        return values(&X_FORWARDED_FOR).split(',').map(|entry| parse_node(entry.trim())).collect();
-    }
-    Vec::new()
+/// The chain of addresses in one of the headers, the nearest last; `None` where one is not an address.
+fn forwarded_for(headers: &HeaderMap, name: &HeaderName) -> Vec<Option<IpAddr>> {
+    let lines: Vec<&str> = headers.get_all(name).iter().filter_map(|value| value.to_str().ok()).collect();
+    let entry =
+        |entry: &str| if *name == FORWARDED { forwarded_element(entry) } else { parse_node(entry.trim()) };
+    lines.join(",").split(',').map(entry).collect()
 }
 
 /// `for=…` of one element of `Forwarded` (RFC 7239 §4).
@@ -88,7 +98,7 @@ impl AddressSlots {
 
     /// Takes a slot; `None` where the address holds as many as it may.
     pub fn take(self: &Arc<Self>, address: IpAddr) -> Option<AddressSlot> {
-        let key = key(address);
+        let key = counted_as(address);
         let Some(bound) = self.bound else { return Some(AddressSlot { slots: None, key }) };
         let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
         let count = held.entry(key).or_insert(0);
@@ -123,8 +133,8 @@ impl Drop for AddressSlot {
     }
 }
 
-/// A household or a phone gets a whole /64 of IPv6: it counts as one address.
-fn key(address: IpAddr) -> IpAddr {
+/// What an address is counted as: a household or a phone gets a whole /64 of IPv6, which counts as one.
+pub(crate) fn counted_as(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V4(address) => address.into(),
         IpAddr::V6(address) => {
@@ -167,6 +177,17 @@ mod tests {
         for (peer, header, value, expected) in rows {
             assert_eq!(resolve(peer, header, value), expected, "{peer} {header}: {value}");
         }
+    }
+
+    #[test]
+    fn where_two_headers_differ_neither_is_believed() {
+        let mut headers = HeaderMap::new();
+        headers.insert("x-forwarded-for", "203.0.113.7".parse().unwrap());
+        headers.insert("forwarded", "for=198.51.100.9".parse().unwrap());
+        let (peer, trusted) = ("10.0.0.1".parse().unwrap(), ["10.0.0.0/8".parse().unwrap()]);
+        assert_eq!(client_address(peer, &trusted, &headers), peer);
+        headers.insert("forwarded", "for=203.0.113.7".parse().unwrap());
+        assert_eq!(client_address(peer, &trusted, &headers).to_string(), "203.0.113.7");
     }
 
     #[test]

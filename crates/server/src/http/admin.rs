@@ -179,9 +179,13 @@ fn check_channel(node: &Node, name: &str, pattern_allowed: bool) -> Result<(), A
     valid.map_err(|error| {
         ApiError::code(StatusCode::BAD_REQUEST, ErrorCode::ChannelInvalid, format!("channel: {error}"))
     })?;
-    if name.starts_with(&*node.config.engine.reserved_prefix) {
-        let text = "channel: this name is the server's own";
-        return Err(ApiError::code(StatusCode::FORBIDDEN, ErrorCode::Forbidden, text));
+    let forbidden = |text| Err(ApiError::code(StatusCode::FORBIDDEN, ErrorCode::Forbidden, text));
+    let settings = &node.config.engine;
+    if settings.reserved.holds(name) {
+        return forbidden("channel: this name is the server's own");
+    }
+    if pattern && settings.classes.of_pattern(name).is_none_or(|(_, class)| !class.patterns) {
+        return forbidden("channel: no class with `patterns = true` has this pattern");
     }
     Ok(())
 }

@@ -19,6 +19,10 @@ use crate::node::Node;
 
 /// Connections that have not finished their handshake, of all addresses.
 const MAX_HANDSHAKES: usize = 8_192;
+/// Those of one peer that is no trusted proxy.
+const MAX_HANDSHAKES_PER_PEER: u32 = 1_024;
+/// How long a connection may go on asking for pages, and so hold its place among the handshakes.
+const MAX_HTTP_TIME: Duration = Duration::from_secs(60);
 /// The smallest buffer that hyper allows: the bound of a request's head.
 const MAX_HEAD_BYTES: usize = 16 * 1024;
 const MAX_HEADERS: usize = 64;
@@ -28,7 +32,8 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// Accepts for ever.
 pub(crate) async fn run(node: Arc<Node>, listener: TcpListener, tls: Option<TlsAcceptor>) {
     let handshakes = Arc::new(Semaphore::new(MAX_HANDSHAKES));
-    let by_peer = AddressSlots::new(node.config.connections_per_address);
+    let per_peer = node.config.connections_per_address.unwrap_or(u32::MAX).min(MAX_HANDSHAKES_PER_PEER);
+    let by_peer = AddressSlots::new(Some(per_peer));
     loop {
         let (stream, peer) = match listener.accept().await {
             Ok(accepted) => accepted,
@@ -91,15 +96,14 @@ where
 {
     let timeout = node.handshake_timeout();
     let service = service_fn(move |request| pages::route(node.clone(), request, address));
-    let served = http1::Builder::new()
+    let serving = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(timeout)
         .max_buf_size(MAX_HEAD_BYTES)
         .max_headers(MAX_HEADERS)
         .serve_connection(TokioIo::new(stream), service)
-        .with_upgrades()
-        .await;
-    if let Err(error) = served {
+        .with_upgrades();
+    if let Ok(Err(error)) = tokio::time::timeout(MAX_HTTP_TIME, serving).await {
         tracing::debug!(%address, %error, "an HTTP connection ended early");
     }
 }

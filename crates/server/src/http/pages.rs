@@ -35,7 +35,7 @@ pub(super) async fn route(
         "/healthz" => text(StatusCode::OK, "ok\n"),
         "/readyz" => ready(&node),
         "/metrics" => metrics(&node).await,
-        _ => playground::page(&node, path)
+        _ => playground::page(&node, path, request.headers())
             .unwrap_or_else(|| text(StatusCode::NOT_FOUND, "not here; the socket is at /ws\n")),
     })
 }
@@ -49,7 +49,8 @@ pub(super) fn ready(node: &Node) -> Reply {
 }
 
 pub(super) async fn metrics(node: &Node) -> Reply {
-    let body = crate::metrics::encode(&node.stats().await);
+    let stats = node.stats().await;
+    let body = crate::metrics::encode(&stats);
     reply(StatusCode::OK, "application/openmetrics-text; version=1.0.0; charset=utf-8", body.into())
 }
 

@@ -219,7 +219,7 @@ fn deliver(
         tls,
         read_ahead,
         encoding: admission.encoding,
-        address: admission.address,
+        address: address::counted_as(admission.address),
         token: admission.token,
         wait_for_connect: admission.wait_for_connect,
         slot: admission.slot,

@@ -110,11 +110,23 @@ pub struct ShardParts {
     pub clock: Clock,
 }
 
+/// Player commands that wait for one shard at most.
+const MAX_COMMANDS: usize = 65_536;
+
+/// What a shard and its handles count together.
+#[derive(Debug)]
+struct Counts {
+    sockets: Arc<AtomicUsize>,
+    commands: Arc<AtomicUsize>,
+}
+
 /// Reaches one shard from any thread.
 #[derive(Clone, Debug)]
 pub struct ShardHandle {
     mail: mpsc::UnboundedSender<Mail>,
     sockets: Arc<AtomicUsize>,
+    /// Player commands in the box.
+    commands: Arc<AtomicUsize>,
 }
 
 impl ShardHandle {
@@ -124,6 +136,16 @@ impl ShardHandle {
             self.sockets.fetch_add(1, Ordering::Relaxed);
         }
         let _ = self.mail.send(mail);
+    }
+
+    /// Gives the shard a player command; says whether there was room for it.
+    pub fn command(&self, command: PlayerCommand) -> bool {
+        if self.commands.fetch_add(1, Ordering::Relaxed) >= MAX_COMMANDS {
+            self.commands.fetch_sub(1, Ordering::Relaxed);
+            return false;
+        }
+        self.send(Mail::Command(command));
+        true
     }
 
     /// Sockets of the shard, those on their way included.
@@ -142,14 +164,14 @@ impl ShardHandle {
 /// Starts a shard's thread, which hears the broker by `events`. It ends when every [`ShardHandle`] is gone.
 pub fn start(parts: ShardParts, events: ShardInbox) -> std::io::Result<ShardHandle> {
     let (mail, received) = mpsc::unbounded_channel();
-    let sockets = Arc::new(AtomicUsize::new(0));
+    let (sockets, commands) = <(Arc<AtomicUsize>, Arc<AtomicUsize>)>::default();
     // The judge answers by mail; a weak sender lets the shard end when the others are gone.
-    let handle = ShardHandle { mail, sockets: sockets.clone() };
+    let handle = ShardHandle { mail, sockets: sockets.clone(), commands: commands.clone() };
     let answers = handle.mail.downgrade();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     std::thread::Builder::new().name(format!("shard-{}", parts.id.0)).spawn(move || {
         let local = tokio::task::LocalSet::new();
-        local.block_on(&runtime, run::run(parts, received, events, answers, sockets));
+        local.block_on(&runtime, run::run(parts, received, events, answers, Counts { sockets, commands }));
     })?;
     Ok(handle)
 }

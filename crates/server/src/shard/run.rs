@@ -2,9 +2,10 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
+use std::pin::pin;
 use std::rc::Rc;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
 
 use drawbridge_engine::engine::Engine;
 use drawbridge_engine::io::{ConnId, Input, MessageKind, Opened, Output};
@@ -15,7 +16,7 @@ use tokio::sync::{Notify, mpsc};
 
 use super::socket::{Sent, Socket};
 use super::transport::{ReadBuffers, ReadBytes, Transport};
-use super::{Mail, NewSocket, ShardParts, ShardStats};
+use super::{Counts, Mail, NewSocket, ShardParts, ShardStats};
 use crate::broker::ShardInbox;
 use crate::log;
 
@@ -23,6 +24,8 @@ use crate::log;
 const TURN: usize = 256;
 /// Writes after which the other tasks of the thread get a turn.
 const WRITES_PER_YIELD: usize = 512;
+/// A read of so much gives the other tasks of the thread their turn.
+const MUCH_BYTES: usize = 4 * 1024;
 /// How long a closing socket may take to read what is left for it and to close its side.
 const CLOSE_TIMEOUT_MS: u64 = 5_000;
 /// The status for a connection that ended without a close frame (RFC 6455 §7.4.1).
@@ -44,7 +47,7 @@ struct Shard {
     /// A task has given the engine something.
     wake: Notify,
     answers: mpsc::WeakUnboundedSender<Mail>,
-    count: Arc<AtomicUsize>,
+    counts: Counts,
     stats: Cell<ShardStats>,
 }
 
@@ -54,11 +57,18 @@ pub(super) async fn run(
     mut mail: mpsc::UnboundedReceiver<Mail>,
     mut events: ShardInbox,
     answers: mpsc::WeakUnboundedSender<Mail>,
-    count: Arc<AtomicUsize>,
+    counts: Counts,
 ) {
-    let shard = Rc::new(Shard::new(parts, answers, count));
+    let shard = Rc::new(Shard::new(parts, answers, counts));
+    // One timer that is moved when the next deadline does, not one per turn.
+    let mut alarm = pin!(tokio::time::sleep(Duration::ZERO));
+    let mut armed = None;
     loop {
         let deadline = shard.next_deadline();
+        if let Some(at) = deadline.filter(|at| armed != Some(*at)) {
+            alarm.as_mut().reset(at.into());
+        }
+        armed = deadline;
         tokio::select! {
             received = mail.recv() => match received {
                 Some(received) => shard.mail(received),
@@ -66,7 +76,10 @@ pub(super) async fn run(
             },
             Some(event) = events.recv() => shard.input(Input::Broker(event)),
             () = shard.wake.notified() => {}
-            () = tokio::time::sleep_until(deadline.into()) => shard.tick(),
+            () = alarm.as_mut(), if armed.is_some() => {
+                armed = None;
+                shard.tick();
+            }
         }
         for _ in 0..TURN {
             let event = events.try_recv();
@@ -86,7 +99,7 @@ pub(super) async fn run(
 }
 
 impl Shard {
-    fn new(parts: ShardParts, answers: mpsc::WeakUnboundedSender<Mail>, count: Arc<AtomicUsize>) -> Self {
+    fn new(parts: ShardParts, answers: mpsc::WeakUnboundedSender<Mail>, counts: Counts) -> Self {
         let message_bytes = parts.settings.message_bytes;
         Shard {
             limits: Limits { message_bytes, max_message_bytes: message_bytes.saturating_mul(4) },
@@ -98,7 +111,7 @@ impl Shard {
             scratch: RefCell::default(),
             wake: Notify::new(),
             answers,
-            count,
+            counts,
             stats: Cell::default(),
             parts,
         }
@@ -114,12 +127,11 @@ impl Shard {
         self.wake.notify_one();
     }
 
-    fn next_deadline(&self) -> std::time::Instant {
+    fn next_deadline(&self) -> Option<Instant> {
         let engine = self.engine.borrow().next_deadline_ms();
         let closing = self.closing.borrow().front().map(|(at, _)| *at);
-        let far = self.parts.clock.now().mono_ms + 60_000;
-        let at = [engine, closing].into_iter().flatten().min().unwrap_or(far);
-        self.parts.clock.instant(at)
+        let at = [engine, closing].into_iter().flatten().min()?;
+        Some(self.parts.clock.instant(at))
     }
 
     fn tick(&self) {
@@ -139,7 +151,10 @@ impl Shard {
         match mail {
             Mail::Socket(socket) => self.open(*socket),
             Mail::Authenticated { conn, result } => self.input(Input::Authenticated { conn, result }),
-            Mail::Command(command) => self.input(Input::Command(command)),
+            Mail::Command(command) => {
+                self.counts.commands.fetch_sub(1, Ordering::Relaxed);
+                self.input(Input::Command(command));
+            }
             Mail::Drain { window_ms } => self.input(Input::Drain { window_ms }),
             Mail::Stats(reply) => {
                 let engine = self.engine.borrow().stats();
@@ -154,7 +169,7 @@ impl Shard {
             Ok(stream) => stream,
             Err(error) => {
                 tracing::warn!(%error, "a socket could not be taken over");
-                self.count.fetch_sub(1, Ordering::Relaxed);
+                self.counts.sockets.fetch_sub(1, Ordering::Relaxed);
                 return;
             }
         };
@@ -184,19 +199,28 @@ impl Shard {
         socket.reader.replace(Some(task.abort_handle()));
     }
 
-    /// Reads once; says whether the socket is still to be read.
-    fn read(self: &Rc<Self>, socket: &Rc<Socket>) -> bool {
+    /// Reads once.
+    fn read(self: &Rc<Self>, socket: &Rc<Socket>) -> Next {
         let mut buffers = self.buffers.borrow_mut();
         match socket.transport.read(&mut buffers) {
-            Ok(ReadBytes::WouldBlock) => true,
-            Ok(ReadBytes::Some(input)) => {
-                self.count_in(input.len());
-                self.decode(socket, input);
-                !(socket.closing.get() && socket.peer_closed.get() && !socket.waiting.get())
+            Ok(ReadBytes::WouldBlock) => Next::Read,
+            Ok(ReadBytes::Some { bytes, last }) => {
+                let read = bytes.len();
+                self.count_in(read);
+                self.decode(socket, bytes);
+                if last && !socket.closing.get() {
+                    self.input_and_wake(Input::Closed { conn: socket.id, code: ABNORMAL });
+                }
+                let ended = socket.closing.get() && socket.peer_closed.get() && !socket.waiting.get();
+                match () {
+                    () if last || ended => Next::End,
+                    () if read >= MUCH_BYTES => Next::Yield,
+                    () => Next::Read,
+                }
             }
             Ok(ReadBytes::End) | Err(_) => {
                 self.input_and_wake(Input::Closed { conn: socket.id, code: ABNORMAL });
-                false
+                Next::End
             }
         }
     }
@@ -301,7 +325,8 @@ impl Shard {
 
     fn wait_until_writable(self: &Rc<Self>, socket: Rc<Socket>) {
         if !socket.waiting.replace(true) {
-            tokio::task::spawn_local(write_loop(self.clone(), socket));
+            let task = tokio::task::spawn_local(write_loop(self.clone(), socket.clone()));
+            socket.writer.replace(Some(task.abort_handle()));
         }
     }
 
@@ -336,9 +361,11 @@ impl Shard {
     fn remove(&self, conn: ConnId) {
         if let Some(socket) = self.socket(conn) {
             self.sockets.borrow_mut().remove(conn.index as usize);
-            self.count.fetch_sub(1, Ordering::Relaxed);
-            if let Some(reader) = socket.reader.take() {
-                reader.abort();
+            self.counts.sockets.fetch_sub(1, Ordering::Relaxed);
+            for task in [&socket.reader, &socket.writer] {
+                if let Some(task) = task.take() {
+                    task.abort();
+                }
             }
         }
     }
@@ -359,11 +386,22 @@ impl Shard {
     }
 }
 
+/// How a reading task goes on.
+enum Next {
+    Read,
+    /// After the other tasks of the thread.
+    Yield,
+    End,
+}
+
 /// Waits for bytes and hands them to the engine, until the socket ends.
 async fn read_loop(shard: Rc<Shard>, socket: Rc<Socket>) {
     while socket.transport.readable().await.is_ok() {
-        if !shard.read(&socket) {
-            break;
+        match shard.read(&socket) {
+            Next::Read => tokio::task::consume_budget().await,
+            // Sockets know no turns of their own: one that always has more would be the only one to be read.
+            Next::Yield => tokio::task::yield_now().await,
+            Next::End => break,
         }
     }
     shard.remove(socket.id);

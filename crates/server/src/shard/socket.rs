@@ -30,7 +30,9 @@ pub(super) struct Socket {
     pub(super) closing: Cell<bool>,
     /// The peer has sent its close frame.
     pub(super) peer_closed: Cell<bool>,
+    /// The tasks that hold this socket, ended with it.
     pub(super) reader: RefCell<Option<AbortHandle>>,
+    pub(super) writer: RefCell<Option<AbortHandle>>,
     /// Counts this connection for its address until it is gone.
     _slot: AddressSlot,
 }
@@ -54,6 +56,7 @@ impl Socket {
             closing: Cell::new(false),
             peer_closed: Cell::new(false),
             reader: RefCell::new(None),
+            writer: RefCell::new(None),
             _slot: slot,
         }
     }

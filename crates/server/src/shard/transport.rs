@@ -16,8 +16,8 @@ pub(super) struct Transport {
 
 /// What one read gave.
 pub(super) enum ReadBytes<'b> {
-    /// At least one byte of plain text.
-    Some(&'b mut [u8]),
+    /// At least one byte of plain text; `last`: the peer sends no more.
+    Some { bytes: &'b mut [u8], last: bool },
     /// Nothing yet.
     WouldBlock,
     /// The peer sends no more.
@@ -41,7 +41,12 @@ impl ReadBuffers {
 
 impl Transport {
     pub(super) fn new(stream: TcpStream, tls: Option<Box<ServerConnection>>) -> Self {
-        Transport { stream, tls: tls.map(|tls| Box::new(RefCell::new(*tls))) }
+        let tls = tls.map(|mut tls| {
+            // Never more than one chunk or one frame is inside: `outbound_bytes` is the bound of what waits.
+            tls.set_buffer_limit(None);
+            Box::new(RefCell::new(*tls))
+        });
+        Transport { stream, tls }
     }
 
     pub(super) async fn readable(&self) -> io::Result<()> {
@@ -62,14 +67,16 @@ impl Transport {
         if read == 0 {
             return Ok(ReadBytes::End);
         }
-        let Some(tls) = &self.tls else { return Ok(ReadBytes::Some(&mut buffers.raw[..read])) };
+        let Some(tls) = &self.tls else {
+            return Ok(ReadBytes::Some { bytes: &mut buffers.raw[..read], last: false });
+        };
         buffers.plain.clear();
         buffers.plain.shrink_to(ReadBuffers::BYTES);
         let mut tls = tls.borrow_mut();
         let ended = decrypt(&mut tls, &buffers.raw[..read], &mut buffers.plain)?;
         self.flush_tls(&mut tls)?;
         Ok(match (buffers.plain.is_empty(), ended) {
-            (false, _) => ReadBytes::Some(&mut buffers.plain),
+            (false, last) => ReadBytes::Some { bytes: &mut buffers.plain, last },
             (true, true) => ReadBytes::End,
             (true, false) => ReadBytes::WouldBlock,
         })
@@ -139,8 +146,9 @@ impl Transport {
 /// Feeds cipher text in and takes plain text out; says whether the peer has ended the TLS session.
 fn decrypt(tls: &mut ServerConnection, mut raw: &[u8], plain: &mut Vec<u8>) -> io::Result<bool> {
     loop {
-        if !raw.is_empty() {
-            tls.read_tls(&mut raw)?;
+        // Behind the peer's last word rustls takes nothing more in.
+        if !raw.is_empty() && tls.read_tls(&mut raw)? == 0 {
+            return Ok(true);
         }
         let state = tls.process_new_packets().map_err(io::Error::other)?;
         let ready = state.plaintext_bytes_to_read();

@@ -73,7 +73,7 @@ impl Bench {
                 linger_ms: LINGER_MS,
                 external_bytes: EXTERNAL_BYTES,
                 classes: Classes::new(vec![class("room:{room}", true), class("chat:{name}", false)]),
-                reserved_prefix: "drawbridge:".into(),
+                reserved: drawbridge_engine::settings::Reserved::new("drawbridge:"),
             },
             queue_bytes: options.queue_bytes,
         };

@@ -33,7 +33,7 @@ fn the_defaults_are_the_contracts() {
     assert_eq!(engine.bytes, Rate { per_second: 64 << 10, burst: 256 << 10 });
     assert!(engine.messages_per_player.is_none() && engine.messages_per_address.is_none());
     assert!(engine.lifecycle_stream.is_none() && !engine.allow_anonymous && !engine.explain);
-    assert_eq!(&*engine.reserved_prefix, "drawbridge:");
+    assert_eq!(engine.reserved.prefix(), "drawbridge:");
     assert_eq!(config.warnings.len(), 1, "nobody can connect");
 }
 
@@ -129,7 +129,7 @@ messages_per_address = { per_second = 9 }
     assert_eq!(engine.messages_per_player, Some(Rate { per_second: 7, burst: 8 }));
     assert_eq!(engine.messages_per_address, Some(Rate { per_second: 9, burst: 18 }));
     assert_eq!(engine.lifecycle_stream.as_deref(), Some("life"));
-    assert_eq!(&*engine.reserved_prefix, "db:");
+    assert_eq!(engine.reserved.prefix(), "db:");
     assert_eq!(config.warnings, Vec::<String>::new());
 }
 
