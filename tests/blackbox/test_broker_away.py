@@ -254,7 +254,8 @@ def test_queued_publishes_are_acknowledged_in_order_when_they_are_in(own_redis, 
     assert not [m for m in player.received if m.get("id") in ids[:-1] and m.type != "PONG"]
     link.flow()
     for id in ids:
-        assert player.reply(id, timeout=30).type == "EVENT_PUBLISHED"
+        reply = player.reply(id, timeout=30)
+        assert reply.type == "EVENT_PUBLISHED", reply
     assert heard(listener, 20) == list(range(20))
 
 
@@ -268,7 +269,7 @@ def test_a_full_queue_is_broker_unavailable(link, start):
     assert error["code"] == "BROKER_UNAVAILABLE" and error["outcome"] == "not_done"
     link.flow()
     replies = [player.reply(id, timeout=30) if id != error.get("id") else error for id in ids]
-    assert {"EVENT_PUBLISHED", "ERROR"} == {r.type for r in replies}
+    assert {"EVENT_PUBLISHED", "ERROR"} == {r.type for r in replies}, replies
     assert all(r["outcome"] == "not_done" for r in replies if r.type == "ERROR")
 
 
