@@ -255,7 +255,7 @@ def test_queued_publishes_are_acknowledged_in_order_when_they_are_in(own_redis, 
     link.flow()
     for id in ids:
         reply = player.reply(id, timeout=30)
-        assert reply.type == "EVENT_PUBLISHED", reply
+        assert reply.type == "EVENT_PUBLISHED", (reply, node.log)
     assert heard(listener, 20) == list(range(20))
 
 
@@ -269,7 +269,7 @@ def test_a_full_queue_is_broker_unavailable(link, start):
     assert error["code"] == "BROKER_UNAVAILABLE" and error["outcome"] == "not_done"
     link.flow()
     replies = [player.reply(id, timeout=30) if id != error.get("id") else error for id in ids]
-    assert {"EVENT_PUBLISHED", "ERROR"} == {r.type for r in replies}, replies
+    assert {"EVENT_PUBLISHED", "ERROR"} == {r.type for r in replies}, (replies, node.log)
     assert all(r["outcome"] == "not_done" for r in replies if r.type == "ERROR")
 
 
@@ -291,7 +291,8 @@ def test_forwarded_events_wait_too(own_redis, node, link):
     ids = [player.start("PUBLISH_EVENT", channel="act:1", event="n", data={"ok": True, "n": n}) for n in range(5)]
     link.flow()
     for id in ids:
-        assert player.reply(id, timeout=30).type == "EVENT_PUBLISHED"
+        reply = player.reply(id, timeout=30)
+        assert reply.type == "EVENT_PUBLISHED", (reply, node.log)
     assert len(own_redis.stream("actions:1")) == 5
 
 

@@ -13,7 +13,7 @@ class Process:
 
     def __init__(self, command, *, env=None, cwd=None):
         self.command = [str(part) for part in command]
-        environment = {key: value for key, value in os.environ.items() if not key.startswith("DRAWBRIDGE_")}
+        environment = {key: value for key, value in os.environ.items() if not key.startswith("DRAWBRIDGE_") or key == "DRAWBRIDGE_LOG"}
         environment.update(env or {})
         self.child = subprocess.Popen(
             self.command,
