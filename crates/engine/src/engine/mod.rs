@@ -201,7 +201,13 @@ impl Engine {
     }
 
     fn closed(&mut self, id: ConnId, code: u16) {
-        self.forget(id, code, "client");
+        // A client may say these codes too; then it is its word.
+        let reason = match code {
+            1006 => "lost",
+            1002 | 1007 | 1009 => "protocol violation",
+            _ => "client",
+        };
+        self.forget(id, code, reason);
     }
 
     /// Takes a connection out of every table. Nothing of it stays but publishes on their way.

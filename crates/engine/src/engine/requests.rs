@@ -197,12 +197,15 @@ impl Engine {
                 .is_some_and(|(_, class, _)| class.when_broker_down == WhenDown::Reject)
     }
 
-    /// Whether the connection has a subscription of this kind that Redis has not confirmed yet.
+    /// Whether the connection has a subscription of this kind that waits for Redis: one that is not confirmed yet, or
+    /// one that was asked for again while the link is broken.
     fn has_pending(&self, conn: &Connection, which: impl Fn(&str, bool) -> bool) -> bool {
         conn.subscriptions.iter().any(|subscription| {
             self.targets.get(subscription.target).is_some_and(|target| {
-                target.subscribers.get(subscription.slot as usize).is_some_and(|subscriber| !subscriber.live)
-                    && which(&target.subject.name, target.subject.pattern)
+                let subscriber = target.subscribers.get(subscription.slot as usize);
+                let waits = subscriber.is_some_and(|subscriber| !subscriber.live)
+                    || target.waiters.iter().any(|waiter| waiter.conn == conn.id);
+                waits && which(&target.subject.name, target.subject.pattern)
             })
         })
     }

@@ -86,8 +86,11 @@ impl Client {
             "WELCOME" => self.read_welcome(&message, facts),
             "EVENT" => self.read_event(&message, &channel, facts),
             "CHANNEL_SUBSCRIBED" => {
-                self.answered(id);
+                let request = self.answered(id);
                 let subscription = self.subscriptions.entry(channel).or_default();
+                if let Some(request) = request {
+                    subscription.filtered = request.get("filter").is_some();
+                }
                 subscription.confirmed_at.get_or_insert(facts.log.len());
             }
             "CHANNEL_UNSUBSCRIBED" => {
@@ -107,6 +110,11 @@ impl Client {
             }
             "ERROR" => {
                 let request = self.answered(id);
+                if request.as_ref().is_some_and(|request| request["type"] == "CHANNEL_SUBSCRIBE")
+                    && self.subscriptions.get(&channel).is_some_and(|held| held.confirmed_at.is_none())
+                {
+                    self.subscriptions.remove(&channel);
+                }
                 let code = message["code"].as_str().unwrap();
                 assert!(
                     matches!(
@@ -123,6 +131,11 @@ impl Client {
             "STATUS" | "GOODBYE" | "PONG" => {}
             other => panic!("unexpected {other}: {message}"),
         }
+    }
+
+    /// Until a request is answered its filter may hold already, or not yet.
+    fn is_asked_about(&self, name: &str) -> bool {
+        self.asked.values().any(|asked| asked["channel"] == name)
     }
 
     fn answered(&mut self, id: Option<u64>) -> Option<Value> {
@@ -147,7 +160,9 @@ impl Client {
         assert!(self.may_see(channel, &message["data"]), "{} must not see {message}", self.player);
         assert!(
             self.subscriptions.iter().any(|(name, subscription)| {
-                subscription.confirmed_at.is_some() && covers(name, channel) && subscription.shows(number)
+                subscription.confirmed_at.is_some()
+                    && covers(name, channel)
+                    && (subscription.shows(number) || self.is_asked_about(name))
             }),
             "{message} without a subscription that shows it"
         );

@@ -11,7 +11,7 @@ use drawbridge_engine::expr::{Vars, compile};
 use drawbridge_engine::interest::{Hub, HubInput, HubOutput, HubSettings, ShardId};
 use drawbridge_engine::io::{
     BrokerCommand, BrokerEvent, BrokerStatus, Claims, ConnId, Input, MessageKind, Now, Opened, Output,
-    PublishFailure, Subject, Ticket, WhenDown,
+    PlayerAction, PlayerCommand, PublishFailure, Subject, Ticket, WhenDown,
 };
 use drawbridge_engine::rate_limit::SharedLimits;
 use drawbridge_engine::settings::{Rate, Reserved, Settings};
@@ -123,6 +123,8 @@ impl World {
             46..47 => self.cut_a_link(),
             47..50 => self.mend_links(),
             50..53 => self.pass(20),
+            53..55 => self.subscribe_to_and_fro(),
+            55..58 => self.command(),
             _ => self.carry(),
         }
     }
@@ -237,6 +239,45 @@ impl World {
             client.subscriptions.insert(name.to_owned(), Subscription { confirmed_at: None, filtered });
         }
         self.send(at, message);
+    }
+
+    /// Several requests about one channel in one message: each is answered, and the last holds.
+    fn subscribe_to_and_fro(&mut self) {
+        let name = ["game:a", "game:b", "game:*", "game:?"][self.dice.roll(4)];
+        let Some(at) = self.some_client() else { return };
+        let client = &mut self.clients[at];
+        if client.subscriptions.contains_key(name)
+            || client.asked.values().any(|asked| asked["channel"] == name)
+        {
+            return;
+        }
+        let mut messages = Vec::new();
+        for kind in ["CHANNEL_SUBSCRIBE", "CHANNEL_SUBSCRIBE", "CHANNEL_UNSUBSCRIBE", "CHANNEL_SUBSCRIBE"] {
+            client.next_id += 1;
+            let message = json!({ "type": kind, "channel": name, "id": client.next_id });
+            client.asked.insert(client.next_id, message.clone());
+            messages.push(message);
+        }
+        let (node, shard, conn) = (client.node, client.shard, client.conn);
+        let text = Value::from(messages).to_string();
+        self.input(node, shard, Input::Message { conn, kind: MessageKind::Text, payload: text.as_bytes() });
+    }
+
+    /// A service's word about a player, on every node.
+    fn command(&mut self) {
+        let player: Arc<str> = format!("p{}", self.dice.roll(8)).into();
+        let channel: Arc<str> = ["game:a", "game:b", "game:*", "room:1"][self.dice.roll(4)].into();
+        let action = match self.dice.roll(5) {
+            0 | 1 if *channel != *"room:1" => PlayerAction::Subscribe { channel },
+            2 | 3 => PlayerAction::Unsubscribe { channel },
+            _ => return,
+        };
+        let command = PlayerCommand { player, action };
+        for node in 0..NODES {
+            for shard in 0..SHARDS {
+                self.input(node, shard, Input::Command(command.clone()));
+            }
+        }
     }
 
     fn unsubscribe(&mut self) {

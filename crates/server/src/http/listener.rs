@@ -23,8 +23,8 @@ const MAX_HANDSHAKES: usize = 8_192;
 const MAX_HANDSHAKES_PER_PEER: u32 = 1_024;
 /// How long a connection may go on asking for pages, and so hold its place among the handshakes.
 const MAX_HTTP_TIME: Duration = Duration::from_secs(60);
-/// The smallest buffer that hyper allows: the bound of a request's head.
-const MAX_HEAD_BYTES: usize = 16 * 1024;
+/// The bound of a request's head: room for the longest token and more.
+const MAX_HEAD_BYTES: usize = 32 * 1024;
 const MAX_HEADERS: usize = 64;
 /// After a failed accept (no file descriptors left, say).
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
