@@ -131,6 +131,8 @@ test('Redis away: it stays connected, is degraded, queues, and hears again', asy
   const connection = alice.welcome.connection;
   await redis.stop();
   await until(() => alice.status === 'degraded', 'it is degraded', 30_000);
+  // Two links and the connection that it publishes on: a publish under way when that breaks would be `unknown`.
+  await until(async () => (await node.metric('drawbridge_redis_reconnects_total')) >= 3, 'all connections are known to be lost');
   const waiting = alice.publish('chat:1', 'waited', 1);
   await redis.start();
   await waiting;

@@ -30,3 +30,6 @@ IDLE_GAUGES = (
 
 # A counter whose name holds one of these counts payloads that were dropped.
 DROPPED_WORDS = ("dropped",)
+
+# Counts connections to Redis, of subscriptions and of commands, that were lost.
+RECONNECTS = "drawbridge_redis_reconnects"

@@ -106,6 +106,10 @@ subscribe = "true"
   node.url = `ws://${node.listen}/ws`;
   node.token = (sub, { ttl = '1h' } = {}) =>
     execFileSync(binary(), ['token', '--config', config, '--sub', sub, '--ttl', ttl], { encoding: 'utf8' }).trim();
+  node.metric = async (name) => {
+    const text = await (await fetch(`http://${node.listen}/metrics`)).text();
+    return Number(text.match(new RegExp(`^${name} (.+)$`, 'm'))?.[1]);
+  };
   return node;
 }
 
