@@ -140,7 +140,7 @@ pub struct Claims {
 /// What is wrong with a token.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AuthFailure {
-    /// `UNAUTHENTICATED` or `TOKEN_EXPIRED`.
+    /// `UNAUTHENTICATED`, `TOKEN_EXPIRED`, or `INTERNAL` where the token could not be judged.
     pub code: ErrorCode,
     /// For a person; never holds the token.
     pub message: String,

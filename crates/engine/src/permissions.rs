@@ -75,8 +75,14 @@ pub(crate) fn auto_channels(settings: &Settings, claims: &Claims, skipped: &mut 
     let all: Value = serde_json::from_str(&claims.json).unwrap_or(Value::Null);
     let mut channels = Vec::new();
     for template in &settings.auto_subscribe {
-        let mut filler =
-            Filler { template, player: &claims.player, claims: &all, skipped, channels: Vec::new() };
+        let mut filler = Filler {
+            template,
+            player: &claims.player,
+            claims: &all,
+            skipped,
+            channels: Vec::new(),
+            tried: 0,
+        };
         filler.fill(&mut Vec::new(), settings.subscriptions);
         for channel in filler.channels {
             if settings.reserved.holds(&channel) {
@@ -105,9 +111,16 @@ struct Filler<'a> {
     claims: &'a Value,
     skipped: &'a mut Vec<Notice>,
     channels: Vec<String>,
+    /// Values tried, fit or not: lists multiply.
+    tried: usize,
 }
 
 impl Filler<'_> {
+    /// Values tried for each channel that may come out.
+    const TRIES: usize = 4;
+    /// Notices of one token; the rest says nothing new.
+    const MAX_NOTICES: usize = 16;
+
     /// Goes through the placeholders; `chosen` holds the values of those before. At most `limit` channels come out.
     fn fill(&mut self, chosen: &mut Vec<(String, String)>, limit: usize) {
         let template = self.template;
@@ -128,7 +141,8 @@ impl Filler<'_> {
             Some(value) => std::slice::from_ref(value),
         };
         for value in values {
-            if self.channels.len() >= limit {
+            self.tried += 1;
+            if self.channels.len() >= limit || self.tried > limit.saturating_mul(Self::TRIES) {
                 self.skip(name, "more channels than a connection may subscribe to");
                 return;
             }
@@ -144,6 +158,9 @@ impl Filler<'_> {
     }
 
     fn skip(&mut self, claim: &str, reason: &'static str) {
+        if self.skipped.len() >= Self::MAX_NOTICES {
+            return;
+        }
         let claim = claim.to_owned();
         self.skipped.push(Notice::ClaimSkipped {
             player: self.player.clone(),

@@ -126,6 +126,17 @@ impl Event {
         self.ts.as_ref().map(|text| self.get(text))
     }
 
+    /// What it holds in memory, in bytes: the whole payload, whatever of it is shown, and what was made of it.
+    pub fn held_bytes(&self) -> usize {
+        let parts =
+            [Some(&self.name), Some(&self.data), self.from.as_ref(), self.key.as_ref(), self.tags.as_ref()];
+        let made = parts.into_iter().flatten().map(|text| match text {
+            Text::Made(text) => text.len(),
+            Text::Fixed(_) | Text::Piece(_) => 0,
+        });
+        self.source.len() + made.sum::<usize>()
+    }
+
     /// Whether the payload was not UTF-8, so that the data is base64 text.
     pub fn is_base64(&self) -> bool {
         self.base64

@@ -1,7 +1,7 @@
 //! What the node itself says to Redis and hears from it: events published over HTTP, and player commands, which
 //! reach every node by one reserved channel (and, where it is on, services' commands by the control channel).
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -35,6 +35,8 @@ pub struct Bus {
     control_channel: Option<Arc<str>>,
     waiting: Mutex<HashMap<Ticket, oneshot::Sender<Answer>>>,
     next_ticket: AtomicU64,
+    /// Confirmations of our channels so far.
+    confirmed: AtomicUsize,
     /// Redis refuses a channel of ours.
     deaf: AtomicBool,
     /// Commands carried out.
@@ -52,6 +54,7 @@ impl Bus {
             control_channel: control_channel.then(|| CONTROL_CHANNEL.into()),
             waiting: Mutex::default(),
             next_ticket: AtomicU64::new(0),
+            confirmed: AtomicUsize::new(0),
             deaf: AtomicBool::new(false),
             commands: Counter::default(),
             bad_commands: Counter::default(),
@@ -89,7 +92,7 @@ impl Bus {
 
     /// Hears answers and commands until the broker ends.
     pub async fn run(&self, mut events: ShardInbox, shards: Vec<ShardHandle>) {
-        for channel in std::iter::once(&self.nodes_channel).chain(&self.control_channel) {
+        for channel in self.channels() {
             self.broker.command(ShardId::NODE, BrokerCommand::Want(Subject::channel(channel.clone())));
         }
         while let Some(event) = events.recv().await {
@@ -103,7 +106,10 @@ impl Bus {
                     }
                 }
                 BrokerEvent::Refused { subject, reason } => self.refused(subject, &reason),
-                BrokerEvent::Confirmed { .. } => self.deaf.store(false, Ordering::Relaxed),
+                BrokerEvent::Confirmed { .. } => {
+                    self.confirmed.fetch_add(1, Ordering::Relaxed);
+                    self.deaf.store(false, Ordering::Relaxed);
+                }
                 BrokerEvent::Gap { channel, .. } => {
                     tracing::error!(%channel, "player commands were lost: too many at once");
                 }
@@ -121,6 +127,15 @@ impl Bus {
             tokio::time::sleep(ASK_AGAIN_AFTER).await;
             broker.command(ShardId::NODE, BrokerCommand::Want(subject));
         });
+    }
+
+    fn channels(&self) -> impl Iterator<Item = &Arc<str>> {
+        std::iter::once(&self.nodes_channel).chain(&self.control_channel)
+    }
+
+    /// Whether each channel that player commands come on was confirmed once.
+    pub fn is_listening(&self) -> bool {
+        self.confirmed.load(Ordering::Relaxed) >= self.channels().count()
     }
 
     /// Whether Redis refuses a channel that player commands come on.

@@ -32,7 +32,7 @@ impl Judge {
         judged.unwrap_or_else(|error| {
             tracing::error!(%error, "judging a token failed");
             let message = "the token could not be judged".to_owned();
-            Err(AuthFailure { code: ErrorCode::Unauthenticated, message })
+            Err(AuthFailure { code: ErrorCode::Internal, message })
         })
     }
 

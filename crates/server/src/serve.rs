@@ -79,7 +79,7 @@ async fn start_and_serve(config: Config, dev: Option<Dev>) -> Result<(), StartEr
         let (bus, shards) = (node.bus.clone(), node.shards.clone());
         async move { bus.run(bus_events, shards).await }
     });
-    wait_for_redis(&node.broker).await;
+    wait_for_redis(&node).await;
 
     let mut ready = String::from("drawbridge: ready");
     ready += &format!(" listen={}", local_address(&public));
@@ -162,9 +162,10 @@ fn epoch() -> Result<Arc<str>, StartError> {
     Ok(format!("{random:016x}").into())
 }
 
-async fn wait_for_redis(broker: &Broker) {
+/// Until Redis is there and this node hears player commands.
+async fn wait_for_redis(node: &Node) {
     let there = async {
-        while broker.health().status == BrokerStatus::Degraded {
+        while node.broker.health().status == BrokerStatus::Degraded || !node.bus.is_listening() {
             tokio::time::sleep(DRAIN_POLL).await;
         }
     };

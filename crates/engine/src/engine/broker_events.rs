@@ -120,7 +120,7 @@ impl Engine {
                 self.send(conn, &message);
             }
         }
-        let text = format!("Redis refused the subscription: {reason}");
+        let text = self.refusal_text(reason);
         for Waiter { conn, reply } in &waiters {
             let conn = *conn;
             let error = ErrorMessage {
@@ -139,6 +139,12 @@ impl Engine {
         for Waiter { conn, .. } in waiters {
             self.run_deferred(conn);
         }
+    }
+
+    /// What a client is told of Redis' refusal: its code, for the words may name users and rules.
+    pub(super) fn refusal_text(&self, words: &str) -> String {
+        let code = words.split_whitespace().next().unwrap_or("an error");
+        format!("Redis refused: {}", if self.settings.explain { words } else { code })
     }
 
     /// Events of a real channel were dropped on the way here: everybody who might have seen them is told.

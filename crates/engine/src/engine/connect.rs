@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use drawbridge_protocol::{
-    CloseCode, Connect, ErrorCode, ErrorMessage, RequestId, ServerMessage, Subscribe, SubscriptionInfo,
-    Welcome,
+    BadRequest, CloseCode, Connect, ErrorCode, ErrorMessage, RequestId, ServerMessage, Subscribe,
+    SubscriptionInfo, Welcome,
 };
 
 use super::Engine;
@@ -42,12 +42,8 @@ impl Engine {
     pub(super) fn connect(&mut self, id: ConnId, request: Option<RequestId>, connect: Connect) {
         let Some(conn) = self.connections.get_mut(id) else { return };
         if !matches!(conn.phase, Phase::Connecting) {
-            return self.refuse(
-                id,
-                request.as_ref(),
-                ErrorCode::BadMessage,
-                "CONNECT: this connection is connected already",
-            );
+            let reason = "type: CONNECT, and this connection is connected already".to_owned();
+            return self.bad_request(id, &BadRequest { id: request, reason });
         }
         if connect.resume.is_some() {
             let text = "resume: sessions are not kept by this server; send CONNECT without it";
@@ -93,6 +89,7 @@ impl Engine {
         self.refuse(id, request, failure.code, &failure.message);
         match failure.code {
             ErrorCode::TokenExpired => self.close(id, CloseCode::TokenExpired, "token expired"),
+            ErrorCode::Internal => self.close(id, CloseCode::Overloaded, "tokens cannot be judged now"),
             _ => self.close(id, CloseCode::Unauthenticated, "unauthenticated"),
         }
     }

@@ -163,7 +163,7 @@ impl Engine {
                 "Redis did not answer: it may have been published or not",
             ),
             Err(PublishFailure::Refused(reason)) => {
-                text = format!("Redis refused: {reason}");
+                text = self.refusal_text(&reason);
                 (ErrorCode::BrokerRefused, None, text.as_str())
             }
         };

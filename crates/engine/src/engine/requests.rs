@@ -119,7 +119,7 @@ impl Engine {
         false
     }
 
-    fn bad_request(&mut self, id: ConnId, bad: &BadRequest) {
+    pub(super) fn bad_request(&mut self, id: ConnId, bad: &BadRequest) {
         self.refuse(id, bad.id.as_ref(), ErrorCode::BadMessage, &bad.reason);
         let Some(conn) = self.connections.get_mut(id) else { return };
         conn.bad_in_a_row += 1;
@@ -129,8 +129,6 @@ impl Engine {
     }
 
     fn request(&mut self, id: ConnId, request: Request, bytes: usize) {
-        let Some(conn) = self.connections.get_mut(id) else { return };
-        conn.bad_in_a_row = 0;
         let verdict = self.take_kind(id, &request.message);
         if !self.within_limits(id, request.id.as_ref(), verdict) {
             return;
@@ -259,6 +257,9 @@ impl Engine {
         let Some(conn) = self.connections.get_mut(id) else { return };
         if matches!(conn.phase, Phase::Connecting) && !matches!(message, ClientMessage::Connect(_)) {
             return self.not_connected(id, request.as_ref());
+        }
+        if !matches!(message, ClientMessage::Connect(_)) || matches!(conn.phase, Phase::Connecting) {
+            conn.bad_in_a_row = 0;
         }
         match message {
             ClientMessage::Connect(connect) => self.connect(id, request, connect),

@@ -7,15 +7,24 @@ use std::cmp::Ordering;
 use super::node::{BinaryOp, Node, Tree, UnaryOp};
 use super::number::Number;
 use super::value::{Failed, List, Value, Work};
-use super::vars::{Scope, Var};
+use super::vars::{Binding, Scope, Var};
 
-/// What one evaluation may cost: bytes looked at or copied, and steps taken. It is for the few
-/// expressions that walk through much of a large payload again and again.
+/// What one evaluation may cost at most: bytes looked at or copied, and steps taken.
 pub(super) const MAX_WORK: usize = 4 << 20;
+/// What it may cost over a small payload, and how often a larger one may be walked through: a filter that mentions
+/// many fields must not make others wait.
+const BASE_WORK: usize = 256 << 10;
+const WALKS: usize = 8;
 
 /// The value of a tree, or that it ends in an error.
 pub(super) fn evaluate<'a>(node: &'a Node, scope: &'a dyn Scope) -> Result<Value<'a>, Failed> {
-    Evaluation { scope, work: Work::of(MAX_WORK) }.value(node)
+    let data = match scope.var(Var::Data) {
+        Binding::Json(text) => text.len(),
+        _ => 0,
+    };
+    let bound =
+        BASE_WORK.saturating_add(data.saturating_mul(WALKS)).min(MAX_WORK.max(data.saturating_mul(2)));
+    Evaluation { scope, work: Work::of(bound) }.value(node)
 }
 
 struct Evaluation<'a> {

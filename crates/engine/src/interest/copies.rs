@@ -85,7 +85,16 @@ impl Hub {
     }
 
     /// Of the patterns that Redis matches for this link, the one that was confirmed first.
-    fn oldest_pattern(&self, channel: &str) -> Option<&Arc<str>> {
+    /// The copies of a publication come one behind the other: it is looked for once.
+    fn oldest_pattern(&mut self, channel: &str) -> Option<&Arc<str>> {
+        let known = self.canonical.as_ref().is_some_and(|(of, _)| **of == *channel);
+        if !known {
+            self.canonical = Some((channel.into(), self.find_oldest_pattern(channel).cloned()));
+        }
+        self.canonical.as_ref().and_then(|(_, pattern)| pattern.as_ref())
+    }
+
+    fn find_oldest_pattern(&self, channel: &str) -> Option<&Arc<str>> {
         let mut oldest: Option<(u64, &Arc<str>)> = None;
         self.patterns.for_each_match(channel, |name, age| {
             if oldest.is_none_or(|(least, _)| *age < least) {

@@ -2,6 +2,7 @@
 //! subscriptions. What it does with publications stands in [`super::copies`].
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 use hashbrown::{HashMap, HashSet};
 
@@ -49,6 +50,8 @@ pub struct Hub {
     pattern_entries: usize,
     /// Patterns that Redis currently matches for us, each with its place in the order of confirmation.
     pub(super) patterns: PatternIndex<u64>,
+    /// The last channel that came through patterns, and the pattern whose copy counts; void when patterns change.
+    pub(super) canonical: Option<(Arc<str>, Option<Arc<str>>)>,
     pub(super) counters: Counters,
     /// To be asked for, in order.
     waiting: VecDeque<Subject>,
@@ -74,6 +77,7 @@ impl Hub {
             entries: HashMap::new(),
             pattern_entries: 0,
             patterns: PatternIndex::default(),
+            canonical: None,
             counters: Counters::default(),
             waiting: VecDeque::new(),
             asked: 0,
@@ -221,6 +225,7 @@ impl Hub {
             return;
         }
         self.patterns = PatternIndex::default();
+        self.canonical = None;
         self.waiting.clear();
         self.lingering.clear();
         self.asked = 0;
@@ -285,6 +290,7 @@ impl Hub {
         if subject.pattern {
             self.ages += 1;
             self.patterns.insert(subject.name.clone(), self.ages);
+            self.canonical = None;
         }
         if !shards.is_empty() {
             self.confirm(&subject, shards, after_break);
@@ -310,6 +316,7 @@ impl Hub {
         entry.state = State::Waiting;
         if subject.pattern {
             self.patterns.remove(&subject.name);
+            self.canonical = None;
         }
         if wanted {
             self.waiting.push_back(subject);

@@ -100,9 +100,12 @@ impl Verifier {
                     }
                     Some(keys) => Ok(keys.iter().any(|key| token.is_signed_by(key))),
                     None if any_own => Ok(false),
-                    None => Err(unauthenticated(
-                        "no key is known for this token: the key set could not be fetched",
-                    )),
+                    // Not the token's fault: the client may come again.
+                    None => Err(AuthFailure {
+                        code: ErrorCode::Internal,
+                        message: "the token cannot be judged: the key set could not be fetched yet"
+                            .to_owned(),
+                    }),
                 }
             }
             _ if any_own => Ok(false),

@@ -16,6 +16,7 @@ pub(super) struct Board {
     /// Milliseconds after the start since when something is away, and 1; 0: all is up.
     degraded_since: AtomicU64,
     up: Mutex<Vec<bool>>,
+    came_up: tokio::sync::Notify,
     outlet: Outlet,
 }
 
@@ -27,6 +28,7 @@ impl Board {
             started: Instant::now(),
             degraded_since: AtomicU64::new(1),
             up: Mutex::new(vec![false; parts]),
+            came_up: tokio::sync::Notify::new(),
             outlet,
         }
     }
@@ -40,6 +42,9 @@ impl Board {
         }
         let before = up.iter().all(|up| *up);
         up[part] = is_up;
+        if is_up {
+            self.came_up.notify_waiters();
+        }
         let after = up.iter().all(|up| *up);
         if before != after {
             let status = if after { BrokerStatus::Ok } else { BrokerStatus::Degraded };
@@ -48,6 +53,11 @@ impl Board {
             // Under the lock: the shards hear the changes in order.
             self.outlet.tell_all(&BrokerEvent::Status(status));
         }
+    }
+
+    /// Waits so long, or until another part has come up: where one gets through, the others may too.
+    pub(super) async fn wait_for_another(&self, time: Duration) {
+        let _ = tokio::time::timeout(time, self.came_up.notified()).await;
     }
 
     /// Whether all parts but this one are up.

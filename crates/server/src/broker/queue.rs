@@ -167,9 +167,7 @@ impl Shared {
 }
 
 fn weight(publication: &Publication) -> usize {
-    let event = &publication.event;
-    let tags = event.tags_json().map_or(0, str::len);
-    event.data_json().len() + event.name().len() + tags + publication.channel.len() + OVERHEAD
+    publication.event.held_bytes() + publication.channel.len() + OVERHEAD
 }
 
 impl ShardInbox {

@@ -54,6 +54,14 @@ pub(super) enum Broken {
     Silent,
 }
 
+impl Broken {
+    /// Redis' words without the arguments that it repeats: a password may be among them.
+    pub(super) fn refused(words: &str) -> Broken {
+        let told = words.split(", with args").next().unwrap_or_default();
+        Broken::Refused(told.to_owned())
+    }
+}
+
 impl std::fmt::Display for Broken {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {

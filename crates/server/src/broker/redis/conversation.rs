@@ -154,7 +154,7 @@ impl Conversation {
             }
             // Whatever it says, Redis is alive.
             Some(Asked::Ping) if code_of(words) != "NOAUTH" => Ok(Answer::Pong),
-            _ => Err(Broken::Refused(words.to_owned())),
+            _ => Err(Broken::refused(words)),
         }
     }
 }

@@ -67,7 +67,8 @@ impl Link {
                 }
             };
             let wait = attempts.failed(&broken);
-            if self.meanwhile(&mut stop, tokio::time::sleep(wait)).await.is_err() {
+            let board = self.board.clone();
+            if self.meanwhile(&mut stop, board.wait_for_another(wait)).await.is_err() {
                 return;
             }
         }
@@ -297,7 +298,7 @@ impl Session {
                     return Ok(());
                 }
                 Step::Reply(Reply::Error(words), _) => {
-                    return Err(Broken::Refused(String::from_utf8_lossy(words).into_owned()));
+                    return Err(Broken::refused(&String::from_utf8_lossy(words)));
                 }
                 _ => return Err(Garbage("something before the answer to HELLO").into()),
             }

@@ -29,7 +29,7 @@ const PIPELINE_BYTES: usize = 1024 * 1024;
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 /// How often Redis is asked for a sign of life, and how long it may take.
 const PING_EVERY: Duration = Duration::from_secs(2);
-const PING_TIMEOUT: Duration = Duration::from_secs(3);
+const PING_TIMEOUT: Duration = ANSWER_TIMEOUT;
 /// How long an answer that has come may take to be read.
 const GRACE: Duration = Duration::from_millis(100);
 /// How long publishes that waited go on waiting for the subscriptions to be restored, and how often this is looked at.
@@ -97,7 +97,8 @@ impl Publisher {
                 }
             };
             let wait = attempts.failed(&broken);
-            if self.meanwhile(&mut stop, tokio::time::sleep(wait)).await.is_err() {
+            let board = self.board.clone();
+            if self.meanwhile(&mut stop, board.wait_for_another(wait)).await.is_err() {
                 return;
             }
         }
@@ -371,5 +372,5 @@ async fn probe(mut connection: MultiplexedConnection) {
 }
 
 fn refused(error: RedisError) -> Broken {
-    Broken::Refused(words(&error))
+    Broken::refused(&words(&error))
 }
