@@ -29,7 +29,7 @@ pub struct Settings {
     pub subscriptions: usize,
     /// Messages per connection.
     pub messages: Rate,
-    /// Subscribe and unsubscribe requests per connection.
+    /// Subscribe requests per connection.
     pub subscribes: Rate,
     /// Bytes per connection.
     pub bytes: Rate,

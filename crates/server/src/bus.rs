@@ -1,7 +1,7 @@
 //! What the node itself says to Redis and hears from it: events published over HTTP, and player commands, which
 //! reach every node by one reserved channel (and, where it is on, services' commands by the control channel).
 
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use drawbridge_engine::io::{
 };
 use drawbridge_engine::settings::CONTROL_CHANNEL;
 use drawbridge_protocol::channel;
-use hashbrown::HashMap;
+use hashbrown::{HashMap, HashSet};
 use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
 
@@ -35,14 +35,18 @@ pub struct Bus {
     control_channel: Option<Arc<str>>,
     waiting: Mutex<HashMap<Ticket, oneshot::Sender<Answer>>>,
     next_ticket: AtomicU64,
-    /// Confirmations of our channels so far.
-    confirmed: AtomicUsize,
-    /// Redis refuses a channel of ours.
-    deaf: AtomicBool,
+    /// Our channels that were confirmed once, and those that Redis refuses.
+    heard_on: Mutex<Channels>,
     /// Commands carried out.
     pub commands: Counter,
     /// Commands that could not be read, or came too many at once.
     pub bad_commands: Counter,
+}
+
+#[derive(Debug, Default)]
+struct Channels {
+    confirmed: HashSet<Arc<str>>,
+    refused: HashSet<Arc<str>>,
 }
 
 impl Bus {
@@ -54,8 +58,7 @@ impl Bus {
             control_channel: control_channel.then(|| CONTROL_CHANNEL.into()),
             waiting: Mutex::default(),
             next_ticket: AtomicU64::new(0),
-            confirmed: AtomicUsize::new(0),
-            deaf: AtomicBool::new(false),
+            heard_on: Mutex::default(),
             commands: Counter::default(),
             bad_commands: Counter::default(),
         })
@@ -106,9 +109,10 @@ impl Bus {
                     }
                 }
                 BrokerEvent::Refused { subject, reason } => self.refused(subject, &reason),
-                BrokerEvent::Confirmed { .. } => {
-                    self.confirmed.fetch_add(1, Ordering::Relaxed);
-                    self.deaf.store(false, Ordering::Relaxed);
+                BrokerEvent::Confirmed { subject, .. } => {
+                    let mut channels = self.heard_on();
+                    channels.refused.remove(&subject.name);
+                    channels.confirmed.insert(subject.name);
                 }
                 BrokerEvent::Gap { channel, .. } => {
                     tracing::error!(%channel, "player commands were lost: too many at once");
@@ -121,7 +125,7 @@ impl Bus {
     /// Without its channel a node carries no commands out: it says so by not being ready, and asks again.
     fn refused(&self, subject: Subject, reason: &str) {
         tracing::error!(channel = %subject.name, reason, "Redis refuses a channel for player commands");
-        self.deaf.store(true, Ordering::Relaxed);
+        self.heard_on().refused.insert(subject.name.clone());
         let broker = self.broker.clone();
         tokio::spawn(async move {
             tokio::time::sleep(ASK_AGAIN_AFTER).await;
@@ -135,12 +139,17 @@ impl Bus {
 
     /// Whether each channel that player commands come on was confirmed once.
     pub fn is_listening(&self) -> bool {
-        self.confirmed.load(Ordering::Relaxed) >= self.channels().count()
+        let channels = self.heard_on();
+        self.channels().all(|channel| channels.confirmed.contains(channel))
     }
 
     /// Whether Redis refuses a channel that player commands come on.
     pub fn is_deaf(&self) -> bool {
-        self.deaf.load(Ordering::Relaxed)
+        !self.heard_on().refused.is_empty()
+    }
+
+    fn heard_on(&self) -> std::sync::MutexGuard<'_, Channels> {
+        self.heard_on.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn heard(&self, channel: &str, json: &str, shards: &[ShardHandle]) {

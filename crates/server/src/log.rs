@@ -1,5 +1,7 @@
 //! What an operator reads on standard error.
 
+use std::io::IsTerminal as _;
+
 use drawbridge_engine::io::Notice;
 use tracing_subscriber::EnvFilter;
 
@@ -12,7 +14,12 @@ pub fn start() {
         .with_default_directive(tracing::Level::INFO.into())
         .with_env_var(VARIABLE)
         .from_env_lossy();
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false).init();
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_target(false)
+        .init();
 }
 
 /// Logs what an engine has to say.

@@ -302,9 +302,11 @@ impl Engine {
         const MS_PER_CONNECTION: u64 = 5;
         self.draining = true;
         let ids: Vec<ConnId> = self.connections.iter().map(|conn| conn.id).collect();
-        let spread_ms = (window_ms * 8 / 10).min(ids.len() as u64 * MS_PER_CONNECTION);
+        /// So that a load balancer sees that the node is not ready before its last socket closes.
+        const AT_LEAST_MS: u64 = 500;
+        let spread_ms = (window_ms * 8 / 10).min((ids.len() as u64 * MS_PER_CONNECTION).max(AT_LEAST_MS));
         for (at, id) in ids.iter().enumerate() {
-            let in_ms = spread_ms * at as u64 / ids.len() as u64;
+            let in_ms = spread_ms * (at as u64 + 1) / ids.len() as u64;
             self.send(*id, &ServerMessage::Goodbye { reason: "drain", reconnect_in_ms: in_ms });
             if let Some(conn) = self.connections.get_mut(*id) {
                 conn.deadlines.drain_ms = self.now.mono_ms + in_ms.max(1);

@@ -276,15 +276,22 @@ impl Engine {
                     self.send(id, &ServerMessage::Pong { id: request, t: t.as_deref(), server_time_ms });
                 }
             }
-            ClientMessage::FilterUpdate(_) => self.unsupported(id, request.as_ref(), "FILTER_UPDATE"),
-            ClientMessage::PresenceGet { .. } => self.unsupported(id, request.as_ref(), "PRESENCE_GET"),
-            ClientMessage::HistoryGet { .. } => self.unsupported(id, request.as_ref(), "HISTORY_GET"),
+            ClientMessage::FilterUpdate(update) => {
+                self.unsupported(id, request.as_ref(), "FILTER_UPDATE", &update.channel);
+            }
+            ClientMessage::PresenceGet { channel } => {
+                self.unsupported(id, request.as_ref(), "PRESENCE_GET", &channel);
+            }
+            ClientMessage::HistoryGet { channel } => {
+                self.unsupported(id, request.as_ref(), "HISTORY_GET", &channel);
+            }
         }
     }
 
-    fn unsupported(&mut self, id: ConnId, request: Option<&RequestId>, what: &str) {
+    fn unsupported(&mut self, id: ConnId, request: Option<&RequestId>, what: &str, channel: &str) {
         let text = format!("{what} is not supported by this server");
-        self.refuse(id, request, ErrorCode::Unsupported, &text);
+        let error = ErrorMessage::new(ErrorCode::Unsupported, &text);
+        self.send_error(id, ErrorMessage { id: request, channel: Some(channel), ..error });
     }
 
     /// Something else than `CONNECT` came first.

@@ -13,6 +13,10 @@ use crate::permissions::{self, Denied};
 use crate::targets::{Reply, Subscriber, Target, TargetId, Waiter};
 use crate::view::{RuleScope, bind};
 
+/// Where the compiler has no better one.
+const FILTER_HINT: &str =
+    "a filter is one condition of at most 1024 bytes, like: event == 'hit' && data.damage > 10";
+
 /// Why a subscription ends without its client having asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Ended {
@@ -90,7 +94,7 @@ impl Engine {
                 code: ErrorCode::FilterInvalid,
                 text: format!("filter: {error}"),
                 position: Some(error.position as u64),
-                hint: error.hint,
+                hint: Some(error.hint.unwrap_or_else(|| FILTER_HINT.to_owned())),
             })?),
         };
         if conn.subscriptions.len() >= self.settings.subscriptions && !self.is_subscribed(id, &subject) {

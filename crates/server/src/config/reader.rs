@@ -207,6 +207,11 @@ impl<'c> Section<'c> {
         self.bucket(key, default, Field::size)
     }
 
+    fn is_integer(&self, key: &str) -> bool {
+        let entries = self.entries.borrow();
+        entries.0.iter().any(|entry| entry.key == key && matches!(entry.node.raw, Raw::Integer(_)))
+    }
+
     fn bucket(
         &self,
         key: &str,
@@ -214,6 +219,11 @@ impl<'c> Section<'c> {
         read: impl Fn(&Field<'c>, RangeInclusive<u64>) -> Option<u64>,
     ) -> Option<Rate> {
         const BOUNDS: RangeInclusive<u64> = 1..=1_000_000_000;
+        // A number alone is the rate.
+        if self.is_integer(key) {
+            let per_second = self.field(key).and_then(|field| read(&field, BOUNDS))?;
+            return Some(Rate { per_second, burst: per_second.saturating_mul(2) });
+        }
         let table = self.table(key);
         let given = |key: &str| table.field(key).map(|field| read(&field, BOUNDS));
         let (per_second, burst) = (given("per_second"), given("burst"));

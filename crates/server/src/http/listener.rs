@@ -20,7 +20,7 @@ use crate::node::Node;
 /// Connections that have not finished their handshake, of all addresses.
 const MAX_HANDSHAKES: usize = 8_192;
 /// Those of one peer that is no trusted proxy.
-const MAX_HANDSHAKES_PER_PEER: u32 = 1_024;
+const MAX_HANDSHAKES_PER_PEER: u32 = 4_096;
 /// How long a connection may go on asking for pages, and so hold its place among the handshakes.
 const MAX_HTTP_TIME: Duration = Duration::from_secs(60);
 /// The bound of a request's head: room for the longest token and more.
@@ -32,8 +32,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// Accepts for ever.
 pub(crate) async fn run(node: Arc<Node>, listener: TcpListener, tls: Option<TlsAcceptor>) {
     let handshakes = Arc::new(Semaphore::new(MAX_HANDSHAKES));
-    let per_peer = node.config.connections_per_address.unwrap_or(u32::MAX).min(MAX_HANDSHAKES_PER_PEER);
-    let by_peer = AddressSlots::new(Some(per_peer));
+    let by_peer = AddressSlots::new(Some(MAX_HANDSHAKES_PER_PEER));
     loop {
         let (stream, peer) = match listener.accept().await {
             Ok(accepted) => accepted,

@@ -103,8 +103,10 @@ impl Attempts {
     /// A connection works.
     pub(super) fn up(&mut self) {
         self.backoff.up();
-        self.logged = None;
-        tracing::info!(what = self.what, address = self.address, "connected to Redis");
+        match self.logged.take() {
+            Some(_) => tracing::info!(what = self.what, address = self.address, "connected to Redis again"),
+            None => tracing::debug!(what = self.what, address = self.address, "connected to Redis"),
+        }
     }
 
     /// A connection or an attempt failed: how long to wait. The log hears each reason once an outage.
