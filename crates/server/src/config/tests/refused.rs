@@ -93,8 +93,8 @@ fn sizes_are_judged() {
 #[test]
 fn rates_are_judged() {
     check(
-        "limits.messages = 5",
-        "f.toml:1:19: `limits.messages` is a whole number, not a table; write `messages = { … }`",
+        "limits.messages = 0",
+        "f.toml:1:19: `limits.messages` is out of bounds: 0; it may be 1 to 1000000000",
     );
     check(
         "limits.messages_per_player = { burst = 5 }",
