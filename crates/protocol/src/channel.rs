@@ -62,6 +62,20 @@ pub fn is_pattern(name: &str) -> bool {
     name.contains(is_glob_char)
 }
 
+/// Whether a name is of the right form for what it is, a channel's or a pattern's: `true` for a pattern.
+///
+/// # Errors
+/// As [`validate`] and [`validate_pattern`].
+pub fn validate_subject(name: &str) -> Result<bool, ChannelError> {
+    let pattern = is_pattern(name);
+    if pattern {
+        validate_pattern(name)?
+    } else {
+        validate(name)?
+    }
+    Ok(pattern)
+}
+
 /// Whether a pattern is well formed: as [`validate`], but glob characters are welcome.
 pub fn validate_pattern(name: &str) -> Result<(), ChannelError> {
     if name.is_empty() {

@@ -213,12 +213,7 @@ pub fn parse_command(json: &str) -> Result<PlayerCommand, String> {
     }
     let channel = || {
         let name = wire.channel.clone().ok_or_else(|| "`channel` is missing".to_owned())?;
-        let valid = if channel::is_pattern(&name) {
-            channel::validate_pattern(&name)
-        } else {
-            channel::validate(&name)
-        };
-        valid.map_err(|error| format!("`channel`: {error}"))?;
+        channel::validate_subject(&name).map_err(|error| format!("`channel`: {error}"))?;
         Ok::<Arc<str>, String>(name.into())
     };
     let action = match wire.command {

@@ -6,7 +6,6 @@ use std::time::{Duration, Instant};
 
 use crate::broker::{Broker, BrokerStats};
 use crate::bus::Bus;
-use crate::clock::Clock;
 use crate::config::Config;
 use crate::dev::Dev;
 use crate::http::address::AddressSlots;
@@ -31,8 +30,6 @@ pub struct Node {
     pub bus: Arc<Bus>,
     /// Who judges tokens.
     pub judge: Judge,
-    /// The process's clock.
-    pub clock: Clock,
     /// Connections by address.
     pub addresses: Arc<AddressSlots>,
     /// What HTTP counts.
@@ -59,31 +56,17 @@ pub enum Phase {
     Draining = 2,
 }
 
-/// The parts of a [`Node`] that differ from start to start.
-#[derive(Debug)]
-pub struct NodeParts {
-    /// As configured.
-    pub config: Config,
-    /// The shards.
-    pub shards: Vec<ShardHandle>,
-    /// The broker.
-    pub broker: Broker,
-    /// The node's own publisher.
-    pub bus: Arc<Bus>,
-    /// Who judges tokens.
-    pub judge: Judge,
-    /// The process's clock.
-    pub clock: Clock,
-    /// The playground's part, in `dev`.
-    pub dev: Option<Dev>,
-    /// How many files the process may have open.
-    pub max_files: u64,
-}
-
 impl Node {
     /// A node that is starting.
-    pub fn new(parts: NodeParts) -> Arc<Self> {
-        let NodeParts { config, shards, broker, bus, judge, clock, dev, max_files } = parts;
+    pub fn new(
+        config: Config,
+        shards: Vec<ShardHandle>,
+        broker: Broker,
+        bus: Arc<Bus>,
+        judge: Judge,
+        dev: Option<Dev>,
+        max_files: u64,
+    ) -> Arc<Self> {
         let addresses = AddressSlots::new(config.connections_per_address);
         Arc::new(Node {
             config,
@@ -91,7 +74,6 @@ impl Node {
             broker,
             bus,
             judge,
-            clock,
             addresses,
             counters: Counters::default(),
             dev,

@@ -11,16 +11,14 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::auth::Verifier;
-use crate::broker::{
-    self, Address, Broker, BrokerSettings, RedisSettings, Secret, ShardInbox, ShardQueue, shard_queue,
-};
+use crate::broker::{self, Broker, BrokerSettings, RedisSettings, ShardInbox, ShardQueue, shard_queue};
 use crate::bus::Bus;
 use crate::clock::Clock;
-use crate::config::{BrokerKind, Config, RedisAddress, RedisConfig};
+use crate::config::{BrokerKind, Config, RedisConfig};
 use crate::dev::{Dev, run_demo};
 use crate::http::{admin, listener};
 use crate::judge::Judge;
-use crate::node::{Node, NodeParts, Phase};
+use crate::node::{Node, Phase};
 use crate::shard::{self, Mail, ShardHandle, ShardParts};
 use crate::tls;
 
@@ -137,7 +135,7 @@ fn start(config: Config, dev: Option<Dev>, max_files: u64) -> Result<(Arc<Node>,
     let shards =
         shards.collect::<Result<Vec<ShardHandle>, _>>().map_err(failed("cannot start a shard's thread"))?;
     let bus = Bus::new(broker.clone(), &config.broker.key_prefix, config.control_channel);
-    let node = Node::new(NodeParts { config, shards, broker, bus, judge, clock, dev, max_files });
+    let node = Node::new(config, shards, broker, bus, judge, dev, max_files);
     Ok((node, bus_events))
 }
 
@@ -204,15 +202,11 @@ fn redis_settings(config: &RedisConfig) -> Result<RedisSettings, StartError> {
         Some(tls) => Some(tls::client(tls.ca_file.as_ref()).map_err(failed("broker TLS"))?),
         None => None,
     };
-    let address = match &config.address {
-        RedisAddress::Tcp { host, port } => Address::Tcp { host: host.clone(), port: *port },
-        RedisAddress::Unix(path) => Address::Unix(path.clone()),
-    };
     Ok(RedisSettings {
-        address,
+        address: config.address.clone(),
         tls,
         username: config.username.clone(),
-        password: config.password.as_ref().map(|password| Secret::new(password.expose())),
+        password: config.password.clone(),
         db: config.db.into(),
         subscriber_pool: config.subscriber_pool,
         client_name: "drawbridge".to_owned(),

@@ -11,7 +11,8 @@ use std::net::TcpListener;
 use broker_support::bench::{EXTERNAL_BYTES, Options};
 use broker_support::server::Server;
 use broker_support::{Bench, Flavour, Reply};
-use drawbridge::broker::{Address, RedisSettings, Secret};
+use drawbridge::broker::RedisSettings;
+use drawbridge::config::{RedisAddress, Secret};
 use drawbridge_engine::io::{BrokerEvent, BrokerStatus, PublishFailure, Subject, WhenDown};
 
 const FLAVOURS: [Flavour; 4] = [Flavour::Tcp, Flavour::Unix, Flavour::Tls, Flavour::Acl];
@@ -378,7 +379,7 @@ fn what_is_no_redis_is_not_listened_to() {
             }
         });
         let redis = RedisSettings {
-            address: Address::Tcp { host: "127.0.0.1".into(), port },
+            address: RedisAddress::Tcp { host: "127.0.0.1".into(), port },
             tls: None,
             username: None,
             password: None,

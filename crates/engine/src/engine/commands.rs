@@ -3,9 +3,9 @@
 use super::Engine;
 use super::subscribe::{Ended, subject};
 use crate::connection::{Origin, Phase};
-use crate::io::{ConnId, PlayerAction, PlayerCommand, Subject};
+use crate::io::{ConnId, PlayerAction, PlayerCommand};
 use crate::permissions;
-use crate::targets::Reply;
+use crate::targets::{Reply, TargetId};
 use drawbridge_protocol::CloseCode;
 
 impl Engine {
@@ -33,8 +33,8 @@ impl Engine {
         if self.settings.reserved.holds(channel) || (subject.pattern && !pattern_allowed()) {
             return;
         }
-        if self.is_subscribed(id, &subject) {
-            return self.take_over(id, &subject);
+        if let Some(target) = self.subscribed_target(id, &subject) {
+            return self.take_over(id, target);
         }
         if !full {
             self.add_subscription(id, &subject, Origin::Server, None, reply);
@@ -42,8 +42,7 @@ impl Engine {
     }
 
     /// The subscription is there already; from now on it is the service's, and no claim ends it.
-    fn take_over(&mut self, id: ConnId, subject: &Subject) {
-        let Some(target) = self.targets.find(subject) else { return };
+    fn take_over(&mut self, id: ConnId, target: TargetId) {
         let Some(conn) = self.connections.get_mut(id) else { return };
         let open = conn.is_open();
         let theirs = conn.subscriptions.iter_mut().find(|subscription| subscription.target == target);
@@ -54,10 +53,8 @@ impl Engine {
     }
 
     fn unsubscribe_by_server(&mut self, id: ConnId, channel: &str) {
-        let Some(target) = subject(channel).ok().and_then(|subject| self.targets.find(&subject)) else {
-            return;
-        };
-        if self.connections.get(id).is_some_and(|conn| conn.subscription(target).is_some()) {
+        let target = subject(channel).ok().and_then(|subject| self.subscribed_target(id, &subject));
+        if let Some(target) = target {
             self.end_subscription(id, target, Ended::ByServer);
             self.run_deferred(id);
         }

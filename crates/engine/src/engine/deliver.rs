@@ -6,10 +6,13 @@ use std::sync::Arc;
 use drawbridge_protocol::{CloseCode, Frame};
 
 use super::Engine;
-use crate::io::{ConnId, Publication};
+use crate::connection::Connection;
+use crate::expr::Expr;
+use crate::io::{Claims, ConnId, Publication};
 use crate::permissions;
+use crate::settings::Settings;
 use crate::targets::{Judgement, TargetId};
-use crate::view::{EventScope, View};
+use crate::view::{EventScope, RuleScope, View, Views, bind_me};
 
 impl Engine {
     /// Hands a publication to every connection that is subscribed to it and may see it, once each.
@@ -45,10 +48,8 @@ impl Engine {
                 self.stats.hidden += 1;
                 continue;
             }
-            conn.last_turn = turn;
             self.stats.deliveries += 1;
-            let frame = publication.frame(conn.encoding).clone();
-            if conn.queue(frame, &mut self.dirty) > self.settings.outbound_bytes {
+            if conn.deliver(publication, turn, &mut self.dirty) > self.settings.outbound_bytes {
                 slow.push(subscriber.conn);
             }
         }
@@ -81,10 +82,8 @@ impl Engine {
                 self.stats.hidden += 1;
                 continue;
             }
-            conn.last_turn = turn;
             self.stats.deliveries += 1;
-            let frame = publication.frame(conn.encoding).clone();
-            if conn.queue(frame, &mut self.dirty) > self.settings.outbound_bytes {
+            if conn.deliver(publication, turn, &mut self.dirty) > self.settings.outbound_bytes {
                 slow.push(subscriber.conn);
             }
         }
@@ -133,7 +132,13 @@ impl Engine {
     }
 }
 
-impl crate::connection::Connection {
+impl Connection {
+    /// Queues an event and remembers that this publication is decided; gives what [`Connection::queue`] gives.
+    fn deliver(&mut self, publication: &Publication, turn: u64, dirty: &mut Vec<ConnId>) -> usize {
+        self.last_turn = turn;
+        self.queue(publication.frame(self.encoding).clone(), dirty)
+    }
+
     /// Queues a frame; gives what waits in bytes where that can grow without end: while the socket is blocked.
     fn queue(&mut self, frame: Frame, dirty: &mut Vec<ConnId>) -> usize {
         self.pending_bytes += frame.len();
@@ -151,17 +156,17 @@ impl crate::connection::Connection {
 
 /// What one pattern subscriber may see of one real channel.
 fn judge(
-    settings: &crate::settings::Settings,
-    views: &mut crate::view::Views,
-    claims: &crate::io::Claims,
-    filter: Option<&crate::expr::Expr>,
+    settings: &Settings,
+    views: &mut Views,
+    claims: &Claims,
+    filter: Option<&Expr>,
     channel: &str,
 ) -> Judgement {
     if permissions::may_subscribe(settings, claims, channel).is_err() {
         return Judgement::Hidden;
     }
-    let scope = crate::view::RuleScope::new(claims, channel, &[]);
-    let client = filter.map(|filter| crate::view::bind_me(filter, &scope));
+    let scope = RuleScope::new(claims, channel, &[]);
+    let client = filter.map(|filter| bind_me(filter, &scope));
     Judgement::Shown(views.get(permissions::server_view(settings, claims, channel), client))
 }
 

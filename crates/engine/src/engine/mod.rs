@@ -300,10 +300,10 @@ impl Engine {
     fn drain(&mut self, window_ms: u64) {
         /// A node with few connections need not take its whole window.
         const MS_PER_CONNECTION: u64 = 5;
-        self.draining = true;
-        let ids: Vec<ConnId> = self.connections.iter().map(|conn| conn.id).collect();
         /// So that a load balancer sees that the node is not ready before its last socket closes.
         const AT_LEAST_MS: u64 = 500;
+        self.draining = true;
+        let ids: Vec<ConnId> = self.connections.iter().map(|conn| conn.id).collect();
         let spread_ms = (window_ms * 8 / 10).min((ids.len() as u64 * MS_PER_CONNECTION).max(AT_LEAST_MS));
         for (at, id) in ids.iter().enumerate() {
             let in_ms = spread_ms * (at as u64 + 1) / ids.len() as u64;

@@ -110,10 +110,13 @@ impl Engine {
     }
 
     pub(super) fn is_subscribed(&self, id: ConnId, subject: &Subject) -> bool {
-        let target = self.targets.find(subject);
-        target.is_some_and(|target| {
-            self.connections.get(id).is_some_and(|conn| conn.subscription(target).is_some())
-        })
+        self.subscribed_target(id, subject).is_some()
+    }
+
+    /// The target of this subject, if the connection is subscribed to it.
+    pub(super) fn subscribed_target(&self, id: ConnId, subject: &Subject) -> Option<TargetId> {
+        let target = self.targets.find(subject)?;
+        self.connections.get(id)?.subscription(target).map(|_| target)
     }
 
     /// Whether Redis has confirmed this subscription of this connection.
@@ -202,10 +205,7 @@ impl Engine {
     }
 
     pub(super) fn unsubscribe(&mut self, id: ConnId, request: Option<&RequestId>, channel: &str) {
-        let target = subject(channel).ok().and_then(|subject| self.targets.find(&subject));
-        let target = target.filter(|target| {
-            self.connections.get(id).is_some_and(|conn| conn.subscription(*target).is_some())
-        });
+        let target = subject(channel).ok().and_then(|subject| self.subscribed_target(id, &subject));
         let Some(target) = target else {
             return self.send_error(
                 id,
@@ -297,9 +297,7 @@ impl Engine {
 
 /// A well-formed name as a subject, or what is wrong with it.
 pub(super) fn subject(name: &str) -> Result<Subject, String> {
-    let pattern = channel::is_pattern(name);
-    let valid = if pattern { channel::validate_pattern(name) } else { channel::validate(name) };
-    valid.map_err(|error| format!("channel: {error}"))?;
+    let pattern = channel::validate_subject(name).map_err(|error| format!("channel: {error}"))?;
     Ok(Subject { name: name.into(), pattern })
 }
 

@@ -29,7 +29,7 @@ use self::jobs::{JobReceiver, JobSender, Work, jobs};
 use self::meter::Meter;
 use self::outlet::Outlet;
 pub use self::queue::{Pushed, ShardInbox, ShardQueue, shard_queue};
-pub use self::redis::{Address, RedisSettings, Secret};
+pub use self::redis::RedisSettings;
 use self::routes::Routes;
 
 /// How long a shutdown waits for publishes that are queued.

@@ -9,7 +9,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-use drawbridge::broker::{Address, RedisSettings, Secret};
+use drawbridge::broker::RedisSettings;
+use drawbridge::config::{RedisAddress, Secret};
 
 /// How a node reaches Redis.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -148,11 +149,11 @@ impl Server {
 
     /// What a node is told about it.
     pub fn settings(&self, subscriber_pool: usize) -> RedisSettings {
-        let tcp = Address::Tcp { host: "localhost".into(), port: self.port };
+        let tcp = RedisAddress::Tcp { host: "localhost".into(), port: self.port };
         let acl = self.flavour == Flavour::Acl;
         RedisSettings {
             address: match self.flavour {
-                Flavour::Unix => Address::Unix(self.directory.join("redis.sock")),
+                Flavour::Unix => RedisAddress::Unix(self.directory.join("redis.sock")),
                 _ => tcp,
             },
             tls: self.tls.clone(),

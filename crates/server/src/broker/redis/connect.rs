@@ -10,8 +10,9 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::TlsConnector;
 
+use super::RedisSettings;
 use super::resp::Garbage;
-use super::{Address, RedisSettings};
+use crate::config::RedisAddress;
 
 /// How long one attempt may take, with the handshakes.
 pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -26,8 +27,8 @@ impl<S: AsyncRead + AsyncWrite + Send + Unpin> ByteStream for S {}
 /// Opens a stream; bounded in time only by the system, so the caller sets [`CONNECT_TIMEOUT`].
 pub(super) async fn open(settings: &RedisSettings) -> io::Result<Stream> {
     match &settings.address {
-        Address::Unix(path) => Ok(Box::new(UnixStream::connect(path).await?)),
-        Address::Tcp { host, port } => {
+        RedisAddress::Unix(path) => Ok(Box::new(UnixStream::connect(path).await?)),
+        RedisAddress::Tcp { host, port } => {
             let stream = TcpStream::connect((host.as_str(), *port)).await?;
             stream.set_nodelay(true)?;
             let keepalive =

@@ -9,7 +9,6 @@ mod link;
 mod publisher;
 pub mod resp;
 
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use tokio::task::JoinSet;
@@ -17,12 +16,13 @@ use tokio::task::JoinSet;
 use self::link::Link;
 use self::publisher::Publisher;
 use super::Shell;
+use crate::config::{RedisAddress, Secret};
 
 /// How a Redis is reached.
 #[derive(Clone, Debug)]
 pub struct RedisSettings {
     /// Where.
-    pub address: Address,
+    pub address: RedisAddress,
     /// TLS, for TCP.
     pub tls: Option<Arc<rustls::ClientConfig>>,
     /// The ACL user; `None` with a password: the default user.
@@ -35,51 +35,6 @@ pub struct RedisSettings {
     pub subscriber_pool: usize,
     /// What `CLIENT LIST` shows, without white space; empty: nothing.
     pub client_name: String,
-}
-
-/// Where a Redis is.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Address {
-    /// By TCP.
-    Tcp {
-        /// A name or address.
-        host: String,
-        /// The port.
-        port: u16,
-    },
-    /// By unix socket.
-    Unix(PathBuf),
-}
-
-impl std::fmt::Display for Address {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Address::Tcp { host, port } if host.contains(':') => write!(f, "[{host}]:{port}"),
-            Address::Tcp { host, port } => write!(f, "{host}:{port}"),
-            Address::Unix(path) => write!(f, "{}", path.display()),
-        }
-    }
-}
-
-/// Text that no log shows.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Secret(String);
-
-impl Secret {
-    /// Hides this text.
-    pub fn new(text: impl Into<String>) -> Self {
-        Secret(text.into())
-    }
-    /// The text itself.
-    pub fn expose(&self) -> &str {
-        &self.0
-    }
-}
-
-impl std::fmt::Debug for Secret {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Secret(…)")
-    }
 }
 
 /// The code that an error of Redis begins with.
@@ -112,7 +67,7 @@ mod tests {
 
     pub(super) fn settings() -> RedisSettings {
         RedisSettings {
-            address: Address::Tcp { host: "127.0.0.1".into(), port: 6379 },
+            address: RedisAddress::Tcp { host: "127.0.0.1".into(), port: 6379 },
             tls: None,
             username: None,
             password: None,
@@ -131,7 +86,7 @@ mod tests {
     #[test]
     fn addresses_read_as_people_write_them() {
         assert_eq!(settings().address.to_string(), "127.0.0.1:6379");
-        assert_eq!(Address::Tcp { host: "::1".into(), port: 1 }.to_string(), "[::1]:1");
-        assert_eq!(Address::Unix("/run/redis.sock".into()).to_string(), "/run/redis.sock");
+        assert_eq!(RedisAddress::Tcp { host: "::1".into(), port: 1 }.to_string(), "[::1]:1");
+        assert_eq!(RedisAddress::Unix("/run/redis.sock".into()).to_string(), "/run/redis.sock");
     }
 }
