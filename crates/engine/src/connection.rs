@@ -42,8 +42,6 @@ pub(crate) struct Connection {
     pub(crate) judging: Option<Box<Judging>>,
     /// Requests that wait for something before them, in order.
     pub(crate) deferred: Option<Box<Deferred>>,
-    /// Publishes on their way, by channel.
-    pub(crate) publishing: Vec<(Arc<str>, u32)>,
     pub(crate) messages: Bucket,
     pub(crate) bytes: Bucket,
     pub(crate) subscribes: Bucket,
@@ -162,7 +160,6 @@ impl Connection {
             bad_in_a_row: 0,
             judging: None,
             deferred: None,
-            publishing: Vec::new(),
             messages: Bucket::default(),
             bytes: Bucket::default(),
             subscribes: Bucket::default(),
@@ -178,23 +175,6 @@ impl Connection {
             self.publishes.len() - 1
         });
         &mut self.publishes[at].1
-    }
-
-    /// A publish on this channel is on its way.
-    pub(crate) fn publish_sent(&mut self, channel: &Arc<str>) {
-        match self.publishing.iter_mut().find(|(name, _)| name == channel) {
-            Some((_, count)) => *count += 1,
-            None => self.publishing.push((channel.clone(), 1)),
-        }
-    }
-
-    /// A publish on this channel was answered.
-    pub(crate) fn publish_answered(&mut self, channel: &Arc<str>) {
-        let Some(at) = self.publishing.iter().position(|(name, _)| name == channel) else { return };
-        self.publishing[at].1 -= 1;
-        if self.publishing[at].1 == 0 {
-            self.publishing.swap_remove(at);
-        }
     }
 
     pub(crate) fn is_open(&self) -> bool {

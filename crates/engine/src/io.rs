@@ -7,7 +7,7 @@ use std::net::IpAddr;
 use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
-use drawbridge_protocol::event::{Event, encode_event};
+use drawbridge_protocol::event::{Event, SERVER_ID_PREFIX, encode_event};
 use drawbridge_protocol::{CloseCode, Encoding, ErrorCode, Frame};
 
 /// The two clocks, read once per turn by whoever drives the core.
@@ -392,13 +392,43 @@ pub struct Publication {
     pub event: Event,
     /// Its number on this channel.
     pub offset: u64,
+    /// The connection that published it, where one did: so that what it published before it subscribed is not
+    /// taken for what came after.
+    pub sender: Option<Sender>,
     frames: [OnceLock<Frame>; 2],
+}
+
+/// Which publish of which connection an event is: what a server writes behind [`SERVER_ID_PREFIX`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sender {
+    /// The connection's public name.
+    pub connection: u64,
+    /// Counts upwards on each connection.
+    pub ticket: Ticket,
+}
+
+impl Sender {
+    /// As the `id` of an envelope.
+    pub fn to_id(self) -> String {
+        format!("{SERVER_ID_PREFIX}{:016x}.{}", self.connection, self.ticket.0)
+    }
+
+    /// Of an envelope's `id`; `None` where no connection published it.
+    pub fn of_id(id: &str) -> Option<Self> {
+        let (connection, ticket) = id.strip_prefix(SERVER_ID_PREFIX)?.split_once('.')?;
+        if connection.len() != 16 {
+            return None;
+        }
+        let connection = u64::from_str_radix(connection, 16).ok()?;
+        Some(Sender { connection, ticket: Ticket(ticket.parse().ok()?) })
+    }
 }
 
 impl Publication {
     /// A publication that nobody has encoded yet.
     pub fn new(channel: Arc<str>, event: Event, offset: u64) -> Self {
-        Publication { channel, event, offset, frames: [OnceLock::new(), OnceLock::new()] }
+        let sender = event.server_id().and_then(Sender::of_id);
+        Publication { channel, event, offset, sender, frames: [OnceLock::new(), OnceLock::new()] }
     }
 
     /// The `EVENT` frame in this encoding; the same bytes for all who see it.

@@ -11,7 +11,7 @@ use slab::Slab;
 
 use crate::expr::Expr;
 use crate::interest::PatternIndex;
-use crate::io::{ConnId, Position, Subject, SubjectRef};
+use crate::io::{ConnId, Position, Publication, Subject, SubjectRef, Ticket};
 use crate::view::View;
 
 /// A place in [`Targets`].
@@ -37,10 +37,21 @@ pub(crate) struct Subscriber {
     pub(crate) conn: ConnId,
     /// Redis has confirmed it, and the client was told (or is in its `WELCOME`).
     pub(crate) live: bool,
+    /// What its connection published up to this was before it subscribed, and is not shown to it.
+    pub(crate) since: Ticket,
     /// The client's filter as it was asked for: folded anew when the claims change.
     pub(crate) filter: Option<Expr>,
     /// What is left of the views to ask of each event; for a pattern only the client's part.
     pub(crate) view: Option<Rc<View>>,
+}
+
+impl Subscriber {
+    /// Whether this connection published it, before it subscribed.
+    pub(crate) fn is_own_past(&self, connection: u64, publication: &Publication) -> bool {
+        publication
+            .sender
+            .is_some_and(|sender| sender.ticket <= self.since && sender.connection == connection)
+    }
 }
 
 /// What one pattern subscriber may see of one real channel.

@@ -58,6 +58,7 @@ pub struct Event {
     key: Option<Text>,
     tags: Option<Text>,
     ts: Option<Text>,
+    id: Option<Text>,
     base64: bool,
 }
 
@@ -126,6 +127,16 @@ impl Event {
         self.ts.as_ref().map(|text| self.get(text))
     }
 
+    /// Who published it by which server, where a server did: begins with [`SERVER_ID_PREFIX`].
+    pub fn server_id(&self) -> Option<&str> {
+        self.id.as_ref().map(|text| self.get(text)).filter(|id| id.starts_with(SERVER_ID_PREFIX))
+    }
+
+    /// Names the entity that it is about, where the channel's class finds the key in the data.
+    pub fn set_key(&mut self, key: &str) {
+        self.key = Some(Text::Made(key.into()));
+    }
+
     /// What it holds in memory, in bytes: the whole payload, whatever of it is shown, and what was made of it.
     pub fn held_bytes(&self) -> usize {
         let parts =
@@ -151,6 +162,7 @@ impl Event {
             key: None,
             tags: None,
             ts: None,
+            id: None,
             base64: false,
         }
     }
@@ -329,6 +341,7 @@ impl<'a> Document<'a> {
             key: self.key.and_then(key),
             tags: of_kind(self.tags, Kind::Object).filter(|tags| tags.depth <= MAX_DATA_DEPTH).map(verbatim),
             ts: of_kind(self.ts, Kind::Number).and_then(whole_number).map(verbatim),
+            id: of_kind(self.id, Kind::String).map(string),
             ..Event::message(self.data.map_or(Text::Fixed("null"), shown))
         }
     }

@@ -41,7 +41,7 @@ impl Engine {
         let mut slow = Vec::new();
         for subscriber in &target.subscribers {
             let Some(conn) = self.connections.get_mut(subscriber.conn) else { continue };
-            if !subscriber.live || !conn.is_open() {
+            if !subscriber.live || !conn.is_open() || subscriber.is_own_past(conn.connection, publication) {
                 continue;
             }
             if subscriber.view.as_ref().is_some_and(|view| !view.shows(turn, &scope)) {
@@ -63,7 +63,11 @@ impl Engine {
         let Some(target) = self.targets.get_mut(id) else { return };
         for subscriber in &mut target.subscribers {
             let Some(conn) = self.connections.get_mut(subscriber.conn) else { continue };
-            if !subscriber.live || !conn.is_open() || conn.last_turn == turn {
+            if !subscriber.live
+                || !conn.is_open()
+                || conn.last_turn == turn
+                || subscriber.is_own_past(conn.connection, publication)
+            {
                 continue;
             }
             let Some(claims) = &conn.claims else { continue };

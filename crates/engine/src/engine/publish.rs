@@ -9,7 +9,7 @@ use drawbridge_protocol::{ErrorCode, ErrorMessage, Publish, RequestId, ServerMes
 
 use super::Engine;
 use crate::class::Class;
-use crate::io::{BrokerCommand, BrokerStatus, ConnId, Output, PublishFailure, Ticket, WhenDown};
+use crate::io::{BrokerCommand, BrokerStatus, ConnId, Output, PublishFailure, Sender, Ticket, WhenDown};
 use crate::permissions;
 
 /// A publish whose answer is out.
@@ -24,10 +24,7 @@ impl Engine {
     pub(super) fn publish(&mut self, id: ConnId, request: Option<RequestId>, publish: &Publish) {
         match self.judge_publish(id, request.as_ref(), publish) {
             Ok(command) => {
-                let channel: Arc<str> = publish.channel.as_str().into();
-                if let Some(conn) = self.connections.get_mut(id) {
-                    conn.publish_sent(&channel);
-                }
+                let channel = publish.channel.as_str().into();
                 self.tickets.insert(Ticket(self.next_ticket), InFlight { conn: id, request, channel });
                 self.outputs.push_back(Output::Broker(command));
             }
@@ -130,7 +127,7 @@ impl Engine {
             tags: None,
             key: publish.key.as_deref(),
             ts: Some(self.now.unix_ms),
-            id: Some(&format!("db1.{}.{}", conn.public_name(), ticket.0)),
+            id: Some(&Sender { connection: conn.connection, ticket }.to_id()),
         }
         .to_payload();
         Some(BrokerCommand::Publish { ticket, channel: publish.channel.as_str().into(), payload, when_down })
@@ -142,15 +139,13 @@ impl Engine {
             true => self.stats.published += 1,
             false => self.stats.publish_failures += 1,
         }
-        let Some(conn) = self.connections.get_mut(id) else { return };
-        conn.publish_answered(&channel);
         let text;
         let (code, outcome, text) = match result {
             Ok(()) => {
                 if let Some(request) = &request {
                     self.send(id, &ServerMessage::Published { id: request, channel: &channel, offset: None });
                 }
-                return self.run_deferred(id);
+                return;
             }
             Err(PublishFailure::NotDone) => (
                 ErrorCode::BrokerUnavailable,
@@ -176,7 +171,6 @@ impl Engine {
                 ..ErrorMessage::new(code, text)
             },
         );
-        self.run_deferred(id);
     }
 }
 

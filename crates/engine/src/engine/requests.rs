@@ -173,10 +173,9 @@ impl Engine {
         let Some(channel) = channel_of(message) else { return false };
         let behind = earlier.iter().any(|waiting| channel_of(&waiting.request.message) == Some(channel));
         match message {
-            ClientMessage::Subscribe(_) => {
-                behind || conn.publishes_on(channel) || self.has_pending(conn, |name, _| name == channel)
+            ClientMessage::Subscribe(_) | ClientMessage::Unsubscribe { .. } => {
+                behind || self.has_pending(conn, |name, _| name == channel)
             }
-            ClientMessage::Unsubscribe { .. } => behind || self.has_pending(conn, |name, _| name == channel),
             ClientMessage::Publish(_) if self.refuses_now(channel) => false,
             ClientMessage::Publish(_) => {
                 behind || self.has_pending(conn, |name, pattern| covers(name, pattern, channel))
@@ -320,12 +319,4 @@ fn channel_of(message: &ClientMessage) -> Option<&str> {
 /// Whether a subscription to this name hears this real channel.
 fn covers(name: &str, pattern: bool, channel: &str) -> bool {
     if pattern { glob::glob_matches(name, channel) } else { name == channel }
-}
-
-impl Connection {
-    /// Whether a publish of this connection, on this channel or on one that this pattern matches, is on its way.
-    fn publishes_on(&self, name: &str) -> bool {
-        let pattern = channel::is_pattern(name);
-        self.publishing.iter().any(|(channel, _)| covers(name, pattern, channel))
-    }
 }

@@ -8,7 +8,7 @@ use drawbridge_protocol::{
 use super::Engine;
 use crate::connection::{Origin, Subscription};
 use crate::expr::{self, Expr};
-use crate::io::{BrokerCommand, ConnId, Output, Subject};
+use crate::io::{BrokerCommand, ConnId, Output, Subject, Ticket};
 use crate::permissions::{self, Denied};
 use crate::targets::{Reply, Subscriber, Target, TargetId, Waiter};
 use crate::view::{RuleScope, bind};
@@ -151,7 +151,9 @@ impl Engine {
             None => {
                 let slot = target.subscribers.len() as u32;
                 conn.subscriptions.push(Subscription { target: target_id, slot, origin });
-                target.subscribers.push(Subscriber { conn: id, live: target.live, filter, view: None });
+                let since = Ticket(self.next_ticket);
+                let subscriber = Subscriber { conn: id, live: target.live, since, filter, view: None };
+                target.subscribers.push(subscriber);
             }
         }
         if target.live {
