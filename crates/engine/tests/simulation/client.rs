@@ -16,6 +16,8 @@ pub struct Subscription {
     pub confirmed_at: Option<usize>,
     /// Only even numbers.
     pub filtered: bool,
+    /// How many requests its client had sent when it began: what the client published before is not shown to it.
+    pub began: u64,
 }
 
 #[derive(Debug)]
@@ -34,6 +36,8 @@ pub struct Client {
     pub asked: BTreeMap<u64, Value>,
     /// The place in Redis' log of the last event of each channel.
     last: BTreeMap<String, usize>,
+    /// Numbers of its own publishes, and which requests they were.
+    pub published: BTreeMap<u64, u64>,
     /// Numbers of the events received.
     pub received: BTreeSet<u64>,
     /// The last place in Redis' log that a `RESYNC` of this channel or pattern covers.
@@ -64,6 +68,7 @@ impl Client {
             subscriptions: BTreeMap::new(),
             asked: BTreeMap::new(),
             last: BTreeMap::new(),
+            published: BTreeMap::new(),
             received: BTreeSet::new(),
             resynced: BTreeMap::new(),
             blocked: false,
@@ -87,7 +92,9 @@ impl Client {
             "EVENT" => self.read_event(&message, &channel, facts),
             "CHANNEL_SUBSCRIBED" => {
                 let request = self.answered(id);
-                let subscription = self.subscriptions.entry(channel).or_default();
+                let began = self.next_id;
+                let new = || Subscription { began, ..Subscription::default() };
+                let subscription = self.subscriptions.entry(channel).or_insert_with(new);
                 if let Some(request) = request {
                     subscription.filtered = request.get("filter").is_some();
                 }
@@ -150,7 +157,8 @@ impl Client {
             let pending = listed["pending"] == true;
             let confirmed_at = (!pending).then_some(facts.log.len());
             let name = listed["channel"].as_str().unwrap().to_owned();
-            self.subscriptions.insert(name, Subscription { confirmed_at, filtered: false });
+            let began = self.next_id;
+            self.subscriptions.insert(name, Subscription { confirmed_at, filtered: false, began });
         }
     }
 
@@ -192,6 +200,7 @@ impl Client {
                 let due = covers(name, channel)
                     && self.may_see(channel, &facts.data[number])
                     && subscription.shows(*number)
+                    && self.published.get(number).is_none_or(|request| *request > subscription.began)
                     && !self.received.contains(number);
                 let told = [name.as_str(), channel]
                     .iter()

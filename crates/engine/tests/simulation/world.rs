@@ -198,7 +198,8 @@ impl World {
             shard,
             Input::Opened(Opened {
                 conn,
-                connection: u64::from(index),
+                // Unique in the cluster, as random names are.
+                connection: (self.clients.len() as u64) << 8,
                 session: u128::from(index),
                 encoding: Encoding::Json,
                 address: [127, 0, 0, 1].into(),
@@ -236,7 +237,10 @@ impl World {
             _ => true,
         };
         if allowed {
-            client.subscriptions.insert(name.to_owned(), Subscription { confirmed_at: None, filtered });
+            let began = client.next_id;
+            client
+                .subscriptions
+                .insert(name.to_owned(), Subscription { confirmed_at: None, filtered, began });
         }
         self.send(at, message);
     }
@@ -294,6 +298,8 @@ impl World {
     fn publish(&mut self) {
         let Some(at) = self.some_client() else { return };
         let (channel, data) = self.news();
+        let client = &mut self.clients[at];
+        client.published.insert(self.next_number, client.next_id + 1);
         self.send(at, json!({ "type": "PUBLISH_EVENT", "channel": channel, "event": "e", "data": data }));
     }
 
