@@ -1,13 +1,16 @@
 //! Classes of channels: which one a name belongs to, and what it says. The first class whose name matches wins.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use drawbridge_protocol::event::PayloadMode;
 use drawbridge_protocol::glob;
 use drawbridge_protocol::template::{ClassName, Params, Template};
 
+use crate::area::Point;
 use crate::expr::Expr;
 use crate::io::WhenDown;
+use crate::path::{NotAKey, Path};
 use crate::settings::Rate;
 
 /// The rules of the channels whose names match (contract §10, `[[channel]]`).
@@ -31,6 +34,158 @@ pub struct Class {
     pub publishes: Option<Rate>,
     /// Append to this stream instead of publishing.
     pub forward: Option<Template>,
+    /// Where an event names the entity that it is about; `None`: only its own `key` does.
+    pub key: Option<Path>,
+    /// `kind = "entity"`: events replace the last state of their key, and clients see a live table.
+    pub entity: Option<EntityRules>,
+    /// How fast, and how fresh, its events leave.
+    pub delivery: Delivery,
+}
+
+impl Class {
+    /// A class that allows nothing and asks for nothing: what a configuration that says only a name means.
+    pub fn plain(name: ClassName) -> Self {
+        Class {
+            name,
+            subscribe: Expr::never(),
+            publish: Expr::never(),
+            view: None,
+            patterns: false,
+            payload: PayloadMode::default(),
+            when_broker_down: WhenDown::default(),
+            publishes: None,
+            forward: None,
+            key: None,
+            entity: None,
+            delivery: Delivery::default(),
+        }
+    }
+
+    /// The key of an event of this class: what the class's path finds, or else what the event itself names.
+    ///
+    /// # Errors
+    /// Where something else than a string or a number stands there, or the key is empty or over [`MAX_KEY_BYTES`].
+    pub fn key_of<'e>(
+        &self,
+        data: &'e str,
+        tags: Option<&'e str>,
+        own: Option<&'e str>,
+    ) -> Result<Option<Cow<'e, str>>, KeyError> {
+        let found = match &self.key {
+            Some(path) => path.key(data, tags).map_err(|NotAKey| KeyError::NotAKey)?,
+            None => None,
+        };
+        match found.or(own.map(Cow::Borrowed)) {
+            Some(key) if key.is_empty() => Err(KeyError::Empty),
+            Some(key) if key.len() > MAX_KEY_BYTES => Err(KeyError::TooLong),
+            key => Ok(key),
+        }
+    }
+}
+
+/// The longest key of an entity, in bytes.
+pub const MAX_KEY_BYTES: usize = 255;
+/// The event that ends an entity.
+pub const REMOVE_EVENT: &str = "remove";
+
+/// Why an event has no good key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum KeyError {
+    /// Neither a string nor a number.
+    NotAKey,
+    /// An empty string.
+    Empty,
+    /// Over [`MAX_KEY_BYTES`].
+    TooLong,
+}
+
+/// What an entity channel keeps (contract §5).
+#[derive(Clone, Debug)]
+pub struct EntityRules {
+    /// How many entities one channel holds; a new key beyond is refused.
+    pub max: usize,
+    /// How long an entity outlives its last event, in milliseconds.
+    pub ttl_ms: u64,
+    /// Where entities are, for areas of interest.
+    pub space: Option<Space>,
+}
+
+/// Positions of entities, and what an area may be.
+#[derive(Clone, Debug)]
+pub struct Space {
+    /// Where an event says its x and y.
+    pub position: [Path; 2],
+    /// How far beyond its area a viewer keeps what it sees.
+    pub hysteresis: f64,
+    /// The largest radius of a circle, or half side of a box; `None`: any.
+    pub max_radius: Option<f64>,
+    /// Without an area nothing is shown.
+    pub area_required: bool,
+    /// Whom an area may follow, over `key`, `me`, `channel`, `params`.
+    pub follow: Expr,
+}
+
+impl EntityRules {
+    /// Where an event of this class happens; `Ok(None)`: its channels have no positions.
+    ///
+    /// # Errors
+    /// Where they have, and the event says none, or none that is a finite number: names the path.
+    pub fn position_of(&self, data: &str, tags: Option<&str>) -> Result<Option<Point>, &Path> {
+        let Some(space) = &self.space else { return Ok(None) };
+        let [x, y] = &space.position;
+        let at = |path: &'_ Path| path.number(data, tags);
+        match (at(x), at(y)) {
+            (Some(x), Some(y)) => Ok(Some(Point { x, y })),
+            (None, _) => Err(x),
+            (_, None) => Err(y),
+        }
+    }
+}
+
+/// How what is due to a connection leaves (contract §6).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Delivery {
+    /// What is due within so many milliseconds leaves together; 0: at once.
+    pub batch_ms: u64,
+    /// Of several events of one key within the window only the newest leaves.
+    pub conflate: bool,
+    /// Events per window and connection.
+    pub max_updates: Option<u32>,
+    /// No event waits longer for its turn under `max_updates`, in milliseconds.
+    pub max_wait_ms: u64,
+    /// What happens when the connection does not read.
+    pub slow_consumer: SlowConsumer,
+}
+
+impl Delivery {
+    /// Whether events may be written as they come: nothing has to be held back, merged or given up for them.
+    pub fn is_immediate(&self) -> bool {
+        self.batch_ms == 0 && !self.conflate && self.slow_consumer == SlowConsumer::Disconnect
+    }
+}
+
+impl Default for Delivery {
+    fn default() -> Self {
+        Delivery {
+            batch_ms: 0,
+            conflate: false,
+            max_updates: None,
+            max_wait_ms: 1_000,
+            slow_consumer: SlowConsumer::default(),
+        }
+    }
+}
+
+/// What happens when what waits for a connection passes its bound.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum SlowConsumer {
+    /// Only the newest event of each key is kept.
+    Latest,
+    /// The oldest events are dropped, and `RESYNC` tells where.
+    DropOldest,
+    /// It is closed with 4001.
+    #[default]
+    Disconnect,
 }
 
 /// A place in [`Classes`].

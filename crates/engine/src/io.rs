@@ -6,6 +6,7 @@ use std::borrow::Cow;
 use std::net::IpAddr;
 use std::sync::{Arc, OnceLock};
 
+use crate::area::Point;
 use bytes::Bytes;
 use drawbridge_protocol::event::{Event, SERVER_ID_PREFIX, encode_event};
 use drawbridge_protocol::{CloseCode, Encoding, ErrorCode, Frame};
@@ -269,6 +270,39 @@ pub enum BrokerCommand {
         /// What to do while Redis is away.
         when_down: WhenDown,
     },
+    /// Writes an entity's state into its channel's table and publishes it, in one step (contract §5).
+    Commit {
+        /// [`BrokerEvent::Done`] answers it.
+        ticket: Ticket,
+        /// The entity channel.
+        channel: Arc<str>,
+        /// What is written and published.
+        commit: Commit,
+        /// What to do while Redis is away.
+        when_down: WhenDown,
+    },
+    /// The shard's table of this entity channel has a gap: [`BrokerEvent::Table`] gives it anew.
+    Refresh(Subject),
+    /// Read what services have narrowed of a player's views; [`BrokerEvent::Views`] answers, once Redis is there.
+    LoadViews {
+        /// Names the question.
+        ticket: Ticket,
+        /// Whose.
+        player: Arc<str>,
+    },
+    /// Keep a player's view of one channel, and tell every node of it, in one step (contract §9).
+    SetView {
+        /// [`BrokerEvent::Done`] answers it.
+        ticket: Ticket,
+        /// Whose.
+        player: Arc<str>,
+        /// The real channel.
+        channel: Arc<str>,
+        /// The expression; `None`: the class's view alone again.
+        view: Option<Arc<str>>,
+        /// Where and how nodes are told; `None`: they know already.
+        tell: Option<(Arc<str>, Bytes)>,
+    },
     /// `XADD`.
     Append {
         /// [`BrokerEvent::Done`] answers it; `None`: nobody waits.
@@ -280,6 +314,43 @@ pub enum BrokerCommand {
         /// What to do while Redis is away.
         when_down: WhenDown,
     },
+}
+
+/// One event of an entity channel, on its way into the table.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Commit {
+    /// The entity's key.
+    pub key: Arc<str>,
+    /// It ends the entity.
+    pub remove: bool,
+    /// The envelope, without its `id`: the JSON object that the table keeps and subscribers get.
+    pub payload: Bytes,
+    /// The envelope's `id`; whoever writes it adds the version to it ([`Version`]).
+    pub id: String,
+    /// How many entities the channel holds.
+    pub max: usize,
+    /// How long an entity outlives its last event, in milliseconds.
+    pub ttl_ms: u64,
+}
+
+/// What services have narrowed of a player's views: channels, each with its expression.
+pub type PlayerViews = Arc<[(Arc<str>, Arc<str>)]>;
+
+/// The version of a table after a change: behind an `@` at the end of the published envelope's `id`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Version<'a> {
+    /// Names the table's life.
+    pub epoch: &'a str,
+    /// Counts its changes.
+    pub seq: u64,
+}
+
+impl<'a> Version<'a> {
+    /// Of an envelope's `id`; `None` where the event did not come by the table.
+    pub fn of_id(id: &'a str) -> Option<Self> {
+        let (epoch, seq) = id.rsplit_once('@')?.1.rsplit_once('.')?;
+        Some(Version { epoch, seq: seq.parse().ok()? })
+    }
 }
 
 /// What the broker tells a shard, in one queue: so a confirmation comes before the first event.
@@ -304,6 +375,28 @@ pub enum BrokerEvent {
         subject: Subject,
         /// Redis' words.
         reason: Arc<str>,
+    },
+    /// All entities of a channel, behind its [`BrokerEvent::Confirmed`] or a [`BrokerCommand::Refresh`]: what the
+    /// shard knew of it is void.
+    Table {
+        /// The entity channel.
+        channel: Arc<str>,
+        /// The last event of each.
+        entities: Arc<[Arc<Publication>]>,
+    },
+    /// Entities that have outlived their last event.
+    Expired {
+        /// The entity channel.
+        channel: Arc<str>,
+        /// Their keys.
+        keys: Arc<[Arc<str>]>,
+    },
+    /// The answer to [`BrokerCommand::LoadViews`].
+    Views {
+        /// Which question.
+        ticket: Ticket,
+        /// Channels and the expressions that narrow them; or Redis' words, where it does not tell.
+        views: Result<PlayerViews, Arc<str>>,
     },
     /// An event.
     Publication(Arc<Publication>),
@@ -352,6 +445,8 @@ pub enum PublishFailure {
     Unknown,
     /// Redis answered with an error.
     Refused(Arc<str>),
+    /// It would be more than there may be: `entity_max` of the channel, or the views of a player.
+    LimitExceeded,
 }
 
 /// What a service may command about a player (contract §9).
@@ -376,6 +471,13 @@ pub enum PlayerAction {
         /// As it was subscribed to.
         channel: Arc<str>,
     },
+    /// Narrow what they are shown of a channel, beyond the class's view.
+    View {
+        /// The real channel.
+        channel: Arc<str>,
+        /// The expression, compiled by who reads it; `None`: no longer.
+        view: Option<Arc<str>>,
+    },
     /// Close them with 4502.
     Disconnect {
         /// For the lifecycle stream.
@@ -395,7 +497,21 @@ pub struct Publication {
     /// The connection that published it, where one did: so that what it published before it subscribed is not
     /// taken for what came after.
     pub sender: Option<Sender>,
+    /// On entity channels: what it does to the entity that its key names.
+    pub entity: Option<EntityChange>,
     frames: [OnceLock<Frame>; 2],
+}
+
+/// What an event does to its entity.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum EntityChange {
+    /// It is as the event says from now on.
+    Set {
+        /// Where it is, on channels with positions.
+        position: Option<Point>,
+    },
+    /// It is gone.
+    Remove,
 }
 
 /// Which publish of which connection an event is: what a server writes behind [`SERVER_ID_PREFIX`].
@@ -415,6 +531,7 @@ impl Sender {
 
     /// Of an envelope's `id`; `None` where no connection published it.
     pub fn of_id(id: &str) -> Option<Self> {
+        let id = id.split_once('@').map_or(id, |(id, _)| id);
         let (connection, ticket) = id.strip_prefix(SERVER_ID_PREFIX)?.split_once('.')?;
         if connection.len() != 16 {
             return None;
@@ -425,15 +542,21 @@ impl Sender {
 }
 
 impl Publication {
-    /// A publication that nobody has encoded yet.
+    /// A publication that nobody has encoded yet; `offset` 0: it was read from a table, and has no number.
     pub fn new(channel: Arc<str>, event: Event, offset: u64) -> Self {
+        Publication::with_entity(channel, event, offset, None)
+    }
+
+    /// As [`Publication::new`], on an entity channel.
+    pub fn with_entity(channel: Arc<str>, event: Event, offset: u64, entity: Option<EntityChange>) -> Self {
         let sender = event.server_id().and_then(Sender::of_id);
-        Publication { channel, event, offset, sender, frames: [OnceLock::new(), OnceLock::new()] }
+        Publication { channel, event, offset, sender, entity, frames: [OnceLock::new(), OnceLock::new()] }
     }
 
     /// The `EVENT` frame in this encoding; the same bytes for all who see it.
     pub fn frame(&self, encoding: Encoding) -> &Frame {
-        self.frames[encoding as usize]
-            .get_or_init(|| encode_event(encoding, &self.channel, &self.event, Some(self.offset)))
+        self.frames[encoding as usize].get_or_init(|| {
+            encode_event(encoding, &self.channel, &self.event, Some(self.offset).filter(|offset| *offset > 0))
+        })
     }
 }

@@ -3,12 +3,14 @@
 //! Two deterministic state machines, driven from outside: [`engine::Engine`], one per shard, and
 //! [`interest::Hub`], one per link to Redis. Neither does I/O, reads a clock, or rolls dice.
 
+pub mod area;
 pub mod class;
 mod connection;
 pub mod engine;
 pub mod expr;
 pub mod interest;
 pub mod io;
+pub mod path;
 mod permissions;
 pub mod rate_limit;
 pub mod settings;

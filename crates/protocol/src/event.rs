@@ -10,7 +10,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use bytes::Bytes;
 
-use crate::json::{self, Kind, Reader, Str, SyntaxError, Token, Value};
+use crate::json::{self, Kind, Reader, Str, SyntaxError, Token, Value, decimal_text};
 use crate::message::{Encoding, Frame, MAX_DATA_DEPTH};
 use crate::writer::{self, MapWriter};
 
@@ -243,15 +243,6 @@ impl Envelope<'_> {
             map.text_if("id", self.id);
         };
         writer::message(Encoding::Json, capacity, fill).into()
-    }
-}
-
-/// A number of JSON as the text of a key: integers as they are written, others as JavaScript's `String` would
-/// without an exponent.
-pub(crate) fn decimal_text(number: &str) -> String {
-    match number.parse::<f64>() {
-        Ok(value) if number.contains(['.', 'e', 'E']) && value.is_finite() => value.to_string(),
-        _ => number.to_owned(),
     }
 }
 

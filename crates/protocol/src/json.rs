@@ -121,6 +121,15 @@ fn hex4(rest: &str) -> (u32, &str) {
     (u32::from_str_radix(digits, 16).unwrap_or(0xD800), after)
 }
 
+/// A number of JSON as the text of a key: integers as they are written, others as JavaScript's `String` would
+/// without an exponent.
+pub fn decimal_text(number: &str) -> String {
+    match number.parse::<f64>() {
+        Ok(value) if number.contains(['.', 'e', 'E']) && value.is_finite() => value.to_string(),
+        _ => number.to_owned(),
+    }
+}
+
 /// One step through a text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Token<'a> {

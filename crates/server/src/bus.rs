@@ -117,7 +117,12 @@ impl Bus {
                 BrokerEvent::Gap { channel, .. } => {
                     tracing::error!(%channel, "player commands were lost: too many at once");
                 }
-                BrokerEvent::Released(_) | BrokerEvent::Interrupted(_) | BrokerEvent::Status(_) => {}
+                BrokerEvent::Released(_)
+                | BrokerEvent::Interrupted(_)
+                | BrokerEvent::Status(_)
+                | BrokerEvent::Table { .. }
+                | BrokerEvent::Expired { .. }
+                | BrokerEvent::Views { .. } => {}
             }
         }
     }
@@ -194,6 +199,7 @@ impl From<&PlayerCommand> for WireCommand<'_> {
         let (name, channel, reason) = match &command.action {
             PlayerAction::Subscribe { channel } => ("subscribe", Some(channel), None),
             PlayerAction::Unsubscribe { channel } => ("unsubscribe", Some(channel), None),
+            PlayerAction::View { channel, .. } => ("view", Some(channel), None),
             PlayerAction::Disconnect { reason } => ("disconnect", None, reason.as_ref()),
         };
         WireCommand {

@@ -27,6 +27,7 @@ impl Engine {
             }
             BrokerEvent::Refused { subject, reason } => self.refused(&subject, &reason),
             BrokerEvent::Gap { channel, position } => self.gap(&channel, &position),
+            BrokerEvent::Table { .. } | BrokerEvent::Expired { .. } | BrokerEvent::Views { .. } => {}
             BrokerEvent::Done { ticket, result } => self.publish_done(ticket, result),
             BrokerEvent::Status(status) => self.broker_status(status),
         }

@@ -15,6 +15,7 @@ impl Engine {
             match &command.action {
                 PlayerAction::Subscribe { channel } => self.subscribe_by_server(id, channel),
                 PlayerAction::Unsubscribe { channel } => self.unsubscribe_by_server(id, channel),
+                PlayerAction::View { .. } => {}
                 PlayerAction::Disconnect { reason } => {
                     let word = reason.as_deref().unwrap_or("kicked");
                     self.close_with_word(id, CloseCode::Kicked, word.to_owned(), word);

@@ -157,6 +157,9 @@ impl Engine {
                 Some("unknown"),
                 "Redis did not answer: it may have been published or not",
             ),
+            Err(PublishFailure::LimitExceeded) => {
+                (ErrorCode::LimitExceeded, None, "the channel holds as many entities as it may (entity_max)")
+            }
             Err(PublishFailure::Refused(reason)) => {
                 text = self.refusal_text(&reason);
                 (ErrorCode::BrokerRefused, None, text.as_str())

@@ -6,7 +6,7 @@ use std::borrow::Cow;
 use std::char::{REPLACEMENT_CHARACTER, decode_utf16};
 
 /// The value of this key in the text of an object; of duplicate keys the last one's.
-pub(super) fn member<'a>(object: &'a str, key: &str) -> Option<&'a str> {
+pub(crate) fn member<'a>(object: &'a str, key: &str) -> Option<&'a str> {
     members(object).filter(|(name, _)| name.is(key)).last().map(|(_, value)| value)
 }
 

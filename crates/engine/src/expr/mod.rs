@@ -6,7 +6,7 @@ mod build;
 mod display;
 mod error;
 mod eval;
-mod json;
+pub(crate) mod json;
 mod lex;
 mod node;
 mod number;
@@ -58,6 +58,16 @@ fn compile_within(bytes: usize, source: &str, allowed: Vars) -> Result<Expr, Com
 }
 
 impl Expr {
+    /// The expression that is never true.
+    pub fn never() -> Expr {
+        Expr(Node::Const(Const::Bool(false)).into())
+    }
+
+    /// True where both are: what the two say of every scope is unchanged by the way they are put together.
+    pub fn and(&self, other: &Expr) -> Expr {
+        Expr(build::answer(&Node::All(vec![self.0.clone(), other.0.clone()]).into()))
+    }
+
     /// Whether it is true of this scope. An expression that ends in an error or in something other than a boolean
     /// does not match.
     pub fn matches(&self, scope: &impl Scope) -> bool {

@@ -10,7 +10,8 @@ use drawbridge_protocol::event::{Event, PayloadMode};
 use super::hub::{Hub, State};
 use super::io::{HubOutput, HubSettings};
 use super::shards::ShardSet;
-use crate::io::{BrokerEvent, Publication, SubjectRef};
+use super::tables::read_entity;
+use crate::io::{BrokerEvent, EntityChange, Publication, SubjectRef};
 
 /// What was published, as far as it was held.
 #[derive(Debug)]
@@ -22,40 +23,54 @@ pub(super) enum Content {
 }
 
 impl Hub {
-    pub(super) fn message(&mut self, pattern: Option<&[u8]>, channel: &[u8], content: Content) {
+    pub(super) fn message(&mut self, now_ms: u64, pattern: Option<&[u8]>, channel: &[u8], content: Content) {
         let Ok(channel) = std::str::from_utf8(channel) else {
             self.stats.dropped_bad_name += 1;
             return;
         };
         match pattern {
-            None => self.exact_copy(channel, content),
+            None => self.exact_copy(now_ms, channel, content),
             Some(pattern) => self.pattern_copy(pattern, channel, content),
         }
     }
 
     /// The exact subscription's copy is canonical wherever there is one.
-    fn exact_copy(&mut self, channel: &str, content: Content) {
+    fn exact_copy(&mut self, now_ms: u64, channel: &str, content: Content) {
         let key = SubjectRef { name: channel, pattern: false };
         let Some(entry) = self.entries.get(&key) else { return };
         let mut shards = if entry.state == State::Live { entry.shards } else { ShardSet::default() };
         if !self.patterns.is_empty() && !is_reserved(&self.settings, channel) {
             shards = shards.union(self.pattern_shards(channel));
         }
-        if shards.is_empty() {
+        let loading = entry.state == State::Loading;
+        let has_table = entry.table.is_some() && entry.state != State::Ending;
+        if shards.is_empty() && !has_table {
             return;
         }
-        let Some(event) = self.read(channel, content) else { return };
+        let Some((event, change)) = self.read(channel, content) else { return };
         let Some((subject, entry)) = self.entries.get_key_value_mut(&key) else { return };
-        entry.offset += 1;
-        let publication = Publication::new(subject.name.clone(), event, entry.offset);
-        self.outputs.push_back(HubOutput::Shards(shards, BrokerEvent::Publication(publication.into())));
+        let offset = entry.offset + 1;
+        let publication = Publication::with_entity(subject.name.clone(), event, offset, change);
+        let publication = Arc::new(publication);
+        if has_table {
+            let subject = subject.clone();
+            if !self.keep(now_ms, &subject, &publication) {
+                return;
+            }
+        }
+        let Some(entry) = self.entries.get_mut(&key) else { return };
+        // What comes while the table is read is in the table; it counts from there.
+        entry.offset = if loading { entry.offset } else { offset };
+        if !shards.is_empty() {
+            self.outputs.push_back(HubOutput::Shards(shards, BrokerEvent::Publication(publication)));
+        }
     }
 
     /// Of the patterns' copies the one of the pattern that was confirmed first is canonical.
     fn pattern_copy(&mut self, pattern: &[u8], channel: &str, content: Content) {
         let key = SubjectRef { name: channel, pattern: false };
         let exact = self.entries.get(&key);
-        if exact.is_some_and(|entry| matches!(entry.state, State::Live | State::Ending)) {
+        if exact.is_some_and(|entry| matches!(entry.state, State::Loading | State::Live | State::Ending)) {
             return;
         }
         if self.oldest_pattern(channel).is_none_or(|oldest| oldest.as_bytes() != pattern)
@@ -71,7 +86,7 @@ impl Hub {
         if shards.is_empty() {
             return;
         }
-        let Some(event) = self.read(channel, content) else { return };
+        let Some((event, change)) = self.read(channel, content) else { return };
         // An exact subscription that is asked for but not confirmed counts on in its own entry.
         let (name, offset) = match self.entries.get_key_value_mut(&key) {
             Some((subject, entry)) => {
@@ -80,7 +95,7 @@ impl Hub {
             }
             None => self.counters.next(channel),
         };
-        let publication = Publication::new(name, event, offset);
+        let publication = Publication::with_entity(name, event, offset, change);
         self.outputs.push_back(HubOutput::Shards(shards, BrokerEvent::Publication(publication.into())));
     }
 
@@ -116,25 +131,34 @@ impl Hub {
         shards
     }
 
-    fn read(&mut self, channel: &str, content: Content) -> Option<Event> {
+    /// The event, with its key, and what it does to the entity of that key.
+    fn read(&mut self, channel: &str, content: Content) -> Option<(Event, Option<EntityChange>)> {
         let payload = match content {
             Content::Whole(payload) if payload.len() <= self.settings.external_bytes => payload,
             Content::Whole(payload) => return self.oversized(channel, payload.len()),
             Content::Oversized(bytes) => return self.oversized(channel, bytes),
         };
-        let mode = if is_reserved(&self.settings, channel) {
-            PayloadMode::Raw
-        } else {
-            self.settings.classes.payload_mode(channel)
+        let reserved = is_reserved(&self.settings, channel);
+        let class = if reserved { None } else { self.settings.classes.of_channel(channel) };
+        let mode = match &class {
+            _ if reserved => PayloadMode::Raw,
+            Some((_, class, _)) => class.payload,
+            None => PayloadMode::Auto,
         };
-        let event = Event::from_payload(payload, mode);
-        if event.is_err() {
+        let Ok(mut event) = Event::from_payload(payload, mode) else {
             self.stats.dropped_unreadable += 1;
+            return None;
+        };
+        match class.map_or(Ok(None), |(_, class, _)| read_entity(class, &mut event)) {
+            Ok(change) => Some((event, change)),
+            Err(reason) => {
+                self.drop_entity(channel, reason);
+                None
+            }
         }
-        event.ok()
     }
 
-    fn oversized(&mut self, channel: &str, bytes: usize) -> Option<Event> {
+    fn oversized<T>(&mut self, channel: &str, bytes: usize) -> Option<T> {
         self.stats.dropped_oversized += 1;
         self.outputs.push_back(HubOutput::Oversized { channel: channel.to_owned(), bytes });
         None

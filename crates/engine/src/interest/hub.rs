@@ -1,7 +1,7 @@
 //! The hub of one link: its state per channel and pattern, and what it says to the link and to the shards about
-//! subscriptions. What it does with publications stands in [`super::copies`].
+//! subscriptions. What it does with publications stands in [`super::copies`], with entities in [`super::tables`].
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use hashbrown::{HashMap, HashSet};
@@ -11,6 +11,7 @@ use super::counters::Counters;
 use super::io::{HubInput, HubOutput, HubSettings, HubStats, LinkCommand};
 use super::patterns::PatternIndex;
 use super::shards::{ShardId, ShardSet};
+use super::table::Table;
 use crate::io::{BrokerEvent, Position, Subject};
 
 /// How many subjects one `SUBSCRIBE` names at most; the next batch goes out when this one is confirmed.
@@ -22,6 +23,8 @@ pub(super) enum State {
     Waiting,
     /// Asked for.
     Asked,
+    /// Confirmed, and the table of its entities is being read.
+    Loading,
     /// Confirmed: Redis sends what is published.
     Live,
     /// Given up: what still comes is not shown.
@@ -33,11 +36,13 @@ pub(super) struct Entry {
     pub(super) shards: ShardSet,
     pub(super) state: State,
     /// It was live when the link broke.
-    broken: bool,
+    pub(super) broken: bool,
     /// When it is given up if nobody wants it; 0: somebody does, or it is not live.
     linger_until_ms: u64,
     /// The events counted (exact channels).
     pub(super) offset: u64,
+    /// Its entities, if its class has them.
+    pub(super) table: Option<Box<Table>>,
 }
 
 /// The hub of one link. Feed it with [`Hub::handle`], then drain [`Hub::poll_output`].
@@ -61,9 +66,13 @@ pub struct Hub {
     lingering: VecDeque<(u64, Subject)>,
     /// Patterns confirmed so far.
     ages: u64,
-    live: usize,
+    /// Tables asked for so far.
+    pub(super) loads: u64,
+    /// When which table is looked through for what has expired.
+    pub(super) sweeps: BTreeSet<(u64, Arc<str>)>,
+    pub(super) live: usize,
     /// Entries that are `broken`.
-    interrupted: usize,
+    pub(super) interrupted: usize,
     pub(super) stats: HubStats,
     pub(super) outputs: VecDeque<HubOutput>,
 }
@@ -83,6 +92,8 @@ impl Hub {
             asked: 0,
             lingering: VecDeque::new(),
             ages: 0,
+            loads: 0,
+            sweeps: BTreeSet::new(),
             live: 0,
             interrupted: 0,
             stats: HubStats::default(),
@@ -95,21 +106,24 @@ impl Hub {
         match input {
             HubInput::Want { shard, subject } => self.want(shard, subject),
             HubInput::Unwant { shard, subject } => self.unwant(now_ms, shard, subject),
+            HubInput::Refresh { shard, subject } => self.refresh(shard, subject),
+            HubInput::Loaded { channel, load, table } => self.loaded(now_ms, channel, load, table),
             HubInput::LinkUp => self.link_up = true,
             HubInput::LinkDown => self.link_is_down(),
             HubInput::Subscribed(subject) => self.subscribed(now_ms, subject),
             HubInput::Unsubscribed(subject) => self.unsubscribed(subject),
             HubInput::Refused { subject, reason } => self.refused(subject, reason),
             HubInput::Message { pattern, channel, payload } => {
-                return self.message(pattern, channel, Content::Whole(payload));
+                return self.message(now_ms, pattern, channel, Content::Whole(payload));
             }
             HubInput::OversizedMessage { pattern, channel, bytes } => {
-                return self.message(pattern, channel, Content::Oversized(bytes));
+                return self.message(now_ms, pattern, channel, Content::Oversized(bytes));
             }
             HubInput::Lost { shard } => self.lost(shard),
             HubInput::Tick => {}
         }
         self.give_up_lingering(now_ms);
+        self.sweep(now_ms);
         self.ask();
     }
 
@@ -120,7 +134,9 @@ impl Hub {
 
     /// When [`HubInput::Tick`] is due at the latest.
     pub fn next_deadline_ms(&self) -> Option<u64> {
-        self.lingering.front().map(|(at, _)| *at)
+        let lingering = self.lingering.front().map(|(at, _)| *at);
+        let sweep = self.sweeps.first().map(|(at, _)| *at);
+        lingering.into_iter().chain(sweep).min()
     }
 
     /// How many subscriptions were live, broke with the link and are not live again.
@@ -164,7 +180,8 @@ impl Hub {
             self.counters.take(&subject.name)
         };
         let shards = ShardSet::only(shard);
-        let entry = Entry { shards, state: State::Waiting, broken: false, linger_until_ms: 0, offset };
+        let table = self.table_for(&subject);
+        let entry = Entry { shards, state: State::Waiting, broken: false, linger_until_ms: 0, offset, table };
         self.compact_waiting();
         self.waiting.push_back(subject.clone());
         self.entries.insert(subject, entry);
@@ -212,7 +229,7 @@ impl Hub {
                 // `ask` skips what is no longer there.
                 State::Waiting => self.forget(&subject),
                 // Its confirmation lets it linger anew.
-                State::Asked | State::Ending => {}
+                State::Asked | State::Loading | State::Ending => {}
             }
         }
         for batch in ending.chunks(BATCH) {
@@ -278,6 +295,16 @@ impl Hub {
             return;
         }
         let subject = subject.clone();
+        if entry.table.is_some() {
+            return self.load(&subject);
+        }
+        self.goes_live(now_ms, &subject);
+    }
+
+    /// All is there: the shards are told.
+    pub(super) fn goes_live(&mut self, now_ms: u64, subject: &Subject) {
+        let Some((subject, entry)) = self.entries.get_key_value_mut(subject) else { return };
+        let subject = subject.clone();
         let shards = entry.shards;
         entry.state = State::Live;
         self.live += 1;
@@ -302,7 +329,7 @@ impl Hub {
         let subject = subject.clone();
         match entry.state {
             State::Waiting | State::Asked => return,
-            State::Ending => {}
+            State::Ending | State::Loading => {}
             // Redis ended it by itself: treat it like a broken link for this one.
             State::Live => {
                 self.live -= 1;
@@ -356,6 +383,10 @@ impl Hub {
     fn forget(&mut self, subject: &Subject) {
         let Some((subject, entry)) = self.entries.remove_entry(subject) else { return };
         self.interrupted -= usize::from(entry.broken);
+        if let Some(table) = &entry.table {
+            self.stats.entities -= table.len();
+            self.sweeps.remove(&(table.sweep_at_ms, subject.name.clone()));
+        }
         if subject.pattern {
             self.pattern_entries -= 1;
             if self.pattern_entries == 0 {
@@ -368,10 +399,20 @@ impl Hub {
         self.counters.put(subject.name, entry.offset, covered);
     }
 
-    fn confirm(&mut self, subject: &Subject, shards: ShardSet, after_break: bool) {
+    pub(super) fn confirm(&mut self, subject: &Subject, shards: ShardSet, after_break: bool) {
         let offset = self.entries.get(subject).map_or(0, |entry| entry.offset);
         let position = Position { epoch: self.settings.epoch.clone(), offset };
         let event = BrokerEvent::Confirmed { subject: subject.clone(), position, after_break };
         self.outputs.push_back(HubOutput::Shards(shards, event));
+        self.tell_table(subject, shards);
+    }
+
+    /// Lets go of a confirmed subscription at once.
+    pub(super) fn end_now(&mut self, subject: &Subject) {
+        let Some(entry) = self.entries.get_mut(subject) else { return };
+        entry.shards = ShardSet::default();
+        entry.state = State::Ending;
+        self.interrupted -= usize::from(std::mem::take(&mut entry.broken));
+        self.outputs.push_back(HubOutput::Link(LinkCommand::Unsubscribe(vec![subject.clone()])));
     }
 }

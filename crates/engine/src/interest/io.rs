@@ -41,6 +41,22 @@ pub enum HubInput<'a> {
         /// From what.
         subject: &'a Subject,
     },
+    /// A shard's table of an entity channel has a gap.
+    Refresh {
+        /// Which shard.
+        shard: ShardId,
+        /// The channel.
+        subject: &'a Subject,
+    },
+    /// The table that [`HubOutput::Load`] asked for.
+    Loaded {
+        /// The channel.
+        channel: &'a str,
+        /// Which question it answers.
+        load: u64,
+        /// What Redis keeps, or its words where it does not tell.
+        table: Result<StoredTable, Arc<str>>,
+    },
     /// The link to Redis works; nothing is subscribed on it.
     LinkUp,
     /// The link to Redis is gone, and every subscription with it.
@@ -88,6 +104,20 @@ pub enum HubInput<'a> {
 pub enum HubOutput {
     /// Send this to Redis.
     Link(LinkCommand),
+    /// Read the table of this entity channel; [`HubInput::Loaded`] answers. Asked again, only the last counts.
+    Load {
+        /// The channel.
+        channel: Arc<str>,
+        /// Names the question.
+        load: u64,
+    },
+    /// An event of an entity channel could not be kept and is dropped; for the log.
+    BadEntity {
+        /// The channel.
+        channel: String,
+        /// Why.
+        reason: BadEntity,
+    },
     /// Tell this to each of these shards.
     Shards(ShardSet, BrokerEvent),
     /// A payload from outside was too large and is dropped; for the log.
@@ -97,6 +127,39 @@ pub enum HubOutput {
         /// The payload's size.
         bytes: usize,
     },
+}
+
+/// An entity channel's table as it is stored.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct StoredTable {
+    /// Names the table's life; empty where there is none.
+    pub epoch: String,
+    /// How many changes it has seen.
+    pub seq: u64,
+    /// Its entities.
+    pub entities: Vec<StoredEntity>,
+}
+
+/// One entity as it is stored.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StoredEntity {
+    /// Its key.
+    pub key: String,
+    /// How long ago its last event came, in milliseconds.
+    pub age_ms: u64,
+    /// The last event: what was published.
+    pub payload: Bytes,
+}
+
+/// Why an event of an entity channel is dropped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BadEntity {
+    /// No key, or none that is a string or a number of at most 255 bytes.
+    Key,
+    /// The class has positions, and this is none.
+    Position,
+    /// A new key, and the channel holds `entity_max` already.
+    Full,
 }
 
 /// What a link sends to Redis. Redis answers each subject once, in order.
@@ -123,4 +186,14 @@ pub struct HubStats {
     pub dropped_unreadable: u64,
     /// Payloads dropped because the channel's name is not well formed.
     pub dropped_bad_name: u64,
+    /// Entities held.
+    pub entities: usize,
+    /// Events of entity channels dropped for their key.
+    pub dropped_bad_key: u64,
+    /// Events of entity channels dropped for their position.
+    pub dropped_bad_position: u64,
+    /// Events dropped because their channel holds `entity_max` already.
+    pub dropped_full: u64,
+    /// Tables asked for anew because an event was missing.
+    pub table_gaps: u64,
 }

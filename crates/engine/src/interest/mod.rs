@@ -3,7 +3,8 @@
 //! small thing that a simulator can try to break.
 //!
 //! The hub's answers to a shard (confirmations, publications) share one queue, in order. It counts the events of
-//! each channel and, where several subscriptions of the link match one publication, picks the canonical copy.
+//! each channel and, where several subscriptions of the link match one publication, picks the canonical copy. It keeps
+//! the tables of entity channels.
 //! It leaves to others: which connection wants what ([`crate::engine`]), bytes and sockets (the server's links).
 
 mod copies;
@@ -12,10 +13,12 @@ mod hub;
 mod io;
 mod patterns;
 mod shards;
+mod table;
+mod tables;
 #[cfg(test)]
 mod tests;
 
 pub use hub::Hub;
-pub use io::{HubInput, HubOutput, HubSettings, HubStats, LinkCommand};
+pub use io::{BadEntity, HubInput, HubOutput, HubSettings, HubStats, LinkCommand, StoredEntity, StoredTable};
 pub use patterns::PatternIndex;
 pub use shards::{ShardId, ShardSet};

@@ -11,7 +11,7 @@ use drawbridge_engine::expr::{Vars, compile};
 use drawbridge_engine::interest::{Hub, HubInput, HubOutput, HubSettings, ShardId};
 use drawbridge_engine::io::{
     BrokerCommand, BrokerEvent, BrokerStatus, Claims, ConnId, Input, MessageKind, Now, Opened, Output,
-    PlayerAction, PlayerCommand, PublishFailure, Subject, Ticket, WhenDown,
+    PlayerAction, PlayerCommand, PublishFailure, Subject, Ticket,
 };
 use drawbridge_engine::rate_limit::SharedLimits;
 use drawbridge_engine::settings::{Rate, Reserved, Settings};
@@ -524,7 +524,9 @@ impl World {
                         node.shards[usize::from(shard.0)].events.push_back(event.clone());
                     }
                 }
-                HubOutput::Oversized { .. } => unreachable!(),
+                HubOutput::Load { .. } | HubOutput::BadEntity { .. } | HubOutput::Oversized { .. } => {
+                    unreachable!()
+                }
             }
         }
     }
@@ -593,15 +595,11 @@ fn hub_settings(settings: &Settings, node: usize) -> HubSettings {
 fn settings() -> Settings {
     let plenty = Rate { per_second: 1_000_000, burst: 1_000_000 };
     let class = |name: &str, right: &str, view: Option<&str>| Class {
-        name: ClassName::parse(name).unwrap(),
         subscribe: compile(right, Vars::SUBSCRIBE_RULE).unwrap(),
         publish: compile("true", Vars::PUBLISH_RULE).unwrap(),
         view: view.map(|view| compile(view, Vars::VIEW_RULE).unwrap()),
         patterns: true,
-        payload: Default::default(),
-        when_broker_down: WhenDown::Queue,
-        publishes: None,
-        forward: None,
+        ..Class::plain(ClassName::parse(name).unwrap())
     };
     Settings {
         node: "n".into(),

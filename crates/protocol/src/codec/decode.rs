@@ -2,8 +2,7 @@
 
 use serde_json::value::RawValue;
 
-use crate::event::decimal_text;
-use crate::json::{Kind, Reader, SyntaxError, Token, Value};
+use crate::json::{Kind, Reader, SyntaxError, Token, Value, decimal_text};
 use crate::message::{
     BadRequest, ClientMessage, Connect, FilterUpdate, MAX_BATCH, MAX_DATA_DEPTH, MAX_ID_BYTES, MAX_ID_NUMBER,
     Publish, Request, RequestId, Subscribe,

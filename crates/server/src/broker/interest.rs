@@ -77,6 +77,7 @@ impl Interest {
                 HubOutput::Shards(shards, event) => {
                     self.lost = self.lost.union(self.outlet.tell_each(shards, event));
                 }
+                HubOutput::Load { .. } | HubOutput::BadEntity { .. } => {}
                 HubOutput::Oversized { channel, bytes } => self.log_oversized(&channel, bytes),
             }
         }

@@ -100,7 +100,7 @@ impl Ledger {
     fn settle(&self, shard: ShardId, ticket: Option<Ticket>, result: Result<(), PublishFailure>) {
         let count = match &result {
             Ok(()) => &self.done,
-            Err(PublishFailure::Refused(_)) => &self.refused,
+            Err(PublishFailure::Refused(_) | PublishFailure::LimitExceeded) => &self.refused,
             Err(PublishFailure::NotDone) => &self.not_done,
             Err(PublishFailure::Unknown) => &self.unknown,
         };

@@ -219,6 +219,10 @@ impl Broker {
             BrokerCommand::Publish { ticket, channel, payload, when_down } => {
                 self.0.jobs.push(shard, Some(ticket), when_down, Work::Publish { channel, payload });
             }
+            BrokerCommand::Commit { .. }
+            | BrokerCommand::Refresh(_)
+            | BrokerCommand::LoadViews { .. }
+            | BrokerCommand::SetView { .. } => {}
             BrokerCommand::Append { ticket, stream, fields, when_down } => {
                 self.0.jobs.push(shard, ticket, when_down, Work::Append { stream, fields });
             }

@@ -57,15 +57,10 @@ mod tests {
     fn class(name: &str, patterns: bool) -> Class {
         let rule = compile("true", Vars::FILTER).unwrap();
         Class {
-            name: ClassName::parse(name).unwrap(),
             subscribe: rule.clone(),
             publish: rule,
-            view: None,
             patterns,
-            payload: Default::default(),
-            when_broker_down: Default::default(),
-            publishes: None,
-            forward: None,
+            ..Class::plain(ClassName::parse(name).unwrap())
         }
     }
 

@@ -83,8 +83,8 @@ fn class(section: &Section<'_>, names: &mut Names) -> Option<Class> {
     let publishes = section.rate("publishes", None);
     let forward = section.field("forward").and_then(|field| forward(&field, name.as_ref()));
     section.close();
+    let name = name?;
     Some(Class {
-        name: name?,
         subscribe: subscribe?,
         publish: publish?,
         view: match view {
@@ -96,6 +96,7 @@ fn class(section: &Section<'_>, names: &mut Names) -> Option<Class> {
         when_broker_down,
         publishes,
         forward,
+        ..Class::plain(name)
     })
 }
 

@@ -228,6 +228,11 @@ impl From<PublishFailure> for ApiError {
             PublishFailure::Unknown => {
                 unavailable("unknown", "Redis did not answer: it may have happened or not")
             }
+            PublishFailure::LimitExceeded => ApiError::code(
+                StatusCode::CONFLICT,
+                ErrorCode::LimitExceeded,
+                "there are as many as there may be",
+            ),
             PublishFailure::Refused(reason) => ApiError::code(
                 StatusCode::BAD_GATEWAY,
                 ErrorCode::BrokerRefused,

@@ -248,14 +248,9 @@ impl Bench {
 fn class(name: &str, patterns: bool) -> Class {
     let rule = compile("true", Vars::FILTER).unwrap();
     Class {
-        name: ClassName::parse(name).unwrap(),
         subscribe: rule.clone(),
         publish: rule,
-        view: None,
         patterns,
-        payload: Default::default(),
-        when_broker_down: WhenDown::Queue,
-        publishes: None,
-        forward: None,
+        ..Class::plain(ClassName::parse(name).unwrap())
     }
 }

@@ -1,0 +1,180 @@
+//! The table of one entity channel as its node knows it: the last event of each entity, put together from what is
+//! stored and what came live meanwhile. When it is read and who is told is left to [`super::tables`].
+//!
+//! Events that came by the stored table carry its version. A live table takes them one by one, without a hole; what
+//! a plain `PUBLISH` says has no version and counts as it comes.
+
+use std::sync::Arc;
+
+use hashbrown::HashMap;
+
+use crate::class::EntityRules;
+use crate::io::{EntityChange, Publication, Version};
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct Table {
+    epoch: String,
+    seq: u64,
+    entities: HashMap<Arc<str>, Held>,
+    max: usize,
+    ttl_ms: u64,
+    /// While the stored table is being read.
+    loading: Option<Loading>,
+    /// When the table is next looked through for what has expired; 0: not live.
+    pub(super) sweep_at_ms: u64,
+}
+
+/// What goes on while the stored table is being read.
+#[derive(Debug, Default)]
+struct Loading {
+    load: u64,
+    /// Entities that ended meanwhile, and with which change.
+    removed: HashMap<Arc<str>, u64>,
+    /// The last version that came live.
+    seen: Option<(String, u64)>,
+}
+
+/// One entity.
+#[derive(Debug)]
+struct Held {
+    publication: Arc<Publication>,
+    heard_ms: u64,
+    /// Which change of the stored table it is.
+    seq: u64,
+}
+
+/// The change of an event without a version: newer than all that is stored.
+const UNVERSIONED: u64 = u64::MAX;
+
+/// What became of a live event.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Taken {
+    /// It changed the table.
+    Changed,
+    /// The table knows it already, or it ends what is not there.
+    Known,
+    /// A new key, and there is no room.
+    Full,
+    /// Changes are missing before it.
+    Gap,
+}
+
+impl Table {
+    pub(super) fn new(rules: &EntityRules) -> Self {
+        Table {
+            epoch: String::new(),
+            seq: 0,
+            entities: HashMap::new(),
+            max: rules.max,
+            ttl_ms: rules.ttl_ms,
+            loading: None,
+            sweep_at_ms: 0,
+        }
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.entities.len()
+    }
+
+    /// How often it is looked through for what has expired.
+    pub(super) fn sweep_every_ms(&self) -> u64 {
+        (self.ttl_ms / 8).clamp(50, 5_000)
+    }
+
+    /// Forgets all; [`Table::finish`] with the same number fills it.
+    pub(super) fn begin(&mut self, load: u64) {
+        self.entities.clear();
+        self.loading = Some(Loading { load, ..Loading::default() });
+        self.sweep_at_ms = 0;
+    }
+
+    /// Whether this load is the one that it waits for.
+    pub(super) fn awaits(&self, load: u64) -> bool {
+        self.loading.as_ref().is_some_and(|loading| loading.load == load)
+    }
+
+    /// Takes in a live event.
+    pub(super) fn take(&mut self, now_ms: u64, key: &Arc<str>, publication: &Arc<Publication>) -> Taken {
+        let version = publication.event.server_id().and_then(Version::of_id);
+        match (version, &mut self.loading) {
+            (Some(version), Some(loading)) => loading.seen = Some((version.epoch.to_owned(), version.seq)),
+            (Some(version), None) if version.epoch != self.epoch || version.seq > self.seq + 1 => {
+                return Taken::Gap;
+            }
+            (Some(version), None) if version.seq <= self.seq => return Taken::Known,
+            (Some(version), None) => self.seq = version.seq,
+            (None, _) => {}
+        }
+        let seq = version.map_or(UNVERSIONED, |version| version.seq);
+        if publication.entity == Some(EntityChange::Remove) {
+            if let Some(loading) = &mut self.loading {
+                loading.removed.insert(key.clone(), seq);
+            }
+            return if self.entities.remove(key).is_some() { Taken::Changed } else { Taken::Known };
+        }
+        if let Some(held) = self.entities.get_mut(key) {
+            *held = Held { publication: publication.clone(), heard_ms: now_ms, seq };
+            return Taken::Changed;
+        }
+        if self.entities.len() >= self.max {
+            return Taken::Full;
+        }
+        let held = Held { publication: publication.clone(), heard_ms: now_ms, seq };
+        self.entities.insert(key.clone(), held);
+        Taken::Changed
+    }
+
+    /// Takes in a stored entity, unless something newer came live.
+    pub(super) fn take_stored(&mut self, now_ms: u64, age_ms: u64, key: Arc<str>, publication: Publication) {
+        let seq = publication.event.server_id().and_then(Version::of_id).map_or(0, |version| version.seq);
+        let ended = self.loading.as_ref().and_then(|loading| loading.removed.get(&key));
+        let newer = self.entities.get(&key).map(|held| held.seq).max(ended.copied());
+        if age_ms >= self.ttl_ms
+            || newer.is_some_and(|newer| newer >= seq)
+            || (newer.is_none() && self.entities.len() >= self.max)
+        {
+            return;
+        }
+        let held = Held { publication: Arc::new(publication), heard_ms: now_ms.saturating_sub(age_ms), seq };
+        self.entities.insert(key, held);
+    }
+
+    /// All that is stored was taken in, as of this version; says whether it fits what came live meanwhile.
+    pub(super) fn finish(&mut self, epoch: String, seq: u64) -> bool {
+        let seen = self.loading.take().and_then(|loading| loading.seen);
+        (self.epoch, self.seq) = (epoch, seq);
+        match seen {
+            Some((epoch, seq)) if epoch == self.epoch || self.epoch.is_empty() => {
+                self.seq = self.seq.max(seq);
+                self.epoch = epoch;
+                true
+            }
+            // The stored table began anew while it was read.
+            Some(_) => false,
+            None => true,
+        }
+    }
+
+    /// Takes out what has outlived its last event; the keys in order.
+    pub(super) fn expire(&mut self, now_ms: u64) -> Vec<Arc<str>> {
+        let ttl_ms = self.ttl_ms;
+        let mut expired: Vec<Arc<str>> = Vec::new();
+        self.entities.retain(|key, held| {
+            let alive = now_ms < held.heard_ms.saturating_add(ttl_ms);
+            if !alive {
+                expired.push(key.clone());
+            }
+            alive
+        });
+        expired.sort_unstable();
+        expired
+    }
+
+    /// The last event of each entity, in the order of their keys.
+    pub(super) fn all(&self) -> Arc<[Arc<Publication>]> {
+        let mut all: Vec<(&Arc<str>, &Held)> = self.entities.iter().collect();
+        all.sort_unstable_by(|a, b| a.0.cmp(b.0));
+        all.into_iter().map(|(_, held)| held.publication.clone()).collect()
+    }
+}

@@ -1,0 +1,200 @@
+//! Entity channels through the hub: their tables are read when Redis has confirmed the subscription, merged with
+//! what comes live, and told to the shards behind the confirmation; from then on events change them in order. What
+//! one table holds and what fits it stands in [`super::table`].
+
+use std::sync::Arc;
+
+use drawbridge_protocol::event::{Event, PayloadMode};
+
+use super::hub::{Hub, State};
+use super::io::{BadEntity, HubOutput, StoredEntity, StoredTable};
+use super::shards::{ShardId, ShardSet};
+use super::table::{Table, Taken};
+use crate::class::{Class, REMOVE_EVENT};
+use crate::io::{BrokerEvent, EntityChange, Publication, Subject, SubjectRef};
+
+impl Hub {
+    /// An empty table for a channel whose class has entities.
+    pub(super) fn table_for(&self, subject: &Subject) -> Option<Box<Table>> {
+        if subject.pattern || self.settings.reserved.holds(&subject.name) {
+            return None;
+        }
+        let (_, class, _) = self.settings.classes.of_channel(&subject.name)?;
+        class.entity.as_ref().map(|rules| Box::new(Table::new(rules)))
+    }
+
+    /// Redis has confirmed an entity channel, or an event of it is missing: reads its table.
+    pub(super) fn load(&mut self, subject: &Subject) {
+        self.loads += 1;
+        let load = self.loads;
+        let Some(entry) = self.entries.get_mut(subject) else { return };
+        entry.state = State::Loading;
+        let Some(table) = &mut entry.table else { return };
+        self.stats.entities -= table.len();
+        self.sweeps.remove(&(table.sweep_at_ms, subject.name.clone()));
+        table.begin(load);
+        self.outputs.push_back(HubOutput::Load { channel: subject.name.clone(), load });
+    }
+
+    pub(super) fn loaded(
+        &mut self,
+        now_ms: u64,
+        channel: &str,
+        load: u64,
+        stored: Result<StoredTable, Arc<str>>,
+    ) {
+        let key = SubjectRef { name: channel, pattern: false };
+        let Some((subject, entry)) = self.entries.get_key_value_mut(&key) else { return };
+        let subject = subject.clone();
+        let Some(mut table) = entry.table.take_if(|table| table.awaits(load)) else { return };
+        let stored = match stored {
+            Ok(stored) => stored,
+            Err(reason) => {
+                entry.table = Some(table);
+                return self.load_refused(&subject, &reason);
+            }
+        };
+        self.stats.entities -= table.len();
+        for entity in stored.entities {
+            let age_ms = entity.age_ms;
+            if let Some((key, publication)) = self.read_stored(&subject.name, entity) {
+                table.take_stored(now_ms, age_ms, key, publication);
+            }
+        }
+        let fits = table.finish(stored.epoch, stored.seq);
+        table.sweep_at_ms = now_ms + table.sweep_every_ms();
+        self.stats.entities += table.len();
+        let sweep = (table.sweep_at_ms, subject.name.clone());
+        let Some(entry) = self.entries.get_mut(&subject) else { return };
+        entry.table = Some(table);
+        if fits {
+            self.sweeps.insert(sweep);
+            self.goes_live(now_ms, &subject);
+        } else {
+            self.load(&subject);
+        }
+    }
+
+    fn load_refused(&mut self, subject: &Subject, reason: &Arc<str>) {
+        let Some(entry) = self.entries.get(subject) else { return };
+        let event = BrokerEvent::Refused { subject: subject.clone(), reason: reason.clone() };
+        if !entry.shards.is_empty() {
+            self.outputs.push_back(HubOutput::Shards(entry.shards, event));
+        }
+        // Redis still has the subscription: it is ended as if the last shard had left.
+        self.end_now(subject);
+    }
+
+    fn read_stored(&self, channel: &Arc<str>, entity: StoredEntity) -> Option<(Arc<str>, Publication)> {
+        let mut event = Event::from_payload(entity.payload, PayloadMode::Auto).ok()?;
+        let (_, class, _) = self.settings.classes.of_channel(channel)?;
+        let change = read_entity(class, &mut event).ok()??;
+        Some((entity.key.into(), Publication::with_entity(channel.clone(), event, 0, Some(change))))
+    }
+
+    /// Keeps a live event of an entity channel; says whether the shards are to be told.
+    pub(super) fn keep(&mut self, now_ms: u64, subject: &Subject, publication: &Arc<Publication>) -> bool {
+        let Some(entry) = self.entries.get_mut(subject) else { return false };
+        let (Some(table), Some(key)) = (&mut entry.table, publication.event.key()) else { return true };
+        let before = table.len();
+        let taken = table.take(now_ms, &key.into(), publication);
+        self.stats.entities = self.stats.entities + table.len() - before;
+        match taken {
+            Taken::Changed => true,
+            Taken::Known => false,
+            Taken::Full => {
+                self.drop_entity(&subject.name, BadEntity::Full);
+                false
+            }
+            Taken::Gap => {
+                self.stats.table_gaps += 1;
+                self.reload(subject);
+                false
+            }
+        }
+    }
+
+    /// An event of a live table is missing: as after a break, for this channel alone.
+    fn reload(&mut self, subject: &Subject) {
+        let Some(entry) = self.entries.get_mut(subject).filter(|entry| entry.state == State::Live) else {
+            return;
+        };
+        self.live -= 1;
+        self.interrupted += usize::from(!std::mem::replace(&mut entry.broken, true));
+        let event = BrokerEvent::Interrupted(subject.clone());
+        self.outputs.push_back(HubOutput::Shards(entry.shards, event));
+        self.load(subject);
+    }
+
+    pub(super) fn drop_entity(&mut self, channel: &str, reason: BadEntity) {
+        match reason {
+            BadEntity::Key => self.stats.dropped_bad_key += 1,
+            BadEntity::Position => self.stats.dropped_bad_position += 1,
+            BadEntity::Full => self.stats.dropped_full += 1,
+        }
+        self.outputs.push_back(HubOutput::BadEntity { channel: channel.to_owned(), reason });
+    }
+
+    /// Tells shards the whole table of a live channel.
+    pub(super) fn tell_table(&mut self, subject: &Subject, shards: ShardSet) {
+        if let Some(entry) = self.entries.get(subject)
+            && entry.state == State::Live
+            && let Some(table) = &entry.table
+        {
+            let event = BrokerEvent::Table { channel: subject.name.clone(), entities: table.all() };
+            self.outputs.push_back(HubOutput::Shards(shards, event));
+        }
+    }
+
+    pub(super) fn refresh(&mut self, shard: ShardId, subject: &Subject) {
+        if self.entries.get(subject).is_some_and(|entry| entry.shards.contains(shard)) {
+            self.tell_table(subject, ShardSet::only(shard));
+        }
+    }
+
+    /// Takes out of the tables what has outlived its last event.
+    pub(super) fn sweep(&mut self, now_ms: u64) {
+        while let Some((at, channel)) = self.sweeps.pop_first() {
+            if at > now_ms {
+                self.sweeps.insert((at, channel));
+                return;
+            }
+            let key = SubjectRef { name: &channel, pattern: false };
+            let Some(entry) = self.entries.get_mut(&key) else { continue };
+            let (state, shards) = (entry.state, entry.shards);
+            let Some(table) = &mut entry.table else { continue };
+            let keys = table.expire(now_ms);
+            self.stats.entities -= keys.len();
+            table.sweep_at_ms = now_ms + table.sweep_every_ms();
+            self.sweeps.insert((table.sweep_at_ms, channel.clone()));
+            if !keys.is_empty() && state == State::Live && !shards.is_empty() {
+                let event = BrokerEvent::Expired { channel, keys: keys.into() };
+                self.outputs.push_back(HubOutput::Shards(shards, event));
+            }
+        }
+    }
+}
+
+/// Finds an event's key, and on an entity channel what it does to which entity.
+pub(super) fn read_entity(class: &Class, event: &mut Event) -> Result<Option<EntityChange>, BadEntity> {
+    if class.key.is_none() && class.entity.is_none() {
+        return Ok(None);
+    }
+    let found = class.key_of(event.data_json(), event.tags_json(), event.key());
+    let found = found.map(|key| key.map(|key| key.into_owned()));
+    if let Ok(Some(key)) = &found
+        && event.key() != Some(key.as_str())
+    {
+        event.set_key(key);
+    }
+    let Some(rules) = &class.entity else { return Ok(None) };
+    if !matches!(found, Ok(Some(_))) {
+        return Err(BadEntity::Key);
+    }
+    if event.name() == REMOVE_EVENT {
+        return Ok(Some(EntityChange::Remove));
+    }
+    let position =
+        rules.position_of(event.data_json(), event.tags_json()).map_err(|_| BadEntity::Position)?;
+    Ok(Some(EntityChange::Set { position }))
+}

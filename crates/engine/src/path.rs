@@ -1,0 +1,179 @@
+//! A place in an event, as the configuration names it (`data.id`, `data.pos.x`): where a class finds an entity's
+//! key and position. What is found there is read here; what it is for is the callers' business.
+
+use std::borrow::Cow;
+use std::fmt;
+
+use drawbridge_protocol::event::Event;
+use drawbridge_protocol::json::{self, decimal_text};
+
+use crate::expr::json::member;
+
+/// How many names one path holds behind its root.
+const MAX_STEPS: usize = 8;
+
+/// The part of an event that a path begins with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Root {
+    Data,
+    Tags,
+}
+
+/// A path to a value in an event's `data` or `tags`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Path {
+    root: Root,
+    steps: Box<[Box<str>]>,
+}
+
+/// What is wrong with a path; the text is for whoever writes the configuration.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PathError(&'static str);
+
+impl fmt::Display for PathError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.0)
+    }
+}
+
+impl std::error::Error for PathError {}
+
+/// What stands at a path is neither a string nor a number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NotAKey;
+
+impl Path {
+    /// Reads a path such as `data.id`.
+    ///
+    /// # Errors
+    /// Where it does not begin with `data.` or `tags.`, or a name between its dots is empty or not made of letters,
+    /// digits, `_` and `-`.
+    pub fn parse(text: &str) -> Result<Self, PathError> {
+        let (root, steps) = text.split_once('.').ok_or(PathError("a path is written like data.id"))?;
+        let root = match root {
+            "data" => Root::Data,
+            "tags" => Root::Tags,
+            _ => return Err(PathError("a path begins with `data.` or `tags.`")),
+        };
+        let fits = |step: &str| {
+            !step.is_empty() && step.chars().all(|c| c.is_alphanumeric() || matches!(c, '_' | '-'))
+        };
+        let steps: Box<[Box<str>]> = steps.split('.').map(Into::into).collect();
+        if !steps.iter().all(|step| fits(step)) {
+            return Err(PathError("between its dots a path has names of letters, digits, `_` and `-`"));
+        }
+        if steps.len() > MAX_STEPS {
+            return Err(PathError("a path has at most 8 names behind its root"));
+        }
+        Ok(Path { root, steps })
+    }
+
+    /// Its root, `data` or `tags`.
+    pub fn root(&self) -> &'static str {
+        match self.root {
+            Root::Data => "data",
+            Root::Tags => "tags",
+        }
+    }
+
+    /// The names behind its root, in order.
+    pub fn steps(&self) -> impl Iterator<Item = &str> {
+        self.steps.iter().map(|step| &**step)
+    }
+
+    /// The JSON text of the value at this place; `None` where there is none.
+    pub fn find<'e>(&self, data: &'e str, tags: Option<&'e str>) -> Option<&'e str> {
+        let mut value = match self.root {
+            Root::Data => data,
+            Root::Tags => tags?,
+        };
+        for step in &self.steps {
+            if !value.starts_with('{') {
+                return None;
+            }
+            value = member(value, step)?;
+        }
+        Some(value)
+    }
+
+    /// The key at this place: a string as it is, a number as its decimal text. `Ok(None)`: nothing stands there, or
+    /// null.
+    ///
+    /// # Errors
+    /// Where something else stands there.
+    pub fn key<'e>(&self, data: &'e str, tags: Option<&'e str>) -> Result<Option<Cow<'e, str>>, NotAKey> {
+        let Some(value) = self.find(data, tags) else { return Ok(None) };
+        match value.as_bytes().first() {
+            Some(b'n') => Ok(None),
+            Some(b'"') => json::Value::parse(value)
+                .ok()
+                .and_then(|value| value.as_str().map(json::Str::decode))
+                .map(Some)
+                .ok_or(NotAKey),
+            Some(b'-' | b'0'..=b'9') => Ok(Some(Cow::Owned(decimal_text(value)))),
+            _ => Err(NotAKey),
+        }
+    }
+
+    /// The number at this place, if a finite one stands there.
+    pub fn number(&self, data: &str, tags: Option<&str>) -> Option<f64> {
+        let value = self.find(data, tags)?;
+        if !value.starts_with(|c: char| c == '-' || c.is_ascii_digit()) {
+            return None;
+        }
+        value.parse().ok().filter(|number: &f64| number.is_finite())
+    }
+
+    /// As [`Path::number`], of an event.
+    pub fn number_of(&self, event: &Event) -> Option<f64> {
+        self.number(event.data_json(), event.tags_json())
+    }
+}
+
+impl fmt::Display for Path {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.root())?;
+        self.steps.iter().try_for_each(|step| write!(f, ".{step}"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    #[test]
+    fn finds_keys_and_numbers() {
+        let path = Path::parse("data.pos.x").unwrap();
+        assert_eq!(path.to_string(), "data.pos.x");
+        let rows: &[(&str, Result<Option<&str>, NotAKey>, Option<f64>)] = &[
+            (r#"{"pos":{"x":1}}"#, Ok(Some("1")), Some(1.0)),
+            (r#"{"pos": {"x" : -2.50 }}"#, Ok(Some("-2.5")), Some(-2.5)),
+            (
+                r#"{"pos":{"x":12345678901234567890}}"#,
+                Ok(Some("12345678901234567890")),
+                Some(12345678901234567890.0),
+            ),
+            (r#"{"pos":{"x":1e999}}"#, Ok(Some("1e999")), None),
+            (r#"{"pos":{"x":"e\u0037"}}"#, Ok(Some("e7")), None),
+            (r#"{"pos":{"x":null}}"#, Ok(None), None),
+            (r#"{"pos":{"x":{}}}"#, Err(NotAKey), None),
+            (r#"{"pos":{"x":true}}"#, Err(NotAKey), None),
+            (r#"{"pos":[1]}"#, Ok(None), None),
+            ("7", Ok(None), None),
+        ];
+        for (data, key, number) in rows {
+            assert_eq!(path.key(data, None), key.map(|key| key.map(Cow::Borrowed)), "{data}");
+            assert_eq!(path.number(data, None), *number, "{data}");
+        }
+        assert_eq!(Path::parse("tags.id").unwrap().key("{}", Some(r#"{"id":"a"}"#)), Ok(Some("a".into())));
+    }
+
+    #[test]
+    fn refuses_what_is_no_path() {
+        for text in ["data", "id", "event.x", "data.", "data..x", "data.a b", "data.a.b.c.d.e.f.g.h.i", ""] {
+            assert!(Path::parse(text).is_err(), "{text}");
+        }
+    }
+}
