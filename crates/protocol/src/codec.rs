@@ -6,6 +6,7 @@ mod decode;
 mod encode;
 
 use crate::message::{BadRequest, Encoding, Frame, Request, ServerMessage};
+use crate::websocket::payload_of;
 use crate::{msgpack, writer};
 
 /// Reads one WebSocket message: an object, or an array of 1 to [`crate::MAX_BATCH`] of them. Each is answered
@@ -38,6 +39,13 @@ pub fn encode(encoding: Encoding, message: &ServerMessage<'_>) -> Vec<u8> {
 /// A message as a whole WebSocket frame: text for JSON, binary for MessagePack.
 pub fn encode_frame(encoding: Encoding, message: &ServerMessage<'_>) -> Frame {
     writer::frame(encoding, encode::capacity(message), |map| encode::write(message, map))
+}
+
+/// Several whole frames of this encoding as one frame whose message is the array of theirs; at most
+/// [`crate::MAX_BATCH`] of them. The array's header and separators are the only bytes of its own.
+pub fn encode_array(encoding: Encoding, frames: &[Frame]) -> Frame {
+    let bodies: Vec<&[u8]> = frames.iter().map(|frame| payload_of(frame)).collect();
+    writer::array_frame(encoding, &bodies)
 }
 
 #[cfg(test)]

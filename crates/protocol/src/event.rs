@@ -190,6 +190,19 @@ impl Event {
         map.json_if("ts", self.ts());
     }
 
+    /// As an element of `VIEW_ENTER.entities`.
+    fn write_entity(&self, map: &mut MapWriter<'_>) {
+        map.text_if("key", self.key());
+        map.text("event", self.name());
+        self.write_data(map);
+        map.text_if("from", self.from());
+        map.json_if("tags", self.tags_json());
+        if self.base64 && map.encoding() == Encoding::Json {
+            map.text("encoding", "base64");
+        }
+        map.json_if("ts", self.ts());
+    }
+
     fn write_data(&self, map: &mut MapWriter<'_>) {
         let data = self.data_json();
         if self.base64 && map.encoding() == Encoding::MsgPack {
@@ -201,9 +214,35 @@ impl Event {
     }
 }
 
+/// An entity's state as an element of `VIEW_ENTER.entities` ([`encode_view_enter`]); for all who see it.
+pub fn encode_entity(encoding: Encoding, event: &Event) -> Bytes {
+    writer::message(encoding, event.data_json().len() + PUNCTUATION, |map| event.write_entity(map)).into()
+}
+
+/// `VIEW_ENTER` as a whole WebSocket frame, of entities that [`encode_entity`] has written in this encoding. `reset`:
+/// they begin the table anew. `complete`: nothing is missing any more.
+pub fn encode_view_enter(
+    encoding: Encoding,
+    channel: &str,
+    reset: bool,
+    complete: bool,
+    entities: &[Bytes],
+) -> Frame {
+    let bytes: usize = entities.iter().map(|entity| entity.len() + 1).sum();
+    writer::frame(encoding, bytes + channel.len() + PUNCTUATION, |map| {
+        map.text("type", "VIEW_ENTER");
+        map.text("channel", channel);
+        map.flag("reset", reset);
+        map.boolean("complete", complete);
+        map.encoded("entities", entities);
+    })
+}
+
+/// What a message has beside its values, about, in bytes.
+const PUNCTUATION: usize = 128;
+
 /// The `EVENT` message as a whole WebSocket frame; for all who see the event in this encoding.
 pub fn encode_event(encoding: Encoding, channel: &str, event: &Event, offset: Option<u64>) -> Frame {
-    const PUNCTUATION: usize = 128;
     let parts = [Some(channel), Some(event.name()), Some(event.data_json()), event.from(), event.key()];
     let more = [event.tags_json(), event.ts()];
     let bytes: usize = parts.iter().chain(&more).flatten().map(|part| part.len()).sum();

@@ -172,6 +172,22 @@ pub enum ServerMessage<'a> {
         /// `"by":"server"`: a service did it.
         by_server: bool,
     },
+    /// `FILTER_UPDATED`: what follows is judged by the new view.
+    FilterUpdated {
+        /// Of the request.
+        id: &'a RequestId,
+        /// The name or pattern.
+        channel: &'a str,
+    },
+    /// `VIEW_LEAVE`
+    ViewLeave {
+        /// The entity channel.
+        channel: &'a str,
+        /// The entities that are no longer shown.
+        keys: &'a [&'a str],
+        /// `view` or `removed`.
+        reason: &'a str,
+    },
     /// `EVENT_PUBLISHED`
     Published {
         /// Of the request.

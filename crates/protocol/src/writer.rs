@@ -18,11 +18,15 @@ pub(crate) fn message(encoding: Encoding, capacity: usize, fill: impl FnOnce(&mu
 /// One message object in a whole WebSocket frame. The payload is written once, behind room for the longest
 /// header, because only then its length is known.
 pub(crate) fn frame(encoding: Encoding, capacity: usize, fill: impl FnOnce(&mut MapWriter<'_>)) -> Frame {
+    framed(opcode(encoding), capacity, |out| MapWriter::write(encoding, out, fill))
+}
+
+fn framed(opcode: OpCode, capacity: usize, fill: impl FnOnce(&mut Vec<u8>)) -> Frame {
     let mut out = Vec::with_capacity(2 * MAX_HEADER_BYTES + capacity);
     out.resize(MAX_HEADER_BYTES, 0);
-    MapWriter::write(encoding, &mut out, fill);
+    fill(&mut out);
     let end = out.len();
-    write_header(&mut out, opcode(encoding), end - MAX_HEADER_BYTES);
+    write_header(&mut out, opcode, end - MAX_HEADER_BYTES);
     let unused = MAX_HEADER_BYTES - (out.len() - end);
     out.copy_within(end.., unused);
     out.truncate(end);
@@ -35,6 +39,34 @@ fn opcode(encoding: Encoding) -> OpCode {
     match encoding {
         Encoding::Json => OpCode::Text,
         Encoding::MsgPack => OpCode::Binary,
+    }
+}
+
+/// Several message objects as one array in one frame: its header and separators are the only bytes of its own.
+pub(crate) fn array_frame<B: AsRef<[u8]>>(encoding: Encoding, bodies: &[B]) -> Frame {
+    let bytes: usize = bodies.iter().map(|body| body.as_ref().len() + 1).sum();
+    framed(opcode(encoding), bytes + 5, |out| {
+        list(encoding, out, bodies, |body, out| out.extend_from_slice(body.as_ref()));
+    })
+}
+
+/// A list, item by item.
+fn list<T>(encoding: Encoding, out: &mut Vec<u8>, items: &[T], mut write: impl FnMut(&T, &mut Vec<u8>)) {
+    match encoding {
+        Encoding::Json => {
+            out.push(b'[');
+            for (at, item) in items.iter().enumerate() {
+                if at > 0 {
+                    out.push(b',');
+                }
+                write(item, out);
+            }
+            out.push(b']');
+        }
+        Encoding::MsgPack => {
+            msgpack::write_array_header(out, items.len());
+            items.iter().for_each(|item| write(item, out));
+        }
     }
 }
 
@@ -159,24 +191,22 @@ impl MapWriter<'_> {
     /// A list of maps.
     pub(crate) fn maps<T>(&mut self, name: &str, items: &[T], mut fill: impl FnMut(&T, &mut MapWriter<'_>)) {
         let encoding = self.name(name);
-        match encoding {
-            Encoding::Json => {
-                self.out.push(b'[');
-                for (at, item) in items.iter().enumerate() {
-                    if at > 0 {
-                        self.out.push(b',');
-                    }
-                    MapWriter::write(encoding, self.out, |map| fill(item, map));
-                }
-                self.out.push(b']');
-            }
-            Encoding::MsgPack => {
-                msgpack::write_array_header(self.out, items.len());
-                for item in items {
-                    MapWriter::write(encoding, self.out, |map| fill(item, map));
-                }
-            }
-        }
+        list(encoding, self.out, items, |item, out| MapWriter::write(encoding, out, |map| fill(item, map)));
+    }
+
+    /// A list of values that are in this encoding already.
+    pub(crate) fn encoded(&mut self, name: &str, items: &[Bytes]) {
+        let encoding = self.name(name);
+        list(encoding, self.out, items, |item, out| out.extend_from_slice(item));
+    }
+
+    /// A list of texts.
+    pub(crate) fn texts(&mut self, name: &str, items: &[&str]) {
+        let encoding = self.name(name);
+        list(encoding, self.out, items, |item, out| match encoding {
+            Encoding::Json => json::push_string(out, item),
+            Encoding::MsgPack => msgpack::write_str(out, item),
+        });
     }
 
     fn name(&mut self, name: &str) -> Encoding {

@@ -78,6 +78,8 @@ fn describe(output: &HubOutput) -> String {
         HubOutput::Link(LinkCommand::Subscribe(subjects)) => format!("subscribe {}", names(subjects)),
         HubOutput::Link(LinkCommand::Unsubscribe(subjects)) => format!("unsubscribe {}", names(subjects)),
         HubOutput::Oversized { channel, bytes } => format!("oversized {channel} {bytes}"),
+        HubOutput::Load { channel, load } => format!("load {channel} {load}"),
+        HubOutput::BadEntity { channel, reason } => format!("bad entity {channel} {reason:?}"),
         HubOutput::Shards(shards, event) => {
             let to = shards.iter().map(|shard| shard.0.to_string()).collect::<Vec<_>>().join("+");
             format!("{to}: {}", describe_event(event))
@@ -93,6 +95,11 @@ fn describe_event(event: &BrokerEvent) -> String {
         BrokerEvent::Publication(publication) => {
             format!("{} {} {}", publication.channel, publication.offset, publication.event.data_json())
         }
+        BrokerEvent::Table { channel, entities } => {
+            let states: Vec<&str> = entities.iter().map(|entity| entity.event.data_json()).collect();
+            format!("table {channel} {}", states.join(" "))
+        }
+        BrokerEvent::Expired { channel, keys } => format!("expired {channel} {}", keys.join(" ")),
         BrokerEvent::Released(subject) => format!("released {}", subject.name),
         BrokerEvent::Interrupted(subject) => format!("interrupted {}", subject.name),
         BrokerEvent::Refused { subject, reason } => format!("refused {} {reason}", subject.name),

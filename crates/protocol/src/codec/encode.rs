@@ -9,6 +9,7 @@ pub(super) fn capacity(message: &ServerMessage<'_>) -> usize {
         ServerMessage::Welcome(welcome) => 512 + 96 * welcome.subscriptions.len(),
         ServerMessage::Pong { t, .. } => 96 + t.map_or(0, |t| t.get().len()),
         ServerMessage::Error(error) => 160 + error.message.len() + error.hint.map_or(0, str::len),
+        ServerMessage::ViewLeave { keys, .. } => 160 + keys.iter().map(|key| key.len() + 4).sum::<usize>(),
         _ => 160,
     }
 }
@@ -28,6 +29,17 @@ pub(super) fn write(message: &ServerMessage<'_>, map: &mut MapWriter<'_>) {
             map.text("channel", channel);
             map.text("reason", reason);
             by(*by_server, map);
+        }
+        ServerMessage::FilterUpdated { id, channel } => {
+            map.text("type", "FILTER_UPDATED");
+            map.id(Some(id));
+            map.text("channel", channel);
+        }
+        ServerMessage::ViewLeave { channel, keys, reason } => {
+            map.text("type", "VIEW_LEAVE");
+            map.text("channel", channel);
+            map.texts("keys", keys);
+            map.text("reason", reason);
         }
         ServerMessage::Published { id, channel, offset } => {
             map.text("type", "EVENT_PUBLISHED");

@@ -40,6 +40,16 @@ pub fn write_header(out: &mut Vec<u8>, opcode: OpCode, payload_bytes: usize) {
     }
 }
 
+/// The payload of a whole frame that a server wrote.
+pub fn payload_of(frame: &[u8]) -> &[u8] {
+    let header_bytes = match frame.get(1) {
+        Some(126) => 4,
+        Some(127) => MAX_HEADER_BYTES,
+        _ => 2,
+    };
+    frame.get(header_bytes..).unwrap_or_default()
+}
+
 /// One whole frame.
 pub fn encode_frame(opcode: OpCode, payload: &[u8]) -> Bytes {
     let mut out = Vec::with_capacity(MAX_HEADER_BYTES + payload.len());

@@ -12,6 +12,6 @@ mod partial;
 
 pub use close::{MAX_REASON_BYTES, encode_close};
 pub use decode::{Decoder, Limits, Received, Violation};
-pub use encode::{MAX_HEADER_BYTES, OpCode, encode_frame, write_header};
+pub use encode::{MAX_HEADER_BYTES, OpCode, encode_frame, payload_of, write_header};
 pub use handshake::{InvalidKey, NoKnownSubprotocol, Subprotocol, accept_key, negotiate};
 pub use partial::MAX_EMPTY_FRAGMENTS;

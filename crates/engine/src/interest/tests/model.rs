@@ -121,7 +121,9 @@ impl World {
                     assert!(!shards.is_empty(), "told to nobody: {event:?}");
                     shards.iter().for_each(|shard| self.hear(shard, &event));
                 }
-                HubOutput::Oversized { .. } => panic!("nothing is oversized"),
+                HubOutput::Oversized { .. } | HubOutput::Load { .. } | HubOutput::BadEntity { .. } => {
+                    panic!("nothing is oversized, and nothing has entities")
+                }
             }
         }
     }
