@@ -1,6 +1,7 @@
 //! Classes of channels: which one a name belongs to, and what it says. The first class whose name matches wins.
 
 use std::borrow::Cow;
+use std::fmt;
 use std::sync::Arc;
 
 use drawbridge_protocol::event::PayloadMode;
@@ -98,6 +99,18 @@ pub enum KeyError {
     /// Over [`MAX_KEY_BYTES`].
     TooLong,
 }
+
+impl fmt::Display for KeyError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            KeyError::NotAKey => f.write_str("must be a string or a number: it names the entity"),
+            KeyError::Empty => f.write_str("is empty: it names the entity"),
+            KeyError::TooLong => write!(f, "has more than {MAX_KEY_BYTES} bytes: it names the entity"),
+        }
+    }
+}
+
+impl std::error::Error for KeyError {}
 
 /// What an entity channel keeps (contract §5).
 #[derive(Clone, Debug)]

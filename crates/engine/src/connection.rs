@@ -5,9 +5,11 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use drawbridge_protocol::{Encoding, Frame, Request, RequestId};
+use hashbrown::HashMap;
 
 use crate::class::ClassId;
-use crate::io::{Claims, ConnId, Opened};
+use crate::expr::Expr;
+use crate::io::{Claims, ConnId, Opened, Ticket};
 use crate::rate_limit::Bucket;
 use crate::targets::{Judged, TargetId};
 
@@ -30,6 +32,11 @@ pub(crate) struct Connection {
     /// Frames of this turn, or all that waits while the socket is blocked.
     pub(crate) pending: Vec<Frame>,
     pub(crate) pending_bytes: usize,
+    /// Its subscriptions that have something due, and what that holds in bytes.
+    pub(crate) feeds: Vec<TargetId>,
+    pub(crate) feed_bytes: usize,
+    /// What services have narrowed of its views.
+    pub(crate) narrowed: Narrowed,
     pub(crate) dirty: bool,
     pub(crate) blocked: bool,
     /// The last publication that was decided for it, so that overlapping subscriptions deliver once.
@@ -95,6 +102,42 @@ pub(crate) struct Waiting {
     pub(crate) bytes: usize,
 }
 
+/// What services have narrowed of a player's views, by channel. While it is being read nothing is shown.
+#[derive(Debug, Default)]
+pub(crate) struct Narrowed {
+    /// The question that is out.
+    pub(crate) loading: Option<Ticket>,
+    /// `None`: narrowed no longer, said while the question was out.
+    views: Option<Box<HashMap<Arc<str>, Option<Expr>>>>,
+}
+
+impl Narrowed {
+    pub(crate) fn of(&self, channel: &str) -> Option<&Expr> {
+        self.views.as_ref()?.get(channel)?.as_ref()
+    }
+
+    /// A service says so now.
+    pub(crate) fn set(&mut self, channel: Arc<str>, view: Option<Expr>) {
+        if view.is_some() || self.loading.is_some() {
+            self.views.get_or_insert_default().insert(channel, view);
+        } else if let Some(views) = &mut self.views {
+            views.remove(&channel);
+        }
+    }
+
+    /// What was said before; what was said meanwhile is newer.
+    pub(crate) fn loaded(&mut self, views: impl IntoIterator<Item = (Arc<str>, Expr)>) {
+        self.loading = None;
+        for (channel, view) in views {
+            self.views.get_or_insert_default().entry(channel).or_insert(Some(view));
+        }
+        if let Some(views) = &mut self.views {
+            views.retain(|_, view| view.is_some());
+        }
+        self.views = self.views.take().filter(|views| !views.is_empty());
+    }
+}
+
 /// One subscription of a connection.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Subscription {
@@ -123,6 +166,8 @@ pub(crate) struct Deadlines {
     pub(crate) heartbeat_ms: u64,
     pub(crate) expiry_ms: u64,
     pub(crate) drain_ms: u64,
+    /// Something due leaves.
+    pub(crate) flush_ms: u64,
     /// The one entry in the engine's timers.
     pub(crate) armed_ms: u64,
 }
@@ -130,7 +175,7 @@ pub(crate) struct Deadlines {
 impl Deadlines {
     /// The earliest, or 0.
     pub(crate) fn earliest(&self) -> u64 {
-        [self.phase_ms, self.heartbeat_ms, self.expiry_ms, self.drain_ms]
+        [self.phase_ms, self.heartbeat_ms, self.expiry_ms, self.drain_ms, self.flush_ms]
             .into_iter()
             .filter(|at| *at > 0)
             .min()
@@ -153,6 +198,9 @@ impl Connection {
             judged: None,
             pending: Vec::new(),
             pending_bytes: 0,
+            feeds: Vec::new(),
+            feed_bytes: 0,
+            narrowed: Narrowed::default(),
             dirty: false,
             blocked: false,
             last_turn: 0,

@@ -8,7 +8,7 @@ use std::sync::{Arc, OnceLock};
 
 use crate::area::Point;
 use bytes::Bytes;
-use drawbridge_protocol::event::{Event, SERVER_ID_PREFIX, encode_event};
+use drawbridge_protocol::event::{Event, SERVER_ID_PREFIX, encode_entity, encode_event};
 use drawbridge_protocol::{CloseCode, Encoding, ErrorCode, Frame};
 
 /// The two clocks, read once per turn by whoever drives the core.
@@ -195,6 +195,13 @@ pub enum Notice {
         claim: String,
         /// Why.
         reason: &'static str,
+    },
+    /// Redis does not tell what services have narrowed of a player's views.
+    ViewsRefused {
+        /// The player.
+        player: Arc<str>,
+        /// Redis' words.
+        reason: String,
     },
     /// Redis refused a subscription.
     SubscriptionRefused {
@@ -499,7 +506,10 @@ pub struct Publication {
     pub sender: Option<Sender>,
     /// On entity channels: what it does to the entity that its key names.
     pub entity: Option<EntityChange>,
+    /// Clients are shown no offset: its class may tell events of different keys in another order.
+    pub unnumbered: bool,
     frames: [OnceLock<Frame>; 2],
+    elements: [OnceLock<Bytes>; 2],
 }
 
 /// What an event does to its entity.
@@ -550,13 +560,32 @@ impl Publication {
     /// As [`Publication::new`], on an entity channel.
     pub fn with_entity(channel: Arc<str>, event: Event, offset: u64, entity: Option<EntityChange>) -> Self {
         let sender = event.server_id().and_then(Sender::of_id);
-        Publication { channel, event, offset, sender, entity, frames: [OnceLock::new(), OnceLock::new()] }
+        Publication {
+            channel,
+            event,
+            offset,
+            sender,
+            entity,
+            unnumbered: false,
+            frames: Default::default(),
+            elements: Default::default(),
+        }
     }
 
     /// The `EVENT` frame in this encoding; the same bytes for all who see it.
     pub fn frame(&self, encoding: Encoding) -> &Frame {
-        self.frames[encoding as usize].get_or_init(|| {
-            encode_event(encoding, &self.channel, &self.event, Some(self.offset).filter(|offset| *offset > 0))
-        })
+        let offset = Some(self.offset).filter(|offset| *offset > 0 && !self.unnumbered);
+        self.frames[encoding as usize]
+            .get_or_init(|| encode_event(encoding, &self.channel, &self.event, offset))
+    }
+
+    /// Its entity's state, as an element of `VIEW_ENTER`; the same bytes for all who see it.
+    pub fn element(&self, encoding: Encoding) -> &Bytes {
+        self.elements[encoding as usize].get_or_init(|| encode_entity(encoding, &self.event))
+    }
+
+    /// About what it holds in memory, in bytes.
+    pub fn weight(&self) -> usize {
+        self.event.held_bytes() + size_of::<Publication>()
     }
 }

@@ -4,10 +4,14 @@
 //! [`interest::Hub`], one per link to Redis. Neither does I/O, reads a clock, or rolls dice.
 
 pub mod area;
+mod audience;
 pub mod class;
 mod connection;
 pub mod engine;
 pub mod expr;
+mod feed;
+mod filter_index;
+mod grid;
 pub mod interest;
 pub mod io;
 pub mod path;
@@ -17,3 +21,4 @@ pub mod settings;
 pub mod stats;
 mod targets;
 mod view;
+mod world;

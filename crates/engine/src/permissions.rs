@@ -64,10 +64,23 @@ pub(crate) fn may_publish<'s, 'c>(
     Err(Denied(format!("class `{}`: publish = `{}`", class.name, class.publish)))
 }
 
-/// The class's view of a real channel, with the player folded in; `None`: everything.
-pub(crate) fn server_view(settings: &Settings, claims: &Claims, channel: &str) -> Option<Expr> {
-    let (_, class, params) = settings.classes.of_channel(channel)?;
-    Some(bind(class.view.as_ref()?, &RuleScope::new(claims, channel, &params)))
+/// The server's view of a real channel, with the player folded in: the class's, and what services have `narrowed` for
+/// this player. `None`: everything.
+pub(crate) fn server_view(
+    settings: &Settings,
+    claims: &Claims,
+    channel: &str,
+    narrowed: Option<&Expr>,
+) -> Option<Expr> {
+    let class = settings.classes.of_channel(channel);
+    let params = class.as_ref().map(|(_, _, params)| *params).unwrap_or_default();
+    let scope = RuleScope::new(claims, channel, &params);
+    let view = class.and_then(|(_, class, _)| class.view.as_ref()).map(|view| bind(view, &scope));
+    let narrowed = narrowed.map(|view| bind(view, &scope));
+    match (view, narrowed) {
+        (Some(view), Some(narrowed)) => Some(view.and(&narrowed)),
+        (view, narrowed) => view.or(narrowed),
+    }
 }
 
 /// The channels that the templates give this player, in the order of the templates, each once.

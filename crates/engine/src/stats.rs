@@ -31,6 +31,22 @@ pub struct Stats {
     pub deliveries: u64,
     /// Events that a view or a right hid from a subscriber.
     pub hidden: u64,
+    /// Gauge: entities of this shard's channels.
+    pub entities: u64,
+    /// Gauge: what asking the filters that no index answers costs, of the dearest channel.
+    pub filter_work: u64,
+    /// Gauge: bytes of events that wait for a window or a blocked socket.
+    pub due_bytes: u64,
+    /// Entities told to have come into view, snapshots included.
+    pub view_enters: u64,
+    /// Entities told to have gone out of view.
+    pub view_leaves: u64,
+    /// Snapshots of entity channels begun.
+    pub snapshots: u64,
+    /// Events that a newer one of their key replaced before they left.
+    pub conflated: u64,
+    /// Events given up for connections that do not read, and told by `RESYNC`.
+    pub given_up: u64,
     /// `BAD_MESSAGE`s.
     pub bad_messages: u64,
     /// `RATE_LIMITED`s.
@@ -65,6 +81,14 @@ impl std::ops::AddAssign for Stats {
         self.publications += other.publications;
         self.deliveries += other.deliveries;
         self.hidden += other.hidden;
+        self.entities += other.entities;
+        self.filter_work = self.filter_work.max(other.filter_work);
+        self.due_bytes += other.due_bytes;
+        self.view_enters += other.view_enters;
+        self.view_leaves += other.view_leaves;
+        self.snapshots += other.snapshots;
+        self.conflated += other.conflated;
+        self.given_up += other.given_up;
         self.bad_messages += other.bad_messages;
         self.rate_limited += other.rate_limited;
         self.forbidden += other.forbidden;

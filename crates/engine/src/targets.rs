@@ -9,10 +9,15 @@ use drawbridge_protocol::RequestId;
 use hashbrown::HashMap;
 use slab::Slab;
 
+use crate::area::Area;
+use crate::audience::{AudienceId, Audiences, EVERYBODY, Eye, NOBODY};
+use crate::class::{ClassId, Classes};
 use crate::expr::Expr;
+use crate::feed::Feed;
 use crate::interest::PatternIndex;
 use crate::io::{ConnId, Position, Publication, Subject, SubjectRef, Ticket};
 use crate::view::View;
+use crate::world::World;
 
 /// A place in [`Targets`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -22,7 +27,13 @@ pub(crate) struct TargetId(pub(crate) u32);
 #[derive(Debug)]
 pub(crate) struct Target {
     pub(crate) subject: Subject,
+    /// The class of the channel; of a pattern none.
+    pub(crate) class: Option<ClassId>,
     pub(crate) subscribers: Vec<Subscriber>,
+    /// Who of them share a view; `None` while everybody is shown everything.
+    pub(crate) audiences: Option<Box<Audiences>>,
+    /// The entities, on an entity channel.
+    pub(crate) world: Option<Box<World>>,
     /// The broker has confirmed it, and the link has not broken since.
     pub(crate) live: bool,
     /// Where the channel's count stands, once it was confirmed.
@@ -41,8 +52,87 @@ pub(crate) struct Subscriber {
     pub(crate) since: Ticket,
     /// The client's filter as it was asked for: folded anew when the claims change.
     pub(crate) filter: Option<Expr>,
-    /// What is left of the views to ask of each event; for a pattern only the client's part.
-    pub(crate) view: Option<Rc<View>>,
+    /// The client's area of interest.
+    pub(crate) area: Option<Box<Area>>,
+    /// With whom it shares its view, where the target has audiences; and its place among them.
+    pub(crate) audience: AudienceId,
+    pub(crate) place: u32,
+    /// What is due to it and waits.
+    pub(crate) feed: Option<Box<Feed>>,
+}
+
+/// What a subscriber looks at.
+#[derive(Debug)]
+pub(crate) enum Sight {
+    /// What the view shows; `None`: everything.
+    Open(Option<Rc<View>>),
+    /// What the view shows, in an area.
+    Eye(Option<Rc<View>>, Area),
+    /// Nothing: its class wants an area, and it has none.
+    Nothing,
+}
+
+impl Target {
+    /// Puts a subscriber where it sees this.
+    pub(crate) fn place(&mut self, slot: u32, sight: Sight) {
+        if self.audiences.is_none() && self.world.is_none() && matches!(sight, Sight::Open(None)) {
+            if let Some(subscriber) = self.subscribers.get_mut(slot as usize) {
+                subscriber.audience = EVERYBODY;
+            }
+            return;
+        }
+        let (id, place) = match sight {
+            Sight::Nothing => (NOBODY, 0),
+            Sight::Open(view) => self.audiences_mut().join(view, None, slot),
+            Sight::Eye(view, area) => self.audiences_mut().join(view, Some(Eye::new(area)), slot),
+        };
+        if let Some(subscriber) = self.subscribers.get_mut(slot as usize) {
+            (subscriber.audience, subscriber.place) = (id, place);
+        }
+        if let (Some(world), Some(audiences)) = (&mut self.world, &mut self.audiences) {
+            // What it sees first is told as a whole.
+            world.open_eye(audiences, id, &mut Vec::new());
+        }
+    }
+
+    /// The audiences; where there were none, all who are subscribed see everything.
+    fn audiences_mut(&mut self) -> &mut Audiences {
+        let subscribers = &mut self.subscribers;
+        self.audiences.get_or_insert_with(|| {
+            let mut audiences = Audiences::default();
+            for (slot, subscriber) in subscribers.iter_mut().enumerate().filter(|(_, s)| s.audience != NOBODY)
+            {
+                (subscriber.audience, subscriber.place) = audiences.join(None, None, slot as u32);
+            }
+            Box::new(audiences)
+        })
+    }
+
+    /// Takes a subscriber out of its audience.
+    pub(crate) fn unplace(&mut self, slot: u32) {
+        let Some(subscriber) = self.subscribers.get_mut(slot as usize) else { return };
+        let id = std::mem::replace(&mut subscriber.audience, NOBODY);
+        let place = subscriber.place;
+        let Some(audiences) = self.audiences.as_mut().filter(|_| id != NOBODY) else { return };
+        let (moved, gone) = audiences.leave(id, place);
+        if let Some(moved) = moved.and_then(|slot| self.subscribers.get_mut(slot as usize)) {
+            moved.place = place;
+        }
+        if let (Some(eye), Some(world)) = (gone.and_then(|audience| audience.eye), &mut self.world) {
+            world.close_eye(id, &eye);
+        }
+    }
+
+    /// Takes a subscriber out; gives the one that now has its slot.
+    pub(crate) fn remove(&mut self, slot: u32) -> Option<ConnId> {
+        self.unplace(slot);
+        self.subscribers.swap_remove(slot as usize);
+        let moved = self.subscribers.get(slot as usize)?;
+        if let Some(audiences) = self.audiences.as_mut().filter(|_| moved.audience != NOBODY) {
+            audiences.moved(moved.audience, moved.place, slot);
+        }
+        Some(moved.conn)
+    }
 }
 
 impl Subscriber {
@@ -59,7 +149,7 @@ impl Subscriber {
 pub(crate) enum Judgement {
     /// Nothing.
     Hidden,
-    /// What the view shows; `None`: everything.
+    /// What the server's view shows; `None`: everything.
     Shown(Option<Rc<View>>),
 }
 
@@ -90,6 +180,11 @@ impl Judged {
             self.0.clear();
         }
         self.0.insert((pattern, channel), judgement);
+    }
+
+    /// What services narrowed of a channel has changed.
+    pub(crate) fn forget_channel(&mut self, channel: &str) {
+        self.0.retain(|(_, other), _| **other != *channel);
     }
 
     /// A pattern was left, or is to be judged anew.
@@ -140,13 +235,18 @@ impl Targets {
     }
 
     /// The target of this name, made if it is new; says whether it is.
-    pub(crate) fn find_or_insert(&mut self, subject: &Subject) -> (TargetId, bool) {
+    pub(crate) fn find_or_insert(&mut self, subject: &Subject, classes: &Classes) -> (TargetId, bool) {
         if let Some(id) = self.find(subject) {
             return (id, false);
         }
+        let class = if subject.pattern { None } else { classes.of_channel(&subject.name) };
+        let world = class.as_ref().and_then(|(_, class, _)| class.entity.as_ref()).map(World::new);
         let target = Target {
             subject: subject.clone(),
+            class: class.map(|(id, _, _)| id),
             subscribers: Vec::new(),
+            audiences: None,
+            world: world.map(Box::new),
             live: false,
             position: None,
             waiters: Vec::new(),
@@ -186,5 +286,9 @@ impl Targets {
 
     pub(crate) fn len(&self) -> usize {
         self.slab.len()
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &Target> {
+        self.slab.iter().map(|(_, target)| target)
     }
 }

@@ -9,7 +9,7 @@ use drawbridge_protocol::event::Event;
 use hashbrown::HashMap;
 
 use crate::expr::{Binding, Expr, Scope, Var, Vars};
-use crate::io::Claims;
+use crate::io::{Claims, Publication};
 
 /// The parts of a view that are left to ask; `None`: lets everything through.
 type Key = (Option<Expr>, Option<Expr>);
@@ -17,6 +17,8 @@ type Key = (Option<Expr>, Option<Expr>);
 /// Decides for one event whether its holders see it.
 #[derive(Debug)]
 pub(crate) struct View {
+    /// Names it among all views of its shard; never used again.
+    pub(crate) id: u64,
     server: Option<Expr>,
     client: Option<Expr>,
     /// The last event asked about and the answer.
@@ -30,9 +32,29 @@ impl View {
         if last == turn {
             return shown;
         }
-        let shown = [&self.server, &self.client].into_iter().flatten().all(|expr| expr.matches(scope));
+        let shown = self.allows(scope);
         self.memo.set((turn, shown));
         shown
+    }
+
+    /// As [`View::shows`], of an event that is not the one in hand.
+    pub(crate) fn allows(&self, scope: &EventScope<'_>) -> bool {
+        self.parts().all(|expr| expr.matches(scope))
+    }
+
+    /// What it asks: the server's part, the client's part.
+    pub(crate) fn parts(&self) -> impl Iterator<Item = &Expr> {
+        [&self.server, &self.client].into_iter().flatten()
+    }
+
+    /// The server's part.
+    pub(crate) fn server(&self) -> Option<&Expr> {
+        self.server.as_ref()
+    }
+
+    /// The client's part.
+    pub(crate) fn client(&self) -> Option<&Expr> {
+        self.client.as_ref()
     }
 }
 
@@ -41,6 +63,7 @@ impl View {
 pub(crate) struct Views {
     known: HashMap<Key, Weak<View>>,
     sweep_at: usize,
+    made: u64,
 }
 
 impl Views {
@@ -54,8 +77,9 @@ impl Views {
             return Some(view);
         }
         self.sweep();
-        let view =
-            Rc::new(View { server: key.0.clone(), client: key.1.clone(), memo: Cell::new((0, false)) });
+        self.made += 1;
+        let (server, client) = key.clone();
+        let view = Rc::new(View { id: self.made, server, client, memo: Cell::new((0, false)) });
         self.known.insert(key, Rc::downgrade(&view));
         Some(view)
     }
@@ -123,9 +147,16 @@ pub(crate) fn bind_me(expr: &Expr, scope: &RuleScope<'_>) -> Expr {
 }
 
 /// What a view is asked over; `me` and `params` are folded in already.
+#[derive(Clone, Copy)]
 pub(crate) struct EventScope<'a> {
     pub(crate) channel: &'a str,
     pub(crate) event: &'a Event,
+}
+
+impl<'a> EventScope<'a> {
+    pub(crate) fn of(publication: &'a Publication) -> Self {
+        EventScope { channel: &publication.channel, event: &publication.event }
+    }
 }
 
 impl Scope for EventScope<'_> {

@@ -28,6 +28,9 @@ pub(crate) fn notice(notice: &Notice) {
         Notice::ClaimSkipped { player, template, claim, reason } => {
             tracing::warn!(%player, template, claim, reason, "a claim is not fit for a channel name and is skipped");
         }
+        Notice::ViewsRefused { player, reason } => {
+            tracing::error!(%player, reason, "Redis does not tell this player's views: its classes' alone hold");
+        }
         Notice::SubscriptionRefused { subject, reason } => {
             tracing::error!(channel = %subject, reason, "Redis refused a subscription");
         }

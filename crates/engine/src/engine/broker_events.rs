@@ -23,11 +23,14 @@ impl Engine {
                     && let Some(target) = self.targets.get_mut(id)
                 {
                     target.live = false;
+                    self.table_is_void(id, false);
                 }
             }
             BrokerEvent::Refused { subject, reason } => self.refused(&subject, &reason),
             BrokerEvent::Gap { channel, position } => self.gap(&channel, &position),
-            BrokerEvent::Table { .. } | BrokerEvent::Expired { .. } | BrokerEvent::Views { .. } => {}
+            BrokerEvent::Table { channel, entities } => self.table(&channel, &entities),
+            BrokerEvent::Expired { channel, keys } => self.expired_entities(&channel, &keys),
+            BrokerEvent::Views { ticket, views } => self.views_loaded(ticket, views),
             BrokerEvent::Done { ticket, result } => self.publish_done(ticket, result),
             BrokerEvent::Status(status) => self.broker_status(status),
         }
@@ -42,11 +45,17 @@ impl Engine {
         target.position = (!subject.pattern).then_some(position);
         let mut broken: SmallVec<[ConnId; 8]> = SmallVec::new();
         for subscriber in &mut target.subscribers {
+            if is_gated(&self.connections, subscriber.conn) {
+                continue;
+            }
             if std::mem::replace(&mut subscriber.live, true) && after_break {
                 broken.push(subscriber.conn);
             }
         }
-        let waiters = std::mem::take(&mut target.waiters);
+        // Those whose views are not known yet are told when they are.
+        let all = std::mem::take(&mut target.waiters);
+        let (gated, waiters) = all.into_iter().partition(|waiter| is_gated(&self.connections, waiter.conn));
+        target.waiters = gated;
         self.resync(&broken, &subject.name, "broker", self.targets.get(id).and_then(|t| t.position.clone()));
         self.tell_waiters(id, waiters);
     }
@@ -61,7 +70,7 @@ impl Engine {
         }
     }
 
-    fn tell_waiters(&mut self, target: TargetId, waiters: Vec<Waiter>) {
+    pub(super) fn tell_waiters(&mut self, target: TargetId, waiters: Vec<Waiter>) {
         for Waiter { conn, reply } in &waiters {
             self.tell_subscribed(*conn, target, reply);
             if matches!(reply, Reply::Welcome) {
@@ -83,7 +92,10 @@ impl Engine {
             offset: position.as_ref().map(|position| position.offset),
         };
         let mut frames = SharedFrames::default();
+        let target = self.targets.find_channel(channel);
         for conn in conns {
+            // What came before the gap is told before it.
+            target.into_iter().for_each(|target| self.flush_target(*conn, target));
             if let Some(open) = self.connections.get(*conn).filter(|conn| conn.is_open()) {
                 let frame = frames.get(open.encoding, &message);
                 self.stats.resyncs += 1;
@@ -174,6 +186,9 @@ impl Engine {
         conns.sort_unstable();
         conns.dedup();
         self.resync(&conns, channel, "gap", Some(position.clone()));
+        if let Some(id) = self.targets.find_channel(channel) {
+            self.table_is_void(id, true);
+        }
     }
 
     fn broker_status(&mut self, status: BrokerStatus) {
@@ -197,6 +212,11 @@ impl Engine {
             self.run_deferred(id);
         }
     }
+}
+
+/// Whether a connection's views are not known yet.
+fn is_gated(connections: &super::Connections, conn: ConnId) -> bool {
+    connections.get(conn).is_some_and(|conn| conn.narrowed.loading.is_some())
 }
 
 /// One message to many connections, encoded once per encoding.

@@ -15,7 +15,7 @@ impl Engine {
             match &command.action {
                 PlayerAction::Subscribe { channel } => self.subscribe_by_server(id, channel),
                 PlayerAction::Unsubscribe { channel } => self.unsubscribe_by_server(id, channel),
-                PlayerAction::View { .. } => {}
+                PlayerAction::View { channel, view } => self.narrow(id, channel, view.as_deref()),
                 PlayerAction::Disconnect { reason } => {
                     let word = reason.as_deref().unwrap_or("kicked");
                     self.close_with_word(id, CloseCode::Kicked, word.to_owned(), word);
@@ -38,7 +38,7 @@ impl Engine {
             return self.take_over(id, target);
         }
         if !full {
-            self.add_subscription(id, &subject, Origin::Server, None, reply);
+            self.add_subscription(id, &subject, Origin::Server, None, None, reply);
         }
     }
 

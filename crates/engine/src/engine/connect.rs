@@ -12,7 +12,7 @@ use super::subscribe::Ended;
 use crate::connection::{Connection, Deadlines, Joining, Judging, Origin, Phase};
 use crate::io::{AuthFailure, BrokerStatus, Claims, ConnId, Opened, Output, Subject};
 use crate::permissions;
-use crate::targets::Reply;
+use crate::targets::{Reply, TargetId};
 
 /// How long `WELCOME` waits for Redis; what is not confirmed then is listed as pending.
 const JOIN_TIMEOUT_MS: u64 = 2_000;
@@ -115,9 +115,13 @@ impl Engine {
         }
         let Some(conn) = self.connections.get_mut(id) else { return };
         // One more than there are, so that nothing is complete before everything is asked for.
+        let named = claims_named(conn);
         conn.phase = Phase::Joining(Box::new(Joining { id: request, unconfirmed: 1, errors: Vec::new() }));
+        if named {
+            self.load_views(id);
+        }
         for channel in auto {
-            self.add_subscription(id, &Subject::channel(channel), Origin::Auto, None, Reply::Welcome);
+            self.add_subscription(id, &Subject::channel(channel), Origin::Auto, None, None, Reply::Welcome);
         }
         for subscribe in subscribe {
             self.subscribe(id, None, subscribe, true);
@@ -158,6 +162,13 @@ impl Engine {
         }
         if self.status == BrokerStatus::Degraded {
             self.send(id, &ServerMessage::Status { broker: "degraded" });
+        }
+        let targets: Vec<TargetId> = self
+            .connections
+            .get(id)
+            .map_or(Vec::new(), |conn| conn.subscriptions.iter().map(|s| s.target).collect());
+        for target in targets {
+            self.want_snapshot(id, target);
         }
         self.tell_connected(id);
         self.run_deferred(id);
@@ -251,7 +262,7 @@ impl Engine {
         for channel in after.into_iter().filter(|channel| !before.contains(channel)) {
             let subject = Subject::channel(channel);
             if !self.is_subscribed(id, &subject) {
-                self.add_subscription(id, &subject, Origin::Auto, None, Reply::Told);
+                self.add_subscription(id, &subject, Origin::Auto, None, None, Reply::Told);
             }
         }
     }
@@ -270,8 +281,9 @@ impl Engine {
                 }
                 Origin::Client => permissions::may_subscribe(&self.settings, claims, &name).is_ok(),
             };
-            if allowed {
-                self.fold_view(id, subscription.target);
+            if allowed && self.may_still_follow(id, subscription.target, claims) {
+                self.flush_target(id, subscription.target);
+                self.look_anew(id, subscription.target, true);
             } else {
                 self.end_subscription(id, subscription.target, Ended::Forbidden);
             }
@@ -279,9 +291,18 @@ impl Engine {
     }
 }
 
+/// Whether a service can have narrowed something for this player: nobody knows an anonymous one's name beforehand.
+fn claims_named(conn: &Connection) -> bool {
+    conn.claims.as_ref().is_some_and(|claims| *claims.player != *anonymous_name(conn))
+}
+
+fn anonymous_name(conn: &Connection) -> String {
+    format!("anonymous-{}", conn.public_name())
+}
+
 /// A player without a token: a name of its own, and no claims but that it is anonymous.
 fn anonymous(conn: &Connection) -> Claims {
-    let player: Arc<str> = format!("anonymous-{}", conn.public_name()).into();
+    let player: Arc<str> = anonymous_name(conn).into();
     let json = format!(r#"{{"sub":"{player}","anonymous":true}}"#).into();
     Claims { player, expires_unix_ms: None, json }
 }

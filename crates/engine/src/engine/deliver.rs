@@ -1,18 +1,54 @@
-//! From one publication to the frames that wait for each connection; and the bound on what waits.
+//! From one publication to what is due to each connection: frames that wait for the end of the turn, or, where its
+//! class wants more than that (batches, conflation, another policy for slow readers), a feed. How feeds leave stands
+//! in [`super::flush`], entity channels in [`super::entities`].
 
+use std::collections::BTreeSet;
 use std::rc::Rc;
 use std::sync::Arc;
 
 use drawbridge_protocol::{CloseCode, Frame};
 
-use super::Engine;
+use super::{Connections, Engine};
+use crate::class::{Delivery, SlowConsumer};
 use crate::connection::Connection;
-use crate::expr::Expr;
-use crate::io::{Claims, ConnId, Publication};
+use crate::feed::{Due, Kind};
+use crate::io::{ConnId, Publication};
 use crate::permissions;
 use crate::settings::Settings;
-use crate::targets::{Judgement, TargetId};
-use crate::view::{EventScope, RuleScope, View, Views, bind_me};
+use crate::stats::Stats;
+use crate::targets::{Judgement, Subscriber, TargetId};
+use crate::view::{EventScope, View, Views};
+
+/// What handing out needs of the engine, beside the target in hand.
+pub(super) struct Outgoing<'e> {
+    pub(super) now_ms: u64,
+    /// The number of the publication in hand.
+    pub(super) turn: u64,
+    pub(super) bound: usize,
+    pub(super) connections: &'e mut Connections,
+    pub(super) dirty: &'e mut Vec<ConnId>,
+    pub(super) timers: &'e mut BTreeSet<(u64, ConnId)>,
+    pub(super) stats: &'e mut Stats,
+    /// Connections to be closed with 4001.
+    pub(super) slow: Vec<ConnId>,
+}
+
+/// Everything that handing out needs, with the engine's targets left to the caller.
+macro_rules! outgoing {
+    ($engine:expr) => {
+        $crate::engine::deliver::Outgoing {
+            now_ms: $engine.now.mono_ms,
+            turn: $engine.publication,
+            bound: $engine.settings.outbound_bytes,
+            connections: &mut $engine.connections,
+            dirty: &mut $engine.dirty,
+            timers: &mut $engine.timers,
+            stats: &mut $engine.stats,
+            slow: Vec::new(),
+        }
+    };
+}
+pub(super) use outgoing;
 
 impl Engine {
     /// Hands a publication to every connection that is subscribed to it and may see it, once each.
@@ -26,71 +62,89 @@ impl Engine {
         let mut matched = std::mem::take(&mut self.matched);
         self.targets.matching_patterns(&publication.channel, &mut matched);
         for id in matched.drain(..) {
-            self.deliver_pattern(id, publication);
+            self.deliver_pattern(id, exact, publication);
         }
         self.matched = matched;
     }
 
-    fn deliver_exact(&mut self, id: TargetId, publication: &Publication) {
+    fn deliver_exact(&mut self, id: TargetId, publication: &Arc<Publication>) {
         let Some(target) = self.targets.get_mut(id) else { return };
         if let Some(position) = &mut target.position {
             position.offset = publication.offset;
         }
-        let scope = EventScope { channel: &publication.channel, event: &publication.event };
-        let turn = self.publication;
-        let mut slow = Vec::new();
-        for subscriber in &target.subscribers {
-            let Some(conn) = self.connections.get_mut(subscriber.conn) else { continue };
-            if !subscriber.live || !conn.is_open() || subscriber.is_own_past(conn.connection, publication) {
-                continue;
+        if target.world.is_some() {
+            return self.deliver_entity(id, publication);
+        }
+        let delivery = delivery_of(&self.settings, target.class);
+        let mut out = outgoing!(self);
+        let before = out.stats.deliveries;
+        match &mut target.audiences {
+            None => {
+                for subscriber in &mut target.subscribers {
+                    out.hand(id, subscriber, publication, &delivery);
+                }
             }
-            if subscriber.view.as_ref().is_some_and(|view| !view.shows(turn, &scope)) {
-                self.stats.hidden += 1;
-                continue;
-            }
-            self.stats.deliveries += 1;
-            if conn.deliver(publication, turn, &mut self.dirty) > self.settings.outbound_bytes {
-                slow.push(subscriber.conn);
+            Some(audiences) => {
+                let scope = EventScope::of(publication);
+                audiences.candidates(&scope, &mut self.found);
+                for audience in self.found.drain(..) {
+                    let Some(audience) = audiences.get(audience) else { continue };
+                    if !audience.is_shown(out.turn, &scope) {
+                        continue;
+                    }
+                    for slot in &audience.members {
+                        if let Some(subscriber) = target.subscribers.get_mut(*slot as usize) {
+                            out.hand(id, subscriber, publication, &delivery);
+                        }
+                    }
+                }
             }
         }
+        let shown = out.stats.deliveries - before;
+        out.stats.hidden += (target.subscribers.len() as u64).saturating_sub(shown);
+        let slow = out.slow;
         self.close_slow(slow);
     }
 
-    fn deliver_pattern(&mut self, id: TargetId, publication: &Arc<Publication>) {
-        let scope = EventScope { channel: &publication.channel, event: &publication.event };
-        let turn = self.publication;
-        let mut slow = Vec::new();
+    fn deliver_pattern(&mut self, id: TargetId, exact: Option<TargetId>, publication: &Arc<Publication>) {
+        let class = self.settings.classes.of_channel(&publication.channel).map(|(_, class, _)| class);
+        let space = class.and_then(|class| class.entity.as_ref()?.space.as_ref());
+        if space.is_some_and(|space| space.area_required) {
+            return;
+        }
+        // A table that its client keeps is told by its own subscription alone.
+        let table = exact.filter(|_| publication.entity.is_some());
+        let delivery = class.map(|class| class.delivery).unwrap_or_default();
         let Some(target) = self.targets.get_mut(id) else { return };
-        for subscriber in &mut target.subscribers {
-            let Some(conn) = self.connections.get_mut(subscriber.conn) else { continue };
-            if !subscriber.live
-                || !conn.is_open()
-                || conn.last_turn == turn
-                || subscriber.is_own_past(conn.connection, publication)
-            {
-                continue;
-            }
-            let Some(claims) = &conn.claims else { continue };
-            let judged = conn.judged.get_or_insert_default();
-            let view = match judged.get(id, &publication.channel) {
-                Some(judgement) => judgement.clone(),
-                None => {
-                    let client = subscriber.filter.as_ref();
-                    let judgement =
-                        judge(&self.settings, &mut self.views, claims, client, &publication.channel);
-                    judged.insert(id, publication.channel.clone(), judgement.clone());
-                    judgement
+        let scope = EventScope::of(publication);
+        let mut slots: Vec<u32> = Vec::new();
+        match &mut target.audiences {
+            None => slots.extend(0..target.subscribers.len() as u32),
+            Some(audiences) => {
+                audiences.candidates(&scope, &mut self.found);
+                for audience in self.found.drain(..) {
+                    if let Some(audience) = audiences.get(audience)
+                        && audience.is_shown(self.publication, &scope)
+                    {
+                        slots.extend(&audience.members);
+                    }
                 }
-            };
-            if !shows(&view, turn, &scope) {
-                self.stats.hidden += 1;
-                continue;
-            }
-            self.stats.deliveries += 1;
-            if conn.deliver(publication, turn, &mut self.dirty) > self.settings.outbound_bytes {
-                slow.push(subscriber.conn);
             }
         }
+        let mut out = outgoing!(self);
+        for slot in slots {
+            let Some(subscriber) = target.subscribers.get_mut(slot as usize) else { continue };
+            let Some(conn) = out.connections.get_mut(subscriber.conn) else { continue };
+            if conn.last_turn == out.turn || table.is_some_and(|exact| conn.subscription(exact).is_some()) {
+                continue;
+            }
+            if may_see(&self.settings, &mut self.views, conn, id, publication, out.turn) {
+                out.hand(id, subscriber, publication, &delivery);
+            } else {
+                out.stats.hidden += 1;
+            }
+        }
+        let slow = out.slow;
         self.close_slow(slow);
     }
 
@@ -103,14 +157,14 @@ impl Engine {
         }
     }
 
-    fn close_slow(&mut self, slow: Vec<ConnId>) {
+    pub(super) fn close_slow(&mut self, slow: Vec<ConnId>) {
         for id in slow {
             // What waits is of no use to a reader that does not read.
             if let Some(conn) = self.connections.get_mut(id) {
                 conn.pending = Vec::new();
                 self.stats.slow_consumers += 1;
+                self.close(id, CloseCode::SlowConsumer, "slow consumer");
             }
-            self.close(id, CloseCode::SlowConsumer, "slow consumer");
         }
     }
 
@@ -129,20 +183,119 @@ impl Engine {
     pub(super) fn writable(&mut self, id: ConnId) {
         let Some(conn) = self.connections.get_mut(id) else { return };
         conn.blocked = false;
-        if !conn.pending.is_empty() && !conn.dirty {
-            conn.dirty = true;
-            self.dirty.push(id);
+        if !conn.pending.is_empty() || !conn.feeds.is_empty() {
+            conn.mark_dirty(&mut self.dirty);
         }
     }
 }
 
-impl Connection {
-    /// Queues an event and remembers that this publication is decided; gives what [`Connection::queue`] gives.
-    fn deliver(&mut self, publication: &Publication, turn: u64, dirty: &mut Vec<ConnId>) -> usize {
-        self.last_turn = turn;
-        self.queue(publication.frame(self.encoding).clone(), dirty)
+impl Outgoing<'_> {
+    /// Gives a subscriber an event of a stream.
+    fn hand(
+        &mut self,
+        target: TargetId,
+        subscriber: &mut Subscriber,
+        publication: &Arc<Publication>,
+        delivery: &Delivery,
+    ) {
+        let Some(conn) = self.connections.get_mut(subscriber.conn) else { return };
+        if !subscriber.live || !conn.is_open() || subscriber.is_own_past(conn.connection, publication) {
+            return;
+        }
+        conn.last_turn = self.turn;
+        self.stats.deliveries += 1;
+        let waits = delivery.batch_ms > 0 || delivery.conflate || conn.blocked;
+        if delivery.is_immediate() || (!waits && subscriber.feed.is_none()) {
+            if conn.queue(publication.frame(conn.encoding).clone(), self.dirty) > self.bound {
+                self.slow.push(subscriber.conn);
+            }
+            return;
+        }
+        let due = Due { publication: publication.clone(), kind: Some(Kind::Event), since_ms: self.now_ms };
+        self.offer(target, subscriber, due, delivery);
     }
 
+    /// Lines something up in a subscriber's feed, and keeps the bound.
+    pub(super) fn offer(
+        &mut self,
+        target: TargetId,
+        subscriber: &mut Subscriber,
+        due: Due,
+        delivery: &Delivery,
+    ) {
+        let Some(conn) = self.connections.get_mut(subscriber.conn) else { return };
+        let entity = matches!(due.kind, Some(Kind::Entity(..)));
+        let feed = subscriber.feed.get_or_insert_default();
+        let before = (feed.bytes(), feed.len());
+        // What is chosen key by key is kept key by key.
+        feed.push(due, delivery.conflate || (entity && delivery.max_updates.is_some()));
+        conn.feed_bytes = conn.feed_bytes + feed.bytes() - before.0;
+        self.stats.conflated += u64::from(feed.len() <= before.1);
+        schedule(conn, subscriber, target, delivery, self.now_ms, self.dirty, self.timers);
+        let over = (conn.pending_bytes + conn.feed_bytes).saturating_sub(self.bound);
+        if over > 0 {
+            self.relieve(target, subscriber, delivery, entity);
+        }
+    }
+
+    /// More waits for a connection than may: what its class says is done.
+    fn relieve(&mut self, target: TargetId, subscriber: &mut Subscriber, delivery: &Delivery, entity: bool) {
+        let Some(conn) = self.connections.get_mut(subscriber.conn) else { return };
+        let Some(feed) = &mut subscriber.feed else { return };
+        if !conn.blocked {
+            // It reads: the window is cut short.
+            feed.flush_at_ms = 0;
+            return conn.mark_dirty(self.dirty);
+        }
+        if delivery.slow_consumer == SlowConsumer::Disconnect {
+            return self.slow.push(subscriber.conn);
+        }
+        let before = feed.bytes();
+        if delivery.slow_consumer == SlowConsumer::Latest {
+            feed.conflate();
+        }
+        let waits = conn.pending_bytes + conn.feed_bytes + feed.bytes() - before;
+        let over = waits.saturating_sub(self.bound);
+        if over > 0 && entity {
+            let told = delivery.slow_consumer == SlowConsumer::DropOldest;
+            feed.begin_anew(told.then_some(0));
+        } else if over > 0 {
+            let (dropped, offset) = feed.drop_oldest(over);
+            self.stats.given_up += dropped as u64;
+            feed.gap = offset.or(feed.gap);
+        }
+        conn.feed_bytes = conn.feed_bytes + feed.bytes() - before;
+        schedule(conn, subscriber, target, delivery, self.now_ms, self.dirty, self.timers);
+    }
+}
+
+/// Sees to it that a feed with something in it leaves when it is due.
+pub(super) fn schedule(
+    conn: &mut Connection,
+    subscriber: &mut Subscriber,
+    target: TargetId,
+    delivery: &Delivery,
+    now_ms: u64,
+    dirty: &mut Vec<ConnId>,
+    timers: &mut BTreeSet<(u64, ConnId)>,
+) {
+    let Some(feed) = subscriber.feed.as_mut().filter(|feed| !feed.queued && !feed.is_empty()) else { return };
+    feed.queued = true;
+    conn.feeds.push(target);
+    // All connections' windows end together: one wake-up serves them all.
+    feed.flush_at_ms = match delivery.batch_ms {
+        0 => 0,
+        window => (now_ms / window + 1) * window,
+    };
+    if feed.flush_at_ms == 0 {
+        conn.mark_dirty(dirty);
+    } else if conn.deadlines.flush_ms == 0 || feed.flush_at_ms < conn.deadlines.flush_ms {
+        conn.deadlines.flush_ms = feed.flush_at_ms;
+        conn.arm(timers);
+    }
+}
+
+impl Connection {
     /// Queues a frame; gives what waits in bytes where that can grow without end: while the socket is blocked.
     fn queue(&mut self, frame: Frame, dirty: &mut Vec<ConnId>) -> usize {
         self.pending_bytes += frame.len();
@@ -150,33 +303,57 @@ impl Connection {
         if self.blocked {
             return self.pending_bytes;
         }
-        if !self.dirty {
-            self.dirty = true;
+        self.mark_dirty(dirty);
+        0
+    }
+
+    /// It is looked at at the end of the turn; a blocked one when it takes bytes again.
+    pub(super) fn mark_dirty(&mut self, dirty: &mut Vec<ConnId>) {
+        if !self.blocked && !std::mem::replace(&mut self.dirty, true) {
             dirty.push(self.id);
         }
-        0
     }
 }
 
-/// What one pattern subscriber may see of one real channel.
-fn judge(
+/// How events of a class leave.
+pub(super) fn delivery_of(settings: &Settings, class: Option<crate::class::ClassId>) -> Delivery {
+    class.and_then(|id| settings.classes.get(id)).map(|class| class.delivery).unwrap_or_default()
+}
+
+/// Whether a connection may see an event that comes by a pattern: rights and the server's view are judged for each
+/// real channel, once.
+fn may_see(
     settings: &Settings,
     views: &mut Views,
-    claims: &Claims,
-    filter: Option<&Expr>,
-    channel: &str,
-) -> Judgement {
+    conn: &mut Connection,
+    pattern: TargetId,
+    publication: &Publication,
+    turn: u64,
+) -> bool {
+    let channel = &publication.channel;
+    let known = conn.judged.as_ref().and_then(|judged| judged.get(pattern, channel));
+    let judgement = match known {
+        Some(judgement) => judgement.clone(),
+        None => {
+            let judgement = judge(settings, views, conn, channel);
+            let judged = conn.judged.get_or_insert_default();
+            judged.insert(pattern, channel.clone(), judgement.clone());
+            judgement
+        }
+    };
+    match judgement {
+        Judgement::Hidden => false,
+        Judgement::Shown(view) => {
+            view.is_none_or(|view: Rc<View>| view.shows(turn, &EventScope::of(publication)))
+        }
+    }
+}
+
+fn judge(settings: &Settings, views: &mut Views, conn: &Connection, channel: &str) -> Judgement {
+    let Some(claims) = &conn.claims else { return Judgement::Hidden };
     if permissions::may_subscribe(settings, claims, channel).is_err() {
         return Judgement::Hidden;
     }
-    let scope = RuleScope::new(claims, channel, &[]);
-    let client = filter.map(|filter| bind_me(filter, &scope));
-    Judgement::Shown(views.get(permissions::server_view(settings, claims, channel), client))
-}
-
-fn shows(judgement: &Judgement, turn: u64, scope: &EventScope<'_>) -> bool {
-    match judgement {
-        Judgement::Hidden => false,
-        Judgement::Shown(view) => view.as_ref().is_none_or(|view: &Rc<View>| view.shows(turn, scope)),
-    }
+    let server = permissions::server_view(settings, claims, channel, conn.narrowed.of(channel));
+    Judgement::Shown(views.get(server, None))
 }

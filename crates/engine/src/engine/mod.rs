@@ -8,10 +8,13 @@ mod broker_events;
 mod commands;
 mod connect;
 mod deliver;
+mod entities;
+mod flush;
 mod lifecycle;
 mod publish;
 mod requests;
 mod subscribe;
+mod views;
 
 use std::borrow::Cow;
 use std::collections::{BTreeSet, VecDeque};
@@ -21,6 +24,7 @@ use drawbridge_protocol::{CloseCode, ErrorCode, ErrorMessage, Frame, RequestId, 
 use hashbrown::HashMap;
 use smallvec::SmallVec;
 
+use crate::audience::AudienceId;
 use crate::connection::Connection;
 use crate::io::{BrokerStatus, ConnId, Input, Notice, Now, Output, Subject, Ticket};
 use crate::rate_limit::SharedLimits;
@@ -28,6 +32,7 @@ use crate::settings::Settings;
 use crate::stats::Stats;
 use crate::targets::{TargetId, Targets};
 use crate::view::Views;
+use crate::world::Told;
 
 /// An unmasked ping without a payload.
 const PING: Frame = Frame::from_static(&[0x89, 0x00]);
@@ -49,6 +54,8 @@ pub struct Engine {
     /// At most one entry per connection.
     timers: BTreeSet<(u64, ConnId)>,
     tickets: HashMap<Ticket, publish::InFlight>,
+    /// Questions for players' views that are out.
+    loading: HashMap<Ticket, ConnId>,
     next_ticket: u64,
     /// Counts publications, so that a connection and a view know which they have decided.
     publication: u64,
@@ -59,6 +66,10 @@ pub struct Engine {
     outputs: VecDeque<Output>,
     /// Scratch: the patterns that match the publication in hand.
     matched: Vec<TargetId>,
+    /// Scratch: the audiences that the publication in hand can be for.
+    found: Vec<AudienceId>,
+    /// Scratch: what it changes for whom.
+    told: Vec<Told>,
     stats: Stats,
 }
 
@@ -76,6 +87,7 @@ impl Engine {
             views: Views::default(),
             timers: BTreeSet::new(),
             tickets: HashMap::new(),
+            loading: HashMap::new(),
             next_ticket: 0,
             publication: 0,
             status: BrokerStatus::Ok,
@@ -83,6 +95,8 @@ impl Engine {
             dirty: Vec::new(),
             outputs: VecDeque::new(),
             matched: Vec::new(),
+            found: Vec::new(),
+            told: Vec::new(),
             stats: Stats::default(),
         }
     }
@@ -116,7 +130,12 @@ impl Engine {
         while let Some(id) = self.dirty.pop() {
             let Some(conn) = self.connections.get_mut(id) else { continue };
             conn.dirty = false;
-            if conn.blocked || conn.pending.is_empty() {
+            if conn.blocked {
+                continue;
+            }
+            self.flush_due(id);
+            let Some(conn) = self.connections.get_mut(id) else { continue };
+            if conn.pending.is_empty() {
                 continue;
             }
             conn.pending_bytes = 0;
@@ -142,9 +161,15 @@ impl Engine {
             timers: self.timers.len() as u64,
             ..self.stats
         };
+        for target in self.targets.iter() {
+            stats.entities += target.world.as_ref().map_or(0, |world| world.len() as u64);
+            let work = target.audiences.as_ref().map_or(0, |audiences| audiences.work() as u64);
+            stats.filter_work = stats.filter_work.max(work);
+        }
         for conn in self.connections.iter() {
             stats.welcomed += u64::from(conn.is_open());
             stats.subscriptions += conn.subscriptions.len() as u64;
+            stats.due_bytes += conn.feed_bytes as u64;
             stats.pending_bytes += conn.pending_bytes as u64;
             stats.deferred += conn.deferred.as_ref().map_or(0, |deferred| deferred.requests.len() as u64);
         }
@@ -190,6 +215,9 @@ impl Engine {
         reason: impl Into<Cow<'static, str>>,
         word: &str,
     ) {
+        if code != CloseCode::SlowConsumer {
+            self.flush_all(id);
+        }
         if let Some(conn) = self.forget(id, code.as_u16(), word) {
             self.outputs.push_back(Output::Close {
                 conn: id,
@@ -239,15 +267,8 @@ impl Engine {
 
     /// Makes the one timer of a connection agree with its deadlines.
     fn arm(&mut self, id: ConnId) {
-        let Some(conn) = self.connections.get_mut(id) else { return };
-        let at = conn.deadlines.earliest();
-        let armed = std::mem::replace(&mut conn.deadlines.armed_ms, at);
-        if armed == at {
-            return;
-        }
-        self.timers.remove(&(armed, id));
-        if at > 0 {
-            self.timers.insert((at, id));
+        if let Some(conn) = self.connections.get_mut(id) {
+            conn.arm(&mut self.timers);
         }
     }
 
@@ -278,6 +299,12 @@ impl Engine {
         if due(deadlines.phase_ms) {
             conn.deadlines.phase_ms = 0;
             self.phase_timed_out(id);
+        }
+        if due(deadlines.flush_ms)
+            && let Some(conn) = self.connections.get_mut(id)
+        {
+            conn.deadlines.flush_ms = 0;
+            conn.mark_dirty(&mut self.dirty);
         }
         if due(deadlines.heartbeat_ms) {
             self.heartbeat(id);
@@ -312,6 +339,21 @@ impl Engine {
                 conn.deadlines.drain_ms = self.now.mono_ms + in_ms.max(1);
                 self.arm(*id);
             }
+        }
+    }
+}
+
+impl Connection {
+    /// Makes its one timer agree with its deadlines.
+    fn arm(&mut self, timers: &mut BTreeSet<(u64, ConnId)>) {
+        let at = self.deadlines.earliest();
+        let armed = std::mem::replace(&mut self.deadlines.armed_ms, at);
+        if armed == at {
+            return;
+        }
+        timers.remove(&(armed, self.id));
+        if at > 0 {
+            timers.insert((at, self.id));
         }
     }
 }

@@ -8,8 +8,11 @@ use drawbridge_protocol::template::Params;
 use drawbridge_protocol::{ErrorCode, ErrorMessage, Publish, RequestId, ServerMessage, channel};
 
 use super::Engine;
-use crate::class::Class;
-use crate::io::{BrokerCommand, BrokerStatus, ConnId, Output, PublishFailure, Sender, Ticket, WhenDown};
+use crate::class::{Class, KeyError, REMOVE_EVENT};
+use crate::io::{
+    BrokerCommand, BrokerStatus, Commit, ConnId, Output, PublishFailure, Sender, Ticket, WhenDown,
+};
+use crate::path::Path;
 use crate::permissions;
 
 /// A publish whose answer is out.
@@ -56,13 +59,19 @@ impl Engine {
             self.connections.get(id).ok_or((ErrorCode::Internal, "the connection is gone".to_owned()))?;
         let claims = conn.claims.as_ref().ok_or((ErrorCode::Unauthenticated, "no token yet".to_owned()))?;
         let settings = self.settings.clone();
+        // The rule sees the key that the class finds; whether it is one is looked at behind the rule.
+        let key = settings.classes.of_channel(&publish.channel).map(|(_, class, _)| {
+            let key = class.key_of(publish.data.get(), None, publish.key.as_deref());
+            key.map(|key| key.map(|key| key.into_owned()))
+        });
+        let key = key.unwrap_or_else(|| Ok(publish.key.clone()));
         let (_, class, params) = permissions::may_publish(
             &settings,
             claims,
             &publish.channel,
             &publish.event,
             publish.data.get(),
-            publish.key.as_deref(),
+            key.as_ref().ok().and_then(|key| key.as_deref()),
         )
         .map_err(|denied| (ErrorCode::Forbidden, self.explain(denied)))?;
         if publish.idempotency_key.is_some() {
@@ -74,7 +83,8 @@ impl Engine {
         }
         self.next_ticket += 1;
         let ticket = Ticket(self.next_ticket);
-        self.broker_command(id, ticket, request, publish, class, &params)
+        let key = key_for(class, publish, key)?;
+        self.broker_command(id, ticket, request, publish, (class, &params), key.as_deref())
             .ok_or((ErrorCode::Internal, "the class's `forward` could not be filled".to_owned()))
             .and_then(|command| self.check_command(command))
     }
@@ -82,7 +92,10 @@ impl Engine {
     /// What the broker would drop, or what would write under our own keys, is refused here.
     fn check_command(&self, command: BrokerCommand) -> Result<BrokerCommand, (ErrorCode, String)> {
         match &command {
-            BrokerCommand::Publish { payload, .. } if payload.len() > self.settings.external_bytes => {
+            BrokerCommand::Publish { payload, .. }
+            | BrokerCommand::Commit { commit: Commit { payload, .. }, .. }
+                if payload.len() > self.settings.external_bytes =>
+            {
                 let text =
                     format!("an event may have {} bytes, with its envelope", self.settings.external_bytes);
                 Err((ErrorCode::TooLarge, text))
@@ -100,8 +113,8 @@ impl Engine {
         ticket: Ticket,
         request: Option<&RequestId>,
         publish: &Publish,
-        class: &Class,
-        params: &Params<'_, '_>,
+        (class, params): (&Class, &Params<'_, '_>),
+        key: Option<&str>,
     ) -> Option<BrokerCommand> {
         let conn = self.connections.get(id)?;
         let player = conn.player()?;
@@ -120,17 +133,34 @@ impl Engine {
             ];
             return Some(BrokerCommand::Append { ticket: Some(ticket), stream, fields, when_down });
         }
-        let payload = Envelope {
+        let sender = Sender { connection: conn.connection, ticket }.to_id();
+        let envelope = Envelope {
             event: &publish.event,
             data: publish.data.get(),
             from: Some(player),
             tags: None,
-            key: publish.key.as_deref(),
+            key,
             ts: Some(self.now.unix_ms),
-            id: Some(&Sender { connection: conn.connection, ticket }.to_id()),
-        }
-        .to_payload();
-        Some(BrokerCommand::Publish { ticket, channel: publish.channel.as_str().into(), payload, when_down })
+            id: Some(&sender),
+        };
+        let channel = publish.channel.as_str().into();
+        let (Some(rules), Some(key)) = (&class.entity, key) else {
+            return Some(BrokerCommand::Publish {
+                ticket,
+                channel,
+                payload: envelope.to_payload(),
+                when_down,
+            });
+        };
+        let commit = Commit {
+            key: key.into(),
+            remove: publish.event == REMOVE_EVENT,
+            payload: Envelope { id: None, ..envelope }.to_payload(),
+            id: sender.clone(),
+            max: rules.max,
+            ttl_ms: rules.ttl_ms,
+        };
+        Some(BrokerCommand::Commit { ticket, channel, commit, when_down })
     }
 
     pub(super) fn publish_done(&mut self, ticket: Ticket, result: Result<(), PublishFailure>) {
@@ -175,6 +205,28 @@ impl Engine {
             },
         );
     }
+}
+
+/// The key of an event that its class can keep, or what is wrong with it.
+fn key_for(
+    class: &Class,
+    publish: &Publish,
+    key: Result<Option<String>, KeyError>,
+) -> Result<Option<String>, (ErrorCode, String)> {
+    let Some(rules) = &class.entity else { return Ok(key.ok().flatten()) };
+    let place = class.key.as_ref().map_or("key".to_owned(), |path| path.to_string());
+    let bad = |text: String| (ErrorCode::BadMessage, text);
+    let key = match key {
+        Ok(Some(key)) => key,
+        Ok(None) => return Err(bad(format!("`{place}` is missing: it names the entity"))),
+        Err(error) => return Err(bad(format!("`{place}` {error}"))),
+    };
+    if publish.event != REMOVE_EVENT {
+        let missing =
+            |path: &Path| bad(format!("`{path}` must be a finite number: it says where the entity is"));
+        rules.position_of(publish.data.get(), None).map_err(missing)?;
+    }
+    Ok(Some(key))
 }
 
 /// The request's id as text, for the forwarded entry.

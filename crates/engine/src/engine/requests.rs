@@ -173,9 +173,9 @@ impl Engine {
         let Some(channel) = channel_of(message) else { return false };
         let behind = earlier.iter().any(|waiting| channel_of(&waiting.request.message) == Some(channel));
         match message {
-            ClientMessage::Subscribe(_) | ClientMessage::Unsubscribe { .. } => {
-                behind || self.has_pending(conn, |name, _| name == channel)
-            }
+            ClientMessage::Subscribe(_)
+            | ClientMessage::Unsubscribe { .. }
+            | ClientMessage::FilterUpdate(_) => behind || self.has_pending(conn, |name, _| name == channel),
             ClientMessage::Publish(_) if self.refuses_now(channel) => false,
             ClientMessage::Publish(_) => {
                 behind || self.has_pending(conn, |name, pattern| covers(name, pattern, channel))
@@ -275,9 +275,7 @@ impl Engine {
                     self.send(id, &ServerMessage::Pong { id: request, t: t.as_deref(), server_time_ms });
                 }
             }
-            ClientMessage::FilterUpdate(update) => {
-                self.unsupported(id, request.as_ref(), "FILTER_UPDATE", &update.channel);
-            }
+            ClientMessage::FilterUpdate(update) => self.filter_update(id, request.as_ref(), &update),
             ClientMessage::PresenceGet { channel } => {
                 self.unsupported(id, request.as_ref(), "PRESENCE_GET", &channel);
             }
@@ -312,6 +310,7 @@ fn channel_of(message: &ClientMessage) -> Option<&str> {
         ClientMessage::Subscribe(subscribe) => Some(&subscribe.channel),
         ClientMessage::Unsubscribe { channel } => Some(channel),
         ClientMessage::Publish(publish) => Some(&publish.channel),
+        ClientMessage::FilterUpdate(update) => Some(&update.channel),
         _ => None,
     }
 }

@@ -6,16 +6,14 @@ use drawbridge_protocol::{
 };
 
 use super::Engine;
+use super::views::compile_filter;
+use crate::area::Area;
+use crate::audience::NOBODY;
 use crate::connection::{Origin, Subscription};
-use crate::expr::{self, Expr};
+use crate::expr::Expr;
 use crate::io::{BrokerCommand, ConnId, Output, Subject, Ticket};
 use crate::permissions::{self, Denied};
 use crate::targets::{Reply, Subscriber, Target, TargetId, Waiter};
-use crate::view::{RuleScope, bind};
-
-/// Where the compiler has no better one.
-const FILTER_HINT: &str =
-    "a filter is one condition of at most 1024 bytes, like: event == 'hit' && data.damage > 10";
 
 /// Why a subscription ends without its client having asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,15 +25,22 @@ pub(super) enum Ended {
 }
 
 /// A subscription request that cannot be granted.
-struct Refusal {
-    code: ErrorCode,
-    text: String,
-    position: Option<u64>,
-    hint: Option<String>,
+pub(super) struct Refusal {
+    pub(super) code: ErrorCode,
+    pub(super) text: String,
+    pub(super) position: Option<u64>,
+    pub(super) hint: Option<String>,
+}
+
+/// What a subscription is to be.
+struct Wish {
+    subject: Subject,
+    filter: Option<Expr>,
+    area: Option<Box<Area>>,
 }
 
 impl Refusal {
-    fn new(code: ErrorCode, text: impl Into<String>) -> Self {
+    pub(super) fn new(code: ErrorCode, text: impl Into<String>) -> Self {
         Refusal { code, text: text.into(), position: None, hint: None }
     }
 }
@@ -50,28 +55,39 @@ impl Engine {
         in_connect: bool,
     ) {
         match self.judge_subscribe(id, &subscribe) {
-            Ok((subject, filter)) => {
+            Ok(Wish { subject, filter, area }) => {
                 let reply = match request {
                     _ if in_connect => Reply::Welcome,
                     Some(request) => Reply::Request(request),
                     None => Reply::Silent,
                 };
-                self.add_subscription(id, &subject, Origin::Client, filter, reply);
+                self.add_subscription(id, &subject, Origin::Client, filter, area, reply);
             }
             Err(refusal) => {
-                let error = ErrorMessage {
-                    id: request.as_ref(),
-                    channel: Some(&subscribe.channel),
-                    position: refusal.position,
-                    hint: refusal.hint.as_deref(),
-                    ..ErrorMessage::new(refusal.code, &refusal.text)
-                };
-                if in_connect { self.error_behind_welcome(id, &error) } else { self.send_error(id, error) }
+                self.refuse_subscription(id, request.as_ref(), &subscribe.channel, &refusal, in_connect);
             }
         }
     }
 
-    fn judge_subscribe(&self, id: ConnId, subscribe: &Subscribe) -> Result<(Subject, Option<Expr>), Refusal> {
+    pub(super) fn refuse_subscription(
+        &mut self,
+        id: ConnId,
+        request: Option<&RequestId>,
+        channel: &str,
+        refusal: &Refusal,
+        in_connect: bool,
+    ) {
+        let error = ErrorMessage {
+            id: request,
+            channel: Some(channel),
+            position: refusal.position,
+            hint: refusal.hint.as_deref(),
+            ..ErrorMessage::new(refusal.code, &refusal.text)
+        };
+        if in_connect { self.error_behind_welcome(id, &error) } else { self.send_error(id, error) }
+    }
+
+    fn judge_subscribe(&self, id: ConnId, subscribe: &Subscribe) -> Result<Wish, Refusal> {
         let Some(conn) = self.connections.get(id) else {
             return Err(Refusal::new(ErrorCode::Internal, "the connection is gone"));
         };
@@ -85,23 +101,17 @@ impl Engine {
             false => permissions::may_subscribe(&self.settings, claims, &subject.name),
         };
         right.map_err(|denied| Refusal::new(ErrorCode::Forbidden, self.explain(denied)))?;
-        if subscribe.area.is_some() {
-            return Err(Refusal::new(ErrorCode::Unsupported, "area: this server has no areas of interest"));
-        }
-        let filter = match &subscribe.filter {
+        let filter = subscribe.filter.as_deref().map(compile_filter).transpose()?;
+        let area = match &subscribe.area {
+            Some(area) => Some(self.judge_area(claims, &subject, area)?),
             None => None,
-            Some(source) => Some(expr::compile_filter(source).map_err(|error| Refusal {
-                code: ErrorCode::FilterInvalid,
-                text: format!("filter: {error}"),
-                position: Some(error.position as u64),
-                hint: Some(error.hint.unwrap_or_else(|| FILTER_HINT.to_owned())),
-            })?),
         };
+        self.judge_work(id, &subject, filter.as_ref(), area.is_some())?;
         if conn.subscriptions.len() >= self.settings.subscriptions && !self.is_subscribed(id, &subject) {
             let text = format!("a connection may hold {} subscriptions", self.settings.subscriptions);
             return Err(Refusal::new(ErrorCode::LimitExceeded, text));
         }
-        Ok((subject, filter))
+        Ok(Wish { subject, filter, area })
     }
 
     /// What a client is told of a right that it lacks.
@@ -134,59 +144,49 @@ impl Engine {
         subject: &Subject,
         origin: Origin,
         filter: Option<Expr>,
+        area: Option<Box<Area>>,
         reply: Reply,
     ) {
         let Some(conn) = self.connections.get_mut(id) else { return };
-        let (target_id, new) = self.targets.find_or_insert(subject);
+        let (target_id, new) = self.targets.find_or_insert(subject, &self.settings.classes);
         if new {
             self.outputs.push_back(Output::Broker(BrokerCommand::Want(subject.clone())));
         }
         let Some(target) = self.targets.get_mut(target_id) else { return };
-        match conn.subscription(target_id) {
-            Some(subscription) => {
-                if let Some(subscriber) = target.subscribers.get_mut(subscription.slot as usize) {
-                    subscriber.filter = filter;
-                }
-            }
-            None => {
-                let slot = target.subscribers.len() as u32;
-                conn.subscriptions.push(Subscription { target: target_id, slot, origin });
-                let since = Ticket(self.next_ticket);
-                let subscriber = Subscriber { conn: id, live: target.live, since, filter, view: None };
-                target.subscribers.push(subscriber);
-            }
+        let gated = conn.narrowed.loading.is_some();
+        let known = conn.subscription(target_id).is_some();
+        if !known {
+            let slot = target.subscribers.len() as u32;
+            conn.subscriptions.push(Subscription { target: target_id, slot, origin });
+            target.subscribers.push(Subscriber {
+                conn: id,
+                live: target.live && !gated,
+                since: Ticket(self.next_ticket),
+                filter: None,
+                area: None,
+                audience: NOBODY,
+                place: 0,
+                feed: None,
+            });
         }
-        if target.live {
-            self.fold_view(id, target_id);
-            self.tell_subscribed(id, target_id, &reply);
-        } else {
+        let confirmed = target.live && !gated;
+        if !confirmed {
             if matches!(reply, Reply::Welcome)
                 && let crate::connection::Phase::Joining(joining) = &mut conn.phase
             {
                 joining.unconfirmed += 1;
             }
             target.waiters.push(Waiter { conn: id, reply });
-            self.fold_view(id, target_id);
+            self.set_view(id, target_id, filter, area);
+            return self.look_anew(id, target_id, false);
         }
-    }
-
-    /// Makes a subscriber's view from the class's and its filter, by its claims of now.
-    pub(super) fn fold_view(&mut self, id: ConnId, target_id: TargetId) {
-        let Some(conn) = self.connections.get_mut(id) else { return };
-        if let Some(judged) = &mut conn.judged {
-            judged.forget(target_id);
+        if known {
+            // What was due before the reply is judged by the old filter.
+            self.flush_target(id, target_id);
         }
-        let (Some(claims), Some(subscription)) = (&conn.claims, conn.subscription(target_id)) else { return };
-        let Some(target) = self.targets.get_mut(target_id) else { return };
-        let name = target.subject.name.clone();
-        let Some(subscriber) = target.subscribers.get_mut(subscription.slot as usize) else { return };
-        if target.subject.pattern {
-            return;
-        }
-        let server = permissions::server_view(&self.settings, claims, &name);
-        let scope = RuleScope::new(claims, &name, &[]);
-        let client = subscriber.filter.as_ref().map(|filter| bind(filter, &scope));
-        subscriber.view = self.views.get(server, client);
+        self.set_view(id, target_id, filter, area);
+        self.look_anew(id, target_id, false);
+        self.tell_subscribed(id, target_id, &reply);
     }
 
     pub(super) fn tell_subscribed(&mut self, id: ConnId, target_id: TargetId, reply: &Reply) {
@@ -194,7 +194,7 @@ impl Engine {
             Reply::Request(request) => (Some(request), false),
             Reply::Server => (None, true),
             Reply::Told => (None, false),
-            Reply::Silent | Reply::Welcome => return,
+            Reply::Silent | Reply::Welcome => return self.want_snapshot(id, target_id),
         };
         let Some(conn) = self.connections.get(id) else { return };
         let auto =
@@ -204,6 +204,7 @@ impl Engine {
         let message = ServerMessage::Subscribed { id: request, subscription, by_server };
         let frame = drawbridge_protocol::codec::encode_frame(conn.encoding, &message);
         self.push(id, frame);
+        self.want_snapshot(id, target_id);
     }
 
     pub(super) fn unsubscribe(&mut self, id: ConnId, request: Option<&RequestId>, channel: &str) {
@@ -218,6 +219,7 @@ impl Engine {
                 },
             );
         };
+        self.flush_target(id, target);
         self.drop_subscription(id, target);
         if request.is_some() {
             let message =
@@ -238,6 +240,7 @@ impl Engine {
             }
             !theirs
         });
+        self.flush_target(id, target_id);
         self.drop_subscription(id, target_id);
         let (reason, by_server) = match ended {
             Ended::Forbidden => ("forbidden", false),
@@ -287,9 +290,13 @@ impl Engine {
         }
         let Some(target) = self.targets.get_mut(target_id) else { return };
         target.waiters.retain(|waiter| waiter.conn != id);
-        target.subscribers.swap_remove(slot);
-        if let Some(moved) = target.subscribers.get(slot)
-            && let Some(other) = self.connections.get_mut(moved.conn)
+        let feed = target.subscribers.get_mut(slot).and_then(|subscriber| subscriber.feed.take());
+        let moved = target.remove(slot as u32);
+        if let Some(feed) = feed {
+            conn.feed_bytes -= feed.bytes();
+            conn.feeds.retain(|other| *other != target_id);
+        }
+        if let Some(other) = moved.and_then(|moved| self.connections.get_mut(moved))
             && let Some(subscription) = other.subscriptions.iter_mut().find(|s| s.target == target_id)
         {
             subscription.slot = slot as u32;

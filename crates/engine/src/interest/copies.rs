@@ -50,8 +50,8 @@ impl Hub {
         let Some((event, change)) = self.read(channel, content) else { return };
         let Some((subject, entry)) = self.entries.get_key_value_mut(&key) else { return };
         let offset = entry.offset + 1;
-        let publication = Publication::with_entity(subject.name.clone(), event, offset, change);
-        let publication = Arc::new(publication);
+        let name = subject.name.clone();
+        let publication = publication(&self.settings, name, event, offset, change);
         if has_table {
             let subject = subject.clone();
             if !self.keep(now_ms, &subject, &publication) {
@@ -95,8 +95,8 @@ impl Hub {
             }
             None => self.counters.next(channel),
         };
-        let publication = Publication::with_entity(name, event, offset, change);
-        self.outputs.push_back(HubOutput::Shards(shards, BrokerEvent::Publication(publication.into())));
+        let publication = publication(&self.settings, name, event, offset, change);
+        self.outputs.push_back(HubOutput::Shards(shards, BrokerEvent::Publication(publication)));
     }
 
     /// Of the patterns that Redis matches for this link, the one that was confirmed first.
@@ -163,6 +163,20 @@ impl Hub {
         self.outputs.push_back(HubOutput::Oversized { channel: channel.to_owned(), bytes });
         None
     }
+}
+
+/// An event as the shards get it.
+fn publication(
+    settings: &HubSettings,
+    channel: Arc<str>,
+    event: Event,
+    offset: u64,
+    change: Option<EntityChange>,
+) -> Arc<Publication> {
+    let mut publication = Publication::with_entity(channel, event, offset, change);
+    let class = settings.classes.of_channel(&publication.channel);
+    publication.unnumbered = class.is_some_and(|(_, class, _)| class.delivery.max_updates.is_some());
+    Arc::new(publication)
 }
 
 fn is_reserved(settings: &HubSettings, channel: &str) -> bool {

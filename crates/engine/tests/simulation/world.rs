@@ -547,6 +547,10 @@ impl World {
                 Output::Broker(BrokerCommand::Publish { ticket, channel, payload, .. }) => {
                     self.nodes[node].publishes.push_back((shard, ticket, channel, payload));
                 }
+                Output::Broker(BrokerCommand::LoadViews { ticket, .. }) => {
+                    let views = BrokerEvent::Views { ticket, views: Ok([].into()) };
+                    self.nodes[node].shards[shard].events.push_back(views);
+                }
                 other => panic!("unexpected {other:?}"),
             }
         }

@@ -1,0 +1,113 @@
+//! Entity channels (contract §5): what the broker says of entities, told to each audience as what comes into view,
+//! stays, and goes. Which entities an audience sees is the world's to say ([`crate::world`]).
+
+use std::sync::Arc;
+
+use super::Engine;
+use super::deliver::{delivery_of, outgoing};
+use crate::class::Delivery;
+use crate::feed::{Due, Kind};
+use crate::io::{BrokerCommand, ConnId, Output, Publication, Subject};
+use crate::targets::{Subscriber, TargetId};
+use crate::world::{Change, Told};
+
+use super::deliver::Outgoing;
+
+impl Engine {
+    /// An event of an entity channel.
+    pub(super) fn deliver_entity(&mut self, id: TargetId, publication: &Arc<Publication>) {
+        let turn = self.publication;
+        let mut told = std::mem::take(&mut self.told);
+        if let Some(target) = self.targets.get_mut(id)
+            && let Some(world) = target.world.as_mut().filter(|world| world.loaded)
+        {
+            world.take(target.audiences.get_or_insert_default(), publication, turn, &mut told);
+        }
+        self.tell(id, &mut told);
+        self.told = told;
+    }
+
+    /// The whole table: what was known is void, and all that is in view is told anew.
+    pub(super) fn table(&mut self, channel: &str, entities: &[Arc<Publication>]) {
+        let Some(id) = self.targets.find_channel(channel) else { return };
+        let Some(target) = self.targets.get_mut(id) else { return };
+        let Some(world) = &mut target.world else { return };
+        world.reset(target.audiences.get_or_insert_default(), entities);
+        let subscribers: Vec<ConnId> = target.subscribers.iter().map(|subscriber| subscriber.conn).collect();
+        for conn in subscribers {
+            self.want_snapshot(conn, id);
+        }
+    }
+
+    /// Entities that have outlived their last event.
+    pub(super) fn expired_entities(&mut self, channel: &str, keys: &[Arc<str>]) {
+        let Some(id) = self.targets.find_channel(channel) else { return };
+        let mut told = std::mem::take(&mut self.told);
+        if let Some(target) = self.targets.get_mut(id)
+            && let Some(world) = &mut target.world
+        {
+            for key in keys {
+                world.remove(target.audiences.get_or_insert_default(), key, &mut told);
+            }
+        }
+        self.tell(id, &mut told);
+        self.told = told;
+    }
+
+    /// This shard's table is not what it should be any more: until it comes anew nothing is told.
+    pub(super) fn table_is_void(&mut self, id: TargetId, refresh: bool) {
+        let Some(target) = self.targets.get_mut(id) else { return };
+        let Some(world) = &mut target.world else { return };
+        world.loaded = false;
+        if refresh {
+            let subject = Subject::channel(target.subject.name.clone());
+            self.outputs.push_back(Output::Broker(BrokerCommand::Refresh(subject)));
+        }
+    }
+
+    /// Hands out what changed, audience by audience.
+    pub(super) fn tell(&mut self, id: TargetId, told: &mut Vec<Told>) {
+        let Some(target) = self.targets.get_mut(id) else { return told.clear() };
+        let delivery = delivery_of(&self.settings, target.class);
+        let Some(audiences) = &target.audiences else { return told.clear() };
+        let mut out = outgoing!(self);
+        for told in told.drain(..) {
+            let Some(audience) = audiences.get(told.audience) else { continue };
+            for slot in &audience.members {
+                if let Some(subscriber) = target.subscribers.get_mut(*slot as usize) {
+                    out.tell(id, subscriber, &told, &delivery);
+                }
+            }
+        }
+        let slow = out.slow;
+        self.close_slow(slow);
+    }
+}
+
+impl Outgoing<'_> {
+    /// Tells a subscriber what changed in its view.
+    pub(super) fn tell(
+        &mut self,
+        target: TargetId,
+        subscriber: &mut Subscriber,
+        told: &Told,
+        delivery: &Delivery,
+    ) {
+        let Some(conn) = self.connections.get_mut(subscriber.conn) else { return };
+        if !subscriber.live || !conn.is_open() {
+            return;
+        }
+        self.stats.deliveries += 1;
+        let waits = delivery.batch_ms > 0 || delivery.conflate || conn.blocked || subscriber.feed.is_some();
+        if told.change == Change::Update && !waits {
+            conn.put(told.publication.frame(conn.encoding).clone());
+            return conn.mark_dirty(self.dirty);
+        }
+        let due = Due {
+            publication: told.publication.clone(),
+            kind: Some(Kind::Entity(told.entity, told.change)),
+            since_ms: self.now_ms,
+        };
+        self.offer(target, subscriber, due, delivery);
+    }
+}

@@ -1,0 +1,348 @@
+//! What a subscriber is shown: made from the class's view, what services have narrowed for the player, and the
+//! client's filter and area; made anew when one of them changes during play (contract §5, `FILTER_UPDATE`; §9, `view`).
+//! What is asked of events stands in [`crate::view`], areas in [`crate::area`].
+
+use std::sync::Arc;
+
+use drawbridge_protocol::{ErrorCode, FilterUpdate, RequestId, ServerMessage};
+use serde_json::value::RawValue;
+
+use super::Engine;
+use super::deliver::{delivery_of, outgoing};
+use super::subscribe::{Refusal, subject};
+use crate::area::Area;
+use crate::audience::NOBODY;
+use crate::class::Class;
+use crate::expr::{self, Expr, Vars};
+use crate::feed::SnapshotState;
+use crate::io::{BrokerCommand, Claims, ConnId, Notice, Output, PlayerViews, Subject, Ticket};
+use crate::permissions::{self, Denied};
+use crate::targets::{Sight, TargetId};
+use crate::view::{RuleScope, bind, bind_me};
+use crate::world::{Change, Told};
+
+/// Where the compiler has no better one.
+const FILTER_HINT: &str =
+    "a filter is one condition of at most 1024 bytes, like: event == 'hit' && data.damage > 10";
+/// What asking the filters of one channel that no index answers may cost an event, in the units of
+/// [`crate::filter_index`]; `docs/filters.md` says what that means.
+const MAX_FILTER_WORK: usize = 20_000;
+
+impl Engine {
+    pub(super) fn filter_update(&mut self, id: ConnId, request: Option<&RequestId>, update: &FilterUpdate) {
+        let target = subject(&update.channel).ok().and_then(|subject| self.subscribed_target(id, &subject));
+        let Some(target) = target else {
+            let refusal = Refusal::new(ErrorCode::NotSubscribed, "there is no such subscription");
+            return self.refuse_subscription(id, request, &update.channel, &refusal, false);
+        };
+        match self.judge_update(id, target, update) {
+            Ok((filter, area)) => {
+                // The reply is the boundary: what was due before is judged by the old view.
+                self.flush_target(id, target);
+                if let Some(request) = request {
+                    let message = ServerMessage::FilterUpdated { id: request, channel: &update.channel };
+                    self.send(id, &message);
+                }
+                self.set_view(id, target, filter, area);
+                self.look_anew(id, target, true);
+            }
+            Err(refusal) => self.refuse_subscription(id, request, &update.channel, &refusal, false),
+        }
+    }
+
+    /// The filter and the area as they will be.
+    fn judge_update(
+        &self,
+        id: ConnId,
+        target_id: TargetId,
+        update: &FilterUpdate,
+    ) -> Result<(Option<Expr>, Option<Box<Area>>), Refusal> {
+        let gone = || Refusal::new(ErrorCode::NotSubscribed, "there is no such subscription");
+        let conn = self.connections.get(id).ok_or_else(gone)?;
+        let target = self.targets.get(target_id).ok_or_else(gone)?;
+        let slot = conn.subscription(target_id).ok_or_else(gone)?.slot as usize;
+        let subscriber = target.subscribers.get(slot).ok_or_else(gone)?;
+        let filter = match &update.filter {
+            None => subscriber.filter.clone(),
+            Some(filter) => filter.as_deref().map(compile_filter).transpose()?,
+        };
+        let claims = conn.claims.as_ref().ok_or_else(gone)?;
+        let area = match &update.area {
+            None => subscriber.area.clone(),
+            Some(None) => None,
+            Some(Some(area)) => Some(self.judge_area(claims, &target.subject, area)?),
+        };
+        if update.filter.is_some() {
+            self.judge_work(id, &target.subject, filter.as_ref(), area.is_some())?;
+        }
+        Ok((filter, area))
+    }
+
+    /// An area that the channel's class allows.
+    pub(super) fn judge_area(
+        &self,
+        claims: &Claims,
+        subject: &Subject,
+        area: &RawValue,
+    ) -> Result<Box<Area>, Refusal> {
+        let invalid = |message: &str, hint: &str| {
+            let refusal = Refusal::new(ErrorCode::FilterInvalid, format!("area: {message}"));
+            Refusal { hint: Some(hint.to_owned()), ..refusal }
+        };
+        let class = self.settings.classes.of_channel(&subject.name).filter(|_| !subject.pattern);
+        let Some(space) = class.and_then(|(_, class, _)| class.entity.as_ref()?.space.as_ref()) else {
+            let hint = "an area needs a channel by its name, whose class has `position`";
+            return Err(invalid("this subscription has no positions", hint));
+        };
+        let area =
+            Area::parse(area.get(), space.max_radius).map_err(|error| invalid(&error.message, error.hint))?;
+        if let Area::Follow { key, .. } = &area
+            && !may_follow(&self.settings.classes, claims, &subject.name, &space.follow, key)
+        {
+            let denied = Denied(format!("follow = `{}`", space.follow));
+            return Err(Refusal::new(ErrorCode::Forbidden, self.explain(denied)));
+        }
+        Ok(Box::new(area))
+    }
+
+    /// Whether new claims still allow what a subscription's area follows.
+    pub(super) fn may_still_follow(&self, id: ConnId, target_id: TargetId, claims: &Claims) -> bool {
+        let slot = self.connections.get(id).and_then(|conn| conn.subscription(target_id)).map(|s| s.slot);
+        let (Some(slot), Some(target)) = (slot, self.targets.get(target_id)) else { return true };
+        let area = target.subscribers.get(slot as usize).and_then(|subscriber| subscriber.area.as_deref());
+        let class = target.class.and_then(|class| self.settings.classes.get(class));
+        match (area, class.and_then(|class| class.entity.as_ref()?.space.as_ref())) {
+            (Some(Area::Follow { key, .. }), Some(space)) => {
+                may_follow(&self.settings.classes, claims, &target.subject.name, &space.follow, key)
+            }
+            _ => true,
+        }
+    }
+
+    /// Filters that no index answers are asked about every event: a channel bears only so many.
+    pub(super) fn judge_work(
+        &self,
+        id: ConnId,
+        subject: &Subject,
+        filter: Option<&Expr>,
+        has_area: bool,
+    ) -> Result<(), Refusal> {
+        let (Some(filter), Some(conn)) = (filter, self.connections.get(id)) else { return Ok(()) };
+        let Some(claims) = conn.claims.as_ref().filter(|_| !has_area) else { return Ok(()) };
+        let audiences = self.targets.find(subject).and_then(|id| self.targets.get(id)?.audiences.as_ref());
+        let work = audiences.map_or(0, |audiences| audiences.work());
+        let scope = RuleScope::new(claims, &subject.name, &[]);
+        let filter = if subject.pattern { bind_me(filter, &scope) } else { bind(filter, &scope) };
+        let more = crate::filter_index::FilterIndex::work_alone(&filter);
+        if work == 0 || more == 0 || work + more <= MAX_FILTER_WORK {
+            return Ok(());
+        }
+        let text = "filter: this channel's filters cost as much an event as they may together";
+        let hint = "compare an event's field with a constant, a list or a range: such filters are found without asking";
+        Err(Refusal { hint: Some(hint.to_owned()), ..Refusal::new(ErrorCode::LimitExceeded, text) })
+    }
+
+    pub(super) fn set_view(
+        &mut self,
+        id: ConnId,
+        target_id: TargetId,
+        filter: Option<Expr>,
+        area: Option<Box<Area>>,
+    ) {
+        let slot = self.connections.get(id).and_then(|conn| conn.subscription(target_id)).map(|s| s.slot);
+        let (Some(slot), Some(target)) = (slot, self.targets.get_mut(target_id)) else { return };
+        if let Some(subscriber) = target.subscribers.get_mut(slot as usize) {
+            (subscriber.filter, subscriber.area) = (filter, area);
+        }
+    }
+
+    /// What a subscriber looks at, by its claims of now.
+    fn sight(&mut self, id: ConnId, target_id: TargetId) -> Option<Sight> {
+        let conn = self.connections.get(id)?;
+        let claims = conn.claims.as_ref()?;
+        let target = self.targets.get(target_id)?;
+        let slot = conn.subscription(target_id)?.slot as usize;
+        let subscriber = target.subscribers.get(slot)?;
+        let name = &target.subject.name;
+        let scope = RuleScope::new(claims, name, &[]);
+        if target.subject.pattern {
+            let client = subscriber.filter.as_ref().map(|filter| bind_me(filter, &scope));
+            return Some(Sight::Open(self.views.get(None, client)));
+        }
+        let narrowed = conn.narrowed.of(name);
+        let server = permissions::server_view(&self.settings, claims, name, narrowed);
+        let client = subscriber.filter.as_ref().map(|filter| bind(filter, &scope));
+        let class: Option<&Class> = target.class.and_then(|class| self.settings.classes.get(class));
+        let space = class.and_then(|class| class.entity.as_ref()?.space.as_ref());
+        let area = subscriber.area.as_deref().cloned();
+        let view = self.views.get(server, client);
+        Some(match (space, area) {
+            (Some(_), Some(area)) => Sight::Eye(view, area),
+            (Some(space), None) if space.area_required => Sight::Nothing,
+            _ => Sight::Open(view),
+        })
+    }
+
+    /// Puts a subscriber where it sees what it is to see now. `tell`: what comes into view and what goes is told, which
+    /// is not needed where all that is in view is told anew.
+    pub(super) fn look_anew(&mut self, id: ConnId, target_id: TargetId, tell: bool) {
+        if let Some(judged) = self.connections.get_mut(id).and_then(|conn| conn.judged.as_mut()) {
+            judged.forget(target_id);
+        }
+        let Some(sight) = self.sight(id, target_id) else { return };
+        let slot = self.connections.get(id).and_then(|conn| conn.subscription(target_id)).map(|s| s.slot);
+        let (Some(slot), Some(target)) = (slot, self.targets.get_mut(target_id)) else { return };
+        let Some(subscriber) = target.subscribers.get_mut(slot as usize) else { return };
+        let audience = subscriber.audience;
+        if let Some(feed) = subscriber.feed.as_mut().filter(|feed| feed.snapshot.is_some()) {
+            // One that is on its way begins anew with what is seen now.
+            feed.snapshot = Some(SnapshotState::Wanted);
+        }
+        let (Some(world), Some(audiences)) = (&mut target.world, &mut target.audiences) else {
+            target.unplace(slot);
+            return target.place(slot, sight);
+        };
+        let mut told = Vec::new();
+        let sight = match sight {
+            // It looks elsewhere, and keeps in sight what it would keep if the world had moved.
+            Sight::Eye(view, area) => {
+                let eye = audiences.get_mut(audience).filter(|who| who.eye.is_some());
+                if let Some(who) = eye
+                    && let Some(eye) = &mut who.eye
+                {
+                    who.view = view;
+                    let before = std::mem::replace(&mut eye.area, area);
+                    world.stop_following(&before, audience);
+                    world.open_eye(audiences, audience, &mut told);
+                    if tell {
+                        self.tell(target_id, &mut told);
+                    }
+                    return;
+                }
+                Sight::Eye(view, area)
+            }
+            sight => sight,
+        };
+        let before = if tell { world.seen_by(audiences, audience) } else { Vec::new() };
+        target.unplace(slot);
+        target.place(slot, sight);
+        if tell {
+            self.tell_difference(target_id, slot, &before);
+        }
+    }
+
+    /// Tells one subscriber what it sees now and did not before, and the other way round.
+    fn tell_difference(&mut self, target_id: TargetId, slot: u32, before: &[u32]) {
+        let Some(target) = self.targets.get_mut(target_id) else { return };
+        let delivery = delivery_of(&self.settings, target.class);
+        let (Some(world), Some(audiences)) = (&mut target.world, &target.audiences) else { return };
+        let Some(subscriber) = target.subscribers.get_mut(slot as usize) else { return };
+        let audience = subscriber.audience;
+        let now = if audience == NOBODY { Vec::new() } else { world.seen_by(audiences, audience) };
+        let gone = before.iter().filter(|id| now.binary_search(id).is_err());
+        let new = now.iter().filter(|id| before.binary_search(id).is_err());
+        let changes = gone.map(|id| (*id, Change::Hide)).chain(new.map(|id| (*id, Change::Enter)));
+        let mut out = outgoing!(self);
+        for (entity, change) in changes {
+            if let Some(publication) = world.state(entity) {
+                let told = Told { audience, entity, change, publication: publication.clone() };
+                out.tell(target_id, subscriber, &told, &delivery);
+            }
+        }
+        let slow = out.slow;
+        self.close_slow(slow);
+    }
+
+    /// Asks what services have narrowed of a player's views; until it is told nothing is shown.
+    pub(super) fn load_views(&mut self, id: ConnId) {
+        self.next_ticket += 1;
+        let ticket = Ticket(self.next_ticket);
+        let Some(conn) = self.connections.get_mut(id) else { return };
+        let Some(player) = conn.player().cloned() else { return };
+        conn.narrowed.loading = Some(ticket);
+        self.loading.insert(ticket, id);
+        self.outputs.push_back(Output::Broker(BrokerCommand::LoadViews { ticket, player }));
+    }
+
+    pub(super) fn views_loaded(&mut self, ticket: Ticket, views: Result<PlayerViews, Arc<str>>) {
+        let Some(id) = self.loading.remove(&ticket) else { return };
+        let Some(conn) = self.connections.get_mut(id) else { return };
+        let views = match views {
+            Ok(views) => views,
+            Err(reason) => {
+                // Who may not read them has never written any: the class's views hold.
+                let player = conn.player().cloned().unwrap_or_default();
+                self.notice(Notice::ViewsRefused { player, reason: reason.to_string() });
+                return self.open_gate(id);
+            }
+        };
+        let compiled = views.iter().map(|(channel, view)| (channel.clone(), compile_view(view)));
+        conn.narrowed.loaded(compiled);
+        self.open_gate(id);
+    }
+
+    /// All that a connection's views are made of is known: what Redis has confirmed meanwhile is live.
+    fn open_gate(&mut self, id: ConnId) {
+        let Some(conn) = self.connections.get_mut(id) else { return };
+        conn.narrowed.loading = None;
+        for subscription in conn.subscriptions.clone() {
+            let Some(target) = self.targets.get_mut(subscription.target) else { continue };
+            if target.live {
+                let slot = self.connections.get(id).and_then(|conn| conn.subscription(subscription.target));
+                if let Some(subscriber) = slot.and_then(|slot| target.subscribers.get_mut(slot.slot as usize))
+                {
+                    subscriber.live = true;
+                }
+                let all = std::mem::take(&mut target.waiters);
+                let (theirs, others) = all.into_iter().partition(|waiter| waiter.conn == id);
+                target.waiters = others;
+                self.look_anew(id, subscription.target, false);
+                self.tell_waiters(subscription.target, theirs);
+            } else {
+                self.look_anew(id, subscription.target, false);
+            }
+        }
+    }
+
+    /// A service narrows what a player is shown of a channel, or no longer.
+    pub(super) fn narrow(&mut self, id: ConnId, channel: &Arc<str>, view: Option<&str>) {
+        let view = view.map(compile_view);
+        let Some(conn) = self.connections.get_mut(id) else { return };
+        conn.narrowed.set(channel.clone(), view);
+        if let Some(judged) = &mut conn.judged {
+            judged.forget_channel(channel);
+        }
+        let subject = Subject::channel(channel.clone());
+        if let Some(target) = self.subscribed_target(id, &subject) {
+            self.flush_target(id, target);
+            self.look_anew(id, target, true);
+        }
+    }
+}
+
+/// A client's filter, or what is wrong with it.
+pub(super) fn compile_filter(source: &str) -> Result<Expr, Refusal> {
+    expr::compile_filter(source).map_err(|error| Refusal {
+        code: ErrorCode::FilterInvalid,
+        text: format!("filter: {error}"),
+        position: Some(error.position as u64),
+        hint: Some(error.hint.unwrap_or_else(|| FILTER_HINT.to_owned())),
+    })
+}
+
+/// A view that was checked when it was set. One that cannot be read all the same shows nothing: it was to narrow.
+fn compile_view(source: &str) -> Expr {
+    expr::compile(source, Vars::VIEW_RULE).unwrap_or_else(|_| Expr::never())
+}
+
+/// Whether this player's area may follow this entity.
+fn may_follow(
+    classes: &crate::class::Classes,
+    claims: &Claims,
+    channel: &str,
+    follow: &Expr,
+    key: &str,
+) -> bool {
+    let params = classes.of_channel(channel).map(|(_, _, params)| params).unwrap_or_default();
+    follow.matches(&RuleScope { key: Some(key), ..RuleScope::new(claims, channel, &params) })
+}

@@ -1,0 +1,350 @@
+//! What is due to one connection of one channel, while it waits: for the end of the turn or of the class's window, or
+//! for a socket that does not read. It owns order, conflation, the choice of `max_updates`, and snapshots; it leaves
+//! bounds in bytes and frames to [`crate::engine`].
+
+use std::hash::BuildHasher;
+use std::sync::Arc;
+
+use hashbrown::HashMap;
+
+use crate::area::Shape;
+use crate::class::Delivery;
+use crate::io::{EntityChange, Publication};
+use crate::world::{Change, EntityId};
+
+/// What an event is to whom it is due.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// An event of a stream.
+    Event,
+    /// A change of an entity.
+    Entity(EntityId, Change),
+}
+
+/// One thing that is due.
+#[derive(Clone, Debug)]
+pub(crate) struct Due {
+    pub(crate) publication: Arc<Publication>,
+    /// `None`: taken back.
+    pub(crate) kind: Option<Kind>,
+    /// Since when its key waits, in monotonic milliseconds.
+    pub(crate) since_ms: u64,
+}
+
+impl Due {
+    /// About what it holds in memory, in bytes.
+    fn bytes(&self) -> usize {
+        size_of::<Due>() + self.publication.weight()
+    }
+
+    /// Conflated are events of one key: an entity's by its place, others by their key's hash, and then the keys are
+    /// compared.
+    fn conflation_key(&self) -> Option<u64> {
+        match self.kind? {
+            Kind::Entity(id, _) => Some(u64::from(id)),
+            Kind::Event => {
+                Some(foldhash::fast::FixedState::default().hash_one(self.publication.event.key()?))
+            }
+        }
+    }
+}
+
+/// See the module.
+#[derive(Debug, Default)]
+pub(crate) struct Feed {
+    dues: Vec<Due>,
+    /// While it conflates: the last place of each key in `dues`.
+    newest: HashMap<u64, usize>,
+    conflating: bool,
+    /// Dues that are not taken back.
+    len: usize,
+    /// What the dues hold in memory.
+    bytes: usize,
+    /// When it leaves, in monotonic milliseconds; 0: at the end of the turn.
+    pub(crate) flush_at_ms: u64,
+    /// It is among those of its connection that have something.
+    pub(crate) queued: bool,
+    /// Events before the first due were given up, up to this offset.
+    pub(crate) gap: Option<u64>,
+    pub(crate) snapshot: Option<SnapshotState>,
+}
+
+/// How far a snapshot has come.
+#[derive(Clone, Debug)]
+pub(crate) enum SnapshotState {
+    /// It begins when there is room.
+    Wanted,
+    /// Some of it has left.
+    Running(Snapshot),
+}
+
+/// All that is in view, on its way.
+#[derive(Clone, Debug)]
+pub(crate) struct Snapshot {
+    /// In order.
+    ids: Vec<EntityId>,
+    next: usize,
+}
+
+impl Snapshot {
+    pub(crate) fn new(ids: Vec<EntityId>) -> Self {
+        Snapshot { ids, next: 0 }
+    }
+
+    /// Nothing of it has left yet.
+    pub(crate) fn is_fresh(&self) -> bool {
+        self.next == 0
+    }
+
+    pub(crate) fn is_done(&self) -> bool {
+        self.next >= self.ids.len()
+    }
+
+    /// The next entity.
+    pub(crate) fn pop(&mut self) -> Option<EntityId> {
+        let id = self.ids.get(self.next).copied();
+        self.next += usize::from(id.is_some());
+        id
+    }
+
+    fn will_tell(&self, id: EntityId) -> bool {
+        self.ids.get(self.next..).is_some_and(|rest| rest.binary_search(&id).is_ok())
+    }
+}
+
+/// How the older of two changes of one key is told with the newer: as one, or not at all.
+enum Merged {
+    One(Kind),
+    Nothing,
+    Both,
+}
+
+fn merge(older: Kind, newer: Kind) -> Merged {
+    use Change::{Enter, Hide, Remove, Update};
+    match (older, newer) {
+        (Kind::Event, Kind::Event) => Merged::One(newer),
+        (Kind::Entity(_, before), Kind::Entity(id, now)) => match (before, now) {
+            (Enter, Update) => Merged::One(Kind::Entity(id, Enter)),
+            (Enter, Hide | Remove) => Merged::Nothing,
+            (Update, Update | Hide | Remove) => Merged::One(newer),
+            // It was away for a moment that its viewer never saw.
+            (Hide | Remove, Enter) => Merged::One(Kind::Entity(id, Update)),
+            _ => Merged::Both,
+        },
+        _ => Merged::Both,
+    }
+}
+
+impl Feed {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.len == 0 && self.snapshot.is_none() && self.gap.is_none()
+    }
+
+    pub(crate) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Lines one up. What a snapshot on its way will tell anyway is left to it.
+    pub(crate) fn push(&mut self, due: Due, conflate: bool) {
+        let told_anyway = match (&self.snapshot, due.kind) {
+            (Some(SnapshotState::Wanted), Some(Kind::Entity(..))) => true,
+            (Some(SnapshotState::Running(snapshot)), Some(Kind::Entity(id, _))) => snapshot.will_tell(id),
+            _ => false,
+        };
+        if told_anyway {
+            return;
+        }
+        if conflate {
+            self.conflate();
+        }
+        if self.conflating { self.push_conflated(due) } else { self.append(due, None) }
+    }
+
+    fn push_conflated(&mut self, mut due: Due) {
+        let Some(key) = due.conflation_key() else { return self.append(due, None) };
+        let older = self.newest.get(&key).copied().and_then(|at| self.dues.get_mut(at));
+        let Some(older) = older.filter(|older| older.publication.event.key() == due.publication.event.key())
+        else {
+            return self.append(due, Some(key));
+        };
+        let (Some(before), Some(now)) = (older.kind, due.kind) else { return self.append(due, Some(key)) };
+        let merged = merge(before, now);
+        if matches!(merged, Merged::Both) {
+            return self.append(due, Some(key));
+        }
+        self.bytes -= older.bytes();
+        self.len -= 1;
+        older.kind = None;
+        due.since_ms = older.since_ms;
+        self.newest.remove(&key);
+        if let Merged::One(kind) = merged {
+            due.kind = Some(kind);
+            self.append(due, Some(key));
+        }
+        self.compact();
+    }
+
+    fn append(&mut self, due: Due, key: Option<u64>) {
+        self.bytes += due.bytes();
+        self.len += 1;
+        if let Some(key) = key {
+            self.newest.insert(key, self.dues.len());
+        }
+        self.dues.push(due);
+    }
+
+    /// Drops what was taken back once it is the larger part.
+    fn compact(&mut self) {
+        if self.dues.len() < 32 || self.dues.len() < 2 * self.len {
+            return;
+        }
+        self.dues.retain(|due| due.kind.is_some());
+        self.index();
+    }
+
+    fn index(&mut self) {
+        self.newest.clear();
+        if self.conflating {
+            for (at, due) in self.dues.iter().enumerate() {
+                if let Some(key) = due.conflation_key() {
+                    self.newest.insert(key, at);
+                }
+            }
+        }
+    }
+
+    /// From now on only the newest of each key is kept, until it is empty again.
+    pub(crate) fn conflate(&mut self) {
+        if std::mem::replace(&mut self.conflating, true) || self.dues.is_empty() {
+            return;
+        }
+        let dues = self.clear();
+        for due in dues {
+            self.push_conflated(due);
+        }
+    }
+
+    /// Takes all out.
+    pub(crate) fn clear(&mut self) -> Vec<Due> {
+        self.newest.clear();
+        (self.len, self.bytes) = (0, 0);
+        std::mem::take(&mut self.dues)
+    }
+
+    /// What is due is void: all that is in view is told anew, behind a `RESYNC` where there is a `gap`.
+    pub(crate) fn begin_anew(&mut self, gap: Option<u64>) {
+        self.clear();
+        self.conflating = false;
+        self.snapshot = Some(SnapshotState::Wanted);
+        self.gap = gap.or(self.gap);
+    }
+
+    /// Gives up the oldest that hold so many bytes; says how many they were, and the last one's offset.
+    pub(crate) fn drop_oldest(&mut self, bytes: usize) -> (usize, Option<u64>) {
+        let before = self.len;
+        let (mut freed, mut last, mut dropped) = (0, None, 0);
+        for due in &self.dues {
+            if freed >= bytes {
+                break;
+            }
+            dropped += 1;
+            if due.kind.is_some() {
+                freed += due.bytes();
+                self.len -= 1;
+                last = Some(due.publication.offset);
+            }
+        }
+        self.bytes -= freed;
+        self.dues.drain(..dropped);
+        self.index();
+        (before - self.len, last)
+    }
+
+    /// Takes out what leaves now: at most about so many bytes, and of updates no more than `max_updates`, nearest and
+    /// longest waiting first. Says whether something due now is left.
+    pub(crate) fn take(
+        &mut self,
+        now_ms: u64,
+        delivery: &Delivery,
+        eye: Option<&Shape>,
+        max_bytes: usize,
+    ) -> (Vec<Due>, bool) {
+        let mut dues = self.clear();
+        dues.retain(|due| due.kind.is_some());
+        let mut later = match delivery.max_updates {
+            Some(max) => put_off(&mut dues, max as usize, now_ms, delivery.max_wait_ms, eye),
+            None => Vec::new(),
+        };
+        let mut bytes = 0;
+        let fits = dues
+            .iter()
+            .position(|due| {
+                let full = bytes >= max_bytes;
+                bytes += due.bytes();
+                full
+            })
+            .unwrap_or(dues.len());
+        let mut rest = dues.split_off(fits);
+        let more = !rest.is_empty();
+        rest.append(&mut later);
+        self.conflating &= !rest.is_empty();
+        for due in rest {
+            let key = if self.conflating { due.conflation_key() } else { None };
+            self.append(due, key);
+        }
+        if self.len == 0 {
+            // An idle feed holds nothing.
+            self.dues = Vec::new();
+            self.newest = HashMap::new();
+        }
+        (dues, more)
+    }
+}
+
+/// Leaves the `max` most urgent updates in `dues` and gives the others. What makes a client forget is not counted,
+/// and who has waited long enough goes out in any case.
+fn put_off(dues: &mut Vec<Due>, max: usize, now_ms: u64, max_wait_ms: u64, eye: Option<&Shape>) -> Vec<Due> {
+    let counted = |due: &Due| !matches!(due.kind, Some(Kind::Entity(_, Change::Hide | Change::Remove)));
+    let total = dues.iter().filter(|due| counted(due)).count();
+    if total <= max {
+        return Vec::new();
+    }
+    let reach = eye.map_or(1.0, |shape| {
+        let bounds = shape.bounds();
+        ((bounds.max.x - bounds.min.x).max(bounds.max.y - bounds.min.y) / 2.0).max(f64::MIN_POSITIVE)
+    });
+    let urgency = |due: &Due| {
+        let waited = now_ms.saturating_sub(due.since_ms) as f64 / max_wait_ms.max(1) as f64;
+        if waited >= 1.0 {
+            return f64::INFINITY;
+        }
+        let distance = match (eye, due.publication.entity) {
+            (Some(eye), Some(EntityChange::Set { position: Some(at) })) => eye.distance(at) / reach,
+            _ => 0.0,
+        };
+        waited - distance
+    };
+    let mut order: Vec<(f64, usize)> =
+        dues.iter().enumerate().filter(|(_, due)| counted(due)).map(|(at, due)| (urgency(due), at)).collect();
+    order.sort_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
+    let overdue = order.iter().take_while(|(urgency, _)| *urgency == f64::INFINITY).count();
+    let mut waits = vec![false; dues.len()];
+    for (_, at) in order.iter().skip(max.max(overdue)) {
+        waits[*at] = true;
+    }
+    let mut later = Vec::new();
+    let mut at = 0;
+    dues.retain(|due| {
+        let wait = waits.get(at).copied().unwrap_or(false);
+        at += 1;
+        if wait {
+            later.push(due.clone());
+        }
+        !wait
+    });
+    later
+}

@@ -1,0 +1,483 @@
+//! The entities of one channel as one shard knows them, and who sees which: what an event changes is told as
+//! [`Told`], audience by audience. It owns where entities are and what each eye has in its area; it leaves frames to
+//! [`crate::engine`] and what is stored to the broker.
+//!
+//! Of an audience without an area nothing is remembered: whether it saw an entity's last state is asked of its view
+//! again. Of one with an area it must be remembered, because an entity leaves later than it enters (hysteresis).
+
+use std::hash::BuildHasher;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use hashbrown::{DefaultHashBuilder, HashMap, HashTable};
+use slab::Slab;
+use smallvec::SmallVec;
+
+use crate::area::{Area, Point, Shape};
+use crate::audience::{AudienceId, Audiences};
+use crate::class::EntityRules;
+use crate::grid::Grid;
+use crate::io::{EntityChange, Publication};
+use crate::view::{EventScope, View};
+
+/// Names an entity of one world; used again when it is gone.
+pub(crate) type EntityId = u32;
+
+/// What happened to an entity in the eyes of an audience.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Change {
+    /// It came into view.
+    Enter,
+    /// It stays in view, and is another.
+    Update,
+    /// It went out of view.
+    Hide,
+    /// It is gone.
+    Remove,
+}
+
+/// One change for one audience.
+#[derive(Debug)]
+pub(crate) struct Told {
+    pub(crate) audience: AudienceId,
+    pub(crate) entity: EntityId,
+    pub(crate) change: Change,
+    /// The entity's state now; where it is gone, the last.
+    pub(crate) publication: Arc<Publication>,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(crate) struct World {
+    /// The table has come, and no gap since.
+    pub(crate) loaded: bool,
+    entities: Slab<Entity>,
+    by_key: HashTable<EntityId>,
+    hasher: DefaultHashBuilder,
+    space: Option<Box<Places>>,
+}
+
+/// Where entities and eyes are, on a channel with positions.
+#[derive(Debug)]
+struct Places {
+    grid: Grid,
+    hysteresis: f64,
+    /// Eyes by the key that they follow.
+    followers: HashMap<Arc<str>, Vec<AudienceId>>,
+}
+
+#[derive(Debug)]
+struct Entity {
+    publication: Arc<Publication>,
+    position: Option<Point>,
+    /// The eyes that have it in their area.
+    watchers: SmallVec<[AudienceId; 4]>,
+    /// What the last views that were asked said of this state.
+    decided: SmallVec<[(u64, bool); 2]>,
+}
+
+/// How many views' answers an entity remembers.
+const MAX_DECIDED: usize = 8;
+
+impl Entity {
+    /// Whether a view shows its present state; asked once for each state.
+    fn is_shown_to(&mut self, view: Option<&Rc<View>>) -> bool {
+        let Some(view) = view else { return true };
+        if let Some((_, shown)) = self.decided.iter().find(|(id, _)| *id == view.id) {
+            return *shown;
+        }
+        let shown = view.allows(&EventScope::of(&self.publication));
+        if self.decided.len() >= MAX_DECIDED {
+            self.decided.remove(0);
+        }
+        self.decided.push((view.id, shown));
+        shown
+    }
+}
+
+impl World {
+    /// An empty world that waits for its table.
+    pub(crate) fn new(rules: &EntityRules) -> Self {
+        let places = |space: &crate::class::Space| {
+            Box::new(Places {
+                grid: Grid::default(),
+                hysteresis: space.hysteresis,
+                followers: HashMap::new(),
+            })
+        };
+        World {
+            loaded: false,
+            entities: Slab::new(),
+            by_key: HashTable::new(),
+            hasher: DefaultHashBuilder::default(),
+            space: rules.space.as_ref().map(places),
+        }
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.entities.len()
+    }
+
+    /// The last event of an entity.
+    pub(crate) fn state(&self, entity: EntityId) -> Option<&Arc<Publication>> {
+        self.entities.get(entity as usize).map(|entity| &entity.publication)
+    }
+
+    fn find(&self, key: &str) -> Option<EntityId> {
+        let is = |id: &EntityId| {
+            self.entities.get(*id as usize).is_some_and(|entity| entity.publication.event.key() == Some(key))
+        };
+        self.by_key.find(self.hasher.hash_one(key), is).copied()
+    }
+
+    /// Takes in an event, which is the one in hand.
+    pub(crate) fn take(
+        &mut self,
+        audiences: &mut Audiences,
+        publication: &Arc<Publication>,
+        turn: u64,
+        told: &mut Vec<Told>,
+    ) {
+        let Some(key) = publication.event.key() else { return };
+        match publication.entity {
+            Some(EntityChange::Set { position }) => {
+                self.set(audiences, key, position, publication, turn, told)
+            }
+            Some(EntityChange::Remove) => self.remove(audiences, key, told),
+            None => {}
+        }
+    }
+
+    fn set(
+        &mut self,
+        audiences: &mut Audiences,
+        key: &str,
+        position: Option<Point>,
+        publication: &Arc<Publication>,
+        turn: u64,
+        told: &mut Vec<Told>,
+    ) {
+        let (id, before) = self.replace(key, position, publication);
+        self.tell_open(audiences, id, before.as_deref(), publication, turn, told);
+        if let Some(position) = position {
+            // First: whoever is followed never leaves the area around it.
+            let followers = self.move_followers(audiences, key, Some(position));
+            self.tell_eyes(audiences, id, position, publication, told);
+            for audience in followers {
+                self.look(audiences, audience, told);
+            }
+        }
+    }
+
+    /// The entity has another state; gives the one before.
+    fn replace(
+        &mut self,
+        key: &str,
+        position: Option<Point>,
+        publication: &Arc<Publication>,
+    ) -> (EntityId, Option<Arc<Publication>>) {
+        if let Some(id) = self.find(key)
+            && let Some(entity) = self.entities.get_mut(id as usize)
+        {
+            entity.position = position;
+            entity.decided.clear();
+            return (id, Some(std::mem::replace(&mut entity.publication, publication.clone())));
+        }
+        let entity = Entity {
+            publication: publication.clone(),
+            position,
+            watchers: SmallVec::new(),
+            decided: SmallVec::new(),
+        };
+        let id = self.entities.insert(entity) as EntityId;
+        let (entities, hasher) = (&self.entities, &self.hasher);
+        let hash = |id: &EntityId| {
+            let key = entities.get(*id as usize).and_then(|entity| entity.publication.event.key());
+            hasher.hash_one(key.unwrap_or_default())
+        };
+        self.by_key.insert_unique(self.hasher.hash_one(key), id, hash);
+        (id, None)
+    }
+
+    /// Audiences without an area: by what their views say of the state before and the state now.
+    fn tell_open(
+        &self,
+        audiences: &mut Audiences,
+        entity: EntityId,
+        before: Option<&Publication>,
+        now: &Arc<Publication>,
+        turn: u64,
+        told: &mut Vec<Told>,
+    ) {
+        let mut found = Vec::new();
+        audiences.candidates(&EventScope::of(now), &mut found);
+        for audience in found.drain(..) {
+            let Some(who) = audiences.get(audience) else { continue };
+            if !who.is_shown(turn, &EventScope::of(now)) {
+                continue;
+            }
+            let saw = before.is_some_and(|before| who.would_be_shown(&EventScope::of(before)));
+            let change = if saw { Change::Update } else { Change::Enter };
+            audiences.stamp(audience, turn);
+            told.push(Told { audience, entity, change, publication: now.clone() });
+        }
+        let Some(before) = before else { return };
+        audiences.candidates(&EventScope::of(before), &mut found);
+        for audience in found {
+            let sees = audiences.get(audience).is_some_and(|who| who.would_be_shown(&EventScope::of(before)));
+            if audiences.stamp(audience, turn) && sees {
+                told.push(Told { audience, entity, change: Change::Hide, publication: now.clone() });
+            }
+        }
+    }
+
+    /// Eyes: those that had it in their area, and those whose area it is in now.
+    fn tell_eyes(
+        &mut self,
+        audiences: &mut Audiences,
+        id: EntityId,
+        position: Point,
+        now: &Arc<Publication>,
+        told: &mut Vec<Told>,
+    ) {
+        let (Some(places), Some(entity)) = (&mut self.space, self.entities.get_mut(id as usize)) else {
+            return;
+        };
+        places.grid.set_point(id, position);
+        let hysteresis = places.hysteresis;
+        let mut watchers = std::mem::take(&mut entity.watchers);
+        watchers.retain(|audience| {
+            let audience = *audience;
+            let Some(who) = audiences.get_mut(audience) else { return false };
+            let Some(eye) = &mut who.eye else { return false };
+            let stays = eye.shape.as_ref().is_some_and(|shape| shape.stays(position, hysteresis))
+                && entity.is_shown_to(who.view.as_ref());
+            let change = if stays { Change::Update } else { Change::Hide };
+            if !stays {
+                eye.seen.remove(&id);
+            }
+            told.push(Told { audience, entity: id, change, publication: now.clone() });
+            stays
+        });
+        let mut near: SmallVec<[AudienceId; 8]> = SmallVec::new();
+        places.grid.regions_at(position, |audience| near.push(audience));
+        near.sort_unstable();
+        for audience in near {
+            let Some(who) = audiences.get_mut(audience) else { continue };
+            let Some(eye) = &mut who.eye else { continue };
+            if !eye.seen.contains(&id)
+                && eye.shape.as_ref().is_some_and(|shape| shape.enters(position))
+                && entity.is_shown_to(who.view.as_ref())
+            {
+                eye.seen.insert(id);
+                watchers.push(audience);
+                told.push(Told { audience, entity: id, change: Change::Enter, publication: now.clone() });
+            }
+        }
+        if let Some(entity) = self.entities.get_mut(id as usize) {
+            entity.watchers = watchers;
+        }
+    }
+
+    /// Whom areas follow has moved, or is gone; gives the eyes that are to look anew.
+    fn move_followers(
+        &self,
+        audiences: &mut Audiences,
+        key: &str,
+        position: Option<Point>,
+    ) -> Vec<AudienceId> {
+        let followers = self.space.as_ref().and_then(|places| places.followers.get(key));
+        let followers = followers.cloned().unwrap_or_default();
+        for audience in &followers {
+            if let Some(eye) = audiences.get_mut(*audience).and_then(|who| who.eye.as_mut())
+                && let Area::Follow { radius, .. } = &eye.area
+            {
+                let radius = *radius;
+                eye.shape = position.map(|center| Shape::Circle { center, radius });
+            }
+        }
+        followers
+    }
+
+    /// An entity is gone.
+    pub(crate) fn remove(&mut self, audiences: &mut Audiences, key: &str, told: &mut Vec<Told>) {
+        let Some(id) = self.find(key) else { return };
+        let hash = self.hasher.hash_one(key);
+        if let Ok(entry) = self.by_key.find_entry(hash, |other| *other == id) {
+            entry.remove();
+        }
+        let Some(entity) = self.entities.try_remove(id as usize) else { return };
+        let gone = |audience| {
+            let publication = entity.publication.clone();
+            Told { audience, entity: id, change: Change::Remove, publication }
+        };
+        let scope = EventScope::of(&entity.publication);
+        let mut found = Vec::new();
+        audiences.candidates(&scope, &mut found);
+        found.retain(|audience| audiences.get(*audience).is_some_and(|who| who.would_be_shown(&scope)));
+        told.extend(found.into_iter().map(gone));
+        for audience in &entity.watchers {
+            if let Some(eye) = audiences.get_mut(*audience).and_then(|who| who.eye.as_mut()) {
+                eye.seen.remove(&id);
+                told.push(gone(*audience));
+            }
+        }
+        if let Some(places) = &mut self.space {
+            places.grid.remove_point(id);
+        }
+        for audience in self.move_followers(audiences, key, None) {
+            self.look(audiences, audience, told);
+        }
+    }
+
+    /// An eye is new, has moved, or has another view: what it sees is found anew.
+    pub(crate) fn look(&mut self, audiences: &mut Audiences, audience: AudienceId, told: &mut Vec<Told>) {
+        let Some(places) = &mut self.space else { return };
+        let Some(who) = audiences.get_mut(audience) else { return };
+        let Some(eye) = &mut who.eye else { return };
+        let hysteresis = places.hysteresis;
+        match &eye.shape {
+            Some(shape) => places.grid.set_region(audience, shape.bounds()),
+            None => places.grid.remove_region(audience),
+        }
+        let (view, shape) = (who.view.as_ref(), eye.shape.as_ref());
+        let mut lost: Vec<EntityId> = Vec::new();
+        for id in &eye.seen {
+            let stays = self.entities.get_mut(*id as usize).is_some_and(|entity| {
+                let position = entity.position;
+                let inside = shape.zip(position).is_some_and(|(shape, at)| shape.stays(at, hysteresis));
+                inside && entity.is_shown_to(view)
+            });
+            if !stays {
+                lost.push(*id);
+            }
+        }
+        lost.sort_unstable();
+        let mut won: Vec<EntityId> = Vec::new();
+        if let Some(shape) = shape {
+            places.grid.points_in(shape.bounds(), |id, position| {
+                if shape.enters(position) && !eye.seen.contains(&id) {
+                    won.push(id);
+                }
+            });
+        }
+        won.retain(|id| self.entities.get_mut(*id as usize).is_some_and(|entity| entity.is_shown_to(view)));
+        won.sort_unstable();
+        for (ids, change) in [(lost, Change::Hide), (won, Change::Enter)] {
+            for id in ids {
+                let Some(entity) = self.entities.get_mut(id as usize) else { continue };
+                if change == Change::Enter {
+                    eye.seen.insert(id);
+                    entity.watchers.push(audience);
+                } else {
+                    eye.seen.remove(&id);
+                    entity.watchers.retain(|watcher| *watcher != audience);
+                }
+                told.push(Told { audience, entity: id, change, publication: entity.publication.clone() });
+            }
+        }
+    }
+
+    /// An eye opens on its area, wherever that is now.
+    pub(crate) fn open_eye(&mut self, audiences: &mut Audiences, audience: AudienceId, told: &mut Vec<Told>) {
+        let Some(eye) = audiences.get_mut(audience).and_then(|who| who.eye.as_mut()) else { return };
+        eye.shape = match &eye.area {
+            Area::Fixed(shape) => Some(shape.clone()),
+            Area::Follow { key, radius } => {
+                let followers = self.space.as_mut().map(|places| places.followers.entry(key.clone()));
+                if let Some(followers) = followers {
+                    followers.or_default().push(audience);
+                }
+                let followed = self.find(key).and_then(|id| self.entities.get(id as usize));
+                let center = followed.and_then(|entity| entity.position);
+                center.map(|center| Shape::Circle { center, radius: *radius })
+            }
+        };
+        self.look(audiences, audience, told);
+    }
+
+    /// An eye is about to look elsewhere: it follows nobody any more.
+    pub(crate) fn stop_following(&mut self, area: &Area, audience: AudienceId) {
+        let (Some(places), Area::Follow { key, .. }) = (&mut self.space, area) else { return };
+        if let Some(followers) = places.followers.get_mut(key) {
+            followers.retain(|follower| *follower != audience);
+            if followers.is_empty() {
+                places.followers.remove(key);
+            }
+        }
+    }
+
+    /// An eye is gone.
+    pub(crate) fn close_eye(&mut self, audience: AudienceId, eye: &crate::audience::Eye) {
+        self.stop_following(&eye.area, audience);
+        for id in &eye.seen {
+            if let Some(entity) = self.entities.get_mut(*id as usize) {
+                entity.watchers.retain(|watcher| *watcher != audience);
+            }
+        }
+        if let Some(places) = &mut self.space {
+            places.grid.remove_region(audience);
+        }
+    }
+
+    /// What an audience sees now, in the order of entities.
+    pub(crate) fn seen_by(&mut self, audiences: &Audiences, audience: AudienceId) -> Vec<EntityId> {
+        let Some(who) = audiences.get(audience) else { return Vec::new() };
+        if let Some(eye) = &who.eye {
+            let mut seen: Vec<EntityId> = eye.seen.iter().copied().collect();
+            seen.sort_unstable();
+            return seen;
+        }
+        let view = who.view.as_ref();
+        let shown = |(id, entity): (usize, &mut Entity)| entity.is_shown_to(view).then_some(id as EntityId);
+        self.entities.iter_mut().filter_map(shown).collect()
+    }
+
+    /// An entity's state, if an audience sees it now.
+    pub(crate) fn state_seen(
+        &mut self,
+        audiences: &Audiences,
+        audience: AudienceId,
+        id: EntityId,
+    ) -> Option<&Arc<Publication>> {
+        let who = audiences.get(audience)?;
+        let entity = self.entities.get_mut(id as usize)?;
+        let seen = match &who.eye {
+            Some(eye) => eye.seen.contains(&id),
+            None => entity.is_shown_to(who.view.as_ref()),
+        };
+        seen.then_some(&entity.publication)
+    }
+
+    /// The table as it is: all that was known is void. Nobody is told of single changes.
+    pub(crate) fn reset(&mut self, audiences: &mut Audiences, table: &[Arc<Publication>]) {
+        self.entities.clear();
+        self.by_key.clear();
+        let eyes: Vec<AudienceId> =
+            audiences.iter().filter(|(_, who)| who.eye.is_some()).map(|(id, _)| id).collect();
+        if let Some(places) = &mut self.space {
+            places.grid = Grid::default();
+            places.followers.clear();
+        }
+        for publication in table {
+            let (Some(key), Some(EntityChange::Set { position })) =
+                (publication.event.key(), publication.entity)
+            else {
+                continue;
+            };
+            let (id, _) = self.replace(key, position, publication);
+            if let (Some(places), Some(position)) = (&mut self.space, position) {
+                places.grid.set_point(id, position);
+            }
+        }
+        let mut told = Vec::new();
+        for audience in eyes {
+            if let Some(eye) = audiences.get_mut(audience).and_then(|who| who.eye.as_mut()) {
+                eye.seen.clear();
+            }
+            self.open_eye(audiences, audience, &mut told);
+            told.clear();
+        }
+        self.loaded = true;
+    }
+}
