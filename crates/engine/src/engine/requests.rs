@@ -22,6 +22,9 @@ const MAX_DEFERRED: usize = 128;
 /// And how many bytes of them, in messages of the largest size.
 const MAX_DEFERRED_MESSAGES: usize = 4;
 
+/// So many entities are asked about for the price of a message.
+const ENTITIES_PER_MESSAGE: usize = 512;
+
 impl Engine {
     pub(super) fn message(&mut self, id: ConnId, kind: MessageKind, payload: &[u8]) {
         let Some(conn) = self.connections.get_mut(id) else { return };
@@ -148,6 +151,19 @@ impl Engine {
         let Some(conn) = self.connections.get_mut(id) else { return Verdict::Allowed };
         match message {
             ClientMessage::Subscribe(_) => conn.subscribes.take(now, self.settings.subscribes, 1),
+            // A new filter is asked about every entity: of a large table it counts as so many messages more.
+            ClientMessage::FilterUpdate(update) if update.filter.is_some() => {
+                let world = self.targets.find_channel(&update.channel).and_then(|id| self.targets.get(id));
+                let entities = world.and_then(|target| target.world.as_ref()).map_or(0, |world| world.len());
+                match (entities / ENTITIES_PER_MESSAGE) as u64 {
+                    0 => Verdict::Allowed,
+                    more => conn.messages.take(
+                        now,
+                        self.settings.messages,
+                        more.min(self.settings.messages.burst),
+                    ),
+                }
+            }
             // A name that is not well formed is of no class, whatever it looks like.
             ClientMessage::Publish(publish) if channel::validate(&publish.channel).is_ok() => {
                 let class = self.settings.classes.of_channel(&publish.channel);

@@ -17,6 +17,9 @@ use super::address::{self, AddressSlots};
 use super::pages;
 use crate::node::Node;
 
+/// A socket takes so much that the network has not (`TCP_NOTSENT_LOWAT`, tcp(7)); the rest waits where it can still be
+/// replaced by something newer.
+const UNSENT_BYTES: u32 = 128 * 1024;
 /// Connections that have not finished their handshake, of all addresses.
 const MAX_HANDSHAKES: usize = 8_192;
 /// Those of one peer that is no trusted proxy.
@@ -67,6 +70,7 @@ pub(crate) async fn run(node: Arc<Node>, listener: TcpListener, tls: Option<TlsA
 
 async fn handshake(node: Arc<Node>, mut stream: TcpStream, peer: SocketAddr, tls: Option<TlsAcceptor>) {
     let _ = stream.set_nodelay(true);
+    let _ = socket2::SockRef::from(&stream).set_tcp_notsent_lowat(UNSENT_BYTES);
     let timeout = node.handshake_timeout();
     let mut address = peer.ip().to_canonical();
     if node.config.proxy_protocol {
