@@ -1,0 +1,313 @@
+//! One engine, a broker that does as the test says, and sockets whose frames are read as JSON.
+
+use std::sync::Arc;
+
+use drawbridge_engine::class::{Class, Classes, Delivery, EntityRules, Space};
+use drawbridge_engine::engine::Engine;
+use drawbridge_engine::expr::{Vars, compile};
+use drawbridge_engine::interest::{Hub, HubInput, HubOutput, HubSettings, LinkCommand, ShardId, StoredTable};
+use drawbridge_engine::io::{
+    BrokerCommand, BrokerEvent, Claims, ConnId, Input, MessageKind, Now, Opened, Output,
+};
+use drawbridge_engine::path::Path;
+use drawbridge_engine::rate_limit::SharedLimits;
+use drawbridge_engine::settings::{Rate, Reserved, Settings};
+use drawbridge_protocol::template::ClassName;
+use drawbridge_protocol::{Encoding, Frame};
+use serde_json::{Value, json};
+
+/// A hub with a stored table behind it, an engine, and what each connection has read.
+pub struct Bench {
+    pub now: Now,
+    pub engine: Engine,
+    hub: Hub,
+    pub stored: StoredTable,
+    pub read: Vec<Vec<Value>>,
+    pub writes: usize,
+    /// Messages of arrays, as they came.
+    pub arrays: Vec<usize>,
+    pub blocked: Vec<bool>,
+    pub closed: Vec<Option<u16>>,
+    pub refreshes: usize,
+}
+
+/// What an entity class of a test says.
+pub fn world(delivery: Delivery, space: bool) -> Class {
+    let path = |text: &str| Path::parse(text).unwrap();
+    let rule = |text: &str, vars| compile(text, vars).unwrap();
+    Class {
+        subscribe: rule("true", Vars::SUBSCRIBE_RULE),
+        publish: rule("true", Vars::PUBLISH_RULE),
+        view: Some(rule("data.team == me.team || data.public", Vars::VIEW_RULE)),
+        key: Some(path("data.id")),
+        entity: Some(EntityRules {
+            max: 1_000,
+            ttl_ms: 10_000,
+            space: space.then(|| Space {
+                position: [path("data.x"), path("data.y")],
+                hysteresis: 2.0,
+                max_radius: Some(100.0),
+                area_required: false,
+                follow: rule("true", Vars::PUBLISH_RULE),
+            }),
+        }),
+        delivery,
+        ..Class::plain(ClassName::parse("world:{world}").unwrap())
+    }
+}
+
+pub fn stream(delivery: Delivery) -> Class {
+    Class {
+        subscribe: compile("true", Vars::SUBSCRIBE_RULE).unwrap(),
+        key: Some(Path::parse("data.id").unwrap()),
+        delivery,
+        ..Class::plain(ClassName::parse("world:{world}").unwrap())
+    }
+}
+
+impl Bench {
+    pub fn new(class: Class, outbound_bytes: usize) -> Self {
+        let classes = Classes::new(vec![class]);
+        let plenty = Rate { per_second: 1_000_000, burst: 1_000_000 };
+        let settings = Settings {
+            node: "n".into(),
+            classes: classes.clone(),
+            auto_subscribe: vec![],
+            allow_anonymous: false,
+            connect_timeout_ms: 5_000,
+            heartbeat_ms: 1_000_000_000,
+            outbound_bytes,
+            message_bytes: 65_536,
+            subscriptions: 256,
+            messages: plenty,
+            subscribes: plenty,
+            bytes: Rate { per_second: 1 << 30, burst: 1 << 30 },
+            messages_per_player: None,
+            messages_per_address: None,
+            lifecycle_stream: None,
+            reserved: Reserved::new("drawbridge:"),
+            external_bytes: 1 << 20,
+            explain: true,
+        };
+        let settings = Arc::new(settings);
+        let mut hub = Hub::new(HubSettings {
+            epoch: "e".into(),
+            linger_ms: 100,
+            external_bytes: 1 << 20,
+            classes,
+            reserved: Reserved::new("drawbridge:"),
+        });
+        hub.handle(0, HubInput::LinkUp);
+        Bench {
+            now: Now { mono_ms: 1_000, unix_ms: 1_000_000 },
+            engine: Engine::new(settings.clone(), SharedLimits::new(&settings)),
+            hub,
+            stored: StoredTable::default(),
+            read: Vec::new(),
+            writes: 0,
+            arrays: Vec::new(),
+            blocked: Vec::new(),
+            closed: Vec::new(),
+            refreshes: 0,
+        }
+    }
+
+    /// A player of this team, connected.
+    pub fn player(&mut self, name: &str, team: &str) -> usize {
+        let at = self.read.len();
+        self.read.push(Vec::new());
+        self.blocked.push(false);
+        self.closed.push(None);
+        let json = json!({ "sub": name, "team": team }).to_string().into();
+        let claims = Claims { player: name.into(), expires_unix_ms: None, json };
+        self.input(Input::Opened(Opened {
+            conn: conn(at),
+            connection: 100 + at as u64,
+            session: 1,
+            encoding: Encoding::Json,
+            address: [127, 0, 0, 1].into(),
+            token: Some(Ok(claims)),
+            wait_for_connect: false,
+        }));
+        assert_eq!(self.take(at)[0]["type"], "WELCOME");
+        at
+    }
+
+    pub fn send(&mut self, player: usize, message: Value) {
+        let text = message.to_string();
+        let input = Input::Message { conn: conn(player), kind: MessageKind::Text, payload: text.as_bytes() };
+        self.input(input);
+    }
+
+    pub fn subscribe(&mut self, player: usize, rest: Value) {
+        let mut message = json!({ "type": "CHANNEL_SUBSCRIBE", "id": 1, "channel": "world:1" });
+        message.as_object_mut().unwrap().extend(rest.as_object().unwrap().clone());
+        self.send(player, message);
+    }
+
+    pub fn update(&mut self, player: usize, rest: Value) {
+        let mut message = json!({ "type": "FILTER_UPDATE", "id": 2, "channel": "world:1" });
+        message.as_object_mut().unwrap().extend(rest.as_object().unwrap().clone());
+        self.send(player, message);
+    }
+
+    /// A plain publish of a service.
+    pub fn publish(&mut self, event: &str, data: Value) {
+        self.publish_quietly(event, data);
+        self.pump();
+    }
+
+    /// As [`Bench::publish`], in the same turn as what follows.
+    pub fn publish_quietly(&mut self, event: &str, data: Value) {
+        let payload = json!({ "event": event, "data": data }).to_string();
+        let input = HubInput::Message { pattern: None, channel: b"world:1", payload: payload.into() };
+        self.hub.handle(self.now.mono_ms, input);
+        self.broker_says();
+    }
+
+    pub fn pass(&mut self, ms: u64) {
+        self.now.mono_ms += ms;
+        self.now.unix_ms += ms;
+        self.hub.handle(self.now.mono_ms, HubInput::Tick);
+        self.broker_says();
+        self.input(Input::Tick);
+    }
+
+    pub fn break_link(&mut self) {
+        self.hub.handle(self.now.mono_ms, HubInput::LinkDown);
+        self.broker_says();
+        self.pump();
+        self.hub.handle(self.now.mono_ms, HubInput::LinkUp);
+        self.broker_says();
+        self.pump();
+    }
+
+    pub fn input(&mut self, input: Input<'_>) {
+        self.engine.handle(self.now, input);
+        self.pump();
+    }
+
+    /// The socket of this player takes bytes again.
+    pub fn unblock(&mut self, player: usize) {
+        self.blocked[player] = false;
+        self.input(Input::Writable { conn: conn(player) });
+    }
+
+    /// What a player has read since.
+    pub fn take(&mut self, player: usize) -> Vec<Value> {
+        std::mem::take(&mut self.read[player])
+    }
+
+    /// As [`Bench::take`], in short.
+    pub fn told(&mut self, player: usize) -> Vec<String> {
+        self.take(player).iter().map(short).collect()
+    }
+
+    /// Does what the engine wants, and what follows from it.
+    pub fn pump(&mut self) {
+        while let Some(output) = self.engine.poll_output() {
+            match output {
+                Output::Write { conn, frames } => self.write(conn, frames),
+                Output::Close { conn, frames, code, .. } => {
+                    let at = conn.index as usize;
+                    self.closed[at] = Some(code.as_u16());
+                    frames.iter().for_each(|frame| self.see(at, frame));
+                }
+                Output::Broker(command) => self.carry_out(command),
+                other => panic!("unexpected {other:?}"),
+            }
+        }
+    }
+
+    fn carry_out(&mut self, command: BrokerCommand) {
+        let now = self.now.mono_ms;
+        match command {
+            BrokerCommand::Want(subject) => {
+                self.hub.handle(now, HubInput::Want { shard: ShardId(0), subject });
+            }
+            BrokerCommand::Unwant(subject) => {
+                self.hub.handle(now, HubInput::Unwant { shard: ShardId(0), subject: &subject });
+            }
+            BrokerCommand::Refresh(subject) => {
+                self.refreshes += 1;
+                self.hub.handle(now, HubInput::Refresh { shard: ShardId(0), subject: &subject });
+            }
+            BrokerCommand::LoadViews { ticket, .. } => {
+                let views = BrokerEvent::Views { ticket, views: Ok([].into()) };
+                self.engine.handle(self.now, Input::Broker(views));
+            }
+            other => panic!("unexpected {other:?}"),
+        }
+        self.broker_says();
+    }
+
+    fn broker_says(&mut self) {
+        while let Some(output) = self.hub.poll_output() {
+            match output {
+                HubOutput::Link(LinkCommand::Subscribe(subjects)) => {
+                    for subject in &subjects {
+                        self.hub.handle(self.now.mono_ms, HubInput::Subscribed(subject));
+                    }
+                }
+                HubOutput::Link(LinkCommand::Unsubscribe(subjects)) => {
+                    for subject in &subjects {
+                        self.hub.handle(self.now.mono_ms, HubInput::Unsubscribed(subject));
+                    }
+                }
+                HubOutput::Shards(_, event) => self.engine.handle(self.now, Input::Broker(event)),
+                HubOutput::Load { channel, load } => {
+                    let table = Ok(self.stored.clone());
+                    self.hub.handle(self.now.mono_ms, HubInput::Loaded { channel: &channel, load, table });
+                }
+                HubOutput::BadEntity { .. } | HubOutput::Oversized { .. } => {}
+            }
+        }
+    }
+
+    fn write(&mut self, conn: ConnId, mut frames: Vec<Frame>) {
+        let at = conn.index as usize;
+        self.writes += 1;
+        if self.blocked[at] {
+            self.engine.handle(self.now, Input::Blocked { conn, unsent: frames });
+            return;
+        }
+        frames.drain(..).for_each(|frame| self.see(at, &frame));
+    }
+
+    fn see(&mut self, at: usize, frame: &Frame) {
+        let payload = drawbridge_protocol::websocket::payload_of(frame);
+        match serde_json::from_slice(payload).unwrap() {
+            Value::Array(messages) => {
+                self.arrays.push(messages.len());
+                self.read[at].extend(messages);
+            }
+            message => self.read[at].push(message),
+        }
+    }
+}
+
+pub fn conn(at: usize) -> ConnId {
+    ConnId { index: at as u32, generation: 1 }
+}
+
+/// A message in a few words.
+pub fn short(message: &Value) -> String {
+    let keys = |list: &Value, of: fn(&Value) -> &str| {
+        list.as_array().unwrap().iter().map(of).collect::<Vec<_>>().join(" ")
+    };
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    match message["type"].as_str().unwrap() {
+        "VIEW_ENTER" => {
+            let reset = if message["reset"] == true { "reset" } else { "enter" };
+            let more = if message["complete"] == true { "" } else { " …" };
+            format!("{reset} {}{more}", keys(&message["entities"], |e| e["key"].as_str().unwrap()))
+        }
+        "VIEW_LEAVE" => {
+            format!("{} {}", text(&message["reason"]), keys(&message["keys"], |key| key.as_str().unwrap()))
+        }
+        "EVENT" => format!("{} {}", text(&message["key"]), message["data"]["n"]),
+        "ERROR" => text(&message["code"]),
+        "RESYNC" => format!("resync {}", text(&message["reason"])),
+        other => other.to_owned(),
+    }
+}

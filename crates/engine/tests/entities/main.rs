@@ -1,0 +1,254 @@
+//! Entity channels, areas, and rates of delivery, one engine and one hub at a time.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs, unreachable_pub)]
+
+mod bench;
+
+use bench::{Bench, conn, stream, world};
+use drawbridge_engine::class::{Delivery, SlowConsumer};
+use drawbridge_engine::interest::StoredEntity;
+use drawbridge_engine::io::{BrokerEvent, Input, PlayerAction, PlayerCommand, Position};
+use serde_json::{Value, json};
+
+fn latest() -> Delivery {
+    Delivery { slow_consumer: SlowConsumer::Latest, ..Delivery::default() }
+}
+
+fn at(id: &str, x: f64, n: u64) -> Value {
+    json!({ "id": id, "x": x, "y": 0, "n": n, "public": true })
+}
+
+#[test]
+fn a_table_comes_first_then_its_changes() {
+    let mut bench = Bench::new(world(latest(), false), 1 << 20);
+    bench.stored.entities.push(StoredEntity {
+        key: "a".into(),
+        age_ms: 0,
+        payload: json!({"event":"e","data":{"id":"a","team":"red","n":1}}).to_string().into(),
+    });
+    let red = bench.player("r", "red");
+    let blue = bench.player("b", "blue");
+    bench.subscribe(red, json!({}));
+    bench.subscribe(blue, json!({}));
+    assert_eq!(bench.told(red), ["CHANNEL_SUBSCRIBED", "reset a"]);
+    assert_eq!(bench.told(blue), ["CHANNEL_SUBSCRIBED", "reset "]);
+    bench.publish("e", json!({"id":"a","team":"red","n":2}));
+    bench.publish("e", json!({"id":7,"team":"blue","n":3}));
+    assert_eq!(bench.told(red), ["a 2"]);
+    assert_eq!(bench.told(blue), ["enter 7"]);
+    // It changes sides: one loses it from view, the other finds it.
+    bench.publish("e", json!({"id":"a","team":"blue","n":4}));
+    assert_eq!(bench.told(red), ["view a"]);
+    assert_eq!(bench.told(blue), ["enter a"]);
+    bench.publish("remove", json!({"id":"a"}));
+    assert_eq!(bench.told(red), [""; 0]);
+    assert_eq!(bench.told(blue), ["removed a"]);
+    bench.pass(12_000);
+    assert_eq!(bench.told(blue), ["removed 7"]);
+}
+
+#[test]
+fn the_reply_to_a_filter_update_is_the_boundary() {
+    let mut bench = Bench::new(world(Delivery { batch_ms: 50, ..latest() }, false), 1 << 20);
+    let player = bench.player("r", "red");
+    bench.subscribe(player, json!({}));
+    for key in ["a", "b"] {
+        bench.publish("e", at(key, 0.0, 1));
+    }
+    bench.update(player, json!({ "filter": "key == 'b'" }));
+    assert_eq!(
+        bench.told(player),
+        ["CHANNEL_SUBSCRIBED", "reset ", "enter a b", "FILTER_UPDATED"],
+        "what waits is told before the boundary"
+    );
+    bench.pass(50);
+    assert_eq!(bench.told(player), ["view a"]);
+    bench.update(player, json!({ "filter": "key =" }));
+    assert_eq!(bench.told(player), ["FILTER_INVALID"]);
+    bench.update(player, json!({}));
+    bench.update(player, json!({ "filter": null }));
+    bench.pass(50);
+    assert_eq!(bench.told(player), ["FILTER_UPDATED", "FILTER_UPDATED", "enter a"]);
+}
+
+#[test]
+fn an_area_shows_what_is_in_it_with_hysteresis() {
+    let mut bench = Bench::new(world(latest(), true), 1 << 20);
+    let player = bench.player("r", "red");
+    bench.subscribe(player, json!({ "area": { "x": 0, "y": 0, "radius": 10 } }));
+    assert_eq!(bench.told(player), ["CHANNEL_SUBSCRIBED", "reset "]);
+    for (x, expected) in [
+        (10.5, vec![]),
+        (10.0, vec!["enter a"]),
+        (12.0, vec!["a 1"]),
+        (12.5, vec!["view a"]),
+        (11.0, vec![]),
+        (-10.0, vec!["enter a"]),
+    ] {
+        bench.publish("e", at("a", x, 1));
+        assert_eq!(bench.told(player), expected, "{x}");
+    }
+    bench.update(player, json!({ "area": { "x": 100, "y": 0, "radius": 10 } }));
+    assert_eq!(bench.told(player), ["FILTER_UPDATED", "view a"]);
+    bench.update(player, json!({ "area": { "follow": "a", "radius": 10 } }));
+    assert_eq!(bench.told(player), ["FILTER_UPDATED", "enter a"]);
+    bench.publish("e", at("b", 500.0, 1));
+    // Far away, and in its own area all the same.
+    bench.publish("e", at("a", 500.0, 2));
+    assert_eq!(bench.told(player), ["a 2", "enter b"]);
+    bench.publish("remove", at("a", 0.0, 0));
+    assert_eq!(bench.told(player), ["removed a", "view b"]);
+    bench.update(player, json!({ "area": null }));
+    assert_eq!(bench.told(player), ["FILTER_UPDATED", "enter b"]);
+}
+
+#[test]
+fn what_is_due_in_a_window_leaves_in_one_array() {
+    let delivery = Delivery { batch_ms: 50, conflate: true, ..Delivery::default() };
+    let mut bench = Bench::new(stream(delivery), 1 << 20);
+    let player = bench.player("r", "red");
+    bench.subscribe(player, json!({}));
+    bench.take(player);
+    bench.writes = 0;
+    for n in 0..30 {
+        bench.publish("e", json!({ "id": n % 3, "n": n }));
+    }
+    assert_eq!(bench.told(player), [""; 0]);
+    bench.pass(50);
+    assert_eq!(bench.told(player), ["0 27", "1 28", "2 29"]);
+    assert_eq!((bench.writes, bench.arrays.as_slice()), (1, &[3][..]));
+    for n in 0..100 {
+        bench.publish("e", json!({ "id": n, "n": n }));
+    }
+    bench.pass(50);
+    assert_eq!((bench.writes, bench.arrays.as_slice()), (2, &[3, 64, 36][..]));
+}
+
+#[test]
+fn the_nearest_and_the_longest_waiting_come_first() {
+    let delivery = Delivery { batch_ms: 50, max_updates: Some(2), max_wait_ms: 200, ..latest() };
+    let mut bench = Bench::new(world(delivery, true), 1 << 20);
+    let player = bench.player("r", "red");
+    bench.subscribe(player, json!({ "area": { "x": 0, "y": 0, "radius": 100 } }));
+    for id in 0..6 {
+        bench.publish("e", at(&id.to_string(), 90.0 - f64::from(id), 0));
+    }
+    bench.pass(50);
+    bench.take(player);
+    let mut seen = std::collections::BTreeSet::new();
+    for round in 0..6 {
+        bench.publish("e", at("5", 85.0, round));
+        bench.pass(50);
+        let told = bench.take(player);
+        assert!(told.len() <= 2 || round == 3, "{told:?}");
+        for message in told {
+            let entities = message["entities"].as_array().cloned().unwrap_or_default();
+            seen.extend(entities.iter().map(|entity| entity["key"].to_string()));
+        }
+    }
+    assert!(seen.len() >= 4, "nothing waits longer than max_wait: {seen:?}");
+}
+
+#[test]
+fn who_does_not_read_sees_the_present_state_when_it_reads_again() {
+    let mut bench = Bench::new(world(latest(), false), 4_000);
+    let player = bench.player("r", "red");
+    bench.subscribe(player, json!({}));
+    bench.take(player);
+    bench.blocked[player] = true;
+    for n in 0..1_000 {
+        bench.publish("e", at(&(n % 5).to_string(), 0.0, n));
+        let stats = bench.engine.stats();
+        assert!(stats.pending_bytes + stats.due_bytes < 9_000, "{stats:?}");
+    }
+    bench.unblock(player);
+    let mut table = std::collections::BTreeMap::new();
+    let read = bench.take(player);
+    assert!(read.len() < 20, "only the newest: {}", read.len());
+    for message in read {
+        for entity in message["entities"].as_array().unwrap_or(&vec![message.clone()]) {
+            table.insert(entity["key"].to_string(), entity["data"]["n"].as_u64().unwrap());
+        }
+    }
+    assert_eq!(table.into_values().collect::<Vec<_>>(), [995, 996, 997, 998, 999]);
+    assert_eq!(bench.closed[player], None);
+}
+
+#[test]
+fn the_oldest_are_dropped_with_a_resync_at_the_gap() {
+    let delivery = Delivery { slow_consumer: SlowConsumer::DropOldest, ..Delivery::default() };
+    let mut bench = Bench::new(stream(delivery), 4_000);
+    let player = bench.player("r", "red");
+    bench.subscribe(player, json!({}));
+    bench.take(player);
+    bench.blocked[player] = true;
+    for n in 0..200 {
+        bench.publish("e", json!({ "n": n }));
+    }
+    bench.unblock(player);
+    let read = bench.take(player);
+    let gap = read.iter().position(|message| message["type"] == "RESYNC").unwrap();
+    assert_eq!(read[gap]["reason"], "slow_consumer");
+    assert_eq!(read[gap + 1]["offset"].as_u64(), read[gap]["offset"].as_u64().map(|offset| offset + 1));
+    assert_eq!(read.last().unwrap()["data"]["n"], 199);
+}
+
+#[test]
+fn a_gap_and_a_break_bring_the_table_anew() {
+    let mut bench = Bench::new(world(latest(), false), 1 << 20);
+    let player = bench.player("r", "red");
+    bench.subscribe(player, json!({}));
+    bench.publish("e", at("a", 0.0, 1));
+    bench.take(player);
+    let position = Position { epoch: "e".into(), offset: 9 };
+    bench.input(Input::Broker(BrokerEvent::Gap { channel: "world:1".into(), position }));
+    assert_eq!((bench.told(player), bench.refreshes), (vec!["resync gap".into(), "reset a".into()], 1));
+    // What a plain publish said is not stored, and not known any more.
+    bench.break_link();
+    assert_eq!(bench.told(player), ["resync broker", "reset "]);
+}
+
+#[test]
+fn a_service_narrows_a_players_view_at_once() {
+    let mut bench = Bench::new(world(latest(), false), 1 << 20);
+    let player = bench.player("r", "red");
+    bench.subscribe(player, json!({}));
+    for key in ["a", "b"] {
+        bench.publish("e", at(key, 0.0, 1));
+    }
+    bench.take(player);
+    let mut narrow = |view: Option<&str>| {
+        let action = PlayerAction::View { channel: "world:1".into(), view: view.map(Into::into) };
+        bench.input(Input::Command(PlayerCommand { player: "r".into(), action }));
+        bench.told(player)
+    };
+    assert_eq!(narrow(Some("key != 'a'")), ["view a"]);
+    assert_eq!(narrow(None), ["enter a"]);
+}
+
+#[test]
+fn a_large_table_comes_in_parts_as_the_socket_takes_them() {
+    let mut bench = Bench::new(world(latest(), false), 1 << 20);
+    let player = bench.player("r", "red");
+    bench.subscribe(player, json!({}));
+    for id in 0..900 {
+        let mut data = at(&id.to_string(), 0.0, 1);
+        data["pad"] = "x".repeat(300).into();
+        bench.publish("e", data);
+    }
+    bench.take(player);
+    let late = bench.player("l", "red");
+    bench.subscribe(late, json!({}));
+    let read = bench.take(late);
+    let parts: Vec<&Value> = read.iter().filter(|message| message["type"] == "VIEW_ENTER").collect();
+    assert!(parts.len() > 2);
+    for (number, part) in parts.iter().enumerate() {
+        assert_eq!(part["reset"] == true, number == 0);
+        assert_eq!(part["complete"] == true, number == parts.len() - 1);
+    }
+    let total: usize = parts.iter().map(|part| part["entities"].as_array().unwrap().len()).sum();
+    assert_eq!(total, 900);
+    bench.input(Input::Closed { conn: conn(late), code: 1000 });
+    bench.input(Input::Closed { conn: conn(player), code: 1000 });
+    let stats = bench.engine.stats();
+    assert_eq!((stats.entities, stats.due_bytes, stats.views, stats.timers), (0, 0, 0, 0));
+}
