@@ -1,5 +1,12 @@
-//! stub
+//! Areas of interest (contract §5): what a client asks for, and whether a place is in it. Which entities are where is
+//! left to [`crate::grid`], what an area may follow to the class.
+
 use std::sync::Arc;
+
+use serde_json::{Map, Value};
+
+use crate::class::MAX_KEY_BYTES;
+
 /// A place in the plane.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Point {
@@ -8,74 +15,263 @@ pub struct Point {
     /// Up or down, as the game has it.
     pub y: f64,
 }
-#[allow(missing_docs)]
+
+impl Point {
+    /// How far away another place is. Does not overflow where the coordinates are finite but huge.
+    pub fn distance(self, other: Point) -> f64 {
+        (self.x - other.x).hypot(self.y - other.y)
+    }
+}
+
+/// A rectangle along the axes; `min` is at most `max`. Its edges belong to it.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Rect {
+    /// The corner with the smallest coordinates.
     pub min: Point,
+    /// The corner with the largest.
     pub max: Point,
 }
-#[allow(missing_docs)]
+
 impl Rect {
-    pub fn has(&self, p: Point) -> bool {
-        p.x >= self.min.x && p.x <= self.max.x && p.y >= self.min.y && p.y <= self.max.y
+    /// Whether a place is inside or on the edge.
+    pub fn contains(&self, at: Point) -> bool {
+        self.min.x <= at.x && at.x <= self.max.x && self.min.y <= at.y && at.y <= self.max.y
+    }
+
+    /// Larger by so much on every side.
+    pub fn grown(&self, by: f64) -> Rect {
+        Rect {
+            min: Point { x: self.min.x - by, y: self.min.y - by },
+            max: Point { x: self.max.x + by, y: self.max.y + by },
+        }
+    }
+
+    /// The middle.
+    pub fn center(&self) -> Point {
+        // Halved before they are added: their sum may be infinite.
+        Point { x: self.min.x / 2.0 + self.max.x / 2.0, y: self.min.y / 2.0 + self.max.y / 2.0 }
+    }
+
+    /// Half of the longer side.
+    pub fn reach(&self) -> f64 {
+        (self.max.x / 2.0 - self.min.x / 2.0).max(self.max.y / 2.0 - self.min.y / 2.0)
     }
 }
-#[allow(missing_docs)]
-#[derive(Clone, Debug, PartialEq)]
+
+/// Where an area is.
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Shape {
-    Circle { center: Point, radius: f64 },
+    /// Around a place.
+    Circle {
+        /// The place.
+        center: Point,
+        /// How far it reaches; not negative.
+        radius: f64,
+    },
+    /// A box.
     Box(Rect),
 }
-#[allow(missing_docs)]
+
 impl Shape {
-    pub fn enters(&self, p: Point) -> bool {
-        self.stays(p, 0.0)
+    /// Whether an entity there comes into the area.
+    pub fn enters(&self, at: Point) -> bool {
+        self.stays(at, 0.0)
     }
-    pub fn stays(&self, p: Point, h: f64) -> bool {
+
+    /// Whether an entity of the area that is there now stays in it. Whoever enters would stay.
+    pub fn stays(&self, at: Point, hysteresis: f64) -> bool {
         match self {
-            Shape::Circle { center, radius } => (p.x - center.x).hypot(p.y - center.y) <= radius + h,
-            Shape::Box(r) => Rect {
-                min: Point { x: r.min.x - h, y: r.min.y - h },
-                max: Point { x: r.max.x + h, y: r.max.y + h },
-            }
-            .has(p),
+            Shape::Circle { center, radius } => center.distance(at) <= radius + hysteresis,
+            Shape::Box(rect) => rect.grown(hysteresis).contains(at),
         }
     }
-    pub fn distance(&self, p: Point) -> f64 {
-        let b = self.bounds();
-        (p.x - (b.min.x + b.max.x) / 2.0).hypot(p.y - (b.min.y + b.max.y) / 2.0)
+
+    /// How far a place is from the middle.
+    pub fn distance(&self, at: Point) -> f64 {
+        match self {
+            Shape::Circle { center, .. } => center.distance(at),
+            Shape::Box(rect) => rect.center().distance(at),
+        }
     }
+
+    /// The least rectangle that holds all places that enter.
     pub fn bounds(&self) -> Rect {
         match self {
-            Shape::Circle { center, radius } => Rect {
-                min: Point { x: center.x - radius, y: center.y - radius },
-                max: Point { x: center.x + radius, y: center.y + radius },
-            },
-            Shape::Box(r) => *r,
+            Shape::Circle { center, radius } => Rect { min: *center, max: *center }.grown(*radius),
+            Shape::Box(rect) => *rect,
         }
     }
 }
-#[allow(missing_docs)]
+
+/// What a client is interested in.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Area {
+    /// What is there.
     Fixed(Shape),
-    Follow { key: Arc<str>, radius: f64 },
+    /// What is around an entity, wherever that is.
+    Follow {
+        /// The entity's key.
+        key: Arc<str>,
+        /// How far around it.
+        radius: f64,
+    },
 }
-#[allow(missing_docs)]
-#[derive(Debug)]
+
+/// What is wrong with an area, and what would be right.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AreaError {
+    /// Names the field.
     pub message: String,
+    /// An example.
     pub hint: &'static str,
 }
-#[allow(missing_docs)]
+
+const HINT: &str =
+    r#"an area is {"x":0,"y":0,"radius":50}, {"min":[0,0],"max":[100,50]} or {"follow":"e7","radius":50}"#;
+
 impl Area {
-    pub fn parse(json: &str, _max: Option<f64>) -> Result<Area, AreaError> {
-        let v: serde_json::Value =
-            serde_json::from_str(json).map_err(|e| AreaError { message: e.to_string(), hint: "" })?;
-        let n = |k: &str| v[k].as_f64().unwrap_or(0.0);
-        if let Some(key) = v["follow"].as_str() {
-            return Ok(Area::Follow { key: key.into(), radius: n("radius") });
+    /// Reads the JSON object of a client; `max_radius` bounds the radius, and half of a box's longer side.
+    ///
+    /// # Errors
+    /// Where it is of none of the forms or of several, a number is not finite, or it is larger than it may be.
+    pub fn parse(json: &str, max_radius: Option<f64>) -> Result<Area, AreaError> {
+        let error = |message: String| AreaError { message, hint: HINT };
+        // Numbers too large for a double are none for this reader.
+        let fields: Map<String, Value> = serde_json::from_str(json)
+            .map_err(|_| error("it is not an object, or holds a number that is not finite".to_owned()))?;
+        let has = |name: &str| fields.get(name).is_some_and(|value| !value.is_null());
+        let circle = has("x") || has("y");
+        let rect = has("min") || has("max");
+        let area = match (circle, rect, has("follow")) {
+            (true, false, false) => Area::Fixed(Shape::Circle {
+                center: Point { x: number(&fields, "x")?, y: number(&fields, "y")? },
+                radius: radius(&fields)?,
+            }),
+            (false, true, false) if has("radius") => return Err(error("a box has no `radius`".to_owned())),
+            (false, true, false) => {
+                let rect = Rect { min: corner(&fields, "min")?, max: corner(&fields, "max")? };
+                if rect.min.x > rect.max.x || rect.min.y > rect.max.y {
+                    return Err(error("`min` is above `max`".to_owned()));
+                }
+                Area::Fixed(Shape::Box(rect))
+            }
+            (false, false, true) => Area::Follow { key: key(&fields)?, radius: radius(&fields)? },
+            (false, false, false) => return Err(error("it names no place".to_owned())),
+            _ => {
+                return Err(error(
+                    "it is a circle, a box or follows somebody, and not two of them".to_owned(),
+                ));
+            }
+        };
+        match max_radius {
+            Some(max) if area.reach() > max => {
+                Err(error(format!("it reaches {} from its middle: at most {max} is allowed", area.reach())))
+            }
+            _ => Ok(area),
         }
-        Ok(Area::Fixed(Shape::Circle { center: Point { x: n("x"), y: n("y") }, radius: n("radius") }))
+    }
+
+    /// The radius, or half of a box's longer side.
+    fn reach(&self) -> f64 {
+        match self {
+            Area::Fixed(Shape::Circle { radius, .. }) | Area::Follow { radius, .. } => *radius,
+            Area::Fixed(Shape::Box(rect)) => rect.reach(),
+        }
+    }
+}
+
+fn number(fields: &Map<String, Value>, name: &str) -> Result<f64, AreaError> {
+    let value = fields.get(name).and_then(Value::as_f64).filter(|number| number.is_finite());
+    value.ok_or_else(|| AreaError { message: format!("`{name}` must be a finite number"), hint: HINT })
+}
+
+fn radius(fields: &Map<String, Value>) -> Result<f64, AreaError> {
+    match number(fields, "radius")? {
+        negative if negative < 0.0 => {
+            Err(AreaError { message: "`radius` must not be negative".to_owned(), hint: HINT })
+        }
+        radius => Ok(radius),
+    }
+}
+
+fn corner(fields: &Map<String, Value>, name: &str) -> Result<Point, AreaError> {
+    let error = || AreaError { message: format!("`{name}` must be two finite numbers"), hint: HINT };
+    let Some([x, y]) = fields.get(name).and_then(Value::as_array).map(Vec::as_slice) else {
+        return Err(error());
+    };
+    let finite = |value: &Value| value.as_f64().filter(|number| number.is_finite()).ok_or_else(error);
+    Ok(Point { x: finite(x)?, y: finite(y)? })
+}
+
+fn key(fields: &Map<String, Value>) -> Result<Arc<str>, AreaError> {
+    let key = match fields.get("follow") {
+        Some(Value::String(key)) => key.as_str().into(),
+        Some(Value::Number(key)) => drawbridge_protocol::json::decimal_text(&key.to_string()).into(),
+        _ => Arc::<str>::default(),
+    };
+    if key.is_empty() || key.len() > MAX_KEY_BYTES {
+        let message = format!("`follow` must be an entity's key: a string of 1 to {MAX_KEY_BYTES} bytes");
+        return Err(AreaError { message, hint: HINT });
+    }
+    Ok(key)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    #[test]
+    fn reads_each_form() {
+        let (center, radius) = (Point { x: 1.0, y: -2.5 }, 3.0);
+        let rect = Rect { min: Point { x: 0.0, y: 0.0 }, max: Point { x: 100.0, y: 50.0 } };
+        for (json, expected) in [
+            (r#"{"x":1,"y":-2.5,"radius":3,"zoom":9}"#, Area::Fixed(Shape::Circle { center, radius })),
+            (r#"{"min":[0,0],"max":[100,50]}"#, Area::Fixed(Shape::Box(rect))),
+            (r#"{"follow":"e7","radius":3,"x":null}"#, Area::Follow { key: "e7".into(), radius }),
+            (r#"{"follow":7,"radius":3}"#, Area::Follow { key: "7".into(), radius }),
+        ] {
+            assert_eq!(Area::parse(json, Some(50.0)), Ok(expected), "{json}");
+        }
+    }
+
+    #[test]
+    fn says_what_is_wrong() {
+        for (json, expected) in [
+            ("{}", "names no place"),
+            (r#"{"radius":3}"#, "names no place"),
+            (r#"{"x":1,"radius":3}"#, "`y` must"),
+            (r#"{"x":"1","y":0,"radius":3}"#, "`x` must"),
+            (r#"{"x":1e999,"y":0,"radius":3}"#, "not finite"),
+            (r#"{"x":1,"y":0}"#, "`radius` must"),
+            (r#"{"x":1,"y":0,"radius":-1}"#, "negative"),
+            (r#"{"x":1,"y":0,"radius":50.1}"#, "at most 50"),
+            (r#"{"x":1,"y":0,"radius":3,"min":[0,0]}"#, "not two of them"),
+            (r#"{"follow":"a","x":1,"y":0,"radius":3}"#, "not two of them"),
+            (r#"{"min":[0,0],"max":[1,1],"radius":3}"#, "no `radius`"),
+            (r#"{"min":[0,0]}"#, "`max` must"),
+            (r#"{"min":[0,0,0],"max":[1,1]}"#, "`min` must"),
+            (r#"{"min":[2,0],"max":[1,1]}"#, "above"),
+            (r#"{"min":[0,0],"max":[1,101]}"#, "at most 50"),
+            (r#"{"min":[-1e308,0],"max":[1e308,1]}"#, "at most 50"),
+            (r#"{"follow":"","radius":3}"#, "`follow` must"),
+            (r#"{"follow":{},"radius":3}"#, "`follow` must"),
+        ] {
+            let error = Area::parse(json, Some(50.0)).unwrap_err();
+            assert!(error.message.contains(expected), "{json}: {}", error.message);
+        }
+    }
+
+    #[test]
+    fn edges_belong_to_an_area() {
+        let circle = Shape::Circle { center: Point { x: 0.0, y: 0.0 }, radius: 5.0 };
+        let at = |x, y| Point { x, y };
+        assert!(circle.enters(at(3.0, 4.0)) && !circle.enters(at(3.0, 4.000001)));
+        assert!(circle.stays(at(6.0, 0.0), 1.0) && !circle.stays(at(6.000001, 0.0), 1.0));
+        let rect = Shape::Box(Rect { min: at(0.0, 0.0), max: at(2.0, 1.0) });
+        assert!(rect.enters(at(2.0, 1.0)) && !rect.enters(at(2.0, 1.1)) && rect.stays(at(2.5, 1.5), 0.5));
+        let huge = Shape::Circle { center: at(-1e308, 0.0), radius: 1.0 };
+        assert!(!huge.enters(at(1e308, 0.0)) && huge.enters(at(-1e308, 0.0)));
     }
 }

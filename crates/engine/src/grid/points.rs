@@ -1,0 +1,156 @@
+//! Points by where they are.
+
+use hashbrown::HashMap;
+use slab::Slab;
+
+use super::{LEVELS, cell_of, side};
+use crate::area::{Point, Rect};
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct Points {
+    level: i32,
+    side: f64,
+    cells: Slab<Cell>,
+    by_place: HashMap<(i64, i64), u32>,
+    /// By point: in which cell, and where there.
+    places: Vec<Place>,
+    len: usize,
+    /// Changes since the points were sorted, so that sorting anew costs no more than they did.
+    changes: usize,
+}
+
+#[derive(Debug)]
+struct Cell {
+    place: (i64, i64),
+    points: Vec<(u32, Point)>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Place {
+    cell: u32,
+    slot: u32,
+}
+
+/// A number that stands for no point.
+const NOWHERE: Place = Place { cell: u32::MAX, slot: 0 };
+
+impl Default for Points {
+    fn default() -> Self {
+        Points {
+            level: 0,
+            side: 1.0,
+            cells: Slab::new(),
+            by_place: HashMap::new(),
+            places: Vec::new(),
+            len: 0,
+            changes: 0,
+        }
+    }
+}
+
+impl Points {
+    pub(super) fn set(&mut self, id: u32, at: Point) {
+        self.changes += 1;
+        let to = self.place_of(at);
+        if let Some(place) = self.places.get(id as usize).copied()
+            && let Some(cell) = self.cells.get_mut(place.cell as usize)
+        {
+            if cell.place == to
+                && let Some(point) = cell.points.get_mut(place.slot as usize)
+            {
+                point.1 = at;
+                return;
+            }
+            self.remove(id);
+        }
+        self.put(id, to, at);
+    }
+
+    fn place_of(&self, at: Point) -> (i64, i64) {
+        (cell_of(at.x, self.side), cell_of(at.y, self.side))
+    }
+
+    fn put(&mut self, id: u32, to: (i64, i64), at: Point) {
+        let cells = &mut self.cells;
+        let cell = *self
+            .by_place
+            .entry(to)
+            .or_insert_with(|| cells.insert(Cell { place: to, points: Vec::new() }) as u32);
+        let Some(points) = self.cells.get_mut(cell as usize).map(|cell| &mut cell.points) else { return };
+        let slot = points.len() as u32;
+        points.push((id, at));
+        if self.places.len() <= id as usize {
+            self.places.resize(id as usize + 1, NOWHERE);
+        }
+        self.places[id as usize] = Place { cell, slot };
+        self.len += 1;
+    }
+
+    pub(super) fn remove(&mut self, id: u32) {
+        let Some(place) = self.places.get_mut(id as usize) else { return };
+        let Place { cell, slot } = std::mem::replace(place, NOWHERE);
+        let Some(found) = self.cells.get_mut(cell as usize) else { return };
+        found.points.swap_remove(slot as usize);
+        self.len -= 1;
+        if let Some((moved, _)) = found.points.get(slot as usize)
+            && let Some(place) = self.places.get_mut(*moved as usize)
+        {
+            place.slot = slot;
+        }
+        if found.points.is_empty() {
+            let place = found.place;
+            self.cells.remove(cell as usize);
+            self.by_place.remove(&place);
+        }
+        if self.len == 0 {
+            self.places = Vec::new();
+        }
+    }
+
+    pub(super) fn within(&self, rect: Rect, mut found: impl FnMut(u32, Point)) {
+        let (from, to) = (self.place_of(rect.min), self.place_of(rect.max));
+        let mut look = |cell: &Cell| {
+            for (id, at) in &cell.points {
+                if rect.contains(*at) {
+                    found(*id, *at);
+                }
+            }
+        };
+        let width = to.0.saturating_sub(from.0).saturating_add(1);
+        let height = to.1.saturating_sub(from.1).saturating_add(1);
+        if width.saturating_mul(height) > self.cells.len() as i64 {
+            // There are fewer cells with something in them than cells to look into.
+            return self.cells.iter().for_each(|(_, cell)| look(cell));
+        }
+        for x in from.0..=to.0 {
+            for y in from.1..=to.1 {
+                if let Some(cell) = self.by_place.get(&(x, y)).and_then(|cell| self.cells.get(*cell as usize))
+                {
+                    look(cell);
+                }
+            }
+        }
+    }
+
+    /// Cells of this level would suit those who ask: sorts the points anew, if enough has changed since the last time.
+    pub(super) fn suit(&mut self, level: i32) {
+        let level = level.clamp(*LEVELS.start(), *LEVELS.end());
+        if level == self.level || self.changes < self.len {
+            return;
+        }
+        (self.level, self.side, self.changes) = (level, side(level), 0);
+        self.by_place.clear();
+        self.len = 0;
+        let cells = std::mem::take(&mut self.cells);
+        for (id, at) in cells.into_iter().flat_map(|(_, cell)| cell.points) {
+            let to = self.place_of(at);
+            self.put(id, to, at);
+        }
+    }
+
+    #[cfg(test)]
+    pub(super) fn is_empty(&self) -> bool {
+        self.len == 0 && self.cells.is_empty() && self.by_place.is_empty() && self.places.is_empty()
+    }
+}
