@@ -4,7 +4,7 @@ import { build } from "esbuild";
 import { readFile } from "node:fs/promises";
 
 /** The server serves this file to every page: keep it small. */
-const MAX_BUNDLE_BYTES = 25 * 1024;
+const MAX_BUNDLE_BYTES = 28 * 1024;
 
 const check = process.argv.includes("--check");
 const common = { bundle: true, format: "esm", target: "es2022", charset: "utf8", legalComments: "none", write: !check };

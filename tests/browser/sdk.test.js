@@ -74,12 +74,81 @@ test('a refusal rejects with its code', async () => {
   await assert.rejects(alice.subscribe('nobody:1').ready, { code: 'FORBIDDEN' });
   const room = alice.subscribe('chat:1');
   await room.ready;
-  await assert.rejects(room.setFilter('data.x =='), { code: 'FILTER_INVALID' });
-  await room.setFilter("event == 'yes'");
+  await assert.rejects(room.filter('data.x =='), { code: 'FILTER_INVALID' });
+  await room.filter("event == 'yes'");
   await alice.publish('chat:1', 'no');
   await alice.publish('chat:1', 'yes');
   await heard(alice, 'yes');
   assert.ok(!alice.heard.some((each) => each.event === 'no'));
+});
+
+const WORLD = `
+[[channel]]
+name = "world:{world}"
+subscribe = "true"
+publish = "true"
+kind = "entity"
+key = "data.id"
+position = ["data.x", "data.y"]
+hysteresis = 1.0
+max_radius = 100
+batch = "20ms"
+conflate = true
+`;
+
+for (const [name, codec] of [['json', undefined], ['msgpack', msgpack]]) {
+  test(`a table of entities follows what happens, and its area (${name})`, async () => {
+    const { redis, node } = await world({ classes: WORLD });
+    const alice = join(node, 'alice', { codec });
+    const bob = join(node, 'bob', { codec });
+    const move = (id, x, y) => bob.publish('world:1', 'move', { id, x, y });
+    await Promise.all([move('near', 1, 1), move('far', 50, 0)]);
+    const table = alice.entities('world:1', { area: { x: 0, y: 0, radius: 10 } });
+    const left = [];
+    table.onLeave(({ key }, reason) => left.push(`${key} ${reason}`));
+    const shows = (...keys) => until(() => [...table].map(({ key }) => key).sort().join() === keys.sort().join(), `${keys} are seen`);
+    await table.synced;
+    await shows('near');
+    await move('near', 2, 2);
+    await until(() => Number(table.get('near')?.data.x) === 2, 'near moves');
+    redis.cli('PUBLISH', 'world:1', '{"event":"move","data":{"id":7,"x":0,"y":5}}');
+    await shows('7', 'near');
+    await table.subscription.area({ min: [40, -10], max: [60, 10] });
+    await shows('far');
+    await Promise.all(Array.from({ length: 50 }, (_, i) => table.subscription.area({ x: 41 + i / 5, y: 0, radius: 20 })));
+    await shows('far');
+    await bob.publish('world:1', 'remove', { id: 'far' });
+    await shows();
+    assert.deepEqual(left.sort(), ['7 view', 'far removed', 'near view']);
+    await assert.rejects(table.subscription.area({ x: 0, y: 0, radius: 1_000 }), { code: 'FILTER_INVALID' });
+    assert.deepEqual(table.subscription.view.area, { x: 50.8, y: 0, radius: 20 });
+    await table.subscription.area(null);
+    await shows('7', 'near');
+    await table.subscription.filter('data.x > 1');
+    await shows('near');
+  });
+}
+
+test('a table of entities is whole again after its node was killed', async () => {
+  const port = await freePort();
+  const { redis, node } = await world({ port, classes: WORLD });
+  const alice = join(node, 'alice');
+  await Promise.all(['a', 'b', 'c'].map((id, x) => alice.publish('world:1', 'move', { id, x, y: 0 })));
+  const table = alice.entities('world:1', { area: { x: 0, y: 0, radius: 1 } });
+  await table.synced;
+  const told = [];
+  table.onEnter(({ key }) => told.push(`${key} enters`));
+  table.onLeave(({ key }, reason) => told.push(`${key} leaves: ${reason}`));
+  assert.deepEqual([...table].map(({ key }) => key).sort(), ['a', 'b']);
+  await node.end('SIGKILL');
+  await until(() => table.stale, 'the client notices');
+  assert.equal(table.size, 2);
+  const synced = table.synced;
+  void table.subscription.area({ x: 2, y: 0, radius: 1 });
+  await startNode(redis, { port, name: 'n2', classes: WORLD });
+  await synced;
+  assert.deepEqual([...table].map(({ key }) => key).sort(), ['b', 'c']);
+  assert.deepEqual(told, ['a leaves: reset', 'c enters']);
 });
 
 test('a bad token ends it for good', async () => {

@@ -1,7 +1,7 @@
 //! The golden vectors of `vectors/` hold for this crate, byte for byte.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-use drawbridge_protocol::event::{Event, PayloadMode, encode_event};
+use drawbridge_protocol::event::{Event, PayloadMode, encode_entity, encode_event, encode_view_enter};
 use drawbridge_protocol::{
     Encoding, ErrorCode, ErrorMessage, RequestId, ServerMessage, SubscriptionInfo, Welcome, codec, msgpack,
 };
@@ -90,6 +90,25 @@ fn payloads_reach_clients_as_these_events() {
         assert_eq!(json.as_deref(), text(&vector, "json"), "{name}");
         let packed = frame(Encoding::MsgPack).map(|frame| hex(payload(&frame)));
         assert_eq!(packed.as_deref(), text(&vector, "msgpack_hex"), "{name}");
+    }
+}
+
+#[test]
+fn entities_come_into_view_as_these_messages() {
+    for vector in vectors(include_str!("../vectors/entities.json")) {
+        let name = text(&vector, "name").unwrap();
+        let (reset, complete) = (vector["reset"].as_bool().unwrap(), vector["complete"].as_bool().unwrap());
+        let frame = |encoding| {
+            let entity = |source: &Value| {
+                let source = source.as_str().unwrap().as_bytes().to_vec();
+                encode_entity(encoding, &Event::from_payload(source.into(), PayloadMode::Auto).unwrap())
+            };
+            let entities: Vec<_> = vector["payloads"].as_array().unwrap().iter().map(entity).collect();
+            encode_view_enter(encoding, text(&vector, "channel").unwrap(), reset, complete, &entities)
+        };
+        let json = String::from_utf8(payload(&frame(Encoding::Json)).to_vec()).unwrap();
+        assert_eq!(json, text(&vector, "json").unwrap(), "{name}");
+        assert_eq!(hex(payload(&frame(Encoding::MsgPack))), text(&vector, "msgpack_hex").unwrap(), "{name}");
     }
 }
 
@@ -306,6 +325,16 @@ fn server_messages() -> Vec<(&'static str, ServerMessage<'static>)> {
                 hint: Some("write `==`"),
                 ..error(ErrorCode::FilterInvalid, "unexpected `=`")
             }),
+        ),
+        ("filter updated", ServerMessage::FilterUpdated { id: number(7), channel: "room:42" }),
+        (
+            "filter updated, id is text",
+            ServerMessage::FilterUpdated { id: text_id("f-8"), channel: "room:*" },
+        ),
+        ("view leave", ServerMessage::ViewLeave { channel: "world:1", keys: &["e7"], reason: "view" }),
+        (
+            "view leave of several that are no more",
+            ServerMessage::ViewLeave { channel: "world:1", keys: &["e7", "8", "é\"9"], reason: "removed" },
         ),
     ]
 }

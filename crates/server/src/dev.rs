@@ -1,5 +1,7 @@
 //! `drawbridge dev`: two sample players with tokens, and a demo that publishes on its own clock, so that the
-//! playground has something to show before anybody has typed.
+//! playground has something to show before anybody has typed: a small world, and a few dots.
+
+mod wander;
 
 use std::f64::consts::TAU;
 use std::sync::Arc;
@@ -7,14 +9,23 @@ use std::time::Duration;
 
 use drawbridge_engine::io::WhenDown;
 use drawbridge_protocol::event::Envelope;
+use futures_util::future::join_all;
 use serde_json::{Map, Value, json};
 
 use crate::auth::{PrivateKey, mint};
 use crate::bus::Bus;
 use crate::clock::unix_ms;
 use crate::node::Node;
+use wander::World;
 
-/// The channel of the demo.
+/// The entity channel of the small world, and how it is made.
+const WORLD_CHANNEL: &str = "world:demo";
+const WORLD_SEED: u64 = 42;
+const WANDERERS: usize = 300;
+/// The wanderers step in so many turns, one behind the other, so that the load is spread over time.
+const TURNS: u32 = 10;
+
+/// The channel of the dots, and of what the players say.
 const DEMO_CHANNEL: &str = "game:demo";
 const DEMO_EVERY: Duration = Duration::from_millis(200);
 /// How long one round of the demo's dots takes.
@@ -49,7 +60,14 @@ impl Dev {
             .collect();
         json!({
             "players": players,
-            "channels": [DEMO_CHANNEL, format!("room:{ROOM}"), "team:red", "team:blue", "chat:lobby"],
+            "channels": [DEMO_CHANNEL, WORLD_CHANNEL, format!("room:{ROOM}"), "team:red", "team:blue", "chat:lobby"],
+            "world": {
+                "channel": WORLD_CHANNEL,
+                "width": wander::WIDTH,
+                "height": wander::HEIGHT,
+                "entities": WANDERERS,
+                "updates_per_second": WANDERERS * wander::STEPS_PER_SECOND as usize,
+            },
             "redis": self.redis,
             "admin": node.admin_address.get().map(|address| format!("http://{address}")),
             "api_key": node.config.admin.as_ref().map(|admin| admin.api_key.expose()),
@@ -77,28 +95,53 @@ fn without_password(url: &str) -> String {
     }
 }
 
-/// Publishes moving dots for as long as the process runs.
+/// Publishes the small world and the dots for as long as the process runs.
 pub(crate) async fn run_demo(bus: Arc<Bus>) {
-    let mut ticks = tokio::time::interval(DEMO_EVERY);
-    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
+    tokio::join!(run_world(&bus), run_dots(&bus));
+}
+
+async fn run_world(bus: &Bus) {
+    let mut world = World::new(WORLD_SEED, WANDERERS);
+    let mut ticks = ticks(Duration::from_secs(1) / wander::STEPS_PER_SECOND / TURNS);
+    for turn in (0..TURNS).cycle() {
+        ticks.tick().await;
+        let steps = (turn as usize..WANDERERS).step_by(TURNS as usize).filter_map(|at| world.step(at));
+        // All of a turn at once: one after the other, each would wait for Redis.
+        join_all(steps.map(|state| publish(bus, WORLD_CHANNEL, "move", state)).collect::<Vec<_>>()).await;
+    }
+}
+
+async fn run_dots(bus: &Bus) {
+    let mut ticks = ticks(DEMO_EVERY);
     loop {
         ticks.tick().await;
         let now = unix_ms();
         for at in 0..DOTS.len() {
-            let payload = Envelope {
-                event: "tick",
-                data: &dot(at, now).to_string(),
-                from: None,
-                tags: None,
-                key: None,
-                ts: Some(now),
-                id: Some(&format!("db1.demo.{}", bus.next_id())),
-            }
-            .to_payload();
-            // While Redis is away there is nothing to show.
-            let _ = bus.publish(DEMO_CHANNEL.into(), payload, WhenDown::Reject).await;
+            publish(bus, DEMO_CHANNEL, "tick", dot(at, now)).await;
         }
     }
+}
+
+/// A clock that leaves out what it missed.
+fn ticks(every: Duration) -> tokio::time::Interval {
+    let mut ticks = tokio::time::interval(every);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
+    ticks
+}
+
+async fn publish(bus: &Bus, channel: &str, event: &str, data: Value) {
+    let payload = Envelope {
+        event,
+        data: &data.to_string(),
+        from: None,
+        tags: None,
+        key: None,
+        ts: Some(unix_ms()),
+        id: Some(&format!("db1.demo.{}", bus.next_id())),
+    }
+    .to_payload();
+    // While Redis is away there is nothing to show.
+    let _ = bus.publish(channel.into(), payload, WhenDown::Reject).await;
 }
 
 /// Where a dot is, in a square from 0 to 100.

@@ -7,6 +7,7 @@ import type { ReconnectOptions } from "./backoff.js";
 import { Clock } from "./clock.js";
 import { json, type Codec } from "./codec.js";
 import { Emitter, type Unlisten } from "./emitter.js";
+import type { Entities } from "./entities.js";
 import { DrawbridgeError } from "./errors.js";
 import { Channel, Listeners, resyncOf, type AnyChannels, type ChannelEvent, type ChannelMap, type EventName, type EventsOf, type Resync } from "./events.js";
 import { Link, type LinkOwner } from "./link.js";
@@ -16,6 +17,7 @@ import { Requests } from "./requests.js";
 import { systemRuntime, type Runtime, type WebSocketConstructor } from "./runtime.js";
 import { Subscriptions, type Subscription, type SubscriptionInfo, type Unsubscribed } from "./subscriptions.js";
 import { Tokens, type TokenProvider } from "./token.js";
+import type { ViewOptions } from "./view.js";
 
 export interface DrawbridgeOptions {
   /** A JWT, or a function that gets one. Absent: an anonymous player, where the server allows it. */
@@ -177,10 +179,15 @@ export class Drawbridge<M extends ChannelMap = AnyChannels> {
 
   /**
    * Subscribes to a channel, or with `*`, `?` or `[…]` to all channels that match. It holds over reconnects. The same
-   * name again is the same subscription; a `filter` named then replaces the old one (`null`: none).
+   * name again is the same subscription; a `filter` or `area` named then replaces the old one (`null`: none).
    */
-  subscribe<C extends string>(channel: C | (keyof M & string), options: { filter?: string | null } = {}): Subscription<EventsOf<M, C>> {
+  subscribe<C extends string>(channel: C | (keyof M & string), options: ViewOptions = {}): Subscription<EventsOf<M, C>> {
     return this.#subscriptions.subscribe(channel, options);
+  }
+
+  /** Subscribes to an entity channel, and gives its live table; `subscription` is beside it. */
+  entities<C extends string>(channel: C | (keyof M & string), options: ViewOptions = {}): Entities<EventsOf<M, C>> {
+    return this.subscribe<C>(channel, options).entities;
   }
 
   /** Ends whatever subscription there is by that name, a template's or a service's too. */
@@ -248,8 +255,13 @@ export class Drawbridge<M extends ChannelMap = AnyChannels> {
   #received(message: ServerMessage): void {
     switch (message.type) {
       case "EVENT":
+        if (message.key !== undefined) this.#subscriptions.live(message.channel)?.table?.updated({ ...message, key: message.key });
         this.#listeners.deliver(message, (event) => this.#emitter.emit("event", event));
         return;
+      case "VIEW_ENTER":
+        return this.#subscriptions.live(message.channel)?.entities.entered(message);
+      case "VIEW_LEAVE":
+        return this.#subscriptions.live(message.channel)?.table?.left(message);
       case "CHANNEL_SUBSCRIBED":
         if (!this.#requests.settle(message.id, message)) this.#subscriptions.subscribed(message);
         return;
@@ -257,6 +269,7 @@ export class Drawbridge<M extends ChannelMap = AnyChannels> {
         if (!this.#requests.settle(message.id, message)) this.#subscriptions.unsubscribed(message);
         return;
       case "EVENT_PUBLISHED":
+      case "FILTER_UPDATED":
       case "TOKEN_REFRESHED":
         this.#requests.settle(message.id, message);
         return;
@@ -264,6 +277,8 @@ export class Drawbridge<M extends ChannelMap = AnyChannels> {
         if (this.#welcome) this.#setStatus(message.broker === "ok" ? "open" : "degraded");
         return;
       case "RESYNC":
+        // The snapshot follows.
+        this.#subscriptions.live(message.channel)?.table?.lost();
         return this.#resync(resyncOf(message));
       case "GOODBYE":
         return this.#emitter.emit("goodbye", { reason: message.reason, reconnectInMs: message.reconnect_in_ms });

@@ -3,10 +3,11 @@
  * newer server pass by unseen. Names on the wire are kept here as they are; the public API uses camelCase.
  */
 
+import type { View, ViewOptions } from "./view.js";
+
 /** One subscription as the client asks for it. */
-export interface SubscribeRequest {
+export interface SubscribeRequest extends View {
   channel: string;
-  filter?: string;
 }
 
 export type ClientMessage =
@@ -14,6 +15,7 @@ export type ClientMessage =
   | { type: "TOKEN_REFRESH"; id: number; token: string }
   | ({ type: "CHANNEL_SUBSCRIBE"; id: number } & SubscribeRequest)
   | { type: "CHANNEL_UNSUBSCRIBE"; id: number; channel: string }
+  | ({ type: "FILTER_UPDATE"; id: number; channel: string } & ViewOptions)
   | {
       type: "PUBLISH_EVENT";
       id: number;
@@ -76,6 +78,33 @@ export interface EventMessage {
   encoding?: string;
 }
 
+/** The last state of an entity. */
+export interface WireEntity {
+  key: string;
+  event: string;
+  data?: unknown;
+  from?: string;
+  tags?: unknown;
+  ts?: number;
+  encoding?: string;
+}
+
+/** Entities that come into view. A snapshot begins with `reset`, and its last message is `complete`. */
+export interface ViewEnterMessage {
+  type: "VIEW_ENTER";
+  channel: string;
+  reset?: boolean;
+  complete: boolean;
+  entities: WireEntity[];
+}
+
+export interface ViewLeaveMessage {
+  type: "VIEW_LEAVE";
+  channel: string;
+  keys: string[];
+  reason: string;
+}
+
 export interface PublishedMessage {
   type: "EVENT_PUBLISHED";
   id: number;
@@ -111,9 +140,12 @@ export type ServerMessage =
   | SubscribedMessage
   | UnsubscribedMessage
   | EventMessage
+  | ViewEnterMessage
+  | ViewLeaveMessage
   | PublishedMessage
   | ResyncMessage
   | ErrorMessage
+  | { type: "FILTER_UPDATED"; id: number; channel: string }
   | { type: "TOKEN_REFRESHED"; id: number; expires_ms?: number }
   | { type: "PONG"; id: number; t?: number; server_time_ms: number }
   | { type: "STATUS"; broker: string }

@@ -1,8 +1,10 @@
 /**
- * What the application wants to be subscribed to, kept true over reconnects: every connection is told all of it, and
- * each wish ends in a confirmation or an error. Also what the server subscribed the player to by itself.
+ * What the application wants to be subscribed to and to see of it, kept true over reconnects: every connection is told
+ * all of it, and each wish ends in a confirmation or an error. Also what the server subscribed the player to by itself.
  */
 
+import { Deferred } from "./deferred.js";
+import { Entities } from "./entities.js";
 import { DrawbridgeError } from "./errors.js";
 import { Channel, type EventMap, type Listeners, type Resync } from "./events.js";
 import { isPattern } from "./glob.js";
@@ -10,6 +12,7 @@ import type { ServerMessage, SubscribeRequest, SubscribedMessage, UnsubscribedMe
 import type { Requests } from "./requests.js";
 import { Timer, type Runtime } from "./runtime.js";
 import type { Link } from "./link.js";
+import { changedView, difference, withoutRefused, type Area, type View, type ViewOptions } from "./view.js";
 
 /** `CONNECT` carries this much of the wishes, so that it stays below the server's `message_bytes`; the rest follows. */
 const MAX_HELLO_CHARS = 8 * 1024;
@@ -37,22 +40,6 @@ export interface Unsubscribed {
   error?: DrawbridgeError;
 }
 
-/** What became of one wish, until it changes again. */
-class Deferred {
-  resolve!: () => void;
-  reject!: (error: DrawbridgeError) => void;
-  settled = false;
-  readonly promise = new Promise<void>((resolve, reject) => {
-    this.resolve = () => ((this.settled = true), resolve());
-    this.reject = (error) => ((this.settled = true), reject(error));
-  });
-
-  constructor() {
-    // Nobody has to look: the client's `error` event tells, too.
-    this.promise.catch(() => {});
-  }
-}
-
 /** Where a wish stands with the server. */
 type Phase =
   /** Not asked for: no connection, or none that has said `WELCOME`. */
@@ -66,30 +53,116 @@ type Phase =
   /** Confirmed as it is wanted. */
   | "settled";
 
-/** A wish. `filter` is what is wanted, `asked` what was last sent, `accepted` what the server last confirmed. */
+/** A wish, and who waits for what of it. */
 class Wish {
   phase: Phase = "offline";
-  asked: string | undefined;
-  accepted: { filter: string | undefined } | undefined;
+  /** Counts the changes of what is wanted. */
+  #version = 0;
+  /** What was last sent on this connection, and the version that it was. */
+  #asked: { view: View; version: number } | undefined;
+  /** The newest version in force on this connection. */
+  #inForce = -1;
+  /** What the server last confirmed, on this connection or before. */
+  accepted: View | undefined;
   /** Whether the server holds it on this connection. */
   held = false;
-  deferred = new Deferred();
+  /** In the order of their versions. A newer version serves as well. */
+  #waiting: { version: number; deferred: Deferred }[] = [];
+  /** Why nothing is to be waited for. */
+  #failure: DrawbridgeError | undefined;
 
   constructor(
     readonly channel: string,
-    public filter: string | undefined,
+    /** What is wanted. */
+    public view: View,
   ) {}
 
-  get request(): SubscribeRequest {
-    return { channel: this.channel, ...(this.filter !== undefined && { filter: this.filter }) };
+  change(view: View): void {
+    this.view = view;
+    this.#version++;
+    this.#failure = undefined;
+  }
+
+  /** What the next message about it asks for. */
+  ask(): View {
+    this.#asked = { view: this.view, version: this.#version };
+    return this.view;
+  }
+
+  /** Whether what is wanted has changed since it was last sent. */
+  get outdated(): boolean {
+    return this.#asked?.version !== this.#version;
+  }
+
+  get asked(): View {
+    return this.#asked?.view ?? this.view;
+  }
+
+  /** The server has confirmed what was asked. */
+  accept(): void {
+    this.held = true;
+    this.accepted = this.asked;
+    this.#settle(this.#asked?.version ?? -1);
+  }
+
+  /** What the server holds is what is wanted, by whatever way. */
+  settle(): void {
+    this.phase = "settled";
+    this.#settle(this.#version);
+  }
+
+  /** What was asked is refused. */
+  refuse(error: DrawbridgeError): void {
+    this.#take(this.#asked?.version ?? -1, (deferred) => deferred.reject(error));
+  }
+
+  fail(error: DrawbridgeError): void {
+    this.#failure = error;
+    this.#take(Infinity, (deferred) => deferred.reject(error));
+  }
+
+  /** Another connection: all is to be asked and confirmed anew. */
+  reset(): void {
+    this.phase = "offline";
+    this.held = false;
+    this.#asked = undefined;
+    this.#inForce = -1;
+    this.#failure = undefined;
+  }
+
+  /** Settles when what is wanted now, or anything newer, is in force or refused. */
+  whenInForce(): Promise<void> {
+    const last = this.#waiting.at(-1);
+    // One that is not sent yet goes out with what is newest, so those who wait for it are together.
+    if (last && (last.version === this.#version || last.version > (this.#asked?.version ?? -1))) {
+      last.version = this.#version;
+      return last.deferred.promise;
+    }
+    const deferred = new Deferred();
+    if (this.#failure) deferred.reject(this.#failure);
+    else if (this.#inForce >= this.#version) deferred.resolve();
+    else this.#waiting.push({ version: this.#version, deferred });
+    return deferred.promise;
+  }
+
+  #settle(version: number): void {
+    this.#inForce = version;
+    this.#take(version, (deferred) => deferred.resolve());
+  }
+
+  #take(version: number, act: (deferred: Deferred) => void): void {
+    while (this.#waiting[0] && this.#waiting[0].version <= version) act(this.#waiting.shift()!.deferred);
   }
 }
 
 /** One subscription of the application. There is one for each name or pattern. */
 export class Subscription<E extends EventMap = Record<string, unknown>> extends Channel<E> {
   readonly #subscriptions: Subscriptions;
+  readonly #report: (thrown: unknown) => void;
   /** @internal */
   readonly wish: Wish;
+  /** @internal Once somebody asked for it, or an entity came. */
+  table: Entities<E> | undefined;
   /** @internal */
   ended = false;
 
@@ -97,6 +170,7 @@ export class Subscription<E extends EventMap = Record<string, unknown>> extends 
   constructor(subscriptions: Subscriptions, wish: Wish, report: (thrown: unknown) => void) {
     super(wish.channel, report);
     this.#subscriptions = subscriptions;
+    this.#report = report;
     this.wish = wish;
   }
 
@@ -105,8 +179,16 @@ export class Subscription<E extends EventMap = Record<string, unknown>> extends 
     return this.ended ? "ended" : this.wish.held ? "active" : "pending";
   }
 
-  get filter(): string | undefined {
-    return this.wish.filter;
+  /** What of the channel is wanted now. */
+  get view(): View {
+    return this.wish.view;
+  }
+
+  /** The live table of an entity channel. */
+  get entities(): Entities<E> {
+    if (isPattern(this.channel)) throw new TypeError(`${this.channel} is a pattern: entities are told by channel`);
+    this.table ??= new Entities<E>(this, this.#report);
+    return this.table;
   }
 
   /**
@@ -114,15 +196,28 @@ export class Subscription<E extends EventMap = Record<string, unknown>> extends 
    * arrives. Rejects when it is refused. A new promise after each change and each reconnect.
    */
   get ready(): Promise<void> {
-    return this.wish.deferred.promise;
+    return this.wish.whenInForce();
   }
 
   /**
-   * Replaces the filter (`null`: none) on the live subscription, and resolves when the server has confirmed it. A bad
-   * one rejects with `FILTER_INVALID`, and the old one stays.
+   * Replaces the filter (`null`: none) on the live subscription, and resolves when it, or a newer change, is in force.
+   * A bad one rejects with `FILTER_INVALID`, and the old one stays.
    */
+  filter(expression: string | null): Promise<void> {
+    return this.#subscriptions.change(this, { filter: expression });
+  }
+
+  /**
+   * Replaces the area (`null`: none), as `filter` does the filter. It may be called on every frame: one change is out at
+   * a time, and the newest follows it.
+   */
+  area(area: Area | null): Promise<void> {
+    return this.#subscriptions.change(this, { area });
+  }
+
+  /** @deprecated `filter` does the same. */
   setFilter(filter: string | null): Promise<void> {
-    return this.#subscriptions.change(this, filter ?? undefined);
+    return this.filter(filter);
   }
 
   /** No handler is called from now on. Resolves when the server has confirmed it. */
@@ -168,14 +263,15 @@ export class Subscriptions {
     return [...own, ...[...this.#foreign.values()].filter((info) => !this.#own.has(info.channel))];
   }
 
-  /** The same name again is the same subscription; with `filter` named, that replaces the old one. */
-  subscribe(channel: string, options: { filter?: string | null }): Subscription<any> {
+  /** The same name again is the same subscription; what `options` name replaces the old. */
+  subscribe(channel: string, options: ViewOptions): Subscription<any> {
     const existing = this.#own.get(channel);
+    const view = changedView(existing?.view ?? {}, options);
     if (existing) {
-      if (options.filter !== undefined) void this.change(existing, options.filter ?? undefined);
+      void this.#change(existing, view);
       return existing;
     }
-    const wish = new Wish(channel, options.filter ?? undefined);
+    const wish = new Wish(channel, view);
     const subscription = new Subscription(this, wish, (thrown) => this.owner.report(thrown));
     this.#own.set(channel, subscription);
     this.#leaving.delete(channel);
@@ -184,15 +280,22 @@ export class Subscriptions {
     return subscription;
   }
 
-  change(subscription: Subscription<any>, filter: string | undefined): Promise<void> {
-    const { wish } = subscription;
-    if (subscription.ended) return Promise.reject(ended(subscription.channel));
-    if (filter === wish.filter) return wish.deferred.promise;
-    wish.filter = filter;
-    if (wish.deferred.settled) wish.deferred = new Deferred();
-    // One that is out already is compared with what is wanted when its answer comes.
-    if (wish.phase === "settled") this.#ask(subscription);
-    return wish.deferred.promise;
+  change(subscription: Subscription<any>, options: ViewOptions): Promise<void> {
+    let view: View;
+    try {
+      view = changedView(subscription.view, options);
+    } catch (thrown) {
+      const refused = new Deferred();
+      refused.reject(thrown as DrawbridgeError);
+      return refused.promise;
+    }
+    return this.#change(subscription, view);
+  }
+
+  /** The subscription by that name, if the server holds it: what comes for its table is about what it sees now. */
+  live(channel: string): Subscription<any> | undefined {
+    const subscription = this.#own.get(channel);
+    return subscription?.wish.held ? subscription : undefined;
   }
 
   async unsubscribe(channel: string): Promise<void> {
@@ -211,15 +314,14 @@ export class Subscriptions {
     let chars = 0;
     for (const subscription of this.#own.values()) {
       const { wish } = subscription;
-      chars += wish.channel.length + (wish.filter?.length ?? 0) + 32;
+      chars += JSON.stringify(wish.view).length + wish.channel.length + 32;
       if (chars > MAX_HELLO_CHARS) {
         wish.phase = "queued";
         this.#queue.add(subscription);
         continue;
       }
       wish.phase = "greeted";
-      wish.asked = wish.filter;
-      requests.push(wish.request);
+      requests.push({ channel: wish.channel, ...wish.ask() });
     }
     return requests;
   }
@@ -242,13 +344,11 @@ export class Subscriptions {
   unsubscribed(message: UnsubscribedMessage): void {
     const { channel, reason } = message;
     const subscription = this.#own.get(channel);
-    if (subscription?.wish.phase === "settled") {
+    if (subscription?.wish.held) {
       const error = new DrawbridgeError("UNSUBSCRIBED", `${channel} was unsubscribed by the server: ${reason}`, { channel, reason });
       this.#forget(subscription, { channel, reason, error });
-    } else if (subscription) {
-      // A request is out behind it; its answer decides.
-      subscription.wish.held = false;
-    } else if (this.#foreign.delete(channel)) {
+      // Otherwise one of ours is asked for behind it, and that answer decides.
+    } else if (!subscription && this.#foreign.delete(channel)) {
       this.owner.unsubscribed({ channel, reason });
     }
   }
@@ -271,18 +371,30 @@ export class Subscriptions {
 
   /** There will be no connection: those who wait for a confirmation are told. What is wanted stays wanted. */
   abandoned(error: DrawbridgeError): void {
-    for (const { wish } of this.#own.values()) if (!wish.deferred.settled) wish.deferred.reject(error);
+    for (const { wish, table } of this.#own.values()) {
+      wish.fail(error);
+      table?.abandoned(error);
+    }
   }
 
   #reset(): void {
     this.#pause.clear();
     this.#paused = false;
     this.#queue.clear();
-    for (const { wish } of this.#own.values()) {
-      wish.phase = "offline";
-      wish.held = false;
-      if (wish.deferred.settled) wish.deferred = new Deferred();
+    for (const { wish, table } of this.#own.values()) {
+      wish.reset();
+      table?.lost();
     }
+  }
+
+  #change(subscription: Subscription<any>, view: View): Promise<void> {
+    const { wish } = subscription;
+    if (!subscription.ended && difference(wish.view, view)) {
+      wish.change(view);
+      // One that is out already is compared with what is wanted when its answer comes.
+      if (wish.phase === "settled") this.#ask(subscription);
+    }
+    return wish.whenInForce();
   }
 
   #ask(subscription: Subscription<any>): void {
@@ -303,16 +415,21 @@ export class Subscriptions {
 
   #request(subscription: Subscription<any>): void {
     const { wish } = subscription;
+    const { channel, held } = wish;
+    const changes = difference(wish.accepted ?? {}, wish.view);
+    // It was changed back while it waited.
+    if (held && !changes) return wish.settle();
     const id = this.requests.nextId();
     wish.phase = "asked";
-    wish.asked = wish.filter;
+    const view = wish.ask();
     this.#inFlight++;
     this.requests.expect(id, (answer) => {
       this.#inFlight--;
       if (!subscription.ended) this.#answered(subscription, answer);
       this.#pump();
     });
-    this.link.send({ type: "CHANNEL_SUBSCRIBE", id, ...wish.request });
+    if (held) this.link.send({ type: "FILTER_UPDATE", id, channel, ...changes });
+    else this.link.send({ type: "CHANNEL_SUBSCRIBE", id, channel, ...view });
   }
 
   #answered(subscription: Subscription<any>, answer: ServerMessage | DrawbridgeError): void {
@@ -337,13 +454,16 @@ export class Subscriptions {
   #accepted(subscription: Subscription<any>): void {
     const { wish } = subscription;
     const first = !wish.held;
-    wish.held = true;
-    wish.accepted = { filter: wish.asked };
+    wish.accept();
     wish.phase = "settled";
     if (first) this.#announce(infoOf(subscription));
-    // A listener may have ended it.
-    if (subscription.ended) return;
-    if (wish.filter === wish.asked) wish.deferred.resolve();
+    // A listener may have ended it, or changed it.
+    if (!subscription.ended && wish.phase === "settled") this.#askIfOutdated(subscription);
+  }
+
+  #askIfOutdated(subscription: Subscription<any>): void {
+    const { wish } = subscription;
+    if (wish.held && !difference(wish.accepted ?? {}, wish.view)) wish.settle();
     else this.#ask(subscription);
   }
 
@@ -355,18 +475,24 @@ export class Subscriptions {
   #failed(subscription: Subscription<any>, error: DrawbridgeError): void {
     const { wish } = subscription;
     if (error.retryable) return this.#askLater(subscription, error.retryAfterMs ?? RETRY_MS);
-    // The application has changed its mind meanwhile.
-    if (wish.filter !== wish.asked) return this.#ask(subscription);
-    if (!wish.accepted || wish.accepted.filter === wish.filter) {
-      return this.#forget(subscription, { channel: wish.channel, reason: error.code, error });
+    if (error.code === "NOT_SUBSCRIBED") {
+      // Only an update is answered so: what is wanted is asked for as if it were new.
+      wish.held = false;
+      return this.#ask(subscription);
     }
-    wish.filter = wish.accepted.filter;
-    wish.deferred.reject(error);
-    wish.deferred = new Deferred();
-    this.owner.failed(error);
-    if (!wish.held) return this.#ask(subscription);
-    wish.phase = "settled";
-    wish.deferred.resolve();
+    const { accepted, asked } = wish;
+    if (accepted && difference(accepted, asked)) {
+      wish.view = withoutRefused(wish.view, asked, accepted);
+      wish.refuse(error);
+      this.owner.failed(error);
+      if (!subscription.ended) this.#askIfOutdated(subscription);
+    } else if (wish.outdated) {
+      // The application has changed its mind meanwhile.
+      wish.refuse(error);
+      this.#ask(subscription);
+    } else {
+      this.#forget(subscription, { channel: wish.channel, reason: error.code, error });
+    }
   }
 
   #askLater(subscription: Subscription<any>, delayMs: number): void {
@@ -385,7 +511,9 @@ export class Subscriptions {
     this.#queue.delete(subscription);
     this.#missed.delete(subscription.channel);
     this.listeners.remove(subscription);
-    subscription.wish.deferred.reject(end.error ?? ended(subscription.channel));
+    const error = end.error ?? ended(subscription.channel);
+    subscription.wish.fail(error);
+    subscription.table?.end(error);
     if (end.error) this.owner.failed(end.error);
     this.owner.unsubscribed(end);
   }

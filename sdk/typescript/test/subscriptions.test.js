@@ -148,7 +148,7 @@ test("unsubscribe silences at once and resolves when the server has confirmed it
   await leaving;
   await room.unsubscribe();
   assert.deepEqual([seen, room.state, client.subscriptions], [[], "ended", []]);
-  assert.equal((await rejection(room.setFilter("true"))).code, "UNSUBSCRIBED");
+  assert.equal((await rejection(room.filter("true"))).code, "UNSUBSCRIBED");
 });
 
 test("NOT_SUBSCRIBED and a break end an unsubscribe just as well", async (t) => {
@@ -203,96 +203,6 @@ test("the server's end is final: it is not asked for again", async (t) => {
   await down;
   runtime.advance(500);
   assert.ok(!("subscribe" in (await (await server.accept()).welcome())));
-});
-
-test("a filter changes on the live subscription", async (t) => {
-  const { client, connection } = await connected(t);
-  const room = client.subscribe("room:1", { filter: "data > 1" });
-  await connection.confirm("room:1");
-  await room.ready;
-  const change = room.setFilter("data > 2");
-  assert.equal((await connection.confirm("room:1")).filter, "data > 2");
-  await change;
-  assert.equal(room.state, "active");
-  const removal = room.setFilter(null);
-  assert.ok(!("filter" in (await connection.confirm("room:1"))));
-  await removal;
-  await room.setFilter(null);
-  assert.equal(client.subscribe("room:1"), room, "the same name is the same subscription");
-  assert.equal(client.subscribe("room:1", { filter: "data > 3" }), room);
-  assert.equal((await connection.confirm("room:1")).filter, "data > 3");
-  await room.ready;
-});
-
-test("a bad filter is explained, and the old one stays, over reconnects too", async (t) => {
-  const { server, client, connection, runtime } = await connected(t);
-  const room = client.subscribe("room:1", { filter: "data > 1" });
-  await connection.confirm("room:1");
-  await room.ready;
-  const change = room.setFilter("data >");
-  refuse(connection, await connection.next("CHANNEL_SUBSCRIBE"), "FILTER_INVALID", { position: 6, hint: "a value is missing" });
-  const error = await rejection(change);
-  assert.deepEqual([error.code, error.position, error.hint], ["FILTER_INVALID", 6, "a value is missing"]);
-  assert.deepEqual([room.filter, room.state], ["data > 1", "active"]);
-  await room.ready;
-  const down = lost(client);
-  connection.socket.terminate();
-  await down;
-  runtime.advance(500);
-  const connect = await (await server.accept()).welcome();
-  assert.deepEqual(connect.subscribe, [{ channel: "room:1", filter: "data > 1" }]);
-});
-
-test("a bad filter that was set while away falls back to the old one", async (t) => {
-  const { server, client, connection, runtime } = await connected(t);
-  const room = client.subscribe("room:1", { filter: "data > 1" });
-  await connection.confirm("room:1");
-  await room.ready;
-  const down = lost(client);
-  connection.socket.terminate();
-  await down;
-  const change = rejection(room.setFilter("data >"));
-  runtime.advance(500);
-  const again = await server.accept();
-  const connect = await again.next("CONNECT");
-  assert.equal(connect.subscribe[0].filter, "data >");
-  again.send([
-    { type: "ERROR", id: connect.id, channel: "room:1", code: "FILTER_INVALID", message: "bad", retryable: false },
-    { ...again.welcomeTo(connect), subscriptions: [] },
-  ]);
-  assert.equal((await change).code, "FILTER_INVALID");
-  assert.equal((await again.confirm("room:1")).filter, "data > 1");
-  await room.ready;
-});
-
-test("quick changes of a filter end with the last one", async (t) => {
-  const { client, connection } = await connected(t);
-  const room = client.subscribe("room:1", { filter: "1" });
-  await connection.confirm("room:1");
-  await room.ready;
-  void room.setFilter("2");
-  void room.setFilter("3");
-  const last = room.setFilter("4");
-  assert.equal((await connection.confirm("room:1")).filter, "2");
-  assert.equal((await connection.confirm("room:1")).filter, "4");
-  await last;
-  assert.equal(connection.waiting, 0);
-});
-
-test("a change while CONNECT is out follows WELCOME", async (t) => {
-  const { server, client } = await setup(t);
-  const room = client.subscribe("room:1", { filter: "1" });
-  const opening = client.connect();
-  const connection = await server.accept();
-  const connect = await connection.next("CONNECT");
-  const change = room.setFilter("2");
-  const late = client.subscribe("room:2");
-  connection.send(connection.welcomeTo(connect));
-  await opening;
-  assert.equal((await connection.confirm("room:1")).filter, "2");
-  await connection.confirm("room:2");
-  await change;
-  await late.ready;
 });
 
 test("a rate limit is waited out, and nothing more is asked meanwhile", async (t) => {

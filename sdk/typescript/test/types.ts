@@ -32,3 +32,30 @@ export function untyped(): void {
   game.subscribe("room:42").on("hit", (event) => console.log(event.from, event.data));
   void game.publish("room:42", "move", { x: 3, y: 4 }).then(({ offset }) => offset?.toFixed());
 }
+
+interface World {
+  [world: `world:${string}`]: { move: { x: number; y: number; team: string }; rest: { until: number } };
+}
+
+export function entities(): void {
+  const game = connect<World>("ws://127.0.0.1/ws");
+  const world = game.entities("world:1", { area: { x: 0, y: 0, radius: 50 } });
+  world.onEnter((entity) => {
+    if (entity.event === "move") entity.data.team.trim();
+    // @ts-expect-error one that rests is nowhere
+    else entity.data.x.toFixed();
+  });
+  world.onUpdate((entity, previous) => entity.ts ?? previous.ts);
+  world.onLeave(({ key }, reason) => reason === "reset" && key.trim());
+  for (const { key } of world) world.get(key)?.event;
+  const { subscription } = world;
+  void subscription.area({ min: [0, 0], max: [1, 1] });
+  void subscription.area({ follow: "e7", radius: 5 });
+  void subscription.area(null);
+  void subscription.filter("data.team == me.team");
+  subscription.view.area satisfies object | undefined;
+  // @ts-expect-error a circle has a radius
+  void subscription.area({ x: 0, y: 0 });
+  // @ts-expect-error a corner has two numbers
+  game.subscribe("world:1", { area: { min: [0], max: [1, 1] } });
+}

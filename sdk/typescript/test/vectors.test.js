@@ -22,7 +22,7 @@ function asJson(value) {
   return Object.fromEntries(Object.entries(value).map(([key, item]) => [key, asJson(item)]));
 }
 
-for (const file of ["client.json", "server.json", "events.json"]) {
+for (const file of ["client.json", "server.json", "events.json", "entities.json"]) {
   test(`${file}: both encodings say the same`, { skip }, () => {
     for (const { name, json, msgpack_hex } of vectors(file)) {
       if (json === null) continue;
@@ -51,6 +51,7 @@ for (const encoding of ["json", "msgpack"]) {
     const { server, client, errors } = packed
       ? await setup(t, { codec: msgpack }, { codec, subprotocol: msgpack.subprotocol })
       : await setup(t);
+    const world = client.entities("world:1");
     const opening = client.connect();
     const connection = await server.accept();
     await connection.welcome();
@@ -60,7 +61,10 @@ for (const encoding of ["json", "msgpack"]) {
     for (const vector of [...vectors("server.json"), ...vectors("events.json")]) {
       if (vector.json !== null) connection.raw(packed ? bytesOf(vector.msgpack_hex) : vector.json);
     }
+    for (const vector of vectors("entities.json")) connection.raw(packed ? bytesOf(vector.msgpack_hex) : vector.json);
     await settled(client, connection);
+    const last = JSON.parse(vectors("entities.json").at(-1).json).entities;
+    assert.deepEqual([...world].map(({ key, event, data }) => ({ key, event, data })), last);
     assert.deepEqual(errors.filter(({ code }) => code === "BAD_FRAME" || code === "LISTENER"), []);
     const events = vectors("events.json").filter(({ json }) => json !== null).length;
     assert.equal(told.event - 1, events, "the marker aside");

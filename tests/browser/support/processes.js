@@ -74,7 +74,7 @@ export async function startDev(...args) {
 }
 
 /** `drawbridge serve` on this Redis. A fixed `port` lets a client come back to the same address. */
-export async function startNode(redis, { port = 0, name = 'n1', extra = '' } = {}) {
+export async function startNode(redis, { port = 0, name = 'n1', extra = '', classes = '' } = {}) {
   const directory = mkdtempSync(join(tmpdir(), 'drawbridge-'));
   const config = join(directory, 'drawbridge.toml');
   writeFileSync(
@@ -99,6 +99,7 @@ patterns = true
 [[channel]]
 name = "quiet:{x}"
 subscribe = "true"
+${classes}
 `,
   );
   const node = await ready(start(binary(), ['serve', '--config', config]));

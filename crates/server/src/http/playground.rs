@@ -12,9 +12,10 @@ use crate::node::Node;
 const CONTENT_SECURITY_POLICY: &str =
     "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self' data:";
 
-const FILES: [(&str, &str, &str); 4] = [
+const FILES: [(&str, &str, &str); 5] = [
     ("/", "text/html; charset=utf-8", include_str!("playground/index.html")),
     ("/playground.js", "text/javascript; charset=utf-8", include_str!("playground/playground.js")),
+    ("/world.js", "text/javascript; charset=utf-8", include_str!("playground/world.js")),
     ("/playground.css", "text/css; charset=utf-8", include_str!("playground/playground.css")),
     (
         "/drawbridge.js",

@@ -114,6 +114,24 @@ class ServerConnection {
     return request;
   }
 
+  /** Confirms the next change of a live view. */
+  async confirmUpdate(channel) {
+    const request = await this.next("FILTER_UPDATE");
+    assert.equal(request.channel, channel);
+    this.send({ type: "FILTER_UPDATED", id: request.id, channel });
+    return request;
+  }
+
+  /** Entities by key, each with its data; `reset` and `complete` as given. */
+  enter(channel, entities, { reset = false, complete = true } = {}) {
+    const list = Object.entries(entities).map(([key, data]) => ({ key, event: "move", data }));
+    this.send({ type: "VIEW_ENTER", channel, ...(reset && { reset }), complete, entities: list });
+  }
+
+  leave(channel, keys, reason = "view") {
+    this.send({ type: "VIEW_LEAVE", channel, keys, reason });
+  }
+
   event(channel, event, data, fields = {}) {
     this.send({ type: "EVENT", channel, event, data, ...fields });
   }

@@ -1,26 +1,36 @@
 // The playground: two players in one page, each with a client of its own, talking through the server that served it.
 //
-// `/dev/session` tells who they are:
-//   {"players":[{"player","token","team"}, …], "channels":[…], "redis":null|"redis://…", "admin":"http://…"}
-// The server's demo publishes `tick` {x, y, name} to `game:demo`; players publish `move` {x, y} and `chat` {text}.
-// The world is 100 × 100.
+// `/dev/session` tells who they are, and of the world:
+//   {"players":[{"player","token","team"}, …], "channels":[…], "redis":null|"redis://…", "admin":"http://…",
+//    "world":{"channel","width","height","entities","updates_per_second"}}
+// The server's demo moves entities {id, team, x, y, public} on the world's channel, and publishes `tick` {x, y, name} to
+// `game:demo`; players publish `move` {x, y} and `chat` {text} there.
 //
 // Test ids. Of the page: banner, panes, node, broker, server-time, recipe-tabs, recipe-tab-{redis-cli,python,node,rust,http},
 // recipe-text, recipe-copy, recipe-note. Of a player, after `alice-` or `bob-`: pane, name, team, status, detail, world,
-// rtt, offset, latency, count, autopilot, cut, subscriptions (of it: subscription-{channel}, unsubscribe-{channel}),
-// subscribe-input, subscribe-add, subscribe-result, filter-channel, filter-input, filter-apply, filter-clear,
-// filter-presets, filter-error, filter-result, chat-input, chat-send, move, publish-channel, publish-event, publish-data,
-// publish-send, publish-result, feed. An entry of the feed carries data-channel, data-event, data-from and data-times.
+// seen, updates, bytes, share, broadcast, rtt, offset, latency, count, autopilot, cut, subscriptions (of it:
+// subscription-{channel}, unsubscribe-{channel}), subscribe-input, subscribe-add, subscribe-result, filter-channel,
+// filter-input, filter-apply, filter-clear, filter-presets, filter-error, filter-result, chat-input, chat-send, move,
+// publish-channel, publish-event, publish-data, publish-send, publish-result, feed. An entry of the feed carries
+// data-channel, data-event, data-from and data-times. `window.playground.seen(player)` tells what is in a player's table,
+// `window.playground.area(player)` its area.
 
-import { Drawbridge } from "/drawbridge.js";
+import { Drawbridge, json } from "/drawbridge.js";
+import { Traffic, WorldView } from "/world.js";
 
 const DEMO = "game:demo";
-const WORLD = 100;
+/** The class's `max_radius` (dev.toml). */
+const MAX_RADIUS = 60;
+const RADIUS = 26;
+/** How often the server is asked for the area, if it has changed. */
+const LOOK_MS = 50;
+/** Units a second, for those who play by themselves. */
+const WALK = 9;
 const FEED_ROWS = 60;
 /** A row that is among the newest few counts up in place, so that ticks do not push everything else away. */
 const FEED_MERGE = 5;
-const FADE_MS = 2_500;
 const FILTERS = ["event != 'tick'", "event == 'chat'", "data.x > 50", "from != me.player", "data.x >"];
+const WORLD_FILTERS = ["data.team == me.team", "data.team != me.team", "data.public == true", "data.y < 50", "data.y <"];
 /** So that the two see different things before anybody has typed. */
 const FIRST_FILTERS = [null, "event != 'tick' || data.x > 50"];
 const LINES = [
@@ -35,7 +45,7 @@ const LINES = [
 const byTestId = (id) => document.querySelector(`[data-testid="${CSS.escape(id)}"]`);
 const clockText = (ms) => new Date(ms).toISOString().slice(11, 19);
 const oneOf = (list) => list[Math.floor(Math.random() * list.length)];
-const clamp = (value) => Math.min(Math.max(value, 0), WORLD);
+const kilobytes = (bytes) => `${(bytes / 1_000).toFixed(bytes < 10_000 ? 1 : 0)} kB`;
 
 function element(tag, properties = {}, ...children) {
   const node = document.createElement(tag);
@@ -53,74 +63,6 @@ function say(node, kind, text) {
 }
 
 const describe = (error) => `${error.code ?? error.name}: ${error.message}`;
-
-/** The world as one player sees it: what was not heard of for a while fades away. */
-class World {
-  #canvas;
-  #sprites = new Map();
-
-  constructor(canvas, onPick) {
-    this.#canvas = canvas;
-    canvas.addEventListener("click", (event) => {
-      const box = canvas.getBoundingClientRect();
-      onPick(((event.clientX - box.left) / box.width) * WORLD, ((event.clientY - box.top) / box.height) * WORLD);
-    });
-  }
-
-  see(name, { x, y }, kind) {
-    if (!Number.isFinite(x) || !Number.isFinite(y)) return;
-    const known = this.#sprites.get(name);
-    this.#sprites.set(name, { x: known?.x ?? x, y: known?.y ?? y, toX: x, toY: y, seenAt: performance.now(), kind });
-    if (this.#sprites.size > 500) this.#sprites.delete(this.#sprites.keys().next().value);
-  }
-
-  draw(now) {
-    const { clientWidth: width, clientHeight: height } = this.#canvas;
-    const ratio = window.devicePixelRatio || 1;
-    if (this.#canvas.width !== Math.round(width * ratio)) this.#canvas.width = Math.round(width * ratio);
-    if (this.#canvas.height !== Math.round(height * ratio)) this.#canvas.height = Math.round(height * ratio);
-    const pen = this.#canvas.getContext("2d");
-    pen.setTransform(ratio, 0, 0, ratio, 0, 0);
-    pen.clearRect(0, 0, width, height);
-    this.#drawGrid(pen, width, height);
-    for (const [name, sprite] of this.#sprites) {
-      const age = now - sprite.seenAt;
-      if (age > FADE_MS) this.#sprites.delete(name);
-      else this.#drawSprite(pen, name, sprite, 1 - age / FADE_MS, width / WORLD, height / WORLD);
-    }
-  }
-
-  #drawGrid(pen, width, height) {
-    pen.strokeStyle = "#1a212b";
-    pen.lineWidth = 1;
-    pen.beginPath();
-    for (let line = 10; line < WORLD; line += 10) {
-      const [x, y] = [Math.round((line / WORLD) * width) + 0.5, Math.round((line / WORLD) * height) + 0.5];
-      pen.moveTo(x, 0);
-      pen.lineTo(x, height);
-      pen.moveTo(0, y);
-      pen.lineTo(width, y);
-    }
-    pen.stroke();
-  }
-
-  #drawSprite(pen, name, sprite, life, scaleX, scaleY) {
-    sprite.x += (sprite.toX - sprite.x) * 0.15;
-    sprite.y += (sprite.toY - sprite.y) * 0.15;
-    const [x, y] = [sprite.x * scaleX, sprite.y * scaleY];
-    const player = sprite.kind !== "demo";
-    pen.globalAlpha = Math.min(1, life * 1.5);
-    pen.fillStyle = { red: "#ff6b6b", blue: "#5b9dff" }[sprite.kind] ?? (player ? "#5eb1ff" : "#e5b454");
-    pen.beginPath();
-    pen.arc(x, y, player ? 7 : 4, 0, 2 * Math.PI);
-    pen.fill();
-    pen.font = player ? "600 12px system-ui, sans-serif" : "11px system-ui, sans-serif";
-    if (!player) pen.fillStyle = "#8b98a8";
-    pen.textAlign = x > this.#canvas.clientWidth - 70 ? "right" : "left";
-    pen.fillText(name, x + (pen.textAlign === "right" ? -11 : 11), y + 4);
-    pen.globalAlpha = 1;
-  }
-}
 
 /** What came, newest first. */
 class Feed {
@@ -173,7 +115,6 @@ class Player {
   #latencies = [];
   #events = 0;
   #said = 0;
-  #position = { x: 20 + Math.random() * 60, y: 20 + Math.random() * 60 };
   #heading = Math.random() * 2 * Math.PI;
   /** Of whom it has heard. */
   heard = new Set();
@@ -186,7 +127,8 @@ class Player {
     this.#build();
     const teams = Object.fromEntries(session.players.map(({ player, team }) => [player, team]));
     this.teams = teams;
-    this.world = new World(this.#parts.world, (x, y) => this.#move(x, y, true));
+    this.traffic = new Traffic(session.world.channel);
+    this.view = this.#makeView();
     this.feed = new Feed(this.#parts.feed, teams);
     this.client = this.#makeClient();
     this.#listen();
@@ -195,6 +137,7 @@ class Player {
 
   async start() {
     this.client.connect().catch((error) => say(this.#parts.detail, "bad", describe(error)));
+    this.#look();
     const first = FIRST_FILTERS[this.index] ?? null;
     const demo = this.client.subscribe(DEMO);
     this.#filters.set(DEMO, "");
@@ -218,8 +161,17 @@ class Player {
     byTestId("panes").append(pane);
   }
 
+  /** The two begin where their areas meet. */
+  #makeView() {
+    const { width, height } = this.session.world;
+    const centre = { x: width * (0.42 + 0.16 * this.index), y: height * (0.45 + 0.1 * this.index) };
+    const size = { width, height, maxRadius: MAX_RADIUS };
+    return new WorldView(this.#parts.world, size, this.info.team, centre, RADIUS, () => this.#tellMove());
+  }
+
   #makeClient() {
     const sockets = this.#sockets;
+    const { traffic } = this;
     // Only so that the page can break the link; a game passes nothing here.
     class Breakable extends WebSocket {
       constructor(...given) {
@@ -227,7 +179,41 @@ class Player {
         sockets[0] = this;
       }
     }
-    return new Drawbridge("/ws", { token: (reason) => this.#token(reason), WebSocket: Breakable });
+    // Nor this, which counts what comes.
+    const codec = {
+      ...json,
+      decode(frame) {
+        const decoded = json.decode(frame);
+        traffic.saw(frame, decoded);
+        return decoded;
+      },
+    };
+    return new Drawbridge("/ws", { token: (reason) => this.#token(reason), WebSocket: Breakable, codec });
+  }
+
+  /** The area is told to the server whenever it has changed. */
+  #look() {
+    const { channel } = this.session.world;
+    this.#openTable();
+    this.client.on("subscribed", (info) => info.channel === channel && this.table.subscription.state === "ended" && this.#openTable());
+    setInterval(() => {
+      const { subscription, stale, size } = this.table;
+      if (subscription.state === "ended") return;
+      this.view.note = stale && size > 0 ? "what you see may be out of date" : "";
+      void subscription.area(this.view.area);
+    }, LOOK_MS);
+  }
+
+  /** The world's table, drawn. */
+  #openTable() {
+    const { view } = this;
+    const { channel } = this.session.world;
+    this.table = this.client.entities(channel, { area: view.area });
+    this.#filters.set(channel, "");
+    this.table.onEnter((entity) => view.show(entity));
+    this.table.onUpdate((entity) => view.show(entity));
+    this.table.onLeave((entity) => view.hide(entity));
+    this.table.synced.catch((error) => (view.note = describe(error)));
   }
 
   async #token(reason) {
@@ -262,14 +248,15 @@ class Player {
   }
 
   #heard(event) {
+    // The world is drawn, and has its own meters.
+    if (event.channel === this.session.world.channel) return;
     const now = this.client.clock.now();
     this.#events++;
     if (event.ts !== undefined) this.#latencies.push(now - event.ts);
     if (this.#latencies.length > 50) this.#latencies.shift();
     this.feed.add(event, now);
     const { data, from } = event;
-    if (event.event === "tick" && data?.name) this.world.see(data.name, data, "demo");
-    if (event.event === "move" && from && data) this.world.see(from, data, this.teams[from] ?? "player");
+    if (event.event === "move" && from && from !== this.info.player && data) this.view.showPlayer(from, data, this.teams[from]);
     if (from && from !== this.info.player && !this.heard.has(from)) {
       this.heard.add(from);
       this.onHeard();
@@ -289,17 +276,17 @@ class Player {
     submit(parts["filter-form"], () => this.#applyFilter(parts["filter-channel"].value, parts["filter-input"].value.trim()));
     parts["filter-clear"].addEventListener("click", () => void this.#applyFilter(parts["filter-channel"].value, ""));
     parts["filter-channel"].addEventListener("change", () => this.#showFilter());
-    for (const filter of FILTERS) {
-      const preset = element("button", { type: "button", textContent: filter });
-      preset.addEventListener("click", () => void this.#applyFilter(parts["filter-channel"].value || DEMO, filter));
-      parts["filter-presets"].append(preset);
-    }
     submit(parts["chat-form"], () => {
       const text = parts["chat-input"].value.trim() || oneOf(LINES);
       parts["chat-input"].value = "";
       return this.#publish(DEMO, "chat", { text });
     });
-    parts.move.addEventListener("click", () => this.#move(Math.random() * WORLD, Math.random() * WORLD, true));
+    parts.move.addEventListener("click", () => {
+      const { width, height } = this.session.world;
+      this.view.moveTo(Math.random() * width, Math.random() * height);
+      this.#tellMove();
+    });
+    this.#showFilter();
     submit(parts["publish-form"], () => this.#publishTyped());
   }
 
@@ -323,13 +310,13 @@ class Player {
   async #applyFilter(channel, filter) {
     const { "filter-input": input, "filter-error": explained, "filter-result": result } = this.#parts;
     if (!channel) return;
-    if (channel === this.#parts["filter-channel"].value || channel === DEMO) input.value = filter;
+    if (channel === this.#parts["filter-channel"].value) input.value = filter;
     explained.hidden = true;
     say(result, "", "…");
     try {
       // For one that the server's templates made, this asks for it by name as well.
       const subscription = this.client.subscribe(channel);
-      await subscription.setFilter(filter || null);
+      await subscription.filter(filter || null);
       this.#filters.set(channel, filter);
       say(result, "good", filter ? `${channel}: only where ${filter}` : `${channel}: everything`);
     } catch (error) {
@@ -363,22 +350,27 @@ class Player {
     }
   }
 
-  #move(x, y, told) {
-    this.#position = { x: Number(clamp(x).toFixed(1)), y: Number(clamp(y).toFixed(1)) };
-    if (told) return void this.#publish(DEMO, "move", this.#position);
-    this.client.publish(DEMO, "move", this.#position, { queue: false }).catch(() => {});
+  get #position() {
+    const { x, y } = this.view.area;
+    return { x, y };
+  }
+
+  #tellMove() {
+    void this.#publish(DEMO, "move", this.#position);
   }
 
   /** Wandering about and talking, until somebody says stop. */
   #playByItself() {
     const on = () => this.#parts.autopilot.checked && this.client.status === "open";
-    setInterval(() => on() && this.#wander(), 700);
+    setInterval(() => on() && !this.view.held && this.#wander(LOOK_MS / 1_000), LOOK_MS);
+    const tell = (event, data, channel = DEMO) => this.client.publish(channel, event, data, { queue: false }).catch(() => {});
+    setInterval(() => on() && tell("move", this.#position), 700);
     let line = this.index;
     const talk = () => {
       if (!on()) return;
       const text = LINES[line % LINES.length];
       line += this.session.players.length;
-      this.client.publish(this.#audience(), "chat", { text }, { queue: false }).catch(() => {});
+      tell("chat", { text }, this.#audience());
     };
     setTimeout(() => (talk(), setInterval(talk, 6_000)), 300 + this.index * 1_200);
   }
@@ -390,12 +382,14 @@ class Player {
     return aside ? team : DEMO;
   }
 
-  #wander() {
+  #wander(seconds) {
+    const { width, height } = this.session.world;
     const { x, y } = this.#position;
-    this.#heading += (Math.random() - 0.5) * 1.2;
-    const next = { x: x + Math.cos(this.#heading) * 6, y: y + Math.sin(this.#heading) * 6 };
-    if (next.x !== clamp(next.x) || next.y !== clamp(next.y)) this.#heading = Math.atan2(WORLD / 2 - y, WORLD / 2 - x);
-    this.#move(next.x, next.y, false);
+    this.#heading += (Math.random() - 0.5) * 0.25;
+    // Near the edge there is little to see: back to the middle.
+    const [dx, dy] = [width / 2 - x, height / 2 - y];
+    if (Math.abs(dx) > width * 0.38 || Math.abs(dy) > height * 0.32) this.#heading = Math.atan2(dy, dx);
+    this.view.moveTo(x + Math.cos(this.#heading) * WALK * seconds, y + Math.sin(this.#heading) * WALK * seconds);
   }
 
   #showSubscriptions() {
@@ -421,7 +415,14 @@ class Player {
   }
 
   #showFilter() {
-    this.#parts["filter-input"].value = this.#filters.get(this.#parts["filter-channel"].value) ?? "";
+    const channel = this.#parts["filter-channel"].value || DEMO;
+    const presets = channel === this.session.world.channel ? WORLD_FILTERS : FILTERS;
+    this.#parts["filter-presets"].replaceChildren(...presets.map((filter) => {
+      const preset = element("button", { type: "button", textContent: filter });
+      preset.addEventListener("click", () => void this.#applyFilter(channel, filter));
+      return preset;
+    }));
+    this.#parts["filter-input"].value = this.#filters.get(channel) ?? "";
     this.#parts["filter-error"].hidden = true;
     say(this.#parts["filter-result"], "", "");
   }
@@ -439,6 +440,24 @@ class Player {
       latency.textContent = `${Math.max(median, 0).toFixed(1)} ms`;
     }
     count.textContent = String(this.#events);
+    this.#showTraffic();
+  }
+
+  /**
+   * Beside what a plain broadcast of the whole world would send to this player: all that the demo publishes, at the
+   * average size of the events that came here.
+   */
+  #showTraffic() {
+    const { seen, updates, bytes, share, broadcast } = this.#parts;
+    const { entities, updates_per_second: total } = this.session.world;
+    const rates = this.traffic.rates();
+    seen.textContent = `${this.table.size} of ${entities}`;
+    updates.textContent = `${Math.round(rates.updates)}/s`;
+    bytes.textContent = `${kilobytes(rates.bytes)}/s`;
+    if (rates.eventBytes === undefined) return;
+    const everything = total * rates.eventBytes;
+    share.textContent = `${((100 * rates.bytes) / everything).toFixed(1)} %`;
+    broadcast.textContent = `A plain broadcast: ${kilobytes(everything)}/s to each player (${entities} entities × ${total / entities} updates/s × ${Math.round(rates.eventBytes)} bytes).`;
   }
 }
 
@@ -510,10 +529,15 @@ async function main() {
     if (all) document.documentElement.dataset.ready = "true";
   };
   session.players.forEach((info, index) => players.push(new Player(index, info, session, onHeard)));
+  const named = (name) => players.find((player) => player.info.player === name);
+  window.playground = {
+    seen: (name) => [...named(name).table].map(({ key, data }) => ({ key, ...data })),
+    area: (name) => named(name).view.area,
+  };
   for (const player of players) player.start().catch((error) => say(byTestId(`${player.info.player}-subscribe-result`), "bad", describe(error)));
 
   const frame = (now) => {
-    for (const player of players) player.world.draw(now);
+    for (const player of players) player.view.draw(now);
     requestAnimationFrame(frame);
   };
   requestAnimationFrame(frame);
