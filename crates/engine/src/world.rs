@@ -382,7 +382,7 @@ impl World {
     pub(crate) fn open_eye(&mut self, audiences: &mut Audiences, audience: AudienceId, told: &mut Vec<Told>) {
         let Some(eye) = audiences.get_mut(audience).and_then(|who| who.eye.as_mut()) else { return };
         eye.shape = match &eye.area {
-            Area::Fixed(shape) => Some(shape.clone()),
+            Area::Fixed(shape) => Some(*shape),
             Area::Follow { key, radius } => {
                 let followers = self.space.as_mut().map(|places| places.followers.entry(key.clone()));
                 if let Some(followers) = followers {

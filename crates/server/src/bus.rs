@@ -6,14 +6,18 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
+use drawbridge_engine::class::{Class, REMOVE_EVENT};
+use drawbridge_engine::expr::{self, CompileError, Vars};
 use drawbridge_engine::interest::ShardId;
 use drawbridge_engine::io::{
-    BrokerCommand, BrokerEvent, PlayerAction, PlayerCommand, PublishFailure, Subject, Ticket, WhenDown,
+    BrokerCommand, BrokerEvent, Commit, PlayerAction, PlayerCommand, PublishFailure, Subject, Ticket,
+    WhenDown,
 };
 use drawbridge_engine::settings::CONTROL_CHANNEL;
 use drawbridge_protocol::channel;
+use drawbridge_protocol::event::Envelope;
 use hashbrown::{HashMap, HashSet};
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 use tokio::sync::oneshot;
 
 use crate::broker::{Broker, ShardInbox};
@@ -71,11 +75,67 @@ impl Bus {
 
     /// Publishes, and waits until Redis has it.
     pub async fn publish(&self, channel: Arc<str>, payload: Bytes, when_down: WhenDown) -> Answer {
+        self.ask(|ticket| BrokerCommand::Publish { ticket, channel, payload, when_down }).await
+    }
+
+    async fn ask(&self, command: impl FnOnce(Ticket) -> BrokerCommand) -> Answer {
         let ticket = Ticket(self.next_id());
         let (reply, answer) = oneshot::channel();
         self.waiting().insert(ticket, reply);
-        self.broker.command(ShardId::NODE, BrokerCommand::Publish { ticket, channel, payload, when_down });
+        self.broker.command(ShardId::NODE, command(ticket));
         answer.await.unwrap_or(Err(PublishFailure::Unknown))
+    }
+
+    /// Publishes an event of a service, by what its channel's class says: an entity's is written into the table too.
+    ///
+    /// # Errors
+    /// Where the class cannot keep it, or Redis does not take it.
+    pub async fn publish_event(
+        &self,
+        class: Option<&Class>,
+        channel: &str,
+        event: &Envelope<'_>,
+        external_bytes: usize,
+    ) -> Result<(), EventRefused> {
+        let key = class
+            .map_or(Ok(event.key.map(Into::into)), |class| class.key_of(event.data, event.tags, event.key));
+        let when_down = class.map_or(WhenDown::Queue, |class| class.when_broker_down);
+        let rules = class.and_then(|class| class.entity.as_ref());
+        let id = event.id.unwrap_or_default();
+        let Some((class, rules)) = class.zip(rules) else {
+            let key = key.ok().flatten();
+            let payload = Envelope { key: key.as_deref(), ..*event }.to_payload();
+            if payload.len() > external_bytes {
+                return Err(EventRefused::TooLarge);
+            }
+            return Ok(self.publish(channel.into(), payload, when_down).await?);
+        };
+        let place = class.key.as_ref().map_or("key".to_owned(), ToString::to_string);
+        let key = key
+            .map_err(|error| EventRefused::Bad(format!("`{place}` {error}")))?
+            .ok_or_else(|| EventRefused::Bad(format!("`{place}` is missing: it names the entity")))?;
+        let remove = event.event == REMOVE_EVENT;
+        if !remove {
+            rules.position_of(event.data, event.tags).map_err(|path| {
+                EventRefused::Bad(format!("`{path}` must be a finite number: it says where the entity is"))
+            })?;
+        }
+        let payload = Envelope { key: Some(&key), id: None, ..*event }.to_payload();
+        if payload.len() > external_bytes {
+            return Err(EventRefused::TooLarge);
+        }
+        let (max, ttl_ms) = (rules.max, rules.ttl_ms);
+        let commit = Commit { key: (*key).into(), remove, payload, id: id.to_owned(), max, ttl_ms };
+        let channel = channel.into();
+        Ok(self.ask(|ticket| BrokerCommand::Commit { ticket, channel, commit, when_down }).await?)
+    }
+
+    /// Keeps a player's view of a channel and tells every node of it, in one step; done when Redis has it.
+    pub async fn set_view(&self, player: Arc<str>, channel: Arc<str>, view: Option<Arc<str>>) -> Answer {
+        let action = PlayerAction::View { channel: channel.clone(), view: view.clone() };
+        let told = WireCommand::from(&PlayerCommand { player: player.clone(), action }).to_payload();
+        let tell = Some((self.nodes_channel.clone(), told));
+        self.ask(|ticket| BrokerCommand::SetView { ticket, player, channel, view, tell }).await
     }
 
     /// Sends a player command to every node, this one included; done when Redis has it.
@@ -157,10 +217,27 @@ impl Bus {
         self.heard_on.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// A service that speaks only Redis said so: nobody has kept it yet. Every node that hears it does, to the same end.
+    fn keep_view(&self, command: &PlayerCommand) {
+        if let PlayerAction::View { channel, view } = &command.action {
+            let command = BrokerCommand::SetView {
+                ticket: Ticket(self.next_id()),
+                player: command.player.clone(),
+                channel: channel.clone(),
+                view: view.clone(),
+                tell: None,
+            };
+            self.broker.command(ShardId::NODE, command);
+        }
+    }
+
     fn heard(&self, channel: &str, json: &str, shards: &[ShardHandle]) {
         match parse_command(json) {
             Ok(command) => {
                 self.commands.inc();
+                if Some(channel) == self.control_channel.as_deref() {
+                    self.keep_view(&command);
+                }
                 for shard in shards {
                     if !shard.command(command.clone()) {
                         self.bad_commands.inc();
@@ -176,6 +253,23 @@ impl Bus {
     }
 }
 
+/// Why an event of a service was not published.
+#[derive(Debug)]
+pub enum EventRefused {
+    /// It has no good key or position for its class.
+    Bad(String),
+    /// Over `external_bytes`, with its envelope.
+    TooLarge,
+    /// Redis did not take it.
+    Broker(PublishFailure),
+}
+
+impl From<PublishFailure> for EventRefused {
+    fn from(failure: PublishFailure) -> Self {
+        EventRefused::Broker(failure)
+    }
+}
+
 /// A player command as JSON (contract §9).
 #[derive(Debug, Serialize, Deserialize)]
 struct WireCommand<'a> {
@@ -185,6 +279,22 @@ struct WireCommand<'a> {
     channel: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     reason: Option<String>,
+    /// `null` is a value of its own.
+    #[serde(default, deserialize_with = "present", skip_serializing_if = "Option::is_none")]
+    view: Option<Option<String>>,
+}
+
+/// A field that is there, be it `null`.
+pub(crate) fn present<'de, D: Deserializer<'de>>(field: D) -> Result<Option<Option<String>>, D::Error> {
+    Option::deserialize(field).map(Some)
+}
+
+/// Checks a view as a service sets it.
+///
+/// # Errors
+/// Where it is no expression over what a class's `view` speaks of.
+pub fn check_view(view: &str) -> Result<(), CompileError> {
+    expr::compile(view, Vars::VIEW_RULE).map(|_| ())
 }
 
 impl WireCommand<'_> {
@@ -202,11 +312,16 @@ impl From<&PlayerCommand> for WireCommand<'_> {
             PlayerAction::View { channel, .. } => ("view", Some(channel), None),
             PlayerAction::Disconnect { reason } => ("disconnect", None, reason.as_ref()),
         };
+        let view = match &command.action {
+            PlayerAction::View { view, .. } => Some(view.as_ref().map(ToString::to_string)),
+            _ => None,
+        };
         WireCommand {
             command: name,
             player: command.player.to_string(),
             channel: channel.map(ToString::to_string),
             reason: reason.map(ToString::to_string),
+            view,
         }
     }
 }
@@ -226,8 +341,19 @@ pub fn parse_command(json: &str) -> Result<PlayerCommand, String> {
         "subscribe" => PlayerAction::Subscribe { channel: channel()? },
         "unsubscribe" => PlayerAction::Unsubscribe { channel: channel()? },
         "disconnect" => PlayerAction::Disconnect { reason: wire.reason.clone().map(Into::into) },
-        "view" => return Err("`view` is not supported by this server".to_owned()),
-        other => return Err(format!("no command `{other}`: subscribe, unsubscribe or disconnect")),
+        "view" => {
+            let channel = channel()?;
+            if channel::is_pattern(&channel) {
+                return Err("`channel`: a view is of one channel, not of a pattern".to_owned());
+            }
+            let view =
+                wire.view.clone().ok_or_else(|| "`view` is missing: an expression, or null".to_owned())?;
+            if let Some(view) = &view {
+                check_view(view).map_err(|error| format!("`view`: {error}"))?;
+            }
+            PlayerAction::View { channel, view: view.map(Into::into) }
+        }
+        other => return Err(format!("no command `{other}`: subscribe, unsubscribe, view or disconnect")),
     };
     Ok(PlayerCommand { player: wire.player.into(), action })
 }
@@ -244,6 +370,8 @@ mod tests {
             PlayerAction::Unsubscribe { channel: "room:*".into() },
             PlayerAction::Disconnect { reason: Some("cheating \"again\"".into()) },
             PlayerAction::Disconnect { reason: None },
+            PlayerAction::View { channel: "room:42".into(), view: Some("data.x > 1".into()) },
+            PlayerAction::View { channel: "room:42".into(), view: None },
         ];
         for action in actions {
             let command = PlayerCommand { player: "alice".into(), action };
@@ -260,7 +388,9 @@ mod tests {
             (r#"{"command":"subscribe","player":"alice","channel":"a b"}"#, "`channel`"),
             (r#"{"command":"subscribe","player":"","channel":"a"}"#, "`player` is empty"),
             (r#"{"command":"dance","player":"alice"}"#, "no command `dance`"),
-            (r#"{"command":"view","player":"alice"}"#, "not supported"),
+            (r#"{"command":"view","player":"alice","channel":"a"}"#, "`view` is missing"),
+            (r#"{"command":"view","player":"alice","channel":"a","view":"1 +"}"#, "`view`"),
+            (r#"{"command":"view","player":"alice","channel":"a*","view":null}"#, "not of a pattern"),
         ];
         for (json, expected) in rows {
             let error = parse_command(json).unwrap_err();

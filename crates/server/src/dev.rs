@@ -7,13 +7,11 @@ use std::f64::consts::TAU;
 use std::sync::Arc;
 use std::time::Duration;
 
-use drawbridge_engine::io::WhenDown;
 use drawbridge_protocol::event::Envelope;
 use futures_util::future::join_all;
 use serde_json::{Map, Value, json};
 
 use crate::auth::{PrivateKey, mint};
-use crate::bus::Bus;
 use crate::clock::unix_ms;
 use crate::node::Node;
 use wander::World;
@@ -96,28 +94,28 @@ fn without_password(url: &str) -> String {
 }
 
 /// Publishes the small world and the dots for as long as the process runs.
-pub(crate) async fn run_demo(bus: Arc<Bus>) {
-    tokio::join!(run_world(&bus), run_dots(&bus));
+pub(crate) async fn run_demo(node: Arc<Node>) {
+    tokio::join!(run_world(&node), run_dots(&node));
 }
 
-async fn run_world(bus: &Bus) {
+async fn run_world(node: &Node) {
     let mut world = World::new(WORLD_SEED, WANDERERS);
     let mut ticks = ticks(Duration::from_secs(1) / wander::STEPS_PER_SECOND / TURNS);
     for turn in (0..TURNS).cycle() {
         ticks.tick().await;
         let steps = (turn as usize..WANDERERS).step_by(TURNS as usize).filter_map(|at| world.step(at));
         // All of a turn at once: one after the other, each would wait for Redis.
-        join_all(steps.map(|state| publish(bus, WORLD_CHANNEL, "move", state)).collect::<Vec<_>>()).await;
+        join_all(steps.map(|state| publish(node, WORLD_CHANNEL, "move", state)).collect::<Vec<_>>()).await;
     }
 }
 
-async fn run_dots(bus: &Bus) {
+async fn run_dots(node: &Node) {
     let mut ticks = ticks(DEMO_EVERY);
     loop {
         ticks.tick().await;
         let now = unix_ms();
         for at in 0..DOTS.len() {
-            publish(bus, DEMO_CHANNEL, "tick", dot(at, now)).await;
+            publish(node, DEMO_CHANNEL, "tick", dot(at, now)).await;
         }
     }
 }
@@ -129,19 +127,19 @@ fn ticks(every: Duration) -> tokio::time::Interval {
     ticks
 }
 
-async fn publish(bus: &Bus, channel: &str, event: &str, data: Value) {
-    let payload = Envelope {
+async fn publish(node: &Node, channel: &str, event: &str, data: Value) {
+    let event = Envelope {
         event,
         data: &data.to_string(),
         from: None,
         tags: None,
         key: None,
         ts: Some(unix_ms()),
-        id: Some(&format!("db1.demo.{}", bus.next_id())),
-    }
-    .to_payload();
+        id: Some(&format!("db1.demo.{}", node.bus.next_id())),
+    };
+    let class = node.config.engine.classes.of_channel(channel).map(|(_, class, _)| class);
     // While Redis is away there is nothing to show.
-    let _ = bus.publish(channel.into(), payload, WhenDown::Reject).await;
+    let _ = node.bus.publish_event(class, channel, &event, node.config.broker.external_bytes).await;
 }
 
 /// Where a dot is, in a square from 0 to 100.

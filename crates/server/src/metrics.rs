@@ -197,6 +197,21 @@ fn broker_samples(broker: &crate::broker::BrokerStats) -> Vec<Sample> {
             "Payloads on channels whose names are not well formed",
             broker.dropped_bad_name,
         ),
+        Sample(Gauge, "table_entities", "Entities of the node's tables", broker.entities),
+        Sample(
+            Counter,
+            "dropped_bad_key",
+            "Events of entity channels without a good key",
+            broker.dropped_bad_key,
+        ),
+        Sample(
+            Counter,
+            "dropped_bad_position",
+            "Events of entity channels without a good position",
+            broker.dropped_bad_position,
+        ),
+        Sample(Counter, "dropped_full", "Events of new entities beyond entity_max", broker.dropped_full),
+        Sample(Counter, "table_gaps", "Tables read anew because an event was missing", broker.table_gaps),
         Sample(
             Counter,
             "dropped_to_shards",

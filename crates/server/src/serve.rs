@@ -89,7 +89,7 @@ async fn start_and_serve(config: Config, dev: Option<Dev>) -> Result<(), StartEr
     }
     ready += &format!(" node={}", node.config.node);
     if node.dev.is_some() {
-        tokio::spawn(run_demo(node.bus.clone()));
+        tokio::spawn(run_demo(node.clone()));
     }
     let scheme = if tls.is_some() { "https" } else { "http" };
     let link = format!("{scheme}://{}/", local_address(&public));
@@ -142,7 +142,7 @@ fn start(config: Config, dev: Option<Dev>, max_files: u64) -> Result<(Arc<Node>,
 fn broker_settings(config: &Config) -> Result<BrokerSettings, StartError> {
     let kind = match &config.broker.kind {
         BrokerKind::Memory => broker::Kind::Memory,
-        BrokerKind::Redis(redis) => broker::Kind::Redis(redis_settings(redis)?),
+        BrokerKind::Redis(redis) => broker::Kind::Redis(redis_settings(redis, config)?.into()),
     };
     let hub = HubSettings {
         epoch: epoch()?,
@@ -197,7 +197,7 @@ fn local_address(listener: &TcpListener) -> String {
     listener.local_addr().map_or_else(|_| "?".to_owned(), |address| address.to_string())
 }
 
-fn redis_settings(config: &RedisConfig) -> Result<RedisSettings, StartError> {
+fn redis_settings(config: &RedisConfig, all: &Config) -> Result<RedisSettings, StartError> {
     let tls = match &config.tls {
         Some(tls) => Some(tls::client(tls.ca_file.as_ref()).map_err(failed("broker TLS"))?),
         None => None,
@@ -210,6 +210,12 @@ fn redis_settings(config: &RedisConfig) -> Result<RedisSettings, StartError> {
         db: config.db.into(),
         subscriber_pool: config.subscriber_pool,
         client_name: "drawbridge".to_owned(),
+        key_prefix: all.broker.key_prefix.clone(),
+        library: broker::redis::Library::new(
+            &all.engine.classes,
+            &all.broker.key_prefix,
+            all.broker.external_bytes,
+        ),
     })
 }
 

@@ -4,9 +4,10 @@
 
 mod broker_support;
 
-use broker_support::bench::{EXTERNAL_BYTES, Options};
+use broker_support::bench::{ENTITY_MAX, EXTERNAL_BYTES, Options, state};
 use broker_support::{Bench, Flavour, Reply};
-use drawbridge_engine::io::{BrokerEvent, BrokerStatus, Subject, WhenDown};
+use drawbridge_engine::interest::ShardId;
+use drawbridge_engine::io::{BrokerCommand, BrokerEvent, BrokerStatus, PublishFailure, Subject, WhenDown};
 
 /// Every scenario on every broker.
 macro_rules! on_every_broker {
@@ -38,6 +39,9 @@ on_every_broker!(
     joins_a_live_subscription_at_its_position,
     tells_a_slow_shard_of_the_gap,
     answers_everything_at_shutdown,
+    keeps_tables_of_entities_and_tells_them_in_order,
+    refuses_entities_beyond_the_bound_and_forgets_them_in_time,
+    keeps_the_views_of_players,
 );
 
 fn json(number: usize) -> String {
@@ -286,4 +290,81 @@ fn answers_everything_at_shutdown(flavour: Option<Flavour>) {
     let late = bench.publish(0, "chat:x", "too late", WhenDown::Queue);
     assert!(bench.done(0, late).is_err());
     assert!(!bench.statuses[0].is_empty() && bench.statuses[0].contains(&BrokerStatus::Ok));
+}
+
+fn pairs(entities: &[(&str, usize)]) -> Vec<(String, String)> {
+    entities.iter().map(|(key, n)| ((*key).to_owned(), n.to_string())).collect()
+}
+
+fn keeps_tables_of_entities_and_tells_them_in_order(flavour: Option<Flavour>) {
+    let mut bench = Bench::new(flavour);
+    let world = Subject::channel("world:1");
+    for key in ["a", "b", "c"] {
+        assert_eq!(bench.commit(0, "world:1", key, 1), Ok(()));
+    }
+    bench.subscribe(0, &world);
+    assert_eq!(bench.table(0), pairs(&[("a", 1), ("b", 1), ("c", 1)]));
+    let tickets = [
+        bench.commit_later(1, "world:1", "a", Some(2)),
+        bench.commit_later(1, "world:1", "b", None),
+        bench.commit_later(1, "world:1", "a", Some(3)),
+        bench.commit_later(1, "world:1", "d", Some(4)),
+    ];
+    for ticket in tickets {
+        assert_eq!(bench.done(1, ticket), Ok(()));
+    }
+    let told: Vec<_> = (0..4).map(|_| state(&bench.publication(0))).collect();
+    assert_eq!(told, pairs(&[("a", 2), ("b", 0), ("a", 3), ("d", 4)]));
+    // Who comes later gets what the node knows, and from there on the same.
+    bench.subscribe(1, &world);
+    assert_eq!(bench.table(1), pairs(&[("a", 3), ("c", 1), ("d", 4)]));
+    // A plain publish changes what the node knows.
+    bench.publish_from_outside("world:1", r#"{"event":"e","data":{"id":"c","n":9}}"#);
+    for shard in [0, 1] {
+        assert_eq!(state(&bench.publication(shard)), ("c".into(), "9".into()));
+    }
+    bench.broker.command(ShardId(1), BrokerCommand::Refresh(world));
+    assert_eq!(bench.table(1), pairs(&[("a", 3), ("c", 9), ("d", 4)]));
+    assert_eq!(bench.broker.stats().table_gaps, 0);
+}
+
+fn refuses_entities_beyond_the_bound_and_forgets_them_in_time(flavour: Option<Flavour>) {
+    let mut bench = Bench::new(flavour);
+    bench.subscribe(0, &Subject::channel("world:1"));
+    assert_eq!(bench.table(0), []);
+    for n in 0..ENTITY_MAX {
+        assert_eq!(bench.commit(1, "world:1", &format!("e{n:02}"), n), Ok(()));
+    }
+    assert_eq!(bench.commit(1, "world:1", "more", 0), Err(PublishFailure::LimitExceeded));
+    assert_eq!(bench.commit(1, "world:1", "e00", 7), Ok(()), "a known one may change");
+    for _ in 0..=ENTITY_MAX {
+        bench.publication(0);
+    }
+    bench.wait_until("all are held", |stats| stats.entities == ENTITY_MAX as u64);
+    let mut gone = 0;
+    while gone < ENTITY_MAX {
+        match bench.next(0) {
+            BrokerEvent::Expired { keys, .. } => gone += keys.len(),
+            other => panic!("{other:?}"),
+        }
+    }
+    assert_eq!(bench.commit(1, "world:1", "more", 0), Ok(()), "there is room again");
+}
+
+fn keeps_the_views_of_players(flavour: Option<Flavour>) {
+    let mut bench = Bench::new(flavour);
+    bench.subscribe(1, &Subject::channel("room:told"));
+    assert_eq!(bench.views("alice"), []);
+    assert_eq!(bench.set_view("alice", "room:1", Some("data.x > 1")), Ok(()));
+    assert_eq!(bench.set_view("alice", "room:2", Some("false")), Ok(()));
+    assert_eq!(bench.set_view("alice", "room:2", None), Ok(()));
+    assert_eq!(bench.views("alice"), [("room:1".to_owned(), "data.x > 1".to_owned())]);
+    assert_eq!(bench.views("bob"), []);
+    for _ in 0..3 {
+        assert_eq!(bench.publication(1).event.data_json(), "\"told\"");
+    }
+    for n in 0..255 {
+        assert_eq!(bench.set_view("alice", &format!("chat:{n}"), Some("true")), Ok(()));
+    }
+    assert_eq!(bench.set_view("alice", "chat:more", Some("true")), Err(PublishFailure::LimitExceeded));
 }

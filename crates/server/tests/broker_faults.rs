@@ -12,6 +12,7 @@ use broker_support::bench::{EXTERNAL_BYTES, Options};
 use broker_support::server::Server;
 use broker_support::{Bench, Flavour, Reply};
 use drawbridge::broker::RedisSettings;
+use drawbridge::broker::redis::Library;
 use drawbridge::config::{RedisAddress, Secret};
 use drawbridge_engine::io::{BrokerEvent, BrokerStatus, PublishFailure, Subject, WhenDown};
 
@@ -386,6 +387,8 @@ fn what_is_no_redis_is_not_listened_to() {
             db: 0,
             subscriber_pool: 1,
             client_name: String::new(),
+            key_prefix: "drawbridge:".into(),
+            library: Library::new(&broker_support::bench::classes(), "drawbridge:", 1 << 20),
         };
         let mut bench = Bench::on(None, Some(redis), Options { pool: 1, ..Options::default() });
         bench.want(0, &room());

@@ -77,6 +77,8 @@ impl Vars {
     pub const SUBSCRIBE_RULE: Vars = Vars::ME.and(Vars::CHANNEL).and(Vars::PARAMS);
     /// What a class's `publish` rule speaks of.
     pub const PUBLISH_RULE: Vars = Vars::SUBSCRIBE_RULE.and(Vars::EVENT).and(Vars::DATA).and(Vars::KEY);
+    /// What a class's `follow` rule speaks of.
+    pub const FOLLOW_RULE: Vars = Vars::SUBSCRIBE_RULE.and(Vars::KEY);
     /// What a class's `view` speaks of.
     pub const VIEW_RULE: Vars = Vars::FILTER.and(Vars::PARAMS);
     /// What a client's filter speaks of.

@@ -99,6 +99,11 @@ impl Table {
         let version = publication.event.server_id().and_then(Version::of_id);
         match (version, &mut self.loading) {
             (Some(version), Some(loading)) => loading.seen = Some((version.epoch.to_owned(), version.seq)),
+            // The stored table was not there, or had been forgotten with all that it held, and begins.
+            (Some(version), None) if version.seq == 1 && self.entities.is_empty() => {
+                self.epoch = version.epoch.to_owned();
+                self.seq = 1;
+            }
             (Some(version), None) if version.epoch != self.epoch || version.seq > self.seq + 1 => {
                 return Taken::Gap;
             }

@@ -1,10 +1,11 @@
 //! A hub and what is around it: orders in, events out to the shards, commands out to the link. It owns the clock
 //! that the hub is told and the log lines that the hub asks for; it leaves the link to its caller.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use drawbridge_engine::interest::{
-    Hub, HubInput, HubOutput, HubSettings, HubStats, LinkCommand, ShardId, ShardSet,
+    BadEntity, Hub, HubInput, HubOutput, HubSettings, HubStats, LinkCommand, ShardId, ShardSet, StoredTable,
 };
 use drawbridge_engine::io::Subject;
 use tokio::sync::mpsc;
@@ -21,6 +22,10 @@ pub(super) enum Order {
     Want(ShardId, Subject),
     /// Its last subscriber left.
     Unwant(ShardId, Subject),
+    /// Its table has a gap.
+    Refresh(ShardId, Subject),
+    /// A table was read.
+    Loaded { channel: Arc<str>, load: u64, table: Result<StoredTable, Arc<str>> },
 }
 
 /// Where orders come from.
@@ -35,6 +40,8 @@ pub(super) struct Interest {
     now_ms: u64,
     /// What the link is to send, in order.
     pub(super) commands: Vec<LinkCommand>,
+    /// Tables to be read: channel, and which question it is.
+    pub(super) loads: Vec<(Arc<str>, u64)>,
     /// Shards that lost publications of channels that could not be marked.
     lost: ShardSet,
     logged: Option<Instant>,
@@ -49,6 +56,7 @@ impl Interest {
             started: Instant::now(),
             now_ms: 0,
             commands: Vec::new(),
+            loads: Vec::new(),
             lost: ShardSet::default(),
             logged: None,
             unlogged: 0,
@@ -65,6 +73,10 @@ impl Interest {
         match order {
             Order::Want(shard, subject) => self.handle(HubInput::Want { shard, subject }),
             Order::Unwant(shard, subject) => self.handle(HubInput::Unwant { shard, subject: &subject }),
+            Order::Refresh(shard, subject) => self.handle(HubInput::Refresh { shard, subject: &subject }),
+            Order::Loaded { channel, load, table } => {
+                self.handle(HubInput::Loaded { channel: &channel, load, table });
+            }
         }
     }
 
@@ -77,8 +89,20 @@ impl Interest {
                 HubOutput::Shards(shards, event) => {
                     self.lost = self.lost.union(self.outlet.tell_each(shards, event));
                 }
-                HubOutput::Load { .. } | HubOutput::BadEntity { .. } => {}
-                HubOutput::Oversized { channel, bytes } => self.log_oversized(&channel, bytes),
+                HubOutput::Load { channel, load } => self.loads.push((channel, load)),
+                HubOutput::BadEntity { channel, reason } => {
+                    let reason = match reason {
+                        BadEntity::Key => "no good key",
+                        BadEntity::Position => "no good position",
+                        BadEntity::Full => "the channel holds entity_max already",
+                    };
+                    self.log(|unlogged| {
+                        tracing::warn!(channel, reason, unlogged, "dropped an event of an entity channel");
+                    });
+                }
+                HubOutput::Oversized { channel, bytes } => self.log(|unlogged| {
+                    tracing::warn!(channel, bytes, unlogged, "dropped a payload over external_bytes");
+                }),
             }
         }
     }
@@ -120,14 +144,14 @@ impl Interest {
         self.hub.stats()
     }
 
-    fn log_oversized(&mut self, channel: &str, bytes: usize) {
+    /// Logs what was dropped, and how many more since the last line.
+    fn log(&mut self, line: impl FnOnce(u64)) {
         if self.logged.is_some_and(|at| at.elapsed() < LOG_EVERY) {
             self.unlogged += 1;
             return;
         }
-        let unlogged = std::mem::take(&mut self.unlogged);
         self.logged = Some(Instant::now());
-        tracing::warn!(channel, bytes, unlogged, "dropped a payload over external_bytes");
+        line(std::mem::take(&mut self.unlogged));
     }
 }
 

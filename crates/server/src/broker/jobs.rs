@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use bytes::Bytes;
 use drawbridge_engine::interest::ShardId;
-use drawbridge_engine::io::{BrokerEvent, PublishFailure, Ticket, WhenDown};
+use drawbridge_engine::io::{BrokerEvent, Commit, PublishFailure, Ticket, WhenDown};
 use tokio::sync::mpsc;
 
 use super::outlet::Outlet;
@@ -19,6 +19,10 @@ const OVERHEAD: usize = 128;
 pub(super) enum Work {
     /// `PUBLISH`.
     Publish { channel: Arc<str>, payload: Bytes },
+    /// An event of an entity channel: into the table and to its subscribers.
+    Commit { channel: Arc<str>, commit: Commit },
+    /// A player's view of a channel, and what nodes are told of it on which channel.
+    View { player: Arc<str>, channel: Arc<str>, view: Option<Arc<str>>, tell: Option<(Arc<str>, Bytes)> },
     /// `XADD`.
     Append { stream: Arc<str>, fields: Vec<(&'static str, Bytes)> },
 }
@@ -27,8 +31,20 @@ impl Work {
     /// The channel or stream.
     pub(super) fn subject(&self) -> &str {
         match self {
-            Work::Publish { channel, .. } => channel,
+            Work::Publish { channel, .. } | Work::Commit { channel, .. } | Work::View { channel, .. } => {
+                channel
+            }
             Work::Append { stream, .. } => stream,
+        }
+    }
+
+    /// Whether it can be done by the same call as another before it.
+    pub(super) fn joins(&self, other: &Work) -> bool {
+        match (self, other) {
+            (Work::Commit { channel, commit }, Work::Commit { channel: other, commit: before }) => {
+                channel == other && (commit.max, commit.ttl_ms) == (before.max, before.ttl_ms)
+            }
+            _ => false,
         }
     }
 
@@ -36,11 +52,23 @@ impl Work {
         OVERHEAD
             + match self {
                 Work::Publish { channel, payload } => channel.len() + payload.len(),
+                Work::Commit { channel, commit } => {
+                    channel.len() + commit.payload.len() + commit.key.len() + commit.id.len()
+                }
+                Work::View { player, channel, view, tell } => {
+                    let told = tell.as_ref().map_or(0, |(_, told)| told.len());
+                    player.len() + channel.len() + view.as_ref().map_or(0, |view| view.len()) + told
+                }
                 Work::Append { stream, fields } => {
                     stream.len() + fields.iter().map(|(name, value)| name.len() + value.len()).sum::<usize>()
                 }
             }
     }
+}
+
+/// A JSON object without its last brace, so that more can be said behind it.
+pub(super) fn open_object(payload: &[u8]) -> &[u8] {
+    payload.strip_suffix(b"}").unwrap_or(payload)
 }
 
 /// One publish on its way, and who waits for it. Dropped without an answer it is answered by what is known: that

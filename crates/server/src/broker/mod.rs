@@ -10,6 +10,7 @@ mod jobs;
 mod memory;
 mod meter;
 mod outlet;
+mod questions;
 pub mod queue;
 pub mod redis;
 mod routes;
@@ -20,7 +21,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use drawbridge_engine::interest::{HubSettings, ShardId};
-use drawbridge_engine::io::{BrokerCommand, BrokerStatus};
+use drawbridge_engine::io::{BrokerCommand, BrokerStatus, WhenDown};
 use tokio::sync::{mpsc, watch};
 
 use self::board::Board;
@@ -28,6 +29,7 @@ use self::interest::{Interest, Order, OrderReceiver};
 use self::jobs::{JobReceiver, JobSender, Work, jobs};
 use self::meter::Meter;
 use self::outlet::Outlet;
+use self::questions::{Question, QuestionReceiver, QuestionSender};
 pub use self::queue::{Pushed, ShardInbox, ShardQueue, shard_queue};
 pub use self::redis::RedisSettings;
 use self::routes::Routes;
@@ -52,7 +54,7 @@ pub enum Kind {
     /// In this process, for `dev` and tests.
     Memory,
     /// A Redis.
-    Redis(RedisSettings),
+    Redis(Box<RedisSettings>),
 }
 
 /// The broker could not start. Redis being away is no such reason.
@@ -98,6 +100,16 @@ pub struct BrokerStats {
     pub dropped_unreadable: u64,
     /// Payloads dropped because the channel's name is not well formed.
     pub dropped_bad_name: u64,
+    /// Gauge: entities of the node's tables.
+    pub entities: u64,
+    /// Events of entity channels dropped for their key.
+    pub dropped_bad_key: u64,
+    /// Events of entity channels dropped for their position.
+    pub dropped_bad_position: u64,
+    /// Events dropped because their channel holds `entity_max` already.
+    pub dropped_full: u64,
+    /// Tables read anew because an event was missing.
+    pub table_gaps: u64,
     /// Publications dropped because a shard's queue was full; the shard is told of each channel.
     pub dropped_to_shards: u64,
     /// Gauge: bytes of publications that wait for the shards.
@@ -126,6 +138,7 @@ pub struct Broker(Arc<Inner>);
 struct Inner {
     routes: Routes,
     links: Vec<mpsc::UnboundedSender<Order>>,
+    questions: QuestionSender,
     jobs: JobSender,
     board: Arc<Board>,
     meters: Vec<Arc<Meter>>,
@@ -143,6 +156,12 @@ struct Shell {
     meter: Arc<Meter>,
     board: Arc<Board>,
     stop: watch::Receiver<bool>,
+    questions: QuestionReceiver,
+    /// For hubs that ask.
+    ask: QuestionSender,
+    /// Who gets the tables.
+    links: Vec<mpsc::WeakUnboundedSender<Order>>,
+    outlet: Outlet,
 }
 
 /// One hub with what is around it.
@@ -185,10 +204,21 @@ impl Broker {
         let (report_stopped, stopped) = watch::channel(false);
         let meter = Arc::<Meter>::default();
         let meters = parts.iter().map(|part| part.meter.clone()).chain([meter.clone()]).collect();
-        let shell = Shell { parts, jobs: job_receiver, meter, board: board.clone(), stop: stopping };
+        let (questions, question_receiver) = mpsc::unbounded_channel();
+        let shell = Shell {
+            parts,
+            jobs: job_receiver,
+            meter,
+            board: board.clone(),
+            stop: stopping,
+            questions: question_receiver,
+            ask: questions.clone(),
+            links: links.iter().map(mpsc::UnboundedSender::downgrade).collect(),
+            outlet: outlet.clone(),
+        };
         let task: Pin<Box<dyn Future<Output = ()> + Send>> = match kind {
             Kind::Memory => Box::pin(memory::run(shell)),
-            Kind::Redis(redis) => Box::pin(redis::run(redis, shell)),
+            Kind::Redis(redis) => Box::pin(redis::run(*redis, shell)),
         };
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
@@ -202,7 +232,7 @@ impl Broker {
                 let _ = report_stopped.send(true);
             })
             .map_err(BrokerStartError::Thread)?;
-        Ok(Broker(Arc::new(Inner { routes, links, jobs, board, meters, outlet, stop, stopped })))
+        Ok(Broker(Arc::new(Inner { routes, links, questions, jobs, board, meters, outlet, stop, stopped })))
     }
 
     /// Carries out what a shard asks; the answers come in the shard's queue. Never blocks.
@@ -219,10 +249,20 @@ impl Broker {
             BrokerCommand::Publish { ticket, channel, payload, when_down } => {
                 self.0.jobs.push(shard, Some(ticket), when_down, Work::Publish { channel, payload });
             }
-            BrokerCommand::Commit { .. }
-            | BrokerCommand::Refresh(_)
-            | BrokerCommand::LoadViews { .. }
-            | BrokerCommand::SetView { .. } => {}
+            BrokerCommand::Commit { ticket, channel, commit, when_down } => {
+                self.0.jobs.push(shard, Some(ticket), when_down, Work::Commit { channel, commit });
+            }
+            BrokerCommand::Refresh(subject) => {
+                let link = self.0.routes.link_of(&subject);
+                self.order(link, Order::Refresh(shard, subject));
+            }
+            BrokerCommand::LoadViews { ticket, player } => {
+                let _ = self.0.questions.send(Question::Views { shard, ticket, player });
+            }
+            BrokerCommand::SetView { ticket, player, channel, view, tell } => {
+                let work = Work::View { player, channel, view, tell };
+                self.0.jobs.push(shard, Some(ticket), WhenDown::Reject, work);
+            }
             BrokerCommand::Append { ticket, stream, fields, when_down } => {
                 self.0.jobs.push(shard, ticket, when_down, Work::Append { stream, fields });
             }
@@ -247,6 +287,11 @@ impl Broker {
             stats.dropped_oversized += hub.dropped_oversized;
             stats.dropped_unreadable += hub.dropped_unreadable;
             stats.dropped_bad_name += hub.dropped_bad_name;
+            stats.entities += hub.entities as u64;
+            stats.dropped_bad_key += hub.dropped_bad_key;
+            stats.dropped_bad_position += hub.dropped_bad_position;
+            stats.dropped_full += hub.dropped_full;
+            stats.table_gaps += hub.table_gaps;
             stats.received += meter.received();
             stats.reconnects += meter.reconnects();
             stats.round_trip = stats.round_trip.max(meter.round_trip());

@@ -12,29 +12,16 @@ use super::connection::template;
 use super::later::{self, Off};
 use super::reader::{Field, Section, excerpt};
 use super::suggest;
+use super::views;
 
 const MAX_CLASSES: usize = 1000;
 
 /// What is asked for and not built.
-const LATER: [(&str, Off); 20] = [
+const LATER: [(&str, Off); 6] = [
     ("history", Off::Never),
     ("plain_publish", Off::Word("deliver")),
     ("presence", Off::Word("off")),
     ("presence_rule", Off::Never),
-    ("kind", Off::Word("stream")),
-    ("entity_max", Off::Never),
-    ("entity_ttl", Off::Never),
-    ("key", Off::Never),
-    ("position", Off::Never),
-    ("hysteresis", Off::Never),
-    ("max_radius", Off::Never),
-    ("area_required", Off::False),
-    ("follow", Off::Never),
-    ("batch", Off::Zero),
-    ("max_updates", Off::Never),
-    ("max_wait", Off::Never),
-    ("conflate", Off::False),
-    ("slow_consumer", Off::Word("disconnect")),
     ("sharded", Off::False),
     ("logic", Off::Never),
 ];
@@ -81,7 +68,15 @@ fn class(section: &Section<'_>, names: &mut Names) -> Option<Class> {
     let when_broker_down =
         section.field("when_broker_down").and_then(|field| when_down(&field)).unwrap_or_default();
     let publishes = section.rate("publishes", None);
-    let forward = section.field("forward").and_then(|field| forward(&field, name.as_ref()));
+    let views = views::read(section);
+    let entities = views.entity.is_some();
+    let forward = section.field("forward").and_then(|field| {
+        if entities {
+            let hint = "what players send would never reach the table; let the service publish the entities";
+            field.error("does not go with kind = \"entity\"", hint);
+        }
+        forward(&field, name.as_ref())
+    });
     section.close();
     let name = name?;
     Some(Class {
@@ -96,6 +91,9 @@ fn class(section: &Section<'_>, names: &mut Names) -> Option<Class> {
         when_broker_down,
         publishes,
         forward,
+        key: views.key,
+        entity: views.entity,
+        delivery: views.delivery,
         ..Class::plain(name)
     })
 }
@@ -146,7 +144,7 @@ fn constant(source: &str) -> Option<Expr> {
     expr::compile(source, Vars::NONE).ok()
 }
 
-fn compile(field: &Field<'_>, allowed: Vars) -> Option<Expr> {
+pub(super) fn compile(field: &Field<'_>, allowed: Vars) -> Option<Expr> {
     let source = field.string()?;
     expr::compile(&source, allowed).map_err(|error| bad_expression(field, &source, error)).ok()
 }

@@ -21,6 +21,7 @@ mod suggest;
 mod tests;
 mod tree;
 pub(crate) mod units;
+mod views;
 
 use std::collections::BTreeSet;
 use std::path::Path;

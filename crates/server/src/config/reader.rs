@@ -265,6 +265,7 @@ pub(super) fn resolved(node: Node) -> Node {
 }
 
 /// One value, with its name and place.
+#[derive(Clone)]
 pub(super) struct Field<'c> {
     pub(super) cx: &'c Context<'c>,
     /// Its full name.
@@ -316,6 +317,11 @@ impl<'c> Field<'c> {
         Some(text)
     }
 
+    /// Whether it says `false`.
+    pub(super) fn is_false(&self) -> bool {
+        matches!(self.node.raw, Raw::Boolean(false)) || self.node.is_text("false")
+    }
+
     pub(super) fn boolean(&self) -> Option<bool> {
         match &self.node.raw {
             Raw::Boolean(value) => return Some(*value),
@@ -338,6 +344,26 @@ impl<'c> Field<'c> {
                 self.wrong_kind("a whole number", "write it in digits, without quotes");
                 None
             }
+        }
+    }
+
+    /// A number that is not negative, whole or not.
+    pub(super) fn decimal(&self) -> Option<f64> {
+        let number: Option<f64> = match &self.node.raw {
+            Raw::Integer(value) => value.to_string().parse().ok(),
+            Raw::Float(text) | Raw::Text(text) => text.replace('_', "").parse().ok(),
+            _ => None,
+        };
+        match number.filter(|number| number.is_finite() && *number >= 0.0) {
+            None => {
+                let hint = "a finite number from 0, without quotes";
+                match &self.node.raw {
+                    Raw::Integer(_) | Raw::Float(_) | Raw::Text(_) => self.error("is out of bounds", hint),
+                    _ => self.wrong_kind("a number", hint),
+                }
+                None
+            }
+            number => number,
         }
     }
 

@@ -42,7 +42,8 @@ pub(super) enum Raw {
         verbatim: bool,
     },
     Integer(i128),
-    Float,
+    /// As it is written.
+    Float(String),
     Boolean(bool),
     Datetime,
     Array(Vec<Node>),
@@ -55,7 +56,7 @@ impl Raw {
         match self {
             Raw::Text(_) | Raw::String { .. } => "a string",
             Raw::Integer(_) => "a whole number",
-            Raw::Float => "a fraction",
+            Raw::Float(_) => "a fraction",
             Raw::Boolean(_) => "true or false",
             Raw::Datetime => "a date or time",
             Raw::Array(_) => "a list",
@@ -146,7 +147,7 @@ fn node(source: &Spanned<DeValue<'_>>, placing: Placing<'_>, text: &str) -> Node
         DeValue::Integer(value) => {
             Raw::Integer(i128::from_str_radix(value.as_str(), value.radix()).unwrap_or(i128::MAX))
         }
-        DeValue::Float(_) => Raw::Float,
+        DeValue::Float(value) => Raw::Float(value.as_str().to_owned()),
         DeValue::Boolean(value) => Raw::Boolean(*value),
         DeValue::Datetime(_) => Raw::Datetime,
         DeValue::Array(values) => Raw::Array(values.iter().map(|value| node(value, placing, text)).collect()),

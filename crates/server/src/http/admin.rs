@@ -8,7 +8,7 @@ use axum::extract::{DefaultBodyLimit, Path, Request, State};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
-use drawbridge_engine::io::{PlayerAction, PlayerCommand, PublishFailure, WhenDown};
+use drawbridge_engine::io::{PlayerAction, PlayerCommand, PublishFailure};
 use drawbridge_protocol::event::Envelope;
 use drawbridge_protocol::{ErrorCode, MAX_DATA_DEPTH, channel, json};
 use http::{StatusCode, header};
@@ -16,6 +16,7 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use super::pages;
+use crate::bus::{EventRefused, check_view, present};
 use crate::clock::unix_ms;
 use crate::node::Node;
 
@@ -39,7 +40,7 @@ fn router(node: Arc<Node>) -> Router {
         .route("/api/players/{player}/subscribe", post(subscribe))
         .route("/api/players/{player}/unsubscribe", post(unsubscribe))
         .route("/api/players/{player}/disconnect", post(disconnect))
-        .route("/api/players/{player}/view", post(not_built))
+        .route("/api/players/{player}/view", post(view))
         .route("/api/players/{player}", get(not_built))
         .route("/api/rooms/{room}/signal", post(not_built))
         .route("/api/rooms", get(not_built))
@@ -90,9 +91,17 @@ struct PublishBody<'a> {
     #[serde(borrow, default)]
     tags: Option<&'a RawValue>,
     #[serde(default)]
-    key: Option<String>,
+    key: Option<Key>,
     #[serde(default)]
     idempotency_key: Option<serde_json::Value>,
+}
+
+/// The entity's key: a number counts as its decimal text.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Key {
+    Text(String),
+    Number(serde_json::Number),
 }
 
 async fn publish(State(node): Shared, body: Bytes) -> Answer {
@@ -109,26 +118,22 @@ async fn publish(State(node): Shared, body: Bytes) -> Answer {
     if tags.is_some_and(|tags| !tags.starts_with('{')) {
         return Err(bad_request("tags: an object is expected"));
     }
-    let payload = Envelope {
+    let key = match body.key {
+        None => None,
+        Some(Key::Text(key)) => Some(key),
+        Some(Key::Number(number)) => Some(json::decimal_text(&number.to_string())),
+    };
+    let event = Envelope {
         event: &body.event,
         data,
         from: None,
         tags,
-        key: body.key.as_deref(),
+        key: key.as_deref(),
         ts: Some(unix_ms()),
         id: Some(&format!("db1.{}.{}", node.config.node, node.bus.next_id())),
-    }
-    .to_payload();
-    if payload.len() > node.config.broker.external_bytes {
-        return Err(ApiError::code(
-            StatusCode::PAYLOAD_TOO_LARGE,
-            ErrorCode::TooLarge,
-            "over external_bytes",
-        ));
-    }
-    let class = node.config.engine.classes.of_channel(&body.channel);
-    let when_down = class.map_or(WhenDown::Queue, |(_, class, _)| class.when_broker_down);
-    node.bus.publish(body.channel.as_str().into(), payload, when_down).await?;
+    };
+    let class = node.config.engine.classes.of_channel(&body.channel).map(|(_, class, _)| class);
+    node.bus.publish_event(class, &body.channel, &event, node.config.broker.external_bytes).await?;
     Ok(axum::Json(serde_json::json!({ "channel": body.channel })).into_response())
 }
 
@@ -147,6 +152,29 @@ async fn unsubscribe(State(node): Shared, Path(player): Path<String>, body: Byte
     let ChannelBody { channel } = parse(&body)?;
     check_channel(&node, &channel, true)?;
     command(&node, player, PlayerAction::Unsubscribe { channel: channel.into() }).await
+}
+
+#[derive(Deserialize)]
+struct ViewBody {
+    channel: String,
+    #[serde(default, deserialize_with = "present")]
+    view: Option<Option<String>>,
+}
+
+/// What a player is shown of a channel is narrowed, or no longer.
+async fn view(State(node): Shared, Path(player): Path<String>, body: Bytes) -> Answer {
+    let ViewBody { channel, view } = parse(&body)?;
+    check_channel(&node, &channel, false)?;
+    let view = view.ok_or_else(|| bad_request("view: an expression, or null"))?;
+    if let Some(view) = &view {
+        check_view(view).map_err(|error| ApiError {
+            position: Some(error.position),
+            hint: error.hint.clone(),
+            ..ApiError::code(StatusCode::BAD_REQUEST, ErrorCode::FilterInvalid, format!("view: {error}"))
+        })?;
+    }
+    node.bus.set_view(player.as_str().into(), channel.into(), view.map(Into::into)).await?;
+    Ok(axum::Json(serde_json::json!({ "player": player })).into_response())
 }
 
 #[derive(Default, Deserialize)]
@@ -197,11 +225,14 @@ struct ApiError {
     code: &'static str,
     message: String,
     outcome: Option<&'static str>,
+    /// Of an expression: where it is wrong, in bytes, and what would be right.
+    position: Option<usize>,
+    hint: Option<String>,
 }
 
 impl ApiError {
     fn new(status: StatusCode, code: &'static str, message: impl Into<String>) -> Self {
-        ApiError { status, code, message: message.into(), outcome: None }
+        ApiError { status, code, message: message.into(), outcome: None, position: None, hint: None }
     }
 
     fn code(status: StatusCode, code: ErrorCode, message: impl Into<String>) -> Self {
@@ -215,6 +246,18 @@ fn bad_request(message: impl Into<String>) -> ApiError {
 
 fn unsupported(message: &str) -> ApiError {
     ApiError::code(StatusCode::NOT_IMPLEMENTED, ErrorCode::Unsupported, message)
+}
+
+impl From<EventRefused> for ApiError {
+    fn from(refused: EventRefused) -> Self {
+        match refused {
+            EventRefused::Bad(text) => bad_request(text),
+            EventRefused::TooLarge => {
+                ApiError::code(StatusCode::PAYLOAD_TOO_LARGE, ErrorCode::TooLarge, "over external_bytes")
+            }
+            EventRefused::Broker(failure) => failure.into(),
+        }
+    }
 }
 
 impl From<PublishFailure> for ApiError {
@@ -247,6 +290,12 @@ impl IntoResponse for ApiError {
         let mut error = serde_json::json!({ "code": self.code, "message": self.message });
         if let Some(outcome) = self.outcome {
             error["outcome"] = outcome.into();
+        }
+        if let Some(position) = self.position {
+            error["position"] = position.into();
+        }
+        if let Some(hint) = self.hint {
+            error["hint"] = hint.into();
         }
         (self.status, axum::Json(serde_json::json!({ "error": error }))).into_response()
     }

@@ -6,18 +6,22 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use drawbridge::broker::{Broker, BrokerSettings, BrokerStats, Kind, RedisSettings, ShardInbox, shard_queue};
-use drawbridge_engine::class::{Class, Classes};
+use drawbridge_engine::class::{Class, Classes, EntityRules};
 use drawbridge_engine::expr::{Vars, compile};
 use drawbridge_engine::interest::{HubSettings, ShardId};
 use drawbridge_engine::io::{
-    BrokerCommand, BrokerEvent, BrokerStatus, Publication, PublishFailure, Subject, Ticket, WhenDown,
+    BrokerCommand, BrokerEvent, BrokerStatus, Commit, Publication, PublishFailure, Subject, Ticket, WhenDown,
 };
+use drawbridge_engine::path::Path;
 use drawbridge_protocol::template::ClassName;
 
 use super::server::{Flavour, Server};
 
 /// No wait lasts longer; nothing is expected to take so long.
 pub const PATIENCE: Duration = Duration::from_secs(30);
+/// What an entity channel holds, and for how long.
+pub const ENTITY_MAX: usize = 20;
+pub const ENTITY_TTL_MS: u64 = 2_000;
 pub const EXTERNAL_BYTES: usize = 64 * 1024;
 pub const LINGER_MS: u64 = 50;
 
@@ -67,12 +71,12 @@ impl Bench {
             (0..options.shards).map(|_| shard_queue(options.shard_bytes)).unzip();
         let (node_queue, node) = shard_queue(options.shard_bytes);
         let settings = BrokerSettings {
-            kind: redis.map_or(Kind::Memory, Kind::Redis),
+            kind: redis.map_or(Kind::Memory, |redis| Kind::Redis(redis.into())),
             hub: HubSettings {
                 epoch: "e1".into(),
                 linger_ms: LINGER_MS,
                 external_bytes: EXTERNAL_BYTES,
-                classes: Classes::new(vec![class("room:{room}", true), class("chat:{name}", false)]),
+                classes: classes(),
                 reserved: drawbridge_engine::settings::Reserved::new("drawbridge:"),
             },
             queue_bytes: options.queue_bytes,
@@ -107,6 +111,74 @@ impl Bench {
             BrokerEvent::Confirmed { subject: confirmed, after_break: false, .. }
                 if confirmed == *subject => {}
             other => panic!("expected the confirmation of {subject:?}, got {other:?}"),
+        }
+    }
+
+    /// Writes and publishes an event of an entity channel, and waits for the answer.
+    pub fn commit(&mut self, shard: u8, channel: &str, key: &str, n: usize) -> Result<(), PublishFailure> {
+        let ticket = self.commit_later(shard, channel, key, Some(n));
+        self.done(shard, ticket)
+    }
+
+    /// As [`Bench::commit`], without waiting; without a number the entity ends.
+    pub fn commit_later(&mut self, shard: u8, channel: &str, key: &str, n: Option<usize>) -> Ticket {
+        let ticket = Ticket(self.tickets.fetch_add(1, Ordering::Relaxed));
+        let event = if n.is_some() { "e" } else { "remove" };
+        let payload =
+            format!(r#"{{"event":"{event}","data":{{"id":"{key}","n":{}}},"key":"{key}"}}"#, n.unwrap_or(0));
+        let commit = Commit {
+            key: key.into(),
+            remove: n.is_none(),
+            payload: payload.into(),
+            id: format!("db1.0000000000000001.{}", ticket.0),
+            max: ENTITY_MAX,
+            ttl_ms: ENTITY_TTL_MS,
+        };
+        let command =
+            BrokerCommand::Commit { ticket, channel: channel.into(), commit, when_down: WhenDown::Queue };
+        self.broker.command(ShardId(shard), command);
+        ticket
+    }
+
+    /// Keeps a view and waits for the answer.
+    pub fn set_view(
+        &mut self,
+        player: &str,
+        channel: &str,
+        view: Option<&str>,
+    ) -> Result<(), PublishFailure> {
+        let ticket = Ticket(self.tickets.fetch_add(1, Ordering::Relaxed));
+        let command = BrokerCommand::SetView {
+            ticket,
+            player: player.into(),
+            channel: channel.into(),
+            view: view.map(Into::into),
+            tell: Some(("room:told".into(), "told".into())),
+        };
+        self.broker.command(ShardId(0), command);
+        self.done(0, ticket)
+    }
+
+    /// A player's views.
+    pub fn views(&mut self, player: &str) -> Vec<(String, String)> {
+        let ticket = Ticket(self.tickets.fetch_add(1, Ordering::Relaxed));
+        self.broker.command(ShardId(0), BrokerCommand::LoadViews { ticket, player: player.into() });
+        match self.next(0) {
+            BrokerEvent::Views { ticket: answered, views: Ok(views) } if answered == ticket => {
+                let mut views: Vec<_> =
+                    views.iter().map(|(channel, view)| (channel.to_string(), view.to_string())).collect();
+                views.sort();
+                views
+            }
+            other => panic!("expected views, got {other:?}"),
+        }
+    }
+
+    /// The table of an entity channel, behind the confirmation or where it is told anew: key and number of each.
+    pub fn table(&mut self, shard: u8) -> Vec<(String, String)> {
+        match self.next(shard) {
+            BrokerEvent::Table { entities, .. } => entities.iter().map(|entity| state(entity)).collect(),
+            other => panic!("expected a table, got {other:?}"),
         }
     }
 
@@ -243,6 +315,22 @@ impl Bench {
     pub fn shut_down(&self) {
         self.runtime.block_on(self.broker.shutdown());
     }
+}
+
+/// An entity's key, and what its data says of `n`.
+pub fn state(entity: &Publication) -> (String, String) {
+    let data: serde_json::Value = serde_json::from_str(entity.event.data_json()).unwrap();
+    (entity.event.key().unwrap_or_default().to_owned(), data["n"].to_string())
+}
+
+/// The classes of every scenario.
+pub fn classes() -> Arc<Classes> {
+    let world = Class {
+        key: Some(Path::parse("data.id").unwrap()),
+        entity: Some(EntityRules { max: ENTITY_MAX, ttl_ms: ENTITY_TTL_MS, space: None }),
+        ..class("world:{world}", false)
+    };
+    Classes::new(vec![class("room:{room}", true), class("chat:{name}", false), world])
 }
 
 fn class(name: &str, patterns: bool) -> Class {

@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use drawbridge::broker::RedisSettings;
+use drawbridge::broker::redis::Library;
 use drawbridge::config::{RedisAddress, Secret};
 
 /// How a node reaches Redis.
@@ -24,7 +25,8 @@ pub enum Flavour {
 
 /// The rights of `docs/redis.md`, without its channels and keys.
 pub const ACL_COMMANDS: &str = "-@all +hello +auth +ping +select +client|setname +subscribe +psubscribe \
-     +unsubscribe +punsubscribe +publish +xadd";
+     +unsubscribe +punsubscribe +publish +xadd +fcall +function|list +function|load +time +hget +hmget \
+     +hgetall +hscan +hset +hdel +hlen +hexists +hincrby +pexpire";
 
 /// A running (or killed, or stopped) Redis.
 pub struct Server {
@@ -103,7 +105,7 @@ impl Server {
             std::thread::sleep(Duration::from_millis(10));
         }
         if self.flavour == Flavour::Acl {
-            let rules = format!("bridge reset on >between-us ~* &room:* &chat:* &r* {ACL_COMMANDS}");
+            let rules = format!("bridge reset on >between-us ~* &room:* &chat:* &world:* &r* {ACL_COMMANDS}");
             self.call(
                 &[&["ACL", "SETUSER"], rules.split_whitespace().collect::<Vec<_>>().as_slice()].concat(),
             );
@@ -162,6 +164,8 @@ impl Server {
             db: 0,
             subscriber_pool,
             client_name: "drawbridge-test".into(),
+            key_prefix: "drawbridge:".into(),
+            library: Library::new(&super::bench::classes(), "drawbridge:", super::bench::EXTERNAL_BYTES),
         }
     }
 

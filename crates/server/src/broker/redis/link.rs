@@ -24,6 +24,7 @@ use super::resp::{Decoder, Garbage, Payload, Reply, Step};
 use crate::broker::Part;
 use crate::broker::board::Board;
 use crate::broker::interest::{Order, until};
+use crate::broker::questions::{Question, QuestionSender};
 
 /// How often Redis is asked for a sign of life.
 const PING_EVERY: Duration = Duration::from_secs(2);
@@ -38,6 +39,7 @@ pub(super) struct Link {
     part: Part,
     settings: Arc<RedisSettings>,
     board: Arc<Board>,
+    ask: QuestionSender,
 }
 
 /// Nothing more is to be done.
@@ -46,8 +48,14 @@ struct Stopped;
 type Stop = watch::Receiver<bool>;
 
 impl Link {
-    pub(super) fn new(index: usize, part: Part, settings: Arc<RedisSettings>, board: Arc<Board>) -> Self {
-        Link { index, part, settings, board }
+    pub(super) fn new(
+        index: usize,
+        part: Part,
+        settings: Arc<RedisSettings>,
+        board: Arc<Board>,
+        ask: QuestionSender,
+    ) -> Self {
+        Link { index, part, settings, board, ask }
     }
 
     /// Runs until it is told to stop, or nobody is left to order anything.
@@ -98,6 +106,7 @@ impl Link {
         self.part.interest.set_now(Instant::now());
         self.part.interest.handle(HubInput::LinkDown);
         self.part.interest.commands.clear();
+        self.part.interest.loads.clear();
         self.part.meter.set_round_trip(None);
         self.part.meter.reconnected();
         end
@@ -112,6 +121,9 @@ impl Link {
         loop {
             for command in self.part.interest.commands.drain(..) {
                 session.conversation.send(command);
+            }
+            for (channel, load) in self.part.interest.loads.drain(..) {
+                let _ = self.ask.send(Question::Table { link: self.index, channel, load });
             }
             if self.part.interest.is_restored() {
                 self.board.set(self.index, true);

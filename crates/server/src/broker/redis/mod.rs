@@ -1,20 +1,26 @@
-//! The Redis broker: a pool of subscriber links ([`link`]) with a hub each, and one command connection
-//! ([`publisher`]). Only here is a Redis client named. Pub/sub is read by our own RESP3 code ([`resp`]), commands
+//! The Redis broker: a pool of subscriber links ([`link`]) with a hub each, one command connection ([`publisher`]), and
+//! one that reads ([`reader`]). Only here is a Redis client named. Pub/sub is read by our own RESP3 code ([`resp`]), commands
 //! go through redis-rs, and no connection does both.
 
 mod buffer;
+mod commands;
 mod connect;
 mod conversation;
+mod library;
 mod link;
 mod publisher;
+mod reader;
 pub mod resp;
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use tokio::task::JoinSet;
 
+pub use self::library::Library;
 use self::link::Link;
 use self::publisher::Publisher;
+use self::reader::Reader;
 use super::Shell;
 use crate::config::{RedisAddress, Secret};
 
@@ -35,6 +41,22 @@ pub struct RedisSettings {
     pub subscriber_pool: usize,
     /// What `CLIENT LIST` shows, without white space; empty: nothing.
     pub client_name: String,
+    /// What our own keys begin with.
+    pub key_prefix: String,
+    /// The functions that Redis is to have.
+    pub library: Library,
+}
+
+impl RedisSettings {
+    /// Where an entity channel's table is; the library's functions find it by the same rule.
+    fn table_key(&self, channel: &str) -> String {
+        format!("{}{{{channel}}}:entities", self.key_prefix)
+    }
+
+    /// Where a player's views are.
+    fn views_key(&self, player: &str) -> String {
+        format!("{}{{player:{player}}}:views", self.key_prefix)
+    }
 }
 
 /// The code that an error of Redis begins with.
@@ -50,11 +72,20 @@ fn is_passing(words: &str) -> bool {
 /// Runs all links and the publisher until they are told to stop.
 pub(super) async fn run(settings: RedisSettings, shell: Shell) {
     let settings = Arc::new(settings);
-    let Shell { parts, jobs, meter, board, stop } = shell;
+    let Shell { parts, jobs, meter, board, stop, questions, ask, links, outlet } = shell;
     let mut tasks = JoinSet::new();
     let publisher = parts.len();
+    let reader = Reader {
+        questions,
+        waiting: VecDeque::new(),
+        settings: settings.clone(),
+        board: board.clone(),
+        outlet,
+        links,
+    };
+    tasks.spawn(reader.run(stop.clone()));
     for (index, part) in parts.into_iter().enumerate() {
-        let link = Link::new(index, part, settings.clone(), board.clone());
+        let link = Link::new(index, part, settings.clone(), board.clone(), ask.clone());
         tasks.spawn(link.run(stop.clone()));
     }
     tasks.spawn(Publisher::new(publisher, jobs, settings, board, meter).run(stop));
@@ -74,6 +105,8 @@ mod tests {
             db: 0,
             subscriber_pool: 1,
             client_name: String::new(),
+            key_prefix: "drawbridge:".into(),
+            library: Library::new(&Default::default(), "drawbridge:", 1 << 20),
         }
     }
 

@@ -9,29 +9,21 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use drawbridge_engine::io::{PublishFailure, WhenDown};
-use redis::aio::MultiplexedConnection;
-use redis::{AsyncConnectionConfig, ProtocolVersion, RedisConnectionInfo, RedisError, RedisResult, Value};
+use redis::{RedisResult, Value};
 use tokio::sync::watch;
-use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
-use super::connect::{Attempts, Broken, CONNECT_TIMEOUT, open};
-use super::{RedisSettings, is_passing};
+use super::commands::{Commands, text, words};
+use super::connect::{Attempts, Broken};
+use super::{RedisSettings, code_of, is_passing};
 use crate::broker::DRAIN_TIMEOUT;
 use crate::broker::board::Board;
-use crate::broker::jobs::{Job, JobReceiver, Work};
+use crate::broker::jobs::{Job, JobReceiver, Work, open_object};
 use crate::broker::meter::Meter;
 
 /// The bounds of one pipeline.
 const PIPELINE_COMMANDS: usize = 512;
 const PIPELINE_BYTES: usize = 1024 * 1024;
-/// How long Redis may take to answer a pipeline.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
-/// How often Redis is asked for a sign of life, and how long it may take.
-const PING_EVERY: Duration = Duration::from_secs(2);
-const PING_TIMEOUT: Duration = ANSWER_TIMEOUT;
-/// How long an answer that has come may take to be read.
-const GRACE: Duration = Duration::from_millis(100);
 /// How long publishes that waited go on waiting for the subscriptions to be restored, and how often this is looked at.
 const LINKS_PATIENCE: Duration = Duration::from_secs(2);
 const LINKS_POLL: Duration = Duration::from_millis(5);
@@ -48,6 +40,10 @@ pub(super) struct Publisher {
     settings: Arc<RedisSettings>,
     board: Arc<Board>,
     meter: Arc<Meter>,
+    /// The functions have been looked after once.
+    began: bool,
+    /// Redis lets us load them.
+    may_load: bool,
 }
 
 /// Nothing more is to be done.
@@ -63,7 +59,16 @@ impl Publisher {
         board: Arc<Board>,
         meter: Arc<Meter>,
     ) -> Self {
-        Publisher { part, jobs, waiting: VecDeque::new(), settings, board, meter }
+        Publisher {
+            part,
+            jobs,
+            waiting: VecDeque::new(),
+            settings,
+            board,
+            meter,
+            began: false,
+            may_load: true,
+        }
     }
 
     /// Runs until it is told to stop, or nobody is left to publish. What is queued then gets [`DRAIN_TIMEOUT`] if
@@ -121,6 +126,7 @@ impl Publisher {
 
     /// The life of one connection.
     async fn live(&mut self, stop: &mut Stop, mut commands: Commands) -> Result<Stopped, Broken> {
+        self.load_library(&mut commands).await?;
         self.board.set(self.part, true);
         if !self.waiting.is_empty() && self.wait_for_links(stop).await.is_err() {
             return Ok(Stopped);
@@ -173,11 +179,16 @@ impl Publisher {
     /// Sends one pipeline and answers its jobs.
     async fn send(&mut self, stop: &mut Stop, commands: &mut Commands) -> Result<(), Broken> {
         let mut batch = self.next_batch();
-        let pipeline = pipeline(&batch);
+        let (pipeline, counts) = pipeline(&batch, &self.settings);
         batch.iter_mut().for_each(|job| job.set_handed(true));
         // Where this fails, the batch is dropped unanswered: nobody knows what became of it.
-        let results = commands.query(&pipeline).await?;
-        if self.settle(batch, results) {
+        let outcomes = outcomes(commands.query(&pipeline).await?, &counts);
+        let functions_are_missing =
+            outcomes.iter().any(|outcome| outcome.as_ref().is_err_and(|words| is_missing_function(words)));
+        if functions_are_missing && self.may_load {
+            self.load_library(commands).await?;
+        }
+        if self.settle(batch, outcomes) {
             self.board.set(self.part, true);
             return Ok(());
         }
@@ -209,17 +220,37 @@ impl Publisher {
         batch
     }
 
+    /// Sees to it that Redis has the functions. Where it does not let us, what needs them is refused.
+    async fn load_library(&mut self, commands: &mut Commands) -> Result<(), Broken> {
+        let begins = !std::mem::replace(&mut self.began, true);
+        self.may_load = match commands.load(&self.settings.library, begins).await? {
+            Ok(()) => true,
+            Err(reason) => {
+                if self.settings.library.is_needed {
+                    tracing::error!(reason, "the Redis functions of entity channels cannot be loaded");
+                } else {
+                    tracing::debug!(reason, "the Redis functions cannot be loaded");
+                }
+                false
+            }
+        };
+        Ok(())
+    }
+
     /// Answers what was answered. What Redis cannot do just now goes back to the front of the queue, unless
     /// something behind it was done, which it may not follow. Says whether all was answered.
-    fn settle(&mut self, batch: Vec<Job>, results: Vec<RedisResult<Value>>) -> bool {
-        let passing = |result: &RedisResult<Value>| result.as_ref().is_err_and(|e| is_passing(&words(e)));
-        let redo_from = results.iter().rposition(|result| !passing(result)).map_or(0, |last| last + 1);
+    fn settle(&mut self, batch: Vec<Job>, outcomes: Vec<Result<(), String>>) -> bool {
+        let will_pass = |words: &str| is_passing(words) || (is_missing_function(words) && self.may_load);
+        let passing = |outcome: &Result<(), String>| outcome.as_ref().is_err_and(|words| will_pass(words));
+        let redo_from = outcomes.iter().rposition(|outcome| !passing(outcome)).map_or(0, |last| last + 1);
         let mut redo = Vec::new();
-        for (at, (mut job, result)) in batch.into_iter().zip(results).enumerate() {
-            match result {
-                Ok(_) => job.answer(Ok(())),
-                Err(error) if !is_passing(&words(&error)) => {
-                    let words = words(&error);
+        for (at, (mut job, outcome)) in batch.into_iter().zip(outcomes).enumerate() {
+            match outcome {
+                Ok(()) => job.answer(Ok(())),
+                Err(words) if code_of(&words) == "LIMIT_EXCEEDED" => {
+                    job.answer(Err(PublishFailure::LimitExceeded));
+                }
+                Err(words) if !will_pass(&words) => {
                     tracing::debug!(subject = job.work.subject(), reason = words, "Redis refused a publish");
                     job.answer(Err(PublishFailure::Refused(words.into())));
                 }
@@ -238,10 +269,18 @@ impl Publisher {
     }
 }
 
-fn pipeline(batch: &[Job]) -> redis::Pipeline {
+/// A batch as commands, and how many jobs each of them is for: events of one entity channel that follow one another are
+/// written by one call.
+fn pipeline(batch: &[Job], settings: &RedisSettings) -> (redis::Pipeline, Vec<usize>) {
     let mut pipeline = redis::Pipeline::with_capacity(batch.len());
     pipeline.ignore_errors();
-    for job in batch {
+    let mut counts = Vec::with_capacity(batch.len());
+    let mut rest = batch;
+    while let Some(job) = rest.first() {
+        let alike = rest.iter().take_while(|other| other.work.joins(&job.work)).count();
+        let (now, later) = rest.split_at(alike.max(1));
+        rest = later;
+        counts.push(now.len());
         match &job.work {
             Work::Publish { channel, payload } => {
                 pipeline.cmd("PUBLISH").arg(&**channel).arg(&payload[..]);
@@ -252,125 +291,42 @@ fn pipeline(batch: &[Job]) -> redis::Pipeline {
                     pipeline.arg(*name).arg(&value[..]);
                 }
             }
+            Work::Commit { channel, commit } => {
+                pipeline.cmd("FCALL").arg("drawbridge_commit").arg(1).arg(&**channel);
+                pipeline.arg(commit.max).arg(commit.ttl_ms);
+                for job in now {
+                    let Work::Commit { commit, .. } = &job.work else { continue };
+                    pipeline.arg(&*commit.key).arg(u8::from(commit.remove));
+                    pipeline.arg(open_object(&commit.payload)).arg(&commit.id);
+                }
+            }
+            Work::View { player, channel, view, tell } => {
+                let (nodes, payload) = tell.as_ref().map_or(("", &[][..]), |(nodes, told)| (nodes, told));
+                pipeline.cmd("FCALL").arg("drawbridge_view").arg(1).arg(settings.views_key(player));
+                pipeline.arg(&**channel).arg(view.as_deref().unwrap_or_default()).arg(nodes).arg(payload);
+            }
         }
     }
-    pipeline
+    (pipeline, counts)
 }
 
-/// What Redis said.
-fn words(error: &RedisError) -> String {
-    match (error.code(), error.detail()) {
-        (Some(code), Some(detail)) => format!("{code} {detail}"),
-        (Some(code), None) => code.to_owned(),
-        (None, _) => error.to_string(),
-    }
-}
-
-/// One command connection.
-struct Commands {
-    connection: MultiplexedConnection,
-    /// Moves the bytes; ends when the connection does.
-    driver: JoinHandle<()>,
-    /// Ends when Redis is silent.
-    probe: JoinHandle<()>,
-}
-
-impl Drop for Commands {
-    fn drop(&mut self) {
-        self.driver.abort();
-        self.probe.abort();
-    }
-}
-
-impl Commands {
-    async fn open(settings: Arc<RedisSettings>) -> Result<Commands, Broken> {
-        timeout(CONNECT_TIMEOUT, Commands::open_unbounded(&settings)).await.unwrap_or(Err(Broken::Silent))
-    }
-
-    async fn open_unbounded(settings: &RedisSettings) -> Result<Commands, Broken> {
-        let stream = open(settings).await?;
-        let mut who = RedisConnectionInfo::default()
-            .set_protocol(ProtocolVersion::RESP3)
-            .set_db(i64::from(settings.db))
-            .set_skip_set_lib_name();
-        if let Some(password) = &settings.password {
-            who = who
-                .set_username(settings.username.as_deref().unwrap_or("default"))
-                .set_password(password.expose());
-        }
-        // Time is kept here, for whole pipelines.
-        let config = AsyncConnectionConfig::new().set_response_timeout(None);
-        let (connection, driver) =
-            MultiplexedConnection::new_with_config(&who, stream, config).await.map_err(refused)?;
-        let probe = tokio::spawn(probe(connection.clone()));
-        let mut commands = Commands { connection, driver: tokio::spawn(driver), probe };
-        if !settings.client_name.is_empty() {
-            let mut set_name = redis::cmd("CLIENT");
-            set_name.arg("SETNAME").arg(&settings.client_name);
-            // Only a help for people; the user may lack the right.
-            let _ = commands.connection.send_packed_command(&set_name).await;
-        }
-        commands.ready().await?;
-        Ok(commands)
-    }
-
-    /// Whether Redis takes commands, or is loading, say.
-    async fn ready(&mut self) -> Result<(), Broken> {
-        match redis::cmd("PING").query_async::<Value>(&mut self.connection).await {
-            Err(error) if error.code().is_none() || is_passing(&words(&error)) => Err(refused(error)),
-            _ => Ok(()),
+/// An outcome for each job: Redis' words where it was not done.
+fn outcomes(results: Vec<RedisResult<Value>>, counts: &[usize]) -> Vec<Result<(), String>> {
+    let mut outcomes = Vec::new();
+    for (result, count) in results.into_iter().zip(counts) {
+        match result {
+            Ok(Value::Array(answers)) if answers.len() == *count => {
+                let refused = |answer: &Value| text(answer).map_or(Ok(()), Err);
+                outcomes.extend(answers.iter().map(refused));
+            }
+            Ok(_) => outcomes.extend((0..*count).map(|_| Ok(()))),
+            Err(error) => outcomes.extend((0..*count).map(|_| Err(words(&error)))),
         }
     }
-
-    /// The result of each command, or why nobody knows.
-    async fn query(&mut self, pipeline: &redis::Pipeline) -> Result<Vec<RedisResult<Value>>, Broken> {
-        let Commands { connection, driver, probe } = self;
-        tokio::select! {
-            biased;
-            results = answer_within(ANSWER_TIMEOUT, pipeline.query_async(connection)) => match results {
-                Some(results) => results.map_err(refused),
-                None => Err(Broken::Silent),
-            },
-            broken = ended(driver, probe) => Err(broken),
-        }
-    }
-
-    /// Waits for the end of the connection.
-    async fn ended(&mut self) -> Broken {
-        ended(&mut self.driver, &mut self.probe).await
-    }
+    outcomes
 }
 
-/// As a timeout, but when this process itself was stopped for a while, so that time is up and the answer is there
-/// unread, the answer counts.
-async fn answer_within<F: Future>(time: Duration, answer: F) -> Option<F::Output> {
-    let mut answer = pin!(answer);
-    match timeout(time, answer.as_mut()).await {
-        Ok(answer) => Some(answer),
-        Err(_) => timeout(GRACE, answer).await.ok(),
-    }
-}
-
-async fn ended(driver: &mut JoinHandle<()>, probe: &mut JoinHandle<()>) -> Broken {
-    tokio::select! {
-        _ = driver => {
-            Broken::Io(std::io::Error::new(std::io::ErrorKind::UnexpectedEof, "Redis closed the connection"))
-        }
-        _ = probe => Broken::Silent,
-    }
-}
-
-/// Ends when Redis does not answer. Does not hold up what is published meanwhile.
-async fn probe(mut connection: MultiplexedConnection) {
-    loop {
-        tokio::time::sleep(PING_EVERY).await;
-        let ping = redis::cmd("PING");
-        if answer_within(PING_TIMEOUT, connection.send_packed_command(&ping)).await.is_none() {
-            return;
-        }
-    }
-}
-
-fn refused(error: RedisError) -> Broken {
-    Broken::refused(&words(&error))
+/// Whether Redis has lost its functions, so that nothing was done.
+fn is_missing_function(words: &str) -> bool {
+    words.contains("Function not found")
 }

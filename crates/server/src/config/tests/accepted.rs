@@ -1,5 +1,6 @@
 //! Right configurations: defaults, and that each key reaches its place.
 
+use drawbridge_engine::class::{Delivery, SlowConsumer};
 use drawbridge_engine::expr::{Binding, Scope, Var};
 use drawbridge_engine::io::WhenDown;
 use drawbridge_engine::settings::Rate;
@@ -175,24 +176,55 @@ view = "false"
 }
 
 #[test]
+fn an_entity_class_says_what_is_kept_where_and_how_fast() {
+    let config = good(
+        r#"
+[[channel]]
+name = "world:{world}"
+kind = "entity"
+key = "data.id"
+position = ["data.pos.x", "data.pos.y"]
+entity_max = 5
+entity_ttl = "30s"
+hysteresis = 2
+max_radius = 60.5
+area_required = true
+follow = "key == me.player"
+batch = "50ms"
+max_updates = 20
+max_wait = "500ms"
+conflate = true
+[[channel]]
+name = "chat:*"
+slow_consumer = "drop_oldest"
+"#,
+    );
+    let classes: Vec<_> = config.engine.classes.iter().map(|(_, class)| class).collect();
+    let [world, chat] = classes[..] else { panic!() };
+    let rules = world.entity.as_ref().unwrap();
+    let space = rules.space.as_ref().unwrap();
+    assert_eq!((rules.max, rules.ttl_ms), (5, 30_000));
+    assert_eq!(world.key.as_ref().unwrap().to_string(), "data.id");
+    assert_eq!(space.position[1].to_string(), "data.pos.y");
+    assert_eq!((space.hysteresis, space.max_radius, space.area_required), (2.0, Some(60.5), true));
+    assert_eq!(space.follow.to_string(), "key == me.player");
+    let delivery = Delivery {
+        batch_ms: 50,
+        conflate: true,
+        max_updates: Some(20),
+        max_wait_ms: 500,
+        slow_consumer: SlowConsumer::Latest,
+    };
+    assert_eq!(world.delivery, delivery);
+    assert_eq!(chat.delivery.slow_consumer, SlowConsumer::DropOldest);
+}
+
+#[test]
 fn the_sample_of_the_contract_is_accepted_or_refused_by_name() {
     let said = report(include_str!("contract.toml"));
     let refused: Vec<_> = said.lines().map(|line| line.split('`').nth(1).unwrap()).collect();
     assert!(said.lines().all(|line| line.contains("` is not supported yet;")), "{said}");
-    assert_eq!(
-        refused,
-        [
-            "connection.resume_window",
-            "channel.history",
-            "channel.presence",
-            "channel.batch",
-            "channel.conflate",
-            "channel.key",
-            "channel.position",
-            "channel.hysteresis",
-            "channel.slow_consumer",
-        ]
-    );
+    assert_eq!(refused, ["connection.resume_window", "channel.history", "channel.presence",]);
 }
 
 const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../..");
@@ -229,7 +261,10 @@ fn dev_needs_nothing() {
     let templates: Vec<_> = config.engine.auto_subscribe.iter().map(ToString::to_string).collect();
     assert_eq!(templates, ["player:{sub}", "room:{room}", "game:{game}", "team:{team}"]);
     let names: Vec<_> = config.engine.classes.iter().map(|(_, class)| class.name.to_string()).collect();
-    assert_eq!(names, ["player:{player}", "room:{room}", "game:{game}", "team:{team}", "chat:*"]);
+    assert_eq!(
+        names,
+        ["player:{player}", "room:{room}", "game:{game}", "world:{world}", "team:{team}", "chat:*"]
+    );
     let other = dev(None).unwrap().auth.hmac_secret.unwrap();
     let secret = config.auth.hmac_secret.unwrap();
     assert!(secret.expose().len() == 64 && secret != other);

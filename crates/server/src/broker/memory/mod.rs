@@ -1,19 +1,26 @@
 //! The memory broker: the same hub as for Redis, and a small stand-in for the Redis behind it, in one task. It
 //! answers subscriptions and sends copies of each publication in Redis' order: the exact subscription's first,
-//! then one for each pattern. Nothing leaves the process, and what is appended to a stream is counted and gone.
+//! then one for each pattern. Nothing leaves the process, and what is appended to a stream is counted and gone. What it
+//! keeps of entities and views stands in [`store`].
+
+mod store;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Instant;
 
+use bytes::Bytes;
 use drawbridge_engine::interest::{HubInput, LinkCommand};
-use drawbridge_engine::io::Subject;
+use drawbridge_engine::io::{BrokerEvent, Subject};
 use drawbridge_protocol::glob;
 use tokio::sync::watch;
 
+use self::store::Store;
 use super::board::Board;
 use super::interest::{Order, until};
 use super::jobs::{Job, JobReceiver, Work};
+use super::outlet::Outlet;
+use super::questions::{Question, QuestionReceiver};
 use super::{Part, Shell};
 
 /// How much is done before other tasks get their turn.
@@ -21,15 +28,20 @@ const TURN: usize = 256;
 
 /// Runs the memory broker until it is told to stop, or nobody is left to order anything.
 pub(super) async fn run(shell: Shell) {
-    let Shell { parts, jobs, board, stop, .. } = shell;
+    let Shell { parts, jobs, board, stop, questions, outlet, .. } = shell;
     let Some(part) = parts.into_iter().next() else { return };
-    Memory { part, jobs, board }.run(stop).await;
+    let started = Instant::now();
+    Memory { part, jobs, board, questions, outlet, store: Store::default(), started }.run(stop).await;
 }
 
 struct Memory {
     part: Part,
     jobs: JobReceiver,
     board: Arc<Board>,
+    questions: QuestionReceiver,
+    outlet: Outlet,
+    store: Store,
+    started: Instant,
 }
 
 /// What this stand-in for Redis knows: who is subscribed to what. Patterns in the order of subscription.
@@ -55,6 +67,7 @@ impl Memory {
                     None => break,
                 },
                 Some(job) = self.jobs.recv() => self.take_jobs(job, &mut subscriptions),
+                Some(question) = self.questions.recv() => self.tell(question),
                 () = until(due) => {
                     self.part.interest.set_now(Instant::now());
                     self.part.interest.tick();
@@ -89,21 +102,57 @@ impl Memory {
     }
 
     fn carry_out(&mut self, job: Job, subscriptions: &mut Subscriptions) {
-        if let Work::Publish { channel, payload } = &job.work {
-            let copies = subscriptions.copies(channel);
-            self.part.meter.count(copies.len() as u64);
-            for pattern in copies {
-                let pattern = pattern.as_deref().map(str::as_bytes);
-                let (channel, payload) = (channel.as_bytes(), payload.clone());
-                self.part.interest.handle(HubInput::Message { pattern, channel, payload });
+        let now_ms = self.now_ms();
+        let result = match &job.work {
+            Work::Publish { channel, payload } => {
+                self.publish(channel, payload, subscriptions);
+                Ok(())
             }
+            Work::Commit { channel, commit } => self
+                .store
+                .commit(now_ms, channel, commit)
+                .map(|payload| self.publish(channel, &payload, subscriptions)),
+            Work::View { player, channel, view, tell } => {
+                self.store.set_view(player, channel, view.as_ref()).map(|()| {
+                    if let Some((nodes, payload)) = tell {
+                        self.publish(nodes, payload, subscriptions);
+                    }
+                })
+            }
+            Work::Append { .. } => Ok(()),
+        };
+        job.answer(result);
+    }
+
+    fn publish(&mut self, channel: &str, payload: &Bytes, subscriptions: &Subscriptions) {
+        let copies = subscriptions.copies(channel);
+        self.part.meter.count(copies.len() as u64);
+        for pattern in copies {
+            let pattern = pattern.as_deref().map(str::as_bytes);
+            let (channel, payload) = (channel.as_bytes(), payload.clone());
+            self.part.interest.handle(HubInput::Message { pattern, channel, payload });
         }
-        job.answer(Ok(()));
+    }
+
+    /// Answers a shard.
+    fn tell(&mut self, question: Question) {
+        if let Question::Views { shard, ticket, player } = question {
+            let views = Ok(self.store.views(&player));
+            self.outlet.tell(shard, BrokerEvent::Views { ticket, views });
+        }
+    }
+
+    fn now_ms(&self) -> u64 {
+        self.started.elapsed().as_millis() as u64
     }
 
     /// Does what the hub asks of its link.
     fn answer(&mut self, subscriptions: &mut Subscriptions) {
-        while !self.part.interest.commands.is_empty() {
+        while !self.part.interest.commands.is_empty() || !self.part.interest.loads.is_empty() {
+            for (channel, load) in std::mem::take(&mut self.part.interest.loads) {
+                let table = Ok(self.store.table(self.now_ms(), &channel));
+                self.part.interest.handle(HubInput::Loaded { channel: &channel, load, table });
+            }
             for command in std::mem::take(&mut self.part.interest.commands) {
                 match command {
                     LinkCommand::Subscribe(subjects) => {

@@ -1,0 +1,191 @@
+//! One connection for commands, through redis-rs: opened, watched, and asked. It never subscribes.
+
+use std::future::Future;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use redis::aio::MultiplexedConnection;
+use redis::{AsyncConnectionConfig, ProtocolVersion, RedisConnectionInfo, RedisError, RedisResult, Value};
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
+
+use super::connect::{Broken, CONNECT_TIMEOUT, open};
+use super::library::Library;
+use super::{RedisSettings, is_passing};
+
+/// How long Redis may take to answer.
+pub(super) const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
+/// How often Redis is asked for a sign of life, and how long it may take.
+const PING_EVERY: Duration = Duration::from_secs(2);
+const PING_TIMEOUT: Duration = ANSWER_TIMEOUT;
+/// How long an answer that has come may take to be read.
+const GRACE: Duration = Duration::from_millis(100);
+
+/// What Redis said.
+pub(super) fn words(error: &RedisError) -> String {
+    match (error.code(), error.detail()) {
+        (Some(code), Some(detail)) => format!("{code} {detail}"),
+        (Some(code), None) => code.to_owned(),
+        (None, _) => error.to_string(),
+    }
+}
+
+/// One command connection.
+pub(super) struct Commands {
+    connection: MultiplexedConnection,
+    /// Moves the bytes; ends when the connection does.
+    driver: JoinHandle<()>,
+    /// Ends when Redis is silent.
+    probe: JoinHandle<()>,
+}
+
+impl Drop for Commands {
+    fn drop(&mut self) {
+        self.driver.abort();
+        self.probe.abort();
+    }
+}
+
+impl Commands {
+    pub(super) async fn open(settings: Arc<RedisSettings>) -> Result<Commands, Broken> {
+        timeout(CONNECT_TIMEOUT, Commands::open_unbounded(&settings)).await.unwrap_or(Err(Broken::Silent))
+    }
+
+    async fn open_unbounded(settings: &RedisSettings) -> Result<Commands, Broken> {
+        let stream = open(settings).await?;
+        let mut who = RedisConnectionInfo::default()
+            .set_protocol(ProtocolVersion::RESP3)
+            .set_db(i64::from(settings.db))
+            .set_skip_set_lib_name();
+        if let Some(password) = &settings.password {
+            who = who
+                .set_username(settings.username.as_deref().unwrap_or("default"))
+                .set_password(password.expose());
+        }
+        // Time is kept here, for whole pipelines.
+        let config = AsyncConnectionConfig::new().set_response_timeout(None);
+        let (connection, driver) =
+            MultiplexedConnection::new_with_config(&who, stream, config).await.map_err(refused)?;
+        let probe = tokio::spawn(probe(connection.clone()));
+        let mut commands = Commands { connection, driver: tokio::spawn(driver), probe };
+        if !settings.client_name.is_empty() {
+            let mut set_name = redis::cmd("CLIENT");
+            set_name.arg("SETNAME").arg(&settings.client_name);
+            // Only a help for people; the user may lack the right.
+            let _ = commands.connection.send_packed_command(&set_name).await;
+        }
+        commands.ready().await?;
+        Ok(commands)
+    }
+
+    /// Whether Redis takes commands, or is loading, say.
+    async fn ready(&mut self) -> Result<(), Broken> {
+        match redis::cmd("PING").query_async::<Value>(&mut self.connection).await {
+            Err(error) if error.code().is_none() || is_passing(&words(&error)) => Err(refused(error)),
+            _ => Ok(()),
+        }
+    }
+
+    /// The result of each command, or why nobody knows.
+    pub(super) async fn query(
+        &mut self,
+        pipeline: &redis::Pipeline,
+    ) -> Result<Vec<RedisResult<Value>>, Broken> {
+        let Commands { connection, driver, probe } = self;
+        tokio::select! {
+            biased;
+            results = answer_within(ANSWER_TIMEOUT, pipeline.query_async(connection)) => match results {
+                Some(results) => results.map_err(refused),
+                None => Err(Broken::Silent),
+            },
+            broken = ended(driver, probe) => Err(broken),
+        }
+    }
+
+    /// The result of one command: Redis' answer or its words; or why nobody knows.
+    pub(super) async fn ask(&mut self, command: &redis::Cmd) -> Result<Result<Value, String>, Broken> {
+        let mut pipeline = redis::Pipeline::with_capacity(1);
+        pipeline.ignore_errors().add_command(command.clone());
+        let result = self.query(&pipeline).await?.into_iter().next();
+        Ok(result.unwrap_or(Ok(Value::Nil)).map_err(|error| words(&error)))
+    }
+
+    /// Sees to it that Redis has the functions; `begins`: this node has just started. Gives Redis' words where it does
+    /// not let us.
+    pub(super) async fn load(
+        &mut self,
+        library: &Library,
+        begins: bool,
+    ) -> Result<Result<(), String>, Broken> {
+        let mut list = redis::cmd("FUNCTION");
+        list.arg("LIST").arg("LIBRARYNAME").arg("drawbridge").arg("WITHCODE");
+        let present = match self.ask(&list).await? {
+            Ok(present) => library_code(&present),
+            Err(words) => return Ok(Err(words)),
+        };
+        let Some(code) = library.to_load(present.as_deref(), begins) else { return Ok(Ok(())) };
+        let mut load = redis::cmd("FUNCTION");
+        load.arg("LOAD").arg("REPLACE").arg(code);
+        Ok(self.ask(&load).await?.map(|_| ()))
+    }
+
+    /// Waits for the end of the connection.
+    pub(super) async fn ended(&mut self) -> Broken {
+        ended(&mut self.driver, &mut self.probe).await
+    }
+}
+
+/// The code in the answer to `FUNCTION LIST`.
+fn library_code(list: &Value) -> Option<String> {
+    match list {
+        Value::Array(items) => items.iter().find_map(library_code),
+        Value::Map(entries) => entries.iter().find_map(|(name, value)| {
+            (text(name).as_deref() == Some("library_code")).then(|| text(value)).flatten()
+        }),
+        _ => None,
+    }
+}
+
+/// A value that is a string.
+pub(super) fn text(value: &Value) -> Option<String> {
+    match value {
+        Value::BulkString(bytes) => Some(String::from_utf8_lossy(bytes).into_owned()),
+        Value::SimpleString(text) | Value::VerbatimString { text, .. } => Some(text.clone()),
+        _ => None,
+    }
+}
+
+/// As a timeout, but when this process itself was stopped for a while, so that time is up and the answer is there
+/// unread, the answer counts.
+async fn answer_within<F: Future>(time: Duration, answer: F) -> Option<F::Output> {
+    let mut answer = pin!(answer);
+    match timeout(time, answer.as_mut()).await {
+        Ok(answer) => Some(answer),
+        Err(_) => timeout(GRACE, answer).await.ok(),
+    }
+}
+
+async fn ended(driver: &mut JoinHandle<()>, probe: &mut JoinHandle<()>) -> Broken {
+    tokio::select! {
+        _ = driver => {
+            Broken::Io(std::io::Error::new(std::io::ErrorKind::UnexpectedEof, "Redis closed the connection"))
+        }
+        _ = probe => Broken::Silent,
+    }
+}
+
+/// Ends when Redis does not answer. Does not hold up what is published meanwhile.
+async fn probe(mut connection: MultiplexedConnection) {
+    loop {
+        tokio::time::sleep(PING_EVERY).await;
+        let ping = redis::cmd("PING");
+        if answer_within(PING_TIMEOUT, connection.send_packed_command(&ping)).await.is_none() {
+            return;
+        }
+    }
+}
+
+pub(super) fn refused(error: RedisError) -> Broken {
+    Broken::refused(&words(&error))
+}

@@ -1,0 +1,205 @@
+//! What the broker reads from Redis: tables of entity channels, and players' views. On a connection of its own, so that
+//! a large table holds up neither publishes nor deliveries; it is opened when something is asked for first. What is
+//! asked while Redis is away is answered when it is back.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use drawbridge_engine::interest::{StoredEntity, StoredTable};
+use drawbridge_engine::io::{BrokerEvent, PlayerViews};
+use redis::Value;
+use tokio::sync::{mpsc, watch};
+
+use super::commands::{Commands, text};
+use super::connect::{Attempts, Broken};
+use super::{RedisSettings, is_passing};
+use crate::broker::board::Board;
+use crate::broker::interest::Order;
+use crate::broker::outlet::Outlet;
+use crate::broker::questions::{Question, QuestionReceiver};
+
+/// Questions asked in one pipeline.
+const TOGETHER: usize = 256;
+/// Entities read at once; between the parts other clients of Redis get their turn.
+const SCAN_COUNT: usize = 512;
+/// How long to wait when Redis says that it cannot just now.
+const RETRY_AFTER: Duration = Duration::from_millis(200);
+
+/// See the module.
+pub(super) struct Reader {
+    pub(super) questions: QuestionReceiver,
+    /// Asked and not answered.
+    pub(super) waiting: VecDeque<Question>,
+    pub(super) settings: Arc<RedisSettings>,
+    pub(super) board: Arc<Board>,
+    pub(super) outlet: Outlet,
+    pub(super) links: Vec<mpsc::WeakUnboundedSender<Order>>,
+}
+
+impl Reader {
+    /// Runs until it is told to stop, or nobody is left to ask.
+    pub(super) async fn run(self, mut stop: watch::Receiver<bool>) {
+        tokio::select! {
+            () = self.work() => {}
+            _ = stop.wait_for(|stop| *stop) => {}
+        }
+    }
+
+    async fn work(mut self) {
+        let mut attempts = Attempts::new("reader".into(), &self.settings);
+        loop {
+            if self.waiting.is_empty() {
+                match self.questions.recv().await {
+                    Some(question) => self.waiting.push_back(question),
+                    None => return,
+                }
+            }
+            let broken = match Commands::open(self.settings.clone()).await {
+                Err(broken) => broken,
+                Ok(commands) => {
+                    attempts.up();
+                    match self.answer(commands).await {
+                        Ok(()) => return,
+                        Err(broken) => broken,
+                    }
+                }
+            };
+            let wait = attempts.failed(&broken);
+            self.board.wait_for_another(wait).await;
+        }
+    }
+
+    /// The life of one connection; ends well when nobody is left to ask.
+    async fn answer(&mut self, mut commands: Commands) -> Result<(), Broken> {
+        loop {
+            while let Ok(question) = self.questions.try_recv() {
+                self.waiting.push_back(question);
+            }
+            match self.waiting.front() {
+                Some(Question::Views { .. }) => self.answer_views(&mut commands).await?,
+                Some(Question::Table { .. }) => self.answer_table(&mut commands).await?,
+                None => tokio::select! {
+                    question = self.questions.recv() => match question {
+                        Some(question) => self.waiting.push_back(question),
+                        None => return Ok(()),
+                    },
+                    broken = commands.ended() => return Err(broken),
+                },
+            }
+        }
+    }
+
+    /// Answers the players that are asked about one behind the other.
+    async fn answer_views(&mut self, commands: &mut Commands) -> Result<(), Broken> {
+        let mut pipeline = redis::Pipeline::new();
+        pipeline.ignore_errors();
+        let players = self.waiting.iter().map_while(|question| match question {
+            Question::Views { player, .. } => Some(player),
+            Question::Table { .. } => None,
+        });
+        for player in players.take(TOGETHER) {
+            pipeline.cmd("HGETALL").arg(self.settings.views_key(player));
+        }
+        for result in commands.query(&pipeline).await? {
+            let result = result.map_err(|error| super::commands::words(&error));
+            if result.as_ref().is_err_and(|words| is_passing(words)) {
+                tokio::time::sleep(RETRY_AFTER).await;
+                return Ok(());
+            }
+            let Some(Question::Views { shard, ticket, .. }) = self.waiting.pop_front() else { return Ok(()) };
+            let views = result.map(|views| player_views(&views)).map_err(Into::into);
+            self.outlet.tell(shard, BrokerEvent::Views { ticket, views });
+        }
+        Ok(())
+    }
+
+    async fn answer_table(&mut self, commands: &mut Commands) -> Result<(), Broken> {
+        let Some(Question::Table { link, channel, load }) = self.waiting.front().cloned() else {
+            return Ok(());
+        };
+        let table = match read_table(commands, &self.settings.table_key(&channel)).await? {
+            Err(words) if is_passing(&words) => {
+                tokio::time::sleep(RETRY_AFTER).await;
+                return Ok(());
+            }
+            table => table.map_err(Into::into),
+        };
+        self.waiting.pop_front();
+        if let Some(link) = self.links.get(link).and_then(mpsc::WeakUnboundedSender::upgrade) {
+            let _ = link.send(Order::Loaded { channel, load, table });
+        }
+        Ok(())
+    }
+}
+
+fn player_views(reply: &Value) -> PlayerViews {
+    pairs(reply)
+        .filter_map(|(channel, view)| Some((text(channel)?.into(), text(view)?.into())))
+        .collect::<Vec<_>>()
+        .into()
+}
+
+/// The fields and values of a hash, in either form of an answer.
+fn pairs(reply: &Value) -> Box<dyn Iterator<Item = (&Value, &Value)> + '_> {
+    match reply {
+        Value::Map(entries) => Box::new(entries.iter().map(|(field, value)| (field, value))),
+        Value::Array(items) => Box::new(items.chunks_exact(2).map(|pair| (&pair[0], &pair[1]))),
+        _ => Box::new(std::iter::empty()),
+    }
+}
+
+/// Reads a table in parts. Its version is read first: whatever changes meanwhile comes live with a higher one.
+async fn read_table(commands: &mut Commands, key: &str) -> Result<Result<StoredTable, String>, Broken> {
+    let mut begin = redis::Pipeline::new();
+    begin.ignore_errors().cmd("TIME").cmd("HMGET").arg(key).arg("e").arg("s");
+    let mut begun =
+        commands.query(&begin).await?.into_iter().map(|r| r.map_err(|e| super::commands::words(&e)));
+    let now_ms = match begun.next() {
+        Some(Ok(Value::Array(time))) => milliseconds(&time),
+        Some(Err(words)) => return Ok(Err(words)),
+        _ => 0,
+    };
+    let mut table = StoredTable::default();
+    match begun.next() {
+        Some(Ok(Value::Array(version))) => {
+            let field = |at: usize| version.get(at).and_then(text);
+            table.epoch = field(0).unwrap_or_default();
+            table.seq = field(1).and_then(|seq| seq.parse().ok()).unwrap_or(0);
+        }
+        Some(Err(words)) => return Ok(Err(words)),
+        _ => {}
+    }
+    let mut cursor = "0".to_owned();
+    loop {
+        let mut scan = redis::cmd("HSCAN");
+        scan.arg(key).arg(&cursor).arg("COUNT").arg(SCAN_COUNT);
+        let part = match commands.ask(&scan).await? {
+            Ok(Value::Array(part)) => part,
+            Ok(_) => return Ok(Ok(table)),
+            Err(words) => return Ok(Err(words)),
+        };
+        let rows = part.get(1).into_iter().flat_map(pairs);
+        table.entities.extend(rows.filter_map(|(field, value)| entity(field, value, now_ms)));
+        cursor = part.first().and_then(text).unwrap_or_default();
+        if cursor == "0" || cursor.is_empty() {
+            return Ok(Ok(table));
+        }
+    }
+}
+
+/// `TIME`: seconds and microseconds.
+fn milliseconds(time: &[Value]) -> u64 {
+    let part = |at: usize| time.get(at).and_then(text).and_then(|text| text.parse::<u64>().ok()).unwrap_or(0);
+    part(0) * 1_000 + part(1) / 1_000
+}
+
+/// `k` and the key; when it was heard, and what was published.
+fn entity(field: &Value, value: &Value, now_ms: u64) -> Option<StoredEntity> {
+    let key = text(field)?.strip_prefix('k')?.to_owned();
+    let Value::BulkString(value) = value else { return None };
+    let space = value.iter().position(|byte| *byte == b' ')?;
+    let heard_ms: u64 = std::str::from_utf8(&value[..space]).ok()?.parse().ok()?;
+    let payload = bytes::Bytes::copy_from_slice(&value[space + 1..]);
+    Some(StoredEntity { key, age_ms: now_ms.saturating_sub(heard_ms), payload })
+}
