@@ -320,10 +320,11 @@ def test_an_ill_typed_subscribe_is_a_bad_message(node, subscribe):
     assert player.expect("ERROR")["code"] == "BAD_MESSAGE"
 
 
-def test_an_area_in_connect_is_unsupported(node):
+def test_an_area_where_nothing_has_a_place_is_refused_behind_welcome(node):
     player = node.connect()
     player.start("CONNECT", token=mint("alice"), subscribe=[{"channel": "chat:1", "area": {"x": 0, "y": 0, "radius": 5}}])
-    assert player.expect("ERROR", channel="chat:1")["code"] == "UNSUPPORTED"
+    player.welcome()
+    assert player.expect("ERROR", channel="chat:1")["code"] == "FILTER_INVALID"
 
 
 def test_resume_is_unsupported(node):

@@ -263,9 +263,3 @@ def test_ones_own_publish_is_judged_by_the_view_too(node):
     player.publish("team:1", "to blue", {"team": "blue"})
     player.publish("team:1", "to red", {"team": "red"})
     assert player.events_until("to red") == []
-
-
-def test_filter_update_is_unsupported(node):
-    player = node.player("alice")
-    player.subscribe("chat:1")
-    player.refusal("FILTER_UPDATE", "UNSUPPORTED", channel="chat:1", filter="true")

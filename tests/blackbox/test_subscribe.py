@@ -349,8 +349,8 @@ def test_without_linger_a_flapping_client_is_still_served(redis, start):
 # messages of other kinds
 
 
-def test_an_area_on_a_channel_without_entities_is_unsupported(node):
-    node.player("alice").refusal("CHANNEL_SUBSCRIBE", "UNSUPPORTED", channel="chat:1", area={"x": 0, "y": 0, "radius": 1})
+def test_an_area_on_a_channel_without_positions_is_refused(node):
+    node.player("alice").refusal("CHANNEL_SUBSCRIBE", "FILTER_INVALID", channel="chat:1", area={"x": 0, "y": 0, "radius": 1})
 
 
 def test_null_filter_and_area_are_none(node, redis):

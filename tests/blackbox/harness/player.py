@@ -6,6 +6,7 @@ import json
 import msgpack
 
 from . import contract
+from .table import Table
 from .wait import PATIENCE, Deadline
 from .websocket import BINARY, JSON, MSGPACK, TEXT, Closed, TimedOut, WebSocket
 
@@ -34,6 +35,7 @@ class Player:
         self.received = []  # everything, ever
         self.unread = []  # what no test has asked for yet
         self.positions = {}  # channel: last offset
+        self.tables = {}  # entity channel: Table, from its first VIEW_ENTER on
         self.next_id = 1
 
     # sending
@@ -114,6 +116,7 @@ class Player:
     def _take(self, message):
         contract.check(message)
         self._count(message)
+        self._keep(message)
         self.received.append(message)
         self.unread.append(message)
 
@@ -129,6 +132,32 @@ class Player:
             last = self.positions.get(channel)
             assert last is None or message["offset"] > last, f"offset {message['offset']} after {last}: {message}"
             self.positions[channel] = message["offset"]
+
+    def _keep(self, message):
+        """Entity channels are followed by the rules of their tables."""
+        channel = message.get("channel")
+        if message.type == "VIEW_ENTER":
+            self.tables.setdefault(channel, Table())
+        if message.type == "CHANNEL_UNSUBSCRIBED":
+            self.tables.pop(channel, None)
+        elif channel in self.tables:
+            self.tables[channel].take(message)
+
+    def entities(self, channel):
+        """What is in view by all that was read: key to data."""
+        return self.tables[channel].entities if channel in self.tables else {}
+
+    def sees(self, channel, keys, timeout=PATIENCE):
+        """Reads until exactly these keys are in view, and the table is complete."""
+        deadline = Deadline(timeout)
+        while True:
+            table = self.tables.get(channel)
+            if table and table.synced and set(table.entities) == set(keys):
+                return table.entities
+            try:
+                self.pump(deadline.left())
+            except TimedOut:
+                raise AssertionError(f"in view: {sorted(self.entities(channel))}, expected {sorted(keys)}") from None
 
     def expect(self, type=None, timeout=PATIENCE, where=None, **fields):
         """The first unread message that fits; those before it stay unread."""

@@ -3,7 +3,6 @@
 #![allow(clippy::unwrap_used)]
 
 use std::collections::BTreeMap;
-use std::time::Instant;
 
 use proptest::prelude::*;
 
@@ -95,43 +94,4 @@ proptest! {
         (0..20).for_each(|id| grid.remove_region(id));
         prop_assert!(grid.points.is_empty() && grid.regions.is_empty());
     }
-}
-
-/// Prints what one move and one look cost: `cargo test --release -p drawbridge-engine grid -- --ignored --nocapture`.
-#[test]
-#[ignore = "prints numbers"]
-fn a_move_costs() {
-    let (entities, viewers, side) = (5_000u32, 1_000u32, 1_000.0);
-    let mut state = 7u64;
-    let mut random = move || {
-        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        (state >> 11) as f64 / (1u64 << 53) as f64
-    };
-    let mut at: Vec<Point> =
-        (0..entities).map(|_| Point { x: random() * side, y: random() * side }).collect();
-    let mut grid = Grid::default();
-    for id in 0..viewers {
-        let center = Point { x: random() * side, y: random() * side };
-        grid.set_region(id, Rect { min: center, max: center }.grown(40.0));
-    }
-    (0..).zip(&at).for_each(|(id, at)| grid.set_point(id, *at));
-    grid.set_region(0, Rect { min: at[0], max: at[0] }.grown(40.0));
-    let (rounds, mut hits) = (100, 0u64);
-    let start = Instant::now();
-    for _ in 0..rounds {
-        for (id, at) in (0..).zip(&mut at) {
-            at.x += random() - 0.5;
-            at.y += random() - 0.5;
-            grid.set_point(id, *at);
-            grid.regions_at(*at, |_| hits += 1);
-        }
-    }
-    let moves = u64::from(entities) * rounds;
-    println!("{} ns a move, {} hits each", start.elapsed().as_nanos() as u64 / moves, hits / moves);
-    let (start, mut seen) = (Instant::now(), 0u64);
-    for at in &at {
-        grid.points_in(Rect { min: *at, max: *at }.grown(40.0), |_, _| seen += 1);
-    }
-    let looks = u64::from(entities);
-    println!("{} ns a look, {} points each", start.elapsed().as_nanos() as u64 / looks, seen / looks);
 }
