@@ -154,7 +154,13 @@ impl Audiences {
             .is_some_and(|audience| std::mem::replace(&mut audience.stamp, turn) != turn)
     }
 
-    /// What asking the views that are asked about every event costs.
+    /// What asking views about an event would cost at most, with this one among them; 0 where it is already.
+    pub(crate) fn work_with(&self, view: Option<&Rc<View>>) -> usize {
+        let Some(view) = view.filter(|view| !self.by_view.contains_key(&view.id)) else { return 0 };
+        self.index.work() + self.index.work_of(view.server(), view.client())
+    }
+
+    /// What asking views about an event costs at most.
     pub(crate) fn work(&self) -> usize {
         self.index.work()
     }

@@ -147,7 +147,8 @@ mod tests {
     fn finds_keys_and_numbers() {
         let path = Path::parse("data.pos.x").unwrap();
         assert_eq!(path.to_string(), "data.pos.x");
-        let rows: &[(&str, Result<Option<&str>, NotAKey>, Option<f64>)] = &[
+        type Row = (&'static str, Result<Option<&'static str>, NotAKey>, Option<f64>);
+        let rows: &[Row] = &[
             (r#"{"pos":{"x":1}}"#, Ok(Some("1")), Some(1.0)),
             (r#"{"pos": {"x" : -2.50 }}"#, Ok(Some("-2.5")), Some(-2.5)),
             (

@@ -54,7 +54,11 @@ impl Engine {
         subscribe: Subscribe,
         in_connect: bool,
     ) {
-        match self.judge_subscribe(id, &subscribe) {
+        let judged = self.judge_subscribe(id, &subscribe).and_then(|wish| {
+            self.judge_work(id, &wish.subject, wish.filter.as_ref(), wish.area.is_some())?;
+            Ok(wish)
+        });
+        match judged {
             Ok(Wish { subject, filter, area }) => {
                 let reply = match request {
                     _ if in_connect => Reply::Welcome,
@@ -106,7 +110,6 @@ impl Engine {
             Some(area) => Some(self.judge_area(claims, &subject, area)?),
             None => None,
         };
-        self.judge_work(id, &subject, filter.as_ref(), area.is_some())?;
         if conn.subscriptions.len() >= self.settings.subscriptions && !self.is_subscribed(id, &subject) {
             let text = format!("a connection may hold {} subscriptions", self.settings.subscriptions);
             return Err(Refusal::new(ErrorCode::LimitExceeded, text));

@@ -4,6 +4,7 @@
 
 use std::sync::Arc;
 
+use drawbridge_protocol::channel::is_pattern;
 use drawbridge_protocol::{ErrorCode, FilterUpdate, RequestId, ServerMessage};
 use serde_json::value::RawValue;
 
@@ -35,7 +36,15 @@ impl Engine {
             let refusal = Refusal::new(ErrorCode::NotSubscribed, "there is no such subscription");
             return self.refuse_subscription(id, request, &update.channel, &refusal, false);
         };
-        match self.judge_update(id, target, update) {
+        let judged = self.judge_update(id, target, update).and_then(|(filter, area)| {
+            if update.filter.is_some() {
+                let name = &update.channel;
+                let subject = Subject { name: name.as_str().into(), pattern: is_pattern(name) };
+                self.judge_work(id, &subject, filter.as_ref(), area.is_some())?;
+            }
+            Ok((filter, area))
+        });
+        match judged {
             Ok((filter, area)) => {
                 // The reply is the boundary: what was due before is judged by the old view.
                 self.flush_target(id, target);
@@ -72,9 +81,6 @@ impl Engine {
             Some(None) => None,
             Some(Some(area)) => Some(self.judge_area(claims, &target.subject, area)?),
         };
-        if update.filter.is_some() {
-            self.judge_work(id, &target.subject, filter.as_ref(), area.is_some())?;
-        }
         Ok((filter, area))
     }
 
@@ -121,7 +127,7 @@ impl Engine {
 
     /// Filters that no index answers are asked about every event: a channel bears only so many.
     pub(super) fn judge_work(
-        &self,
+        &mut self,
         id: ConnId,
         subject: &Subject,
         filter: Option<&Expr>,
@@ -129,16 +135,20 @@ impl Engine {
     ) -> Result<(), Refusal> {
         let (Some(filter), Some(conn)) = (filter, self.connections.get(id)) else { return Ok(()) };
         let Some(claims) = conn.claims.as_ref().filter(|_| !has_area) else { return Ok(()) };
-        let audiences = self.targets.find(subject).and_then(|id| self.targets.get(id)?.audiences.as_ref());
-        let work = audiences.map_or(0, |audiences| audiences.work());
         let scope = RuleScope::new(claims, &subject.name, &[]);
-        let filter = if subject.pattern { bind_me(filter, &scope) } else { bind(filter, &scope) };
-        let more = crate::filter_index::FilterIndex::work_alone(&filter);
-        if work == 0 || more == 0 || work + more <= MAX_FILTER_WORK {
+        let view = if subject.pattern {
+            self.views.get(None, Some(bind_me(filter, &scope)))
+        } else {
+            let narrowed = conn.narrowed.of(&subject.name);
+            let server = permissions::server_view(&self.settings, claims, &subject.name, narrowed);
+            self.views.get(server, Some(bind(filter, &scope)))
+        };
+        let audiences = self.targets.find(subject).and_then(|id| self.targets.get(id)?.audiences.as_ref());
+        if audiences.is_none_or(|audiences| audiences.work_with(view.as_ref()) <= MAX_FILTER_WORK) {
             return Ok(());
         }
         let text = "filter: this channel's filters cost as much an event as they may together";
-        let hint = "compare an event's field with a constant, a list or a range: such filters are found without asking";
+        let hint = "compare a field of the event with a constant, a list or a range: such filters are found without asking";
         Err(Refusal { hint: Some(hint.to_owned()), ..Refusal::new(ErrorCode::LimitExceeded, text) })
     }
 

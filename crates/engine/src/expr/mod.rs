@@ -5,12 +5,15 @@
 mod build;
 mod display;
 mod error;
+mod estimate;
 mod eval;
 pub(crate) mod json;
 mod lex;
 mod node;
 mod number;
 mod parse;
+mod path;
+mod shape;
 mod suggest;
 mod value;
 mod vars;
@@ -19,6 +22,9 @@ use std::fmt;
 
 pub use error::CompileError;
 pub use vars::{Binding, Scope, Var, Vars};
+
+pub(crate) use path::{Key, Path};
+pub(crate) use shape::{Interval, Shape, Test, shapes};
 
 use node::{Const, Node, Tree};
 use value::Value;
@@ -86,6 +92,11 @@ impl Expr {
             Node::Const(Const::Bool(value)) => Some(value),
             _ => None,
         }
+    }
+
+    /// About how much one evaluation costs, in the units of `docs/filters.md`.
+    pub(crate) fn work(&self) -> usize {
+        self.0.work()
     }
 
     /// The variables that it still asks a scope for.

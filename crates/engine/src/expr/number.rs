@@ -42,6 +42,20 @@ impl Number {
         }
     }
 
+    /// The one form that all numbers of this value share, so that equal values are equal forms; `None` for NaN, which
+    /// equals nothing.
+    pub(super) fn canonical(self) -> Option<Self> {
+        let integer = match self.as_integer() {
+            Ok(integer) => integer,
+            Err(double) if double.is_nan() => return None,
+            Err(double) if double.fract() != 0.0 => return Some(self),
+            // The cast saturates, and what it saturates at is no integer of ours.
+            Err(double) => double as i128,
+        };
+        let signed = i64::try_from(integer).map(Number::Int);
+        Some(signed.or_else(|_| u64::try_from(integer).map(Number::Uint)).unwrap_or(self))
+    }
+
     /// As the place of an element: a whole number from 0.
     pub(super) fn as_place(self) -> Option<usize> {
         match self {
@@ -96,7 +110,8 @@ impl Number {
         }
     }
 
-    fn as_double(self) -> f64 {
+    /// The nearest double. Never changes which of two numbers is the greater, though it may make them equal.
+    pub(super) fn as_double(self) -> f64 {
         match self {
             Number::Int(int) => int as f64,
             Number::Uint(uint) => uint as f64,

@@ -1,0 +1,201 @@
+//! Which of many filters can be true of an event, without asking each of them.
+//!
+//! Every filter stands where one of its shapes says: at keys or intervals of a path. An event is looked up once on
+//! each path, and names those that stand there; filters without such a shape are named always. What is named is a
+//! superset, and asking the filters themselves is left to the caller. `place` owns the tables of one path, `buckets`
+//! what they are made of.
+
+mod buckets;
+mod place;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use hashbrown::HashMap;
+
+use crate::expr::{Expr, Path, Scope, Shape, Test, shapes};
+use place::Place;
+
+/// What one more filter at the same keys weighs against one more path that every event is looked up on.
+const PATH_WORK_PER_NEIGHBOUR: usize = 4;
+
+/// Filters by what must be so for them to be true.
+#[derive(Debug, Default)]
+pub(crate) struct FilterIndex {
+    standing: HashMap<u32, Standing>,
+    /// Those that no shape is known of.
+    always: BTreeSet<u32>,
+    /// In the order in which their paths came.
+    places: BTreeMap<u64, Place>,
+    of_path: HashMap<Path, u64>,
+    next_place: u64,
+    work: usize,
+}
+
+/// Where a filter stands.
+#[derive(Debug)]
+enum Standing {
+    /// It is asked at every event, for this much work.
+    Always { work: usize },
+    /// By its shape; it adds this weight to each bucket that it is in.
+    Shaped { shape: Shape, weight: usize },
+}
+
+impl FilterIndex {
+    /// Puts a filter in: the conjunction of both expressions. One that has this id already is taken out first.
+    pub(crate) fn insert(&mut self, id: u32, server: Option<&Expr>, client: Option<&Expr>) {
+        self.remove(id);
+        let standing = self.standing_of(server, client);
+        match &standing {
+            Standing::Always { work } => {
+                self.always.insert(id);
+                self.work += work;
+            }
+            Standing::Shaped { shape, weight } => {
+                for (path, test) in &shape.tests {
+                    self.put(path, test, id, *weight);
+                }
+            }
+        }
+        self.standing.insert(id, standing);
+    }
+
+    /// Takes a filter out, wherever it stands; does nothing where there is none of this id.
+    pub(crate) fn remove(&mut self, id: u32) {
+        match self.standing.remove(&id) {
+            None => return,
+            Some(Standing::Always { work }) => {
+                self.always.remove(&id);
+                self.work -= work;
+            }
+            Some(Standing::Shaped { shape, weight }) => {
+                for (path, test) in &shape.tests {
+                    self.take(path, test, id, weight);
+                }
+            }
+        }
+        buckets::give_back(&mut self.standing);
+        buckets::give_back(&mut self.of_path);
+    }
+
+    /// Appends the ids of all filters that can be true of this scope, each once: first those that are named always,
+    /// then the others, both in ascending order.
+    pub(crate) fn candidates(&self, scope: &impl Scope, found: &mut Vec<u32>) {
+        found.extend(&self.always);
+        let start = found.len();
+        for place in self.places.values() {
+            place.find(scope, found);
+        }
+        sort_from(found, start);
+    }
+
+    /// What one event costs at most, in the units of [`Expr::work`]: to look it up on every path, and to ask the
+    /// filters that are named always or that stand in its way though more than their shape is to be asked of them.
+    /// Filters that are no more than their shape cost nothing here: they are asked only where they are true.
+    pub(crate) fn work(&self) -> usize {
+        self.work
+    }
+
+    /// What a filter would add to [`work`](Self::work) at most.
+    pub(crate) fn work_of(&self, server: Option<&Expr>, client: Option<&Expr>) -> usize {
+        match self.standing_of(server, client) {
+            Standing::Always { work } => work,
+            Standing::Shaped { shape, weight } => self.path_work(&shape) + self.added(&shape, weight),
+        }
+    }
+
+    /// How many filters there are.
+    #[cfg(test)]
+    pub(crate) fn len(&self) -> usize {
+        self.standing.len()
+    }
+
+    /// Whether there is none.
+    #[cfg(test)]
+    pub(crate) fn is_empty(&self) -> bool {
+        self.standing.is_empty()
+    }
+
+    /// Where a filter would stand now: of its shapes, the one with the fewest neighbours. Which tests are narrow is
+    /// not known of one filter alone: of ten thousand that ask for one event and each for another player, the
+    /// players are found this way.
+    fn standing_of(&self, server: Option<&Expr>, client: Option<&Expr>) -> Standing {
+        let exprs = || server.into_iter().chain(client);
+        let work = exprs().map(Expr::work).sum();
+        match shapes(exprs()).into_iter().min_by_key(|shape| self.rank(shape)) {
+            Some(shape) => Standing::Shaped { weight: if shape.whole { 0 } else { work }, shape },
+            None => Standing::Always { work },
+        }
+    }
+
+    /// Less is better.
+    fn rank(&self, shape: &Shape) -> usize {
+        let neighbours: usize = shape.tests.iter().map(|(path, test)| self.neighbours(path, test)).sum();
+        shape.breadth() + neighbours + self.path_work(shape) / PATH_WORK_PER_NEIGHBOUR
+    }
+
+    fn neighbours(&self, path: &Path, test: &Test) -> usize {
+        self.place(path).map_or(0, |place| place.neighbours(test))
+    }
+
+    /// The work of the paths of this shape that are not looked up yet.
+    fn path_work(&self, shape: &Shape) -> usize {
+        let is_first = |at: usize, path: &Path| !shape.tests.iter().take(at).any(|(other, _)| other == path);
+        let tests = shape.tests.iter().enumerate();
+        tests
+            .filter(|(at, (path, _))| self.place(path).is_none() && is_first(*at, path))
+            .map(|(_, (path, _))| path.work())
+            .sum()
+    }
+
+    fn added(&self, shape: &Shape, weight: usize) -> usize {
+        let added =
+            |(path, test): &(Path, Test)| self.place(path).map_or(weight, |place| place.added(test, weight));
+        shape.tests.iter().map(added).sum()
+    }
+
+    fn place(&self, path: &Path) -> Option<&Place> {
+        self.of_path.get(path).and_then(|number| self.places.get(number))
+    }
+
+    fn put(&mut self, path: &Path, test: &Test, id: u32, weight: usize) {
+        let number = *self.of_path.entry_ref(path).or_insert_with(|| {
+            self.next_place += 1;
+            self.work += path.work();
+            self.next_place
+        });
+        let place = self.places.entry(number).or_insert_with(|| Place::of(path.clone()));
+        self.work -= place.weight();
+        place.insert(test, id, weight);
+        self.work += place.weight();
+    }
+
+    fn take(&mut self, path: &Path, test: &Test, id: u32, weight: usize) {
+        let Some(number) = self.of_path.get(path).copied() else { return };
+        let Some(place) = self.places.get_mut(&number) else { return };
+        self.work -= place.weight();
+        place.remove(test, id, weight);
+        self.work += place.weight();
+        if place.is_empty() {
+            self.places.remove(&number);
+            self.of_path.remove(path);
+            self.work -= path.work();
+        }
+    }
+}
+
+/// Sorts what is behind `start` and keeps one of each.
+fn sort_from(found: &mut Vec<u32>, start: usize) {
+    let Some(tail) = found.get_mut(start..) else { return };
+    tail.sort_unstable();
+    let mut kept = start;
+    for at in start..found.len() {
+        if kept == start || found.get(at) != found.get(kept - 1) {
+            found.swap(kept, at);
+            kept += 1;
+        }
+    }
+    found.truncate(kept);
+}
+
+#[cfg(test)]
+mod tests;
