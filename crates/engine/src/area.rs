@@ -94,10 +94,14 @@ impl Shape {
         }
     }
 
-    /// The least rectangle that holds all places that enter.
+    /// A rectangle that holds all places that enter, and hardly more.
     pub fn bounds(&self) -> Rect {
         match self {
-            Shape::Circle { center, radius } => Rect { min: *center, max: *center }.grown(*radius),
+            Shape::Circle { center, radius } => {
+                // A little more, so that rounding leaves nobody out who is just in it.
+                let size = center.x.abs().max(center.y.abs()) + radius;
+                Rect { min: *center, max: *center }.grown(radius + 4.0 * f64::EPSILON * size)
+            }
             Shape::Box(rect) => *rect,
         }
     }

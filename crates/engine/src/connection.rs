@@ -4,6 +4,7 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use drawbridge_protocol::websocket::Window;
 use drawbridge_protocol::{Encoding, Frame, Request, RequestId};
 use hashbrown::HashMap;
 
@@ -19,6 +20,8 @@ pub(crate) struct Connection {
     pub(crate) id: ConnId,
     pub(crate) phase: Phase,
     pub(crate) encoding: Encoding,
+    /// It inflates; what its inflater holds.
+    pub(crate) deflate: Option<Window>,
     /// Public name, random.
     pub(crate) connection: u64,
     /// Secret name of the session, random.
@@ -190,6 +193,7 @@ impl Connection {
             id: opened.conn,
             phase: Phase::Connecting,
             encoding: opened.encoding,
+            deflate: opened.deflate,
             connection: opened.connection,
             session: opened.session,
             address: opened.address,

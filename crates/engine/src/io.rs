@@ -9,6 +9,7 @@ use std::sync::{Arc, OnceLock};
 use crate::area::Point;
 use bytes::Bytes;
 use drawbridge_protocol::event::{Event, SERVER_ID_PREFIX, encode_entity, encode_event};
+use drawbridge_protocol::websocket::{Compressor, Window, frame_of_pieces, payload_of};
 use drawbridge_protocol::{CloseCode, Encoding, ErrorCode, Frame};
 
 /// The two clocks, read once per turn by whoever drives the core.
@@ -119,6 +120,8 @@ pub struct Opened {
     pub session: u128,
     /// By sub-protocol.
     pub encoding: Encoding,
+    /// The handshake agreed on compression; what the client's inflater holds.
+    pub deflate: Option<Window>,
     /// The client's address, as trusted proxies say.
     pub address: IpAddr,
     /// The token of the upgrade, already judged; `None` where there was none.
@@ -510,6 +513,16 @@ pub struct Publication {
     pub unnumbered: bool,
     frames: [OnceLock<Frame>; 2],
     elements: [OnceLock<Bytes>; 2],
+    /// What only compressed connections need.
+    deflated: OnceLock<Box<[Deflated; 4]>>,
+}
+
+/// One event in one encoding for one window: compressed at most once.
+#[derive(Debug, Default)]
+struct Deflated {
+    /// `None`: it does not pay.
+    piece: OnceLock<Option<Bytes>>,
+    frame: OnceLock<Frame>,
 }
 
 /// What an event does to its entity.
@@ -569,6 +582,7 @@ impl Publication {
             unnumbered: false,
             frames: Default::default(),
             elements: Default::default(),
+            deflated: OnceLock::new(),
         }
     }
 
@@ -577,6 +591,27 @@ impl Publication {
         let offset = Some(self.offset).filter(|offset| *offset > 0 && !self.unnumbered);
         self.frames[encoding as usize]
             .get_or_init(|| encode_event(encoding, &self.channel, &self.event, offset))
+    }
+
+    /// The `EVENT` frame for a connection that inflates; the plain one where compressing does not pay.
+    pub fn deflated_frame(&self, encoding: Encoding, window: Window, compressor: &mut Compressor) -> &Frame {
+        let deflated = self.deflated(encoding, window);
+        match self.piece(encoding, window, compressor) {
+            None => self.frame(encoding),
+            Some(piece) => {
+                deflated.frame.get_or_init(|| frame_of_pieces(encoding.opcode(), std::slice::from_ref(piece)))
+            }
+        }
+    }
+
+    /// The `EVENT` message as a compressed piece; the same bytes for all whose batches it is in.
+    pub fn piece(&self, encoding: Encoding, window: Window, compressor: &mut Compressor) -> Option<&Bytes> {
+        let text = || payload_of(self.frame(encoding));
+        self.deflated(encoding, window).piece.get_or_init(|| compressor.piece(text(), window)).as_ref()
+    }
+
+    fn deflated(&self, encoding: Encoding, window: Window) -> &Deflated {
+        &self.deflated.get_or_init(Default::default)[encoding as usize * 2 + window as usize]
     }
 
     /// Its entity's state, as an element of `VIEW_ENTER`; the same bytes for all who see it.

@@ -8,7 +8,8 @@ use std::io;
 
 use bytes::Bytes;
 use drawbridge_protocol::websocket::{
-    Decoder, Limits, OpCode, Received, Violation, accept_key, encode_close, encode_frame,
+    Compressor, Decoder, Deflate, Limits, OpCode, Received, Violation, accept_key, encode_close,
+    encode_frame, frame_of_pieces, negotiate_deflate,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -35,11 +36,12 @@ async fn main() -> io::Result<()> {
 async fn serve(mut socket: TcpStream) -> io::Result<()> {
     socket.set_nodelay(true)?;
     let mut read_buffer = vec![0; READ_BYTES];
-    let mut filled = shake_hands(&mut socket, &mut read_buffer).await?;
-    let mut decoder = Decoder::new();
+    let (mut filled, deflate) = shake_hands(&mut socket, &mut read_buffer).await?;
+    let mut decoder = if deflate.is_some() { Decoder::inflating() } else { Decoder::new() };
+    let mut deflate = deflate.map(|deflate| (deflate, Compressor::default()));
     loop {
         let mut replies = Vec::new();
-        let ended = answer(&mut decoder, &mut read_buffer[..filled], &mut replies);
+        let ended = answer(&mut decoder, &mut read_buffer[..filled], &mut deflate, &mut replies);
         socket.write_all(&replies).await?;
         if ended {
             return hang_up(socket, &mut read_buffer).await;
@@ -60,12 +62,17 @@ async fn hang_up(mut socket: TcpStream, read_buffer: &mut [u8]) -> io::Result<()
 }
 
 /// Appends what is to be said to the bytes that came in. True: the last of it is a close frame.
-fn answer(decoder: &mut Decoder, mut input: &mut [u8], replies: &mut Vec<u8>) -> bool {
+fn answer(
+    decoder: &mut Decoder,
+    mut input: &mut [u8],
+    deflate: &mut Option<(Deflate, Compressor)>,
+    replies: &mut Vec<u8>,
+) -> bool {
     loop {
         match decoder.decode(&LIMITS, &mut input) {
             Ok(None) => return false,
             Ok(Some(received)) => {
-                replies.extend(reply(received));
+                replies.extend(reply(received, deflate));
                 if matches!(received, Received::Close { .. }) {
                     return true;
                 }
@@ -78,10 +85,15 @@ fn answer(decoder: &mut Decoder, mut input: &mut [u8], replies: &mut Vec<u8>) ->
     }
 }
 
-fn reply(received: Received<'_>) -> Bytes {
+fn reply(received: Received<'_>, deflate: &mut Option<(Deflate, Compressor)>) -> Bytes {
+    let mut message = |opcode, bytes: &[u8]| {
+        let piece =
+            deflate.as_mut().and_then(|(deflate, compressor)| compressor.piece(bytes, deflate.window));
+        piece.map_or_else(|| encode_frame(opcode, bytes), |piece| frame_of_pieces(opcode, &[piece]))
+    };
     match received {
-        Received::Text(text) => encode_frame(OpCode::Text, text.as_bytes()),
-        Received::Binary(bytes) => encode_frame(OpCode::Binary, bytes),
+        Received::Text(text) => message(OpCode::Text, text.as_bytes()),
+        Received::Binary(bytes) => message(OpCode::Binary, bytes),
         Received::Ping(payload) => encode_frame(OpCode::Pong, payload),
         Received::Close { code: Some(code), .. } => encode_close(code, ""),
         Received::Close { code: None, .. } => encode_frame(OpCode::Close, b""),
@@ -89,8 +101,8 @@ fn reply(received: Received<'_>) -> Bytes {
     }
 }
 
-/// Answers the upgrade. What came behind it is left at the front of `buffer`; says how much.
-async fn shake_hands(socket: &mut TcpStream, buffer: &mut [u8]) -> io::Result<usize> {
+/// Answers the upgrade. What came behind it is left at the front of `buffer`; says how much, and what was agreed on.
+async fn shake_hands(socket: &mut TcpStream, buffer: &mut [u8]) -> io::Result<(usize, Option<Deflate>)> {
     const END: &[u8] = b"\r\n\r\n";
     let mut filled = 0;
     let head_bytes = loop {
@@ -104,12 +116,20 @@ async fn shake_hands(socket: &mut TcpStream, buffer: &mut [u8]) -> io::Result<us
         }
     };
     let accept = accept_of(&buffer[..head_bytes])?;
+    let offers = String::from_utf8_lossy(&buffer[..head_bytes]).into_owned();
+    let offers = offers.lines().filter_map(|line| {
+        let (name, value) = line.split_once(':')?;
+        name.eq_ignore_ascii_case("sec-websocket-extensions").then(|| value.trim())
+    });
+    let deflate = negotiate_deflate(offers);
+    let extensions = deflate
+        .map_or(String::new(), |deflate| format!("sec-websocket-extensions: {}\r\n", deflate.response()));
     let head = format!(
-        "HTTP/1.1 101 Switching Protocols\r\nupgrade: websocket\r\nconnection: Upgrade\r\nsec-websocket-accept: {accept}\r\n\r\n"
+        "HTTP/1.1 101 Switching Protocols\r\nupgrade: websocket\r\nconnection: Upgrade\r\nsec-websocket-accept: {accept}\r\n{extensions}\r\n"
     );
     socket.write_all(head.as_bytes()).await?;
     buffer.copy_within(head_bytes..filled, 0);
-    Ok(filled - head_bytes)
+    Ok((filled - head_bytes, deflate))
 }
 
 fn accept_of(head: &[u8]) -> io::Result<String> {

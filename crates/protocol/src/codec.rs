@@ -6,7 +6,9 @@ mod decode;
 mod encode;
 
 use crate::message::{BadRequest, Encoding, Frame, Request, ServerMessage};
-use crate::websocket::payload_of;
+use bytes::Bytes;
+
+use crate::websocket::{frame_of_pieces, payload_of, stored};
 use crate::{msgpack, writer};
 
 /// Reads one WebSocket message: an object, or an array of 1 to [`crate::MAX_BATCH`] of them. Each is answered
@@ -46,6 +48,23 @@ pub fn encode_frame(encoding: Encoding, message: &ServerMessage<'_>) -> Frame {
 pub fn encode_array(encoding: Encoding, frames: &[Frame]) -> Frame {
     let bodies: Vec<&[u8]> = frames.iter().map(|frame| payload_of(frame)).collect();
     writer::array_frame(encoding, &bodies)
+}
+
+/// As [`encode_array`], of compressed pieces of messages: brackets and separators go uncompressed between them.
+pub fn deflated_array(encoding: Encoding, pieces: &[Bytes]) -> Frame {
+    let mut parts = Vec::with_capacity(2 * pieces.len() + 1);
+    let (open, between, close) = writer::array_punctuation(encoding, pieces.len());
+    parts.push(stored(&open));
+    for (at, piece) in pieces.iter().enumerate() {
+        if at > 0 && !between.is_empty() {
+            parts.push(stored(between));
+        }
+        parts.push(piece.clone());
+    }
+    if !close.is_empty() {
+        parts.push(stored(close));
+    }
+    frame_of_pieces(encoding.opcode(), &parts)
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@ use bytes::Bytes;
 use serde_json::value::RawValue;
 
 use crate::code::ErrorCode;
+use crate::websocket::OpCode;
 
 /// The largest number of message objects in one array (contract §1).
 pub const MAX_BATCH: usize = 64;
@@ -30,6 +31,14 @@ impl Encoding {
         match self {
             Encoding::Json => "drawbridge.v1.json",
             Encoding::MsgPack => "drawbridge.v1.msgpack",
+        }
+    }
+
+    /// The kind of frame that its messages are in.
+    pub fn opcode(self) -> OpCode {
+        match self {
+            Encoding::Json => OpCode::Text,
+            Encoding::MsgPack => OpCode::Binary,
         }
     }
 }

@@ -18,7 +18,7 @@ pub(crate) fn message(encoding: Encoding, capacity: usize, fill: impl FnOnce(&mu
 /// One message object in a whole WebSocket frame. The payload is written once, behind room for the longest
 /// header, because only then its length is known.
 pub(crate) fn frame(encoding: Encoding, capacity: usize, fill: impl FnOnce(&mut MapWriter<'_>)) -> Frame {
-    framed(opcode(encoding), capacity, |out| MapWriter::write(encoding, out, fill))
+    framed(encoding.opcode(), capacity, |out| MapWriter::write(encoding, out, fill))
 }
 
 fn framed(opcode: OpCode, capacity: usize, fill: impl FnOnce(&mut Vec<u8>)) -> Frame {
@@ -35,19 +35,27 @@ fn framed(opcode: OpCode, capacity: usize, fill: impl FnOnce(&mut Vec<u8>)) -> F
     frame
 }
 
-fn opcode(encoding: Encoding) -> OpCode {
-    match encoding {
-        Encoding::Json => OpCode::Text,
-        Encoding::MsgPack => OpCode::Binary,
-    }
-}
-
 /// Several message objects as one array in one frame: its header and separators are the only bytes of its own.
 pub(crate) fn array_frame<B: AsRef<[u8]>>(encoding: Encoding, bodies: &[B]) -> Frame {
     let bytes: usize = bodies.iter().map(|body| body.as_ref().len() + 1).sum();
-    framed(opcode(encoding), bytes + 5, |out| {
+    framed(encoding.opcode(), bytes + 5, |out| {
         list(encoding, out, bodies, |body, out| out.extend_from_slice(body.as_ref()));
     })
+}
+
+/// What stands before, between and behind the elements of an array of so many.
+pub(crate) fn array_punctuation(
+    encoding: Encoding,
+    length: usize,
+) -> (Vec<u8>, &'static [u8], &'static [u8]) {
+    match encoding {
+        Encoding::Json => (b"[".to_vec(), b",", b"]"),
+        Encoding::MsgPack => {
+            let mut header = Vec::new();
+            msgpack::write_array_header(&mut header, length);
+            (header, b"", b"")
+        }
+    }
 }
 
 /// A list, item by item.

@@ -6,6 +6,7 @@ use std::collections::BTreeSet;
 use std::rc::Rc;
 use std::sync::Arc;
 
+use drawbridge_protocol::websocket::Compressor;
 use drawbridge_protocol::{CloseCode, Frame};
 
 use super::{Connections, Engine};
@@ -29,6 +30,7 @@ pub(super) struct Outgoing<'e> {
     pub(super) dirty: &'e mut Vec<ConnId>,
     pub(super) timers: &'e mut BTreeSet<(u64, ConnId)>,
     pub(super) stats: &'e mut Stats,
+    pub(super) compressor: &'e mut Compressor,
     /// Connections to be closed with 4001.
     pub(super) slow: Vec<ConnId>,
 }
@@ -44,6 +46,7 @@ macro_rules! outgoing {
             dirty: &mut $engine.dirty,
             timers: &mut $engine.timers,
             stats: &mut $engine.stats,
+            compressor: &mut $engine.compressor,
             slow: Vec::new(),
         }
     };
@@ -206,7 +209,7 @@ impl Outgoing<'_> {
         self.stats.deliveries += 1;
         let waits = delivery.batch_ms > 0 || delivery.conflate || conn.blocked;
         if delivery.is_immediate() || (!waits && subscriber.feed.is_none()) {
-            if conn.queue(publication.frame(conn.encoding).clone(), self.dirty) > self.bound {
+            if conn.queue(event_frame(conn, publication, self.compressor), self.dirty) > self.bound {
                 self.slow.push(subscriber.conn);
             }
             return;
@@ -312,6 +315,18 @@ impl Connection {
         if !self.blocked && !std::mem::replace(&mut self.dirty, true) {
             dirty.push(self.id);
         }
+    }
+}
+
+/// An event as this connection gets it.
+pub(super) fn event_frame(
+    conn: &Connection,
+    publication: &Publication,
+    compressor: &mut Compressor,
+) -> Frame {
+    match conn.deflate {
+        None => publication.frame(conn.encoding).clone(),
+        Some(window) => publication.deflated_frame(conn.encoding, window, compressor).clone(),
     }
 }
 

@@ -4,14 +4,12 @@
 use std::sync::Arc;
 
 use super::Engine;
-use super::deliver::{delivery_of, outgoing};
+use super::deliver::{Outgoing, delivery_of, event_frame, outgoing};
 use crate::class::Delivery;
 use crate::feed::{Due, Kind};
 use crate::io::{BrokerCommand, ConnId, Output, Publication, Subject};
 use crate::targets::{Subscriber, TargetId};
 use crate::world::{Change, Told};
-
-use super::deliver::Outgoing;
 
 impl Engine {
     /// An event of an entity channel.
@@ -100,7 +98,8 @@ impl Outgoing<'_> {
         self.stats.deliveries += 1;
         let waits = delivery.batch_ms > 0 || delivery.conflate || conn.blocked || subscriber.feed.is_some();
         if told.change == Change::Update && !waits {
-            conn.put(told.publication.frame(conn.encoding).clone());
+            let frame = event_frame(conn, &told.publication, self.compressor);
+            conn.put(frame);
             return conn.mark_dirty(self.dirty);
         }
         let due = Due {

@@ -2,16 +2,17 @@
 //! must follow them. A batch is one array; a snapshot goes out in parts, as fast as its socket takes them.
 
 use drawbridge_protocol::event::encode_view_enter;
+use drawbridge_protocol::websocket::{Compressor, Window, payload_of, stored};
 use drawbridge_protocol::{Encoding, Frame, MAX_BATCH, ServerMessage, codec};
 
 use super::Engine;
-use super::deliver::delivery_of;
+use super::deliver::{delivery_of, event_frame};
 use crate::area::Shape;
 use crate::audience::AudienceId;
 use crate::class::Delivery;
 use crate::connection::Connection;
 use crate::feed::{Due, Feed, Kind, Snapshot, SnapshotState};
-use crate::io::ConnId;
+use crate::io::{ConnId, Publication};
 use crate::stats::Stats;
 use crate::targets::{Target, TargetId};
 use crate::world::Change;
@@ -61,7 +62,7 @@ impl Engine {
             } else if conn.pending_bytes >= FLUSH_BYTES && which == Which::Due {
                 Left::More
             } else {
-                flush_feed(conn, target, target_id, &delivery, now_ms, &mut self.stats)
+                flush_feed(conn, target, target_id, &delivery, now_ms, &mut self.stats, &mut self.compressor)
             };
             match left {
                 Left::Nothing => continue,
@@ -94,7 +95,8 @@ impl Engine {
         }
         let delivery = Delivery { max_updates: None, ..delivery_of(&self.settings, target.class) };
         let now_ms = self.now.mono_ms;
-        while flush_feed(conn, target, target_id, &delivery, now_ms, &mut self.stats) == Left::More {}
+        let (stats, compressor) = (&mut self.stats, &mut self.compressor);
+        while flush_feed(conn, target, target_id, &delivery, now_ms, stats, compressor) == Left::More {}
         conn.feeds.retain(|feed| *feed != target_id);
         if !conn.pending.is_empty() {
             conn.mark_dirty(&mut self.dirty);
@@ -149,6 +151,7 @@ fn flush_feed(
     delivery: &Delivery,
     now_ms: u64,
     stats: &mut Stats,
+    compressor: &mut Compressor,
 ) -> Left {
     let Some(slot) = conn.subscription(target_id).map(|subscription| subscription.slot) else {
         return Left::Nothing;
@@ -171,8 +174,8 @@ fn flush_feed(
         let eye = eye_of(target, audience);
         let (dues, rest) = feed.take(now_ms, delivery, eye, FLUSH_BYTES);
         more = rest;
-        let frames = frames(conn.encoding, &target.subject.name, &dues, stats);
-        conn.put_all(frames, delivery.batch_ms > 0);
+        let messages = messages(conn.encoding, &target.subject.name, &dues, stats);
+        conn.put_all(&messages, delivery.batch_ms > 0, compressor);
     }
     conn.feed_bytes = conn.feed_bytes + feed.bytes() - bytes;
     let left = match () {
@@ -243,15 +246,23 @@ fn tell_snapshot(
     (!complete).then_some(snapshot)
 }
 
-/// Dues as messages, each in a frame of its own; neighbours of one kind share a message.
-fn frames(encoding: Encoding, channel: &str, dues: &[Due], stats: &mut Stats) -> Vec<Frame> {
-    let mut frames = Vec::with_capacity(dues.len());
+/// One message on its way.
+enum Message<'d> {
+    /// An event, which others get too.
+    Event(&'d Publication),
+    /// What is for this connection alone.
+    Own(Frame),
+}
+
+/// Dues as messages; neighbours of one kind share one.
+fn messages<'d>(encoding: Encoding, channel: &str, dues: &'d [Due], stats: &mut Stats) -> Vec<Message<'d>> {
+    let mut messages = Vec::with_capacity(dues.len());
     let mut at = 0;
     while let Some(first) = dues.get(at) {
         let change = match first.kind {
             Some(Kind::Entity(_, change)) if change != Change::Update => change,
             _ => {
-                frames.push(first.publication.frame(encoding).clone());
+                messages.push(Message::Event(&first.publication));
                 at += 1;
                 continue;
             }
@@ -262,16 +273,16 @@ fn frames(encoding: Encoding, channel: &str, dues: &[Due], stats: &mut Stats) ->
         if change == Change::Enter {
             stats.view_enters += run.len() as u64;
             let elements: Vec<_> = run.iter().map(|due| due.publication.element(encoding).clone()).collect();
-            frames.push(encode_view_enter(encoding, channel, false, true, &elements));
+            messages.push(Message::Own(encode_view_enter(encoding, channel, false, true, &elements)));
         } else {
             stats.view_leaves += run.len() as u64;
             let keys: Vec<&str> = run.iter().filter_map(|due| due.publication.event.key()).collect();
             let reason = if change == Change::Remove { "removed" } else { "view" };
             let message = ServerMessage::ViewLeave { channel, keys: &keys, reason };
-            frames.push(codec::encode_frame(encoding, &message));
+            messages.push(Message::Own(codec::encode_frame(encoding, &message)));
         }
     }
-    frames
+    messages
 }
 
 impl Connection {
@@ -281,16 +292,42 @@ impl Connection {
         self.pending.push(frame);
     }
 
-    /// Lines frames up; `together`: as arrays.
-    fn put_all(&mut self, frames: Vec<Frame>, together: bool) {
-        if !together || frames.len() < 2 {
-            return frames.into_iter().for_each(|frame| self.put(frame));
-        }
-        for batch in frames.chunks(MAX_BATCH) {
-            match batch {
-                [single] => self.put(single.clone()),
-                batch => self.put(codec::encode_array(self.encoding, batch)),
-            }
+    /// Lines messages up; `together`: as arrays.
+    fn put_all(&mut self, messages: &[Message<'_>], together: bool, compressor: &mut Compressor) {
+        let most = if together { MAX_BATCH } else { 1 };
+        for batch in messages.chunks(most) {
+            let frame = match (batch, self.deflate) {
+                ([Message::Own(frame)], _) => frame.clone(),
+                ([Message::Event(event)], _) => event_frame(self, event, compressor),
+                (batch, Some(window)) => deflated(self.encoding, window, batch, compressor),
+                (batch, None) => array(self.encoding, batch),
+            };
+            self.put(frame);
         }
     }
+}
+
+fn array(encoding: Encoding, batch: &[Message<'_>]) -> Frame {
+    let frame = |message: &Message<'_>| match message {
+        Message::Event(event) => event.frame(encoding).clone(),
+        Message::Own(frame) => frame.clone(),
+    };
+    codec::encode_array(encoding, &batch.iter().map(frame).collect::<Vec<_>>())
+}
+
+/// A batch in which each event is compressed once for all; plain where none of them is worth it.
+fn deflated(encoding: Encoding, window: Window, batch: &[Message<'_>], compressor: &mut Compressor) -> Frame {
+    let mut pays = false;
+    let mut piece = |message: &Message<'_>| match message {
+        Message::Own(frame) => stored(payload_of(frame)),
+        Message::Event(event) => match event.piece(encoding, window, compressor) {
+            Some(piece) => {
+                pays = true;
+                piece.clone()
+            }
+            None => stored(payload_of(event.frame(encoding))),
+        },
+    };
+    let pieces: Vec<_> = batch.iter().map(&mut piece).collect();
+    if pays { codec::deflated_array(encoding, &pieces) } else { array(encoding, batch) }
 }

@@ -20,6 +20,7 @@ use std::borrow::Cow;
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 
+use drawbridge_protocol::websocket::Compressor;
 use drawbridge_protocol::{CloseCode, ErrorCode, ErrorMessage, Frame, RequestId, ServerMessage, codec};
 use hashbrown::HashMap;
 use smallvec::SmallVec;
@@ -70,6 +71,7 @@ pub struct Engine {
     found: Vec<AudienceId>,
     /// Scratch: what it changes for whom.
     told: Vec<Told>,
+    compressor: Compressor,
     stats: Stats,
 }
 
@@ -97,6 +99,7 @@ impl Engine {
             matched: Vec::new(),
             found: Vec::new(),
             told: Vec::new(),
+            compressor: Compressor::default(),
             stats: Stats::default(),
         }
     }

@@ -125,6 +125,7 @@ impl Bench {
             connection: 100 + at as u64,
             session: 1,
             encoding: Encoding::Json,
+            deflate: None,
             address: [127, 0, 0, 1].into(),
             token: Some(Ok(claims)),
             wait_for_connect: false,

@@ -202,6 +202,7 @@ impl World {
                 connection: (self.clients.len() as u64) << 8,
                 session: u128::from(index),
                 encoding: Encoding::Json,
+                deflate: None,
                 address: [127, 0, 0, 1].into(),
                 token: Some(Ok(claims)),
                 wait_for_connect: false,

@@ -6,6 +6,7 @@
 
 use std::fmt;
 
+use super::deflate::{Inflated, inflate};
 use super::header::{self, Header};
 use super::partial::{self, Admission, Completed, Partial};
 use super::{OpCode, close, mask};
@@ -102,12 +103,19 @@ pub struct Decoder {
     partial: Option<Box<Partial>>,
     /// A close frame or a violation came.
     ended: bool,
+    /// The handshake agreed on `permessage-deflate`.
+    inflates: bool,
 }
 
 impl Decoder {
     /// For a fresh connection.
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// For a fresh connection whose handshake agreed on `permessage-deflate` without context takeover (RFC 7692).
+    pub fn inflating() -> Self {
+        Decoder { inflates: true, ..Self::default() }
     }
 
     /// Reads from the front of `input`, which it shortens by what it took in. `Ok(None)`: all of `input` was taken in,
@@ -130,6 +138,18 @@ impl Decoder {
             Ok(Some(Completed::InPlace(opcode, payload))) => interpret(opcode, payload),
             Ok(Some(Completed::Assembled(opcode))) => {
                 interpret(opcode, self.partial.as_deref().map_or(&[], Partial::delivered))
+            }
+            Ok(Some(Completed::Compressed(opcode))) => {
+                let compressed = self.partial.as_deref().map_or(&[][..], Partial::delivered);
+                match inflate(compressed, limits) {
+                    Ok(Inflated::Whole(bytes)) => {
+                        let partial = self.partial.get_or_insert_default();
+                        partial.deliver(bytes);
+                        interpret(opcode, partial.delivered())
+                    }
+                    Ok(Inflated::Oversized(bytes)) => Ok(Received::Oversized { bytes }),
+                    Err(violation) => Err(violation),
+                }
             }
             Ok(Some(Completed::Discarded(bytes))) => Ok(Received::Oversized { bytes }),
             Err(violation) => Err(violation),
@@ -161,8 +181,11 @@ impl Decoder {
         loop {
             if !self.partial.as_deref().is_some_and(Partial::in_frame) {
                 let Some(header) = self.take_header(input)? else { return Ok(None) };
+                if header.compressed && !self.inflates {
+                    return Err(Violation::protocol("a reserved bit is set"));
+                }
                 let admission = partial::admit(&header, self.partial.as_deref(), limits)?;
-                if stands_alone(&header) && header.payload_bytes <= input.len() as u64 {
+                if stands_alone(&header) && !header.compressed && header.payload_bytes <= input.len() as u64 {
                     return Ok(Some(take_whole(header, admission, input)));
                 }
                 self.partial.get_or_insert_default().open(header, admission)?;

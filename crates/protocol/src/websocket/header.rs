@@ -13,6 +13,8 @@ pub(super) const MAX_CONTROL_BYTES: usize = 125;
 pub(super) struct Header {
     /// The last frame of its message.
     pub(super) fin: bool,
+    /// The first reserved bit: a compressed message begins (RFC 7692 §6).
+    pub(super) compressed: bool,
     /// What the frame is.
     pub(super) opcode: OpCode,
     /// How long the payload says it is; below 2^63.
@@ -44,7 +46,7 @@ impl OpCode {
 /// What is there is judged at once, so that a peer that speaks something else is told after its first byte.
 pub(super) fn parse(bytes: &[u8]) -> Result<Option<(Header, usize)>, Violation> {
     let Some(&first) = bytes.first() else { return Ok(None) };
-    let (fin, opcode) = parse_first(first)?;
+    let (fin, compressed, opcode) = parse_first(first)?;
     let Some(&second) = bytes.get(1) else { return Ok(None) };
     if second & 0x80 == 0 {
         return Err(Violation::protocol("a client's frame is not masked"));
@@ -55,11 +57,12 @@ pub(super) fn parse(bytes: &[u8]) -> Result<Option<(Header, usize)>, Violation> 
     }
     let Some((payload_bytes, after_length)) = parse_length(short_length, bytes)? else { return Ok(None) };
     let Some(key) = bytes.get(after_length..).and_then(|rest| rest.first_chunk()) else { return Ok(None) };
-    Ok(Some((Header { fin, opcode, payload_bytes, key: *key }, after_length + key.len())))
+    Ok(Some((Header { fin, compressed, opcode, payload_bytes, key: *key }, after_length + key.len())))
 }
 
-fn parse_first(byte: u8) -> Result<(bool, OpCode), Violation> {
-    if byte & 0x70 != 0 {
+fn parse_first(byte: u8) -> Result<(bool, bool, OpCode), Violation> {
+    let compressed = byte & 0x40 != 0;
+    if byte & 0x30 != 0 {
         return Err(Violation::protocol("a reserved bit is set"));
     }
     let fin = byte & 0x80 != 0;
@@ -67,7 +70,10 @@ fn parse_first(byte: u8) -> Result<(bool, OpCode), Violation> {
     if opcode.is_control() && !fin {
         return Err(Violation::protocol("a control frame is fragmented"));
     }
-    Ok((fin, opcode))
+    if compressed && !matches!(opcode, OpCode::Text | OpCode::Binary) {
+        return Err(Violation::protocol("a reserved bit is set"));
+    }
+    Ok((fin, compressed, opcode))
 }
 
 /// The payload's length and where the mask begins.

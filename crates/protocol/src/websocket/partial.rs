@@ -14,6 +14,8 @@ pub(super) enum Completed<'i> {
     InPlace(OpCode, &'i [u8]),
     /// It was put together and lies in [`Partial::delivered`].
     Assembled(OpCode),
+    /// As [`Completed::Assembled`], compressed as it is.
+    Compressed(OpCode),
     /// A data message over [`Limits::message_bytes`], of this many bytes.
     Discarded(u64),
 }
@@ -64,6 +66,7 @@ struct Message {
     announced: u64,
     empty_fragments: u32,
     discarded: bool,
+    compressed: bool,
 }
 
 impl Partial {
@@ -80,6 +83,11 @@ impl Partial {
     /// The message that was completed last.
     pub(super) fn delivered(&self) -> &[u8] {
         &self.delivered
+    }
+
+    /// Lends this out as what was completed last.
+    pub(super) fn deliver(&mut self, bytes: Vec<u8>) {
+        self.delivered = bytes;
     }
 
     /// Frees what was completed last.
@@ -116,12 +124,12 @@ impl Partial {
 
     /// Opens a frame that was admitted and whose payload is not whole in the bytes handed in, or is a fragment.
     pub(super) fn open(&mut self, header: Header, admission: Admission) -> Result<(), Violation> {
-        let Header { fin, opcode, payload_bytes, key } = header;
+        let Header { fin, compressed, opcode, payload_bytes, key } = header;
         self.frame = Some(OpenFrame { fin, opcode, remaining: payload_bytes, key });
         if opcode.is_control() {
             return Ok(());
         }
-        let message = self.message.get_or_insert_with(|| Message::new(opcode));
+        let message = self.message.get_or_insert_with(|| Message::new(opcode, compressed));
         message.announced = message.announced.saturating_add(payload_bytes);
         if admission == Admission::Discard {
             message.discard();
@@ -171,13 +179,24 @@ impl Partial {
             return Some(Completed::Discarded(message.announced));
         }
         self.delivered = message.bytes;
-        Some(Completed::Assembled(message.opcode))
+        Some(match message.compressed {
+            true => Completed::Compressed(message.opcode),
+            false => Completed::Assembled(message.opcode),
+        })
     }
 }
 
 impl Message {
-    fn new(opcode: OpCode) -> Self {
-        Message { opcode, bytes: Vec::new(), checked: 0, announced: 0, empty_fragments: 0, discarded: false }
+    fn new(opcode: OpCode, compressed: bool) -> Self {
+        Message {
+            opcode,
+            bytes: Vec::new(),
+            checked: 0,
+            announced: 0,
+            empty_fragments: 0,
+            discarded: false,
+            compressed,
+        }
     }
 
     fn discard(&mut self) {
@@ -188,7 +207,7 @@ impl Message {
     /// Appends a part; a text's is checked at once, so that a bad one is refused at its first bad byte.
     fn append(&mut self, part: &[u8]) -> Result<(), Violation> {
         self.bytes.extend_from_slice(part);
-        if self.opcode == OpCode::Text {
+        if self.opcode == OpCode::Text && !self.compressed {
             self.checked += utf8_prefix(&self.bytes[self.checked..])?;
         }
         Ok(())

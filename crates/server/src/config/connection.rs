@@ -16,6 +16,7 @@ pub(super) struct Connection {
     pub(super) heartbeat: Duration,
     pub(super) allowed_origins: Option<Vec<String>>,
     pub(super) outbound_bytes: usize,
+    pub(super) compression: bool,
     pub(super) linger: Duration,
 }
 
@@ -48,6 +49,7 @@ pub(super) fn read(section: &Section<'_>) -> Connection {
             .strings("allowed_origins")
             .map(|origins| origins.iter().filter_map(origin).collect()),
         outbound_bytes: section.size("outbound_bytes", 1 << 20, 1 << 10..=1 << 30) as usize,
+        compression: section.boolean("compression", true),
         linger: section.duration("linger", Duration::from_secs(2), Duration::ZERO..=MINUTE),
     };
     section.close();

@@ -73,6 +73,8 @@ pub struct Config {
     pub auth: Auth,
     /// Which web pages may connect; `None`: those of the same origin. `*` is any.
     pub allowed_origins: Option<Vec<String>>,
+    /// Whether `permessage-deflate` is agreed to.
+    pub compression: bool,
     /// Connections of one address to this node; `None`: no limit.
     pub connections_per_address: Option<u32>,
     /// How long a Redis subscription outlives its last subscriber.
@@ -221,6 +223,7 @@ fn build(root: &Section<'_>) -> Config {
         broker,
         auth,
         allowed_origins: connection.allowed_origins,
+        compression: connection.compression,
         connections_per_address: limits.connections_per_address,
         linger: connection.linger,
         engine,

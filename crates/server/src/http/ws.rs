@@ -6,7 +6,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use drawbridge_engine::io::{AuthFailure, Claims};
 use drawbridge_protocol::Encoding;
-use drawbridge_protocol::websocket;
+use drawbridge_protocol::websocket::{self, Deflate};
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::{Method, Request, StatusCode};
 use hyper::body::Incoming;
@@ -26,6 +26,7 @@ struct Admission {
     encoding: Encoding,
     /// To be named in the answer, if the client offered any.
     subprotocol: Option<&'static str>,
+    deflate: Option<Deflate>,
     address: IpAddr,
     token: Option<Result<Claims, AuthFailure>>,
     wait_for_connect: bool,
@@ -46,6 +47,10 @@ pub(super) async fn upgrade(node: &Arc<Node>, mut request: Request<Incoming>, pe
     headers.insert(header::SEC_WEBSOCKET_ACCEPT, admission.accept.clone());
     if let Some(subprotocol) = admission.subprotocol {
         headers.insert(header::SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(subprotocol));
+    }
+    if let Some(value) = admission.deflate.and_then(|deflate| HeaderValue::from_str(&deflate.response()).ok())
+    {
+        headers.insert(header::SEC_WEBSOCKET_EXTENSIONS, value);
     }
     let upgrade = hyper::upgrade::on(&mut request);
     let node = node.clone();
@@ -83,6 +88,9 @@ async fn admit(node: &Arc<Node>, request: &Request<Incoming>, peer: IpAddr) -> R
             "too many connections from this address\n",
         )));
     };
+    let offers =
+        headers.get_all(header::SEC_WEBSOCKET_EXTENSIONS).iter().filter_map(|value| value.to_str().ok());
+    let deflate = node.config.compression.then(|| websocket::negotiate_deflate(offers)).flatten();
     let query = request.uri().query().unwrap_or_default();
     let token = match token(node, headers, query) {
         Some(token) => Some(node.judge.verify(token).await),
@@ -92,6 +100,7 @@ async fn admit(node: &Arc<Node>, request: &Request<Incoming>, peer: IpAddr) -> R
         accept,
         encoding: subprotocol.encoding,
         subprotocol: subprotocol.echo,
+        deflate,
         address,
         token,
         wait_for_connect: parameter(query, "connect").as_deref() == Some("1"),
@@ -219,6 +228,7 @@ fn deliver(
         tls,
         read_ahead,
         encoding: admission.encoding,
+        deflate: admission.deflate.map(|deflate| deflate.window),
         address: address::counted_as(admission.address),
         token: admission.token,
         wait_for_connect: admission.wait_for_connect,

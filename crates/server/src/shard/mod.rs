@@ -17,6 +17,7 @@ use drawbridge_engine::rate_limit::SharedLimits;
 use drawbridge_engine::settings::Settings;
 use drawbridge_engine::stats::Stats;
 use drawbridge_protocol::Encoding;
+use drawbridge_protocol::websocket::Window;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::broker::{Broker, ShardInbox};
@@ -58,6 +59,8 @@ pub struct NewSocket {
     pub read_ahead: Bytes,
     /// By sub-protocol.
     pub encoding: Encoding,
+    /// The handshake agreed on compression; what the client's inflater holds.
+    pub deflate: Option<Window>,
     /// The client's address.
     pub address: IpAddr,
     /// The token of the upgrade, judged.

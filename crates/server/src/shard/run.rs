@@ -179,7 +179,7 @@ impl Shard {
         let mut sockets = self.sockets.borrow_mut();
         let entry = sockets.vacant_entry();
         let id = ConnId { index: entry.key() as u32, generation };
-        let socket = Rc::new(Socket::new(id, transport, new.slot));
+        let socket = Rc::new(Socket::new(id, transport, new.deflate.is_some(), new.slot));
         entry.insert(socket.clone());
         drop(sockets);
         self.input(Input::Opened(Opened {
@@ -187,6 +187,7 @@ impl Shard {
             connection: random(),
             session: u128::from(random()) << 64 | u128::from(random()),
             encoding: new.encoding,
+            deflate: new.deflate,
             address: new.address,
             token: new.token,
             wait_for_connect: new.wait_for_connect,

@@ -46,11 +46,11 @@ pub(super) enum Sent {
 }
 
 impl Socket {
-    pub(super) fn new(id: ConnId, transport: Transport, slot: AddressSlot) -> Self {
+    pub(super) fn new(id: ConnId, transport: Transport, inflates: bool, slot: AddressSlot) -> Self {
         Socket {
             id,
             transport,
-            decoder: RefCell::new(Decoder::new()),
+            decoder: RefCell::new(if inflates { Decoder::inflating() } else { Decoder::new() }),
             rest: RefCell::new(VecDeque::new()),
             waiting: Cell::new(false),
             closing: Cell::new(false),
