@@ -58,6 +58,7 @@ impl Crowd for Idlers {
                 ("room".into(), room.to_string().into()),
                 ("game".into(), game.to_string().into()),
             ]),
+            view: Map::new(),
             player,
         }
     }

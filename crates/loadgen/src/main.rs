@@ -2,6 +2,7 @@
 //! is one process with one event loop; `scripts/bench` starts them and compares. This file owns the command line
 //! and nothing else. Nothing here imports the engine or the server: what is measured is only spoken to.
 
+mod act;
 mod channels;
 mod client;
 mod console;
@@ -13,6 +14,7 @@ mod publish;
 mod redis;
 mod subscribe;
 mod token;
+mod watch;
 
 use std::process::ExitCode;
 
@@ -37,6 +39,10 @@ enum Command {
     Subscribe(subscribe::SubscribeArgs),
     /// Publish 200-byte events to Redis at a fixed rate, whatever becomes of them (an open loop)
     Publish(publish::PublishArgs),
+    /// Open WebSockets that each look at a part of a channel, and measure what they are shown
+    Watch(watch::WatchArgs),
+    /// Publish the life of such a channel, tick by tick
+    Act(act::ActArgs),
     /// Open WebSockets with three subscriptions each, and hold them
     Idle(idle::IdleArgs),
 }
@@ -46,6 +52,8 @@ fn main() -> ExitCode {
         Command::Floor(args) => floor::run(args),
         Command::Subscribe(args) => subscribe::run(args),
         Command::Publish(args) => publish::run(args),
+        Command::Watch(args) => watch::run(args),
+        Command::Act(args) => act::run(args),
         Command::Idle(args) => idle::run(args),
     };
     match outcome {

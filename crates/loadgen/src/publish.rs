@@ -49,15 +49,15 @@ fn rate(text: &str) -> Result<f64, String> {
 }
 
 #[derive(Serialize)]
-struct Done {
-    at: &'static str,
-    messages: u64,
-    bursts: u64,
-    seconds: f64,
+pub(crate) struct Done {
+    pub(crate) at: &'static str,
+    pub(crate) messages: u64,
+    pub(crate) bursts: u64,
+    pub(crate) seconds: f64,
     /// The sum of what Redis answered: one for each subscriber of Redis (not of the node) that it went to.
-    receivers: u64,
-    lag_p99_us: u64,
-    lag_max_us: u64,
+    pub(crate) receivers: u64,
+    pub(crate) lag_p99_us: u64,
+    pub(crate) lag_max_us: u64,
 }
 
 /// Publishes for as long as was asked, then waits for Redis to have answered everything.
@@ -132,7 +132,7 @@ fn publish(
 }
 
 /// Reads the reply of every publish; answers the sum of the receivers.
-fn count_replies(mut link: TcpStream, expected: u64) -> io::Result<u64> {
+pub(crate) fn count_replies(mut link: TcpStream, expected: u64) -> io::Result<u64> {
     let mut chunk = vec![0; 64 << 10];
     let mut unread = Vec::new();
     let (mut replies, mut receivers) = (0, 0);

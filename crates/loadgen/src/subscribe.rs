@@ -13,7 +13,7 @@ use crate::client::{self, Crowd, Join, Member, Target};
 use crate::event::{self, Stamp};
 
 /// Latencies above this are recorded as this.
-const MAX_LATENCY_NS: u64 = 60_000_000_000;
+pub(crate) const MAX_LATENCY_NS: u64 = 60_000_000_000;
 
 /// The flags of `subscribe`.
 #[derive(Args)]
@@ -86,7 +86,7 @@ pub(crate) struct Report {
 }
 
 #[derive(Serialize)]
-struct Latency {
+pub(crate) struct Latency {
     p50: f64,
     p99: f64,
     p999: f64,
@@ -105,6 +105,7 @@ impl Crowd for Subscribers {
             player: format!("load-{}", self.first + index),
             claims: Map::from_iter([(claim, number.to_string().into())]),
             channels: vec![self.channels.name(number)],
+            view: Map::new(),
         }
     }
 
@@ -121,16 +122,23 @@ impl Crowd for Subscribers {
     }
 
     fn report(&mut self) -> Report {
-        let quantile = |at| micros(self.latency.value_at_quantile(at));
-        let latency_us = Latency {
+        let latency_us = Latency::of(&self.latency);
+        self.latency.reset();
+        Report { counts: std::mem::take(&mut self.counts), latency_us }
+    }
+}
+
+impl Latency {
+    /// Of a histogram of nanoseconds.
+    pub(crate) fn of(latency: &Histogram<u64>) -> Self {
+        let quantile = |at| micros(latency.value_at_quantile(at));
+        Latency {
             p50: quantile(0.5),
             p99: quantile(0.99),
             p999: quantile(0.999),
-            max: micros(self.latency.max()),
-            mean: self.latency.mean() / 1e3,
-        };
-        self.latency.reset();
-        Report { counts: std::mem::take(&mut self.counts), latency_us }
+            max: micros(latency.max()),
+            mean: latency.mean() / 1e3,
+        }
     }
 }
 

@@ -27,7 +27,7 @@ const FILTER_HINT: &str =
     "a filter is one condition of at most 1024 bytes, like: event == 'hit' && data.damage > 10";
 /// What asking the filters of one channel that no index answers may cost an event, in the units of
 /// [`crate::filter_index`]; `docs/filters.md` says what that means.
-const MAX_FILTER_WORK: usize = 20_000;
+const MAX_FILTER_WORK: usize = 100_000;
 
 impl Engine {
     pub(super) fn filter_update(&mut self, id: ConnId, request: Option<&RequestId>, update: &FilterUpdate) {

@@ -313,3 +313,30 @@ fn work_is_told_before() {
     index.insert(1, None, None);
     assert_eq!((index.work(), candidates(&index, &Event::of("null"))), (0, vec![1]));
 }
+
+/// The lines of the blocks of this kind in the documentation, with a player folded in.
+fn documented(kind: &str) -> Vec<Expr> {
+    struct Player;
+    impl Scope for Player {
+        fn var(&self, _: Var) -> Binding<'_> {
+            Binding::Me { player: "alice", claims: r#"{"team":"red","guild":"g","rooms":["a","b"]}"# }
+        }
+    }
+    let opening = format!("```{kind}\n");
+    let blocks = include_str!("../../../../docs/filters.md").split(&*opening).skip(1);
+    let lines = blocks.filter_map(|block| block.split("```").next()).flat_map(str::lines);
+    lines.map(|line| expr(line).bind(&Player, Vars::ME)).collect()
+}
+
+#[test]
+fn the_documentation_is_right() {
+    let (fast, asked) = (documented("fast"), documented("asked"));
+    assert!(fast.len() >= 11 && asked.len() >= 12);
+    for expr in fast {
+        assert!(!shapes([&expr]).is_empty(), "{expr}");
+    }
+    for expr in asked {
+        assert!(shapes([&expr]).is_empty() && expr.as_constant().is_none(), "{expr}");
+    }
+    assert_eq!((expr("data.id == 'p17'").work(), expr("data.id").work()), (11, 9));
+}

@@ -13,7 +13,7 @@ use drawbridge_protocol::websocket::OpCode;
 use mio::net::TcpStream;
 use mio::{Events, Interest, Poll, Token, Waker};
 use serde::Serialize;
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 
 pub(crate) use self::connect::{Join, Target};
 use self::message::Message;
@@ -34,6 +34,8 @@ pub(crate) struct Member {
     pub(crate) claims: Map<String, Value>,
     /// What must be live before the member counts as joined.
     pub(crate) channels: Vec<String>,
+    /// What its `CHANNEL_SUBSCRIBE`s say beside the channel: a filter, an area.
+    pub(crate) view: Map<String, Value>,
 }
 
 /// The members, and what becomes of their events.
@@ -309,10 +311,10 @@ impl<C: Crowd> Pool<C> {
         match message {
             Message::Event(text) => self.crowd.event(index, now, text),
             Message::Welcome(live) => {
-                let mut missing = self.crowd.member(index).channels;
+                let Member { channels: mut missing, view, .. } = self.crowd.member(index);
                 missing.retain(|channel| !live.iter().any(|name| name == channel));
                 if self.join == Join::Message {
-                    self.subscribe(index, &missing)?;
+                    self.subscribe(index, &missing, &view)?;
                 }
                 self.is_missing(index, missing.len());
             }
@@ -337,10 +339,13 @@ impl<C: Crowd> Pool<C> {
         }
     }
 
-    fn subscribe(&mut self, index: usize, channels: &[String]) -> io::Result<()> {
+    fn subscribe(&mut self, index: usize, channels: &[String], view: &Map<String, Value>) -> io::Result<()> {
         for (id, channel) in channels.iter().enumerate() {
-            let request = json!({"type": "CHANNEL_SUBSCRIBE", "id": id, "channel": channel});
-            self.send(index, OpCode::Text, request.to_string().as_bytes())?;
+            let mut request = view.clone();
+            request.insert("type".into(), "CHANNEL_SUBSCRIBE".into());
+            request.insert("id".into(), id.into());
+            request.insert("channel".into(), channel.as_str().into());
+            self.send(index, OpCode::Text, Value::from(request).to_string().as_bytes())?;
         }
         Ok(())
     }
