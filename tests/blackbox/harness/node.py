@@ -262,6 +262,7 @@ class Node:
 
 
 _OPTIONS = {
+    "deflate",
     "path",
     "headers",
     "encoding",

@@ -1,16 +1,21 @@
 """A small blocking WebSocket client (RFC 6455) that can also do everything wrong: unmasked, fragmented, oversized
-and reserved frames, half a handshake, silence. It knows nothing of the contract; see `player`."""
+and reserved frames, half a handshake, silence. It can speak permessage-deflate (RFC 7692). It knows nothing of the
+contract; see `player`."""
 
 import base64
 import hashlib
 import os
 import socket
 import struct
+import zlib
 
 from .wait import PATIENCE, Deadline
 
 TEXT, BINARY, CLOSE, PING, PONG, CONTINUATION = 0x1, 0x2, 0x8, 0x9, 0xA, 0x0
 JSON, MSGPACK = "drawbridge.v1.json", "drawbridge.v1.msgpack"
+RSV1 = 4
+DEFLATE_OFFER = "permessage-deflate; client_max_window_bits"
+_DEFLATE_TAIL = b"\x00\x00\xff\xff"
 _GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 
 
@@ -59,6 +64,20 @@ def _mask(payload, key):
     return mixed.to_bytes(len(payload), "big")
 
 
+def deflate(data, level=6):
+    """What a message with RSV1 holds."""
+    state = zlib.compressobj(level, zlib.DEFLATED, -15)
+    return (state.compress(data) + state.flush(zlib.Z_SYNC_FLUSH)).removesuffix(_DEFLATE_TAIL)
+
+
+def inflate(data):
+    """The message of a payload with RSV1, from nothing."""
+    state = zlib.decompressobj(-15)
+    message = state.decompress(data + _DEFLATE_TAIL)
+    assert not state.unconsumed_tail and not state.unused_data, "bytes behind the compressed message"
+    return message
+
+
 class WebSocket:
     """One socket. `connect()` does the whole handshake; the steps are public for tests that stop half way."""
 
@@ -75,12 +94,16 @@ class WebSocket:
         preamble=b"",
         receive_buffer=None,
         answer_pings=True,
+        deflate=False,
         timeout=PATIENCE,
     ):
         self.port, self.path, self.host = port, path, host
         self.headers = list(headers.items()) if isinstance(headers, dict) else list(headers)
         self.subprotocols = subprotocols
         self.answer_pings = answer_pings
+        self.deflate = DEFLATE_OFFER if deflate is True else deflate or None  # or an offer of the test's own
+        self.extension = None  # what the server agreed on
+        self.compressed_frames = 0
         self.timeout = timeout
         self.pings = 0
         self.method = "GET"
@@ -121,6 +144,8 @@ class WebSocket:
         }
         if self.subprotocols:
             headers["Sec-WebSocket-Protocol"] = ", ".join(self.subprotocols)
+        if self.deflate:
+            headers["Sec-WebSocket-Extensions"] = self.deflate
         for name, value in replace.items():
             headers[name.replace("_", "-")] = value
         lines = [f"{self.method} {self.path} HTTP/1.1"]
@@ -149,6 +174,8 @@ class WebSocket:
         self.subprotocol = self.response_headers.get("sec-websocket-protocol")
         if self.subprotocol is not None:
             assert self.subprotocol in self.subprotocols, "a sub-protocol that was not offered"
+        self.extension = self.response_headers.get("sec-websocket-extensions")
+        assert self.deflate or not self.extension, "an extension that was not offered"
 
     def _body(self, deadline):
         """What the server has to say; to a HEAD it announces a body that does not come."""
@@ -171,6 +198,9 @@ class WebSocket:
     def send_text(self, text):
         self.send_frame(TEXT, text.encode() if isinstance(text, str) else text)
 
+    def send_compressed(self, text, **how):
+        self.send_frame(TEXT, deflate(text.encode() if isinstance(text, str) else text), rsv=RSV1, **how)
+
     def send_binary(self, data):
         self.send_frame(BINARY, data)
 
@@ -189,7 +219,12 @@ class WebSocket:
             if found is None:
                 self._fill(deadline)
                 continue
-            fin, opcode, payload = found
+            fin, opcode, compressed, payload = found
+            assert fin or not compressed, "this server does not fragment"
+            if compressed:
+                assert opcode in (TEXT, BINARY), "a compressed frame that begins no message"
+                self.compressed_frames += 1
+                payload = inflate(payload)
             if opcode == CLOSE:
                 self._end(*self._close_of(payload), echo=payload)
             elif opcode == PING:
@@ -225,7 +260,7 @@ class WebSocket:
             return None
         size, at = data[1] & 0x7F, 2
         assert not data[1] & 0x80, "the server masked a frame"
-        assert not data[0] & 0x70, "reserved bits are set"
+        assert not data[0] & (0x30 if self.extension else 0x70), "reserved bits are set"
         if size == 126:
             if len(data) < 4:
                 return None
@@ -236,10 +271,10 @@ class WebSocket:
             size, at = struct.unpack_from(">Q", data, 2)[0], 10
         if len(data) < at + size:
             return None
-        fin, opcode = bool(data[0] & 0x80), data[0] & 0x0F
+        fin, opcode, compressed = bool(data[0] & 0x80), data[0] & 0x0F, bool(data[0] & 0x40)
         payload = bytes(data[at : at + size])
         del data[: at + size]
-        return fin, opcode, payload
+        return fin, opcode, compressed, payload
 
     @staticmethod
     def _close_of(payload):

@@ -181,9 +181,6 @@ impl Decoder {
         loop {
             if !self.partial.as_deref().is_some_and(Partial::in_frame) {
                 let Some(header) = self.take_header(input)? else { return Ok(None) };
-                if header.compressed && !self.inflates {
-                    return Err(Violation::protocol("a reserved bit is set"));
-                }
                 let admission = partial::admit(&header, self.partial.as_deref(), limits)?;
                 if stands_alone(&header) && !header.compressed && header.payload_bytes <= input.len() as u64 {
                     return Ok(Some(take_whole(header, admission, input)));
@@ -200,7 +197,7 @@ impl Decoder {
 
     fn take_header(&mut self, input: &mut &mut [u8]) -> Result<Option<Header>, Violation> {
         if !self.partial.as_deref().is_some_and(Partial::in_header) {
-            if let Some((header, length)) = header::parse(input)? {
+            if let Some((header, length)) = header::parse(input, self.inflates)? {
                 partial::take_front(input, length as u64);
                 return Ok(Some(header));
             }
@@ -208,7 +205,7 @@ impl Decoder {
                 return Ok(None);
             }
         }
-        self.partial.get_or_insert_default().take_header(input)
+        self.partial.get_or_insert_default().take_header(input, self.inflates)
     }
 }
 

@@ -14,15 +14,19 @@ use crate::Frame;
 
 /// What every flushed piece ends with, and every message leaves out (RFC 7692 §7.2.1).
 const TAIL: [u8; 4] = [0x00, 0x00, 0xFF, 0xFF];
-/// Shorter texts are not tried.
-const LEAST_BYTES: usize = 96;
+/// Shorter texts are not tried: most of the cost is paid whatever the length, and little is won.
+const LEAST_BYTES: usize = 128;
 /// Of so many parts one must be saved.
 const SAVED_PART: usize = 10;
 /// The most that one block of a deflate stream stores (RFC 1951 §3.2.4).
 const MAX_STORED: usize = 0xFFFF;
 /// How much is inflated at once.
 const INFLATE_CHUNK: usize = 16 * 1024;
-const LEVEL: Compression = Compression::new(3);
+/// Measured on game events: 1 is twice as fast and leaves a third more bytes; 6 saves a twentieth for up to twice the time.
+const LEVEL: Compression = Compression::new(2);
+/// What a sender leaves out at a message's end, and then an empty last block of ours: what is whole ends exactly with it,
+/// and what was cut short does not.
+const END: [u8; 9] = [0x00, 0x00, 0xFF, 0xFF, 0x01, 0x00, 0x00, 0xFF, 0xFF];
 
 /// How far back a compressed text may refer, in bits: what clients' inflaters hold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -119,9 +123,11 @@ fn window_bits(text: &str) -> Option<u8> {
     (8..=15).find(|bits: &u8| bits.to_string() == text)
 }
 
-/// Compresses pieces. Holds some 300 KiB, so there is one for many connections.
+/// Compresses pieces. Holds some 300 KiB for each window in use, from the first piece on, so there is one for many
+/// connections. It carries nothing from one piece to the next.
+#[derive(Default)]
 pub struct Compressor {
-    wide: Compress,
+    wide: Option<Compress>,
     narrow: Option<Compress>,
 }
 
@@ -131,31 +137,29 @@ impl std::fmt::Debug for Compressor {
     }
 }
 
-impl Default for Compressor {
-    fn default() -> Self {
-        Compressor { wide: Compress::new_with_window_bits(LEVEL, false, Window::W15.bits()), narrow: None }
-    }
-}
-
 impl Compressor {
     /// A text as a piece; `None` where that saves too little to be worth a client's work.
     pub fn piece(&mut self, text: &[u8], window: Window) -> Option<Bytes> {
         if text.len() < LEAST_BYTES {
             return None;
         }
-        let compress = match window {
+        let slot = match window {
             Window::W15 => &mut self.wide,
-            Window::W9 => self
-                .narrow
-                .get_or_insert_with(|| Compress::new_with_window_bits(LEVEL, false, Window::W9.bits())),
+            Window::W9 => &mut self.narrow,
         };
+        let compress =
+            slot.get_or_insert_with(|| Compress::new_with_window_bits(LEVEL, false, window.bits()));
         compress.reset();
-        let most = text.len() - text.len() / SAVED_PART;
-        let mut out = Vec::with_capacity(most);
-        // One call takes all or shows that it does not pay: there is no room for more than that.
-        let status = compress.compress_vec(text, &mut out, FlushCompress::Sync).ok()?;
-        let done = status == Status::Ok && compress.total_in() == text.len() as u64 && out.ends_with(&TAIL);
-        (done && out.len() < most).then(|| out.into())
+        // Room for all of it, also where it does not pay: a state whose output was not fetched to its end is not wholly
+        // reset, and zlib-rs panics some pieces later.
+        let mut out = Vec::with_capacity(text.len() + text.len() / 8 + 64);
+        let done = compress.compress_vec(text, &mut out, FlushCompress::Sync);
+        if done.is_err() || out.len() == out.capacity() {
+            *slot = None;
+            return None;
+        }
+        let pays = out.len() <= text.len() - text.len() / SAVED_PART && out.ends_with(&TAIL);
+        pays.then(|| Bytes::copy_from_slice(&out))
     }
 }
 
@@ -199,44 +203,90 @@ pub(super) enum Inflated {
 
 /// Inflates a client's message. However much it says in few bytes, no more than `message_bytes` are held, and no more
 /// than `max_message_bytes` are inflated.
-pub(super) fn inflate(compressed: &[u8], limits: &Limits) -> Result<Inflated, Violation> {
-    let mut inflater = Decompress::new(false);
-    let mut whole = Vec::new();
-    let mut chunk = [0; INFLATE_CHUNK];
-    for (part, is_last) in [(compressed, false), (&TAIL[..], true)] {
-        let mut rest = part;
-        loop {
-            let (taken, made) = (inflater.total_in(), inflater.total_out());
-            let status = inflater
-                .decompress(rest, &mut chunk, FlushDecompress::Sync)
-                .map_err(|_| Violation::invalid_payload("a compressed message is damaged"))?;
-            let (taken, made) = (inflater.total_in() - taken, (inflater.total_out() - made) as usize);
-            rest = rest.get(taken as usize..).unwrap_or_default();
-            if inflater.total_out() > limits.max_message_bytes as u64 {
-                return Err(Violation::too_big("a message is over the limit"));
-            }
-            if inflater.total_out() <= limits.message_bytes as u64 {
-                whole.extend_from_slice(chunk.get(..made).unwrap_or_default());
-            } else {
-                whole = Vec::new();
-            }
-            if status == Status::StreamEnd {
-                // A last block may come before the end (RFC 7692 §7.2.3.5); nothing but its padding follows.
-                return Ok(inflated(whole, inflater.total_out(), limits));
-            }
-            if made < chunk.len() && (rest.is_empty() || taken == 0) {
-                break;
-            }
-        }
-        if is_last && !rest.is_empty() {
-            return Err(Violation::invalid_payload("a compressed message is damaged"));
-        }
+pub(super) fn inflate(message: &[u8], limits: &Limits) -> Result<Inflated, Violation> {
+    let mut inflating = Inflating {
+        state: Decompress::new(false),
+        whole: Vec::new(),
+        bytes: 0,
+        limits,
+        chunk: [0; INFLATE_CHUNK],
+    };
+    // Nothing at all would have to be a byte of 0 (RFC 7692 §7.2.3.6), and cannot mean anything else.
+    if !message.is_empty() {
+        inflating.read(message)?;
     }
-    Ok(inflated(whole, inflater.total_out(), limits))
+    Ok(match inflating.bytes > limits.message_bytes as u64 {
+        true => Inflated::Oversized(inflating.bytes),
+        false => Inflated::Whole(inflating.whole),
+    })
 }
 
-fn inflated(whole: Vec<u8>, bytes: u64, limits: &Limits) -> Inflated {
-    if bytes > limits.message_bytes as u64 { Inflated::Oversized(bytes) } else { Inflated::Whole(whole) }
+/// One message being inflated.
+struct Inflating<'l> {
+    state: Decompress,
+    whole: Vec<u8>,
+    /// How long it is so far; what is beyond the limit is counted and not kept.
+    bytes: u64,
+    limits: &'l Limits,
+    chunk: [u8; INFLATE_CHUNK],
+}
+
+impl Inflating<'_> {
+    fn read(&mut self, message: &[u8]) -> Result<(), Violation> {
+        let mut rest = message;
+        // Blocks may follow a last one (RFC 7692 §7.2.3.4), from a compressor that began anew.
+        while let Some(left) = self.feed(rest)? {
+            if left == 0 {
+                // Not even the first byte of the empty block is there, of which a sender leaves out the others.
+                return Ok(());
+            }
+            rest = rest.get(rest.len() - left..).unwrap_or_default();
+            self.state.reset(false);
+        }
+        match self.feed(&END)? {
+            Some(0) => Ok(()),
+            _ => Err(damaged()),
+        }
+    }
+
+    /// Inflates `input` until it ends, or a last block: then says how much is behind that.
+    fn feed(&mut self, mut input: &[u8]) -> Result<Option<usize>, Violation> {
+        loop {
+            let (taken, made) = (self.state.total_in(), self.state.total_out());
+            let status = self
+                .state
+                .decompress(input, &mut self.chunk, FlushDecompress::Sync)
+                .map_err(|_| damaged())?;
+            let taken = (self.state.total_in() - taken) as usize;
+            let made = (self.state.total_out() - made) as usize;
+            input = input.get(taken..).unwrap_or_default();
+            self.keep(made)?;
+            if status == Status::StreamEnd {
+                return Ok(Some(input.len()));
+            }
+            if made < self.chunk.len() {
+                // It stopped for want of input.
+                return if input.is_empty() { Ok(None) } else { Err(damaged()) };
+            }
+        }
+    }
+
+    fn keep(&mut self, made: usize) -> Result<(), Violation> {
+        self.bytes += made as u64;
+        if self.bytes > self.limits.max_message_bytes as u64 {
+            return Err(Violation::too_big("a message is over the limit"));
+        }
+        if self.bytes > self.limits.message_bytes as u64 {
+            self.whole = Vec::new();
+        } else {
+            self.whole.extend_from_slice(self.chunk.get(..made).unwrap_or_default());
+        }
+        Ok(())
+    }
+}
+
+fn damaged() -> Violation {
+    Violation::invalid_payload("a compressed message is damaged")
 }
 
 #[cfg(test)]

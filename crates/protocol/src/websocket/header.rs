@@ -44,9 +44,10 @@ impl OpCode {
 
 /// Reads the header at the front of `bytes`; also says how many bytes it takes. `None`: it goes on past `bytes`.
 /// What is there is judged at once, so that a peer that speaks something else is told after its first byte.
-pub(super) fn parse(bytes: &[u8]) -> Result<Option<(Header, usize)>, Violation> {
+/// `inflates`: compressed messages were agreed on.
+pub(super) fn parse(bytes: &[u8], inflates: bool) -> Result<Option<(Header, usize)>, Violation> {
     let Some(&first) = bytes.first() else { return Ok(None) };
-    let (fin, compressed, opcode) = parse_first(first)?;
+    let (fin, compressed, opcode) = parse_first(first, inflates)?;
     let Some(&second) = bytes.get(1) else { return Ok(None) };
     if second & 0x80 == 0 {
         return Err(Violation::protocol("a client's frame is not masked"));
@@ -60,9 +61,9 @@ pub(super) fn parse(bytes: &[u8]) -> Result<Option<(Header, usize)>, Violation> 
     Ok(Some((Header { fin, compressed, opcode, payload_bytes, key: *key }, after_length + key.len())))
 }
 
-fn parse_first(byte: u8) -> Result<(bool, bool, OpCode), Violation> {
+fn parse_first(byte: u8, inflates: bool) -> Result<(bool, bool, OpCode), Violation> {
     let compressed = byte & 0x40 != 0;
-    if byte & 0x30 != 0 {
+    if byte & 0x30 != 0 || compressed && !inflates {
         return Err(Violation::protocol("a reserved bit is set"));
     }
     let fin = byte & 0x80 != 0;

@@ -107,11 +107,15 @@ impl Partial {
     }
 
     /// Goes on with a header that the bytes handed in so far have cut, one byte at a time.
-    pub(super) fn take_header(&mut self, input: &mut &mut [u8]) -> Result<Option<Header>, Violation> {
+    pub(super) fn take_header(
+        &mut self,
+        input: &mut &mut [u8],
+        inflates: bool,
+    ) -> Result<Option<Header>, Violation> {
         while let Some(byte) = input.split_off_first_mut() {
             let held = usize::from(self.header_bytes);
             self.header[held] = *byte;
-            match header::parse(&self.header[..=held])? {
+            match header::parse(&self.header[..=held], inflates)? {
                 Some((header, _)) => {
                     self.header_bytes = 0;
                     return Ok(Some(header));

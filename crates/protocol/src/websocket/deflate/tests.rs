@@ -50,6 +50,28 @@ fn the_examples_of_the_rfc_are_read() {
     let blocks = [0xf2, 0x48, 0x05, 0x00, 0x00, 0x00, 0xff, 0xff, 0xca, 0xc9, 0xc9, 0x07, 0x00];
     assert_eq!(whole(&blocks), b"Hello");
     assert_eq!(whole(&[0x00]), b"");
+    let cut_short = [0xf2, 0x48, 0xcd, 0xc9];
+    assert!(matches!(inflate(&cut_short, &LIMITS), Err(Violation { code, .. }) if code.as_u16() == 1007));
+}
+
+/// A compressor that gave up a text is as good as new.
+#[test]
+fn what_did_not_pay_leaves_nothing_behind() {
+    let mut compressor = Compressor::default();
+    for round in 0..300u64 {
+        let mut state = round + 1;
+        let noise: Vec<u8> = (0..2_000)
+            .map(|_| {
+                state ^= state << 13;
+                state ^= state >> 7;
+                state ^= state << 17;
+                (state >> 32) as u8
+            })
+            .collect();
+        assert_eq!(compressor.piece(&noise, Window::W15), None);
+        let piece = compressor.piece(&[b'a'; 400], Window::W15).unwrap();
+        assert_eq!(whole(payload(&frame_of_pieces(OpCode::Binary, &[piece]))), [b'a'; 400]);
+    }
 }
 
 #[test]

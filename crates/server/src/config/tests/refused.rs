@@ -441,7 +441,7 @@ fn columns_count_characters() {
     );
     check(
         "connection = { 'é' = 1, heartbeat = 1 }",
-        "f.toml:1:16: unknown key `é` in `connection`; known here: allowed_origins, auto_subscribe, connect_timeout, heartbeat, linger, outbound_bytes, resume_window\nf.toml:1:37: `connection.heartbeat` is a whole number, not a duration; name the unit: \"1s\" or \"1ms\"",
+        "f.toml:1:16: unknown key `é` in `connection`; known here: allowed_origins, auto_subscribe, compression, connect_timeout, heartbeat, linger, outbound_bytes, resume_window\nf.toml:1:37: `connection.heartbeat` is a whole number, not a duration; name the unit: \"1s\" or \"1ms\"",
     );
 }
 
