@@ -89,12 +89,12 @@ def test_a_compressed_message_may_come_byte_by_byte(player):
 def test_what_is_published_compressed_is_heard_by_all(node, player):
     plain = node.player("other")
     for each in (player, plain):
-        each.subscribe("room:1")
+        each.subscribe("chat:1")
     data = {"units": [{"id": f"unit-{i}", "hp": i} for i in range(100)]}
-    message = {"type": "PUBLISH_EVENT", "channel": "room:1", "event": "moved", "data": data}
+    message = {"type": "PUBLISH_EVENT", "channel": "chat:1", "event": "moved", "data": data}
     player.ws.send_compressed(json.dumps(message))
     for each in (player, plain):
-        assert each.event("room:1", "moved")["data"] == data
+        assert each.event("chat:1", "moved")["data"] == data
 
 
 # what must not get through

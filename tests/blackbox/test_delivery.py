@@ -213,8 +213,12 @@ def test_the_oldest_are_dropped_and_the_gap_is_told(start, redis):
 
 def test_who_must_be_disconnected_is(start, redis):
     node, reader, other = slow(start, redis, "disconnect")
-    flood(redis, node, other, 400)
-    until(lambda: node.metric("drawbridge_slow_consumers") == 1, "it is noticed")
+
+    def noticed():
+        flood(redis, node, other, 10)
+        return node.metric("drawbridge_slow_consumers") == 1
+
+    until(noticed, "it is noticed", timeout=30)
     reader.closes_with(4001, timeout=20)
 
 

@@ -165,14 +165,3 @@ def test_two_requests_on_one_kept_alive_connection(node):
             while b"\r\n\r\n" not in answer:
                 answer += raw.recv(4096)
             assert answer.startswith(b"HTTP/1.1 200")
-
-
-def test_compression_is_not_negotiated(node):
-    """An extension that is not offered back is not used: a compressed frame is a protocol error."""
-    from harness.websocket import TEXT
-
-    player = node.connect(mint(), headers={"Sec-WebSocket-Extensions": "permessage-deflate; client_max_window_bits"})
-    assert "sec-websocket-extensions" not in player.ws.response_headers
-    player.welcome()
-    player.ws.send_frame(TEXT, b"x", rsv=4)
-    player.closes_with(1002)

@@ -18,8 +18,8 @@ use super::pages;
 use crate::node::Node;
 
 /// A socket takes so much that the network has not (`TCP_NOTSENT_LOWAT`, tcp(7)); the rest waits where it can still be
-/// replaced by something newer.
-const UNSENT_BYTES: u32 = 128 * 1024;
+/// replaced by something newer. Not less, or a burst to a reader that keeps up would be over its outbound bound.
+const UNSENT_BYTES: u32 = 1024 * 1024;
 /// Connections that have not finished their handshake, of all addresses.
 const MAX_HANDSHAKES: usize = 8_192;
 /// Those of one peer that is no trusted proxy.
