@@ -48,6 +48,10 @@ fuzz target seconds='60':
 bench *args:
     scripts/bench {{args}}
 
+# Figures of filters, areas and batches
+bench-views *args:
+    scripts/bench-views {{args}}
+
 # Licences, advisories, duplicates
 deny:
     cargo deny check
