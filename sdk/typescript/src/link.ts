@@ -36,6 +36,8 @@ export interface LinkOwner {
   complain(error: DrawbridgeError): void;
 }
 
+/** `WebSocket.OPEN`. */
+const OPEN = 1;
 /** Browsers let a page close with 1000 or 3000–4999; 1000 would end the session (contract §7). */
 const ABANDON_CLOSE = 4002;
 const GOODBYE_CLOSE = 4000;
@@ -115,11 +117,9 @@ export class Link {
   }
 
   sendFrame(frame: string | Uint8Array<ArrayBuffer>): void {
-    try {
-      this.#attempt?.socket?.send(frame);
-    } catch {
-      // The socket is closing: its close event is on the way and settles everything that is out.
-    }
+    const socket = this.#attempt?.socket;
+    // Of a socket that is closing the close event is on the way and settles everything that is out.
+    if (socket?.readyState === OPEN) socket.send(frame);
   }
 
   async #dial(reason: TokenReason): Promise<void> {

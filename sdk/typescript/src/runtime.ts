@@ -6,6 +6,7 @@
 /** What a `WebSocket` must offer: the browser's, Node's own (22 and later) and the one of package `ws` do. */
 export interface WebSocketLike {
   binaryType: string;
+  readonly readyState: number;
   readonly bufferedAmount: number;
   onopen: ((event: any) => void) | null;
   onmessage: ((event: any) => void) | null;
