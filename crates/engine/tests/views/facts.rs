@@ -1,0 +1,106 @@
+//! What really happened, as the clients are judged by: all that Redis took, in its order.
+
+use std::collections::BTreeMap;
+
+use serde_json::Value;
+
+use crate::rules::kind;
+
+/// One publication.
+#[derive(Clone, Debug)]
+pub struct Said {
+    pub channel: String,
+    /// Names it.
+    pub number: u64,
+    pub event: String,
+    pub data: Value,
+    /// The entity that it is about, where it names one.
+    pub key: Option<String>,
+    /// It came by a table, and not as a plain `PUBLISH`.
+    pub committed: bool,
+}
+
+#[derive(Debug, Default)]
+pub struct Facts {
+    pub log: Vec<Said>,
+    /// Each number's place in it.
+    pub places: BTreeMap<u64, usize>,
+}
+
+impl Said {
+    pub fn read(channel: &str, payload: &[u8], committed: bool) -> Self {
+        let envelope: Value = serde_json::from_slice(payload).unwrap();
+        let data = envelope["data"].clone();
+        let key = match &data["id"] {
+            Value::String(key) => Some(key.clone()),
+            Value::Number(key) => Some(key.to_string()),
+            _ => None,
+        };
+        Said {
+            channel: channel.to_owned(),
+            number: data["n"].as_u64().unwrap(),
+            event: envelope["event"].as_str().unwrap().to_owned(),
+            data,
+            key,
+            committed,
+        }
+    }
+
+    pub fn hp(&self) -> u64 {
+        self.data["hp"].as_u64().unwrap()
+    }
+
+    pub fn team(&self) -> Option<&str> {
+        self.data["team"].as_str()
+    }
+
+    pub fn position(&self) -> Option<(f64, f64)> {
+        Some((self.data["x"].as_f64()?, self.data["y"].as_f64()?))
+    }
+
+    pub fn is_remove(&self) -> bool {
+        self.event == "remove"
+    }
+
+    /// Whether its channel's class can keep it.
+    pub fn is_good(&self) -> bool {
+        match kind(&self.channel) {
+            0 => true,
+            1 => self.key.is_some(),
+            _ => self.key.is_some() && (self.is_remove() || self.position().is_some()),
+        }
+    }
+
+    /// What the class shows to this team.
+    pub fn is_shown_to(&self, team: &str) -> bool {
+        self.team().is_none_or(|other| other == team)
+    }
+}
+
+impl Facts {
+    pub fn take(&mut self, said: Said) {
+        let again = self.places.insert(said.number, self.log.len());
+        assert_eq!(again, None, "{said:?} is published twice");
+        self.log.push(said);
+    }
+
+    pub fn of_number(&self, number: u64) -> (usize, &Said) {
+        let place = self.places[&number];
+        (place, &self.log[place])
+    }
+
+    /// What was said of an entity last, with its place, and whether it came by the table.
+    pub fn past(&self, channel: &str, key: &str) -> Vec<(usize, &str, bool)> {
+        let all = self.log.iter().enumerate().rev();
+        let theirs = all.filter(|(_, said)| said.channel == channel && said.key.as_deref() == Some(key));
+        theirs.map(|(place, said)| (place, &*said.event, said.committed)).take(6).collect()
+    }
+
+    /// Every place that an entity ever was at.
+    pub fn was_at(&self, channel: &str, key: &str) -> impl Iterator<Item = (f64, f64)> {
+        self.log
+            .iter()
+            .filter(move |said| said.channel == channel && said.key.as_deref() == Some(key))
+            .filter_map(Said::position)
+    }
+}

@@ -1,0 +1,47 @@
+//! Entity channels, areas, filters and rates of delivery in virtual time: nodes of engines and a hub around a Redis
+//! with Pub/Sub, tables and players' views, with links that break, tables that are read row by row or lost, shard
+//! queues that overflow, sockets that stall and players who look elsewhere, all from one seed.
+//!
+//! The clients check what they read: tables that add up, nothing that a view hides, the reply to `FILTER_UPDATE` as
+//! the boundary, one order, nothing twice, nothing lost in silence; at the end every table is what Redis has, as far
+//! as its views go, and nothing is left.
+//! `DRAWBRIDGE_SEED=7 cargo test -p drawbridge-engine --test views` repeats one run; `DRAWBRIDGE_SEEDS=10000` runs more.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs, unreachable_pub)]
+
+mod client;
+mod facts;
+mod redis;
+mod rules;
+mod world;
+
+use world::World;
+
+const STEPS: usize = 1_200;
+const SEEDS: u64 = 100;
+
+#[test]
+fn every_seed_keeps_the_contract() {
+    let number = |name: &str| std::env::var(name).ok().map(|text| text.parse::<u64>().unwrap());
+    match number("DRAWBRIDGE_SEED") {
+        Some(seed) => run(seed),
+        None => (0..number("DRAWBRIDGE_SEEDS").unwrap_or(SEEDS)).for_each(run_and_name_the_seed),
+    }
+}
+
+fn run_and_name_the_seed(seed: u64) {
+    if let Err(panic) = std::panic::catch_unwind(|| run(seed)) {
+        eprintln!("repeat: DRAWBRIDGE_SEED={seed} cargo test -p drawbridge-engine --test views");
+        std::panic::resume_unwind(panic);
+    }
+}
+
+fn run(seed: u64) {
+    let mut world = World::new(seed);
+    for _ in 0..STEPS {
+        world.step();
+    }
+    world.settle();
+    world.check_settled();
+    world.check_no_leak();
+}
