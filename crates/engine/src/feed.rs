@@ -37,15 +37,21 @@ impl Due {
         size_of::<Due>() + self.publication.weight()
     }
 
-    /// Conflated are events of one key: an entity's by its place, others by their key's hash, and then the keys are
-    /// compared.
+    /// Conflated are events of one key: an entity's by its place, others by the hash of channel and key (a pattern's
+    /// come from many channels), and then those are compared.
     fn conflation_key(&self) -> Option<u64> {
         match self.kind? {
             Kind::Entity(id, _) => Some(u64::from(id)),
             Kind::Event => {
-                Some(foldhash::fast::FixedState::default().hash_one(self.publication.event.key()?))
+                let of = (&*self.publication.channel, self.publication.event.key()?);
+                Some(foldhash::fast::FixedState::default().hash_one(of))
             }
         }
+    }
+
+    fn is_of_the_key_of(&self, other: &Due) -> bool {
+        let (one, other) = (&self.publication, &other.publication);
+        one.event.key() == other.event.key() && one.channel == other.channel
     }
 }
 
@@ -167,8 +173,7 @@ impl Feed {
     fn push_conflated(&mut self, mut due: Due) {
         let Some(key) = due.conflation_key() else { return self.append(due, None) };
         let older = self.newest.get(&key).copied().and_then(|at| self.dues.get_mut(at));
-        let Some(older) = older.filter(|older| older.publication.event.key() == due.publication.event.key())
-        else {
+        let Some(older) = older.filter(|older| older.is_of_the_key_of(&due)) else {
             return self.append(due, Some(key));
         };
         let (Some(before), Some(now)) = (older.kind, due.kind) else { return self.append(due, Some(key)) };
