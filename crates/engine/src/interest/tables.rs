@@ -46,6 +46,10 @@ impl Hub {
         let key = SubjectRef { name: channel, pattern: false };
         let Some((subject, entry)) = self.entries.get_key_value_mut(&key) else { return };
         let subject = subject.clone();
+        // The link may have broken since: it is read again when Redis has confirmed the channel anew.
+        if entry.state != State::Loading {
+            return;
+        }
         let Some(mut table) = entry.table.take_if(|table| table.awaits(load)) else { return };
         let stored = match stored {
             Ok(stored) => stored,
