@@ -97,6 +97,7 @@ impl Table {
     /// Takes in a live event.
     pub(super) fn take(&mut self, now_ms: u64, key: &Arc<str>, publication: &Arc<Publication>) -> Taken {
         let version = publication.event.server_id().and_then(Version::of_id);
+        let held = self.entities.get(key).map(|held| held.seq);
         match (version, &mut self.loading) {
             (Some(version), Some(loading)) => loading.seen = Some((version.epoch.to_owned(), version.seq)),
             // The stored table was not there, or had been forgotten with all that it held, and begins.
@@ -107,8 +108,23 @@ impl Table {
             (Some(version), None) if version.epoch != self.epoch || version.seq > self.seq + 1 => {
                 return Taken::Gap;
             }
-            (Some(version), None) if version.seq <= self.seq => return Taken::Known,
-            (Some(version), None) => self.seq = version.seq,
+            // It was read with the table, and is news only to what a plain event said before it.
+            (Some(version), None) if version.seq <= self.seq => {
+                if held != Some(UNVERSIONED) {
+                    return Taken::Known;
+                }
+            }
+            (Some(version), None) => {
+                self.seq = version.seq;
+                // Its row was read later than the table's version, with this change or one behind it.
+                if held.is_some_and(|held| held != UNVERSIONED && held >= version.seq) {
+                    return Taken::Known;
+                }
+            }
+            // It was said before the change that the row holds, which is still to come.
+            (None, None) if held.is_some_and(|held| held != UNVERSIONED && held > self.seq) => {
+                return Taken::Known;
+            }
             (None, _) => {}
         }
         let seq = version.map_or(UNVERSIONED, |version| version.seq);
