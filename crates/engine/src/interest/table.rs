@@ -99,7 +99,14 @@ impl Table {
         let version = publication.event.server_id().and_then(Version::of_id);
         let held = self.entities.get(key).map(|held| held.seq);
         match (version, &mut self.loading) {
-            (Some(version), Some(loading)) => loading.seen = Some((version.epoch.to_owned(), version.seq)),
+            (Some(version), Some(loading)) => {
+                if loading.seen.as_ref().is_some_and(|(epoch, _)| *epoch != version.epoch) {
+                    // The stored table was lost with all that it held.
+                    self.entities.retain(|_, held| held.seq == UNVERSIONED);
+                    loading.removed.retain(|_, seq| *seq == UNVERSIONED);
+                }
+                loading.seen = Some((version.epoch.to_owned(), version.seq));
+            }
             // The stored table was not there, or had been forgotten with all that it held, and begins.
             (Some(version), None) if version.seq == 1 && self.entities.is_empty() => {
                 self.epoch = version.epoch.to_owned();
