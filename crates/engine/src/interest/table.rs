@@ -42,16 +42,20 @@ struct Held {
     heard_ms: u64,
     /// Which change of the stored table it is.
     seq: u64,
+    /// The stored table has this entity too, as far as is known.
+    stored: bool,
 }
 
 /// The change of an event without a version: newer than all that is stored.
 const UNVERSIONED: u64 = u64::MAX;
 
 /// What became of a live event.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Taken {
     /// It changed the table.
     Changed,
+    /// It changed the table, and these made room for it.
+    Instead(Vec<Arc<str>>),
     /// The table knows it already, or it ends what is not there.
     Known,
     /// A new key, and there is no room.
@@ -141,30 +145,61 @@ impl Table {
             }
             return if self.entities.remove(key).is_some() { Taken::Changed } else { Taken::Known };
         }
+        let mut stored = version.is_some();
         if let Some(held) = self.entities.get_mut(key) {
-            *held = Held { publication: publication.clone(), heard_ms: now_ms, seq };
+            stored |= held.stored;
+            *held = Held { publication: publication.clone(), heard_ms: now_ms, seq, stored };
             return Taken::Changed;
         }
-        if self.entities.len() >= self.max {
+        if !stored && self.entities.len() >= self.max {
             return Taken::Full;
         }
-        let held = Held { publication: publication.clone(), heard_ms: now_ms, seq };
+        // The stored table had room for it.
+        let gone = if self.entities.len() >= self.bound() { self.make_room(now_ms) } else { Vec::new() };
+        let held = Held { publication: publication.clone(), heard_ms: now_ms, seq, stored };
         self.entities.insert(key.clone(), held);
-        Taken::Changed
+        if gone.is_empty() { Taken::Changed } else { Taken::Instead(gone) }
+    }
+
+    /// Rows that were read one after the other, what has expired in the stored table and is not looked through here
+    /// yet, and what plain events add may be more than the stored table ever held.
+    fn bound(&self) -> usize {
+        self.max.saturating_mul(2)
+    }
+
+    /// Takes out what has expired, or else one entity that the stored table does not have: what only a plain event
+    /// spoke of, or what must have expired there.
+    fn make_room(&mut self, now_ms: u64) -> Vec<Arc<str>> {
+        let mut gone = self.expire(now_ms);
+        if self.entities.len() >= self.bound() {
+            let oldest = self.entities.iter().min_by_key(|(key, held)| (held.stored, held.heard_ms, *key));
+            let oldest = oldest.map(|(key, _)| key.clone());
+            gone.extend(oldest.inspect(|key| {
+                self.entities.remove(key);
+            }));
+        }
+        gone
     }
 
     /// Takes in a stored entity, unless something newer came live.
     pub(super) fn take_stored(&mut self, now_ms: u64, age_ms: u64, key: Arc<str>, publication: Publication) {
         let seq = publication.event.server_id().and_then(Version::of_id).map_or(0, |version| version.seq);
+        if age_ms >= self.ttl_ms {
+            return;
+        }
         let ended = self.loading.as_ref().and_then(|loading| loading.removed.get(&key));
-        let newer = self.entities.get(&key).map(|held| held.seq).max(ended.copied());
-        if age_ms >= self.ttl_ms
-            || newer.is_some_and(|newer| newer >= seq)
-            || (newer.is_none() && self.entities.len() >= self.max)
+        let held = self.entities.get_mut(&key).map(|held| {
+            held.stored = true;
+            held.seq
+        });
+        let newer = held.max(ended.copied());
+        if newer.is_some_and(|newer| newer >= seq)
+            || (newer.is_none() && self.entities.len() >= self.bound())
         {
             return;
         }
-        let held = Held { publication: Arc::new(publication), heard_ms: now_ms.saturating_sub(age_ms), seq };
+        let heard_ms = now_ms.saturating_sub(age_ms);
+        let held = Held { publication: Arc::new(publication), heard_ms, seq, stored: true };
         self.entities.insert(key, held);
     }
 

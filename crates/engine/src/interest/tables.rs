@@ -105,6 +105,10 @@ impl Hub {
         self.stats.entities = self.stats.entities + table.len() - before;
         match taken {
             Taken::Changed => true,
+            Taken::Instead(keys) => {
+                self.tell_expired(subject, keys);
+                true
+            }
             Taken::Known => false,
             Taken::Full => {
                 self.drop_entity(&subject.name, BadEntity::Full);
@@ -128,6 +132,17 @@ impl Hub {
         let event = BrokerEvent::Interrupted(subject.clone());
         self.outputs.push_back(HubOutput::Shards(entry.shards, event));
         self.load(subject);
+    }
+
+    /// Tells the shards of a live channel which entities are gone without an event.
+    fn tell_expired(&mut self, subject: &Subject, keys: Vec<Arc<str>>) {
+        if let Some(entry) = self.entries.get(subject)
+            && entry.state == State::Live
+            && !entry.shards.is_empty()
+        {
+            let event = BrokerEvent::Expired { channel: subject.name.clone(), keys: keys.into() };
+            self.outputs.push_back(HubOutput::Shards(entry.shards, event));
+        }
     }
 
     pub(super) fn drop_entity(&mut self, channel: &str, reason: BadEntity) {
@@ -165,15 +180,13 @@ impl Hub {
             }
             let key = SubjectRef { name: &channel, pattern: false };
             let Some(entry) = self.entries.get_mut(&key) else { continue };
-            let (state, shards) = (entry.state, entry.shards);
             let Some(table) = &mut entry.table else { continue };
             let keys = table.expire(now_ms);
             self.stats.entities -= keys.len();
             table.sweep_at_ms = now_ms + table.sweep_every_ms();
             self.sweeps.insert((table.sweep_at_ms, channel.clone()));
-            if !keys.is_empty() && state == State::Live && !shards.is_empty() {
-                let event = BrokerEvent::Expired { channel, keys: keys.into() };
-                self.outputs.push_back(HubOutput::Shards(shards, event));
+            if !keys.is_empty() {
+                self.tell_expired(&Subject::channel(channel), keys);
             }
         }
     }
