@@ -83,14 +83,19 @@ impl Engine {
     }
 
     /// What one subscription was due before something that must follow it becomes frames now. While the socket does
-    /// not read, what an entity channel has due stays: it is told as it is when it leaves.
+    /// not read, what an entity channel has due stays, key by key: so it is told as it is when it leaves, and what
+    /// another view hides meanwhile is taken back.
     pub(super) fn flush_target(&mut self, id: ConnId, target_id: TargetId) {
         let (Some(conn), Some(target)) = (self.connections.get_mut(id), self.targets.get_mut(target_id))
         else {
             return;
         };
-        let stays = feed_of(conn, target, target_id).is_none_or(|feed| feed.snapshot.is_some());
-        if stays || (conn.blocked && target.world.is_some()) {
+        let has_world = target.world.is_some();
+        let Some(feed) = feed_of(conn, target, target_id).filter(|feed| feed.snapshot.is_none()) else { return };
+        if conn.blocked && has_world {
+            let before = feed.bytes();
+            feed.conflate();
+            conn.feed_bytes = conn.feed_bytes + feed.bytes() - before;
             return;
         }
         let delivery = Delivery { max_updates: None, ..delivery_of(&self.settings, target.class) };
@@ -135,12 +140,12 @@ enum Left {
     More,
 }
 
-fn feed_of<'t>(conn: &Connection, target: &'t Target, target_id: TargetId) -> Option<&'t Feed> {
+fn feed_of<'t>(conn: &Connection, target: &'t mut Target, target_id: TargetId) -> Option<&'t mut Feed> {
     let slot = conn.subscription(target_id)?.slot as usize;
-    target.subscribers.get(slot)?.feed.as_deref()
+    target.subscribers.get_mut(slot)?.feed.as_deref_mut()
 }
 
-fn feed_due_at(conn: &Connection, target: &Target, target_id: TargetId) -> u64 {
+fn feed_due_at(conn: &Connection, target: &mut Target, target_id: TargetId) -> u64 {
     feed_of(conn, target, target_id).map_or(0, |feed| feed.flush_at_ms)
 }
 
