@@ -42,7 +42,7 @@ impl Engine {
         let Some(id) = self.targets.find_channel(channel) else { return };
         let mut told = std::mem::take(&mut self.told);
         if let Some(target) = self.targets.get_mut(id)
-            && let Some(world) = &mut target.world
+            && let Some(world) = target.world.as_mut().filter(|world| world.loaded)
         {
             for key in keys {
                 world.remove(target.audiences.get_or_insert_default(), key, &mut told);

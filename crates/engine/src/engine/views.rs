@@ -15,7 +15,6 @@ use crate::area::Area;
 use crate::audience::NOBODY;
 use crate::class::Class;
 use crate::expr::{self, Expr, Vars};
-use crate::feed::SnapshotState;
 use crate::io::{BrokerCommand, Claims, ConnId, Notice, Output, PlayerViews, Subject, Ticket};
 use crate::permissions::{self, Denied};
 use crate::targets::{Sight, TargetId};
@@ -204,9 +203,20 @@ impl Engine {
         let (Some(slot), Some(target)) = (slot, self.targets.get_mut(target_id)) else { return };
         let Some(subscriber) = target.subscribers.get_mut(slot as usize) else { return };
         let audience = subscriber.audience;
-        if let Some(feed) = subscriber.feed.as_mut().filter(|feed| feed.snapshot.is_some()) {
-            // One that is on its way begins anew with what is seen now.
-            feed.snapshot = Some(SnapshotState::Wanted);
+        // What is not known well is not told: all of it follows when the table has come.
+        let tell = tell && target.world.as_ref().is_none_or(|world| world.loaded);
+        if let (Some(feed), Some(_), Some(conn)) =
+            (&mut subscriber.feed, &target.world, self.connections.get_mut(id))
+        {
+            let before = feed.bytes();
+            if feed.snapshot.is_some() {
+                // One that is on its way begins anew with what is seen now.
+                feed.begin_anew(None);
+            } else if !tell {
+                // All that is in view is told anew.
+                feed.clear();
+            }
+            conn.feed_bytes = conn.feed_bytes + feed.bytes() - before;
         }
         let (Some(world), Some(audiences)) = (&mut target.world, &mut target.audiences) else {
             target.unplace(slot);
