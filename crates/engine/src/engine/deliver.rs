@@ -116,7 +116,8 @@ impl Engine {
             return;
         }
         // A table that its client keeps is told by its own subscription alone.
-        let table = exact.filter(|_| publication.entity.is_some());
+        let has_world = |id: &TargetId| self.targets.get(*id).is_some_and(|target| target.world.is_some());
+        let table = exact.filter(has_world);
         let delivery = class.map(|class| class.delivery).unwrap_or_default();
         let Some(target) = self.targets.get_mut(id) else { return };
         let scope = EventScope::of(publication);

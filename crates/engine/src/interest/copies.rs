@@ -10,7 +10,7 @@ use drawbridge_protocol::event::{Event, PayloadMode};
 use super::hub::{Hub, State};
 use super::io::{HubOutput, HubSettings};
 use super::shards::ShardSet;
-use super::tables::read_entity;
+use super::tables::{Kept, read_entity};
 use crate::io::{BrokerEvent, EntityChange, Publication, SubjectRef};
 
 /// What was published, as far as it was held.
@@ -38,29 +38,34 @@ impl Hub {
     fn exact_copy(&mut self, now_ms: u64, channel: &str, content: Content) {
         let key = SubjectRef { name: channel, pattern: false };
         let Some(entry) = self.entries.get(&key) else { return };
-        let mut shards = if entry.state == State::Live { entry.shards } else { ShardSet::default() };
-        if !self.patterns.is_empty() && !is_reserved(&self.settings, channel) {
-            shards = shards.union(self.pattern_shards(channel));
-        }
-        let loading = entry.state == State::Loading;
+        let shards = if entry.state == State::Live { entry.shards } else { ShardSet::default() };
         let has_table = entry.table.is_some() && entry.state != State::Ending;
+        let mut by_pattern = ShardSet::default();
+        if !self.patterns.is_empty() && !is_reserved(&self.settings, channel) {
+            by_pattern = self.pattern_shards(channel);
+        }
+        let mut shards = shards.union(by_pattern);
         if shards.is_empty() && !has_table {
             return;
         }
         let Some((event, change)) = self.read(channel, content) else { return };
         let Some((subject, entry)) = self.entries.get_key_value_mut(&key) else { return };
-        let offset = entry.offset + 1;
-        let name = subject.name.clone();
-        let publication = publication(&self.settings, name, event, offset, change);
+        entry.offset += 1;
+        let mut publication = publication(&self.settings, subject.name.clone(), event, entry.offset, change);
         if has_table {
             let subject = subject.clone();
-            if !self.keep(now_ms, &subject, &publication) {
-                return;
+            match self.keep(now_ms, &subject, &publication) {
+                Kept::Changed => {}
+                Kept::Refused => return,
+                // For the table it is no news; through patterns it is an event like any other.
+                Kept::Unchanged => {
+                    shards = by_pattern;
+                    if let Some(publication) = Arc::get_mut(&mut publication) {
+                        publication.entity = None;
+                    }
+                }
             }
         }
-        let Some(entry) = self.entries.get_mut(&key) else { return };
-        // What comes while the table is read is in the table; it counts from there.
-        entry.offset = if loading { entry.offset } else { offset };
         if !shards.is_empty() {
             self.outputs.push_back(HubOutput::Shards(shards, BrokerEvent::Publication(publication)));
         }

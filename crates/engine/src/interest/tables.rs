@@ -13,6 +13,17 @@ use super::table::{Table, Taken};
 use crate::class::{Class, REMOVE_EVENT};
 use crate::io::{BrokerEvent, EntityChange, Publication, Subject, SubjectRef};
 
+/// What became of a live event of an entity channel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kept {
+    /// It changed the table.
+    Changed,
+    /// The table is as it was, or is to be read anew.
+    Unchanged,
+    /// There is no room for it.
+    Refused,
+}
+
 impl Hub {
     /// An empty table for a channel whose class has entities.
     pub(super) fn table_for(&self, subject: &Subject) -> Option<Box<Table>> {
@@ -96,28 +107,30 @@ impl Hub {
         Some((entity.key.into(), Publication::with_entity(channel.clone(), event, 0, Some(change))))
     }
 
-    /// Keeps a live event of an entity channel; says whether the shards are to be told.
-    pub(super) fn keep(&mut self, now_ms: u64, subject: &Subject, publication: &Arc<Publication>) -> bool {
-        let Some(entry) = self.entries.get_mut(subject) else { return false };
-        let (Some(table), Some(key)) = (&mut entry.table, publication.event.key()) else { return true };
+    /// Keeps a live event of an entity channel.
+    pub(super) fn keep(&mut self, now_ms: u64, subject: &Subject, publication: &Arc<Publication>) -> Kept {
+        let Some(entry) = self.entries.get_mut(subject) else { return Kept::Unchanged };
+        let (Some(table), Some(key)) = (&mut entry.table, publication.event.key()) else {
+            return Kept::Changed;
+        };
         let before = table.len();
         let taken = table.take(now_ms, &key.into(), publication);
         self.stats.entities = self.stats.entities + table.len() - before;
         match taken {
-            Taken::Changed => true,
+            Taken::Changed => Kept::Changed,
             Taken::Instead(keys) => {
                 self.tell_expired(subject, keys);
-                true
+                Kept::Changed
             }
-            Taken::Known => false,
+            Taken::Known => Kept::Unchanged,
             Taken::Full => {
                 self.drop_entity(&subject.name, BadEntity::Full);
-                false
+                Kept::Refused
             }
             Taken::Gap => {
                 self.stats.table_gaps += 1;
                 self.reload(subject);
-                false
+                Kept::Unchanged
             }
         }
     }
