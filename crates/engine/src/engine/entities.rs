@@ -57,6 +57,17 @@ impl Engine {
         let Some(target) = self.targets.get_mut(id) else { return };
         let Some(world) = &mut target.world else { return };
         world.loaded = false;
+        for subscriber in &mut target.subscribers {
+            // Snapshots begin anew with the table, and what was to follow them goes with them.
+            if let Some(feed) = subscriber.feed.as_mut().filter(|feed| feed.snapshot.is_some())
+                && let Some(conn) = self.connections.get_mut(subscriber.conn)
+            {
+                let before = feed.bytes();
+                feed.clear();
+                feed.snapshot = None;
+                conn.feed_bytes = conn.feed_bytes + feed.bytes() - before;
+            }
+        }
         if refresh {
             let subject = Subject::channel(target.subject.name.clone());
             self.outputs.push_back(Output::Broker(BrokerCommand::Refresh(subject)));
