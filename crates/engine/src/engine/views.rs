@@ -5,6 +5,7 @@
 use std::sync::Arc;
 
 use drawbridge_protocol::channel::is_pattern;
+use drawbridge_protocol::glob::glob_matches;
 use drawbridge_protocol::{ErrorCode, FilterUpdate, RequestId, ServerMessage};
 use serde_json::value::RawValue;
 
@@ -324,9 +325,25 @@ impl Engine {
         }
     }
 
+    /// What a channel's events are due through patterns becomes frames now: something about it must follow them.
+    pub(super) fn flush_patterns(&mut self, id: ConnId, channel: &str) {
+        let Some(conn) = self.connections.get(id) else { return };
+        let covers = |target: &TargetId| {
+            let subject = self.targets.get(*target).map(|target| &target.subject);
+            subject.is_some_and(|subject| subject.pattern && glob_matches(&subject.name, channel))
+        };
+        let patterns: Vec<TargetId> =
+            conn.subscriptions.iter().map(|subscription| subscription.target).filter(covers).collect();
+        for target in patterns {
+            self.flush_target(id, target);
+        }
+    }
+
     /// A service narrows what a player is shown of a channel, or no longer.
     pub(super) fn narrow(&mut self, id: ConnId, channel: &Arc<str>, view: Option<&str>) {
         let view = view.map(compile_view);
+        // What came through patterns is judged by the view before.
+        self.flush_patterns(id, channel);
         let Some(conn) = self.connections.get_mut(id) else { return };
         conn.narrowed.set(channel.clone(), view);
         if let Some(judged) = &mut conn.judged {
