@@ -50,8 +50,8 @@ impl Hub {
         }
         let Some((event, change)) = self.read(channel, content) else { return };
         let Some((subject, entry)) = self.entries.get_key_value_mut(&key) else { return };
-        entry.offset += 1;
-        let mut publication = publication(&self.settings, subject.name.clone(), event, entry.offset, change);
+        let offset = entry.offset + 1;
+        let mut publication = publication(&self.settings, subject.name.clone(), event, offset, change);
         if has_table {
             let subject = subject.clone();
             match self.keep(now_ms, &subject, &publication) {
@@ -65,6 +65,9 @@ impl Hub {
                     }
                 }
             }
+        }
+        if let Some(entry) = self.entries.get_mut(&key) {
+            entry.offset = offset;
         }
         if !shards.is_empty() {
             self.outputs.push_back(HubOutput::Shards(shards, BrokerEvent::Publication(publication)));
