@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use hashbrown::HashMap;
+use hashbrown::{HashMap, HashSet};
 
 use crate::class::EntityRules;
 use crate::io::{EntityChange, Publication, Version};
@@ -19,6 +19,8 @@ pub(super) struct Table {
     entities: HashMap<Arc<str>, Held>,
     max: usize,
     ttl_ms: u64,
+    /// Entities that were ended since the table was read, while what it had of them may still come.
+    ended: HashSet<Arc<str>>,
     /// While the stored table is being read.
     loading: Option<Loading>,
     /// When the table is next looked through for what has expired; 0: not live.
@@ -72,6 +74,7 @@ impl Table {
             entities: HashMap::new(),
             max: rules.max,
             ttl_ms: rules.ttl_ms,
+            ended: HashSet::new(),
             loading: None,
             sweep_at_ms: 0,
         }
@@ -89,6 +92,7 @@ impl Table {
     /// Forgets all; [`Table::finish`] with the same number fills it.
     pub(super) fn begin(&mut self, load: u64) {
         self.entities.clear();
+        self.ended.clear();
         self.loading = Some(Loading { load, ..Loading::default() });
         self.sweep_at_ms = 0;
     }
@@ -102,6 +106,7 @@ impl Table {
     pub(super) fn take(&mut self, now_ms: u64, key: &Arc<str>, publication: &Arc<Publication>) -> Taken {
         let version = publication.event.server_id().and_then(Version::of_id);
         let held = self.entities.get(key).map(|held| held.seq);
+        let mut late = version.is_none();
         match (version, &mut self.loading) {
             (Some(version), Some(loading)) => {
                 if loading.seen.as_ref().is_some_and(|(epoch, _)| *epoch != version.epoch) {
@@ -119,14 +124,20 @@ impl Table {
             (Some(version), None) if version.epoch != self.epoch || version.seq > self.seq + 1 => {
                 return Taken::Gap;
             }
-            // It was read with the table, and is news only to what a plain event said before it.
+            // It was read with the table, and is news only to what a plain event has changed since.
             (Some(version), None) if version.seq <= self.seq => {
-                if held != Some(UNVERSIONED) {
+                late = true;
+                let is_news = match held {
+                    Some(held) => held == UNVERSIONED || held < version.seq,
+                    None => self.ended.remove(key),
+                };
+                if !is_news {
                     return Taken::Known;
                 }
             }
             (Some(version), None) => {
                 self.seq = version.seq;
+                self.ended.clear();
                 // Its row was read later than the table's version, with this change or one behind it.
                 if held.is_some_and(|held| held != UNVERSIONED && held >= version.seq) {
                     return Taken::Known;
@@ -143,7 +154,11 @@ impl Table {
             if let Some(loading) = &mut self.loading {
                 loading.removed.insert(key.clone(), seq);
             }
-            return if self.entities.remove(key).is_some() { Taken::Changed } else { Taken::Known };
+            let Some(held) = self.entities.remove(key) else { return Taken::Known };
+            if late && held.stored && self.loading.is_none() {
+                self.ended.insert(key.clone());
+            }
+            return Taken::Changed;
         }
         let mut stored = version.is_some();
         if let Some(held) = self.entities.get_mut(key) {
@@ -187,12 +202,16 @@ impl Table {
         if age_ms >= self.ttl_ms {
             return;
         }
-        let ended = self.loading.as_ref().and_then(|loading| loading.removed.get(&key));
+        let ended = self.loading.as_ref().and_then(|loading| loading.removed.get(&key)).copied();
         let held = self.entities.get_mut(&key).map(|held| {
             held.stored = true;
             held.seq
         });
-        let newer = held.max(ended.copied());
+        if held.is_none() && ended == Some(UNVERSIONED) {
+            self.ended.insert(key);
+            return;
+        }
+        let newer = held.max(ended);
         if newer.is_some_and(|newer| newer >= seq)
             || (newer.is_none() && self.entities.len() >= self.bound())
         {
