@@ -150,6 +150,10 @@ impl Engine {
         area: Option<Box<Area>>,
         reply: Reply,
     ) {
+        if !subject.pattern {
+            // From now on its own subscription alone tells its table.
+            self.flush_patterns(id, &subject.name);
+        }
         let Some(conn) = self.connections.get_mut(id) else { return };
         let (target_id, new) = self.targets.find_or_insert(subject, &self.settings.classes);
         if new {
