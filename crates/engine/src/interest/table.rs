@@ -230,12 +230,16 @@ impl Table {
             Some((epoch, seq)) if epoch == self.epoch || self.epoch.is_empty() => {
                 self.seq = self.seq.max(seq);
                 self.epoch = epoch;
-                true
             }
             // The stored table began anew while it was read.
-            Some(_) => false,
-            None => true,
+            Some(_) => return false,
+            None => {}
         }
+        // Also where only its rows tell so.
+        self.entities.values().all(|held| {
+            let version = held.publication.event.server_id().and_then(Version::of_id);
+            version.is_none_or(|version| version.epoch == self.epoch)
+        })
     }
 
     /// Takes out what has outlived its last event; the keys in order.
