@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use drawbridge_protocol::channel::is_pattern;
 use drawbridge_protocol::{Encoding, ErrorCode, ErrorMessage, Frame, ServerMessage, codec};
 use smallvec::SmallVec;
 
@@ -92,10 +93,14 @@ impl Engine {
             offset: position.as_ref().map(|position| position.offset),
         };
         let mut frames = SharedFrames::default();
-        let target = self.targets.find_channel(channel);
+        let subject = Subject { name: channel.into(), pattern: is_pattern(channel) };
+        let target = self.targets.find(&subject);
         for conn in conns {
             // What came before the gap is told before it.
             target.into_iter().for_each(|target| self.flush_target(*conn, target));
+            if !subject.pattern {
+                self.flush_patterns(*conn, channel);
+            }
             if let Some(open) = self.connections.get(*conn).filter(|conn| conn.is_open()) {
                 let frame = frames.get(open.encoding, &message);
                 self.stats.resyncs += 1;

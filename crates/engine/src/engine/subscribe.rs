@@ -177,7 +177,15 @@ impl Engine {
             });
         }
         let confirmed = target.live && !gated;
+        if known {
+            // What was due before the reply is judged by the old filter.
+            self.flush_target(id, target_id);
+        }
         if !confirmed {
+            let (Some(conn), Some(target)) = (self.connections.get_mut(id), self.targets.get_mut(target_id))
+            else {
+                return;
+            };
             if matches!(reply, Reply::Welcome)
                 && let crate::connection::Phase::Joining(joining) = &mut conn.phase
             {
@@ -186,10 +194,6 @@ impl Engine {
             target.waiters.push(Waiter { conn: id, reply });
             self.set_view(id, target_id, filter, area);
             return self.look_anew(id, target_id, false);
-        }
-        if known {
-            // What was due before the reply is judged by the old filter.
-            self.flush_target(id, target_id);
         }
         self.set_view(id, target_id, filter, area);
         self.look_anew(id, target_id, false);
