@@ -103,6 +103,11 @@ impl Schedule {
     }
 }
 
+/// For how late bursts are, in microseconds: up to a minute. (One without a bound records only small values.)
+fn lag_histogram() -> io::Result<Histogram<u64>> {
+    Histogram::new_with_max(60_000_000, 3).map_err(io::Error::other)
+}
+
 /// Writes every burst when it is due; answers how late each was, in microseconds.
 fn publish(
     mut link: TcpStream,
@@ -110,7 +115,7 @@ fn publish(
     schedule: &Schedule,
     start: Instant,
 ) -> io::Result<Histogram<u64>> {
-    let mut lag = Histogram::new(3).map_err(io::Error::other)?;
+    let mut lag = lag_histogram()?;
     let names: Vec<String> = args.channels.names().collect();
     let mut sent = vec![0u64; names.len()];
     let mut out = Vec::new();
