@@ -21,9 +21,10 @@ pub(crate) fn unix_nanos() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_nanos() as u64)
 }
 
-/// A payload of exactly `bytes` bytes (or the least that it takes).
-pub(crate) fn payload(sent: u64, number: u64, bytes: usize) -> String {
-    let mut text = format!(r#"{{"event":"tick","data":{{"t":{sent},"n":{number},"pad":""#);
+/// A payload of exactly `bytes` bytes (or the least that it takes). `group`: whom it is for, which filters ask.
+pub(crate) fn payload(sent: u64, number: u64, group: Option<u64>, bytes: usize) -> String {
+    let group = group.map_or(String::new(), |group| format!(r#","id":"g{group}""#));
+    let mut text = format!(r#"{{"event":"tick","data":{{"t":{sent},"n":{number}{group},"pad":""#);
     const END: &str = r#""}}"#;
     text.extend(std::iter::repeat_n('x', bytes.saturating_sub(text.len() + END.len())));
     text.push_str(END);
@@ -42,7 +43,7 @@ pub(crate) fn stamp(text: &[u8]) -> Option<Stamp> {
 }
 
 /// The number that `text` begins with, and what follows it.
-fn digits(text: &[u8]) -> Option<(u64, &[u8])> {
+pub(crate) fn digits(text: &[u8]) -> Option<(u64, &[u8])> {
     let length = text.iter().position(|byte| !byte.is_ascii_digit()).unwrap_or(text.len());
     let (number, rest) = text.split_at(length);
     if number.is_empty() {
@@ -59,13 +60,13 @@ mod tests {
     #[test]
     fn a_payload_has_the_size_that_was_asked_for() {
         for bytes in [100, 200, 4096] {
-            assert_eq!(payload(1_790_000_000_000_000_000, 1_000_000, bytes).len(), bytes);
+            assert_eq!(payload(1_790_000_000_000_000_000, 1_000_000, Some(999), bytes).len(), bytes);
         }
     }
 
     #[test]
     fn an_event_gives_back_what_the_payload_said() {
-        let sent = payload(1_790_000_000_000_000_123, 7, 200);
+        let sent = payload(1_790_000_000_000_000_123, 7, None, 200);
         let data = sent.split_once(r#""data":"#).map_or("", |(_, data)| &data[..data.len() - 1]);
         let event = |tail: &str| {
             stamp(

@@ -320,7 +320,7 @@ mod tests {
     #[test]
     fn a_message_becomes_one_text_frame_that_keeps_its_data() {
         let channel = Channel { name: "room:1".into(), offset: 3, sockets: Vec::new() };
-        let frame = encode(&channel, payload(5, 6, 200).as_bytes()).unwrap_or_default();
+        let frame = encode(&channel, payload(5, 6, None, 200).as_bytes()).unwrap_or_default();
         assert_eq!(frame.first(), Some(&0x81));
         assert_eq!(stamp(&frame), Some(Stamp { sent: 5, number: 6, offset: Some(3) }));
         assert!(encode(&channel, b"no event").is_none());

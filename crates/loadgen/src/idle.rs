@@ -7,7 +7,7 @@ use clap::Args;
 use serde::Serialize;
 use serde_json::Map;
 
-use crate::client::{self, Crowd, Join, Member, Target};
+use crate::client::{self, Crowd, Join, Member, Subscription, Target};
 
 /// The flags of `idle`. The node's `auto_subscribe` must be `player:{sub}`, `room:{room}` and `game:{game}`.
 #[derive(Args)]
@@ -52,13 +52,13 @@ impl Crowd for Idlers {
         let number = self.first + index;
         let player = format!("idle-{number}");
         let (room, game) = (number / self.room_size, number % self.games);
+        let channels = [format!("player:{player}"), format!("room:{room}"), format!("game:{game}")];
         Member {
-            channels: vec![format!("player:{player}"), format!("room:{room}"), format!("game:{game}")],
+            subscriptions: channels.into_iter().map(Subscription::to).collect(),
             claims: Map::from_iter([
                 ("room".into(), room.to_string().into()),
                 ("game".into(), game.to_string().into()),
             ]),
-            view: Map::new(),
             player,
         }
     }

@@ -1,11 +1,12 @@
 //! `drawbridge-loadgen`: load for a Drawbridge node, and the floor that it is measured against. Each subcommand
-//! is one process with one event loop; `scripts/bench` starts them and compares. This file owns the command line
-//! and nothing else. Nothing here imports the engine or the server: what is measured is only spoken to.
+//! is one process with one event loop; `scripts/bench` and `scripts/bench-views` start them and compare. This file
+//! owns the command line and nothing else. Nothing here imports the engine or the server: what is measured is only
+//! spoken to.
 
-mod act;
 mod channels;
 mod client;
 mod console;
+mod entity;
 mod event;
 mod floor;
 mod handshake;
@@ -15,6 +16,7 @@ mod redis;
 mod subscribe;
 mod token;
 mod watch;
+mod world;
 
 use std::process::ExitCode;
 
@@ -39,10 +41,10 @@ enum Command {
     Subscribe(subscribe::SubscribeArgs),
     /// Publish 200-byte events to Redis at a fixed rate, whatever becomes of them (an open loop)
     Publish(publish::PublishArgs),
-    /// Open WebSockets that each look at a part of a channel, and measure what they are shown
+    /// Open WebSockets that each look at a part of a world, and check and measure what they are shown
     Watch(watch::WatchArgs),
-    /// Publish the life of such a channel, tick by tick
-    Act(act::ActArgs),
+    /// Move the entities of a world, tick by tick, whatever becomes of it (an open loop)
+    World(world::WorldArgs),
     /// Open WebSockets with three subscriptions each, and hold them
     Idle(idle::IdleArgs),
 }
@@ -53,7 +55,7 @@ fn main() -> ExitCode {
         Command::Subscribe(args) => subscribe::run(args),
         Command::Publish(args) => publish::run(args),
         Command::Watch(args) => watch::run(args),
-        Command::Act(args) => act::run(args),
+        Command::World(args) => world::run(args),
         Command::Idle(args) => idle::run(args),
     };
     match outcome {

@@ -17,7 +17,9 @@ use crate::event::{self, unix_nanos};
 use crate::redis::{self, Reply};
 
 /// How long Redis may be silent, beside the time between two bursts.
-const LAST_REPLY: Duration = Duration::from_secs(10);
+pub(crate) const LAST_REPLY: Duration = Duration::from_secs(10);
+/// What is lined up before it is written: of a large burst the first message is not held back by the last.
+const PIPELINE_BYTES: usize = 32 << 10;
 
 /// The flags of `publish`.
 #[derive(Args)]
@@ -33,6 +35,12 @@ pub(crate) struct PublishArgs {
     /// Messages of one channel that are written at once; bursts keep the rate, so they come more rarely
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     burst: u32,
+    /// The bursts of all channels are written together, as of a game that ticks, and not evenly one after the other
+    #[arg(long)]
+    at_once: bool,
+    /// Messages name groups of subscribers in turn (`data.id`), as many as this: for `subscribe --filter`
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    groups: Option<u32>,
     /// How long, in seconds
     #[arg(long, default_value_t = 10.0, value_parser = rate)]
     seconds: f64,
@@ -41,17 +49,20 @@ pub(crate) struct PublishArgs {
     bytes: u32,
 }
 
-fn rate(text: &str) -> Result<f64, String> {
+/// A number of seconds, or of things a second.
+pub(crate) fn rate(text: &str) -> Result<f64, String> {
     match text.parse() {
         Ok(value) if (0.001..=1e7).contains(&value) => Ok(value),
         _ => Err("a number between 0.001 and 10000000".into()),
     }
 }
 
+/// What a publisher says at its end.
 #[derive(Serialize)]
 pub(crate) struct Done {
     pub(crate) at: &'static str,
     pub(crate) messages: u64,
+    /// How often it was time to write.
     pub(crate) bursts: u64,
     pub(crate) seconds: f64,
     /// The sum of what Redis answered: one for each subscriber of Redis (not of the node) that it went to.
@@ -67,11 +78,11 @@ pub(crate) fn run(args: PublishArgs) -> io::Result<()> {
     let schedule = Schedule::new(&args);
     link.set_read_timeout(Some(LAST_REPLY + schedule.interval))?;
     let replies = link.try_clone()?;
-    let expected = schedule.bursts * u64::from(args.burst);
+    let expected = schedule.bursts * schedule.channels as u64 * u64::from(args.burst);
     let counter = thread::spawn(move || count_replies(replies, expected));
 
     let start = Instant::now();
-    let lag = publish(link, &args, &schedule, start)?;
+    let lag = publish(Pipeline::new(link), &args, &schedule, start)?;
     let seconds = start.elapsed().as_secs_f64();
     let receivers = counter.join().map_err(|_| io::Error::other("the reader of replies failed"))??;
     say(&Done {
@@ -85,17 +96,20 @@ pub(crate) fn run(args: PublishArgs) -> io::Result<()> {
     })
 }
 
-/// When bursts are due: evenly, one channel after the other.
+/// When bursts are due: evenly, one channel after the other, or all of them together.
 struct Schedule {
     interval: Duration,
     bursts: u64,
+    /// How many channels have a burst when one is due.
+    channels: usize,
 }
 
 impl Schedule {
     fn new(args: &PublishArgs) -> Schedule {
-        let per_second = args.rate * args.channels.count() as f64 / f64::from(args.burst);
+        let channels = if args.at_once { args.channels.count() } else { 1 };
+        let per_second = args.rate * args.channels.count() as f64 / channels as f64 / f64::from(args.burst);
         let bursts = (per_second * args.seconds).round().max(1.0) as u64;
-        Schedule { interval: Duration::from_secs_f64(1.0 / per_second), bursts }
+        Schedule { interval: Duration::from_secs_f64(1.0 / per_second), bursts, channels }
     }
 
     fn due(&self, start: Instant, burst: u64) -> Instant {
@@ -104,13 +118,38 @@ impl Schedule {
 }
 
 /// For how late bursts are, in microseconds: up to a minute. (One without a bound records only small values.)
-fn lag_histogram() -> io::Result<Histogram<u64>> {
+pub(crate) fn lag_histogram() -> io::Result<Histogram<u64>> {
     Histogram::new_with_max(60_000_000, 3).map_err(io::Error::other)
+}
+
+/// Publishes without waiting for replies, which somebody else must read.
+pub(crate) struct Pipeline {
+    link: TcpStream,
+    out: Vec<u8>,
+}
+
+impl Pipeline {
+    pub(crate) fn new(link: TcpStream) -> Self {
+        Pipeline { link, out: Vec::with_capacity(2 * PIPELINE_BYTES) }
+    }
+
+    /// Lines a message up, and writes what is lined up where that is much.
+    pub(crate) fn publish(&mut self, channel: &str, payload: &[u8]) -> io::Result<()> {
+        redis::write_command(&mut self.out, &[b"PUBLISH", channel.as_bytes(), payload]);
+        if self.out.len() >= PIPELINE_BYTES { self.flush() } else { Ok(()) }
+    }
+
+    /// Writes what is lined up.
+    pub(crate) fn flush(&mut self) -> io::Result<()> {
+        self.link.write_all(&self.out)?;
+        self.out.clear();
+        Ok(())
+    }
 }
 
 /// Writes every burst when it is due; answers how late each was, in microseconds.
 fn publish(
-    mut link: TcpStream,
+    mut redis: Pipeline,
     args: &PublishArgs,
     schedule: &Schedule,
     start: Instant,
@@ -118,20 +157,23 @@ fn publish(
     let mut lag = lag_histogram()?;
     let names: Vec<String> = args.channels.names().collect();
     let mut sent = vec![0u64; names.len()];
-    let mut out = Vec::new();
     for burst in 0..schedule.bursts {
         let due = schedule.due(start, burst);
         thread::sleep(due.saturating_duration_since(Instant::now()));
         lag.saturating_record(due.elapsed().as_micros() as u64);
 
-        let channel = (burst % names.len() as u64) as usize;
-        out.clear();
-        for _ in 0..args.burst {
-            let payload = event::payload(unix_nanos(), sent[channel], args.bytes as usize);
-            redis::write_command(&mut out, &[b"PUBLISH", names[channel].as_bytes(), payload.as_bytes()]);
-            sent[channel] += 1;
+        let first = (burst % names.len() as u64) as usize;
+        for step in 0..schedule.channels {
+            let channel = (first + step) % names.len();
+            for _ in 0..args.burst {
+                let number = sent[channel];
+                let group = args.groups.map(|groups| number % u64::from(groups));
+                let payload = event::payload(unix_nanos(), number, group, args.bytes as usize);
+                redis.publish(&names[channel], payload.as_bytes())?;
+                sent[channel] += 1;
+            }
         }
-        link.write_all(&out)?;
+        redis.flush()?;
     }
     Ok(lag)
 }

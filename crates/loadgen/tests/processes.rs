@@ -7,7 +7,7 @@ use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::thread;
 use std::time::Duration;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 /// No read in these tests takes longer, or it fails.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -128,14 +128,37 @@ fn a_floor_brings_every_message_to_every_subscriber() {
     floor.stop();
 }
 
-/// A node for one connection: welcomes it with its room pending, confirms that, pings, and shows three events of
-/// which the last leaves one out.
-fn node(listener: &TcpListener, first_reply: impl FnOnce(&mut TcpStream, &str)) {
+/// Welcomes a connection without a subscription, and reads the short message that it sends then.
+fn welcome_and_read(stream: &mut TcpStream) -> Value {
+    stream.write_all(&text_frame(r#"{"type":"WELCOME","subscriptions":[]}"#)).unwrap();
+    let mut header = [0; 6];
+    stream.read_exact(&mut header).unwrap();
+    assert!(header[1] & 0x7F < 126);
+    let mut request = vec![0; usize::from(header[1] & 0x7F)];
+    stream.read_exact(&mut request).unwrap();
+    let mask = header[2..].iter().cycle();
+    request.iter_mut().zip(mask).for_each(|(byte, mask)| *byte ^= mask);
+    serde_json::from_slice(&request).unwrap()
+}
+
+fn open(listener: &TcpListener) -> (TcpStream, String) {
     let mut stream = accept(listener);
     let head = read_until(&mut stream, "\r\n\r\n");
     let answer =
         "HTTP/1.1 101 Switching Protocols\r\nSec-WebSocket-Accept: CAUmtKmq1tQdsDHNLXk6mTeih7E=\r\n\r\n";
     stream.write_all(answer.as_bytes()).unwrap();
+    (stream, head)
+}
+
+/// Holds a connection until the client goes.
+fn hold(mut stream: TcpStream) {
+    assert_eq!(stream.read(&mut [0; 8]).unwrap_or(0), 0);
+}
+
+/// A node for one connection: welcomes it with its room pending, confirms that, pings, and shows three events of
+/// which the last leaves one out.
+fn node(listener: &TcpListener, first_reply: impl FnOnce(&mut TcpStream, &str)) {
+    let (mut stream, head) = open(listener);
     first_reply(&mut stream, &head);
     stream.write_all(&text_frame(r#"{"type":"CHANNEL_SUBSCRIBED","channel":"room:0"}"#)).unwrap();
 
@@ -147,8 +170,7 @@ fn node(listener: &TcpListener, first_reply: impl FnOnce(&mut TcpStream, &str)) 
 
     stream.write_all(&text_frame(&event(0, 7))).unwrap();
     stream.write_all(&text_frame(&format!("[{},{}]", event(1, 8), event(3, 9)))).unwrap();
-    // Held until the client goes.
-    assert_eq!(stream.read(&mut pong).unwrap_or(0), 0);
+    hold(stream);
 }
 
 fn subscribe_to(address: SocketAddr, join: &str) -> Loadgen {
@@ -179,21 +201,92 @@ fn a_subscriber_joins_by_message() {
     let address = listener.local_addr().unwrap();
     let node = thread::spawn(move || {
         node(&listener, |stream, _| {
-            stream.write_all(&text_frame(r#"{"type":"WELCOME","subscriptions":[]}"#)).unwrap();
-            let mut header = [0; 6];
-            stream.read_exact(&mut header).unwrap();
-            let mut request = vec![0; usize::from(header[1] & 0x7F)];
-            stream.read_exact(&mut request).unwrap();
-            let mask = header[2..].iter().cycle();
-            request.iter_mut().zip(mask).for_each(|(byte, mask)| *byte ^= mask);
-            let request: Value = serde_json::from_slice(&request).unwrap();
-            assert_eq!(request["type"], "CHANNEL_SUBSCRIBE");
-            assert_eq!(request["channel"], "room:0");
+            let request = welcome_and_read(stream);
+            assert_eq!(request, json!({"type": "CHANNEL_SUBSCRIBE", "id": 0, "channel": "room:0"}));
         });
     });
     let mut load = subscribe_to(address, "message");
     load.says("joined");
     assert_eq!(load.events(3, &["gaps"]), [1]);
+    load.stop();
+    node.join().unwrap();
+}
+
+#[test]
+fn a_filtered_subscriber_expects_what_is_for_its_group() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    let node = thread::spawn(move || {
+        let (mut stream, _) = open(&listener);
+        let request = welcome_and_read(&mut stream);
+        assert_eq!(request["filter"], "data.id in ['p30', 'g0']");
+        stream.write_all(&text_frame(r#"{"type":"CHANNEL_SUBSCRIBED","channel":"room:0"}"#)).unwrap();
+        // One is another group's, and one of its own is left out.
+        for (number, offset) in [(0, 1), (3, 4), (4, 5), (9, 10)] {
+            stream.write_all(&text_frame(&event(number, offset))).unwrap();
+        }
+        hold(stream);
+    });
+    let flags =
+        ["--connections", "1", "--join", "message", "--first", "30", "--filter", "set", "--groups", "3"];
+    let mut load = Loadgen::start(&[&["subscribe", "--target", &address][..], &flags].concat());
+    load.says("joined");
+    assert_eq!(load.events(3, &["gaps", "disorders", "offset_breaks", "foreign"]), [1, 0, 1, 1]);
+    load.stop();
+    node.join().unwrap();
+}
+
+/// An entity's state in a world, at the tick that is also its time.
+fn state(entity: u32, tick: u64, x: &str) -> String {
+    format!(r#"{{"t":{tick},"n":{tick},"id":"e{entity}","x":{x},"y":0.00,"team":"red"}}"#)
+}
+
+#[test]
+fn a_watcher_keeps_the_table_that_it_is_told() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    let node = thread::spawn(move || {
+        let (mut stream, _) = open(&listener);
+        let request = welcome_and_read(&mut stream);
+        assert_eq!((&request["channel"], &request["area"]["radius"]), (&json!("map:0"), &json!(2000.0)));
+        assert!(request["area"]["x"].is_number() && request["area"]["y"].is_number(), "{request}");
+        stream.write_all(&text_frame(r#"{"type":"CHANNEL_SUBSCRIBED","channel":"map:0"}"#)).unwrap();
+        let entity =
+            |key: u32, x| format!(r#"{{"key":"e{key}","event":"move","data":{}}}"#, state(key, 1, x));
+        let reset = r#""reset":true,"complete":true"#;
+        let enter = |reset: &str, entities: &str| {
+            format!(r#"{{"type":"VIEW_ENTER","channel":"map:0",{reset},"entities":[{entities}]}}"#)
+        };
+        let update = |key: u32| {
+            let data = state(key, 2, "7.50");
+            let head = r#"{"type":"EVENT","channel":"map:0","event":"move""#;
+            format!(r#"{head},"data":{data},"key":"e{key}","offset":9,"ts":5}}"#)
+        };
+        let leave = r#"{"type":"VIEW_LEAVE","channel":"map:0","keys":["e2"],"reason":"view"}"#;
+        for text in [
+            enter(reset, &entity(0, "1.00")),
+            format!(
+                "[{},{},{},{leave}]",
+                enter(r#""complete":true"#, &entity(2, "2.00")),
+                update(0),
+                update(2)
+            ),
+            // It has left.
+            update(2),
+        ] {
+            stream.write_all(&text_frame(&text)).unwrap();
+        }
+        hold(stream);
+    });
+    let flags = ["--connections", "1", "--entities", "3", "--side", "1000", "--radius", "2000"];
+    let mut load = Loadgen::start(&[&["watch", "--target", &address][..], &flags].concat());
+    load.says("joined");
+    let fields = ["enters", "leaves", "resets", "strangers", "elsewhere", "foreign", "resyncs"];
+    assert_eq!(load.events(3, &fields), [2, 1, 1, 1, 0, 0, 0]);
+    // It has one of three, as it was last.
+    let report = load.report();
+    let tables = ["tick", "seen", "missing", "ghosts", "stale"].map(|field| report[field].as_u64().unwrap());
+    assert_eq!(tables, [2, 1, 2, 0, 0]);
     load.stop();
     node.join().unwrap();
 }
@@ -227,4 +320,64 @@ fn a_publisher_writes_what_it_says_it_wrote() {
     let done = publisher.says("done");
     assert_eq!((done["messages"].as_u64(), done["receivers"].as_u64()), (Some(40), Some(80)));
     publisher.stop();
+}
+
+/// The parts of the next command, as its sender pipelined it.
+fn read_command(link: &mut TcpStream) -> Vec<String> {
+    let count = read_until(link, "\r\n");
+    let count = count.trim_start_matches('*').trim_end().parse().unwrap();
+    let part = |_| {
+        let length = read_until(link, "\r\n");
+        let mut part = vec![0; length.trim_start_matches('$').trim_end().parse::<usize>().unwrap() + 2];
+        link.read_exact(&mut part).unwrap();
+        String::from_utf8(part).unwrap().trim_end().to_owned()
+    };
+    (0..count).map(part).collect()
+}
+
+#[test]
+fn a_publisher_speaks_to_all_channels_at_once_and_to_groups_in_turn() {
+    let redis = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = redis.local_addr().unwrap().to_string();
+    let flags =
+        ["--channels", "2", "--rate", "40", "--burst", "4", "--seconds", "0.2", "--at-once", "--groups", "3"];
+    let mut publisher = Loadgen::start(&[&["publish", "--redis", &address][..], &flags].concat());
+    let mut link = accept(&redis);
+    let mut heard = Vec::new();
+    for _ in 0..16 {
+        let command = read_command(&mut link);
+        let payload: Value = serde_json::from_str(&command[2]).unwrap();
+        heard.push((command[1].clone(), payload["data"]["id"].as_str().unwrap().to_owned()));
+        link.write_all(b":1\r\n").unwrap();
+    }
+    for channel in ["room:0", "room:1"] {
+        let groups: Vec<_> = heard.iter().filter(|(name, _)| name == channel).map(|(_, id)| id).collect();
+        assert_eq!(groups, ["g0", "g1", "g2", "g0", "g1", "g2", "g0", "g1"]);
+    }
+    let done = publisher.says("done");
+    assert_eq!((done["messages"].as_u64(), done["bursts"].as_u64()), (Some(16), Some(2)));
+    publisher.stop();
+}
+
+#[test]
+fn a_world_moves_every_entity_once_a_tick() {
+    let redis = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = redis.local_addr().unwrap().to_string();
+    let flags = ["--entities", "3", "--rate", "50", "--seconds", "0.08", "--first-tick", "7", "--parts", "2"];
+    let mut world = Loadgen::start(&[&["world", "--redis", &address][..], &flags].concat());
+    let mut link = accept(&redis);
+    for tick in 7..11 {
+        for entity in 0..3 {
+            let command = read_command(&mut link);
+            assert_eq!(command[..2], ["PUBLISH", "map:0"]);
+            let payload: Value = serde_json::from_str(&command[2]).unwrap();
+            let data = &payload["data"];
+            assert_eq!((&data["n"], &data["id"]), (&json!(tick), &json!(format!("e{entity}"))));
+            assert!(data["x"].is_number() && data["y"].is_number() && data["t"].is_u64(), "{data}");
+            link.write_all(b":1\r\n").unwrap();
+        }
+    }
+    let done = world.says("done");
+    assert_eq!((done["messages"].as_u64(), done["bursts"].as_u64()), (Some(12), Some(4)));
+    world.stop();
 }

@@ -1,6 +1,6 @@
 //! A crowd of WebSocket clients in one epoll loop: opens them, sees that each has joined its channels, answers
 //! pings, and hands events on. Who the members are and what their events mean is the [`Crowd`]'s business
-//! (`subscribe`, `idle`). A connection has no buffer of its own unless a frame is incomplete.
+//! (`subscribe`, `watch`, `idle`). A connection has no buffer of its own unless a frame is incomplete.
 
 mod connect;
 mod frame;
@@ -33,9 +33,32 @@ pub(crate) struct Member {
     /// The token's other claims.
     pub(crate) claims: Map<String, Value>,
     /// What must be live before the member counts as joined.
-    pub(crate) channels: Vec<String>,
-    /// What its `CHANNEL_SUBSCRIBE`s say beside the channel: a filter, an area.
-    pub(crate) view: Map<String, Value>,
+    pub(crate) subscriptions: Vec<Subscription>,
+}
+
+/// What a `CHANNEL_SUBSCRIBE` says.
+#[derive(Serialize)]
+pub(crate) struct Subscription {
+    pub(crate) channel: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) filter: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) area: Option<Value>,
+}
+
+impl Subscription {
+    /// To all of a channel.
+    pub(crate) fn to(channel: String) -> Self {
+        Subscription { channel, filter: None, area: None }
+    }
+}
+
+#[derive(Serialize)]
+struct Subscribe<'a> {
+    r#type: &'static str,
+    id: usize,
+    #[serde(flatten)]
+    subscription: &'a Subscription,
 }
 
 /// The members, and what becomes of their events.
@@ -46,6 +69,10 @@ pub(crate) trait Crowd {
     fn member(&self, index: usize) -> Member;
     /// An `EVENT` that was read at `now` (nanoseconds since 1970).
     fn event(&mut self, index: usize, now: u64, text: &[u8]);
+    /// A `VIEW_ENTER`; nothing to a crowd that looks at no entities.
+    fn enter(&mut self, _index: usize, _text: &[u8]) {}
+    /// A `VIEW_LEAVE`, likewise.
+    fn leave(&mut self, _index: usize, _text: &[u8]) {}
     /// What happened since the last report.
     fn report(&mut self) -> Self::Report;
 }
@@ -197,7 +224,8 @@ impl<C: Crowd> Pool<C> {
             let member = self.crowd.member(index);
             let mut stream = match self.join {
                 Join::Path => {
-                    let channel = member.channels.first().map_or("", String::as_str);
+                    let first = member.subscriptions.first();
+                    let channel = first.map_or("", |subscription| subscription.channel.as_str());
                     self.target.open(index, &format!("/ws?channel={channel}"), None)
                 }
                 Join::Claims | Join::Message => {
@@ -310,17 +338,19 @@ impl<C: Crowd> Pool<C> {
     fn message(&mut self, index: usize, now: u64, message: Message<'_>) -> io::Result<()> {
         match message {
             Message::Event(text) => self.crowd.event(index, now, text),
+            Message::Enter(text) => self.crowd.enter(index, text),
+            Message::Leave(text) => self.crowd.leave(index, text),
             Message::Welcome(live) => {
-                let Member { channels: mut missing, view, .. } = self.crowd.member(index);
-                missing.retain(|channel| !live.iter().any(|name| name == channel));
+                let mut missing = self.crowd.member(index).subscriptions;
+                missing.retain(|subscription| !live.iter().any(|name| *name == subscription.channel));
                 if self.join == Join::Message {
-                    self.subscribe(index, &missing, &view)?;
+                    self.subscribe(index, &missing)?;
                 }
                 self.is_missing(index, missing.len());
             }
             Message::Subscribed(name) => {
                 if let Phase::Joining(missing) = self.connections[index].phase
-                    && self.crowd.member(index).channels.iter().any(|channel| *channel == name)
+                    && self.crowd.member(index).subscriptions.iter().any(|one| one.channel == name)
                 {
                     self.is_missing(index, missing - 1);
                 }
@@ -339,13 +369,10 @@ impl<C: Crowd> Pool<C> {
         }
     }
 
-    fn subscribe(&mut self, index: usize, channels: &[String], view: &Map<String, Value>) -> io::Result<()> {
-        for (id, channel) in channels.iter().enumerate() {
-            let mut request = view.clone();
-            request.insert("type".into(), "CHANNEL_SUBSCRIBE".into());
-            request.insert("id".into(), id.into());
-            request.insert("channel".into(), channel.as_str().into());
-            self.send(index, OpCode::Text, Value::from(request).to_string().as_bytes())?;
+    fn subscribe(&mut self, index: usize, subscriptions: &[Subscription]) -> io::Result<()> {
+        for (id, subscription) in subscriptions.iter().enumerate() {
+            let request = Subscribe { r#type: "CHANNEL_SUBSCRIBE", id, subscription };
+            self.send(index, OpCode::Text, &serde_json::to_vec(&request)?)?;
         }
         Ok(())
     }
