@@ -48,7 +48,7 @@ fuzz target seconds='60':
 bench *args:
     scripts/bench {{args}}
 
-# Figures of filters, areas and batches
+# What views cost: filters, areas, many updates in a tick
 bench-views *args:
     scripts/bench-views {{args}}
 
