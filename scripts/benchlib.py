@@ -238,12 +238,17 @@ def table(head, rows):
 
 
 def figures(found):
-    """What the project holds itself to, beside what was found: (what, at most, found); answers it for the record."""
+    """What the project holds itself to, beside what was found: (what, at most, found), found None where nothing valid
+    was; answers it for the record."""
+    def judged(limit, value):
+        if value is None:
+            return ["–", "**void**"]
+        return [f"{value:.3f}", "within" if value <= limit else "**beyond**"]
+
     if found:
         print("\n## Figures")
         table(["figure", "at most", "found", ""], [
-            [what, f"{limit:g}", f"{value:.3f}", "within" if value <= limit else "**beyond**"]
-            for what, limit, value in found])
+            [what, f"{limit:g}", *judged(limit, value)] for what, limit, value in found])
     return [{"figure": what, "at_most": limit, "found": value} for what, limit, value in found]
 
 
