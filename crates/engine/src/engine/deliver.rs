@@ -9,6 +9,7 @@ use std::sync::Arc;
 use drawbridge_protocol::websocket::Compressor;
 use drawbridge_protocol::{CloseCode, Frame};
 
+use super::flush::flush_bytes;
 use super::{Connections, Engine};
 use crate::class::{Delivery, SlowConsumer};
 use crate::connection::Connection;
@@ -156,7 +157,7 @@ impl Engine {
     pub(super) fn push(&mut self, id: ConnId, frame: Frame) {
         let bound = self.settings.outbound_bytes;
         let Some(conn) = self.connections.get_mut(id) else { return };
-        if conn.queue(frame, &mut self.dirty) > bound {
+        if conn.queue(frame, bound, &mut self.dirty) {
             self.close_slow(vec![id]);
         }
     }
@@ -179,9 +180,25 @@ impl Engine {
         unsent.append(&mut conn.pending);
         conn.pending = unsent;
         conn.pending_bytes = conn.pending.iter().map(Frame::len).sum();
-        if conn.pending_bytes > bound {
-            self.close_slow(vec![id]);
+        if conn.is_over(bound) {
+            return self.close_slow(vec![id]);
         }
+        for target in conn.feeds.clone() {
+            self.bound_feed(id, target);
+        }
+    }
+
+    /// Until a socket blocks its feeds may pass the bound: it was about to take them.
+    fn bound_feed(&mut self, id: ConnId, target_id: TargetId) {
+        let slot = self.connections.get(id).and_then(|conn| conn.subscription(target_id)).map(|s| s.slot);
+        let (Some(slot), Some(target)) = (slot, self.targets.get_mut(target_id)) else { return };
+        let delivery = delivery_of(&self.settings, target.class);
+        let has_world = target.world.is_some();
+        let Some(subscriber) = target.subscribers.get_mut(slot as usize) else { return };
+        let mut out = outgoing!(self);
+        out.keep_bound(target_id, subscriber, &delivery, has_world);
+        let slow = out.slow;
+        self.close_slow(slow);
     }
 
     pub(super) fn writable(&mut self, id: ConnId) {
@@ -208,9 +225,8 @@ impl Outgoing<'_> {
         }
         conn.last_turn = self.turn;
         self.stats.deliveries += 1;
-        let waits = delivery.batch_ms > 0 || delivery.conflate || conn.blocked;
-        if delivery.is_immediate() || (!waits && subscriber.feed.is_none()) {
-            if conn.queue(event_frame(conn, publication, self.compressor), self.dirty) > self.bound {
+        if delivery.is_immediate() || !must_line_up(conn, subscriber, delivery, self.bound) {
+            if conn.queue(event_frame(conn, publication, self.compressor), self.bound, self.dirty) {
                 self.slow.push(subscriber.conn);
             }
             return;
@@ -236,16 +252,22 @@ impl Outgoing<'_> {
         conn.feed_bytes = conn.feed_bytes + feed.bytes() - before.0;
         self.stats.conflated += u64::from(feed.len() <= before.1);
         schedule(conn, subscriber, target, delivery, self.now_ms, self.dirty, self.timers);
-        let over = (conn.pending_bytes + conn.feed_bytes).saturating_sub(self.bound);
-        if over > 0 {
-            self.relieve(target, subscriber, delivery, entity);
-        }
+        self.keep_bound(target, subscriber, delivery, entity);
     }
 
-    /// More waits for a connection than may: what its class says is done.
-    fn relieve(&mut self, target: TargetId, subscriber: &mut Subscriber, delivery: &Delivery, entity: bool) {
+    /// Where more waits for a connection than may, what its class says is done.
+    fn keep_bound(
+        &mut self,
+        target: TargetId,
+        subscriber: &mut Subscriber,
+        delivery: &Delivery,
+        entity: bool,
+    ) {
         let Some(conn) = self.connections.get_mut(subscriber.conn) else { return };
         let Some(feed) = &mut subscriber.feed else { return };
+        if conn.pending_bytes + conn.feed_bytes <= self.bound {
+            return;
+        }
         if !conn.blocked {
             // It reads: the window is cut short.
             feed.flush_at_ms = 0;
@@ -271,6 +293,21 @@ impl Outgoing<'_> {
         conn.feed_bytes = conn.feed_bytes + feed.bytes() - before;
         schedule(conn, subscriber, target, delivery, self.now_ms, self.dirty, self.timers);
     }
+}
+
+/// Whether what is due goes into the subscriber's feed, where it can still be merged or given up, and not into a
+/// frame at once.
+pub(super) fn must_line_up(
+    conn: &Connection,
+    subscriber: &Subscriber,
+    delivery: &Delivery,
+    bound: usize,
+) -> bool {
+    delivery.batch_ms > 0
+        || delivery.conflate
+        || conn.blocked
+        || subscriber.feed.is_some()
+        || conn.pending_bytes >= flush_bytes(bound)
 }
 
 /// Sees to it that a feed with something in it leaves when it is due.
@@ -300,15 +337,23 @@ pub(super) fn schedule(
 }
 
 impl Connection {
-    /// Queues a frame; gives what waits in bytes where that can grow without end: while the socket is blocked.
-    fn queue(&mut self, frame: Frame, dirty: &mut Vec<ConnId>) -> usize {
+    /// Queues a frame; says whether more waits than may where that can grow without end: while the socket is blocked.
+    fn queue(&mut self, frame: Frame, bound: usize, dirty: &mut Vec<ConnId>) -> bool {
         self.pending_bytes += frame.len();
         self.pending.push(frame);
         if self.blocked {
-            return self.pending_bytes;
+            return self.is_over(bound);
         }
         self.mark_dirty(dirty);
-        0
+        false
+    }
+
+    /// Whether the frames that wait pass the bound. One may be larger than that by itself.
+    fn is_over(&self, bound: usize) -> bool {
+        self.pending_bytes > bound && {
+            let largest = self.pending.iter().map(Frame::len).max().unwrap_or(0);
+            self.pending_bytes - largest > bound
+        }
     }
 
     /// It is looked at at the end of the turn; a blocked one when it takes bytes again.

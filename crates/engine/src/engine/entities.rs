@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use super::Engine;
-use super::deliver::{Outgoing, delivery_of, event_frame, outgoing};
+use super::deliver::{Outgoing, delivery_of, event_frame, must_line_up, outgoing};
 use crate::class::Delivery;
 use crate::feed::{Due, Kind};
 use crate::io::{BrokerCommand, ConnId, Output, Publication, Subject};
@@ -107,8 +107,7 @@ impl Outgoing<'_> {
             return;
         }
         self.stats.deliveries += 1;
-        let waits = delivery.batch_ms > 0 || delivery.conflate || conn.blocked || subscriber.feed.is_some();
-        if told.change == Change::Update && !waits {
+        if told.change == Change::Update && !must_line_up(conn, subscriber, delivery, self.bound) {
             let frame = event_frame(conn, &told.publication, self.compressor);
             conn.put(frame);
             return conn.mark_dirty(self.dirty);

@@ -20,6 +20,12 @@ use crate::world::Change;
 /// A turn makes about so much of what is due into frames; the rest follows when the socket has taken that. What is
 /// a frame can no longer be replaced by something newer.
 const FLUSH_BYTES: usize = 64 * 1024;
+
+/// [`FLUSH_BYTES`] for connections with this bound: frames alone must not pass it, for they can only be sent.
+pub(super) fn flush_bytes(bound: usize) -> usize {
+    FLUSH_BYTES.min(bound / 2).max(1)
+}
+
 /// Entities in one `VIEW_ENTER`, and keys in one `VIEW_LEAVE`.
 const MAX_ENTITIES: usize = 512;
 
@@ -30,6 +36,26 @@ enum Which {
     Due,
     /// All of them.
     All,
+}
+
+/// What making dues into frames needs of the engine, beside the connection and the target in hand.
+struct Leaving<'e> {
+    now_ms: u64,
+    /// See [`flush_bytes`].
+    max_bytes: usize,
+    stats: &'e mut Stats,
+    compressor: &'e mut Compressor,
+}
+
+macro_rules! leaving {
+    ($engine:expr) => {
+        Leaving {
+            now_ms: $engine.now.mono_ms,
+            max_bytes: flush_bytes($engine.settings.outbound_bytes),
+            stats: &mut $engine.stats,
+            compressor: &mut $engine.compressor,
+        }
+    };
 }
 
 impl Engine {
@@ -51,6 +77,7 @@ impl Engine {
             return;
         }
         let now_ms = self.now.mono_ms;
+        let mut leaving = leaving!(self);
         let mut next_ms = 0;
         let mut kept = Vec::new();
         let mut more = false;
@@ -59,10 +86,10 @@ impl Engine {
             let delivery = delivery_of(&self.settings, target.class);
             let left = if which == Which::Due && feed_due_at(conn, target, target_id) > now_ms {
                 Left::Waits
-            } else if conn.pending_bytes >= FLUSH_BYTES && which == Which::Due {
+            } else if conn.pending_bytes >= leaving.max_bytes && which == Which::Due {
                 Left::More
             } else {
-                flush_feed(conn, target, target_id, &delivery, now_ms, &mut self.stats, &mut self.compressor)
+                leaving.feed(conn, target, target_id, &delivery)
             };
             match left {
                 Left::Nothing => continue,
@@ -91,7 +118,9 @@ impl Engine {
             return;
         };
         let has_world = target.world.is_some();
-        let Some(feed) = feed_of(conn, target, target_id).filter(|feed| feed.snapshot.is_none()) else { return };
+        let Some(feed) = feed_of(conn, target, target_id).filter(|feed| feed.snapshot.is_none()) else {
+            return;
+        };
         if conn.blocked && has_world {
             let before = feed.bytes();
             feed.conflate();
@@ -99,9 +128,8 @@ impl Engine {
             return;
         }
         let delivery = Delivery { max_updates: None, ..delivery_of(&self.settings, target.class) };
-        let now_ms = self.now.mono_ms;
-        let (stats, compressor) = (&mut self.stats, &mut self.compressor);
-        while flush_feed(conn, target, target_id, &delivery, now_ms, stats, compressor) == Left::More {}
+        let mut leaving = leaving!(self);
+        while leaving.feed(conn, target, target_id, &delivery) == Left::More {}
         conn.feeds.retain(|feed| *feed != target_id);
         if !conn.pending.is_empty() {
             conn.mark_dirty(&mut self.dirty);
@@ -149,57 +177,92 @@ fn feed_due_at(conn: &Connection, target: &mut Target, target_id: TargetId) -> u
     feed_of(conn, target, target_id).map_or(0, |feed| feed.flush_at_ms)
 }
 
-fn flush_feed(
-    conn: &mut Connection,
-    target: &mut Target,
-    target_id: TargetId,
-    delivery: &Delivery,
-    now_ms: u64,
-    stats: &mut Stats,
-    compressor: &mut Compressor,
-) -> Left {
-    let Some(slot) = conn.subscription(target_id).map(|subscription| subscription.slot) else {
-        return Left::Nothing;
-    };
-    let Some(subscriber) = target.subscribers.get_mut(slot as usize) else { return Left::Nothing };
-    let audience = subscriber.audience;
-    let Some(mut feed) = subscriber.feed.take() else { return Left::Nothing };
-    let bytes = feed.bytes();
-    let mut more = false;
-    if let Some(offset) = feed.gap.take() {
-        let frame = resync(conn.encoding, target, offset);
-        conn.put(frame);
-        stats.resyncs += 1;
+impl Leaving<'_> {
+    /// Makes what is due of one subscription into frames.
+    fn feed(
+        &mut self,
+        conn: &mut Connection,
+        target: &mut Target,
+        target_id: TargetId,
+        delivery: &Delivery,
+    ) -> Left {
+        let Some(slot) = conn.subscription(target_id).map(|subscription| subscription.slot) else {
+            return Left::Nothing;
+        };
+        let Some(subscriber) = target.subscribers.get_mut(slot as usize) else { return Left::Nothing };
+        let audience = subscriber.audience;
+        let Some(mut feed) = subscriber.feed.take() else { return Left::Nothing };
+        let bytes = feed.bytes();
+        let mut more = false;
+        if let Some(offset) = feed.gap.take() {
+            let frame = resync(conn.encoding, target, offset);
+            conn.put(frame);
+            self.stats.resyncs += 1;
+        }
+        if let Some(snapshot) = feed.snapshot.take() {
+            feed.snapshot = self.snapshot(conn, target, audience, snapshot).map(SnapshotState::Running);
+            more = feed.snapshot.is_some();
+        }
+        if feed.snapshot.is_none() {
+            let eye = eye_of(target, audience);
+            let (dues, rest) = feed.take(self.now_ms, delivery, eye, self.max_bytes);
+            more = rest;
+            let messages = messages(conn.encoding, &target.subject.name, &dues, self.stats);
+            conn.put_all(&messages, delivery.batch_ms > 0, self.compressor);
+        }
+        conn.feed_bytes = conn.feed_bytes + feed.bytes() - bytes;
+        let left = match () {
+            () if feed.is_empty() => Left::Nothing,
+            () if more => Left::More,
+            () => Left::Waits,
+        };
+        feed.queued = !matches!(left, Left::Nothing);
+        feed.flush_at_ms = match left {
+            Left::Waits => (self.now_ms / delivery.batch_ms.max(1) + 1) * delivery.batch_ms.max(1),
+            _ => 0,
+        };
+        if feed.queued
+            && let Some(subscriber) = target.subscribers.get_mut(slot as usize)
+        {
+            // An empty one is not kept: an idle subscription owns nothing.
+            subscriber.feed = Some(feed);
+        }
+        left
     }
-    if let Some(snapshot) = feed.snapshot.take() {
-        feed.snapshot = tell_snapshot(conn, target, audience, snapshot, stats).map(SnapshotState::Running);
-        more = feed.snapshot.is_some();
+
+    /// Tells the next part of all that is in view; gives what is left.
+    fn snapshot(
+        &mut self,
+        conn: &mut Connection,
+        target: &mut Target,
+        audience: AudienceId,
+        snapshot: SnapshotState,
+    ) -> Option<Snapshot> {
+        let (Some(world), Some(audiences)) = (&mut target.world, &target.audiences) else { return None };
+        let mut snapshot = match snapshot {
+            SnapshotState::Running(snapshot) => snapshot,
+            SnapshotState::Wanted => {
+                self.stats.snapshots += 1;
+                Snapshot::new(world.seen_by(audiences, audience))
+            }
+        };
+        let reset = snapshot.is_fresh();
+        let (mut elements, mut bytes) = (Vec::new(), 0);
+        while elements.len() < MAX_ENTITIES
+            && bytes < self.max_bytes
+            && let Some(id) = snapshot.pop()
+        {
+            if let Some(publication) = world.state_seen(audiences, audience, id) {
+                let element = publication.element(conn.encoding).clone();
+                bytes += element.len();
+                elements.push(element);
+            }
+        }
+        self.stats.view_enters += elements.len() as u64;
+        let complete = snapshot.is_done();
+        conn.put(encode_view_enter(conn.encoding, &target.subject.name, reset, complete, &elements));
+        (!complete).then_some(snapshot)
     }
-    if feed.snapshot.is_none() {
-        let eye = eye_of(target, audience);
-        let (dues, rest) = feed.take(now_ms, delivery, eye, FLUSH_BYTES);
-        more = rest;
-        let messages = messages(conn.encoding, &target.subject.name, &dues, stats);
-        conn.put_all(&messages, delivery.batch_ms > 0, compressor);
-    }
-    conn.feed_bytes = conn.feed_bytes + feed.bytes() - bytes;
-    let left = match () {
-        () if feed.is_empty() => Left::Nothing,
-        () if more => Left::More,
-        () => Left::Waits,
-    };
-    feed.queued = !matches!(left, Left::Nothing);
-    feed.flush_at_ms = match left {
-        Left::Waits => (now_ms / delivery.batch_ms.max(1) + 1) * delivery.batch_ms.max(1),
-        _ => 0,
-    };
-    if feed.queued
-        && let Some(subscriber) = target.subscribers.get_mut(slot as usize)
-    {
-        // An empty one is not kept: an idle subscription owns nothing.
-        subscriber.feed = Some(feed);
-    }
-    left
 }
 
 fn eye_of(target: &Target, audience: AudienceId) -> Option<&Shape> {
@@ -215,40 +278,6 @@ fn resync(encoding: Encoding, target: &Target, offset: u64) -> Frame {
         offset: position.map(|position| if offset > 0 { offset } else { position.offset }),
     };
     codec::encode_frame(encoding, &message)
-}
-
-/// Tells the next part of all that is in view; gives what is left.
-fn tell_snapshot(
-    conn: &mut Connection,
-    target: &mut Target,
-    audience: AudienceId,
-    snapshot: SnapshotState,
-    stats: &mut Stats,
-) -> Option<Snapshot> {
-    let (Some(world), Some(audiences)) = (&mut target.world, &target.audiences) else { return None };
-    let mut snapshot = match snapshot {
-        SnapshotState::Running(snapshot) => snapshot,
-        SnapshotState::Wanted => {
-            stats.snapshots += 1;
-            Snapshot::new(world.seen_by(audiences, audience))
-        }
-    };
-    let reset = snapshot.is_fresh();
-    let (mut elements, mut bytes) = (Vec::new(), 0);
-    while elements.len() < MAX_ENTITIES
-        && bytes < FLUSH_BYTES
-        && let Some(id) = snapshot.pop()
-    {
-        if let Some(publication) = world.state_seen(audiences, audience, id) {
-            let element = publication.element(conn.encoding).clone();
-            bytes += element.len();
-            elements.push(element);
-        }
-    }
-    stats.view_enters += elements.len() as u64;
-    let complete = snapshot.is_done();
-    conn.put(encode_view_enter(conn.encoding, &target.subject.name, reset, complete, &elements));
-    (!complete).then_some(snapshot)
 }
 
 /// One message on its way.

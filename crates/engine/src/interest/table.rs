@@ -212,8 +212,7 @@ impl Table {
             return;
         }
         let newer = held.max(ended);
-        if newer.is_some_and(|newer| newer >= seq)
-            || (newer.is_none() && self.entities.len() >= self.bound())
+        if newer.is_some_and(|newer| newer >= seq) || (newer.is_none() && self.entities.len() >= self.bound())
         {
             return;
         }

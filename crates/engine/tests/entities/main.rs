@@ -192,6 +192,39 @@ fn the_oldest_are_dropped_with_a_resync_at_the_gap() {
     assert_eq!(read.last().unwrap()["data"]["n"], 199);
 }
 
+/// A socket is known to be full only when a turn's frames are written: they must not be more than may wait.
+#[test]
+fn a_burst_beyond_the_bound_in_one_turn_is_not_what_closes_a_reader_that_is_to_stay() {
+    for (slow_consumer, batch_ms) in
+        [(SlowConsumer::DropOldest, 0), (SlowConsumer::Latest, 0), (SlowConsumer::DropOldest, 50)]
+    {
+        let delivery = Delivery { slow_consumer, batch_ms, ..Delivery::default() };
+        for class in [stream(delivery), world(delivery, false)] {
+            let mut bench = Bench::new(class, 4_000);
+            let player = bench.player("r", "red");
+            bench.subscribe(player, json!({}));
+            bench.take(player);
+            bench.publish("e", json!({ "id": "a", "n": 0, "public": true }));
+            bench.pass(50);
+            bench.blocked[player] = true;
+            for n in 1..=200 {
+                let pad = "x".repeat(if n % 50 == 25 { 10_000 } else { 10 });
+                bench.publish_quietly("e", json!({ "id": "a", "n": n, "public": true, "pad": pad }));
+            }
+            bench.pump();
+            bench.pass(50);
+            let stats = bench.engine.stats();
+            assert!(stats.pending_bytes + stats.due_bytes < 4_000 + 2 * 11_000, "{stats:?}");
+            bench.unblock(player);
+            bench.pass(50);
+            assert_eq!(bench.closed[player], None, "{delivery:?}");
+            let last = bench.take(player).pop().unwrap();
+            let state = if last["type"] == "VIEW_ENTER" { &last["entities"][0] } else { &last };
+            assert_eq!(state["data"]["n"], 200, "{delivery:?}");
+        }
+    }
+}
+
 #[test]
 fn a_gap_and_a_break_bring_the_table_anew() {
     let mut bench = Bench::new(world(latest(), false), 1 << 20);

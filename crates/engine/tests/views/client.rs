@@ -439,8 +439,9 @@ impl Client {
             let Delivery { conflate, slow_consumer, .. } = rules.delivery(&said.channel);
             let skipped = (*conflate || *slow_consumer == SlowConsumer::Latest)
                 && key.is_some_and(|key| newer.contains(&(&*said.channel, key)));
-            let resynced =
-                [name, &said.channel].iter().any(|name| self.resynced.get(*name).is_some_and(|at| *at >= place));
+            let resynced = [name, &said.channel]
+                .iter()
+                .any(|name| self.resynced.get(*name).is_some_and(|at| *at >= place));
             assert!(
                 !due || skipped || resynced,
                 "{} lost {said:?} (place {place}, {name}) in silence",
@@ -520,7 +521,10 @@ fn is_right(rights: &[Right], said: &Said) -> bool {
 /// What was said, which is told as it was said.
 fn read_said<'f>(message: &Value, channel: &str, facts: &'f Facts) -> (usize, &'f Said) {
     let (place, said) = facts.of_number(message["data"]["n"].as_u64().unwrap());
-    assert_eq!((&*said.channel, &said.data, &*said.event), (channel, &message["data"], message["event"].as_str().unwrap()));
+    assert_eq!(
+        (&*said.channel, &said.data, &*said.event),
+        (channel, &message["data"], message["event"].as_str().unwrap())
+    );
     (place, said)
 }
 

@@ -155,9 +155,7 @@ type Meaning = fn(&Said) -> bool;
 const FILTERS: [(&str, Meaning); 7] = [
     ("data.hp < 5", |said| said.hp() < 5),
     ("data.n % 2 == 0", |said| said.number.is_multiple_of(2)),
-    ("key in ['e1', 'e2', 'e3', '7']", |said| {
-        matches!(said.key.as_deref(), Some("e1" | "e2" | "e3" | "7"))
-    }),
+    ("key in ['e1', 'e2', 'e3', '7']", |said| matches!(said.key.as_deref(), Some("e1" | "e2" | "e3" | "7"))),
     ("data.team == 'red'", |said| said.team() == Some("red")),
     ("has(data.team) && data.hp >= 2", |said| said.team().is_some() && said.hp() >= 2),
     ("event != 'e' || data.hp != 3", |said| said.event != "e" || said.hp() != 3),
@@ -213,13 +211,15 @@ impl Area {
 
     /// Whether a place is in it, grown by so much; `followed`: where whom it follows is.
     pub fn holds(&self, at: (f64, f64), followed: Option<(f64, f64)>, grown: f64) -> bool {
-        let near = |center: (f64, f64), radius: f64| {
-            (center.0 - at.0).hypot(center.1 - at.1) <= radius + grown
-        };
+        let near =
+            |center: (f64, f64), radius: f64| (center.0 - at.0).hypot(center.1 - at.1) <= radius + grown;
         match self {
             Area::Circle { center, radius } => near(*center, *radius),
             Area::Rect { min, max } => {
-                min.0 - grown <= at.0 && at.0 <= max.0 + grown && min.1 - grown <= at.1 && at.1 <= max.1 + grown
+                min.0 - grown <= at.0
+                    && at.0 <= max.0 + grown
+                    && min.1 - grown <= at.1
+                    && at.1 <= max.1 + grown
             }
             Area::Follow { radius, .. } => followed.is_some_and(|center| near(center, *radius)),
         }

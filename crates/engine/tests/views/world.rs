@@ -8,8 +8,8 @@ use bytes::Bytes;
 use drawbridge_engine::engine::Engine;
 use drawbridge_engine::interest::{Hub, HubInput, HubOutput, HubSettings, ShardId};
 use drawbridge_engine::io::{
-    BrokerCommand, BrokerEvent, BrokerStatus, Claims, Commit, ConnId, Input, MessageKind, Now, Opened, Output,
-    PlayerAction, PlayerCommand, Position, PublishFailure, Ticket,
+    BrokerCommand, BrokerEvent, BrokerStatus, Claims, Commit, ConnId, Input, MessageKind, Now, Opened,
+    Output, PlayerAction, PlayerCommand, Position, PublishFailure, Ticket,
 };
 use drawbridge_engine::rate_limit::SharedLimits;
 use drawbridge_protocol::{Encoding, Frame};
@@ -663,7 +663,9 @@ impl World {
         let Some((shard, command)) = self.nodes[node].orders.pop_front() else { return false };
         let shard = ShardId(shard as u8);
         match &command {
-            BrokerCommand::Want(subject) => self.hub(node, HubInput::Want { shard, subject: subject.clone() }),
+            BrokerCommand::Want(subject) => {
+                self.hub(node, HubInput::Want { shard, subject: subject.clone() })
+            }
             BrokerCommand::Unwant(subject) => self.hub(node, HubInput::Unwant { shard, subject }),
             BrokerCommand::Refresh(subject) => self.hub(node, HubInput::Refresh { shard, subject }),
             _ => unreachable!(),
@@ -858,7 +860,8 @@ impl World {
                         && client.loading.is_some()
                 };
                 let taken: BTreeSet<usize> = self.asking.values().copied().collect();
-                let client = (0..self.clients.len()).rfind(|at| asks(&self.clients[*at]) && !taken.contains(at));
+                let client =
+                    (0..self.clients.len()).rfind(|at| asks(&self.clients[*at]) && !taken.contains(at));
                 self.asking.insert((node, shard, ticket), client.unwrap());
                 at.questions.push_back((shard, ticket, player));
             }
