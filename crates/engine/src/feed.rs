@@ -281,7 +281,7 @@ impl Feed {
         let mut dues = self.clear();
         dues.retain(|due| due.kind.is_some());
         let mut later = match delivery.max_updates {
-            Some(max) => put_off(&mut dues, max as usize, now_ms, delivery.max_wait_ms, eye),
+            Some(max) => put_off(&mut dues, max as usize, now_ms, delivery, eye),
             None => Vec::new(),
         };
         let mut bytes = 0;
@@ -312,7 +312,13 @@ impl Feed {
 
 /// Leaves the `max` most urgent updates in `dues` and gives the others. What makes a client forget is not counted,
 /// and who has waited long enough goes out in any case.
-fn put_off(dues: &mut Vec<Due>, max: usize, now_ms: u64, max_wait_ms: u64, eye: Option<&Shape>) -> Vec<Due> {
+fn put_off(
+    dues: &mut Vec<Due>,
+    max: usize,
+    now_ms: u64,
+    delivery: &Delivery,
+    eye: Option<&Shape>,
+) -> Vec<Due> {
     let counted = |due: &Due| !matches!(due.kind, Some(Kind::Entity(_, Change::Hide | Change::Remove)));
     let total = dues.iter().filter(|due| counted(due)).count();
     if total <= max {
@@ -323,10 +329,12 @@ fn put_off(dues: &mut Vec<Due>, max: usize, now_ms: u64, max_wait_ms: u64, eye: 
         ((bounds.max.x - bounds.min.x).max(bounds.max.y - bounds.min.y) / 2.0).max(f64::MIN_POSITIVE)
     });
     let urgency = |due: &Due| {
-        let waited = now_ms.saturating_sub(due.since_ms) as f64 / max_wait_ms.max(1) as f64;
-        if waited >= 1.0 {
+        let waited_ms = now_ms.saturating_sub(due.since_ms);
+        // At the end of the next window it would have waited too long.
+        if waited_ms + delivery.batch_ms > delivery.max_wait_ms {
             return f64::INFINITY;
         }
+        let waited = waited_ms as f64 / delivery.max_wait_ms.max(1) as f64;
         let distance = match (eye, due.publication.entity) {
             (Some(eye), Some(EntityChange::Set { position: Some(at) })) => eye.distance(at) / reach,
             _ => 0.0,

@@ -98,8 +98,6 @@ pub enum Input<'a> {
     },
     /// The broker said something.
     Broker(BrokerEvent),
-    /// A service commands something about a player, on whichever node the player is.
-    Command(PlayerCommand),
     /// Say goodbye to everyone within this time, then close.
     Drain {
         /// Milliseconds over which the closes are spread.
@@ -300,6 +298,11 @@ pub enum BrokerCommand {
         /// Whose.
         player: Arc<str>,
     },
+    /// Nobody waits for this any more: the answer to [`BrokerCommand::LoadViews`] need not come.
+    ForgetViews {
+        /// Which question.
+        ticket: Ticket,
+    },
     /// Keep a player's view of one channel, and tell every node of it, in one step (contract §9).
     SetView {
         /// [`BrokerEvent::Done`] answers it.
@@ -310,8 +313,12 @@ pub enum BrokerCommand {
         channel: Arc<str>,
         /// The expression; `None`: the class's view alone again.
         view: Option<Arc<str>>,
-        /// Where and how nodes are told; `None`: they know already.
-        tell: Option<(Arc<str>, Bytes)>,
+        /// The channel on which nodes are told, and how.
+        tell: (Arc<str>, Bytes),
+        /// Where it is kept already, nothing is done: every node that hears a service say so asks for the same.
+        unless_kept: bool,
+        /// What to do while Redis is away.
+        when_down: WhenDown,
     },
     /// `XADD`.
     Append {
@@ -408,6 +415,11 @@ pub enum BrokerEvent {
         /// Channels and the expressions that narrow them; or Redis' words, where it does not tell.
         views: Result<PlayerViews, Arc<str>>,
     },
+    /// A service's command about a player; on the channel that it is about, in order with the events.
+    Command(PlayerCommand),
+    /// Commands may have been missed: what services have narrowed is to be read again. Comes before any subscription
+    /// that the link lost is confirmed again.
+    ViewsStale,
     /// An event.
     Publication(Arc<Publication>),
     /// Events of this channel were dropped on the way to this shard.

@@ -19,6 +19,8 @@ pub struct Stats {
     pub pending_bytes: u64,
     /// Gauge: publishes whose acknowledgement is out.
     pub publishing: u64,
+    /// Gauge: connections whose views are being read.
+    pub loading: u64,
     /// Gauge: requests that wait for something before them.
     pub deferred: u64,
     /// Gauge: timers armed.
@@ -75,6 +77,7 @@ impl std::ops::AddAssign for Stats {
         self.views += other.views;
         self.pending_bytes += other.pending_bytes;
         self.publishing += other.publishing;
+        self.loading += other.loading;
         self.deferred += other.deferred;
         self.timers += other.timers;
         self.requests += other.requests;

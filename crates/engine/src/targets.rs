@@ -213,6 +213,8 @@ pub(crate) enum Reply {
     Silent,
     /// `WELCOME` waits for it.
     Welcome,
+    /// `RESYNC`: it was live before its link broke.
+    Resync,
 }
 
 /// All targets of a shard.

@@ -1,5 +1,5 @@
-//! What the node itself says to Redis and hears from it: events published over HTTP, and player commands, which
-//! reach every node by one reserved channel (and, where it is on, services' commands by the control channel).
+//! What the node itself says to Redis: events published over HTTP, player commands to all nodes, and the views that
+//! services set by the control channel. How shards hear commands stands in `broker/herald.rs`.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -7,22 +7,17 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use drawbridge_engine::class::{Class, REMOVE_EVENT};
-use drawbridge_engine::expr::{self, CompileError, Vars};
 use drawbridge_engine::interest::ShardId;
 use drawbridge_engine::io::{
     BrokerCommand, BrokerEvent, Commit, PlayerAction, PlayerCommand, PublishFailure, Subject, Ticket,
     WhenDown,
 };
-use drawbridge_engine::settings::CONTROL_CHANNEL;
-use drawbridge_protocol::channel;
 use drawbridge_protocol::event::Envelope;
 use hashbrown::{HashMap, HashSet};
-use serde::{Deserialize, Deserializer, Serialize};
 use tokio::sync::oneshot;
 
-use crate::broker::{Broker, ShardInbox};
-use crate::node::Counter;
-use crate::shard::ShardHandle;
+use crate::broker::{Broker, CommandChannels, ShardInbox};
+use crate::command;
 
 /// After Redis has refused a channel.
 const ASK_AGAIN_AFTER: Duration = Duration::from_secs(5);
@@ -33,38 +28,28 @@ type Answer = Result<(), PublishFailure>;
 #[derive(Debug)]
 pub struct Bus {
     broker: Broker,
-    /// The channel on which nodes hear player commands.
-    nodes_channel: Arc<str>,
-    /// The channel on which services may command, if they may.
-    control_channel: Option<Arc<str>>,
+    channels: CommandChannels,
     waiting: Mutex<HashMap<Ticket, oneshot::Sender<Answer>>>,
     next_ticket: AtomicU64,
-    /// Our channels that were confirmed once, and those that Redis refuses.
+    /// Our channels: how often each was confirmed, and those that Redis refuses.
     heard_on: Mutex<Channels>,
-    /// Commands carried out.
-    pub commands: Counter,
-    /// Commands that could not be read, or came too many at once.
-    pub bad_commands: Counter,
 }
 
 #[derive(Debug, Default)]
 struct Channels {
-    confirmed: HashSet<Arc<str>>,
+    confirmed: HashMap<Arc<str>, usize>,
     refused: HashSet<Arc<str>>,
 }
 
 impl Bus {
-    /// A bus on the reserved channels that begin with `key_prefix`.
-    pub fn new(broker: Broker, key_prefix: &str, control_channel: bool) -> Arc<Self> {
+    /// A bus on these channels.
+    pub fn new(broker: Broker, channels: CommandChannels) -> Arc<Self> {
         Arc::new(Bus {
             broker,
-            nodes_channel: format!("{key_prefix}nodes").into(),
-            control_channel: control_channel.then(|| CONTROL_CHANNEL.into()),
+            channels,
             waiting: Mutex::default(),
             next_ticket: AtomicU64::new(0),
             heard_on: Mutex::default(),
-            commands: Counter::default(),
-            bad_commands: Counter::default(),
         })
     }
 
@@ -130,18 +115,30 @@ impl Bus {
         Ok(self.ask(|ticket| BrokerCommand::Commit { ticket, channel, commit, when_down }).await?)
     }
 
-    /// Keeps a player's view of a channel and tells every node of it, in one step; done when Redis has it.
+    /// Keeps a player's view of a channel and tells every node of it, in one step; done when Redis has it. What is
+    /// published on the channel from then on is judged by it.
     pub async fn set_view(&self, player: Arc<str>, channel: Arc<str>, view: Option<Arc<str>>) -> Answer {
+        self.ask(|ticket| self.set_view_command(ticket, player, channel, view, false, WhenDown::Reject)).await
+    }
+
+    fn set_view_command(
+        &self,
+        ticket: Ticket,
+        player: Arc<str>,
+        channel: Arc<str>,
+        view: Option<Arc<str>>,
+        unless_kept: bool,
+        when_down: WhenDown,
+    ) -> BrokerCommand {
         let action = PlayerAction::View { channel: channel.clone(), view: view.clone() };
-        let told = WireCommand::from(&PlayerCommand { player: player.clone(), action }).to_payload();
-        let tell = Some((self.nodes_channel.clone(), told));
-        self.ask(|ticket| BrokerCommand::SetView { ticket, player, channel, view, tell }).await
+        let told = command::to_payload(&PlayerCommand { player: player.clone(), action });
+        let tell = (self.channels.nodes.clone(), told);
+        BrokerCommand::SetView { ticket, player, channel, view, tell, unless_kept, when_down }
     }
 
     /// Sends a player command to every node, this one included; done when Redis has it.
     pub async fn command(&self, command: &PlayerCommand) -> Answer {
-        let payload = WireCommand::from(command).to_payload();
-        self.publish(self.nodes_channel.clone(), payload, WhenDown::Reject).await
+        self.publish(self.channels.nodes.clone(), command::to_payload(command), WhenDown::Reject).await
     }
 
     /// Publishes whose answer is out.
@@ -154,36 +151,44 @@ impl Bus {
     }
 
     /// Hears answers and commands until the broker ends.
-    pub async fn run(&self, mut events: ShardInbox, shards: Vec<ShardHandle>) {
-        for channel in self.channels() {
+    pub async fn run(&self, mut events: ShardInbox) {
+        for channel in self.channels.iter() {
             self.broker.command(ShardId::NODE, BrokerCommand::Want(Subject::channel(channel.clone())));
         }
         while let Some(event) = events.recv().await {
             match event {
-                BrokerEvent::Publication(publication) => {
-                    self.heard(&publication.channel, publication.event.data_json(), &shards);
-                }
-                BrokerEvent::Done { ticket, result } => {
-                    if let Some(reply) = self.waiting().remove(&ticket) {
-                        let _ = reply.send(result);
-                    }
-                }
+                BrokerEvent::Command(command) => self.keep_view(command),
+                BrokerEvent::Done { ticket, result } => self.done(ticket, result),
                 BrokerEvent::Refused { subject, reason } => self.refused(subject, &reason),
                 BrokerEvent::Confirmed { subject, .. } => {
                     let mut channels = self.heard_on();
                     channels.refused.remove(&subject.name);
-                    channels.confirmed.insert(subject.name);
-                }
-                BrokerEvent::Gap { channel, .. } => {
-                    tracing::error!(%channel, "player commands were lost: too many at once");
+                    *channels.confirmed.entry(subject.name).or_default() += 1;
                 }
                 BrokerEvent::Released(_)
                 | BrokerEvent::Interrupted(_)
+                | BrokerEvent::Publication(_)
+                | BrokerEvent::Gap { .. }
                 | BrokerEvent::Status(_)
                 | BrokerEvent::Table { .. }
                 | BrokerEvent::Expired { .. }
+                | BrokerEvent::ViewsStale
                 | BrokerEvent::Views { .. } => {}
             }
+        }
+    }
+
+    fn done(&self, ticket: Ticket, result: Answer) {
+        let reply = self.waiting().remove(&ticket);
+        match (reply, result) {
+            (Some(reply), result) => {
+                let _ = reply.send(result);
+            }
+            // Nobody waits for what came by the control channel.
+            (None, Err(failure)) => {
+                tracing::error!(?failure, "a view that a service set by the control channel was not kept");
+            }
+            (None, Ok(())) => {}
         }
     }
 
@@ -198,14 +203,11 @@ impl Bus {
         });
     }
 
-    fn channels(&self) -> impl Iterator<Item = &Arc<str>> {
-        std::iter::once(&self.nodes_channel).chain(&self.control_channel)
-    }
-
-    /// Whether each channel that player commands come on was confirmed once.
+    /// Whether each channel that player commands come on was confirmed, on every link.
     pub fn is_listening(&self) -> bool {
         let channels = self.heard_on();
-        self.channels().all(|channel| channels.confirmed.contains(channel))
+        let confirmed = |channel: &Arc<str>| channels.confirmed.get(channel).copied().unwrap_or(0);
+        self.channels.iter().all(|channel| confirmed(channel) >= self.broker.links())
     }
 
     /// Whether Redis refuses a channel that player commands come on.
@@ -218,37 +220,11 @@ impl Bus {
     }
 
     /// A service that speaks only Redis said so: nobody has kept it yet. Every node that hears it does, to the same end.
-    fn keep_view(&self, command: &PlayerCommand) {
-        if let PlayerAction::View { channel, view } = &command.action {
-            let command = BrokerCommand::SetView {
-                ticket: Ticket(self.next_id()),
-                player: command.player.clone(),
-                channel: channel.clone(),
-                view: view.clone(),
-                tell: None,
-            };
+    fn keep_view(&self, PlayerCommand { player, action }: PlayerCommand) {
+        if let PlayerAction::View { channel, view } = action {
+            let ticket = Ticket(self.next_id());
+            let command = self.set_view_command(ticket, player, channel, view, true, WhenDown::Queue);
             self.broker.command(ShardId::NODE, command);
-        }
-    }
-
-    fn heard(&self, channel: &str, json: &str, shards: &[ShardHandle]) {
-        match parse_command(json) {
-            Ok(command) => {
-                self.commands.inc();
-                if Some(channel) == self.control_channel.as_deref() {
-                    self.keep_view(&command);
-                }
-                for shard in shards {
-                    if !shard.command(command.clone()) {
-                        self.bad_commands.inc();
-                        tracing::error!(player = %command.player, "a player command was dropped: too many at once");
-                    }
-                }
-            }
-            Err(reason) => {
-                self.bad_commands.inc();
-                tracing::warn!(channel, reason, "a player command could not be read");
-            }
         }
     }
 }
@@ -267,134 +243,5 @@ pub enum EventRefused {
 impl From<PublishFailure> for EventRefused {
     fn from(failure: PublishFailure) -> Self {
         EventRefused::Broker(failure)
-    }
-}
-
-/// A player command as JSON (contract §9).
-#[derive(Debug, Serialize, Deserialize)]
-struct WireCommand<'a> {
-    command: &'a str,
-    player: String,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    channel: Option<String>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    reason: Option<String>,
-    /// `null` is a value of its own.
-    #[serde(default, deserialize_with = "present", skip_serializing_if = "Option::is_none")]
-    view: Option<Option<String>>,
-}
-
-/// A field that is there, be it `null`.
-pub(crate) fn present<'de, D: Deserializer<'de>>(field: D) -> Result<Option<Option<String>>, D::Error> {
-    Option::deserialize(field).map(Some)
-}
-
-/// Checks a view as a service sets it.
-///
-/// # Errors
-/// Where it is no expression over what a class's `view` speaks of.
-pub fn check_view(view: &str) -> Result<(), CompileError> {
-    expr::compile(view, Vars::VIEW_RULE).map(|_| ())
-}
-
-impl WireCommand<'_> {
-    fn to_payload(&self) -> Bytes {
-        // Strings always serialise.
-        serde_json::to_vec(self).unwrap_or_default().into()
-    }
-}
-
-impl From<&PlayerCommand> for WireCommand<'_> {
-    fn from(command: &PlayerCommand) -> Self {
-        let (name, channel, reason) = match &command.action {
-            PlayerAction::Subscribe { channel } => ("subscribe", Some(channel), None),
-            PlayerAction::Unsubscribe { channel } => ("unsubscribe", Some(channel), None),
-            PlayerAction::View { channel, .. } => ("view", Some(channel), None),
-            PlayerAction::Disconnect { reason } => ("disconnect", None, reason.as_ref()),
-        };
-        let view = match &command.action {
-            PlayerAction::View { view, .. } => Some(view.as_ref().map(ToString::to_string)),
-            _ => None,
-        };
-        WireCommand {
-            command: name,
-            player: command.player.to_string(),
-            channel: channel.map(ToString::to_string),
-            reason: reason.map(ToString::to_string),
-            view,
-        }
-    }
-}
-
-/// Reads a player command, or says what is wrong with it.
-pub fn parse_command(json: &str) -> Result<PlayerCommand, String> {
-    let wire: WireCommand<'_> = serde_json::from_str(json).map_err(|error| error.to_string())?;
-    if wire.player.is_empty() {
-        return Err("`player` is empty".to_owned());
-    }
-    let channel = || {
-        let name = wire.channel.clone().ok_or_else(|| "`channel` is missing".to_owned())?;
-        channel::validate_subject(&name).map_err(|error| format!("`channel`: {error}"))?;
-        Ok::<Arc<str>, String>(name.into())
-    };
-    let action = match wire.command {
-        "subscribe" => PlayerAction::Subscribe { channel: channel()? },
-        "unsubscribe" => PlayerAction::Unsubscribe { channel: channel()? },
-        "disconnect" => PlayerAction::Disconnect { reason: wire.reason.clone().map(Into::into) },
-        "view" => {
-            let channel = channel()?;
-            if channel::is_pattern(&channel) {
-                return Err("`channel`: a view is of one channel, not of a pattern".to_owned());
-            }
-            let view =
-                wire.view.clone().ok_or_else(|| "`view` is missing: an expression, or null".to_owned())?;
-            if let Some(view) = &view {
-                check_view(view).map_err(|error| format!("`view`: {error}"))?;
-            }
-            PlayerAction::View { channel, view: view.map(Into::into) }
-        }
-        other => return Err(format!("no command `{other}`: subscribe, unsubscribe, view or disconnect")),
-    };
-    Ok(PlayerCommand { player: wire.player.into(), action })
-}
-
-#[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
-    use super::*;
-
-    #[test]
-    fn commands_survive_the_way_between_nodes() {
-        let actions = [
-            PlayerAction::Subscribe { channel: "room:42".into() },
-            PlayerAction::Unsubscribe { channel: "room:*".into() },
-            PlayerAction::Disconnect { reason: Some("cheating \"again\"".into()) },
-            PlayerAction::Disconnect { reason: None },
-            PlayerAction::View { channel: "room:42".into(), view: Some("data.x > 1".into()) },
-            PlayerAction::View { channel: "room:42".into(), view: None },
-        ];
-        for action in actions {
-            let command = PlayerCommand { player: "alice".into(), action };
-            let payload = WireCommand::from(&command).to_payload();
-            assert_eq!(parse_command(std::str::from_utf8(&payload).unwrap()), Ok(command));
-        }
-    }
-
-    #[test]
-    fn a_bad_command_says_what_is_wrong() {
-        let rows = [
-            ("[]", "invalid"),
-            (r#"{"command":"subscribe","player":"alice"}"#, "`channel` is missing"),
-            (r#"{"command":"subscribe","player":"alice","channel":"a b"}"#, "`channel`"),
-            (r#"{"command":"subscribe","player":"","channel":"a"}"#, "`player` is empty"),
-            (r#"{"command":"dance","player":"alice"}"#, "no command `dance`"),
-            (r#"{"command":"view","player":"alice","channel":"a"}"#, "`view` is missing"),
-            (r#"{"command":"view","player":"alice","channel":"a","view":"1 +"}"#, "`view`"),
-            (r#"{"command":"view","player":"alice","channel":"a*","view":null}"#, "not of a pattern"),
-        ];
-        for (json, expected) in rows {
-            let error = parse_command(json).unwrap_err();
-            assert!(error.contains(expected), "{json}: {error}");
-        }
     }
 }

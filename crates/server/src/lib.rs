@@ -6,6 +6,7 @@ pub mod broker;
 pub mod bus;
 pub mod cli;
 pub mod clock;
+pub mod command;
 pub mod commands;
 pub mod config;
 pub mod dev;

@@ -145,8 +145,8 @@ fn samples(stats: &NodeStats) -> Vec<Sample> {
             "Sockets refused: draining or no room",
             stats.refused_overloaded,
         ),
-        Sample(Counter, "commands", "Player commands carried out", stats.commands),
-        Sample(Counter, "bad_commands", "Player commands that could not be read", stats.bad_commands),
+        Sample(Counter, "commands", "Player commands carried out", stats.broker.commands),
+        Sample(Counter, "bad_commands", "Player commands that could not be read", stats.broker.bad_commands),
         Sample(Gauge, "broker_ok", "1 while Redis is there", u64::from(stats.broker_ok)),
     ]
     .into_iter()
@@ -171,6 +171,7 @@ fn broker_samples(broker: &crate::broker::BrokerStats) -> Vec<Sample> {
             "Channels counted because patterns cover them",
             broker.pattern_channels,
         ),
+        Sample(Gauge, "redis_questions", "Tables and players' views that are asked for", broker.questions),
         Sample(
             Counter,
             "redis_received",

@@ -156,8 +156,6 @@ impl Node {
             refused_address: self.counters.refused_address.get(),
             refused_origin: self.counters.refused_origin.get(),
             refused_overloaded: self.counters.refused_overloaded.get(),
-            commands: self.bus.commands.get(),
-            bad_commands: self.bus.bad_commands.get(),
             bus_tickets: self.bus.tickets(),
         }
     }
@@ -182,10 +180,6 @@ pub struct NodeStats {
     pub refused_origin: u64,
     /// Sockets refused because the node drains or has no room.
     pub refused_overloaded: u64,
-    /// Player commands carried out.
-    pub commands: u64,
-    /// Player commands that could not be read.
-    pub bad_commands: u64,
     /// Publishes of the node itself whose answer is out.
     pub bus_tickets: u64,
 }

@@ -11,7 +11,9 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::auth::Verifier;
-use crate::broker::{self, Broker, BrokerSettings, RedisSettings, ShardInbox, ShardQueue, shard_queue};
+use crate::broker::{
+    self, Broker, BrokerSettings, CommandChannels, RedisSettings, ShardInbox, ShardQueue, shard_queue,
+};
 use crate::bus::Bus;
 use crate::clock::Clock;
 use crate::config::{BrokerKind, Config, RedisConfig};
@@ -74,8 +76,8 @@ async fn start_and_serve(config: Config, dev: Option<Dev>) -> Result<(), StartEr
     let tls = config.tls.as_ref().map(tls::acceptor).transpose().map_err(failed("tls"))?;
     let (node, bus_events) = start(config, dev, max_files)?;
     tokio::spawn({
-        let (bus, shards) = (node.bus.clone(), node.shards.clone());
-        async move { bus.run(bus_events, shards).await }
+        let bus = node.bus.clone();
+        async move { bus.run(bus_events).await }
     });
     wait_for_redis(&node).await;
 
@@ -134,7 +136,7 @@ fn start(config: Config, dev: Option<Dev>, max_files: u64) -> Result<(Arc<Node>,
     });
     let shards =
         shards.collect::<Result<Vec<ShardHandle>, _>>().map_err(failed("cannot start a shard's thread"))?;
-    let bus = Bus::new(broker.clone(), &config.broker.key_prefix, config.control_channel);
+    let bus = Bus::new(broker.clone(), command_channels(&config));
     let node = Node::new(config, shards, broker, bus, judge, dev, max_files);
     Ok((node, bus_events))
 }
@@ -151,7 +153,12 @@ fn broker_settings(config: &Config) -> Result<BrokerSettings, StartError> {
         classes: config.engine.classes.clone(),
         reserved: config.engine.reserved.clone(),
     };
-    Ok(BrokerSettings { kind, hub, queue_bytes: config.broker.queue_bytes })
+    let (queue_bytes, commands) = (config.broker.queue_bytes, command_channels(config));
+    Ok(BrokerSettings { kind, hub, queue_bytes, commands })
+}
+
+fn command_channels(config: &Config) -> CommandChannels {
+    CommandChannels::new(&config.broker.key_prefix, config.control_channel)
 }
 
 /// Names the life of this node's counts: random, so that no two starts share it.

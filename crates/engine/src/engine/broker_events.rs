@@ -32,6 +32,8 @@ impl Engine {
             BrokerEvent::Table { channel, entities } => self.table(&channel, &entities),
             BrokerEvent::Expired { channel, keys } => self.expired_entities(&channel, &keys),
             BrokerEvent::Views { ticket, views } => self.views_loaded(ticket, views),
+            BrokerEvent::Command(command) => self.command(&command),
+            BrokerEvent::ViewsStale => self.load_all_views(),
             BrokerEvent::Done { ticket, result } => self.publish_done(ticket, result),
             BrokerEvent::Status(status) => self.broker_status(status),
         }
@@ -46,11 +48,14 @@ impl Engine {
         target.position = (!subject.pattern).then_some(position);
         let mut broken: SmallVec<[ConnId; 8]> = SmallVec::new();
         for subscriber in &mut target.subscribers {
-            if is_gated(&self.connections, subscriber.conn) {
-                continue;
-            }
-            if std::mem::replace(&mut subscriber.live, true) && after_break {
-                broken.push(subscriber.conn);
+            if !is_gated(&self.connections, subscriber.conn) {
+                if std::mem::replace(&mut subscriber.live, true) && after_break {
+                    broken.push(subscriber.conn);
+                }
+            } else if subscriber.live && after_break {
+                // Until its views are known again it is shown nothing; then it hears of the gap.
+                subscriber.live = false;
+                target.waiters.push(Waiter { conn: subscriber.conn, reply: Reply::Resync });
             }
         }
         // Those whose views are not known yet are told when they are.
@@ -73,6 +78,12 @@ impl Engine {
 
     pub(super) fn tell_waiters(&mut self, target: TargetId, waiters: Vec<Waiter>) {
         for Waiter { conn, reply } in &waiters {
+            if matches!(reply, Reply::Resync)
+                && let Some(target) = self.targets.get(target)
+            {
+                let (name, position) = (target.subject.name.clone(), target.position.clone());
+                self.resync(&[*conn], &name, "broker", position);
+            }
             self.tell_subscribed(*conn, target, reply);
             if matches!(reply, Reply::Welcome) {
                 self.confirmed_for_welcome(*conn);
@@ -151,7 +162,7 @@ impl Engine {
                     self.confirmed_for_welcome(conn);
                 }
                 Reply::Request(request) => self.send_error(conn, ErrorMessage { id: Some(request), ..error }),
-                Reply::Server | Reply::Told | Reply::Silent => self.send_error(conn, error),
+                Reply::Server | Reply::Told | Reply::Silent | Reply::Resync => self.send_error(conn, error),
             }
         }
         for Waiter { conn, .. } in waiters {
@@ -221,7 +232,7 @@ impl Engine {
 
 /// Whether a connection's views are not known yet.
 fn is_gated(connections: &super::Connections, conn: ConnId) -> bool {
-    connections.get(conn).is_some_and(|conn| conn.narrowed.loading.is_some())
+    connections.get(conn).is_some_and(|conn| conn.narrowed.is_loading())
 }
 
 /// One message to many connections, encoded once per encoding.

@@ -115,7 +115,7 @@ impl Engine {
         }
         let Some(conn) = self.connections.get_mut(id) else { return };
         // One more than there are, so that nothing is complete before everything is asked for.
-        let named = claims_named(conn);
+        let named = is_named(conn);
         conn.phase = Phase::Joining(Box::new(Joining { id: request, unconfirmed: 1, errors: Vec::new() }));
         if named {
             self.load_views(id);
@@ -292,7 +292,7 @@ impl Engine {
 }
 
 /// Whether a service can have narrowed something for this player: nobody knows an anonymous one's name beforehand.
-fn claims_named(conn: &Connection) -> bool {
+pub(super) fn is_named(conn: &Connection) -> bool {
     conn.claims.as_ref().is_some_and(|claims| *claims.player != *anonymous_name(conn))
 }
 

@@ -118,7 +118,6 @@ impl Engine {
             Input::Closed { conn, code } => self.closed(conn, code),
             Input::Authenticated { conn, result } => self.authenticated(conn, result),
             Input::Broker(event) => self.broker_event(event),
-            Input::Command(command) => self.command(&command),
             Input::Drain { window_ms } => self.drain(window_ms),
             Input::Tick => {}
         }
@@ -161,6 +160,7 @@ impl Engine {
             views: self.views.len() as u64,
             releasing: self.releasing.len() as u64,
             publishing: self.tickets.len() as u64,
+            loading: self.loading.len() as u64,
             timers: self.timers.len() as u64,
             ..self.stats
         };
@@ -247,6 +247,7 @@ impl Engine {
             self.drop_subscription(id, subscription.target);
         }
         let conn = self.connections.remove(id)?;
+        self.forget_question(conn.narrowed.asked());
         self.timers.remove(&(conn.deadlines.armed_ms, id));
         if let Some(player) = conn.player()
             && let Some(ids) = self.players.get_mut(player)
@@ -302,6 +303,9 @@ impl Engine {
         if due(deadlines.phase_ms) {
             conn.deadlines.phase_ms = 0;
             self.phase_timed_out(id);
+        }
+        if due(deadlines.views_ms) {
+            self.load_views(id);
         }
         if due(deadlines.flush_ms)
             && let Some(conn) = self.connections.get_mut(id)

@@ -151,8 +151,11 @@ impl Engine {
         let Some(conn) = self.connections.get_mut(id) else { return Verdict::Allowed };
         match message {
             ClientMessage::Subscribe(_) => conn.subscribes.take(now, self.settings.subscribes, 1),
-            // A new filter is asked about every entity: of a large table it counts as so many messages more.
-            ClientMessage::FilterUpdate(update) if update.filter.is_some() => {
+            // A new filter, or one without its area, is asked about every entity: of a large table it counts as so many
+            // messages more.
+            ClientMessage::FilterUpdate(update)
+                if update.filter.is_some() || matches!(update.area, Some(None)) =>
+            {
                 let world = self.targets.find_channel(&update.channel).and_then(|id| self.targets.get(id));
                 let entities = world.and_then(|target| target.world.as_ref()).map_or(0, |world| world.len());
                 match (entities / ENTITIES_PER_MESSAGE) as u64 {

@@ -160,7 +160,7 @@ impl Engine {
             self.outputs.push_back(Output::Broker(BrokerCommand::Want(subject.clone())));
         }
         let Some(target) = self.targets.get_mut(target_id) else { return };
-        let gated = conn.narrowed.loading.is_some();
+        let gated = conn.narrowed.is_loading();
         let known = conn.subscription(target_id).is_some();
         if !known {
             let slot = target.subscribers.len() as u32;
@@ -205,7 +205,7 @@ impl Engine {
             Reply::Request(request) => (Some(request), false),
             Reply::Server => (None, true),
             Reply::Told => (None, false),
-            Reply::Silent | Reply::Welcome => return self.want_snapshot(id, target_id),
+            Reply::Silent | Reply::Welcome | Reply::Resync => return self.want_snapshot(id, target_id),
         };
         let Some(conn) = self.connections.get(id) else { return };
         let auto =
@@ -275,7 +275,7 @@ impl Engine {
                         )
                     },
                 ),
-                Reply::Server | Reply::Told | Reply::Silent => {}
+                Reply::Server | Reply::Told | Reply::Silent | Reply::Resync => {}
             }
         }
     }

@@ -10,11 +10,13 @@ use drawbridge_protocol::{ErrorCode, FilterUpdate, RequestId, ServerMessage};
 use serde_json::value::RawValue;
 
 use super::Engine;
+use super::connect::is_named;
 use super::deliver::{delivery_of, outgoing};
 use super::subscribe::{Refusal, subject};
 use crate::area::Area;
 use crate::audience::NOBODY;
 use crate::class::Class;
+use crate::connection::{Connection, Phase};
 use crate::expr::{self, Expr, Vars};
 use crate::io::{BrokerCommand, Claims, ConnId, Notice, Output, PlayerViews, Subject, Ticket};
 use crate::permissions::{self, Denied};
@@ -28,6 +30,8 @@ const FILTER_HINT: &str =
 /// What asking the filters of one channel that no index answers may cost an event, in the units of
 /// [`crate::filter_index`]; `docs/filters.md` says what that means.
 const MAX_FILTER_WORK: usize = 100_000;
+/// How soon players' views are asked for again when Redis has refused to tell them.
+const ASK_VIEWS_AGAIN_MS: u64 = 5_000;
 
 impl Engine {
     pub(super) fn filter_update(&mut self, id: ConnId, request: Option<&RequestId>, update: &FilterUpdate) {
@@ -37,7 +41,8 @@ impl Engine {
             return self.refuse_subscription(id, request, &update.channel, &refusal, false);
         };
         let judged = self.judge_update(id, target, update).and_then(|(filter, area)| {
-            if update.filter.is_some() {
+            // Without its area, what nothing but the area was asked about is asked about every event.
+            if update.filter.is_some() || update.area.is_some() {
                 let name = &update.channel;
                 let subject = Subject { name: name.as_str().into(), pattern: is_pattern(name) };
                 self.judge_work(id, &subject, filter.as_ref(), area.is_some())?;
@@ -274,54 +279,92 @@ impl Engine {
         self.close_slow(slow);
     }
 
-    /// Asks what services have narrowed of a player's views; until it is told nothing is shown.
+    /// Asks what services have narrowed of a player's views; until it is told nothing new is shown.
     pub(super) fn load_views(&mut self, id: ConnId) {
-        self.next_ticket += 1;
-        let ticket = Ticket(self.next_ticket);
         let Some(conn) = self.connections.get_mut(id) else { return };
         let Some(player) = conn.player().cloned() else { return };
-        conn.narrowed.loading = Some(ticket);
+        self.next_ticket += 1;
+        let ticket = Ticket(self.next_ticket);
+        let before = conn.narrowed.asked();
+        conn.narrowed.ask(ticket);
+        conn.deadlines.views_ms = 0;
+        self.arm(id);
+        self.forget_question(before);
         self.loading.insert(ticket, id);
         self.outputs.push_back(Output::Broker(BrokerCommand::LoadViews { ticket, player }));
+    }
+
+    /// What services have narrowed of anybody's views may be other than what is known.
+    pub(super) fn load_all_views(&mut self) {
+        let joined = |conn: &&Connection| !matches!(conn.phase, Phase::Connecting) && is_named(conn);
+        let all: Vec<ConnId> = self.connections.iter().filter(joined).map(|conn| conn.id).collect();
+        for id in all {
+            self.load_views(id);
+        }
+    }
+
+    /// Nobody waits for the answer any more.
+    pub(super) fn forget_question(&mut self, ticket: Option<Ticket>) {
+        if let Some(ticket) = ticket
+            && self.loading.remove(&ticket).is_some()
+        {
+            self.outputs.push_back(Output::Broker(BrokerCommand::ForgetViews { ticket }));
+        }
     }
 
     pub(super) fn views_loaded(&mut self, ticket: Ticket, views: Result<PlayerViews, Arc<str>>) {
         let Some(id) = self.loading.remove(&ticket) else { return };
         let Some(conn) = self.connections.get_mut(id) else { return };
-        let views = match views {
-            Ok(views) => views,
-            Err(reason) => {
-                // Who may not read them has never written any: the class's views hold.
-                let player = conn.player().cloned().unwrap_or_default();
-                self.notice(Notice::ViewsRefused { player, reason: reason.to_string() });
-                return self.open_gate(id);
+        match views {
+            Ok(views) => {
+                let compiled = views.iter().map(|(channel, view)| (channel.clone(), compile_view(view)));
+                for channel in conn.narrowed.loaded(compiled) {
+                    self.view_changed(id, &channel);
+                }
+                self.open_gate(id);
             }
-        };
-        let compiled = views.iter().map(|(channel, view)| (channel.clone(), compile_view(view)));
-        conn.narrowed.loaded(compiled);
-        self.open_gate(id);
+            Err(reason) => self.views_refused(id, &reason),
+        }
+    }
+
+    fn views_refused(&mut self, id: ConnId, reason: &str) {
+        let Some(conn) = self.connections.get_mut(id) else { return };
+        let player = conn.player().cloned().unwrap_or_default();
+        let may_not_read = reason.starts_with("NOPERM");
+        if may_not_read {
+            // Whoever was not given this right cannot set views either: here nobody uses them, and the class's hold.
+            conn.narrowed.settle();
+        } else {
+            // They may be narrower than what is known: nothing new is shown until they are told.
+            conn.narrowed.refused();
+            conn.deadlines.views_ms = self.now.mono_ms + ASK_VIEWS_AGAIN_MS;
+            self.arm(id);
+        }
+        self.notice(Notice::ViewsRefused { player, reason: reason.to_owned() });
+        if may_not_read {
+            self.open_gate(id);
+        }
     }
 
     /// All that a connection's views are made of is known: what Redis has confirmed meanwhile is live.
     fn open_gate(&mut self, id: ConnId) {
         let Some(conn) = self.connections.get_mut(id) else { return };
-        conn.narrowed.loading = None;
         for subscription in conn.subscriptions.clone() {
+            let slot = self.connections.get(id).and_then(|conn| conn.subscription(subscription.target));
+            let Some(slot) = slot.map(|subscription| subscription.slot as usize) else { continue };
             let Some(target) = self.targets.get_mut(subscription.target) else { continue };
-            if target.live {
-                let slot = self.connections.get(id).and_then(|conn| conn.subscription(subscription.target));
-                if let Some(subscriber) = slot.and_then(|slot| target.subscribers.get_mut(slot.slot as usize))
-                {
-                    subscriber.live = true;
-                }
-                let all = std::mem::take(&mut target.waiters);
-                let (theirs, others) = all.into_iter().partition(|waiter| waiter.conn == id);
-                target.waiters = others;
-                self.look_anew(id, subscription.target, false);
-                self.tell_waiters(subscription.target, theirs);
-            } else {
-                self.look_anew(id, subscription.target, false);
+            let Some(subscriber) = target.subscribers.get_mut(slot) else { continue };
+            if subscriber.live {
+                continue;
             }
+            subscriber.live = target.live;
+            let mut theirs = Vec::new();
+            if target.live {
+                let all = std::mem::take(&mut target.waiters);
+                (theirs, target.waiters) = all.into_iter().partition(|waiter| waiter.conn == id);
+            }
+            self.look_anew(id, subscription.target, false);
+            self.tell_waiters(subscription.target, theirs);
         }
     }
 
@@ -341,16 +384,20 @@ impl Engine {
 
     /// A service narrows what a player is shown of a channel, or no longer.
     pub(super) fn narrow(&mut self, id: ConnId, channel: &Arc<str>, view: Option<&str>) {
-        let view = view.map(compile_view);
+        let Some(conn) = self.connections.get_mut(id) else { return };
+        conn.narrowed.set(channel.clone(), view.map(compile_view));
+        self.view_changed(id, channel);
+    }
+
+    /// What a player may be shown of a channel is other than it was.
+    fn view_changed(&mut self, id: ConnId, channel: &Arc<str>) {
         // What came through patterns is judged by the view before.
         self.flush_patterns(id, channel);
         let Some(conn) = self.connections.get_mut(id) else { return };
-        conn.narrowed.set(channel.clone(), view);
         if let Some(judged) = &mut conn.judged {
             judged.forget_channel(channel);
         }
-        let subject = Subject::channel(channel.clone());
-        if let Some(target) = self.subscribed_target(id, &subject) {
+        if let Some(target) = self.subscribed_target(id, &Subject::channel(channel.clone())) {
             self.flush_target(id, target);
             self.look_anew(id, target, true);
         }

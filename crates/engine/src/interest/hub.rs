@@ -247,9 +247,13 @@ impl Hub {
         self.lingering.clear();
         self.asked = 0;
         self.live = 0;
-        // In the order of names: what a seeded simulation sees must not hang on the table's.
+        // What nodes tell each other comes first: so it is known before anything of the others is told. The rest in the
+        // order of names: what a seeded simulation sees must not hang on the table's.
         let mut subjects: Vec<Subject> = self.entries.keys().cloned().collect();
-        subjects.sort_unstable();
+        let reserved = &self.settings.reserved;
+        subjects.sort_unstable_by(|a, b| {
+            reserved.holds(&b.name).cmp(&reserved.holds(&a.name)).then_with(|| a.cmp(b))
+        });
         for subject in subjects {
             let Some(entry) = self.entries.get_mut(&subject) else { continue };
             if entry.shards.is_empty() {

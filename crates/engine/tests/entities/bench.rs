@@ -7,7 +7,8 @@ use drawbridge_engine::engine::Engine;
 use drawbridge_engine::expr::{Vars, compile};
 use drawbridge_engine::interest::{Hub, HubInput, HubOutput, HubSettings, LinkCommand, ShardId, StoredTable};
 use drawbridge_engine::io::{
-    BrokerCommand, BrokerEvent, Claims, ConnId, Input, MessageKind, Now, Opened, Output,
+    BrokerCommand, BrokerEvent, Claims, ConnId, Input, MessageKind, Notice, Now, Opened, Output, PlayerViews,
+    Ticket,
 };
 use drawbridge_engine::path::Path;
 use drawbridge_engine::rate_limit::SharedLimits;
@@ -29,6 +30,10 @@ pub struct Bench {
     pub blocked: Vec<bool>,
     pub closed: Vec<Option<u16>>,
     pub refreshes: usize,
+    /// What Redis says of every player's views; `None`: it does not answer.
+    pub views: Option<Result<PlayerViews, Arc<str>>>,
+    /// Questions for views that are not answered.
+    pub asked: Vec<Ticket>,
 }
 
 /// What an entity class of a test says.
@@ -109,11 +114,24 @@ impl Bench {
             blocked: Vec::new(),
             closed: Vec::new(),
             refreshes: 0,
+            views: Some(Ok([].into())),
+            asked: Vec::new(),
         }
     }
 
     /// A player of this team, connected.
     pub fn player(&mut self, name: &str, team: &str) -> usize {
+        let at = self.opened(name, team);
+        assert_eq!(self.take(at)[0]["type"], "WELCOME");
+        at
+    }
+
+    /// A player who may have to wait for `WELCOME`.
+    pub fn player_who_waits(&mut self, name: &str) -> usize {
+        self.opened(name, "red")
+    }
+
+    fn opened(&mut self, name: &str, team: &str) -> usize {
         let at = self.read.len();
         self.read.push(Vec::new());
         self.blocked.push(false);
@@ -130,7 +148,6 @@ impl Bench {
             token: Some(Ok(claims)),
             wait_for_connect: false,
         }));
-        assert_eq!(self.take(at)[0]["type"], "WELCOME");
         at
     }
 
@@ -194,6 +211,16 @@ impl Bench {
         self.input(Input::Writable { conn: conn(player) });
     }
 
+    /// Redis answers what is asked about views.
+    pub fn tell_views(&mut self, views: Result<&[(&str, &str)], &str>) {
+        let views = views
+            .map(|views| views.iter().map(|(channel, view)| ((*channel).into(), (*view).into())).collect());
+        for ticket in std::mem::take(&mut self.asked) {
+            let views = views.clone().map_err(Into::into);
+            self.input(Input::Broker(BrokerEvent::Views { ticket, views }));
+        }
+    }
+
     /// What a player has read since.
     pub fn take(&mut self, player: usize) -> Vec<Value> {
         std::mem::take(&mut self.read[player])
@@ -215,6 +242,7 @@ impl Bench {
                     frames.iter().for_each(|frame| self.see(at, frame));
                 }
                 Output::Broker(command) => self.carry_out(command),
+                Output::Notice(Notice::ViewsRefused { .. }) => {}
                 other => panic!("unexpected {other:?}"),
             }
         }
@@ -233,10 +261,13 @@ impl Bench {
                 self.refreshes += 1;
                 self.hub.handle(now, HubInput::Refresh { shard: ShardId(0), subject: &subject });
             }
-            BrokerCommand::LoadViews { ticket, .. } => {
-                let views = BrokerEvent::Views { ticket, views: Ok([].into()) };
-                self.engine.handle(self.now, Input::Broker(views));
-            }
+            BrokerCommand::LoadViews { ticket, .. } => match self.views.clone() {
+                Some(views) => {
+                    self.engine.handle(self.now, Input::Broker(BrokerEvent::Views { ticket, views }))
+                }
+                None => self.asked.push(ticket),
+            },
+            BrokerCommand::ForgetViews { ticket } => self.asked.retain(|asked| *asked != ticket),
             other => panic!("unexpected {other:?}"),
         }
         self.broker_says();

@@ -251,11 +251,89 @@ fn a_service_narrows_a_players_view_at_once() {
     bench.take(player);
     let mut narrow = |view: Option<&str>| {
         let action = PlayerAction::View { channel: "world:1".into(), view: view.map(Into::into) };
-        bench.input(Input::Command(PlayerCommand { player: "r".into(), action }));
+        bench.input(Input::Broker(BrokerEvent::Command(PlayerCommand { player: "r".into(), action })));
         bench.told(player)
     };
     assert_eq!(narrow(Some("key != 'a'")), ["view a"]);
     assert_eq!(narrow(None), ["enter a"]);
+}
+
+/// While its link is down a node hears no service: what it may show is known again only when Redis has told.
+#[test]
+fn after_a_break_nothing_is_shown_before_the_views_are_known() {
+    for class in [stream(latest()), world(latest(), false)] {
+        let has_table = class.entity.is_some();
+        let mut bench = Bench::new(class, 1 << 20);
+        let player = bench.player("r", "red");
+        bench.subscribe(player, json!({}));
+        bench.publish("e", at("a", 0.0, 1));
+        bench.take(player);
+        bench.views = None;
+        bench.input(Input::Broker(BrokerEvent::ViewsStale));
+        bench.break_link();
+        bench.publish("e", at("b", 0.0, 2));
+        assert_eq!(bench.told(player), [""; 0], "nobody knows whether it may see it");
+        bench.update(player, json!({ "filter": "data.n < 9" }));
+        bench.tell_views(Ok(&[("world:1", "data.n > 2")]));
+        let told = bench.told(player);
+        assert_eq!(told[0], "resync broker");
+        assert_eq!(
+            told[1..],
+            if has_table { vec!["FILTER_UPDATED", "reset "] } else { vec!["FILTER_UPDATED"] }
+        );
+        bench.publish("e", at("b", 0.0, 3));
+        assert_eq!(bench.told(player), [if has_table { "enter b" } else { "b 3" }]);
+        // What is said while the question is out is newer than its answer; what is not there any more has ended.
+        bench.input(Input::Broker(BrokerEvent::ViewsStale));
+        let action = PlayerAction::View { channel: "world:1".into(), view: Some("data.n > 3".into()) };
+        bench.input(Input::Broker(BrokerEvent::Command(PlayerCommand { player: "r".into(), action })));
+        bench.tell_views(Ok(&[("world:1", "data.n > 0")]));
+        bench.take(player);
+        bench.publish("e", at("c", 0.0, 3));
+        assert_eq!(bench.told(player), [""; 0]);
+        bench.input(Input::Broker(BrokerEvent::ViewsStale));
+        bench.tell_views(Ok(&[]));
+        bench.take(player);
+        bench.publish("e", at("d", 0.0, 1));
+        assert_eq!(bench.told(player), [if has_table { "enter d" } else { "d 1" }]);
+    }
+}
+
+#[test]
+fn views_that_redis_does_not_tell_are_asked_for_again() {
+    let mut bench = Bench::new(stream(latest()), 1 << 20);
+    let player = bench.player("r", "red");
+    bench.views = None;
+    let waits = bench.player_who_waits("w");
+    bench.subscribe(waits, json!({}));
+    bench.tell_views(Err("WRONGTYPE Operation against a key"));
+    assert_eq!(bench.asked.len(), 0);
+    bench.publish("e", json!({ "n": 1 }));
+    bench.pass(6_000);
+    assert_eq!(bench.told(waits), ["WELCOME"], "by its patience");
+    bench.tell_views(Ok(&[]));
+    assert_eq!(bench.told(waits), ["CHANNEL_SUBSCRIBED"]);
+    bench.publish("e", json!({ "n": 2 }));
+    assert_eq!(bench.told(waits), [" 2"]);
+    // A user without the right to read them cannot set them either: the class's view is all there is.
+    bench.input(Input::Broker(BrokerEvent::ViewsStale));
+    bench.tell_views(Err("NOPERM this user has no permissions"));
+    bench.publish("e", json!({ "n": 3 }));
+    assert_eq!(bench.told(waits), [" 3"]);
+    assert_eq!(bench.closed[player], None);
+}
+
+#[test]
+fn a_question_is_forgotten_with_its_connection() {
+    let mut bench = Bench::new(stream(latest()), 1 << 20);
+    bench.views = None;
+    for _ in 0..10 {
+        let player = bench.player_who_waits("w");
+        bench.input(Input::Broker(BrokerEvent::ViewsStale));
+        assert_eq!((bench.asked.len(), bench.engine.stats().loading), (1, 1));
+        bench.input(Input::Closed { conn: conn(player), code: 1006 });
+        assert_eq!((bench.asked.len(), bench.engine.stats().loading), (0, 0));
+    }
 }
 
 #[test]

@@ -23,11 +23,10 @@ pub struct Look {
     until: Option<usize>,
 }
 
-/// What the server shows to a player at most, while that held.
+/// What the class shows to a player at most, while that held.
 #[derive(Clone, Debug)]
 pub struct Right {
     pub team: &'static str,
-    pub narrowed: BTreeMap<String, Filter>,
     /// As of [`Look`].
     until: Option<usize>,
 }
@@ -75,8 +74,6 @@ pub struct Client {
     pub conn: ConnId,
     /// The engine knows the player.
     pub joined: bool,
-    /// What services have narrowed is being read; what they said meanwhile.
-    pub loading: Option<BTreeMap<String, Option<Filter>>>,
     pub welcomed: bool,
     pub closed: Option<u16>,
     pub blocked: bool,
@@ -110,7 +107,6 @@ impl Client {
             shard,
             conn,
             joined: false,
-            loading: None,
             welcomed: false,
             closed: None,
             blocked: false,
@@ -119,7 +115,7 @@ impl Client {
             subscriptions: BTreeMap::new(),
             asked: BTreeMap::new(),
             wishes: BTreeMap::new(),
-            rights: vec![Right { team, narrowed: BTreeMap::new(), until: None }],
+            rights: vec![Right { team, until: None }],
             fences: BTreeMap::new(),
             last: BTreeMap::new(),
             published: BTreeMap::new(),
@@ -150,26 +146,11 @@ impl Client {
     }
 
     /// Other rights hold from now on; a ping with this id is behind what was due before.
-    pub fn has_other_rights(&mut self, change: impl FnOnce(&mut Right)) -> u64 {
-        let mut right = self.rights.last().unwrap().clone();
-        change(&mut right);
+    pub fn is_of_team(&mut self, team: &'static str) -> u64 {
         self.fences.insert(self.next_id + 1, self.rights.len());
-        self.rights.push(right);
+        self.rights.push(Right { team, until: None });
         self.next_id += 1;
         self.next_id
-    }
-
-    /// What services have narrowed is known: nothing was shown before.
-    pub fn views_are_known(&mut self, mut narrowed: BTreeMap<String, Filter>) {
-        for (channel, view) in self.loading.take().unwrap() {
-            match view {
-                Some(view) => narrowed.insert(channel, view),
-                None => narrowed.remove(&channel),
-            };
-        }
-        for right in &mut self.rights {
-            right.narrowed = narrowed.clone();
-        }
     }
 
     pub fn read(&mut self, frame: &Frame, facts: &Facts, rules: &Rules) {
@@ -314,7 +295,9 @@ impl Client {
             assert_eq!(Some(key), said.key.as_deref());
             let had = subscription.table.insert(key.to_owned(), place);
             assert_eq!(had, None, "{key} comes into view twice: {message}");
-            let shown = subscription.may_show(said, facts, rules) && is_right(&rights, said);
+            let shown = subscription.may_show(said, facts, rules)
+                && is_right(&rights, said)
+                && may_be_shown(&player, place, facts);
             assert!(shown, "{player} must not see {said:?} in {message}");
         }
         let complete = message["complete"] == true;
@@ -325,7 +308,8 @@ impl Client {
     fn read_event(&mut self, message: &Value, channel: &str, facts: &Facts, rules: &Rules) {
         assert!(self.welcomed, "an event before WELCOME");
         let (place, said) = read_said(message, channel, facts);
-        assert!(is_right(&self.rights, said), "{} must not see {message}", self.player);
+        let shown = is_right(&self.rights, said) && may_be_shown(&self.player, place, facts);
+        assert!(shown, "{} must not see {message}", self.player);
         let exact = self.subscriptions.get_mut(channel).filter(|s| s.confirmed_at.is_some());
         if let (Some(subscription), true) = (exact, has_table(channel)) {
             assert_eq!(subscription.stage, Stage::Whole, "before the snapshot is whole: {message}");
@@ -394,7 +378,9 @@ impl Client {
                 (None, 2) => (!rules.area_required, !rules.area_required),
                 _ => (true, true),
             };
-            let shown = look.filter.is_none_or(|filter| filter.shows(said)) && right.shows(said);
+            let view = facts.views_since(&self.player, usize::MAX - 1, name).pop().flatten();
+            let shown = [look.filter, view].iter().flatten().all(|filter| filter.shows(said));
+            let shown = shown && right.shows(said);
             let has = held.table.get(key);
             let told = || {
                 let past = facts.past(name, key);
@@ -435,7 +421,11 @@ impl Client {
                 && held.looks.iter().all(|look| {
                     look.is_over_by(place) || look.filter.is_none_or(|filter| filter.shows(said))
                 })
-                && self.rights.iter().all(|right| right.is_over_by(place) || right.shows(said));
+                && self.rights.iter().all(|right| right.is_over_by(place) || right.shows(said))
+                && facts
+                    .views_since(&self.player, place, &said.channel)
+                    .iter()
+                    .all(|view| view.is_none_or(|view| view.shows(said)));
             let Delivery { conflate, slow_consumer, .. } = rules.delivery(&said.channel);
             let skipped = (*conflate || *slow_consumer == SlowConsumer::Latest)
                 && key.is_some_and(|key| newer.contains(&(&*said.channel, key)));
@@ -505,7 +495,6 @@ impl Look {
 impl Right {
     fn shows(&self, said: &Said) -> bool {
         said.is_shown_to(self.team)
-            && self.narrowed.get(&said.channel).is_none_or(|filter| filter.shows(said))
     }
 
     fn is_over_by(&self, place: usize) -> bool {
@@ -516,6 +505,13 @@ impl Right {
 /// Whether one of the rights that may hold shows it.
 fn is_right(rights: &[Right], said: &Said) -> bool {
     rights.iter().any(|right| right.until.is_none() && right.shows(said))
+}
+
+/// Whether what services narrowed when it was said, or behind it, shows it: what was set before holds on every node.
+fn may_be_shown(player: &str, place: usize, facts: &Facts) -> bool {
+    let said = &facts.log[place];
+    let views = facts.views_since(player, place, &said.channel);
+    views.iter().any(|view| view.is_none_or(|view| view.shows(said)))
 }
 
 /// What was said, which is told as it was said.

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde_json::Value;
 
-use crate::rules::kind;
+use crate::rules::{Filter, kind};
 
 /// One publication.
 #[derive(Clone, Debug)]
@@ -20,11 +20,16 @@ pub struct Said {
     pub committed: bool,
 }
 
+/// What services narrowed, each from which place on.
+type Narrowed = Vec<(usize, Option<Filter>)>;
+
 #[derive(Debug, Default)]
 pub struct Facts {
     pub log: Vec<Said>,
     /// Each number's place in it.
     pub places: BTreeMap<u64, usize>,
+    /// By player and channel.
+    views: BTreeMap<(String, String), Narrowed>,
 }
 
 impl Said {
@@ -82,6 +87,20 @@ impl Facts {
         let again = self.places.insert(said.number, self.log.len());
         assert_eq!(again, None, "{said:?} is published twice");
         self.log.push(said);
+    }
+
+    /// A service narrows what a player is shown from now on, or no longer.
+    pub fn narrow(&mut self, player: &str, channel: &str, view: Option<Filter>) {
+        let views = self.views.entry((player.to_owned(), channel.to_owned())).or_default();
+        views.push((self.log.len(), view));
+    }
+
+    /// The views of a player that held at this place, or were set behind it.
+    pub fn views_since(&self, player: &str, place: usize, channel: &str) -> Vec<Option<Filter>> {
+        let set = self.views.get(&(player.to_owned(), channel.to_owned())).map_or(&[][..], Vec::as_slice);
+        let all = std::iter::once(&(0, None)).chain(set);
+        let ends = set.iter().map(|(from, _)| *from).chain([usize::MAX]);
+        all.zip(ends).filter(|(_, end)| *end > place).map(|((_, view), _)| *view).collect()
     }
 
     pub fn of_number(&self, number: u64) -> (usize, &Said) {

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use drawbridge_engine::interest::{LinkCommand, StoredEntity, StoredTable};
-use drawbridge_engine::io::{Commit, PlayerViews, PublishFailure, Subject};
+use drawbridge_engine::io::{Commit, PlayerAction, PlayerCommand, PlayerViews, PublishFailure, Subject};
 use drawbridge_protocol::glob::glob_matches;
 
 /// What a link reads.
@@ -15,7 +15,21 @@ use drawbridge_protocol::glob::glob_matches;
 pub enum Push {
     Subscribed(Subject),
     Unsubscribed(Subject),
-    Message { pattern: Option<Arc<str>>, channel: Arc<str>, payload: Bytes },
+    Message {
+        pattern: Option<Arc<str>>,
+        channel: Arc<str>,
+        payload: Bytes,
+    },
+    /// The answer to what was sent when a table had been read: behind all that was published before.
+    Loaded {
+        channel: Arc<str>,
+        load: u64,
+        table: StoredTable,
+    },
+    /// On the channel of the nodes, to which every link is subscribed.
+    Command(PlayerCommand),
+    /// The channel of the nodes is confirmed, the first of all.
+    Listening,
 }
 
 #[derive(Debug, Default)]
@@ -119,6 +133,11 @@ impl Redis {
         }
     }
 
+    pub fn connect(&mut self, link: usize) {
+        self.links[link].up = true;
+        self.links[link].unread.push_back(Push::Listening);
+    }
+
     pub fn cut(&mut self, link: usize) {
         self.links[link] = Link::default();
     }
@@ -212,8 +231,13 @@ impl Redis {
         (part + 1 == PARTS).then(|| std::mem::take(&mut scan.read))
     }
 
-    /// Keeps what a service narrows.
+    /// Keeps what a service narrows, and tells the nodes.
     pub fn set_view(&mut self, player: &Arc<str>, channel: &Arc<str>, view: Option<&Arc<str>>) {
+        let action = PlayerAction::View { channel: channel.clone(), view: view.cloned() };
+        let command = PlayerCommand { player: player.clone(), action };
+        for link in self.links.iter_mut().filter(|link| link.up) {
+            link.unread.push_back(Push::Command(command.clone()));
+        }
         let views = self.views.entry(player.clone()).or_default();
         match view {
             Some(view) => views.insert(channel.clone(), view.clone()),

@@ -1,7 +1,7 @@
 //! Two nodes of a hub and one or two shards each, around one Redis, with players who come, look around, act, stall and
 //! vanish. Every queue between the parts is stepped at random; time passes only when the seed says so.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -9,7 +9,7 @@ use drawbridge_engine::engine::Engine;
 use drawbridge_engine::interest::{Hub, HubInput, HubOutput, HubSettings, ShardId};
 use drawbridge_engine::io::{
     BrokerCommand, BrokerEvent, BrokerStatus, Claims, Commit, ConnId, Input, MessageKind, Now, Opened,
-    Output, PlayerAction, PlayerCommand, Position, PublishFailure, Ticket,
+    Output, Position, PublishFailure, Ticket,
 };
 use drawbridge_engine::rate_limit::SharedLimits;
 use drawbridge_protocol::{Encoding, Frame};
@@ -47,7 +47,6 @@ struct Shard {
     marked: BTreeMap<Arc<str>, u64>,
     /// Something was dropped and not marked.
     lost: bool,
-    commands: VecDeque<PlayerCommand>,
     next_conn: u32,
 }
 
@@ -76,8 +75,6 @@ pub struct World {
     facts: Facts,
     next_number: u64,
     tokens: VecDeque<(usize, usize, ConnId, &'static str)>,
-    /// Which client each question for views is for.
-    asking: BTreeMap<(usize, usize, Ticket), usize>,
     steps: usize,
     settling: bool,
 }
@@ -95,7 +92,6 @@ impl World {
             events: VecDeque::new(),
             marked: BTreeMap::new(),
             lost: false,
-            commands: VecDeque::new(),
             next_conn: 0,
         };
         let node = |at: usize| Node {
@@ -122,7 +118,6 @@ impl World {
             facts: Facts::default(),
             next_number: 0,
             tokens: VecDeque::new(),
-            asking: BTreeMap::new(),
             steps: 0,
             settling: false,
             dice,
@@ -290,7 +285,6 @@ impl World {
         let patterns = self.dice.roll(3) == 0;
         let mut client = Client::new(player.clone(), team, (node, shard, conn), patterns);
         client.joined = !wait_for_connect;
-        client.loading = Some(BTreeMap::new());
         self.clients.push(client);
         self.input(
             node,
@@ -476,10 +470,7 @@ impl World {
         let view: Option<Arc<str>> =
             (self.dice.roll(3) > 0).then(|| Filter::roll(&mut self.dice).text().into());
         self.redis.set_view(&player, &channel, view.as_ref());
-        let command = PlayerCommand { player, action: PlayerAction::View { channel, view } };
-        for shard in self.nodes.iter_mut().flat_map(|node| &mut node.shards) {
-            shard.commands.push_back(command.clone());
-        }
+        self.facts.narrow(&player, &channel, view.as_deref().map(Filter::of_text));
     }
 
     fn ask(&mut self, at: usize, asked: Asked, mut message: Value) {
@@ -553,7 +544,7 @@ impl World {
     }
 
     fn link_up(&mut self, node: usize) {
-        self.redis.links[node].up = true;
+        self.redis.connect(node);
         self.hub(node, HubInput::LinkUp);
         self.tell_status(node);
     }
@@ -596,14 +587,13 @@ impl World {
     fn carry(&mut self) {
         let node = self.dice.roll(NODES);
         let shard = self.dice.roll(self.rules.shards);
-        match self.dice.roll(12) {
+        match self.dice.roll(11) {
             0..3 => self.carry_push(node),
             3 => self.carry_order(node),
             4 => self.carry_publish(node),
             5 => self.carry_scan(node),
             6 => self.carry_question(node),
-            7 => self.carry_command(node, shard),
-            8 => self.carry_token(),
+            7 => self.carry_token(),
             _ => self.carry_event(node, shard),
         };
     }
@@ -617,7 +607,6 @@ impl World {
             moved |= self.carry_scan(node);
             moved |= self.carry_question(node);
             for shard in 0..self.rules.shards {
-                moved |= self.carry_command(node, shard);
                 moved |= self.carry_event(node, shard);
             }
         }
@@ -627,6 +616,12 @@ impl World {
     fn carry_push(&mut self, node: usize) -> bool {
         let Some(push) = self.redis.links[node].unread.pop_front() else { return false };
         match &push {
+            Push::Loaded { channel, load, table } => {
+                let table = Ok(table.clone());
+                self.hub(node, HubInput::Loaded { channel, load: *load, table });
+            }
+            Push::Command(command) => self.tell_shards(node, &BrokerEvent::Command(command.clone())),
+            Push::Listening => self.tell_shards(node, &BrokerEvent::ViewsStale),
             Push::Subscribed(subject) => self.hub(node, HubInput::Subscribed(subject)),
             Push::Unsubscribed(subject) => self.hub(node, HubInput::Unsubscribed(subject)),
             Push::Message { pattern, channel, payload } => {
@@ -644,6 +639,12 @@ impl World {
             }
         }
         true
+    }
+
+    fn tell_shards(&mut self, node: usize, event: &BrokerEvent) {
+        for shard in &mut self.nodes[node].shards {
+            shard.events.push_back(event.clone());
+        }
     }
 
     /// What a plain event says holds on its node until the key is written to, or the table is read again.
@@ -708,7 +709,10 @@ impl World {
         let Some(scan) = self.nodes[node].scans.front_mut() else { return false };
         let Some(table) = self.redis.scan(self.now.mono_ms, scan) else { return true };
         let Scan { channel, load, .. } = self.nodes[node].scans.pop_front().unwrap();
-        self.hub(node, HubInput::Loaded { channel: &channel, load, table: Ok(table) });
+        let link = &mut self.redis.links[node];
+        if link.up {
+            link.unread.push_back(Push::Loaded { channel, load, table });
+        }
         true
     }
 
@@ -719,39 +723,6 @@ impl World {
         true
     }
 
-    fn carry_command(&mut self, node: usize, shard: usize) -> bool {
-        let Some(command) = self.nodes[node].shards[shard].commands.pop_front() else { return false };
-        let PlayerAction::View { channel, view } = &command.action else { unreachable!() };
-        let view = view.as_deref().map(Filter::of_text);
-        let theirs = |client: &Client| {
-            (client.node, client.shard, client.joined, client.closed) == (node, shard, true, None)
-                && *client.player == *command.player
-        };
-        let mut fences = Vec::new();
-        for at in 0..self.clients.len() {
-            let client = &mut self.clients[at];
-            if !theirs(client) {
-                continue;
-            }
-            if let Some(early) = &mut client.loading {
-                early.insert(channel.to_string(), view);
-                continue;
-            }
-            let fence = client.has_other_rights(|right| {
-                match view {
-                    Some(view) => right.narrowed.insert(channel.to_string(), view),
-                    None => right.narrowed.remove(&**channel),
-                };
-            });
-            fences.push((at, fence));
-        }
-        self.input(node, shard, Input::Command(command.clone()));
-        for (at, fence) in fences {
-            self.fence(at, fence);
-        }
-        true
-    }
-
     fn carry_token(&mut self) -> bool {
         let Some((node, shard, conn, team)) = self.tokens.pop_front() else { return false };
         let at = self.client(node, shard, conn);
@@ -759,7 +730,7 @@ impl World {
         if client.closed.is_some() {
             return true;
         }
-        let fence = client.has_other_rights(|right| right.team = team);
+        let fence = client.is_of_team(team);
         let result = Ok(claims(&client.player, team));
         self.input(node, shard, Input::Authenticated { conn, result });
         self.fence(at, fence);
@@ -769,15 +740,8 @@ impl World {
     fn carry_event(&mut self, node: usize, shard: usize) -> bool {
         let at = &mut self.nodes[node].shards[shard];
         let Some(mut event) = at.events.pop_front() else { return false };
-        match &mut event {
-            BrokerEvent::Gap { channel, position } => position.offset = at.marked.remove(channel).unwrap(),
-            BrokerEvent::Views { ticket, views } => {
-                let client = &mut self.clients[self.asking[&(node, shard, *ticket)]];
-                let views = views.as_ref().unwrap().iter();
-                let views = views.map(|(channel, view)| (channel.to_string(), Filter::of_text(view)));
-                client.views_are_known(views.collect());
-            }
-            _ => {}
+        if let BrokerEvent::Gap { channel, position } = &mut event {
+            position.offset = at.marked.remove(channel).unwrap();
         }
         self.input(node, shard, Input::Broker(event));
         true
@@ -853,17 +817,9 @@ impl World {
             BrokerCommand::Publish { .. } | BrokerCommand::Commit { .. } => {
                 at.publishes.push_back((shard, command));
             }
-            BrokerCommand::LoadViews { ticket, player } => {
-                let asks = |client: &Client| {
-                    (client.node, client.shard, client.closed) == (node, shard, None)
-                        && *client.player == *player
-                        && client.loading.is_some()
-                };
-                let taken: BTreeSet<usize> = self.asking.values().copied().collect();
-                let client =
-                    (0..self.clients.len()).rfind(|at| asks(&self.clients[*at]) && !taken.contains(at));
-                self.asking.insert((node, shard, ticket), client.unwrap());
-                at.questions.push_back((shard, ticket, player));
+            BrokerCommand::LoadViews { ticket, player } => at.questions.push_back((shard, ticket, player)),
+            BrokerCommand::ForgetViews { ticket } => {
+                at.questions.retain(|(of, other, _)| (*of, *other) != (shard, ticket));
             }
             BrokerCommand::SetView { .. } | BrokerCommand::Append { .. } => unreachable!(),
         }

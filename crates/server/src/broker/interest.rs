@@ -7,16 +7,17 @@ use std::time::{Duration, Instant};
 use drawbridge_engine::interest::{
     BadEntity, Hub, HubInput, HubOutput, HubSettings, HubStats, LinkCommand, ShardId, ShardSet, StoredTable,
 };
-use drawbridge_engine::io::Subject;
+use drawbridge_engine::io::{BrokerEvent, Subject};
 use tokio::sync::mpsc;
 
+use super::herald::Herald;
 use super::outlet::Outlet;
 
 /// How often a dropped payload is logged at most.
 const LOG_EVERY: Duration = Duration::from_secs(10);
 
 /// What a shard orders of a hub.
-#[derive(Debug)]
+#[derive(Debug, PartialEq, Eq)]
 pub(super) enum Order {
     /// It has a first subscriber.
     Want(ShardId, Subject),
@@ -42,14 +43,17 @@ pub(super) struct Interest {
     pub(super) commands: Vec<LinkCommand>,
     /// Tables to be read: channel, and which question it is.
     pub(super) loads: Vec<(Arc<str>, u64)>,
+    herald: Herald,
     /// Shards that lost publications of channels that could not be marked.
     lost: ShardSet,
+    /// Shards that missed player commands.
+    stale: ShardSet,
     logged: Option<Instant>,
     unlogged: u64,
 }
 
 impl Interest {
-    pub(super) fn new(settings: HubSettings, outlet: Outlet) -> Self {
+    pub(super) fn new(settings: HubSettings, outlet: Outlet, herald: Herald) -> Self {
         Interest {
             hub: Hub::new(settings),
             outlet,
@@ -57,7 +61,9 @@ impl Interest {
             now_ms: 0,
             commands: Vec::new(),
             loads: Vec::new(),
+            herald,
             lost: ShardSet::default(),
+            stale: ShardSet::default(),
             logged: None,
             unlogged: 0,
         }
@@ -86,9 +92,7 @@ impl Interest {
         while let Some(output) = self.hub.poll_output() {
             match output {
                 HubOutput::Link(command) => self.commands.push(command),
-                HubOutput::Shards(shards, event) => {
-                    self.lost = self.lost.union(self.outlet.tell_each(shards, event));
-                }
+                HubOutput::Shards(shards, event) => self.tell(shards, event),
                 HubOutput::Load { channel, load } => self.loads.push((channel, load)),
                 HubOutput::BadEntity { channel, reason } => {
                     let reason = match reason {
@@ -107,10 +111,32 @@ impl Interest {
         }
     }
 
+    fn tell(&mut self, shards: ShardSet, event: BrokerEvent) {
+        if shards.contains(ShardId::NODE) {
+            match &event {
+                BrokerEvent::Publication(said) if self.herald.channels.contain(&said.channel) => {
+                    let missed = self.herald.tell(&said.channel, said.event.data_json(), &self.outlet);
+                    self.stale = self.stale.union(missed);
+                    return;
+                }
+                // Nobody knows what was said before.
+                BrokerEvent::Confirmed { subject, .. } if *subject.name == *self.herald.channels.nodes => {
+                    self.outlet.tell_shards(&BrokerEvent::ViewsStale);
+                }
+                _ => {}
+            }
+        }
+        self.lost = self.lost.union(self.outlet.tell_each(shards, event));
+    }
+
     /// Does what is due.
     pub(super) fn tick(&mut self) {
         if self.hub.next_deadline_ms().is_some_and(|at| at <= self.now_ms) {
             self.handle(HubInput::Tick);
+        }
+        for shard in self.stale.iter().filter(|shard| self.outlet.has_room(*shard)) {
+            self.stale.remove(shard);
+            self.outlet.tell(shard, BrokerEvent::ViewsStale);
         }
         for shard in self.lost.iter() {
             if self.outlet.can_hear(shard) {
@@ -123,7 +149,7 @@ impl Interest {
     /// When [`Interest::tick`] is due at the latest.
     pub(super) fn due(&self) -> Option<Instant> {
         let hub = self.hub.next_deadline_ms().map(|at| self.started + Duration::from_millis(at));
-        if self.lost.is_empty() {
+        if self.lost.union(self.stale).is_empty() {
             return hub;
         }
         let soon = self.started + Duration::from_millis(self.now_ms + 100);

@@ -22,7 +22,14 @@ pub(super) enum Work {
     /// An event of an entity channel: into the table and to its subscribers.
     Commit { channel: Arc<str>, commit: Commit },
     /// A player's view of a channel, and what nodes are told of it on which channel.
-    View { player: Arc<str>, channel: Arc<str>, view: Option<Arc<str>>, tell: Option<(Arc<str>, Bytes)> },
+    View {
+        player: Arc<str>,
+        channel: Arc<str>,
+        view: Option<Arc<str>>,
+        tell: (Arc<str>, Bytes),
+        /// Where it is kept already, nothing is done.
+        unless_kept: bool,
+    },
     /// `XADD`.
     Append { stream: Arc<str>, fields: Vec<(&'static str, Bytes)> },
 }
@@ -55,9 +62,8 @@ impl Work {
                 Work::Commit { channel, commit } => {
                     channel.len() + commit.payload.len() + commit.key.len() + commit.id.len()
                 }
-                Work::View { player, channel, view, tell } => {
-                    let told = tell.as_ref().map_or(0, |(_, told)| told.len());
-                    player.len() + channel.len() + view.as_ref().map_or(0, |view| view.len()) + told
+                Work::View { player, channel, view, tell: (_, told), .. } => {
+                    player.len() + channel.len() + view.as_ref().map_or(0, |view| view.len()) + told.len()
                 }
                 Work::Append { stream, fields } => {
                     stream.len() + fields.iter().map(|(name, value)| name.len() + value.len()).sum::<usize>()

@@ -13,6 +13,8 @@ pub(super) struct Meter {
     messages: AtomicU64,
     nameless: AtomicU64,
     reconnects: AtomicU64,
+    commands: AtomicU64,
+    bad_commands: AtomicU64,
     /// Microseconds and 1; 0: not measured.
     round_trip: AtomicU64,
 }
@@ -29,6 +31,12 @@ impl Meter {
     /// A publication's channel had no name that could be held.
     pub(super) fn count_nameless(&self) {
         self.nameless.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// A player command was told, or it could not be read or not be told to every shard.
+    pub(super) fn count_command(&self, told: bool) {
+        let counter = if told { &self.commands } else { &self.bad_commands };
+        counter.fetch_add(1, Ordering::Relaxed);
     }
 
     pub(super) fn reconnected(&self) {
@@ -48,6 +56,14 @@ impl Meter {
 
     pub(super) fn received(&self) -> u64 {
         self.messages.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn commands(&self) -> u64 {
+        self.commands.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn bad_commands(&self) -> u64 {
+        self.bad_commands.load(Ordering::Relaxed)
     }
 
     pub(super) fn reconnects(&self) -> u64 {

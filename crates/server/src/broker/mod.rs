@@ -5,6 +5,7 @@
 //! views, and never waits for a shard.
 
 mod board;
+mod herald;
 mod interest;
 mod jobs;
 mod memory;
@@ -21,15 +22,17 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use drawbridge_engine::interest::{HubSettings, ShardId};
-use drawbridge_engine::io::{BrokerCommand, BrokerStatus, WhenDown};
+use drawbridge_engine::io::{BrokerCommand, BrokerStatus, Subject};
 use tokio::sync::{mpsc, watch};
 
 use self::board::Board;
+pub use self::herald::CommandChannels;
+use self::herald::Herald;
 use self::interest::{Interest, Order, OrderReceiver};
 use self::jobs::{JobReceiver, JobSender, Work, jobs};
 use self::meter::Meter;
 use self::outlet::Outlet;
-use self::questions::{Question, QuestionReceiver, QuestionSender};
+use self::questions::Questions;
 pub use self::queue::{Pushed, ShardInbox, ShardQueue, shard_queue};
 pub use self::redis::RedisSettings;
 use self::routes::Routes;
@@ -46,6 +49,8 @@ pub struct BrokerSettings {
     pub hub: HubSettings,
     /// The bound of the publishes that are not answered, in bytes.
     pub queue_bytes: usize,
+    /// Where player commands come from.
+    pub commands: CommandChannels,
 }
 
 /// Which broker.
@@ -126,6 +131,12 @@ pub struct BrokerStats {
     pub publish_unknown: u64,
     /// Links and command connections that were lost after they had worked.
     pub reconnects: u64,
+    /// Gauge: tables and players' views that are asked for.
+    pub questions: u64,
+    /// Player commands told to the shards.
+    pub commands: u64,
+    /// Player commands that could not be read, or came too many at once.
+    pub bad_commands: u64,
     /// Gauge: the slowest link's last round trip.
     pub round_trip: Option<Duration>,
 }
@@ -136,9 +147,9 @@ pub struct Broker(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
-    routes: Routes,
+    routes: Arc<Routes>,
     links: Vec<mpsc::UnboundedSender<Order>>,
-    questions: QuestionSender,
+    questions: Questions,
     jobs: JobSender,
     board: Arc<Board>,
     meters: Vec<Arc<Meter>>,
@@ -156,9 +167,7 @@ struct Shell {
     meter: Arc<Meter>,
     board: Arc<Board>,
     stop: watch::Receiver<bool>,
-    questions: QuestionReceiver,
-    /// For hubs that ask.
-    ask: QuestionSender,
+    questions: Questions,
     /// Who gets the tables.
     links: Vec<mpsc::WeakUnboundedSender<Order>>,
     outlet: Outlet,
@@ -183,7 +192,7 @@ impl Broker {
         shards: Vec<ShardQueue>,
         node: ShardQueue,
     ) -> Result<Broker, BrokerStartError> {
-        let BrokerSettings { kind, hub, queue_bytes } = settings;
+        let BrokerSettings { kind, hub, queue_bytes, commands } = settings;
         let outlet = Outlet::new(shards, node, &hub.epoch);
         // The publisher is the last part of the board.
         let (pool, board_parts) = match &kind {
@@ -191,28 +200,30 @@ impl Broker {
             Kind::Redis(redis) => (redis.subscriber_pool.max(1), redis.subscriber_pool.max(1) + 1),
         };
         let board = Arc::new(Board::new(board_parts, outlet.clone()));
-        let routes = Routes::new(pool, &hub.classes, &hub.reserved);
+        let routes = Arc::new(Routes::new(pool, &hub.classes, &hub.reserved, commands.clone()));
         let (jobs, job_receiver) = jobs(queue_bytes, outlet.clone());
         let (links, parts): (Vec<_>, Vec<_>) = (0..pool)
-            .map(|_| {
+            .map(|at| {
                 let (link, orders) = mpsc::unbounded_channel();
-                let interest = Interest::new(hub.clone(), outlet.clone());
-                (link, Part { interest, orders, meter: Arc::default() })
+                let meter = Arc::<Meter>::default();
+                let (channels, routes) = (commands.clone(), routes.clone());
+                let herald = Herald { link: at, channels, routes, meter: meter.clone() };
+                let interest = Interest::new(hub.clone(), outlet.clone(), herald);
+                (link, Part { interest, orders, meter })
             })
             .unzip();
         let (stop, stopping) = watch::channel(false);
         let (report_stopped, stopped) = watch::channel(false);
         let meter = Arc::<Meter>::default();
         let meters = parts.iter().map(|part| part.meter.clone()).chain([meter.clone()]).collect();
-        let (questions, question_receiver) = mpsc::unbounded_channel();
+        let questions = Questions::default();
         let shell = Shell {
             parts,
             jobs: job_receiver,
             meter,
             board: board.clone(),
             stop: stopping,
-            questions: question_receiver,
-            ask: questions.clone(),
+            questions: questions.clone(),
             links: links.iter().map(mpsc::UnboundedSender::downgrade).collect(),
             outlet: outlet.clone(),
         };
@@ -238,30 +249,22 @@ impl Broker {
     /// Carries out what a shard asks; the answers come in the shard's queue. Never blocks.
     pub fn command(&self, shard: ShardId, command: BrokerCommand) {
         match command {
-            BrokerCommand::Want(subject) => {
-                let link = self.0.routes.link_of(&subject);
-                self.order(link, Order::Want(shard, subject));
-            }
-            BrokerCommand::Unwant(subject) => {
-                let link = self.0.routes.link_of(&subject);
-                self.order(link, Order::Unwant(shard, subject));
-            }
+            BrokerCommand::Want(subject) => self.order(subject, |subject| Order::Want(shard, subject)),
+            BrokerCommand::Unwant(subject) => self.order(subject, |subject| Order::Unwant(shard, subject)),
             BrokerCommand::Publish { ticket, channel, payload, when_down } => {
                 self.0.jobs.push(shard, Some(ticket), when_down, Work::Publish { channel, payload });
             }
             BrokerCommand::Commit { ticket, channel, commit, when_down } => {
                 self.0.jobs.push(shard, Some(ticket), when_down, Work::Commit { channel, commit });
             }
-            BrokerCommand::Refresh(subject) => {
-                let link = self.0.routes.link_of(&subject);
-                self.order(link, Order::Refresh(shard, subject));
-            }
+            BrokerCommand::Refresh(subject) => self.order(subject, |subject| Order::Refresh(shard, subject)),
             BrokerCommand::LoadViews { ticket, player } => {
-                let _ = self.0.questions.send(Question::Views { shard, ticket, player });
+                self.0.questions.views.ask((shard, ticket), player);
             }
-            BrokerCommand::SetView { ticket, player, channel, view, tell } => {
-                let work = Work::View { player, channel, view, tell };
-                self.0.jobs.push(shard, Some(ticket), WhenDown::Reject, work);
+            BrokerCommand::ForgetViews { ticket } => self.0.questions.views.take_back(&(shard, ticket)),
+            BrokerCommand::SetView { ticket, player, channel, view, tell, unless_kept, when_down } => {
+                let work = Work::View { player, channel, view, tell, unless_kept };
+                self.0.jobs.push(shard, Some(ticket), when_down, work);
             }
             BrokerCommand::Append { ticket, stream, fields, when_down } => {
                 self.0.jobs.push(shard, ticket, when_down, Work::Append { stream, fields });
@@ -294,12 +297,15 @@ impl Broker {
             stats.table_gaps += hub.table_gaps;
             stats.received += meter.received();
             stats.reconnects += meter.reconnects();
+            stats.commands += meter.commands();
+            stats.bad_commands += meter.bad_commands();
             stats.round_trip = stats.round_trip.max(meter.round_trip());
         }
         for queue in self.0.outlet.queues() {
             stats.dropped_to_shards += queue.dropped();
             stats.shard_queue_bytes += queue.bytes() as u64;
         }
+        stats.questions = self.0.questions.len() as u64;
         let ledger = self.0.jobs.ledger();
         stats.publish_queue_bytes = ledger.bytes.load(Ordering::Relaxed) as u64;
         stats.published = ledger.done.load(Ordering::Relaxed);
@@ -317,10 +323,17 @@ impl Broker {
         let _ = tokio::time::timeout(DRAIN_TIMEOUT * 2, stopped.wait_for(|stopped| *stopped)).await;
     }
 
-    fn order(&self, link: usize, order: Order) {
-        // A broker that has stopped takes no orders.
-        if let Some(link) = self.0.links.get(link) {
-            let _ = link.send(order);
+    /// How many links there are.
+    pub fn links(&self) -> usize {
+        self.0.links.len()
+    }
+
+    fn order(&self, subject: Subject, order: impl Fn(Subject) -> Order) {
+        for link in self.0.routes.links_of(&subject) {
+            // A broker that has stopped takes no orders.
+            if let Some(link) = self.0.links.get(link) {
+                let _ = link.send(order(subject.clone()));
+            }
         }
     }
 }

@@ -1,14 +1,15 @@
 //! The queue from the broker to one shard: bounded in bytes, never blocking, in order. What does not fit is
-//! dropped and its channel is marked with one `Gap`, which says how far the loss goes; control events always fit.
+//! dropped and its channel is marked with one `Gap`, which says how far the loss goes; what the broker says of
+//! subscriptions, publishes and itself always fits.
 //! It knows nothing of who listens or of Redis.
 //!
-//! Only the broker's thread pushes publications; any thread may push control events.
+//! Only the broker's thread pushes publications and commands; any thread may push the others.
 
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::task::{Context, Poll};
 
-use drawbridge_engine::io::{BrokerEvent, Position, Publication};
+use drawbridge_engine::io::{BrokerEvent, PlayerAction, PlayerCommand, Position, Publication};
 use hashbrown::HashMap;
 use tokio::sync::mpsc;
 
@@ -52,7 +53,8 @@ pub struct ShardInbox {
 pub enum Pushed {
     /// It is in the queue, or its channel is marked, or nobody listens any more.
     Told,
-    /// It was dropped, and too many channels are marked already to mark one more: the loss is still to be told.
+    /// It was dropped, and the loss is still to be told: a command, or an event where too many channels are marked
+    /// already to mark one more.
     Lost,
 }
 
@@ -71,10 +73,15 @@ struct Shared {
 impl ShardQueue {
     /// Queues an event.
     pub fn push(&self, event: BrokerEvent) -> Pushed {
-        if let BrokerEvent::Publication(publication) = &event
-            && !self.shared.admit(publication)
-        {
-            return self.mark(publication);
+        match &event {
+            BrokerEvent::Publication(publication) if !self.shared.admit(publication) => {
+                return self.mark(publication);
+            }
+            BrokerEvent::Command(command) if !self.shared.has_room_for(command_weight(command)) => {
+                self.shared.dropped.fetch_add(1, Ordering::Relaxed);
+                return Pushed::Lost;
+            }
+            _ => {}
         }
         // A shard that is gone needs nothing.
         let _ = self.sender.send(event);
@@ -89,6 +96,11 @@ impl ShardQueue {
     /// How many publications were dropped since the start.
     pub fn dropped(&self) -> u64 {
         self.shared.dropped.load(Ordering::Relaxed)
+    }
+
+    /// Whether there is room again for commands, after [`Pushed::Lost`].
+    pub(super) fn has_room(&self) -> bool {
+        self.bytes() <= self.shared.bound_bytes / 2
     }
 
     /// Whether there is room again for marks, after [`Pushed::Lost`].
@@ -127,7 +139,11 @@ impl Shared {
         if self.marked.load(Ordering::Acquire) > 0 && self.lock_gaps().contains_key(&publication.channel) {
             return false;
         }
-        let weight = weight(publication);
+        self.has_room_for(weight(publication))
+    }
+
+    /// Takes so many bytes into account if there is room for them.
+    fn has_room_for(&self, weight: usize) -> bool {
         let before = self.bytes.fetch_add(weight, Ordering::Relaxed);
         if before > 0 && before + weight > self.bound_bytes {
             self.bytes.fetch_sub(weight, Ordering::Relaxed);
@@ -141,6 +157,9 @@ impl Shared {
         match event {
             BrokerEvent::Publication(publication) => {
                 self.bytes.fetch_sub(weight(publication), Ordering::Relaxed);
+            }
+            BrokerEvent::Command(command) => {
+                self.bytes.fetch_sub(command_weight(command), Ordering::Relaxed);
             }
             BrokerEvent::Gap { channel, position } => {
                 let mut gaps = self.lock_gaps();
@@ -168,6 +187,15 @@ impl Shared {
 
 fn weight(publication: &Publication) -> usize {
     publication.event.held_bytes() + publication.channel.len() + OVERHEAD
+}
+
+fn command_weight(PlayerCommand { player, action }: &PlayerCommand) -> usize {
+    let said = match action {
+        PlayerAction::Subscribe { channel } | PlayerAction::Unsubscribe { channel } => channel.len(),
+        PlayerAction::View { channel, view } => channel.len() + view.as_ref().map_or(0, |view| view.len()),
+        PlayerAction::Disconnect { reason } => reason.as_ref().map_or(0, |reason| reason.len()),
+    };
+    player.len() + said + OVERHEAD
 }
 
 impl ShardInbox {

@@ -5,10 +5,13 @@
 //! publication one behind the other, so that one of them can be picked.
 
 use std::hash::{BuildHasher, Hasher};
+use std::ops::Range;
 
 use drawbridge_engine::class::Classes;
 use drawbridge_engine::io::Subject;
 use drawbridge_engine::settings::Reserved;
+
+use super::herald::CommandChannels;
 
 /// Names links by their places in the pool.
 #[derive(Debug)]
@@ -16,10 +19,17 @@ pub(super) struct Routes {
     pool: u64,
     /// What the channels of the first link begin with.
     first: Vec<Box<str>>,
+    /// What every link is subscribed to.
+    everywhere: CommandChannels,
 }
 
 impl Routes {
-    pub(super) fn new(pool: usize, classes: &Classes, reserved: &Reserved) -> Self {
+    pub(super) fn new(
+        pool: usize,
+        classes: &Classes,
+        reserved: &Reserved,
+        everywhere: CommandChannels,
+    ) -> Self {
         let mut first: Vec<Box<str>> = vec![reserved.prefix().into()];
         for (_, class) in classes.iter().filter(|(_, class)| class.patterns) {
             let prefix = class.name.literal_prefix();
@@ -27,7 +37,16 @@ impl Routes {
                 first.push(prefix.into());
             }
         }
-        Routes { pool: pool.max(1) as u64, first }
+        Routes { pool: pool.max(1) as u64, first, everywhere }
+    }
+
+    /// The links that subscribe to this channel or pattern.
+    pub(super) fn links_of(&self, subject: &Subject) -> Range<usize> {
+        if self.everywhere.contain(&subject.name) {
+            return 0..self.pool as usize;
+        }
+        let link = self.link_of(subject);
+        link..link + 1
     }
 
     /// The link of this channel or pattern.
@@ -64,10 +83,23 @@ mod tests {
         }
     }
 
+    fn channels() -> CommandChannels {
+        CommandChannels::new("drawbridge:", true)
+    }
+
+    #[test]
+    fn every_link_hears_player_commands() {
+        let routes = Routes::new(4, &Classes::new(vec![]), &Reserved::new("drawbridge:"), channels());
+        for name in ["drawbridge:nodes", "drawbridge:control"] {
+            assert_eq!(routes.links_of(&Subject::channel(name)), 0..4);
+        }
+        assert_eq!(routes.links_of(&Subject::channel("drawbridge:other")), 0..1);
+    }
+
     #[test]
     fn patterns_share_the_first_link_with_what_they_can_cover() {
         let classes = Classes::new(vec![class("room:{room}", true), class("chat:{name}", false)]);
-        let routes = Routes::new(4, &classes, &Reserved::new("drawbridge:"));
+        let routes = Routes::new(4, &classes, &Reserved::new("drawbridge:"), channels());
         for subject in [
             Subject::pattern("room:*"),
             Subject::channel("room:42"),
@@ -80,8 +112,12 @@ mod tests {
 
     #[test]
     fn other_channels_spread_over_the_pool_always_alike() {
-        let routes =
-            Routes::new(4, &Classes::new(vec![class("chat:{name}", false)]), &Reserved::new("drawbridge:"));
+        let routes = Routes::new(
+            4,
+            &Classes::new(vec![class("chat:{name}", false)]),
+            &Reserved::new("drawbridge:"),
+            channels(),
+        );
         let mut used = [0; 4];
         for at in 0..400 {
             let subject = Subject::channel(format!("chat:{at}"));

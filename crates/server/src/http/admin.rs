@@ -16,8 +16,9 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use super::pages;
-use crate::bus::{EventRefused, check_view, present};
+use crate::bus::EventRefused;
 use crate::clock::unix_ms;
+use crate::command::{check_view, present};
 use crate::node::Node;
 
 /// Beside the payload: names, tags and JSON.

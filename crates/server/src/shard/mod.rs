@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bytes::Bytes;
 use drawbridge_engine::interest::ShardId;
-use drawbridge_engine::io::{AuthFailure, Claims, ConnId, PlayerCommand};
+use drawbridge_engine::io::{AuthFailure, Claims, ConnId};
 use drawbridge_engine::rate_limit::SharedLimits;
 use drawbridge_engine::settings::Settings;
 use drawbridge_engine::stats::Stats;
@@ -37,8 +37,6 @@ pub enum Mail {
         /// The claims, or what is wrong.
         result: Result<Claims, AuthFailure>,
     },
-    /// A service's command about a player.
-    Command(PlayerCommand),
     /// Say goodbye and close within this many milliseconds.
     Drain {
         /// The window.
@@ -113,23 +111,11 @@ pub struct ShardParts {
     pub clock: Clock,
 }
 
-/// Player commands that wait for one shard at most.
-const MAX_COMMANDS: usize = 65_536;
-
-/// What a shard and its handles count together.
-#[derive(Debug)]
-struct Counts {
-    sockets: Arc<AtomicUsize>,
-    commands: Arc<AtomicUsize>,
-}
-
 /// Reaches one shard from any thread.
 #[derive(Clone, Debug)]
 pub struct ShardHandle {
     mail: mpsc::UnboundedSender<Mail>,
     sockets: Arc<AtomicUsize>,
-    /// Player commands in the box.
-    commands: Arc<AtomicUsize>,
 }
 
 impl ShardHandle {
@@ -139,16 +125,6 @@ impl ShardHandle {
             self.sockets.fetch_add(1, Ordering::Relaxed);
         }
         let _ = self.mail.send(mail);
-    }
-
-    /// Gives the shard a player command; says whether there was room for it.
-    pub fn command(&self, command: PlayerCommand) -> bool {
-        if self.commands.fetch_add(1, Ordering::Relaxed) >= MAX_COMMANDS {
-            self.commands.fetch_sub(1, Ordering::Relaxed);
-            return false;
-        }
-        self.send(Mail::Command(command));
-        true
     }
 
     /// Sockets of the shard, those on their way included.
@@ -167,14 +143,14 @@ impl ShardHandle {
 /// Starts a shard's thread, which hears the broker by `events`. It ends when every [`ShardHandle`] is gone.
 pub fn start(parts: ShardParts, events: ShardInbox) -> std::io::Result<ShardHandle> {
     let (mail, received) = mpsc::unbounded_channel();
-    let (sockets, commands) = <(Arc<AtomicUsize>, Arc<AtomicUsize>)>::default();
+    let sockets = Arc::<AtomicUsize>::default();
     // The judge answers by mail; a weak sender lets the shard end when the others are gone.
-    let handle = ShardHandle { mail, sockets: sockets.clone(), commands: commands.clone() };
+    let handle = ShardHandle { mail, sockets: sockets.clone() };
     let answers = handle.mail.downgrade();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     std::thread::Builder::new().name(format!("shard-{}", parts.id.0)).spawn(move || {
         let local = tokio::task::LocalSet::new();
-        local.block_on(&runtime, run::run(parts, received, events, answers, Counts { sockets, commands }));
+        local.block_on(&runtime, run::run(parts, received, events, answers, sockets));
     })?;
     Ok(handle)
 }

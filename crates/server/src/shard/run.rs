@@ -4,7 +4,8 @@ use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::pin::pin;
 use std::rc::Rc;
-use std::sync::atomic::Ordering;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use drawbridge_engine::engine::Engine;
@@ -16,7 +17,7 @@ use tokio::sync::{Notify, mpsc};
 
 use super::socket::{Sent, Socket};
 use super::transport::{ReadBuffers, ReadBytes, Transport};
-use super::{Counts, Mail, NewSocket, ShardParts, ShardStats};
+use super::{Mail, NewSocket, ShardParts, ShardStats};
 use crate::broker::ShardInbox;
 use crate::log;
 
@@ -47,7 +48,7 @@ struct Shard {
     /// A task has given the engine something.
     wake: Notify,
     answers: mpsc::WeakUnboundedSender<Mail>,
-    counts: Counts,
+    open_sockets: Arc<AtomicUsize>,
     stats: Cell<ShardStats>,
 }
 
@@ -57,9 +58,9 @@ pub(super) async fn run(
     mut mail: mpsc::UnboundedReceiver<Mail>,
     mut events: ShardInbox,
     answers: mpsc::WeakUnboundedSender<Mail>,
-    counts: Counts,
+    open_sockets: Arc<AtomicUsize>,
 ) {
-    let shard = Rc::new(Shard::new(parts, answers, counts));
+    let shard = Rc::new(Shard::new(parts, answers, open_sockets));
     // One timer that is moved when the next deadline does, not one per turn.
     let mut alarm = pin!(tokio::time::sleep(Duration::ZERO));
     let mut armed = None;
@@ -99,7 +100,11 @@ pub(super) async fn run(
 }
 
 impl Shard {
-    fn new(parts: ShardParts, answers: mpsc::WeakUnboundedSender<Mail>, counts: Counts) -> Self {
+    fn new(
+        parts: ShardParts,
+        answers: mpsc::WeakUnboundedSender<Mail>,
+        open_sockets: Arc<AtomicUsize>,
+    ) -> Self {
         let message_bytes = parts.settings.message_bytes;
         Shard {
             limits: Limits { message_bytes, max_message_bytes: message_bytes.saturating_mul(4) },
@@ -111,7 +116,7 @@ impl Shard {
             scratch: RefCell::default(),
             wake: Notify::new(),
             answers,
-            counts,
+            open_sockets,
             stats: Cell::default(),
             parts,
         }
@@ -151,10 +156,6 @@ impl Shard {
         match mail {
             Mail::Socket(socket) => self.open(*socket),
             Mail::Authenticated { conn, result } => self.input(Input::Authenticated { conn, result }),
-            Mail::Command(command) => {
-                self.counts.commands.fetch_sub(1, Ordering::Relaxed);
-                self.input(Input::Command(command));
-            }
             Mail::Drain { window_ms } => self.input(Input::Drain { window_ms }),
             Mail::Stats(reply) => {
                 let engine = self.engine.borrow().stats();
@@ -169,7 +170,7 @@ impl Shard {
             Ok(stream) => stream,
             Err(error) => {
                 tracing::warn!(%error, "a socket could not be taken over");
-                self.counts.sockets.fetch_sub(1, Ordering::Relaxed);
+                self.open_sockets.fetch_sub(1, Ordering::Relaxed);
                 return;
             }
         };
@@ -362,7 +363,7 @@ impl Shard {
     fn remove(&self, conn: ConnId) {
         if let Some(socket) = self.socket(conn) {
             self.sockets.borrow_mut().remove(conn.index as usize);
-            self.counts.sockets.fetch_sub(1, Ordering::Relaxed);
+            self.open_sockets.fetch_sub(1, Ordering::Relaxed);
             for task in [&socket.reader, &socket.writer] {
                 if let Some(task) = task.take() {
                     task.abort();

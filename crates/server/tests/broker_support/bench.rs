@@ -5,7 +5,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use drawbridge::broker::{Broker, BrokerSettings, BrokerStats, Kind, RedisSettings, ShardInbox, shard_queue};
+use drawbridge::broker::{
+    Broker, BrokerSettings, BrokerStats, CommandChannels, Kind, RedisSettings, ShardInbox, shard_queue,
+};
 use drawbridge_engine::class::{Class, Classes, EntityRules};
 use drawbridge_engine::expr::{Vars, compile};
 use drawbridge_engine::interest::{HubSettings, ShardId};
@@ -80,6 +82,7 @@ impl Bench {
                 reserved: drawbridge_engine::settings::Reserved::new("drawbridge:"),
             },
             queue_bytes: options.queue_bytes,
+            commands: CommandChannels::new("drawbridge:", true),
         };
         Bench {
             broker: Broker::start(settings, queues, node_queue).unwrap(),
@@ -153,7 +156,9 @@ impl Bench {
             player: player.into(),
             channel: channel.into(),
             view: view.map(Into::into),
-            tell: Some(("room:told".into(), "told".into())),
+            tell: ("room:told".into(), "told".into()),
+            unless_kept: false,
+            when_down: WhenDown::Reject,
         };
         self.broker.command(ShardId(0), command);
         self.done(0, ticket)

@@ -10,8 +10,8 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::Bytes;
-use drawbridge_engine::interest::{HubInput, LinkCommand};
-use drawbridge_engine::io::{BrokerEvent, Subject};
+use drawbridge_engine::interest::{HubInput, LinkCommand, ShardId};
+use drawbridge_engine::io::{BrokerEvent, Subject, Ticket};
 use drawbridge_protocol::glob;
 use tokio::sync::watch;
 
@@ -20,7 +20,7 @@ use super::board::Board;
 use super::interest::{Order, until};
 use super::jobs::{Job, JobReceiver, Work};
 use super::outlet::Outlet;
-use super::questions::{Question, QuestionReceiver};
+use super::questions::Questions;
 use super::{Part, Shell};
 
 /// How much is done before other tasks get their turn.
@@ -38,7 +38,7 @@ struct Memory {
     part: Part,
     jobs: JobReceiver,
     board: Arc<Board>,
-    questions: QuestionReceiver,
+    questions: Questions,
     outlet: Outlet,
     store: Store,
     started: Instant,
@@ -67,7 +67,7 @@ impl Memory {
                     None => break,
                 },
                 Some(job) = self.jobs.recv() => self.take_jobs(job, &mut subscriptions),
-                Some(question) = self.questions.recv() => self.tell(question),
+                asked = self.questions.views.first(TURN) => self.tell(asked),
                 () = until(due) => {
                     self.part.interest.set_now(Instant::now());
                     self.part.interest.tick();
@@ -112,12 +112,14 @@ impl Memory {
                 .store
                 .commit(now_ms, channel, commit)
                 .map(|payload| self.publish(channel, &payload, subscriptions)),
-            Work::View { player, channel, view, tell } => {
-                self.store.set_view(player, channel, view.as_ref()).map(|()| {
-                    if let Some((nodes, payload)) = tell {
-                        self.publish(nodes, payload, subscriptions);
+            Work::View { player, channel, view, tell: (nodes, told), unless_kept } => {
+                match self.store.set_view(player, channel, view.as_ref()) {
+                    Ok(is_new) if is_new || !unless_kept => {
+                        self.publish(nodes, told, subscriptions);
+                        Ok(())
                     }
-                })
+                    kept => kept.map(|_| ()),
+                }
             }
             Work::Append { .. } => Ok(()),
         };
@@ -134,11 +136,13 @@ impl Memory {
         }
     }
 
-    /// Answers a shard.
-    fn tell(&mut self, question: Question) {
-        if let Question::Views { shard, ticket, player } = question {
-            let views = Ok(self.store.views(&player));
-            self.outlet.tell(shard, BrokerEvent::Views { ticket, views });
+    /// Answers shards.
+    fn tell(&mut self, asked: Vec<((ShardId, Ticket), Arc<str>)>) {
+        for (key, player) in asked {
+            if self.questions.views.answered(&key, |asked| *asked == player) {
+                let views = Ok(self.store.views(&player));
+                self.outlet.tell(key.0, BrokerEvent::Views { ticket: key.1, views });
+            }
         }
     }
 

@@ -100,8 +100,9 @@ impl Store {
         player: &Arc<str>,
         channel: &Arc<str>,
         view: Option<&Arc<str>>,
-    ) -> Result<(), PublishFailure> {
+    ) -> Result<bool, PublishFailure> {
         let views = self.views.entry(player.clone()).or_default();
+        let is_new = views.get(channel) != view;
         match view {
             Some(_) if views.len() >= MAX_VIEWS && !views.contains_key(channel) => {
                 return Err(PublishFailure::LimitExceeded);
@@ -116,7 +117,7 @@ impl Store {
         if views.is_empty() {
             self.views.remove(player);
         }
-        Ok(())
+        Ok(is_new)
     }
 
     /// A player's views.

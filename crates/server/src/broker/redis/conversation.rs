@@ -9,12 +9,14 @@ use drawbridge_engine::io::Subject;
 use super::connect::Broken;
 use super::resp::{Garbage, encode};
 use super::{RedisSettings, code_of, is_passing};
+use crate::broker::interest::Order;
 
 /// What the next answer answers.
 #[derive(Debug)]
 enum Asked {
     Hello,
     Ping,
+    Fence(Box<Order>),
     Subjects { begins: bool, left: VecDeque<Subject> },
 }
 
@@ -25,6 +27,8 @@ pub(super) enum Answer {
     Welcome,
     /// A ping came back.
     Pong,
+    /// All that Redis had published when this was handed in has been read.
+    Behind(Box<Order>),
     /// Redis refused this subscription.
     Refused(Subject),
     /// Redis refused several at once: each is asked for again by itself.
@@ -74,6 +78,12 @@ impl Conversation {
     pub(super) fn ping(&mut self) {
         encode(&mut self.out, [b"PING".as_slice()].into_iter());
         self.asked.push_back(Asked::Ping);
+    }
+
+    /// Hands the order back behind all that Redis has published until now.
+    pub(super) fn fence(&mut self, order: Order) {
+        encode(&mut self.out, [b"PING".as_slice()].into_iter());
+        self.asked.push_back(Asked::Fence(order.into()));
     }
 
     /// Sends what the hub wants.
@@ -131,6 +141,7 @@ impl Conversation {
         match self.asked.pop_front() {
             Some(Asked::Hello) => Ok(Answer::Welcome),
             Some(Asked::Ping) => Ok(Answer::Pong),
+            Some(Asked::Fence(order)) => Ok(Answer::Behind(order)),
             _ => Err(Garbage("an answer that nobody asked for").into()),
         }
     }
@@ -154,6 +165,7 @@ impl Conversation {
             }
             // Whatever it says, Redis is alive.
             Some(Asked::Ping) if code_of(words) != "NOAUTH" => Ok(Answer::Pong),
+            Some(Asked::Fence(order)) if code_of(words) != "NOAUTH" => Ok(Answer::Behind(order)),
             _ => Err(Broken::refused(words)),
         }
     }
@@ -162,6 +174,8 @@ impl Conversation {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
+
+    use drawbridge_engine::interest::ShardId;
 
     use super::*;
 
@@ -206,6 +220,19 @@ mod tests {
         assert_eq!(conversation.failed("NOPERM no").unwrap(), Answer::Refused(Subject::channel("a")));
         assert_eq!(conversation.confirmed(true, false, b"b").unwrap(), Subject::channel("b"));
         assert!(conversation.asked.is_empty());
+    }
+
+    #[test]
+    fn a_fence_gives_its_order_back_in_its_turn() {
+        let order = || Order::Want(ShardId(1), Subject::channel("a"));
+        let mut conversation = Conversation::default();
+        conversation.ping();
+        conversation.fence(order());
+        conversation.fence(order());
+        assert_eq!(sent(&mut conversation), "PING PING PING");
+        assert_eq!(conversation.answered().unwrap(), Answer::Pong);
+        assert_eq!(conversation.answered().unwrap(), Answer::Behind(order().into()));
+        assert_eq!(conversation.failed("NOPERM ping").unwrap(), Answer::Behind(order().into()));
     }
 
     #[test]

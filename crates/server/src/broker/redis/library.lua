@@ -203,9 +203,13 @@ local function publish(keys, args)
   return commit(channel, class.max, class.ttl, key, remove, body .. ',"key":' .. cjson.encode(key), 'db1.')
 end
 
--- A player's view of a channel is kept (an empty one: no longer), and nodes are told.
+-- A player's view of a channel is kept (an empty one: no longer), and nodes are told; with '1' at the end only where
+-- it was another.
 local function view(keys, args)
   local name, channel, expression, nodes, command = keys[1], args[1], args[2], args[3], args[4]
+  if args[5] == '1' and (redis.call('HGET', name, channel) or '') == expression then
+    return 0
+  end
   if expression == '' then
     redis.call('HDEL', name, channel)
   else
@@ -214,9 +218,7 @@ local function view(keys, args)
     end
     redis.call('HSET', name, channel, expression)
   end
-  if nodes ~= '' then
-    redis.call('PUBLISH', nodes, command)
-  end
+  redis.call('PUBLISH', nodes, command)
   return 1
 end
 

@@ -24,7 +24,7 @@ use super::resp::{Decoder, Garbage, Payload, Reply, Step};
 use crate::broker::Part;
 use crate::broker::board::Board;
 use crate::broker::interest::{Order, until};
-use crate::broker::questions::{Question, QuestionSender};
+use crate::broker::questions::TableLane;
 
 /// How often Redis is asked for a sign of life.
 const PING_EVERY: Duration = Duration::from_secs(2);
@@ -39,7 +39,7 @@ pub(super) struct Link {
     part: Part,
     settings: Arc<RedisSettings>,
     board: Arc<Board>,
-    ask: QuestionSender,
+    tables: Arc<TableLane>,
 }
 
 /// Nothing more is to be done.
@@ -53,9 +53,9 @@ impl Link {
         part: Part,
         settings: Arc<RedisSettings>,
         board: Arc<Board>,
-        ask: QuestionSender,
+        tables: Arc<TableLane>,
     ) -> Self {
-        Link { index, part, settings, board, ask }
+        Link { index, part, settings, board, tables }
     }
 
     /// Runs until it is told to stop, or nobody is left to order anything.
@@ -90,8 +90,8 @@ impl Link {
             let due = self.part.interest.due();
             tokio::select! {
                 output = &mut waited_for => return Ok(output),
-                order = self.part.orders.recv() => self.take_orders(Some(order.ok_or(Stopped)?)),
-                () = until(due) => self.take_orders(None),
+                order = self.part.orders.recv() => self.take_orders(Some(order.ok_or(Stopped)?), None),
+                () = until(due) => self.take_orders(None, None),
                 _ = stop.wait_for(|stop| *stop) => return Err(Stopped),
             }
         }
@@ -123,7 +123,7 @@ impl Link {
                 session.conversation.send(command);
             }
             for (channel, load) in self.part.interest.loads.drain(..) {
-                let _ = self.ask.send(Question::Table { link: self.index, channel, load });
+                self.tables.ask((self.index, channel), load);
             }
             if self.part.interest.is_restored() {
                 self.board.set(self.index, true);
@@ -157,19 +157,26 @@ impl Link {
                 Next::Due => session.keep_alive(Instant::now())?,
                 Next::Order(first) => order = Some(first),
             }
-            self.take_orders(order);
+            self.take_orders(order, Some(&mut session.conversation));
         }
     }
 
     /// Carries out this order and what waits behind it, and what is due.
-    fn take_orders(&mut self, first: Option<Order>) {
+    fn take_orders(&mut self, first: Option<Order>, mut conversation: Option<&mut Conversation>) {
         self.part.interest.set_now(Instant::now());
-        if let Some(order) = first {
-            self.part.interest.order(order);
-        }
+        let mut first = first;
         for _ in 0..ORDERS {
-            let Ok(order) = self.part.orders.try_recv() else { break };
-            self.part.interest.order(order);
+            let Some(order) = first.take().or_else(|| self.part.orders.try_recv().ok()) else { break };
+            match order {
+                // It was read on another connection, which may be ahead of this one: what was said before it (that a
+                // player is not to see it, say) is heard before it. Without a connection nobody waits for it.
+                Order::Loaded { .. } => {
+                    if let Some(conversation) = &mut conversation {
+                        conversation.fence(order);
+                    }
+                }
+                order => self.part.interest.order(order),
+            }
         }
         self.part.interest.tick();
     }
@@ -213,15 +220,13 @@ impl Link {
                                 .interest
                                 .handle(HubInput::Refused { subject: &subject, reason: &reason });
                         }
-                        Answer::Pong => self.pong(&mut session.pinged, now),
-                        Answer::Welcome | Answer::AskedAgain => {}
+                        answer => self.heard(answer, &mut session.pinged, now),
                     }
                     taken
                 }
                 Step::Reply(Reply::Answer, taken) => {
-                    if session.conversation.answered()? == Answer::Pong {
-                        self.pong(&mut session.pinged, now);
-                    }
+                    let answer = session.conversation.answered()?;
+                    self.heard(answer, &mut session.pinged, now);
                     taken
                 }
             };
@@ -231,8 +236,14 @@ impl Link {
         Ok(())
     }
 
-    fn pong(&self, pinged: &mut Option<Instant>, now: Instant) {
-        self.part.meter.set_round_trip(pinged.take().map(|at| now.saturating_duration_since(at)));
+    fn heard(&mut self, answer: Answer, pinged: &mut Option<Instant>, now: Instant) {
+        match answer {
+            Answer::Pong => {
+                self.part.meter.set_round_trip(pinged.take().map(|at| now.saturating_duration_since(at)));
+            }
+            Answer::Behind(order) => self.part.interest.order(*order),
+            Answer::Welcome | Answer::AskedAgain | Answer::Refused(_) => {}
+        }
     }
 
     fn report(&self) {

@@ -12,7 +12,6 @@ mod publisher;
 mod reader;
 pub mod resp;
 
-use std::collections::VecDeque;
 use std::sync::Arc;
 
 use tokio::task::JoinSet;
@@ -20,7 +19,7 @@ use tokio::task::JoinSet;
 pub use self::library::Library;
 use self::link::Link;
 use self::publisher::Publisher;
-use self::reader::Reader;
+use self::reader::{Reader, Reads};
 use super::Shell;
 use crate::config::{RedisAddress, Secret};
 
@@ -72,20 +71,21 @@ fn is_passing(words: &str) -> bool {
 /// Runs all links and the publisher until they are told to stop.
 pub(super) async fn run(settings: RedisSettings, shell: Shell) {
     let settings = Arc::new(settings);
-    let Shell { parts, jobs, meter, board, stop, questions, ask, links, outlet } = shell;
+    let Shell { parts, jobs, meter, board, stop, questions, links, outlet } = shell;
     let mut tasks = JoinSet::new();
     let publisher = parts.len();
-    let reader = Reader {
-        questions,
-        waiting: VecDeque::new(),
+    let reader = Arc::new(Reader {
+        questions: questions.clone(),
         settings: settings.clone(),
         board: board.clone(),
         outlet,
         links,
-    };
-    tasks.spawn(reader.run(stop.clone()));
+    });
+    for reads in [Reads::Tables, Reads::Views] {
+        tasks.spawn(reader.clone().run(reads, stop.clone()));
+    }
     for (index, part) in parts.into_iter().enumerate() {
-        let link = Link::new(index, part, settings.clone(), board.clone(), ask.clone());
+        let link = Link::new(index, part, settings.clone(), board.clone(), questions.tables.clone());
         tasks.spawn(link.run(stop.clone()));
     }
     tasks.spawn(Publisher::new(publisher, jobs, settings, board, meter).run(stop));

@@ -300,10 +300,10 @@ fn pipeline(batch: &[Job], settings: &RedisSettings) -> (redis::Pipeline, Vec<us
                     pipeline.arg(open_object(&commit.payload)).arg(&commit.id);
                 }
             }
-            Work::View { player, channel, view, tell } => {
-                let (nodes, payload) = tell.as_ref().map_or(("", &[][..]), |(nodes, told)| (nodes, told));
+            Work::View { player, channel, view, tell: (nodes, told), unless_kept } => {
                 pipeline.cmd("FCALL").arg("drawbridge_view").arg(1).arg(settings.views_key(player));
-                pipeline.arg(&**channel).arg(view.as_deref().unwrap_or_default()).arg(nodes).arg(payload);
+                pipeline.arg(&**channel).arg(view.as_deref().unwrap_or_default());
+                pipeline.arg(&**nodes).arg(&**told).arg(u8::from(*unless_kept));
             }
         }
     }

@@ -1,8 +1,7 @@
-//! What the broker reads from Redis: tables of entity channels, and players' views. On a connection of its own, so that
-//! a large table holds up neither publishes nor deliveries; it is opened when something is asked for first. What is
-//! asked while Redis is away is answered when it is back.
+//! What the broker reads from Redis: tables of entity channels, and players' views. Each on a connection of its own, so
+//! that a large table holds up neither publishes nor deliveries nor logins; it is opened when something is asked for
+//! first. What is asked while Redis is away is answered when it is back.
 
-use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,7 +16,7 @@ use super::{RedisSettings, is_passing};
 use crate::broker::board::Board;
 use crate::broker::interest::Order;
 use crate::broker::outlet::Outlet;
-use crate::broker::questions::{Question, QuestionReceiver};
+use crate::broker::questions::Questions;
 
 /// Questions asked in one pipeline.
 const TOGETHER: usize = 256;
@@ -28,40 +27,55 @@ const RETRY_AFTER: Duration = Duration::from_millis(200);
 
 /// See the module.
 pub(super) struct Reader {
-    pub(super) questions: QuestionReceiver,
-    /// Asked and not answered.
-    pub(super) waiting: VecDeque<Question>,
+    pub(super) questions: Questions,
     pub(super) settings: Arc<RedisSettings>,
     pub(super) board: Arc<Board>,
     pub(super) outlet: Outlet,
     pub(super) links: Vec<mpsc::WeakUnboundedSender<Order>>,
 }
 
+/// What one connection of the reader reads.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Reads {
+    /// Tables of entity channels.
+    Tables,
+    /// Players' views.
+    Views,
+}
+
 impl Reader {
-    /// Runs until it is told to stop, or nobody is left to ask.
-    pub(super) async fn run(self, mut stop: watch::Receiver<bool>) {
+    /// Reads these until it is told to stop.
+    pub(super) async fn run(self: Arc<Self>, reads: Reads, mut stop: watch::Receiver<bool>) {
         tokio::select! {
-            () = self.work() => {}
+            () = self.work(reads) => {}
             _ = stop.wait_for(|stop| *stop) => {}
         }
     }
 
-    async fn work(mut self) {
-        let mut attempts = Attempts::new("reader".into(), &self.settings);
+    async fn work(&self, reads: Reads) {
+        let name = match reads {
+            Reads::Tables => "reader of tables",
+            Reads::Views => "reader of views",
+        };
+        let mut attempts = Attempts::new(name.into(), &self.settings);
         loop {
-            if self.waiting.is_empty() {
-                match self.questions.recv().await {
-                    Some(question) => self.waiting.push_back(question),
-                    None => return,
-                }
+            // Opened when something is asked for first.
+            match reads {
+                Reads::Tables => drop(self.questions.tables.first(1).await),
+                Reads::Views => drop(self.questions.views.first(1).await),
             }
             let broken = match Commands::open(self.settings.clone()).await {
                 Err(broken) => broken,
-                Ok(commands) => {
+                Ok(mut commands) => {
                     attempts.up();
-                    match self.answer(commands).await {
-                        Ok(()) => return,
-                        Err(broken) => broken,
+                    loop {
+                        let answered = match reads {
+                            Reads::Tables => self.answer_table(&mut commands).await,
+                            Reads::Views => self.answer_views(&mut commands).await,
+                        };
+                        if let Err(broken) = answered {
+                            break broken;
+                        }
                     }
                 }
             };
@@ -70,66 +84,52 @@ impl Reader {
         }
     }
 
-    /// The life of one connection; ends well when nobody is left to ask.
-    async fn answer(&mut self, mut commands: Commands) -> Result<(), Broken> {
-        loop {
-            while let Ok(question) = self.questions.try_recv() {
-                self.waiting.push_back(question);
-            }
-            match self.waiting.front() {
-                Some(Question::Views { .. }) => self.answer_views(&mut commands).await?,
-                Some(Question::Table { .. }) => self.answer_table(&mut commands).await?,
-                None => tokio::select! {
-                    question = self.questions.recv() => match question {
-                        Some(question) => self.waiting.push_back(question),
-                        None => return Ok(()),
-                    },
-                    broken = commands.ended() => return Err(broken),
-                },
-            }
-        }
-    }
-
-    /// Answers the players that are asked about one behind the other.
-    async fn answer_views(&mut self, commands: &mut Commands) -> Result<(), Broken> {
+    /// Answers the players that are asked about first.
+    async fn answer_views(&self, commands: &mut Commands) -> Result<(), Broken> {
+        let asked = next(commands, self.questions.views.first(TOGETHER)).await?;
         let mut pipeline = redis::Pipeline::new();
         pipeline.ignore_errors();
-        let players = self.waiting.iter().map_while(|question| match question {
-            Question::Views { player, .. } => Some(player),
-            Question::Table { .. } => None,
-        });
-        for player in players.take(TOGETHER) {
+        for (_, player) in &asked {
             pipeline.cmd("HGETALL").arg(self.settings.views_key(player));
         }
-        for result in commands.query(&pipeline).await? {
+        for (result, (key, player)) in commands.query(&pipeline).await?.into_iter().zip(asked) {
             let result = result.map_err(|error| super::commands::words(&error));
             if result.as_ref().is_err_and(|words| is_passing(words)) {
                 tokio::time::sleep(RETRY_AFTER).await;
                 return Ok(());
             }
-            let Some(Question::Views { shard, ticket, .. }) = self.waiting.pop_front() else { return Ok(()) };
-            let views = result.map(|views| player_views(&views)).map_err(Into::into);
-            self.outlet.tell(shard, BrokerEvent::Views { ticket, views });
+            if self.questions.views.answered(&key, |asked| *asked == player) {
+                let views = result.map(|views| player_views(&views)).map_err(Into::into);
+                self.outlet.tell(key.0, BrokerEvent::Views { ticket: key.1, views });
+            }
         }
         Ok(())
     }
 
-    async fn answer_table(&mut self, commands: &mut Commands) -> Result<(), Broken> {
-        let Some(Question::Table { link, channel, load }) = self.waiting.front().cloned() else {
-            return Ok(());
-        };
-        let table = match read_table(commands, &self.settings.table_key(&channel)).await? {
+    async fn answer_table(&self, commands: &mut Commands) -> Result<(), Broken> {
+        let asked = next(commands, self.questions.tables.first(1)).await?;
+        let Some((key, load)) = asked.into_iter().next() else { return Ok(()) };
+        let table = match read_table(commands, &self.settings, &key.1).await? {
             Err(words) if is_passing(&words) => {
                 tokio::time::sleep(RETRY_AFTER).await;
                 return Ok(());
             }
             table => table.map_err(Into::into),
         };
-        self.waiting.pop_front();
-        if let Some(link) = self.links.get(link).and_then(mpsc::WeakUnboundedSender::upgrade) {
-            let _ = link.send(Order::Loaded { channel, load, table });
+        if self.questions.tables.answered(&key, |asked| *asked == load)
+            && let Some(link) = self.links.get(key.0).and_then(mpsc::WeakUnboundedSender::upgrade)
+        {
+            let _ = link.send(Order::Loaded { channel: key.1, load, table });
         }
         Ok(())
+    }
+}
+
+/// The next questions, unless the connection ends before there are any.
+async fn next<Q>(commands: &mut Commands, questions: impl Future<Output = Q>) -> Result<Q, Broken> {
+    tokio::select! {
+        questions = questions => Ok(questions),
+        broken = commands.ended() => Err(broken),
     }
 }
 
@@ -150,7 +150,12 @@ fn pairs(reply: &Value) -> Box<dyn Iterator<Item = (&Value, &Value)> + '_> {
 }
 
 /// Reads a table in parts. Its version is read first: whatever changes meanwhile comes live with a higher one.
-async fn read_table(commands: &mut Commands, key: &str) -> Result<Result<StoredTable, String>, Broken> {
+async fn read_table(
+    commands: &mut Commands,
+    settings: &RedisSettings,
+    channel: &str,
+) -> Result<Result<StoredTable, String>, Broken> {
+    let key = &settings.table_key(channel);
     let mut begin = redis::Pipeline::new();
     begin.ignore_errors().cmd("TIME").cmd("HMGET").arg(key).arg("e").arg("s");
     let mut begun =

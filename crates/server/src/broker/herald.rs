@@ -1,0 +1,93 @@
+//! Player commands on their way to the shards (contract §9). They come on reserved channels, which every link of the
+//! pool subscribes to: a command is told by the link of the channel that it is about, so that it takes effect in
+//! order with that channel's events. What a service was told is done holds for all that is published behind it, on
+//! every node.
+
+use std::sync::Arc;
+
+use drawbridge_engine::interest::{ShardId, ShardSet};
+use drawbridge_engine::io::{BrokerEvent, PlayerAction, PlayerCommand, Subject};
+use drawbridge_engine::settings::CONTROL_CHANNEL;
+use drawbridge_protocol::channel::is_pattern;
+
+use super::meter::Meter;
+use super::outlet::Outlet;
+use super::routes::Routes;
+use crate::command;
+
+/// The channels that player commands come on.
+#[derive(Clone, Debug)]
+pub struct CommandChannels {
+    /// Where nodes tell each other.
+    pub nodes: Arc<str>,
+    /// Where services may say so themselves, if they may.
+    pub control: Option<Arc<str>>,
+}
+
+impl CommandChannels {
+    /// Those of this key prefix; `control`: services may command by Redis.
+    pub fn new(key_prefix: &str, control: bool) -> Self {
+        CommandChannels {
+            nodes: format!("{key_prefix}nodes").into(),
+            control: control.then(|| CONTROL_CHANNEL.into()),
+        }
+    }
+
+    /// All of them.
+    pub fn iter(&self) -> impl Iterator<Item = &Arc<str>> {
+        std::iter::once(&self.nodes).chain(&self.control)
+    }
+
+    /// Whether this is one of them.
+    pub(super) fn contain(&self, channel: &str) -> bool {
+        self.iter().any(|other| **other == *channel)
+    }
+}
+
+/// What one link does with player commands.
+#[derive(Debug)]
+pub(super) struct Herald {
+    pub(super) link: usize,
+    pub(super) channels: CommandChannels,
+    pub(super) routes: Arc<Routes>,
+    pub(super) meter: Arc<Meter>,
+}
+
+impl Herald {
+    /// Tells the shards what came on one of the channels, if it is this link's to tell; gives those that had no room.
+    pub(super) fn tell(&self, channel: &str, json: &str, outlet: &Outlet) -> ShardSet {
+        let command = match command::parse(json) {
+            Ok(command) => command,
+            Err(reason) if self.link == 0 => {
+                self.meter.count_command(false);
+                tracing::warn!(channel, reason, "a player command could not be read");
+                return ShardSet::default();
+            }
+            Err(_) => return ShardSet::default(),
+        };
+        if self.link != self.link_of(&command) {
+            return ShardSet::default();
+        }
+        self.meter.count_command(true);
+        if self.channels.control.as_deref() == Some(channel) {
+            outlet.tell(ShardId::NODE, BrokerEvent::Command(command.clone()));
+        }
+        let missed = outlet.tell_shards(&BrokerEvent::Command(command));
+        if !missed.is_empty() {
+            self.meter.count_command(false);
+            tracing::error!("a player command was dropped: too many at once");
+        }
+        missed
+    }
+
+    fn link_of(&self, command: &PlayerCommand) -> usize {
+        match &command.action {
+            PlayerAction::Subscribe { channel }
+            | PlayerAction::Unsubscribe { channel }
+            | PlayerAction::View { channel, .. } => {
+                self.routes.link_of(&Subject { name: channel.clone(), pattern: is_pattern(channel) })
+            }
+            PlayerAction::Disconnect { .. } => 0,
+        }
+    }
+}

@@ -1,0 +1,137 @@
+//! Player commands as JSON: what nodes tell each other, and what services publish on the control channel (contract §9).
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use drawbridge_engine::expr::{self, CompileError, Vars};
+use drawbridge_engine::io::{PlayerAction, PlayerCommand};
+use drawbridge_protocol::channel;
+use serde::{Deserialize, Deserializer, Serialize};
+
+/// A player command as JSON (contract §9).
+#[derive(Debug, Serialize, Deserialize)]
+struct WireCommand<'a> {
+    command: &'a str,
+    player: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    channel: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    reason: Option<String>,
+    /// `null` is a value of its own.
+    #[serde(default, deserialize_with = "present", skip_serializing_if = "Option::is_none")]
+    view: Option<Option<String>>,
+}
+
+/// A field that is there, be it `null`.
+pub(crate) fn present<'de, D: Deserializer<'de>>(field: D) -> Result<Option<Option<String>>, D::Error> {
+    Option::deserialize(field).map(Some)
+}
+
+/// Checks a view as a service sets it.
+///
+/// # Errors
+/// Where it is no expression over what a class's `view` speaks of.
+pub fn check_view(view: &str) -> Result<(), CompileError> {
+    expr::compile(view, Vars::VIEW_RULE).map(|_| ())
+}
+
+/// A player command as it is published.
+pub fn to_payload(command: &PlayerCommand) -> Bytes {
+    // Strings always serialise.
+    serde_json::to_vec(&WireCommand::from(command)).unwrap_or_default().into()
+}
+
+impl From<&PlayerCommand> for WireCommand<'_> {
+    fn from(command: &PlayerCommand) -> Self {
+        let (name, channel, reason) = match &command.action {
+            PlayerAction::Subscribe { channel } => ("subscribe", Some(channel), None),
+            PlayerAction::Unsubscribe { channel } => ("unsubscribe", Some(channel), None),
+            PlayerAction::View { channel, .. } => ("view", Some(channel), None),
+            PlayerAction::Disconnect { reason } => ("disconnect", None, reason.as_ref()),
+        };
+        let view = match &command.action {
+            PlayerAction::View { view, .. } => Some(view.as_ref().map(ToString::to_string)),
+            _ => None,
+        };
+        WireCommand {
+            command: name,
+            player: command.player.to_string(),
+            channel: channel.map(ToString::to_string),
+            reason: reason.map(ToString::to_string),
+            view,
+        }
+    }
+}
+
+/// Reads a player command, or says what is wrong with it.
+pub fn parse(json: &str) -> Result<PlayerCommand, String> {
+    let wire: WireCommand<'_> = serde_json::from_str(json).map_err(|error| error.to_string())?;
+    if wire.player.is_empty() {
+        return Err("`player` is empty".to_owned());
+    }
+    let channel = || {
+        let name = wire.channel.clone().ok_or_else(|| "`channel` is missing".to_owned())?;
+        channel::validate_subject(&name).map_err(|error| format!("`channel`: {error}"))?;
+        Ok::<Arc<str>, String>(name.into())
+    };
+    let action = match wire.command {
+        "subscribe" => PlayerAction::Subscribe { channel: channel()? },
+        "unsubscribe" => PlayerAction::Unsubscribe { channel: channel()? },
+        "disconnect" => PlayerAction::Disconnect { reason: wire.reason.clone().map(Into::into) },
+        "view" => {
+            let channel = channel()?;
+            if channel::is_pattern(&channel) {
+                return Err("`channel`: a view is of one channel, not of a pattern".to_owned());
+            }
+            let view =
+                wire.view.clone().ok_or_else(|| "`view` is missing: an expression, or null".to_owned())?;
+            if let Some(view) = &view {
+                check_view(view).map_err(|error| format!("`view`: {error}"))?;
+            }
+            PlayerAction::View { channel, view: view.map(Into::into) }
+        }
+        other => return Err(format!("no command `{other}`: subscribe, unsubscribe, view or disconnect")),
+    };
+    Ok(PlayerCommand { player: wire.player.into(), action })
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+    use super::*;
+
+    #[test]
+    fn commands_survive_the_way_between_nodes() {
+        let actions = [
+            PlayerAction::Subscribe { channel: "room:42".into() },
+            PlayerAction::Unsubscribe { channel: "room:*".into() },
+            PlayerAction::Disconnect { reason: Some("cheating \"again\"".into()) },
+            PlayerAction::Disconnect { reason: None },
+            PlayerAction::View { channel: "room:42".into(), view: Some("data.x > 1".into()) },
+            PlayerAction::View { channel: "room:42".into(), view: None },
+        ];
+        for action in actions {
+            let command = PlayerCommand { player: "alice".into(), action };
+            let payload = to_payload(&command);
+            assert_eq!(parse(std::str::from_utf8(&payload).unwrap()), Ok(command));
+        }
+    }
+
+    #[test]
+    fn a_bad_command_says_what_is_wrong() {
+        let rows = [
+            ("[]", "invalid"),
+            (r#"{"command":"subscribe","player":"alice"}"#, "`channel` is missing"),
+            (r#"{"command":"subscribe","player":"alice","channel":"a b"}"#, "`channel`"),
+            (r#"{"command":"subscribe","player":"","channel":"a"}"#, "`player` is empty"),
+            (r#"{"command":"dance","player":"alice"}"#, "no command `dance`"),
+            (r#"{"command":"view","player":"alice","channel":"a"}"#, "`view` is missing"),
+            (r#"{"command":"view","player":"alice","channel":"a","view":"1 +"}"#, "`view`"),
+            (r#"{"command":"view","player":"alice","channel":"a*","view":null}"#, "not of a pattern"),
+        ];
+        for (json, expected) in rows {
+            let error = parse(json).unwrap_err();
+            assert!(error.contains(expected), "{json}: {error}");
+        }
+    }
+}
