@@ -203,11 +203,13 @@ impl Bus {
         });
     }
 
-    /// Whether each channel that player commands come on was confirmed, on every link.
+    /// Whether each channel that player commands come on was confirmed, on every link that subscribes to it.
     pub fn is_listening(&self) -> bool {
-        let channels = self.heard_on();
-        let confirmed = |channel: &Arc<str>| channels.confirmed.get(channel).copied().unwrap_or(0);
-        self.channels.iter().all(|channel| confirmed(channel) >= self.broker.links())
+        let heard = self.heard_on();
+        self.channels.iter().all(|channel| {
+            let confirmed = heard.confirmed.get(channel).copied().unwrap_or(0);
+            confirmed >= self.broker.links_of(channel)
+        })
     }
 
     /// Whether Redis refuses a channel that player commands come on.

@@ -225,8 +225,10 @@ class Node:
 
     @property
     def own_subjects(self):
-        """What the node is subscribed to for itself: the nodes' own channel, and the control channel."""
-        return names.OWN_SUBJECTS + bool(self.config.get("control_channel"))
+        """What the node is subscribed to for itself: the nodes' own channel on each link, and the control channel."""
+        broker = self.config.get("broker", {})
+        links = 1 if broker.get("kind", "memory") == "memory" else broker.get("subscriber_pool", names.SUBSCRIBER_POOL)
+        return links * names.OWN_SUBJECTS + bool(self.config.get("control_channel"))
 
     def wait_idle(self, timeout=PATIENCE):
         left = {}

@@ -1,7 +1,7 @@
-//! Player commands on their way to the shards (contract §9). They come on reserved channels, which every link of the
-//! pool subscribes to: a command is told by the link of the channel that it is about, so that it takes effect in
-//! order with that channel's events. What a service was told is done holds for all that is published behind it, on
-//! every node.
+//! Player commands on their way to the shards (contract §9). Nodes tell each other on a channel of their own, which every
+//! link of the pool subscribes to: a command is told by the link of the channel that it is about, so that it takes effect
+//! in order with that channel's events. What a service was told is done holds for all that is published behind it, on
+//! every node. What comes by the control channel is told as it comes.
 
 use std::sync::Arc;
 
@@ -58,18 +58,18 @@ impl Herald {
     pub(super) fn tell(&self, channel: &str, json: &str, outlet: &Outlet) -> ShardSet {
         let command = match command::parse(json) {
             Ok(command) => command,
-            Err(reason) if self.link == 0 => {
+            Err(reason) => {
                 self.meter.count_command(false);
                 tracing::warn!(channel, reason, "a player command could not be read");
                 return ShardSet::default();
             }
-            Err(_) => return ShardSet::default(),
         };
-        if self.link != self.link_of(&command) {
+        let by_service = self.channels.control.as_deref() == Some(channel);
+        if !by_service && self.link != self.link_of(&command) {
             return ShardSet::default();
         }
         self.meter.count_command(true);
-        if self.channels.control.as_deref() == Some(channel) {
+        if by_service {
             outlet.tell(ShardId::NODE, BrokerEvent::Command(command.clone()));
         }
         let missed = outlet.tell_shards(&BrokerEvent::Command(command));

@@ -200,7 +200,7 @@ impl Broker {
             Kind::Redis(redis) => (redis.subscriber_pool.max(1), redis.subscriber_pool.max(1) + 1),
         };
         let board = Arc::new(Board::new(board_parts, outlet.clone()));
-        let routes = Arc::new(Routes::new(pool, &hub.classes, &hub.reserved, commands.clone()));
+        let routes = Arc::new(Routes::new(pool, &hub.classes, &hub.reserved, commands.nodes.clone()));
         let (jobs, job_receiver) = jobs(queue_bytes, outlet.clone());
         let (links, parts): (Vec<_>, Vec<_>) = (0..pool)
             .map(|at| {
@@ -323,9 +323,9 @@ impl Broker {
         let _ = tokio::time::timeout(DRAIN_TIMEOUT * 2, stopped.wait_for(|stopped| *stopped)).await;
     }
 
-    /// How many links there are.
-    pub fn links(&self) -> usize {
-        self.0.links.len()
+    /// How many links subscribe to this channel where it is wanted.
+    pub fn links_of(&self, channel: &Arc<str>) -> usize {
+        self.0.routes.links_of(&Subject::channel(channel.clone())).len()
     }
 
     fn order(&self, subject: Subject, order: impl Fn(Subject) -> Order) {

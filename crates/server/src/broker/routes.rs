@@ -6,12 +6,11 @@
 
 use std::hash::{BuildHasher, Hasher};
 use std::ops::Range;
+use std::sync::Arc;
 
 use drawbridge_engine::class::Classes;
 use drawbridge_engine::io::Subject;
 use drawbridge_engine::settings::Reserved;
-
-use super::herald::CommandChannels;
 
 /// Names links by their places in the pool.
 #[derive(Debug)]
@@ -19,17 +18,12 @@ pub(super) struct Routes {
     pool: u64,
     /// What the channels of the first link begin with.
     first: Vec<Box<str>>,
-    /// What every link is subscribed to.
-    everywhere: CommandChannels,
+    /// What every link is subscribed to: where nodes tell each other.
+    everywhere: Arc<str>,
 }
 
 impl Routes {
-    pub(super) fn new(
-        pool: usize,
-        classes: &Classes,
-        reserved: &Reserved,
-        everywhere: CommandChannels,
-    ) -> Self {
+    pub(super) fn new(pool: usize, classes: &Classes, reserved: &Reserved, everywhere: Arc<str>) -> Self {
         let mut first: Vec<Box<str>> = vec![reserved.prefix().into()];
         for (_, class) in classes.iter().filter(|(_, class)| class.patterns) {
             let prefix = class.name.literal_prefix();
@@ -42,7 +36,7 @@ impl Routes {
 
     /// The links that subscribe to this channel or pattern.
     pub(super) fn links_of(&self, subject: &Subject) -> Range<usize> {
-        if self.everywhere.contain(&subject.name) {
+        if *subject.name == *self.everywhere {
             return 0..self.pool as usize;
         }
         let link = self.link_of(subject);
@@ -83,17 +77,15 @@ mod tests {
         }
     }
 
-    fn channels() -> CommandChannels {
-        CommandChannels::new("drawbridge:", true)
+    fn channels() -> Arc<str> {
+        "drawbridge:nodes".into()
     }
 
     #[test]
-    fn every_link_hears_player_commands() {
+    fn every_link_hears_what_nodes_tell_each_other() {
         let routes = Routes::new(4, &Classes::new(vec![]), &Reserved::new("drawbridge:"), channels());
-        for name in ["drawbridge:nodes", "drawbridge:control"] {
-            assert_eq!(routes.links_of(&Subject::channel(name)), 0..4);
-        }
-        assert_eq!(routes.links_of(&Subject::channel("drawbridge:other")), 0..1);
+        assert_eq!(routes.links_of(&Subject::channel("drawbridge:nodes")), 0..4);
+        assert_eq!(routes.links_of(&Subject::channel("drawbridge:control")), 0..1);
     }
 
     #[test]
