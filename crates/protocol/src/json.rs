@@ -395,8 +395,7 @@ impl<'a> Reader<'a> {
         let start = self.at;
         let mut escaped = false;
         loop {
-            let plain = |byte: &&u8| !matches!(byte, b'"' | b'\\' | 0..0x20);
-            self.at += self.text.as_bytes()[self.at..].iter().take_while(plain).count();
+            self.at += plain_len(&self.text.as_bytes()[self.at..]);
             match self.peek() {
                 Some(b'"') => break,
                 Some(b'\\') => self.escape()?,
@@ -465,6 +464,28 @@ impl Brackets {
     }
 }
 
+/// How many bytes from the beginning stand in a string as they are: up to a quote, a backslash or a control character.
+/// Eight at a time: most of what is read and written are strings.
+pub fn plain_len(text: &[u8]) -> usize {
+    let (words, rest) = text.as_chunks();
+    for (at, word) in words.iter().enumerate() {
+        let special = special_bytes(u64::from_le_bytes(*word));
+        if special != 0 {
+            return at * 8 + special.trailing_zeros() as usize / 8;
+        }
+    }
+    words.len() * 8 + rest.iter().take_while(|byte| !matches!(byte, b'"' | b'\\' | 0..0x20)).count()
+}
+
+/// Sets the highest bit of the first byte that is a quote, a backslash or a control character; of those behind it
+/// also where they are none, because what is subtracted is carried upwards.
+fn special_bytes(word: u64) -> u64 {
+    const EACH: u64 = 0x0101_0101_0101_0101;
+    let below = |word: u64, bound: u8| word.wrapping_sub(EACH * u64::from(bound)) & !word;
+    let is = |byte: u8| below(word ^ (EACH * u64::from(byte)), 1);
+    (below(word, 0x20) | is(b'"') | is(b'\\')) & (EACH << 7)
+}
+
 /// A string in quotes.
 pub fn quoted(text: &str) -> String {
     let mut out = Vec::with_capacity(text.len() + 2);
@@ -477,12 +498,13 @@ pub fn quoted(text: &str) -> String {
 pub fn push_string(out: &mut Vec<u8>, text: &str) {
     out.push(b'"');
     let mut rest = text.as_bytes();
-    while let Some(at) = rest.iter().position(|byte| matches!(byte, b'"' | b'\\' | 0..0x20)) {
-        out.extend_from_slice(&rest[..at]);
-        push_escape(out, rest[at]);
-        rest = &rest[at + 1..];
+    loop {
+        let (plain, special) = rest.split_at(plain_len(rest));
+        out.extend_from_slice(plain);
+        let Some((byte, after)) = special.split_first() else { break };
+        push_escape(out, *byte);
+        rest = after;
     }
-    out.extend_from_slice(rest);
     out.push(b'"');
 }
 

@@ -223,8 +223,10 @@ impl MapWriter<'_> {
                 if !std::mem::replace(first, false) {
                     self.out.push(b',');
                 }
-                json::push_string(self.out, name);
-                self.out.push(b':');
+                // A name of ours: nothing in it is escaped.
+                self.out.push(b'"');
+                self.out.extend_from_slice(name.as_bytes());
+                self.out.extend_from_slice(b"\":");
                 Encoding::Json
             }
             Shape::MsgPack(container) => {

@@ -92,6 +92,13 @@ fn strings_are_decoded_as_javascript_does() {
 
 proptest! {
     #[test]
+    fn a_string_is_plain_up_to_what_must_be_escaped(text in "[ -~\u{0}\u{1f}é\u{7f}\u{80}😀]{0,40}") {
+        let special = |byte: &u8| matches!(byte, b'"' | b'\\' | 0..0x20);
+        let expected = text.bytes().position(|byte| special(&byte)).unwrap_or(text.len());
+        prop_assert_eq!(plain_len(text.as_bytes()), expected);
+    }
+
+    #[test]
     fn written_strings_are_read_back(text in any::<String>()) {
         let mut out = Vec::new();
         push_string(&mut out, &text);
