@@ -4,14 +4,14 @@ use std::borrow::Cow;
 use std::fmt;
 use std::sync::Arc;
 
-use drawbridge_protocol::event::PayloadMode;
+use drawbridge_protocol::event::{Event, PayloadMode};
 use drawbridge_protocol::glob;
 use drawbridge_protocol::template::{ClassName, Params, Template};
 
 use crate::area::Point;
 use crate::expr::Expr;
 use crate::io::WhenDown;
-use crate::path::{NotAKey, Path};
+use crate::path::{self, NotAKey, Path, find_each};
 use crate::settings::Rate;
 
 /// The rules of the channels whose names match (contract §10, `[[channel]]`).
@@ -66,21 +66,26 @@ impl Class {
     ///
     /// # Errors
     /// Where something else than a string or a number stands there, or the key is empty or over [`MAX_KEY_BYTES`].
-    pub fn key_of<'e>(
-        &self,
-        data: &'e str,
-        tags: Option<&'e str>,
-        own: Option<&'e str>,
-    ) -> Result<Option<Cow<'e, str>>, KeyError> {
-        let found = match &self.key {
-            Some(path) => path.key(data, tags).map_err(|NotAKey| KeyError::NotAKey)?,
-            None => None,
-        };
-        match found.or(own.map(Cow::Borrowed)) {
-            Some(key) if key.is_empty() => Err(KeyError::Empty),
-            Some(key) if key.len() > MAX_KEY_BYTES => Err(KeyError::TooLong),
-            key => Ok(key),
-        }
+    pub fn key_of<'e>(&self, data: &'e str, tags: Option<&'e str>, own: Option<&'e str>) -> FoundKey<'e> {
+        key_from(find_each([self.key.as_ref()], data, tags)[0], own)
+    }
+
+    /// [`Class::key_of`] and [`EntityRules::position_of`] an event, in one walk through it.
+    pub fn entity_of<'e>(&self, event: &'e Event) -> (FoundKey<'e>, Result<Option<Point>, &Path>) {
+        let space = self.entity.as_ref().and_then(|rules| rules.space.as_ref());
+        let [x, y] = space.map_or([None; 2], |space| space.position.each_ref().map(Some));
+        let [key, x, y] = find_each([self.key.as_ref(), x, y], event.data_json(), event.tags_json());
+        (key_from(key, event.key()), space.map(|space| space.position_from([x, y])).transpose())
+    }
+}
+
+/// The key of an event: what stands at its class's path, or else what the event itself names.
+fn key_from<'e>(found: Option<&'e str>, own: Option<&'e str>) -> FoundKey<'e> {
+    let found = found.map_or(Ok(None), path::key).map_err(|NotAKey| KeyError::NotAKey)?;
+    match found.or(own.map(Cow::Borrowed)) {
+        Some(key) if key.is_empty() => Err(KeyError::Empty),
+        Some(key) if key.len() > MAX_KEY_BYTES => Err(KeyError::TooLong),
+        key => Ok(key),
     }
 }
 
@@ -88,6 +93,9 @@ impl Class {
 pub const MAX_KEY_BYTES: usize = 255;
 /// The event that ends an entity.
 pub const REMOVE_EVENT: &str = "remove";
+
+/// The key of an event, if it has one.
+pub type FoundKey<'e> = Result<Option<Cow<'e, str>>, KeyError>;
 
 /// Why an event has no good key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -145,12 +153,18 @@ impl EntityRules {
     /// Where they have, and the event says none, or none that is a finite number: names the path.
     pub fn position_of(&self, data: &str, tags: Option<&str>) -> Result<Option<Point>, &Path> {
         let Some(space) = &self.space else { return Ok(None) };
-        let [x, y] = &space.position;
-        let at = |path: &'_ Path| path.number(data, tags);
-        match (at(x), at(y)) {
-            (Some(x), Some(y)) => Ok(Some(Point { x, y })),
-            (None, _) => Err(x),
-            (_, None) => Err(y),
+        space.position_from(find_each(space.position.each_ref().map(Some), data, tags)).map(Some)
+    }
+}
+
+impl Space {
+    /// The position that stands at the paths of x and y.
+    fn position_from(&self, found: [Option<&str>; 2]) -> Result<Point, &Path> {
+        let [x, y] = &self.position;
+        match found.map(|value| value.and_then(path::number)) {
+            [Some(x), Some(y)] => Ok(Point { x, y }),
+            [None, _] => Err(x),
+            [_, None] => Err(y),
         }
     }
 }

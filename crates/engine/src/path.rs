@@ -4,10 +4,9 @@
 use std::borrow::Cow;
 use std::fmt;
 
-use drawbridge_protocol::event::Event;
-use drawbridge_protocol::json::{self, decimal_text};
+use drawbridge_protocol::json::decimal_text;
 
-use crate::expr::json::member;
+use crate::expr::json::{RawText, member, members};
 
 /// How many names one path holds behind its root.
 const MAX_STEPS: usize = 8;
@@ -83,51 +82,59 @@ impl Path {
 
     /// The JSON text of the value at this place; `None` where there is none.
     pub fn find<'e>(&self, data: &'e str, tags: Option<&'e str>) -> Option<&'e str> {
-        let mut value = match self.root {
-            Root::Data => data,
-            Root::Tags => tags?,
-        };
-        for step in &self.steps {
-            if !value.starts_with('{') {
-                return None;
+        let [found] = find_each([Some(self)], data, tags);
+        found
+    }
+
+    /// The value that the path leads to, from that of its first name on.
+    fn follow<'e>(&self, first: &'e str) -> Option<&'e str> {
+        let mut rest = self.steps.iter().skip(1);
+        rest.try_fold(first, |value, step| if value.starts_with('{') { member(value, step) } else { None })
+    }
+}
+
+/// The JSON texts of the values at several places, found in one walk through the event.
+pub fn find_each<'e, const N: usize>(
+    paths: [Option<&Path>; N],
+    data: &'e str,
+    tags: Option<&'e str>,
+) -> [Option<&'e str>; N] {
+    let mut found = [None; N];
+    for (root, text) in [(Root::Data, data), (Root::Tags, tags.unwrap_or_default())] {
+        let mut wanted = paths.iter().flatten().filter(|path| path.root == root);
+        if wanted.next().is_none() || !text.starts_with('{') {
+            continue;
+        }
+        for (name, value) in members(text) {
+            for (path, found) in paths.iter().zip(&mut found) {
+                if let Some(path) = path.filter(|path| path.root == root && name.is(&path.steps[0])) {
+                    *found = path.follow(value);
+                }
             }
-            value = member(value, step)?;
-        }
-        Some(value)
-    }
-
-    /// The key at this place: a string as it is, a number as its decimal text. `Ok(None)`: nothing stands there, or
-    /// null.
-    ///
-    /// # Errors
-    /// Where something else stands there.
-    pub fn key<'e>(&self, data: &'e str, tags: Option<&'e str>) -> Result<Option<Cow<'e, str>>, NotAKey> {
-        let Some(value) = self.find(data, tags) else { return Ok(None) };
-        match value.as_bytes().first() {
-            Some(b'n') => Ok(None),
-            Some(b'"') => json::Value::parse(value)
-                .ok()
-                .and_then(|value| value.as_str().map(json::Str::decode))
-                .map(Some)
-                .ok_or(NotAKey),
-            Some(b'-' | b'0'..=b'9') => Ok(Some(Cow::Owned(decimal_text(value)))),
-            _ => Err(NotAKey),
         }
     }
+    found
+}
 
-    /// The number at this place, if a finite one stands there.
-    pub fn number(&self, data: &str, tags: Option<&str>) -> Option<f64> {
-        let value = self.find(data, tags)?;
-        if !value.starts_with(|c: char| c == '-' || c.is_ascii_digit()) {
-            return None;
-        }
-        value.parse().ok().filter(|number: &f64| number.is_finite())
+/// The key that a JSON text means: a string as it is, a number as its decimal text, null none.
+///
+/// # Errors
+/// Where it is something else.
+pub fn key(value: &str) -> Result<Option<Cow<'_, str>>, NotAKey> {
+    match value.as_bytes().first() {
+        Some(b'n') => Ok(None),
+        Some(b'"') => Ok(Some(RawText::quoted(value).text())),
+        Some(b'-' | b'0'..=b'9') => Ok(Some(Cow::Owned(decimal_text(value)))),
+        _ => Err(NotAKey),
     }
+}
 
-    /// As [`Path::number`], of an event.
-    pub fn number_of(&self, event: &Event) -> Option<f64> {
-        self.number(event.data_json(), event.tags_json())
+/// The number that a JSON text means, if it is a finite one.
+pub fn number(value: &str) -> Option<f64> {
+    if !value.starts_with(|c: char| c == '-' || c.is_ascii_digit()) {
+        return None;
     }
+    value.parse().ok().filter(|number: &f64| number.is_finite())
 }
 
 impl fmt::Display for Path {
@@ -165,10 +172,20 @@ mod tests {
             ("7", Ok(None), None),
         ];
         for (data, key, number) in rows {
-            assert_eq!(path.key(data, None), key.map(|key| key.map(Cow::Borrowed)), "{data}");
-            assert_eq!(path.number(data, None), *number, "{data}");
+            let found = path.find(data, None);
+            assert_eq!(found.map_or(Ok(None), super::key), key.map(|key| key.map(Cow::Borrowed)), "{data}");
+            assert_eq!(found.and_then(super::number), *number, "{data}");
         }
-        assert_eq!(Path::parse("tags.id").unwrap().key("{}", Some(r#"{"id":"a"}"#)), Ok(Some("a".into())));
+    }
+
+    #[test]
+    fn finds_several_in_one_walk() {
+        let paths = ["tags.id", "data.pos.x", "data.pos.y", "data.id"].map(|path| Path::parse(path).unwrap());
+        let paths = paths.each_ref().map(Some);
+        let data = r#"{"id":1,"pos":{"y":2},"id":{},"pos":{"x":3,"y":4}}"#;
+        let tags = r#"{"id":"a"}"#;
+        assert_eq!(find_each(paths, data, Some(tags)), [Some(r#""a""#), Some("3"), Some("4"), Some("{}")]);
+        assert_eq!(find_each(paths, r#"{"pos":{"x":1},"pos":7}"#, None), [None; 4], "of duplicates the last");
     }
 
     #[test]

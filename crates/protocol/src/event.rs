@@ -133,7 +133,7 @@ impl Event {
     }
 
     /// Names the entity that it is about, where the channel's class finds the key in the data.
-    pub fn set_key(&mut self, key: &str) {
+    pub fn set_key(&mut self, key: String) {
         self.key = Some(Text::Made(key.into()));
     }
 

@@ -5,13 +5,15 @@
 use std::borrow::Cow;
 use std::char::{REPLACEMENT_CHARACTER, decode_utf16};
 
+use drawbridge_protocol::json::plain_len;
+
 /// The value of this key in the text of an object; of duplicate keys the last one's.
 pub(crate) fn member<'a>(object: &'a str, key: &str) -> Option<&'a str> {
     members(object).filter(|(name, _)| name.is(key)).last().map(|(_, value)| value)
 }
 
 /// The members of the text of an object, duplicates and all.
-pub(super) fn members(object: &str) -> impl Iterator<Item = (RawText<'_>, &str)> {
+pub(crate) fn members(object: &str) -> impl Iterator<Item = (RawText<'_>, &str)> {
     let mut cursor = Cursor::inside(object);
     std::iter::from_fn(move || {
         let name = cursor.name()?;
@@ -37,22 +39,29 @@ impl<'a> Iterator for Elements<'a> {
 
 /// A JSON string as it is written, without its quotes.
 #[derive(Clone, Copy)]
-pub(super) struct RawText<'a>(&'a str);
+pub(crate) struct RawText<'a> {
+    raw: &'a str,
+    escaped: bool,
+}
 
 impl<'a> RawText<'a> {
     /// Of a string with its quotes.
-    pub(super) fn quoted(text: &'a str) -> Self {
+    pub(crate) fn quoted(text: &'a str) -> Self {
+        RawText::unquote(text, text.contains('\\'))
+    }
+
+    fn unquote(text: &'a str, escaped: bool) -> Self {
         let text = text.strip_prefix('"').unwrap_or(text);
-        RawText(text.strip_suffix('"').unwrap_or(text))
+        RawText { raw: text.strip_suffix('"').unwrap_or(text), escaped }
     }
 
     /// What it says: borrowed where nothing is escaped. A half of a surrogate pair counts as U+FFFD.
-    pub(super) fn text(self) -> Cow<'a, str> {
-        if self.0.contains('\\') { Cow::Owned(unescape(self.0)) } else { Cow::Borrowed(self.0) }
+    pub(crate) fn text(self) -> Cow<'a, str> {
+        if self.escaped { Cow::Owned(unescape(self.raw)) } else { Cow::Borrowed(self.raw) }
     }
 
-    fn is(self, text: &str) -> bool {
-        self.0 == text || (self.0.contains('\\') && unescape(self.0) == text)
+    pub(crate) fn is(self, text: &str) -> bool {
+        self.raw == text || (self.escaped && unescape(self.raw) == text)
     }
 }
 
@@ -129,8 +138,8 @@ impl<'a> Cursor<'a> {
         if self.peek() != Some(b'"') {
             return None;
         }
-        self.skip_text();
-        self.text.get(start..self.at).map(RawText::quoted)
+        let escaped = self.skip_text();
+        self.text.get(start..self.at).map(|text| RawText::unquote(text, escaped))
     }
 
     /// The next value; `None` at the end of the list or object.
@@ -139,7 +148,9 @@ impl<'a> Cursor<'a> {
         let start = self.at;
         match self.peek()? {
             b']' | b'}' => return None,
-            b'"' => self.skip_text(),
+            b'"' => {
+                self.skip_text();
+            }
             b'[' | b'{' => self.skip_nested(),
             _ => self.skip_word(),
         }
@@ -152,14 +163,23 @@ impl<'a> Cursor<'a> {
         }
     }
 
-    fn skip_text(&mut self) {
+    /// Says whether something in it is escaped.
+    fn skip_text(&mut self) -> bool {
         self.at += 1;
-        while let Some(byte) = self.peek() {
-            self.at += 1;
-            match byte {
-                b'\\' => self.at += 1,
-                b'"' => return,
-                _ => {}
+        let mut escaped = false;
+        loop {
+            self.at += plain_len(self.text.as_bytes().get(self.at..).unwrap_or_default());
+            match self.peek() {
+                Some(b'\\') => {
+                    escaped = true;
+                    self.at += 2;
+                }
+                Some(b'"') => {
+                    self.at += 1;
+                    return escaped;
+                }
+                Some(_) => self.at += 1,
+                None => return escaped,
             }
         }
     }

@@ -103,7 +103,7 @@ impl Table {
     }
 
     /// Takes in a live event.
-    pub(super) fn take(&mut self, now_ms: u64, key: &Arc<str>, publication: &Arc<Publication>) -> Taken {
+    pub(super) fn take(&mut self, now_ms: u64, key: &str, publication: &Arc<Publication>) -> Taken {
         let version = publication.event.server_id().and_then(Version::of_id);
         let held = self.entities.get(key).map(|held| held.seq);
         let mut late = version.is_none();
@@ -152,11 +152,11 @@ impl Table {
         let seq = version.map_or(UNVERSIONED, |version| version.seq);
         if publication.entity == Some(EntityChange::Remove) {
             if let Some(loading) = &mut self.loading {
-                loading.removed.insert(key.clone(), seq);
+                loading.removed.insert(key.into(), seq);
             }
             let Some(held) = self.entities.remove(key) else { return Taken::Known };
             if late && held.stored && self.loading.is_none() {
-                self.ended.insert(key.clone());
+                self.ended.insert(key.into());
             }
             return Taken::Changed;
         }
@@ -172,7 +172,7 @@ impl Table {
         // The stored table had room for it.
         let gone = if self.entities.len() >= self.bound() { self.make_room(now_ms) } else { Vec::new() };
         let held = Held { publication: publication.clone(), heard_ms: now_ms, seq, stored };
-        self.entities.insert(key.clone(), held);
+        self.entities.insert(key.into(), held);
         if gone.is_empty() { Taken::Changed } else { Taken::Instead(gone) }
     }
 

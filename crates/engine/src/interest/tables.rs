@@ -2,6 +2,7 @@
 //! what comes live, and told to the shards behind the confirmation; from then on events change them in order. What
 //! one table holds and what fits it stands in [`super::table`].
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use drawbridge_protocol::event::{Event, PayloadMode};
@@ -114,7 +115,7 @@ impl Hub {
             return Kept::Changed;
         };
         let before = table.len();
-        let taken = table.take(now_ms, &key.into(), publication);
+        let taken = table.take(now_ms, key, publication);
         self.stats.entities = self.stats.entities + table.len() - before;
         match taken {
             Taken::Changed => Kept::Changed,
@@ -210,21 +211,17 @@ pub(super) fn read_entity(class: &Class, event: &mut Event) -> Result<Option<Ent
     if class.key.is_none() && class.entity.is_none() {
         return Ok(None);
     }
-    let found = class.key_of(event.data_json(), event.tags_json(), event.key());
-    let found = found.map(|key| key.map(|key| key.into_owned()));
-    if let Ok(Some(key)) = &found
-        && event.key() != Some(key.as_str())
-    {
+    let (key, position) = class.entity_of(event);
+    let position = position.map_err(|_| BadEntity::Position);
+    let key = key.ok().flatten().map(Cow::into_owned);
+    let named = key.is_some();
+    if let Some(key) = key.filter(|key| event.key() != Some(key)) {
         event.set_key(key);
     }
-    let Some(rules) = &class.entity else { return Ok(None) };
-    if !matches!(found, Ok(Some(_))) {
-        return Err(BadEntity::Key);
+    match () {
+        () if class.entity.is_none() => Ok(None),
+        () if !named => Err(BadEntity::Key),
+        () if event.name() == REMOVE_EVENT => Ok(Some(EntityChange::Remove)),
+        () => Ok(Some(EntityChange::Set { position: position? })),
     }
-    if event.name() == REMOVE_EVENT {
-        return Ok(Some(EntityChange::Remove));
-    }
-    let position =
-        rules.position_of(event.data_json(), event.tags_json()).map_err(|_| BadEntity::Position)?;
-    Ok(Some(EntityChange::Set { position }))
 }
