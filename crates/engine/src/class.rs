@@ -67,7 +67,7 @@ impl Class {
     /// # Errors
     /// Where something else than a string or a number stands there, or the key is empty or over [`MAX_KEY_BYTES`].
     pub fn key_of<'e>(&self, data: &'e str, tags: Option<&'e str>, own: Option<&'e str>) -> FoundKey<'e> {
-        key_from(find_each([self.key.as_ref()], data, tags)[0], own)
+        key_from(self.key.as_ref().and_then(|path| path.find(data, tags)), own)
     }
 
     /// [`Class::key_of`] and [`EntityRules::position_of`] an event, in one walk through it.

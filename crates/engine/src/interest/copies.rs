@@ -8,9 +8,11 @@ use drawbridge_protocol::channel;
 use drawbridge_protocol::event::{Event, PayloadMode};
 
 use super::hub::{Hub, State};
-use super::io::{HubOutput, HubSettings};
+use super::io::{BadEntity, HubOutput, HubSettings};
 use super::shards::ShardSet;
-use super::tables::{Kept, read_entity};
+use super::table::Taken;
+use super::tables::read_entity;
+use crate::class::{Class, ClassId};
 use crate::io::{BrokerEvent, EntityChange, Publication, SubjectRef};
 
 /// What was published, as far as it was held.
@@ -22,7 +24,37 @@ pub(super) enum Content {
     Oversized(usize),
 }
 
+/// How the events of a channel are read.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Rules {
+    /// It is the node's own: taken as it is, and never shown through patterns.
+    reserved: bool,
+    class: Option<ClassId>,
+}
+
+impl Rules {
+    pub(super) fn class(self, settings: &HubSettings) -> Option<&Class> {
+        self.class.and_then(|id| settings.classes.get(id))
+    }
+}
+
+/// Why a publication is dropped.
+enum Dropped {
+    /// It is over the bound; its size.
+    Oversized(usize),
+    /// Its class does not take what it holds.
+    Unreadable,
+    /// It says nothing good of an entity.
+    Entity(BadEntity),
+}
+
 impl Hub {
+    pub(super) fn rules_of(&self, channel: &str) -> Rules {
+        let reserved = self.settings.reserved.holds(channel);
+        let class = if reserved { None } else { self.settings.classes.of_channel(channel) };
+        Rules { reserved, class: class.map(|(id, _, _)| id) }
+    }
+
     pub(super) fn message(&mut self, now_ms: u64, pattern: Option<&[u8]>, channel: &[u8], content: Content) {
         let Ok(channel) = std::str::from_utf8(channel) else {
             self.stats.dropped_bad_name += 1;
@@ -36,38 +68,43 @@ impl Hub {
 
     /// The exact subscription's copy is canonical wherever there is one.
     fn exact_copy(&mut self, now_ms: u64, channel: &str, content: Content) {
+        let matched = self.pattern_shards(channel);
         let key = SubjectRef { name: channel, pattern: false };
-        let Some(entry) = self.entries.get(&key) else { return };
-        let shards = if entry.state == State::Live { entry.shards } else { ShardSet::default() };
-        let has_table = entry.table.is_some() && entry.state != State::Ending;
-        let mut by_pattern = ShardSet::default();
-        if !self.patterns.is_empty() && !is_reserved(&self.settings, channel) {
-            by_pattern = self.pattern_shards(channel);
+        let Some((subject, entry)) = self.entries.get_key_value_mut(&key) else { return };
+        let by_pattern = if entry.rules.reserved { ShardSet::default() } else { matched };
+        let mut shards = by_pattern;
+        if entry.state == State::Live {
+            shards = shards.union(entry.shards);
         }
-        let mut shards = shards.union(by_pattern);
-        if shards.is_empty() && !has_table {
+        let table = entry.table.as_mut().filter(|_| entry.state != State::Ending);
+        if shards.is_empty() && table.is_none() {
             return;
         }
-        let Some((event, change)) = self.read(channel, content) else { return };
-        let Some((subject, entry)) = self.entries.get_key_value_mut(&key) else { return };
-        let offset = entry.offset + 1;
-        let mut publication = publication(&self.settings, subject.name.clone(), event, offset, change);
-        if has_table {
-            let subject = subject.clone();
-            match self.keep(now_ms, &subject, &publication) {
-                Kept::Changed => {}
-                Kept::Refused => return,
-                // For the table it is no news; through patterns it is an event like any other.
-                Kept::Unchanged => {
-                    shards = by_pattern;
-                    if let Some(publication) = Arc::get_mut(&mut publication) {
-                        publication.entity = None;
-                    }
-                }
+        let (rules, offset) = (entry.rules, entry.offset + 1);
+        let read = match read(&self.settings, rules, content) {
+            Ok(read) => read,
+            Err(reason) => return self.dropped(channel, reason),
+        };
+        let mut publication = publication(&self.settings, rules, subject.name.clone(), offset, read);
+        let taken = match table {
+            Some(table) => {
+                let before = table.len();
+                let taken = table.take(now_ms, &publication);
+                self.stats.entities = self.stats.entities + table.len() - before;
+                taken
             }
+            None => Taken::Changed,
+        };
+        if taken == Taken::Full {
+            return self.dropped(channel, Dropped::Entity(BadEntity::Full));
         }
-        if let Some(entry) = self.entries.get_mut(&key) {
-            entry.offset = offset;
+        entry.offset = offset;
+        if !self.kept(&publication.channel, taken) {
+            // For the table it is no news; through patterns it is an event like any other.
+            shards = by_pattern;
+            if let Some(publication) = Arc::get_mut(&mut publication) {
+                publication.entity = None;
+            }
         }
         if !shards.is_empty() {
             self.outputs.push_back(HubOutput::Shards(shards, BrokerEvent::Publication(publication)));
@@ -77,13 +114,15 @@ impl Hub {
     /// Of the patterns' copies the one of the pattern that was confirmed first is canonical.
     fn pattern_copy(&mut self, pattern: &[u8], channel: &str, content: Content) {
         let key = SubjectRef { name: channel, pattern: false };
-        let exact = self.entries.get(&key);
-        if exact.is_some_and(|entry| matches!(entry.state, State::Loading | State::Live | State::Ending)) {
+        let exact = self.entries.get(&key).map(|entry| entry.state);
+        if exact.is_some_and(|state| matches!(state, State::Loading | State::Live | State::Ending)) {
             return;
         }
-        if self.oldest_pattern(channel).is_none_or(|oldest| oldest.as_bytes() != pattern)
-            || is_reserved(&self.settings, channel)
-        {
+        if self.oldest_pattern(channel).is_none_or(|oldest| oldest.as_bytes() != pattern) {
+            return;
+        }
+        let rules = self.rules_of(channel);
+        if rules.reserved {
             return;
         }
         if channel::validate(channel).is_err() {
@@ -94,7 +133,10 @@ impl Hub {
         if shards.is_empty() {
             return;
         }
-        let Some((event, change)) = self.read(channel, content) else { return };
+        let read = match read(&self.settings, rules, content) {
+            Ok(read) => read,
+            Err(reason) => return self.dropped(channel, reason),
+        };
         // An exact subscription that is asked for but not confirmed counts on in its own entry.
         let (name, offset) = match self.entries.get_key_value_mut(&key) {
             Some((subject, entry)) => {
@@ -103,7 +145,7 @@ impl Hub {
             }
             None => self.counters.next(channel),
         };
-        let publication = publication(&self.settings, name, event, offset, change);
+        let publication = publication(&self.settings, rules, name, offset, read);
         self.outputs.push_back(HubOutput::Shards(shards, BrokerEvent::Publication(publication)));
     }
 
@@ -139,54 +181,50 @@ impl Hub {
         shards
     }
 
-    /// The event, with its key, and what it does to the entity of that key.
-    fn read(&mut self, channel: &str, content: Content) -> Option<(Event, Option<EntityChange>)> {
-        let payload = match content {
-            Content::Whole(payload) if payload.len() <= self.settings.external_bytes => payload,
-            Content::Whole(payload) => return self.oversized(channel, payload.len()),
-            Content::Oversized(bytes) => return self.oversized(channel, bytes),
-        };
-        let reserved = is_reserved(&self.settings, channel);
-        let class = if reserved { None } else { self.settings.classes.of_channel(channel) };
-        let mode = match &class {
-            _ if reserved => PayloadMode::Raw,
-            Some((_, class, _)) => class.payload,
-            None => PayloadMode::Auto,
-        };
-        let Ok(mut event) = Event::from_payload(payload, mode) else {
-            self.stats.dropped_unreadable += 1;
-            return None;
-        };
-        match class.map_or(Ok(None), |(_, class, _)| read_entity(class, &mut event)) {
-            Ok(change) => Some((event, change)),
-            Err(reason) => {
-                self.drop_entity(channel, reason);
-                None
+    fn dropped(&mut self, channel: &str, reason: Dropped) {
+        match reason {
+            Dropped::Unreadable => self.stats.dropped_unreadable += 1,
+            Dropped::Entity(reason) => self.drop_entity(channel, reason),
+            Dropped::Oversized(bytes) => {
+                self.stats.dropped_oversized += 1;
+                self.outputs.push_back(HubOutput::Oversized { channel: channel.to_owned(), bytes });
             }
         }
     }
+}
 
-    fn oversized<T>(&mut self, channel: &str, bytes: usize) -> Option<T> {
-        self.stats.dropped_oversized += 1;
-        self.outputs.push_back(HubOutput::Oversized { channel: channel.to_owned(), bytes });
-        None
-    }
+/// The event, with its key, and what it does to the entity of that key.
+fn read(
+    settings: &HubSettings,
+    rules: Rules,
+    content: Content,
+) -> Result<(Event, Option<EntityChange>), Dropped> {
+    let payload = match content {
+        Content::Whole(payload) if payload.len() <= settings.external_bytes => payload,
+        Content::Whole(payload) => return Err(Dropped::Oversized(payload.len())),
+        Content::Oversized(bytes) => return Err(Dropped::Oversized(bytes)),
+    };
+    let class = rules.class(settings);
+    let mode = match class {
+        Some(class) => class.payload,
+        None if rules.reserved => PayloadMode::Raw,
+        None => PayloadMode::Auto,
+    };
+    let mut event = Event::from_payload(payload, mode).map_err(|_| Dropped::Unreadable)?;
+    let change = class.map_or(Ok(None), |class| read_entity(class, &mut event)).map_err(Dropped::Entity)?;
+    Ok((event, change))
 }
 
 /// An event as the shards get it.
 fn publication(
     settings: &HubSettings,
+    rules: Rules,
     channel: Arc<str>,
-    event: Event,
     offset: u64,
-    change: Option<EntityChange>,
+    (event, change): (Event, Option<EntityChange>),
 ) -> Arc<Publication> {
     let mut publication = Publication::with_entity(channel, event, offset, change);
-    let class = settings.classes.of_channel(&publication.channel);
-    publication.unnumbered = class.is_some_and(|(_, class, _)| class.delivery.max_updates.is_some());
+    let class = rules.class(settings);
+    publication.unnumbered = class.is_some_and(|class| class.delivery.max_updates.is_some());
     Arc::new(publication)
-}
-
-fn is_reserved(settings: &HubSettings, channel: &str) -> bool {
-    settings.reserved.holds(channel)
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use hashbrown::{HashMap, HashSet};
 
-use super::copies::Content;
+use super::copies::{Content, Rules};
 use super::counters::Counters;
 use super::io::{HubInput, HubOutput, HubSettings, HubStats, LinkCommand};
 use super::patterns::PatternIndex;
@@ -39,6 +39,8 @@ pub(super) struct Entry {
     pub(super) broken: bool,
     /// When it is given up if nobody wants it; 0: somebody does, or it is not live.
     linger_until_ms: u64,
+    /// How its events are read (exact channels).
+    pub(super) rules: Rules,
     /// The events counted (exact channels).
     pub(super) offset: u64,
     /// Its entities, if its class has them.
@@ -180,8 +182,16 @@ impl Hub {
             self.counters.take(&subject.name)
         };
         let shards = ShardSet::only(shard);
-        let table = self.table_for(&subject);
-        let entry = Entry { shards, state: State::Waiting, broken: false, linger_until_ms: 0, offset, table };
+        let rules = if subject.pattern { Rules::default() } else { self.rules_of(&subject.name) };
+        let entry = Entry {
+            shards,
+            state: State::Waiting,
+            broken: false,
+            linger_until_ms: 0,
+            rules,
+            offset,
+            table: self.table_for(rules),
+        };
         self.compact_waiting();
         self.waiting.push_back(subject.clone());
         self.entries.insert(subject, entry);

@@ -103,7 +103,8 @@ impl Table {
     }
 
     /// Takes in a live event.
-    pub(super) fn take(&mut self, now_ms: u64, key: &str, publication: &Arc<Publication>) -> Taken {
+    pub(super) fn take(&mut self, now_ms: u64, publication: &Arc<Publication>) -> Taken {
+        let Some(key) = publication.event.key() else { return Taken::Known };
         let version = publication.event.server_id().and_then(Version::of_id);
         let held = self.entities.get(key).map(|held| held.seq);
         let mut late = version.is_none();

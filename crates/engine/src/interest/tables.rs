@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use drawbridge_protocol::event::{Event, PayloadMode};
 
+use super::copies::Rules;
 use super::hub::{Hub, State};
 use super::io::{BadEntity, HubOutput, StoredEntity, StoredTable};
 use super::shards::{ShardId, ShardSet};
@@ -14,25 +15,11 @@ use super::table::{Table, Taken};
 use crate::class::{Class, REMOVE_EVENT};
 use crate::io::{BrokerEvent, EntityChange, Publication, Subject, SubjectRef};
 
-/// What became of a live event of an entity channel.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Kept {
-    /// It changed the table.
-    Changed,
-    /// The table is as it was, or is to be read anew.
-    Unchanged,
-    /// There is no room for it.
-    Refused,
-}
-
 impl Hub {
     /// An empty table for a channel whose class has entities.
-    pub(super) fn table_for(&self, subject: &Subject) -> Option<Box<Table>> {
-        if subject.pattern || self.settings.reserved.holds(&subject.name) {
-            return None;
-        }
-        let (_, class, _) = self.settings.classes.of_channel(&subject.name)?;
-        class.entity.as_ref().map(|rules| Box::new(Table::new(rules)))
+    pub(super) fn table_for(&self, rules: Rules) -> Option<Box<Table>> {
+        let entity = rules.class(&self.settings)?.entity.as_ref();
+        entity.map(|rules| Box::new(Table::new(rules)))
     }
 
     /// Redis has confirmed an entity channel, or an event of it is missing: reads its table.
@@ -70,10 +57,13 @@ impl Hub {
                 return self.load_refused(&subject, &reason);
             }
         };
+        let class = entry.rules.class(&self.settings);
         self.stats.entities -= table.len();
         for entity in stored.entities {
             let age_ms = entity.age_ms;
-            if let Some((key, publication)) = self.read_stored(&subject.name, entity) {
+            if let Some((key, publication)) =
+                class.and_then(|class| read_stored(class, &subject.name, entity))
+            {
                 table.take_stored(now_ms, age_ms, key, publication);
             }
         }
@@ -101,37 +91,19 @@ impl Hub {
         self.end_now(subject);
     }
 
-    fn read_stored(&self, channel: &Arc<str>, entity: StoredEntity) -> Option<(Arc<str>, Publication)> {
-        let mut event = Event::from_payload(entity.payload, PayloadMode::Auto).ok()?;
-        let (_, class, _) = self.settings.classes.of_channel(channel)?;
-        let change = read_entity(class, &mut event).ok()??;
-        Some((entity.key.into(), Publication::with_entity(channel.clone(), event, 0, Some(change))))
-    }
-
-    /// Keeps a live event of an entity channel.
-    pub(super) fn keep(&mut self, now_ms: u64, subject: &Subject, publication: &Arc<Publication>) -> Kept {
-        let Some(entry) = self.entries.get_mut(subject) else { return Kept::Unchanged };
-        let (Some(table), Some(key)) = (&mut entry.table, publication.event.key()) else {
-            return Kept::Changed;
-        };
-        let before = table.len();
-        let taken = table.take(now_ms, key, publication);
-        self.stats.entities = self.stats.entities + table.len() - before;
+    /// Does what follows from a live event beside telling it; says whether it is news to the table.
+    pub(super) fn kept(&mut self, channel: &Arc<str>, taken: Taken) -> bool {
         match taken {
-            Taken::Changed => Kept::Changed,
+            Taken::Changed => true,
             Taken::Instead(keys) => {
-                self.tell_expired(subject, keys);
-                Kept::Changed
+                self.tell_expired(&Subject::channel(channel.clone()), keys);
+                true
             }
-            Taken::Known => Kept::Unchanged,
-            Taken::Full => {
-                self.drop_entity(&subject.name, BadEntity::Full);
-                Kept::Refused
-            }
+            Taken::Known | Taken::Full => false,
             Taken::Gap => {
                 self.stats.table_gaps += 1;
-                self.reload(subject);
-                Kept::Unchanged
+                self.reload(&Subject::channel(channel.clone()));
+                false
             }
         }
     }
@@ -204,6 +176,12 @@ impl Hub {
             }
         }
     }
+}
+
+fn read_stored(class: &Class, channel: &Arc<str>, entity: StoredEntity) -> Option<(Arc<str>, Publication)> {
+    let mut event = Event::from_payload(entity.payload, PayloadMode::Auto).ok()?;
+    let change = read_entity(class, &mut event).ok()??;
+    Some((entity.key.into(), Publication::with_entity(channel.clone(), event, 0, Some(change))))
 }
 
 /// Finds an event's key, and on an entity channel what it does to which entity.
