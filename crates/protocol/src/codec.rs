@@ -45,8 +45,8 @@ pub fn encode_frame(encoding: Encoding, message: &ServerMessage<'_>) -> Frame {
 
 /// Several whole frames of this encoding as one frame whose message is the array of theirs; at most
 /// [`crate::MAX_BATCH`] of them. The array's header and separators are the only bytes of its own.
-pub fn encode_array(encoding: Encoding, frames: &[Frame]) -> Frame {
-    let bodies: Vec<&[u8]> = frames.iter().map(|frame| payload_of(frame)).collect();
+pub fn encode_array<'f>(encoding: Encoding, frames: impl Iterator<Item = &'f Frame>) -> Frame {
+    let bodies: Vec<&[u8]> = frames.map(|frame| payload_of(frame)).collect();
     writer::array_frame(encoding, &bodies)
 }
 

@@ -131,7 +131,7 @@ impl MapWriter<'_> {
 
     pub(crate) fn number(&mut self, name: &str, value: u64) {
         match self.name(name) {
-            Encoding::Json => self.out.extend_from_slice(value.to_string().as_bytes()),
+            Encoding::Json => json::push_number(self.out, value),
             Encoding::MsgPack => msgpack::write_uint(self.out, value),
         }
     }

@@ -342,11 +342,11 @@ impl Connection {
 }
 
 fn array(encoding: Encoding, batch: &[Message<'_>]) -> Frame {
-    let frame = |message: &Message<'_>| match message {
-        Message::Event(event) => event.frame(encoding).clone(),
-        Message::Own(frame) => frame.clone(),
-    };
-    codec::encode_array(encoding, &batch.iter().map(frame).collect::<Vec<_>>())
+    let frames = batch.iter().map(|message| match message {
+        Message::Event(event) => event.frame(encoding),
+        Message::Own(frame) => frame,
+    });
+    codec::encode_array(encoding, frames)
 }
 
 /// A batch in which each event is compressed once for all; plain where none of them is worth it.

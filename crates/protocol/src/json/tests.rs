@@ -92,6 +92,13 @@ fn strings_are_decoded_as_javascript_does() {
 
 proptest! {
     #[test]
+    fn a_number_is_written_in_decimal(number in prop_oneof![any::<u64>(), 0..100u64, Just(u64::MAX)]) {
+        let mut out = Vec::new();
+        push_number(&mut out, number);
+        prop_assert_eq!(String::from_utf8(out).unwrap(), number.to_string());
+    }
+
+    #[test]
     fn a_string_is_plain_up_to_what_must_be_escaped(text in "[ -~\u{0}\u{1f}é\u{7f}\u{80}😀]{0,40}") {
         let special = |byte: &u8| matches!(byte, b'"' | b'\\' | 0..0x20);
         let expected = text.bytes().position(|byte| special(&byte)).unwrap_or(text.len());

@@ -5,6 +5,7 @@
 //! The decoder holds no bytes. A payload over the bound is reported when its length is read and then skipped as
 //! it streams by, so whatever length is announced costs nothing.
 
+use drawbridge_protocol::json::push_number;
 use memchr::memchr;
 
 /// Channel and pattern names over this are skipped, in bytes. Well-formed names have at most 255.
@@ -316,18 +317,7 @@ pub fn encode<'a>(out: &mut Vec<u8>, parts: impl ExactSizeIterator<Item = &'a [u
 
 fn header(out: &mut Vec<u8>, kind: u8, length: usize) {
     out.push(kind);
-    let mut digits = [0u8; 20];
-    let mut at = digits.len();
-    let mut left = length;
-    loop {
-        at -= 1;
-        digits[at] = b'0' + (left % 10) as u8;
-        left /= 10;
-        if left == 0 {
-            break;
-        }
-    }
-    out.extend_from_slice(&digits[at..]);
+    push_number(out, length as u64);
     out.extend_from_slice(b"\r\n");
 }
 
