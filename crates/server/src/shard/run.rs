@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use drawbridge_engine::engine::Engine;
-use drawbridge_engine::io::{ConnId, Input, MessageKind, Opened, Output};
+use drawbridge_engine::io::{BrokerEvent, ConnId, Input, MessageKind, Now, Opened, Output};
 use drawbridge_protocol::websocket::{Limits, OpCode, Received, encode_close, encode_frame};
 use drawbridge_protocol::{CloseCode, Frame};
 use slab::Slab;
@@ -45,11 +45,23 @@ struct Shard {
     closing: RefCell<VecDeque<(u64, ConnId)>>,
     buffers: RefCell<ReadBuffers>,
     scratch: RefCell<Vec<u8>>,
+    /// The time for all that a turn takes in, and a read of a socket: the clocks are read once for each.
+    now: Cell<Now>,
     /// A task has given the engine something.
     wake: Notify,
     answers: mpsc::WeakUnboundedSender<Mail>,
     open_sockets: Arc<AtomicUsize>,
     stats: Cell<ShardStats>,
+}
+
+/// What wakes the loop.
+enum Woken {
+    Mail(Mail),
+    Event(BrokerEvent),
+    /// A task has given the engine something.
+    Given,
+    /// A deadline has come.
+    Due,
 }
 
 /// Runs a shard until nobody can send it mail any more.
@@ -70,14 +82,21 @@ pub(super) async fn run(
             alarm.as_mut().reset(at.into());
         }
         armed = deadline;
-        tokio::select! {
+        let woken = tokio::select! {
             received = mail.recv() => match received {
-                Some(received) => shard.mail(received),
+                Some(received) => Woken::Mail(received),
                 None => return,
             },
-            Some(event) = events.recv() => shard.input(Input::Broker(event)),
-            () = shard.wake.notified() => {}
-            () = alarm.as_mut(), if armed.is_some() => {
+            Some(event) = events.recv() => Woken::Event(event),
+            () = shard.wake.notified() => Woken::Given,
+            () = alarm.as_mut(), if armed.is_some() => Woken::Due,
+        };
+        shard.read_clocks();
+        match woken {
+            Woken::Mail(received) => shard.mail(received),
+            Woken::Event(event) => shard.input(Input::Broker(event)),
+            Woken::Given => {}
+            Woken::Due => {
                 armed = None;
                 shard.tick();
             }
@@ -114,6 +133,7 @@ impl Shard {
             closing: RefCell::default(),
             buffers: RefCell::new(ReadBuffers::new()),
             scratch: RefCell::default(),
+            now: Cell::new(parts.clock.now()),
             wake: Notify::new(),
             answers,
             open_sockets,
@@ -122,8 +142,12 @@ impl Shard {
         }
     }
 
+    fn read_clocks(&self) {
+        self.now.set(self.parts.clock.now());
+    }
+
     fn input(&self, input: Input<'_>) {
-        self.engine.borrow_mut().handle(self.parts.clock.now(), input);
+        self.engine.borrow_mut().handle(self.now.get(), input);
     }
 
     /// As [`Shard::input`], from a task beside the loop.
@@ -141,7 +165,7 @@ impl Shard {
 
     fn tick(&self) {
         self.input(Input::Tick);
-        let now = self.parts.clock.now().mono_ms;
+        let now = self.now.get().mono_ms;
         loop {
             let Some((at, id)) = self.closing.borrow().front().copied() else { return };
             if at > now {
@@ -203,6 +227,7 @@ impl Shard {
 
     /// Reads once.
     fn read(self: &Rc<Self>, socket: &Rc<Socket>) -> Next {
+        self.read_clocks();
         let mut buffers = self.buffers.borrow_mut();
         match socket.transport.read(&mut buffers) {
             Ok(ReadBytes::WouldBlock) => Next::Read,
@@ -337,7 +362,7 @@ impl Shard {
         if socket.closing.replace(true) {
             return;
         }
-        let at = self.parts.clock.now().mono_ms + CLOSE_TIMEOUT_MS;
+        let at = self.now.get().mono_ms + CLOSE_TIMEOUT_MS;
         self.closing.borrow_mut().push_back((at, socket.id));
         socket.append(frames);
         match socket.write_rest() {
@@ -416,6 +441,7 @@ async fn write_loop(shard: Rc<Shard>, socket: Rc<Socket>) {
             Ok(()) => socket.write_rest(),
             Err(error) => Err(error),
         };
+        shard.read_clocks();
         match written {
             Ok(false) => continue,
             Ok(true) if socket.closing.get() => shard.finish(&socket),
