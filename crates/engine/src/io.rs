@@ -350,6 +350,16 @@ pub struct Commit {
     pub ttl_ms: u64,
 }
 
+/// What the member `id` takes beside the id itself, at most; the functions in Redis reckon with as much.
+const VERSION_BYTES: usize = 64;
+
+impl Commit {
+    /// The size of what subscribers get, at most.
+    pub fn published_bytes(&self) -> usize {
+        self.payload.len() + self.id.len() + VERSION_BYTES
+    }
+}
+
 /// What services have narrowed of a player's views: channels, each with its expression.
 pub type PlayerViews = Arc<[(Arc<str>, Arc<str>)]>;
 

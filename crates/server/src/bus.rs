@@ -106,11 +106,11 @@ impl Bus {
             })?;
         }
         let payload = Envelope { key: Some(&key), id: None, ..*event }.to_payload();
-        if payload.len() > external_bytes {
-            return Err(EventRefused::TooLarge);
-        }
         let (max, ttl_ms) = (rules.max, rules.ttl_ms);
         let commit = Commit { key: (*key).into(), remove, payload, id: id.to_owned(), max, ttl_ms };
+        if commit.published_bytes() > external_bytes {
+            return Err(EventRefused::TooLarge);
+        }
         let channel = channel.into();
         Ok(self.ask(|ticket| BrokerCommand::Commit { ticket, channel, commit, when_down }).await?)
     }

@@ -91,15 +91,16 @@ impl Engine {
 
     /// What the broker would drop, or what would write under our own keys, is refused here.
     fn check_command(&self, command: BrokerCommand) -> Result<BrokerCommand, (ErrorCode, String)> {
+        let bytes = match &command {
+            BrokerCommand::Publish { payload, .. } => payload.len(),
+            BrokerCommand::Commit { commit, .. } => commit.published_bytes(),
+            _ => 0,
+        };
+        if bytes > self.settings.external_bytes {
+            let text = format!("an event may have {} bytes, with its envelope", self.settings.external_bytes);
+            return Err((ErrorCode::TooLarge, text));
+        }
         match &command {
-            BrokerCommand::Publish { payload, .. }
-            | BrokerCommand::Commit { commit: Commit { payload, .. }, .. }
-                if payload.len() > self.settings.external_bytes =>
-            {
-                let text =
-                    format!("an event may have {} bytes, with its envelope", self.settings.external_bytes);
-                Err((ErrorCode::TooLarge, text))
-            }
             BrokerCommand::Append { stream, .. } if self.settings.reserved.holds(stream) => {
                 Err((ErrorCode::Forbidden, "the stream's name is the server's own".to_owned()))
             }

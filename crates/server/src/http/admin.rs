@@ -112,12 +112,15 @@ async fn publish(State(node): Shared, body: Bytes) -> Answer {
         return Err(unsupported("idempotency_key is not supported by this server"));
     }
     let data = body.data.map_or("null", RawValue::get);
-    if json::Value::parse(data).is_ok_and(|value| value.depth > MAX_DATA_DEPTH) {
+    if is_too_deep(data) {
         return Err(bad_request(format!("data: at most {MAX_DATA_DEPTH} deep")));
     }
     let tags = body.tags.map(RawValue::get).filter(|tags| *tags != "null");
     if tags.is_some_and(|tags| !tags.starts_with('{')) {
         return Err(bad_request("tags: an object is expected"));
+    }
+    if tags.is_some_and(is_too_deep) {
+        return Err(bad_request(format!("tags: at most {MAX_DATA_DEPTH} deep")));
     }
     let key = match body.key {
         None => None,
@@ -136,6 +139,11 @@ async fn publish(State(node): Shared, body: Bytes) -> Answer {
     let class = node.config.engine.classes.of_channel(&body.channel).map(|(_, class, _)| class);
     node.bus.publish_event(class, &body.channel, &event, node.config.broker.external_bytes).await?;
     Ok(axum::Json(serde_json::json!({ "channel": body.channel })).into_response())
+}
+
+/// Nodes would not show it as it is.
+fn is_too_deep(json: &str) -> bool {
+    json::Value::parse(json).is_ok_and(|value| value.depth > MAX_DATA_DEPTH)
 }
 
 #[derive(Deserialize)]

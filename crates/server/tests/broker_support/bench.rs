@@ -8,13 +8,14 @@ use bytes::Bytes;
 use drawbridge::broker::{
     Broker, BrokerSettings, BrokerStats, CommandChannels, Kind, RedisSettings, ShardInbox, shard_queue,
 };
-use drawbridge_engine::class::{Class, Classes, EntityRules};
+use drawbridge_engine::class::{Class, Classes, EntityRules, Space};
 use drawbridge_engine::expr::{Vars, compile};
 use drawbridge_engine::interest::{HubSettings, ShardId};
 use drawbridge_engine::io::{
     BrokerCommand, BrokerEvent, BrokerStatus, Commit, Publication, PublishFailure, Subject, Ticket, WhenDown,
 };
 use drawbridge_engine::path::Path;
+use drawbridge_protocol::event::PayloadMode;
 use drawbridge_protocol::template::ClassName;
 
 use super::server::{Flavour, Server};
@@ -330,12 +331,28 @@ pub fn state(entity: &Publication) -> (String, String) {
 
 /// The classes of every scenario.
 pub fn classes() -> Arc<Classes> {
+    let path = |text| Path::parse(text).unwrap();
     let world = Class {
-        key: Some(Path::parse("data.id").unwrap()),
+        key: Some(path("data.id")),
         entity: Some(EntityRules { max: ENTITY_MAX, ttl_ms: ENTITY_TTL_MS, space: None }),
         ..class("world:{world}", false)
     };
-    Classes::new(vec![class("room:{room}", true), class("chat:{name}", false), world])
+    let space = Space {
+        position: [path("data.x"), path("data.y")],
+        hysteresis: 0.0,
+        max_radius: None,
+        area_required: false,
+        follow: compile("true", Vars::FILTER).unwrap(),
+    };
+    // Room for whatever is published there, read in each of the ways.
+    let roomy = |space| Some(EntityRules { max: 1_000_000, ttl_ms: 600_000, space });
+    let by_id = || Some(path("data.id"));
+    let map = Class { key: by_id(), entity: roomy(Some(space)), ..class("map:{map}", false) };
+    let own = Class { payload: PayloadMode::Envelope, entity: roomy(None), ..class("own:{own}", false) };
+    let raw =
+        Class { payload: PayloadMode::Raw, key: by_id(), entity: roomy(None), ..class("raw:{raw}", false) };
+    let tagged = Class { key: Some(path("tags.id")), entity: roomy(None), ..class("tagged:{tagged}", false) };
+    Classes::new(vec![class("room:{room}", true), class("chat:{name}", false), world, map, own, raw, tagged])
 }
 
 fn class(name: &str, patterns: bool) -> Class {

@@ -23,10 +23,13 @@ pub enum Flavour {
     Acl,
 }
 
-/// The rights of `docs/redis.md`, without its channels and keys.
-pub const ACL_COMMANDS: &str = "-@all +hello +auth +ping +select +client|setname +subscribe +psubscribe \
-     +unsubscribe +punsubscribe +publish +xadd +fcall +function|list +function|load +time +hget +hmget \
-     +hgetall +hscan +hset +hdel +hlen +hexists +hincrby +pexpire";
+/// The rights that `docs/redis.md` names, without its channels and keys.
+fn acl_commands() -> String {
+    let docs = include_str!("../../../../docs/redis.md");
+    let (_, rest) = docs.split_once("ACL SETUSER bridge").unwrap();
+    let (rule, _) = rest.split_once("```").unwrap();
+    rule.split_whitespace().filter(|word| word.starts_with(['+', '-'])).collect::<Vec<_>>().join(" ")
+}
 
 /// A running (or killed, or stopped) Redis.
 pub struct Server {
@@ -105,7 +108,10 @@ impl Server {
             std::thread::sleep(Duration::from_millis(10));
         }
         if self.flavour == Flavour::Acl {
-            let rules = format!("bridge reset on >between-us ~* &room:* &chat:* &world:* &r* {ACL_COMMANDS}");
+            let rules = format!(
+                "bridge reset on >between-us ~actions:* ~drawbridge:* ~world:* &room:* &chat:* &world:* &r* {}",
+                acl_commands()
+            );
             self.call(
                 &[&["ACL", "SETUSER"], rules.split_whitespace().collect::<Vec<_>>().as_slice()].concat(),
             );

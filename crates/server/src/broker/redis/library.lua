@@ -1,13 +1,21 @@
 -- What must happen in Redis in one step: an entity's state is written and published together, and a player's view is
 -- kept and told together. One hash per entity channel: `e` names the table's life, `s` counts its changes, and each
--- entity has `k` and its key, with when it was heard (Redis' clock, milliseconds) and what was published.
+-- entity has `k` and its key, with when it was heard (Redis' clock, milliseconds) and what was published. Beside it a
+-- sorted set has the same fields by when they were heard: what has expired is found without a look at the rest.
 -- PREFIX, EXTERNAL_BYTES and CLASSES stand above; docs/redis.md describes what services see.
 
 local MAX_KEY_BYTES = 255
 local MAX_VIEWS = 256
+-- How deep nodes take an event's data; deeper, they would see no key in it.
+local MAX_DATA_DEPTH = 64
+-- What the rest of the envelope and a table's version take behind an event and its id, at most.
+local VERSION_BYTES = 64
+-- Expired entities taken out at once.
+local PURGED_AT_ONCE = 64
 
 local function table_of(channel)
-  return PREFIX .. '{' .. channel .. '}:entities'
+  local name = PREFIX .. '{' .. channel .. '}'
+  return name .. ':entities', name .. ':heard'
 end
 
 local function now_ms()
@@ -21,49 +29,77 @@ local function new_epoch()
   return string.format('%x%05x', tonumber(time[1]), tonumber(time[2]))
 end
 
--- Takes out what nobody has heard of for `ttl` milliseconds; not more often than that is worth.
-local function purge(name, now, ttl)
-  local last = tonumber(redis.call('HGET', name, 'p') or '0')
-  if now - last < ttl / 8 then
-    return
-  end
-  redis.call('HSET', name, 'p', now)
-  local all = redis.call('HGETALL', name)
-  for at = 1, #all, 2 do
-    local heard = all[at]:sub(1, 1) == 'k' and tonumber(all[at + 1]:match('^%d+'))
-    if heard and heard + ttl <= now then
-      redis.call('HDEL', name, all[at])
+-- The set was lost without the hash, or an older library kept none: as if all had been heard now.
+local function rebuild(rows, heard, now)
+  redis.call('HDEL', rows, 'p')
+  redis.call('UNLINK', heard)
+  for _, field in ipairs(redis.call('HKEYS', rows)) do
+    if field:sub(1, 1) == 'k' then
+      redis.call('ZADD', heard, now, field)
     end
   end
 end
 
+-- Notes that an entity was heard, and says whether it is a new one.
+local function hear(rows, heard, field, now)
+  local is_new = redis.call('ZADD', heard, now, field) == 1
+  -- Its row is still to come, and two fields are no rows.
+  if is_new and redis.call('HLEN', rows) - 2 ~= redis.call('ZCARD', heard) - 1 then
+    rebuild(rows, heard, now)
+    is_new = redis.call('ZADD', heard, now, field) == 1
+  end
+  return is_new
+end
+
+-- Whether there is room for the new one that was just noted. Of what nobody has heard of for `ttl` milliseconds a few are
+-- taken out: one makes room for it, and the others are a few rows less to read.
+local function has_room(rows, heard, max, ttl, now)
+  local expired = redis.call('ZRANGEBYSCORE', heard, '-inf', now - ttl, 'LIMIT', 0, PURGED_AT_ONCE)
+  if #expired == 0 then
+    return redis.call('ZCARD', heard) <= max
+  end
+  redis.call('ZREM', heard, unpack(expired))
+  redis.call('HDEL', rows, unpack(expired))
+  return true
+end
+
 -- Writes one event into the channel's table and publishes it. `body` is a JSON object without its last brace, and
--- without an id. Gives the table's version.
+-- without an id. Gives the table's version. What nodes would drop is refused before the version counts it: they would
+-- miss it, and read the table anew.
 local function commit(channel, max, ttl, key, remove, body, id)
-  local name = table_of(channel)
+  if #body + #id + VERSION_BYTES > EXTERNAL_BYTES then
+    return redis.error_reply('TOOLARGE an event has at most ' .. EXTERNAL_BYTES .. ' bytes, with its envelope')
+  end
+  local rows, heard = table_of(channel)
   local field = 'k' .. key
   local now = now_ms()
-  local epoch = redis.call('HGET', name, 'e')
+  local epoch = redis.call('HGET', rows, 'e')
   if not epoch then
     epoch = new_epoch()
-    redis.call('HSET', name, 'e', epoch, 's', 0, 'p', now)
+    redis.call('UNLINK', heard)
+    redis.call('HSET', rows, 'e', epoch, 's', 0)
   end
-  if not remove and redis.call('HEXISTS', name, field) == 0 and redis.call('HLEN', name) - 3 >= max then
-    purge(name, now, ttl)
-    if redis.call('HLEN', name) - 3 >= max then
-      return redis.error_reply('LIMIT_EXCEEDED the channel holds ' .. max .. ' entities already')
-    end
+  if not remove and hear(rows, heard, field, now) and not has_room(rows, heard, max, ttl, now) then
+    redis.call('ZREM', heard, field)
+    return redis.error_reply('LIMIT_EXCEEDED the channel holds ' .. max .. ' entities already')
   end
-  local seq = redis.call('HINCRBY', name, 's', 1)
+  local seq = redis.call('HINCRBY', rows, 's', 1)
   local payload = body .. ',"id":"' .. id .. '@' .. epoch .. '.' .. string.format('%.0f', seq) .. '"}'
   if remove then
-    redis.call('HDEL', name, field)
+    redis.call('HDEL', rows, field)
+    redis.call('ZREM', heard, field)
   else
-    redis.call('HSET', name, field, string.format('%.0f', now) .. ' ' .. payload)
+    redis.call('HSET', rows, field, string.format('%.0f', now) .. ' ' .. payload)
   end
-  redis.call('PEXPIRE', name, ttl)
   redis.call('PUBLISH', channel, payload)
   return seq
+end
+
+-- A table ends when nothing is heard of any of its entities.
+local function outlive(channel, ttl)
+  local rows, heard = table_of(channel)
+  redis.call('PEXPIRE', rows, ttl)
+  redis.call('PEXPIRE', heard, ttl)
 end
 
 -- For servers: max, ttl, and for each event its key, whether it ends the entity, the JSON object without its last
@@ -75,39 +111,106 @@ local function server_commit(keys, args)
     local answer = commit(keys[1], max, ttl, args[at], args[at + 1] == '1', args[at + 2], args[at + 3])
     answers[#answers + 1] = type(answer) == 'table' and answer.err or answer
   end
+  outlive(keys[1], ttl)
   return answers
 end
 
--- cjson takes NaN, infinities and hexadecimal numbers, which are not JSON.
-local function has_odd_numbers(payload)
-  if not (payload:find('[Nn][Aa][Nn]') or payload:find('[Ii][Nn][Ff]') or payload:find('[xX]')) then
+-- The members of an event.
+local ENVELOPE = { event = true, data = true, from = true, tags = true, key = true, ts = true }
+
+-- The characters that are more than a byte, as UTF-8 has them.
+local UTF8 = {
+  '[\194-\223][\128-\191]',
+  '\224[\160-\191][\128-\191]',
+  '[\225-\236\238\239][\128-\191][\128-\191]',
+  '\237[\128-\159][\128-\191]',
+  '\240[\144-\191][\128-\191][\128-\191]',
+  '[\241-\243][\128-\191][\128-\191][\128-\191]',
+  '\244[\128-\143][\128-\191][\128-\191]',
+}
+
+-- Whether all of it is UTF-8; nodes show other bytes as base64, which has no key.
+local function is_text(payload)
+  if not payload:find('[\128-\255]') then
+    return true
+  end
+  for _, character in ipairs(UTF8) do
+    payload = payload:gsub(character, ' ')
+  end
+  return not payload:find('[\128-\255]')
+end
+
+-- What cjson takes, as strict as it can be told to be, though JSON does not: `1.` and `-.5`, control characters in
+-- strings, and whatever stands behind a NUL.
+local function is_lax(payload)
+  local dots = payload:find('.', 1, true) and (payload:find('%.%D') or payload:find('%D%.'))
+  if not dots and not payload:find('%c') then
     return false
   end
-  local bare = payload:gsub('\\.', ''):gsub('"[^"]*"', '""')
-  return bare:find('[Nn][Aa][Nn]') or bare:find('[Ii][Nn][Ff]') or bare:find('[xX]')
+  local plain = payload:gsub('\\.', '')
+  for text in plain:gmatch('"[^"]*"') do
+    if text:find('[%z\1-\31]') then
+      return true
+    end
+  end
+  local bare = plain:gsub('"[^"]*"', '""')
+  return bare:find('%z') or bare:find('%.%D') or bare:find('%D%.')
+end
+
+local parsers = {}
+
+-- JSON as nodes read it, at most this deep: whether it is, and its value or what is wrong.
+local function parse(payload, max_depth)
+  local parser = parsers[max_depth]
+  if not parser then
+    -- One of our own, made late: it can be told, and is not there yet while the library is loaded.
+    parser = cjson.new()
+    parser.decode_invalid_numbers(false)
+    parser.decode_max_depth(max_depth)
+    parsers[max_depth] = parser
+  end
+  local known, decoded = pcall(parser.decode, payload)
+  if known and is_lax(payload) then
+    return false, 'a number or a string is not as JSON has it'
+  end
+  return known, decoded
+end
+
+-- Whether nodes take an object for an event of its own, and not for the data of one.
+local function is_envelope(class, decoded)
+  if type(decoded.event) ~= 'string' or class.payload == 'raw' then
+    return false
+  end
+  if class.payload == 'auto' then
+    for name in pairs(decoded) do
+      if not ENVELOPE[name] then
+        return false
+      end
+    end
+  end
+  return true
 end
 
 -- What a service's payload says, as docs/protocol.md has it: the event's name, its JSON members for keys and positions,
--- and the JSON object without its last brace; nothing where the class does not take it.
+-- and the JSON object without its last brace; or nothing, and what is wrong. What is not JSON names no entity.
 local function read(class, payload)
-  local known, decoded = pcall(cjson.decode, payload)
-  known = known and not has_odd_numbers(payload)
-  if known and type(decoded) == 'table' and payload:find('^%s*{') and type(decoded.event) == 'string' and class.payload ~= 'raw' then
-    local envelope = true
-    if class.payload == 'auto' then
-      for name in pairs(decoded) do
-        envelope = envelope and (name == 'event' or name == 'data' or name == 'from' or name == 'tags' or name == 'key' or name == 'ts')
-      end
-    end
-    if envelope then
-      return decoded.event, decoded, (payload:gsub('}%s*$', ''))
-    end
+  if not is_text(payload) then
+    return nil, 'not UTF-8'
+  end
+  local known, decoded = parse(payload, MAX_DATA_DEPTH + 1)
+  if known and payload:find('^%s*{') and is_envelope(class, decoded) then
+    return decoded.event, decoded, (payload:gsub('}%s*$', ''))
   end
   if class.payload == 'envelope' then
-    return nil
+    return nil, 'not a JSON object with a string `event`'
   end
-  local data = known and payload or cjson.encode(payload)
-  return 'message', { data = known and decoded or payload }, '{"event":"message","data":' .. data
+  if known then
+    known, decoded = parse(payload, MAX_DATA_DEPTH)
+  end
+  if not known then
+    return nil, 'not JSON of at most ' .. MAX_DATA_DEPTH .. ' deep: ' .. tostring(decoded)
+  end
+  return 'message', { data = decoded }, '{"event":"message","data":' .. payload
 end
 
 local function find(decoded, path)
@@ -186,7 +289,7 @@ local function publish(keys, args)
   end
   local event, decoded, body = read(class, payload)
   if not event then
-    return redis.error_reply('BADPAYLOAD the payload is not a JSON object with a string `event`')
+    return redis.error_reply('BADPAYLOAD the payload is ' .. decoded)
   end
   local key, problem = key_of(class, decoded)
   if not key then
@@ -200,7 +303,9 @@ local function publish(keys, args)
       end
     end
   end
-  return commit(channel, class.max, class.ttl, key, remove, body .. ',"key":' .. cjson.encode(key), 'db1.')
+  local answer = commit(channel, class.max, class.ttl, key, remove, body .. ',"key":' .. cjson.encode(key), 'db1.')
+  outlive(channel, class.ttl)
+  return answer
 end
 
 -- A player's view of a channel is kept (an empty one: no longer), and nodes are told; with '1' at the end only where

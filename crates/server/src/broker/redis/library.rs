@@ -10,7 +10,7 @@ use drawbridge_protocol::event::PayloadMode;
 use serde_json::{Value, json};
 
 /// Of the functions' behaviour: a node replaces a library whose version is lower.
-const VERSION: u64 = 1;
+const VERSION: u64 = 2;
 const FUNCTIONS: &str = include_str!("library.lua");
 const VERSION_LINE: &str = "-- drawbridge library version ";
 const CLASSES_LINE: &str = "-- classes ";
@@ -198,9 +198,12 @@ mod tests {
         let ours = library(&["world:{w}"]);
         let code = ours.to_load(None, false).unwrap();
         assert_eq!(ours.to_load(Some(&code), true), None);
-        let older = code.replace("library version 1", "library version 0");
+        let version = |version| {
+            code.replace(&format!("library version {VERSION}"), &format!("library version {version}"))
+        };
+        let older = version(VERSION - 1);
         assert!(ours.to_load(Some(&older), false).is_some());
-        let newer = code.replace("library version 1", "library version 2");
+        let newer = version(VERSION + 1);
         assert_eq!(ours.to_load(Some(&newer), true), None);
     }
 

@@ -1,0 +1,388 @@
+//! The functions in Redis, called as services and nodes call them: what they take, every node takes; and what has
+//! expired is in nobody's way.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod broker_support;
+
+use std::cell::RefCell;
+use std::time::{Duration, Instant};
+
+use broker_support::bench::{ENTITY_MAX, ENTITY_TTL_MS, EXTERNAL_BYTES};
+use broker_support::{Bench, Flavour, Reply};
+use drawbridge_engine::io::{PublishFailure, Subject, Version};
+use proptest::prelude::*;
+use proptest::sample::{Index, select};
+use proptest::test_runner::{Config, TestRunner};
+
+const ROWS: &str = "drawbridge:{world:1}:entities";
+const HEARD: &str = "drawbridge:{world:1}:heard";
+
+fn redis() -> Bench {
+    Bench::new(Some(Flavour::Tcp))
+}
+
+/// Waits until Redis' clock says so.
+fn wait_until(bench: &Bench, ms: u64) {
+    while now_ms(bench) < ms {
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
+/// Redis' clock.
+fn now_ms(bench: &Bench) -> u64 {
+    let Reply::List(time) = call(bench, &["TIME"]) else { panic!("no time") };
+    let part = |at: usize| match &time[at] {
+        Reply::Text(text) => text.parse::<u64>().unwrap(),
+        other => panic!("{other:?}"),
+    };
+    part(0) * 1_000 + part(1) / 1_000
+}
+
+fn call(bench: &Bench, parts: &[&str]) -> Reply {
+    bench.server.as_ref().unwrap().call(parts)
+}
+
+/// Writes an entity as a node does whose class has these bounds.
+fn commit(bench: &Bench, max: usize, ttl_ms: u64, key: &str) -> Reply {
+    let body = format!(r#"{{"event":"e","data":{{"id":"{key}"}},"key":"{key}""#);
+    let (max, ttl_ms) = (max.to_string(), ttl_ms.to_string());
+    let parts = ["FCALL", "drawbridge_commit", "1", "world:1", &max, &ttl_ms, key, "0", &body, "db1.1"];
+    let Reply::List(answers) = call(bench, &parts) else { panic!("not taken") };
+    answers.into_iter().next().unwrap()
+}
+
+fn is_full(answer: &Reply) -> bool {
+    matches!(answer, Reply::Text(words) if words.starts_with("LIMIT_EXCEEDED"))
+}
+
+#[test]
+fn what_has_expired_keeps_nothing_new_out() {
+    let mut bench = redis();
+    let mut heard = Vec::new();
+    for n in 0..ENTITY_MAX {
+        assert_eq!(bench.commit(0, "world:1", &format!("e{n}"), n), Ok(()));
+        heard.push(now_ms(&bench));
+        std::thread::sleep(Duration::from_millis(40));
+    }
+    assert_eq!(bench.commit(0, "world:1", "more", 0), Err(PublishFailure::LimitExceeded));
+    for (n, heard_ms) in heard.into_iter().enumerate() {
+        wait_until(&bench, heard_ms + ENTITY_TTL_MS);
+        assert_eq!(bench.commit(0, "world:1", &format!("more{n}"), n), Ok(()), "e{n} has expired");
+    }
+}
+
+#[test]
+fn an_entity_that_is_heard_again_stays() {
+    let bench = redis();
+    for key in ["a", "b", "a"] {
+        assert!(matches!(commit(&bench, 2, 300, key), Reply::Int(_)));
+        wait_until(&bench, now_ms(&bench) + 200);
+    }
+    assert!(matches!(commit(&bench, 2, 300, "c"), Reply::Int(_)), "b has expired");
+    let stays = call(&bench, &["HMGET", ROWS, "ka", "kb", "kc"]);
+    assert!(
+        matches!(&stays, Reply::List(rows) if matches!(rows[..], [Reply::Text(_), Reply::Nil, Reply::Text(_)])),
+        "{stays:?}"
+    );
+    assert!(is_full(&commit(&bench, 2, 60_000, "d")));
+}
+
+#[test]
+fn room_is_made_a_little_at_a_time() {
+    const TTL_MS: u64 = 1_000;
+    let bench = redis();
+    for n in 0..500 {
+        assert!(matches!(commit(&bench, 501, TTL_MS, &format!("e{n}")), Reply::Int(_)));
+    }
+    let full_ms = now_ms(&bench);
+    while now_ms(&bench) < full_ms + TTL_MS {
+        // So that the table itself does not expire.
+        commit(&bench, 501, TTL_MS, "alive");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let rows = |bench: &Bench| match call(bench, &["HLEN", ROWS]) {
+        Reply::Int(rows) => rows,
+        other => panic!("{other:?}"),
+    };
+    let before = rows(&bench);
+    assert!(matches!(commit(&bench, 501, TTL_MS, "new"), Reply::Int(_)));
+    let gone = before + 1 - rows(&bench);
+    assert!((1..=64).contains(&gone), "{gone} went at once");
+    let Reply::Text(commands) = call(&bench, &["INFO", "commandstats"]) else { panic!("no stats") };
+    assert!(!commands.contains("cmdstat_hgetall"), "{commands}");
+}
+
+#[test]
+fn a_refused_entity_leaves_nothing() {
+    let bench = redis();
+    assert!(matches!(commit(&bench, 1, 60_000, "a"), Reply::Int(1)));
+    for _ in 0..3 {
+        assert!(is_full(&commit(&bench, 1, 60_000, "b")));
+    }
+    assert_eq!(call(&bench, &["ZRANGE", HEARD, "0", "-1"]), Reply::List(vec![Reply::Text("ka".into())]));
+    assert!(matches!(commit(&bench, 1, 60_000, "a"), Reply::Int(2)), "nothing was counted");
+}
+
+#[test]
+fn a_table_without_its_set_is_taken_over() {
+    let bench = redis();
+    // As an older library left it.
+    let row = format!("{} {{}}", now_ms(&bench));
+    call(&bench, &["HSET", ROWS, "e", "old", "s", "7", "p", "1", "ka", &row, "kb", &row]);
+    assert!(is_full(&commit(&bench, 2, 500, "c")));
+    assert!(matches!(commit(&bench, 2, 500, "a"), Reply::Int(8)), "the version goes on");
+    // Redis may evict the one and not the other.
+    call(&bench, &["DEL", HEARD]);
+    assert!(is_full(&commit(&bench, 2, 500, "c")));
+    let lost_ms = now_ms(&bench);
+    while now_ms(&bench) < lost_ms + 500 {
+        assert!(matches!(commit(&bench, 2, 500, "a"), Reply::Int(_)));
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    assert!(matches!(commit(&bench, 2, 500, "c"), Reply::Int(_)), "b has expired");
+    // A table that begins anew has nothing of the old one.
+    call(&bench, &["DEL", ROWS]);
+    assert!(matches!(commit(&bench, 2, 500, "d"), Reply::Int(1)));
+    assert_eq!(call(&bench, &["ZRANGE", HEARD, "0", "-1"]), Reply::List(vec![Reply::Text("kd".into())]));
+}
+
+/// Channels of classes that read payloads in different ways.
+const CHANNELS: [&str; 4] = ["map:1", "own:1", "raw:1", "tagged:1"];
+
+/// A node that hears them all.
+fn listening() -> Bench {
+    let mut bench = redis();
+    for channel in CHANNELS {
+        bench.subscribe(0, &Subject::channel(channel));
+        assert_eq!(bench.table(0), []);
+    }
+    bench
+}
+
+/// Publishes by the function. What Redis takes, the node must tell, under the key that Redis keeps it by, and without a
+/// hole before what comes next.
+fn publish(bench: &mut Bench, channel: &str, payload: &[u8]) -> Reply {
+    let reply = call_publish(bench, channel, payload);
+    if let Reply::Int(seq) = reply {
+        let next = next_of(channel);
+        assert_eq!(call_publish(bench, channel, next.as_bytes()), Reply::Int(seq + 1));
+        let told = bench.publication(0);
+        if told.event.key() == Some("next") {
+            assert!(
+                payload.windows(5).any(|part| part == b"emove"),
+                "only who is not there is removed untold"
+            );
+            return reply;
+        }
+        let version = told.event.server_id().and_then(Version::of_id).expect("it came by the table");
+        assert_eq!((&*told.channel, version.seq), (channel, u64::try_from(seq).unwrap()));
+        let rows = format!("drawbridge:{{{channel}}}:entities");
+        let field = format!("k{}", told.event.key().expect("a key"));
+        let is_kept = call(bench, &["HEXISTS", &rows, &field]) == Reply::Int(1);
+        assert_eq!(is_kept, told.event.name() != "remove", "{field}");
+        assert_eq!(bench.publication(0).event.key(), Some("next"));
+    }
+    reply
+}
+
+/// An event that every class takes; `raw` finds its key at the top.
+fn next_of(channel: &str) -> &'static str {
+    match channel {
+        "raw:1" => r#"{"id":"next"}"#,
+        _ => r#"{"event":"next","key":"next","data":{"id":"next","x":1,"y":1},"tags":{"id":"next"}}"#,
+    }
+}
+
+fn call_publish(bench: &Bench, channel: &str, payload: &[u8]) -> Reply {
+    let parts = [b"FCALL".as_slice(), b"drawbridge_publish", b"1", channel.as_bytes(), payload];
+    bench.server.as_ref().unwrap().call(&parts)
+}
+
+#[test]
+fn what_is_json_is_taken() {
+    let mut bench = listening();
+    let deep = format!(r#"{{"event":"e","key":"a","data":{}{}}}"#, "[".repeat(64), "]".repeat(64));
+    for (channel, payload) in [
+        ("map:1", r#"{"event":"e","data":{"id":"a","x":1,"y":-2.5e-05}}"#),
+        ("map:1", " {\t\"event\" : \"e\",\r\n\"data\":{\"id\":0.5,\"x\":0,\"y\":1E+2} } \n"),
+        ("map:1", r#"{"event":"e","data":{"id":"NaN 0x1 +1 01 1. .5 \" 1.","x":-0.0,"y":10.05}}"#),
+        ("map:1", "{\"event\":\"e\",\"data\":{\"id\":\"é€😀\u{7f}\",\"x\":1,\"y\":1}}"),
+        ("map:1", r#"{"event":"remove","data":{"id":"a"}}"#),
+        ("map:1", r#"{"id":"a","x":1,"y":2,"s":"\\"}"#),
+        ("own:1", r#"{"event":"e","key":7,"more":{"event":1}}"#),
+        ("own:1", &deep),
+        ("raw:1", r#"{"event":"e","id":"a"}"#),
+        ("tagged:1", r#"{"event":"e","tags":{"id":"\ud83d\ude00"}}"#),
+    ] {
+        let reply = publish(&mut bench, channel, payload.as_bytes());
+        assert!(matches!(reply, Reply::Int(_)), "{channel} {payload}: {reply:?}");
+    }
+}
+
+#[test]
+fn what_nodes_cannot_read_is_refused() {
+    let mut bench = listening();
+    let nested = |depth: usize| format!("{}{}", "[".repeat(depth), "]".repeat(depth));
+    let with =
+        |more: &str| format!(r#"{{"event":"e","key":"a","data":{{"id":"a","x":1,"y":1,"more":{more}}}}}"#);
+    let mut bad: Vec<Vec<u8>> =
+        ["01", "-01", "1.", "1.e5", "-.5", "+1", "0x1", "NaN", "-inf", "Infinity", "nan"]
+            .iter()
+            .map(|number| with(number).into_bytes())
+            .collect();
+    bad.push(with("\"\t\"").into_bytes());
+    bad.push(with(&nested(64)).into_bytes());
+    bad.push([with("1").as_bytes(), b"\0junk"].concat());
+    for bytes in
+        [b"\xff".as_slice(), b"\xc0\xaf", b"\xed\xa0\x80", b"\xe2\x82", b"\xf4\x90\x80\x80", b"\xc3\xa9\xa9"]
+    {
+        bad.push(
+            [br#"{"event":"e","key":"a","data":{"id":"a","x":1,"y":1,"t":""#, bytes, br#""}}"#].concat(),
+        );
+    }
+    for payload in bad {
+        let text = String::from_utf8_lossy(&payload);
+        for channel in ["map:1", "own:1"] {
+            let reply = publish(&mut bench, channel, &payload);
+            assert!(
+                matches!(&reply, Reply::Error(words) if words.starts_with("BADPAYLOAD")),
+                "{text}: {reply:?}"
+            );
+        }
+    }
+}
+
+#[test]
+fn what_nodes_would_drop_for_its_size_is_refused() {
+    let mut bench = listening();
+    for bytes in (EXTERNAL_BYTES - 300..=EXTERNAL_BYTES).step_by(7) {
+        for channel in ["own:1", "raw:1"] {
+            let pad =
+                |with: usize| format!(r#"{{"event":"e","key":"a","id":"a","pad":"{}"}}"#, "x".repeat(with));
+            let payload = pad(bytes - pad(0).len());
+            let reply = publish(&mut bench, channel, payload.as_bytes());
+            let is_too_large = matches!(&reply, Reply::Error(words) if words.starts_with("TOOLARGE"));
+            assert!(is_too_large || matches!(reply, Reply::Int(_)), "{reply:?}");
+        }
+    }
+    assert_eq!(bench.broker.stats().table_gaps, 0);
+}
+
+/// What stands where JSON has values, some of it nearly.
+fn value() -> impl Strategy<Value = String> {
+    const VALUES: [&str; 44] = [
+        "1",
+        "-1",
+        "0",
+        "-0",
+        "-0.0",
+        "1.0",
+        "1e2",
+        "1E-3",
+        "0.1",
+        "123456.789",
+        "9007199254740991",
+        "9007199254740993",
+        "1e400",
+        "01",
+        "-01",
+        "00",
+        "1.",
+        ".5",
+        "-.5",
+        "-",
+        "+1",
+        "1e",
+        "1e+",
+        "0x1F",
+        "NaN",
+        "-Infinity",
+        "inf",
+        "null",
+        "true",
+        "False",
+        r#""a""#,
+        r#""é""#,
+        r#""\u0041""#,
+        r#""\ud83d\ude00""#,
+        r#""\ud800""#,
+        r#""\x""#,
+        "\"\t\"",
+        "\"\u{1}\"",
+        "'a'",
+        r#""""#,
+        "[1,[2]]",
+        r#"{"id":"b"}"#,
+        "/* */1",
+        r#""\u0000""#,
+    ];
+    let deep = (55..70usize).prop_map(|depth| format!("{}{}", "[".repeat(depth), "]".repeat(depth)));
+    let plain = select(&["1", "2.5", r#""a""#][..]);
+    prop_oneof![9 => select(&VALUES[..]).prop_map(str::to_owned), 1 => deep, 30 => plain.prop_map(str::to_owned)]
+}
+
+fn member() -> impl Strategy<Value = String> {
+    const NAMES: [&str; 12] =
+        ["event", "data", "key", "tags", "from", "ts", "id", "x", "y", "more", r"\u0065vent", "offset"];
+    (select(&NAMES[..]), value()).prop_map(|(name, value)| format!(r#""{name}":{value}"#))
+}
+
+/// Texts that are events, or nearly.
+fn near_json() -> impl Strategy<Value = Vec<u8>> {
+    let data = (value(), value(), value(), proptest::option::of(member())).prop_map(|(id, x, y, more)| {
+        let more = more.map_or(String::new(), |more| format!(",{more}"));
+        format!(r#"{{"id":{id},"x":{x},"y":{y}{more}}}"#)
+    });
+    let event = select(&[r#""e""#, r#""f""#, r#""remove""#, r#""\u0072emove""#, "1"][..]);
+    let envelope = (event, data, value(), value(), proptest::option::of(member())).prop_map(
+        |(event, data, key, tag, more)| {
+            let more = more.map_or(String::new(), |more| format!(",{more}"));
+            format!(r#"{{"event":{event},"data":{data},"key":{key},"tags":{{"id":{tag}}}{more}}}"#)
+        },
+    );
+    const ODD: [&[u8]; 17] = [
+        b"",
+        b" ",
+        b"\0",
+        b"\t",
+        b"\x0b",
+        b"\xff",
+        b"\xc3",
+        b"\xef\xbb\xbf",
+        b"\\",
+        b"\"",
+        b"0",
+        b".",
+        b"+",
+        b"-",
+        b",",
+        b"}",
+        b"]",
+    ];
+    let change = (any::<Index>(), select(&ODD[..]), any::<bool>());
+    (envelope, proptest::option::of(change)).prop_map(|(text, change)| {
+        let mut bytes = text.into_bytes();
+        if let Some((at, odd, replaces)) = change {
+            let at = at.index(bytes.len());
+            bytes.splice(at..at + usize::from(replaces), odd.iter().copied());
+        }
+        bytes
+    })
+}
+
+#[test]
+fn whatever_redis_takes_nodes_take() {
+    let bench = RefCell::new(listening());
+    let taken = RefCell::new(0);
+    let mut runner =
+        TestRunner::new(Config { cases: 10_000, failure_persistence: None, ..Config::default() });
+    let begun = Instant::now();
+    let result = runner.run(&(select(&CHANNELS[..]), near_json()), |(channel, payload)| {
+        let reply = publish(&mut bench.borrow_mut(), channel, &payload);
+        *taken.borrow_mut() += usize::from(matches!(reply, Reply::Int(_)));
+        Ok(())
+    });
+    result.unwrap();
+    assert!(*taken.borrow() > 1_000, "only {} were taken, in {:?}", taken.borrow(), begun.elapsed());
+    assert_eq!(bench.borrow().broker.stats().table_gaps, 0);
+}
