@@ -44,7 +44,8 @@ impl Library {
         let theirs: Vec<Value> =
             line(present, CLASSES_LINE).and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default();
         let others: Vec<Value> = theirs.iter().filter(|class| !self.names(&class["name"])).cloned().collect();
-        let is_ours = self.classes.iter().all(|class| theirs.contains(class));
+        let is_ours =
+            present.contains(&self.bounds()) && self.classes.iter().all(|class| theirs.contains(class));
         match version {
             newer if newer > VERSION => None,
             VERSION if is_ours || !(begins && self.is_needed) => None,
@@ -56,14 +57,19 @@ impl Library {
         self.classes.iter().any(|class| class["name"] == *name)
     }
 
+    /// Where the keys are, and how large a payload may be.
+    fn bounds(&self) -> String {
+        let prefix = lua_string(&self.key_prefix);
+        format!("local PREFIX = {prefix}\nlocal EXTERNAL_BYTES = {}\n", self.external_bytes)
+    }
+
     fn render(&self, others: &[Value]) -> String {
         let classes: Vec<&Value> = self.classes.iter().chain(others).collect();
         let described = serde_json::to_string(&classes).unwrap_or_default();
         format!(
             "#!lua name=drawbridge\n{VERSION_LINE}{VERSION}\n{CLASSES_LINE}{described}\n\
-             local PREFIX = {}\nlocal EXTERNAL_BYTES = {}\nlocal CLASSES = {}\n{FUNCTIONS}",
-            lua_string(&self.key_prefix),
-            self.external_bytes,
+             {}local CLASSES = {}\n{FUNCTIONS}",
+            self.bounds(),
             lua(&classes.into_iter().cloned().collect()),
         )
     }
@@ -205,6 +211,15 @@ mod tests {
         assert!(ours.to_load(Some(&older), false).is_some());
         let newer = version(VERSION + 1);
         assert_eq!(ours.to_load(Some(&newer), true), None);
+    }
+
+    #[test]
+    fn a_library_with_another_bound_is_replaced_at_a_start() {
+        let ours = library(&["world:{w}"]);
+        let narrower = Library { external_bytes: ours.external_bytes - 1, ..ours.clone() };
+        let code = ours.to_load(None, true).unwrap();
+        assert!(narrower.to_load(Some(&code), true).unwrap().contains("EXTERNAL_BYTES = 999\n"));
+        assert_eq!(narrower.to_load(Some(&code), false), None);
     }
 
     #[test]
