@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from redis import exceptions as redis_errors
 
 from harness.wait import until
 
@@ -316,3 +317,50 @@ def test_nothing_is_left_of_a_table_when_everybody_has_gone(node, redis):
     # What is left is the channel on which nodes talk.
     left = [0, 0, 0, 0, 0, node.own_subjects]
     until(lambda: [node.metric(f"drawbridge_{name}") for name in gauges] == left, "all gauges are back")
+
+
+# what is in the table, every node can read
+
+
+@pytest.mark.parametrize("way", ["fcall", "http", "player"])
+def test_around_the_bound_an_event_is_refused_or_told(start, redis, way):
+    node = start(redis, broker={"external_bytes": "2KiB"})
+    player, author = node.player("alice"), node.player("bob")
+    player.subscribe("world:1")
+    taken = 0
+    for size in range(1700, 2100, 9):
+        data = state("e1", public=True, pad="x" * size, n=size)
+        if way == "fcall":
+            try:
+                fcall(redis, "world:1", **data)
+                taken = size
+            except redis_errors.ResponseError as error:
+                assert "TOOLARGE" in str(error)
+        elif way == "http":
+            answer = node.publish("world:1", "e", data)
+            assert answer.status in (200, 413)
+            taken = size if answer.status == 200 else taken
+        else:
+            reply = author.ask("PUBLISH_EVENT", channel="world:1", event="e", data=data)
+            assert reply.type == "EVENT_PUBLISHED" or reply["code"] == "TOO_LARGE"
+            taken = size if reply.type == "EVENT_PUBLISHED" else taken
+    assert 1700 <= taken < 2040
+    fcall(redis, "world:1", id="end", public=True)
+    assert player.sees("world:1", ["e1", "end"])["e1"]["n"] == taken
+    assert not [m for m in player.received if m.type == "RESYNC"]
+
+
+def test_a_payload_that_nodes_cannot_read_costs_nobody_a_resync(node, redis):
+    player = node.player("alice")
+    player.subscribe("world:1")
+    for data in ('{"id":01}', '{"id":"a","n":1.}', '{"id":"a","t":"\t"}', b'{"id":"a","t":"\xff"}', '{"id":"a","n":%s}' % ("[" * 70 + "]" * 70)):
+        data = data if isinstance(data, bytes) else data.encode()
+        with pytest.raises(Exception, match="BADPAYLOAD"):
+            redis.client.fcall("drawbridge_publish", 1, "world:1", b'{"event":"e","data":' + data + b"}")
+        fcall(redis, "world:1", id="good", public=True)
+        player.sees("world:1", ["good"])
+    deep = "[" * 70 + "]" * 70
+    body = {"channel": "world:1", "event": "e", "data": state("a"), "tags": {"deep": json.loads(deep)}}
+    assert node.admin("POST", "/api/publish", body).status == 400
+    assert not [m for m in player.received if m.type == "RESYNC"]
+    assert node.metric("drawbridge_table_gaps") == 0

@@ -44,8 +44,8 @@ enum Dropped {
     Oversized(usize),
     /// Its class does not take what it holds.
     Unreadable,
-    /// It says nothing good of an entity.
-    Entity(BadEntity),
+    /// It says nothing good of an entity; what it says.
+    Entity(BadEntity, Box<Event>),
 }
 
 impl Hub {
@@ -83,6 +83,10 @@ impl Hub {
         let (rules, offset) = (entry.rules, entry.offset + 1);
         let read = match read(&self.settings, rules, content) {
             Ok(read) => read,
+            Err(Dropped::Entity(reason, event)) if table.is_some() => {
+                self.drop_entity(channel, reason);
+                return self.end_unreadable(now_ms, channel, *event);
+            }
             Err(reason) => return self.dropped(channel, reason),
         };
         let mut publication = publication(&self.settings, rules, subject.name.clone(), offset, read);
@@ -96,7 +100,7 @@ impl Hub {
             None => Taken::Changed,
         };
         if taken == Taken::Full {
-            return self.dropped(channel, Dropped::Entity(BadEntity::Full));
+            return self.drop_entity(channel, BadEntity::Full);
         }
         entry.offset = offset;
         if !self.kept(&publication.channel, taken) {
@@ -184,7 +188,7 @@ impl Hub {
     fn dropped(&mut self, channel: &str, reason: Dropped) {
         match reason {
             Dropped::Unreadable => self.stats.dropped_unreadable += 1,
-            Dropped::Entity(reason) => self.drop_entity(channel, reason),
+            Dropped::Entity(reason, _) => self.drop_entity(channel, reason),
             Dropped::Oversized(bytes) => {
                 self.stats.dropped_oversized += 1;
                 self.outputs.push_back(HubOutput::Oversized { channel: channel.to_owned(), bytes });
@@ -211,8 +215,10 @@ fn read(
         None => PayloadMode::Auto,
     };
     let mut event = Event::from_payload(payload, mode).map_err(|_| Dropped::Unreadable)?;
-    let change = class.map_or(Ok(None), |class| read_entity(class, &mut event)).map_err(Dropped::Entity)?;
-    Ok((event, change))
+    match class.map_or(Ok(None), |class| read_entity(class, &mut event)) {
+        Ok(change) => Ok((event, change)),
+        Err(reason) => Err(Dropped::Entity(reason, event.into())),
+    }
 }
 
 /// An event as the shards get it.

@@ -5,7 +5,7 @@
 use std::borrow::Cow;
 use std::sync::Arc;
 
-use drawbridge_protocol::event::{Event, PayloadMode};
+use drawbridge_protocol::event::Event;
 
 use super::copies::Rules;
 use super::hub::{Hub, State};
@@ -13,7 +13,7 @@ use super::io::{BadEntity, HubOutput, StoredEntity, StoredTable};
 use super::shards::{ShardId, ShardSet};
 use super::table::{Table, Taken};
 use crate::class::{Class, REMOVE_EVENT};
-use crate::io::{BrokerEvent, EntityChange, Publication, Subject, SubjectRef};
+use crate::io::{BrokerEvent, EntityChange, Publication, Subject, SubjectRef, Version};
 
 impl Hub {
     /// An empty table for a channel whose class has entities.
@@ -108,6 +108,24 @@ impl Hub {
         }
     }
 
+    /// A change of the stored table that this node cannot read: its class says otherwise than the writer's, as during a
+    /// deploy. As if the table had been read behind it, the entity is not there, and there is no hole.
+    pub(super) fn end_unreadable(&mut self, now_ms: u64, channel: &str, event: Event) {
+        let is_stored = event.server_id().is_some_and(|id| Version::of_id(id).is_some());
+        let Some(key) = event.key().filter(|_| is_stored).map(Arc::from) else { return };
+        let of = SubjectRef { name: channel, pattern: false };
+        let Some((subject, entry)) = self.entries.get_key_value_mut(&of) else { return };
+        let Some(table) = &mut entry.table else { return };
+        let channel = subject.name.clone();
+        let end = Publication::with_entity(channel.clone(), event, 0, Some(EntityChange::Remove));
+        let before = table.len();
+        let taken = table.take(now_ms, &Arc::new(end));
+        self.stats.entities = self.stats.entities + table.len() - before;
+        if self.kept(&channel, taken) {
+            self.tell_expired(&Subject::channel(channel), vec![key]);
+        }
+    }
+
     /// An event of a live table is missing: as after a break, for this channel alone.
     fn reload(&mut self, subject: &Subject) {
         let Some(entry) = self.entries.get_mut(subject).filter(|entry| entry.state == State::Live) else {
@@ -179,7 +197,7 @@ impl Hub {
 }
 
 fn read_stored(class: &Class, channel: &Arc<str>, entity: StoredEntity) -> Option<(Arc<str>, Publication)> {
-    let mut event = Event::from_payload(entity.payload, PayloadMode::Auto).ok()?;
+    let mut event = Event::from_payload(entity.payload, class.payload).ok()?;
     let change = read_entity(class, &mut event).ok()??;
     Some((entity.key.into(), Publication::with_entity(channel.clone(), event, 0, Some(change))))
 }

@@ -1,0 +1,55 @@
+//! Tables of entity channels through the hub: rows and events that a node reads by its own class.
+
+use super::*;
+use crate::class::{Class, EntityRules};
+use crate::path::Path;
+use drawbridge_protocol::event::PayloadMode;
+use drawbridge_protocol::template::ClassName;
+
+/// A hub whose channel `world:1` is live, with this row.
+fn live(payload: PayloadMode, row: &'static str) -> (Bench, Vec<String>) {
+    let class = Class {
+        payload,
+        key: Some(Path::parse("data.id").unwrap()),
+        entity: Some(EntityRules { max: 10, ttl_ms: 60_000, space: None }),
+        ..Class::plain(ClassName::parse("world:{world}").unwrap())
+    };
+    let settings = HubSettings { classes: Classes::new(vec![class]), external_bytes: 1_000, ..settings() };
+    let mut bench = Bench { hub: Hub::new(settings), now_ms: 10 };
+    bench.give(HubInput::LinkUp);
+    bench.live(A, &Subject::channel("world:1"));
+    let entity = StoredEntity { key: "a".into(), age_ms: 0, payload: Bytes::from_static(row.as_bytes()) };
+    let table = Ok(StoredTable { epoch: "t".into(), seq: 1, entities: vec![entity] });
+    let told = bench.give(HubInput::Loaded { channel: "world:1", load: 1, table });
+    (bench, told)
+}
+
+const ROW: &str = r#"{"event":"e","data":{"id":"a"},"key":"a","id":"db1.@t.1"}"#;
+
+#[test]
+fn a_row_is_read_as_its_class_reads_events() {
+    let row = r#"{"event":"e","data":{"id":"a"},"more":1,"key":"a","id":"db1.@t.1"}"#;
+    let (_, told) = live(PayloadMode::Envelope, row);
+    assert_eq!(told.last().unwrap(), r#"0: table world:1 {"id":"a"}"#);
+}
+
+/// Nodes whose configurations differ share a table during a deploy.
+#[test]
+fn an_event_of_the_table_that_this_node_cannot_read_ends_what_it_knew() {
+    let (mut bench, _) = live(PayloadMode::Auto, ROW);
+    let told = bench.copy(None, "world:1", r#"{"event":"e","data":{"id":[]},"key":"a","id":"db1.@t.2"}"#);
+    assert_eq!(told, ["bad entity world:1 Key", "0: expired world:1 a"]);
+    assert_eq!((bench.hub.stats().entities, bench.hub.stats().dropped_bad_key), (0, 1));
+    // There is no hole before the next one.
+    let next = r#"{"event":"e","data":{"id":"b"},"key":"b","id":"db1.@t.3"}"#;
+    assert_eq!(bench.copy(None, "world:1", next).len(), 1);
+    assert_eq!((bench.hub.stats().entities, bench.hub.stats().table_gaps), (1, 0));
+}
+
+#[test]
+fn an_unreadable_event_without_a_version_changes_nothing() {
+    let (mut bench, _) = live(PayloadMode::Auto, ROW);
+    let told = bench.copy(None, "world:1", r#"{"event":"e","data":{"id":[]},"key":"a"}"#);
+    assert_eq!(told, ["bad entity world:1 Key"]);
+    assert_eq!(bench.hub.stats().entities, 1);
+}
