@@ -51,7 +51,6 @@ struct Table {
     seq: u64,
     rows: BTreeMap<Arc<str>, Row>,
     heard_ms: u64,
-    purged_ms: u64,
     ttl_ms: u64,
 }
 
@@ -161,17 +160,13 @@ impl Redis {
                 seq: 0,
                 rows: BTreeMap::new(),
                 heard_ms: now_ms,
-                purged_ms: now_ms,
                 ttl_ms: commit.ttl_ms,
             };
             self.tables.insert(channel.clone(), table);
         }
         let table = self.tables.get_mut(channel).unwrap();
         if !commit.remove && !table.rows.contains_key(&commit.key) && table.rows.len() >= commit.max {
-            if now_ms - table.purged_ms >= commit.ttl_ms / 8 {
-                table.purged_ms = now_ms;
-                table.rows.retain(|_, row| now_ms < row.heard_ms + commit.ttl_ms);
-            }
+            table.rows.retain(|_, row| now_ms < row.heard_ms + commit.ttl_ms);
             if table.rows.len() >= commit.max {
                 return Err(PublishFailure::LimitExceeded);
             }
