@@ -204,7 +204,7 @@ impl Default for Delivery {
 }
 
 /// What happens when what waits for a connection passes its bound.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Default)]
 pub enum SlowConsumer {
     /// Only the newest event of each key is kept.
     Latest,

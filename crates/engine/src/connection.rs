@@ -35,6 +35,8 @@ pub(crate) struct Connection {
     /// Frames of this turn, or all that waits while the socket is blocked.
     pub(crate) pending: Vec<Frame>,
     pub(crate) pending_bytes: usize,
+    /// The largest of them, in bytes.
+    pub(crate) pending_largest: usize,
     /// Its subscriptions that have something due, and what that holds in bytes.
     pub(crate) feeds: Vec<TargetId>,
     pub(crate) feed_bytes: usize,
@@ -255,6 +257,7 @@ impl Connection {
             judged: None,
             pending: Vec::new(),
             pending_bytes: 0,
+            pending_largest: 0,
             feeds: Vec::new(),
             feed_bytes: 0,
             narrowed: Narrowed::default(),

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use hashbrown::HashMap;
 
 use crate::area::Shape;
-use crate::class::Delivery;
+use crate::class::{Delivery, SlowConsumer};
 use crate::io::{EntityChange, Publication};
 use crate::world::{Change, EntityId};
 
@@ -73,6 +73,8 @@ pub(crate) struct Feed {
     /// Events before the first due were given up, up to this offset.
     pub(crate) gap: Option<u64>,
     pub(crate) snapshot: Option<SnapshotState>,
+    /// What is done when too much waits, as the strictest class among the dues says: a pattern's are of many.
+    pub(crate) slow_consumer: SlowConsumer,
 }
 
 /// How far a snapshot has come.

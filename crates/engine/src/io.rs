@@ -203,6 +203,8 @@ pub enum Notice {
         player: Arc<str>,
         /// Redis' words.
         reason: String,
+        /// Nothing new is shown to the player until Redis tells; else the classes' views alone hold.
+        withheld: bool,
     },
     /// Redis refused a subscription.
     SubscriptionRefused {
@@ -427,9 +429,12 @@ pub enum BrokerEvent {
     },
     /// A service's command about a player; on the channel that it is about, in order with the events.
     Command(PlayerCommand),
-    /// Commands may have been missed: what services have narrowed is to be read again. Comes before any subscription
-    /// that the link lost is confirmed again.
-    ViewsStale,
+    /// Commands may have been missed: what services have narrowed is to be read again.
+    ViewsStale {
+        /// Commands about channels that are live were dropped on the way. Else they were missed with a link, and this
+        /// comes before any subscription that the link lost is confirmed again.
+        dropped: bool,
+    },
     /// An event.
     Publication(Arc<Publication>),
     /// Events of this channel were dropped on the way to this shard.

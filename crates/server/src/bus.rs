@@ -39,6 +39,8 @@ pub struct Bus {
 struct Channels {
     confirmed: HashMap<Arc<str>, usize>,
     refused: HashSet<Arc<str>>,
+    /// Those that are asked for again in a while.
+    to_ask: HashSet<Arc<str>>,
 }
 
 impl Bus {
@@ -151,7 +153,7 @@ impl Bus {
     }
 
     /// Hears answers and commands until the broker ends.
-    pub async fn run(&self, mut events: ShardInbox) {
+    pub async fn run(self: Arc<Self>, mut events: ShardInbox) {
         for channel in self.channels.iter() {
             self.broker.command(ShardId::NODE, BrokerCommand::Want(Subject::channel(channel.clone())));
         }
@@ -159,20 +161,24 @@ impl Bus {
             match event {
                 BrokerEvent::Command(command) => self.keep_view(command),
                 BrokerEvent::Done { ticket, result } => self.done(ticket, result),
-                BrokerEvent::Refused { subject, reason } => self.refused(subject, &reason),
+                BrokerEvent::Refused { subject, reason } => self.clone().refused(subject, &reason),
+                BrokerEvent::Interrupted(subject) => {
+                    if let Some(confirmed) = self.heard_on().confirmed.get_mut(&subject.name) {
+                        *confirmed = confirmed.saturating_sub(1);
+                    }
+                }
                 BrokerEvent::Confirmed { subject, .. } => {
                     let mut channels = self.heard_on();
                     channels.refused.remove(&subject.name);
                     *channels.confirmed.entry(subject.name).or_default() += 1;
                 }
                 BrokerEvent::Released(_)
-                | BrokerEvent::Interrupted(_)
                 | BrokerEvent::Publication(_)
                 | BrokerEvent::Gap { .. }
                 | BrokerEvent::Status(_)
                 | BrokerEvent::Table { .. }
                 | BrokerEvent::Expired { .. }
-                | BrokerEvent::ViewsStale
+                | BrokerEvent::ViewsStale { .. }
                 | BrokerEvent::Views { .. } => {}
             }
         }
@@ -193,13 +199,22 @@ impl Bus {
     }
 
     /// Without its channel a node carries no commands out: it says so by not being ready, and asks again.
-    fn refused(&self, subject: Subject, reason: &str) {
+    fn refused(self: Arc<Self>, subject: Subject, reason: &str) {
+        let mut channels = self.heard_on();
+        channels.refused.insert(subject.name.clone());
+        // Every link says so; one question goes to all of them.
+        if !channels.to_ask.insert(subject.name.clone()) {
+            return;
+        }
+        drop(channels);
         tracing::error!(channel = %subject.name, reason, "Redis refuses a channel for player commands");
-        self.heard_on().refused.insert(subject.name.clone());
-        let broker = self.broker.clone();
         tokio::spawn(async move {
             tokio::time::sleep(ASK_AGAIN_AFTER).await;
-            broker.command(ShardId::NODE, BrokerCommand::Want(subject));
+            let mut channels = self.heard_on();
+            channels.to_ask.remove(&subject.name);
+            channels.confirmed.remove(&subject.name);
+            drop(channels);
+            self.broker.command(ShardId::NODE, BrokerCommand::Want(subject));
         });
     }
 

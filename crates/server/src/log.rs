@@ -28,7 +28,10 @@ pub(crate) fn notice(notice: &Notice) {
         Notice::ClaimSkipped { player, template, claim, reason } => {
             tracing::warn!(%player, template, claim, reason, "a claim is not fit for a channel name and is skipped");
         }
-        Notice::ViewsRefused { player, reason } => {
+        Notice::ViewsRefused { player, reason, withheld: true } => {
+            tracing::error!(%player, reason, "Redis does not tell this player's views: nothing new is shown to it");
+        }
+        Notice::ViewsRefused { player, reason, withheld: false } => {
             tracing::error!(%player, reason, "Redis does not tell this player's views: its classes' alone hold");
         }
         Notice::SubscriptionRefused { subject, reason } => {

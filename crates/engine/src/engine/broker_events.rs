@@ -33,7 +33,7 @@ impl Engine {
             BrokerEvent::Expired { channel, keys } => self.expired_entities(&channel, &keys),
             BrokerEvent::Views { ticket, views } => self.views_loaded(ticket, views),
             BrokerEvent::Command(command) => self.command(&command),
-            BrokerEvent::ViewsStale => self.load_all_views(),
+            BrokerEvent::ViewsStale { dropped } => self.load_all_views(dropped),
             BrokerEvent::Done { ticket, result } => self.publish_done(ticket, result),
             BrokerEvent::Status(status) => self.broker_status(status),
         }
@@ -52,10 +52,13 @@ impl Engine {
                 if std::mem::replace(&mut subscriber.live, true) && after_break {
                     broken.push(subscriber.conn);
                 }
-            } else if subscriber.live && after_break {
-                // Until its views are known again it is shown nothing; then it hears of the gap.
+            } else if subscriber.live
+                && after_break
+                && let Some(conn) = self.connections.get_mut(subscriber.conn)
+            {
+                // Until its views are known again it is shown nothing.
                 subscriber.live = false;
-                target.waiters.push(Waiter { conn: subscriber.conn, reply: Reply::Resync });
+                target.waiters.push(Waiter { conn: subscriber.conn, reply: conn.reply_behind_gate() });
             }
         }
         // Those whose views are not known yet are told when they are.
@@ -130,7 +133,9 @@ impl Engine {
             return;
         };
         let Some(target) = self.targets.get_mut(id) else { return };
-        let waiters = std::mem::take(&mut target.waiters);
+        let mut waiters = std::mem::take(&mut target.waiters);
+        // Who only waits to hear of a gap was subscribed, and is told that this ends.
+        waiters.retain(|waiter| !matches!(waiter.reply, Reply::Resync));
         let subscribers: Vec<ConnId> = target.subscribers.iter().map(|subscriber| subscriber.conn).collect();
         for conn in &subscribers {
             self.leave_target(*conn, id);

@@ -34,6 +34,10 @@ pub(super) struct Outgoing<'e> {
     pub(super) compressor: &'e mut Compressor,
     /// Connections to be closed with 4001.
     pub(super) slow: Vec<ConnId>,
+    /// All targets that the publication in hand is for, where they are several.
+    pub(super) overlap: &'e [TargetId],
+    /// Connections to which events of this channel are due by another of their subscriptions: those leave first.
+    pub(super) late: Vec<ConnId>,
 }
 
 /// Everything that handing out needs, with the engine's targets left to the caller.
@@ -49,6 +53,8 @@ macro_rules! outgoing {
             stats: &mut $engine.stats,
             compressor: &mut $engine.compressor,
             slow: Vec::new(),
+            overlap: &[],
+            late: Vec::new(),
         }
     };
 }
@@ -60,18 +66,45 @@ impl Engine {
         self.publication += 1;
         self.stats.publications += 1;
         let exact = self.targets.find_channel(&publication.channel);
-        if let Some(id) = exact {
-            self.deliver_exact(id, publication);
-        }
         let mut matched = std::mem::take(&mut self.matched);
+        matched.extend(exact);
         self.targets.matching_patterns(&publication.channel, &mut matched);
-        for id in matched.drain(..) {
-            self.deliver_pattern(id, exact, publication);
+        let overlap = if matched.len() > 1 { &matched[..] } else { &[] };
+        for id in &matched {
+            if Some(*id) == exact {
+                self.deliver_exact(*id, overlap, publication);
+            } else {
+                self.deliver_pattern(*id, exact, overlap, publication);
+            }
         }
+        matched.clear();
         self.matched = matched;
     }
 
-    fn deliver_exact(&mut self, id: TargetId, publication: &Arc<Publication>) {
+    /// Hands a publication to those to whom earlier events of its channel were due by another subscription.
+    fn deliver_late(
+        &mut self,
+        id: TargetId,
+        late: &[ConnId],
+        overlap: &[TargetId],
+        publication: &Arc<Publication>,
+        delivery: &Delivery,
+    ) {
+        for conn in late {
+            for other in overlap.iter().filter(|other| **other != id) {
+                self.flush_target(*conn, *other);
+            }
+            let slot = self.connections.get(*conn).and_then(|conn| conn.subscription(id)).map(|s| s.slot);
+            let (Some(slot), Some(target)) = (slot, self.targets.get_mut(id)) else { continue };
+            let Some(subscriber) = target.subscribers.get_mut(slot as usize) else { continue };
+            let mut out = outgoing!(self);
+            out.hand(id, subscriber, publication, delivery);
+            let slow = out.slow;
+            self.close_slow(slow);
+        }
+    }
+
+    fn deliver_exact(&mut self, id: TargetId, overlap: &[TargetId], publication: &Arc<Publication>) {
         let Some(target) = self.targets.get_mut(id) else { return };
         if let Some(position) = &mut target.position {
             position.offset = publication.offset;
@@ -80,7 +113,7 @@ impl Engine {
             return self.deliver_entity(id, publication);
         }
         let delivery = delivery_of(&self.settings, target.class);
-        let mut out = outgoing!(self);
+        let mut out = Outgoing { overlap, ..outgoing!(self) };
         let before = out.stats.deliveries;
         match &mut target.audiences {
             None => {
@@ -104,13 +137,20 @@ impl Engine {
                 }
             }
         }
-        let shown = out.stats.deliveries - before;
+        let shown = out.stats.deliveries - before + out.late.len() as u64;
         out.stats.hidden += (target.subscribers.len() as u64).saturating_sub(shown);
-        let slow = out.slow;
+        let (slow, late) = (out.slow, out.late);
         self.close_slow(slow);
+        self.deliver_late(id, &late, overlap, publication, &delivery);
     }
 
-    fn deliver_pattern(&mut self, id: TargetId, exact: Option<TargetId>, publication: &Arc<Publication>) {
+    fn deliver_pattern(
+        &mut self,
+        id: TargetId,
+        exact: Option<TargetId>,
+        overlap: &[TargetId],
+        publication: &Arc<Publication>,
+    ) {
         let class = self.settings.classes.of_channel(&publication.channel).map(|(_, class, _)| class);
         let space = class.and_then(|class| class.entity.as_ref()?.space.as_ref());
         if space.is_some_and(|space| space.area_required) {
@@ -136,7 +176,7 @@ impl Engine {
                 }
             }
         }
-        let mut out = outgoing!(self);
+        let mut out = Outgoing { overlap, ..outgoing!(self) };
         for slot in slots {
             let Some(subscriber) = target.subscribers.get_mut(slot as usize) else { continue };
             let Some(conn) = out.connections.get_mut(subscriber.conn) else { continue };
@@ -149,8 +189,9 @@ impl Engine {
                 out.stats.hidden += 1;
             }
         }
-        let slow = out.slow;
+        let (slow, late) = (out.slow, out.late);
         self.close_slow(slow);
+        self.deliver_late(id, &late, overlap, publication, &delivery);
     }
 
     /// Queues a frame to one connection.
@@ -180,23 +221,31 @@ impl Engine {
         unsent.append(&mut conn.pending);
         conn.pending = unsent;
         conn.pending_bytes = conn.pending.iter().map(Frame::len).sum();
+        conn.pending_largest = conn.pending.iter().map(Frame::len).max().unwrap_or(0);
         if conn.is_over(bound) {
             return self.close_slow(vec![id]);
         }
-        for target in conn.feeds.clone() {
-            self.bound_feed(id, target);
+        // Where it is enough to give something up, nobody is closed.
+        let feeds = conn.feeds.clone();
+        for policy in [SlowConsumer::Latest, SlowConsumer::DropOldest, SlowConsumer::Disconnect] {
+            for target in &feeds {
+                self.bound_feed(id, *target, policy);
+            }
         }
     }
 
     /// Until a socket blocks its feeds may pass the bound: it was about to take them.
-    fn bound_feed(&mut self, id: ConnId, target_id: TargetId) {
+    fn bound_feed(&mut self, id: ConnId, target_id: TargetId, policy: SlowConsumer) {
         let slot = self.connections.get(id).and_then(|conn| conn.subscription(target_id)).map(|s| s.slot);
         let (Some(slot), Some(target)) = (slot, self.targets.get_mut(target_id)) else { return };
         let delivery = delivery_of(&self.settings, target.class);
         let has_world = target.world.is_some();
         let Some(subscriber) = target.subscribers.get_mut(slot as usize) else { return };
+        if subscriber.feed.as_ref().is_none_or(|feed| feed.slow_consumer != policy) {
+            return;
+        }
         let mut out = outgoing!(self);
-        out.keep_bound(target_id, subscriber, &delivery, has_world);
+        out.keep_bound(target_id, subscriber, &Delivery { slow_consumer: policy, ..delivery }, has_world);
         let slow = out.slow;
         self.close_slow(slow);
     }
@@ -224,6 +273,10 @@ impl Outgoing<'_> {
             return;
         }
         conn.last_turn = self.turn;
+        let holds_earlier = |feed: &TargetId| *feed != target && self.overlap.contains(feed);
+        if !self.overlap.is_empty() && conn.feeds.iter().any(holds_earlier) {
+            return self.late.push(subscriber.conn);
+        }
         self.stats.deliveries += 1;
         if delivery.is_immediate() || !must_line_up(conn, subscriber, delivery, self.bound) {
             if conn.queue(event_frame(conn, publication, self.compressor), self.bound, self.dirty) {
@@ -247,6 +300,8 @@ impl Outgoing<'_> {
         let entity = matches!(due.kind, Some(Kind::Entity(..)));
         let feed = subscriber.feed.get_or_insert_default();
         let before = (feed.bytes(), feed.len());
+        let strictest = if feed.is_empty() { SlowConsumer::Latest } else { feed.slow_consumer };
+        feed.slow_consumer = strictest.max(delivery.slow_consumer);
         // What is chosen key by key is kept key by key.
         feed.push(due, delivery.conflate || (entity && delivery.max_updates.is_some()));
         conn.feed_bytes = conn.feed_bytes + feed.bytes() - before.0;
@@ -286,7 +341,8 @@ impl Outgoing<'_> {
             let told = delivery.slow_consumer == SlowConsumer::DropOldest;
             feed.begin_anew(told.then_some(0));
         } else if over > 0 {
-            let (dropped, offset) = feed.drop_oldest(over);
+            // Some more, so that not every event behind it has to make room.
+            let (dropped, offset) = feed.drop_oldest(over + self.bound / 8);
             self.stats.given_up += dropped as u64;
             feed.gap = offset.or(feed.gap);
         }
@@ -339,8 +395,7 @@ pub(super) fn schedule(
 impl Connection {
     /// Queues a frame; says whether more waits than may where that can grow without end: while the socket is blocked.
     fn queue(&mut self, frame: Frame, bound: usize, dirty: &mut Vec<ConnId>) -> bool {
-        self.pending_bytes += frame.len();
-        self.pending.push(frame);
+        self.put(frame);
         if self.blocked {
             return self.is_over(bound);
         }
@@ -350,10 +405,7 @@ impl Connection {
 
     /// Whether the frames that wait pass the bound. One may be larger than that by itself.
     fn is_over(&self, bound: usize) -> bool {
-        self.pending_bytes > bound && {
-            let largest = self.pending.iter().map(Frame::len).max().unwrap_or(0);
-            self.pending_bytes - largest > bound
-        }
+        self.pending_bytes - self.pending_largest > bound
     }
 
     /// It is looked at at the end of the turn; a blocked one when it takes bytes again.

@@ -79,17 +79,18 @@ impl Engine {
         let now_ms = self.now.mono_ms;
         let mut leaving = leaving!(self);
         let mut next_ms = 0;
-        let mut kept = Vec::new();
+        // Who has had some of the room is behind the others next time.
+        let (mut kept, mut served) = (Vec::new(), Vec::new());
         let mut more = false;
         for target_id in std::mem::take(&mut conn.feeds) {
             let Some(target) = self.targets.get_mut(target_id) else { continue };
             let delivery = delivery_of(&self.settings, target.class);
-            let left = if which == Which::Due && feed_due_at(conn, target, target_id) > now_ms {
-                Left::Waits
+            let (left, list) = if which == Which::Due && feed_due_at(conn, target, target_id) > now_ms {
+                (Left::Waits, &mut kept)
             } else if conn.pending_bytes >= leaving.max_bytes && which == Which::Due {
-                Left::More
+                (Left::More, &mut kept)
             } else {
-                leaving.feed(conn, target, target_id, &delivery)
+                (leaving.feed(conn, target, target_id, &delivery), &mut served)
             };
             match left {
                 Left::Nothing => continue,
@@ -99,8 +100,9 @@ impl Engine {
                 }
                 Left::More => more = true,
             }
-            kept.push(target_id);
+            list.push(target_id);
         }
+        kept.append(&mut served);
         conn.feeds = kept;
         conn.deadlines.flush_ms = next_ms;
         conn.arm(&mut self.timers);
@@ -199,7 +201,9 @@ impl Leaving<'_> {
             conn.put(frame);
             self.stats.resyncs += 1;
         }
-        if let Some(snapshot) = feed.snapshot.take() {
+        let is_loaded = target.world.as_ref().is_none_or(|world| world.loaded);
+        // Without a table there is nothing to tell; the next one brings a snapshot of its own.
+        if let Some(snapshot) = feed.snapshot.take().filter(|_| is_loaded) {
             feed.snapshot = self.snapshot(conn, target, audience, snapshot).map(SnapshotState::Running);
             more = feed.snapshot.is_some();
         }
@@ -323,6 +327,7 @@ impl Connection {
     /// Lines a frame up to be written this turn.
     pub(super) fn put(&mut self, frame: Frame) {
         self.pending_bytes += frame.len();
+        self.pending_largest = self.pending_largest.max(frame.len());
         self.pending.push(frame);
     }
 

@@ -140,7 +140,7 @@ impl Engine {
             if conn.pending.is_empty() {
                 continue;
             }
-            conn.pending_bytes = 0;
+            (conn.pending_bytes, conn.pending_largest) = (0, 0);
             let frames = std::mem::take(&mut conn.pending);
             return Some(Output::Write { conn: id, frames });
         }

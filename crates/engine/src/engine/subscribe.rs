@@ -176,7 +176,9 @@ impl Engine {
                 feed: None,
             });
         }
-        let confirmed = target.live && !gated;
+        let slot = conn.subscription(target_id).map(|subscription| subscription.slot as usize);
+        let is_live = slot.and_then(|slot| target.subscribers.get(slot)).is_some_and(|theirs| theirs.live);
+        let confirmed = target.live && is_live;
         if known {
             // What was due before the reply is judged by the old filter.
             self.flush_target(id, target_id);

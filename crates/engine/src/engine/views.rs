@@ -20,7 +20,7 @@ use crate::connection::{Connection, Phase};
 use crate::expr::{self, Expr, Vars};
 use crate::io::{BrokerCommand, Claims, ConnId, Notice, Output, PlayerViews, Subject, Ticket};
 use crate::permissions::{self, Denied};
-use crate::targets::{Sight, TargetId};
+use crate::targets::{Reply, Sight, TargetId, Waiter};
 use crate::view::{RuleScope, bind, bind_me};
 use crate::world::{Change, Told};
 
@@ -294,12 +294,30 @@ impl Engine {
         self.outputs.push_back(Output::Broker(BrokerCommand::LoadViews { ticket, player }));
     }
 
-    /// What services have narrowed of anybody's views may be other than what is known.
-    pub(super) fn load_all_views(&mut self) {
+    /// What services have narrowed of anybody's views may be other than what is known. `dropped`: also of channels whose
+    /// events go on coming.
+    pub(super) fn load_all_views(&mut self, dropped: bool) {
         let joined = |conn: &&Connection| !matches!(conn.phase, Phase::Connecting) && is_named(conn);
         let all: Vec<ConnId> = self.connections.iter().filter(joined).map(|conn| conn.id).collect();
         for id in all {
             self.load_views(id);
+            if dropped {
+                self.shut_gate(id);
+            }
+        }
+    }
+
+    /// Shows nothing more until the views are known; then tells of the gap.
+    fn shut_gate(&mut self, id: ConnId) {
+        let Some(conn) = self.connections.get_mut(id) else { return };
+        for subscription in conn.subscriptions.clone() {
+            let Some(target) = self.targets.get_mut(subscription.target).filter(|target| target.live) else {
+                continue;
+            };
+            let subscriber = target.subscribers.get_mut(subscription.slot as usize);
+            if subscriber.is_some_and(|theirs| std::mem::replace(&mut theirs.live, false)) {
+                target.waiters.push(Waiter { conn: id, reply: conn.reply_behind_gate() });
+            }
         }
     }
 
@@ -335,12 +353,13 @@ impl Engine {
             // Whoever was not given this right cannot set views either: here nobody uses them, and the class's hold.
             conn.narrowed.settle();
         } else {
-            // They may be narrower than what is known: nothing new is shown until they are told.
+            // They may be narrower than what is known: nothing new is shown until they are told. Not all ask at once.
             conn.narrowed.refused();
-            conn.deadlines.views_ms = self.now.mono_ms + ASK_VIEWS_AGAIN_MS;
+            let spread_ms = u64::from(id.index) % ASK_VIEWS_AGAIN_MS;
+            conn.deadlines.views_ms = self.now.mono_ms + ASK_VIEWS_AGAIN_MS + spread_ms;
             self.arm(id);
         }
-        self.notice(Notice::ViewsRefused { player, reason: reason.to_owned() });
+        self.notice(Notice::ViewsRefused { player, reason: reason.to_owned(), withheld: !may_not_read });
         if may_not_read {
             self.open_gate(id);
         }
@@ -400,6 +419,20 @@ impl Engine {
         if let Some(target) = self.subscribed_target(id, &Subject::channel(channel.clone())) {
             self.flush_target(id, target);
             self.look_anew(id, target, true);
+        }
+    }
+}
+
+impl Connection {
+    /// What is told of a subscription that was live, when its views are known again: the gap, or, where `WELCOME` is
+    /// still to come, that it is live.
+    pub(super) fn reply_behind_gate(&mut self) -> Reply {
+        match &mut self.phase {
+            Phase::Joining(joining) => {
+                joining.unconfirmed += 1;
+                Reply::Welcome
+            }
+            Phase::Connecting | Phase::Open => Reply::Resync,
         }
     }
 }

@@ -204,7 +204,7 @@ fn read(
     content: Content,
 ) -> Result<(Event, Option<EntityChange>), Dropped> {
     let payload = match content {
-        Content::Whole(payload) if payload.len() <= settings.external_bytes => payload,
+        Content::Whole(payload) if payload.len() <= settings.external_bytes || rules.reserved => payload,
         Content::Whole(payload) => return Err(Dropped::Oversized(payload.len())),
         Content::Oversized(bytes) => return Err(Dropped::Oversized(bytes)),
     };

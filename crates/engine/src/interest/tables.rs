@@ -199,7 +199,8 @@ impl Hub {
 fn read_stored(class: &Class, channel: &Arc<str>, entity: StoredEntity) -> Option<(Arc<str>, Publication)> {
     let mut event = Event::from_payload(entity.payload, class.payload).ok()?;
     let change = read_entity(class, &mut event).ok()??;
-    Some((entity.key.into(), Publication::with_entity(channel.clone(), event, 0, Some(change))))
+    // By its class of now, as events are: the row may have been written under another key.
+    Some((event.key()?.into(), Publication::with_entity(channel.clone(), event, 0, Some(change))))
 }
 
 /// Finds an event's key, and on an entity channel what it does to which entity.

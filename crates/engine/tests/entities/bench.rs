@@ -30,6 +30,8 @@ pub struct Bench {
     pub blocked: Vec<bool>,
     pub closed: Vec<Option<u16>>,
     pub refreshes: usize,
+    /// By which Redis sends a copy, too.
+    pub pattern: Option<&'static str>,
     /// What Redis says of every player's views; `None`: it does not answer.
     pub views: Option<Result<PlayerViews, Arc<str>>>,
     /// Questions for views that are not answered.
@@ -114,6 +116,7 @@ impl Bench {
             blocked: Vec::new(),
             closed: Vec::new(),
             refreshes: 0,
+            pattern: None,
             views: Some(Ok([].into())),
             asked: Vec::new(),
         }
@@ -178,8 +181,11 @@ impl Bench {
     /// As [`Bench::publish`], in the same turn as what follows.
     pub fn publish_quietly(&mut self, event: &str, data: Value) {
         let payload = json!({ "event": event, "data": data }).to_string();
-        let input = HubInput::Message { pattern: None, channel: b"world:1", payload: payload.into() };
-        self.hub.handle(self.now.mono_ms, input);
+        for pattern in std::iter::once(None).chain(self.pattern.map(|pattern| Some(pattern.as_bytes()))) {
+            let payload = payload.clone().into();
+            let input = HubInput::Message { pattern, channel: b"world:1", payload };
+            self.hub.handle(self.now.mono_ms, input);
+        }
         self.broker_says();
     }
 

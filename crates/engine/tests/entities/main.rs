@@ -4,7 +4,7 @@
 mod bench;
 
 use bench::{Bench, conn, stream, world};
-use drawbridge_engine::class::{Delivery, SlowConsumer};
+use drawbridge_engine::class::{Class, Delivery, SlowConsumer};
 use drawbridge_engine::interest::StoredEntity;
 use drawbridge_engine::io::{BrokerEvent, Input, PlayerAction, PlayerCommand, Position};
 use serde_json::{Value, json};
@@ -269,7 +269,7 @@ fn after_a_break_nothing_is_shown_before_the_views_are_known() {
         bench.publish("e", at("a", 0.0, 1));
         bench.take(player);
         bench.views = None;
-        bench.input(Input::Broker(BrokerEvent::ViewsStale));
+        bench.input(Input::Broker(BrokerEvent::ViewsStale { dropped: false }));
         bench.break_link();
         bench.publish("e", at("b", 0.0, 2));
         assert_eq!(bench.told(player), [""; 0], "nobody knows whether it may see it");
@@ -284,18 +284,104 @@ fn after_a_break_nothing_is_shown_before_the_views_are_known() {
         bench.publish("e", at("b", 0.0, 3));
         assert_eq!(bench.told(player), [if has_table { "enter b" } else { "b 3" }]);
         // What is said while the question is out is newer than its answer; what is not there any more has ended.
-        bench.input(Input::Broker(BrokerEvent::ViewsStale));
+        bench.input(Input::Broker(BrokerEvent::ViewsStale { dropped: false }));
         let action = PlayerAction::View { channel: "world:1".into(), view: Some("data.n > 3".into()) };
         bench.input(Input::Broker(BrokerEvent::Command(PlayerCommand { player: "r".into(), action })));
         bench.tell_views(Ok(&[("world:1", "data.n > 0")]));
         bench.take(player);
         bench.publish("e", at("c", 0.0, 3));
         assert_eq!(bench.told(player), [""; 0]);
-        bench.input(Input::Broker(BrokerEvent::ViewsStale));
+        bench.input(Input::Broker(BrokerEvent::ViewsStale { dropped: false }));
         bench.tell_views(Ok(&[]));
         bench.take(player);
         bench.publish("e", at("d", 0.0, 1));
         assert_eq!(bench.told(player), [if has_table { "enter d" } else { "d 1" }]);
+    }
+}
+
+/// Views are read again when any link of the pool comes back, also for channels of the others.
+#[test]
+fn what_is_live_stays_so_and_is_answered_while_views_are_read() {
+    for class in [stream(latest()), world(latest(), false)] {
+        let has_table = class.entity.is_some();
+        let mut bench = Bench::new(class, 1 << 20);
+        let player = bench.player("r", "red");
+        bench.subscribe(player, json!({}));
+        bench.publish("e", at("a", 0.0, 1));
+        bench.take(player);
+        bench.views = None;
+        bench.input(Input::Broker(BrokerEvent::ViewsStale { dropped: false }));
+        bench.subscribe(player, json!({ "filter": "data.n > 1" }));
+        assert_eq!(bench.told(player)[0], "CHANNEL_SUBSCRIBED");
+        bench.publish("e", at("a", 0.0, 2));
+        assert_eq!(bench.told(player), [if has_table { "enter a" } else { "a 2" }]);
+        bench.tell_views(Ok(&[]));
+        assert_eq!(bench.told(player), [""; 0]);
+    }
+}
+
+/// A command that was dropped may have been about anybody: nothing that follows is shown before the views are known.
+#[test]
+fn behind_a_dropped_command_nothing_is_shown_before_the_views_are_known() {
+    for class in [stream(latest()), world(latest(), false)] {
+        let has_table = class.entity.is_some();
+        let mut bench = Bench::new(class, 1 << 20);
+        let player = bench.player("r", "red");
+        bench.subscribe(player, json!({}));
+        bench.take(player);
+        bench.views = None;
+        bench.input(Input::Broker(BrokerEvent::ViewsStale { dropped: true }));
+        bench.publish("e", at("a", 0.0, 1));
+        assert_eq!(bench.told(player), [""; 0]);
+        bench.tell_views(Ok(&[("world:1", "data.n > 1")]));
+        let told = bench.told(player);
+        assert_eq!(told[0], "resync broker");
+        assert_eq!(told[1..], if has_table { vec!["reset "] } else { vec![] });
+        bench.publish("e", at("a", 0.0, 2));
+        assert_eq!(bench.told(player), [if has_table { "enter a" } else { "a 2" }]);
+    }
+}
+
+/// Where filters differ, events of one channel are due by one subscription and by the other: in their order all the same.
+#[test]
+fn two_ways_to_one_channel_keep_its_order() {
+    let delivery = Delivery { batch_ms: 50, conflate: true, ..latest() };
+    let mut bench = Bench::new(Class { patterns: true, ..stream(delivery) }, 1 << 20);
+    let player = bench.player("r", "red");
+    bench.subscribe(player, json!({ "filter": "data.n % 2 == 1" }));
+    bench.send(player, json!({ "type": "CHANNEL_SUBSCRIBE", "id": 2, "channel": "world:*" }));
+    bench.send(
+        player,
+        json!({ "type": "CHANNEL_SUBSCRIBE", "id": 3, "channel": "world:?", "filter": "data.n > 5" }),
+    );
+    bench.take(player);
+    for n in 1..=8 {
+        bench.publish("e", json!({ "id": "k", "n": n }));
+    }
+    bench.pass(50);
+    let read = bench.take(player);
+    let told: Vec<u64> = read.iter().map(|message| message["data"]["n"].as_u64().unwrap()).collect();
+    assert!(told.is_sorted() && told.last() == Some(&8), "{told:?}");
+}
+
+/// What is due by a pattern is of many classes.
+#[test]
+fn a_burst_through_a_pattern_closes_nobody_whose_class_keeps_them() {
+    for slow_consumer in [SlowConsumer::Latest, SlowConsumer::DropOldest] {
+        let delivery = Delivery { slow_consumer, ..Delivery::default() };
+        let mut bench = Bench::new(Class { patterns: true, ..stream(delivery) }, 4_000);
+        let player = bench.player("r", "red");
+        bench.send(player, json!({ "type": "CHANNEL_SUBSCRIBE", "id": 1, "channel": "world:*" }));
+        bench.pattern = Some("world:*");
+        bench.take(player);
+        bench.blocked[player] = true;
+        for n in 0..300 {
+            bench.publish_quietly("e", json!({ "id": "k", "n": n }));
+        }
+        bench.pump();
+        bench.unblock(player);
+        assert_eq!(bench.closed[player], None);
+        assert_eq!(bench.take(player).last().unwrap()["data"]["n"], 299);
     }
 }
 
@@ -316,7 +402,7 @@ fn views_that_redis_does_not_tell_are_asked_for_again() {
     bench.publish("e", json!({ "n": 2 }));
     assert_eq!(bench.told(waits), [" 2"]);
     // A user without the right to read them cannot set them either: the class's view is all there is.
-    bench.input(Input::Broker(BrokerEvent::ViewsStale));
+    bench.input(Input::Broker(BrokerEvent::ViewsStale { dropped: false }));
     bench.tell_views(Err("NOPERM this user has no permissions"));
     bench.publish("e", json!({ "n": 3 }));
     assert_eq!(bench.told(waits), [" 3"]);
@@ -329,7 +415,7 @@ fn a_question_is_forgotten_with_its_connection() {
     bench.views = None;
     for _ in 0..10 {
         let player = bench.player_who_waits("w");
-        bench.input(Input::Broker(BrokerEvent::ViewsStale));
+        bench.input(Input::Broker(BrokerEvent::ViewsStale { dropped: false }));
         assert_eq!((bench.asked.len(), bench.engine.stats().loading), (1, 1));
         bench.input(Input::Closed { conn: conn(player), code: 1006 });
         assert_eq!((bench.asked.len(), bench.engine.stats().loading), (0, 0));

@@ -5,13 +5,14 @@
 
 use std::sync::Arc;
 
-use drawbridge_engine::interest::{ShardId, ShardSet};
+use drawbridge_engine::interest::ShardId;
 use drawbridge_engine::io::{BrokerEvent, PlayerAction, PlayerCommand, Subject};
 use drawbridge_engine::settings::CONTROL_CHANNEL;
 use drawbridge_protocol::channel::is_pattern;
 
 use super::meter::Meter;
 use super::outlet::Outlet;
+use super::queue::Pushed;
 use super::routes::Routes;
 use crate::command;
 
@@ -54,30 +55,32 @@ pub(super) struct Herald {
 }
 
 impl Herald {
-    /// Tells the shards what came on one of the channels, if it is this link's to tell; gives those that had no room.
-    pub(super) fn tell(&self, channel: &str, json: &str, outlet: &Outlet) -> ShardSet {
-        let command = match command::parse(json) {
+    /// Tells the shards what came on one of the channels, if it is this link's to tell.
+    pub(super) fn tell(&self, channel: &str, json: &str, outlet: &Outlet) {
+        let by_service = self.channels.control.as_deref() == Some(channel);
+        // What a node says was checked there; a view that this one cannot read shows nothing.
+        let command = command::parse(json).and_then(|command| match by_service {
+            true => command::check(&command).map(|()| command),
+            false => Ok(command),
+        });
+        let command = match command {
             Ok(command) => command,
             Err(reason) => {
                 self.meter.count_command(false);
-                tracing::warn!(channel, reason, "a player command could not be read");
-                return ShardSet::default();
+                return tracing::warn!(channel, reason, "a player command could not be read");
             }
         };
-        let by_service = self.channels.control.as_deref() == Some(channel);
         if !by_service && self.link != self.link_of(&command) {
-            return ShardSet::default();
+            return;
         }
         self.meter.count_command(true);
-        if by_service {
-            outlet.tell(ShardId::NODE, BrokerEvent::Command(command.clone()));
-        }
-        let missed = outlet.tell_shards(&BrokerEvent::Command(command));
-        if !missed.is_empty() {
+        let is_kept =
+            !by_service || outlet.tell(ShardId::NODE, BrokerEvent::Command(command.clone())) == Pushed::Told;
+        let is_told = outlet.tell_shards(&BrokerEvent::Command(command));
+        if !is_kept || !is_told {
             self.meter.count_command(false);
             tracing::error!("a player command was dropped: too many at once");
         }
-        missed
     }
 
     fn link_of(&self, command: &PlayerCommand) -> usize {

@@ -13,6 +13,8 @@ use tokio::sync::mpsc;
 use super::herald::Herald;
 use super::outlet::Outlet;
 
+/// What a player command may have at most, whatever the bound of other payloads is.
+const MAX_COMMAND_BYTES: usize = 64 * 1024;
 /// How often a dropped payload is logged at most.
 const LOG_EVERY: Duration = Duration::from_secs(10);
 
@@ -46,8 +48,6 @@ pub(super) struct Interest {
     herald: Herald,
     /// Shards that lost publications of channels that could not be marked.
     lost: ShardSet,
-    /// Shards that missed player commands.
-    stale: ShardSet,
     logged: Option<Instant>,
     unlogged: u64,
 }
@@ -63,7 +63,6 @@ impl Interest {
             loads: Vec::new(),
             herald,
             lost: ShardSet::default(),
-            stale: ShardSet::default(),
             logged: None,
             unlogged: 0,
         }
@@ -115,13 +114,13 @@ impl Interest {
         if shards.contains(ShardId::NODE) {
             match &event {
                 BrokerEvent::Publication(said) if self.herald.channels.contain(&said.channel) => {
-                    let missed = self.herald.tell(&said.channel, said.event.data_json(), &self.outlet);
-                    self.stale = self.stale.union(missed);
-                    return;
+                    return self.herald.tell(&said.channel, said.event.data_json(), &self.outlet);
                 }
-                // Nobody knows what was said before.
-                BrokerEvent::Confirmed { subject, .. } if *subject.name == *self.herald.channels.nodes => {
-                    self.outlet.tell_shards(&BrokerEvent::ViewsStale);
+                // Nobody knows what was said before; or nothing more is heard.
+                BrokerEvent::Confirmed { subject, .. } | BrokerEvent::Refused { subject, .. }
+                    if *subject.name == *self.herald.channels.nodes =>
+                {
+                    self.outlet.tell_shards(&BrokerEvent::ViewsStale { dropped: false });
                 }
                 _ => {}
             }
@@ -134,10 +133,6 @@ impl Interest {
         if self.hub.next_deadline_ms().is_some_and(|at| at <= self.now_ms) {
             self.handle(HubInput::Tick);
         }
-        for shard in self.stale.iter().filter(|shard| self.outlet.has_room(*shard)) {
-            self.stale.remove(shard);
-            self.outlet.tell(shard, BrokerEvent::ViewsStale);
-        }
         for shard in self.lost.iter() {
             if self.outlet.can_hear(shard) {
                 self.lost.remove(shard);
@@ -149,7 +144,7 @@ impl Interest {
     /// When [`Interest::tick`] is due at the latest.
     pub(super) fn due(&self) -> Option<Instant> {
         let hub = self.hub.next_deadline_ms().map(|at| self.started + Duration::from_millis(at));
-        if self.lost.union(self.stale).is_empty() {
+        if self.lost.is_empty() {
             return hub;
         }
         let soon = self.started + Duration::from_millis(self.now_ms + 100);
@@ -163,7 +158,7 @@ impl Interest {
 
     /// Payloads over this are not passed to the hub, in bytes.
     pub(super) fn external_bytes(&self) -> usize {
-        self.hub.settings().external_bytes
+        self.hub.settings().external_bytes.max(MAX_COMMAND_BYTES)
     }
 
     pub(super) fn stats(&self) -> HubStats {

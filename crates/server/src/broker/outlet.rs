@@ -38,15 +38,10 @@ impl Outlet {
         lost
     }
 
-    /// Tells every shard, but not the node; gives those that had no room.
-    pub(super) fn tell_shards(&self, event: &BrokerEvent) -> ShardSet {
-        let mut missed = ShardSet::default();
-        for (id, queue) in (0..).zip(self.shards.iter()) {
-            if queue.push(event.clone()) == Pushed::Lost {
-                missed.insert(ShardId(id));
-            }
-        }
-        missed
+    /// Tells every shard, but not the node; says whether all of them had room.
+    pub(super) fn tell_shards(&self, event: &BrokerEvent) -> bool {
+        let missed = self.shards.iter().filter(|queue| queue.push(event.clone()) == Pushed::Lost);
+        missed.count() == 0
     }
 
     /// Tells all.
@@ -54,11 +49,6 @@ impl Outlet {
         for queue in self.queues() {
             queue.push(event.clone());
         }
-    }
-
-    /// Whether a shard that missed commands has room for more.
-    pub(super) fn has_room(&self, shard: ShardId) -> bool {
-        self.queue(shard).is_none_or(ShardQueue::has_room)
     }
 
     /// Whether a shard that lost something can take the news.

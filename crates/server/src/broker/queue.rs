@@ -1,11 +1,12 @@
 //! The queue from the broker to one shard: bounded in bytes, never blocking, in order. What does not fit is
-//! dropped and its channel is marked with one `Gap`, which says how far the loss goes; what the broker says of
+//! dropped and its channel is marked with one `Gap`, which says how far the loss goes (commands: with one `ViewsStale`);
+//! what the broker says of
 //! subscriptions, publishes and itself always fits.
 //! It knows nothing of who listens or of Redis.
 //!
 //! Only the broker's thread pushes publications and commands; any thread may push the others.
 
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::task::{Context, Poll};
 
@@ -17,6 +18,10 @@ use tokio::sync::mpsc;
 /// subscriptions ([`Pushed::Lost`]).
 const MAX_GAPS: usize = 65_536;
 
+/// Player commands that wait for one shard at most, in bytes. Events have a bound of their own: many of them keep no
+/// command out.
+const COMMAND_BYTES: usize = 8 << 20;
+
 /// What a queued publication costs beside its payload and name, in bytes; an estimate.
 const OVERHEAD: usize = 256;
 
@@ -27,6 +32,8 @@ pub fn shard_queue(bound_bytes: usize) -> (ShardQueue, ShardInbox) {
         bound_bytes,
         bytes: AtomicUsize::new(0),
         dropped: AtomicU64::new(0),
+        command_bytes: AtomicUsize::new(0),
+        stale: AtomicBool::new(false),
         marked: AtomicUsize::new(0),
         gaps: Mutex::new(HashMap::new()),
         epoch: OnceLock::new(),
@@ -53,8 +60,8 @@ pub struct ShardInbox {
 pub enum Pushed {
     /// It is in the queue, or its channel is marked, or nobody listens any more.
     Told,
-    /// It was dropped, and the loss is still to be told: a command, or an event where too many channels are marked
-    /// already to mark one more.
+    /// It was dropped: a command, of which the shard is told, or an event where too many channels are marked already
+    /// to mark one more, so that the loss is still to be told.
     Lost,
 }
 
@@ -63,6 +70,9 @@ struct Shared {
     bound_bytes: usize,
     bytes: AtomicUsize,
     dropped: AtomicU64,
+    command_bytes: AtomicUsize,
+    /// Commands were dropped, and the shard has not read so yet.
+    stale: AtomicBool,
     /// How many channels are marked; read before the lock is taken.
     marked: AtomicUsize,
     /// The channels with a `Gap` in the queue, and how far their loss goes.
@@ -77,8 +87,12 @@ impl ShardQueue {
             BrokerEvent::Publication(publication) if !self.shared.admit(publication) => {
                 return self.mark(publication);
             }
-            BrokerEvent::Command(command) if !self.shared.has_room_for(command_weight(command)) => {
+            BrokerEvent::Command(command) if !self.shared.admit_command(command) => {
                 self.shared.dropped.fetch_add(1, Ordering::Relaxed);
+                // Where it would have been; until that is read, it stands for all that are dropped behind it.
+                if !self.shared.stale.swap(true, Ordering::AcqRel) {
+                    let _ = self.sender.send(BrokerEvent::ViewsStale { dropped: true });
+                }
                 return Pushed::Lost;
             }
             _ => {}
@@ -96,11 +110,6 @@ impl ShardQueue {
     /// How many publications were dropped since the start.
     pub fn dropped(&self) -> u64 {
         self.shared.dropped.load(Ordering::Relaxed)
-    }
-
-    /// Whether there is room again for commands, after [`Pushed::Lost`].
-    pub(super) fn has_room(&self) -> bool {
-        self.bytes() <= self.shared.bound_bytes / 2
     }
 
     /// Whether there is room again for marks, after [`Pushed::Lost`].
@@ -139,14 +148,21 @@ impl Shared {
         if self.marked.load(Ordering::Acquire) > 0 && self.lock_gaps().contains_key(&publication.channel) {
             return false;
         }
-        self.has_room_for(weight(publication))
-    }
-
-    /// Takes so many bytes into account if there is room for them.
-    fn has_room_for(&self, weight: usize) -> bool {
+        let weight = weight(publication);
         let before = self.bytes.fetch_add(weight, Ordering::Relaxed);
         if before > 0 && before + weight > self.bound_bytes {
             self.bytes.fetch_sub(weight, Ordering::Relaxed);
+            return false;
+        }
+        true
+    }
+
+    /// Takes the command's bytes into account if there is room.
+    fn admit_command(&self, command: &PlayerCommand) -> bool {
+        let weight = command_weight(command);
+        let before = self.command_bytes.fetch_add(weight, Ordering::Relaxed);
+        if before + weight > COMMAND_BYTES {
+            self.command_bytes.fetch_sub(weight, Ordering::Relaxed);
             return false;
         }
         true
@@ -158,8 +174,9 @@ impl Shared {
             BrokerEvent::Publication(publication) => {
                 self.bytes.fetch_sub(weight(publication), Ordering::Relaxed);
             }
+            BrokerEvent::ViewsStale { dropped: true } => self.stale.store(false, Ordering::Release),
             BrokerEvent::Command(command) => {
-                self.bytes.fetch_sub(command_weight(command), Ordering::Relaxed);
+                self.command_bytes.fetch_sub(command_weight(command), Ordering::Relaxed);
             }
             BrokerEvent::Gap { channel, position } => {
                 let mut gaps = self.lock_gaps();

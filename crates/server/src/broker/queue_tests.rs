@@ -142,3 +142,45 @@ proptest! {
         prop_assert_eq!(queue.bytes(), 0);
     }
 }
+
+fn command(view: usize) -> BrokerEvent {
+    let action = PlayerAction::View { channel: "a".into(), view: Some("x".repeat(view).into()) };
+    BrokerEvent::Command(PlayerCommand { player: "alice".into(), action })
+}
+
+#[test]
+fn many_events_keep_no_command_out() {
+    let (queue, mut inbox) = queue(3000);
+    for offset in 1..9 {
+        queue.push(publication("a", offset, 1000));
+    }
+    assert_eq!(queue.push(command(1000)), Pushed::Told);
+    let last = drain(&mut inbox).pop().unwrap();
+    assert!(last.starts_with("Command"), "{last}");
+}
+
+/// What a player must not see any more could follow: the shard hears of it where the command would have been.
+#[test]
+fn a_command_without_room_is_marked_once_at_its_place() {
+    let (queue, mut inbox) = queue(1 << 20);
+    let many = COMMAND_BYTES / (1 << 20);
+    for _ in 0..many + 3 {
+        queue.push(command(1 << 20));
+    }
+    assert_eq!(queue.push(command(1 << 20)), Pushed::Lost);
+    queue.push(publication("a", 1, 10));
+    let told = drain(&mut inbox);
+    let places: Vec<usize> = told
+        .iter()
+        .enumerate()
+        .filter(|(_, event)| event.starts_with("ViewsStale"))
+        .map(|(at, _)| at)
+        .collect();
+    assert_eq!(places, [told.len() - 2], "{:?}", told.iter().map(|event| &event[..12]).collect::<Vec<_>>());
+    assert!(told[..told.len() - 2].iter().all(|event| event.starts_with("Command")));
+    // Read, it can be marked again.
+    for _ in 0..many + 1 {
+        queue.push(command(1 << 20));
+    }
+    assert!(drain(&mut inbox).last().unwrap().starts_with("ViewsStale"));
+}

@@ -186,6 +186,9 @@ async fn view(State(node): Shared, Path(player): Path<String>, body: Bytes) -> A
     Ok(axum::Json(serde_json::json!({ "player": player })).into_response())
 }
 
+/// It goes into the lifecycle stream.
+const MAX_REASON_BYTES: usize = 1_024;
+
 #[derive(Default, Deserialize)]
 struct DisconnectBody {
     #[serde(default)]
@@ -194,6 +197,9 @@ struct DisconnectBody {
 
 async fn disconnect(State(node): Shared, Path(player): Path<String>, body: Bytes) -> Answer {
     let DisconnectBody { reason } = if body.is_empty() { DisconnectBody::default() } else { parse(&body)? };
+    if reason.as_ref().is_some_and(|reason| reason.len() > MAX_REASON_BYTES) {
+        return Err(bad_request(format!("reason: at most {MAX_REASON_BYTES} bytes")));
+    }
     command(&node, player, PlayerAction::Disconnect { reason: reason.map(Into::into) }).await
 }
 

@@ -76,7 +76,7 @@ local function commit(channel, max, ttl, key, remove, body, id)
   local epoch = redis.call('HGET', rows, 'e')
   if not epoch then
     epoch = new_epoch()
-    redis.call('UNLINK', heard)
+    redis.call('UNLINK', rows, heard)
     redis.call('HSET', rows, 'e', epoch, 's', 0)
   end
   if not remove and hear(rows, heard, field, now) and not has_room(rows, heard, max, ttl, now) then

@@ -25,6 +25,9 @@ const SCAN_COUNT: usize = 512;
 /// How long to wait when Redis says that it cannot just now.
 const RETRY_AFTER: Duration = Duration::from_millis(200);
 
+/// What is not what was asked for is not taken for nothing.
+const UNEXPECTED: &str = "an unexpected answer";
+
 /// See the module.
 pub(super) struct Reader {
     pub(super) questions: Questions,
@@ -99,7 +102,7 @@ impl Reader {
                 return Ok(());
             }
             if self.questions.views.answered(&key, |asked| *asked == player) {
-                let views = result.map(|views| player_views(&views)).map_err(Into::into);
+                let views = result.and_then(|views| player_views(&views)).map_err(Into::into);
                 self.outlet.tell(key.0, BrokerEvent::Views { ticket: key.1, views });
             }
         }
@@ -133,11 +136,13 @@ async fn next<Q>(commands: &mut Commands, questions: impl Future<Output = Q>) ->
     }
 }
 
-fn player_views(reply: &Value) -> PlayerViews {
-    pairs(reply)
-        .filter_map(|(channel, view)| Some((text(channel)?.into(), text(view)?.into())))
-        .collect::<Vec<_>>()
-        .into()
+fn player_views(reply: &Value) -> Result<PlayerViews, String> {
+    let view = |(channel, view)| Some((text(channel)?.into(), text(view)?.into()));
+    let views: Option<Vec<_>> = pairs(reply).map(view).collect();
+    match reply {
+        Value::Map(_) | Value::Array(_) => views.map(Into::into).ok_or_else(|| UNEXPECTED.to_owned()),
+        _ => Err(UNEXPECTED.to_owned()),
+    }
 }
 
 /// The fields and values of a hash, in either form of an answer.
@@ -181,7 +186,7 @@ async fn read_table(
         scan.arg(key).arg(&cursor).arg("COUNT").arg(SCAN_COUNT);
         let part = match commands.ask(&scan).await? {
             Ok(Value::Array(part)) => part,
-            Ok(_) => return Ok(Ok(table)),
+            Ok(_) => return Ok(Err(UNEXPECTED.to_owned())),
             Err(words) => return Ok(Err(words)),
         };
         let rows = part.get(1).into_iter().flat_map(pairs);
