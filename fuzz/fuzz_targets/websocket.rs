@@ -9,14 +9,14 @@ use libfuzzer_sys::fuzz_target;
 const LIMITS: Limits = Limits { message_bytes: 64, max_message_bytes: 256 };
 const OVERHEAD: usize = 512;
 
-fuzz_target!(|input: (Vec<u8>, Vec<u8>)| {
-    let (pieces, stream) = input;
-    assert_eq!(read(&stream, &[]), read(&stream, &pieces));
+fuzz_target!(|input: (bool, Vec<u8>, Vec<u8>)| {
+    let (inflates, pieces, stream) = input;
+    assert_eq!(read(inflates, &stream, &[]), read(inflates, &stream, &pieces));
 });
 
 /// All that is said, as text, and the violation at its end. Pieces of a size of 0 are the whole rest.
-fn read(stream: &[u8], pieces: &[u8]) -> (Vec<String>, Option<Violation>) {
-    let mut decoder = Decoder::new();
+fn read(inflates: bool, stream: &[u8], pieces: &[u8]) -> (Vec<String>, Option<Violation>) {
+    let mut decoder = if inflates { Decoder::inflating() } else { Decoder::new() };
     let mut said = Vec::new();
     let mut sizes = pieces.iter().map(|&size| usize::from(size)).cycle();
     let mut rest = stream;
