@@ -141,7 +141,7 @@ impl Engine {
             self.leave_target(*conn, id);
         }
         self.targets.remove(id);
-        for conn in subscribers {
+        for conn in subscribers.iter().copied() {
             let open = self.connections.get(conn).is_some_and(|conn| conn.is_open());
             if open && !waiters.iter().any(|waiter| waiter.conn == conn) {
                 let channel = &*subject.name;
@@ -170,7 +170,7 @@ impl Engine {
                 Reply::Server | Reply::Told | Reply::Silent | Reply::Resync => self.send_error(conn, error),
             }
         }
-        for Waiter { conn, .. } in waiters {
+        for conn in subscribers {
             self.run_deferred(conn);
         }
     }

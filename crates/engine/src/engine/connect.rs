@@ -292,7 +292,7 @@ impl Engine {
 }
 
 /// Whether a service can have narrowed something for this player: nobody knows an anonymous one's name beforehand.
-pub(super) fn is_named(conn: &Connection) -> bool {
+fn is_named(conn: &Connection) -> bool {
     conn.claims.as_ref().is_some_and(|claims| *claims.player != *anonymous_name(conn))
 }
 

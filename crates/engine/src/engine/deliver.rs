@@ -94,6 +94,12 @@ impl Engine {
             for other in overlap.iter().filter(|other| **other != id) {
                 self.flush_target(*conn, *other);
             }
+            // What is a frame cannot be given up any more: while the socket is blocked that must not go on and on.
+            let bound = self.settings.outbound_bytes;
+            if self.connections.get(*conn).is_some_and(|conn| conn.blocked && conn.is_over(bound)) {
+                self.close_slow(vec![*conn]);
+                continue;
+            }
             let slot = self.connections.get(*conn).and_then(|conn| conn.subscription(id)).map(|s| s.slot);
             let (Some(slot), Some(target)) = (slot, self.targets.get_mut(id)) else { continue };
             let Some(subscriber) = target.subscribers.get_mut(slot as usize) else { continue };

@@ -150,6 +150,7 @@ impl Engine {
             return;
         }
         let feed = subscriber.feed.get_or_insert_default();
+        feed.slow_consumer = delivery_of(&self.settings, target.class).slow_consumer;
         conn.feed_bytes -= feed.bytes();
         feed.begin_anew(None);
         feed.flush_at_ms = 0;
@@ -192,7 +193,7 @@ impl Leaving<'_> {
             return Left::Nothing;
         };
         let Some(subscriber) = target.subscribers.get_mut(slot as usize) else { return Left::Nothing };
-        let audience = subscriber.audience;
+        let (audience, is_live) = (subscriber.audience, subscriber.live);
         let Some(mut feed) = subscriber.feed.take() else { return Left::Nothing };
         let bytes = feed.bytes();
         let mut more = false;
@@ -201,9 +202,9 @@ impl Leaving<'_> {
             conn.put(frame);
             self.stats.resyncs += 1;
         }
-        let is_loaded = target.world.as_ref().is_none_or(|world| world.loaded);
-        // Without a table there is nothing to tell; the next one brings a snapshot of its own.
-        if let Some(snapshot) = feed.snapshot.take().filter(|_| is_loaded) {
+        let may_tell = is_live && target.world.as_ref().is_none_or(|world| world.loaded);
+        // Without a table, or while its views are not known, nothing is told: what ends that brings another snapshot.
+        if let Some(snapshot) = feed.snapshot.take().filter(|_| may_tell) {
             feed.snapshot = self.snapshot(conn, target, audience, snapshot).map(SnapshotState::Running);
             more = feed.snapshot.is_some();
         }

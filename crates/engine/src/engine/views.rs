@@ -10,7 +10,6 @@ use drawbridge_protocol::{ErrorCode, FilterUpdate, RequestId, ServerMessage};
 use serde_json::value::RawValue;
 
 use super::Engine;
-use super::connect::is_named;
 use super::deliver::{delivery_of, outgoing};
 use super::subscribe::{Refusal, subject};
 use crate::area::Area;
@@ -297,7 +296,8 @@ impl Engine {
     /// What services have narrowed of anybody's views may be other than what is known. `dropped`: also of channels whose
     /// events go on coming.
     pub(super) fn load_all_views(&mut self, dropped: bool) {
-        let joined = |conn: &&Connection| !matches!(conn.phase, Phase::Connecting) && is_named(conn);
+        // Also an anonymous one's: once it has joined, services can know its name.
+        let joined = |conn: &&Connection| !matches!(conn.phase, Phase::Connecting);
         let all: Vec<ConnId> = self.connections.iter().filter(joined).map(|conn| conn.id).collect();
         for id in all {
             self.load_views(id);
@@ -311,9 +311,7 @@ impl Engine {
     fn shut_gate(&mut self, id: ConnId) {
         let Some(conn) = self.connections.get_mut(id) else { return };
         for subscription in conn.subscriptions.clone() {
-            let Some(target) = self.targets.get_mut(subscription.target).filter(|target| target.live) else {
-                continue;
-            };
+            let Some(target) = self.targets.get_mut(subscription.target) else { continue };
             let subscriber = target.subscribers.get_mut(subscription.slot as usize);
             if subscriber.is_some_and(|theirs| std::mem::replace(&mut theirs.live, false)) {
                 target.waiters.push(Waiter { conn: id, reply: conn.reply_behind_gate() });

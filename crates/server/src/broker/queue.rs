@@ -157,8 +157,12 @@ impl Shared {
         true
     }
 
-    /// Takes the command's bytes into account if there is room.
+    /// Takes the command's bytes into account if there is room. A view behind one that was dropped is dropped, too: what
+    /// Redis keeps when the shard asks is newer.
     fn admit_command(&self, command: &PlayerCommand) -> bool {
+        if matches!(command.action, PlayerAction::View { .. }) && self.stale.load(Ordering::Acquire) {
+            return false;
+        }
         let weight = command_weight(command);
         let before = self.command_bytes.fetch_add(weight, Ordering::Relaxed);
         if before + weight > COMMAND_BYTES {
