@@ -119,7 +119,8 @@ def test_redis_cutting_the_node_off_at_its_output_buffer_limit_is_told(start):
     """A node that is held up while much is published: Redis closes its link, and the gap is told."""
     redis = RedisServer("--client-output-buffer-limit", "pubsub", "256kb", "0", "0")
     try:
-        node = start(redis)
+        # What comes at once after the pause is much, and no fault of the reader's.
+        node = start(redis, connection={"outbound_bytes": "64MiB"})
         player = node.player("alice")
         player.subscribe("chat:1")
         redis.publish("chat:1", '{"event":"n","data":0}')
