@@ -305,6 +305,8 @@ pub enum BrokerCommand {
         /// Which question.
         ticket: Ticket,
     },
+    /// The answer to [`BrokerEvent::ViewsStale`]: Redis has told the views of all the shard's players, or refuses to.
+    ViewsKnown(HeldLink),
     /// Keep a player's view of one channel, and tell every node of it, in one step (contract §9).
     SetView {
         /// [`BrokerEvent::Done`] answers it.
@@ -382,6 +384,15 @@ impl<'a> Version<'a> {
     }
 }
 
+/// A link that asks for what it lost only when every shard knows its players' views again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HeldLink {
+    /// Which link.
+    pub link: usize,
+    /// Counts its breaks, so that late answers miss the next one.
+    pub round: u64,
+}
+
 /// What the broker tells a shard, in one queue: so a confirmation comes before the first event.
 #[derive(Clone, Debug)]
 pub enum BrokerEvent {
@@ -434,6 +445,8 @@ pub enum BrokerEvent {
         /// Commands about channels that are live were dropped on the way. Else they were missed with a link, and this
         /// comes before any subscription that the link lost is confirmed again.
         dropped: bool,
+        /// Who waits for [`BrokerCommand::ViewsKnown`].
+        held: Option<HeldLink>,
     },
     /// An event.
     Publication(Arc<Publication>),

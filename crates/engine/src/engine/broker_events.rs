@@ -33,7 +33,7 @@ impl Engine {
             BrokerEvent::Expired { channel, keys } => self.expired_entities(&channel, &keys),
             BrokerEvent::Views { ticket, views } => self.views_loaded(ticket, views),
             BrokerEvent::Command(command) => self.command(&command),
-            BrokerEvent::ViewsStale { dropped } => self.load_all_views(dropped),
+            BrokerEvent::ViewsStale { dropped, held } => self.views_are_stale(dropped, held),
             BrokerEvent::Done { ticket, result } => self.publish_done(ticket, result),
             BrokerEvent::Status(status) => self.broker_status(status),
         }

@@ -17,7 +17,7 @@ mod subscribe;
 mod views;
 
 use std::borrow::Cow;
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use drawbridge_protocol::websocket::Compressor;
@@ -27,7 +27,7 @@ use smallvec::SmallVec;
 
 use crate::audience::AudienceId;
 use crate::connection::Connection;
-use crate::io::{BrokerStatus, ConnId, Input, Notice, Now, Output, Subject, Ticket};
+use crate::io::{BrokerStatus, ConnId, HeldLink, Input, Notice, Now, Output, Subject, Ticket};
 use crate::rate_limit::SharedLimits;
 use crate::settings::Settings;
 use crate::stats::Stats;
@@ -56,7 +56,10 @@ pub struct Engine {
     timers: BTreeSet<(u64, ConnId)>,
     tickets: HashMap<Ticket, publish::InFlight>,
     /// Questions for players' views that are out.
-    loading: HashMap<Ticket, ConnId>,
+    loading: BTreeMap<Ticket, ConnId>,
+    /// Links that wait until the questions up to `held_behind` are answered; at most one entry a link.
+    held_links: Vec<HeldLink>,
+    held_behind: Ticket,
     next_ticket: u64,
     /// Counts publications, so that a connection and a view know which they have decided.
     publication: u64,
@@ -89,7 +92,9 @@ impl Engine {
             views: Views::default(),
             timers: BTreeSet::new(),
             tickets: HashMap::new(),
-            loading: HashMap::new(),
+            loading: BTreeMap::new(),
+            held_links: Vec::new(),
+            held_behind: Ticket(0),
             next_ticket: 0,
             publication: 0,
             status: BrokerStatus::Ok,

@@ -17,7 +17,7 @@ use crate::audience::NOBODY;
 use crate::class::Class;
 use crate::connection::{Connection, Phase};
 use crate::expr::{self, Expr, Vars};
-use crate::io::{BrokerCommand, Claims, ConnId, Notice, Output, PlayerViews, Subject, Ticket};
+use crate::io::{BrokerCommand, Claims, ConnId, HeldLink, Notice, Output, PlayerViews, Subject, Ticket};
 use crate::permissions::{self, Denied};
 use crate::targets::{Reply, Sight, TargetId, Waiter};
 use crate::view::{RuleScope, bind, bind_me};
@@ -295,7 +295,16 @@ impl Engine {
 
     /// What services have narrowed of anybody's views may be other than what is known. `dropped`: also of channels whose
     /// events go on coming.
-    pub(super) fn load_all_views(&mut self, dropped: bool) {
+    pub(super) fn views_are_stale(&mut self, dropped: bool, held: Option<HeldLink>) {
+        let others = std::mem::take(&mut self.held_links).into_iter();
+        let others: Vec<HeldLink> = others.filter(|other| Some(other.link) != held.map(|h| h.link)).collect();
+        self.load_all_views(dropped);
+        self.held_links = others.into_iter().chain(held).collect();
+        self.held_behind = Ticket(self.next_ticket);
+        self.release_links();
+    }
+
+    fn load_all_views(&mut self, dropped: bool) {
         // Also an anonymous one's: once it has joined, services can know its name.
         let joined = |conn: &&Connection| !matches!(conn.phase, Phase::Connecting);
         let all: Vec<ConnId> = self.connections.iter().filter(joined).map(|conn| conn.id).collect();
@@ -325,6 +334,17 @@ impl Engine {
             && self.loading.remove(&ticket).is_some()
         {
             self.outputs.push_back(Output::Broker(BrokerCommand::ForgetViews { ticket }));
+            self.release_links();
+        }
+    }
+
+    /// Once the views of all are known that were to be read anew, what the links lost may come back.
+    fn release_links(&mut self) {
+        if self.loading.first_key_value().is_some_and(|(oldest, _)| *oldest <= self.held_behind) {
+            return;
+        }
+        for held in self.held_links.drain(..) {
+            self.outputs.push_back(Output::Broker(BrokerCommand::ViewsKnown(held)));
         }
     }
 
@@ -341,6 +361,7 @@ impl Engine {
             }
             Err(reason) => self.views_refused(id, &reason),
         }
+        self.release_links();
     }
 
     fn views_refused(&mut self, id: ConnId, reason: &str) {

@@ -33,6 +33,10 @@ pub(super) struct Rules {
 }
 
 impl Rules {
+    pub(super) fn is_reserved(self) -> bool {
+        self.reserved
+    }
+
     pub(super) fn class(self, settings: &HubSettings) -> Option<&Class> {
         self.class.and_then(|id| settings.classes.get(id))
     }

@@ -52,6 +52,9 @@ pub(super) struct Entry {
 pub struct Hub {
     pub(super) settings: HubSettings,
     link_up: bool,
+    /// Nothing but the node's own channels is asked for: what was said on them while the link was down is to be made
+    /// good first ([`HubInput::Release`]).
+    held: bool,
     pub(super) entries: HashMap<Subject, Entry>,
     /// How many of the entries are patterns.
     pattern_entries: usize,
@@ -85,6 +88,7 @@ impl Hub {
         Hub {
             settings,
             link_up: false,
+            held: false,
             entries: HashMap::new(),
             pattern_entries: 0,
             patterns: PatternIndex::default(),
@@ -122,6 +126,7 @@ impl Hub {
                 return self.message(now_ms, pattern, channel, Content::Oversized(bytes));
             }
             HubInput::Lost { shard } => self.lost(shard),
+            HubInput::Release => self.held = false,
             HubInput::Tick => {}
         }
         self.give_up_lingering(now_ms);
@@ -144,6 +149,11 @@ impl Hub {
     /// How many subscriptions were live, broke with the link and are not live again.
     pub fn interrupted(&self) -> usize {
         self.interrupted
+    }
+
+    /// Whether it waits for [`HubInput::Release`].
+    pub fn is_held(&self) -> bool {
+        self.held
     }
 
     /// What it was told at start.
@@ -193,7 +203,10 @@ impl Hub {
             table: self.table_for(rules),
         };
         self.compact_waiting();
-        self.waiting.push_back(subject.clone());
+        match rules.is_reserved() {
+            true => self.waiting.push_front(subject.clone()),
+            false => self.waiting.push_back(subject.clone()),
+        }
         self.entries.insert(subject, entry);
     }
 
@@ -257,8 +270,8 @@ impl Hub {
         self.lingering.clear();
         self.asked = 0;
         self.live = 0;
-        // What nodes tell each other comes first: so it is known before anything of the others is told. The rest in the
-        // order of names: what a seeded simulation sees must not hang on the table's.
+        // What nodes tell each other comes first, and what they said meanwhile is made good before the rest is asked for.
+        // That in the order of names: what a seeded simulation sees must not hang on the table's.
         let mut subjects: Vec<Subject> = self.entries.keys().cloned().collect();
         let reserved = &self.settings.reserved;
         subjects.sort_unstable_by(|a, b| {
@@ -270,6 +283,7 @@ impl Hub {
                 self.forget(&subject);
                 continue;
             }
+            self.held |= entry.rules.is_reserved();
             if entry.state == State::Live {
                 entry.broken = true;
                 self.interrupted += 1;
@@ -288,7 +302,9 @@ impl Hub {
         }
         let mut batch = Vec::with_capacity(self.waiting.len().min(BATCH));
         while batch.len() < BATCH {
-            let Some(subject) = self.waiting.pop_front() else { break };
+            let (held, reserved) = (self.held, &self.settings.reserved);
+            let next = self.waiting.pop_front_if(|subject| !held || reserved.holds(&subject.name));
+            let Some(subject) = next else { break };
             if let Some(entry) = self.entries.get_mut(&subject)
                 && entry.state == State::Waiting
             {

@@ -95,6 +95,9 @@ pub enum HubInput<'a> {
         /// Which shard.
         shard: ShardId,
     },
+    /// After a break of the link the node's own channels are confirmed, and the shards know what was said on them
+    /// meanwhile: the rest may be asked for. Only a hub that has such channels waits for it.
+    Release,
     /// Nothing happened but time.
     Tick,
 }

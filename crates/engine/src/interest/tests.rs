@@ -356,3 +356,27 @@ fn subjects_that_come_and_go_while_the_link_is_away_do_not_pile_up() {
     assert!(bench.hub.waiting_len() <= 2 * BATCH, "{}", bench.hub.waiting_len());
     assert_eq!(bench.give(HubInput::LinkUp), ["subscribe room"]);
 }
+
+/// What nodes said to each other while the link was down is made good before anything else comes back.
+#[test]
+fn behind_a_break_the_nodes_own_channels_come_first_and_the_rest_when_it_is_let_go() {
+    let mut bench = Bench::new();
+    let (own, room) = (Subject::channel("own:nodes"), Subject::channel("a-room"));
+    assert_eq!(bench.want(ShardId::NODE, &own), ["subscribe own:nodes"]);
+    bench.give(HubInput::Subscribed(&own));
+    bench.live(A, &room);
+    assert!(!bench.hub.is_held(), "nothing was missed");
+    bench.give(HubInput::LinkDown);
+    assert!(bench.hub.is_held());
+    assert_eq!(bench.give(HubInput::LinkUp), ["subscribe own:nodes"]);
+    assert_eq!(bench.give(HubInput::Subscribed(&own)).len(), 1, "confirmed, and nothing asked");
+    assert_eq!(bench.want(B, &Subject::channel("b-room")), [""; 0]);
+    assert_eq!(bench.want(ShardId::NODE, &Subject::channel("own:late")), ["subscribe own:late"]);
+    bench.give(HubInput::Subscribed(&Subject::channel("own:late")));
+    assert_eq!(bench.give(HubInput::Release), ["subscribe a-room b-room"]);
+    // A hub that has no such channel waits for nobody.
+    let mut bench = Bench::new();
+    bench.live(A, &room);
+    bench.give(HubInput::LinkDown);
+    assert_eq!(bench.give(HubInput::LinkUp), ["subscribe a-room"]);
+}

@@ -36,6 +36,8 @@ pub struct Bench {
     pub views: Option<Result<PlayerViews, Arc<str>>>,
     /// Questions for views that are not answered.
     pub asked: Vec<Ticket>,
+    /// Breaks of the link behind which the views are known again.
+    pub released: Vec<u64>,
 }
 
 /// What an entity class of a test says.
@@ -119,6 +121,7 @@ impl Bench {
             pattern: None,
             views: Some(Ok([].into())),
             asked: Vec::new(),
+            released: Vec::new(),
         }
     }
 
@@ -274,6 +277,7 @@ impl Bench {
                 None => self.asked.push(ticket),
             },
             BrokerCommand::ForgetViews { ticket } => self.asked.retain(|asked| *asked != ticket),
+            BrokerCommand::ViewsKnown(held) => self.released.push(held.round),
             other => panic!("unexpected {other:?}"),
         }
         self.broker_says();

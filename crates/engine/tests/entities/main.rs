@@ -6,7 +6,7 @@ mod bench;
 use bench::{Bench, conn, stream, world};
 use drawbridge_engine::class::{Class, Delivery, SlowConsumer};
 use drawbridge_engine::interest::StoredEntity;
-use drawbridge_engine::io::{BrokerEvent, Input, PlayerAction, PlayerCommand, Position};
+use drawbridge_engine::io::{BrokerEvent, HeldLink, Input, PlayerAction, PlayerCommand, Position};
 use serde_json::{Value, json};
 
 fn latest() -> Delivery {
@@ -269,7 +269,7 @@ fn after_a_break_nothing_is_shown_before_the_views_are_known() {
         bench.publish("e", at("a", 0.0, 1));
         bench.take(player);
         bench.views = None;
-        bench.input(Input::Broker(BrokerEvent::ViewsStale { dropped: false }));
+        bench.input(Input::Broker(BrokerEvent::ViewsStale { dropped: false, held: None }));
         bench.break_link();
         bench.publish("e", at("b", 0.0, 2));
         assert_eq!(bench.told(player), [""; 0], "nobody knows whether it may see it");
@@ -284,14 +284,14 @@ fn after_a_break_nothing_is_shown_before_the_views_are_known() {
         bench.publish("e", at("b", 0.0, 3));
         assert_eq!(bench.told(player), [if has_table { "enter b" } else { "b 3" }]);
         // What is said while the question is out is newer than its answer; what is not there any more has ended.
-        bench.input(Input::Broker(BrokerEvent::ViewsStale { dropped: false }));
+        bench.input(Input::Broker(BrokerEvent::ViewsStale { dropped: false, held: None }));
         let action = PlayerAction::View { channel: "world:1".into(), view: Some("data.n > 3".into()) };
         bench.input(Input::Broker(BrokerEvent::Command(PlayerCommand { player: "r".into(), action })));
         bench.tell_views(Ok(&[("world:1", "data.n > 0")]));
         bench.take(player);
         bench.publish("e", at("c", 0.0, 3));
         assert_eq!(bench.told(player), [""; 0]);
-        bench.input(Input::Broker(BrokerEvent::ViewsStale { dropped: false }));
+        bench.input(Input::Broker(BrokerEvent::ViewsStale { dropped: false, held: None }));
         bench.tell_views(Ok(&[]));
         bench.take(player);
         bench.publish("e", at("d", 0.0, 1));
@@ -310,7 +310,7 @@ fn what_is_live_stays_so_and_is_answered_while_views_are_read() {
         bench.publish("e", at("a", 0.0, 1));
         bench.take(player);
         bench.views = None;
-        bench.input(Input::Broker(BrokerEvent::ViewsStale { dropped: false }));
+        bench.input(Input::Broker(BrokerEvent::ViewsStale { dropped: false, held: None }));
         bench.subscribe(player, json!({ "filter": "data.n > 1" }));
         assert_eq!(bench.told(player)[0], "CHANNEL_SUBSCRIBED");
         bench.publish("e", at("a", 0.0, 2));
@@ -318,6 +318,26 @@ fn what_is_live_stays_so_and_is_answered_while_views_are_read() {
         bench.tell_views(Ok(&[]));
         assert_eq!(bench.told(player), [""; 0]);
     }
+}
+
+/// A link lets nothing come back before the views of all are known: of all who were there, and no more of those who left.
+#[test]
+fn a_link_is_told_when_the_views_of_all_are_known() {
+    let stale = |round| BrokerEvent::ViewsStale { dropped: false, held: Some(HeldLink { link: 0, round }) };
+    let mut bench = Bench::new(stream(latest()), 1 << 20);
+    bench.input(Input::Broker(stale(1)));
+    assert_eq!(bench.released, [1], "nobody is there");
+    let (_stays, leaves) = (bench.player("a", "red"), bench.player("b", "red"));
+    bench.views = None;
+    bench.input(Input::Broker(stale(2)));
+    bench.input(Input::Broker(stale(3)));
+    bench.player_who_waits("c");
+    let others = bench.asked.split_off(1);
+    bench.tell_views(Err("ERR not now"));
+    assert_eq!(bench.released, [1], "the other is not known yet");
+    bench.asked = others;
+    bench.input(Input::Closed { conn: conn(leaves), code: 1006 });
+    assert_eq!(bench.released, [1, 3], "the last break counts, and who came later asked later");
 }
 
 /// A command that was dropped may have been about anybody: nothing that follows is shown before the views are known.
@@ -330,7 +350,7 @@ fn behind_a_dropped_command_nothing_is_shown_before_the_views_are_known() {
         bench.subscribe(player, json!({}));
         bench.take(player);
         bench.views = None;
-        bench.input(Input::Broker(BrokerEvent::ViewsStale { dropped: true }));
+        bench.input(Input::Broker(BrokerEvent::ViewsStale { dropped: true, held: None }));
         bench.publish("e", at("a", 0.0, 1));
         assert_eq!(bench.told(player), [""; 0]);
         bench.tell_views(Ok(&[("world:1", "data.n > 1")]));
@@ -402,7 +422,7 @@ fn views_that_redis_does_not_tell_are_asked_for_again() {
     bench.publish("e", json!({ "n": 2 }));
     assert_eq!(bench.told(waits), [" 2"]);
     // A user without the right to read them cannot set them either: the class's view is all there is.
-    bench.input(Input::Broker(BrokerEvent::ViewsStale { dropped: false }));
+    bench.input(Input::Broker(BrokerEvent::ViewsStale { dropped: false, held: None }));
     bench.tell_views(Err("NOPERM this user has no permissions"));
     bench.publish("e", json!({ "n": 3 }));
     assert_eq!(bench.told(waits), [" 3"]);
@@ -415,7 +435,7 @@ fn a_question_is_forgotten_with_its_connection() {
     bench.views = None;
     for _ in 0..10 {
         let player = bench.player_who_waits("w");
-        bench.input(Input::Broker(BrokerEvent::ViewsStale { dropped: false }));
+        bench.input(Input::Broker(BrokerEvent::ViewsStale { dropped: false, held: None }));
         assert_eq!((bench.asked.len(), bench.engine.stats().loading), (1, 1));
         bench.input(Input::Closed { conn: conn(player), code: 1006 });
         assert_eq!((bench.asked.len(), bench.engine.stats().loading), (0, 0));

@@ -10,6 +10,9 @@ use drawbridge_engine::interest::{LinkCommand, StoredEntity, StoredTable};
 use drawbridge_engine::io::{Commit, PlayerAction, PlayerCommand, PlayerViews, PublishFailure, Subject};
 use drawbridge_protocol::glob::glob_matches;
 
+/// The channel on which nodes are told of player commands; the node itself subscribes to it.
+pub const NODES_CHANNEL: &str = "drawbridge:nodes";
+
 /// What a link reads.
 #[derive(Clone, Debug)]
 pub enum Push {
@@ -26,10 +29,8 @@ pub enum Push {
         load: u64,
         table: StoredTable,
     },
-    /// On the channel of the nodes, to which every link is subscribed.
+    /// On the channel of the nodes.
     Command(PlayerCommand),
-    /// The channel of the nodes is confirmed, the first of all.
-    Listening,
 }
 
 #[derive(Debug, Default)]
@@ -134,7 +135,6 @@ impl Redis {
 
     pub fn connect(&mut self, link: usize) {
         self.links[link].up = true;
-        self.links[link].unread.push_back(Push::Listening);
     }
 
     pub fn cut(&mut self, link: usize) {
@@ -230,7 +230,8 @@ impl Redis {
     pub fn set_view(&mut self, player: &Arc<str>, channel: &Arc<str>, view: Option<&Arc<str>>) {
         let action = PlayerAction::View { channel: channel.clone(), view: view.cloned() };
         let command = PlayerCommand { player: player.clone(), action };
-        for link in self.links.iter_mut().filter(|link| link.up) {
+        let listens = |subject: &Subject| *subject.name == *NODES_CHANNEL;
+        for link in self.links.iter_mut().filter(|link| link.subscriptions.iter().any(listens)) {
             link.unread.push_back(Push::Command(command.clone()));
         }
         let views = self.views.entry(player.clone()).or_default();

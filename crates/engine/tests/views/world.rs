@@ -8,8 +8,8 @@ use bytes::Bytes;
 use drawbridge_engine::engine::Engine;
 use drawbridge_engine::interest::{Hub, HubInput, HubOutput, HubSettings, ShardId};
 use drawbridge_engine::io::{
-    BrokerCommand, BrokerEvent, BrokerStatus, Claims, Commit, ConnId, Input, MessageKind, Now, Opened,
-    Output, Position, PublishFailure, Ticket,
+    BrokerCommand, BrokerEvent, BrokerStatus, Claims, Commit, ConnId, HeldLink, Input, MessageKind, Now,
+    Opened, Output, Position, PublishFailure, Subject, Ticket,
 };
 use drawbridge_engine::rate_limit::SharedLimits;
 use drawbridge_protocol::{Encoding, Frame};
@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 
 use crate::client::{Asked, Client, Known, Look};
 use crate::facts::{Facts, Said};
-use crate::redis::{Push, Redis, Scan};
+use crate::redis::{NODES_CHANNEL, Push, Redis, Scan};
 use crate::rules::{Area, CHANNELS, Filter, Rules, has_table, kind};
 
 const NODES: usize = 2;
@@ -53,7 +53,10 @@ struct Shard {
 struct Node {
     hub: Hub,
     shards: Vec<Shard>,
-    /// Wants, unwants and refreshes on their way to the hub.
+    /// Breaks of the link, and the shards that are still to say that they know their players' views behind the last.
+    round: u64,
+    unaware: Vec<usize>,
+    /// Wants, unwants, refreshes and what the shards know, on their way to the hub.
     orders: VecDeque<(usize, BrokerCommand)>,
     /// Publishes and commits on their way to Redis.
     publishes: VecDeque<(usize, BrokerCommand)>,
@@ -103,6 +106,8 @@ impl World {
                 reserved: settings.reserved.clone(),
             }),
             shards: (0..rules.shards).map(shard).collect(),
+            round: 0,
+            unaware: Vec::new(),
             orders: VecDeque::new(),
             publishes: VecDeque::new(),
             questions: VecDeque::new(),
@@ -124,7 +129,11 @@ impl World {
             rules,
         };
         world.redis.links.resize_with(NODES, Default::default);
-        (0..NODES).for_each(|node| world.link_up(node));
+        for node in 0..NODES {
+            let subject = Subject::channel(NODES_CHANNEL);
+            world.hub(node, HubInput::Want { shard: ShardId::NODE, subject });
+            world.link_up(node);
+        }
         world
     }
 
@@ -229,10 +238,11 @@ impl World {
             self.vanish_client(at);
         }
         self.rest(10);
-        assert_eq!(self.redis.subscriptions(), 0, "Redis holds subscriptions that nobody wants");
+        assert_eq!(self.redis.subscriptions(), NODES, "Redis holds subscriptions that nobody wants");
         for node in &self.nodes {
             let stats = node.hub.stats();
-            assert_eq!((stats.subjects, stats.live, stats.entities, stats.pattern_channels), (0, 0, 0, 0));
+            // Its own channel is left.
+            assert_eq!((stats.subjects, stats.live, stats.entities, stats.pattern_channels), (1, 1, 0, 0));
             for shard in &node.shards {
                 let stats = shard.engine.stats();
                 let gauges = [
@@ -622,12 +632,11 @@ impl World {
                 // Where a shard's queue has no room, it is told so.
                 let drops = !self.settling && self.dice.roll(100) < self.rules.drops;
                 let event = match drops {
-                    true => BrokerEvent::ViewsStale { dropped: true },
+                    true => BrokerEvent::ViewsStale { dropped: true, held: None },
                     false => BrokerEvent::Command(command.clone()),
                 };
                 self.tell_shards(node, &event);
             }
-            Push::Listening => self.tell_shards(node, &BrokerEvent::ViewsStale { dropped: false }),
             Push::Subscribed(subject) => self.hub(node, HubInput::Subscribed(subject)),
             Push::Unsubscribed(subject) => self.hub(node, HubInput::Unsubscribed(subject)),
             Push::Message { pattern, channel, payload } => {
@@ -645,6 +654,28 @@ impl World {
             }
         }
         true
+    }
+
+    /// The node hears what the others say, from now on: what they said before is to be made good.
+    fn listening(&mut self, node: usize) {
+        let at = &mut self.nodes[node];
+        let held = at.hub.is_held().then(|| {
+            at.round += 1;
+            at.unaware = (0..at.shards.len()).collect();
+            HeldLink { link: node, round: at.round }
+        });
+        self.tell_shards(node, &BrokerEvent::ViewsStale { dropped: false, held });
+    }
+
+    fn views_known(&mut self, node: usize, shard: usize, held: HeldLink) {
+        let at = &mut self.nodes[node];
+        assert_eq!(held.link, node);
+        if held.round == at.round && !at.unaware.is_empty() {
+            at.unaware.retain(|other| *other != shard);
+            if at.unaware.is_empty() {
+                self.hub(node, HubInput::Release);
+            }
+        }
     }
 
     fn tell_shards(&mut self, node: usize, event: &BrokerEvent) {
@@ -667,14 +698,15 @@ impl World {
     }
 
     fn carry_order(&mut self, node: usize) -> bool {
-        let Some((shard, command)) = self.nodes[node].orders.pop_front() else { return false };
-        let shard = ShardId(shard as u8);
+        let Some((at, command)) = self.nodes[node].orders.pop_front() else { return false };
+        let shard = ShardId(at as u8);
         match &command {
             BrokerCommand::Want(subject) => {
                 self.hub(node, HubInput::Want { shard, subject: subject.clone() })
             }
             BrokerCommand::Unwant(subject) => self.hub(node, HubInput::Unwant { shard, subject }),
             BrokerCommand::Refresh(subject) => self.hub(node, HubInput::Refresh { shard, subject }),
+            BrokerCommand::ViewsKnown(held) => self.views_known(node, at, *held),
             _ => unreachable!(),
         }
         true
@@ -760,6 +792,12 @@ impl World {
                 HubOutput::Link(command) => self.redis.command(node, command),
                 HubOutput::Shards(shards, event) => {
                     for shard in shards.iter() {
+                        if shard == ShardId::NODE {
+                            if matches!(event, BrokerEvent::Confirmed { .. }) {
+                                self.listening(node);
+                            }
+                            continue;
+                        }
                         self.tell_shard(node, usize::from(shard.0), event.clone());
                     }
                 }
@@ -817,7 +855,10 @@ impl World {
     fn order(&mut self, node: usize, shard: usize, command: BrokerCommand) {
         let at = &mut self.nodes[node];
         match command {
-            BrokerCommand::Want(_) | BrokerCommand::Unwant(_) | BrokerCommand::Refresh(_) => {
+            BrokerCommand::Want(_)
+            | BrokerCommand::Unwant(_)
+            | BrokerCommand::Refresh(_)
+            | BrokerCommand::ViewsKnown(_) => {
                 at.orders.push_back((shard, command));
             }
             BrokerCommand::Publish { .. } | BrokerCommand::Commit { .. } => {

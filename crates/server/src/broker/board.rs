@@ -43,7 +43,7 @@ impl Board {
         let before = up.iter().all(|up| *up);
         up[part] = is_up;
         if is_up {
-            self.came_up.notify_waiters();
+            self.reached();
         }
         let after = up.iter().all(|up| *up);
         if before != after {
@@ -55,7 +55,12 @@ impl Board {
         }
     }
 
-    /// Waits so long, or until another part has come up: where one gets through, the others may too.
+    /// A connection to Redis was made: who waits to try again tries now.
+    pub(super) fn reached(&self) {
+        self.came_up.notify_waiters();
+    }
+
+    /// Waits so long, or until another part has got through: where one does, the others may too.
     pub(super) async fn wait_for_another(&self, time: Duration) {
         let _ = tokio::time::timeout(time, self.came_up.notified()).await;
     }

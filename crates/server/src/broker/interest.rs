@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use drawbridge_engine::interest::{
     BadEntity, Hub, HubInput, HubOutput, HubSettings, HubStats, LinkCommand, ShardId, ShardSet, StoredTable,
 };
-use drawbridge_engine::io::{BrokerEvent, Subject};
+use drawbridge_engine::io::{BrokerEvent, HeldLink, Subject};
 use tokio::sync::mpsc;
 
 use super::herald::Herald;
@@ -27,6 +27,8 @@ pub(super) enum Order {
     Unwant(ShardId, Subject),
     /// Its table has a gap.
     Refresh(ShardId, Subject),
+    /// It knows its players' views.
+    ViewsKnown(ShardId, HeldLink),
     /// A table was read.
     Loaded { channel: Arc<str>, load: u64, table: Result<StoredTable, Arc<str>> },
 }
@@ -46,6 +48,10 @@ pub(super) struct Interest {
     /// Tables to be read: channel, and which question it is.
     pub(super) loads: Vec<(Arc<str>, u64)>,
     herald: Herald,
+    /// While the hub is held: the shards that are still to say that they know their players' views.
+    unaware: ShardSet,
+    /// How often they were asked to.
+    round: u64,
     /// Shards that lost publications of channels that could not be marked.
     lost: ShardSet,
     logged: Option<Instant>,
@@ -62,6 +68,8 @@ impl Interest {
             commands: Vec::new(),
             loads: Vec::new(),
             herald,
+            unaware: ShardSet::default(),
+            round: 0,
             lost: ShardSet::default(),
             logged: None,
             unlogged: 0,
@@ -79,6 +87,7 @@ impl Interest {
             Order::Want(shard, subject) => self.handle(HubInput::Want { shard, subject }),
             Order::Unwant(shard, subject) => self.handle(HubInput::Unwant { shard, subject: &subject }),
             Order::Refresh(shard, subject) => self.handle(HubInput::Refresh { shard, subject: &subject }),
+            Order::ViewsKnown(shard, held) => self.views_known(shard, held),
             Order::Loaded { channel, load, table } => {
                 self.handle(HubInput::Loaded { channel: &channel, load, table });
             }
@@ -116,16 +125,41 @@ impl Interest {
                 BrokerEvent::Publication(said) if self.herald.channels.contain(&said.channel) => {
                     return self.herald.tell(&said.channel, said.event.data_json(), &self.outlet);
                 }
-                // Nobody knows what was said before; or nothing more is heard.
-                BrokerEvent::Confirmed { subject, .. } | BrokerEvent::Refused { subject, .. }
+                // Nobody knows what was said before.
+                BrokerEvent::Confirmed { subject, after_break, .. }
                     if *subject.name == *self.herald.channels.nodes =>
                 {
-                    self.outlet.tell_shards(&BrokerEvent::ViewsStale { dropped: false });
+                    self.views_are_stale(*after_break);
+                }
+                // Nothing more is heard.
+                BrokerEvent::Refused { subject, .. } if *subject.name == *self.herald.channels.nodes => {
+                    self.views_are_stale(false);
                 }
                 _ => {}
             }
         }
         self.lost = self.lost.union(self.outlet.tell_each(shards, event));
+    }
+
+    /// Commands were missed: with the link, which stays held until all shards have made it good, or by themselves.
+    fn views_are_stale(&mut self, was_live: bool) {
+        let is_held = self.hub.is_held();
+        let held = is_held.then(|| {
+            self.round += 1;
+            self.unaware = self.outlet.all_shards();
+            HeldLink { link: self.herald.link, round: self.round }
+        });
+        self.outlet.tell_shards(&BrokerEvent::ViewsStale { dropped: was_live && !is_held, held });
+    }
+
+    fn views_known(&mut self, shard: ShardId, held: HeldLink) {
+        if held.link != self.herald.link || held.round != self.round || self.unaware.is_empty() {
+            return;
+        }
+        self.unaware.remove(shard);
+        if self.unaware.is_empty() {
+            self.handle(HubInput::Release);
+        }
     }
 
     /// Does what is due.

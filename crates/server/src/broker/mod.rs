@@ -262,6 +262,11 @@ impl Broker {
                 self.0.questions.views.ask((shard, ticket), player);
             }
             BrokerCommand::ForgetViews { ticket } => self.0.questions.views.take_back(&(shard, ticket)),
+            BrokerCommand::ViewsKnown(held) => {
+                if let Some(link) = self.0.links.get(held.link) {
+                    let _ = link.send(Order::ViewsKnown(shard, held));
+                }
+            }
             BrokerCommand::SetView { ticket, player, channel, view, tell, unless_kept, when_down } => {
                 let work = Work::View { player, channel, view, tell, unless_kept };
                 self.0.jobs.push(shard, Some(ticket), when_down, work);

@@ -44,6 +44,13 @@ impl Outlet {
         missed.count() == 0
     }
 
+    /// Every shard, but not the node.
+    pub(super) fn all_shards(&self) -> ShardSet {
+        let mut all = ShardSet::default();
+        (0..self.shards.len()).for_each(|at| all.insert(ShardId(at as u8)));
+        all
+    }
+
     /// Tells all.
     pub(super) fn tell_all(&self, event: &BrokerEvent) {
         for queue in self.queues() {

@@ -91,7 +91,7 @@ impl ShardQueue {
                 self.shared.dropped.fetch_add(1, Ordering::Relaxed);
                 // Where it would have been; until that is read, it stands for all that are dropped behind it.
                 if !self.shared.stale.swap(true, Ordering::AcqRel) {
-                    let _ = self.sender.send(BrokerEvent::ViewsStale { dropped: true });
+                    let _ = self.sender.send(BrokerEvent::ViewsStale { dropped: true, held: None });
                 }
                 return Pushed::Lost;
             }
@@ -178,7 +178,7 @@ impl Shared {
             BrokerEvent::Publication(publication) => {
                 self.bytes.fetch_sub(weight(publication), Ordering::Relaxed);
             }
-            BrokerEvent::ViewsStale { dropped: true } => self.stale.store(false, Ordering::Release),
+            BrokerEvent::ViewsStale { dropped: true, .. } => self.stale.store(false, Ordering::Release),
             BrokerEvent::Command(command) => {
                 self.command_bytes.fetch_sub(command_weight(command), Ordering::Relaxed);
             }

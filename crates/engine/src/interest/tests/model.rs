@@ -39,6 +39,8 @@ enum Op {
     Read(usize),
     Break,
     Connect,
+    /// The shards know what the node's own channels said while the link was down.
+    Release,
     /// Redis refuses this subject from now on, or takes it again.
     Forbid(usize, bool),
     Wait(u64),
@@ -54,6 +56,7 @@ fn op() -> impl Strategy<Value = Op> {
         6 => (1usize..8).prop_map(Op::Read),
         1 => Just(Op::Break),
         2 => Just(Op::Connect),
+        2 => Just(Op::Release),
         1 => (0..subjects, any::<bool>()).prop_map(|(subject, forbidden)| Op::Forbid(subject, forbidden)),
         4 => (1..LINGER_MS).prop_map(Op::Wait),
     ]
@@ -115,6 +118,14 @@ impl World {
             match output {
                 HubOutput::Link(command) => {
                     assert!(self.up, "a command for a link that is down");
+                    if let LinkCommand::Subscribe(subjects) = &command
+                        && self.hub.is_held()
+                    {
+                        assert!(
+                            subjects.iter().all(|subject| subject.name.starts_with("own:")),
+                            "not held back"
+                        );
+                    }
                     self.commands.push_back(command);
                 }
                 HubOutput::Shards(shards, event) => {
@@ -179,6 +190,7 @@ impl World {
             Op::Read(count) => (0..*count).for_each(|_| self.read()),
             Op::Break => self.cut(),
             Op::Connect => self.connect(),
+            Op::Release => self.give(HubInput::Release),
             Op::Forbid(index, true) => _ = self.forbidden.insert(subject(*index)),
             Op::Forbid(index, false) => _ = self.forbidden.remove(&subject(*index)),
             Op::Wait(ms) => {
@@ -299,6 +311,8 @@ impl World {
     /// All that is wanted and allowed is live in the end, and nothing is left when nobody wants anything.
     fn end(&mut self) {
         self.connect();
+        self.settle();
+        self.give(HubInput::Release);
         self.settle();
         for shard in &self.shards {
             assert_eq!(shard.live, shard.wanted);

@@ -101,6 +101,7 @@ impl Link {
     async fn live(&mut self, stop: &mut Stop, mut session: Session) -> Result<Stopped, Broken> {
         self.part.interest.set_now(Instant::now());
         self.part.interest.handle(HubInput::LinkUp);
+        self.board.reached();
         let end = self.converse(stop, &mut session).await;
         self.board.set(self.index, false);
         self.part.interest.set_now(Instant::now());
