@@ -64,6 +64,8 @@ pub(crate) struct Feed {
     conflating: bool,
     /// Dues that are not taken back.
     len: usize,
+    /// The channels of the dues, a bit each by hash; of channels that have left, until it is empty.
+    channels: u64,
     /// What the dues hold in memory.
     bytes: usize,
     /// When it leaves, in monotonic milliseconds; 0: at the end of the turn.
@@ -156,6 +158,12 @@ impl Feed {
         self.len
     }
 
+    /// Whether something of this channel is due. A pattern's feed holds many channels.
+    pub(crate) fn holds_channel(&self, channel: &str) -> bool {
+        let is_of = |due: &Due| due.kind.is_some() && *due.publication.channel == *channel;
+        self.channels & channel_bit(channel) != 0 && self.dues.iter().any(is_of)
+    }
+
     /// Lines one up. What a snapshot on its way will tell anyway is left to it.
     pub(crate) fn push(&mut self, due: Due, conflate: bool) {
         let told_anyway = match (&self.snapshot, due.kind) {
@@ -198,6 +206,7 @@ impl Feed {
     fn append(&mut self, due: Due, key: Option<u64>) {
         self.bytes += due.bytes();
         self.len += 1;
+        self.channels |= channel_bit(&due.publication.channel);
         if let Some(key) = key {
             self.newest.insert(key, self.dues.len());
         }
@@ -238,7 +247,7 @@ impl Feed {
     /// Takes all out.
     pub(crate) fn clear(&mut self) -> Vec<Due> {
         self.newest.clear();
-        (self.len, self.bytes) = (0, 0);
+        (self.len, self.bytes, self.channels) = (0, 0, 0);
         std::mem::take(&mut self.dues)
     }
 
@@ -310,6 +319,10 @@ impl Feed {
         }
         (dues, more)
     }
+}
+
+fn channel_bit(channel: &str) -> u64 {
+    1 << (foldhash::fast::FixedState::default().hash_one(channel) >> 58)
 }
 
 /// Leaves the `max` most urgent updates in `dues` and gives the others. What makes a client forget is not counted,

@@ -9,11 +9,11 @@ use std::sync::Arc;
 use drawbridge_protocol::websocket::Compressor;
 use drawbridge_protocol::{CloseCode, Frame};
 
-use super::flush::flush_bytes;
+use super::flush::{feed_of, flush_bytes};
 use super::{Connections, Engine};
 use crate::class::{Delivery, SlowConsumer};
 use crate::connection::Connection;
-use crate::feed::{Due, Kind};
+use crate::feed::{Due, Feed, Kind};
 use crate::io::{ConnId, Publication};
 use crate::permissions;
 use crate::settings::Settings;
@@ -32,11 +32,12 @@ pub(super) struct Outgoing<'e> {
     pub(super) timers: &'e mut BTreeSet<(u64, ConnId)>,
     pub(super) stats: &'e mut Stats,
     pub(super) compressor: &'e mut Compressor,
-    /// Connections to be closed with 4001.
-    pub(super) slow: Vec<ConnId>,
+    /// Connections for which more waits than may.
+    pub(super) over: Vec<ConnId>,
     /// All targets that the publication in hand is for, where they are several.
     pub(super) overlap: &'e [TargetId],
-    /// Connections to which events of this channel are due by another of their subscriptions: those leave first.
+    /// Connections to which something is due by another subscription that this publication is for. If it is of this
+    /// channel, it leaves first.
     pub(super) late: Vec<ConnId>,
 }
 
@@ -52,7 +53,7 @@ macro_rules! outgoing {
             timers: &mut $engine.timers,
             stats: &mut $engine.stats,
             compressor: &mut $engine.compressor,
-            slow: Vec::new(),
+            over: Vec::new(),
             overlap: &[],
             late: Vec::new(),
         }
@@ -81,7 +82,7 @@ impl Engine {
         self.matched = matched;
     }
 
-    /// Hands a publication to those to whom earlier events of its channel were due by another subscription.
+    /// Hands a publication to those to whom earlier events of its channel may be due by another subscription.
     fn deliver_late(
         &mut self,
         id: TargetId,
@@ -91,13 +92,18 @@ impl Engine {
         delivery: &Delivery,
     ) {
         for conn in late {
+            let mut flushed = false;
             for other in overlap.iter().filter(|other| **other != id) {
-                self.flush_target(*conn, *other);
+                if self.holds_channel(*conn, *other, &publication.channel) {
+                    self.flush_target(*conn, *other);
+                    flushed = true;
+                }
             }
             // What is a frame cannot be given up any more: while the socket is blocked that must not go on and on.
             let bound = self.settings.outbound_bytes;
-            if self.connections.get(*conn).is_some_and(|conn| conn.blocked && conn.is_over(bound)) {
-                self.close_slow(vec![*conn]);
+            if flushed && self.connections.get(*conn).is_some_and(|conn| conn.blocked && conn.is_over(bound))
+            {
+                self.keep_bounds(vec![*conn]);
                 continue;
             }
             let slot = self.connections.get(*conn).and_then(|conn| conn.subscription(id)).map(|s| s.slot);
@@ -105,9 +111,14 @@ impl Engine {
             let Some(subscriber) = target.subscribers.get_mut(slot as usize) else { continue };
             let mut out = outgoing!(self);
             out.hand(id, subscriber, publication, delivery);
-            let slow = out.slow;
-            self.close_slow(slow);
+            let over = out.over;
+            self.keep_bounds(over);
         }
+    }
+
+    /// Whether events of this channel are due to a connection by this subscription.
+    fn holds_channel(&self, conn: ConnId, target: TargetId, channel: &str) -> bool {
+        self.feed(conn, target).is_some_and(|(feed, _)| feed.holds_channel(channel))
     }
 
     fn deliver_exact(&mut self, id: TargetId, overlap: &[TargetId], publication: &Arc<Publication>) {
@@ -145,8 +156,8 @@ impl Engine {
         }
         let shown = out.stats.deliveries - before + out.late.len() as u64;
         out.stats.hidden += (target.subscribers.len() as u64).saturating_sub(shown);
-        let (slow, late) = (out.slow, out.late);
-        self.close_slow(slow);
+        let (over, late) = (out.over, out.late);
+        self.keep_bounds(over);
         self.deliver_late(id, &late, overlap, publication, &delivery);
     }
 
@@ -195,8 +206,8 @@ impl Engine {
                 out.stats.hidden += 1;
             }
         }
-        let (slow, late) = (out.slow, out.late);
-        self.close_slow(slow);
+        let (over, late) = (out.over, out.late);
+        self.keep_bounds(over);
         self.deliver_late(id, &late, overlap, publication, &delivery);
     }
 
@@ -205,12 +216,18 @@ impl Engine {
         let bound = self.settings.outbound_bytes;
         let Some(conn) = self.connections.get_mut(id) else { return };
         if conn.queue(frame, bound, &mut self.dirty) {
-            self.close_slow(vec![id]);
+            self.keep_bounds(vec![id]);
         }
     }
 
-    pub(super) fn close_slow(&mut self, slow: Vec<ConnId>) {
-        for id in slow {
+    /// For these more waits than may: their feeds give up what their classes let them, and where that is not enough
+    /// they are closed.
+    pub(super) fn keep_bounds(&mut self, mut over: Vec<ConnId>) {
+        over.dedup();
+        for id in over {
+            if self.relieve(id) {
+                continue;
+            }
             // What waits is of no use to a reader that does not read.
             if let Some(conn) = self.connections.get_mut(id) {
                 conn.pending = Vec::new();
@@ -221,39 +238,83 @@ impl Engine {
     }
 
     pub(super) fn blocked(&mut self, id: ConnId, mut unsent: Vec<Frame>) {
-        let bound = self.settings.outbound_bytes;
         let Some(conn) = self.connections.get_mut(id) else { return };
         conn.blocked = true;
         unsent.append(&mut conn.pending);
         conn.pending = unsent;
         conn.pending_bytes = conn.pending.iter().map(Frame::len).sum();
         conn.pending_largest = conn.pending.iter().map(Frame::len).max().unwrap_or(0);
+        // Until a socket blocks its feeds may pass the bound: it was about to take them.
+        self.keep_bounds(vec![id]);
+    }
+
+    /// Lets feeds give up what can be merged, then what is oldest in the largest; says whether that is enough.
+    fn relieve(&mut self, id: ConnId) -> bool {
+        let bound = self.settings.outbound_bytes;
+        let Some(conn) = self.connections.get(id) else { return true };
+        // Frames cannot be given up.
         if conn.is_over(bound) {
-            return self.close_slow(vec![id]);
+            return false;
         }
-        // Where it is enough to give something up, nobody is closed.
-        let feeds = conn.feeds.clone();
-        for policy in [SlowConsumer::Latest, SlowConsumer::DropOldest, SlowConsumer::Disconnect] {
-            for target in &feeds {
-                self.bound_feed(id, *target, policy);
+        let (mut may_lose, mut is_strict) = (Vec::new(), false);
+        for target in conn.feeds.clone() {
+            match self.feed(id, target).map(|(feed, _)| feed.slow_consumer) {
+                Some(SlowConsumer::Latest) => {
+                    self.shrink(id, target, Feed::conflate);
+                    may_lose.push(target);
+                }
+                Some(SlowConsumer::DropOldest) => may_lose.push(target),
+                Some(SlowConsumer::Disconnect) => is_strict = true,
+                None => {}
             }
+        }
+        loop {
+            let Some(conn) = self.connections.get(id) else { return true };
+            let waits = conn.pending_bytes + conn.feed_bytes;
+            if waits <= bound {
+                return true;
+            }
+            let bytes = |target: &TargetId| self.feed(id, *target).map_or(0, |(feed, _)| feed.bytes());
+            let largest = may_lose.iter().copied().max_by_key(bytes).filter(|target| bytes(target) > 0);
+            let Some(largest) = largest else { return !is_strict };
+            // Some more, so that not every event behind it has to make room.
+            self.give_up(id, largest, waits - bound + bound / 8);
         }
     }
 
-    /// Until a socket blocks its feeds may pass the bound: it was about to take them.
-    fn bound_feed(&mut self, id: ConnId, target_id: TargetId, policy: SlowConsumer) {
-        let slot = self.connections.get(id).and_then(|conn| conn.subscription(target_id)).map(|s| s.slot);
-        let (Some(slot), Some(target)) = (slot, self.targets.get_mut(target_id)) else { return };
-        let delivery = delivery_of(&self.settings, target.class);
-        let has_world = target.world.is_some();
-        let Some(subscriber) = target.subscribers.get_mut(slot as usize) else { return };
-        if subscriber.feed.as_ref().is_none_or(|feed| feed.slow_consumer != policy) {
+    fn give_up(&mut self, id: ConnId, target: TargetId, bytes: usize) {
+        let mut given_up = 0;
+        let is_entity = self.feed(id, target).is_some_and(|(_, is_entity)| is_entity);
+        self.shrink(id, target, |feed| {
+            if is_entity {
+                let told = feed.slow_consumer == SlowConsumer::DropOldest;
+                feed.begin_anew(told.then_some(0));
+            } else {
+                let (dropped, offset) = feed.drop_oldest(bytes);
+                given_up = dropped;
+                feed.gap = offset.or(feed.gap);
+            }
+        });
+        self.stats.given_up += given_up as u64;
+    }
+
+    /// What is due to a connection by a subscription, and whether that is of an entity channel.
+    fn feed(&self, id: ConnId, target: TargetId) -> Option<(&Feed, bool)> {
+        let slot = self.connections.get(id)?.subscription(target)?.slot as usize;
+        let target = self.targets.get(target)?;
+        let feed = target.subscribers.get(slot)?.feed.as_deref()?;
+        Some((feed, target.world.is_some()))
+    }
+
+    fn shrink(&mut self, id: ConnId, target: TargetId, change: impl FnOnce(&mut Feed)) {
+        let (Some(conn), Some(of)) = (self.connections.get_mut(id), self.targets.get_mut(target)) else {
             return;
+        };
+        if let Some(feed) = feed_of(conn, of, target) {
+            let before = feed.bytes();
+            change(feed);
+            conn.feed_bytes = conn.feed_bytes + feed.bytes() - before;
         }
-        let mut out = outgoing!(self);
-        out.keep_bound(target_id, subscriber, &Delivery { slow_consumer: policy, ..delivery }, has_world);
-        let slow = out.slow;
-        self.close_slow(slow);
     }
 
     pub(super) fn writable(&mut self, id: ConnId) {
@@ -286,7 +347,7 @@ impl Outgoing<'_> {
         self.stats.deliveries += 1;
         if delivery.is_immediate() || !must_line_up(conn, subscriber, delivery, self.bound) {
             if conn.queue(event_frame(conn, publication, self.compressor), self.bound, self.dirty) {
-                self.slow.push(subscriber.conn);
+                self.over.push(subscriber.conn);
             }
             return;
         }
@@ -313,47 +374,21 @@ impl Outgoing<'_> {
         conn.feed_bytes = conn.feed_bytes + feed.bytes() - before.0;
         self.stats.conflated += u64::from(feed.len() <= before.1);
         schedule(conn, subscriber, target, delivery, self.now_ms, self.dirty, self.timers);
-        self.keep_bound(target, subscriber, delivery, entity);
+        self.keep_bound(subscriber);
     }
 
-    /// Where more waits for a connection than may, what its class says is done.
-    fn keep_bound(
-        &mut self,
-        target: TargetId,
-        subscriber: &mut Subscriber,
-        delivery: &Delivery,
-        entity: bool,
-    ) {
+    /// Where more waits for a connection than may: it is looked at, or, if it reads, the window is cut short.
+    fn keep_bound(&mut self, subscriber: &mut Subscriber) {
         let Some(conn) = self.connections.get_mut(subscriber.conn) else { return };
-        let Some(feed) = &mut subscriber.feed else { return };
         if conn.pending_bytes + conn.feed_bytes <= self.bound {
             return;
         }
-        if !conn.blocked {
-            // It reads: the window is cut short.
+        if conn.blocked {
+            self.over.push(subscriber.conn);
+        } else if let Some(feed) = &mut subscriber.feed {
             feed.flush_at_ms = 0;
-            return conn.mark_dirty(self.dirty);
+            conn.mark_dirty(self.dirty);
         }
-        if delivery.slow_consumer == SlowConsumer::Disconnect {
-            return self.slow.push(subscriber.conn);
-        }
-        let before = feed.bytes();
-        if delivery.slow_consumer == SlowConsumer::Latest {
-            feed.conflate();
-        }
-        let waits = conn.pending_bytes + conn.feed_bytes + feed.bytes() - before;
-        let over = waits.saturating_sub(self.bound);
-        if over > 0 && entity {
-            let told = delivery.slow_consumer == SlowConsumer::DropOldest;
-            feed.begin_anew(told.then_some(0));
-        } else if over > 0 {
-            // Some more, so that not every event behind it has to make room.
-            let (dropped, offset) = feed.drop_oldest(over + self.bound / 8);
-            self.stats.given_up += dropped as u64;
-            feed.gap = offset.or(feed.gap);
-        }
-        conn.feed_bytes = conn.feed_bytes + feed.bytes() - before;
-        schedule(conn, subscriber, target, delivery, self.now_ms, self.dirty, self.timers);
     }
 }
 

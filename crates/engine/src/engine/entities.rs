@@ -88,8 +88,8 @@ impl Engine {
                 }
             }
         }
-        let slow = out.slow;
-        self.close_slow(slow);
+        let over = out.over;
+        self.keep_bounds(over);
     }
 }
 

@@ -171,7 +171,11 @@ enum Left {
     More,
 }
 
-fn feed_of<'t>(conn: &Connection, target: &'t mut Target, target_id: TargetId) -> Option<&'t mut Feed> {
+pub(super) fn feed_of<'t>(
+    conn: &Connection,
+    target: &'t mut Target,
+    target_id: TargetId,
+) -> Option<&'t mut Feed> {
     let slot = conn.subscription(target_id)?.slot as usize;
     target.subscribers.get_mut(slot)?.feed.as_deref_mut()
 }

@@ -274,8 +274,8 @@ impl Engine {
                 out.tell(target_id, subscriber, &told, &delivery);
             }
         }
-        let slow = out.slow;
-        self.close_slow(slow);
+        let over = out.over;
+        self.keep_bounds(over);
     }
 
     /// Asks what services have narrowed of a player's views; until it is told nothing new is shown.

@@ -76,7 +76,11 @@ pub fn stream(delivery: Delivery) -> Class {
 
 impl Bench {
     pub fn new(class: Class, outbound_bytes: usize) -> Self {
-        let classes = Classes::new(vec![class]);
+        Bench::with_classes(vec![class], outbound_bytes)
+    }
+
+    pub fn with_classes(classes: Vec<Class>, outbound_bytes: usize) -> Self {
+        let classes = Classes::new(classes);
         let plenty = Rate { per_second: 1_000_000, burst: 1_000_000 };
         let settings = Settings {
             node: "n".into(),
@@ -183,11 +187,28 @@ impl Bench {
 
     /// As [`Bench::publish`], in the same turn as what follows.
     pub fn publish_quietly(&mut self, event: &str, data: Value) {
+        let exact = std::iter::once(None);
+        self.copies("world:1", exact.chain(self.pattern.map(Some)), event, data);
+    }
+
+    /// A plain publish on a channel that only [`Bench::pattern`] matches.
+    pub fn publish_through_pattern(&mut self, channel: &str, event: &str, data: Value) {
+        self.copies(channel, self.pattern.map(Some).into_iter(), event, data);
+        self.pump();
+    }
+
+    fn copies<'p>(
+        &mut self,
+        channel: &str,
+        patterns: impl Iterator<Item = Option<&'p str>>,
+        event: &str,
+        data: Value,
+    ) {
         let payload = json!({ "event": event, "data": data }).to_string();
-        for pattern in std::iter::once(None).chain(self.pattern.map(|pattern| Some(pattern.as_bytes()))) {
+        for pattern in patterns {
+            let (pattern, channel) = (pattern.map(str::as_bytes), channel.as_bytes());
             let payload = payload.clone().into();
-            let input = HubInput::Message { pattern, channel: b"world:1", payload };
-            self.hub.handle(self.now.mono_ms, input);
+            self.hub.handle(self.now.mono_ms, HubInput::Message { pattern, channel, payload });
         }
         self.broker_says();
     }

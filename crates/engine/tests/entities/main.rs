@@ -5,8 +5,10 @@ mod bench;
 
 use bench::{Bench, conn, stream, world};
 use drawbridge_engine::class::{Class, Delivery, SlowConsumer};
+use drawbridge_engine::expr::{Vars, compile};
 use drawbridge_engine::interest::StoredEntity;
 use drawbridge_engine::io::{BrokerEvent, HeldLink, Input, PlayerAction, PlayerCommand, Position};
+use drawbridge_protocol::template::ClassName;
 use serde_json::{Value, json};
 
 fn latest() -> Delivery {
@@ -382,6 +384,64 @@ fn two_ways_to_one_channel_keep_its_order() {
     let read = bench.take(player);
     let told: Vec<u64> = read.iter().map(|message| message["data"]["n"].as_u64().unwrap()).collect();
     assert!(told.is_sorted() && told.last() == Some(&8), "{told:?}");
+}
+
+/// A channel and a pattern that covers it: what other channels have due by the pattern is nothing to the channel's.
+#[test]
+fn what_is_due_by_a_pattern_of_other_channels_stays_where_it_is() {
+    let delivery = Delivery { batch_ms: 50, slow_consumer: SlowConsumer::DropOldest, ..Delivery::default() };
+    let mut bench = Bench::new(Class { patterns: true, ..stream(delivery) }, 4_000);
+    let player = bench.player("r", "red");
+    bench.subscribe(player, json!({}));
+    bench.send(player, json!({ "type": "CHANNEL_SUBSCRIBE", "id": 1, "channel": "world:*" }));
+    bench.pattern = Some("world:*");
+    bench.take(player);
+    bench.publish_through_pattern("world:2", "e", json!({ "n": 1 }));
+    bench.publish("e", json!({ "n": 2 }));
+    assert_eq!(bench.told(player), [""; 0], "the window is not cut short");
+    bench.pass(50);
+    assert_eq!(bench.take(player).len(), 2);
+    bench.blocked[player] = true;
+    for n in 0..300 {
+        bench.publish_through_pattern("world:2", "e", json!({ "n": n }));
+        bench.publish("e", json!({ "n": n }));
+    }
+    bench.pass(50);
+    bench.unblock(player);
+    assert_eq!(bench.closed[player], None, "its class drops the oldest");
+    let last = bench.take(player);
+    let last_of = |channel: &str| last.iter().rfind(|message| message["channel"] == channel).unwrap();
+    assert_eq!(
+        (&last_of("world:1")["data"]["n"], &last_of("world:2")["data"]["n"]),
+        (&299.into(), &299.into())
+    );
+}
+
+/// A reader is closed by what may not be given up, and only where it does not help to give up what may.
+#[test]
+fn milder_classes_give_up_first() {
+    let chat = Class {
+        subscribe: compile("true", Vars::SUBSCRIBE_RULE).unwrap(),
+        patterns: true,
+        delivery: Delivery { slow_consumer: SlowConsumer::Disconnect, ..Delivery::default() },
+        ..Class::plain(ClassName::parse("chat:{chat}").unwrap())
+    };
+    let mut bench = Bench::with_classes(vec![stream(latest()), chat], 4_000);
+    bench.pattern = Some("chat:*");
+    let player = bench.player("r", "red");
+    bench.subscribe(player, json!({}));
+    bench.send(player, json!({ "type": "CHANNEL_SUBSCRIBE", "id": 1, "channel": "chat:*" }));
+    bench.take(player);
+    bench.blocked[player] = true;
+    for n in 0..100 {
+        bench.publish("e", json!({ "id": n, "n": n }));
+    }
+    (0..5).for_each(|n| bench.publish_through_pattern("chat:1", "e", json!({ "n": n })));
+    assert_eq!(bench.closed[player], None, "of `latest` much can go");
+    for n in 5..100 {
+        bench.publish_through_pattern("chat:1", "e", json!({ "n": n }));
+    }
+    assert_eq!(bench.closed[player], Some(4001), "of `disconnect` nothing");
 }
 
 /// What is due by a pattern is of many classes.
