@@ -63,9 +63,15 @@ impl From<&PlayerCommand> for WireCommand<'_> {
     }
 }
 
-/// Whether a view that a command sets is an expression, as far as this server knows.
+/// A reason to disconnect goes into the lifecycle stream: so many bytes at most.
+pub const MAX_REASON_BYTES: usize = 1_024;
+
+/// Whether what a command of a service carries is what this server carries out: a view is an expression, a reason short.
 pub fn check(command: &PlayerCommand) -> Result<(), String> {
     match &command.action {
+        PlayerAction::Disconnect { reason: Some(reason) } if reason.len() > MAX_REASON_BYTES => {
+            Err(format!("`reason`: at most {MAX_REASON_BYTES} bytes"))
+        }
         PlayerAction::View { view: Some(view), .. } => {
             check_view(view).map_err(|error| format!("`view`: {error}"))
         }
@@ -126,6 +132,8 @@ mod tests {
 
     #[test]
     fn a_bad_command_says_what_is_wrong() {
+        let long_reason =
+            &format!(r#"{{"command":"disconnect","player":"alice","reason":"{}"}}"#, "x".repeat(1_025));
         let rows = [
             ("[]", "invalid"),
             (r#"{"command":"subscribe","player":"alice"}"#, "`channel` is missing"),
@@ -135,6 +143,7 @@ mod tests {
             (r#"{"command":"view","player":"alice","channel":"a"}"#, "`view` is missing"),
             (r#"{"command":"view","player":"alice","channel":"a","view":"1 +"}"#, "`view`"),
             (r#"{"command":"view","player":"alice","channel":"a*","view":null}"#, "not of a pattern"),
+            (long_reason, "at most 1024 bytes"),
         ];
         for (json, expected) in rows {
             let error = parse(json).and_then(|command| check(&command)).unwrap_err();

@@ -18,9 +18,9 @@ use tokio::sync::mpsc;
 /// subscriptions ([`Pushed::Lost`]).
 const MAX_GAPS: usize = 65_536;
 
-/// Player commands that wait for one shard at most, in bytes. Events have a bound of their own: many of them keep no
-/// command out.
-const COMMAND_BYTES: usize = 8 << 20;
+/// Player commands that wait for one shard at most, in bytes; of views, which can be read again, the half of it. Events
+/// have a bound of their own: many of them keep no command out.
+const COMMAND_BYTES: usize = 16 << 20;
 
 /// What a queued publication costs beside its payload and name, in bytes; an estimate.
 const OVERHEAD: usize = 256;
@@ -160,12 +160,14 @@ impl Shared {
     /// Takes the command's bytes into account if there is room. A view behind one that was dropped is dropped, too: what
     /// Redis keeps when the shard asks is newer.
     fn admit_command(&self, command: &PlayerCommand) -> bool {
-        if matches!(command.action, PlayerAction::View { .. }) && self.stale.load(Ordering::Acquire) {
+        let is_view = matches!(command.action, PlayerAction::View { .. });
+        if is_view && self.stale.load(Ordering::Acquire) {
             return false;
         }
+        let bound = if is_view { COMMAND_BYTES / 2 } else { COMMAND_BYTES };
         let weight = command_weight(command);
         let before = self.command_bytes.fetch_add(weight, Ordering::Relaxed);
-        if before + weight > COMMAND_BYTES {
+        if before + weight > bound {
             self.command_bytes.fetch_sub(weight, Ordering::Relaxed);
             return false;
         }

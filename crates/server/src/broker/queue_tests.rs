@@ -163,7 +163,7 @@ fn many_events_keep_no_command_out() {
 #[test]
 fn a_command_without_room_is_marked_once_at_its_place() {
     let (queue, mut inbox) = queue(1 << 20);
-    let many = COMMAND_BYTES / (1 << 20);
+    let many = COMMAND_BYTES / 2 / (1 << 20);
     for _ in 0..many + 3 {
         queue.push(command(1 << 20));
     }
@@ -183,4 +183,14 @@ fn a_command_without_room_is_marked_once_at_its_place() {
         queue.push(command(1 << 20));
     }
     assert!(drain(&mut inbox).last().unwrap().starts_with("ViewsStale"));
+}
+
+/// A kick cannot be read again: views leave room for it.
+#[test]
+fn many_views_keep_no_kick_out() {
+    let (queue, mut inbox) = queue(3000);
+    while queue.push(command(1 << 20)) == Pushed::Told {}
+    let kick = PlayerCommand { player: "alice".into(), action: PlayerAction::Disconnect { reason: None } };
+    assert_eq!(queue.push(BrokerEvent::Command(kick)), Pushed::Told);
+    assert!(drain(&mut inbox).last().unwrap().contains("Disconnect"));
 }

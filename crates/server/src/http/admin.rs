@@ -18,7 +18,7 @@ use serde_json::value::RawValue;
 use super::pages;
 use crate::bus::EventRefused;
 use crate::clock::unix_ms;
-use crate::command::{check_view, present};
+use crate::command::{self, check_view, present};
 use crate::node::Node;
 
 /// Beside the payload: names, tags and JSON.
@@ -186,9 +186,6 @@ async fn view(State(node): Shared, Path(player): Path<String>, body: Bytes) -> A
     Ok(axum::Json(serde_json::json!({ "player": player })).into_response())
 }
 
-/// It goes into the lifecycle stream.
-const MAX_REASON_BYTES: usize = 1_024;
-
 #[derive(Default, Deserialize)]
 struct DisconnectBody {
     #[serde(default)]
@@ -197,14 +194,13 @@ struct DisconnectBody {
 
 async fn disconnect(State(node): Shared, Path(player): Path<String>, body: Bytes) -> Answer {
     let DisconnectBody { reason } = if body.is_empty() { DisconnectBody::default() } else { parse(&body)? };
-    if reason.as_ref().is_some_and(|reason| reason.len() > MAX_REASON_BYTES) {
-        return Err(bad_request(format!("reason: at most {MAX_REASON_BYTES} bytes")));
-    }
     command(&node, player, PlayerAction::Disconnect { reason: reason.map(Into::into) }).await
 }
 
 async fn command(node: &Node, player: String, action: PlayerAction) -> Answer {
-    node.bus.command(&PlayerCommand { player: player.as_str().into(), action }).await?;
+    let command = PlayerCommand { player: player.as_str().into(), action };
+    command::check(&command).map_err(bad_request)?;
+    node.bus.command(&command).await?;
     Ok(axum::Json(serde_json::json!({ "player": player })).into_response())
 }
 
