@@ -364,3 +364,22 @@ def test_a_payload_that_nodes_cannot_read_costs_nobody_a_resync(node, redis):
     assert node.admin("POST", "/api/publish", body).status == 400
     assert not [m for m in player.received if m.type == "RESYNC"]
     assert node.metric("drawbridge_table_gaps") == 0
+
+
+def test_who_may_not_publish_keeps_nothing(own_redis, start):
+    """A state that nobody was told of would be a hole: Redis takes nothing back of a function that fails half-way."""
+    node = start(own_redis)
+    player = node.player("alice")
+    player.subscribe("world:1")
+    player.sees("world:1", [])
+    own_redis.client.execute_command("ACL", "SETUSER", "mute", "on", "nopass", "+@all", "~*", "resetchannels", "&other:*")
+    mute = own_redis.own_client()
+    mute.execute_command("AUTH", "mute", "x")
+    with pytest.raises(redis_errors.ResponseError, match="publish to the channel"):
+        mute.fcall("drawbridge_publish", 1, "world:1", json.dumps({"event": "e", "data": {"id": "a", "public": True}}))
+    mute.close()
+    assert fcall(own_redis, "world:1", id="b", public=True) == 1, "the first change of the table"
+    player.sees("world:1", ["b"])
+    late = start(own_redis).player("late")
+    late.subscribe("world:1")
+    late.sees("world:1", ["b"])

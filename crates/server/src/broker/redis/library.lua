@@ -63,7 +63,8 @@ local function has_room(rows, heard, max, ttl, now)
   return true
 end
 
--- Writes one event into the channel's table and publishes it. `body` is a JSON object without its last brace, and
+-- Publishes one event and writes it into the channel's table: in this order, for Redis takes nothing back when a user
+-- may not publish what it may write. `body` is a JSON object without its last brace, and
 -- without an id. Gives the table's version. What nodes would drop is refused before the version counts it: they would
 -- miss it, and read the table anew.
 local function commit(channel, max, ttl, key, remove, body, id)
@@ -79,19 +80,27 @@ local function commit(channel, max, ttl, key, remove, body, id)
     redis.call('UNLINK', rows, heard)
     redis.call('HSET', rows, 'e', epoch, 's', 0)
   end
-  if not remove and hear(rows, heard, field, now) and not has_room(rows, heard, max, ttl, now) then
+  local is_new = not remove and hear(rows, heard, field, now)
+  if is_new and not has_room(rows, heard, max, ttl, now) then
     redis.call('ZREM', heard, field)
     return redis.error_reply('LIMIT_EXCEEDED the channel holds ' .. max .. ' entities already')
   end
-  local seq = redis.call('HINCRBY', rows, 's', 1)
+  local seq = tonumber(redis.call('HGET', rows, 's')) + 1
   local payload = body .. ',"id":"' .. id .. '@' .. epoch .. '.' .. string.format('%.0f', seq) .. '"}'
+  local told = redis.pcall('PUBLISH', channel, payload)
+  if type(told) == 'table' and told.err then
+    if is_new then
+      redis.call('ZREM', heard, field)
+    end
+    return told
+  end
   if remove then
     redis.call('HDEL', rows, field)
     redis.call('ZREM', heard, field)
+    redis.call('HSET', rows, 's', string.format('%.0f', seq))
   else
-    redis.call('HSET', rows, field, string.format('%.0f', now) .. ' ' .. payload)
+    redis.call('HSET', rows, 's', string.format('%.0f', seq), field, string.format('%.0f', now) .. ' ' .. payload)
   end
-  redis.call('PUBLISH', channel, payload)
   return seq
 end
 
@@ -315,15 +324,15 @@ local function view(keys, args)
   if args[5] == '1' and (redis.call('HGET', name, channel) or '') == expression then
     return 0
   end
+  if expression ~= '' and redis.call('HEXISTS', name, channel) == 0 and redis.call('HLEN', name) >= MAX_VIEWS then
+    return redis.error_reply('LIMIT_EXCEEDED a player has at most ' .. MAX_VIEWS .. ' views')
+  end
+  redis.call('PUBLISH', nodes, command)
   if expression == '' then
     redis.call('HDEL', name, channel)
   else
-    if redis.call('HEXISTS', name, channel) == 0 and redis.call('HLEN', name) >= MAX_VIEWS then
-      return redis.error_reply('LIMIT_EXCEEDED a player has at most ' .. MAX_VIEWS .. ' views')
-    end
     redis.call('HSET', name, channel, expression)
   end
-  redis.call('PUBLISH', nodes, command)
   return 1
 end
 

@@ -10,7 +10,7 @@ use drawbridge_protocol::event::PayloadMode;
 use serde_json::{Value, json};
 
 /// Of the functions' behaviour: a node replaces a library whose version is lower.
-const VERSION: u64 = 2;
+const VERSION: u64 = 3;
 const FUNCTIONS: &str = include_str!("library.lua");
 const VERSION_LINE: &str = "-- drawbridge library version ";
 const CLASSES_LINE: &str = "-- classes ";
