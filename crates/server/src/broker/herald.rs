@@ -15,6 +15,7 @@ use super::outlet::Outlet;
 use super::queue::Pushed;
 use super::routes::Routes;
 use crate::command;
+use crate::log::Sparse;
 
 /// The channels that player commands come on.
 #[derive(Clone, Debug)]
@@ -52,11 +53,13 @@ pub(super) struct Herald {
     pub(super) channels: CommandChannels,
     pub(super) routes: Arc<Routes>,
     pub(super) meter: Arc<Meter>,
+    /// Commands that were not carried out.
+    pub(super) failures: Sparse,
 }
 
 impl Herald {
     /// Tells the shards what came on one of the channels, if it is this link's to tell.
-    pub(super) fn tell(&self, channel: &str, json: &str, outlet: &Outlet) {
+    pub(super) fn tell(&mut self, channel: &str, json: &str, outlet: &Outlet) {
         let by_service = self.channels.control.as_deref() == Some(channel);
         // What a node says was checked there; a view that this one cannot read shows nothing.
         let command = command::parse(json).and_then(|command| match by_service {
@@ -67,7 +70,9 @@ impl Herald {
             Ok(command) => command,
             Err(reason) => {
                 self.meter.count_command(false);
-                return tracing::warn!(channel, reason, "a player command could not be read");
+                return self.failures.line(|unlogged| {
+                    tracing::warn!(channel, reason, unlogged, "a player command could not be read");
+                });
             }
         };
         if !by_service && self.link != self.link_of(&command) {
@@ -79,7 +84,9 @@ impl Herald {
         let is_told = outlet.tell_shards(&BrokerEvent::Command(command));
         if !is_kept || !is_told {
             self.meter.count_command(false);
-            tracing::error!("a player command was dropped: too many at once");
+            self.failures.line(|unlogged| {
+                tracing::error!(unlogged, "a player command was dropped: too many at once");
+            });
         }
     }
 

@@ -12,11 +12,10 @@ use tokio::sync::mpsc;
 
 use super::herald::Herald;
 use super::outlet::Outlet;
+use crate::log::Sparse;
 
 /// What a player command may have at most, whatever the bound of other payloads is.
 const MAX_COMMAND_BYTES: usize = 64 * 1024;
-/// How often a dropped payload is logged at most.
-const LOG_EVERY: Duration = Duration::from_secs(10);
 
 /// What a shard orders of a hub.
 #[derive(Debug, PartialEq, Eq)]
@@ -54,8 +53,8 @@ pub(super) struct Interest {
     round: u64,
     /// Shards that lost publications of channels that could not be marked.
     lost: ShardSet,
-    logged: Option<Instant>,
-    unlogged: u64,
+    /// Payloads that were dropped.
+    dropped: Sparse,
 }
 
 impl Interest {
@@ -71,8 +70,7 @@ impl Interest {
             unaware: ShardSet::default(),
             round: 0,
             lost: ShardSet::default(),
-            logged: None,
-            unlogged: 0,
+            dropped: Sparse::default(),
         }
     }
 
@@ -108,11 +106,11 @@ impl Interest {
                         BadEntity::Position => "no good position",
                         BadEntity::Full => "the channel holds entity_max already",
                     };
-                    self.log(|unlogged| {
+                    self.dropped.line(|unlogged| {
                         tracing::warn!(channel, reason, unlogged, "dropped an event of an entity channel");
                     });
                 }
-                HubOutput::Oversized { channel, bytes } => self.log(|unlogged| {
+                HubOutput::Oversized { channel, bytes } => self.dropped.line(|unlogged| {
                     tracing::warn!(channel, bytes, unlogged, "dropped a payload over external_bytes");
                 }),
             }
@@ -197,16 +195,6 @@ impl Interest {
 
     pub(super) fn stats(&self) -> HubStats {
         self.hub.stats()
-    }
-
-    /// Logs what was dropped, and how many more since the last line.
-    fn log(&mut self, line: impl FnOnce(u64)) {
-        if self.logged.is_some_and(|at| at.elapsed() < LOG_EVERY) {
-            self.unlogged += 1;
-            return;
-        }
-        self.logged = Some(Instant::now());
-        line(std::mem::take(&mut self.unlogged));
     }
 }
 

@@ -36,6 +36,7 @@ use self::questions::Questions;
 pub use self::queue::{Pushed, ShardInbox, ShardQueue, shard_queue};
 pub use self::redis::RedisSettings;
 use self::routes::Routes;
+use crate::log::Sparse;
 
 /// How long a shutdown waits for publishes that are queued.
 pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(2);
@@ -207,7 +208,8 @@ impl Broker {
                 let (link, orders) = mpsc::unbounded_channel();
                 let meter = Arc::<Meter>::default();
                 let (channels, routes) = (commands.clone(), routes.clone());
-                let herald = Herald { link: at, channels, routes, meter: meter.clone() };
+                let failures = Sparse::default();
+                let herald = Herald { link: at, channels, routes, meter: meter.clone(), failures };
                 let interest = Interest::new(hub.clone(), outlet.clone(), herald);
                 (link, Part { interest, orders, meter })
             })

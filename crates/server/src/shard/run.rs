@@ -19,7 +19,7 @@ use super::socket::{Sent, Socket};
 use super::transport::{ReadBuffers, ReadBytes, Transport};
 use super::{Mail, NewSocket, ShardParts, ShardStats};
 use crate::broker::ShardInbox;
-use crate::log;
+use crate::log::Notices;
 
 /// Mail and events taken in by one turn at most.
 const TURN: usize = 256;
@@ -52,6 +52,7 @@ struct Shard {
     answers: mpsc::WeakUnboundedSender<Mail>,
     open_sockets: Arc<AtomicUsize>,
     stats: Cell<ShardStats>,
+    notices: RefCell<Notices>,
 }
 
 /// What wakes the loop.
@@ -138,6 +139,7 @@ impl Shard {
             answers,
             open_sockets,
             stats: Cell::default(),
+            notices: RefCell::default(),
             parts,
         }
     }
@@ -313,7 +315,7 @@ impl Shard {
                 }
                 Output::Authenticate { conn, token } => self.authenticate(conn, token),
                 Output::Broker(command) => self.parts.broker.command(self.parts.id, command),
-                Output::Notice(notice) => log::notice(&notice),
+                Output::Notice(notice) => self.notices.borrow_mut().log(&notice),
             }
             if writes >= WRITES_PER_YIELD {
                 writes = 0;
