@@ -77,26 +77,29 @@ pub(super) async fn run(
     // One timer that is moved when the next deadline does, not one per turn.
     let mut alarm = pin!(tokio::time::sleep(Duration::ZERO));
     let mut armed = None;
+    let mut given = pin!(shard.wake.notified());
     loop {
         let deadline = shard.next_deadline();
         if let Some(at) = deadline.filter(|at| armed != Some(*at)) {
             alarm.as_mut().reset(at.into());
         }
         armed = deadline;
+        // Whichever it is, the others are looked at below.
         let woken = tokio::select! {
+            biased;
+            Some(event) = events.recv() => Woken::Event(event),
             received = mail.recv() => match received {
                 Some(received) => Woken::Mail(received),
                 None => return,
             },
-            Some(event) = events.recv() => Woken::Event(event),
-            () = shard.wake.notified() => Woken::Given,
+            () = given.as_mut() => Woken::Given,
             () = alarm.as_mut(), if armed.is_some() => Woken::Due,
         };
         shard.read_clocks();
         match woken {
             Woken::Mail(received) => shard.mail(received),
             Woken::Event(event) => shard.input(Input::Broker(event)),
-            Woken::Given => {}
+            Woken::Given => given.set(shard.wake.notified()),
             Woken::Due => {
                 armed = None;
                 shard.tick();

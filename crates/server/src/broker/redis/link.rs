@@ -14,7 +14,7 @@ use bytes::Bytes;
 use drawbridge_engine::interest::HubInput;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::watch;
-use tokio::time::timeout;
+use tokio::time::{sleep_until, timeout};
 
 use super::RedisSettings;
 use super::buffer::{CHUNK, ReadBuffer};
@@ -119,6 +119,11 @@ impl Link {
             Due,
             Order(Order),
         }
+        // One timer that is moved when what is due next does, and one look-out for the end, not one each per turn.
+        let mut alarm = pin!(sleep_until(Instant::now().into()));
+        let mut armed = None;
+        let mut stopping = pin!(stop.wait_for(|stop| *stop));
+        let mut is_up = false;
         loop {
             for command in self.part.interest.commands.drain(..) {
                 session.conversation.send(command);
@@ -126,24 +131,26 @@ impl Link {
             for (channel, load) in self.part.interest.loads.drain(..) {
                 self.tables.ask((self.index, channel), load);
             }
-            if self.part.interest.is_restored() {
+            if !is_up && self.part.interest.is_restored() {
                 self.board.set(self.index, true);
+                is_up = true;
             }
             self.report();
-            if *stop.borrow() {
-                return Ok(Stopped);
-            }
             let due = session.due().min(self.part.interest.due().unwrap_or(session.due()));
+            if armed != Some(due) {
+                alarm.as_mut().reset(due.into());
+                armed = Some(due);
+            }
             // What has come is read before anybody is called silent.
             let next = tokio::select! {
                 biased;
+                _ = stopping.as_mut() => return Ok(Stopped),
                 moved = session.moved() => Next::Moved(moved?),
-                () = until(Some(due)) => Next::Due,
+                () = alarm.as_mut() => Next::Due,
                 order = self.part.orders.recv() => match order {
                     Some(order) => Next::Order(order),
                     None => return Ok(Stopped),
                 },
-                _ = stop.wait_for(|stop| *stop) => return Ok(Stopped),
             };
             let mut order = None;
             match next {
@@ -155,7 +162,10 @@ impl Link {
                     }
                 }
                 Next::Moved(Moved::Wrote) => {}
-                Next::Due => session.keep_alive(Instant::now())?,
+                Next::Due => {
+                    armed = None;
+                    session.keep_alive(Instant::now())?;
+                }
                 Next::Order(first) => order = Some(first),
             }
             self.take_orders(order, Some(&mut session.conversation));
