@@ -366,3 +366,18 @@ def test_a_slow_redis_is_not_an_absent_one(own_redis, node, link):
         player.publish("chat:1", "n", number)
     assert [player.event("chat:1")["data"] for _ in range(5)] == list(range(5))
     assert not [m for m in player.received if m.type in ("STATUS", "RESYNC")]
+
+
+def test_what_players_may_see_cannot_be_read(own_redis, start):
+    """Only the connection on which views are read is not to be had: whoever joins waits, is told so, and gets it all."""
+    node = start(own_redis)
+    until(lambda: node.get("/readyz").status == 200, "ready")
+    clients = own_redis.client.info("clients")
+    own_redis.client.config_set("maxclients", clients["connected_clients"])
+    player = node.player("alice", timeout=30)
+    welcome = next(message for message in player.received if message.type == "WELCOME")
+    assert welcome["subscriptions"] and all(subscription.get("pending") for subscription in welcome["subscriptions"])
+    own_redis.client.config_set("maxclients", clients["maxclients"])
+    for subscription in welcome["subscriptions"]:
+        player.expect("CHANNEL_SUBSCRIBED", channel=subscription["channel"], timeout=30)
+    until(lambda: node.get("/readyz").status == 200, "ready again", timeout=30)

@@ -1,5 +1,5 @@
-//! Whether Redis is there, all of it: each part of the broker (a link, the publisher) says whether it is up, and
-//! every shard is told when the sum changes.
+//! Whether Redis is there, all of it: each part of the broker (a link, the publisher, a reader) says whether it is up,
+//! and every shard is told when the sum changes.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -21,13 +21,13 @@ pub(super) struct Board {
 }
 
 impl Board {
-    /// A board whose parts are all down; every shard is told so.
-    pub(super) fn new(parts: usize, outlet: Outlet) -> Self {
+    /// A board whose parts are all down; every shard is told so. Behind them are parts that are up while nobody needs them.
+    pub(super) fn new(parts: usize, at_need: usize, outlet: Outlet) -> Self {
         outlet.tell_all(&BrokerEvent::Status(BrokerStatus::Degraded));
         Board {
             started: Instant::now(),
             degraded_since: AtomicU64::new(1),
-            up: Mutex::new(vec![false; parts]),
+            up: Mutex::new([vec![false; parts], vec![true; at_need]].concat()),
             came_up: tokio::sync::Notify::new(),
             outlet,
         }

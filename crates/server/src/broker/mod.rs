@@ -195,12 +195,14 @@ impl Broker {
     ) -> Result<Broker, BrokerStartError> {
         let BrokerSettings { kind, hub, queue_bytes, commands } = settings;
         let outlet = Outlet::new(shards, node, &hub.epoch);
-        // The publisher is the last part of the board.
-        let (pool, board_parts) = match &kind {
-            Kind::Memory => (1, 1),
-            Kind::Redis(redis) => (redis.subscriber_pool.max(1), redis.subscriber_pool.max(1) + 1),
+        let (pool, board) = match &kind {
+            Kind::Memory => (1, Board::new(1, 0, outlet.clone())),
+            Kind::Redis(redis) => {
+                let pool = redis.subscriber_pool.max(1);
+                (pool, redis::board(pool, outlet.clone()))
+            }
         };
-        let board = Arc::new(Board::new(board_parts, outlet.clone()));
+        let board = Arc::new(board);
         let routes = Arc::new(Routes::new(pool, &hub.classes, &hub.reserved, commands.nodes.clone()));
         let (jobs, job_receiver) = jobs(queue_bytes, outlet.clone());
         let (links, parts): (Vec<_>, Vec<_>) = (0..pool)

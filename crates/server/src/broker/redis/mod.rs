@@ -21,6 +21,8 @@ use self::link::Link;
 use self::publisher::Publisher;
 use self::reader::{Reader, Reads};
 use super::Shell;
+use super::board::Board;
+use super::outlet::Outlet;
 use crate::config::{RedisAddress, Secret};
 
 /// How a Redis is reached.
@@ -68,7 +70,12 @@ fn is_passing(words: &str) -> bool {
     ["LOADING", "BUSY", "MASTERDOWN", "TRYAGAIN", "CLUSTERDOWN"].contains(&code_of(words))
 }
 
-/// Runs all links and the publisher until they are told to stop.
+/// The links come first, then the publisher, then the readers.
+pub(super) fn board(links: usize, outlet: Outlet) -> Board {
+    Board::new(links + 1, 2, outlet)
+}
+
+/// Runs all links, the publisher and the readers until they are told to stop.
 pub(super) async fn run(settings: RedisSettings, shell: Shell) {
     let settings = Arc::new(settings);
     let Shell { parts, jobs, meter, board, stop, questions, links, outlet } = shell;
@@ -81,8 +88,8 @@ pub(super) async fn run(settings: RedisSettings, shell: Shell) {
         outlet,
         links,
     });
-    for reads in [Reads::Tables, Reads::Views] {
-        tasks.spawn(reader.clone().run(reads, stop.clone()));
+    for (place, reads) in [Reads::Tables, Reads::Views].into_iter().enumerate() {
+        tasks.spawn(reader.clone().run(publisher + 1 + place, reads, stop.clone()));
     }
     for (index, part) in parts.into_iter().enumerate() {
         let link = Link::new(index, part, settings.clone(), board.clone(), questions.tables.clone());

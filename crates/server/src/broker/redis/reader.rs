@@ -47,30 +47,42 @@ pub(super) enum Reads {
 }
 
 impl Reader {
-    /// Reads these until it is told to stop.
-    pub(super) async fn run(self: Arc<Self>, reads: Reads, mut stop: watch::Receiver<bool>) {
+    /// Reads these until it is told to stop. `part`: its place on the board, where it is down when it is asked and cannot
+    /// connect.
+    pub(super) async fn run(self: Arc<Self>, part: usize, reads: Reads, mut stop: watch::Receiver<bool>) {
         tokio::select! {
-            () = self.work(reads) => {}
+            () = self.work(part, reads) => {}
             _ = stop.wait_for(|stop| *stop) => {}
         }
     }
 
-    async fn work(&self, reads: Reads) {
+    async fn work(&self, part: usize, reads: Reads) {
         let name = match reads {
             Reads::Tables => "reader of tables",
             Reads::Views => "reader of views",
         };
         let mut attempts = Attempts::new(name.into(), &self.settings);
         loop {
+            let is_asked = match reads {
+                Reads::Tables => self.questions.tables.len() > 0,
+                Reads::Views => self.questions.views.len() > 0,
+            };
+            if !is_asked {
+                self.board.set(part, true);
+            }
             // Opened when something is asked for first.
             match reads {
                 Reads::Tables => drop(self.questions.tables.first(1).await),
                 Reads::Views => drop(self.questions.views.first(1).await),
             }
             let broken = match Commands::open(self.settings.clone()).await {
-                Err(broken) => broken,
+                Err(broken) => {
+                    self.board.set(part, false);
+                    broken
+                }
                 Ok(mut commands) => {
                     attempts.up();
+                    self.board.set(part, true);
                     loop {
                         let answered = match reads {
                             Reads::Tables => self.answer_table(&mut commands).await,
