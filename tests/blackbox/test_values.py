@@ -146,9 +146,20 @@ BAD_MSGPACK = {
 @pytest.mark.parametrize("fields", BAD_MSGPACK.values(), ids=BAD_MSGPACK.keys())
 def test_what_messagepack_may_not_hold_is_a_bad_message(node, fields):
     player = node.player(encoding=MSGPACK)
-    player.send({"type": "PUBLISH_EVENT", "channel": "chat:1", "event": "e", **fields})
-    assert player.expect("ERROR")["code"] == "BAD_MESSAGE"
+    message = {"type": "PUBLISH_EVENT", "channel": "chat:1", "event": "e", **fields}
+    player.send([{"type": "PING", "id": 1}, {**message, "id": 2}, {"type": "PING", "id": 3}])
+    assert player.expect("PONG")["id"] == 1
+    error = player.expect("ERROR")
+    assert (error["id"], error["code"]) == (2, "BAD_MESSAGE")
+    assert player.expect("PONG")["id"] == 3
     player.silent_but_for()
+
+
+@pytest.mark.parametrize("field", ["type", "channel", "event", "id"])
+def test_bin_is_no_string(node, field):
+    player = node.player(encoding=MSGPACK)
+    player.send({"type": "PUBLISH_EVENT", "channel": "chat:1", "event": "e", field: b"chat:1"})
+    assert player.expect("ERROR")["code"] == "BAD_MESSAGE"
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ mod encode;
 use crate::message::{BadRequest, Encoding, Frame, Request, ServerMessage};
 use bytes::Bytes;
 
+use crate::msgpack::Foreign;
 use crate::websocket::{frame_of_pieces, payload_of, stored};
 use crate::{msgpack, writer};
 
@@ -22,12 +23,12 @@ use crate::{msgpack, writer};
 pub fn decode(encoding: Encoding, payload: &[u8]) -> Vec<Result<Request, BadRequest>> {
     let requests = match encoding {
         Encoding::Json => match std::str::from_utf8(payload) {
-            Ok(text) => decode::requests(text),
+            Ok(text) => decode::requests(text, &Foreign::default()),
             Err(error) => Err(format!("the message is not UTF-8 at byte {}", error.valid_up_to())),
         },
-        Encoding::MsgPack => match msgpack::to_json(payload) {
-            Ok(text) => decode::requests(&text),
-            Err(error) => Err(format!("the message is not MessagePack of this contract: {error}")),
+        Encoding::MsgPack => match msgpack::translate(payload) {
+            Ok((text, foreign)) => decode::requests(&text, &foreign),
+            Err(error) => Err(decode::not_of_this_contract(error)),
         },
     };
     requests.unwrap_or_else(|reason| vec![Err(BadRequest { id: None, reason })])

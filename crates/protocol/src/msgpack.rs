@@ -54,12 +54,46 @@ impl fmt::Display for MsgPackError {
 
 impl std::error::Error for MsgPackError {}
 
+/// What the JSON text of a MessagePack message cannot say, by places in that text.
+#[derive(Debug, Default)]
+pub(crate) struct Foreign {
+    /// Values and keys that may not be, in order; `null` or an empty key stands there instead.
+    faults: Vec<(usize, MsgPackError)>,
+    /// Strings that were `bin`, in order.
+    binaries: Vec<usize>,
+}
+
+impl Foreign {
+    /// The first of what may not be within these places.
+    pub(crate) fn fault_in(&self, places: std::ops::Range<usize>) -> Option<MsgPackError> {
+        let first = self.faults.partition_point(|(at, _)| *at < places.start);
+        self.faults.get(first).filter(|(at, _)| *at < places.end).map(|(_, error)| *error)
+    }
+
+    /// Whether the string that begins there was `bin`.
+    pub(crate) fn is_binary(&self, at: usize) -> bool {
+        self.binaries.binary_search(&at).is_ok()
+    }
+}
+
 /// Writes a whole MessagePack message as JSON text. The text is at most about six times as long.
 pub fn to_json(payload: &[u8]) -> Result<String, MsgPackError> {
-    let mut translation = ToJson { payload, at: 0, out: Vec::with_capacity(payload.len() * 2) };
+    let (text, foreign) = translate(payload)?;
+    match foreign.faults.first() {
+        Some((_, error)) => Err(*error),
+        None => Ok(text),
+    }
+}
+
+/// As [`to_json`]; what may not be is told apart, so that the rest of the message can still be read.
+pub(crate) fn translate(payload: &[u8]) -> Result<(String, Foreign), MsgPackError> {
+    let out = Vec::with_capacity(payload.len() * 2);
+    let mut translation = ToJson { payload, at: 0, out, foreign: Foreign::default() };
     translation.run()?;
     let at = translation.at;
-    String::from_utf8(translation.out).map_err(|_| MsgPackError { at, problem: MsgPackProblem::NotUtf8 })
+    let text = String::from_utf8(translation.out);
+    let text = text.map_err(|_| MsgPackError { at, problem: MsgPackProblem::NotUtf8 })?;
+    Ok((text, translation.foreign))
 }
 
 /// Appends JSON text as MessagePack: integers in their shortest form where 64 bits hold them, other numbers as
@@ -221,6 +255,7 @@ struct ToJson<'a> {
     payload: &'a [u8],
     at: usize,
     out: Vec<u8>,
+    foreign: Foreign,
 }
 
 impl ToJson<'_> {
@@ -254,11 +289,33 @@ impl ToJson<'_> {
         let at = self.at;
         let tag = self.byte()?;
         match self.str_length(tag)? {
-            Some(len) => self.string(len)?,
-            None => return self.fail(at, MsgPackProblem::KeyNotString),
+            Some(len) => self.string(len, "\"\"")?,
+            None => self.other_key(at)?,
         }
         self.out.push(b':');
         Ok(())
+    }
+
+    /// A map's key that is no string and begins here: goes past it.
+    fn other_key(&mut self, at: usize) -> Result<(), MsgPackError> {
+        self.at = at;
+        let (begins, binaries) = (self.out.len(), self.foreign.binaries.len());
+        let faults = self.foreign.faults.len();
+        if self.value()?.is_some() {
+            // What it would be to go past that is not worth it.
+            return self.fail(at, MsgPackProblem::KeyNotString);
+        }
+        self.out.truncate(begins);
+        self.foreign.binaries.truncate(binaries);
+        self.foreign.faults.truncate(faults);
+        self.stand_in(at, MsgPackProblem::KeyNotString, "\"\"");
+        Ok(())
+    }
+
+    /// Something that may not be began there: something else stands in the text.
+    fn stand_in(&mut self, at: usize, problem: MsgPackProblem, text: &str) {
+        self.foreign.faults.push((self.out.len(), MsgPackError { at, problem }));
+        self.push(text);
     }
 
     /// Writes one value, or gives the array or map that begins here.
@@ -266,7 +323,7 @@ impl ToJson<'_> {
         let at = self.at;
         let tag = self.byte()?;
         if let Some(len) = self.str_length(tag)? {
-            self.string(len)?;
+            self.string(len, "null")?;
             return Ok(None);
         }
         if let Some(container) = self.container(tag)? {
@@ -279,17 +336,23 @@ impl ToJson<'_> {
             0xC4..=0xC6 => {
                 let len = self.length(tag - 0xC4)?;
                 let text = BASE64.encode(self.take(len)?);
+                self.foreign.binaries.push(self.out.len());
                 json::push_string(&mut self.out, &text);
             }
             0xCA => {
                 let value = f32::from_be_bytes(self.fixed()?);
-                self.float(at, f64::from(value))?;
+                self.float(at, f64::from(value));
             }
             0xCB => {
                 let value = f64::from_be_bytes(self.fixed()?);
-                self.float(at, value)?;
+                self.float(at, value);
             }
-            0xC7..=0xC9 | 0xD4..=0xD8 => return self.fail(at, MsgPackProblem::Extension),
+            0xC7..=0xC9 | 0xD4..=0xD8 => {
+                let len = if tag < 0xD0 { self.length(tag - 0xC7)? } else { 1 << (tag - 0xD4) };
+                self.byte()?;
+                self.take(len)?;
+                self.stand_in(at, MsgPackProblem::Extension, "null");
+            }
             0xC1 => return self.fail(at, MsgPackProblem::Unknown),
             _ => self.integer(tag)?,
         }
@@ -333,23 +396,23 @@ impl ToJson<'_> {
         }
     }
 
-    fn string(&mut self, len: u32) -> Result<(), MsgPackError> {
+    /// A string of so many bytes; or, where it is none, what may stand there.
+    fn string(&mut self, len: u32, otherwise: &str) -> Result<(), MsgPackError> {
         let at = self.at;
         let bytes = self.take(len)?;
         match std::str::from_utf8(bytes) {
             Ok(text) => json::push_string(&mut self.out, text),
-            Err(_) => return self.fail(at, MsgPackProblem::NotUtf8),
+            Err(_) => self.stand_in(at, MsgPackProblem::NotUtf8, otherwise),
         }
         Ok(())
     }
 
-    fn float(&mut self, at: usize, value: f64) -> Result<(), MsgPackError> {
+    fn float(&mut self, at: usize, value: f64) {
         if !value.is_finite() {
-            return self.fail(at, MsgPackProblem::NotFinite);
+            return self.stand_in(at, MsgPackProblem::NotFinite, "null");
         }
         // `Debug` writes the shortest text that reads back as the same number, and always a `.` or an `e`.
         self.push(&format!("{value:?}"));
-        Ok(())
     }
 
     /// A length of 8, 16 or 32 bits, for a size of 0, 1 or 2.

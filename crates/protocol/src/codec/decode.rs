@@ -7,6 +7,7 @@ use crate::message::{
     BadRequest, ClientMessage, Connect, FilterUpdate, MAX_BATCH, MAX_DATA_DEPTH, MAX_ID_BYTES, MAX_ID_NUMBER,
     Publish, Request, RequestId, Subscribe,
 };
+use crate::msgpack::{Foreign, MsgPackError};
 
 /// The types of client messages.
 const TYPES: [&str; 9] = [
@@ -24,15 +25,23 @@ const TYPES: [&str; 9] = [
 /// A type longer than this is not quoted in an answer.
 const MAX_QUOTED_BYTES: usize = 40;
 
-/// A text's requests, or why it holds none.
-pub(super) fn requests(text: &str) -> Result<Vec<Result<Request, BadRequest>>, String> {
+/// What is said of MessagePack that may not be.
+pub(super) fn not_of_this_contract(error: MsgPackError) -> String {
+    format!("the message is not MessagePack of this contract: {error}")
+}
+
+/// A text's requests, or why it holds none; with what a MessagePack message says beside it.
+pub(super) fn requests(text: &str, foreign: &Foreign) -> Result<Vec<Result<Request, BadRequest>>, String> {
     let mut reader = Reader::new(text);
     let not_json = |error: SyntaxError| format!("the message is not JSON: {error}");
     let requests = match reader.next().map_err(not_json)? {
-        Token::BeginObject => vec![request(&mut reader).map_err(not_json)?],
-        Token::BeginArray => batch(&mut reader).map_err(not_json)?,
+        Token::BeginObject => vec![request(&mut reader, foreign).map_err(not_json)?],
+        Token::BeginArray => batch(&mut reader, foreign).map_err(not_json)?,
         first => {
             let kind = reader.rest_of_value(first).map_err(not_json)?.kind;
+            if let Some(fault) = foreign.fault_in(0..text.len()) {
+                return Err(not_of_this_contract(fault));
+            }
             return Err(format!(
                 "a message is an object or an array of objects, not {}",
                 kind.with_article()
@@ -48,7 +57,10 @@ pub(super) fn requests(text: &str) -> Result<Vec<Result<Request, BadRequest>>, S
 }
 
 /// The elements of the array that was entered; no more than show that there are too many.
-fn batch(reader: &mut Reader<'_>) -> Result<Vec<Result<Request, BadRequest>>, SyntaxError> {
+fn batch<'a>(
+    reader: &mut Reader<'a>,
+    foreign: &'a Foreign,
+) -> Result<Vec<Result<Request, BadRequest>>, SyntaxError> {
     let mut requests = Vec::new();
     loop {
         let first = match reader.next()? {
@@ -58,21 +70,30 @@ fn batch(reader: &mut Reader<'_>) -> Result<Vec<Result<Request, BadRequest>>, Sy
         if requests.len() > MAX_BATCH {
             reader.rest_of_value(first)?;
         } else if first == Token::BeginObject {
-            requests.push(request(reader)?);
+            requests.push(request(reader, foreign)?);
         } else {
-            let kind = reader.rest_of_value(first)?.kind.with_article();
-            let reason = format!("an element of an array of messages is an object, not {kind}");
+            let element = reader.rest_of_value(first)?;
+            let kind = element.kind.with_article();
+            let reason = match foreign.fault_in(element.at..element.at + element.text.len()) {
+                Some(fault) => not_of_this_contract(fault),
+                None => format!("an element of an array of messages is an object, not {kind}"),
+            };
             requests.push(Err(BadRequest { id: None, reason }));
         }
     }
 }
 
 /// The object that was entered.
-fn request(reader: &mut Reader<'_>) -> Result<Result<Request, BadRequest>, SyntaxError> {
-    let fields = Fields::read(reader)?;
+fn request<'a>(
+    reader: &mut Reader<'a>,
+    foreign: &'a Foreign,
+) -> Result<Result<Request, BadRequest>, SyntaxError> {
+    let begins = reader.token_at();
+    let fields = Fields::read(reader, foreign)?;
+    let fault = foreign.fault_in(begins..reader.token_at());
     Ok(match fields.id() {
         Err(reason) => Err(BadRequest { id: None, reason }),
-        Ok(id) => match message(&fields) {
+        Ok(id) => match fault.map_or_else(|| message(&fields), |fault| Err(not_of_this_contract(fault))) {
             Ok(message) => Ok(Request { id, message }),
             Err(reason) => Err(BadRequest { id, reason }),
         },
@@ -100,15 +121,15 @@ fn message(fields: &Fields<'_>) -> Result<ClientMessage, String> {
 fn connect(fields: &Fields<'_>) -> Result<Connect, String> {
     let subscribe = match fields.present("subscribe") {
         None => Vec::new(),
-        Some(list) => subscriptions(fields.of_kind("subscribe", list, Kind::Array)?.text)?,
+        Some(list) => subscriptions(fields.of_kind("subscribe", list, Kind::Array)?, fields.foreign)?,
     };
     Ok(Connect { token: fields.optional("token")?, subscribe, resume: fields.object("resume")? })
 }
 
 /// The elements of `CONNECT.subscribe`; the text has been checked before.
-fn subscriptions(text: &str) -> Result<Vec<Subscribe>, String> {
+fn subscriptions(list: Value<'_>, foreign: &Foreign) -> Result<Vec<Subscribe>, String> {
     let internal = |error: SyntaxError| format!("`subscribe` is not JSON: {error}");
-    let mut reader = Reader::new(text);
+    let mut reader = Reader::new(list.text);
     reader.next().map_err(internal)?;
     let mut subscriptions = Vec::new();
     loop {
@@ -116,7 +137,8 @@ fn subscriptions(text: &str) -> Result<Vec<Subscribe>, String> {
         match reader.next().map_err(internal)? {
             Token::EndArray => return Ok(subscriptions),
             Token::BeginObject => {
-                let mut fields = Fields::read(&mut reader).map_err(internal)?;
+                let mut fields = Fields::read(&mut reader, foreign).map_err(internal)?;
+                fields.begins = list.at;
                 fields.path = format!("subscribe[{at}].");
                 subscriptions.push(subscribe(&fields)?);
             }
@@ -199,11 +221,14 @@ struct Fields<'a> {
     values: [Option<Value<'a>>; FIELDS.len()],
     /// Where the object stands, for error messages.
     path: String,
+    /// Where the text begins that the values' places are of.
+    begins: usize,
+    foreign: &'a Foreign,
 }
 
 impl<'a> Fields<'a> {
     /// Reads the object that was entered.
-    fn read(reader: &mut Reader<'a>) -> Result<Self, SyntaxError> {
+    fn read(reader: &mut Reader<'a>, foreign: &'a Foreign) -> Result<Self, SyntaxError> {
         let mut values = [None; FIELDS.len()];
         while let Some((name, value)) = reader.member()? {
             let name = name.decode();
@@ -211,7 +236,7 @@ impl<'a> Fields<'a> {
                 values[at] = Some(value);
             }
         }
-        Ok(Fields { values, path: String::new() })
+        Ok(Fields { values, path: String::new(), begins: 0, foreign })
     }
 
     /// A field, even if it is `null`.
@@ -229,8 +254,9 @@ impl<'a> Fields<'a> {
         let number = || value.text.parse().ok().filter(|number| *number <= MAX_ID_NUMBER);
         let id = match value.kind {
             Kind::Number => number().map(RequestId::Number),
-            _ => value
-                .as_str()
+            _ => Some(value)
+                .filter(|value| !self.is_binary(value))
+                .and_then(|value| value.as_str())
                 .and_then(|text| text.decode_strict())
                 .filter(|text| text.len() <= MAX_ID_BYTES)
                 .map(|text| RequestId::Text(text.into())),
@@ -241,6 +267,11 @@ impl<'a> Fields<'a> {
                 "`id` must be an unsigned integer up to {MAX_ID_NUMBER}, or a string of at most {MAX_ID_BYTES} bytes"
             )),
         }
+    }
+
+    /// Whether it is a string for JSON alone: MessagePack said `bin`.
+    fn is_binary(&self, value: &Value<'a>) -> bool {
+        self.foreign.is_binary(self.begins + value.at)
     }
 
     fn channel(&self) -> Result<String, String> {
@@ -260,6 +291,9 @@ impl<'a> Fields<'a> {
 
     fn string(&self, name: &str, value: Value<'a>) -> Result<String, String> {
         let value = self.of_kind(name, value, Kind::String)?;
+        if self.is_binary(&value) {
+            return Err(format!("`{}{name}` must be a string, not binary", self.path));
+        }
         match value.as_str().and_then(|text| text.decode_strict()) {
             Some(text) => Ok(text.into_owned()),
             None => {

@@ -157,6 +157,41 @@ fn any_message() -> impl Strategy<Value = String> {
     ]
 }
 
+/// In MessagePack too an element is answered for itself, with its id.
+#[test]
+fn what_messagepack_may_not_hold_is_answered_for_itself() {
+    let packed = |json: &str, bin: bool| {
+        let mut packed = Vec::new();
+        msgpack::from_json(json, &mut packed).unwrap();
+        // `#` stands for what JSON has not: NaN, or a `bin`.
+        let at = packed.windows(2).position(|two| two == [0xA1, b'#']).unwrap();
+        let instead: &[u8] = if bin { &[0xC4, 1, b'x'] } else { &[0xCA, 0x7F, 0xC0, 0, 0] };
+        packed.splice(at..at + 2, instead.iter().copied());
+        decode(Encoding::MsgPack, &packed)
+    };
+    let requests =
+        packed(r##"[{"type":"PING","id":6},{"type":"PING","id":7,"t":"#"},{"type":"PING","id":8}]"##, false);
+    let [Ok(first), Err(bad), Ok(last)] = &requests[..] else { panic!("{requests:?}") };
+    assert_eq!((first.id.clone(), last.id.clone()), (Some(RequestId::Number(6)), Some(RequestId::Number(8))));
+    assert_eq!(bad.id, Some(RequestId::Number(7)));
+    assert!(bad.reason.contains("NaN"), "{}", bad.reason);
+    let rows = [
+        (r##"{"type":"PING","id":"#"}"##, "`id` must be"),
+        (r##"{"type":"CHANNEL_SUBSCRIBE","id":1,"channel":"#"}"##, "`channel` must be a string, not binary"),
+        (
+            r##"{"type":"CONNECT","id":1,"subscribe":[{"channel":"a"},{"channel":"b","filter":"#"}]}"##,
+            "`subscribe[1].filter` must be a string, not binary",
+        ),
+        (r##"{"type":"#"}"##, "`type` must be a string, not binary"),
+    ];
+    for (json, expected) in rows {
+        let requests = packed(json, true);
+        let [Err(bad)] = &requests[..] else { panic!("{requests:?}") };
+        assert!(bad.reason.contains(expected), "{}", bad.reason);
+    }
+    assert!(packed(r##"{"type":"PUBLISH_EVENT","channel":"a","event":"e","data":"#"}"##, true)[0].is_ok());
+}
+
 proptest! {
     #[test]
     fn arbitrary_bytes_get_an_answer(bytes in prop::collection::vec(any::<u8>(), 0..60)) {

@@ -195,3 +195,33 @@ proptest! {
         }
     }
 }
+
+/// What may not be is told by its place in the text, and the rest of the message goes on behind it.
+#[test]
+fn what_may_not_be_stands_alone() {
+    let rows = [
+        // [NaN, 1]
+        ("92cb7ff800000000000001", "[null,1]", 1),
+        // [ext of 2 bytes, 1], [ext of a length, 1]
+        ("92d505616201", "[null,1]", 1),
+        ("92c7030561626301", "[null,1]", 1),
+        ("92c8000205616201", "[null,1]", 1),
+        // [not UTF-8, 1]
+        ("92a1ff01", "[null,1]", 1),
+        // {1: 2, a: 3}, {bin: 2}, {nil: 2}
+        ("820102a16103", r#"{"":2,"a":3}"#, 1),
+        ("81c4016102", r#"{"":2}"#, 1),
+        ("81c002", r#"{"":2}"#, 1),
+        // {not UTF-8: 2}
+        ("81a1ff02", r#"{"":2}"#, 1),
+    ];
+    for (bytes, json, at) in rows {
+        let (text, foreign) = translate(&unhex(bytes)).unwrap();
+        assert_eq!(text, json, "{bytes}");
+        assert_eq!(foreign.faults.iter().map(|(at, _)| *at).collect::<Vec<_>>(), [at], "{bytes}");
+        assert!(foreign.binaries.is_empty() && to_json(&unhex(bytes)).is_err(), "{bytes}");
+    }
+    let (text, foreign) = translate(&unhex("92c40161a161")).unwrap();
+    assert_eq!((text.as_str(), &foreign.binaries[..]), (r#"["YQ==","a"]"#, &[1][..]));
+    assert!(translate(&unhex("81900102")).is_err(), "a key that is an array");
+}
