@@ -108,19 +108,49 @@ def test_what_is_due_in_a_window_comes_as_one_array(start, redis):
     assert len({id(m.raw) for m in events}) <= 4
 
 
-def test_all_channels_of_a_window_leave_in_one_write(start, redis):
-    node = start(redis, channel=[batched(batch="300ms")])
-    player = node.player("alice")
-    for channel in range(5):
-        player.subscribe(f"fast:{channel}")
+@pytest.mark.parametrize("subscriptions", [[f"fast:{n}" for n in range(5)], ["fast:*"], ["fast:*", "fast:1", "fast:?"]], ids=["names", "a pattern", "both"])
+@pytest.mark.parametrize("encoding", ["drawbridge.v1.json", "drawbridge.v1.msgpack"])
+def test_all_channels_of_a_window_leave_in_one_array(start, redis, encoding, subscriptions):
+    node = start(redis, channel=[batched(batch="300ms", patterns=True)])
+    player = node.player("alice", encoding=encoding)
+    for channel in subscriptions:
+        player.subscribe(channel)
     before = node.metric("drawbridge_socket_writes")
     pipe = redis.client.pipeline(transaction=False)
     for n in range(50):
         pipe.publish(f"fast:{n % 5}", json.dumps({"event": "e", "data": {"id": n}}))
     pipe.execute()
-    for _ in range(50):
-        player.event()
+    numbers = [player.event()["data"]["id"] for _ in range(50)]
+    assert sorted(numbers) == list(range(50))
     assert node.metric("drawbridge_socket_writes") - before <= 2
+    # One window, or two where the burst lay on its edge.
+    assert len({id(m.raw) for m in player.received if m.type == "EVENT"}) <= 2
+
+
+@pytest.mark.parametrize("kind", ["stream", "entity"])
+@pytest.mark.parametrize("subscriptions", [[f"fast:{n}" for n in range(4)], ["fast:*"], ["fast:*", "fast:1"]], ids=["names", "a pattern", "both"])
+def test_a_connection_gets_no_more_updates_in_a_window_than_its_class_allows(start, redis, subscriptions, kind):
+    """However many channels of the class it is subscribed to, and whichever way."""
+    more = {"kind": "entity"} if kind == "entity" else {}
+    node = start(redis, channel=[batched(batch="100ms", max_updates=5, max_wait="30s", conflate=True, key="data.id", patterns=True, **more)])
+    player = node.player("alice")
+    for channel in subscriptions:
+        player.subscribe(channel)
+    pipe = redis.client.pipeline(transaction=False)
+    for n in range(40):
+        pipe.publish(f"fast:{n % 4}", json.dumps({"event": "e", "data": {"id": n}}))
+    pipe.execute()
+
+    def seen():
+        told = [m for m in player.received if m.type == "EVENT"]
+        entered = [m for m in player.received if m.type == "VIEW_ENTER" and not m.get("reset")]
+        return [(m, 1) for m in told] + [(m, len(m["entities"])) for m in entered]
+
+    until(lambda: player.read_for(0.05) or sum(count for _, count in seen()) >= 40, "all are told", timeout=30)
+    windows = {}
+    for message, count in seen():
+        windows[id(message.raw)] = windows.get(id(message.raw), 0) + count
+    assert max(windows.values()) <= 5 and sum(windows.values()) == 40, windows
 
 
 def test_only_the_newest_of_each_key_in_a_window(start, redis):

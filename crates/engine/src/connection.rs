@@ -10,6 +10,7 @@ use hashbrown::HashMap;
 
 use crate::class::ClassId;
 use crate::expr::Expr;
+use crate::feed::{Feed, FeedId};
 use crate::io::{Claims, ConnId, Opened, Ticket};
 use crate::rate_limit::Bucket;
 use crate::targets::{Judged, TargetId};
@@ -37,9 +38,11 @@ pub(crate) struct Connection {
     pub(crate) pending_bytes: usize,
     /// The largest of them, in bytes.
     pub(crate) pending_largest: usize,
-    /// Its subscriptions that have something due, and what that holds in bytes.
-    pub(crate) feeds: Vec<TargetId>,
+    /// Its feeds that have something due, and what that holds in bytes.
+    pub(crate) feeds: Vec<FeedId>,
     pub(crate) feed_bytes: usize,
+    /// The feeds of streams, by class; those of entity channels are held by their subscribers.
+    pub(crate) streams: Vec<(Option<ClassId>, Box<Feed>)>,
     /// What services have narrowed of its views.
     pub(crate) narrowed: Narrowed,
     pub(crate) dirty: bool,
@@ -260,6 +263,7 @@ impl Connection {
             pending_largest: 0,
             feeds: Vec::new(),
             feed_bytes: 0,
+            streams: Vec::new(),
             narrowed: Narrowed::default(),
             dirty: false,
             blocked: false,
@@ -296,6 +300,11 @@ impl Connection {
 
     pub(crate) fn subscription(&self, target: TargetId) -> Option<&Subscription> {
         self.subscriptions.iter().find(|subscription| subscription.target == target)
+    }
+
+    /// The feed of this class's streams.
+    pub(crate) fn stream(&mut self, class: Option<ClassId>) -> Option<&mut Feed> {
+        self.streams.iter_mut().find(|(of, _)| *of == class).map(|(_, feed)| &mut **feed)
     }
 
     /// The connection's public name.

@@ -1,16 +1,29 @@
-//! What is due to one connection of one channel, while it waits: for the end of the turn or of the class's window, or
-//! for a socket that does not read. It owns order, conflation, the choice of `max_updates`, and snapshots; it leaves
-//! bounds in bytes and frames to [`crate::engine`].
+//! What is due to one connection, while it waits: for the end of the turn or of the class's window, or for a socket that
+//! does not read. There is one feed for the streams of a class together, whichever way they come, and one for each
+//! entity channel. A feed owns order, conflation, the choice of `max_updates`, and snapshots; it leaves bounds in bytes
+//! and frames to [`crate::engine`].
 
 use std::hash::BuildHasher;
 use std::sync::Arc;
 
 use hashbrown::HashMap;
 
+use smallvec::SmallVec;
+
 use crate::area::Shape;
-use crate::class::{Delivery, SlowConsumer};
+use crate::class::{ClassId, Delivery};
 use crate::io::{EntityChange, Publication};
+use crate::targets::TargetId;
 use crate::world::{Change, EntityId};
+
+/// Names one feed of a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum FeedId {
+    /// Of the entity channel that this subscription is for.
+    Table(TargetId),
+    /// Of all streams of this class.
+    Stream(Option<ClassId>),
+}
 
 /// What an event is to whom it is due.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,14 +40,23 @@ pub(crate) struct Due {
     pub(crate) publication: Arc<Publication>,
     /// `None`: taken back.
     pub(crate) kind: Option<Kind>,
+    /// The subscription by which it comes.
+    pub(crate) target: TargetId,
+    /// Of an entity: this state of it was not told before.
+    pub(crate) is_news: bool,
     /// Since when its key waits, in monotonic milliseconds.
     pub(crate) since_ms: u64,
 }
 
 impl Due {
     /// About what it holds in memory, in bytes.
-    fn bytes(&self) -> usize {
+    pub(crate) fn bytes(&self) -> usize {
         size_of::<Due>() + self.publication.weight()
+    }
+
+    /// Whether `max_updates` counts it: not what makes a client forget.
+    pub(crate) fn is_update(&self) -> bool {
+        !matches!(self.kind, Some(Kind::Entity(_, Change::Hide | Change::Remove)))
     }
 
     /// Conflated are events of one key: an entity's by its place, others by the hash of channel and key (a pattern's
@@ -64,19 +86,15 @@ pub(crate) struct Feed {
     conflating: bool,
     /// Dues that are not taken back.
     len: usize,
-    /// The channels of the dues, a bit each by hash; of channels that have left, until it is empty.
-    channels: u64,
     /// What the dues hold in memory.
     bytes: usize,
     /// When it leaves, in monotonic milliseconds; 0: at the end of the turn.
     pub(crate) flush_at_ms: u64,
     /// It is among those of its connection that have something.
     pub(crate) queued: bool,
-    /// Events before the first due were given up, up to this offset.
-    pub(crate) gap: Option<u64>,
+    /// Events before the first due were given up: of which subscriptions, and up to which offset; 0 where all is told anew.
+    pub(crate) gaps: SmallVec<[(TargetId, u64); 1]>,
     pub(crate) snapshot: Option<SnapshotState>,
-    /// What is done when too much waits, as the strictest class among the dues says: a pattern's are of many.
-    pub(crate) slow_consumer: SlowConsumer,
 }
 
 /// How far a snapshot has come.
@@ -129,15 +147,19 @@ enum Merged {
     Both,
 }
 
-fn merge(older: Kind, newer: Kind) -> Merged {
+fn merge(older: &Due, newer: &Due) -> Merged {
     use Change::{Enter, Hide, Remove, Update};
-    match (older, newer) {
-        (Kind::Event, Kind::Event) => Merged::One(newer),
-        (Kind::Entity(_, before), Kind::Entity(id, now)) => match (before, now) {
+    let (Some(before), Some(now)) = (older.kind, newer.kind) else { return Merged::Both };
+    match (before, now) {
+        (Kind::Event, Kind::Event) => Merged::One(now),
+        (Kind::Entity(_, before), Kind::Entity(id, change)) => match (before, change) {
             (Enter, Update) => Merged::One(Kind::Entity(id, Enter)),
             (Enter, Hide | Remove) => Merged::Nothing,
-            (Update, Update | Hide | Remove) => Merged::One(newer),
-            // It was away for a moment that its viewer never saw.
+            (Update, Update | Hide | Remove) => Merged::One(now),
+            // It was away for a moment that its viewer never saw: nothing has happened, unless it is another now.
+            (Hide, Enter) if !older.is_news && Arc::ptr_eq(&older.publication, &newer.publication) => {
+                Merged::Nothing
+            }
             (Hide | Remove, Enter) => Merged::One(Kind::Entity(id, Update)),
             _ => Merged::Both,
         },
@@ -147,7 +169,7 @@ fn merge(older: Kind, newer: Kind) -> Merged {
 
 impl Feed {
     pub(crate) fn is_empty(&self) -> bool {
-        self.len == 0 && self.snapshot.is_none() && self.gap.is_none()
+        self.len == 0 && self.snapshot.is_none() && self.gaps.is_empty()
     }
 
     pub(crate) fn bytes(&self) -> usize {
@@ -156,12 +178,6 @@ impl Feed {
 
     pub(crate) fn len(&self) -> usize {
         self.len
-    }
-
-    /// Whether something of this channel is due. A pattern's feed holds many channels.
-    pub(crate) fn holds_channel(&self, channel: &str) -> bool {
-        let is_of = |due: &Due| due.kind.is_some() && *due.publication.channel == *channel;
-        self.channels & channel_bit(channel) != 0 && self.dues.iter().any(is_of)
     }
 
     /// Lines one up. What a snapshot on its way will tell anyway is left to it.
@@ -186,8 +202,7 @@ impl Feed {
         let Some(older) = older.filter(|older| older.is_of_the_key_of(&due)) else {
             return self.append(due, Some(key));
         };
-        let (Some(before), Some(now)) = (older.kind, due.kind) else { return self.append(due, Some(key)) };
-        let merged = merge(before, now);
+        let merged = merge(older, &due);
         if matches!(merged, Merged::Both) {
             return self.append(due, Some(key));
         }
@@ -195,6 +210,7 @@ impl Feed {
         self.len -= 1;
         older.kind = None;
         due.since_ms = older.since_ms;
+        due.is_news |= older.is_news;
         self.newest.remove(&key);
         if let Merged::One(kind) = merged {
             due.kind = Some(kind);
@@ -206,7 +222,6 @@ impl Feed {
     fn append(&mut self, due: Due, key: Option<u64>) {
         self.bytes += due.bytes();
         self.len += 1;
-        self.channels |= channel_bit(&due.publication.channel);
         if let Some(key) = key {
             self.newest.insert(key, self.dues.len());
         }
@@ -247,41 +262,66 @@ impl Feed {
     /// Takes all out.
     pub(crate) fn clear(&mut self) -> Vec<Due> {
         self.newest.clear();
-        (self.len, self.bytes, self.channels) = (0, 0, 0);
+        (self.len, self.bytes) = (0, 0);
         std::mem::take(&mut self.dues)
     }
 
-    /// What is due is void: all that is in view is told anew, behind a `RESYNC` where there is a `gap`.
-    pub(crate) fn begin_anew(&mut self, gap: Option<u64>) {
+    /// What is due is void: all that is in view is told anew, behind a `RESYNC` of this subscription if there is one.
+    pub(crate) fn begin_anew(&mut self, told: Option<TargetId>) {
         self.clear();
         self.conflating = false;
         self.snapshot = Some(SnapshotState::Wanted);
-        self.gap = gap.or(self.gap);
+        if let Some(target) = told {
+            self.gap(target, 0);
+        }
     }
 
-    /// Gives up the oldest that hold so many bytes; says how many they were, and the last one's offset.
-    pub(crate) fn drop_oldest(&mut self, bytes: usize) -> (usize, Option<u64>) {
+    /// Events of this subscription up to there were given up.
+    fn gap(&mut self, target: TargetId, offset: u64) {
+        match self.gaps.iter_mut().find(|(of, _)| *of == target) {
+            Some((_, last)) => *last = offset,
+            None => self.gaps.push((target, offset)),
+        }
+    }
+
+    /// Gives up the oldest that hold so many bytes; says how many they were.
+    pub(crate) fn drop_oldest(&mut self, bytes: usize) -> usize {
         let before = self.len;
-        let (mut freed, mut last, mut dropped) = (0, None, 0);
-        for due in &self.dues {
-            if freed >= bytes {
-                break;
-            }
-            dropped += 1;
+        let mut freed = 0;
+        let is_enough = |due: &Due| {
+            let enough = freed >= bytes;
+            freed += if due.kind.is_some() { due.bytes() } else { 0 };
+            enough
+        };
+        let dropped = self.dues.iter().position(is_enough).unwrap_or(self.dues.len());
+        for due in self.dues.drain(..dropped).collect::<Vec<_>>() {
             if due.kind.is_some() {
-                freed += due.bytes();
+                self.bytes -= due.bytes();
                 self.len -= 1;
-                last = Some(due.publication.offset);
+                self.gap(due.target, due.publication.offset);
             }
         }
-        self.bytes -= freed;
-        self.dues.drain(..dropped);
         self.index();
-        (before - self.len, last)
+        before - self.len
     }
 
-    /// Takes out what leaves now: at most about so many bytes, and of updates no more than `max_updates`, nearest and
-    /// longest waiting first. Says whether something due now is left.
+    /// This subscription has ended: nothing comes by it any more.
+    pub(crate) fn forget(&mut self, target: TargetId) {
+        self.gaps.retain(|(of, _)| *of != target);
+        if self.dues.iter().any(|due| due.target == target) {
+            let is_conflating = self.conflating;
+            let mut dues = self.clear();
+            dues.retain(|due| due.target != target && due.kind.is_some());
+            for due in dues {
+                self.append(due, None);
+            }
+            self.conflating = is_conflating;
+            self.index();
+        }
+    }
+
+    /// Takes out what leaves now: at most about so many bytes, and of updates no more than `max_updates` of `delivery`,
+    /// nearest and longest waiting first. Says whether something due now is left.
     pub(crate) fn take(
         &mut self,
         now_ms: u64,
@@ -321,10 +361,6 @@ impl Feed {
     }
 }
 
-fn channel_bit(channel: &str) -> u64 {
-    1 << (foldhash::fast::FixedState::default().hash_one(channel) >> 58)
-}
-
 /// Leaves the `max` most urgent updates in `dues` and gives the others. What makes a client forget is not counted,
 /// and who has waited long enough goes out in any case.
 fn put_off(
@@ -334,7 +370,7 @@ fn put_off(
     delivery: &Delivery,
     eye: Option<&Shape>,
 ) -> Vec<Due> {
-    let counted = |due: &Due| !matches!(due.kind, Some(Kind::Entity(_, Change::Hide | Change::Remove)));
+    let counted = Due::is_update;
     let total = dues.iter().filter(|due| counted(due)).count();
     if total <= max {
         return Vec::new();

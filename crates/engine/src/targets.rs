@@ -57,7 +57,7 @@ pub(crate) struct Subscriber {
     /// With whom it shares its view, where the target has audiences; and its place among them.
     pub(crate) audience: AudienceId,
     pub(crate) place: u32,
-    /// What is due to it and waits.
+    /// What is due to it of an entity channel and waits.
     pub(crate) feed: Option<Box<Feed>>,
 }
 

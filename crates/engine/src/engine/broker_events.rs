@@ -113,7 +113,7 @@ impl Engine {
             // What came before the gap is told before it.
             target.into_iter().for_each(|target| self.flush_target(*conn, target));
             if !subject.pattern {
-                self.flush_patterns(*conn, channel);
+                self.flush_channel(*conn, channel);
             }
             if let Some(open) = self.connections.get(*conn).filter(|conn| conn.is_open()) {
                 let frame = frames.get(open.encoding, &message);

@@ -9,17 +9,24 @@ use std::sync::Arc;
 use drawbridge_protocol::websocket::Compressor;
 use drawbridge_protocol::{CloseCode, Frame};
 
-use super::flush::{feed_of, flush_bytes};
+use super::flush::{flush_bytes, table_feed};
 use super::{Connections, Engine};
-use crate::class::{Delivery, SlowConsumer};
+use crate::class::{ClassId, Delivery, SlowConsumer};
 use crate::connection::Connection;
-use crate::feed::{Due, Feed, Kind};
+use crate::feed::{Due, Feed, FeedId, Kind};
 use crate::io::{ConnId, Publication};
 use crate::permissions;
 use crate::settings::Settings;
 use crate::stats::Stats;
 use crate::targets::{Judgement, Subscriber, TargetId};
 use crate::view::{EventScope, View, Views};
+
+/// By which subscription an event of a stream comes, and how events of its channel's class leave.
+struct By {
+    target: TargetId,
+    class: Option<ClassId>,
+    delivery: Delivery,
+}
 
 /// What handing out needs of the engine, beside the target in hand.
 pub(super) struct Outgoing<'e> {
@@ -34,11 +41,6 @@ pub(super) struct Outgoing<'e> {
     pub(super) compressor: &'e mut Compressor,
     /// Connections for which more waits than may.
     pub(super) over: Vec<ConnId>,
-    /// All targets that the publication in hand is for, where they are several.
-    pub(super) overlap: &'e [TargetId],
-    /// Connections to which something is due by another subscription that this publication is for. If it is of this
-    /// channel, it leaves first.
-    pub(super) late: Vec<ConnId>,
 }
 
 /// Everything that handing out needs, with the engine's targets left to the caller.
@@ -54,8 +56,6 @@ macro_rules! outgoing {
             stats: &mut $engine.stats,
             compressor: &mut $engine.compressor,
             over: Vec::new(),
-            overlap: &[],
-            late: Vec::new(),
         }
     };
 }
@@ -70,58 +70,17 @@ impl Engine {
         let mut matched = std::mem::take(&mut self.matched);
         matched.extend(exact);
         self.targets.matching_patterns(&publication.channel, &mut matched);
-        let overlap = if matched.len() > 1 { &matched[..] } else { &[] };
-        for id in &matched {
-            if Some(*id) == exact {
-                self.deliver_exact(*id, overlap, publication);
+        for id in matched.drain(..) {
+            if Some(id) == exact {
+                self.deliver_exact(id, publication);
             } else {
-                self.deliver_pattern(*id, exact, overlap, publication);
+                self.deliver_pattern(id, exact, publication);
             }
         }
-        matched.clear();
         self.matched = matched;
     }
 
-    /// Hands a publication to those to whom earlier events of its channel may be due by another subscription.
-    fn deliver_late(
-        &mut self,
-        id: TargetId,
-        late: &[ConnId],
-        overlap: &[TargetId],
-        publication: &Arc<Publication>,
-        delivery: &Delivery,
-    ) {
-        for conn in late {
-            let mut flushed = false;
-            for other in overlap.iter().filter(|other| **other != id) {
-                if self.holds_channel(*conn, *other, &publication.channel) {
-                    self.flush_target(*conn, *other);
-                    flushed = true;
-                }
-            }
-            // What is a frame cannot be given up any more: while the socket is blocked that must not go on and on.
-            let bound = self.settings.outbound_bytes;
-            if flushed && self.connections.get(*conn).is_some_and(|conn| conn.blocked && conn.is_over(bound))
-            {
-                self.keep_bounds(vec![*conn]);
-                continue;
-            }
-            let slot = self.connections.get(*conn).and_then(|conn| conn.subscription(id)).map(|s| s.slot);
-            let (Some(slot), Some(target)) = (slot, self.targets.get_mut(id)) else { continue };
-            let Some(subscriber) = target.subscribers.get_mut(slot as usize) else { continue };
-            let mut out = outgoing!(self);
-            out.hand(id, subscriber, publication, delivery);
-            let over = out.over;
-            self.keep_bounds(over);
-        }
-    }
-
-    /// Whether events of this channel are due to a connection by this subscription.
-    fn holds_channel(&self, conn: ConnId, target: TargetId, channel: &str) -> bool {
-        self.feed(conn, target).is_some_and(|(feed, _)| feed.holds_channel(channel))
-    }
-
-    fn deliver_exact(&mut self, id: TargetId, overlap: &[TargetId], publication: &Arc<Publication>) {
+    fn deliver_exact(&mut self, id: TargetId, publication: &Arc<Publication>) {
         let Some(target) = self.targets.get_mut(id) else { return };
         if let Some(position) = &mut target.position {
             position.offset = publication.offset;
@@ -129,13 +88,13 @@ impl Engine {
         if target.world.is_some() {
             return self.deliver_entity(id, publication);
         }
-        let delivery = delivery_of(&self.settings, target.class);
-        let mut out = Outgoing { overlap, ..outgoing!(self) };
+        let by = By { target: id, class: target.class, delivery: delivery_of(&self.settings, target.class) };
+        let mut out = outgoing!(self);
         let before = out.stats.deliveries;
         match &mut target.audiences {
             None => {
                 for subscriber in &mut target.subscribers {
-                    out.hand(id, subscriber, publication, &delivery);
+                    out.hand(&by, subscriber, publication);
                 }
             }
             Some(audiences) => {
@@ -148,27 +107,21 @@ impl Engine {
                     }
                     for slot in &audience.members {
                         if let Some(subscriber) = target.subscribers.get_mut(*slot as usize) {
-                            out.hand(id, subscriber, publication, &delivery);
+                            out.hand(&by, subscriber, publication);
                         }
                     }
                 }
             }
         }
-        let shown = out.stats.deliveries - before + out.late.len() as u64;
+        let shown = out.stats.deliveries - before;
         out.stats.hidden += (target.subscribers.len() as u64).saturating_sub(shown);
-        let (over, late) = (out.over, out.late);
+        let over = out.over;
         self.keep_bounds(over);
-        self.deliver_late(id, &late, overlap, publication, &delivery);
     }
 
-    fn deliver_pattern(
-        &mut self,
-        id: TargetId,
-        exact: Option<TargetId>,
-        overlap: &[TargetId],
-        publication: &Arc<Publication>,
-    ) {
-        let class = self.settings.classes.of_channel(&publication.channel).map(|(_, class, _)| class);
+    fn deliver_pattern(&mut self, id: TargetId, exact: Option<TargetId>, publication: &Arc<Publication>) {
+        let found = self.settings.classes.of_channel(&publication.channel);
+        let (class_id, class) = found.map(|(id, class, _)| (id, class)).unzip();
         let space = class.and_then(|class| class.entity.as_ref()?.space.as_ref());
         if space.is_some_and(|space| space.area_required) {
             return;
@@ -177,6 +130,7 @@ impl Engine {
         let has_world = |id: &TargetId| self.targets.get(*id).is_some_and(|target| target.world.is_some());
         let table = exact.filter(has_world);
         let delivery = class.map(|class| class.delivery).unwrap_or_default();
+        let by = By { target: id, class: class_id, delivery };
         let Some(target) = self.targets.get_mut(id) else { return };
         let scope = EventScope::of(publication);
         let mut slots: Vec<u32> = Vec::new();
@@ -193,7 +147,7 @@ impl Engine {
                 }
             }
         }
-        let mut out = Outgoing { overlap, ..outgoing!(self) };
+        let mut out = outgoing!(self);
         for slot in slots {
             let Some(subscriber) = target.subscribers.get_mut(slot as usize) else { continue };
             let Some(conn) = out.connections.get_mut(subscriber.conn) else { continue };
@@ -201,14 +155,13 @@ impl Engine {
                 continue;
             }
             if may_see(&self.settings, &mut self.views, conn, id, publication, out.turn) {
-                out.hand(id, subscriber, publication, &delivery);
+                out.hand(&by, subscriber, publication);
             } else {
                 out.stats.hidden += 1;
             }
         }
-        let (over, late) = (out.over, out.late);
+        let over = out.over;
         self.keep_bounds(over);
-        self.deliver_late(id, &late, overlap, publication, &delivery);
     }
 
     /// Queues a frame to one connection.
@@ -257,15 +210,14 @@ impl Engine {
             return false;
         }
         let (mut may_lose, mut is_strict) = (Vec::new(), false);
-        for target in conn.feeds.clone() {
-            match self.feed(id, target).map(|(feed, _)| feed.slow_consumer) {
-                Some(SlowConsumer::Latest) => {
-                    self.shrink(id, target, Feed::conflate);
-                    may_lose.push(target);
+        for feed in conn.feeds.clone() {
+            match self.policy_of(feed) {
+                SlowConsumer::Latest => {
+                    self.shrink(id, feed, Feed::conflate);
+                    may_lose.push(feed);
                 }
-                Some(SlowConsumer::DropOldest) => may_lose.push(target),
-                Some(SlowConsumer::Disconnect) => is_strict = true,
-                None => {}
+                SlowConsumer::DropOldest => may_lose.push(feed),
+                SlowConsumer::Disconnect => is_strict = true,
             }
         }
         loop {
@@ -274,47 +226,51 @@ impl Engine {
             if waits <= bound {
                 return true;
             }
-            let bytes = |target: &TargetId| self.feed(id, *target).map_or(0, |(feed, _)| feed.bytes());
-            let largest = may_lose.iter().copied().max_by_key(bytes).filter(|target| bytes(target) > 0);
-            let Some(largest) = largest else { return !is_strict };
+            let mut largest = None;
+            for feed in may_lose.iter().copied() {
+                let bytes = self.shrink(id, feed, |_| {});
+                if largest.is_none_or(|(most, _)| bytes > most) {
+                    largest = Some((bytes, feed));
+                }
+            }
+            let Some((_, largest)) = largest.filter(|(bytes, _)| *bytes > 0) else { return !is_strict };
             // Some more, so that not every event behind it has to make room.
             self.give_up(id, largest, waits - bound + bound / 8);
         }
     }
 
-    fn give_up(&mut self, id: ConnId, target: TargetId, bytes: usize) {
+    fn give_up(&mut self, id: ConnId, feed: FeedId, bytes: usize) {
+        let policy = self.policy_of(feed);
         let mut given_up = 0;
-        let is_entity = self.feed(id, target).is_some_and(|(_, is_entity)| is_entity);
-        self.shrink(id, target, |feed| {
-            if is_entity {
-                let told = feed.slow_consumer == SlowConsumer::DropOldest;
-                feed.begin_anew(told.then_some(0));
-            } else {
-                let (dropped, offset) = feed.drop_oldest(bytes);
-                given_up = dropped;
-                feed.gap = offset.or(feed.gap);
-            }
+        self.shrink(id, feed, |of| match feed {
+            FeedId::Table(target) => of.begin_anew((policy == SlowConsumer::DropOldest).then_some(target)),
+            FeedId::Stream(_) => given_up = of.drop_oldest(bytes),
         });
         self.stats.given_up += given_up as u64;
     }
 
-    /// What is due to a connection by a subscription, and whether that is of an entity channel.
-    fn feed(&self, id: ConnId, target: TargetId) -> Option<(&Feed, bool)> {
-        let slot = self.connections.get(id)?.subscription(target)?.slot as usize;
-        let target = self.targets.get(target)?;
-        let feed = target.subscribers.get(slot)?.feed.as_deref()?;
-        Some((feed, target.world.is_some()))
+    /// What is done when too much waits in a feed.
+    fn policy_of(&self, feed: FeedId) -> SlowConsumer {
+        let class = match feed {
+            FeedId::Table(target) => self.targets.get(target).and_then(|target| target.class),
+            FeedId::Stream(class) => class,
+        };
+        delivery_of(&self.settings, class).slow_consumer
     }
 
-    fn shrink(&mut self, id: ConnId, target: TargetId, change: impl FnOnce(&mut Feed)) {
-        let (Some(conn), Some(of)) = (self.connections.get_mut(id), self.targets.get_mut(target)) else {
-            return;
+    /// Lets a feed give something up; gives what it holds then, in bytes.
+    fn shrink(&mut self, id: ConnId, feed: FeedId, change: impl FnOnce(&mut Feed)) -> usize {
+        let Some(conn) = self.connections.get_mut(id) else { return 0 };
+        let of = match feed {
+            FeedId::Stream(class) => conn.stream(class),
+            FeedId::Table(id) => self.targets.get_mut(id).and_then(|target| table_feed(conn, target, id)),
         };
-        if let Some(feed) = feed_of(conn, of, target) {
-            let before = feed.bytes();
-            change(feed);
-            conn.feed_bytes = conn.feed_bytes + feed.bytes() - before;
-        }
+        let Some(of) = of else { return 0 };
+        let before = of.bytes();
+        change(of);
+        let now = of.bytes();
+        conn.feed_bytes = conn.feed_bytes + now - before;
+        now
     }
 
     pub(super) fn writable(&mut self, id: ConnId) {
@@ -328,98 +284,89 @@ impl Engine {
 
 impl Outgoing<'_> {
     /// Gives a subscriber an event of a stream.
-    fn hand(
-        &mut self,
-        target: TargetId,
-        subscriber: &mut Subscriber,
-        publication: &Arc<Publication>,
-        delivery: &Delivery,
-    ) {
+    fn hand(&mut self, by: &By, subscriber: &Subscriber, publication: &Arc<Publication>) {
         let Some(conn) = self.connections.get_mut(subscriber.conn) else { return };
         if !subscriber.live || !conn.is_open() || subscriber.is_own_past(conn.connection, publication) {
             return;
         }
         conn.last_turn = self.turn;
-        let holds_earlier = |feed: &TargetId| *feed != target && self.overlap.contains(feed);
-        if !self.overlap.is_empty() && conn.feeds.iter().any(holds_earlier) {
-            return self.late.push(subscriber.conn);
-        }
         self.stats.deliveries += 1;
-        if delivery.is_immediate() || !must_line_up(conn, subscriber, delivery, self.bound) {
+        let waits = conn.streams.iter().position(|(class, _)| *class == by.class);
+        if by.delivery.is_immediate() || !must_line_up(conn, waits.is_some(), &by.delivery, self.bound) {
             if conn.queue(event_frame(conn, publication, self.compressor), self.bound, self.dirty) {
                 self.over.push(subscriber.conn);
             }
             return;
         }
-        let due = Due { publication: publication.clone(), kind: Some(Kind::Event), since_ms: self.now_ms };
-        self.offer(target, subscriber, due, delivery);
+        let mut feed = waits.map(|at| conn.streams.swap_remove(at).1).unwrap_or_default();
+        let due = Due {
+            publication: publication.clone(),
+            kind: Some(Kind::Event),
+            target: by.target,
+            is_news: true,
+            since_ms: self.now_ms,
+        };
+        self.offer(subscriber.conn, FeedId::Stream(by.class), &mut feed, due, &by.delivery);
+        if let Some(conn) = self.connections.get_mut(subscriber.conn) {
+            conn.streams.push((by.class, feed));
+        }
     }
 
-    /// Lines something up in a subscriber's feed, and keeps the bound.
+    /// Lines something up in a feed, and keeps the bound.
     pub(super) fn offer(
         &mut self,
-        target: TargetId,
-        subscriber: &mut Subscriber,
+        id: ConnId,
+        feed_id: FeedId,
+        feed: &mut Feed,
         due: Due,
         delivery: &Delivery,
     ) {
-        let Some(conn) = self.connections.get_mut(subscriber.conn) else { return };
-        let entity = matches!(due.kind, Some(Kind::Entity(..)));
-        let feed = subscriber.feed.get_or_insert_default();
+        let Some(conn) = self.connections.get_mut(id) else { return };
+        let is_entity = matches!(due.kind, Some(Kind::Entity(..)));
         let before = (feed.bytes(), feed.len());
-        let strictest = if feed.is_empty() { SlowConsumer::Latest } else { feed.slow_consumer };
-        feed.slow_consumer = strictest.max(delivery.slow_consumer);
         // What is chosen key by key is kept key by key.
-        feed.push(due, delivery.conflate || (entity && delivery.max_updates.is_some()));
+        feed.push(due, delivery.conflate || (is_entity && delivery.max_updates.is_some()));
         conn.feed_bytes = conn.feed_bytes + feed.bytes() - before.0;
         self.stats.conflated += u64::from(feed.len() <= before.1);
-        schedule(conn, subscriber, target, delivery, self.now_ms, self.dirty, self.timers);
-        self.keep_bound(subscriber);
-    }
-
-    /// Where more waits for a connection than may: it is looked at, or, if it reads, the window is cut short.
-    fn keep_bound(&mut self, subscriber: &mut Subscriber) {
-        let Some(conn) = self.connections.get_mut(subscriber.conn) else { return };
+        schedule(conn, feed_id, feed, delivery, self.now_ms, self.dirty, self.timers);
         if conn.pending_bytes + conn.feed_bytes <= self.bound {
             return;
         }
         if conn.blocked {
-            self.over.push(subscriber.conn);
-        } else if let Some(feed) = &mut subscriber.feed {
+            self.over.push(id);
+        } else {
+            // It reads: the window is cut short.
             feed.flush_at_ms = 0;
             conn.mark_dirty(self.dirty);
         }
     }
 }
 
-/// Whether what is due goes into the subscriber's feed, where it can still be merged or given up, and not into a
-/// frame at once.
-pub(super) fn must_line_up(
-    conn: &Connection,
-    subscriber: &Subscriber,
-    delivery: &Delivery,
-    bound: usize,
-) -> bool {
+/// Whether what is due goes into a feed, where it can still be merged or given up, and not into a frame at once.
+/// `waits`: something is in that feed.
+pub(super) fn must_line_up(conn: &Connection, waits: bool, delivery: &Delivery, bound: usize) -> bool {
     delivery.batch_ms > 0
         || delivery.conflate
         || conn.blocked
-        || subscriber.feed.is_some()
+        || waits
         || conn.pending_bytes >= flush_bytes(bound)
 }
 
 /// Sees to it that a feed with something in it leaves when it is due.
-pub(super) fn schedule(
+fn schedule(
     conn: &mut Connection,
-    subscriber: &mut Subscriber,
-    target: TargetId,
+    id: FeedId,
+    feed: &mut Feed,
     delivery: &Delivery,
     now_ms: u64,
     dirty: &mut Vec<ConnId>,
     timers: &mut BTreeSet<(u64, ConnId)>,
 ) {
-    let Some(feed) = subscriber.feed.as_mut().filter(|feed| !feed.queued && !feed.is_empty()) else { return };
+    if feed.queued || feed.is_empty() {
+        return;
+    }
     feed.queued = true;
-    conn.feeds.push(target);
+    conn.feeds.push(id);
     // All connections' windows end together: one wake-up serves them all.
     feed.flush_at_ms = match delivery.batch_ms {
         0 => 0,

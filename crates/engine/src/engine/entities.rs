@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::Engine;
 use super::deliver::{Outgoing, delivery_of, event_frame, must_line_up, outgoing};
 use crate::class::Delivery;
-use crate::feed::{Due, Kind};
+use crate::feed::{Due, FeedId, Kind};
 use crate::io::{BrokerCommand, ConnId, Output, Publication, Subject};
 use crate::targets::{Subscriber, TargetId};
 use crate::world::{Change, Told};
@@ -21,7 +21,7 @@ impl Engine {
         {
             world.take(target.audiences.get_or_insert_default(), publication, turn, &mut told);
         }
-        self.tell(id, &mut told);
+        self.tell(id, Some(publication), &mut told);
         self.told = told;
     }
 
@@ -48,7 +48,7 @@ impl Engine {
                 world.remove(target.audiences.get_or_insert_default(), key, &mut told);
             }
         }
-        self.tell(id, &mut told);
+        self.tell(id, None, &mut told);
         self.told = told;
     }
 
@@ -74,17 +74,18 @@ impl Engine {
         }
     }
 
-    /// Hands out what changed, audience by audience.
-    pub(super) fn tell(&mut self, id: TargetId, told: &mut Vec<Told>) {
+    /// Hands out what changed, audience by audience. `news`: the event that changed it.
+    pub(super) fn tell(&mut self, id: TargetId, news: Option<&Arc<Publication>>, told: &mut Vec<Told>) {
         let Some(target) = self.targets.get_mut(id) else { return told.clear() };
         let delivery = delivery_of(&self.settings, target.class);
         let Some(audiences) = &target.audiences else { return told.clear() };
         let mut out = outgoing!(self);
         for told in told.drain(..) {
             let Some(audience) = audiences.get(told.audience) else { continue };
+            let is_news = news.is_some_and(|news| Arc::ptr_eq(news, &told.publication));
             for slot in &audience.members {
                 if let Some(subscriber) = target.subscribers.get_mut(*slot as usize) {
-                    out.tell(id, subscriber, &told, &delivery);
+                    out.tell(id, subscriber, &told, is_news, &delivery);
                 }
             }
         }
@@ -100,6 +101,7 @@ impl Outgoing<'_> {
         target: TargetId,
         subscriber: &mut Subscriber,
         told: &Told,
+        is_news: bool,
         delivery: &Delivery,
     ) {
         let Some(conn) = self.connections.get_mut(subscriber.conn) else { return };
@@ -107,7 +109,9 @@ impl Outgoing<'_> {
             return;
         }
         self.stats.deliveries += 1;
-        if told.change == Change::Update && !must_line_up(conn, subscriber, delivery, self.bound) {
+        if told.change == Change::Update
+            && !must_line_up(conn, subscriber.feed.is_some(), delivery, self.bound)
+        {
             let frame = event_frame(conn, &told.publication, self.compressor);
             conn.put(frame);
             return conn.mark_dirty(self.dirty);
@@ -115,8 +119,11 @@ impl Outgoing<'_> {
         let due = Due {
             publication: told.publication.clone(),
             kind: Some(Kind::Entity(told.entity, told.change)),
+            target,
+            is_news,
             since_ms: self.now_ms,
         };
-        self.offer(target, subscriber, due, delivery);
+        let feed = subscriber.feed.get_or_insert_default();
+        self.offer(subscriber.conn, FeedId::Table(target), feed, due, delivery);
     }
 }

@@ -1,20 +1,25 @@
 //! What is due leaves: feeds become frames when their window ends, at the end of a turn, or before something that
 //! must follow them. A batch is one array; a snapshot goes out in parts, as fast as its socket takes them.
 
+use std::sync::Arc;
+
 use drawbridge_protocol::event::encode_view_enter;
 use drawbridge_protocol::websocket::{Compressor, Window, payload_of, stored};
 use drawbridge_protocol::{Encoding, Frame, MAX_BATCH, ServerMessage, codec};
+
+use smallvec::SmallVec;
 
 use super::Engine;
 use super::deliver::{delivery_of, event_frame};
 use crate::area::Shape;
 use crate::audience::AudienceId;
-use crate::class::Delivery;
+use crate::class::{ClassId, Delivery};
 use crate::connection::Connection;
-use crate::feed::{Due, Feed, Kind, Snapshot, SnapshotState};
+use crate::feed::{Due, Feed, FeedId, Kind, Snapshot, SnapshotState};
 use crate::io::{ConnId, Publication};
+use crate::settings::Settings;
 use crate::stats::Stats;
-use crate::targets::{Target, TargetId};
+use crate::targets::{Target, TargetId, Targets};
 use crate::world::Change;
 
 /// A turn makes about so much of what is due into frames; the rest follows when the socket has taken that. What is
@@ -38,13 +43,20 @@ enum Which {
     All,
 }
 
-/// What making dues into frames needs of the engine, beside the connection and the target in hand.
+/// What making dues into frames needs of the engine, beside the connection in hand.
 struct Leaving<'e> {
     now_ms: u64,
     /// See [`flush_bytes`].
     max_bytes: usize,
+    settings: &'e Settings,
+    targets: &'e mut Targets,
     stats: &'e mut Stats,
     compressor: &'e mut Compressor,
+    /// What leaves in arrays, and about how many bytes that is.
+    together: Vec<Message>,
+    bytes: usize,
+    /// How many updates of a class have left.
+    updates: SmallVec<[(Option<ClassId>, u32); 2]>,
 }
 
 macro_rules! leaving {
@@ -52,8 +64,13 @@ macro_rules! leaving {
         Leaving {
             now_ms: $engine.now.mono_ms,
             max_bytes: flush_bytes($engine.settings.outbound_bytes),
+            settings: &$engine.settings,
+            targets: &mut $engine.targets,
             stats: &mut $engine.stats,
             compressor: &mut $engine.compressor,
+            together: Vec::new(),
+            bytes: 0,
+            updates: SmallVec::new(),
         }
     };
 }
@@ -82,26 +99,27 @@ impl Engine {
         // Who has had some of the room is behind the others next time.
         let (mut kept, mut served) = (Vec::new(), Vec::new());
         let mut more = false;
-        for target_id in std::mem::take(&mut conn.feeds) {
-            let Some(target) = self.targets.get_mut(target_id) else { continue };
-            let delivery = delivery_of(&self.settings, target.class);
-            let (left, list) = if which == Which::Due && feed_due_at(conn, target, target_id) > now_ms {
+        for feed in std::mem::take(&mut conn.feeds) {
+            let (left, list) = if which == Which::Due && leaving.due_at(conn, feed) > now_ms {
                 (Left::Waits, &mut kept)
-            } else if conn.pending_bytes >= leaving.max_bytes && which == Which::Due {
+            } else if conn.pending_bytes + leaving.bytes >= leaving.max_bytes && which == Which::Due {
                 (Left::More, &mut kept)
             } else {
-                (leaving.feed(conn, target, target_id, &delivery), &mut served)
+                let before = leaving.bytes;
+                let left = leaving.feed(conn, feed, true);
+                (left, if leaving.bytes > before { &mut served } else { &mut kept })
             };
             match left {
                 Left::Nothing => continue,
                 Left::Waits => {
-                    let at = feed_due_at(conn, target, target_id);
+                    let at = leaving.due_at(conn, feed);
                     next_ms = if next_ms == 0 { at } else { at.min(next_ms) };
                 }
                 Left::More => more = true,
             }
-            list.push(target_id);
+            list.push(feed);
         }
+        leaving.end(conn);
         kept.append(&mut served);
         conn.feeds = kept;
         conn.deadlines.flush_ms = next_ms;
@@ -111,28 +129,52 @@ impl Engine {
         }
     }
 
-    /// What one subscription was due before something that must follow it becomes frames now. While the socket does
-    /// not read, what an entity channel has due stays, key by key: so it is told as it is when it leaves, and what
-    /// another view hides meanwhile is taken back.
+    /// What one subscription was due before something that must follow it becomes frames now, with all that its class
+    /// has due. While the socket does not read, what an entity channel has due stays, key by key: so it is told as it is
+    /// when it leaves, and what another view hides meanwhile is taken back.
     pub(super) fn flush_target(&mut self, id: ConnId, target_id: TargetId) {
         let (Some(conn), Some(target)) = (self.connections.get_mut(id), self.targets.get_mut(target_id))
         else {
             return;
         };
-        let has_world = target.world.is_some();
-        let Some(feed) = feed_of(conn, target, target_id).filter(|feed| feed.snapshot.is_none()) else {
+        if target.world.is_none() {
+            let class = (!target.subject.pattern).then_some(target.class);
+            return self.flush_streams(id, class);
+        }
+        let Some(feed) = table_feed(conn, target, target_id).filter(|feed| feed.snapshot.is_none()) else {
             return;
         };
-        if conn.blocked && has_world {
+        if conn.blocked {
             let before = feed.bytes();
             feed.conflate();
             conn.feed_bytes = conn.feed_bytes + feed.bytes() - before;
             return;
         }
-        let delivery = Delivery { max_updates: None, ..delivery_of(&self.settings, target.class) };
+        self.flush_whole(id, FeedId::Table(target_id));
+    }
+
+    /// As [`Engine::flush_target`], of what is due of a channel that may come through patterns.
+    pub(super) fn flush_channel(&mut self, id: ConnId, channel: &str) {
+        let class = self.settings.classes.of_channel(channel).map(|(class, _, _)| class);
+        self.flush_streams(id, Some(class));
+    }
+
+    /// What is due of the streams of this class, or of all.
+    fn flush_streams(&mut self, id: ConnId, of: Option<Option<ClassId>>) {
+        let Some(conn) = self.connections.get(id) else { return };
+        let classes = conn.streams.iter().map(|(class, _)| *class);
+        let classes: SmallVec<[_; 2]> = classes.filter(|class| of.is_none_or(|of| of == *class)).collect();
+        for class in classes {
+            self.flush_whole(id, FeedId::Stream(class));
+        }
+    }
+
+    fn flush_whole(&mut self, id: ConnId, feed: FeedId) {
+        let Some(conn) = self.connections.get_mut(id) else { return };
         let mut leaving = leaving!(self);
-        while leaving.feed(conn, target, target_id, &delivery) == Left::More {}
-        conn.feeds.retain(|feed| *feed != target_id);
+        while leaving.feed(conn, feed, false) == Left::More {}
+        leaving.end(conn);
+        conn.feeds.retain(|other| *other != feed);
         if !conn.pending.is_empty() {
             conn.mark_dirty(&mut self.dirty);
         }
@@ -150,12 +192,11 @@ impl Engine {
             return;
         }
         let feed = subscriber.feed.get_or_insert_default();
-        feed.slow_consumer = delivery_of(&self.settings, target.class).slow_consumer;
         conn.feed_bytes -= feed.bytes();
         feed.begin_anew(None);
         feed.flush_at_ms = 0;
         if !std::mem::replace(&mut feed.queued, true) {
-            conn.feeds.push(target_id);
+            conn.feeds.push(FeedId::Table(target_id));
         }
         conn.mark_dirty(&mut self.dirty);
     }
@@ -171,7 +212,7 @@ enum Left {
     More,
 }
 
-pub(super) fn feed_of<'t>(
+pub(super) fn table_feed<'t>(
     conn: &Connection,
     target: &'t mut Target,
     target_id: TargetId,
@@ -180,58 +221,83 @@ pub(super) fn feed_of<'t>(
     target.subscribers.get_mut(slot)?.feed.as_deref_mut()
 }
 
-fn feed_due_at(conn: &Connection, target: &mut Target, target_id: TargetId) -> u64 {
-    feed_of(conn, target, target_id).map_or(0, |feed| feed.flush_at_ms)
-}
-
 impl Leaving<'_> {
-    /// Makes what is due of one subscription into frames.
-    fn feed(
-        &mut self,
-        conn: &mut Connection,
-        target: &mut Target,
-        target_id: TargetId,
-        delivery: &Delivery,
-    ) -> Left {
-        let Some(slot) = conn.subscription(target_id).map(|subscription| subscription.slot) else {
+    fn due_at(&mut self, conn: &mut Connection, feed: FeedId) -> u64 {
+        let feed = match feed {
+            FeedId::Stream(class) => conn.stream(class),
+            FeedId::Table(id) => self.targets.get_mut(id).and_then(|target| table_feed(conn, target, id)),
+        };
+        feed.map_or(0, |feed| feed.flush_at_ms)
+    }
+
+    /// Makes what is due in a feed into frames. `chosen`: no more updates than its class allows in a window.
+    fn feed(&mut self, conn: &mut Connection, feed: FeedId, chosen: bool) -> Left {
+        match feed {
+            FeedId::Stream(class) => self.stream(conn, class, chosen),
+            FeedId::Table(target) => self.table(conn, target, chosen),
+        }
+    }
+
+    fn stream(&mut self, conn: &mut Connection, class: Option<ClassId>, chosen: bool) -> Left {
+        let Some(at) = conn.streams.iter().position(|(of, _)| *of == class) else { return Left::Nothing };
+        let (_, mut feed) = conn.streams.swap_remove(at);
+        let (bytes, delivery) = (feed.bytes(), self.delivery(class, chosen));
+        let mut messages: Vec<Message> = Vec::new();
+        for (target, offset) in std::mem::take(&mut feed.gaps) {
+            if let Some(target) = self.targets.get(target) {
+                self.stats.resyncs += 1;
+                messages.push(Message::Own(resync(conn.encoding, target, offset)));
+            }
+        }
+        let (dues, more) = feed.take(self.now_ms, &delivery, None, self.max_bytes);
+        self.count(class, &dues);
+        messages.extend(dues.into_iter().map(|due| Message::Event(due.publication)));
+        self.put(conn, messages, &delivery);
+        conn.feed_bytes = conn.feed_bytes + feed.bytes() - bytes;
+        let left = self.left(&mut feed, more, &delivery);
+        if left != Left::Nothing {
+            // An empty one is not kept: an idle connection owns nothing.
+            conn.streams.push((class, feed));
+        }
+        left
+    }
+
+    fn table(&mut self, conn: &mut Connection, target_id: TargetId, chosen: bool) -> Left {
+        let slot = conn.subscription(target_id).map(|subscription| subscription.slot as usize);
+        let class = self.targets.get(target_id).and_then(|target| target.class);
+        let delivery = self.delivery(class, chosen);
+        let (Some(slot), Some(target)) = (slot, self.targets.get_mut(target_id)) else {
             return Left::Nothing;
         };
-        let Some(subscriber) = target.subscribers.get_mut(slot as usize) else { return Left::Nothing };
+        let Some(subscriber) = target.subscribers.get_mut(slot) else { return Left::Nothing };
         let (audience, is_live) = (subscriber.audience, subscriber.live);
         let Some(mut feed) = subscriber.feed.take() else { return Left::Nothing };
         let bytes = feed.bytes();
-        let mut more = false;
-        if let Some(offset) = feed.gap.take() {
-            let frame = resync(conn.encoding, target, offset);
-            conn.put(frame);
+        for (_, offset) in std::mem::take(&mut feed.gaps) {
+            conn.put(resync(conn.encoding, target, offset));
             self.stats.resyncs += 1;
         }
+        let mut more = false;
         let may_tell = is_live && target.world.as_ref().is_none_or(|world| world.loaded);
         // Without a table, or while its views are not known, nothing is told: what ends that brings another snapshot.
         if let Some(snapshot) = feed.snapshot.take().filter(|_| may_tell) {
-            feed.snapshot = self.snapshot(conn, target, audience, snapshot).map(SnapshotState::Running);
+            let rest = tell_snapshot(conn, target, audience, snapshot, self.max_bytes, self.stats);
+            feed.snapshot = rest.map(SnapshotState::Running);
             more = feed.snapshot.is_some();
         }
         if feed.snapshot.is_none() {
             let eye = eye_of(target, audience);
-            let (dues, rest) = feed.take(self.now_ms, delivery, eye, self.max_bytes);
+            let (dues, rest) = feed.take(self.now_ms, &delivery, eye, self.max_bytes);
             more = rest;
             let messages = messages(conn.encoding, &target.subject.name, &dues, self.stats);
-            conn.put_all(&messages, delivery.batch_ms > 0, self.compressor);
+            self.count(class, &dues);
+            self.put(conn, messages, &delivery);
         }
         conn.feed_bytes = conn.feed_bytes + feed.bytes() - bytes;
-        let left = match () {
-            () if feed.is_empty() => Left::Nothing,
-            () if more => Left::More,
-            () => Left::Waits,
-        };
-        feed.queued = !matches!(left, Left::Nothing);
-        feed.flush_at_ms = match left {
-            Left::Waits => (self.now_ms / delivery.batch_ms.max(1) + 1) * delivery.batch_ms.max(1),
-            _ => 0,
-        };
-        if feed.queued
-            && let Some(subscriber) = target.subscribers.get_mut(slot as usize)
+        let left = self.left(&mut feed, more, &delivery);
+        let subscriber = self.targets.get_mut(target_id).and_then(|target| target.subscribers.get_mut(slot));
+        if left != Left::Nothing
+            && let Some(subscriber) = subscriber
         {
             // An empty one is not kept: an idle subscription owns nothing.
             subscriber.feed = Some(feed);
@@ -239,39 +305,97 @@ impl Leaving<'_> {
         left
     }
 
-    /// Tells the next part of all that is in view; gives what is left.
-    fn snapshot(
-        &mut self,
-        conn: &mut Connection,
-        target: &mut Target,
-        audience: AudienceId,
-        snapshot: SnapshotState,
-    ) -> Option<Snapshot> {
-        let (Some(world), Some(audiences)) = (&mut target.world, &target.audiences) else { return None };
-        let mut snapshot = match snapshot {
-            SnapshotState::Running(snapshot) => snapshot,
-            SnapshotState::Wanted => {
-                self.stats.snapshots += 1;
-                Snapshot::new(world.seen_by(audiences, audience))
-            }
-        };
-        let reset = snapshot.is_fresh();
-        let (mut elements, mut bytes) = (Vec::new(), 0);
-        while elements.len() < MAX_ENTITIES
-            && bytes < self.max_bytes
-            && let Some(id) = snapshot.pop()
-        {
-            if let Some(publication) = world.state_seen(audiences, audience, id) {
-                let element = publication.element(conn.encoding).clone();
-                bytes += element.len();
-                elements.push(element);
-            }
-        }
-        self.stats.view_enters += elements.len() as u64;
-        let complete = snapshot.is_done();
-        conn.put(encode_view_enter(conn.encoding, &target.subject.name, reset, complete, &elements));
-        (!complete).then_some(snapshot)
+    /// How events of a class leave; `chosen`: of the updates that it allows in a window, what is left of them.
+    fn delivery(&self, class: Option<ClassId>, chosen: bool) -> Delivery {
+        let delivery = delivery_of(self.settings, class);
+        let left = self.updates.iter().find(|(of, _)| *of == class).map_or(0, |(_, updates)| *updates);
+        let max_updates = delivery.max_updates.filter(|_| chosen).map(|max| max.saturating_sub(left));
+        Delivery { max_updates, ..delivery }
     }
+
+    /// Counts what leaves.
+    fn count(&mut self, class: Option<ClassId>, dues: &[Due]) {
+        let updates = dues.iter().filter(|due| due.is_update()).count() as u32;
+        match self.updates.iter_mut().find(|(of, _)| *of == class) {
+            Some((_, count)) => *count += updates,
+            None => self.updates.push((class, updates)),
+        }
+        self.bytes += dues.iter().map(Due::bytes).sum::<usize>();
+    }
+
+    /// Lines messages up: those of a class with a window leave in arrays, whatever channels they are of.
+    fn put(&mut self, conn: &mut Connection, messages: Vec<Message>, delivery: &Delivery) {
+        if delivery.batch_ms > 0 {
+            self.together.extend(messages);
+        } else {
+            messages.iter().for_each(|message| conn.put_message(message, self.compressor));
+        }
+    }
+
+    /// What is to leave in arrays is made into frames.
+    fn end(mut self, conn: &mut Connection) {
+        for batch in std::mem::take(&mut self.together).chunks(MAX_BATCH) {
+            let frame = match (batch, conn.deflate) {
+                ([message], _) => {
+                    conn.put_message(message, self.compressor);
+                    continue;
+                }
+                (batch, Some(window)) => deflated(conn.encoding, window, batch, self.compressor),
+                (batch, None) => array(conn.encoding, batch),
+            };
+            conn.put(frame);
+        }
+    }
+
+    /// When what is left of a feed leaves.
+    fn left(&self, feed: &mut Feed, more: bool, delivery: &Delivery) -> Left {
+        let left = match () {
+            () if feed.is_empty() => Left::Nothing,
+            () if more => Left::More,
+            () => Left::Waits,
+        };
+        feed.queued = left != Left::Nothing;
+        feed.flush_at_ms = match left {
+            Left::Waits => (self.now_ms / delivery.batch_ms.max(1) + 1) * delivery.batch_ms.max(1),
+            _ => 0,
+        };
+        left
+    }
+}
+
+/// Tells the next part of all that is in view; gives what is left.
+fn tell_snapshot(
+    conn: &mut Connection,
+    target: &mut Target,
+    audience: AudienceId,
+    snapshot: SnapshotState,
+    max_bytes: usize,
+    stats: &mut Stats,
+) -> Option<Snapshot> {
+    let (Some(world), Some(audiences)) = (&mut target.world, &target.audiences) else { return None };
+    let mut snapshot = match snapshot {
+        SnapshotState::Running(snapshot) => snapshot,
+        SnapshotState::Wanted => {
+            stats.snapshots += 1;
+            Snapshot::new(world.seen_by(audiences, audience))
+        }
+    };
+    let reset = snapshot.is_fresh();
+    let (mut elements, mut bytes) = (Vec::new(), 0);
+    while elements.len() < MAX_ENTITIES
+        && bytes < max_bytes
+        && let Some(id) = snapshot.pop()
+    {
+        if let Some(publication) = world.state_seen(audiences, audience, id) {
+            let element = publication.element(conn.encoding).clone();
+            bytes += element.len();
+            elements.push(element);
+        }
+    }
+    stats.view_enters += elements.len() as u64;
+    let complete = snapshot.is_done();
+    conn.put(encode_view_enter(conn.encoding, &target.subject.name, reset, complete, &elements));
+    (!complete).then_some(snapshot)
 }
 
 fn eye_of(target: &Target, audience: AudienceId) -> Option<&Shape> {
@@ -290,22 +414,22 @@ fn resync(encoding: Encoding, target: &Target, offset: u64) -> Frame {
 }
 
 /// One message on its way.
-enum Message<'d> {
+enum Message {
     /// An event, which others get too.
-    Event(&'d Publication),
+    Event(Arc<Publication>),
     /// What is for this connection alone.
     Own(Frame),
 }
 
 /// Dues as messages; neighbours of one kind share one.
-fn messages<'d>(encoding: Encoding, channel: &str, dues: &'d [Due], stats: &mut Stats) -> Vec<Message<'d>> {
+fn messages(encoding: Encoding, channel: &str, dues: &[Due], stats: &mut Stats) -> Vec<Message> {
     let mut messages = Vec::with_capacity(dues.len());
     let mut at = 0;
     while let Some(first) = dues.get(at) {
         let change = match first.kind {
             Some(Kind::Entity(_, change)) if change != Change::Update => change,
             _ => {
-                messages.push(Message::Event(&first.publication));
+                messages.push(Message::Event(first.publication.clone()));
                 at += 1;
                 continue;
             }
@@ -336,22 +460,16 @@ impl Connection {
         self.pending.push(frame);
     }
 
-    /// Lines messages up; `together`: as arrays.
-    fn put_all(&mut self, messages: &[Message<'_>], together: bool, compressor: &mut Compressor) {
-        let most = if together { MAX_BATCH } else { 1 };
-        for batch in messages.chunks(most) {
-            let frame = match (batch, self.deflate) {
-                ([Message::Own(frame)], _) => frame.clone(),
-                ([Message::Event(event)], _) => event_frame(self, event, compressor),
-                (batch, Some(window)) => deflated(self.encoding, window, batch, compressor),
-                (batch, None) => array(self.encoding, batch),
-            };
-            self.put(frame);
-        }
+    fn put_message(&mut self, message: &Message, compressor: &mut Compressor) {
+        let frame = match message {
+            Message::Own(frame) => frame.clone(),
+            Message::Event(event) => event_frame(self, event, compressor),
+        };
+        self.put(frame);
     }
 }
 
-fn array(encoding: Encoding, batch: &[Message<'_>]) -> Frame {
+fn array(encoding: Encoding, batch: &[Message]) -> Frame {
     let frames = batch.iter().map(|message| match message {
         Message::Event(event) => event.frame(encoding),
         Message::Own(frame) => frame,
@@ -360,9 +478,9 @@ fn array(encoding: Encoding, batch: &[Message<'_>]) -> Frame {
 }
 
 /// A batch in which each event is compressed once for all; plain where none of them is worth it.
-fn deflated(encoding: Encoding, window: Window, batch: &[Message<'_>], compressor: &mut Compressor) -> Frame {
+fn deflated(encoding: Encoding, window: Window, batch: &[Message], compressor: &mut Compressor) -> Frame {
     let mut pays = false;
-    let mut piece = |message: &Message<'_>| match message {
+    let mut piece = |message: &Message| match message {
         Message::Own(frame) => stored(payload_of(frame)),
         Message::Event(event) => match event.piece(encoding, window, compressor) {
             Some(piece) => {

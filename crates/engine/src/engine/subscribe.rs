@@ -11,6 +11,7 @@ use crate::area::Area;
 use crate::audience::NOBODY;
 use crate::connection::{Origin, Subscription};
 use crate::expr::Expr;
+use crate::feed::FeedId;
 use crate::io::{BrokerCommand, ConnId, Output, Subject, Ticket};
 use crate::permissions::{self, Denied};
 use crate::targets::{Reply, Subscriber, Target, TargetId, Waiter};
@@ -152,7 +153,7 @@ impl Engine {
     ) {
         if !subject.pattern {
             // From now on its own subscription alone tells its table.
-            self.flush_patterns(id, &subject.name);
+            self.flush_channel(id, &subject.name);
         }
         let Some(conn) = self.connections.get_mut(id) else { return };
         let (target_id, new) = self.targets.find_or_insert(subject, &self.settings.classes);
@@ -307,7 +308,12 @@ impl Engine {
         let moved = target.remove(slot as u32);
         if let Some(feed) = feed {
             conn.feed_bytes -= feed.bytes();
-            conn.feeds.retain(|other| *other != target_id);
+            conn.feeds.retain(|other| *other != FeedId::Table(target_id));
+        }
+        for (_, feed) in &mut conn.streams {
+            let before = feed.bytes();
+            feed.forget(target_id);
+            conn.feed_bytes = conn.feed_bytes + feed.bytes() - before;
         }
         if let Some(other) = moved.and_then(|moved| self.connections.get_mut(moved))
             && let Some(subscription) = other.subscriptions.iter_mut().find(|s| s.target == target_id)

@@ -5,7 +5,6 @@
 use std::sync::Arc;
 
 use drawbridge_protocol::channel::is_pattern;
-use drawbridge_protocol::glob::glob_matches;
 use drawbridge_protocol::{ErrorCode, FilterUpdate, RequestId, ServerMessage};
 use serde_json::value::RawValue;
 
@@ -229,8 +228,9 @@ impl Engine {
         };
         let mut told = Vec::new();
         let sight = match sight {
-            // It looks elsewhere, and keeps in sight what it would keep if the world had moved.
-            Sight::Eye(view, area) => {
+            // It looks elsewhere, and keeps in sight what it would keep if the world had moved. Who is told all anew has
+            // nothing to keep.
+            Sight::Eye(view, area) if tell => {
                 let eye = audiences.get_mut(audience).filter(|who| who.eye.is_some());
                 if let Some(who) = eye
                     && let Some(eye) = &mut who.eye
@@ -239,10 +239,7 @@ impl Engine {
                     let before = std::mem::replace(&mut eye.area, area);
                     world.stop_following(&before, audience);
                     world.open_eye(audiences, audience, &mut told);
-                    if tell {
-                        self.tell(target_id, &mut told);
-                    }
-                    return;
+                    return self.tell(target_id, None, &mut told);
                 }
                 Sight::Eye(view, area)
             }
@@ -271,7 +268,7 @@ impl Engine {
         for (entity, change) in changes {
             if let Some(publication) = world.state(entity) {
                 let told = Told { audience, entity, change, publication: publication.clone() };
-                out.tell(target_id, subscriber, &told, &delivery);
+                out.tell(target_id, subscriber, &told, false, &delivery);
             }
         }
         let over = out.over;
@@ -406,20 +403,6 @@ impl Engine {
         }
     }
 
-    /// What a channel's events are due through patterns becomes frames now: something about it must follow them.
-    pub(super) fn flush_patterns(&mut self, id: ConnId, channel: &str) {
-        let Some(conn) = self.connections.get(id) else { return };
-        let covers = |target: &TargetId| {
-            let subject = self.targets.get(*target).map(|target| &target.subject);
-            subject.is_some_and(|subject| subject.pattern && glob_matches(&subject.name, channel))
-        };
-        let patterns: Vec<TargetId> =
-            conn.subscriptions.iter().map(|subscription| subscription.target).filter(covers).collect();
-        for target in patterns {
-            self.flush_target(id, target);
-        }
-    }
-
     /// A service narrows what a player is shown of a channel, or no longer.
     pub(super) fn narrow(&mut self, id: ConnId, channel: &Arc<str>, view: Option<&str>) {
         let Some(conn) = self.connections.get_mut(id) else { return };
@@ -430,7 +413,7 @@ impl Engine {
     /// What a player may be shown of a channel is other than it was.
     fn view_changed(&mut self, id: ConnId, channel: &Arc<str>) {
         // What came through patterns is judged by the view before.
-        self.flush_patterns(id, channel);
+        self.flush_channel(id, channel);
         let Some(conn) = self.connections.get_mut(id) else { return };
         if let Some(judged) = &mut conn.judged {
             judged.forget_channel(channel);

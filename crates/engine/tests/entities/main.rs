@@ -417,6 +417,45 @@ fn what_is_due_by_a_pattern_of_other_channels_stays_where_it_is() {
     );
 }
 
+/// Whoever is followed goes away and comes back within a window: of those around it nothing has happened.
+#[test]
+fn what_was_away_for_a_moment_and_is_as_it_was_is_not_told() {
+    let delivery = Delivery { batch_ms: 50, conflate: true, ..latest() };
+    let mut bench = Bench::new(world(delivery, true), 1 << 20);
+    let player = bench.player("r", "red");
+    bench.subscribe(player, json!({ "area": { "follow": "me", "radius": 10 } }));
+    bench.publish("e", at("me", 0.0, 1));
+    bench.publish("e", at("b", 5.0, 1));
+    bench.publish("e", at("c", -5.0, 1));
+    bench.pass(50);
+    bench.take(player);
+    bench.publish("e", at("me", 70.0, 2));
+    // This one is another when it comes back.
+    bench.publish("e", at("c", -6.0, 2));
+    bench.publish("e", at("me", 1.0, 3));
+    bench.pass(50);
+    assert_eq!(bench.told(player), ["me 3", "c 2"]);
+    // It goes by itself, and is where the area comes to.
+    bench.publish("e", at("b", 50.0, 2));
+    bench.publish("e", at("me", 45.0, 4));
+    bench.pass(50);
+    assert_eq!(bench.told(player), ["me 4", "view c", "b 2"]);
+}
+
+/// Subscribing again is a new look: what was kept only because it had been in the area is not in it.
+#[test]
+fn subscribing_again_keeps_nothing_beyond_the_radius() {
+    let mut bench = Bench::new(world(latest(), true), 1 << 20);
+    let player = bench.player("r", "red");
+    let area = json!({ "area": { "x": 0, "y": 0, "radius": 10 } });
+    bench.subscribe(player, area.clone());
+    bench.publish("e", at("b", 9.0, 1));
+    bench.publish("e", at("b", 11.0, 2));
+    assert_eq!(bench.told(player).last().unwrap(), "b 2", "it stays for a while");
+    bench.subscribe(player, area);
+    assert_eq!(bench.told(player).last().unwrap(), "reset ");
+}
+
 /// A reader is closed by what may not be given up, and only where it does not help to give up what may.
 #[test]
 fn milder_classes_give_up_first() {
