@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use drawbridge_protocol::json::{Reader, decimal_text};
 use serde_json::{Map, Value};
 
 use crate::class::MAX_KEY_BYTES;
@@ -126,6 +127,8 @@ pub enum Area {
 pub struct AreaError {
     /// Names the field.
     pub message: String,
+    /// Where its value begins: byte offset into the area's JSON text; 0 where no one field is at fault.
+    pub position: usize,
     /// An example.
     pub hint: &'static str,
 }
@@ -133,16 +136,26 @@ pub struct AreaError {
 const HINT: &str =
     r#"an area is {"x":0,"y":0,"radius":50}, {"min":[0,0],"max":[100,50]} or {"follow":"e7","radius":50}"#;
 
+/// A field at fault, if it is one, and what is wrong.
+type Fault = (Option<&'static str>, String);
+
 impl Area {
     /// Reads the JSON object of a client; `max_radius` bounds the radius, and half of a box's longer side.
     ///
     /// # Errors
     /// Where it is of none of the forms or of several, a number is not finite, or it is larger than it may be.
     pub fn parse(json: &str, max_radius: Option<f64>) -> Result<Area, AreaError> {
-        let error = |message: String| AreaError { message, hint: HINT };
+        Area::read(json, max_radius).map_err(|(field, message)| AreaError {
+            message,
+            position: field.and_then(|field| place_of(json, field)).unwrap_or(0),
+            hint: HINT,
+        })
+    }
+
+    fn read(json: &str, max_radius: Option<f64>) -> Result<Area, Fault> {
         // Numbers too large for a double are none for this reader.
         let fields: Map<String, Value> = serde_json::from_str(json)
-            .map_err(|_| error("it is not an object, or holds a number that is not finite".to_owned()))?;
+            .map_err(|_| (None, "it is not an object, or holds a number that is not finite".to_owned()))?;
         let has = |name: &str| fields.get(name).is_some_and(|value| !value.is_null());
         let circle = has("x") || has("y");
         let rect = has("min") || has("max");
@@ -151,25 +164,28 @@ impl Area {
                 center: Point { x: number(&fields, "x")?, y: number(&fields, "y")? },
                 radius: radius(&fields)?,
             }),
-            (false, true, false) if has("radius") => return Err(error("a box has no `radius`".to_owned())),
+            (false, true, false) if has("radius") => {
+                return Err((Some("radius"), "a box has no `radius`".to_owned()));
+            }
             (false, true, false) => {
                 let rect = Rect { min: corner(&fields, "min")?, max: corner(&fields, "max")? };
                 if rect.min.x > rect.max.x || rect.min.y > rect.max.y {
-                    return Err(error("`min` is above `max`".to_owned()));
+                    return Err((Some("min"), "`min` is above `max`".to_owned()));
                 }
                 Area::Fixed(Shape::Box(rect))
             }
             (false, false, true) => Area::Follow { key: key(&fields)?, radius: radius(&fields)? },
-            (false, false, false) => return Err(error("it names no place".to_owned())),
+            (false, false, false) => return Err((None, "it names no place".to_owned())),
             _ => {
-                return Err(error(
-                    "it is a circle, a box or follows somebody, and not two of them".to_owned(),
-                ));
+                let text = "it is a circle, a box or follows somebody, and not two of them";
+                return Err((None, text.to_owned()));
             }
         };
         match max_radius {
             Some(max) if area.reach() > max => {
-                Err(error(format!("it reaches {} from its middle: at most {max} is allowed", area.reach())))
+                let field = if rect { "max" } else { "radius" };
+                let reach = area.reach();
+                Err((Some(field), format!("it reaches {reach} from its middle: at most {max} is allowed")))
             }
             _ => Ok(area),
         }
@@ -184,22 +200,33 @@ impl Area {
     }
 }
 
-fn number(fields: &Map<String, Value>, name: &str) -> Result<f64, AreaError> {
-    let value = fields.get(name).and_then(Value::as_f64).filter(|number| number.is_finite());
-    value.ok_or_else(|| AreaError { message: format!("`{name}` must be a finite number"), hint: HINT })
+/// Where the value of a field begins; of duplicate names the last counts.
+fn place_of(json: &str, field: &str) -> Option<usize> {
+    let mut reader = Reader::new(json);
+    let mut place = None;
+    reader.next().ok()?;
+    while let Some((name, value)) = reader.member().ok()? {
+        if name.decode() == field {
+            place = Some(value.at);
+        }
+    }
+    place
 }
 
-fn radius(fields: &Map<String, Value>) -> Result<f64, AreaError> {
+fn number(fields: &Map<String, Value>, name: &'static str) -> Result<f64, Fault> {
+    let value = fields.get(name).and_then(Value::as_f64).filter(|number| number.is_finite());
+    value.ok_or_else(|| (Some(name), format!("`{name}` must be a finite number")))
+}
+
+fn radius(fields: &Map<String, Value>) -> Result<f64, Fault> {
     match number(fields, "radius")? {
-        negative if negative < 0.0 => {
-            Err(AreaError { message: "`radius` must not be negative".to_owned(), hint: HINT })
-        }
+        negative if negative < 0.0 => Err((Some("radius"), "`radius` must not be negative".to_owned())),
         radius => Ok(radius),
     }
 }
 
-fn corner(fields: &Map<String, Value>, name: &str) -> Result<Point, AreaError> {
-    let error = || AreaError { message: format!("`{name}` must be two finite numbers"), hint: HINT };
+fn corner(fields: &Map<String, Value>, name: &'static str) -> Result<Point, Fault> {
+    let error = || (Some(name), format!("`{name}` must be two finite numbers"));
     let Some([x, y]) = fields.get(name).and_then(Value::as_array).map(Vec::as_slice) else {
         return Err(error());
     };
@@ -207,15 +234,15 @@ fn corner(fields: &Map<String, Value>, name: &str) -> Result<Point, AreaError> {
     Ok(Point { x: finite(x)?, y: finite(y)? })
 }
 
-fn key(fields: &Map<String, Value>) -> Result<Arc<str>, AreaError> {
+fn key(fields: &Map<String, Value>) -> Result<Arc<str>, Fault> {
     let key = match fields.get("follow") {
         Some(Value::String(key)) => key.as_str().into(),
-        Some(Value::Number(key)) => drawbridge_protocol::json::decimal_text(&key.to_string()).into(),
+        Some(Value::Number(key)) => decimal_text(&key.to_string()).into(),
         _ => Arc::<str>::default(),
     };
     if key.is_empty() || key.len() > MAX_KEY_BYTES {
         let message = format!("`follow` must be an entity's key: a string of 1 to {MAX_KEY_BYTES} bytes");
-        return Err(AreaError { message, hint: HINT });
+        return Err((Some("follow"), message));
     }
     Ok(key)
 }
@@ -264,6 +291,13 @@ mod tests {
         ] {
             let error = Area::parse(json, Some(50.0)).unwrap_err();
             assert!(error.message.contains(expected), "{json}: {}", error.message);
+            // It points at the value, where the message names one that is there.
+            let named = error.message.strip_prefix('`').and_then(|rest| rest.split('`').next());
+            let there =
+                named.and_then(|name| json.find(&format!(r#""{name}":"#)).map(|at| at + name.len() + 3));
+            if let Some(there) = there {
+                assert_eq!(error.position, there, "{json}");
+            }
         }
     }
 

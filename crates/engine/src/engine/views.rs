@@ -94,17 +94,17 @@ impl Engine {
         subject: &Subject,
         area: &RawValue,
     ) -> Result<Box<Area>, Refusal> {
-        let invalid = |message: &str, hint: &str| {
+        let invalid = |message: &str, position: usize, hint: &str| {
             let refusal = Refusal::new(ErrorCode::FilterInvalid, format!("area: {message}"));
-            Refusal { hint: Some(hint.to_owned()), ..refusal }
+            Refusal { position: Some(position as u64), hint: Some(hint.to_owned()), ..refusal }
         };
         let class = self.settings.classes.of_channel(&subject.name).filter(|_| !subject.pattern);
         let Some(space) = class.and_then(|(_, class, _)| class.entity.as_ref()?.space.as_ref()) else {
             let hint = "an area needs a channel by its name, whose class has `position`";
-            return Err(invalid("this subscription has no positions", hint));
+            return Err(invalid("this subscription has no positions", 0, hint));
         };
-        let area =
-            Area::parse(area.get(), space.max_radius).map_err(|error| invalid(&error.message, error.hint))?;
+        let area = Area::parse(area.get(), space.max_radius)
+            .map_err(|error| invalid(&error.message, error.position, error.hint))?;
         if let Area::Follow { key, .. } = &area
             && !may_follow(&self.settings.classes, claims, &subject.name, &space.follow, key)
         {
