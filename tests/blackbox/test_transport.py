@@ -133,7 +133,40 @@ def test_messages_about_one_channel_take_effect_in_the_order_sent(node):
     for id in (101, 102, 103, 104, 105, 106):
         assert player.expect(id=id).type != "ERROR"
     player.expect("EVENT", event="heard again")
-    assert "unheard" not in [m.get("event") for m in player.received]
+    assert [m.get("event") for m in player.received if m.type == "EVENT"] == ["heard", "heard again"]
+
+
+@pytest.mark.parametrize("name", ["chat:1", "chat:*"])
+@pytest.mark.parametrize("broker", ["redis", "memory"])
+def test_an_unsubscribe_does_not_overtake_a_publish(start, redis, broker, name):
+    player = start(redis if broker == "redis" else None).player()
+    for round in range(20):
+        player.subscribe(name)
+        messages = [{"type": "PUBLISH_EVENT", "id": f"p{round}", "channel": "chat:1", "event": "e", "data": round}]
+        messages.append({"type": "CHANNEL_UNSUBSCRIBE", "id": f"u{round}", "channel": name})
+        messages.append({"type": "CHANNEL_UNSUBSCRIBE", "id": f"v{round}", "channel": name})
+        for message in messages if round % 2 else [messages]:
+            player.send(message)
+        assert player.event("chat:1")["data"] == round
+        player.expect("CHANNEL_UNSUBSCRIBED", id=f"u{round}")
+        assert player.expect("ERROR", id=f"v{round}")["code"] == "NOT_SUBSCRIBED"
+        player.expect("EVENT_PUBLISHED", id=f"p{round}")
+        order = [m.type for m in player.received[-4:]]
+        assert order.index("EVENT") < order.index("CHANNEL_UNSUBSCRIBED")
+
+
+def test_an_unsubscribe_waits_for_no_redis_that_is_away(own_redis, start, proxy):
+    link = proxy(own_redis.port)
+    player = start(f"redis://127.0.0.1:{link.port}").player()
+    player.subscribe("chat:1")
+    link.refuse()
+    link.cut()
+    player.expect("STATUS", broker="degraded")
+    player.send({"type": "PUBLISH_EVENT", "id": 1, "channel": "chat:1", "event": "e"})
+    player.send({"type": "CHANNEL_UNSUBSCRIBE", "id": 2, "channel": "chat:1"})
+    player.expect("CHANNEL_UNSUBSCRIBED")
+    link.flow()
+    player.expect("EVENT_PUBLISHED", timeout=30)
 
 
 # ids

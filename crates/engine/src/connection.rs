@@ -61,6 +61,8 @@ pub(crate) struct Connection {
     pub(crate) bytes: Bucket,
     pub(crate) subscribes: Bucket,
     pub(crate) publishes: Vec<(ClassId, Bucket)>,
+    /// Its publishes whose answer is out, or whose event may still be on its way here; with the channel.
+    pub(crate) publishing: Vec<(Ticket, Arc<str>)>,
     /// When it connected, was due to, or must next be looked at; all monotonic milliseconds.
     pub(crate) deadlines: Deadlines,
 }
@@ -276,6 +278,7 @@ impl Connection {
             bytes: Bucket::default(),
             subscribes: Bucket::default(),
             publishes: Vec::new(),
+            publishing: Vec::new(),
             deadlines,
         }
     }

@@ -305,6 +305,14 @@ pub enum BrokerCommand {
         /// Which question.
         ticket: Ticket,
     },
+    /// [`BrokerEvent::Done`] answers it behind all that Redis has published on this channel until now; at once where the
+    /// link is away.
+    Fence {
+        /// Names the question.
+        ticket: Ticket,
+        /// The channel.
+        channel: Arc<str>,
+    },
     /// The answer to [`BrokerEvent::ViewsStale`]: Redis has told the views of all the shard's players, or refuses to.
     ViewsKnown(HeldLink),
     /// Keep a player's view of one channel, and tell every node of it, in one step (contract §9).
@@ -457,7 +465,7 @@ pub enum BrokerEvent {
         /// The last offset dropped.
         position: Position,
     },
-    /// The answer to a publish.
+    /// The answer to a publish, or to [`BrokerCommand::Fence`].
     Done {
         /// Which.
         ticket: Ticket,

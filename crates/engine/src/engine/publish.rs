@@ -21,14 +21,21 @@ pub(super) struct InFlight {
     conn: ConnId,
     request: Option<RequestId>,
     channel: Arc<str>,
+    /// It was answered, and its event may be on its way.
+    is_answered: bool,
 }
 
 impl Engine {
     pub(super) fn publish(&mut self, id: ConnId, request: Option<RequestId>, publish: &Publish) {
         match self.judge_publish(id, request.as_ref(), publish) {
             Ok(command) => {
-                let channel = publish.channel.as_str().into();
-                self.tickets.insert(Ticket(self.next_ticket), InFlight { conn: id, request, channel });
+                let (ticket, channel) =
+                    (Ticket(self.next_ticket), Arc::<str>::from(publish.channel.as_str()));
+                if let Some(conn) = self.connections.get_mut(id) {
+                    conn.publishing.push((ticket, channel.clone()));
+                }
+                let in_flight = InFlight { conn: id, request, channel, is_answered: false };
+                self.tickets.insert(ticket, in_flight);
                 self.outputs.push_back(Output::Broker(command));
             }
             Err((code, text)) => {
@@ -164,8 +171,31 @@ impl Engine {
         Some(BrokerCommand::Commit { ticket, channel, commit, when_down })
     }
 
+    /// What waits behind a publish goes on when its event has come, too: an unsubscribe does not overtake it.
+    fn settled(&mut self, ticket: Ticket, in_flight: &InFlight) {
+        let Some(conn) = self.connections.get_mut(in_flight.conn) else { return };
+        conn.publishing.retain(|(other, _)| *other != ticket);
+        if conn.publishing.is_empty() {
+            conn.publishing = Vec::new();
+        }
+        if conn.deferred.is_none() || in_flight.is_answered {
+            return;
+        }
+        self.next_ticket += 1;
+        let (ticket, channel) = (Ticket(self.next_ticket), in_flight.channel.clone());
+        conn.publishing.push((ticket, channel.clone()));
+        let fence = InFlight { conn: conn.id, request: None, channel: channel.clone(), is_answered: true };
+        self.tickets.insert(ticket, fence);
+        self.outputs.push_back(Output::Broker(BrokerCommand::Fence { ticket, channel }));
+    }
+
     pub(super) fn publish_done(&mut self, ticket: Ticket, result: Result<(), PublishFailure>) {
-        let Some(InFlight { conn: id, request, channel }) = self.tickets.remove(&ticket) else { return };
+        let Some(in_flight) = self.tickets.remove(&ticket) else { return };
+        self.settled(ticket, &in_flight);
+        let InFlight { conn: id, request, channel, is_answered } = in_flight;
+        if is_answered {
+            return self.run_deferred(id);
+        }
         match result.is_ok() {
             true => self.stats.published += 1,
             false => self.stats.publish_failures += 1,

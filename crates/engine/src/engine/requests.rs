@@ -192,6 +192,12 @@ impl Engine {
         let Some(channel) = channel_of(message) else { return false };
         let behind = earlier.iter().any(|waiting| channel_of(&waiting.request.message) == Some(channel));
         match message {
+            // What it published before is still to come by it.
+            ClientMessage::Unsubscribe { .. }
+                if self.status == BrokerStatus::Ok && publishes(conn, channel) =>
+            {
+                true
+            }
             ClientMessage::Subscribe(_)
             | ClientMessage::Unsubscribe { .. }
             | ClientMessage::FilterUpdate(_) => behind || self.has_pending(conn, |name, _| name == channel),
@@ -332,6 +338,12 @@ fn channel_of(message: &ClientMessage) -> Option<&str> {
         ClientMessage::FilterUpdate(update) => Some(&update.channel),
         _ => None,
     }
+}
+
+/// Whether the connection has published something that a subscription to this name hears, and that may not have come.
+fn publishes(conn: &Connection, name: &str) -> bool {
+    let pattern = channel::is_pattern(name);
+    conn.publishing.iter().any(|(_, channel)| covers(name, pattern, channel))
 }
 
 /// Whether a subscription to this name hears this real channel.

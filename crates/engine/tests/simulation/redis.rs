@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use drawbridge_engine::interest::LinkCommand;
-use drawbridge_engine::io::Subject;
+use drawbridge_engine::io::{Subject, Ticket};
 use drawbridge_protocol::glob::glob_matches;
 
 /// What a link reads.
@@ -14,7 +14,16 @@ use drawbridge_protocol::glob::glob_matches;
 pub enum Push {
     Subscribed(Subject),
     Unsubscribed(Subject),
-    Message { pattern: Option<Arc<str>>, channel: Arc<str>, payload: Bytes },
+    Message {
+        pattern: Option<Arc<str>>,
+        channel: Arc<str>,
+        payload: Bytes,
+    },
+    /// The answer to a shard that waits for all that was published before.
+    Fence {
+        shard: usize,
+        ticket: Ticket,
+    },
 }
 
 #[derive(Debug, Default)]
@@ -77,8 +86,9 @@ impl Redis {
         }
     }
 
-    pub fn cut(&mut self, link: usize) {
-        self.links[link] = Link::default();
+    /// Gives what the link had not read yet.
+    pub fn cut(&mut self, link: usize) -> VecDeque<Push> {
+        std::mem::take(&mut self.links[link]).unread
     }
 
     pub fn subscriptions(&self) -> usize {

@@ -384,7 +384,11 @@ impl World {
     fn cut_a_link(&mut self) {
         let link = self.dice.roll(NODES * LINKS);
         if self.redis.links[link].up {
-            self.redis.cut(link);
+            for push in self.redis.cut(link) {
+                if let Push::Fence { shard, ticket } = push {
+                    self.fenced(link / LINKS, shard, ticket);
+                }
+            }
             self.hub(link, HubInput::LinkDown);
             self.tell_status(link / LINKS);
         }
@@ -463,6 +467,7 @@ impl World {
         match &push {
             Push::Subscribed(subject) => self.hub(link, HubInput::Subscribed(subject)),
             Push::Unsubscribed(subject) => self.hub(link, HubInput::Unsubscribed(subject)),
+            Push::Fence { shard, ticket } => self.fenced(link / LINKS, *shard, *ticket),
             Push::Message { pattern, channel, payload } => self.hub(
                 link,
                 HubInput::Message {
@@ -475,15 +480,26 @@ impl World {
         true
     }
 
+    fn fenced(&mut self, node: usize, shard: usize, ticket: Ticket) {
+        self.nodes[node].shards[shard].events.push_back(BrokerEvent::Done { ticket, result: Ok(()) });
+    }
+
     fn carry_order(&mut self, node: usize) -> bool {
-        let Some((shard, command)) = self.nodes[node].orders.pop_front() else { return false };
-        let shard = ShardId(shard as u8);
+        let Some((at, command)) = self.nodes[node].orders.pop_front() else { return false };
+        let shard = ShardId(at as u8);
         match command {
             BrokerCommand::Want(subject) => {
                 self.hub(node * LINKS + link_of(&subject), HubInput::Want { shard, subject });
             }
             BrokerCommand::Unwant(subject) => {
                 self.hub(node * LINKS + link_of(&subject), HubInput::Unwant { shard, subject: &subject });
+            }
+            BrokerCommand::Fence { ticket, channel } => {
+                let link = &mut self.redis.links[node * LINKS + link_of(&Subject::channel(channel))];
+                match link.up {
+                    true => link.unread.push_back(Push::Fence { shard: at, ticket }),
+                    false => self.fenced(node, at, ticket),
+                }
             }
             _ => unreachable!(),
         }
@@ -542,7 +558,11 @@ impl World {
                     self.read_all(client, &frames);
                     self.clients[client].closed = Some(code.as_u16());
                 }
-                Output::Broker(command @ (BrokerCommand::Want(_) | BrokerCommand::Unwant(_))) => {
+                Output::Broker(
+                    command @ (BrokerCommand::Want(_)
+                    | BrokerCommand::Unwant(_)
+                    | BrokerCommand::Fence { .. }),
+                ) => {
                     self.nodes[node].orders.push_back((shard, command));
                 }
                 Output::Broker(BrokerCommand::Publish { ticket, channel, payload, .. }) => {

@@ -7,7 +7,9 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use drawbridge_engine::interest::{LinkCommand, StoredEntity, StoredTable};
-use drawbridge_engine::io::{Commit, PlayerAction, PlayerCommand, PlayerViews, PublishFailure, Subject};
+use drawbridge_engine::io::{
+    Commit, PlayerAction, PlayerCommand, PlayerViews, PublishFailure, Subject, Ticket,
+};
 use drawbridge_protocol::glob::glob_matches;
 
 /// The channel on which nodes are told of player commands; the node itself subscribes to it.
@@ -31,6 +33,11 @@ pub enum Push {
     },
     /// On the channel of the nodes.
     Command(PlayerCommand),
+    /// The answer to a shard that waits for all that was published before.
+    Fence {
+        shard: usize,
+        ticket: Ticket,
+    },
 }
 
 #[derive(Debug, Default)]
@@ -137,8 +144,9 @@ impl Redis {
         self.links[link].up = true;
     }
 
-    pub fn cut(&mut self, link: usize) {
-        self.links[link] = Link::default();
+    /// Gives what the link had not read yet.
+    pub fn cut(&mut self, link: usize) -> VecDeque<Push> {
+        std::mem::take(&mut self.links[link]).unread
     }
 
     pub fn subscriptions(&self) -> usize {

@@ -537,7 +537,11 @@ impl World {
     fn cut_a_link(&mut self) {
         let node = self.dice.roll(NODES);
         if self.redis.links[node].up {
-            self.redis.cut(node);
+            for push in self.redis.cut(node) {
+                if let Push::Fence { shard, ticket } = push {
+                    self.fenced(node, shard, ticket);
+                }
+            }
             self.hub(node, HubInput::LinkDown);
             self.tell_status(node);
         }
@@ -639,6 +643,7 @@ impl World {
             }
             Push::Subscribed(subject) => self.hub(node, HubInput::Subscribed(subject)),
             Push::Unsubscribed(subject) => self.hub(node, HubInput::Unsubscribed(subject)),
+            Push::Fence { shard, ticket } => self.fenced(node, *shard, *ticket),
             Push::Message { pattern, channel, payload } => {
                 if pattern.is_none() && has_table(channel) {
                     self.note_plain(node, channel, payload);
@@ -697,6 +702,10 @@ impl World {
         }
     }
 
+    fn fenced(&mut self, node: usize, shard: usize, ticket: Ticket) {
+        self.nodes[node].shards[shard].events.push_back(BrokerEvent::Done { ticket, result: Ok(()) });
+    }
+
     fn carry_order(&mut self, node: usize) -> bool {
         let Some((at, command)) = self.nodes[node].orders.pop_front() else { return false };
         let shard = ShardId(at as u8);
@@ -707,6 +716,10 @@ impl World {
             BrokerCommand::Unwant(subject) => self.hub(node, HubInput::Unwant { shard, subject }),
             BrokerCommand::Refresh(subject) => self.hub(node, HubInput::Refresh { shard, subject }),
             BrokerCommand::ViewsKnown(held) => self.views_known(node, at, *held),
+            BrokerCommand::Fence { ticket, .. } => match self.redis.links[node].up {
+                true => self.redis.links[node].unread.push_back(Push::Fence { shard: at, ticket: *ticket }),
+                false => self.fenced(node, at, *ticket),
+            },
             _ => unreachable!(),
         }
         true
@@ -858,7 +871,8 @@ impl World {
             BrokerCommand::Want(_)
             | BrokerCommand::Unwant(_)
             | BrokerCommand::Refresh(_)
-            | BrokerCommand::ViewsKnown(_) => {
+            | BrokerCommand::ViewsKnown(_)
+            | BrokerCommand::Fence { .. } => {
                 at.orders.push_back((shard, command));
             }
             BrokerCommand::Publish { .. } | BrokerCommand::Commit { .. } => {

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use drawbridge_engine::interest::{
     BadEntity, Hub, HubInput, HubOutput, HubSettings, HubStats, LinkCommand, ShardId, ShardSet, StoredTable,
 };
-use drawbridge_engine::io::{BrokerEvent, HeldLink, Subject};
+use drawbridge_engine::io::{BrokerEvent, HeldLink, Subject, Ticket};
 use tokio::sync::mpsc;
 
 use super::herald::Herald;
@@ -26,6 +26,8 @@ pub(super) enum Order {
     Unwant(ShardId, Subject),
     /// Its table has a gap.
     Refresh(ShardId, Subject),
+    /// It waits for all that was published until now.
+    Fence(ShardId, Ticket),
     /// It knows its players' views.
     ViewsKnown(ShardId, HeldLink),
     /// A table was read.
@@ -85,6 +87,9 @@ impl Interest {
             Order::Want(shard, subject) => self.handle(HubInput::Want { shard, subject }),
             Order::Unwant(shard, subject) => self.handle(HubInput::Unwant { shard, subject: &subject }),
             Order::Refresh(shard, subject) => self.handle(HubInput::Refresh { shard, subject: &subject }),
+            Order::Fence(shard, ticket) => {
+                self.outlet.tell(shard, BrokerEvent::Done { ticket, result: Ok(()) });
+            }
             Order::ViewsKnown(shard, held) => self.views_known(shard, held),
             Order::Loaded { channel, load, table } => {
                 self.handle(HubInput::Loaded { channel: &channel, load, table });

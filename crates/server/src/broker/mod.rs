@@ -266,6 +266,9 @@ impl Broker {
                 self.0.questions.views.ask((shard, ticket), player);
             }
             BrokerCommand::ForgetViews { ticket } => self.0.questions.views.take_back(&(shard, ticket)),
+            BrokerCommand::Fence { ticket, channel } => {
+                self.order(Subject::channel(channel), |_| Order::Fence(shard, ticket));
+            }
             BrokerCommand::ViewsKnown(held) => {
                 if let Some(link) = self.0.links.get(held.link) {
                     let _ = link.send(Order::ViewsKnown(shard, held));

@@ -86,6 +86,17 @@ impl Conversation {
         self.asked.push_back(Asked::Fence(order.into()));
     }
 
+    /// The connection has ended: shards that wait behind something need not wait any more. What was read of tables is of
+    /// no use.
+    pub(super) fn fences(&mut self) -> Vec<Order> {
+        let asked = std::mem::take(&mut self.asked).into_iter();
+        let order = |asked| match asked {
+            Asked::Fence(order) => Some(*order).filter(|order| matches!(order, Order::Fence(..))),
+            _ => None,
+        };
+        asked.filter_map(order).collect()
+    }
+
     /// Sends what the hub wants.
     pub(super) fn send(&mut self, command: LinkCommand) {
         let (begins, subjects) = match command {

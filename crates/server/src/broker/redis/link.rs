@@ -105,6 +105,9 @@ impl Link {
         let end = self.converse(stop, &mut session).await;
         self.board.set(self.index, false);
         self.part.interest.set_now(Instant::now());
+        for fence in session.conversation.fences() {
+            self.part.interest.order(fence);
+        }
         self.part.interest.handle(HubInput::LinkDown);
         self.part.interest.commands.clear();
         self.part.interest.loads.clear();
@@ -181,11 +184,11 @@ impl Link {
             match order {
                 // It was read on another connection, which may be ahead of this one: what was said before it (that a
                 // player is not to see it, say) is heard before it. Without a connection nobody waits for it.
-                Order::Loaded { .. } => {
-                    if let Some(conversation) = &mut conversation {
-                        conversation.fence(order);
-                    }
-                }
+                order @ (Order::Loaded { .. } | Order::Fence(..)) => match &mut conversation {
+                    Some(conversation) => conversation.fence(order),
+                    None if matches!(order, Order::Loaded { .. }) => {}
+                    None => self.part.interest.order(order),
+                },
                 order => self.part.interest.order(order),
             }
         }
