@@ -210,3 +210,12 @@ def test_commands_on_a_node_with_the_memory_broker(start):
     player.event("room:42", "hello")
     assert node.admin("POST", "/api/players/alice/disconnect", {}).status < 300
     player.closes_with(4502)
+
+
+def test_a_subscription_beyond_the_limit_is_told_to_the_player(redis, start):
+    # One comes by a template.
+    node = start(redis, limits={"subscriptions": 2})
+    player = node.player("alice")
+    player.subscribe("chat:1")
+    assert node.admin("POST", "/api/players/alice/subscribe", {"channel": "chat:2"}).status == 200
+    assert player.expect("ERROR", channel="chat:2")["code"] == "LIMIT_EXCEEDED"

@@ -6,7 +6,7 @@ use crate::connection::{Origin, Phase};
 use crate::io::{ConnId, PlayerAction, PlayerCommand};
 use crate::permissions;
 use crate::targets::{Reply, TargetId};
-use drawbridge_protocol::CloseCode;
+use drawbridge_protocol::{CloseCode, ErrorCode, ErrorMessage};
 
 impl Engine {
     pub(super) fn command(&mut self, command: &PlayerCommand) {
@@ -39,6 +39,10 @@ impl Engine {
         }
         if !full {
             self.add_subscription(id, &subject, Origin::Server, None, None, reply);
+        } else if matches!(reply, Reply::Server) {
+            let text = format!("a connection may hold {} subscriptions", self.settings.subscriptions);
+            let error = ErrorMessage::new(ErrorCode::LimitExceeded, &text);
+            self.send_error(id, ErrorMessage { channel: Some(channel), ..error });
         }
     }
 

@@ -105,9 +105,10 @@ impl Engine {
             } else if conn.pending_bytes + leaving.bytes >= leaving.max_bytes && which == Which::Due {
                 (Left::More, &mut kept)
             } else {
-                let before = leaving.bytes;
+                let before = conn.pending_bytes + leaving.bytes;
                 let left = leaving.feed(conn, feed, true);
-                (left, if leaving.bytes > before { &mut served } else { &mut kept })
+                let has_had = conn.pending_bytes + leaving.bytes > before;
+                (left, if has_had { &mut served } else { &mut kept })
             };
             match left {
                 Left::Nothing => continue,
