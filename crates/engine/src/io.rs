@@ -1,16 +1,16 @@
 //! Everything that enters and leaves the core. [`Input`] and [`Output`] are one shard's engine; [`BrokerCommand`]
 //! and [`BrokerEvent`] are what a shard and the broker say to each other, whichever broker it is.
-//! The hub's own two enums stand in [`crate::interest`].
+//! The hub's own two enums stand in [`crate::interest`], an event as the node holds it in `publication.rs`.
 
 use std::borrow::Cow;
 use std::net::IpAddr;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
-use crate::area::Point;
 use bytes::Bytes;
-use drawbridge_protocol::event::{Event, SERVER_ID_PREFIX, encode_entity, encode_event};
-use drawbridge_protocol::websocket::{Compressor, Window, frame_of_pieces, payload_of};
+use drawbridge_protocol::websocket::Window;
 use drawbridge_protocol::{CloseCode, Encoding, ErrorCode, Frame};
+
+pub use crate::publication::{EntityChange, Publication, Sender, Version};
 
 /// The two clocks, read once per turn by whoever drives the core.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -375,23 +375,6 @@ impl Commit {
 /// What services have narrowed of a player's views: channels, each with its expression.
 pub type PlayerViews = Arc<[(Arc<str>, Arc<str>)]>;
 
-/// The version of a table after a change: behind an `@` at the end of the published envelope's `id`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Version<'a> {
-    /// Names the table's life.
-    pub epoch: &'a str,
-    /// Counts its changes.
-    pub seq: u64,
-}
-
-impl<'a> Version<'a> {
-    /// Of an envelope's `id`; `None` where the event did not come by the table.
-    pub fn of_id(id: &'a str) -> Option<Self> {
-        let (epoch, seq) = id.rsplit_once('@')?.1.rsplit_once('.')?;
-        Some(Version { epoch, seq: seq.parse().ok()? })
-    }
-}
-
 /// A link that asks for what it lost only when every shard knows its players' views again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct HeldLink {
@@ -541,134 +524,4 @@ pub enum PlayerAction {
         /// For the lifecycle stream.
         reason: Option<Arc<str>>,
     },
-}
-
-/// One event on its way to every subscriber of the node: parsed once, encoded at most once per encoding.
-#[derive(Debug)]
-pub struct Publication {
-    /// The real channel.
-    pub channel: Arc<str>,
-    /// What was published.
-    pub event: Event,
-    /// Its number on this channel.
-    pub offset: u64,
-    /// The connection that published it, where one did: so that what it published before it subscribed is not
-    /// taken for what came after.
-    pub sender: Option<Sender>,
-    /// On entity channels: what it does to the entity that its key names.
-    pub entity: Option<EntityChange>,
-    /// Clients are shown no offset: its class may tell events of different keys in another order.
-    pub unnumbered: bool,
-    frames: [OnceLock<Frame>; 2],
-    elements: [OnceLock<Bytes>; 2],
-    /// What only compressed connections need.
-    deflated: OnceLock<Box<[Deflated; 4]>>,
-}
-
-/// One event in one encoding for one window: compressed at most once.
-#[derive(Debug, Default)]
-struct Deflated {
-    /// `None`: it does not pay.
-    piece: OnceLock<Option<Bytes>>,
-    frame: OnceLock<Frame>,
-}
-
-/// What an event does to its entity.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub enum EntityChange {
-    /// It is as the event says from now on.
-    Set {
-        /// Where it is, on channels with positions.
-        position: Option<Point>,
-    },
-    /// It is gone.
-    Remove,
-}
-
-/// Which publish of which connection an event is: what a server writes behind [`SERVER_ID_PREFIX`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Sender {
-    /// The connection's public name.
-    pub connection: u64,
-    /// Counts upwards on each connection.
-    pub ticket: Ticket,
-}
-
-impl Sender {
-    /// As the `id` of an envelope.
-    pub fn to_id(self) -> String {
-        format!("{SERVER_ID_PREFIX}{:016x}.{}", self.connection, self.ticket.0)
-    }
-
-    /// Of an envelope's `id`; `None` where no connection published it.
-    pub fn of_id(id: &str) -> Option<Self> {
-        let id = id.split_once('@').map_or(id, |(id, _)| id);
-        let (connection, ticket) = id.strip_prefix(SERVER_ID_PREFIX)?.split_once('.')?;
-        if connection.len() != 16 {
-            return None;
-        }
-        let connection = u64::from_str_radix(connection, 16).ok()?;
-        Some(Sender { connection, ticket: Ticket(ticket.parse().ok()?) })
-    }
-}
-
-impl Publication {
-    /// A publication that nobody has encoded yet; `offset` 0: it was read from a table, and has no number.
-    pub fn new(channel: Arc<str>, event: Event, offset: u64) -> Self {
-        Publication::with_entity(channel, event, offset, None)
-    }
-
-    /// As [`Publication::new`], on an entity channel.
-    pub fn with_entity(channel: Arc<str>, event: Event, offset: u64, entity: Option<EntityChange>) -> Self {
-        let sender = event.server_id().and_then(Sender::of_id);
-        Publication {
-            channel,
-            event,
-            offset,
-            sender,
-            entity,
-            unnumbered: false,
-            frames: Default::default(),
-            elements: Default::default(),
-            deflated: OnceLock::new(),
-        }
-    }
-
-    /// The `EVENT` frame in this encoding; the same bytes for all who see it.
-    pub fn frame(&self, encoding: Encoding) -> &Frame {
-        let offset = Some(self.offset).filter(|offset| *offset > 0 && !self.unnumbered);
-        self.frames[encoding as usize]
-            .get_or_init(|| encode_event(encoding, &self.channel, &self.event, offset))
-    }
-
-    /// The `EVENT` frame for a connection that inflates; the plain one where compressing does not pay.
-    pub fn deflated_frame(&self, encoding: Encoding, window: Window, compressor: &mut Compressor) -> &Frame {
-        let deflated = self.deflated(encoding, window);
-        match self.piece(encoding, window, compressor) {
-            None => self.frame(encoding),
-            Some(piece) => {
-                deflated.frame.get_or_init(|| frame_of_pieces(encoding.opcode(), std::slice::from_ref(piece)))
-            }
-        }
-    }
-
-    /// The `EVENT` message as a compressed piece; the same bytes for all whose batches it is in.
-    pub fn piece(&self, encoding: Encoding, window: Window, compressor: &mut Compressor) -> Option<&Bytes> {
-        let text = || payload_of(self.frame(encoding));
-        self.deflated(encoding, window).piece.get_or_init(|| compressor.piece(text(), window)).as_ref()
-    }
-
-    fn deflated(&self, encoding: Encoding, window: Window) -> &Deflated {
-        &self.deflated.get_or_init(Default::default)[encoding as usize * 2 + window as usize]
-    }
-
-    /// Its entity's state, as an element of `VIEW_ENTER`; the same bytes for all who see it.
-    pub fn element(&self, encoding: Encoding) -> &Bytes {
-        self.elements[encoding as usize].get_or_init(|| encode_entity(encoding, &self.event))
-    }
-
-    /// About what it holds in memory, in bytes.
-    pub fn weight(&self) -> usize {
-        self.event.held_bytes() + size_of::<Publication>()
-    }
 }

@@ -16,6 +16,7 @@ pub mod interest;
 pub mod io;
 pub mod path;
 mod permissions;
+mod publication;
 pub mod rate_limit;
 pub mod settings;
 pub mod stats;
