@@ -94,7 +94,9 @@ fn blank(place: &Place) -> Node {
 /// The value of this key, and what was no table gives way to one. The key itself is the variable's where its value is.
 fn member<'n>(node: &'n mut Node, key: &str, place: &Place, is_last: bool) -> &'n mut Node {
     if !matches!(node.raw, Raw::Table(_)) {
-        *node = Node { place: place.clone(), raw: Raw::Table(Table::default()) };
+        let empty = Node { place: place.clone(), raw: Raw::Table(Table::default()) };
+        let whole = std::mem::replace(node, empty);
+        keep_rate(node, whole, key);
     }
     let Raw::Table(table) = &mut node.raw else { unreachable!("made a table just above") };
     let entry = table.entry(key, || Entry { key: key.to_owned(), place: place.clone(), node: blank(place) });
@@ -102,6 +104,13 @@ fn member<'n>(node: &'n mut Node, key: &str, place: &Place, is_last: bool) -> &'
         entry.place = place.clone();
     }
     &mut entry.node
+}
+
+/// A rate may be written as a number alone; it stays when a variable says no more than its burst.
+fn keep_rate(table: &mut Node, whole: Node, key: &str) {
+    if let (Raw::Table(table), Raw::Integer(_), "burst") = (&mut table.raw, &whole.raw, key) {
+        table.0.push(Entry { key: "per_second".to_owned(), place: whole.place.clone(), node: whole });
+    }
 }
 
 /// The element at this place of a list, which may be the next one after its end; else how many there are.

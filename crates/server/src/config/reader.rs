@@ -158,10 +158,10 @@ impl<'c> Section<'c> {
         let mut entries = self.entries.borrow_mut();
         let at = entries.0.iter().position(|entry| entry.key == key)?;
         let entry = entries.0.swap_remove(at);
-        // A scalar is pointed at itself; a table at its name.
-        let place = match entry.node.raw {
-            Raw::Table(_) | Raw::Array(_) => entry.place,
-            _ => entry.node.place.clone(),
+        // A scalar is pointed at itself; a table at its name, unless it is a variable's.
+        let place = match (&entry.node.raw, &entry.node.place) {
+            (Raw::Table(_) | Raw::Array(_), Place::File(_)) => entry.place,
+            (_, place) => place.clone(),
         };
         Some(Field { cx: self.cx, path, place, node: entry.node })
     }
@@ -207,9 +207,13 @@ impl<'c> Section<'c> {
         self.bucket(key, default, Field::size)
     }
 
-    fn is_integer(&self, key: &str) -> bool {
-        let entries = self.entries.borrow();
-        entries.0.iter().any(|entry| entry.key == key && matches!(entry.node.raw, Raw::Integer(_)))
+    /// Whether a number stands there; in the environment it is a text that begins like one.
+    fn is_number(&self, key: &str) -> bool {
+        self.entries.borrow().get(key).is_some_and(|entry| match &entry.node.raw {
+            Raw::Integer(_) => true,
+            Raw::Text(text) => text.starts_with(|c: char| c == '-' || c.is_ascii_digit()),
+            _ => false,
+        })
     }
 
     fn bucket(
@@ -220,7 +224,7 @@ impl<'c> Section<'c> {
     ) -> Option<Rate> {
         const BOUNDS: RangeInclusive<u64> = 1..=1_000_000_000;
         // A number alone is the rate.
-        if self.is_integer(key) {
+        if self.is_number(key) {
             let per_second = self.field(key).and_then(|field| read(&field, BOUNDS))?;
             return Some(Rate { per_second, burst: per_second.saturating_mul(2) });
         }

@@ -74,7 +74,55 @@ fn keys_of_every_kind_are_overridden() {
 }
 
 #[test]
+fn a_rate_may_be_a_number_alone() {
+    let file = "[limits]\nsubscribes = 3\n[[channel]]\nname = \"a\"\npublishes = { per_second = 1 }";
+    let config = with(
+        file,
+        &[
+            SECRET,
+            ("DRAWBRIDGE_LIMITS__MESSAGES", "50"),
+            ("DRAWBRIDGE_LIMITS__MESSAGES_PER_PLAYER", "5"),
+            ("DRAWBRIDGE_LIMITS__MESSAGES_PER_ADDRESS", "6"),
+            ("DRAWBRIDGE_LIMITS__MESSAGES_PER_ADDRESS__BURST", "7"),
+            ("DRAWBRIDGE_LIMITS__SUBSCRIBES__BURST", "9"),
+            ("DRAWBRIDGE_LIMITS__BYTES", "1KiB"),
+            ("DRAWBRIDGE_CHANNEL__0__PUBLISHES", "5"),
+        ],
+    )
+    .unwrap_or_else(|errors| panic!("{errors}"));
+    let engine = config.engine;
+    let publishes = engine.classes.iter().next().unwrap().1.publishes;
+    let rates = [
+        Some(engine.messages),
+        engine.messages_per_player,
+        engine.messages_per_address,
+        Some(engine.subscribes),
+        Some(engine.bytes),
+        publishes,
+    ];
+    assert_eq!(
+        rates.map(|rate| rate.map(|rate| (rate.per_second, rate.burst))),
+        [(50, 100), (5, 10), (6, 7), (3, 9), (1024, 2048), (5, 10)].map(Some)
+    );
+    check(
+        "",
+        &[("DRAWBRIDGE_LIMITS__MESSAGES_PER_PLAYER", "0")],
+        "DRAWBRIDGE_LIMITS__MESSAGES_PER_PLAYER: `limits.messages_per_player` is out of bounds: 0; it may be 1 to 1000000000",
+    );
+    check(
+        "",
+        &[("DRAWBRIDGE_LIMITS__MESSAGES_PER_PLAYER", "many")],
+        "DRAWBRIDGE_LIMITS__MESSAGES_PER_PLAYER: `limits.messages_per_player` is a string, not a table; write `messages_per_player = { … }`",
+    );
+}
+
+#[test]
 fn errors_name_the_variable() {
+    check(
+        "[broker]\nurl = \"redis://h\"\nkind = \"redis\"",
+        &[("DRAWBRIDGE_BROKER__URL__X", "1")],
+        "DRAWBRIDGE_BROKER__URL__X: `broker.url` is a table, not a string; put it in quotes",
+    );
     check(
         "",
         &[("DRAWBRIDGE_CONNECTION__HEARTBEAT", "soon")],
