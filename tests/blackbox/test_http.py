@@ -138,6 +138,8 @@ def test_published_events_are_filtered_like_any_other(node):
         {"channel": "chat:1", "event": 1},
         {"channel": "drawbridge:control", "event": "x"},
         [],
+        ["chat:1", "x", 1],
+        {"channel": "chat:1", "event": "x", "key": True},
         "text",
         b"not json",
         b"",
@@ -152,6 +154,23 @@ def test_a_bad_publish_is_a_client_error_that_explains_itself(node, redis, body)
     assert 400 <= answer.status < 500 and answer.body
     redis.publish("chat:1", '{"event":"end"}')
     assert player.events_until("end") == []
+
+
+def test_of_duplicate_names_in_a_body_the_last_counts(node):
+    player = node.player("alice")
+    player.subscribe("chat:1")
+    data = b'{"n": 9007199254740993, "x":1.0,"x":"\\ud800" }'
+    body = b'{"channel":7,"event":"a","data":[1],"channel":"chat:1","\\u0065vent":"b","data": ' + data + b" }"
+    assert node.admin("POST", "/api/publish", body).status == 200
+    assert data in player.event("chat:1", "b").raw
+
+
+@pytest.mark.parametrize("number, text", [("9007199254740993", "9007199254740993"), ("100000000000000000000", "100000000000000000000"), ("1e-7", "0.0000001"), ("1.0", "1")])
+def test_a_key_that_is_a_number_counts_as_its_decimal_text(node, number, text):
+    player = node.player("alice")
+    player.subscribe("chat:1")
+    assert node.admin("POST", "/api/publish", b'{"channel":"chat:1","event":"a","key":%s}' % number.encode()).status == 200
+    assert player.event("chat:1", "a")["key"] == text
 
 
 def test_a_huge_publish_is_refused(node):

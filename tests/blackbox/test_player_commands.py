@@ -143,7 +143,7 @@ def test_player_names_with_odd_characters(nodes, player):
     connected.expect("CHANNEL_SUBSCRIBED", channel="chat:1")
 
 
-@pytest.mark.parametrize("body", [{}, {"channel": 1}, {"channel": ""}, {"channel": "bad name"}, {"channel": None}, [], b"x"], ids=repr)
+@pytest.mark.parametrize("body", [{}, {"channel": 1}, {"channel": ""}, {"channel": "bad name"}, {"channel": None}, [], ["chat:1"], b"x"], ids=repr)
 @pytest.mark.parametrize("command", ["subscribe", "unsubscribe"])
 def test_a_bad_command_over_http_is_a_client_error(node, body, command):
     player = node.player("alice")
@@ -152,7 +152,32 @@ def test_a_bad_command_over_http_is_a_client_error(node, body, command):
     player.silent_but_for()
 
 
+def test_a_body_that_is_a_list_disconnects_nobody(node):
+    player = node.player("alice")
+    for body in (["reason"], b'["reason"]', b"null"):
+        answer = node.admin("POST", "/api/players/alice/disconnect", body)
+        assert answer.status == 400 and "object" in answer.json["error"]["message"], answer.body
+    player.sync()
+
+
+@pytest.mark.parametrize("command, body", [("disconnect", {}), ("subscribe", {"channel": "chat:1"}), ("unsubscribe", {"channel": "chat:1"}), ("view", {"channel": "chat:1", "view": None})])
+def test_a_player_has_a_name(node, command, body):
+    answer = node.admin("POST", f"/api/players//{command}", body)
+    assert answer.status == 400 and answer.json["error"]["code"] == "BAD_MESSAGE", answer.body
+
+
 # the control channel
+
+
+def test_commands_on_the_control_channel_are_objects(nodes, redis):
+    player = nodes[1].player("alice")
+    before = nodes[1].metric("drawbridge_bad_commands")
+    redis.publish("drawbridge:control", '["disconnect","alice"]')
+    redis.publish("drawbridge:control", '{"command":"disconnect","player":"bob","command":"subscribe","player":"alice","channel":"chat:1"}')
+    player.expect("CHANNEL_SUBSCRIBED", channel="chat:1")
+    player.silent_but_for()
+    until(lambda: nodes[1].metric("drawbridge_bad_commands") == before + 1, "it is counted")
+    assert "expected an object" in nodes[1].log
 
 
 def test_the_control_channel_is_off_by_default(node, redis):

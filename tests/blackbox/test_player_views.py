@@ -133,8 +133,11 @@ def test_the_control_channel_narrows_too(start, redis):
     "body, status, code",
     [
         ({"channel": "chat:1", "view": "data.n >"}, 400, "FILTER_INVALID"),
+        ({"channel": "chat:1", "view": "data.n > 3" + " " * 5000}, 400, "FILTER_INVALID"),
+        ({"channel": "chat:1", "view": "data.n in [" + "1," * 1100 + "1]"}, 400, "FILTER_INVALID"),
         ({"channel": "chat:1", "view": 5}, 400, "BAD_MESSAGE"),
         ({"channel": "chat:1"}, 400, "BAD_MESSAGE"),
+        (["chat:1", "true"], 400, "BAD_MESSAGE"),
         ({"channel": "chat:*", "view": "true"}, 400, "CHANNEL_INVALID"),
         ({"channel": "a b", "view": "true"}, 400, "CHANNEL_INVALID"),
         ({"channel": "drawbridge:nodes", "view": "true"}, 403, "FORBIDDEN"),
@@ -145,6 +148,7 @@ def test_a_bad_view_is_refused(node, body, status, code):
     assert (answer.status, answer.json["error"]["code"]) == (status, code)
     if code == "FILTER_INVALID":
         assert answer.json["error"]["position"] >= 7
+        assert len(body["view"]) < 20 or answer.json["error"]["hint"]
 
 
 def test_a_player_is_shown_nothing_before_its_views_are_known(own_redis, start):

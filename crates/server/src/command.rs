@@ -6,25 +6,42 @@ use bytes::Bytes;
 use drawbridge_engine::expr::{self, CompileError, Vars};
 use drawbridge_engine::io::{PlayerAction, PlayerCommand};
 use drawbridge_protocol::channel;
-use serde::{Deserialize, Deserializer, Serialize};
+use drawbridge_protocol::json::Value;
+use serde::Serialize;
+
+use crate::object::{self, members, needed};
 
 /// A player command as JSON (contract §9).
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Serialize)]
 struct WireCommand<'a> {
     command: &'a str,
-    player: String,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    channel: Option<String>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    reason: Option<String>,
+    player: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    channel: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reason: Option<&'a str>,
     /// `null` is a value of its own.
-    #[serde(default, deserialize_with = "present", skip_serializing_if = "Option::is_none")]
-    view: Option<Option<String>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    view: Option<Option<&'a str>>,
 }
 
-/// A field that is there, be it `null`.
-pub(crate) fn present<'de, D: Deserializer<'de>>(field: D) -> Result<Option<Option<String>>, D::Error> {
-    Option::deserialize(field).map(Some)
+/// The member `view`: an expression, or `null`, which takes the view back.
+///
+/// # Errors
+/// Where it is missing, or something else.
+pub(crate) fn view_of(member: Option<Value<'_>>) -> Result<Option<Arc<str>>, String> {
+    if member.is_none() {
+        return Err("`view` is missing: an expression, or null".to_owned());
+    }
+    Ok(object::string("view", member)?.map(Into::into))
+}
+
+/// Checks a player's name.
+///
+/// # Errors
+/// Where it is empty.
+pub(crate) fn check_player(player: &str) -> Result<(), String> {
+    if player.is_empty() { Err("`player` is empty".to_owned()) } else { Ok(()) }
 }
 
 /// Checks a view as a service sets it.
@@ -41,23 +58,23 @@ pub fn to_payload(command: &PlayerCommand) -> Bytes {
     serde_json::to_vec(&WireCommand::from(command)).unwrap_or_default().into()
 }
 
-impl From<&PlayerCommand> for WireCommand<'_> {
-    fn from(command: &PlayerCommand) -> Self {
+impl<'a> From<&'a PlayerCommand> for WireCommand<'a> {
+    fn from(command: &'a PlayerCommand) -> Self {
         let (name, channel, reason) = match &command.action {
             PlayerAction::Subscribe { channel } => ("subscribe", Some(channel), None),
             PlayerAction::Unsubscribe { channel } => ("unsubscribe", Some(channel), None),
             PlayerAction::View { channel, .. } => ("view", Some(channel), None),
-            PlayerAction::Disconnect { reason } => ("disconnect", None, reason.as_ref()),
+            PlayerAction::Disconnect { reason } => ("disconnect", None, reason.as_deref()),
         };
         let view = match &command.action {
-            PlayerAction::View { view, .. } => Some(view.as_ref().map(ToString::to_string)),
+            PlayerAction::View { view, .. } => Some(view.as_deref()),
             _ => None,
         };
         WireCommand {
             command: name,
-            player: command.player.to_string(),
-            channel: channel.map(ToString::to_string),
-            reason: reason.map(ToString::to_string),
+            player: &command.player,
+            channel: channel.map(|name| &**name),
+            reason,
             view,
         }
     }
@@ -81,31 +98,32 @@ pub fn check(command: &PlayerCommand) -> Result<(), String> {
 
 /// Reads a player command, or says what is wrong with its form.
 pub fn parse(json: &str) -> Result<PlayerCommand, String> {
-    let wire: WireCommand<'_> = serde_json::from_str(json).map_err(|error| error.to_string())?;
-    if wire.player.is_empty() {
-        return Err("`player` is empty".to_owned());
-    }
+    let [command, player, channel, reason, view] =
+        members(json, ["command", "player", "channel", "reason", "view"])?;
+    let player = needed("player", player)?;
+    check_player(&player)?;
+    let name = object::string("channel", channel)?;
     let channel = || {
-        let name = wire.channel.clone().ok_or_else(|| "`channel` is missing".to_owned())?;
-        channel::validate_subject(&name).map_err(|error| format!("`channel`: {error}"))?;
+        let name = name.as_deref().ok_or_else(|| "`channel` is missing".to_owned())?;
+        channel::validate_subject(name).map_err(|error| format!("`channel`: {error}"))?;
         Ok::<Arc<str>, String>(name.into())
     };
-    let action = match wire.command {
+    let action = match &*needed("command", command)? {
         "subscribe" => PlayerAction::Subscribe { channel: channel()? },
         "unsubscribe" => PlayerAction::Unsubscribe { channel: channel()? },
-        "disconnect" => PlayerAction::Disconnect { reason: wire.reason.clone().map(Into::into) },
+        "disconnect" => {
+            PlayerAction::Disconnect { reason: object::string("reason", reason)?.map(Into::into) }
+        }
         "view" => {
             let channel = channel()?;
             if channel::is_pattern(&channel) {
                 return Err("`channel`: a view is of one channel, not of a pattern".to_owned());
             }
-            let view =
-                wire.view.clone().ok_or_else(|| "`view` is missing: an expression, or null".to_owned())?;
-            PlayerAction::View { channel, view: view.map(Into::into) }
+            PlayerAction::View { channel, view: view_of(view)? }
         }
         other => return Err(format!("no command `{other}`: subscribe, unsubscribe, view or disconnect")),
     };
-    Ok(PlayerCommand { player: wire.player.into(), action })
+    Ok(PlayerCommand { player: player.into(), action })
 }
 
 #[cfg(test)]
@@ -131,11 +149,21 @@ mod tests {
     }
 
     #[test]
+    fn of_duplicate_names_the_last_counts() {
+        let json = r#"{"command":7,"player":"bob","command":"disconnect","\u0070layer":"alice"}"#;
+        let action = PlayerAction::Disconnect { reason: None };
+        assert_eq!(parse(json), Ok(PlayerCommand { player: "alice".into(), action }));
+    }
+
+    #[test]
     fn a_bad_command_says_what_is_wrong() {
         let long_reason =
             &format!(r#"{{"command":"disconnect","player":"alice","reason":"{}"}}"#, "x".repeat(1_025));
         let rows = [
-            ("[]", "invalid"),
+            ("[]", "expected an object"),
+            (r#"["subscribe","alice","chat:1"]"#, "expected an object"),
+            (r#"{"command":"disconnect","player":"alice","reason":7}"#, "`reason`: expected a string"),
+            (r#"{"command":"view","player":"alice","channel":"a","view":7}"#, "`view`: expected a string"),
             (r#"{"command":"subscribe","player":"alice"}"#, "`channel` is missing"),
             (r#"{"command":"subscribe","player":"alice","channel":"a b"}"#, "`channel`"),
             (r#"{"command":"subscribe","player":"","channel":"a"}"#, "`player` is empty"),

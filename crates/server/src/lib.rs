@@ -15,6 +15,7 @@ pub mod judge;
 pub mod log;
 pub mod metrics;
 pub mod node;
+mod object;
 pub mod serve;
 pub mod shard;
 pub mod tls;

@@ -38,6 +38,10 @@ pub const MAX_FILTER_BYTES: usize = 1024;
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct Expr(Tree);
 
+/// What to do about an expression over its bounds.
+const SHORTER: &str =
+    "`x in [a, b]` does the work of many `==`; what many ask for may be a field of the event";
+
 /// Compiles a rule of at most [`MAX_RULE_BYTES`] that may speak of the `allowed` variables.
 ///
 /// # Errors
@@ -58,7 +62,7 @@ pub fn compile_filter(source: &str) -> Result<Expr, CompileError> {
 fn compile_within(bytes: usize, source: &str, allowed: Vars) -> Result<Expr, CompileError> {
     if source.len() > bytes {
         let position = (0..=bytes).rev().find(|at| source.is_char_boundary(*at)).unwrap_or(0);
-        return Err(CompileError::new(position, format!("longer than {bytes} bytes")));
+        return Err(CompileError::new(position, format!("longer than {bytes} bytes")).hint(SHORTER));
     }
     Ok(Expr(build::answer(&parse::parse(source, allowed)?)))
 }

@@ -1,6 +1,7 @@
 //! Reads a source into a tree, and says where it does not fit: the grammar, the names and the types.
 //! How trees are simplified is left to `build`; how they are evaluated to `eval`.
 
+use super::SHORTER;
 use super::build;
 use super::error::CompileError;
 use super::lex::{Lexer, Token, TokenKind};
@@ -399,7 +400,8 @@ impl<'s> Parser<'s> {
             return Err(CompileError::new(
                 self.next.at,
                 format!("more than {MAX_NODES} operators and values"),
-            ));
+            )
+            .hint(SHORTER));
         }
         Ok(())
     }

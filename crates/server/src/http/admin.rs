@@ -1,5 +1,6 @@
 //! The admin API (contract §9): for services and operators, on a listener of its own, with an API key.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use axum::Router;
@@ -10,16 +11,16 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use drawbridge_engine::io::{PlayerAction, PlayerCommand, PublishFailure};
 use drawbridge_protocol::event::Envelope;
-use drawbridge_protocol::{ErrorCode, MAX_DATA_DEPTH, channel, json};
+use drawbridge_protocol::json::{self, Kind, Value};
+use drawbridge_protocol::{ErrorCode, MAX_DATA_DEPTH, channel};
 use http::{StatusCode, header};
-use serde::Deserialize;
-use serde_json::value::RawValue;
 
 use super::pages;
 use crate::bus::EventRefused;
 use crate::clock::unix_ms;
-use crate::command::{self, check_view, present};
+use crate::command::{self, check_view};
 use crate::node::Node;
+use crate::object;
 
 /// Beside the payload: names, tags and JSON.
 const BODY_OVERHEAD_BYTES: usize = 16 * 1024;
@@ -83,98 +84,72 @@ async fn require_key(State(node): Shared, request: Request, next: Next) -> Answe
     }
 }
 
-#[derive(Deserialize)]
-struct PublishBody<'a> {
-    channel: String,
-    event: String,
-    #[serde(borrow, default)]
-    data: Option<&'a RawValue>,
-    #[serde(borrow, default)]
-    tags: Option<&'a RawValue>,
-    #[serde(default)]
-    key: Option<Key>,
-    #[serde(default)]
-    idempotency_key: Option<serde_json::Value>,
-}
-
-/// The entity's key: a number counts as its decimal text.
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum Key {
-    Text(String),
-    Number(serde_json::Number),
-}
-
 async fn publish(State(node): Shared, body: Bytes) -> Answer {
-    let body: PublishBody<'_> = parse(&body)?;
-    check_channel(&node, &body.channel, false)?;
-    if body.idempotency_key.is_some_and(|key| !key.is_null()) {
+    let [channel, event, data, tags, key, idempotency_key] =
+        body_of(&body, ["channel", "event", "data", "tags", "key", "idempotency_key"])?;
+    let channel = object::needed("channel", channel).map_err(bad_request)?;
+    check_channel(&node, &channel, false)?;
+    let name = object::needed("event", event).map_err(bad_request)?;
+    if idempotency_key.is_some_and(|key| key.kind != Kind::Null) {
         return Err(unsupported("idempotency_key is not supported by this server"));
     }
-    let data = body.data.map_or("null", RawValue::get);
-    if is_too_deep(data) {
-        return Err(bad_request(format!("data: at most {MAX_DATA_DEPTH} deep")));
+    let tags = tags.filter(|tags| tags.kind != Kind::Null);
+    if tags.is_some_and(|tags| tags.kind != Kind::Object) {
+        return Err(bad_request("`tags`: expected an object"));
     }
-    let tags = body.tags.map(RawValue::get).filter(|tags| *tags != "null");
-    if tags.is_some_and(|tags| !tags.starts_with('{')) {
-        return Err(bad_request("tags: an object is expected"));
+    for (name, value) in [("data", data), ("tags", tags)] {
+        if value.is_some_and(|value| value.depth > MAX_DATA_DEPTH) {
+            return Err(bad_request(format!("`{name}`: at most {MAX_DATA_DEPTH} deep")));
+        }
     }
-    if tags.is_some_and(is_too_deep) {
-        return Err(bad_request(format!("tags: at most {MAX_DATA_DEPTH} deep")));
-    }
-    let key = match body.key {
-        None => None,
-        Some(Key::Text(key)) => Some(key),
-        Some(Key::Number(number)) => Some(json::decimal_text(&number.to_string())),
-    };
+    let key = key_of(key).map_err(bad_request)?;
     let event = Envelope {
-        event: &body.event,
-        data,
+        event: &name,
+        data: data.map_or("null", |data| data.text),
         from: None,
-        tags,
+        tags: tags.map(|tags| tags.text),
         key: key.as_deref(),
         ts: Some(unix_ms()),
         id: Some(&format!("db1.{}.{}", node.config.node, node.bus.next_id())),
     };
-    let class = node.config.engine.classes.of_channel(&body.channel).map(|(_, class, _)| class);
-    node.bus.publish_event(class, &body.channel, &event, node.config.broker.external_bytes).await?;
-    Ok(axum::Json(serde_json::json!({ "channel": body.channel })).into_response())
+    let class = node.config.engine.classes.of_channel(&channel).map(|(_, class, _)| class);
+    node.bus.publish_event(class, &channel, &event, node.config.broker.external_bytes).await?;
+    Ok(axum::Json(serde_json::json!({ "channel": channel })).into_response())
 }
 
-/// Nodes would not show it as it is.
-fn is_too_deep(json: &str) -> bool {
-    json::Value::parse(json).is_ok_and(|value| value.depth > MAX_DATA_DEPTH)
-}
-
-#[derive(Deserialize)]
-struct ChannelBody {
-    channel: String,
+/// The entity's key: a number counts as its decimal text.
+fn key_of(member: Option<Value<'_>>) -> Result<Option<Cow<'_, str>>, String> {
+    match member {
+        Some(number) if number.kind == Kind::Number => Ok(Some(json::decimal_text(number.text).into())),
+        other => object::string("key", other),
+    }
 }
 
 async fn subscribe(State(node): Shared, Path(player): Path<String>, body: Bytes) -> Answer {
-    let ChannelBody { channel } = parse(&body)?;
-    check_channel(&node, &channel, true)?;
-    command(&node, player, PlayerAction::Subscribe { channel: channel.into() }).await
+    let channel = channel_of(&node, &body)?;
+    command(&node, player, PlayerAction::Subscribe { channel }).await
 }
 
 async fn unsubscribe(State(node): Shared, Path(player): Path<String>, body: Bytes) -> Answer {
-    let ChannelBody { channel } = parse(&body)?;
-    check_channel(&node, &channel, true)?;
-    command(&node, player, PlayerAction::Unsubscribe { channel: channel.into() }).await
+    let channel = channel_of(&node, &body)?;
+    command(&node, player, PlayerAction::Unsubscribe { channel }).await
 }
 
-#[derive(Deserialize)]
-struct ViewBody {
-    channel: String,
-    #[serde(default, deserialize_with = "present")]
-    view: Option<Option<String>>,
+/// The channel or pattern that a body names.
+fn channel_of(node: &Node, body: &[u8]) -> Result<Arc<str>, ApiError> {
+    let [channel] = body_of(body, ["channel"])?;
+    let channel = object::needed("channel", channel).map_err(bad_request)?;
+    check_channel(node, &channel, true)?;
+    Ok(channel.into())
 }
 
 /// What a player is shown of a channel is narrowed, or no longer.
 async fn view(State(node): Shared, Path(player): Path<String>, body: Bytes) -> Answer {
-    let ViewBody { channel, view } = parse(&body)?;
+    command::check_player(&player).map_err(bad_request)?;
+    let [channel, view] = body_of(&body, ["channel", "view"])?;
+    let channel = object::needed("channel", channel).map_err(bad_request)?;
     check_channel(&node, &channel, false)?;
-    let view = view.ok_or_else(|| bad_request("view: an expression, or null"))?;
+    let view = command::view_of(view).map_err(bad_request)?;
     if let Some(view) = &view {
         check_view(view).map_err(|error| ApiError {
             position: Some(error.position),
@@ -182,22 +157,18 @@ async fn view(State(node): Shared, Path(player): Path<String>, body: Bytes) -> A
             ..ApiError::code(StatusCode::BAD_REQUEST, ErrorCode::FilterInvalid, format!("view: {error}"))
         })?;
     }
-    node.bus.set_view(player.as_str().into(), channel.into(), view.map(Into::into)).await?;
+    node.bus.set_view(player.as_str().into(), channel.into(), view).await?;
     Ok(axum::Json(serde_json::json!({ "player": player })).into_response())
 }
 
-#[derive(Default, Deserialize)]
-struct DisconnectBody {
-    #[serde(default)]
-    reason: Option<String>,
-}
-
 async fn disconnect(State(node): Shared, Path(player): Path<String>, body: Bytes) -> Answer {
-    let DisconnectBody { reason } = if body.is_empty() { DisconnectBody::default() } else { parse(&body)? };
-    command(&node, player, PlayerAction::Disconnect { reason: reason.map(Into::into) }).await
+    let [reason] = if body.is_empty() { [None] } else { body_of(&body, ["reason"])? };
+    let reason = object::string("reason", reason).map_err(bad_request)?.map(Into::into);
+    command(&node, player, PlayerAction::Disconnect { reason }).await
 }
 
 async fn command(node: &Node, player: String, action: PlayerAction) -> Answer {
+    command::check_player(&player).map_err(bad_request)?;
     let command = PlayerCommand { player: player.as_str().into(), action };
     command::check(&command).map_err(bad_request)?;
     node.bus.command(&command).await?;
@@ -208,8 +179,10 @@ async fn not_built() -> ApiError {
     unsupported("this part of the API is not supported by this server")
 }
 
-fn parse<'b, T: Deserialize<'b>>(body: &'b [u8]) -> Result<T, ApiError> {
-    serde_json::from_slice(body).map_err(|error| bad_request(format!("the body: {error}")))
+/// The members of a body by these names.
+fn body_of<'b, const N: usize>(body: &'b [u8], names: [&str; N]) -> Result<[Option<Value<'b>>; N], ApiError> {
+    let text = std::str::from_utf8(body).map_err(|_| bad_request("the body: not UTF-8"))?;
+    object::members(text, names).map_err(|problem| bad_request(format!("the body: {problem}")))
 }
 
 fn check_channel(node: &Node, name: &str, pattern_allowed: bool) -> Result<(), ApiError> {
