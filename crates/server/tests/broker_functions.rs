@@ -220,6 +220,75 @@ fn what_is_json_is_taken() {
 }
 
 #[test]
+fn a_number_is_the_key_that_nodes_make_of_it() {
+    let mut bench = listening();
+    for (number, key) in [
+        ("9007199254740991", "9007199254740991"),
+        ("9007199254740993", "9007199254740993"),
+        ("18446744073709551615", "18446744073709551615"),
+        ("-123456789012345678901234567890", "-123456789012345678901234567890"),
+        ("9007199254740993.0", "9007199254740992"),
+        ("1e21", "1000000000000000000000"),
+        ("1E23", "100000000000000000000000"),
+        ("1e-7", "0.0000001"),
+        ("5.684341886080801486968994140625e-14", "0.00000000000005684341886080802"),
+        ("100000000000.015625", "100000000000.01563"),
+        ("5e-200", &format!("0.{}5", "0".repeat(199))),
+        ("1e400", "1e400"),
+        ("-1e-400", "-0"),
+        ("-0", "-0"),
+    ] {
+        let (data, last) =
+            (format!(r#"{{"x":1,"y":[2,"\"]"],"id":{number}}}"#), format!(r#""i\u0064":{number}"#));
+        for (channel, payload) in [
+            (
+                "map:1",
+                format!(r#"{{"event":"e","data":{{"x":1,"y":2,"id":7,"z":[{{"id":8}},"\"}}"],{last}}}}}"#),
+            ),
+            ("map:1", format!(r#"{{"id":7,"x":1,"y":1, {last} }}"#)),
+            ("own:1", format!(r#"{{"key":7,"event":"e","data":{data},"key" : {number}}} "#)),
+            ("raw:1", data.clone()),
+            (
+                "tagged:1",
+                format!(r#"{{"event":"e","tags":{{"id":1}},"tags":{{"id":{number}}},"data":{data}}}"#),
+            ),
+        ] {
+            assert!(matches!(publish(&mut bench, channel, payload.as_bytes()), Reply::Int(_)), "{payload}");
+            let rows = format!("drawbridge:{{{channel}}}:entities");
+            assert_eq!(call(&bench, &["HEXISTS", &rows, &format!("k{key}")]), Reply::Int(1), "{payload}");
+        }
+    }
+    let too_long = publish(&mut bench, "raw:1", br#"{"id":1e300}"#);
+    assert!(matches!(&too_long, Reply::Error(words) if words.starts_with("BADKEY")), "{too_long:?}");
+}
+
+#[test]
+fn half_a_surrogate_pair_is_taken_as_nodes_read_it() {
+    let mut bench = listening();
+    for (text, key) in [
+        (r"\ud800", "\u{FFFD}"),
+        (r"\uDFFFa", "\u{FFFD}a"),
+        (r"\ud83d\ud83d\ude00\ude00", "\u{FFFD}😀\u{FFFD}"),
+        (r"\ud800\u0041", "\u{FFFD}A"),
+        (r"\\ud800", r"\ud800"),
+        (r"\\\ud800", "\\\u{FFFD}"),
+    ] {
+        for (channel, payload) in [
+            ("map:1", format!(r#"{{"event":"e","data":{{"x":1,"y":2,"{text}":"{text}","id":"{text}"}}}}"#)),
+            ("own:1", format!(r#"{{"event":"{text}","data":"{text}","key":"{text}"}}"#)),
+            ("raw:1", format!(r#"{{"event":"e","t":"{text}","id":"{text}"}}"#)),
+        ] {
+            assert!(matches!(publish(&mut bench, channel, payload.as_bytes()), Reply::Int(_)), "{payload}");
+            let rows = format!("drawbridge:{{{channel}}}:entities");
+            let Reply::Text(row) = call(&bench, &["HGET", &rows, &format!("k{key}")]) else {
+                panic!("{payload}: not kept as {key}")
+            };
+            assert!(row.contains(&payload[1..payload.len() - 1]), "{row}");
+        }
+    }
+}
+
+#[test]
 fn what_nodes_cannot_read_is_refused() {
     let mut bench = listening();
     let nested = |depth: usize| format!("{}{}", "[".repeat(depth), "]".repeat(depth));
@@ -270,7 +339,7 @@ fn what_nodes_would_drop_for_its_size_is_refused() {
 
 /// What stands where JSON has values, some of it nearly.
 fn value() -> impl Strategy<Value = String> {
-    const VALUES: [&str; 44] = [
+    const VALUES: [&str; 49] = [
         "1",
         "-1",
         "0",
@@ -306,6 +375,11 @@ fn value() -> impl Strategy<Value = String> {
         r#""\u0041""#,
         r#""\ud83d\ude00""#,
         r#""\ud800""#,
+        r#""\udc00\ud83d\ud83d\ude00""#,
+        r#""\\ud800""#,
+        r#""\\\uD800\u0041""#,
+        r#""\ud8""#,
+        "1e300",
         r#""\x""#,
         "\"\t\"",
         "\"\u{1}\"",
@@ -318,12 +392,42 @@ fn value() -> impl Strategy<Value = String> {
     ];
     let deep = (55..70usize).prop_map(|depth| format!("{}{}", "[".repeat(depth), "]".repeat(depth)));
     let plain = select(&["1", "2.5", r#""a""#][..]);
-    prop_oneof![9 => select(&VALUES[..]).prop_map(str::to_owned), 1 => deep, 30 => plain.prop_map(str::to_owned)]
+    prop_oneof![
+        9 => select(&VALUES[..]).prop_map(str::to_owned),
+        1 => deep,
+        4 => number(),
+        30 => plain.prop_map(str::to_owned)
+    ]
+}
+
+/// Numbers of every size, as JSON has them.
+fn number() -> impl Strategy<Value = String> {
+    let doubles = any::<f64>().prop_filter("no number of JSON", |double| double.is_finite());
+    prop_oneof![
+        "-?[1-9][0-9]{14,30}",
+        "-?(0|[1-9][0-9]{0,20})(\\.[0-9]{1,20})?([eE][+-]?[0-9]{1,2})?",
+        (-1074..1024i32).prop_map(|power| format!("{:e}", 2f64.powi(power))),
+        doubles.prop_map(|double| format!("{double:?}")),
+    ]
 }
 
 fn member() -> impl Strategy<Value = String> {
-    const NAMES: [&str; 12] =
-        ["event", "data", "key", "tags", "from", "ts", "id", "x", "y", "more", r"\u0065vent", "offset"];
+    const NAMES: [&str; 14] = [
+        "event",
+        "data",
+        "key",
+        "tags",
+        "from",
+        "ts",
+        "id",
+        "x",
+        "y",
+        "more",
+        r"\u0065vent",
+        r"i\u0064",
+        r"i\ud800d",
+        "offset",
+    ];
     (select(&NAMES[..]), value()).prop_map(|(name, value)| format!(r#""{name}":{value}"#))
 }
 

@@ -166,6 +166,18 @@ local function is_lax(payload)
   return bare:find('%z') or bare:find('%.%D') or bare:find('%D%.')
 end
 
+-- What nodes read: an escape of half a surrogate pair, which cjson refuses, means U+FFFD.
+local function mended(payload)
+  if not payload:find('\\u[dD][89a-fA-F]') then
+    return payload
+  end
+  -- What is whole is put out of the way, as bytes that no text has.
+  local text = payload:gsub('\\\\', '\255')
+  text = text:gsub('\\u([dD][89abAB]%x%x)\\u([dD][c-fC-F]%x%x)', '\254u%1\254u%2')
+  text = text:gsub('\\u[dD][89a-fA-F]%x%x', '\\ufffd')
+  return (text:gsub('\254', '\\'):gsub('\255', '\\\\'))
+end
+
 local parsers = {}
 
 -- JSON as nodes read it, at most this deep: whether it is, and its value or what is wrong.
@@ -206,7 +218,8 @@ local function read(class, payload)
   if not is_text(payload) then
     return nil, 'not UTF-8'
   end
-  local known, decoded = parse(payload, MAX_DATA_DEPTH + 1)
+  local text = mended(payload)
+  local known, decoded = parse(text, MAX_DATA_DEPTH + 1)
   if known and payload:find('^%s*{') and is_envelope(class, decoded) then
     return decoded.event, decoded, (payload:gsub('}%s*$', ''))
   end
@@ -214,7 +227,7 @@ local function read(class, payload)
     return nil, 'not a JSON object with a string `event`'
   end
   if known then
-    known, decoded = parse(payload, MAX_DATA_DEPTH)
+    known, decoded = parse(text, MAX_DATA_DEPTH)
   end
   if not known then
     return nil, 'not JSON of at most ' .. MAX_DATA_DEPTH .. ' deep: ' .. tostring(decoded)
@@ -236,32 +249,131 @@ local function find(decoded, path)
   return value
 end
 
--- A number as the text of a key; nothing where a double does not hold it.
-local function decimal(number)
-  if number ~= number or math.abs(number) >= 2 ^ 53 then
-    return nil
+-- Where the string ends that begins here.
+local function end_of_string(text, at)
+  local _, last = text:find('^"[^"\\]*', at)
+  while text:sub(last + 1, last + 1) == '\\' do
+    _, last = text:find('^[^"\\]*', last + 3)
   end
-  if number == math.floor(number) then
-    return string.format('%.0f', number)
+  return last + 1
+end
+
+-- Where the value ends that begins here.
+local function end_of_value(text, at)
+  local first = text:sub(at, at)
+  if first == '"' then
+    return end_of_string(text, at)
   end
-  for digits = 1, 17 do
-    local text = string.format('%.' .. digits .. 'g', number)
-    if tonumber(text) == number then
-      return not text:find('e') and text or nil
+  if first ~= '{' and first ~= '[' then
+    local _, last = text:find('^[^%s,%]}]*', at)
+    return last
+  end
+  local depth = 0
+  repeat
+    at = text:find('["%[{%]}]', at)
+    local sign = text:sub(at, at)
+    if sign == '"' then
+      at = end_of_string(text, at)
+    else
+      depth = depth + ((sign == '{' or sign == '[') and 1 or -1)
+    end
+    at = at + 1
+  until depth == 0
+  return at - 1
+end
+
+-- Whether a name as it is written means this one.
+local function means(written, name)
+  if not written:find('\\', 1, true) then
+    return written == '"' .. name .. '"'
+  end
+  local known, decoded = pcall(cjson.decode, '[' .. written .. ']')
+  return known and decoded[1] == name
+end
+
+-- Where the value of a member begins, in the object that begins here; of duplicates the last counts.
+local function find_member(text, at, name)
+  local found
+  at = text:find('%S', at + 1)
+  while at and text:sub(at, at) == '"' do
+    local ends = end_of_string(text, at)
+    local value = text:find('[^%s:]', ends + 1)
+    if means(text:sub(at, ends), name) then
+      found = value
+    end
+    at = text:find('[^%s,]', end_of_value(text, value) + 1)
+  end
+  return found
+end
+
+-- What `find` has found, as it is written in a text that was parsed before. The text's last brace may be missing.
+local function written_at(text, path)
+  local at = text:find('{', 1, true)
+  for _, step in ipairs(path) do
+    at = find_member(text, at, step)
+  end
+  return text:sub(at, end_of_value(text, at))
+end
+
+-- A decimal fraction with one more in its last place: its digits behind the point, and the power of ten.
+local function one_more(digits, power)
+  local kept = digits:match('^(.-)9*$')
+  if kept == '' then
+    return '1', power + 1
+  end
+  return kept:sub(1, -2) .. string.char(kept:byte(-1) + 1), power
+end
+
+-- The fewest digits that a double reads back as the same, and of those the nearest, without an exponent: as nodes write
+-- it, where `%.17g` writes too many and `%.16g` sometimes another.
+local function shortest(number)
+  local sign, first, others, exponent = string.format('%.40e', number):match('^(%-?)(%d)%.(%d+)e(.+)$')
+  local all, power = first .. others, tonumber(exponent) + 1
+  local function is_same(digits, power_of)
+    return tonumber(sign .. '0.' .. digits .. 'e' .. power_of) == number
+  end
+  for count = 1, 17 do
+    local digits, at = all:sub(1, count), power
+    local more, more_at = one_more(digits, power)
+    local is_below, is_above = is_same(digits, at), is_same(more, more_at)
+    if is_above and not (is_below and all:sub(count + 1, count + 1) < '5') then
+      digits, at, is_below = more, more_at, true
+    end
+    if is_below then
+      if at <= 0 then
+        return sign .. '0.' .. ('0'):rep(-at) .. digits
+      elseif at >= #digits then
+        return sign .. digits .. ('0'):rep(at - #digits)
+      end
+      return sign .. digits:sub(1, at) .. '.' .. digits:sub(at + 1)
     end
   end
 end
 
-local function key_of(class, decoded)
-  local key = class.key and find(decoded, class.key)
+-- A number as the text of a key, as nodes have it: a whole one as it is written, another by the double that it means.
+-- `body` and `path` say where it stands: what is large is not what the double says.
+local function decimal(number, body, path)
+  if math.abs(number) < 2 ^ 53 then
+    return number == math.floor(number) and string.format('%.0f', number) or shortest(number)
+  end
+  local written = written_at(body, path)
+  if math.abs(number) == math.huge or not written:find('[.eE]') then
+    return written
+  end
+  return shortest(number)
+end
+
+local OWN_KEY = { 'key' }
+
+local function key_of(class, decoded, body)
+  local path = class.key or OWN_KEY
+  local key = find(decoded, path)
   if key == nil then
-    key = find(decoded, { 'key' })
+    path = OWN_KEY
+    key = find(decoded, path)
   end
   if type(key) == 'number' then
-    key = decimal(key)
-    if not key then
-      return nil, 'a number that is not exact: write it as a string'
-    end
+    key = decimal(key, body, path)
   end
   if type(key) ~= 'string' then
     return nil, 'missing, or neither a string nor a number'
@@ -300,7 +412,7 @@ local function publish(keys, args)
   if not event then
     return redis.error_reply('BADPAYLOAD the payload is ' .. decoded)
   end
-  local key, problem = key_of(class, decoded)
+  local key, problem = key_of(class, decoded, body)
   if not key then
     return redis.error_reply('BADKEY ' .. class.key_name .. ' is ' .. problem)
   end
