@@ -383,3 +383,22 @@ def test_who_may_not_publish_keeps_nothing(own_redis, start):
     late = start(own_redis).player("late")
     late.subscribe("world:1")
     late.sees("world:1", ["b"])
+
+
+def test_functions_that_redis_has_lost_come_back_without_a_publish(own_redis, start):
+    node = start(own_redis)
+    player = node.player("alice")
+    player.subscribe("world:1")
+    own_redis.client.function_flush()
+
+    def is_taken():
+        try:
+            return fcall(own_redis, "world:1", id="e1", public=True)
+        except Exception as error:
+            assert "Function not found" in str(error)
+            return None
+
+    assert not is_taken()
+    until(is_taken, "the functions are there again", timeout=30)
+    player.sees("world:1", ["e1"])
+    assert not [m for m in player.received if m.type in ("STATUS", "RESYNC")]

@@ -130,6 +130,16 @@ impl Commands {
         Ok(self.ask(&load).await?.map(|_| ()))
     }
 
+    /// Whether Redis says that it has no functions of ours. Does not read them: this is asked again and again.
+    pub(super) async fn lacks_library(&mut self) -> Result<bool, Broken> {
+        let mut list = redis::cmd("FUNCTION");
+        list.arg("LIST").arg("LIBRARYNAME").arg("drawbridge");
+        Ok(self
+            .ask(&list)
+            .await?
+            .is_ok_and(|present| matches!(present, Value::Array(found) if found.is_empty())))
+    }
+
     /// Waits for the end of the connection.
     pub(super) async fn ended(&mut self) -> Broken {
         ended(&mut self.driver, &mut self.probe).await

@@ -11,7 +11,7 @@ use std::time::Duration;
 use drawbridge_engine::io::{PublishFailure, WhenDown};
 use redis::{RedisResult, Value};
 use tokio::sync::watch;
-use tokio::time::timeout;
+use tokio::time::{Instant, MissedTickBehavior, timeout};
 
 use super::commands::{Commands, text, words};
 use super::connect::{Attempts, Broken};
@@ -27,6 +27,8 @@ const PIPELINE_BYTES: usize = 1024 * 1024;
 /// How long publishes that waited go on waiting for the subscriptions to be restored, and how often this is looked at.
 const LINKS_PATIENCE: Duration = Duration::from_secs(2);
 const LINKS_POLL: Duration = Duration::from_millis(5);
+/// How often it is looked whether Redis still has the functions: a service that calls them cannot load them again.
+const LOOK_EVERY: Duration = Duration::from_secs(10);
 /// How long to wait when Redis says that it cannot just now.
 const RETRY_AFTER: Duration = Duration::from_millis(200);
 
@@ -42,8 +44,8 @@ pub(super) struct Publisher {
     meter: Arc<Meter>,
     /// The functions have been looked after once.
     began: bool,
-    /// Redis lets us load them.
-    may_load: bool,
+    /// Why Redis does not let us load them, if it does not.
+    not_loaded: Option<String>,
 }
 
 /// Nothing more is to be done.
@@ -67,7 +69,7 @@ impl Publisher {
             board,
             meter,
             began: false,
-            may_load: true,
+            not_loaded: None,
         }
     }
 
@@ -156,6 +158,8 @@ impl Publisher {
     }
 
     async fn serve(&mut self, stop: &mut Stop, commands: &mut Commands) -> Result<Stopped, Broken> {
+        let mut look = tokio::time::interval_at(Instant::now() + LOOK_EVERY, LOOK_EVERY);
+        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             while let Ok(job) = self.jobs.try_recv() {
                 self.waiting.push_back(job);
@@ -164,14 +168,24 @@ impl Publisher {
                 self.send(stop, commands).await?;
                 continue;
             }
-            tokio::select! {
+            let is_to_look = tokio::select! {
                 job = self.jobs.recv() => match job {
-                    Some(job) => self.waiting.push_back(job),
+                    Some(job) => {
+                        self.waiting.push_back(job);
+                        false
+                    }
                     None => return Ok(Stopped),
                 },
                 broken = commands.ended() => return Err(broken),
+                _ = look.tick() => self.settings.library.is_needed,
                 // From here on nothing comes in, and what is in goes out.
-                _ = stop.wait_for(|stop| *stop), if !self.jobs.is_closed() => self.jobs.close(),
+                _ = stop.wait_for(|stop| *stop), if !self.jobs.is_closed() => {
+                    self.jobs.close();
+                    false
+                }
+            };
+            if is_to_look {
+                self.look_after_library(commands).await?;
             }
         }
     }
@@ -185,7 +199,7 @@ impl Publisher {
         let outcomes = outcomes(commands.query(&pipeline).await?, &counts);
         let functions_are_missing =
             outcomes.iter().any(|outcome| outcome.as_ref().is_err_and(|words| is_missing_function(words)));
-        if functions_are_missing && self.may_load {
+        if functions_are_missing && self.not_loaded.is_none() {
             self.load_library(commands).await?;
         }
         if self.settle(batch, outcomes) {
@@ -223,24 +237,30 @@ impl Publisher {
     /// Sees to it that Redis has the functions. Where it does not let us, what needs them is refused.
     async fn load_library(&mut self, commands: &mut Commands) -> Result<(), Broken> {
         let begins = !std::mem::replace(&mut self.began, true);
-        self.may_load = match commands.load(&self.settings.library, begins).await? {
-            Ok(()) => true,
-            Err(reason) => {
-                if self.settings.library.is_needed {
-                    tracing::error!(reason, "the Redis functions of entity channels cannot be loaded");
-                } else {
-                    tracing::debug!(reason, "the Redis functions cannot be loaded");
-                }
-                false
+        let refused = commands.load(&self.settings.library, begins).await?.err();
+        if let Some(reason) = &refused
+            && self.not_loaded != refused
+        {
+            if self.settings.library.is_needed {
+                tracing::error!(reason, "the Redis functions of entity channels cannot be loaded");
+            } else {
+                tracing::debug!(reason, "the Redis functions cannot be loaded");
             }
-        };
+        }
+        self.not_loaded = refused;
         Ok(())
+    }
+
+    /// Loads the functions where Redis has lost them, though nothing of ours has asked for them since.
+    async fn look_after_library(&mut self, commands: &mut Commands) -> Result<(), Broken> {
+        if commands.lacks_library().await? { self.load_library(commands).await } else { Ok(()) }
     }
 
     /// Answers what was answered. What Redis cannot do just now goes back to the front of the queue, unless
     /// something behind it was done, which it may not follow. Says whether all was answered.
     fn settle(&mut self, batch: Vec<Job>, outcomes: Vec<Result<(), String>>) -> bool {
-        let will_pass = |words: &str| is_passing(words) || (is_missing_function(words) && self.may_load);
+        let will_pass =
+            |words: &str| is_passing(words) || (is_missing_function(words) && self.not_loaded.is_none());
         let passing = |outcome: &Result<(), String>| outcome.as_ref().is_err_and(|words| will_pass(words));
         let redo_from = outcomes.iter().rposition(|outcome| !passing(outcome)).map_or(0, |last| last + 1);
         let mut redo = Vec::new();
