@@ -189,7 +189,7 @@ entity_ttl = "30s"
 hysteresis = 2
 max_radius = 60.5
 area_required = true
-follow = "key == me.player"
+follow = "key == me.player || key in me.units"
 batch = "50ms"
 max_updates = 20
 max_wait = "500ms"
@@ -207,7 +207,7 @@ slow_consumer = "drop_oldest"
     assert_eq!(world.key.as_ref().unwrap().to_string(), "data.id");
     assert_eq!(space.position[1].to_string(), "data.pos.y");
     assert_eq!((space.hysteresis, space.max_radius, space.area_required), (2.0, Some(60.5), true));
-    assert_eq!(space.follow.to_string(), "key == me.player");
+    assert_eq!(space.follow.to_string(), "key == me.player || key in me.units");
     let delivery = Delivery {
         batch_ms: 50,
         conflate: true,

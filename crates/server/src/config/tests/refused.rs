@@ -398,6 +398,10 @@ fn views_that_mean_nothing_are_refused_by_name() {
         ("max_wait = \"10ms\"\nbatch = \"50ms\"", "`channel.max_wait` is shorter than `batch`"),
         ("position = [\"data.x\"]", "`channel.position` has 1 paths, not two"),
         ("position = [\"x\", \"data.y\"]", "`channel.position` is not a path: \"x\""),
+        (
+            "follow = \"data.owner == me.sub\"\nposition = [\"data.x\", \"data.y\"]",
+            "`channel.follow`: `data` is not known in this place",
+        ),
         ("key = \"id\"", "`channel.key` is not a path"),
         ("kind = \"entities\"", "`channel.kind` is not known: \"entities\"; did you mean \"entity\"?"),
         ("kind = \"entity\"\nforward = \"actions\"", "`channel.forward` does not go with kind = \"entity\""),
