@@ -190,6 +190,19 @@ def test_the_nearest_come_first_and_nobody_waits_for_ever(start, redis):
     assert near > 2 * far, counts
 
 
+def test_no_more_updates_leave_in_a_window_though_they_are_more_bytes_than_a_turn_writes(start, redis):
+    channel = batched(batch="200ms", max_updates=100, max_wait="30s", conflate=True, key="data.id")
+    player = start(redis, channel=[channel]).player("alice")
+    player.subscribe("fast:1")
+    burst(redis, "fast:1", [{"id": n, "text": "x" * 2000} for n in range(400)])
+    told = lambda: [m for m in player.received if m.type == "EVENT"]
+    until(lambda: player.read_for(0.02) or told(), "some are told", timeout=10)
+    player.read_for(0.05)
+    # The burst may lie on the edge of two windows.
+    assert len(told()) <= 200
+    until(lambda: player.read_for(0.05) or len(told()) == 400, "all are told", timeout=30)
+
+
 # slow readers
 
 

@@ -155,6 +155,18 @@ def test_an_unsubscribe_does_not_overtake_a_publish(start, redis, broker, name):
         assert order.index("EVENT") < order.index("CHANNEL_UNSUBSCRIBED")
 
 
+def test_a_publish_behind_an_unsubscribe_that_waits_is_not_heard(node):
+    player = node.player()
+    for round in range(10):
+        player.subscribe("chat:*")
+        messages = [{"type": "PUBLISH_EVENT", "channel": "chat:1", "event": "e", "data": [round, 1]}]
+        messages.append({"type": "CHANNEL_UNSUBSCRIBE", "id": f"u{round}", "channel": "chat:*"})
+        messages += [{"type": "PUBLISH_EVENT", "id": f"p{round}-{n}", "channel": "chat:1", "event": "e", "data": [round, n]} for n in (2, 3)]
+        player.send(messages)
+        player.expect("EVENT_PUBLISHED", id=f"p{round}-3")
+    assert [m["data"] for m in player.received if m.type == "EVENT"] == [[round, 1] for round in range(10)]
+
+
 def test_an_unsubscribe_waits_for_no_redis_that_is_away(own_redis, start, proxy):
     link = proxy(own_redis.port)
     player = start(f"redis://127.0.0.1:{link.port}").player()

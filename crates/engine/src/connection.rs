@@ -1,6 +1,7 @@
 //! One connection's own state: who it is, how far it has come, what it is subscribed to, and what waits for it.
 //! What happens to it is decided in [`crate::engine`] and its neighbours.
 
+use std::collections::VecDeque;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -43,6 +44,8 @@ pub(crate) struct Connection {
     pub(crate) feed_bytes: usize,
     /// The feeds of streams, by class; those of entity channels are held by their subscribers.
     pub(crate) streams: Vec<(Option<ClassId>, Box<Feed>)>,
+    /// Of classes with `max_updates`: how many updates were told in the last window.
+    pub(crate) updates: Vec<Updates>,
     /// What services have narrowed of its views.
     pub(crate) narrowed: Narrowed,
     pub(crate) dirty: bool,
@@ -61,8 +64,8 @@ pub(crate) struct Connection {
     pub(crate) bytes: Bucket,
     pub(crate) subscribes: Bucket,
     pub(crate) publishes: Vec<(ClassId, Bucket)>,
-    /// Its publishes whose answer is out, or whose event may still be on its way here; with the channel.
-    pub(crate) publishing: Vec<(Ticket, Arc<str>)>,
+    /// What it publishes; `None` for who never did.
+    pub(crate) publishing: Option<Box<Publishing>>,
     /// When it connected, was due to, or must next be looked at; all monotonic milliseconds.
     pub(crate) deadlines: Deadlines,
 }
@@ -199,6 +202,24 @@ impl Narrowed {
     }
 }
 
+/// How many updates of a class a connection was told in a window.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Updates {
+    pub(crate) class: Option<ClassId>,
+    /// Counts windows of the class since the clock's start.
+    pub(crate) window: u64,
+    pub(crate) count: u32,
+}
+
+/// What a connection has published, as long as it may not have come back.
+#[derive(Debug, Default)]
+pub(crate) struct Publishing {
+    /// Publishes whose answer is out, and fences behind their events; with the channel.
+    pub(crate) in_flight: VecDeque<(Ticket, Arc<str>)>,
+    /// Channels of the last that were answered: their events may still be on their way here.
+    pub(crate) answered: Vec<Arc<str>>,
+}
+
 /// One subscription of a connection.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Subscription {
@@ -266,6 +287,7 @@ impl Connection {
             feeds: Vec::new(),
             feed_bytes: 0,
             streams: Vec::new(),
+            updates: Vec::new(),
             narrowed: Narrowed::default(),
             dirty: false,
             blocked: false,
@@ -278,7 +300,7 @@ impl Connection {
             bytes: Bucket::default(),
             subscribes: Bucket::default(),
             publishes: Vec::new(),
-            publishing: Vec::new(),
+            publishing: None,
             deadlines,
         }
     }

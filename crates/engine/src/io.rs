@@ -380,7 +380,7 @@ pub type PlayerViews = Arc<[(Arc<str>, Arc<str>)]>;
 pub struct HeldLink {
     /// Which link.
     pub link: usize,
-    /// Counts its breaks, so that late answers miss the next one.
+    /// Counts how often the shards were asked, so that late answers miss the next time.
     pub round: u64,
 }
 

@@ -138,6 +138,8 @@ impl Engine {
         waiters.retain(|waiter| !matches!(waiter.reply, Reply::Resync));
         let subscribers: Vec<ConnId> = target.subscribers.iter().map(|subscriber| subscriber.conn).collect();
         for conn in &subscribers {
+            // What came before is told, also where it comes by a pattern from now on.
+            self.flush_target(*conn, id);
             self.leave_target(*conn, id);
         }
         self.targets.remove(id);

@@ -385,7 +385,7 @@ impl Connection {
     fn queue(&mut self, frame: Frame, bound: usize, dirty: &mut Vec<ConnId>) -> bool {
         self.put(frame);
         if self.blocked {
-            return self.is_over(bound);
+            return self.pending_bytes + self.feed_bytes > bound;
         }
         self.mark_dirty(dirty);
         false

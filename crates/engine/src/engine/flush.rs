@@ -14,7 +14,7 @@ use super::deliver::{delivery_of, event_frame};
 use crate::area::Shape;
 use crate::audience::AudienceId;
 use crate::class::{ClassId, Delivery};
-use crate::connection::Connection;
+use crate::connection::{Connection, Updates};
 use crate::feed::{Due, Feed, FeedId, Kind, Snapshot, SnapshotState};
 use crate::io::{ConnId, Publication};
 use crate::settings::Settings;
@@ -34,15 +34,6 @@ pub(super) fn flush_bytes(bound: usize) -> usize {
 /// Entities in one `VIEW_ENTER`, and keys in one `VIEW_LEAVE`.
 const MAX_ENTITIES: usize = 512;
 
-/// Which feeds leave.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Which {
-    /// Those whose time has come.
-    Due,
-    /// All of them.
-    All,
-}
-
 /// What making dues into frames needs of the engine, beside the connection in hand.
 struct Leaving<'e> {
     now_ms: u64,
@@ -55,8 +46,6 @@ struct Leaving<'e> {
     /// What leaves in arrays, and about how many bytes that is.
     together: Vec<Message>,
     bytes: usize,
-    /// How many updates of a class have left.
-    updates: SmallVec<[(Option<ClassId>, u32); 2]>,
 }
 
 macro_rules! leaving {
@@ -70,29 +59,31 @@ macro_rules! leaving {
             compressor: &mut $engine.compressor,
             together: Vec::new(),
             bytes: 0,
-            updates: SmallVec::new(),
         }
     };
 }
 
 impl Engine {
-    /// Makes what is due to a connection now into frames; it is looked at again where more is due than fits.
-    pub(super) fn flush_due(&mut self, id: ConnId) {
-        self.flush_feeds(id, Which::Due);
-    }
-
-    /// As [`Engine::flush_due`], whatever the windows say: the connection is about to be closed.
+    /// All that is due to a connection becomes frames, whatever the windows say: it is about to be closed. What is in view
+    /// and still to be told is left out.
     pub(super) fn flush_all(&mut self, id: ConnId) {
-        if self.connections.get(id).is_some_and(|conn| !conn.blocked) {
-            self.flush_feeds(id, Which::All);
+        let Some(conn) = self.connections.get(id).filter(|conn| !conn.blocked) else { return };
+        for feed in conn.feeds.clone() {
+            match feed {
+                FeedId::Table(target) => self.flush_target(id, target),
+                FeedId::Stream(_) => self.flush_whole(id, feed),
+            }
         }
     }
 
-    fn flush_feeds(&mut self, id: ConnId, which: Which) {
+    /// Makes what is due to a connection now into frames; it is looked at again where more is due than fits.
+    pub(super) fn flush_due(&mut self, id: ConnId) {
         let Some(conn) = self.connections.get_mut(id) else { return };
         if conn.feeds.is_empty() {
             return;
         }
+        // More waits than may, and it reads: what is chosen in a window does not matter then.
+        let chosen = conn.pending_bytes + conn.feed_bytes <= self.settings.outbound_bytes;
         let now_ms = self.now.mono_ms;
         let mut leaving = leaving!(self);
         let mut next_ms = 0;
@@ -100,13 +91,13 @@ impl Engine {
         let (mut kept, mut served) = (Vec::new(), Vec::new());
         let mut more = false;
         for feed in std::mem::take(&mut conn.feeds) {
-            let (left, list) = if which == Which::Due && leaving.due_at(conn, feed) > now_ms {
+            let (left, list) = if leaving.due_at(conn, feed) > now_ms {
                 (Left::Waits, &mut kept)
-            } else if conn.pending_bytes + leaving.bytes >= leaving.max_bytes && which == Which::Due {
+            } else if conn.pending_bytes + leaving.bytes >= leaving.max_bytes {
                 (Left::More, &mut kept)
             } else {
                 let before = conn.pending_bytes + leaving.bytes;
-                let left = leaving.feed(conn, feed, true);
+                let left = leaving.feed(conn, feed, chosen);
                 let has_had = conn.pending_bytes + leaving.bytes > before;
                 (left, if has_had { &mut served } else { &mut kept })
             };
@@ -242,7 +233,7 @@ impl Leaving<'_> {
     fn stream(&mut self, conn: &mut Connection, class: Option<ClassId>, chosen: bool) -> Left {
         let Some(at) = conn.streams.iter().position(|(of, _)| *of == class) else { return Left::Nothing };
         let (_, mut feed) = conn.streams.swap_remove(at);
-        let (bytes, delivery) = (feed.bytes(), self.delivery(class, chosen));
+        let (bytes, delivery) = (feed.bytes(), self.delivery(conn, class, chosen));
         let mut messages: Vec<Message> = Vec::new();
         for (target, offset) in std::mem::take(&mut feed.gaps) {
             if let Some(target) = self.targets.get(target) {
@@ -251,7 +242,7 @@ impl Leaving<'_> {
             }
         }
         let (dues, more) = feed.take(self.now_ms, &delivery, None, self.max_bytes);
-        self.count(class, &dues);
+        self.count(conn, class, &delivery, &dues);
         messages.extend(dues.into_iter().map(|due| Message::Event(due.publication)));
         self.put(conn, messages, &delivery);
         conn.feed_bytes = conn.feed_bytes + feed.bytes() - bytes;
@@ -266,7 +257,7 @@ impl Leaving<'_> {
     fn table(&mut self, conn: &mut Connection, target_id: TargetId, chosen: bool) -> Left {
         let slot = conn.subscription(target_id).map(|subscription| subscription.slot as usize);
         let class = self.targets.get(target_id).and_then(|target| target.class);
-        let delivery = self.delivery(class, chosen);
+        let delivery = self.delivery(conn, class, chosen);
         let (Some(slot), Some(target)) = (slot, self.targets.get_mut(target_id)) else {
             return Left::Nothing;
         };
@@ -291,7 +282,7 @@ impl Leaving<'_> {
             let (dues, rest) = feed.take(self.now_ms, &delivery, eye, self.max_bytes);
             more = rest;
             let messages = messages(conn.encoding, &target.subject.name, &dues, self.stats);
-            self.count(class, &dues);
+            self.count(conn, class, &delivery, &dues);
             self.put(conn, messages, &delivery);
         }
         conn.feed_bytes = conn.feed_bytes + feed.bytes() - bytes;
@@ -307,21 +298,34 @@ impl Leaving<'_> {
     }
 
     /// How events of a class leave; `chosen`: of the updates that it allows in a window, what is left of them.
-    fn delivery(&self, class: Option<ClassId>, chosen: bool) -> Delivery {
+    fn delivery(&self, conn: &Connection, class: Option<ClassId>, chosen: bool) -> Delivery {
         let delivery = delivery_of(self.settings, class);
-        let left = self.updates.iter().find(|(of, _)| *of == class).map_or(0, |(_, updates)| *updates);
-        let max_updates = delivery.max_updates.filter(|_| chosen).map(|max| max.saturating_sub(left));
+        let window = self.window(&delivery);
+        let told = conn.updates.iter().find(|updates| (updates.class, updates.window) == (class, window));
+        let told = told.map_or(0, |updates| updates.count);
+        let max_updates = delivery.max_updates.filter(|_| chosen).map(|max| max.saturating_sub(told));
         Delivery { max_updates, ..delivery }
     }
 
+    fn window(&self, delivery: &Delivery) -> u64 {
+        self.now_ms / delivery.batch_ms.max(1)
+    }
+
     /// Counts what leaves.
-    fn count(&mut self, class: Option<ClassId>, dues: &[Due]) {
-        let updates = dues.iter().filter(|due| due.is_update()).count() as u32;
-        match self.updates.iter_mut().find(|(of, _)| *of == class) {
-            Some((_, count)) => *count += updates,
-            None => self.updates.push((class, updates)),
+    fn count(&mut self, conn: &mut Connection, class: Option<ClassId>, delivery: &Delivery, dues: &[Due]) {
+        if delivery.batch_ms > 0 {
+            self.bytes += dues.iter().map(Due::bytes).sum::<usize>();
         }
-        self.bytes += dues.iter().map(Due::bytes).sum::<usize>();
+        if delivery_of(self.settings, class).max_updates.is_none() {
+            return;
+        }
+        let window = self.window(delivery);
+        let told = dues.iter().filter(|due| due.is_update()).count() as u32;
+        match conn.updates.iter_mut().find(|updates| updates.class == class) {
+            Some(updates) if updates.window == window => updates.count += told,
+            Some(updates) => *updates = Updates { class, window, count: told },
+            None => conn.updates.push(Updates { class, window, count: told }),
+        }
     }
 
     /// Lines messages up: those of a class with a window leave in arrays, whatever channels they are of.

@@ -248,6 +248,10 @@ impl Engine {
 
     /// Takes a connection out of every table. Nothing of it stays but publishes on their way.
     fn forget(&mut self, id: ConnId, code: u16, reason: &str) -> Option<Box<Connection>> {
+        // All at once: what is due is of no use to it, and would be looked through for each subscription.
+        let conn = self.connections.get_mut(id)?;
+        let due: usize = conn.streams.drain(..).map(|(_, feed)| feed.bytes()).sum();
+        conn.feed_bytes -= due;
         while let Some(subscription) = self.connections.get(id)?.subscriptions.last() {
             self.drop_subscription(id, subscription.target);
         }

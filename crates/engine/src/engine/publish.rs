@@ -1,5 +1,6 @@
 //! A client's publish (contract §4): judged, handed to the broker, and acknowledged when Redis has it.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -8,12 +9,17 @@ use drawbridge_protocol::template::Params;
 use drawbridge_protocol::{ErrorCode, ErrorMessage, Publish, RequestId, ServerMessage, channel};
 
 use super::Engine;
+use super::requests::covers;
 use crate::class::{Class, KeyError, REMOVE_EVENT};
+use crate::connection::Publishing;
 use crate::io::{
     BrokerCommand, BrokerStatus, Commit, ConnId, Output, PublishFailure, Sender, Ticket, WhenDown,
 };
 use crate::path::Path;
 use crate::permissions;
+
+/// Of so many channels a connection is remembered to have published on them.
+const MAX_PUBLISHED: usize = 8;
 
 /// A publish whose answer is out.
 #[derive(Debug)]
@@ -32,7 +38,7 @@ impl Engine {
                 let (ticket, channel) =
                     (Ticket(self.next_ticket), Arc::<str>::from(publish.channel.as_str()));
                 if let Some(conn) = self.connections.get_mut(id) {
-                    conn.publishing.push((ticket, channel.clone()));
+                    conn.publishing.get_or_insert_default().in_flight.push_back((ticket, channel.clone()));
                 }
                 let in_flight = InFlight { conn: id, request, channel, is_answered: false };
                 self.tickets.insert(ticket, in_flight);
@@ -171,20 +177,50 @@ impl Engine {
         Some(BrokerCommand::Commit { ticket, channel, commit, when_down })
     }
 
-    /// What waits behind a publish goes on when its event has come, too: an unsubscribe does not overtake it.
+    /// A publish or a fence was answered. Behind a publish its event is still to come.
     fn settled(&mut self, ticket: Ticket, in_flight: &InFlight) {
         let Some(conn) = self.connections.get_mut(in_flight.conn) else { return };
-        conn.publishing.retain(|(other, _)| *other != ticket);
-        if conn.publishing.is_empty() {
-            conn.publishing = Vec::new();
+        let (waits, channel) = (conn.deferred.is_some(), &in_flight.channel);
+        let Some(Publishing { in_flight: all, answered }) = conn.publishing.as_deref_mut() else { return };
+        // Answers come in order, but for those of different kinds.
+        if let Some(at) = all.iter().position(|(other, _)| *other == ticket) {
+            all.remove(at);
         }
-        if conn.deferred.is_none() || in_flight.is_answered {
+        if all.is_empty() {
+            *all = VecDeque::new();
+        }
+        if in_flight.is_answered {
             return;
         }
+        if waits {
+            self.fence(in_flight.conn, channel.clone());
+        } else if !answered.contains(channel) {
+            if answered.len() >= MAX_PUBLISHED {
+                answered.remove(0);
+            }
+            answered.push(channel.clone());
+        }
+    }
+
+    /// Before a subscription to this name ends, what its connection published is to have come.
+    pub(super) fn fence_published(&mut self, id: ConnId, name: &str) {
+        let publishing = self.connections.get_mut(id).and_then(|conn| conn.publishing.as_deref_mut());
+        let Some(Publishing { answered, .. }) = publishing else { return };
+        let pattern = channel::is_pattern(name);
+        let (to_come, others): (Vec<_>, Vec<_>) =
+            std::mem::take(answered).into_iter().partition(|channel| covers(name, pattern, channel));
+        *answered = others;
+        for channel in to_come {
+            self.fence(id, channel);
+        }
+    }
+
+    fn fence(&mut self, id: ConnId, channel: Arc<str>) {
+        let Some(conn) = self.connections.get_mut(id) else { return };
         self.next_ticket += 1;
-        let (ticket, channel) = (Ticket(self.next_ticket), in_flight.channel.clone());
-        conn.publishing.push((ticket, channel.clone()));
-        let fence = InFlight { conn: conn.id, request: None, channel: channel.clone(), is_answered: true };
+        let ticket = Ticket(self.next_ticket);
+        conn.publishing.get_or_insert_default().in_flight.push_back((ticket, channel.clone()));
+        let fence = InFlight { conn: id, request: None, channel: channel.clone(), is_answered: true };
         self.tickets.insert(ticket, fence);
         self.outputs.push_back(Output::Broker(BrokerCommand::Fence { ticket, channel }));
     }

@@ -136,6 +136,11 @@ impl Engine {
         if !self.within_limits(id, request.id.as_ref(), verdict) {
             return;
         }
+        if let ClientMessage::Unsubscribe { channel } = &request.message
+            && self.status == BrokerStatus::Ok
+        {
+            self.fence_published(id, channel);
+        }
         let Some(conn) = self.connections.get(id) else { return };
         let earlier = conn.deferred.as_ref().map_or(&[][..], |deferred| deferred.requests.as_slice());
         if self.must_wait(conn, &request.message, earlier) {
@@ -203,7 +208,15 @@ impl Engine {
             | ClientMessage::FilterUpdate(_) => behind || self.has_pending(conn, |name, _| name == channel),
             ClientMessage::Publish(_) if self.refuses_now(channel) => false,
             ClientMessage::Publish(_) => {
-                behind || self.has_pending(conn, |name, pattern| covers(name, pattern, channel))
+                let ends = |waiting: &Waiting| match &waiting.request.message {
+                    ClientMessage::Unsubscribe { channel: name } => {
+                        covers(name, channel::is_pattern(name), channel)
+                    }
+                    _ => false,
+                };
+                behind
+                    || earlier.iter().any(ends)
+                    || self.has_pending(conn, |name, pattern| covers(name, pattern, channel))
             }
             _ => behind,
         }
@@ -343,10 +356,11 @@ fn channel_of(message: &ClientMessage) -> Option<&str> {
 /// Whether the connection has published something that a subscription to this name hears, and that may not have come.
 fn publishes(conn: &Connection, name: &str) -> bool {
     let pattern = channel::is_pattern(name);
-    conn.publishing.iter().any(|(_, channel)| covers(name, pattern, channel))
+    let mut in_flight = conn.publishing.iter().flat_map(|publishing| &publishing.in_flight);
+    in_flight.any(|(_, channel)| covers(name, pattern, channel))
 }
 
 /// Whether a subscription to this name hears this real channel.
-fn covers(name: &str, pattern: bool, channel: &str) -> bool {
+pub(super) fn covers(name: &str, pattern: bool, channel: &str) -> bool {
     if pattern { glob::glob_matches(name, channel) } else { name == channel }
 }

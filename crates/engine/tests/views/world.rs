@@ -537,6 +537,7 @@ impl World {
     fn cut_a_link(&mut self) {
         let node = self.dice.roll(NODES);
         if self.redis.links[node].up {
+            self.nodes[node].unaware.clear();
             for push in self.redis.cut(node) {
                 if let Push::Fence { shard, ticket } = push {
                     self.fenced(node, shard, ticket);

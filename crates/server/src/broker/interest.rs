@@ -99,6 +99,10 @@ impl Interest {
 
     /// Tells the hub one thing and passes on what it says.
     pub(super) fn handle(&mut self, input: HubInput<'_>) {
+        if matches!(input, HubInput::LinkDown) {
+            // What they say of this round is of no use for the next.
+            self.unaware = ShardSet::default();
+        }
         self.hub.handle(self.now_ms, input);
         while let Some(output) = self.hub.poll_output() {
             match output {
@@ -208,5 +212,78 @@ pub(super) async fn until(due: Option<Instant>) {
     match due {
         Some(due) => tokio::time::sleep_until(due.into()).await,
         None => std::future::pending().await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use drawbridge_engine::class::Classes;
+    use drawbridge_engine::settings::Reserved;
+
+    use super::super::herald::CommandChannels;
+    use super::super::queue::{ShardInbox, shard_queue};
+    use super::super::routes::Routes;
+    use super::*;
+
+    const SHARD: ShardId = ShardId(0);
+
+    fn interest() -> (Interest, ShardInbox) {
+        let ((shard, inbox), (node, _)) = (shard_queue(1 << 20), shard_queue(1 << 20));
+        let epoch = "e".into();
+        let (classes, reserved) = (Arc::new(Classes::default()), Reserved::new("drawbridge:"));
+        let channels = CommandChannels::new("drawbridge:", false);
+        let routes = Arc::new(Routes::new(1, &classes, &reserved, channels.nodes.clone()));
+        let herald = Herald { link: 0, channels, routes, meter: Arc::default(), failures: Sparse::default() };
+        let outlet = Outlet::new(vec![shard], node, &epoch);
+        let settings = HubSettings { epoch, linger_ms: 0, external_bytes: 1 << 20, classes, reserved };
+        (Interest::new(settings, outlet, herald), inbox)
+    }
+
+    /// What the link is to subscribe to.
+    fn asked(interest: &mut Interest) -> Vec<String> {
+        let subjects = |command| match command {
+            LinkCommand::Subscribe(subjects) | LinkCommand::Unsubscribe(subjects) => subjects,
+        };
+        interest.commands.drain(..).flat_map(subjects).map(|subject| subject.name.to_string()).collect()
+    }
+
+    fn held(inbox: &mut ShardInbox) -> Option<HeldLink> {
+        let mut last = None;
+        while let Some(event) = inbox.try_recv() {
+            if let BrokerEvent::ViewsStale { held, dropped: false } = event {
+                last = held;
+            }
+        }
+        last
+    }
+
+    /// A shard's answer that comes when the link has broken again lets nothing go: more may have been missed since.
+    #[test]
+    fn a_late_answer_does_not_let_go_of_the_next_break() {
+        let (mut interest, mut inbox) = interest();
+        let (nodes, room) = (Subject::channel("drawbridge:nodes"), Subject::channel("room:1"));
+        interest.order(Order::Want(ShardId::NODE, nodes.clone()));
+        interest.order(Order::Want(SHARD, room.clone()));
+        interest.handle(HubInput::LinkUp);
+        interest.handle(HubInput::Subscribed(&nodes));
+        interest.handle(HubInput::Subscribed(&room));
+        let break_and_return = |interest: &mut Interest| {
+            interest.handle(HubInput::LinkDown);
+            interest.commands.clear();
+        };
+        break_and_return(&mut interest);
+        interest.handle(HubInput::LinkUp);
+        interest.handle(HubInput::Subscribed(&nodes));
+        let first = held(&mut inbox).expect("the shard is asked");
+        break_and_return(&mut interest);
+        interest.order(Order::ViewsKnown(SHARD, first));
+        interest.handle(HubInput::LinkUp);
+        assert_eq!(asked(&mut interest), ["drawbridge:nodes"]);
+        interest.handle(HubInput::Subscribed(&nodes));
+        let second = held(&mut inbox).expect("the shard is asked again");
+        interest.order(Order::ViewsKnown(SHARD, first));
+        assert_eq!(asked(&mut interest), [""; 0]);
+        interest.order(Order::ViewsKnown(SHARD, second));
+        assert_eq!(asked(&mut interest), ["room:1"]);
     }
 }

@@ -84,16 +84,16 @@ pub(super) async fn run(
             alarm.as_mut().reset(at.into());
         }
         armed = deadline;
-        // Whichever it is, the others are looked at below.
+        // Whichever of these it is, the others are looked at below; but not the time.
         let woken = tokio::select! {
             biased;
+            () = alarm.as_mut(), if armed.is_some() => Woken::Due,
             Some(event) = events.recv() => Woken::Event(event),
             received = mail.recv() => match received {
                 Some(received) => Woken::Mail(received),
                 None => return,
             },
             () = given.as_mut() => Woken::Given,
-            () = alarm.as_mut(), if armed.is_some() => Woken::Due,
         };
         shard.read_clocks();
         match woken {
