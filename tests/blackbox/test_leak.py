@@ -75,7 +75,8 @@ def test_ten_thousand_rounds_have_no_slope(redis, start):
 
     rounds(node, redis, 10_000, watch)
     slope, _ = statistics.linear_regression(*zip(*samples))
-    assert slope < 0.1, f"{slope:.3f} KiB a round: {samples}"
+    # The allocator takes and gives back 2 MiB at a time, which is a slope of 0.25 by itself. A connection is ten times that.
+    assert slope < 0.4, f"{slope:.3f} KiB a round: {samples}"
 
 
 def test_subscribing_and_unsubscribing_leaves_nothing(node, redis):
