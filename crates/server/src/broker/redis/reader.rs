@@ -62,6 +62,7 @@ impl Reader {
             Reads::Views => "reader of views",
         };
         let mut attempts = Attempts::new(name.into(), &self.settings);
+        let mut has_failed = false;
         loop {
             let is_asked = match reads {
                 Reads::Tables => self.questions.tables.len() > 0,
@@ -77,10 +78,14 @@ impl Reader {
             }
             let broken = match Commands::open(self.settings.clone()).await {
                 Err(broken) => {
-                    self.board.set(part, false);
+                    // Once may be chance, and the next attempt comes at once: players are not told of that.
+                    if std::mem::replace(&mut has_failed, true) {
+                        self.board.set(part, false);
+                    }
                     broken
                 }
                 Ok(mut commands) => {
+                    has_failed = false;
                     attempts.up();
                     self.board.set(part, true);
                     loop {
