@@ -203,14 +203,9 @@ impl Area {
 /// Where the value of a field begins; of duplicate names the last counts.
 fn place_of(json: &str, field: &str) -> Option<usize> {
     let mut reader = Reader::new(json);
-    let mut place = None;
     reader.next().ok()?;
-    while let Some((name, value)) = reader.member().ok()? {
-        if name.decode() == field {
-            place = Some(value.at);
-        }
-    }
-    place
+    let [value] = reader.members(&[field]).ok()?;
+    value.map(|value| value.at)
 }
 
 fn number(fields: &Map<String, Value>, name: &'static str) -> Result<f64, Fault> {

@@ -185,6 +185,16 @@ pub struct Delivery {
 }
 
 impl Delivery {
+    /// Which window of the class it is now. All connections' windows end together: one wake-up serves them all.
+    pub(crate) fn window(&self, now_ms: u64) -> u64 {
+        now_ms / self.batch_ms.max(1)
+    }
+
+    /// When the window of now ends, in monotonic milliseconds.
+    pub(crate) fn window_end_ms(&self, now_ms: u64) -> u64 {
+        (self.window(now_ms) + 1) * self.batch_ms.max(1)
+    }
+
     /// Whether events may be written as they come: nothing has to be held back, merged or given up for them.
     pub fn is_immediate(&self) -> bool {
         self.batch_ms == 0 && !self.conflate && self.slow_consumer == SlowConsumer::Disconnect

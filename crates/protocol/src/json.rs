@@ -257,6 +257,22 @@ impl<'a> Reader<'a> {
         }
     }
 
+    /// What is left of the object that was entered: its members by these names, as they stand there. Of duplicates the last
+    /// counts; others are not looked at.
+    pub fn members<const N: usize>(
+        &mut self,
+        names: &[&str; N],
+    ) -> Result<[Option<Value<'a>>; N], SyntaxError> {
+        let mut found = [None; N];
+        while let Some((name, value)) = self.member()? {
+            let name = name.decode();
+            if let Some(at) = names.iter().position(|wanted| *wanted == name) {
+                found[at] = Some(value);
+            }
+        }
+        Ok(found)
+    }
+
     /// Checks that the document is over.
     pub fn end(&mut self) -> Result<(), SyntaxError> {
         self.skip_white_space();

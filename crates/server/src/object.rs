@@ -23,13 +23,7 @@ pub(crate) fn members<'a, const N: usize>(
             return Err(format!("expected an object, not {}", value.kind.with_article()));
         }
     }
-    let mut found = [None; N];
-    while let Some((name, value)) = reader.member().map_err(not_json)? {
-        let name = name.decode();
-        if let Some(at) = names.iter().position(|wanted| *wanted == name) {
-            found[at] = Some(value);
-        }
-    }
+    let found = reader.members(&names).map_err(not_json)?;
     reader.end().map_err(not_json)?;
     Ok(found)
 }

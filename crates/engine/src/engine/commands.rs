@@ -40,7 +40,7 @@ impl Engine {
         if !full {
             self.add_subscription(id, &subject, Origin::Server, None, None, reply);
         } else if matches!(reply, Reply::Server) {
-            let text = format!("a connection may hold {} subscriptions", self.settings.subscriptions);
+            let text = self.too_many_subscriptions();
             let error = ErrorMessage::new(ErrorCode::LimitExceeded, &text);
             self.send_error(id, ErrorMessage { channel: Some(channel), ..error });
         }

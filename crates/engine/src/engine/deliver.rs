@@ -9,7 +9,7 @@ use std::sync::Arc;
 use drawbridge_protocol::websocket::Compressor;
 use drawbridge_protocol::{CloseCode, Frame};
 
-use super::flush::{flush_bytes, table_feed};
+use super::flush::{feed_of, flush_bytes};
 use super::{Connections, Engine};
 use crate::class::{ClassId, Delivery, SlowConsumer};
 use crate::connection::Connection;
@@ -129,8 +129,7 @@ impl Engine {
         // A table that its client keeps is told by its own subscription alone.
         let has_world = |id: &TargetId| self.targets.get(*id).is_some_and(|target| target.world.is_some());
         let table = exact.filter(has_world);
-        let delivery = class.map(|class| class.delivery).unwrap_or_default();
-        let by = By { target: id, class: class_id, delivery };
+        let by = By { target: id, class: class_id, delivery: delivery_of(&self.settings, class_id) };
         let Some(target) = self.targets.get_mut(id) else { return };
         let scope = EventScope::of(publication);
         let mut slots: Vec<u32> = Vec::new();
@@ -221,19 +220,16 @@ impl Engine {
             }
         }
         loop {
-            let Some(conn) = self.connections.get(id) else { return true };
+            let Some(conn) = self.connections.get_mut(id) else { return true };
             let waits = conn.pending_bytes + conn.feed_bytes;
             if waits <= bound {
                 return true;
             }
-            let mut largest = None;
-            for feed in may_lose.iter().copied() {
-                let bytes = self.shrink(id, feed, |_| {});
-                if largest.is_none_or(|(most, _)| bytes > most) {
-                    largest = Some((bytes, feed));
-                }
-            }
-            let Some((_, largest)) = largest.filter(|(bytes, _)| *bytes > 0) else { return !is_strict };
+            let mut bytes = |feed| feed_of(conn, &mut self.targets, feed).map_or(0, |feed| feed.bytes());
+            // Of the largest the first.
+            let sizes = may_lose.iter().rev().map(|feed| (bytes(*feed), *feed));
+            let largest = sizes.filter(|(bytes, _)| *bytes > 0).max_by_key(|(bytes, _)| *bytes);
+            let Some((_, largest)) = largest else { return !is_strict };
             // Some more, so that not every event behind it has to make room.
             self.give_up(id, largest, waits - bound + bound / 8);
         }
@@ -258,19 +254,14 @@ impl Engine {
         delivery_of(&self.settings, class).slow_consumer
     }
 
-    /// Lets a feed give something up; gives what it holds then, in bytes.
-    fn shrink(&mut self, id: ConnId, feed: FeedId, change: impl FnOnce(&mut Feed)) -> usize {
-        let Some(conn) = self.connections.get_mut(id) else { return 0 };
-        let of = match feed {
-            FeedId::Stream(class) => conn.stream(class),
-            FeedId::Table(id) => self.targets.get_mut(id).and_then(|target| table_feed(conn, target, id)),
-        };
-        let Some(of) = of else { return 0 };
+    /// Lets a feed merge or give up something.
+    pub(super) fn shrink(&mut self, id: ConnId, feed: FeedId, change: impl FnOnce(&mut Feed)) {
+        let Some(conn) = self.connections.get_mut(id) else { return };
+        let Some(of) = feed_of(conn, &mut self.targets, feed) else { return };
         let before = of.bytes();
         change(of);
         let now = of.bytes();
         conn.feed_bytes = conn.feed_bytes + now - before;
-        now
     }
 
     pub(super) fn writable(&mut self, id: ConnId) {
@@ -367,11 +358,7 @@ fn schedule(
     }
     feed.queued = true;
     conn.feeds.push(id);
-    // All connections' windows end together: one wake-up serves them all.
-    feed.flush_at_ms = match delivery.batch_ms {
-        0 => 0,
-        window => (now_ms / window + 1) * window,
-    };
+    feed.flush_at_ms = if delivery.batch_ms == 0 { 0 } else { delivery.window_end_ms(now_ms) };
     if feed.flush_at_ms == 0 {
         conn.mark_dirty(dirty);
     } else if conn.deadlines.flush_ms == 0 || feed.flush_at_ms < conn.deadlines.flush_ms {
@@ -417,7 +404,7 @@ pub(super) fn event_frame(
 }
 
 /// How events of a class leave.
-pub(super) fn delivery_of(settings: &Settings, class: Option<crate::class::ClassId>) -> Delivery {
+pub(super) fn delivery_of(settings: &Settings, class: Option<ClassId>) -> Delivery {
     class.and_then(|id| settings.classes.get(id)).map(|class| class.delivery).unwrap_or_default()
 }
 

@@ -133,16 +133,14 @@ impl Engine {
             let class = (!target.subject.pattern).then_some(target.class);
             return self.flush_streams(id, class);
         }
-        let Some(feed) = table_feed(conn, target, target_id).filter(|feed| feed.snapshot.is_none()) else {
-            return;
-        };
-        if conn.blocked {
-            let before = feed.bytes();
-            feed.conflate();
-            conn.feed_bytes = conn.feed_bytes + feed.bytes() - before;
+        if table_feed(conn, target, target_id).is_none_or(|feed| feed.snapshot.is_some()) {
             return;
         }
-        self.flush_whole(id, FeedId::Table(target_id));
+        if conn.blocked {
+            self.shrink(id, FeedId::Table(target_id), Feed::conflate);
+        } else {
+            self.flush_whole(id, FeedId::Table(target_id));
+        }
     }
 
     /// As [`Engine::flush_target`], of what is due of a channel that may come through patterns.
@@ -204,22 +202,26 @@ enum Left {
     More,
 }
 
-pub(super) fn table_feed<'t>(
-    conn: &Connection,
-    target: &'t mut Target,
-    target_id: TargetId,
-) -> Option<&'t mut Feed> {
+/// A feed of a connection, wherever it is held.
+pub(super) fn feed_of<'f>(
+    conn: &'f mut Connection,
+    targets: &'f mut Targets,
+    feed: FeedId,
+) -> Option<&'f mut Feed> {
+    match feed {
+        FeedId::Stream(class) => conn.stream(class),
+        FeedId::Table(id) => targets.get_mut(id).and_then(|target| table_feed(conn, target, id)),
+    }
+}
+
+fn table_feed<'t>(conn: &Connection, target: &'t mut Target, target_id: TargetId) -> Option<&'t mut Feed> {
     let slot = conn.subscription(target_id)?.slot as usize;
     target.subscribers.get_mut(slot)?.feed.as_deref_mut()
 }
 
 impl Leaving<'_> {
     fn due_at(&mut self, conn: &mut Connection, feed: FeedId) -> u64 {
-        let feed = match feed {
-            FeedId::Stream(class) => conn.stream(class),
-            FeedId::Table(id) => self.targets.get_mut(id).and_then(|target| table_feed(conn, target, id)),
-        };
-        feed.map_or(0, |feed| feed.flush_at_ms)
+        feed_of(conn, self.targets, feed).map_or(0, |feed| feed.flush_at_ms)
     }
 
     /// Makes what is due in a feed into frames. `chosen`: no more updates than its class allows in a window.
@@ -300,15 +302,11 @@ impl Leaving<'_> {
     /// How events of a class leave; `chosen`: of the updates that it allows in a window, what is left of them.
     fn delivery(&self, conn: &Connection, class: Option<ClassId>, chosen: bool) -> Delivery {
         let delivery = delivery_of(self.settings, class);
-        let window = self.window(&delivery);
+        let window = delivery.window(self.now_ms);
         let told = conn.updates.iter().find(|updates| (updates.class, updates.window) == (class, window));
         let told = told.map_or(0, |updates| updates.count);
         let max_updates = delivery.max_updates.filter(|_| chosen).map(|max| max.saturating_sub(told));
         Delivery { max_updates, ..delivery }
-    }
-
-    fn window(&self, delivery: &Delivery) -> u64 {
-        self.now_ms / delivery.batch_ms.max(1)
     }
 
     /// Counts what leaves.
@@ -319,7 +317,7 @@ impl Leaving<'_> {
         if delivery_of(self.settings, class).max_updates.is_none() {
             return;
         }
-        let window = self.window(delivery);
+        let window = delivery.window(self.now_ms);
         let told = dues.iter().filter(|due| due.is_update()).count() as u32;
         match conn.updates.iter_mut().find(|updates| updates.class == class) {
             Some(updates) if updates.window == window => updates.count += told,
@@ -361,7 +359,7 @@ impl Leaving<'_> {
         };
         feed.queued = left != Left::Nothing;
         feed.flush_at_ms = match left {
-            Left::Waits => (self.now_ms / delivery.batch_ms.max(1) + 1) * delivery.batch_ms.max(1),
+            Left::Waits => delivery.window_end_ms(self.now_ms),
             _ => 0,
         };
         left

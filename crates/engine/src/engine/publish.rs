@@ -206,9 +206,8 @@ impl Engine {
     pub(super) fn fence_published(&mut self, id: ConnId, name: &str) {
         let publishing = self.connections.get_mut(id).and_then(|conn| conn.publishing.as_deref_mut());
         let Some(Publishing { answered, .. }) = publishing else { return };
-        let pattern = channel::is_pattern(name);
         let (to_come, others): (Vec<_>, Vec<_>) =
-            std::mem::take(answered).into_iter().partition(|channel| covers(name, pattern, channel));
+            std::mem::take(answered).into_iter().partition(|channel| covers(name, channel));
         *answered = others;
         for channel in to_come {
             self.fence(id, channel);

@@ -205,18 +205,14 @@ impl Engine {
             }
             ClientMessage::Subscribe(_)
             | ClientMessage::Unsubscribe { .. }
-            | ClientMessage::FilterUpdate(_) => behind || self.has_pending(conn, |name, _| name == channel),
+            | ClientMessage::FilterUpdate(_) => behind || self.has_pending(conn, |name| name == channel),
             ClientMessage::Publish(_) if self.refuses_now(channel) => false,
             ClientMessage::Publish(_) => {
                 let ends = |waiting: &Waiting| match &waiting.request.message {
-                    ClientMessage::Unsubscribe { channel: name } => {
-                        covers(name, channel::is_pattern(name), channel)
-                    }
+                    ClientMessage::Unsubscribe { channel: name } => covers(name, channel),
                     _ => false,
                 };
-                behind
-                    || earlier.iter().any(ends)
-                    || self.has_pending(conn, |name, pattern| covers(name, pattern, channel))
+                behind || earlier.iter().any(ends) || self.has_pending(conn, |name| covers(name, channel))
             }
             _ => behind,
         }
@@ -234,13 +230,13 @@ impl Engine {
 
     /// Whether the connection has a subscription of this kind that waits for Redis: one that is not confirmed yet, or
     /// one that was asked for again while the link is broken.
-    fn has_pending(&self, conn: &Connection, which: impl Fn(&str, bool) -> bool) -> bool {
+    fn has_pending(&self, conn: &Connection, which: impl Fn(&str) -> bool) -> bool {
         conn.subscriptions.iter().any(|subscription| {
             self.targets.get(subscription.target).is_some_and(|target| {
                 let subscriber = target.subscribers.get(subscription.slot as usize);
                 let waits = subscriber.is_some_and(|subscriber| !subscriber.live)
                     || target.waiters.iter().any(|waiter| waiter.conn == conn.id);
-                waits && which(&target.subject.name, target.subject.pattern)
+                waits && which(&target.subject.name)
             })
         })
     }
@@ -355,12 +351,11 @@ fn channel_of(message: &ClientMessage) -> Option<&str> {
 
 /// Whether the connection has published something that a subscription to this name hears, and that may not have come.
 fn publishes(conn: &Connection, name: &str) -> bool {
-    let pattern = channel::is_pattern(name);
     let mut in_flight = conn.publishing.iter().flat_map(|publishing| &publishing.in_flight);
-    in_flight.any(|(_, channel)| covers(name, pattern, channel))
+    in_flight.any(|(_, channel)| covers(name, channel))
 }
 
 /// Whether a subscription to this name hears this real channel.
-pub(super) fn covers(name: &str, pattern: bool, channel: &str) -> bool {
-    if pattern { glob::glob_matches(name, channel) } else { name == channel }
+pub(super) fn covers(name: &str, channel: &str) -> bool {
+    if channel::is_pattern(name) { glob::glob_matches(name, channel) } else { name == channel }
 }

@@ -112,7 +112,7 @@ impl Engine {
             None => None,
         };
         if conn.subscriptions.len() >= self.settings.subscriptions && !self.is_subscribed(id, &subject) {
-            let text = format!("a connection may hold {} subscriptions", self.settings.subscriptions);
+            let text = self.too_many_subscriptions();
             return Err(Refusal::new(ErrorCode::LimitExceeded, text));
         }
         Ok(Wish { subject, filter, area })
@@ -281,6 +281,10 @@ impl Engine {
                 Reply::Server | Reply::Told | Reply::Silent | Reply::Resync => {}
             }
         }
+    }
+
+    pub(super) fn too_many_subscriptions(&self) -> String {
+        format!("a connection may hold {} subscriptions", self.settings.subscriptions)
     }
 
     /// Takes a connection out of a target, and the target out of the shard with its last subscriber.

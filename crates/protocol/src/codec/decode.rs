@@ -229,14 +229,7 @@ struct Fields<'a> {
 impl<'a> Fields<'a> {
     /// Reads the object that was entered.
     fn read(reader: &mut Reader<'a>, foreign: &'a Foreign) -> Result<Self, SyntaxError> {
-        let mut values = [None; FIELDS.len()];
-        while let Some((name, value)) = reader.member()? {
-            let name = name.decode();
-            if let Some(at) = FIELDS.iter().position(|field| *field == name) {
-                values[at] = Some(value);
-            }
-        }
-        Ok(Fields { values, path: String::new(), begins: 0, foreign })
+        Ok(Fields { values: reader.members(&FIELDS)?, path: String::new(), begins: 0, foreign })
     }
 
     /// A field, even if it is `null`.

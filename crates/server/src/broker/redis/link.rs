@@ -183,10 +183,9 @@ impl Link {
             let Some(order) = first.take().or_else(|| self.part.orders.try_recv().ok()) else { break };
             match order {
                 // It was read on another connection, which may be ahead of this one: what was said before it (that a
-                // player is not to see it, say) is heard before it. Without a connection nobody waits for it.
+                // player is not to see it, say) is heard before it. Without a connection the hub waits for no table.
                 order @ (Order::Loaded { .. } | Order::Fence(..)) => match &mut conversation {
                     Some(conversation) => conversation.fence(order),
-                    None if matches!(order, Order::Loaded { .. }) => {}
                     None => self.part.interest.order(order),
                 },
                 order => self.part.interest.order(order),
