@@ -67,6 +67,40 @@ def test_every_way_in_changes_the_table(node, redis, way):
         assert late.sees("world:1", ["e1"]) == {"e1": data}
 
 
+@pytest.mark.parametrize("way", ["fcall", "http", "player"])
+def test_what_is_stored_first_takes_nothing_from_what_plain_events_told(node, redis, way):
+    watcher, author = node.player("alice"), node.player("bob")
+    watcher.subscribe("world:1")
+    redis.publish("world:1", json.dumps({"event": "e", "data": state("plain", public=True)}))
+    watcher.sees("world:1", ["plain"])
+    data = state("stored", public=True)
+    if way == "fcall":
+        fcall(redis, "world:1", **data)
+    elif way == "http":
+        assert node.publish("world:1", "e", data).status == 200
+    else:
+        author.publish("world:1", "e", data)
+    watcher.sees("world:1", ["plain", "stored"])
+    fcall(redis, "world:1", event="remove", id="plain")
+    leave = watcher.expect("VIEW_LEAVE")
+    assert (leave["keys"], leave["reason"]) == (["plain"], "removed")
+    assert not [m for m in watcher.received if m.type == "RESYNC"]
+
+
+def test_a_table_that_has_expired_begins_anew_without_a_break(start, redis):
+    small = {"name": "small:{x}", "subscribe": "true", "kind": "entity", "key": "data.id", "entity_ttl": "1s"}
+    node = start(redis, channel=[small])
+    player = node.player("alice")
+    player.subscribe("small:1")
+    for round in range(6):
+        fcall(redis, "small:1", id=f"a{round}", public=True)
+        player.expect("VIEW_ENTER", channel="small:1")
+        # Redis has forgotten the table; the node may not have looked yet.
+        until(lambda: not redis.client.keys("drawbridge:{small:1}*"), "the table has expired")
+    player.sees("small:1", [])
+    assert not [m for m in player.received if m.type == "RESYNC"]
+
+
 def test_the_payload_passes_byte_for_byte(node, redis):
     player = node.player("alice")
     player.subscribe("world:1")

@@ -155,6 +155,43 @@ def test_an_unsubscribe_does_not_overtake_a_publish(start, redis, broker, name):
         assert order.index("EVENT") < order.index("CHANNEL_UNSUBSCRIBED")
 
 
+@pytest.mark.parametrize("name", ["chat:1", "chat:*"])
+@pytest.mark.parametrize("kind", ["FILTER_UPDATE", "CHANNEL_SUBSCRIBE"])
+@pytest.mark.parametrize("broker", ["redis", "memory"])
+def test_a_new_filter_does_not_overtake_a_publish(start, redis, broker, kind, name):
+    player = start(redis if broker == "redis" else None).player()
+    for round in range(20):
+        player.subscribe(name, filter="data == 1")
+        messages = [{"type": "PUBLISH_EVENT", "channel": "chat:1", "event": f"a{round}", "data": n} for n in (1, 2)]
+        messages.append({"type": kind, "id": f"f{round}", "channel": name, "filter": "data == 2"})
+        messages += [
+            {"type": "PUBLISH_EVENT", "id": f"{n}-{round}", "channel": "chat:1", "event": f"b{round}", "data": n}
+            for n in (1, 2)
+        ]
+        for message in messages if round % 2 else [messages]:
+            player.send(message)
+        player.expect(id=f"f{round}")
+        player.expect("EVENT", event=f"b{round}")
+        shown = [(m["event"], m["data"]) for m in player.received if m.type == "EVENT"]
+        assert shown[-2:] == [(f"a{round}", 1), (f"b{round}", 2)]
+
+
+def test_much_that_waits_for_one_subscription_is_done_behind_it(start, redis):
+    player = start(redis, limits={"messages": {"per_second": 5000, "burst": 5000}}).player()
+    player.send({"type": "CHANNEL_SUBSCRIBE", "id": "s", "channel": "chat:1"})
+    for start_at in range(0, 500, 50):
+        player.send(
+            [
+                {"type": "PUBLISH_EVENT", "id": n, "channel": "chat:1", "event": "e", "data": n}
+                for n in range(start_at, start_at + 50)
+            ]
+        )
+    for n in range(500):
+        assert player.expect(id=n).type == "EVENT_PUBLISHED"
+    player.expect("EVENT", data=499)
+    assert [m["data"] for m in player.received if m.type == "EVENT"] == list(range(500))
+
+
 def test_a_publish_behind_an_unsubscribe_that_waits_is_not_heard(node):
     player = node.player()
     for round in range(10):

@@ -202,7 +202,7 @@ impl Engine {
         }
     }
 
-    /// Before a subscription to this name ends, what its connection published is to have come.
+    /// Before a subscription to this name changes, what its connection published is to have come.
     pub(super) fn fence_published(&mut self, id: ConnId, name: &str) {
         let publishing = self.connections.get_mut(id).and_then(|conn| conn.publishing.as_deref_mut());
         let Some(Publishing { answered, .. }) = publishing else { return };

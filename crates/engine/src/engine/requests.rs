@@ -18,7 +18,7 @@ use crate::rate_limit::{ABUSE_WINDOW_MS, Verdict};
 /// After so many `BAD_MESSAGE`s in a row the connection is closed (contract §1).
 const BAD_MESSAGES: u8 = 10;
 /// How many requests of one connection may wait for earlier ones.
-const MAX_DEFERRED: usize = 128;
+const MAX_DEFERRED: usize = 512;
 /// And how many bytes of them, in messages of the largest size.
 const MAX_DEFERRED_MESSAGES: usize = 4;
 
@@ -136,10 +136,10 @@ impl Engine {
         if !self.within_limits(id, request.id.as_ref(), verdict) {
             return;
         }
-        if let ClientMessage::Unsubscribe { channel } = &request.message
+        if let Some(name) = changes(&request.message)
             && self.status == BrokerStatus::Ok
         {
-            self.fence_published(id, channel);
+            self.fence_published(id, name);
         }
         let Some(conn) = self.connections.get(id) else { return };
         let earlier = conn.deferred.as_ref().map_or(&[][..], |deferred| deferred.requests.as_slice());
@@ -197,22 +197,17 @@ impl Engine {
         let Some(channel) = channel_of(message) else { return false };
         let behind = earlier.iter().any(|waiting| channel_of(&waiting.request.message) == Some(channel));
         match message {
-            // What it published before is still to come by it.
-            ClientMessage::Unsubscribe { .. }
-                if self.status == BrokerStatus::Ok && publishes(conn, channel) =>
-            {
-                true
+            _ if changes(message).is_some() => {
+                // What it published before is still to be heard as it was then.
+                let publishes = self.status == BrokerStatus::Ok && publishes(conn, channel);
+                publishes || behind || self.has_pending(conn, |name| name == channel)
             }
-            ClientMessage::Subscribe(_)
-            | ClientMessage::Unsubscribe { .. }
-            | ClientMessage::FilterUpdate(_) => behind || self.has_pending(conn, |name| name == channel),
             ClientMessage::Publish(_) if self.refuses_now(channel) => false,
             ClientMessage::Publish(_) => {
-                let ends = |waiting: &Waiting| match &waiting.request.message {
-                    ClientMessage::Unsubscribe { channel: name } => covers(name, channel),
-                    _ => false,
-                };
-                behind || earlier.iter().any(ends) || self.has_pending(conn, |name| covers(name, channel))
+                let mut changed = earlier.iter().filter_map(|waiting| changes(&waiting.request.message));
+                behind
+                    || changed.any(|name| covers(name, channel))
+                    || self.has_pending(conn, |name| covers(name, channel))
             }
             _ => behind,
         }
@@ -345,6 +340,16 @@ fn channel_of(message: &ClientMessage) -> Option<&str> {
         ClientMessage::Unsubscribe { channel } => Some(channel),
         ClientMessage::Publish(publish) => Some(&publish.channel),
         ClientMessage::FilterUpdate(update) => Some(&update.channel),
+        _ => None,
+    }
+}
+
+/// The channel or pattern of which a request changes what its connection hears.
+fn changes(message: &ClientMessage) -> Option<&str> {
+    match message {
+        ClientMessage::Subscribe(_) | ClientMessage::Unsubscribe { .. } | ClientMessage::FilterUpdate(_) => {
+            channel_of(message)
+        }
         _ => None,
     }
 }

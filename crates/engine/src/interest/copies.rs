@@ -94,19 +94,21 @@ impl Hub {
             Err(reason) => return self.dropped(channel, reason),
         };
         let mut publication = publication(&self.settings, rules, subject.name.clone(), offset, read);
-        let taken = match table {
+        let (gone, taken) = match table {
             Some(table) => {
                 let before = table.len();
+                let gone = table.begin_anew(now_ms, &publication.event);
                 let taken = table.take(now_ms, &publication);
                 self.stats.entities = self.stats.entities + table.len() - before;
-                taken
+                (gone, taken)
             }
-            None => Taken::Changed,
+            None => (Vec::new(), Taken::Changed),
         };
         if taken == Taken::Full {
             return self.drop_entity(channel, BadEntity::Full);
         }
         entry.offset = offset;
+        self.tell_expired(&publication.channel, gone);
         if !self.kept(&publication.channel, taken) {
             // For the table it is no news; through patterns it is an event like any other.
             shards = by_pattern;

@@ -6,6 +6,7 @@
 
 use std::sync::Arc;
 
+use drawbridge_protocol::event::Event;
 use hashbrown::{HashMap, HashSet};
 
 use crate::class::EntityRules;
@@ -102,7 +103,37 @@ impl Table {
         self.loading.as_ref().is_some_and(|loading| loading.load == load)
     }
 
-    /// Takes in a live event.
+    /// Where the stored table begins with this event, because it was not there yet, or had expired or been lost with all that
+    /// it held: nothing is missing, but that is gone. Gives back the keys, in order. What only plain events spoke of stays,
+    /// and the event's own entity, which it tells of.
+    pub(super) fn begin_anew(&mut self, now_ms: u64, event: &Event) -> Vec<Arc<str>> {
+        let version = event.server_id().and_then(Version::of_id);
+        let Some(version) = version.filter(|version| version.seq == 1 && version.epoch != self.epoch) else {
+            return Vec::new();
+        };
+        if self.loading.is_some() {
+            return Vec::new();
+        }
+        (self.epoch, self.seq) = (version.epoch.to_owned(), 0);
+        self.ended.clear();
+        let mut gone = self.expire(now_ms);
+        self.entities.retain(|key, held| {
+            held.stored = false;
+            let is_plain = held.seq == UNVERSIONED;
+            if !is_plain {
+                held.seq = 0;
+            }
+            let stays = is_plain || event.key() == Some(key);
+            if !stays {
+                gone.push(key.clone());
+            }
+            stays
+        });
+        gone.sort_unstable();
+        gone
+    }
+
+    /// Takes in a live event, behind [`Table::begin_anew`].
     pub(super) fn take(&mut self, now_ms: u64, publication: &Arc<Publication>) -> Taken {
         let Some(key) = publication.event.key() else { return Taken::Known };
         let version = publication.event.server_id().and_then(Version::of_id);
@@ -116,11 +147,6 @@ impl Table {
                     loading.removed.retain(|_, seq| *seq == UNVERSIONED);
                 }
                 loading.seen = Some((version.epoch.to_owned(), version.seq));
-            }
-            // The stored table was not there, or had been forgotten with all that it held, and begins.
-            (Some(version), None) if version.seq == 1 && self.entities.is_empty() => {
-                self.epoch = version.epoch.to_owned();
-                self.seq = 1;
             }
             (Some(version), None) if version.epoch != self.epoch || version.seq > self.seq + 1 => {
                 return Taken::Gap;

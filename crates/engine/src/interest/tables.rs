@@ -96,7 +96,7 @@ impl Hub {
         match taken {
             Taken::Changed => true,
             Taken::Instead(keys) => {
-                self.tell_expired(&Subject::channel(channel.clone()), keys);
+                self.tell_expired(channel, keys);
                 true
             }
             Taken::Known | Taken::Full => false,
@@ -119,10 +119,12 @@ impl Hub {
         let channel = subject.name.clone();
         let end = Publication::with_entity(channel.clone(), event, 0, Some(EntityChange::Remove));
         let before = table.len();
+        let gone = table.begin_anew(now_ms, &end.event);
         let taken = table.take(now_ms, &Arc::new(end));
         self.stats.entities = self.stats.entities + table.len() - before;
+        self.tell_expired(&channel, gone);
         if self.kept(&channel, taken) {
-            self.tell_expired(&Subject::channel(channel), vec![key]);
+            self.tell_expired(&channel, vec![key]);
         }
     }
 
@@ -139,12 +141,13 @@ impl Hub {
     }
 
     /// Tells the shards of a live channel which entities are gone without an event.
-    fn tell_expired(&mut self, subject: &Subject, keys: Vec<Arc<str>>) {
-        if let Some(entry) = self.entries.get(subject)
+    pub(super) fn tell_expired(&mut self, channel: &Arc<str>, keys: Vec<Arc<str>>) {
+        if !keys.is_empty()
+            && let Some(entry) = self.entries.get(&SubjectRef { name: channel, pattern: false })
             && entry.state == State::Live
             && !entry.shards.is_empty()
         {
-            let event = BrokerEvent::Expired { channel: subject.name.clone(), keys: keys.into() };
+            let event = BrokerEvent::Expired { channel: channel.clone(), keys: keys.into() };
             self.outputs.push_back(HubOutput::Shards(entry.shards, event));
         }
     }
@@ -189,9 +192,7 @@ impl Hub {
             self.stats.entities -= keys.len();
             table.sweep_at_ms = now_ms + table.sweep_every_ms();
             self.sweeps.insert((table.sweep_at_ms, channel.clone()));
-            if !keys.is_empty() {
-                self.tell_expired(&Subject::channel(channel), keys);
-            }
+            self.tell_expired(&channel, keys);
         }
     }
 }

@@ -53,3 +53,34 @@ fn an_unreadable_event_without_a_version_changes_nothing() {
     assert_eq!(told, ["bad entity world:1 Key"]);
     assert_eq!(bench.hub.stats().entities, 1);
 }
+
+fn row(key: &str, version: &str) -> &'static str {
+    format!(r#"{{"event":"e","data":{{"id":"{key}"}},"key":"{key}","id":"db1.@{version}"}}"#).leak()
+}
+
+/// What only plain events told is there before anything is stored, and stays when the stored table begins.
+#[test]
+fn a_stored_table_that_begins_takes_nothing_away() {
+    let (mut bench, _) = live(PayloadMode::Auto, ROW);
+    let plain = r#"{"event":"e","data":{"id":"plain"}}"#;
+    bench.copy(None, "world:1", plain);
+    let told = bench.copy(None, "world:1", row("b", "u.1"));
+    assert_eq!(told[0], "0: expired world:1 a");
+    assert_eq!((told.len(), bench.hub.stats().entities, bench.hub.stats().table_gaps), (2, 2, 0));
+    // It goes on, and a hole is a hole.
+    assert_eq!(bench.copy(None, "world:1", row("c", "u.2")).len(), 1);
+    bench.copy(None, "world:1", row("d", "u.4"));
+    assert_eq!(bench.hub.stats().table_gaps, 1);
+}
+
+#[test]
+fn the_entity_that_a_new_table_begins_with_is_told_of_once() {
+    let (mut bench, _) = live(PayloadMode::Auto, ROW);
+    assert_eq!(bench.copy(None, "world:1", row("a", "u.1")).len(), 1);
+    bench.now_ms += 59_999;
+    assert_eq!(bench.copy(None, "world:1", row("a", "v.1")).len(), 1);
+    // By its time it is gone before it comes anew.
+    bench.now_ms += 60_000;
+    assert_eq!(bench.copy(None, "world:1", row("a", "w.1"))[0], "0: expired world:1 a");
+    assert_eq!((bench.hub.stats().entities, bench.hub.stats().table_gaps), (1, 0));
+}
