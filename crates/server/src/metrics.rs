@@ -184,6 +184,7 @@ fn broker_samples(broker: &crate::broker::BrokerStats) -> Vec<Sample> {
             "Links and command connections that were lost",
             broker.reconnects,
         ),
+        Sample(Counter, "redis_link_moves", "How often the links moved to another thread", broker.moves),
         Sample(Gauge, "redis_round_trip_microseconds", "The slowest link's last round trip", round_trip_us),
         Sample(Counter, "dropped_oversized", "Payloads over external_bytes", broker.dropped_oversized),
         Sample(

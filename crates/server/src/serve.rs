@@ -8,11 +8,13 @@ use drawbridge_engine::interest::{HubSettings, ShardId};
 use drawbridge_engine::io::BrokerStatus;
 use drawbridge_engine::rate_limit::SharedLimits;
 use tokio::net::TcpListener;
+use tokio::runtime::Runtime;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::auth::Verifier;
 use crate::broker::{
-    self, Broker, BrokerSettings, CommandChannels, RedisSettings, ShardInbox, ShardQueue, shard_queue,
+    self, Broker, BrokerSettings, CommandChannels, Neighbour, RedisSettings, ShardInbox, ShardQueue,
+    shard_queue,
 };
 use crate::bus::Bus;
 use crate::clock::Clock;
@@ -120,10 +122,18 @@ fn start(config: Config, dev: Option<Dev>, max_files: u64) -> Result<(Arc<Node>,
     let (queues, inboxes): (Vec<ShardQueue>, Vec<ShardInbox>) =
         (0..config.shards).map(|_| shard_queue(SHARD_QUEUE_BYTES)).unzip();
     let (bus_queue, bus_events) = shard_queue(SHARD_QUEUE_BYTES);
-    let broker = Broker::start(broker_settings(&config)?, queues, bus_queue).map_err(failed("the broker"))?;
+    let runtimes: Vec<Runtime> =
+        inboxes.iter().map(|_| shard::runtime()).collect::<Result<_, _>>().map_err(failed("a shard"))?;
+    // Several shards would wait for what the one does that the links run beside.
+    let neighbour = match &runtimes[..] {
+        [only] => Some(Neighbour::new(only.handle().clone())),
+        _ => None,
+    };
+    let settings_of_broker = broker_settings(&config, neighbour)?;
+    let broker = Broker::start(settings_of_broker, queues, bus_queue).map_err(failed("the broker"))?;
     let verifier = Arc::new(Verifier::from_config(&config.auth).map_err(failed("auth"))?);
     let judge = Judge::new(verifier, tokio::runtime::Handle::current());
-    let shards = (0..).zip(inboxes).map(|(id, events)| {
+    let shards = (0..).zip(inboxes).zip(runtimes).map(|((id, events), runtime)| {
         let parts = ShardParts {
             id: ShardId(id),
             settings: settings.clone(),
@@ -132,7 +142,7 @@ fn start(config: Config, dev: Option<Dev>, max_files: u64) -> Result<(Arc<Node>,
             judge: judge.clone(),
             clock,
         };
-        shard::start(parts, events)
+        shard::start(parts, events, runtime)
     });
     let shards =
         shards.collect::<Result<Vec<ShardHandle>, _>>().map_err(failed("cannot start a shard's thread"))?;
@@ -141,7 +151,7 @@ fn start(config: Config, dev: Option<Dev>, max_files: u64) -> Result<(Arc<Node>,
     Ok((node, bus_events))
 }
 
-fn broker_settings(config: &Config) -> Result<BrokerSettings, StartError> {
+fn broker_settings(config: &Config, neighbour: Option<Neighbour>) -> Result<BrokerSettings, StartError> {
     let kind = match &config.broker.kind {
         BrokerKind::Memory => broker::Kind::Memory,
         BrokerKind::Redis(redis) => broker::Kind::Redis(redis_settings(redis, config)?.into()),
@@ -154,7 +164,7 @@ fn broker_settings(config: &Config) -> Result<BrokerSettings, StartError> {
         reserved: config.engine.reserved.clone(),
     };
     let (queue_bytes, commands) = (config.broker.queue_bytes, command_channels(config));
-    Ok(BrokerSettings { kind, hub, queue_bytes, commands })
+    Ok(BrokerSettings { kind, hub, queue_bytes, commands, neighbour })
 }
 
 fn command_channels(config: &Config) -> CommandChannels {

@@ -285,6 +285,47 @@ fn a_long_or_odd_channel_name_is_dropped_and_counted() {
     assert_eq!(bench.broker.stats().dropped_bad_name, 3);
 }
 
+/// Links that move between threads, however often, lose nothing and change no order; nor does a break on the way.
+#[test]
+fn links_that_move_lose_nothing() {
+    const EVENTS: usize = 4_000;
+    for flavour in [Flavour::Tcp, Flavour::Unix, Flavour::Tls] {
+        let mut bench = Bench::with(Some(flavour), Options { restless: true, ..Options::default() });
+        let channels = ["room:1", "room:2", "room:3"];
+        for channel in channels {
+            bench.subscribe(0, &Subject::channel(channel));
+        }
+        flows(&mut bench, &channels, EVENTS);
+        let moves = bench.broker.stats().moves;
+        bench.server().kill();
+        bench.wait_until_cut_off(CONNECTIONS);
+        bench.server().launch();
+        bench.until_status(BrokerStatus::Ok);
+        flows(&mut bench, &channels, EVENTS);
+        assert!(moves > 0 && bench.broker.stats().moves > moves, "the links moved");
+    }
+}
+
+/// Other services publish to all of these channels, and everything comes in order.
+fn flows(bench: &mut Bench, channels: &[&str], events: usize) {
+    let server = bench.server.take().unwrap();
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            for number in 0..events {
+                server.call(&["PUBLISH", channels[number % channels.len()], &number.to_string()]);
+            }
+        });
+        let mut next: Vec<usize> = (0..channels.len()).collect();
+        for _ in 0..events {
+            let publication = bench.publication(0);
+            let at = channels.iter().position(|channel| *channel == &*publication.channel).unwrap();
+            assert_eq!(publication.event.data_json(), next[at].to_string());
+            next[at] += channels.len();
+        }
+    });
+    bench.server = Some(server);
+}
+
 #[test]
 fn waits_for_a_redis_that_is_busy_with_a_script() {
     let mut bench = Bench::new(Some(Flavour::Tcp));

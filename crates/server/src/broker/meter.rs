@@ -1,4 +1,4 @@
-//! What one link counts for the metrics: a snapshot that its task leaves and any thread reads.
+//! What one link counts for the metrics, or what is of no link: a snapshot that a task leaves and any thread reads.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -13,6 +13,7 @@ pub(super) struct Meter {
     messages: AtomicU64,
     nameless: AtomicU64,
     reconnects: AtomicU64,
+    moves: AtomicU64,
     commands: AtomicU64,
     bad_commands: AtomicU64,
     /// Microseconds and 1; 0: not measured.
@@ -37,6 +38,11 @@ impl Meter {
     pub(super) fn count_command(&self, told: bool) {
         let counter = if told { &self.commands } else { &self.bad_commands };
         counter.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// The links moved to another thread.
+    pub(super) fn count_move(&self) {
+        self.moves.fetch_add(1, Ordering::Relaxed);
     }
 
     pub(super) fn reconnected(&self) {
@@ -64,6 +70,10 @@ impl Meter {
 
     pub(super) fn bad_commands(&self) -> u64 {
         self.bad_commands.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn moves(&self) -> u64 {
+        self.moves.load(Ordering::Relaxed)
     }
 
     pub(super) fn reconnects(&self) -> u64 {

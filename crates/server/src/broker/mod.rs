@@ -1,8 +1,8 @@
 //! The broker: the node's one way out and one way in. Shards order channels and publishes of it and hear events,
 //! confirmations and answers in their queues, whichever broker it is: [`memory`] or [`redis`].
 //!
-//! It owns one thread, on which all hubs, links and the publisher run. It knows nothing of connections, rights or
-//! views, and never waits for a shard.
+//! It owns one thread, on which the publisher and the readers run, and the links where they do not run beside the shard
+//! ([`Neighbour`]). It knows nothing of connections, rights or views, and never waits for a shard.
 
 mod board;
 mod herald;
@@ -52,6 +52,28 @@ pub struct BrokerSettings {
     pub queue_bytes: usize,
     /// Where player commands come from.
     pub commands: CommandChannels,
+    /// Beside whom the links may run; `None`: they always have the broker's own thread. The memory broker always has.
+    pub neighbour: Option<Neighbour>,
+}
+
+/// A thread with time to spare for the links: that of a node's only shard, which each message wakes anyway.
+#[derive(Clone, Debug)]
+pub struct Neighbour {
+    /// Its runtime: one of a single thread, which must outlive the broker.
+    pub thread: tokio::runtime::Handle,
+    /// How often is looked at how busy it is.
+    pub look_every: Duration,
+    /// The links leave a thread that works more than this part of its time, from 0 to 1.
+    pub crowded: f64,
+    /// They come back when it and the broker's thread work less than this, together.
+    pub calm: f64,
+}
+
+impl Neighbour {
+    /// This thread, with bounds that keep some room for what comes suddenly.
+    pub fn new(thread: tokio::runtime::Handle) -> Self {
+        Neighbour { thread, look_every: Duration::from_millis(50), crowded: 0.7, calm: 0.5 }
+    }
 }
 
 /// Which broker.
@@ -132,6 +154,8 @@ pub struct BrokerStats {
     pub publish_unknown: u64,
     /// Links and command connections that were lost after they had worked.
     pub reconnects: u64,
+    /// How often the links moved to another thread.
+    pub moves: u64,
     /// Gauge: tables and players' views that are asked for.
     pub questions: u64,
     /// Player commands told to the shards.
@@ -172,6 +196,7 @@ struct Shell {
     /// Who gets the tables.
     links: Vec<mpsc::WeakUnboundedSender<Order>>,
     outlet: Outlet,
+    neighbour: Option<Neighbour>,
 }
 
 /// One hub with what is around it.
@@ -182,7 +207,7 @@ struct Part {
 }
 
 impl Broker {
-    /// Starts the broker on a thread of its own. `shards[i]` is the queue of `ShardId(i)`, `node` that of
+    /// Starts the broker with a thread of its own. `shards[i]` is the queue of `ShardId(i)`, `node` that of
     /// [`ShardId::NODE`]. Does not wait for Redis: until it is there the broker is degraded, and every queue begins
     /// with that status.
     ///
@@ -193,7 +218,7 @@ impl Broker {
         shards: Vec<ShardQueue>,
         node: ShardQueue,
     ) -> Result<Broker, BrokerStartError> {
-        let BrokerSettings { kind, hub, queue_bytes, commands } = settings;
+        let BrokerSettings { kind, hub, queue_bytes, commands, neighbour } = settings;
         let outlet = Outlet::new(shards, node, &hub.epoch);
         let (pool, board) = match &kind {
             Kind::Memory => (1, Board::new(1, 0, outlet.clone())),
@@ -230,6 +255,7 @@ impl Broker {
             questions: questions.clone(),
             links: links.iter().map(mpsc::UnboundedSender::downgrade).collect(),
             outlet: outlet.clone(),
+            neighbour,
         };
         let task: Pin<Box<dyn Future<Output = ()> + Send>> = match kind {
             Kind::Memory => Box::pin(memory::run(shell)),
@@ -309,6 +335,7 @@ impl Broker {
             stats.table_gaps += hub.table_gaps;
             stats.received += meter.received();
             stats.reconnects += meter.reconnects();
+            stats.moves += meter.moves();
             stats.commands += meter.commands();
             stats.bad_commands += meter.bad_commands();
             stats.round_trip = stats.round_trip.max(meter.round_trip());

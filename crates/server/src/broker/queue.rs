@@ -4,7 +4,7 @@
 //! subscriptions, publishes and itself always fits.
 //! It knows nothing of who listens or of Redis.
 //!
-//! Only the broker's thread pushes publications and commands; any thread may push the others.
+//! Only the links push publications and commands, from one thread at a time; any thread may push the others.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};

@@ -18,6 +18,7 @@ use drawbridge_engine::settings::Settings;
 use drawbridge_engine::stats::Stats;
 use drawbridge_protocol::Encoding;
 use drawbridge_protocol::websocket::Window;
+use tokio::runtime::Runtime;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::broker::{Broker, ShardInbox};
@@ -140,14 +141,25 @@ impl ShardHandle {
     }
 }
 
-/// Starts a shard's thread, which hears the broker by `events`. It ends when every [`ShardHandle`] is gone.
-pub fn start(parts: ShardParts, events: ShardInbox) -> std::io::Result<ShardHandle> {
+/// A runtime for a shard: of one thread.
+///
+/// # Errors
+/// Where the system has no room for one more.
+pub fn runtime() -> std::io::Result<Runtime> {
+    tokio::runtime::Builder::new_current_thread().enable_all().build()
+}
+
+/// Starts a shard's thread, which hears the broker by `events` and drives `runtime`. It ends when every [`ShardHandle`]
+/// is gone.
+///
+/// # Errors
+/// Where the thread cannot be made.
+pub fn start(parts: ShardParts, events: ShardInbox, runtime: Runtime) -> std::io::Result<ShardHandle> {
     let (mail, received) = mpsc::unbounded_channel();
     let sockets = Arc::<AtomicUsize>::default();
     // The judge answers by mail; a weak sender lets the shard end when the others are gone.
     let handle = ShardHandle { mail, sockets: sockets.clone() };
     let answers = handle.mail.downgrade();
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     std::thread::Builder::new().name(format!("shard-{}", parts.id.0)).spawn(move || {
         let local = tokio::task::LocalSet::new();
         local.block_on(&runtime, run::run(parts, received, events, answers, sockets));

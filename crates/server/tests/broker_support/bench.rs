@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use drawbridge::broker::{
-    Broker, BrokerSettings, BrokerStats, CommandChannels, Kind, RedisSettings, ShardInbox, shard_queue,
+    Broker, BrokerSettings, BrokerStats, CommandChannels, Kind, Neighbour, RedisSettings, ShardInbox,
+    shard_queue,
 };
 use drawbridge_engine::class::{Class, Classes, EntityRules, Space};
 use drawbridge_engine::expr::{Vars, compile};
@@ -17,6 +18,8 @@ use drawbridge_engine::io::{
 use drawbridge_engine::path::Path;
 use drawbridge_protocol::event::PayloadMode;
 use drawbridge_protocol::template::ClassName;
+
+use tokio::sync::oneshot;
 
 use super::server::{Flavour, Server};
 
@@ -34,11 +37,13 @@ pub struct Options {
     pub pool: usize,
     pub shard_bytes: usize,
     pub queue_bytes: usize,
+    /// The links move to another thread and back, without a rest.
+    pub restless: bool,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Options { shards: 2, pool: 2, shard_bytes: 64 << 20, queue_bytes: 1 << 20 }
+        Options { shards: 2, pool: 2, shard_bytes: 64 << 20, queue_bytes: 1 << 20, restless: false }
     }
 }
 
@@ -51,6 +56,8 @@ pub struct Bench {
     /// The statuses that each shard heard, in order.
     pub statuses: Vec<Vec<BrokerStatus>>,
     runtime: tokio::runtime::Runtime,
+    /// The links' other thread, until this is dropped.
+    _other_thread: Option<oneshot::Sender<()>>,
     tickets: AtomicU64,
 }
 
@@ -60,7 +67,10 @@ impl Bench {
         Bench::with(flavour, Options::default())
     }
 
-    pub fn with(flavour: Option<Flavour>, options: Options) -> Bench {
+    /// Whatever a flavour shows of a Redis over plain TCP it shows of links that do not rest; what needs no Redis is
+    /// shown of links that do.
+    pub fn with(flavour: Option<Flavour>, mut options: Options) -> Bench {
+        options.restless |= !matches!(flavour, None | Some(Flavour::Tcp));
         let server = flavour.map(Server::start);
         let redis = server.as_ref().map(|server| server.settings(options.pool));
         let mut bench = Bench::on(server, redis, options);
@@ -73,6 +83,7 @@ impl Bench {
         let (queues, inboxes): (Vec<_>, Vec<_>) =
             (0..options.shards).map(|_| shard_queue(options.shard_bytes)).unzip();
         let (node_queue, node) = shard_queue(options.shard_bytes);
+        let (neighbour, other_thread) = options.restless.then(restless_neighbour).unzip();
         let settings = BrokerSettings {
             kind: redis.map_or(Kind::Memory, |redis| Kind::Redis(redis.into())),
             hub: HubSettings {
@@ -84,6 +95,7 @@ impl Bench {
             },
             queue_bytes: options.queue_bytes,
             commands: CommandChannels::new("drawbridge:", true),
+            neighbour,
         };
         Bench {
             broker: Broker::start(settings, queues, node_queue).unwrap(),
@@ -92,6 +104,7 @@ impl Bench {
             inboxes,
             node,
             runtime: tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap(),
+            _other_thread: other_thread,
             tickets: AtomicU64::new(1),
         }
     }
@@ -363,4 +376,14 @@ fn class(name: &str, patterns: bool) -> Class {
         patterns,
         ..Class::plain(ClassName::parse(name).unwrap())
     }
+}
+
+/// Beside this thread it is always too crowded, and elsewhere always calm.
+fn restless_neighbour() -> (Neighbour, oneshot::Sender<()>) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let thread = runtime.handle().clone();
+    let (end, ended) = oneshot::channel();
+    std::thread::spawn(move || runtime.block_on(ended));
+    let look_every = Duration::from_millis(1);
+    (Neighbour { thread, look_every, crowded: -1.0, calm: f64::INFINITY }, end)
 }

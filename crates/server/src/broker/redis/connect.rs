@@ -2,6 +2,7 @@
 //! said on the stream is left to the links and the publisher.
 
 use std::io;
+use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
 use rustls_pki_types::ServerName;
@@ -9,6 +10,7 @@ use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
 
 use super::RedisSettings;
 use super::resp::Garbage;
@@ -21,8 +23,31 @@ pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 pub(super) type Stream = Box<dyn ByteStream>;
 
 /// Whatever bytes go through.
-pub(super) trait ByteStream: AsyncRead + AsyncWrite + Send + Unpin {}
-impl<S: AsyncRead + AsyncWrite + Send + Unpin> ByteStream for S {}
+pub(super) trait ByteStream: AsyncRead + AsyncWrite + Send + Unpin {
+    /// Lets the runtime that this is called in watch the socket, which another one did.
+    fn settle(&mut self) -> io::Result<()>;
+}
+
+impl ByteStream for TcpStream {
+    fn settle(&mut self) -> io::Result<()> {
+        // One file description cannot be watched twice by one number; the old number closes.
+        *self = TcpStream::from_std(self.as_fd().try_clone_to_owned()?.into())?;
+        Ok(())
+    }
+}
+
+impl ByteStream for UnixStream {
+    fn settle(&mut self) -> io::Result<()> {
+        *self = UnixStream::from_std(self.as_fd().try_clone_to_owned()?.into())?;
+        Ok(())
+    }
+}
+
+impl ByteStream for TlsStream<TcpStream> {
+    fn settle(&mut self) -> io::Result<()> {
+        self.get_mut().0.settle()
+    }
+}
 
 /// Opens a stream; bounded in time only by the system, so the caller sets [`CONNECT_TIMEOUT`].
 pub(super) async fn open(settings: &RedisSettings) -> io::Result<Stream> {

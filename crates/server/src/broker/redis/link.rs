@@ -1,7 +1,7 @@
 //! One subscriber link: a connection that only subscribes, and the hub that says to what. It connects, restores
 //! what was subscribed, notices a silent Redis and comes back. It reads without ever waiting for a shard, and takes
 //! orders while Redis is away. What bytes mean is left to [`super::resp`], what answers what to
-//! [`super::conversation`].
+//! [`super::conversation`], on which thread it runs to [`super::links`].
 
 use std::future::{Future, poll_fn};
 use std::io;
@@ -40,12 +40,24 @@ pub(super) struct Link {
     settings: Arc<RedisSettings>,
     board: Arc<Board>,
     tables: Arc<TableLane>,
+    attempts: Attempts,
+    /// The connection, while the link is on its way to another thread.
+    session: Option<Session>,
 }
 
-/// Nothing more is to be done.
-struct Stopped;
+/// What links are told from outside.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Call {
+    /// Go on.
+    Stay,
+    /// Come back to be run on another thread.
+    Move,
+    /// Nothing more is to be done.
+    Stop,
+}
 
-type Stop = watch::Receiver<bool>;
+/// The last call.
+pub(super) type Calls = watch::Receiver<Call>;
 
 impl Link {
     pub(super) fn new(
@@ -55,54 +67,81 @@ impl Link {
         board: Arc<Board>,
         tables: Arc<TableLane>,
     ) -> Self {
-        Link { index, part, settings, board, tables }
+        let attempts = Attempts::new(format!("subscriber {index}"), &settings);
+        Link { index, part, settings, board, tables, attempts, session: None }
     }
 
-    /// Runs until it is told to stop, or nobody is left to order anything.
-    pub(super) async fn run(mut self, mut stop: Stop) {
-        let mut attempts = Attempts::new(format!("subscriber {}", self.index), &self.settings);
+    /// Runs until it is called: gives itself back where it is to move. Stops, too, when nobody is left to order anything.
+    pub(super) async fn run(mut self, mut calls: Calls) -> Option<Link> {
         loop {
-            let session = Session::open(self.settings.clone(), self.part.interest.external_bytes());
-            let broken = match self.meanwhile(&mut stop, session).await {
-                Err(Stopped) => return,
-                Ok(Err(broken)) => broken,
-                Ok(Ok(session)) => {
-                    attempts.up();
-                    match self.live(&mut stop, session).await {
-                        Ok(Stopped) => return,
-                        Err(broken) => broken,
+            let call = match self.connect_and_live(&mut calls).await {
+                Ok(call) => call,
+                Err(broken) => {
+                    let wait = self.attempts.failed(&broken);
+                    let board = self.board.clone();
+                    match self.meanwhile(&mut calls, board.wait_for_another(wait)).await {
+                        Ok(()) => continue,
+                        Err(call) => call,
                     }
                 }
             };
-            let wait = attempts.failed(&broken);
-            let board = self.board.clone();
-            if self.meanwhile(&mut stop, board.wait_for_another(wait)).await.is_err() {
-                return;
-            }
+            return (call == Call::Move).then_some(self);
         }
     }
 
+    /// The life of one connection: of the one that came along from another thread, or of a new one.
+    async fn connect_and_live(&mut self, calls: &mut Calls) -> Result<Call, Broken> {
+        let (mut session, settled) = match self.session.take() {
+            Some(mut session) => {
+                let settled = session.stream.settle();
+                (session, settled)
+            }
+            None => {
+                let session = Session::open(self.settings.clone(), self.part.interest.external_bytes());
+                let session = match self.meanwhile(calls, session).await {
+                    Ok(session) => session?,
+                    Err(call) => return Ok(call),
+                };
+                self.begin();
+                (session, Ok(()))
+            }
+        };
+        let end = match settled {
+            Ok(()) => self.converse(calls, &mut session).await,
+            Err(error) => Err(error.into()),
+        };
+        match end {
+            Ok(Call::Move) => self.session = Some(session),
+            _ => self.end(session),
+        }
+        end
+    }
+
     /// Waits without a connection, and takes orders.
-    async fn meanwhile<F: Future>(&mut self, stop: &mut Stop, waited_for: F) -> Result<F::Output, Stopped> {
+    async fn meanwhile<F: Future>(&mut self, calls: &mut Calls, waited_for: F) -> Result<F::Output, Call> {
         let mut waited_for = pin!(waited_for);
         loop {
             self.report();
             let due = self.part.interest.due();
             tokio::select! {
                 output = &mut waited_for => return Ok(output),
-                order = self.part.orders.recv() => self.take_orders(Some(order.ok_or(Stopped)?), None),
+                order = self.part.orders.recv() => self.take_orders(Some(order.ok_or(Call::Stop)?), None),
                 () = until(due) => self.take_orders(None, None),
-                _ = stop.wait_for(|stop| *stop) => return Err(Stopped),
+                call = called(calls) => return Err(call),
             }
         }
     }
 
-    /// The life of one connection.
-    async fn live(&mut self, stop: &mut Stop, mut session: Session) -> Result<Stopped, Broken> {
+    /// A connection was made.
+    fn begin(&mut self) {
+        self.attempts.up();
         self.part.interest.set_now(Instant::now());
         self.part.interest.handle(HubInput::LinkUp);
         self.board.reached();
-        let end = self.converse(stop, &mut session).await;
+    }
+
+    /// A connection has ended.
+    fn end(&mut self, mut session: Session) {
         self.board.set(self.index, false);
         self.part.interest.set_now(Instant::now());
         for fence in session.conversation.fences() {
@@ -113,20 +152,18 @@ impl Link {
         self.part.interest.loads.clear();
         self.part.meter.set_round_trip(None);
         self.part.meter.reconnected();
-        end
     }
 
-    async fn converse(&mut self, stop: &mut Stop, session: &mut Session) -> Result<Stopped, Broken> {
+    async fn converse(&mut self, calls: &mut Calls, session: &mut Session) -> Result<Call, Broken> {
         enum Next {
             Moved(Moved),
             Due,
             Order(Order),
         }
-        // One timer that is moved when what is due next does, and one look-out for the end, not one each per turn.
+        // One timer that is moved when what is due next does, and one look-out for a call, not one each per turn.
         let mut alarm = pin!(sleep_until(Instant::now().into()));
         let mut armed = None;
-        let mut stopping = pin!(stop.wait_for(|stop| *stop));
-        let mut is_up = false;
+        let mut called = pin!(called(calls));
         loop {
             for command in self.part.interest.commands.drain(..) {
                 session.conversation.send(command);
@@ -134,9 +171,9 @@ impl Link {
             for (channel, load) in self.part.interest.loads.drain(..) {
                 self.tables.ask((self.index, channel), load);
             }
-            if !is_up && self.part.interest.is_restored() {
+            if !session.is_up && self.part.interest.is_restored() {
                 self.board.set(self.index, true);
-                is_up = true;
+                session.is_up = true;
             }
             self.report();
             let due = session.due().min(self.part.interest.due().unwrap_or(session.due()));
@@ -147,12 +184,12 @@ impl Link {
             // What has come is read before anybody is called silent.
             let next = tokio::select! {
                 biased;
-                _ = stopping.as_mut() => return Ok(Stopped),
+                call = called.as_mut() => return Ok(call),
                 moved = session.moved() => Next::Moved(moved?),
                 () = alarm.as_mut() => Next::Due,
                 order = self.part.orders.recv() => match order {
                     Some(order) => Next::Order(order),
-                    None => return Ok(Stopped),
+                    None => return Ok(Call::Stop),
                 },
             };
             let mut order = None;
@@ -264,6 +301,18 @@ impl Link {
     }
 }
 
+/// A link that is gone is not up, whatever ended it.
+impl Drop for Link {
+    fn drop(&mut self) {
+        self.board.set(self.index, false);
+    }
+}
+
+/// Waits for a call to do something else; who could call and is gone wants nothing more.
+async fn called(calls: &mut Calls) -> Call {
+    calls.wait_for(|call| *call != Call::Stay).await.map_or(Call::Stop, |call| *call)
+}
+
 /// The payload is copied here, once: the read buffer goes on to other things.
 fn publication<'a>(pattern: Option<&'a [u8]>, channel: &'a [u8], payload: Payload<'_>) -> HubInput<'a> {
     match payload {
@@ -284,6 +333,8 @@ struct Session {
     conversation: Conversation,
     /// TLS may hold what was written.
     unflushed: bool,
+    /// All that was subscribed before is subscribed again, and the board knows.
+    is_up: bool,
     /// When the last bytes came.
     heard: Instant,
     /// When the ping was sent that is not answered.
@@ -310,6 +361,7 @@ impl Session {
                 needed: 1,
                 conversation: Conversation::default(),
                 unflushed: false,
+                is_up: false,
                 heard: now,
                 pinged: None,
                 next_ping: now + PING_EVERY,

@@ -1,4 +1,4 @@
-//! The Redis broker: a pool of subscriber links ([`link`]) with a hub each, one command connection ([`publisher`]), and
+//! The Redis broker: a pool of subscriber links ([`link`], [`links`]) with a hub each, one command connection ([`publisher`]), and
 //! one that reads ([`reader`]). Only here is a Redis client named. Pub/sub is read by our own RESP3 code ([`resp`]), commands
 //! go through redis-rs, and no connection does both.
 
@@ -8,6 +8,7 @@ mod connect;
 mod conversation;
 mod library;
 mod link;
+mod links;
 mod publisher;
 mod reader;
 pub mod resp;
@@ -78,7 +79,7 @@ pub(super) fn board(links: usize, outlet: Outlet) -> Board {
 /// Runs all links, the publisher and the readers until they are told to stop.
 pub(super) async fn run(settings: RedisSettings, shell: Shell) {
     let settings = Arc::new(settings);
-    let Shell { parts, jobs, meter, board, stop, questions, links, outlet } = shell;
+    let Shell { parts, jobs, meter, board, stop, questions, links, outlet, neighbour } = shell;
     let mut tasks = JoinSet::new();
     let publisher = parts.len();
     let reader = Arc::new(Reader {
@@ -91,10 +92,11 @@ pub(super) async fn run(settings: RedisSettings, shell: Shell) {
     for (place, reads) in [Reads::Tables, Reads::Views].into_iter().enumerate() {
         tasks.spawn(reader.clone().run(publisher + 1 + place, reads, stop.clone()));
     }
-    for (index, part) in parts.into_iter().enumerate() {
-        let link = Link::new(index, part, settings.clone(), board.clone(), questions.tables.clone());
-        tasks.spawn(link.run(stop.clone()));
-    }
+    let links = parts.into_iter().enumerate().map(|(index, part)| {
+        Link::new(index, part, settings.clone(), board.clone(), questions.tables.clone())
+    });
+    let (links, counts, stopping) = (links.collect(), meter.clone(), stop.clone());
+    tasks.spawn(async move { links::run(links, neighbour, &counts, stopping).await });
     tasks.spawn(Publisher::new(publisher, jobs, settings, board, meter).run(stop));
     while tasks.join_next().await.is_some() {}
 }
