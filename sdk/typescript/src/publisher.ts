@@ -61,6 +61,8 @@ export class Publisher {
   /** The rate limit asked to wait. */
   #resting = false;
   #inFlight = 0;
+  /** Why the last connection was the last one. */
+  #end: DrawbridgeError | undefined;
   readonly #retry: Timer;
   readonly #maxMessages: number;
   readonly #maxBytes: number;
@@ -113,9 +115,10 @@ export class Publisher {
   /** No connection will come: what waits is refused. */
   abandoned(cause: DrawbridgeError): void {
     this.lost();
+    this.#end = cause;
     for (const publish of this.#queue.splice(0)) {
       this.#queuedBytes -= publish.bytes;
-      this.#settle(publish, refused("CLOSED", cause.message, { closeCode: cause.closeCode, cause }));
+      this.#settle(publish, closed(cause));
     }
   }
 
@@ -157,6 +160,7 @@ export class Publisher {
   }
 
   #noRoomInQueue(publish: Publish, options: PublishOptions, coming: boolean): DrawbridgeError | undefined {
+    if (!coming && this.#end) return closed(this.#end);
     const off = options.queue === false || this.#maxMessages === 0;
     if (!this.link.open && (off || !coming)) return refused("NOT_CONNECTED", "there is no connection", { retryable: true });
     if (this.#queue.length < this.#maxMessages && this.#queuedBytes + publish.bytes <= this.#maxBytes) return undefined;
@@ -228,6 +232,10 @@ export class Publisher {
     if (unsent) this.#finish(publish, error);
     else this.requests.abandon(publish.id, error);
   }
+}
+
+function closed(cause: DrawbridgeError): DrawbridgeError {
+  return refused("CLOSED", cause.message, { closeCode: cause.closeCode, cause });
 }
 
 function refused(code: string, message: string, details: { retryable?: boolean; closeCode?: number | undefined; cause?: unknown } = {}) {

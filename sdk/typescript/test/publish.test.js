@@ -199,6 +199,30 @@ test("being refused for good refuses what waits", async (t) => {
   assert.deepEqual([(await waiting).code, (await waiting).outcome, (await waiting).closeCode], ["CLOSED", "not_done", 4500]);
 });
 
+test("publishing on a client that is closed, or refused for good, is `CLOSED`, until it connects again", async (t) => {
+  const { server, client, connection } = await connected(t);
+  // `queue: false` too: that there is no connection is not the reason.
+  const refusals = async () => {
+    const errors = [await rejection(client.publish("c", "e", 1)), await rejection(client.publish("c", "e", 1, { queue: false }))];
+    return errors.map(({ code, outcome, retryable, closeCode }) => [code, outcome, retryable, closeCode]);
+  };
+  client.close();
+  assert.deepEqual(await refusals(), Array(2).fill(["CLOSED", "not_done", false, undefined]));
+  await connection.closed;
+
+  client.connect().catch(() => {});
+  const waiting = client.publish("c", "e", 2);
+  const again = await server.accept();
+  await again.welcome();
+  accept(again, await again.next("PUBLISH_EVENT"));
+  await waiting;
+
+  const kicked = told(client, "status", ({ status }) => status === "closed");
+  again.socket.close(4502);
+  await kicked;
+  assert.deepEqual(await refusals(), Array(2).fill(["CLOSED", "not_done", false, 4502]));
+});
+
 test("no answer in time: unknown if it was sent, not done if it still waited", async (t) => {
   const { client, connection, runtime } = await connected(t, { publishTimeoutMs: 3_000, pongTimeoutMs: 60_000 });
   const sent = rejection(client.publish("c", "e", 1));
