@@ -106,6 +106,11 @@ export class DrawbridgeError extends Error {
   }
 }
 
+/** @internal The answer to a publish: the server says an `outcome` only where a doubt is possible. */
+export function publishRefused(error: DrawbridgeError): DrawbridgeError {
+  return error.outcome ? error : new DrawbridgeError(error.code, error.message, { ...error, outcome: "not_done" });
+}
+
 /** @internal The link broke with a request out. */
 export function connectionLost(closeCode?: number): DrawbridgeError {
   const message = "the connection was lost before the answer came";

@@ -4,7 +4,7 @@
  */
 
 import { sizeOf, type Codec } from "./codec.js";
-import { DrawbridgeError, type Outcome } from "./errors.js";
+import { DrawbridgeError, publishRefused, type Outcome } from "./errors.js";
 import type { Link } from "./link.js";
 import type { PublishedMessage, ServerMessage } from "./messages.js";
 import type { Requests } from "./requests.js";
@@ -216,7 +216,7 @@ export class Publisher {
 
   #settle(publish: Publish, answer: ServerMessage | DrawbridgeError): void {
     publish.deadline.clear();
-    if (answer instanceof DrawbridgeError) return publish.reject(answer);
+    if (answer instanceof DrawbridgeError) return publish.reject(publishRefused(answer));
     const { offset, result } = answer as PublishedMessage;
     publish.resolve({
       channel: publish.channel,

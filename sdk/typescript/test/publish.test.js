@@ -56,6 +56,28 @@ test("rejects with all that the server said", async (t) => {
   assert.equal((await unknown).outcome, "unknown");
 });
 
+test("what the server refused is not done, where it says nothing else", async (t) => {
+  const { client, connection } = await connected(t);
+  const refusal = async (answer) => {
+    const refused = rejection(client.publish("room:1", "move"));
+    const { id } = await connection.next("PUBLISH_EVENT");
+    connection.send({ type: "ERROR", id, message: "no", retryable: false, ...answer });
+    return refused;
+  };
+  for (const code of ["FORBIDDEN", "UNSUPPORTED", "CHANNEL_INVALID"]) {
+    const error = await refusal({ code, channel: "room:1" });
+    assert.deepEqual([error.code, error.message, error.channel, error.outcome], [code, "no", "room:1", "not_done"]);
+  }
+  const limited = await refusal({ code: "RATE_LIMITED", retryable: true, retry_after_ms: 180 });
+  assert.deepEqual([limited.outcome, limited.retryable, limited.retryAfterMs], ["not_done", true, 180]);
+  assert.equal((await refusal({ code: "BROKER_UNAVAILABLE", outcome: "unknown" })).outcome, "unknown");
+  // Only a publish has an outcome.
+  const subscribing = rejection(client.subscribe("secret:1").ready);
+  const { id } = await connection.next("CHANNEL_SUBSCRIBE");
+  connection.send({ type: "ERROR", id, channel: "secret:1", code: "FORBIDDEN", message: "no", retryable: false });
+  assert.equal((await subscribing).outcome, undefined);
+});
+
 test("what is in flight when the link breaks has an unknown outcome, and is not sent again", async (t) => {
   const { server, client, connection, runtime } = await connected(t);
   const publishing = rejection(client.publish("c", "e", 1));
