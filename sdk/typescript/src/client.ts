@@ -31,7 +31,7 @@ export interface DrawbridgeOptions {
   queue?: QueueOptions;
   /** From dialling to `WELCOME`, the token provider included (default 10000). */
   connectTimeoutMs?: number;
-  /** How long `publish` waits for its answer (default 30000). */
+  /** How long `publish` waits for its answer, and an entity table for its first sign (default 30000). */
   publishTimeoutMs?: number;
   /** How often to ask whether the server is there (default: half its heartbeat, at most 10000). */
   pingIntervalMs?: number;
@@ -118,14 +118,15 @@ export class Drawbridge<M extends ChannelMap = AnyChannels> {
       this.#requests,
       this.#linkOwner(),
     );
-    this.#subscriptions = new Subscriptions(this.#link, this.#requests, this.#listeners, runtime, {
+    const timeoutMs = options.publishTimeoutMs ?? 30_000;
+    this.#subscriptions = new Subscriptions(this.#link, this.#requests, this.#listeners, runtime, timeoutMs, {
       subscribed: (info) => this.#emitter.emit("subscribed", info),
       unsubscribed: (ended) => this.#emitter.emit("unsubscribed", ended),
       resync: (resync) => this.#resync(resync),
       failed: (error) => this.#complain(error),
       report: (thrown) => this.#report(thrown),
     });
-    this.#publisher = new Publisher(this.#link, this.#requests, codec, runtime, options.publishTimeoutMs ?? 30_000, options.queue);
+    this.#publisher = new Publisher(this.#link, this.#requests, codec, runtime, timeoutMs, options.queue);
   }
 
   get status(): Status {
@@ -277,8 +278,7 @@ export class Drawbridge<M extends ChannelMap = AnyChannels> {
         if (this.#welcome) this.#setStatus(message.broker === "ok" ? "open" : "degraded");
         return;
       case "RESYNC":
-        // The snapshot follows.
-        this.#subscriptions.live(message.channel)?.table?.lost();
+        this.#subscriptions.live(message.channel)?.table?.due();
         return this.#resync(resyncOf(message));
       case "GOODBYE":
         return this.#emitter.emit("goodbye", { reason: message.reason, reconnectInMs: message.reconnect_in_ms });

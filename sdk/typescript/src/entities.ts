@@ -5,9 +5,10 @@
 
 import { Deferred } from "./deferred.js";
 import { Emitter, type Unlisten } from "./emitter.js";
-import type { DrawbridgeError } from "./errors.js";
+import { DrawbridgeError } from "./errors.js";
 import type { EventMap, EventName } from "./events.js";
 import type { EventMessage, ViewEnterMessage, ViewLeaveMessage, WireEntity } from "./messages.js";
+import { Timer, type Runtime } from "./runtime.js";
 import type { Subscription } from "./subscriptions.js";
 
 /** One entity in its last state. It is never changed: each update makes a new one. `event` narrows `data`. */
@@ -45,14 +46,24 @@ export class Entities<E extends EventMap = Record<string, unknown>> {
   #coming: Map<string, Entity<E>> | undefined;
   #stale = true;
   #synced = new Deferred();
+  /** Whether the server has told of a table here: it is an entity channel. */
+  #known = false;
+  readonly #overdue: Timer;
+  readonly #timeoutMs: number;
+  readonly #report: (thrown: unknown) => void;
 
   /** @internal */
   constructor(
     /** What it belongs to: for `area()`, `filter()` and `unsubscribe()`. */
     readonly subscription: Subscription<E>,
     report: (thrown: unknown) => void,
+    runtime: Runtime,
+    timeoutMs: number,
   ) {
     this.#emitter = new Emitter(report);
+    this.#overdue = new Timer(runtime);
+    this.#timeoutMs = timeoutMs;
+    this.#report = report;
   }
 
   get size(): number {
@@ -76,7 +87,10 @@ export class Entities<E extends EventMap = Record<string, unknown>> {
     return this.#stale;
   }
 
-  /** Resolves when the table is complete. Rejects when it will not be. A new promise after each loss. */
+  /**
+   * Resolves when the table is complete. Rejects when it will not be; with `TIMEOUT` where the server tells nothing of
+   * one: the channel may not be `kind = "entity"`. A new promise after each loss, and for a table that comes late.
+   */
   get synced(): Promise<void> {
     return this.#synced.promise;
   }
@@ -103,7 +117,13 @@ export class Entities<E extends EventMap = Record<string, unknown>> {
 
   /** @internal */
   entered({ entities, reset, complete }: ViewEnterMessage): void {
-    if (reset) this.#coming = new Map();
+    this.#overdue.clear();
+    this.#known = true;
+    if (reset) {
+      this.#coming = new Map();
+      // It is late: the wait was given up.
+      if (this.#stale) this.#renew();
+    }
     if (!this.#coming) return this.#enter(entities.map((entity) => entityOf<E>(entity)));
     for (const entity of entities) this.#coming.set(entity.key, entityOf(entity));
     if (complete) this.#replaceBy(this.#coming);
@@ -137,7 +157,14 @@ export class Entities<E extends EventMap = Record<string, unknown>> {
   lost(): void {
     this.#stale = true;
     this.#coming = undefined;
-    if (this.#synced.settled) this.#synced = new Deferred();
+    this.#overdue.clear();
+    this.#renew();
+  }
+
+  /** @internal A snapshot follows if this is an entity channel, an empty one too. */
+  due(): void {
+    this.lost();
+    if (!this.#known) this.#overdue.set(this.#timeoutMs, () => this.#late());
   }
 
   /** @internal There will be no snapshot. */
@@ -153,6 +180,17 @@ export class Entities<E extends EventMap = Record<string, unknown>> {
     this.#shown = new Map();
     for (const entity of gone.values()) this.#emitter.emit("leave", { entity, reason: "unsubscribed" });
     this.#emitter.clear();
+  }
+
+  #late(): void {
+    const { channel } = this.subscription;
+    const error = new DrawbridgeError("TIMEOUT", `no table of ${channel} came: the channel may not be kind = "entity"`, { channel });
+    this.abandoned(error);
+    this.#report(error);
+  }
+
+  #renew(): void {
+    if (this.#synced.settled) this.#synced = new Deferred();
   }
 
   #enter(entities: Entity<E>[]): void {

@@ -187,7 +187,11 @@ export class Subscription<E extends EventMap = Record<string, unknown>> extends 
   /** The live table of an entity channel. */
   get entities(): Entities<E> {
     if (isPattern(this.channel)) throw new TypeError(`${this.channel} is a pattern: entities are told by channel`);
-    this.table ??= new Entities<E>(this, this.#report);
+    if (!this.table) {
+      const { runtime, timeoutMs } = this.#subscriptions;
+      this.table = new Entities<E>(this, this.#report, runtime, timeoutMs);
+      if (this.state === "active") this.table.due();
+    }
     return this.table;
   }
 
@@ -252,7 +256,9 @@ export class Subscriptions {
     private readonly link: Link,
     private readonly requests: Requests,
     private readonly listeners: Listeners,
-    runtime: Runtime,
+    readonly runtime: Runtime,
+    /** How long a table waits for its first sign. */
+    readonly timeoutMs: number,
     private readonly owner: SubscriptionsOwner,
   ) {
     this.#pause = new Timer(runtime);
@@ -456,7 +462,10 @@ export class Subscriptions {
     const first = !wish.held;
     wish.accept();
     wish.phase = "settled";
-    if (first) this.#announce(infoOf(subscription));
+    if (first) {
+      subscription.table?.due();
+      this.#announce(infoOf(subscription));
+    }
     // A listener may have ended it, or changed it.
     if (!subscription.ended && wish.phase === "settled") this.#askIfOutdated(subscription);
   }

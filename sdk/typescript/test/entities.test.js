@@ -214,6 +214,70 @@ test("a refusal, or the client's end, ends the wait", async (t) => {
   assert.equal((await rejection(synced)).code, "CLOSED");
 });
 
+// Longer than all that these tests let pass: nobody answers `PING` between two steps of manual time.
+const IMPATIENT = { publishTimeoutMs: 3_000, pongTimeoutMs: 60_000 };
+
+/** What becomes of a wait that begins now, when nothing comes. */
+async function overdue(runtime, world) {
+  const { synced } = world;
+  runtime.advance(3_000);
+  const { code, channel, message } = await rejection(synced);
+  assert.deepEqual([code, channel], ["TIMEOUT", CHANNEL]);
+  assert.match(message, /may not be kind = "entity"/);
+}
+
+test("on a channel without a table the wait ends, after each loss anew", async (t) => {
+  const all = await table(t, IMPATIENT);
+  const { client, connection, runtime, world, errors } = all;
+  // Such a channel has events, and they are no sign of a table.
+  connection.event(CHANNEL, "say", "hello");
+  await settled(client, connection);
+  await overdue(runtime, world);
+  assert.deepEqual([errors.map(({ code }) => code), world.stale], [["TIMEOUT"], true]);
+  connection.send({ type: "RESYNC", channel: CHANNEL, reason: "broker" });
+  await settled(client, connection);
+  await overdue(runtime, world);
+  await comeBack(all);
+  await world.subscription.ready;
+  await overdue(runtime, world);
+});
+
+test("it waits for a table from when it is asked for, and only while there is a connection", async (t) => {
+  const { client, connection, runtime, errors } = await connected(t, IMPATIENT);
+  const subscription = client.subscribe(CHANNEL);
+  await connection.confirm(CHANNEL);
+  await subscription.ready;
+  runtime.advance(10_000);
+  await overdue(runtime, subscription.entities);
+  assert.equal(errors.length, 1);
+  client.entities("world:2");
+  await connection.confirm("world:2");
+  await settled(client, connection);
+  client.close();
+  assert.equal(runtime.timers, 0);
+});
+
+test("a table that comes late works all the same, and is never given up again", async (t) => {
+  const { client, connection, runtime, world, told, errors } = await table(t, IMPATIENT);
+  await overdue(runtime, world);
+  connection.enter(CHANNEL, { a: 1 }, { reset: true, complete: false });
+  await settled(client, connection);
+  const late = world.synced;
+  connection.enter(CHANNEL, { b: 2 });
+  await late;
+  await settled(client, connection);
+  assert.deepEqual([content(world), world.stale], [{ a: 1, b: 2 }, false]);
+  assert.deepEqual(told, [["enter", "a", 1], ["enter", "b", 2], ["reset"]]);
+  // What kind it is of is known now, so the next one may take as long as the server's Redis does.
+  connection.send({ type: "RESYNC", channel: CHANNEL, reason: "broker" });
+  await settled(client, connection);
+  const again = world.synced;
+  runtime.advance(3_000);
+  connection.enter(CHANNEL, { c: 3 }, { reset: true });
+  await again;
+  assert.equal(errors.length, 1);
+});
+
 test("it is there from the beginning, whenever it is asked for; a pattern has none", async (t) => {
   const { client, connection } = await connected(t);
   const world = client.subscribe(CHANNEL, { area: { x: 0, y: 0, radius: 5 } });
