@@ -332,6 +332,17 @@ def test_a_port_in_use_is_named(redis, start, tmp_path):
     assert result.returncode != 0 and str(node.port) in result.stderr + result.stdout
 
 
+def test_a_start_that_fails_says_why(tmp_path):
+    config = tmp_path / "drawbridge.toml"
+    config.write_text('[broker]\nkind = "redis"\nurl = "rediss://127.0.0.1:1"\n[auth]\nhmac_secret = "0123456789abcdef0123456789abcdef"\n')
+    nothing = tmp_path / "nothing.pem"
+    nothing.write_text("")
+    environment = {"SSL_CERT_FILE": str(nothing), "SSL_CERT_DIR": str(tmp_path)}
+    result = run("serve", "--config", str(config), env=environment)
+    assert result.returncode == 1
+    assert "broker TLS: the system has no certificates" in result.stderr and "panicked" not in result.stderr
+
+
 def test_a_node_without_a_name_gets_a_random_one(redis, start):
     names = {start(redis, node=None).player("alice").hello["node"] for _ in range(2)}
     assert len(names) == 2 and all(names)

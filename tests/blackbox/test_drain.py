@@ -100,6 +100,14 @@ def test_drained_players_find_the_other_node(redis, start):
     assert first.process.wait() == 0
 
 
+def test_a_node_that_still_waits_for_redis_ends_at_once(own_redis, start):
+    own_redis.stop()
+    node = start(own_redis, wait_ready_line=False)
+    until(lambda: "no connection to Redis" in node.process.output, "it has tried")
+    assert node.process.terminate() == 0
+    assert "ready listen" not in node.process.output
+
+
 def test_sigint_drains_too(redis, start):
     node = start(redis, drain_window="500ms")
     player = node.player("alice")

@@ -21,7 +21,9 @@ def test_metrics_are_prometheus_text(node, redis):
     player = node.player("alice")
     player.subscribe("chat:1")
     answer = node.get("/metrics")
-    assert answer.status == 200 and answer.headers["Content-Type"].startswith(("text/plain", "application/openmetrics-text"))
+    assert answer.status == 200 and answer.headers["Content-Type"].startswith("text/plain; version=0.0.4")
+    asked = node.get("/metrics", headers={"Accept": "application/openmetrics-text;version=1.0.0,text/plain;q=0.5"})
+    assert asked.headers["Content-Type"].startswith("application/openmetrics-text; version=1.0.0")
     text = answer.body.decode()
     assert "# TYPE " in text and "# HELP " in text
     until(lambda: node.metric(names.CONNECTIONS) == 1, "one connection")

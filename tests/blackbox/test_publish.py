@@ -225,6 +225,18 @@ def test_a_forwarded_event_is_appended_to_the_stream_instead(node, redis):
     assert player.events_until("end") == []
 
 
+def test_what_is_forwarded_on_an_entity_channel_is_for_the_service_to_say(start, redis):
+    world = {"name": "world:{world}", "subscribe": "true", "publish": "true", "kind": "entity", "key": "data.id"}
+    player = start(redis, channel=[{**world, "position": ["data.x", "data.y"], "forward": "actions:{world}"}]).player("alice")
+    player.subscribe("world:7")
+    player.publish("world:7", "move", {"to": "north"})
+    entry = redis.stream("actions:7")[0]
+    assert (entry["player"], entry["event"], json.loads(entry["data"])) == ("alice", "move", {"to": "north"})
+    state = {"id": "alice", "x": 1, "y": 2}
+    redis.client.fcall("drawbridge_publish", 1, "world:7", json.dumps({"event": "moved", "data": state}))
+    assert player.sees("world:7", ["alice"]) == {"alice": state}
+
+
 @pytest.mark.parametrize("id", [7, "seven", None])
 def test_the_id_of_a_forwarded_event(node, redis, id):
     player = node.player("alice")

@@ -176,6 +176,43 @@ def test_a_new_filter_does_not_overtake_a_publish(start, redis, broker, kind, na
         assert shown[-2:] == [(f"a{round}", 1), (f"b{round}", 2)]
 
 
+def test_a_name_that_is_no_name_waits_for_nothing(node):
+    player = node.player()
+    player.subscribe("chat:1")
+    # Held against each other they would cost the product of their lengths.
+    pattern, channel = "*[" + "a" * 15_000 + "b]", "b" * 15_000
+    player.send(
+        [
+            {"type": "PUBLISH_EVENT", "id": 1, "channel": "chat:1", "event": "e"},
+            {"type": "FILTER_UPDATE", "id": 2, "channel": pattern},
+            {"type": "PUBLISH_EVENT", "id": 3, "channel": channel, "event": "e"},
+            {"type": "CHANNEL_UNSUBSCRIBE", "id": 4, "channel": pattern},
+        ]
+    )
+    for id in (2, 3, 4):
+        assert player.expect("ERROR", id=id)["code"] in ("CHANNEL_INVALID", "NOT_SUBSCRIBED")
+    assert [m.get("id") for m in player.received[-3:]] == [2, 3, 4]
+    assert player.expect(id=1).type == "EVENT_PUBLISHED"
+
+
+def test_a_change_of_a_pattern_waits_behind_a_publish_that_waits(node):
+    player = node.player()
+    for round in range(10):
+        for name in ("chat:*", "chat:?"):
+            player.subscribe(name, filter="data == 1")
+        player.send(
+            [
+                {"type": "PUBLISH_EVENT", "channel": "chat:22", "event": "e", "data": 0},
+                {"type": "FILTER_UPDATE", "channel": "chat:*", "filter": "data == 2"},
+                {"type": "PUBLISH_EVENT", "id": f"p{round}", "channel": "chat:1", "event": "e", "data": 1},
+                {"type": "FILTER_UPDATE", "id": f"f{round}", "channel": "chat:?", "filter": "data == 2"},
+            ]
+        )
+        player.expect("EVENT", data=1)
+        player.expect("FILTER_UPDATED", id=f"f{round}")
+        player.expect(id=f"p{round}")
+
+
 def test_much_that_waits_for_one_subscription_is_done_behind_it(start, redis):
     player = start(redis, limits={"messages": {"per_second": 5000, "burst": 5000}}).player()
     player.send({"type": "CHANNEL_SUBSCRIBE", "id": "s", "channel": "chat:1"})

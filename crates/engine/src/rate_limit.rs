@@ -49,13 +49,13 @@ impl Bucket {
         let now_ns = now_ms * NANOS_PER_MS;
         let per_token = NANOS_PER_SECOND / rate.per_second.max(1);
         let tolerance = per_token.saturating_mul(rate.burst.max(1));
-        let after =
-            self.tat_ns.max(now_ns).saturating_add(per_token.saturating_mul(cost.min(rate.burst.max(1))));
+        let before = self.tat_ns.max(now_ns);
+        let after = before.saturating_add(per_token.saturating_mul(cost.min(rate.burst.max(1))));
         if after > now_ns.saturating_add(tolerance) {
             let wait_ns = after - now_ns - tolerance;
             return Verdict::Limited { retry_after_ms: wait_ns.div_ceil(NANOS_PER_MS).max(1) };
         }
-        self.tat_ns = after;
+        self.tat_ns = before.saturating_add(per_token.saturating_mul(cost));
         Verdict::Allowed
     }
 
@@ -165,6 +165,15 @@ mod tests {
         let Verdict::Limited { retry_after_ms } = bucket.take(50, RATE, 1) else { panic!() };
         assert!(matches!(bucket.take(50 + retry_after_ms - 1, RATE, 1), Verdict::Limited { .. }));
         assert_eq!(bucket.take(50 + retry_after_ms, RATE, 1), Verdict::Allowed);
+    }
+
+    #[test]
+    fn what_costs_more_than_the_burst_is_paid_off() {
+        let mut bucket = Bucket::default();
+        assert_eq!(bucket.take(0, RATE, 20), Verdict::Allowed);
+        // Of 20 tokens the burst had 5.
+        assert_eq!(bucket.take(0, RATE, 1), Verdict::Limited { retry_after_ms: 1_600 });
+        assert_eq!(bucket.take(1_600, RATE, 1), Verdict::Allowed);
     }
 
     #[test]

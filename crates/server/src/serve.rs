@@ -76,12 +76,19 @@ async fn start_and_serve(config: Config, dev: Option<Dev>) -> Result<(), StartEr
         None => None,
     };
     let tls = config.tls.as_ref().map(tls::acceptor).transpose().map_err(failed("tls"))?;
-    let (node, bus_events) = start(config, dev, max_files)?;
+    // Where it fails, the shards' runtimes end within it.
+    let (node, bus_events) = tokio::task::block_in_place(|| start(config, dev, max_files))?;
     tokio::spawn({
         let bus = node.bus.clone();
         async move { bus.run(bus_events).await }
     });
-    wait_for_redis(&node).await;
+    tokio::select! {
+        () = wait_for_redis(&node) => {}
+        () = signals.next() => {
+            node.broker.shutdown().await;
+            return Ok(());
+        }
+    }
 
     let mut ready = String::from("drawbridge: ready");
     ready += &format!(" listen={}", local_address(&public));

@@ -182,8 +182,8 @@ class Node:
 
     # HTTP
 
-    def get(self, path):
-        return http("GET", f"http://127.0.0.1:{self.port}{path}")
+    def get(self, path, headers=None):
+        return http("GET", f"http://127.0.0.1:{self.port}{path}", headers=headers)
 
     def admin(self, method, path, body=None, key=API_KEY):
         headers = {"Authorization": f"Bearer {key}"} if key else {}

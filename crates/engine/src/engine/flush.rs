@@ -273,11 +273,16 @@ impl Leaving<'_> {
         }
         let mut more = false;
         let may_tell = is_live && target.world.as_ref().is_none_or(|world| world.loaded);
-        // Without a table, or while its views are not known, nothing is told: what ends that brings another snapshot.
-        if let Some(snapshot) = feed.snapshot.take().filter(|_| may_tell) {
-            let rest = tell_snapshot(conn, target, audience, snapshot, self.max_bytes, self.stats);
-            feed.snapshot = rest.map(SnapshotState::Running);
-            more = feed.snapshot.is_some();
+        match feed.snapshot.take() {
+            Some(snapshot) if may_tell => {
+                let rest = tell_snapshot(conn, target, audience, snapshot, self.max_bytes, self.stats);
+                feed.snapshot = rest.map(SnapshotState::Running);
+                more = feed.snapshot.is_some();
+            }
+            // Without a table, or while its views are not known, nothing is told, nor what is due behind it: what ends that
+            // brings another snapshot.
+            Some(_) => drop(feed.clear()),
+            None => {}
         }
         if feed.snapshot.is_none() {
             let eye = eye_of(target, audience);

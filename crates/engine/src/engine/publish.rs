@@ -279,7 +279,10 @@ fn key_for(
     publish: &Publish,
     key: Result<Option<String>, KeyError>,
 ) -> Result<Option<String>, (ErrorCode, String)> {
-    let Some(rules) = &class.entity else { return Ok(key.ok().flatten()) };
+    // What is forwarded is an action; the service that reads it says what becomes of the entities.
+    let Some(rules) = class.entity.as_ref().filter(|_| class.forward.is_none()) else {
+        return Ok(key.ok().flatten());
+    };
     let place = class.key.as_ref().map_or("key".to_owned(), |path| path.to_string());
     let bad = |text: String| (ErrorCode::BadMessage, text);
     let key = match key {

@@ -19,6 +19,8 @@ use crate::rate_limit::{ABUSE_WINDOW_MS, Verdict};
 const BAD_MESSAGES: u8 = 10;
 /// How many requests of one connection may wait for earlier ones.
 const MAX_DEFERRED: usize = 512;
+/// And how many of them may change what comes by a pattern: each publish behind them is held against each.
+const MAX_DEFERRED_PATTERNS: usize = 8;
 /// And how many bytes of them, in messages of the largest size.
 const MAX_DEFERRED_MESSAGES: usize = 4;
 
@@ -136,8 +138,11 @@ impl Engine {
         if !self.within_limits(id, request.id.as_ref(), verdict) {
             return;
         }
+        let Some(conn) = self.connections.get(id) else { return };
         if let Some(name) = changes(&request.message)
             && self.status == BrokerStatus::Ok
+            && conn.publishing.is_some()
+            && self.holds(conn, name)
         {
             self.fence_published(id, name);
         }
@@ -195,22 +200,36 @@ impl Engine {
             return !matches!(message, ClientMessage::Ping { .. });
         }
         let Some(channel) = channel_of(message) else { return false };
-        let behind = earlier.iter().any(|waiting| channel_of(&waiting.request.message) == Some(channel));
+        let mut earlier = earlier.iter().map(|waiting| &waiting.request.message);
         match message {
+            // What it published before is still to be heard as it was then.
             _ if changes(message).is_some() => {
-                // What it published before is still to be heard as it was then.
-                let publishes = self.status == BrokerStatus::Ok && publishes(conn, channel);
-                publishes || behind || self.has_pending(conn, |name| name == channel)
+                let is_before = |earlier: &ClientMessage| match earlier {
+                    ClientMessage::Publish(publish) => covers(channel, &publish.channel),
+                    earlier => channel_of(earlier) == Some(channel),
+                };
+                self.has_pending(conn, |name| name == channel)
+                    || earlier.any(is_before)
+                    || (self.status == BrokerStatus::Ok
+                        && publishes(conn, channel)
+                        && self.holds(conn, channel))
             }
             ClientMessage::Publish(_) if self.refuses_now(channel) => false,
             ClientMessage::Publish(_) => {
-                let mut changed = earlier.iter().filter_map(|waiting| changes(&waiting.request.message));
-                behind
-                    || changed.any(|name| covers(name, channel))
-                    || self.has_pending(conn, |name| covers(name, channel))
+                let is_before = |earlier: &ClientMessage| match changes(earlier) {
+                    Some(name) => covers(name, channel),
+                    None => channel_of(earlier) == Some(channel),
+                };
+                earlier.any(is_before) || self.has_pending(conn, |name| covers(name, channel))
             }
-            _ => behind,
+            _ => earlier.any(|earlier| channel_of(earlier) == Some(channel)),
         }
+    }
+
+    /// Whether the connection has a subscription of this name, confirmed or not.
+    fn holds(&self, conn: &Connection, name: &str) -> bool {
+        let mut targets = conn.subscriptions.iter().filter_map(|held| self.targets.get(held.target));
+        targets.any(|target| *target.subject.name == *name)
     }
 
     /// A class that refuses while Redis is away has nothing to wait for.
@@ -240,7 +259,11 @@ impl Engine {
         let bound = self.settings.message_bytes.saturating_mul(MAX_DEFERRED_MESSAGES);
         let Some(conn) = self.connections.get_mut(id) else { return };
         let deferred = conn.deferred.get_or_insert_default();
-        if deferred.requests.len() < MAX_DEFERRED && deferred.bytes + bytes <= bound {
+        let changes_pattern = |request: &Request| changes(&request.message).is_some_and(channel::is_pattern);
+        let patterns =
+            || deferred.requests.iter().filter(|waiting| changes_pattern(&waiting.request)).count();
+        let is_one_too_many = changes_pattern(&request) && patterns() >= MAX_DEFERRED_PATTERNS;
+        if deferred.requests.len() < MAX_DEFERRED && deferred.bytes + bytes <= bound && !is_one_too_many {
             deferred.bytes += bytes;
             deferred.requests.push(Waiting { request, bytes });
             return;
@@ -333,15 +356,17 @@ impl Engine {
 
 use crate::connection::Waiting;
 
-/// The channel or pattern that a request is about.
+/// The channel or pattern that a request is about. One that is longer than any may be is about none: it waits for
+/// nothing, and is refused.
 fn channel_of(message: &ClientMessage) -> Option<&str> {
-    match message {
-        ClientMessage::Subscribe(subscribe) => Some(&subscribe.channel),
-        ClientMessage::Unsubscribe { channel } => Some(channel),
-        ClientMessage::Publish(publish) => Some(&publish.channel),
-        ClientMessage::FilterUpdate(update) => Some(&update.channel),
-        _ => None,
-    }
+    let name = match message {
+        ClientMessage::Subscribe(subscribe) => &subscribe.channel,
+        ClientMessage::Unsubscribe { channel } => channel,
+        ClientMessage::Publish(publish) => &publish.channel,
+        ClientMessage::FilterUpdate(update) => &update.channel,
+        _ => return None,
+    };
+    (name.len() <= channel::MAX_NAME_BYTES).then_some(name)
 }
 
 /// The channel or pattern of which a request changes what its connection hears.

@@ -207,8 +207,8 @@ impl Engine {
         let (Some(slot), Some(target)) = (slot, self.targets.get_mut(target_id)) else { return };
         let Some(subscriber) = target.subscribers.get_mut(slot as usize) else { return };
         let audience = subscriber.audience;
-        // What is not known well is not told: all of it follows when the table has come.
-        let tell = tell && target.world.as_ref().is_none_or(|world| world.loaded);
+        // What is not known well is not told: all of it follows when the table has come, and the views.
+        let tell = tell && subscriber.live && target.world.as_ref().is_none_or(|world| world.loaded);
         if let (Some(feed), Some(_), Some(conn)) =
             (&mut subscriber.feed, &target.world, self.connections.get_mut(id))
         {

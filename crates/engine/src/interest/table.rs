@@ -104,8 +104,8 @@ impl Table {
     }
 
     /// Where the stored table begins with this event, because it was not there yet, or had expired or been lost with all that
-    /// it held: nothing is missing, but that is gone. Gives back the keys, in order. What only plain events spoke of stays,
-    /// and the event's own entity, which it tells of.
+    /// it held: nothing is missing, but that is gone. Gives back the keys, in order. What a plain event spoke of last stays
+    /// for its time, and so does the event's own entity, which it tells of.
     pub(super) fn begin_anew(&mut self, now_ms: u64, event: &Event) -> Vec<Arc<str>> {
         let version = event.server_id().and_then(Version::of_id);
         let Some(version) = version.filter(|version| version.seq == 1 && version.epoch != self.epoch) else {
@@ -193,7 +193,8 @@ impl Table {
             *held = Held { publication: publication.clone(), heard_ms: now_ms, seq, stored };
             return Taken::Changed;
         }
-        if !stored && self.entities.len() >= self.max {
+        // While the stored table is being read nobody knows which keys are new.
+        if !stored && self.loading.is_none() && self.entities.len() >= self.max {
             return Taken::Full;
         }
         // The stored table had room for it.

@@ -75,7 +75,9 @@ impl Rules {
     /// Events are told in their order only key by key.
     pub fn is_by_key(&self, channel: &str) -> bool {
         let delivery = self.delivery(channel);
-        delivery.max_updates.is_some() && delivery.conflate
+        // A reader that is slow is shown the newest of each key, too.
+        let conflates = delivery.conflate || delivery.slow_consumer == SlowConsumer::Latest;
+        delivery.max_updates.is_some() && conflates
     }
 
     pub fn settings(&self) -> Settings {

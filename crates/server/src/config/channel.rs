@@ -69,14 +69,7 @@ fn class(section: &Section<'_>, names: &mut Names) -> Option<Class> {
         section.field("when_broker_down").and_then(|field| when_down(&field)).unwrap_or_default();
     let publishes = section.rate("publishes", None);
     let views = views::read(section);
-    let entities = views.entity.is_some();
-    let forward = section.field("forward").and_then(|field| {
-        if entities {
-            let hint = "what players send would never reach the table; let the service publish the entities";
-            field.error("does not go with kind = \"entity\"", hint);
-        }
-        forward(&field, name.as_ref())
-    });
+    let forward = section.field("forward").and_then(|field| forward(&field, name.as_ref()));
     section.close();
     let name = name?;
     Some(Class {

@@ -82,7 +82,10 @@ fn lay(root: &mut Node, o: &Override) -> Result<(), ConfigError> {
             _ => member(node, part, &place, depth + 1 == o.path.len()),
         };
     }
-    *node = Node { place, raw: Raw::Text(o.value.clone()) };
+    let text = Node { place, raw: Raw::Text(o.value.clone()) };
+    // Whatever is wanted there: quotes are TOML's.
+    let in_quotes = parse_value(&o.value, &text.place).filter(|_| o.value.starts_with(['"', '\'']));
+    *node = in_quotes.unwrap_or(text);
     Ok(())
 }
 

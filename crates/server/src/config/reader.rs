@@ -258,12 +258,10 @@ impl<'c> Section<'c> {
     }
 }
 
-/// A list or table, or a string in quotes, that is the whole of an environment variable.
+/// A list or table that is the whole of an environment variable.
 pub(super) fn resolved(node: Node) -> Node {
     match &node.raw {
-        Raw::Text(text) if text.starts_with(['{', '[', '"', '\'']) => {
-            parse_value(text, &node.place).unwrap_or(node)
-        }
+        Raw::Text(text) if text.starts_with(['{', '[']) => parse_value(text, &node.place).unwrap_or(node),
         _ => node,
     }
 }
@@ -298,12 +296,7 @@ impl<'c> Field<'c> {
 
     pub(super) fn string(&self) -> Option<String> {
         match &self.node.raw {
-            Raw::String { text, .. } => Some(text.clone()),
-            Raw::Text(text) if text.starts_with(['"', '\'']) => match resolved(self.node.clone()).raw {
-                Raw::String { text, .. } => Some(text),
-                _ => Some(text.clone()),
-            },
-            Raw::Text(text) => Some(text.clone()),
+            Raw::String { text, .. } | Raw::Text(text) => Some(text.clone()),
             _ => {
                 self.wrong_kind("a string", "put it in quotes");
                 None

@@ -13,7 +13,7 @@ use drawbridge_engine::io::{PlayerAction, PlayerCommand, PublishFailure};
 use drawbridge_protocol::event::Envelope;
 use drawbridge_protocol::json::{self, Kind, Value};
 use drawbridge_protocol::{ErrorCode, MAX_DATA_DEPTH, channel};
-use http::{StatusCode, header};
+use http::{HeaderMap, StatusCode, header};
 
 use super::pages;
 use crate::bus::EventRefused;
@@ -56,7 +56,10 @@ fn router(node: Arc<Node>) -> Router {
         .route("/api/openapi.json", get(openapi))
         .route("/healthz", get(async || pages::text(StatusCode::OK, "ok\n")))
         .route("/readyz", get(async |State(node): Shared| pages::ready(&node)))
-        .route("/metrics", get(async |State(node): Shared| pages::metrics(&node).await))
+        .route(
+            "/metrics",
+            get(async |State(node): Shared, headers: HeaderMap| pages::metrics(&node, &headers).await),
+        )
         .fallback(async || ApiError::new(StatusCode::NOT_FOUND, "NOT_FOUND", "there is nothing at this path"))
         .method_not_allowed_fallback(async || {
             ApiError::new(StatusCode::METHOD_NOT_ALLOWED, "METHOD_NOT_ALLOWED", "not with this method")

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::header::{self, HeaderValue};
+use http::header::{self, HeaderMap, HeaderValue};
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::Full;
 use hyper::body::Incoming;
@@ -34,7 +34,7 @@ pub(super) async fn route(
     Ok(match path {
         "/healthz" => text(StatusCode::OK, "ok\n"),
         "/readyz" => ready(&node),
-        "/metrics" => metrics(&node).await,
+        "/metrics" => metrics(&node, request.headers()).await,
         _ => playground::page(&node, path, request.headers())
             .unwrap_or_else(|| text(StatusCode::NOT_FOUND, "not here; the socket is at /ws\n")),
     })
@@ -48,10 +48,15 @@ pub(super) fn ready(node: &Node) -> Reply {
     }
 }
 
-pub(super) async fn metrics(node: &Node) -> Reply {
+/// In OpenMetrics' text, which is good as Prometheus' older one too: it is called what the client asks for.
+pub(super) async fn metrics(node: &Node, asked: &HeaderMap) -> Reply {
+    let accepted = asked.get(header::ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let content_type = match accepted.contains("application/openmetrics-text") {
+        true => "application/openmetrics-text; version=1.0.0; charset=utf-8",
+        false => "text/plain; version=0.0.4; charset=utf-8",
+    };
     let stats = node.stats().await;
-    let body = crate::metrics::encode(&stats);
-    reply(StatusCode::OK, "application/openmetrics-text; version=1.0.0; charset=utf-8", body.into())
+    reply(StatusCode::OK, content_type, crate::metrics::encode(&stats).into())
 }
 
 pub(crate) fn text(status: StatusCode, body: &str) -> Reply {

@@ -404,7 +404,6 @@ fn views_that_mean_nothing_are_refused_by_name() {
         ),
         ("key = \"id\"", "`channel.key` is not a path"),
         ("kind = \"entities\"", "`channel.kind` is not known: \"entities\"; did you mean \"entity\"?"),
-        ("kind = \"entity\"\nforward = \"actions\"", "`channel.forward` does not go with kind = \"entity\""),
         ("slow_consumer = \"newest\"", "`channel.slow_consumer` is not known"),
         ("batch = \"11s\"", "`channel.batch` is out of bounds"),
         ("hysteresis = -1\nposition = [\"data.x\", \"data.y\"]", "`channel.hysteresis` is out of bounds"),
