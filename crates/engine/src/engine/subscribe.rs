@@ -166,6 +166,10 @@ impl Engine {
         if !known {
             let slot = target.subscribers.len() as u32;
             conn.subscriptions.push(Subscription { target: target_id, slot, origin });
+            if target.subscribers.is_empty() {
+                // Most channels of a player's own have one, and ever only one.
+                target.subscribers.reserve_exact(1);
+            }
             target.subscribers.push(Subscriber {
                 conn: id,
                 live: target.live && !gated,

@@ -29,6 +29,7 @@ pub struct Bench {
     pub arrays: Vec<usize>,
     pub blocked: Vec<bool>,
     pub closed: Vec<Option<u16>>,
+    names: Vec<String>,
     pub refreshes: usize,
     /// By which Redis sends a copy, too.
     pub pattern: Option<&'static str>,
@@ -121,6 +122,7 @@ impl Bench {
             arrays: Vec::new(),
             blocked: Vec::new(),
             closed: Vec::new(),
+            names: Vec::new(),
             refreshes: 0,
             pattern: None,
             views: Some(Ok([].into())),
@@ -146,8 +148,8 @@ impl Bench {
         self.read.push(Vec::new());
         self.blocked.push(false);
         self.closed.push(None);
-        let json = json!({ "sub": name, "team": team }).to_string().into();
-        let claims = Claims { player: name.into(), expires_unix_ms: None, json };
+        self.names.push(name.to_owned());
+        let claims = claims(name, team);
         self.input(Input::Opened(Opened {
             conn: conn(at),
             connection: 100 + at as u64,
@@ -272,6 +274,11 @@ impl Bench {
                     frames.iter().for_each(|frame| self.see(at, frame));
                 }
                 Output::Broker(command) => self.carry_out(command),
+                // A token is a team.
+                Output::Authenticate { conn, token } => {
+                    let result = Ok(claims(&self.names[conn.index as usize], &token));
+                    self.engine.handle(self.now, Input::Authenticated { conn, result });
+                }
                 Output::Notice(Notice::ViewsRefused { .. }) => {}
                 other => panic!("unexpected {other:?}"),
             }
@@ -347,6 +354,11 @@ impl Bench {
             message => self.read[at].push(message),
         }
     }
+}
+
+fn claims(name: &str, team: &str) -> Claims {
+    let json = json!({ "sub": name, "team": team }).to_string().into();
+    Claims { player: name.into(), expires_unix_ms: None, json }
 }
 
 pub fn conn(at: usize) -> ConnId {

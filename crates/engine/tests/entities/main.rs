@@ -364,6 +364,62 @@ fn behind_a_dropped_command_nothing_is_shown_before_the_views_are_known() {
     }
 }
 
+/// What waits for a socket that does not read was judged by the claims before: those of now hold for it too, whether the
+/// player's views are known or not.
+#[test]
+fn new_claims_hold_for_what_waits_behind_a_gate() {
+    for gate in [false, true] {
+        let mut bench = Bench::new(world(latest(), false), 1 << 20);
+        let player = bench.player("r", "red");
+        bench.subscribe(player, json!({}));
+        let red = |n: u64| json!({ "id": "a", "team": "red", "n": n });
+        bench.publish("e", red(1));
+        assert_eq!(bench.told(player), ["CHANNEL_SUBSCRIBED", "reset ", "enter a"]);
+        bench.blocked[player] = true;
+        bench.publish("e", red(2));
+        bench.publish("e", red(3));
+        if gate {
+            bench.views = None;
+            bench.input(Input::Broker(BrokerEvent::ViewsStale { dropped: true, held: None }));
+        }
+        bench.send(player, json!({ "type": "TOKEN_REFRESH", "id": 1, "token": "blue" }));
+        bench.unblock(player);
+        let told = bench.told(player);
+        if gate {
+            assert_eq!(told, ["a 2", "TOKEN_REFRESHED"]);
+            bench.tell_views(Ok(&[]));
+            assert_eq!(bench.told(player), ["resync broker", "reset "]);
+        } else {
+            assert_eq!(told, ["a 2", "TOKEN_REFRESHED", "view a"]);
+        }
+    }
+}
+
+/// A table that is told by halves when the gate is shut is told anew behind it, and nothing of it meanwhile.
+#[test]
+fn a_gate_that_is_shut_on_a_snapshot_shuts_in_what_is_due_behind_it() {
+    let mut bench = Bench::new(world(latest(), false), 1 << 20);
+    let player = bench.player("r", "red");
+    let pad = "x".repeat(10_000);
+    for at in 10..50 {
+        let data = json!({ "id": at.to_string(), "public": true, "n": 1, "pad": pad });
+        let payload = json!({ "event": "e", "data": data }).to_string().into();
+        bench.stored.entities.push(StoredEntity { key: at.to_string().into(), age_ms: 0, payload });
+    }
+    bench.blocked[player] = true;
+    bench.subscribe(player, json!({}));
+    bench.publish("e", at("10", 0.0, 2));
+    bench.views = None;
+    bench.input(Input::Broker(BrokerEvent::ViewsStale { dropped: true, held: None }));
+    bench.unblock(player);
+    let told = bench.told(player);
+    assert!(told.len() == 2 && told[1].ends_with(" …"), "a part, and nothing behind it: {told:?}");
+    bench.tell_views(Ok(&[]));
+    let told = bench.told(player);
+    assert!(told[0] == "resync broker" && told[1].starts_with("reset 10 "), "{told:?}");
+    assert!(!told.last().unwrap().ends_with('…'));
+}
+
 /// Where filters differ, events of one channel are due by one subscription and by the other: in their order all the same.
 #[test]
 fn two_ways_to_one_channel_keep_its_order() {

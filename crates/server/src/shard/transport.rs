@@ -2,6 +2,7 @@
 //! [`super::socket`]'s business.
 
 use std::cell::RefCell;
+use std::future::poll_fn;
 use std::io::{self, Read, Write};
 
 use rustls::ServerConnection;
@@ -49,12 +50,15 @@ impl Transport {
         Transport { stream, tls }
     }
 
+    /// Waits until there is something to read: in the one place that tokio has for it in the socket, and not in a future
+    /// of its own, which each idle connection would hold. So only one task may wait.
     pub(super) async fn readable(&self) -> io::Result<()> {
-        self.stream.readable().await
+        poll_fn(|cx| self.stream.poll_read_ready(cx)).await
     }
 
+    /// As [`Transport::readable`], until there is room.
     pub(super) async fn writable(&self) -> io::Result<()> {
-        self.stream.writable().await
+        poll_fn(|cx| self.stream.poll_write_ready(cx)).await
     }
 
     /// Reads what is there, up to the size of the buffers.
