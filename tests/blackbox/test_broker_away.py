@@ -226,6 +226,22 @@ def test_an_unsubscribe_works_while_redis_is_away(own_redis, node, link):
     until(lambda: own_redis.subscribers("chat:1", "chat:2") == {"chat:1": 0, "chat:2": 1}, "only one is restored", timeout=30)
 
 
+def test_many_patterns_come_and_go_while_redis_is_away(own_redis, node, link):
+    player = node.player("alice")
+    cut(link)
+    degraded(player)
+    names = [f"chat:{n}*" for n in range(16)]
+    for name in names:
+        player.send({"type": "CHANNEL_SUBSCRIBE", "id": f"s{name}", "channel": name})
+    for name in names:
+        player.send({"type": "CHANNEL_UNSUBSCRIBE", "id": f"u{name}", "channel": name})
+    player.sync()
+    link.flow()
+    for name in names:
+        assert player.expect(id=f"u{name}").type == "CHANNEL_UNSUBSCRIBED"
+    until(lambda: own_redis.patterns() == 0, "Redis holds no pattern")
+
+
 def test_who_leaves_while_redis_is_away_leaves_nothing(own_redis, node, link):
     stays, leaves = node.player("stays"), node.player("leaves")
     leaves.subscribe("chat:1")

@@ -6,7 +6,7 @@ import pytest
 
 from harness.tokens import mint
 from harness.wait import until
-from harness.websocket import Closed, Refused, TimedOut, WebSocket
+from harness.websocket import CLOSE, Closed, Refused, TimedOut, WebSocket, frame
 
 
 @pytest.mark.parametrize(
@@ -165,3 +165,16 @@ def test_two_requests_on_one_kept_alive_connection(node):
             while b"\r\n\r\n" not in answer:
                 answer += raw.recv(4096)
             assert answer.startswith(b"HTTP/1.1 200")
+
+
+def test_a_close_frame_right_behind_the_upgrade_leaves_nothing(node):
+    before = node.process.open_files()
+    held = []
+    for _ in range(20):
+        ws = WebSocket(node.port, headers={"Authorization": f"Bearer {mint()}"})
+        ws.send_raw(ws.handshake_bytes() + frame(CLOSE, b"\x03\xe8"))
+        held.append(ws)
+    # They keep their side open, and say nothing more.
+    until(lambda: node.process.open_files() <= before + 2, "the files are closed")
+    for ws in held:
+        ws.vanish()

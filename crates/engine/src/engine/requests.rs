@@ -19,8 +19,8 @@ use crate::rate_limit::{ABUSE_WINDOW_MS, Verdict};
 const BAD_MESSAGES: u8 = 10;
 /// How many requests of one connection may wait for earlier ones.
 const MAX_DEFERRED: usize = 512;
-/// And how many of them may change what comes by a pattern: each publish behind them is held against each.
-const MAX_DEFERRED_PATTERNS: usize = 8;
+/// Publishes that wait are held against each change of a pattern that waits: so many pairs of them may there be.
+const MAX_DEFERRED_PAIRS: usize = 4_096;
 /// And how many bytes of them, in messages of the largest size.
 const MAX_DEFERRED_MESSAGES: usize = 4;
 
@@ -168,13 +168,14 @@ impl Engine {
             {
                 let world = self.targets.find_channel(&update.channel).and_then(|id| self.targets.get(id));
                 let entities = world.and_then(|target| target.world.as_ref()).map_or(0, |world| world.len());
-                match (entities / ENTITIES_PER_MESSAGE) as u64 {
-                    0 => Verdict::Allowed,
-                    more => conn.messages.take(
-                        now,
-                        self.settings.messages,
-                        more.min(self.settings.messages.burst),
-                    ),
+                let rate = self.settings.messages;
+                // The message itself has taken one.
+                let more = ((entities / ENTITIES_PER_MESSAGE) as u64).min(rate.burst.saturating_sub(1));
+                match if more > 0 { conn.messages.take(now, rate, more) } else { Verdict::Allowed } {
+                    Verdict::Limited { retry_after_ms } => Verdict::Limited {
+                        retry_after_ms: retry_after_ms + 1_000_u64.div_ceil(rate.per_second.max(1)),
+                    },
+                    verdict => verdict,
                 }
             }
             // A name that is not well formed is of no class, whatever it looks like.
@@ -259,11 +260,13 @@ impl Engine {
         let bound = self.settings.message_bytes.saturating_mul(MAX_DEFERRED_MESSAGES);
         let Some(conn) = self.connections.get_mut(id) else { return };
         let deferred = conn.deferred.get_or_insert_default();
-        let changes_pattern = |request: &Request| changes(&request.message).is_some_and(channel::is_pattern);
-        let patterns =
-            || deferred.requests.iter().filter(|waiting| changes_pattern(&waiting.request)).count();
-        let is_one_too_many = changes_pattern(&request) && patterns() >= MAX_DEFERRED_PATTERNS;
-        if deferred.requests.len() < MAX_DEFERRED && deferred.bytes + bytes <= bound && !is_one_too_many {
+        let (mut patterns, mut publishes) = (0, 0);
+        for Waiting { request, .. } in &deferred.requests {
+            patterns += usize::from(changes(&request.message).is_some_and(channel::is_pattern));
+            publishes += usize::from(matches!(request.message, ClientMessage::Publish(_)));
+        }
+        let has_room = deferred.requests.len() < MAX_DEFERRED && deferred.bytes + bytes <= bound;
+        if has_room && patterns * publishes < MAX_DEFERRED_PAIRS {
             deferred.bytes += bytes;
             deferred.requests.push(Waiting { request, bytes });
             return;

@@ -194,7 +194,8 @@ impl Table {
             return Taken::Changed;
         }
         // While the stored table is being read nobody knows which keys are new.
-        if !stored && self.loading.is_none() && self.entities.len() >= self.max {
+        let room = if self.loading.is_some() { self.bound() } else { self.max };
+        if !stored && self.entities.len() >= room {
             return Taken::Full;
         }
         // The stored table had room for it.
@@ -240,8 +241,9 @@ impl Table {
             return;
         }
         let newer = held.max(ended);
-        if newer.is_some_and(|newer| newer >= seq) || (newer.is_none() && self.entities.len() >= self.bound())
-        {
+        // No plain event takes a stored entity's room.
+        let is_full = newer.is_none() && self.entities.len() >= self.bound() + self.max;
+        if newer.is_some_and(|newer| newer >= seq) || is_full {
             return;
         }
         let heard_ms = now_ms.saturating_sub(age_ms);

@@ -404,7 +404,7 @@ fn a_gate_that_is_shut_on_a_snapshot_shuts_in_what_is_due_behind_it() {
     for at in 10..50 {
         let data = json!({ "id": at.to_string(), "public": true, "n": 1, "pad": pad });
         let payload = json!({ "event": "e", "data": data }).to_string().into();
-        bench.stored.entities.push(StoredEntity { key: at.to_string().into(), age_ms: 0, payload });
+        bench.stored.entities.push(StoredEntity { key: at.to_string(), age_ms: 0, payload });
     }
     bench.blocked[player] = true;
     bench.subscribe(player, json!({}));

@@ -5,7 +5,7 @@
 use std::sync::Arc;
 
 use super::error::{ConfigError, Location};
-use super::tree::{Entry, Node, Place, Raw, Table, parse_value};
+use super::tree::{Entry, Node, Place, Raw, Table, parse_value, text_or_quoted};
 
 pub(super) const PREFIX: &str = "DRAWBRIDGE_";
 
@@ -82,10 +82,7 @@ fn lay(root: &mut Node, o: &Override) -> Result<(), ConfigError> {
             _ => member(node, part, &place, depth + 1 == o.path.len()),
         };
     }
-    let text = Node { place, raw: Raw::Text(o.value.clone()) };
-    // Whatever is wanted there: quotes are TOML's.
-    let in_quotes = parse_value(&o.value, &text.place).filter(|_| o.value.starts_with(['"', '\'']));
-    *node = in_quotes.unwrap_or(text);
+    *node = text_or_quoted(&o.value, &place);
     Ok(())
 }
 

@@ -13,7 +13,7 @@ use drawbridge_engine::settings::Rate;
 
 use super::error::{ConfigError, Location};
 use super::suggest;
-use super::tree::{Entry, Node, Place, Raw, Table, locate, parse_value};
+use super::tree::{Entry, Node, Place, Raw, Table, locate, parse_value, text_or_quoted};
 use super::units::{DURATION_FORM, SIZE_FORM, parse_duration, parse_size, show_duration, show_size};
 
 /// What all sections of one configuration share.
@@ -438,9 +438,8 @@ impl<'c> Field<'c> {
         let elements = match resolved(node).raw {
             Raw::Array(elements) => elements,
             Raw::Text(text) => {
-                let element =
-                    |part: &str| Node { place: place.clone(), raw: Raw::Text(part.trim().to_owned()) };
-                text.split(',').filter(|part| !part.trim().is_empty()).map(element).collect()
+                let parts = text.split(',').map(str::trim).filter(|part| !part.is_empty());
+                parts.map(|part| text_or_quoted(part, &place)).collect()
             }
             raw => {
                 let hint = "write it in brackets: [\"…\"]".to_owned();

@@ -105,6 +105,12 @@ pub(super) fn parse_value(text: &str, place: &Place) -> Option<Node> {
     Some(node(&value, &|_| place.clone(), ""))
 }
 
+/// A text that came from outside the file: in quotes it is one of TOML's, else what it means depends on what is wanted.
+pub(super) fn text_or_quoted(text: &str, place: &Place) -> Node {
+    let quoted = if text.starts_with(['"', '\'']) { parse_value(text, place) } else { None };
+    quoted.unwrap_or_else(|| Node { place: place.clone(), raw: Raw::Text(text.to_owned()) })
+}
+
 /// The parser's words hold names of grammar only, never the text of the file: it may be a secret.
 fn syntax_error(text: &str, error: &toml::de::Error) -> ConfigError {
     let offset = error.span().map_or(0, |span| span.start);

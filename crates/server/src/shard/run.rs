@@ -226,6 +226,10 @@ impl Shard {
         if socket.transport.read_early(&mut early).is_ok() && !early.is_empty() {
             self.decode(&socket, &mut early);
         }
+        // It may have ended already, and then nobody would end its task.
+        if self.socket(id).is_none() {
+            return;
+        }
         let task = tokio::task::spawn_local(read_loop(self.clone(), socket.clone()));
         socket.reader.replace(Some(task.abort_handle()));
     }

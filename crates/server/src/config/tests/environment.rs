@@ -22,7 +22,7 @@ fn keys_of_every_kind_are_overridden() {
             ("DRAWBRIDGE_SHARDS", "3"),
             ("DRAWBRIDGE_PROXY_PROTOCOL", "true"),
             ("DRAWBRIDGE_DRAIN_WINDOW", "\"90s\""),
-            ("DRAWBRIDGE_TRUSTED_PROXIES", "10.0.0.0/8, 192.168.1.1"),
+            ("DRAWBRIDGE_TRUSTED_PROXIES", "10.0.0.0/8, '192.168.1.1'"),
             ("DRAWBRIDGE_ADMIN", "{ listen = \"127.0.0.1:1\", api_key = \"k\" }"),
             ("DRAWBRIDGE_ADMIN__LISTEN", "127.0.0.1:2"),
             ("DRAWBRIDGE_BROKER__KIND", "redis"),
