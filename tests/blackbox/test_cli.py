@@ -390,6 +390,15 @@ def test_dev_needs_nothing_and_prints_a_link(dev):
     assert b"<script" in page.body
 
 
+def test_a_second_dev_finds_a_port_for_its_admin_api(dev):
+    from harness.node import http
+
+    addresses = {dev_ready(dev())[0]["admin"] for _ in range(3)}
+    assert len(addresses) == 3
+    for address in addresses:
+        assert http("GET", f"http://{address}/healthz").status == 200
+
+
 def test_dev_on_a_redis(dev, redis):
     process = dev("--redis", redis.url)
     dev_ready(process)

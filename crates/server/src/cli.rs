@@ -46,7 +46,8 @@ pub enum Command {
         /// Where to listen for players, as HOST:PORT; port 0 takes a free one [default: 127.0.0.1:8000]
         #[arg(long, value_name = "ADDRESS", value_parser = listen_address)]
         listen: Option<String>,
-        /// Where the admin API listens, as HOST:PORT [default: 127.0.0.1:8001]
+        /// Where the admin API listens, as HOST:PORT [default: 127.0.0.1:8001, or
+        /// any port where that one is taken]
         #[arg(long, value_name = "ADDRESS", value_parser = listen_address)]
         admin_listen: Option<String>,
     },

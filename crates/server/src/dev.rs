@@ -16,6 +16,11 @@ use crate::clock::unix_ms;
 use crate::node::Node;
 use wander::World;
 
+/// Where the admin API listens in `dev`, if nothing else is said (`config/dev.toml`) and the port is free.
+pub const ADMIN_LISTEN: &str = "127.0.0.1:8001";
+/// And where it listens if that port is not.
+pub const ANY_PORT: &str = "127.0.0.1:0";
+
 /// The entity channel of the small world, and how it is made.
 const WORLD_CHANNEL: &str = "world:demo";
 const WORLD_SEED: u64 = 42;

@@ -19,7 +19,7 @@ use crate::broker::{
 use crate::bus::Bus;
 use crate::clock::Clock;
 use crate::config::{BrokerKind, Config, RedisConfig};
-use crate::dev::{Dev, run_demo};
+use crate::dev::{self, Dev, run_demo};
 use crate::http::{admin, listener};
 use crate::judge::Judge;
 use crate::node::{Node, Phase};
@@ -72,7 +72,13 @@ async fn start_and_serve(config: Config, dev: Option<Dev>) -> Result<(), StartEr
     let max_files = rlimit::increase_nofile_limit(u64::MAX).unwrap_or(1_024);
     let public = bind("listen", &config.listen).await?;
     let private = match &config.admin {
-        Some(admin) => Some(bind("admin.listen", &admin.listen).await?),
+        Some(admin) => Some(match bind("admin.listen", &admin.listen).await {
+            // Another playground is open. This one is told where its own listens, and so is who reads the line.
+            Err(_) if dev.is_some() && admin.listen == dev::ADMIN_LISTEN => {
+                bind("admin.listen", dev::ANY_PORT).await?
+            }
+            bound => bound?,
+        }),
         None => None,
     };
     let tls = config.tls.as_ref().map(tls::acceptor).transpose().map_err(failed("tls"))?;

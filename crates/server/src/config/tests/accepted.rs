@@ -255,7 +255,7 @@ fn dev_needs_nothing() {
     let config = dev(None).unwrap_or_else(|errors| panic!("{errors}"));
     assert_eq!((&*config.listen, &*config.node), ("127.0.0.1:8000", "dev"));
     let admin = config.admin.unwrap();
-    assert_eq!((&*admin.listen, admin.api_key.expose()), ("127.0.0.1:8001", "dev"));
+    assert_eq!((&*admin.listen, admin.api_key.expose()), (crate::dev::ADMIN_LISTEN, "dev"));
     assert!(config.engine.explain && !config.engine.allow_anonymous);
     assert!(matches!(config.broker.kind, BrokerKind::Memory));
     let templates: Vec<_> = config.engine.auto_subscribe.iter().map(ToString::to_string).collect();
