@@ -72,13 +72,7 @@ async fn start_and_serve(config: Config, dev: Option<Dev>) -> Result<(), StartEr
     let max_files = rlimit::increase_nofile_limit(u64::MAX).unwrap_or(1_024);
     let public = bind("listen", &config.listen).await?;
     let private = match &config.admin {
-        Some(admin) => Some(match bind("admin.listen", &admin.listen).await {
-            // Another playground is open. This one is told where its own listens, and so is who reads the line.
-            Err(_) if dev.is_some() && admin.listen == dev::ADMIN_LISTEN => {
-                bind("admin.listen", dev::ANY_PORT).await?
-            }
-            bound => bound?,
-        }),
+        Some(admin) => Some(bind_admin(&admin.listen, dev.is_some()).await?),
         None => None,
     };
     let tls = config.tls.as_ref().map(tls::acceptor).transpose().map_err(failed("tls"))?;
@@ -221,6 +215,15 @@ async fn drain(node: &Node) {
 
 async fn bind(key: &str, address: &str) -> Result<TcpListener, StartError> {
     TcpListener::bind(address).await.map_err(failed(format!("{key} = \"{address}\"")))
+}
+
+/// Where services and operators connect. In `dev` another playground may be open at the usual place: this one is told where
+/// its own listens, and so is who reads the line.
+async fn bind_admin(address: &str, is_dev: bool) -> Result<TcpListener, StartError> {
+    match bind("admin.listen", address).await {
+        Err(_) if is_dev && address == dev::ADMIN_LISTEN => bind("admin.listen", dev::ANY_PORT).await,
+        bound => bound,
+    }
 }
 
 fn local_address(listener: &TcpListener) -> String {

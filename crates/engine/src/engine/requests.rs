@@ -19,10 +19,10 @@ use crate::rate_limit::{ABUSE_WINDOW_MS, Verdict};
 const BAD_MESSAGES: u8 = 10;
 /// How many requests of one connection may wait for earlier ones.
 const MAX_DEFERRED: usize = 512;
-/// Publishes that wait are held against each change of a pattern that waits: so many pairs of them may there be.
-const MAX_DEFERRED_PAIRS: usize = 4_096;
 /// And how many bytes of them, in messages of the largest size.
 const MAX_DEFERRED_MESSAGES: usize = 4;
+/// Publishes that wait are held against each change of a pattern that waits: so many pairs of them may there be.
+const MAX_DEFERRED_PAIRS: usize = 4_096;
 
 /// So many entities are asked about for the price of a message.
 const ENTITIES_PER_MESSAGE: usize = 512;
@@ -140,9 +140,7 @@ impl Engine {
         }
         let Some(conn) = self.connections.get(id) else { return };
         if let Some(name) = changes(&request.message)
-            && self.status == BrokerStatus::Ok
-            && conn.publishing.is_some()
-            && self.holds(conn, name)
+            && self.may_hear_itself(conn, name)
         {
             self.fence_published(id, name);
         }
@@ -171,7 +169,8 @@ impl Engine {
                 let rate = self.settings.messages;
                 // The message itself has taken one.
                 let more = ((entities / ENTITIES_PER_MESSAGE) as u64).min(rate.burst.saturating_sub(1));
-                match if more > 0 { conn.messages.take(now, rate, more) } else { Verdict::Allowed } {
+                match conn.messages.take(now, rate, more) {
+                    // The one that asks again is a message, too.
                     Verdict::Limited { retry_after_ms } => Verdict::Limited {
                         retry_after_ms: retry_after_ms + 1_000_u64.div_ceil(rate.per_second.max(1)),
                     },
@@ -211,9 +210,7 @@ impl Engine {
                 };
                 self.has_pending(conn, |name| name == channel)
                     || earlier.any(is_before)
-                    || (self.status == BrokerStatus::Ok
-                        && publishes(conn, channel)
-                        && self.holds(conn, channel))
+                    || (publishes(conn, channel) && self.may_hear_itself(conn, channel))
             }
             ClientMessage::Publish(_) if self.refuses_now(channel) => false,
             ClientMessage::Publish(_) => {
@@ -227,10 +224,13 @@ impl Engine {
         }
     }
 
-    /// Whether the connection has a subscription of this name, confirmed or not.
-    fn holds(&self, conn: &Connection, name: &str) -> bool {
+    /// Whether what the connection published may still come by a subscription of this name: Redis is there, and it has one,
+    /// confirmed or not.
+    fn may_hear_itself(&self, conn: &Connection, name: &str) -> bool {
         let mut targets = conn.subscriptions.iter().filter_map(|held| self.targets.get(held.target));
-        targets.any(|target| *target.subject.name == *name)
+        self.status == BrokerStatus::Ok
+            && conn.publishing.is_some()
+            && targets.any(|target| *target.subject.name == *name)
     }
 
     /// A class that refuses while Redis is away has nothing to wait for.

@@ -11,7 +11,7 @@ use super::hub::{Hub, State};
 use super::io::{BadEntity, HubOutput, HubSettings};
 use super::shards::ShardSet;
 use super::table::Taken;
-use super::tables::read_entity;
+use super::tables::{put, read_entity};
 use crate::class::{Class, ClassId};
 use crate::io::{BrokerEvent, EntityChange, Publication, SubjectRef};
 
@@ -94,22 +94,15 @@ impl Hub {
             Err(reason) => return self.dropped(channel, reason),
         };
         let mut publication = publication(&self.settings, rules, subject.name.clone(), offset, read);
-        let (gone, taken) = match table {
-            Some(table) => {
-                let before = table.len();
-                let gone = table.begin_anew(now_ms, &publication.event);
-                let taken = table.take(now_ms, &publication);
-                self.stats.entities = self.stats.entities + table.len() - before;
-                (gone, taken)
-            }
-            None => (Vec::new(), Taken::Changed),
+        let (taken, gone) = match table {
+            Some(table) => put(&mut self.stats, table, now_ms, &publication),
+            None => (Taken::Changed, Vec::new()),
         };
         if taken == Taken::Full {
             return self.drop_entity(channel, BadEntity::Full);
         }
         entry.offset = offset;
-        self.tell_expired(&publication.channel, gone);
-        if !self.kept(&publication.channel, taken) {
+        if !self.kept(&publication.channel, taken, gone) {
             // For the table it is no news; through patterns it is an event like any other.
             shards = by_pattern;
             if let Some(publication) = Arc::get_mut(&mut publication) {

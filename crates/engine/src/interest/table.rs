@@ -6,7 +6,6 @@
 
 use std::sync::Arc;
 
-use drawbridge_protocol::event::Event;
 use hashbrown::{HashMap, HashSet};
 
 use crate::class::EntityRules;
@@ -53,12 +52,10 @@ struct Held {
 const UNVERSIONED: u64 = u64::MAX;
 
 /// What became of a live event.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Taken {
     /// It changed the table.
     Changed,
-    /// It changed the table, and these made room for it.
-    Instead(Vec<Arc<str>>),
     /// The table knows it already, or it ends what is not there.
     Known,
     /// A new key, and there is no room.
@@ -103,40 +100,21 @@ impl Table {
         self.loading.as_ref().is_some_and(|loading| loading.load == load)
     }
 
-    /// Where the stored table begins with this event, because it was not there yet, or had expired or been lost with all that
-    /// it held: nothing is missing, but that is gone. Gives back the keys, in order. What a plain event spoke of last stays
-    /// for its time, and so does the event's own entity, which it tells of.
-    pub(super) fn begin_anew(&mut self, now_ms: u64, event: &Event) -> Vec<Arc<str>> {
-        let version = event.server_id().and_then(Version::of_id);
-        let Some(version) = version.filter(|version| version.seq == 1 && version.epoch != self.epoch) else {
-            return Vec::new();
-        };
-        if self.loading.is_some() {
-            return Vec::new();
-        }
-        (self.epoch, self.seq) = (version.epoch.to_owned(), 0);
-        self.ended.clear();
-        let mut gone = self.expire(now_ms);
-        self.entities.retain(|key, held| {
-            held.stored = false;
-            let is_plain = held.seq == UNVERSIONED;
-            if !is_plain {
-                held.seq = 0;
-            }
-            let stays = is_plain || event.key() == Some(key);
-            if !stays {
-                gone.push(key.clone());
-            }
-            stays
-        });
-        gone.sort_unstable();
-        gone
-    }
-
-    /// Takes in a live event, behind [`Table::begin_anew`].
-    pub(super) fn take(&mut self, now_ms: u64, publication: &Arc<Publication>) -> Taken {
+    /// Takes in a live event. `gone` gets the entities that are not there any more before it.
+    pub(super) fn take(
+        &mut self,
+        now_ms: u64,
+        publication: &Arc<Publication>,
+        gone: &mut Vec<Arc<str>>,
+    ) -> Taken {
         let Some(key) = publication.event.key() else { return Taken::Known };
         let version = publication.event.server_id().and_then(Version::of_id);
+        if let Some(Version { epoch, seq: 1 }) = version
+            && self.loading.is_none()
+            && epoch != self.epoch
+        {
+            *gone = self.begin_anew(now_ms, epoch, key);
+        }
         let held = self.entities.get(key).map(|held| held.seq);
         let mut late = version.is_none();
         match (version, &mut self.loading) {
@@ -199,10 +177,35 @@ impl Table {
             return Taken::Full;
         }
         // The stored table had room for it.
-        let gone = if self.entities.len() >= self.bound() { self.make_room(now_ms) } else { Vec::new() };
+        if self.entities.len() >= self.bound() {
+            gone.extend(self.make_room(now_ms));
+        }
         let held = Held { publication: publication.clone(), heard_ms: now_ms, seq, stored };
         self.entities.insert(key.into(), held);
-        if gone.is_empty() { Taken::Changed } else { Taken::Instead(gone) }
+        Taken::Changed
+    }
+
+    /// The stored table begins with an event of this entity, because it was not there yet, or had expired or been lost with
+    /// all that it held: nothing is missing, but that is gone. Gives back the keys, in order. What a plain event spoke of
+    /// last stays for its time, and so does the event's own entity, which it tells of.
+    fn begin_anew(&mut self, now_ms: u64, epoch: &str, own: &str) -> Vec<Arc<str>> {
+        (self.epoch, self.seq) = (epoch.to_owned(), 0);
+        self.ended.clear();
+        let mut gone = self.expire(now_ms);
+        self.entities.retain(|key, held| {
+            held.stored = false;
+            if held.seq == UNVERSIONED {
+                return true;
+            }
+            held.seq = 0;
+            let stays = **key == *own;
+            if !stays {
+                gone.push(key.clone());
+            }
+            stays
+        });
+        gone.sort_unstable();
+        gone
     }
 
     /// Rows that were read one after the other, what has expired in the stored table and is not looked through here

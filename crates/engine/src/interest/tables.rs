@@ -9,7 +9,7 @@ use drawbridge_protocol::event::Event;
 
 use super::copies::Rules;
 use super::hub::{Hub, State};
-use super::io::{BadEntity, HubOutput, StoredEntity, StoredTable};
+use super::io::{BadEntity, HubOutput, HubStats, StoredEntity, StoredTable};
 use super::shards::{ShardId, ShardSet};
 use super::table::{Table, Taken};
 use crate::class::{Class, REMOVE_EVENT};
@@ -92,13 +92,10 @@ impl Hub {
     }
 
     /// Does what follows from a live event beside telling it; says whether it is news to the table.
-    pub(super) fn kept(&mut self, channel: &Arc<str>, taken: Taken) -> bool {
+    pub(super) fn kept(&mut self, channel: &Arc<str>, taken: Taken, gone: Vec<Arc<str>>) -> bool {
+        self.tell_expired(channel, gone);
         match taken {
             Taken::Changed => true,
-            Taken::Instead(keys) => {
-                self.tell_expired(channel, keys);
-                true
-            }
             Taken::Known | Taken::Full => false,
             Taken::Gap => {
                 self.stats.table_gaps += 1;
@@ -118,12 +115,8 @@ impl Hub {
         let Some(table) = &mut entry.table else { return };
         let channel = subject.name.clone();
         let end = Publication::with_entity(channel.clone(), event, 0, Some(EntityChange::Remove));
-        let before = table.len();
-        let gone = table.begin_anew(now_ms, &end.event);
-        let taken = table.take(now_ms, &Arc::new(end));
-        self.stats.entities = self.stats.entities + table.len() - before;
-        self.tell_expired(&channel, gone);
-        if self.kept(&channel, taken) {
+        let (taken, gone) = put(&mut self.stats, table, now_ms, &Arc::new(end));
+        if self.kept(&channel, taken, gone) {
             self.tell_expired(&channel, vec![key]);
         }
     }
@@ -141,7 +134,7 @@ impl Hub {
     }
 
     /// Tells the shards of a live channel which entities are gone without an event.
-    pub(super) fn tell_expired(&mut self, channel: &Arc<str>, keys: Vec<Arc<str>>) {
+    fn tell_expired(&mut self, channel: &Arc<str>, keys: Vec<Arc<str>>) {
         if !keys.is_empty()
             && let Some(entry) = self.entries.get(&SubjectRef { name: channel, pattern: false })
             && entry.state == State::Live
@@ -195,6 +188,19 @@ impl Hub {
             self.tell_expired(&channel, keys);
         }
     }
+}
+
+/// Puts a live event into a table, and counts; gives what became of it, and which entities are gone before it.
+pub(super) fn put(
+    stats: &mut HubStats,
+    table: &mut Table,
+    now_ms: u64,
+    publication: &Arc<Publication>,
+) -> (Taken, Vec<Arc<str>>) {
+    let (before, mut gone) = (table.len(), Vec::new());
+    let taken = table.take(now_ms, publication, &mut gone);
+    stats.entities = stats.entities + table.len() - before;
+    (taken, gone)
 }
 
 fn read_stored(class: &Class, channel: &Arc<str>, entity: StoredEntity) -> Option<(Arc<str>, Publication)> {

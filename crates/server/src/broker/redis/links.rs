@@ -113,8 +113,7 @@ struct Scales {
     /// Two threads that work less than this together have room on one.
     calm: f64,
     beside_shard: bool,
-    /// What part of its time the shard's thread works, and the broker's: smoothed, so that a
-    /// moment moves nothing.
+    /// What part of its time the shard's thread works, and the broker's: smoothed, so that a moment moves nothing.
     shard: f64,
     broker: f64,
     /// Looks in a row that saw calm.
