@@ -22,6 +22,20 @@ impl Point {
     pub fn distance(self, other: Point) -> f64 {
         (self.x - other.x).hypot(self.y - other.y)
     }
+
+    /// Whether another place is no farther away than that: what [`Point::distance`] says, mostly without its root.
+    pub fn is_within(self, other: Point, reach: f64) -> bool {
+        // More than what rounding makes of a sum of squares; and where squares lose no digits.
+        const MARGIN: f64 = 1e-12;
+        const LEAST: f64 = 1e-280;
+        let (x, y) = (self.x - other.x, self.y - other.y);
+        let (distance, bound) = (x * x + y * y, reach * reach);
+        match () {
+            () if bound > LEAST && distance < bound * (1.0 - MARGIN) => true,
+            () if bound > LEAST && distance > bound * (1.0 + MARGIN) => false,
+            () => self.distance(other) <= reach,
+        }
+    }
 }
 
 /// A rectangle along the axes; `min` is at most `max`. Its edges belong to it.
@@ -82,7 +96,7 @@ impl Shape {
     /// Whether an entity of the area that is there now stays in it. Whoever enters would stay.
     pub fn stays(&self, at: Point, hysteresis: f64) -> bool {
         match self {
-            Shape::Circle { center, radius } => center.distance(at) <= radius + hysteresis,
+            Shape::Circle { center, radius } => center.is_within(at, radius + hysteresis),
             Shape::Box(rect) => rect.grown(hysteresis).contains(at),
         }
     }
@@ -247,6 +261,20 @@ mod tests {
     #![allow(clippy::unwrap_used)]
 
     use super::*;
+
+    #[test]
+    fn is_within_as_its_distance_says() {
+        let numbers = [0.0, 0.3, 0.4, 0.5, 3.0, 4.0, 5.0, 1e-170, 3e-162, 1e-140, 1e154, 1e155, 1e300, f64::MAX];
+        for x in numbers {
+            for y in numbers {
+                let (at, origin) = (Point { x, y: -y }, Point { x: 0.0, y: 0.0 });
+                let exact = at.distance(origin);
+                for reach in numbers.into_iter().chain([exact, exact.next_down(), exact.next_up()]) {
+                    assert_eq!(at.is_within(origin, reach), exact <= reach, "{at:?} {reach:e}");
+                }
+            }
+        }
+    }
 
     #[test]
     fn reads_each_form() {

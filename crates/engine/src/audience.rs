@@ -7,6 +7,7 @@ use std::rc::Rc;
 
 use hashbrown::{HashMap, HashSet};
 use slab::Slab;
+use smallvec::{SmallVec, smallvec};
 
 use crate::area::{Area, Shape};
 use crate::filter_index::FilterIndex;
@@ -34,7 +35,7 @@ pub(crate) struct Audience {
     /// `None`: everything.
     pub(crate) view: Option<Rc<View>>,
     /// Their places among the target's subscribers.
-    pub(crate) members: Vec<u32>,
+    pub(crate) members: SmallVec<[u32; 4]>,
     /// With an area of interest; then there is one member.
     pub(crate) eye: Option<Box<Eye>>,
     /// The last event that it was found for.
@@ -91,7 +92,7 @@ impl Audiences {
             return (id, audience.members.len() as u32 - 1);
         }
         let indexed = eye.is_none();
-        let audience = Audience { view, members: vec![slot], eye, stamp: 0 };
+        let audience = Audience { view, members: smallvec![slot], eye, stamp: 0 };
         let (server, client) = match &audience.view {
             Some(view) => (view.server().cloned(), view.client().cloned()),
             None => (None, None),

@@ -195,6 +195,11 @@ impl Delivery {
         (self.window(now_ms) + 1) * self.batch_ms.max(1)
     }
 
+    /// Whether of an entity only the newest change waits: what is chosen key by key is kept key by key.
+    pub(crate) fn conflates_entities(&self) -> bool {
+        self.conflate || self.max_updates.is_some()
+    }
+
     /// Whether events may be written as they come: nothing has to be held back, merged or given up for them.
     pub fn is_immediate(&self) -> bool {
         self.batch_ms == 0 && !self.conflate && self.slow_consumer == SlowConsumer::Disconnect

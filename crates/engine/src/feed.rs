@@ -46,12 +46,25 @@ pub(crate) struct Due {
     pub(crate) is_news: bool,
     /// Since when its key waits, in monotonic milliseconds.
     pub(crate) since_ms: u64,
+    /// About what it holds in memory: asked once, for where that stands is far away.
+    weight: u32,
 }
 
 impl Due {
+    pub(crate) fn new(
+        publication: Arc<Publication>,
+        kind: Kind,
+        target: TargetId,
+        is_news: bool,
+        since_ms: u64,
+    ) -> Self {
+        let weight = u32::try_from(size_of::<Due>() + publication.weight()).unwrap_or(u32::MAX);
+        Due { publication, kind: Some(kind), target, is_news, since_ms, weight }
+    }
+
     /// About what it holds in memory, in bytes.
     pub(crate) fn bytes(&self) -> usize {
-        size_of::<Due>() + self.publication.weight()
+        self.weight as usize
     }
 
     /// Whether `max_updates` counts it: not what makes a client forget.
@@ -80,6 +93,10 @@ impl Due {
 /// See the module.
 #[derive(Debug, Default)]
 pub(crate) struct Feed {
+    /// What came last, not yet held against the rest nor counted in `len` and `bytes`: see [`Feed::line_up`].
+    fresh: Vec<Due>,
+    /// How `fresh` is to be pushed.
+    fresh_conflates: bool,
     dues: Vec<Due>,
     /// While it conflates: the last place of each key in `dues`.
     newest: HashMap<u64, usize>,
@@ -96,6 +113,9 @@ pub(crate) struct Feed {
     pub(crate) gaps: SmallVec<[(TargetId, u64); 1]>,
     pub(crate) snapshot: Option<SnapshotState>,
 }
+
+/// How many dues of a feed are not counted yet at most.
+const MAX_FRESH: usize = 64;
 
 /// How far a snapshot has come.
 #[derive(Clone, Debug)]
@@ -169,7 +189,7 @@ fn merge(older: &Due, newer: &Due) -> Merged {
 
 impl Feed {
     pub(crate) fn is_empty(&self) -> bool {
-        self.len == 0 && self.snapshot.is_none() && self.gaps.is_empty()
+        self.len == 0 && self.fresh.is_empty() && self.snapshot.is_none() && self.gaps.is_empty()
     }
 
     pub(crate) fn bytes(&self) -> usize {
@@ -180,7 +200,34 @@ impl Feed {
         self.len
     }
 
-    /// Lines one up. What a snapshot on its way will tell anyway is left to it.
+    /// Lines one up behind the others and leaves the work for later, when much of it is done at once: where thousands of
+    /// readers are told a little each, all that one of them owns is far away. Only for a feed that will be looked at in
+    /// time; gives it back when [`MAX_FRESH`] wait for [`Feed::settle`].
+    pub(crate) fn line_up(&mut self, due: Due, conflate: bool) -> Result<(), Due> {
+        if self.fresh.len() >= MAX_FRESH {
+            return Err(due);
+        }
+        self.fresh_conflates = conflate;
+        self.fresh.push(due);
+        Ok(())
+    }
+
+    /// Does what [`Feed::line_up`] has put off: before a snapshot goes on, or anything is pushed or taken. Says how many
+    /// were merged with others.
+    pub(crate) fn settle(&mut self) -> u64 {
+        let fresh = std::mem::take(&mut self.fresh);
+        let (before, more) = (self.len, fresh.len());
+        if self.dues.is_empty() {
+            self.dues.reserve(more);
+            self.newest.reserve(if self.fresh_conflates { more } else { 0 });
+        }
+        for due in fresh {
+            self.push(due, self.fresh_conflates);
+        }
+        (before + more).saturating_sub(self.len) as u64
+    }
+
+    /// Pushes one behind the others. What a snapshot on its way will tell anyway is left to it.
     pub(crate) fn push(&mut self, due: Due, conflate: bool) {
         let told_anyway = match (&self.snapshot, due.kind) {
             (Some(SnapshotState::Wanted), Some(Kind::Entity(..))) => true,
@@ -253,14 +300,20 @@ impl Feed {
         if std::mem::replace(&mut self.conflating, true) || self.dues.is_empty() {
             return;
         }
-        let dues = self.clear();
+        let dues = self.take_out();
         for due in dues {
             self.push_conflated(due);
         }
     }
 
-    /// Takes all out.
-    pub(crate) fn clear(&mut self) -> Vec<Due> {
+    /// Drops all.
+    pub(crate) fn clear(&mut self) {
+        self.fresh.clear();
+        self.take_out();
+    }
+
+    /// Takes out all but what is fresh.
+    fn take_out(&mut self) -> Vec<Due> {
         self.newest.clear();
         (self.len, self.bytes) = (0, 0);
         std::mem::take(&mut self.dues)
@@ -310,7 +363,7 @@ impl Feed {
         self.gaps.retain(|(of, _)| *of != target);
         if self.dues.iter().any(|due| due.target == target) {
             let is_conflating = self.conflating;
-            let mut dues = self.clear();
+            let mut dues = self.take_out();
             dues.retain(|due| due.target != target && due.kind.is_some());
             for due in dues {
                 self.append(due, None);
@@ -329,7 +382,7 @@ impl Feed {
         eye: Option<&Shape>,
         max_bytes: usize,
     ) -> (Vec<Due>, bool) {
-        let mut dues = self.clear();
+        let mut dues = self.take_out();
         dues.retain(|due| due.kind.is_some());
         let mut later = match delivery.max_updates {
             Some(max) => put_off(&mut dues, max as usize, now_ms, delivery, eye),

@@ -70,7 +70,7 @@ struct Places {
 struct Entity {
     publication: Arc<Publication>,
     position: Option<Point>,
-    /// The eyes that have it in their area.
+    /// The eyes that have it in their area, in order: those whose `seen` it is in.
     watchers: SmallVec<[AudienceId; 4]>,
     /// What the last views that were asked said of this state.
     decided: SmallVec<[(u64, bool); 2]>,
@@ -80,6 +80,18 @@ struct Entity {
 const MAX_DECIDED: usize = 8;
 
 impl Entity {
+    fn watch(&mut self, audience: AudienceId) {
+        if let Err(at) = self.watchers.binary_search(&audience) {
+            self.watchers.insert(at, audience);
+        }
+    }
+
+    fn unwatch(&mut self, audience: AudienceId) {
+        if let Ok(at) = self.watchers.binary_search(&audience) {
+            self.watchers.remove(at);
+        }
+    }
+
     /// Whether a view shows its present state; asked once for each state.
     fn is_shown_to(&mut self, view: Option<&Rc<View>>) -> bool {
         let Some(view) = view else { return true };
@@ -262,21 +274,24 @@ impl World {
         let mut near: SmallVec<[AudienceId; 8]> = SmallVec::new();
         places.grid.regions_at(position, |audience| near.push(audience));
         near.sort_unstable();
+        let mut at = 0;
         for audience in near {
+            // Most have it in sight already. Both are in order, so those need not be looked at again.
+            at += watchers.iter().skip(at).take_while(|watcher| **watcher < audience).count();
+            if watchers.get(at) == Some(&audience) {
+                continue;
+            }
             let Some(who) = audiences.get_mut(audience) else { continue };
             let Some(eye) = &mut who.eye else { continue };
-            if !eye.seen.contains(&id)
-                && eye.shape.as_ref().is_some_and(|shape| shape.enters(position))
+            if eye.shape.as_ref().is_some_and(|shape| shape.enters(position))
                 && entity.is_shown_to(who.view.as_ref())
             {
                 eye.seen.insert(id);
-                watchers.push(audience);
+                watchers.insert(at, audience);
                 told.push(Told { audience, entity: id, change: Change::Enter, publication: now.clone() });
             }
         }
-        if let Some(entity) = self.entities.get_mut(id as usize) {
-            entity.watchers = watchers;
-        }
+        entity.watchers = watchers;
     }
 
     /// Whom areas follow has moved, or is gone; gives the eyes that are to look anew.
@@ -368,10 +383,10 @@ impl World {
                 let Some(entity) = self.entities.get_mut(id as usize) else { continue };
                 if change == Change::Enter {
                     eye.seen.insert(id);
-                    entity.watchers.push(audience);
+                    entity.watch(audience);
                 } else {
                     eye.seen.remove(&id);
-                    entity.watchers.retain(|watcher| *watcher != audience);
+                    entity.unwatch(audience);
                 }
                 told.push(Told { audience, entity: id, change, publication: entity.publication.clone() });
             }
@@ -412,7 +427,7 @@ impl World {
         self.stop_following(&eye.area, audience);
         for id in &eye.seen {
             if let Some(entity) = self.entities.get_mut(*id as usize) {
-                entity.watchers.retain(|watcher| *watcher != audience);
+                entity.unwatch(audience);
             }
         }
         if let Some(places) = &mut self.space {

@@ -290,13 +290,7 @@ impl Outgoing<'_> {
             return;
         }
         let mut feed = waits.map(|at| conn.streams.swap_remove(at).1).unwrap_or_default();
-        let due = Due {
-            publication: publication.clone(),
-            kind: Some(Kind::Event),
-            target: by.target,
-            is_news: true,
-            since_ms: self.now_ms,
-        };
+        let due = Due::new(publication.clone(), Kind::Event, by.target, true, self.now_ms);
         self.offer(subscriber.conn, FeedId::Stream(by.class), &mut feed, due, &by.delivery);
         if let Some(conn) = self.connections.get_mut(subscriber.conn) {
             conn.streams.push((by.class, feed));
@@ -314,11 +308,12 @@ impl Outgoing<'_> {
     ) {
         let Some(conn) = self.connections.get_mut(id) else { return };
         let is_entity = matches!(due.kind, Some(Kind::Entity(..)));
-        let before = (feed.bytes(), feed.len());
-        // What is chosen key by key is kept key by key.
-        feed.push(due, delivery.conflate || (is_entity && delivery.max_updates.is_some()));
-        conn.feed_bytes = conn.feed_bytes + feed.bytes() - before.0;
-        self.stats.conflated += u64::from(feed.len() <= before.1);
+        let bytes = feed.bytes();
+        self.stats.conflated += feed.settle();
+        let len = feed.len();
+        feed.push(due, if is_entity { delivery.conflates_entities() } else { delivery.conflate });
+        conn.feed_bytes = conn.feed_bytes + feed.bytes() - bytes;
+        self.stats.conflated += u64::from(feed.len() <= len);
         schedule(conn, feed_id, feed, delivery, self.now_ms, self.dirty, self.timers);
         if conn.pending_bytes + conn.feed_bytes <= self.bound {
             return;

@@ -104,8 +104,23 @@ impl Outgoing<'_> {
         is_news: bool,
         delivery: &Delivery,
     ) {
+        if !subscriber.live {
+            return;
+        }
+        let due = || {
+            let kind = Kind::Entity(told.entity, told.change);
+            Due::new(told.publication.clone(), kind, target, is_news, self.now_ms)
+        };
+        // It leaves at the end of its window, whatever else its connection does.
+        if delivery.batch_ms > 0
+            && let Some(feed) = subscriber.feed.as_mut().filter(|feed| feed.queued && feed.flush_at_ms > 0)
+            && feed.line_up(due(), delivery.conflates_entities()).is_ok()
+        {
+            self.stats.deliveries += 1;
+            return;
+        }
         let Some(conn) = self.connections.get_mut(subscriber.conn) else { return };
-        if !subscriber.live || !conn.is_open() {
+        if !conn.is_open() {
             return;
         }
         self.stats.deliveries += 1;
@@ -116,13 +131,7 @@ impl Outgoing<'_> {
             conn.put(frame);
             return conn.mark_dirty(self.dirty);
         }
-        let due = Due {
-            publication: told.publication.clone(),
-            kind: Some(Kind::Entity(told.entity, told.change)),
-            target,
-            is_news,
-            since_ms: self.now_ms,
-        };
+        let due = due();
         let feed = subscriber.feed.get_or_insert_default();
         self.offer(subscriber.conn, FeedId::Table(target), feed, due, delivery);
     }

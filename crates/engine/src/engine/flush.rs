@@ -267,6 +267,7 @@ impl Leaving<'_> {
         let (audience, is_live) = (subscriber.audience, subscriber.live);
         let Some(mut feed) = subscriber.feed.take() else { return Left::Nothing };
         let bytes = feed.bytes();
+        self.stats.conflated += feed.settle();
         for (_, offset) in std::mem::take(&mut feed.gaps) {
             conn.put(resync(conn.encoding, target, offset));
             self.stats.resyncs += 1;
@@ -281,7 +282,7 @@ impl Leaving<'_> {
             }
             // Without a table, or while its views are not known, nothing is told, nor what is due behind it: what ends that
             // brings another snapshot.
-            Some(_) => drop(feed.clear()),
+            Some(_) => feed.clear(),
             None => {}
         }
         if feed.snapshot.is_none() {
