@@ -2,20 +2,22 @@
 //! valid JSON and valid MessagePack.
 #![no_main]
 
-use drawbridge_protocol::event::{Event, PayloadMode, encode_event};
+use drawbridge_protocol::event::{Event, Payload, PayloadMode, encode_event};
 use drawbridge_protocol::{Encoding, json, msgpack};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|payload: &[u8]| {
     for mode in [PayloadMode::Auto, PayloadMode::Envelope, PayloadMode::Raw] {
-        let Ok(event) = Event::from_payload(payload.to_vec().into(), mode) else {
+        let Ok(payload) = Payload::read(payload, mode) else {
             assert_eq!(mode, PayloadMode::Envelope);
             continue;
         };
-        let frame = encode_event(Encoding::Json, "room:42", &event, Some(7));
-        let text = std::str::from_utf8(unframed(&frame)).expect("text frames are UTF-8");
-        assert!(json::Value::parse(text).is_ok());
-        let frame = encode_event(Encoding::MsgPack, "room:42", &event, Some(7));
+        let event = Event::new(&payload, "room:42", Some(7));
+        assert!(json::Value::parse(event.json()).is_ok());
+        let said = (payload.name(), payload.data_json(), payload.from(), payload.key().map(|key| &**key));
+        assert_eq!((event.name(), event.data_json(), event.from(), event.key()), said);
+        assert_eq!(unframed(&encode_event(Encoding::Json, &event)), event.json().as_bytes());
+        let frame = encode_event(Encoding::MsgPack, &event);
         assert!(msgpack::to_json(unframed(&frame)).is_ok());
     }
 });

@@ -264,7 +264,8 @@ mod tests {
 
     #[test]
     fn is_within_as_its_distance_says() {
-        let numbers = [0.0, 0.3, 0.4, 0.5, 3.0, 4.0, 5.0, 1e-170, 3e-162, 1e-140, 1e154, 1e155, 1e300, f64::MAX];
+        let numbers =
+            [0.0, 0.3, 0.4, 0.5, 3.0, 4.0, 5.0, 1e-170, 3e-162, 1e-140, 1e154, 1e155, 1e300, f64::MAX];
         for x in numbers {
             for y in numbers {
                 let (at, origin) = (Point { x, y: -y }, Point { x: 0.0, y: 0.0 });

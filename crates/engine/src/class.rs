@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::fmt;
 use std::sync::Arc;
 
-use drawbridge_protocol::event::{Event, PayloadMode};
+use drawbridge_protocol::event::{Payload, PayloadMode};
 use drawbridge_protocol::glob;
 use drawbridge_protocol::template::{ClassName, Params, Template};
 
@@ -67,22 +67,26 @@ impl Class {
     /// # Errors
     /// Where something else than a string or a number stands there, or the key is empty or over [`MAX_KEY_BYTES`].
     pub fn key_of<'e>(&self, data: &'e str, tags: Option<&'e str>, own: Option<&'e str>) -> FoundKey<'e> {
-        key_from(self.key.as_ref().and_then(|path| path.find(data, tags)), own)
+        let found = self.key.as_ref().and_then(|path| path.find(data, tags));
+        key_from(found, own.map(Cow::Borrowed))
     }
 
-    /// [`Class::key_of`] and [`EntityRules::position_of`] an event, in one walk through it.
-    pub fn entity_of<'e>(&self, event: &'e Event) -> (FoundKey<'e>, Result<Option<Point>, &Path>) {
+    /// [`Class::key_of`] and [`EntityRules::position_of`] what was published, in one walk through it.
+    pub fn entity_of<'p>(&self, payload: &Payload<'p>) -> (FoundKey<'p>, Result<Option<Point>, &Path>) {
         let space = self.entity.as_ref().and_then(|rules| rules.space.as_ref());
         let [x, y] = space.map_or([None; 2], |space| space.position.each_ref().map(Some));
-        let [key, x, y] = find_each([self.key.as_ref(), x, y], event.data_json(), event.tags_json());
-        (key_from(key, event.key()), space.map(|space| space.position_from([x, y])).transpose())
+        // Elsewhere than in place it is a string, where no path leads into.
+        let data = payload.data_in_place().unwrap_or_default();
+        let [key, x, y] = find_each([self.key.as_ref(), x, y], data, payload.tags_json());
+        let key = key_from(key, payload.key().cloned());
+        (key, space.map(|space| space.position_from([x, y])).transpose())
     }
 }
 
 /// The key of an event: what stands at its class's path, or else what the event itself names.
-fn key_from<'e>(found: Option<&'e str>, own: Option<&'e str>) -> FoundKey<'e> {
+fn key_from<'e>(found: Option<&'e str>, own: Option<Cow<'e, str>>) -> FoundKey<'e> {
     let found = found.map_or(Ok(None), path::key).map_err(|NotAKey| KeyError::NotAKey)?;
-    match found.or(own.map(Cow::Borrowed)) {
+    match found.or(own) {
         Some(key) if key.is_empty() => Err(KeyError::Empty),
         Some(key) if key.len() > MAX_KEY_BYTES => Err(KeyError::TooLong),
         key => Ok(key),

@@ -84,8 +84,13 @@ impl Due {
         }
     }
 
-    fn is_of_the_key_of(&self, other: &Due) -> bool {
-        let (one, other) = (&self.publication, &other.publication);
+    /// Whether it is of the key that an older one with the same conflation key is of. Of entities only one that comes into
+    /// view can be another, at a place that is used again; the others are not looked at, for their texts are far away.
+    fn is_of_the_key_of(&self, older: &Due) -> bool {
+        if matches!(self.kind, Some(Kind::Entity(_, Change::Update | Change::Hide | Change::Remove))) {
+            return true;
+        }
+        let (one, other) = (&self.publication, &older.publication);
         one.event.key() == other.event.key() && one.channel == other.channel
     }
 }
@@ -246,7 +251,7 @@ impl Feed {
     fn push_conflated(&mut self, mut due: Due) {
         let Some(key) = due.conflation_key() else { return self.append(due, None) };
         let older = self.newest.get(&key).copied().and_then(|at| self.dues.get_mut(at));
-        let Some(older) = older.filter(|older| older.is_of_the_key_of(&due)) else {
+        let Some(older) = older.filter(|older| due.is_of_the_key_of(older)) else {
             return self.append(due, Some(key));
         };
         let merged = merge(older, &due);

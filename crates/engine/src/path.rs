@@ -124,7 +124,7 @@ pub fn key(value: &str) -> Result<Option<Cow<'_, str>>, NotAKey> {
     match value.as_bytes().first() {
         Some(b'n') => Ok(None),
         Some(b'"') => Ok(Some(RawText::quoted(value).text())),
-        Some(b'-' | b'0'..=b'9') => Ok(Some(Cow::Owned(decimal_text(value)))),
+        Some(b'-' | b'0'..=b'9') => Ok(Some(decimal_text(value))),
         _ => Err(NotAKey),
     }
 }

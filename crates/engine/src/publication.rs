@@ -25,9 +25,16 @@ pub struct Publication {
     pub sender: Option<Sender>,
     /// On entity channels: what it does to the entity that its key names.
     pub entity: Option<EntityChange>,
-    /// Clients are shown no offset: its class may tell events of different keys in another order.
-    pub unnumbered: bool,
-    frames: [OnceLock<Frame>; 2],
+    /// In JSON.
+    frame: OnceLock<Frame>,
+    others: OnceLock<Box<Encodings>>,
+}
+
+/// Its encodings beside the usual ones.
+#[derive(Debug, Default)]
+struct Encodings {
+    /// The frame in MessagePack.
+    packed: OnceLock<Frame>,
     elements: [OnceLock<Bytes>; 2],
     /// What only compressed connections need.
     deflated: OnceLock<Box<[Deflated; 4]>>,
@@ -112,18 +119,30 @@ impl Publication {
             offset,
             sender,
             entity,
-            unnumbered: false,
-            frames: Default::default(),
-            elements: Default::default(),
-            deflated: OnceLock::new(),
+            frame: OnceLock::new(),
+            others: OnceLock::new(),
         }
     }
 
     /// The `EVENT` frame in this encoding; the same bytes for all who see it.
     pub fn frame(&self, encoding: Encoding) -> &Frame {
-        let offset = Some(self.offset).filter(|offset| *offset > 0 && !self.unnumbered);
-        self.frames[encoding as usize]
-            .get_or_init(|| encode_event(encoding, &self.channel, &self.event, offset))
+        let frame = match encoding {
+            Encoding::Json => &self.frame,
+            Encoding::MsgPack => &self.others().packed,
+        };
+        frame.get_or_init(|| encode_event(encoding, &self.event))
+    }
+
+    /// The `EVENT` message in this encoding, as an element of a batch.
+    pub fn message(&self, encoding: Encoding) -> &[u8] {
+        match encoding {
+            Encoding::Json => self.event.json().as_bytes(),
+            Encoding::MsgPack => payload_of(self.frame(encoding)),
+        }
+    }
+
+    fn others(&self) -> &Encodings {
+        self.others.get_or_init(Default::default)
     }
 
     /// The `EVENT` frame for a connection that inflates; the plain one where compressing does not pay.
@@ -139,17 +158,17 @@ impl Publication {
 
     /// The `EVENT` message as a compressed piece; the same bytes for all whose batches it is in.
     pub fn piece(&self, encoding: Encoding, window: Window, compressor: &mut Compressor) -> Option<&Bytes> {
-        let text = || payload_of(self.frame(encoding));
-        self.deflated(encoding, window).piece.get_or_init(|| compressor.piece(text(), window)).as_ref()
+        let piece = &self.deflated(encoding, window).piece;
+        piece.get_or_init(|| compressor.piece(self.message(encoding), window)).as_ref()
     }
 
     fn deflated(&self, encoding: Encoding, window: Window) -> &Deflated {
-        &self.deflated.get_or_init(Default::default)[encoding as usize * 2 + window as usize]
+        &self.others().deflated.get_or_init(Default::default)[encoding as usize * 2 + window as usize]
     }
 
     /// Its entity's state, as an element of `VIEW_ENTER`; the same bytes for all who see it.
     pub fn element(&self, encoding: Encoding) -> &Bytes {
-        self.elements[encoding as usize].get_or_init(|| encode_entity(encoding, &self.event))
+        self.others().elements[encoding as usize].get_or_init(|| encode_entity(encoding, &self.event))
     }
 
     /// About what it holds in memory, in bytes.

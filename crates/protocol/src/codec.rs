@@ -9,7 +9,7 @@ use crate::message::{BadRequest, Encoding, Frame, Request, ServerMessage};
 use bytes::Bytes;
 
 use crate::msgpack::Foreign;
-use crate::websocket::{frame_of_pieces, payload_of, stored};
+use crate::websocket::{frame_of_pieces, stored};
 use crate::{msgpack, writer};
 
 /// Reads one WebSocket message: an object, or an array of 1 to [`crate::MAX_BATCH`] of them. Each is answered
@@ -44,11 +44,10 @@ pub fn encode_frame(encoding: Encoding, message: &ServerMessage<'_>) -> Frame {
     writer::frame(encoding, encode::capacity(message), |map| encode::write(message, map))
 }
 
-/// Several whole frames of this encoding as one frame whose message is the array of theirs; at most
-/// [`crate::MAX_BATCH`] of them. The array's header and separators are the only bytes of its own.
-pub fn encode_array<'f>(encoding: Encoding, frames: impl Iterator<Item = &'f Frame>) -> Frame {
-    let bodies: Vec<&[u8]> = frames.map(|frame| payload_of(frame)).collect();
-    writer::array_frame(encoding, &bodies)
+/// Several messages in this encoding as one frame whose message is the array of them; at most [`crate::MAX_BATCH`]. The
+/// array's header and separators are the only bytes of its own.
+pub fn encode_array(encoding: Encoding, messages: &[&[u8]]) -> Frame {
+    writer::array_frame(encoding, messages)
 }
 
 /// As [`encode_array`], of compressed pieces of messages: brackets and separators go uncompressed between them.

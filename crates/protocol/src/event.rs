@@ -1,17 +1,19 @@
-//! Events: how a payload published on a Redis channel is read (contract §4), and the `EVENT` that clients get.
-//! A payload is parsed once and is never rebuilt: its JSON goes into the frames byte for byte. Who may see an
-//! event, and its offset, are the engine's business.
+//! Events: what was published on a Redis channel (contract §4), as the `EVENT` that clients get. A payload is read once
+//! ([`Payload`]), and written once, as the message in JSON, which an [`Event`] is kept as; its JSON goes there byte for
+//! byte. Who may see an event, and its offset, are the engine's business.
 
-use std::borrow::Cow;
-use std::fmt;
+mod payload;
+
+use std::num::NonZeroU32;
 use std::ops::Range;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use bytes::Bytes;
 
-use crate::json::{self, Kind, Reader, Str, SyntaxError, Token, Value, decimal_text};
-use crate::message::{Encoding, Frame, MAX_DATA_DEPTH};
+pub use payload::{Payload, PayloadError, PayloadMode};
+
+use crate::message::{Encoding, Frame};
 use crate::writer::{self, MapWriter};
 
 /// What the `id` of an envelope that a server wrote begins with; no other `id` is an envelope's.
@@ -20,203 +22,247 @@ pub const SERVER_ID_PREFIX: &str = "db1.";
 /// The name of an event whose payload names none.
 pub const DEFAULT_EVENT: &str = "message";
 
-/// How payloads from outside are read (`payload` of a class). What a server wrote is read alike in all of them.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum PayloadMode {
-    /// An object with a string `event` and no foreign keys is that event, everything else is data.
-    #[default]
-    Auto,
-    /// Only objects with a string `event`, whatever else they hold.
-    Envelope,
-    /// Everything is data.
-    Raw,
+/// One event: the `EVENT` message in JSON, and where its parts stand.
+#[derive(Debug)]
+pub struct Event {
+    /// The message; behind it what clients are not shown, and texts that are written with escapes, as they are meant.
+    text: Box<str>,
+    /// The end of the message.
+    end: usize,
+    spans: Spans,
+    offset: Option<u64>,
+    is_base64: bool,
 }
 
-/// A payload that the class does not take.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum PayloadError {
-    /// [`PayloadMode::Envelope`], and no JSON object with a string `event`.
-    NotAnEnvelope,
+/// Where the parts of an event stand in its text.
+#[derive(Debug, Default)]
+struct Spans {
+    channel: Option<Span>,
+    name: Option<Span>,
+    data: Option<Span>,
+    from: Option<Span>,
+    key: Option<Span>,
+    tags: Option<Span>,
+    ts: Option<Span>,
+    id: Option<Span>,
 }
 
-impl fmt::Display for PayloadError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("the payload is not a JSON object with a string `event`")
+/// A piece of a text, which does not end at its beginning. A payload has at most 512 MiB, so 32 bits are enough.
+#[derive(Clone, Copy, Debug)]
+struct Span {
+    start: u32,
+    end: NonZeroU32,
+}
+
+impl Span {
+    fn of(range: Range<usize>) -> Option<Self> {
+        let end = NonZeroU32::new(u32::try_from(range.end).ok()?)?;
+        Some(Span { start: u32::try_from(range.start).ok()?, end })
     }
 }
 
-impl std::error::Error for PayloadError {}
-
-/// One publication, read.
-#[derive(Debug)]
-pub struct Event {
-    /// The payload, where it is text.
-    source: String,
-    name: Text,
-    data: Text,
-    from: Option<Text>,
-    key: Option<Text>,
-    tags: Option<Text>,
-    ts: Option<Text>,
-    id: Option<Text>,
-    base64: bool,
-}
-
-/// A piece of the payload, or what was made of one.
-#[derive(Clone, Debug)]
-enum Text {
-    Fixed(&'static str),
-    Piece(Range<usize>),
-    Made(Box<str>),
+/// The parts of an event that clients are shown, wherever they lie.
+struct Parts<'e> {
+    channel: &'e str,
+    name: &'e str,
+    data: &'e str,
+    from: Option<&'e str>,
+    key: Option<&'e str>,
+    tags: Option<&'e str>,
+    ts: Option<&'e str>,
+    offset: Option<u64>,
+    is_base64: bool,
 }
 
 impl Event {
-    /// Reads a payload. Whatever its bytes, it costs one pass and no recursion.
+    /// What was published on this channel, as clients are shown it; `offset`: its number there, where it has one that is
+    /// shown.
     ///
     /// ```
-    /// use drawbridge_protocol::event::{Event, PayloadMode};
-    /// let payload = r#"{"event":"hit","data":{"damage":12}}"#;
-    /// let event = Event::from_payload(payload.into(), PayloadMode::Auto).unwrap();
-    /// assert_eq!((event.name(), event.data_json()), ("hit", r#"{"damage":12}"#));
+    /// use drawbridge_protocol::event::{Event, Payload, PayloadMode};
+    /// let payload = Payload::read(br#"{"event":"hit","data":[12]}"#, PayloadMode::Auto).unwrap();
+    /// let event = Event::new(&payload, "room:7", Some(3));
+    /// assert_eq!(event.json(), r#"{"type":"EVENT","channel":"room:7","event":"hit","data":[12],"offset":3}"#);
     /// ```
-    pub fn from_payload(payload: Bytes, mode: PayloadMode) -> Result<Event, PayloadError> {
-        let source = match String::from_utf8(payload.into()) {
-            Ok(source) => source,
-            Err(_) if mode == PayloadMode::Envelope => return Err(PayloadError::NotAnEnvelope),
-            Err(error) => {
-                let data = quoted(&BASE64.encode(error.as_bytes()));
-                return Ok(Event { base64: true, ..Event::message(data) });
+    pub fn new(payload: &Payload<'_>, channel: &str, offset: Option<u64>) -> Self {
+        let parts = Parts {
+            channel,
+            name: payload.name(),
+            data: payload.data_json(),
+            from: payload.from(),
+            key: payload.key().map(|key| &**key),
+            tags: payload.tags_json(),
+            ts: payload.ts(),
+            offset,
+            is_base64: payload.is_base64(),
+        };
+        let id = payload.server_id();
+        let mut text = Vec::with_capacity(parts.room() + id.map_or(0, str::len));
+        let mut spans = Spans::default();
+        MapWriter::write(Encoding::Json, &mut text, |map| parts.write(map, &mut spans));
+        let end = text.len();
+        let texts = [
+            (&mut spans.channel, Some(channel)),
+            (&mut spans.name, Some(parts.name)),
+            (&mut spans.from, parts.from),
+            (&mut spans.key, parts.key),
+        ];
+        for (span, meant) in texts {
+            if let Some(meant) = meant {
+                *span = plain(*span, meant).or_else(|| append(&mut text, meant));
             }
-        };
-        let event = match Document::read(&source) {
-            Ok(document) if document.is_envelope(mode) => document.into_event(),
-            _ if mode == PayloadMode::Envelope => return Err(PayloadError::NotAnEnvelope),
-            Ok(document) => Event::message(shown(document.whole)),
-            Err(_) => return Ok(Event::message(quoted(&source))),
-        };
-        Ok(Event { source, ..event })
+        }
+        spans.id = id.and_then(|id| append(&mut text, id));
+        // It was put together of nothing but texts, so it is one.
+        let text = String::from_utf8(text).unwrap_or_default().into_boxed_str();
+        Event { text, end, spans, offset, is_base64: parts.is_base64 }
+    }
+
+    /// The `EVENT` message in JSON.
+    pub fn json(&self) -> &str {
+        self.text.get(..self.end).unwrap_or_default()
     }
 
     /// What happened.
     pub fn name(&self) -> &str {
-        self.get(&self.name)
+        self.get(self.spans.name).unwrap_or_default()
     }
 
-    /// The data: valid JSON, at most [`MAX_DATA_DEPTH`] deep, without white space around it.
+    /// The data: valid JSON, at most [`crate::MAX_DATA_DEPTH`] deep, without white space around it.
     pub fn data_json(&self) -> &str {
-        self.get(&self.data)
+        self.get(self.spans.data).unwrap_or("null")
     }
 
     /// Who did it.
     pub fn from(&self) -> Option<&str> {
-        self.from.as_ref().map(|text| self.get(text))
+        self.get(self.spans.from)
     }
 
-    /// The key of the entity it is about; decimal text where the payload has a number.
+    /// The key of the entity it is about.
     pub fn key(&self) -> Option<&str> {
-        self.key.as_ref().map(|text| self.get(text))
+        self.get(self.spans.key)
     }
 
-    /// The tags: a JSON object, at most [`MAX_DATA_DEPTH`] deep.
+    /// The tags: a JSON object, at most [`crate::MAX_DATA_DEPTH`] deep.
     pub fn tags_json(&self) -> Option<&str> {
-        self.tags.as_ref().map(|text| self.get(text))
+        self.get(self.spans.tags)
     }
 
-    /// When it happened, by the publisher's clock, in Unix milliseconds: a JSON number, as it was written.
+    /// When it happened, by the publisher's clock, in Unix milliseconds: a JSON number.
     pub fn ts(&self) -> Option<&str> {
-        self.ts.as_ref().map(|text| self.get(text))
+        self.get(self.spans.ts)
     }
 
     /// Who published it by which server, where a server did: begins with [`SERVER_ID_PREFIX`].
     pub fn server_id(&self) -> Option<&str> {
-        self.id.as_ref().map(|text| self.get(text)).filter(|id| id.starts_with(SERVER_ID_PREFIX))
+        self.get(self.spans.id)
     }
 
-    /// Names the entity that it is about, where the channel's class finds the key in the data.
-    pub fn set_key(&mut self, key: String) {
-        self.key = Some(Text::Made(key.into()));
-    }
-
-    /// What it holds in memory, in bytes: the whole payload, whatever of it is shown, and what was made of it.
+    /// What it holds in memory beside itself, in bytes.
     pub fn held_bytes(&self) -> usize {
-        let parts =
-            [Some(&self.name), Some(&self.data), self.from.as_ref(), self.key.as_ref(), self.tags.as_ref()];
-        let made = parts.into_iter().flatten().map(|text| match text {
-            Text::Made(text) => text.len(),
-            Text::Fixed(_) | Text::Piece(_) => 0,
-        });
-        self.source.len() + made.sum::<usize>()
+        self.text.len()
     }
 
-    /// Whether the payload was not UTF-8, so that the data is base64 text.
-    pub fn is_base64(&self) -> bool {
-        self.base64
+    fn get(&self, span: Option<Span>) -> Option<&str> {
+        let span = span?;
+        self.text.get(span.start as usize..span.end.get() as usize)
     }
 
-    fn message(data: Text) -> Event {
-        Event {
-            source: String::new(),
-            name: Text::Fixed(DEFAULT_EVENT),
-            data,
-            from: None,
-            key: None,
-            tags: None,
-            ts: None,
-            id: None,
-            base64: false,
+    fn parts(&self) -> Parts<'_> {
+        Parts {
+            channel: self.get(self.spans.channel).unwrap_or_default(),
+            name: self.name(),
+            data: self.data_json(),
+            from: self.from(),
+            key: self.key(),
+            tags: self.tags_json(),
+            ts: self.ts(),
+            offset: self.offset,
+            is_base64: self.is_base64,
         }
     }
+}
 
-    fn get<'e>(&'e self, text: &'e Text) -> &'e str {
-        match text {
-            Text::Fixed(text) => text,
-            Text::Piece(range) => &self.source[range.clone()],
-            Text::Made(text) => text,
-        }
+/// A string without its quotes, where it is written as it is meant: escapes are longer.
+fn plain(quoted: Option<Span>, meant: &str) -> Option<Span> {
+    let Span { start, end } = quoted?;
+    let range = start as usize + 1..end.get() as usize - 1;
+    Span::of(range).filter(|span| span.end.get() as usize - span.start as usize == meant.len())
+}
+
+fn append(text: &mut Vec<u8>, more: &str) -> Option<Span> {
+    let start = text.len();
+    text.extend_from_slice(more.as_bytes());
+    Span::of(start..text.len())
+}
+
+impl Parts<'_> {
+    /// About how many bytes they take as a message in JSON, and hardly less.
+    fn room(&self) -> usize {
+        const REQUIRED: usize = r#"{"type":"EVENT","channel":"","event":"","data":,"offset":}"#.len() + 20;
+        const OPTIONAL: usize = r#","from":"""#.len();
+        const BASE64: usize = r#","encoding":"base64""#.len();
+        let optional = [self.from, self.key, self.tags, self.ts];
+        let optional: usize = optional.into_iter().flatten().map(|text| text.len() + OPTIONAL).sum();
+        let encoding = if self.is_base64 { BASE64 } else { 0 };
+        REQUIRED + self.channel.len() + self.name.len() + self.data.len() + optional + encoding
     }
 
-    fn write(&self, channel: &str, offset: Option<u64>, map: &mut MapWriter<'_>) {
+    fn write(&self, map: &mut MapWriter<'_>, spans: &mut Spans) {
         map.text("type", "EVENT");
-        map.text("channel", channel);
-        map.text("event", self.name());
-        self.write_data(map);
-        map.text_if("from", self.from());
-        map.text_if("key", self.key());
-        map.json_if("tags", self.tags_json());
-        if self.base64 && map.encoding() == Encoding::Json {
-            map.text("encoding", "base64");
-        }
-        map.number_if("offset", offset);
-        map.json_if("ts", self.ts());
+        spans.channel = Span::of(map.text("channel", self.channel));
+        spans.name = Span::of(map.text("event", self.name));
+        spans.data = Span::of(self.write_data(map));
+        spans.from = map.text_if("from", self.from).and_then(Span::of);
+        spans.key = map.text_if("key", self.key).and_then(Span::of);
+        spans.tags = map.json_if("tags", self.tags).and_then(Span::of);
+        self.write_encoding(map);
+        map.number_if("offset", self.offset);
+        spans.ts = map.json_if("ts", self.ts).and_then(Span::of);
     }
 
     /// As an element of `VIEW_ENTER.entities`.
     fn write_entity(&self, map: &mut MapWriter<'_>) {
-        map.text_if("key", self.key());
-        map.text("event", self.name());
+        map.text_if("key", self.key);
+        map.text("event", self.name);
         self.write_data(map);
-        map.text_if("from", self.from());
-        map.json_if("tags", self.tags_json());
-        if self.base64 && map.encoding() == Encoding::Json {
-            map.text("encoding", "base64");
-        }
-        map.json_if("ts", self.ts());
+        map.text_if("from", self.from);
+        map.json_if("tags", self.tags);
+        self.write_encoding(map);
+        map.json_if("ts", self.ts);
     }
 
-    fn write_data(&self, map: &mut MapWriter<'_>) {
-        let data = self.data_json();
-        if self.base64 && map.encoding() == Encoding::MsgPack {
+    fn write_encoding(&self, map: &mut MapWriter<'_>) {
+        if self.is_base64 && map.encoding() == Encoding::Json {
+            map.text("encoding", "base64");
+        }
+    }
+
+    fn write_data(&self, map: &mut MapWriter<'_>) -> Range<usize> {
+        if self.is_base64 && map.encoding() == Encoding::MsgPack {
             // Our own encoding of the payload, so it decodes.
-            map.bin("data", &BASE64.decode(data.trim_matches('"')).unwrap_or_default());
+            map.bin("data", &BASE64.decode(self.data.trim_matches('"')).unwrap_or_default())
         } else {
-            map.json("data", data);
+            map.json("data", self.data)
+        }
+    }
+}
+
+/// The `EVENT` message as a whole WebSocket frame; for all who see the event in this encoding.
+pub fn encode_event(encoding: Encoding, event: &Event) -> Frame {
+    match encoding {
+        Encoding::Json => writer::text_frame(event.json()),
+        Encoding::MsgPack => {
+            let parts = event.parts();
+            writer::frame(encoding, parts.room(), |map| parts.write(map, &mut Spans::default()))
         }
     }
 }
 
 /// An entity's state as an element of `VIEW_ENTER.entities` ([`encode_view_enter`]); for all who see it.
 pub fn encode_entity(encoding: Encoding, event: &Event) -> Bytes {
-    writer::message(encoding, event.data_json().len() + PUNCTUATION, |map| event.write_entity(map)).into()
+    let parts = event.parts();
+    writer::message(encoding, parts.room(), |map| parts.write_entity(map)).into()
 }
 
 /// `VIEW_ENTER` as a whole WebSocket frame, of entities that [`encode_entity`] has written in this encoding. `reset`:
@@ -240,14 +286,6 @@ pub fn encode_view_enter(
 
 /// What a message has beside its values, about, in bytes.
 const PUNCTUATION: usize = 128;
-
-/// The `EVENT` message as a whole WebSocket frame; for all who see the event in this encoding.
-pub fn encode_event(encoding: Encoding, channel: &str, event: &Event, offset: Option<u64>) -> Frame {
-    let parts = [Some(channel), Some(event.name()), Some(event.data_json()), event.from(), event.key()];
-    let more = [event.tags_json(), event.ts()];
-    let bytes: usize = parts.iter().chain(&more).flatten().map(|part| part.len()).sum();
-    writer::frame(encoding, bytes + PUNCTUATION, |map| event.write(channel, offset, map))
-}
 
 /// What a server publishes into Redis: readable for `redis-cli`, and for [`Event::from_payload`] in every mode.
 #[derive(Clone, Copy, Debug, Default)]
@@ -283,135 +321,6 @@ impl Envelope<'_> {
         };
         writer::message(Encoding::Json, capacity, fill).into()
     }
-}
-
-/// A payload that is JSON: all of it, and if it is an object, the members that an envelope may have; of
-/// duplicates the last.
-struct Document<'a> {
-    whole: Value<'a>,
-    event: Option<Value<'a>>,
-    data: Option<Value<'a>>,
-    from: Option<Value<'a>>,
-    tags: Option<Value<'a>>,
-    key: Option<Value<'a>>,
-    ts: Option<Value<'a>>,
-    id: Option<Value<'a>>,
-    /// There are other members.
-    foreign: bool,
-}
-
-impl<'a> Document<'a> {
-    fn read(text: &'a str) -> Result<Self, SyntaxError> {
-        let mut reader = Reader::new(text);
-        let document = match reader.next()? {
-            Token::BeginObject => Document::object(&mut reader)?,
-            first => Document::other(reader.rest_of_value(first)?),
-        };
-        reader.end()?;
-        Ok(document)
-    }
-
-    fn other(whole: Value<'a>) -> Self {
-        Document {
-            whole,
-            event: None,
-            data: None,
-            from: None,
-            tags: None,
-            key: None,
-            ts: None,
-            id: None,
-            foreign: false,
-        }
-    }
-
-    /// The object that was entered.
-    fn object(reader: &mut Reader<'a>) -> Result<Self, SyntaxError> {
-        let start = reader.token_at();
-        let mut read = Document::other(Value { at: start, text: "", kind: Kind::Object, depth: 1 });
-        while let Some((name, value)) = reader.member()? {
-            read.whole.depth = read.whole.depth.max(value.depth + 1);
-            match &*name.decode() {
-                "event" => read.event = Some(value),
-                "data" => read.data = Some(value),
-                "from" => read.from = Some(value),
-                "tags" => read.tags = Some(value),
-                "key" => read.key = Some(value),
-                "ts" => read.ts = Some(value),
-                "id" => read.id = Some(value),
-                _ => read.foreign = true,
-            }
-        }
-        read.whole.text = reader.since(start);
-        Ok(read)
-    }
-
-    fn is_envelope(&self, mode: PayloadMode) -> bool {
-        if !self.event.is_some_and(|event| event.kind == Kind::String) {
-            return false;
-        }
-        match mode {
-            PayloadMode::Envelope => true,
-            PayloadMode::Auto => !self.foreign && (self.id.is_none() || self.is_by_server()),
-            PayloadMode::Raw => !self.foreign && self.is_by_server(),
-        }
-    }
-
-    fn is_by_server(&self) -> bool {
-        let id = self.id.and_then(|id| id.as_str());
-        id.is_some_and(|id| id.decode().starts_with(SERVER_ID_PREFIX))
-    }
-
-    /// The event whose source is the text that was read. What has the wrong type counts as absent.
-    fn into_event(self) -> Event {
-        let of_kind = |member: Option<Value<'a>>, kind| member.filter(|value| value.kind == kind);
-        Event {
-            name: of_kind(self.event, Kind::String).map_or(Text::Fixed(DEFAULT_EVENT), string),
-            from: of_kind(self.from, Kind::String).map(string),
-            key: self.key.and_then(key),
-            tags: of_kind(self.tags, Kind::Object).filter(|tags| tags.depth <= MAX_DATA_DEPTH).map(verbatim),
-            ts: of_kind(self.ts, Kind::Number).and_then(whole_number).map(verbatim),
-            id: of_kind(self.id, Kind::String).map(string),
-            ..Event::message(self.data.map_or(Text::Fixed("null"), shown))
-        }
-    }
-}
-
-/// A time as clients are shown it, in whole milliseconds: a fraction is cut off; with an exponent it is none.
-fn whole_number(value: Value<'_>) -> Option<Value<'_>> {
-    let whole = value.text.split('.').next()?;
-    let exponent = value.text.contains(['e', 'E']);
-    (!exponent).then_some(Value { text: whole, ..value })
-}
-
-/// JSON as clients are shown it: deeper than they need to bear, it becomes a string that holds the text.
-fn shown(value: Value<'_>) -> Text {
-    if value.depth <= MAX_DATA_DEPTH { verbatim(value) } else { quoted(value.text) }
-}
-
-fn verbatim(value: Value<'_>) -> Text {
-    Text::Piece(value.at..value.at + value.text.len())
-}
-
-/// The string that a JSON string means.
-fn string(value: Value<'_>) -> Text {
-    match value.as_str().map(Str::decode) {
-        Some(Cow::Owned(text)) => Text::Made(text.into()),
-        _ => Text::Piece(value.at + 1..value.at + value.text.len() - 1),
-    }
-}
-
-fn key(value: Value<'_>) -> Option<Text> {
-    match value.kind {
-        Kind::String => Some(string(value)),
-        Kind::Number => Some(Text::Made(decimal_text(value.text).into())),
-        _ => None,
-    }
-}
-
-/// Text as a JSON string.
-fn quoted(text: &str) -> Text {
-    Text::Made(json::quoted(text).into())
 }
 
 #[cfg(test)]

@@ -123,10 +123,13 @@ fn hex4(rest: &str) -> (u32, &str) {
 
 /// A number of JSON as the text of a key: integers as they are written, others as JavaScript's `String` would
 /// without an exponent.
-pub fn decimal_text(number: &str) -> String {
+pub fn decimal_text(number: &str) -> Cow<'_, str> {
+    if !number.contains(['.', 'e', 'E']) {
+        return number.into();
+    }
     match number.parse::<f64>() {
-        Ok(value) if number.contains(['.', 'e', 'E']) && value.is_finite() => value.to_string(),
-        _ => number.to_owned(),
+        Ok(value) if value.is_finite() => value.to_string().into(),
+        _ => number.into(),
     }
 }
 

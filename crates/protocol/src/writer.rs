@@ -1,6 +1,8 @@
 //! Writing one map, field by field, in either encoding: what is said about a message is said once. It owns the
 //! punctuation and the frame around; which fields a message has is [`crate::codec`]'s and [`crate::event`]'s.
 
+use std::ops::Range;
+
 use bytes::{Buf, Bytes};
 
 use crate::json;
@@ -19,6 +21,14 @@ pub(crate) fn message(encoding: Encoding, capacity: usize, fill: impl FnOnce(&mu
 /// header, because only then its length is known.
 pub(crate) fn frame(encoding: Encoding, capacity: usize, fill: impl FnOnce(&mut MapWriter<'_>)) -> Frame {
     framed(encoding.opcode(), capacity, |out| MapWriter::write(encoding, out, fill))
+}
+
+/// A message in JSON as a whole frame.
+pub(crate) fn text_frame(message: &str) -> Frame {
+    let mut out = Vec::with_capacity(MAX_HEADER_BYTES + message.len());
+    write_header(&mut out, OpCode::Text, message.len());
+    out.extend_from_slice(message.as_bytes());
+    out.into()
 }
 
 fn framed(opcode: OpCode, capacity: usize, fill: impl FnOnce(&mut Vec<u8>)) -> Frame {
@@ -83,6 +93,8 @@ fn list<T>(encoding: Encoding, out: &mut Vec<u8>, items: &[T], mut write: impl F
 pub(crate) struct MapWriter<'o> {
     out: &'o mut Vec<u8>,
     shape: Shape,
+    /// Where the last value begins.
+    value_at: usize,
 }
 
 #[derive(Debug)]
@@ -92,7 +104,7 @@ enum Shape {
 }
 
 impl MapWriter<'_> {
-    fn write(encoding: Encoding, out: &mut Vec<u8>, fill: impl FnOnce(&mut MapWriter<'_>)) {
+    pub(crate) fn write(encoding: Encoding, out: &mut Vec<u8>, fill: impl FnOnce(&mut MapWriter<'_>)) {
         let shape = match encoding {
             Encoding::Json => {
                 out.push(b'{');
@@ -100,7 +112,7 @@ impl MapWriter<'_> {
             }
             Encoding::MsgPack => Shape::MsgPack(OpenContainer::begin(out, msgpack::MAP)),
         };
-        let mut map = MapWriter { out, shape };
+        let mut map = MapWriter { out, shape, value_at: 0 };
         fill(&mut map);
         match map.shape {
             Shape::Json { .. } => map.out.push(b'}'),
@@ -116,17 +128,17 @@ impl MapWriter<'_> {
         }
     }
 
-    pub(crate) fn text(&mut self, name: &str, value: &str) {
+    /// Says where the value stands, as do those below; of a JSON string with its quotes.
+    pub(crate) fn text(&mut self, name: &str, value: &str) -> Range<usize> {
         match self.name(name) {
             Encoding::Json => json::push_string(self.out, value),
             Encoding::MsgPack => msgpack::write_str(self.out, value),
         }
+        self.value_at..self.out.len()
     }
 
-    pub(crate) fn text_if(&mut self, name: &str, value: Option<&str>) {
-        if let Some(value) = value {
-            self.text(name, value);
-        }
+    pub(crate) fn text_if(&mut self, name: &str, value: Option<&str>) -> Option<Range<usize>> {
+        value.map(|value| self.text(name, value))
     }
 
     pub(crate) fn number(&mut self, name: &str, value: u64) {
@@ -157,7 +169,7 @@ impl MapWriter<'_> {
     }
 
     /// A value that is valid JSON already.
-    pub(crate) fn json(&mut self, name: &str, value: &str) {
+    pub(crate) fn json(&mut self, name: &str, value: &str) -> Range<usize> {
         match self.name(name) {
             Encoding::Json => self.out.extend_from_slice(value.as_bytes()),
             Encoding::MsgPack => {
@@ -169,25 +181,25 @@ impl MapWriter<'_> {
                 }
             }
         }
+        self.value_at..self.out.len()
     }
 
-    pub(crate) fn json_if(&mut self, name: &str, value: Option<&str>) {
-        if let Some(value) = value {
-            self.json(name, value);
-        }
+    pub(crate) fn json_if(&mut self, name: &str, value: Option<&str>) -> Option<Range<usize>> {
+        value.map(|value| self.json(name, value))
     }
 
     /// Bytes, for MessagePack; JSON has none, so callers give it base64 text by [`MapWriter::json`].
-    pub(crate) fn bin(&mut self, name: &str, value: &[u8]) {
+    pub(crate) fn bin(&mut self, name: &str, value: &[u8]) -> Range<usize> {
         self.name(name);
         msgpack::write_bin(self.out, value);
+        self.value_at..self.out.len()
     }
 
     pub(crate) fn id(&mut self, id: Option<&RequestId>) {
         match id {
             None => {}
             Some(RequestId::Number(number)) => self.number("id", *number),
-            Some(RequestId::Text(text)) => self.text("id", text),
+            Some(RequestId::Text(text)) => drop(self.text("id", text)),
         }
     }
 
@@ -218,6 +230,12 @@ impl MapWriter<'_> {
     }
 
     fn name(&mut self, name: &str) -> Encoding {
+        let encoding = self.write_name(name);
+        self.value_at = self.out.len();
+        encoding
+    }
+
+    fn write_name(&mut self, name: &str) -> Encoding {
         match &mut self.shape {
             Shape::Json { first } => {
                 if !std::mem::replace(first, false) {

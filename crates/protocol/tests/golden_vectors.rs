@@ -1,7 +1,9 @@
 //! The golden vectors of `vectors/` hold for this crate, byte for byte.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-use drawbridge_protocol::event::{Event, PayloadMode, encode_entity, encode_event, encode_view_enter};
+use drawbridge_protocol::event::{
+    Event, Payload, PayloadMode, encode_entity, encode_event, encode_view_enter,
+};
 use drawbridge_protocol::{
     Encoding, ErrorCode, ErrorMessage, RequestId, ServerMessage, SubscriptionInfo, Welcome, codec, msgpack,
 };
@@ -83,9 +85,9 @@ fn payloads_reach_clients_as_these_events() {
             Some(text) => text.as_bytes().to_vec(),
             None => bytes(text(&vector, "payload_hex").unwrap()),
         };
-        let event = Event::from_payload(source.into(), mode).ok();
         let (channel, offset) = (text(&vector, "channel").unwrap(), vector["offset"].as_u64());
-        let frame = |encoding| event.as_ref().map(|event| encode_event(encoding, channel, event, offset));
+        let event = Payload::read(&source, mode).ok().map(|payload| Event::new(&payload, channel, offset));
+        let frame = |encoding| event.as_ref().map(|event| encode_event(encoding, event));
         let json = frame(Encoding::Json).map(|frame| String::from_utf8(payload(&frame).to_vec()).unwrap());
         assert_eq!(json.as_deref(), text(&vector, "json"), "{name}");
         let packed = frame(Encoding::MsgPack).map(|frame| hex(payload(&frame)));
@@ -100,8 +102,9 @@ fn entities_come_into_view_as_these_messages() {
         let (reset, complete) = (vector["reset"].as_bool().unwrap(), vector["complete"].as_bool().unwrap());
         let frame = |encoding| {
             let entity = |source: &Value| {
-                let source = source.as_str().unwrap().as_bytes().to_vec();
-                encode_entity(encoding, &Event::from_payload(source.into(), PayloadMode::Auto).unwrap())
+                let source = source.as_str().unwrap().as_bytes();
+                let payload = Payload::read(source, PayloadMode::Auto).unwrap();
+                encode_entity(encoding, &Event::new(&payload, "", None))
             };
             let entities: Vec<_> = vector["payloads"].as_array().unwrap().iter().map(entity).collect();
             encode_view_enter(encoding, text(&vector, "channel").unwrap(), reset, complete, &entities)

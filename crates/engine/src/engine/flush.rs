@@ -289,8 +289,9 @@ impl Leaving<'_> {
             let eye = eye_of(target, audience);
             let (dues, rest) = feed.take(self.now_ms, &delivery, eye, self.max_bytes);
             more = rest;
-            let messages = messages(conn.encoding, &target.subject.name, &dues, self.stats);
+            let channel = target.subject.name.clone();
             self.count(conn, class, &delivery, &dues);
+            let messages = messages(conn.encoding, &channel, dues, self.stats);
             self.put(conn, messages, &delivery);
         }
         conn.feed_bytes = conn.feed_bytes + feed.bytes() - bytes;
@@ -430,35 +431,57 @@ enum Message {
     Own(Frame),
 }
 
+impl Message {
+    /// As an element of an array.
+    fn body(&self, encoding: Encoding) -> &[u8] {
+        match self {
+            Message::Event(event) => event.message(encoding),
+            Message::Own(frame) => payload_of(frame),
+        }
+    }
+}
+
 /// Dues as messages; neighbours of one kind share one.
-fn messages(encoding: Encoding, channel: &str, dues: &[Due], stats: &mut Stats) -> Vec<Message> {
+fn messages(encoding: Encoding, channel: &str, dues: Vec<Due>, stats: &mut Stats) -> Vec<Message> {
     let mut messages = Vec::with_capacity(dues.len());
-    let mut at = 0;
-    while let Some(first) = dues.get(at) {
+    let mut dues = dues.into_iter().peekable();
+    while let Some(first) = dues.next() {
         let change = match first.kind {
             Some(Kind::Entity(_, change)) if change != Change::Update => change,
             _ => {
-                messages.push(Message::Event(first.publication.clone()));
-                at += 1;
+                messages.push(Message::Event(first.publication));
                 continue;
             }
         };
-        let alike = |due: &&Due| matches!(due.kind, Some(Kind::Entity(_, other)) if other == change);
-        let run: Vec<&Due> = dues.iter().skip(at).take_while(alike).take(MAX_ENTITIES).collect();
-        at += run.len();
-        if change == Change::Enter {
-            stats.view_enters += run.len() as u64;
-            let elements: Vec<_> = run.iter().map(|due| due.publication.element(encoding).clone()).collect();
-            messages.push(Message::Own(encode_view_enter(encoding, channel, false, true, &elements)));
-        } else {
-            stats.view_leaves += run.len() as u64;
-            let keys: Vec<&str> = run.iter().filter_map(|due| due.publication.event.key()).collect();
-            let reason = if change == Change::Remove { "removed" } else { "view" };
-            let message = ServerMessage::ViewLeave { channel, keys: &keys, reason };
-            messages.push(Message::Own(codec::encode_frame(encoding, &message)));
+        let mut run = vec![first];
+        let alike = |due: &Due| matches!(due.kind, Some(Kind::Entity(_, other)) if other == change);
+        while run.len() < MAX_ENTITIES
+            && let Some(due) = dues.next_if(alike)
+        {
+            run.push(due);
         }
+        messages.push(Message::Own(in_or_out_of_view(encoding, channel, change, &run, stats)));
     }
     messages
+}
+
+/// What came into view together, or went out of it.
+fn in_or_out_of_view(
+    encoding: Encoding,
+    channel: &str,
+    change: Change,
+    run: &[Due],
+    stats: &mut Stats,
+) -> Frame {
+    if change == Change::Enter {
+        stats.view_enters += run.len() as u64;
+        let elements: Vec<_> = run.iter().map(|due| due.publication.element(encoding).clone()).collect();
+        return encode_view_enter(encoding, channel, false, true, &elements);
+    }
+    stats.view_leaves += run.len() as u64;
+    let keys: Vec<&str> = run.iter().filter_map(|due| due.publication.event.key()).collect();
+    let reason = if change == Change::Remove { "removed" } else { "view" };
+    codec::encode_frame(encoding, &ServerMessage::ViewLeave { channel, keys: &keys, reason })
 }
 
 impl Connection {
@@ -479,11 +502,8 @@ impl Connection {
 }
 
 fn array(encoding: Encoding, batch: &[Message]) -> Frame {
-    let frames = batch.iter().map(|message| match message {
-        Message::Event(event) => event.frame(encoding),
-        Message::Own(frame) => frame,
-    });
-    codec::encode_array(encoding, frames)
+    let messages: Vec<&[u8]> = batch.iter().map(|message| message.body(encoding)).collect();
+    codec::encode_array(encoding, &messages)
 }
 
 /// A batch in which each event is compressed once for all; plain where none of them is worth it.
@@ -496,7 +516,7 @@ fn deflated(encoding: Encoding, window: Window, batch: &[Message], compressor: &
                 pays = true;
                 piece.clone()
             }
-            None => stored(payload_of(event.frame(encoding))),
+            None => stored(event.message(encoding)),
         },
     };
     let pieces: Vec<_> = batch.iter().map(&mut piece).collect();

@@ -3,9 +3,8 @@
 
 use std::sync::Arc;
 
-use bytes::Bytes;
 use drawbridge_protocol::channel;
-use drawbridge_protocol::event::{Event, PayloadMode};
+use drawbridge_protocol::event::{Event, Payload, PayloadMode};
 
 use super::hub::{Hub, State};
 use super::io::{BadEntity, HubOutput, HubSettings};
@@ -17,9 +16,9 @@ use crate::io::{BrokerEvent, EntityChange, Publication, SubjectRef};
 
 /// What was published, as far as it was held.
 #[derive(Debug)]
-pub(super) enum Content {
+pub(super) enum Content<'a> {
     /// All of it.
-    Whole(Bytes),
+    Whole(&'a [u8]),
     /// It was over the bound; its size.
     Oversized(usize),
 }
@@ -43,13 +42,13 @@ impl Rules {
 }
 
 /// Why a publication is dropped.
-enum Dropped {
+enum Dropped<'a> {
     /// It is over the bound; its size.
     Oversized(usize),
     /// Its class does not take what it holds.
     Unreadable,
     /// It says nothing good of an entity; what it says.
-    Entity(BadEntity, Box<Event>),
+    Entity(BadEntity, Box<Payload<'a>>),
 }
 
 impl Hub {
@@ -59,7 +58,13 @@ impl Hub {
         Rules { reserved, class: class.map(|(id, _, _)| id) }
     }
 
-    pub(super) fn message(&mut self, now_ms: u64, pattern: Option<&[u8]>, channel: &[u8], content: Content) {
+    pub(super) fn message(
+        &mut self,
+        now_ms: u64,
+        pattern: Option<&[u8]>,
+        channel: &[u8],
+        content: Content<'_>,
+    ) {
         let Ok(channel) = std::str::from_utf8(channel) else {
             self.stats.dropped_bad_name += 1;
             return;
@@ -71,7 +76,7 @@ impl Hub {
     }
 
     /// The exact subscription's copy is canonical wherever there is one.
-    fn exact_copy(&mut self, now_ms: u64, channel: &str, content: Content) {
+    fn exact_copy(&mut self, now_ms: u64, channel: &str, content: Content<'_>) {
         let matched = self.pattern_shards(channel);
         let key = SubjectRef { name: channel, pattern: false };
         let Some((subject, entry)) = self.entries.get_key_value_mut(&key) else { return };
@@ -87,9 +92,9 @@ impl Hub {
         let (rules, offset) = (entry.rules, entry.offset + 1);
         let read = match read(&self.settings, rules, content) {
             Ok(read) => read,
-            Err(Dropped::Entity(reason, event)) if table.is_some() => {
+            Err(Dropped::Entity(reason, payload)) if table.is_some() => {
                 self.drop_entity(channel, reason);
-                return self.end_unreadable(now_ms, channel, *event);
+                return self.end_unreadable(now_ms, channel, &payload);
             }
             Err(reason) => return self.dropped(channel, reason),
         };
@@ -115,7 +120,7 @@ impl Hub {
     }
 
     /// Of the patterns' copies the one of the pattern that was confirmed first is canonical.
-    fn pattern_copy(&mut self, pattern: &[u8], channel: &str, content: Content) {
+    fn pattern_copy(&mut self, pattern: &[u8], channel: &str, content: Content<'_>) {
         let key = SubjectRef { name: channel, pattern: false };
         let exact = self.entries.get(&key).map(|entry| entry.state);
         if exact.is_some_and(|state| matches!(state, State::Loading | State::Live | State::Ending)) {
@@ -184,7 +189,7 @@ impl Hub {
         shards
     }
 
-    fn dropped(&mut self, channel: &str, reason: Dropped) {
+    fn dropped(&mut self, channel: &str, reason: Dropped<'_>) {
         match reason {
             Dropped::Unreadable => self.stats.dropped_unreadable += 1,
             Dropped::Entity(reason, _) => self.drop_entity(channel, reason),
@@ -196,12 +201,12 @@ impl Hub {
     }
 }
 
-/// The event, with its key, and what it does to the entity of that key.
-fn read(
+/// What was published, with its key, and what it does to the entity of that key.
+fn read<'a>(
     settings: &HubSettings,
     rules: Rules,
-    content: Content,
-) -> Result<(Event, Option<EntityChange>), Dropped> {
+    content: Content<'a>,
+) -> Result<(Payload<'a>, Option<EntityChange>), Dropped<'a>> {
     let payload = match content {
         Content::Whole(payload) if payload.len() <= settings.external_bytes || rules.reserved => payload,
         Content::Whole(payload) => return Err(Dropped::Oversized(payload.len())),
@@ -213,10 +218,10 @@ fn read(
         None if rules.reserved => PayloadMode::Raw,
         None => PayloadMode::Auto,
     };
-    let mut event = Event::from_payload(payload, mode).map_err(|_| Dropped::Unreadable)?;
-    match class.map_or(Ok(None), |class| read_entity(class, &mut event)) {
-        Ok(change) => Ok((event, change)),
-        Err(reason) => Err(Dropped::Entity(reason, event.into())),
+    let mut payload = Payload::read(payload, mode).map_err(|_| Dropped::Unreadable)?;
+    match class.map_or(Ok(None), |class| read_entity(class, &mut payload)) {
+        Ok(change) => Ok((payload, change)),
+        Err(reason) => Err(Dropped::Entity(reason, payload.into())),
     }
 }
 
@@ -226,10 +231,10 @@ fn publication(
     rules: Rules,
     channel: Arc<str>,
     offset: u64,
-    (event, change): (Event, Option<EntityChange>),
+    (payload, change): (Payload<'_>, Option<EntityChange>),
 ) -> Arc<Publication> {
-    let mut publication = Publication::with_entity(channel, event, offset, change);
-    let class = rules.class(settings);
-    publication.unnumbered = class.is_some_and(|class| class.delivery.max_updates.is_some());
-    Arc::new(publication)
+    // Where events of different keys may be told in another order, clients are shown no offset.
+    let unnumbered = rules.class(settings).is_some_and(|class| class.delivery.max_updates.is_some());
+    let event = Event::new(&payload, &channel, (!unnumbered).then_some(offset));
+    Arc::new(Publication::with_entity(channel, event, offset, change))
 }

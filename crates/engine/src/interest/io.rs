@@ -79,7 +79,7 @@ pub enum HubInput<'a> {
         /// The real channel.
         channel: &'a [u8],
         /// What was published.
-        payload: Bytes,
+        payload: &'a [u8],
     },
     /// A publication whose payload is over the bound, so that nobody held it.
     OversizedMessage {

@@ -2,10 +2,9 @@
 //! what comes live, and told to the shards behind the confirmation; from then on events change them in order. What
 //! one table holds and what fits it stands in [`super::table`].
 
-use std::borrow::Cow;
 use std::sync::Arc;
 
-use drawbridge_protocol::event::Event;
+use drawbridge_protocol::event::{Event, Payload};
 
 use super::copies::Rules;
 use super::hub::{Hub, State};
@@ -107,13 +106,14 @@ impl Hub {
 
     /// A change of the stored table that this node cannot read: its class says otherwise than the writer's, as during a
     /// deploy. As if the table had been read behind it, the entity is not there, and there is no hole.
-    pub(super) fn end_unreadable(&mut self, now_ms: u64, channel: &str, event: Event) {
-        let is_stored = event.server_id().is_some_and(|id| Version::of_id(id).is_some());
-        let Some(key) = event.key().filter(|_| is_stored).map(Arc::from) else { return };
+    pub(super) fn end_unreadable(&mut self, now_ms: u64, channel: &str, payload: &Payload<'_>) {
+        let is_stored = payload.server_id().is_some_and(|id| Version::of_id(id).is_some());
+        let Some(key) = payload.key().filter(|_| is_stored).map(|key| Arc::from(&**key)) else { return };
         let of = SubjectRef { name: channel, pattern: false };
         let Some((subject, entry)) = self.entries.get_key_value_mut(&of) else { return };
         let Some(table) = &mut entry.table else { return };
         let channel = subject.name.clone();
+        let event = Event::new(payload, &channel, None);
         let end = Publication::with_entity(channel.clone(), event, 0, Some(EntityChange::Remove));
         let (taken, gone) = put(&mut self.stats, table, now_ms, &Arc::new(end));
         if self.kept(&channel, taken, gone) {
@@ -204,28 +204,32 @@ pub(super) fn put(
 }
 
 fn read_stored(class: &Class, channel: &Arc<str>, entity: StoredEntity) -> Option<(Arc<str>, Publication)> {
-    let mut event = Event::from_payload(entity.payload, class.payload).ok()?;
-    let change = read_entity(class, &mut event).ok()??;
+    let mut payload = Payload::read(&entity.payload, class.payload).ok()?;
+    let change = read_entity(class, &mut payload).ok()??;
+    let event = Event::new(&payload, channel, None);
     // By its class of now, as events are: the row may have been written under another key.
     Some((event.key()?.into(), Publication::with_entity(channel.clone(), event, 0, Some(change))))
 }
 
 /// Finds an event's key, and on an entity channel what it does to which entity.
-pub(super) fn read_entity(class: &Class, event: &mut Event) -> Result<Option<EntityChange>, BadEntity> {
+pub(super) fn read_entity(
+    class: &Class,
+    payload: &mut Payload<'_>,
+) -> Result<Option<EntityChange>, BadEntity> {
     if class.key.is_none() && class.entity.is_none() {
         return Ok(None);
     }
-    let (key, position) = class.entity_of(event);
+    let (key, position) = class.entity_of(payload);
     let position = position.map_err(|_| BadEntity::Position);
-    let key = key.ok().flatten().map(Cow::into_owned);
+    let key = key.ok().flatten();
     let named = key.is_some();
-    if let Some(key) = key.filter(|key| event.key() != Some(key)) {
-        event.set_key(key);
+    if named {
+        payload.set_key(key);
     }
     match () {
         () if class.entity.is_none() => Ok(None),
         () if !named => Err(BadEntity::Key),
-        () if event.name() == REMOVE_EVENT => Ok(Some(EntityChange::Remove)),
+        () if payload.name() == REMOVE_EVENT => Ok(Some(EntityChange::Remove)),
         () => Ok(Some(EntityChange::Set { position: position? })),
     }
 }

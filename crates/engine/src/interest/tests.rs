@@ -61,9 +61,8 @@ impl Bench {
     }
 
     fn copy(&mut self, pattern: Option<&str>, channel: &str, payload: &'static str) -> Vec<String> {
-        let payload = Bytes::from_static(payload.as_bytes());
-        let pattern = pattern.map(str::as_bytes);
-        self.give(HubInput::Message { pattern, channel: channel.as_bytes(), payload })
+        let (pattern, channel) = (pattern.map(str::as_bytes), channel.as_bytes());
+        self.give(HubInput::Message { pattern, channel, payload: payload.as_bytes() })
     }
 
     fn wait(&mut self, ms: u64) -> Vec<String> {
@@ -237,7 +236,7 @@ fn patterns_show_neither_reserved_nor_ill_named_channels() {
     assert_eq!(bench.copy(Some("*"), "own:control", envelope), NOTHING);
     assert_eq!(bench.copy(Some("*"), "own:other", "1"), NOTHING);
     assert_eq!(bench.copy(Some("*"), "two words", "1"), NOTHING);
-    let not_text = HubInput::Message { pattern: Some(b"*"), channel: b"\xff", payload: Bytes::new() };
+    let not_text = HubInput::Message { pattern: Some(b"*"), channel: b"\xff", payload: b"" };
     assert_eq!(bench.give(not_text), NOTHING);
     assert_eq!(bench.hub.stats().dropped_bad_name, 2);
 }
@@ -255,7 +254,7 @@ fn an_oversized_payload_is_counted_once_and_only_where_it_would_have_been_shown(
     assert_eq!(bench.give(oversized(None, "room")), ["oversized room 5000"]);
     assert_eq!(bench.give(oversized(Some("room*"), "room")), NOTHING);
     assert_eq!(bench.give(oversized(None, "elsewhere")), NOTHING);
-    let held = HubInput::Message { pattern: None, channel: b"room", payload: vec![b'x'; 101].into() };
+    let held = HubInput::Message { pattern: None, channel: b"room", payload: &[b'x'; 101] };
     assert_eq!(bench.give(held), ["oversized room 101"]);
     assert_eq!(bench.hub.stats().dropped_oversized, 2);
     assert_eq!(bench.copy(None, "room", "1"), ["0: room 1 1"], "what is dropped is not counted");

@@ -209,7 +209,7 @@ impl Bench {
         let payload = json!({ "event": event, "data": data }).to_string();
         for pattern in patterns {
             let (pattern, channel) = (pattern.map(str::as_bytes), channel.as_bytes());
-            let payload = payload.clone().into();
+            let payload = payload.as_bytes();
             self.hub.handle(self.now.mono_ms, HubInput::Message { pattern, channel, payload });
         }
         self.broker_says();

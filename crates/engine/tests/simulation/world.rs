@@ -473,7 +473,7 @@ impl World {
                 HubInput::Message {
                     pattern: pattern.as_deref().map(str::as_bytes),
                     channel: channel.as_bytes(),
-                    payload: payload.clone(),
+                    payload,
                 },
             ),
         }

@@ -161,7 +161,7 @@ fn subscribe(fields: &Fields<'_>) -> Result<Subscribe, String> {
 fn publish(fields: &Fields<'_>) -> Result<Publish, String> {
     let null = Value { at: 0, text: "null", kind: Kind::Null, depth: 0 };
     let key = match fields.present("key") {
-        Some(number) if number.kind == Kind::Number => Some(decimal_text(number.text)),
+        Some(number) if number.kind == Kind::Number => Some(decimal_text(number.text).into_owned()),
         _ => fields.optional("key")?,
     };
     Ok(Publish {

@@ -5,10 +5,11 @@ use proptest::prelude::*;
 use serde_json::value::RawValue;
 
 use super::*;
+use crate::json::{self, decimal_text};
 use crate::msgpack;
 
-fn read(payload: &[u8], mode: PayloadMode) -> Result<Event, PayloadError> {
-    Event::from_payload(Bytes::copy_from_slice(payload), mode)
+fn read(payload: &[u8], mode: PayloadMode) -> Result<Payload<'_>, PayloadError> {
+    Payload::read(payload, mode)
 }
 
 /// The payload of a frame, whose header must fit it.
@@ -22,10 +23,20 @@ fn unframed(frame: &[u8]) -> &[u8] {
     &frame[header..]
 }
 
-fn as_json(event: &Event) -> String {
-    let frame = encode_event(Encoding::Json, "c", event, None);
+fn as_json(payload: &Payload<'_>) -> String {
+    let event = Event::new(payload, "c", None);
+    let frame = encode_event(Encoding::Json, &event);
     assert_eq!(frame[0], 0x81);
-    String::from_utf8(unframed(&frame).to_vec()).unwrap()
+    assert_eq!(unframed(&frame), event.json().as_bytes());
+    event.json().to_owned()
+}
+
+/// An event says what its payload said.
+fn assert_same(event: &Event, payload: &Payload<'_>) {
+    assert_eq!((event.name(), event.data_json()), (payload.name(), payload.data_json()));
+    assert_eq!((event.from(), event.tags_json()), (payload.from(), payload.tags_json()));
+    assert_eq!(event.key(), payload.key().map(|key| &**key));
+    assert_eq!((event.ts(), event.server_id()), (payload.ts(), payload.server_id()));
 }
 
 #[test]
@@ -74,7 +85,8 @@ fn an_envelope_is_told_from_data() {
 fn ill_typed_members_count_as_absent() {
     let event =
         read(br#"{"event":"e","from":7,"key":null,"tags":[],"ts":"now"}"#, PayloadMode::Auto).unwrap();
-    assert_eq!((event.from(), event.key(), event.tags_json(), event.ts()), (None, None, None, None));
+    assert_eq!((event.from(), event.tags_json(), event.ts()), (None, None, None));
+    assert_eq!(event.key(), None);
     assert_eq!(as_json(&event), r#"{"type":"EVENT","channel":"c","event":"e","data":null}"#);
 }
 
@@ -83,12 +95,13 @@ fn members_are_kept_as_they_were_written() {
     let payload = br#"{"event":"e","from":"b\"ob","key":7,"tags":{ "a":1 },"ts":1500.75,"data":{}}"#;
     let event = read(payload, PayloadMode::Auto).unwrap();
     assert_eq!(event.from(), Some("b\"ob"));
-    assert_eq!(event.key(), Some("7"));
+    assert_eq!(event.key().unwrap(), "7");
     assert_eq!(event.tags_json(), Some(r#"{ "a":1 }"#));
     assert_eq!(event.ts(), Some("1500"));
-    let frame = encode_event(Encoding::Json, "c", &event, Some(9));
+    let told = Event::new(&event, "c", Some(9));
+    assert_same(&told, &event);
     assert_eq!(
-        std::str::from_utf8(unframed(&frame)).unwrap(),
+        told.json(),
         r#"{"type":"EVENT","channel":"c","event":"e","data":{},"from":"b\"ob","key":"7","tags":{ "a":1 },"offset":9,"ts":1500}"#
     );
 }
@@ -134,7 +147,7 @@ fn bytes_that_are_no_text_reach_json_as_base64_and_messagepack_as_bin() {
         as_json(&event),
         r#"{"type":"EVENT","channel":"c","event":"message","data":"/wAB","encoding":"base64"}"#
     );
-    let frame = encode_event(Encoding::MsgPack, "c", &event, None);
+    let frame = encode_event(Encoding::MsgPack, &Event::new(&event, "c", None));
     assert_eq!(frame[0], 0x82);
     let bin = b"\xa4data\xc4\x03\xff\x00\x01";
     assert!(unframed(&frame).windows(bin.len()).any(|window| window == bin));
@@ -196,19 +209,20 @@ proptest! {
         channel in "[a-z:é\"]{1,10}",
         offset in any::<Option<u64>>(),
     ) {
-        let Ok(event) = read(&payload, mode) else {
+        let Ok(payload) = read(&payload, mode) else {
             prop_assert_eq!(mode, PayloadMode::Envelope);
             return Ok(());
         };
-        let json = encode_event(Encoding::Json, &channel, &event, offset);
-        let json: serde_json::Value = serde_json::from_slice(unframed(&json)).unwrap();
+        let event = Event::new(&payload, &channel, offset);
+        assert_same(&event, &payload);
+        let json: serde_json::Value = serde_json::from_str(event.json()).unwrap();
         prop_assert_eq!(json["channel"].as_str(), Some(&*channel));
         prop_assert_eq!(json["event"].as_str(), Some(event.name()));
         prop_assert_eq!(json["offset"].as_u64(), offset);
-        let packed = encode_event(Encoding::MsgPack, &channel, &event, offset);
+        let packed = encode_event(Encoding::MsgPack, &event);
         let mut unpacked: serde_json::Value =
             serde_json::from_str(&msgpack::to_json(unframed(&packed)).unwrap()).unwrap();
-        if event.is_base64() {
+        if payload.is_base64() {
             unpacked["encoding"] = "base64".into();
         }
         prop_assert_eq!(unpacked, json);
@@ -231,7 +245,8 @@ proptest! {
             ts,
             id: Some("db1.1"),
         };
-        let event = Event::from_payload(envelope.to_payload(), mode).unwrap();
+        let bytes = envelope.to_payload();
+        let event = Event::new(&read(&bytes, mode).unwrap(), "c", None);
         prop_assert_eq!(event.name(), name);
         prop_assert_eq!(event.data_json(), "[1, \"\\ud800\"]");
         prop_assert_eq!(event.from(), from.as_deref());

@@ -5,13 +5,14 @@
 use std::collections::BTreeMap;
 
 use drawbridge_engine::io::BrokerStatus;
-use drawbridge_protocol::event::{Event, PayloadMode};
+use drawbridge_protocol::event::{Event, Payload, PayloadMode};
 use proptest::prelude::*;
 
 use super::*;
 
 fn publication(channel: &str, offset: u64, bytes: usize) -> BrokerEvent {
-    let event = Event::from_payload(vec![b'x'; bytes].into(), PayloadMode::Raw).unwrap();
+    let payload = vec![b'x'; bytes];
+    let event = Event::new(&Payload::read(&payload, PayloadMode::Raw).unwrap(), channel, Some(offset));
     BrokerEvent::Publication(Arc::new(Publication::new(channel.into(), event, offset)))
 }
 

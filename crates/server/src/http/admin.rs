@@ -123,7 +123,7 @@ async fn publish(State(node): Shared, body: Bytes) -> Answer {
 /// The entity's key: a number counts as its decimal text.
 fn key_of(member: Option<Value<'_>>) -> Result<Option<Cow<'_, str>>, String> {
     match member {
-        Some(number) if number.kind == Kind::Number => Ok(Some(json::decimal_text(number.text).into())),
+        Some(number) if number.kind == Kind::Number => Ok(Some(json::decimal_text(number.text))),
         other => object::string("key", other),
     }
 }

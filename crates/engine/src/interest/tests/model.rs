@@ -2,7 +2,6 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use bytes::Bytes;
 use drawbridge_protocol::glob::glob_matches;
 use proptest::prelude::*;
 
@@ -271,8 +270,8 @@ impl World {
             }
             Some(Push::Copy(pattern, channel, number)) => {
                 let pattern = pattern.as_ref().map(|pattern| pattern.name.as_bytes());
-                let payload = Bytes::from(number.to_string());
-                self.give(HubInput::Message { pattern, channel: channel.as_bytes(), payload });
+                let (channel, payload) = (channel.as_bytes(), number.to_string());
+                self.give(HubInput::Message { pattern, channel, payload: payload.as_bytes() });
             }
         }
         if self.unread.is_empty() {

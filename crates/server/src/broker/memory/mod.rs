@@ -9,7 +9,6 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Instant;
 
-use bytes::Bytes;
 use drawbridge_engine::interest::{HubInput, LinkCommand, ShardId};
 use drawbridge_engine::io::{BrokerEvent, Subject, Ticket};
 use drawbridge_protocol::glob;
@@ -126,12 +125,12 @@ impl Memory {
         job.answer(result);
     }
 
-    fn publish(&mut self, channel: &str, payload: &Bytes, subscriptions: &Subscriptions) {
+    fn publish(&mut self, channel: &str, payload: &[u8], subscriptions: &Subscriptions) {
         let copies = subscriptions.copies(channel);
         self.part.meter.count(copies.len() as u64);
         for pattern in copies {
             let pattern = pattern.as_deref().map(str::as_bytes);
-            let (channel, payload) = (channel.as_bytes(), payload.clone());
+            let channel = channel.as_bytes();
             self.part.interest.handle(HubInput::Message { pattern, channel, payload });
         }
     }

@@ -10,7 +10,6 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
 use drawbridge_engine::interest::HubInput;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::watch;
@@ -313,12 +312,9 @@ async fn called(calls: &mut Calls) -> Call {
     calls.wait_for(|call| *call != Call::Stay).await.map_or(Call::Stop, |call| *call)
 }
 
-/// The payload is copied here, once: the read buffer goes on to other things.
-fn publication<'a>(pattern: Option<&'a [u8]>, channel: &'a [u8], payload: Payload<'_>) -> HubInput<'a> {
+fn publication<'a>(pattern: Option<&'a [u8]>, channel: &'a [u8], payload: Payload<'a>) -> HubInput<'a> {
     match payload {
-        Payload::Whole(bytes) => {
-            HubInput::Message { pattern, channel, payload: Bytes::copy_from_slice(bytes) }
-        }
+        Payload::Whole(payload) => HubInput::Message { pattern, channel, payload },
         Payload::Oversized(bytes) => HubInput::OversizedMessage { pattern, channel, bytes: bytes as usize },
     }
 }
