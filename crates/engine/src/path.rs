@@ -4,9 +4,7 @@
 use std::borrow::Cow;
 use std::fmt;
 
-use drawbridge_protocol::json::decimal_text;
-
-use crate::expr::json::{RawText, member, members};
+use drawbridge_protocol::json::{Str, decimal_text, member, members};
 
 /// How many names one path holds behind its root.
 const MAX_STEPS: usize = 8;
@@ -123,7 +121,7 @@ pub fn find_each<'e, const N: usize>(
 pub fn key(value: &str) -> Result<Option<Cow<'_, str>>, NotAKey> {
     match value.as_bytes().first() {
         Some(b'n') => Ok(None),
-        Some(b'"') => Ok(Some(RawText::quoted(value).text())),
+        Some(b'"') => Ok(Some(Str::quoted(value).decode())),
         Some(b'-' | b'0'..=b'9') => Ok(Some(decimal_text(value))),
         _ => Err(NotAKey),
     }

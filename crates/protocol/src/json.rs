@@ -2,8 +2,15 @@
 //! values, and the writing of strings. It never recurses and never copies, so a payload's depth and size cost
 //! nothing but the reading. What the spans mean is [`crate::codec`]'s and [`crate::event`]'s business.
 
+mod scan;
+mod walk;
+
 use std::borrow::Cow;
 use std::fmt;
+
+pub use scan::plain_len;
+use scan::{Expected, Scanner};
+pub use walk::{Elements, elements, member, members};
 
 /// Where a text stops being JSON.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,6 +47,10 @@ pub enum Kind {
 }
 
 impl Kind {
+    fn is_container(self) -> bool {
+        matches!(self, Kind::Array | Kind::Object)
+    }
+
     /// With its article, for error messages.
     pub fn with_article(self) -> &'static str {
         match self {
@@ -61,6 +72,18 @@ pub struct Str<'a> {
 }
 
 impl<'a> Str<'a> {
+    /// Of the text of a string, with its quotes.
+    pub fn quoted(text: &'a str) -> Self {
+        let text = text.strip_prefix('"').unwrap_or(text);
+        let raw = text.strip_suffix('"').unwrap_or(text);
+        Str { raw, escaped: memchr::memchr(b'\\', raw.as_bytes()).is_some() }
+    }
+
+    /// Whether it means this.
+    pub fn is(self, text: &str) -> bool {
+        self.raw == text || (self.escaped && self.decode() == text)
+    }
+
     /// The string that is meant; an escaped surrogate without its partner becomes U+FFFD.
     pub fn decode(self) -> Cow<'a, str> {
         self.unescape(Some('\u{FFFD}')).unwrap_or_default()
@@ -88,19 +111,19 @@ impl<'a> Str<'a> {
     }
 }
 
-/// Reads one escape, from behind its backslash. The grammar has been checked before.
+/// Reads one escape, from behind its backslash. The grammar has been checked before; what breaks it is no character.
 fn unescape_one(rest: &str) -> (Option<char>, &str) {
-    let (letter, after) = rest.split_at(1);
-    let c = match letter {
-        "b" => '\u{8}',
-        "f" => '\u{c}',
-        "n" => '\n',
-        "r" => '\r',
-        "t" => '\t',
-        "u" => return unescape_unicode(after),
-        other => return (other.chars().next(), after),
+    let mut chars = rest.chars();
+    let c = match chars.next() {
+        Some('b') => '\u{8}',
+        Some('f') => '\u{c}',
+        Some('n') => '\n',
+        Some('r') => '\r',
+        Some('t') => '\t',
+        Some('u') => return unescape_unicode(chars.as_str()),
+        other => return (other, chars.as_str()),
     };
-    (Some(c), after)
+    (Some(c), chars.as_str())
 }
 
 fn unescape_unicode(rest: &str) -> (Option<char>, &str) {
@@ -117,7 +140,7 @@ fn unescape_unicode(rest: &str) -> (Option<char>, &str) {
 }
 
 fn hex4(rest: &str) -> (u32, &str) {
-    let (digits, after) = rest.split_at(4);
+    let (digits, after) = rest.split_at_checked(4).unwrap_or(("", rest));
     (u32::from_str_radix(digits, 16).unwrap_or(0xD800), after)
 }
 
@@ -182,10 +205,7 @@ impl<'a> Value<'a> {
     /// What stands between the quotes, for a string.
     pub fn as_str(&self) -> Option<Str<'a>> {
         match self.kind {
-            Kind::String => {
-                let raw = &self.text[1..self.text.len() - 1];
-                Some(Str { raw, escaped: raw.contains('\\') })
-            }
+            Kind::String => Some(Str::quoted(self.text)),
             _ => None,
         }
     }
@@ -204,7 +224,7 @@ enum Expect {
 #[derive(Debug)]
 pub struct Reader<'a> {
     text: &'a str,
-    at: usize,
+    scan: Scanner<'a>,
     token_at: usize,
     open: Brackets,
     expect: Expect,
@@ -213,22 +233,27 @@ pub struct Reader<'a> {
 impl<'a> Reader<'a> {
     /// Begins at the start.
     pub fn new(text: &'a str) -> Self {
-        Reader { text, at: 0, token_at: 0, open: Brackets::default(), expect: Expect::Value }
+        let scan = Scanner { bytes: text.as_bytes(), at: 0 };
+        Reader { text, scan, token_at: 0, open: Brackets::default(), expect: Expect::Value }
     }
 
     /// The next step; behind the document's last one, an error.
     #[allow(clippy::should_implement_trait)]
     pub fn next(&mut self) -> Result<Token<'a>, SyntaxError> {
-        self.skip_white_space();
-        self.token_at = self.at;
-        match self.expect {
-            Expect::Value => self.begin_value(),
-            Expect::FirstElement if self.peek() == Some(b']') => Ok(self.close(Token::EndArray)),
-            Expect::FirstElement => self.begin_value(),
-            Expect::FirstKey if self.peek() == Some(b'}') => Ok(self.close(Token::EndObject)),
-            Expect::FirstKey => self.key(),
-            Expect::CommaOrEnd => self.go_on(),
-            Expect::End => self.expected("nothing more"),
+        let token = self.step();
+        self.or_error(token)
+    }
+
+    fn step(&mut self) -> Result<Token<'a>, Expected> {
+        self.scan.skip_white_space();
+        self.token_at = self.scan.at;
+        match (self.expect, self.scan.peek()) {
+            (Expect::FirstElement, Some(b']')) => Ok(self.close(Token::EndArray)),
+            (Expect::FirstKey, Some(b'}')) => Ok(self.close(Token::EndObject)),
+            (Expect::Value | Expect::FirstElement, _) => self.begin_value(),
+            (Expect::FirstKey, _) => self.key(),
+            (Expect::CommaOrEnd, _) => self.go_on(),
+            (Expect::End, _) => Err(Expected("nothing more")),
         }
     }
 
@@ -246,18 +271,21 @@ impl<'a> Reader<'a> {
         Ok(Value { at: start, text: self.since(start), kind, depth })
     }
 
-    /// The whole value that comes next.
-    pub fn value(&mut self) -> Result<Value<'a>, SyntaxError> {
-        let first = self.next()?;
-        self.rest_of_value(first)
-    }
-
     /// The next member of the object that was entered; `None` at its end, which is taken.
     pub fn member(&mut self) -> Result<Option<(Str<'a>, Value<'a>)>, SyntaxError> {
-        match self.next()? {
-            Token::Key(key) => Ok(Some((key, self.value()?))),
-            _ => Ok(None),
-        }
+        let Token::Key(key) = self.next()? else { return Ok(None) };
+        self.scan.skip_white_space();
+        let at = self.scan.at;
+        let kind = self.scan.value();
+        let kind = self.or_error(kind)?;
+        let depth = if kind.is_container() {
+            self.open.push(kind == Kind::Object);
+            self.skip_container()?
+        } else {
+            0
+        };
+        self.after_value();
+        Ok(Some((key, Value { at, text: self.since(at), kind, depth })))
     }
 
     /// What is left of the object that was entered: its members by these names, as they stand there. Of duplicates the last
@@ -278,11 +306,9 @@ impl<'a> Reader<'a> {
 
     /// Checks that the document is over.
     pub fn end(&mut self) -> Result<(), SyntaxError> {
-        self.skip_white_space();
-        if self.expect == Expect::End && self.at == self.text.len() {
-            return Ok(());
-        }
-        self.expected("nothing more")
+        self.scan.skip_white_space();
+        let is_over = self.expect == Expect::End && self.scan.peek().is_none();
+        self.or_error(if is_over { Ok(()) } else { Err(Expected("nothing more")) })
     }
 
     /// Where the step that was just taken begins: byte offset into the whole text.
@@ -292,73 +318,62 @@ impl<'a> Reader<'a> {
 
     /// The text from there to the end of the step that was just taken.
     pub fn since(&self, start: usize) -> &'a str {
-        &self.text[start..self.at]
+        &self.text[start..self.scan.at]
     }
 
     /// Skips what is left of the container that was just entered, and says how deep it is.
     fn skip_container(&mut self) -> Result<usize, SyntaxError> {
-        let outside = self.open.depth - 1;
-        let mut deepest = self.open.depth;
-        while self.open.depth > outside {
-            self.next()?;
-            deepest = deepest.max(self.open.depth);
-        }
-        Ok(deepest - outside)
+        // Most of what is read is only passed over here, so it makes no tokens, and what moves is in a register.
+        let mut scan = self.scan;
+        let depth = skip_container(&mut scan, &mut self.open);
+        self.scan = scan;
+        self.after_value();
+        self.or_error(depth)
     }
 
-    fn go_on(&mut self) -> Result<Token<'a>, SyntaxError> {
-        match (self.peek(), self.open.in_object()) {
+    fn go_on(&mut self) -> Result<Token<'a>, Expected> {
+        match (self.scan.peek(), self.open.in_object()) {
             (Some(b'}'), true) => Ok(self.close(Token::EndObject)),
             (Some(b']'), false) => Ok(self.close(Token::EndArray)),
             (Some(b','), in_object) => {
-                self.at += 1;
-                self.skip_white_space();
-                self.token_at = self.at;
+                self.scan.at += 1;
+                self.scan.skip_white_space();
+                self.token_at = self.scan.at;
                 if in_object { self.key() } else { self.begin_value() }
             }
-            (_, true) => self.expected("`,` or `}`"),
-            (_, false) => self.expected("`,` or `]`"),
+            (_, in_object) => Err(comma_or_end(in_object)),
         }
     }
 
-    fn key(&mut self) -> Result<Token<'a>, SyntaxError> {
-        if self.peek() != Some(b'"') {
-            return self.expected("a field's name in double quotes");
-        }
-        let key = self.string()?;
-        self.skip_white_space();
-        if self.peek() != Some(b':') {
-            return self.expected("`:`");
-        }
-        self.at += 1;
+    fn key(&mut self) -> Result<Token<'a>, Expected> {
+        let start = self.scan.at + 1;
+        let name = self.scan.name()?;
         self.expect = Expect::Value;
-        Ok(Token::Key(key))
+        Ok(Token::Key(Str { raw: &self.text[start..name.end - 1], escaped: name.escaped }))
     }
 
-    fn begin_value(&mut self) -> Result<Token<'a>, SyntaxError> {
-        let token = match self.peek() {
-            Some(b'{') => return Ok(self.enter(true)),
-            Some(b'[') => return Ok(self.enter(false)),
-            Some(b'"') => Token::String(self.string()?),
-            Some(b'-' | b'0'..=b'9') => Token::Number(self.number()?),
-            Some(b'n') => self.word("null", Token::Null)?,
-            Some(b't') => self.word("true", Token::Bool(true))?,
-            Some(b'f') => self.word("false", Token::Bool(false))?,
-            _ => return self.expected("a value"),
+    fn begin_value(&mut self) -> Result<Token<'a>, Expected> {
+        let start = self.scan.at;
+        let token = match self.scan.value()? {
+            Kind::Object => return Ok(self.enter(Token::BeginObject, Expect::FirstKey)),
+            Kind::Array => return Ok(self.enter(Token::BeginArray, Expect::FirstElement)),
+            Kind::String => Token::String(Str::quoted(self.since(start))),
+            Kind::Number => Token::Number(self.since(start)),
+            Kind::Bool => Token::Bool(self.since(start) == "true"),
+            Kind::Null => Token::Null,
         };
         self.after_value();
         Ok(token)
     }
 
-    fn enter(&mut self, object: bool) -> Token<'a> {
-        self.at += 1;
-        self.open.push(object);
-        self.expect = if object { Expect::FirstKey } else { Expect::FirstElement };
-        if object { Token::BeginObject } else { Token::BeginArray }
+    fn enter(&mut self, token: Token<'a>, expect: Expect) -> Token<'a> {
+        self.open.push(expect == Expect::FirstKey);
+        self.expect = expect;
+        token
     }
 
     fn close(&mut self, token: Token<'a>) -> Token<'a> {
-        self.at += 1;
+        self.scan.at += 1;
         self.open.pop();
         self.after_value();
         token
@@ -368,89 +383,49 @@ impl<'a> Reader<'a> {
         self.expect = if self.open.depth == 0 { Expect::End } else { Expect::CommaOrEnd };
     }
 
-    fn word(&mut self, word: &'static str, token: Token<'a>) -> Result<Token<'a>, SyntaxError> {
-        if !self.text.as_bytes()[self.at..].starts_with(word.as_bytes()) {
-            return self.expected("a value");
-        }
-        self.at += word.len();
-        Ok(token)
+    fn or_error<T>(&self, passed: Result<T, Expected>) -> Result<T, SyntaxError> {
+        passed.map_err(|Expected(expected)| SyntaxError { at: self.scan.at, expected })
     }
+}
 
-    fn number(&mut self) -> Result<&'a str, SyntaxError> {
-        let start = self.at;
-        if self.peek() == Some(b'-') {
-            self.at += 1;
-        }
-        if self.peek() == Some(b'0') {
-            self.at += 1;
-        } else {
-            self.digits()?;
-        }
-        if self.peek() == Some(b'.') {
-            self.at += 1;
-            self.digits()?;
-        }
-        if matches!(self.peek(), Some(b'e' | b'E')) {
-            self.at += 1;
-            if matches!(self.peek(), Some(b'+' | b'-')) {
-                self.at += 1;
+fn comma_or_end(in_object: bool) -> Expected {
+    Expected(if in_object { "`,` or `}`" } else { "`,` or `]`" })
+}
+
+/// Passes over what is left of the container that was entered last; says how deep it is.
+fn skip_container(scan: &mut Scanner<'_>, open: &mut Brackets) -> Result<usize, Expected> {
+    let outside = open.depth.saturating_sub(1);
+    let mut deepest = open.depth;
+    let mut is_first = true;
+    while open.depth > outside {
+        scan.skip_white_space();
+        let in_object = open.in_object();
+        match scan.peek() {
+            Some(end @ (b'}' | b']')) if (end == b'}') == in_object => {
+                scan.at += 1;
+                open.pop();
+                is_first = false;
+                continue;
             }
-            self.digits()?;
-        }
-        Ok(&self.text[start..self.at])
-    }
-
-    fn digits(&mut self) -> Result<(), SyntaxError> {
-        let digits = self.text.as_bytes()[self.at..].iter().take_while(|b| b.is_ascii_digit()).count();
-        if digits == 0 {
-            return self.expected("a digit");
-        }
-        self.at += digits;
-        Ok(())
-    }
-
-    fn string(&mut self) -> Result<Str<'a>, SyntaxError> {
-        self.at += 1;
-        let start = self.at;
-        let mut escaped = false;
-        loop {
-            self.at += plain_len(&self.text.as_bytes()[self.at..]);
-            match self.peek() {
-                Some(b'"') => break,
-                Some(b'\\') => self.escape()?,
-                Some(_) => return self.expected("an escape instead of a control character"),
-                None => return self.expected("the string's closing quote"),
+            _ if is_first => {}
+            Some(b',') => {
+                scan.at += 1;
+                scan.skip_white_space();
             }
-            escaped = true;
+            _ => return Err(comma_or_end(in_object)),
         }
-        let raw = &self.text[start..self.at];
-        self.at += 1;
-        Ok(Str { raw, escaped })
-    }
-
-    fn escape(&mut self) -> Result<(), SyntaxError> {
-        let rest = &self.text.as_bytes()[self.at + 1..];
-        self.at += match rest {
-            [b'"' | b'\\' | b'/' | b'b' | b'f' | b'n' | b'r' | b't', ..] => 2,
-            [b'u', digits @ ..] if digits.len() >= 4 && digits[..4].iter().all(u8::is_ascii_hexdigit) => 6,
-            _ => return self.expected("an escape of JSON"),
-        };
-        Ok(())
-    }
-
-    fn skip_white_space(&mut self) {
-        while matches!(self.peek(), Some(b' ' | b'\t' | b'\n' | b'\r')) {
-            self.at += 1;
+        if in_object {
+            scan.name()?;
+            scan.skip_white_space();
+        }
+        let kind = scan.value()?;
+        is_first = kind.is_container();
+        if is_first {
+            open.push(kind == Kind::Object);
+            deepest = deepest.max(open.depth);
         }
     }
-
-    fn peek(&self) -> Option<u8> {
-        self.text.as_bytes().get(self.at).copied()
-    }
-
-    fn expected<T>(&self, expected: &'static str) -> Result<T, SyntaxError> {
-        Err(SyntaxError { at: self.at, expected })
-    }
+    Ok(deepest - outside)
 }
 
 /// The brackets that are open, a bit each: set for an object. Only depths over 64 allocate.
@@ -481,28 +456,6 @@ impl Brackets {
     fn in_object(&self) -> bool {
         self.top & 1 == 1
     }
-}
-
-/// How many bytes from the beginning stand in a string as they are: up to a quote, a backslash or a control character.
-/// Eight at a time: most of what is read and written are strings.
-pub fn plain_len(text: &[u8]) -> usize {
-    let (words, rest) = text.as_chunks();
-    for (at, word) in words.iter().enumerate() {
-        let special = special_bytes(u64::from_le_bytes(*word));
-        if special != 0 {
-            return at * 8 + special.trailing_zeros() as usize / 8;
-        }
-    }
-    words.len() * 8 + rest.iter().take_while(|byte| !matches!(byte, b'"' | b'\\' | 0..0x20)).count()
-}
-
-/// Sets the highest bit of the first byte that is a quote, a backslash or a control character; of those behind it
-/// also where they are none, because what is subtracted is carried upwards.
-fn special_bytes(word: u64) -> u64 {
-    const EACH: u64 = 0x0101_0101_0101_0101;
-    let below = |word: u64, bound: u8| word.wrapping_sub(EACH * u64::from(bound)) & !word;
-    let is = |byte: u8| below(word ^ (EACH * u64::from(byte)), 1);
-    (below(word, 0x20) | is(b'"') | is(b'\\')) & (EACH << 7)
 }
 
 /// A string in quotes.

@@ -7,7 +7,6 @@ mod display;
 mod error;
 mod estimate;
 mod eval;
-pub(crate) mod json;
 mod lex;
 mod node;
 mod number;

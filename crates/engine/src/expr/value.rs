@@ -7,7 +7,8 @@ use std::cmp::Ordering;
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
-use super::json::{self, RawText};
+use drawbridge_protocol::json::{self, Str};
+
 use super::node::Const;
 use super::number::Number;
 use super::vars::Binding;
@@ -99,7 +100,7 @@ impl<'a> Value<'a> {
     pub(super) fn of_json(text: &'a str) -> Result<Self, Failed> {
         let text = text.trim();
         Ok(match text.as_bytes().first() {
-            Some(b'"') => Value::Text(RawText::quoted(text).text()),
+            Some(b'"') => Value::Text(Str::quoted(text).decode()),
             Some(b'{') => Value::Map(Map::Json(text)),
             Some(b'[') => Value::List(List::Json(text)),
             Some(b't') => Value::Bool(true),
@@ -285,9 +286,9 @@ impl<'a> Map<'a> {
         match self {
             Map::Json(text) => {
                 work.spend(text.len())?;
-                let entry = |(name, value): (RawText<'a>, &'a str)| {
+                let entry = |(name, value): (Str<'a>, &'a str)| {
                     work.spend(ENTRY)?;
-                    Ok((name.text(), Value::of_json(value)?))
+                    Ok((name.decode(), Value::of_json(value)?))
                 };
                 json::members(text).map(entry).collect()
             }
