@@ -51,6 +51,7 @@ pub(crate) struct Due {
 }
 
 impl Due {
+    #[inline]
     pub(crate) fn new(
         publication: Arc<Publication>,
         kind: Kind,
@@ -206,15 +207,17 @@ impl Feed {
     }
 
     /// Lines one up behind the others and leaves the work for later, when much of it is done at once: where thousands of
-    /// readers are told a little each, all that one of them owns is far away. Only for a feed that will be looked at in
-    /// time; gives it back when [`MAX_FRESH`] wait for [`Feed::settle`].
-    pub(crate) fn line_up(&mut self, due: Due, conflate: bool) -> Result<(), Due> {
-        if self.fresh.len() >= MAX_FRESH {
-            return Err(due);
-        }
+    /// readers are told a little each, all that one of them owns is far away. Where [`Feed::may_line_up`] allows it.
+    #[inline]
+    pub(crate) fn line_up(&mut self, due: Due, conflate: bool) {
         self.fresh_conflates = conflate;
         self.fresh.push(due);
-        Ok(())
+    }
+
+    /// Whether it will be looked at at the end of its window, and few wait for [`Feed::settle`].
+    #[inline]
+    pub(crate) fn may_line_up(&self) -> bool {
+        self.queued && self.flush_at_ms > 0 && self.fresh.len() < MAX_FRESH
     }
 
     /// Does what [`Feed::line_up`] has put off: before a snapshot goes on, or anything is pushed or taken. Says how many

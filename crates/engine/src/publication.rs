@@ -11,13 +11,15 @@ use drawbridge_protocol::{Encoding, Frame};
 use crate::area::Point;
 use crate::io::Ticket;
 
-/// One event on its way to every subscriber of the node: parsed once, encoded at most once per encoding.
+/// One event on its way to every subscriber of the node: parsed once, encoded at most once per encoding. What is needed for
+/// each subscriber comes first, beside the counts of its `Arc`: many of them are far away from each other in memory.
 #[derive(Debug)]
+#[repr(C)]
 pub struct Publication {
-    /// The real channel.
-    pub channel: Arc<str>,
     /// What was published.
     pub event: Event,
+    /// The real channel.
+    pub channel: Arc<str>,
     /// Its number on this channel.
     pub offset: u64,
     /// The connection that published it, where one did: so that what it published before it subscribed is not
@@ -25,16 +27,13 @@ pub struct Publication {
     pub sender: Option<Sender>,
     /// On entity channels: what it does to the entity that its key names.
     pub entity: Option<EntityChange>,
-    /// In JSON.
-    frame: OnceLock<Frame>,
-    others: OnceLock<Box<Encodings>>,
+    encodings: OnceLock<Box<Encodings>>,
 }
 
-/// Its encodings beside the usual ones.
+/// What was made of it beside the message in JSON.
 #[derive(Debug, Default)]
 struct Encodings {
-    /// The frame in MessagePack.
-    packed: OnceLock<Frame>,
+    frames: [OnceLock<Frame>; 2],
     elements: [OnceLock<Bytes>; 2],
     /// What only compressed connections need.
     deflated: OnceLock<Box<[Deflated; 4]>>,
@@ -113,24 +112,12 @@ impl Publication {
     /// As [`Publication::new`], on an entity channel.
     pub fn with_entity(channel: Arc<str>, event: Event, offset: u64, entity: Option<EntityChange>) -> Self {
         let sender = event.server_id().and_then(Sender::of_id);
-        Publication {
-            channel,
-            event,
-            offset,
-            sender,
-            entity,
-            frame: OnceLock::new(),
-            others: OnceLock::new(),
-        }
+        Publication { event, channel, offset, sender, entity, encodings: OnceLock::new() }
     }
 
     /// The `EVENT` frame in this encoding; the same bytes for all who see it.
     pub fn frame(&self, encoding: Encoding) -> &Frame {
-        let frame = match encoding {
-            Encoding::Json => &self.frame,
-            Encoding::MsgPack => &self.others().packed,
-        };
-        frame.get_or_init(|| encode_event(encoding, &self.event))
+        self.encodings().frames[encoding as usize].get_or_init(|| encode_event(encoding, &self.event))
     }
 
     /// The `EVENT` message in this encoding, as an element of a batch.
@@ -141,8 +128,8 @@ impl Publication {
         }
     }
 
-    fn others(&self) -> &Encodings {
-        self.others.get_or_init(Default::default)
+    fn encodings(&self) -> &Encodings {
+        self.encodings.get_or_init(Default::default)
     }
 
     /// The `EVENT` frame for a connection that inflates; the plain one where compressing does not pay.
@@ -163,12 +150,12 @@ impl Publication {
     }
 
     fn deflated(&self, encoding: Encoding, window: Window) -> &Deflated {
-        &self.others().deflated.get_or_init(Default::default)[encoding as usize * 2 + window as usize]
+        &self.encodings().deflated.get_or_init(Default::default)[encoding as usize * 2 + window as usize]
     }
 
     /// Its entity's state, as an element of `VIEW_ENTER`; the same bytes for all who see it.
     pub fn element(&self, encoding: Encoding) -> &Bytes {
-        self.others().elements[encoding as usize].get_or_init(|| encode_entity(encoding, &self.event))
+        self.encodings().elements[encoding as usize].get_or_init(|| encode_entity(encoding, &self.event))
     }
 
     /// About what it holds in memory, in bytes.

@@ -5,11 +5,10 @@
 //! Of an audience without an area nothing is remembered: whether it saw an entity's last state is asked of its view
 //! again. Of one with an area it must be remembered, because an entity leaves later than it enters (hysteresis).
 
-use std::hash::BuildHasher;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use hashbrown::{DefaultHashBuilder, HashMap, HashTable};
+use hashbrown::HashMap;
 use slab::Slab;
 use smallvec::SmallVec;
 
@@ -42,8 +41,8 @@ pub(crate) struct Told {
     pub(crate) audience: AudienceId,
     pub(crate) entity: EntityId,
     pub(crate) change: Change,
-    /// The entity's state now; where it is gone, the last.
-    pub(crate) publication: Arc<Publication>,
+    /// The entity's state now, where that is not the event in hand; where it is gone, the last.
+    pub(crate) state: Option<Arc<Publication>>,
 }
 
 /// See the module.
@@ -52,8 +51,7 @@ pub(crate) struct World {
     /// The table has come, and no gap since.
     pub(crate) loaded: bool,
     entities: Slab<Entity>,
-    by_key: HashTable<EntityId>,
-    hasher: DefaultHashBuilder,
+    by_key: HashMap<Arc<str>, EntityId>,
     space: Option<Box<Places>>,
 }
 
@@ -120,8 +118,7 @@ impl World {
         World {
             loaded: false,
             entities: Slab::new(),
-            by_key: HashTable::new(),
-            hasher: DefaultHashBuilder::default(),
+            by_key: HashMap::new(),
             space: rules.space.as_ref().map(places),
         }
     }
@@ -136,10 +133,7 @@ impl World {
     }
 
     fn find(&self, key: &str) -> Option<EntityId> {
-        let is = |id: &EntityId| {
-            self.entities.get(*id as usize).is_some_and(|entity| entity.publication.event.key() == Some(key))
-        };
-        self.by_key.find(self.hasher.hash_one(key), is).copied()
+        self.by_key.get(key).copied()
     }
 
     /// Takes in an event, which is the one in hand.
@@ -174,7 +168,7 @@ impl World {
         if let Some(position) = position {
             // First: whoever is followed never leaves the area around it.
             let followers = self.move_followers(audiences, key, Some(position));
-            self.tell_eyes(audiences, id, position, publication, told);
+            self.tell_eyes(audiences, id, position, told);
             for audience in followers {
                 self.look(audiences, audience, told);
             }
@@ -202,12 +196,7 @@ impl World {
             decided: SmallVec::new(),
         };
         let id = self.entities.insert(entity) as EntityId;
-        let (entities, hasher) = (&self.entities, &self.hasher);
-        let hash = |id: &EntityId| {
-            let key = entities.get(*id as usize).and_then(|entity| entity.publication.event.key());
-            hasher.hash_one(key.unwrap_or_default())
-        };
-        self.by_key.insert_unique(self.hasher.hash_one(key), id, hash);
+        self.by_key.insert(key.into(), id);
         (id, None)
     }
 
@@ -231,27 +220,20 @@ impl World {
             let saw = before.is_some_and(|before| who.would_be_shown(&EventScope::of(before)));
             let change = if saw { Change::Update } else { Change::Enter };
             audiences.stamp(audience, turn);
-            told.push(Told { audience, entity, change, publication: now.clone() });
+            told.push(Told { audience, entity, change, state: None });
         }
         let Some(before) = before else { return };
         audiences.candidates(&EventScope::of(before), &mut found);
         for audience in found {
             let sees = audiences.get(audience).is_some_and(|who| who.would_be_shown(&EventScope::of(before)));
             if audiences.stamp(audience, turn) && sees {
-                told.push(Told { audience, entity, change: Change::Hide, publication: now.clone() });
+                told.push(Told { audience, entity, change: Change::Hide, state: None });
             }
         }
     }
 
     /// Eyes: those that had it in their area, and those whose area it is in now.
-    fn tell_eyes(
-        &mut self,
-        audiences: &mut Audiences,
-        id: EntityId,
-        position: Point,
-        now: &Arc<Publication>,
-        told: &mut Vec<Told>,
-    ) {
+    fn tell_eyes(&mut self, audiences: &mut Audiences, id: EntityId, position: Point, told: &mut Vec<Told>) {
         let (Some(places), Some(entity)) = (&mut self.space, self.entities.get_mut(id as usize)) else {
             return;
         };
@@ -268,7 +250,7 @@ impl World {
             if !stays {
                 eye.seen.remove(&id);
             }
-            told.push(Told { audience, entity: id, change, publication: now.clone() });
+            told.push(Told { audience, entity: id, change, state: None });
             stays
         });
         let mut near: SmallVec<[AudienceId; 8]> = SmallVec::new();
@@ -288,7 +270,7 @@ impl World {
             {
                 eye.seen.insert(id);
                 watchers.insert(at, audience);
-                told.push(Told { audience, entity: id, change: Change::Enter, publication: now.clone() });
+                told.push(Told { audience, entity: id, change: Change::Enter, state: None });
             }
         }
         entity.watchers = watchers;
@@ -316,15 +298,11 @@ impl World {
 
     /// An entity is gone.
     pub(crate) fn remove(&mut self, audiences: &mut Audiences, key: &str, told: &mut Vec<Told>) {
-        let Some(id) = self.find(key) else { return };
-        let hash = self.hasher.hash_one(key);
-        if let Ok(entry) = self.by_key.find_entry(hash, |other| *other == id) {
-            entry.remove();
-        }
+        let Some(id) = self.by_key.remove(key) else { return };
         let Some(entity) = self.entities.try_remove(id as usize) else { return };
         let gone = |audience| {
-            let publication = entity.publication.clone();
-            Told { audience, entity: id, change: Change::Remove, publication }
+            let state = Some(entity.publication.clone());
+            Told { audience, entity: id, change: Change::Remove, state }
         };
         let scope = EventScope::of(&entity.publication);
         let mut found = Vec::new();
@@ -388,7 +366,7 @@ impl World {
                     eye.seen.remove(&id);
                     entity.unwatch(audience);
                 }
-                told.push(Told { audience, entity: id, change, publication: entity.publication.clone() });
+                told.push(Told { audience, entity: id, change, state: Some(entity.publication.clone()) });
             }
         }
     }

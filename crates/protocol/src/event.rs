@@ -4,7 +4,7 @@
 
 mod payload;
 
-use std::num::NonZeroU32;
+use std::num::{NonZeroU32, NonZeroU64};
 use std::ops::Range;
 
 use base64::Engine as _;
@@ -22,16 +22,17 @@ pub const SERVER_ID_PREFIX: &str = "db1.";
 /// The name of an event whose payload names none.
 pub const DEFAULT_EVENT: &str = "message";
 
-/// One event: the `EVENT` message in JSON, and where its parts stand.
+/// One event: the `EVENT` message in JSON, and where its parts stand. What most readers want comes first in memory.
 #[derive(Debug)]
+#[repr(C)]
 pub struct Event {
     /// The message; behind it what clients are not shown, and texts that are written with escapes, as they are meant.
     text: Box<str>,
     /// The end of the message.
-    end: usize,
-    spans: Spans,
-    offset: Option<u64>,
+    end: u32,
     is_base64: bool,
+    offset: Option<NonZeroU64>,
+    spans: Spans,
 }
 
 /// Where the parts of an event stand in its text.
@@ -70,13 +71,13 @@ struct Parts<'e> {
     key: Option<&'e str>,
     tags: Option<&'e str>,
     ts: Option<&'e str>,
-    offset: Option<u64>,
+    offset: Option<NonZeroU64>,
     is_base64: bool,
 }
 
 impl Event {
-    /// What was published on this channel, as clients are shown it; `offset`: its number there, where it has one that is
-    /// shown.
+    /// What was published on this channel, as clients are shown it; `offset`: its number there, counted from 1, where it
+    /// has one that is shown.
     ///
     /// ```
     /// use drawbridge_protocol::event::{Event, Payload, PayloadMode};
@@ -93,14 +94,14 @@ impl Event {
             key: payload.key().map(|key| &**key),
             tags: payload.tags_json(),
             ts: payload.ts(),
-            offset,
+            offset: offset.and_then(NonZeroU64::new),
             is_base64: payload.is_base64(),
         };
         let id = payload.server_id();
         let mut text = Vec::with_capacity(parts.room() + id.map_or(0, str::len));
         let mut spans = Spans::default();
         MapWriter::write(Encoding::Json, &mut text, |map| parts.write(map, &mut spans));
-        let end = text.len();
+        let end = u32::try_from(text.len()).unwrap_or(0);
         let texts = [
             (&mut spans.channel, Some(channel)),
             (&mut spans.name, Some(parts.name)),
@@ -115,12 +116,12 @@ impl Event {
         spans.id = id.and_then(|id| append(&mut text, id));
         // It was put together of nothing but texts, so it is one.
         let text = String::from_utf8(text).unwrap_or_default().into_boxed_str();
-        Event { text, end, spans, offset, is_base64: parts.is_base64 }
+        Event { text, end, is_base64: parts.is_base64, offset: parts.offset, spans }
     }
 
     /// The `EVENT` message in JSON.
     pub fn json(&self) -> &str {
-        self.text.get(..self.end).unwrap_or_default()
+        self.text.get(..self.end as usize).unwrap_or_default()
     }
 
     /// What happened.
@@ -217,7 +218,7 @@ impl Parts<'_> {
         spans.key = map.text_if("key", self.key).and_then(Span::of);
         spans.tags = map.json_if("tags", self.tags).and_then(Span::of);
         self.write_encoding(map);
-        map.number_if("offset", self.offset);
+        map.number_if("offset", self.offset.map(NonZeroU64::get));
         spans.ts = map.json_if("ts", self.ts).and_then(Span::of);
     }
 

@@ -9,7 +9,7 @@ use crate::class::Delivery;
 use crate::feed::{Due, FeedId, Kind};
 use crate::io::{BrokerCommand, ConnId, Output, Publication, Subject};
 use crate::targets::{Subscriber, TargetId};
-use crate::world::{Change, Told};
+use crate::world::{Change, EntityId, Told};
 
 impl Engine {
     /// An event of an entity channel.
@@ -80,42 +80,48 @@ impl Engine {
         let delivery = delivery_of(&self.settings, target.class);
         let Some(audiences) = &target.audiences else { return told.clear() };
         let mut out = outgoing!(self);
-        for told in told.drain(..) {
+        for told in told.iter() {
+            let (entity, change) = (told.entity, told.change);
             let Some(audience) = audiences.get(told.audience) else { continue };
-            let is_news = news.is_some_and(|news| Arc::ptr_eq(news, &told.publication));
+            let Some(state) = told.state.as_ref().or(news) else { continue };
+            let is_news = news.is_some_and(|news| Arc::ptr_eq(news, state));
+            let telling = Telling { target: id, entity, change, state, is_news };
             for slot in &audience.members {
                 if let Some(subscriber) = target.subscribers.get_mut(*slot as usize) {
-                    out.tell(id, subscriber, &told, is_news, &delivery);
+                    out.tell(subscriber, &telling, &delivery);
                 }
             }
         }
+        told.clear();
         let over = out.over;
         self.keep_bounds(over);
     }
 }
 
+/// One change of one entity, for whoever is to be told.
+pub(super) struct Telling<'a> {
+    pub(super) target: TargetId,
+    pub(super) entity: EntityId,
+    pub(super) change: Change,
+    /// Its state now; where it is gone, the last.
+    pub(super) state: &'a Arc<Publication>,
+    /// This state was not told before.
+    pub(super) is_news: bool,
+}
+
 impl Outgoing<'_> {
     /// Tells a subscriber what changed in its view.
-    pub(super) fn tell(
-        &mut self,
-        target: TargetId,
-        subscriber: &mut Subscriber,
-        told: &Told,
-        is_news: bool,
-        delivery: &Delivery,
-    ) {
+    pub(super) fn tell(&mut self, subscriber: &mut Subscriber, told: &Telling<'_>, delivery: &Delivery) {
         if !subscriber.live {
             return;
         }
-        let due = || {
-            let kind = Kind::Entity(told.entity, told.change);
-            Due::new(told.publication.clone(), kind, target, is_news, self.now_ms)
-        };
+        let kind = Kind::Entity(told.entity, told.change);
+        let due = || Due::new(told.state.clone(), kind, told.target, told.is_news, self.now_ms);
         // It leaves at the end of its window, whatever else its connection does.
         if delivery.batch_ms > 0
-            && let Some(feed) = subscriber.feed.as_mut().filter(|feed| feed.queued && feed.flush_at_ms > 0)
-            && feed.line_up(due(), delivery.conflates_entities()).is_ok()
+            && let Some(feed) = subscriber.feed.as_mut().filter(|feed| feed.may_line_up())
         {
+            feed.line_up(due(), delivery.conflates_entities());
             self.stats.deliveries += 1;
             return;
         }
@@ -127,12 +133,12 @@ impl Outgoing<'_> {
         if told.change == Change::Update
             && !must_line_up(conn, subscriber.feed.is_some(), delivery, self.bound)
         {
-            let frame = event_frame(conn, &told.publication, self.compressor);
+            let frame = event_frame(conn, told.state, self.compressor);
             conn.put(frame);
             return conn.mark_dirty(self.dirty);
         }
         let due = due();
         let feed = subscriber.feed.get_or_insert_default();
-        self.offer(subscriber.conn, FeedId::Table(target), feed, due, delivery);
+        self.offer(subscriber.conn, FeedId::Table(told.target), feed, due, delivery);
     }
 }

@@ -10,6 +10,7 @@ use serde_json::value::RawValue;
 
 use super::Engine;
 use super::deliver::{delivery_of, outgoing};
+use super::entities::Telling;
 use super::subscribe::{Refusal, subject};
 use crate::area::Area;
 use crate::audience::NOBODY;
@@ -20,7 +21,7 @@ use crate::io::{BrokerCommand, Claims, ConnId, HeldLink, Notice, Output, PlayerV
 use crate::permissions::{self, Denied};
 use crate::targets::{Reply, Sight, TargetId, Waiter};
 use crate::view::{RuleScope, bind, bind_me};
-use crate::world::{Change, Told};
+use crate::world::Change;
 
 /// Where the compiler has no better one.
 const FILTER_HINT: &str =
@@ -266,9 +267,9 @@ impl Engine {
         let changes = gone.map(|id| (*id, Change::Hide)).chain(new.map(|id| (*id, Change::Enter)));
         let mut out = outgoing!(self);
         for (entity, change) in changes {
-            if let Some(publication) = world.state(entity) {
-                let told = Told { audience, entity, change, publication: publication.clone() };
-                out.tell(target_id, subscriber, &told, false, &delivery);
+            if let Some(state) = world.state(entity) {
+                let told = Telling { target: target_id, entity, change, state, is_news: false };
+                out.tell(subscriber, &told, &delivery);
             }
         }
         let over = out.over;

@@ -207,7 +207,7 @@ proptest! {
         payload in any_payload(),
         mode in prop_oneof![Just(PayloadMode::Auto), Just(PayloadMode::Envelope), Just(PayloadMode::Raw)],
         channel in "[a-z:é\"]{1,10}",
-        offset in any::<Option<u64>>(),
+        offset in prop::option::of(1..=u64::MAX),
     ) {
         let Ok(payload) = read(&payload, mode) else {
             prop_assert_eq!(mode, PayloadMode::Envelope);
