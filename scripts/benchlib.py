@@ -89,9 +89,14 @@ class Child:
             self.process.wait()
 
     def cpu_s(self):
-        """CPU time of all its threads, in user and kernel mode."""
-        fields = pathlib.Path(f"/proc/{self.pid}/stat").read_text().rsplit(")", 1)[1].split()
-        return (int(fields[11]) + int(fields[12])) / TICKS
+        """CPU time of all its threads, in user and kernel mode: in nanoseconds where the kernel counts them, else in ticks
+        of its clock."""
+        try:
+            tasks = pathlib.Path(f"/proc/{self.pid}/task").glob("*/schedstat")
+            return sum(int(task.read_text().split()[0]) for task in tasks) / 1e9
+        except FileNotFoundError:
+            fields = pathlib.Path(f"/proc/{self.pid}/stat").read_text().rsplit(")", 1)[1].split()
+            return (int(fields[11]) + int(fields[12])) / TICKS
 
     def rss_kib(self):
         """Its resident memory: the median of five samples a second."""
