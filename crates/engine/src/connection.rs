@@ -39,8 +39,9 @@ pub(crate) struct Connection {
     pub(crate) pending_bytes: usize,
     /// The largest of them, in bytes.
     pub(crate) pending_largest: usize,
-    /// Its feeds that have something due, and what that holds in bytes.
+    /// Its feeds that have something due.
     pub(crate) feeds: Vec<FeedId>,
+    /// What is due holds so many bytes, beside the little that [`crate::feed::Feed::line_up`] has not counted yet.
     pub(crate) feed_bytes: usize,
     /// The feeds of streams, by class; those of entity channels are held by their subscribers.
     pub(crate) streams: Vec<(Option<ClassId>, Box<Feed>)>,

@@ -101,6 +101,8 @@ impl Due {
 pub(crate) struct Feed {
     /// What came last, not yet held against the rest nor counted in `len` and `bytes`: see [`Feed::line_up`].
     fresh: Vec<Due>,
+    /// What `fresh` holds in memory.
+    fresh_bytes: usize,
     /// How `fresh` is to be pushed.
     fresh_conflates: bool,
     dues: Vec<Due>,
@@ -120,8 +122,9 @@ pub(crate) struct Feed {
     pub(crate) snapshot: Option<SnapshotState>,
 }
 
-/// How many dues of a feed are not counted yet at most.
+/// How many dues of a feed are not counted yet at most, and about how many bytes they hold: one more may pass that.
 const MAX_FRESH: usize = 64;
+const MAX_FRESH_BYTES: usize = 16 * 1024;
 
 /// How far a snapshot has come.
 #[derive(Clone, Debug)]
@@ -202,41 +205,45 @@ impl Feed {
         self.bytes
     }
 
-    pub(crate) fn len(&self) -> usize {
-        self.len
-    }
-
     /// Lines one up behind the others and leaves the work for later, when much of it is done at once: where thousands of
     /// readers are told a little each, all that one of them owns is far away. Where [`Feed::may_line_up`] allows it.
     #[inline]
     pub(crate) fn line_up(&mut self, due: Due, conflate: bool) {
         self.fresh_conflates = conflate;
+        self.fresh_bytes += due.bytes();
         self.fresh.push(due);
     }
 
-    /// Whether it will be looked at at the end of its window, and few wait for [`Feed::settle`].
+    /// Whether it waits for the end of a window (or, then, for its socket), and little waits for [`Feed::settle`].
     #[inline]
     pub(crate) fn may_line_up(&self) -> bool {
-        self.queued && self.flush_at_ms > 0 && self.fresh.len() < MAX_FRESH
+        self.queued
+            && self.flush_at_ms > 0
+            && self.fresh.len() < MAX_FRESH
+            && self.fresh_bytes < MAX_FRESH_BYTES
     }
 
     /// Does what [`Feed::line_up`] has put off: before a snapshot goes on, or anything is pushed or taken. Says how many
-    /// were merged with others.
+    /// were merged, as [`Feed::push`] does.
     pub(crate) fn settle(&mut self) -> u64 {
         let fresh = std::mem::take(&mut self.fresh);
-        let (before, more) = (self.len, fresh.len());
+        self.fresh_bytes = 0;
         if self.dues.is_empty() {
-            self.dues.reserve(more);
-            self.newest.reserve(if self.fresh_conflates { more } else { 0 });
+            self.dues.reserve(fresh.len());
+            self.newest.reserve(if self.fresh_conflates { fresh.len() } else { 0 });
         }
-        for due in fresh {
-            self.push(due, self.fresh_conflates);
-        }
-        (before + more).saturating_sub(self.len) as u64
+        fresh.into_iter().map(|due| u64::from(self.push(due, self.fresh_conflates))).sum()
     }
 
-    /// Pushes one behind the others. What a snapshot on its way will tell anyway is left to it.
-    pub(crate) fn push(&mut self, due: Due, conflate: bool) {
+    /// Pushes one behind the others. What a snapshot on its way will tell anyway is left to it. Says whether it was merged
+    /// with an older one, or left to the snapshot.
+    pub(crate) fn push(&mut self, due: Due, conflate: bool) -> bool {
+        let before = self.len;
+        self.push_due(due, conflate);
+        self.len <= before
+    }
+
+    fn push_due(&mut self, due: Due, conflate: bool) {
         let told_anyway = match (&self.snapshot, due.kind) {
             (Some(SnapshotState::Wanted), Some(Kind::Entity(..))) => true,
             (Some(SnapshotState::Running(snapshot)), Some(Kind::Entity(id, _))) => snapshot.will_tell(id),
@@ -317,6 +324,7 @@ impl Feed {
     /// Drops all.
     pub(crate) fn clear(&mut self) {
         self.fresh.clear();
+        self.fresh_bytes = 0;
         self.take_out();
     }
 
@@ -390,6 +398,7 @@ impl Feed {
         eye: Option<&Shape>,
         max_bytes: usize,
     ) -> (Vec<Due>, bool) {
+        debug_assert!(self.fresh.is_empty(), "settle comes first");
         let mut dues = self.take_out();
         dues.retain(|due| due.kind.is_some());
         let mut later = match delivery.max_updates {
@@ -473,3 +482,6 @@ fn put_off(
     });
     later
 }
+
+#[cfg(test)]
+mod tests;

@@ -37,7 +37,8 @@ pub struct Stats {
     pub entities: u64,
     /// Gauge: what asking the filters that no index answers costs, of the dearest channel.
     pub filter_work: u64,
-    /// Gauge: bytes of events that wait for a window or a blocked socket.
+    /// Gauge: bytes of events that wait for a window or a blocked socket, beside up to 16 KiB and one event of each entity
+    /// channel of a connection, which are counted later.
     pub due_bytes: u64,
     /// Entities told to have come into view, snapshots included.
     pub view_enters: u64,

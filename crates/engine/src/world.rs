@@ -51,7 +51,7 @@ pub(crate) struct World {
     /// The table has come, and no gap since.
     pub(crate) loaded: bool,
     entities: Slab<Entity>,
-    by_key: HashMap<Arc<str>, EntityId>,
+    by_key: HashMap<Box<str>, EntityId>,
     space: Option<Box<Places>>,
 }
 

@@ -48,7 +48,8 @@ struct Spans {
     id: Option<Span>,
 }
 
-/// A piece of a text, which does not end at its beginning. A payload has at most 512 MiB, so 32 bits are enough.
+/// A piece of a text, which does not end at its beginning. 32 bits are enough: Redis keeps no payload over 512 MiB, and
+/// escapes make six bytes of one at most.
 #[derive(Clone, Copy, Debug)]
 struct Span {
     start: u32,
@@ -288,7 +289,7 @@ pub fn encode_view_enter(
 /// What a message has beside its values, about, in bytes.
 const PUNCTUATION: usize = 128;
 
-/// What a server publishes into Redis: readable for `redis-cli`, and for [`Event::from_payload`] in every mode.
+/// What a server publishes into Redis: readable for `redis-cli`, and for [`Payload::read`] in every mode.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Envelope<'a> {
     /// The event's name.

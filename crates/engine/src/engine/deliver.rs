@@ -310,10 +310,9 @@ impl Outgoing<'_> {
         let is_entity = matches!(due.kind, Some(Kind::Entity(..)));
         let bytes = feed.bytes();
         self.stats.conflated += feed.settle();
-        let len = feed.len();
-        feed.push(due, if is_entity { delivery.conflates_entities() } else { delivery.conflate });
+        let conflate = if is_entity { delivery.conflates_entities() } else { delivery.conflate };
+        self.stats.conflated += u64::from(feed.push(due, conflate));
         conn.feed_bytes = conn.feed_bytes + feed.bytes() - bytes;
-        self.stats.conflated += u64::from(feed.len() <= len);
         schedule(conn, feed_id, feed, delivery, self.now_ms, self.dirty, self.timers);
         if conn.pending_bytes + conn.feed_bytes <= self.bound {
             return;

@@ -117,7 +117,7 @@ impl Outgoing<'_> {
         }
         let kind = Kind::Entity(told.entity, told.change);
         let due = || Due::new(told.state.clone(), kind, told.target, told.is_news, self.now_ms);
-        // It leaves at the end of its window, whatever else its connection does.
+        // Its turn will come, so its connection, which is open or had none, need not be looked at for each of them.
         if delivery.batch_ms > 0
             && let Some(feed) = subscriber.feed.as_mut().filter(|feed| feed.may_line_up())
         {

@@ -222,13 +222,13 @@ pub(super) fn read_entity(
     let (key, position) = class.entity_of(payload);
     let position = position.map_err(|_| BadEntity::Position);
     let key = key.ok().flatten();
-    let named = key.is_some();
-    if named {
+    let is_named = key.is_some();
+    if let Some(key) = key {
         payload.set_key(key);
     }
     match () {
         () if class.entity.is_none() => Ok(None),
-        () if !named => Err(BadEntity::Key),
+        () if !is_named => Err(BadEntity::Key),
         () if payload.name() == REMOVE_EVENT => Ok(Some(EntityChange::Remove)),
         () => Ok(Some(EntityChange::Set { position: position? })),
     }

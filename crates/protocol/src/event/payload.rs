@@ -63,15 +63,23 @@ impl<'p> Payload<'p> {
     /// # Errors
     /// [`PayloadError::NotAnEnvelope`], in [`PayloadMode::Envelope`] alone.
     pub fn read(bytes: &'p [u8], mode: PayloadMode) -> Result<Self, PayloadError> {
-        let Ok(text) = std::str::from_utf8(bytes) else {
-            let data = json::quoted(&BASE64.encode(bytes)).into();
-            return Ok(Payload { is_base64: true, ..Payload::message(data).in_mode(mode)? });
-        };
-        match Document::read(text) {
-            Ok(document) if document.is_envelope(mode) => Ok(document.into_payload()),
-            Ok(document) => Payload::message(shown(document.whole)).in_mode(mode),
-            Err(_) => Payload::message(json::quoted(text).into()).in_mode(mode),
+        let text = std::str::from_utf8(bytes).ok();
+        let document = text.and_then(|text| Document::read(text).ok());
+        if let Some(document) = document.as_ref().filter(|document| document.is_envelope(mode)) {
+            return Ok(document.to_payload());
         }
+        // Before anything is made of it.
+        if mode == PayloadMode::Envelope {
+            return Err(PayloadError::NotAnEnvelope);
+        }
+        Ok(match (document, text) {
+            (Some(document), _) => Payload::message(shown(document.whole)),
+            (None, Some(text)) => Payload::message(json::quoted(text).into()),
+            (None, None) => {
+                let data = json::quoted(&BASE64.encode(bytes)).into();
+                Payload { is_base64: true, ..Payload::message(data) }
+            }
+        })
     }
 
     /// What is all data.
@@ -86,11 +94,6 @@ impl<'p> Payload<'p> {
             id: None,
             is_base64: false,
         }
-    }
-
-    /// What is all data, where the mode takes that.
-    fn in_mode(self, mode: PayloadMode) -> Result<Self, PayloadError> {
-        if mode == PayloadMode::Envelope { Err(PayloadError::NotAnEnvelope) } else { Ok(self) }
     }
 
     /// What happened.
@@ -122,8 +125,8 @@ impl<'p> Payload<'p> {
     }
 
     /// Names the entity that it is about, where the channel's class finds the key in the data.
-    pub fn set_key(&mut self, key: Option<Cow<'p, str>>) {
-        self.key = key;
+    pub fn set_key(&mut self, key: Cow<'p, str>) {
+        self.key = Some(key);
     }
 
     /// The tags: a JSON object, at most [`MAX_DATA_DEPTH`] deep.
@@ -225,7 +228,7 @@ impl<'a> Document<'a> {
     }
 
     /// The event that it is. What has the wrong type counts as absent.
-    fn into_payload(self) -> Payload<'a> {
+    fn to_payload(&self) -> Payload<'a> {
         let of_kind = |member: Option<Value<'a>>, kind| member.filter(|value| value.kind == kind);
         let string = |member| of_kind(member, Kind::String).and_then(|value| value.as_str()).map(Str::decode);
         let tags = of_kind(self.tags, Kind::Object).filter(|tags| tags.depth <= MAX_DATA_DEPTH);
