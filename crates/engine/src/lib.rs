@@ -5,6 +5,7 @@
 
 pub mod area;
 mod audience;
+pub mod backlog;
 pub mod class;
 mod connection;
 pub mod engine;

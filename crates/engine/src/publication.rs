@@ -27,6 +27,8 @@ pub struct Publication {
     pub sender: Option<Sender>,
     /// On entity channels: what it does to the entity that its key names.
     pub entity: Option<EntityChange>,
+    /// Its class conflates: of an entity only the newest state counts.
+    pub conflates: bool,
     encodings: OnceLock<Box<Encodings>>,
 }
 
@@ -112,7 +114,7 @@ impl Publication {
     /// As [`Publication::new`], on an entity channel.
     pub fn with_entity(channel: Arc<str>, event: Event, offset: u64, entity: Option<EntityChange>) -> Self {
         let sender = event.server_id().and_then(Sender::of_id);
-        Publication { event, channel, offset, sender, entity, encodings: OnceLock::new() }
+        Publication { event, channel, offset, sender, entity, conflates: false, encodings: OnceLock::new() }
     }
 
     /// The `EVENT` frame in this encoding; the same bytes for all who see it.

@@ -134,6 +134,12 @@ fn samples(stats: &NodeStats) -> Vec<Sample> {
             engine.heartbeats_missed,
         ),
         Sample(Counter, "socket_writes", "Writes to sockets", shards.writes),
+        Sample(
+            Counter,
+            "outdated",
+            "States of entities dropped because a shard was behind and newer ones waited",
+            shards.outdated,
+        ),
         Sample(Counter, "socket_bytes_out", "Bytes of frames written", shards.bytes_out),
         Sample(Counter, "socket_bytes_in", "Bytes of frames read", shards.bytes_in),
         Sample(Counter, "accepted", "Sockets taken in", stats.accepted),

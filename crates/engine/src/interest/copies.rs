@@ -233,8 +233,10 @@ fn publication(
     offset: u64,
     (payload, change): (Payload<'_>, Option<EntityChange>),
 ) -> Arc<Publication> {
+    let delivery = rules.class(settings).map(|class| class.delivery).unwrap_or_default();
     // Where events of different keys may be told in another order, clients are shown no offset.
-    let unnumbered = rules.class(settings).is_some_and(|class| class.delivery.max_updates.is_some());
-    let event = Event::new(&payload, &channel, (!unnumbered).then_some(offset));
-    Arc::new(Publication::with_entity(channel, event, offset, change))
+    let event = Event::new(&payload, &channel, delivery.max_updates.is_none().then_some(offset));
+    let mut publication = Publication::with_entity(channel, event, offset, change);
+    publication.conflates = delivery.conflate && change.is_some();
+    Arc::new(publication)
 }

@@ -1,15 +1,16 @@
 //! The queue from the broker to one shard: bounded in bytes, never blocking, in order. What does not fit is
 //! dropped and its channel is marked with one `Gap`, which says how far the loss goes (commands: with one `ViewsStale`);
-//! what the broker says of
-//! subscriptions, publishes and itself always fits.
-//! It knows nothing of who listens or of Redis.
+//! what the broker says of subscriptions, publishes and itself always fits. Of what waits for a shard that is behind it
+//! drops what nobody would miss. It knows nothing of who listens or of Redis.
 //!
 //! Only the links push publications and commands, from one thread at a time; any thread may push the others.
 
+use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::task::{Context, Poll};
 
+use drawbridge_engine::backlog::outdated;
 use drawbridge_engine::io::{BrokerEvent, PlayerAction, PlayerCommand, Position, Publication};
 use hashbrown::HashMap;
 use tokio::sync::mpsc;
@@ -38,7 +39,8 @@ pub fn shard_queue(bound_bytes: usize) -> (ShardQueue, ShardInbox) {
         gaps: Mutex::new(HashMap::new()),
         epoch: OnceLock::new(),
     });
-    (ShardQueue { sender, shared: shared.clone() }, ShardInbox { receiver, shared })
+    let ahead = VecDeque::new();
+    (ShardQueue { sender, shared: shared.clone() }, ShardInbox { receiver, ahead, shared })
 }
 
 /// The broker's end.
@@ -52,6 +54,8 @@ pub struct ShardQueue {
 #[derive(Debug)]
 pub struct ShardInbox {
     receiver: mpsc::UnboundedReceiver<BrokerEvent>,
+    /// What was looked through while the shard was behind, before all that the receiver has.
+    ahead: VecDeque<BrokerEvent>,
     shared: Arc<Shared>,
 }
 
@@ -229,13 +233,46 @@ impl ShardInbox {
 
     /// The next event, or wakes the task when there is one.
     pub fn poll_recv(&mut self, cx: &mut Context<'_>) -> Poll<Option<BrokerEvent>> {
+        if let Some(event) = self.ahead.pop_front() {
+            return Poll::Ready(Some(self.accept(event)));
+        }
         self.receiver.poll_recv(cx).map(|event| event.map(|event| self.accept(event)))
     }
 
     /// The next event if there is one.
     pub fn try_recv(&mut self) -> Option<BrokerEvent> {
-        let event = self.receiver.try_recv().ok()?;
+        let event = self.ahead.pop_front().or_else(|| self.receiver.try_recv().ok())?;
         Some(self.accept(event))
+    }
+
+    /// How many events wait.
+    pub fn len(&self) -> usize {
+        self.ahead.len() + self.receiver.len()
+    }
+
+    /// Whether nothing waits.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Looks through all that waits and drops the states of entities that newer ones replace ([`outdated`]); says how many.
+    pub fn drop_outdated(&mut self) -> usize {
+        // What is taken over here still counts against the bound.
+        while let Ok(event) = self.receiver.try_recv() {
+            self.ahead.push_back(event);
+        }
+        let before = self.ahead.len();
+        let mut outdated = outdated(self.ahead.iter()).into_iter();
+        let shared = &self.shared;
+        self.ahead.retain_mut(|event| {
+            let drops = outdated.next().unwrap_or(false);
+            if drops {
+                shared.taken(event);
+            }
+            !drops
+        });
+        self.ahead.shrink_to(2 * self.ahead.len());
+        before - self.ahead.len()
     }
 
     fn accept(&self, mut event: BrokerEvent) -> BrokerEvent {

@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 
-use drawbridge_engine::io::BrokerStatus;
+use drawbridge_engine::io::{BrokerStatus, EntityChange};
 use drawbridge_protocol::event::{Event, Payload, PayloadMode};
 use proptest::prelude::*;
 
@@ -14,6 +14,17 @@ fn publication(channel: &str, offset: u64, bytes: usize) -> BrokerEvent {
     let payload = vec![b'x'; bytes];
     let event = Event::new(&Payload::read(&payload, PayloadMode::Raw).unwrap(), channel, Some(offset));
     BrokerEvent::Publication(Arc::new(Publication::new(channel.into(), event, offset)))
+}
+
+/// A state of an entity, of a class that conflates.
+fn state(channel: &Arc<str>, key: &str, offset: u64) -> BrokerEvent {
+    let payload = format!(r#"{{"event":"e","key":"{key}"}}"#);
+    let payload = Payload::read(payload.as_bytes(), PayloadMode::Auto).unwrap();
+    let change = Some(EntityChange::Set { position: None });
+    let event = Event::new(&payload, channel, Some(offset));
+    let mut publication = Publication::with_entity(channel.clone(), event, offset, change);
+    publication.conflates = true;
+    BrokerEvent::Publication(Arc::new(publication))
 }
 
 /// What comes out, as texts; `!` before a gap.
@@ -47,6 +58,27 @@ fn passes_everything_in_order_while_there_is_room() {
     assert!(queue.bytes() > 3 * 10);
     assert_eq!(drain(&mut inbox), ["Status(Ok)", "a 1", "b 1", "a 2"]);
     assert_eq!((queue.bytes(), queue.dropped()), (0, 0));
+}
+
+#[test]
+fn drops_what_newer_states_replace_and_keeps_the_rest_in_order() {
+    let (queue, mut inbox) = queue(2_000);
+    let world: Arc<str> = "w".into();
+    queue.push(state(&world, "a", 1));
+    queue.push(state(&world, "b", 2));
+    queue.push(state(&world, "a", 3));
+    queue.push(publication("s", 1, 10));
+    queue.push(BrokerEvent::Status(BrokerStatus::Ok));
+    queue.push(state(&world, "b", 4));
+    let held = queue.bytes();
+    assert_eq!((inbox.drop_outdated(), inbox.len()), (1, 5));
+    assert!(queue.bytes() < held);
+    // What was looked through still takes room, and what comes later waits behind it.
+    queue.push(state(&world, "b", 5));
+    queue.push(publication("s", 2, 2_000));
+    assert_eq!((inbox.drop_outdated(), inbox.len()), (1, 6));
+    assert_eq!(drain(&mut inbox), ["w 2", "w 3", "s 1", "Status(Ok)", "w 5", "!s e2"]);
+    assert_eq!((queue.bytes(), queue.dropped(), inbox.is_empty()), (0, 1, true));
 }
 
 #[test]

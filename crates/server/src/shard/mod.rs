@@ -83,6 +83,8 @@ pub struct ShardStats {
     pub bytes_out: u64,
     /// Bytes read from sockets, as frames.
     pub bytes_in: u64,
+    /// States of entities that were dropped because the shard was behind and newer ones waited.
+    pub outdated: u64,
 }
 
 impl std::ops::AddAssign for ShardStats {
@@ -92,6 +94,7 @@ impl std::ops::AddAssign for ShardStats {
         self.writes += other.writes;
         self.bytes_out += other.bytes_out;
         self.bytes_in += other.bytes_in;
+        self.outdated += other.outdated;
     }
 }
 

@@ -23,6 +23,10 @@ use crate::log::Notices;
 
 /// Mail and events taken in by one turn at most.
 const TURN: usize = 256;
+/// A shard for which more waits than a turn takes in is behind after so long: from then on what newer events replace is
+/// dropped, and looked for again every so often.
+const BEHIND_MS: u64 = 200;
+const LOOK_AGAIN_MS: u64 = 20;
 /// Writes after which the other tasks of the thread get a turn.
 const WRITES_PER_YIELD: usize = 512;
 /// A read of so much gives the other tasks of the thread their turn.
@@ -78,6 +82,7 @@ pub(super) async fn run(
     let mut alarm = pin!(tokio::time::sleep(Duration::ZERO));
     let mut armed = None;
     let mut given = pin!(shard.wake.notified());
+    let mut behind_since_ms = None;
     loop {
         let deadline = shard.next_deadline();
         if let Some(at) = deadline.filter(|at| armed != Some(*at)) {
@@ -119,6 +124,7 @@ pub(super) async fn run(
             }
         }
         shard.carry_out().await;
+        shard.keep_up(&mut events, &mut behind_since_ms);
     }
 }
 
@@ -159,6 +165,23 @@ impl Shard {
     fn input_and_wake(&self, input: Input<'_>) {
         self.input(input);
         self.wake.notify_one();
+    }
+
+    /// Where more has waited than turns take in for a while, drops what nobody would miss: old states of entities are not
+    /// told one after the other, later and later.
+    fn keep_up(&self, events: &mut ShardInbox, behind_since_ms: &mut Option<u64>) {
+        if events.len() <= TURN {
+            *behind_since_ms = None;
+            return;
+        }
+        let now = self.now.get().mono_ms;
+        let since = behind_since_ms.get_or_insert(now);
+        if now.saturating_sub(*since) >= BEHIND_MS {
+            *since = now + LOOK_AGAIN_MS - BEHIND_MS;
+            let outdated = events.drop_outdated() as u64;
+            let stats = self.stats.get();
+            self.stats.set(ShardStats { outdated: stats.outdated + outdated, ..stats });
+        }
     }
 
     fn next_deadline(&self) -> Option<Instant> {
