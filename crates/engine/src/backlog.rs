@@ -1,56 +1,95 @@
 //! What a shard that is behind may leave out: where states of entities pile up faster than they can be told, only the newest
 //! of each is worth telling. When a shard is behind is for its thread to say.
 
-use std::sync::Arc;
+use drawbridge_protocol::channel::is_pattern;
+use hashbrown::{HashMap, HashSet};
 
-use hashbrown::HashSet;
+use crate::io::{BrokerEvent, EntityChange, PlayerAction, Subject};
 
-use crate::io::{BrokerEvent, EntityChange};
-
-/// Says of each event that waits whether it is the state of an entity which a later one among them replaces, in a class that
-/// conflates. Nothing is left out for the sake of what comes behind something else than events: it may change who sees
-/// what. What only answers a publish is no such thing.
+/// Says of each event that waits whether it is the state of an entity which a later one among them replaces, where only the
+/// newest counts ([`crate::io::Publication::conflates`]). Nothing is left out for the sake of what comes behind something
+/// that is to be heard behind it, such as a command about its channel.
 pub fn outdated<'e>(waiting: impl DoubleEndedIterator<Item = &'e BrokerEvent>) -> Vec<bool> {
-    let mut newer: HashSet<(*const str, &str)> = HashSet::new();
-    let mut outdated: Vec<bool> = waiting
-        .rev()
-        .map(|event| match event {
-            BrokerEvent::Publication(publication) => {
-                let Some(key) = publication.event.key().filter(|_| publication.conflates) else {
-                    return false;
-                };
-                // Of one channel all have the same name.
-                let entity = (Arc::as_ptr(&publication.channel), key);
-                if publication.entity == Some(EntityChange::Remove) {
-                    newer.remove(&entity);
-                    return false;
-                }
-                !newer.insert(entity)
+    let mut newer: HashMap<&str, HashSet<&str>> = HashMap::new();
+    let is_outdated = |event: &'e BrokerEvent| {
+        let BrokerEvent::Publication(publication) = event else {
+            match barrier(event) {
+                Barrier::Nothing => {}
+                Barrier::Channel(channel) => drop(newer.remove(channel)),
+                Barrier::All => newer.clear(),
             }
-            BrokerEvent::Done { .. } => false,
-            _ => {
-                newer.clear();
+            return false;
+        };
+        // Most are asked no more than this: where their texts stand is far away.
+        let Some(change) = publication.entity.filter(|_| publication.conflates) else { return false };
+        let Some(key) = publication.event.key() else { return false };
+        let newer = newer.entry(&publication.channel).or_default();
+        match change {
+            EntityChange::Set { .. } => !newer.insert(key),
+            EntityChange::Remove => {
+                newer.remove(key);
                 false
             }
-        })
-        .collect();
+        }
+    };
+    let mut outdated: Vec<bool> = waiting.rev().map(is_outdated).collect();
     outdated.reverse();
     outdated
+}
+
+/// Of which channels what comes before an event must be told before it.
+enum Barrier<'e> {
+    Nothing,
+    Channel(&'e str),
+    All,
+}
+
+fn barrier(event: &BrokerEvent) -> Barrier<'_> {
+    let of = |name| if is_pattern(name) { Barrier::All } else { Barrier::Channel(name) };
+    match event {
+        // A publish that is answered has its event still to come, and who is shown more or less from now on is shown the
+        // newest.
+        BrokerEvent::Publication(_)
+        | BrokerEvent::Done { .. }
+        | BrokerEvent::Views { .. }
+        | BrokerEvent::Status(_) => Barrier::Nothing,
+        BrokerEvent::Confirmed { subject, .. }
+        | BrokerEvent::Refused { subject, .. }
+        | BrokerEvent::Released(subject)
+        | BrokerEvent::Interrupted(subject) => of_subject(subject),
+        BrokerEvent::Gap { channel, .. }
+        | BrokerEvent::Table { channel, .. }
+        | BrokerEvent::Expired { channel, .. }
+        | BrokerEvent::Fenced { channel, .. } => Barrier::Channel(channel),
+        BrokerEvent::Command(command) => match &command.action {
+            PlayerAction::Subscribe { channel }
+            | PlayerAction::Unsubscribe { channel }
+            | PlayerAction::View { channel, .. } => of(channel),
+            PlayerAction::Disconnect { .. } => Barrier::Nothing,
+        },
+        BrokerEvent::ViewsStale { .. } => Barrier::All,
+    }
+}
+
+fn of_subject(subject: &Subject) -> Barrier<'_> {
+    if subject.pattern { Barrier::All } else { Barrier::Channel(&subject.name) }
 }
 
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
 
+    use std::sync::Arc;
+
     use drawbridge_protocol::event::{Event, Payload, PayloadMode};
 
     use super::*;
-    use crate::io::{BrokerStatus, Publication, Subject, Ticket};
+    use crate::io::{BrokerStatus, Publication, Ticket};
 
-    fn event(channel: &Arc<str>, key: &str, change: EntityChange, conflates: bool) -> BrokerEvent {
+    fn event(channel: &Arc<str>, key: &str, change: Option<EntityChange>, conflates: bool) -> BrokerEvent {
         let payload = format!(r#"{{"event":"e","key":"{key}"}}"#);
         let event = Event::new(&Payload::read(payload.as_bytes(), PayloadMode::Auto).unwrap(), channel, None);
-        let mut publication = Publication::with_entity(channel.clone(), event, 1, Some(change));
+        let mut publication = Publication::with_entity(channel.clone(), event, 1, change);
         publication.conflates = conflates;
         BrokerEvent::Publication(Arc::new(publication))
     }
@@ -58,8 +97,9 @@ mod tests {
     #[test]
     fn only_what_nobody_would_miss_is_outdated() {
         let (a, b): (Arc<str>, Arc<str>) = ("a".into(), "b".into());
-        let (set, remove) = (EntityChange::Set { position: None }, EntityChange::Remove);
+        let (set, remove) = (Some(EntityChange::Set { position: None }), Some(EntityChange::Remove));
         let done = BrokerEvent::Done { ticket: Ticket(1), result: Ok(()) };
+        let fenced = BrokerEvent::Fenced { ticket: Ticket(1), channel: a.clone() };
         let rows = [
             (event(&a, "1", set, true), true),
             (event(&b, "1", set, true), false),
@@ -69,12 +109,16 @@ mod tests {
             (event(&a, "1", set, true), false),
             (event(&a, "2", remove, true), false),
             (event(&a, "2", set, true), false),
+            (fenced, false),
+            (event(&a, "1", set, true), true),
             (BrokerEvent::Interrupted(Subject::channel(b.clone())), false),
             (event(&a, "1", set, true), false),
+            (event(&a, "1", None, true), false),
             (event(&a, "3", set, false), false),
             (event(&a, "3", set, false), false),
             (BrokerEvent::Status(BrokerStatus::Ok), false),
             (event(&a, "2", set, true), false),
+            (event(&b, "1", set, true), false),
         ];
         let (waiting, expected): (Vec<_>, Vec<_>) = rows.into_iter().unzip();
         assert_eq!(outdated(waiting.iter()), expected);

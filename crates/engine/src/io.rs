@@ -305,7 +305,7 @@ pub enum BrokerCommand {
         /// Which question.
         ticket: Ticket,
     },
-    /// [`BrokerEvent::Done`] answers it behind all that Redis has published on this channel until now; at once where the
+    /// [`BrokerEvent::Fenced`] answers it behind all that Redis has published on this channel until now; at once where the
     /// link is away.
     Fence {
         /// Names the question.
@@ -448,7 +448,14 @@ pub enum BrokerEvent {
         /// The last offset dropped.
         position: Position,
     },
-    /// The answer to a publish, or to [`BrokerCommand::Fence`].
+    /// The answer to [`BrokerCommand::Fence`].
+    Fenced {
+        /// Which.
+        ticket: Ticket,
+        /// Of which channel.
+        channel: Arc<str>,
+    },
+    /// The answer to a publish.
     Done {
         /// Which.
         ticket: Ticket,

@@ -27,7 +27,7 @@ pub struct Publication {
     pub sender: Option<Sender>,
     /// On entity channels: what it does to the entity that its key names.
     pub entity: Option<EntityChange>,
-    /// Its class conflates: of an entity only the newest state counts.
+    /// It is the state of an entity, in a class that conflates, and nobody hears of it but as such: only the newest counts.
     pub conflates: bool,
     encodings: OnceLock<Box<Encodings>>,
 }

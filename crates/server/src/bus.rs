@@ -173,6 +173,7 @@ impl Bus {
                     *channels.confirmed.entry(subject.name).or_default() += 1;
                 }
                 BrokerEvent::Released(_)
+                | BrokerEvent::Fenced { .. }
                 | BrokerEvent::Publication(_)
                 | BrokerEvent::Gap { .. }
                 | BrokerEvent::Status(_)

@@ -35,6 +35,7 @@ impl Engine {
             BrokerEvent::Command(command) => self.command(&command),
             BrokerEvent::ViewsStale { dropped, held } => self.views_are_stale(dropped, held),
             BrokerEvent::Done { ticket, result } => self.publish_done(ticket, result),
+            BrokerEvent::Fenced { ticket, .. } => self.publish_done(ticket, Ok(())),
             BrokerEvent::Status(status) => self.broker_status(status),
         }
     }

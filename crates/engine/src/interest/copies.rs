@@ -99,6 +99,12 @@ impl Hub {
             Err(reason) => return self.dropped(channel, reason),
         };
         let mut publication = publication(&self.settings, rules, subject.name.clone(), offset, read);
+        // Who hears of it by a pattern hears of each event.
+        if !by_pattern.is_empty()
+            && let Some(publication) = Arc::get_mut(&mut publication)
+        {
+            publication.conflates = false;
+        }
         let (taken, gone) = match table {
             Some(table) => put(&mut self.stats, table, now_ms, &publication),
             None => (Taken::Changed, Vec::new()),

@@ -23,6 +23,7 @@ pub enum Push {
     Fence {
         shard: usize,
         ticket: Ticket,
+        channel: Arc<str>,
     },
 }
 

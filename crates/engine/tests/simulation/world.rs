@@ -385,8 +385,8 @@ impl World {
         let link = self.dice.roll(NODES * LINKS);
         if self.redis.links[link].up {
             for push in self.redis.cut(link) {
-                if let Push::Fence { shard, ticket } = push {
-                    self.fenced(link / LINKS, shard, ticket);
+                if let Push::Fence { shard, ticket, channel } = push {
+                    self.fenced(link / LINKS, shard, ticket, channel);
                 }
             }
             self.hub(link, HubInput::LinkDown);
@@ -467,7 +467,9 @@ impl World {
         match &push {
             Push::Subscribed(subject) => self.hub(link, HubInput::Subscribed(subject)),
             Push::Unsubscribed(subject) => self.hub(link, HubInput::Unsubscribed(subject)),
-            Push::Fence { shard, ticket } => self.fenced(link / LINKS, *shard, *ticket),
+            Push::Fence { shard, ticket, channel } => {
+                self.fenced(link / LINKS, *shard, *ticket, channel.clone())
+            }
             Push::Message { pattern, channel, payload } => self.hub(
                 link,
                 HubInput::Message {
@@ -480,8 +482,8 @@ impl World {
         true
     }
 
-    fn fenced(&mut self, node: usize, shard: usize, ticket: Ticket) {
-        self.nodes[node].shards[shard].events.push_back(BrokerEvent::Done { ticket, result: Ok(()) });
+    fn fenced(&mut self, node: usize, shard: usize, ticket: Ticket, channel: Arc<str>) {
+        self.nodes[node].shards[shard].events.push_back(BrokerEvent::Fenced { ticket, channel });
     }
 
     fn carry_order(&mut self, node: usize) -> bool {
@@ -495,10 +497,10 @@ impl World {
                 self.hub(node * LINKS + link_of(&subject), HubInput::Unwant { shard, subject: &subject });
             }
             BrokerCommand::Fence { ticket, channel } => {
-                let link = &mut self.redis.links[node * LINKS + link_of(&Subject::channel(channel))];
+                let link = &mut self.redis.links[node * LINKS + link_of(&Subject::channel(channel.clone()))];
                 match link.up {
-                    true => link.unread.push_back(Push::Fence { shard: at, ticket }),
-                    false => self.fenced(node, at, ticket),
+                    true => link.unread.push_back(Push::Fence { shard: at, ticket, channel }),
+                    false => self.fenced(node, at, ticket, channel),
                 }
             }
             _ => unreachable!(),

@@ -37,6 +37,7 @@ pub enum Push {
     Fence {
         shard: usize,
         ticket: Ticket,
+        channel: Arc<str>,
     },
 }
 

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use bytes::Bytes;
+use drawbridge_engine::backlog::outdated;
 use drawbridge_engine::engine::Engine;
 use drawbridge_engine::interest::{Hub, HubInput, HubOutput, HubSettings, ShardId};
 use drawbridge_engine::io::{
@@ -159,6 +160,7 @@ impl World {
             515..535 => self.narrow(),
             535..537 => self.redis.flush(),
             537..547 => self.tell_lost(),
+            547..557 => self.catch_up(),
             _ => {
                 for _ in 0..=self.dice.roll(6) {
                     self.carry();
@@ -539,8 +541,8 @@ impl World {
         if self.redis.links[node].up {
             self.nodes[node].unaware.clear();
             for push in self.redis.cut(node) {
-                if let Push::Fence { shard, ticket } = push {
-                    self.fenced(node, shard, ticket);
+                if let Push::Fence { shard, ticket, channel } = push {
+                    self.fenced(node, shard, ticket, channel);
                 }
             }
             self.hub(node, HubInput::LinkDown);
@@ -644,7 +646,7 @@ impl World {
             }
             Push::Subscribed(subject) => self.hub(node, HubInput::Subscribed(subject)),
             Push::Unsubscribed(subject) => self.hub(node, HubInput::Unsubscribed(subject)),
-            Push::Fence { shard, ticket } => self.fenced(node, *shard, *ticket),
+            Push::Fence { shard, ticket, channel } => self.fenced(node, *shard, *ticket, channel.clone()),
             Push::Message { pattern, channel, payload } => {
                 if pattern.is_none() && has_table(channel) {
                     self.note_plain(node, channel, payload);
@@ -703,8 +705,8 @@ impl World {
         }
     }
 
-    fn fenced(&mut self, node: usize, shard: usize, ticket: Ticket) {
-        self.nodes[node].shards[shard].events.push_back(BrokerEvent::Done { ticket, result: Ok(()) });
+    fn fenced(&mut self, node: usize, shard: usize, ticket: Ticket, channel: Arc<str>) {
+        self.nodes[node].shards[shard].events.push_back(BrokerEvent::Fenced { ticket, channel });
     }
 
     fn carry_order(&mut self, node: usize) -> bool {
@@ -717,9 +719,13 @@ impl World {
             BrokerCommand::Unwant(subject) => self.hub(node, HubInput::Unwant { shard, subject }),
             BrokerCommand::Refresh(subject) => self.hub(node, HubInput::Refresh { shard, subject }),
             BrokerCommand::ViewsKnown(held) => self.views_known(node, at, *held),
-            BrokerCommand::Fence { ticket, .. } => match self.redis.links[node].up {
-                true => self.redis.links[node].unread.push_back(Push::Fence { shard: at, ticket: *ticket }),
-                false => self.fenced(node, at, *ticket),
+            BrokerCommand::Fence { ticket, channel } => match self.redis.links[node].up {
+                true => self.redis.links[node].unread.push_back(Push::Fence {
+                    shard: at,
+                    ticket: *ticket,
+                    channel: channel.clone(),
+                }),
+                false => self.fenced(node, at, *ticket, channel.clone()),
             },
             _ => unreachable!(),
         }
@@ -797,6 +803,15 @@ impl World {
         }
         self.input(node, shard, Input::Broker(event));
         true
+    }
+
+    /// A shard is behind: what newer states of entities replace is dropped.
+    fn catch_up(&mut self) {
+        let node = self.dice.roll(self.nodes.len());
+        let shard = self.dice.roll(self.nodes[node].shards.len());
+        let events = &mut self.nodes[node].shards[shard].events;
+        let mut outdated = outdated(events.iter()).into_iter();
+        events.retain(|_| !outdated.next().unwrap());
     }
 
     fn hub(&mut self, node: usize, input: HubInput<'_>) {

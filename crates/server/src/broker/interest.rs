@@ -27,7 +27,7 @@ pub(super) enum Order {
     /// Its table has a gap.
     Refresh(ShardId, Subject),
     /// It waits for all that was published until now.
-    Fence(ShardId, Ticket),
+    Fence(ShardId, Ticket, Arc<str>),
     /// It knows its players' views.
     ViewsKnown(ShardId, HeldLink),
     /// A table was read.
@@ -87,8 +87,8 @@ impl Interest {
             Order::Want(shard, subject) => self.handle(HubInput::Want { shard, subject }),
             Order::Unwant(shard, subject) => self.handle(HubInput::Unwant { shard, subject: &subject }),
             Order::Refresh(shard, subject) => self.handle(HubInput::Refresh { shard, subject: &subject }),
-            Order::Fence(shard, ticket) => {
-                self.outlet.tell(shard, BrokerEvent::Done { ticket, result: Ok(()) });
+            Order::Fence(shard, ticket, channel) => {
+                self.outlet.tell(shard, BrokerEvent::Fenced { ticket, channel });
             }
             Order::ViewsKnown(shard, held) => self.views_known(shard, held),
             Order::Loaded { channel, load, table } => {

@@ -293,7 +293,7 @@ impl Broker {
             }
             BrokerCommand::ForgetViews { ticket } => self.0.questions.views.take_back(&(shard, ticket)),
             BrokerCommand::Fence { ticket, channel } => {
-                self.order(Subject::channel(channel), |_| Order::Fence(shard, ticket));
+                self.order(Subject::channel(channel), |subject| Order::Fence(shard, ticket, subject.name));
             }
             BrokerCommand::ViewsKnown(held) => {
                 if let Some(link) = self.0.links.get(held.link) {

@@ -233,7 +233,7 @@ impl ShardInbox {
 
     /// The next event, or wakes the task when there is one.
     pub fn poll_recv(&mut self, cx: &mut Context<'_>) -> Poll<Option<BrokerEvent>> {
-        if let Some(event) = self.ahead.pop_front() {
+        if let Some(event) = self.next_ahead() {
             return Poll::Ready(Some(self.accept(event)));
         }
         self.receiver.poll_recv(cx).map(|event| event.map(|event| self.accept(event)))
@@ -241,8 +241,16 @@ impl ShardInbox {
 
     /// The next event if there is one.
     pub fn try_recv(&mut self) -> Option<BrokerEvent> {
-        let event = self.ahead.pop_front().or_else(|| self.receiver.try_recv().ok())?;
+        let event = self.next_ahead().or_else(|| self.receiver.try_recv().ok())?;
         Some(self.accept(event))
+    }
+
+    fn next_ahead(&mut self) -> Option<BrokerEvent> {
+        let event = self.ahead.pop_front()?;
+        if self.ahead.is_empty() {
+            self.ahead = VecDeque::new();
+        }
+        Some(event)
     }
 
     /// How many events wait.
@@ -256,7 +264,11 @@ impl ShardInbox {
     }
 
     /// Looks through all that waits and drops the states of entities that newer ones replace ([`outdated`]); says how many.
+    /// Only where at least half of it was not looked through before, so that each event costs a look or two.
     pub fn drop_outdated(&mut self) -> usize {
+        if self.receiver.len() < self.ahead.len() {
+            return 0;
+        }
         // What is taken over here still counts against the bound.
         while let Ok(event) = self.receiver.try_recv() {
             self.ahead.push_back(event);

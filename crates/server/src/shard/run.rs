@@ -24,9 +24,8 @@ use crate::log::Notices;
 /// Mail and events taken in by one turn at most.
 const TURN: usize = 256;
 /// A shard for which more waits than a turn takes in is behind after so long: from then on what newer events replace is
-/// dropped, and looked for again every so often.
+/// dropped.
 const BEHIND_MS: u64 = 200;
-const LOOK_AGAIN_MS: u64 = 20;
 /// Writes after which the other tasks of the thread get a turn.
 const WRITES_PER_YIELD: usize = 512;
 /// A read of so much gives the other tasks of the thread their turn.
@@ -124,7 +123,10 @@ pub(super) async fn run(
             }
         }
         shard.carry_out().await;
-        shard.keep_up(&mut events, &mut behind_since_ms);
+        if shard.is_behind(&mut events, &mut behind_since_ms) {
+            // Where there is always more, the other tasks of the thread get their turn all the same.
+            tokio::task::yield_now().await;
+        }
     }
 }
 
@@ -167,21 +169,21 @@ impl Shard {
         self.wake.notify_one();
     }
 
-    /// Where more has waited than turns take in for a while, drops what nobody would miss: old states of entities are not
-    /// told one after the other, later and later.
-    fn keep_up(&self, events: &mut ShardInbox, behind_since_ms: &mut Option<u64>) {
+    /// Whether more waits than a turn takes in. Where that is so for a while, drops what nobody would miss: old states of
+    /// entities are not told one after the other, later and later.
+    fn is_behind(&self, events: &mut ShardInbox, since_ms: &mut Option<u64>) -> bool {
         if events.len() <= TURN {
-            *behind_since_ms = None;
-            return;
+            *since_ms = None;
+            return false;
         }
+        self.read_clocks();
         let now = self.now.get().mono_ms;
-        let since = behind_since_ms.get_or_insert(now);
-        if now.saturating_sub(*since) >= BEHIND_MS {
-            *since = now + LOOK_AGAIN_MS - BEHIND_MS;
+        if now - *since_ms.get_or_insert(now) >= BEHIND_MS {
             let outdated = events.drop_outdated() as u64;
             let stats = self.stats.get();
             self.stats.set(ShardStats { outdated: stats.outdated + outdated, ..stats });
         }
+        true
     }
 
     fn next_deadline(&self) -> Option<Instant> {
