@@ -71,6 +71,12 @@ impl Class {
         key_from(found, own.map(Cow::Borrowed))
     }
 
+    /// Whether events of its channels are shown to those who subscribe by a pattern, which has no area.
+    pub fn is_shown_by_pattern(&self) -> bool {
+        let space = self.entity.as_ref().and_then(|rules| rules.space.as_ref());
+        space.is_none_or(|space| !space.area_required)
+    }
+
     /// [`Class::key_of`] and [`EntityRules::position_of`] what was published, in one walk through it.
     pub fn entity_of<'p>(&self, payload: &Payload<'p>) -> (FoundKey<'p>, Result<Option<Point>, &Path>) {
         let space = self.entity.as_ref().and_then(|rules| rules.space.as_ref());

@@ -122,8 +122,7 @@ impl Engine {
     fn deliver_pattern(&mut self, id: TargetId, exact: Option<TargetId>, publication: &Arc<Publication>) {
         let found = self.settings.classes.of_channel(&publication.channel);
         let (class_id, class) = found.map(|(id, class, _)| (id, class)).unzip();
-        let space = class.and_then(|class| class.entity.as_ref()?.space.as_ref());
-        if space.is_some_and(|space| space.area_required) {
+        if class.is_some_and(|class| !class.is_shown_by_pattern()) {
             return;
         }
         // A table that its client keeps is told by its own subscription alone.

@@ -98,13 +98,8 @@ impl Hub {
             }
             Err(reason) => return self.dropped(channel, reason),
         };
-        let mut publication = publication(&self.settings, rules, subject.name.clone(), offset, read);
-        // Who hears of it by a pattern hears of each event.
-        if !by_pattern.is_empty()
-            && let Some(publication) = Arc::get_mut(&mut publication)
-        {
-            publication.conflates = false;
-        }
+        let by = if by_pattern.is_empty() { HeardBy::Name } else { HeardBy::Pattern };
+        let mut publication = publication(&self.settings, rules, subject.name.clone(), offset, by, read);
         let (taken, gone) = match table {
             Some(table) => put(&mut self.stats, table, now_ms, &publication),
             None => (Taken::Changed, Vec::new()),
@@ -159,7 +154,7 @@ impl Hub {
             }
             None => self.counters.next(channel),
         };
-        let publication = publication(&self.settings, rules, name, offset, read);
+        let publication = publication(&self.settings, rules, name, offset, HeardBy::Pattern, read);
         self.outputs.push_back(HubOutput::Shards(shards, BrokerEvent::Publication(publication)));
     }
 
@@ -231,18 +226,31 @@ fn read<'a>(
     }
 }
 
+/// How the shards hear of an event.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum HeardBy {
+    /// By the channel's name alone.
+    Name,
+    /// Some of them by a pattern.
+    Pattern,
+}
+
 /// An event as the shards get it.
 fn publication(
     settings: &HubSettings,
     rules: Rules,
     channel: Arc<str>,
     offset: u64,
+    by: HeardBy,
     (payload, change): (Payload<'_>, Option<EntityChange>),
 ) -> Arc<Publication> {
-    let delivery = rules.class(settings).map(|class| class.delivery).unwrap_or_default();
+    let class = rules.class(settings);
+    let delivery = class.map(|class| class.delivery).unwrap_or_default();
+    // By a pattern it is an event like any other: which of them filters let through is not known here.
+    let is_state = by == HeardBy::Name || class.is_some_and(|class| !class.is_shown_by_pattern());
     // Where events of different keys may be told in another order, clients are shown no offset.
     let event = Event::new(&payload, &channel, delivery.max_updates.is_none().then_some(offset));
     let mut publication = Publication::with_entity(channel, event, offset, change);
-    publication.conflates = delivery.conflate && change.is_some();
+    publication.conflates = delivery.conflate && change.is_some() && is_state;
     Arc::new(publication)
 }

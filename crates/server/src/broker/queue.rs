@@ -264,9 +264,9 @@ impl ShardInbox {
     }
 
     /// Looks through all that waits and drops the states of entities that newer ones replace ([`outdated`]); says how many.
-    /// Only where at least half of it was not looked through before, so that each event costs a look or two.
+    /// Only where much of it was not looked through before, so that each event costs a few looks at most.
     pub fn drop_outdated(&mut self) -> usize {
-        if self.receiver.len() < self.ahead.len() {
+        if self.receiver.len() < self.ahead.len() / 4 {
             return 0;
         }
         // What is taken over here still counts against the bound.

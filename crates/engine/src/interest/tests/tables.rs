@@ -1,19 +1,27 @@
 //! Tables of entity channels through the hub: rows and events that a node reads by its own class.
 
 use super::*;
-use crate::class::{Class, EntityRules};
+use crate::class::{Class, EntityRules, Space};
+use crate::expr::Expr;
 use crate::path::Path;
 use drawbridge_protocol::event::PayloadMode;
 use drawbridge_protocol::template::ClassName;
 
-/// A hub whose channel `world:1` is live, with this row.
-fn live(payload: PayloadMode, row: &'static str) -> (Bench, Vec<String>) {
-    let class = Class {
+fn world(payload: PayloadMode) -> Class {
+    Class {
         payload,
         key: Some(Path::parse("data.id").unwrap()),
         entity: Some(EntityRules { max: 10, ttl_ms: 60_000, space: None }),
         ..Class::plain(ClassName::parse("world:{world}").unwrap())
-    };
+    }
+}
+
+/// A hub whose channel `world:1` is live, with this row.
+fn live(payload: PayloadMode, row: &'static str) -> (Bench, Vec<String>) {
+    live_in(world(payload), row)
+}
+
+fn live_in(class: Class, row: &'static str) -> (Bench, Vec<String>) {
     let settings = HubSettings { classes: Classes::new(vec![class]), external_bytes: 1_000, ..settings() };
     let mut bench = Bench { hub: Hub::new(settings), now_ms: 10 };
     bench.give(HubInput::LinkUp);
@@ -83,4 +91,50 @@ fn the_entity_that_a_new_table_begins_with_is_told_of_once() {
     bench.now_ms += 60_000;
     assert_eq!(bench.copy(None, "world:1", row("a", "w.1"))[0], "0: expired world:1 a");
     assert_eq!((bench.hub.stats().entities, bench.hub.stats().table_gaps), (1, 0));
+}
+
+/// Whether each event that the shards get of this copy is a state of which only the newest counts.
+fn conflates(bench: &mut Bench, pattern: Option<&str>) -> Vec<bool> {
+    let payload = br#"{"event":"e","data":{"id":"b","x":1,"y":2}}"#;
+    let (pattern, channel) = (pattern.map(str::as_bytes), b"world:1");
+    bench.hub.handle(bench.now_ms, HubInput::Message { pattern, channel, payload });
+    let outputs = std::iter::from_fn(|| bench.hub.poll_output());
+    outputs
+        .filter_map(|output| match output {
+            HubOutput::Shards(_, BrokerEvent::Publication(publication)) => Some(publication.conflates),
+            _ => None,
+        })
+        .collect()
+}
+
+#[test]
+fn only_the_newest_state_counts_where_nobody_hears_of_it_by_a_pattern() {
+    let worlds = Subject::pattern("world:*");
+    let mut class = world(PayloadMode::Auto);
+    let (mut bench, _) = live_in(class.clone(), ROW);
+    assert_eq!(conflates(&mut bench, None), [false], "its class does not conflate");
+    class.delivery.conflate = true;
+    let (mut bench, _) = live_in(class.clone(), ROW);
+    assert_eq!(conflates(&mut bench, None), [true]);
+    bench.live(A, &worlds);
+    assert_eq!(conflates(&mut bench, None), [false]);
+    // By the pattern alone.
+    let settings = HubSettings { classes: Classes::new(vec![class.clone()]), ..settings() };
+    let mut bench = Bench { hub: Hub::new(settings), now_ms: 10 };
+    bench.give(HubInput::LinkUp);
+    bench.live(A, &worlds);
+    assert_eq!(conflates(&mut bench, Some("world:*")), [false]);
+    // A pattern has no area, and is shown nothing where one is required.
+    let path = |text: &str| Path::parse(text).unwrap();
+    let space = Space {
+        position: [path("data.x"), path("data.y")],
+        hysteresis: 0.0,
+        max_radius: None,
+        area_required: true,
+        follow: Expr::never(),
+    };
+    class.entity = Some(EntityRules { max: 10, ttl_ms: 60_000, space: Some(space) });
+    let (mut bench, _) = live_in(class, ROW);
+    bench.live(A, &worlds);
+    assert_eq!(conflates(&mut bench, None), [true]);
 }
