@@ -1,5 +1,5 @@
 """Nothing is left behind: after rounds of connect, subscribe and vanish all gauges are back at zero, Redis holds no
-subscription, and resident memory has no slope. A few hundred rounds by default, 10,000 with DRAWBRIDGE_SLOW=1."""
+subscription, and resident memory has no slope. A few hundred rounds by default, 30,000 with DRAWBRIDGE_SLOW=1."""
 
 import os
 import random
@@ -65,18 +65,19 @@ def test_nothing_is_left_behind(redis, start):
 
 @pytest.mark.slow
 @pytest.mark.timeout(1500)
-def test_ten_thousand_rounds_have_no_slope(redis, start):
+def test_thirty_thousand_rounds_have_no_slope(redis, start):
     node = start(redis)
     samples = []
 
     def watch(number):
-        if number >= 2000 and number % 250 == 0:
+        if number >= 2000 and number % 500 == 0:
             samples.append((number, node.process.rss_kib()))
 
-    rounds(node, redis, 10_000, watch)
+    rounds(node, redis, 30_000, watch)
     slope, _ = statistics.linear_regression(*zip(*samples))
-    # The allocator takes and gives back 2 MiB at a time, which is a slope of 0.25 by itself. A connection is ten times that.
-    assert slope < 0.4, f"{slope:.3f} KiB a round: {samples}"
+    # The allocator takes and gives back 2 or 3 MiB at a time, which in the middle is a slope of 0.15 by itself. What one
+    # connection holds is ten times the limit.
+    assert slope < 0.2, f"{slope:.3f} KiB a round: {samples}"
 
 
 def test_subscribing_and_unsubscribing_leaves_nothing(node, redis):
