@@ -93,10 +93,14 @@ class Child:
         of its clock."""
         try:
             tasks = pathlib.Path(f"/proc/{self.pid}/task").glob("*/schedstat")
-            return sum(int(task.read_text().split()[0]) for task in tasks) / 1e9
+            ran_ns = [int(task.read_text().split()[0]) for task in tasks]
         except FileNotFoundError:
-            fields = pathlib.Path(f"/proc/{self.pid}/stat").read_text().rsplit(")", 1)[1].split()
-            return (int(fields[11]) + int(fields[12])) / TICKS
+            # A thread has ended meanwhile.
+            return self.cpu_s()
+        if ran_ns:
+            return sum(ran_ns) / 1e9
+        fields = pathlib.Path(f"/proc/{self.pid}/stat").read_text().rsplit(")", 1)[1].split()
+        return (int(fields[11]) + int(fields[12])) / TICKS
 
     def rss_kib(self):
         """Its resident memory: the median of five samples a second."""

@@ -4,7 +4,7 @@
 use drawbridge_protocol::channel::is_pattern;
 use hashbrown::{HashMap, HashSet};
 
-use crate::io::{BrokerEvent, EntityChange, PlayerAction, Subject};
+use crate::io::{BrokerEvent, EntityChange, PlayerAction};
 
 /// Says of each event that waits whether it is the state of an entity which a later one among them replaces, where only the
 /// newest counts ([`crate::io::Publication::conflates`]). Nothing is left out for the sake of what comes behind something
@@ -44,8 +44,12 @@ enum Barrier<'e> {
     All,
 }
 
+/// Of a channel, or of a pattern.
+fn of(name: &str) -> Barrier<'_> {
+    if is_pattern(name) { Barrier::All } else { Barrier::Channel(name) }
+}
+
 fn barrier(event: &BrokerEvent) -> Barrier<'_> {
-    let of = |name| if is_pattern(name) { Barrier::All } else { Barrier::Channel(name) };
     match event {
         // A publish that is answered has its event still to come, and who is shown more or less from now on is shown the
         // newest.
@@ -56,7 +60,7 @@ fn barrier(event: &BrokerEvent) -> Barrier<'_> {
         BrokerEvent::Confirmed { subject, .. }
         | BrokerEvent::Refused { subject, .. }
         | BrokerEvent::Released(subject)
-        | BrokerEvent::Interrupted(subject) => of_subject(subject),
+        | BrokerEvent::Interrupted(subject) => of(&subject.name),
         BrokerEvent::Gap { channel, .. }
         | BrokerEvent::Table { channel, .. }
         | BrokerEvent::Expired { channel, .. }
@@ -71,10 +75,6 @@ fn barrier(event: &BrokerEvent) -> Barrier<'_> {
     }
 }
 
-fn of_subject(subject: &Subject) -> Barrier<'_> {
-    if subject.pattern { Barrier::All } else { Barrier::Channel(&subject.name) }
-}
-
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
@@ -84,7 +84,7 @@ mod tests {
     use drawbridge_protocol::event::{Event, Payload, PayloadMode};
 
     use super::*;
-    use crate::io::{BrokerStatus, Publication, Ticket};
+    use crate::io::{BrokerStatus, Publication, Subject, Ticket};
 
     fn event(channel: &Arc<str>, key: &str, change: Option<EntityChange>, conflates: bool) -> BrokerEvent {
         let payload = format!(r#"{{"event":"e","key":"{key}"}}"#);

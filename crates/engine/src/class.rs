@@ -71,15 +71,19 @@ impl Class {
         key_from(found, own.map(Cow::Borrowed))
     }
 
+    /// Where its entities are, if they have places.
+    pub fn space(&self) -> Option<&Space> {
+        self.entity.as_ref()?.space.as_ref()
+    }
+
     /// Whether events of its channels are shown to those who subscribe by a pattern, which has no area.
     pub fn is_shown_by_pattern(&self) -> bool {
-        let space = self.entity.as_ref().and_then(|rules| rules.space.as_ref());
-        space.is_none_or(|space| !space.area_required)
+        self.space().is_none_or(|space| !space.area_required)
     }
 
     /// [`Class::key_of`] and [`EntityRules::position_of`] what was published, in one walk through it.
     pub fn entity_of<'p>(&self, payload: &Payload<'p>) -> (FoundKey<'p>, Result<Option<Point>, &Path>) {
-        let space = self.entity.as_ref().and_then(|rules| rules.space.as_ref());
+        let space = self.space();
         let [x, y] = space.map_or([None; 2], |space| space.position.each_ref().map(Some));
         // Elsewhere than in place it is a string, where no path leads into.
         let data = payload.data_in_place().unwrap_or_default();

@@ -14,6 +14,7 @@ use bytes::Bytes;
 pub use payload::{Payload, PayloadError, PayloadMode};
 
 use crate::message::{Encoding, Frame};
+use crate::websocket::encode_frame;
 use crate::writer::{self, MapWriter};
 
 /// What the `id` of an envelope that a server wrote begins with; no other `id` is an envelope's.
@@ -253,7 +254,7 @@ impl Parts<'_> {
 /// The `EVENT` message as a whole WebSocket frame; for all who see the event in this encoding.
 pub fn encode_event(encoding: Encoding, event: &Event) -> Frame {
     match encoding {
-        Encoding::Json => writer::text_frame(event.json()),
+        Encoding::Json => encode_frame(encoding.opcode(), event.json().as_bytes()),
         Encoding::MsgPack => {
             let parts = event.parts();
             writer::frame(encoding, parts.room(), |map| parts.write(map, &mut Spans::default()))

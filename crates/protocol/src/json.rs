@@ -9,7 +9,7 @@ use std::borrow::Cow;
 use std::fmt;
 
 pub use scan::plain_len;
-use scan::{Expected, Scanner};
+use scan::{Brackets, Expected, Scanner, comma_or_end, skip_container};
 pub use walk::{Elements, elements, member, members};
 
 /// Where a text stops being JSON.
@@ -259,16 +259,20 @@ impl<'a> Reader<'a> {
 
     /// The value that begins with this step, which was just taken.
     pub fn rest_of_value(&mut self, first: Token<'a>) -> Result<Value<'a>, SyntaxError> {
-        let start = self.token_at;
-        let (kind, depth) = match first {
-            Token::Null => (Kind::Null, 0),
-            Token::Bool(_) => (Kind::Bool, 0),
-            Token::Number(_) => (Kind::Number, 0),
-            Token::String(_) | Token::Key(_) => (Kind::String, 0),
-            Token::BeginArray | Token::EndArray => (Kind::Array, self.skip_container()?),
-            Token::BeginObject | Token::EndObject => (Kind::Object, self.skip_container()?),
+        let kind = match first {
+            Token::Null => Kind::Null,
+            Token::Bool(_) => Kind::Bool,
+            Token::Number(_) => Kind::Number,
+            Token::String(_) | Token::Key(_) => Kind::String,
+            Token::BeginArray | Token::EndArray => Kind::Array,
+            Token::BeginObject | Token::EndObject => Kind::Object,
         };
-        Ok(Value { at: start, text: self.since(start), kind, depth })
+        self.rest_of(self.token_at, kind)
+    }
+
+    fn rest_of(&mut self, at: usize, kind: Kind) -> Result<Value<'a>, SyntaxError> {
+        let depth = if kind.is_container() { self.skip_container()? } else { 0 };
+        Ok(Value { at, text: self.since(at), kind, depth })
     }
 
     /// The next member of the object that was entered; `None` at its end, which is taken.
@@ -278,14 +282,12 @@ impl<'a> Reader<'a> {
         let at = self.scan.at;
         let kind = self.scan.value();
         let kind = self.or_error(kind)?;
-        let depth = if kind.is_container() {
+        if kind.is_container() {
             self.open.push(kind == Kind::Object);
-            self.skip_container()?
         } else {
-            0
-        };
-        self.after_value();
-        Ok(Some((key, Value { at, text: self.since(at), kind, depth })))
+            self.after_value();
+        }
+        Ok(Some((key, self.rest_of(at, kind)?)))
     }
 
     /// What is left of the object that was entered: its members by these names, as they stand there. Of duplicates the last
@@ -385,76 +387,6 @@ impl<'a> Reader<'a> {
 
     fn or_error<T>(&self, passed: Result<T, Expected>) -> Result<T, SyntaxError> {
         passed.map_err(|Expected(expected)| SyntaxError { at: self.scan.at, expected })
-    }
-}
-
-fn comma_or_end(in_object: bool) -> Expected {
-    Expected(if in_object { "`,` or `}`" } else { "`,` or `]`" })
-}
-
-/// Passes over what is left of the container that was entered last; says how deep it is.
-fn skip_container(scan: &mut Scanner<'_>, open: &mut Brackets) -> Result<usize, Expected> {
-    let outside = open.depth.saturating_sub(1);
-    let mut deepest = open.depth;
-    let mut is_first = true;
-    while open.depth > outside {
-        scan.skip_white_space();
-        let in_object = open.in_object();
-        match scan.peek() {
-            Some(end @ (b'}' | b']')) if (end == b'}') == in_object => {
-                scan.at += 1;
-                open.pop();
-                is_first = false;
-                continue;
-            }
-            _ if is_first => {}
-            Some(b',') => {
-                scan.at += 1;
-                scan.skip_white_space();
-            }
-            _ => return Err(comma_or_end(in_object)),
-        }
-        if in_object {
-            scan.name()?;
-            scan.skip_white_space();
-        }
-        let kind = scan.value()?;
-        is_first = kind.is_container();
-        if is_first {
-            open.push(kind == Kind::Object);
-            deepest = deepest.max(open.depth);
-        }
-    }
-    Ok(deepest - outside)
-}
-
-/// The brackets that are open, a bit each: set for an object. Only depths over 64 allocate.
-#[derive(Debug, Default)]
-struct Brackets {
-    depth: usize,
-    top: u64,
-    below: Vec<u64>,
-}
-
-impl Brackets {
-    fn push(&mut self, object: bool) {
-        if self.depth > 0 && self.depth.is_multiple_of(64) {
-            self.below.push(self.top);
-        }
-        self.top = self.top << 1 | u64::from(object);
-        self.depth += 1;
-    }
-
-    fn pop(&mut self) {
-        self.depth -= 1;
-        self.top >>= 1;
-        if self.depth.is_multiple_of(64) {
-            self.top = self.below.pop().unwrap_or(0);
-        }
-    }
-
-    fn in_object(&self) -> bool {
-        self.top & 1 == 1
     }
 }
 

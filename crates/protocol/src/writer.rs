@@ -23,14 +23,6 @@ pub(crate) fn frame(encoding: Encoding, capacity: usize, fill: impl FnOnce(&mut 
     framed(encoding.opcode(), capacity, |out| MapWriter::write(encoding, out, fill))
 }
 
-/// A message in JSON as a whole frame.
-pub(crate) fn text_frame(message: &str) -> Frame {
-    let mut out = Vec::with_capacity(MAX_HEADER_BYTES + message.len());
-    write_header(&mut out, OpCode::Text, message.len());
-    out.extend_from_slice(message.as_bytes());
-    out.into()
-}
-
 fn framed(opcode: OpCode, capacity: usize, fill: impl FnOnce(&mut Vec<u8>)) -> Frame {
     let mut out = Vec::with_capacity(2 * MAX_HEADER_BYTES + capacity);
     out.resize(MAX_HEADER_BYTES, 0);

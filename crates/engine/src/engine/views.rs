@@ -100,7 +100,7 @@ impl Engine {
             Refusal { position: Some(position as u64), hint: Some(hint.to_owned()), ..refusal }
         };
         let class = self.settings.classes.of_channel(&subject.name).filter(|_| !subject.pattern);
-        let Some(space) = class.and_then(|(_, class, _)| class.entity.as_ref()?.space.as_ref()) else {
+        let Some(space) = class.and_then(|(_, class, _)| class.space()) else {
             let hint = "an area needs a channel by its name, whose class has `position`";
             return Err(invalid("this subscription has no positions", 0, hint));
         };
@@ -121,7 +121,7 @@ impl Engine {
         let (Some(slot), Some(target)) = (slot, self.targets.get(target_id)) else { return true };
         let area = target.subscribers.get(slot as usize).and_then(|subscriber| subscriber.area.as_deref());
         let class = target.class.and_then(|class| self.settings.classes.get(class));
-        match (area, class.and_then(|class| class.entity.as_ref()?.space.as_ref())) {
+        match (area, class.and_then(Class::space)) {
             (Some(Area::Follow { key, .. }), Some(space)) => {
                 may_follow(&self.settings.classes, claims, &target.subject.name, &space.follow, key)
             }
@@ -187,7 +187,7 @@ impl Engine {
         let server = permissions::server_view(&self.settings, claims, name, narrowed);
         let client = subscriber.filter.as_ref().map(|filter| bind(filter, &scope));
         let class: Option<&Class> = target.class.and_then(|class| self.settings.classes.get(class));
-        let space = class.and_then(|class| class.entity.as_ref()?.space.as_ref());
+        let space = class.and_then(Class::space);
         let area = subscriber.area.as_deref().cloned();
         let view = self.views.get(server, client);
         Some(match (space, area) {

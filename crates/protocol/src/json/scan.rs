@@ -1,5 +1,5 @@
-//! Passing over the bytes of a JSON text: what a string, a number or a word is, and where it ends. Nothing is made of what
-//! is passed over. What may follow what is [`super::Reader`]'s business.
+//! Passing over the bytes of a JSON text: what a string, a number, a word or a whole container is, and where it ends. Nothing
+//! is made of what is passed over: that is [`super::Reader`]'s business, and [`super::walk`]'s.
 
 use super::Kind;
 
@@ -146,6 +146,76 @@ impl Scanner<'_> {
         }
         self.at += word.len();
         Ok(())
+    }
+}
+
+/// Passes over what is left of the container that was entered last; says how deep it is.
+pub(super) fn skip_container(scan: &mut Scanner<'_>, open: &mut Brackets) -> Result<usize, Expected> {
+    let outside = open.depth.saturating_sub(1);
+    let mut deepest = open.depth;
+    let mut is_first = true;
+    while open.depth > outside {
+        scan.skip_white_space();
+        let in_object = open.in_object();
+        match scan.peek() {
+            Some(end @ (b'}' | b']')) if (end == b'}') == in_object => {
+                scan.at += 1;
+                open.pop();
+                is_first = false;
+                continue;
+            }
+            _ if is_first => {}
+            Some(b',') => {
+                scan.at += 1;
+                scan.skip_white_space();
+            }
+            _ => return Err(comma_or_end(in_object)),
+        }
+        if in_object {
+            scan.name()?;
+            scan.skip_white_space();
+        }
+        let kind = scan.value()?;
+        is_first = kind.is_container();
+        if is_first {
+            open.push(kind == Kind::Object);
+            deepest = deepest.max(open.depth);
+        }
+    }
+    Ok(deepest - outside)
+}
+
+pub(super) fn comma_or_end(in_object: bool) -> Expected {
+    Expected(if in_object { "`,` or `}`" } else { "`,` or `]`" })
+}
+
+/// The brackets that are open, a bit each: set for an object. Only depths over 64 allocate.
+#[derive(Debug, Default)]
+pub(super) struct Brackets {
+    pub(super) depth: usize,
+    top: u64,
+    below: Vec<u64>,
+}
+
+impl Brackets {
+    pub(super) fn push(&mut self, object: bool) {
+        if self.depth > 0 && self.depth.is_multiple_of(64) {
+            self.below.push(self.top);
+        }
+        self.top = self.top << 1 | u64::from(object);
+        self.depth += 1;
+    }
+
+    pub(super) fn pop(&mut self) {
+        self.depth -= 1;
+        self.top >>= 1;
+        if self.depth.is_multiple_of(64) {
+            self.top = self.below.pop().unwrap_or(0);
+        }
+    }
+
+    pub(super) fn in_object(&self) -> bool {
+        self.top & 1 == 1
     }
 }
 

@@ -1,8 +1,8 @@
 //! Walking through the text of a value that is known to be JSON, without reading it into a tree: a field is found by passing
 //! over what is before it. Of other text it gives unspecified pieces, and never panics.
 
-use super::Str;
-use super::scan::Scanner;
+use super::scan::{Brackets, Scanner, skip_container};
+use super::{Kind, Str};
 
 /// The value of this key in the text of an object; of duplicate keys the last one's.
 pub fn member<'a>(object: &'a str, key: &str) -> Option<&'a str> {
@@ -71,28 +71,13 @@ impl<'a> Walk<'a> {
 
     fn value(&mut self) -> Option<&'a str> {
         let start = self.scan.at;
-        if self.scan.value().ok()?.is_container() {
-            self.skip_rest()?;
+        let kind = self.scan.value().ok()?;
+        if kind.is_container() {
+            let mut open = Brackets::default();
+            open.push(kind == Kind::Object);
+            skip_container(&mut self.scan, &mut open).ok()?;
         }
         self.text.get(start..self.scan.at)
-    }
-
-    /// Behind the container that was entered. Counts brackets instead of recursing, so that depth costs nothing.
-    fn skip_rest(&mut self) -> Option<()> {
-        let mut open = 1usize;
-        while open > 0 {
-            match self.scan.peek()? {
-                b'"' => {
-                    self.scan.string().ok()?;
-                    continue;
-                }
-                b'[' | b'{' => open += 1,
-                b']' | b'}' => open -= 1,
-                _ => {}
-            }
-            self.scan.at += 1;
-        }
-        Some(())
     }
 }
 

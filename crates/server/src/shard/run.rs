@@ -123,7 +123,7 @@ pub(super) async fn run(
             }
         }
         shard.carry_out().await;
-        if shard.is_behind(&mut events, &mut behind_since_ms) {
+        if shard.keep_up(&mut events, &mut behind_since_ms) {
             // Where there is always more, the other tasks of the thread get their turn all the same.
             tokio::task::yield_now().await;
         }
@@ -169,9 +169,9 @@ impl Shard {
         self.wake.notify_one();
     }
 
-    /// Whether more waits than a turn takes in. Where that is so for a while, drops what nobody would miss: old states of
-    /// entities are not told one after the other, later and later.
-    fn is_behind(&self, events: &mut ShardInbox, since_ms: &mut Option<u64>) -> bool {
+    /// Where more waits than a turn takes in, and has for a while, drops what nobody would miss: old states of entities are not
+    /// told one after the other, later and later. Says whether more waits than a turn takes in.
+    fn keep_up(&self, events: &mut ShardInbox, since_ms: &mut Option<u64>) -> bool {
         if events.len() <= TURN {
             *since_ms = None;
             return false;
