@@ -11,8 +11,8 @@ use hashbrown::HashMap;
 
 use crate::class::ClassId;
 use crate::expr::Expr;
-use crate::feed::{Feed, FeedId};
 use crate::io::{Claims, ConnId, Opened, Ticket};
+use crate::outbox::Outbox;
 use crate::rate_limit::Bucket;
 use crate::targets::{Judged, TargetId};
 
@@ -34,19 +34,8 @@ pub(crate) struct Connection {
     pub(crate) subscriptions: Vec<Subscription>,
     /// What was judged of channels that come through patterns.
     pub(crate) judged: Option<Box<Judged>>,
-    /// Frames of this turn, or all that waits while the socket is blocked.
-    pub(crate) pending: Vec<Frame>,
-    pub(crate) pending_bytes: usize,
-    /// The largest of them, in bytes.
-    pub(crate) pending_largest: usize,
-    /// Its feeds that have something due.
-    pub(crate) feeds: Vec<FeedId>,
-    /// What is due holds so many bytes, beside the little that [`crate::feed::Feed::line_up`] has not counted yet.
-    pub(crate) feed_bytes: usize,
-    /// The feeds of streams, by class; those of entity channels are held by their subscribers.
-    pub(crate) streams: Vec<(Option<ClassId>, Box<Feed>)>,
-    /// Of classes with `max_updates`: how many updates were told in the last window.
-    pub(crate) updates: Vec<Updates>,
+    /// Everything that waits to be sent.
+    pub(crate) outbox: Outbox,
     /// What services have narrowed of its views.
     pub(crate) narrowed: Narrowed,
     pub(crate) dirty: bool,
@@ -203,15 +192,6 @@ impl Narrowed {
     }
 }
 
-/// How many updates of a class a connection was told in a window.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Updates {
-    pub(crate) class: Option<ClassId>,
-    /// Counts windows of the class since the clock's start.
-    pub(crate) window: u64,
-    pub(crate) count: u32,
-}
-
 /// What a connection has published, as long as it may not have come back.
 #[derive(Debug, Default)]
 pub(crate) struct Publishing {
@@ -270,7 +250,7 @@ impl Deadlines {
 
 impl Connection {
     /// A socket that just finished its handshake.
-    pub(crate) fn new(opened: &Opened, deadlines: Deadlines) -> Self {
+    pub(crate) fn new(opened: &Opened, deadlines: Deadlines, outbound_bytes: usize) -> Self {
         Connection {
             id: opened.conn,
             phase: Phase::Connecting,
@@ -282,13 +262,7 @@ impl Connection {
             claims: None,
             subscriptions: Vec::new(),
             judged: None,
-            pending: Vec::new(),
-            pending_bytes: 0,
-            pending_largest: 0,
-            feeds: Vec::new(),
-            feed_bytes: 0,
-            streams: Vec::new(),
-            updates: Vec::new(),
+            outbox: Outbox::new(outbound_bytes),
             narrowed: Narrowed::default(),
             dirty: false,
             blocked: false,
@@ -326,11 +300,6 @@ impl Connection {
 
     pub(crate) fn subscription(&self, target: TargetId) -> Option<&Subscription> {
         self.subscriptions.iter().find(|subscription| subscription.target == target)
-    }
-
-    /// The feed of this class's streams.
-    pub(crate) fn stream(&mut self, class: Option<ClassId>) -> Option<&mut Feed> {
-        self.streams.iter_mut().find(|(of, _)| *of == class).map(|(_, feed)| &mut **feed)
     }
 
     /// The connection's public name.

@@ -13,9 +13,9 @@ use crate::area::Area;
 use crate::audience::{AudienceId, Audiences, EVERYBODY, Eye, NOBODY};
 use crate::class::{ClassId, Classes};
 use crate::expr::Expr;
-use crate::feed::Feed;
 use crate::interest::PatternIndex;
 use crate::io::{ConnId, Position, Publication, Subject, SubjectRef, Ticket};
+use crate::outbox::QueueId;
 use crate::view::View;
 use crate::world::World;
 
@@ -57,8 +57,8 @@ pub(crate) struct Subscriber {
     /// With whom it shares its view, where the target has audiences; and its place among them.
     pub(crate) audience: AudienceId,
     pub(crate) place: u32,
-    /// What is due to it of an entity channel and waits.
-    pub(crate) feed: Option<Box<Feed>>,
+    /// On an entity channel: the queue of its connection's outbox for this channel, if there is one.
+    pub(crate) queue: Option<QueueId>,
 }
 
 /// What a subscriber looks at.

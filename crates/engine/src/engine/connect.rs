@@ -25,7 +25,7 @@ impl Engine {
             heartbeat_ms: self.now.mono_ms + self.settings.heartbeat_ms,
             ..Deadlines::default()
         };
-        self.connections.insert(Box::new(Connection::new(&opened, deadlines)));
+        self.connections.insert(Box::new(Connection::new(&opened, deadlines, self.settings.outbound_bytes)));
         self.arm(id);
         if self.draining {
             return self.close(id, CloseCode::Drain, "drain");

@@ -1,6 +1,6 @@
-//! From one publication to what is due to each connection: frames that wait for the end of the turn, or, where its
-//! class wants more than that (batches, conflation, another policy for slow readers), a feed. How feeds leave stands
-//! in [`super::flush`], entity channels in [`super::entities`].
+//! From one publication to what each receiver is sent: a frame, written at the end of the turn, or, for a class with
+//! batches, conflation or another policy for slow readers, an event in an outbound queue. Also what happens when more
+//! waits than the limit allows. Queues are flushed in [`super::flush`]; entity channels are in [`super::entities`].
 
 use std::collections::BTreeSet;
 use std::rc::Rc;
@@ -9,16 +9,16 @@ use std::sync::Arc;
 use drawbridge_protocol::websocket::Compressor;
 use drawbridge_protocol::{CloseCode, Frame};
 
-use super::flush::{feed_of, flush_bytes};
+use super::flush::flush_bytes;
 use super::{Connections, Engine};
 use crate::class::{ClassId, Delivery, SlowConsumer};
 use crate::connection::Connection;
-use crate::feed::{Due, Feed, FeedId, Kind};
 use crate::io::{ConnId, Publication};
+use crate::outbox::{OutboundQueue, QueueId, QueueKind, Queued, QueuedKind, Queues};
 use crate::permissions;
 use crate::settings::Settings;
 use crate::stats::Stats;
-use crate::targets::{Judgement, Subscriber, TargetId};
+use crate::targets::{Judgement, Subscriber, TargetId, Targets};
 use crate::view::{EventScope, View, Views};
 
 /// By which subscription an event of a stream comes, and how events of its channel's class leave.
@@ -33,13 +33,13 @@ pub(super) struct Outgoing<'e> {
     pub(super) now_ms: u64,
     /// The number of the publication in hand.
     pub(super) turn: u64,
-    pub(super) bound: usize,
     pub(super) connections: &'e mut Connections,
+    pub(super) queues: &'e mut Queues,
     pub(super) dirty: &'e mut Vec<ConnId>,
     pub(super) timers: &'e mut BTreeSet<(u64, ConnId)>,
     pub(super) stats: &'e mut Stats,
     pub(super) compressor: &'e mut Compressor,
-    /// Connections for which more waits than may.
+    /// Connections for which more waits than the limit allows.
     pub(super) over: Vec<ConnId>,
 }
 
@@ -49,8 +49,8 @@ macro_rules! outgoing {
         $crate::engine::deliver::Outgoing {
             now_ms: $engine.now.mono_ms,
             turn: $engine.publication,
-            bound: $engine.settings.outbound_bytes,
             connections: &mut $engine.connections,
+            queues: &mut $engine.queues,
             dirty: &mut $engine.dirty,
             timers: &mut $engine.timers,
             stats: &mut $engine.stats,
@@ -116,7 +116,7 @@ impl Engine {
         let shown = out.stats.deliveries - before;
         out.stats.hidden += (target.subscribers.len() as u64).saturating_sub(shown);
         let over = out.over;
-        self.keep_bounds(over);
+        self.enforce_limit(over);
     }
 
     fn deliver_pattern(&mut self, id: TargetId, exact: Option<TargetId>, publication: &Arc<Publication>) {
@@ -159,117 +159,96 @@ impl Engine {
             }
         }
         let over = out.over;
-        self.keep_bounds(over);
+        self.enforce_limit(over);
     }
 
-    /// Queues a frame to one connection.
+    /// Appends a frame to one connection's outbox.
     pub(super) fn push(&mut self, id: ConnId, frame: Frame) {
-        let bound = self.settings.outbound_bytes;
         let Some(conn) = self.connections.get_mut(id) else { return };
-        if conn.queue(frame, bound, &mut self.dirty) {
-            self.keep_bounds(vec![id]);
+        if conn.push_frame(frame, &mut self.dirty) {
+            self.enforce_limit(vec![id]);
         }
     }
 
-    /// For these more waits than may: their feeds give up what their classes let them, and where that is not enough
-    /// they are closed.
-    pub(super) fn keep_bounds(&mut self, mut over: Vec<ConnId>) {
+    /// More waits for these connections than the limit allows: their queues shed what their classes permit. Where that is
+    /// not enough, the connection is closed with 4001.
+    pub(super) fn enforce_limit(&mut self, mut over: Vec<ConnId>) {
         over.dedup();
         for id in over {
-            if self.relieve(id) {
+            if self.shed(id) {
                 continue;
             }
-            // What waits is of no use to a reader that does not read.
+            // What waits is of no use to a client that does not read.
             if let Some(conn) = self.connections.get_mut(id) {
-                conn.pending = Vec::new();
+                conn.outbox.take_frames();
                 self.stats.slow_consumers += 1;
                 self.close(id, CloseCode::SlowConsumer, "slow consumer");
             }
         }
     }
 
-    pub(super) fn blocked(&mut self, id: ConnId, mut unsent: Vec<Frame>) {
+    pub(super) fn blocked(&mut self, id: ConnId, unsent: Vec<Frame>) {
         let Some(conn) = self.connections.get_mut(id) else { return };
         conn.blocked = true;
-        unsent.append(&mut conn.pending);
-        conn.pending = unsent;
-        conn.pending_bytes = conn.pending.iter().map(Frame::len).sum();
-        conn.pending_largest = conn.pending.iter().map(Frame::len).max().unwrap_or(0);
-        // Until a socket blocks its feeds may pass the bound: it was about to take them.
-        self.keep_bounds(vec![id]);
+        conn.outbox.return_frames(unsent);
+        // Until a socket blocks its queues may exceed the limit: it was about to take them.
+        self.enforce_limit(vec![id]);
     }
 
-    /// Lets feeds give up what can be merged, then what is oldest in the largest; says whether that is enough.
-    fn relieve(&mut self, id: ConnId) -> bool {
-        let bound = self.settings.outbound_bytes;
-        let Some(conn) = self.connections.get(id) else { return true };
-        // Frames cannot be given up.
-        if conn.is_over(bound) {
-            return false;
-        }
+    /// Lets queues conflate, then drops the oldest events of the largest. Returns whether that is enough.
+    fn shed(&mut self, id: ConnId) -> bool {
+        // Frames cannot be dropped.
+        let Some(conn) = self.connections.get_mut(id).filter(|conn| !conn.outbox.has_too_many_frames())
+        else {
+            return self.connections.get(id).is_none();
+        };
         let (mut may_lose, mut is_strict) = (Vec::new(), false);
-        for feed in conn.feeds.clone() {
-            match self.policy_of(feed) {
+        for (kind, queue) in conn.outbox.queues().to_vec() {
+            let policy = policy_of(&self.settings, &self.targets, kind);
+            match policy {
                 SlowConsumer::Latest => {
-                    self.shrink(id, feed, Feed::conflate);
-                    may_lose.push(feed);
+                    conn.outbox.change(&mut self.queues, queue, OutboundQueue::conflate);
+                    may_lose.push((kind, queue, policy));
                 }
-                SlowConsumer::DropOldest => may_lose.push(feed),
+                SlowConsumer::DropOldest => may_lose.push((kind, queue, policy)),
                 SlowConsumer::Disconnect => is_strict = true,
             }
         }
-        loop {
-            let Some(conn) = self.connections.get_mut(id) else { return true };
-            let waits = conn.pending_bytes + conn.feed_bytes;
-            if waits <= bound {
-                return true;
-            }
-            let mut bytes = |feed| feed_of(conn, &mut self.targets, feed).map_or(0, |feed| feed.bytes());
+        while conn.outbox.is_over_limit() {
             // Of the largest the first.
-            let sizes = may_lose.iter().rev().map(|feed| (bytes(*feed), *feed));
+            let sizes = may_lose.iter().rev().map(|queue| (self.queues.bytes(queue.1), *queue));
             let largest = sizes.filter(|(bytes, _)| *bytes > 0).max_by_key(|(bytes, _)| *bytes);
-            let Some((_, largest)) = largest else { return !is_strict };
-            // Some more, so that not every event behind it has to make room.
-            self.give_up(id, largest, waits - bound + bound / 8);
+            let Some((_, (kind, queue, policy))) = largest else { return !is_strict };
+            // Some more than is needed, so that not every further event has to make room.
+            let excess = conn.outbox.bytes() - conn.outbox.limit() + conn.outbox.limit() / 8;
+            let dropped = conn.outbox.change(&mut self.queues, queue, |queue| match kind {
+                QueueKind::Table(target) => {
+                    queue.restart((policy == SlowConsumer::DropOldest).then_some(target));
+                    0
+                }
+                QueueKind::Stream(_) => queue.drop_oldest(excess),
+            });
+            self.stats.given_up += dropped as u64;
         }
-    }
-
-    fn give_up(&mut self, id: ConnId, feed: FeedId, bytes: usize) {
-        let policy = self.policy_of(feed);
-        let mut given_up = 0;
-        self.shrink(id, feed, |of| match feed {
-            FeedId::Table(target) => of.begin_anew((policy == SlowConsumer::DropOldest).then_some(target)),
-            FeedId::Stream(_) => given_up = of.drop_oldest(bytes),
-        });
-        self.stats.given_up += given_up as u64;
-    }
-
-    /// What is done when too much waits in a feed.
-    fn policy_of(&self, feed: FeedId) -> SlowConsumer {
-        let class = match feed {
-            FeedId::Table(target) => self.targets.get(target).and_then(|target| target.class),
-            FeedId::Stream(class) => class,
-        };
-        delivery_of(&self.settings, class).slow_consumer
-    }
-
-    /// Lets a feed merge or give up something.
-    pub(super) fn shrink(&mut self, id: ConnId, feed: FeedId, change: impl FnOnce(&mut Feed)) {
-        let Some(conn) = self.connections.get_mut(id) else { return };
-        let Some(of) = feed_of(conn, &mut self.targets, feed) else { return };
-        let before = of.bytes();
-        change(of);
-        let now = of.bytes();
-        conn.feed_bytes = conn.feed_bytes + now - before;
+        true
     }
 
     pub(super) fn writable(&mut self, id: ConnId) {
         let Some(conn) = self.connections.get_mut(id) else { return };
         conn.blocked = false;
-        if !conn.pending.is_empty() || !conn.feeds.is_empty() {
+        if conn.outbox.has_frames() || conn.outbox.has_queues() {
             conn.mark_dirty(&mut self.dirty);
         }
     }
+}
+
+/// What happens to a queue when more waits than the limit allows.
+fn policy_of(settings: &Settings, targets: &Targets, kind: QueueKind) -> SlowConsumer {
+    let class = match kind {
+        QueueKind::Table(target) => targets.get(target).and_then(|target| target.class),
+        QueueKind::Stream(class) => class,
+    };
+    delivery_of(settings, class).slow_consumer
 }
 
 impl Outgoing<'_> {
@@ -281,102 +260,76 @@ impl Outgoing<'_> {
         }
         conn.last_turn = self.turn;
         self.stats.deliveries += 1;
-        let waits = conn.streams.iter().position(|(class, _)| *class == by.class);
-        if by.delivery.is_immediate() || !must_line_up(conn, waits.is_some(), &by.delivery, self.bound) {
-            if conn.queue(event_frame(conn, publication, self.compressor), self.bound, self.dirty) {
+        let kind = QueueKind::Stream(by.class);
+        let delivery = &by.delivery;
+        if delivery.is_immediate() || !must_queue(conn, conn.outbox.find(kind).is_some(), delivery) {
+            if conn.push_frame(event_frame(conn, publication, self.compressor), self.dirty) {
                 self.over.push(subscriber.conn);
             }
             return;
         }
-        let mut feed = waits.map(|at| conn.streams.swap_remove(at).1).unwrap_or_default();
-        let due = Due::new(publication.clone(), Kind::Event, by.target, true, self.now_ms);
-        self.offer(subscriber.conn, FeedId::Stream(by.class), &mut feed, due, &by.delivery);
-        if let Some(conn) = self.connections.get_mut(subscriber.conn) {
-            conn.streams.push((by.class, feed));
-        }
+        let queued = Queued::new(publication.clone(), QueuedKind::Event, by.target, true, self.now_ms);
+        self.enqueue(subscriber.conn, kind, queued, delivery);
     }
 
-    /// Lines something up in a feed, and keeps the bound.
-    pub(super) fn offer(
+    /// Appends an event to a queue of a connection's outbox, and schedules its flush. Returns the queue.
+    pub(super) fn enqueue(
         &mut self,
         id: ConnId,
-        feed_id: FeedId,
-        feed: &mut Feed,
-        due: Due,
+        kind: QueueKind,
+        queued: Queued,
         delivery: &Delivery,
-    ) {
-        let Some(conn) = self.connections.get_mut(id) else { return };
-        let is_entity = matches!(due.kind, Some(Kind::Entity(..)));
-        let bytes = feed.bytes();
-        self.stats.conflated += feed.settle();
-        let conflate = if is_entity { delivery.conflates_entities() } else { delivery.conflate };
-        self.stats.conflated += u64::from(feed.push(due, conflate));
-        conn.feed_bytes = conn.feed_bytes + feed.bytes() - bytes;
-        schedule(conn, feed_id, feed, delivery, self.now_ms, self.dirty, self.timers);
-        if conn.pending_bytes + conn.feed_bytes <= self.bound {
-            return;
+    ) -> Option<QueueId> {
+        let conn = self.connections.get_mut(id)?;
+        let flush_at_ms = if delivery.batch_ms == 0 { 0 } else { delivery.window_end_ms(self.now_ms) };
+        let (queue, is_new) = conn.outbox.find_or_insert(self.queues, kind, flush_at_ms);
+        self.stats.conflated += conn.outbox.enqueue(self.queues, queue, queued, delivery);
+        if is_new {
+            conn.schedule_flush(flush_at_ms, self.dirty, self.timers);
         }
-        if conn.blocked {
-            self.over.push(id);
-        } else {
-            // It reads: the window is cut short.
-            feed.flush_at_ms = 0;
-            conn.mark_dirty(self.dirty);
+        if conn.outbox.is_over_limit() {
+            if conn.blocked {
+                self.over.push(id);
+            } else {
+                // It reads: the window is cut short.
+                conn.outbox.change(self.queues, queue, |queue| queue.flush_at_ms = 0);
+                conn.mark_dirty(self.dirty);
+            }
         }
+        Some(queue)
     }
 }
 
-/// Whether what is due goes into a feed, where it can still be merged or given up, and not into a frame at once.
-/// `waits`: something is in that feed.
-pub(super) fn must_line_up(conn: &Connection, waits: bool, delivery: &Delivery, bound: usize) -> bool {
+/// Whether an event goes into a queue, where it can still be conflated or dropped, and not into a frame at once.
+/// `waits`: there is such a queue already.
+pub(super) fn must_queue(conn: &Connection, waits: bool, delivery: &Delivery) -> bool {
     delivery.batch_ms > 0
         || delivery.conflate
         || conn.blocked
         || waits
-        || conn.pending_bytes >= flush_bytes(bound)
-}
-
-/// Sees to it that a feed with something in it leaves when it is due.
-fn schedule(
-    conn: &mut Connection,
-    id: FeedId,
-    feed: &mut Feed,
-    delivery: &Delivery,
-    now_ms: u64,
-    dirty: &mut Vec<ConnId>,
-    timers: &mut BTreeSet<(u64, ConnId)>,
-) {
-    if feed.queued || feed.is_empty() {
-        return;
-    }
-    feed.queued = true;
-    conn.feeds.push(id);
-    feed.flush_at_ms = if delivery.batch_ms == 0 { 0 } else { delivery.window_end_ms(now_ms) };
-    if feed.flush_at_ms == 0 {
-        conn.mark_dirty(dirty);
-    } else if conn.deadlines.flush_ms == 0 || feed.flush_at_ms < conn.deadlines.flush_ms {
-        conn.deadlines.flush_ms = feed.flush_at_ms;
-        conn.arm(timers);
-    }
+        || conn.outbox.frame_bytes() >= flush_bytes(conn.outbox.limit())
 }
 
 impl Connection {
-    /// Queues a frame; says whether more waits than may where that can grow without end: while the socket is blocked.
-    fn queue(&mut self, frame: Frame, bound: usize, dirty: &mut Vec<ConnId>) -> bool {
-        self.put(frame);
-        if self.blocked {
-            return self.pending_bytes + self.feed_bytes > bound;
-        }
+    /// Appends a frame. Returns whether the limit is to be enforced: only while the socket is blocked, for otherwise the
+    /// frames leave at the end of the turn.
+    fn push_frame(&mut self, frame: Frame, dirty: &mut Vec<ConnId>) -> bool {
+        self.outbox.push_frame(frame);
         self.mark_dirty(dirty);
-        false
+        self.blocked && self.outbox.is_over_limit()
     }
 
-    /// Whether the frames that wait pass the bound. One may be larger than that by itself.
-    fn is_over(&self, bound: usize) -> bool {
-        self.pending_bytes - self.pending_largest > bound
+    /// A queue of its outbox is flushed then; 0: at the end of the turn.
+    fn schedule_flush(&mut self, at_ms: u64, dirty: &mut Vec<ConnId>, timers: &mut BTreeSet<(u64, ConnId)>) {
+        if at_ms == 0 {
+            self.mark_dirty(dirty);
+        } else if self.deadlines.flush_ms == 0 || at_ms < self.deadlines.flush_ms {
+            self.deadlines.flush_ms = at_ms;
+            self.arm(timers);
+        }
     }
 
-    /// It is looked at at the end of the turn; a blocked one when it takes bytes again.
+    /// Its outbox is flushed at the end of the turn; that of a blocked one when the socket takes bytes again.
     pub(super) fn mark_dirty(&mut self, dirty: &mut Vec<ConnId>) {
         if !self.blocked && !std::mem::replace(&mut self.dirty, true) {
             dirty.push(self.id);

@@ -4,10 +4,10 @@
 use std::sync::Arc;
 
 use super::Engine;
-use super::deliver::{Outgoing, delivery_of, event_frame, must_line_up, outgoing};
+use super::deliver::{Outgoing, delivery_of, event_frame, must_queue, outgoing};
 use crate::class::Delivery;
-use crate::feed::{Due, FeedId, Kind};
 use crate::io::{BrokerCommand, ConnId, Output, Publication, Subject};
+use crate::outbox::{QueueKind, Queued, QueuedKind};
 use crate::targets::{Subscriber, TargetId};
 use crate::world::{Change, EntityId, Told};
 
@@ -58,14 +58,14 @@ impl Engine {
         let Some(world) = &mut target.world else { return };
         world.loaded = false;
         for subscriber in &mut target.subscribers {
-            // Snapshots begin anew with the table, and what was to follow them goes with them.
-            if let Some(feed) = subscriber.feed.as_mut().filter(|feed| feed.snapshot.is_some())
+            // The table brings another snapshot; one that is wanted or running ends, with all that was to follow it.
+            if let Some(queue) = subscriber.queue.filter(|queue| self.queues.has_snapshot(*queue))
                 && let Some(conn) = self.connections.get_mut(subscriber.conn)
             {
-                let before = feed.bytes();
-                feed.clear();
-                feed.snapshot = None;
-                conn.feed_bytes = conn.feed_bytes + feed.bytes() - before;
+                conn.outbox.change(&mut self.queues, queue, |queue| {
+                    queue.clear();
+                    queue.snapshot = None;
+                });
             }
         }
         if refresh {
@@ -94,7 +94,7 @@ impl Engine {
         }
         told.clear();
         let over = out.over;
-        self.keep_bounds(over);
+        self.enforce_limit(over);
     }
 }
 
@@ -115,30 +115,30 @@ impl Outgoing<'_> {
         if !subscriber.live {
             return;
         }
-        let kind = Kind::Entity(told.entity, told.change);
-        let due = || Due::new(told.state.clone(), kind, told.target, told.is_news, self.now_ms);
-        // Its turn will come, so its connection, which is open or had none, need not be looked at for each of them.
+        let kind = QueuedKind::Entity(told.entity, told.change);
+        let mut queued = Queued::new(told.state.clone(), kind, told.target, told.is_news, self.now_ms);
+        // Why the connection is not looked at: a queue exists, so its flush is scheduled, and the connection is open.
         if delivery.batch_ms > 0
-            && let Some(feed) = subscriber.feed.as_mut().filter(|feed| feed.may_line_up())
+            && let Some(queue) = subscriber.queue
         {
-            feed.line_up(due(), delivery.conflates_entities());
-            self.stats.deliveries += 1;
-            return;
+            match self.queues.stage(queue, queued, delivery.conflates_entities()) {
+                Ok(()) => {
+                    self.stats.deliveries += 1;
+                    return;
+                }
+                Err(refused) => queued = refused,
+            }
         }
         let Some(conn) = self.connections.get_mut(subscriber.conn) else { return };
         if !conn.is_open() {
             return;
         }
         self.stats.deliveries += 1;
-        if told.change == Change::Update
-            && !must_line_up(conn, subscriber.feed.is_some(), delivery, self.bound)
-        {
+        if told.change == Change::Update && !must_queue(conn, subscriber.queue.is_some(), delivery) {
             let frame = event_frame(conn, told.state, self.compressor);
-            conn.put(frame);
+            conn.outbox.push_frame(frame);
             return conn.mark_dirty(self.dirty);
         }
-        let due = due();
-        let feed = subscriber.feed.get_or_insert_default();
-        self.offer(subscriber.conn, FeedId::Table(told.target), feed, due, delivery);
+        subscriber.queue = self.enqueue(subscriber.conn, QueueKind::Table(told.target), queued, delivery);
     }
 }

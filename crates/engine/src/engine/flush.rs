@@ -1,5 +1,5 @@
-//! What is due leaves: feeds become frames when their window ends, at the end of a turn, or before something that
-//! must follow them. A batch is one array; a snapshot goes out in parts, as fast as its socket takes them.
+//! From outbound queues to frames: when their window ends, at the end of a turn, or before a message that must follow
+//! them. A batch is one array. A snapshot is sent in parts, as fast as its socket takes them.
 
 use std::sync::Arc;
 
@@ -14,106 +14,114 @@ use super::deliver::{delivery_of, event_frame};
 use crate::area::Shape;
 use crate::audience::AudienceId;
 use crate::class::{ClassId, Delivery};
-use crate::connection::{Connection, Updates};
-use crate::feed::{Due, Feed, FeedId, Kind, Snapshot, SnapshotState};
+use crate::connection::Connection;
 use crate::io::{ConnId, Publication};
+use crate::outbox::{QueueId, QueueKind, Queued, QueuedKind, Queues, Snapshot, SnapshotState};
 use crate::settings::Settings;
 use crate::stats::Stats;
-use crate::targets::{Target, TargetId, Targets};
+use crate::targets::{Subscriber, Target, TargetId, Targets};
 use crate::world::Change;
 
-/// A turn makes about so much of what is due into frames; the rest follows when the socket has taken that. What is
-/// a frame can no longer be replaced by something newer.
+/// How many bytes of queued events one connection's flush makes into frames; the rest follows when the socket has taken
+/// those. Why: a queued event can still be replaced by a newer one, a frame cannot.
 const FLUSH_BYTES: usize = 64 * 1024;
 
-/// [`FLUSH_BYTES`] for connections with this bound: frames alone must not pass it, for they can only be sent.
-pub(super) fn flush_bytes(bound: usize) -> usize {
-    FLUSH_BYTES.min(bound / 2).max(1)
+/// [`FLUSH_BYTES`] for an outbox with this limit: frames alone must not exceed it, for they cannot be dropped.
+pub(super) fn flush_bytes(limit: usize) -> usize {
+    FLUSH_BYTES.min(limit / 2).max(1)
 }
 
 /// Entities in one `VIEW_ENTER`, and keys in one `VIEW_LEAVE`.
 const MAX_ENTITIES: usize = 512;
 
-/// What making dues into frames needs of the engine, beside the connection in hand.
-struct Leaving<'e> {
+/// What one connection's flush needs of the engine, beside the connection.
+struct Flush<'e> {
     now_ms: u64,
     /// See [`flush_bytes`].
     max_bytes: usize,
     settings: &'e Settings,
     targets: &'e mut Targets,
+    queues: &'e mut Queues,
     stats: &'e mut Stats,
     compressor: &'e mut Compressor,
-    /// What leaves in arrays, and about how many bytes that is.
-    together: Vec<Message>,
-    bytes: usize,
+    /// Messages that are sent in arrays, and about how many bytes they have.
+    batch: Vec<Message>,
+    batch_bytes: usize,
 }
 
-macro_rules! leaving {
-    ($engine:expr) => {
-        Leaving {
-            now_ms: $engine.now.mono_ms,
-            max_bytes: flush_bytes($engine.settings.outbound_bytes),
-            settings: &$engine.settings,
-            targets: &mut $engine.targets,
-            stats: &mut $engine.stats,
-            compressor: &mut $engine.compressor,
-            together: Vec::new(),
-            bytes: 0,
-        }
-    };
+/// What is left of a queue after it was served.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum FlushOutcome {
+    /// Nothing: it is removed.
+    Empty,
+    /// Events that wait for the next window.
+    Waits,
+    /// More that can be sent now.
+    More,
 }
 
 impl Engine {
-    /// All that is due to a connection becomes frames, whatever the windows say: it is about to be closed. What is in view
-    /// and still to be told is left out.
+    fn flush(&mut self) -> (&mut super::Connections, Flush<'_>) {
+        let flush = Flush {
+            now_ms: self.now.mono_ms,
+            max_bytes: flush_bytes(self.settings.outbound_bytes),
+            settings: &self.settings,
+            targets: &mut self.targets,
+            queues: &mut self.queues,
+            stats: &mut self.stats,
+            compressor: &mut self.compressor,
+            batch: Vec::new(),
+            batch_bytes: 0,
+        };
+        (&mut self.connections, flush)
+    }
+
+    /// Makes all queues of a connection into frames, whatever their windows say: it is about to be closed. Snapshots that
+    /// are not complete are left out.
     pub(super) fn flush_all(&mut self, id: ConnId) {
         let Some(conn) = self.connections.get(id).filter(|conn| !conn.blocked) else { return };
-        for feed in conn.feeds.clone() {
-            match feed {
-                FeedId::Table(target) => self.flush_target(id, target),
-                FeedId::Stream(_) => self.flush_whole(id, feed),
+        for (kind, queue) in conn.outbox.queues().to_vec() {
+            match kind {
+                QueueKind::Table(target) => self.flush_target(id, target),
+                QueueKind::Stream(_) => self.flush_whole(id, kind, queue),
             }
         }
     }
 
-    /// Makes what is due to a connection now into frames; it is looked at again where more is due than fits.
+    /// Makes queues whose time has come into frames, up to [`FLUSH_BYTES`].
     pub(super) fn flush_due(&mut self, id: ConnId) {
-        let Some(conn) = self.connections.get_mut(id) else { return };
-        if conn.feeds.is_empty() {
-            return;
-        }
-        // More waits than may, and it reads: what is chosen in a window does not matter then.
-        let chosen = conn.pending_bytes + conn.feed_bytes <= self.settings.outbound_bytes;
-        let now_ms = self.now.mono_ms;
-        let mut leaving = leaving!(self);
-        let mut next_ms = 0;
-        // Who has had some of the room is behind the others next time.
-        let (mut kept, mut served) = (Vec::new(), Vec::new());
+        let (connections, mut flush) = self.flush();
+        let Some(conn) = connections.get_mut(id).filter(|conn| conn.outbox.has_queues()) else { return };
+        // A client that reads while more waits than the limit: `max_updates` does not matter then.
+        let limited = !conn.outbox.is_over_limit();
+        let mut next_ms: u64 = 0;
+        // A queue that had some of the room is behind the others next time.
+        let (mut first, mut last) = (Vec::new(), Vec::new());
         let mut more = false;
-        for feed in std::mem::take(&mut conn.feeds) {
-            let (left, list) = if leaving.due_at(conn, feed) > now_ms {
-                (Left::Waits, &mut kept)
-            } else if conn.pending_bytes + leaving.bytes >= leaving.max_bytes {
-                (Left::More, &mut kept)
+        for (kind, queue) in conn.outbox.take_order() {
+            let before = conn.outbox.frame_bytes() + flush.batch_bytes;
+            let outcome = if flush.queues.flush_at_ms(queue) > flush.now_ms {
+                FlushOutcome::Waits
+            } else if before >= flush.max_bytes {
+                FlushOutcome::More
             } else {
-                let before = conn.pending_bytes + leaving.bytes;
-                let left = leaving.feed(conn, feed, chosen);
-                let has_had = conn.pending_bytes + leaving.bytes > before;
-                (left, if has_had { &mut served } else { &mut kept })
+                flush.queue(conn, kind, queue, limited)
             };
-            match left {
-                Left::Nothing => continue,
-                Left::Waits => {
-                    let at = leaving.due_at(conn, feed);
+            match outcome {
+                FlushOutcome::Empty => continue,
+                FlushOutcome::Waits => {
+                    let at = flush.queues.flush_at_ms(queue);
                     next_ms = if next_ms == 0 { at } else { at.min(next_ms) };
                 }
-                Left::More => more = true,
+                FlushOutcome::More => more = true,
             }
-            list.push(feed);
+            let was_served = conn.outbox.frame_bytes() + flush.batch_bytes > before;
+            if was_served { &mut last } else { &mut first }.push((kind, queue));
         }
-        leaving.end(conn);
-        kept.append(&mut served);
-        conn.feeds = kept;
+        flush.end(conn);
+        first.append(&mut last);
+        conn.outbox.set_order(first);
+        let Some(conn) = self.connections.get_mut(id) else { return };
         conn.deadlines.flush_ms = next_ms;
         conn.arm(&mut self.timers);
         if more {
@@ -121,51 +129,53 @@ impl Engine {
         }
     }
 
-    /// What one subscription was due before something that must follow it becomes frames now, with all that its class
-    /// has due. While the socket does not read, what an entity channel has due stays, key by key: so it is told as it is
-    /// when it leaves, and what another view hides meanwhile is taken back.
+    /// Flushes what one subscription has queued, with all that is queued of its class, before a message that must follow
+    /// it. While the socket is blocked, an entity channel's queue stays and is conflated instead: so the client is sent the
+    /// state at the time of sending, and entities that another view hides meanwhile are left out.
     pub(super) fn flush_target(&mut self, id: ConnId, target_id: TargetId) {
-        let (Some(conn), Some(target)) = (self.connections.get_mut(id), self.targets.get_mut(target_id))
-        else {
+        let (Some(conn), Some(target)) = (self.connections.get_mut(id), self.targets.get(target_id)) else {
             return;
         };
         if target.world.is_none() {
             let class = (!target.subject.pattern).then_some(target.class);
             return self.flush_streams(id, class);
         }
-        if table_feed(conn, target, target_id).is_none_or(|feed| feed.snapshot.is_some()) {
+        let kind = QueueKind::Table(target_id);
+        let Some(queue) = conn.outbox.find(kind).filter(|queue| !self.queues.has_snapshot(*queue)) else {
             return;
-        }
+        };
         if conn.blocked {
-            self.shrink(id, FeedId::Table(target_id), Feed::conflate);
+            conn.outbox.change(&mut self.queues, queue, |queue| queue.conflate());
         } else {
-            self.flush_whole(id, FeedId::Table(target_id));
+            self.flush_whole(id, kind, queue);
         }
     }
 
-    /// As [`Engine::flush_target`], of what is due of a channel that may come through patterns.
+    /// As [`Engine::flush_target`], for a channel whose events may come through patterns.
     pub(super) fn flush_channel(&mut self, id: ConnId, channel: &str) {
         let class = self.settings.classes.of_channel(channel).map(|(class, _, _)| class);
         self.flush_streams(id, Some(class));
     }
 
-    /// What is due of the streams of this class, or of all.
+    /// Flushes the queue of this class's streams, or of all streams.
     fn flush_streams(&mut self, id: ConnId, of: Option<Option<ClassId>>) {
         let Some(conn) = self.connections.get(id) else { return };
-        let classes = conn.streams.iter().map(|(class, _)| *class);
-        let classes: SmallVec<[_; 2]> = classes.filter(|class| of.is_none_or(|of| of == *class)).collect();
-        for class in classes {
-            self.flush_whole(id, FeedId::Stream(class));
+        let is_wanted = |kind: &QueueKind| match kind {
+            QueueKind::Stream(class) => of.is_none_or(|of| of == *class),
+            QueueKind::Table(_) => false,
+        };
+        let queues = conn.outbox.queues().iter().filter(|(kind, _)| is_wanted(kind)).copied();
+        for (kind, queue) in queues.collect::<SmallVec<[_; 2]>>() {
+            self.flush_whole(id, kind, queue);
         }
     }
 
-    fn flush_whole(&mut self, id: ConnId, feed: FeedId) {
-        let Some(conn) = self.connections.get_mut(id) else { return };
-        let mut leaving = leaving!(self);
-        while leaving.feed(conn, feed, false) == Left::More {}
-        leaving.end(conn);
-        conn.feeds.retain(|other| *other != feed);
-        if !conn.pending.is_empty() {
+    fn flush_whole(&mut self, id: ConnId, kind: QueueKind, queue: QueueId) {
+        let (connections, mut flush) = self.flush();
+        let Some(conn) = connections.get_mut(id) else { return };
+        while flush.queue(conn, kind, queue, false) == FlushOutcome::More {}
+        flush.end(conn);
+        if let Some(conn) = self.connections.get_mut(id).filter(|conn| conn.outbox.has_frames()) {
             conn.mark_dirty(&mut self.dirty);
         }
     }
@@ -181,200 +191,190 @@ impl Engine {
         if !target.world.as_ref().is_some_and(|world| world.loaded) || !subscriber.live || !conn.is_open() {
             return;
         }
-        let feed = subscriber.feed.get_or_insert_default();
-        conn.feed_bytes -= feed.bytes();
-        feed.begin_anew(None);
-        feed.flush_at_ms = 0;
-        if !std::mem::replace(&mut feed.queued, true) {
-            conn.feeds.push(FeedId::Table(target_id));
-        }
+        let (queue, _) = conn.outbox.find_or_insert(&mut self.queues, QueueKind::Table(target_id), 0);
+        subscriber.queue = Some(queue);
+        conn.outbox.change(&mut self.queues, queue, |queue| {
+            queue.restart(None);
+            queue.flush_at_ms = 0;
+        });
         conn.mark_dirty(&mut self.dirty);
     }
 }
 
-/// What is left of a feed.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Left {
-    Nothing,
-    /// For its time.
-    Waits,
-    /// More that is due now.
-    More,
-}
-
-/// A feed of a connection, wherever it is held.
-pub(super) fn feed_of<'f>(
-    conn: &'f mut Connection,
-    targets: &'f mut Targets,
-    feed: FeedId,
-) -> Option<&'f mut Feed> {
-    match feed {
-        FeedId::Stream(class) => conn.stream(class),
-        FeedId::Table(id) => targets.get_mut(id).and_then(|target| table_feed(conn, target, id)),
-    }
-}
-
-fn table_feed<'t>(conn: &Connection, target: &'t mut Target, target_id: TargetId) -> Option<&'t mut Feed> {
-    let slot = conn.subscription(target_id)?.slot as usize;
-    target.subscribers.get_mut(slot)?.feed.as_deref_mut()
-}
-
-impl Leaving<'_> {
-    fn due_at(&mut self, conn: &mut Connection, feed: FeedId) -> u64 {
-        feed_of(conn, self.targets, feed).map_or(0, |feed| feed.flush_at_ms)
-    }
-
-    /// Makes what is due in a feed into frames. `chosen`: no more updates than its class allows in a window.
-    fn feed(&mut self, conn: &mut Connection, feed: FeedId, chosen: bool) -> Left {
-        match feed {
-            FeedId::Stream(class) => self.stream(conn, class, chosen),
-            FeedId::Table(target) => self.table(conn, target, chosen),
+impl Flush<'_> {
+    /// Makes a queue's events into frames and removes it if it is empty then. `limited`: no more updates than its class
+    /// allows in a window.
+    fn queue(
+        &mut self,
+        conn: &mut Connection,
+        kind: QueueKind,
+        queue: QueueId,
+        limited: bool,
+    ) -> FlushOutcome {
+        let class = match kind {
+            QueueKind::Stream(class) => class,
+            QueueKind::Table(target) => self.targets.get(target).and_then(|target| target.class),
+        };
+        let delivery = self.delivery(conn, class, limited);
+        self.stats.conflated += conn.outbox.commit(self.queues, queue);
+        let (messages, more) = match kind {
+            QueueKind::Stream(_) => self.stream(conn, class, queue, &delivery),
+            QueueKind::Table(target) => self.table(conn, target, queue, &delivery),
+        };
+        self.put(conn, messages, &delivery);
+        let outcome = conn.outbox.change(self.queues, queue, |queue| {
+            let outcome = match () {
+                () if queue.is_empty() => FlushOutcome::Empty,
+                () if more => FlushOutcome::More,
+                () => FlushOutcome::Waits,
+            };
+            let next_window_ms = delivery.window_end_ms(self.now_ms);
+            queue.flush_at_ms = if outcome == FlushOutcome::Waits { next_window_ms } else { 0 };
+            outcome
+        });
+        if outcome == FlushOutcome::Empty {
+            conn.outbox.remove(self.queues, queue);
+            if let QueueKind::Table(target) = kind
+                && let Some(subscriber) = subscriber_mut(conn, self.targets, target)
+            {
+                subscriber.queue = None;
+            }
         }
+        outcome
     }
 
-    fn stream(&mut self, conn: &mut Connection, class: Option<ClassId>, chosen: bool) -> Left {
-        let Some(at) = conn.streams.iter().position(|(of, _)| *of == class) else { return Left::Nothing };
-        let (_, mut feed) = conn.streams.swap_remove(at);
-        let (bytes, delivery) = (feed.bytes(), self.delivery(conn, class, chosen));
-        let mut messages: Vec<Message> = Vec::new();
-        for (target, offset) in std::mem::take(&mut feed.gaps) {
+    /// The next messages of stream channels, and whether more can be sent now.
+    fn stream(
+        &mut self,
+        conn: &mut Connection,
+        class: Option<ClassId>,
+        queue: QueueId,
+        delivery: &Delivery,
+    ) -> (Vec<Message>, bool) {
+        let (gaps, (events, more)) = conn.outbox.change(self.queues, queue, |queue| {
+            (std::mem::take(&mut queue.gaps), queue.take(self.now_ms, delivery, None, self.max_bytes))
+        });
+        let mut messages: Vec<Message> = Vec::with_capacity(events.len());
+        for (target, offset) in gaps {
             if let Some(target) = self.targets.get(target) {
                 self.stats.resyncs += 1;
                 messages.push(Message::Own(resync(conn.encoding, target, offset)));
             }
         }
-        let (dues, more) = feed.take(self.now_ms, &delivery, None, self.max_bytes);
-        self.count(conn, class, &delivery, &dues);
-        messages.extend(dues.into_iter().map(|due| Message::Event(due.publication)));
-        self.put(conn, messages, &delivery);
-        conn.feed_bytes = conn.feed_bytes + feed.bytes() - bytes;
-        let left = self.left(&mut feed, more, &delivery);
-        if left != Left::Nothing {
-            // An empty one is not kept: an idle connection owns nothing.
-            conn.streams.push((class, feed));
-        }
-        left
+        self.count(conn, class, delivery, &events);
+        messages.extend(events.into_iter().map(|queued| Message::Event(queued.publication)));
+        (messages, more)
     }
 
-    fn table(&mut self, conn: &mut Connection, target_id: TargetId, chosen: bool) -> Left {
+    /// The next messages of an entity channel, and whether more can be sent now. A snapshot's next part is sent as a frame
+    /// of its own, before everything else.
+    fn table(
+        &mut self,
+        conn: &mut Connection,
+        target_id: TargetId,
+        queue: QueueId,
+        delivery: &Delivery,
+    ) -> (Vec<Message>, bool) {
         let slot = conn.subscription(target_id).map(|subscription| subscription.slot as usize);
-        let class = self.targets.get(target_id).and_then(|target| target.class);
-        let delivery = self.delivery(conn, class, chosen);
         let (Some(slot), Some(target)) = (slot, self.targets.get_mut(target_id)) else {
-            return Left::Nothing;
+            return (Vec::new(), false);
         };
-        let Some(subscriber) = target.subscribers.get_mut(slot) else { return Left::Nothing };
+        let Some(subscriber) = target.subscribers.get(slot) else { return (Vec::new(), false) };
         let (audience, is_live) = (subscriber.audience, subscriber.live);
-        let Some(mut feed) = subscriber.feed.take() else { return Left::Nothing };
-        let bytes = feed.bytes();
-        self.stats.conflated += feed.settle();
-        for (_, offset) in std::mem::take(&mut feed.gaps) {
-            conn.put(resync(conn.encoding, target, offset));
+        let (gaps, snapshot) = conn
+            .outbox
+            .change(self.queues, queue, |queue| (std::mem::take(&mut queue.gaps), queue.snapshot.take()));
+        for (_, offset) in gaps {
+            conn.outbox.push_frame(resync(conn.encoding, target, offset));
             self.stats.resyncs += 1;
         }
-        let mut more = false;
-        let may_tell = is_live && target.world.as_ref().is_none_or(|world| world.loaded);
-        match feed.snapshot.take() {
-            Some(snapshot) if may_tell => {
-                let rest = tell_snapshot(conn, target, audience, snapshot, self.max_bytes, self.stats);
-                feed.snapshot = rest.map(SnapshotState::Running);
-                more = feed.snapshot.is_some();
+        let may_send = is_live && target.world.as_ref().is_none_or(|world| world.loaded);
+        match snapshot {
+            Some(snapshot) if may_send => {
+                let rest = send_snapshot(conn, target, audience, snapshot, self.max_bytes, self.stats);
+                if let Some(rest) = rest {
+                    let running = Some(SnapshotState::Running(rest));
+                    conn.outbox.change(self.queues, queue, |queue| queue.snapshot = running);
+                    return (Vec::new(), true);
+                }
             }
-            // Without a table, or while its views are not known, nothing is told, nor what is due behind it: what ends that
-            // brings another snapshot.
-            Some(_) => feed.clear(),
+            // Without a table, or while its views are not known, nothing is sent, nor what waits behind the snapshot:
+            // another snapshot follows when they are.
+            Some(_) => conn.outbox.change(self.queues, queue, |queue| queue.clear()),
             None => {}
         }
-        if feed.snapshot.is_none() {
-            let eye = eye_of(target, audience);
-            let (dues, rest) = feed.take(self.now_ms, &delivery, eye, self.max_bytes);
-            more = rest;
-            let channel = target.subject.name.clone();
-            self.count(conn, class, &delivery, &dues);
-            let messages = messages(conn.encoding, &channel, dues, self.stats);
-            self.put(conn, messages, &delivery);
-        }
-        conn.feed_bytes = conn.feed_bytes + feed.bytes() - bytes;
-        let left = self.left(&mut feed, more, &delivery);
-        let subscriber = self.targets.get_mut(target_id).and_then(|target| target.subscribers.get_mut(slot));
-        if left != Left::Nothing
-            && let Some(subscriber) = subscriber
-        {
-            // An empty one is not kept: an idle subscription owns nothing.
-            subscriber.feed = Some(feed);
-        }
-        left
+        let area = shape_of(target, audience);
+        let (events, more) = conn
+            .outbox
+            .change(self.queues, queue, |queue| queue.take(self.now_ms, delivery, area, self.max_bytes));
+        let (channel, class) = (target.subject.name.clone(), target.class);
+        self.count(conn, class, delivery, &events);
+        (messages(conn.encoding, &channel, events, self.stats), more)
     }
 
-    /// How events of a class leave; `chosen`: of the updates that it allows in a window, what is left of them.
-    fn delivery(&self, conn: &Connection, class: Option<ClassId>, chosen: bool) -> Delivery {
+    /// How events of a class are sent. `limited`: `max_updates` is what the window has left of it; otherwise there is no
+    /// bound.
+    fn delivery(&self, conn: &Connection, class: Option<ClassId>, limited: bool) -> Delivery {
         let delivery = delivery_of(self.settings, class);
-        let window = delivery.window(self.now_ms);
-        let told = conn.updates.iter().find(|updates| (updates.class, updates.window) == (class, window));
-        let told = told.map_or(0, |updates| updates.count);
-        let max_updates = delivery.max_updates.filter(|_| chosen).map(|max| max.saturating_sub(told));
+        let sent = conn.outbox.updates(class, delivery.window(self.now_ms));
+        let max_updates = delivery.max_updates.filter(|_| limited).map(|max| max.saturating_sub(sent));
         Delivery { max_updates, ..delivery }
     }
 
-    /// Counts what leaves.
-    fn count(&mut self, conn: &mut Connection, class: Option<ClassId>, delivery: &Delivery, dues: &[Due]) {
+    /// Counts what is sent.
+    fn count(
+        &mut self,
+        conn: &mut Connection,
+        class: Option<ClassId>,
+        delivery: &Delivery,
+        events: &[Queued],
+    ) {
         if delivery.batch_ms > 0 {
-            self.bytes += dues.iter().map(Due::bytes).sum::<usize>();
+            self.batch_bytes += events.iter().map(Queued::bytes).sum::<usize>();
         }
-        if delivery_of(self.settings, class).max_updates.is_none() {
-            return;
-        }
-        let window = delivery.window(self.now_ms);
-        let told = dues.iter().filter(|due| due.is_update()).count() as u32;
-        match conn.updates.iter_mut().find(|updates| updates.class == class) {
-            Some(updates) if updates.window == window => updates.count += told,
-            Some(updates) => *updates = Updates { class, window, count: told },
-            None => conn.updates.push(Updates { class, window, count: told }),
+        if delivery_of(self.settings, class).max_updates.is_some() {
+            let sent = events.iter().filter(|queued| queued.is_update()).count() as u32;
+            conn.outbox.count_updates(class, delivery.window(self.now_ms), sent);
         }
     }
 
-    /// Lines messages up: those of a class with a window leave in arrays, whatever channels they are of.
+    /// Makes messages into frames; those of a class with a window are collected for arrays, whatever their channels.
     fn put(&mut self, conn: &mut Connection, messages: Vec<Message>, delivery: &Delivery) {
         if delivery.batch_ms > 0 {
-            self.together.extend(messages);
+            self.batch.extend(messages);
         } else {
-            messages.iter().for_each(|message| conn.put_message(message, self.compressor));
+            messages.iter().for_each(|message| conn.push_message(message, self.compressor));
         }
     }
 
-    /// What is to leave in arrays is made into frames.
+    /// Makes the collected messages into arrays.
     fn end(mut self, conn: &mut Connection) {
-        for batch in std::mem::take(&mut self.together).chunks(MAX_BATCH) {
+        for batch in std::mem::take(&mut self.batch).chunks(MAX_BATCH) {
             let frame = match (batch, conn.deflate) {
                 ([message], _) => {
-                    conn.put_message(message, self.compressor);
+                    conn.push_message(message, self.compressor);
                     continue;
                 }
                 (batch, Some(window)) => deflated(conn.encoding, window, batch, self.compressor),
                 (batch, None) => array(conn.encoding, batch),
             };
-            conn.put(frame);
+            conn.outbox.push_frame(frame);
         }
-    }
-
-    /// When what is left of a feed leaves.
-    fn left(&self, feed: &mut Feed, more: bool, delivery: &Delivery) -> Left {
-        let left = match () {
-            () if feed.is_empty() => Left::Nothing,
-            () if more => Left::More,
-            () => Left::Waits,
-        };
-        feed.queued = left != Left::Nothing;
-        feed.flush_at_ms = match left {
-            Left::Waits => delivery.window_end_ms(self.now_ms),
-            _ => 0,
-        };
-        left
     }
 }
 
-/// Tells the next part of all that is in view; gives what is left.
-fn tell_snapshot(
+/// A connection's subscriber entry on a target.
+fn subscriber_mut<'t>(
+    conn: &Connection,
+    targets: &'t mut Targets,
+    target: TargetId,
+) -> Option<&'t mut Subscriber> {
+    let slot = conn.subscription(target)?.slot as usize;
+    targets.get_mut(target)?.subscribers.get_mut(slot)
+}
+
+/// Sends the next part of a snapshot; returns what is left of it.
+fn send_snapshot(
     conn: &mut Connection,
     target: &mut Target,
     audience: AudienceId,
@@ -404,11 +404,18 @@ fn tell_snapshot(
     }
     stats.view_enters += elements.len() as u64;
     let complete = snapshot.is_done();
-    conn.put(encode_view_enter(conn.encoding, &target.subject.name, reset, complete, &elements));
+    conn.outbox.push_frame(encode_view_enter(
+        conn.encoding,
+        &target.subject.name,
+        reset,
+        complete,
+        &elements,
+    ));
     (!complete).then_some(snapshot)
 }
 
-fn eye_of(target: &Target, audience: AudienceId) -> Option<&Shape> {
+/// Where the area of an audience is now.
+fn shape_of(target: &Target, audience: AudienceId) -> Option<&Shape> {
     target.audiences.as_ref()?.get(audience)?.eye.as_ref()?.shape.as_ref()
 }
 
@@ -441,24 +448,25 @@ impl Message {
     }
 }
 
-/// Dues as messages; neighbours of one kind share one.
-fn messages(encoding: Encoding, channel: &str, dues: Vec<Due>, stats: &mut Stats) -> Vec<Message> {
-    let mut messages = Vec::with_capacity(dues.len());
-    let mut dues = dues.into_iter().peekable();
-    while let Some(first) = dues.next() {
+/// Queued events as messages; neighbours with the same kind of change share one.
+fn messages(encoding: Encoding, channel: &str, events: Vec<Queued>, stats: &mut Stats) -> Vec<Message> {
+    let mut messages = Vec::with_capacity(events.len());
+    let mut events = events.into_iter().peekable();
+    while let Some(first) = events.next() {
         let change = match first.kind {
-            Some(Kind::Entity(_, change)) if change != Change::Update => change,
+            Some(QueuedKind::Entity(_, change)) if change != Change::Update => change,
             _ => {
                 messages.push(Message::Event(first.publication));
                 continue;
             }
         };
         let mut run = vec![first];
-        let alike = |due: &Due| matches!(due.kind, Some(Kind::Entity(_, other)) if other == change);
+        let alike =
+            |queued: &Queued| matches!(queued.kind, Some(QueuedKind::Entity(_, other)) if other == change);
         while run.len() < MAX_ENTITIES
-            && let Some(due) = dues.next_if(alike)
+            && let Some(queued) = events.next_if(alike)
         {
-            run.push(due);
+            run.push(queued);
         }
         messages.push(Message::Own(in_or_out_of_view(encoding, channel, change, &run, stats)));
     }
@@ -470,34 +478,28 @@ fn in_or_out_of_view(
     encoding: Encoding,
     channel: &str,
     change: Change,
-    run: &[Due],
+    run: &[Queued],
     stats: &mut Stats,
 ) -> Frame {
     if change == Change::Enter {
         stats.view_enters += run.len() as u64;
-        let elements: Vec<_> = run.iter().map(|due| due.publication.element(encoding).clone()).collect();
+        let elements: Vec<_> =
+            run.iter().map(|queued| queued.publication.element(encoding).clone()).collect();
         return encode_view_enter(encoding, channel, false, true, &elements);
     }
     stats.view_leaves += run.len() as u64;
-    let keys: Vec<&str> = run.iter().filter_map(|due| due.publication.event.key()).collect();
+    let keys: Vec<&str> = run.iter().filter_map(|queued| queued.publication.event.key()).collect();
     let reason = if change == Change::Remove { "removed" } else { "view" };
     codec::encode_frame(encoding, &ServerMessage::ViewLeave { channel, keys: &keys, reason })
 }
 
 impl Connection {
-    /// Lines a frame up to be written this turn.
-    pub(super) fn put(&mut self, frame: Frame) {
-        self.pending_bytes += frame.len();
-        self.pending_largest = self.pending_largest.max(frame.len());
-        self.pending.push(frame);
-    }
-
-    fn put_message(&mut self, message: &Message, compressor: &mut Compressor) {
+    fn push_message(&mut self, message: &Message, compressor: &mut Compressor) {
         let frame = match message {
             Message::Own(frame) => frame.clone(),
             Message::Event(event) => event_frame(self, event, compressor),
         };
-        self.put(frame);
+        self.outbox.push_frame(frame);
     }
 }
 

@@ -28,6 +28,7 @@ use smallvec::SmallVec;
 use crate::audience::AudienceId;
 use crate::connection::Connection;
 use crate::io::{BrokerStatus, ConnId, HeldLink, Input, Notice, Now, Output, Subject, Ticket};
+use crate::outbox::{QueueKind, Queues};
 use crate::rate_limit::SharedLimits;
 use crate::settings::Settings;
 use crate::stats::Stats;
@@ -47,6 +48,8 @@ pub struct Engine {
     limits: Arc<SharedLimits>,
     now: Now,
     connections: Connections,
+    /// The queues of the connections' outboxes.
+    queues: Queues,
     players: HashMap<Arc<str>, SmallVec<[ConnId; 1]>>,
     targets: Targets,
     /// How many unwants of a subject the broker has not answered yet.
@@ -86,6 +89,7 @@ impl Engine {
             limits,
             now: Now { mono_ms: 0, unix_ms: 0 },
             connections: Connections::default(),
+            queues: Queues::default(),
             players: HashMap::new(),
             targets: Targets::default(),
             releasing: HashMap::new(),
@@ -142,12 +146,9 @@ impl Engine {
             }
             self.flush_due(id);
             let Some(conn) = self.connections.get_mut(id) else { continue };
-            if conn.pending.is_empty() {
-                continue;
+            if conn.outbox.has_frames() {
+                return Some(Output::Write { conn: id, frames: conn.outbox.take_frames() });
             }
-            (conn.pending_bytes, conn.pending_largest) = (0, 0);
-            let frames = std::mem::take(&mut conn.pending);
-            return Some(Output::Write { conn: id, frames });
         }
         None
     }
@@ -177,11 +178,32 @@ impl Engine {
         for conn in self.connections.iter() {
             stats.welcomed += u64::from(conn.is_open());
             stats.subscriptions += conn.subscriptions.len() as u64;
-            stats.due_bytes += conn.feed_bytes as u64;
-            stats.pending_bytes += conn.pending_bytes as u64;
+            stats.due_bytes += conn.outbox.queue_bytes() as u64;
+            stats.pending_bytes += conn.outbox.frame_bytes() as u64;
             stats.deferred += conn.deferred.as_ref().map_or(0, |deferred| deferred.requests.len() as u64);
         }
         stats
+    }
+
+    /// Panics in debug builds if a count or a back-reference is wrong; for simulations, after each step.
+    pub fn check(&self) {
+        let mut queues = 0;
+        for conn in self.connections.iter() {
+            conn.outbox.check(&self.queues);
+            queues += conn.outbox.queues().len();
+            for subscription in &conn.subscriptions {
+                let target = self.targets.get(subscription.target);
+                let subscriber = target.and_then(|target| target.subscribers.get(subscription.slot as usize));
+                debug_assert!(
+                    subscriber.is_some_and(|theirs| theirs.conn == conn.id),
+                    "slot of a subscriber"
+                );
+                let kept = subscriber.and_then(|theirs| theirs.queue);
+                let found = conn.outbox.find(QueueKind::Table(subscription.target));
+                debug_assert_eq!(kept, found, "queue of a subscriber");
+            }
+        }
+        debug_assert_eq!(queues, self.queues.len(), "queues of nobody");
     }
 
     fn send(&mut self, id: ConnId, message: &ServerMessage<'_>) {
@@ -226,10 +248,10 @@ impl Engine {
         if code != CloseCode::SlowConsumer {
             self.flush_all(id);
         }
-        if let Some(conn) = self.forget(id, code.as_u16(), word) {
+        if let Some(mut conn) = self.forget(id, code.as_u16(), word) {
             self.outputs.push_back(Output::Close {
                 conn: id,
-                frames: conn.pending,
+                frames: conn.outbox.take_frames(),
                 code,
                 reason: reason.into(),
             });
@@ -248,10 +270,8 @@ impl Engine {
 
     /// Takes a connection out of every table. Nothing of it stays but publishes on their way.
     fn forget(&mut self, id: ConnId, code: u16, reason: &str) -> Option<Box<Connection>> {
-        // All at once: what is due is of no use to it, and would be looked through for each subscription.
-        let conn = self.connections.get_mut(id)?;
-        let due: usize = conn.streams.drain(..).map(|(_, feed)| feed.bytes()).sum();
-        conn.feed_bytes -= due;
+        // All at once: otherwise the queues would be searched for each subscription.
+        self.connections.get_mut(id)?.outbox.remove_streams(&mut self.queues);
         while let Some(subscription) = self.connections.get(id)?.subscriptions.last() {
             self.drop_subscription(id, subscription.target);
         }

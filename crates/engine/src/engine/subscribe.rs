@@ -11,7 +11,6 @@ use crate::area::Area;
 use crate::audience::NOBODY;
 use crate::connection::{Origin, Subscription};
 use crate::expr::Expr;
-use crate::feed::FeedId;
 use crate::io::{BrokerCommand, ConnId, Output, Subject, Ticket};
 use crate::permissions::{self, Denied};
 use crate::targets::{Reply, Subscriber, Target, TargetId, Waiter};
@@ -178,7 +177,7 @@ impl Engine {
                 area: None,
                 audience: NOBODY,
                 place: 0,
-                feed: None,
+                queue: None,
             });
         }
         let slot = conn.subscription(target_id).map(|subscription| subscription.slot as usize);
@@ -312,17 +311,12 @@ impl Engine {
         }
         let Some(target) = self.targets.get_mut(target_id) else { return };
         target.waiters.retain(|waiter| waiter.conn != id);
-        let feed = target.subscribers.get_mut(slot).and_then(|subscriber| subscriber.feed.take());
+        let queue = target.subscribers.get_mut(slot).and_then(|subscriber| subscriber.queue.take());
         let moved = target.remove(slot as u32);
-        if let Some(feed) = feed {
-            conn.feed_bytes -= feed.bytes();
-            conn.feeds.retain(|other| *other != FeedId::Table(target_id));
+        if let Some(queue) = queue {
+            conn.outbox.remove(&mut self.queues, queue);
         }
-        for (_, feed) in &mut conn.streams {
-            let before = feed.bytes();
-            feed.forget(target_id);
-            conn.feed_bytes = conn.feed_bytes + feed.bytes() - before;
-        }
+        conn.outbox.forget(&mut self.queues, target_id);
         if let Some(other) = moved.and_then(|moved| self.connections.get_mut(moved))
             && let Some(subscription) = other.subscriptions.iter_mut().find(|s| s.target == target_id)
         {

@@ -210,18 +210,16 @@ impl Engine {
         let audience = subscriber.audience;
         // What is not known well is not told: all of it follows when the table has come, and the views.
         let tell = tell && subscriber.live && target.world.as_ref().is_none_or(|world| world.loaded);
-        if let (Some(feed), Some(_), Some(conn)) =
-            (&mut subscriber.feed, &target.world, self.connections.get_mut(id))
-        {
-            let before = feed.bytes();
-            if feed.snapshot.is_some() {
-                // One that is on its way begins anew with what is seen now.
-                feed.begin_anew(None);
-            } else if !tell {
-                // All that is in view is told anew.
-                feed.clear();
-            }
-            conn.feed_bytes = conn.feed_bytes + feed.bytes() - before;
+        if let (Some(queue), Some(conn)) = (subscriber.queue, self.connections.get_mut(id)) {
+            conn.outbox.change(&mut self.queues, queue, |queue| {
+                if queue.snapshot.is_some() {
+                    // A running snapshot starts again, with what is in view now.
+                    queue.restart(None);
+                } else if !tell {
+                    // A snapshot follows.
+                    queue.clear();
+                }
+            });
         }
         let (Some(world), Some(audiences)) = (&mut target.world, &mut target.audiences) else {
             target.unplace(slot);
@@ -273,7 +271,7 @@ impl Engine {
             }
         }
         let over = out.over;
-        self.keep_bounds(over);
+        self.enforce_limit(over);
     }
 
     /// Asks what services have narrowed of a player's views; until it is told nothing new is shown.

@@ -265,6 +265,7 @@ impl Bench {
 
     /// Does what the engine wants, and what follows from it.
     pub fn pump(&mut self) {
+        self.engine.check();
         while let Some(output) = self.engine.poll_output() {
             match output {
                 Output::Write { conn, frames } => self.write(conn, frames),

@@ -552,6 +552,7 @@ impl World {
 
     fn input(&mut self, node: usize, shard: usize, input: Input<'_>) {
         self.nodes[node].shards[shard].engine.handle(self.now, input);
+        self.nodes[node].shards[shard].engine.check();
         while let Some(output) = self.nodes[node].shards[shard].engine.poll_output() {
             match output {
                 Output::Write { conn, frames } => self.write(node, shard, conn, frames),

@@ -1,4 +1,4 @@
-//! What is lined up and settled later is what would have been pushed at once.
+//! Events that are staged and committed later become what enqueueing them at once makes of them.
 #![allow(clippy::unwrap_used)]
 
 use drawbridge_protocol::event::{Event, Payload, PayloadMode};
@@ -15,7 +15,7 @@ enum Step {
     Show(EntityId),
     Hide(EntityId),
     Remove(EntityId),
-    /// All that is due leaves.
+    /// The queue is flushed.
     Leave,
 }
 
@@ -63,51 +63,51 @@ impl Place {
     }
 }
 
-type Told = Vec<(Option<Kind>, String, bool)>;
+type Sent = Vec<(Option<QueuedKind>, String, bool)>;
 
-fn told(feed: &mut Feed, conflate: bool) -> Told {
+fn sent(queue: &mut OutboundQueue, conflate: bool) -> Sent {
     let delivery = Delivery { conflate, batch_ms: 50, ..Delivery::default() };
-    let (dues, more) = feed.take(0, &delivery, None, usize::MAX);
+    let (events, more) = queue.take(0, &delivery, None, usize::MAX);
     assert!(!more);
-    assert_eq!((feed.len, feed.bytes()), (0, 0));
-    let text = |due: &Due| due.publication.event.json().to_owned();
-    dues.iter().map(|due| (due.kind, text(due), due.is_news)).collect()
+    assert_eq!((queue.len, queue.bytes()), (0, 0));
+    let text = |queued: &Queued| queued.publication.event.json().to_owned();
+    events.iter().map(|queued| (queued.kind, text(queued), queued.is_new_state)).collect()
 }
 
 proptest! {
     #[test]
-    fn lining_up_and_settling_is_pushing(
+    fn staging_and_committing_is_enqueueing(
         steps in steps(),
         conflate in any::<bool>(),
         size in prop_oneof![Just(1usize), Just(5_000)],
     ) {
-        let (mut pushed, mut lined_up) = (Feed::default(), Feed::default());
+        let (mut direct, mut staged) = (OutboundQueue::default(), OutboundQueue::default());
         let mut merged = [0, 0];
         let mut places = vec![Place { state: state("-", 1), tenant: 0, seen: false }; 3];
         for step in steps {
             let id = match step {
                 Step::Show(id) | Step::Hide(id) | Step::Remove(id) => id,
                 Step::Leave => {
-                    merged[1] += lined_up.settle();
-                    prop_assert_eq!(pushed.bytes(), lined_up.bytes());
+                    merged[1] += staged.commit();
+                    prop_assert_eq!(direct.bytes(), staged.bytes());
                     prop_assert_eq!(merged[0], merged[1]);
-                    prop_assert_eq!(told(&mut pushed, conflate), told(&mut lined_up, conflate));
-                    (lined_up.queued, lined_up.flush_at_ms) = (false, 0);
+                    prop_assert_eq!(sent(&mut direct, conflate), sent(&mut staged, conflate));
+                    staged.flush_at_ms = 0;
                     continue;
                 }
             };
             let place = &mut places[id as usize];
             let Some(change) = place.step(id, step, size) else { continue };
-            let due = Due::new(place.state.clone(), Kind::Entity(id, change), TARGET, true, 0);
-            merged[0] += u64::from(pushed.push(due.clone(), conflate));
-            if lined_up.may_line_up() {
-                lined_up.line_up(due, conflate);
+            let queued = Queued::new(place.state.clone(), QueuedKind::Entity(id, change), TARGET, true, 0);
+            merged[0] += u64::from(direct.enqueue(queued.clone(), conflate));
+            if staged.may_stage() {
+                staged.stage(queued, conflate);
             } else {
-                merged[1] += lined_up.settle() + u64::from(lined_up.push(due, conflate));
-                (lined_up.queued, lined_up.flush_at_ms) = (true, 50);
+                merged[1] += staged.commit() + u64::from(staged.enqueue(queued, conflate));
+                staged.flush_at_ms = 50;
             }
-            prop_assert!(lined_up.fresh.len() <= MAX_FRESH);
-            prop_assert!(lined_up.fresh_bytes <= MAX_FRESH_BYTES + 6_000);
+            prop_assert!(staged.staged.len() <= MAX_STAGED);
+            prop_assert!(staged.staged_bytes <= MAX_STAGED_BYTES + 6_000);
         }
     }
 }
