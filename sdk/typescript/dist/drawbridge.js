@@ -1,2 +1,1962 @@
 // Drawbridge's client, built from sdk/typescript by `npm run build`. Do not edit.
-var v=class{constructor(e){this.runtime=e}runtime;#e=[];#t;now(){return this.#t?this.runtime.now()+this.#t.offsetMs:this.runtime.wallNow()}get offsetMs(){return this.now()-this.runtime.wallNow()}get rttMs(){return this.#t?.rttMs}sample(e,t){let n=this.runtime.now(),i=Math.max(n-e,0);Number.isFinite(t)&&(this.#e.push({offsetMs:t-(e+n)/2,rttMs:i}),this.#e.length>16&&this.#e.shift(),this.#t=this.#e.reduce((s,o)=>o.rttMs<=s.rttMs?o:s))}restart(){this.#e=[]}};var A={subprotocol:"drawbridge.v1.json",encode:r=>JSON.stringify(r),decode(r){if(typeof r!="string")throw new TypeError("a binary frame on a JSON connection");return JSON.parse(r)}},ne=new TextEncoder;function B(r){return typeof r=="string"?ne.encode(r).length:r.length}var h=class{constructor(e){this.report=e}report;#e=new Map;on(e,t){let n=s=>t(s),i=this.#e.get(e)??new Set;return this.#e.set(e,i.add(n)),()=>{i.delete(n),i.size===0&&this.#e.get(e)===i&&this.#e.delete(e)}}has(e){return this.#e.has(e)}emit(e,t,n=this.report){for(let i of[...this.#e.get(e)??[]])re(()=>i(t),n)}clear(){this.#e.clear()}};function re(r,e){try{let t=r();t instanceof Promise&&t.catch(e)}catch(t){e(t)}}var a=class r extends Error{name="DrawbridgeError";code;retryable;retryAfterMs;outcome;reason;channel;position;hint;closeCode;constructor(e,t,n={}){super(t,n.cause===void 0?void 0:{cause:n.cause}),this.code=e,this.retryable=n.retryable??!1,this.retryAfterMs=n.retryAfterMs,this.outcome=n.outcome,this.reason=n.reason,this.channel=n.channel,this.position=n.position,this.hint=n.hint,this.closeCode=n.closeCode}static fromWire(e){return new r(e.code,e.message,{retryable:e.retryable,retryAfterMs:e.retry_after_ms,outcome:e.outcome,reason:e.reason,channel:e.channel,position:e.position,hint:e.hint})}};function W(r){return r.outcome?r:new a(r.code,r.message,{...r,outcome:"not_done"})}function j(r){let e="the connection was lost before the answer came";return new a("CONNECTION_LOST",e,{retryable:!0,outcome:"unknown",closeCode:r})}var V=new TextEncoder,[q,ie,se,oe,F,ae,de]=[..."*?[]\\^-"].map(r=>r.charCodeAt(0));function f(r){return/[*?[]/.test(r)}function T(r){let e=V.encode(r);return t=>ue(e,V.encode(t))}function ue(r,e){let t=0,n=0,i=-1,s=0;for(;n<e.length;){if(r[t]===q){i=t++,s=n;continue}let o=t<r.length?ce(r,t,e[n]):-1;if(o>=0)t=o,n++;else if(i>=0)t=i+1,n=++s;else return!1}for(;r[t]===q;)t++;return t===r.length}function ce(r,e,t){switch(r[e]){case ie:return e+1;case se:return he(r,e+1,t);case F:return e+1<r.length&&e++,r[e]===t?e+1:-1;default:return r[e]===t?e+1:-1}}function he(r,e,t){let n=r[e]===ae;n&&e++;let i=!1;for(;e<r.length&&r[e]!==oe;)if(r[e]===F&&e+1<r.length)i||=r[e+1]===t,e+=2;else if(r[e+1]===de&&e+2<r.length){let[s,o]=[Math.min(r[e],r[e+2]),Math.max(r[e],r[e+2])];i||=s<=t&&t<=o,e+=3}else i||=r[e]===t,e++;return i!==n?Math.min(e+1,r.length):-1}var p=class{constructor(e,t){this.channel=e;this.#e=new h(t),this.#t=new h(t),this.matches=f(e)?T(e):n=>n===e}channel;#e;#t;matches;on(e,t){return this.#e.on(e,t)}onEvent(e){return this.#t.on("event",e)}onResync(e){return this.#t.on("resync",e)}deliver(e){this.#e.emit(e.event,e),this.#t.emit("event",e)}resync(e){this.#t.emit("resync",e)}silence(){this.#e.clear(),this.#t.clear()}},le=1024,E=class{#e=new Set;#t=new Map;add(e){this.#e.add(e),this.#t.clear()}remove(e){e.silence(),this.#e.delete(e),this.#t.clear()}deliver(e,t){let{type:n,...i}=e,s={...i,data:i.data??null};t(s);for(let o of this.#n(e.channel))o.deliver(s)}resync(e){for(let t of this.#n(e.channel))t.resync(e)}#n(e){let t=this.#t.get(e);return t||(t=[...this.#e].filter(n=>n.channel===e||n.matches(e)),this.#t.size>=le&&this.#t.clear(),this.#t.set(e,t)),t}};function H(r){let{type:e,...t}=r;return t}var w=class{constructor(e,t={}){this.runtime=e;this.#t=Math.max(t.minDelayMs??500,1),this.#n=Math.max(t.maxDelayMs??2e4,this.#t)}runtime;#e=0;#t;#n;next(){let e=Math.min(this.#t*2**this.#e,this.#n);return this.#e=Math.min(this.#e+1,30),e*(.5+this.runtime.random()/2)}reset(){this.#e=0}};function N(r){return!(r>=4500&&r<=4999)}var K=4004;var G={now:()=>performance.now(),wallNow:()=>Date.now(),random:()=>Math.random(),setTimeout:(r,e)=>setTimeout(r,e),clearTimeout:r=>clearTimeout(r),onOnline(r){return typeof globalThis.addEventListener!="function"?()=>{}:(globalThis.addEventListener("online",r),()=>globalThis.removeEventListener("online",r))}},fe=2**31-1,c=class{constructor(e){this.runtime=e}runtime;#e;set(e,t){this.clear(),this.#e=this.runtime.setTimeout(()=>{this.#e=void 0,t()},Math.min(Math.max(e,0),fe))}clear(){this.#e!==void 0&&this.runtime.clearTimeout(this.#e),this.#e=void 0}};var pe=3,me=1e3,be=2,g=class{constructor(e,t,n,i){this.runtime=e;this.clock=t;this.ping=n;this.dead=i;this.#e=new c(e),this.#t=new c(e)}runtime;clock;ping;dead;#e;#t;#n;#r=!1;#i=0;start(e){this.stop(),this.#i=0,this.#s(e)}stop(){this.#e.clear(),this.#t.clear(),this.#n=void 0}heard(){this.#r=!0}answered(e,t){let n=this.#n;return!n||n.id!==e?!1:(this.#n=void 0,this.#t.clear(),t!==void 0&&this.clock.sample(n.sentAt,t),!0)}#s(e){let t=++this.#i<pe?Math.min(me,e.intervalMs):e.intervalMs;if(this.#e.set(t,()=>this.#s(e)),this.#n)return;let n=this.runtime.now();this.#n={id:this.ping(n),sentAt:n},this.#o(e.timeoutMs,be)}#o(e,t){this.#r=!1;let n=this.runtime.now();this.#t.set(e,()=>{let i=this.runtime.now()-n>2*e;t>0&&(i||this.#r)?this.#o(e,t-1):this.dead()})}};function Q(r){let e=Array.isArray(r)?r:[r];for(let t of e)if(typeof t?.type!="string")throw new TypeError("a message without a type");return e}var ve=1,D=4002,Ee=4e3,X=1006,we=1024*1024,S=class{constructor(e,t,n,i,s,o){this.options=e;this.runtime=t;this.clock=n;this.tokens=i;this.requests=s;this.owner=o;this.#e=new w(t,e.reconnect),this.#n=new c(t),this.#t=new g(t,n,u=>this.#l(u),()=>this.#h(D,"no answer to PING"))}options;runtime;clock;tokens;requests;owner;#e;#t;#n;#r;#i;get open(){return this.#r?.openedAt!==void 0}get greeting(){return this.#r?.connectId!==void 0&&!this.open}get congested(){return(this.#r?.socket?.bufferedAmount??0)>we}start(){this.#r||this.#s(this.#i?"reconnect":"connect")}stop(){this.#y(),this.#m(1e3),this.#e.reset()}send(e){this.sendFrame(this.options.codec.encode(e))}sendFrame(e){let t=this.#r?.socket;t?.readyState===ve&&t.send(e)}async#s(e){this.#y();let t={connectSentAt:this.runtime.now()};this.#r=t,this.#n.set(this.options.connectTimeoutMs,()=>this.#h(D,"no WELCOME in time"));try{t.token=await this.tokens.get(e),this.#r===t&&this.#o(t)}catch(n){if(this.#r!==t)return;n instanceof a?this.#f(n,X):this.#p(new a("CLOSED",`no WebSocket for ${this.options.url}`,{cause:n}))}}#o(e){let t=new this.options.WebSocket(this.options.url,[this.options.codec.subprotocol]);e.socket=t,t.binaryType="arraybuffer",t.onopen=()=>this.#d(e),t.onmessage=n=>this.#a(e,n.data),t.onclose=n=>{this.#r===e&&this.#h(n.code||X,n.reason)},t.onerror=()=>{}}#d(e){if(this.#r!==e)return;let t=this.owner.hello();e.connectId=this.requests.nextId(),e.connectSentAt=this.runtime.now(),this.send({type:"CONNECT",id:e.connectId,...e.token!==void 0&&{token:e.token},...t.length>0&&{subscribe:t}})}#a(e,t){if(this.#r!==e)return;this.#t.heard();let n;try{n=Q(this.options.codec.decode(t))}catch(i){return this.owner.complain(new a("BAD_FRAME","the server sent no message of the contract",{cause:i}))}for(let i of n){if(this.#r!==e)return;this.#c(e,i)}}#c(e,t){let n=t.type==="ERROR"&&(t.id===void 0||t.id===e.connectId)&&!t.channel;switch(e.fault=n?a.fromWire(t):void 0,t.type){case"WELCOME":return this.#u(e,t);case"PONG":this.#t.answered(t.id,t.server_time_ms);return;case"ERROR":this.#t.answered(t.id)||this.owner.received(t);return;case"GOODBYE":return this.#b(e,t.reconnect_in_ms),this.owner.received(t);default:return this.owner.received(t)}}#u(e,t){if(e.openedAt!==void 0)return;e.openedAt=this.runtime.now(),this.#n.clear(),this.clock.restart(),this.clock.sample(e.connectSentAt,t.server_time_ms);let n=t.heartbeat_ms>0?t.heartbeat_ms:25e3;this.#t.start({intervalMs:this.options.pingIntervalMs??Math.min(n/2,1e4),timeoutMs:this.options.pongTimeoutMs}),this.owner.welcomed(t,e.token)}#l(e){let t=this.requests.nextId();return this.send({type:"PING",id:t,t:e}),t}#b(e,t){let n=Math.max(Number(t)||0,0);e.returnAt=this.runtime.now()+n,this.#n.set(n,()=>this.#h(Ee,"drain"))}#h(e,t){let n=this.#r?.fault,i={closeCode:e,retryable:N(e)},s=n?.message??`the connection closed with ${e}${t?`: ${t}`:""}`;this.#f(new a(n?.code??(i.retryable?"CONNECTION_LOST":"CLOSED"),s,i),e)}#f(e,t){let n=this.#r,i=this.runtime.now(),s=n?.openedAt!==void 0&&i-n.openedAt>=1e4,o=t===K;if(!N(t)||o&&!this.tokens.renewable)return this.#p(e);this.#m(D),(s||n?.returnAt!==void 0)&&this.#e.reset();let u=n?.returnAt!==void 0?Math.max(n.returnAt-i,0):s&&o?0:this.#e.next(),d=()=>{this.#s(o?"expired":"reconnect")};this.#n.set(u,d),this.#i=this.runtime.onOnline(d),this.owner.lost(e,u)}#p(e){this.stop(),this.owner.ended(e)}#y(){this.#i?.(),this.#i=void 0,this.#n.clear()}#m(e){let t=this.#r?.socket;if(this.#r=void 0,this.#n.clear(),this.#t.stop(),!!t){t.onopen=t.onmessage=t.onclose=null;try{t.close(e)}catch{}}}};var ge=1024,Se=1e3,k=class{constructor(e,t,n,i,s,o={}){this.link=e;this.requests=t;this.codec=n;this.runtime=i;this.timeoutMs=s;this.#o=new c(i),this.#d=o.maxMessages??128,this.#a=o.maxBytes??256*1024}link;requests;codec;runtime;timeoutMs;#e=[];#t=0;#n;#r=!1;#i=0;#s;#o;#d;#a;maxMessageBytes=1/0;get queued(){return this.#e.length}publish(e,t,n,i,s){return new Promise((o,u)=>{let d=this.#c(e,t,n,i,o,u),y=this.link.open&&this.#e.length===0,U=this.#u(d)??(y?this.#l():this.#b(d,i,s));if(U)return u(U);if(d.deadline.set(i.timeoutMs??this.timeoutMs,()=>this.#E(d)),y)return this.#h(d,te=>this.#v(d,te));this.#e.push(d),this.#t+=d.bytes,this.#f()})}opened(e){this.maxMessageBytes=e??1/0,this.#f()}lost(){this.#o.clear(),this.#r=!1}abandoned(e){this.lost(),this.#s=e;for(let t of this.#e.splice(0))this.#t-=t.bytes,this.#v(t,$(e))}#c(e,t,n,i,s,o){let u=this.requests.nextId(),d;try{d=this.codec.encode({type:"PUBLISH_EVENT",id:u,channel:e,event:t,...n!==void 0&&{data:n},...i.key!==void 0&&{key:i.key},...i.idempotencyKey!==void 0&&{idempotency_key:i.idempotencyKey}})}catch(y){throw m("BAD_MESSAGE","`data` cannot be encoded",{cause:y})}return{id:u,channel:e,frame:d,bytes:B(d),deadline:new c(this.runtime),resolve:s,reject:o}}#u(e){if(!(e.bytes<=this.maxMessageBytes))return m("TOO_LARGE",`the message has ${e.bytes} bytes; the server takes ${this.maxMessageBytes}`)}#l(){if(!(this.#i<ge&&!this.link.congested))return m("QUEUE_FULL","too much is in flight",{retryable:!0})}#b(e,t,n){if(!n&&this.#s)return $(this.#s);let i=t.queue===!1||this.#d===0;if(!this.link.open&&(i||!n))return m("NOT_CONNECTED","there is no connection",{retryable:!0});if(!(this.#e.length<this.#d&&this.#t+e.bytes<=this.#a))return m("QUEUE_FULL","the offline queue is full",{retryable:!0})}#h(e,t){this.#i++,this.requests.expect(e.id,n=>{this.#i--,t(n)}),this.link.sendFrame(e.frame)}#f(){let e=this.#e[0];if(!e||this.#n||this.#r||!this.link.open)return;let t=this.#u(e);if(t)return this.#p(e,t);this.#n=e,this.#h(e,n=>{this.#n=void 0,n instanceof a&&n.code==="RATE_LIMITED"?this.#y(n.retryAfterMs??Se):this.#p(e,n)})}#p(e,t){this.#m(e),this.#v(e,t),this.#f()}#y(e){this.#r=!0,this.#o.set(e,()=>{this.#r=!1,this.#f()})}#m(e){let t=this.#e.indexOf(e);t<0||(this.#e.splice(t,1),this.#t-=e.bytes)}#v(e,t){if(e.deadline.clear(),t instanceof a)return e.reject(W(t));let{offset:n,result:i}=t;e.resolve({channel:e.channel,...n!==void 0&&{offset:n},...i!==void 0&&{result:i}})}#E(e){let t=this.#e.includes(e)&&this.#n!==e,n=t?"not_done":"unknown",i=new a("TIMEOUT","no answer in time",{retryable:!0,outcome:n,channel:e.channel});t?this.#p(e,i):this.requests.abandon(e.id,i)}};function $(r){return m("CLOSED",r.message,{closeCode:r.closeCode,cause:r})}function m(r,e,t={}){return new a(r,e,{...t,outcome:"not_done"})}var M=class{#e=0;#t=new Map;nextId(){return++this.#e}expect(e,t){this.#t.set(e,t)}answer(e){return new Promise((t,n)=>this.expect(e,i=>i instanceof a?n(i):t(i)))}settle(e,t){return this.#n(e,t.type==="ERROR"?a.fromWire(t):t)}abandon(e,t){this.#n(e,t)}lose(e){for(let t of[...this.#t.keys()])this.#n(t,j(e))}#n(e,t){let n=e===void 0?void 0:this.#t.get(e);return e===void 0||!n?!1:(this.#t.delete(e),n(t),!0)}};var l=class{resolve;reject;settled=!1;promise=new Promise((e,t)=>{this.resolve=()=>(this.settled=!0,e()),this.reject=n=>(this.settled=!0,t(n))});constructor(){this.promise.catch(()=>{})}};var x=class{constructor(e,t,n,i){this.subscription=e;this.#e=new h(t),this.#o=new c(n),this.#d=i,this.#a=t}subscription;#e;#t=new Map;#n;#r=!0;#i=new l;#s=!1;#o;#d;#a;get size(){return this.#t.size}get(e){return this.#t.get(e)}has(e){return this.#t.has(e)}[Symbol.iterator](){return this.#t.values()}get stale(){return this.#r}get synced(){return this.#i.promise}onEnter(e){return this.#e.on("enter",e)}onUpdate(e){return this.#e.on("update",({entity:t,previous:n})=>e(t,n))}onLeave(e){return this.#e.on("leave",({entity:t,reason:n})=>e(t,n))}onReset(e){return this.#e.on("reset",e)}entered({entities:e,reset:t,complete:n}){if(this.#o.clear(),this.#s=!0,t&&(this.#n=new Map,this.#r&&this.#u()),!this.#n)return this.#l(e.map(i=>_(i)));for(let i of e)this.#n.set(i.key,_(i));n&&this.#b(this.#n)}updated(e){let t=_(e),n=this.#t.get(t.key);this.#n?.set(t.key,t),!(!n&&(this.#n||this.#r))&&(this.#t.set(t.key,t),n?this.#e.emit("update",{entity:t,previous:n}):this.#e.emit("enter",t))}left({keys:e,reason:t}){let n=[];for(let i of e){let s=this.#t.get(i);s&&n.push(s),this.#t.delete(i),this.#n?.delete(i)}for(let i of n)this.#e.emit("leave",{entity:i,reason:t})}lost(){this.#r=!0,this.#n=void 0,this.#o.clear(),this.#u()}due(){this.lost(),this.#s||this.#o.set(this.#d,()=>this.#c())}abandoned(e){this.#i.reject(e)}end(e){this.lost(),this.abandoned(e);let t=this.#t;this.#t=new Map;for(let n of t.values())this.#e.emit("leave",{entity:n,reason:"unsubscribed"});this.#e.clear()}#c(){let{channel:e}=this.subscription,t=new a("TIMEOUT",`no table of ${e} came: the channel may not be kind = "entity"`,{channel:e});this.abandoned(t),this.#a(t)}#u(){this.#i.settled&&(this.#i=new l)}#l(e){let t=e.map(({key:n})=>this.#t.get(n));for(let n of e)this.#t.set(n.key,n);e.forEach((n,i)=>this.#h(n,t[i]))}#b(e){let t=this.#t;this.#t=e,this.#n=void 0,this.#r=!1,this.#i.resolve();for(let[n,i]of t)e.has(n)||this.#e.emit("leave",{entity:i,reason:"reset"});for(let n of[...e.values()])this.#h(n,t.get(n.key));this.#e.emit("reset",void 0)}#h(e,t){t?Y(e,t)||this.#e.emit("update",{entity:e,previous:t}):this.#e.emit("enter",e)}};function _({key:r,event:e,data:t,from:n,tags:i,ts:s,encoding:o}){return{key:r,event:e,data:t??null,...n!==void 0&&{from:n},...i!==void 0&&{tags:i},...s!==void 0&&{ts:s},...o!==void 0&&{encoding:o}}}function Y(r,e){if(r===e)return!0;if(typeof r!="object"||typeof e!="object"||!r||!e||Array.isArray(r)!==Array.isArray(e))return!1;let t=Object.keys(r);return t.length===Object.keys(e).length&&t.every(n=>n in e&&Y(r[n],e[n]))}function L(r,{filter:e=r.filter??null,area:t=r.area??null}){return{...e!==null&&{filter:e},...t!==null&&{area:ke(t)}}}function b(r,e){let t=r.filter!==e.filter,n=!z(r.area,e.area);if(!(!t&&!n))return{...t&&{filter:e.filter??null},...n&&{area:e.area??null}}}function J(r,e,t){let n=r.filter===e.filter?t.filter:r.filter,i=z(r.area,e.area)?t.area:r.area;return{...n!==void 0&&{filter:n},...i!==void 0&&{area:i}}}function z(r,e){return JSON.stringify(r)===JSON.stringify(e)}function ke(r){let e="min"in r?{min:[r.min[0],r.min[1]],max:[r.max[0],r.max[1]]}:"follow"in r?{follow:r.follow,radius:r.radius}:{x:r.x,y:r.y,radius:r.radius};for(let t of Object.values(e).flat())if(typeof t=="number"?!Number.isFinite(t):t===void 0)throw new a("FILTER_INVALID","an area is {x, y, radius}, {min, max} or {follow, radius}, in finite numbers");return e}var Me=8*1024,xe=16,Re=1e3,I=class{constructor(e,t){this.channel=e;this.view=t}channel;view;phase="offline";#e=0;#t;#n=-1;accepted;held=!1;#r=[];#i;change(e){this.view=e,this.#e++,this.#i=void 0}ask(){return this.#t={view:this.view,version:this.#e},this.view}get outdated(){return this.#t?.version!==this.#e}get asked(){return this.#t?.view??this.view}accept(){this.held=!0,this.accepted=this.asked,this.#s(this.#t?.version??-1)}settle(){this.phase="settled",this.#s(this.#e)}refuse(e){this.#o(this.#t?.version??-1,t=>t.reject(e))}fail(e){this.#i=e,this.#o(1/0,t=>t.reject(e))}reset(){this.phase="offline",this.held=!1,this.#t=void 0,this.#n=-1,this.#i=void 0}whenInForce(){let e=this.#r.at(-1);if(e&&(e.version===this.#e||e.version>(this.#t?.version??-1)))return e.version=this.#e,e.deferred.promise;let t=new l;return this.#i?t.reject(this.#i):this.#n>=this.#e?t.resolve():this.#r.push({version:this.#e,deferred:t}),t.promise}#s(e){this.#n=e,this.#o(e,t=>t.resolve())}#o(e,t){for(;this.#r[0]&&this.#r[0].version<=e;)t(this.#r.shift().deferred)}},P=class extends p{#e;#t;wish;table;ended=!1;constructor(e,t,n){super(t.channel,n),this.#e=e,this.#t=n,this.wish=t}get state(){return this.ended?"ended":this.wish.held?"active":"pending"}get view(){return this.wish.view}get entities(){if(f(this.channel))throw new TypeError(`${this.channel} is a pattern: entities are told by channel`);if(!this.table){let{runtime:e,timeoutMs:t}=this.#e;this.table=new x(this,this.#t,e,t),this.state==="active"&&this.table.due()}return this.table}get ready(){return this.wish.whenInForce()}filter(e){return this.#e.change(this,{filter:e})}area(e){return this.#e.change(this,{area:e})}setFilter(e){return this.filter(e)}unsubscribe(){return this.ended?Promise.resolve():this.#e.unsubscribe(this.channel)}},R=class{constructor(e,t,n,i,s,o){this.link=e;this.requests=t;this.listeners=n;this.runtime=i;this.timeoutMs=s;this.owner=o;this.#s=new c(i)}link;requests;listeners;runtime;timeoutMs;owner;#e=new Map;#t=new Map;#n=new Set;#r=new Set;#i=new Set;#s;#o=!1;#d=0;list(){return[...[...this.#e.values()].map(Z),...[...this.#t.values()].filter(t=>!this.#e.has(t.channel))]}subscribe(e,t){let n=this.#e.get(e),i=L(n?.view??{},t);if(n)return this.#c(n,i),n;let s=new I(e,i),o=new P(this,s,u=>this.owner.report(u));return this.#e.set(e,o),this.#n.delete(e),this.listeners.add(o),this.#u(o),o}change(e,t){let n;try{n=L(e.view,t)}catch(i){let s=new l;return s.reject(i),s.promise}return this.#c(e,n)}live(e){let t=this.#e.get(e);return t?.wish.held?t:void 0}async unsubscribe(e){let t=this.#e.get(e),n=t?.wish.phase==="greeted",i=t?t.wish.held||t.wish.phase==="asked":this.#t.has(e);t&&this.#w(t,{channel:e,reason:"client"}),n&&this.#n.add(e),this.link.open&&(i||n)&&await this.#g(e)}hello(){this.#a();let e=[],t=0;for(let n of this.#e.values()){let{wish:i}=n;if(t+=JSON.stringify(i.view).length+i.channel.length+32,t>Me){i.phase="queued",this.#r.add(n);continue}i.phase="greeted",e.push({channel:i.channel,...i.ask()})}return e}welcomed(e,t){t&&this.#i.clear();for(let n of e)this.#f(n,n.auto?"auto":"server");for(let n of this.#e.values())n.wish.phase==="offline"&&this.#u(n);for(let n of this.#n)this.#g(n).catch(()=>{});this.#n.clear(),this.#l()}subscribed(e){this.#f(e,e.auto?"auto":"server")}unsubscribed(e){let{channel:t,reason:n}=e,i=this.#e.get(t);if(i?.wish.held){let s=new a("UNSUBSCRIBED",`${t} was unsubscribed by the server: ${n}`,{channel:t,reason:n});this.#w(i,{channel:t,reason:n,error:s})}else!i&&this.#t.delete(t)&&this.owner.unsubscribed({channel:t,reason:n})}greetingFailed(e,t){let n=this.#e.get(e);return n?.wish.phase!=="greeted"?!1:(this.#v(n,t),!0)}lost(){for(let e of this.list())e.state==="active"&&this.#i.add(e.channel);this.#a(),this.#t.clear(),this.#n.clear()}abandoned(e){for(let{wish:t,table:n}of this.#e.values())t.fail(e),n?.abandoned(e)}#a(){this.#s.clear(),this.#o=!1,this.#r.clear();for(let{wish:e,table:t}of this.#e.values())e.reset(),t?.lost()}#c(e,t){let{wish:n}=e;return!e.ended&&b(n.view,t)&&(n.change(t),n.phase==="settled"&&this.#u(e)),n.whenInForce()}#u(e){e.wish.phase=this.link.open?"queued":"offline",this.link.open&&(this.#r.add(e),this.#l())}#l(){for(let e of this.#r){if(this.#o||this.#d>=xe||!this.link.open)return;this.#r.delete(e),this.#b(e)}}#b(e){let{wish:t}=e,{channel:n,held:i}=t,s=b(t.accepted??{},t.view);if(i&&!s)return t.settle();let o=this.requests.nextId();t.phase="asked";let u=t.ask();this.#d++,this.requests.expect(o,d=>{this.#d--,e.ended||this.#h(e,d),this.#l()}),i?this.link.send({type:"FILTER_UPDATE",id:o,channel:n,...s}):this.link.send({type:"CHANNEL_SUBSCRIBE",id:o,channel:n,...u})}#h(e,t){t instanceof a?t.code!=="CONNECTION_LOST"&&this.#v(e,t):this.#p(e)}#f(e,t){let n=this.#e.get(e.channel);if(n)n.wish.phase==="greeted"&&!e.pending&&this.#p(n);else{if(this.#n.has(e.channel))return;let i=e.pending?"pending":"active",s={channel:e.channel,pattern:f(e.channel),by:t,state:i};this.#t.set(e.channel,s),i==="active"&&this.#m(s)}}#p(e){let{wish:t}=e,n=!t.held;t.accept(),t.phase="settled",n&&(e.table?.due(),this.#m(Z(e))),!e.ended&&t.phase==="settled"&&this.#y(e)}#y(e){let{wish:t}=e;t.held&&!b(t.accepted??{},t.view)?t.settle():this.#u(e)}#m(e){this.owner.subscribed(e),this.#i.delete(e.channel)&&this.owner.resync({channel:e.channel,reason:"reconnect"})}#v(e,t){let{wish:n}=e;if(t.retryable)return this.#E(e,t.retryAfterMs??Re);if(t.code==="NOT_SUBSCRIBED")return n.held=!1,this.#u(e);let{accepted:i,asked:s}=n;i&&b(i,s)?(n.view=J(n.view,s,i),n.refuse(t),this.owner.failed(t),e.ended||this.#y(e)):n.outdated?(n.refuse(t),this.#u(e)):this.#w(e,{channel:n.channel,reason:t.code,error:t})}#E(e,t){e.wish.phase="queued",this.#r.add(e),this.#o=!0,this.#s.set(t,()=>{this.#o=!1,this.#l()})}#w(e,t){e.ended=!0,this.#e.delete(e.channel),this.#r.delete(e),this.#i.delete(e.channel),this.listeners.remove(e);let n=t.error??Ce(e.channel);e.wish.fail(n),e.table?.end(n),t.error&&this.owner.failed(t.error),this.owner.unsubscribed(t)}async#g(e){let t=this.requests.nextId(),n=this.requests.answer(t);this.link.send({type:"CHANNEL_UNSUBSCRIBE",id:t,channel:e});try{await n}catch(i){let{code:s}=i;if(s!=="CONNECTION_LOST"&&s!=="NOT_SUBSCRIBED")throw i}this.#t.delete(e)&&this.owner.unsubscribed({channel:e,reason:"client"})}};function Z(r){let{channel:e,state:t}=r;return{channel:e,pattern:f(e),by:"client",state:t}}function Ce(r){return new a("UNSUBSCRIBED",`${r} is not subscribed any more`,{channel:r})}var Oe=3e4,Ae=.2,Te=1e3,C=class{constructor(e,t,n){this.source=e;this.clock=t;this.#e=new c(n)}source;clock;#e;#t=0;get renewable(){return typeof this.source=="function"}async get(e){if(typeof this.source!="function")return this.source;try{return await this.source(e)}catch(t){throw new a("TOKEN_PROVIDER","the token provider failed",{retryable:!0,cause:t})}}keepFresh(e,t,n){this.stop(),this.renewable&&e!==void 0&&this.#n(ee(e),t,n)}stop(){this.#t++,this.#e.clear()}#n(e,t,n){if(e===void 0)return;let i=e-this.clock.now(),s=i-Math.min(Oe,i*Ae);if(s<Te)return;let o=this.#t;this.#e.set(s,async()=>{let u=e;try{let d=await this.get("refresh");if(o!==this.#t||d===void 0)return;u=await t(d)??ee(d)}catch(d){o===this.#t&&n(d)}o===this.#t&&this.#n(u,t,n)})}};function ee(r){try{let e=(r.split(".")[1]??"").replace(/-/g,"+").replace(/_/g,"/"),{exp:t}=JSON.parse(atob(e));return typeof t=="number"?t*1e3:void 0}catch{return}}var O=class{clock;#e=new h(e=>this.#w(e));#t=new E;#n=new M;#r;#i;#s;#o;#d="closed";#a;#c;constructor(e,t={}){let n=t.runtime??G,i=t.codec??A;this.clock=new v(n),this.#r=new C(t.token,this.clock,n),this.#i=new S({url:Le(e),WebSocket:t.WebSocket??Ie(),codec:i,reconnect:t.reconnect,connectTimeoutMs:t.connectTimeoutMs??1e4,pingIntervalMs:t.pingIntervalMs,pongTimeoutMs:t.pongTimeoutMs??5e3},n,this.clock,this.#r,this.#n,this.#u());let s=t.publishTimeoutMs??3e4;this.#s=new R(this.#i,this.#n,this.#t,n,s,{subscribed:o=>this.#e.emit("subscribed",o),unsubscribed:o=>this.#e.emit("unsubscribed",o),resync:o=>this.#p(o),failed:o=>this.#g(o),report:o=>this.#w(o)}),this.#o=new k(this.#i,this.#n,i,n,s,t.queue)}get status(){return this.#d}get welcome(){return this.#a}get player(){return this.#a?.player}get subscriptions(){return this.#s.list()}get queued(){return this.#o.queued}connect(){if(this.#a)return Promise.resolve(this.#a);this.#c??=De();let{promise:e}=this.#c;return this.#E("connecting"),this.#i.start(),e}close(){this.#d!=="closed"&&(this.#i.stop(),this.#m(new a("CLOSED","the client was closed"),!1))}on(e,t){return this.#e.on(e,t)}subscribe(e,t={}){return this.#s.subscribe(e,t)}entities(e,t={}){return this.subscribe(e,t).entities}unsubscribe(e){return this.#s.unsubscribe(e)}channel(e){let t=new p(e,n=>this.#w(n));return this.#t.add(t),t}forget(e){this.#t.remove(e)}publish(e,t,n,i={}){return this.#o.publish(e,t,n,i,this.#d!=="closed")}#u(){return{hello:()=>this.#s.hello(),welcomed:(e,t)=>this.#l(e,t),received:e=>this.#b(e),lost:(e,t)=>this.#y(e,t),ended:e=>this.#m(e,!0),complain:e=>this.#g(e)}}#l(e,t){let n=_e(e);this.#a=n,this.#E("open"),this.#e.emit("welcome",n),this.#a===n&&(this.#r.keepFresh(t,i=>this.#f(i),i=>this.#w(i)),this.#s.welcomed(e.subscriptions??[],e.resumed),this.#o.opened(n.limits.messageBytes),this.#c?.resolve(n),this.#c=void 0)}#b(e){switch(e.type){case"EVENT":e.key!==void 0&&this.#s.live(e.channel)?.table?.updated({...e,key:e.key}),this.#t.deliver(e,t=>this.#e.emit("event",t));return;case"VIEW_ENTER":return this.#s.live(e.channel)?.entities.entered(e);case"VIEW_LEAVE":return this.#s.live(e.channel)?.table?.left(e);case"CHANNEL_SUBSCRIBED":this.#n.settle(e.id,e)||this.#s.subscribed(e);return;case"CHANNEL_UNSUBSCRIBED":this.#n.settle(e.id,e)||this.#s.unsubscribed(e);return;case"EVENT_PUBLISHED":case"FILTER_UPDATED":case"TOKEN_REFRESHED":this.#n.settle(e.id,e);return;case"STATUS":this.#a&&this.#E(e.broker==="ok"?"open":"degraded");return;case"RESYNC":return this.#s.live(e.channel)?.table?.due(),this.#p(H(e));case"GOODBYE":return this.#e.emit("goodbye",{reason:e.reason,reconnectInMs:e.reconnect_in_ms});case"ERROR":return this.#h(e)}}#h(e){if(this.#n.settle(e.id,e))return;let t=a.fromWire(e);e.channel!==void 0&&this.#s.greetingFailed(e.channel,t)||this.#g(t)}async#f(e){let t=this.#n.nextId(),n=this.#n.answer(t);return this.#i.send({type:"TOKEN_REFRESH",id:t,token:e}),(await n).expires_ms}#p(e){this.#t.resync(e),this.#e.emit("resync",e)}#y(e,t){this.#v(e),this.#E("connecting",e,t)}#m(e,t){this.#v(e),this.#s.abandoned(e),this.#o.abandoned(e),this.#c?.reject(e),this.#c=void 0,this.#E("closed",t?e:void 0)}#v(e){this.#a=void 0,this.#r.stop(),this.#n.lose(e.closeCode),this.#s.lost(),this.#o.lost()}#E(e,t,n){let i=this.#d;e===i&&!t||(this.#d=e,this.#e.emit("status",{status:e,previous:i,...t&&{error:t},...n!==void 0&&{retryInMs:n}}))}#w(e){if(e instanceof a)return this.#g(e);this.#g(new a("LISTENER",`a listener threw: ${String(e)}`,{cause:e}))}#g(e){this.#e.has("error")?this.#e.emit("error",e,console.error):console.error(e)}};function Ne(r,e={}){let t=new O(r,e);return t.connect().catch(()=>{}),t}function De(){let r,e;return{promise:new Promise((n,i)=>{r=n,e=i}),resolve:r,reject:e}}function _e(r){let{message_bytes:e,subscriptions:t}=r.limits??{};return{connection:r.connection,session:r.session,resumed:r.resumed,player:r.player,node:r.node,heartbeatMs:r.heartbeat_ms,limits:{...e!==void 0&&{messageBytes:e},...t!==void 0&&{subscriptions:t}}}}function Le(r){return new URL(r,globalThis.location?.href).href.replace(/^http/,"ws")}function Ie(){let r=globalThis.WebSocket;if(r)return r;throw new TypeError("no WebSocket here: pass the one of package `ws` as the option `WebSocket`")}export{O as Drawbridge,a as DrawbridgeError,Ne as connect,T as globMatcher,f as isPattern,A as json};
+
+// src/clock.ts
+var SAMPLES = 16;
+var Clock = class {
+  constructor(runtime) {
+    this.runtime = runtime;
+  }
+  runtime;
+  #samples = [];
+  #best;
+  /** The server's time in Unix milliseconds. Before the first connection, this machine's. */
+  now() {
+    return this.#best ? this.runtime.now() + this.#best.offsetMs : this.runtime.wallNow();
+  }
+  /** How far the server's clock is ahead of this machine's, in milliseconds. */
+  get offsetMs() {
+    return this.now() - this.runtime.wallNow();
+  }
+  /** The shortest round trip among the recent samples, in milliseconds; undefined before the first. */
+  get rttMs() {
+    return this.#best?.rttMs;
+  }
+  /** @internal A request left at `sentAt`, its answer with the server's time is here now. */
+  sample(sentAt, serverTimeMs) {
+    const receivedAt = this.runtime.now();
+    const rttMs = Math.max(receivedAt - sentAt, 0);
+    if (!Number.isFinite(serverTimeMs)) return;
+    this.#samples.push({ offsetMs: serverTimeMs - (sentAt + receivedAt) / 2, rttMs });
+    if (this.#samples.length > SAMPLES) this.#samples.shift();
+    this.#best = this.#samples.reduce((best, sample) => sample.rttMs <= best.rttMs ? sample : best);
+  }
+  /** @internal A new connection, perhaps to another node, perhaps after this machine slept: the old samples say little. */
+  restart() {
+    this.#samples = [];
+  }
+};
+
+// src/codec.ts
+var json = {
+  subprotocol: "drawbridge.v1.json",
+  encode: (message) => JSON.stringify(message),
+  decode(frame) {
+    if (typeof frame !== "string") throw new TypeError("a binary frame on a JSON connection");
+    return JSON.parse(frame);
+  }
+};
+var utf8 = new TextEncoder();
+function sizeOf(frame) {
+  return typeof frame === "string" ? utf8.encode(frame).length : frame.length;
+}
+
+// src/emitter.ts
+var Emitter = class {
+  /** `report` gets what a listener threw. */
+  constructor(report) {
+    this.report = report;
+  }
+  report;
+  #listeners = /* @__PURE__ */ new Map();
+  on(name, listener) {
+    const entry = (argument) => listener(argument);
+    const set = this.#listeners.get(name) ?? /* @__PURE__ */ new Set();
+    this.#listeners.set(name, set.add(entry));
+    return () => {
+      set.delete(entry);
+      if (set.size === 0 && this.#listeners.get(name) === set) this.#listeners.delete(name);
+    };
+  }
+  has(name) {
+    return this.#listeners.has(name);
+  }
+  emit(name, argument, report = this.report) {
+    for (const listener of [...this.#listeners.get(name) ?? []]) contain(() => listener(argument), report);
+  }
+  clear() {
+    this.#listeners.clear();
+  }
+};
+function contain(call, report) {
+  try {
+    const result = call();
+    if (result instanceof Promise) result.catch(report);
+  } catch (thrown) {
+    report(thrown);
+  }
+}
+
+// src/errors.ts
+var DrawbridgeError = class _DrawbridgeError extends Error {
+  static {
+    Object.defineProperty(this, "name", { value: "DrawbridgeError" });
+    Object.defineProperty(this.prototype, "name", { value: "DrawbridgeError", writable: true, configurable: true });
+  }
+  code;
+  /** Whether asking for the same again, later, can succeed. */
+  retryable;
+  constructor(code, message, { cause, retryable = false, ...details } = {}) {
+    super(message, cause === void 0 ? void 0 : { cause });
+    this.code = code;
+    this.retryable = retryable;
+    for (const [name, value] of Object.entries(details)) if (value !== void 0) Object.assign(this, { [name]: value });
+  }
+  /** @internal */
+  static fromWire(message) {
+    return new _DrawbridgeError(message.code, message.message, {
+      retryable: message.retryable,
+      retryAfterMs: message.retry_after_ms,
+      outcome: message.outcome,
+      reason: message.reason,
+      channel: message.channel,
+      position: message.position,
+      hint: message.hint
+    });
+  }
+};
+function publishRefused(error) {
+  return error.outcome ? error : new DrawbridgeError(error.code, error.message, { ...error, outcome: "not_done" });
+}
+function connectionLost(closeCode) {
+  const message = "the connection was lost before the answer came";
+  return new DrawbridgeError("CONNECTION_LOST", message, { retryable: true, outcome: "unknown", closeCode });
+}
+
+// src/glob.ts
+var utf82 = new TextEncoder();
+var [STAR, QUESTION, OPEN, CLOSE, BACKSLASH, CARET, DASH] = [..."*?[]\\^-"].map((c) => c.charCodeAt(0));
+function isPattern(channel) {
+  return /[*?[]/.test(channel);
+}
+function globMatcher(pattern) {
+  const glob = utf82.encode(pattern);
+  return (channel) => matches(glob, utf82.encode(channel));
+}
+function matches(glob, text) {
+  let g = 0;
+  let t = 0;
+  let starAt = -1;
+  let starText = 0;
+  while (t < text.length) {
+    if (glob[g] === STAR) {
+      starAt = g++;
+      starText = t;
+      continue;
+    }
+    const next = g < glob.length ? matchOne(glob, g, text[t]) : -1;
+    if (next >= 0) {
+      g = next;
+      t++;
+    } else if (starAt >= 0) {
+      g = starAt + 1;
+      t = ++starText;
+    } else {
+      return false;
+    }
+  }
+  while (glob[g] === STAR) g++;
+  return g === glob.length;
+}
+function matchOne(glob, g, byte) {
+  switch (glob[g]) {
+    case QUESTION:
+      return g + 1;
+    case OPEN:
+      return matchClass(glob, g + 1, byte);
+    case BACKSLASH:
+      if (g + 1 < glob.length) g++;
+      return glob[g] === byte ? g + 1 : -1;
+    default:
+      return glob[g] === byte ? g + 1 : -1;
+  }
+}
+function matchClass(glob, g, byte) {
+  const negated = glob[g] === CARET;
+  if (negated) g++;
+  let found = false;
+  while (g < glob.length && glob[g] !== CLOSE) {
+    if (glob[g] === BACKSLASH && g + 1 < glob.length) {
+      found ||= glob[g + 1] === byte;
+      g += 2;
+    } else if (glob[g + 1] === DASH && g + 2 < glob.length) {
+      const [low, high] = [Math.min(glob[g], glob[g + 2]), Math.max(glob[g], glob[g + 2])];
+      found ||= low <= byte && byte <= high;
+      g += 3;
+    } else {
+      found ||= glob[g] === byte;
+      g++;
+    }
+  }
+  return found !== negated ? Math.min(g + 1, glob.length) : -1;
+}
+
+// src/events.ts
+var Channel = class {
+  /** @internal */
+  constructor(channel, report) {
+    this.channel = channel;
+    this.#events = new Emitter(report);
+    this.#any = new Emitter(report);
+    this.matches = isPattern(channel) ? globMatcher(channel) : (name) => name === channel;
+  }
+  channel;
+  #events;
+  #any;
+  /** @internal */
+  matches;
+  /** Calls back for each event of that name; the answer stops it. */
+  on(event, handler) {
+    return this.#events.on(event, handler);
+  }
+  /** Calls back for every event; the answer stops it. */
+  onEvent(handler) {
+    return this.#any.on("event", handler);
+  }
+  /** Calls back where events may be missing; the answer stops it. */
+  onResync(handler) {
+    return this.#any.on("resync", handler);
+  }
+  /** @internal */
+  deliver(event) {
+    this.#events.emit(event.event, event);
+    this.#any.emit("event", event);
+  }
+  /** @internal */
+  resync(resync) {
+    this.#any.emit("resync", resync);
+  }
+  /** @internal */
+  silence() {
+    this.#events.clear();
+    this.#any.clear();
+  }
+};
+var MAX_REMEMBERED = 1024;
+var Listeners = class {
+  #channels = /* @__PURE__ */ new Set();
+  #remembered = /* @__PURE__ */ new Map();
+  add(channel) {
+    this.#channels.add(channel);
+    this.#remembered.clear();
+  }
+  remove(channel) {
+    channel.silence();
+    this.#channels.delete(channel);
+    this.#remembered.clear();
+  }
+  /** `all` hears every event, before the channels' own listeners. */
+  deliver(message, all) {
+    const { type: _, ...rest } = message;
+    const event = { ...rest, data: rest.data ?? null };
+    all(event);
+    for (const channel of this.#of(message.channel)) channel.deliver(event);
+  }
+  /** To the listeners of that name or pattern, and to those of patterns that cover it. */
+  resync(resync) {
+    for (const channel of this.#of(resync.channel)) channel.resync(resync);
+  }
+  #of(name) {
+    let found = this.#remembered.get(name);
+    if (!found) {
+      found = [...this.#channels].filter((channel) => channel.channel === name || channel.matches(name));
+      if (this.#remembered.size >= MAX_REMEMBERED) this.#remembered.clear();
+      this.#remembered.set(name, found);
+    }
+    return found;
+  }
+};
+function resyncOf(message) {
+  const { type: _, ...resync } = message;
+  return resync;
+}
+
+// src/backoff.ts
+var STABLE_MS = 1e4;
+var Backoff = class {
+  constructor(runtime, { minDelayMs = 3e3, maxDelayMs = 3e4 } = {}) {
+    this.runtime = runtime;
+    this.#minMs = Math.max(minDelayMs, 1);
+    this.#maxMs = Math.max(maxDelayMs, this.#minMs);
+    this.#boundMs = this.#minMs;
+  }
+  runtime;
+  #boundMs;
+  #minMs;
+  #maxMs;
+  /** The next wait, in milliseconds. */
+  next() {
+    const boundMs = this.#boundMs;
+    this.widen(boundMs * 2);
+    return boundMs * this.runtime.random();
+  }
+  /** The next waits spread over at least so much, up to `maxDelayMs`: the server named this time itself. */
+  widen(boundMs) {
+    this.#boundMs = Math.min(Math.max(this.#boundMs, boundMs), this.#maxMs);
+  }
+  reset() {
+    this.#boundMs = this.#minMs;
+  }
+};
+function mayReconnect(closeCode) {
+  return !(closeCode >= 4500 && closeCode <= 4999);
+}
+var TOKEN_EXPIRED_CLOSE = 4004;
+
+// src/runtime.ts
+var systemRuntime = {
+  now: () => performance.now(),
+  wallNow: () => Date.now(),
+  random: () => Math.random(),
+  setTimeout: (callback, delayMs) => setTimeout(callback, delayMs),
+  clearTimeout: (handle) => clearTimeout(handle),
+  onOnline(callback) {
+    if (typeof globalThis.addEventListener !== "function") return () => {
+    };
+    globalThis.addEventListener("online", callback);
+    return () => globalThis.removeEventListener("online", callback);
+  }
+};
+var MAX_DELAY_MS = 2 ** 31 - 1;
+var Timer = class {
+  constructor(runtime) {
+    this.runtime = runtime;
+  }
+  runtime;
+  #handle;
+  set(delayMs, callback) {
+    this.clear();
+    this.#handle = this.runtime.setTimeout(
+      () => {
+        this.#handle = void 0;
+        callback();
+      },
+      Math.min(Math.max(delayMs, 0), MAX_DELAY_MS)
+    );
+  }
+  clear() {
+    if (this.#handle !== void 0) this.runtime.clearTimeout(this.#handle);
+    this.#handle = void 0;
+  }
+};
+
+// src/liveness.ts
+var QUICK_PINGS = 3;
+var QUICK_MS = 1e3;
+var MAX_EXCUSES = 2;
+var Liveness = class {
+  /** `ping` sends one and says its id; `dead` is called at most once for each `start`. */
+  constructor(runtime, clock, ping, dead) {
+    this.runtime = runtime;
+    this.clock = clock;
+    this.ping = ping;
+    this.dead = dead;
+    this.#interval = new Timer(runtime);
+    this.#deadline = new Timer(runtime);
+  }
+  runtime;
+  clock;
+  ping;
+  dead;
+  #interval;
+  #deadline;
+  #outstanding;
+  #heard = false;
+  #pings = 0;
+  start(options) {
+    this.stop();
+    this.#pings = 0;
+    this.#ask(options);
+  }
+  stop() {
+    this.#interval.clear();
+    this.#deadline.clear();
+    this.#outstanding = void 0;
+  }
+  /** Any frame came. */
+  heard() {
+    this.#heard = true;
+  }
+  /** Whether `id` was ours. `serverTimeMs` is absent where the answer was an error (a rate limit, say): still an answer. */
+  answered(id, serverTimeMs) {
+    const ping = this.#outstanding;
+    if (!ping || ping.id !== id) return false;
+    this.#outstanding = void 0;
+    this.#deadline.clear();
+    if (serverTimeMs !== void 0) this.clock.sample(ping.sentAt, serverTimeMs);
+    return true;
+  }
+  #ask(options) {
+    const delayMs = ++this.#pings < QUICK_PINGS ? Math.min(QUICK_MS, options.intervalMs) : options.intervalMs;
+    this.#interval.set(delayMs, () => this.#ask(options));
+    if (this.#outstanding) return;
+    const sentAt = this.runtime.now();
+    this.#outstanding = { id: this.ping(sentAt), sentAt };
+    this.#expect(options.timeoutMs, MAX_EXCUSES);
+  }
+  #expect(timeoutMs, excuses) {
+    this.#heard = false;
+    const armedAt = this.runtime.now();
+    this.#deadline.set(timeoutMs, () => {
+      const late = this.runtime.now() - armedAt > 2 * timeoutMs;
+      if (excuses > 0 && (late || this.#heard)) this.#expect(timeoutMs, excuses - 1);
+      else this.dead();
+    });
+  }
+};
+
+// src/messages.ts
+function messagesOf(decoded) {
+  const list = Array.isArray(decoded) ? decoded : [decoded];
+  for (const item of list) {
+    if (typeof item?.type !== "string") throw new TypeError("a message without a type");
+  }
+  return list;
+}
+
+// src/link.ts
+var OPEN2 = 1;
+var ABANDON_CLOSE = 4002;
+var GOODBYE_CLOSE = 4e3;
+var ABNORMAL_CLOSE = 1006;
+var MAX_UNSENT_BYTES = 1024 * 1024;
+var Link = class {
+  constructor(options, runtime, clock, tokens, requests, owner) {
+    this.options = options;
+    this.runtime = runtime;
+    this.clock = clock;
+    this.tokens = tokens;
+    this.requests = requests;
+    this.owner = owner;
+    this.#backoff = new Backoff(runtime, options.reconnect);
+    this.#timer = new Timer(runtime);
+    this.#liveness = new Liveness(
+      runtime,
+      clock,
+      (t) => this.#ping(t),
+      () => this.#lose(ABANDON_CLOSE, "no answer to PING")
+    );
+  }
+  options;
+  runtime;
+  clock;
+  tokens;
+  requests;
+  owner;
+  #backoff;
+  #liveness;
+  #timer;
+  #attempt;
+  #waiting;
+  /** Whether `WELCOME` has come and nothing ended the connection since. */
+  get open() {
+    return this.#attempt?.openedAt !== void 0;
+  }
+  /** Whether `CONNECT` is out and `WELCOME` is not yet here. */
+  get greeting() {
+    return this.#attempt?.connectId !== void 0 && !this.open;
+  }
+  /** Whether the socket has taken more than it could send. */
+  get congested() {
+    return (this.#attempt?.socket?.bufferedAmount ?? 0) > MAX_UNSENT_BYTES;
+  }
+  /** Dials, or if it waits to come back, does so now. */
+  start() {
+    if (this.#attempt) return;
+    void this.#dial(this.#waiting ? "reconnect" : "connect");
+  }
+  /** Ends the connection, and the session with it (1000). The owner is not told. */
+  stop() {
+    this.#stopWaiting();
+    this.#drop(1e3);
+    this.#backoff.reset();
+  }
+  send(message) {
+    this.sendFrame(this.options.codec.encode(message));
+  }
+  sendFrame(frame) {
+    const socket = this.#attempt?.socket;
+    if (socket?.readyState === OPEN2) socket.send(frame);
+  }
+  async #dial(reason) {
+    this.#stopWaiting();
+    const attempt = { connectSentAt: this.runtime.now() };
+    this.#attempt = attempt;
+    this.#timer.set(this.options.connectTimeoutMs, () => this.#lose(ABANDON_CLOSE, "no WELCOME in time"));
+    try {
+      attempt.token = await this.tokens.get(reason);
+      if (this.#attempt === attempt) this.#openSocket(attempt);
+    } catch (thrown) {
+      if (this.#attempt !== attempt) return;
+      if (thrown instanceof DrawbridgeError) this.#fail(thrown, ABNORMAL_CLOSE);
+      else this.#end(new DrawbridgeError("CLOSED", "the WebSocket could not be created", { cause: thrown, hint: "a page over https needs wss:" }));
+    }
+  }
+  #openSocket(attempt) {
+    const socket = new this.options.WebSocket(this.options.url, [this.options.codec.subprotocol]);
+    attempt.socket = socket;
+    socket.binaryType = "arraybuffer";
+    socket.onopen = () => this.#greet(attempt);
+    socket.onmessage = (event) => this.#receive(attempt, event.data);
+    socket.onclose = (event) => {
+      if (this.#attempt === attempt) this.#lose(event.code || ABNORMAL_CLOSE, event.reason);
+    };
+    socket.onerror = (event) => {
+      attempt.socketError = event?.message || event?.error?.code;
+    };
+  }
+  #greet(attempt) {
+    if (this.#attempt !== attempt) return;
+    const subscribe = this.owner.hello();
+    attempt.connectId = this.requests.nextId();
+    attempt.connectSentAt = this.runtime.now();
+    this.send({
+      type: "CONNECT",
+      id: attempt.connectId,
+      ...attempt.token !== void 0 && { token: attempt.token },
+      ...subscribe.length > 0 && { subscribe }
+    });
+  }
+  #receive(attempt, frame) {
+    if (this.#attempt !== attempt) return;
+    this.#liveness.heard();
+    let messages;
+    try {
+      messages = messagesOf(this.options.codec.decode(frame));
+    } catch (cause) {
+      return this.owner.complain(new DrawbridgeError("BAD_FRAME", "the server sent no message of the contract", { cause }));
+    }
+    for (const message of messages) {
+      if (this.#attempt !== attempt) return;
+      this.#handle(attempt, message);
+    }
+  }
+  #handle(attempt, message) {
+    const fault = message.type === "ERROR" && (message.id === void 0 || message.id === attempt.connectId) && !message.channel;
+    attempt.fault = fault ? DrawbridgeError.fromWire(message) : void 0;
+    switch (message.type) {
+      case "WELCOME":
+        return this.#welcome(attempt, message);
+      case "PONG":
+        this.#liveness.answered(message.id, message.server_time_ms);
+        return this.owner.received(message);
+      case "ERROR":
+        if (!this.#liveness.answered(message.id)) this.owner.received(message);
+        return;
+      case "GOODBYE":
+        this.#goodbye(attempt, message.reconnect_in_ms);
+        return this.owner.received(message);
+      default:
+        return this.owner.received(message);
+    }
+  }
+  #welcome(attempt, message) {
+    if (attempt.openedAt !== void 0) return;
+    attempt.openedAt = this.runtime.now();
+    this.#timer.clear();
+    this.clock.restart();
+    this.clock.sample(attempt.connectSentAt, message.server_time_ms);
+    const heartbeatMs = message.heartbeat_ms > 0 ? message.heartbeat_ms : 25e3;
+    this.#liveness.start({
+      intervalMs: this.options.pingIntervalMs ?? Math.min(heartbeatMs / 2, 1e4),
+      timeoutMs: this.options.pongTimeoutMs
+    });
+    this.owner.welcomed(message, attempt.token);
+  }
+  #ping(t) {
+    const id = this.requests.nextId();
+    this.send({ type: "PING", id, t });
+    return id;
+  }
+  /** The server names the moment to come back, spread over its clients; it closes by itself, or we do then. */
+  #goodbye(attempt, reconnectInMs) {
+    const delayMs = Math.max(Number(reconnectInMs) || 0, 0);
+    attempt.returnAt = this.runtime.now() + delayMs;
+    this.#timer.set(delayMs, () => this.#lose(GOODBYE_CLOSE, "drain"));
+  }
+  #lose(code, reason) {
+    this.#fail(closeError(this.#attempt, code, reason), code);
+  }
+  #fail(error, code) {
+    const attempt = this.#attempt;
+    const expired = code === TOKEN_EXPIRED_CLOSE;
+    const tokenIsDead = expired && !this.tokens.renewable && !attempt?.fault?.retryable;
+    if (!mayReconnect(code) || tokenIsDead) return this.#end(error);
+    const delayMs = this.#delay(attempt, expired);
+    this.#drop(ABANDON_CLOSE);
+    const redial = () => void this.#dial(expired ? "expired" : "reconnect");
+    this.#timer.set(delayMs, redial);
+    this.#waiting = this.runtime.onOnline(redial);
+    this.owner.lost(error, delayMs);
+  }
+  /** The wait before the next attempt. Never shorter than what the server asked for. */
+  #delay(attempt, expired) {
+    const now = this.runtime.now();
+    const stable = attempt?.openedAt !== void 0 && now - attempt.openedAt >= STABLE_MS;
+    if (stable) this.#backoff.reset();
+    if (attempt?.returnAt !== void 0) {
+      const delayMs = Math.max(attempt.returnAt - now, 0);
+      this.#backoff.widen(delayMs);
+      return delayMs;
+    }
+    if (stable && expired) return 0;
+    const retryAfterMs = attempt?.fault?.retryAfterMs ?? 0;
+    this.#backoff.widen(retryAfterMs);
+    return retryAfterMs + this.#backoff.next();
+  }
+  #end(error) {
+    this.stop();
+    this.owner.ended(error);
+  }
+  #stopWaiting() {
+    this.#waiting?.();
+    this.#waiting = void 0;
+    this.#timer.clear();
+  }
+  /** Forgets the socket at once: a half-open one would take long to say that it is closed. */
+  #drop(closeCode) {
+    const socket = this.#attempt?.socket;
+    this.#attempt = void 0;
+    this.#timer.clear();
+    this.#liveness.stop();
+    if (!socket) return;
+    socket.onopen = socket.onmessage = socket.onclose = null;
+    try {
+      socket.close(closeCode);
+    } catch {
+    }
+  }
+};
+function closeError(attempt, code, reason) {
+  const retryable = mayReconnect(code);
+  const { fault, socket, connectId, socketError } = attempt ?? {};
+  const details = { closeCode: code, retryable, retryAfterMs: fault?.retryAfterMs, hint: fault?.hint };
+  if (fault) return new DrawbridgeError(fault.code, fault.message, details);
+  if (socket && connectId === void 0 && attempt?.openedAt === void 0) {
+    const cause = socketError || (reason || `closed with ${code} before it was open`);
+    const hint = "is the server running, are host, port and path right, and does the server allow the origin of this page?";
+    return new DrawbridgeError("CONNECTION_LOST", `no WebSocket connection: ${cause}`, { ...details, hint });
+  }
+  const text = `the connection closed with ${code}${reason ? `: ${reason}` : ""}`;
+  return new DrawbridgeError(retryable ? "CONNECTION_LOST" : "CLOSED", text, details);
+}
+
+// src/publisher.ts
+var MAX_IN_FLIGHT = 1024;
+var RETRY_MS = 1e3;
+var Publisher = class {
+  constructor(link, requests, codec, runtime, timeoutMs, options = {}) {
+    this.link = link;
+    this.requests = requests;
+    this.codec = codec;
+    this.runtime = runtime;
+    this.timeoutMs = timeoutMs;
+    this.#retry = new Timer(runtime);
+    this.#maxMessages = options.maxMessages ?? 128;
+    this.#maxBytes = options.maxBytes ?? 256 * 1024;
+  }
+  link;
+  requests;
+  codec;
+  runtime;
+  timeoutMs;
+  /** Oldest first. */
+  #queue = [];
+  #queuedBytes = 0;
+  /** The queue's head, while its answer is out. */
+  #sent;
+  /** The rate limit asked to wait. */
+  #resting = false;
+  #inFlight = 0;
+  /** Why the last connection was the last one. */
+  #end;
+  #retry;
+  #maxMessages;
+  #maxBytes;
+  /** The server's `limits.message_bytes`. */
+  maxMessageBytes = Infinity;
+  get queued() {
+    return this.#queue.length;
+  }
+  /** `coming`: whether a connection is there or on its way. */
+  publish(channel, event, data, options, coming) {
+    return new Promise((resolve, reject) => {
+      const publish = this.#encode(channel, event, data, options, resolve, reject);
+      const direct = this.link.open && this.#queue.length === 0;
+      const refusal = this.#tooLarge(publish) ?? (direct ? this.#noRoomInFlight() : this.#noRoomInQueue(publish, options, coming));
+      if (refusal) return reject(refusal);
+      publish.deadline.set(options.timeoutMs ?? this.timeoutMs, () => this.#late(publish));
+      if (direct) return this.#send(publish, (answer) => this.#settle(publish, answer));
+      this.#queue.push(publish);
+      this.#queuedBytes += publish.bytes;
+      this.#flush();
+    });
+  }
+  /** A connection is open: what waited goes out. */
+  opened(maxMessageBytes) {
+    this.maxMessageBytes = maxMessageBytes ?? Infinity;
+    this.#flush();
+  }
+  lost() {
+    this.#retry.clear();
+    this.#resting = false;
+  }
+  /** No connection will come: what waits is refused. */
+  abandoned(cause) {
+    this.lost();
+    this.#end = cause;
+    for (const publish of this.#queue.splice(0)) {
+      this.#queuedBytes -= publish.bytes;
+      this.#settle(publish, closed(cause));
+    }
+  }
+  #encode(channel, event, data, options, resolve, reject) {
+    const id = this.requests.nextId();
+    let frame;
+    try {
+      frame = this.codec.encode({
+        type: "PUBLISH_EVENT",
+        id,
+        channel,
+        event,
+        ...data !== void 0 && { data },
+        ...options.key !== void 0 && { key: options.key },
+        ...options.idempotencyKey !== void 0 && { idempotency_key: options.idempotencyKey }
+      });
+    } catch (cause) {
+      throw refused("BAD_MESSAGE", "`data` cannot be encoded", { cause });
+    }
+    return { id, channel, frame, bytes: sizeOf(frame), deadline: new Timer(this.runtime), resolve, reject };
+  }
+  #tooLarge(publish) {
+    if (publish.bytes <= this.maxMessageBytes) return void 0;
+    return refused("TOO_LARGE", `the message has ${publish.bytes} bytes; the server takes ${this.maxMessageBytes}`);
+  }
+  #noRoomInFlight() {
+    if (this.#inFlight < MAX_IN_FLIGHT && !this.link.congested) return void 0;
+    return refused("QUEUE_FULL", "too much is in flight", { retryable: true });
+  }
+  #noRoomInQueue(publish, options, coming) {
+    if (!coming && this.#end) return closed(this.#end);
+    const off = options.queue === false || this.#maxMessages === 0;
+    if (!this.link.open && (off || !coming)) return refused("NOT_CONNECTED", "there is no connection", { retryable: true });
+    if (this.#queue.length < this.#maxMessages && this.#queuedBytes + publish.bytes <= this.#maxBytes) return void 0;
+    return refused("QUEUE_FULL", "the offline queue is full", { retryable: true });
+  }
+  #send(publish, onAnswer) {
+    this.#inFlight++;
+    this.requests.expect(publish.id, (answer) => {
+      this.#inFlight--;
+      onAnswer(answer);
+    });
+    this.link.sendFrame(publish.frame);
+  }
+  /**
+   * One at a time: so the order stays even where the rate limit refuses one, and a crowd that comes back does not
+   * flood the server. New publishes wait behind.
+   */
+  #flush() {
+    const head = this.#queue[0];
+    if (!head || this.#sent || this.#resting || !this.link.open) return;
+    const refusal = this.#tooLarge(head);
+    if (refusal) return this.#finish(head, refusal);
+    this.#sent = head;
+    this.#send(head, (answer) => {
+      this.#sent = void 0;
+      if (answer instanceof DrawbridgeError && answer.code === "RATE_LIMITED") this.#rest(answer.retryAfterMs ?? RETRY_MS);
+      else this.#finish(head, answer);
+    });
+  }
+  #finish(head, answer) {
+    this.#dequeue(head);
+    this.#settle(head, answer);
+    this.#flush();
+  }
+  #rest(delayMs) {
+    this.#resting = true;
+    this.#retry.set(delayMs, () => {
+      this.#resting = false;
+      this.#flush();
+    });
+  }
+  #dequeue(publish) {
+    const index = this.#queue.indexOf(publish);
+    if (index < 0) return;
+    this.#queue.splice(index, 1);
+    this.#queuedBytes -= publish.bytes;
+  }
+  #settle(publish, answer) {
+    publish.deadline.clear();
+    if (answer instanceof DrawbridgeError) return publish.reject(publishRefused(answer));
+    const { offset, result } = answer;
+    publish.resolve({
+      channel: publish.channel,
+      ...offset !== void 0 && { offset },
+      ...result !== void 0 && { result }
+    });
+  }
+  #late(publish) {
+    const unsent = this.#queue.includes(publish) && this.#sent !== publish;
+    const outcome = unsent ? "not_done" : "unknown";
+    const error = new DrawbridgeError("TIMEOUT", "no answer in time", { retryable: true, outcome, channel: publish.channel });
+    if (unsent) this.#finish(publish, error);
+    else this.requests.abandon(publish.id, error);
+  }
+};
+function closed(cause) {
+  return refused("CLOSED", cause.message, { closeCode: cause.closeCode, cause });
+}
+function refused(code, message, details = {}) {
+  return new DrawbridgeError(code, message, { ...details, outcome: "not_done" });
+}
+
+// src/requests.ts
+var Requests = class {
+  #lastId = 0;
+  #waiting = /* @__PURE__ */ new Map();
+  /** Ids are never used twice, not even on another connection. */
+  nextId() {
+    return ++this.#lastId;
+  }
+  expect(id, onAnswer) {
+    this.#waiting.set(id, onAnswer);
+  }
+  /** The same as a promise, which rejects with an `ERROR`. */
+  answer(id) {
+    return new Promise(
+      (resolve, reject) => this.expect(id, (answer) => answer instanceof DrawbridgeError ? reject(answer) : resolve(answer))
+    );
+  }
+  /** Whether somebody waited for it. */
+  settle(id, message) {
+    return this.#end(id, message.type === "ERROR" ? DrawbridgeError.fromWire(message) : message);
+  }
+  /** It takes too long: a late answer will be dropped. */
+  abandon(id, error) {
+    this.#end(id, error);
+  }
+  /** The link broke: no answer will come. */
+  lose(closeCode) {
+    for (const id of [...this.#waiting.keys()]) this.#end(id, connectionLost(closeCode));
+  }
+  #end(id, answer) {
+    const onAnswer = id === void 0 ? void 0 : this.#waiting.get(id);
+    if (id === void 0 || !onAnswer) return false;
+    this.#waiting.delete(id);
+    onAnswer(answer);
+    return true;
+  }
+};
+
+// src/deferred.ts
+var Deferred = class {
+  resolve;
+  reject;
+  settled = false;
+  promise = new Promise((resolve, reject) => {
+    this.resolve = () => (this.settled = true, resolve());
+    this.reject = (error) => (this.settled = true, reject(error));
+  });
+  constructor() {
+    this.promise.catch(() => {
+    });
+  }
+};
+
+// src/entities.ts
+var Entities = class {
+  /** @internal */
+  constructor(subscription, report, runtime, timeoutMs) {
+    this.subscription = subscription;
+    this.#emitter = new Emitter(report);
+    this.#overdue = new Timer(runtime);
+    this.#timeoutMs = timeoutMs;
+    this.#report = report;
+  }
+  subscription;
+  #emitter;
+  #shown = /* @__PURE__ */ new Map();
+  /** A snapshot on its way. */
+  #coming;
+  #stale = true;
+  #synced = new Deferred();
+  /** Whether the server has told of a table here: it is an entity channel. */
+  #known = false;
+  /** That nothing is shown without an area was reported, and no other snapshot has come since. */
+  #areaMissing = false;
+  #overdue;
+  #timeoutMs;
+  #report;
+  get size() {
+    return this.#shown.size;
+  }
+  get(key) {
+    return this.#shown.get(key);
+  }
+  has(key) {
+    return this.#shown.has(key);
+  }
+  [Symbol.iterator]() {
+    return this.#shown.values();
+  }
+  /** True from a loss (or the beginning) until the next snapshot is complete: what is here may be out of date. */
+  get stale() {
+    return this.#stale;
+  }
+  /**
+   * Resolves when the table is complete. Rejects when it will not be; with `TIMEOUT` where the server tells nothing of
+   * one: the channel may not be `kind = "entity"`. A new promise after each loss, and for a table that comes late. Where
+   * the class has `area_required` and the subscription no area the table is empty, and the client's `error` event says so.
+   */
+  get synced() {
+    return this.#synced.promise;
+  }
+  /** Calls back when one comes into view; the answer stops it. */
+  onEnter(handler) {
+    return this.#emitter.on("enter", handler);
+  }
+  /** Calls back for each new state of one that is in view; the answer stops it. */
+  onUpdate(handler) {
+    return this.#emitter.on("update", ({ entity, previous }) => handler(entity, previous));
+  }
+  /** Calls back with the last state of one that is not in view any more; the answer stops it. */
+  onLeave(handler) {
+    return this.#emitter.on("leave", ({ entity, reason }) => handler(entity, reason));
+  }
+  /** Calls back when a snapshot has taken effect, behind what it changed; the answer stops it. */
+  onReset(handler) {
+    return this.#emitter.on("reset", handler);
+  }
+  /** @internal */
+  entered({ entities, reset, complete, reason }) {
+    this.#overdue.clear();
+    this.#known = true;
+    this.#noteMissingArea(reason === "area_required");
+    if (reset) {
+      this.#coming = /* @__PURE__ */ new Map();
+      if (this.#stale) this.#renew();
+    }
+    if (!this.#coming) return this.#enter(entities.map((entity) => entityOf(entity)));
+    for (const entity of entities) this.#coming.set(entity.key, entityOf(entity));
+    if (complete) this.#replaceBy(this.#coming);
+  }
+  /** @internal */
+  updated(message) {
+    const entity = entityOf(message);
+    const previous = this.#shown.get(entity.key);
+    this.#coming?.set(entity.key, entity);
+    if (!previous && (this.#coming || this.#stale)) return;
+    this.#shown.set(entity.key, entity);
+    if (previous) this.#emitter.emit("update", { entity, previous });
+    else this.#emitter.emit("enter", entity);
+  }
+  /** @internal */
+  left({ keys, reason }) {
+    const gone = [];
+    for (const key of keys) {
+      const entity = this.#shown.get(key);
+      if (entity) gone.push(entity);
+      this.#shown.delete(key);
+      this.#coming?.delete(key);
+    }
+    for (const entity of gone) this.#emitter.emit("leave", { entity, reason });
+  }
+  /** @internal What is here may be out of date until the next snapshot. */
+  lost() {
+    this.#stale = true;
+    this.#coming = void 0;
+    this.#overdue.clear();
+    this.#renew();
+  }
+  /** @internal A snapshot follows if this is an entity channel, an empty one too. */
+  due() {
+    this.lost();
+    if (!this.#known) this.#overdue.set(this.#timeoutMs, () => this.#late());
+  }
+  /** @internal There will be no snapshot. */
+  abandoned(error) {
+    this.#synced.reject(error);
+  }
+  /** @internal The subscription has ended. */
+  end(error) {
+    this.lost();
+    this.abandoned(error);
+    const gone = this.#shown;
+    this.#shown = /* @__PURE__ */ new Map();
+    for (const entity of gone.values()) this.#emitter.emit("leave", { entity, reason: "unsubscribed" });
+    this.#emitter.clear();
+  }
+  /** `synced` resolves with an empty table, which looks like an empty world: the reason is an error of its own. */
+  #noteMissingArea(missing) {
+    const first = missing && !this.#areaMissing;
+    this.#areaMissing = missing;
+    if (!first) return;
+    const { channel } = this.subscription;
+    const hint = "pass one: entities(channel, { area: { x, y, radius } }), or subscription.area(…)";
+    this.#report(new DrawbridgeError("AREA_REQUIRED", `${channel} shows nothing without an area; ${hint}`, { channel, hint }));
+  }
+  #late() {
+    const { channel } = this.subscription;
+    const error = new DrawbridgeError("TIMEOUT", `no table of ${channel} came: the channel may not be kind = "entity"`, { channel });
+    this.abandoned(error);
+    this.#report(error);
+  }
+  #renew() {
+    if (this.#synced.settled) this.#synced = new Deferred();
+  }
+  #enter(entities) {
+    const before = entities.map(({ key }) => this.#shown.get(key));
+    for (const entity of entities) this.#shown.set(entity.key, entity);
+    entities.forEach((entity, at) => this.#tell(entity, before[at]));
+  }
+  #replaceBy(coming) {
+    const before = this.#shown;
+    this.#shown = coming;
+    this.#coming = void 0;
+    this.#stale = false;
+    this.#synced.resolve();
+    for (const [key, entity] of before) if (!coming.has(key)) this.#emitter.emit("leave", { entity, reason: "reset" });
+    for (const entity of [...coming.values()]) this.#tell(entity, before.get(entity.key));
+    this.#emitter.emit("reset", void 0);
+  }
+  #tell(entity, previous) {
+    if (!previous) this.#emitter.emit("enter", entity);
+    else if (!same(entity, previous)) this.#emitter.emit("update", { entity, previous });
+  }
+};
+function entityOf({ key, event, data, from, tags, ts, encoding }) {
+  return {
+    key,
+    event,
+    data: data ?? null,
+    ...from !== void 0 && { from },
+    ...tags !== void 0 && { tags },
+    ...ts !== void 0 && { ts },
+    ...encoding !== void 0 && { encoding }
+  };
+}
+function same(a, b) {
+  if (a === b) return true;
+  if (typeof a !== "object" || typeof b !== "object" || !a || !b || Array.isArray(a) !== Array.isArray(b)) return false;
+  const names = Object.keys(a);
+  return names.length === Object.keys(b).length && names.every((name) => name in b && same(a[name], b[name]));
+}
+
+// src/view.ts
+function changedView(view, { filter = view.filter ?? null, area = view.area ?? null }) {
+  return { ...filter !== null && { filter }, ...area !== null && { area: checked(area) } };
+}
+function difference(from, to) {
+  const filter = from.filter !== to.filter;
+  const area = !sameArea(from.area, to.area);
+  if (!filter && !area) return void 0;
+  return { ...filter && { filter: to.filter ?? null }, ...area && { area: to.area ?? null } };
+}
+function withoutRefused(wanted, asked, inForce) {
+  const filter = wanted.filter === asked.filter ? inForce.filter : wanted.filter;
+  const area = sameArea(wanted.area, asked.area) ? inForce.area : wanted.area;
+  return { ...filter !== void 0 && { filter }, ...area !== void 0 && { area } };
+}
+function sameArea(a, b) {
+  return JSON.stringify(a) === JSON.stringify(b);
+}
+function checked(area) {
+  const copy = "min" in area ? { min: [area.min[0], area.min[1]], max: [area.max[0], area.max[1]] } : "follow" in area ? { follow: area.follow, radius: area.radius } : { x: area.x, y: area.y, radius: area.radius };
+  for (const value of Object.values(copy).flat()) {
+    if (typeof value === "number" ? !Number.isFinite(value) : value === void 0) {
+      throw new DrawbridgeError("FILTER_INVALID", "an area is {x, y, radius}, {min, max} or {follow, radius}, in finite numbers");
+    }
+  }
+  return copy;
+}
+
+// src/subscriptions.ts
+var MAX_HELLO_CHARS = 8 * 1024;
+var MAX_IN_FLIGHT2 = 16;
+var RETRY = { minDelayMs: 250, maxDelayMs: 3e4 };
+var Wish = class {
+  constructor(channel, view) {
+    this.channel = channel;
+    this.view = view;
+  }
+  channel;
+  view;
+  phase = "offline";
+  /** Counts the changes of what is wanted. */
+  #version = 0;
+  /** What was last sent on this connection, and the version that it was. */
+  #asked;
+  /** The newest version in force on this connection. */
+  #settledVersion = -1;
+  /** What the server last granted, on this connection or before: what a refused change falls back to. */
+  granted;
+  /** The view of what the server holds on this connection; undefined while it holds nothing. */
+  inForce;
+  /** In the order of their versions. A newer version serves as well. */
+  #waiting = [];
+  /** Why nothing is to be waited for. */
+  #failure;
+  change(view) {
+    this.view = view;
+    this.#version++;
+    this.#failure = void 0;
+  }
+  /** What the next message about it asks for. */
+  ask() {
+    this.#asked = { view: this.view, version: this.#version };
+    return this.view;
+  }
+  /** Whether what is wanted has changed since it was last sent. */
+  get outdated() {
+    return this.#asked?.version !== this.#version;
+  }
+  get asked() {
+    return this.#asked?.view ?? this.view;
+  }
+  /** Whether the server holds it on this connection. */
+  get held() {
+    return this.inForce !== void 0;
+  }
+  /** Whether it was granted on this connection. What a template subscribed is held before that, and without a view. */
+  get active() {
+    return this.#settledVersion >= 0;
+  }
+  /** The server has granted what was asked. */
+  grant() {
+    this.phase = "settled";
+    this.inForce = this.granted = this.asked;
+    this.#settle(this.#asked?.version ?? -1);
+  }
+  /** The server holds nothing any more. */
+  drop() {
+    this.inForce = void 0;
+    this.#settledVersion = -1;
+  }
+  /** What the server holds is what is wanted, by whatever way. */
+  settle() {
+    this.phase = "settled";
+    this.#settle(this.#version);
+  }
+  /** What was asked is refused. */
+  refuse(error) {
+    this.#take(this.#asked?.version ?? -1, (deferred2) => deferred2.reject(error));
+  }
+  fail(error) {
+    this.#failure = error;
+    this.#take(Infinity, (deferred2) => deferred2.reject(error));
+  }
+  /** Another connection: all is to be asked and confirmed anew. */
+  reset() {
+    this.drop();
+    this.phase = "offline";
+    this.#asked = void 0;
+    this.#failure = void 0;
+  }
+  /** Settles when what is wanted now, or anything newer, is in force or refused. */
+  whenInForce() {
+    const last = this.#waiting.at(-1);
+    if (last && (last.version === this.#version || last.version > (this.#asked?.version ?? -1))) {
+      last.version = this.#version;
+      return last.deferred.promise;
+    }
+    const deferred2 = new Deferred();
+    if (this.#failure) deferred2.reject(this.#failure);
+    else if (this.#settledVersion >= this.#version) deferred2.resolve();
+    else this.#waiting.push({ version: this.#version, deferred: deferred2 });
+    return deferred2.promise;
+  }
+  #settle(version) {
+    this.#settledVersion = version;
+    this.#take(version, (deferred2) => deferred2.resolve());
+  }
+  #take(version, act) {
+    while (this.#waiting[0] && this.#waiting[0].version <= version) act(this.#waiting.shift().deferred);
+  }
+};
+var Subscription = class extends Channel {
+  #subscriptions;
+  #report;
+  /** @internal */
+  wish;
+  /** @internal Once somebody asked for it, or an entity came. */
+  table;
+  /** @internal */
+  ended = false;
+  /** @internal */
+  constructor(subscriptions, wish, report) {
+    super(wish.channel, report);
+    this.#subscriptions = subscriptions;
+    this.#report = report;
+    this.wish = wish;
+  }
+  /** `pending` until the server has confirmed it, on each connection anew. */
+  get state() {
+    return this.ended ? "ended" : this.wish.active ? "active" : "pending";
+  }
+  /** What of the channel is wanted now. */
+  get view() {
+    return this.wish.view;
+  }
+  /** The live table of an entity channel. */
+  get entities() {
+    if (isPattern(this.channel)) throw new TypeError(`${this.channel} is a pattern: entities are told by channel`);
+    if (!this.table) {
+      const { runtime, timeoutMs } = this.#subscriptions;
+      this.table = new Entities(this, this.#report, runtime, timeoutMs);
+      if (this.wish.held) this.table.due();
+    }
+    return this.table;
+  }
+  /**
+   * Resolves when the server has confirmed the subscription as it is wanted now: whatever is published after that
+   * arrives. Rejects when it is refused. A new promise after each change and each reconnect.
+   */
+  get ready() {
+    return this.wish.whenInForce();
+  }
+  /**
+   * Replaces the filter (`null`: none) on the live subscription, and resolves when it, or a newer change, is in force.
+   * A bad one rejects with `FILTER_INVALID`, and the old one stays.
+   */
+  filter(expression) {
+    return this.#subscriptions.change(this, { filter: expression });
+  }
+  /**
+   * Replaces the area (`null`: none), as `filter` does the filter. It may be called on every frame: one change is out at
+   * a time, and the newest follows it.
+   */
+  area(area) {
+    return this.#subscriptions.change(this, { area });
+  }
+  /** @deprecated `filter` does the same. */
+  setFilter(filter) {
+    return this.filter(filter);
+  }
+  /** No handler is called from now on. Resolves when the server has confirmed it. */
+  unsubscribe() {
+    return this.ended ? Promise.resolve() : this.#subscriptions.unsubscribe(this.channel);
+  }
+};
+var Subscriptions = class {
+  constructor(link, requests, listeners, runtime, timeoutMs, owner) {
+    this.link = link;
+    this.requests = requests;
+    this.listeners = listeners;
+    this.runtime = runtime;
+    this.timeoutMs = timeoutMs;
+    this.owner = owner;
+    this.#pause = new Timer(runtime);
+    this.#backoff = new Backoff(runtime, RETRY);
+  }
+  link;
+  requests;
+  listeners;
+  runtime;
+  timeoutMs;
+  owner;
+  #own = /* @__PURE__ */ new Map();
+  /** What the server holds by its templates or for a service, also where the application wants the same. */
+  #foreign = /* @__PURE__ */ new Map();
+  /** Named in a `CONNECT` that is out, and no longer wanted. */
+  #leaving = /* @__PURE__ */ new Set();
+  #queue = /* @__PURE__ */ new Set();
+  /** Subscribed when the connection broke, and not yet again: events may have passed meanwhile. */
+  #missed = /* @__PURE__ */ new Set();
+  /** In `CONNECT`, and listed in `WELCOME` as automatic: the `ERROR` that refuses one comes behind. */
+  #undecided = /* @__PURE__ */ new Set();
+  #pause;
+  #backoff;
+  #paused = false;
+  #inFlight = 0;
+  /** How many may be in flight: one after a rate limit, and one more for each that is granted. */
+  #window = MAX_IN_FLIGHT2;
+  list() {
+    const own = [...this.#own.values()].map(infoOf);
+    return [...own, ...[...this.#foreign.values()].filter((info) => !this.#own.has(info.channel))];
+  }
+  /** The same name again is the same subscription; what `options` name replaces the old. */
+  subscribe(channel, options) {
+    const existing = this.#own.get(channel);
+    const view = changedView(existing?.view ?? {}, options);
+    if (existing) {
+      void this.#change(existing, view);
+      return existing;
+    }
+    const wish = new Wish(channel, view);
+    const subscription = new Subscription(this, wish, (thrown) => this.owner.report(thrown));
+    this.#own.set(channel, subscription);
+    this.#leaving.delete(channel);
+    this.listeners.add(subscription);
+    this.#ask(subscription);
+    return subscription;
+  }
+  change(subscription, options) {
+    let view;
+    try {
+      view = changedView(subscription.view, options);
+    } catch (thrown) {
+      const refused2 = new Deferred();
+      refused2.reject(thrown);
+      return refused2.promise;
+    }
+    return this.#change(subscription, view);
+  }
+  /** The subscription by that name, if the server holds it: what comes for its table is about what it sees now. */
+  live(channel) {
+    const subscription = this.#own.get(channel);
+    return subscription?.wish.held ? subscription : void 0;
+  }
+  async unsubscribe(channel) {
+    const subscription = this.#own.get(channel);
+    const greeted = subscription?.wish.phase === "greeted";
+    const known = subscription ? subscription.wish.held || subscription.wish.phase === "asked" : this.#foreign.has(channel);
+    if (subscription) {
+      this.#foreign.delete(channel);
+      this.#forget(subscription, { channel, reason: "client" });
+    }
+    if (greeted) this.#leaving.add(channel);
+    if (this.link.open && (known || greeted)) await this.#leave(channel);
+  }
+  /** For a `CONNECT`: everything, as far as it fits. */
+  hello() {
+    this.#reset();
+    const requests = [];
+    let chars = 0;
+    for (const subscription of this.#own.values()) {
+      const { wish } = subscription;
+      chars += JSON.stringify(wish.view).length + wish.channel.length + 32;
+      if (chars > MAX_HELLO_CHARS) {
+        wish.phase = "queued";
+        this.#queue.add(subscription);
+        continue;
+      }
+      wish.phase = "greeted";
+      requests.push({ channel: wish.channel, ...wish.ask() });
+    }
+    return requests;
+  }
+  /** `WELCOME`: from now on `list` says what is subscribed. What follows from it waits for `opened`. */
+  welcomed(subscriptions, resumed) {
+    if (resumed) this.#missed.clear();
+    for (const item of subscriptions) {
+      const subscription = this.#own.get(item.channel);
+      if (item.auto || !subscription) this.#listForeign(item);
+      if (!subscription || item.pending) continue;
+      if (item.auto) this.#awaitDecision(subscription);
+      else this.#grant(subscription);
+    }
+  }
+  /** Announces what `WELCOME` listed, and asks for what `CONNECT` left out. */
+  opened() {
+    for (const info of [...this.#foreign.values()]) {
+      if (info.state === "active" && !this.#own.has(info.channel)) this.#announce(info);
+    }
+    for (const subscription of [...this.#own.values()]) {
+      const { phase } = subscription.wish;
+      if (phase === "settled") this.#announceOwn(subscription);
+      else if (phase === "offline") this.#ask(subscription);
+    }
+    for (const channel of this.#leaving) void this.#leave(channel).catch(() => {
+    });
+    this.#leaving.clear();
+    this.#pump();
+  }
+  /**
+   * A message that is no answer to `CONNECT`. The errors of `CONNECT` stand directly behind `WELCOME`: what is listed
+   * there and not refused by now is granted.
+   */
+  greetingOver() {
+    for (const subscription of this.#undecided) {
+      this.#undecided.delete(subscription);
+      this.#granted(subscription);
+    }
+  }
+  /** `CHANNEL_SUBSCRIBED` that answers no request: the late confirmation of one in `CONNECT`, or somebody else's doing. */
+  subscribed(message) {
+    const subscription = this.#own.get(message.channel);
+    const byService = message.by === "server";
+    if (subscription?.wish.phase === "greeted" && !byService) this.#granted(subscription);
+    if (message.auto || byService || !subscription) this.#listForeign(message);
+    const info = this.#foreign.get(message.channel);
+    if (info?.state === "active" && !subscription) this.#announce(info);
+  }
+  /** `CHANNEL_UNSUBSCRIBED` that answers no request: a service or the server ended it. */
+  unsubscribed(message) {
+    const { channel, reason } = message;
+    const subscription = this.#own.get(channel);
+    const foreign = this.#foreign.delete(channel);
+    if (subscription?.wish.held) {
+      const error = new DrawbridgeError("UNSUBSCRIBED", `${channel} was unsubscribed by the server: ${reason}`, { channel, reason });
+      this.#forget(subscription, { channel, reason, error });
+    } else if (!subscription && foreign) {
+      this.owner.unsubscribed({ channel, reason });
+    }
+  }
+  /** An `ERROR` for one that was in `CONNECT`. Whether it was ours. */
+  greetingFailed(channel, error) {
+    const subscription = this.#own.get(channel);
+    if (subscription?.wish.phase !== "greeted") return false;
+    this.#undecided.delete(subscription);
+    this.#failed(subscription, error);
+    return true;
+  }
+  /** The connection is gone. */
+  lost() {
+    const all = [...this.#foreign.values(), ...[...this.#own.values()].map(infoOf)];
+    for (const info of all) if (info.state === "active") this.#missed.add(info.channel);
+    this.#reset();
+    this.#foreign.clear();
+    this.#leaving.clear();
+  }
+  /** There will be no connection: those who wait for a confirmation are told. What is wanted stays wanted. */
+  abandoned(error) {
+    for (const { wish, table } of this.#own.values()) {
+      wish.fail(error);
+      table?.abandoned(error);
+    }
+  }
+  #reset() {
+    this.#pause.clear();
+    this.#paused = false;
+    this.#window = MAX_IN_FLIGHT2;
+    this.#queue.clear();
+    this.#undecided.clear();
+    for (const { wish, table } of this.#own.values()) {
+      wish.reset();
+      table?.lost();
+    }
+  }
+  #change(subscription, view) {
+    const { wish } = subscription;
+    if (!subscription.ended && difference(wish.view, view)) {
+      wish.change(view);
+      if (wish.phase === "settled") this.#ask(subscription);
+    }
+    return wish.whenInForce();
+  }
+  #ask(subscription) {
+    subscription.wish.phase = this.link.open ? "queued" : "offline";
+    if (!this.link.open) return;
+    this.#queue.add(subscription);
+    this.#pump();
+  }
+  #pump() {
+    for (const subscription of this.#queue) {
+      if (this.#paused || this.#inFlight >= this.#window || !this.link.open) return;
+      this.#queue.delete(subscription);
+      this.#request(subscription);
+    }
+  }
+  #request(subscription) {
+    const { wish } = subscription;
+    const { channel, held } = wish;
+    const changes = difference(wish.inForce ?? {}, wish.view);
+    if (held && !changes) return this.#settled(subscription);
+    const id = this.requests.nextId();
+    wish.phase = "asked";
+    const view = wish.ask();
+    this.#inFlight++;
+    this.requests.expect(id, (answer) => {
+      this.#inFlight--;
+      if (!subscription.ended) this.#answered(subscription, answer);
+      this.#pump();
+    });
+    if (held) this.link.send({ type: "FILTER_UPDATE", id, channel, ...changes });
+    else this.link.send({ type: "CHANNEL_SUBSCRIBE", id, channel, ...view });
+  }
+  #answered(subscription, answer) {
+    if (!(answer instanceof DrawbridgeError)) {
+      this.#backoff.reset();
+      this.#window = Math.min(this.#window + 1, MAX_IN_FLIGHT2);
+      this.#granted(subscription);
+    } else if (answer.code !== "CONNECTION_LOST") this.#failed(subscription, answer);
+  }
+  #listForeign({ channel, auto, pending }) {
+    if (this.#leaving.has(channel)) return;
+    const state = pending ? "pending" : "active";
+    this.#foreign.set(channel, { channel, pattern: isPattern(channel), by: auto ? "auto" : "server", state });
+  }
+  /** A template's subscription is live, without a view; whether ours is granted is not known yet. */
+  #awaitDecision(subscription) {
+    subscription.wish.inForce = {};
+    subscription.table?.due();
+    this.#undecided.add(subscription);
+  }
+  #grant(subscription) {
+    const { wish, table } = subscription;
+    if (!wish.held) table?.due();
+    wish.grant();
+  }
+  #granted(subscription) {
+    const first = !subscription.wish.active;
+    this.#grant(subscription);
+    if (first) this.#announceOwn(subscription);
+    else this.#askIfOutdated(subscription);
+  }
+  #announceOwn(subscription) {
+    this.#announce(infoOf(subscription));
+    if (!subscription.ended && subscription.wish.phase === "settled") this.#askIfOutdated(subscription);
+  }
+  #askIfOutdated(subscription) {
+    const { wish } = subscription;
+    if (wish.held && !difference(wish.inForce ?? {}, wish.view)) this.#settled(subscription);
+    else this.#ask(subscription);
+  }
+  /** What the server holds is what is wanted, by whatever way. */
+  #settled(subscription) {
+    const first = !subscription.wish.active;
+    subscription.wish.settle();
+    if (first) this.#announce(infoOf(subscription));
+  }
+  #announce(info) {
+    this.owner.subscribed(info);
+    if (this.#missed.delete(info.channel)) this.owner.resync({ channel: info.channel, reason: "reconnect" });
+  }
+  #failed(subscription, error) {
+    const { wish } = subscription;
+    if (error.retryable) return this.#askLater(subscription, error.retryAfterMs ?? 0);
+    if (error.code === "NOT_SUBSCRIBED") {
+      wish.drop();
+      return this.#ask(subscription);
+    }
+    const { granted, asked } = wish;
+    if (granted && difference(granted, asked)) {
+      wish.view = withoutRefused(wish.view, asked, granted);
+      wish.refuse(error);
+      this.owner.failed(error);
+      if (!subscription.ended) this.#askIfOutdated(subscription);
+    } else if (wish.outdated) {
+      wish.refuse(error);
+      this.#ask(subscription);
+    } else {
+      this.#forget(subscription, { channel: wish.channel, reason: error.code, error });
+    }
+  }
+  /**
+   * Nothing is asked for until the server's time and a random wait have passed, and then one by one: a refused request
+   * counts against the same rate limit. The wait doubles while nothing is granted.
+   */
+  #askLater(subscription, retryAfterMs) {
+    subscription.wish.phase = "queued";
+    this.#queue.add(subscription);
+    this.#window = 1;
+    if (this.#paused) return;
+    this.#paused = true;
+    this.#pause.set(retryAfterMs + this.#backoff.next(), () => {
+      this.#paused = false;
+      this.#pump();
+    });
+  }
+  #forget(subscription, end) {
+    subscription.ended = true;
+    this.#own.delete(subscription.channel);
+    this.#queue.delete(subscription);
+    this.#missed.delete(subscription.channel);
+    this.listeners.remove(subscription);
+    const error = end.error ?? ended(subscription.channel);
+    subscription.wish.fail(error);
+    subscription.table?.end(error);
+    if (end.error) this.owner.failed(end.error);
+    this.owner.unsubscribed(end);
+    const info = this.#foreign.get(subscription.channel);
+    if (info?.state === "active" && !this.#own.has(info.channel)) this.#announce(info);
+  }
+  async #leave(channel) {
+    const id = this.requests.nextId();
+    const answer = this.requests.answer(id);
+    this.link.send({ type: "CHANNEL_UNSUBSCRIBE", id, channel });
+    try {
+      await answer;
+    } catch (thrown) {
+      const { code } = thrown;
+      if (code !== "CONNECTION_LOST" && code !== "NOT_SUBSCRIBED") throw thrown;
+    }
+    if (this.#foreign.delete(channel)) this.owner.unsubscribed({ channel, reason: "client" });
+  }
+};
+function infoOf(subscription) {
+  const { channel, state } = subscription;
+  return { channel, pattern: isPattern(channel), by: "client", state };
+}
+function ended(channel) {
+  return new DrawbridgeError("UNSUBSCRIBED", `${channel} is not subscribed any more`, { channel });
+}
+
+// src/token.ts
+var REFRESH_LEAD_MS = 3e4;
+var REFRESH_LEAD_PART = 0.2;
+var MIN_REFRESH_MS = 1e3;
+var Tokens = class {
+  constructor(source, clock, runtime) {
+    this.source = source;
+    this.clock = clock;
+    this.#timer = new Timer(runtime);
+  }
+  source;
+  clock;
+  #timer;
+  #round = 0;
+  /** Whether asking again can bring another token. */
+  get renewable() {
+    return typeof this.source === "function";
+  }
+  /** Undefined: connect without one (an anonymous player). */
+  async get(reason) {
+    if (typeof this.source !== "function") return this.source;
+    try {
+      return await this.source(reason);
+    } catch (cause) {
+      const why = cause instanceof Error ? cause.message : String(cause);
+      throw new DrawbridgeError("TOKEN_PROVIDER", `the token provider failed: ${why}`, { retryable: true, cause });
+    }
+  }
+  /**
+   * Keeps a connection's token fresh until `stop`. `renew` tells the server and answers with the new end, if the
+   * server names one; what goes wrong is reported and tried again while there is time.
+   */
+  keepFresh(token, renew, report) {
+    this.stop();
+    if (this.renewable && token !== void 0) this.#arm(expiryOf(token), renew, report);
+  }
+  stop() {
+    this.#round++;
+    this.#timer.clear();
+  }
+  #arm(expiresMs, renew, report) {
+    if (expiresMs === void 0) return;
+    const leftMs = expiresMs - this.clock.now();
+    const delayMs = leftMs - Math.min(REFRESH_LEAD_MS, leftMs * REFRESH_LEAD_PART);
+    if (delayMs < MIN_REFRESH_MS) return;
+    const round = this.#round;
+    this.#timer.set(delayMs, async () => {
+      let nextExpiryMs = expiresMs;
+      try {
+        const token = await this.get("refresh");
+        if (round !== this.#round || token === void 0) return;
+        nextExpiryMs = await renew(token) ?? expiryOf(token);
+      } catch (error) {
+        if (round === this.#round) report(error);
+      }
+      if (round === this.#round) this.#arm(nextExpiryMs, renew, report);
+    });
+  }
+};
+function expiryOf(token) {
+  try {
+    const claims = (token.split(".")[1] ?? "").replace(/-/g, "+").replace(/_/g, "/");
+    const { exp } = JSON.parse(atob(claims));
+    return typeof exp === "number" ? exp * 1e3 : void 0;
+  } catch {
+    return void 0;
+  }
+}
+
+// src/client.ts
+var Drawbridge = class {
+  /** The server's clock. */
+  clock;
+  #emitter = new Emitter((thrown) => this.#report(thrown));
+  #listeners = new Listeners();
+  #requests = new Requests();
+  #tokens;
+  #link;
+  #subscriptions;
+  #publisher;
+  #status = "closed";
+  #welcome;
+  #logger;
+  /** Without query and credentials: it goes to the log. */
+  #shownUrl;
+  /** A connect has succeeded, or its failure was logged. */
+  #connectWasLogged = false;
+  #connecting;
+  /** Nothing is dialled before `connect()`. In a browser `url` may be relative to the page. */
+  constructor(url, options = {}) {
+    const runtime = options.runtime ?? systemRuntime;
+    const codec = options.codec ?? json;
+    const address = socketUrl(url);
+    this.#logger = options.logger === false ? silent : options.logger ?? console;
+    this.#shownUrl = shown(address);
+    this.clock = new Clock(runtime);
+    this.#tokens = new Tokens(options.token, this.clock, runtime);
+    this.#link = new Link(
+      {
+        url: address,
+        WebSocket: options.WebSocket ?? globalWebSocket(),
+        codec,
+        reconnect: options.reconnect,
+        connectTimeoutMs: options.connectTimeoutMs ?? 1e4,
+        pingIntervalMs: options.pingIntervalMs,
+        pongTimeoutMs: options.pongTimeoutMs ?? 5e3
+      },
+      runtime,
+      this.clock,
+      this.#tokens,
+      this.#requests,
+      this.#linkOwner()
+    );
+    const timeoutMs = options.publishTimeoutMs ?? 3e4;
+    this.#subscriptions = new Subscriptions(this.#link, this.#requests, this.#listeners, runtime, timeoutMs, {
+      subscribed: (info) => this.#emitter.emit("subscribed", info),
+      unsubscribed: (ended2) => this.#emitter.emit("unsubscribed", ended2),
+      resync: (resync) => this.#resync(resync),
+      failed: (error) => this.#complain(error),
+      report: (thrown) => this.#report(thrown)
+    });
+    this.#publisher = new Publisher(this.#link, this.#requests, codec, runtime, timeoutMs, options.queue);
+  }
+  get status() {
+    return this.#status;
+  }
+  /** Of the present connection; undefined while there is none. */
+  get welcome() {
+    return this.#welcome;
+  }
+  /** The player id that the token names; undefined while there is no connection. */
+  get player() {
+    return this.#welcome?.player;
+  }
+  /** All that is or should be subscribed: by this client, by the server's templates, by services. */
+  get subscriptions() {
+    return this.#subscriptions.list();
+  }
+  /** Publishes that wait for a connection. */
+  get queued() {
+    return this.#publisher.queued;
+  }
+  /**
+   * Connects, and from then on stays connected until `close()` or a refusal. Resolves with the first `WELCOME`;
+   * rejects when the server refuses for good. Called while waiting to reconnect, it tries at once.
+   */
+  connect() {
+    if (this.#welcome) return Promise.resolve(this.#welcome);
+    this.#connecting ??= deferred();
+    const { promise } = this.#connecting;
+    this.#setStatus("connecting");
+    this.#link.start();
+    return promise;
+  }
+  /** Ends the session. Subscriptions stay wanted, should `connect()` be called again. */
+  close() {
+    if (this.#status === "closed") return;
+    this.#link.stop();
+    this.#ended(new DrawbridgeError("CLOSED", "the client was closed"), false);
+  }
+  /** Calls back on what happens to the client; the answer stops it. */
+  on(name, listener) {
+    return this.#emitter.on(name, listener);
+  }
+  /**
+   * Subscribes to a channel, or with `*`, `?` or `[…]` to all channels that match. It holds over reconnects. The same
+   * name again is the same subscription; a `filter` or `area` named then replaces the old one (`null`: none).
+   */
+  subscribe(channel, options = {}) {
+    return this.#subscriptions.subscribe(channel, options);
+  }
+  /** Subscribes to an entity channel, and gives its live table; `subscription` is beside it. */
+  entities(channel, options = {}) {
+    return this.subscribe(channel, options).entities;
+  }
+  /** Ends whatever subscription there is by that name, a template's or a service's too. */
+  unsubscribe(channel) {
+    return this.#subscriptions.unsubscribe(channel);
+  }
+  /**
+   * Listens without subscribing: for channels that the server subscribes the player to. The handle stays until
+   * `forget`.
+   */
+  channel(channel) {
+    const handle = new Channel(channel, (thrown) => this.#report(thrown));
+    this.#listeners.add(handle);
+    return handle;
+  }
+  /** Ends a handle that `channel` gave. */
+  forget(handle) {
+    this.#listeners.remove(handle);
+  }
+  /**
+   * Publishes, and resolves when Redis has taken it. Rejects with a `DrawbridgeError` whose `outcome` says whether it
+   * may have happened all the same. Without a connection it waits in the offline queue.
+   */
+  publish(channel, event, data, options = {}) {
+    return this.#publisher.publish(channel, event, data, options, this.#status !== "closed");
+  }
+  #linkOwner() {
+    return {
+      hello: () => this.#subscriptions.hello(),
+      welcomed: (message, token) => this.#welcomed(message, token),
+      received: (message) => this.#received(message),
+      lost: (error, retryInMs) => this.#lost(error, retryInMs),
+      ended: (error) => this.#ended(error, true),
+      complain: (error) => this.#complain(error)
+    };
+  }
+  #welcomed(message, token) {
+    const welcome = welcomeOf(message);
+    this.#welcome = welcome;
+    this.#connectWasLogged = true;
+    this.#subscriptions.welcomed(message.subscriptions ?? [], message.resumed);
+    this.#setStatus("open");
+    this.#emitter.emit("welcome", welcome);
+    if (this.#welcome !== welcome) return;
+    this.#subscriptions.opened();
+    if (this.#welcome !== welcome) return;
+    this.#tokens.keepFresh(
+      token,
+      (fresh) => this.#refresh(fresh),
+      (error) => this.#report(error)
+    );
+    this.#publisher.opened(welcome.limits.messageBytes);
+    this.#connecting?.resolve(welcome);
+    this.#connecting = void 0;
+  }
+  #received(message) {
+    if (message.type !== "ERROR") this.#subscriptions.greetingOver();
+    switch (message.type) {
+      case "EVENT":
+        if (message.key !== void 0) this.#subscriptions.live(message.channel)?.table?.updated({ ...message, key: message.key });
+        this.#listeners.deliver(message, (event) => this.#emitter.emit("event", event));
+        return;
+      case "VIEW_ENTER":
+        return this.#subscriptions.live(message.channel)?.entities.entered(message);
+      case "VIEW_LEAVE":
+        return this.#subscriptions.live(message.channel)?.table?.left(message);
+      case "CHANNEL_SUBSCRIBED":
+        if (!this.#requests.settle(message.id, message)) this.#subscriptions.subscribed(message);
+        return;
+      case "CHANNEL_UNSUBSCRIBED":
+        if (!this.#requests.settle(message.id, message)) this.#subscriptions.unsubscribed(message);
+        return;
+      case "EVENT_PUBLISHED":
+      case "FILTER_UPDATED":
+      case "TOKEN_REFRESHED":
+        this.#requests.settle(message.id, message);
+        return;
+      case "STATUS":
+        if (this.#welcome) this.#setStatus(message.broker === "ok" ? "open" : "degraded");
+        return;
+      case "RESYNC":
+        this.#subscriptions.live(message.channel)?.table?.due();
+        return this.#resync(resyncOf(message));
+      case "GOODBYE":
+        return this.#emitter.emit("goodbye", { reason: message.reason, reconnectInMs: message.reconnect_in_ms });
+      case "ERROR":
+        return this.#failed(message);
+    }
+  }
+  #failed(message) {
+    if (this.#requests.settle(message.id, message)) return this.#subscriptions.greetingOver();
+    const error = DrawbridgeError.fromWire(message);
+    if (message.channel !== void 0 && this.#subscriptions.greetingFailed(message.channel, error)) return;
+    this.#complain(error);
+  }
+  async #refresh(token) {
+    const id = this.#requests.nextId();
+    const answer = this.#requests.answer(id);
+    this.#link.send({ type: "TOKEN_REFRESH", id, token });
+    return (await answer).expires_ms;
+  }
+  #resync(resync) {
+    this.#listeners.resync(resync);
+    this.#emitter.emit("resync", resync);
+  }
+  #lost(error, retryInMs) {
+    this.#logConnect(error, `trying again in ${Math.round(retryInMs)} ms`);
+    this.#disconnected(error);
+    this.#setStatus("connecting", error, retryInMs);
+  }
+  #ended(error, refused2) {
+    if (refused2) this.#logConnect(error, "not trying again");
+    this.#disconnected(error);
+    this.#subscriptions.abandoned(error);
+    this.#publisher.abandoned(error);
+    this.#connecting?.reject(error);
+    this.#connecting = void 0;
+    this.#setStatus("closed", refused2 ? error : void 0);
+  }
+  #disconnected(error) {
+    this.#welcome = void 0;
+    this.#tokens.stop();
+    this.#requests.lose(error.closeCode);
+    this.#subscriptions.lost();
+    this.#publisher.lost();
+  }
+  #setStatus(status, error, retryInMs) {
+    const previous = this.#status;
+    if (status === previous && !error) return;
+    this.#status = status;
+    this.#emitter.emit("status", {
+      status,
+      previous,
+      ...error && { error },
+      ...retryInMs !== void 0 && { retryInMs }
+    });
+  }
+  /** What the application's code threw, or an error of ours. */
+  #report(thrown) {
+    if (thrown instanceof DrawbridgeError) return this.#complain(thrown);
+    this.#complain(new DrawbridgeError("LISTENER", `a listener threw: ${String(thrown)}`, { cause: thrown }));
+  }
+  #complain(error) {
+    if (this.#emitter.has("error")) this.#emitter.emit("error", error, (thrown) => this.#logger.error(thrown));
+    else this.#logger.error(error);
+  }
+  /** Only the first failure: later ones, and those of a client that was connected once, are what `status` is for. */
+  #logConnect(error, next) {
+    if (this.#connectWasLogged) return;
+    this.#connectWasLogged = true;
+    const hint = error.hint ? ` (${error.hint})` : "";
+    this.#logger.warn(`drawbridge: cannot connect to ${this.#shownUrl}: ${error.code}: ${error.message}${hint}; ${next}`);
+  }
+};
+function connect(url, options = {}) {
+  const client = new Drawbridge(url, options);
+  client.connect().catch(() => {
+  });
+  return client;
+}
+function deferred() {
+  let resolve;
+  let reject;
+  const promise = new Promise((yes, no) => {
+    resolve = yes;
+    reject = no;
+  });
+  return { promise, resolve, reject };
+}
+function welcomeOf(message) {
+  const { message_bytes: messageBytes, subscriptions } = message.limits ?? {};
+  return {
+    connection: message.connection,
+    session: message.session,
+    resumed: message.resumed,
+    player: message.player,
+    node: message.node,
+    heartbeatMs: message.heartbeat_ms,
+    limits: { ...messageBytes !== void 0 && { messageBytes }, ...subscriptions !== void 0 && { subscriptions } }
+  };
+}
+function socketUrl(url) {
+  const absolute = new URL(url, globalThis.location?.href);
+  return absolute.href.replace(/^http/, "ws");
+}
+function shown(address) {
+  const { protocol, host, pathname } = new URL(address);
+  return `${protocol}//${host}${pathname}`;
+}
+var silent = { warn: () => {
+}, error: () => {
+} };
+function globalWebSocket() {
+  const found = globalThis.WebSocket;
+  if (found) return found;
+  throw new TypeError("no WebSocket here: pass the one of package `ws` as the option `WebSocket`");
+}
+export {
+  Drawbridge,
+  DrawbridgeError,
+  connect,
+  globMatcher,
+  isPattern,
+  json
+};
+//# sourceMappingURL=drawbridge.js.map

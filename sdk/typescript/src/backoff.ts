@@ -3,34 +3,41 @@
 import type { Runtime } from "./runtime.js";
 
 export interface ReconnectOptions {
-  /** The bound of the first wait, in milliseconds (default 500). */
+  /** The bound of the first wait, in milliseconds (default 3000). Waits are uniform between 0 and their bound. */
   minDelayMs?: number;
-  /** The bound of the longest wait, in milliseconds (default 20000). */
+  /** The bound of the longest wait, in milliseconds (default 30000). */
   maxDelayMs?: number;
 }
 
-/** A link that stayed open this long was a good one: the next wait is a short one again. */
+/** A connection that stayed open this long was a good one: the next wait is a short one again. */
 export const STABLE_MS = 10_000;
 
+/** Waits with full jitter: uniform between 0 and a bound that doubles, so that a crowd does not come back as one. */
 export class Backoff {
-  #failures = 0;
+  #boundMs: number;
   readonly #minMs: number;
   readonly #maxMs: number;
 
-  constructor(private readonly runtime: Runtime, options: ReconnectOptions = {}) {
-    this.#minMs = Math.max(options.minDelayMs ?? 500, 1);
-    this.#maxMs = Math.max(options.maxDelayMs ?? 20_000, this.#minMs);
+  constructor(private readonly runtime: Runtime, { minDelayMs = 3_000, maxDelayMs = 30_000 }: ReconnectOptions = {}) {
+    this.#minMs = Math.max(minDelayMs, 1);
+    this.#maxMs = Math.max(maxDelayMs, this.#minMs);
+    this.#boundMs = this.#minMs;
   }
 
-  /** The next wait: doubling, and between half and whole by chance, so that a crowd does not come back as one. */
+  /** The next wait, in milliseconds. */
   next(): number {
-    const bound = Math.min(this.#minMs * 2 ** this.#failures, this.#maxMs);
-    this.#failures = Math.min(this.#failures + 1, 30);
-    return bound * (0.5 + this.runtime.random() / 2);
+    const boundMs = this.#boundMs;
+    this.widen(boundMs * 2);
+    return boundMs * this.runtime.random();
+  }
+
+  /** The next waits spread over at least so much, up to `maxDelayMs`: the server named this time itself. */
+  widen(boundMs: number): void {
+    this.#boundMs = Math.min(Math.max(this.#boundMs, boundMs), this.#maxMs);
   }
 
   reset(): void {
-    this.#failures = 0;
+    this.#boundMs = this.#minMs;
   }
 }
 

@@ -37,8 +37,19 @@ export interface DrawbridgeOptions {
   pingIntervalMs?: number;
   /** A server that is silent for so long after a `PING` is gone (default 5000). */
   pongTimeoutMs?: number;
+  /**
+   * Where warnings go, and errors that no `error` listener takes (default: the console; `false`: nowhere). The first
+   * failed connect is one warning, with the address and the likely cause.
+   */
+  logger?: Logger | false;
   /** Time, chance and network, for tests. */
   runtime?: Runtime;
+}
+
+/** `console` is one. */
+export interface Logger {
+  warn(message: string): void;
+  error(error: unknown): void;
 }
 
 /**
@@ -94,17 +105,25 @@ export class Drawbridge<M extends ChannelMap = AnyChannels> {
   readonly #publisher: Publisher;
   #status: Status = "closed";
   #welcome: Welcome | undefined;
+  readonly #logger: Logger;
+  /** Without query and credentials: it goes to the log. */
+  readonly #shownUrl: string;
+  /** A connect has succeeded, or its failure was logged. */
+  #connectWasLogged = false;
   #connecting: { promise: Promise<Welcome>; resolve(welcome: Welcome): void; reject(error: DrawbridgeError): void } | undefined;
 
   /** Nothing is dialled before `connect()`. In a browser `url` may be relative to the page. */
   constructor(url: string | URL, options: DrawbridgeOptions = {}) {
     const runtime = options.runtime ?? systemRuntime;
     const codec = options.codec ?? json;
+    const address = socketUrl(url);
+    this.#logger = options.logger === false ? silent : (options.logger ?? console);
+    this.#shownUrl = shown(address);
     this.clock = new Clock(runtime);
     this.#tokens = new Tokens(options.token, this.clock, runtime);
     this.#link = new Link(
       {
-        url: socketUrl(url),
+        url: address,
         WebSocket: options.WebSocket ?? globalWebSocket(),
         codec,
         reconnect: options.reconnect,
@@ -238,22 +257,27 @@ export class Drawbridge<M extends ChannelMap = AnyChannels> {
   #welcomed(message: WelcomeMessage, token: string | undefined): void {
     const welcome = welcomeOf(message);
     this.#welcome = welcome;
+    this.#connectWasLogged = true;
+    // Listeners of `status` and `welcome` find the automatic subscriptions in `subscriptions`.
+    this.#subscriptions.welcomed(message.subscriptions ?? [], message.resumed);
     this.#setStatus("open");
     this.#emitter.emit("welcome", welcome);
     // A listener may have closed the client.
+    if (this.#welcome !== welcome) return;
+    this.#subscriptions.opened();
     if (this.#welcome !== welcome) return;
     this.#tokens.keepFresh(
       token,
       (fresh) => this.#refresh(fresh),
       (error) => this.#report(error),
     );
-    this.#subscriptions.welcomed(message.subscriptions ?? [], message.resumed);
     this.#publisher.opened(welcome.limits.messageBytes);
     this.#connecting?.resolve(welcome);
     this.#connecting = undefined;
   }
 
   #received(message: ServerMessage): void {
+    if (message.type !== "ERROR") this.#subscriptions.greetingOver();
     switch (message.type) {
       case "EVENT":
         if (message.key !== undefined) this.#subscriptions.live(message.channel)?.table?.updated({ ...message, key: message.key });
@@ -288,7 +312,7 @@ export class Drawbridge<M extends ChannelMap = AnyChannels> {
   }
 
   #failed(message: ErrorMessage): void {
-    if (this.#requests.settle(message.id, message)) return;
+    if (this.#requests.settle(message.id, message)) return this.#subscriptions.greetingOver();
     const error = DrawbridgeError.fromWire(message);
     if (message.channel !== undefined && this.#subscriptions.greetingFailed(message.channel, error)) return;
     this.#complain(error);
@@ -307,11 +331,13 @@ export class Drawbridge<M extends ChannelMap = AnyChannels> {
   }
 
   #lost(error: DrawbridgeError, retryInMs: number): void {
+    this.#logConnect(error, `trying again in ${Math.round(retryInMs)} ms`);
     this.#disconnected(error);
     this.#setStatus("connecting", error, retryInMs);
   }
 
   #ended(error: DrawbridgeError, refused: boolean): void {
+    if (refused) this.#logConnect(error, "not trying again");
     this.#disconnected(error);
     this.#subscriptions.abandoned(error);
     this.#publisher.abandoned(error);
@@ -347,9 +373,17 @@ export class Drawbridge<M extends ChannelMap = AnyChannels> {
   }
 
   #complain(error: DrawbridgeError): void {
-    // What a listener of `error` throws goes to the console: it would be told about itself for ever.
-    if (this.#emitter.has("error")) this.#emitter.emit("error", error, console.error);
-    else console.error(error);
+    // What a listener of `error` throws goes to the log: as an `error` it would call that listener again, without end.
+    if (this.#emitter.has("error")) this.#emitter.emit("error", error, (thrown) => this.#logger.error(thrown));
+    else this.#logger.error(error);
+  }
+
+  /** Only the first failure: later ones, and those of a client that was connected once, are what `status` is for. */
+  #logConnect(error: DrawbridgeError, next: string): void {
+    if (this.#connectWasLogged) return;
+    this.#connectWasLogged = true;
+    const hint = error.hint ? ` (${error.hint})` : "";
+    this.#logger.warn(`drawbridge: cannot connect to ${this.#shownUrl}: ${error.code}: ${error.message}${hint}; ${next}`);
   }
 }
 
@@ -388,6 +422,13 @@ function socketUrl(url: string | URL): string {
   const absolute = new URL(url, globalThis.location?.href);
   return absolute.href.replace(/^http/, "ws");
 }
+
+function shown(address: string): string {
+  const { protocol, host, pathname } = new URL(address);
+  return `${protocol}//${host}${pathname}`;
+}
+
+const silent: Logger = { warn: () => {}, error: () => {} };
 
 function globalWebSocket(): WebSocketConstructor {
   const found = (globalThis as { WebSocket?: unknown }).WebSocket;

@@ -48,6 +48,8 @@ export class Entities<E extends EventMap = Record<string, unknown>> {
   #synced = new Deferred();
   /** Whether the server has told of a table here: it is an entity channel. */
   #known = false;
+  /** That nothing is shown without an area was reported, and no other snapshot has come since. */
+  #areaMissing = false;
   readonly #overdue: Timer;
   readonly #timeoutMs: number;
   readonly #report: (thrown: unknown) => void;
@@ -89,7 +91,8 @@ export class Entities<E extends EventMap = Record<string, unknown>> {
 
   /**
    * Resolves when the table is complete. Rejects when it will not be; with `TIMEOUT` where the server tells nothing of
-   * one: the channel may not be `kind = "entity"`. A new promise after each loss, and for a table that comes late.
+   * one: the channel may not be `kind = "entity"`. A new promise after each loss, and for a table that comes late. Where
+   * the class has `area_required` and the subscription no area the table is empty, and the client's `error` event says so.
    */
   get synced(): Promise<void> {
     return this.#synced.promise;
@@ -116,9 +119,10 @@ export class Entities<E extends EventMap = Record<string, unknown>> {
   }
 
   /** @internal */
-  entered({ entities, reset, complete }: ViewEnterMessage): void {
+  entered({ entities, reset, complete, reason }: ViewEnterMessage): void {
     this.#overdue.clear();
     this.#known = true;
+    this.#noteMissingArea(reason === "area_required");
     if (reset) {
       this.#coming = new Map();
       // It is late: the wait was given up.
@@ -180,6 +184,16 @@ export class Entities<E extends EventMap = Record<string, unknown>> {
     this.#shown = new Map();
     for (const entity of gone.values()) this.#emitter.emit("leave", { entity, reason: "unsubscribed" });
     this.#emitter.clear();
+  }
+
+  /** `synced` resolves with an empty table, which looks like an empty world: the reason is an error of its own. */
+  #noteMissingArea(missing: boolean): void {
+    const first = missing && !this.#areaMissing;
+    this.#areaMissing = missing;
+    if (!first) return;
+    const { channel } = this.subscription;
+    const hint = "pass one: entities(channel, { area: { x, y, radius } }), or subscription.area(…)";
+    this.#report(new DrawbridgeError("AREA_REQUIRED", `${channel} shows nothing without an area; ${hint}`, { channel, hint }));
   }
 
   #late(): void {

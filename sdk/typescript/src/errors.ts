@@ -35,6 +35,8 @@ export type ClientErrorCode =
   | "TIMEOUT"
   /** The token provider failed. */
   | "TOKEN_PROVIDER"
+  /** The entity channel shows nothing without an area, and the subscription has none. */
+  | "AREA_REQUIRED"
   /** The server sent a frame that is not of the contract. */
   | "BAD_FRAME"
   /** The subscription was ended by `unsubscribe()` or by the server. */
@@ -60,36 +62,36 @@ export interface ErrorDetails {
 }
 
 export class DrawbridgeError extends Error {
-  override readonly name = "DrawbridgeError";
+  // On the prototype, so that the first line of `stack` has it, also from a minified bundle.
+  static {
+    Object.defineProperty(this, "name", { value: "DrawbridgeError" });
+    Object.defineProperty(this.prototype, "name", { value: "DrawbridgeError", writable: true, configurable: true });
+  }
+
   readonly code: ErrorCode;
   /** Whether asking for the same again, later, can succeed. */
   readonly retryable: boolean;
-  /** For `RATE_LIMITED`: when to ask again. */
-  readonly retryAfterMs?: number | undefined;
+  /** Where the server names a time, for `RATE_LIMITED` say: when to ask again. */
+  declare readonly retryAfterMs?: number;
   /** For publishes. */
-  readonly outcome?: Outcome | undefined;
+  declare readonly outcome?: Outcome;
   /** For `REJECTED`: the game logic's word. */
-  readonly reason?: string | undefined;
+  declare readonly reason?: string;
   /** The channel concerned. */
-  readonly channel?: string | undefined;
+  declare readonly channel?: string;
   /** For `FILTER_INVALID`: a byte offset into the expression. */
-  readonly position?: number | undefined;
-  /** For `FILTER_INVALID`: what would be right. */
-  readonly hint?: string | undefined;
+  declare readonly position?: number;
+  /** What would be right, or what to look at. */
+  declare readonly hint?: string;
   /** The WebSocket close code, where a close is the reason. */
-  readonly closeCode?: number | undefined;
+  declare readonly closeCode?: number;
 
-  constructor(code: ErrorCode, message: string, details: ErrorDetails = {}) {
-    super(message, details.cause === undefined ? undefined : { cause: details.cause });
+  constructor(code: ErrorCode, message: string, { cause, retryable = false, ...details }: ErrorDetails = {}) {
+    super(message, cause === undefined ? undefined : { cause });
     this.code = code;
-    this.retryable = details.retryable ?? false;
-    this.retryAfterMs = details.retryAfterMs;
-    this.outcome = details.outcome;
-    this.reason = details.reason;
-    this.channel = details.channel;
-    this.position = details.position;
-    this.hint = details.hint;
-    this.closeCode = details.closeCode;
+    this.retryable = retryable;
+    // Only what there is, so that a printed error shows nothing else.
+    for (const [name, value] of Object.entries(details)) if (value !== undefined) Object.assign(this, { [name]: value });
   }
 
   /** @internal */

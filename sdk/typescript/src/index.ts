@@ -2,7 +2,7 @@
 
 export type { ReconnectOptions } from "./backoff.js";
 export { connect, Drawbridge } from "./client.js";
-export type { ClientEvents, DrawbridgeOptions, Status, StatusChange, Welcome } from "./client.js";
+export type { ClientEvents, DrawbridgeOptions, Logger, Status, StatusChange, Welcome } from "./client.js";
 export type { Clock } from "./clock.js";
 export { json } from "./codec.js";
 export type { Codec } from "./codec.js";

@@ -55,8 +55,10 @@ interface Attempt {
   openedAt?: number;
   /** When `GOODBYE` asked to come back. */
   returnAt?: number;
-  /** The last thing heard, where that was a complaint about the connection as a whole. */
+  /** The last message, where that was an error of the connection as a whole. */
   fault?: DrawbridgeError | undefined;
+  /** What the runtime says of a socket that could not be opened. */
+  socketError?: string | undefined;
 }
 
 export class Link {
@@ -133,7 +135,7 @@ export class Link {
     } catch (thrown) {
       if (this.#attempt !== attempt) return;
       if (thrown instanceof DrawbridgeError) this.#fail(thrown, ABNORMAL_CLOSE);
-      else this.#end(new DrawbridgeError("CLOSED", `no WebSocket for ${this.options.url}`, { cause: thrown }));
+      else this.#end(new DrawbridgeError("CLOSED", "the WebSocket could not be created", { cause: thrown, hint: "a page over https needs wss:" }));
     }
   }
 
@@ -146,8 +148,10 @@ export class Link {
     socket.onclose = (event: { code: number; reason: string }) => {
       if (this.#attempt === attempt) this.#lose(event.code || ABNORMAL_CLOSE, event.reason);
     };
-    // The close event that follows says all there is to know.
-    socket.onerror = () => {};
+    // A close event follows. Browsers keep the cause to themselves.
+    socket.onerror = (event: { message?: string; error?: { code?: string } }) => {
+      attempt.socketError = event?.message || event?.error?.code;
+    };
   }
 
   #greet(attempt: Attempt): void {
@@ -187,7 +191,7 @@ export class Link {
         return this.#welcome(attempt, message);
       case "PONG":
         this.#liveness.answered(message.id, message.server_time_ms);
-        return;
+        return this.owner.received(message);
       case "ERROR":
         if (!this.#liveness.answered(message.id)) this.owner.received(message);
         return;
@@ -227,27 +231,39 @@ export class Link {
   }
 
   #lose(code: number, reason: string): void {
-    const fault = this.#attempt?.fault;
-    const details = { closeCode: code, retryable: mayReconnect(code) };
-    const text = fault?.message ?? `the connection closed with ${code}${reason ? `: ${reason}` : ""}`;
-    this.#fail(new DrawbridgeError(fault?.code ?? (details.retryable ? "CONNECTION_LOST" : "CLOSED"), text, details), code);
+    this.#fail(closeError(this.#attempt, code, reason), code);
   }
 
   #fail(error: DrawbridgeError, code: number): void {
     const attempt = this.#attempt;
-    const now = this.runtime.now();
-    const stable = attempt?.openedAt !== undefined && now - attempt.openedAt >= STABLE_MS;
     const expired = code === TOKEN_EXPIRED_CLOSE;
-    if (!mayReconnect(code) || (expired && !this.tokens.renewable)) return this.#end(error);
+    // A token that is not yet valid (`retryable`) may be valid later; one that has expired stays so.
+    const tokenIsDead = expired && !this.tokens.renewable && !attempt?.fault?.retryable;
+    if (!mayReconnect(code) || tokenIsDead) return this.#end(error);
 
+    const delayMs = this.#delay(attempt, expired);
     this.#drop(ABANDON_CLOSE);
-    if (stable || attempt?.returnAt !== undefined) this.#backoff.reset();
-    const delayMs =
-      attempt?.returnAt !== undefined ? Math.max(attempt.returnAt - now, 0) : stable && expired ? 0 : this.#backoff.next();
     const redial = () => void this.#dial(expired ? "expired" : "reconnect");
     this.#timer.set(delayMs, redial);
     this.#waiting = this.runtime.onOnline(redial);
     this.owner.lost(error, delayMs);
+  }
+
+  /** The wait before the next attempt. Never shorter than what the server asked for. */
+  #delay(attempt: Attempt | undefined, expired: boolean): number {
+    const now = this.runtime.now();
+    const stable = attempt?.openedAt !== undefined && now - attempt.openedAt >= STABLE_MS;
+    if (stable) this.#backoff.reset();
+    if (attempt?.returnAt !== undefined) {
+      // `GOODBYE` has spread the clients already. Who does not get in then waits over as long a time again.
+      const delayMs = Math.max(attempt.returnAt - now, 0);
+      this.#backoff.widen(delayMs);
+      return delayMs;
+    }
+    if (stable && expired) return 0;
+    const retryAfterMs = attempt?.fault?.retryAfterMs ?? 0;
+    this.#backoff.widen(retryAfterMs);
+    return retryAfterMs + this.#backoff.next();
   }
 
   #end(error: DrawbridgeError): void {
@@ -275,4 +291,18 @@ export class Link {
       // It was closed already.
     }
   }
+}
+
+function closeError(attempt: Attempt | undefined, code: number, reason: string): DrawbridgeError {
+  const retryable = mayReconnect(code);
+  const { fault, socket, connectId, socketError } = attempt ?? {};
+  const details = { closeCode: code, retryable, retryAfterMs: fault?.retryAfterMs, hint: fault?.hint };
+  if (fault) return new DrawbridgeError(fault.code, fault.message, details);
+  if (socket && connectId === undefined && attempt?.openedAt === undefined) {
+    const cause = socketError || (reason || `closed with ${code} before it was open`);
+    const hint = "is the server running, are host, port and path right, and does the server allow the origin of this page?";
+    return new DrawbridgeError("CONNECTION_LOST", `no WebSocket connection: ${cause}`, { ...details, hint });
+  }
+  const text = `the connection closed with ${code}${reason ? `: ${reason}` : ""}`;
+  return new DrawbridgeError(retryable ? "CONNECTION_LOST" : "CLOSED", text, details);
 }

@@ -95,6 +95,8 @@ export interface ViewEnterMessage {
   channel: string;
   reset?: boolean;
   complete: boolean;
+  /** Why nothing is shown: `area_required`, where the class shows nothing without an area and there is none. */
+  reason?: string;
   entities: WireEntity[];
 }
 

@@ -3,6 +3,7 @@
  * all of it, and each wish ends in a confirmation or an error. Also what the server subscribed the player to by itself.
  */
 
+import { Backoff } from "./backoff.js";
 import { Deferred } from "./deferred.js";
 import { Entities } from "./entities.js";
 import { DrawbridgeError } from "./errors.js";
@@ -18,8 +19,8 @@ import { changedView, difference, withoutRefused, type Area, type View, type Vie
 const MAX_HELLO_CHARS = 8 * 1024;
 /** Single requests in flight, so that many wishes do not run into the rate limit all at once. */
 const MAX_IN_FLIGHT = 16;
-/** The wait before asking again where the server names none. */
-const RETRY_MS = 1_000;
+/** The wait before a refused request is sent again, on top of the server's `retry_after_ms`; see `Backoff`. */
+const RETRY = { minDelayMs: 250, maxDelayMs: 30_000 };
 
 export type SubscriptionState = "pending" | "active" | "ended";
 
@@ -44,7 +45,7 @@ export interface Unsubscribed {
 type Phase =
   /** Not asked for: no connection, or none that has said `WELCOME`. */
   | "offline"
-  /** In `CONNECT`, not yet answered. */
+  /** In `CONNECT`, not yet granted or refused. */
   | "greeted"
   /** To be asked for, when there is room. */
   | "queued"
@@ -61,11 +62,11 @@ class Wish {
   /** What was last sent on this connection, and the version that it was. */
   #asked: { view: View; version: number } | undefined;
   /** The newest version in force on this connection. */
-  #inForce = -1;
-  /** What the server last confirmed, on this connection or before. */
-  accepted: View | undefined;
-  /** Whether the server holds it on this connection. */
-  held = false;
+  #settledVersion = -1;
+  /** What the server last granted, on this connection or before: what a refused change falls back to. */
+  granted: View | undefined;
+  /** The view of what the server holds on this connection; undefined while it holds nothing. */
+  inForce: View | undefined;
   /** In the order of their versions. A newer version serves as well. */
   #waiting: { version: number; deferred: Deferred }[] = [];
   /** Why nothing is to be waited for. */
@@ -98,11 +99,27 @@ class Wish {
     return this.#asked?.view ?? this.view;
   }
 
-  /** The server has confirmed what was asked. */
-  accept(): void {
-    this.held = true;
-    this.accepted = this.asked;
+  /** Whether the server holds it on this connection. */
+  get held(): boolean {
+    return this.inForce !== undefined;
+  }
+
+  /** Whether it was granted on this connection. What a template subscribed is held before that, and without a view. */
+  get active(): boolean {
+    return this.#settledVersion >= 0;
+  }
+
+  /** The server has granted what was asked. */
+  grant(): void {
+    this.phase = "settled";
+    this.inForce = this.granted = this.asked;
     this.#settle(this.#asked?.version ?? -1);
+  }
+
+  /** The server holds nothing any more. */
+  drop(): void {
+    this.inForce = undefined;
+    this.#settledVersion = -1;
   }
 
   /** What the server holds is what is wanted, by whatever way. */
@@ -123,10 +140,9 @@ class Wish {
 
   /** Another connection: all is to be asked and confirmed anew. */
   reset(): void {
+    this.drop();
     this.phase = "offline";
-    this.held = false;
     this.#asked = undefined;
-    this.#inForce = -1;
     this.#failure = undefined;
   }
 
@@ -140,13 +156,13 @@ class Wish {
     }
     const deferred = new Deferred();
     if (this.#failure) deferred.reject(this.#failure);
-    else if (this.#inForce >= this.#version) deferred.resolve();
+    else if (this.#settledVersion >= this.#version) deferred.resolve();
     else this.#waiting.push({ version: this.#version, deferred });
     return deferred.promise;
   }
 
   #settle(version: number): void {
-    this.#inForce = version;
+    this.#settledVersion = version;
     this.#take(version, (deferred) => deferred.resolve());
   }
 
@@ -176,7 +192,7 @@ export class Subscription<E extends EventMap = Record<string, unknown>> extends 
 
   /** `pending` until the server has confirmed it, on each connection anew. */
   get state(): SubscriptionState {
-    return this.ended ? "ended" : this.wish.held ? "active" : "pending";
+    return this.ended ? "ended" : this.wish.active ? "active" : "pending";
   }
 
   /** What of the channel is wanted now. */
@@ -190,7 +206,7 @@ export class Subscription<E extends EventMap = Record<string, unknown>> extends 
     if (!this.table) {
       const { runtime, timeoutMs } = this.#subscriptions;
       this.table = new Entities<E>(this, this.#report, runtime, timeoutMs);
-      if (this.state === "active") this.table.due();
+      if (this.wish.held) this.table.due();
     }
     return this.table;
   }
@@ -241,16 +257,21 @@ export interface SubscriptionsOwner {
 
 export class Subscriptions {
   readonly #own = new Map<string, Subscription<any>>();
-  /** Those that nobody here asked for. */
+  /** What the server holds by its templates or for a service, also where the application wants the same. */
   readonly #foreign = new Map<string, SubscriptionInfo>();
   /** Named in a `CONNECT` that is out, and no longer wanted. */
   readonly #leaving = new Set<string>();
   readonly #queue = new Set<Subscription<any>>();
   /** Subscribed when the connection broke, and not yet again: events may have passed meanwhile. */
   readonly #missed = new Set<string>();
+  /** In `CONNECT`, and listed in `WELCOME` as automatic: the `ERROR` that refuses one comes behind. */
+  readonly #undecided = new Set<Subscription<any>>();
   readonly #pause: Timer;
+  readonly #backoff: Backoff;
   #paused = false;
   #inFlight = 0;
+  /** How many may be in flight: one after a rate limit, and one more for each that is granted. */
+  #window = MAX_IN_FLIGHT;
 
   constructor(
     private readonly link: Link,
@@ -262,6 +283,7 @@ export class Subscriptions {
     private readonly owner: SubscriptionsOwner,
   ) {
     this.#pause = new Timer(runtime);
+    this.#backoff = new Backoff(runtime, RETRY);
   }
 
   list(): SubscriptionInfo[] {
@@ -308,7 +330,11 @@ export class Subscriptions {
     const subscription = this.#own.get(channel);
     const greeted = subscription?.wish.phase === "greeted";
     const known = subscription ? subscription.wish.held || subscription.wish.phase === "asked" : this.#foreign.has(channel);
-    if (subscription) this.#forget(subscription, { channel, reason: "client" });
+    if (subscription) {
+      // One `CHANNEL_UNSUBSCRIBE` ends a template's or a service's with it.
+      this.#foreign.delete(channel);
+      this.#forget(subscription, { channel, reason: "client" });
+    }
     if (greeted) this.#leaving.add(channel);
     if (this.link.open && (known || greeted)) await this.#leave(channel);
   }
@@ -332,29 +358,64 @@ export class Subscriptions {
     return requests;
   }
 
+  /** `WELCOME`: from now on `list` says what is subscribed. What follows from it waits for `opened`. */
   welcomed(subscriptions: WireSubscription[], resumed: boolean): void {
     if (resumed) this.#missed.clear();
-    for (const item of subscriptions) this.#confirmed(item, item.auto ? "auto" : "server");
-    for (const subscription of this.#own.values()) if (subscription.wish.phase === "offline") this.#ask(subscription);
+    for (const item of subscriptions) {
+      const subscription = this.#own.get(item.channel);
+      if (item.auto || !subscription) this.#listForeign(item);
+      if (!subscription || item.pending) continue;
+      if (item.auto) this.#awaitDecision(subscription);
+      else this.#grant(subscription);
+    }
+  }
+
+  /** Announces what `WELCOME` listed, and asks for what `CONNECT` left out. */
+  opened(): void {
+    for (const info of [...this.#foreign.values()]) {
+      if (info.state === "active" && !this.#own.has(info.channel)) this.#announce(info);
+    }
+    for (const subscription of [...this.#own.values()]) {
+      const { phase } = subscription.wish;
+      if (phase === "settled") this.#announceOwn(subscription);
+      else if (phase === "offline") this.#ask(subscription);
+    }
     for (const channel of this.#leaving) void this.#leave(channel).catch(() => {});
     this.#leaving.clear();
     this.#pump();
   }
 
+  /**
+   * A message that is no answer to `CONNECT`. The errors of `CONNECT` stand directly behind `WELCOME`: what is listed
+   * there and not refused by now is granted.
+   */
+  greetingOver(): void {
+    for (const subscription of this.#undecided) {
+      this.#undecided.delete(subscription);
+      this.#granted(subscription);
+    }
+  }
+
   /** `CHANNEL_SUBSCRIBED` that answers no request: the late confirmation of one in `CONNECT`, or somebody else's doing. */
   subscribed(message: SubscribedMessage): void {
-    this.#confirmed(message, message.auto ? "auto" : "server");
+    const subscription = this.#own.get(message.channel);
+    const byService = message.by === "server";
+    if (subscription?.wish.phase === "greeted" && !byService) this.#granted(subscription);
+    if (message.auto || byService || !subscription) this.#listForeign(message);
+    const info = this.#foreign.get(message.channel);
+    if (info?.state === "active" && !subscription) this.#announce(info);
   }
 
   /** `CHANNEL_UNSUBSCRIBED` that answers no request: a service or the server ended it. */
   unsubscribed(message: UnsubscribedMessage): void {
     const { channel, reason } = message;
     const subscription = this.#own.get(channel);
+    const foreign = this.#foreign.delete(channel);
     if (subscription?.wish.held) {
       const error = new DrawbridgeError("UNSUBSCRIBED", `${channel} was unsubscribed by the server: ${reason}`, { channel, reason });
       this.#forget(subscription, { channel, reason, error });
       // Otherwise one of ours is asked for behind it, and that answer decides.
-    } else if (!subscription && this.#foreign.delete(channel)) {
+    } else if (!subscription && foreign) {
       this.owner.unsubscribed({ channel, reason });
     }
   }
@@ -363,13 +424,15 @@ export class Subscriptions {
   greetingFailed(channel: string, error: DrawbridgeError): boolean {
     const subscription = this.#own.get(channel);
     if (subscription?.wish.phase !== "greeted") return false;
+    this.#undecided.delete(subscription);
     this.#failed(subscription, error);
     return true;
   }
 
   /** The connection is gone. */
   lost(): void {
-    for (const info of this.list()) if (info.state === "active") this.#missed.add(info.channel);
+    const all = [...this.#foreign.values(), ...[...this.#own.values()].map(infoOf)];
+    for (const info of all) if (info.state === "active") this.#missed.add(info.channel);
     this.#reset();
     this.#foreign.clear();
     this.#leaving.clear();
@@ -386,7 +449,9 @@ export class Subscriptions {
   #reset(): void {
     this.#pause.clear();
     this.#paused = false;
+    this.#window = MAX_IN_FLIGHT;
     this.#queue.clear();
+    this.#undecided.clear();
     for (const { wish, table } of this.#own.values()) {
       wish.reset();
       table?.lost();
@@ -413,7 +478,7 @@ export class Subscriptions {
 
   #pump(): void {
     for (const subscription of this.#queue) {
-      if (this.#paused || this.#inFlight >= MAX_IN_FLIGHT || !this.link.open) return;
+      if (this.#paused || this.#inFlight >= this.#window || !this.link.open) return;
       this.#queue.delete(subscription);
       this.#request(subscription);
     }
@@ -422,9 +487,9 @@ export class Subscriptions {
   #request(subscription: Subscription<any>): void {
     const { wish } = subscription;
     const { channel, held } = wish;
-    const changes = difference(wish.accepted ?? {}, wish.view);
+    const changes = difference(wish.inForce ?? {}, wish.view);
     // It was changed back while it waited.
-    if (held && !changes) return wish.settle();
+    if (held && !changes) return this.#settled(subscription);
     const id = this.requests.nextId();
     wish.phase = "asked";
     const view = wish.ask();
@@ -439,41 +504,58 @@ export class Subscriptions {
   }
 
   #answered(subscription: Subscription<any>, answer: ServerMessage | DrawbridgeError): void {
-    if (!(answer instanceof DrawbridgeError)) this.#accepted(subscription);
+    if (!(answer instanceof DrawbridgeError)) {
+      this.#backoff.reset();
+      this.#window = Math.min(this.#window + 1, MAX_IN_FLIGHT);
+      this.#granted(subscription);
+    }
     // After a break every wish is in the next `CONNECT`.
     else if (answer.code !== "CONNECTION_LOST") this.#failed(subscription, answer);
   }
 
-  #confirmed(item: WireSubscription, by: "auto" | "server"): void {
-    const subscription = this.#own.get(item.channel);
-    if (!subscription) {
-      if (this.#leaving.has(item.channel)) return;
-      const state = item.pending ? "pending" : "active";
-      const info: SubscriptionInfo = { channel: item.channel, pattern: isPattern(item.channel), by, state };
-      this.#foreign.set(item.channel, info);
-      if (state === "active") this.#announce(info);
-    } else if (subscription.wish.phase === "greeted" && !item.pending) {
-      this.#accepted(subscription);
-    }
+  #listForeign({ channel, auto, pending }: WireSubscription): void {
+    if (this.#leaving.has(channel)) return;
+    const state = pending ? "pending" : "active";
+    this.#foreign.set(channel, { channel, pattern: isPattern(channel), by: auto ? "auto" : "server", state });
   }
 
-  #accepted(subscription: Subscription<any>): void {
-    const { wish } = subscription;
-    const first = !wish.held;
-    wish.accept();
-    wish.phase = "settled";
-    if (first) {
-      subscription.table?.due();
-      this.#announce(infoOf(subscription));
-    }
+  /** A template's subscription is live, without a view; whether ours is granted is not known yet. */
+  #awaitDecision(subscription: Subscription<any>): void {
+    subscription.wish.inForce = {};
+    subscription.table?.due();
+    this.#undecided.add(subscription);
+  }
+
+  #grant(subscription: Subscription<any>): void {
+    const { wish, table } = subscription;
+    if (!wish.held) table?.due();
+    wish.grant();
+  }
+
+  #granted(subscription: Subscription<any>): void {
+    const first = !subscription.wish.active;
+    this.#grant(subscription);
+    if (first) this.#announceOwn(subscription);
+    else this.#askIfOutdated(subscription);
+  }
+
+  #announceOwn(subscription: Subscription<any>): void {
+    this.#announce(infoOf(subscription));
     // A listener may have ended it, or changed it.
-    if (!subscription.ended && wish.phase === "settled") this.#askIfOutdated(subscription);
+    if (!subscription.ended && subscription.wish.phase === "settled") this.#askIfOutdated(subscription);
   }
 
   #askIfOutdated(subscription: Subscription<any>): void {
     const { wish } = subscription;
-    if (wish.held && !difference(wish.accepted ?? {}, wish.view)) wish.settle();
+    if (wish.held && !difference(wish.inForce ?? {}, wish.view)) this.#settled(subscription);
     else this.#ask(subscription);
+  }
+
+  /** What the server holds is what is wanted, by whatever way. */
+  #settled(subscription: Subscription<any>): void {
+    const first = !subscription.wish.active;
+    subscription.wish.settle();
+    if (first) this.#announce(infoOf(subscription));
   }
 
   #announce(info: SubscriptionInfo): void {
@@ -483,15 +565,15 @@ export class Subscriptions {
 
   #failed(subscription: Subscription<any>, error: DrawbridgeError): void {
     const { wish } = subscription;
-    if (error.retryable) return this.#askLater(subscription, error.retryAfterMs ?? RETRY_MS);
+    if (error.retryable) return this.#askLater(subscription, error.retryAfterMs ?? 0);
     if (error.code === "NOT_SUBSCRIBED") {
       // Only an update is answered so: what is wanted is asked for as if it were new.
-      wish.held = false;
+      wish.drop();
       return this.#ask(subscription);
     }
-    const { accepted, asked } = wish;
-    if (accepted && difference(accepted, asked)) {
-      wish.view = withoutRefused(wish.view, asked, accepted);
+    const { granted, asked } = wish;
+    if (granted && difference(granted, asked)) {
+      wish.view = withoutRefused(wish.view, asked, granted);
       wish.refuse(error);
       this.owner.failed(error);
       if (!subscription.ended) this.#askIfOutdated(subscription);
@@ -504,11 +586,18 @@ export class Subscriptions {
     }
   }
 
-  #askLater(subscription: Subscription<any>, delayMs: number): void {
+  /**
+   * Nothing is asked for until the server's time and a random wait have passed, and then one by one: a refused request
+   * counts against the same rate limit. The wait doubles while nothing is granted.
+   */
+  #askLater(subscription: Subscription<any>, retryAfterMs: number): void {
     subscription.wish.phase = "queued";
     this.#queue.add(subscription);
+    this.#window = 1;
+    // Invariant: refusals that were out together count as one.
+    if (this.#paused) return;
     this.#paused = true;
-    this.#pause.set(delayMs, () => {
+    this.#pause.set(retryAfterMs + this.#backoff.next(), () => {
       this.#paused = false;
       this.#pump();
     });
@@ -525,6 +614,9 @@ export class Subscriptions {
     subscription.table?.end(error);
     if (end.error) this.owner.failed(end.error);
     this.owner.unsubscribed(end);
+    // The template's subscription, which it stood before, goes on.
+    const info = this.#foreign.get(subscription.channel);
+    if (info?.state === "active" && !this.#own.has(info.channel)) this.#announce(info);
   }
 
   async #leave(channel: string): Promise<void> {

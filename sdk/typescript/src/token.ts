@@ -39,7 +39,8 @@ export class Tokens {
     try {
       return await this.source(reason);
     } catch (cause) {
-      throw new DrawbridgeError("TOKEN_PROVIDER", "the token provider failed", { retryable: true, cause });
+      const why = cause instanceof Error ? cause.message : String(cause);
+      throw new DrawbridgeError("TOKEN_PROVIDER", `the token provider failed: ${why}`, { retryable: true, cause });
     }
   }
 

@@ -3,6 +3,7 @@ import { test } from "node:test";
 import WebSocket from "ws";
 import { connect, Drawbridge } from "../dist/drawbridge.js";
 import { connected, lost, rejection, setup, settled, told } from "./support/client.js";
+import { ManualRuntime } from "./support/runtime.js";
 
 test("connects with its token, its sub-protocol and its subscriptions", async (t) => {
   const { server, client } = await setup(t, { token: "jwt" });
@@ -44,7 +45,7 @@ test("an http address means ws", () => {
       throw new Error("no network here");
     }
   }
-  const client = new Drawbridge("https://play.example/ws", { WebSocket: Spy });
+  const client = new Drawbridge("https://play.example/ws", { WebSocket: Spy, logger: false });
   return rejection(client.connect()).then((error) => {
     assert.equal(error.code, "CLOSED");
     assert.deepEqual(seen, ["wss://play.example/ws"]);
@@ -52,7 +53,7 @@ test("an http address means ws", () => {
   });
 });
 
-for (const code of [1000, 1001, 1011, 1012, 4000, 4001, 4002, 4003]) {
+for (const code of [1000, 1001, 1011, 1012, 4000, 4001, 4002, 4003, 4321, 4499]) {
   test(`comes back after ${code}, with what it wants`, async (t) => {
     const { server, client, runtime, connection } = await connected(t, { reconnect: { minDelayMs: 500 } });
     const subscription = client.subscribe("room:1", { filter: "true" });
@@ -83,7 +84,7 @@ test("comes back after a break without a close frame (1006)", async (t) => {
   await told(client, "status", ({ status }) => status === "open");
 });
 
-for (const code of [4500, 4502, 4503, 4504, 4505, 4999]) {
+for (const code of [4500, 4502, 4503, 4504, 4505, 4506, 4777, 4999]) {
   test(`stays away after ${code}`, async (t) => {
     const { client, runtime, connection } = await connected(t);
     const down = told(client, "status", ({ status }) => status === "closed");
@@ -137,7 +138,96 @@ test("waits longer after each failure, up to the bound, with chance", async (t) 
   runtime.chance = 0;
   const next = lost(client);
   runtime.advance(1_000);
-  assert.equal((await next).retryInMs, 500);
+  assert.equal((await next).retryInMs, 0, "full jitter: from nothing to the bound");
+});
+
+test("a crowd that lost its server comes back spread over the bound", async (t) => {
+  const { client, runtime } = await setup(t, { reconnect: undefined, token: () => Promise.reject(new Error("down")) });
+  client.connect().catch(() => {});
+  const waits = [];
+  for (let i = 0; i < 400; i++) {
+    // A fresh bound each time: each round is another client's first wait.
+    runtime.chance = (i + 0.5) / 400;
+    waits.push((await lost(client)).retryInMs);
+    client.close();
+    client.connect().catch(() => {});
+  }
+  assert.ok(Math.max(...waits) < 3_000);
+  const inOneSecond = Math.max(...waits.map((from) => waits.filter((wait) => wait >= from && wait < from + 1_000).length));
+  assert.ok(inOneSecond <= 134, `${inOneSecond} of 400 in one second`);
+});
+
+test("an error before the close says how long to wait at least, and the next waits are no shorter", async (t) => {
+  const { server, client, runtime, connection } = await connected(t, { reconnect: { minDelayMs: 100 } });
+  let down = lost(client);
+  connection.send({ type: "ERROR", code: "INTERNAL", message: "overloaded", retryable: true, retry_after_ms: 4_000 });
+  connection.socket.close(4003);
+  const { retryInMs, error } = await down;
+  assert.deepEqual([retryInMs, error.code, error.retryAfterMs], [8_000, "INTERNAL", 4_000]);
+  runtime.advance(8_000);
+  const again = await server.accept();
+  down = lost(client);
+  again.socket.close(4003);
+  assert.equal((await down).retryInMs, 8_000);
+});
+
+test("a server that says GOODBYE at once is not dialled more often for that", async (t) => {
+  const { server, client, runtime, connection } = await connected(t, { reconnect: { minDelayMs: 100, maxDelayMs: 10_000 } });
+  const waits = [];
+  client.on("status", ({ retryInMs }) => retryInMs !== undefined && waits.push(retryInMs));
+  let current = connection;
+  for (const goodbye of [2_000, undefined, 0, undefined]) {
+    const down = lost(client);
+    if (goodbye !== undefined) current.send({ type: "GOODBYE", reason: "drain", reconnect_in_ms: goodbye });
+    current.socket.close(4000);
+    await down;
+    const up = told(client, "welcome");
+    runtime.advance(waits.at(-1));
+    current = await server.accept();
+    await current.welcome();
+    await up;
+  }
+  assert.deepEqual(waits, [2_000, 2_000, 0, 4_000]);
+});
+
+const listening = () => {
+  const said = [];
+  return { said, logger: { warn: (message) => said.push(message), error: (error) => said.push(error) } };
+};
+
+test("the first failed connect is logged once, with the address but not its query, and the likely cause", async (t) => {
+  const { said, logger } = listening();
+  const runtime = new ManualRuntime();
+  const client = new Drawbridge("ws://user:secret@127.0.0.1:1/ws?token=secret", { WebSocket, runtime, logger });
+  t.after(() => client.close());
+  client.connect().catch(() => {});
+  for (let i = 0; i < 3; i++) {
+    const { retryInMs } = await lost(client);
+    runtime.advance(retryInMs);
+  }
+  assert.equal(said.length, 1);
+  assert.match(said[0], /cannot connect to ws:\/\/127\.0\.0\.1:1\/ws: CONNECTION_LOST: .*ECONNREFUSED.*is the server running.*trying again in 3000 ms/);
+  assert.doesNotMatch(said[0], /secret/);
+});
+
+test("a refused first connect is logged, a break later is not", async (t) => {
+  const { said, logger } = listening();
+  const { server, client } = await setup(t, { logger });
+  client.connect().catch(() => {});
+  const connection = await server.accept();
+  const { id } = await connection.next("CONNECT");
+  const closed = told(client, "status", ({ status }) => status === "closed");
+  connection.send({ type: "ERROR", id, code: "UNAUTHENTICATED", message: "bad signature", retryable: false });
+  connection.socket.close(4500);
+  await closed;
+  assert.match(said.join("\n"), /^drawbridge: cannot connect to ws:.*: UNAUTHENTICATED: bad signature; not trying again$/);
+
+  const other = listening();
+  const up = await connected(t, { logger: other.logger });
+  const down = lost(up.client);
+  up.connection.socket.close(1011);
+  await down;
+  assert.deepEqual(other.said, []);
 });
 
 test("a connection that held is followed by a short wait again, one that fell at once is not", async (t) => {
@@ -311,7 +401,7 @@ test("what listeners throw is told, and the others still run", async (t) => {
 });
 
 test("a listener of `error` that throws is not told about itself", async (t) => {
-  const { client, connection } = await connected(t);
+  const { client, connection } = await connected(t, { logger: undefined });
   const said = t.mock.method(console, "error", () => {});
   client.on("error", () => {
     throw new Error("again");

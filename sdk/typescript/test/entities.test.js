@@ -51,6 +51,22 @@ test("a snapshot takes effect when it is complete, as a whole", async (t) => {
   assert.deepEqual(told, [["enter", "a", 1], ["enter", "b", 2], ["enter", "c", 3], ["enter", "d", 4], ["reset"]]);
 });
 
+test("an empty table that only an area would fill says so, once, until there is one", async (t) => {
+  const { client, connection, world, errors } = await table(t);
+  const empty = () => connection.send({ type: "VIEW_ENTER", channel: CHANNEL, reset: true, complete: true, reason: "area_required", entities: [] });
+  empty();
+  await world.synced;
+  empty();
+  await settled(client, connection);
+  assert.deepEqual([world.size, world.stale], [0, false]);
+  assert.deepEqual(errors.map(({ code, channel }) => [code, channel]), [["AREA_REQUIRED", CHANNEL]]);
+  assert.match(errors[0].message, /world:1 shows nothing without an area; pass one: .*area/);
+  connection.enter(CHANNEL, { a: 1 });
+  empty();
+  await settled(client, connection);
+  assert.equal(errors.length, 2);
+});
+
 test("with nothing in view it is complete and empty", async (t) => {
   const { connection, world } = await table(t);
   connection.enter(CHANNEL, {}, { reset: true });

@@ -205,18 +205,134 @@ test("the server's end is final: it is not asked for again", async (t) => {
   assert.ok(!("subscribe" in (await (await server.accept()).welcome())));
 });
 
-test("a rate limit is waited out, and nothing more is asked meanwhile", async (t) => {
+test("a rate limit is waited out with jitter, and nothing more is asked meanwhile", async (t) => {
   const { client, connection, runtime } = await connected(t);
+  runtime.chance = 0.5;
   const first = client.subscribe("room:1");
   refuse(connection, await connection.next("CHANNEL_SUBSCRIBE"), "RATE_LIMITED", { retryable: true, retry_after_ms: 300 });
   await settled(client, connection);
   const second = client.subscribe("room:2");
-  runtime.advance(299);
-  assert.equal(first.state, "pending");
+  runtime.advance(300 + 124);
+  await settled(client, connection);
+  assert.equal(connection.waiting, 0);
   runtime.advance(1);
   await connection.confirm("room:1");
   await connection.confirm("room:2");
   await Promise.all([first.ready, second.ready]);
+});
+
+test("while a rate limit goes on, one request at a time tries again, after waits that double up to a bound", async (t) => {
+  const { client, connection, runtime } = await connected(t, { pingIntervalMs: 1e9, pongTimeoutMs: 1e9 });
+  const all = Array.from({ length: 3 }, (_, i) => client.subscribe(`room:${i}`));
+  for (const _ of all) refuse(connection, await connection.next("CHANNEL_SUBSCRIBE"), "RATE_LIMITED", { retryable: true, retry_after_ms: 100 });
+  await settled(client, connection);
+  for (const bound of [250, 500, 1_000, 2_000, 4_000, 8_000, 16_000, 30_000, 30_000]) {
+    runtime.advance(100 + bound - 1);
+    await settled(client, connection);
+    assert.equal(connection.waiting, 0, `waits ${100 + bound} ms`);
+    runtime.advance(1);
+    await settled(client, connection);
+    assert.equal(connection.waiting, 1);
+    refuse(connection, await connection.next("CHANNEL_SUBSCRIBE"), "RATE_LIMITED", { retryable: true, retry_after_ms: 100 });
+    await settled(client, connection);
+  }
+  runtime.advance(30_100);
+  for (const _ of all) {
+    const request = await connection.next("CHANNEL_SUBSCRIBE");
+    connection.send({ type: "CHANNEL_SUBSCRIBED", id: request.id, channel: request.channel });
+  }
+  await Promise.all(all.map(({ ready }) => ready));
+  client.subscribe("room:9");
+  refuse(connection, await connection.next("CHANNEL_SUBSCRIBE"), "RATE_LIMITED", { retryable: true, retry_after_ms: 100 });
+  await settled(client, connection);
+  runtime.advance(350);
+  await connection.confirm("room:9");
+});
+
+test("entries of CONNECT beyond a rate limit are asked for later, with their filter and area", async (t) => {
+  const { server, client, runtime, errors } = await setup(t);
+  const view = { filter: "data.hp > 0", area: { x: 1, y: 2, radius: 3 } };
+  const [first, late, auto] = [client.subscribe("room:1"), client.subscribe("world:1", view), client.subscribe("player:alice", { filter: "true" })];
+  const opening = client.connect();
+  const connection = await server.accept();
+  const { subscribe } = await connection.welcome({ subscriptions: [{ channel: "room:1" }, { channel: "player:alice", auto: true }] });
+  assert.equal(subscribe.length, 3);
+  for (const channel of ["world:1", "player:alice"]) {
+    connection.send({ type: "ERROR", channel, code: "RATE_LIMITED", message: "slow", retryable: true, retry_after_ms: 700 });
+  }
+  await opening;
+  await settled(client, connection);
+  assert.deepEqual([first.state, late.state, auto.state], ["active", "pending", "pending"]);
+  runtime.advance(700 + 249);
+  await settled(client, connection);
+  assert.equal(connection.waiting, 0);
+  runtime.advance(1);
+  const request = await connection.confirm("world:1");
+  assert.deepEqual([request.filter, request.area], [view.filter, view.area]);
+  await late.ready;
+  assert.equal((await connection.confirmUpdate("player:alice")).filter, "true", "the template's subscription is live already");
+  await auto.ready;
+  assert.deepEqual([late.state, auto.state, errors], ["active", "active", []]);
+});
+
+test("an automatic subscription in WELCOME is no answer: the ERROR behind it refuses the filter", async (t) => {
+  const { server, client, errors } = await setup(t);
+  const bad = client.subscribe("player:alice", { filter: "data.x ==" });
+  const good = client.subscribe("game:1", { filter: "data.x == 1" });
+  const said = [];
+  client.on("subscribed", ({ channel, by }) => said.push(`+${channel} ${by}`));
+  client.on("unsubscribed", ({ channel, reason }) => said.push(`-${channel} ${reason}`));
+  const opening = client.connect();
+  const connection = await server.accept();
+  const auto = ["player:alice", "game:1"].map((channel) => ({ channel, auto: true }));
+  const connect = await connection.next("CONNECT");
+  const error = { type: "ERROR", channel: "player:alice", code: "FILTER_INVALID", message: "no", retryable: false, position: 9 };
+  connection.send([{ ...connection.welcomeTo(connect), subscriptions: auto }, error]);
+  await opening;
+  const refused = await rejection(bad.ready);
+  assert.deepEqual([refused.code, refused.position], ["FILTER_INVALID", 9]);
+  await good.ready;
+  assert.deepEqual([bad.state, good.state], ["ended", "active"]);
+  assert.deepEqual(client.subscriptions, [
+    { channel: "game:1", pattern: false, by: "client", state: "active" },
+    { channel: "player:alice", pattern: false, by: "auto", state: "active" },
+  ]);
+  assert.deepEqual(said, ["-player:alice FILTER_INVALID", "+player:alice auto", "+game:1 client"]);
+  assert.deepEqual(errors.map(({ code }) => code), ["FILTER_INVALID"]);
+});
+
+test("a filter on an automatic subscription that was in force before stays wanted when a change of it is refused", async (t) => {
+  const welcome = { subscriptions: [{ channel: "player:alice", auto: true }] };
+  const { server, client, connection, runtime } = await connected(t, {}, welcome);
+  const mine = client.subscribe("player:alice", { filter: "good" });
+  await connection.confirm("player:alice");
+  await mine.ready;
+  const down = lost(client);
+  connection.socket.terminate();
+  await down;
+  const changed = rejection(mine.filter("bad"));
+  runtime.advance(500);
+  const again = await server.accept();
+  await again.welcome(welcome);
+  again.send({ type: "ERROR", channel: "player:alice", code: "FILTER_INVALID", message: "no", retryable: false });
+  assert.equal((await changed).code, "FILTER_INVALID");
+  assert.equal((await again.confirmUpdate("player:alice")).filter, "good", "the template's subscription has no filter");
+  await mine.ready;
+  assert.deepEqual([mine.view.filter, mine.state], ["good", "active"]);
+});
+
+test("automatic subscriptions are listed when `status` and `welcome` tell of the connection", async (t) => {
+  const { server, client } = await setup(t);
+  client.subscribe("room:1");
+  const seen = [];
+  const look = (name) => () => seen.push([name, ...client.subscriptions.map(({ channel, state }) => `${channel} ${state}`)]);
+  client.on("status", ({ status }) => status === "open" && look("status")());
+  client.on("welcome", look("welcome"));
+  const opening = client.connect();
+  await (await server.accept()).welcome({ subscriptions: [{ channel: "room:1" }, { channel: "player:alice", auto: true }] });
+  await opening;
+  const all = ["room:1 active", "player:alice active"];
+  assert.deepEqual(seen, [["status", ...all], ["welcome", ...all]]);
 });
 
 test("many subscriptions: CONNECT stays small, and the rest follows a few at a time", async (t) => {
@@ -270,7 +386,7 @@ test("coming back without the session says that something may be missed, once co
     await settled(client, current);
   }
   assert.deepEqual(seen, [
-    ["player:alice", "reconnect", "pending"],
+    ["player:alice", "reconnect", "active"],
     ["room:1", "reconnect", "active"],
   ]);
 });

@@ -33,6 +33,20 @@ test("4004 comes back with a fresh token, at once after a connection that held",
   assert.deepEqual(reasons, ["connect", "expired"]);
 });
 
+test("4004 with a fixed token that is not valid yet is tried again", async (t) => {
+  const { server, client, runtime } = await setup(t, { token: "early" });
+  client.connect().catch(() => {});
+  const connection = await server.accept();
+  const { id } = await connection.next("CONNECT");
+  const down = lost(client);
+  connection.send({ type: "ERROR", id, code: "UNAUTHENTICATED", message: "not valid yet", retryable: true, retry_after_ms: 2_000 });
+  connection.socket.close(4004);
+  const { retryInMs } = await down;
+  assert.ok(retryInMs >= 2_000);
+  runtime.advance(retryInMs);
+  assert.equal((await (await server.accept()).welcome()).token, "early");
+});
+
 test("4004 with a fixed token is the end", async (t) => {
   const { client, connection, runtime } = await connected(t, { token: "fixed" });
   const down = told(client, "status", ({ status }) => status === "closed");

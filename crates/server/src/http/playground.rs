@@ -17,11 +17,7 @@ const FILES: [(&str, &str, &str); 5] = [
     ("/playground.js", "text/javascript; charset=utf-8", include_str!("playground/playground.js")),
     ("/world.js", "text/javascript; charset=utf-8", include_str!("playground/world.js")),
     ("/playground.css", "text/css; charset=utf-8", include_str!("playground/playground.css")),
-    (
-        "/drawbridge.js",
-        "text/javascript; charset=utf-8",
-        include_str!("../../../../sdk/typescript/dist/drawbridge.js"),
-    ),
+    ("/drawbridge.js", "text/javascript; charset=utf-8", include_str!("playground/drawbridge.min.js")),
 ];
 
 /// The page at this path; `None` where there is none, or the node does not run as `dev`.

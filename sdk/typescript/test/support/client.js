@@ -10,7 +10,7 @@ import { FakeServer } from "./server.js";
 export async function setup(t, options = {}, serverOptions = {}) {
   const server = await FakeServer.start(t, serverOptions);
   const runtime = new ManualRuntime();
-  const client = new Drawbridge(server.url, { WebSocket, runtime, ...options });
+  const client = new Drawbridge(server.url, { WebSocket, runtime, reconnect: { minDelayMs: 500 }, logger: false, ...options });
   const errors = [];
   client.on("error", (error) => errors.push(error));
   t.after(() => client.close());

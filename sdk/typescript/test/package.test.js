@@ -1,0 +1,47 @@
+// What a consumer of the package meets: readable code, errors with their names, and the small file of the playground.
+
+import assert from "node:assert/strict";
+import { spawnSync } from "node:child_process";
+import { existsSync, readFileSync } from "node:fs";
+import { test } from "node:test";
+import { fileURLToPath } from "node:url";
+
+const url = (path) => new URL(path, import.meta.url);
+const PLAYGROUND = url("../../../crates/server/src/http/playground/drawbridge.min.js");
+
+test("each entry of the package is there, readable, and has its source map", () => {
+  const { exports } = JSON.parse(readFileSync(url("../package.json"), "utf8"));
+  for (const { types, default: file } of Object.values(exports)) {
+    assert.ok(existsSync(url(`../${types}`)), types);
+    const lines = readFileSync(url(`../${file}`), "utf8").split("\n");
+    assert.ok(Math.max(...lines.map((line) => line.length)) < 300, `${file} has no long lines`);
+    const map = JSON.parse(readFileSync(url(`../${file}.map`), "utf8"));
+    assert.equal(lines.findLast((line) => line !== ""), `//# sourceMappingURL=${file.split("/").at(-1)}.map`);
+    assert.ok(map.sourcesContent.every((source) => source.length > 0));
+  }
+});
+
+for (const [name, file] of [["the package", url("../dist/drawbridge.js")], ["the playground's bundle", PLAYGROUND]]) {
+  test(`an error of ${name} has its class's name`, async () => {
+    const { DrawbridgeError } = await import(file);
+    const error = new DrawbridgeError("FORBIDDEN", "no right to subscribe", { channel: "room:1" });
+    assert.deepEqual([error.name, error.constructor.name], ["DrawbridgeError", "DrawbridgeError"]);
+    assert.match(error.stack, /^DrawbridgeError: no right to subscribe\n/);
+    assert.deepEqual({ ...error }, { code: "FORBIDDEN", retryable: false, channel: "room:1" });
+  });
+}
+
+test("an error that nobody catches prints its name, message and code, and no wall of code", () => {
+  const script = `
+    import { Drawbridge } from ${JSON.stringify(url("../dist/drawbridge.js").href)};
+    class NoSocket { constructor() { throw new Error("no network here"); } }
+    await new Drawbridge("ws://127.0.0.1/ws", { WebSocket: NoSocket, logger: false }).connect();`;
+  const { status, stderr } = spawnSync(process.execPath, ["--input-type=module", "--eval", script], {
+    encoding: "utf8",
+    cwd: fileURLToPath(url(".")),
+  });
+  assert.notEqual(status, 0);
+  assert.match(stderr, /DrawbridgeError: the WebSocket could not be created/);
+  assert.match(stderr, /code: 'CLOSED'/);
+  assert.ok(Math.max(...stderr.split("\n").map((line) => line.length)) < 300, stderr.slice(0, 2_000));
+});
