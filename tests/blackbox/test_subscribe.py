@@ -19,6 +19,22 @@ def test_the_reply_says_where_the_count_stands(node, redis):
     assert (again["epoch"], again["offset"]) == (reply["epoch"], event["offset"])
 
 
+def test_a_fresh_count_begins_at_0_under_an_epoch_of_its_own(redis, start):
+    """However much was counted elsewhere: an offset says nothing of other channels."""
+    node = start(redis, connection={"linger": "0s"})
+    player = node.player("alice")
+    busy = player.subscribe("chat:busy")
+    for number in range(50):
+        redis.publish("chat:busy", f'{{"event":"e","data":{number}}}')
+    assert [player.event("chat:busy")["offset"] for _ in range(50)] == list(range(1, 51))
+    player.unsubscribe("chat:busy")
+    until(lambda: redis.subscribers("chat:busy") == {"chat:busy": 0})
+    fresh = player.subscribe("chat:fresh")
+    again = player.subscribe("chat:busy")
+    assert (fresh["offset"], again["offset"]) == (0, 0)
+    assert len({reply["epoch"] for reply in (busy, fresh, again)}) == 3
+
+
 def test_redis_has_confirmed_before_the_reply(node, redis):
     player = node.player("alice")
     for round in range(50):

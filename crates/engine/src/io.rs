@@ -467,12 +467,37 @@ pub enum BrokerEvent {
 }
 
 /// A place in the count of a channel's events (contract §4).
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Position {
     /// The count's life.
-    pub epoch: Arc<str>,
-    /// The last event's number.
+    pub epoch: Epoch,
+    /// The last event's number; 0: the count has just begun.
     pub offset: u64,
+}
+
+/// Names the life of one count, by 16 hexadecimal digits; no two counts share it.
+#[derive(Clone, Copy, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Epoch([u8; 16]);
+
+impl Epoch {
+    /// The epoch that this number names.
+    pub fn new(number: u64) -> Self {
+        Epoch(std::array::from_fn(|at| {
+            let digit = (number >> (60 - 4 * at)) & 0xf;
+            b"0123456789abcdef"[digit as usize]
+        }))
+    }
+
+    /// As clients get it.
+    pub fn as_str(&self) -> &str {
+        std::str::from_utf8(&self.0).unwrap_or_default()
+    }
+}
+
+impl std::fmt::Debug for Epoch {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.as_str())
+    }
 }
 
 /// Whether Redis is there, all of it: links and commands.

@@ -9,7 +9,7 @@ use drawbridge_protocol::websocket::{Compressor, Window, frame_of_pieces, payloa
 use drawbridge_protocol::{Encoding, Frame};
 
 use crate::area::Point;
-use crate::io::Ticket;
+use crate::io::{Epoch, Ticket};
 
 /// One event on its way to every subscriber of the node: parsed once, encoded at most once per encoding. What is needed for
 /// each subscriber comes first, beside the counts of its `Arc`: many of them are far away from each other in memory.
@@ -29,6 +29,8 @@ pub struct Publication {
     pub entity: Option<EntityChange>,
     /// It is the state of an entity, in a class that conflates, and nobody hears of it but as such: only the newest counts.
     pub conflates: bool,
+    /// The life of the count that `offset` belongs to.
+    pub epoch: Epoch,
     encodings: OnceLock<Box<Encodings>>,
 }
 
@@ -114,7 +116,16 @@ impl Publication {
     /// As [`Publication::new`], on an entity channel.
     pub fn with_entity(channel: Arc<str>, event: Event, offset: u64, entity: Option<EntityChange>) -> Self {
         let sender = event.server_id().and_then(Sender::of_id);
-        Publication { event, channel, offset, sender, entity, conflates: false, encodings: OnceLock::new() }
+        Publication {
+            event,
+            channel,
+            offset,
+            sender,
+            entity,
+            conflates: false,
+            epoch: Epoch::default(),
+            encodings: OnceLock::new(),
+        }
     }
 
     /// The `EVENT` frame in this encoding; the same bytes for all who see it.

@@ -164,7 +164,7 @@ fn broker_settings(config: &Config, neighbour: Option<Neighbour>) -> Result<Brok
         BrokerKind::Redis(redis) => broker::Kind::Redis(redis_settings(redis, config)?.into()),
     };
     let hub = HubSettings {
-        epoch: epoch()?,
+        seed: seed()?,
         linger_ms: config.linger.as_millis() as u64,
         external_bytes: config.broker.external_bytes,
         classes: config.engine.classes.clone(),
@@ -178,10 +178,11 @@ fn command_channels(config: &Config) -> CommandChannels {
     CommandChannels::new(&config.broker.key_prefix, config.control_channel)
 }
 
-/// Names the life of this node's counts: random, so that no two starts share it.
-fn epoch() -> Result<Arc<str>, StartError> {
-    let random = getrandom::u64().map_err(failed("the system gives no randomness"))?;
-    Ok(format!("{random:016x}").into())
+/// What the epochs of this node's counts are made of: random, so that no two starts share any.
+fn seed() -> Result<u128, StartError> {
+    let mut bytes = [0; 16];
+    getrandom::fill(&mut bytes).map_err(failed("the system gives no randomness"))?;
+    Ok(u128::from_ne_bytes(bytes))
 }
 
 /// Until Redis is there and this node hears player commands.

@@ -28,7 +28,7 @@ impl Engine {
                 }
             }
             BrokerEvent::Refused { subject, reason } => self.refused(&subject, &reason),
-            BrokerEvent::Gap { channel, position } => self.gap(&channel, &position),
+            BrokerEvent::Gap { channel, position } => self.gap(&channel, position),
             BrokerEvent::Table { channel, entities } => self.table(&channel, &entities),
             BrokerEvent::Expired { channel, keys } => self.expired_entities(&channel, &keys),
             BrokerEvent::Views { ticket, views } => self.views_loaded(ticket, views),
@@ -66,7 +66,7 @@ impl Engine {
         let all = std::mem::take(&mut target.waiters);
         let (gated, waiters) = all.into_iter().partition(|waiter| is_gated(&self.connections, waiter.conn));
         target.waiters = gated;
-        self.resync(&broken, &subject.name, "broker", self.targets.get(id).and_then(|t| t.position.clone()));
+        self.resync(&broken, &subject.name, "broker", self.targets.get(id).and_then(|t| t.position));
         self.tell_waiters(id, waiters);
     }
 
@@ -85,7 +85,7 @@ impl Engine {
             if matches!(reply, Reply::Resync)
                 && let Some(target) = self.targets.get(target)
             {
-                let (name, position) = (target.subject.name.clone(), target.position.clone());
+                let (name, position) = (target.subject.name.clone(), target.position);
                 self.resync(&[*conn], &name, "broker", position);
             }
             self.tell_subscribed(*conn, target, reply);
@@ -104,8 +104,8 @@ impl Engine {
         let message = ServerMessage::Resync {
             channel,
             reason,
-            epoch: position.as_ref().map(|position| &*position.epoch),
-            offset: position.as_ref().map(|position| position.offset),
+            epoch: position.as_ref().map(|position| position.epoch.as_str()),
+            offset: position.map(|position| position.offset),
         };
         let mut frames = SharedFrames::default();
         let subject = Subject { name: channel.into(), pattern: is_pattern(channel) };
@@ -185,12 +185,12 @@ impl Engine {
     }
 
     /// Events of a real channel were dropped on the way here: everybody who might have seen them is told.
-    fn gap(&mut self, channel: &Arc<str>, position: &Position) {
+    fn gap(&mut self, channel: &Arc<str>, position: Position) {
         let mut conns = Vec::new();
         if let Some(id) = self.targets.find_channel(channel)
             && let Some(target) = self.targets.get_mut(id)
         {
-            target.position = Some(position.clone());
+            target.position = Some(position);
             conns.extend(target.subscribers.iter().filter(|s| s.live).map(|s| s.conn));
         }
         let mut matched = std::mem::take(&mut self.matched);
@@ -209,7 +209,7 @@ impl Engine {
         self.matched = matched;
         conns.sort_unstable();
         conns.dedup();
-        self.resync(&conns, channel, "gap", Some(position.clone()));
+        self.resync(&conns, channel, "gap", Some(position));
         if let Some(id) = self.targets.find_channel(channel) {
             self.table_is_void(id, true);
         }

@@ -424,7 +424,7 @@ fn resync(encoding: Encoding, target: &Target, offset: u64) -> Frame {
     let message = ServerMessage::Resync {
         channel: &target.subject.name,
         reason: "slow_consumer",
-        epoch: position.map(|position| &*position.epoch),
+        epoch: position.map(|position| position.epoch.as_str()),
         offset: position.map(|position| if offset > 0 { offset } else { position.offset }),
     };
     codec::encode_frame(encoding, &message)

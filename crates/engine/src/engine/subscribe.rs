@@ -340,7 +340,7 @@ impl Target {
             auto: false,
             pending: !live,
             pattern: self.subject.pattern,
-            epoch: position.map(|position| &*position.epoch),
+            epoch: position.map(|position| position.epoch.as_str()),
             offset: position.map(|position| position.offset),
         }
     }

@@ -12,7 +12,7 @@ use super::shards::ShardSet;
 use super::table::Taken;
 use super::tables::{put, read_entity};
 use crate::class::{Class, ClassId};
-use crate::io::{BrokerEvent, EntityChange, Publication, SubjectRef};
+use crate::io::{BrokerEvent, EntityChange, Position, Publication, SubjectRef};
 
 /// What was published, as far as it was held.
 #[derive(Debug)]
@@ -89,7 +89,8 @@ impl Hub {
         if shards.is_empty() && table.is_none() {
             return;
         }
-        let (rules, offset) = (entry.rules, entry.offset + 1);
+        let rules = entry.rules;
+        let position = Position { offset: entry.position.offset + 1, ..entry.position };
         let read = match read(&self.settings, rules, content) {
             Ok(read) => read,
             Err(Dropped::Entity(reason, payload)) if table.is_some() => {
@@ -99,7 +100,7 @@ impl Hub {
             Err(reason) => return self.dropped(channel, reason),
         };
         let by = if by_pattern.is_empty() { HeardBy::Name } else { HeardBy::Pattern };
-        let mut publication = publication(&self.settings, rules, subject.name.clone(), offset, by, read);
+        let mut publication = publication(&self.settings, rules, subject.name.clone(), position, by, read);
         let (taken, gone) = match table {
             Some(table) => put(&mut self.stats, table, now_ms, &publication),
             None => (Taken::Changed, Vec::new()),
@@ -107,7 +108,7 @@ impl Hub {
         if taken == Taken::Full {
             return self.drop_entity(channel, BadEntity::Full);
         }
-        entry.offset = offset;
+        entry.position = position;
         if !self.kept(&publication.channel, taken, gone) {
             // For the table it is no news; through patterns it is an event like any other.
             shards = by_pattern;
@@ -147,14 +148,14 @@ impl Hub {
             Err(reason) => return self.dropped(channel, reason),
         };
         // An exact subscription that is asked for but not confirmed counts on in its own entry.
-        let (name, offset) = match self.entries.get_key_value_mut(&key) {
+        let (name, position) = match self.entries.get_key_value_mut(&key) {
             Some((subject, entry)) => {
-                entry.offset += 1;
-                (subject.name.clone(), entry.offset)
+                entry.position.offset += 1;
+                (subject.name.clone(), entry.position)
             }
             None => self.counters.next(channel),
         };
-        let publication = publication(&self.settings, rules, name, offset, HeardBy::Pattern, read);
+        let publication = publication(&self.settings, rules, name, position, HeardBy::Pattern, read);
         self.outputs.push_back(HubOutput::Shards(shards, BrokerEvent::Publication(publication)));
     }
 
@@ -240,7 +241,7 @@ fn publication(
     settings: &HubSettings,
     rules: Rules,
     channel: Arc<str>,
-    offset: u64,
+    Position { epoch, offset }: Position,
     by: HeardBy,
     (payload, change): (Payload<'_>, Option<EntityChange>),
 ) -> Arc<Publication> {
@@ -251,6 +252,7 @@ fn publication(
     // Where events of different keys may be told in another order, clients are shown no offset.
     let event = Event::new(&payload, &channel, delivery.max_updates.is_none().then_some(offset));
     let mut publication = Publication::with_entity(channel, event, offset, change);
+    publication.epoch = epoch;
     publication.conflates = delivery.conflate && change.is_some() && is_state;
     Arc::new(publication)
 }

@@ -42,7 +42,7 @@ pub(super) struct Entry {
     /// How its events are read (exact channels).
     pub(super) rules: Rules,
     /// The events counted (exact channels).
-    pub(super) offset: u64,
+    pub(super) position: Position,
     /// Its entities, if its class has them.
     pub(super) table: Option<Box<Table>>,
 }
@@ -86,6 +86,7 @@ impl Hub {
     /// A hub whose link is down.
     pub fn new(settings: HubSettings) -> Self {
         Hub {
+            counters: Counters::new(settings.seed),
             settings,
             link_up: false,
             held: false,
@@ -93,7 +94,6 @@ impl Hub {
             pattern_entries: 0,
             patterns: PatternIndex::default(),
             canonical: None,
-            counters: Counters::default(),
             waiting: VecDeque::new(),
             asked: 0,
             lingering: VecDeque::new(),
@@ -185,9 +185,9 @@ impl Hub {
             }
             return;
         }
-        let offset = if subject.pattern {
+        let position = if subject.pattern {
             self.pattern_entries += 1;
-            0
+            Position::default()
         } else {
             self.counters.take(&subject.name)
         };
@@ -199,7 +199,7 @@ impl Hub {
             broken: false,
             linger_until_ms: 0,
             rules,
-            offset,
+            position,
             table: self.table_for(rules),
         };
         self.compact_waiting();
@@ -264,8 +264,6 @@ impl Hub {
         if !std::mem::replace(&mut self.link_up, false) {
             return;
         }
-        self.patterns = PatternIndex::default();
-        self.canonical = None;
         self.waiting.clear();
         self.lingering.clear();
         self.asked = 0;
@@ -293,6 +291,9 @@ impl Hub {
             entry.state = State::Waiting;
             self.waiting.push_back(subject);
         }
+        // Behind the loop: counts that a pattern covered until now go on.
+        self.patterns = PatternIndex::default();
+        self.canonical = None;
     }
 
     /// Sends the next batch of subscribes, when the last one is answered.
@@ -426,12 +427,14 @@ impl Hub {
         }
         let mut covered = false;
         self.patterns.for_each_match(&subject.name, |_, _| covered = true);
-        self.counters.put(subject.name, entry.offset, covered);
+        // The index may still have a pattern that is no longer wanted.
+        if covered && self.pattern_entries > 0 {
+            self.counters.put(subject.name, entry.position);
+        }
     }
 
     pub(super) fn confirm(&mut self, subject: &Subject, shards: ShardSet, after_break: bool) {
-        let offset = self.entries.get(subject).map_or(0, |entry| entry.offset);
-        let position = Position { epoch: self.settings.epoch.clone(), offset };
+        let position = self.entries.get(subject).map(|entry| entry.position).unwrap_or_default();
         let event = BrokerEvent::Confirmed { subject: subject.clone(), position, after_break };
         self.outputs.push_back(HubOutput::Shards(shards, event));
         self.tell_table(subject, shards);

@@ -12,8 +12,8 @@ use crate::settings::Reserved;
 /// What a hub is told at start.
 #[derive(Clone, Debug)]
 pub struct HubSettings {
-    /// Names the life of the counts; random per node start.
-    pub epoch: Arc<str>,
+    /// What the epochs of counts are made of: random for each hub and start, and secret.
+    pub seed: u128,
     /// How long a subscription outlives its last subscriber, in milliseconds.
     pub linger_ms: u64,
     /// Payloads over this are dropped, in bytes.

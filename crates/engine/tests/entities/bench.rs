@@ -105,7 +105,7 @@ impl Bench {
         };
         let settings = Arc::new(settings);
         let mut hub = Hub::new(HubSettings {
-            epoch: "e".into(),
+            seed: 1,
             linger_ms: 100,
             external_bytes: 1 << 20,
             classes,

@@ -614,7 +614,7 @@ fn link_of(subject: &Subject) -> usize {
 
 fn hub_settings(settings: &Settings, node: usize) -> HubSettings {
     HubSettings {
-        epoch: format!("epoch{node}").into(),
+        seed: node as u128,
         linger_ms: LINGER_MS,
         external_bytes: 1 << 20,
         classes: settings.classes.clone(),

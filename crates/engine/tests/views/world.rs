@@ -45,7 +45,7 @@ struct Shard {
     /// From the hub and from Redis.
     events: VecDeque<BrokerEvent>,
     /// Channels with a `Gap` among them, and how far their loss goes.
-    marked: BTreeMap<Arc<str>, u64>,
+    marked: BTreeMap<Arc<str>, Position>,
     /// Something was dropped and not marked.
     lost: bool,
     next_conn: u32,
@@ -100,7 +100,7 @@ impl World {
         };
         let node = |at: usize| Node {
             hub: Hub::new(HubSettings {
-                epoch: format!("epoch{at}").into(),
+                seed: at as u128,
                 linger_ms: LINGER_MS,
                 external_bytes: 1 << 20,
                 classes: settings.classes.clone(),
@@ -799,7 +799,7 @@ impl World {
         let at = &mut self.nodes[node].shards[shard];
         let Some(mut event) = at.events.pop_front() else { return false };
         if let BrokerEvent::Gap { channel, position } = &mut event {
-            position.offset = at.marked.remove(channel).unwrap();
+            *position = at.marked.remove(channel).unwrap();
         }
         self.input(node, shard, Input::Broker(event));
         true
@@ -848,15 +848,15 @@ impl World {
         let at = &mut self.nodes[node].shards[shard];
         let BrokerEvent::Publication(publication) = &event else { return at.events.push_back(event) };
         let channel = &publication.channel;
-        if let Some(offset) = at.marked.get_mut(channel) {
-            *offset = publication.offset;
+        let position = Position { epoch: publication.epoch, offset: publication.offset };
+        if let Some(marked) = at.marked.get_mut(channel) {
+            *marked = position;
         } else if !drops {
             at.events.push_back(event);
         } else if self.dice.roll(4) == 0 {
             at.lost = true;
         } else {
-            at.marked.insert(channel.clone(), publication.offset);
-            let position = Position { epoch: format!("epoch{node}").into(), offset: publication.offset };
+            at.marked.insert(channel.clone(), position);
             at.events.push_back(BrokerEvent::Gap { channel: channel.clone(), position });
         }
     }

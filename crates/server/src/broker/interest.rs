@@ -229,13 +229,12 @@ mod tests {
 
     fn interest() -> (Interest, ShardInbox) {
         let ((shard, inbox), (node, _)) = (shard_queue(1 << 20), shard_queue(1 << 20));
-        let epoch = "e".into();
         let (classes, reserved) = (Arc::new(Classes::default()), Reserved::new("drawbridge:"));
         let channels = CommandChannels::new("drawbridge:", false);
         let routes = Arc::new(Routes::new(1, &classes, &reserved, channels.nodes.clone()));
         let herald = Herald { link: 0, channels, routes, meter: Arc::default(), failures: Sparse::default() };
-        let outlet = Outlet::new(vec![shard], node, &epoch);
-        let settings = HubSettings { epoch, linger_ms: 0, external_bytes: 1 << 20, classes, reserved };
+        let outlet = Outlet::new(vec![shard], node);
+        let settings = HubSettings { seed: 1, linger_ms: 0, external_bytes: 1 << 20, classes, reserved };
         (Interest::new(settings, outlet, herald), inbox)
     }
 

@@ -219,7 +219,7 @@ impl Broker {
         node: ShardQueue,
     ) -> Result<Broker, BrokerStartError> {
         let BrokerSettings { kind, hub, queue_bytes, commands, neighbour } = settings;
-        let outlet = Outlet::new(shards, node, &hub.epoch);
+        let outlet = Outlet::new(shards, node);
         let (pool, board) = match &kind {
             Kind::Memory => (1, Board::new(1, 0, outlet.clone())),
             Kind::Redis(redis) => {
@@ -237,7 +237,9 @@ impl Broker {
                 let (channels, routes) = (commands.clone(), routes.clone());
                 let failures = Sparse::default();
                 let herald = Herald { link: at, channels, routes, meter: meter.clone(), failures };
-                let interest = Interest::new(hub.clone(), outlet.clone(), herald);
+                // Each hub counts under epochs that no other one has.
+                let hub = HubSettings { seed: hub.seed.wrapping_add(at as u128), ..hub.clone() };
+                let interest = Interest::new(hub, outlet.clone(), herald);
                 (link, Part { interest, orders, meter })
             })
             .unzip();

@@ -15,10 +15,7 @@ pub(super) struct Outlet {
 }
 
 impl Outlet {
-    pub(super) fn new(shards: Vec<ShardQueue>, node: ShardQueue, epoch: &Arc<str>) -> Self {
-        for queue in shards.iter().chain([&node]) {
-            queue.set_epoch(epoch.clone());
-        }
+    pub(super) fn new(shards: Vec<ShardQueue>, node: ShardQueue) -> Self {
         Outlet { shards: shards.into(), node }
     }
 

@@ -7,7 +7,7 @@
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 
 use drawbridge_engine::backlog::outdated;
@@ -37,7 +37,6 @@ pub fn shard_queue(bound_bytes: usize) -> (ShardQueue, ShardInbox) {
         stale: AtomicBool::new(false),
         marked: AtomicUsize::new(0),
         gaps: Mutex::new(HashMap::new()),
-        epoch: OnceLock::new(),
     });
     let ahead = VecDeque::new();
     (ShardQueue { sender, shared: shared.clone() }, ShardInbox { receiver, ahead, shared })
@@ -80,8 +79,7 @@ struct Shared {
     /// How many channels are marked; read before the lock is taken.
     marked: AtomicUsize,
     /// The channels with a `Gap` in the queue, and how far their loss goes.
-    gaps: Mutex<HashMap<Arc<str>, u64>>,
-    epoch: OnceLock<Arc<str>>,
+    gaps: Mutex<HashMap<Arc<str>, Position>>,
 }
 
 impl ShardQueue {
@@ -121,27 +119,23 @@ impl ShardQueue {
         self.shared.marked.load(Ordering::Acquire) < MAX_GAPS / 2
     }
 
-    /// Names the epoch of the gaps' positions; the first call counts.
-    pub(super) fn set_epoch(&self, epoch: Arc<str>) {
-        let _ = self.shared.epoch.set(epoch);
-    }
-
     /// The mark goes into the queue where the loss begins. Until it is read all of the channel is dropped: so
     /// nothing that came before the end of the loss can follow the mark.
     fn mark(&self, publication: &Publication) -> Pushed {
         self.shared.dropped.fetch_add(1, Ordering::Relaxed);
+        let last = Position { epoch: publication.epoch, offset: publication.offset };
         let mut gaps = self.shared.lock_gaps();
-        if let Some(offset) = gaps.get_mut(&publication.channel) {
-            *offset = publication.offset;
+        if let Some(position) = gaps.get_mut(&publication.channel) {
+            *position = last;
             return Pushed::Told;
         }
         if gaps.len() >= MAX_GAPS {
             return Pushed::Lost;
         }
-        gaps.insert(publication.channel.clone(), publication.offset);
+        gaps.insert(publication.channel.clone(), last);
         self.shared.marked.store(gaps.len(), Ordering::Release);
-        let position = self.shared.position(publication.offset);
-        let _ = self.sender.send(BrokerEvent::Gap { channel: publication.channel.clone(), position });
+        let channel = publication.channel.clone();
+        let _ = self.sender.send(BrokerEvent::Gap { channel, position: last });
         Pushed::Told
     }
 }
@@ -190,8 +184,8 @@ impl Shared {
             }
             BrokerEvent::Gap { channel, position } => {
                 let mut gaps = self.lock_gaps();
-                if let Some(offset) = gaps.remove(channel) {
-                    *position = self.position(offset);
+                if let Some(last) = gaps.remove(channel) {
+                    *position = last;
                 }
                 self.marked.store(gaps.len(), Ordering::Release);
                 if gaps.is_empty() {
@@ -202,12 +196,7 @@ impl Shared {
         }
     }
 
-    fn position(&self, offset: u64) -> Position {
-        let epoch = self.epoch.get().cloned().unwrap_or_else(|| Arc::from(""));
-        Position { epoch, offset }
-    }
-
-    fn lock_gaps(&self) -> std::sync::MutexGuard<'_, HashMap<Arc<str>, u64>> {
+    fn lock_gaps(&self) -> std::sync::MutexGuard<'_, HashMap<Arc<str>, Position>> {
         self.gaps.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -87,7 +87,7 @@ impl Bench {
         let settings = BrokerSettings {
             kind: redis.map_or(Kind::Memory, |redis| Kind::Redis(redis.into())),
             hub: HubSettings {
-                epoch: "e1".into(),
+                seed: 1,
                 linger_ms: LINGER_MS,
                 external_bytes: EXTERNAL_BYTES,
                 classes: classes(),

@@ -7,7 +7,7 @@ use proptest::prelude::*;
 
 use super::super::*;
 use super::{LINGER_MS, settings};
-use crate::io::{BrokerEvent, Subject};
+use crate::io::{BrokerEvent, Epoch, Position, Subject};
 
 const SHARDS: u8 = 3;
 const CHANNELS: [&str; 4] = ["room:1", "room:2", "chat:1", "own:1"];
@@ -75,8 +75,8 @@ struct Shard {
     wanted: BTreeSet<Subject>,
     /// Of these, confirmed.
     live: BTreeSet<Subject>,
-    /// The last publication and its offset, by channel.
-    last: BTreeMap<String, (u64, u64)>,
+    /// The last publication and its position, by channel.
+    last: BTreeMap<String, (u64, Position)>,
     /// Publications that must come while nothing breaks, and on which channel.
     due: BTreeMap<u64, &'static str>,
 }
@@ -91,8 +91,10 @@ struct World {
     unread: VecDeque<Push>,
     shards: Vec<Shard>,
     published: u64,
-    /// One publication has one offset, whoever sees it.
-    offsets: BTreeMap<u64, u64>,
+    /// One publication has one position, whoever sees it.
+    positions: BTreeMap<u64, Position>,
+    /// Whose count an epoch is.
+    epochs: BTreeMap<Epoch, String>,
 }
 
 impl World {
@@ -107,7 +109,8 @@ impl World {
             unread: VecDeque::new(),
             shards: (0..SHARDS).map(|_| Shard::default()).collect(),
             published: 0,
-            offsets: BTreeMap::new(),
+            positions: BTreeMap::new(),
+            epochs: BTreeMap::new(),
         }
     }
 
@@ -144,8 +147,11 @@ impl World {
             BrokerEvent::Confirmed { subject, position, .. } => {
                 assert!(shard.wanted.contains(subject), "confirmed, but not wanted: {subject:?}");
                 shard.live.insert(subject.clone());
-                if let Some((_, offset)) = shard.last.get(&*subject.name) {
-                    assert!(position.offset >= *offset, "the count went back");
+                if let Some((_, last)) = shard.last.get(&*subject.name) {
+                    assert!(
+                        position.epoch != last.epoch || position.offset >= last.offset,
+                        "the count went back"
+                    );
                 }
             }
             BrokerEvent::Interrupted(subject) => {
@@ -162,12 +168,17 @@ impl World {
                     shard.live.iter().any(|subject| shows(subject, &channel)),
                     "shown to who has no live subscription"
                 );
-                if let Some((last, offset)) = shard.last.get(&channel) {
+                let position = Position { epoch: publication.epoch, offset: publication.offset };
+                if let Some((last, before)) = shard.last.get(&channel) {
                     assert!(number > *last, "{channel}: {number} after {last}: doubled or out of order");
-                    assert!(publication.offset > *offset, "{channel}: the count went back");
+                    let goes_on = position.epoch == before.epoch;
+                    assert!(!goes_on || position.offset > before.offset, "{channel}: the count went back");
                 }
-                assert_eq!(*self.offsets.entry(number).or_insert(publication.offset), publication.offset);
-                shard.last.insert(channel, (number, publication.offset));
+                assert_eq!(*self.positions.entry(number).or_insert(position), position);
+                // An epoch is one count of one channel, from 1 on.
+                let of = self.epochs.entry(position.epoch).or_insert_with(|| channel.clone());
+                assert_eq!(*of, channel, "two counts share an epoch");
+                shard.last.insert(channel, (number, position));
                 shard.due.remove(&number);
             }
             other => panic!("{other:?}"),
