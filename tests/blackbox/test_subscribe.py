@@ -28,7 +28,7 @@ def test_a_fresh_count_begins_at_0_under_an_epoch_of_its_own(redis, start):
         redis.publish("chat:busy", f'{{"event":"e","data":{number}}}')
     assert [player.event("chat:busy")["offset"] for _ in range(50)] == list(range(1, 51))
     player.unsubscribe("chat:busy")
-    until(lambda: redis.subscribers("chat:busy") == {"chat:busy": 0})
+    until(lambda: redis.subscribers("chat:busy") == {"chat:busy": 0}, "nobody is subscribed")
     fresh = player.subscribe("chat:fresh")
     again = player.subscribe("chat:busy")
     assert (fresh["offset"], again["offset"]) == (0, 0)
