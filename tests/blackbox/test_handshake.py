@@ -124,8 +124,7 @@ def test_many_half_open_handshakes_leave_room_for_players(impatient):
 
 def test_endless_headers_are_refused(node):
     ws = WebSocket(node.port)
-    ws.socket.settimeout(5)
-    with pytest.raises((Refused, Closed, OSError)):
+    with pytest.raises((Refused, Closed, ConnectionError)):
         ws.send_raw(b"GET /ws HTTP/1.1\r\nHost: x\r\n")
         for _ in range(2000):
             ws.send_raw(b"X-Filler: " + b"y" * 1000 + b"\r\n")
@@ -134,8 +133,8 @@ def test_endless_headers_are_refused(node):
 
 
 def test_a_very_long_url_is_refused(node):
-    with pytest.raises((Refused, Closed, OSError)):
-        WebSocket(node.port, path="/ws?x=" + "y" * 1_000_000, timeout=5).connect()
+    with pytest.raises((Refused, Closed, ConnectionError)):
+        WebSocket(node.port, path="/ws?x=" + "y" * 1_000_000).connect()
     node.player("alice")
 
 

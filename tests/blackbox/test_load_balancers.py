@@ -65,13 +65,12 @@ def test_players_on_any_node_hear_each_other(two_nodes, balancer, kind):
 
 @pytest.mark.parametrize("kind", BALANCERS)
 def test_large_messages_and_heartbeats_pass(redis, start, balancer, kind):
-    nodes = [start(redis, connection={"heartbeat": "200ms"}) for _ in range(2)]
+    nodes = [start(redis, connection={"heartbeat": "1s"}) for _ in range(2)]
     player = join(balancer(kind, nodes))
     player.subscribe("chat:1")
     player.publish("chat:1", "big", "x" * 60_000)
     assert len(player.event("chat:1", "big")["data"]) == 60_000
-    while player.ws.pings < 4:
-        player.read_for(0.2)
+    until(lambda: player.read_for(0.1) or player.ws.pings >= 3, "three pings")
     player.sync()
 
 
@@ -80,12 +79,12 @@ def test_the_players_address_is_known_behind_the_balancer(redis, start, balancer
     node = start(redis, trusted_proxies=["127.0.0.1/32"], limits={"connections_per_address": 1})
     front = balancer(kind, [node])
     join(front, source="127.0.0.21")
-    with pytest.raises((Closed, Refused, TimedOut)):
-        join(front, source="127.0.0.21", timeout=5)
+    with pytest.raises(Refused):
+        join(front, source="127.0.0.21")
     join(front, source="127.0.0.22")
     # What a client writes into the header itself does not help it.
-    with pytest.raises((Closed, Refused, TimedOut)):
-        join(front, source="127.0.0.22", timeout=5, headers={"X-Forwarded-For": "198.51.100.9"})
+    with pytest.raises(Refused):
+        join(front, source="127.0.0.22", headers={"X-Forwarded-For": "198.51.100.9"})
 
 
 def test_the_players_address_by_proxy_protocol(redis, start, balancer):
@@ -93,8 +92,8 @@ def test_the_players_address_by_proxy_protocol(redis, start, balancer):
     front = balancer("haproxy", [node], tcp=True)
     rejoin(front, "first")
     join(front, source="127.0.0.21")
-    with pytest.raises((Closed, Refused, TimedOut)):
-        join(front, source="127.0.0.21", timeout=5)
+    with pytest.raises(Refused):
+        join(front, source="127.0.0.21")
     join(front, source="127.0.0.22")
 
 

@@ -184,7 +184,8 @@ test('it moves on when its node drains', async () => {
   let goodbye;
   alice.on('goodbye', (said) => (goodbye = said));
   assert.equal(await node.end('SIGTERM'), 0);
-  assert.equal(goodbye?.reason, 'drain');
+  await until(() => goodbye, 'it is told');
+  assert.equal(goodbye.reason, 'drain');
   await startNode(redis, { port, name: 'n2' });
   await until(() => alice.welcome?.node === 'n2', 'it is on the new node', 30_000);
   await alice.publish('chat:1', 'here');

@@ -2,7 +2,8 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -15,27 +16,29 @@ const PATTERN: &str = r"(a|[ab\-\]é\\]|\*|\*|\?|\[\^?[ab\-\\\]\^]{0,4}\]?|\\[ab
 const NAME: &str = r"(a|b|[ab\-\]\[\\\^*é]){1,5}";
 const CASES: u32 = 1000;
 
-/// A Redis of our own on a free port, without anything on disk.
+/// A Redis of our own on a socket in a directory of its own: a free port might be taken before it listens.
 struct Redis {
     process: Child,
-    port: u16,
+    directory: PathBuf,
 }
 
 impl Redis {
     fn start() -> Redis {
-        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let directory = std::env::temp_dir().join(format!("drawbridge-glob-{}", std::process::id()));
+        std::fs::create_dir_all(&directory).unwrap();
         let process = Command::new("redis-server")
-            .args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"])
+            .args(["--port", "0", "--save", "", "--appendonly", "no", "--unixsocket"])
+            .arg(directory.join("redis.sock"))
             .stdout(Stdio::null())
             .spawn()
             .expect("this test compares with the real thing: install redis-server (7.0 or later)");
-        Redis { process, port }
+        Redis { process, directory }
     }
 
     fn connect(&mut self) -> Link {
         let deadline = Instant::now() + Duration::from_secs(20);
         loop {
-            if let Ok(stream) = TcpStream::connect(("127.0.0.1", self.port)) {
+            if let Ok(stream) = UnixStream::connect(self.directory.join("redis.sock")) {
                 stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
                 return Link { reader: BufReader::new(stream.try_clone().unwrap()), stream };
             }
@@ -50,12 +53,13 @@ impl Drop for Redis {
     fn drop(&mut self) {
         let _ = self.process.kill();
         let _ = self.process.wait();
+        let _ = std::fs::remove_dir_all(&self.directory);
     }
 }
 
 struct Link {
-    stream: TcpStream,
-    reader: BufReader<TcpStream>,
+    stream: UnixStream,
+    reader: BufReader<UnixStream>,
 }
 
 impl Link {

@@ -17,6 +17,7 @@ global
 defaults
     mode {mode}
     timeout connect 2s
+    timeout check 10s
     timeout client 60s
     timeout server 60s
     timeout tunnel 1h

@@ -246,6 +246,22 @@ class Node:
     # faults and the end
 
     @property
+    def redis_connections(self):
+        """How many connections to Redis it keeps open: the links, and the one that it publishes on."""
+        return self.config["broker"].get("subscriber_pool", names.SUBSCRIBER_POOL) + 1
+
+    def loses_redis(self, break_it, timeout=30):
+        """Calls `break_it` and waits until the node has noticed that each of its connections to Redis is gone. They
+        break in any order, and `STATUS` comes with the first: only then is nothing that follows sent into a dead one."""
+        before = self.metric(names.RECONNECTS)
+        break_it()
+        until(
+            lambda: self.metric(names.RECONNECTS) >= before + self.redis_connections,
+            "the node has noticed that all its connections to Redis are gone",
+            timeout,
+        )
+
+    @property
     def log(self):
         return self.process.output
 

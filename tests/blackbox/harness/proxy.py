@@ -49,8 +49,14 @@ class Proxy:
         """Every live connection is reset."""
         self._cut = True
         deadline = time.monotonic() + 5
-        while self._cut and time.monotonic() < deadline:
+        while self._cut:
+            assert time.monotonic() < deadline, "the proxy did not cut its connections"
             time.sleep(0.002)
+
+    def away(self):
+        """What is behind it is away, until `flow`: every live connection is reset, and no other is let in."""
+        self.refuse()
+        self.cut()
 
     def close(self):
         self._stop = True

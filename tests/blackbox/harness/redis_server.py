@@ -91,6 +91,14 @@ class RedisServer:
             {name.decode(): value.decode() for name, value in fields.items()} for _, fields in self.client.xrange(key)
         ]
 
+    def node_clients(self, kind="pubsub"):
+        """The ids of the nodes' connections that subscribe (`pubsub`), or of the others (`normal`)."""
+        return {
+            client["id"]
+            for client in self.client.client_list()
+            if client["name"] != TEST_CLIENT and (int(client["sub"]) + int(client["psub"]) > 0) == (kind == "pubsub")
+        }
+
     # faults
 
     def stop(self):
@@ -118,10 +126,8 @@ class RedisServer:
     def cut_clients(self, kind="normal"):
         """Redis itself closes the nodes' connections, of commands (`normal`) or of subscriptions (`pubsub`), as it
         does at its output-buffer limit. A test's own stay, so that what it publishes is published once."""
-        for client in self.client.client_list():
-            subscribed = int(client["sub"]) + int(client["psub"]) > 0
-            if client["name"] != TEST_CLIENT and subscribed == (kind == "pubsub"):
-                self.client.client_kill_filter(_id=client["id"])
+        for id in self.node_clients(kind):
+            self.client.client_kill_filter(_id=id)
 
     def _forget_connections(self):
         if self._client is not None:

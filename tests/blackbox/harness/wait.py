@@ -6,10 +6,10 @@ import time
 PATIENCE = 15.0
 
 
-def until(condition, what, timeout=PATIENCE):
-    """Calls `condition` until it is truthy and returns what it gave; after `timeout` fails, saying `what`."""
+def until(condition, what, timeout=PATIENCE, pause=0.002):
+    """Calls `condition` until it is truthy and returns its value; after `timeout` fails, saying `what`. Pauses in between,
+    longer each time; `pause=0` does not, for what has to follow at once."""
     deadline = time.monotonic() + timeout
-    pause = 0.002
     while True:
         value = condition()
         if value:

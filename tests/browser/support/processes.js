@@ -12,6 +12,7 @@ import { fileURLToPath } from 'node:url';
 const root = join(dirname(fileURLToPath(import.meta.url)), '..', '..', '..');
 const READY = /drawbridge: ready listen=(\S+)(?: admin=(\S+))? node=(\S+)/;
 const started = [];
+let given = 0;
 
 export const SECRET = 'a-secret-for-the-browser-tests-that-is-long-enough';
 
@@ -114,12 +115,22 @@ ${classes}
   return node;
 }
 
+/**
+ * A port that nothing listens on, for what comes back to the same one. Not of those that the kernel gives to outgoing
+ * connections and to port 0: they would take it while nothing listens. Each process of these tests has some of its own.
+ */
 export async function freePort() {
-  const server = createServer();
-  await new Promise((resolve) => server.listen(0, '127.0.0.1', resolve));
-  const { port } = server.address();
-  await new Promise((resolve) => server.close(resolve));
-  return port;
+  const own = 30_000 + (process.pid % 50) * 50;
+  for (let tries = 0; tries < 50; tries += 1) {
+    const port = own + (given++ % 50);
+    const server = createServer();
+    const isFree = await new Promise((resolve) => {
+      server.once('error', () => resolve(false));
+      server.listen(port, '127.0.0.1', () => server.close(() => resolve(true)));
+    });
+    if (isFree) return port;
+  }
+  throw new Error(`no free port from ${own} on`);
 }
 
 /** A real Redis; `restart()` on the same port. */

@@ -1,7 +1,6 @@
 //! A Redis server of the test's own, on a free port, with its files in a directory of its own; ended with the test.
 
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::TcpListener;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
@@ -12,6 +11,8 @@ use std::time::{Duration, Instant};
 use drawbridge::broker::RedisSettings;
 use drawbridge::broker::redis::Library;
 use drawbridge::config::{RedisAddress, Secret};
+
+use super::ports::Port;
 
 /// How a node reaches Redis.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,7 +36,7 @@ fn acl_commands() -> String {
 pub struct Server {
     flavour: Flavour,
     directory: PathBuf,
-    port: u16,
+    port: Port,
     tls: Option<Arc<rustls::ClientConfig>>,
     child: Option<Child>,
 }
@@ -65,7 +66,7 @@ impl Server {
             format!("drawbridge-broker-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
         let directory = std::env::temp_dir().join(name);
         std::fs::create_dir_all(&directory).unwrap();
-        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let port = Port::free();
         let tls = (flavour == Flavour::Tls).then(|| certificate(&directory));
         Server { flavour, directory, port, tls, child: None }
     }
@@ -79,7 +80,7 @@ impl Server {
     pub fn launch_with(&mut self, options: &[&str]) {
         assert!(self.child.is_none(), "it runs already");
         let file = |name: &str| self.directory.join(name).display().to_string();
-        let port = self.port.to_string();
+        let port = self.port.number.to_string();
         let (plain, tls) =
             if self.flavour == Flavour::Tls { ("0", port.as_str()) } else { (port.as_str(), "0") };
         let mut command = Command::new("redis-server");
@@ -143,7 +144,7 @@ impl Server {
 
     /// The most bytes that one connection sent to its TCP port and that it has not read.
     pub fn unread_bytes(&self) -> usize {
-        let local = format!(":{:04X}", self.port);
+        let local = format!(":{:04X}", self.port.number);
         let tables =
             ["/proc/net/tcp", "/proc/net/tcp6"].map(|path| std::fs::read_to_string(path).unwrap_or_default());
         let unread = tables.iter().flat_map(|table| table.lines().skip(1)).filter_map(|line| {
@@ -157,7 +158,7 @@ impl Server {
 
     /// What a node is told about it.
     pub fn settings(&self, subscriber_pool: usize) -> RedisSettings {
-        let tcp = RedisAddress::Tcp { host: "localhost".into(), port: self.port };
+        let tcp = RedisAddress::Tcp { host: "localhost".into(), port: self.port.number };
         let acl = self.flavour == Flavour::Acl;
         RedisSettings {
             address: match self.flavour {
