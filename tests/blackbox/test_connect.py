@@ -10,7 +10,8 @@ from harness.wait import until
 from harness.websocket import MSGPACK
 
 
-def test_a_token_on_the_upgrade_gets_welcome_at_once(node):
+def test_a_token_on_the_upgrade_gets_welcome_at_once(redis, start):
+    node = start(redis, connection={"heartbeat": None})  # as it is by default
     before = time.time() * 1000
     welcome = node.connect(mint("alice")).welcome()
     assert "id" not in welcome

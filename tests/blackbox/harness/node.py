@@ -43,7 +43,8 @@ def base_config(redis_url=None):
         "admin": {"listen": "127.0.0.1:0", "api_key": API_KEY},
         "broker": broker,
         "auth": {"hmac_secret": SECRET},
-        "connection": {"auto_subscribe": ["player:{sub}"], "linger": "100ms"},
+        # A client answers pings only while its test reads; on a busy machine that may be a while later.
+        "connection": {"auto_subscribe": ["player:{sub}"], "linger": "100ms", "heartbeat": "10m"},
         "limits": {"messages": PLENTY, "subscribes": PLENTY, "bytes": {"per_second": "512MiB", "burst": "512MiB"}},
         "channel": [
             {"name": "chat:{room}", "subscribe": "true", "publish": "true", "patterns": True},
