@@ -51,7 +51,9 @@ pub(crate) fn is_trusted(address: IpAddr, trusted: &[IpNet]) -> bool {
 
 /// The chain of addresses in one of the headers, the nearest last; `None` where one is not an address.
 fn forwarded_for(headers: &HeaderMap, name: &HeaderName) -> Vec<Option<IpAddr>> {
-    let lines: Vec<&str> = headers.get_all(name).iter().filter_map(|value| value.to_str().ok()).collect();
+    // No line is left out, whatever bytes it holds: what the proxy added to it would be, too.
+    let lines: Vec<_> =
+        headers.get_all(name).iter().map(|value| String::from_utf8_lossy(value.as_bytes())).collect();
     let entry =
         |entry: &str| if *name == FORWARDED { forwarded_element(entry) } else { parse_node(entry.trim()) };
     lines.join(",").split(',').map(entry).collect()
@@ -187,6 +189,15 @@ mod tests {
         let (peer, trusted) = ("10.0.0.1".parse().unwrap(), ["10.0.0.0/8".parse().unwrap()]);
         assert_eq!(client_address(peer, &trusted, &headers), peer);
         headers.insert("forwarded", "for=203.0.113.7".parse().unwrap());
+        assert_eq!(client_address(peer, &trusted, &headers).to_string(), "203.0.113.7");
+    }
+
+    #[test]
+    fn bytes_that_are_no_text_do_not_hide_what_the_proxy_added() {
+        let mut headers = HeaderMap::new();
+        headers.append("x-forwarded-for", "203.0.113.66".parse().unwrap());
+        headers.append("x-forwarded-for", http::HeaderValue::from_bytes(b"\x80, 203.0.113.7").unwrap());
+        let (peer, trusted) = ("10.0.0.1".parse().unwrap(), ["10.0.0.0/8".parse().unwrap()]);
         assert_eq!(client_address(peer, &trusted, &headers).to_string(), "203.0.113.7");
     }
 
