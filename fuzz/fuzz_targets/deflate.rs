@@ -2,14 +2,14 @@
 #![no_main]
 
 use drawbridge_protocol::websocket::{
-    Compressor, Decoder, Limits, OpCode, Received, Window, frame_of_pieces, stored,
+    Compressor, Decoder, Inflater, Limits, OpCode, Received, Window, frame_of_pieces, stored,
 };
 use libfuzzer_sys::fuzz_target;
 
-const LIMITS: Limits = Limits { message_bytes: 1 << 20, max_message_bytes: 1 << 20 };
+const LIMITS: Limits = Limits { message_bytes: 1 << 20, max_message_bytes: 1 << 20, inflated_bytes: 1 << 20 };
 
 fuzz_target!(|batches: Vec<(bool, Vec<(bool, Vec<u8>)>)>| {
-    let mut compressor = Compressor::default();
+    let (mut compressor, mut inflater) = (Compressor::default(), Inflater::default());
     for (wide, texts) in batches {
         let window = if wide { Window::W15 } else { Window::W9 };
         let mut piece = |(plain, text): &(bool, Vec<u8>)| match compressor.piece(text, window) {
@@ -21,7 +21,7 @@ fuzz_target!(|batches: Vec<(bool, Vec<(bool, Vec<u8>)>)>| {
         if whole.len() <= LIMITS.message_bytes {
             let mut frame = masked(&frame_of_pieces(OpCode::Binary, &pieces));
             let mut decoder = Decoder::inflating();
-            let received = decoder.decode(&LIMITS, &mut &mut frame[..]);
+            let received = decoder.decode(&LIMITS, &mut inflater, &mut &mut frame[..]);
             assert_eq!(received, Ok(Some(Received::Binary(&whole))));
         }
     }

@@ -42,16 +42,33 @@ def test_an_offer_with_no_known_subprotocol_is_refused_at_the_upgrade(node, offe
     assert refused.value.status == 400
 
 
-def test_a_binary_frame_on_json_closes_with_1003(node):
+def test_json_in_a_binary_frame_is_read_on_a_json_connection(node):
+    """Some engines send nothing else; the answers are text all the same."""
     player = node.player()
-    player.ws.send_binary(b'{"type":"PING","id":1}')
-    player.closes_with(1003)
+    player.ws.send_binary('{"type":"PING","id":"é"}'.encode())
+    assert player.expect("PONG")["id"] == "é"
+    player.ws.send_binary(b'[{"type":"PING","id":1},{"type":"PING","id":2}]')
+    assert [player.expect("PONG")["id"] for _ in range(2)] == [1, 2]
+
+
+@pytest.mark.parametrize("payload", [b"\xff\xfe", b"\x81\xa4type\xa4PING", b"", b"2"], ids=str)
+def test_a_binary_frame_that_is_not_json_is_a_bad_message_on_a_json_connection(node, payload):
+    player = node.player()
+    player.ws.send_binary(payload)
+    assert player.expect("ERROR")["code"] == "BAD_MESSAGE"
+    player.sync()
 
 
 def test_a_text_frame_on_messagepack_closes_with_1003(node):
     player = node.player(encoding=MSGPACK)
     player.ws.send_text('{"type":"PING","id":1}')
     player.closes_with(1003)
+
+
+def test_the_refusal_of_an_offer_names_the_subprotocols_that_exist(node):
+    with pytest.raises(Refused) as refused:
+        WebSocket(node.port, subprotocols=("graphql-ws",), headers=bearer()).connect()
+    assert JSON.encode() in refused.value.body and MSGPACK.encode() in refused.value.body
 
 
 # arrays
@@ -359,6 +376,16 @@ def test_ten_bad_messages_in_a_row_close_with_4503(node):
         player.send_json("nonsense")
     player.closes_with(4503)
     assert [m["code"] for m in player.received if m.type == "ERROR"].count("BAD_MESSAGE") >= 9
+
+
+@pytest.mark.parametrize("text", ["ping", "2", "", "{}", '{"type":"ping"}'])
+def test_a_foreign_heartbeat_is_a_bad_message_each_and_no_abuse(node, text):
+    player = node.player()
+    for _ in range(9):
+        player.ws.send_text(text)
+    for _ in range(9):
+        assert player.expect("ERROR")["code"] == "BAD_MESSAGE"
+    player.sync()
 
 
 def test_a_good_message_ends_a_row_of_bad_ones(node):

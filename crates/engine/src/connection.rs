@@ -44,8 +44,8 @@ pub(crate) struct Connection {
     pub(crate) last_turn: u64,
     /// Heartbeats since the last sign of life.
     pub(crate) silent_heartbeats: u8,
-    /// `BAD_MESSAGE`s in a row.
-    pub(crate) bad_in_a_row: u8,
+    /// When the last `BAD_MESSAGE`s in a row came, within the window in which they are counted.
+    pub(crate) bad_in_a_row: VecDeque<u64>,
     /// A token is being judged: later requests wait.
     pub(crate) judging: Option<Box<Judging>>,
     /// Requests that wait for something before them, in order.
@@ -268,7 +268,7 @@ impl Connection {
             blocked: false,
             last_turn: 0,
             silent_heartbeats: 0,
-            bad_in_a_row: 0,
+            bad_in_a_row: VecDeque::new(),
             judging: None,
             deferred: None,
             messages: Bucket::default(),

@@ -52,11 +52,15 @@ pub enum Input<'a> {
         kind: MessageKind,
         /// Its payload; text is UTF-8.
         payload: &'a [u8],
+        /// What it cost to receive, in bytes, where that is more than the payload: compressed blocks or fragments that say little.
+        cost_bytes: u64,
     },
     /// A message over `message_bytes` was discarded.
     Oversized {
         /// From whom.
         conn: ConnId,
+        /// What it cost to receive, in bytes.
+        cost_bytes: u64,
     },
     /// A WebSocket ping came in; it is answered by a pong.
     Ping {
@@ -105,6 +109,17 @@ pub enum Input<'a> {
     },
     /// Nothing happened but time.
     Tick,
+}
+
+/// How far the engine trusts a connection, which bounds what the shell decodes of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// There is no such connection: it never was, or is closed.
+    Gone,
+    /// No token of it was accepted yet.
+    Unauthenticated,
+    /// It is a known player.
+    Authenticated,
 }
 
 /// A socket that finished its handshake.

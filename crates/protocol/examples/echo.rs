@@ -8,14 +8,14 @@ use std::io;
 
 use bytes::Bytes;
 use drawbridge_protocol::websocket::{
-    Compressor, Decoder, Deflate, Limits, OpCode, Received, Violation, accept_key, encode_close,
+    Compressor, Decoder, Deflate, Inflater, Limits, OpCode, Received, Violation, accept_key, encode_close,
     encode_frame, frame_of_pieces, negotiate_deflate,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
 /// The suite sends messages of up to 16 MiB.
-const LIMITS: Limits = Limits { message_bytes: 64 << 20, max_message_bytes: 64 << 20 };
+const LIMITS: Limits = Limits { message_bytes: 64 << 20, max_message_bytes: 64 << 20, inflated_bytes: 64 << 20 };
 const READ_BYTES: usize = 64 << 10;
 
 #[tokio::main(flavor = "current_thread")]
@@ -68,8 +68,9 @@ fn answer(
     deflate: &mut Option<(Deflate, Compressor)>,
     replies: &mut Vec<u8>,
 ) -> bool {
+    let mut inflater = Inflater::default();
     loop {
-        match decoder.decode(&LIMITS, &mut input) {
+        match decoder.decode(&LIMITS, &mut inflater, &mut input) {
             Ok(None) => return false,
             Ok(Some(received)) => {
                 replies.extend(reply(received, deflate));

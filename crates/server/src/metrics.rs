@@ -142,6 +142,18 @@ fn samples(stats: &NodeStats) -> Vec<Sample> {
         ),
         Sample(Counter, "socket_bytes_out", "Bytes of frames written", shards.bytes_out),
         Sample(Counter, "socket_bytes_in", "Bytes of frames read", shards.bytes_in),
+        Sample(
+            Counter,
+            "socket_bytes_inflated",
+            "Bytes that clients' compressed messages were inflated to",
+            shards.bytes_inflated,
+        ),
+        Sample(
+            Counter,
+            "socket_bytes_skipped",
+            "Bytes read after a close and skipped to find the client's close frame",
+            shards.bytes_skipped,
+        ),
         Sample(Counter, "accepted", "Sockets taken in", stats.accepted),
         Sample(Counter, "refused_address", "Sockets refused: too many of one address", stats.refused_address),
         Sample(Counter, "refused_origin", "Sockets refused: origin not allowed", stats.refused_origin),

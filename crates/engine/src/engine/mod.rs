@@ -27,7 +27,7 @@ use smallvec::SmallVec;
 
 use crate::audience::AudienceId;
 use crate::connection::Connection;
-use crate::io::{BrokerStatus, ConnId, HeldLink, Input, Notice, Now, Output, Subject, Ticket};
+use crate::io::{BrokerStatus, ConnId, HeldLink, Input, Notice, Now, Output, Standing, Subject, Ticket};
 use crate::outbox::{QueueKind, Queues};
 use crate::rate_limit::SharedLimits;
 use crate::settings::Settings;
@@ -118,8 +118,10 @@ impl Engine {
         self.now = now;
         match input {
             Input::Opened(opened) => self.opened(opened),
-            Input::Message { conn, kind, payload } => self.message(conn, kind, payload),
-            Input::Oversized { conn } => self.oversized(conn),
+            Input::Message { conn, kind, payload, cost_bytes } => {
+                self.message(conn, kind, payload, cost_bytes);
+            }
+            Input::Oversized { conn, cost_bytes } => self.oversized(conn, cost_bytes),
             Input::Ping { conn, payload } => self.pinged(conn, payload),
             Input::Pong { conn } => self.ponged(conn),
             Input::Blocked { conn, unsent } => self.blocked(conn, unsent),
@@ -156,6 +158,21 @@ impl Engine {
     /// When [`Input::Tick`] is due at the latest, in monotonic milliseconds.
     pub fn next_deadline_ms(&self) -> Option<u64> {
         self.timers.first().map(|(at, _)| *at)
+    }
+
+    /// How far this connection is trusted now. A close takes effect with the input that causes it, before its output is
+    /// polled.
+    pub fn standing(&self, conn: ConnId) -> Standing {
+        match self.connections.get(conn) {
+            None => Standing::Gone,
+            Some(conn) if conn.claims.is_none() => Standing::Unauthenticated,
+            Some(_) => Standing::Authenticated,
+        }
+    }
+
+    /// Requests taken in so far: a message may hold many. Only grows.
+    pub fn requests(&self) -> u64 {
+        self.stats.requests
     }
 
     /// Gauges and counters.

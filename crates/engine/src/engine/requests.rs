@@ -15,8 +15,10 @@ use crate::connection::{Connection, Deferred, Judging, Phase};
 use crate::io::{BrokerStatus, ConnId, MessageKind, Output, WhenDown};
 use crate::rate_limit::{ABUSE_WINDOW_MS, Verdict};
 
-/// After so many `BAD_MESSAGE`s in a row the connection is closed (contract §1).
-const BAD_MESSAGES: u8 = 10;
+/// After so many `BAD_MESSAGE`s in a row within [`BAD_WINDOW_MS`] the connection is closed (contract §1). Fewer are, say, the
+/// heartbeats of a library that knows another protocol.
+const BAD_MESSAGES: usize = 10;
+const BAD_WINDOW_MS: u64 = 10_000;
 /// How many requests of one connection may wait for earlier ones.
 const MAX_DEFERRED: usize = 512;
 /// And how many bytes of them, in messages of the largest size.
@@ -28,20 +30,20 @@ const MAX_DEFERRED_PAIRS: usize = 4_096;
 const ENTITIES_PER_MESSAGE: usize = 512;
 
 impl Engine {
-    pub(super) fn message(&mut self, id: ConnId, kind: MessageKind, payload: &[u8]) {
+    pub(super) fn message(&mut self, id: ConnId, kind: MessageKind, payload: &[u8], cost_bytes: u64) {
         let Some(conn) = self.connections.get_mut(id) else { return };
         conn.silent_heartbeats = 0;
         let encoding = conn.encoding;
-        if (encoding, kind) != (Encoding::Json, MessageKind::Text)
-            && (encoding, kind) != (Encoding::MsgPack, MessageKind::Binary)
-        {
+        // JSON in a binary frame is read: some game engines send nothing else. MessagePack is never text.
+        if (encoding, kind) == (Encoding::MsgPack, MessageKind::Text) {
             return self.close(
                 id,
                 CloseCode::UnsupportedData,
                 "frame of the wrong kind for the sub-protocol",
             );
         }
-        let by_bytes = conn.bytes.take(self.now.mono_ms, self.settings.bytes, payload.len() as u64);
+        let cost_bytes = cost_bytes.max(payload.len() as u64);
+        let by_bytes = conn.bytes.take(self.now.mono_ms, self.settings.bytes, cost_bytes);
         let requests = codec::decode(encoding, payload);
         let bytes = payload.len() / requests.len().max(1);
         for request in requests {
@@ -64,12 +66,12 @@ impl Engine {
         }
     }
 
-    pub(super) fn oversized(&mut self, id: ConnId) {
+    pub(super) fn oversized(&mut self, id: ConnId, cost_bytes: u64) {
         let Some(conn) = self.connections.get_mut(id) else { return };
         conn.silent_heartbeats = 0;
         let bytes = self.settings.message_bytes;
-        // What was discarded came in all the same.
-        let verdict = conn.bytes.take(self.now.mono_ms, self.settings.bytes, bytes as u64);
+        // What was discarded came in, and may have been inflated, all the same.
+        let verdict = conn.bytes.take(self.now.mono_ms, self.settings.bytes, cost_bytes.max(bytes as u64));
         let text = format!("a message may have {bytes} bytes");
         self.refuse(id, None, ErrorCode::TooLarge, &text);
         if verdict == Verdict::Abuse {
@@ -127,8 +129,10 @@ impl Engine {
     pub(super) fn bad_request(&mut self, id: ConnId, bad: &BadRequest) {
         self.refuse(id, bad.id.as_ref(), ErrorCode::BadMessage, &bad.reason);
         let Some(conn) = self.connections.get_mut(id) else { return };
-        conn.bad_in_a_row += 1;
-        if conn.bad_in_a_row >= BAD_MESSAGES {
+        let now = self.now.mono_ms;
+        conn.bad_in_a_row.retain(|at| at + BAD_WINDOW_MS > now);
+        conn.bad_in_a_row.push_back(now);
+        if conn.bad_in_a_row.len() >= BAD_MESSAGES {
             self.close(id, CloseCode::ProtocolAbuse, "protocol abuse");
         }
     }
@@ -313,7 +317,7 @@ impl Engine {
             return self.not_connected(id, request.as_ref());
         }
         if !matches!(message, ClientMessage::Connect(_)) || matches!(conn.phase, Phase::Connecting) {
-            conn.bad_in_a_row = 0;
+            conn.bad_in_a_row.clear();
         }
         match message {
             ClientMessage::Connect(connect) => self.connect(id, request, connect),

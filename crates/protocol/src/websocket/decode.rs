@@ -6,7 +6,8 @@
 
 use std::fmt;
 
-use super::deflate::{Inflated, inflate};
+use super::deflate::{Inflated, Inflater};
+use super::drain::Drain;
 use super::header::{self, Header};
 use super::partial::{self, Admission, Completed, Partial};
 use super::{OpCode, close, mask};
@@ -21,6 +22,18 @@ pub struct Limits {
     /// A longer message is a violation (1009) as soon as a header announces it. In bytes of payload; where it is below
     /// `message_bytes`, it alone counts.
     pub max_message_bytes: usize,
+    /// A compressed message that inflates to more is a violation (1009), and nothing beyond is inflated. In bytes;
+    /// above `max_message_bytes` it has no effect.
+    pub inflated_bytes: usize,
+}
+
+impl Limits {
+    /// Messages up to `message_bytes` are delivered, longer ones up to four times that are discarded (contract §8),
+    /// compressed or not.
+    pub fn new(message_bytes: usize) -> Self {
+        let max_message_bytes = message_bytes.saturating_mul(4);
+        Limits { message_bytes, max_message_bytes, inflated_bytes: max_message_bytes }
+    }
 }
 
 /// What a client said: a whole message, or a control frame.
@@ -87,13 +100,13 @@ impl std::error::Error for Violation {}
 /// Reads one client's frames. Between messages it owns no heap and takes two words.
 ///
 /// ```
-/// use drawbridge_protocol::websocket::{Decoder, Limits, Received};
+/// use drawbridge_protocol::websocket::{Decoder, Inflater, Limits, Received};
 ///
-/// let limits = Limits { message_bytes: 65_536, max_message_bytes: 262_144 };
+/// let (limits, mut inflater) = (Limits::new(65_536), Inflater::default());
 /// let mut decoder = Decoder::new();
 /// let mut read = *b"\x81\x85\x37\xfa\x21\x3d\x7f\x9f\x4d\x51\x58"; // a masked "Hello" (RFC 6455 §5.7)
 /// let mut input = &mut read[..];
-/// while let Some(received) = decoder.decode(&limits, &mut input)? {
+/// while let Some(received) = decoder.decode(&limits, &mut inflater, &mut input)? {
 ///     assert_eq!(received, Received::Text("Hello"));
 /// }
 /// # Ok::<(), drawbridge_protocol::websocket::Violation>(())
@@ -122,26 +135,35 @@ impl Decoder {
     /// and more is needed. What is returned is to be looked at before the next call; call until `Ok(None)`, which also
     /// frees a message that had to be put together. The bytes of `input` are changed (unmasked).
     ///
+    /// `inflater` serves all connections of a thread; afterwards [`Inflater::cost`] says what the message cost.
+    ///
     /// After a close frame or an error, all input is passed over and the answer is `Ok(None)`.
     pub fn decode<'d, 'i: 'd>(
         &'d mut self,
         limits: &Limits,
+        inflater: &mut Inflater,
         input: &mut &'i mut [u8],
     ) -> Result<Option<Received<'d>>, Violation> {
         self.release();
+        inflater.begin_message();
         if self.ended {
             *input = &mut [];
             return Ok(None);
         }
         let received = match self.advance(limits, input) {
             Ok(None) => return Ok(None),
-            Ok(Some(Completed::InPlace(opcode, payload))) => interpret(opcode, payload),
-            Ok(Some(Completed::Assembled(opcode))) => {
+            Ok(Some(Completed::InPlace(opcode, payload))) => {
+                inflater.charge(payload.len() as u64);
+                interpret(opcode, payload)
+            }
+            Ok(Some(Completed::Assembled(opcode, wire_bytes))) => {
+                inflater.charge(wire_bytes);
                 interpret(opcode, self.partial.as_deref().map_or(&[], Partial::delivered))
             }
-            Ok(Some(Completed::Compressed(opcode))) => {
+            Ok(Some(Completed::Compressed(opcode, wire_bytes))) => {
+                inflater.charge(wire_bytes);
                 let compressed = self.partial.as_deref().map_or(&[][..], Partial::delivered);
-                match inflate(compressed, limits) {
+                match inflater.inflate(compressed, limits) {
                     Ok(Inflated::Whole(bytes)) => {
                         let partial = self.partial.get_or_insert_default();
                         partial.deliver(bytes);
@@ -151,11 +173,24 @@ impl Decoder {
                     Err(violation) => Err(violation),
                 }
             }
-            Ok(Some(Completed::Discarded(bytes))) => Ok(Received::Oversized { bytes }),
+            Ok(Some(Completed::Discarded { bytes, wire_bytes })) => {
+                inflater.charge(wire_bytes);
+                Ok(Received::Oversized { bytes })
+            }
             Err(violation) => Err(violation),
         };
         self.ended = matches!(received, Err(_) | Ok(Received::Close { .. }));
         received.map(Some)
+    }
+
+    /// From here on nothing is decoded: what goes on is looking for the client's close frame, from the place in the stream
+    /// that this decoder has reached. Behind a violation that place is not known.
+    pub fn drain(&self) -> Drain {
+        match self.partial.as_deref() {
+            _ if self.ended => Drain::lost(),
+            None => Drain::default(),
+            Some(partial) => Drain::at(partial.place()),
+        }
     }
 
     /// Bytes of heap that this decoder holds: 0 between messages, else at most about twice what arrived of the
@@ -218,7 +253,9 @@ fn stands_alone(header: &Header) -> bool {
 fn take_whole<'i>(header: Header, admission: Admission, input: &mut &'i mut [u8]) -> Completed<'i> {
     let payload = partial::take_front(input, header.payload_bytes);
     match admission {
-        Admission::Discard => Completed::Discarded(header.payload_bytes),
+        Admission::Discard => {
+            Completed::Discarded { bytes: header.payload_bytes, wire_bytes: header.payload_bytes }
+        }
         Admission::Keep => {
             mask::apply(payload, header.key);
             Completed::InPlace(header.opcode, payload)

@@ -201,34 +201,85 @@ pub(super) enum Inflated {
     Oversized(u64),
 }
 
-/// Inflates a client's message. However much it says in few bytes, no more than `message_bytes` are held, and no more
-/// than `max_message_bytes` are inflated.
-pub(super) fn inflate(message: &[u8], limits: &Limits) -> Result<Inflated, Violation> {
-    let mut inflating = Inflating {
-        state: Decompress::new(false),
-        whole: Vec::new(),
-        bytes: 0,
-        limits,
-        chunk: [0; INFLATE_CHUNK],
-    };
-    // Nothing at all would have to be a byte of 0 (RFC 7692 §7.2.3.6), and cannot mean anything else.
-    if !message.is_empty() {
-        inflating.read(message)?;
+/// Inflates for all connections of one thread, and counts what their messages cost. It carries nothing from one message
+/// to the next; from the first compressed message on it holds some 64 KiB.
+#[derive(Default)]
+pub struct Inflater {
+    scratch: Option<Box<Scratch>>,
+    /// See [`Inflater::inflated_bytes`].
+    inflated: u64,
+    /// See [`Inflater::cost`].
+    cost: u64,
+}
+
+struct Scratch {
+    state: Decompress,
+    chunk: [u8; INFLATE_CHUNK],
+}
+
+impl std::fmt::Debug for Inflater {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Inflater").field("inflated", &self.inflated).finish_non_exhaustive()
     }
-    Ok(match inflating.bytes > limits.message_bytes as u64 {
-        true => Inflated::Oversized(inflating.bytes),
-        false => Inflated::Whole(inflating.whole),
-    })
+}
+
+impl Inflater {
+    /// Bytes that were inflated so far, of all messages, those that were discarded or damaged included. Only grows.
+    pub fn inflated_bytes(&self) -> u64 {
+        self.inflated
+    }
+
+    /// What the last call of [`super::Decoder::decode`] returned, in bytes: the payloads of the message's frames and the headers
+    /// of its fragments, or what it inflated to, whichever is more. 0 where the call returned no message.
+    pub fn cost(&self) -> u64 {
+        self.cost
+    }
+
+    /// Nothing was charged for the message that comes next.
+    pub(super) fn begin_message(&mut self) {
+        self.cost = 0;
+    }
+
+    /// The message cost at least so much.
+    pub(super) fn charge(&mut self, bytes: u64) {
+        self.cost = self.cost.max(bytes);
+    }
+
+    /// Inflates a client's message. However much it says in few bytes, no more than `message_bytes` are held, and no
+    /// more than the smaller of `max_message_bytes` and `inflated_bytes`, and one chunk, are inflated.
+    pub(super) fn inflate(&mut self, message: &[u8], limits: &Limits) -> Result<Inflated, Violation> {
+        // Nothing at all would have to be a byte of 0 (RFC 7692 §7.2.3.6), and cannot mean anything else.
+        if message.is_empty() {
+            return Ok(Inflated::Whole(Vec::new()));
+        }
+        let scratch = self
+            .scratch
+            .get_or_insert_with(|| Box::new(Scratch { state: Decompress::new(false), chunk: [0; INFLATE_CHUNK] }));
+        scratch.state.reset(false);
+        let mut inflating = Inflating { scratch, whole: Vec::new(), bytes: 0, limits };
+        let read = inflating.read(message);
+        let (bytes, whole) = (inflating.bytes, inflating.whole);
+        self.inflated += bytes;
+        self.charge(bytes);
+        if let Err(violation) = read {
+            // What a failed message left behind is not worth trusting.
+            self.scratch = None;
+            return Err(violation);
+        }
+        Ok(match bytes > limits.message_bytes as u64 {
+            true => Inflated::Oversized(bytes),
+            false => Inflated::Whole(whole),
+        })
+    }
 }
 
 /// One message being inflated.
 struct Inflating<'l> {
-    state: Decompress,
+    scratch: &'l mut Scratch,
     whole: Vec<u8>,
     /// How long it is so far; what is beyond the limit is counted and not kept.
     bytes: u64,
     limits: &'l Limits,
-    chunk: [u8; INFLATE_CHUNK],
 }
 
 impl Inflating<'_> {
@@ -241,7 +292,7 @@ impl Inflating<'_> {
                 return Ok(());
             }
             rest = rest.get(rest.len() - left..).unwrap_or_default();
-            self.state.reset(false);
+            self.scratch.state.reset(false);
         }
         match self.feed(&END)? {
             Some(0) => Ok(()),
@@ -252,19 +303,17 @@ impl Inflating<'_> {
     /// Inflates `input` until it ends, or a last block: then says how much is behind that.
     fn feed(&mut self, mut input: &[u8]) -> Result<Option<usize>, Violation> {
         loop {
-            let (taken, made) = (self.state.total_in(), self.state.total_out());
-            let status = self
-                .state
-                .decompress(input, &mut self.chunk, FlushDecompress::Sync)
-                .map_err(|_| damaged())?;
-            let taken = (self.state.total_in() - taken) as usize;
-            let made = (self.state.total_out() - made) as usize;
+            let Scratch { state, chunk } = &mut *self.scratch;
+            let (taken, made) = (state.total_in(), state.total_out());
+            let status = state.decompress(input, chunk, FlushDecompress::Sync).map_err(|_| damaged())?;
+            let taken = (state.total_in() - taken) as usize;
+            let made = (state.total_out() - made) as usize;
             input = input.get(taken..).unwrap_or_default();
             self.keep(made)?;
             if status == Status::StreamEnd {
                 return Ok(Some(input.len()));
             }
-            if made < self.chunk.len() {
+            if made < INFLATE_CHUNK {
                 // It stopped for want of input.
                 return if input.is_empty() { Ok(None) } else { Err(damaged()) };
             }
@@ -273,13 +322,13 @@ impl Inflating<'_> {
 
     fn keep(&mut self, made: usize) -> Result<(), Violation> {
         self.bytes += made as u64;
-        if self.bytes > self.limits.max_message_bytes as u64 {
+        if self.bytes > self.limits.max_message_bytes.min(self.limits.inflated_bytes) as u64 {
             return Err(Violation::too_big("a message is over the limit"));
         }
         if self.bytes > self.limits.message_bytes as u64 {
             self.whole = Vec::new();
         } else {
-            self.whole.extend_from_slice(self.chunk.get(..made).unwrap_or_default());
+            self.whole.extend_from_slice(self.scratch.chunk.get(..made).unwrap_or_default());
         }
         Ok(())
     }

@@ -6,6 +6,7 @@
 mod close;
 mod decode;
 mod deflate;
+mod drain;
 mod encode;
 mod handshake;
 mod header;
@@ -14,7 +15,8 @@ mod partial;
 
 pub use close::{MAX_REASON_BYTES, encode_close};
 pub use decode::{Decoder, Limits, Received, Violation};
-pub use deflate::{Compressor, Deflate, Window, frame_of_pieces, negotiate_deflate, stored};
+pub use deflate::{Compressor, Deflate, Inflater, Window, frame_of_pieces, negotiate_deflate, stored};
+pub use drain::{Drain, Drained};
 pub use encode::{MAX_HEADER_BYTES, OpCode, encode_frame, payload_of, write_header};
 pub use handshake::{InvalidKey, NoKnownSubprotocol, Subprotocol, accept_key, negotiate};
 pub use partial::MAX_EMPTY_FRAGMENTS;

@@ -7,17 +7,24 @@ use super::{Limits, OpCode, Violation, mask};
 /// How many fragments of one message may be empty, before its last. Non-empty ones are bounded by the message's size;
 /// these would cost nothing but never end. Beyond it the message counts as too big (1009).
 pub const MAX_EMPTY_FRAGMENTS: u32 = 1_024;
+/// The shortest header of a client's frame.
+const HEADER_BYTES: u64 = 6;
 
 /// What became complete, seen without borrowing from where it lies.
 pub(super) enum Completed<'i> {
     /// It lies whole, unmasked, in the bytes that were handed in.
     InPlace(OpCode, &'i [u8]),
-    /// It was put together and lies in [`Partial::delivered`].
-    Assembled(OpCode),
-    /// As [`Completed::Assembled`], compressed as it is.
-    Compressed(OpCode),
-    /// A data message over [`Limits::message_bytes`], of this many bytes.
-    Discarded(u64),
+    /// It was assembled in [`Partial::delivered`], from frames of so many bytes ([`Message::wire_bytes`]).
+    Assembled(OpCode, u64),
+    /// As [`Completed::Assembled`], still compressed.
+    Compressed(OpCode, u64),
+    /// A data message over [`Limits::message_bytes`].
+    Discarded {
+        /// Its payload.
+        bytes: u64,
+        /// See [`Message::wire_bytes`].
+        wire_bytes: u64,
+    },
 }
 
 /// Whether a frame's payload is of use.
@@ -65,6 +72,8 @@ struct Message {
     /// The payloads of its frames so far, by their headers.
     announced: u64,
     empty_fragments: u32,
+    /// Frames behind the first.
+    continuations: u64,
     discarded: bool,
     compressed: bool,
 }
@@ -126,6 +135,14 @@ impl Partial {
         Ok(None)
     }
 
+    /// What is left of the open frame and whether it is a close frame, and the front of a header, for a reader that only
+    /// skips from here on.
+    pub(super) fn place(&self) -> (u64, bool, &[u8]) {
+        let (remaining, is_close) =
+            self.frame.as_ref().map_or((0, false), |frame| (frame.remaining, frame.opcode == OpCode::Close));
+        (remaining, is_close, self.header.get(..usize::from(self.header_bytes)).unwrap_or_default())
+    }
+
     /// Opens a frame that was admitted and whose payload is not whole in the bytes handed in, or is a fragment.
     pub(super) fn open(&mut self, header: Header, admission: Admission) -> Result<(), Violation> {
         let Header { fin, compressed, opcode, payload_bytes, key } = header;
@@ -135,6 +152,7 @@ impl Partial {
         }
         let message = self.message.get_or_insert_with(|| Message::new(opcode, compressed));
         message.announced = message.announced.saturating_add(payload_bytes);
+        message.continuations += u64::from(opcode == OpCode::Continuation);
         if admission == Admission::Discard {
             message.discard();
         }
@@ -173,19 +191,20 @@ impl Partial {
         let frame = self.frame.take()?;
         if frame.opcode.is_control() {
             self.delivered = std::mem::take(&mut self.control);
-            return Some(Completed::Assembled(frame.opcode));
+            return Some(Completed::Assembled(frame.opcode, self.delivered.len() as u64));
         }
         if !frame.fin {
             return None;
         }
         let message = self.message.take()?;
+        let wire_bytes = message.wire_bytes();
         if message.discarded {
-            return Some(Completed::Discarded(message.announced));
+            return Some(Completed::Discarded { bytes: message.announced, wire_bytes });
         }
         self.delivered = message.bytes;
         Some(match message.compressed {
-            true => Completed::Compressed(message.opcode),
-            false => Completed::Assembled(message.opcode),
+            true => Completed::Compressed(message.opcode, wire_bytes),
+            false => Completed::Assembled(message.opcode, wire_bytes),
         })
     }
 }
@@ -198,9 +217,15 @@ impl Message {
             checked: 0,
             announced: 0,
             empty_fragments: 0,
+            continuations: 0,
             discarded: false,
             compressed,
         }
+    }
+
+    /// The payloads of its frames, and the headers of all but the first: many tiny fragments cost more than their payloads.
+    fn wire_bytes(&self) -> u64 {
+        self.announced.saturating_add(self.continuations.saturating_mul(HEADER_BYTES))
     }
 
     fn discard(&mut self) {

@@ -1,9 +1,9 @@
 //! A client's side for tests: writes frames bit by bit, well formed or not, and reads a stream through the decoder in
 //! pieces, as a server does whose one read buffer is overwritten by every read.
 
-use drawbridge_protocol::websocket::{Decoder, Limits, OpCode, Received, Violation};
+use drawbridge_protocol::websocket::{Decoder, Inflater, Limits, OpCode, Received, Violation};
 
-pub(crate) const ROOMY: Limits = Limits { message_bytes: 1 << 20, max_message_bytes: 1 << 20 };
+pub(crate) const ROOMY: Limits = Limits { message_bytes: 1 << 20, max_message_bytes: 1 << 20, inflated_bytes: 1 << 20 };
 
 /// A final, masked frame.
 pub(crate) fn frame(opcode: OpCode, payload: &[u8]) -> Vec<u8> {
@@ -121,7 +121,7 @@ fn read_piece(
     mut input: &mut [u8],
     events: &mut Vec<Event>,
 ) -> Result<(), Violation> {
-    while let Some(received) = decoder.decode(limits, &mut input)? {
+    while let Some(received) = decoder.decode(limits, &mut Inflater::default(), &mut input)? {
         events.push(received.into());
     }
     assert!(input.is_empty(), "all input is taken in");

@@ -1,11 +1,11 @@
 //! Messages over the limits, and what the decoder holds meanwhile.
 
 use drawbridge_protocol::CloseCode;
-use drawbridge_protocol::websocket::{Decoder, Limits, OpCode};
+use drawbridge_protocol::websocket::{Decoder, Inflater, Limits, OpCode};
 
 use crate::client::{Event, announce, fragment, frame, read};
 
-const TEN_TO_FORTY: Limits = Limits { message_bytes: 10, max_message_bytes: 40 };
+const TEN_TO_FORTY: Limits = Limits { message_bytes: 10, max_message_bytes: 40, inflated_bytes: 40 };
 
 /// What an incomplete message may cost beside its bytes.
 const OVERHEAD: usize = 512;
@@ -14,7 +14,7 @@ const OVERHEAD: usize = 512;
 fn feed(decoder: &mut Decoder, limits: &Limits, bytes: &[u8]) -> usize {
     let mut bytes = bytes.to_vec();
     let mut input = &mut bytes[..];
-    while decoder.decode(limits, &mut input).unwrap().is_some() {}
+    while decoder.decode(limits, &mut Inflater::default(), &mut input).unwrap().is_some() {}
     decoder.held_bytes()
 }
 
@@ -60,7 +60,7 @@ fn an_oversized_message_is_reported_once_at_its_end_and_the_next_is_read() {
 
 #[test]
 fn an_oversized_message_costs_no_memory() {
-    let limits = Limits { message_bytes: 65_536, max_message_bytes: 262_144 };
+    let limits = Limits::new(65_536);
     let mut decoder = Decoder::new();
     assert!(feed(&mut decoder, &limits, &fragment(OpCode::Binary, &[1; 60_000])) > 60_000);
     for _ in 0..3 {
@@ -85,7 +85,7 @@ fn a_message_over_the_maximum_is_refused_when_it_is_announced() {
 
 #[test]
 fn the_maximum_counts_alone_where_it_is_below_the_limit() {
-    let limits = Limits { message_bytes: 40, max_message_bytes: 10 };
+    let limits = Limits { message_bytes: 40, max_message_bytes: 10, inflated_bytes: 10 };
     assert_eq!(
         read(&limits, &frame(OpCode::Text, &[b'x'; 11])).violation.unwrap().code,
         CloseCode::MessageTooBig
@@ -94,7 +94,7 @@ fn the_maximum_counts_alone_where_it_is_below_the_limit() {
 
 #[test]
 fn memory_follows_what_arrived_and_not_what_was_announced() {
-    let unlimited = Limits { message_bytes: usize::MAX, max_message_bytes: usize::MAX };
+    let unlimited = Limits::new(usize::MAX);
     let mut decoder = Decoder::new();
     assert!(feed(&mut decoder, &unlimited, &announce(true, OpCode::Binary, (1 << 63) - 1)) < OVERHEAD);
     assert!(feed(&mut decoder, &unlimited, &[0; 1000]) < 2 * 1000 + OVERHEAD);
@@ -104,7 +104,7 @@ fn memory_follows_what_arrived_and_not_what_was_announced() {
 #[test]
 fn a_decoder_between_messages_is_two_words_and_owns_nothing() {
     assert!(size_of::<Decoder>() <= 16);
-    let limits = Limits { message_bytes: 1 << 20, max_message_bytes: 1 << 20 };
+    let limits = Limits::new(1 << 20);
     let mut decoder = Decoder::new();
     assert_eq!(decoder.held_bytes(), 0);
     let message = frame(OpCode::Binary, &[9; 5000]);
@@ -119,7 +119,7 @@ fn a_decoder_between_messages_is_two_words_and_owns_nothing() {
 
 #[test]
 fn tiny_fragments_cost_no_more_than_the_message() {
-    let limits = Limits { message_bytes: 1 << 20, max_message_bytes: 1 << 20 };
+    let limits = Limits::new(1 << 20);
     let mut decoder = Decoder::new();
     feed(&mut decoder, &limits, &fragment(OpCode::Text, b"x"));
     let tiny = fragment(OpCode::Continuation, b"y");

@@ -138,7 +138,7 @@ proptest! {
         message_bytes in 0usize..400,
     ) {
         let bytes = damage(script.bytes, at, byte, cut);
-        let limits = Limits { message_bytes, max_message_bytes: 4 * message_bytes };
+        let limits = Limits::new(message_bytes);
         let whole = read_in_pieces(&limits, &bytes, &[]);
         let cut = read_in_pieces(&limits, &bytes, &pieces);
         prop_assert_eq!((whole.events, whole.violation), (cut.events, cut.violation));

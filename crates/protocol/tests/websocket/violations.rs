@@ -1,7 +1,7 @@
 //! What a client must not do, each with the code that it is closed with.
 
 use drawbridge_protocol::CloseCode;
-use drawbridge_protocol::websocket::{Decoder, MAX_EMPTY_FRAGMENTS, OpCode};
+use drawbridge_protocol::websocket::{Decoder, Inflater, MAX_EMPTY_FRAGMENTS, OpCode};
 
 use crate::client::{Frame, ROOMY, announce, fragment, frame, read};
 
@@ -123,10 +123,10 @@ fn nothing_is_read_after_a_violation() {
     let mut decoder = Decoder::new();
     let mut bytes = [fragment(OpCode::Text, b"begun"), vec![0xFF]].concat();
     let mut input = &mut bytes[..];
-    assert_eq!(decoder.decode(&ROOMY, &mut input).unwrap_err().code, CloseCode::ProtocolError);
+    assert_eq!(decoder.decode(&ROOMY, &mut Inflater::default(), &mut input).unwrap_err().code, CloseCode::ProtocolError);
     let mut more = frame(OpCode::Text, b"late");
     let mut input = &mut more[..];
-    assert_eq!(decoder.decode(&ROOMY, &mut input), Ok(None));
+    assert_eq!(decoder.decode(&ROOMY, &mut Inflater::default(), &mut input), Ok(None));
     assert!(input.is_empty());
     assert_eq!(decoder.held_bytes(), 0);
 }

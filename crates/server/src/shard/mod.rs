@@ -83,6 +83,10 @@ pub struct ShardStats {
     pub bytes_out: u64,
     /// Bytes read from sockets, as frames.
     pub bytes_in: u64,
+    /// Bytes that compressed messages were inflated to.
+    pub bytes_inflated: u64,
+    /// Bytes read and skipped because their connection is being closed; never inflated.
+    pub bytes_skipped: u64,
     /// States of entities that were dropped because the shard was behind and newer ones waited.
     pub outdated: u64,
 }
@@ -94,6 +98,8 @@ impl std::ops::AddAssign for ShardStats {
         self.writes += other.writes;
         self.bytes_out += other.bytes_out;
         self.bytes_in += other.bytes_in;
+        self.bytes_inflated += other.bytes_inflated;
+        self.bytes_skipped += other.bytes_skipped;
         self.outdated += other.outdated;
     }
 }

@@ -9,13 +9,13 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use drawbridge_engine::engine::Engine;
-use drawbridge_engine::io::{BrokerEvent, ConnId, Input, MessageKind, Now, Opened, Output};
-use drawbridge_protocol::websocket::{Limits, OpCode, Received, encode_close, encode_frame};
+use drawbridge_engine::io::{BrokerEvent, ConnId, Input, MessageKind, Now, Opened, Output, Standing};
+use drawbridge_protocol::websocket::{Inflater, Limits, OpCode, Received, encode_close, encode_frame};
 use drawbridge_protocol::{CloseCode, Frame};
 use slab::Slab;
 use tokio::sync::{Notify, mpsc};
 
-use super::socket::{Sent, Socket};
+use super::socket::{Incoming, Sent, Socket};
 use super::transport::{ReadBuffers, ReadBytes, Transport};
 use super::{Mail, NewSocket, ShardParts, ShardStats};
 use crate::broker::ShardInbox;
@@ -30,6 +30,15 @@ const BEHIND_MS: u64 = 200;
 const WRITES_PER_YIELD: usize = 512;
 /// A read of so much gives the other tasks of the thread their turn.
 const MUCH_BYTES: usize = 4 * 1024;
+/// What all sockets together may have decoded and done between two runs of the loop, in bytes read and inflated. However many
+/// sockets send however much, an event from the broker waits for no more than this and one message.
+const TURN_WORK: usize = 128 * 1024;
+/// What a message and each of its requests count as, in bytes, beside those that they have.
+const MESSAGE_WORK: usize = 512;
+/// Before a token is accepted, a message holds no more than this, and all compressed ones together are inflated to no more.
+const UNAUTHENTICATED_BYTES: usize = 64 * 1024;
+/// What a closing socket may still send, in bytes; then it is dropped.
+const CLOSE_BYTES: u64 = 1024 * 1024;
 /// How long a closing socket may take to read what is left for it and to close its side.
 const CLOSE_TIMEOUT_MS: u64 = 5_000;
 /// The status for a connection that ended without a close frame (RFC 6455 §7.4.1).
@@ -41,6 +50,9 @@ const NO_STATUS: u16 = 1005;
 struct Shard {
     parts: ShardParts,
     limits: Limits,
+    inflater: RefCell<Inflater>,
+    /// What is left of [`TURN_WORK`].
+    work_left: Cell<usize>,
     engine: RefCell<Engine>,
     sockets: RefCell<Slab<Rc<Socket>>>,
     generation: Cell<u32>,
@@ -123,6 +135,7 @@ pub(super) async fn run(
             }
         }
         shard.carry_out().await;
+        shard.work_left.set(TURN_WORK);
         if shard.keep_up(&mut events, &mut behind_since_ms) {
             // Where there is always more, the other tasks of the thread get their turn all the same.
             tokio::task::yield_now().await;
@@ -136,9 +149,10 @@ impl Shard {
         answers: mpsc::WeakUnboundedSender<Mail>,
         open_sockets: Arc<AtomicUsize>,
     ) -> Self {
-        let message_bytes = parts.settings.message_bytes;
         Shard {
-            limits: Limits { message_bytes, max_message_bytes: message_bytes.saturating_mul(4) },
+            limits: Limits::new(parts.settings.message_bytes),
+            inflater: RefCell::default(),
+            work_left: Cell::new(TURN_WORK),
             engine: RefCell::new(Engine::new(parts.settings.clone(), parts.limits.clone())),
             sockets: RefCell::default(),
             generation: Cell::new(0),
@@ -259,25 +273,24 @@ impl Shard {
         socket.reader.replace(Some(task.abort_handle()));
     }
 
-    /// Reads once.
+    /// Decodes what an earlier turn left, or reads once.
     fn read(self: &Rc<Self>, socket: &Rc<Socket>) -> Next {
         self.read_clocks();
+        let mut unread = socket.take_unread();
+        if !unread.is_empty() {
+            self.decode(socket, &mut unread);
+            return self.next(socket, unread.len());
+        }
         let mut buffers = self.buffers.borrow_mut();
         match socket.transport.read(&mut buffers) {
             Ok(ReadBytes::WouldBlock) => Next::Read,
             Ok(ReadBytes::Some { bytes, last }) => {
                 let read = bytes.len();
                 self.count_in(read);
+                self.spend(read);
+                socket.ended.set(last);
                 self.decode(socket, bytes);
-                if last && !socket.closing.get() {
-                    self.input_and_wake(Input::Closed { conn: socket.id, code: ABNORMAL });
-                }
-                let ended = socket.closing.get() && socket.peer_closed.get() && !socket.waiting.get();
-                match () {
-                    () if last || ended => Next::End,
-                    () if read >= MUCH_BYTES => Next::Yield,
-                    () => Next::Read,
-                }
+                self.next(socket, read)
             }
             Ok(ReadBytes::End) | Err(_) => {
                 self.input_and_wake(Input::Closed { conn: socket.id, code: ABNORMAL });
@@ -286,47 +299,125 @@ impl Shard {
         }
     }
 
+    /// How the reading task goes on behind so many bytes.
+    fn next(&self, socket: &Socket, bytes: usize) -> Next {
+        if socket.has_unread() {
+            return Next::Read;
+        }
+        if socket.ended.get() {
+            self.input_and_wake(Input::Closed { conn: socket.id, code: ABNORMAL });
+            return Next::End;
+        }
+        let is_done = socket.peer_closed.get() && !socket.waiting.get();
+        match () {
+            () if socket.closing.get() && (is_done || socket.skipped_bytes() > CLOSE_BYTES) => Next::End,
+            () if bytes >= MUCH_BYTES => Next::Yield,
+            () => Next::Read,
+        }
+    }
+
+    /// Hands what was read to the engine, message by message, as long as the turn has work to spend; the socket keeps the
+    /// rest. Once the connection is closed, by whomever, nothing more is decoded.
     fn decode(self: &Rc<Self>, socket: &Rc<Socket>, mut input: &mut [u8]) {
-        let conn = socket.id;
-        let mut decoder = socket.decoder.borrow_mut();
-        loop {
-            let received = decoder.decode(&self.limits, &mut input);
-            if socket.closing.get() {
-                match received {
-                    Ok(Some(Received::Close { .. })) => socket.peer_closed.set(true),
-                    Ok(Some(_)) => continue,
-                    Ok(None) | Err(_) => {}
-                }
-                return;
+        while !input.is_empty() {
+            let standing = self.engine.borrow().standing(socket.id);
+            if standing == Standing::Gone || socket.closing.get() {
+                socket.skip(input);
+                let stats = self.stats.get();
+                let bytes_skipped = stats.bytes_skipped + input.len() as u64;
+                self.stats.set(ShardStats { bytes_skipped, ..stats });
+                break;
             }
-            let input = match received {
-                Ok(None) => break,
-                Ok(Some(Received::Text(text))) => {
-                    Input::Message { conn, kind: MessageKind::Text, payload: text.as_bytes() }
-                }
-                Ok(Some(Received::Binary(payload))) => {
-                    Input::Message { conn, kind: MessageKind::Binary, payload }
-                }
-                Ok(Some(Received::Oversized { .. })) => Input::Oversized { conn },
-                Ok(Some(Received::Ping(payload))) => Input::Ping { conn, payload },
-                Ok(Some(Received::Pong(_))) => Input::Pong { conn },
-                Ok(Some(Received::Close { code, .. })) => {
-                    socket.peer_closed.set(true);
-                    self.input_and_wake(Input::Closed { conn, code: code.unwrap_or(NO_STATUS) });
-                    let payload = code.map(u16::to_be_bytes);
-                    let payload = payload.as_ref().map_or(&[][..], |code| code);
-                    self.begin_close(socket, [encode_frame(OpCode::Close, payload)]);
-                    return;
-                }
-                Err(violation) => {
-                    self.input_and_wake(Input::Closed { conn, code: violation.code.as_u16() });
-                    self.begin_close(socket, [close_frame(violation.code, violation.reason)]);
-                    return;
-                }
-            };
-            self.input(input);
+            if self.work_left.get() == 0 {
+                socket.keep_unread(input);
+                break;
+            }
+            if !self.decode_message(socket, standing, &mut input) {
+                break;
+            }
         }
         self.wake.notify_one();
+    }
+
+    /// Decodes one message and hands it to the engine; says whether there may be another.
+    fn decode_message(
+        self: &Rc<Self>,
+        socket: &Rc<Socket>,
+        standing: Standing,
+        input: &mut &mut [u8],
+    ) -> bool {
+        let (conn, limits) = (socket.id, self.limits_of(socket, standing));
+        let mut incoming = socket.incoming.borrow_mut();
+        let Incoming::Frames(decoder) = &mut *incoming else { return false };
+        let mut inflater = self.inflater.borrow_mut();
+        let (inflated, requests) = (inflater.inflated_bytes(), self.engine.borrow().requests());
+        let received = decoder.decode(&limits, &mut inflater, input);
+        let inflated = (inflater.inflated_bytes() - inflated) as usize;
+        let cost_bytes = inflater.cost();
+        drop(inflater);
+        self.count_inflated(inflated);
+        if standing == Standing::Unauthenticated {
+            let so_far = socket.inflated_unauthenticated.get();
+            socket.inflated_unauthenticated.set(so_far.saturating_add(inflated));
+        }
+        match received {
+            Ok(None) => return false,
+            Ok(Some(Received::Text(text))) => {
+                self.input(Input::Message {
+                    conn,
+                    kind: MessageKind::Text,
+                    payload: text.as_bytes(),
+                    cost_bytes,
+                });
+            }
+            Ok(Some(Received::Binary(payload))) => {
+                self.input(Input::Message { conn, kind: MessageKind::Binary, payload, cost_bytes });
+            }
+            Ok(Some(Received::Oversized { .. })) => self.input(Input::Oversized { conn, cost_bytes }),
+            Ok(Some(Received::Ping(payload))) => self.input(Input::Ping { conn, payload }),
+            Ok(Some(Received::Pong(_))) => self.input(Input::Pong { conn }),
+            Ok(Some(Received::Close { code, .. })) => {
+                drop(incoming);
+                socket.peer_closed.set(true);
+                self.input_and_wake(Input::Closed { conn, code: code.unwrap_or(NO_STATUS) });
+                let payload = code.map(u16::to_be_bytes);
+                let payload = payload.as_ref().map_or(&[][..], |code| code);
+                self.begin_close(socket, [encode_frame(OpCode::Close, payload)]);
+                return false;
+            }
+            Err(violation) => {
+                drop(incoming);
+                self.input_and_wake(Input::Closed { conn, code: violation.code.as_u16() });
+                self.begin_close(socket, [close_frame(violation.code, violation.reason)]);
+                return false;
+            }
+        }
+        let requests = (self.engine.borrow().requests() - requests) as usize;
+        self.spend(inflated + MESSAGE_WORK.saturating_mul(1 + requests));
+        true
+    }
+
+    /// What a connection's messages may have: little, until a token of it was accepted.
+    fn limits_of(&self, socket: &Socket, standing: Standing) -> Limits {
+        if standing == Standing::Authenticated {
+            return self.limits;
+        }
+        let bytes = self.limits.message_bytes.min(UNAUTHENTICATED_BYTES);
+        let inflated_bytes = bytes.saturating_sub(socket.inflated_unauthenticated.get());
+        Limits { inflated_bytes, ..Limits::new(bytes) }
+    }
+
+    /// Counts work of this turn.
+    fn spend(&self, bytes: usize) {
+        self.work_left.set(self.work_left.get().saturating_sub(bytes));
+    }
+
+    /// Waits until the loop has run, where the sockets have done what they may until then.
+    async fn until_there_is_work_left(&self) {
+        while self.work_left.get() == 0 {
+            self.wake.notify_one();
+            tokio::task::yield_now().await;
+        }
     }
 
     /// Carries out what the engine wants.
@@ -436,6 +527,11 @@ impl Shard {
         self.stats.set(ShardStats { bytes_in: stats.bytes_in + bytes as u64, ..stats });
     }
 
+    fn count_inflated(&self, bytes: usize) {
+        let stats = self.stats.get();
+        self.stats.set(ShardStats { bytes_inflated: stats.bytes_inflated + bytes as u64, ..stats });
+    }
+
     fn count_out(&self, frames: &[Frame]) {
         let stats = self.stats.get();
         let bytes: usize = frames.iter().map(Frame::len).sum();
@@ -457,7 +553,8 @@ enum Next {
 
 /// Waits for bytes and hands them to the engine, until the socket ends.
 async fn read_loop(shard: Rc<Shard>, socket: Rc<Socket>) {
-    while socket.transport.readable().await.is_ok() {
+    while socket.has_unread() || socket.transport.readable().await.is_ok() {
+        shard.until_there_is_work_left().await;
         match shard.read(&socket) {
             Next::Read => tokio::task::consume_budget().await,
             // Sockets know no turns of their own: one that always has more would be the only one to be read.

@@ -1,5 +1,5 @@
-//! One socket of a shard: its frame decoder, and at most one frame that is half written. What waits for it in
-//! whole frames belongs to the engine.
+//! One socket of a shard: its frame decoder, what was read and not decoded yet, and at most one frame that is half
+//! written. What waits for it in whole frames belongs to the engine.
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
@@ -8,7 +8,7 @@ use std::io;
 use bytes::Bytes;
 use drawbridge_engine::io::ConnId;
 use drawbridge_protocol::Frame;
-use drawbridge_protocol::websocket::Decoder;
+use drawbridge_protocol::websocket::{Decoder, Drain, Drained};
 use tokio::task::AbortHandle;
 
 use super::transport::Transport;
@@ -22,7 +22,13 @@ const CHUNK_BYTES: usize = 64 * 1024;
 pub(super) struct Socket {
     pub(super) id: ConnId,
     pub(super) transport: Transport,
-    pub(super) decoder: RefCell<Decoder>,
+    pub(super) incoming: RefCell<Incoming>,
+    /// What was read and waits for the next turn; no more than one read.
+    unread: RefCell<Vec<u8>>,
+    /// The peer sends no more than what was read.
+    pub(super) ended: Cell<bool>,
+    /// Bytes that were inflated before a token was accepted.
+    pub(super) inflated_unauthenticated: Cell<usize>,
     /// The rest of a frame that is half written; while closing, all that is still to be written.
     rest: RefCell<VecDeque<Bytes>>,
     /// A task waits for the socket to take bytes again.
@@ -35,6 +41,19 @@ pub(super) struct Socket {
     pub(super) writer: RefCell<Option<AbortHandle>>,
     /// Counts this connection for its address until it is gone.
     _slot: AddressSlot,
+}
+
+/// What is made of a socket's bytes.
+#[derive(Debug)]
+pub(super) enum Incoming {
+    /// Messages.
+    Frames(Decoder),
+    /// The connection is being closed: only the peer's close frame is looked for.
+    Draining {
+        drain: Drain,
+        /// Bytes skipped so far.
+        skipped: u64,
+    },
 }
 
 /// What became of some frames.
@@ -50,7 +69,14 @@ impl Socket {
         Socket {
             id,
             transport,
-            decoder: RefCell::new(if inflates { Decoder::inflating() } else { Decoder::new() }),
+            incoming: RefCell::new(Incoming::Frames(if inflates {
+                Decoder::inflating()
+            } else {
+                Decoder::new()
+            })),
+            unread: RefCell::default(),
+            ended: Cell::new(false),
+            inflated_unauthenticated: Cell::new(0),
             rest: RefCell::new(VecDeque::new()),
             waiting: Cell::new(false),
             closing: Cell::new(false),
@@ -59,6 +85,44 @@ impl Socket {
             writer: RefCell::new(None),
             _slot: slot,
         }
+    }
+
+    /// Skips bytes of a connection that is being closed. The first call ends decoding for good and frees what was
+    /// incomplete.
+    pub(super) fn skip(&self, input: &[u8]) {
+        let mut incoming = self.incoming.borrow_mut();
+        if let Incoming::Frames(decoder) = &*incoming {
+            *incoming = Incoming::Draining { drain: decoder.drain(), skipped: 0 };
+        }
+        if let Incoming::Draining { drain, skipped } = &mut *incoming {
+            *skipped += input.len() as u64;
+            if drain.skip(input) == Drained::Closed {
+                self.peer_closed.set(true);
+            }
+        }
+    }
+
+    /// Bytes skipped since the close was decided.
+    pub(super) fn skipped_bytes(&self) -> u64 {
+        match &*self.incoming.borrow() {
+            Incoming::Frames(_) => 0,
+            Incoming::Draining { skipped, .. } => *skipped,
+        }
+    }
+
+    /// Keeps what a turn could not decode any more.
+    pub(super) fn keep_unread(&self, input: &[u8]) {
+        *self.unread.borrow_mut() = input.to_vec();
+    }
+
+    /// Takes what an earlier turn could not decode.
+    pub(super) fn take_unread(&self) -> Vec<u8> {
+        self.unread.take()
+    }
+
+    /// Whether something that was read waits to be decoded.
+    pub(super) fn has_unread(&self) -> bool {
+        !self.unread.borrow().is_empty()
     }
 
     /// Writes frames, together where they are small. Not called while an earlier write is blocked.

@@ -33,7 +33,8 @@ pub(super) struct ReadBuffers {
 }
 
 impl ReadBuffers {
-    const BYTES: usize = 64 * 1024;
+    /// One read. Small, so that what a turn leaves undecoded of a socket is no more.
+    const BYTES: usize = 16 * 1024;
 
     pub(super) fn new() -> Self {
         ReadBuffers { raw: vec![0; Self::BYTES].into(), plain: Vec::new() }

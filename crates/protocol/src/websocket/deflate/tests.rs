@@ -7,7 +7,12 @@ use proptest::prelude::*;
 use super::*;
 use crate::websocket::{Decoder, Received};
 
-const LIMITS: Limits = Limits { message_bytes: 64 * 1024, max_message_bytes: 256 * 1024 };
+const LIMITS: Limits =
+    Limits { message_bytes: 64 * 1024, max_message_bytes: 256 * 1024, inflated_bytes: 256 * 1024 };
+
+fn inflate(compressed: &[u8], limits: &Limits) -> Result<Inflated, Violation> {
+    Inflater::default().inflate(compressed, limits)
+}
 
 fn whole(compressed: &[u8]) -> Vec<u8> {
     match inflate(compressed, &LIMITS) {
@@ -128,6 +133,65 @@ fn a_bomb_costs_no_more_than_the_limits() {
 }
 
 #[test]
+fn an_inflater_goes_on_after_a_message_that_was_too_large_damaged_or_cut_short() {
+    let (mut compressor, mut inflater) = (Compressor::default(), Inflater::default());
+    let bomb = frame_of_pieces(OpCode::Binary, &[compressor.piece(&vec![0; 10_000_000], Window::W15).unwrap()]);
+    let hello = [0xf2, 0x48, 0xcd, 0xc9, 0xc9, 0x07, 0x00];
+    for bad in [payload(&bomb), &[0xFF, 0xFF, 0xFF], &hello[..4]] {
+        assert!(inflater.inflate(bad, &LIMITS).is_err());
+        assert!(matches!(inflater.inflate(&hello, &LIMITS), Ok(Inflated::Whole(text)) if text == b"Hello"));
+    }
+}
+
+/// Nothing is inflated beyond what may be, whatever else the limits allow, and all of it is counted.
+#[test]
+fn a_smaller_bound_for_what_is_inflated_holds() {
+    let mut compressor = Compressor::default();
+    let message = frame_of_pieces(OpCode::Binary, &[compressor.piece(&[0; 60_000], Window::W15).unwrap()]);
+    let mut inflater = Inflater::default();
+    for (inflated_bytes, passes) in [(60_000, true), (59_999, false), (0, false)] {
+        let limits = Limits { inflated_bytes, ..LIMITS };
+        let before = inflater.inflated_bytes();
+        assert_eq!(inflater.inflate(payload(&message), &limits).is_ok(), passes, "{inflated_bytes}");
+        let made = inflater.inflated_bytes() - before;
+        assert!(made > 0 && made <= (inflated_bytes + INFLATE_CHUNK) as u64, "{made} of {inflated_bytes}");
+    }
+}
+
+/// What a message costs is what was inflated, or what came, whichever is more: for bombs and for blocks of nothing.
+#[test]
+fn a_message_costs_what_it_inflates_to_or_what_came() {
+    let mut compressor = Compressor::default();
+    let bomb = compressor.piece(&[0; 100_000], Window::W15).unwrap();
+    let bomb = &bomb[..bomb.len() - 4];
+    let nothing: Vec<u8> = [0x00, 0x00, 0x00, 0xFF, 0xFF].repeat(10).into_iter().chain([0x00]).collect();
+    let (front, back) = bomb.split_at(10);
+    let rows: &[(&str, Vec<u8>, u64)] = &[
+        ("a bomb that is discarded", masked(0xC2, bomb), 100_000),
+        ("in fragments", [masked(0x42, front), masked(0x80, back)].concat(), 100_000),
+        ("empty blocks", masked(0xC2, &nothing), nothing.len() as u64),
+        ("empty", masked(0xC2, b""), 0),
+        ("plain", masked(0x82, b"plain"), 5),
+        ("plain in tiny fragments", [masked(0x02, b"a"), masked(0, b"b"), masked(0x80, b"")].concat(), 2 + 2 * 6),
+        ("a ping", masked(0x89, b"ping"), 4),
+    ];
+    for (what, stream, cost) in rows {
+        for pieces in [stream.len(), 1] {
+            let (mut decoder, mut inflater) = (Decoder::inflating(), Inflater::default());
+            let mut costs = Vec::new();
+            for piece in stream.clone().chunks_mut(pieces) {
+                let mut input = piece;
+                while decoder.decode(&LIMITS, &mut inflater, &mut input).unwrap().is_some() {
+                    costs.push(inflater.cost());
+                }
+            }
+            assert_eq!(costs, [*cost], "{what} in pieces of {pieces}");
+            assert_eq!(inflater.cost(), 0, "{what}: nothing came after it");
+        }
+    }
+}
+
+#[test]
 fn what_does_not_pay_is_left_as_it_is() {
     let mut compressor = Compressor::default();
     assert_eq!(compressor.piece(b"short", Window::W15), None);
@@ -156,7 +220,7 @@ fn compressed_messages_are_read_whole_and_in_fragments() {
         let mut decoder = Decoder::inflating();
         let mut input = &mut bytes[..];
         let mut heard = Vec::new();
-        while let Some(received) = decoder.decode(&LIMITS, &mut input).unwrap() {
+        while let Some(received) = decoder.decode(&LIMITS, &mut Inflater::default(), &mut input).unwrap() {
             heard.push(format!("{received:?}"));
         }
         assert_eq!(heard.len(), pings + 1);
@@ -168,7 +232,7 @@ fn compressed_messages_are_read_whole_and_in_fragments() {
 #[test]
 fn reserved_bits_without_a_meaning_are_violations() {
     let read = |mut decoder: Decoder, mut bytes: Vec<u8>| {
-        decoder.decode(&LIMITS, &mut &mut bytes[..]).map(|_| ()).unwrap_err().code.as_u16()
+        decoder.decode(&LIMITS, &mut Inflater::default(), &mut &mut bytes[..]).map(|_| ()).unwrap_err().code.as_u16()
     };
     assert_eq!(read(Decoder::new(), masked(0xC1, &[0])), 1002, "not agreed on");
     assert_eq!(read(Decoder::inflating(), masked(0xC9, b"")), 1002, "a control frame");
@@ -199,7 +263,7 @@ proptest! {
 
     #[test]
     fn any_bytes_cost_at_most_an_error(bytes: Vec<u8>) {
-        let limits = Limits { message_bytes: 1_000, max_message_bytes: 4_000 };
+        let limits = Limits::new(1_000);
         if let Ok(Inflated::Whole(text)) = inflate(&bytes, &limits) {
             prop_assert!(text.len() <= 1_000);
         }
