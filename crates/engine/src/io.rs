@@ -221,6 +221,15 @@ pub enum Notice {
         /// Nothing new is shown to the player until Redis tells; else the classes' views alone hold.
         withheld: bool,
     },
+    /// A token was refused, or none came in time.
+    TokenRefused {
+        /// Of which address.
+        address: IpAddr,
+        /// As the client was answered.
+        code: ErrorCode,
+        /// What is wrong with it.
+        reason: String,
+    },
     /// Redis refused a subscription.
     SubscriptionRefused {
         /// The channel or pattern.

@@ -56,6 +56,8 @@ pub struct Stats {
     pub rate_limited: u64,
     /// `FORBIDDEN`s.
     pub forbidden: u64,
+    /// Tokens refused, missing ones included; not those that expired while connected.
+    pub tokens_refused: u64,
     /// Connections closed because they did not read (4001).
     pub slow_consumers: u64,
     /// Connections closed because heartbeats stayed unanswered (4002).
@@ -96,6 +98,7 @@ impl std::ops::AddAssign for Stats {
         self.bad_messages += other.bad_messages;
         self.rate_limited += other.rate_limited;
         self.forbidden += other.forbidden;
+        self.tokens_refused += other.tokens_refused;
         self.slow_consumers += other.slow_consumers;
         self.heartbeats_missed += other.heartbeats_missed;
         self.resyncs += other.resyncs;

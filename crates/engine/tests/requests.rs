@@ -93,7 +93,9 @@ impl Bench {
 #[test]
 fn ten_bad_messages_in_a_row_within_ten_seconds_close() {
     // A message every so often, and how many of them are taken before the connection is closed.
-    for (every_ms, closes_after) in [(0, Some(10)), (1_000, Some(10)), (1_111, Some(10)), (1_112, None), (5_000, None)] {
+    for (every_ms, closes_after) in
+        [(0, Some(10)), (1_000, Some(10)), (1_111, Some(10)), (1_112, None), (5_000, None)]
+    {
         let mut bench = Bench::new(PLENTY, Encoding::Json, true);
         let taken = (1..=40).find(|_| {
             bench.text("ping");
@@ -138,7 +140,12 @@ fn what_a_message_cost_to_receive_is_taken_from_the_bytes() {
 fn a_close_takes_effect_with_the_message_that_causes_it() {
     let mut bench = Bench::new(PLENTY, Encoding::Json, false);
     assert_eq!(bench.engine.standing(CONN), Standing::Unauthenticated);
-    bench.input(Input::Message { conn: CONN, kind: MessageKind::Text, payload: br#"{"type":"PING"}"#, cost_bytes: 0 });
+    bench.input(Input::Message {
+        conn: CONN,
+        kind: MessageKind::Text,
+        payload: br#"{"type":"PING"}"#,
+        cost_bytes: 0,
+    });
     assert_eq!(bench.engine.standing(CONN), Standing::Gone, "before any output is polled");
     let bench = Bench::new(PLENTY, Encoding::Json, true);
     assert_eq!(bench.engine.standing(CONN), Standing::Authenticated);

@@ -15,7 +15,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
 /// The suite sends messages of up to 16 MiB.
-const LIMITS: Limits = Limits { message_bytes: 64 << 20, max_message_bytes: 64 << 20, inflated_bytes: 64 << 20 };
+const LIMITS: Limits =
+    Limits { message_bytes: 64 << 20, max_message_bytes: 64 << 20, inflated_bytes: 64 << 20 };
 const READ_BYTES: usize = 64 << 10;
 
 #[tokio::main(flavor = "current_thread")]

@@ -16,6 +16,7 @@ pub mod log;
 pub mod metrics;
 pub mod node;
 mod object;
+pub mod refusals;
 pub mod serve;
 pub mod shard;
 pub mod tls;

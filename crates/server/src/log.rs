@@ -1,6 +1,8 @@
-//! What an operator reads on standard error.
+//! What an operator reads on standard error: one line an event, whatever the text in it. Names, headers and Redis' messages
+//! come from outside; nothing in them can begin a line or steer a terminal, because [`escaped`] is the only way out.
 
-use std::io::IsTerminal as _;
+use std::borrow::Cow;
+use std::io::{self, Write};
 use std::time::{Duration, Instant};
 
 use drawbridge_engine::io::Notice;
@@ -21,10 +23,52 @@ pub fn start() {
         .from_env_lossy();
     tracing_subscriber::fmt()
         .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal())
+        .with_writer(|| OneLine(io::stderr()))
+        // Colours are control characters too: they could not be told from those of somebody else's text.
+        .with_ansi(false)
         .with_target(false)
         .init();
+}
+
+/// Writes each event as one line. The formatter hands over a whole event at once, with a line feed at its end.
+struct OneLine<W>(W);
+
+impl<W: Write> Write for OneLine<W> {
+    fn write(&mut self, event: &[u8]) -> io::Result<usize> {
+        let text = String::from_utf8_lossy(event);
+        let line = text.strip_suffix('\n').unwrap_or(&text);
+        // In one piece, so that lines of several threads do not mix.
+        self.0.write_all(format!("{}\n", escaped(line)).as_bytes())?;
+        Ok(event.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.0.flush()
+    }
+}
+
+/// Text with its control characters, line separators and changes of the writing direction spelled out: `\n`, `\r`, `\t` and
+/// `\u001b`, as in JSON, so that a line of JSON stays one.
+pub fn escaped(text: &str) -> Cow<'_, str> {
+    let steers = |c: char| {
+        c.is_control()
+            || matches!(c, '\u{2028}' | '\u{2029}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+    };
+    if !text.contains(steers) {
+        return text.into();
+    }
+    let mut out = String::with_capacity(text.len() + 16);
+    for c in text.chars() {
+        match c {
+            '\n' => out.push_str("\\n"),
+            '\r' => out.push_str("\\r"),
+            '\t' => out.push_str("\\t"),
+            // All of them fit into four digits.
+            c if steers(c) => out.push_str(&format!("\\u{:04x}", u32::from(c))),
+            c => out.push(c),
+        }
+    }
+    out.into()
 }
 
 /// Lines of one kind, which others can cause: the first few of a while are logged, and how many were not.
@@ -56,6 +100,7 @@ pub(crate) struct Notices {
     claims: Sparse,
     views: Sparse,
     subscriptions: Sparse,
+    tokens: Sparse,
 }
 
 impl Notices {
@@ -70,6 +115,10 @@ impl Notices {
                 let what = if *withheld { "nothing new is shown to it" } else { "its classes' alone hold" };
                 tracing::error!(%player, reason, unlogged, "Redis does not tell this player's views: {what}");
             }),
+            Notice::TokenRefused { address, code, reason } => self.tokens.line(|unlogged| {
+                let (code, config) = (code.as_str(), token_key(reason));
+                tracing::warn!(reason = "token", %address, code, why = reason, config, unlogged, "connection_refused");
+            }),
             Notice::SubscriptionRefused { subject, reason } => self.subscriptions.line(|unlogged| {
                 tracing::error!(channel = %subject, reason, unlogged, "Redis refused a subscription");
             }),
@@ -77,9 +126,51 @@ impl Notices {
     }
 }
 
+/// The configuration key by which a token that was refused so would be accepted.
+fn token_key(reason: &str) -> &'static str {
+    let keys = [
+        ("audience", "auth.audience"),
+        ("issuer", "auth.issuer"),
+        ("CONNECT", "auth.allow_anonymous"),
+        ("`sub`", "none: the token's issuer sets `sub`"),
+        ("yet", "none: the clocks differ, or the key set is not there yet"),
+        ("expired", "none: the client fetches a fresh token"),
+        ("16 KiB", "none: the token has too many claims"),
+    ];
+    let found = keys.into_iter().find(|(word, _)| reason.contains(word));
+    found.map_or("auth.hmac_secret, auth.public_key_file or auth.jwks_url", |(_, key)| key)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn whatever_the_text_an_event_is_one_line() {
+        let rows = [
+            ("plain é ✓", "plain é ✓"),
+            ("a\nb\r\n\tc", "a\\nb\\r\\n\\tc"),
+            ("\u{1b}[2Jgone\u{7}", "\\u001b[2Jgone\\u0007"),
+            ("\0\u{7f}\u{85}\u{9b}31m", "\\u0000\\u007f\\u0085\\u009b31m"),
+            ("\u{2028}\u{2029}\u{202e}\u{2066}", "\\u2028\\u2029\\u202e\\u2066"),
+        ];
+        for (text, expected) in rows {
+            assert_eq!(escaped(text), expected);
+            let mut written = Vec::new();
+            assert_eq!(
+                OneLine(&mut written).write(format!("{text}\n").as_bytes()).ok(),
+                Some(text.len() + 1)
+            );
+            assert_eq!(String::from_utf8(written).ok(), Some(format!("{expected}\n")));
+        }
+    }
+
+    #[test]
+    fn a_line_of_json_stays_one() {
+        let line = serde_json::json!({ "player": "a\nb\u{1b}\u{85}\u{2028}" }).to_string();
+        let parsed: serde_json::Value = serde_json::from_str(&escaped(&line)).unwrap_or_default();
+        assert_eq!(parsed["player"], "a\nb\u{1b}\u{85}\u{2028}");
+    }
 
     #[test]
     fn the_first_lines_of_a_while_are_logged_and_the_others_counted() {

@@ -64,7 +64,7 @@ fn run_loaded(loaded: Result<Config, ConfigErrors>, dev: impl FnOnce(&Config) ->
     match serve::run(config, dev) {
         Ok(()) => DONE,
         Err(error) => {
-            eprintln!("drawbridge: {error}");
+            eprintln!("drawbridge: {}", log::escaped(&error.to_string()));
             REFUSED
         }
     }

@@ -2,6 +2,7 @@
 
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric, text};
+use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Registry;
@@ -12,7 +13,7 @@ use crate::shard::ShardStats;
 /// All of a node's metrics as text.
 pub fn encode(stats: &NodeStats) -> String {
     let mut registry = Registry::with_prefix("drawbridge");
-    registry.register_collector(Box::new(Snapshot(samples(stats))));
+    registry.register_collector(Box::new(Snapshot { samples: samples(stats), refusals: refusals(stats) }));
     let mut text = String::new();
     // Writing into a string cannot fail.
     let _ = text::encode(&mut text, &registry);
@@ -29,11 +30,21 @@ enum Kind {
 struct Sample(Kind, &'static str, &'static str, u64);
 
 #[derive(Debug)]
-struct Snapshot(Vec<Sample>);
+struct Snapshot {
+    samples: Vec<Sample>,
+    /// By reason.
+    refusals: Vec<(&'static str, u64)>,
+}
+
+/// Refusals of the node and of its engines.
+fn refusals(stats: &NodeStats) -> Vec<(&'static str, u64)> {
+    let tokens = stats.shards.iter().map(|shard| shard.engine.tokens_refused).sum();
+    stats.refusals.into_iter().chain([("token", tokens)]).collect()
+}
 
 impl Collector for Snapshot {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
-        for Sample(kind, name, help, value) in &self.0 {
+        for Sample(kind, name, help, value) in &self.samples {
             match kind {
                 Kind::Gauge => {
                     let metric = ConstGauge::new(i64::try_from(*value).unwrap_or(i64::MAX));
@@ -44,6 +55,11 @@ impl Collector for Snapshot {
                     metric.encode(encoder.encode_descriptor(name, help, None, metric.metric_type())?)?;
                 }
             }
+        }
+        let help = "Connections and requests refused";
+        let mut refused = encoder.encode_descriptor("refused", help, None, MetricType::Counter)?;
+        for (reason, count) in &self.refusals {
+            ConstCounter::new(*count).encode(refused.encode_family(&[("reason", *reason)])?)?;
         }
         Ok(())
     }
@@ -155,13 +171,11 @@ fn samples(stats: &NodeStats) -> Vec<Sample> {
             shards.bytes_skipped,
         ),
         Sample(Counter, "accepted", "Sockets taken in", stats.accepted),
-        Sample(Counter, "refused_address", "Sockets refused: too many of one address", stats.refused_address),
-        Sample(Counter, "refused_origin", "Sockets refused: origin not allowed", stats.refused_origin),
         Sample(
-            Counter,
-            "refused_overloaded",
-            "Sockets refused: draining or no room",
-            stats.refused_overloaded,
+            Gauge,
+            "connections_unauthenticated",
+            "Connections on the players' port without an accepted token, handshakes included",
+            stats.unauthenticated,
         ),
         Sample(Counter, "commands", "Player commands carried out", stats.broker.commands),
         Sample(Counter, "bad_commands", "Player commands that could not be read", stats.broker.bad_commands),

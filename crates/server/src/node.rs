@@ -8,14 +8,23 @@ use crate::broker::{Broker, BrokerStats};
 use crate::bus::Bus;
 use crate::config::Config;
 use crate::dev::Dev;
-use crate::http::address::AddressSlots;
+use crate::http::address::{AddressSlots, Shares};
 use crate::judge::Judge;
+use crate::refusals::{Reason, Refusals};
 use crate::shard::{ShardHandle, ShardStats};
 
 /// How old what `/metrics` shows may be.
 const STATS_AGE: Duration = Duration::from_millis(100);
-/// File descriptors kept back for Redis, logs and handshakes.
-const SPARE_FILES: u64 = 256;
+/// Files kept back for Redis, the admin API and logs: a quarter of the limit, within these bounds. Where the limit is lower
+/// than twice the least, half of it.
+const SPARE_FILES: std::ops::RangeInclusive<u64> = 64..=256;
+/// Connections that have not authenticated, of all addresses: from the accept to the first token that is accepted. An address
+/// holds up to an eighth of what is free, and 16 in any case.
+const UNAUTHENTICATED: (u32, u32, u32) = (8_192, 8, 16);
+/// Connections to the admin listener; an address holds up to half of what is free.
+const ADMIN_CONNECTIONS: (u32, u32, u32) = (512, 2, 8);
+
+const TOO_MANY_FILES: &str = "too many open files: raise the limit (ulimit -n) or add nodes";
 
 /// See the module.
 #[derive(Debug)]
@@ -32,8 +41,14 @@ pub struct Node {
     pub judge: Judge,
     /// Connections by address.
     pub addresses: Arc<AddressSlots>,
+    /// Connections on the players' port that have not authenticated.
+    pub unauthenticated: Arc<Shares>,
+    /// Connections to the admin listener.
+    pub admin_connections: Arc<Shares>,
     /// What HTTP counts.
     pub counters: Counters,
+    /// Whom the node turned away.
+    pub refusals: Refusals,
     /// The playground's part, in `dev`.
     pub dev: Option<Dev>,
     /// How many files the process may have open.
@@ -68,6 +83,7 @@ impl Node {
         max_files: u64,
     ) -> Arc<Self> {
         let addresses = AddressSlots::new(config.connections_per_address);
+        let shares = |(places, part, floor)| Shares::new(places, part, floor);
         Arc::new(Node {
             config,
             shards,
@@ -75,7 +91,10 @@ impl Node {
             bus,
             judge,
             addresses,
+            unauthenticated: shares(UNAUTHENTICATED),
+            admin_connections: shares(ADMIN_CONNECTIONS),
             counters: Counters::default(),
+            refusals: Refusals::default(),
             dev,
             max_files,
             admin_address: OnceLock::new(),
@@ -109,7 +128,7 @@ impl Node {
         match () {
             () if self.is(Phase::Starting) => Some("starting"),
             () if self.is(Phase::Draining) => Some("draining"),
-            () if self.is_overloaded() => Some("overloaded"),
+            () if self.is_overloaded() => Some(TOO_MANY_FILES),
             () if self.bus.is_deaf() => Some("Redis refuses the channel for player commands"),
             () if away.is_some_and(|away| away > self.config.ready_grace) => Some("Redis is away"),
             () => None,
@@ -117,16 +136,34 @@ impl Node {
     }
 
     /// Why no socket is taken in; `None`: it is.
-    pub fn refuses_sockets_because(&self) -> Option<&'static str> {
+    pub fn refuses_sockets_because(&self) -> Option<(Reason, &'static str)> {
         match () {
-            () if self.is(Phase::Draining) => Some("draining: this node takes no more sockets"),
-            () if self.is_overloaded() => Some("overloaded: this node has no room for more sockets"),
+            () if self.is(Phase::Draining) => {
+                Some((Reason::Draining, "draining: this node takes no more sockets"))
+            }
+            () if self.is_overloaded() => Some((Reason::Files, TOO_MANY_FILES)),
             () => None,
         }
     }
 
+    /// Whether only what is kept back is left of the files that the process may open.
     fn is_overloaded(&self) -> bool {
-        self.sockets() as u64 + SPARE_FILES > self.max_files
+        self.files_in_use() + self.spare_files() > self.max_files
+    }
+
+    /// Whether not even pages are served on the players' port: of the files that are kept back, half are for probes.
+    pub fn refuses_connections(&self) -> bool {
+        self.files_in_use() + self.spare_files() / 2 > self.max_files
+    }
+
+    /// Files that players' connections hold, from the accept on.
+    fn files_in_use(&self) -> u64 {
+        self.sockets() as u64 + self.counters.handshakes.get()
+    }
+
+    fn spare_files(&self) -> u64 {
+        let (least, most) = SPARE_FILES.into_inner();
+        (self.max_files / 4).clamp(least.min(self.max_files / 2), most)
     }
 
     /// Everything that is measured, at most [`STATS_AGE`] old: who asks often must not keep the shards busy.
@@ -153,9 +190,8 @@ impl Node {
             broker_ok: self.broker.health().degraded_for.is_none(),
             addresses: self.addresses.len() as u64,
             accepted: self.counters.accepted.get(),
-            refused_address: self.counters.refused_address.get(),
-            refused_origin: self.counters.refused_origin.get(),
-            refused_overloaded: self.counters.refused_overloaded.get(),
+            refusals: self.refusals.counts(),
+            unauthenticated: self.unauthenticated.taken().into(),
             bus_tickets: self.bus.tickets(),
         }
     }
@@ -174,12 +210,10 @@ pub struct NodeStats {
     pub addresses: u64,
     /// Sockets handed to shards.
     pub accepted: u64,
-    /// Sockets refused because their address holds enough.
-    pub refused_address: u64,
-    /// Sockets refused because of their origin.
-    pub refused_origin: u64,
-    /// Sockets refused because the node drains or has no room.
-    pub refused_overloaded: u64,
+    /// Connections and requests refused, by reason.
+    pub refusals: [(&'static str, u64); Reason::ALL.len()],
+    /// Connections on the players' port that have not authenticated.
+    pub unauthenticated: u64,
     /// Publishes of the node itself whose answer is out.
     pub bus_tickets: u64,
 }
@@ -189,12 +223,29 @@ pub struct NodeStats {
 pub struct Counters {
     /// Sockets handed to shards.
     pub accepted: Counter,
-    /// See [`NodeStats::refused_address`].
-    pub refused_address: Counter,
-    /// See [`NodeStats::refused_origin`].
-    pub refused_origin: Counter,
-    /// See [`NodeStats::refused_overloaded`].
-    pub refused_overloaded: Counter,
+    /// Connections on the players' port that are no sockets of a shard yet; goes down again.
+    pub handshakes: Gauge,
+}
+
+/// Counts what is there now.
+#[derive(Debug, Default)]
+pub struct Gauge(AtomicU64);
+
+impl Gauge {
+    /// One more.
+    pub fn inc(&self) {
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// One less.
+    pub fn dec(&self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// How many there are.
+    pub fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
 }
 
 /// A number that only grows.

@@ -10,7 +10,7 @@ use drawbridge_protocol::{
 use super::Engine;
 use super::subscribe::Ended;
 use crate::connection::{Connection, Deadlines, Joining, Judging, Origin, Phase};
-use crate::io::{AuthFailure, BrokerStatus, Claims, ConnId, Opened, Output, Subject};
+use crate::io::{AuthFailure, BrokerStatus, Claims, ConnId, Notice, Opened, Output, Subject};
 use crate::permissions;
 use crate::targets::{Reply, TargetId};
 
@@ -79,13 +79,26 @@ impl Engine {
             }
             (Judging::Refresh { id: request }, Ok(claims)) => self.refresh(id, request.as_ref(), claims),
             (Judging::Refresh { id: request }, Err(failure)) => {
+                self.report_refused_token(id, &failure);
                 self.refuse(id, request.as_ref(), failure.code, &failure.message);
             }
         }
         self.run_deferred(id);
     }
 
+    /// Closes a connection that has no good token, and reports it.
     fn reject_token(&mut self, id: ConnId, request: Option<&RequestId>, failure: &AuthFailure) {
+        self.report_refused_token(id, failure);
+        self.end_for_token(id, request, failure);
+    }
+
+    fn report_refused_token(&mut self, id: ConnId, failure: &AuthFailure) {
+        let Some(address) = self.connections.get(id).map(|conn| conn.address) else { return };
+        self.stats.tokens_refused += 1;
+        self.notice(Notice::TokenRefused { address, code: failure.code, reason: failure.message.clone() });
+    }
+
+    fn end_for_token(&mut self, id: ConnId, request: Option<&RequestId>, failure: &AuthFailure) {
         self.refuse(id, request, failure.code, &failure.message);
         match failure.code {
             ErrorCode::TokenExpired => self.close(id, CloseCode::TokenExpired, "token expired"),
@@ -237,7 +250,7 @@ impl Engine {
 
     pub(super) fn expired(&mut self, id: ConnId) {
         let message = "the token expired; reconnect with a fresh one".to_owned();
-        self.reject_token(id, None, &AuthFailure { code: ErrorCode::TokenExpired, message });
+        self.end_for_token(id, None, &AuthFailure { code: ErrorCode::TokenExpired, message });
     }
 
     /// A new token for the same player: rights are judged anew.

@@ -165,7 +165,12 @@ impl Bench {
 
     pub fn send(&mut self, player: usize, message: Value) {
         let text = message.to_string();
-        let input = Input::Message { conn: conn(player), kind: MessageKind::Text, payload: text.as_bytes(), cost_bytes: 0 };
+        let input = Input::Message {
+            conn: conn(player),
+            kind: MessageKind::Text,
+            payload: text.as_bytes(),
+            cost_bytes: 0,
+        };
         self.input(input);
     }
 

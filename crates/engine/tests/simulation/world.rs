@@ -265,7 +265,11 @@ impl World {
         }
         let (node, shard, conn) = (client.node, client.shard, client.conn);
         let text = Value::from(messages).to_string();
-        self.input(node, shard, Input::Message { conn, kind: MessageKind::Text, payload: text.as_bytes(), cost_bytes: 0 });
+        self.input(
+            node,
+            shard,
+            Input::Message { conn, kind: MessageKind::Text, payload: text.as_bytes(), cost_bytes: 0 },
+        );
     }
 
     /// A service's word about a player, on every node.
@@ -342,7 +346,11 @@ impl World {
         client.asked.insert(client.next_id, message.clone());
         let (node, shard, conn) = (client.node, client.shard, client.conn);
         let text = message.to_string();
-        self.input(node, shard, Input::Message { conn, kind: MessageKind::Text, payload: text.as_bytes(), cost_bytes: 0 });
+        self.input(
+            node,
+            shard,
+            Input::Message { conn, kind: MessageKind::Text, payload: text.as_bytes(), cost_bytes: 0 },
+        );
     }
 
     fn some_client(&mut self) -> Option<usize> {

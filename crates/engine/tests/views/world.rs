@@ -492,7 +492,11 @@ impl World {
         let client = &self.clients[at];
         let (node, shard, conn) = (client.node, client.shard, client.conn);
         let text = message.to_string();
-        self.input(node, shard, Input::Message { conn, kind: MessageKind::Text, payload: text.as_bytes(), cost_bytes: 0 });
+        self.input(
+            node,
+            shard,
+            Input::Message { conn, kind: MessageKind::Text, payload: text.as_bytes(), cost_bytes: 0 },
+        );
     }
 
     /// Other rights hold from now on; a ping tells where.

@@ -252,9 +252,9 @@ impl Inflater {
         if message.is_empty() {
             return Ok(Inflated::Whole(Vec::new()));
         }
-        let scratch = self
-            .scratch
-            .get_or_insert_with(|| Box::new(Scratch { state: Decompress::new(false), chunk: [0; INFLATE_CHUNK] }));
+        let scratch = self.scratch.get_or_insert_with(|| {
+            Box::new(Scratch { state: Decompress::new(false), chunk: [0; INFLATE_CHUNK] })
+        });
         scratch.state.reset(false);
         let mut inflating = Inflating { scratch, whole: Vec::new(), bytes: 0, limits };
         let read = inflating.read(message);

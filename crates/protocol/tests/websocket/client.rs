@@ -3,7 +3,8 @@
 
 use drawbridge_protocol::websocket::{Decoder, Inflater, Limits, OpCode, Received, Violation};
 
-pub(crate) const ROOMY: Limits = Limits { message_bytes: 1 << 20, max_message_bytes: 1 << 20, inflated_bytes: 1 << 20 };
+pub(crate) const ROOMY: Limits =
+    Limits { message_bytes: 1 << 20, max_message_bytes: 1 << 20, inflated_bytes: 1 << 20 };
 
 /// A final, masked frame.
 pub(crate) fn frame(opcode: OpCode, payload: &[u8]) -> Vec<u8> {

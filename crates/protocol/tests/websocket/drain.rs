@@ -31,7 +31,8 @@ fn the_close_frame_is_found_behind_anything_and_nothing_is_inflated_or_checked()
         vec![],
         frame(OpCode::Text, b"\xff is not UTF-8"),
         compressed(b"\xff\xff\xff is damaged"),
-        [fragment(OpCode::Binary, &[7; 70_000]), frame(OpCode::Ping, b"p"), frame(OpCode::Continuation, b"")].concat(),
+        [fragment(OpCode::Binary, &[7; 70_000]), frame(OpCode::Ping, b"p"), frame(OpCode::Continuation, b"")]
+            .concat(),
         [frame(OpCode::Continuation, b"of nothing"), frame(OpCode::Text, b"")].concat(),
     ];
     for before in before {

@@ -128,10 +128,15 @@ fn a_whole_message_is_lent_from_the_read_buffer() {
     let addresses = read_buffer.as_ptr_range();
     let mut decoder = Decoder::new();
     let mut input = &mut read_buffer[..];
-    let Ok(Some(Received::Text(text))) = decoder.decode(&ROOMY, &mut Inflater::default(), &mut input) else { panic!("a text") };
+    let Ok(Some(Received::Text(text))) = decoder.decode(&ROOMY, &mut Inflater::default(), &mut input) else {
+        panic!("a text")
+    };
     assert!(addresses.contains(&text.as_ptr()));
     assert_eq!(text, "here");
-    let Ok(Some(Received::Binary(bytes))) = decoder.decode(&ROOMY, &mut Inflater::default(), &mut input) else { panic!("bytes") };
+    let Ok(Some(Received::Binary(bytes))) = decoder.decode(&ROOMY, &mut Inflater::default(), &mut input)
+    else {
+        panic!("bytes")
+    };
     assert!(addresses.contains(&bytes.as_ptr()));
     assert_eq!(decoder.held_bytes(), 0);
 }

@@ -123,7 +123,10 @@ fn nothing_is_read_after_a_violation() {
     let mut decoder = Decoder::new();
     let mut bytes = [fragment(OpCode::Text, b"begun"), vec![0xFF]].concat();
     let mut input = &mut bytes[..];
-    assert_eq!(decoder.decode(&ROOMY, &mut Inflater::default(), &mut input).unwrap_err().code, CloseCode::ProtocolError);
+    assert_eq!(
+        decoder.decode(&ROOMY, &mut Inflater::default(), &mut input).unwrap_err().code,
+        CloseCode::ProtocolError
+    );
     let mut more = frame(OpCode::Text, b"late");
     let mut input = &mut more[..];
     assert_eq!(decoder.decode(&ROOMY, &mut Inflater::default(), &mut input), Ok(None));

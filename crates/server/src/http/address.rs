@@ -1,4 +1,5 @@
-//! Which address a client has, as far as it can be believed, and how many connections each address holds.
+//! Which address a client has, as far as it can be believed, how many connections each address holds, and which share of a
+//! common number.
 
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -57,6 +58,21 @@ fn forwarded_for(headers: &HeaderMap, name: &HeaderName) -> Vec<Option<IpAddr>> 
     let entry =
         |entry: &str| if *name == FORWARDED { forwarded_element(entry) } else { parse_node(entry.trim()) };
     lines.join(",").split(',').map(entry).collect()
+}
+
+/// Whether a proxy that named its client wrote these headers.
+pub(super) fn names_a_client(headers: &HeaderMap) -> bool {
+    headers.contains_key(FORWARDED) || headers.contains_key(X_FORWARDED_FOR)
+}
+
+/// The values of this parameter in all elements of `Forwarded` (RFC 7239 §4), the nearest proxy's last.
+pub(super) fn forwarded_values(headers: &HeaderMap, parameter: &str) -> Vec<String> {
+    let lines = headers.get_all(FORWARDED).iter().filter_map(|value| value.to_str().ok());
+    let pairs = lines.flat_map(|line| line.split([',', ';'])).filter_map(|pair| pair.trim().split_once('='));
+    pairs
+        .filter(|(name, _)| name.eq_ignore_ascii_case(parameter))
+        .map(|(_, value)| value.trim_matches('"').to_owned())
+        .collect()
 }
 
 /// `for=…` of one element of `Forwarded` (RFC 7239 §4).
@@ -130,6 +146,79 @@ impl Drop for AddressSlot {
             *count -= 1;
             if *count == 0 {
                 held.remove(&self.key);
+            }
+        }
+    }
+}
+
+/// A number of places that addresses share: no address takes so many that others find none. An address may hold one part of
+/// what is free, so that its share shrinks as the places fill, and always a few while there are any.
+#[derive(Debug)]
+pub struct Shares {
+    places: u32,
+    /// An address holds no more than what is free, divided by this.
+    part: u32,
+    /// And this many in any case.
+    floor: u32,
+    held: Mutex<Held>,
+}
+
+#[derive(Debug, Default)]
+struct Held {
+    total: u32,
+    by_address: HashMap<IpAddr, u32>,
+}
+
+/// One of the [`Shares`]; given back when dropped.
+#[derive(Debug)]
+pub struct Share {
+    shares: Arc<Shares>,
+    /// `None`: it counts for no address.
+    key: Option<IpAddr>,
+}
+
+impl Shares {
+    /// So many places; an address holds up to a `part`th of what is free, and `floor` in any case.
+    pub fn new(places: u32, part: u32, floor: u32) -> Arc<Self> {
+        Arc::new(Shares { places, part: part.max(1), floor, held: Mutex::default() })
+    }
+
+    /// Takes a place for this address; for none where it stands for many, as a trusted proxy does. `None` where the address
+    /// has its share, or all places are taken.
+    pub fn take(self: &Arc<Self>, address: Option<IpAddr>) -> Option<Share> {
+        let key = address.map(counted_as);
+        let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        let free = self.places.saturating_sub(held.total);
+        if free == 0 {
+            return None;
+        }
+        if let Some(key) = key {
+            let count = held.by_address.get(&key).copied().unwrap_or(0);
+            if count >= (free / self.part).max(self.floor) {
+                return None;
+            }
+            held.by_address.insert(key, count + 1);
+        }
+        held.total += 1;
+        Some(Share { shares: self.clone(), key })
+    }
+
+    /// Places that are taken.
+    pub fn taken(&self) -> u32 {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner).total
+    }
+}
+
+impl Drop for Share {
+    fn drop(&mut self) {
+        let mut held = self.shares.held.lock().unwrap_or_else(PoisonError::into_inner);
+        held.total -= 1;
+        if let Some(key) = &self.key
+            && let Some(count) = held.by_address.get_mut(key)
+        {
+            *count -= 1;
+            if *count == 0 {
+                held.by_address.remove(key);
             }
         }
     }
@@ -212,6 +301,33 @@ mod tests {
         assert!(slots.take(address).is_some());
         drop(two);
         assert!(slots.is_empty());
+    }
+
+    #[test]
+    fn addresses_that_take_all_they_can_leave_places_for_others() {
+        let shares = Shares::new(8_192, 8, 16);
+        let mut taken = Vec::new();
+        let address = |n: u32| Some(IpAddr::from(n.to_be_bytes()));
+        for greedy in 0..30 {
+            while let Some(share) = shares.take(address(greedy)) {
+                taken.push(share);
+            }
+        }
+        let newcomer: Vec<Share> = (0..16).map_while(|_| shares.take(address(99))).collect();
+        assert_eq!(newcomer.len(), 16, "of {}", shares.taken());
+        drop((taken, newcomer));
+        assert_eq!(shares.taken(), 0);
+        assert!(shares.held.lock().unwrap().by_address.is_empty());
+    }
+
+    #[test]
+    fn shares_count_a_slash_64_as_one_and_proxies_as_nobody() {
+        let shares = Shares::new(5, 4, 1);
+        let _held = shares.take("2001:db8::1".parse().ok()).unwrap();
+        assert!(shares.take("2001:db8::2".parse().ok()).is_none());
+        let proxied: Vec<Share> = (0..9).map_while(|_| shares.take(None)).collect();
+        assert_eq!(proxied.len(), 4);
+        assert!(shares.take("192.0.2.1".parse().ok()).is_none(), "no place is left");
     }
 
     #[test]

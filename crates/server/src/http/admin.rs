@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Router;
 use axum::body::Bytes;
@@ -14,13 +15,18 @@ use drawbridge_protocol::event::Envelope;
 use drawbridge_protocol::json::{self, Kind, Value};
 use drawbridge_protocol::{ErrorCode, MAX_DATA_DEPTH, channel};
 use http::{HeaderMap, StatusCode, header};
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
 
 use super::pages;
 use crate::bus::EventRefused;
 use crate::clock::unix_ms;
 use crate::command::{self, check_view};
+use crate::log::Sparse;
 use crate::node::Node;
 use crate::object;
+use crate::refusals::Reason;
 
 /// Beside the payload: names, tags and JSON.
 const BODY_OVERHEAD_BYTES: usize = 16 * 1024;
@@ -28,15 +34,78 @@ const BODY_OVERHEAD_BYTES: usize = 16 * 1024;
 type Shared = State<Arc<Node>>;
 type Answer = Result<Response, ApiError>;
 
+/// How long a connection may take for a request's head, the wait for the next one included.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long a request's body may take.
+const BODY_TIMEOUT: Duration = Duration::from_secs(10);
+/// After a failed accept (no file descriptors left, say).
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
 /// Serves until the process ends.
 pub(crate) async fn run(node: Arc<Node>, listener: tokio::net::TcpListener) {
-    if let Err(error) = axum::serve(listener, router(node)).await {
-        tracing::error!(%error, "the admin listener ended");
+    let router = router(node.clone());
+    let mut failures = Sparse::default();
+    loop {
+        let (stream, peer) = match listener.accept().await {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                failures.line(|unlogged| tracing::warn!(%error, unlogged, "accept_failed"));
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+                continue;
+            }
+        };
+        let Some(share) = node.admin_connections.take(Some(peer.ip())) else {
+            node.refusals.refuse(Reason::Admin, |unlogged| {
+                let (taken, config) =
+                    (node.admin_connections.taken(), "none: close connections that are not used");
+                tracing::warn!(reason = "admin", %peer, taken, config, unlogged, "connection_refused");
+            });
+            continue;
+        };
+        let service = TowerToHyperService::new(router.clone());
+        let serving = http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(HEAD_TIMEOUT)
+            .serve_connection(TokioIo::new(stream), service);
+        tokio::spawn(async move {
+            if let Err(error) = serving.await {
+                tracing::debug!(%peer, %error, "an admin connection ended early");
+            }
+            drop(share);
+        });
     }
 }
 
+/// `dev` shows its key on a page: it answers no request that may come from a page elsewhere.
+async fn require_local_host(State(node): Shared, request: Request, next: Next) -> Response {
+    match pages::foreign_host(&node, request.headers()) {
+        Some(refused) => refused.into_response(),
+        None => next.run(request).await,
+    }
+}
+
+/// Reads the body within [`BODY_TIMEOUT`], before a handler waits for it.
+async fn read_body(State(node): Shared, request: Request, next: Next) -> Answer {
+    let (parts, body) = request.into_parts();
+    let too_large =
+        || ApiError::code(StatusCode::PAYLOAD_TOO_LARGE, ErrorCode::TooLarge, "over external_bytes");
+    let reading = axum::body::to_bytes(body, body_bytes(&node));
+    match tokio::time::timeout(BODY_TIMEOUT, reading).await {
+        Ok(Ok(bytes)) => Ok(next.run(Request::from_parts(parts, bytes.into())).await),
+        Ok(Err(_)) => Err(too_large()),
+        Err(_) => {
+            let text = format!("the body did not come within {} s", BODY_TIMEOUT.as_secs());
+            Err(ApiError::code(StatusCode::REQUEST_TIMEOUT, ErrorCode::BadMessage, text))
+        }
+    }
+}
+
+/// The longest body of a request.
+fn body_bytes(node: &Node) -> usize {
+    node.config.broker.external_bytes + BODY_OVERHEAD_BYTES
+}
+
 fn router(node: Arc<Node>) -> Router {
-    let body_bytes = node.config.broker.external_bytes + BODY_OVERHEAD_BYTES;
     let api = Router::new()
         .route("/api/publish", post(publish))
         .route("/api/players/{player}/subscribe", post(subscribe))
@@ -50,6 +119,7 @@ fn router(node: Arc<Node>) -> Router {
         .route("/api/channels/{channel}/presence", get(not_built))
         .route("/api/channels/{channel}/history", get(not_built))
         .route("/api/nodes", get(not_built))
+        .layer(middleware::from_fn_with_state(node.clone(), read_body))
         .layer(middleware::from_fn_with_state(node.clone(), require_key));
     Router::new()
         .merge(api)
@@ -64,7 +134,8 @@ fn router(node: Arc<Node>) -> Router {
         .method_not_allowed_fallback(async || {
             ApiError::new(StatusCode::METHOD_NOT_ALLOWED, "METHOD_NOT_ALLOWED", "not with this method")
         })
-        .layer(DefaultBodyLimit::max(body_bytes))
+        .layer(DefaultBodyLimit::max(body_bytes(&node)))
+        .layer(middleware::from_fn_with_state(node.clone(), require_local_host))
         .with_state(node)
 }
 

@@ -10,20 +10,17 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
 use tokio_rustls::TlsAcceptor;
 
-use super::address::{self, AddressSlots};
+use super::address::{self, Share};
 use super::pages;
+use crate::log::Sparse;
 use crate::node::Node;
+use crate::refusals::Reason;
 
 /// A socket takes so much that the network has not (`TCP_NOTSENT_LOWAT`, tcp(7)); the rest waits where it can still be
 /// replaced by something newer. Not less, or a burst to a reader that keeps up would be over its outbound bound.
 const UNSENT_BYTES: u32 = 1024 * 1024;
-/// Connections that have not finished their handshake, of all addresses.
-const MAX_HANDSHAKES: usize = 8_192;
-/// Those of one peer that is no trusted proxy.
-const MAX_HANDSHAKES_PER_PEER: u32 = 4_096;
 /// How long a connection may go on asking for pages, and so hold its place among the handshakes.
 const MAX_HTTP_TIME: Duration = Duration::from_secs(60);
 /// The bound of a request's head: room for the longest token and more.
@@ -34,37 +31,87 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// Accepts for ever.
 pub(crate) async fn run(node: Arc<Node>, listener: TcpListener, tls: Option<TlsAcceptor>) {
-    let handshakes = Arc::new(Semaphore::new(MAX_HANDSHAKES));
-    let by_peer = AddressSlots::new(Some(MAX_HANDSHAKES_PER_PEER));
+    let mut failures = Sparse::default();
     loop {
         let (stream, peer) = match listener.accept().await {
             Ok(accepted) => accepted,
             Err(error) => {
-                tracing::warn!(%error, "accept failed");
+                failures.line(|unlogged| tracing::warn!(%error, unlogged, "accept_failed"));
                 tokio::time::sleep(ACCEPT_PAUSE).await;
                 continue;
             }
         };
-        let Ok(permit) = handshakes.clone().try_acquire_owned() else {
-            node.counters.refused_overloaded.inc();
-            continue;
-        };
-        // One address must not use up the handshakes of all; proxies stand for many.
-        let slot = match address::is_trusted(peer.ip().to_canonical(), &node.config.trusted_proxies) {
-            true => None,
-            false => match by_peer.take(peer.ip()) {
-                Some(slot) => Some(slot),
-                None => {
-                    node.counters.refused_address.inc();
-                    continue;
-                }
-            },
-        };
+        let Some(share) = admit(&node, peer) else { continue };
         let (node, tls) = (node.clone(), tls.clone());
         tokio::spawn(async move {
-            handshake(node, stream, peer, tls).await;
-            drop((permit, slot));
+            let _counted = Handshake::begin(&node);
+            handshake(node.clone(), stream, peer, tls).await;
+            drop(share);
         });
+    }
+}
+
+/// A connection's place among those that have not authenticated; `None`: it is closed without an answer, because none is
+/// left for it.
+fn admit(node: &Node, peer: SocketAddr) -> Option<Share> {
+    if node.refuses_connections() {
+        node.refusals.refuse(Reason::Files, |unlogged| {
+            let config = "the limit of open files (ulimit -n)";
+            tracing::warn!(reason = "files", limit = node.max_files, config, unlogged, "connection_refused");
+        });
+        return None;
+    }
+    // A proxy stands for many; its clients count when their addresses are known.
+    let address = peer.ip().to_canonical();
+    let is_proxy = address::is_trusted(address, &node.config.trusted_proxies);
+    let share = node.unauthenticated.take((!is_proxy).then_some(address));
+    if share.is_none() {
+        refuse_unauthenticated(node, address, false);
+    }
+    share
+}
+
+/// Counts and logs a connection for which no place among those that have not authenticated is left.
+pub(super) fn refuse_unauthenticated(node: &Node, address: IpAddr, names_a_client: bool) {
+    node.refusals.refuse(Reason::Unauthenticated, |unlogged| {
+        let hint = untrusted_hint(names_a_client);
+        let taken = node.unauthenticated.taken();
+        tracing::warn!(
+            reason = "unauthenticated",
+            %address,
+            taken,
+            config = "trusted_proxies",
+            hint,
+            unlogged,
+            "connection_refused"
+        );
+    });
+}
+
+/// What may be behind one address that has too many connections. `names_a_client`: its requests have headers that only
+/// proxies write.
+pub(super) fn untrusted_hint(names_a_client: bool) -> &'static str {
+    match names_a_client {
+        true => {
+            "the address sends X-Forwarded-For or Forwarded: if it is your proxy, add it to trusted_proxies"
+        }
+        false => "if many players share this address because it is your proxy, add it to trusted_proxies",
+    }
+}
+
+/// Counts a connection as long as it is no socket of a shard.
+struct Handshake<'n>(&'n Node);
+
+impl<'n> Handshake<'n> {
+    fn begin(node: &'n Node) -> Self {
+        node.counters.handshakes.inc();
+        Handshake(node)
+    }
+}
+
+impl Drop for Handshake<'_> {
+    fn drop(&mut self) {
+        self.0.counters.handshakes.dec();
     }
 }
 
@@ -84,21 +131,21 @@ async fn handshake(node: Arc<Node>, mut stream: TcpStream, peer: SocketAddr, tls
         }
     }
     match tls {
-        None => serve(node, stream, address).await,
+        None => serve(node, stream, address, false).await,
         Some(tls) => match tokio::time::timeout(timeout, tls.accept(stream)).await {
-            Ok(Ok(stream)) => serve(node, stream, address).await,
+            Ok(Ok(stream)) => serve(node, stream, address, true).await,
             Ok(Err(error)) => tracing::debug!(%peer, %error, "the TLS handshake failed"),
             Err(_) => {}
         },
     }
 }
 
-async fn serve<S>(node: Arc<Node>, stream: S, address: IpAddr)
+async fn serve<S>(node: Arc<Node>, stream: S, address: IpAddr, tls: bool)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let timeout = node.handshake_timeout();
-    let service = service_fn(move |request| pages::route(node.clone(), request, address));
+    let service = service_fn(move |request| pages::route(node.clone(), request, address, tls));
     let serving = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(timeout)

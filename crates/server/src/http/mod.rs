@@ -2,7 +2,9 @@
 
 pub mod address;
 pub(crate) mod admin;
+mod host;
 pub(crate) mod listener;
+mod origin;
 mod pages;
 pub(crate) mod playground;
 mod proxy_protocol;

@@ -10,8 +10,9 @@ use http::{Method, Request, Response, StatusCode};
 use http_body_util::Full;
 use hyper::body::Incoming;
 
-use super::{playground, ws};
+use super::{host, playground, ws};
 use crate::node::Node;
+use crate::refusals::Reason;
 
 /// A response with a body of known length.
 pub(crate) type Reply = Response<Full<Bytes>>;
@@ -21,10 +22,14 @@ pub(super) async fn route(
     node: Arc<Node>,
     request: Request<Incoming>,
     address: IpAddr,
+    tls: bool,
 ) -> Result<Reply, Infallible> {
     let path = request.uri().path();
+    if let Some(refused) = foreign_host(&node, request.headers()) {
+        return Ok(refused);
+    }
     if path == "/ws" {
-        return Ok(ws::upgrade(&node, request, address).await);
+        return Ok(ws::upgrade(&node, request, address, tls).await);
     }
     if request.method() != Method::GET && request.method() != Method::HEAD {
         let mut reply = text(StatusCode::METHOD_NOT_ALLOWED, "only GET is served here\n");
@@ -35,9 +40,31 @@ pub(super) async fn route(
         "/healthz" => text(StatusCode::OK, "ok\n"),
         "/readyz" => ready(&node),
         "/metrics" => metrics(&node, request.headers()).await,
-        _ => playground::page(&node, path, request.headers())
+        _ => playground::page(&node, path)
             .unwrap_or_else(|| text(StatusCode::NOT_FOUND, "not here; the socket is at /ws\n")),
     })
+}
+
+/// In `dev`, where tokens are handed out and the admin key is on the page, the answer to a request that may come from a page
+/// elsewhere ([`host`]).
+pub(super) fn foreign_host(node: &Node, headers: &HeaderMap) -> Option<Reply> {
+    if node.dev.is_none() || host::is_local_name(headers) {
+        return None;
+    }
+    node.refusals.refuse(Reason::Host, |unlogged| {
+        let host =
+            headers.get(header::HOST).map(|host| String::from_utf8_lossy(host.as_bytes()).into_owned());
+        tracing::warn!(
+            reason = "host",
+            host = host.as_deref().unwrap_or_default(),
+            config =
+                "none: `dev` answers requests for localhost or an IP address only; use `serve` for names",
+            unlogged,
+            "connection_refused"
+        );
+    });
+    let text_of_refusal = "drawbridge dev answers requests for localhost or an IP address only (Host)\n";
+    Some(text(StatusCode::FORBIDDEN, text_of_refusal))
 }
 
 /// Whether the node should get traffic, and if not, why.

@@ -15,9 +15,12 @@ use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 use tokio_rustls::server::TlsStream;
 
-use super::address::{self, AddressSlot};
+use super::address::{self, AddressSlot, Share};
+use super::listener::{refuse_unauthenticated, untrusted_hint};
+use super::origin::{self, Reached};
 use super::pages::{Reply, text};
 use crate::node::Node;
+use crate::refusals::Reason;
 use crate::shard::{Mail, NewSocket};
 
 /// What was decided about a socket before it is one.
@@ -31,11 +34,17 @@ struct Admission {
     token: Option<Result<Claims, AuthFailure>>,
     wait_for_connect: bool,
     slot: AddressSlot,
+    unauthenticated: Option<Share>,
 }
 
 /// Answers a request for `/ws`; where it upgrades, the socket goes to a shard.
-pub(super) async fn upgrade(node: &Arc<Node>, mut request: Request<Incoming>, peer: IpAddr) -> Reply {
-    let admission = match admit(node, &request, peer).await {
+pub(super) async fn upgrade(
+    node: &Arc<Node>,
+    mut request: Request<Incoming>,
+    peer: IpAddr,
+    tls: bool,
+) -> Reply {
+    let admission = match admit(node, &request, peer, tls).await {
         Ok(admission) => admission,
         Err(refusal) => return *refusal,
     };
@@ -63,26 +72,50 @@ pub(super) async fn upgrade(node: &Arc<Node>, mut request: Request<Incoming>, pe
     reply
 }
 
-async fn admit(node: &Arc<Node>, request: &Request<Incoming>, peer: IpAddr) -> Result<Admission, Box<Reply>> {
+async fn admit(
+    node: &Arc<Node>,
+    request: &Request<Incoming>,
+    peer: IpAddr,
+    tls: bool,
+) -> Result<Admission, Box<Reply>> {
     let headers = request.headers();
     let accept = handshake_key(request)?;
     let subprotocol = websocket::negotiate(
         headers.get_all(header::SEC_WEBSOCKET_PROTOCOL).iter().filter_map(|value| value.to_str().ok()),
     )
-    .map_err(|error| Box::new(text(StatusCode::BAD_REQUEST, &format!("{error}\n"))))?;
-    if !origin_allowed(node.config.allowed_origins.as_deref(), headers) {
-        node.counters.refused_origin.inc();
-        return Err(Box::new(text(StatusCode::FORBIDDEN, "this origin is not allowed\n")));
-    }
-    if let Some(reason) = node.refuses_sockets_because() {
-        node.counters.refused_overloaded.inc();
+    .map_err(|error| {
+        node.refusals.refuse(Reason::Subprotocol, |unlogged| {
+            // What was offered may be a token: it is not repeated.
+            let config = "none: the client offers a sub-protocol of this server, or none at all";
+            tracing::warn!(reason = "subprotocol", %peer, why = %error, config, unlogged, "connection_refused");
+        });
+        Box::new(text(StatusCode::BAD_REQUEST, &format!("{error}\n")))
+    })?;
+    check_origin(node, headers, peer, tls)?;
+    if let Some((refusal, reason)) = node.refuses_sockets_because() {
+        node.refusals.refuse(refusal, |unlogged| {
+            let config =
+                if refusal == Reason::Files { "the limit of open files (ulimit -n)" } else { "none" };
+            tracing::warn!(reason = refusal.as_str(), %peer, config, unlogged, "connection_refused");
+        });
         let mut reply = text(StatusCode::SERVICE_UNAVAILABLE, &format!("{reason}\n"));
         reply.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
         return Err(Box::new(reply));
     }
     let address = address::client_address(peer, &node.config.trusted_proxies, headers);
     let Some(slot) = node.addresses.take(address) else {
-        node.counters.refused_address.inc();
+        node.refusals.refuse(Reason::Address, |unlogged| {
+            let hint = untrusted_hint(address::names_a_client(headers) && address == peer.to_canonical());
+            tracing::warn!(
+                reason = "address",
+                %address,
+                limit = node.config.connections_per_address,
+                config = "limits.connections_per_address",
+                hint,
+                unlogged,
+                "connection_refused"
+            );
+        });
         return Err(Box::new(text(
             StatusCode::TOO_MANY_REQUESTS,
             "too many connections from this address\n",
@@ -96,6 +129,10 @@ async fn admit(node: &Arc<Node>, request: &Request<Incoming>, peer: IpAddr) -> R
         Some(token) => Some(node.judge.verify(token).await),
         None => None,
     };
+    let unauthenticated = match &token {
+        Some(Ok(_)) => None,
+        _ => Some(unauthenticated_place(node, address, headers)?),
+    };
     Ok(Admission {
         accept,
         encoding: subprotocol.encoding,
@@ -105,6 +142,7 @@ async fn admit(node: &Arc<Node>, request: &Request<Incoming>, peer: IpAddr) -> R
         token,
         wait_for_connect: parameter(query, "connect").as_deref() == Some("1"),
         slot,
+        unauthenticated,
     })
 }
 
@@ -148,20 +186,45 @@ fn has_token(headers: &HeaderMap, name: &HeaderName, token: &str) -> bool {
         .any(|part| part.trim().eq_ignore_ascii_case(token))
 }
 
-/// `None`: same origin only. A request without `Origin` does not come from a browser's page (RFC 6454 §7.3).
-fn origin_allowed(allowed: Option<&[String]>, headers: &HeaderMap) -> bool {
-    let Some(origin) = headers.get(header::ORIGIN) else { return true };
-    let Ok(origin) = origin.to_str() else { return false };
-    match allowed {
-        Some(list) => {
-            list.iter().any(|one| one == "*" || one.trim_end_matches('/').eq_ignore_ascii_case(origin))
-        }
-        None => {
-            let host = headers.get(header::HOST).and_then(|host| host.to_str().ok());
-            let authority = origin.split_once("://").map(|(_, authority)| authority);
-            matches!((host, authority), (Some(host), Some(authority)) if host.eq_ignore_ascii_case(authority))
-        }
+/// Refuses pages of other origins than those allowed.
+fn check_origin(node: &Node, headers: &HeaderMap, peer: IpAddr, tls: bool) -> Result<(), Box<Reply>> {
+    let trusted = &node.config.trusted_proxies;
+    let reached = Reached { tls, by_trusted_proxy: address::is_trusted(peer.to_canonical(), trusted) };
+    if origin::is_allowed(node.config.allowed_origins.as_deref(), headers, reached) {
+        return Ok(());
     }
+    node.refusals.refuse(Reason::Origin, |unlogged| {
+        let shown = |name: &HeaderName| {
+            headers.get(name).map_or(String::new(), |value| String::from_utf8_lossy(value.as_bytes()).into_owned())
+        };
+        let hint = match (&node.config.allowed_origins, reached.by_trusted_proxy) {
+            (Some(_), _) => "the list does not name it",
+            (None, true) => "it is not the origin that the proxy names in Host, X-Forwarded-Host or Forwarded",
+            (None, false) => "it is not the origin that Host names; behind a proxy, pass Host on, or add the proxy to trusted_proxies and send X-Forwarded-Host and X-Forwarded-Proto",
+        };
+        tracing::warn!(
+            reason = "origin",
+            origin = shown(&header::ORIGIN),
+            host = shown(&header::HOST),
+            %peer,
+            config = "connection.allowed_origins",
+            hint,
+            unlogged,
+            "connection_refused"
+        );
+    });
+    Err(Box::new(text(StatusCode::FORBIDDEN, "this origin is not allowed\n")))
+}
+
+/// A place among the sockets that have not authenticated.
+fn unauthenticated_place(node: &Node, address: IpAddr, headers: &HeaderMap) -> Result<Share, Box<Reply>> {
+    node.unauthenticated.take(Some(address)).ok_or_else(|| {
+        refuse_unauthenticated(node, address, address::names_a_client(headers));
+        let mut reply =
+            text(StatusCode::TOO_MANY_REQUESTS, "too many connections of this address have no token yet\n");
+        reply.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+        Box::new(reply)
+    })
 }
 
 fn token(node: &Node, headers: &HeaderMap, query: &str) -> Option<String> {
@@ -233,5 +296,6 @@ fn deliver(
         token: admission.token,
         wait_for_connect: admission.wait_for_connect,
         slot: admission.slot,
+        unauthenticated: admission.unauthenticated,
     })));
 }

@@ -23,7 +23,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::broker::{Broker, ShardInbox};
 use crate::clock::Clock;
-use crate::http::address::AddressSlot;
+use crate::http::address::{AddressSlot, Share};
 use crate::judge::Judge;
 
 /// What a shard is told by the rest of the process.
@@ -68,6 +68,8 @@ pub struct NewSocket {
     pub wait_for_connect: bool,
     /// Counts the connection for its address.
     pub slot: AddressSlot,
+    /// Counts it among those that have not authenticated; `None` where its token was accepted.
+    pub unauthenticated: Option<Share>,
 }
 
 /// Gauges and counters of one shard.

@@ -223,7 +223,10 @@ impl Shard {
     fn mail(self: &Rc<Self>, mail: Mail) {
         match mail {
             Mail::Socket(socket) => self.open(*socket),
-            Mail::Authenticated { conn, result } => self.input(Input::Authenticated { conn, result }),
+            Mail::Authenticated { conn, result } => {
+                self.input(Input::Authenticated { conn, result });
+                self.note_standing(conn);
+            }
             Mail::Drain { window_ms } => self.input(Input::Drain { window_ms }),
             Mail::Stats(reply) => {
                 let engine = self.engine.borrow().stats();
@@ -248,7 +251,8 @@ impl Shard {
         let mut sockets = self.sockets.borrow_mut();
         let entry = sockets.vacant_entry();
         let id = ConnId { index: entry.key() as u32, generation };
-        let socket = Rc::new(Socket::new(id, transport, new.deflate.is_some(), new.slot));
+        let inflates = new.deflate.is_some();
+        let socket = Rc::new(Socket::new(id, transport, inflates, new.slot, new.unauthenticated));
         entry.insert(socket.clone());
         drop(sockets);
         self.input(Input::Opened(Opened {
@@ -392,9 +396,21 @@ impl Shard {
                 return false;
             }
         }
+        if standing == Standing::Unauthenticated {
+            self.note_standing(conn);
+        }
         let requests = (self.engine.borrow().requests() - requests) as usize;
         self.spend(inflated + MESSAGE_WORK.saturating_mul(1 + requests));
         true
+    }
+
+    /// A connection that has authenticated no longer counts among those that have not.
+    fn note_standing(&self, conn: ConnId) {
+        if self.engine.borrow().standing(conn) == Standing::Authenticated
+            && let Some(socket) = self.socket(conn)
+        {
+            socket.authenticated();
+        }
     }
 
     /// What a connection's messages may have: little, until a token of it was accepted.

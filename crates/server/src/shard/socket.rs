@@ -12,7 +12,7 @@ use drawbridge_protocol::websocket::{Decoder, Drain, Drained};
 use tokio::task::AbortHandle;
 
 use super::transport::Transport;
-use crate::http::address::AddressSlot;
+use crate::http::address::{AddressSlot, Share};
 
 /// Frames up to this together are copied into one contiguous write.
 const CHUNK_BYTES: usize = 64 * 1024;
@@ -39,6 +39,8 @@ pub(super) struct Socket {
     /// The tasks that hold this socket, ended with it.
     pub(super) reader: RefCell<Option<AbortHandle>>,
     pub(super) writer: RefCell<Option<AbortHandle>>,
+    /// Counts this connection among those that have not authenticated, until it has.
+    unauthenticated: RefCell<Option<Share>>,
     /// Counts this connection for its address until it is gone.
     _slot: AddressSlot,
 }
@@ -65,7 +67,13 @@ pub(super) enum Sent {
 }
 
 impl Socket {
-    pub(super) fn new(id: ConnId, transport: Transport, inflates: bool, slot: AddressSlot) -> Self {
+    pub(super) fn new(
+        id: ConnId,
+        transport: Transport,
+        inflates: bool,
+        slot: AddressSlot,
+        unauthenticated: Option<Share>,
+    ) -> Self {
         Socket {
             id,
             transport,
@@ -83,8 +91,14 @@ impl Socket {
             peer_closed: Cell::new(false),
             reader: RefCell::new(None),
             writer: RefCell::new(None),
+            unauthenticated: RefCell::new(unauthenticated),
             _slot: slot,
         }
+    }
+
+    /// A token of it was accepted.
+    pub(super) fn authenticated(&self) {
+        self.unauthenticated.take();
     }
 
     /// Skips bytes of a connection that is being closed. The first call ends decoding for good and frees what was

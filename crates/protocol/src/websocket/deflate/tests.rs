@@ -135,7 +135,8 @@ fn a_bomb_costs_no_more_than_the_limits() {
 #[test]
 fn an_inflater_goes_on_after_a_message_that_was_too_large_damaged_or_cut_short() {
     let (mut compressor, mut inflater) = (Compressor::default(), Inflater::default());
-    let bomb = frame_of_pieces(OpCode::Binary, &[compressor.piece(&vec![0; 10_000_000], Window::W15).unwrap()]);
+    let bomb =
+        frame_of_pieces(OpCode::Binary, &[compressor.piece(&vec![0; 10_000_000], Window::W15).unwrap()]);
     let hello = [0xf2, 0x48, 0xcd, 0xc9, 0xc9, 0x07, 0x00];
     for bad in [payload(&bomb), &[0xFF, 0xFF, 0xFF], &hello[..4]] {
         assert!(inflater.inflate(bad, &LIMITS).is_err());
@@ -172,7 +173,11 @@ fn a_message_costs_what_it_inflates_to_or_what_came() {
         ("empty blocks", masked(0xC2, &nothing), nothing.len() as u64),
         ("empty", masked(0xC2, b""), 0),
         ("plain", masked(0x82, b"plain"), 5),
-        ("plain in tiny fragments", [masked(0x02, b"a"), masked(0, b"b"), masked(0x80, b"")].concat(), 2 + 2 * 6),
+        (
+            "plain in tiny fragments",
+            [masked(0x02, b"a"), masked(0, b"b"), masked(0x80, b"")].concat(),
+            2 + 2 * 6,
+        ),
         ("a ping", masked(0x89, b"ping"), 4),
     ];
     for (what, stream, cost) in rows {
@@ -232,7 +237,12 @@ fn compressed_messages_are_read_whole_and_in_fragments() {
 #[test]
 fn reserved_bits_without_a_meaning_are_violations() {
     let read = |mut decoder: Decoder, mut bytes: Vec<u8>| {
-        decoder.decode(&LIMITS, &mut Inflater::default(), &mut &mut bytes[..]).map(|_| ()).unwrap_err().code.as_u16()
+        decoder
+            .decode(&LIMITS, &mut Inflater::default(), &mut &mut bytes[..])
+            .map(|_| ())
+            .unwrap_err()
+            .code
+            .as_u16()
     };
     assert_eq!(read(Decoder::new(), masked(0xC1, &[0])), 1002, "not agreed on");
     assert_eq!(read(Decoder::inflating(), masked(0xC9, b"")), 1002, "a control frame");
