@@ -140,6 +140,38 @@ def test_external_bytes_is_the_bound(redis, start):
     assert [player.event("chat:1")["data"][0] for _ in range(2)] == ["a", "c"]
 
 
+def test_a_payload_over_external_bytes_is_a_gap_for_those_who_would_have_received_it(redis, start):
+    node = start(redis, broker={"external_bytes": "2KiB"})
+    by_name, by_pattern, elsewhere = (node.player(name) for name in ("name", "pattern", "elsewhere"))
+    at = by_name.subscribe("chat:1")["offset"]
+    by_pattern.subscribe("chat:*")
+    elsewhere.subscribe("chat:2")
+    redis.publish("chat:1", '{"event":"before"}')
+    redis.publish("chat:1", "b" * 2049)
+    redis.publish("chat:1", '{"event":"end"}')
+    redis.publish("chat:2", '{"event":"end"}')
+    for player in (by_name, by_pattern):
+        player.event("chat:1", "end")
+        seen = [m for m in player.received if m.get("channel") == "chat:1" and m.type in ("EVENT", "RESYNC")]
+        assert [(m.type, m["offset"] - at) for m in seen] == [("EVENT", 1), ("RESYNC", 2), ("EVENT", 3)]
+        assert seen[1]["reason"] == "gap"
+    elsewhere.event("chat:2", "end")
+    assert [m for m in elsewhere.received if m.type == "RESYNC"] == []
+
+
+def test_an_entity_channel_is_sent_again_after_a_payload_over_external_bytes(redis, start):
+    node = start(redis, broker={"external_bytes": "2KiB"})
+    player = node.player("alice")
+    player.subscribe("world:1")
+    redis.client.fcall("drawbridge_publish", 1, "world:1", '{"event":"set","data":{"id":"e","n":1,"public":true}}')
+    player.sees("world:1", ["e"])
+    redis.publish("world:1", json.dumps({"event": "set", "data": {"id": "e", "n": 2, "public": True, "long": "x" * 2049}}))
+    resync = player.expect("RESYNC")
+    assert (resync["channel"], resync["reason"]) == ("world:1", "gap")
+    player.expect("VIEW_ENTER", where=lambda m: [entity["key"] for entity in m["entities"]] == ["e"])
+    assert player.sees("world:1", ["e"])["e"]["n"] == 1
+
+
 def test_just_under_a_mebibyte_passes(node, redis):
     for player in both(node, "chat:1"):
         redis.publish("chat:1", "x" * (1 << 20))

@@ -465,11 +465,11 @@ pub enum BrokerEvent {
     },
     /// An event.
     Publication(Arc<Publication>),
-    /// Events of this channel were dropped on the way to this shard.
+    /// Events of this channel are missing: dropped on the way to this shard, or larger than a payload may be.
     Gap {
         /// The real channel.
         channel: Arc<str>,
-        /// The last offset dropped.
+        /// The last offset that is missing.
         position: Position,
     },
     /// The answer to [`BrokerCommand::Fence`].

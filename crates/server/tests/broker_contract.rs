@@ -170,11 +170,12 @@ fn drops_oversized_payloads_and_counts_them(flavour: Option<Flavour>) {
     bench.subscribe(0, &Subject::pattern("room:*"));
     bench.subscribe(0, &Subject::channel("room:1"));
     let queue = bench.broker.stats().shard_queue_bytes;
-    for bytes in [EXTERNAL_BYTES + 1, 300_000] {
+    for (bytes, missing) in [(EXTERNAL_BYTES + 1, 1), (300_000, 3)] {
         bench.publish_from_outside("room:1", vec![b'x'; bytes]);
         bench.publish_from_outside("room:1", "next");
+        bench.gap(0, "room:1", missing);
         let publication = bench.publication(0);
-        assert_eq!(publication.event.data_json(), "\"next\"");
+        assert_eq!((publication.event.data_json(), publication.offset), ("\"next\"", missing + 1));
     }
     bench.wait_until("one for each publication", |stats| {
         assert!(stats.dropped_oversized <= 2, "counted twice");

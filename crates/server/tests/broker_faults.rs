@@ -267,6 +267,7 @@ fn a_huge_payload_passes_by() {
     bench.subscribe(0, &room());
     bench.publish_from_outside("room:1", vec![b'x'; 20 << 20]);
     bench.publish_from_outside("room:1", vec![b'y'; EXTERNAL_BYTES]);
+    bench.gap(0, "room:1", 1);
     assert_eq!(bench.publication(0).event.data_json().len(), EXTERNAL_BYTES + 2);
     let stats = bench.broker.stats();
     assert_eq!((stats.dropped_oversized, stats.reconnects), (1, 0));

@@ -97,6 +97,15 @@ impl Hub {
                 self.drop_entity(channel, reason);
                 return self.end_unreadable(now_ms, channel, &payload);
             }
+            Err(Dropped::Oversized(bytes)) => {
+                let name = subject.name.clone();
+                // Nobody counts on the node's own channels.
+                if rules.reserved {
+                    return self.oversized(&name, bytes);
+                }
+                entry.position = position;
+                return self.skip(shards, name, position, bytes);
+            }
             Err(reason) => return self.dropped(channel, reason),
         };
         let by = if by_pattern.is_empty() { HeardBy::Name } else { HeardBy::Pattern };
@@ -145,18 +154,27 @@ impl Hub {
         }
         let read = match read(&self.settings, rules, content) {
             Ok(read) => read,
+            Err(Dropped::Oversized(bytes)) => {
+                let (name, position) = self.count_by_pattern(channel);
+                return self.skip(shards, name, position, bytes);
+            }
             Err(reason) => return self.dropped(channel, reason),
         };
+        let (name, position) = self.count_by_pattern(channel);
+        let publication = publication(&self.settings, rules, name, position, HeardBy::Pattern, read);
+        self.outputs.push_back(HubOutput::Shards(shards, BrokerEvent::Publication(publication)));
+    }
+
+    /// The next number of a channel whose pattern copies are canonical, with the channel's shared name.
+    fn count_by_pattern(&mut self, channel: &str) -> (Arc<str>, Position) {
         // An exact subscription that is asked for but not confirmed counts on in its own entry.
-        let (name, position) = match self.entries.get_key_value_mut(&key) {
+        match self.entries.get_key_value_mut(&SubjectRef { name: channel, pattern: false }) {
             Some((subject, entry)) => {
                 entry.position.offset += 1;
                 (subject.name.clone(), entry.position)
             }
             None => self.counters.next(channel),
-        };
-        let publication = publication(&self.settings, rules, name, position, HeardBy::Pattern, read);
-        self.outputs.push_back(HubOutput::Shards(shards, BrokerEvent::Publication(publication)));
+        }
     }
 
     /// Of the patterns that Redis matches for this link, the one that was confirmed first.
@@ -195,11 +213,21 @@ impl Hub {
         match reason {
             Dropped::Unreadable => self.stats.dropped_unreadable += 1,
             Dropped::Entity(reason, _) => self.drop_entity(channel, reason),
-            Dropped::Oversized(bytes) => {
-                self.stats.dropped_oversized += 1;
-                self.outputs.push_back(HubOutput::Oversized { channel: channel.to_owned(), bytes });
-            }
+            Dropped::Oversized(bytes) => self.oversized(channel, bytes),
         }
+    }
+
+    /// An event is too large to be passed on: it has its number, and these shards learn that it is missing.
+    fn skip(&mut self, shards: ShardSet, channel: Arc<str>, position: Position, bytes: usize) {
+        self.oversized(&channel, bytes);
+        if !shards.is_empty() {
+            self.outputs.push_back(HubOutput::Shards(shards, BrokerEvent::Gap { channel, position }));
+        }
+    }
+
+    fn oversized(&mut self, channel: &str, bytes: usize) {
+        self.stats.dropped_oversized += 1;
+        self.outputs.push_back(HubOutput::Oversized { channel: channel.to_owned(), bytes });
     }
 }
 

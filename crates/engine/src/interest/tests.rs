@@ -100,6 +100,7 @@ fn describe_event(event: &BrokerEvent) -> String {
             format!("table {channel} {}", states.join(" "))
         }
         BrokerEvent::Expired { channel, keys } => format!("expired {channel} {}", keys.join(" ")),
+        BrokerEvent::Gap { channel, position } => format!("gap {channel} {}", position.offset),
         BrokerEvent::Released(subject) => format!("released {}", subject.name),
         BrokerEvent::Interrupted(subject) => format!("interrupted {}", subject.name),
         BrokerEvent::Refused { subject, reason } => format!("refused {} {reason}", subject.name),
@@ -251,13 +252,16 @@ fn an_oversized_payload_is_counted_once_and_only_where_it_would_have_been_shown(
         channel: channel.as_bytes(),
         bytes: 5000,
     };
-    assert_eq!(bench.give(oversized(None, "room")), ["oversized room 5000"]);
+    assert_eq!(bench.give(oversized(None, "room")), ["oversized room 5000", "0: gap room 1"]);
     assert_eq!(bench.give(oversized(Some("room*"), "room")), NOTHING);
     assert_eq!(bench.give(oversized(None, "elsewhere")), NOTHING);
     let held = HubInput::Message { pattern: None, channel: b"room", payload: &[b'x'; 101] };
-    assert_eq!(bench.give(held), ["oversized room 101"]);
+    assert_eq!(bench.give(held), ["oversized room 101", "0: gap room 2"]);
     assert_eq!(bench.hub.stats().dropped_oversized, 2);
-    assert_eq!(bench.copy(None, "room", "1"), ["0: room 1 1"], "what is dropped is not counted");
+    assert_eq!(bench.copy(None, "room", "1"), ["0: room 3 1"], "what is missing has its numbers");
+    let by_pattern = ["oversized room:2 5000", "0: gap room:2 1"];
+    assert_eq!(bench.give(oversized(Some("room*"), "room:2")), by_pattern);
+    assert_eq!(bench.copy(Some("room*"), "room:2", "1"), ["0: room:2 2 1"]);
 }
 
 #[test]

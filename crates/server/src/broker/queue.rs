@@ -78,16 +78,30 @@ struct Shared {
     stale: AtomicBool,
     /// How many channels are marked; read before the lock is taken.
     marked: AtomicUsize,
-    /// The channels with a `Gap` in the queue, and how far their loss goes.
-    gaps: Mutex<HashMap<Arc<str>, Position>>,
+    /// The channels of which this queue drops what comes, until their mark is read.
+    gaps: Mutex<HashMap<Arc<str>, Mark>>,
+}
+
+/// A loss of this queue: a `Gap` in it names the first offset until it is read, and then the last. Other gaps come from
+/// outside, of a payload that was too large, and never name the first offset of a mark, for each offset is pushed once.
+#[derive(Debug)]
+struct Mark {
+    first: Position,
+    last: Position,
 }
 
 impl ShardQueue {
     /// Queues an event.
     pub fn push(&self, event: BrokerEvent) -> Pushed {
         match &event {
-            BrokerEvent::Publication(publication) if !self.shared.admit(publication) => {
-                return self.mark(publication);
+            BrokerEvent::Publication(publication)
+                if !self.shared.admit(&publication.channel, weight(publication)) =>
+            {
+                let position = Position { epoch: publication.epoch, offset: publication.offset };
+                return self.mark(&publication.channel, position);
+            }
+            BrokerEvent::Gap { channel, position } if !self.shared.admit(channel, gap_weight(channel)) => {
+                return self.mark(channel, *position);
             }
             BrokerEvent::Command(command) if !self.shared.admit_command(command) => {
                 self.shared.dropped.fetch_add(1, Ordering::Relaxed);
@@ -121,32 +135,29 @@ impl ShardQueue {
 
     /// The mark goes into the queue where the loss begins. Until it is read all of the channel is dropped: so
     /// nothing that came before the end of the loss can follow the mark.
-    fn mark(&self, publication: &Publication) -> Pushed {
+    fn mark(&self, channel: &Arc<str>, position: Position) -> Pushed {
         self.shared.dropped.fetch_add(1, Ordering::Relaxed);
-        let last = Position { epoch: publication.epoch, offset: publication.offset };
         let mut gaps = self.shared.lock_gaps();
-        if let Some(position) = gaps.get_mut(&publication.channel) {
-            *position = last;
+        if let Some(mark) = gaps.get_mut(channel) {
+            mark.last = position;
             return Pushed::Told;
         }
         if gaps.len() >= MAX_GAPS {
             return Pushed::Lost;
         }
-        gaps.insert(publication.channel.clone(), last);
+        gaps.insert(channel.clone(), Mark { first: position, last: position });
         self.shared.marked.store(gaps.len(), Ordering::Release);
-        let channel = publication.channel.clone();
-        let _ = self.sender.send(BrokerEvent::Gap { channel, position: last });
+        let _ = self.sender.send(BrokerEvent::Gap { channel: channel.clone(), position });
         Pushed::Told
     }
 }
 
 impl Shared {
-    /// Takes the publication's bytes into account if there is room and its channel is not marked.
-    fn admit(&self, publication: &Publication) -> bool {
-        if self.marked.load(Ordering::Acquire) > 0 && self.lock_gaps().contains_key(&publication.channel) {
+    /// Takes the bytes of an event into account if there is room and its channel is not marked.
+    fn admit(&self, channel: &Arc<str>, weight: usize) -> bool {
+        if self.marked.load(Ordering::Acquire) > 0 && self.lock_gaps().contains_key(channel) {
             return false;
         }
-        let weight = weight(publication);
         let before = self.bytes.fetch_add(weight, Ordering::Relaxed);
         if before > 0 && before + weight > self.bound_bytes {
             self.bytes.fetch_sub(weight, Ordering::Relaxed);
@@ -184,8 +195,14 @@ impl Shared {
             }
             BrokerEvent::Gap { channel, position } => {
                 let mut gaps = self.lock_gaps();
-                if let Some(last) = gaps.remove(channel) {
-                    *position = last;
+                match gaps.get(channel) {
+                    Some(mark) if mark.first == *position => {
+                        *position = mark.last;
+                        gaps.remove(channel);
+                    }
+                    _ => {
+                        self.bytes.fetch_sub(gap_weight(channel), Ordering::Relaxed);
+                    }
                 }
                 self.marked.store(gaps.len(), Ordering::Release);
                 if gaps.is_empty() {
@@ -196,13 +213,17 @@ impl Shared {
         }
     }
 
-    fn lock_gaps(&self) -> std::sync::MutexGuard<'_, HashMap<Arc<str>, Position>> {
+    fn lock_gaps(&self) -> std::sync::MutexGuard<'_, HashMap<Arc<str>, Mark>> {
         self.gaps.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 fn weight(publication: &Publication) -> usize {
     publication.event.held_bytes() + publication.channel.len() + OVERHEAD
+}
+
+fn gap_weight(channel: &str) -> usize {
+    channel.len() + OVERHEAD
 }
 
 fn command_weight(PlayerCommand { player, action }: &PlayerCommand) -> usize {

@@ -46,6 +46,46 @@ fn queue(bound_bytes: usize) -> (ShardQueue, ShardInbox) {
     shard_queue(bound_bytes)
 }
 
+/// A payload that was too large.
+fn gap(channel: &str, offset: u64) -> BrokerEvent {
+    BrokerEvent::Gap { channel: channel.into(), position: Position { offset, ..Position::default() } }
+}
+
+#[test]
+fn a_gap_from_outside_drops_nothing_behind_it() {
+    let (queue, mut inbox) = queue(1 << 20);
+    queue.push(publication("a", 1, 10));
+    queue.push(gap("a", 2));
+    queue.push(publication("a", 3, 10));
+    assert_eq!(drain(&mut inbox), ["a 1", "!a 2", "a 3"]);
+    assert_eq!((queue.bytes(), queue.dropped()), (0, 0));
+}
+
+#[test]
+fn a_gap_from_outside_before_and_behind_a_mark_is_not_taken_for_it() {
+    let (queue, mut inbox) = queue(2 * (10 + 1 + OVERHEAD) + 100);
+    queue.push(gap("a", 1));
+    for offset in 2..5 {
+        queue.push(publication("a", offset, 10));
+    }
+    queue.push(gap("a", 5));
+    queue.push(publication("a", 6, 10));
+    assert_eq!(drain(&mut inbox), ["!a 1", "a 2", "!a 6"]);
+    assert_eq!((queue.bytes(), queue.dropped()), (0, 4));
+    queue.push(publication("a", 7, 10));
+    assert_eq!(drain(&mut inbox), ["a 7"]);
+}
+
+#[test]
+fn gaps_from_outside_are_bounded_too() {
+    let (queue, mut inbox) = queue(4 * gap_weight("a"));
+    for offset in 1..=100 {
+        queue.push(gap("a", offset));
+    }
+    assert_eq!(drain(&mut inbox), ["!a 1", "!a 2", "!a 3", "!a 4", "!a 100"]);
+    assert_eq!(queue.bytes(), 0);
+}
+
 #[test]
 fn passes_everything_in_order_while_there_is_room() {
     let (queue, mut inbox) = queue(1 << 20);

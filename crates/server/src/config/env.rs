@@ -23,17 +23,36 @@ struct Override {
 }
 
 /// Whether the variable is for the configuration.
-fn is_ours(name: &str) -> bool {
-    name.starts_with(PREFIX) && !NOT_KEYS.contains(&name) && !is_service_link(name)
+fn is_ours(name: &str, value: &str) -> bool {
+    name.starts_with(PREFIX) && !NOT_KEYS.contains(&name) && !is_service_link(name, value)
 }
 
-/// Kubernetes tells every pod about a service called `drawbridge` with such variables.
-fn is_service_link(name: &str) -> bool {
-    let rest = &name[PREFIX.len()..];
-    rest == "PORT"
-        || rest == "SERVICE_HOST"
-        || rest.starts_with("SERVICE_PORT")
-        || rest.strip_prefix("PORT_").is_some_and(|port| port.starts_with(|c: char| c.is_ascii_digit()))
+/// Whether Kubernetes sets this variable, as it does in every pod for each service in the namespace: a service called
+/// `drawbridge-redis` gives `DRAWBRIDGE_REDIS_SERVICE_HOST`, `DRAWBRIDGE_REDIS_PORT_6379_TCP_ADDR` and others. The names of
+/// services and their ports may hold two hyphens in a row, which become `__`. No key of the configuration has such a name.
+fn is_service_link(name: &str, value: &str) -> bool {
+    // From the underscore on that ends the prefix, so that a part of the name is found at its start, too.
+    let rest = &name[PREFIX.len() - 1..];
+    rest == "_PORT"
+        || rest.ends_with("_SERVICE_HOST")
+        || rest.ends_with("_SERVICE_PORT")
+        || rest.contains("_SERVICE_PORT_")
+        || (rest.ends_with("_PORT") && is_endpoint(value))
+        || rest.match_indices("_PORT_").any(|(at, part)| is_port(&rest[at + part.len()..]))
+}
+
+/// `tcp://10.0.0.1:8000`
+fn is_endpoint(value: &str) -> bool {
+    ["tcp://", "udp://", "sctp://"].iter().any(|scheme| value.starts_with(scheme))
+}
+
+/// `6379_TCP`, or one of the three that begin with it.
+fn is_port(rest: &str) -> bool {
+    let (number, rest) = rest.split_once('_').unwrap_or((rest, ""));
+    let (protocol, detail) = rest.split_once('_').unwrap_or((rest, ""));
+    number.parse::<u16>().is_ok()
+        && ["TCP", "UDP", "SCTP"].contains(&protocol)
+        && ["", "PROTO", "PORT", "ADDR"].contains(&detail)
 }
 
 /// The variable that overrides this path.
@@ -52,7 +71,7 @@ pub(super) fn overlay(
     variables: impl Iterator<Item = (String, String)>,
 ) -> Vec<ConfigError> {
     let mut overrides: Vec<Override> = variables
-        .filter(|(name, _)| is_ours(name))
+        .filter(|(name, value)| is_ours(name, value))
         .map(|(name, value)| Override { path: path(&name), name: name.into(), value })
         .collect();
     // Shorter paths first, so that a part overrides its whole; and list places in the order of their numbers.

@@ -226,6 +226,16 @@ impl Bench {
         }
     }
 
+    /// The next event, a gap that ends here.
+    pub fn gap(&mut self, shard: u8, channel: &str, offset: u64) {
+        match self.next(shard) {
+            BrokerEvent::Gap { channel: of, position } if *of == *channel => {
+                assert_eq!(position.offset, offset)
+            }
+            other => panic!("expected a gap, got {other:?}"),
+        }
+    }
+
     /// Whatever waits for a shard now.
     pub fn waiting(&mut self, shard: u8) -> Vec<BrokerEvent> {
         std::iter::from_fn(|| self.inboxes[usize::from(shard)].try_recv()).collect()

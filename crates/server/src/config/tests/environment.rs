@@ -222,6 +222,56 @@ fn variables_that_only_begin_alike_are_left_alone() {
 }
 
 #[test]
+fn kubernetes_variables_of_any_service_are_left_alone() {
+    let services = [
+        "",
+        "_FOO",
+        "_REDIS",
+        "_LIMITS",
+        "_ADMIN",
+        "_LISTEN",
+        "_CHANNEL__0",
+        "__FOO",
+        "_BROKER__URL",
+        "_A_PORT_1",
+    ];
+    for service in services {
+        let variables = [
+            ("SERVICE_HOST", "10.0.0.1"),
+            ("SERVICE_PORT", "8000"),
+            ("SERVICE_PORT_HTTP", "8000"),
+            ("SERVICE_PORT_HTTP__2", "8000"),
+            ("PORT", "tcp://10.0.0.1:8000"),
+            ("PORT", "udp://10.0.0.1:8000"),
+            ("PORT_6379_TCP", "tcp://10.0.0.1:6379"),
+            ("PORT_6379_TCP_PROTO", "tcp"),
+            ("PORT_6379_UDP_PORT", "6379"),
+            ("PORT_6379_SCTP_ADDR", "10.0.0.1"),
+        ];
+        for (rest, value) in variables {
+            let name = format!("DRAWBRIDGE{service}_{rest}");
+            let config =
+                with("", &[SECRET, (&name, value)]).unwrap_or_else(|error| panic!("{name}: {error}"));
+            assert_eq!(config.warnings, Vec::<String>::new(), "{name}");
+        }
+    }
+}
+
+#[test]
+fn what_only_resembles_a_kubernetes_variable_is_an_error_all_the_same() {
+    for (name, value) in [
+        ("DRAWBRIDGE_LIMITS__PORT", "8000"),
+        ("DRAWBRIDGE_BROKER__SERVICE", "10.0.0.1"),
+        ("DRAWBRIDGE_BROKER__PORT_X_TCP", "1"),
+        ("DRAWBRIDGE_BROKER__PORT_6379_TLS", "1"),
+        ("DRAWBRIDGE_BROKER__PORT_6379_TCP_HOST", "1"),
+    ] {
+        let said = with("", &[SECRET, (name, value)]).unwrap_err().to_string();
+        assert!(said.contains(&format!("{name}: no such key")), "{said}");
+    }
+}
+
+#[test]
 fn a_secret_stays_what_it_is() {
     for secret in ["[1]", "{ a = 1 }", "12345", "a\"b", "true"] {
         let config = with("", &[("DRAWBRIDGE_AUTH__HMAC_SECRET", secret)]).unwrap();
