@@ -152,9 +152,43 @@ impl Engine {
         let earlier = conn.deferred.as_ref().map_or(&[][..], |deferred| deferred.requests.as_slice());
         if self.must_wait(conn, &request.message, earlier) {
             self.defer(id, request, bytes);
+        } else if self.ends_unconfirmed(conn, &request.message) {
+            let mut deferred = self.connections.get_mut(id).and_then(|conn| conn.deferred.take());
+            self.end_unconfirmed(id, request, deferred.as_deref_mut());
+            if let (Some(conn), Some(_)) = (self.connections.get_mut(id), &deferred) {
+                conn.deferred = deferred;
+                self.run_deferred(id);
+            }
         } else {
             self.execute(id, request);
         }
+    }
+
+    /// Whether this ends a subscription that Redis, which is away, has not confirmed: that needs nothing from Redis. While
+    /// Redis is there its answer comes first, as for all requests about one channel.
+    fn ends_unconfirmed(&self, conn: &Connection, message: &ClientMessage) -> bool {
+        match message {
+            ClientMessage::Unsubscribe { channel } => {
+                self.status == BrokerStatus::Degraded && self.has_pending(conn, |name| name == channel)
+            }
+            _ => false,
+        }
+    }
+
+    /// Carries out a request that [`Engine::ends_unconfirmed`] is true for. Earlier requests that change the subscription
+    /// are executed before it, so that the last one counts; others go on waiting.
+    fn end_unconfirmed(&mut self, id: ConnId, request: Request, deferred: Option<&mut Deferred>) {
+        let name = channel_of(&request.message).map(str::to_owned);
+        let earlier: Vec<Waiting> = deferred.map_or_else(Vec::new, |deferred| {
+            let is_same = |waiting: &mut Waiting| changes(&waiting.request.message) == name.as_deref();
+            let earlier: Vec<Waiting> = deferred.requests.extract_if(.., is_same).collect();
+            deferred.bytes -= earlier.iter().map(|waiting| waiting.bytes).sum::<usize>();
+            earlier
+        });
+        for Waiting { request, .. } in earlier {
+            self.execute(id, request);
+        }
+        self.execute(id, request);
     }
 
     /// The limits of subscribes and of the class's publishes.
@@ -204,6 +238,9 @@ impl Engine {
             return !matches!(message, ClientMessage::Ping { .. });
         }
         let Some(channel) = channel_of(message) else { return false };
+        if self.ends_unconfirmed(conn, message) {
+            return false;
+        }
         let mut earlier = earlier.iter().map(|waiting| &waiting.request.message);
         match message {
             // What it published before is still to be heard as it was then.
@@ -212,7 +249,10 @@ impl Engine {
                     ClientMessage::Publish(publish) => covers(channel, &publish.channel),
                     earlier => channel_of(earlier) == Some(channel),
                 };
-                self.has_pending(conn, |name| name == channel)
+                // The view of a subscription that is to come can be changed without Redis.
+                let needs_redis =
+                    self.status == BrokerStatus::Ok || !matches!(message, ClientMessage::FilterUpdate(_));
+                (needs_redis && self.has_pending(conn, |name| name == channel))
                     || earlier.any(is_before)
                     || (publishes(conn, channel) && self.may_hear_itself(conn, channel))
             }
@@ -294,12 +334,15 @@ impl Engine {
         let Some(deferred) = self.connections.get_mut(id).and_then(|conn| conn.deferred.take()) else {
             return;
         };
-        let mut kept = Deferred::default();
+        let (mut kept, mut ended) = (Deferred::default(), false);
         for waiting in deferred.requests {
             let Some(conn) = self.connections.get(id) else { return };
             if self.must_wait(conn, &waiting.request.message, &kept.requests) {
                 kept.bytes += waiting.bytes;
                 kept.requests.push(waiting);
+            } else if self.ends_unconfirmed(conn, &waiting.request.message) {
+                self.end_unconfirmed(id, waiting.request, Some(&mut kept));
+                ended = true;
             } else {
                 self.execute(id, waiting.request);
             }
@@ -308,6 +351,10 @@ impl Engine {
             && !kept.requests.is_empty()
         {
             conn.deferred = Some(Box::new(kept));
+            // What waited for a subscription that is gone waits no longer. Each round ends one, so there are not many.
+            if ended {
+                self.run_deferred(id);
+            }
         }
     }
 

@@ -236,8 +236,13 @@ impl Engine {
                 },
             );
         };
+        let waiting = self.take_waiters(id, target);
         self.flush_target(id, target);
         self.drop_subscription(id, target);
+        let text = "unsubscribed before Redis had confirmed the subscription";
+        for reply in waiting {
+            self.refuse_waiter(id, channel, &reply, ErrorCode::NotSubscribed, text);
+        }
         if request.is_some() {
             let message =
                 ServerMessage::Unsubscribed { id: request, channel, reason: "client", by_server: false };
@@ -247,16 +252,10 @@ impl Engine {
 
     /// Ends a subscription that its client did not end, and tells it.
     pub(super) fn end_subscription(&mut self, id: ConnId, target_id: TargetId, ended: Ended) {
-        let Some(target) = self.targets.get_mut(target_id) else { return };
-        let channel = target.subject.name.clone();
-        let mut replies = Vec::new();
-        target.waiters.retain_mut(|waiter| {
-            let theirs = waiter.conn == id;
-            if theirs {
-                replies.push(std::mem::replace(&mut waiter.reply, Reply::Silent));
-            }
-            !theirs
-        });
+        let Some(channel) = self.targets.get(target_id).map(|target| target.subject.name.clone()) else {
+            return;
+        };
+        let replies = self.take_waiters(id, target_id);
         self.flush_target(id, target_id);
         self.drop_subscription(id, target_id);
         let (reason, by_server) = match ended {
@@ -267,22 +266,27 @@ impl Engine {
         if self.connections.get(id).is_some_and(|conn| conn.is_open()) {
             self.send(id, &ServerMessage::Unsubscribed { id: None, channel: &channel, reason, by_server });
         }
+        let text = "the subscription was ended before it was confirmed";
         for reply in replies {
-            match reply {
-                Reply::Welcome => self.confirmed_for_welcome(id),
-                Reply::Request(request) => self.send_error(
-                    id,
-                    ErrorMessage {
-                        id: Some(&request),
-                        channel: Some(&channel),
-                        ..ErrorMessage::new(
-                            ErrorCode::Forbidden,
-                            "the subscription was ended before it was confirmed",
-                        )
-                    },
-                ),
-                Reply::Server | Reply::Told | Reply::Silent | Reply::Resync => {}
+            self.refuse_waiter(id, &channel, &reply, ErrorCode::Forbidden, text);
+        }
+    }
+
+    /// The answers of a connection that wait for the confirmation of a subscription that ends.
+    fn take_waiters(&mut self, id: ConnId, target_id: TargetId) -> Vec<Reply> {
+        let Some(target) = self.targets.get_mut(target_id) else { return Vec::new() };
+        target.waiters.extract_if(.., |waiter| waiter.conn == id).map(|waiter| waiter.reply).collect()
+    }
+
+    /// Answers who waits for the confirmation of a subscription that will not be confirmed.
+    fn refuse_waiter(&mut self, id: ConnId, channel: &str, reply: &Reply, code: ErrorCode, text: &str) {
+        match reply {
+            Reply::Welcome => self.confirmed_for_welcome(id),
+            Reply::Request(request) => {
+                let error = ErrorMessage::new(code, text);
+                self.send_error(id, ErrorMessage { id: Some(request), channel: Some(channel), ..error });
             }
+            Reply::Server | Reply::Told | Reply::Silent | Reply::Resync => {}
         }
     }
 

@@ -96,6 +96,8 @@ pub struct Client {
     exact: BTreeSet<String>,
     /// The last place in Redis' log that a `RESYNC` of this channel or pattern covers.
     resynced: BTreeMap<String, usize>,
+    /// Channels whose subscription it gave up before it was confirmed.
+    given_up: BTreeSet<String>,
 }
 
 impl Client {
@@ -122,6 +124,7 @@ impl Client {
             received: BTreeSet::new(),
             exact: BTreeSet::new(),
             resynced: BTreeMap::new(),
+            given_up: BTreeSet::new(),
         }
     }
 
@@ -190,7 +193,16 @@ impl Client {
             "CHANNEL_SUBSCRIBED" => self.read_subscribed(id, channel, now),
             "FILTER_UPDATED" => {
                 let asked = self.answered(id, "FILTER_UPDATE").unwrap();
-                let subscription = self.subscriptions.get_mut(&channel).unwrap();
+                let Some(subscription) = self.subscriptions.get_mut(&channel) else {
+                    // Of one that waits for Redis, which begins with this view.
+                    let mut asked_before = self.asked.values_mut();
+                    let waits = asked_before
+                        .find(|other| other.kind == "CHANNEL_SUBSCRIBE" && other.channel == channel)
+                        .unwrap();
+                    waits.filter = asked.filter.or(waits.filter.take());
+                    waits.area = asked.area.or(waits.area.take());
+                    return;
+                };
                 let look = subscription.looks.last().unwrap().clone();
                 let filter = asked.filter.unwrap_or(look.filter);
                 let area = asked.area.unwrap_or(look.area);
@@ -201,7 +213,8 @@ impl Client {
                     self.answered(id, "CHANNEL_UNSUBSCRIBE");
                 }
                 // One that ends before it was confirmed was never told.
-                assert!(self.subscriptions.remove(&channel).is_some() || id.is_none(), "{message}");
+                let was_given_up = self.given_up.remove(&channel) || id.is_none();
+                assert!(self.subscriptions.remove(&channel).is_some() || was_given_up, "{message}");
             }
             "EVENT_PUBLISHED" => {
                 let asked = self.answered(id, "PUBLISH_EVENT").unwrap();
@@ -219,6 +232,11 @@ impl Client {
             "ERROR" => {
                 let asked = self.answered(id, "");
                 let code = message["code"].as_str().unwrap();
+                if code == "NOT_SUBSCRIBED"
+                    && asked.as_ref().is_some_and(|asked| asked.kind == "CHANNEL_SUBSCRIBE")
+                {
+                    self.given_up.insert(channel);
+                }
                 let expected = matches!(
                     code,
                     "FORBIDDEN"
