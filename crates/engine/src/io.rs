@@ -5,6 +5,7 @@
 use std::borrow::Cow;
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use drawbridge_protocol::websocket::Window;
@@ -278,6 +279,8 @@ pub enum WhenDown {
     /// Wait in the bounded queue.
     #[default]
     Queue,
+    /// Wait there for so long at most: what was not handed to Redis by then is withdrawn, and answered as not done.
+    QueueFor(Duration),
     /// Refuse with `BROKER_UNAVAILABLE`.
     Reject,
 }
@@ -299,6 +302,8 @@ pub enum BrokerCommand {
         ticket: Ticket,
         /// The channel.
         channel: Arc<str>,
+        /// Whose publish it is; `None`: a service's.
+        player: Option<Arc<str>>,
         /// The whole payload.
         payload: Bytes,
         /// What to do while Redis is away.
@@ -310,6 +315,8 @@ pub enum BrokerCommand {
         ticket: Ticket,
         /// The entity channel.
         channel: Arc<str>,
+        /// Whose event it is; `None`: a service's.
+        player: Option<Arc<str>>,
         /// What is written and published.
         commit: Commit,
         /// What to do while Redis is away.
@@ -358,8 +365,10 @@ pub enum BrokerCommand {
     },
     /// `XADD`.
     Append {
-        /// [`BrokerEvent::Done`] answers it; `None`: nobody waits.
+        /// [`BrokerEvent::Done`] answers it; `None`: nobody waits, and the broker tries again until Redis has the entry.
         ticket: Option<Ticket>,
+        /// Whose action it is; `None`: the node's own entry.
+        player: Option<Arc<str>>,
         /// The stream's key.
         stream: Arc<str>,
         /// The entry.
@@ -538,6 +547,11 @@ pub enum BrokerStatus {
 pub enum PublishFailure {
     /// It certainly did not happen: Redis is away and the class refuses, or the queue is full.
     NotDone,
+    /// It certainly did not happen: its sender has as much in the queue as one may have.
+    OverShare {
+        /// How much that is, in bytes.
+        bytes: usize,
+    },
     /// The link broke, or Redis was silent for too long, while the answer was out.
     Unknown,
     /// Redis answered with an error.

@@ -1,7 +1,7 @@
 //! What the node itself says to Redis: events published over HTTP, player commands to all nodes, and the views that
 //! services set by the control channel. How shards hear commands stands in `broker/herald.rs`.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -19,6 +19,9 @@ use tokio::sync::oneshot;
 use crate::broker::{Broker, CommandChannels, ShardInbox};
 use crate::command;
 
+/// How long a service waits for the answer to what it publishes while Redis is away; less than what HTTP clients wait by
+/// default, so that they learn that it was not done.
+const PATIENCE: Duration = Duration::from_secs(4);
 /// After Redis has refused a channel.
 const ASK_AGAIN_AFTER: Duration = Duration::from_secs(5);
 
@@ -33,6 +36,8 @@ pub struct Bus {
     next_ticket: AtomicU64,
     /// Our channels: how often each was confirmed, and those that Redis refuses.
     heard_on: Mutex<Channels>,
+    /// Each of our channels has been confirmed on every link, at once.
+    was_listening: AtomicBool,
 }
 
 #[derive(Debug, Default)]
@@ -52,6 +57,7 @@ impl Bus {
             waiting: Mutex::default(),
             next_ticket: AtomicU64::new(0),
             heard_on: Mutex::default(),
+            was_listening: AtomicBool::new(false),
         })
     }
 
@@ -62,7 +68,7 @@ impl Bus {
 
     /// Publishes, and waits until Redis has it.
     pub async fn publish(&self, channel: Arc<str>, payload: Bytes, when_down: WhenDown) -> Answer {
-        self.ask(|ticket| BrokerCommand::Publish { ticket, channel, payload, when_down }).await
+        self.ask(|ticket| BrokerCommand::Publish { ticket, channel, player: None, payload, when_down }).await
     }
 
     async fn ask(&self, command: impl FnOnce(Ticket) -> BrokerCommand) -> Answer {
@@ -86,7 +92,10 @@ impl Bus {
     ) -> Result<(), EventRefused> {
         let key = class
             .map_or(Ok(event.key.map(Into::into)), |class| class.key_of(event.data, event.tags, event.key));
-        let when_down = class.map_or(WhenDown::Queue, |class| class.when_broker_down);
+        let when_down = match class.map(|class| class.when_broker_down) {
+            Some(WhenDown::Reject) => WhenDown::Reject,
+            _ => WhenDown::QueueFor(PATIENCE),
+        };
         let rules = class.and_then(|class| class.entity.as_ref());
         let id = event.id.unwrap_or_default();
         let Some((class, rules)) = class.zip(rules) else {
@@ -114,7 +123,9 @@ impl Bus {
             return Err(EventRefused::TooLarge);
         }
         let channel = channel.into();
-        Ok(self.ask(|ticket| BrokerCommand::Commit { ticket, channel, commit, when_down }).await?)
+        Ok(self
+            .ask(|ticket| BrokerCommand::Commit { ticket, channel, player: None, commit, when_down })
+            .await?)
     }
 
     /// Keeps a player's view of a channel and tells every node of it, in one step; done when Redis has it. What is
@@ -171,6 +182,8 @@ impl Bus {
                     let mut channels = self.heard_on();
                     channels.refused.remove(&subject.name);
                     *channels.confirmed.entry(subject.name).or_default() += 1;
+                    drop(channels);
+                    self.was_listening.fetch_or(self.is_listening(), Ordering::Relaxed);
                 }
                 BrokerEvent::Released(_)
                 | BrokerEvent::Fenced { .. }
@@ -202,13 +215,15 @@ impl Bus {
     /// Without its channel a node carries no commands out: it says so by not being ready, and asks again.
     fn refused(self: Arc<Self>, subject: Subject, reason: &str) {
         let mut channels = self.heard_on();
-        channels.refused.insert(subject.name.clone());
+        let is_new = channels.refused.insert(subject.name.clone());
         // Every link says so; one question goes to all of them.
         if !channels.to_ask.insert(subject.name.clone()) {
             return;
         }
         drop(channels);
-        tracing::error!(channel = %subject.name, reason, "Redis refuses a channel for player commands");
+        if is_new {
+            tracing::error!(channel = %subject.name, reason, "Redis refuses a channel for player commands");
+        }
         tokio::spawn(async move {
             tokio::time::sleep(ASK_AGAIN_AFTER).await;
             let mut channels = self.heard_on();
@@ -220,12 +235,17 @@ impl Bus {
     }
 
     /// Whether each channel that player commands come on was confirmed, on every link that subscribes to it.
-    pub fn is_listening(&self) -> bool {
+    fn is_listening(&self) -> bool {
         let heard = self.heard_on();
         self.channels.iter().all(|channel| {
             let confirmed = heard.confirmed.get(channel).copied().unwrap_or(0);
             confirmed >= self.broker.links_of(channel)
         })
+    }
+
+    /// Whether this has been so since the start.
+    pub fn was_listening(&self) -> bool {
+        self.was_listening.load(Ordering::Relaxed)
     }
 
     /// Whether Redis refuses a channel that player commands come on.

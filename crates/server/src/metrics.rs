@@ -278,6 +278,18 @@ fn broker_samples(broker: &crate::broker::BrokerStats) -> Vec<Sample> {
             broker.publish_not_done,
         ),
         Sample(
+            Gauge,
+            "lifecycle_waiting",
+            "Entries of the lifecycle stream that Redis has not taken yet",
+            broker.lifecycle_waiting,
+        ),
+        Sample(
+            Counter,
+            "lifecycle_lost",
+            "Entries of the lifecycle stream that were dropped: too many waited, or the node ended",
+            broker.lifecycle_lost,
+        ),
+        Sample(
             Counter,
             "redis_publish_unknown",
             "Publishes and appends of which nobody knows",

@@ -1,5 +1,6 @@
 //! One running node: its parts, whether it should get traffic, and what it counts.
 
+use std::borrow::Cow;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
@@ -122,17 +123,31 @@ impl Node {
         self.shards.iter().map(ShardHandle::sockets).sum()
     }
 
-    /// Why the node should not get traffic (`/readyz`); `None`: it should.
-    pub fn not_ready_because(&self) -> Option<&'static str> {
+    /// Why the node should not get traffic (`/readyz`); `None`: it should. A node that Redis left keeps its traffic for
+    /// `ready_grace`; one that all of Redis was never there for has not worked yet, and gets none.
+    pub fn not_ready_because(&self) -> Option<Cow<'static, str>> {
         let away = self.broker.health().degraded_for;
+        let with_trouble = |what: &'static str| match self.broker.trouble() {
+            Some(trouble) => format!("{what} ({trouble})").into(),
+            None => Cow::from(what),
+        };
         match () {
-            () if self.is(Phase::Starting) => Some("starting"),
-            () if self.is(Phase::Draining) => Some("draining"),
-            () if self.is_overloaded() => Some(TOO_MANY_FILES),
-            () if self.bus.is_deaf() => Some("Redis refuses the channel for player commands"),
-            () if away.is_some_and(|away| away > self.config.ready_grace) => Some("Redis is away"),
-            () => None,
+            () if self.is(Phase::Starting) => Some("starting".into()),
+            () if self.is(Phase::Draining) => Some("draining".into()),
+            () if self.is_overloaded() => Some(TOO_MANY_FILES.into()),
+            () if !self.broker.was_complete() => Some(with_trouble("Redis has not been there yet")),
+            () if self.bus.is_deaf() => Some("Redis refuses the channel for player commands".into()),
+            () if !self.bus.was_listening() => Some(with_trouble("player commands cannot be heard yet")),
+            () if away.is_some_and(|away| away > self.config.ready_grace) => {
+                Some(with_trouble("Redis is away"))
+            }
+            () => self.broker.no_functions().map(|reason| reason.to_string().into()),
         }
+    }
+
+    /// Whether all of Redis has been there since the start, and this node could hear player commands.
+    pub fn was_complete(&self) -> bool {
+        self.broker.was_complete() && self.bus.was_listening()
     }
 
     /// Why no socket is taken in; `None`: it is.

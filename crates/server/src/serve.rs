@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use drawbridge_engine::interest::{HubSettings, ShardId};
-use drawbridge_engine::io::BrokerStatus;
 use drawbridge_engine::rate_limit::SharedLimits;
 use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
@@ -188,12 +187,13 @@ fn seed() -> Result<u128, StartError> {
 /// Until Redis is there and this node hears player commands.
 async fn wait_for_redis(node: &Node) {
     let there = async {
-        while node.broker.health().status == BrokerStatus::Degraded || !node.bus.is_listening() {
+        while !node.was_complete() {
             tokio::time::sleep(DRAIN_POLL).await;
         }
     };
     if tokio::time::timeout(REDIS_PATIENCE, there).await.is_err() {
-        tracing::warn!("Redis is not there yet; listening all the same");
+        let trouble = node.broker.trouble().unwrap_or_default();
+        tracing::warn!(trouble, "Redis is not there yet; listening all the same, and not ready");
     }
 }
 
@@ -243,7 +243,7 @@ fn redis_settings(config: &RedisConfig, all: &Config) -> Result<RedisSettings, S
         password: config.password.clone(),
         db: config.db.into(),
         subscriber_pool: config.subscriber_pool,
-        client_name: "drawbridge".to_owned(),
+        client_name: broker::redis::client_name(&all.node),
         key_prefix: all.broker.key_prefix.clone(),
         library: broker::redis::Library::new(
             &all.engine.classes,

@@ -11,6 +11,9 @@ use crate::io::{BrokerEvent, BrokerStatus, ConnId, Notice, Position, Subject};
 use crate::permissions;
 use crate::targets::{Reply, TargetId, Waiter};
 
+/// The code of refusals in the broker's own words: what Redis lacks.
+const UNSUPPORTED: &str = "UNSUPPORTED";
+
 impl Engine {
     pub(super) fn broker_event(&mut self, event: BrokerEvent) {
         match event {
@@ -178,10 +181,16 @@ impl Engine {
         }
     }
 
-    /// What a client is told of Redis' refusal: its code, for the words may name users and rules.
+    /// What a client is told of Redis' refusal: its code, for the words may name users and rules; but the whole of what
+    /// names no more than something that Redis lacks.
     pub(super) fn refusal_text(&self, words: &str) -> String {
         let code = words.split_whitespace().next().unwrap_or("an error");
-        format!("Redis refused: {}", if self.settings.explain { words } else { code })
+        let shown = match () {
+            () if self.settings.explain || code == UNSUPPORTED => words,
+            () if words.contains("unknown command") => words.split(", with args").next().unwrap_or(code),
+            () => code,
+        };
+        format!("Redis refused: {shown}")
     }
 
     /// Events of a real channel were dropped on the way here: everybody who might have seen them is told.

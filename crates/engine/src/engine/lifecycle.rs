@@ -43,6 +43,7 @@ impl Engine {
         ];
         Some(Output::Broker(BrokerCommand::Append {
             ticket: None,
+            player: None,
             stream,
             fields,
             when_down: WhenDown::Queue,

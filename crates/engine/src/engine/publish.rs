@@ -145,7 +145,13 @@ impl Engine {
                 ("connection", text(&conn.public_name())),
                 ("ts", text(&self.now.unix_ms.to_string())),
             ];
-            return Some(BrokerCommand::Append { ticket: Some(ticket), stream, fields, when_down });
+            return Some(BrokerCommand::Append {
+                ticket: Some(ticket),
+                player: Some(player.clone()),
+                stream,
+                fields,
+                when_down,
+            });
         }
         let sender = Sender { connection: conn.connection, ticket }.to_id();
         let envelope = Envelope {
@@ -162,6 +168,7 @@ impl Engine {
             return Some(BrokerCommand::Publish {
                 ticket,
                 channel,
+                player: Some(player.clone()),
                 payload: envelope.to_payload(),
                 when_down,
             });
@@ -174,7 +181,7 @@ impl Engine {
             max: rules.max,
             ttl_ms: rules.ttl_ms,
         };
-        Some(BrokerCommand::Commit { ticket, channel, commit, when_down })
+        Some(BrokerCommand::Commit { ticket, channel, player: Some(player.clone()), commit, when_down })
     }
 
     /// A publish or a fence was answered. Behind a publish its event is still to come.
@@ -248,6 +255,12 @@ impl Engine {
                 Some("not_done"),
                 "Redis is away and what waits for it is full or refused",
             ),
+            Err(PublishFailure::OverShare { bytes }) => {
+                text = format!(
+                    "too many of your publishes wait for Redis: one player may have {bytes} bytes in the queue"
+                );
+                (ErrorCode::BrokerUnavailable, Some("not_done"), text.as_str())
+            }
             Err(PublishFailure::Unknown) => (
                 ErrorCode::BrokerUnavailable,
                 Some("unknown"),

@@ -1,8 +1,8 @@
 //! Whether Redis is there, all of it: each part of the broker (a link, the publisher, a reader) says whether it is up,
 //! and every shard is told when the sum changes.
 
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use drawbridge_engine::io::{BrokerEvent, BrokerStatus};
@@ -15,19 +15,35 @@ pub(super) struct Board {
     started: Instant,
     /// Milliseconds after the start since when something is away, and 1; 0: all is up.
     degraded_since: AtomicU64,
-    up: Mutex<Vec<bool>>,
+    /// Every part has been up at once.
+    was_complete: AtomicBool,
+    parts: Mutex<Vec<Part>>,
+    /// Why the functions that classes of this node need cannot be called, if they cannot.
+    no_functions: Mutex<Option<Arc<str>>>,
     came_up: tokio::sync::Notify,
     outlet: Outlet,
 }
 
+#[derive(Debug)]
+struct Part {
+    name: String,
+    is_up: bool,
+    /// Why it was down last.
+    trouble: Option<String>,
+}
+
 impl Board {
-    /// A board whose parts are all down; every shard is told so. Behind them are parts that are up while nobody needs them.
-    pub(super) fn new(parts: usize, at_need: usize, outlet: Outlet) -> Self {
+    /// A board of these parts, by name and whether each is up; every shard is told that something is away. A part that is
+    /// up from the start is one that connects when it is needed.
+    pub(super) fn new(parts: impl IntoIterator<Item = (String, bool)>, outlet: Outlet) -> Self {
         outlet.tell_all(&BrokerEvent::Status(BrokerStatus::Degraded));
+        let parts = parts.into_iter().map(|(name, is_up)| Part { name, is_up, trouble: None });
         Board {
             started: Instant::now(),
             degraded_since: AtomicU64::new(1),
-            up: Mutex::new([vec![false; parts], vec![true; at_need]].concat()),
+            was_complete: AtomicBool::new(false),
+            parts: Mutex::new(parts.collect()),
+            no_functions: Mutex::new(None),
             came_up: tokio::sync::Notify::new(),
             outlet,
         }
@@ -35,24 +51,56 @@ impl Board {
 
     /// One part says how it is.
     pub(super) fn set(&self, part: usize, is_up: bool) {
-        let mut up = self.up.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(place) = up.get_mut(part) else { return };
-        if *place == is_up {
+        let mut parts = self.parts();
+        if parts.get(part).is_none_or(|part| part.is_up == is_up) {
             return;
         }
-        let before = up.iter().all(|up| *up);
-        up[part] = is_up;
+        let before = all_are_up(&parts);
+        parts[part].is_up = is_up;
         if is_up {
+            parts[part].trouble = None;
             self.reached();
         }
-        let after = up.iter().all(|up| *up);
+        let after = all_are_up(&parts);
         if before != after {
             let status = if after { BrokerStatus::Ok } else { BrokerStatus::Degraded };
             let since = if after { 0 } else { self.started.elapsed().as_millis() as u64 + 1 };
             self.degraded_since.store(since, Ordering::Relaxed);
+            self.was_complete.fetch_or(after, Ordering::Relaxed);
             // Under the lock: the shards hear the changes in order.
             self.outlet.tell_all(&BrokerEvent::Status(status));
         }
+    }
+
+    /// One part could not connect, or its connection broke.
+    pub(super) fn failed(&self, part: usize, reason: &str) {
+        if let Some(part) = self.parts().get_mut(part) {
+            part.trouble = Some(reason.to_owned());
+        }
+    }
+
+    /// Whether the functions that classes of this node need can be called, and if not, why.
+    pub(super) fn set_functions(&self, missing: Option<Arc<str>>) {
+        *self.no_functions.lock().unwrap_or_else(PoisonError::into_inner) = missing;
+    }
+
+    /// Why the functions that classes of this node need cannot be called; `None`: they can, or none are needed.
+    pub(super) fn no_functions(&self) -> Option<Arc<str>> {
+        self.no_functions.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Whether all parts have been up at once since the start.
+    pub(super) fn was_complete(&self) -> bool {
+        self.was_complete.load(Ordering::Relaxed)
+    }
+
+    /// Which part is away, and why as far as is known.
+    pub(super) fn trouble(&self) -> Option<String> {
+        let parts = self.parts();
+        let down = |part: &&Part| !part.is_up;
+        let part = parts.iter().filter(down).find(|part| part.trouble.is_some());
+        let Part { name, trouble, .. } = part.or_else(|| parts.iter().find(down))?;
+        Some(format!("{name}: {}", trouble.as_deref().unwrap_or("not connected yet")))
     }
 
     /// A connection to Redis was made: who waits to try again tries now.
@@ -67,8 +115,11 @@ impl Board {
 
     /// Whether all parts but this one are up.
     pub(super) fn others_are_up(&self, part: usize) -> bool {
-        let up = self.up.lock().unwrap_or_else(PoisonError::into_inner);
-        up.iter().enumerate().all(|(at, up)| *up || at == part)
+        self.parts().iter().enumerate().all(|(at, other)| other.is_up || at == part)
+    }
+
+    fn parts(&self) -> std::sync::MutexGuard<'_, Vec<Part>> {
+        self.parts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// For how long something has been away.
@@ -76,4 +127,8 @@ impl Board {
         let since = self.degraded_since.load(Ordering::Relaxed).checked_sub(1)?;
         Some(self.started.elapsed().saturating_sub(Duration::from_millis(since)))
     }
+}
+
+fn all_are_up(parts: &[Part]) -> bool {
+    parts.iter().all(|part| part.is_up)
 }

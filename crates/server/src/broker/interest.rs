@@ -169,6 +169,19 @@ impl Interest {
         }
     }
 
+    /// Redis cannot be subscribed on, and waiting will not help: refuses what is asked for.
+    pub(super) fn refuse_waiting(&mut self, reason: &str) {
+        self.handle(HubInput::LinkUp);
+        while let Some(command) = self.commands.pop() {
+            let LinkCommand::Subscribe(subjects) = command else { continue };
+            for subject in &subjects {
+                self.handle(HubInput::Refused { subject, reason });
+            }
+        }
+        self.handle(HubInput::LinkDown);
+        self.commands.clear();
+    }
+
     /// Does what is due.
     pub(super) fn tick(&mut self) {
         if self.hub.next_deadline_ms().is_some_and(|at| at <= self.now_ms) {

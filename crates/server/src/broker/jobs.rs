@@ -1,18 +1,28 @@
-//! The queue of publishes: bounded in bytes, first in first out, each answered exactly once. What carries them
-//! out (the memory broker, the Redis publisher) takes them from here.
+//! The queue of publishes: bounded in bytes, as a whole and for each who publishes, first in first out, each answered
+//! exactly once. Entries of the lifecycle stream go through it, too, under a bound of their own. What carries them out (the
+//! memory broker, the Redis publisher) takes them from here.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
 
 use bytes::Bytes;
 use drawbridge_engine::interest::ShardId;
 use drawbridge_engine::io::{BrokerEvent, Commit, PublishFailure, Ticket, WhenDown};
+use hashbrown::HashMap;
 use tokio::sync::mpsc;
 
 use super::outlet::Outlet;
+use crate::log::Sparse;
 
 /// What a waiting publish costs beside its payload and name, in bytes; an estimate.
 const OVERHEAD: usize = 128;
+/// One player may fill an eighth of the queue, over all its connections, and all services together the half of it: none of
+/// them keeps the others out.
+const PLAYER_SHARE: usize = 8;
+const SERVICES_SHARE: usize = 2;
+/// What entries of the lifecycle stream may wait, in bytes: some 15,000 of them.
+const LIFECYCLE_BYTES: usize = 8 << 20;
 
 /// What is to be done in Redis.
 #[derive(Debug)]
@@ -77,6 +87,28 @@ pub(super) fn open_object(payload: &[u8]) -> &[u8] {
     payload.strip_suffix(b"}").unwrap_or(payload)
 }
 
+/// Whose a publish is: what the shares of the queue are counted by.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Owner {
+    /// A player's, over all its connections.
+    Player(Arc<str>),
+    /// The services', over HTTP and the control channel: all together.
+    Services,
+    /// The node's: an entry of the lifecycle stream, which has a bound of its own and is tried again until Redis has it.
+    Lifecycle,
+}
+
+impl Owner {
+    /// How much of a queue of `bound_bytes` it may fill.
+    fn share(&self, bound_bytes: usize) -> usize {
+        match self {
+            Owner::Player(_) => bound_bytes / PLAYER_SHARE,
+            Owner::Services => bound_bytes / SERVICES_SHARE,
+            Owner::Lifecycle => LIFECYCLE_BYTES,
+        }
+    }
+}
+
 /// One publish on its way, and who waits for it. Dropped without an answer it is answered by what is known: that
 /// it is not done, or, when it was handed to Redis, nothing.
 #[derive(Debug)]
@@ -84,6 +116,9 @@ pub(super) struct Job {
     pub(super) work: Work,
     pub(super) when_down: WhenDown,
     pub(super) bytes: usize,
+    /// When it is withdrawn, if it is not handed to Redis by then.
+    pub(super) expires: Option<Instant>,
+    owner: Owner,
     shard: ShardId,
     ticket: Option<Ticket>,
     ledger: Arc<Ledger>,
@@ -97,6 +132,11 @@ impl Job {
         self.handed = handed;
     }
 
+    /// Whether it is an entry of the lifecycle stream.
+    pub(super) fn is_lifecycle(&self) -> bool {
+        self.owner == Owner::Lifecycle
+    }
+
     /// Tells who waits.
     pub(super) fn answer(mut self, result: Result<(), PublishFailure>) {
         self.settle(result);
@@ -106,7 +146,10 @@ impl Job {
         if std::mem::replace(&mut self.answered, true) {
             return;
         }
-        self.ledger.bytes.fetch_sub(self.bytes, Ordering::Relaxed);
+        self.ledger.leave(&self.owner, self.bytes);
+        if self.is_lifecycle() && result.is_err() {
+            self.ledger.lifecycle_lost.fetch_add(1, Ordering::Relaxed);
+        }
         self.ledger.settle(self.shard, self.ticket, result);
     }
 }
@@ -123,19 +166,65 @@ impl Drop for Job {
 pub(super) struct Ledger {
     bound_bytes: usize,
     outlet: Outlet,
+    /// What waits, or is on its way, of each who has something there, in bytes: no more entries than jobs.
+    shares: Mutex<HashMap<Owner, usize>>,
+    /// All of it, but for the lifecycle's.
     pub(super) bytes: AtomicUsize,
     pub(super) done: AtomicU64,
     pub(super) refused: AtomicU64,
     pub(super) not_done: AtomicU64,
     pub(super) unknown: AtomicU64,
+    /// Entries of the lifecycle stream that Redis has not taken yet.
+    pub(super) lifecycle_waiting: AtomicU64,
+    /// Those that nobody will read.
+    pub(super) lifecycle_lost: AtomicU64,
+    lifecycle_full: Mutex<Sparse>,
 }
 
 impl Ledger {
+    /// Takes the bytes into account, whatever becomes of them.
+    ///
+    /// # Errors
+    /// Where there is no room for them.
+    fn enter(&self, owner: &Owner, bytes: usize) -> Result<(), PublishFailure> {
+        let mut shares = self.shares.lock().unwrap_or_else(PoisonError::into_inner);
+        let (share, theirs) = (owner.share(self.bound_bytes), shares.entry(owner.clone()).or_default());
+        let before = std::mem::replace(theirs, *theirs + bytes);
+        drop(shares);
+        // Who has nothing there may have one, however large it is.
+        let is_over_share = before > 0 && before + bytes > share;
+        if *owner == Owner::Lifecycle {
+            self.lifecycle_waiting.fetch_add(1, Ordering::Relaxed);
+            return if is_over_share { Err(PublishFailure::NotDone) } else { Ok(()) };
+        }
+        let all = self.bytes.fetch_add(bytes, Ordering::Relaxed);
+        match () {
+            () if all + bytes > self.bound_bytes => Err(PublishFailure::NotDone),
+            () if is_over_share => Err(PublishFailure::OverShare { bytes: share }),
+            () => Ok(()),
+        }
+    }
+
+    fn leave(&self, owner: &Owner, bytes: usize) {
+        let mut shares = self.shares.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(theirs) = shares.get_mut(owner) {
+            *theirs -= bytes;
+            if *theirs == 0 {
+                shares.remove(owner);
+            }
+        }
+        drop(shares);
+        match owner {
+            Owner::Lifecycle => self.lifecycle_waiting.fetch_sub(1, Ordering::Relaxed),
+            _ => self.bytes.fetch_sub(bytes, Ordering::Relaxed) as u64,
+        };
+    }
+
     fn settle(&self, shard: ShardId, ticket: Option<Ticket>, result: Result<(), PublishFailure>) {
         let count = match &result {
             Ok(()) => &self.done,
             Err(PublishFailure::Refused(_) | PublishFailure::LimitExceeded) => &self.refused,
-            Err(PublishFailure::NotDone) => &self.not_done,
+            Err(PublishFailure::NotDone | PublishFailure::OverShare { .. }) => &self.not_done,
             Err(PublishFailure::Unknown) => &self.unknown,
         };
         count.fetch_add(1, Ordering::Relaxed);
@@ -153,34 +242,71 @@ pub(super) struct JobSender {
 }
 
 /// Where publishes are taken out.
-pub(super) type JobReceiver = mpsc::UnboundedReceiver<Job>;
+#[derive(Debug)]
+pub(super) struct JobReceiver {
+    receiver: mpsc::UnboundedReceiver<Job>,
+    ledger: Arc<Ledger>,
+}
 
-/// A queue that holds at most `bound_bytes` of publishes that are not answered.
+/// A queue that holds at most `bound_bytes` of publishes that are not answered, and [`LIFECYCLE_BYTES`] of lifecycle entries.
 pub(super) fn jobs(bound_bytes: usize, outlet: Outlet) -> (JobSender, JobReceiver) {
     let (sender, receiver) = mpsc::unbounded_channel();
-    let ledger = Ledger {
+    let ledger = Arc::new(Ledger {
         bound_bytes,
         outlet,
+        shares: Mutex::default(),
         bytes: AtomicUsize::new(0),
         done: AtomicU64::new(0),
         refused: AtomicU64::new(0),
         not_done: AtomicU64::new(0),
         unknown: AtomicU64::new(0),
-    };
-    (JobSender { sender, ledger: Arc::new(ledger) }, receiver)
+        lifecycle_waiting: AtomicU64::new(0),
+        lifecycle_lost: AtomicU64::new(0),
+        lifecycle_full: Mutex::default(),
+    });
+    (JobSender { sender, ledger: ledger.clone() }, JobReceiver { receiver, ledger })
 }
 
 impl JobSender {
-    /// Hands one in; over the bound, or when the broker has stopped, it is answered at once.
-    pub(super) fn push(&self, shard: ShardId, ticket: Option<Ticket>, when_down: WhenDown, work: Work) {
+    /// Hands one in; over a bound, or when the broker has stopped, it is answered at once.
+    pub(super) fn push(
+        &self,
+        shard: ShardId,
+        ticket: Option<Ticket>,
+        when_down: WhenDown,
+        owner: Owner,
+        work: Work,
+    ) {
         let bytes = work.bytes();
-        let before = self.ledger.bytes.fetch_add(bytes, Ordering::Relaxed);
-        let ledger = self.ledger.clone();
-        let job = Job { work, when_down, bytes, shard, ticket, ledger, handed: false, answered: false };
-        if before + bytes > self.ledger.bound_bytes {
-            job.answer(Err(PublishFailure::NotDone));
-        } else if let Err(back) = self.sender.send(job) {
-            back.0.answer(Err(PublishFailure::NotDone));
+        let expires = match when_down {
+            WhenDown::QueueFor(time) => Some(Instant::now() + time),
+            WhenDown::Queue | WhenDown::Reject => None,
+        };
+        let (ledger, entered) = (self.ledger.clone(), self.ledger.enter(&owner, bytes));
+        let job = Job {
+            work,
+            when_down,
+            bytes,
+            expires,
+            owner,
+            shard,
+            ticket,
+            ledger,
+            handed: false,
+            answered: false,
+        };
+        match entered {
+            Ok(()) => {
+                if let Err(back) = self.sender.send(job) {
+                    back.0.answer(Err(PublishFailure::NotDone));
+                }
+            }
+            Err(failure) => {
+                if job.is_lifecycle() {
+                    self.ledger.log_lifecycle_full();
+                }
+                job.answer(Err(failure));
+            }
         }
     }
 
@@ -188,3 +314,44 @@ impl JobSender {
         &self.ledger
     }
 }
+
+impl Ledger {
+    fn log_lifecycle_full(&self) {
+        let mut full = self.lifecycle_full.lock().unwrap_or_else(PoisonError::into_inner);
+        full.line(|unlogged| {
+            let text = "an entry of the lifecycle stream is lost: too many wait for Redis";
+            tracing::warn!(bound_bytes = LIFECYCLE_BYTES, unlogged, "{text}");
+        });
+    }
+}
+
+impl JobReceiver {
+    /// The next job; `None` when nobody is left to hand one in, or after [`JobReceiver::close`]. Safe to cancel.
+    pub(super) async fn recv(&mut self) -> Option<Job> {
+        self.receiver.recv().await
+    }
+
+    /// The next job, if there is one.
+    pub(super) fn try_recv(&mut self) -> Option<Job> {
+        self.receiver.try_recv().ok()
+    }
+
+    /// From here on nothing comes in; what is in can be taken out.
+    pub(super) fn close(&mut self) {
+        self.receiver.close();
+    }
+
+    /// Whether it is closed.
+    pub(super) fn is_closed(&self) -> bool {
+        self.receiver.is_closed()
+    }
+
+    /// What waits, and what became of what does not.
+    pub(super) fn ledger(&self) -> &Arc<Ledger> {
+        &self.ledger
+    }
+}
+
+#[cfg(test)]
+#[path = "jobs_tests.rs"]
+mod tests;

@@ -29,7 +29,7 @@ use self::board::Board;
 pub use self::herald::CommandChannels;
 use self::herald::Herald;
 use self::interest::{Interest, Order, OrderReceiver};
-use self::jobs::{JobReceiver, JobSender, Work, jobs};
+use self::jobs::{JobReceiver, JobSender, Owner, Work, jobs};
 use self::meter::Meter;
 use self::outlet::Outlet;
 use self::questions::Questions;
@@ -152,6 +152,10 @@ pub struct BrokerStats {
     pub publish_not_done: u64,
     /// Publishes and appends of which nobody knows.
     pub publish_unknown: u64,
+    /// Gauge: entries of the lifecycle stream that Redis has not taken yet.
+    pub lifecycle_waiting: u64,
+    /// Entries of the lifecycle stream that are lost.
+    pub lifecycle_lost: u64,
     /// Links and command connections that were lost after they had worked.
     pub reconnects: u64,
     /// How often the links moved to another thread.
@@ -181,6 +185,10 @@ struct Inner {
     outlet: Outlet,
     stop: watch::Sender<bool>,
     stopped: watch::Receiver<bool>,
+}
+
+fn owner(player: Option<Arc<str>>) -> Owner {
+    player.map_or(Owner::Services, Owner::Player)
 }
 
 /// What a broker needs to run.
@@ -221,7 +229,7 @@ impl Broker {
         let BrokerSettings { kind, hub, queue_bytes, commands, neighbour } = settings;
         let outlet = Outlet::new(shards, node);
         let (pool, board) = match &kind {
-            Kind::Memory => (1, Board::new(1, 0, outlet.clone())),
+            Kind::Memory => (1, Board::new([("memory".to_owned(), false)], outlet.clone())),
             Kind::Redis(redis) => {
                 let pool = redis.subscriber_pool.max(1);
                 (pool, redis::board(pool, outlet.clone()))
@@ -283,11 +291,13 @@ impl Broker {
         match command {
             BrokerCommand::Want(subject) => self.order(subject, |subject| Order::Want(shard, subject)),
             BrokerCommand::Unwant(subject) => self.order(subject, |subject| Order::Unwant(shard, subject)),
-            BrokerCommand::Publish { ticket, channel, payload, when_down } => {
-                self.0.jobs.push(shard, Some(ticket), when_down, Work::Publish { channel, payload });
+            BrokerCommand::Publish { ticket, channel, player, payload, when_down } => {
+                let work = Work::Publish { channel, payload };
+                self.0.jobs.push(shard, Some(ticket), when_down, owner(player), work);
             }
-            BrokerCommand::Commit { ticket, channel, commit, when_down } => {
-                self.0.jobs.push(shard, Some(ticket), when_down, Work::Commit { channel, commit });
+            BrokerCommand::Commit { ticket, channel, player, commit, when_down } => {
+                let work = Work::Commit { channel, commit };
+                self.0.jobs.push(shard, Some(ticket), when_down, owner(player), work);
             }
             BrokerCommand::Refresh(subject) => self.order(subject, |subject| Order::Refresh(shard, subject)),
             BrokerCommand::LoadViews { ticket, player } => {
@@ -304,10 +314,11 @@ impl Broker {
             }
             BrokerCommand::SetView { ticket, player, channel, view, tell, unless_kept, when_down } => {
                 let work = Work::View { player, channel, view, tell, unless_kept };
-                self.0.jobs.push(shard, Some(ticket), when_down, work);
+                self.0.jobs.push(shard, Some(ticket), when_down, Owner::Services, work);
             }
-            BrokerCommand::Append { ticket, stream, fields, when_down } => {
-                self.0.jobs.push(shard, ticket, when_down, Work::Append { stream, fields });
+            BrokerCommand::Append { ticket, player, stream, fields, when_down } => {
+                let owner = if ticket.is_some() { owner(player) } else { Owner::Lifecycle };
+                self.0.jobs.push(shard, ticket, when_down, owner, Work::Append { stream, fields });
             }
         }
     }
@@ -317,6 +328,22 @@ impl Broker {
         let degraded_for = self.0.board.degraded_for();
         let status = if degraded_for.is_some() { BrokerStatus::Degraded } else { BrokerStatus::Ok };
         BrokerHealth { status, degraded_for }
+    }
+
+    /// Whether all of Redis has been there at once since the start: each connection that the node needs, and what was
+    /// subscribed on it.
+    pub fn was_complete(&self) -> bool {
+        self.0.board.was_complete()
+    }
+
+    /// Which connection is away and why, for a person; `None`: all are there.
+    pub fn trouble(&self) -> Option<String> {
+        self.0.board.trouble()
+    }
+
+    /// Why the functions that classes of this node need cannot be called; `None`: they can, or none are needed.
+    pub fn no_functions(&self) -> Option<Arc<str>> {
+        self.0.board.no_functions()
     }
 
     /// Gauges and counters, as of the last turn of each link.
@@ -353,6 +380,8 @@ impl Broker {
         stats.publish_refused = ledger.refused.load(Ordering::Relaxed);
         stats.publish_not_done = ledger.not_done.load(Ordering::Relaxed);
         stats.publish_unknown = ledger.unknown.load(Ordering::Relaxed);
+        stats.lifecycle_waiting = ledger.lifecycle_waiting.load(Ordering::Relaxed);
+        stats.lifecycle_lost = ledger.lifecycle_lost.load(Ordering::Relaxed);
         stats
     }
 

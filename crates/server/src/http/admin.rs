@@ -326,6 +326,12 @@ impl From<PublishFailure> for ApiError {
         };
         match failure {
             PublishFailure::NotDone => unavailable("not_done", "Redis is away"),
+            PublishFailure::OverShare { bytes } => unavailable(
+                "not_done",
+                &format!(
+                    "too many publishes of services wait for Redis: together they may have {bytes} bytes in the queue"
+                ),
+            ),
             PublishFailure::Unknown => {
                 unavailable("unknown", "Redis did not answer: it may have happened or not")
             }

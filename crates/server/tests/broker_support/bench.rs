@@ -151,8 +151,13 @@ impl Bench {
             max: ENTITY_MAX,
             ttl_ms: ENTITY_TTL_MS,
         };
-        let command =
-            BrokerCommand::Commit { ticket, channel: channel.into(), commit, when_down: WhenDown::Queue };
+        let command = BrokerCommand::Commit {
+            ticket,
+            channel: channel.into(),
+            player: None,
+            commit,
+            when_down: WhenDown::Queue,
+        };
         self.broker.command(ShardId(shard), command);
         ticket
     }
@@ -282,7 +287,12 @@ impl Bench {
     ) -> Ticket {
         let ticket = Ticket(self.tickets.fetch_add(1, Ordering::Relaxed));
         let (channel, payload) = (channel.into(), payload.into());
-        self.broker.command(ShardId(shard), BrokerCommand::Publish { ticket, channel, payload, when_down });
+        // Each its own player's: the bound of the whole queue is what counts here.
+        let player = format!("p{}", ticket.0).into();
+        self.broker.command(
+            ShardId(shard),
+            BrokerCommand::Publish { ticket, channel, player: Some(player), payload, when_down },
+        );
         ticket
     }
 
@@ -293,6 +303,7 @@ impl Bench {
             fields.iter().map(|(name, value)| (*name, Bytes::from_static(value.as_bytes()))).collect();
         let command = BrokerCommand::Append {
             ticket: Some(ticket),
+            player: None,
             stream: stream.into(),
             fields,
             when_down: WhenDown::Queue,
@@ -319,7 +330,10 @@ impl Bench {
             return;
         }
         let (ticket, channel, when_down) = (Ticket(0), channel.into(), WhenDown::Queue);
-        self.broker.command(ShardId::NODE, BrokerCommand::Publish { ticket, channel, payload, when_down });
+        self.broker.command(
+            ShardId::NODE,
+            BrokerCommand::Publish { ticket, channel, player: None, payload, when_down },
+        );
         let node = &mut self.node;
         self.runtime.block_on(async {
             let done = async { while !matches!(node.recv().await, Some(BrokerEvent::Done { .. })) {} };

@@ -75,7 +75,7 @@ impl Memory {
             tokio::task::yield_now().await;
         }
         self.jobs.close();
-        while let Ok(job) = self.jobs.try_recv() {
+        while let Some(job) = self.jobs.try_recv() {
             self.carry_out(job, &mut subscriptions);
         }
     }
@@ -94,7 +94,7 @@ impl Memory {
         self.part.interest.set_now(Instant::now());
         self.carry_out(first, subscriptions);
         for _ in 1..TURN {
-            let Ok(job) = self.jobs.try_recv() else { break };
+            let Some(job) = self.jobs.try_recv() else { break };
             self.carry_out(job, subscriptions);
         }
         self.part.interest.tick();

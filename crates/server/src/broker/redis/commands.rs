@@ -6,13 +6,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
-use redis::{AsyncConnectionConfig, ProtocolVersion, RedisConnectionInfo, RedisError, RedisResult, Value};
+use redis::{
+    AsyncConnectionConfig, ErrorKind, ProtocolVersion, RedisConnectionInfo, RedisError, RedisResult, Value,
+};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
 use super::connect::{Broken, CONNECT_TIMEOUT, open};
 use super::library::Library;
-use super::{RedisSettings, is_passing};
+use super::{RedisSettings, code_of, is_passing, is_unknown_command};
 
 /// How long Redis may take to answer.
 pub(super) const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
@@ -36,8 +38,8 @@ pub(super) struct Commands {
     connection: MultiplexedConnection,
     /// Moves the bytes; ends when the connection does.
     driver: JoinHandle<()>,
-    /// Ends when Redis is silent.
-    probe: JoinHandle<()>,
+    /// Ends when Redis is silent, or no longer the master.
+    probe: JoinHandle<Broken>,
 }
 
 impl Drop for Commands {
@@ -48,11 +50,14 @@ impl Drop for Commands {
 }
 
 impl Commands {
-    pub(super) async fn open(settings: Arc<RedisSettings>) -> Result<Commands, Broken> {
-        timeout(CONNECT_TIMEOUT, Commands::open_unbounded(&settings)).await.unwrap_or(Err(Broken::Silent))
+    /// A connection to a master that takes commands; `part` names it in `CLIENT LIST`.
+    pub(super) async fn open(settings: Arc<RedisSettings>, part: &str) -> Result<Commands, Broken> {
+        timeout(CONNECT_TIMEOUT, Commands::open_unbounded(&settings, part))
+            .await
+            .unwrap_or(Err(Broken::Silent))
     }
 
-    async fn open_unbounded(settings: &RedisSettings) -> Result<Commands, Broken> {
+    async fn open_unbounded(settings: &RedisSettings, part: &str) -> Result<Commands, Broken> {
         let stream = open(settings).await?;
         let mut who = RedisConnectionInfo::default()
             .set_protocol(ProtocolVersion::RESP3)
@@ -66,12 +71,12 @@ impl Commands {
         // Time is kept here, for whole pipelines.
         let config = AsyncConnectionConfig::new().set_response_timeout(None);
         let (connection, driver) =
-            MultiplexedConnection::new_with_config(&who, stream, config).await.map_err(refused)?;
+            MultiplexedConnection::new_with_config(&who, stream, config).await.map_err(not_begun)?;
         let probe = tokio::spawn(probe(connection.clone()));
         let mut commands = Commands { connection, driver: tokio::spawn(driver), probe };
-        if !settings.client_name.is_empty() {
+        if let Some(name) = settings.connection_name(part) {
             let mut set_name = redis::cmd("CLIENT");
-            set_name.arg("SETNAME").arg(&settings.client_name);
+            set_name.arg("SETNAME").arg(name);
             // Only a help for people; the user may lack the right.
             let _ = commands.connection.send_packed_command(&set_name).await;
         }
@@ -79,8 +84,9 @@ impl Commands {
         Ok(commands)
     }
 
-    /// Whether Redis takes commands, or is loading, say.
+    /// Whether Redis takes commands, or is loading, say; and is the master.
     async fn ready(&mut self) -> Result<(), Broken> {
+        check_master(&mut self.connection).await?;
         match redis::cmd("PING").query_async::<Value>(&mut self.connection).await {
             Err(error) if error.code().is_none() || is_passing(&words(&error)) => Err(refused(error)),
             _ => Ok(()),
@@ -124,10 +130,24 @@ impl Commands {
             Ok(present) => library_code(&present),
             Err(words) => return Ok(Err(words)),
         };
-        let Some(code) = library.to_load(present.as_deref(), begins) else { return Ok(Ok(())) };
-        let mut load = redis::cmd("FUNCTION");
-        load.arg("LOAD").arg("REPLACE").arg(code);
-        Ok(self.ask(&load).await?.map(|_| ()))
+        if let Some(code) = library.to_load(present.as_deref(), begins) {
+            let mut load = redis::cmd("FUNCTION");
+            load.arg("LOAD").arg("REPLACE").arg(code);
+            if let Err(words) = self.ask(&load).await? {
+                return Ok(Err(words));
+            }
+        }
+        self.may_call().await
+    }
+
+    /// Whether functions can be called at all; gives Redis' words where they cannot. Calls one that is not there.
+    async fn may_call(&mut self) -> Result<Result<(), String>, Broken> {
+        let mut call = redis::cmd("FCALL");
+        call.arg("drawbridge_none").arg(0);
+        Ok(match self.ask(&call).await? {
+            Err(words) if is_unknown_command(&words) || code_of(&words) == "NOPERM" => Err(words),
+            _ => Ok(()),
+        })
     }
 
     /// Whether Redis says that it has no functions of ours. Does not read them: this is asked again and again.
@@ -176,23 +196,45 @@ async fn answer_within<F: Future>(time: Duration, answer: F) -> Option<F::Output
     }
 }
 
-async fn ended(driver: &mut JoinHandle<()>, probe: &mut JoinHandle<()>) -> Broken {
+async fn ended(driver: &mut JoinHandle<()>, probe: &mut JoinHandle<Broken>) -> Broken {
     tokio::select! {
         _ = driver => {
             Broken::Io(std::io::Error::new(std::io::ErrorKind::UnexpectedEof, "Redis closed the connection"))
         }
-        _ = probe => Broken::Silent,
+        broken = probe => broken.unwrap_or(Broken::Silent),
     }
 }
 
-/// Ends when Redis does not answer. Does not hold up what is published meanwhile.
-async fn probe(mut connection: MultiplexedConnection) {
+/// Ends when Redis does not answer, or is the master no longer. Does not hold up what is published meanwhile.
+async fn probe(mut connection: MultiplexedConnection) -> Broken {
     loop {
         tokio::time::sleep(PING_EVERY).await;
-        let ping = redis::cmd("PING");
-        if answer_within(PING_TIMEOUT, connection.send_packed_command(&ping)).await.is_none() {
-            return;
+        match answer_within(PING_TIMEOUT, check_master(&mut connection)).await {
+            None => return Broken::Silent,
+            Some(Err(broken)) => return broken,
+            Some(Ok(())) => {}
         }
+    }
+}
+
+/// Asks Redis what it is. `HELLO` says it, as at the connection's start, and every user may say `HELLO`: that it is
+/// refused shows no more than that Redis is alive.
+async fn check_master(connection: &mut MultiplexedConnection) -> Result<(), Broken> {
+    let mut hello = redis::cmd("HELLO");
+    hello.arg(3);
+    let Ok(Value::Map(members)) = connection.send_packed_command(&hello).await else { return Ok(()) };
+    let member = |of: &str| members.iter().find(|(name, _)| text(name).as_deref() == Some(of));
+    let value = |of: &str| member(of).and_then(|(_, value)| text(value));
+    Broken::unless_master(value("role").as_deref(), value("mode").as_deref())
+}
+
+/// The handshake did not come about.
+fn not_begun(error: RedisError) -> Broken {
+    match error.kind() {
+        // It has lost Redis' words by then.
+        ErrorKind::RESP3NotSupported => Broken::no_hello("ERR unknown command 'HELLO'"),
+        _ if error.code().is_some() => Broken::no_hello(&words(&error)),
+        _ => refused(error),
     }
 }
 

@@ -12,8 +12,8 @@ use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
-use super::RedisSettings;
 use super::resp::Garbage;
+use super::{RedisSettings, code_of, is_unknown_command, without_arguments};
 use crate::config::RedisAddress;
 
 /// How long one attempt may take, with the handshakes.
@@ -76,15 +76,47 @@ pub(super) enum Broken {
     Garbage(Garbage),
     /// Redis refused what a connection cannot do without; its words.
     Refused(String),
+    /// Redis, or the proxy before it, cannot do what a connection cannot do without; what that is.
+    Unsupported(String),
+    /// The address leads to a Redis of this role.
+    NotMaster(String),
     /// Redis did not answer in time.
     Silent,
 }
 
+/// What a node needs that RESP2 has not.
+const NEEDS_RESP3: &str = "Drawbridge needs RESP3 (HELLO 3), which Redis has since 6.0: a proxy that speaks RESP2 only \
+     (twemproxy, say), or a Redis whose HELLO is renamed, will not do";
+
 impl Broken {
     /// Redis' words without the arguments that it repeats: a password may be among them.
     pub(super) fn refused(words: &str) -> Broken {
-        let told = words.split(", with args").next().unwrap_or_default();
-        Broken::Refused(told.to_owned())
+        Broken::Refused(without_arguments(words).to_owned())
+    }
+
+    /// `HELLO 3` was refused with these words.
+    pub(super) fn no_hello(words: &str) -> Broken {
+        let is_unknown = is_unknown_command(words) || code_of(words) == "NOPROTO";
+        match is_unknown {
+            true => Broken::Unsupported(format!("{NEEDS_RESP3}. Redis said: {}", without_arguments(words))),
+            false => Broken::refused(words),
+        }
+    }
+
+    /// The connection was closed in answer to `HELLO 3`, as proxies do with commands that they do not know.
+    pub(super) fn closed_at_hello(error: &io::Error) -> Broken {
+        let text = format!("{error} in answer to HELLO 3. If it always does: {NEEDS_RESP3}");
+        Broken::Io(io::Error::new(error.kind(), text))
+    }
+
+    /// Whether this is the answer of a Redis that a node can work with: `role` and `mode` as `HELLO` names them.
+    pub(super) fn unless_master(role: Option<&str>, mode: Option<&str>) -> Result<(), Broken> {
+        match (role, mode) {
+            (_, Some("sentinel")) => Err(Broken::NotMaster("Sentinel".to_owned())),
+            // What names no role is no replica of Redis'.
+            (None | Some("master"), _) => Ok(()),
+            (Some(role), _) => Err(Broken::NotMaster(role.to_owned())),
+        }
     }
 }
 
@@ -94,6 +126,12 @@ impl std::fmt::Display for Broken {
             Broken::Io(error) => write!(f, "{error}"),
             Broken::Garbage(garbage) => write!(f, "{garbage}"),
             Broken::Refused(words) => write!(f, "Redis said: {words}"),
+            Broken::Unsupported(what) => f.write_str(what),
+            Broken::NotMaster(role) => write!(
+                f,
+                "this Redis is a {role}, and Drawbridge needs the master: what is published on a replica reaches nobody \
+                 else, and nothing can be written. Let `broker.url` name the master, or an address that follows it"
+            ),
             Broken::Silent => f.write_str("no answer in time"),
         }
     }

@@ -7,7 +7,7 @@ use drawbridge_engine::interest::LinkCommand;
 use drawbridge_engine::io::Subject;
 
 use super::connect::Broken;
-use super::resp::{Garbage, encode};
+use super::resp::{Garbage, encode, member};
 use super::{RedisSettings, code_of, is_passing};
 use crate::broker::interest::Order;
 
@@ -25,7 +25,7 @@ enum Asked {
 pub(super) enum Answer {
     /// Redis speaks RESP3 with us.
     Welcome,
-    /// A ping came back.
+    /// A ping came back, from a master as far as is known.
     Pong,
     /// All that Redis had published when this was handed in has been read.
     Behind(Box<Order>),
@@ -61,22 +61,22 @@ impl Conversation {
     }
 
     /// Introduces itself.
-    pub(super) fn hello(&mut self, settings: &RedisSettings) {
+    pub(super) fn hello(&mut self, settings: &RedisSettings, name: Option<&str>) {
         let mut parts: Vec<&[u8]> = vec![b"HELLO", b"3"];
         if let Some(password) = &settings.password {
             let username = settings.username.as_deref().unwrap_or("default");
             parts.extend([b"AUTH", username.as_bytes(), password.expose().as_bytes()]);
         }
-        if !settings.client_name.is_empty() {
-            parts.extend([b"SETNAME", settings.client_name.as_bytes()]);
+        if let Some(name) = name {
+            parts.extend([b"SETNAME", name.as_bytes()]);
         }
         encode(&mut self.out, parts.into_iter());
         self.asked.push_back(Asked::Hello);
     }
 
-    /// Asks for a sign of life.
+    /// Asks for a sign of life, and whether Redis still is the master: `HELLO` says both, and every user may say it.
     pub(super) fn ping(&mut self) {
-        encode(&mut self.out, [b"PING".as_slice()].into_iter());
+        encode(&mut self.out, [b"HELLO".as_slice(), b"3"].into_iter());
         self.asked.push_back(Asked::Ping);
     }
 
@@ -148,10 +148,12 @@ impl Conversation {
     }
 
     /// Redis answered with something that is no push.
-    pub(super) fn answered(&mut self) -> Result<Answer, Broken> {
+    pub(super) fn answered(&mut self, answer: &[u8]) -> Result<Answer, Broken> {
+        let text = |name: &str| std::str::from_utf8(member(answer, name.as_bytes())?).ok();
+        let is_master = || Broken::unless_master(text("role"), text("mode"));
         match self.asked.pop_front() {
-            Some(Asked::Hello) => Ok(Answer::Welcome),
-            Some(Asked::Ping) => Ok(Answer::Pong),
+            Some(Asked::Hello) => is_master().map(|()| Answer::Welcome),
+            Some(Asked::Ping) => is_master().map(|()| Answer::Pong),
             Some(Asked::Fence(order)) => Ok(Answer::Behind(order)),
             _ => Err(Garbage("an answer that nobody asked for").into()),
         }
@@ -188,7 +190,26 @@ mod tests {
 
     use drawbridge_engine::interest::ShardId;
 
+    use super::super::client_name;
     use super::*;
+
+    const MASTER: &[u8] = b"%2\r\n$5\r\nproto\r\n:3\r\n$4\r\nrole\r\n$6\r\nmaster\r\n";
+    const REPLICA: &[u8] = b"%2\r\n$5\r\nproto\r\n:3\r\n$4\r\nrole\r\n$7\r\nreplica\r\n";
+    const SENTINEL: &[u8] = b"%1\r\n$4\r\nmode\r\n$8\r\nsentinel\r\n";
+
+    #[test]
+    fn a_redis_that_is_no_master_breaks_the_link_at_its_start_and_later() {
+        for (answer, is_good) in [(MASTER, true), (b"%0\r\n", true), (REPLICA, false), (SENTINEL, false)] {
+            let mut conversation = Conversation::default();
+            conversation.hello(&super::super::tests::settings(), None);
+            conversation.ping();
+            for _ in 0..2 {
+                let answered = conversation.answered(answer);
+                assert_eq!(answered.is_ok(), is_good, "{answered:?}");
+                assert_eq!(matches!(answered, Err(Broken::NotMaster(_))), !is_good);
+            }
+        }
+    }
 
     fn sent(conversation: &mut Conversation) -> String {
         let text = String::from_utf8(conversation.unsent().to_vec()).unwrap();
@@ -227,7 +248,7 @@ mod tests {
         sent(&mut conversation);
         assert_eq!(conversation.failed("NOPERM no").unwrap(), Answer::AskedAgain);
         assert_eq!(sent(&mut conversation), "SUBSCRIBE a SUBSCRIBE b");
-        assert_eq!(conversation.answered().unwrap(), Answer::Pong);
+        assert_eq!(conversation.answered(MASTER).unwrap(), Answer::Pong);
         assert_eq!(conversation.failed("NOPERM no").unwrap(), Answer::Refused(Subject::channel("a")));
         assert_eq!(conversation.confirmed(true, false, b"b").unwrap(), Subject::channel("b"));
         assert!(conversation.asked.is_empty());
@@ -240,21 +261,21 @@ mod tests {
         conversation.ping();
         conversation.fence(order());
         conversation.fence(order());
-        assert_eq!(sent(&mut conversation), "PING PING PING");
-        assert_eq!(conversation.answered().unwrap(), Answer::Pong);
-        assert_eq!(conversation.answered().unwrap(), Answer::Behind(order().into()));
+        assert_eq!(sent(&mut conversation), "HELLO 3 PING PING");
+        assert_eq!(conversation.answered(MASTER).unwrap(), Answer::Pong);
+        assert_eq!(conversation.answered(b"+PONG\r\n").unwrap(), Answer::Behind(order().into()));
         assert_eq!(conversation.failed("NOPERM ping").unwrap(), Answer::Behind(order().into()));
     }
 
     #[test]
     fn an_answer_out_of_turn_breaks_the_link() {
         let mut conversation = Conversation::default();
-        assert!(conversation.answered().is_err());
+        assert!(conversation.answered(b"+PONG\r\n").is_err());
         assert!(conversation.failed("ERR").is_err());
         assert!(conversation.confirmed(true, false, b"a").is_err());
         conversation.send(LinkCommand::Subscribe(subjects()));
         assert!(conversation.confirmed(true, false, b"b").is_err());
-        assert!(conversation.answered().is_err());
+        assert!(conversation.answered(b"+PONG\r\n").is_err());
     }
 
     #[test]
@@ -269,15 +290,16 @@ mod tests {
     fn introduces_itself_with_user_password_and_name() {
         let mut settings = super::super::tests::settings();
         let mut conversation = Conversation::default();
-        conversation.hello(&settings);
+        conversation.hello(&settings, None);
         assert_eq!(sent(&mut conversation), "HELLO 3");
         settings.password = Some(super::super::Secret::new("pw"));
-        settings.client_name = "drawbridge".into();
-        conversation.hello(&settings);
-        assert_eq!(sent(&mut conversation), "HELLO 3 AUTH default pw SETNAME drawbridge");
+        settings.client_name = client_name("n\u{e4} 1");
+        let name = settings.connection_name("link0");
+        conversation.hello(&settings, name.as_deref());
+        assert_eq!(sent(&mut conversation), "HELLO 3 AUTH default pw SETNAME drawbridge:n__1:link0");
         settings.username = Some("bridge".into());
-        conversation.hello(&settings);
-        assert_eq!(sent(&mut conversation), "HELLO 3 AUTH bridge pw SETNAME drawbridge");
+        conversation.hello(&settings, None);
+        assert_eq!(sent(&mut conversation), "HELLO 3 AUTH bridge pw");
         assert!(!format!("{settings:?}").contains("pw"));
     }
 }

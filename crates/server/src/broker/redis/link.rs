@@ -78,6 +78,10 @@ impl Link {
                 Err(broken) => {
                     let wait = self.attempts.failed(&broken);
                     let board = self.board.clone();
+                    board.failed(self.index, &broken.to_string());
+                    if let Broken::Unsupported(what) = &broken {
+                        self.part.interest.refuse_waiting(&format!("UNSUPPORTED {what}"));
+                    }
                     match self.meanwhile(&mut calls, board.wait_for_another(wait)).await {
                         Ok(()) => continue,
                         Err(call) => call,
@@ -96,7 +100,8 @@ impl Link {
                 (session, settled)
             }
             None => {
-                let session = Session::open(self.settings.clone(), self.part.interest.external_bytes());
+                let external_bytes = self.part.interest.external_bytes();
+                let session = Session::open(self.settings.clone(), self.index, external_bytes);
                 let session = match self.meanwhile(calls, session).await {
                     Ok(session) => session?,
                     Err(call) => return Ok(call),
@@ -273,8 +278,8 @@ impl Link {
                     }
                     taken
                 }
-                Step::Reply(Reply::Answer, taken) => {
-                    let answer = session.conversation.answered()?;
+                Step::Reply(Reply::Answer(answer), taken) => {
+                    let answer = session.conversation.answered(answer)?;
                     self.heard(answer, &mut session.pinged, now);
                     taken
                 }
@@ -346,7 +351,11 @@ enum Moved {
 
 impl Session {
     /// A connection that is ready to subscribe.
-    async fn open(settings: Arc<RedisSettings>, external_bytes: usize) -> Result<Session, Broken> {
+    async fn open(
+        settings: Arc<RedisSettings>,
+        index: usize,
+        external_bytes: usize,
+    ) -> Result<Session, Broken> {
         timeout(CONNECT_TIMEOUT, async {
             let stream = open(&settings).await?;
             let now = Instant::now();
@@ -362,7 +371,8 @@ impl Session {
                 pinged: None,
                 next_ping: now + PING_EVERY,
             };
-            session.conversation.hello(&settings);
+            let name = settings.connection_name(&format!("link{index}"));
+            session.conversation.hello(&settings, name.as_deref());
             session.welcomed().await?;
             Ok(session)
         })
@@ -373,16 +383,21 @@ impl Session {
     /// Waits for the answer to `HELLO`.
     async fn welcomed(&mut self) -> Result<(), Broken> {
         loop {
-            self.moved().await?;
+            match self.moved().await {
+                Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
+                    return Err(Broken::closed_at_hello(&error));
+                }
+                moved => moved?,
+            };
             match self.decoder.step(self.buffer.filled())? {
                 Step::More(bytes) => self.needed = bytes,
-                Step::Reply(Reply::Answer, taken) => {
-                    self.conversation.answered()?;
+                Step::Reply(Reply::Answer(answer), taken) => {
+                    self.conversation.answered(answer)?;
                     self.buffer.consume(taken);
                     return Ok(());
                 }
                 Step::Reply(Reply::Error(words), _) => {
-                    return Err(Broken::refused(&String::from_utf8_lossy(words)));
+                    return Err(Broken::no_hello(&String::from_utf8_lossy(words)));
                 }
                 _ => return Err(Garbage("something before the answer to HELLO").into()),
             }

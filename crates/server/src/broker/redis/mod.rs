@@ -6,11 +6,13 @@ mod buffer;
 mod commands;
 mod connect;
 mod conversation;
+mod held;
 mod library;
 mod link;
 mod links;
 mod publisher;
 mod reader;
+mod refusals;
 pub mod resp;
 
 use std::sync::Arc;
@@ -41,7 +43,7 @@ pub struct RedisSettings {
     pub db: u32,
     /// How many links subscribe; at least 1.
     pub subscriber_pool: usize,
-    /// What `CLIENT LIST` shows, without white space; empty: nothing.
+    /// What the names in `CLIENT LIST` begin with ([`client_name`]); empty: the connections have none.
     pub client_name: String,
     /// What our own keys begin with.
     pub key_prefix: String,
@@ -49,7 +51,18 @@ pub struct RedisSettings {
     pub library: Library,
 }
 
+/// The beginning of the names of a node's connections in `CLIENT LIST`. Redis takes only printable ASCII there.
+pub fn client_name(node: &str) -> String {
+    let fit = |c: char| if c.is_ascii_graphic() { c } else { '_' };
+    format!("drawbridge:{}", node.chars().map(fit).collect::<String>())
+}
+
 impl RedisSettings {
+    /// The name of one connection; `None`: it has none.
+    fn connection_name(&self, part: &str) -> Option<String> {
+        (!self.client_name.is_empty()).then(|| format!("{}:{part}", self.client_name))
+    }
+
     /// Where an entity channel's table is; the library's functions find it by the same rule.
     fn table_key(&self, channel: &str) -> String {
         format!("{}{{{channel}}}:entities", self.key_prefix)
@@ -68,12 +81,28 @@ fn code_of(words: &str) -> &str {
 
 /// Whether an error says that nothing was done and that it will pass.
 fn is_passing(words: &str) -> bool {
-    ["LOADING", "BUSY", "MASTERDOWN", "TRYAGAIN", "CLUSTERDOWN"].contains(&code_of(words))
+    ["LOADING", "BUSY", "MASTERDOWN", "TRYAGAIN", "CLUSTERDOWN", READONLY].contains(&code_of(words))
 }
 
-/// The links come first, then the publisher, then the readers.
+/// The code of a replica's refusal to write.
+const READONLY: &str = "READONLY";
+
+/// Whether an error says that Redis has no such command, or that it was renamed.
+fn is_unknown_command(words: &str) -> bool {
+    words.contains("unknown command")
+}
+
+/// Redis' words without the arguments that it repeats.
+fn without_arguments(words: &str) -> &str {
+    words.split(", with args").next().unwrap_or_default()
+}
+
+/// The links come first, then the publisher, then the readers. Tables are read when somebody asks for one; the reader of
+/// views is there from the start, for without it nobody can log in.
 pub(super) fn board(links: usize, outlet: Outlet) -> Board {
-    Board::new(links + 1, 2, outlet)
+    let parts = (0..links).map(|link| (format!("subscriber {link}"), false));
+    let others = [("publisher", false), (Reads::Tables.name(), true), (Reads::Views.name(), false)];
+    Board::new(parts.chain(others.map(|(name, is_up)| (name.to_owned(), is_up))), outlet)
 }
 
 /// Runs all links, the publisher and the readers until they are told to stop.

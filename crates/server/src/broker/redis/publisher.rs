@@ -1,21 +1,25 @@
 //! The command connection: publishes and appends, in order, one pipeline at a time, through redis-rs. What Redis
 //! has taken is acknowledged, what it refused is refused, and what was in flight when the connection broke is
-//! `Unknown` and never sent again. What was not sent waits, or is refused where its class says so.
+//! `Unknown` and never sent again. What was not sent waits, or is refused where its class says so, or is withdrawn when
+//! its time is over. Entries of the lifecycle stream are sent until Redis has them ([`held`](super::held)).
 
 use std::collections::VecDeque;
 use std::future::Future;
 use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use drawbridge_engine::io::{PublishFailure, WhenDown};
 use redis::{RedisResult, Value};
 use tokio::sync::watch;
-use tokio::time::{Instant, MissedTickBehavior, timeout};
+use tokio::time::{Instant, MissedTickBehavior, sleep_until, timeout};
 
 use super::commands::{Commands, text, words};
 use super::connect::{Attempts, Broken};
-use super::{RedisSettings, code_of, is_passing};
+use super::held::Held;
+use super::refusals::{Refusals, explained, is_missing_function};
+use super::{READONLY, RedisSettings, code_of, is_passing, without_arguments};
 use crate::broker::DRAIN_TIMEOUT;
 use crate::broker::board::Board;
 use crate::broker::jobs::{Job, JobReceiver, Work, open_object};
@@ -31,14 +35,23 @@ const LINKS_POLL: Duration = Duration::from_millis(5);
 const LOOK_EVERY: Duration = Duration::from_secs(10);
 /// How long to wait when Redis says that it cannot just now.
 const RETRY_AFTER: Duration = Duration::from_millis(200);
+/// What is to be withdrawn within this time is withdrawn together.
+const EXPIRE_TOGETHER: Duration = Duration::from_millis(50);
 
 /// The publisher.
 pub(super) struct Publisher {
     /// Its place on the board.
     part: usize,
     jobs: JobReceiver,
-    /// Taken from `jobs`, not yet sent.
-    waiting: VecDeque<Job>,
+    /// Taken from `jobs`, not yet sent, by the number of their coming.
+    waiting: VecDeque<(u64, Job)>,
+    /// Entries of the lifecycle stream, not yet taken by Redis.
+    held: Held,
+    /// How many jobs have come.
+    came: u64,
+    /// When the first of what waits is withdrawn; not after that time, and seldom before it.
+    next_expiry: Option<Instant>,
+    refusals: Refusals,
     settings: Arc<RedisSettings>,
     board: Arc<Board>,
     meter: Arc<Meter>,
@@ -65,6 +78,10 @@ impl Publisher {
             part,
             jobs,
             waiting: VecDeque::new(),
+            held: Held::default(),
+            came: 0,
+            next_expiry: None,
+            refusals: Refusals::default(),
             settings,
             board,
             meter,
@@ -76,22 +93,32 @@ impl Publisher {
     /// Runs until it is told to stop, or nobody is left to publish. What is queued then gets [`DRAIN_TIMEOUT`] if
     /// Redis is there.
     pub(super) async fn run(self, mut stop: Stop) {
+        let ledger = self.jobs.ledger().clone();
         let work = self.work(stop.clone());
         let overtime = async move {
             // A stop that nobody can give any more is one.
             let _ = stop.wait_for(|stop| *stop).await;
             tokio::time::sleep(DRAIN_TIMEOUT).await;
         };
+        let lost_before = ledger.lifecycle_lost.load(Ordering::Relaxed);
+        // All that is not sent by then is dropped with the work.
         tokio::select! {
             () = work => {}
             () = overtime => {}
+        }
+        let entries = ledger.lifecycle_lost.load(Ordering::Relaxed).saturating_sub(lost_before);
+        if entries > 0 {
+            tracing::warn!(
+                entries,
+                "entries of the lifecycle stream are lost: Redis did not take them before the end"
+            );
         }
     }
 
     async fn work(mut self, mut stop: Stop) {
         let mut attempts = Attempts::new("publisher".into(), &self.settings);
         loop {
-            let commands = Commands::open(self.settings.clone());
+            let commands = Commands::open(self.settings.clone(), "publisher");
             let broken = match self.meanwhile(&mut stop, commands).await {
                 Err(Stopped) => return,
                 Ok(Err(broken)) => broken,
@@ -105,9 +132,22 @@ impl Publisher {
             };
             let wait = attempts.failed(&broken);
             let board = self.board.clone();
+            board.failed(self.part, &broken.to_string());
+            if let Broken::Unsupported(what) = &broken {
+                self.refuse_unsupported(what);
+            }
             if self.meanwhile(&mut stop, board.wait_for_another(wait)).await.is_err() {
                 return;
             }
+        }
+    }
+
+    /// Refuses what waits, where this Redis can never take it; what comes later waits for the next attempt. Entries of the
+    /// lifecycle stream wait for another Redis.
+    fn refuse_unsupported(&mut self, what: &str) {
+        let reason: Arc<str> = format!("UNSUPPORTED {what}").into();
+        for (_, job) in self.waiting.drain(..) {
+            job.answer(Err(PublishFailure::Refused(reason.clone())));
         }
     }
 
@@ -119,11 +159,45 @@ impl Publisher {
                 output = &mut waited_for => return Ok(output),
                 job = self.jobs.recv() => match job.ok_or(Stopped)? {
                     job if job.when_down == WhenDown::Reject => job.answer(Err(PublishFailure::NotDone)),
-                    job => self.waiting.push_back(job),
+                    job => self.take(job),
                 },
+                () = expiry(self.next_expiry) => self.withdraw_expired(),
                 _ = stop.wait_for(|stop| *stop) => return Err(Stopped),
             }
         }
+    }
+
+    /// Takes in what comes while Redis is asked, and withdraws what may wait no longer.
+    async fn attend<F: Future>(&mut self, waited_for: F) -> F::Output {
+        let mut waited_for = pin!(waited_for);
+        loop {
+            tokio::select! {
+                output = &mut waited_for => return output,
+                Some(job) = self.jobs.recv() => self.take(job),
+                () = expiry(self.next_expiry) => self.withdraw_expired(),
+            }
+        }
+    }
+
+    fn take(&mut self, job: Job) {
+        self.came += 1;
+        if job.is_lifecycle() {
+            return self.held.push(self.came, job);
+        }
+        if let Some(expires) = job.expires {
+            let expires = Instant::from_std(expires);
+            self.next_expiry = Some(self.next_expiry.map_or(expires, |next| next.min(expires)));
+        }
+        self.waiting.push_back((self.came, job));
+    }
+
+    /// Answers those whose time is over: they are never sent.
+    fn withdraw_expired(&mut self) {
+        let until = Instant::now() + EXPIRE_TOGETHER;
+        // Dropped unanswered, and not handed to Redis: not done.
+        self.waiting.retain(|(_, job)| job.expires.is_none_or(|expires| Instant::from_std(expires) > until));
+        let expiries = self.waiting.iter().filter_map(|(_, job)| job.expires);
+        self.next_expiry = expiries.min().map(Instant::from_std);
     }
 
     /// The life of one connection.
@@ -154,29 +228,32 @@ impl Publisher {
     fn away(&mut self) {
         self.board.set(self.part, false);
         // Who may not wait is told, dropped unanswered; the others keep their order.
-        self.waiting.retain(|job| job.when_down == WhenDown::Queue);
+        self.waiting.retain(|(_, job)| job.when_down != WhenDown::Reject);
     }
 
     async fn serve(&mut self, stop: &mut Stop, commands: &mut Commands) -> Result<Stopped, Broken> {
         let mut look = tokio::time::interval_at(Instant::now() + LOOK_EVERY, LOOK_EVERY);
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
-            while let Ok(job) = self.jobs.try_recv() {
-                self.waiting.push_back(job);
+            while let Some(job) = self.jobs.try_recv() {
+                self.take(job);
             }
-            if !self.waiting.is_empty() {
+            let held = self.held.ready_at();
+            if !self.waiting.is_empty() || held.is_some_and(|at| at <= Instant::now()) {
                 self.send(stop, commands).await?;
                 continue;
             }
             let is_to_look = tokio::select! {
-                job = self.jobs.recv() => match job {
+                job = self.jobs.recv(), if !(self.jobs.is_closed() && held.is_some()) => match job {
                     Some(job) => {
-                        self.waiting.push_back(job);
+                        self.take(job);
                         false
                     }
-                    None => return Ok(Stopped),
+                    None if self.held.is_empty() => return Ok(Stopped),
+                    None => false,
                 },
                 broken = commands.ended() => return Err(broken),
+                () = expiry(held) => false,
                 _ = look.tick() => self.settings.library.is_needed,
                 // From here on nothing comes in, and what is in goes out.
                 _ = stop.wait_for(|stop| *stop), if !self.jobs.is_closed() => {
@@ -193,20 +270,36 @@ impl Publisher {
     /// Sends one pipeline and answers its jobs.
     async fn send(&mut self, stop: &mut Stop, commands: &mut Commands) -> Result<(), Broken> {
         let mut batch = self.next_batch();
-        let (pipeline, counts) = pipeline(&batch, &self.settings);
-        batch.iter_mut().for_each(|job| job.set_handed(true));
-        // Where this fails, the batch is dropped unanswered: nobody knows what became of it.
-        let outcomes = outcomes(commands.query(&pipeline).await?, &counts);
-        let functions_are_missing =
-            outcomes.iter().any(|outcome| outcome.as_ref().is_err_and(|words| is_missing_function(words)));
-        if functions_are_missing && self.not_loaded.is_none() {
-            self.load_library(commands).await?;
-        }
-        if self.settle(batch, outcomes) {
-            self.board.set(self.part, true);
+        if batch.is_empty() {
             return Ok(());
         }
-        self.away();
+        let settings = self.settings.clone();
+        let (pipeline, counts) = pipeline(&batch, &settings);
+        batch.iter_mut().for_each(|(_, job)| job.set_handed(true));
+        let results = match self.attend(commands.query(&pipeline)).await {
+            Ok(results) => results,
+            Err(broken) => return Err(self.unanswered(batch, broken)),
+        };
+        let outcomes = outcomes(results, &counts);
+        let functions_are_missing =
+            outcomes.iter().any(|outcome| outcome.as_ref().is_err_and(|words| is_missing_function(words)));
+        if functions_are_missing
+            && self.not_loaded.is_none()
+            && let Err(broken) = self.load_library(commands).await
+        {
+            return Err(self.unanswered(batch, broken));
+        }
+        match self.settle(batch, outcomes) {
+            Settled::All => {
+                self.board.set(self.part, true);
+                return Ok(());
+            }
+            Settled::NotMaster => {
+                self.away();
+                return Err(Broken::NotMaster("replica".to_owned()));
+            }
+            Settled::TryAgain => self.away(),
+        }
         let mut pause = pin!(async {
             tokio::select! {
                 () = tokio::time::sleep(RETRY_AFTER) => Ok(()),
@@ -220,16 +313,30 @@ impl Publisher {
         }
     }
 
-    /// At least one job, and as many more as the bounds allow.
-    fn next_batch(&mut self) -> Vec<Job> {
+    /// The connection broke, and nobody knows what became of a batch: it is dropped unanswered, but for entries of the
+    /// lifecycle stream, which come twice rather than never.
+    fn unanswered(&mut self, batch: Vec<(u64, Job)>, broken: Broken) -> Broken {
+        self.held.put_back(batch.into_iter().filter(|(_, job)| job.is_lifecycle()).collect());
+        broken
+    }
+
+    /// As many jobs as the bounds allow, in the order of their coming.
+    fn next_batch(&mut self) -> Vec<(u64, Job)> {
         let mut batch = Vec::new();
         let mut bytes = 0;
-        while let Some(job) = self.waiting.front() {
-            bytes += job.bytes;
-            if !batch.is_empty() && (batch.len() == PIPELINE_COMMANDS || bytes > PIPELINE_BYTES) {
+        let now = Instant::now();
+        while batch.len() < PIPELINE_COMMANDS && bytes < PIPELINE_BYTES {
+            let first = self.waiting.front().map(|(number, _)| *number);
+            let Some((number, job)) = self.held.next_before(first).or_else(|| self.waiting.pop_front())
+            else {
                 break;
+            };
+            if job.expires.is_some_and(|expires| Instant::from_std(expires) <= now) {
+                job.answer(Err(PublishFailure::NotDone));
+                continue;
             }
-            batch.extend(self.waiting.pop_front());
+            bytes += job.bytes;
+            batch.push((number, job));
         }
         batch
     }
@@ -237,15 +344,22 @@ impl Publisher {
     /// Sees to it that Redis has the functions. Where it does not let us, what needs them is refused.
     async fn load_library(&mut self, commands: &mut Commands) -> Result<(), Broken> {
         let begins = !std::mem::replace(&mut self.began, true);
-        let refused = commands.load(&self.settings.library, begins).await?.err();
-        if let Some(reason) = &refused
+        let settings = self.settings.clone();
+        let refused = self.attend(commands.load(&settings.library, begins)).await?.err();
+        let text = refused.as_deref().map(|words| {
+            let reason = without_arguments(words);
+            format!("the Redis functions (FUNCTION and FCALL, since Redis 7.0) cannot be used: {reason}")
+        });
+        if let Some(text) = &text
             && self.not_loaded != refused
         {
-            if self.settings.library.is_needed {
-                tracing::error!(reason, "the Redis functions of entity channels cannot be loaded");
-            } else {
-                tracing::debug!(reason, "the Redis functions cannot be loaded");
+            match settings.library.is_needed {
+                true => tracing::error!("{text}; what players publish on entity channels is refused"),
+                false => tracing::warn!("{text}; services cannot set players' views"),
             }
+        }
+        if settings.library.is_needed {
+            self.board.set_functions(text.map(Into::into));
         }
         self.not_loaded = refused;
         Ok(())
@@ -257,47 +371,92 @@ impl Publisher {
     }
 
     /// Answers what was answered. What Redis cannot do just now goes back to the front of the queue, unless
-    /// something behind it was done, which it may not follow. Says whether all was answered.
-    fn settle(&mut self, batch: Vec<Job>, outcomes: Vec<Result<(), String>>) -> bool {
+    /// something behind it was done, which it may not follow. Lifecycle entries that Redis did not take are held.
+    fn settle(&mut self, batch: Vec<(u64, Job)>, outcomes: Vec<Result<(), String>>) -> Settled {
         let will_pass =
             |words: &str| is_passing(words) || (is_missing_function(words) && self.not_loaded.is_none());
         let passing = |outcome: &Result<(), String>| outcome.as_ref().is_err_and(|words| will_pass(words));
         let redo_from = outcomes.iter().rposition(|outcome| !passing(outcome)).map_or(0, |last| last + 1);
-        let mut redo = Vec::new();
-        for (at, (mut job, outcome)) in batch.into_iter().zip(outcomes).enumerate() {
+        let is_replica =
+            outcomes.iter().any(|outcome| outcome.as_ref().is_err_and(|words| code_of(words) == READONLY));
+        let mut settled = if is_replica { Settled::NotMaster } else { Settled::All };
+        let (mut redo, mut held, mut is_refused, mut is_taken) = (Vec::new(), Vec::new(), false, false);
+        for (at, ((number, mut job), outcome)) in batch.into_iter().zip(outcomes).enumerate() {
             match outcome {
-                Ok(()) => job.answer(Ok(())),
+                // A replica takes a plain publish, and it reaches nobody.
+                Ok(()) if is_replica && matches!(job.work, Work::Publish { .. }) => {
+                    job.answer(Err(PublishFailure::Unknown));
+                }
+                Ok(()) => {
+                    is_taken |= job.is_lifecycle();
+                    job.answer(Ok(()));
+                }
+                Err(words) if job.is_lifecycle() => {
+                    if !will_pass(&words) {
+                        is_refused = true;
+                        self.refusals.log(&job.work, &words);
+                    }
+                    held.push((number, job));
+                }
                 Err(words) if code_of(&words) == "LIMIT_EXCEEDED" => {
                     job.answer(Err(PublishFailure::LimitExceeded));
                 }
                 Err(words) if !will_pass(&words) => {
-                    tracing::debug!(subject = job.work.subject(), reason = words, "Redis refused a publish");
+                    self.refusals.log(&job.work, &words);
+                    let words = explained(&job.work, words);
                     job.answer(Err(PublishFailure::Refused(words.into())));
                 }
                 Err(_) if at < redo_from => job.answer(Err(PublishFailure::NotDone)),
                 Err(_) => {
                     job.set_handed(false);
-                    redo.push(job);
+                    redo.push((number, job));
                 }
             }
         }
-        let all_answered = redo.is_empty();
+        match is_refused {
+            true => self.held.refused(),
+            false if is_taken => self.held.taken(),
+            false => {}
+        }
+        if settled == Settled::All && (!redo.is_empty() || (!held.is_empty() && !is_refused)) {
+            settled = Settled::TryAgain;
+        }
+        self.held.put_back(held);
         for job in redo.into_iter().rev() {
             self.waiting.push_front(job);
         }
-        all_answered
+        settled
+    }
+}
+
+/// What became of a batch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Settled {
+    /// All is answered, or held.
+    All,
+    /// Redis cannot do it all just now.
+    TryAgain,
+    /// Redis is the master no longer.
+    NotMaster,
+}
+
+/// Waits until then; for ever, where there is no such time.
+async fn expiry(at: Option<Instant>) {
+    match at {
+        Some(at) => sleep_until(at).await,
+        None => std::future::pending().await,
     }
 }
 
 /// A batch as commands, and how many jobs each of them is for: events of one entity channel that follow one another are
 /// written by one call.
-fn pipeline(batch: &[Job], settings: &RedisSettings) -> (redis::Pipeline, Vec<usize>) {
+fn pipeline(batch: &[(u64, Job)], settings: &RedisSettings) -> (redis::Pipeline, Vec<usize>) {
     let mut pipeline = redis::Pipeline::with_capacity(batch.len());
     pipeline.ignore_errors();
     let mut counts = Vec::with_capacity(batch.len());
     let mut rest = batch;
-    while let Some(job) = rest.first() {
-        let alike = rest.iter().take_while(|other| other.work.joins(&job.work)).count();
+    while let Some((_, job)) = rest.first() {
+        let alike = rest.iter().take_while(|(_, other)| other.work.joins(&job.work)).count();
         let (now, later) = rest.split_at(alike.max(1));
         rest = later;
         counts.push(now.len());
@@ -314,7 +473,7 @@ fn pipeline(batch: &[Job], settings: &RedisSettings) -> (redis::Pipeline, Vec<us
             Work::Commit { channel, commit } => {
                 pipeline.cmd("FCALL").arg("drawbridge_commit").arg(1).arg(&**channel);
                 pipeline.arg(commit.max).arg(commit.ttl_ms);
-                for job in now {
+                for (_, job) in now {
                     let Work::Commit { commit, .. } = &job.work else { continue };
                     pipeline.arg(&*commit.key).arg(u8::from(commit.remove));
                     pipeline.arg(open_object(&commit.payload)).arg(&commit.id);
@@ -344,9 +503,4 @@ fn outcomes(results: Vec<RedisResult<Value>>, counts: &[usize]) -> Vec<Result<()
         }
     }
     outcomes
-}
-
-/// Whether Redis has lost its functions, so that nothing was done.
-fn is_missing_function(words: &str) -> bool {
-    words.contains("Function not found")
 }

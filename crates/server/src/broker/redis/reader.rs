@@ -46,6 +46,16 @@ pub(super) enum Reads {
     Views,
 }
 
+impl Reads {
+    /// As the log names it.
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Reads::Tables => "reader of tables",
+            Reads::Views => "reader of views",
+        }
+    }
+}
+
 impl Reader {
     /// Reads these until it is told to stop. `part`: its place on the board, where it is down when it is asked and cannot
     /// connect.
@@ -57,26 +67,30 @@ impl Reader {
     }
 
     async fn work(&self, part: usize, reads: Reads) {
-        let name = match reads {
-            Reads::Tables => "reader of tables",
-            Reads::Views => "reader of views",
-        };
-        let mut attempts = Attempts::new(name.into(), &self.settings);
+        let mut attempts = Attempts::new(reads.name().into(), &self.settings);
         let mut has_failed = false;
+        // Without its views nobody can log in: whether they can be read is known from the start.
+        let mut was_there = matches!(reads, Reads::Tables);
+        let connection = match reads {
+            Reads::Tables => "tables",
+            Reads::Views => "views",
+        };
         loop {
             let is_asked = match reads {
                 Reads::Tables => self.questions.tables.len() > 0,
                 Reads::Views => self.questions.views.len() > 0,
             };
-            if !is_asked {
-                self.board.set(part, true);
+            if was_there {
+                if !is_asked {
+                    self.board.set(part, true);
+                }
+                // Opened when something is asked for first.
+                match reads {
+                    Reads::Tables => drop(self.questions.tables.first(1).await),
+                    Reads::Views => drop(self.questions.views.first(1).await),
+                }
             }
-            // Opened when something is asked for first.
-            match reads {
-                Reads::Tables => drop(self.questions.tables.first(1).await),
-                Reads::Views => drop(self.questions.views.first(1).await),
-            }
-            let broken = match Commands::open(self.settings.clone()).await {
+            let broken = match Commands::open(self.settings.clone(), connection).await {
                 Err(broken) => {
                     // Once may be chance, and the next attempt comes at once: players are not told of that.
                     if std::mem::replace(&mut has_failed, true) {
@@ -86,6 +100,7 @@ impl Reader {
                 }
                 Ok(mut commands) => {
                     has_failed = false;
+                    was_there = true;
                     attempts.up();
                     self.board.set(part, true);
                     loop {
@@ -100,6 +115,7 @@ impl Reader {
                 }
             };
             let wait = attempts.failed(&broken);
+            self.board.failed(part, &broken.to_string());
             self.board.wait_for_another(wait).await;
         }
     }

@@ -71,8 +71,8 @@ pub enum Reply<'a> {
     },
     /// An error, with its code.
     Error(&'a [u8]),
-    /// Any other answer to a command.
-    Answer,
+    /// Any other answer to a command, as it came.
+    Answer(&'a [u8]),
     /// Any other push, which answers nothing.
     Push,
 }
@@ -116,7 +116,7 @@ impl Decoder {
             Some(b'>') => self.push(&mut cursor),
             Some(b'-') => cursor.line().map(|line| Reply::Error(&line[1..])),
             Some(b'|') => cursor.value().map(|()| Reply::Push),
-            Some(_) => cursor.value().map(|()| Reply::Answer),
+            Some(_) => cursor.value().map(|()| Reply::Answer(&input[..cursor.at])),
         };
         match reply {
             Ok(reply) => Ok(Step::Reply(reply, cursor.at)),
@@ -190,6 +190,19 @@ impl Decoder {
         };
         Ok(Reply::Message { pattern, channel, payload })
     }
+}
+
+/// The string that a map has under this name, if the answer is a map and has one.
+pub fn member<'a>(answer: &'a [u8], name: &[u8]) -> Option<&'a [u8]> {
+    let mut cursor = Cursor { input: answer, at: 0 };
+    let members = cursor.length(b'%').ok()?;
+    for _ in 0..members {
+        if cursor.string(MAX_STRING).ok()? == name {
+            return cursor.string(MAX_STRING).ok();
+        }
+        cursor.value().ok()?;
+    }
+    None
 }
 
 fn confirmed<'a>(cursor: &mut Cursor<'a>, begins: bool, pattern: bool) -> Result<Reply<'a>, Stop> {

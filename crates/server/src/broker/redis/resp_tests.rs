@@ -48,8 +48,19 @@ fn describe(reply: &Reply<'_>) -> String {
             format!("{}{} {}", if *begins { "+" } else { "-" }, if *pattern { "p" } else { "" }, text(name))
         }
         Reply::Error(error) => format!("error {}", text(error)),
+        Reply::Answer(_) => "Answer".to_owned(),
         other => format!("{other:?}"),
     }
+}
+
+#[test]
+fn finds_the_members_of_a_map() {
+    let hello = b"%3\r\n$4\r\nrole\r\n$6\r\nmaster\r\n$5\r\nproto\r\n:3\r\n$7\r\nmodules\r\n*0\r\n";
+    assert_eq!(member(hello, b"role"), Some(&b"master"[..]));
+    assert_eq!(member(hello, b"proto"), None, "no string");
+    assert_eq!(member(hello, b"mode"), None);
+    assert_eq!(member(&hello[..20], b"role"), None, "cut");
+    assert_eq!(member(b"+PONG\r\n", b"role"), None);
 }
 
 #[test]
@@ -103,7 +114,7 @@ fn a_huge_announcement_holds_nothing() {
         left -= piece.len() as u64;
     }
     assert_eq!(decoder.step(b"\r\n+PONG\r\n").unwrap(), Step::Skip(2));
-    assert_eq!(decoder.step(b"+PONG\r\n").unwrap(), Step::Reply(Reply::Answer, 7));
+    assert_eq!(decoder.step(b"+PONG\r\n").unwrap(), Step::Reply(Reply::Answer(b"+PONG\r\n"), 7));
 }
 
 #[test]

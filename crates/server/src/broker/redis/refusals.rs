@@ -1,0 +1,97 @@
+//! Redis' refusals in the log: a warning with Redis' words, the first few of each kind in a while.
+
+use hashbrown::HashMap;
+
+use super::{code_of, is_unknown_command, without_arguments};
+use crate::broker::jobs::Work;
+use crate::log::Sparse;
+
+/// Kinds beyond these share one: Redis has fewer codes, but modules and scripts make up their own.
+const MAX_KINDS: usize = 64;
+
+/// What Redis refused, by command and error code.
+#[derive(Debug, Default)]
+pub(super) struct Refusals(HashMap<(&'static str, String), Sparse>);
+
+impl Refusals {
+    /// Logs that Redis refused this.
+    pub(super) fn log(&mut self, work: &Work, words: &str) {
+        let command = command_of(work);
+        let mut kind = (command, code_of(words).to_owned());
+        if self.0.len() >= MAX_KINDS && !self.0.contains_key(&kind) {
+            kind = ("", String::new());
+        }
+        self.0.entry(kind).or_default().line(|unlogged| {
+            let (subject, reason) = (work.subject(), without_arguments(words));
+            tracing::warn!(command, subject, reason, unlogged, "Redis refused a command");
+        });
+    }
+}
+
+/// The command of Redis that does this.
+fn command_of(work: &Work) -> &'static str {
+    match work {
+        Work::Publish { .. } => "PUBLISH",
+        Work::Append { .. } => "XADD",
+        Work::Commit { .. } => "FCALL drawbridge_commit",
+        Work::View { .. } => "FCALL drawbridge_view",
+    }
+}
+
+/// Redis' words for who asked for this; where Redis has no functions, or does not let us call them, what that means.
+pub(super) fn explained(work: &Work, words: String) -> String {
+    let lacks = match () {
+        () if is_unknown_command(&words) => "has none",
+        () if is_missing_function(&words) => "has not loaded ours",
+        // Its words name the user.
+        () if code_of(&words) == "NOPERM" => "does not allow us to call them",
+        () => return words,
+    };
+    let what = match work {
+        Work::Commit { .. } => "entity channels",
+        Work::View { .. } => "players' views",
+        Work::Publish { .. } | Work::Append { .. } => return words,
+    };
+    let reason = if code_of(&words) == "NOPERM" { "NOPERM" } else { without_arguments(&words) };
+    format!(
+        "UNSUPPORTED {what} need Redis functions (Redis 7.0, FUNCTION and FCALL), and this Redis {lacks}: {reason}"
+    )
+}
+
+/// Whether Redis has lost its functions, so that nothing was done.
+pub(super) fn is_missing_function(words: &str) -> bool {
+    words.contains("Function not found")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn view() -> Work {
+        let tell = ("nodes".into(), bytes::Bytes::new());
+        Work::View { player: "p".into(), channel: "c".into(), view: None, tell, unless_kept: false }
+    }
+
+    #[test]
+    fn what_lacks_functions_is_said_so() {
+        let unknown = "ERR unknown command 'FCALL', with args beginning with: 'drawbridge_view' '1' 'secret'";
+        let text = explained(&view(), unknown.into());
+        assert!(text.starts_with("UNSUPPORTED players' views need Redis functions"), "{text}");
+        assert!(text.ends_with("this Redis has none: ERR unknown command 'FCALL'"), "{text}");
+        for words in ["NOPERM no rights", "ERR Function not found"] {
+            assert!(explained(&view(), words.into()).starts_with("UNSUPPORTED"));
+        }
+        assert_eq!(explained(&view(), "OOM full".into()), "OOM full");
+        let publish = Work::Publish { channel: "c".into(), payload: bytes::Bytes::new() };
+        assert_eq!(explained(&publish, "NOPERM no rights".into()), "NOPERM no rights");
+    }
+
+    #[test]
+    fn kinds_are_bounded() {
+        let mut refusals = Refusals::default();
+        for kind in 0..1_000 {
+            refusals.log(&view(), &format!("CODE{kind} words"));
+        }
+        assert_eq!(refusals.0.len(), MAX_KINDS + 1);
+    }
+}
