@@ -178,12 +178,14 @@ def test_channels_with_ill_formed_names_are_never_shown(open_node, redis):
 
 
 def test_the_servers_own_channels_are_not_shown_by_a_pattern(redis, start):
-    node = start(redis, control_channel=True, channel=[{"name": "*", "subscribe": "true", "publish": "true", "patterns": True}])
+    channel = [{"name": name, "subscribe": "true", "publish": "true", "patterns": True} for name in ("chat:*", "drawbridge:*")]
+    node = start(redis, control_channel=True, broker={"key_prefix": "chat:own:"}, channel=channel)
     player = node.player("alice")
-    player.subscribe("*")
+    player.subscribe("chat:*")
+    player.subscribe("drawbridge:*")
     redis.publish("drawbridge:control", '{"event":"secret"}')
-    redis.publish("drawbridge:other", '{"event":"secret"}')
-    redis.publish("x", '{"event":"end"}')
+    redis.publish("chat:own:x", '{"event":"secret"}')
+    redis.publish("chat:x", '{"event":"end"}')
     assert player.events_until("end") == []
 
 

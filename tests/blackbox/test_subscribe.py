@@ -152,7 +152,7 @@ def test_a_rule_sees_me_channel_and_params(redis, start):
 
 
 def test_the_servers_own_channels_are_nobodys(redis, start):
-    node = start(redis, control_channel=True, channel=[{"name": "*", "subscribe": "true", "publish": "true", "patterns": True}])
+    node = start(redis, control_channel=True, channel=[{"name": "*", "subscribe": "true", "publish": "true"}])
     player = node.player("alice")
     player.subscribe("anything")
     player.refusal("CHANNEL_SUBSCRIBE", "FORBIDDEN", channel="drawbridge:control")

@@ -9,12 +9,13 @@ use drawbridge_protocol::websocket::Window;
 use drawbridge_protocol::{Encoding, Frame, Request, RequestId};
 use hashbrown::HashMap;
 
+use crate::access::AccessCache;
 use crate::class::ClassId;
 use crate::expr::Expr;
 use crate::io::{Claims, ConnId, Opened, Ticket};
 use crate::outbox::Outbox;
 use crate::rate_limit::Bucket;
-use crate::targets::{Judged, TargetId};
+use crate::targets::TargetId;
 
 /// One connection of this shard.
 #[derive(Debug)]
@@ -32,8 +33,10 @@ pub(crate) struct Connection {
     /// Who it is; known from `Joining` on, or earlier with a token on the upgrade.
     pub(crate) claims: Option<Claims>,
     pub(crate) subscriptions: Vec<Subscription>,
-    /// What was judged of channels that come through patterns.
-    pub(crate) judged: Option<Box<Judged>>,
+    /// How many of them are patterns.
+    pub(crate) patterns: usize,
+    /// What it may see of the channels that came through patterns.
+    pub(crate) access: Option<Box<AccessCache>>,
     /// Everything that waits to be sent.
     pub(crate) outbox: Outbox,
     /// What services have narrowed of its views.
@@ -261,7 +264,8 @@ impl Connection {
             address: opened.address,
             claims: None,
             subscriptions: Vec::new(),
-            judged: None,
+            patterns: 0,
+            access: None,
             outbox: Outbox::new(outbound_bytes),
             narrowed: Narrowed::default(),
             dirty: false,

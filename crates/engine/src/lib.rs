@@ -3,6 +3,7 @@
 //! Two deterministic state machines, driven from outside: [`engine::Engine`], one per shard, and
 //! [`interest::Hub`], one per link to Redis. Neither does I/O, reads a clock, or rolls dice.
 
+mod access;
 pub mod area;
 mod audience;
 pub mod backlog;
@@ -19,6 +20,7 @@ pub mod path;
 mod permissions;
 mod publication;
 pub mod rate_limit;
+mod recent;
 pub mod settings;
 pub mod stats;
 mod targets;

@@ -3,6 +3,7 @@
 
 use drawbridge_protocol::channel;
 use drawbridge_protocol::template::{Params, Template};
+use hashbrown::HashSet;
 use serde_json::Value;
 
 use crate::class::{Class, ClassId};
@@ -29,7 +30,7 @@ pub(crate) fn may_subscribe(settings: &Settings, claims: &Claims, channel: &str)
             Denied(format!("class `{}`: subscribe = `{}`", class.name, class.subscribe))
         }
     };
-    if fills_a_template(settings, claims, channel) { Ok(()) } else { Err(denied) }
+    if filled_channels(settings, claims).contains(channel) { Ok(()) } else { Err(denied) }
 }
 
 /// The class of a pattern, if clients may subscribe by it. Its real channels are judged one by one.
@@ -113,8 +114,12 @@ pub(crate) fn auto_channels(settings: &Settings, claims: &Claims, skipped: &mut 
     channels
 }
 
-fn fills_a_template(settings: &Settings, claims: &Claims, channel: &str) -> bool {
-    auto_channels(settings, claims, &mut Vec::new()).iter().any(|auto| auto == channel)
+/// The channels that the templates give this player: a right to subscribe by name.
+pub(crate) fn filled_channels(settings: &Settings, claims: &Claims) -> HashSet<String> {
+    if settings.auto_subscribe.is_empty() {
+        return HashSet::new();
+    }
+    auto_channels(settings, claims, &mut Vec::new()).into_iter().collect()
 }
 
 /// Fills one template with every combination of its claims' values.

@@ -77,12 +77,13 @@ impl Bucket {
     }
 }
 
-/// Buckets that connections of several shards share: by player and by address. Asked once per message, and only
-/// where the configuration sets such a limit; never on the way out.
+/// What connections of several shards share: the buckets of players and addresses, asked once per message and only where
+/// the configuration sets such a limit, and the patterns of each player. Never asked on the way out.
 #[derive(Debug)]
 pub struct SharedLimits {
     players: Option<(Rate, Keyed<Arc<str>>)>,
     addresses: Option<(Rate, Keyed<IpAddr>)>,
+    patterns: PatternShares,
 }
 
 impl SharedLimits {
@@ -91,7 +92,21 @@ impl SharedLimits {
         Arc::new(SharedLimits {
             players: settings.messages_per_player.map(|rate| (rate, Keyed::default())),
             addresses: settings.messages_per_address.map(|rate| (rate, Keyed::default())),
+            patterns: PatternShares { limit: settings.patterns_per_player, players: Mutex::default() },
         })
+    }
+
+    /// One more pattern of this player. `work`: what matching it costs, as [`crate::interest::match_work`] says.
+    ///
+    /// # Errors
+    /// Where the player holds as much as it may.
+    pub fn take_pattern(&self, player: &Arc<str>, work: usize) -> Result<(), PatternsFull> {
+        self.patterns.take(player, work)
+    }
+
+    /// The player holds this pattern no more.
+    pub fn release_pattern(&self, player: &Arc<str>, work: usize) {
+        self.patterns.release(player, work);
     }
 
     /// One message of this player from this address.
@@ -105,6 +120,58 @@ impl SharedLimits {
         match (&self.players, player) {
             (Some((rate, buckets)), Some(player)) => buckets.take(now_ms, *rate, player),
             _ => Verdict::Allowed,
+        }
+    }
+}
+
+/// Why a player may not hold one more pattern.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PatternsFull {
+    /// It holds `patterns_per_player`.
+    Count,
+    /// Together they cost too much to match.
+    Work,
+}
+
+/// How much matching each pattern of a player may cost on average, where it holds all that it may.
+const WORK_PER_PATTERN: usize = 64;
+
+/// What each player's patterns come to. It holds the players that have one, so connections bound it.
+#[derive(Debug)]
+struct PatternShares {
+    limit: usize,
+    players: Mutex<HashMap<Arc<str>, PatternShare>>,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct PatternShare {
+    patterns: usize,
+    work: usize,
+}
+
+impl PatternShares {
+    fn take(&self, player: &Arc<str>, work: usize) -> Result<(), PatternsFull> {
+        let mut players = self.players.lock().unwrap_or_else(PoisonError::into_inner);
+        let held = players.get(player).copied().unwrap_or_default();
+        let share = PatternShare { patterns: held.patterns + 1, work: held.work + work };
+        if share.patterns > self.limit {
+            return Err(PatternsFull::Count);
+        }
+        // One pattern may always be as dear as any.
+        if held.patterns > 0 && share.work > self.limit.saturating_mul(WORK_PER_PATTERN) {
+            return Err(PatternsFull::Work);
+        }
+        players.insert(player.clone(), share);
+        Ok(())
+    }
+
+    fn release(&self, player: &Arc<str>, work: usize) {
+        let mut players = self.players.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(share) = players.get_mut(player) else { return };
+        share.patterns = share.patterns.saturating_sub(1);
+        share.work = share.work.saturating_sub(work);
+        if share.patterns == 0 {
+            players.remove(player);
         }
     }
 }
@@ -147,6 +214,23 @@ mod tests {
     use super::*;
 
     const RATE: Rate = Rate { per_second: 10, burst: 5 };
+
+    #[test]
+    fn a_players_patterns_are_counted_until_they_are_given_back() {
+        let shares = PatternShares { limit: 3, players: Mutex::default() };
+        let (ann, bob) = ("ann".into(), "bob".into());
+        for _ in 0..3 {
+            assert_eq!(shares.take(&ann, 1), Ok(()));
+        }
+        assert_eq!(shares.take(&ann, 1), Err(PatternsFull::Count));
+        assert_eq!(shares.take(&bob, 500), Ok(()), "another player's");
+        assert_eq!(shares.take(&bob, 1), Err(PatternsFull::Work));
+        shares.release(&ann, 1);
+        assert_eq!(shares.take(&ann, 1), Ok(()));
+        (0..3).for_each(|_| shares.release(&ann, 1));
+        shares.release(&bob, 500);
+        assert_eq!(shares.players.lock().map(|players| players.len()).ok(), Some(0));
+    }
 
     #[test]
     fn a_burst_passes_and_then_the_rate_holds() {

@@ -27,6 +27,8 @@ pub struct Settings {
     pub message_bytes: usize,
     /// How many subscriptions one connection may hold.
     pub subscriptions: usize,
+    /// How many patterns one player may hold, over all of the node's connections.
+    pub patterns_per_player: usize,
     /// Messages per connection.
     pub messages: Rate,
     /// Subscribe requests per connection.

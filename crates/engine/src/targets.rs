@@ -3,7 +3,6 @@
 //! connections' side of a subscription to [`crate::connection`].
 
 use std::rc::Rc;
-use std::sync::Arc;
 
 use drawbridge_protocol::RequestId;
 use hashbrown::HashMap;
@@ -13,7 +12,7 @@ use crate::area::Area;
 use crate::audience::{AudienceId, Audiences, EVERYBODY, Eye, NOBODY};
 use crate::class::{ClassId, Classes};
 use crate::expr::Expr;
-use crate::interest::PatternIndex;
+use crate::interest::{PatternIndex, match_work};
 use crate::io::{ConnId, Position, Publication, Subject, SubjectRef, Ticket};
 use crate::outbox::QueueId;
 use crate::view::View;
@@ -27,8 +26,10 @@ pub(crate) struct TargetId(pub(crate) u32);
 #[derive(Debug)]
 pub(crate) struct Target {
     pub(crate) subject: Subject,
-    /// The class of the channel; of a pattern none.
+    /// The class of the channel; of a pattern none: its channels have their own.
     pub(crate) class: Option<ClassId>,
+    /// The class that a pattern belongs to.
+    pub(crate) pattern_class: Option<ClassId>,
     pub(crate) subscribers: Vec<Subscriber>,
     /// Who of them share a view; `None` while everybody is shown everything.
     pub(crate) audiences: Option<Box<Audiences>>,
@@ -144,55 +145,6 @@ impl Subscriber {
     }
 }
 
-/// What one pattern subscriber may see of one real channel.
-#[derive(Clone, Debug)]
-pub(crate) enum Judgement {
-    /// Nothing.
-    Hidden,
-    /// What the server's view shows; `None`: everything.
-    Shown(Option<Rc<View>>),
-}
-
-/// Looks a judgement up without owning the channel's name.
-#[derive(Hash)]
-struct JudgedRef<'a>(TargetId, &'a str);
-
-impl hashbrown::Equivalent<(TargetId, Arc<str>)> for JudgedRef<'_> {
-    fn equivalent(&self, key: &(TargetId, Arc<str>)) -> bool {
-        self.0 == key.0 && *self.1 == *key.1
-    }
-}
-
-/// What was judged of the real channels that reach one connection through its patterns: bounded for all of them
-/// together, and forgotten as a whole.
-#[derive(Debug, Default)]
-pub(crate) struct Judged(HashMap<(TargetId, Arc<str>), Judgement>);
-
-impl Judged {
-    const MAX_CHANNELS: usize = 1_024;
-
-    pub(crate) fn get(&self, pattern: TargetId, channel: &str) -> Option<&Judgement> {
-        self.0.get(&JudgedRef(pattern, channel))
-    }
-
-    pub(crate) fn insert(&mut self, pattern: TargetId, channel: Arc<str>, judgement: Judgement) {
-        if self.0.len() >= Self::MAX_CHANNELS {
-            self.0.clear();
-        }
-        self.0.insert((pattern, channel), judgement);
-    }
-
-    /// What services narrowed of a channel has changed.
-    pub(crate) fn forget_channel(&mut self, channel: &str) {
-        self.0.retain(|(_, other), _| **other != *channel);
-    }
-
-    /// A pattern was left, or is to be judged anew.
-    pub(crate) fn forget(&mut self, pattern: TargetId) {
-        self.0.retain(|(other, _), _| *other != pattern);
-    }
-}
-
 /// A subscription that waits for the broker's confirmation.
 #[derive(Debug)]
 pub(crate) struct Waiter {
@@ -223,6 +175,8 @@ pub(crate) struct Targets {
     slab: Slab<Target>,
     by_subject: HashMap<Subject, TargetId>,
     patterns: PatternIndex<TargetId>,
+    /// What matching the patterns of each class costs.
+    match_work: HashMap<Option<ClassId>, usize>,
 }
 
 impl Targets {
@@ -242,10 +196,13 @@ impl Targets {
             return (id, false);
         }
         let class = if subject.pattern { None } else { classes.of_channel(&subject.name) };
+        let pattern_class = if subject.pattern { classes.of_pattern(&subject.name) } else { None };
+        let pattern_class = pattern_class.map(|(id, _)| id);
         let world = class.as_ref().and_then(|(_, class, _)| class.entity.as_ref()).map(World::new);
         let target = Target {
             subject: subject.clone(),
             class: class.map(|(id, _, _)| id),
+            pattern_class,
             subscribers: Vec::new(),
             audiences: None,
             world: world.map(Box::new),
@@ -257,6 +214,7 @@ impl Targets {
         self.by_subject.insert(subject.clone(), id);
         if subject.pattern {
             self.patterns.insert(subject.name.clone(), id);
+            *self.match_work.entry(pattern_class).or_default() += match_work(&subject.name);
         }
         (id, true)
     }
@@ -267,6 +225,9 @@ impl Targets {
         self.by_subject.remove(&target.subject);
         if target.subject.pattern {
             self.patterns.remove(&target.subject.name);
+            if let Some(work) = self.match_work.get_mut(&target.pattern_class) {
+                *work -= match_work(&target.subject.name);
+            }
         }
         Some(target)
     }
@@ -280,10 +241,27 @@ impl Targets {
     }
 
     /// The patterns that match a real channel.
-    pub(crate) fn matching_patterns(&self, channel: &str, found: &mut Vec<TargetId>) {
+    pub(crate) fn matching_patterns(&mut self, channel: &str, found: &mut Vec<TargetId>) {
         if !self.patterns.is_empty() {
             self.patterns.for_each_match(channel, |_, id| found.push(*id));
         }
+    }
+
+    /// The patterns of a class.
+    pub(crate) fn patterns_of<'s>(
+        &'s self,
+        class: ClassId,
+        class_prefix: &'s str,
+    ) -> impl Iterator<Item = &'s Target> {
+        self.patterns
+            .under(class_prefix)
+            .filter_map(|(_, id)| self.get(*id))
+            .filter(move |target| target.pattern_class == Some(class))
+    }
+
+    /// What matching one channel with the patterns of a class costs at most, in the units of [`match_work`].
+    pub(crate) fn match_work_of(&self, class: ClassId) -> usize {
+        self.match_work.get(&Some(class)).copied().unwrap_or(0)
     }
 
     pub(crate) fn len(&self) -> usize {

@@ -199,6 +199,12 @@ fn broker_samples(broker: &crate::broker::BrokerStats) -> Vec<Sample> {
         Sample(Gauge, "redis_subscriptions_live", "Of these, confirmed by Redis", broker.live),
         Sample(
             Gauge,
+            "redis_patterns",
+            "Patterns that Redis holds to cover all that players are subscribed to",
+            broker.pattern_cover,
+        ),
+        Sample(
+            Gauge,
             "pattern_channels",
             "Channels counted because patterns cover them",
             broker.pattern_channels,

@@ -25,6 +25,7 @@ IDLE_GAUGES = (
     "drawbridge_outbound_bytes",
     "drawbridge_publishes_in_flight",
     "drawbridge_requests_deferred",
+    "drawbridge_redis_patterns",
     "drawbridge_pattern_channels",
     "drawbridge_shard_queue_bytes",
     "drawbridge_publish_queue_bytes",

@@ -7,8 +7,9 @@ use drawbridge_protocol::{Encoding, ErrorCode, ErrorMessage, Frame, ServerMessag
 use smallvec::SmallVec;
 
 use super::Engine;
+use super::deliver::access;
+use crate::access::Access;
 use crate::io::{BrokerEvent, BrokerStatus, ConnId, Notice, Position, Subject};
-use crate::permissions;
 use crate::targets::{Reply, TargetId, Waiter};
 
 /// The code of refusals in the broker's own words: what Redis lacks.
@@ -207,10 +208,9 @@ impl Engine {
         for id in matched.drain(..) {
             let Some(target) = self.targets.get(id) else { continue };
             for subscriber in target.subscribers.iter().filter(|subscriber| subscriber.live) {
-                let claims = self.connections.get(subscriber.conn).and_then(|conn| conn.claims.as_ref());
-                if claims
-                    .is_some_and(|claims| permissions::may_subscribe(&self.settings, claims, channel).is_ok())
-                {
+                let Some(conn) = self.connections.get_mut(subscriber.conn) else { continue };
+                let access = access(&self.settings, &mut self.views, conn, channel);
+                if matches!(access, Access::Granted(_)) {
                     conns.push(subscriber.conn);
                 }
             }

@@ -1,12 +1,12 @@
 //! What services command about a player, on whichever node the player is (contract §9).
 
 use super::Engine;
-use super::subscribe::{Ended, subject};
+use super::subscribe::{Ended, Refusal, subject};
 use crate::connection::{Origin, Phase};
 use crate::io::{ConnId, PlayerAction, PlayerCommand};
 use crate::permissions;
 use crate::targets::{Reply, TargetId};
-use drawbridge_protocol::{CloseCode, ErrorCode, ErrorMessage};
+use drawbridge_protocol::{CloseCode, ErrorCode};
 
 impl Engine {
     pub(super) fn command(&mut self, command: &PlayerCommand) {
@@ -37,12 +37,16 @@ impl Engine {
         if let Some(target) = self.subscribed_target(id, &subject) {
             return self.take_over(id, target);
         }
-        if !full {
-            self.add_subscription(id, &subject, Origin::Server, None, None, reply);
-        } else if matches!(reply, Reply::Server) {
-            let text = self.too_many_subscriptions();
-            let error = ErrorMessage::new(ErrorCode::LimitExceeded, &text);
-            self.send_error(id, ErrorMessage { channel: Some(channel), ..error });
+        let is_taken = match full {
+            true => Err(Refusal::new(ErrorCode::LimitExceeded, self.too_many_subscriptions())),
+            false => self.take_pattern(id, &subject),
+        };
+        match is_taken {
+            Ok(()) => self.add_subscription(id, &subject, Origin::Server, None, None, reply),
+            Err(refusal) if matches!(reply, Reply::Server) => {
+                self.refuse_subscription(id, None, channel, &refusal, false);
+            }
+            Err(_) => {}
         }
     }
 

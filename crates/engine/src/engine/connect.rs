@@ -114,6 +114,7 @@ impl Engine {
         conn.deadlines.expiry_ms =
             claims.expires_unix_ms.map_or(0, |at| now.mono_ms + at.saturating_sub(now.unix_ms).max(1));
         conn.claims = Some(claims);
+        conn.access = None;
         self.arm(id);
     }
 

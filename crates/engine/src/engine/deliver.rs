@@ -3,7 +3,6 @@
 //! waits than the limit allows. Queues are flushed in [`super::flush`]; entity channels are in [`super::entities`].
 
 use std::collections::BTreeSet;
-use std::rc::Rc;
 use std::sync::Arc;
 
 use drawbridge_protocol::websocket::Compressor;
@@ -11,15 +10,15 @@ use drawbridge_protocol::{CloseCode, Frame};
 
 use super::flush::flush_bytes;
 use super::{Connections, Engine};
-use crate::class::{ClassId, Delivery, SlowConsumer};
+use crate::access::Access;
+use crate::class::{Class, ClassId, Delivery, SlowConsumer};
 use crate::connection::Connection;
 use crate::io::{ConnId, Publication};
 use crate::outbox::{OutboundQueue, QueueId, QueueKind, Queued, QueuedKind, Queues};
-use crate::permissions;
 use crate::settings::Settings;
 use crate::stats::Stats;
-use crate::targets::{Judgement, Subscriber, TargetId, Targets};
-use crate::view::{EventScope, View, Views};
+use crate::targets::{Subscriber, TargetId, Targets};
+use crate::view::{EventScope, Views};
 
 /// By which subscription an event of a stream comes, and how events of its channel's class leave.
 struct By {
@@ -70,14 +69,37 @@ impl Engine {
         let mut matched = std::mem::take(&mut self.matched);
         matched.extend(exact);
         self.targets.matching_patterns(&publication.channel, &mut matched);
-        for id in matched.drain(..) {
-            if Some(id) == exact {
-                self.deliver_exact(id, publication);
-            } else {
-                self.deliver_pattern(id, exact, publication);
-            }
+        let by_name = usize::from(exact.is_some());
+        if let Some(id) = exact {
+            self.deliver_exact(id, publication);
         }
+        if let Some(patterns) = matched.get(by_name..).filter(|patterns| !patterns.is_empty()) {
+            self.deliver_patterns(patterns, exact, publication);
+        }
+        matched.clear();
         self.matched = matched;
+    }
+
+    /// To those who are subscribed by patterns, unless they have it by the channel's name.
+    fn deliver_patterns(
+        &mut self,
+        patterns: &[TargetId],
+        exact: Option<TargetId>,
+        publication: &Arc<Publication>,
+    ) {
+        let found = self.settings.classes.of_channel(&publication.channel);
+        let (class_id, class) = found.map(|(id, class, _)| (id, class)).unzip();
+        if !class.is_none_or(Class::is_shown_by_pattern) {
+            return;
+        }
+        let delivery = delivery_of(&self.settings, class_id);
+        // A table that its client keeps is told by its own subscription alone.
+        let has_world = |id: &TargetId| self.targets.get(*id).is_some_and(|target| target.world.is_some());
+        let table = exact.filter(has_world);
+        for target in patterns {
+            let by = By { target: *target, class: class_id, delivery };
+            self.deliver_pattern(&by, table, publication);
+        }
     }
 
     fn deliver_exact(&mut self, id: TargetId, publication: &Arc<Publication>) {
@@ -119,17 +141,8 @@ impl Engine {
         self.enforce_limit(over);
     }
 
-    fn deliver_pattern(&mut self, id: TargetId, exact: Option<TargetId>, publication: &Arc<Publication>) {
-        let found = self.settings.classes.of_channel(&publication.channel);
-        let (class_id, class) = found.map(|(id, class, _)| (id, class)).unzip();
-        if class.is_some_and(|class| !class.is_shown_by_pattern()) {
-            return;
-        }
-        // A table that its client keeps is told by its own subscription alone.
-        let has_world = |id: &TargetId| self.targets.get(*id).is_some_and(|target| target.world.is_some());
-        let table = exact.filter(has_world);
-        let by = By { target: id, class: class_id, delivery: delivery_of(&self.settings, class_id) };
-        let Some(target) = self.targets.get_mut(id) else { return };
+    fn deliver_pattern(&mut self, by: &By, table: Option<TargetId>, publication: &Arc<Publication>) {
+        let Some(target) = self.targets.get_mut(by.target) else { return };
         let scope = EventScope::of(publication);
         let mut slots: Vec<u32> = Vec::new();
         match &mut target.audiences {
@@ -152,9 +165,15 @@ impl Engine {
             if conn.last_turn == out.turn || table.is_some_and(|exact| conn.subscription(exact).is_some()) {
                 continue;
             }
-            if may_see(&self.settings, &mut self.views, conn, id, publication, out.turn) {
-                out.hand(&by, subscriber, publication);
+            let is_shown = match access(&self.settings, &mut self.views, conn, &publication.channel) {
+                Access::Denied => false,
+                Access::Granted(view) => view.as_ref().is_none_or(|view| view.shows(out.turn, &scope)),
+            };
+            if is_shown {
+                out.hand(by, subscriber, publication);
             } else {
+                // Whatever other patterns of its match.
+                conn.last_turn = out.turn;
                 out.stats.hidden += 1;
             }
         }
@@ -354,40 +373,15 @@ pub(super) fn delivery_of(settings: &Settings, class: Option<ClassId>) -> Delive
     class.and_then(|id| settings.classes.get(id)).map(|class| class.delivery).unwrap_or_default()
 }
 
-/// Whether a connection may see an event that comes by a pattern: rights and the server's view are judged for each
-/// real channel, once.
-fn may_see(
+/// What a connection may see of a real channel that comes by a pattern: decided once, and remembered.
+pub(super) fn access<'c>(
     settings: &Settings,
     views: &mut Views,
-    conn: &mut Connection,
-    pattern: TargetId,
-    publication: &Publication,
-    turn: u64,
-) -> bool {
-    let channel = &publication.channel;
-    let known = conn.judged.as_ref().and_then(|judged| judged.get(pattern, channel));
-    let judgement = match known {
-        Some(judgement) => judgement.clone(),
-        None => {
-            let judgement = judge(settings, views, conn, channel);
-            let judged = conn.judged.get_or_insert_default();
-            judged.insert(pattern, channel.clone(), judgement.clone());
-            judgement
-        }
-    };
-    match judgement {
-        Judgement::Hidden => false,
-        Judgement::Shown(view) => {
-            view.is_none_or(|view: Rc<View>| view.shows(turn, &EventScope::of(publication)))
-        }
-    }
-}
-
-fn judge(settings: &Settings, views: &mut Views, conn: &Connection, channel: &str) -> Judgement {
-    let Some(claims) = &conn.claims else { return Judgement::Hidden };
-    if permissions::may_subscribe(settings, claims, channel).is_err() {
-        return Judgement::Hidden;
-    }
-    let server = permissions::server_view(settings, claims, channel, conn.narrowed.of(channel));
-    Judgement::Shown(views.get(server, None))
+    conn: &'c mut Connection,
+    channel: &Arc<str>,
+) -> &'c Access {
+    let Some(claims) = &conn.claims else { return &Access::Denied };
+    let narrowed = &conn.narrowed;
+    let cache = conn.access.get_or_insert_default();
+    cache.of(settings, claims, || narrowed.of(channel), views, channel)
 }

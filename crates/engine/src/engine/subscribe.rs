@@ -11,9 +11,15 @@ use crate::area::Area;
 use crate::audience::NOBODY;
 use crate::connection::{Origin, Subscription};
 use crate::expr::Expr;
+use crate::interest::match_work;
 use crate::io::{BrokerCommand, ConnId, Output, Subject, Ticket};
 use crate::permissions::{self, Denied};
+use crate::rate_limit::PatternsFull;
 use crate::targets::{Reply, Subscriber, Target, TargetId, Waiter};
+
+/// What matching one channel with the patterns of one class may cost in a shard, for each byte of the channel, in the
+/// units of [`match_work`].
+const MAX_MATCH_WORK: usize = 65_536;
 
 /// Why a subscription ends without its client having asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,6 +62,7 @@ impl Engine {
     ) {
         let judged = self.judge_subscribe(id, &subscribe).and_then(|wish| {
             self.judge_work(id, &wish.subject, wish.filter.as_ref(), wish.area.is_some())?;
+            self.take_pattern(id, &wish.subject)?;
             Ok(wish)
         });
         match judged {
@@ -117,6 +124,34 @@ impl Engine {
         Ok(Wish { subject, filter, area })
     }
 
+    /// Takes the player's share for one more pattern, and the class's; [`Engine::leave_target`] gives it back.
+    pub(super) fn take_pattern(&self, id: ConnId, subject: &Subject) -> Result<(), Refusal> {
+        let player = self.connections.get(id).and_then(|conn| conn.player());
+        let (true, Some(player)) = (subject.pattern && !self.is_subscribed(id, subject), player) else {
+            return Ok(());
+        };
+        let full = |text: String| Err(Refusal::new(ErrorCode::LimitExceeded, text));
+        let work = match_work(&subject.name);
+        let class = self.settings.classes.of_pattern(&subject.name);
+        if let Some((id, class)) = class
+            && self.targets.find(subject).is_none()
+            && self.targets.match_work_of(id) + work > MAX_MATCH_WORK
+        {
+            return full(format!("the patterns of class `{}` cost as much an event as they may", class.name));
+        }
+        match self.limits.take_pattern(player, work) {
+            Ok(()) => Ok(()),
+            Err(PatternsFull::Count) => {
+                let limit = self.settings.patterns_per_player;
+                full(format!("a player may hold {limit} patterns, over all its connections to this node"))
+            }
+            Err(PatternsFull::Work) => full(
+                "this player's patterns cost as much an event as they may; use fewer letters behind a `*`"
+                    .into(),
+            ),
+        }
+    }
+
     /// What a client is told of a right that it lacks.
     pub(super) fn explain(&self, denied: Denied) -> String {
         if self.settings.explain { denied.0 } else { "not allowed".to_owned() }
@@ -140,7 +175,8 @@ impl Engine {
         matches!((slot, subscribers), (Some(slot), Some(all)) if all.get(slot).is_some_and(|one| one.live))
     }
 
-    /// Subscribes a connection, or gives its subscription another filter; `reply` follows when it is live.
+    /// Subscribes a connection, or gives its subscription another filter; `reply` follows when it is live. For a pattern
+    /// that it does not hold, [`Engine::take_pattern`] comes first.
     pub(super) fn add_subscription(
         &mut self,
         id: ConnId,
@@ -165,6 +201,7 @@ impl Engine {
         if !known {
             let slot = target.subscribers.len() as u32;
             conn.subscriptions.push(Subscription { target: target_id, slot, origin });
+            conn.patterns += usize::from(subject.pattern);
             if target.subscribers.is_empty() {
                 // Most channels of a player's own have one, and ever only one.
                 target.subscribers.reserve_exact(1);
@@ -310,10 +347,16 @@ impl Engine {
         let Some(conn) = self.connections.get_mut(id) else { return };
         let Some(at) = conn.subscriptions.iter().position(|s| s.target == target_id) else { return };
         let slot = conn.subscriptions.remove(at).slot as usize;
-        if let Some(judged) = &mut conn.judged {
-            judged.forget(target_id);
-        }
         let Some(target) = self.targets.get_mut(target_id) else { return };
+        if target.subject.pattern {
+            conn.patterns -= 1;
+            if conn.patterns == 0 {
+                conn.access = None;
+            }
+            if let Some(player) = conn.player() {
+                self.limits.release_pattern(player, match_work(&target.subject.name));
+            }
+        }
         target.waiters.retain(|waiter| waiter.conn != id);
         let queue = target.subscribers.get_mut(slot).and_then(|subscriber| subscriber.queue.take());
         let moved = target.remove(slot as u32);

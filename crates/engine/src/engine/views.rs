@@ -13,7 +13,7 @@ use super::deliver::{delivery_of, outgoing};
 use super::entities::Telling;
 use super::subscribe::{Refusal, subject};
 use crate::area::Area;
-use crate::audience::NOBODY;
+use crate::audience::{Audiences, NOBODY};
 use crate::class::Class;
 use crate::connection::{Connection, Phase};
 use crate::expr::{self, Expr, Vars};
@@ -26,8 +26,8 @@ use crate::world::Change;
 /// Where the compiler has no better one.
 const FILTER_HINT: &str =
     "a filter is one condition of at most 1024 bytes, like: event == 'hit' && data.damage > 10";
-/// What asking the filters of one channel that no index answers may cost an event, in the units of
-/// [`crate::filter_index`]; `docs/filters.md` says what that means.
+/// What asking the filters of one channel, or of all patterns of one class, that no index answers may cost an event, in
+/// the units of [`crate::filter_index`]; `docs/filters.md` says what that means.
 const MAX_FILTER_WORK: usize = 100_000;
 /// How soon players' views are asked for again when Redis has refused to tell them.
 const ASK_VIEWS_AGAIN_MS: u64 = 5_000;
@@ -148,12 +148,26 @@ impl Engine {
             self.views.get(server, Some(bind(filter, &scope)))
         };
         let audiences = self.targets.find(subject).and_then(|id| self.targets.get(id)?.audiences.as_ref());
-        if audiences.is_none_or(|audiences| audiences.work_with(view.as_ref()) <= MAX_FILTER_WORK) {
+        let work = match audiences {
+            Some(audiences) => audiences.work_with(view.as_ref()),
+            None => Audiences::default().work_with(view.as_ref()),
+        };
+        if work + self.filter_work_beside(subject) <= MAX_FILTER_WORK {
             return Ok(());
         }
-        let text = "filter: this channel's filters cost as much an event as they may together";
+        let text = "filter: the filters of this channel, or of its class's patterns, cost as much an event as they may together";
         let hint = "compare a field of the event with a constant, a list or a range: such filters are found without asking";
         Err(Refusal { hint: Some(hint.to_owned()), ..Refusal::new(ErrorCode::LimitExceeded, text) })
+    }
+
+    /// What the filters of other patterns of the same class cost: one event may be for all of them.
+    fn filter_work_beside(&self, subject: &Subject) -> usize {
+        let class = self.settings.classes.of_pattern(&subject.name).filter(|_| subject.pattern);
+        let Some((id, class)) = class else { return 0 };
+        let others = self.targets.patterns_of(id, class.name.literal_prefix());
+        let audiences =
+            others.filter(|target| target.subject != *subject).filter_map(|t| t.audiences.as_ref());
+        audiences.map(|audiences| audiences.work()).sum()
     }
 
     pub(super) fn set_view(
@@ -200,9 +214,6 @@ impl Engine {
     /// Puts a subscriber where it sees what it is to see now. `tell`: what comes into view and what goes is told, which
     /// is not needed where all that is in view is told anew.
     pub(super) fn look_anew(&mut self, id: ConnId, target_id: TargetId, tell: bool) {
-        if let Some(judged) = self.connections.get_mut(id).and_then(|conn| conn.judged.as_mut()) {
-            judged.forget(target_id);
-        }
         let Some(sight) = self.sight(id, target_id) else { return };
         let slot = self.connections.get(id).and_then(|conn| conn.subscription(target_id)).map(|s| s.slot);
         let (Some(slot), Some(target)) = (slot, self.targets.get_mut(target_id)) else { return };
@@ -414,8 +425,8 @@ impl Engine {
         // What came through patterns is judged by the view before.
         self.flush_channel(id, channel);
         let Some(conn) = self.connections.get_mut(id) else { return };
-        if let Some(judged) = &mut conn.judged {
-            judged.forget_channel(channel);
+        if let Some(access) = &mut conn.access {
+            access.forget(channel);
         }
         if let Some(target) = self.subscribed_target(id, &Subject::channel(channel.clone())) {
             self.flush_target(id, target);

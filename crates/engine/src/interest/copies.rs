@@ -130,14 +130,19 @@ impl Hub {
         }
     }
 
-    /// Of the patterns' copies the one of the pattern that was confirmed first is canonical.
+    /// Where Redis holds the channel by name, too, that copy is canonical; else the cover says which.
     fn pattern_copy(&mut self, pattern: &[u8], channel: &str, content: Content<'_>) {
         let key = SubjectRef { name: channel, pattern: false };
         let exact = self.entries.get(&key).map(|entry| entry.state);
         if exact.is_some_and(|state| matches!(state, State::Loading | State::Live | State::Ending)) {
             return;
         }
-        if self.oldest_pattern(channel).is_none_or(|oldest| oldest.as_bytes() != pattern) {
+        if !self.cover.is_canonical(pattern, channel) {
+            return;
+        }
+        // What nobody wants is dropped before anything of it is read.
+        let shards = self.pattern_shards(channel);
+        if shards.is_empty() {
             return;
         }
         let rules = self.rules_of(channel);
@@ -146,10 +151,6 @@ impl Hub {
         }
         if channel::validate(channel).is_err() {
             self.stats.dropped_bad_name += 1;
-            return;
-        }
-        let shards = self.pattern_shards(channel);
-        if shards.is_empty() {
             return;
         }
         let read = match read(&self.settings, rules, content) {
@@ -175,38 +176,6 @@ impl Hub {
             }
             None => self.counters.next(channel),
         }
-    }
-
-    /// Of the patterns that Redis matches for this link, the one that was confirmed first.
-    /// The copies of a publication come one behind the other: it is looked for once.
-    fn oldest_pattern(&mut self, channel: &str) -> Option<&Arc<str>> {
-        let known = self.canonical.as_ref().is_some_and(|(of, _)| **of == *channel);
-        if !known {
-            self.canonical = Some((channel.into(), self.find_oldest_pattern(channel).cloned()));
-        }
-        self.canonical.as_ref().and_then(|(_, pattern)| pattern.as_ref())
-    }
-
-    fn find_oldest_pattern(&self, channel: &str) -> Option<&Arc<str>> {
-        let mut oldest: Option<(u64, &Arc<str>)> = None;
-        self.patterns.for_each_match(channel, |name, age| {
-            if oldest.is_none_or(|(least, _)| *age < least) {
-                oldest = Some((*age, name));
-            }
-        });
-        oldest.map(|(_, name)| name)
-    }
-
-    fn pattern_shards(&self, channel: &str) -> ShardSet {
-        let mut shards = ShardSet::default();
-        self.patterns.for_each_match(channel, |name, _| {
-            if let Some(entry) = self.entries.get(&SubjectRef { name, pattern: true })
-                && entry.state == State::Live
-            {
-                shards = shards.union(entry.shards);
-            }
-        });
-        shards
     }
 
     fn dropped(&mut self, channel: &str, reason: Dropped<'_>) {

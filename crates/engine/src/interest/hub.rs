@@ -1,5 +1,6 @@
-//! The hub of one link: its state per channel and pattern, and what it says to the link and to the shards about
-//! subscriptions. What it does with publications stands in [`super::copies`], with entities in [`super::tables`].
+//! The hub of one link: its state per channel, and what it says to the link and to the shards about subscriptions. What
+//! it does with patterns stands in [`super::globs`], with publications in [`super::copies`], with entities in
+//! [`super::tables`].
 
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -8,6 +9,8 @@ use hashbrown::{HashMap, HashSet};
 
 use super::copies::{Content, Rules};
 use super::counters::Counters;
+use super::cover::Cover;
+use super::globs::Pattern;
 use super::io::{HubInput, HubOutput, HubSettings, HubStats, LinkCommand};
 use super::patterns::PatternIndex;
 use super::shards::{ShardId, ShardSet};
@@ -16,6 +19,10 @@ use crate::io::{BrokerEvent, Position, Subject};
 
 /// How many subjects one `SUBSCRIBE` names at most; the next batch goes out when this one is confirmed.
 pub(super) const BATCH: usize = 512;
+/// How many prefixes of one class Redis holds for patterns, before the class's own takes their place.
+pub(super) const PREFIXES_PER_CLASS: usize = 64;
+/// A cover does not narrow before its patterns were left unchanged for so long, whatever `linger` says.
+const QUIET_MS: u64 = 250;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum State {
@@ -39,12 +46,23 @@ pub(super) struct Entry {
     pub(super) broken: bool,
     /// When it is given up if nobody wants it; 0: somebody does, or it is not live.
     linger_until_ms: u64,
-    /// How its events are read (exact channels).
+    /// How its events are read.
     pub(super) rules: Rules,
-    /// The events counted (exact channels).
+    /// The events counted.
     pub(super) position: Position,
     /// Its entities, if its class has them.
     pub(super) table: Option<Box<Table>>,
+}
+
+impl Entry {
+    /// Whether it is still to be asked for; from now on it counts as asked for.
+    fn ask(&mut self) -> bool {
+        let is_waiting = self.state == State::Waiting;
+        if is_waiting {
+            self.state = State::Asked;
+        }
+        is_waiting
+    }
 }
 
 /// The hub of one link. Feed it with [`Hub::handle`], then drain [`Hub::poll_output`].
@@ -55,22 +73,18 @@ pub struct Hub {
     /// Nothing but the node's own channels is asked for: what was said on them while the link was down is to be made
     /// good first ([`HubInput::Release`]).
     held: bool,
+    /// The channels.
     pub(super) entries: HashMap<Subject, Entry>,
-    /// How many of the entries are patterns.
-    pattern_entries: usize,
-    /// Patterns that Redis currently matches for us, each with its place in the order of confirmation.
-    pub(super) patterns: PatternIndex<u64>,
-    /// The last channel that came through patterns, and the pattern whose copy counts; void when patterns change.
-    pub(super) canonical: Option<(Arc<str>, Option<Arc<str>>)>,
+    /// The patterns, and what Redis holds for them.
+    pub(super) patterns: PatternIndex<Pattern>,
+    pub(super) cover: Cover,
     pub(super) counters: Counters,
-    /// To be asked for, in order.
-    waiting: VecDeque<Subject>,
+    /// To be asked for, in order: channels, and the cover's prefixes as patterns.
+    pub(super) waiting: VecDeque<Subject>,
     /// Asked for and not answered yet.
     asked: usize,
     /// Who may be given up, in order of time.
     lingering: VecDeque<(u64, Subject)>,
-    /// Patterns confirmed so far.
-    ages: u64,
     /// Tables asked for so far.
     pub(super) loads: u64,
     /// When which table is looked through for what has expired.
@@ -85,19 +99,18 @@ pub struct Hub {
 impl Hub {
     /// A hub whose link is down.
     pub fn new(settings: HubSettings) -> Self {
+        let cover = Cover::new(settings.linger_ms.max(QUIET_MS), PREFIXES_PER_CLASS);
         Hub {
             counters: Counters::new(settings.seed),
             settings,
             link_up: false,
             held: false,
             entries: HashMap::new(),
-            pattern_entries: 0,
             patterns: PatternIndex::default(),
-            canonical: None,
+            cover,
             waiting: VecDeque::new(),
             asked: 0,
             lingering: VecDeque::new(),
-            ages: 0,
             loads: 0,
             sweeps: BTreeSet::new(),
             live: 0,
@@ -110,15 +123,19 @@ impl Hub {
     /// Takes in one thing that happened.
     pub fn handle(&mut self, now_ms: u64, input: HubInput<'_>) {
         match input {
+            HubInput::Want { shard, subject } if subject.pattern => self.want_pattern(now_ms, shard, subject),
             HubInput::Want { shard, subject } => self.want(shard, subject),
             HubInput::Unwant { shard, subject } => self.unwant(now_ms, shard, subject),
             HubInput::Refresh { shard, subject } => self.refresh(shard, subject),
             HubInput::Loaded { channel, load, table } => self.loaded(now_ms, channel, load, table),
             HubInput::LinkUp => self.link_up = true,
-            HubInput::LinkDown => self.link_is_down(),
+            HubInput::LinkDown => self.link_is_down(now_ms),
             HubInput::Subscribed(subject) => self.subscribed(now_ms, subject),
+            HubInput::Unsubscribed(subject) if subject.pattern => {
+                self.cover_unsubscribed(&subject.name);
+            }
             HubInput::Unsubscribed(subject) => self.unsubscribed(subject),
-            HubInput::Refused { subject, reason } => self.refused(subject, reason),
+            HubInput::Refused { subject, reason } => self.refused(now_ms, subject, reason),
             HubInput::Message { pattern, channel, payload } => {
                 return self.message(now_ms, pattern, channel, Content::Whole(payload));
             }
@@ -130,6 +147,7 @@ impl Hub {
             HubInput::Tick => {}
         }
         self.give_up_lingering(now_ms);
+        self.narrow_cover(now_ms);
         self.sweep(now_ms);
         self.ask();
     }
@@ -143,7 +161,7 @@ impl Hub {
     pub fn next_deadline_ms(&self) -> Option<u64> {
         let lingering = self.lingering.front().map(|(at, _)| *at);
         let sweep = self.sweeps.first().map(|(at, _)| *at);
-        lingering.into_iter().chain(sweep).min()
+        lingering.into_iter().chain(sweep).chain(self.cover.next_deadline_ms()).min()
     }
 
     /// How many subscriptions were live, broke with the link and are not live again.
@@ -164,7 +182,8 @@ impl Hub {
     /// Gauges and counters.
     pub fn stats(&self) -> HubStats {
         HubStats {
-            subjects: self.entries.len(),
+            subjects: self.entries.len() + self.patterns.len(),
+            cover: self.cover.len(),
             live: self.live,
             pattern_channels: self.counters.len(),
             ..self.stats
@@ -185,14 +204,9 @@ impl Hub {
             }
             return;
         }
-        let position = if subject.pattern {
-            self.pattern_entries += 1;
-            Position::default()
-        } else {
-            self.counters.take(&subject.name)
-        };
+        let position = self.counters.take(&subject.name);
         let shards = ShardSet::only(shard);
-        let rules = if subject.pattern { Rules::default() } else { self.rules_of(&subject.name) };
+        let rules = self.rules_of(&subject.name);
         let entry = Entry {
             shards,
             state: State::Waiting,
@@ -211,15 +225,18 @@ impl Hub {
     }
 
     /// While the link is away, subjects may come and go: what is gone must not pile up here.
-    fn compact_waiting(&mut self) {
-        if self.waiting.len() < 2 * self.entries.len() + BATCH {
+    pub(super) fn compact_waiting(&mut self) {
+        if self.waiting.len() < 2 * (self.entries.len() + self.cover.len()) + BATCH {
             return;
         }
         let mut seen = HashSet::new();
-        let entries = &self.entries;
+        let (entries, cover) = (&self.entries, &self.cover);
         self.waiting.retain(|subject| {
-            entries.get(subject).is_some_and(|entry| entry.state == State::Waiting)
-                && seen.insert(subject.clone())
+            let is_waiting = match subject.pattern {
+                true => cover.is_waiting(&subject.name),
+                false => entries.get(subject).is_some_and(|entry| entry.state == State::Waiting),
+            };
+            is_waiting && seen.insert(subject.clone())
         });
     }
 
@@ -227,18 +244,36 @@ impl Hub {
         // So that the shard can tell a confirmation of its next want from one that is still on its way.
         let released = BrokerEvent::Released(subject.clone());
         self.outputs.push_back(HubOutput::Shards(ShardSet::only(shard), released));
+        let linger_until_ms = now_ms + self.settings.linger_ms;
+        if subject.pattern {
+            if let Some(pattern) = self.patterns.get_mut(&subject.name)
+                && pattern.shards.remove(shard)
+                && pattern.shards.is_empty()
+            {
+                pattern.linger_until_ms = linger_until_ms;
+                self.lingering.push_back((linger_until_ms, subject.clone()));
+            }
+            return;
+        }
         let Some((subject, entry)) = self.entries.get_key_value_mut(subject) else { return };
         if !entry.shards.remove(shard) || !entry.shards.is_empty() || entry.state == State::Ending {
             return;
         }
-        entry.linger_until_ms = now_ms + self.settings.linger_ms;
-        self.lingering.push_back((entry.linger_until_ms, subject.clone()));
+        entry.linger_until_ms = linger_until_ms;
+        self.lingering.push_back((linger_until_ms, subject.clone()));
     }
 
     fn give_up_lingering(&mut self, now_ms: u64) {
         let mut ending = Vec::new();
         while self.lingering.front().is_some_and(|(at, _)| *at <= now_ms) {
             let Some((at, subject)) = self.lingering.pop_front() else { break };
+            if subject.pattern {
+                let pattern = self.patterns.get(&subject.name);
+                if pattern.is_some_and(|p| p.linger_until_ms == at && p.shards.is_empty()) {
+                    self.forget_pattern(now_ms, &subject.name);
+                }
+                continue;
+            }
             let Some(entry) = self.entries.get_mut(&subject) else { continue };
             if entry.linger_until_ms != at || !entry.shards.is_empty() {
                 continue;
@@ -260,14 +295,13 @@ impl Hub {
         }
     }
 
-    fn link_is_down(&mut self) {
+    fn link_is_down(&mut self, now_ms: u64) {
         if !std::mem::replace(&mut self.link_up, false) {
             return;
         }
         self.waiting.clear();
         self.lingering.clear();
         self.asked = 0;
-        self.live = 0;
         // What nodes tell each other comes first, and what they said meanwhile is made good before the rest is asked for.
         // That in the order of names: what a seeded simulation sees must not hang on the table's.
         let mut subjects: Vec<Subject> = self.entries.keys().cloned().collect();
@@ -277,6 +311,7 @@ impl Hub {
         });
         for subject in subjects {
             let Some(entry) = self.entries.get_mut(&subject) else { continue };
+            self.live -= usize::from(entry.state == State::Live);
             if entry.shards.is_empty() {
                 self.forget(&subject);
                 continue;
@@ -291,9 +326,7 @@ impl Hub {
             entry.state = State::Waiting;
             self.waiting.push_back(subject);
         }
-        // Behind the loop: counts that a pattern covered until now go on.
-        self.patterns = PatternIndex::default();
-        self.canonical = None;
+        self.patterns_break(now_ms);
     }
 
     /// Sends the next batch of subscribes, when the last one is answered.
@@ -306,10 +339,11 @@ impl Hub {
             let (held, reserved) = (self.held, &self.settings.reserved);
             let next = self.waiting.pop_front_if(|subject| !held || reserved.holds(&subject.name));
             let Some(subject) = next else { break };
-            if let Some(entry) = self.entries.get_mut(&subject)
-                && entry.state == State::Waiting
-            {
-                entry.state = State::Asked;
+            let is_asked = match subject.pattern {
+                true => self.cover.ask(&subject.name),
+                false => self.entries.get_mut(&subject).is_some_and(Entry::ask),
+            };
+            if is_asked {
                 batch.push(subject);
             }
         }
@@ -321,6 +355,9 @@ impl Hub {
 
     fn subscribed(&mut self, now_ms: u64, subject: &Subject) {
         self.asked = self.asked.saturating_sub(1);
+        if subject.pattern {
+            return self.cover_subscribed(&subject.name);
+        }
         let Some((subject, entry)) = self.entries.get_key_value_mut(subject) else { return };
         if entry.state != State::Asked {
             return;
@@ -345,11 +382,6 @@ impl Hub {
             entry.linger_until_ms = now_ms + self.settings.linger_ms;
             self.lingering.push_back((entry.linger_until_ms, subject.clone()));
         }
-        if subject.pattern {
-            self.ages += 1;
-            self.patterns.insert(subject.name.clone(), self.ages);
-            self.canonical = None;
-        }
         if !shards.is_empty() {
             self.confirm(&subject, shards, after_break);
         }
@@ -372,10 +404,6 @@ impl Hub {
         }
         let wanted = !entry.shards.is_empty();
         entry.state = State::Waiting;
-        if subject.pattern {
-            self.patterns.remove(&subject.name);
-            self.canonical = None;
-        }
         if wanted {
             self.waiting.push_back(subject);
         } else {
@@ -383,8 +411,11 @@ impl Hub {
         }
     }
 
-    fn refused(&mut self, subject: &Subject, reason: &str) {
+    fn refused(&mut self, now_ms: u64, subject: &Subject, reason: &str) {
         self.asked = self.asked.saturating_sub(1);
+        if subject.pattern {
+            return self.cover_refused(now_ms, &subject.name, reason);
+        }
         let Some(entry) = self.entries.get(subject) else { return };
         if entry.state != State::Asked {
             return;
@@ -400,8 +431,10 @@ impl Hub {
     fn lost(&mut self, shard: ShardId) {
         let holds =
             |(_, entry): &(&Subject, &Entry)| entry.state == State::Live && entry.shards.contains(shard);
-        let mut subjects: Vec<Subject> =
-            self.entries.iter().filter(holds).map(|(subject, _)| subject.clone()).collect();
+        let by_name = self.entries.iter().filter(holds).map(|(subject, _)| subject.clone());
+        let holds = |(_, pattern): &(&Arc<str>, &Pattern)| pattern.is_live && pattern.shards.contains(shard);
+        let by_pattern = self.patterns.iter().filter(holds).map(|(name, _)| Subject::pattern(name.clone()));
+        let mut subjects: Vec<Subject> = by_name.chain(by_pattern).collect();
         subjects.sort_unstable();
         let only = ShardSet::only(shard);
         for subject in subjects {
@@ -418,17 +451,9 @@ impl Hub {
             self.stats.entities -= table.len();
             self.sweeps.remove(&(table.sweep_at_ms, subject.name.clone()));
         }
-        if subject.pattern {
-            self.pattern_entries -= 1;
-            if self.pattern_entries == 0 {
-                self.counters.forget_all();
-            }
-            return;
-        }
         let mut covered = false;
         self.patterns.for_each_match(&subject.name, |_, _| covered = true);
-        // The index may still have a pattern that is no longer wanted.
-        if covered && self.pattern_entries > 0 {
+        if covered {
             self.counters.put(subject.name, entry.position);
         }
     }

@@ -181,6 +181,8 @@ pub struct HubStats {
     pub subjects: usize,
     /// Of these, confirmed by Redis.
     pub live: usize,
+    /// Patterns that Redis holds, or is asked for, to cover all that are wanted.
+    pub cover: usize,
     /// Channels counted because patterns cover them.
     pub pattern_channels: usize,
     /// Payloads dropped because they were too large.

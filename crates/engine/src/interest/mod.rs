@@ -3,12 +3,14 @@
 //! small thing that a simulator can try to break.
 //!
 //! The hub's answers to a shard (confirmations, publications) share one queue, in order. It counts the events of
-//! each channel and, where several subscriptions of the link match one publication, picks the canonical copy. It keeps
-//! the tables of entity channels.
+//! each channel, says which shards want them by which patterns, and, where several subscriptions of the link match one
+//! publication, picks the canonical copy. It keeps the tables of entity channels.
 //! It leaves to others: which connection wants what ([`crate::engine`]), bytes and sockets (the server's links).
 
 mod copies;
 mod counters;
+mod cover;
+mod globs;
 mod hub;
 mod io;
 mod patterns;
@@ -20,5 +22,5 @@ mod tests;
 
 pub use hub::Hub;
 pub use io::{BadEntity, HubInput, HubOutput, HubSettings, HubStats, LinkCommand, StoredEntity, StoredTable};
-pub use patterns::PatternIndex;
+pub use patterns::{PatternIndex, match_work};
 pub use shards::{ShardId, ShardSet};

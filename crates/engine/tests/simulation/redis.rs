@@ -14,6 +14,7 @@ use drawbridge_protocol::glob::glob_matches;
 pub enum Push {
     Subscribed(Subject),
     Unsubscribed(Subject),
+    Refused(Subject),
     Message {
         pattern: Option<Arc<str>>,
         channel: Arc<str>,
@@ -37,6 +38,8 @@ pub struct Link {
 #[derive(Debug, Default)]
 pub struct Redis {
     pub links: Vec<Link>,
+    /// Its ACL allows the patterns of whole classes only.
+    pub refuses_narrow: bool,
     /// Every publication: channel and number, in Redis' order.
     pub log: Vec<(Arc<str>, u64)>,
 }
@@ -51,6 +54,10 @@ impl Redis {
             LinkCommand::Subscribe(subjects) => {
                 for subject in subjects {
                     assert!(!link.subscriptions.contains(&subject), "a second subscription to {subject:?}");
+                    if subject.pattern && self.refuses_narrow && !subject.name.ends_with(":*") {
+                        link.unread.push_back(Push::Refused(subject));
+                        continue;
+                    }
                     link.subscriptions.push(subject.clone());
                     link.unread.push_back(Push::Subscribed(subject));
                 }
@@ -90,6 +97,23 @@ impl Redis {
     /// Gives what the link had not read yet.
     pub fn cut(&mut self, link: usize) -> VecDeque<Push> {
         std::mem::take(&mut self.links[link]).unread
+    }
+
+    /// Once all is quiet no pattern that Redis holds is under another one.
+    pub fn check_covers(&self) {
+        for link in &self.links {
+            let patterns: Vec<&str> = link
+                .subscriptions
+                .iter()
+                .filter(|subject| subject.pattern)
+                .map(|subject| &*subject.name)
+                .collect();
+            for pattern in &patterns {
+                let is_wider =
+                    |other: &&&str| *other != pattern && pattern.starts_with(other.trim_end_matches('*'));
+                assert!(!patterns.iter().any(|other| is_wider(&other)), "{patterns:?}");
+            }
+        }
     }
 
     pub fn subscriptions(&self) -> usize {

@@ -103,6 +103,7 @@ impl World {
             facts: Facts::default(),
             next_number: 0,
         };
+        world.redis.refuses_narrow = world.dice.roll(3) == 0;
         world.redis.links.resize_with(NODES * LINKS, Default::default);
         for link in 0..NODES * LINKS {
             world.link_up(link);
@@ -122,7 +123,9 @@ impl World {
             44..46 => self.unblock(),
             46..47 => self.cut_a_link(),
             47..50 => self.mend_links(),
-            50..53 => self.pass(20),
+            50..52 => self.pass(20),
+            // Long enough for a cover to narrow.
+            52..53 => self.pass(300),
             53..55 => self.subscribe_to_and_fro(),
             55..58 => self.command(),
             _ => self.carry(),
@@ -142,6 +145,7 @@ impl World {
     }
 
     pub fn check_settled(&self) {
+        self.redis.check_covers();
         for client in self.clients.iter().filter(|client| client.closed.is_none()) {
             assert!(client.welcomed, "{} was never welcomed", client.player);
             assert!(client.asked.is_empty(), "{} waits for {:?}", client.player, client.asked);
@@ -213,7 +217,12 @@ impl World {
     fn subscribe(&mut self) {
         let names =
             ["room:0", "room:1", "room:2", "game:a", "game:b", "room:*", "game:*", "room:[01]", "game:?"];
-        let name = names[self.dice.roll(names.len())];
+        // Wider and narrower, so that what covers them in Redis changes.
+        let narrower = ["room:0*", "room:1*", "room:0?*", "game:a*", "game:b*", "game:[ab]*"];
+        let name = match self.dice.roll(3) {
+            0 => narrower[self.dice.roll(narrower.len())],
+            _ => names[self.dice.roll(names.len())],
+        };
         let filtered = self.dice.roll(3) == 0;
         let Some(at) = self.some_client() else { return };
         let mut message = json!({ "type": "CHANNEL_SUBSCRIBE", "channel": name });
@@ -475,6 +484,7 @@ impl World {
         match &push {
             Push::Subscribed(subject) => self.hub(link, HubInput::Subscribed(subject)),
             Push::Unsubscribed(subject) => self.hub(link, HubInput::Unsubscribed(subject)),
+            Push::Refused(subject) => self.hub(link, HubInput::Refused { subject, reason: "NOPERM" }),
             Push::Fence { shard, ticket, channel } => {
                 self.fenced(link / LINKS, *shard, *ticket, channel.clone())
             }
@@ -653,6 +663,7 @@ fn settings() -> Settings {
         outbound_bytes: 4_000,
         message_bytes: 65_536,
         subscriptions: 256,
+        patterns_per_player: 256,
         messages: plenty,
         subscribes: plenty,
         bytes: Rate { per_second: 1 << 30, burst: 1 << 30 },

@@ -115,6 +115,7 @@ impl Rules {
             outbound_bytes: self.outbound_bytes,
             message_bytes: 65_536,
             subscriptions: 256,
+            patterns_per_player: 256,
             messages: plenty,
             subscribes: plenty,
             bytes: Rate { per_second: 1 << 30, burst: 1 << 30 },

@@ -118,6 +118,8 @@ pub struct BrokerStats {
     pub subjects: u64,
     /// Gauge: of these, confirmed.
     pub live: u64,
+    /// Gauge: patterns that Redis holds, or is asked for, to cover all that are wanted.
+    pub pattern_cover: u64,
     /// Gauge: channels counted because patterns cover them.
     pub pattern_channels: u64,
     /// Publications received, every copy counted.
@@ -353,6 +355,7 @@ impl Broker {
             let hub = meter.hub();
             stats.subjects += hub.subjects as u64;
             stats.live += hub.live as u64;
+            stats.pattern_cover += hub.cover as u64;
             stats.pattern_channels += hub.pattern_channels as u64;
             stats.dropped_oversized += hub.dropped_oversized;
             stats.dropped_unreadable += hub.dropped_unreadable;

@@ -1,8 +1,8 @@
 //! Which link of the pool a channel or pattern lives on. The choice never changes while the node runs, so the
 //! events of a channel keep their order and their count.
 //!
-//! Patterns, and the channels that they can cover, share the first link: there Redis sends all copies of a
-//! publication one behind the other, so that one of them can be picked.
+//! Patterns, and the channels that they can match, share the first link: there one cover serves all patterns, and where
+//! Redis sends several copies of a publication they come one behind the other, so that one of them can be picked.
 
 use std::hash::{BuildHasher, Hasher};
 use std::ops::Range;

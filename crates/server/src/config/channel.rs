@@ -59,7 +59,7 @@ fn class(section: &Section<'_>, names: &mut Names) -> Option<Class> {
     let subscribe = rule("subscribe", Vars::SUBSCRIBE_RULE);
     let publish = rule("publish", Vars::PUBLISH_RULE);
     let view = section.field("view").map(|field| compile(&field, Vars::VIEW_RULE));
-    let patterns = section.boolean("patterns", false);
+    let patterns = patterns(section, name.as_ref());
     let payload = section.choice(
         "payload",
         PayloadMode::Auto,
@@ -89,6 +89,21 @@ fn class(section: &Section<'_>, names: &mut Names) -> Option<Class> {
         delivery: views.delivery,
         ..Class::plain(name)
     })
+}
+
+/// Whether clients may subscribe by pattern. Redis is asked for what the patterns begin with, which has to be something.
+fn patterns(section: &Section<'_>, name: Option<&ClassName>) -> bool {
+    let patterns = section.boolean("patterns", false);
+    if patterns
+        && name.is_some_and(|name| name.literal_prefix().is_empty())
+        && let Some(field) = section.field("patterns")
+    {
+        field.error(
+            "cannot be true for a class whose name begins with a placeholder or `*`: the node would have to receive every channel in Redis",
+            "give the class a fixed beginning, like \"room:{room}\", or leave `patterns` out",
+        );
+    }
+    patterns
 }
 
 /// The names so far, for what comes too late to ever match.

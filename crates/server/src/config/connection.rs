@@ -24,6 +24,7 @@ pub(super) struct Connection {
 pub(super) struct Limits {
     pub(super) message_bytes: usize,
     pub(super) subscriptions: usize,
+    pub(super) patterns_per_player: usize,
     pub(super) messages: Rate,
     pub(super) subscribes: Rate,
     pub(super) bytes: Rate,
@@ -60,6 +61,7 @@ pub(super) fn read_limits(section: &Section<'_>) -> Limits {
     let limits = Limits {
         message_bytes: section.size("message_bytes", 64 << 10, 128..=16 << 20) as usize,
         subscriptions: section.number("subscriptions", 256, 1..=100_000) as usize,
+        patterns_per_player: section.number("patterns_per_player", 32, 1..=100_000) as usize,
         messages: section.rate("messages", Some(DEFAULT_MESSAGES)).unwrap_or(DEFAULT_MESSAGES),
         subscribes: section.rate("subscribes", Some(DEFAULT_SUBSCRIBES)).unwrap_or(DEFAULT_SUBSCRIBES),
         bytes: section.byte_rate("bytes", Some(DEFAULT_BYTES)).unwrap_or(DEFAULT_BYTES),

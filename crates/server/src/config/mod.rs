@@ -199,6 +199,7 @@ fn build(root: &Section<'_>) -> Config {
         outbound_bytes: connection.outbound_bytes,
         message_bytes: limits.message_bytes,
         subscriptions: limits.subscriptions,
+        patterns_per_player: limits.patterns_per_player,
         messages: limits.messages,
         subscribes: limits.subscribes,
         bytes: limits.bytes,

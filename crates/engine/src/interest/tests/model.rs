@@ -2,21 +2,38 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use drawbridge_protocol::glob::glob_matches;
+use drawbridge_protocol::glob::{glob_matches, literal_prefix};
+use drawbridge_protocol::template::ClassName;
 use proptest::prelude::*;
 
+use super::super::cover::Cover;
 use super::super::*;
 use super::{LINGER_MS, settings};
+use crate::class::{Class, Classes};
 use crate::io::{BrokerEvent, Epoch, Position, Subject};
 
 const SHARDS: u8 = 3;
-const CHANNELS: [&str; 4] = ["room:1", "room:2", "chat:1", "own:1"];
-const PATTERNS: [&str; 4] = ["room:*", "r*", "*", "room:?"];
+const CHANNELS: [&str; 5] = ["room:1", "room:2", "room:33", "chat:1", "own:1"];
+/// Of two classes, and of none.
+const PATTERNS: [&str; 10] =
+    ["room:*", "r*", "*", "room:?", "room:1*", "room:2?*", "room:[12]", "room:3*", "chat:1*", "chat:*1"];
+/// What Redis may be asked for to cover them.
+const COVERS: [&str; 8] = ["room:*", "r*", "*", "room:1*", "room:2*", "room:3*", "chat:1*", "chat:*"];
+/// So that few are many.
+const PREFIXES_PER_CLASS: usize = 3;
 
 fn subject(index: usize) -> Subject {
     match CHANNELS.get(index) {
         Some(channel) => Subject::channel(*channel),
         None => Subject::pattern(PATTERNS[index - CHANNELS.len()]),
+    }
+}
+
+/// What a link may ask for.
+fn asked(index: usize) -> Subject {
+    match CHANNELS.get(index) {
+        Some(channel) => Subject::channel(*channel),
+        None => Subject::pattern(COVERS[index - CHANNELS.len()]),
     }
 }
 
@@ -40,7 +57,7 @@ enum Op {
     Connect,
     /// The shards know what the node's own channels said while the link was down.
     Release,
-    /// Redis refuses this subject from now on, or takes it again.
+    /// Redis refuses this channel or cover from now on, or takes it again.
     Forbid(usize, bool),
     Wait(u64),
 }
@@ -56,7 +73,7 @@ fn op() -> impl Strategy<Value = Op> {
         1 => Just(Op::Break),
         2 => Just(Op::Connect),
         2 => Just(Op::Release),
-        1 => (0..subjects, any::<bool>()).prop_map(|(subject, forbidden)| Op::Forbid(subject, forbidden)),
+        1 => (0..CHANNELS.len() + COVERS.len(), any::<bool>()).prop_map(|(subject, forbidden)| Op::Forbid(subject, forbidden)),
         4 => (1..LINGER_MS).prop_map(Op::Wait),
     ]
 }
@@ -99,8 +116,12 @@ struct World {
 
 impl World {
     fn new() -> World {
+        let class = |name| Class { patterns: true, ..Class::plain(ClassName::parse(name).unwrap()) };
+        let classes = Classes::new(vec![class("room:{n}"), class("chat:{n}")]);
+        let mut hub = Hub::new(HubSettings { classes, ..settings() });
+        hub.cover = Cover::new(LINGER_MS, PREFIXES_PER_CLASS);
         World {
-            hub: Hub::new(settings()),
+            hub,
             now_ms: 0,
             up: false,
             commands: VecDeque::new(),
@@ -201,8 +222,8 @@ impl World {
             Op::Break => self.cut(),
             Op::Connect => self.connect(),
             Op::Release => self.give(HubInput::Release),
-            Op::Forbid(index, true) => _ = self.forbidden.insert(subject(*index)),
-            Op::Forbid(index, false) => _ = self.forbidden.remove(&subject(*index)),
+            Op::Forbid(index, true) => _ = self.forbidden.insert(asked(*index)),
+            Op::Forbid(index, false) => _ = self.forbidden.remove(&asked(*index)),
             Op::Wait(ms) => {
                 self.now_ms += ms;
                 self.give(HubInput::Tick);
@@ -318,6 +339,33 @@ impl World {
         }
     }
 
+    fn wait_and_settle(&mut self) {
+        for _ in 0..3 {
+            self.now_ms += LINGER_MS;
+            self.give(HubInput::Tick);
+            self.settle();
+        }
+    }
+
+    /// Redis holds no prefix under another, no more than it may, and none without need.
+    fn covers_minimally(&self) {
+        let held: Vec<&Subject> = self.subscriptions.iter().filter(|subject| subject.pattern).collect();
+        let wanted: BTreeSet<&Subject> = self.shards.iter().flat_map(|shard| &shard.wanted).collect();
+        for cover in &held {
+            let prefix = literal_prefix(&cover.name);
+            let is_under =
+                |other: &&&Subject| *other != cover && prefix.starts_with(&*literal_prefix(&other.name));
+            assert!(!held.iter().any(|other| is_under(&other)), "nested: {held:?}");
+            let needs =
+                |wanted: &&Subject| wanted.pattern && literal_prefix(&wanted.name).starts_with(&*prefix);
+            assert!(wanted.iter().any(|subject| needs(subject)), "not needed: {cover:?}");
+        }
+        for class in ["room:", "chat:"] {
+            let of_class = held.iter().filter(|cover| cover.name.starts_with(class));
+            assert!(of_class.count() <= PREFIXES_PER_CLASS, "{held:?}");
+        }
+    }
+
     /// All that is wanted and allowed is live in the end, and nothing is left when nobody wants anything.
     fn end(&mut self) {
         self.connect();
@@ -328,16 +376,14 @@ impl World {
             assert_eq!(shard.live, shard.wanted);
         }
         assert_eq!(self.hub.interrupted(), 0);
+        self.wait_and_settle();
+        self.covers_minimally();
         for shard in 0..SHARDS {
             for subject in self.shards[usize::from(shard)].wanted.clone() {
                 self.unwant(shard, &subject);
             }
         }
-        for _ in 0..3 {
-            self.now_ms += LINGER_MS;
-            self.give(HubInput::Tick);
-            self.settle();
-        }
+        self.wait_and_settle();
         let stats = self.hub.stats();
         assert_eq!((stats.subjects, stats.live, stats.pattern_channels), (0, 0, 0));
         assert_eq!(self.hub.next_deadline_ms(), None);

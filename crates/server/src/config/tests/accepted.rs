@@ -29,6 +29,7 @@ fn the_defaults_are_the_contracts() {
     assert_eq!(&*engine.node, config.node);
     assert_eq!((engine.connect_timeout_ms, engine.heartbeat_ms), (5_000, 25_000));
     assert_eq!((engine.outbound_bytes, engine.message_bytes, engine.subscriptions), (1 << 20, 64 << 10, 256));
+    assert_eq!(engine.patterns_per_player, 32);
     assert_eq!(engine.messages, Rate { per_second: 50, burst: 100 });
     assert_eq!(engine.subscribes, Rate { per_second: 20, burst: 40 });
     assert_eq!(engine.bytes, Rate { per_second: 64 << 10, burst: 256 << 10 });
@@ -83,6 +84,7 @@ linger = "0s"
 [limits]
 message_bytes = "1KiB"
 subscriptions = 3
+patterns_per_player = 2
 messages = { per_second = 1, burst = 2 }
 subscribes = { per_second = 3 }
 bytes = { per_second = "1KiB", burst = 5000 }
@@ -123,7 +125,7 @@ messages_per_address = { per_second = 9 }
         (engine.connect_timeout_ms, engine.heartbeat_ms, engine.outbound_bytes),
         (1_000, 100, 2 << 10)
     );
-    assert_eq!((engine.message_bytes, engine.subscriptions), (1 << 10, 3));
+    assert_eq!((engine.message_bytes, engine.subscriptions, engine.patterns_per_player), (1 << 10, 3, 2));
     assert_eq!(engine.messages, Rate { per_second: 1, burst: 2 });
     assert_eq!(engine.subscribes, Rate { per_second: 3, burst: 6 });
     assert_eq!(engine.bytes, Rate { per_second: 1 << 10, burst: 5000 });

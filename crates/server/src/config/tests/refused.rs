@@ -307,6 +307,16 @@ fn classes_are_judged() {
         "[[channel]]\nname = \"a*b\"",
         "f.toml:2:8: `channel.name` is not a class name: \"a*b\": the `*` at byte 1 takes the rest of the name, so it can stand only at the end; it is written like \"room:{room}\" or \"chat:*\"",
     );
+    for name in ["*", "{room}", "{a}:{b}"] {
+        check(
+            &format!("[[channel]]\nname = \"{name}\"\npatterns = true"),
+            "f.toml:3:12: `channel.patterns` cannot be true for a class whose name begins with a placeholder or `*`: the node would have to receive every channel in Redis; give the class a fixed beginning, like \"room:{room}\", or leave `patterns` out",
+        );
+    }
+    check(
+        "[limits]\npatterns_per_player = 0",
+        "f.toml:2:23: `limits.patterns_per_player` is out of bounds: 0; it may be 1 to 100000",
+    );
     let never = "the first class whose name matches wins, so this one never would";
     check(
         "[[channel]]\nname = \"room:{room}\"\n[[channel]]\nname = \"room:{room}\"",

@@ -1,0 +1,210 @@
+//! What one connection may see of the real channels that reach it through its patterns: the rights and the server's view of
+//! each, decided once a channel however many patterns match it. The claims are folded into the rules of each class once,
+//! so that deciding about one more channel does not read them again.
+
+use std::rc::Rc;
+use std::sync::Arc;
+
+use hashbrown::{HashMap, HashSet};
+
+use crate::class::{Class, ClassId};
+use crate::expr::Expr;
+use crate::io::Claims;
+use crate::permissions;
+use crate::recent::Recent;
+use crate::settings::Settings;
+use crate::view::{RuleScope, View, Views, bind, bind_me};
+
+/// For how many channels one generation of a connection's decisions holds.
+const CHANNELS: usize = 1_024;
+
+/// What a connection may see of a channel.
+#[derive(Debug)]
+pub(crate) enum Access {
+    /// Nothing.
+    Denied,
+    /// What the server's view shows; `None`: everything.
+    Granted(Option<Rc<View>>),
+}
+
+/// See the module. Void when the claims change.
+#[derive(Debug)]
+pub(crate) struct AccessCache {
+    channels: Recent<Access>,
+    rules: HashMap<ClassId, PlayerRules>,
+    /// The channels that the player's templates fill, once a rule has denied one.
+    filled: Option<HashSet<String>>,
+}
+
+/// The rules of a class with the player folded in.
+#[derive(Debug)]
+struct PlayerRules {
+    subscribe: Expr,
+    view: Option<Expr>,
+}
+
+impl Default for AccessCache {
+    fn default() -> Self {
+        AccessCache { channels: Recent::new(CHANNELS), rules: HashMap::new(), filled: None }
+    }
+}
+
+impl AccessCache {
+    /// What the player of these claims may see. `narrowed`: what services say of the channel, if it is asked for.
+    pub(crate) fn of<'n>(
+        &mut self,
+        settings: &Settings,
+        claims: &Claims,
+        narrowed: impl FnOnce() -> Option<&'n Expr>,
+        views: &mut Views,
+        channel: &Arc<str>,
+    ) -> &Access {
+        if self.channels.get(channel).is_none() {
+            let access = self.decide(settings, claims, narrowed(), views, channel);
+            self.channels.insert(channel.clone(), access, 1);
+        }
+        self.channels.get(channel).map_or(&Access::Denied, |access| access)
+    }
+
+    /// What services narrowed of a channel has changed.
+    pub(crate) fn forget(&mut self, channel: &str) {
+        self.channels.remove(channel);
+    }
+
+    fn decide(
+        &mut self,
+        settings: &Settings,
+        claims: &Claims,
+        narrowed: Option<&Expr>,
+        views: &mut Views,
+        channel: &str,
+    ) -> Access {
+        if settings.reserved.holds(channel) {
+            return Access::Denied;
+        }
+        let found = settings.classes.of_channel(channel);
+        let params = found.as_ref().map(|(_, _, params)| *params).unwrap_or_default();
+        let scope = RuleScope::new(claims, channel, &params);
+        let rules = found
+            .map(|(id, class, _)| &*self.rules.entry(id).or_insert_with(|| PlayerRules::new(class, &scope)));
+        let is_allowed = rules.is_some_and(|rules| rules.subscribe.matches(&scope))
+            || self
+                .filled
+                .get_or_insert_with(|| permissions::filled_channels(settings, claims))
+                .contains(channel);
+        if !is_allowed {
+            return Access::Denied;
+        }
+        let view = rules.and_then(|rules| rules.view.as_ref()).map(|view| bind(view, &scope));
+        let narrowed = narrowed.map(|view| bind(view, &scope));
+        let server = match (view, narrowed) {
+            (Some(view), Some(narrowed)) => Some(view.and(&narrowed)),
+            (view, narrowed) => view.or(narrowed),
+        };
+        Access::Granted(views.get(server, None))
+    }
+}
+
+impl PlayerRules {
+    fn new(class: &Class, scope: &RuleScope<'_>) -> Self {
+        let subscribe = bind_me(&class.subscribe, scope);
+        PlayerRules { subscribe, view: class.view.as_ref().map(|view| bind_me(view, scope)) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use drawbridge_protocol::template::ClassName;
+
+    use super::*;
+    use crate::class::Classes;
+    use crate::expr::{Vars, compile};
+    use crate::settings::{Rate, Reserved};
+
+    fn settings() -> Settings {
+        let rule = |source| compile(source, Vars::SUBSCRIBE_RULE).unwrap();
+        let class = |name, subscribe, view: Option<&str>| Class {
+            subscribe: rule(subscribe),
+            view: view.map(|view| compile(view, Vars::VIEW_RULE).unwrap()),
+            patterns: true,
+            ..Class::plain(ClassName::parse(name).unwrap())
+        };
+        let rate = Rate { per_second: 1, burst: 1 };
+        Settings {
+            node: "n".into(),
+            classes: Classes::new(vec![
+                class("room:{room}", "params.room in me.rooms", None),
+                class("team:{team}", "true", Some("data.team == me.team && data.at == params.team")),
+            ]),
+            auto_subscribe: vec![drawbridge_protocol::template::Template::parse("room:{home}").unwrap()],
+            allow_anonymous: false,
+            connect_timeout_ms: 1,
+            heartbeat_ms: 1,
+            outbound_bytes: 1,
+            message_bytes: 1,
+            subscriptions: 8,
+            patterns_per_player: 8,
+            messages: rate,
+            subscribes: rate,
+            bytes: rate,
+            messages_per_player: None,
+            messages_per_address: None,
+            lifecycle_stream: None,
+            reserved: Reserved::new("own:"),
+            external_bytes: 1,
+            explain: false,
+        }
+    }
+
+    fn claims() -> Claims {
+        let json = r#"{"rooms":["1","2"],"team":"red","home":"9"}"#;
+        Claims { player: "ann".into(), expires_unix_ms: None, json: json.into() }
+    }
+
+    /// As the rules say it without being folded: whatever order, and however often it is asked.
+    #[test]
+    fn decides_as_a_subscription_by_name_would() {
+        let (settings, claims, mut views) = (settings(), claims(), Views::default());
+        let mut cache = AccessCache::default();
+        for channel in ["room:1", "room:3", "room:9", "team:a", "own:x", "else", "room:1"] {
+            let by_name = permissions::may_subscribe(&settings, &claims, channel).is_ok();
+            let access = cache.of(&settings, &claims, || None, &mut views, &channel.into());
+            assert_eq!(matches!(access, Access::Granted(_)), by_name, "{channel}");
+            let view = permissions::server_view(&settings, &claims, channel, None);
+            if let Access::Granted(granted) = access {
+                let granted = granted.as_ref().and_then(|view| view.server().map(Expr::to_string));
+                assert_eq!(granted, view.map(|view| view.to_string()), "{channel}");
+            }
+        }
+    }
+
+    /// With other claims at hand nothing changes: the ones of before are folded in, and not read again.
+    #[test]
+    fn the_claims_are_read_once() {
+        let (settings, claims, mut views) = (settings(), claims(), Views::default());
+        let mut cache = AccessCache::default();
+        cache.of(&settings, &claims, || None, &mut views, &"room:1".into());
+        cache.of(&settings, &claims, || None, &mut views, &"room:7".into());
+        let none = Claims { json: "{}".into(), ..claims };
+        for (channel, granted) in [("room:2", true), ("room:3", false), ("room:9", true)] {
+            let access = cache.of(&settings, &none, || None, &mut views, &channel.into());
+            assert_eq!(matches!(access, Access::Granted(_)), granted, "{channel}");
+        }
+    }
+
+    #[test]
+    fn what_services_narrow_counts_once_the_channel_is_forgotten() {
+        let (settings, claims, mut views) = (settings(), claims(), Views::default());
+        let mut cache = AccessCache::default();
+        let nothing = Expr::never();
+        let channel: Arc<str> = "room:1".into();
+        assert!(matches!(cache.of(&settings, &claims, || None, &mut views, &channel), Access::Granted(None)));
+        let known = cache.of(&settings, &claims, || Some(&nothing), &mut views, &channel);
+        assert!(matches!(known, Access::Granted(None)), "decided");
+        cache.forget(&channel);
+        let access = cache.of(&settings, &claims, || Some(&nothing), &mut views, &channel);
+        assert!(matches!(access, Access::Granted(Some(_))));
+    }
+}
