@@ -358,7 +358,7 @@ impl World {
             assert!(!held.iter().any(|other| is_under(&other)), "nested: {held:?}");
             let needs =
                 |wanted: &&Subject| wanted.pattern && literal_prefix(&wanted.name).starts_with(&*prefix);
-            assert!(wanted.iter().any(|subject| needs(subject)), "not needed: {cover:?}");
+            assert!(wanted.iter().any(needs), "not needed: {cover:?}");
         }
         for class in ["room:", "chat:"] {
             let of_class = held.iter().filter(|cover| cover.name.starts_with(class));
