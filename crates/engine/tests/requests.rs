@@ -35,6 +35,7 @@ impl Bench {
             outbound_bytes: 1 << 20,
             message_bytes: 65_536,
             subscriptions: 256,
+            patterns_per_player: 256,
             messages: PLENTY,
             subscribes: PLENTY,
             bytes,
