@@ -148,14 +148,33 @@ def test_without_an_area_nothing_is_shown_where_one_is_required(start, redis):
     put(redis, "a", 0)
     player.subscribe("map:1")
     player.sees("map:1", [])
+    player.sync()
+    snapshot = [m for m in player.received if m.type == "VIEW_ENTER"]
+    assert [(m["reason"], m["complete"], m["entities"]) for m in snapshot] == [("area_required", True, [])]
     put(redis, "b", 0)
     player.sync()
     assert player.entities("map:1") == {}
     move(player, {"x": 0, "y": 0, "radius": 5})
     player.sees("map:1", ["a", "b"])
+    assert all("reason" not in m for m in player.received if m.type == "VIEW_ENTER" and m["entities"])
     move(player, None)
     player.sees("map:1", [])
     by_pattern.silent_but_for()
+
+
+def test_an_empty_world_needs_no_reason(start, redis):
+    space = {"kind": "entity", "key": "data.id", "position": ["data.x", "data.y"]}
+    classes = [
+        {"name": "map:{map}", "subscribe": "true", **space, "area_required": True},
+        {"name": "hall:{hall}", "subscribe": "true", **space},
+    ]
+    player = start(redis, channel=classes).player("alice")
+    player.subscribe("map:1", area={"x": 0, "y": 0, "radius": 5})
+    player.subscribe("hall:1")
+    for channel in ("map:1", "hall:1"):
+        player.sees(channel, [])
+    player.sync()
+    assert [m for m in player.received if m.type == "VIEW_ENTER" and "reason" in m] == []
 
 
 def test_a_long_walk_shows_what_brute_force_says(node, redis):

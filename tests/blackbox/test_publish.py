@@ -6,6 +6,7 @@ import time
 import pytest
 
 from harness.wait import until
+from harness.websocket import MSGPACK
 
 
 def test_server_sets_from_and_ts(node):
@@ -223,6 +224,14 @@ def test_a_forwarded_event_is_appended_to_the_stream_instead(node, redis):
     assert abs(int(entry["ts"]) - before) < 60_000
     redis.publish("act:42", '{"event":"end"}')
     assert player.events_until("end") == []
+
+
+def test_forwarded_bytes_say_that_they_are_base64(start, redis):
+    blobs = {"name": "blob:{room}", "publish": "true", "forward": "actions:{room}"}
+    player = start(redis, channel=[blobs]).player("alice", encoding=MSGPACK)
+    player.publish("blob:43", "blob", b"\xff\x00\x01")
+    entry = redis.stream("actions:43")[0]
+    assert (entry["data"], entry["encoding"]) == ('"/wAB"', "base64")
 
 
 def test_what_is_forwarded_on_an_entity_channel_is_for_the_service_to_say(start, redis):

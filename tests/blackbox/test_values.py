@@ -131,6 +131,40 @@ def test_bin_becomes_base64_text_for_json_peers(node):
     assert alice.event("chat:1")["data"] == {"inside": base64.b64encode(blob).decode()}
 
 
+@pytest.mark.parametrize("blob", [b"", b"\xff\x00\x01", b"plain text", bytes(range(256)) * 64])
+def test_bytes_as_the_whole_data_stay_bytes_between_messagepack_peers(node, redis, blob):
+    text, binary, sender = node.player("alice"), node.player("bob", encoding=MSGPACK), node.player("eve", encoding=MSGPACK)
+    for player in (text, binary):
+        player.subscribe("chat:1")
+    sender.publish("chat:1", "blob", blob)
+    event = binary.event("chat:1")
+    assert event["data"] == blob and "encoding" not in event
+    event = text.event("chat:1")
+    assert (event["data"], event["encoding"]) == (base64.b64encode(blob).decode(), "base64")
+    assert event["from"] == "eve"
+
+
+def test_an_entity_keeps_its_bytes(start, redis):
+    node = start(redis, channel=[{"name": "blob:{b}", "subscribe": "true", "publish": "true", "kind": "entity"}])
+    sender = node.player("eve", encoding=MSGPACK)
+    sender.publish("blob:1", "state", b"\xff\x00\x01", key="a")
+    for encoding, element in ((MSGPACK, {"data": b"\xff\x00\x01"}), (None, {"data": "/wAB", "encoding": "base64"})):
+        player = node.player(f"late-{bool(encoding)}", **({"encoding": encoding} if encoding else {}))
+        player.subscribe("blob:1")
+        shown = player.expect("VIEW_ENTER", channel="blob:1")["entities"]
+        assert [{name: one[name] for name in ("data", "encoding") if name in one} for one in shown] == [element]
+
+
+def test_a_text_that_looks_like_base64_stays_text(node):
+    text, binary = node.player("alice"), node.player("bob", encoding=MSGPACK)
+    binary.subscribe("chat:1")
+    text.publish("chat:1", "text", "/wAB", encoding="base64")
+    binary.publish("chat:1", "text", "/wAB")
+    for _ in range(2):
+        event = binary.event("chat:1")
+        assert event["data"] == "/wAB" and "encoding" not in event
+
+
 BAD_MSGPACK = {
     "an ext type": {"data": msgpack.ExtType(5, b"x")},
     "a timestamp": {"data": msgpack.Timestamp(1, 2)},

@@ -67,6 +67,33 @@ for (const [name, codec] of [['json', undefined], ['msgpack', msgpack]]) {
   });
 }
 
+test('bytes stay bytes between MessagePack players, and are marked for JSON players', async () => {
+  const { node } = await world();
+  const [alice, bob, eve] = [join(node, 'alice', { codec: msgpack }), join(node, 'bob', { codec: msgpack }), join(node, 'eve')];
+  await Promise.all([bob, eve].map((client) => client.subscribe('chat:1').ready));
+  const bytes = Uint8Array.of(255, 0, 1);
+  await alice.publish('chat:1', 'blob', bytes);
+  const packed = await heard(bob, 'blob');
+  assert.deepEqual([packed.data, packed.encoding], [bytes, undefined]);
+  const text = await heard(eve, 'blob');
+  assert.deepEqual([text.data, text.encoding], ['/wAB', 'base64']);
+  await assert.rejects(eve.publish('chat:1', 'blob', bytes), { code: 'BAD_MESSAGE', message: /msgpack/ });
+});
+
+test('a refused filter on an automatic subscription rejects, and the subscription goes on', async () => {
+  const classes = '[[channel]]\nname = "player:{player}"\nsubscribe = "params.player == me.player"';
+  const { redis, node } = await world({ classes });
+  const alice = join(node, 'alice');
+  const mine = alice.subscribe('player:alice', { filter: 'data.x ==' });
+  const listed = [];
+  alice.on('welcome', () => listed.push(...alice.subscriptions.map(({ channel }) => channel)));
+  await assert.rejects(mine.ready, { code: 'FILTER_INVALID' });
+  assert.deepEqual(listed, ['player:alice']);
+  assert.deepEqual(alice.subscriptions.map(({ channel, by, state }) => [channel, by, state]), [['player:alice', 'auto', 'active']]);
+  redis.cli('PUBLISH', 'player:alice', '{"event":"whisper","data":1}');
+  await heard(alice, 'whisper');
+});
+
 test('a refusal rejects with its code', async () => {
   const { node } = await world();
   const alice = join(node, 'alice');

@@ -20,6 +20,9 @@ use crate::writer::{self, MapWriter};
 /// What the `id` of an envelope that a server wrote begins with; no other `id` is an envelope's.
 pub const SERVER_ID_PREFIX: &str = "db1.";
 
+/// The `encoding` of data that is base64 text and stands for bytes.
+pub const BASE64_ENCODING: &str = "base64";
+
 /// The name of an event whose payload names none.
 pub const DEFAULT_EVENT: &str = "message";
 
@@ -237,13 +240,13 @@ impl Parts<'_> {
 
     fn write_encoding(&self, map: &mut MapWriter<'_>) {
         if self.is_base64 && map.encoding() == Encoding::Json {
-            map.text("encoding", "base64");
+            map.text("encoding", BASE64_ENCODING);
         }
     }
 
     fn write_data(&self, map: &mut MapWriter<'_>) -> Range<usize> {
         if self.is_base64 && map.encoding() == Encoding::MsgPack {
-            // Our own encoding of the payload, so it decodes.
+            // Invariant: `Payload` sets `is_base64` only for what decodes.
             map.bin("data", &BASE64.decode(self.data.trim_matches('"')).unwrap_or_default())
         } else {
             map.json("data", self.data)
@@ -268,21 +271,34 @@ pub fn encode_entity(encoding: Encoding, event: &Event) -> Bytes {
     writer::message(encoding, parts.room(), |map| parts.write_entity(map)).into()
 }
 
-/// `VIEW_ENTER` as a whole WebSocket frame, of entities that [`encode_entity`] has written in this encoding. `reset`:
-/// they begin the table anew. `complete`: nothing is missing any more.
-pub fn encode_view_enter(
-    encoding: Encoding,
-    channel: &str,
-    reset: bool,
-    complete: bool,
-    entities: &[Bytes],
-) -> Frame {
+/// The `reason` of an empty [`ViewEnter`]: the class shows nothing without an area, and the subscription has none.
+pub const AREA_REQUIRED: &str = "area_required";
+
+/// A `VIEW_ENTER` message.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct ViewEnter<'a> {
+    /// The entity channel.
+    pub channel: &'a str,
+    /// The entities replace what the client had.
+    pub reset: bool,
+    /// Nothing is missing any more.
+    pub complete: bool,
+    /// Why there are no entities, where that needs saying: [`AREA_REQUIRED`].
+    pub reason: Option<&'static str>,
+    /// As [`encode_entity`] has written them, in the message's encoding.
+    pub entities: &'a [Bytes],
+}
+
+/// `VIEW_ENTER` as a whole WebSocket frame.
+pub fn encode_view_enter(encoding: Encoding, message: &ViewEnter<'_>) -> Frame {
+    let ViewEnter { channel, reset, complete, reason, entities } = *message;
     let bytes: usize = entities.iter().map(|entity| entity.len() + 1).sum();
     writer::frame(encoding, bytes + channel.len() + PUNCTUATION, |map| {
         map.text("type", "VIEW_ENTER");
         map.text("channel", channel);
         map.flag("reset", reset);
         map.boolean("complete", complete);
+        map.text_if("reason", reason);
         map.encoded("entities", entities);
     })
 }
@@ -297,6 +313,8 @@ pub struct Envelope<'a> {
     pub event: &'a str,
     /// Valid JSON; empty means `null`.
     pub data: &'a str,
+    /// Whether `data` is a string of base64 text that stands for bytes.
+    pub is_base64: bool,
     /// Who did it.
     pub from: Option<&'a str>,
     /// A JSON object.
@@ -316,6 +334,7 @@ impl Envelope<'_> {
         let fill = |map: &mut MapWriter<'_>| {
             map.text("event", self.event);
             map.json("data", if self.data.is_empty() { "null" } else { self.data });
+            map.text_if("encoding", self.is_base64.then_some(BASE64_ENCODING));
             map.text_if("from", self.from);
             map.text_if("key", self.key);
             map.json_if("tags", self.tags);

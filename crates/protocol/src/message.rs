@@ -150,6 +150,8 @@ pub struct Publish {
     pub event: String,
     /// Valid JSON, at most [`MAX_DATA_DEPTH`] deep; `null` where absent. Byte for byte what the client sent.
     pub data: Box<RawValue>,
+    /// Whether `data` as a whole was `bin` in MessagePack: then it is base64 text here.
+    pub is_base64: bool,
     /// The entity's key, where the client names one.
     pub key: Option<String>,
     /// For a safe repeat on logged channels and rooms.

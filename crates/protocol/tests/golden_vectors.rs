@@ -2,7 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use drawbridge_protocol::event::{
-    Event, Payload, PayloadMode, encode_entity, encode_event, encode_view_enter,
+    AREA_REQUIRED, Event, Payload, PayloadMode, ViewEnter, encode_entity, encode_event, encode_view_enter,
 };
 use drawbridge_protocol::{
     Encoding, ErrorCode, ErrorMessage, RequestId, ServerMessage, SubscriptionInfo, Welcome, codec, msgpack,
@@ -107,7 +107,12 @@ fn entities_come_into_view_as_these_messages() {
                 encode_entity(encoding, &Event::new(&payload, "", None))
             };
             let entities: Vec<_> = vector["payloads"].as_array().unwrap().iter().map(entity).collect();
-            encode_view_enter(encoding, text(&vector, "channel").unwrap(), reset, complete, &entities)
+            let reason = text(&vector, "reason").map(|reason| {
+                assert_eq!(reason, AREA_REQUIRED);
+                AREA_REQUIRED
+            });
+            let channel = text(&vector, "channel").unwrap();
+            encode_view_enter(encoding, &ViewEnter { channel, reset, complete, reason, entities: &entities })
         };
         let json = String::from_utf8(payload(&frame(Encoding::Json)).to_vec()).unwrap();
         assert_eq!(json, text(&vector, "json").unwrap(), "{name}");

@@ -136,6 +136,7 @@ async fn publish(node: &Node, channel: &str, event: &str, data: Value) {
     let event = Envelope {
         event,
         data: &data.to_string(),
+        is_base64: false,
         from: None,
         tags: None,
         key: None,

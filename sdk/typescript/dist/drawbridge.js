@@ -39,7 +39,10 @@ var Clock = class {
 // src/codec.ts
 var json = {
   subprotocol: "drawbridge.v1.json",
-  encode: (message) => JSON.stringify(message),
+  encode(message) {
+    if (message.data instanceof Uint8Array) throw new TypeError("bytes need the codec `msgpack`");
+    return JSON.stringify(message);
+  },
   decode(frame) {
     if (typeof frame !== "string") throw new TypeError("a binary frame on a JSON connection");
     return JSON.parse(frame);
@@ -723,7 +726,8 @@ var Publisher = class {
         ...options.idempotencyKey !== void 0 && { idempotency_key: options.idempotencyKey }
       });
     } catch (cause) {
-      throw refused("BAD_MESSAGE", "`data` cannot be encoded", { cause });
+      const why = cause instanceof Error ? `: ${cause.message}` : "";
+      throw refused("BAD_MESSAGE", `\`data\` cannot be encoded${why}`, { cause });
     }
     return { id, channel, frame, bytes: sizeOf(frame), deadline: new Timer(this.runtime), resolve, reject };
   }

@@ -12,7 +12,11 @@ export interface Codec {
 /** Integers beyond 2^53 lose digits here, as everywhere in JavaScript's JSON. */
 export const json: Codec = {
   subprotocol: "drawbridge.v1.json",
-  encode: (message) => JSON.stringify(message),
+  encode(message) {
+    // It would become an object with a number for each byte.
+    if ((message as { data?: unknown }).data instanceof Uint8Array) throw new TypeError("bytes need the codec `msgpack`");
+    return JSON.stringify(message);
+  },
   decode(frame) {
     if (typeof frame !== "string") throw new TypeError("a binary frame on a JSON connection");
     return JSON.parse(frame);

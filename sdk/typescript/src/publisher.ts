@@ -144,7 +144,8 @@ export class Publisher {
         ...(options.idempotencyKey !== undefined && { idempotency_key: options.idempotencyKey }),
       });
     } catch (cause) {
-      throw refused("BAD_MESSAGE", "`data` cannot be encoded", { cause });
+      const why = cause instanceof Error ? `: ${cause.message}` : "";
+      throw refused("BAD_MESSAGE", `\`data\` cannot be encoded${why}`, { cause });
     }
     return { id, channel, frame, bytes: sizeOf(frame), deadline: new Timer(this.runtime), resolve, reject };
   }

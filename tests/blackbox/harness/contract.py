@@ -51,7 +51,7 @@ SHAPES = {
         {"from": str, "offset": int, "ts": int, "key": str, "tags": _ANY, "encoding": str},
     ),
     "FILTER_UPDATED": ({"id": _ID, "channel": str}, {}),
-    "VIEW_ENTER": ({"channel": str, "complete": bool, "entities": list}, {"reset": bool}),
+    "VIEW_ENTER": ({"channel": str, "complete": bool, "entities": list}, {"reset": bool, "reason": str}),
     "VIEW_LEAVE": ({"channel": str, "keys": list, "reason": str}, {}),
     "EVENT_PUBLISHED": ({"id": _ID, "channel": str}, {"offset": int, "result": _ANY}),
     "TOKEN_REFRESHED": ({"id": _ID}, {"expires_ms": int}),
@@ -85,6 +85,7 @@ VOCABULARY = {
     ("CHANNEL_UNSUBSCRIBED", "by"): {"server"},
     ("CHANNEL_SUBSCRIBED", "by"): {"server"},
     ("EVENT", "encoding"): {"base64"},
+    ("VIEW_ENTER", "reason"): {"area_required"},
     ("ERROR", "outcome"): {"not_done", "unknown"},
     ("GOODBYE", "reason"): {"drain"},
 }

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use drawbridge_protocol::event::encode_view_enter;
+use drawbridge_protocol::event::{AREA_REQUIRED, ViewEnter, encode_view_enter};
 use drawbridge_protocol::websocket::{Compressor, Window, payload_of, stored};
 use drawbridge_protocol::{Encoding, Frame, MAX_BATCH, ServerMessage, codec};
 
@@ -12,7 +12,7 @@ use smallvec::SmallVec;
 use super::Engine;
 use super::deliver::{delivery_of, event_frame};
 use crate::area::Shape;
-use crate::audience::AudienceId;
+use crate::audience::{AudienceId, NOBODY};
 use crate::class::{ClassId, Delivery};
 use crate::connection::Connection;
 use crate::io::{ConnId, Publication};
@@ -404,13 +404,10 @@ fn send_snapshot(
     }
     stats.view_enters += elements.len() as u64;
     let complete = snapshot.is_done();
-    conn.outbox.push_frame(encode_view_enter(
-        conn.encoding,
-        &target.subject.name,
-        reset,
-        complete,
-        &elements,
-    ));
+    // A named subscription of an entity channel has an audience, except where the class requires an area that it lacks.
+    let reason = (audience == NOBODY).then_some(AREA_REQUIRED);
+    let message = ViewEnter { channel: &target.subject.name, reset, complete, reason, entities: &elements };
+    conn.outbox.push_frame(encode_view_enter(conn.encoding, &message));
     (!complete).then_some(snapshot)
 }
 
@@ -485,7 +482,8 @@ fn in_or_out_of_view(
         stats.view_enters += run.len() as u64;
         let elements: Vec<_> =
             run.iter().map(|queued| queued.publication.element(encoding).clone()).collect();
-        return encode_view_enter(encoding, channel, false, true, &elements);
+        let message = ViewEnter { channel, complete: true, entities: &elements, ..ViewEnter::default() };
+        return encode_view_enter(encoding, &message);
     }
     stats.view_leaves += run.len() as u64;
     let keys: Vec<&str> = run.iter().filter_map(|queued| queued.publication.event.key()).collect();

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use drawbridge_protocol::event::Envelope;
+use drawbridge_protocol::event::{BASE64_ENCODING, Envelope};
 use drawbridge_protocol::template::Params;
 use drawbridge_protocol::{ErrorCode, ErrorMessage, Publish, RequestId, ServerMessage, channel};
 
@@ -136,7 +136,7 @@ impl Engine {
         if let Some(template) = &class.forward {
             let stream = template.fill(|name| params.get(name).map(Into::into))?.into();
             let text = |text: &str| Bytes::copy_from_slice(text.as_bytes());
-            let fields = vec![
+            let mut fields = vec![
                 ("player", text(player)),
                 ("channel", text(&publish.channel)),
                 ("event", text(&publish.event)),
@@ -145,6 +145,9 @@ impl Engine {
                 ("connection", text(&conn.public_name())),
                 ("ts", text(&self.now.unix_ms.to_string())),
             ];
+            if publish.is_base64 {
+                fields.push(("encoding", text(BASE64_ENCODING)));
+            }
             return Some(BrokerCommand::Append {
                 ticket: Some(ticket),
                 player: Some(player.clone()),
@@ -157,6 +160,7 @@ impl Engine {
         let envelope = Envelope {
             event: &publish.event,
             data: publish.data.get(),
+            is_base64: publish.is_base64,
             from: Some(player),
             tags: None,
             key,

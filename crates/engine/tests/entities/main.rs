@@ -624,3 +624,22 @@ fn a_large_table_comes_in_parts_as_the_socket_takes_them() {
     let stats = bench.engine.stats();
     assert_eq!((stats.entities, stats.due_bytes, stats.views, stats.timers), (0, 0, 0, 0));
 }
+
+#[test]
+fn where_an_area_is_required_an_empty_table_says_so() {
+    let mut class = world(latest(), true);
+    class.entity.as_mut().unwrap().space.as_mut().unwrap().area_required = true;
+    let mut bench = Bench::new(class, 1 << 20);
+    let (without, with) = (bench.player("r", "red"), bench.player("b", "blue"));
+    bench.subscribe(without, json!({}));
+    bench.subscribe(with, json!({ "area": { "x": 0, "y": 0, "radius": 10 } }));
+    let reason = |messages: Vec<Value>| -> Vec<Value> {
+        let enters = messages.into_iter().filter(|message| message["type"] == "VIEW_ENTER");
+        enters.map(|message| message["reason"].clone()).collect()
+    };
+    assert_eq!(reason(bench.take(without)), ["area_required"]);
+    assert_eq!(reason(bench.take(with)), [Value::Null]);
+    bench.publish("e", at("a", 5.0, 1));
+    bench.update(without, json!({ "area": { "x": 0, "y": 0, "radius": 10 } }));
+    assert_eq!(reason(bench.take(without)), [Value::Null]);
+}

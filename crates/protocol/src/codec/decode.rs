@@ -168,6 +168,7 @@ fn publish(fields: &Fields<'_>) -> Result<Publish, String> {
         channel: fields.channel()?,
         event: fields.required("event", "the event's name, a string")?,
         data: fields.raw("data", fields.get("data").unwrap_or(null))?,
+        is_base64: fields.get("data").is_some_and(|data| fields.is_binary(&data)),
         key,
         idempotency_key: fields.optional("idempotency_key")?,
     })

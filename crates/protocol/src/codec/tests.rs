@@ -28,6 +28,33 @@ fn data_is_kept_byte_for_byte() {
 }
 
 #[test]
+fn bin_is_bytes_where_it_is_the_whole_data() {
+    // {"type":"PUBLISH_EVENT","channel":"c","event":"e","data":…}, twice in one array.
+    let publish = |data: &[u8]| {
+        let head = b"\x84\xa4type\xadPUBLISH_EVENT\xa7channel\xa1c\xa5event\xa1e\xa4data";
+        [&head[..], data].concat()
+    };
+    let data: [(&[u8], &str, bool); 4] = [
+        (b"\xc4\x03\xff\x00\x01", r#""/wAB""#, true),
+        (b"\xc4\x00", r#""""#, true),
+        (b"\xa4/wAB", r#""/wAB""#, false),
+        (b"\x91\xc4\x03\xff\x00\x01", r#"["/wAB"]"#, false),
+    ];
+    for (data, json, is_base64) in data {
+        let batch = [&b"\x92"[..], &publish(b"\x01")[..], &publish(data)].concat();
+        let request = decode(Encoding::MsgPack, &batch).remove(1).unwrap();
+        let ClientMessage::Publish(publish) = request.message else { panic!() };
+        assert_eq!((publish.data.get(), publish.is_base64), (json, is_base64));
+    }
+    let ClientMessage::Publish(text) =
+        message(r#"{"type":"PUBLISH_EVENT","channel":"c","event":"e","data":"/wAB","encoding":"base64"}"#)
+    else {
+        panic!()
+    };
+    assert!(!text.is_base64);
+}
+
+#[test]
 fn what_is_absent_or_null_is_told_from_what_is_there() {
     let ClientMessage::Publish(publish) =
         message(r#"{"type":"PUBLISH_EVENT","channel":"c","event":"","key":7,"idempotency_key":null}"#)

@@ -6,7 +6,7 @@ use std::fmt;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 
-use super::{DEFAULT_EVENT, SERVER_ID_PREFIX};
+use super::{BASE64_ENCODING, DEFAULT_EVENT, SERVER_ID_PREFIX};
 use crate::json::{self, Kind, Reader, Str, SyntaxError, Token, Value, decimal_text};
 use crate::message::MAX_DATA_DEPTH;
 
@@ -144,7 +144,7 @@ impl<'p> Payload<'p> {
         self.id.as_deref().filter(|id| id.starts_with(SERVER_ID_PREFIX))
     }
 
-    /// Whether it was not UTF-8, so that the data is base64 text.
+    /// Whether the data is base64 text that stands for bytes: the payload was not UTF-8, or a player published `bin`.
     pub fn is_base64(&self) -> bool {
         self.is_base64
     }
@@ -161,6 +161,7 @@ struct Document<'a> {
     key: Option<Value<'a>>,
     ts: Option<Value<'a>>,
     id: Option<Value<'a>>,
+    encoding: Option<Value<'a>>,
     /// There are other members.
     foreign: bool,
 }
@@ -186,6 +187,7 @@ impl<'a> Document<'a> {
             key: None,
             ts: None,
             id: None,
+            encoding: None,
             foreign: false,
         }
     }
@@ -204,6 +206,7 @@ impl<'a> Document<'a> {
                 "key" => read.key = Some(value),
                 "ts" => read.ts = Some(value),
                 "id" => read.id = Some(value),
+                "encoding" => read.encoding = Some(value),
                 _ => read.foreign = true,
             }
         }
@@ -217,7 +220,10 @@ impl<'a> Document<'a> {
         }
         match mode {
             PayloadMode::Envelope => true,
-            PayloadMode::Auto => !self.foreign && (self.id.is_none() || self.is_by_server()),
+            PayloadMode::Auto => {
+                let is_plain = self.id.is_none() && self.encoding.is_none();
+                !self.foreign && (is_plain || self.is_by_server())
+            }
             PayloadMode::Raw => !self.foreign && self.is_by_server(),
         }
     }
@@ -225,6 +231,17 @@ impl<'a> Document<'a> {
     fn is_by_server(&self) -> bool {
         let id = self.id.and_then(|id| id.as_str());
         id.is_some_and(|id| id.decode().starts_with(SERVER_ID_PREFIX))
+    }
+
+    /// Whether a server says that the data stands for bytes, and it does. From anybody else `encoding` is a foreign key.
+    fn is_base64(&self) -> bool {
+        let says_so = self.encoding.and_then(|encoding| encoding.as_str());
+        says_so.is_some_and(|encoding| encoding.decode() == BASE64_ENCODING)
+            && self.is_by_server()
+            && self.data.filter(|data| data.kind == Kind::String).is_some_and(|data| {
+                let text = data.text.strip_prefix('"').and_then(|text| text.strip_suffix('"'));
+                text.is_some_and(|text| BASE64.decode(text).is_ok())
+            })
     }
 
     /// The event that it is. What has the wrong type counts as absent.
@@ -239,6 +256,7 @@ impl<'a> Document<'a> {
             tags: tags.map(|tags| tags.text),
             ts: of_kind(self.ts, Kind::Number).and_then(whole_number),
             id: string(self.id),
+            is_base64: self.is_base64(),
             ..Payload::message(self.data.map_or("null".into(), shown))
         }
     }

@@ -140,6 +140,27 @@ fn envelope_mode_takes_only_events_and_raw_mode_only_ours() {
 }
 
 #[test]
+fn bytes_of_a_player_are_read_back_as_bytes_in_every_mode() {
+    let ours =
+        Envelope { event: "e", data: r#""/wAB""#, is_base64: true, id: Some("db1.1"), ..Envelope::default() };
+    let payload = ours.to_payload();
+    assert_eq!(&payload[..], br#"{"event":"e","data":"/wAB","encoding":"base64","id":"db1.1"}"#);
+    for mode in [PayloadMode::Auto, PayloadMode::Envelope, PayloadMode::Raw] {
+        assert!(read(&payload, mode).unwrap().is_base64(), "{mode:?}");
+    }
+}
+
+#[test]
+fn only_a_string_that_decodes_stands_for_bytes() {
+    for data in ["1", "null", "[\"/wAB\"]", "\"/wA\"", "\"\\/wAB\"", "\"/w\\u0041B\"", "\" /wAB\""] {
+        let payload = format!(r#"{{"event":"e","data":{data},"encoding":"base64","id":"db1.1"}}"#);
+        assert!(!read(payload.as_bytes(), PayloadMode::Auto).unwrap().is_base64(), "{data}");
+    }
+    let other = br#"{"event":"e","data":"/wAB","encoding":"hex","id":"db1.1"}"#;
+    assert!(!read(other, PayloadMode::Auto).unwrap().is_base64());
+}
+
+#[test]
 fn bytes_that_are_no_text_reach_json_as_base64_and_messagepack_as_bin() {
     let event = read(b"\xff\x00\x01", PayloadMode::Auto).unwrap();
     assert!(event.is_base64());
@@ -239,6 +260,7 @@ proptest! {
         let envelope = Envelope {
             event: &name,
             data: "[1, \"\\ud800\"]",
+            is_base64: false,
             from: from.as_deref(),
             tags: Some("{}"),
             key: key.as_deref(),

@@ -180,6 +180,7 @@ async fn publish(State(node): Shared, body: Bytes) -> Answer {
     let event = Envelope {
         event: &name,
         data: data.map_or("null", |data| data.text),
+        is_base64: false,
         from: None,
         tags: tags.map(|tags| tags.text),
         key: key.as_deref(),
