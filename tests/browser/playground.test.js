@@ -253,6 +253,42 @@ test('subscribing to another channel, to a pattern, and leaving', async () => {
   await until(async () => /FORBIDDEN/.test(await page.part('alice-subscribe-result').textContent()), 'a refusal is shown');
 });
 
+test('all that the page suggests is allowed, and it suggests something', async () => {
+  const page = await playground();
+  await quiet(page);
+  const suggested = (part) => page.part(part).locator('option').evaluateAll((all) => all.map(({ value }) => value));
+  const own = await suggested('alice-subscribe-suggestions');
+  const placeholder = await page.part('alice-subscribe-input').getAttribute('placeholder');
+  for (const channel of [...own, placeholder.split(' ').at(-1)]) {
+    await page.part('alice-subscribe-input').fill(channel);
+    await page.part('alice-subscribe-add').click();
+    await page.locator(`[data-testid="alice-subscription-${channel}"][data-state="active"]`).waitFor();
+    assert.doesNotMatch(await page.part('alice-subscribe-result').textContent(), /FORBIDDEN/, channel);
+  }
+  const published = await suggested('alice-publish-suggestions');
+  for (const channel of published) {
+    await page.part('alice-publish-channel').fill(channel);
+    await page.part('alice-publish-send').click();
+    await until(async () => (await page.part('alice-publish-result').textContent()).startsWith(`${channel} has taken`), `${channel} is published on`);
+  }
+  assert.ok(own.length >= 4 && published.length >= 4);
+  const ofBob = (names) => names.map((name) => name.replace('team:red', 'team:blue'));
+  assert.deepEqual(await suggested('bob-subscribe-suggestions'), ofBob(own));
+  assert.deepEqual(await suggested('bob-publish-suggestions'), ofBob(published));
+});
+
+test('on a phone nothing is cut away: the data of events has a line of its own', async () => {
+  const page = await playground();
+  for (const [width, least] of [[390, 250], [320, 180], [1360, 150]]) {
+    await page.setViewportSize({ width, height: 844 });
+    const data = await page.part('alice-feed').locator('.data').first().boundingBox();
+    assert.ok(data.width >= least, `${data.width} of ${width}`);
+    assert.equal(await page.evaluate(() => document.documentElement.scrollWidth), width, 'nothing sticks out');
+    const typed = await page.part('alice-publish-data').boundingBox();
+    assert.ok(typed.width >= least, `what is to be published has ${typed.width} of ${width}`);
+  }
+});
+
 test('a broken link comes back by itself', async () => {
   const page = await playground();
   const connection = await page.part('alice-detail').textContent();

@@ -36,8 +36,8 @@ pub enum Command {
     /// Run everything in one process, to try and to develop: no Redis and no file are needed
     #[command(
         after_help = "Prints a link to the playground, where two players are connected and events are flowing.\n\
-        The sample classes are player:{player}, room:{room}, game:{game}, team:{team} and chat:*, the admin API key is\n\
-        `dev`, and errors name the class and the rule that refused. Not for production."
+        The sample classes are player:{player}, room:{room}, game:{game}, world:{world}, team:{team} and chat:*, the\n\
+        admin API key is `dev`, and errors name the class and the rule that refused. Not for production."
     )]
     Dev {
         /// Use this Redis instead of the broker within the process, so that other services can publish
@@ -127,6 +127,16 @@ mod tests {
             "drawbridge check-config FILE",
         ] {
             Cli::try_parse_from(line.split(' ')).unwrap();
+        }
+    }
+
+    #[test]
+    fn the_help_of_dev_names_every_sample_class() {
+        let help = Cli::command().find_subcommand("dev").unwrap().get_after_help().unwrap().to_string();
+        let sample: toml::Table = include_str!("config/dev.toml").parse().unwrap();
+        for class in sample["channel"].as_array().unwrap() {
+            let name = class["name"].as_str().unwrap();
+            assert!(help.contains(name), "{name} is missing in: {help}");
         }
     }
 

@@ -57,13 +57,18 @@ impl Dev {
     pub fn session(&self, node: &Node) -> String {
         let players: Vec<Value> = PLAYERS
             .iter()
-            .map(
-                |(player, team)| json!({ "player": player, "team": team, "token": self.token(player, team) }),
-            )
+            .map(|(player, team)| {
+                json!({
+                    "player": player,
+                    "team": team,
+                    "token": self.token(player, team),
+                    "subscribe": suggestions(team, &[WORLD_CHANNEL, "chat:*", "game:*"]),
+                    "publish": suggestions(team, &[]),
+                })
+            })
             .collect();
         json!({
             "players": players,
-            "channels": [DEMO_CHANNEL, WORLD_CHANNEL, format!("room:{ROOM}"), "team:red", "team:blue", "chat:lobby"],
             "world": {
                 "channel": WORLD_CHANNEL,
                 "width": wander::WIDTH,
@@ -88,6 +93,13 @@ impl Dev {
         claims.insert("exp".into(), (unix_ms() / 1_000 + TOKEN_SECONDS).into());
         mint(&self.key, None, &claims).ok()
     }
+}
+
+/// The channels that the page suggests to a player of this team: those on which it may publish, and `more`.
+fn suggestions(team: &str, more: &[&str]) -> Vec<String> {
+    let both =
+        [DEMO_CHANNEL.to_owned(), format!("room:{ROOM}"), format!("team:{team}"), "chat:lobby".to_owned()];
+    both.into_iter().chain(more.iter().map(|name| (*name).to_owned())).collect()
 }
 
 /// A URL with its password starred out.

@@ -1,17 +1,18 @@
 // The playground: two players in one page, each with a client of its own, talking through the server that served it.
 //
 // `/dev/session` tells who they are, and of the world:
-//   {"players":[{"player","token","team"}, …], "channels":[…], "redis":null|"redis://…", "admin":"http://…",
+//   {"players":[{"player","token","team","subscribe":[…],"publish":[…]}, …], "redis":null|"redis://…", "admin":"http://…",
 //    "world":{"channel","width","height","entities","updates_per_second"}}
+// `subscribe` and `publish` are the channels (and patterns) that the page suggests to the player.
 // The server's demo moves entities {id, team, x, y, public} on the world's channel, and publishes `tick` {x, y, name} to
 // `game:demo`; players publish `move` {x, y} and `chat` {text} there.
 //
 // Test ids. Of the page: banner, panes, node, broker, server-time, recipe-tabs, recipe-tab-{redis-cli,python,node,rust,http},
 // recipe-text, recipe-copy, recipe-note. Of a player, after `alice-` or `bob-`: pane, name, team, status, detail, world,
 // seen, updates, bytes, share, broadcast, rtt, offset, latency, count, autopilot, cut, subscriptions (of it:
-// subscription-{channel}, unsubscribe-{channel}), subscribe-input, subscribe-add, subscribe-result, filter-channel,
-// filter-input, filter-apply, filter-clear, filter-presets, filter-error, filter-result, chat-input, chat-send, move,
-// publish-channel, publish-event, publish-data, publish-send, publish-result, feed. An entry of the feed carries
+// subscription-{channel}, unsubscribe-{channel}), subscribe-input, subscribe-suggestions, subscribe-add,
+// subscribe-result, filter-channel, filter-input, filter-apply, filter-clear, filter-presets, filter-error, filter-result,
+// chat-input, chat-send, move, publish-channel, publish-suggestions, publish-event, publish-data, publish-send, publish-result, feed. An entry of the feed carries
 // data-channel, data-event, data-from and data-times. `window.playground.seen(player)` tells what is in a player's table,
 // `window.playground.area(player)` its area.
 
@@ -158,7 +159,16 @@ class Player {
     this.#parts.name.textContent = player;
     this.#parts.team.textContent = team ? `team ${team}` : "";
     this.#parts["publish-channel"].value = DEMO;
+    this.#suggest("subscribe-input", "subscribe-suggestions", this.info.subscribe);
+    this.#suggest("publish-channel", "publish-suggestions", this.info.publish);
     byTestId("panes").append(pane);
+  }
+
+  #suggest(input, list, channels) {
+    const { [input]: field, [list]: suggestions } = this.#parts;
+    suggestions.id = suggestions.dataset.testid;
+    suggestions.append(...channels.map((value) => element("option", { value })));
+    field.setAttribute("list", suggestions.id);
   }
 
   /** The two begin where their areas meet. */
@@ -519,7 +529,6 @@ async function fetchSession() {
 async function main() {
   const session = await fetchSession();
   byTestId("broker").textContent = session.redis ? "Redis" : "in memory";
-  document.getElementById("channels").append(...session.channels.map((value) => element("option", { value })));
   showRecipes(session);
 
   const players = [];
