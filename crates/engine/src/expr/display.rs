@@ -50,8 +50,8 @@ fn write_bare(node: &Node, f: &mut Formatter<'_>) -> fmt::Result {
             write_joined(parts, ", ", Binds::Conditional, f)?;
             f.write_char(']')
         }
-        Node::Unary(UnaryOp::Size, operand) => {
-            f.write_str("size(")?;
+        Node::Unary(op @ (UnaryOp::Size | UnaryOp::Text | UnaryOp::Integer), operand) => {
+            write!(f, "{}(", op.name())?;
             write(operand, f)?;
             f.write_char(')')
         }

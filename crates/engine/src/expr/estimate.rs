@@ -23,7 +23,7 @@ impl Node {
 
 fn of_unary(op: UnaryOp) -> usize {
     match op {
-        UnaryOp::Size => WALK,
+        UnaryOp::Size | UnaryOp::Text | UnaryOp::Integer => WALK,
         UnaryOp::Not | UnaryOp::Negate => 1,
     }
 }

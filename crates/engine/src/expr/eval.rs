@@ -96,6 +96,8 @@ impl<'a> Evaluation<'a> {
                 let size = u64::try_from(value.size(&self.work)?).map_err(|_| Failed)?;
                 Ok(Value::Number(Number::of_unsigned(size)))
             }
+            (UnaryOp::Text, value) => value.into_text(&self.work).map(Value::Text),
+            (UnaryOp::Integer, value) => value.as_integer(&self.work).map(Value::Number),
             _ => Err(Failed),
         }
     }

@@ -48,6 +48,10 @@ pub(super) enum UnaryOp {
     Not,
     Negate,
     Size,
+    /// `string(x)`
+    Text,
+    /// `int(x)`
+    Integer,
 }
 
 /// Operators of two operands, both always evaluated.
@@ -111,6 +115,8 @@ impl UnaryOp {
             UnaryOp::Not => (&[Kind::Bool], Kind::Bool),
             UnaryOp::Negate => (&[Kind::Number], Kind::Number),
             UnaryOp::Size => (&[Kind::Text, Kind::List, Kind::Map], Kind::Number),
+            UnaryOp::Text => (&[Kind::Text, Kind::Number, Kind::Bool], Kind::Text),
+            UnaryOp::Integer => (&[Kind::Number, Kind::Text], Kind::Number),
         };
         operand.may_be(takes).then_some(gives)
     }
@@ -121,6 +127,8 @@ impl UnaryOp {
             UnaryOp::Not => "!",
             UnaryOp::Negate => "-",
             UnaryOp::Size => "size",
+            UnaryOp::Text => "string",
+            UnaryOp::Integer => "int",
         }
     }
 }

@@ -1,6 +1,7 @@
 //! Numbers: integers and doubles that compare by value, exactly, and what is reckoned with them.
 
 use std::cmp::Ordering;
+use std::fmt;
 use std::hash::{Hash, Hasher};
 
 use super::node::BinaryOp;
@@ -29,6 +30,23 @@ impl Number {
         match text.parse() {
             Ok(uint) => Some(Number::Uint(uint)),
             Err(_) => text.parse().ok().map(Number::Double),
+        }
+    }
+
+    /// Of decimal digits behind an optional sign, as `int('42')` reads them; `None` for any other text, and where the
+    /// value fits neither `i64` nor `u64`.
+    pub(super) fn of_digits(text: &str) -> Option<Self> {
+        text.parse().map(Number::Int).or_else(|_| text.parse().map(Number::Uint)).ok()
+    }
+
+    /// The integer towards zero; `None` where it fits neither `i64` nor `u64`, and for NaN.
+    pub(super) fn truncate(self) -> Option<Self> {
+        match self {
+            Number::Int(_) | Number::Uint(_) => Some(self),
+            Number::Double(double) => match Number::Double(double.trunc()).canonical()? {
+                Number::Double(_) => None,
+                integer => Some(integer),
+            },
         }
     }
 
@@ -126,6 +144,18 @@ impl Number {
             Number::Uint(uint) => (1, uint),
             Number::Double(double) if double.is_nan() => (2, f64::NAN.to_bits()),
             Number::Double(double) => (2, double.to_bits()),
+        }
+    }
+}
+
+/// The decimal text: an integer's digits, and for a double the shortest digits that read as the same double, without
+/// an exponent (`1.0` is `1`).
+impl fmt::Display for Number {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Number::Int(int) => int.fmt(f),
+            Number::Uint(uint) => uint.fmt(f),
+            Number::Double(double) => double.fmt(f),
         }
     }
 }

@@ -14,7 +14,10 @@ pub(super) const MAX_DEPTH: usize = 32;
 /// How many operators, literals and names an expression may have.
 pub(super) const MAX_NODES: usize = 1024;
 
-const FUNCTIONS: [&str; 5] = ["has", "size", "startsWith", "endsWith", "contains"];
+/// Written `name(x)`.
+const FUNCTIONS: [&str; 4] = ["has", "size", "string", "int"];
+/// Written `x.name(…)`.
+const METHODS: [&str; 4] = ["size", "startsWith", "endsWith", "contains"];
 
 /// The tree of a source whose answer is a boolean.
 pub(super) fn parse(source: &str, allowed: Vars) -> Result<Tree, CompileError> {
@@ -237,8 +240,12 @@ impl<'s> Parser<'s> {
             "has" => {
                 return Err(CompileError::new(at, "`has` is not a method").hint("write `has(data.field)`"));
             }
+            "string" | "int" => {
+                return Err(CompileError::new(at, format!("`{name}` is not a method"))
+                    .hint(format!("write `{name}(data.field)`")));
+            }
             _ => {
-                let hint = suggest::for_function(name, &FUNCTIONS[1..]);
+                let hint = suggest::for_function(name, &METHODS);
                 return Err(CompileError::new(at, format!("there is no method `{name}`")).hint(hint));
             }
         };
@@ -305,24 +312,27 @@ impl<'s> Parser<'s> {
     }
 
     fn function(&mut self, name: &str, at: usize) -> Result<Part, CompileError> {
-        match name {
-            "has" | "size" => {}
+        let op = match name {
+            "has" => None,
+            "size" => Some(UnaryOp::Size),
+            "string" => Some(UnaryOp::Text),
+            "int" => Some(UnaryOp::Integer),
             "startsWith" | "endsWith" | "contains" => {
                 return Err(CompileError::new(at, format!("`{name}` is a method"))
                     .hint(format!("write `x.{name}('…')`")));
             }
             _ => {
                 let hint = suggest::habit(name)
-                    .map_or_else(|| suggest::for_function(name, &FUNCTIONS), str::to_owned);
+                    .map_or_else(|| suggest::for_function(name, &[FUNCTIONS, METHODS].concat()), str::to_owned);
                 return Err(CompileError::new(at, format!("there is no function `{name}`")).hint(hint));
             }
-        }
+        };
         let mut arguments = self.arguments()?;
         let (Some(argument), true) = (arguments.pop(), arguments.is_empty()) else {
             return Err(CompileError::new(at, format!("`{name}` takes one value")));
         };
-        if name == "size" {
-            return self.unary(UnaryOp::Size, at, argument);
+        if let Some(op) = op {
+            return self.unary(op, at, argument);
         }
         match &*argument.tree {
             Node::Select(base, field) => {
@@ -358,6 +368,8 @@ impl<'s> Parser<'s> {
                 UnaryOp::Not => "`!` needs a boolean",
                 UnaryOp::Negate => "`-` needs a number",
                 UnaryOp::Size => "`size` needs a text, a list or a map",
+                UnaryOp::Text => "`string` needs a number, a boolean or a text",
+                UnaryOp::Integer => "`int` needs a number or a text",
             };
             return Err(CompileError::new(
                 operand.at,

@@ -48,6 +48,9 @@ pub(super) fn for_function(name: &str, known: &[&str]) -> String {
         }
         "length" | "len" | "count" => return "did you mean `size`?".to_owned(),
         "includes" => return "did you mean `contains`?".to_owned(),
+        "str" | "text" | "toString" | "String" => return "did you mean `string`?".to_owned(),
+        "integer" | "uint" | "number" | "Number" | "parseInt" => return "did you mean `int`?".to_owned(),
+        "double" | "float" => return "numbers compare by value, so there is no need for it".to_owned(),
         _ => {}
     }
     match nearest(name, known) {

@@ -175,6 +175,30 @@ impl<'a> Value<'a> {
         }
     }
 
+    /// `string(x)`: a text as it is, a number as its decimal text, a boolean as its name.
+    pub(super) fn into_text(self, work: &Work) -> Result<Cow<'a, str>, Failed> {
+        let text = match self {
+            Value::Text(text) => return Ok(text),
+            Value::Bool(value) => return Ok(Cow::Borrowed(if value { "true" } else { "false" })),
+            Value::Number(number) => number.to_string(),
+            Value::Null | Value::List(_) | Value::Map(_) => return Err(Failed),
+        };
+        work.spend(text.len())?;
+        Ok(Cow::Owned(text))
+    }
+
+    /// `int(x)`: a number without its fraction, or the integer that a text is the decimal digits of.
+    pub(super) fn as_integer(&self, work: &Work) -> Result<Number, Failed> {
+        match self {
+            Value::Number(number) => number.truncate().ok_or(Failed),
+            Value::Text(text) => {
+                work.spend(text.len())?;
+                Number::of_digits(text).ok_or(Failed)
+            }
+            _ => Err(Failed),
+        }
+    }
+
     /// The member of a map or the element of a list.
     pub(super) fn index(self, index: &Value<'_>, work: &Work) -> Result<Value<'a>, Failed> {
         match (self, index) {

@@ -13,6 +13,8 @@ fn writes_canonically() {
         ("data.a && (data.b && data.c)", "data.a && data.b && data.c"),
         ("data['a'].b[0]['c d']", "data.a.b[0]['c d']"),
         ("data.size() > 1", "size(data) > 1"),
+        ("int( string(data.a) ) in [-(-1)]", "int(string(data.a)) in [1]"),
+        ("string(42) == data.a && int('7') < data.b", "'42' == data.a && 7 < data.b"),
         ("has(data['in'])", "has(data['in'])"),
         ("(data.a - (data.b - 1)) * 2 == -data.c", "(data.a - (data.b - 1)) * 2 == -data.c"),
         ("data.a - data.b - 1 == 0", "data.a - data.b - 1 == 0"),

@@ -238,6 +238,54 @@ fn functions() {
 }
 
 #[test]
+fn conversions() {
+    check(&[
+        ("string(data) == '42'", "42", true),
+        ("string(data) == '-7'", "-7", true),
+        ("string(data) == '18446744073709551615'", "18446744073709551615", true),
+        ("string(data) == '9007199254740993'", "9007199254740993", true),
+        ("string(data) == '1'", "1.0", true),
+        ("string(data) == '2.5'", "2.50", true),
+        ("string(data) == '1000000000000000000000'", "1e21", true),
+        ("string(data) == 'true'", "true", true),
+        ("string(data) == 'false'", "false", true),
+        ("string(data) == 'a\\nb'", r#""a\nb""#, true),
+        ("int(data) == 42", r#""42""#, true),
+        ("int(data) == 42", r#""0042""#, true),
+        ("int(data) == -42", r#""-42""#, true),
+        ("int(data) == 42", r#""+42""#, true),
+        ("int(data) == 18446744073709551615", r#""18446744073709551615""#, true),
+        ("int(data) == 9007199254740993", r#""9007199254740993""#, true),
+        ("int(data) == 2", "2.9", true),
+        ("int(data) == -2", "-2.9", true),
+        ("int(data) == 18446744073709551615", "18446744073709551615", true),
+        ("int(data) / 2 == 1", "3.0", true),
+        ("int(params.room) in data", "[41, 42]", true),
+        ("int(params.room) in data", r#"["42"]"#, false),
+        ("params.room in [string(data)]", "42", true),
+        ("string(int(data)) == '7'", r#""07""#, true),
+    ]);
+    check_errors(&[
+        ("string(data) == 'null'", "null"),
+        ("string(data) == ''", "[]"),
+        ("string(data) == ''", "{}"),
+        ("int(data) == 1", "true"),
+        ("int(data) == 0", "null"),
+        ("int(data) == 0", "[]"),
+        ("int(data) == 0", r#""""#),
+        ("int(data) == 42", r#"" 42""#),
+        ("int(data) == 42", r#""42.0""#),
+        ("int(data) == 42", r#""0x2a""#),
+        ("int(data) == 42", r#""4_2""#),
+        ("int(data) == 42", r#""\u0664\u0662""#),
+        ("int(data) == 0", r#""18446744073709551616""#),
+        ("int(data) == 0", r#""-9223372036854775809""#),
+        ("int(data) == 0", "1e300"),
+        ("int(data / 0.0) == 0", "0.0"),
+    ]);
+}
+
+#[test]
 fn conditionals() {
     check(&[
         ("data.a ? data.b : data.c", r#"{"a":true,"b":true}"#, true),

@@ -106,6 +106,7 @@ fn number(depth: u32) -> Source {
         1 => grouped(number(below)),
         1 => grouped(number(below)).prop_map(|a| format!("-{a}")),
         1 => text(below).prop_map(|a| format!("size({a})")),
+        1 => prop_oneof![number(below), double_sum(0), digits(), text(0)].prop_map(|a| format!("int({a})")),
         1 => list(below).prop_map(|a| format!("size({a})")),
         1 => (grouped(list(below)), number(below)).prop_map(|(a, b)| format!("{a}[{b}]")),
         1 => (condition(below), number(below), number(below)).prop_map(|(a, b, c)| format!("({a} ? {b} : {c})")),
@@ -129,7 +130,18 @@ fn text(depth: u32) -> Source {
     if depth == 0 {
         return prop_oneof![literal.prop_map(str::to_owned), field(&["s", "t", "x"])].boxed();
     }
-    prop_oneof![2 => text(0), 1 => (text(depth - 1), text(0)).prop_map(|(a, b)| format!("({a} + {b})"))]
+    prop_oneof![
+        2 => text(0),
+        1 => (text(depth - 1), text(0)).prop_map(|(a, b)| format!("({a} + {b})")),
+        1 => prop_oneof![number(depth - 1), double_sum(0), text(0)].prop_map(|a| format!("string({a})")),
+    ]
+    .boxed()
+}
+
+/// Texts of digits, and some that are nearly so.
+fn digits() -> Source {
+    prop::sample::select(vec!["'2'", "'-3'", "'+1'", "'007'", "'9223372036854775807'", "'1.0'", "' 1'", "''", "'0x1'"])
+        .prop_map(str::to_owned)
         .boxed()
 }
 
