@@ -2,11 +2,12 @@
 
 import jwt
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
 
-from harness.tokens import KeyPair, ec_pair, ed25519_pair, mint, rsa_pair, unsigned
+from harness.tokens import KeyPair, ec384_pair, ec_pair, ed25519_pair, mint, rsa_pair, unsigned
 from harness.wait import until
 
-PAIRS = {"rsa": rsa_pair(), "ec": ec_pair(), "ed25519": ed25519_pair()}
+PAIRS = {"rsa": rsa_pair(), "ec": ec_pair(), "ec384": ec384_pair(), "ed25519": ed25519_pair()}
 PUBLIC = [(kind, algorithm) for kind, pair in PAIRS.items() for algorithm in pair.algorithms]
 
 
@@ -28,7 +29,7 @@ def test_a_public_key_file(redis, start, tmp_path, kind, algorithm):
     key_file.write_bytes(pair.public_pem)
     node = start(redis, auth={"hmac_secret": None, "public_key_file": str(key_file)})
     assert node.connect(mint("alice", key=pair.private, algorithm=algorithm)).welcome()["player"] == "alice"
-    others = {"rsa": rsa_pair, "ec": ec_pair, "ed25519": ed25519_pair}
+    others = {"rsa": rsa_pair, "ec": ec_pair, "ec384": ec384_pair, "ed25519": ed25519_pair}
     refused(node, mint("alice", key=others[kind]().private, algorithm=algorithm))
     for other, other_pair in PAIRS.items():
         if other != kind:
@@ -62,12 +63,36 @@ def forged_hmac(secret):
     return (signed + b"." + encode(hmac.new(secret, signed, hashlib.sha256).digest())).decode()
 
 
-@pytest.mark.parametrize("algorithm", ["RS384", "RS512", "PS384", "PS512"])
-def test_algorithms_outside_the_contract_are_refused(redis, start, tmp_path, algorithm):
+@pytest.mark.parametrize("curve, algorithm", [(ec.SECP521R1(), "ES512"), (ec.SECP256K1(), "ES256K")])
+def test_an_algorithm_outside_the_contract_is_named_beside_those_that_are_taken(redis, start, tmp_path, curve, algorithm):
     key_file = tmp_path / "public.pem"
-    key_file.write_bytes(PAIRS["rsa"].public_pem)
-    node = start(redis, auth={"hmac_secret": None, "public_key_file": str(key_file)})
-    refused(node, mint("alice", key=PAIRS["rsa"].private, algorithm=algorithm))
+    key_file.write_bytes(PAIRS["ec384"].public_pem)
+    node = start(redis, auth={"public_key_file": str(key_file)})
+    player = node.connect(mint("alice", key=ec.generate_private_key(curve), algorithm=algorithm))
+    message = player.expect("ERROR")["message"]
+    for name in (algorithm, "ES384", "HS256", "HS384", "HS512"):
+        assert name in message
+    player.closes_with(4500)
+
+
+def test_any_of_several_secrets_and_keys_will_do(redis, start, tmp_path):
+    """As while one is rotated: the singular keys count too."""
+    files = []
+    for kind in ("ec", "ec384", "rsa"):
+        files.append(tmp_path / f"{kind}.pem")
+        files[-1].write_bytes(PAIRS[kind].public_pem)
+    new = "z" * 64
+    node = start(
+        redis,
+        auth={"hmac_secrets": [new], "public_key_file": str(files[0]), "public_key_files": [str(file) for file in files[1:]]},
+    )
+    for token in (mint("alice"), mint("alice", key=new)):
+        node.connect(token).welcome()
+    for kind in ("ec", "ec384", "rsa"):
+        for algorithm in PAIRS[kind].algorithms:
+            node.connect(mint("alice", key=PAIRS[kind].private, algorithm=algorithm)).welcome()
+    refused(node, mint("alice", key="y" * 64))
+    refused(node, mint("alice", key=ec_pair().private, algorithm="ES256"))
 
 
 # JWKS

@@ -49,6 +49,44 @@ def test_a_hostile_claim_skips_its_channel_and_is_logged(auto, redis, value):
     until(lambda: "room" in auto.log, "it is logged")
 
 
+def test_all_templates_together_are_within_the_limit_of_subscriptions(redis, start):
+    templates = ["player:{sub}", "room:{rooms}", "game:{games}"]
+    node = start(redis, connection={"auto_subscribe": templates}, limits={"subscriptions": 8})
+    names = [str(n) for n in range(10)]
+    player = node.player("alice", rooms=names, games=names)
+    listed = [s["channel"] for s in player.hello["subscriptions"]]
+    assert listed == ["player:alice", *[f"room:{n}" for n in range(7)]]
+    cut = ["room:7", "room:8", "room:9", *[f"game:{n}" for n in range(10)]]
+    for channel in cut:
+        assert player.expect("ERROR")["code"] == "LIMIT_EXCEEDED"
+    told = [m["channel"] for m in player.received if m.type == "ERROR"]
+    assert told == cut
+    player.refusal("CHANNEL_SUBSCRIBE", "LIMIT_EXCEEDED", channel="chat:1")
+    # The template still is the right, once there is room.
+    player.unsubscribe("room:0")
+    player.subscribe("game:9")
+    player.silent_but_for()
+
+
+def test_no_more_than_sixteen_are_told_to_be_too_many(redis, start):
+    node = start(redis, connection={"auto_subscribe": ["room:{rooms}"]}, limits={"subscriptions": 2})
+    player = node.player("alice", rooms=[str(n) for n in range(500)])
+    player.sync()
+    assert len([m for m in player.received if m.type == "ERROR"]) == 16
+    assert len(player.hello["subscriptions"]) == 2
+
+
+def test_a_refreshed_token_is_within_the_limit_too(redis, start):
+    node = start(redis, connection={"auto_subscribe": ["room:{rooms}"]}, limits={"subscriptions": 3})
+    player = node.player("alice", rooms=["1"])
+    player.subscribe("chat:1")
+    player.ask("TOKEN_REFRESH", token=mint("alice", rooms=["1", "2", "3", "4", "5"]))
+    assert player.expect("CHANNEL_SUBSCRIBED")["channel"] == "room:2"
+    cut = [player.expect("ERROR", code="LIMIT_EXCEEDED")["channel"] for _ in range(3)]
+    assert cut == ["room:3", "room:4", "room:5"]
+    player.silent_but_for()
+
+
 @pytest.mark.parametrize("value", [True, None, {"a": 1}, [["42"]], [True], [None], [{}]])
 def test_a_claim_that_is_no_string_or_number_skips_its_channel(auto, value):
     assert channels(auto.connect(mint("alice", room=value)).welcome()) == ["player:alice"]

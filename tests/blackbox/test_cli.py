@@ -193,6 +193,13 @@ def test_a_secret_is_not_shown_in_a_complaint(tmp_path):
     assert "0123456789abcdef" not in said
 
 
+def test_a_parameter_that_the_name_does_not_have_is_an_error(tmp_path):
+    said, path = complaint(tmp_path, replaced("params.room in me.rooms", "params.rom in me.rooms"))
+    assert "`params.room`" in said and "{rom}" in said and str(path) in said
+    said, _ = complaint(tmp_path, replaced("actions:{room}", "actions:{rom}"))
+    assert "{room}" in said
+
+
 # overrides
 
 

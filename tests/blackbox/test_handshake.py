@@ -177,3 +177,43 @@ def test_a_close_frame_right_behind_the_upgrade_leaves_nothing(node):
     until(lambda: node.process.open_files() <= before + 2, "the files are closed")
     for ws in held:
         ws.vanish()
+
+
+COOKIE = {"auth": {"cookie": "access"}}
+
+
+def cookie_of(sub="alice", name="access"):
+    return ("Cookie", f"theme=dark; {name}={mint(sub)}; a=b")
+
+
+def test_a_token_is_taken_from_the_cookie_of_the_servers_own_pages(redis, start):
+    node = start(redis, **COOKIE)
+    own = ("Origin", f"http://127.0.0.1:{node.port}")
+    assert node.connect(headers=[cookie_of(), own]).welcome()["player"] == "alice"
+    # The header wins.
+    assert node.connect(mint("bob"), headers=[cookie_of(), own]).welcome()["player"] == "bob"
+
+
+def test_a_token_is_taken_from_the_cookie_where_the_origin_is_named(redis, start):
+    node = start(redis, connection={"allowed_origins": ["https://play.example", "*", "null"]}, **COOKIE)
+    assert node.connect(headers=[cookie_of(), ("Origin", "https://play.example")]).welcome()["player"] == "alice"
+    for origin in ([("Origin", "https://evil.example")], [("Origin", "null")], []):
+        player = node.connect(headers=[cookie_of(), *origin])
+        player.start("CONNECT")
+        assert player.expect("ERROR")["message"] == "CONNECT: `token` is missing"
+        player.closes_with(4500)
+
+
+def test_a_cookie_that_nobody_asked_for_is_not_looked_at(redis, start):
+    for config, name in (({}, "access"), (COOKIE, "Access"), (COOKIE, "token")):
+        node = start(redis, **config)
+        player = node.connect(headers=[cookie_of(name=name), ("Origin", f"http://127.0.0.1:{node.port}")])
+        player.start("CONNECT", token=mint("bob"))
+        assert player.welcome()["player"] == "bob"
+
+
+def test_a_bad_token_in_a_cookie_is_answered_like_any_other(redis, start):
+    node = start(redis, **COOKIE)
+    player = node.connect(headers=[("Cookie", "access=nonsense"), ("Origin", f"http://127.0.0.1:{node.port}")])
+    assert player.expect("ERROR")["code"] == "UNAUTHENTICATED"
+    player.closes_with(4500)

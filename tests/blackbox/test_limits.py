@@ -2,6 +2,7 @@
 
 import pytest
 
+from harness.tokens import mint
 from harness.wait import until
 from harness.websocket import Closed, Refused
 
@@ -116,6 +117,56 @@ def test_connections_per_address(redis, start):
     until(lambda: admitted(node, source="127.0.0.9"), "the place is free again")
 
 
+@pytest.mark.parametrize("shards", [1, 4])
+def test_a_players_oldest_connection_makes_room(redis, start, shards):
+    node = start(redis, shards=shards, limits={"connections_per_player": 2}, lifecycle={"stream": "life"})
+    other = node.player("bob")
+    players = [node.player("alice") for _ in range(2)]
+    for _ in range(6):
+        players.append(node.player("alice"))
+        assert players.pop(0).closes_with(4506).reason == "too many connections of this player"
+    for player in [*players, other]:
+        player.sync()
+    players[0].close()
+    players[0].closing()
+    players.append(node.player("alice"))
+    for player in players[1:]:
+        player.sync()
+    assert node.metric("drawbridge_too_many_connections") == 6
+
+    def ends():
+        entries = [e for e in redis.stream("life") if e["event"] == "disconnected" and e["code"] == "4506"]
+        return entries if len(entries) == 6 else None
+
+    assert {entry["player"] for entry in until(ends, "six ends")} == {"alice"}
+
+
+@pytest.mark.parametrize("shards", [1, 4])
+def test_one_connection_too_many_may_be_refused(redis, start, shards):
+    limits = {"connections_per_player": 1, "when_exceeded": "refuse"}
+    node = start(redis, shards=shards, limits=limits)
+    first = node.player("alice")
+    for _ in range(3):
+        late = node.connect(mint("alice"))
+        late.closes_with(4506)
+        assert "WELCOME" not in [message.type for message in late.received]
+        by_message = node.connect()
+        by_message.start("CONNECT", token=mint("alice"))
+        by_message.closes_with(4506)
+    first.sync()
+    node.player("bob").sync()
+    first.vanish()
+
+    def welcomed():
+        player = node.connect(mint("alice"))
+        try:
+            return player.welcome(timeout=2)
+        except Closed:
+            return None
+
+    until(welcomed, "the place is free again")
+
+
 def test_persistent_abuse_closes_with_4504(redis, start):
     node = start(redis, limits={"messages": {"per_second": 1, "burst": 1}})
     player, other = node.player("alice"), node.player("bob")
@@ -163,3 +214,29 @@ def test_the_defaults_of_the_contract(redis, start):
     player = node.player("bob")
     player.send([{"type": "CHANNEL_SUBSCRIBE", "id": n, "channel": f"chat:{n}"} for n in range(40)])
     assert codes(player, 40) == [None] * 40
+
+
+def test_an_unsubscribe_is_never_refused_for_what_waits(start, own_redis):
+    """A bounded number of requests waits for Redis; whoever is at that bound can still ask for less."""
+    node = start(own_redis)
+    player = node.player("alice")
+    own_redis.kill()
+    player.expect("STATUS", broker="degraded")
+    subscribe = player.start("CHANNEL_SUBSCRIBE", channel="chat:1")
+    publishes = [player.start("PUBLISH_EVENT", channel="chat:1", event="e") for _ in range(600)]
+    unsubscribe = player.start("CHANNEL_UNSUBSCRIBE", channel="chat:1")
+    again = player.start("CHANNEL_UNSUBSCRIBE", channel="chat:1")
+    other = player.start("CHANNEL_UNSUBSCRIBE", channel="chat:2")
+    for request in (again, other):
+        assert player.reply(request)["code"] == "NOT_SUBSCRIBED"
+    player.sync()
+    refused = [m for m in player.received if m.type == "ERROR" and m["code"] == "BROKER_UNAVAILABLE"]
+    assert len(refused) == 600 - 512 and all(m["outcome"] == "not_done" for m in refused)
+    own_redis.start()
+    assert player.reply(subscribe).type == "CHANNEL_SUBSCRIBED"
+    for request in publishes[:512]:
+        assert player.reply(request).type == "EVENT_PUBLISHED"
+    assert player.reply(unsubscribe).type == "CHANNEL_UNSUBSCRIBED"
+    answers = [m.type for m in player.received if m.type in ("EVENT_PUBLISHED", "CHANNEL_UNSUBSCRIBED")]
+    assert answers[-1] == "CHANNEL_UNSUBSCRIBED"
+    player.refusal("CHANNEL_UNSUBSCRIBE", "NOT_SUBSCRIBED", channel="chat:1")

@@ -1,5 +1,7 @@
 """Contract §3 with exact channels: names, rights, confirmation by Redis, replacing, unsubscribing, reference counts."""
 
+import json
+
 import pytest
 
 from harness.redis_server import RedisServer
@@ -391,3 +393,33 @@ def test_many_subscribers_all_hear_the_same_in_the_same_order(two_nodes, redis):
             player.pump(15)
         orders.append([m["data"] for m in player.received if m.type == "EVENT"])
     assert all(order == orders[0] for order in orders) and len(set(orders[0])) == 229
+
+
+def test_a_rule_that_compares_a_text_with_a_number_is_named_in_the_log(node):
+    """Ids in claims are often numbers, and what a channel's name holds is a text."""
+    player = node.player("alice", rooms=[42, 43])
+    for type, fields in (("CHANNEL_SUBSCRIBE", {}), ("PUBLISH_EVENT", {"event": "x"})):
+        error = player.refusal(type, "FORBIDDEN", channel="room:42", **fields)
+        assert error["message"] == "not allowed"
+    until(lambda: node.log.count("write `int(params.room) in me.rooms`") == 2, "the log says what would be right")
+    player.refusal("CHANNEL_SUBSCRIBE", "FORBIDDEN", channel="nowhere:1")
+    assert node.log.count("write `") == 2
+
+
+def test_integer_ids_in_claims_are_converted(redis, start):
+    rules = [
+        {"name": "int:{id}", "subscribe": "int(params.id) in me.ids", "publish": "int(params.id) == me.id"},
+        {"name": "text:{id}", "subscribe": "params.id == string(me.id)", "view": "string(data.to) == me.player"},
+    ]
+    node = start(redis, channel=rules)
+    player = node.player("7", id=7, ids=[1, 9007199254740993])
+    player.subscribe("int:1")
+    player.subscribe("int:9007199254740993")
+    player.refusal("CHANNEL_SUBSCRIBE", "FORBIDDEN", channel="int:9007199254740992")
+    player.refusal("CHANNEL_SUBSCRIBE", "FORBIDDEN", channel="int:x")
+    player.publish("int:7")
+    player.subscribe("text:7", filter="int(data.n) > 5")
+    for n, to in ((6, 7), ("6", "7"), (5, 7), ("x", 7), (6, 8)):
+        redis.publish("text:7", '{"event":"e","data":{"n":%s,"to":%s}}' % (json.dumps(n), json.dumps(to)))
+    redis.publish("text:7", '{"event":"end","data":{"n":9,"to":7}}')
+    assert [event["data"]["n"] for event in player.events_until("end")] == [6, "6"]

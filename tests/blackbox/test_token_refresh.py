@@ -28,7 +28,8 @@ def test_the_reply_says_when_the_new_token_expires(node):
     assert reply.type == "TOKEN_REFRESHED" and reply["expires_ms"] == exp * 1000
 
 
-def test_a_refreshed_connection_outlives_its_first_token(node):
+def test_a_refreshed_connection_outlives_its_first_token(redis, start):
+    node = start(redis, auth={"leeway": "0s"})
     exp = time.time() + 3
     player = node.player(token=mint_expiring_at(exp))
     refresh(player)
@@ -36,7 +37,8 @@ def test_a_refreshed_connection_outlives_its_first_token(node):
     player.sync()
 
 
-def test_a_refresh_may_shorten_too(node):
+def test_a_refresh_may_shorten_too(redis, start):
+    node = start(redis, auth={"leeway": "0s"})
     player = node.player("alice")
     player.ask("TOKEN_REFRESH", token=mint_expiring_at(time.time() + 2))
     player.closes_with(4004)
@@ -81,6 +83,26 @@ def test_subscriptions_no_longer_allowed_end(node, redis):
     assert player.events_until("open") == []
     player.refusal("PUBLISH_EVENT", "FORBIDDEN", channel="room:1", event="x")
     player.silent_but_for()
+
+
+@pytest.mark.parametrize("before, after", [(["1"], []), ([], ["1"])], ids=["taken", "given"])
+def test_a_publish_that_waits_has_the_rights_under_which_it_was_sent(start, own_redis, before, after):
+    """It waits for the subscription before it, and that for Redis; the token behind both does not."""
+    node = start(own_redis)
+    player = node.player("alice", rooms=before)
+    own_redis.kill()
+    player.expect("STATUS", broker="degraded")
+    subscribe = player.start("CHANNEL_SUBSCRIBE", channel="chat:1")
+    pattern = player.start("CHANNEL_SUBSCRIBE", channel="room:*")
+    publish = player.start("PUBLISH_EVENT", channel="room:1", event="waited")
+    refresh(player, rooms=after)
+    behind = player.start("PUBLISH_EVENT", channel="room:1", event="behind")
+    player.sync()
+    own_redis.start()
+    assert player.reply(subscribe).type == player.reply(pattern).type == "CHANNEL_SUBSCRIBED"
+    expected = {True: "EVENT_PUBLISHED", False: "ERROR"}
+    assert player.reply(publish).type == expected[bool(before)]
+    assert player.reply(behind).type == expected[bool(after)]
 
 
 def test_templates_no_longer_filled_end_and_newly_filled_ones_begin(node, redis):

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use drawbridge_protocol::websocket::Window;
-use drawbridge_protocol::{Encoding, Frame, Request, RequestId};
+use drawbridge_protocol::{BadSubscribe, Encoding, Frame, Request, RequestId, Subscribe};
 use hashbrown::HashMap;
 
 use crate::access::AccessCache;
@@ -89,7 +89,7 @@ pub(crate) struct Joining {
 #[derive(Debug)]
 pub(crate) enum Judging {
     /// It came in `CONNECT`.
-    Connect { id: Option<RequestId>, subscribe: Vec<drawbridge_protocol::Subscribe> },
+    Connect { id: Option<RequestId>, subscribe: Vec<Result<Subscribe, BadSubscribe>> },
     /// It came in `TOKEN_REFRESH`.
     Refresh { id: Option<RequestId> },
 }
@@ -106,6 +106,8 @@ pub(crate) struct Deferred {
 pub(crate) struct Waiting {
     pub(crate) request: Request,
     pub(crate) bytes: usize,
+    /// The claims that held when it was sent; `None` while a token sent before it is being judged.
+    pub(crate) claims: Option<Claims>,
 }
 
 /// What services have narrowed of a player's views, by channel. While it is being read nothing new is shown.

@@ -11,6 +11,7 @@ use bytes::Bytes;
 use drawbridge_protocol::websocket::Window;
 use drawbridge_protocol::{CloseCode, Encoding, ErrorCode, Frame};
 
+pub use crate::player_slots::Holder;
 pub use crate::publication::{EntityChange, Publication, Sender, Version};
 
 /// The two clocks, read once per turn by whoever drives the core.
@@ -103,6 +104,11 @@ pub enum Input<'a> {
     },
     /// The broker said something.
     Broker(BrokerEvent),
+    /// The player has too many connections, and this is the oldest: the answer to [`Output::Displace`] of any shard.
+    Displaced {
+        /// Which connection.
+        conn: ConnId,
+    },
     /// Say goodbye to everyone within this time, then close.
     Drain {
         /// Milliseconds over which the closes are spread.
@@ -147,7 +153,7 @@ pub struct Opened {
 /// Who a token says the player is. The claims stay the JSON text they came as: they are read seldom.
 #[derive(Clone, Debug)]
 pub struct Claims {
-    /// `sub`: the player id.
+    /// The player id: `sub`, or the claim that the configuration names.
     pub player: Arc<str>,
     /// `exp`, in Unix milliseconds.
     pub expires_unix_ms: Option<u64>,
@@ -162,6 +168,15 @@ pub struct AuthFailure {
     pub code: ErrorCode,
     /// For a person; never holds the token.
     pub message: String,
+    /// The same token becomes valid in so many milliseconds; `None`: it never will.
+    pub retry_after_ms: Option<u64>,
+}
+
+impl AuthFailure {
+    /// A fault that waiting does not mend.
+    pub fn new(code: ErrorCode, message: impl Into<String>) -> Self {
+        AuthFailure { code, message: message.into(), retry_after_ms: None }
+    }
 }
 
 /// What a shard's engine wants done.
@@ -193,6 +208,8 @@ pub enum Output {
         /// The JWT. Secret.
         token: String,
     },
+    /// Close this connection of whichever shard of the node: [`Input::Displaced`] there.
+    Displace(Holder),
     /// Tell the broker.
     Broker(BrokerCommand),
     /// Tell the operator.
@@ -202,6 +219,15 @@ pub enum Output {
 /// What an operator should read in the log.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Notice {
+    /// A right was refused by a rule that compares a text with a number, which are never equal.
+    RuleMisfit {
+        /// The player.
+        player: Arc<str>,
+        /// The channel.
+        channel: String,
+        /// The class, the rule, and what would be right.
+        why: String,
+    },
     /// A template's claim value was not fit for a channel name.
     ClaimSkipped {
         /// The player.

@@ -18,6 +18,7 @@ pub mod io;
 mod outbox;
 pub mod path;
 mod permissions;
+mod player_slots;
 mod publication;
 pub mod rate_limit;
 mod recent;

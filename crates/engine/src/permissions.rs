@@ -1,10 +1,10 @@
 //! Who may do what on which channel: templates filled from claims, and the rules of the classes.
 //! Nothing here remembers anything; the callers hold what was judged.
 
-use drawbridge_protocol::channel;
 use drawbridge_protocol::template::{Params, Template};
+use drawbridge_protocol::{Publish, channel};
 use hashbrown::HashSet;
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use crate::class::{Class, ClassId};
 use crate::expr::Expr;
@@ -31,6 +31,30 @@ pub(crate) fn may_subscribe(settings: &Settings, claims: &Claims, channel: &str)
         }
     };
     if filled_channels(settings, claims).contains(channel) { Ok(()) } else { Err(denied) }
+}
+
+/// What in the class's rule could not be true for this player, where the rule compares a text with a number.
+pub(crate) fn subscribe_misfit(settings: &Settings, claims: &Claims, name: &str) -> Option<String> {
+    let (_, class, params) = settings.classes.of_channel(name)?;
+    let scope = RuleScope::new(claims, name, &params);
+    if channel::is_pattern(name) || class.subscribe.matches(&scope) {
+        return None;
+    }
+    class.subscribe.misfit(&scope)
+}
+
+/// As [`subscribe_misfit`], of the rule for publishing.
+pub(crate) fn publish_misfit(settings: &Settings, claims: &Claims, publish: &Publish) -> Option<String> {
+    let channel = &*publish.channel;
+    let (_, class, params) = settings.classes.of_channel(channel)?;
+    let data = Some(publish.data.get());
+    let scope = RuleScope {
+        event: Some(&publish.event),
+        data,
+        key: publish.key.as_deref(),
+        ..RuleScope::new(claims, channel, &params)
+    };
+    if class.publish.matches(&scope) { None } else { class.publish.misfit(&scope) }
 }
 
 /// The class of a pattern, if clients may subscribe by it. Its real channels are judged one by one.
@@ -84,20 +108,52 @@ pub(crate) fn server_view(
     }
 }
 
-/// The channels that the templates give this player, in the order of the templates, each once.
-pub(crate) fn auto_channels(settings: &Settings, claims: &Claims, skipped: &mut Vec<Notice>) -> Vec<String> {
-    let all: Value = serde_json::from_str(&claims.json).unwrap_or(Value::Null);
-    let mut channels = Vec::new();
+/// What the templates give a player.
+#[derive(Debug, Default)]
+pub(crate) struct Auto {
+    /// The channels, in the order of the templates, each once; at most `limits.subscriptions`.
+    pub(crate) channels: Vec<String>,
+    /// The first of those that were too many, at most [`MAX_CUT`].
+    pub(crate) cut: Vec<String>,
+    /// Claims that are not fit for a channel name.
+    pub(crate) skipped: Vec<Notice>,
+}
+
+/// Channels that were too many and are named.
+pub(crate) const MAX_CUT: usize = 16;
+
+/// The channels that the templates give this player, all of them together within the limit of subscriptions.
+pub(crate) fn auto_channels(settings: &Settings, claims: &Claims) -> Auto {
+    let mut auto = filled(settings, claims, settings.subscriptions + MAX_CUT);
+    if auto.channels.len() > settings.subscriptions {
+        auto.cut = auto.channels.split_off(settings.subscriptions);
+        auto.skipped.push(Notice::ClaimSkipped {
+            player: claims.player.clone(),
+            template: "auto_subscribe".to_owned(),
+            claim: auto.cut.first().cloned().unwrap_or_default(),
+            reason: "more channels than a connection may subscribe to",
+        });
+    }
+    auto
+}
+
+/// At most `limit` channels.
+fn filled(settings: &Settings, claims: &Claims, limit: usize) -> Auto {
+    let mut all: Map<String, Value> = serde_json::from_str(&claims.json).unwrap_or_default();
+    // Whichever claim it comes from.
+    all.insert("sub".to_owned(), Value::from(&*claims.player));
+    let mut auto = Auto::default();
     for template in &settings.auto_subscribe {
         let mut filler = Filler {
             template,
             player: &claims.player,
             claims: &all,
-            skipped,
+            skipped: &mut auto.skipped,
             channels: Vec::new(),
             tried: 0,
         };
-        filler.fill(&mut Vec::new(), settings.subscriptions);
+        // Channels that an earlier template has given do not count twice.
+        filler.fill(&mut Vec::new(), limit);
         for channel in filler.channels {
             if settings.reserved.holds(&channel) {
                 filler.skipped.push(Notice::ClaimSkipped {
@@ -106,27 +162,29 @@ pub(crate) fn auto_channels(settings: &Settings, claims: &Claims, skipped: &mut 
                     claim: channel,
                     reason: "the channel's name is the server's own",
                 });
-            } else if !channels.contains(&channel) {
-                channels.push(channel);
+            } else if auto.channels.len() < limit && !auto.channels.contains(&channel) {
+                auto.channels.push(channel);
             }
         }
     }
-    channels
+    auto
 }
 
-/// The channels that the templates give this player: a right to subscribe by name.
+/// The channels that the templates give this player, also those beyond what is subscribed by itself: a right to subscribe by
+/// name.
 pub(crate) fn filled_channels(settings: &Settings, claims: &Claims) -> HashSet<String> {
     if settings.auto_subscribe.is_empty() {
         return HashSet::new();
     }
-    auto_channels(settings, claims, &mut Vec::new()).into_iter().collect()
+    let limit = settings.subscriptions.saturating_mul(Filler::TRIES);
+    filled(settings, claims, limit).channels.into_iter().collect()
 }
 
 /// Fills one template with every combination of its claims' values.
 struct Filler<'a> {
     template: &'a Template,
     player: &'a std::sync::Arc<str>,
-    claims: &'a Value,
+    claims: &'a Map<String, Value>,
     skipped: &'a mut Vec<Notice>,
     channels: Vec<String>,
     /// Values tried, fit or not: lists multiply.

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use hashbrown::HashMap;
 
+use crate::player_slots::{Admission, Holder, PlayerSlots};
 use crate::settings::{Rate, Settings};
 
 const NANOS_PER_MS: u64 = 1_000_000;
@@ -78,9 +79,11 @@ impl Bucket {
 }
 
 /// What connections of several shards share: the buckets of players and addresses, asked once per message and only where
-/// the configuration sets such a limit, and the patterns of each player. Never asked on the way out.
+/// the configuration sets such a limit, the patterns of each player, and how many connections a player has. Never asked
+/// on the way out.
 #[derive(Debug)]
 pub struct SharedLimits {
+    slots: Option<PlayerSlots>,
     players: Option<(Rate, Keyed<Arc<str>>)>,
     addresses: Option<(Rate, Keyed<IpAddr>)>,
     patterns: PatternShares,
@@ -90,6 +93,7 @@ impl SharedLimits {
     /// One for the whole node.
     pub fn new(settings: &Settings) -> Arc<Self> {
         Arc::new(SharedLimits {
+            slots: settings.connections_per_player.map(PlayerSlots::new),
             players: settings.messages_per_player.map(|rate| (rate, Keyed::default())),
             addresses: settings.messages_per_address.map(|rate| (rate, Keyed::default())),
             patterns: PatternShares { limit: settings.patterns_per_player, players: Mutex::default() },
@@ -107,6 +111,18 @@ impl SharedLimits {
     /// The player holds this pattern no more.
     pub fn release_pattern(&self, player: &Arc<str>, work: usize) {
         self.patterns.release(player, work);
+    }
+
+    /// A connection of this player is about to be welcomed.
+    pub(crate) fn enter(&self, player: &Arc<str>, holder: Holder) -> Admission {
+        self.slots.as_ref().map_or(Admission::Admitted, |slots| slots.enter(player, holder))
+    }
+
+    /// A connection of this player has ended.
+    pub(crate) fn leave(&self, player: &Arc<str>, holder: Holder) {
+        if let Some(slots) = &self.slots {
+            slots.leave(player, holder);
+        }
     }
 
     /// One message of this player from this address.

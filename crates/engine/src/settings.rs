@@ -19,6 +19,8 @@ pub struct Settings {
     pub allow_anonymous: bool,
     /// How long a socket may stay without a good token.
     pub connect_timeout_ms: u64,
+    /// How long a token is good beyond its `exp`, in milliseconds: clocks differ.
+    pub token_leeway_ms: u64,
     /// How often each connection is pinged.
     pub heartbeat_ms: u64,
     /// The bound of what waits for one connection.
@@ -35,6 +37,8 @@ pub struct Settings {
     pub subscribes: Rate,
     /// Bytes per connection.
     pub bytes: Rate,
+    /// Connections per player, over all of the node's shards; `None`: any number.
+    pub connections_per_player: Option<PlayerConnections>,
     /// Messages per player, over all of the node's connections.
     pub messages_per_player: Option<Rate>,
     /// Messages per address, over all of the node's connections.
@@ -73,6 +77,24 @@ impl Reserved {
     pub fn prefix(&self) -> &str {
         &self.prefix
     }
+}
+
+/// How many connections of one player a node holds, and what happens to one more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PlayerConnections {
+    /// The most; at least 1.
+    pub max: usize,
+    /// What happens beyond it.
+    pub when_exceeded: WhenExceeded,
+}
+
+/// What happens to a player's connection beyond the limit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WhenExceeded {
+    /// It is let in, and the player's oldest is closed.
+    CloseOldest,
+    /// It is closed.
+    Refuse,
 }
 
 /// A token bucket: refilled at `per_second`, holding at most `burst`.

@@ -58,6 +58,8 @@ pub struct Stats {
     pub forbidden: u64,
     /// Tokens refused, missing ones included; not those that expired while connected.
     pub tokens_refused: u64,
+    /// Connections closed because their player had too many (4506).
+    pub too_many_connections: u64,
     /// Connections closed because they did not read (4001).
     pub slow_consumers: u64,
     /// Connections closed because heartbeats stayed unanswered (4002).
@@ -100,6 +102,7 @@ impl std::ops::AddAssign for Stats {
         self.forbidden += other.forbidden;
         self.tokens_refused += other.tokens_refused;
         self.slow_consumers += other.slow_consumers;
+        self.too_many_connections += other.too_many_connections;
         self.heartbeats_missed += other.heartbeats_missed;
         self.resyncs += other.resyncs;
         self.published += other.published;

@@ -140,6 +140,8 @@ pub enum CloseCode {
     RateAbuse = 4504,
     /// The session was taken up by another connection.
     SessionTakenOver = 4505,
+    /// The player has too many connections.
+    TooManyConnections = 4506,
 }
 
 impl CloseCode {

@@ -114,9 +114,18 @@ pub struct Connect {
     /// Absent where the upgrade carried it, or for an anonymous player.
     pub token: Option<String>,
     /// The client's own subscriptions, in the same round trip.
-    pub subscribe: Vec<Subscribe>,
+    pub subscribe: Vec<Result<Subscribe, BadSubscribe>>,
     /// The client asks to resume a session.
     pub resume: Option<Box<RawValue>>,
+}
+
+/// An element of `CONNECT.subscribe` that is none; the others hold.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BadSubscribe {
+    /// The channel that it names, where it does.
+    pub channel: Option<String>,
+    /// What is wrong with it, for a person.
+    pub reason: String,
 }
 
 /// `CHANNEL_SUBSCRIBE`, and each element of `CONNECT.subscribe` (contract §3).
@@ -308,7 +317,7 @@ pub struct ErrorMessage<'a> {
     pub message: &'a str,
     /// The channel concerned.
     pub channel: Option<&'a str>,
-    /// For `RATE_LIMITED`.
+    /// For `RATE_LIMITED`, and for the `UNAUTHENTICATED` of a token that is not valid yet.
     pub retry_after_ms: Option<u64>,
     /// For `BROKER_UNAVAILABLE`: `not_done` or `unknown`.
     pub outcome: Option<&'a str>,

@@ -26,7 +26,8 @@ pub enum Command {
     #[command(
         after_help = "Once the node is ready, one line on standard error says where it listens (port 0 in the\n\
         configuration takes a free port). SIGTERM and SIGINT drain it: readiness turns false, clients are asked to\n\
-        reconnect elsewhere, and after `drain_window` at the latest the process ends."
+        reconnect elsewhere, and after `drain_window` at the latest the process ends. SIGHUP reads secrets, keys and\n\
+        certificates again; a file that is wrong changes nothing."
     )]
     Serve {
         /// The configuration, TOML; docs/configuration.md lists every key
@@ -61,8 +62,9 @@ pub enum Command {
         \x20 --claim rooms='[\"42\",\"43\"]'  --claim admin=true  --claim name='\"null\"'\n\
         For numbers there is --claim-json level=5. The claims exp, nbf and iat are numbers always.\n\
         \n\
-        `aud` and `iss` are added where the configuration asks for them. The signature is HS256 by `auth.hmac_secret`,\n\
-        or by --private-key-file: RS256 (PS256 with --pss), ES256 or EdDSA by the kind of the key.")]
+        `aud` and `iss` are added where the configuration asks for them. The signature is HS256 by `auth.hmac_secret`\n\
+        (or the first of `hmac_secrets`), or by --private-key-file: RS256 (PS256 with --pss), ES256, ES384 or EdDSA by the\n\
+        kind of the key.")]
     Token(TokenArgs),
     /// Say what is wrong with a configuration
     #[command(
@@ -83,7 +85,7 @@ pub struct TokenArgs {
     /// The configuration whose `[auth]` the token is for
     #[arg(long, value_name = "FILE", env = "DRAWBRIDGE_CONFIG")]
     pub config: PathBuf,
-    /// The player's id
+    /// The player's id: the claim `sub`, or the one that `auth.user_claim` names
     #[arg(long, value_name = "PLAYER")]
     pub sub: String,
     /// A claim; may be given again and again

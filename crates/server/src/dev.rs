@@ -78,7 +78,7 @@ impl Dev {
             },
             "redis": self.redis,
             "admin": node.admin_address.get().map(|address| format!("http://{address}")),
-            "api_key": node.config.admin.as_ref().map(|admin| admin.api_key.expose()),
+            "api_key": node.config.admin.as_ref().map(|admin| admin.api_key.current().expose().to_owned()),
             "node": node.config.node,
         })
         .to_string()

@@ -1,6 +1,7 @@
-//! Judging tokens off the delivery path: on the threads that also do handshakes.
+//! Judging tokens off the delivery path: on the threads that also do handshakes. Owns which [`Verifier`] is in use: a
+//! reload replaces it, and each token is judged by one verifier from beginning to end.
 
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 
 use drawbridge_engine::io::{AuthFailure, Claims};
 
@@ -12,27 +13,36 @@ use crate::clock::unix_ms;
 /// Judges tokens; cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Judge {
-    verifier: Arc<Verifier>,
+    verifier: Arc<RwLock<Arc<Verifier>>>,
     front: tokio::runtime::Handle,
 }
 
 impl Judge {
     /// A judge that works on this runtime.
     pub fn new(verifier: Arc<Verifier>, front: tokio::runtime::Handle) -> Self {
-        Judge { verifier, front }
+        Judge { verifier: Arc::new(RwLock::new(verifier)), front }
+    }
+
+    /// The verifier in use.
+    pub fn verifier(&self) -> Arc<Verifier> {
+        self.verifier.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Judges by this verifier from now on; tokens that are being judged keep the one before.
+    pub fn replace(&self, verifier: Verifier) {
+        *self.verifier.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(verifier);
     }
 
     /// Judges; costly signatures on a thread of their own.
     pub async fn verify(&self, token: String) -> Result<Claims, AuthFailure> {
-        if !self.verifier.is_costly(&token) {
-            return self.verifier.verify(&token, unix_ms());
+        let verifier = self.verifier();
+        if !verifier.is_costly(&token) {
+            return verifier.verify(&token, unix_ms());
         }
-        let verifier = self.verifier.clone();
         let judged = self.front.spawn_blocking(move || verifier.verify(&token, unix_ms())).await;
         judged.unwrap_or_else(|error| {
             tracing::error!(%error, "judging a token failed");
-            let message = "the token could not be judged".to_owned();
-            Err(AuthFailure { code: ErrorCode::Internal, message })
+            Err(AuthFailure::new(ErrorCode::Internal, "the token could not be judged"))
         })
     }
 

@@ -17,6 +17,7 @@ pub mod metrics;
 pub mod node;
 mod object;
 pub mod refusals;
+pub mod reload;
 pub mod serve;
 pub mod shard;
 pub mod tls;

@@ -97,6 +97,7 @@ impl Sparse {
 /// What one engine has to say.
 #[derive(Debug, Default)]
 pub(crate) struct Notices {
+    rules: Sparse,
     claims: Sparse,
     views: Sparse,
     subscriptions: Sparse,
@@ -107,6 +108,9 @@ impl Notices {
     /// Logs it.
     pub(crate) fn log(&mut self, notice: &Notice) {
         match notice {
+            Notice::RuleMisfit { player, channel, why } => self.rules.line(|unlogged| {
+                tracing::warn!(%player, channel, unlogged, "a right was refused by a rule that could not hold: {why}");
+            }),
             Notice::ClaimSkipped { player, template, claim, reason } => self.claims.line(|unlogged| {
                 let text = "a claim is not fit for a channel name and is skipped";
                 tracing::warn!(%player, template, claim, reason, unlogged, "{text}");
@@ -132,7 +136,10 @@ fn token_key(reason: &str) -> &'static str {
         ("audience", "auth.audience"),
         ("issuer", "auth.issuer"),
         ("CONNECT", "auth.allow_anonymous"),
-        ("`sub`", "none: the token's issuer sets `sub`"),
+        ("in the future", "auth.leeway"),
+        ("`sub`", "none: the token's issuer sets `sub`, or auth.user_claim names another claim"),
+        ("the token has no `", "auth.user_claim"),
+        ("nor an integer", "auth.user_claim"),
         ("yet", "none: the clocks differ, or the key set is not there yet"),
         ("expired", "none: the client fetches a fresh token"),
         ("16 KiB", "none: the token has too many claims"),

@@ -1,6 +1,7 @@
 //! The `drawbridge` binary: one command, one function.
 
 use std::io::{self, Write};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Parser as _;
@@ -15,10 +16,10 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
     let status = match Cli::parse().command {
-        Command::Serve { config } => run_loaded(config::load(&config), |_| None),
+        Command::Serve { config: file } => run_loaded(config::load(&file), Some(file), |_| None),
         Command::Dev { redis, listen, admin_listen } => {
-            run_loaded(dev(redis.as_deref(), listen, admin_listen), |config| {
-                let secret = config.auth.hmac_secret.as_ref()?;
+            run_loaded(dev(redis.as_deref(), listen, admin_listen), None, |config| {
+                let secret = config.auth.hmac_secrets.first()?;
                 Some(Dev::new(secret.expose(), redis.as_deref()))
             })
         }
@@ -48,7 +49,11 @@ fn dev(
     Ok(config)
 }
 
-fn run_loaded(loaded: Result<Config, ConfigErrors>, dev: impl FnOnce(&Config) -> Option<Dev>) -> ExitStatus {
+fn run_loaded(
+    loaded: Result<Config, ConfigErrors>,
+    file: Option<PathBuf>,
+    dev: impl FnOnce(&Config) -> Option<Dev>,
+) -> ExitStatus {
     let config = match loaded {
         Ok(config) => config,
         Err(errors) => {
@@ -61,7 +66,7 @@ fn run_loaded(loaded: Result<Config, ConfigErrors>, dev: impl FnOnce(&Config) ->
         tracing::warn!("{warning}");
     }
     let dev = dev(&config);
-    match serve::run(config, dev) {
+    match serve::run(config, file, dev) {
         Ok(()) => DONE,
         Err(error) => {
             eprintln!("drawbridge: {}", log::escaped(&error.to_string()));

@@ -145,6 +145,12 @@ fn samples(stats: &NodeStats) -> Vec<Sample> {
         ),
         Sample(
             Counter,
+            "too_many_connections",
+            "Connections closed because their player had too many (4506)",
+            engine.too_many_connections,
+        ),
+        Sample(
+            Counter,
             "heartbeats_missed",
             "Connections closed because they were silent (4002)",
             engine.heartbeats_missed,

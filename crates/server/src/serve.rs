@@ -1,6 +1,7 @@
 //! Starting and ending a node: makes the parts, joins them, waits for a signal, drains.
 
 use std::fmt;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -22,8 +23,9 @@ use crate::dev::{self, Dev, run_demo};
 use crate::http::{admin, listener};
 use crate::judge::Judge;
 use crate::node::{Node, Phase};
-use crate::shard::{self, Mail, ShardHandle, ShardParts};
-use crate::tls;
+use crate::reload::Reloader;
+use crate::shard::{self, Mail, Peers, ShardHandle, ShardParts};
+use crate::tls::{self, ServedCertificate};
 
 /// Threads for handshakes, tokens and HTTP.
 const FRONT_THREADS: usize = 2;
@@ -51,32 +53,37 @@ fn failed<E: fmt::Display>(what: impl fmt::Display) -> impl FnOnce(E) -> StartEr
 }
 
 /// Runs a node until a signal ends it. `dev` adds the playground and its demo.
+/// `file` is where the configuration comes from, and is read again at SIGHUP.
 ///
 /// # Errors
 /// What kept it from starting: an address in use, a key that cannot be read.
-pub fn run(config: Config, dev: Option<Dev>) -> Result<(), StartError> {
+pub fn run(config: Config, file: Option<PathBuf>, dev: Option<Dev>) -> Result<(), StartError> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(FRONT_THREADS)
         .thread_name("front")
         .enable_all()
         .build()
         .map_err(failed("cannot start the front's threads"))?;
-    let ended = runtime.block_on(start_and_serve(config, dev));
+    let ended = runtime.block_on(start_and_serve(config, file, dev));
     runtime.shutdown_timeout(Duration::from_secs(1));
     ended
 }
 
-async fn start_and_serve(config: Config, dev: Option<Dev>) -> Result<(), StartError> {
+async fn start_and_serve(config: Config, file: Option<PathBuf>, dev: Option<Dev>) -> Result<(), StartError> {
     let mut signals = Signals::new()?;
+    // From here on it does not end the process.
+    let hangup = signal(SignalKind::hangup()).map_err(failed("cannot listen to signals"))?;
     let max_files = rlimit::increase_nofile_limit(u64::MAX).unwrap_or(1_024);
     let public = bind("listen", &config.listen).await?;
     let private = match &config.admin {
         Some(admin) => Some(bind_admin(&admin.listen, dev.is_some()).await?),
         None => None,
     };
-    let tls = config.tls.as_ref().map(tls::acceptor).transpose().map_err(failed("tls"))?;
+    let certificate = config.tls.as_ref().map(ServedCertificate::read).transpose().map_err(failed("tls"))?;
+    let tls = certificate.clone().map(tls::acceptor).transpose().map_err(failed("tls"))?;
     // Where it fails, the shards' runtimes end within it.
     let (node, bus_events) = tokio::task::block_in_place(|| start(config, dev, max_files))?;
+    tokio::spawn(Reloader::new(file, &node.config, node.judge.clone(), certificate).run(hangup));
     tokio::spawn({
         let bus = node.bus.clone();
         async move { bus.run(bus_events).await }
@@ -139,6 +146,7 @@ fn start(config: Config, dev: Option<Dev>, max_files: u64) -> Result<(Arc<Node>,
     let broker = Broker::start(settings_of_broker, queues, bus_queue).map_err(failed("the broker"))?;
     let verifier = Arc::new(Verifier::from_config(&config.auth).map_err(failed("auth"))?);
     let judge = Judge::new(verifier, tokio::runtime::Handle::current());
+    let peers = Peers::default();
     let shards = (0..).zip(inboxes).zip(runtimes).map(|((id, events), runtime)| {
         let parts = ShardParts {
             id: ShardId(id),
@@ -146,12 +154,14 @@ fn start(config: Config, dev: Option<Dev>, max_files: u64) -> Result<(Arc<Node>,
             limits: limits.clone(),
             broker: broker.clone(),
             judge: judge.clone(),
+            peers: peers.clone(),
             clock,
         };
         shard::start(parts, events, runtime)
     });
     let shards =
         shards.collect::<Result<Vec<ShardHandle>, _>>().map_err(failed("cannot start a shard's thread"))?;
+    peers.introduce(&shards);
     let bus = Bus::new(broker.clone(), command_channels(&config));
     let node = Node::new(config, shards, broker, bus, judge, dev, max_files);
     Ok((node, bus_events))

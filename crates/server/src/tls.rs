@@ -2,10 +2,12 @@
 
 use std::fmt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::server::{ClientHello, ResolvesServerCert};
+use rustls::sign::CertifiedKey;
 use rustls::{ClientConfig, RootCertStore, ServerConfig};
 use tokio_rustls::TlsAcceptor;
 
@@ -27,19 +29,54 @@ fn unusable<E: fmt::Display>(path: &Path) -> impl FnOnce(E) -> TlsError {
     move |error| TlsError(format!("{}: {error}", path.display()))
 }
 
-/// Accepts players by TLS 1.2 and 1.3 with this certificate.
+/// The certificate that players see. A reload may replace it; handshakes that have begun keep the one before.
+#[derive(Debug)]
+pub struct ServedCertificate(RwLock<Arc<CertifiedKey>>);
+
+impl ServedCertificate {
+    /// Reads the files.
+    ///
+    /// # Errors
+    /// Where they are not readable or do not fit each other.
+    pub fn read(tls: &Tls) -> Result<Arc<Self>, TlsError> {
+        Ok(Arc::new(ServedCertificate(RwLock::new(Arc::new(certified_key(tls)?)))))
+    }
+
+    /// Serves this one from now on; says whether it is another.
+    pub fn replace(&self, certified: CertifiedKey) -> bool {
+        let mut served = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        let is_other = served.cert != certified.cert;
+        *served = Arc::new(certified);
+        is_other
+    }
+}
+
+impl ResolvesServerCert for ServedCertificate {
+    fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        Some(self.0.read().unwrap_or_else(PoisonError::into_inner).clone())
+    }
+}
+
+/// The certificate's chain and its key.
 ///
 /// # Errors
 /// Where the files are not readable or do not fit each other.
-pub fn acceptor(tls: &Tls) -> Result<TlsAcceptor, TlsError> {
+pub fn certified_key(tls: &Tls) -> Result<CertifiedKey, TlsError> {
     let chain = certificates(&tls.cert_file)?;
     let key = PrivateKeyDer::from_pem_file(&tls.key_file).map_err(unusable(&tls.key_file))?;
+    CertifiedKey::from_der(chain, key, &provider()).map_err(unusable(&tls.cert_file))
+}
+
+/// Accepts players by TLS 1.2 and 1.3 with this certificate.
+///
+/// # Errors
+/// Where the TLS library has none of these versions.
+pub fn acceptor(certificate: Arc<ServedCertificate>) -> Result<TlsAcceptor, TlsError> {
     let config = ServerConfig::builder_with_provider(provider())
         .with_safe_default_protocol_versions()
-        .map_err(unusable(&tls.cert_file))?
+        .map_err(|error| TlsError(error.to_string()))?
         .with_no_client_auth()
-        .with_single_cert(chain, key)
-        .map_err(unusable(&tls.cert_file))?;
+        .with_cert_resolver(certificate);
     Ok(TlsAcceptor::from(Arc::new(config)))
 }
 

@@ -13,7 +13,7 @@ use broker_support::server::Server;
 use broker_support::{Bench, Flavour, Reply};
 use drawbridge::broker::RedisSettings;
 use drawbridge::broker::redis::Library;
-use drawbridge::config::{RedisAddress, Secret};
+use drawbridge::config::{RedisAddress, Rotating};
 use drawbridge_engine::io::{BrokerEvent, BrokerStatus, PublishFailure, Subject, WhenDown};
 
 const FLAVOURS: [Flavour; 4] = [Flavour::Tcp, Flavour::Unix, Flavour::Tls, Flavour::Acl];
@@ -395,7 +395,7 @@ fn what_nobody_wants_any_more_is_not_restored() {
 #[test]
 fn a_wrong_password_waits_for_a_right_one() {
     let server = Server::start(Flavour::Acl);
-    let redis = RedisSettings { password: Some(Secret::new("guessed")), ..server.settings(1) };
+    let redis = RedisSettings { password: Some(Rotating::new("guessed")), ..server.settings(1) };
     let mut bench = Bench::on(Some(server), Some(redis), Options { pool: 1, ..Options::default() });
     bench.want(0, &room());
     bench.wait_for(BrokerStatus::Degraded);

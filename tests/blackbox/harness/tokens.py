@@ -57,11 +57,15 @@ class KeyPair:
 
 
 def rsa_pair():
-    return KeyPair(rsa.generate_private_key(public_exponent=65537, key_size=2048), ("RS256", "PS256"))
+    return KeyPair(rsa.generate_private_key(public_exponent=65537, key_size=2048), ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512"))
 
 
 def ec_pair():
     return KeyPair(ec.generate_private_key(ec.SECP256R1()), ("ES256",))
+
+
+def ec384_pair():
+    return KeyPair(ec.generate_private_key(ec.SECP384R1()), ("ES384",))
 
 
 def ed25519_pair():

@@ -3,15 +3,16 @@
 use std::sync::Arc;
 
 use drawbridge_protocol::{
-    BadRequest, CloseCode, Connect, ErrorCode, ErrorMessage, RequestId, ServerMessage, Subscribe,
-    SubscriptionInfo, Welcome,
+    BadRequest, BadSubscribe, CloseCode, Connect, ErrorCode, ErrorMessage, RequestId, ServerMessage,
+    Subscribe, SubscriptionInfo, Welcome,
 };
 
 use super::Engine;
 use super::subscribe::Ended;
 use crate::connection::{Connection, Deadlines, Joining, Judging, Origin, Phase};
-use crate::io::{AuthFailure, BrokerStatus, Claims, ConnId, Notice, Opened, Output, Subject};
+use crate::io::{AuthFailure, BrokerStatus, Claims, ConnId, Holder, Notice, Opened, Output, Subject};
 use crate::permissions;
+use crate::player_slots::Admission;
 use crate::targets::{Reply, TargetId};
 
 /// How long `WELCOME` waits for Redis; what is not confirmed then is listed as pending.
@@ -60,8 +61,7 @@ impl Engine {
             Some(claims) => claims,
             None if self.settings.allow_anonymous => anonymous(conn),
             None => {
-                let message = "CONNECT: `token` is missing".to_owned();
-                let failure = AuthFailure { code: ErrorCode::Unauthenticated, message };
+                let failure = AuthFailure::new(ErrorCode::Unauthenticated, "CONNECT: `token` is missing");
                 return self.reject_token(id, request.as_ref(), &failure);
             }
         };
@@ -80,7 +80,7 @@ impl Engine {
             (Judging::Refresh { id: request }, Ok(claims)) => self.refresh(id, request.as_ref(), claims),
             (Judging::Refresh { id: request }, Err(failure)) => {
                 self.report_refused_token(id, &failure);
-                self.refuse(id, request.as_ref(), failure.code, &failure.message);
+                self.refuse_token(id, request.as_ref(), &failure);
             }
         }
         self.run_deferred(id);
@@ -99,32 +99,51 @@ impl Engine {
     }
 
     fn end_for_token(&mut self, id: ConnId, request: Option<&RequestId>, failure: &AuthFailure) {
-        self.refuse(id, request, failure.code, &failure.message);
+        self.refuse_token(id, request, failure);
         match failure.code {
+            // The client may come again, with the same token or another.
+            _ if failure.retry_after_ms.is_some() => {
+                self.close(id, CloseCode::TokenExpired, "token not valid yet");
+            }
             ErrorCode::TokenExpired => self.close(id, CloseCode::TokenExpired, "token expired"),
             ErrorCode::Internal => self.close(id, CloseCode::Overloaded, "tokens cannot be judged now"),
             _ => self.close(id, CloseCode::Unauthenticated, "unauthenticated"),
         }
     }
 
+    fn refuse_token(&mut self, id: ConnId, request: Option<&RequestId>, failure: &AuthFailure) {
+        let error = ErrorMessage::new(failure.code, &failure.message);
+        self.send_error(id, ErrorMessage { id: request, retry_after_ms: failure.retry_after_ms, ..error });
+    }
+
     /// Takes the claims up and keeps their expiry.
     fn set_claims(&mut self, id: ConnId, claims: Claims) {
         let now = self.now;
         let Some(conn) = self.connections.get_mut(id) else { return };
+        let leeway_ms = self.settings.token_leeway_ms;
+        let expires_in_ms = |at: u64| at.saturating_add(leeway_ms).saturating_sub(now.unix_ms).max(1);
         conn.deadlines.expiry_ms =
-            claims.expires_unix_ms.map_or(0, |at| now.mono_ms + at.saturating_sub(now.unix_ms).max(1));
+            claims.expires_unix_ms.map_or(0, |at| now.mono_ms.saturating_add(expires_in_ms(at)));
         conn.claims = Some(claims);
         conn.access = None;
         self.arm(id);
     }
 
     /// The player is known: subscribe what the templates and `CONNECT` ask for, then say `WELCOME`.
-    fn join(&mut self, id: ConnId, request: Option<RequestId>, claims: Claims, subscribe: Vec<Subscribe>) {
-        let mut skipped = Vec::new();
-        let auto = permissions::auto_channels(&self.settings, &claims, &mut skipped);
+    fn join(
+        &mut self,
+        id: ConnId,
+        request: Option<RequestId>,
+        claims: Claims,
+        subscribe: Vec<Result<Subscribe, BadSubscribe>>,
+    ) {
+        let auto = permissions::auto_channels(&self.settings, &claims);
         self.players.entry(claims.player.clone()).or_default().push(id);
         self.set_claims(id, claims);
-        for notice in skipped {
+        if !self.admit(id) {
+            return;
+        }
+        for notice in auto.skipped {
             self.notice(notice);
         }
         let Some(conn) = self.connections.get_mut(id) else { return };
@@ -134,11 +153,20 @@ impl Engine {
         if named {
             self.load_views(id);
         }
-        for channel in auto {
+        for channel in auto.channels {
             self.add_subscription(id, &Subject::channel(channel), Origin::Auto, None, None, Reply::Welcome);
         }
+        self.tell_cut(id, &auto.cut, true);
         for subscribe in subscribe {
-            self.subscribe(id, None, subscribe, true);
+            match subscribe {
+                Ok(subscribe) => self.subscribe(id, None, subscribe, true),
+                Err(bad) => {
+                    self.stats.bad_messages += 1;
+                    let error = ErrorMessage::new(ErrorCode::BadMessage, &bad.reason);
+                    let channel = bad.channel.as_deref();
+                    self.error_behind_welcome(id, &ErrorMessage { channel, ..error });
+                }
+            }
         }
         if let Some(conn) = self.connections.get_mut(id) {
             conn.deadlines.phase_ms = self.now.mono_ms + JOIN_TIMEOUT_MS;
@@ -147,6 +175,42 @@ impl Engine {
         self.confirmed_for_welcome(id);
         if self.status == BrokerStatus::Degraded {
             self.welcome(id);
+        }
+    }
+
+    /// Counts the connection for its player; says whether it may stay.
+    fn admit(&mut self, id: ConnId) -> bool {
+        let Some(player) = self.connections.get(id).and_then(|conn| conn.player()) else { return false };
+        match self.limits.enter(player, Holder { shard: self.shard, conn: id }) {
+            Admission::Admitted => return true,
+            Admission::InPlaceOf(oldest) => {
+                self.outputs.push_back(Output::Displace(oldest));
+                return true;
+            }
+            Admission::Refused => self.close_as_too_many(id),
+        }
+        false
+    }
+
+    /// The player has more connections than a node holds of one, and this is the one to go.
+    pub(super) fn close_as_too_many(&mut self, id: ConnId) {
+        if self.connections.get(id).is_none() {
+            return;
+        }
+        self.stats.too_many_connections += 1;
+        self.close(id, CloseCode::TooManyConnections, "too many connections of this player");
+    }
+
+    /// Channels that templates give, and for which there is no room.
+    fn tell_cut(&mut self, id: ConnId, cut: &[String], in_connect: bool) {
+        for (at, channel) in cut.iter().enumerate() {
+            let mut text = self.too_many_subscriptions();
+            if at + 1 == permissions::MAX_CUT {
+                text += "; there may be more automatic subscriptions beyond it";
+            }
+            let error = ErrorMessage::new(ErrorCode::LimitExceeded, &text);
+            let error = ErrorMessage { channel: Some(channel), ..error };
+            if in_connect { self.error_behind_welcome(id, &error) } else { self.send_error(id, error) }
         }
     }
 
@@ -240,8 +304,8 @@ impl Engine {
     pub(super) fn phase_timed_out(&mut self, id: ConnId) {
         match self.connections.get(id).map(|conn| &conn.phase) {
             Some(Phase::Connecting) => {
-                let message = "no CONNECT within the time that this server allows".to_owned();
-                let failure = AuthFailure { code: ErrorCode::Unauthenticated, message };
+                let message = "no CONNECT within the time that this server allows";
+                let failure = AuthFailure::new(ErrorCode::Unauthenticated, message);
                 self.reject_token(id, None, &failure);
             }
             Some(Phase::Joining(_)) => self.welcome(id),
@@ -250,21 +314,20 @@ impl Engine {
     }
 
     pub(super) fn expired(&mut self, id: ConnId) {
-        let message = "the token expired; reconnect with a fresh one".to_owned();
-        self.end_for_token(id, None, &AuthFailure { code: ErrorCode::TokenExpired, message });
+        let message = "the token expired; reconnect with a fresh one";
+        self.end_for_token(id, None, &AuthFailure::new(ErrorCode::TokenExpired, message));
     }
 
     /// A new token for the same player: rights are judged anew.
     fn refresh(&mut self, id: ConnId, request: Option<&RequestId>, claims: Claims) {
         let Some(old) = self.connections.get(id).and_then(|conn| conn.claims.clone()) else { return };
         if old.player != claims.player {
-            let text = "token: it names another `sub` than this connection's";
+            let text = "token: it names another player than this connection's";
             return self.refuse(id, request, ErrorCode::Forbidden, text);
         }
-        let before = permissions::auto_channels(&self.settings, &old, &mut Vec::new());
-        let mut skipped = Vec::new();
-        let after = permissions::auto_channels(&self.settings, &claims, &mut skipped);
-        for notice in skipped {
+        let before = permissions::auto_channels(&self.settings, &old);
+        let after = permissions::auto_channels(&self.settings, &claims);
+        for notice in after.skipped {
             self.notice(notice);
         }
         let expires_ms = claims.expires_unix_ms;
@@ -272,13 +335,24 @@ impl Engine {
         if let Some(request) = request {
             self.send(id, &ServerMessage::TokenRefreshed { id: request, expires_ms });
         }
-        self.judge_anew(id, &claims, &after);
-        for channel in after.into_iter().filter(|channel| !before.contains(channel)) {
-            let subject = Subject::channel(channel);
-            if !self.is_subscribed(id, &subject) {
+        self.judge_anew(id, &claims, &after.channels);
+        let mut cut = Vec::new();
+        for channel in after.channels.into_iter().filter(|channel| !before.channels.contains(channel)) {
+            let subject = Subject::channel(&*channel);
+            if self.is_subscribed(id, &subject) {
+                continue;
+            }
+            let held = self.connections.get(id).map_or(0, |conn| conn.subscriptions.len());
+            if held < self.settings.subscriptions {
                 self.add_subscription(id, &subject, Origin::Auto, None, None, Reply::Told);
+            } else {
+                cut.push(channel);
             }
         }
+        let is_new = |channel: &String| !before.cut.contains(channel);
+        cut.extend(after.cut.into_iter().filter(is_new));
+        cut.truncate(permissions::MAX_CUT);
+        self.tell_cut(id, &cut, false);
     }
 
     /// Ends what the new claims do not allow and folds them into the views of the rest.

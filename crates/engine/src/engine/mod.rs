@@ -27,7 +27,10 @@ use smallvec::SmallVec;
 
 use crate::audience::AudienceId;
 use crate::connection::Connection;
-use crate::io::{BrokerStatus, ConnId, HeldLink, Input, Notice, Now, Output, Standing, Subject, Ticket};
+use crate::interest::ShardId;
+use crate::io::{
+    BrokerStatus, ConnId, HeldLink, Holder, Input, Notice, Now, Output, Standing, Subject, Ticket,
+};
 use crate::outbox::{QueueKind, Queues};
 use crate::rate_limit::SharedLimits;
 use crate::settings::Settings;
@@ -46,6 +49,7 @@ const SILENT_HEARTBEATS: u8 = 2;
 pub struct Engine {
     settings: Arc<Settings>,
     limits: Arc<SharedLimits>,
+    shard: ShardId,
     now: Now,
     connections: Connections,
     /// The queues of the connections' outboxes.
@@ -87,6 +91,7 @@ impl Engine {
         Engine {
             settings,
             limits,
+            shard: ShardId(0),
             now: Now { mono_ms: 0, unix_ms: 0 },
             connections: Connections::default(),
             queues: Queues::default(),
@@ -113,6 +118,11 @@ impl Engine {
         }
     }
 
+    /// The same engine as the shard of this name; without it, it is the first.
+    pub fn on_shard(self, shard: ShardId) -> Self {
+        Engine { shard, ..self }
+    }
+
     /// Takes in one thing that happened. Time never goes back.
     pub fn handle(&mut self, now: Now, input: Input<'_>) {
         self.now = now;
@@ -129,6 +139,7 @@ impl Engine {
             Input::Closed { conn, code } => self.closed(conn, code),
             Input::Authenticated { conn, result } => self.authenticated(conn, result),
             Input::Broker(event) => self.broker_event(event),
+            Input::Displaced { conn } => self.close_as_too_many(conn),
             Input::Drain { window_ms } => self.drain(window_ms),
             Input::Tick => {}
         }
@@ -299,6 +310,7 @@ impl Engine {
             && let Some(ids) = self.players.get_mut(player)
         {
             ids.retain(|other| *other != id);
+            self.limits.leave(player, Holder { shard: self.shard, conn: id });
             if ids.is_empty() {
                 self.players.remove(player);
             }

@@ -13,7 +13,7 @@ use super::requests::covers;
 use crate::class::{Class, KeyError, REMOVE_EVENT};
 use crate::connection::Publishing;
 use crate::io::{
-    BrokerCommand, BrokerStatus, Commit, ConnId, Output, PublishFailure, Sender, Ticket, WhenDown,
+    BrokerCommand, BrokerStatus, Claims, Commit, ConnId, Output, PublishFailure, Sender, Ticket, WhenDown,
 };
 use crate::path::Path;
 use crate::permissions;
@@ -32,8 +32,16 @@ pub(super) struct InFlight {
 }
 
 impl Engine {
-    pub(super) fn publish(&mut self, id: ConnId, request: Option<RequestId>, publish: &Publish) {
-        match self.judge_publish(id, request.as_ref(), publish) {
+    /// By the claims under which it was sent; `None`: those of now.
+    pub(super) fn publish(
+        &mut self,
+        id: ConnId,
+        request: Option<RequestId>,
+        publish: &Publish,
+        claims: Option<Claims>,
+    ) {
+        let claims = claims.or_else(|| self.connections.get(id)?.claims.clone());
+        match self.judge_publish(id, request.as_ref(), publish, claims.as_ref()) {
             Ok(command) => {
                 let (ticket, channel) =
                     (Ticket(self.next_ticket), Arc::<str>::from(publish.channel.as_str()));
@@ -44,7 +52,13 @@ impl Engine {
                 self.tickets.insert(ticket, in_flight);
                 self.outputs.push_back(Output::Broker(command));
             }
-            Err((code, text)) => {
+            Err((code, mut text)) => {
+                if code == ErrorCode::Forbidden
+                    && let Some(claims) = &claims
+                {
+                    let misfit = permissions::publish_misfit(&self.settings, claims, publish);
+                    self.explain_misfit(claims, &publish.channel, &mut text, misfit);
+                }
                 let outcome = (code == ErrorCode::BrokerUnavailable).then_some("not_done");
                 self.send_error(
                     id,
@@ -65,12 +79,11 @@ impl Engine {
         id: ConnId,
         request: Option<&RequestId>,
         publish: &Publish,
+        claims: Option<&Claims>,
     ) -> Result<BrokerCommand, (ErrorCode, String)> {
         channel::validate(&publish.channel)
             .map_err(|error| (ErrorCode::ChannelInvalid, format!("channel: {error}")))?;
-        let conn =
-            self.connections.get(id).ok_or((ErrorCode::Internal, "the connection is gone".to_owned()))?;
-        let claims = conn.claims.as_ref().ok_or((ErrorCode::Unauthenticated, "no token yet".to_owned()))?;
+        let claims = claims.ok_or((ErrorCode::Unauthenticated, "no token yet".to_owned()))?;
         let settings = self.settings.clone();
         // The rule sees the key that the class finds; whether it is one is looked at behind the rule.
         let key = settings.classes.of_channel(&publish.channel).map(|(_, class, _)| {

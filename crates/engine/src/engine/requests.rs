@@ -12,7 +12,7 @@ use drawbridge_protocol::websocket::{OpCode, encode_frame};
 
 use super::Engine;
 use crate::connection::{Connection, Deferred, Judging, Phase};
-use crate::io::{BrokerStatus, ConnId, MessageKind, Output, WhenDown};
+use crate::io::{BrokerStatus, Claims, ConnId, MessageKind, Output, WhenDown};
 use crate::rate_limit::{ABUSE_WINDOW_MS, Verdict};
 
 /// After so many `BAD_MESSAGE`s in a row within [`BAD_WINDOW_MS`] the connection is closed (contract §1). Fewer are, say, the
@@ -160,7 +160,7 @@ impl Engine {
                 self.run_deferred(id);
             }
         } else {
-            self.execute(id, request);
+            self.execute(id, request, None);
         }
     }
 
@@ -300,21 +300,66 @@ impl Engine {
         })
     }
 
+    /// Keeps a request until what it waits for is settled, within the bounds. An unsubscribe is never refused: whoever
+    /// is at a bound must be able to ask for less.
     fn defer(&mut self, id: ConnId, request: Request, bytes: usize) {
-        let bound = self.settings.message_bytes.saturating_mul(MAX_DEFERRED_MESSAGES);
+        let Some(conn) = self.connections.get(id) else { return };
+        match &request.message {
+            ClientMessage::Unsubscribe { channel } if !self.has_room_for(conn, &request.message, bytes) => {
+                // Else there is at most one for each subscription, and for each subscribe that waits.
+                if !self.has_to_end(conn, channel) {
+                    return self.not_subscribed(id, request.id.as_ref(), channel);
+                }
+            }
+            message if !self.has_room_for(conn, message, bytes) => return self.too_much_waits(id, &request),
+            _ => {}
+        }
         let Some(conn) = self.connections.get_mut(id) else { return };
+        let claims = if conn.judging.is_none() { conn.claims.clone() } else { None };
         let deferred = conn.deferred.get_or_insert_default();
+        deferred.bytes += bytes;
+        deferred.requests.push(Waiting { request, bytes, claims });
+    }
+
+    fn has_room_for(&self, conn: &Connection, message: &ClientMessage, bytes: usize) -> bool {
+        let Some(deferred) = &conn.deferred else { return true };
         let (mut patterns, mut publishes) = (0, 0);
-        for Waiting { request, .. } in &deferred.requests {
-            patterns += usize::from(changes(&request.message).is_some_and(channel::is_pattern));
-            publishes += usize::from(matches!(request.message, ClientMessage::Publish(_)));
+        let waiting = deferred.requests.iter().map(|waiting| &waiting.request.message);
+        for message in waiting.chain([message]) {
+            patterns += usize::from(changes(message).is_some_and(channel::is_pattern));
+            publishes += usize::from(matches!(message, ClientMessage::Publish(_)));
         }
-        let has_room = deferred.requests.len() < MAX_DEFERRED && deferred.bytes + bytes <= bound;
-        if has_room && patterns * publishes < MAX_DEFERRED_PAIRS {
-            deferred.bytes += bytes;
-            deferred.requests.push(Waiting { request, bytes });
-            return;
+        let bound = self.settings.message_bytes.saturating_mul(MAX_DEFERRED_MESSAGES);
+        deferred.requests.len() < MAX_DEFERRED
+            && deferred.bytes + bytes <= bound
+            && patterns * publishes <= MAX_DEFERRED_PAIRS
+    }
+
+    /// Whether an unsubscribe from this name has something to end: the last request about it that waits subscribes, or
+    /// none waits and there is a subscription.
+    fn has_to_end(&self, conn: &Connection, name: &str) -> bool {
+        let waiting = conn.deferred.iter().flat_map(|deferred| &deferred.requests);
+        let last = waiting.map(|waiting| &waiting.request.message).rfind(|message| {
+            let is_subscribe = matches!(message, ClientMessage::Subscribe(_));
+            let is_unsubscribe = matches!(message, ClientMessage::Unsubscribe { .. });
+            (is_subscribe || is_unsubscribe) && changes(message) == Some(name)
+        });
+        match last {
+            Some(message) => matches!(message, ClientMessage::Subscribe(_)),
+            None => {
+                let target = |target| self.targets.get(target);
+                let mut held = conn.subscriptions.iter().filter_map(|held| target(held.target));
+                let joining = match conn.judging.as_deref() {
+                    Some(Judging::Connect { subscribe, .. }) => &subscribe[..],
+                    _ => &[],
+                };
+                held.any(|target| *target.subject.name == *name)
+                    || joining.iter().flatten().any(|subscribe| subscribe.channel == name)
+            }
         }
+    }
+
+    fn too_much_waits(&mut self, id: ConnId, request: &Request) {
         self.send_error(
             id,
             ErrorMessage {
@@ -323,7 +368,7 @@ impl Engine {
                 outcome: Some("not_done"),
                 ..ErrorMessage::new(
                     ErrorCode::BrokerUnavailable,
-                    "too many requests wait for an answer of Redis",
+                    "too many requests of this connection wait for Redis or for a token",
                 )
             },
         );
@@ -335,8 +380,12 @@ impl Engine {
             return;
         };
         let (mut kept, mut ended) = (Deferred::default(), false);
-        for waiting in deferred.requests {
+        for mut waiting in deferred.requests {
             let Some(conn) = self.connections.get(id) else { return };
+            // Every token sent before it has been judged: from here on no later one changes what it may do.
+            if waiting.claims.is_none() && conn.judging.is_none() {
+                waiting.claims = conn.claims.clone();
+            }
             if self.must_wait(conn, &waiting.request.message, &kept.requests) {
                 kept.bytes += waiting.bytes;
                 kept.requests.push(waiting);
@@ -344,7 +393,7 @@ impl Engine {
                 self.end_unconfirmed(id, waiting.request, Some(&mut kept));
                 ended = true;
             } else {
-                self.execute(id, waiting.request);
+                self.execute(id, waiting.request, waiting.claims);
             }
         }
         if let Some(conn) = self.connections.get_mut(id)
@@ -358,7 +407,8 @@ impl Engine {
         }
     }
 
-    fn execute(&mut self, id: ConnId, Request { id: request, message }: Request) {
+    /// `claims` are those under which it was sent, where that was earlier.
+    fn execute(&mut self, id: ConnId, Request { id: request, message }: Request, claims: Option<Claims>) {
         let Some(conn) = self.connections.get_mut(id) else { return };
         if matches!(conn.phase, Phase::Connecting) && !matches!(message, ClientMessage::Connect(_)) {
             return self.not_connected(id, request.as_ref());
@@ -374,7 +424,7 @@ impl Engine {
             }
             ClientMessage::Subscribe(subscribe) => self.subscribe(id, request, subscribe, false),
             ClientMessage::Unsubscribe { channel } => self.unsubscribe(id, request.as_ref(), &channel),
-            ClientMessage::Publish(publish) => self.publish(id, request, &publish),
+            ClientMessage::Publish(publish) => self.publish(id, request, &publish, claims),
             ClientMessage::Ping { t } => {
                 if let Some(request) = &request {
                     let server_time_ms = self.now.unix_ms;

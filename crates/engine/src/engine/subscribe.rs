@@ -12,7 +12,7 @@ use crate::audience::NOBODY;
 use crate::connection::{Origin, Subscription};
 use crate::expr::Expr;
 use crate::interest::match_work;
-use crate::io::{BrokerCommand, ConnId, Output, Subject, Ticket};
+use crate::io::{BrokerCommand, Claims, ConnId, Notice, Output, Subject, Ticket};
 use crate::permissions::{self, Denied};
 use crate::rate_limit::PatternsFull;
 use crate::targets::{Reply, Subscriber, Target, TargetId, Waiter};
@@ -74,7 +74,14 @@ impl Engine {
                 };
                 self.add_subscription(id, &subject, Origin::Client, filter, area, reply);
             }
-            Err(refusal) => {
+            Err(mut refusal) => {
+                let claims = self.connections.get(id).and_then(|conn| conn.claims.clone());
+                if refusal.code == ErrorCode::Forbidden
+                    && let Some(claims) = claims
+                {
+                    let misfit = permissions::subscribe_misfit(&self.settings, &claims, &subscribe.channel);
+                    self.explain_misfit(&claims, &subscribe.channel, &mut refusal.text, misfit);
+                }
                 self.refuse_subscription(id, request.as_ref(), &subscribe.channel, &refusal, in_connect);
             }
         }
@@ -155,6 +162,22 @@ impl Engine {
     /// What a client is told of a right that it lacks.
     pub(super) fn explain(&self, denied: Denied) -> String {
         if self.settings.explain { denied.0 } else { "not allowed".to_owned() }
+    }
+
+    /// Tells the operator, and where the settings explain the client, that the rule could not hold.
+    pub(super) fn explain_misfit(
+        &mut self,
+        claims: &Claims,
+        channel: &str,
+        text: &mut String,
+        misfit: Option<String>,
+    ) {
+        let Some(why) = misfit else { return };
+        if self.settings.explain {
+            *text += &format!("; {why}");
+        }
+        let (player, channel) = (claims.player.clone(), channel.to_owned());
+        self.notice(Notice::RuleMisfit { player, channel, why });
     }
 
     pub(super) fn is_subscribed(&self, id: ConnId, subject: &Subject) -> bool {
@@ -263,16 +286,7 @@ impl Engine {
 
     pub(super) fn unsubscribe(&mut self, id: ConnId, request: Option<&RequestId>, channel: &str) {
         let target = subject(channel).ok().and_then(|subject| self.subscribed_target(id, &subject));
-        let Some(target) = target else {
-            return self.send_error(
-                id,
-                ErrorMessage {
-                    id: request,
-                    channel: Some(channel),
-                    ..ErrorMessage::new(ErrorCode::NotSubscribed, "there is no such subscription")
-                },
-            );
-        };
+        let Some(target) = target else { return self.not_subscribed(id, request, channel) };
         let waiting = self.take_waiters(id, target);
         self.flush_target(id, target);
         self.drop_subscription(id, target);
@@ -285,6 +299,11 @@ impl Engine {
                 ServerMessage::Unsubscribed { id: request, channel, reason: "client", by_server: false };
             self.send(id, &message);
         }
+    }
+
+    pub(super) fn not_subscribed(&mut self, id: ConnId, request: Option<&RequestId>, channel: &str) {
+        let error = ErrorMessage::new(ErrorCode::NotSubscribed, "there is no such subscription");
+        self.send_error(id, ErrorMessage { id: request, channel: Some(channel), ..error });
     }
 
     /// Ends a subscription that its client did not end, and tells it.

@@ -8,6 +8,7 @@ mod error;
 mod estimate;
 mod eval;
 mod lex;
+mod misfit;
 mod node;
 mod number;
 mod parse;
@@ -47,7 +48,15 @@ const SHORTER: &str =
 /// Where the text is not an expression of the language, speaks of other variables, cannot be a boolean, or is over
 /// a bound.
 pub fn compile(source: &str, allowed: Vars) -> Result<Expr, CompileError> {
-    compile_within(MAX_RULE_BYTES, source, allowed)
+    compile_within(MAX_RULE_BYTES, source, allowed, None)
+}
+
+/// As [`compile`], where the names of all `params` are known: those of the placeholders of a class's name.
+///
+/// # Errors
+/// As [`compile`], and where the rule speaks of a parameter by another name.
+pub fn compile_for_class(source: &str, allowed: Vars, params: &[&str]) -> Result<Expr, CompileError> {
+    compile_within(MAX_RULE_BYTES, source, allowed, Some(params))
 }
 
 /// Compiles a client's filter of at most [`MAX_FILTER_BYTES`], over [`Vars::FILTER`].
@@ -55,15 +64,20 @@ pub fn compile(source: &str, allowed: Vars) -> Result<Expr, CompileError> {
 /// # Errors
 /// As [`compile`].
 pub fn compile_filter(source: &str) -> Result<Expr, CompileError> {
-    compile_within(MAX_FILTER_BYTES, source, Vars::FILTER)
+    compile_within(MAX_FILTER_BYTES, source, Vars::FILTER, None)
 }
 
-fn compile_within(bytes: usize, source: &str, allowed: Vars) -> Result<Expr, CompileError> {
+fn compile_within(
+    bytes: usize,
+    source: &str,
+    allowed: Vars,
+    params: Option<&[&str]>,
+) -> Result<Expr, CompileError> {
     if source.len() > bytes {
         let position = (0..=bytes).rev().find(|at| source.is_char_boundary(*at)).unwrap_or(0);
         return Err(CompileError::new(position, format!("longer than {bytes} bytes")).hint(SHORTER));
     }
-    Ok(Expr(build::answer(&parse::parse(source, allowed)?)))
+    Ok(Expr(build::answer(&parse::parse(source, allowed, params)?)))
 }
 
 impl Expr {
@@ -81,6 +95,12 @@ impl Expr {
     /// does not match.
     pub fn matches(&self, scope: &impl Scope) -> bool {
         matches!(eval::evaluate(&self.0, scope), Ok(Value::Bool(true)))
+    }
+
+    /// Why it may have been false or an error in this scope without being meant to: the first comparison of a text with a
+    /// number, for a person. Names parts of the expression, never values.
+    pub fn misfit(&self, scope: &impl Scope) -> Option<String> {
+        misfit::find(&self.0, scope)
     }
 
     /// The same expression with these variables' present values folded in, so that it asks a scope no more for them.

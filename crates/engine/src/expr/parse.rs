@@ -14,16 +14,23 @@ pub(super) const MAX_DEPTH: usize = 32;
 /// How many operators, literals and names an expression may have.
 pub(super) const MAX_NODES: usize = 1024;
 
+/// The longest name that an error repeats.
+const MAX_SHOWN_CHARS: usize = 24;
+
 /// Written `name(x)`.
 const FUNCTIONS: [&str; 4] = ["has", "size", "string", "int"];
 /// Written `x.name(…)`.
 const METHODS: [&str; 4] = ["size", "startsWith", "endsWith", "contains"];
 
-/// The tree of a source whose answer is a boolean.
-pub(super) fn parse(source: &str, allowed: Vars) -> Result<Tree, CompileError> {
+/// The tree of a source whose answer is a boolean. `params` are the names that `params` can have; `None`: any.
+pub(super) fn parse<'s>(
+    source: &'s str,
+    allowed: Vars,
+    params: Option<&'s [&'s str]>,
+) -> Result<Tree, CompileError> {
     let mut lexer = Lexer::new(source);
     let next = lexer.next()?;
-    let mut parser = Parser { lexer, next, source, allowed, nodes: 0, depth: 0 };
+    let mut parser = Parser { lexer, next, source, allowed, params, nodes: 0, depth: 0 };
     if parser.next.kind == TokenKind::End {
         return Err(CompileError::new(0, "the expression is empty").hint("`true` lets everything through"));
     }
@@ -69,6 +76,7 @@ struct Parser<'s> {
     next: Token<'s>,
     source: &'s str,
     allowed: Vars,
+    params: Option<&'s [&'s str]>,
     nodes: usize,
     depth: usize,
 }
@@ -200,6 +208,9 @@ impl<'s> Parser<'s> {
             } else if self.sees("[") {
                 let at = self.advance()?.at;
                 let index = self.expression()?;
+                if let Node::Const(Const::Text(name)) = &*index.tree {
+                    self.check_param(&part, name, index.at)?;
+                }
                 self.expect("]")?;
                 part = self.binary(BinaryOp::Index, at, part, index)?;
             } else {
@@ -228,6 +239,7 @@ impl<'s> Parser<'s> {
                 .hint(format!("write `['{name}']`")));
         }
         self.check_map(&base, name)?;
+        self.check_param(&base, name, at)?;
         self.part(build::select(base.tree, name.into()), base.at, base.depth)
     }
 
@@ -322,8 +334,10 @@ impl<'s> Parser<'s> {
                     .hint(format!("write `x.{name}('…')`")));
             }
             _ => {
-                let hint = suggest::habit(name)
-                    .map_or_else(|| suggest::for_function(name, &[FUNCTIONS, METHODS].concat()), str::to_owned);
+                let hint = suggest::habit(name).map_or_else(
+                    || suggest::for_function(name, &[FUNCTIONS, METHODS].concat()),
+                    str::to_owned,
+                );
                 return Err(CompileError::new(at, format!("there is no function `{name}`")).hint(hint));
             }
         };
@@ -393,6 +407,17 @@ impl<'s> Parser<'s> {
         }
         let message = format!("{} has no fields such as `{name}`", base.kind().described());
         Err(CompileError::new(base.at, message).hint("fields are those of `data`, `tags`, `me` and `params`"))
+    }
+
+    /// A parameter that no channel of the class can have is a slip of the pen.
+    fn check_param(&self, base: &Part, name: &str, at: usize) -> Result<(), CompileError> {
+        let Some(known) = self.params else { return Ok(()) };
+        if *base.tree != Node::Var(Var::Params) || known.contains(&name) {
+            return Ok(());
+        }
+        let shown: String = name.chars().take(MAX_SHOWN_CHARS).collect();
+        let error = CompileError::new(at, format!("the class's name has no `{{{shown}}}`"));
+        Err(error.hint(suggest::for_param(name, known)))
     }
 
     // The bounds.
@@ -469,7 +494,7 @@ impl<'s> Parser<'s> {
             TokenKind::Sign(sign) => sign,
             _ => rest.split(char::is_whitespace).next().unwrap_or_default(),
         };
-        let shown: String = found.chars().take(24).collect();
+        let shown: String = found.chars().take(MAX_SHOWN_CHARS).collect();
         let error = CompileError::new(at, format!("expected {expected}, found `{shown}`"));
         match &self.next.kind {
             TokenKind::Name(name) => match suggest::habit(name) {

@@ -59,6 +59,18 @@ pub(super) fn for_function(name: &str, known: &[&str]) -> String {
     }
 }
 
+/// For a parameter that the class's name does not have.
+pub(super) fn for_param(name: &str, known: &[&str]) -> String {
+    match (nearest(name, known), known) {
+        (Some(near), _) => format!("did you mean `params.{near}`?"),
+        (None, []) => "the class's name has no placeholders such as `{room}`".to_owned(),
+        (None, _) => {
+            let listed: Vec<_> = known.iter().map(|name| format!("`params.{name}`")).collect();
+            format!("there is {}", listed.join(", "))
+        }
+    }
+}
+
 /// The variables, for a sentence.
 pub(super) fn listed(vars: Vars) -> String {
     let names: Vec<_> = vars.iter().map(|var| format!("`{}`", var.name())).collect();

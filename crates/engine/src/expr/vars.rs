@@ -12,7 +12,7 @@ pub enum Var {
     Data,
     /// The player who published; null for a service's event that names none.
     From,
-    /// The publisher's tags: any JSON value; null where there are none.
+    /// The publishing service's tags: an object; null where there are none.
     Tags,
     /// The entity's key; null where there is none.
     Key,

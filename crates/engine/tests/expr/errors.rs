@@ -1,6 +1,8 @@
 //! What is refused, where it is said to be wrong, and what is proposed.
 
-use drawbridge_engine::expr::{Vars, compile, compile_filter};
+use drawbridge_engine::expr::{Vars, compile, compile_filter, compile_for_class};
+
+use crate::scope::{Plain, expr};
 
 /// Expression, position, a piece of the message, a piece of the hint (empty: any or none).
 fn check(table: &[(&str, usize, &str, &str)]) {
@@ -87,6 +89,76 @@ fn names() {
     assert_eq!(error.hint.as_deref(), Some("here are `channel`, `me` and `params`"));
     assert!(compile("key == '1' && event == 'a' && data.x", Vars::PUBLISH_RULE).is_ok());
     assert!(compile("from == '1'", Vars::PUBLISH_RULE).is_err());
+}
+
+#[test]
+fn parameters() {
+    let known = ["world", "my-room"];
+    let of = |source| compile_for_class(source, Vars::SUBSCRIBE_RULE, &known);
+    for right in
+        ["params.world == '1'", "params['my-room'] in me.rooms", "has(params.world)", "'x' in params"]
+    {
+        assert!(of(right).is_ok(), "{right}");
+    }
+    for (wrong, position, hint) in [
+        ("params.wrld == '1'", 7, "did you mean `params.world`?"),
+        ("true || params['word'] == '1'", 15, "did you mean `params.world`?"),
+        ("has(params.zzz)", 11, "there is `params.world`, `params.my-room`"),
+    ] {
+        let error = of(wrong).unwrap_err();
+        assert_eq!((error.position, error.hint.as_deref()), (position, Some(hint)), "{wrong}: {error}");
+    }
+    assert!(compile("params.anything == '1'", Vars::SUBSCRIBE_RULE).is_ok());
+}
+
+/// What a rule that does not hold says of texts and numbers; nothing where they are not the reason.
+#[test]
+fn misfits() {
+    let scope = Plain {
+        claims: r#"{"rooms":[42],"names":["a"],"level":5,"mixed":[1,"a"],"none":[],"id":"7"}"#.into(),
+        ..Plain::of_data(r#"{"n":42,"t":"x"}"#)
+    };
+    for (rule, said) in [
+        (
+            "params.room in me.rooms",
+            Some(
+                "`params.room` is a text and `me.rooms` holds numbers: write `int(params.room) in me.rooms`",
+            ),
+        ),
+        (
+            "me.level in me.names",
+            Some("`me.level` is a number and `me.names` holds texts: write `string(me.level) in me.names`"),
+        ),
+        (
+            "params.room == data.n",
+            Some("`params.room` is a text and `data.n` is a number: write `params.room == string(data.n)`"),
+        ),
+        (
+            "data.n == me.id && true == data.b",
+            Some("`data.n` is a number and `me.id` is a text: write `string(data.n) == me.id`"),
+        ),
+        (
+            "me.level == '5' || params.room == '1'",
+            Some("`me.level` is a number and `'5'` is a text: write `string(me.level) == '5'`"),
+        ),
+        ("me.id > 3", Some("`me.id` is a text and `3` is a number: write `int(me.id) > 3`")),
+        ("3 > me.id", Some("`3` is a number and `me.id` is a text: write `3 > int(me.id)`")),
+        (
+            "has(me.zzz) || !(params.room in me.rooms)",
+            Some(
+                "`params.room` is a text and `me.rooms` holds numbers: write `int(params.room) in me.rooms`",
+            ),
+        ),
+        ("params.room in me.names", None),
+        ("params.room in me.none", None),
+        ("params.room in me.mixed", None),
+        ("params.room in me.missing", None),
+        ("params.room == '43' && me.level == 6", None),
+        ("data.t == null", None),
+    ] {
+        let rule = expr(rule);
+        assert_eq!(rule.misfit(&scope).as_deref(), said, "{rule}");
+    }
 }
 
 #[test]

@@ -140,9 +140,19 @@ fn text(depth: u32) -> Source {
 
 /// Texts of digits, and some that are nearly so.
 fn digits() -> Source {
-    prop::sample::select(vec!["'2'", "'-3'", "'+1'", "'007'", "'9223372036854775807'", "'1.0'", "' 1'", "''", "'0x1'"])
-        .prop_map(str::to_owned)
-        .boxed()
+    prop::sample::select(vec![
+        "'2'",
+        "'-3'",
+        "'+1'",
+        "'007'",
+        "'9223372036854775807'",
+        "'1.0'",
+        "' 1'",
+        "''",
+        "'0x1'",
+    ])
+    .prop_map(str::to_owned)
+    .boxed()
 }
 
 fn list(depth: u32) -> Source {

@@ -881,7 +881,7 @@ impl World {
                     let team = TEAMS.into_iter().find(|team| *team == token).unwrap();
                     self.tokens.push_back((node, shard, conn, team));
                 }
-                other @ Output::Notice(_) => panic!("unexpected {other:?}"),
+                other @ (Output::Notice(_) | Output::Displace(_)) => panic!("unexpected {other:?}"),
             }
         }
     }

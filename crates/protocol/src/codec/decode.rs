@@ -4,8 +4,8 @@ use serde_json::value::RawValue;
 
 use crate::json::{Kind, Reader, SyntaxError, Token, Value, decimal_text};
 use crate::message::{
-    BadRequest, ClientMessage, Connect, FilterUpdate, MAX_BATCH, MAX_DATA_DEPTH, MAX_ID_BYTES, MAX_ID_NUMBER,
-    Publish, Request, RequestId, Subscribe,
+    BadRequest, BadSubscribe, ClientMessage, Connect, FilterUpdate, MAX_BATCH, MAX_DATA_DEPTH, MAX_ID_BYTES,
+    MAX_ID_NUMBER, Publish, Request, RequestId, Subscribe,
 };
 use crate::msgpack::{Foreign, MsgPackError};
 
@@ -127,7 +127,7 @@ fn connect(fields: &Fields<'_>) -> Result<Connect, String> {
 }
 
 /// The elements of `CONNECT.subscribe`; the text has been checked before.
-fn subscriptions(list: Value<'_>, foreign: &Foreign) -> Result<Vec<Subscribe>, String> {
+fn subscriptions(list: Value<'_>, foreign: &Foreign) -> Result<Vec<Result<Subscribe, BadSubscribe>>, String> {
     let internal = |error: SyntaxError| format!("`subscribe` is not JSON: {error}");
     let mut reader = Reader::new(list.text);
     reader.next().map_err(internal)?;
@@ -140,11 +140,15 @@ fn subscriptions(list: Value<'_>, foreign: &Foreign) -> Result<Vec<Subscribe>, S
                 let mut fields = Fields::read(&mut reader, foreign).map_err(internal)?;
                 fields.begins = list.at;
                 fields.path = format!("subscribe[{at}].");
-                subscriptions.push(subscribe(&fields)?);
+                let subscribe = subscribe(&fields);
+                subscriptions.push(
+                    subscribe.map_err(|reason| BadSubscribe { channel: fields.channel().ok(), reason }),
+                );
             }
             first => {
                 let kind = reader.rest_of_value(first).map_err(internal)?.kind.with_article();
-                return Err(format!("`subscribe[{at}]` must be an object with a `channel`, not {kind}"));
+                let reason = format!("`subscribe[{at}]` must be an object with a `channel`, not {kind}");
+                subscriptions.push(Err(BadSubscribe { channel: None, reason }));
             }
         }
     }

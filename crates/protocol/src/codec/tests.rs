@@ -100,9 +100,38 @@ fn connect_carries_subscriptions() {
         panic!()
     };
     assert_eq!(connect.resume.unwrap().get(), r#"{"session":"s"}"#);
-    let [a, b] = &connect.subscribe[..] else { panic!() };
+    let [Ok(a), Ok(b)] = &connect.subscribe[..] else { panic!() };
     assert_eq!((a.channel.as_str(), a.filter.as_deref()), ("a", Some("f")));
     assert_eq!((b.channel.as_str(), b.area.as_ref().unwrap().get()), ("b", r#"{"x":0}"#));
+}
+
+#[test]
+fn an_element_that_is_no_subscription_is_answered_for_itself() {
+    let ClientMessage::Connect(connect) = message(
+        r#"{"type":"CONNECT","subscribe":[{"channel":"a"},"b",{},{"channel":7},{"channel":"c","filter":5},{"channel":"d","area":[]},{"channel":"e"}]}"#,
+    ) else {
+        panic!()
+    };
+    let shown: Vec<_> = connect
+        .subscribe
+        .iter()
+        .map(|element| match element {
+            Ok(subscribe) => (Some(&*subscribe.channel), "fine"),
+            Err(bad) => (bad.channel.as_deref(), &*bad.reason),
+        })
+        .collect();
+    assert_eq!(
+        shown,
+        [
+            (Some("a"), "fine"),
+            (None, "`subscribe[1]` must be an object with a `channel`, not a string"),
+            (None, "`subscribe[2].channel` is missing: a channel's name, a string"),
+            (None, "`subscribe[3].channel` must be a string, not a number"),
+            (Some("c"), "`subscribe[4].filter` must be a string, not a number"),
+            (Some("d"), "`subscribe[5].area` must be an object, not an array"),
+            (Some("e"), "fine"),
+        ]
+    );
 }
 
 #[test]
@@ -205,10 +234,6 @@ fn what_messagepack_may_not_hold_is_answered_for_itself() {
     let rows = [
         (r##"{"type":"PING","id":"#"}"##, "`id` must be"),
         (r##"{"type":"CHANNEL_SUBSCRIBE","id":1,"channel":"#"}"##, "`channel` must be a string, not binary"),
-        (
-            r##"{"type":"CONNECT","id":1,"subscribe":[{"channel":"a"},{"channel":"b","filter":"#"}]}"##,
-            "`subscribe[1].filter` must be a string, not binary",
-        ),
         (r##"{"type":"#"}"##, "`type` must be a string, not binary"),
     ];
     for (json, expected) in rows {
@@ -216,6 +241,13 @@ fn what_messagepack_may_not_hold_is_answered_for_itself() {
         let [Err(bad)] = &requests[..] else { panic!("{requests:?}") };
         assert!(bad.reason.contains(expected), "{}", bad.reason);
     }
+    let in_connect = packed(
+        r##"{"type":"CONNECT","id":1,"subscribe":[{"channel":"a"},{"channel":"b","filter":"#"}]}"##,
+        true,
+    );
+    let [Ok(Request { message: ClientMessage::Connect(connect), .. })] = &in_connect[..] else { panic!() };
+    let [Ok(_), Err(bad)] = &connect.subscribe[..] else { panic!() };
+    assert_eq!(bad.reason, "`subscribe[1].filter` must be a string, not binary");
     assert!(packed(r##"{"type":"PUBLISH_EVENT","channel":"a","event":"e","data":"#"}"##, true)[0].is_ok());
 }
 

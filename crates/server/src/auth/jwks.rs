@@ -67,6 +67,7 @@ impl std::error::Error for JwksError {}
 /// The key set, and the thread that keeps it fresh; the thread ends with it.
 #[derive(Debug)]
 pub(super) struct Jwks {
+    url: String,
     shared: Arc<Shared>,
     pace: Pace,
 }
@@ -107,12 +108,28 @@ impl Jwks {
         let agent = agent(url, roots, pace);
         let shared = Arc::new(Shared::default());
         shared.lock().fetching = true;
-        let (own, url) = (shared.clone(), url.to_owned());
+        let (own, fetched_url) = (shared.clone(), url.to_owned());
         thread::Builder::new()
             .name("jwks".to_owned())
-            .spawn(move || keep_fresh(&own, pace, || fetch(&agent, &url)))
+            .spawn(move || keep_fresh(&own, pace, || fetch(&agent, &fetched_url)))
             .map_err(JwksError::Thread)?;
-        Ok(Jwks { shared, pace })
+        Ok(Jwks { url: url.to_owned(), shared, pace })
+    }
+
+    /// Where the set is fetched from.
+    pub(super) fn url(&self) -> &str {
+        &self.url
+    }
+
+    /// Has the set fetched again soon, whatever the pace.
+    pub(super) fn refresh(&self) {
+        self.shared.lock().asked = true;
+        self.shared.wanted.notify_one();
+    }
+
+    /// The keys of the last fetch that worked; none before.
+    pub(super) fn known(&self) -> Vec<Arc<Key>> {
+        self.shared.lock().keys.clone().unwrap_or_default()
     }
 
     /// The keys that a token of this algorithm and key id may be signed with; `None` where nothing was ever fetched.

@@ -4,19 +4,38 @@ use jsonwebtoken::jwk::{AlgorithmParameters, EllipticCurve, Jwk, KeyAlgorithm, P
 use jsonwebtoken::{Algorithm, DecodingKey};
 
 const HMAC: &[Algorithm] = &[Algorithm::HS256, Algorithm::HS384, Algorithm::HS512];
-const RSA: &[Algorithm] = &[Algorithm::RS256, Algorithm::PS256];
+const RSA: &[Algorithm] = &[
+    Algorithm::RS256,
+    Algorithm::RS384,
+    Algorithm::RS512,
+    Algorithm::PS256,
+    Algorithm::PS384,
+    Algorithm::PS512,
+];
 const P256: &[Algorithm] = &[Algorithm::ES256];
+const P384: &[Algorithm] = &[Algorithm::ES384];
 const ED25519: &[Algorithm] = &[Algorithm::EdDSA];
 
 /// The smallest RSA modulus that is taken, in bytes (2048 bits).
 const MIN_RSA_BYTES: usize = 256;
-/// An uncompressed point of P-256: a mark and two coordinates.
+/// An uncompressed point of each curve: a mark and two coordinates.
 const P256_POINT_BYTES: usize = 65;
+const P384_POINT_BYTES: usize = 97;
 const ED25519_BYTES: usize = 32;
 
 /// By its name in a token's header; only those of the contract.
 pub(super) fn algorithm_named(name: &str) -> Option<Algorithm> {
-    [HMAC, RSA, P256, ED25519].concat().into_iter().find(|algorithm| format!("{algorithm:?}") == name)
+    [HMAC, RSA, P256, P384, ED25519].concat().into_iter().find(|algorithm| format!("{algorithm:?}") == name)
+}
+
+/// The algorithms of these keys for a sentence, each once: `ES256, RS256 or RS384`; `None` without keys.
+pub(super) fn listed<'k>(keys: impl Iterator<Item = &'k Key>) -> Option<String> {
+    let mut names: Vec<String> =
+        keys.flat_map(|key| &key.algorithms).map(|algorithm| format!("{algorithm:?}")).collect();
+    names.sort_unstable();
+    names.dedup();
+    let last = names.pop()?;
+    Some(if names.is_empty() { last } else { format!("{} or {last}", names.join(", ")) })
 }
 
 pub(super) fn is_hmac(algorithm: Algorithm) -> bool {
@@ -55,6 +74,7 @@ impl Key {
         let by_kind = match &jwk.algorithm {
             AlgorithmParameters::RSA(_) => RSA,
             AlgorithmParameters::EllipticCurve(key) if key.curve == EllipticCurve::P256 => P256,
+            AlgorithmParameters::EllipticCurve(key) if key.curve == EllipticCurve::P384 => P384,
             AlgorithmParameters::OctetKeyPair(key) if key.curve == EllipticCurve::Ed25519 => ED25519,
             _ => return None,
         };
@@ -72,6 +92,14 @@ impl Key {
 #[derive(Clone, Debug)]
 pub struct PublicKey(pub(super) Key);
 
+/// By what signatures are checked with.
+impl PartialEq for PublicKey {
+    fn eq(&self, other: &Self) -> bool {
+        let bytes = |key: &PublicKey| key.0.decoding.try_get_as_bytes().ok().map(<[u8]>::to_vec);
+        bytes(self) == bytes(other)
+    }
+}
+
 /// What is wrong with a file of a key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct WrongKey {
@@ -81,8 +109,7 @@ pub struct WrongKey {
     pub hint: &'static str,
 }
 
-const WANTED: &str =
-    "a PEM file with a PUBLIC KEY block is needed: RSA of 2048 bits or more, EC on P-256, or Ed25519";
+const WANTED: &str = "a PEM file with a PUBLIC KEY block is needed: RSA of 2048 bits or more, EC on P-256 or P-384, or Ed25519";
 
 impl PublicKey {
     /// Reads PEM; the kind of the key says which algorithms it is good for.
@@ -107,9 +134,12 @@ impl PublicKey {
 fn decode(pem: &[u8]) -> Result<(DecodingKey, &'static [Algorithm]), WrongKey> {
     let has = |key: &DecodingKey, fits: &dyn Fn(&[u8]) -> bool| key.try_get_as_bytes().is_ok_and(fits);
     if let Ok(key) = DecodingKey::from_ec_pem(pem) {
-        return match has(&key, &|point| point.len() == P256_POINT_BYTES) {
-            true => Ok((key, P256)),
-            false => Err(WrongKey { problem: "holds an EC key that is not on P-256", hint: WANTED }),
+        return match key.try_get_as_bytes().map(<[u8]>::len) {
+            Ok(P256_POINT_BYTES) => Ok((key, P256)),
+            Ok(P384_POINT_BYTES) => Ok((key, P384)),
+            _ => {
+                Err(WrongKey { problem: "holds an EC key that is on neither P-256 nor P-384", hint: WANTED })
+            }
         };
     }
     if let Ok(key) = DecodingKey::from_ed_pem(pem) {

@@ -26,19 +26,26 @@ impl PrivateKey {
         PrivateKey { algorithm: Algorithm::HS256, encoding: EncodingKey::from_secret(secret.as_bytes()) }
     }
 
-    /// Reads PEM: RS256 for an RSA key, ES256 for an EC key, EdDSA for an Ed25519 key.
+    /// Reads PEM: RS256 for an RSA key, ES256 or ES384 for an EC key by its curve, EdDSA for an Ed25519 key.
     ///
     /// # Errors
     /// Where it holds no such private key.
     pub fn from_pem(pem: &[u8]) -> Result<PrivateKey, WrongKey> {
         let key = |algorithm| move |encoding| PrivateKey { algorithm, encoding };
+        // The PEM reader does not say which curve it is; only a key of the algorithm's curve can sign.
+        let ec = |encoding: EncodingKey| {
+            let signs =
+                |algorithm: &Algorithm| jsonwebtoken::crypto::sign(b"", &encoding, *algorithm).is_ok();
+            let algorithm = [Algorithm::ES256, Algorithm::ES384].into_iter().find(signs);
+            PrivateKey { algorithm: algorithm.unwrap_or(Algorithm::ES256), encoding }
+        };
         EncodingKey::from_ec_pem(pem)
-            .map(key(Algorithm::ES256))
+            .map(ec)
             .or_else(|_| EncodingKey::from_ed_pem(pem).map(key(Algorithm::EdDSA)))
             .or_else(|_| EncodingKey::from_rsa_pem(pem).map(key(Algorithm::RS256)))
             .map_err(|_| WrongKey {
                 problem: "holds no private key that can sign",
-                hint: "PKCS#8 is needed, of RSA, EC on P-256 or Ed25519: openssl pkcs8 -topk8 -nocrypt -in key.pem",
+                hint: "PKCS#8 is needed, of RSA, EC on P-256 or P-384, or Ed25519: openssl pkcs8 -topk8 -nocrypt -in key.pem",
             })
     }
 

@@ -33,13 +33,18 @@ pub const MAX_TOKEN_BYTES: usize = 16 << 10;
 /// The longest player id, in bytes.
 pub const MAX_PLAYER_BYTES: usize = 255;
 
-/// Judges tokens. Made once, shared by all threads.
+/// The longest text of a token's header that an error repeats.
+const MAX_SHOWN_CHARS: usize = 16;
+
+/// Judges tokens. Never changed; shared by all threads.
 #[derive(Debug)]
 pub struct Verifier {
     keys: Vec<Key>,
-    jwks: Option<Jwks>,
+    jwks: Option<Arc<Jwks>>,
     audience: Vec<String>,
     issuer: Vec<String>,
+    leeway_ms: u64,
+    user_claim: String,
 }
 
 impl Verifier {
@@ -49,26 +54,53 @@ impl Verifier {
     /// # Errors
     /// Where that thread or its TLS cannot be set up.
     pub fn from_config(auth: &Auth) -> Result<Verifier, JwksError> {
-        let hmac = auth.hmac_secret.as_ref().map(|secret| Key::hmac(secret.expose()));
-        let public = auth.public_key.as_ref().map(|public| public.0.clone());
-        Ok(Verifier {
-            keys: hmac.into_iter().chain(public).collect(),
-            jwks: auth.jwks_url.as_deref().map(Jwks::start).transpose()?,
+        let jwks = auth.jwks_url.as_deref().map(Jwks::start).transpose()?;
+        Ok(Verifier::new(auth, jwks.map(Arc::new)))
+    }
+
+    /// As [`Verifier::from_config`], with the key set of the verifier before it where the URL is the same.
+    ///
+    /// # Errors
+    /// As [`Verifier::from_config`].
+    pub fn renewed(&self, auth: &Auth) -> Result<Verifier, JwksError> {
+        match (&self.jwks, auth.jwks_url.as_deref()) {
+            (Some(jwks), Some(url)) if jwks.url() == url => Ok(Verifier::new(auth, Some(jwks.clone()))),
+            _ => Verifier::from_config(auth),
+        }
+    }
+
+    fn new(auth: &Auth, jwks: Option<Arc<Jwks>>) -> Verifier {
+        let hmac = auth.hmac_secrets.iter().map(|secret| Key::hmac(secret.expose()));
+        let public = auth.public_keys.iter().map(|public| public.0.clone());
+        Verifier {
+            keys: hmac.chain(public).collect(),
+            jwks,
             audience: auth.audience.clone(),
             issuer: auth.issuer.clone(),
-        })
+            leeway_ms: u64::try_from(auth.leeway.as_millis()).unwrap_or(u64::MAX),
+            user_claim: auth.user_claim.clone(),
+        }
+    }
+
+    /// Has the key set of the URL fetched again, where there is one.
+    pub fn refresh(&self) {
+        if let Some(jwks) = &self.jwks {
+            jwks.refresh();
+        }
     }
 
     /// Whether judging this token is work for a thread that serves no sockets: a public key's arithmetic, or waiting
     /// for a key set that is being fetched (5 seconds at most). An HMAC, or a token without hope, is neither.
     pub fn is_costly(&self, token: &str) -> bool {
-        self.has_public_keys() && Token::read(token).is_ok_and(|token| !key::is_hmac(token.algorithm))
+        self.has_public_keys()
+            && Token::read(token).is_ok_and(|token| token.algorithm.is_some() && !token.is_hmac())
     }
 
     /// Who the token says the player is, at this Unix time in milliseconds.
     ///
     /// # Errors
-    /// `TOKEN_EXPIRED` for a token that was good but for its `exp`; `UNAUTHENTICATED` for any other fault.
+    /// `TOKEN_EXPIRED` for a token that was good but for its `exp`; `UNAUTHENTICATED` for any other fault, with the
+    /// time after which to try again where the token is not valid yet.
     pub fn verify(&self, token: &str, now_unix_ms: u64) -> Result<Claims, AuthFailure> {
         let token = Token::read(token)?;
         if !self.is_signed(&token)? {
@@ -87,69 +119,98 @@ impl Verifier {
     }
 
     fn is_signed(&self, token: &Token<'_>) -> Result<bool, AuthFailure> {
-        let mut own = self.keys.iter().filter(|key| key.is_for(token.algorithm)).peekable();
+        let mut own = self.keys.iter().filter(|key| token.fits(key)).peekable();
         let any_own = own.peek().is_some();
         if own.any(|key| token.is_signed_by(key)) {
             return Ok(true);
         }
-        match &self.jwks {
-            Some(jwks) if !key::is_hmac(token.algorithm) => {
-                match jwks.keys_for(token.algorithm, token.key_id.as_deref()) {
-                    Some(keys) if keys.is_empty() && !any_own => {
-                        Err(unauthenticated("no key is known for this token"))
-                    }
+        match (&self.jwks, token.algorithm) {
+            (Some(jwks), Some(algorithm)) if !key::is_hmac(algorithm) => {
+                match jwks.keys_for(algorithm, token.key_id.as_deref()) {
+                    Some(keys) if keys.is_empty() && !any_own => Err(self.no_key_for(token)),
                     Some(keys) => Ok(keys.iter().any(|key| token.is_signed_by(key))),
                     None if any_own => Ok(false),
                     // Not the token's fault: the client may come again.
-                    None => Err(AuthFailure {
-                        code: ErrorCode::Internal,
-                        message: "the token cannot be judged: the key set could not be fetched yet"
-                            .to_owned(),
-                    }),
+                    None => Err(AuthFailure::new(
+                        ErrorCode::Internal,
+                        "the token cannot be judged: the key set could not be fetched yet",
+                    )),
                 }
             }
             _ if any_own => Ok(false),
-            _ => Err(unauthenticated("the token's algorithm is not one of this server's keys")),
+            _ => Err(self.no_key_for(token)),
         }
+    }
+
+    /// Names the algorithm that the token is signed by, and those that this server has keys for.
+    fn no_key_for(&self, token: &Token<'_>) -> AuthFailure {
+        let fetched = self.jwks.as_ref().map(|jwks| jwks.known()).unwrap_or_default();
+        let known = self.keys.iter().chain(fetched.iter().map(|key| &**key));
+        let has_algorithm = known.clone().any(|key| token.fits(key));
+        let alg = &token.shown_algorithm;
+        unauthenticated(&match key::listed(known) {
+            _ if has_algorithm => {
+                "no key is known for this token: its `kid` is none of this server's".to_owned()
+            }
+            Some(accepted) => format!("the token's algorithm is {alg}; this server takes {accepted}"),
+            None => format!("the token's algorithm is {alg}; this server has no key for it"),
+        })
+    }
+
+    /// The player id: the claim that the configuration names, a text or an integer.
+    fn player(&self, claims: &Map<String, Value>) -> Result<Arc<str>, AuthFailure> {
+        let name = &self.user_claim;
+        let fault = |what: &str| unauthenticated(&format!("the token's `{name}` {what}"));
+        match claims.get(name) {
+            Some(Value::String(id)) if id.is_empty() => Err(fault("is empty")),
+            Some(Value::String(id)) if id.len() > MAX_PLAYER_BYTES => Err(fault("is longer than 255 bytes")),
+            Some(Value::String(id)) => Ok(Arc::from(&**id)),
+            // A double has lost digits, so that two players could share one.
+            Some(Value::Number(id)) if !id.is_f64() => Ok(Arc::from(id.to_string())),
+            Some(_) => Err(fault("is neither a string nor an integer")),
+            None => Err(unauthenticated(&format!("the token has no `{name}`"))),
+        }
+    }
+
+    /// Whether this is the moment for the token, give or take the leeway between two clocks.
+    fn judge_time(&self, claims: &Map<String, Value>, now_unix_ms: u64) -> Result<Option<u64>, AuthFailure> {
+        let expires = numeric_date(claims, "exp")?;
+        for name in ["nbf", "iat"] {
+            let from = numeric_date(claims, name)?.unwrap_or(0).saturating_sub(self.leeway_ms);
+            if now_unix_ms < from {
+                let text = format!("the token is not valid yet: its `{name}` is in the future");
+                let retry_after_ms = Some(from - now_unix_ms);
+                return Err(AuthFailure { retry_after_ms, ..unauthenticated(&text) });
+            }
+        }
+        if expires.is_some_and(|until| now_unix_ms >= until.saturating_add(self.leeway_ms)) {
+            return Err(AuthFailure::new(ErrorCode::TokenExpired, "the token has expired"));
+        }
+        Ok(expires)
     }
 
     /// The claims' own rules, in an order that never calls a foreign token expired.
     fn judge(&self, json: &str, now_unix_ms: u64) -> Result<Claims, AuthFailure> {
         let claims: Map<String, Value> = serde_json::from_str(json)
             .map_err(|_| unauthenticated("the token's claims are not a JSON object"))?;
-        let player = match claims.get("sub") {
-            Some(Value::String(sub)) if (1..=MAX_PLAYER_BYTES).contains(&sub.len()) => Arc::from(&**sub),
-            Some(Value::String(sub)) if sub.is_empty() => {
-                return Err(unauthenticated("the token's `sub` is empty"));
-            }
-            Some(Value::String(_)) => {
-                return Err(unauthenticated("the token's `sub` is longer than 255 bytes"));
-            }
-            Some(_) => return Err(unauthenticated("the token's `sub` is not a string")),
-            None => return Err(unauthenticated("the token has no `sub`")),
-        };
+        let player = self.player(&claims)?;
         if !self.audience.is_empty() && !names_one(claims.get("aud"), &self.audience) {
             return Err(unauthenticated("the token is for another audience"));
         }
         if !self.issuer.is_empty() && !names_one(claims.get("iss"), &self.issuer) {
             return Err(unauthenticated("the token is by another issuer"));
         }
-        let not_before = numeric_date(&claims, "nbf")?;
-        let expires = numeric_date(&claims, "exp")?;
-        if not_before.is_some_and(|from| now_unix_ms < from) {
-            return Err(unauthenticated("the token is not valid yet"));
-        }
-        if expires.is_some_and(|until| now_unix_ms >= until) {
-            let message = "the token has expired".to_owned();
-            return Err(AuthFailure { code: ErrorCode::TokenExpired, message });
-        }
-        Ok(Claims { player, expires_unix_ms: expires, json: Arc::from(json) })
+        let expires_unix_ms = self.judge_time(&claims, now_unix_ms)?;
+        Ok(Claims { player, expires_unix_ms, json: Arc::from(json) })
     }
 }
 
 /// A token's parts, unjudged.
 struct Token<'t> {
-    algorithm: Algorithm,
+    /// `None` for one that no key could be for.
+    algorithm: Option<Algorithm>,
+    /// Its name as an error may repeat it.
+    shown_algorithm: String,
     key_id: Option<String>,
     /// What is signed: header, dot, payload, as they came.
     message: &'t str,
@@ -178,20 +239,24 @@ impl<'t> Token<'t> {
         if header.crit.is_some() {
             return Err(unauthenticated("the token asks for extensions (`crit`), and none is known"));
         }
-        let algorithm = algorithm_named(&header.alg)
-            .ok_or_else(|| unauthenticated("the token's algorithm is not one that this server takes"))?;
-        Ok(Token { algorithm, key_id: header.kid, message, payload, signature })
+        let algorithm = algorithm_named(&header.alg);
+        let shown_algorithm = shown(&header.alg);
+        Ok(Token { algorithm, shown_algorithm, key_id: header.kid, message, payload, signature })
+    }
+
+    fn is_hmac(&self) -> bool {
+        self.algorithm.is_some_and(key::is_hmac)
+    }
+
+    fn fits(&self, key: &Key) -> bool {
+        self.algorithm.is_some_and(|algorithm| key.is_for(algorithm))
     }
 
     fn is_signed_by(&self, key: &Key) -> bool {
-        key.is_for(self.algorithm)
-            && jsonwebtoken::crypto::verify(
-                self.signature,
-                self.message.as_bytes(),
-                &key.decoding,
-                self.algorithm,
-            )
-            .unwrap_or(false)
+        self.algorithm.filter(|algorithm| key.is_for(*algorithm)).is_some_and(|algorithm| {
+            jsonwebtoken::crypto::verify(self.signature, self.message.as_bytes(), &key.decoding, algorithm)
+                .unwrap_or(false)
+        })
     }
 
     fn payload(&self) -> Result<String, AuthFailure> {
@@ -202,7 +267,14 @@ impl<'t> Token<'t> {
 }
 
 fn unauthenticated(message: &str) -> AuthFailure {
-    AuthFailure { code: ErrorCode::Unauthenticated, message: message.to_owned() }
+    AuthFailure::new(ErrorCode::Unauthenticated, message)
+}
+
+/// An algorithm's name as an error may show it: short, and of the letters that such names have.
+fn shown(name: &str) -> String {
+    let fit = |c: &char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '+');
+    let kept: String = name.chars().filter(fit).take(MAX_SHOWN_CHARS).collect();
+    if kept.is_empty() { "not named".to_owned() } else { format!("`{kept}`") }
 }
 
 /// Whether a claim, one string or a list of them, names one that is wanted.

@@ -4,6 +4,7 @@
 mod fetched;
 
 use std::path::Path;
+use std::time::Duration;
 
 use serde_json::json;
 
@@ -18,12 +19,12 @@ fn fixture(name: &str) -> Vec<u8> {
 }
 
 fn hmac() -> Auth {
-    Auth { hmac_secret: Some(Secret::new(SECRET)), ..Auth::default() }
+    Auth { hmac_secrets: vec![Secret::new(SECRET)], ..Auth::default() }
 }
 
 fn public(kind: &str) -> Auth {
     let key = PublicKey::from_pem(&fixture(&format!("{kind}.pub.pem"))).unwrap();
-    Auth { public_key: Some(key), ..Auth::default() }
+    Auth { public_keys: vec![key], ..Auth::default() }
 }
 
 fn private(kind: &str) -> PrivateKey {
@@ -84,12 +85,46 @@ fn all_hmac_sizes_are_taken() {
 
 #[test]
 fn every_kind_of_public_key_is_taken() {
-    for kind in ["rsa", "ec", "ed25519"] {
+    for kind in ["rsa", "ec", "ec384", "ed25519"] {
         let token = minted(&private(kind), json!({ "sub": kind }));
         assert_eq!(judged(&public(kind), &token).as_deref(), Ok(kind));
     }
     let token = minted(&private("rsa").with_pss().unwrap(), json!({ "sub": "pss" }));
     assert_eq!(judged(&public("rsa"), &token).as_deref(), Ok("pss"));
+}
+
+#[test]
+fn an_rsa_key_is_good_for_every_size_of_hash() {
+    let key = jsonwebtoken::EncodingKey::from_rsa_pem(&fixture("rsa.key.pem")).unwrap();
+    for (algorithm, name) in [
+        (Algorithm::RS256, "RS256"),
+        (Algorithm::RS384, "RS384"),
+        (Algorithm::RS512, "RS512"),
+        (Algorithm::PS256, "PS256"),
+        (Algorithm::PS384, "PS384"),
+        (Algorithm::PS512, "PS512"),
+    ] {
+        let header = URL_SAFE_NO_PAD.encode(format!(r#"{{"alg":"{name}"}}"#));
+        let message = format!("{header}.{}", URL_SAFE_NO_PAD.encode(r#"{"sub":"a"}"#));
+        let signature = jsonwebtoken::crypto::sign(message.as_bytes(), &key, algorithm).unwrap();
+        assert_eq!(judged(&public("rsa"), &format!("{message}.{signature}")).as_deref(), Ok("a"), "{name}");
+        // By another name the same signature is none.
+        let other = URL_SAFE_NO_PAD.encode(r#"{"alg":"RS256"}"#);
+        let renamed = message.replacen(&header, &other, 1);
+        assert_eq!(judged(&public("rsa"), &format!("{renamed}.{signature}")).is_ok(), name == "RS256");
+    }
+}
+
+#[test]
+fn of_several_keys_of_one_kind_any_will_do() {
+    let auth = Auth { hmac_secrets: vec![Secret::new("the new one"), Secret::new(SECRET)], ..public("ec") };
+    let auth =
+        Auth { public_keys: [public("ec"), public("ec384")].map(|one| one.public_keys).concat(), ..auth };
+    for key in [PrivateKey::hmac(SECRET), PrivateKey::hmac("the new one"), private("ec"), private("ec384")] {
+        assert_eq!(judged(&auth, &minted(&key, json!({ "sub": "a" }))).as_deref(), Ok("a"));
+    }
+    let refused = Err("UNAUTHENTICATED: the token's signature is not by a key of this server".to_owned());
+    assert_eq!(judged(&auth, &minted(&PrivateKey::hmac("the old one"), json!({ "sub": "a" }))), refused);
 }
 
 #[test]
@@ -106,28 +141,51 @@ fn a_foreign_signature_is_refused() {
 
 #[test]
 fn an_algorithm_is_good_only_with_its_own_key() {
-    let foreign = Err("UNAUTHENTICATED: the token's algorithm is not one of this server's keys".to_owned());
-    assert_eq!(judged(&public("ec"), &minted(&private("rsa"), json!({ "sub": "a" }))), foreign);
-    assert_eq!(judged(&hmac(), &minted(&private("ec"), json!({ "sub": "a" }))), foreign);
+    let foreign = |offered: &str, accepted: &str| {
+        let text = format!("the token's algorithm is {offered}; this server takes {accepted}");
+        Err(format!("UNAUTHENTICATED: {text}"))
+    };
+    let hmacs = "HS256, HS384 or HS512";
+    let rsas = "PS256, PS384, PS512, RS256, RS384 or RS512";
+    let token = |kind| minted(&private(kind), json!({ "sub": "a" }));
+    assert_eq!(judged(&public("ec"), &token("rsa")), foreign("`RS256`", "ES256"));
+    assert_eq!(judged(&public("ec"), &token("ec384")), foreign("`ES384`", "ES256"));
+    assert_eq!(judged(&public("ec384"), &token("ec")), foreign("`ES256`", "ES384"));
+    assert_eq!(judged(&hmac(), &token("ec")), foreign("`ES256`", hmacs));
     // The public key as an HMAC secret: the classic confusion.
-    for kind in ["rsa", "ec", "ed25519"] {
+    for (kind, accepted) in [("rsa", rsas), ("ec", "ES256"), ("ed25519", "EdDSA")] {
         let pem = String::from_utf8(fixture(&format!("{kind}.pub.pem"))).unwrap();
-        assert_eq!(judged(&public(kind), &minted(&PrivateKey::hmac(&pem), json!({ "sub": "a" }))), foreign);
+        let token = minted(&PrivateKey::hmac(&pem), json!({ "sub": "a" }));
+        assert_eq!(judged(&public(kind), &token), foreign("`HS256`", accepted));
     }
-    let unknown = Err("UNAUTHENTICATED: the token's algorithm is not one that this server takes".to_owned());
-    for name in ["none", "None", "NONE", "HS1", "RS512", "ES384", "hs256", ""] {
-        for auth in [hmac(), public("rsa")] {
-            let token = handmade(Algorithm::HS256, &format!(r#"{{"alg":"{name}"}}"#), r#"{"sub":"a"}"#);
-            assert_eq!(judged(&auth, &token), unknown, "{name}");
+    let long = format!("ES{}", "5".repeat(100));
+    for (name, shown) in [
+        ("none", "`none`"),
+        ("None", "`None`"),
+        ("NONE", "`NONE`"),
+        ("HS1", "`HS1`"),
+        ("ES512", "`ES512`"),
+        ("ES256K", "`ES256K`"),
+        ("hs256", "`hs256`"),
+        ("", "not named"),
+        ("<b>\u{202e}\\n", "`bn`"),
+        (&long, "`ES55555555555555`"),
+    ] {
+        for (auth, accepted) in [(hmac(), hmacs), (public("rsa"), rsas)] {
+            let token = handmade(Algorithm::HS256, &json!({ "alg": name }).to_string(), r#"{"sub":"a"}"#);
+            assert_eq!(judged(&auth, &token), foreign(shown, accepted), "{name}");
             let (message, _) = token.rsplit_once('.').unwrap();
-            assert_eq!(judged(&auth, &format!("{message}.")), unknown, "{name}");
+            assert_eq!(judged(&auth, &format!("{message}.")), foreign(shown, accepted), "{name}");
         }
     }
+    let none =
+        Err("UNAUTHENTICATED: the token's algorithm is `ES256`; this server has no key for it".to_owned());
+    assert_eq!(judged(&Auth::default(), &token("ec")), none);
 }
 
 #[test]
 fn several_sources_of_keys_go_side_by_side() {
-    let auth = Auth { hmac_secret: Some(Secret::new(SECRET)), ..public("ec") };
+    let auth = Auth { hmac_secrets: vec![Secret::new(SECRET)], ..public("ec") };
     assert_eq!(judged(&auth, &minted(&private("ec"), json!({ "sub": "a" }))).as_deref(), Ok("a"));
     assert_eq!(judged(&auth, &minted(&PrivateKey::hmac(SECRET), json!({ "sub": "b" }))).as_deref(), Ok("b"));
 }
@@ -158,8 +216,10 @@ fn what_is_no_token_is_refused() {
 fn the_player_must_be_named() {
     check(&hmac(), json!({}), Err("UNAUTHENTICATED: the token has no `sub`"));
     check(&hmac(), json!({ "sub": "" }), Err("UNAUTHENTICATED: the token's `sub` is empty"));
-    check(&hmac(), json!({ "sub": 7 }), Err("UNAUTHENTICATED: the token's `sub` is not a string"));
-    check(&hmac(), json!({ "sub": null }), Err("UNAUTHENTICATED: the token's `sub` is not a string"));
+    let neither = Err("UNAUTHENTICATED: the token's `sub` is neither a string nor an integer");
+    for sub in [json!(null), json!(true), json!(7.5), json!(7.0), json!(["a"]), json!({ "id": "a" })] {
+        check(&hmac(), json!({ "sub": sub }), neither);
+    }
     check(&hmac(), json!({ "sub": "x".repeat(255) }), Ok(&"x".repeat(255)));
     check(
         &hmac(),
@@ -169,18 +229,76 @@ fn the_player_must_be_named() {
 }
 
 #[test]
+fn an_integer_names_a_player_by_its_digits() {
+    for (id, player) in [
+        ("7", "7"),
+        ("-7", "-7"),
+        ("0", "0"),
+        ("9007199254740993", "9007199254740993"),
+        ("18446744073709551615", "18446744073709551615"),
+    ] {
+        let token = handmade(Algorithm::HS256, r#"{"alg":"HS256"}"#, &format!(r#"{{"sub":{id}}}"#));
+        assert_eq!(judged(&hmac(), &token).as_deref(), Ok(player));
+    }
+    // What would lose digits could be another player.
+    let token = handmade(Algorithm::HS256, r#"{"alg":"HS256"}"#, r#"{"sub":18446744073709551616}"#);
+    assert!(judged(&hmac(), &token).unwrap_err().ends_with("neither a string nor an integer"));
+}
+
+#[test]
+fn another_claim_may_name_the_player() {
+    let auth = Auth { user_claim: "uid".into(), ..hmac() };
+    check(&auth, json!({ "uid": 42, "sub": "auth0|x" }), Ok("42"));
+    check(&auth, json!({ "uid": "u-1" }), Ok("u-1"));
+    check(&auth, json!({ "sub": "a" }), Err("UNAUTHENTICATED: the token has no `uid`"));
+    check(&auth, json!({ "sub": "a", "uid": "" }), Err("UNAUTHENTICATED: the token's `uid` is empty"));
+}
+
+#[test]
 fn of_duplicate_claims_the_last_counts() {
     let token = handmade(Algorithm::HS256, r#"{"alg":"HS256"}"#, r#"{"sub":"a","sub":"b"}"#);
     assert_eq!(judged(&hmac(), &token).as_deref(), Ok("b"));
+}
+
+/// Without leeway.
+fn exact() -> Auth {
+    Auth { leeway: Duration::ZERO, ..hmac() }
+}
+
+#[test]
+fn two_clocks_may_differ_by_the_leeway() {
+    let now = NOW / 1000;
+    for (leeway, auth) in
+        [(5, hmac()), (0, exact()), (60, Auth { leeway: Duration::from_secs(60), ..hmac() })]
+    {
+        check(&auth, json!({ "sub": "a", "nbf": now + leeway, "iat": now + leeway }), Ok("a"));
+        for name in ["nbf", "iat"] {
+            let said = format!("UNAUTHENTICATED: the token is not valid yet: its `{name}` is in the future");
+            check(&auth, json!({ "sub": "a", name: now + leeway + 1 }), Err(&said));
+        }
+        check(&auth, json!({ "sub": "a", "exp": now - leeway + 1 }), Ok("a"));
+        check(&auth, json!({ "sub": "a", "exp": now - leeway }), Err("TOKEN_EXPIRED: the token has expired"));
+    }
+}
+
+#[test]
+fn a_token_that_is_not_valid_yet_says_when_it_is() {
+    let verifier = Verifier::from_config(&hmac()).unwrap();
+    let token = minted(&PrivateKey::hmac(SECRET), json!({ "sub": "a", "nbf": NOW / 1000 + 12 }));
+    let failure = verifier.verify(&token, NOW).unwrap_err();
+    assert_eq!(failure.retry_after_ms, Some(7_000));
+    assert!(verifier.verify(&token, NOW + 7_000).is_ok());
+    let never = minted(&PrivateKey::hmac(SECRET), json!({ "sub": "a", "exp": 1 }));
+    assert_eq!(verifier.verify(&never, NOW).unwrap_err().retry_after_ms, None);
 }
 
 #[test]
 fn expiry_is_exact() {
     let expired = Err("TOKEN_EXPIRED: the token has expired");
     check(&hmac(), json!({ "sub": "a", "exp": NOW / 1000 + 1 }), Ok("a"));
-    check(&hmac(), json!({ "sub": "a", "exp": NOW / 1000 }), expired);
-    check(&hmac(), json!({ "sub": "a", "exp": 1_790_000_000.001 }), Ok("a"));
-    check(&hmac(), json!({ "sub": "a", "exp": 1_789_999_999.999 }), expired);
+    check(&exact(), json!({ "sub": "a", "exp": NOW / 1000 }), expired);
+    check(&exact(), json!({ "sub": "a", "exp": 1_790_000_000.001 }), Ok("a"));
+    check(&exact(), json!({ "sub": "a", "exp": 1_789_999_999.999 }), expired);
     check(&hmac(), json!({ "sub": "a", "exp": 0 }), expired);
     check(&hmac(), json!({ "sub": "a", "exp": -5 }), expired);
     check(&hmac(), json!({ "sub": "a", "exp": u64::MAX }), Ok("a"));
@@ -201,9 +319,9 @@ fn expiry_is_exact() {
 fn a_token_is_not_good_before_its_time() {
     check(&hmac(), json!({ "sub": "a", "nbf": NOW / 1000 }), Ok("a"));
     check(
-        &hmac(),
+        &exact(),
         json!({ "sub": "a", "nbf": NOW / 1000 + 1 }),
-        Err("UNAUTHENTICATED: the token is not valid yet"),
+        Err("UNAUTHENTICATED: the token is not valid yet: its `nbf` is in the future"),
     );
     check(
         &hmac(),
@@ -259,7 +377,7 @@ fn only_public_keys_are_costly() {
     let by_hmac = minted(&PrivateKey::hmac(SECRET), json!({ "sub": "a" }));
     let by_key = minted(&private("ec"), json!({ "sub": "a" }));
     let both =
-        Verifier::from_config(&Auth { hmac_secret: Some(Secret::new(SECRET)), ..public("ec") }).unwrap();
+        Verifier::from_config(&Auth { hmac_secrets: vec![Secret::new(SECRET)], ..public("ec") }).unwrap();
     assert!(!both.is_costly(&by_hmac) && both.is_costly(&by_key) && !both.is_costly("rubbish"));
     assert!(!Verifier::from_config(&hmac()).unwrap().is_costly(&by_key));
 }

@@ -53,7 +53,7 @@ fn token(args: &TokenArgs, auth: &Auth, now: SystemTime) -> Result<String, Strin
 
 fn signing_key(args: &TokenArgs, auth: &Auth) -> Result<PrivateKey, String> {
     let Some(file) = &args.private_key_file else {
-        let secret = auth.hmac_secret.as_ref().ok_or(
+        let secret = auth.hmac_secrets.first().ok_or(
             "the configuration has no `auth.hmac_secret` to sign with; give the private key: --private-key-file FILE",
         )?;
         return Ok(PrivateKey::hmac(secret.expose()));
@@ -69,10 +69,10 @@ fn signing_key(args: &TokenArgs, auth: &Auth) -> Result<PrivateKey, String> {
 
 /// A private key that is not the public key's other half makes tokens that no server takes.
 fn check_pair(args: &TokenArgs, auth: &Auth, token: &str) -> Result<(), String> {
-    let (Some(file), Some(_), None) = (&args.private_key_file, &auth.public_key, &auth.jwks_url) else {
+    let (Some(file), [_, ..], None) = (&args.private_key_file, &auth.public_keys[..], &auth.jwks_url) else {
         return Ok(());
     };
-    let only_the_key = Auth { public_key: auth.public_key.clone(), ..Auth::default() };
+    let only_the_key = Auth { public_keys: auth.public_keys.clone(), ..Auth::default() };
     let verifier = Verifier::from_config(&only_the_key).map_err(|error| error.to_string())?;
     if verifier.is_signature_good(token) {
         return Ok(());
@@ -85,7 +85,7 @@ fn claims(args: &TokenArgs, auth: &Auth, now: Duration) -> Result<Map<String, Va
         return Err(format!("--sub is 1 to {MAX_PLAYER_BYTES} bytes long"));
     }
     let mut claims = Map::new();
-    claims.insert("sub".to_owned(), json!(args.sub));
+    claims.insert(auth.user_claim.clone(), json!(args.sub));
     claims.insert("iat".to_owned(), json!(now.as_secs()));
     if args.ttl != "never" {
         let ttl = units::parse_duration(&args.ttl)
@@ -98,11 +98,11 @@ fn claims(args: &TokenArgs, auth: &Auth, now: Duration) -> Result<Map<String, Va
         }
     }
     for claim in &args.claims {
-        let (name, value) = split("--claim", claim)?;
+        let (name, value) = split("--claim", claim, &auth.user_claim)?;
         claims.insert(name.to_owned(), loose(name, value));
     }
     for claim in &args.json_claims {
-        let (name, value) = split("--claim-json", claim)?;
+        let (name, value) = split("--claim-json", claim, &auth.user_claim)?;
         let value =
             serde_json::from_str(value).map_err(|_| format!("--claim-json {name}: the value is not JSON"))?;
         claims.insert(name.to_owned(), value);
@@ -110,9 +110,11 @@ fn claims(args: &TokenArgs, auth: &Auth, now: Duration) -> Result<Map<String, Va
     Ok(claims)
 }
 
-fn split<'a>(option: &str, claim: &'a str) -> Result<(&'a str, &'a str), String> {
+fn split<'a>(option: &str, claim: &'a str, user_claim: &str) -> Result<(&'a str, &'a str), String> {
     match claim.split_once('=') {
-        Some(("sub", _)) => Err(format!("{option} sub: the player's id is given by --sub")),
+        Some((name, _)) if name == user_claim => {
+            Err(format!("{option} {name}: the player's id is given by --sub"))
+        }
         Some((name, value)) if !name.is_empty() => Ok((name, value)),
         _ => Err(format!("{option} is written NAME=VALUE, such as {option} room=42")),
     }
@@ -156,7 +158,7 @@ mod tests {
     }
 
     fn hmac() -> Auth {
-        Auth { hmac_secret: Some(Secret::new("0123456789abcdef0123456789abcdef")), ..Auth::default() }
+        Auth { hmac_secrets: vec![Secret::new("0123456789abcdef0123456789abcdef")], ..Auth::default() }
     }
 
     fn minted(args: &TokenArgs, auth: &Auth) -> Result<Value, String> {
@@ -186,6 +188,15 @@ mod tests {
     }
 
     #[test]
+    fn the_player_is_named_by_the_claim_that_the_configuration_names() {
+        let auth = Auth { user_claim: "uid".into(), ..hmac() };
+        let claims = minted(&args(&["sub=auth0"], &[]), &auth).unwrap();
+        assert_eq!((&claims["uid"], &claims["sub"]), (&json!("alice"), &json!("auth0")));
+        let said = minted(&args(&["uid=bob"], &[]), &auth).unwrap_err();
+        assert_eq!(said, "--claim uid: the player's id is given by --sub");
+    }
+
+    #[test]
     fn expiry_can_be_set_and_left_out() {
         let never = TokenArgs { ttl: "never".into(), ..args(&[], &[]) };
         assert_eq!(minted(&never, &hmac()).unwrap().get("exp"), None);
@@ -212,10 +223,10 @@ mod tests {
 
     #[test]
     fn a_private_key_signs_for_its_public_half() {
-        for kind in ["rsa", "ec", "ed25519"] {
+        for kind in ["rsa", "ec", "ec384", "ed25519"] {
             let pem = std::fs::read(fixture(&format!("{kind}.pub.pem"))).unwrap();
-            let public_key = crate::auth::PublicKey::from_pem(&pem).ok();
-            let auth = Auth { public_key, ..Auth::default() };
+            let public_keys = vec![crate::auth::PublicKey::from_pem(&pem).unwrap()];
+            let auth = Auth { public_keys, ..Auth::default() };
             let args = TokenArgs {
                 private_key_file: Some(fixture(&format!("{kind}.key.pem"))),
                 ..args(&["room=1"], &[])
@@ -229,7 +240,7 @@ mod tests {
     #[test]
     fn a_private_key_of_another_pair_is_refused() {
         let pem = std::fs::read(fixture("ec.pub.pem")).unwrap();
-        let auth = Auth { public_key: crate::auth::PublicKey::from_pem(&pem).ok(), ..hmac() };
+        let auth = Auth { public_keys: vec![crate::auth::PublicKey::from_pem(&pem).unwrap()], ..hmac() };
         let args = TokenArgs { private_key_file: Some(fixture("ed25519.key.pem")), ..args(&[], &[]) };
         assert!(
             minted(&args, &auth).unwrap_err().ends_with("is not the other half of `auth.public_key_file`")

@@ -1,50 +1,88 @@
 //! `[auth]`: whose word is taken for who a player is. Keys are read and judged here; tokens are [`crate::auth`]'s.
 
-use super::reader::{Field, Section};
+use std::time::Duration;
+
+use super::reader::{Field, Section, excerpt};
 use super::{Secret, files};
 use crate::auth::PublicKey;
 
 /// `[auth]`. Several sources of keys may be given: each key is good for its own algorithms only.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Auth {
-    /// For HS256, HS384 and HS512.
-    pub hmac_secret: Option<Secret>,
-    /// For RS256 and PS256, ES256, or EdDSA, by its kind.
-    pub public_key: Option<PublicKey>,
+    /// For HS256, HS384 and HS512; `hmac_secret` first, then `hmac_secrets`.
+    pub hmac_secrets: Vec<Secret>,
+    /// Each for the algorithms of its kind; `public_key_file` first, then `public_key_files`.
+    pub public_keys: Vec<PublicKey>,
     /// Where a JSON Web Key Set is fetched from.
     pub jwks_url: Option<String>,
     /// A token must name one of these in `aud`; empty: not asked.
     pub audience: Vec<String>,
     /// A token must name one of these in `iss`; empty: not asked.
     pub issuer: Vec<String>,
+    /// How far the clock of whoever signs tokens may differ from ours.
+    pub leeway: Duration,
+    /// The claim that is the player id.
+    pub user_claim: String,
+    /// The cookie that a token is taken from at the upgrade; `None`: from none.
+    pub cookie: Option<String>,
     /// Whether a connection without a token is welcome.
     pub allow_anonymous: bool,
     /// Whether `?token=` is looked at.
     pub query_token: bool,
 }
 
+impl Default for Auth {
+    fn default() -> Self {
+        Auth {
+            hmac_secrets: Vec::new(),
+            public_keys: Vec::new(),
+            jwks_url: None,
+            audience: Vec::new(),
+            issuer: Vec::new(),
+            leeway: LEEWAY,
+            user_claim: USER_CLAIM.to_owned(),
+            cookie: None,
+            allow_anonymous: false,
+            query_token: false,
+        }
+    }
+}
+
 impl Auth {
     /// Whether any token could ever be good.
     pub fn has_keys(&self) -> bool {
-        self.hmac_secret.is_some() || self.public_key.is_some() || self.jwks_url.is_some()
+        !self.hmac_secrets.is_empty() || !self.public_keys.is_empty() || self.jwks_url.is_some()
     }
 }
 
 /// RFC 7518 §3.2 asks for as many bytes as HS256 makes.
 const GOOD_SECRET_BYTES: usize = 32;
+const LEEWAY: Duration = Duration::from_secs(5);
+const MAX_LEEWAY: Duration = Duration::from_secs(300);
+const USER_CLAIM: &str = "sub";
+/// Keys in one list: a token whose signature fits none has been held against all of its kind.
+const MAX_KEYS: usize = 16;
+const SOURCES: [&str; 5] = ["hmac_secret", "hmac_secrets", "public_key_file", "public_key_files", "jwks_url"];
 
 pub(super) fn read(section: &Section<'_>) -> Auth {
-    let written = ["hmac_secret", "public_key_file", "jwks_url"].iter().any(|key| section.has(key));
+    let written = SOURCES.iter().any(|key| section.has(key));
+    let secret = |field: &Field<'_>| field.text().map(Secret::new);
     let auth = Auth {
-        hmac_secret: section.field("hmac_secret").and_then(|field| field.text()).map(Secret::new),
-        public_key: section.field("public_key_file").and_then(|field| public_key(&field)),
+        hmac_secrets: one_and_more(section, "hmac_secret", "hmac_secrets", secret),
+        public_keys: one_and_more(section, "public_key_file", "public_key_files", public_key),
         jwks_url: section.field("jwks_url").and_then(|field| jwks_url(&field)),
         audience: names(section.field("audience")),
         issuer: names(section.field("issuer")),
+        leeway: section.duration("leeway", LEEWAY, Duration::ZERO..=MAX_LEEWAY),
+        user_claim: section
+            .field("user_claim")
+            .and_then(|field| field.text())
+            .unwrap_or_else(|| USER_CLAIM.to_owned()),
+        cookie: section.field("cookie").and_then(|field| cookie(&field)),
         allow_anonymous: section.boolean("allow_anonymous", false),
         query_token: section.boolean("query_token", false),
     };
-    if auth.hmac_secret.as_ref().is_some_and(|secret| secret.expose().len() < GOOD_SECRET_BYTES) {
+    if auth.hmac_secrets.iter().any(|secret| secret.expose().len() < GOOD_SECRET_BYTES) {
         section
             .cx()
             .warn(format!("`auth.hmac_secret` is shorter than {GOOD_SECRET_BYTES} bytes: it can be guessed"));
@@ -56,6 +94,38 @@ pub(super) fn read(section: &Section<'_>) -> Auth {
     }
     section.close();
     auth
+}
+
+/// The value of the key for one, then those of the key for a list.
+fn one_and_more<T>(
+    section: &Section<'_>,
+    one: &str,
+    more: &str,
+    read: impl Fn(&Field<'_>) -> Option<T>,
+) -> Vec<T> {
+    let one = section.field(one);
+    let list = section.strings(more).unwrap_or_default();
+    if let Some(field) = list.get(MAX_KEYS) {
+        field.error(
+            format_args!("holds more than {MAX_KEYS} keys"),
+            "keep those that tokens still in use were signed with",
+        );
+    }
+    one.iter().chain(list.iter().take(MAX_KEYS)).filter_map(read).collect()
+}
+
+/// A cookie's name (RFC 6265 §4.1.1: a token of HTTP).
+fn cookie(field: &Field<'_>) -> Option<String> {
+    let name = field.text()?;
+    let fit = |c: char| c.is_ascii_graphic() && !"()<>@,;:\\\"/[]?={}".contains(c);
+    if name.chars().all(fit) {
+        return Some(name);
+    }
+    field.error(
+        format_args!("is not a cookie's name: \"{}\"", excerpt(&name)),
+        "it has letters, digits and marks such as `-` and `_`, without spaces: \"access_token\"",
+    );
+    None
 }
 
 fn public_key(field: &Field<'_>) -> Option<PublicKey> {

@@ -4,7 +4,7 @@ use std::fmt;
 use std::path::PathBuf;
 
 use super::reader::{Field, Section};
-use super::{MAX_SIZE, Secret};
+use super::{MAX_SIZE, Rotating, Secret};
 
 /// `[broker]`.
 #[derive(Clone, Debug)]
@@ -38,7 +38,7 @@ pub struct RedisConfig {
     /// The ACL user; `None`: Redis' default user.
     pub username: Option<String>,
     /// Its password.
-    pub password: Option<Secret>,
+    pub password: Option<Rotating>,
     /// `SELECT`ed for keys; Pub/Sub knows no databases.
     pub db: u8,
     /// Over how many connections subscriptions are spread; at least 1.
@@ -150,7 +150,7 @@ fn read_redis(section: &Section<'_>) -> Option<RedisConfig> {
     let subscriber_pool = section.number("subscriber_pool", 2, 1..=64) as usize;
     let url = url?;
     let username = username.or(url.username);
-    let password = password.or(url.password);
+    let password = password.or(url.password).map(Rotating::from);
     if username.is_some() && password.is_none() {
         section.error(
             "the broker's user has no password",

@@ -53,12 +53,15 @@ fn class(section: &Section<'_>, names: &mut Names) -> Option<Class> {
     for (key, off) in LATER {
         later::refuse(section, key, off);
     }
+    // Of a name that cannot be read nothing is known.
+    let params: Option<Vec<&str>> = name.as_ref().map(|name| name.placeholders().collect());
+    let params = params.as_deref();
     let rule = |key: &str, vars: Vars| {
-        section.field(key).map_or_else(|| constant("false"), |field| compile(&field, vars))
+        section.field(key).map_or_else(|| constant("false"), |field| compile(&field, vars, params))
     };
     let subscribe = rule("subscribe", Vars::SUBSCRIBE_RULE);
     let publish = rule("publish", Vars::PUBLISH_RULE);
-    let view = section.field("view").map(|field| compile(&field, Vars::VIEW_RULE));
+    let view = section.field("view").map(|field| compile(&field, Vars::VIEW_RULE, params));
     let patterns = patterns(section, name.as_ref());
     let payload = section.choice(
         "payload",
@@ -68,7 +71,7 @@ fn class(section: &Section<'_>, names: &mut Names) -> Option<Class> {
     let when_broker_down =
         section.field("when_broker_down").and_then(|field| when_down(&field)).unwrap_or_default();
     let publishes = section.rate("publishes", None);
-    let views = views::read(section);
+    let views = views::read(section, params);
     let forward = section.field("forward").and_then(|field| forward(&field, name.as_ref()));
     section.close();
     let name = name?;
@@ -152,9 +155,14 @@ fn constant(source: &str) -> Option<Expr> {
     expr::compile(source, Vars::NONE).ok()
 }
 
-pub(super) fn compile(field: &Field<'_>, allowed: Vars) -> Option<Expr> {
+/// `params` are the placeholders of the class's name, where that is known.
+pub(super) fn compile(field: &Field<'_>, allowed: Vars, params: Option<&[&str]>) -> Option<Expr> {
     let source = field.string()?;
-    expr::compile(&source, allowed).map_err(|error| bad_expression(field, &source, error)).ok()
+    let compiled = match params {
+        Some(params) => expr::compile_for_class(&source, allowed, params),
+        None => expr::compile(&source, allowed),
+    };
+    compiled.map_err(|error| bad_expression(field, &source, error)).ok()
 }
 
 /// Shows the expression with a mark under the place, for expressions of one line.

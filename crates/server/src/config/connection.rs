@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use drawbridge_engine::settings::Rate;
+use drawbridge_engine::settings::{PlayerConnections, Rate, WhenExceeded};
 use drawbridge_protocol::template::Template;
 
 use super::later::{self, Off};
@@ -29,6 +29,7 @@ pub(super) struct Limits {
     pub(super) subscribes: Rate,
     pub(super) bytes: Rate,
     pub(super) connections_per_address: Option<u32>,
+    pub(super) connections_per_player: Option<PlayerConnections>,
     pub(super) messages_per_player: Option<Rate>,
     pub(super) messages_per_address: Option<Rate>,
 }
@@ -69,11 +70,24 @@ pub(super) fn read_limits(section: &Section<'_>) -> Limits {
             .field("connections_per_address")
             .and_then(|field| field.number(1..=u64::from(u32::MAX)))
             .and_then(|number| u32::try_from(number).ok()),
+        connections_per_player: connections_per_player(section),
         messages_per_player: section.rate("messages_per_player", None),
         messages_per_address: section.rate("messages_per_address", None),
     };
     section.close();
     limits
+}
+
+fn connections_per_player(section: &Section<'_>) -> Option<PlayerConnections> {
+    let max = section.field("connections_per_player").map(|field| field.number(1..=1_000_000));
+    let when_exceeded = section.field("when_exceeded").and_then(|field| {
+        if max.is_none() {
+            field.error("needs `connections_per_player`", "say how many: connections_per_player = 1");
+        }
+        field.choice(&[("close_oldest", WhenExceeded::CloseOldest), ("refuse", WhenExceeded::Refuse)])
+    });
+    let when_exceeded = when_exceeded.unwrap_or(WhenExceeded::CloseOldest);
+    Some(PlayerConnections { max: max.flatten()? as usize, when_exceeded })
 }
 
 /// `[lifecycle]`: the stream's key.

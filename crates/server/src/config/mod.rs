@@ -36,7 +36,7 @@ pub use broker::{Broker, BrokerKind, RedisAddress, RedisConfig, RedisTls};
 pub use error::{ConfigError, ConfigErrors, Location};
 pub use files::Tls;
 pub use node::Admin;
-pub use secret::Secret;
+pub use secret::{Rotating, Secret};
 
 use later::Off;
 use reader::{Context, Section};
@@ -195,6 +195,7 @@ fn build(root: &Section<'_>) -> Config {
         auto_subscribe: connection.auto_subscribe,
         allow_anonymous: auth.allow_anonymous,
         connect_timeout_ms: millis(connection.connect_timeout),
+        token_leeway_ms: millis(auth.leeway),
         heartbeat_ms: millis(connection.heartbeat),
         outbound_bytes: connection.outbound_bytes,
         message_bytes: limits.message_bytes,
@@ -203,6 +204,7 @@ fn build(root: &Section<'_>) -> Config {
         messages: limits.messages,
         subscribes: limits.subscribes,
         bytes: limits.bytes,
+        connections_per_player: limits.connections_per_player,
         messages_per_player: limits.messages_per_player,
         messages_per_address: limits.messages_per_address,
         lifecycle_stream,

@@ -5,7 +5,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 use super::reader::{Field, Section};
-use super::{Secret, Tls, files};
+use super::{Rotating, Tls, files};
 
 /// The admin listener.
 #[derive(Clone, Debug)]
@@ -13,7 +13,7 @@ pub struct Admin {
     /// `host:port`; port 0 takes a free one.
     pub listen: String,
     /// Offered as `Authorization: Bearer`.
-    pub api_key: Secret,
+    pub api_key: Rotating,
 }
 
 /// The keys above the first table.
@@ -99,7 +99,7 @@ fn admin(section: &Section<'_>, players: &str) -> Option<Admin> {
     Some(Admin { listen: address?, api_key: api_key? })
 }
 
-fn admin_key(field: &Field<'_>) -> Option<Secret> {
+fn admin_key(field: &Field<'_>) -> Option<Rotating> {
     let key = field.text()?;
     if !key.bytes().all(|byte| byte.is_ascii_graphic()) {
         field.error(
@@ -108,7 +108,7 @@ fn admin_key(field: &Field<'_>) -> Option<Secret> {
         );
         return None;
     }
-    Some(Secret::new(key))
+    Some(Rotating::new(key))
 }
 
 /// `host:port`.

@@ -1,6 +1,7 @@
-//! [`Secret`]: a value that is used and never shown.
+//! [`Secret`]: a value that is used and never shown. [`Rotating`]: one that a reload may replace.
 
 use std::fmt;
+use std::sync::{Arc, PoisonError, RwLock};
 
 /// A password, key or token. Neither `Debug` nor any error shows it, and there is no `Display`.
 #[derive(Clone, PartialEq, Eq)]
@@ -31,9 +32,48 @@ impl fmt::Debug for Secret {
     }
 }
 
+/// A secret that a reload may replace. All clones are one.
+#[derive(Clone, Debug)]
+pub struct Rotating(Arc<RwLock<Secret>>);
+
+impl From<Secret> for Rotating {
+    fn from(secret: Secret) -> Self {
+        Rotating(Arc::new(RwLock::new(secret)))
+    }
+}
+
+impl Rotating {
+    /// Takes a value into custody.
+    pub fn new(value: impl Into<String>) -> Self {
+        Secret::new(value).into()
+    }
+
+    /// The secret of now.
+    pub fn current(&self) -> Secret {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Uses this secret from now on; says whether it is another.
+    pub(crate) fn replace(&self, secret: Secret) -> bool {
+        let mut current = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        let is_other = *current != secret;
+        *current = secret;
+        is_other
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn every_clone_of_a_rotating_secret_changes_with_it() {
+        let secret = Rotating::new("hunter2");
+        let other = secret.clone();
+        assert!(!secret.replace(Secret::new("hunter2")) && secret.replace(Secret::new("hunter3")));
+        assert!(other.current().matches("hunter3"));
+        assert!(!format!("{other:?}").contains("hunter"));
+    }
 
     #[test]
     fn a_secret_is_never_shown() {

@@ -22,12 +22,12 @@ pub(super) struct Views {
     pub(super) delivery: Delivery,
 }
 
-pub(super) fn read(section: &Section<'_>) -> Views {
+pub(super) fn read(section: &Section<'_>, params: Option<&[&str]>) -> Views {
     let is_entity = section.choice("kind", false, &[("stream", false), ("entity", true)]);
     let key = section.field("key").and_then(|field| path(&field));
     let max = section.number("entity_max", ENTITY_MAX, 1..=10_000_000) as usize;
     let ttl = section.duration("entity_ttl", ENTITY_TTL, Duration::from_millis(100)..=LONGEST_TTL);
-    let space = space(section, is_entity);
+    let space = space(section, is_entity, params);
     let entity = is_entity.then_some(EntityRules { max, ttl_ms: ttl.as_millis() as u64, space });
     Views { key, entity, delivery: delivery(section, is_entity) }
 }
@@ -42,7 +42,7 @@ fn path(field: &Field<'_>) -> Option<Path> {
 }
 
 /// Where entities are. What it says is said in vain on a class without entities, and where there are no positions.
-fn space(section: &Section<'_>, is_entity: bool) -> Option<Space> {
+fn space(section: &Section<'_>, is_entity: bool, params: Option<&[&str]>) -> Option<Space> {
     let given = section.has("position");
     let position = section.field("position").and_then(position);
     // What speaks of places needs places.
@@ -60,7 +60,7 @@ fn space(section: &Section<'_>, is_entity: bool) -> Option<Space> {
     let max_radius = field("max_radius").and_then(|field| field.decimal());
     let area_required = field("area_required").and_then(|field| field.boolean()).unwrap_or(false);
     let follow = match field("follow") {
-        Some(field) => compile(&field, Vars::FOLLOW_RULE)?,
+        Some(field) => compile(&field, Vars::FOLLOW_RULE, params)?,
         None => Expr::never(),
     };
     if given && !is_entity {

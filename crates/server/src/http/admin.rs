@@ -149,7 +149,9 @@ async fn require_key(State(node): Shared, request: Request, next: Next) -> Answe
         .and_then(|value| value.split_once(' '))
         .filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"));
     match (given, &node.config.admin) {
-        (Some((_, key)), Some(admin)) if admin.api_key.matches(key.trim()) => Ok(next.run(request).await),
+        (Some((_, key)), Some(admin)) if admin.api_key.current().matches(key.trim()) => {
+            Ok(next.run(request).await)
+        }
         _ => Err(ApiError::code(
             StatusCode::UNAUTHORIZED,
             ErrorCode::Unauthenticated,

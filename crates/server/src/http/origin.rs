@@ -33,6 +33,16 @@ pub(super) fn is_allowed(allowed: Option<&[String]>, headers: &HeaderMap, reache
     }
 }
 
+/// Whether a token in a cookie counts. Browsers add cookies to what any page asks for, so the page's origin must be the
+/// request's own or be named in the list: `"*"` and `"null"` name nobody, and neither does a request without `Origin`.
+pub(super) fn may_use_cookies(allowed: Option<&[String]>, headers: &HeaderMap, reached: Reached) -> bool {
+    let Some(origin) = headers.get(header::ORIGIN).and_then(|origin| origin.to_str().ok()) else {
+        return false;
+    };
+    let names = |one: &String| one != "*" && one != "null" && is_same(one, origin);
+    allowed.is_some_and(|list| list.iter().any(names)) || is_same_origin(origin, headers, reached)
+}
+
 /// Whether two origins are one; a default port may be written or not.
 fn is_same(one: &str, other: &str) -> bool {
     match (Origin::parse(one), Origin::parse(other)) {
@@ -242,6 +252,33 @@ mod tests {
             assert_eq!(allowed(None, origin, headers, PROXIED), *expected, "{origin} {headers:?}");
             let by_others = headers[0] == upstream && allowed(None, origin, headers, DIRECT);
             assert!(!by_others, "{origin} {headers:?} of a peer that nobody trusts");
+        }
+    }
+
+    #[test]
+    fn a_cookie_counts_only_for_an_origin_that_is_named() {
+        let host: &[Header] = &[("host", "play.example")];
+        let (own, other) = (Some("http://play.example"), Some("https://other.example"));
+        let rows: &[(Option<&[&str]>, Option<&str>, bool)] = &[
+            (None, own, true),
+            (None, other, false),
+            (None, None, false),
+            (None, Some("null"), false),
+            (Some(&["https://other.example"]), other, true),
+            (Some(&["https://other.example:443", "*"]), other, true),
+            (Some(&["*"]), other, false),
+            (Some(&["*"]), own, true),
+            (Some(&["*"]), None, false),
+            (Some(&["null"]), Some("null"), false),
+        ];
+        for (list, origin, expected) in rows {
+            let list: Option<Vec<String>> =
+                list.map(|list| list.iter().map(|one| (*one).to_owned()).collect());
+            let mut map = HeaderMap::new();
+            for (name, value) in host.iter().copied().chain(origin.map(|origin| ("origin", origin))) {
+                map.append(name, value.parse().unwrap());
+            }
+            assert_eq!(may_use_cookies(list.as_deref(), &map, DIRECT), *expected, "{list:?} {origin:?}");
         }
     }
 

@@ -91,7 +91,9 @@ async fn admit(
         });
         Box::new(text(StatusCode::BAD_REQUEST, &format!("{error}\n")))
     })?;
-    check_origin(node, headers, peer, tls)?;
+    let by_trusted_proxy = address::is_trusted(peer.to_canonical(), &node.config.trusted_proxies);
+    let reached = Reached { tls, by_trusted_proxy };
+    check_origin(node, headers, peer, reached)?;
     if let Some((refusal, reason)) = node.refuses_sockets_because() {
         node.refusals.refuse(refusal, |unlogged| {
             let config =
@@ -125,7 +127,7 @@ async fn admit(
         headers.get_all(header::SEC_WEBSOCKET_EXTENSIONS).iter().filter_map(|value| value.to_str().ok());
     let deflate = node.config.compression.then(|| websocket::negotiate_deflate(offers)).flatten();
     let query = request.uri().query().unwrap_or_default();
-    let token = match token(node, headers, query) {
+    let token = match token(node, headers, query, reached) {
         Some(token) => Some(node.judge.verify(token).await),
         None => None,
     };
@@ -187,9 +189,7 @@ fn has_token(headers: &HeaderMap, name: &HeaderName, token: &str) -> bool {
 }
 
 /// Refuses pages of other origins than those allowed.
-fn check_origin(node: &Node, headers: &HeaderMap, peer: IpAddr, tls: bool) -> Result<(), Box<Reply>> {
-    let trusted = &node.config.trusted_proxies;
-    let reached = Reached { tls, by_trusted_proxy: address::is_trusted(peer.to_canonical(), trusted) };
+fn check_origin(node: &Node, headers: &HeaderMap, peer: IpAddr, reached: Reached) -> Result<(), Box<Reply>> {
     if origin::is_allowed(node.config.allowed_origins.as_deref(), headers, reached) {
         return Ok(());
     }
@@ -227,7 +227,15 @@ fn unauthenticated_place(node: &Node, address: IpAddr, headers: &HeaderMap) -> R
     })
 }
 
-fn token(node: &Node, headers: &HeaderMap, query: &str) -> Option<String> {
+/// The value of the first cookie of this name (RFC 6265 §4.2.1), without the quotes that may be around it.
+fn cookie<'h>(headers: &'h HeaderMap, name: &str) -> Option<&'h str> {
+    let lines = headers.get_all(header::COOKIE).iter().filter_map(|line| line.to_str().ok());
+    let mut pairs = lines.flat_map(|line| line.split(';')).filter_map(|pair| pair.trim().split_once('='));
+    let value = pairs.find(|(own, _)| *own == name).map(|(_, value)| value)?;
+    Some(value.strip_prefix('"').and_then(|value| value.strip_suffix('"')).unwrap_or(value))
+}
+
+fn token(node: &Node, headers: &HeaderMap, query: &str, reached: Reached) -> Option<String> {
     if let Some(value) = headers.get(header::AUTHORIZATION) {
         // Anything but a bearer token is judged too, so that the client learns what is wrong.
         let value = value.to_str().unwrap_or_default();
@@ -238,7 +246,22 @@ fn token(node: &Node, headers: &HeaderMap, query: &str) -> Option<String> {
             String::new()
         });
     }
-    if node.config.auth.query_token { parameter(query, "token") } else { None }
+    let auth = &node.config.auth;
+    let by_query = || auth.query_token.then(|| parameter(query, "token")).flatten();
+    by_query().or_else(|| cookie_token(node, auth.cookie.as_deref()?, headers, reached))
+}
+
+/// An empty cookie is how some frameworks say that there is none.
+fn cookie_token(node: &Node, name: &str, headers: &HeaderMap, reached: Reached) -> Option<String> {
+    let token = cookie(headers, name).filter(|token| !token.is_empty())?;
+    if origin::may_use_cookies(node.config.allowed_origins.as_deref(), headers, reached) {
+        return Some(token.to_owned());
+    }
+    tracing::debug!(
+        cookie = name,
+        "a token in a cookie is not used: the page's origin is not named in `connection.allowed_origins`"
+    );
+    None
 }
 
 /// One parameter of a query, percent-decoded.
@@ -298,4 +321,35 @@ fn deliver(
         slot: admission.slot,
         unauthenticated: admission.unauthenticated,
     })));
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    fn headers(list: &[(&'static str, &str)]) -> HeaderMap {
+        let header = |(name, value): &(&'static str, &str)| {
+            (HeaderName::from_static(name), HeaderValue::from_str(value).unwrap())
+        };
+        list.iter().map(header).collect()
+    }
+
+    #[test]
+    fn a_cookie_is_found_by_its_whole_name() {
+        for (line, value) in [
+            ("t=abc", Some("abc")),
+            ("a=1; t=abc; b=2", Some("abc")),
+            ("a=1;t=abc", Some("abc")),
+            ("t=\"abc\"", Some("abc")),
+            ("t=a=b", Some("a=b")),
+            ("t=1; t=2", Some("1")),
+            ("xt=1; T=2; t2=3", None),
+            ("t", None),
+            ("", None),
+        ] {
+            assert_eq!(cookie(&headers(&[("cookie", line)]), "t"), value, "{line}");
+        }
+        assert_eq!(cookie(&headers(&[("cookie", "a=1"), ("cookie", "t=2")]), "t"), Some("2"));
+    }
 }

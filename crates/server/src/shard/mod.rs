@@ -7,12 +7,12 @@ mod socket;
 mod transport;
 
 use std::net::IpAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 use drawbridge_engine::interest::ShardId;
-use drawbridge_engine::io::{AuthFailure, Claims, ConnId};
+use drawbridge_engine::io::{AuthFailure, Claims, ConnId, Holder};
 use drawbridge_engine::rate_limit::SharedLimits;
 use drawbridge_engine::settings::Settings;
 use drawbridge_engine::stats::Stats;
@@ -37,6 +37,11 @@ pub enum Mail {
         conn: ConnId,
         /// The claims, or what is wrong.
         result: Result<Claims, AuthFailure>,
+    },
+    /// The player has too many connections, and this is the oldest.
+    Displaced {
+        /// Which connection.
+        conn: ConnId,
     },
     /// Say goodbye and close within this many milliseconds.
     Drain {
@@ -119,6 +124,8 @@ pub struct ShardParts {
     pub broker: Broker,
     /// Who judges tokens.
     pub judge: Judge,
+    /// The node's shards, this one too.
+    pub peers: Peers,
     /// The process's clock.
     pub clock: Clock,
 }
@@ -149,6 +156,25 @@ impl ShardHandle {
         let (reply, answer) = oneshot::channel();
         self.send(Mail::Stats(reply));
         answer.await.ok()
+    }
+}
+
+/// How a shard reaches the others of its node. It keeps none of them alive.
+#[derive(Clone, Debug, Default)]
+pub struct Peers(Arc<OnceLock<Box<[mpsc::WeakUnboundedSender<Mail>]>>>);
+
+impl Peers {
+    /// All shards, in the order of their names; once, before the first socket.
+    pub fn introduce(&self, shards: &[ShardHandle]) {
+        let _ = self.0.set(shards.iter().map(|shard| shard.mail.downgrade()).collect());
+    }
+
+    /// Has a connection of whichever shard closed; nothing where that shard has ended.
+    fn displace(&self, holder: Holder) {
+        let shard = self.0.get().and_then(|shards| shards.get(usize::from(holder.shard.0)));
+        if let Some(mail) = shard.and_then(mpsc::WeakUnboundedSender::upgrade) {
+            let _ = mail.send(Mail::Displaced { conn: holder.conn });
+        }
     }
 }
 

@@ -153,7 +153,9 @@ impl Shard {
             limits: Limits::new(parts.settings.message_bytes),
             inflater: RefCell::default(),
             work_left: Cell::new(TURN_WORK),
-            engine: RefCell::new(Engine::new(parts.settings.clone(), parts.limits.clone())),
+            engine: RefCell::new(
+                Engine::new(parts.settings.clone(), parts.limits.clone()).on_shard(parts.id),
+            ),
             sockets: RefCell::default(),
             generation: Cell::new(0),
             closing: RefCell::default(),
@@ -227,6 +229,7 @@ impl Shard {
                 self.input(Input::Authenticated { conn, result });
                 self.note_standing(conn);
             }
+            Mail::Displaced { conn } => self.input(Input::Displaced { conn }),
             Mail::Drain { window_ms } => self.input(Input::Drain { window_ms }),
             Mail::Stats(reply) => {
                 let engine = self.engine.borrow().stats();
@@ -453,6 +456,7 @@ impl Shard {
                     }
                 }
                 Output::Authenticate { conn, token } => self.authenticate(conn, token),
+                Output::Displace(holder) => self.parts.peers.displace(holder),
                 Output::Broker(command) => self.parts.broker.command(self.parts.id, command),
                 Output::Notice(notice) => self.notices.borrow_mut().log(&notice),
             }

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use drawbridge::broker::RedisSettings;
 use drawbridge::broker::redis::Library;
-use drawbridge::config::{RedisAddress, Secret};
+use drawbridge::config::{RedisAddress, Rotating};
 
 use super::ports::Port;
 
@@ -167,7 +167,7 @@ impl Server {
             },
             tls: self.tls.clone(),
             username: acl.then(|| "bridge".into()),
-            password: acl.then(|| Secret::new("between-us")),
+            password: acl.then(|| Rotating::new("between-us")),
             db: 0,
             subscriber_pool,
             client_name: "drawbridge-test".into(),

@@ -66,7 +66,7 @@ impl Commands {
         if let Some(password) = &settings.password {
             who = who
                 .set_username(settings.username.as_deref().unwrap_or("default"))
-                .set_password(password.expose());
+                .set_password(password.current().expose());
         }
         // Time is kept here, for whole pipelines.
         let config = AsyncConnectionConfig::new().set_response_timeout(None);

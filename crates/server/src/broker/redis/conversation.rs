@@ -63,7 +63,8 @@ impl Conversation {
     /// Introduces itself.
     pub(super) fn hello(&mut self, settings: &RedisSettings, name: Option<&str>) {
         let mut parts: Vec<&[u8]> = vec![b"HELLO", b"3"];
-        if let Some(password) = &settings.password {
+        let password = settings.password.as_ref().map(|password| password.current());
+        if let Some(password) = &password {
             let username = settings.username.as_deref().unwrap_or("default");
             parts.extend([b"AUTH", username.as_bytes(), password.expose().as_bytes()]);
         }
@@ -292,7 +293,7 @@ mod tests {
         let mut conversation = Conversation::default();
         conversation.hello(&settings, None);
         assert_eq!(sent(&mut conversation), "HELLO 3");
-        settings.password = Some(super::super::Secret::new("pw"));
+        settings.password = Some(super::super::Rotating::new("pw"));
         settings.client_name = client_name("n\u{e4} 1");
         let name = settings.connection_name("link0");
         conversation.hello(&settings, name.as_deref());

@@ -26,7 +26,7 @@ use self::reader::{Reader, Reads};
 use super::Shell;
 use super::board::Board;
 use super::outlet::Outlet;
-use crate::config::{RedisAddress, Secret};
+use crate::config::{RedisAddress, Rotating};
 
 /// How a Redis is reached.
 #[derive(Clone, Debug)]
@@ -37,8 +37,8 @@ pub struct RedisSettings {
     pub tls: Option<Arc<rustls::ClientConfig>>,
     /// The ACL user; `None` with a password: the default user.
     pub username: Option<String>,
-    /// The password.
-    pub password: Option<Secret>,
+    /// The password; a reload may replace it, and connections made from then on use the new one.
+    pub password: Option<Rotating>,
     /// The database of streams; pub/sub knows no databases.
     pub db: u32,
     /// How many links subscribe; at least 1.
@@ -150,7 +150,7 @@ mod tests {
 
     #[test]
     fn secrets_are_not_shown() {
-        let settings = RedisSettings { password: Some(Secret::new("hunter2")), ..settings() };
+        let settings = RedisSettings { password: Some(Rotating::new("hunter2")), ..settings() };
         assert!(!format!("{settings:?}").contains("hunter2"));
     }
 

@@ -3,7 +3,7 @@
 use drawbridge_engine::class::{Delivery, SlowConsumer};
 use drawbridge_engine::expr::{Binding, Scope, Var};
 use drawbridge_engine::io::WhenDown;
-use drawbridge_engine::settings::Rate;
+use drawbridge_engine::settings::{PlayerConnections, Rate, WhenExceeded};
 use drawbridge_protocol::event::PayloadMode;
 
 use super::*;
@@ -67,6 +67,11 @@ external_bytes = 4096
 hmac_secret = "0123456789abcdef0123456789abcdef"
 public_key_file = "ed25519.pub.pem"
 jwks_url = "https://login.example/jwks?x=1"
+hmac_secrets = ["another secret of at least 32 bytes", "a third secret of at least 32 bytes"]
+public_key_files = ["ec384.pub.pem", "rsa.pub.pem"]
+leeway = "0s"
+user_claim = "uid"
+cookie = "access_token"
 audience = ["a", "b"]
 issuer = "i"
 allow_anonymous = true
@@ -89,6 +94,8 @@ messages = { per_second = 1, burst = 2 }
 subscribes = { per_second = 3 }
 bytes = { per_second = "1KiB", burst = 5000 }
 connections_per_address = 1000
+connections_per_player = 2
+when_exceeded = "refuse"
 messages_per_player = { per_second = 7, burst = 8 }
 messages_per_address = { per_second = 9 }
 "#,
@@ -102,7 +109,7 @@ messages_per_address = { per_second = 9 }
     assert!(config.tls.unwrap().cert_file.ends_with("fixtures/ec.cert.pem"));
     let BrokerKind::Redis(redis) = config.broker.kind else { panic!() };
     assert_eq!(redis.address, RedisAddress::Tcp { host: "h".into(), port: 6380 });
-    assert_eq!((redis.username.as_deref(), redis.password.unwrap().expose()), (Some("ann"), "pw"));
+    assert_eq!((redis.username.as_deref(), redis.password.unwrap().current().expose()), (Some("ann"), "pw"));
     assert_eq!((redis.db, redis.subscriber_pool), (2, 4));
     assert!(redis.tls.unwrap().ca_file.unwrap().ends_with("ec.cert.pem"));
     assert_eq!(
@@ -112,10 +119,13 @@ messages_per_address = { per_second = 9 }
     assert_eq!(config.auth.audience, ["a", "b"]);
     assert_eq!(config.auth.issuer, ["i"]);
     assert!(
-        config.auth.hmac_secret.is_some()
-            && config.auth.public_key.is_some()
+        config.auth.hmac_secrets.len() == 3
+            && config.auth.public_keys.len() == 3
             && config.auth.jwks_url.is_some()
     );
+    assert!(config.auth.hmac_secrets[0].expose().starts_with("0123"), "the one that tokens are minted with");
+    assert_eq!((config.auth.leeway, &*config.auth.user_claim), (Duration::ZERO, "uid"));
+    assert_eq!(config.auth.cookie.as_deref(), Some("access_token"));
     assert!(config.auth.allow_anonymous && config.auth.query_token);
     assert_eq!(config.allowed_origins.unwrap(), ["https://play.example:8443", "null"]);
     assert_eq!(config.connections_per_address, Some(1000));
@@ -129,6 +139,9 @@ messages_per_address = { per_second = 9 }
     assert_eq!(engine.messages, Rate { per_second: 1, burst: 2 });
     assert_eq!(engine.subscribes, Rate { per_second: 3, burst: 6 });
     assert_eq!(engine.bytes, Rate { per_second: 1 << 10, burst: 5000 });
+    let when_exceeded = WhenExceeded::Refuse;
+    assert_eq!(engine.connections_per_player, Some(PlayerConnections { max: 2, when_exceeded }));
+    assert_eq!(engine.token_leeway_ms, 0);
     assert_eq!(engine.messages_per_player, Some(Rate { per_second: 7, burst: 8 }));
     assert_eq!(engine.messages_per_address, Some(Rate { per_second: 9, burst: 18 }));
     assert_eq!(engine.lifecycle_stream.as_deref(), Some("life"));
@@ -257,7 +270,7 @@ fn dev_needs_nothing() {
     let config = dev(None).unwrap_or_else(|errors| panic!("{errors}"));
     assert_eq!((&*config.listen, &*config.node), ("127.0.0.1:8000", "dev"));
     let admin = config.admin.unwrap();
-    assert_eq!((&*admin.listen, admin.api_key.expose()), (crate::dev::ADMIN_LISTEN, "dev"));
+    assert_eq!((&*admin.listen, admin.api_key.current().expose()), (crate::dev::ADMIN_LISTEN, "dev"));
     assert!(config.engine.explain && !config.engine.allow_anonymous);
     assert!(matches!(config.broker.kind, BrokerKind::Memory));
     let templates: Vec<_> = config.engine.auto_subscribe.iter().map(ToString::to_string).collect();
@@ -267,8 +280,8 @@ fn dev_needs_nothing() {
         names,
         ["player:{player}", "room:{room}", "game:{game}", "world:{world}", "team:{team}", "chat:*"]
     );
-    let other = dev(None).unwrap().auth.hmac_secret.unwrap();
-    let secret = config.auth.hmac_secret.unwrap();
+    let other = dev(None).unwrap().auth.hmac_secrets.remove(0);
+    let secret = config.auth.hmac_secrets[0].clone();
     assert!(secret.expose().len() == 64 && secret != other);
 }
 

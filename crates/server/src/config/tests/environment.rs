@@ -46,7 +46,7 @@ fn keys_of_every_kind_are_overridden() {
         ["10.0.0.0/8", "192.168.1.1/32"]
     );
     let admin = config.admin.unwrap();
-    assert_eq!((&*admin.listen, admin.api_key.expose()), ("127.0.0.1:2", "k"));
+    assert_eq!((&*admin.listen, admin.api_key.current().expose()), ("127.0.0.1:2", "k"));
     let BrokerKind::Redis(redis) = config.broker.kind else { panic!() };
     assert_eq!((redis.address.to_string(), redis.db), ("h:6379".to_owned(), 1));
     assert_eq!(config.broker.queue_bytes, 1 << 20);
@@ -275,7 +275,7 @@ fn what_only_resembles_a_kubernetes_variable_is_an_error_all_the_same() {
 fn a_secret_stays_what_it_is() {
     for secret in ["[1]", "{ a = 1 }", "12345", "a\"b", "true"] {
         let config = with("", &[("DRAWBRIDGE_AUTH__HMAC_SECRET", secret)]).unwrap();
-        assert_eq!(config.auth.hmac_secret.unwrap().expose(), secret);
+        assert_eq!(config.auth.hmac_secrets[0].expose(), secret);
     }
     let said =
         with("", &[("DRAWBRIDGE_BROKER__KIND", "redis"), ("DRAWBRIDGE_BROKER__URL", "redis://:hunter2@h:x")])

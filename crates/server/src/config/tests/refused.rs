@@ -235,6 +235,58 @@ fn the_broker_is_judged() {
 }
 
 #[test]
+fn tokens_and_who_they_name() {
+    check("auth.leeway = \"10m\"", "f.toml:1:15: `auth.leeway` is out of bounds: 10m; it may be 0s to 5m");
+    check(
+        "auth.user_claim = \"\"",
+        "f.toml:1:19: `auth.user_claim` is empty; leave the key out, or say something",
+    );
+    check(
+        "auth.cookie = \"my token\"",
+        "f.toml:1:15: `auth.cookie` is not a cookie's name: \"my token\"; it has letters, digits and marks such as `-` and `_`, without spaces: \"access_token\"",
+    );
+    check(
+        "auth.hmac_secrets = \"hunter2\"",
+        "f.toml:1:21: `auth.hmac_secrets` is a string, not a list; write it in brackets: [\"…\"]",
+    );
+    check(
+        "limits.when_exceeded = \"refuse\"",
+        "f.toml:1:24: `limits.when_exceeded` needs `connections_per_player`; say how many: connections_per_player = 1",
+    );
+    check(
+        "limits = { connections_per_player = 1, when_exceeded = \"close_newest\" }",
+        "f.toml:1:56: `limits.when_exceeded` is not known: \"close_newest\"; did you mean \"close_oldest\"?",
+    );
+    check(
+        "limits.connections_per_player = 0",
+        "f.toml:1:33: `limits.connections_per_player` is out of bounds: 0; it may be 1 to 1000000",
+    );
+}
+
+#[test]
+fn parameters_are_those_of_the_name() {
+    let class = |rule: &str| format!("[[channel]]\nname = \"world:{{world}}\"\n{rule}");
+    for (rule, column, hint) in [
+        ("subscribe = \"params.wrld in me.worlds\"", 21, "did you mean `params.world`?"),
+        ("publish = \"params['wrld'] == '1'\"", 19, "did you mean `params.world`?"),
+        ("view = \"has(params.room)\"", 20, "there is `params.world`"),
+        (
+            "kind = \"entity\"\nposition = [\"data.x\", \"data.y\"]\nfollow = \"params.word == key\"",
+            18,
+            "did you mean `params.world`?",
+        ),
+    ] {
+        let said = report(&class(rule));
+        let line = 2 + rule.lines().count();
+        assert!(said.starts_with(&format!("f.toml:{line}:{column}: ")), "{said}");
+        assert!(said.contains("the class's name has no `{") && said.contains(hint), "{said}");
+    }
+    let said = report("[[channel]]\nname = \"chat:*\"\nsubscribe = \"params.room == '1'\"");
+    assert!(said.contains("the class's name has no placeholders such as `{room}`"), "{said}");
+    good(&class("subscribe = \"params.world in me.worlds && 'world' in params\""));
+}
+
+#[test]
 fn files_are_looked_at() {
     check(
         "auth.public_key_file = \"nowhere.pem\"",
@@ -242,12 +294,11 @@ fn files_are_looked_at() {
             "f.toml:1:24: `auth.public_key_file` cannot be read: No such file or directory (os error 2); looked for {FIXTURES}/nowhere.pem"
         ),
     );
-    let wanted =
-        "a PEM file with a PUBLIC KEY block is needed: RSA of 2048 bits or more, EC on P-256, or Ed25519";
+    let wanted = "a PEM file with a PUBLIC KEY block is needed: RSA of 2048 bits or more, EC on P-256 or P-384, or Ed25519";
     for (file, problem) in [
         ("README.md", format!("holds no public key; {wanted}")),
         ("rsa1024.pub.pem", format!("holds an RSA key of less than 2048 bits; {wanted}")),
-        ("ec384.pub.pem", format!("holds an EC key that is not on P-256; {wanted}")),
+        ("ec521.pub.pem", format!("holds an EC key that is on neither P-256 nor P-384; {wanted}")),
         (
             "ec.key.pem",
             "holds a private key; a server needs only the public one: openssl pkey -in private.pem -pubout"
@@ -355,7 +406,7 @@ fn expressions_are_judged_where_they_stand() {
         ("view = \"data.team = me.team\"", 19),
         ("view = \"\"\"data.team = me.team\"\"\"", 8),
     ] {
-        let said = report(&format!("[[channel]]\nname = \"a\"\n{line}"));
+        let said = report(&format!("[[channel]]\nname = \"a:{{room}}\"\n{line}"));
         assert!(said.starts_with(&format!("f.toml:3:{column}: `channel.")), "{said}");
         let picture: Vec<_> = said.lines().skip(1).collect();
         let [source, mark] = picture[..] else { panic!("{said}") };
