@@ -335,7 +335,9 @@ impl Engine {
         if let Some(request) = request {
             self.send(id, &ServerMessage::TokenRefreshed { id: request, expires_ms });
         }
-        self.judge_anew(id, &claims, &after.channels);
+        // What is one too many to be subscribed anew may stay where it is subscribed already.
+        let filled = [&after.channels[..], &after.cut].concat();
+        self.judge_anew(id, &claims, &filled);
         let mut cut = Vec::new();
         for channel in after.channels.into_iter().filter(|channel| !before.channels.contains(channel)) {
             let subject = Subject::channel(&*channel);
@@ -349,8 +351,8 @@ impl Engine {
                 cut.push(channel);
             }
         }
-        let is_new = |channel: &String| !before.cut.contains(channel);
-        cut.extend(after.cut.into_iter().filter(is_new));
+        let subscribed = |channel: &String| self.is_subscribed(id, &Subject::channel(&**channel));
+        cut.extend(after.cut.into_iter().filter(|cut| !before.cut.contains(cut) && !subscribed(cut)));
         cut.truncate(permissions::MAX_CUT);
         self.tell_cut(id, &cut, false);
     }
