@@ -237,6 +237,4 @@ def test_an_unsubscribe_is_never_refused_for_what_waits(start, own_redis):
     for request in publishes[:512]:
         assert player.reply(request).type == "EVENT_PUBLISHED"
     assert player.reply(unsubscribe).type == "CHANNEL_UNSUBSCRIBED"
-    answers = [m.type for m in player.received if m.type in ("EVENT_PUBLISHED", "CHANNEL_UNSUBSCRIBED")]
-    assert answers[-1] == "CHANNEL_UNSUBSCRIBED"
     player.refusal("CHANNEL_UNSUBSCRIBE", "NOT_SUBSCRIBED", channel="chat:1")

@@ -5,6 +5,7 @@ import ssl
 
 import pytest
 import tomli_w
+from redis import Redis
 
 from harness.certificates import Certificates
 from harness.node import API_KEY, merged
@@ -120,8 +121,7 @@ def test_a_certificate_is_replaced_for_new_connections(redis, start, tmp_path):
 def test_the_password_of_redis_is_rotated(start):
     redis = RedisServer("--requirepass", "old")
     try:
-        client = redis.own_client()
-        client.execute_command("AUTH", "old")
+        client = Redis(unix_socket_path=str(redis.unix_socket), password="old")
         node = start(redis.url.replace("redis://", "redis://:old@"))
         player = node.player("alice")
         client.config_set("requirepass", "new")
