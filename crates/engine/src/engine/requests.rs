@@ -185,10 +185,10 @@ impl Engine {
             deferred.bytes -= earlier.iter().map(|waiting| waiting.bytes).sum::<usize>();
             earlier
         });
-        for Waiting { request, .. } in earlier {
-            self.execute(id, request);
+        for Waiting { request, claims, .. } in earlier {
+            self.execute(id, request, claims);
         }
-        self.execute(id, request);
+        self.execute(id, request, None);
     }
 
     /// The limits of subscribes and of the class's publishes.
