@@ -304,15 +304,15 @@ impl Engine {
     /// is at a bound must be able to ask for less.
     fn defer(&mut self, id: ConnId, request: Request, bytes: usize) {
         let Some(conn) = self.connections.get(id) else { return };
-        match &request.message {
-            ClientMessage::Unsubscribe { channel } if !self.has_room_for(conn, &request.message, bytes) => {
-                // Else there is at most one for each subscription, and for each subscribe that waits.
-                if !self.has_to_end(conn, channel) {
+        if !self.has_room_for(conn, &request.message, bytes) {
+            match &request.message {
+                // There is at most one for each subscription, and for each subscribe that waits.
+                ClientMessage::Unsubscribe { channel } if self.has_to_end(conn, channel) => {}
+                ClientMessage::Unsubscribe { channel } => {
                     return self.not_subscribed(id, request.id.as_ref(), channel);
                 }
+                _ => return self.too_much_waits(id, &request),
             }
-            message if !self.has_room_for(conn, message, bytes) => return self.too_much_waits(id, &request),
-            _ => {}
         }
         let Some(conn) = self.connections.get_mut(id) else { return };
         let claims = if conn.judging.is_none() { conn.claims.clone() } else { None };
