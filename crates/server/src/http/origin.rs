@@ -259,7 +259,8 @@ mod tests {
     fn a_cookie_counts_only_for_an_origin_that_is_named() {
         let host: &[Header] = &[("host", "play.example")];
         let (own, other) = (Some("http://play.example"), Some("https://other.example"));
-        let rows: &[(Option<&[&str]>, Option<&str>, bool)] = &[
+        type Row<'a> = (Option<&'a [&'a str]>, Option<&'a str>, bool);
+        let rows: &[Row<'_>] = &[
             (None, own, true),
             (None, other, false),
             (None, None, false),
