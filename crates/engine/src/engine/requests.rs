@@ -11,6 +11,7 @@ use drawbridge_protocol::{
 use drawbridge_protocol::websocket::{OpCode, encode_frame};
 
 use super::Engine;
+use super::subscribe::UNCONFIRMED;
 use crate::connection::{Connection, Deferred, Judging, Phase};
 use crate::io::{BrokerStatus, Claims, ConnId, MessageKind, Output, WhenDown};
 use crate::rate_limit::{ABUSE_WINDOW_MS, Verdict};
@@ -175,8 +176,8 @@ impl Engine {
         }
     }
 
-    /// Carries out a request that [`Engine::ends_unconfirmed`] is true for. Earlier requests that change the subscription
-    /// are executed before it, so that the last one counts; others go on waiting.
+    /// Carries out a request that [`Engine::ends_unconfirmed`] is true for. Earlier requests that were to change the
+    /// subscription have nothing to act on any more; others go on waiting.
     fn end_unconfirmed(&mut self, id: ConnId, request: Request, deferred: Option<&mut Deferred>) {
         let name = channel_of(&request.message).map(str::to_owned);
         let earlier: Vec<Waiting> = deferred.map_or_else(Vec::new, |deferred| {
@@ -185,8 +186,14 @@ impl Engine {
             deferred.bytes -= earlier.iter().map(|waiting| waiting.bytes).sum::<usize>();
             earlier
         });
-        for Waiting { request, claims, .. } in earlier {
-            self.execute(id, request, claims);
+        for Waiting { request: Request { id: earlier, message }, .. } in &earlier {
+            let error = ErrorMessage::new(ErrorCode::NotSubscribed, UNCONFIRMED);
+            if earlier.is_some() {
+                self.send_error(
+                    id,
+                    ErrorMessage { id: earlier.as_ref(), channel: channel_of(message), ..error },
+                );
+            }
         }
         self.execute(id, request, None);
     }
@@ -249,10 +256,7 @@ impl Engine {
                     ClientMessage::Publish(publish) => covers(channel, &publish.channel),
                     earlier => channel_of(earlier) == Some(channel),
                 };
-                // The view of a subscription that is to come can be changed without Redis.
-                let needs_redis =
-                    self.status == BrokerStatus::Ok || !matches!(message, ClientMessage::FilterUpdate(_));
-                (needs_redis && self.has_pending(conn, |name| name == channel))
+                self.has_pending(conn, |name| name == channel)
                     || earlier.any(is_before)
                     || (publishes(conn, channel) && self.may_hear_itself(conn, channel))
             }

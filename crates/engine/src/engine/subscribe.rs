@@ -21,6 +21,9 @@ use crate::targets::{Reply, Subscriber, Target, TargetId, Waiter};
 /// units of [`match_work`].
 const MAX_MATCH_WORK: usize = 65_536;
 
+/// Why a request about a subscription fails that its client ended meanwhile.
+pub(super) const UNCONFIRMED: &str = "unsubscribed before Redis had confirmed the subscription";
+
 /// Why a subscription ends without its client having asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Ended {
@@ -290,9 +293,8 @@ impl Engine {
         let waiting = self.take_waiters(id, target);
         self.flush_target(id, target);
         self.drop_subscription(id, target);
-        let text = "unsubscribed before Redis had confirmed the subscription";
         for reply in waiting {
-            self.refuse_waiter(id, channel, &reply, ErrorCode::NotSubscribed, text);
+            self.refuse_waiter(id, channel, &reply, ErrorCode::NotSubscribed, UNCONFIRMED);
         }
         if request.is_some() {
             let message =

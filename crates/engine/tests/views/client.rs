@@ -193,16 +193,7 @@ impl Client {
             "CHANNEL_SUBSCRIBED" => self.read_subscribed(id, channel, now),
             "FILTER_UPDATED" => {
                 let asked = self.answered(id, "FILTER_UPDATE").unwrap();
-                let Some(subscription) = self.subscriptions.get_mut(&channel) else {
-                    // Of one that waits for Redis, which begins with this view.
-                    let mut asked_before = self.asked.values_mut();
-                    let waits = asked_before
-                        .find(|other| other.kind == "CHANNEL_SUBSCRIBE" && other.channel == channel)
-                        .unwrap();
-                    waits.filter = asked.filter.or(waits.filter.take());
-                    waits.area = asked.area.or(waits.area.take());
-                    return;
-                };
+                let subscription = self.subscriptions.get_mut(&channel).unwrap();
                 let look = subscription.looks.last().unwrap().clone();
                 let filter = asked.filter.unwrap_or(look.filter);
                 let area = asked.area.unwrap_or(look.area);
