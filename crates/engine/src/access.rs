@@ -156,6 +156,7 @@ mod tests {
             lifecycle_stream: None,
             reserved: Reserved::new("own:"),
             external_bytes: 1,
+            views_open_without_permission: false,
             explain: false,
         }
     }

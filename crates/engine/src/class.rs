@@ -139,6 +139,8 @@ impl std::error::Error for KeyError {}
 pub struct EntityRules {
     /// How many entities one channel holds; a new key beyond is refused.
     pub max: usize,
+    /// What the keys and last events of a channel's entities take together, in bytes; what would take more is refused.
+    pub max_bytes: usize,
     /// How long an entity outlives its last event, in milliseconds.
     pub ttl_ms: u64,
     /// Where entities are, for areas of interest.

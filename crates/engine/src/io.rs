@@ -417,6 +417,8 @@ pub struct Commit {
     pub id: String,
     /// How many entities the channel holds.
     pub max: usize,
+    /// What they take together, in bytes.
+    pub max_bytes: usize,
     /// How long an entity outlives its last event, in milliseconds.
     pub ttl_ms: u64,
 }

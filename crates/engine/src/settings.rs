@@ -49,6 +49,9 @@ pub struct Settings {
     pub reserved: Reserved,
     /// The bound of one payload on a channel, in bytes.
     pub external_bytes: usize,
+    /// Where Redis does not let this node read players' views (`NOPERM`), the classes' views alone hold. Else nothing is
+    /// shown to the player.
+    pub views_open_without_permission: bool,
     /// `dev`: say which class and rule refused.
     pub explain: bool,
 }

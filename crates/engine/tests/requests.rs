@@ -46,6 +46,7 @@ impl Bench {
             lifecycle_stream: None,
             reserved: Reserved::new("drawbridge:"),
             external_bytes: 1 << 20,
+            views_open_without_permission: false,
             explain: false,
         });
         let engine = Engine::new(settings.clone(), SharedLimits::new(&settings));

@@ -117,8 +117,9 @@ impl Bus {
             })?;
         }
         let payload = Envelope { key: Some(&key), id: None, ..*event }.to_payload();
-        let (max, ttl_ms) = (rules.max, rules.ttl_ms);
-        let commit = Commit { key: (*key).into(), remove, payload, id: id.to_owned(), max, ttl_ms };
+        let (key, id) = ((*key).into(), id.to_owned());
+        let (max, max_bytes, ttl_ms) = (rules.max, rules.max_bytes, rules.ttl_ms);
+        let commit = Commit { key, remove, payload, id, max, max_bytes, ttl_ms };
         if commit.published_bytes() > external_bytes {
             return Err(EventRefused::TooLarge);
         }

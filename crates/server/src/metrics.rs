@@ -256,8 +256,31 @@ fn broker_samples(broker: &crate::broker::BrokerStats) -> Vec<Sample> {
             "Events of entity channels without a good position",
             broker.dropped_bad_position,
         ),
-        Sample(Counter, "dropped_full", "Events of new entities beyond entity_max", broker.dropped_full),
+        Sample(
+            Counter,
+            "dropped_full",
+            "Events of entities beyond entity_max or entity_bytes",
+            broker.dropped_full,
+        ),
         Sample(Counter, "table_gaps", "Tables read anew because an event was missing", broker.table_gaps),
+        Sample(
+            Gauge,
+            "table_entity_bytes",
+            "Bytes of the entities of the node's tables",
+            broker.entity_bytes,
+        ),
+        Sample(
+            Counter,
+            "bad_stored",
+            "Entities and players' views in Redis that are not as Drawbridge writes them, and are not used",
+            broker.bad_stored,
+        ),
+        Sample(
+            Counter,
+            "redis_functions_replaced",
+            "Functions in Redis that were not Drawbridge's and were replaced",
+            broker.functions_replaced,
+        ),
         Sample(
             Counter,
             "dropped_to_shards",

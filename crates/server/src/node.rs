@@ -141,7 +141,10 @@ impl Node {
             () if away.is_some_and(|away| away > self.config.ready_grace) => {
                 Some(with_trouble("Redis is away"))
             }
-            () => self.broker.no_functions().map(|reason| reason.to_string().into()),
+            () => {
+                let missing = self.broker.no_functions().or_else(|| self.broker.no_views());
+                missing.map(|reason| reason.to_string().into())
+            }
         }
     }
 

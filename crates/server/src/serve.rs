@@ -260,6 +260,7 @@ fn redis_settings(config: &RedisConfig, all: &Config) -> Result<RedisSettings, S
             &all.broker.key_prefix,
             all.broker.external_bytes,
         ),
+        views_open_without_permission: all.broker.views_open_without_permission,
     })
 }
 

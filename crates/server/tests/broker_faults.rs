@@ -435,6 +435,7 @@ fn what_is_no_redis_is_not_listened_to() {
             client_name: String::new(),
             key_prefix: "drawbridge:".into(),
             library: Library::new(&broker_support::bench::classes(), "drawbridge:", 1 << 20),
+            views_open_without_permission: false,
         };
         let mut bench = Bench::on(None, Some(redis), Options { pool: 1, ..Options::default() });
         bench.want(0, &room());

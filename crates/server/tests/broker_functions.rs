@@ -50,7 +50,13 @@ fn commit(bench: &Bench, max: usize, ttl_ms: u64, key: &str) -> Reply {
     let (max, ttl_ms) = (max.to_string(), ttl_ms.to_string());
     let parts = ["FCALL", "drawbridge_commit", "1", "world:1", &max, &ttl_ms, key, "0", &body, "db1.1"];
     let Reply::List(answers) = call(bench, &parts) else { panic!("not taken") };
-    answers.into_iter().next().unwrap()
+    match answers.into_iter().next().unwrap() {
+        // The mark that proves whose answer it is, and the version.
+        Reply::List(parts) if parts[0] == Reply::Text("drawbridge".into()) => {
+            parts.into_iter().nth(1).unwrap()
+        }
+        other => other,
+    }
 }
 
 fn is_full(answer: &Reply) -> bool {

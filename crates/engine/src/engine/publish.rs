@@ -196,6 +196,7 @@ impl Engine {
             payload: Envelope { id: None, ..envelope }.to_payload(),
             id: sender.clone(),
             max: rules.max,
+            max_bytes: rules.max_bytes,
             ttl_ms: rules.ttl_ms,
         };
         Some(BrokerCommand::Commit { ticket, channel, player: Some(player.clone()), commit, when_down })

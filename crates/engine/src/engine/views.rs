@@ -5,7 +5,7 @@
 use std::sync::Arc;
 
 use drawbridge_protocol::channel::is_pattern;
-use drawbridge_protocol::{ErrorCode, FilterUpdate, RequestId, ServerMessage};
+use drawbridge_protocol::{ErrorCode, ErrorMessage, FilterUpdate, RequestId, ServerMessage};
 use serde_json::value::RawValue;
 
 use super::Engine;
@@ -375,8 +375,9 @@ impl Engine {
         let Some(conn) = self.connections.get_mut(id) else { return };
         let player = conn.player().cloned().unwrap_or_default();
         let may_not_read = reason.starts_with("NOPERM");
-        if may_not_read {
-            // Whoever was not given this right cannot set views either: here nobody uses them, and the class's hold.
+        let opens = may_not_read && self.settings.views_open_without_permission;
+        if opens {
+            // The operator says that nobody uses views here: the class's hold.
             conn.narrowed.settle();
         } else {
             // They may be narrower than what is known: nothing new is shown until they are told. Not all ask at once.
@@ -385,10 +386,51 @@ impl Engine {
             conn.deadlines.views_ms = self.now.mono_ms + ASK_VIEWS_AGAIN_MS + spread_ms;
             self.arm(id);
         }
-        self.notice(Notice::ViewsRefused { player, reason: reason.to_owned(), withheld: !may_not_read });
-        if may_not_read {
+        self.notice(Notice::ViewsRefused { player, reason: reason.to_owned(), withheld: !opens });
+        if opens {
             self.open_gate(id);
+        } else if may_not_read {
+            self.refuse_waiting(id, reason);
         }
+    }
+
+    /// Redis will not let this node read the player's views before somebody gives it the right: who waits for an answer
+    /// is refused. Automatic subscriptions stay pending, and are confirmed once the views can be read.
+    fn refuse_waiting(&mut self, id: ConnId, reason: &str) {
+        let Some(conn) = self.connections.get(id) else { return };
+        let targets: Vec<TargetId> =
+            conn.subscriptions.iter().map(|subscription| subscription.target).collect();
+        let text = format!("this player's views cannot be read: {}", self.refusal_text(reason));
+        for target_id in targets {
+            let Some(target) = self.targets.get_mut(target_id) else { continue };
+            let channel = target.subject.name.clone();
+            let Some(waiter) = target.waiters.iter_mut().find(|waiter| waiter.conn == id) else { continue };
+            let reply = match waiter.reply {
+                Reply::Request(_) | Reply::Silent => std::mem::replace(&mut waiter.reply, Reply::Silent),
+                Reply::Welcome => std::mem::replace(&mut waiter.reply, Reply::Told),
+                Reply::Server | Reply::Told | Reply::Resync => continue,
+            };
+            let error = ErrorMessage {
+                channel: Some(&channel),
+                ..ErrorMessage::new(ErrorCode::BrokerRefused, &text)
+            };
+            match reply {
+                Reply::Welcome => {
+                    self.error_behind_welcome(id, &error);
+                    self.confirmed_for_welcome(id);
+                    continue;
+                }
+                Reply::Request(request) => {
+                    self.drop_subscription(id, target_id);
+                    self.send_error(id, ErrorMessage { id: Some(&request), ..error });
+                }
+                _ => {
+                    self.drop_subscription(id, target_id);
+                    self.send_error(id, error);
+                }
+            }
+        }
+        self.run_deferred(id);
     }
 
     /// All that a connection's views are made of is known: what Redis has confirmed meanwhile is live.

@@ -118,7 +118,7 @@ impl Hub {
             return self.drop_entity(channel, BadEntity::Full);
         }
         entry.position = position;
-        if !self.kept(&publication.channel, taken, gone) {
+        if !self.kept(now_ms, &publication.channel, taken, gone) {
             // For the table it is no news; through patterns it is an event like any other.
             shards = by_pattern;
             if let Some(publication) = Arc::get_mut(&mut publication) {

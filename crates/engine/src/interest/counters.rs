@@ -18,7 +18,7 @@ const GENERATION: usize = 32_768;
 pub(super) struct Counters {
     /// Random for each hub, and secret: epochs reveal neither it nor how many counts there are.
     seed: u128,
-    begun: u64,
+    drawn: u64,
     /// Channels by their last use; when `recent` is full it becomes `older`, and what is in neither is forgotten.
     recent: HashMap<Arc<str>, Position>,
     older: HashMap<Arc<str>, Position>,
@@ -26,7 +26,7 @@ pub(super) struct Counters {
 
 impl Counters {
     pub(super) fn new(seed: u128) -> Self {
-        Counters { seed, begun: 0, recent: HashMap::new(), older: HashMap::new() }
+        Counters { seed, drawn: 0, recent: HashMap::new(), older: HashMap::new() }
     }
 
     /// The next position of this channel, with the channel's shared name.
@@ -66,10 +66,15 @@ impl Counters {
     }
 
     fn begin(&mut self) -> Position {
-        self.begun += 1;
+        Position { epoch: Epoch::new(self.draw()), offset: 0 }
+    }
+
+    /// Another number that nobody can foretell who does not know the seed.
+    pub(super) fn draw(&mut self) -> u64 {
+        self.drawn += 1;
         let mut hasher = DefaultHasher::new();
-        (self.seed, self.begun).hash(&mut hasher);
-        Position { epoch: Epoch::new(hasher.finish()), offset: 0 }
+        (self.seed, self.drawn).hash(&mut hasher);
+        hasher.finish()
     }
 }
 

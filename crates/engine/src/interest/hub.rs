@@ -15,6 +15,7 @@ use super::io::{HubInput, HubOutput, HubSettings, HubStats, LinkCommand};
 use super::patterns::PatternIndex;
 use super::shards::{ShardId, ShardSet};
 use super::table::Table;
+use super::tables::uncount;
 use crate::io::{BrokerEvent, Position, Subject};
 
 /// How many subjects one `SUBSCRIBE` names at most; the next batch goes out when this one is confirmed.
@@ -87,6 +88,8 @@ pub struct Hub {
     lingering: VecDeque<(u64, Subject)>,
     /// Tables asked for so far.
     pub(super) loads: u64,
+    /// When which table is read again.
+    pub(super) retries: BTreeSet<(u64, Arc<str>)>,
     /// When which table is looked through for what has expired.
     pub(super) sweeps: BTreeSet<(u64, Arc<str>)>,
     pub(super) live: usize,
@@ -112,6 +115,7 @@ impl Hub {
             asked: 0,
             lingering: VecDeque::new(),
             loads: 0,
+            retries: BTreeSet::new(),
             sweeps: BTreeSet::new(),
             live: 0,
             interrupted: 0,
@@ -148,6 +152,7 @@ impl Hub {
         }
         self.give_up_lingering(now_ms);
         self.narrow_cover(now_ms);
+        self.retry(now_ms);
         self.sweep(now_ms);
         self.ask();
     }
@@ -161,7 +166,8 @@ impl Hub {
     pub fn next_deadline_ms(&self) -> Option<u64> {
         let lingering = self.lingering.front().map(|(at, _)| *at);
         let sweep = self.sweeps.first().map(|(at, _)| *at);
-        lingering.into_iter().chain(sweep).chain(self.cover.next_deadline_ms()).min()
+        let retry = self.retries.first().map(|(at, _)| *at);
+        lingering.into_iter().chain(sweep).chain(retry).chain(self.cover.next_deadline_ms()).min()
     }
 
     /// How many subscriptions were live, broke with the link and are not live again.
@@ -317,6 +323,10 @@ impl Hub {
                 continue;
             }
             self.held |= entry.rules.is_reserved();
+            // What broke with the link is no fault of the table: it is read as soon as the link is back.
+            if let Some(table) = &mut entry.table {
+                table.reads = 0;
+            }
             if entry.state == State::Live {
                 entry.broken = true;
                 self.interrupted += 1;
@@ -364,7 +374,7 @@ impl Hub {
         }
         let subject = subject.clone();
         if entry.table.is_some() {
-            return self.load(&subject);
+            return self.load(now_ms, &subject);
         }
         self.goes_live(now_ms, &subject);
     }
@@ -448,8 +458,9 @@ impl Hub {
         let Some((subject, entry)) = self.entries.remove_entry(subject) else { return };
         self.interrupted -= usize::from(entry.broken);
         if let Some(table) = &entry.table {
-            self.stats.entities -= table.len();
+            uncount(&mut self.stats, table);
             self.sweeps.remove(&(table.sweep_at_ms, subject.name.clone()));
+            self.retries.remove(&(table.read_at_ms, subject.name.clone()));
         }
         let mut covered = false;
         self.patterns.for_each_match(&subject.name, |_, _| covered = true);

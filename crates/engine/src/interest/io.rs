@@ -121,6 +121,13 @@ pub enum HubOutput {
         /// Why.
         reason: BadEntity,
     },
+    /// What is stored of an entity channel is not as the functions in Redis write it; for the log.
+    BadTable {
+        /// The channel.
+        channel: Arc<str>,
+        /// What is wrong.
+        reason: BadTable,
+    },
     /// Tell this to each of these shards.
     Shards(ShardSet, BrokerEvent),
     /// A payload from outside was too large and is dropped; for the log.
@@ -137,10 +144,14 @@ pub enum HubOutput {
 pub struct StoredTable {
     /// Names the table's life; empty where there is none.
     pub epoch: String,
-    /// How many changes it has seen.
+    /// How many changes it had seen before its entities were read.
     pub seq: u64,
+    /// How many it had seen behind that: no entity is of a later change.
+    pub last_seq: u64,
     /// Its entities.
     pub entities: Vec<StoredEntity>,
+    /// How many of its fields are no entities that could be read.
+    pub unreadable: usize,
 }
 
 /// One entity as it is stored.
@@ -161,8 +172,18 @@ pub enum BadEntity {
     Key,
     /// The class has positions, and this is none.
     Position,
-    /// A new key, and the channel holds `entity_max` already.
+    /// A new key, and the channel holds `entity_max` already; or its entities would take more than `entity_bytes`.
     Full,
+}
+
+/// What is wrong with a stored table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BadTable {
+    /// So many of its entities are of another life of the table, of a change that it has not seen, or not readable.
+    /// They are not shown.
+    Entities(usize),
+    /// Its events and what is stored do not belong together: it was read several times, and counts as it is stored.
+    Unsettled,
 }
 
 /// What a link sends to Redis. Redis answers each subject once, in order.
@@ -193,12 +214,16 @@ pub struct HubStats {
     pub dropped_bad_name: u64,
     /// Entities held.
     pub entities: usize,
+    /// What they take, in bytes.
+    pub entity_bytes: usize,
     /// Events of entity channels dropped for their key.
     pub dropped_bad_key: u64,
     /// Events of entity channels dropped for their position.
     pub dropped_bad_position: u64,
-    /// Events dropped because their channel holds `entity_max` already.
+    /// Events dropped because their channel holds `entity_max` or `entity_bytes` already.
     pub dropped_full: u64,
+    /// Stored entities that are not shown, because they are not as the functions in Redis write them.
+    pub bad_rows: u64,
     /// Tables asked for anew because an event was missing.
     pub table_gaps: u64,
 }

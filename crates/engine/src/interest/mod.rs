@@ -14,6 +14,7 @@ mod globs;
 mod hub;
 mod io;
 mod patterns;
+mod rows;
 mod shards;
 mod table;
 mod tables;
@@ -21,6 +22,8 @@ mod tables;
 mod tests;
 
 pub use hub::Hub;
-pub use io::{BadEntity, HubInput, HubOutput, HubSettings, HubStats, LinkCommand, StoredEntity, StoredTable};
+pub use io::{
+    BadEntity, BadTable, HubInput, HubOutput, HubSettings, HubStats, LinkCommand, StoredEntity, StoredTable,
+};
 pub use patterns::{PatternIndex, match_work};
 pub use shards::{ShardId, ShardSet};

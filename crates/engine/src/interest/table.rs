@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use hashbrown::{HashMap, HashSet};
 
+use super::rows::{Held, Rows, weight};
 use crate::class::EntityRules;
 use crate::io::{EntityChange, Publication, Version};
 
@@ -16,8 +17,9 @@ use crate::io::{EntityChange, Publication, Version};
 pub(super) struct Table {
     epoch: String,
     seq: u64,
-    entities: HashMap<Arc<str>, Held>,
+    entities: Rows,
     max: usize,
+    max_bytes: usize,
     ttl_ms: u64,
     /// Entities that were ended since the table was read, while what it had of them may still come.
     ended: HashSet<Arc<str>>,
@@ -25,6 +27,9 @@ pub(super) struct Table {
     loading: Option<Loading>,
     /// When the table is next looked through for what has expired; 0: not live.
     pub(super) sweep_at_ms: u64,
+    /// How often it was read again since it last was live for a while, and when it was read last.
+    pub(super) reads: u32,
+    pub(super) read_at_ms: u64,
 }
 
 /// What goes on while the stored table is being read.
@@ -37,17 +42,6 @@ struct Loading {
     seen: Option<(String, u64)>,
 }
 
-/// One entity.
-#[derive(Debug)]
-struct Held {
-    publication: Arc<Publication>,
-    heard_ms: u64,
-    /// Which change of the stored table it is.
-    seq: u64,
-    /// The stored table has this entity too, as far as is known.
-    stored: bool,
-}
-
 /// The change of an event without a version: newer than all that is stored.
 const UNVERSIONED: u64 = u64::MAX;
 
@@ -58,7 +52,7 @@ pub(super) enum Taken {
     Changed,
     /// The table knows it already, or it ends what is not there.
     Known,
-    /// A new key, and there is no room.
+    /// There is no room: for a new key, or for its bytes.
     Full,
     /// Changes are missing before it.
     Gap,
@@ -69,13 +63,21 @@ impl Table {
         Table {
             epoch: String::new(),
             seq: 0,
-            entities: HashMap::new(),
+            entities: Rows::default(),
             max: rules.max,
+            max_bytes: rules.max_bytes,
             ttl_ms: rules.ttl_ms,
             ended: HashSet::new(),
             loading: None,
             sweep_at_ms: 0,
+            reads: 0,
+            read_at_ms: 0,
         }
+    }
+
+    /// What its entities take together.
+    pub(super) fn bytes(&self) -> usize {
+        self.entities.bytes()
     }
 
     pub(super) fn len(&self) -> usize {
@@ -95,9 +97,14 @@ impl Table {
         self.sweep_at_ms = 0;
     }
 
+    /// Which load it waits for.
+    pub(super) fn load(&self) -> Option<u64> {
+        self.loading.as_ref().map(|loading| loading.load)
+    }
+
     /// Whether this load is the one that it waits for.
     pub(super) fn awaits(&self, load: u64) -> bool {
-        self.loading.as_ref().is_some_and(|loading| loading.load == load)
+        self.load() == Some(load)
     }
 
     /// Takes in a live event. `gone` gets the entities that are not there any more before it.
@@ -165,21 +172,18 @@ impl Table {
             }
             return Taken::Changed;
         }
-        let mut stored = version.is_some();
-        if let Some(held) = self.entities.get_mut(key) {
-            stored |= held.stored;
-            *held = Held { publication: publication.clone(), heard_ms: now_ms, seq, stored };
-            return Taken::Changed;
-        }
+        let before = self.entities.get(key);
+        let stored = version.is_some() || before.is_some_and(|held| held.stored);
+        let is_new = before.is_none();
+        let grows =
+            weight(key, publication).saturating_sub(before.map_or(0, |held| weight(key, &held.publication)));
         // While the stored table is being read nobody knows which keys are new.
-        let room = if self.loading.is_some() { self.bound() } else { self.max };
-        if !stored && self.entities.len() >= room {
+        let slack = if self.loading.is_some() { 2 } else { 1 };
+        if version.is_none() && self.lacks_room(slack, is_new, grows) {
             return Taken::Full;
         }
         // The stored table had room for it.
-        if self.entities.len() >= self.bound() {
-            gone.extend(self.make_room(now_ms));
-        }
+        gone.extend(self.make_room(now_ms, key, is_new, grows));
         let held = Held { publication: publication.clone(), heard_ms: now_ms, seq, stored };
         self.entities.insert(key.into(), held);
         Taken::Changed
@@ -208,22 +212,28 @@ impl Table {
         gone
     }
 
-    /// Rows that were read one after the other, what has expired in the stored table and is not looked through here
-    /// yet, and what plain events add may be more than the stored table ever held.
-    fn bound(&self) -> usize {
-        self.max.saturating_mul(2)
+    /// Whether an event that grows the table by so many bytes, and by an entity where that is new, passes `times` the
+    /// bounds. Rows that were read one after the other, what has expired in the stored table and is not looked through
+    /// here yet, and what plain events add may be more than the stored table ever held.
+    fn lacks_room(&self, times: usize, is_new: bool, grows: usize) -> bool {
+        (is_new && self.entities.len() >= self.max.saturating_mul(times))
+            || (grows > 0 && self.entities.bytes() + grows > self.max_bytes.saturating_mul(times))
     }
 
-    /// Takes out what has expired, or else one entity that the stored table does not have: what only a plain event
-    /// spoke of, or what must have expired there.
-    fn make_room(&mut self, now_ms: u64) -> Vec<Arc<str>> {
+    /// Takes out what has expired, or else entities that the stored table does not have: what only a plain event
+    /// spoke of, or what must have expired there. Never the event's own.
+    fn make_room(&mut self, now_ms: u64, own: &str, is_new: bool, grows: usize) -> Vec<Arc<str>> {
+        if !self.lacks_room(2, is_new, grows) {
+            return Vec::new();
+        }
         let mut gone = self.expire(now_ms);
-        if self.entities.len() >= self.bound() {
-            let oldest = self.entities.iter().min_by_key(|(key, held)| (held.stored, held.heard_ms, *key));
-            let oldest = oldest.map(|(key, _)| key.clone());
-            gone.extend(oldest.inspect(|key| {
-                self.entities.remove(key);
-            }));
+        gone.retain(|key| **key != *own);
+        while self.lacks_room(2, is_new, grows) {
+            let others = self.entities.iter().filter(|(key, _)| ***key != *own);
+            let oldest = others.min_by_key(|(key, held)| (held.stored, held.heard_ms, *key));
+            let Some(key) = oldest.map(|(key, _)| key.clone()) else { break };
+            self.entities.remove(&key);
+            gone.push(key);
         }
         gone
     }
@@ -235,17 +245,14 @@ impl Table {
             return;
         }
         let ended = self.loading.as_ref().and_then(|loading| loading.removed.get(&key)).copied();
-        let held = self.entities.get_mut(&key).map(|held| {
-            held.stored = true;
-            held.seq
-        });
+        let held = self.entities.mark_stored(&key);
         if held.is_none() && ended == Some(UNVERSIONED) {
             self.ended.insert(key);
             return;
         }
         let newer = held.max(ended);
         // No plain event takes a stored entity's room.
-        let is_full = newer.is_none() && self.entities.len() >= self.bound() + self.max;
+        let is_full = newer.is_none() && self.lacks_room(3, true, weight(&key, &publication));
         if newer.is_some_and(|newer| newer >= seq) || is_full {
             return;
         }
@@ -254,24 +261,26 @@ impl Table {
         self.entities.insert(key, held);
     }
 
-    /// All that is stored was taken in, as of this version; says whether it fits what came live meanwhile.
-    pub(super) fn finish(&mut self, epoch: String, seq: u64) -> bool {
+    /// All that is stored was taken in, as of this version; says whether it fits what came live meanwhile. `holds`: where
+    /// it does not, what is stored counts all the same, and nothing of another life stays.
+    pub(super) fn finish(&mut self, epoch: &str, seq: u64, holds: bool) -> bool {
         let seen = self.loading.take().and_then(|loading| loading.seen);
-        (self.epoch, self.seq) = (epoch, seq);
+        (self.epoch, self.seq) = (epoch.to_owned(), seq);
         match seen {
             Some((epoch, seq)) if epoch == self.epoch || self.epoch.is_empty() => {
                 self.seq = self.seq.max(seq);
                 self.epoch = epoch;
             }
             // The stored table began anew while it was read.
-            Some(_) => return false,
-            None => {}
+            Some(_) if !holds => return false,
+            _ => {}
         }
-        // Also where only its rows tell so.
-        self.entities.values().all(|held| {
+        let epoch = &self.epoch;
+        self.entities.retain(|_, held| {
             let version = held.publication.event.server_id().and_then(Version::of_id);
-            version.is_none_or(|version| version.epoch == self.epoch)
-        })
+            version.is_none_or(|version| version.epoch == epoch)
+        });
+        true
     }
 
     /// Takes out what has outlived its last event; the keys in order.

@@ -8,11 +8,19 @@ use drawbridge_protocol::event::{Event, Payload};
 
 use super::copies::Rules;
 use super::hub::{Hub, State};
-use super::io::{BadEntity, HubOutput, HubStats, StoredEntity, StoredTable};
+use super::io::{BadEntity, BadTable, HubOutput, HubStats, StoredEntity, StoredTable};
 use super::shards::{ShardId, ShardSet};
 use super::table::{Table, Taken};
 use crate::class::{Class, REMOVE_EVENT};
 use crate::io::{BrokerEvent, EntityChange, Publication, Subject, SubjectRef, Version};
+
+/// How often a table that does not settle is read, before it counts as it is stored.
+const READS: u32 = 4;
+/// The pause before the third time that a table is read in a row, in milliseconds; it doubles, up to the longest.
+const FIRST_PAUSE_MS: u64 = 100;
+const LONGEST_PAUSE_MS: u64 = 10_000;
+/// A table that was live for so long is read at once again.
+const QUIET_MS: u64 = 30_000;
 
 impl Hub {
     /// An empty table for a channel whose class has entities.
@@ -21,17 +29,46 @@ impl Hub {
         entity.map(|rules| Box::new(Table::new(rules)))
     }
 
-    /// Redis has confirmed an entity channel, or an event of it is missing: reads its table.
-    pub(super) fn load(&mut self, subject: &Subject) {
+    /// Redis has confirmed an entity channel, or an event of it is missing: reads its table, after a pause where that was
+    /// done a few times already.
+    pub(super) fn load(&mut self, now_ms: u64, subject: &Subject) {
         self.loads += 1;
         let load = self.loads;
+        let spread = self.counters.draw();
         let Some(entry) = self.entries.get_mut(subject) else { return };
         entry.state = State::Loading;
         let Some(table) = &mut entry.table else { return };
-        self.stats.entities -= table.len();
+        uncount(&mut self.stats, table);
         self.sweeps.remove(&(table.sweep_at_ms, subject.name.clone()));
+        self.retries.remove(&(table.read_at_ms, subject.name.clone()));
+        if now_ms >= table.read_at_ms + QUIET_MS {
+            table.reads = 0;
+        }
         table.begin(load);
-        self.outputs.push_back(HubOutput::Load { channel: subject.name.clone(), load });
+        table.read_at_ms = now_ms + pause_ms(table.reads, spread);
+        table.reads += 1;
+        if table.read_at_ms == now_ms {
+            self.outputs.push_back(HubOutput::Load { channel: subject.name.clone(), load });
+        } else {
+            self.retries.insert((table.read_at_ms, subject.name.clone()));
+        }
+    }
+
+    /// Reads the tables whose pause is over.
+    pub(super) fn retry(&mut self, now_ms: u64) {
+        while let Some((at, channel)) = self.retries.pop_first() {
+            if at > now_ms {
+                self.retries.insert((at, channel));
+                return;
+            }
+            let key = SubjectRef { name: &channel, pattern: false };
+            let Some(entry) = self.entries.get(&key).filter(|entry| entry.state == State::Loading) else {
+                continue;
+            };
+            if let Some(load) = entry.table.as_ref().and_then(|table| table.load()) {
+                self.outputs.push_back(HubOutput::Load { channel, load });
+            }
+        }
     }
 
     pub(super) fn loaded(
@@ -57,27 +94,45 @@ impl Hub {
             }
         };
         let class = entry.rules.class(&self.settings);
-        self.stats.entities -= table.len();
+        uncount(&mut self.stats, &table);
+        let (mut foreign, mut bad) = (0, stored.unreadable);
         for entity in stored.entities {
             let age_ms = entity.age_ms;
-            if let Some((key, publication)) =
-                class.and_then(|class| read_stored(class, &subject.name, entity))
-            {
-                table.take_stored(now_ms, age_ms, key, publication);
+            let Some((key, publication)) = class.and_then(|class| read_stored(class, &subject.name, entity))
+            else {
+                continue;
+            };
+            match publication.event.server_id().and_then(Version::of_id) {
+                Some(version) if version.epoch != stored.epoch => foreign += 1,
+                Some(version) if version.seq > stored.last_seq => bad += 1,
+                _ => table.take_stored(now_ms, age_ms, key, publication),
             }
         }
-        let fits = table.finish(stored.epoch, stored.seq);
+        // Rows of another life may be what the table began while it was read: then another look settles it.
+        let fits = foreign == 0 && table.finish(&stored.epoch, stored.seq, false);
+        let holds = !fits && table.reads >= READS;
+        let fits = fits || holds && table.finish(&stored.epoch, stored.seq, true);
         table.sweep_at_ms = now_ms + table.sweep_every_ms();
-        self.stats.entities += table.len();
+        count(&mut self.stats, &table);
         let sweep = (table.sweep_at_ms, subject.name.clone());
         let Some(entry) = self.entries.get_mut(&subject) else { return };
         entry.table = Some(table);
-        if fits {
-            self.sweeps.insert(sweep);
-            self.goes_live(now_ms, &subject);
-        } else {
-            self.load(&subject);
+        if !fits {
+            return self.load(now_ms, &subject);
         }
+        if holds {
+            self.report(&subject.name, BadTable::Unsettled);
+        }
+        if foreign + bad > 0 {
+            self.stats.bad_rows += (foreign + bad) as u64;
+            self.report(&subject.name, BadTable::Entities(foreign + bad));
+        }
+        self.sweeps.insert(sweep);
+        self.goes_live(now_ms, &subject);
+    }
+
+    fn report(&mut self, channel: &Arc<str>, reason: BadTable) {
+        self.outputs.push_back(HubOutput::BadTable { channel: channel.clone(), reason });
     }
 
     fn load_refused(&mut self, subject: &Subject, reason: &Arc<str>) {
@@ -91,14 +146,20 @@ impl Hub {
     }
 
     /// Does what follows from a live event beside telling it; says whether it is news to the table.
-    pub(super) fn kept(&mut self, channel: &Arc<str>, taken: Taken, gone: Vec<Arc<str>>) -> bool {
+    pub(super) fn kept(
+        &mut self,
+        now_ms: u64,
+        channel: &Arc<str>,
+        taken: Taken,
+        gone: Vec<Arc<str>>,
+    ) -> bool {
         self.tell_expired(channel, gone);
         match taken {
             Taken::Changed => true,
             Taken::Known | Taken::Full => false,
             Taken::Gap => {
                 self.stats.table_gaps += 1;
-                self.reload(&Subject::channel(channel.clone()));
+                self.reload(now_ms, &Subject::channel(channel.clone()));
                 false
             }
         }
@@ -116,13 +177,13 @@ impl Hub {
         let event = Event::new(payload, &channel, None);
         let end = Publication::with_entity(channel.clone(), event, 0, Some(EntityChange::Remove));
         let (taken, gone) = put(&mut self.stats, table, now_ms, &Arc::new(end));
-        if self.kept(&channel, taken, gone) {
+        if self.kept(now_ms, &channel, taken, gone) {
             self.tell_expired(&channel, vec![key]);
         }
     }
 
     /// An event of a live table is missing: as after a break, for this channel alone.
-    fn reload(&mut self, subject: &Subject) {
+    fn reload(&mut self, now_ms: u64, subject: &Subject) {
         let Some(entry) = self.entries.get_mut(subject).filter(|entry| entry.state == State::Live) else {
             return;
         };
@@ -130,7 +191,7 @@ impl Hub {
         self.interrupted += usize::from(!std::mem::replace(&mut entry.broken, true));
         let event = BrokerEvent::Interrupted(subject.clone());
         self.outputs.push_back(HubOutput::Shards(entry.shards, event));
-        self.load(subject);
+        self.load(now_ms, subject);
     }
 
     /// Tells the shards of a live channel which entities are gone without an event.
@@ -181,13 +242,32 @@ impl Hub {
             let key = SubjectRef { name: &channel, pattern: false };
             let Some(entry) = self.entries.get_mut(&key) else { continue };
             let Some(table) = &mut entry.table else { continue };
+            uncount(&mut self.stats, table);
             let keys = table.expire(now_ms);
-            self.stats.entities -= keys.len();
+            count(&mut self.stats, table);
             table.sweep_at_ms = now_ms + table.sweep_every_ms();
             self.sweeps.insert((table.sweep_at_ms, channel.clone()));
             self.tell_expired(&channel, keys);
         }
     }
+}
+
+/// How long to wait before a table is read that was read so often in a row: somewhere in the upper half of the pause, by
+/// `spread`, so that nodes do not read it in step.
+fn pause_ms(reads: u32, spread: u64) -> u64 {
+    let Some(doublings) = reads.checked_sub(2) else { return 0 };
+    let pause = FIRST_PAUSE_MS.checked_shl(doublings).unwrap_or(LONGEST_PAUSE_MS).min(LONGEST_PAUSE_MS);
+    pause / 2 + spread % (pause / 2)
+}
+
+fn count(stats: &mut HubStats, table: &Table) {
+    stats.entities += table.len();
+    stats.entity_bytes += table.bytes();
+}
+
+pub(super) fn uncount(stats: &mut HubStats, table: &Table) {
+    stats.entities -= table.len();
+    stats.entity_bytes -= table.bytes();
 }
 
 /// Puts a live event into a table, and counts; gives what became of it, and which entities are gone before it.
@@ -197,9 +277,10 @@ pub(super) fn put(
     now_ms: u64,
     publication: &Arc<Publication>,
 ) -> (Taken, Vec<Arc<str>>) {
-    let (before, mut gone) = (table.len(), Vec::new());
+    let mut gone = Vec::new();
+    uncount(stats, table);
     let taken = table.take(now_ms, publication, &mut gone);
-    stats.entities = stats.entities + table.len() - before;
+    count(stats, table);
     (taken, gone)
 }
 

@@ -81,6 +81,7 @@ fn describe(output: &HubOutput) -> String {
         HubOutput::Oversized { channel, bytes } => format!("oversized {channel} {bytes}"),
         HubOutput::Load { channel, load } => format!("load {channel} {load}"),
         HubOutput::BadEntity { channel, reason } => format!("bad entity {channel} {reason:?}"),
+        HubOutput::BadTable { channel, reason } => format!("bad table {channel} {reason:?}"),
         HubOutput::Shards(shards, event) => {
             let to = shards.iter().map(|shard| shard.0.to_string()).collect::<Vec<_>>().join("+");
             format!("{to}: {}", describe_event(event))

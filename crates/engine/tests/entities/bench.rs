@@ -52,6 +52,7 @@ pub fn world(delivery: Delivery, space: bool) -> Class {
         key: Some(path("data.id")),
         entity: Some(EntityRules {
             max: 1_000,
+            max_bytes: 1 << 30,
             ttl_ms: 10_000,
             space: space.then(|| Space {
                 position: [path("data.x"), path("data.y")],
@@ -104,6 +105,7 @@ impl Bench {
             lifecycle_stream: None,
             reserved: Reserved::new("drawbridge:"),
             external_bytes: 1 << 20,
+            views_open_without_permission: false,
             explain: true,
         };
         let settings = Arc::new(settings);
@@ -338,7 +340,7 @@ impl Bench {
                     let table = Ok(self.stored.clone());
                     self.hub.handle(self.now.mono_ms, HubInput::Loaded { channel: &channel, load, table });
                 }
-                HubOutput::BadEntity { .. } | HubOutput::Oversized { .. } => {}
+                HubOutput::BadEntity { .. } | HubOutput::BadTable { .. } | HubOutput::Oversized { .. } => {}
             }
         }
     }

@@ -576,12 +576,31 @@ fn views_that_redis_does_not_tell_are_asked_for_again() {
     assert_eq!(bench.told(waits), ["CHANNEL_SUBSCRIBED"]);
     bench.publish("e", json!({ "n": 2 }));
     assert_eq!(bench.told(waits), [" 2"]);
-    // A user without the right to read them cannot set them either: the class's view is all there is.
-    bench.input(Input::Broker(BrokerEvent::ViewsStale { dropped: false, held: None }));
-    bench.tell_views(Err("NOPERM this user has no permissions"));
-    bench.publish("e", json!({ "n": 3 }));
-    assert_eq!(bench.told(waits), [" 3"]);
     assert_eq!(bench.closed[player], None);
+}
+
+/// Whoever may not read what services have narrowed does not know that nothing is.
+#[test]
+fn without_the_right_to_read_views_nothing_is_shown_and_the_client_learns_why() {
+    let mut bench = Bench::new(stream(latest()), 1 << 20);
+    let player = bench.player("r", "red");
+    bench.views = None;
+    bench.input(Input::Broker(BrokerEvent::ViewsStale { dropped: true, held: None }));
+    bench.tell_views(Err("NOPERM this user has no permissions"));
+    bench.subscribe(player, json!({}));
+    bench.publish("e", json!({ "n": 1 }));
+    bench.pass(12_000);
+    bench.tell_views(Err("NOPERM this user has no permissions"));
+    let read = bench.take(player);
+    let error = read.iter().find(|message| message["type"] == "ERROR").unwrap();
+    assert_eq!((&error["code"], &error["channel"]), (&json!("BROKER_REFUSED"), &json!("world:1")));
+    assert!(read.iter().all(|message| message["type"] != "EVENT"), "{read:?}");
+    // With the right, it is as for everybody.
+    bench.pass(12_000);
+    bench.tell_views(Ok(&[]));
+    bench.subscribe(player, json!({}));
+    bench.publish("e", json!({ "n": 2 }));
+    assert_eq!(bench.told(player), ["CHANNEL_SUBSCRIBED", " 2"]);
 }
 
 #[test]

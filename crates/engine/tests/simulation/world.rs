@@ -561,7 +561,10 @@ impl World {
                         node.shards[usize::from(shard.0)].events.push_back(event.clone());
                     }
                 }
-                HubOutput::Load { .. } | HubOutput::BadEntity { .. } | HubOutput::Oversized { .. } => {
+                HubOutput::Load { .. }
+                | HubOutput::BadEntity { .. }
+                | HubOutput::BadTable { .. }
+                | HubOutput::Oversized { .. } => {
                     unreachable!()
                 }
             }
@@ -674,6 +677,7 @@ fn settings() -> Settings {
         lifecycle_stream: None,
         reserved: Reserved::new("drawbridge:"),
         external_bytes: 1 << 20,
+        views_open_without_permission: false,
         explain: false,
     }
 }

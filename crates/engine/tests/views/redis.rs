@@ -232,6 +232,8 @@ impl Redis {
             }
         }
         scan.part = Some(part + 1);
+        let goes_on = table.filter(|table| table.epoch == scan.read.epoch);
+        scan.read.last_seq = goes_on.map_or(u64::MAX, |table| table.seq);
         (part + 1 == PARTS).then(|| std::mem::take(&mut scan.read))
     }
 

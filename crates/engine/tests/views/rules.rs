@@ -93,7 +93,8 @@ impl Rules {
             delivery,
             ..Class::plain(ClassName::parse(name).unwrap())
         };
-        let entities = |space| EntityRules { max: self.entity_max, ttl_ms: self.ttl_ms, space };
+        let entities =
+            |space| EntityRules { max: self.entity_max, max_bytes: 1 << 30, ttl_ms: self.ttl_ms, space };
         let space = Space {
             position: [path("data.x"), path("data.y")],
             hysteresis: HYSTERESIS,
@@ -126,6 +127,7 @@ impl Rules {
             lifecycle_stream: None,
             reserved: Reserved::new("drawbridge:"),
             external_bytes: 1 << 20,
+            views_open_without_permission: false,
             explain: true,
         }
     }

@@ -420,6 +420,7 @@ impl World {
             payload,
             id: "db1.".to_owned(),
             max: self.rules.entity_max,
+            max_bytes: 1 << 30,
             ttl_ms: self.rules.ttl_ms,
         };
         let channel = channel.into();
@@ -841,6 +842,7 @@ impl World {
                     at.scans.push_back(Scan::new(channel, load, salt));
                 }
                 HubOutput::BadEntity { .. } => {}
+                HubOutput::BadTable { .. } => unreachable!("nothing writes to the tables but the functions"),
                 HubOutput::Oversized { .. } => unreachable!(),
             }
         }

@@ -20,6 +20,8 @@ pub(super) struct Board {
     parts: Mutex<Vec<Part>>,
     /// Why the functions that classes of this node need cannot be called, if they cannot.
     no_functions: Mutex<Option<Arc<str>>>,
+    /// Why players' views cannot be read though Redis is there, if they cannot.
+    no_views: Mutex<Option<Arc<str>>>,
     came_up: tokio::sync::Notify,
     outlet: Outlet,
 }
@@ -44,6 +46,7 @@ impl Board {
             was_complete: AtomicBool::new(false),
             parts: Mutex::new(parts.collect()),
             no_functions: Mutex::new(None),
+            no_views: Mutex::new(None),
             came_up: tokio::sync::Notify::new(),
             outlet,
         }
@@ -87,6 +90,16 @@ impl Board {
     /// Why the functions that classes of this node need cannot be called; `None`: they can, or none are needed.
     pub(super) fn no_functions(&self) -> Option<Arc<str>> {
         self.no_functions.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Whether Redis lets this node read players' views, and if not, why.
+    pub(super) fn set_views(&self, forbidden: Option<Arc<str>>) {
+        *self.no_views.lock().unwrap_or_else(PoisonError::into_inner) = forbidden;
+    }
+
+    /// Why players' views cannot be read though Redis is there; `None`: they can.
+    pub(super) fn no_views(&self) -> Option<Arc<str>> {
+        self.no_views.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Whether all parts have been up at once since the start.

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use drawbridge_engine::interest::{
-    BadEntity, Hub, HubInput, HubOutput, HubSettings, HubStats, LinkCommand, ShardId, ShardSet, StoredTable,
+    BadEntity, BadTable, Hub, HubInput, HubOutput, HubSettings, HubStats, LinkCommand, ShardId, ShardSet,
+    StoredTable,
 };
 use drawbridge_engine::io::{BrokerEvent, HeldLink, Subject, Ticket};
 use tokio::sync::mpsc;
@@ -113,12 +114,23 @@ impl Interest {
                     let reason = match reason {
                         BadEntity::Key => "no good key",
                         BadEntity::Position => "no good position",
-                        BadEntity::Full => "the channel holds entity_max already",
+                        BadEntity::Full => "the channel holds entity_max or entity_bytes already",
                     };
                     self.dropped.line(|unlogged| {
                         tracing::warn!(channel, reason, unlogged, "dropped an event of an entity channel");
                     });
                 }
+                HubOutput::BadTable { channel, reason } => self.dropped.line(|unlogged| match reason {
+                    BadTable::Entities(count) => {
+                        let text = "stored entities are not as Drawbridge writes them, and are not shown";
+                        tracing::warn!(%channel, count, unlogged, "{text}");
+                    }
+                    BadTable::Unsettled => {
+                        let text =
+                            "a stored table does not fit the channel's events; it counts as it is stored";
+                        tracing::warn!(%channel, unlogged, "{text}");
+                    }
+                }),
                 HubOutput::Oversized { channel, bytes } => self.dropped.line(|unlogged| {
                     tracing::warn!(channel, bytes, unlogged, "dropped a payload over external_bytes");
                 }),

@@ -59,7 +59,8 @@ impl Work {
     pub(super) fn joins(&self, other: &Work) -> bool {
         match (self, other) {
             (Work::Commit { channel, commit }, Work::Commit { channel: other, commit: before }) => {
-                channel == other && (commit.max, commit.ttl_ms) == (before.max, before.ttl_ms)
+                let limits = |commit: &Commit| (commit.max, commit.max_bytes, commit.ttl_ms);
+                channel == other && limits(commit) == limits(before)
             }
             _ => false,
         }

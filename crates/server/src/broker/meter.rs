@@ -16,6 +16,8 @@ pub(super) struct Meter {
     moves: AtomicU64,
     commands: AtomicU64,
     bad_commands: AtomicU64,
+    bad_views: AtomicU64,
+    functions_replaced: AtomicU64,
     /// Microseconds and 1; 0: not measured.
     round_trip: AtomicU64,
 }
@@ -52,6 +54,24 @@ impl Meter {
     pub(super) fn set_round_trip(&self, time: Option<Duration>) {
         let micros = time.map_or(0, |time| time.as_micros() as u64 + 1);
         self.round_trip.store(micros, Ordering::Relaxed);
+    }
+
+    /// So many views of a player are not as services set them.
+    pub(super) fn count_bad_views(&self, views: u64) {
+        self.bad_views.fetch_add(views, Ordering::Relaxed);
+    }
+
+    /// Other functions than Drawbridge's stood under their names.
+    pub(super) fn count_functions_replaced(&self) {
+        self.functions_replaced.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(super) fn bad_views(&self) -> u64 {
+        self.bad_views.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn functions_replaced(&self) -> u64 {
+        self.functions_replaced.load(Ordering::Relaxed)
     }
 
     pub(super) fn hub(&self) -> HubStats {

@@ -140,6 +140,12 @@ pub struct BrokerStats {
     pub dropped_full: u64,
     /// Tables read anew because an event was missing.
     pub table_gaps: u64,
+    /// Gauge: bytes of the entities of the node's tables.
+    pub entity_bytes: u64,
+    /// Stored entities and players' views that are not as Drawbridge writes them.
+    pub bad_stored: u64,
+    /// How often the functions in Redis were not Drawbridge's, or changed, and were replaced.
+    pub functions_replaced: u64,
     /// Publications dropped because a shard's queue was full; the shard is told of each channel.
     pub dropped_to_shards: u64,
     /// Gauge: bytes of publications that wait for the shards.
@@ -348,6 +354,11 @@ impl Broker {
         self.0.board.no_functions()
     }
 
+    /// Why players' views cannot be read though Redis is there, so that nothing is shown to anybody; `None`: they can.
+    pub fn no_views(&self) -> Option<Arc<str>> {
+        self.0.board.no_views()
+    }
+
     /// Gauges and counters, as of the last turn of each link.
     pub fn stats(&self) -> BrokerStats {
         let mut stats = BrokerStats::default();
@@ -365,6 +376,9 @@ impl Broker {
             stats.dropped_bad_position += hub.dropped_bad_position;
             stats.dropped_full += hub.dropped_full;
             stats.table_gaps += hub.table_gaps;
+            stats.entity_bytes += hub.entity_bytes as u64;
+            stats.bad_stored += hub.bad_rows + meter.bad_views();
+            stats.functions_replaced += meter.functions_replaced();
             stats.received += meter.received();
             stats.reconnects += meter.reconnects();
             stats.moves += meter.moves();

@@ -17,6 +17,8 @@ pub struct Broker {
     pub queue_bytes: usize,
     /// A service's payload over it is dropped, counted and logged. In bytes.
     pub external_bytes: usize,
+    /// Where Redis does not let the node read players' views, the classes' alone hold.
+    pub views_open_without_permission: bool,
 }
 
 /// The two brokers.
@@ -113,6 +115,11 @@ pub(super) fn read(section: &Section<'_>) -> Broker {
             .unwrap_or_else(|| "drawbridge:".to_owned()),
         queue_bytes: section.size("queue_bytes", 16 << 20, 1 << 10..=MAX_SIZE) as usize,
         external_bytes: section.size("external_bytes", 1 << 20, 1 << 10..=512 << 20) as usize,
+        views_open_without_permission: section.choice(
+            "views_without_permission",
+            false,
+            &[("closed", false), ("open", true)],
+        ),
     };
     section.close();
     broker

@@ -210,6 +210,7 @@ fn build(root: &Section<'_>) -> Config {
         lifecycle_stream,
         reserved: Reserved::new(&*broker.key_prefix),
         external_bytes: broker.external_bytes,
+        views_open_without_permission: broker.views_open_without_permission,
         explain: false,
     };
     Config {

@@ -10,6 +10,7 @@ use super::channel::compile;
 use super::reader::{Field, Section, excerpt};
 
 const ENTITY_MAX: u64 = 10_000;
+const ENTITY_BYTES: u64 = 16 << 20;
 const ENTITY_TTL: Duration = Duration::from_secs(3_600);
 const LONGEST_TTL: Duration = Duration::from_secs(30 * 24 * 3_600);
 const LONGEST_WINDOW: Duration = Duration::from_secs(10);
@@ -26,9 +27,10 @@ pub(super) fn read(section: &Section<'_>, params: Option<&[&str]>) -> Views {
     let is_entity = section.choice("kind", false, &[("stream", false), ("entity", true)]);
     let key = section.field("key").and_then(|field| path(&field));
     let max = section.number("entity_max", ENTITY_MAX, 1..=10_000_000) as usize;
+    let max_bytes = section.size("entity_bytes", ENTITY_BYTES, 1 << 10..=1 << 30) as usize;
     let ttl = section.duration("entity_ttl", ENTITY_TTL, Duration::from_millis(100)..=LONGEST_TTL);
     let space = space(section, is_entity, params);
-    let entity = is_entity.then_some(EntityRules { max, ttl_ms: ttl.as_millis() as u64, space });
+    let entity = is_entity.then_some(EntityRules { max, max_bytes, ttl_ms: ttl.as_millis() as u64, space });
     Views { key, entity, delivery: delivery(section, is_entity) }
 }
 

@@ -27,6 +27,8 @@ use super::server::{Flavour, Server};
 pub const PATIENCE: Duration = Duration::from_secs(30);
 /// What an entity channel holds, and for how long.
 pub const ENTITY_MAX: usize = 20;
+/// What the entities of one channel take at most.
+pub const ENTITY_BYTES: usize = 16 << 20;
 pub const ENTITY_TTL_MS: u64 = 2_000;
 pub const EXTERNAL_BYTES: usize = 64 * 1024;
 pub const LINGER_MS: u64 = 50;
@@ -149,6 +151,7 @@ impl Bench {
             payload: payload.into(),
             id: format!("db1.0000000000000001.{}", ticket.0),
             max: ENTITY_MAX,
+            max_bytes: ENTITY_BYTES,
             ttl_ms: ENTITY_TTL_MS,
         };
         let command = BrokerCommand::Commit {
@@ -371,7 +374,12 @@ pub fn classes() -> Arc<Classes> {
     let path = |text| Path::parse(text).unwrap();
     let world = Class {
         key: Some(path("data.id")),
-        entity: Some(EntityRules { max: ENTITY_MAX, ttl_ms: ENTITY_TTL_MS, space: None }),
+        entity: Some(EntityRules {
+            max: ENTITY_MAX,
+            max_bytes: ENTITY_BYTES,
+            ttl_ms: ENTITY_TTL_MS,
+            space: None,
+        }),
         ..class("world:{world}", false)
     };
     let space = Space {
@@ -382,7 +390,7 @@ pub fn classes() -> Arc<Classes> {
         follow: compile("true", Vars::FILTER).unwrap(),
     };
     // Room for whatever is published there, read in each of the ways.
-    let roomy = |space| Some(EntityRules { max: 1_000_000, ttl_ms: 600_000, space });
+    let roomy = |space| Some(EntityRules { max: 1_000_000, max_bytes: 1 << 30, ttl_ms: 600_000, space });
     let by_id = || Some(path("data.id"));
     let map = Class { key: by_id(), entity: roomy(Some(space)), ..class("map:{map}", false) };
     let own = Class { payload: PayloadMode::Envelope, entity: roomy(None), ..class("own:{own}", false) };

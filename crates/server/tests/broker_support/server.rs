@@ -173,6 +173,7 @@ impl Server {
             client_name: "drawbridge-test".into(),
             key_prefix: "drawbridge:".into(),
             library: Library::new(&super::bench::classes(), "drawbridge:", super::bench::EXTERNAL_BYTES),
+            views_open_without_permission: false,
         }
     }
 

@@ -155,7 +155,10 @@ impl World {
                     assert!(!shards.is_empty(), "told to nobody: {event:?}");
                     shards.iter().for_each(|shard| self.hear(shard, &event));
                 }
-                HubOutput::Oversized { .. } | HubOutput::Load { .. } | HubOutput::BadEntity { .. } => {
+                HubOutput::Oversized { .. }
+                | HubOutput::Load { .. }
+                | HubOutput::BadEntity { .. }
+                | HubOutput::BadTable { .. } => {
                     panic!("nothing is oversized, and nothing has entities")
                 }
             }

@@ -28,8 +28,30 @@ struct Table {
     seq: u64,
     /// When each was heard, in milliseconds, and what was published.
     entities: HashMap<Arc<str>, (u64, Bytes)>,
+    /// What the keys and events take.
+    bytes: usize,
     heard_ms: u64,
     ttl_ms: u64,
+}
+
+impl Table {
+    fn bytes_of(&self, key: &Arc<str>) -> usize {
+        self.entities.get(key).map_or(0, |(_, payload)| key.len() + payload.len())
+    }
+
+    fn has_room(&self, commit: &Commit, payload: &Bytes) -> bool {
+        let before = self.bytes_of(&commit.key);
+        let now = commit.key.len() + payload.len();
+        let is_new = !self.entities.contains_key(&commit.key);
+        (!is_new || self.entities.len() < commit.max)
+            && (now <= before || self.bytes - before + now <= commit.max_bytes)
+    }
+
+    /// Takes out what has expired.
+    fn purge(&mut self, now_ms: u64, ttl_ms: u64) {
+        self.entities.retain(|_, (heard_ms, _)| now_ms < *heard_ms + ttl_ms);
+        self.bytes = self.entities.iter().map(|(key, (_, payload))| key.len() + payload.len()).sum();
+    }
 }
 
 impl Store {
@@ -47,27 +69,30 @@ impl Store {
                 epoch: format!("m{}", self.epochs),
                 seq: 0,
                 entities: HashMap::new(),
+                bytes: 0,
                 heard_ms: now_ms,
                 ttl_ms: commit.ttl_ms,
             };
             self.tables.insert(channel.clone(), table);
         }
         let Some(table) = self.tables.get_mut(channel) else { return Err(PublishFailure::NotDone) };
-        if !commit.remove && !table.entities.contains_key(&commit.key) && table.entities.len() >= commit.max {
-            table.entities.retain(|_, (heard_ms, _)| now_ms < *heard_ms + commit.ttl_ms);
-            if table.entities.len() >= commit.max {
+        let mut payload = BytesMut::from(open_object(&commit.payload));
+        let id = serde_json::Value::from(format!("{}@{}.{}", commit.id, table.epoch, table.seq + 1));
+        payload.put_slice(format!(",\"id\":{id}}}").as_bytes());
+        let payload = payload.freeze();
+        if !commit.remove && !table.has_room(commit, &payload) {
+            table.purge(now_ms, commit.ttl_ms);
+            if !table.has_room(commit, &payload) {
                 return Err(PublishFailure::LimitExceeded);
             }
         }
         table.seq += 1;
         (table.heard_ms, table.ttl_ms) = (now_ms, commit.ttl_ms);
-        let mut payload = BytesMut::from(open_object(&commit.payload));
-        let id = serde_json::Value::from(format!("{}@{}.{}", commit.id, table.epoch, table.seq));
-        payload.put_slice(format!(",\"id\":{id}}}").as_bytes());
-        let payload = payload.freeze();
+        table.bytes -= table.bytes_of(&commit.key);
         if commit.remove {
             table.entities.remove(&commit.key);
         } else {
+            table.bytes += commit.key.len() + payload.len();
             table.entities.insert(commit.key.clone(), (now_ms, payload.clone()));
         }
         Ok(payload)
@@ -85,6 +110,8 @@ impl Store {
         StoredTable {
             epoch: table.epoch.clone(),
             seq: table.seq,
+            last_seq: table.seq,
+            unreadable: 0,
             entities: table.entities.iter().map(entity).collect(),
         }
     }

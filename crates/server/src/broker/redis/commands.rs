@@ -1,19 +1,23 @@
 //! One connection for commands, through redis-rs: opened, watched, and asked. It never subscribes.
 
 use std::future::Future;
-use std::pin::pin;
+use std::io;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
 use redis::{
     AsyncConnectionConfig, ErrorKind, ProtocolVersion, RedisConnectionInfo, RedisError, RedisResult, Value,
 };
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
-use super::connect::{Broken, CONNECT_TIMEOUT, open};
-use super::library::Library;
+use super::connect::{Broken, CONNECT_TIMEOUT, Stream, open};
+use super::library::{Judgement, Library, MARK, VERSION};
 use super::{RedisSettings, code_of, is_passing, is_unknown_command};
 
 /// How long Redis may take to answer.
@@ -33,9 +37,14 @@ pub(super) fn words(error: &RedisError) -> String {
     }
 }
 
+/// What one pipeline's answers may take together: nothing that is stored makes a node hold more.
+const ANSWER_BYTES: usize = 64 << 20;
+
 /// One command connection.
 pub(super) struct Commands {
     connection: MultiplexedConnection,
+    /// How many bytes of an answer may still come.
+    room: Arc<AtomicUsize>,
     /// Moves the bytes; ends when the connection does.
     driver: JoinHandle<()>,
     /// Ends when Redis is silent, or no longer the master.
@@ -58,7 +67,8 @@ impl Commands {
     }
 
     async fn open_unbounded(settings: &RedisSettings, part: &str) -> Result<Commands, Broken> {
-        let stream = open(settings).await?;
+        let room = Arc::new(AtomicUsize::new(ANSWER_BYTES));
+        let stream = Bounded { stream: open(settings).await?, room: room.clone() };
         let mut who = RedisConnectionInfo::default()
             .set_protocol(ProtocolVersion::RESP3)
             .set_db(i64::from(settings.db))
@@ -73,7 +83,7 @@ impl Commands {
         let (connection, driver) =
             MultiplexedConnection::new_with_config(&who, stream, config).await.map_err(not_begun)?;
         let probe = tokio::spawn(probe(connection.clone()));
-        let mut commands = Commands { connection, driver: tokio::spawn(driver), probe };
+        let mut commands = Commands { connection, room, driver: tokio::spawn(driver), probe };
         if let Some(name) = settings.connection_name(part) {
             let mut set_name = redis::cmd("CLIENT");
             set_name.arg("SETNAME").arg(name);
@@ -98,15 +108,18 @@ impl Commands {
         &mut self,
         pipeline: &redis::Pipeline,
     ) -> Result<Vec<RedisResult<Value>>, Broken> {
-        let Commands { connection, driver, probe } = self;
-        tokio::select! {
+        let Commands { connection, room, driver, probe } = self;
+        room.store(ANSWER_BYTES, Ordering::Relaxed);
+        let results = tokio::select! {
             biased;
             results = answer_within(ANSWER_TIMEOUT, pipeline.query_async(connection)) => match results {
                 Some(results) => results.map_err(refused),
                 None => Err(Broken::Silent),
             },
             broken = ended(driver, probe) => Err(broken),
-        }
+        };
+        let is_over = room.load(Ordering::Relaxed) == 0;
+        results.map_err(|broken| if is_over { Broken::Oversized } else { broken })
     }
 
     /// The result of one command: Redis' answer or its words; or why nobody knows.
@@ -117,53 +130,152 @@ impl Commands {
         Ok(result.unwrap_or(Ok(Value::Nil)).map_err(|error| words(&error)))
     }
 
-    /// Sees to it that Redis has the functions; `begins`: this node has just started. Gives Redis' words where it does
-    /// not let us.
+    /// Sees to it that Redis has the functions, unchanged; `begins`: this node has just started; `may_replace`: also where
+    /// that needs others' functions to be replaced. Returns what was done, or why they cannot be used.
     pub(super) async fn load(
         &mut self,
         library: &Library,
         begins: bool,
-    ) -> Result<Result<(), String>, Broken> {
+        may_replace: bool,
+    ) -> Result<Result<Loaded, String>, Broken> {
         let mut list = redis::cmd("FUNCTION");
         list.arg("LIST").arg("LIBRARYNAME").arg("drawbridge").arg("WITHCODE");
         let present = match self.ask(&list).await? {
             Ok(present) => library_code(&present),
-            Err(words) => return Ok(Err(words)),
+            // Somebody else may have loaded them.
+            Err(words) => {
+                return Ok(match self.check().await? {
+                    Check::Serves => Ok(Loaded::Kept),
+                    _ => Err(words),
+                });
+            }
         };
-        if let Some(code) = library.to_load(present.as_deref(), begins) {
+        let code = match library.judge(present.as_deref(), begins) {
+            Judgement::Keep => None,
+            Judgement::Load { code, replaces } => Some((code, replaces)),
+            Judgement::Newer(code) => match self.check().await? {
+                Check::Foreign => Some((code, true)),
+                Check::Serves | Check::Outgrown(_) | Check::Refused(_) => None,
+            },
+        };
+        let mut done = Loaded::Kept;
+        if let Some((code, replaces)) = code {
+            if replaces && !may_replace {
+                return Ok(Err("others keep replacing them".to_owned()));
+            }
             let mut load = redis::cmd("FUNCTION");
             load.arg("LOAD").arg("REPLACE").arg(code);
             if let Err(words) = self.ask(&load).await? {
                 return Ok(Err(words));
             }
+            done = if replaces { Loaded::Replaced } else { Loaded::Anew };
         }
-        self.may_call().await
-    }
-
-    /// Whether functions can be called at all; gives Redis' words where they cannot. Calls one that is not there.
-    async fn may_call(&mut self) -> Result<Result<(), String>, Broken> {
-        let mut call = redis::cmd("FCALL");
-        call.arg("drawbridge_none").arg(0);
-        Ok(match self.ask(&call).await? {
-            Err(words) if is_unknown_command(&words) || code_of(&words) == "NOPERM" => Err(words),
-            _ => Ok(()),
+        Ok(match self.check().await? {
+            Check::Serves => Ok(done),
+            Check::Refused(words) => Err(words),
+            Check::Outgrown(version) => {
+                Err(format!("they are of version {version}, which serves later nodes only: update this one"))
+            }
+            Check::Foreign => Err("they do not answer as Drawbridge's do".to_owned()),
         })
     }
 
-    /// Whether Redis says that it has no functions of ours. Does not read them: this is asked again and again.
-    pub(super) async fn lacks_library(&mut self) -> Result<bool, Broken> {
-        let mut list = redis::cmd("FUNCTION");
-        list.arg("LIST").arg("LIBRARYNAME").arg("drawbridge");
-        Ok(self
-            .ask(&list)
-            .await?
-            .is_ok_and(|present| matches!(present, Value::Array(found) if found.is_empty())))
+    /// Asks the functions themselves whose they are.
+    async fn check(&mut self) -> Result<Check, Broken> {
+        let mut call = redis::cmd("FCALL");
+        call.arg("drawbridge_check").arg(0);
+        let parts = match self.ask(&call).await? {
+            Ok(Value::Array(parts)) => parts,
+            Err(words) if is_unknown_command(&words) || code_of(&words) == "NOPERM" => {
+                return Ok(Check::Refused(words));
+            }
+            _ => return Ok(Check::Foreign),
+        };
+        Ok(match &parts[..] {
+            [mark, Value::Int(version), Value::Int(serves)] if text(mark).as_deref() == Some(MARK) => {
+                let oldest = u64::try_from(*serves).unwrap_or(u64::MAX);
+                if oldest <= VERSION { Check::Serves } else { Check::Outgrown(*version) }
+            }
+            _ => Check::Foreign,
+        })
     }
 
     /// Waits for the end of the connection.
     pub(super) async fn ended(&mut self) -> Broken {
         ended(&mut self.driver, &mut self.probe).await
     }
+}
+
+/// A stream that ends when more is read than there is room for.
+struct Bounded {
+    stream: Stream,
+    room: Arc<AtomicUsize>,
+}
+
+impl AsyncRead for Bounded {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = buf.filled().len();
+        ready!(Pin::new(&mut self.stream).poll_read(cx, buf))?;
+        let read = buf.filled().len() - before;
+        let room = self.room.load(Ordering::Relaxed).saturating_sub(read);
+        self.room.store(room, Ordering::Relaxed);
+        match room {
+            0 => Poll::Ready(Err(io::Error::other("an answer is too large"))),
+            _ => Poll::Ready(Ok(())),
+        }
+    }
+}
+
+impl AsyncWrite for Bounded {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, buf)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(cx, bufs)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
+
+/// What was done for the functions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Loaded {
+    /// Nothing: they are there.
+    Kept,
+    /// They were not there, or older, and are loaded.
+    Anew,
+    /// They were not Drawbridge's, or changed, and are replaced.
+    Replaced,
+}
+
+/// What the functions in Redis say of themselves.
+enum Check {
+    Serves,
+    /// They are of this version, which does not serve nodes of ours.
+    Outgrown(i64),
+    /// They are not Drawbridge's, or not there.
+    Foreign,
+    /// Functions cannot be called at all; Redis' words.
+    Refused(String),
 }
 
 /// The code in the answer to `FUNCTION LIST`.

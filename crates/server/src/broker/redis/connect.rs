@@ -82,6 +82,8 @@ pub(super) enum Broken {
     NotMaster(String),
     /// Redis did not answer in time.
     Silent,
+    /// Redis' answer was larger than anything that is asked for can be.
+    Oversized,
 }
 
 /// What a node needs that RESP2 has not.
@@ -133,6 +135,7 @@ impl std::fmt::Display for Broken {
                  else, and nothing can be written. Let `broker.url` name the master, or an address that follows it"
             ),
             Broken::Silent => f.write_str("no answer in time"),
+            Broken::Oversized => f.write_str("an answer over 64 MiB"),
         }
     }
 }

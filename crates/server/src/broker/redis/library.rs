@@ -7,10 +7,15 @@
 use drawbridge_engine::class::{Class, Classes};
 use drawbridge_engine::path::Path;
 use drawbridge_protocol::event::PayloadMode;
+use drawbridge_protocol::template::ClassName;
 use serde_json::{Value, json};
 
 /// Of the functions' behaviour: a node replaces a library whose version is lower.
-const VERSION: u64 = 3;
+pub(super) const VERSION: u64 = 4;
+/// Begins the answers of our functions, and of no others.
+pub(super) const MARK: &str = "drawbridge";
+/// Classes of other nodes that are kept, at most.
+const MAX_OTHERS: usize = 1_000;
 const FUNCTIONS: &str = include_str!("library.lua");
 const VERSION_LINE: &str = "-- drawbridge library version ";
 const CLASSES_LINE: &str = "-- classes ";
@@ -21,6 +26,8 @@ pub struct Library {
     key_prefix: String,
     external_bytes: usize,
     classes: Vec<Value>,
+    /// What the tables of a class may hold.
+    tables: Vec<(ClassName, TableBounds)>,
     /// Some class has entities: without the library, nothing of them can be written.
     pub(super) is_needed: bool,
 }
@@ -32,47 +39,159 @@ impl Library {
             key_prefix: key_prefix.to_owned(),
             external_bytes,
             classes: classes.iter().map(|(_, class)| describe(class)).collect(),
+            tables: classes.iter().filter_map(|(_, class)| table_bounds(class)).collect(),
             is_needed: classes.iter().any(|(_, class)| class.entity.is_some()),
         }
     }
 
-    /// The code to load where a Redis has `present`; `None` where that will do. `begins`: this node has just started, so
-    /// that its configuration is the newer one.
-    pub(super) fn to_load(&self, present: Option<&str>, begins: bool) -> Option<String> {
-        let Some(present) = present else { return Some(self.render(&[])) };
+    /// The bound of one payload, in bytes.
+    pub(super) fn external_bytes(&self) -> usize {
+        self.external_bytes
+    }
+
+    /// How much of the table of this channel is read.
+    pub(super) fn table_bounds(&self, channel: &str) -> TableBounds {
+        let of = self.tables.iter().find(|(name, _)| name.matches(channel).is_some());
+        of.map_or(TableBounds { fields: MIN_FIELD_BOUND, bytes: 0 }, |(_, bounds)| *bounds)
+    }
+
+    /// What to do where a Redis has `present`. `begins`: this node has just started, so that its configuration is the
+    /// newer one.
+    pub(super) fn judge(&self, present: Option<&str>, begins: bool) -> Judgement {
+        let Some(present) = present else {
+            return Judgement::Load { code: self.render(&[]), replaces: false };
+        };
         let version = line(present, VERSION_LINE).and_then(|text| text.parse().ok()).unwrap_or(0);
         let theirs: Vec<Value> =
             line(present, CLASSES_LINE).and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default();
-        let others: Vec<Value> = theirs.iter().filter(|class| !self.names(&class["name"])).cloned().collect();
         let is_ours =
             present.contains(&self.bounds()) && self.classes.iter().all(|class| theirs.contains(class));
+        let load = |replaces| Judgement::Load { code: self.render(&self.others(&theirs)), replaces };
         match version {
-            newer if newer > VERSION => None,
-            VERSION if is_ours || !(begins && self.is_needed) => None,
-            _ => Some(self.render(&others)),
+            newer if newer > VERSION => Judgement::Newer(self.render(&[])),
+            VERSION if !is_intact(present, &theirs) => load(true),
+            VERSION if is_ours || !(begins && self.is_needed) => Judgement::Keep,
+            VERSION => load(false),
+            // What says no version is not ours.
+            older => load(older == 0),
         }
     }
 
-    fn names(&self, name: &Value) -> bool {
-        self.classes.iter().any(|class| class["name"] == *name)
+    /// The classes that only other nodes have, as far as they are well formed.
+    fn others(&self, theirs: &[Value]) -> Vec<Value> {
+        let is_other = |class: &&Value| self.classes.iter().all(|own| own["name"] != class["name"]);
+        theirs.iter().filter(is_other).filter_map(checked).take(MAX_OTHERS).collect()
     }
 
     /// Where the keys are, and how large a payload may be.
     fn bounds(&self) -> String {
         let prefix = lua_string(&self.key_prefix);
-        format!("local PREFIX = {prefix}\nlocal EXTERNAL_BYTES = {}\n", self.external_bytes)
+        format!("{PREFIX_LINE}{prefix}\n{BYTES_LINE}{}\n", self.external_bytes)
     }
 
     fn render(&self, others: &[Value]) -> String {
-        let classes: Vec<&Value> = self.classes.iter().chain(others).collect();
-        let described = serde_json::to_string(&classes).unwrap_or_default();
-        format!(
-            "#!lua name=drawbridge\n{VERSION_LINE}{VERSION}\n{CLASSES_LINE}{described}\n\
-             {}local CLASSES = {}\n{FUNCTIONS}",
-            self.bounds(),
-            lua(&classes.into_iter().cloned().collect()),
-        )
+        let classes: Vec<Value> = self.classes.iter().chain(others).cloned().collect();
+        render(&self.bounds(), &classes)
     }
+}
+
+/// What is read of a stored table: a larger one is not one of ours any more. The functions begin it again.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct TableBounds {
+    /// Fields of the hash.
+    pub(super) fields: usize,
+    /// Bytes of the entities.
+    pub(super) bytes: usize,
+}
+
+/// `library.lua` has the same bound.
+const MIN_FIELD_BOUND: usize = 65_536;
+
+fn table_bounds(class: &Class) -> Option<(ClassName, TableBounds)> {
+    let rules = class.entity.as_ref()?;
+    let fields = rules.max.saturating_mul(4).max(MIN_FIELD_BOUND);
+    Some((class.name.clone(), TableBounds { fields, bytes: rules.max_bytes.saturating_mul(4) }))
+}
+
+/// What is to be done about the library that a Redis has.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Judgement {
+    /// It is this version's, unchanged, and does for this node.
+    Keep,
+    /// This code is to be loaded; `replaces`: in place of others' code, and not of an older one of Drawbridge's.
+    Load { code: String, replaces: bool },
+    /// It says that it is of a later version: whether it serves this node is for `drawbridge_check` to answer. Where
+    /// that is not there, it is not Drawbridge's, and this code is to be loaded.
+    Newer(String),
+}
+
+const PREFIX_LINE: &str = "local PREFIX = ";
+const BYTES_LINE: &str = "local EXTERNAL_BYTES = ";
+
+fn render(bounds: &str, classes: &[Value]) -> String {
+    let described = serde_json::to_string(classes).unwrap_or_default();
+    let classes = lua(&Value::Array(classes.to_vec()));
+    format!(
+        "#!lua name=drawbridge\n{VERSION_LINE}{VERSION}\n{CLASSES_LINE}{described}\n\
+         {bounds}local VERSION = {VERSION}\nlocal CLASSES = {classes}\n{FUNCTIONS}"
+    )
+}
+
+/// Whether a library of this version is as some node has rendered it: nothing was changed, and nothing else runs.
+fn is_intact(present: &str, classes: &[Value]) -> bool {
+    let mut lines = present.lines().skip(3);
+    let prefix = lines.next().and_then(|line| line.strip_prefix(PREFIX_LINE));
+    let bytes = lines.next().and_then(|line| line.strip_prefix(BYTES_LINE));
+    let (Some(prefix), Some(bytes)) = (prefix, bytes.and_then(|bytes| bytes.parse::<usize>().ok())) else {
+        return false;
+    };
+    is_lua_string(prefix)
+        && present == render(&format!("{PREFIX_LINE}{prefix}\n{BYTES_LINE}{bytes}\n"), classes)
+}
+
+fn is_lua_string(text: &str) -> bool {
+    let inner = text.strip_prefix('"').and_then(|text| text.strip_suffix('"'));
+    inner.is_some_and(|inner| {
+        let inner = inner.replace("\\\\", "").replace("\\\"", "");
+        !inner.contains('"') && !inner.ends_with('\\')
+    })
+}
+
+/// Another node's class as this version describes it: what it matches follows from its name. `None`: it is not well formed.
+fn checked(class: &Value) -> Option<Value> {
+    let name = ClassName::parse(class["name"].as_str()?).ok()?;
+    let mut described = json!({ "name": name.to_string(), "match": lua_pattern(&name) });
+    if class["max"].is_null() {
+        return Some(described);
+    }
+    let is_steps = |path: &Value| {
+        path.as_array().is_some_and(|steps| !steps.is_empty() && steps.iter().all(Value::is_string))
+    };
+    for (member, is_good) in [
+        ("max", class["max"].is_u64()),
+        ("ttl", class["ttl"].is_u64()),
+        ("bytes", class["bytes"].is_u64() || class["bytes"].is_null()),
+        ("payload", ["auto", "envelope", "raw"].contains(&class["payload"].as_str()?)),
+        ("key_name", class["key_name"].is_string()),
+        ("key", class["key"].is_null() || is_steps(&class["key"])),
+        ("position", class["position"].is_null() || is_pair(&class["position"], is_steps)),
+        (
+            "position_names",
+            class["position"].is_null() || is_pair(&class["position_names"], Value::is_string),
+        ),
+    ] {
+        if !is_good {
+            return None;
+        }
+        if !class[member].is_null() {
+            described[member] = class[member].clone();
+        }
+    }
+    Some(described)
+}
+
+fn is_pair(value: &Value, is_good: impl Fn(&Value) -> bool) -> bool {
+    value.as_array().is_some_and(|items| items.len() == 2 && items.iter().all(is_good))
 }
 
 fn line<'c>(code: &'c str, begins: &str) -> Option<&'c str> {
@@ -81,7 +200,7 @@ fn line<'c>(code: &'c str, begins: &str) -> Option<&'c str> {
 
 /// A class as the functions know it.
 fn describe(class: &Class) -> Value {
-    let mut described = json!({ "name": class.name.to_string(), "match": lua_pattern(class) });
+    let mut described = json!({ "name": class.name.to_string(), "match": lua_pattern(&class.name) });
     let Some(rules) = &class.entity else { return described };
     described["payload"] = match class.payload {
         PayloadMode::Auto => "auto",
@@ -90,6 +209,7 @@ fn describe(class: &Class) -> Value {
     }
     .into();
     described["max"] = rules.max.into();
+    described["bytes"] = rules.max_bytes.into();
     described["ttl"] = rules.ttl_ms.into();
     described["key_name"] = class.key.as_ref().map_or("key".to_owned(), Path::to_string).into();
     if let Some(path) = &class.key {
@@ -107,8 +227,8 @@ fn steps(path: &Path) -> Value {
 }
 
 /// The class's name as a Lua pattern: `{x}` takes a segment, a final `*` the rest.
-fn lua_pattern(class: &Class) -> String {
-    let name = class.name.to_string();
+fn lua_pattern(name: &ClassName) -> String {
+    let name = name.to_string();
     let (fixed, open) = match name.strip_suffix('*') {
         Some(fixed) => (fixed, true),
         None => (name.as_str(), false),
@@ -174,13 +294,12 @@ mod tests {
     #![allow(clippy::unwrap_used)]
 
     use drawbridge_engine::class::EntityRules;
-    use drawbridge_protocol::template::ClassName;
 
     use super::*;
 
     fn library(names: &[&str]) -> Library {
         let class = |name: &&str| Class {
-            entity: Some(EntityRules { max: 10, ttl_ms: 1_000, space: None }),
+            entity: Some(EntityRules { max: 10, max_bytes: 1_000, ttl_ms: 1_000, space: None }),
             ..Class::plain(ClassName::parse(name).unwrap())
         };
         Library::new(&Classes::new(names.iter().map(class).collect()), "drawbridge:", 1_000)
@@ -194,43 +313,90 @@ mod tests {
             ("chat:*", "^chat%:"),
             ("*", "^"),
         ] {
-            let class = Class::plain(ClassName::parse(name).unwrap());
-            assert_eq!(lua_pattern(&class), pattern, "{name}");
+            assert_eq!(lua_pattern(&ClassName::parse(name).unwrap()), pattern, "{name}");
+        }
+    }
+
+    fn code(judgement: Judgement) -> String {
+        match judgement {
+            Judgement::Load { code, .. } => code,
+            other => panic!("{other:?}"),
         }
     }
 
     #[test]
     fn a_library_is_loaded_where_it_is_missing_older_or_other() {
         let ours = library(&["world:{w}"]);
-        let code = ours.to_load(None, false).unwrap();
-        assert_eq!(ours.to_load(Some(&code), true), None);
+        let present = code(ours.judge(None, false));
+        assert_eq!(ours.judge(Some(&present), true), Judgement::Keep);
         let version = |version| {
-            code.replace(&format!("library version {VERSION}"), &format!("library version {version}"))
+            present.replace(&format!("library version {VERSION}"), &format!("library version {version}"))
         };
-        let older = version(VERSION - 1);
-        assert!(ours.to_load(Some(&older), false).is_some());
-        let newer = version(VERSION + 1);
-        assert_eq!(ours.to_load(Some(&newer), true), None);
+        code(ours.judge(Some(&version(VERSION - 1)), false));
+        // Only its own answer tells whether a later one is Drawbridge's, and whom it serves.
+        assert_eq!(ours.judge(Some(&version(VERSION + 1)), true), Judgement::Newer(present));
+    }
+
+    #[test]
+    fn a_library_that_was_changed_is_replaced_whatever_it_says() {
+        let ours = library(&["world:{w}"]);
+        let present = code(ours.judge(None, false));
+        for (from, to) in [
+            ("redis.call('PUBLISH', channel, payload)", "0"),
+            ("local EXTERNAL_BYTES = 1000\n", "local EXTERNAL_BYTES = 1000 - 1\n"),
+            ("local PREFIX = \"drawbridge:\"\n", "local PREFIX = \"a\" .. \"b\"\n"),
+            ("local CLASSES = {", "local CLASSES = nil or {"),
+        ] {
+            let changed = present.replacen(from, to, 1);
+            assert_ne!(changed, present);
+            assert_eq!(code(ours.judge(Some(&changed), false)), present, "{to}");
+        }
+        assert_eq!(code(ours.judge(Some(&format!("{present}\n-- more")), false)), present);
     }
 
     #[test]
     fn a_library_with_another_bound_is_replaced_at_a_start() {
         let ours = library(&["world:{w}"]);
         let narrower = Library { external_bytes: ours.external_bytes - 1, ..ours.clone() };
-        let code = ours.to_load(None, true).unwrap();
-        assert!(narrower.to_load(Some(&code), true).unwrap().contains("EXTERNAL_BYTES = 999\n"));
-        assert_eq!(narrower.to_load(Some(&code), false), None);
+        let present = code(ours.judge(None, true));
+        assert!(code(narrower.judge(Some(&present), true)).contains("EXTERNAL_BYTES = 999\n"));
+        assert_eq!(narrower.judge(Some(&present), false), Judgement::Keep);
     }
 
     #[test]
     fn what_other_nodes_need_is_kept() {
         let (ours, theirs) = (library(&["world:{w}"]), library(&["ship:{s}"]));
-        let code = theirs.to_load(None, true).unwrap();
+        let present = code(theirs.judge(None, true));
         // A reconnect is no news: only a start is.
-        assert_eq!(ours.to_load(Some(&code), false), None);
-        let both = ours.to_load(Some(&code), true).unwrap();
+        assert_eq!(ours.judge(Some(&present), false), Judgement::Keep);
+        let both = code(ours.judge(Some(&present), true));
         assert!(line(&both, CLASSES_LINE).unwrap().contains("ship:{s}"));
-        assert_eq!(theirs.to_load(Some(&both), true), None);
+        assert_eq!(theirs.judge(Some(&both), true), Judgement::Keep);
+    }
+
+    #[test]
+    fn of_what_other_nodes_need_only_what_is_well_formed_is_kept() {
+        let ours = library(&["world:{w}"]);
+        let good = describe(&Class {
+            entity: Some(EntityRules { max: 1, max_bytes: 2, ttl_ms: 3, space: None }),
+            ..Class::plain(ClassName::parse("ship:{s}").unwrap())
+        });
+        assert_eq!(checked(&good), Some(good.clone()));
+        for (member, value) in [
+            ("name", json!("a b")),
+            ("max", json!("9")),
+            ("ttl", json!(-1)),
+            ("payload", json!("other")),
+            ("key", json!("data.id")),
+            ("position", json!([["data", "x"]])),
+        ] {
+            let mut bad = good.clone();
+            bad[member] = value;
+            assert_eq!(ours.others(&[bad]), [] as [Value; 0], "{member}");
+        }
+        let mut odd = good.clone();
+        odd["match"] = json!("(.-)*");
+        assert_eq!(ours.others(&[odd]), [good]);
     }
 
     #[test]

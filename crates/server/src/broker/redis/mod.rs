@@ -14,6 +14,7 @@ mod publisher;
 mod reader;
 mod refusals;
 pub mod resp;
+mod views;
 
 use std::sync::Arc;
 
@@ -49,6 +50,8 @@ pub struct RedisSettings {
     pub key_prefix: String,
     /// The functions that Redis is to have.
     pub library: Library,
+    /// Where this user may not read players' views, that is no fault.
+    pub views_open_without_permission: bool,
 }
 
 /// The beginning of the names of a node's connections in `CLIENT LIST`. Redis takes only printable ASCII there.
@@ -117,6 +120,8 @@ pub(super) async fn run(settings: RedisSettings, shell: Shell) {
         board: board.clone(),
         outlet,
         links,
+        meter: meter.clone(),
+        lines: Default::default(),
     });
     for (place, reads) in [Reads::Tables, Reads::Views].into_iter().enumerate() {
         tasks.spawn(reader.clone().run(publisher + 1 + place, reads, stop.clone()));
@@ -145,6 +150,7 @@ mod tests {
             client_name: String::new(),
             key_prefix: "drawbridge:".into(),
             library: Library::new(&Default::default(), "drawbridge:", 1 << 20),
+            views_open_without_permission: false,
         }
     }
 

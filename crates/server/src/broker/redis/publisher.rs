@@ -15,10 +15,11 @@ use redis::{RedisResult, Value};
 use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior, sleep_until, timeout};
 
-use super::commands::{Commands, text, words};
+use super::commands::{Commands, Loaded, text, words};
 use super::connect::{Attempts, Broken};
 use super::held::Held;
-use super::refusals::{Refusals, explained, is_missing_function};
+use super::library::MARK;
+use super::refusals::{Refusals, UNPROVEN, explained, is_missing_function};
 use super::{READONLY, RedisSettings, code_of, is_passing, without_arguments};
 use crate::broker::DRAIN_TIMEOUT;
 use crate::broker::board::Board;
@@ -31,7 +32,8 @@ const PIPELINE_BYTES: usize = 1024 * 1024;
 /// How long publishes that waited go on waiting for the subscriptions to be restored, and how often this is looked at.
 const LINKS_PATIENCE: Duration = Duration::from_secs(2);
 const LINKS_POLL: Duration = Duration::from_millis(5);
-/// How often it is looked whether Redis still has the functions: a service that calls them cannot load them again.
+/// How often it is looked whether Redis still has the functions as they are: a service that calls them cannot load them
+/// again.
 const LOOK_EVERY: Duration = Duration::from_secs(10);
 /// How long to wait when Redis says that it cannot just now.
 const RETRY_AFTER: Duration = Duration::from_millis(200);
@@ -59,6 +61,36 @@ pub(super) struct Publisher {
     began: bool,
     /// Why Redis does not let us load them, if it does not.
     not_loaded: Option<String>,
+    replaced: Replaced,
+}
+
+/// How often others' functions were replaced by ours: two who replace each other's must not do so for ever.
+#[derive(Debug, Default)]
+struct Replaced {
+    times: u32,
+    last: Option<Instant>,
+}
+
+impl Replaced {
+    /// So often it is done at once; then it waits twice as long each time, from the shortest pause up to the longest.
+    const AT_ONCE: u32 = 3;
+    const PAUSE: Duration = Duration::from_secs(10);
+    const LONGEST_PAUSE: Duration = Duration::from_secs(640);
+
+    fn may_again(&self) -> bool {
+        let pause = match self.times.checked_sub(Self::AT_ONCE) {
+            None => Duration::ZERO,
+            Some(more) => (Self::PAUSE * 2u32.saturating_pow(more.min(6))).min(Self::LONGEST_PAUSE),
+        };
+        self.last.is_none_or(|last| last.elapsed() >= pause)
+    }
+
+    fn again(&mut self) {
+        if self.last.is_some_and(|last| last.elapsed() >= 2 * Self::LONGEST_PAUSE) {
+            self.times = 0;
+        }
+        (self.times, self.last) = (self.times + 1, Some(Instant::now()));
+    }
 }
 
 /// Nothing more is to be done.
@@ -87,6 +119,7 @@ impl Publisher {
             meter,
             began: false,
             not_loaded: None,
+            replaced: Replaced::default(),
         }
     }
 
@@ -262,7 +295,7 @@ impl Publisher {
                 }
             };
             if is_to_look {
-                self.look_after_library(commands).await?;
+                self.load_library(commands).await?;
             }
         }
     }
@@ -274,20 +307,24 @@ impl Publisher {
             return Ok(());
         }
         let settings = self.settings.clone();
-        let (pipeline, counts) = pipeline(&batch, &settings);
+        let (pipeline, calls) = pipeline(&batch, &settings);
         batch.iter_mut().for_each(|(_, job)| job.set_handed(true));
         let results = match self.attend(commands.query(&pipeline)).await {
             Ok(results) => results,
             Err(broken) => return Err(self.unanswered(batch, broken)),
         };
-        let outcomes = outcomes(results, &counts);
+        let outcomes = outcomes(results, &calls);
         let functions_are_missing =
             outcomes.iter().any(|outcome| outcome.as_ref().is_err_and(|words| is_missing_function(words)));
-        if functions_are_missing
-            && self.not_loaded.is_none()
-            && let Err(broken) = self.load_library(commands).await
-        {
-            return Err(self.unanswered(batch, broken));
+        if functions_are_missing && self.not_loaded.is_none() {
+            match self.load_library(commands).await {
+                Err(broken) => return Err(self.unanswered(batch, broken)),
+                // What fails though the functions are there as they should be does not pass.
+                Ok(Loaded::Kept) if self.not_loaded.is_none() => {
+                    self.set_not_loaded(Some("they do not answer as Drawbridge's do".to_owned()));
+                }
+                Ok(_) => {}
+            }
         }
         match self.settle(batch, outcomes) {
             Settled::All => {
@@ -342,32 +379,43 @@ impl Publisher {
     }
 
     /// Sees to it that Redis has the functions. Where it does not let us, what needs them is refused.
-    async fn load_library(&mut self, commands: &mut Commands) -> Result<(), Broken> {
+    async fn load_library(&mut self, commands: &mut Commands) -> Result<Loaded, Broken> {
         let begins = !std::mem::replace(&mut self.began, true);
-        let settings = self.settings.clone();
-        let refused = self.attend(commands.load(&settings.library, begins)).await?.err();
+        let (settings, may_replace) = (self.settings.clone(), self.replaced.may_again());
+        let loaded = self.attend(commands.load(&settings.library, begins, may_replace)).await?;
+        if loaded == Ok(Loaded::Replaced) {
+            self.replaced.again();
+            self.meter.count_functions_replaced();
+            tracing::warn!("the Redis functions were not Drawbridge's, or changed, and are replaced");
+        }
+        let (done, refused) = match loaded {
+            Ok(done) => (done, None),
+            Err(words) => (Loaded::Kept, Some(words)),
+        };
+        self.set_not_loaded(refused);
+        Ok(done)
+    }
+
+    fn set_not_loaded(&mut self, refused: Option<String>) {
+        let is_needed = self.settings.library.is_needed;
         let text = refused.as_deref().map(|words| {
             let reason = without_arguments(words);
             format!("the Redis functions (FUNCTION and FCALL, since Redis 7.0) cannot be used: {reason}")
         });
-        if let Some(text) = &text
-            && self.not_loaded != refused
-        {
-            match settings.library.is_needed {
-                true => tracing::error!("{text}; what players publish on entity channels is refused"),
-                false => tracing::warn!("{text}; services cannot set players' views"),
+        match &text {
+            Some(text) if self.not_loaded != refused && is_needed => {
+                tracing::error!("{text}; what players publish on entity channels is refused");
             }
+            Some(text) if self.not_loaded != refused => {
+                tracing::warn!("{text}; services cannot set players' views");
+            }
+            None if self.not_loaded.is_some() => tracing::info!("the Redis functions can be used again"),
+            _ => {}
         }
-        if settings.library.is_needed {
+        if is_needed {
             self.board.set_functions(text.map(Into::into));
         }
         self.not_loaded = refused;
-        Ok(())
-    }
-
-    /// Loads the functions where Redis has lost them, though nothing of ours has asked for them since.
-    async fn look_after_library(&mut self, commands: &mut Commands) -> Result<(), Broken> {
-        if commands.lacks_library().await? { self.load_library(commands).await } else { Ok(()) }
     }
 
     /// Answers what was answered. What Redis cannot do just now goes back to the front of the queue, unless
@@ -448,18 +496,33 @@ async fn expiry(at: Option<Instant>) {
     }
 }
 
-/// A batch as commands, and how many jobs each of them is for: events of one entity channel that follow one another are
-/// written by one call.
-fn pipeline(batch: &[(u64, Job)], settings: &RedisSettings) -> (redis::Pipeline, Vec<usize>) {
+/// What a command of a pipeline is answered by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Call {
+    /// Anything but an error.
+    Plain,
+    /// By our function: the mark that only it gives, and a number.
+    View,
+    /// By our function: that, or an error's words, for each of so many jobs.
+    Commit(usize),
+}
+
+/// A batch as commands, and what each of them is: events of one entity channel that follow one another are written by
+/// one call.
+fn pipeline(batch: &[(u64, Job)], settings: &RedisSettings) -> (redis::Pipeline, Vec<Call>) {
     let mut pipeline = redis::Pipeline::with_capacity(batch.len());
     pipeline.ignore_errors();
-    let mut counts = Vec::with_capacity(batch.len());
+    let mut calls = Vec::with_capacity(batch.len());
     let mut rest = batch;
     while let Some((_, job)) = rest.first() {
         let alike = rest.iter().take_while(|(_, other)| other.work.joins(&job.work)).count();
         let (now, later) = rest.split_at(alike.max(1));
         rest = later;
-        counts.push(now.len());
+        calls.push(match &job.work {
+            Work::Publish { .. } | Work::Append { .. } => Call::Plain,
+            Work::View { .. } => Call::View,
+            Work::Commit { .. } => Call::Commit(now.len()),
+        });
         match &job.work {
             Work::Publish { channel, payload } => {
                 pipeline.cmd("PUBLISH").arg(&**channel).arg(&payload[..]);
@@ -472,7 +535,7 @@ fn pipeline(batch: &[(u64, Job)], settings: &RedisSettings) -> (redis::Pipeline,
             }
             Work::Commit { channel, commit } => {
                 pipeline.cmd("FCALL").arg("drawbridge_commit").arg(1).arg(&**channel);
-                pipeline.arg(commit.max).arg(commit.ttl_ms);
+                pipeline.arg(commit.max).arg(commit.ttl_ms).arg(commit.max_bytes);
                 for (_, job) in now {
                     let Work::Commit { commit, .. } = &job.work else { continue };
                     pipeline.arg(&*commit.key).arg(u8::from(commit.remove));
@@ -486,21 +549,80 @@ fn pipeline(batch: &[(u64, Job)], settings: &RedisSettings) -> (redis::Pipeline,
             }
         }
     }
-    (pipeline, counts)
+    (pipeline, calls)
 }
 
-/// An outcome for each job: Redis' words where it was not done.
-fn outcomes(results: Vec<RedisResult<Value>>, counts: &[usize]) -> Vec<Result<(), String>> {
+/// An outcome for each job: Redis' words where it was not done. What other functions answer under the names of ours is
+/// taken for nothing.
+fn outcomes(results: Vec<RedisResult<Value>>, calls: &[Call]) -> Vec<Result<(), String>> {
     let mut outcomes = Vec::new();
-    for (result, count) in results.into_iter().zip(counts) {
-        match result {
-            Ok(Value::Array(answers)) if answers.len() == *count => {
-                let refused = |answer: &Value| text(answer).map_or(Ok(()), Err);
-                outcomes.extend(answers.iter().map(refused));
+    for (result, call) in results.into_iter().zip(calls) {
+        match (call, result) {
+            (Call::Plain, Ok(_)) => outcomes.push(Ok(())),
+            (Call::View, Ok(answer)) => outcomes.push(proven(&answer)),
+            (Call::Commit(count), Ok(Value::Array(answers))) if answers.len() == *count => {
+                let outcome = |answer: &Value| text(answer).map_or_else(|| proven(answer), Err);
+                outcomes.extend(answers.iter().map(outcome));
             }
-            Ok(_) => outcomes.extend((0..*count).map(|_| Ok(()))),
-            Err(error) => outcomes.extend((0..*count).map(|_| Err(words(&error)))),
+            (Call::Commit(count), Ok(_)) => outcomes.extend((0..*count).map(|_| Err(UNPROVEN.to_owned()))),
+            (Call::Commit(count), Err(error)) => outcomes.extend((0..*count).map(|_| Err(words(&error)))),
+            (Call::Plain | Call::View, Err(error)) => outcomes.push(Err(words(&error))),
         }
     }
     outcomes
+}
+
+fn proven(answer: &Value) -> Result<(), String> {
+    match answer {
+        Value::Array(parts) => match &parts[..] {
+            [mark, Value::Int(number)] if text(mark).as_deref() == Some(MARK) && *number >= 0 => Ok(()),
+            _ => Err(UNPROVEN.to_owned()),
+        },
+        _ => Err(UNPROVEN.to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn bulk(text: &str) -> Value {
+        Value::BulkString(text.into())
+    }
+
+    #[test]
+    fn only_our_functions_answers_are_taken_for_done() {
+        let done = || Value::Array(vec![bulk("drawbridge"), Value::Int(1)]);
+        let refused = || bulk("LIMIT_EXCEEDED no");
+        let unproven = || Err(UNPROVEN.to_owned());
+        for (call, answer, expected) in [
+            (
+                Call::Commit(2),
+                Value::Array(vec![done(), refused()]),
+                vec![Ok(()), Err("LIMIT_EXCEEDED no".to_owned())],
+            ),
+            (Call::Commit(2), Value::Array(vec![done()]), vec![unproven(), unproven()]),
+            (Call::Commit(1), Value::Array(vec![Value::Int(1)]), vec![unproven()]),
+            (Call::Commit(1), Value::Int(1), vec![unproven()]),
+            (Call::Commit(1), Value::Okay, vec![unproven()]),
+            (Call::View, done(), vec![Ok(())]),
+            (Call::View, Value::Int(1), vec![unproven()]),
+            (Call::View, Value::Array(vec![bulk("other"), Value::Int(1)]), vec![unproven()]),
+            (Call::Plain, Value::Int(0), vec![Ok(())]),
+        ] {
+            assert_eq!(outcomes(vec![Ok(answer.clone())], &[call]), expected, "{call:?} {answer:?}");
+        }
+    }
+
+    #[test]
+    fn functions_are_replaced_a_few_times_at_once_and_then_seldom() {
+        let mut replaced = Replaced::default();
+        for _ in 0..Replaced::AT_ONCE {
+            assert!(replaced.may_again());
+            replaced.again();
+        }
+        assert!(!replaced.may_again());
+        replaced.last = replaced.last.map(|last| last - Replaced::PAUSE);
+        assert!(replaced.may_again());
+    }
 }

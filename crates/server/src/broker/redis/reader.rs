@@ -2,31 +2,46 @@
 //! that a large table holds up neither publishes nor deliveries nor logins; it is opened when something is asked for
 //! first. What is asked while Redis is away is answered when it is back.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use drawbridge_engine::class::MAX_KEY_BYTES;
 use drawbridge_engine::interest::{StoredEntity, StoredTable};
-use drawbridge_engine::io::{BrokerEvent, PlayerViews};
+use drawbridge_engine::io::BrokerEvent;
 use redis::Value;
 use tokio::sync::{mpsc, watch};
+use tokio::time::timeout;
 
-use super::commands::{Commands, text};
+use super::commands::{Commands, text, words};
 use super::connect::{Attempts, Broken};
-use super::{RedisSettings, is_passing};
+use super::views::{self, StoredViews};
+use super::{RedisSettings, code_of, is_passing};
 use crate::broker::board::Board;
 use crate::broker::interest::Order;
+use crate::broker::meter::Meter;
 use crate::broker::outlet::Outlet;
 use crate::broker::questions::Questions;
+use crate::log::Sparse;
 
 /// Questions asked in one pipeline.
 const TOGETHER: usize = 256;
-/// Entities read at once; between the parts other clients of Redis get their turn.
+/// Entities read at once, at first and at most, and about how many bytes: between the parts other clients of Redis get
+/// their turn.
+const FIRST_SCAN_COUNT: usize = 32;
 const SCAN_COUNT: usize = 512;
+const PART_BYTES: usize = 256 << 10;
+/// What the values of a table's header take at most, and its largest count.
+const MAX_HEADER_BYTES: i64 = 32;
+const MAX_COUNT: u64 = (1 << 53) - 1;
+/// The digits of a time and the space behind them.
+const MAX_TIME_BYTES: usize = 21;
+/// How often it is looked whether this node may read views, while it may not.
+const PROBE_EVERY: Duration = Duration::from_secs(5);
 /// How long to wait when Redis says that it cannot just now.
 const RETRY_AFTER: Duration = Duration::from_millis(200);
 
 /// What is not what was asked for is not taken for nothing.
-const UNEXPECTED: &str = "an unexpected answer";
+pub(super) const UNEXPECTED: &str = "an unexpected answer";
 
 /// See the module.
 pub(super) struct Reader {
@@ -35,6 +50,8 @@ pub(super) struct Reader {
     pub(super) board: Arc<Board>,
     pub(super) outlet: Outlet,
     pub(super) links: Vec<mpsc::WeakUnboundedSender<Order>>,
+    pub(super) meter: Arc<Meter>,
+    pub(super) lines: Mutex<Sparse>,
 }
 
 /// What one connection of the reader reads.
@@ -75,6 +92,7 @@ impl Reader {
             Reads::Tables => "tables",
             Reads::Views => "views",
         };
+        let mut together = TOGETHER;
         loop {
             let is_asked = match reads {
                 Reads::Tables => self.questions.tables.len() > 0,
@@ -103,13 +121,23 @@ impl Reader {
                     was_there = true;
                     attempts.up();
                     self.board.set(part, true);
+                    if matches!(reads, Reads::Views)
+                        && let Err(broken) = self.probe_views(&mut commands).await
+                    {
+                        tracing::debug!(%broken, "players' views could not be looked at");
+                    }
                     loop {
                         let answered = match reads {
                             Reads::Tables => self.answer_table(&mut commands).await,
-                            Reads::Views => self.answer_views(&mut commands).await,
+                            Reads::Views => self.answer_views(&mut commands, together).await,
                         };
-                        if let Err(broken) = answered {
-                            break broken;
+                        match answered {
+                            Ok(()) => together = (2 * together).min(TOGETHER),
+                            Err(broken) => {
+                                // The next one shows whose it is.
+                                together = if matches!(broken, Broken::Oversized) { 1 } else { TOGETHER };
+                                break broken;
+                            }
                         }
                     }
                 }
@@ -120,37 +148,93 @@ impl Reader {
         }
     }
 
-    /// Answers the players that are asked about first.
-    async fn answer_views(&self, commands: &mut Commands) -> Result<(), Broken> {
-        let asked = next(commands, self.questions.views.first(TOGETHER)).await?;
-        let mut pipeline = redis::Pipeline::new();
-        pipeline.ignore_errors();
-        for (_, player) in &asked {
-            pipeline.cmd("HGETALL").arg(self.settings.views_key(player));
-        }
-        for (result, (key, player)) in commands.query(&pipeline).await?.into_iter().zip(asked) {
-            let result = result.map_err(|error| super::commands::words(&error));
-            if result.as_ref().is_err_and(|words| is_passing(words)) {
+    /// Answers the players that are asked about first. `most`: so many at once.
+    async fn answer_views(&self, commands: &mut Commands, most: usize) -> Result<(), Broken> {
+        let asked = next(commands, self.questions.views.first(most));
+        let asked = match self.board.no_views() {
+            None => asked.await?,
+            // Somebody may give the right, and nobody may come to ask.
+            Some(_) => match timeout(PROBE_EVERY, asked).await {
+                Ok(asked) => asked?,
+                Err(_) => return self.probe_views(commands).await,
+            },
+        };
+        let keys = asked.iter().map(|(_, player)| self.settings.views_key(player)).collect();
+        let read = match views::read(commands, keys).await {
+            // One of them holds what no service has set.
+            Err(Broken::Oversized) if most == 1 => asked
+                .iter()
+                .map(|_| Err("DAMAGED what is stored for them is over 64 MiB".to_owned()))
+                .collect(),
+            read => read?,
+        };
+        for (views, (key, player)) in read.into_iter().zip(asked) {
+            if views.as_ref().is_err_and(|words| is_passing(words)) {
                 tokio::time::sleep(RETRY_AFTER).await;
                 return Ok(());
             }
+            self.note_right(views.as_ref().err());
             if self.questions.views.answered(&key, |asked| *asked == player) {
-                let views = result.and_then(|views| player_views(&views)).map_err(Into::into);
-                self.outlet.tell(key.0, BrokerEvent::Views { ticket: key.1, views });
+                let views = views.map(|StoredViews { views, bad }| {
+                    self.report_bad_views(&player, bad);
+                    views
+                });
+                self.outlet
+                    .tell(key.0, BrokerEvent::Views { ticket: key.1, views: views.map_err(Into::into) });
             }
         }
         Ok(())
     }
 
+    /// Looks whether this node may read views, of a player whom nobody can be.
+    async fn probe_views(&self, commands: &mut Commands) -> Result<(), Broken> {
+        let mut length = redis::cmd("HLEN");
+        length.arg(self.settings.views_key(""));
+        let looked = commands.ask(&length).await?;
+        self.note_right(looked.as_ref().err());
+        Ok(())
+    }
+
+    /// Without the right nothing is shown to anybody, and the node is of no use.
+    fn note_right(&self, refused: Option<&String>) {
+        let forbidden = refused.filter(|words| code_of(words) == "NOPERM");
+        if self.settings.views_open_without_permission
+            || forbidden.is_some() == self.board.no_views().is_some()
+        {
+            return;
+        }
+        self.board.set_views(forbidden.map(|words| {
+            tracing::error!(
+                reason = words,
+                "Redis does not let this node read players' views: nothing is shown to players"
+            );
+            format!("Redis does not let this node read players' views: {}", code_of(words)).into()
+        }));
+    }
+
+    fn report_bad_views(&self, player: &str, bad: usize) {
+        if bad > 0 {
+            self.meter.count_bad_views(bad as u64);
+            let mut lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
+            lines.line(|unlogged| {
+                let text =
+                    "stored views are not as services set them: their channels are not shown to the player";
+                tracing::warn!(player, count = bad, unlogged, "{text}");
+            });
+        }
+    }
+
     async fn answer_table(&self, commands: &mut Commands) -> Result<(), Broken> {
         let asked = next(commands, self.questions.tables.first(1)).await?;
         let Some((key, load)) = asked.into_iter().next() else { return Ok(()) };
-        let table = match read_table(commands, &self.settings, &key.1).await? {
-            Err(words) if is_passing(&words) => {
+        let table = match read_table(commands, &self.settings, &key.1).await {
+            Ok(Err(words)) if is_passing(&words) => {
                 tokio::time::sleep(RETRY_AFTER).await;
                 return Ok(());
             }
-            table => table.map_err(Into::into),
+            // Not asked again: it would be as large.
+            Err(Broken::Oversized) => Err("DAMAGED a part of the table is over 64 MiB".into()),
+            table => table?.map_err(Into::into),
         };
         if self.questions.tables.answered(&key, |asked| *asked == load)
             && let Some(link) = self.links.get(key.0).and_then(mpsc::WeakUnboundedSender::upgrade)
@@ -169,15 +253,6 @@ async fn next<Q>(commands: &mut Commands, questions: impl Future<Output = Q>) ->
     }
 }
 
-fn player_views(reply: &Value) -> Result<PlayerViews, String> {
-    let view = |(channel, view)| Some((text(channel)?.into(), text(view)?.into()));
-    let views: Option<Vec<_>> = pairs(reply).map(view).collect();
-    match reply {
-        Value::Map(_) | Value::Array(_) => views.map(Into::into).ok_or_else(|| UNEXPECTED.to_owned()),
-        _ => Err(UNEXPECTED.to_owned()),
-    }
-}
-
 /// The fields and values of a hash, in either form of an answer.
 fn pairs(reply: &Value) -> Box<dyn Iterator<Item = (&Value, &Value)> + '_> {
     match reply {
@@ -187,6 +262,39 @@ fn pairs(reply: &Value) -> Box<dyn Iterator<Item = (&Value, &Value)> + '_> {
     }
 }
 
+/// The header of a table that can go on; `None`: there is none that the functions would go on with.
+async fn read_header(
+    commands: &mut Commands,
+    key: &str,
+) -> Result<Result<Option<(String, u64)>, String>, Broken> {
+    let mut lengths = redis::Pipeline::new();
+    lengths.ignore_errors();
+    for field in ["e", "s"] {
+        lengths.cmd("HSTRLEN").arg(key).arg(field);
+    }
+    for length in commands.query(&lengths).await? {
+        match length.map_err(|error| words(&error)) {
+            Ok(Value::Int(1..=MAX_HEADER_BYTES)) => {}
+            Ok(_) => return Ok(Ok(None)),
+            Err(words) => return Ok(Err(words)),
+        }
+    }
+    let mut get = redis::cmd("HMGET");
+    get.arg(key).arg("e").arg("s");
+    Ok(match commands.ask(&get).await? {
+        Ok(Value::Array(fields)) => Ok(header(&fields)),
+        Ok(_) => Err(UNEXPECTED.to_owned()),
+        Err(words) => Err(words),
+    })
+}
+
+fn header(fields: &[Value]) -> Option<(String, u64)> {
+    let [epoch, seq] = fields else { return None };
+    let epoch = text(epoch).filter(|epoch| epoch.bytes().all(|byte| byte.is_ascii_alphanumeric()))?;
+    let seq: u64 = text(seq).filter(|seq| seq.bytes().all(|byte| byte.is_ascii_digit()))?.parse().ok()?;
+    (!epoch.is_empty() && seq < MAX_COUNT).then_some((epoch, seq))
+}
+
 /// Reads a table in parts. Its version is read first: whatever changes meanwhile comes live with a higher one.
 async fn read_table(
     commands: &mut Commands,
@@ -194,55 +302,98 @@ async fn read_table(
     channel: &str,
 ) -> Result<Result<StoredTable, String>, Broken> {
     let key = &settings.table_key(channel);
+    let bounds = settings.library.table_bounds(channel);
     let mut begin = redis::Pipeline::new();
-    begin.ignore_errors().cmd("TIME").cmd("HMGET").arg(key).arg("e").arg("s");
+    begin.ignore_errors().cmd("TIME").cmd("HLEN").arg(key);
     let mut begun =
-        commands.query(&begin).await?.into_iter().map(|r| r.map_err(|e| super::commands::words(&e)));
+        commands.query(&begin).await?.into_iter().map(|result| result.map_err(|error| words(&error)));
     let now_ms = match begun.next() {
         Some(Ok(Value::Array(time))) => milliseconds(&time),
         Some(Err(words)) => return Ok(Err(words)),
-        _ => 0,
+        _ => return Ok(Err(UNEXPECTED.to_owned())),
     };
-    let mut table = StoredTable::default();
     match begun.next() {
-        Some(Ok(Value::Array(version))) => {
-            let field = |at: usize| version.get(at).and_then(text);
-            table.epoch = field(0).unwrap_or_default();
-            table.seq = field(1).and_then(|seq| seq.parse().ok()).unwrap_or(0);
+        Some(Ok(Value::Int(fields)))
+            if usize::try_from(fields).is_ok_and(|fields| fields <= bounds.fields) => {}
+        Some(Ok(Value::Int(fields))) => {
+            let most = bounds.fields;
+            return Ok(Err(format!("DAMAGED the table has {fields} fields, and {most} at most are read")));
         }
         Some(Err(words)) => return Ok(Err(words)),
-        _ => {}
+        _ => return Ok(Err(UNEXPECTED.to_owned())),
     }
-    let mut cursor = "0".to_owned();
+    let (epoch, seq) = match read_header(commands, key).await? {
+        Ok(Some(header)) => header,
+        // The next event begins it again.
+        Ok(None) => return Ok(Ok(StoredTable::default())),
+        Err(words) => return Ok(Err(words)),
+    };
+    let mut table = StoredTable { epoch, seq, ..StoredTable::default() };
+    let (mut cursor, mut bytes, mut count) = ("0".to_owned(), 0, FIRST_SCAN_COUNT);
     loop {
         let mut scan = redis::cmd("HSCAN");
-        scan.arg(key).arg(&cursor).arg("COUNT").arg(SCAN_COUNT);
+        scan.arg(key).arg(&cursor).arg("COUNT").arg(count);
         let part = match commands.ask(&scan).await? {
             Ok(Value::Array(part)) => part,
             Ok(_) => return Ok(Err(UNEXPECTED.to_owned())),
             Err(words) => return Ok(Err(words)),
         };
-        let rows = part.get(1).into_iter().flat_map(pairs);
-        table.entities.extend(rows.filter_map(|(field, value)| entity(field, value, now_ms)));
+        for (field, value) in part.get(1).into_iter().flat_map(pairs) {
+            bytes += size(field) + size(value);
+            match entity(field, value, now_ms, settings.library.external_bytes()) {
+                Some(entity) => table.entities.push(entity),
+                None if is_header(field) => {}
+                None => table.unreadable += 1,
+            }
+        }
+        if bytes > bounds.bytes {
+            let most = bounds.bytes;
+            return Ok(Err(format!("DAMAGED the table's entities take over {most} bytes")));
+        }
+        let rows = table.entities.len().max(1);
+        count = (PART_BYTES * rows / bytes.max(1)).clamp(FIRST_SCAN_COUNT, SCAN_COUNT);
         cursor = part.first().and_then(text).unwrap_or_default();
         if cursor == "0" || cursor.is_empty() {
-            return Ok(Ok(table));
+            break;
         }
     }
+    Ok(read_header(commands, key).await?.map(|header| {
+        // What began anew meanwhile is of another life, which its rows say themselves.
+        table.last_seq = match header {
+            Some((epoch, last)) if epoch == table.epoch => last,
+            _ => u64::MAX,
+        };
+        table
+    }))
+}
+
+fn size(value: &Value) -> usize {
+    match value {
+        Value::BulkString(bytes) => bytes.len(),
+        _ => 0,
+    }
+}
+
+fn is_header(field: &Value) -> bool {
+    matches!(field, Value::BulkString(name) if matches!(&name[..], b"e" | b"s" | b"b" | b"r"))
 }
 
 /// `TIME`: seconds and microseconds.
 fn milliseconds(time: &[Value]) -> u64 {
     let part = |at: usize| time.get(at).and_then(text).and_then(|text| text.parse::<u64>().ok()).unwrap_or(0);
-    part(0) * 1_000 + part(1) / 1_000
+    part(0).saturating_mul(1_000).saturating_add(part(1) / 1_000)
 }
 
-/// `k` and the key; when it was heard, and what was published.
-fn entity(field: &Value, value: &Value, now_ms: u64) -> Option<StoredEntity> {
-    let key = text(field)?.strip_prefix('k')?.to_owned();
-    let Value::BulkString(value) = value else { return None };
-    let space = value.iter().position(|byte| *byte == b' ')?;
+/// `k` and the key; when it was heard, and what was published. `None`: the functions write no such thing.
+fn entity(field: &Value, value: &Value, now_ms: u64, external_bytes: usize) -> Option<StoredEntity> {
+    let (Value::BulkString(field), Value::BulkString(value)) = (field, value) else { return None };
+    let key = std::str::from_utf8(field).ok()?.strip_prefix('k')?;
+    let space = value.iter().take(MAX_TIME_BYTES).position(|byte| *byte == b' ')?;
     let heard_ms: u64 = std::str::from_utf8(&value[..space]).ok()?.parse().ok()?;
-    let payload = bytes::Bytes::copy_from_slice(&value[space + 1..]);
-    Some(StoredEntity { key, age_ms: now_ms.saturating_sub(heard_ms), payload })
+    let payload = &value[space + 1..];
+    if key.is_empty() || key.len() > MAX_KEY_BYTES || payload.len() > external_bytes {
+        return None;
+    }
+    let payload = bytes::Bytes::copy_from_slice(payload);
+    Some(StoredEntity { key: key.to_owned(), age_ms: now_ms.saturating_sub(heard_ms), payload })
 }

@@ -58,9 +58,12 @@ pub(super) fn explained(work: &Work, words: String) -> String {
     )
 }
 
-/// Whether Redis has lost its functions, so that nothing was done.
+/// What functions that are not ours answer counts as this.
+pub(super) const UNPROVEN: &str = "UNPROVEN the functions in Redis do not answer as Drawbridge's do";
+
+/// Whether Redis has lost its functions, or has others by their names, so that nothing was done.
 pub(super) fn is_missing_function(words: &str) -> bool {
-    words.contains("Function not found")
+    words.contains("Function not found") || words == UNPROVEN
 }
 
 #[cfg(test)]

@@ -200,6 +200,7 @@ kind = "entity"
 key = "data.id"
 position = ["data.pos.x", "data.pos.y"]
 entity_max = 5
+entity_bytes = "64KiB"
 entity_ttl = "30s"
 hysteresis = 2
 max_radius = 60.5
@@ -218,7 +219,7 @@ slow_consumer = "drop_oldest"
     let [world, chat] = classes[..] else { panic!() };
     let rules = world.entity.as_ref().unwrap();
     let space = rules.space.as_ref().unwrap();
-    assert_eq!((rules.max, rules.ttl_ms), (5, 30_000));
+    assert_eq!((rules.max, rules.max_bytes, rules.ttl_ms), (5, 64 << 10, 30_000));
     assert_eq!(world.key.as_ref().unwrap().to_string(), "data.id");
     assert_eq!(space.position[1].to_string(), "data.pos.y");
     assert_eq!((space.hysteresis, space.max_radius, space.area_required), (2.0, Some(60.5), true));

@@ -469,6 +469,7 @@ fn views_that_mean_nothing_are_refused_by_name() {
         ("batch = \"11s\"", "`channel.batch` is out of bounds"),
         ("hysteresis = -1\nposition = [\"data.x\", \"data.y\"]", "`channel.hysteresis` is out of bounds"),
         ("entity_max = 0", "`channel.entity_max` is out of bounds"),
+        ("entity_bytes = 100", "`channel.entity_bytes` is out of bounds"),
     ] {
         let report = report(&format!("[[channel]]\nname = \"a\"\n{keys}"));
         assert!(report.contains(said), "{keys}: {report}");
