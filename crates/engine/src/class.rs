@@ -198,6 +198,8 @@ pub struct Delivery {
     pub max_wait_ms: u64,
     /// What happens when the connection does not read.
     pub slow_consumer: SlowConsumer,
+    /// The longest message that clients take who name no limit, in bytes; `None`: any.
+    pub max_message_bytes: Option<usize>,
 }
 
 impl Delivery {
@@ -230,6 +232,7 @@ impl Default for Delivery {
             max_updates: None,
             max_wait_ms: 1_000,
             slow_consumer: SlowConsumer::default(),
+            max_message_bytes: None,
         }
     }
 }

@@ -25,6 +25,8 @@ pub(crate) struct Connection {
     pub(crate) encoding: Encoding,
     /// It inflates; what its inflater holds.
     pub(crate) deflate: Option<Window>,
+    /// The longest message that the client takes, in bytes; `None`: what the channel's class says.
+    pub(crate) max_message_bytes: Option<usize>,
     /// Public name, random.
     pub(crate) connection: u64,
     /// Secret name of the session, random.
@@ -261,6 +263,7 @@ impl Connection {
             phase: Phase::Connecting,
             encoding: opened.encoding,
             deflate: opened.deflate,
+            max_message_bytes: None,
             connection: opened.connection,
             session: opened.session,
             address: opened.address,

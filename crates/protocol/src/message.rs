@@ -108,6 +108,11 @@ pub enum ClientMessage {
     },
 }
 
+/// The bounds of `CONNECT.max_message_bytes`. Below the lower one not even an error would fit.
+pub const MIN_MESSAGE_BYTES: usize = 512;
+/// See [`MIN_MESSAGE_BYTES`].
+pub const MAX_MESSAGE_BYTES: usize = 1 << 30;
+
 /// `CONNECT` (contract §2).
 #[derive(Debug, Default)]
 pub struct Connect {
@@ -117,6 +122,8 @@ pub struct Connect {
     pub subscribe: Vec<Result<Subscribe, BadSubscribe>>,
     /// The client asks to resume a session.
     pub resume: Option<Box<RawValue>>,
+    /// The longest message that the client takes, in bytes: [`MIN_MESSAGE_BYTES`] to [`MAX_MESSAGE_BYTES`].
+    pub max_message_bytes: Option<usize>,
 }
 
 /// An element of `CONNECT.subscribe` that is none; the others hold.

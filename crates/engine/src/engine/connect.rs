@@ -50,6 +50,7 @@ impl Engine {
             let text = "resume: sessions are not kept by this server; send CONNECT without it";
             return self.refuse(id, request.as_ref(), ErrorCode::Unsupported, text);
         }
+        conn.max_message_bytes = connect.max_message_bytes;
         if let Some(token) = connect.token {
             conn.judging = Some(Box::new(Judging::Connect { id: request, subscribe: connect.subscribe }));
             // It came in time; how long judging takes is not the client's fault.

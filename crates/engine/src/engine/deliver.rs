@@ -8,7 +8,7 @@ use std::sync::Arc;
 use drawbridge_protocol::websocket::Compressor;
 use drawbridge_protocol::{CloseCode, Frame};
 
-use super::flush::flush_bytes;
+use super::flush::{MessageBounds, flush_bytes, too_large};
 use super::{Connections, Engine};
 use crate::access::Access;
 use crate::class::{Class, ClassId, Delivery, SlowConsumer};
@@ -214,7 +214,8 @@ impl Engine {
         self.enforce_limit(vec![id]);
     }
 
-    /// Lets queues conflate, then drops the oldest events of the largest. Returns whether that is enough.
+    /// Lets queues conflate, then drops the oldest events of the largest. Returns whether that is enough. Tables of entities
+    /// conflate as soon as the socket blocks, for a newer state replaces an older one anyway; streams only beyond the limit.
     fn shed(&mut self, id: ConnId) -> bool {
         // Frames cannot be dropped.
         let Some(conn) = self.connections.get_mut(id).filter(|conn| !conn.outbox.has_too_many_frames())
@@ -226,7 +227,9 @@ impl Engine {
             let policy = policy_of(&self.settings, &self.targets, kind);
             match policy {
                 SlowConsumer::Latest => {
-                    conn.outbox.change(&mut self.queues, queue, OutboundQueue::conflate);
+                    if matches!(kind, QueueKind::Table(_)) || conn.outbox.is_over_limit() {
+                        conn.outbox.change(&mut self.queues, queue, OutboundQueue::conflate);
+                    }
                     may_lose.push((kind, queue, policy));
                 }
                 SlowConsumer::DropOldest => may_lose.push((kind, queue, policy)),
@@ -282,7 +285,12 @@ impl Outgoing<'_> {
         let kind = QueueKind::Stream(by.class);
         let delivery = &by.delivery;
         if delivery.is_immediate() || !must_queue(conn, conn.outbox.find(kind).is_some(), delivery) {
-            if conn.push_frame(event_frame(conn, publication, self.compressor), self.dirty) {
+            let bounds = MessageBounds::of(conn, delivery);
+            let frame = match bounds.excludes(conn.encoding, publication) {
+                true => too_large(conn.encoding, publication, self.stats),
+                false => event_frame(conn, publication, self.compressor),
+            };
+            if conn.push_frame(frame, self.dirty) {
                 self.over.push(subscriber.conn);
             }
             return;

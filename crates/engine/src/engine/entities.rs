@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::Engine;
 use super::deliver::{Outgoing, delivery_of, event_frame, must_queue, outgoing};
+use super::flush::MessageBounds;
 use crate::class::Delivery;
 use crate::io::{BrokerCommand, ConnId, Output, Publication, Subject};
 use crate::outbox::{QueueKind, Queued, QueuedKind};
@@ -134,7 +135,12 @@ impl Outgoing<'_> {
             return;
         }
         self.stats.deliveries += 1;
-        if told.change == Change::Update && !must_queue(conn, subscriber.queue.is_some(), delivery) {
+        let is_plain = || {
+            !must_queue(conn, subscriber.queue.is_some(), delivery)
+                && !conn.outbox.leaves_out()
+                && !MessageBounds::of(conn, delivery).excludes(conn.encoding, told.state)
+        };
+        if told.change == Change::Update && is_plain() {
             let frame = event_frame(conn, told.state, self.compressor);
             conn.outbox.push_frame(frame);
             return conn.mark_dirty(self.dirty);

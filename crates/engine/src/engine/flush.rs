@@ -34,6 +34,52 @@ pub(super) fn flush_bytes(limit: usize) -> usize {
 /// Entities in one `VIEW_ENTER`, and keys in one `VIEW_LEAVE`.
 const MAX_ENTITIES: usize = 512;
 
+/// A message that the server composes of several events or entities has at most so many bytes. Why: buffers of common
+/// clients end at 64 KiB (Godot's at 65,535 bytes), and a longer message is lost there without an error.
+const COMPOSED_BYTES: usize = 32 * 1024;
+
+/// How long messages to one connection may be, in bytes.
+#[derive(Clone, Copy)]
+pub(super) struct MessageBounds {
+    /// Of messages that are composed of several parts.
+    composed: usize,
+    /// Of any event; `None`: any.
+    event: Option<usize>,
+}
+
+impl MessageBounds {
+    /// What the client said in `CONNECT`, or else what its class says.
+    #[inline]
+    pub(super) fn of(conn: &Connection, delivery: &Delivery) -> Self {
+        let event = conn.max_message_bytes.or(delivery.max_message_bytes);
+        MessageBounds { composed: event.unwrap_or(COMPOSED_BYTES), event }
+    }
+
+    /// Whether an event's message is too long for the client.
+    #[inline]
+    pub(super) fn excludes(&self, encoding: Encoding, publication: &Publication) -> bool {
+        self.event.is_some_and(|limit| publication.message(encoding).len() > limit)
+    }
+
+    /// Whether an entity is too large for the client: as an event, or in a `VIEW_ENTER` of this channel.
+    fn excludes_entity(&self, encoding: Encoding, state: &Publication) -> bool {
+        self.event.is_some_and(|limit| {
+            state.message(encoding).len() > limit
+                || head_bytes(&state.channel) + state.element(encoding).len() > limit
+        })
+    }
+}
+
+/// What a `VIEW_ENTER` or `VIEW_LEAVE` of this channel has beside its entities or keys, in bytes, at most.
+fn head_bytes(channel: &str) -> usize {
+    100 + 2 * channel.len()
+}
+
+/// A key as an element of a list, in bytes, at most: all of it may be escaped.
+fn key_bytes(key: &str) -> usize {
+    6 * key.len() + 3
+}
+
 /// What one connection's flush needs of the engine, beside the connection.
 struct Flush<'e> {
     now_ms: u64,
@@ -47,6 +93,8 @@ struct Flush<'e> {
     /// Messages that are sent in arrays, and about how many bytes they have.
     batch: Vec<Message>,
     batch_bytes: usize,
+    /// The bound of each array, in bytes.
+    array_bytes: usize,
 }
 
 /// What is left of a queue after it was served.
@@ -72,6 +120,7 @@ impl Engine {
             compressor: &mut self.compressor,
             batch: Vec::new(),
             batch_bytes: 0,
+            array_bytes: usize::MAX,
         };
         (&mut self.connections, flush)
     }
@@ -262,7 +311,14 @@ impl Flush<'_> {
             }
         }
         self.count(conn, class, delivery, &events);
-        messages.extend(events.into_iter().map(|queued| Message::Event(queued.publication)));
+        let bounds = MessageBounds::of(conn, delivery);
+        messages.extend(events.into_iter().map(|queued| {
+            let publication = queued.publication;
+            match bounds.excludes(conn.encoding, &publication) {
+                true => Message::Own(too_large(conn.encoding, &publication, self.stats)),
+                false => Message::Event(publication),
+            }
+        }));
         (messages, more)
     }
 
@@ -291,7 +347,9 @@ impl Flush<'_> {
         let may_send = is_live && target.world.as_ref().is_none_or(|world| world.loaded);
         match snapshot {
             Some(snapshot) if may_send => {
-                let rest = send_snapshot(conn, target, audience, snapshot, self.max_bytes, self.stats);
+                let bounds = MessageBounds::of(conn, delivery);
+                let part = SnapshotPart { target_id, audience, bounds, max_bytes: self.max_bytes };
+                let rest = part.send(conn, target, snapshot, self.stats);
                 if let Some(rest) = rest {
                     let running = Some(SnapshotState::Running(rest));
                     conn.outbox.change(self.queues, queue, |queue| queue.snapshot = running);
@@ -309,7 +367,9 @@ impl Flush<'_> {
             .change(self.queues, queue, |queue| queue.take(self.now_ms, delivery, area, self.max_bytes));
         let (channel, class) = (target.subject.name.clone(), target.class);
         self.count(conn, class, delivery, &events);
-        (messages(conn.encoding, &channel, events, self.stats), more)
+        let bounds = MessageBounds::of(conn, delivery);
+        let events = without_too_large(conn, target_id, events, bounds);
+        (messages(conn.encoding, &channel, events, bounds.composed, self.stats), more)
     }
 
     /// How events of a class are sent. `limited`: `max_updates` is what the window has left of it; otherwise there is no
@@ -341,6 +401,7 @@ impl Flush<'_> {
     /// Makes messages into frames; those of a class with a window are collected for arrays, whatever their channels.
     fn put(&mut self, conn: &mut Connection, messages: Vec<Message>, delivery: &Delivery) {
         if delivery.batch_ms > 0 {
+            self.array_bytes = self.array_bytes.min(MessageBounds::of(conn, delivery).composed);
             self.batch.extend(messages);
         } else {
             messages.iter().for_each(|message| conn.push_message(message, self.compressor));
@@ -349,7 +410,11 @@ impl Flush<'_> {
 
     /// Makes the collected messages into arrays.
     fn end(mut self, conn: &mut Connection) {
-        for batch in std::mem::take(&mut self.batch).chunks(MAX_BATCH) {
+        let messages = std::mem::take(&mut self.batch);
+        let mut rest = &messages[..];
+        while !rest.is_empty() {
+            let (batch, behind) = rest.split_at(fitting(conn.encoding, rest, self.array_bytes));
+            rest = behind;
             let frame = match (batch, conn.deflate) {
                 ([message], _) => {
                     conn.push_message(message, self.compressor);
@@ -373,42 +438,109 @@ fn subscriber_mut<'t>(
     targets.get_mut(target)?.subscribers.get_mut(slot)
 }
 
-/// Sends the next part of a snapshot; returns what is left of it.
-fn send_snapshot(
-    conn: &mut Connection,
-    target: &mut Target,
-    audience: AudienceId,
-    snapshot: SnapshotState,
-    max_bytes: usize,
-    stats: &mut Stats,
-) -> Option<Snapshot> {
-    let (Some(world), Some(audiences)) = (&mut target.world, &target.audiences) else { return None };
-    let mut snapshot = match snapshot {
-        SnapshotState::Running(snapshot) => snapshot,
-        SnapshotState::Wanted => {
-            stats.snapshots += 1;
-            Snapshot::new(world.seen_by(audiences, audience))
-        }
+/// How many of these messages one array holds: at least one.
+fn fitting(encoding: Encoding, messages: &[Message], max_bytes: usize) -> usize {
+    // The head of an array has at most three bytes, and a comma follows each message.
+    let mut bytes = 3;
+    let fits = |message: &&Message| {
+        bytes += message.body(encoding).len() + 1;
+        bytes <= max_bytes
     };
-    let reset = snapshot.is_fresh();
-    let (mut elements, mut bytes) = (Vec::new(), 0);
-    while elements.len() < MAX_ENTITIES
-        && bytes < max_bytes
-        && let Some(id) = snapshot.pop()
-    {
-        if let Some(publication) = world.state_seen(audiences, audience, id) {
-            let element = publication.element(conn.encoding).clone();
-            bytes += element.len();
-            elements.push(element);
-        }
+    messages.iter().take(MAX_BATCH).take_while(fits).count().max(1)
+}
+
+/// Leaves out entities that are too large for the client: it forgets one that grows, and one that shrinks enters its view.
+fn without_too_large(
+    conn: &mut Connection,
+    target: TargetId,
+    events: Vec<Queued>,
+    bounds: MessageBounds,
+) -> Vec<Queued> {
+    if bounds.event.is_none() {
+        return events;
     }
-    stats.view_enters += elements.len() as u64;
-    let complete = snapshot.is_done();
-    // A named subscription of an entity channel has an audience, except where the class requires an area that it lacks.
-    let reason = (audience == NOBODY).then_some(AREA_REQUIRED);
-    let message = ViewEnter { channel: &target.subject.name, reset, complete, reason, entities: &elements };
-    conn.outbox.push_frame(encode_view_enter(conn.encoding, &message));
-    (!complete).then_some(snapshot)
+    let encoding = conn.encoding;
+    let outbox = &mut conn.outbox;
+    let as_sent = |mut queued: Queued| {
+        let Some(QueuedKind::Entity(id, change)) = queued.kind else { return Some(queued) };
+        let is_present = matches!(change, Change::Enter | Change::Update);
+        let change = if is_present && bounds.excludes_entity(encoding, &queued.publication) {
+            let was_sent = !outbox.leave_out(target, id) && change == Change::Update;
+            was_sent.then_some(Change::Hide)?
+        } else {
+            match (outbox.was_left_out(target, id), change) {
+                (false, change) => change,
+                (true, Change::Enter | Change::Update) => Change::Enter,
+                (true, Change::Hide | Change::Remove) => return None,
+            }
+        };
+        queued.kind = Some(QueuedKind::Entity(id, change));
+        Some(queued)
+    };
+    events.into_iter().filter_map(as_sent).collect()
+}
+
+/// What the next part of a snapshot needs beside connection and target.
+struct SnapshotPart {
+    target_id: TargetId,
+    audience: AudienceId,
+    bounds: MessageBounds,
+    /// No further message is begun once so many bytes are sent.
+    max_bytes: usize,
+}
+
+impl SnapshotPart {
+    /// Sends the next part; returns what is left of the snapshot.
+    fn send(
+        &self,
+        conn: &mut Connection,
+        target: &mut Target,
+        snapshot: SnapshotState,
+        stats: &mut Stats,
+    ) -> Option<Snapshot> {
+        let (Some(world), Some(audiences)) = (&mut target.world, &target.audiences) else { return None };
+        let mut snapshot = match snapshot {
+            SnapshotState::Running(snapshot) => snapshot,
+            SnapshotState::Wanted => {
+                stats.snapshots += 1;
+                conn.outbox.start_table(self.target_id);
+                Snapshot::new(world.seen_by(audiences, self.audience))
+            }
+        };
+        let name = &target.subject.name;
+        let mut sent_bytes = 0;
+        while sent_bytes < self.max_bytes {
+            let reset = snapshot.is_fresh();
+            let (mut elements, mut bytes) = (Vec::new(), head_bytes(name));
+            while elements.len() < MAX_ENTITIES
+                && let Some(id) = snapshot.peek()
+            {
+                if let Some(state) = world.state_seen(audiences, self.audience, id) {
+                    let element = state.element(conn.encoding);
+                    if self.bounds.excludes_entity(conn.encoding, state) {
+                        conn.outbox.leave_out(self.target_id, id);
+                    } else if !elements.is_empty() && bytes + element.len() >= self.bounds.composed {
+                        break;
+                    } else {
+                        bytes += element.len() + 1;
+                        elements.push(element.clone());
+                    }
+                }
+                snapshot.advance();
+            }
+            stats.view_enters += elements.len() as u64;
+            let complete = snapshot.is_done();
+            // A named subscription of an entity channel has an audience, except where the class requires an area that it lacks.
+            let reason = (self.audience == NOBODY).then_some(AREA_REQUIRED);
+            let message = ViewEnter { channel: name, reset, complete, reason, entities: &elements };
+            conn.outbox.push_frame(encode_view_enter(conn.encoding, &message));
+            sent_bytes += bytes;
+            if complete {
+                return None;
+            }
+        }
+        Some(snapshot)
+    }
 }
 
 /// Where the area of an audience is now.
@@ -423,6 +555,18 @@ fn resync(encoding: Encoding, target: &Target, offset: u64) -> Frame {
         reason: "slow_consumer",
         epoch: position.map(|position| position.epoch.as_str()),
         offset: position.map(|position| if offset > 0 { offset } else { position.offset }),
+    };
+    codec::encode_frame(encoding, &message)
+}
+
+/// `RESYNC` in place of an event that is too long for the client.
+pub(super) fn too_large(encoding: Encoding, publication: &Publication, stats: &mut Stats) -> Frame {
+    stats.resyncs += 1;
+    let message = ServerMessage::Resync {
+        channel: &publication.channel,
+        reason: "too_large",
+        epoch: (publication.offset > 0).then(|| publication.epoch.as_str()),
+        offset: (publication.offset > 0).then_some(publication.offset),
     };
     codec::encode_frame(encoding, &message)
 }
@@ -446,7 +590,13 @@ impl Message {
 }
 
 /// Queued events as messages; neighbours with the same kind of change share one.
-fn messages(encoding: Encoding, channel: &str, events: Vec<Queued>, stats: &mut Stats) -> Vec<Message> {
+fn messages(
+    encoding: Encoding,
+    channel: &str,
+    events: Vec<Queued>,
+    max_bytes: usize,
+    stats: &mut Stats,
+) -> Vec<Message> {
     let mut messages = Vec::with_capacity(events.len());
     let mut events = events.into_iter().peekable();
     while let Some(first) = events.next() {
@@ -457,17 +607,29 @@ fn messages(encoding: Encoding, channel: &str, events: Vec<Queued>, stats: &mut 
                 continue;
             }
         };
+        let mut bytes = head_bytes(channel) + part_bytes(encoding, change, &first);
         let mut run = vec![first];
         let alike =
             |queued: &Queued| matches!(queued.kind, Some(QueuedKind::Entity(_, other)) if other == change);
         while run.len() < MAX_ENTITIES
-            && let Some(queued) = events.next_if(alike)
+            && let Some(queued) = events.next_if(|queued| {
+                bytes += part_bytes(encoding, change, queued);
+                bytes <= max_bytes && alike(queued)
+            })
         {
             run.push(queued);
         }
         messages.push(Message::Own(in_or_out_of_view(encoding, channel, change, &run, stats)));
     }
     messages
+}
+
+/// What an entity takes in a `VIEW_ENTER`, or its key in a `VIEW_LEAVE`, in bytes, at most.
+fn part_bytes(encoding: Encoding, change: Change, queued: &Queued) -> usize {
+    match change {
+        Change::Enter | Change::Update => queued.publication.element(encoding).len() + 1,
+        Change::Hide | Change::Remove => queued.publication.event.key().map_or(0, key_bytes),
+    }
 }
 
 /// What came into view together, or went out of it.

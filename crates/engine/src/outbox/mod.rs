@@ -10,12 +10,14 @@
 mod queue;
 
 use drawbridge_protocol::Frame;
+use hashbrown::HashSet;
 use slab::Slab;
 
 pub(crate) use queue::{OutboundQueue, QueueKind, Queued, QueuedKind, Snapshot, SnapshotState};
 
 use crate::class::{ClassId, Delivery};
 use crate::targets::TargetId;
+use crate::world::EntityId;
 
 /// Names a queue in [`Queues`]; reused after the queue was removed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -90,6 +92,8 @@ pub(crate) struct Outbox {
     limit: usize,
     /// Of classes with `max_updates`.
     updates: Vec<Updates>,
+    /// Entities in view that the client was not sent, because they exceed the longest message that it takes.
+    left_out: Option<Box<HashSet<(TargetId, EntityId)>>>,
 }
 
 impl Outbox {
@@ -103,6 +107,7 @@ impl Outbox {
             queue_bytes: 0,
             limit,
             updates: Vec::new(),
+            left_out: None,
         }
     }
 
@@ -231,8 +236,9 @@ impl Outbox {
         }
     }
 
-    /// Drops the events of a subscription that has ended, from the queues of streams.
+    /// Drops the events of a subscription that has ended from the queues of streams, and what was left out of its table.
     pub(crate) fn forget(&mut self, queues: &mut Queues, target: TargetId) {
+        self.start_table(target);
         for at in 0..self.queues.len() {
             if let (QueueKind::Stream(_), id) = self.queues[at] {
                 self.change(queues, id, |queue| queue.forget(target));
@@ -253,6 +259,31 @@ impl Outbox {
             Some(updates) => *updates = Updates { class, window, count },
             None => self.updates.push(Updates { class, window, count }),
         }
+    }
+
+    // --- entities that are too large for the client ---
+
+    /// A table's snapshot starts: nothing is left out of it yet.
+    pub(crate) fn start_table(&mut self, target: TargetId) {
+        if let Some(left_out) = &mut self.left_out {
+            left_out.retain(|(of, _)| *of != target);
+        }
+        self.left_out = self.left_out.take().filter(|left_out| !left_out.is_empty());
+    }
+
+    /// An entity is too large for the client. Returns whether it was left out before.
+    pub(crate) fn leave_out(&mut self, target: TargetId, entity: EntityId) -> bool {
+        !self.left_out.get_or_insert_default().insert((target, entity))
+    }
+
+    /// An entity can be sent, or is gone. Returns whether it was left out until now.
+    pub(crate) fn was_left_out(&mut self, target: TargetId, entity: EntityId) -> bool {
+        self.left_out.as_mut().is_some_and(|left_out| left_out.remove(&(target, entity)))
+    }
+
+    /// Whether anything is left out.
+    pub(crate) fn leaves_out(&self) -> bool {
+        self.left_out.is_some()
     }
 
     // --- bytes ---

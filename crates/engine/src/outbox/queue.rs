@@ -156,10 +156,13 @@ impl Snapshot {
     }
 
     /// The next entity.
-    pub(crate) fn pop(&mut self) -> Option<EntityId> {
-        let id = self.ids.get(self.next).copied();
-        self.next += usize::from(id.is_some());
-        id
+    pub(crate) fn peek(&self) -> Option<EntityId> {
+        self.ids.get(self.next).copied()
+    }
+
+    /// Goes on to the entity behind the next.
+    pub(crate) fn advance(&mut self) {
+        self.next += 1;
     }
 
     fn includes(&self, id: EntityId) -> bool {

@@ -5,7 +5,7 @@ use serde_json::value::RawValue;
 use crate::json::{Kind, Reader, SyntaxError, Token, Value, decimal_text};
 use crate::message::{
     BadRequest, BadSubscribe, ClientMessage, Connect, FilterUpdate, MAX_BATCH, MAX_DATA_DEPTH, MAX_ID_BYTES,
-    MAX_ID_NUMBER, Publish, Request, RequestId, Subscribe,
+    MAX_ID_NUMBER, MAX_MESSAGE_BYTES, MIN_MESSAGE_BYTES, Publish, Request, RequestId, Subscribe,
 };
 use crate::msgpack::{Foreign, MsgPackError};
 
@@ -123,7 +123,24 @@ fn connect(fields: &Fields<'_>) -> Result<Connect, String> {
         None => Vec::new(),
         Some(list) => subscriptions(fields.of_kind("subscribe", list, Kind::Array)?, fields.foreign)?,
     };
-    Ok(Connect { token: fields.optional("token")?, subscribe, resume: fields.object("resume")? })
+    Ok(Connect {
+        token: fields.optional("token")?,
+        subscribe,
+        resume: fields.object("resume")?,
+        max_message_bytes: max_message_bytes(fields)?,
+    })
+}
+
+fn max_message_bytes(fields: &Fields<'_>) -> Result<Option<usize>, String> {
+    let Some(value) = fields.present("max_message_bytes") else { return Ok(None) };
+    let number = value.text.parse().ok().filter(|_| value.kind == Kind::Number);
+    match number.filter(|number| (MIN_MESSAGE_BYTES..=MAX_MESSAGE_BYTES).contains(number)) {
+        Some(number) => Ok(Some(number)),
+        None => Err(format!(
+            "`max_message_bytes` must be an integer from {MIN_MESSAGE_BYTES} to {MAX_MESSAGE_BYTES}: the longest \
+             message that the client takes, in bytes"
+        )),
+    }
 }
 
 /// The elements of `CONNECT.subscribe`; the text has been checked before.
@@ -205,7 +222,7 @@ fn unknown_type(name: &str) -> String {
 }
 
 /// Every field that some client message has.
-const FIELDS: [&str; 13] = [
+const FIELDS: [&str; 14] = [
     "type",
     "id",
     "channel",
@@ -218,6 +235,7 @@ const FIELDS: [&str; 13] = [
     "token",
     "subscribe",
     "resume",
+    "max_message_bytes",
     "t",
 ];
 

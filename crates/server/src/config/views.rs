@@ -5,6 +5,7 @@ use std::time::Duration;
 use drawbridge_engine::class::{Delivery, EntityRules, SlowConsumer, Space};
 use drawbridge_engine::expr::{Expr, Vars};
 use drawbridge_engine::path::Path;
+use drawbridge_protocol::{MAX_MESSAGE_BYTES, MIN_MESSAGE_BYTES};
 
 use super::channel::compile;
 use super::reader::{Field, Section, excerpt};
@@ -115,11 +116,15 @@ fn delivery(section: &Section<'_>, is_entity: bool) -> Delivery {
             ("disconnect", SlowConsumer::Disconnect),
         ],
     );
+    let max_message_bytes = section
+        .field("message_bytes_out")
+        .and_then(|field| field.size(MIN_MESSAGE_BYTES as u64..=MAX_MESSAGE_BYTES as u64));
     Delivery {
         batch_ms: batch.as_millis() as u64,
         conflate,
         max_updates: max_updates.map(|max| max as u32),
         max_wait_ms: max_wait.as_millis() as u64,
         slow_consumer,
+        max_message_bytes: max_message_bytes.map(|bytes| bytes as usize),
     }
 }
