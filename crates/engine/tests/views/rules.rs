@@ -50,6 +50,7 @@ impl Rules {
                 max_updates: chosen.then_some(2),
                 max_wait_ms: 200,
                 slow_consumer: policies[dice.roll(3)],
+                max_message_bytes: None,
             }
         };
         let deliveries = [delivery(dice), delivery(dice), delivery(dice)];

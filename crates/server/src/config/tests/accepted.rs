@@ -210,6 +210,7 @@ batch = "50ms"
 max_updates = 20
 max_wait = "500ms"
 conflate = true
+message_bytes_out = "48KiB"
 [[channel]]
 name = "chat:*"
 slow_consumer = "drop_oldest"
@@ -230,6 +231,7 @@ slow_consumer = "drop_oldest"
         max_updates: Some(20),
         max_wait_ms: 500,
         slow_consumer: SlowConsumer::Latest,
+        max_message_bytes: Some(48 * 1024),
     };
     assert_eq!(world.delivery, delivery);
     assert_eq!(chat.delivery.slow_consumer, SlowConsumer::DropOldest);
