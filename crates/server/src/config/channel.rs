@@ -96,11 +96,9 @@ fn class(section: &Section<'_>, names: &mut Names) -> Option<Class> {
 
 /// Whether clients may subscribe by pattern. Redis is asked for what the patterns begin with, which has to be something.
 fn patterns(section: &Section<'_>, name: Option<&ClassName>) -> bool {
-    let patterns = section.boolean("patterns", false);
-    if patterns
-        && name.is_some_and(|name| name.literal_prefix().is_empty())
-        && let Some(field) = section.field("patterns")
-    {
+    let Some(field) = section.field("patterns") else { return false };
+    let patterns = field.boolean().unwrap_or(false);
+    if patterns && name.is_some_and(|name| name.literal_prefix().is_empty()) {
         field.error(
             "cannot be true for a class whose name begins with a placeholder or `*`: the node would have to receive every channel in Redis",
             "give the class a fixed beginning, like \"room:{room}\", or leave `patterns` out",
