@@ -303,7 +303,8 @@ def test_filters_of_a_classs_patterns_share_a_budget(node):
 def test_a_class_without_a_beginning_has_no_patterns(redis, start, name):
     node = start(redis, wait_ready_line=False, channel=[{"name": name, "subscribe": "true", "patterns": True}])
     until(lambda: not node.process.running, "the node ends")
-    assert "channel.patterns" in node.process.output and "fixed beginning" in node.process.output
+    until(lambda: "channel.patterns" in node.process.output, "the node says what is wrong")
+    assert "fixed beginning" in node.process.output
 
 
 # access
