@@ -40,7 +40,7 @@ browser:
 autobahn *cases:
     scripts/autobahn {{cases}}
 
-# One fuzz target for a while: just fuzz frames
+# One fuzz target for a while: just fuzz engine
 fuzz target seconds='60':
     cd fuzz && RUSTC_BOOTSTRAP=1 cargo fuzz run {{target}} -- -max_total_time={{seconds}}
 

@@ -11,7 +11,9 @@ impl Scope for Event<'_> {
         match var {
             Var::Event | Var::Channel => Binding::Text("name"),
             Var::Data => Binding::Json(self.0),
-            Var::Me => Binding::Me { player: "alice", claims: r#"{"sub":"alice","team":"red","rooms":["1","2"]}"# },
+            Var::Me => {
+                Binding::Me { player: "alice", claims: r#"{"sub":"alice","team":"red","rooms":["1","2"]}"# }
+            }
             Var::Params => Binding::Params(&[("room", "1")]),
             Var::From | Var::Tags | Var::Key => Binding::Missing,
         }

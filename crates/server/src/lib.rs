@@ -10,6 +10,8 @@ pub mod command;
 pub mod commands;
 pub mod config;
 pub mod dev;
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod http;
 pub mod judge;
 pub mod log;

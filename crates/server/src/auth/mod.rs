@@ -89,6 +89,16 @@ impl Verifier {
         }
     }
 
+    /// A verifier with the keys of a JSON Web Key Set that is at hand.
+    ///
+    /// # Errors
+    /// Where it is no key set.
+    #[doc(hidden)]
+    pub fn from_key_set(body: &[u8]) -> Result<Verifier, String> {
+        let keys = jwks::parse(body)?.iter().map(|key| (**key).clone()).collect();
+        Ok(Verifier { keys, ..Verifier::new(&Auth::default(), None) })
+    }
+
     /// Whether judging this token is work for a thread that serves no sockets: a public key's arithmetic, or waiting
     /// for a key set that is being fetched (5 seconds at most). An HMAC, or a token without hope, is neither.
     pub fn is_costly(&self, token: &str) -> bool {

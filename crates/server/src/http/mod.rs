@@ -7,5 +7,5 @@ pub(crate) mod listener;
 mod origin;
 mod pages;
 pub(crate) mod playground;
-mod proxy_protocol;
+pub(crate) mod proxy_protocol;
 mod ws;

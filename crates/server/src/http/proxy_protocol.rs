@@ -22,12 +22,16 @@ const PEEK_EVERY: Duration = Duration::from_millis(5);
 /// Reads a PROXY header if there is one and gives the address in it; `None` where there is none or it names none.
 /// The caller bounds the time.
 pub(super) async fn read(stream: &mut TcpStream) -> io::Result<Option<IpAddr>> {
-    let header = match version(stream).await? {
-        None => return Ok(None),
-        Some(1) => read_v1(stream).await?,
-        Some(_) => read_v2(stream).await?,
-    };
-    match HeaderResult::parse(&header) {
+    match version(stream).await? {
+        None => Ok(None),
+        Some(1) => address(&read_v1(stream).await?),
+        Some(_) => address(&read_v2(stream).await?),
+    }
+}
+
+/// The client's address in a whole header; `None` where it names none.
+pub(crate) fn address(header: &[u8]) -> io::Result<Option<IpAddr>> {
+    match HeaderResult::parse(header) {
         HeaderResult::V1(Ok(header)) => Ok(match header.addresses {
             v1::Addresses::Tcp4(addresses) => Some(addresses.source_address.into()),
             v1::Addresses::Tcp6(addresses) => Some(addresses.source_address.into()),

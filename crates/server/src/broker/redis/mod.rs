@@ -11,7 +11,7 @@ mod library;
 mod link;
 mod links;
 mod publisher;
-mod reader;
+pub(crate) mod reader;
 mod refusals;
 pub mod resp;
 mod views;

@@ -397,3 +397,16 @@ fn entity(field: &Value, value: &Value, now_ms: u64, external_bytes: usize) -> O
     let payload = bytes::Bytes::copy_from_slice(payload);
     Some(StoredEntity { key: key.to_owned(), age_ms: now_ms.saturating_sub(heard_ms), payload })
 }
+
+/// The entities in a table's fields that are at hand; for [`crate::fuzzing`].
+pub(crate) fn entities_in(
+    fields: &[(Vec<u8>, Vec<u8>)],
+    now_ms: u64,
+    external_bytes: usize,
+) -> Vec<StoredEntity> {
+    let bulk = |bytes: &[u8]| Value::BulkString(bytes.to_vec());
+    fields
+        .iter()
+        .filter_map(|(field, value)| entity(&bulk(field), &bulk(value), now_ms, external_bytes))
+        .collect()
+}
