@@ -1,5 +1,7 @@
 """Contract §8: token buckets and the ladder from an error to a close."""
 
+import time
+
 import pytest
 
 from harness.tokens import mint
@@ -238,3 +240,53 @@ def test_an_unsubscribe_is_never_refused_for_what_waits(start, own_redis):
         assert player.reply(request).type == "EVENT_PUBLISHED"
     assert player.reply(unsubscribe).type == "CHANNEL_UNSUBSCRIBED"
     player.refusal("CHANNEL_UNSUBSCRIBE", "NOT_SUBSCRIBED", channel="chat:1")
+
+
+def limited(player, count):
+    """The errors behind `WELCOME`, after a marker."""
+    player.sync()
+    errors = [m for m in player.received if m.type == "ERROR"]
+    assert len(errors) == count, errors
+    return errors
+
+
+def reconnect(node, sub, channels, **how):
+    player = node.connect(**how)
+    player.start("CONNECT", token=mint(sub), subscribe=[{"channel": channel} for channel in channels])
+    return player, len(player.welcome()["subscriptions"])
+
+
+def test_subscriptions_in_connect_draw_from_a_bucket_of_the_player(redis, start):
+    limits = {"subscribes": {"per_second": 1, "burst": 5}, "subscriptions": 50}
+    node = start(redis, limits=limits, connection={"auto_subscribe": []})
+    channels = [f"chat:{n}" for n in range(50)]
+    first, granted = reconnect(node, "alice", channels)
+    assert granted == 50, "a reconnect with all that a connection may hold passes"
+    first.close()
+    second, granted = reconnect(node, "alice", channels)
+    errors = limited(second, 50 - granted)
+    assert granted < 25 and {e["code"] for e in errors} == {"RATE_LIMITED"} and all(e["retryable"] for e in errors)
+    assert [e["channel"] for e in errors] == channels[granted:]
+    waits = [e["retry_after_ms"] for e in errors]
+    assert waits == sorted(waits) and waits[-1] - waits[0] == 1000 * (len(waits) - 1), "each is named its turn"
+    assert reconnect(node, "bob", channels)[1] == 50, "another player has a bucket of theirs"
+    until(lambda: second.ask("CHANNEL_SUBSCRIBE", channel=channels[-1]).type == "CHANNEL_SUBSCRIBED", "it is granted later")
+
+
+def test_a_storm_of_reconnects_subscribes_no_more_than_one_connection(redis, start):
+    limits = {"subscribes": {"per_second": 1, "burst": 40}, "subscriptions": 100}
+    node = start(redis, limits=limits, shards=2, connection={"auto_subscribe": ["room:{room}"]})
+    token = mint("alice", room=[f"r{n}" for n in range(40)])
+    began, granted, refused = time.monotonic(), 0, 0
+    for n in range(12):
+        player = node.connect()
+        player.start("CONNECT", token=token, subscribe=[{"channel": f"chat:{n}:{m}"} for m in range(20)])
+        listed = player.welcome()["subscriptions"]
+        for m in range(20):
+            player.send({"type": "CHANNEL_SUBSCRIBE", "channel": f"chat:more:{n}:{m}"})
+        player.sync()
+        granted += len(listed)
+        refused += sum(m.type == "ERROR" and m["code"] == "RATE_LIMITED" for m in player.received)
+        player.close()
+    assert granted <= 100 + (time.monotonic() - began) + 1
+    assert refused >= 12 * 80 - 100 - (time.monotonic() - began) - 1

@@ -14,7 +14,7 @@ use crate::class::ClassId;
 use crate::expr::Expr;
 use crate::io::{Claims, ConnId, Opened, Ticket};
 use crate::outbox::Outbox;
-use crate::rate_limit::Bucket;
+use crate::rate_limit::{Account, Bucket};
 use crate::targets::TargetId;
 
 /// One connection of this shard.
@@ -32,6 +32,8 @@ pub(crate) struct Connection {
     /// Secret name of the session, random.
     pub(crate) session: u128,
     pub(crate) address: IpAddr,
+    /// It came without a token, and its player's name was made for it.
+    pub(crate) anonymous: bool,
     /// Who it is; known from `Joining` on, or earlier with a token on the upgrade.
     pub(crate) claims: Option<Claims>,
     pub(crate) subscriptions: Vec<Subscription>,
@@ -85,6 +87,8 @@ pub(crate) struct Joining {
     pub(crate) unconfirmed: usize,
     /// Errors of `CONNECT.subscribe`, sent behind `WELCOME`.
     pub(crate) errors: Vec<Frame>,
+    /// Subscriptions that were refused with `RATE_LIMITED`.
+    pub(crate) limited: u64,
 }
 
 /// A token on its way to be judged, and what to do then.
@@ -267,6 +271,7 @@ impl Connection {
             connection: opened.connection,
             session: opened.session,
             address: opened.address,
+            anonymous: false,
             claims: None,
             subscriptions: Vec::new(),
             patterns: 0,
@@ -305,6 +310,12 @@ impl Connection {
     /// The player id, once it is known.
     pub(crate) fn player(&self) -> Option<&Arc<str>> {
         self.claims.as_ref().map(|claims| &claims.player)
+    }
+
+    /// Whose shared buckets it draws from; `None` until its player is known.
+    pub(crate) fn account(&self) -> Option<Account> {
+        let player = self.player()?.clone();
+        Some(if self.anonymous { Account::Address(self.address) } else { Account::Player(player) })
     }
 
     pub(crate) fn subscription(&self, target: TargetId) -> Option<&Subscription> {

@@ -78,15 +78,27 @@ impl Bucket {
     }
 }
 
-/// What connections of several shards share: the buckets of players and addresses, asked once per message and only where
-/// the configuration sets such a limit, the patterns of each player, and how many connections a player has. Never asked
-/// on the way out.
+/// Whose bucket a request draws from, beside that of its connection.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Account {
+    /// A player with a token, over all of the player's connections to this node.
+    Player(Arc<str>),
+    /// The anonymous players of one address: each connection of theirs is a new player.
+    Address(IpAddr),
+}
+
+/// An address may spend as much as so many players with a token: several people play behind one router.
+const PLAYERS_PER_ADDRESS: u64 = 8;
+
+/// What connections of several shards share: the buckets of players and addresses, the patterns of each player, and how
+/// many connections a player has. Used when a request comes in, never when an event is delivered.
 #[derive(Debug)]
 pub struct SharedLimits {
     slots: Option<PlayerSlots>,
     players: Option<(Rate, Keyed<Arc<str>>)>,
     addresses: Option<(Rate, Keyed<IpAddr>)>,
     patterns: PatternShares,
+    subscribes: Accounts,
 }
 
 impl SharedLimits {
@@ -97,6 +109,7 @@ impl SharedLimits {
             players: settings.messages_per_player.map(|rate| (rate, Keyed::default())),
             addresses: settings.messages_per_address.map(|rate| (rate, Keyed::default())),
             patterns: PatternShares { limit: settings.patterns_per_player, players: Mutex::default() },
+            subscribes: Accounts::new(settings.subscribes_per_player()),
         })
     }
 
@@ -125,16 +138,23 @@ impl SharedLimits {
         }
     }
 
+    /// One subscription: by a request, in `CONNECT`, or filled from the claims.
+    pub fn take_subscribe(&self, now_ms: u64, account: &Account) -> Verdict {
+        self.subscribes.take(now_ms, account)
+    }
+
     /// One message of this player from this address.
     pub fn take(&self, now_ms: u64, player: Option<&Arc<str>>, address: IpAddr) -> Verdict {
         if let Some((rate, buckets)) = &self.addresses {
-            let verdict = buckets.take(now_ms, *rate, &address);
+            let verdict = buckets.with(now_ms, &address, |bucket| bucket.take(now_ms, *rate, 1));
             if verdict != Verdict::Allowed {
                 return verdict;
             }
         }
         match (&self.players, player) {
-            (Some((rate, buckets)), Some(player)) => buckets.take(now_ms, *rate, player),
+            (Some((rate, buckets)), Some(player)) => {
+                buckets.with(now_ms, player, |bucket| bucket.take(now_ms, *rate, 1))
+            }
             _ => Verdict::Allowed,
         }
     }
@@ -192,6 +212,34 @@ impl PatternShares {
     }
 }
 
+/// The buckets of all accounts for one kind of cost.
+#[derive(Debug)]
+struct Accounts {
+    player: Rate,
+    buckets: Keyed<Account>,
+}
+
+impl Accounts {
+    fn new(player: Rate) -> Self {
+        Accounts { player, buckets: Keyed::default() }
+    }
+
+    fn rate(&self, account: &Account) -> Rate {
+        match account {
+            Account::Player(_) => self.player,
+            Account::Address(_) => Rate {
+                per_second: self.player.per_second.saturating_mul(PLAYERS_PER_ADDRESS),
+                burst: self.player.burst.saturating_mul(PLAYERS_PER_ADDRESS),
+            },
+        }
+    }
+
+    fn take(&self, now_ms: u64, account: &Account) -> Verdict {
+        let rate = self.rate(account);
+        self.buckets.with(now_ms, account, |bucket| bucket.take(now_ms, rate, 1))
+    }
+}
+
 const PARTS: usize = 16;
 /// Keys of one part; beyond it, full buckets are forgotten first and then all are.
 const MAX_KEYS: usize = 16_384;
@@ -212,7 +260,8 @@ impl<K> Default for Keyed<K> {
 }
 
 impl<K: Hash + Eq + Clone> Keyed<K> {
-    fn take(&self, now_ms: u64, rate: Rate, key: &K) -> Verdict {
+    /// Runs `f` on the bucket of this key.
+    fn with<T>(&self, now_ms: u64, key: &K, f: impl FnOnce(&mut Bucket) -> T) -> T {
         let part = self.hasher.hash_one(key) as usize % PARTS;
         let mut buckets = self.parts[part].lock().unwrap_or_else(PoisonError::into_inner);
         if buckets.len() >= MAX_KEYS && !buckets.contains_key(key) {
@@ -221,7 +270,7 @@ impl<K: Hash + Eq + Clone> Keyed<K> {
                 buckets.clear();
             }
         }
-        buckets.entry(key.clone()).or_default().take(now_ms, rate, 1)
+        f(buckets.entry(key.clone()).or_default())
     }
 }
 

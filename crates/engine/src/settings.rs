@@ -33,7 +33,7 @@ pub struct Settings {
     pub patterns_per_player: usize,
     /// Messages per connection.
     pub messages: Rate,
-    /// Subscribe requests per connection.
+    /// Subscribe requests per connection; see also [`Settings::subscribes_per_player`].
     pub subscribes: Rate,
     /// Bytes per connection.
     pub bytes: Rate,
@@ -54,6 +54,14 @@ pub struct Settings {
     pub views_open_without_permission: bool,
     /// `dev`: say which class and rule refused.
     pub explain: bool,
+}
+
+impl Settings {
+    /// Subscriptions of one player, over all of the player's connections to this node, however they are asked for: a
+    /// reconnect with as many as a connection may hold passes, and the rate is that of [`Settings::subscribes`].
+    pub fn subscribes_per_player(&self) -> Rate {
+        Rate { per_second: self.subscribes.per_second, burst: self.subscriptions as u64 }
+    }
 }
 
 /// The channel on which services command players, where it is on (contract §9).

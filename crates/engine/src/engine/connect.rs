@@ -60,7 +60,10 @@ impl Engine {
         }
         let claims = match conn.claims.take() {
             Some(claims) => claims,
-            None if self.settings.allow_anonymous => anonymous(conn),
+            None if self.settings.allow_anonymous => {
+                conn.anonymous = true;
+                anonymous(conn)
+            }
             None => {
                 let failure = AuthFailure::new(ErrorCode::Unauthenticated, "CONNECT: `token` is missing");
                 return self.reject_token(id, request.as_ref(), &failure);
@@ -149,13 +152,15 @@ impl Engine {
         }
         let Some(conn) = self.connections.get_mut(id) else { return };
         // One more than there are, so that nothing is complete before everything is asked for.
-        let named = is_named(conn);
-        conn.phase = Phase::Joining(Box::new(Joining { id: request, unconfirmed: 1, errors: Vec::new() }));
+        // Services cannot have narrowed anything for an anonymous player, whose name is new.
+        let named = !conn.anonymous;
+        let joining = Joining { id: request, unconfirmed: 1, errors: Vec::new(), limited: 0 };
+        conn.phase = Phase::Joining(Box::new(joining));
         if named {
             self.load_views(id);
         }
         for channel in auto.channels {
-            self.add_subscription(id, &Subject::channel(channel), Origin::Auto, None, None, Reply::Welcome);
+            self.auto_subscribe(id, channel, Reply::Welcome);
         }
         self.tell_cut(id, &auto.cut, true);
         for subscribe in subscribe {
@@ -341,13 +346,12 @@ impl Engine {
         self.judge_anew(id, &claims, &filled);
         let mut cut = Vec::new();
         for channel in after.channels.into_iter().filter(|channel| !before.channels.contains(channel)) {
-            let subject = Subject::channel(&*channel);
-            if self.is_subscribed(id, &subject) {
+            if self.is_subscribed(id, &Subject::channel(&*channel)) {
                 continue;
             }
             let held = self.connections.get(id).map_or(0, |conn| conn.subscriptions.len());
             if held < self.settings.subscriptions {
-                self.add_subscription(id, &subject, Origin::Auto, None, None, Reply::Told);
+                self.auto_subscribe(id, channel, Reply::Told);
             } else {
                 cut.push(channel);
             }
@@ -356,6 +360,19 @@ impl Engine {
         cut.extend(after.cut.into_iter().filter(|cut| !before.cut.contains(cut) && !subscribed(cut)));
         cut.truncate(permissions::MAX_CUT);
         self.tell_cut(id, &cut, false);
+    }
+
+    /// Subscribes a channel that a template names for this player.
+    fn auto_subscribe(&mut self, id: ConnId, channel: String, reply: Reply) {
+        match self.take_subscribe(id) {
+            Ok(()) => {
+                self.add_subscription(id, &Subject::channel(channel), Origin::Auto, None, None, reply);
+            }
+            Err(refusal) => {
+                let in_connect = matches!(reply, Reply::Welcome);
+                self.refuse_subscription(id, None, &channel, &refusal, in_connect);
+            }
+        }
     }
 
     /// Ends what the new claims do not allow and folds them into the views of the rest.
@@ -370,7 +387,11 @@ impl Engine {
                 Origin::Client if target.subject.pattern => {
                     permissions::may_subscribe_pattern(&self.settings, &name).is_ok()
                 }
-                Origin::Client => permissions::may_subscribe(&self.settings, claims, &name).is_ok(),
+                // The templates are filled once for all subscriptions: it costs a walk through the claims.
+                Origin::Client => {
+                    auto.iter().any(|channel| **channel == *name)
+                        || permissions::may_subscribe(&self.settings, claims, &name).is_ok()
+                }
             };
             if allowed && self.may_still_follow(id, subscription.target, claims) {
                 self.flush_target(id, subscription.target);
@@ -382,18 +403,9 @@ impl Engine {
     }
 }
 
-/// Whether a service can have narrowed something for this player: nobody knows an anonymous one's name beforehand.
-fn is_named(conn: &Connection) -> bool {
-    conn.claims.as_ref().is_some_and(|claims| *claims.player != *anonymous_name(conn))
-}
-
-fn anonymous_name(conn: &Connection) -> String {
-    format!("anonymous-{}", conn.public_name())
-}
-
 /// A player without a token: a name of its own, and no claims but that it is anonymous.
 fn anonymous(conn: &Connection) -> Claims {
-    let player: Arc<str> = anonymous_name(conn).into();
+    let player: Arc<str> = format!("anonymous-{}", conn.public_name()).into();
     let json = format!(r#"{{"sub":"{player}","anonymous":true}}"#).into();
     Claims { player, expires_unix_ms: None, json }
 }
@@ -401,6 +413,7 @@ fn anonymous(conn: &Connection) -> Claims {
 impl Engine {
     /// An error of `CONNECT.subscribe`, told behind `WELCOME`.
     pub(super) fn error_behind_welcome(&mut self, id: ConnId, error: &ErrorMessage<'_>) {
+        self.count_error(error.code);
         let Some(conn) = self.connections.get_mut(id) else { return };
         let frame =
             drawbridge_protocol::codec::encode_frame(conn.encoding, &ServerMessage::Error(error.clone()));

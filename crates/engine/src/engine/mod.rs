@@ -7,6 +7,7 @@
 mod broker_events;
 mod commands;
 mod connect;
+mod costs;
 mod deliver;
 mod entities;
 mod flush;
@@ -242,13 +243,17 @@ impl Engine {
     }
 
     fn send_error(&mut self, id: ConnId, error: ErrorMessage<'_>) {
-        match error.code {
+        self.count_error(error.code);
+        self.send(id, &ServerMessage::Error(error));
+    }
+
+    fn count_error(&mut self, code: ErrorCode) {
+        match code {
             ErrorCode::RateLimited => self.stats.rate_limited += 1,
             ErrorCode::Forbidden => self.stats.forbidden += 1,
             ErrorCode::BadMessage => self.stats.bad_messages += 1,
             _ => {}
         }
-        self.send(id, &ServerMessage::Error(error));
     }
 
     /// An error that answers one request.

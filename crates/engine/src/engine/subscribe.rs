@@ -2,7 +2,7 @@
 //! the broker is told when the first subscriber comes and when the last one leaves.
 
 use drawbridge_protocol::{
-    ErrorCode, ErrorMessage, RequestId, ServerMessage, Subscribe, SubscriptionInfo, channel,
+    CloseCode, ErrorCode, ErrorMessage, RequestId, ServerMessage, Subscribe, SubscriptionInfo, channel,
 };
 
 use super::Engine;
@@ -39,6 +39,10 @@ pub(super) struct Refusal {
     pub(super) text: String,
     pub(super) position: Option<u64>,
     pub(super) hint: Option<String>,
+    /// When the same request would be granted, with `RATE_LIMITED`.
+    pub(super) retry_after_ms: Option<u64>,
+    /// Refused too often for too long: the connection is closed with 4504.
+    pub(super) is_abuse: bool,
 }
 
 /// What a subscription is to be.
@@ -50,7 +54,7 @@ struct Wish {
 
 impl Refusal {
     pub(super) fn new(code: ErrorCode, text: impl Into<String>) -> Self {
-        Refusal { code, text: text.into(), position: None, hint: None }
+        Refusal { code, text: text.into(), position: None, hint: None, retry_after_ms: None, is_abuse: false }
     }
 }
 
@@ -63,7 +67,10 @@ impl Engine {
         subscribe: Subscribe,
         in_connect: bool,
     ) {
-        let judged = self.judge_subscribe(id, &subscribe).and_then(|wish| {
+        // Cheap, and not to be retried: before anything is drawn for it.
+        let judged = self.check_room(id, &subscribe.channel).and_then(|()| {
+            self.take_subscribe(id)?;
+            let wish = self.judge_subscribe(id, &subscribe)?;
             self.judge_work(id, &wish.subject, wish.filter.as_ref(), wish.area.is_some())?;
             self.take_pattern(id, &wish.subject)?;
             Ok(wish)
@@ -103,9 +110,17 @@ impl Engine {
             channel: Some(channel),
             position: refusal.position,
             hint: refusal.hint.as_deref(),
+            retry_after_ms: refusal.retry_after_ms,
             ..ErrorMessage::new(refusal.code, &refusal.text)
         };
-        if in_connect { self.error_behind_welcome(id, &error) } else { self.send_error(id, error) }
+        if in_connect {
+            self.error_behind_welcome(id, &error)
+        } else {
+            self.send_error(id, error)
+        }
+        if refusal.is_abuse {
+            self.close(id, CloseCode::RateAbuse, "rate abuse");
+        }
     }
 
     fn judge_subscribe(&self, id: ConnId, subscribe: &Subscribe) -> Result<Wish, Refusal> {
@@ -127,10 +142,6 @@ impl Engine {
             Some(area) => Some(self.judge_area(claims, &subject, area)?),
             None => None,
         };
-        if conn.subscriptions.len() >= self.settings.subscriptions && !self.is_subscribed(id, &subject) {
-            let text = self.too_many_subscriptions();
-            return Err(Refusal::new(ErrorCode::LimitExceeded, text));
-        }
         Ok(Wish { subject, filter, area })
     }
 
@@ -160,6 +171,16 @@ impl Engine {
                     .into(),
             ),
         }
+    }
+
+    /// Whether the connection may hold this subscription beside those that it has.
+    fn check_room(&self, id: ConnId, name: &str) -> Result<(), Refusal> {
+        let held = self.connections.get(id).map_or(0, |conn| conn.subscriptions.len());
+        let is_new = || subject(name).is_ok_and(|subject| !self.is_subscribed(id, &subject));
+        if held >= self.settings.subscriptions && is_new() {
+            return Err(Refusal::new(ErrorCode::LimitExceeded, self.too_many_subscriptions()));
+        }
+        Ok(())
     }
 
     /// What a client is told of a right that it lacks.

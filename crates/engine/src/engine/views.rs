@@ -494,10 +494,9 @@ impl Connection {
 /// A client's filter, or what is wrong with it.
 pub(super) fn compile_filter(source: &str) -> Result<Expr, Refusal> {
     expr::compile_filter(source).map_err(|error| Refusal {
-        code: ErrorCode::FilterInvalid,
-        text: format!("filter: {error}"),
         position: Some(error.position as u64),
-        hint: Some(error.hint.unwrap_or_else(|| FILTER_HINT.to_owned())),
+        hint: Some(error.hint.clone().unwrap_or_else(|| FILTER_HINT.to_owned())),
+        ..Refusal::new(ErrorCode::FilterInvalid, format!("filter: {error}"))
     })
 }
 

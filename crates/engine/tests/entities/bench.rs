@@ -82,9 +82,14 @@ impl Bench {
     }
 
     pub fn with_classes(classes: Vec<Class>, outbound_bytes: usize) -> Self {
+        Bench::with_settings(classes, |settings| settings.outbound_bytes = outbound_bytes)
+    }
+
+    /// With plenty of everything, unless `change` says otherwise.
+    pub fn with_settings(classes: Vec<Class>, change: impl FnOnce(&mut Settings)) -> Self {
         let classes = Classes::new(classes);
         let plenty = Rate { per_second: 1_000_000, burst: 1_000_000 };
-        let settings = Settings {
+        let mut settings = Settings {
             node: "n".into(),
             classes: classes.clone(),
             auto_subscribe: vec![],
@@ -92,7 +97,7 @@ impl Bench {
             connect_timeout_ms: 5_000,
             token_leeway_ms: 0,
             heartbeat_ms: 1_000_000_000,
-            outbound_bytes,
+            outbound_bytes: 1 << 20,
             message_bytes: 65_536,
             subscriptions: 256,
             patterns_per_player: 256,
@@ -108,6 +113,7 @@ impl Bench {
             views_open_without_permission: false,
             explain: true,
         };
+        change(&mut settings);
         let settings = Arc::new(settings);
         let mut hub = Hub::new(HubSettings {
             seed: 1,
@@ -146,6 +152,32 @@ impl Bench {
     /// A player who may have to wait for `WELCOME`.
     pub fn player_who_waits(&mut self, name: &str) -> usize {
         self.opened(name, "red")
+    }
+
+    /// A connection whose `CONNECT` asks for these subscriptions; its player is anonymous without a `name`.
+    pub fn connect(&mut self, name: Option<&str>, address: u8, subscribe: Value) -> usize {
+        let at = self.read.len();
+        self.read.push(Vec::new());
+        self.blocked.push(false);
+        self.closed.push(None);
+        self.names.push(name.unwrap_or_default().to_owned());
+        self.input(Input::Opened(Opened {
+            conn: conn(at),
+            connection: 100 + at as u64,
+            session: 1,
+            encoding: Encoding::Json,
+            deflate: None,
+            address: [127, 0, 0, address].into(),
+            token: name.map(|name| Ok(claims(name, "red"))),
+            wait_for_connect: true,
+        }));
+        self.send(at, json!({ "type": "CONNECT", "id": 1, "subscribe": subscribe }));
+        at
+    }
+
+    /// The socket of this player is gone.
+    pub fn lost(&mut self, player: usize) {
+        self.input(Input::Closed { conn: conn(player), code: 1006 });
     }
 
     fn opened(&mut self, name: &str, team: &str) -> usize {
