@@ -11,6 +11,7 @@ use smallvec::{SmallVec, smallvec};
 
 use crate::area::{Area, Shape};
 use crate::filter_index::FilterIndex;
+use crate::targets::Sight;
 use crate::view::{EventScope, View};
 
 /// Names an audience of one target.
@@ -137,6 +138,22 @@ impl Audiences {
 
     pub(crate) fn get_mut(&mut self, id: AudienceId) -> Option<&mut Audience> {
         self.all.get_mut(id as usize)
+    }
+
+    /// Whether this audience sees exactly this already.
+    pub(crate) fn is_at(&self, id: AudienceId, sight: &Sight) -> bool {
+        let who = self.get(id);
+        match (who, sight) {
+            (None, Sight::Nothing) => id == NOBODY,
+            (Some(who), Sight::Open(view)) => {
+                who.eye.is_none() && key_of(who.view.as_ref()) == key_of(view.as_ref())
+            }
+            (Some(who), Sight::Eye(view, area)) => {
+                who.eye.as_ref().is_some_and(|eye| eye.area == *area)
+                    && key_of(who.view.as_ref()) == key_of(view.as_ref())
+            }
+            _ => false,
+        }
     }
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = (AudienceId, &Audience)> {

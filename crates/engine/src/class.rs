@@ -160,6 +160,8 @@ pub struct Space {
     pub area_required: bool,
     /// Whom an area may follow, over `key`, `me`, `channel`, `params`.
     pub follow: Expr,
+    /// An area follows an entity also while the server's view hides it from the player, and so shows where it is.
+    pub follow_hidden: bool,
 }
 
 impl EntityRules {

@@ -60,6 +60,8 @@ pub(crate) struct Connection {
     pub(crate) messages: Bucket,
     pub(crate) bytes: Bucket,
     pub(crate) subscribes: Bucket,
+    /// In steps.
+    pub(crate) work: Bucket,
     pub(crate) publishes: Vec<(ClassId, Bucket)>,
     /// What it publishes; `None` for who never did.
     pub(crate) publishing: Option<Box<Publishing>>,
@@ -288,6 +290,7 @@ impl Connection {
             messages: Bucket::default(),
             bytes: Bucket::default(),
             subscribes: Bucket::default(),
+            work: Bucket::default(),
             publishes: Vec::new(),
             publishing: None,
             deadlines,

@@ -26,4 +26,5 @@ pub mod settings;
 pub mod stats;
 mod targets;
 mod view;
+pub mod work;
 mod world;

@@ -9,6 +9,7 @@ use hashbrown::HashMap;
 
 use crate::player_slots::{Admission, Holder, PlayerSlots};
 use crate::settings::{Rate, Settings};
+use crate::work;
 
 const NANOS_PER_MS: u64 = 1_000_000;
 const NANOS_PER_SECOND: u64 = 1_000_000_000;
@@ -60,6 +61,22 @@ impl Bucket {
         Verdict::Allowed
     }
 
+    /// Takes `cost` tokens whether they are there or not: what is owed is paid off before [`Bucket::check`] allows more.
+    pub fn charge(&mut self, now_ms: u64, rate: Rate, cost: u64) {
+        let per_token = NANOS_PER_SECOND / rate.per_second.max(1);
+        self.tat_ns = self.tat_ns.max(now_ms * NANOS_PER_MS).saturating_add(per_token.saturating_mul(cost));
+    }
+
+    /// Takes nothing: says whether nothing is owed.
+    pub fn check(&self, now_ms: u64, rate: Rate) -> Verdict {
+        let tolerance = (NANOS_PER_SECOND / rate.per_second.max(1)).saturating_mul(rate.burst.max(1));
+        let owed_ns = self.tat_ns.saturating_sub((now_ms * NANOS_PER_MS).saturating_add(tolerance));
+        match owed_ns {
+            0 => Verdict::Allowed,
+            owed => Verdict::Limited { retry_after_ms: owed.div_ceil(NANOS_PER_MS) },
+        }
+    }
+
     fn is_abused(&mut self, now_ms: u64, rate: Rate, cost: u64) -> bool {
         let now = now_ms as u32;
         if self.tried == 0 || u64::from(now.wrapping_sub(self.window_ms)) >= ABUSE_WINDOW_MS {
@@ -88,7 +105,7 @@ pub enum Account {
 }
 
 /// An address may spend as much as so many players with a token: several people play behind one router.
-const PLAYERS_PER_ADDRESS: u64 = 8;
+pub(crate) const PLAYERS_PER_ADDRESS: u64 = 8;
 
 /// What connections of several shards share: the buckets of players and addresses, the patterns of each player, and how
 /// many connections a player has. Used when a request comes in, never when an event is delivered.
@@ -99,6 +116,7 @@ pub struct SharedLimits {
     addresses: Option<(Rate, Keyed<IpAddr>)>,
     patterns: PatternShares,
     subscribes: Accounts,
+    work: Accounts,
 }
 
 impl SharedLimits {
@@ -110,6 +128,7 @@ impl SharedLimits {
             addresses: settings.messages_per_address.map(|rate| (rate, Keyed::default())),
             patterns: PatternShares { limit: settings.patterns_per_player, players: Mutex::default() },
             subscribes: Accounts::new(settings.subscribes_per_player()),
+            work: Accounts::new(work::in_steps(settings.work)),
         })
     }
 
@@ -141,6 +160,18 @@ impl SharedLimits {
     /// One subscription: by a request, in `CONNECT`, or filled from the claims.
     pub fn take_subscribe(&self, now_ms: u64, account: &Account) -> Verdict {
         self.subscribes.take(now_ms, account)
+    }
+
+    /// Whether nothing is owed for work.
+    pub fn check_work(&self, now_ms: u64, account: &Account) -> Verdict {
+        let rate = self.work.rate(account);
+        self.work.buckets.with(now_ms, account, |bucket| bucket.check(now_ms, rate))
+    }
+
+    /// Work that was done, in steps.
+    pub fn charge_work(&self, now_ms: u64, account: &Account, steps: u64) {
+        let rate = self.work.rate(account);
+        self.work.buckets.with(now_ms, account, |bucket| bucket.charge(now_ms, rate, steps));
     }
 
     /// One message of this player from this address.
@@ -323,6 +354,18 @@ mod tests {
         // Of 20 tokens the burst had 5.
         assert_eq!(bucket.take(0, RATE, 1), Verdict::Limited { retry_after_ms: 1_600 });
         assert_eq!(bucket.take(1_600, RATE, 1), Verdict::Allowed);
+    }
+
+    #[test]
+    fn what_was_done_is_charged_and_paid_off() {
+        let mut bucket = Bucket::default();
+        assert_eq!(bucket.check(1_000, RATE), Verdict::Allowed);
+        bucket.charge(1_000, RATE, 5);
+        assert_eq!(bucket.check(1_000, RATE), Verdict::Allowed, "the burst owes nothing");
+        bucket.charge(1_000, RATE, 20);
+        assert_eq!(bucket.check(1_000, RATE), Verdict::Limited { retry_after_ms: 2_000 });
+        assert_eq!(bucket.check(2_999, RATE), Verdict::Limited { retry_after_ms: 1 });
+        assert_eq!(bucket.check(3_000, RATE), Verdict::Allowed);
     }
 
     #[test]

@@ -39,6 +39,9 @@ pub struct Settings {
     pub bytes: Rate,
     /// Connections per player, over all of the node's shards; `None`: any number.
     pub connections_per_player: Option<PlayerConnections>,
+    /// Work over entity tables and filters, per connection and per player, in tokens of
+    /// [`STEPS_PER_TOKEN`](crate::work::STEPS_PER_TOKEN) steps.
+    pub work: Rate,
     /// Messages per player, over all of the node's connections.
     pub messages_per_player: Option<Rate>,
     /// Messages per address, over all of the node's connections.

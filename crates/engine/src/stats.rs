@@ -66,6 +66,10 @@ pub struct Stats {
     pub heartbeats_missed: u64,
     /// `RESYNC`s.
     pub resyncs: u64,
+    /// Steps of work over entity tables and filters, whoever caused them.
+    pub work: u64,
+    /// Steps of it that clients caused and were charged for.
+    pub work_charged: u64,
     /// Publishes acknowledged.
     pub published: u64,
     /// Publishes that failed, whatever the reason.
@@ -105,6 +109,8 @@ impl std::ops::AddAssign for Stats {
         self.too_many_connections += other.too_many_connections;
         self.heartbeats_missed += other.heartbeats_missed;
         self.resyncs += other.resyncs;
+        self.work += other.work;
+        self.work_charged += other.work_charged;
         self.published += other.published;
         self.publish_failures += other.publish_failures;
     }

@@ -16,6 +16,7 @@ use crate::interest::{PatternIndex, match_work};
 use crate::io::{ConnId, Position, Publication, Subject, SubjectRef, Ticket};
 use crate::outbox::QueueId;
 use crate::view::View;
+use crate::work::WorkMeter;
 use crate::world::World;
 
 /// A place in [`Targets`].
@@ -60,6 +61,8 @@ pub(crate) struct Subscriber {
     pub(crate) place: u32,
     /// On an entity channel: the queue of its connection's outbox for this channel, if there is one.
     pub(crate) queue: Option<QueueId>,
+    /// Its client caused the snapshot that comes or is on its way, and pays for it.
+    pub(crate) pays: bool,
 }
 
 /// What a subscriber looks at.
@@ -177,6 +180,8 @@ pub(crate) struct Targets {
     patterns: PatternIndex<TargetId>,
     /// What matching the patterns of each class costs.
     match_work: HashMap<Option<ClassId>, usize>,
+    /// Counts what is examined in all worlds.
+    pub(crate) work: WorkMeter,
 }
 
 impl Targets {
@@ -198,7 +203,8 @@ impl Targets {
         let class = if subject.pattern { None } else { classes.of_channel(&subject.name) };
         let pattern_class = if subject.pattern { classes.of_pattern(&subject.name) } else { None };
         let pattern_class = pattern_class.map(|(id, _)| id);
-        let world = class.as_ref().and_then(|(_, class, _)| class.entity.as_ref()).map(World::new);
+        let rules = class.as_ref().and_then(|(_, class, _)| class.entity.as_ref());
+        let world = rules.map(|rules| World::new(rules, self.work.clone()));
         let target = Target {
             subject: subject.clone(),
             class: class.map(|(id, _, _)| id),

@@ -10,6 +10,7 @@ use hashbrown::HashMap;
 
 use crate::expr::{Binding, Expr, Scope, Var, Vars};
 use crate::io::{Claims, Publication};
+use crate::work;
 
 /// The parts of a view that are left to ask; `None`: lets everything through.
 type Key = (Option<Expr>, Option<Expr>);
@@ -21,6 +22,8 @@ pub(crate) struct View {
     pub(crate) id: u64,
     server: Option<Expr>,
     client: Option<Expr>,
+    /// What one evaluation costs, in steps.
+    work: usize,
     /// The last event asked about and the answer.
     memo: Cell<(u64, bool)>,
 }
@@ -40,6 +43,11 @@ impl View {
     /// As [`View::shows`], of an event that is not the one in hand.
     pub(crate) fn allows(&self, scope: &EventScope<'_>) -> bool {
         self.parts().all(|expr| expr.matches(scope))
+    }
+
+    /// What [`View::allows`] costs of this event, in steps.
+    pub(crate) fn steps(&self, publication: &Publication) -> u64 {
+        work::to_evaluate(self.work, publication.event.data_json().len())
     }
 
     /// What it asks: the server's part, the client's part.
@@ -79,7 +87,8 @@ impl Views {
         self.sweep();
         self.made += 1;
         let (server, client) = key.clone();
-        let view = Rc::new(View { id: self.made, server, client, memo: Cell::new((0, false)) });
+        let work = server.iter().chain(&client).map(Expr::work).sum();
+        let view = Rc::new(View { id: self.made, server, client, work, memo: Cell::new((0, false)) });
         self.known.insert(key, Rc::downgrade(&view));
         Some(view)
     }

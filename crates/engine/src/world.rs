@@ -18,6 +18,7 @@ use crate::class::EntityRules;
 use crate::grid::Grid;
 use crate::io::{EntityChange, Publication};
 use crate::view::{EventScope, View};
+use crate::work::{self, WorkMeter};
 
 /// Names an entity of one world; used again when it is gone.
 pub(crate) type EntityId = u32;
@@ -53,6 +54,8 @@ pub(crate) struct World {
     entities: Slab<Entity>,
     by_key: HashMap<Box<str>, EntityId>,
     space: Option<Box<Places>>,
+    /// Counts what is examined for whoever looks anew; not what events change.
+    work: WorkMeter,
 }
 
 /// Where entities and eyes are, on a channel with positions.
@@ -60,6 +63,8 @@ pub(crate) struct World {
 struct Places {
     grid: Grid,
     hysteresis: f64,
+    /// See [`crate::class::Space::follow_hidden`].
+    follow_hidden: bool,
     /// Eyes by the key that they follow.
     followers: HashMap<Arc<str>, Vec<AudienceId>>,
 }
@@ -90,12 +95,14 @@ impl Entity {
         }
     }
 
-    /// Whether a view shows its present state; asked once for each state.
-    fn is_shown_to(&mut self, view: Option<&Rc<View>>) -> bool {
+    /// Whether a view shows its present state; evaluated once for each state.
+    fn is_shown_to(&mut self, view: Option<&Rc<View>>, work: &WorkMeter) -> bool {
+        work.add(work::EXAMINE);
         let Some(view) = view else { return true };
         if let Some((_, shown)) = self.decided.iter().find(|(id, _)| *id == view.id) {
             return *shown;
         }
+        work.add(view.steps(&self.publication));
         let shown = view.allows(&EventScope::of(&self.publication));
         if self.decided.len() >= MAX_DECIDED {
             self.decided.remove(0);
@@ -106,12 +113,13 @@ impl Entity {
 }
 
 impl World {
-    /// An empty world that waits for its table.
-    pub(crate) fn new(rules: &EntityRules) -> Self {
+    /// An empty world that waits for its table. `work` counts what is examined.
+    pub(crate) fn new(rules: &EntityRules, work: WorkMeter) -> Self {
         let places = |space: &crate::class::Space| {
             Box::new(Places {
                 grid: Grid::default(),
                 hysteresis: space.hysteresis,
+                follow_hidden: space.follow_hidden,
                 followers: HashMap::new(),
             })
         };
@@ -120,7 +128,13 @@ impl World {
             entities: Slab::new(),
             by_key: HashMap::new(),
             space: rules.space.as_ref().map(places),
+            work,
         }
+    }
+
+    /// What counts the work over it.
+    pub(crate) fn work(&self) -> &WorkMeter {
+        &self.work
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -167,7 +181,7 @@ impl World {
         self.tell_open(audiences, id, before.as_deref(), publication, turn, told);
         if let Some(position) = position {
             // First: whoever is followed never leaves the area around it.
-            let followers = self.move_followers(audiences, key, Some(position));
+            let followers = self.move_followers(audiences, key, Some((position, publication)));
             self.tell_eyes(audiences, id, position, told);
             for audience in followers {
                 self.look(audiences, audience, told);
@@ -245,7 +259,7 @@ impl World {
             let Some(who) = audiences.get_mut(audience) else { return false };
             let Some(eye) = &mut who.eye else { return false };
             let stays = eye.shape.as_ref().is_some_and(|shape| shape.stays(position, hysteresis))
-                && entity.is_shown_to(who.view.as_ref());
+                && entity.is_shown_to(who.view.as_ref(), &self.work);
             let change = if stays { Change::Update } else { Change::Hide };
             if !stays {
                 eye.seen.remove(&id);
@@ -266,7 +280,7 @@ impl World {
             let Some(who) = audiences.get_mut(audience) else { continue };
             let Some(eye) = &mut who.eye else { continue };
             if eye.shape.as_ref().is_some_and(|shape| shape.enters(position))
-                && entity.is_shown_to(who.view.as_ref())
+                && entity.is_shown_to(who.view.as_ref(), &self.work)
             {
                 eye.seen.insert(id);
                 watchers.insert(at, audience);
@@ -276,21 +290,24 @@ impl World {
         entity.watchers = watchers;
     }
 
-    /// Whom areas follow has moved, or is gone; gives the eyes that are to look anew.
+    /// Whom areas follow is there now, in this state, or is gone; returns the eyes whose area has changed. Who may not see
+    /// the entity any more loses the area too, as if the entity were gone: what is in an area says where its middle is.
     fn move_followers(
         &self,
         audiences: &mut Audiences,
         key: &str,
-        position: Option<Point>,
+        now: Option<(Point, &Publication)>,
     ) -> Vec<AudienceId> {
         let followers = self.space.as_ref().and_then(|places| places.followers.get(key));
         let followers = followers.cloned().unwrap_or_default();
         for audience in &followers {
-            if let Some(eye) = audiences.get_mut(*audience).and_then(|who| who.eye.as_mut())
+            let Some(who) = audiences.get_mut(*audience) else { continue };
+            if let Some(eye) = &mut who.eye
                 && let Area::Follow { radius, .. } = &eye.area
             {
                 let radius = *radius;
-                eye.shape = position.map(|center| Shape::Circle { center, radius });
+                let center = now.filter(|(_, state)| self.may_follow(who.view.as_ref(), state));
+                eye.shape = center.map(|(center, _)| Shape::Circle { center, radius });
             }
         }
         followers
@@ -334,12 +351,13 @@ impl World {
             None => places.grid.remove_region(audience),
         }
         let (view, shape) = (who.view.as_ref(), eye.shape.as_ref());
+        self.work.add(work::EXAMINE * eye.seen.len() as u64);
         let mut lost: Vec<EntityId> = Vec::new();
         for id in &eye.seen {
             let stays = self.entities.get_mut(*id as usize).is_some_and(|entity| {
                 let position = entity.position;
                 let inside = shape.zip(position).is_some_and(|(shape, at)| shape.stays(at, hysteresis));
-                inside && entity.is_shown_to(view)
+                inside && entity.is_shown_to(view, &self.work)
             });
             if !stays {
                 lost.push(*id);
@@ -348,13 +366,17 @@ impl World {
         lost.sort_unstable();
         let mut won: Vec<EntityId> = Vec::new();
         if let Some(shape) = shape {
-            places.grid.points_in(shape.bounds(), |id, position| {
+            let examined = places.grid.points_in(shape.bounds(), |id, position| {
                 if shape.enters(position) && !eye.seen.contains(&id) {
                     won.push(id);
                 }
             });
+            self.work.add(work::EXAMINE * examined as u64);
         }
-        won.retain(|id| self.entities.get_mut(*id as usize).is_some_and(|entity| entity.is_shown_to(view)));
+        won.retain(|id| {
+            let entity = self.entities.get_mut(*id as usize);
+            entity.is_some_and(|entity| entity.is_shown_to(view, &self.work))
+        });
         won.sort_unstable();
         for (ids, change) in [(lost, Change::Hide), (won, Change::Enter)] {
             for id in ids {
@@ -366,26 +388,52 @@ impl World {
                     eye.seen.remove(&id);
                     entity.unwatch(audience);
                 }
+                let bytes =
+                    if change == Change::Enter { entity.publication.event.data_json().len() } else { 0 };
+                self.work.add(work::to_send(bytes));
                 told.push(Told { audience, entity: id, change, state: Some(entity.publication.clone()) });
+            }
+        }
+    }
+
+    /// How many entities an area holds at most; without one, all.
+    pub(crate) fn count_in(&self, area: Option<&Area>) -> usize {
+        let (Some(area), Some(places)) = (area, &self.space) else { return self.len() };
+        let Some(shape) = self.shape_of(area, None) else { return 0 };
+        let mut count = 0;
+        let examined = places.grid.points_in(shape.bounds(), |_, _| count += 1);
+        self.work.add(work::EXAMINE * examined as u64);
+        count
+    }
+
+    /// Whether an area may show where an entity in this state is, to whom the server shows what this view says. The
+    /// client's filter does not matter: it hides nothing that is secret.
+    fn may_follow(&self, view: Option<&Rc<View>>, state: &Publication) -> bool {
+        let shown =
+            || view.and_then(|view| view.server()).is_none_or(|part| part.matches(&EventScope::of(state)));
+        self.space.as_ref().is_some_and(|places| places.follow_hidden) || shown()
+    }
+
+    /// Where an area is now for whom this view is; `None` where there is nothing to follow.
+    fn shape_of(&self, area: &Area, view: Option<&Rc<View>>) -> Option<Shape> {
+        match area {
+            Area::Fixed(shape) => Some(*shape),
+            Area::Follow { key, radius } => {
+                let followed = self.find(key).and_then(|id| self.entities.get(id as usize))?;
+                let center = followed.position.filter(|_| self.may_follow(view, &followed.publication));
+                center.map(|center| Shape::Circle { center, radius: *radius })
             }
         }
     }
 
     /// An eye opens on its area, wherever that is now.
     pub(crate) fn open_eye(&mut self, audiences: &mut Audiences, audience: AudienceId, told: &mut Vec<Told>) {
-        let Some(eye) = audiences.get_mut(audience).and_then(|who| who.eye.as_mut()) else { return };
-        eye.shape = match &eye.area {
-            Area::Fixed(shape) => Some(*shape),
-            Area::Follow { key, radius } => {
-                let followers = self.space.as_mut().map(|places| places.followers.entry(key.clone()));
-                if let Some(followers) = followers {
-                    followers.or_default().push(audience);
-                }
-                let followed = self.find(key).and_then(|id| self.entities.get(id as usize));
-                let center = followed.and_then(|entity| entity.position);
-                center.map(|center| Shape::Circle { center, radius: *radius })
-            }
-        };
+        let Some(who) = audiences.get_mut(audience) else { return };
+        let Some(eye) = &mut who.eye else { return };
+        if let (Area::Follow { key, .. }, Some(places)) = (&eye.area, &mut self.space) {
+            places.followers.entry(key.clone()).or_default().push(audience);
+        }
+        eye.shape = self.shape_of(&eye.area, who.view.as_ref());
         self.look(audiences, audience, told);
     }
 
@@ -417,12 +465,15 @@ impl World {
     pub(crate) fn seen_by(&mut self, audiences: &Audiences, audience: AudienceId) -> Vec<EntityId> {
         let Some(who) = audiences.get(audience) else { return Vec::new() };
         if let Some(eye) = &who.eye {
+            self.work.add(work::EXAMINE * eye.seen.len() as u64);
             let mut seen: Vec<EntityId> = eye.seen.iter().copied().collect();
             seen.sort_unstable();
             return seen;
         }
         let view = who.view.as_ref();
-        let shown = |(id, entity): (usize, &mut Entity)| entity.is_shown_to(view).then_some(id as EntityId);
+        let work = &self.work;
+        let shown =
+            |(id, entity): (usize, &mut Entity)| entity.is_shown_to(view, work).then_some(id as EntityId);
         self.entities.iter_mut().filter_map(shown).collect()
     }
 
@@ -437,13 +488,14 @@ impl World {
         let entity = self.entities.get_mut(id as usize)?;
         let seen = match &who.eye {
             Some(eye) => eye.seen.contains(&id),
-            None => entity.is_shown_to(who.view.as_ref()),
+            None => entity.is_shown_to(who.view.as_ref(), &self.work),
         };
         seen.then_some(&entity.publication)
     }
 
     /// The table as it is: all that was known is void. Nobody is told of single changes.
     pub(crate) fn reset(&mut self, audiences: &mut Audiences, table: &[Arc<Publication>]) {
+        self.work.add(work::INDEX * table.len() as u64);
         self.entities.clear();
         self.by_key.clear();
         let eyes: Vec<AudienceId> =

@@ -14,6 +14,7 @@ use crate::io::{AuthFailure, BrokerStatus, Claims, ConnId, Holder, Notice, Opene
 use crate::permissions;
 use crate::player_slots::Admission;
 use crate::targets::{Reply, TargetId};
+use crate::work;
 
 /// How long `WELCOME` waits for Redis; what is not confirmed then is listed as pending.
 const JOIN_TIMEOUT_MS: u64 = 2_000;
@@ -74,7 +75,13 @@ impl Engine {
 
     pub(super) fn authenticated(&mut self, id: ConnId, result: Result<Claims, AuthFailure>) {
         let Some(judging) = self.connections.get_mut(id).and_then(|conn| conn.judging.take()) else { return };
-        match (*judging, result) {
+        self.charged(id, |engine| engine.with_token(id, *judging, result));
+        self.run_deferred(id);
+    }
+
+    /// Does what a token was sent for.
+    fn with_token(&mut self, id: ConnId, judging: Judging, result: Result<Claims, AuthFailure>) {
+        match (judging, result) {
             (Judging::Connect { id: request, subscribe }, Ok(claims)) => {
                 self.join(id, request, claims, subscribe)
             }
@@ -87,7 +94,6 @@ impl Engine {
                 self.refuse_token(id, request.as_ref(), &failure);
             }
         }
-        self.run_deferred(id);
     }
 
     /// Closes a connection that has no good token, and reports it.
@@ -364,10 +370,10 @@ impl Engine {
 
     /// Subscribes a channel that a template names for this player.
     fn auto_subscribe(&mut self, id: ConnId, channel: String, reply: Reply) {
-        match self.take_subscribe(id) {
-            Ok(()) => {
-                self.add_subscription(id, &Subject::channel(channel), Origin::Auto, None, None, reply);
-            }
+        let subject = Subject::channel(&*channel);
+        let is_work = self.is_work(&subject, None);
+        match self.take_subscribe(id).and_then(|()| if is_work { self.check_work(id) } else { Ok(()) }) {
+            Ok(()) => self.add_subscription(id, &subject, Origin::Auto, None, None, reply),
             Err(refusal) => {
                 let in_connect = matches!(reply, Reply::Welcome);
                 self.refuse_subscription(id, None, &channel, &refusal, in_connect);
@@ -381,6 +387,7 @@ impl Engine {
         for subscription in conn.subscriptions.clone() {
             let Some(target) = self.targets.get(subscription.target) else { continue };
             let name = target.subject.name.clone();
+            self.targets.work.add(work::to_evaluate(work::AUTHORIZE as usize, claims.json.len()));
             let allowed = match subscription.origin {
                 Origin::Server => true,
                 Origin::Auto => auto.iter().any(|channel| **channel == *name),

@@ -1,15 +1,25 @@
-//! What requests cost beside the message that carries them, and who pays: subscriptions, drawn from buckets that all
-//! connections of a player share. The buckets themselves are in [`crate::rate_limit`], the limits of messages and
-//! bytes in `requests`.
+//! What requests cost beside the messages that carry them, and who pays: subscriptions and work, drawn from buckets of
+//! the connection and of its player. The buckets themselves are in [`crate::rate_limit`], what work is in
+//! [`crate::work`], the limits of messages and bytes in `requests`.
+//!
+//! Work is charged when it is done, because only then is it known: a request passes while nothing is owed, and what
+//! it cost is paid off before the next one. So no request is refused halfway. What one request may cost is bounded by
+//! the size of the table, and for a client's filter by [`Engine::check_table`].
 
 use drawbridge_protocol::ErrorCode;
 
 use super::Engine;
 use super::subscribe::Refusal;
-use crate::connection::Phase;
-use crate::io::ConnId;
-use crate::rate_limit::{ABUSE_WINDOW_MS, Verdict};
-use crate::settings::Rate;
+use crate::area::Area;
+use crate::connection::{Connection, Phase};
+use crate::expr::Expr;
+use crate::io::{ConnId, Subject};
+use crate::rate_limit::{ABUSE_WINDOW_MS, Account, PLAYERS_PER_ADDRESS, SharedLimits, Verdict};
+use crate::settings::{Rate, Settings};
+use crate::work;
+
+/// What the filters of one player on one channel may cost together, in steps: a sixteenth of what the channel bears.
+const FILTER_SHARE: usize = super::views::MAX_FILTER_WORK / 16;
 
 impl Engine {
     /// Draws one subscription from the player's bucket, before anything is done for it.
@@ -27,6 +37,123 @@ impl Engine {
         Err(Refusal { is_abuse, ..refusal })
     }
 
+    /// Does what a client asked for, and charges the client for the work.
+    pub(super) fn charged(&mut self, id: ConnId, request: impl FnOnce(&mut Self)) {
+        let before = self.targets.work.total();
+        request(self);
+        self.charge(id, self.targets.work.total() - before);
+    }
+
+    /// Charges a client for work that was done.
+    pub(super) fn charge(&mut self, id: ConnId, steps: u64) {
+        if let Some(conn) = self.connections.get_mut(id) {
+            conn.charge_work(&self.limits, &self.settings, self.now.mono_ms, steps);
+            self.stats.work_charged += steps;
+        }
+    }
+
+    /// Whether neither the connection nor its player owes anything for work.
+    pub(super) fn check_work(&self, id: ConnId) -> Result<(), Refusal> {
+        let Some(conn) = self.connections.get(id) else { return Ok(()) };
+        let (now_ms, rate) = (self.now.mono_ms, self.settings.work);
+        let verdict = match conn.work.check(now_ms, work::in_steps(rate)) {
+            Verdict::Allowed => {
+                conn.account().map_or(Verdict::Allowed, |account| self.limits.check_work(now_ms, &account))
+            }
+            verdict => verdict,
+        };
+        match verdict {
+            Verdict::Allowed => Ok(()),
+            Verdict::Limited { retry_after_ms } => Err(rate_limited("work", rate, retry_after_ms)),
+            Verdict::Abuse => Err(rate_limited("work", rate, ABUSE_WINDOW_MS)),
+        }
+    }
+
+    /// Whether a subscription to this causes more work than its message pays for.
+    pub(super) fn is_work(&self, subject: &Subject, filter: Option<&Expr>) -> bool {
+        let class = self.settings.classes.of_channel(&subject.name).filter(|_| !subject.pattern);
+        filter.is_some() || class.is_some_and(|(_, class, _)| class.entity.is_some())
+    }
+
+    /// Whether evaluating a client's filter about all that is in its area takes no longer than the whole burst of work:
+    /// until it is done, everybody else on the shard waits.
+    pub(super) fn check_table(
+        &self,
+        subject: &Subject,
+        filter: Option<&Expr>,
+        area: Option<&Area>,
+    ) -> Result<(), Refusal> {
+        let target = self.targets.find(subject).and_then(|id| self.targets.get(id));
+        let (Some(filter), Some(world)) = (filter, target.and_then(|target| target.world.as_ref())) else {
+            return Ok(());
+        };
+        let entities = world.count_in(area);
+        let steps = filter.work().saturating_mul(entities) as u64;
+        let bound = work::in_steps(self.settings.work).burst;
+        if steps <= bound {
+            return Ok(());
+        }
+        let text = format!(
+            "filter: evaluating it about {entities} entities takes {steps} steps; at most {bound} are allowed"
+        );
+        let hint = "use a shorter filter, or an area with fewer entities in it";
+        Err(Refusal { hint: Some(hint.to_owned()), ..Refusal::new(ErrorCode::LimitExceeded, text) })
+    }
+
+    /// Whether a filter fits into what one player's filters may take of this channel or pattern, beside an area too. Only
+    /// so can no player alone use up what all of them share ([`Engine::judge_work`]).
+    pub(super) fn check_share(
+        &self,
+        id: ConnId,
+        subject: &Subject,
+        filter: Option<&Expr>,
+    ) -> Result<(), Refusal> {
+        let account = self.connections.get(id).and_then(Connection::account);
+        let (Some(filter), Some(account)) = (filter, account) else { return Ok(()) };
+        let (whose, share) = match &account {
+            Account::Player(_) => ("this player", FILTER_SHARE),
+            Account::Address(_) => {
+                ("the anonymous players of this address", FILTER_SHARE * PLAYERS_PER_ADDRESS as usize)
+            }
+        };
+        let target = self.targets.find(subject);
+        let mut held = 0;
+        for conn in self.connections_of(&account) {
+            for subscription in &conn.subscriptions {
+                // All patterns are evaluated together, whatever their names.
+                let Some(other) = self.targets.get(subscription.target) else { continue };
+                let is_same = Some(subscription.target) == target;
+                let shares = if subject.pattern { other.subject.pattern } else { is_same };
+                if shares && !(conn.id == id && is_same) {
+                    let theirs = other.subscribers.get(subscription.slot as usize);
+                    held += theirs.and_then(|one| one.filter.as_ref()).map_or(0, Expr::work);
+                }
+            }
+        }
+        let steps = filter.work();
+        if held + steps <= share {
+            return Ok(());
+        }
+        let text = format!(
+            "filter: it takes {steps} steps, and the filters of {whose} on this channel take {held} already; \
+             at most {share} are allowed"
+        );
+        Err(Refusal::new(ErrorCode::LimitExceeded, text))
+    }
+
+    /// The connections of this shard that draw from an account.
+    fn connections_of<'e>(&'e self, account: &'e Account) -> Box<dyn Iterator<Item = &'e Connection> + 'e> {
+        match account {
+            Account::Player(player) => {
+                let ids = self.players.get(player).into_iter().flatten();
+                Box::new(ids.filter_map(|id| self.connections.get(*id)))
+            }
+            Account::Address(address) => Box::new(
+                self.connections.iter().filter(move |conn| conn.anonymous && conn.address == *address),
+            ),
+        }
+    }
+
     /// How much later than the first one that `CONNECT` was refused this one is granted, so that not all of them are
     /// retried at the moment at which one would be granted.
     fn turn_ms(&mut self, id: ConnId, rate: Rate) -> u64 {
@@ -36,6 +163,25 @@ impl Engine {
                 (joining.limited - 1).saturating_mul(1_000) / rate.per_second.max(1)
             }
             _ => 0,
+        }
+    }
+}
+
+impl Connection {
+    /// Charges the connection and its player for work that was done.
+    pub(super) fn charge_work(
+        &mut self,
+        limits: &SharedLimits,
+        settings: &Settings,
+        now_ms: u64,
+        steps: u64,
+    ) {
+        if steps == 0 {
+            return;
+        }
+        self.work.charge(now_ms, work::in_steps(settings.work), steps);
+        if let Some(account) = self.account() {
+            limits.charge_work(now_ms, &account, steps);
         }
     }
 }

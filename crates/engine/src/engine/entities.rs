@@ -31,8 +31,16 @@ impl Engine {
         let Some(id) = self.targets.find_channel(channel) else { return };
         let Some(target) = self.targets.get_mut(id) else { return };
         let Some(world) = &mut target.world else { return };
+        let before = world.work().total();
         world.reset(target.audiences.get_or_insert_default(), entities);
+        let steps = world.work().total() - before;
+        // Who has just subscribed has caused it; where there are several, together.
+        let payers: Vec<ConnId> =
+            target.subscribers.iter().filter(|one| one.pays).map(|one| one.conn).collect();
         let subscribers: Vec<ConnId> = target.subscribers.iter().map(|subscriber| subscriber.conn).collect();
+        for conn in &payers {
+            self.charge(*conn, steps / payers.len() as u64);
+        }
         for conn in subscribers {
             self.want_snapshot(conn, id);
         }

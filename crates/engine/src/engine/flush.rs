@@ -17,9 +17,11 @@ use crate::class::{ClassId, Delivery};
 use crate::connection::Connection;
 use crate::io::{ConnId, Publication};
 use crate::outbox::{QueueId, QueueKind, Queued, QueuedKind, Queues, Snapshot, SnapshotState};
+use crate::rate_limit::SharedLimits;
 use crate::settings::Settings;
 use crate::stats::Stats;
 use crate::targets::{Subscriber, Target, TargetId, Targets};
+use crate::work;
 use crate::world::Change;
 
 /// How many bytes of queued events one connection's flush makes into frames; the rest follows when the socket has taken
@@ -86,6 +88,7 @@ struct Flush<'e> {
     /// See [`flush_bytes`].
     max_bytes: usize,
     settings: &'e Settings,
+    limits: &'e SharedLimits,
     targets: &'e mut Targets,
     queues: &'e mut Queues,
     stats: &'e mut Stats,
@@ -114,6 +117,7 @@ impl Engine {
             now_ms: self.now.mono_ms,
             max_bytes: flush_bytes(self.settings.outbound_bytes),
             settings: &self.settings,
+            limits: &self.limits,
             targets: &mut self.targets,
             queues: &mut self.queues,
             stats: &mut self.stats,
@@ -332,11 +336,12 @@ impl Flush<'_> {
         delivery: &Delivery,
     ) -> (Vec<Message>, bool) {
         let slot = conn.subscription(target_id).map(|subscription| subscription.slot as usize);
+        let work = self.targets.work.clone();
         let (Some(slot), Some(target)) = (slot, self.targets.get_mut(target_id)) else {
             return (Vec::new(), false);
         };
         let Some(subscriber) = target.subscribers.get(slot) else { return (Vec::new(), false) };
-        let (audience, is_live) = (subscriber.audience, subscriber.live);
+        let (audience, is_live, pays) = (subscriber.audience, subscriber.live, subscriber.pays);
         let (gaps, snapshot) = conn
             .outbox
             .change(self.queues, queue, |queue| (std::mem::take(&mut queue.gaps), queue.snapshot.take()));
@@ -349,7 +354,16 @@ impl Flush<'_> {
             Some(snapshot) if may_send => {
                 let bounds = MessageBounds::of(conn, delivery);
                 let part = SnapshotPart { target_id, audience, bounds, max_bytes: self.max_bytes };
+                let before = work.total();
                 let rest = part.send(conn, target, snapshot, self.stats);
+                if pays {
+                    let steps = work.total() - before;
+                    conn.charge_work(self.limits, self.settings, self.now_ms, steps);
+                    self.stats.work_charged += steps;
+                }
+                if let Some(subscriber) = target.subscribers.get_mut(slot) {
+                    subscriber.pays = pays && rest.is_some();
+                }
                 if let Some(rest) = rest {
                     let running = Some(SnapshotState::Running(rest));
                     conn.outbox.change(self.queues, queue, |queue| queue.snapshot = running);
@@ -523,6 +537,7 @@ impl SnapshotPart {
                         break;
                     } else {
                         bytes += element.len() + 1;
+                        world.work().add(work::to_send(element.len()));
                         elements.push(element.clone());
                     }
                 }

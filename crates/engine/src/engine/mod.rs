@@ -197,6 +197,7 @@ impl Engine {
             publishing: self.tickets.len() as u64,
             loading: self.loading.len() as u64,
             timers: self.timers.len() as u64,
+            work: self.targets.work.total(),
             ..self.stats
         };
         for target in self.targets.iter() {

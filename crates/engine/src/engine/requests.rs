@@ -27,9 +27,6 @@ const MAX_DEFERRED_MESSAGES: usize = 4;
 /// Publishes that wait are held against each change of a pattern that waits: so many pairs of them may there be.
 const MAX_DEFERRED_PAIRS: usize = 4_096;
 
-/// So many entities are asked about for the price of a message.
-const ENTITIES_PER_MESSAGE: usize = 512;
-
 impl Engine {
     pub(super) fn message(&mut self, id: ConnId, kind: MessageKind, payload: &[u8], cost_bytes: u64) {
         let Some(conn) = self.connections.get_mut(id) else { return };
@@ -204,24 +201,6 @@ impl Engine {
         let Some(conn) = self.connections.get_mut(id) else { return Verdict::Allowed };
         match message {
             ClientMessage::Subscribe(_) => conn.subscribes.take(now, self.settings.subscribes, 1),
-            // A new filter, or one without its area, is asked about every entity: of a large table it counts as so many
-            // messages more.
-            ClientMessage::FilterUpdate(update)
-                if update.filter.is_some() || matches!(update.area, Some(None)) =>
-            {
-                let world = self.targets.find_channel(&update.channel).and_then(|id| self.targets.get(id));
-                let entities = world.and_then(|target| target.world.as_ref()).map_or(0, |world| world.len());
-                let rate = self.settings.messages;
-                // The message itself has taken one.
-                let more = ((entities / ENTITIES_PER_MESSAGE) as u64).min(rate.burst.saturating_sub(1));
-                match conn.messages.take(now, rate, more) {
-                    // The one that asks again is a message, too.
-                    Verdict::Limited { retry_after_ms } => Verdict::Limited {
-                        retry_after_ms: retry_after_ms + 1_000_u64.div_ceil(rate.per_second.max(1)),
-                    },
-                    verdict => verdict,
-                }
-            }
             // A name that is not well formed is of no class, whatever it looks like.
             ClientMessage::Publish(publish) if channel::validate(&publish.channel).is_ok() => {
                 let class = self.settings.classes.of_channel(&publish.channel);
@@ -412,7 +391,16 @@ impl Engine {
     }
 
     /// `claims` are those under which it was sent, where that was earlier.
-    fn execute(&mut self, id: ConnId, Request { id: request, message }: Request, claims: Option<Claims>) {
+    fn execute(&mut self, id: ConnId, request: Request, claims: Option<Claims>) {
+        self.charged(id, |engine| engine.carry_out(id, request, claims));
+    }
+
+    fn carry_out(
+        &mut self,
+        id: ConnId,
+        Request { id: request, message }: Request,
+        claims: Option<Claims>,
+    ) {
         let Some(conn) = self.connections.get_mut(id) else { return };
         if matches!(conn.phase, Phase::Connecting) && !matches!(message, ClientMessage::Connect(_)) {
             return self.not_connected(id, request.as_ref());
@@ -423,6 +411,11 @@ impl Engine {
         match message {
             ClientMessage::Connect(connect) => self.connect(id, request, connect),
             ClientMessage::TokenRefresh { token } => {
+                // Before its token is verified, so that none is applied by half.
+                if let Err(refusal) = self.check_work(id) {
+                    return self.send_error(id, refusal.error(request.as_ref(), None));
+                }
+                let Some(conn) = self.connections.get_mut(id) else { return };
                 conn.judging = Some(Box::new(Judging::Refresh { id: request }));
                 self.outputs.push_back(Output::Authenticate { conn: id, token });
             }

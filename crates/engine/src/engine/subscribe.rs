@@ -58,6 +58,24 @@ impl Refusal {
     }
 }
 
+impl Refusal {
+    /// As the client gets it.
+    pub(super) fn error<'a>(
+        &'a self,
+        request: Option<&'a RequestId>,
+        channel: Option<&'a str>,
+    ) -> ErrorMessage<'a> {
+        ErrorMessage {
+            id: request,
+            channel,
+            position: self.position,
+            hint: self.hint.as_deref(),
+            retry_after_ms: self.retry_after_ms,
+            ..ErrorMessage::new(self.code, &self.text)
+        }
+    }
+}
+
 impl Engine {
     /// A client's subscribe request, by itself or (`in_connect`) as part of its `CONNECT`.
     pub(super) fn subscribe(
@@ -71,6 +89,11 @@ impl Engine {
         let judged = self.check_room(id, &subscribe.channel).and_then(|()| {
             self.take_subscribe(id)?;
             let wish = self.judge_subscribe(id, &subscribe)?;
+            if self.is_work(&wish.subject, wish.filter.as_ref()) {
+                self.check_work(id)?;
+            }
+            self.check_table(&wish.subject, wish.filter.as_ref(), wish.area.as_deref())?;
+            self.check_share(id, &wish.subject, wish.filter.as_ref())?;
             self.judge_work(id, &wish.subject, wish.filter.as_ref(), wish.area.is_some())?;
             self.take_pattern(id, &wish.subject)?;
             Ok(wish)
@@ -105,18 +128,10 @@ impl Engine {
         refusal: &Refusal,
         in_connect: bool,
     ) {
-        let error = ErrorMessage {
-            id: request,
-            channel: Some(channel),
-            position: refusal.position,
-            hint: refusal.hint.as_deref(),
-            retry_after_ms: refusal.retry_after_ms,
-            ..ErrorMessage::new(refusal.code, &refusal.text)
-        };
         if in_connect {
-            self.error_behind_welcome(id, &error)
+            self.error_behind_welcome(id, &refusal.error(request, Some(channel)));
         } else {
-            self.send_error(id, error)
+            self.send_error(id, refusal.error(request, Some(channel)));
         }
         if refusal.is_abuse {
             self.close(id, CloseCode::RateAbuse, "rate abuse");
@@ -262,9 +277,13 @@ impl Engine {
                 audience: NOBODY,
                 place: 0,
                 queue: None,
+                pays: false,
             });
         }
         let slot = conn.subscription(target_id).map(|subscription| subscription.slot as usize);
+        if let Some(subscriber) = slot.and_then(|slot| target.subscribers.get_mut(slot)) {
+            subscriber.pays |= origin != Origin::Server;
+        }
         let is_live = slot.and_then(|slot| target.subscribers.get(slot)).is_some_and(|theirs| theirs.live);
         let confirmed = target.live && is_live;
         if known {

@@ -21,6 +21,7 @@ use crate::io::{BrokerCommand, Claims, ConnId, HeldLink, Notice, Output, PlayerV
 use crate::permissions::{self, Denied};
 use crate::targets::{Reply, Sight, TargetId, Waiter};
 use crate::view::{RuleScope, bind, bind_me};
+use crate::work;
 use crate::world::Change;
 
 /// Where the compiler has no better one.
@@ -28,7 +29,7 @@ const FILTER_HINT: &str =
     "a filter is one condition of at most 1024 bytes, like: event == 'hit' && data.damage > 10";
 /// What asking the filters of one channel, or of all patterns of one class, that no index answers may cost an event, in
 /// the units of [`crate::filter_index`]; `docs/filters.md` says what that means.
-const MAX_FILTER_WORK: usize = 100_000;
+pub(super) const MAX_FILTER_WORK: usize = 100_000;
 /// How soon players' views are asked for again when Redis has refused to tell them.
 const ASK_VIEWS_AGAIN_MS: u64 = 5_000;
 
@@ -39,11 +40,14 @@ impl Engine {
             let refusal = Refusal::new(ErrorCode::NotSubscribed, "there is no such subscription");
             return self.refuse_subscription(id, request, &update.channel, &refusal, false);
         };
-        let judged = self.judge_update(id, target, update).and_then(|(filter, area)| {
+        let judged = self.check_work(id).and_then(|()| {
+            let (filter, area) = self.judge_update(id, target, update)?;
             // Without its area, what nothing but the area was asked about is asked about every event.
             if update.filter.is_some() || update.area.is_some() {
                 let name = &update.channel;
                 let subject = Subject { name: name.as_str().into(), pattern: is_pattern(name) };
+                self.check_table(&subject, filter.as_ref(), area.as_deref())?;
+                self.check_share(id, &subject, filter.as_ref())?;
                 self.judge_work(id, &subject, filter.as_ref(), area.is_some())?;
             }
             Ok((filter, area))
@@ -193,6 +197,9 @@ impl Engine {
         let subscriber = target.subscribers.get(slot)?;
         let name = &target.subject.name;
         let scope = RuleScope::new(claims, name, &[]);
+        if let Some(filter) = &subscriber.filter {
+            self.targets.work.add(work::to_evaluate(filter.work(), claims.json.len()));
+        }
         if target.subject.pattern {
             let client = subscriber.filter.as_ref().map(|filter| bind_me(filter, &scope));
             return Some(Sight::Open(self.views.get(None, client)));
@@ -221,11 +228,19 @@ impl Engine {
         let audience = subscriber.audience;
         // What is not known well is not told: all of it follows when the table has come, and the views.
         let tell = tell && subscriber.live && target.world.as_ref().is_none_or(|world| world.loaded);
+        if tell
+            && target.world.is_some()
+            && target.audiences.as_ref().is_some_and(|all| all.is_at(audience, &sight))
+        {
+            return;
+        }
         if let (Some(queue), Some(conn)) = (subscriber.queue, self.connections.get_mut(id)) {
+            let pays = &mut subscriber.pays;
             conn.outbox.change(&mut self.queues, queue, |queue| {
                 if queue.snapshot.is_some() {
                     // A running snapshot starts again, with what is in view now.
                     queue.restart(None);
+                    *pays = true;
                 } else if !tell {
                     // A snapshot follows.
                     queue.clear();
@@ -277,6 +292,8 @@ impl Engine {
         let mut out = outgoing!(self);
         for (entity, change) in changes {
             if let Some(state) = world.state(entity) {
+                let bytes = if change == Change::Enter { state.event.data_json().len() } else { 0 };
+                world.work().add(work::to_send(bytes));
                 let told = Telling { target: target_id, entity, change, state, is_news: false };
                 out.tell(subscriber, &told, &delivery);
             }

@@ -32,9 +32,9 @@ impl Grid {
         self.points.remove(id);
     }
 
-    /// Every point in the rectangle, once, in no order.
-    pub(crate) fn points_in(&self, rect: Rect, found: impl FnMut(u32, Point)) {
-        self.points.within(rect, found);
+    /// Every point in the rectangle, once, in no order; returns how many points and cells were looked at.
+    pub(crate) fn points_in(&self, rect: Rect, found: impl FnMut(u32, Point)) -> usize {
+        self.points.within(rect, found)
     }
 
     /// A region is there, or has moved there.

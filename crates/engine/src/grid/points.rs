@@ -108,9 +108,12 @@ impl Points {
         }
     }
 
-    pub(super) fn within(&self, rect: Rect, mut found: impl FnMut(u32, Point)) {
+    /// Returns how many points and cells were looked at.
+    pub(super) fn within(&self, rect: Rect, mut found: impl FnMut(u32, Point)) -> usize {
         let (from, to) = (self.place_of(rect.min), self.place_of(rect.max));
+        let mut examined = 0;
         let mut look = |cell: &Cell| {
+            examined += 1 + cell.points.len();
             for (id, at) in &cell.points {
                 if rect.contains(*at) {
                     found(*id, *at);
@@ -121,7 +124,8 @@ impl Points {
         let height = to.1.saturating_sub(from.1).saturating_add(1);
         if width.saturating_mul(height) > self.cells.len() as i64 {
             // There are fewer cells with something in them than cells to look into.
-            return self.cells.iter().for_each(|(_, cell)| look(cell));
+            self.cells.iter().for_each(|(_, cell)| look(cell));
+            return examined;
         }
         for x in from.0..=to.0 {
             for y in from.1..=to.1 {
@@ -131,6 +135,7 @@ impl Points {
                 }
             }
         }
+        examined + (width * height) as usize
     }
 
     /// Cells of this level would suit those who ask: sorts the points anew, if enough has changed since the last time.

@@ -60,6 +60,7 @@ pub fn world(delivery: Delivery, space: bool) -> Class {
                 max_radius: Some(100.0),
                 area_required: false,
                 follow: rule("true", Vars::PUBLISH_RULE),
+                follow_hidden: false,
             }),
         }),
         delivery,
@@ -105,6 +106,7 @@ impl Bench {
             subscribes: plenty,
             bytes: Rate { per_second: 1 << 30, burst: 1 << 30 },
             connections_per_player: None,
+            work: Rate { per_second: 1 << 20, burst: 1 << 20 },
             messages_per_player: None,
             messages_per_address: None,
             lifecycle_stream: None,
@@ -155,6 +157,7 @@ impl Bench {
     }
 
     /// A connection whose `CONNECT` asks for these subscriptions; its player is anonymous without a `name`.
+    #[allow(dead_code, reason = "not every test that has this bench uses it")]
     pub fn connect(&mut self, name: Option<&str>, address: u8, subscribe: Value) -> usize {
         let at = self.read.len();
         self.read.push(Vec::new());
@@ -176,6 +179,7 @@ impl Bench {
     }
 
     /// The socket of this player is gone.
+    #[allow(dead_code, reason = "not every test that has this bench uses it")]
     pub fn lost(&mut self, player: usize) {
         self.input(Input::Closed { conn: conn(player), code: 1006 });
     }

@@ -662,3 +662,51 @@ fn where_an_area_is_required_an_empty_table_says_so() {
     bench.update(without, json!({ "area": { "x": 0, "y": 0, "radius": 10 } }));
     assert_eq!(reason(bench.take(without)), [Value::Null]);
 }
+
+/// What is in an area says where its middle is: so it is only ever around what the player may see.
+#[test]
+fn an_area_follows_only_what_the_server_shows() {
+    let of_team = |x: f64, team: &str| json!({ "id": "spy", "x": x, "y": 0, "team": team });
+    for follow_hidden in [false, true] {
+        let mut class = world(latest(), true);
+        class.entity.as_mut().unwrap().space.as_mut().unwrap().follow_hidden = follow_hidden;
+        let mut bench = Bench::new(class, 1 << 20);
+        let [player, watcher] = ["r", "w"].map(|name| bench.player(name, "red"));
+        bench.subscribe(watcher, json!({}));
+        bench.publish("e", of_team(0.0, "blue"));
+        for x in [0.0, 100.0, 200.0] {
+            bench.publish("e", at(&format!("at{x}"), x, 1));
+        }
+        // As if it were not there.
+        bench.subscribe(player, json!({ "area": { "follow": "spy", "radius": 10 } }));
+        let around = |x: f64| if follow_hidden { format!("reset at{x}") } else { "reset ".into() };
+        assert_eq!(bench.told(player), ["CHANNEL_SUBSCRIBED".to_owned(), around(0.0)]);
+        bench.publish("e", of_team(100.0, "blue"));
+        let moved = ["view at0", "enter at100"];
+        assert_eq!(bench.told(player), if follow_hidden { &moved[..] } else { &[] });
+        // It joins the player's team, and is followed.
+        bench.publish("e", of_team(200.0, "red"));
+        let told = bench.told(player);
+        assert!(
+            told.contains(&"enter at200".to_owned()) || told.contains(&"enter spy at200".to_owned()),
+            "{told:?}"
+        );
+        // And leaves it: whatever was around it goes, too.
+        bench.publish("e", of_team(200.0, "blue"));
+        let told = bench.told(player);
+        assert_eq!(told.iter().any(|told| told.contains("at200")), !follow_hidden, "{told:?}");
+        assert!(told.iter().any(|told| told.starts_with("view") && told.contains("spy")), "{told:?}");
+        // The client's own filter hides nothing that is secret.
+        bench.publish("e", of_team(100.0, "red"));
+        bench.take(player);
+        bench.update(player, json!({ "filter": "key != 'spy'" }));
+        bench.publish("e", of_team(200.0, "red"));
+        let told = bench.told(player);
+        assert_eq!(told.last().unwrap(), "enter at200", "{told:?}");
+        // What a service narrows does.
+        let view = PlayerAction::View { channel: "world:1".into(), view: Some("key != 'spy'".into()) };
+        bench.input(Input::Broker(BrokerEvent::Command(PlayerCommand { player: "r".into(), action: view })));
+        let told = bench.told(player);
+        assert_eq!(told.contains(&"view at200".to_owned()), !follow_hidden, "{told:?}");
+    }
+}

@@ -3,4 +3,6 @@
 
 #[path = "../entities/bench.rs"]
 mod bench;
+mod shares;
 mod subscribes;
+mod work;

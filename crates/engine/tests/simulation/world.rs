@@ -670,6 +670,7 @@ fn settings() -> Settings {
         patterns_per_player: 256,
         messages: plenty,
         subscribes: plenty,
+        work: plenty,
         bytes: Rate { per_second: 1 << 30, burst: 1 << 30 },
         connections_per_player: None,
         messages_per_player: None,

@@ -371,7 +371,13 @@ impl Client {
         assert_eq!(held.stage, Stage::Whole, "{}: the table of {name} never came", self.player);
         let look = held.look();
         let right = self.rights.last().unwrap();
-        let place_of = |key: &str| facts.log[*known.states.get(key)?].position();
+        let view = facts.views_since(&self.player, usize::MAX - 1, name).pop().flatten();
+        // An area follows only what the server shows: by the class's view, and what a service narrowed.
+        let is_shown = |said: &Said| right.shows(said) && view.is_none_or(|view| view.shows(said));
+        let place_of = |key: &str| {
+            let said = &facts.log[*known.states.get(key)?];
+            said.position().filter(|_| is_shown(said))
+        };
         let followed = match &look.area {
             Some(Area::Follow { key, .. }) if known.uncertain.contains(&**key) => return,
             Some(Area::Follow { key, .. }) => place_of(key),
@@ -387,9 +393,7 @@ impl Client {
                 (None, 2) => (!rules.area_required, !rules.area_required),
                 _ => (true, true),
             };
-            let view = facts.views_since(&self.player, usize::MAX - 1, name).pop().flatten();
-            let shown = [look.filter, view].iter().flatten().all(|filter| filter.shows(said));
-            let shown = shown && right.shows(said);
+            let shown = look.filter.is_none_or(|filter| filter.shows(said)) && is_shown(said);
             let has = held.table.get(key);
             let told = || {
                 let past = facts.past(name, key);

@@ -102,6 +102,7 @@ impl Rules {
             max_radius: Some(MAX_RADIUS),
             area_required: self.area_required,
             follow: compile(FOLLOW, Vars::PUBLISH_RULE).unwrap(),
+            follow_hidden: false,
         };
         Settings {
             node: "n".into(),
@@ -121,6 +122,7 @@ impl Rules {
             patterns_per_player: 256,
             messages: plenty,
             subscribes: plenty,
+            work: plenty,
             bytes: Rate { per_second: 1 << 30, burst: 1 << 30 },
             connections_per_player: None,
             messages_per_player: None,

@@ -28,6 +28,7 @@ pub(super) struct Limits {
     pub(super) messages: Rate,
     pub(super) subscribes: Rate,
     pub(super) bytes: Rate,
+    pub(super) work: Rate,
     pub(super) connections_per_address: Option<u32>,
     pub(super) connections_per_player: Option<PlayerConnections>,
     pub(super) messages_per_player: Option<Rate>,
@@ -39,6 +40,7 @@ const MINUTE: Duration = Duration::from_secs(60);
 const MAX_TEMPLATES: usize = 64;
 const DEFAULT_MESSAGES: Rate = Rate { per_second: 50, burst: 100 };
 const DEFAULT_SUBSCRIBES: Rate = Rate { per_second: 20, burst: 40 };
+const DEFAULT_WORK: Rate = Rate { per_second: 2_000, burst: 4_000 };
 const DEFAULT_BYTES: Rate = Rate { per_second: 64 << 10, burst: 256 << 10 };
 
 pub(super) fn read(section: &Section<'_>) -> Connection {
@@ -66,6 +68,7 @@ pub(super) fn read_limits(section: &Section<'_>) -> Limits {
         messages: section.rate("messages", Some(DEFAULT_MESSAGES)).unwrap_or(DEFAULT_MESSAGES),
         subscribes: section.rate("subscribes", Some(DEFAULT_SUBSCRIBES)).unwrap_or(DEFAULT_SUBSCRIBES),
         bytes: section.byte_rate("bytes", Some(DEFAULT_BYTES)).unwrap_or(DEFAULT_BYTES),
+        work: section.rate("work", Some(DEFAULT_WORK)).unwrap_or(DEFAULT_WORK),
         connections_per_address: section
             .field("connections_per_address")
             .and_then(|field| field.number(1..=u64::from(u32::MAX)))

@@ -205,6 +205,7 @@ fn build(root: &Section<'_>) -> Config {
         subscribes: limits.subscribes,
         bytes: limits.bytes,
         connections_per_player: limits.connections_per_player,
+        work: limits.work,
         messages_per_player: limits.messages_per_player,
         messages_per_address: limits.messages_per_address,
         lifecycle_stream,

@@ -66,10 +66,11 @@ fn space(section: &Section<'_>, is_entity: bool, params: Option<&[&str]>) -> Opt
         Some(field) => compile(&field, Vars::FOLLOW_RULE, params)?,
         None => Expr::never(),
     };
+    let follow_hidden = field("follow_hidden").and_then(|field| field.boolean()).unwrap_or(false);
     if given && !is_entity {
         section.cx().warn("`channel.position` says nothing on a class whose kind is not \"entity\"");
     }
-    Some(Space { position: position?, hysteresis, max_radius, area_required, follow })
+    Some(Space { position: position?, hysteresis, max_radius, area_required, follow, follow_hidden })
 }
 
 fn position(field: Field<'_>) -> Option<[Path; 2]> {

@@ -388,6 +388,7 @@ pub fn classes() -> Arc<Classes> {
         max_radius: None,
         area_required: false,
         follow: compile("true", Vars::FILTER).unwrap(),
+        follow_hidden: false,
     };
     // Room for whatever is published there, read in each of the ways.
     let roomy = |space| Some(EntityRules { max: 1_000_000, max_bytes: 1 << 30, ttl_ms: 600_000, space });

@@ -257,6 +257,7 @@ fn only_the_newest_state_counts_where_nobody_hears_of_it_by_a_pattern() {
         max_radius: None,
         area_required: true,
         follow: Expr::never(),
+        follow_hidden: false,
     };
     class.entity = Some(EntityRules { max: 10, max_bytes: 10_000, ttl_ms: 60_000, space: Some(space) });
     let (mut bench, _) = live_in(class, ROW);

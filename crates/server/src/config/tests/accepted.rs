@@ -32,6 +32,7 @@ fn the_defaults_are_the_contracts() {
     assert_eq!(engine.patterns_per_player, 32);
     assert_eq!(engine.messages, Rate { per_second: 50, burst: 100 });
     assert_eq!(engine.subscribes, Rate { per_second: 20, burst: 40 });
+    assert_eq!(engine.work, Rate { per_second: 2_000, burst: 4_000 });
     assert_eq!(engine.bytes, Rate { per_second: 64 << 10, burst: 256 << 10 });
     assert!(engine.messages_per_player.is_none() && engine.messages_per_address.is_none());
     assert!(engine.lifecycle_stream.is_none() && !engine.allow_anonymous && !engine.explain);
@@ -92,6 +93,7 @@ subscriptions = 3
 patterns_per_player = 2
 messages = { per_second = 1, burst = 2 }
 subscribes = { per_second = 3 }
+work = { per_second = 500, burst = 700 }
 bytes = { per_second = "1KiB", burst = 5000 }
 connections_per_address = 1000
 connections_per_player = 2
@@ -138,6 +140,7 @@ messages_per_address = { per_second = 9 }
     assert_eq!((engine.message_bytes, engine.subscriptions, engine.patterns_per_player), (1 << 10, 3, 2));
     assert_eq!(engine.messages, Rate { per_second: 1, burst: 2 });
     assert_eq!(engine.subscribes, Rate { per_second: 3, burst: 6 });
+    assert_eq!(engine.work, Rate { per_second: 500, burst: 700 });
     assert_eq!(engine.bytes, Rate { per_second: 1 << 10, burst: 5000 });
     let when_exceeded = WhenExceeded::Refuse;
     assert_eq!(engine.connections_per_player, Some(PlayerConnections { max: 2, when_exceeded }));
@@ -206,6 +209,7 @@ hysteresis = 2
 max_radius = 60.5
 area_required = true
 follow = "key == me.player || key in me.units"
+follow_hidden = true
 batch = "50ms"
 max_updates = 20
 max_wait = "500ms"
@@ -225,6 +229,7 @@ slow_consumer = "drop_oldest"
     assert_eq!(space.position[1].to_string(), "data.pos.y");
     assert_eq!((space.hysteresis, space.max_radius, space.area_required), (2.0, Some(60.5), true));
     assert_eq!(space.follow.to_string(), "key == me.player || key in me.units");
+    assert!(space.follow_hidden);
     let delivery = Delivery {
         batch_ms: 50,
         conflate: true,

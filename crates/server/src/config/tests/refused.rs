@@ -454,6 +454,7 @@ fn views_that_mean_nothing_are_refused_by_name() {
         ("max_radius = 5.5", "`channel.max_radius` needs `position`"),
         ("area_required = true", "`channel.area_required` needs `position`"),
         ("follow = \"true\"", "`channel.follow` needs `position`"),
+        ("follow_hidden = true", "`channel.follow_hidden` needs `position`"),
         ("max_updates = 5", "`channel.max_updates` needs `batch`"),
         ("max_wait = \"1s\"", "`channel.max_wait` needs `batch`"),
         ("max_wait = \"10ms\"\nbatch = \"50ms\"", "`channel.max_wait` is shorter than `batch`"),
