@@ -149,6 +149,7 @@ mod tests {
             patterns_per_player: 8,
             messages: rate,
             subscribes: rate,
+            work: rate,
             bytes: rate,
             messages_per_player: None,
             connections_per_player: None,

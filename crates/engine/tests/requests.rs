@@ -39,6 +39,7 @@ impl Bench {
             patterns_per_player: 256,
             messages: PLENTY,
             subscribes: PLENTY,
+            work: PLENTY,
             bytes,
             connections_per_player: None,
             messages_per_player: None,
