@@ -395,12 +395,7 @@ impl Engine {
         self.charged(id, |engine| engine.carry_out(id, request, claims));
     }
 
-    fn carry_out(
-        &mut self,
-        id: ConnId,
-        Request { id: request, message }: Request,
-        claims: Option<Claims>,
-    ) {
+    fn carry_out(&mut self, id: ConnId, Request { id: request, message }: Request, claims: Option<Claims>) {
         let Some(conn) = self.connections.get_mut(id) else { return };
         if matches!(conn.phase, Phase::Connecting) && !matches!(message, ClientMessage::Connect(_)) {
             return self.not_connected(id, request.as_ref());
