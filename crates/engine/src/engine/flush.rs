@@ -525,7 +525,7 @@ impl SnapshotPart {
         let mut sent_bytes = 0;
         while sent_bytes < self.max_bytes {
             let reset = snapshot.is_fresh();
-            let (mut elements, mut bytes) = (Vec::new(), head_bytes(name));
+            let (mut elements, mut bytes, mut steps) = (Vec::new(), head_bytes(name), 0);
             while elements.len() < MAX_ENTITIES
                 && let Some(id) = snapshot.peek()
             {
@@ -537,12 +537,13 @@ impl SnapshotPart {
                         break;
                     } else {
                         bytes += element.len() + 1;
-                        world.work().add(work::to_send(element.len()));
+                        steps += work::to_send(element.len());
                         elements.push(element.clone());
                     }
                 }
                 snapshot.advance();
             }
+            world.work().add(steps);
             stats.view_enters += elements.len() as u64;
             let complete = snapshot.is_done();
             // A named subscription of an entity channel has an audience, except where the class requires an area that it lacks.
