@@ -34,7 +34,7 @@ fn bench_with(entities: usize, work: Rate) -> Bench {
         let (x, y) = (n % width * 10, n / width * 10);
         let data = json!({ "id": format!("e{n}"), "x": x, "y": y, "hp": n % 100, "public": true });
         bench.stored.entities.push(StoredEntity {
-            key: format!("e{n}").into(),
+            key: format!("e{n}"),
             age_ms: 0,
             payload: json!({ "event": "e", "data": data }).to_string().into(),
         });
