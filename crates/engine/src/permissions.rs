@@ -30,7 +30,9 @@ pub(crate) fn may_subscribe(settings: &Settings, claims: &Claims, channel: &str)
             Denied(format!("class `{}`: subscribe = `{}`", class.name, class.subscribe))
         }
     };
-    if filled_channels(settings, claims).contains(channel) { Ok(()) } else { Err(denied) }
+    // Most channels begin as no template does; then the claims need not be read.
+    let could = settings.auto_subscribe.iter().any(|template| channel.starts_with(template.literal_prefix()));
+    if could && filled_channels(settings, claims).contains(channel) { Ok(()) } else { Err(denied) }
 }
 
 /// What in the class's rule could not be true for this player, where the rule compares a text with a number.
@@ -142,7 +144,7 @@ fn filled(settings: &Settings, claims: &Claims, limit: usize) -> Auto {
     let mut all: Map<String, Value> = serde_json::from_str(&claims.json).unwrap_or_default();
     // Whichever claim it comes from.
     all.insert("sub".to_owned(), Value::from(&*claims.player));
-    let mut auto = Auto::default();
+    let (mut auto, mut seen) = (Auto::default(), HashSet::new());
     for template in &settings.auto_subscribe {
         let mut filler = Filler {
             template,
@@ -162,7 +164,7 @@ fn filled(settings: &Settings, claims: &Claims, limit: usize) -> Auto {
                     claim: channel,
                     reason: "the channel's name is the server's own",
                 });
-            } else if auto.channels.len() < limit && !auto.channels.contains(&channel) {
+            } else if auto.channels.len() < limit && seen.insert(channel.clone()) {
                 auto.channels.push(channel);
             }
         }
