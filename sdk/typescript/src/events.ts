@@ -50,7 +50,7 @@ export type AnyEvent<E extends EventMap> = { [N in EventName<E>]: ChannelEvent<N
 /** Events may be missing at this point: fetch the state anew where that matters. */
 export interface Resync {
   channel: string;
-  /** The server's word (`gap`, `epoch`, `broker`, `slow_consumer`), or `reconnect`: this client was away. */
+  /** The server's word (`gap`, `epoch`, `broker`, `slow_consumer`, `too_large`), or `reconnect`: this client was away. */
   reason: string;
   epoch?: string;
   offset?: number;

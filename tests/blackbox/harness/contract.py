@@ -80,7 +80,7 @@ SUBSCRIPTION = (
 
 VOCABULARY = {
     ("STATUS", "broker"): {"ok", "degraded"},
-    ("RESYNC", "reason"): {"gap", "epoch", "broker", "slow_consumer"},
+    ("RESYNC", "reason"): {"gap", "epoch", "broker", "slow_consumer", "too_large"},
     ("CHANNEL_UNSUBSCRIBED", "reason"): {"client", "server", "forbidden"},
     ("CHANNEL_UNSUBSCRIBED", "by"): {"server"},
     ("CHANNEL_SUBSCRIBED", "by"): {"server"},

@@ -45,7 +45,7 @@ def base_config(redis_url=None):
         "auth": {"hmac_secret": SECRET},
         # A client answers pings only while its test reads; on a busy machine that may be a while later.
         "connection": {"auto_subscribe": ["player:{sub}"], "linger": "100ms", "heartbeat": "10m"},
-        "limits": {"messages": PLENTY, "subscribes": PLENTY, "bytes": {"per_second": "512MiB", "burst": "512MiB"}},
+        "limits": {"messages": PLENTY, "subscribes": PLENTY, "work": PLENTY, "bytes": {"per_second": "512MiB", "burst": "512MiB"}},
         "channel": [
             {"name": "chat:{room}", "subscribe": "true", "publish": "true", "patterns": True},
             {
