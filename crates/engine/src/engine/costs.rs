@@ -118,7 +118,13 @@ impl Engine {
         };
         let target = self.targets.find(subject);
         let mut held = 0;
+        let searched = match &account {
+            Account::Player(_) => 0,
+            Account::Address(_) => self.connections.len(),
+        };
+        self.targets.work.add(searched as u64 / 2);
         for conn in self.connections_of(&account) {
+            self.targets.work.add(work::EXAMINE * conn.subscriptions.len() as u64);
             for subscription in &conn.subscriptions {
                 // All patterns are evaluated together, whatever their names.
                 let Some(other) = self.targets.get(subscription.target) else { continue };

@@ -522,6 +522,8 @@ impl SnapshotPart {
             }
         };
         let name = &target.subject.name;
+        // However long a message the client takes: what is a frame cannot be dropped when it does not read.
+        let composed = self.bounds.composed.min(self.max_bytes);
         let mut sent_bytes = 0;
         while sent_bytes < self.max_bytes {
             let reset = snapshot.is_fresh();
@@ -533,7 +535,7 @@ impl SnapshotPart {
                     let element = state.element(conn.encoding);
                     if self.bounds.excludes_entity(conn.encoding, state) {
                         conn.outbox.leave_out(self.target_id, id);
-                    } else if !elements.is_empty() && bytes + element.len() >= self.bounds.composed {
+                    } else if !elements.is_empty() && bytes + element.len() >= composed {
                         break;
                     } else {
                         bytes += element.len() + 1;

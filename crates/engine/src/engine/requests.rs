@@ -46,9 +46,11 @@ impl Engine {
         let bytes = payload.len() / requests.len().max(1);
         for request in requests {
             self.stats.requests += 1;
-            let verdict = match by_bytes {
-                Verdict::Allowed => self.take_message(id),
-                limited => limited,
+            // Counted in any case: who is over one limit must not be free of the other.
+            let verdict = match (by_bytes, self.take_message(id)) {
+                (Verdict::Allowed, by_messages) => by_messages,
+                (_, Verdict::Abuse) => Verdict::Abuse,
+                (limited, _) => limited,
             };
             let request_id = match &request {
                 Ok(request) => request.id.as_ref(),

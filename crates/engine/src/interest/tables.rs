@@ -252,11 +252,15 @@ impl Hub {
     }
 }
 
+/// After so many doublings a pause is the longest.
+const MAX_DOUBLINGS: u32 = 16;
+
 /// How long to wait before a table is read that was read so often in a row: somewhere in the upper half of the pause, by
 /// `spread`, so that nodes do not read it in step.
 fn pause_ms(reads: u32, spread: u64) -> u64 {
     let Some(doublings) = reads.checked_sub(2) else { return 0 };
-    let pause = FIRST_PAUSE_MS.checked_shl(doublings).unwrap_or(LONGEST_PAUSE_MS).min(LONGEST_PAUSE_MS);
+    // More doublings would shift all of it out.
+    let pause = (FIRST_PAUSE_MS << doublings.min(MAX_DOUBLINGS)).min(LONGEST_PAUSE_MS);
     pause / 2 + spread % (pause / 2)
 }
 

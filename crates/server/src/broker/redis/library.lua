@@ -164,7 +164,10 @@ local function open(rows, heard, max, own, is_new, is_lost, now)
   local stored = redis.call('HMGET', rows, 'e', 's', 'b', 'r')
   local header = { epoch = stored[1], seq = whole(stored[2], MAX_COUNT - 1), bytes = whole(stored[3], MAX_COUNT) }
   header.max_fields = math.max(MIN_FIELD_BOUND, 4 * max)
-  if not is_epoch(header.epoch) or not header.seq or (is_new and redis.call('HLEN', rows) > header.max_fields) then
+  is_lost = is_lost or not header.bytes
+  local is_counted = is_new or is_lost
+  if not is_epoch(header.epoch) or not header.seq
+    or (is_counted and redis.call('HLEN', rows) > header.max_fields) then
     redis.call('UNLINK', rows, heard)
     header.epoch, header.seq, header.bytes = new_epoch(), 0, 0
     redis.call('HSET', rows, 'e', header.epoch, 's', '0', 'b', '0', 'r', digits(now) .. ' 0')
@@ -176,7 +179,6 @@ local function open(rows, heard, max, own, is_new, is_lost, now)
     return header
   end
   header.history = stored[4]
-  is_lost = is_lost or not header.bytes
   header.bytes = header.bytes or 0
   if (is_lost or is_new) and may_repair(header, now) and (is_lost or now - header.repaired > COUNTED_AGAIN_MS) then
     repair(rows, heard, header, own, now)
@@ -229,7 +231,8 @@ local function full(rows, heard, header, limits, own, is_new, grows, now)
   while lack and purges < PURGES and purge(rows, heard, header, limits.ttl, now) do
     lack, purges = lacks(), purges + 1
   end
-  if lack and may_repair(header, now) and (is_inconsistent(rows, heard, is_new, now) or not lack:find('already', 1, true)) then
+  if lack and may_repair(header, now) and redis.call('HLEN', rows) <= header.max_fields
+    and (is_inconsistent(rows, heard, is_new, now) or not lack:find('already', 1, true)) then
     repair(rows, heard, header, own, now)
     lack = lacks()
   end
@@ -249,6 +252,8 @@ local function commit(channel, limits, key, remove, body, id)
   local now = now_ms()
   local is_new, is_lost
   if not remove then
+    -- Raises before anything is written, where the key holds something else than a hash.
+    redis.call('HEXISTS', rows, 'e')
     is_new, is_lost = note(heard, field, now)
   end
   local header = open(rows, heard, limits.max, field, is_new, is_lost, now)
@@ -625,7 +630,9 @@ local function view(keys, args)
   if args[5] == '1' and (redis.call('HGET', name, channel) or '') == expression then
     return { MARK, 0 }
   end
-  if expression ~= '' and redis.call('HEXISTS', name, channel) == 0 and redis.call('HLEN', name) >= MAX_VIEWS then
+  -- Asked in any case: it raises before anything is published, where the key holds something else than a hash.
+  local is_kept = redis.call('HEXISTS', name, channel) == 1
+  if expression ~= '' and not is_kept and redis.call('HLEN', name) >= MAX_VIEWS then
     return redis.error_reply('LIMIT_EXCEEDED a player has at most ' .. MAX_VIEWS .. ' views')
   end
   redis.call('PUBLISH', nodes, command)

@@ -58,6 +58,8 @@ pub(super) struct Publisher {
     board: Arc<Board>,
     meter: Arc<Meter>,
     /// The functions have been looked after once.
+    /// Redis could not do what it was asked just now (`BUSY`, `LOADING`), and has not shown since that it can.
+    is_paused: bool,
     began: bool,
     /// Why Redis does not let us load them, if it does not.
     not_loaded: Option<String>,
@@ -118,6 +120,7 @@ impl Publisher {
             board,
             meter,
             began: false,
+            is_paused: false,
             not_loaded: None,
             replaced: Replaced::default(),
         }
@@ -217,11 +220,15 @@ impl Publisher {
         if job.is_lifecycle() {
             return self.held.push(self.came, job);
         }
-        if let Some(expires) = job.expires {
-            let expires = Instant::from_std(expires);
+        self.expect_expiry(&job);
+        self.waiting.push_back((self.came, job));
+    }
+
+    /// A job that may wait only so long is among those that wait.
+    fn expect_expiry(&mut self, job: &Job) {
+        if let Some(expires) = job.expires.map(Instant::from_std) {
             self.next_expiry = Some(self.next_expiry.map_or(expires, |next| next.min(expires)));
         }
-        self.waiting.push_back((self.came, job));
     }
 
     /// Answers those whose time is over: they are never sent.
@@ -235,7 +242,11 @@ impl Publisher {
 
     /// The life of one connection.
     async fn live(&mut self, stop: &mut Stop, mut commands: Commands) -> Result<Stopped, Broken> {
-        self.load_library(&mut commands).await?;
+        if let Err(broken) = self.load_library(&mut commands).await {
+            self.away();
+            return Err(broken);
+        }
+        self.is_paused = false;
         self.board.set(self.part, true);
         if !self.waiting.is_empty() && self.wait_for_links(stop).await.is_err() {
             return Ok(Stopped);
@@ -270,6 +281,10 @@ impl Publisher {
         loop {
             while let Some(job) = self.jobs.try_recv() {
                 self.take(job);
+            }
+            if self.is_paused && self.waiting.is_empty() {
+                self.ask_again(stop, commands).await?;
+                continue;
             }
             let held = self.held.ready_at();
             if !self.waiting.is_empty() || held.is_some_and(|at| at <= Instant::now()) {
@@ -328,6 +343,7 @@ impl Publisher {
         }
         match self.settle(batch, outcomes) {
             Settled::All => {
+                self.is_paused = false;
                 self.board.set(self.part, true);
                 return Ok(());
             }
@@ -335,8 +351,30 @@ impl Publisher {
                 self.away();
                 return Err(Broken::NotMaster("replica".to_owned()));
             }
-            Settled::TryAgain => self.away(),
+            Settled::TryAgain => {
+                self.is_paused = true;
+                self.away();
+            }
         }
+        self.pause(stop, commands).await
+    }
+
+    /// Nothing waits that would show whether Redis, which could do nothing just now, can again: asks it.
+    async fn ask_again(&mut self, stop: &mut Stop, commands: &mut Commands) -> Result<(), Broken> {
+        let mut ping = redis::Pipeline::new();
+        ping.ignore_errors().cmd("PING");
+        let results = self.attend(commands.query(&ping)).await?;
+        let outcomes = outcomes(results, &[Call::Plain]);
+        if outcomes.iter().all(|outcome| !outcome.as_ref().is_err_and(|words| is_passing(words))) {
+            self.is_paused = false;
+            self.board.set(self.part, true);
+            return Ok(());
+        }
+        self.pause(stop, commands).await
+    }
+
+    /// Gives Redis a while before it is asked again.
+    async fn pause(&mut self, stop: &mut Stop, commands: &mut Commands) -> Result<(), Broken> {
         let mut pause = pin!(async {
             tokio::select! {
                 () = tokio::time::sleep(RETRY_AFTER) => Ok(()),
@@ -470,8 +508,9 @@ impl Publisher {
             settled = Settled::TryAgain;
         }
         self.held.put_back(held);
-        for job in redo.into_iter().rev() {
-            self.waiting.push_front(job);
+        for (number, job) in redo.into_iter().rev() {
+            self.expect_expiry(&job);
+            self.waiting.push_front((number, job));
         }
         settled
     }
