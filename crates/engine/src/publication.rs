@@ -99,16 +99,11 @@ pub struct Version<'a> {
     pub seq: u64,
 }
 
-/// The most changes that a table counts: 2^53, up to which Lua's numbers are exact.
-const MAX_SEQ: u64 = 1 << 53;
-
 impl<'a> Version<'a> {
     /// Of an envelope's `id`; `None` where the event did not come by the table.
     pub fn of_id(id: &'a str) -> Option<Self> {
         let (epoch, seq) = id.rsplit_once('@')?.1.rsplit_once('.')?;
-        // Larger numbers are no counts: Redis' functions do not count beyond them either.
-        let seq = seq.parse().ok().filter(|seq| *seq <= MAX_SEQ)?;
-        Some(Version { epoch, seq })
+        Some(Version { epoch, seq: seq.parse().ok()? })
     }
 }
 

@@ -133,7 +133,9 @@ impl Table {
                 }
                 loading.seen = Some((version.epoch.to_owned(), version.seq));
             }
-            (Some(version), None) if version.epoch != self.epoch || version.seq > self.seq + 1 => {
+            (Some(version), None)
+                if version.epoch != self.epoch || version.seq > self.seq.saturating_add(1) =>
+            {
                 return Taken::Gap;
             }
             // It was read with the table, and is news only to what a plain event has changed since.
