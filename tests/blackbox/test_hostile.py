@@ -14,7 +14,7 @@ from harness.wait import until
 from harness.websocket import RSV1, TEXT, Closed, TimedOut, deflate, frame
 
 MARKS = itertools.count()
-DEFAULTS = {"limits": {"messages": None, "subscribes": None, "bytes": None}}
+DEFAULTS = {"limits": {"messages": None, "subscribes": None, "bytes": None, "work": None}}
 
 
 class Bystander:
