@@ -39,6 +39,8 @@ pub struct Bench {
     pub asked: Vec<Ticket>,
     /// Breaks of the link behind which the views are known again.
     pub released: Vec<u64>,
+    /// Larger frames are not read.
+    pub max_read_bytes: usize,
 }
 
 /// What an entity class of a test says.
@@ -141,6 +143,7 @@ impl Bench {
             views: Some(Ok([].into())),
             asked: Vec::new(),
             released: Vec::new(),
+            max_read_bytes: usize::MAX,
         }
     }
 
@@ -353,9 +356,26 @@ impl Bench {
             },
             BrokerCommand::ForgetViews { ticket } => self.asked.retain(|asked| *asked != ticket),
             BrokerCommand::ViewsKnown(held) => self.released.push(held.round),
+            BrokerCommand::Publish { ticket, channel, payload, .. } => {
+                self.redis_takes(ticket, &channel, &payload)
+            }
+            BrokerCommand::Commit { ticket, channel, commit, .. } => {
+                self.redis_takes(ticket, &channel, &commit.payload);
+            }
+            BrokerCommand::Fence { ticket, channel } => {
+                self.engine.handle(self.now, Input::Broker(BrokerEvent::Fenced { ticket, channel }));
+            }
             other => panic!("unexpected {other:?}"),
         }
         self.broker_says();
+    }
+
+    /// Redis publishes what a client published, and acknowledges it.
+    fn redis_takes(&mut self, ticket: Ticket, channel: &str, payload: &[u8]) {
+        let channel = channel.as_bytes();
+        self.hub.handle(self.now.mono_ms, HubInput::Message { pattern: None, channel, payload });
+        self.broker_says();
+        self.engine.handle(self.now, Input::Broker(BrokerEvent::Done { ticket, result: Ok(()) }));
     }
 
     fn broker_says(&mut self) {
@@ -393,6 +413,9 @@ impl Bench {
 
     fn see(&mut self, at: usize, frame: &Frame) {
         let payload = drawbridge_protocol::websocket::payload_of(frame);
+        if payload.len() > self.max_read_bytes {
+            return;
+        }
         match serde_json::from_slice(payload).unwrap() {
             Value::Array(messages) => {
                 self.arrays.push(messages.len());

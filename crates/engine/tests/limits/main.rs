@@ -3,6 +3,8 @@
 
 #[path = "../entities/bench.rs"]
 mod bench;
+mod price_list;
+mod requests_of;
 mod shares;
 mod subscribes;
 mod work;

@@ -1,0 +1,27 @@
+//! Makes requests of one kind, as many as it is told, and prints the tokens that they were granted. `scripts/price-list`
+//! runs it under a counter of instructions.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout)]
+#![allow(missing_docs, unreachable_pub, dead_code)]
+
+#[path = "../tests/entities/bench.rs"]
+mod bench;
+#[path = "../tests/limits/requests_of.rs"]
+mod requests_of;
+
+use drawbridge_engine::settings::Rate;
+
+const ENTITIES: usize = 10_000;
+/// The default of the configuration.
+const WORK: Rate = Rate { per_second: 2_000, burst: 4_000 };
+
+fn main() {
+    let mut arguments = std::env::args().skip(1);
+    let (Some(kind), Some(count)) = (arguments.next(), arguments.next()) else {
+        return println!("{}", requests_of::KINDS.join("\n"));
+    };
+    let mut client = requests_of::Client::new(&kind, ENTITIES, WORK);
+    for _ in 0..count.parse().unwrap() {
+        client.once();
+    }
+    println!("{}", client.paid().tokens());
+}
