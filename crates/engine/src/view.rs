@@ -47,7 +47,7 @@ impl View {
 
     /// What [`View::allows`] costs of this event, in steps.
     pub(crate) fn steps(&self, publication: &Publication) -> u64 {
-        work::to_evaluate(self.work, publication.event.data_json().len())
+        work::to_show(self.work, publication.event.data_json().len())
     }
 
     /// What it asks: the server's part, the client's part.

@@ -14,8 +14,8 @@ pub const STEPS_PER_TOKEN: u64 = 256;
 
 /// To look at one entity, or one cell of the grid.
 pub(crate) const EXAMINE: u64 = 2;
-/// To put one entity of a table into an index.
-pub(crate) const INDEX: u64 = 24;
+/// To read one entity of a stored table and put it into an index.
+pub(crate) const INDEX: u64 = 72;
 /// To note that an entity came into view or left it, and to send that.
 pub(crate) const NOTIFY: u64 = 40;
 /// To check the right to one subscription again.
@@ -24,6 +24,8 @@ pub(crate) const AUTHORIZE: u64 = 64;
 const BYTES_COPIED: usize = 16;
 /// An expression that walks through JSON takes its steps again for each so many bytes.
 const BYTES_WALKED: usize = 256;
+/// The same for the data of an entity, which is not parsed yet: each path is searched for in its text.
+const BYTES_SEARCHED: usize = 32;
 
 /// Counts steps; clones count together. One for each shard.
 #[derive(Clone, Debug, Default)]
@@ -48,6 +50,11 @@ pub(crate) fn to_send(bytes: usize) -> u64 {
 /// To evaluate an expression of this [`Expr::work`](crate::expr::Expr::work) over a JSON text of this many bytes.
 pub(crate) fn to_evaluate(work: usize, bytes: usize) -> u64 {
     work.saturating_mul(1 + bytes / BYTES_WALKED) as u64
+}
+
+/// To evaluate a view of this [`Expr::work`](crate::expr::Expr::work) about an entity whose data has this many bytes.
+pub(crate) fn to_show(work: usize, bytes: usize) -> u64 {
+    work.saturating_mul(1 + bytes / BYTES_SEARCHED) as u64
 }
 
 /// A rate of tokens as one of steps.
