@@ -126,7 +126,7 @@ impl Outgoing<'_> {
         }
         let kind = QueuedKind::Entity(told.entity, told.change);
         let mut queued = Queued::new(told.state.clone(), kind, told.target, told.is_news, self.now_ms);
-        // Why the connection is not looked at: a queue exists, so its flush is scheduled, and the connection is open.
+        // Why the connection is not touched: a queue exists, so its flush is scheduled and the connection is open.
         if delivery.batch_ms > 0
             && let Some(queue) = subscriber.queue
         {

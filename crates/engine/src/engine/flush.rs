@@ -100,7 +100,7 @@ struct Flush<'e> {
     array_bytes: usize,
 }
 
-/// What is left of a queue after it was served.
+/// What remains in a queue after it was served.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum FlushOutcome {
     /// Nothing: it is removed.
@@ -326,8 +326,8 @@ impl Flush<'_> {
         (messages, more)
     }
 
-    /// The next messages of an entity channel, and whether more can be sent now. A snapshot's next part is sent as a frame
-    /// of its own, before everything else.
+    /// The next messages of an entity channel, and whether more can be sent now. The next part of a snapshot is sent
+    /// first, in separate frames.
     fn table(
         &mut self,
         conn: &mut Connection,
@@ -504,7 +504,7 @@ struct SnapshotPart {
 }
 
 impl SnapshotPart {
-    /// Sends the next part; returns what is left of the snapshot.
+    /// Sends the next part; returns the rest of the snapshot, if any.
     fn send(
         &self,
         conn: &mut Connection,

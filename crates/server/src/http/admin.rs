@@ -19,6 +19,7 @@ use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 
+use super::listener::accept;
 use super::pages;
 use crate::bus::EventRefused;
 use crate::clock::unix_ms;
@@ -38,22 +39,13 @@ type Answer = Result<Response, ApiError>;
 const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long a request's body may take.
 const BODY_TIMEOUT: Duration = Duration::from_secs(10);
-/// After a failed accept (no file descriptors left, say).
-const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// Serves until the process ends.
 pub(crate) async fn run(node: Arc<Node>, listener: tokio::net::TcpListener) {
     let router = router(node.clone());
     let mut failures = Sparse::default();
     loop {
-        let (stream, peer) = match listener.accept().await {
-            Ok(accepted) => accepted,
-            Err(error) => {
-                failures.line(|unlogged| tracing::warn!(%error, unlogged, "accept_failed"));
-                tokio::time::sleep(ACCEPT_PAUSE).await;
-                continue;
-            }
-        };
+        let (stream, peer) = accept(&listener, &mut failures).await;
         let Some(share) = node.admin_connections.take(Some(peer.ip())) else {
             node.refusals.refuse(Reason::Admin, |unlogged| {
                 let (taken, config) =

@@ -29,18 +29,22 @@ const MAX_HEADERS: usize = 64;
 /// After a failed accept (no file descriptors left, say).
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
+/// The next connection. A failed accept is logged and tried again after a pause.
+pub(super) async fn accept(listener: &TcpListener, failures: &mut Sparse) -> (TcpStream, SocketAddr) {
+    loop {
+        match listener.accept().await {
+            Ok(accepted) => return accepted,
+            Err(error) => failures.line(|unlogged| tracing::warn!(%error, unlogged, "accept_failed")),
+        }
+        tokio::time::sleep(ACCEPT_PAUSE).await;
+    }
+}
+
 /// Accepts for ever.
 pub(crate) async fn run(node: Arc<Node>, listener: TcpListener, tls: Option<TlsAcceptor>) {
     let mut failures = Sparse::default();
     loop {
-        let (stream, peer) = match listener.accept().await {
-            Ok(accepted) => accepted,
-            Err(error) => {
-                failures.line(|unlogged| tracing::warn!(%error, unlogged, "accept_failed"));
-                tokio::time::sleep(ACCEPT_PAUSE).await;
-                continue;
-            }
-        };
+        let (stream, peer) = accept(&listener, &mut failures).await;
         let Some(share) = admit(&node, peer) else { continue };
         let (node, tls) = (node.clone(), tls.clone());
         tokio::spawn(async move {

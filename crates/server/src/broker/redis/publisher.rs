@@ -57,10 +57,10 @@ pub(super) struct Publisher {
     settings: Arc<RedisSettings>,
     board: Arc<Board>,
     meter: Arc<Meter>,
-    /// The functions have been looked after once.
-    /// Redis could not do what it was asked just now (`BUSY`, `LOADING`), and has not shown since that it can.
-    is_paused: bool,
+    /// The functions were checked once.
     began: bool,
+    /// The last pipeline was refused for a moment (`BUSY`, `LOADING`), and none has succeeded since.
+    is_paused: bool,
     /// Why Redis does not let us load them, if it does not.
     not_loaded: Option<String>,
     replaced: Replaced,
