@@ -79,7 +79,7 @@ impl<'a> Value<'a> {
                 work.spend(cost_to_open(text))?;
                 Value::of_json(text)?
             }
-            Binding::Me { player, claims } => Value::Map(Map::Me { player, claims: claims.trim() }),
+            Binding::Me { player, claims } => Value::Map(Map::Me { player, claims: trimmed(claims) }),
             Binding::Params(params) => Value::Map(Map::Params(params)),
         }))
     }
@@ -98,7 +98,7 @@ impl<'a> Value<'a> {
 
     /// Of the text of a JSON value.
     pub(super) fn of_json(text: &'a str) -> Result<Self, Failed> {
-        let text = text.trim();
+        let text = trimmed(text);
         Ok(match text.as_bytes().first() {
             Some(b'"') => Value::Text(Str::quoted(text).decode()),
             Some(b'{') => Value::Map(Map::Json(text)),
@@ -213,9 +213,18 @@ impl<'a> Value<'a> {
 
 /// Lists and maps are paid for when something is looked for in them, all other text at once.
 fn cost_to_open(text: &str) -> usize {
-    match text.trim_start().as_bytes().first() {
-        Some(b'{' | b'[') => text.len() - text.trim().len(),
+    let inner = trimmed(text);
+    match inner.as_bytes().first() {
+        Some(b'{' | b'[') => text.len() - inner.len(),
         _ => text.len(),
+    }
+}
+
+/// Without the white space around it. Mostly there is none, and that is seen at a glance.
+fn trimmed(text: &str) -> &str {
+    match (text.as_bytes().first(), text.as_bytes().last()) {
+        (Some(b'!'..=b'~'), Some(b'!'..=b'~')) => text,
+        _ => text.trim(),
     }
 }
 

@@ -1,12 +1,25 @@
 //! Walking through the text of a value that is known to be JSON, without reading it into a tree: a field is found by passing
 //! over what is before it. Of other text it gives unspecified pieces, and never panics.
 
-use super::scan::{Brackets, Scanner, skip_container};
-use super::{Kind, Str};
+use std::ops::Range;
+
+use super::Str;
+use super::scan::plain_len;
 
 /// The value of this key in the text of an object; of duplicate keys the last one's.
 pub fn member<'a>(object: &'a str, key: &str) -> Option<&'a str> {
-    members(object).filter(|(name, _)| name.is(key)).last().map(|(_, value)| value)
+    let mut walk = Walk::inside(object);
+    let mut found = None;
+    while let Some(name) = walk.name()
+        && let Some(value) = walk.value()
+    {
+        if object.as_bytes().get(name.start..name.end) == Some(key.as_bytes())
+            || name.escaped && walk.text(name).is_some_and(|name| name.is(key))
+        {
+            found = Some(value);
+        }
+    }
+    object.get(found?)
 }
 
 /// The members of the text of an object, duplicates and all.
@@ -14,7 +27,8 @@ pub fn members(object: &str) -> impl Iterator<Item = (Str<'_>, &str)> {
     let mut walk = Walk::inside(object);
     std::iter::from_fn(move || {
         let name = walk.name()?;
-        Some((name, walk.value()?))
+        let value = walk.value()?;
+        Some((walk.text(name)?, object.get(value)?))
     })
 }
 
@@ -32,28 +46,46 @@ impl<'a> Iterator for Elements<'a> {
 
     fn next(&mut self) -> Option<&'a str> {
         self.0.begins()?;
-        self.0.value()
+        let value = self.0.value()?;
+        self.0.text.get(value)
     }
 }
 
 /// A place in the text of a list or an object.
+///
+/// Why it checks nothing: filters walk through the data of thousands of entities for one request, and that text was
+/// validated when it was read. Slices are taken of what is wanted only, because each checks for character boundaries.
 #[derive(Debug)]
 struct Walk<'a> {
     text: &'a str,
-    scan: Scanner<'a>,
+    at: usize,
+}
+
+/// Where a member's name stands, without its quotes.
+#[derive(Clone, Copy)]
+struct Name {
+    start: usize,
+    end: usize,
+    escaped: bool,
 }
 
 impl<'a> Walk<'a> {
     /// Behind the opening bracket.
     fn inside(text: &'a str) -> Self {
-        Walk { text, scan: Scanner { bytes: text.as_bytes(), at: 1 } }
+        Walk { text, at: 1 }
+    }
+
+    #[inline]
+    fn peek(&self) -> Option<u8> {
+        self.text.as_bytes().get(self.at).copied()
     }
 
     /// Goes to the next element; `None` at the end.
+    #[inline]
     fn begins(&mut self) -> Option<()> {
         loop {
-            match self.scan.peek()? {
-                b',' | b' ' | b'\t' | b'\n' | b'\r' => self.scan.at += 1,
+            match self.peek()? {
+                b',' | b' ' | b'\t' | b'\n' | b'\r' => self.at += 1,
                 b']' | b'}' => return None,
                 _ => return Some(()),
             }
@@ -61,23 +93,84 @@ impl<'a> Walk<'a> {
     }
 
     /// The next member's name; `None` at the end.
-    fn name(&mut self) -> Option<Str<'a>> {
+    #[inline]
+    fn name(&mut self) -> Option<Name> {
         self.begins()?;
-        let start = self.scan.at;
-        let name = self.scan.name().ok()?;
-        self.scan.skip_white_space();
-        Some(Str { raw: self.text.get(start + 1..name.end - 1)?, escaped: name.escaped })
+        let start = self.at + 1;
+        let escaped = self.skip_string();
+        let end = self.at.checked_sub(1).filter(|end| *end >= start)?;
+        while matches!(self.peek()?, b':' | b' ' | b'\t' | b'\n' | b'\r') {
+            self.at += 1;
+        }
+        Some(Name { start, end, escaped })
     }
 
-    fn value(&mut self) -> Option<&'a str> {
-        let start = self.scan.at;
-        let kind = self.scan.value().ok()?;
-        if kind.is_container() {
-            let mut open = Brackets::default();
-            open.push(kind == Kind::Object);
-            skip_container(&mut self.scan, &mut open).ok()?;
+    fn text(&self, name: Name) -> Option<Str<'a>> {
+        Some(Str { raw: self.text.get(name.start..name.end)?, escaped: name.escaped })
+    }
+
+    /// Where the value in hand stands, and goes behind it.
+    #[inline]
+    fn value(&mut self) -> Option<Range<usize>> {
+        let start = self.at;
+        match self.peek()? {
+            b'"' => {
+                self.skip_string();
+            }
+            b'{' | b'[' => self.skip_container(),
+            _ => {
+                self.at += 1;
+                while self.peek().is_some_and(|byte| !matches!(byte, b',' | b'}' | b']' | 0..=b' ')) {
+                    self.at += 1;
+                }
+            }
         }
-        self.text.get(start..self.scan.at)
+        Some(start..self.at)
+    }
+
+    /// Passes over a string, from its opening quote on, or to the end of the text; says whether something in it is escaped.
+    #[inline]
+    fn skip_string(&mut self) -> bool {
+        let bytes = self.text.as_bytes();
+        let mut escaped = false;
+        self.at += 1;
+        loop {
+            self.at += plain_len(bytes.get(self.at..).unwrap_or_default());
+            match self.peek() {
+                Some(b'\\') => {
+                    escaped = true;
+                    self.at += 2;
+                }
+                Some(b'"') => break,
+                Some(_) => self.at += 1,
+                None => {
+                    self.at = bytes.len();
+                    return escaped;
+                }
+            }
+        }
+        self.at += 1;
+        escaped
+    }
+
+    /// Passes over a list or an object, from its opening bracket on.
+    fn skip_container(&mut self) {
+        let mut depth = 0_usize;
+        while let Some(byte) = self.peek() {
+            match byte {
+                b'"' => {
+                    self.skip_string();
+                    continue;
+                }
+                b'{' | b'[' => depth += 1,
+                b'}' | b']' => depth -= 1,
+                _ => {}
+            }
+            self.at += 1;
+            if depth == 0 {
+                return;
+            }
+        }
     }
 }
 
