@@ -313,12 +313,12 @@ def build(args, out, server=True):
     wanted = []
     if args.loadgen is None:
         wanted += ["-p", "drawbridge-loadgen"]
-        args.loadgen = target / "release" / "drawbridge-loadgen"
+        args.loadgen = target / "dist" / "drawbridge-loadgen"
     if args.server is None and server:
         wanted += ["-p", "drawbridge"]
-        args.server = target / "release" / "drawbridge"
+        args.server = target / "dist" / "drawbridge"
     if wanted:
-        subprocess.run(["cargo", "build", "--release", *wanted], cwd=ROOT, check=True)
+        subprocess.run(["cargo", "build", "--profile", "dist", *wanted], cwd=ROOT, check=True)
     for binary in (args.loadgen, args.server):
         if binary and not os.access(binary, os.X_OK):
             raise Failure(f"{binary} is no program")
