@@ -77,7 +77,8 @@ impl Client {
             settings.work = work;
             settings.messages = Rate { per_second: 50, burst: 100 };
             settings.subscribes = Rate { per_second: 20, burst: 40 };
-            settings.bytes = Rate { per_second: 64 << 10, burst: 256 << 10 };
+            // Enough for oversized messages one after the other: a pause between them would count the sweeps of the table.
+            settings.bytes = Rate { per_second: 1 << 30, burst: 1 << 30 };
             settings.outbound_bytes = 64 << 20;
         });
         bench.max_read_bytes = 4_096;
@@ -153,8 +154,6 @@ impl Client {
             "oversized" => {
                 self.bench.input(Input::Oversized { conn: conn(player), cost_bytes: 65_537 });
                 self.answered(player);
-                // It is paid for with its bytes.
-                self.bench.pass(1_001);
             }
             other => panic!("no kind of request: {other}"),
         }
