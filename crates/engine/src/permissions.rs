@@ -1,6 +1,8 @@
 //! Who may do what on which channel: templates filled from claims, and the rules of the classes.
 //! Nothing here remembers anything; the callers hold what was judged.
 
+use std::cell::OnceCell;
+
 use drawbridge_protocol::template::{Params, Template};
 use drawbridge_protocol::{Publish, channel};
 use hashbrown::HashSet;
@@ -16,8 +18,22 @@ use crate::view::{RuleScope, bind};
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Denied(pub(crate) String);
 
+/// What [`filled_channels`] returns for one token. Why: it costs a walk through the claims, which is done at most once for
+/// all channels that are checked together.
+pub(crate) type Filled = OnceCell<HashSet<String>>;
+
 /// Whether this player may subscribe to this real channel by name.
 pub(crate) fn may_subscribe(settings: &Settings, claims: &Claims, channel: &str) -> Result<(), Denied> {
+    may_subscribe_filled(settings, claims, channel, &Filled::default())
+}
+
+/// As [`may_subscribe`], one of several channels that are checked for the same token.
+pub(crate) fn may_subscribe_filled(
+    settings: &Settings,
+    claims: &Claims,
+    channel: &str,
+    filled: &Filled,
+) -> Result<(), Denied> {
     if settings.reserved.holds(channel) {
         return Err(Denied("this name is the server's own".into()));
     }
@@ -32,7 +48,8 @@ pub(crate) fn may_subscribe(settings: &Settings, claims: &Claims, channel: &str)
     };
     // Most channels begin as no template does; then the claims need not be read.
     let could = settings.auto_subscribe.iter().any(|template| channel.starts_with(template.literal_prefix()));
-    if could && filled_channels(settings, claims).contains(channel) { Ok(()) } else { Err(denied) }
+    let is_filled = || filled.get_or_init(|| filled_channels(settings, claims)).contains(channel);
+    if could && is_filled() { Ok(()) } else { Err(denied) }
 }
 
 /// What in the class's rule could not be true for this player, where the rule compares a text with a number.

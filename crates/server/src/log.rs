@@ -135,7 +135,10 @@ fn token_key(reason: &str) -> &'static str {
     let keys = [
         ("audience", "auth.audience"),
         ("issuer", "auth.issuer"),
-        ("CONNECT", "auth.allow_anonymous"),
+        (
+            "CONNECT",
+            "auth.allow_anonymous; auth.cookie or auth.query_token for tokens of the upgrade request",
+        ),
         ("in the future", "auth.leeway"),
         ("`sub`", "none: the token's issuer sets `sub`, or auth.user_claim names another claim"),
         ("the token has no `", "auth.user_claim"),
@@ -145,7 +148,10 @@ fn token_key(reason: &str) -> &'static str {
         ("16 KiB", "none: the token has too many claims"),
     ];
     let found = keys.into_iter().find(|(word, _)| reason.contains(word));
-    found.map_or("auth.hmac_secret, auth.public_key_file or auth.jwks_url", |(_, key)| key)
+    found.map_or(
+        "auth.hmac_secret, auth.hmac_secrets, auth.public_key_file, auth.public_key_files or auth.jwks_url",
+        |(_, key)| key,
+    )
 }
 
 #[cfg(test)]

@@ -302,7 +302,8 @@ impl Engine {
             }
             target.waiters.push(Waiter { conn: id, reply });
             self.set_view(id, target_id, filter, area);
-            return self.look_anew(id, target_id, false);
+            self.look_anew(id, target_id, false);
+            return;
         }
         self.set_view(id, target_id, filter, area);
         self.look_anew(id, target_id, false);
@@ -405,6 +406,7 @@ impl Engine {
 
     /// Takes a connection out of a target.
     pub(super) fn leave_target(&mut self, id: ConnId, target_id: TargetId) {
+        self.count_anonymous_filter(id, target_id, None);
         let Some(conn) = self.connections.get_mut(id) else { return };
         let Some(at) = conn.subscriptions.iter().position(|s| s.target == target_id) else { return };
         let slot = conn.subscriptions.remove(at).slot as usize;

@@ -1,9 +1,14 @@
 //! Entries of the lifecycle stream on their way to Redis: in order, and tried again until Redis takes them. An entry that
 //! Redis refused, because it is full, say, holds up those behind it, and is tried alone after a pause that grows.
+//!
+//! Invariant: entries of one player never change places. Why a pipeline has at most one of each player: Redis may refuse
+//! one entry and take the next.
 
 use std::collections::VecDeque;
 use std::time::Duration;
 
+use bytes::Bytes;
+use hashbrown::HashSet;
 use tokio::time::Instant;
 
 use crate::broker::jobs::Job;
@@ -16,6 +21,8 @@ const LAST_PAUSE: Duration = Duration::from_secs(5);
 pub(super) struct Held {
     /// By the number of their coming.
     entries: VecDeque<(u64, Job)>,
+    /// The players of the entries in the pipeline that is made.
+    players: HashSet<Bytes>,
     /// Since the first one was refused: how long the pause was, and when it ends.
     pause: Option<(Duration, Instant)>,
 }
@@ -37,11 +44,20 @@ impl Held {
         self.entries.is_empty()
     }
 
-    /// The next entry if it may be sent now and came before `other`. Where an entry was refused, it is the only one until it
-    /// is taken.
+    /// Another pipeline begins.
+    pub(super) fn begin(&mut self) {
+        self.players.clear();
+    }
+
+    /// The next entry if it may be sent in this pipeline and came before `other`. Where an entry was refused, it is the only
+    /// one until it is taken.
     pub(super) fn next_before(&mut self, other: Option<u64>) -> Option<(u64, Job)> {
-        let (number, _) = self.entries.front()?;
+        let (number, job) = self.entries.front()?;
         if other.is_some_and(|other| other < *number) {
+            return None;
+        }
+        let player = job.work.player().cloned().unwrap_or_default();
+        if self.players.contains(&player) {
             return None;
         }
         if let Some((pause, ends)) = self.pause {
@@ -51,6 +67,7 @@ impl Held {
             }
             self.pause = Some((pause, now + pause));
         }
+        self.players.insert(player);
         self.entries.pop_front()
     }
 
