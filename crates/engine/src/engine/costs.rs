@@ -9,7 +9,7 @@
 use drawbridge_protocol::ErrorCode;
 
 use super::Engine;
-use super::subscribe::Refusal;
+use super::subscribe::{Ended, Refusal};
 use crate::area::Area;
 use crate::connection::{Connection, Phase};
 use crate::expr::Expr;
@@ -92,7 +92,7 @@ impl Engine {
             return Ok(());
         };
         let entities = world.count_in(area);
-        let steps = filter.work().saturating_mul(entities) as u64;
+        let steps = world.steps_to_show(filter.work(), entities);
         let bound = work::in_steps(self.settings.work).burst;
         if steps <= bound {
             return Ok(());
@@ -102,6 +102,20 @@ impl Engine {
         );
         let hint = "use a shorter filter, or an area with fewer entities in it";
         Err(Refusal { hint: Some(hint.to_owned()), ..Refusal::new(ErrorCode::LimitExceeded, text) })
+    }
+
+    /// Ends subscriptions whose filter is too dear for a table that was not known when they were made ([`Engine::check_table`]).
+    pub(super) fn end_too_dear(&mut self, target_id: TargetId) {
+        let Some(target) = self.targets.get(target_id) else { return };
+        let subject = target.subject.clone();
+        let new = target.subscribers.iter().filter(|one| one.pays && one.filter.is_some());
+        let new: Vec<_> = new.map(|one| (one.conn, one.filter.clone(), one.area.clone())).collect();
+        for (id, filter, area) in new {
+            if let Err(refusal) = self.check_table(&subject, filter.as_ref(), area.as_deref()) {
+                self.error_behind_welcome(id, &refusal.error(None, Some(&subject.name)));
+                self.end_subscription(id, target_id, Ended::OverLimit);
+            }
+        }
     }
 
     /// Whether a filter fits into what one player's filters may take of this channel or pattern, beside an area too. Only
