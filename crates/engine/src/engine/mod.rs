@@ -191,6 +191,11 @@ impl Engine {
         self.stats.requests
     }
 
+    /// Steps of work done so far ([`crate::work`]). Only grows.
+    pub fn work(&self) -> u64 {
+        self.targets.work.total()
+    }
+
     /// Gauges and counters.
     pub fn stats(&self) -> Stats {
         let mut stats = Stats {

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use drawbridge_engine::engine::Engine;
 use drawbridge_engine::io::{BrokerEvent, ConnId, Input, MessageKind, Now, Opened, Output, Standing};
+use drawbridge_engine::work::STEPS_PER_TOKEN;
 use drawbridge_protocol::websocket::{Inflater, Limits, OpCode, Received, encode_close, encode_frame};
 use drawbridge_protocol::{CloseCode, Frame};
 use slab::Slab;
@@ -35,6 +36,8 @@ const MUCH_BYTES: usize = 4 * 1024;
 const TURN_WORK: usize = 128 * 1024;
 /// What a message and each of its requests count as, in bytes, beside those that they have.
 const MESSAGE_WORK: usize = 512;
+/// What a step of work over entities and filters counts as, in bytes: a token of `limits.work` is as much as a message.
+const STEP_WORK: usize = MESSAGE_WORK / STEPS_PER_TOKEN as usize;
 /// Before a token is accepted, a message holds no more than this, and all compressed ones together are inflated to no more.
 const UNAUTHENTICATED_BYTES: usize = 64 * 1024;
 /// What a closing socket may still send, in bytes; then it is dropped.
@@ -122,6 +125,9 @@ pub(super) async fn run(
             }
         }
         for _ in 0..TURN {
+            if shard.work_left.get() == 0 {
+                break;
+            }
             let event = events.try_recv();
             let received = mail.try_recv().ok();
             if event.is_none() && received.is_none() {
@@ -179,6 +185,16 @@ impl Shard {
         self.engine.borrow_mut().handle(self.now.get(), input);
     }
 
+    /// As [`Shard::input`], of what a client caused: its work is spent from the turn's.
+    fn client_input(&self, input: Input<'_>) {
+        let mut engine = self.engine.borrow_mut();
+        let (requests, steps) = (engine.requests(), engine.work());
+        engine.handle(self.now.get(), input);
+        let requests = (engine.requests() - requests) as usize;
+        let steps = (engine.work() - steps) as usize;
+        self.spend(MESSAGE_WORK.saturating_mul(1 + requests).saturating_add(STEP_WORK.saturating_mul(steps)));
+    }
+
     /// As [`Shard::input`], from a task beside the loop.
     fn input_and_wake(&self, input: Input<'_>) {
         self.input(input);
@@ -226,7 +242,7 @@ impl Shard {
         match mail {
             Mail::Socket(socket) => self.open(*socket),
             Mail::Authenticated { conn, result } => {
-                self.input(Input::Authenticated { conn, result });
+                self.client_input(Input::Authenticated { conn, result });
                 self.note_standing(conn);
             }
             Mail::Displaced { conn } => self.input(Input::Displaced { conn }),
@@ -357,9 +373,10 @@ impl Shard {
         let mut incoming = socket.incoming.borrow_mut();
         let Incoming::Frames(decoder) = &mut *incoming else { return false };
         let mut inflater = self.inflater.borrow_mut();
-        let (inflated, requests) = (inflater.inflated_bytes(), self.engine.borrow().requests());
+        let inflated = inflater.inflated_bytes();
         let received = decoder.decode(&limits, &mut inflater, input);
         let inflated = (inflater.inflated_bytes() - inflated) as usize;
+        self.spend(inflated);
         let cost_bytes = inflater.cost();
         drop(inflater);
         self.count_inflated(inflated);
@@ -370,7 +387,7 @@ impl Shard {
         match received {
             Ok(None) => return false,
             Ok(Some(Received::Text(text))) => {
-                self.input(Input::Message {
+                self.client_input(Input::Message {
                     conn,
                     kind: MessageKind::Text,
                     payload: text.as_bytes(),
@@ -378,11 +395,11 @@ impl Shard {
                 });
             }
             Ok(Some(Received::Binary(payload))) => {
-                self.input(Input::Message { conn, kind: MessageKind::Binary, payload, cost_bytes });
+                self.client_input(Input::Message { conn, kind: MessageKind::Binary, payload, cost_bytes });
             }
-            Ok(Some(Received::Oversized { .. })) => self.input(Input::Oversized { conn, cost_bytes }),
-            Ok(Some(Received::Ping(payload))) => self.input(Input::Ping { conn, payload }),
-            Ok(Some(Received::Pong(_))) => self.input(Input::Pong { conn }),
+            Ok(Some(Received::Oversized { .. })) => self.client_input(Input::Oversized { conn, cost_bytes }),
+            Ok(Some(Received::Ping(payload))) => self.client_input(Input::Ping { conn, payload }),
+            Ok(Some(Received::Pong(_))) => self.client_input(Input::Pong { conn }),
             Ok(Some(Received::Close { code, .. })) => {
                 drop(incoming);
                 socket.peer_closed.set(true);
@@ -402,8 +419,6 @@ impl Shard {
         if standing == Standing::Unauthenticated {
             self.note_standing(conn);
         }
-        let requests = (self.engine.borrow().requests() - requests) as usize;
-        self.spend(inflated + MESSAGE_WORK.saturating_mul(1 + requests));
         true
     }
 
