@@ -284,3 +284,77 @@ fn claim_text(value: &Value) -> Result<String, &'static str> {
     }
     Ok(text)
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::class::Classes;
+    use crate::settings::{Rate, Reserved};
+
+    const SUBSCRIPTIONS: usize = 256;
+
+    fn settings(templates: &[&str]) -> Settings {
+        let plenty = Rate { per_second: 1_000_000, burst: 1_000_000 };
+        Settings {
+            node: "n".into(),
+            classes: Arc::new(Classes::default()),
+            auto_subscribe: templates.iter().map(|text| Template::parse(text).unwrap()).collect(),
+            allow_anonymous: false,
+            connect_timeout_ms: 1_000,
+            token_leeway_ms: 0,
+            heartbeat_ms: 1_000,
+            outbound_bytes: 1 << 20,
+            message_bytes: 65_536,
+            subscriptions: SUBSCRIPTIONS,
+            patterns_per_player: 32,
+            messages: plenty,
+            subscribes: plenty,
+            work: plenty,
+            bytes: plenty,
+            connections_per_player: None,
+            messages_per_player: None,
+            messages_per_address: None,
+            lifecycle_stream: None,
+            reserved: Reserved::new("drawbridge:"),
+            external_bytes: 1 << 20,
+            views_open_without_permission: false,
+            explain: false,
+        }
+    }
+
+    fn claims(claims: &Value) -> Claims {
+        Claims { player: "alice".into(), expires_unix_ms: None, json: claims.to_string().into() }
+    }
+
+    #[test]
+    fn many_claims_give_each_channel_once_and_no_more_than_the_bounds() {
+        let settings = settings(&["guild:{guilds}", "guild:{more}", "pair:{guilds}:{more}"]);
+        let guilds: Vec<String> = (0..4_000).map(|n| format!("g{}", n % 300)).collect();
+        let claims = claims(&serde_json::json!({ "guilds": guilds, "more": guilds }));
+        let auto = auto_channels(&settings, &claims);
+        let first: Vec<String> = (0..SUBSCRIPTIONS).map(|n| format!("guild:g{n}")).collect();
+        assert_eq!(auto.channels, first);
+        assert_eq!(auto.cut.len(), MAX_CUT);
+        assert!(auto.skipped.len() <= 3 * Filler::MAX_NOTICES + 1, "{}", auto.skipped.len());
+        let all = filled_channels(&settings, &claims);
+        assert!(all.len() <= SUBSCRIPTIONS * Filler::TRIES, "{}", all.len());
+        assert!((0..300).all(|n| all.contains(&format!("guild:g{n}"))));
+    }
+
+    #[test]
+    fn templates_are_filled_once_for_all_channels_that_are_checked_together() {
+        let settings = settings(&["guild:{guilds}"]);
+        let claims = claims(&serde_json::json!({ "guilds": ["a", "b"] }));
+        let filled = Filled::default();
+        assert!(may_subscribe_filled(&settings, &claims, "room:1", &filled).is_err());
+        assert!(filled.get().is_none(), "no template begins so");
+        assert!(may_subscribe_filled(&settings, &claims, "guild:c", &filled).is_err());
+        // What is there is used: it would be filled with nothing by other claims.
+        let other = self::claims(&serde_json::json!({}));
+        assert_eq!(may_subscribe_filled(&settings, &other, "guild:b", &filled), Ok(()));
+        assert!(may_subscribe(&settings, &other, "guild:b").is_err());
+    }
+}

@@ -392,3 +392,32 @@ fn what_services_and_redis_cause_is_on_nobodys_account() {
     bench.update(player, json!({ "filter": "key == 'e1'" }));
     assert!(has(&mut bench, player, "FILTER_UPDATED"));
 }
+
+/// Frames cannot be dropped when the socket does not take them, so a snapshot is sent in parts that fit into the outbox.
+#[test]
+fn a_snapshot_for_a_client_of_long_messages_stays_within_its_outbox() {
+    const OUTBOUND_BYTES: usize = 64 * 1024;
+    let mut class = world(Delivery { slow_consumer: SlowConsumer::Disconnect, ..Delivery::default() }, true);
+    class.entity.as_mut().unwrap().max = 20_000;
+    class.entity.as_mut().unwrap().ttl_ms = 1_000_000_000;
+    let mut bench = Bench::with_settings(vec![class], |settings| settings.outbound_bytes = OUTBOUND_BYTES);
+    for n in 0..2_000 {
+        let data = json!({ "id": format!("e{n}"), "x": n, "y": 0, "public": true, "bag": "x".repeat(100) });
+        bench.stored.entities.push(StoredEntity {
+            key: format!("e{n}"),
+            age_ms: 0,
+            payload: json!({ "event": "e", "data": data }).to_string().into(),
+        });
+    }
+    let player = bench.connect_with(Some("alice"), 1, json!({ "max_message_bytes": 16 << 20 }));
+    bench.take(player);
+    bench.blocked[player] = true;
+    bench.subscribe(player, json!({}));
+    assert_eq!(bench.closed[player], None);
+    let waits = bench.engine.stats().pending_bytes as usize;
+    assert!(waits <= OUTBOUND_BYTES, "{waits}");
+    bench.unblock(player);
+    let entities: usize =
+        bench.take(player).iter().filter_map(|message| message["entities"].as_array()).map(Vec::len).sum();
+    assert_eq!((bench.closed[player], entities), (None, 2_000));
+}

@@ -90,3 +90,57 @@ impl Held {
         self.pause = None;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use drawbridge_engine::interest::ShardId;
+    use drawbridge_engine::io::WhenDown;
+
+    use super::*;
+    use crate::broker::jobs::{Owner, Work, jobs};
+    use crate::broker::outlet::Outlet;
+    use crate::broker::queue::shard_queue;
+
+    /// Entries of these players, in this order.
+    fn held(players: &[&'static str]) -> Held {
+        let ((queue, _), (node, _)) = (shard_queue(1 << 20), shard_queue(1 << 20));
+        let (sender, mut receiver) = jobs(1 << 20, Outlet::new(vec![queue], node));
+        let mut held = Held::default();
+        for (number, player) in (0..).zip(players) {
+            let fields = vec![("event", Bytes::from("joined")), ("player", Bytes::from(*player))];
+            let work = Work::Append { stream: "lives".into(), fields };
+            sender.push(ShardId(0), None, WhenDown::Queue, Owner::Lifecycle, work);
+            held.push(number, receiver.try_recv().unwrap());
+        }
+        held
+    }
+
+    fn pipeline(held: &mut Held) -> Vec<(u64, Job)> {
+        held.begin();
+        std::iter::from_fn(|| held.next_before(None)).collect()
+    }
+
+    fn numbers(entries: &[(u64, Job)]) -> Vec<u64> {
+        entries.iter().map(|(number, _)| *number).collect()
+    }
+
+    #[test]
+    fn a_pipeline_has_one_entry_of_each_player() {
+        let mut held = held(&["a", "b", "a", "c", "b", "b"]);
+        let pipelines: Vec<Vec<u64>> = (0..4).map(|_| numbers(&pipeline(&mut held))).collect();
+        assert_eq!(pipelines, [vec![0, 1], vec![2, 3, 4], vec![5], vec![]]);
+    }
+
+    #[test]
+    fn an_entry_that_was_refused_is_tried_before_the_next_of_its_player() {
+        let mut held = held(&["a", "b", "a"]);
+        let mut sent = pipeline(&mut held);
+        // Redis takes that of `b` only.
+        sent.truncate(1);
+        held.put_back(sent);
+        let sent = pipeline(&mut held);
+        assert_eq!(numbers(&sent), [0]);
+        assert_eq!(numbers(&pipeline(&mut held)), [2]);
+    }
+}
