@@ -470,6 +470,7 @@ fn while_busy(bench: &mut Bench, busy: impl FnOnce(&mut Bench)) {
 #[test]
 fn what_a_busy_redis_did_not_take_is_withdrawn_in_time_and_redis_is_asked_again() {
     let mut bench = Bench::new(Some(Flavour::Tcp));
+    bench.server().call(&["CONFIG", "SET", "busy-reply-threshold", "10"]);
     bench.subscribe(0, &room());
     while_busy(&mut bench, |bench| {
         let brief = WhenDown::QueueFor(std::time::Duration::from_millis(700));
