@@ -179,6 +179,19 @@ mod tests {
     }
 
     #[test]
+    fn a_refused_token_names_every_key_of_the_configuration_that_could_accept_it() {
+        let unknown = token_key("the signature fits no key");
+        for key in ["hmac_secret", "hmac_secrets", "public_key_file", "public_key_files", "jwks_url"] {
+            assert!(unknown.split([',', ' ']).any(|word| word == format!("auth.{key}")), "{key}: {unknown}");
+        }
+        let missing = token_key("CONNECT: `token` is missing");
+        assert!(
+            ["allow_anonymous", "cookie", "query_token"].iter().all(|key| missing.contains(key)),
+            "{missing}"
+        );
+    }
+
+    #[test]
     fn a_line_of_json_stays_one() {
         let line = serde_json::json!({ "player": "a\nb\u{1b}\u{85}\u{2028}" }).to_string();
         let parsed: serde_json::Value = serde_json::from_str(&escaped(&line)).unwrap_or_default();

@@ -155,3 +155,21 @@ impl Board {
 fn all_are_up(parts: &[Part]) -> bool {
     parts.iter().all(|part| part.is_up)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::broker::queue::shard_queue;
+
+    #[tokio::test]
+    async fn who_waits_is_woken_by_another_but_not_before_the_least_pause() {
+        let ((queue, _), (node, _)) = (shard_queue(1 << 20), shard_queue(1 << 20));
+        let parts = [("one".to_owned(), false), ("other".to_owned(), false)];
+        let board = Board::new(parts, Outlet::new(vec![queue], node));
+        let began = Instant::now();
+        let waits = board.wait_for_another(Duration::from_secs(3_600));
+        // It is not lost though it comes during the pause.
+        tokio::join!(waits, async { board.reached() });
+        assert!(began.elapsed() >= LEAST_PAUSE);
+    }
+}
