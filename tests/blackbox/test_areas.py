@@ -88,6 +88,31 @@ def test_an_area_follows_an_entity(node, redis):
     player.sees("map:1", ["alice", "near"])
 
 
+@pytest.mark.parametrize("follow_hidden", [False, True])
+def test_an_area_follows_a_hidden_entity_only_where_the_class_says_so(start, redis, follow_hidden):
+    hunt = {"name": "hunt:{h}", "subscribe": "true", "kind": "entity", "key": "data.id", "position": ["data.x", "data.y"]}
+    hunt |= {"view": "data.public", "follow": "true", "follow_hidden": follow_hidden}
+    node = start(redis, channel=[hunt])
+
+    def place(key, x, public=True):
+        payload = json.dumps({"event": "move", "data": {"id": key, "x": x, "y": 0, "public": public}})
+        redis.client.fcall("drawbridge_publish", 1, "hunt:1", payload)
+
+    place("prey", 0, public=False)
+    place("near", 5)
+    place("far", 100)
+    player = node.player("alice")
+    player.subscribe("hunt:1", area={"follow": "prey", "radius": 10})
+    player.sees("hunt:1", ["near"] if follow_hidden else [])
+    place("prey", 100, public=False)
+    player.sees("hunt:1", ["far"] if follow_hidden else [])
+    # Once it may be seen, its area is there; hidden again, the area goes with it.
+    place("prey", 100)
+    player.sees("hunt:1", ["prey", "far"])
+    place("prey", 5, public=False)
+    player.sees("hunt:1", ["near"] if follow_hidden else [])
+
+
 def test_only_whom_the_class_allows_is_followed(node):
     player = node.player("alice")
     player.refusal("CHANNEL_SUBSCRIBE", "FORBIDDEN", channel="map:1", area={"follow": "bob", "radius": 10})

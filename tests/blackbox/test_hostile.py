@@ -159,6 +159,60 @@ def test_work_over_a_large_table_is_paid_for(start, redis, bystander, kind):
     calm.unharmed()
 
 
+def test_work_of_areas_that_move_is_paid_for(start, redis, bystander):
+    node = start(redis, **DEFAULTS)
+    calm = bystander(node)
+    channel = "map:1"
+    entities(redis, channel, 3_000)
+    attacker = node.player("attacker")
+    attacker.subscribe(channel, area={"x": -500, "y": -500, "radius": 1})
+    try:
+        for n in range(80):
+            # All of it, and nothing.
+            x = 0 if n % 2 else 2_000
+            attacker.send({"type": "FILTER_UPDATE", "id": n, "channel": channel, "area": {"min": [x, 0], "max": [x + 1_000, 1_000]}})
+        calm.unharmed()
+        assert "RATE_LIMITED" in answers(attacker, 80)
+    except (ConnectionError, Closed):
+        attacker.closes_with(4504)
+    calm.unharmed()
+
+
+def test_work_of_tokens_whose_views_differ_is_paid_for(start, redis, bystander):
+    node = start(redis, **DEFAULTS)
+    calm = bystander(node)
+    channel = "world:1"
+    entities(redis, channel, 3_000, team="blue", public=False)
+    attacker = node.player("attacker", team="blue")
+    attacker.subscribe(channel)
+    tokens = [mint("attacker", team=team) for team in ("red", "blue")]
+    codes = []
+    try:
+        for n in range(80):
+            # One after the other: a refresh waits for the one before it.
+            attacker.send({"type": "TOKEN_REFRESH", "id": n, "token": tokens[n % 2]})
+            codes.append(attacker.expect(id=n, timeout=30).get("code"))
+        assert "RATE_LIMITED" in codes and codes[0] is None
+    except (ConnectionError, Closed):
+        attacker.closes_with(4504)
+    calm.unharmed()
+
+
+def test_the_first_subscriber_of_a_large_table_cannot_hold_up_its_neighbours(start, redis, bystander):
+    node = start(redis, **DEFAULTS)
+    calm = bystander(node)
+    channel = "world:1"
+    entities(redis, channel, 3_000, bag="x" * 200)
+    attacker = node.player("attacker", team="blue")
+    dear = " && ".join(f"data.n != {5_000 + n}" for n in range(45))
+    attacker.subscribe(channel, filter=dear)
+    assert attacker.expect("ERROR", channel=channel)["code"] == "LIMIT_EXCEEDED"
+    assert attacker.expect("CHANNEL_UNSUBSCRIBED", channel=channel)["reason"] == "limit"
+    calm.unharmed()
+    attacker.subscribe(channel, filter="data.n < 3")
+    attacker.sees(channel, ["e0", "e1", "e2"])
+
+
 def test_entities_are_bounded_whoever_makes_up_their_keys(start, redis, bystander):
     world = {"name": "world:{w}", "subscribe": "true", "publish": "true", "kind": "entity", "key": "data.id", "entity_max": 50}
     chat = {"name": "chat:{x}", "subscribe": "true", "publish": "true"}

@@ -1,6 +1,8 @@
 //! Who may do what on which channel: templates filled from claims, and the rules of the classes.
 //! Nothing here remembers anything; the callers hold what was judged.
 
+use std::cell::OnceCell;
+
 use drawbridge_protocol::template::{Params, Template};
 use drawbridge_protocol::{Publish, channel};
 use hashbrown::HashSet;
@@ -16,8 +18,22 @@ use crate::view::{RuleScope, bind};
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Denied(pub(crate) String);
 
+/// What [`filled_channels`] returns for one token. Why: it costs a walk through the claims, which is done at most once for
+/// all channels that are checked together.
+pub(crate) type Filled = OnceCell<HashSet<String>>;
+
 /// Whether this player may subscribe to this real channel by name.
 pub(crate) fn may_subscribe(settings: &Settings, claims: &Claims, channel: &str) -> Result<(), Denied> {
+    may_subscribe_filled(settings, claims, channel, &Filled::default())
+}
+
+/// As [`may_subscribe`], one of several channels that are checked for the same token.
+pub(crate) fn may_subscribe_filled(
+    settings: &Settings,
+    claims: &Claims,
+    channel: &str,
+    filled: &Filled,
+) -> Result<(), Denied> {
     if settings.reserved.holds(channel) {
         return Err(Denied("this name is the server's own".into()));
     }
@@ -32,7 +48,8 @@ pub(crate) fn may_subscribe(settings: &Settings, claims: &Claims, channel: &str)
     };
     // Most channels begin as no template does; then the claims need not be read.
     let could = settings.auto_subscribe.iter().any(|template| channel.starts_with(template.literal_prefix()));
-    if could && filled_channels(settings, claims).contains(channel) { Ok(()) } else { Err(denied) }
+    let is_filled = || filled.get_or_init(|| filled_channels(settings, claims)).contains(channel);
+    if could && is_filled() { Ok(()) } else { Err(denied) }
 }
 
 /// What in the class's rule could not be true for this player, where the rule compares a text with a number.
@@ -266,4 +283,78 @@ fn claim_text(value: &Value) -> Result<String, &'static str> {
         return Err("holds a colon, glob character, brace, white space or control character");
     }
     Ok(text)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::class::Classes;
+    use crate::settings::{Rate, Reserved};
+
+    const SUBSCRIPTIONS: usize = 256;
+
+    fn settings(templates: &[&str]) -> Settings {
+        let plenty = Rate { per_second: 1_000_000, burst: 1_000_000 };
+        Settings {
+            node: "n".into(),
+            classes: Arc::new(Classes::default()),
+            auto_subscribe: templates.iter().map(|text| Template::parse(text).unwrap()).collect(),
+            allow_anonymous: false,
+            connect_timeout_ms: 1_000,
+            token_leeway_ms: 0,
+            heartbeat_ms: 1_000,
+            outbound_bytes: 1 << 20,
+            message_bytes: 65_536,
+            subscriptions: SUBSCRIPTIONS,
+            patterns_per_player: 32,
+            messages: plenty,
+            subscribes: plenty,
+            work: plenty,
+            bytes: plenty,
+            connections_per_player: None,
+            messages_per_player: None,
+            messages_per_address: None,
+            lifecycle_stream: None,
+            reserved: Reserved::new("drawbridge:"),
+            external_bytes: 1 << 20,
+            views_open_without_permission: false,
+            explain: false,
+        }
+    }
+
+    fn claims(claims: &Value) -> Claims {
+        Claims { player: "alice".into(), expires_unix_ms: None, json: claims.to_string().into() }
+    }
+
+    #[test]
+    fn many_claims_give_each_channel_once_and_no_more_than_the_bounds() {
+        let settings = settings(&["guild:{guilds}", "guild:{more}", "pair:{guilds}:{more}"]);
+        let guilds: Vec<String> = (0..4_000).map(|n| format!("g{}", n % 300)).collect();
+        let claims = claims(&serde_json::json!({ "guilds": guilds, "more": guilds }));
+        let auto = auto_channels(&settings, &claims);
+        let first: Vec<String> = (0..SUBSCRIPTIONS).map(|n| format!("guild:g{n}")).collect();
+        assert_eq!(auto.channels, first);
+        assert_eq!(auto.cut.len(), MAX_CUT);
+        assert!(auto.skipped.len() <= 3 * Filler::MAX_NOTICES + 1, "{}", auto.skipped.len());
+        let all = filled_channels(&settings, &claims);
+        assert!(all.len() <= SUBSCRIPTIONS * Filler::TRIES, "{}", all.len());
+        assert!((0..300).all(|n| all.contains(&format!("guild:g{n}"))));
+    }
+
+    #[test]
+    fn templates_are_filled_once_for_all_channels_that_are_checked_together() {
+        let settings = settings(&["guild:{guilds}"]);
+        let claims = claims(&serde_json::json!({ "guilds": ["a", "b"] }));
+        let filled = Filled::default();
+        assert!(may_subscribe_filled(&settings, &claims, "room:1", &filled).is_err());
+        assert!(filled.get().is_none(), "no template begins so");
+        assert!(may_subscribe_filled(&settings, &claims, "guild:c", &filled).is_err());
+        // What is there is used: it would be filled with nothing by other claims.
+        let other = self::claims(&serde_json::json!({}));
+        assert_eq!(may_subscribe_filled(&settings, &other, "guild:b", &filled), Ok(()));
+        assert!(may_subscribe(&settings, &other, "guild:b").is_err());
+    }
 }

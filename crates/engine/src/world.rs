@@ -53,6 +53,8 @@ pub(crate) struct World {
     pub(crate) loaded: bool,
     entities: Slab<Entity>,
     by_key: HashMap<Box<str>, EntityId>,
+    /// What the data of all entities has together, in bytes.
+    data_bytes: usize,
     space: Option<Box<Places>>,
     /// Counts what is examined for whoever looks anew; not what events change.
     work: WorkMeter,
@@ -127,6 +129,7 @@ impl World {
             loaded: false,
             entities: Slab::new(),
             by_key: HashMap::new(),
+            data_bytes: 0,
             space: rules.space.as_ref().map(places),
             work,
         }
@@ -201,6 +204,8 @@ impl World {
         {
             entity.position = position;
             entity.decided.clear();
+            self.data_bytes += publication.event.data_json().len();
+            self.data_bytes -= entity.publication.event.data_json().len();
             return (id, Some(std::mem::replace(&mut entity.publication, publication.clone())));
         }
         let entity = Entity {
@@ -209,6 +214,7 @@ impl World {
             watchers: SmallVec::new(),
             decided: SmallVec::new(),
         };
+        self.data_bytes += publication.event.data_json().len();
         let id = self.entities.insert(entity) as EntityId;
         self.by_key.insert(key.into(), id);
         (id, None)
@@ -317,6 +323,7 @@ impl World {
     pub(crate) fn remove(&mut self, audiences: &mut Audiences, key: &str, told: &mut Vec<Told>) {
         let Some(id) = self.by_key.remove(key) else { return };
         let Some(entity) = self.entities.try_remove(id as usize) else { return };
+        self.data_bytes -= entity.publication.event.data_json().len();
         let gone = |audience| {
             let state = Some(entity.publication.clone());
             Told { audience, entity: id, change: Change::Remove, state }
@@ -406,6 +413,13 @@ impl World {
         count
     }
 
+    /// What evaluating an expression of this [`Expr::work`](crate::expr::Expr::work) about this many entities takes, in steps,
+    /// when they are as large as the average.
+    pub(crate) fn steps_to_show(&self, work: usize, entities: usize) -> u64 {
+        let bytes = self.data_bytes / self.len().max(1);
+        work::to_show(work, bytes).saturating_mul(entities as u64)
+    }
+
     /// Whether an area may show where an entity in this state is, to whom the server shows what this view says. The
     /// client's filter does not matter: it hides nothing that is secret.
     fn may_follow(&self, view: Option<&Rc<View>>, state: &Publication) -> bool {
@@ -493,13 +507,18 @@ impl World {
         seen.then_some(&entity.publication)
     }
 
-    /// The table as it is: all that was known is void. Nobody is told of single changes.
-    pub(crate) fn reset(&mut self, audiences: &mut Audiences, table: &[Arc<Publication>]) {
+    /// The table as it is: all that was known is void, and no eye has anything in sight before [`World::open_eyes`].
+    pub(crate) fn read_table(&mut self, audiences: &mut Audiences, table: &[Arc<Publication>]) {
         self.work.add(work::INDEX * table.len() as u64);
+        self.loaded = false;
         self.entities.clear();
         self.by_key.clear();
-        let eyes: Vec<AudienceId> =
-            audiences.iter().filter(|(_, who)| who.eye.is_some()).map(|(id, _)| id).collect();
+        self.data_bytes = 0;
+        for audience in eyes(audiences) {
+            if let Some(eye) = audiences.get_mut(audience).and_then(|who| who.eye.as_mut()) {
+                eye.seen.clear();
+            }
+        }
         if let Some(places) = &mut self.space {
             places.grid = Grid::default();
             places.followers.clear();
@@ -515,14 +534,20 @@ impl World {
                 places.grid.set_point(id, position);
             }
         }
+    }
+
+    /// The table is read: every eye finds what it sees. Nobody is told of single changes.
+    pub(crate) fn open_eyes(&mut self, audiences: &mut Audiences) {
         let mut told = Vec::new();
-        for audience in eyes {
-            if let Some(eye) = audiences.get_mut(audience).and_then(|who| who.eye.as_mut()) {
-                eye.seen.clear();
-            }
+        for audience in eyes(audiences) {
             self.open_eye(audiences, audience, &mut told);
             told.clear();
         }
         self.loaded = true;
     }
+}
+
+/// The audiences that have an area.
+fn eyes(audiences: &Audiences) -> Vec<AudienceId> {
+    audiences.iter().filter(|(_, who)| who.eye.is_some()).map(|(id, _)| id).collect()
 }

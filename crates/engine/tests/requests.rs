@@ -25,6 +25,10 @@ struct Bench {
 
 impl Bench {
     fn new(bytes: Rate, encoding: Encoding, token: bool) -> Self {
+        Self::with_rates(bytes, PLENTY, encoding, token)
+    }
+
+    fn with_rates(bytes: Rate, messages: Rate, encoding: Encoding, token: bool) -> Self {
         let settings = Arc::new(Settings {
             node: "n".into(),
             classes: Classes::new(Vec::new()),
@@ -37,7 +41,7 @@ impl Bench {
             message_bytes: 65_536,
             subscriptions: 256,
             patterns_per_player: 256,
-            messages: PLENTY,
+            messages,
             subscribes: PLENTY,
             work: PLENTY,
             bytes,
@@ -139,6 +143,21 @@ fn what_a_message_cost_to_receive_is_taken_from_the_bytes() {
     // Ten seconds' allowance is 1,000 bytes; ten times that is abuse.
     bench.input(Input::Oversized { conn: CONN, cost_bytes: 262_144 });
     assert_eq!(bench.engine.standing(CONN), Standing::Gone);
+}
+
+/// Whoever is over the limit of bytes is not free of that of messages.
+#[test]
+fn messages_are_counted_while_bytes_are_over_their_limit() {
+    let bytes = Rate { per_second: 10_000, burst: 10_000 };
+    let few = Rate { per_second: 10, burst: 10 };
+    for (messages, closed) in [(PLENTY, None), (few, Some(CloseCode::RateAbuse))] {
+        let mut bench = Bench::with_rates(bytes, messages, Encoding::Json, true);
+        bench.message(MessageKind::Text, br#"{"type":"PING"}"#, 20_000);
+        for _ in 0..2_000 {
+            bench.text(r#"{"type":"PING"}"#);
+        }
+        assert_eq!(bench.closed, closed);
+    }
 }
 
 #[test]

@@ -18,6 +18,7 @@ use tokio::sync::oneshot;
 
 use crate::broker::{Broker, CommandChannels, ShardInbox};
 use crate::command;
+use crate::log::Sparse;
 
 /// How long a service waits for the answer to what it publishes while Redis is away; less than what HTTP clients wait by
 /// default, so that they learn that it was not done.
@@ -38,6 +39,7 @@ pub struct Bus {
     heard_on: Mutex<Channels>,
     /// Each of our channels has been confirmed on every link, at once.
     was_listening: AtomicBool,
+    views_not_kept: Mutex<Sparse>,
 }
 
 #[derive(Debug, Default)]
@@ -58,6 +60,7 @@ impl Bus {
             next_ticket: AtomicU64::new(0),
             heard_on: Mutex::default(),
             was_listening: AtomicBool::new(false),
+            views_not_kept: Mutex::default(),
         })
     }
 
@@ -207,7 +210,11 @@ impl Bus {
             }
             // Nobody waits for what came by the control channel.
             (None, Err(failure)) => {
-                tracing::error!(?failure, "a view that a service set by the control channel was not kept");
+                let mut lines = self.views_not_kept.lock().unwrap_or_else(PoisonError::into_inner);
+                lines.line(|unlogged| {
+                    let text = "a view that a service set by the control channel was not kept";
+                    tracing::error!(?failure, unlogged, "{text}");
+                });
             }
             (None, Ok(())) => {}
         }

@@ -135,7 +135,10 @@ fn token_key(reason: &str) -> &'static str {
     let keys = [
         ("audience", "auth.audience"),
         ("issuer", "auth.issuer"),
-        ("CONNECT", "auth.allow_anonymous"),
+        (
+            "CONNECT",
+            "auth.allow_anonymous; auth.cookie or auth.query_token for tokens of the upgrade request",
+        ),
         ("in the future", "auth.leeway"),
         ("`sub`", "none: the token's issuer sets `sub`, or auth.user_claim names another claim"),
         ("the token has no `", "auth.user_claim"),
@@ -145,7 +148,10 @@ fn token_key(reason: &str) -> &'static str {
         ("16 KiB", "none: the token has too many claims"),
     ];
     let found = keys.into_iter().find(|(word, _)| reason.contains(word));
-    found.map_or("auth.hmac_secret, auth.public_key_file or auth.jwks_url", |(_, key)| key)
+    found.map_or(
+        "auth.hmac_secret, auth.hmac_secrets, auth.public_key_file, auth.public_key_files or auth.jwks_url",
+        |(_, key)| key,
+    )
 }
 
 #[cfg(test)]
@@ -170,6 +176,19 @@ mod tests {
             );
             assert_eq!(String::from_utf8(written).ok(), Some(format!("{expected}\n")));
         }
+    }
+
+    #[test]
+    fn a_refused_token_names_every_key_of_the_configuration_that_could_accept_it() {
+        let unknown = token_key("the signature fits no key");
+        for key in ["hmac_secret", "hmac_secrets", "public_key_file", "public_key_files", "jwks_url"] {
+            assert!(unknown.split([',', ' ']).any(|word| word == format!("auth.{key}")), "{key}: {unknown}");
+        }
+        let missing = token_key("CONNECT: `token` is missing");
+        assert!(
+            ["allow_anonymous", "cookie", "query_token"].iter().all(|key| missing.contains(key)),
+            "{missing}"
+        );
     }
 
     #[test]

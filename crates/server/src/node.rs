@@ -85,6 +85,10 @@ impl Node {
     ) -> Arc<Self> {
         let addresses = AddressSlots::new(config.connections_per_address);
         let shares = |(places, part, floor)| Shares::new(places, part, floor);
+        let (places, part, floor) = ADMIN_CONNECTIONS;
+        // Why: whoever reaches the admin listener must not use up the files that it, Redis and the log need.
+        let places = places.min(u32::try_from(max_files / 8).unwrap_or(places)).max(floor);
+        let admin_connections = Shares::new(places, part, floor);
         Arc::new(Node {
             config,
             shards,
@@ -93,7 +97,7 @@ impl Node {
             judge,
             addresses,
             unauthenticated: shares(UNAUTHENTICATED),
-            admin_connections: shares(ADMIN_CONNECTIONS),
+            admin_connections,
             counters: Counters::default(),
             refusals: Refusals::default(),
             dev,
@@ -174,9 +178,11 @@ impl Node {
         self.files_in_use() + self.spare_files() / 2 > self.max_files
     }
 
-    /// Files that players' connections hold, from the accept on.
+    /// Files that players' connections hold, from the accept on, and those of the admin listener beyond their part of the
+    /// files that are kept back.
     fn files_in_use(&self) -> u64 {
-        self.sockets() as u64 + self.counters.handshakes.get()
+        let admin = u64::from(self.admin_connections.taken()).saturating_sub(self.spare_files() / 2);
+        self.sockets() as u64 + self.counters.handshakes.get() + admin
     }
 
     fn spare_files(&self) -> u64 {

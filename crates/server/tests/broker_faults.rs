@@ -449,3 +449,92 @@ fn what_is_no_redis_is_not_listened_to() {
         assert_eq!(bench.done(0, waits), Err(PublishFailure::NotDone));
     }
 }
+
+/// Loops in Redis until it answers everybody with `BUSY`, does what `busy` says, and ends the loop.
+fn while_busy(bench: &mut Bench, busy: impl FnOnce(&mut Bench)) {
+    let server = bench.server.take().unwrap();
+    std::thread::scope(|scope| {
+        let looping = scope.spawn(|| server.call(&["EVAL", "while true do end", "0"]));
+        while !matches!(server.call(&["PING"]), Reply::Error(words) if words.starts_with("BUSY")) {
+            std::thread::yield_now();
+        }
+        busy(bench);
+        let ended = matches!(server.call(&["PING"]), Reply::Error(words) if words.starts_with("BUSY"));
+        server.call(&["SCRIPT", "KILL"]);
+        let _ = looping.join();
+        assert!(ended, "it was busy all the while");
+    });
+    bench.server = Some(server);
+}
+
+#[test]
+fn what_a_busy_redis_did_not_take_is_withdrawn_in_time_and_redis_is_asked_again() {
+    let mut bench = Bench::new(Some(Flavour::Tcp));
+    bench.server().call(&["CONFIG", "SET", "busy-reply-threshold", "10"]);
+    bench.subscribe(0, &room());
+    while_busy(&mut bench, |bench| {
+        let brief = WhenDown::QueueFor(std::time::Duration::from_millis(700));
+        let ticket = bench.publish(1, "room:1", "brief", brief);
+        bench.until_status(BrokerStatus::Degraded);
+        assert_eq!(bench.done(1, ticket), Err(PublishFailure::NotDone), "it was sent, and came back");
+    });
+    // Nothing waits that would show that Redis can again.
+    assert!(bench.until_status(BrokerStatus::Ok).is_empty());
+    bench.publish_from_outside("room:1", "after");
+    assert_eq!(bench.publication(0).event.data_json(), "\"after\"");
+}
+
+#[test]
+fn what_may_not_wait_is_answered_when_the_functions_cannot_be_loaded() {
+    let mut bench = Bench::new(Some(Flavour::Tcp));
+    bench.server().call(&["FUNCTION", "FLUSH"]);
+    bench.server().call(&["CLIENT", "PAUSE", "600000", "WRITE"]);
+    bench.server().call(&["CLIENT", "KILL", "TYPE", "normal"]);
+    let loads = |bench: &mut Bench| matches!(bench.server().call(&["CLIENT", "LIST"]), Reply::Text(list) if list.contains("cmd=function|load"));
+    let give_up = std::time::Instant::now() + broker_support::bench::PATIENCE;
+    while !loads(&mut bench) {
+        assert!(std::time::Instant::now() < give_up, "the functions are loaded again");
+        std::thread::yield_now();
+    }
+    let ticket = bench.publish(1, "room:1", "now", WhenDown::Reject);
+    bench.server().call(&["CLIENT", "KILL", "TYPE", "normal"]);
+    assert_eq!(bench.done(1, ticket), Err(PublishFailure::NotDone));
+    assert_eq!(bench.broker.health().status, BrokerStatus::Degraded);
+    bench.server().call(&["CLIENT", "UNPAUSE"]);
+    let give_up = std::time::Instant::now() + broker_support::bench::PATIENCE;
+    while bench.broker.health().status != BrokerStatus::Ok {
+        assert!(std::time::Instant::now() < give_up, "it comes back");
+        std::thread::yield_now();
+    }
+}
+
+/// Redis' count of how often it has read from a socket.
+fn reads(bench: &mut Bench) -> u64 {
+    let Reply::Text(stats) = bench.server().call(&["INFO", "stats"]) else { panic!("no stats") };
+    let line = stats.lines().find_map(|line| line.strip_prefix("total_reads_processed:"));
+    line.unwrap().trim().parse().unwrap()
+}
+
+#[test]
+fn the_views_of_many_players_are_read_in_few_round_trips() {
+    const PLAYERS: usize = 300;
+    let mut bench = Bench::new(Some(Flavour::Tcp));
+    let fill = "for p = 1, 300 do for c = 1, 3 do \
+        redis.call('HSET', 'drawbridge:{player:p' .. p .. '}:views', 'room:' .. c, 'data.n > ' .. p) end end";
+    bench.server().call(&["EVAL", fill, "0"]);
+    // One whose views are none: it costs the others nothing.
+    bench.server().call(&["SET", "drawbridge:{player:p7}:views", "text"]);
+    let before = reads(&mut bench);
+    let answers = bench.views_of((1..=PLAYERS).map(|player| format!("p{player}")));
+    let trips = reads(&mut bench) - before;
+    for (player, answer) in (1..).zip(answers) {
+        match answer {
+            Ok(views) => {
+                let view = |channel: usize| (format!("room:{channel}"), format!("data.n > {player}"));
+                assert_eq!(views, [view(1), view(2), view(3)], "p{player}");
+            }
+            Err(reason) => assert!(player == 7 && reason.starts_with("WRONGTYPE"), "p{player}: {reason}"),
+        }
+    }
+    assert!(trips < PLAYERS as u64 / 3, "{trips} round trips");
+}

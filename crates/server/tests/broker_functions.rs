@@ -149,6 +149,23 @@ fn a_table_without_its_set_is_taken_over() {
     );
 }
 
+#[test]
+fn a_key_of_another_type_is_found_before_anything_is_written_or_published() {
+    let mut bench = redis();
+    call(&bench, &["SET", ROWS, "text"]);
+    assert!(matches!(bench.commit(0, "world:1", "a", 1), Err(PublishFailure::Refused(_))));
+    assert_eq!(call(&bench, &["EXISTS", HEARD]), Reply::Int(0));
+    assert_eq!(call(&bench, &["GET", ROWS]), Reply::Text("text".into()));
+    // The bench tells of views on this channel.
+    bench.subscribe(0, &Subject::channel("room:told"));
+    call(&bench, &["SET", "drawbridge:{player:alice}:views", "text"]);
+    for view in [Some("data.n > 1"), None] {
+        assert!(matches!(bench.set_view_from(1, "alice", "room:1", view), Err(PublishFailure::Refused(_))));
+    }
+    bench.publish_from_outside("room:told", "after");
+    assert_eq!(bench.publication(0).event.data_json(), "\"after\"");
+}
+
 /// Channels of classes that read payloads in different ways.
 const CHANNELS: [&str; 4] = ["map:1", "own:1", "raw:1", "tagged:1"];
 

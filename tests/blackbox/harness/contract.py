@@ -81,7 +81,7 @@ SUBSCRIPTION = (
 VOCABULARY = {
     ("STATUS", "broker"): {"ok", "degraded"},
     ("RESYNC", "reason"): {"gap", "epoch", "broker", "slow_consumer", "too_large"},
-    ("CHANNEL_UNSUBSCRIBED", "reason"): {"client", "server", "forbidden"},
+    ("CHANNEL_UNSUBSCRIBED", "reason"): {"client", "server", "forbidden", "broker_refused", "limit"},
     ("CHANNEL_UNSUBSCRIBED", "by"): {"server"},
     ("CHANNEL_SUBSCRIBED", "by"): {"server"},
     ("EVENT", "encoding"): {"base64"},

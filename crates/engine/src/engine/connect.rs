@@ -6,12 +6,13 @@ use drawbridge_protocol::{
     BadRequest, BadSubscribe, CloseCode, Connect, ErrorCode, ErrorMessage, RequestId, ServerMessage,
     Subscribe, SubscriptionInfo, Welcome,
 };
+use hashbrown::HashSet;
 
 use super::Engine;
 use super::subscribe::Ended;
 use crate::connection::{Connection, Deadlines, Joining, Judging, Origin, Phase};
 use crate::io::{AuthFailure, BrokerStatus, Claims, ConnId, Holder, Notice, Opened, Output, Subject};
-use crate::permissions;
+use crate::permissions::{self, Filled};
 use crate::player_slots::Admission;
 use crate::targets::{Reply, TargetId};
 use crate::work;
@@ -384,25 +385,26 @@ impl Engine {
     /// Ends what the new claims do not allow and folds them into the views of the rest.
     fn judge_anew(&mut self, id: ConnId, claims: &Claims, auto: &[String]) {
         let Some(conn) = self.connections.get(id) else { return };
+        let auto: HashSet<&str> = auto.iter().map(String::as_str).collect();
+        let filled = Filled::default();
         for subscription in conn.subscriptions.clone() {
             let Some(target) = self.targets.get(subscription.target) else { continue };
             let name = target.subject.name.clone();
             self.targets.work.add(work::to_evaluate(work::AUTHORIZE as usize, claims.json.len()));
             let allowed = match subscription.origin {
                 Origin::Server => true,
-                Origin::Auto => auto.iter().any(|channel| **channel == *name),
+                Origin::Auto => auto.contains(&*name),
                 Origin::Client if target.subject.pattern => {
                     permissions::may_subscribe_pattern(&self.settings, &name).is_ok()
                 }
-                // The templates are filled once for all subscriptions: it costs a walk through the claims.
                 Origin::Client => {
-                    auto.iter().any(|channel| **channel == *name)
-                        || permissions::may_subscribe(&self.settings, claims, &name).is_ok()
+                    auto.contains(&*name)
+                        || permissions::may_subscribe_filled(&self.settings, claims, &name, &filled).is_ok()
                 }
             };
             if allowed && self.may_still_follow(id, subscription.target, claims) {
                 self.flush_target(id, subscription.target);
-                self.look_anew(id, subscription.target, true);
+                self.look_anew_for(id, subscription.target);
             } else {
                 self.end_subscription(id, subscription.target, Ended::Forbidden);
             }

@@ -9,13 +9,14 @@
 use drawbridge_protocol::ErrorCode;
 
 use super::Engine;
-use super::subscribe::Refusal;
+use super::subscribe::{Ended, Refusal};
 use crate::area::Area;
 use crate::connection::{Connection, Phase};
 use crate::expr::Expr;
 use crate::io::{ConnId, Subject};
 use crate::rate_limit::{ABUSE_WINDOW_MS, Account, PLAYERS_PER_ADDRESS, SharedLimits, Verdict};
 use crate::settings::{Rate, Settings};
+use crate::targets::TargetId;
 use crate::work;
 
 /// What the filters of one player on one channel may cost together, in steps: a sixteenth of what the channel bears.
@@ -39,9 +40,12 @@ impl Engine {
 
     /// Does what a client asked for, and charges the client for the work.
     pub(super) fn charged(&mut self, id: ConnId, request: impl FnOnce(&mut Self)) {
-        let before = self.targets.work.total();
+        let (before, charged_before) = (self.targets.work.total(), self.stats.work_charged);
         request(self);
-        self.charge(id, self.targets.work.total() - before);
+        let steps = self.targets.work.total() - before;
+        // Why: requests that waited for this one run inside it, and have been charged already.
+        let charged = self.stats.work_charged - charged_before;
+        self.charge(id, steps.saturating_sub(charged));
     }
 
     /// Charges a client for work that was done.
@@ -88,7 +92,7 @@ impl Engine {
             return Ok(());
         };
         let entities = world.count_in(area);
-        let steps = filter.work().saturating_mul(entities) as u64;
+        let steps = world.steps_to_show(filter.work(), entities);
         let bound = work::in_steps(self.settings.work).burst;
         if steps <= bound {
             return Ok(());
@@ -98,6 +102,20 @@ impl Engine {
         );
         let hint = "use a shorter filter, or an area with fewer entities in it";
         Err(Refusal { hint: Some(hint.to_owned()), ..Refusal::new(ErrorCode::LimitExceeded, text) })
+    }
+
+    /// Ends subscriptions whose filter is too dear for a table that was not known when they were made ([`Engine::check_table`]).
+    pub(super) fn end_too_dear(&mut self, target_id: TargetId) {
+        let Some(target) = self.targets.get(target_id) else { return };
+        let subject = target.subject.clone();
+        let new = target.subscribers.iter().filter(|one| one.pays && one.filter.is_some());
+        let new: Vec<_> = new.map(|one| (one.conn, one.filter.clone(), one.area.clone())).collect();
+        for (id, filter, area) in new {
+            if let Err(refusal) = self.check_table(&subject, filter.as_ref(), area.as_deref()) {
+                self.error_behind_welcome(id, &refusal.error(None, Some(&subject.name)));
+                self.end_subscription(id, target_id, Ended::OverLimit);
+            }
+        }
     }
 
     /// Whether a filter fits into what one player's filters may take of this channel or pattern, beside an area too. Only
@@ -117,13 +135,34 @@ impl Engine {
             }
         };
         let target = self.targets.find(subject);
-        let mut held = 0;
-        let searched = match &account {
-            Account::Player(_) => 0,
-            Account::Address(_) => self.connections.len(),
+        let held = match &account {
+            Account::Player(player) => self.filters_of(player, id, subject, target),
+            Account::Address(address) => {
+                let all = match (subject.pattern, target) {
+                    (true, _) => self.anonymous_filters.get(&(*address, None)),
+                    (false, target) => {
+                        target.and_then(|id| self.anonymous_filters.get(&(*address, Some(id))))
+                    }
+                };
+                all.copied().unwrap_or(0) - target.map_or(0, |target| self.filter_work_of(id, target))
+            }
         };
-        self.targets.work.add(searched as u64 / 2);
-        for conn in self.connections_of(&account) {
+        let steps = filter.work();
+        if held + steps <= share {
+            return Ok(());
+        }
+        let text = format!(
+            "filter: it takes {steps} steps, and the filters of {whose} on this channel take {held} already; \
+             at most {share} are allowed"
+        );
+        Err(Refusal::new(ErrorCode::LimitExceeded, text))
+    }
+
+    /// The work of a player's filters that share a bound with one on `subject`, the one that it would replace left out.
+    fn filters_of(&self, player: &str, id: ConnId, subject: &Subject, target: Option<TargetId>) -> usize {
+        let ids = self.players.get(player).into_iter().flatten();
+        let mut held = 0;
+        for conn in ids.filter_map(|id| self.connections.get(*id)) {
             self.targets.work.add(work::EXAMINE * conn.subscriptions.len() as u64);
             for subscription in &conn.subscriptions {
                 // All patterns are evaluated together, whatever their names.
@@ -136,27 +175,31 @@ impl Engine {
                 }
             }
         }
-        let steps = filter.work();
-        if held + steps <= share {
-            return Ok(());
-        }
-        let text = format!(
-            "filter: it takes {steps} steps, and the filters of {whose} on this channel take {held} already; \
-             at most {share} are allowed"
-        );
-        Err(Refusal::new(ErrorCode::LimitExceeded, text))
+        held
     }
 
-    /// The connections of this shard that draw from an account.
-    fn connections_of<'e>(&'e self, account: &'e Account) -> Box<dyn Iterator<Item = &'e Connection> + 'e> {
-        match account {
-            Account::Player(player) => {
-                let ids = self.players.get(player).into_iter().flatten();
-                Box::new(ids.filter_map(|id| self.connections.get(*id)))
-            }
-            Account::Address(address) => Box::new(
-                self.connections.iter().filter(move |conn| conn.anonymous && conn.address == *address),
-            ),
+    /// The work of the filter that a connection has on a target; 0 without one.
+    fn filter_work_of(&self, id: ConnId, target: TargetId) -> usize {
+        let slot = self.connections.get(id).and_then(|conn| conn.subscription(target)).map(|s| s.slot);
+        let subscribers = self.targets.get(target).map(|target| &target.subscribers);
+        let subscriber = slot.zip(subscribers).and_then(|(slot, all)| all.get(slot as usize));
+        subscriber.and_then(|one| one.filter.as_ref()).map_or(0, Expr::work)
+    }
+
+    /// Counts a filter of an anonymous player that is about to take the place of the one that it has, for its address.
+    pub(super) fn count_anonymous_filter(&mut self, id: ConnId, target_id: TargetId, filter: Option<&Expr>) {
+        let Some(conn) = self.connections.get(id).filter(|conn| conn.anonymous) else { return };
+        let Some(target) = self.targets.get(target_id) else { return };
+        // All patterns share one bound.
+        let key = (conn.address, (!target.subject.pattern).then_some(target_id));
+        let (before, now) = (self.filter_work_of(id, target_id), filter.map_or(0, Expr::work));
+        if before == now {
+            return;
+        }
+        let held = self.anonymous_filters.entry(key).or_default();
+        *held = held.saturating_sub(before) + now;
+        if *held == 0 {
+            self.anonymous_filters.remove(&key);
         }
     }
 

@@ -32,7 +32,11 @@ impl Engine {
         let Some(target) = self.targets.get_mut(id) else { return };
         let Some(world) = &mut target.world else { return };
         let before = world.work().total();
-        world.reset(target.audiences.get_or_insert_default(), entities);
+        world.read_table(target.audiences.get_or_insert_default(), entities);
+        self.end_too_dear(id);
+        let Some(target) = self.targets.get_mut(id) else { return };
+        let Some(world) = &mut target.world else { return };
+        world.open_eyes(target.audiences.get_or_insert_default());
         let steps = world.work().total() - before;
         // Who has just subscribed has caused it; where there are several, together.
         let payers: Vec<ConnId> =

@@ -112,10 +112,11 @@ enum FlushOutcome {
 }
 
 impl Engine {
-    fn flush(&mut self) -> (&mut super::Connections, Flush<'_>) {
+    fn flush(&mut self, id: ConnId) -> Option<(&mut Connection, Flush<'_>)> {
+        let conn = self.connections.get_mut(id)?;
         let flush = Flush {
             now_ms: self.now.mono_ms,
-            max_bytes: flush_bytes(self.settings.outbound_bytes),
+            max_bytes: flush_bytes(conn.outbox.limit()),
             settings: &self.settings,
             limits: &self.limits,
             targets: &mut self.targets,
@@ -126,7 +127,7 @@ impl Engine {
             batch_bytes: 0,
             array_bytes: usize::MAX,
         };
-        (&mut self.connections, flush)
+        Some((conn, flush))
     }
 
     /// Makes all queues of a connection into frames, whatever their windows say: it is about to be closed. Snapshots that
@@ -143,8 +144,9 @@ impl Engine {
 
     /// Makes queues whose time has come into frames, up to [`FLUSH_BYTES`].
     pub(super) fn flush_due(&mut self, id: ConnId) {
-        let (connections, mut flush) = self.flush();
-        let Some(conn) = connections.get_mut(id).filter(|conn| conn.outbox.has_queues()) else { return };
+        let Some((conn, mut flush)) = self.flush(id).filter(|(conn, _)| conn.outbox.has_queues()) else {
+            return;
+        };
         // A client that reads while more waits than the limit: `max_updates` does not matter then.
         let limited = !conn.outbox.is_over_limit();
         let mut next_ms: u64 = 0;
@@ -224,8 +226,7 @@ impl Engine {
     }
 
     fn flush_whole(&mut self, id: ConnId, kind: QueueKind, queue: QueueId) {
-        let (connections, mut flush) = self.flush();
-        let Some(conn) = connections.get_mut(id) else { return };
+        let Some((conn, mut flush)) = self.flush(id) else { return };
         while flush.queue(conn, kind, queue, false) == FlushOutcome::More {}
         flush.end(conn);
         if let Some(conn) = self.connections.get_mut(id).filter(|conn| conn.outbox.has_frames()) {

@@ -19,6 +19,7 @@ mod views;
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use drawbridge_protocol::websocket::Compressor;
@@ -57,6 +58,8 @@ pub struct Engine {
     queues: Queues,
     players: HashMap<Arc<str>, SmallVec<[ConnId; 1]>>,
     targets: Targets,
+    /// The work of anonymous players' filters together: of each address, on each channel, and on all patterns (`None`).
+    anonymous_filters: HashMap<(IpAddr, Option<TargetId>), usize>,
     /// How many unwants of a subject the broker has not answered yet.
     releasing: HashMap<Subject, u32>,
     views: Views,
@@ -98,6 +101,7 @@ impl Engine {
             queues: Queues::default(),
             players: HashMap::new(),
             targets: Targets::default(),
+            anonymous_filters: HashMap::new(),
             releasing: HashMap::new(),
             views: Views::default(),
             timers: BTreeSet::new(),

@@ -31,6 +31,8 @@ pub(super) enum Ended {
     Forbidden,
     /// A service ended it.
     ByServer,
+    /// Its filter would take too long over the channel's table.
+    OverLimit,
 }
 
 /// A subscription request that cannot be granted.
@@ -302,7 +304,8 @@ impl Engine {
             }
             target.waiters.push(Waiter { conn: id, reply });
             self.set_view(id, target_id, filter, area);
-            return self.look_anew(id, target_id, false);
+            self.look_anew(id, target_id, false);
+            return;
         }
         self.set_view(id, target_id, filter, area);
         self.look_anew(id, target_id, false);
@@ -356,9 +359,10 @@ impl Engine {
         let replies = self.take_waiters(id, target_id);
         self.flush_target(id, target_id);
         self.drop_subscription(id, target_id);
-        let (reason, by_server) = match ended {
-            Ended::Forbidden => ("forbidden", false),
-            Ended::ByServer => ("server", true),
+        let (reason, by_server, code) = match ended {
+            Ended::Forbidden => ("forbidden", false, ErrorCode::Forbidden),
+            Ended::ByServer => ("server", true, ErrorCode::Forbidden),
+            Ended::OverLimit => ("limit", false, ErrorCode::LimitExceeded),
         };
         // Before `WELCOME` nothing was told of it.
         if self.connections.get(id).is_some_and(|conn| conn.is_open()) {
@@ -366,7 +370,7 @@ impl Engine {
         }
         let text = "the subscription was ended before it was confirmed";
         for reply in replies {
-            self.refuse_waiter(id, &channel, &reply, ErrorCode::Forbidden, text);
+            self.refuse_waiter(id, &channel, &reply, code, text);
         }
     }
 
@@ -405,6 +409,7 @@ impl Engine {
 
     /// Takes a connection out of a target.
     pub(super) fn leave_target(&mut self, id: ConnId, target_id: TargetId) {
+        self.count_anonymous_filter(id, target_id, None);
         let Some(conn) = self.connections.get_mut(id) else { return };
         let Some(at) = conn.subscriptions.iter().position(|s| s.target == target_id) else { return };
         let slot = conn.subscriptions.remove(at).slot as usize;

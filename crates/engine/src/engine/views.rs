@@ -61,7 +61,7 @@ impl Engine {
                     self.send(id, &message);
                 }
                 self.set_view(id, target, filter, area);
-                self.look_anew(id, target, true);
+                self.look_anew_for(id, target);
             }
             Err(refusal) => self.refuse_subscription(id, request, &update.channel, &refusal, false),
         }
@@ -181,6 +181,7 @@ impl Engine {
         filter: Option<Expr>,
         area: Option<Box<Area>>,
     ) {
+        self.count_anonymous_filter(id, target_id, filter.as_ref());
         let slot = self.connections.get(id).and_then(|conn| conn.subscription(target_id)).map(|s| s.slot);
         let (Some(slot), Some(target)) = (slot, self.targets.get_mut(target_id)) else { return };
         if let Some(subscriber) = target.subscribers.get_mut(slot as usize) {
@@ -218,13 +219,23 @@ impl Engine {
         })
     }
 
-    /// Puts a subscriber where it sees what it is to see now. `tell`: what comes into view and what goes is told, which
-    /// is not needed where all that is in view is told anew.
-    pub(super) fn look_anew(&mut self, id: ConnId, target_id: TargetId, tell: bool) {
-        let Some(sight) = self.sight(id, target_id) else { return };
+    /// As [`Engine::look_anew`], for a client that has asked for it: it pays for a snapshot that starts again.
+    pub(super) fn look_anew_for(&mut self, id: ConnId, target_id: TargetId) {
+        let is_restarted = self.look_anew(id, target_id, true);
         let slot = self.connections.get(id).and_then(|conn| conn.subscription(target_id)).map(|s| s.slot);
         let (Some(slot), Some(target)) = (slot, self.targets.get_mut(target_id)) else { return };
-        let Some(subscriber) = target.subscribers.get_mut(slot as usize) else { return };
+        if let Some(subscriber) = target.subscribers.get_mut(slot as usize) {
+            subscriber.pays |= is_restarted;
+        }
+    }
+
+    /// Puts a subscriber where it sees what it is to see now. `tell`: what comes into view and what goes is told, which
+    /// is not needed where all that is in view is told anew. Returns whether a running snapshot starts again.
+    pub(super) fn look_anew(&mut self, id: ConnId, target_id: TargetId, tell: bool) -> bool {
+        let Some(sight) = self.sight(id, target_id) else { return false };
+        let slot = self.connections.get(id).and_then(|conn| conn.subscription(target_id)).map(|s| s.slot);
+        let (Some(slot), Some(target)) = (slot, self.targets.get_mut(target_id)) else { return false };
+        let Some(subscriber) = target.subscribers.get_mut(slot as usize) else { return false };
         let audience = subscriber.audience;
         // What is not known well is not told: all of it follows when the table has come, and the views.
         let tell = tell && subscriber.live && target.world.as_ref().is_none_or(|world| world.loaded);
@@ -232,15 +243,15 @@ impl Engine {
             && target.world.is_some()
             && target.audiences.as_ref().is_some_and(|all| all.is_at(audience, &sight))
         {
-            return;
+            return false;
         }
+        let mut is_restarted = false;
         if let (Some(queue), Some(conn)) = (subscriber.queue, self.connections.get_mut(id)) {
-            let pays = &mut subscriber.pays;
             conn.outbox.change(&mut self.queues, queue, |queue| {
                 if queue.snapshot.is_some() {
                     // A running snapshot starts again, with what is in view now.
                     queue.restart(None);
-                    *pays = true;
+                    is_restarted = true;
                 } else if !tell {
                     // A snapshot follows.
                     queue.clear();
@@ -249,7 +260,8 @@ impl Engine {
         }
         let (Some(world), Some(audiences)) = (&mut target.world, &mut target.audiences) else {
             target.unplace(slot);
-            return target.place(slot, sight);
+            target.place(slot, sight);
+            return is_restarted;
         };
         let mut told = Vec::new();
         let sight = match sight {
@@ -264,7 +276,8 @@ impl Engine {
                     let before = std::mem::replace(&mut eye.area, area);
                     world.stop_following(&before, audience);
                     world.open_eye(audiences, audience, &mut told);
-                    return self.tell(target_id, None, &mut told);
+                    self.tell(target_id, None, &mut told);
+                    return is_restarted;
                 }
                 Sight::Eye(view, area)
             }
@@ -276,6 +289,7 @@ impl Engine {
         if tell {
             self.tell_difference(target_id, slot, &before);
         }
+        is_restarted
     }
 
     /// Tells one subscriber what it sees now and did not before, and the other way round.

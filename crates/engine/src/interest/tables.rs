@@ -318,3 +318,20 @@ pub(super) fn read_entity(
         () => Ok(Some(EntityChange::Set { position: position? })),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pause_is_bounded_however_often_a_table_was_read_in_a_row() {
+        for reads in (0..200).chain([u32::MAX - 1, u32::MAX]) {
+            for spread in [0, 1, u64::MAX] {
+                let pause = pause_ms(reads, spread);
+                assert!(pause < LONGEST_PAUSE_MS, "{reads} {spread}: {pause}");
+                assert_eq!(pause == 0, reads < 2, "{reads} {spread}");
+                assert!(reads < 64 || pause >= LONGEST_PAUSE_MS / 2, "{reads} {spread}: {pause}");
+            }
+        }
+    }
+}

@@ -162,6 +162,12 @@ impl Bench {
     /// A connection whose `CONNECT` asks for these subscriptions; its player is anonymous without a `name`.
     #[allow(dead_code, reason = "not every test that has this bench uses it")]
     pub fn connect(&mut self, name: Option<&str>, address: u8, subscribe: Value) -> usize {
+        self.connect_with(name, address, json!({ "subscribe": subscribe }))
+    }
+
+    /// A connection whose `CONNECT` has these members.
+    #[allow(dead_code, reason = "not every test that has this bench uses it")]
+    pub fn connect_with(&mut self, name: Option<&str>, address: u8, rest: Value) -> usize {
         let at = self.read.len();
         self.read.push(Vec::new());
         self.blocked.push(false);
@@ -177,7 +183,9 @@ impl Bench {
             token: name.map(|name| Ok(claims(name, "red"))),
             wait_for_connect: true,
         }));
-        self.send(at, json!({ "type": "CONNECT", "id": 1, "subscribe": subscribe }));
+        let mut message = json!({ "type": "CONNECT", "id": 1 });
+        message.as_object_mut().unwrap().extend(rest.as_object().unwrap().clone());
+        self.send(at, message);
         at
     }
 

@@ -60,6 +60,21 @@ fn the_anonymous_players_of_an_address_take_half() {
 }
 
 #[test]
+fn what_an_address_holds_is_free_again_when_its_players_replace_it_or_leave() {
+    let mut bench = bench(false);
+    let first = bench.read.len();
+    let (granted, _) = fill(&mut bench, None, &Value::Null);
+    bench.update(first, json!({ "filter": null }));
+    bench.take(first);
+    let last = bench.connect(None, 1, json!([]));
+    bench.subscribe(last, json!({ "filter": dear(5_000) }));
+    assert_eq!(bench.told(last).last().map(String::as_str), Some("CHANNEL_SUBSCRIBED"));
+    bench.send(last, json!({ "type": "CHANNEL_UNSUBSCRIBE", "channel": "world:1" }));
+    (first..bench.read.len()).for_each(|player| bench.lost(player));
+    assert_eq!(fill(&mut bench, None, &Value::Null).0, granted);
+}
+
+#[test]
 fn another_filter_takes_the_place_of_the_one_before() {
     let mut bench = bench(false);
     let player = bench.connect(Some("alice"), 1, json!([]));

@@ -2,6 +2,7 @@
 
 use drawbridge_engine::class::{Delivery, SlowConsumer};
 use drawbridge_engine::interest::StoredEntity;
+use drawbridge_engine::io::{BrokerEvent, Input, MessageKind, PlayerAction, PlayerCommand};
 use drawbridge_engine::settings::Rate;
 use drawbridge_engine::stats::Stats;
 use drawbridge_engine::work::in_steps;
@@ -259,6 +260,121 @@ fn a_filter_that_would_hold_everybody_up_is_refused_over_a_large_table_alone() {
     assert!(error["message"].as_str().unwrap().contains("10000 entities"), "{error}");
 }
 
+fn dear(terms: usize) -> String {
+    (0..terms).map(|n| format!("data.hp != {}", 200 + n)).collect::<Vec<_>>().join(" && ")
+}
+
+#[test]
+fn the_first_subscriber_of_a_large_table_is_refused_a_dear_filter_before_it_is_evaluated() {
+    for area in [json!(null), json!({ "min": [-1, -1], "max": [10_000, 10_000] })] {
+        let mut bench = bench(10_000);
+        let player = bench.player("alice", "red");
+        let mut request = json!({ "filter": dear(40) });
+        if !area.is_null() {
+            request["area"] = area;
+        }
+        let before = bench.engine.stats().work;
+        bench.subscribe(player, request);
+        let read = bench.take(player);
+        let told: Vec<String> = read.iter().map(crate::bench::short).collect();
+        assert_eq!(told, ["CHANNEL_SUBSCRIBED", "LIMIT_EXCEEDED", "CHANNEL_UNSUBSCRIBED"]);
+        assert_eq!(read[2]["reason"], "limit");
+        let steps = bench.engine.stats().work - before;
+        assert!(steps < 10_000 * 80, "the table is read, the filter not evaluated: {steps}");
+        bench.subscribe(player, json!({ "filter": "data.hp >= 50" }));
+        assert_eq!(bench.told(player)[0], "CHANNEL_SUBSCRIBED");
+    }
+}
+
+#[test]
+fn the_first_subscriber_of_a_small_table_may_have_a_dear_filter() {
+    let mut bench = bench(100);
+    let player = bench.player("alice", "red");
+    bench.subscribe(player, json!({ "filter": dear(40) }));
+    let told = bench.told(player);
+    assert!(told[1].starts_with("reset e0 "), "{told:?}");
+}
+
+#[test]
+fn a_filter_over_large_entities_counts_their_size() {
+    let mut bench = bench(0);
+    for n in 0..2_000 {
+        let data = json!({ "id": format!("e{n}"), "x": n, "y": 0, "hp": 1, "bag": "x".repeat(2_000) });
+        bench.stored.entities.push(StoredEntity {
+            key: format!("e{n}"),
+            age_ms: 0,
+            payload: json!({ "event": "e", "data": data }).to_string().into(),
+        });
+    }
+    let player = bench.player("alice", "red");
+    bench.subscribe(player, json!({ "area": { "x": 0, "y": 0, "radius": 5 } }));
+    bench.take(player);
+    bench.update(player, json!({ "filter": dear(10) }));
+    assert_eq!(bench.told(player), ["FILTER_UPDATED"], "few are in its area");
+    bench.update(player, json!({ "area": null }));
+    assert_eq!(bench.told(player), ["LIMIT_EXCEEDED"]);
+}
+
+#[test]
+fn requests_that_wait_for_welcome_are_charged_once() {
+    let mut bench = bench(2_000);
+    let watcher = bench.player("watcher", "red");
+    bench.subscribe(watcher, json!({}));
+    bench.take(watcher);
+    bench.views = None;
+    let player = bench.player_who_waits("alice");
+    for n in 0..3 {
+        bench.subscribe(player, json!({ "filter": format!("data.hp >= {n}") }));
+    }
+    let Stats { work, work_charged, .. } = bench.engine.stats();
+    bench.tell_views(Ok(&[]));
+    let after = bench.engine.stats();
+    assert!(after.work > work, "the requests are carried out");
+    assert!(after.work_charged - work_charged <= after.work - work, "{after:?}");
+}
+
+#[test]
+fn a_refresh_behind_which_requests_wait_is_charged_once() {
+    let mut bench = bench(2_000);
+    let player = bench.player("alice", "red");
+    bench.subscribe(player, json!({ "filter": "data.team == 'red' || data.public" }));
+    bench.take(player);
+    let Stats { work, work_charged, .. } = bench.engine.stats();
+    for message in [
+        json!({ "type": "TOKEN_REFRESH", "id": 1, "token": "blue" }),
+        json!({ "type": "FILTER_UPDATE", "id": 2, "channel": "world:1", "filter": "data.hp >= 3" }),
+    ] {
+        let (conn, kind) = (crate::bench::conn(player), MessageKind::Text);
+        let text = message.to_string();
+        bench
+            .engine
+            .handle(bench.now, Input::Message { conn, kind, payload: text.as_bytes(), cost_bytes: 0 });
+    }
+    bench.pump();
+    assert_eq!(bench.told(player).iter().filter(|told| *told == "FILTER_UPDATED").count(), 1);
+    let after = bench.engine.stats();
+    assert!(after.work_charged > work_charged);
+    assert!(after.work_charged - work_charged <= after.work - work, "{after:?}");
+}
+
+#[test]
+fn a_snapshot_that_a_service_starts_again_is_on_nobodys_account() {
+    let mut bench = bench(10_000);
+    let player = bench.player("alice", "red");
+    bench.subscribe(player, json!({}));
+    bench.take(player);
+    bench.pass(60_000);
+    // Redis begins a snapshot, which the socket does not take; a service changes the view meanwhile.
+    bench.blocked[player] = true;
+    bench.break_link();
+    let charged = bench.engine.stats().work_charged;
+    let action = PlayerAction::View { channel: "world:1".into(), view: Some("data.hp >= 10".into()) };
+    bench.input(Input::Broker(BrokerEvent::Command(PlayerCommand { player: "alice".into(), action })));
+    bench.unblock(player);
+    assert!(bench.told(player).iter().any(|told| told.starts_with("reset")));
+    assert_eq!(bench.engine.stats().work_charged, charged);
+}
+
 #[test]
 fn what_services_and_redis_cause_is_on_nobodys_account() {
     let mut bench = bench(2_000);
@@ -275,4 +391,33 @@ fn what_services_and_redis_cause_is_on_nobodys_account() {
     assert_eq!(bench.engine.stats().work_charged, charged);
     bench.update(player, json!({ "filter": "key == 'e1'" }));
     assert!(has(&mut bench, player, "FILTER_UPDATED"));
+}
+
+/// Frames cannot be dropped when the socket does not take them, so a snapshot is sent in parts that fit into the outbox.
+#[test]
+fn a_snapshot_for_a_client_of_long_messages_stays_within_its_outbox() {
+    const OUTBOUND_BYTES: usize = 64 * 1024;
+    let mut class = world(Delivery { slow_consumer: SlowConsumer::Disconnect, ..Delivery::default() }, true);
+    class.entity.as_mut().unwrap().max = 20_000;
+    class.entity.as_mut().unwrap().ttl_ms = 1_000_000_000;
+    let mut bench = Bench::with_settings(vec![class], |settings| settings.outbound_bytes = OUTBOUND_BYTES);
+    for n in 0..2_000 {
+        let data = json!({ "id": format!("e{n}"), "x": n, "y": 0, "public": true, "bag": "x".repeat(100) });
+        bench.stored.entities.push(StoredEntity {
+            key: format!("e{n}"),
+            age_ms: 0,
+            payload: json!({ "event": "e", "data": data }).to_string().into(),
+        });
+    }
+    let player = bench.connect_with(Some("alice"), 1, json!({ "max_message_bytes": 16 << 20 }));
+    bench.take(player);
+    bench.blocked[player] = true;
+    bench.subscribe(player, json!({}));
+    assert_eq!(bench.closed[player], None);
+    let waits = bench.engine.stats().pending_bytes as usize;
+    assert!(waits <= OUTBOUND_BYTES, "{waits}");
+    bench.unblock(player);
+    let entities: usize =
+        bench.take(player).iter().filter_map(|message| message["entities"].as_array()).map(Vec::len).sum();
+    assert_eq!((bench.closed[player], entities), (None, 2_000));
 }

@@ -241,10 +241,11 @@ fn system_roots() -> Result<Vec<Certificate<'static>>, JwksError> {
 }
 
 fn fetch(agent: &ureq::Agent, url: &str) -> Result<Vec<Arc<Key>>, String> {
-    let mut response =
-        agent.get(url).header("accept", "application/json").call().map_err(|error| error.to_string())?;
+    // Its query may hold a key.
+    let without_url = |error: ureq::Error| error.to_string().replace(url, "…");
+    let mut response = agent.get(url).header("accept", "application/json").call().map_err(without_url)?;
     let body = response.body_mut().with_config().limit(MAX_BODY_BYTES).read_to_vec();
-    parse(&body.map_err(|error| error.to_string())?)
+    parse(&body.map_err(without_url)?)
 }
 
 #[derive(Deserialize)]

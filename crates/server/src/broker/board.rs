@@ -7,7 +7,12 @@ use std::time::{Duration, Instant};
 
 use drawbridge_engine::io::{BrokerEvent, BrokerStatus};
 
+use tokio::sync::watch;
+
 use super::outlet::Outlet;
+
+/// How long a part waits at least before it tries again, if it is to wait so long at all.
+const LEAST_PAUSE: Duration = Duration::from_millis(200);
 
 /// The state of all parts.
 #[derive(Debug)]
@@ -22,7 +27,8 @@ pub(super) struct Board {
     no_functions: Mutex<Option<Arc<str>>>,
     /// Why players' views cannot be read though Redis is there, if they cannot.
     no_views: Mutex<Option<Arc<str>>>,
-    came_up: tokio::sync::Notify,
+    /// Counts how often a part has got through to Redis.
+    came_up: watch::Sender<u64>,
     outlet: Outlet,
 }
 
@@ -47,7 +53,7 @@ impl Board {
             parts: Mutex::new(parts.collect()),
             no_functions: Mutex::new(None),
             no_views: Mutex::new(None),
-            came_up: tokio::sync::Notify::new(),
+            came_up: watch::Sender::new(0),
             outlet,
         }
     }
@@ -118,12 +124,16 @@ impl Board {
 
     /// A connection to Redis was made: who waits to try again tries now.
     pub(super) fn reached(&self) {
-        self.came_up.notify_waiters();
+        self.came_up.send_modify(|times| *times += 1);
     }
 
-    /// Waits so long, or until another part has got through: where one does, the others may too.
+    /// Waits so long, or until another part has got through: where one does, the others may too. Why the least pause:
+    /// parts whose connections are made and break again would wake one another without any.
     pub(super) async fn wait_for_another(&self, time: Duration) {
-        let _ = tokio::time::timeout(time, self.came_up.notified()).await;
+        let mut came_up = self.came_up.subscribe();
+        let least = time.min(LEAST_PAUSE);
+        tokio::time::sleep(least).await;
+        let _ = tokio::time::timeout(time - least, came_up.changed()).await;
     }
 
     /// Whether all parts but this one are up.
@@ -144,4 +154,22 @@ impl Board {
 
 fn all_are_up(parts: &[Part]) -> bool {
     parts.iter().all(|part| part.is_up)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::broker::queue::shard_queue;
+
+    #[tokio::test]
+    async fn who_waits_is_woken_by_another_but_not_before_the_least_pause() {
+        let ((queue, _), (node, _)) = (shard_queue(1 << 20), shard_queue(1 << 20));
+        let parts = [("one".to_owned(), false), ("other".to_owned(), false)];
+        let board = Board::new(parts, Outlet::new(vec![queue], node));
+        let began = Instant::now();
+        let waits = board.wait_for_another(Duration::from_secs(3_600));
+        // It is not lost though it comes during the pause.
+        tokio::join!(waits, async { board.reached() });
+        assert!(began.elapsed() >= LEAST_PAUSE);
+    }
 }

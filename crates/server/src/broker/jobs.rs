@@ -55,6 +55,12 @@ impl Work {
         }
     }
 
+    /// The player whom an entry of the lifecycle stream names.
+    pub(super) fn player(&self) -> Option<&Bytes> {
+        let Work::Append { fields, .. } = self else { return None };
+        fields.iter().find(|(name, _)| *name == "player").map(|(_, player)| player)
+    }
+
     /// Whether it can be done by the same call as another before it.
     pub(super) fn joins(&self, other: &Work) -> bool {
         match (self, other) {

@@ -209,6 +209,23 @@ impl Shares {
     }
 }
 
+/// A [`Share`] that a connection holds until it becomes a socket, which takes it over.
+#[derive(Debug)]
+pub struct Place(Mutex<Option<Share>>);
+
+impl Place {
+    /// Holds this.
+    pub fn new(share: Share) -> Self {
+        Place(Mutex::new(Some(share)))
+    }
+
+    /// The share, if it counts for this address and is still here.
+    pub fn take_for(&self, address: IpAddr) -> Option<Share> {
+        let mut held = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        held.take_if(|share| share.key == Some(counted_as(address)))
+    }
+}
+
 impl Drop for Share {
     fn drop(&mut self) {
         let mut held = self.shares.held.lock().unwrap_or_else(PoisonError::into_inner);
@@ -318,6 +335,22 @@ mod tests {
         drop((taken, newcomer));
         assert_eq!(shares.taken(), 0);
         assert!(shares.held.lock().unwrap().by_address.is_empty());
+    }
+
+    #[test]
+    fn a_socket_takes_over_the_place_of_its_handshake() {
+        let shares = Shares::new(64, 8, 16);
+        let (direct, other) = ("192.0.2.1".parse().unwrap(), "192.0.2.2".parse().unwrap());
+        let mut sockets = Vec::new();
+        for at in 0..16 {
+            let place = Place::new(shares.take(Some(direct)).unwrap_or_else(|| panic!("no place {at}")));
+            assert!(place.take_for(other).is_none());
+            sockets.push(place.take_for(direct).unwrap());
+            assert!(place.take_for(direct).is_none(), "it is taken over once");
+        }
+        assert!(shares.take(Some(direct)).is_none(), "the floor is 16, all of which hold sockets");
+        let proxied = Place::new(shares.take(None).unwrap());
+        assert!(proxied.take_for(direct).is_none(), "a proxy's place is nobody's");
     }
 
     #[test]

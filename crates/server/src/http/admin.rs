@@ -21,6 +21,7 @@ use hyper_util::service::TowerToHyperService;
 
 use super::listener::accept;
 use super::pages;
+use super::write_timeout::WriteTimeout;
 use crate::bus::EventRefused;
 use crate::clock::unix_ms;
 use crate::command::{self, check_view};
@@ -39,6 +40,8 @@ type Answer = Result<Response, ApiError>;
 const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long a request's body may take.
 const BODY_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a peer may leave an answer unread when its buffers are full.
+const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Serves until the process ends.
 pub(crate) async fn run(node: Arc<Node>, listener: tokio::net::TcpListener) {
@@ -58,7 +61,7 @@ pub(crate) async fn run(node: Arc<Node>, listener: tokio::net::TcpListener) {
         let serving = http1::Builder::new()
             .timer(TokioTimer::new())
             .header_read_timeout(HEAD_TIMEOUT)
-            .serve_connection(TokioIo::new(stream), service);
+            .serve_connection(TokioIo::new(WriteTimeout::new(stream, WRITE_TIMEOUT)), service);
         tokio::spawn(async move {
             if let Err(error) = serving.await {
                 tracing::debug!(%peer, %error, "an admin connection ended early");

@@ -12,8 +12,8 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
 
-use super::address::{self, Share};
-use super::pages;
+use super::address::{self, Place, Share};
+use super::pages::{self, From};
 use crate::log::Sparse;
 use crate::node::Node;
 use crate::refusals::Reason;
@@ -49,8 +49,7 @@ pub(crate) async fn run(node: Arc<Node>, listener: TcpListener, tls: Option<TlsA
         let (node, tls) = (node.clone(), tls.clone());
         tokio::spawn(async move {
             let _counted = Handshake::begin(&node);
-            handshake(node.clone(), stream, peer, tls).await;
-            drop(share);
+            handshake(node.clone(), stream, peer, tls, Place::new(share)).await;
         });
     }
 }
@@ -119,7 +118,13 @@ impl Drop for Handshake<'_> {
     }
 }
 
-async fn handshake(node: Arc<Node>, mut stream: TcpStream, peer: SocketAddr, tls: Option<TlsAcceptor>) {
+async fn handshake(
+    node: Arc<Node>,
+    mut stream: TcpStream,
+    peer: SocketAddr,
+    tls: Option<TlsAcceptor>,
+    place: Place,
+) {
     let _ = stream.set_nodelay(true);
     let _ = socket2::SockRef::from(&stream).set_tcp_notsent_lowat(UNSENT_BYTES);
     let timeout = node.handshake_timeout();
@@ -135,21 +140,22 @@ async fn handshake(node: Arc<Node>, mut stream: TcpStream, peer: SocketAddr, tls
         }
     }
     match tls {
-        None => serve(node, stream, address, false).await,
+        None => serve(node, stream, From { address, tls: false, place }).await,
         Some(tls) => match tokio::time::timeout(timeout, tls.accept(stream)).await {
-            Ok(Ok(stream)) => serve(node, stream, address, true).await,
+            Ok(Ok(stream)) => serve(node, stream, From { address, tls: true, place }).await,
             Ok(Err(error)) => tracing::debug!(%peer, %error, "the TLS handshake failed"),
             Err(_) => {}
         },
     }
 }
 
-async fn serve<S>(node: Arc<Node>, stream: S, address: IpAddr, tls: bool)
+async fn serve<S>(node: Arc<Node>, stream: S, from: From)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let timeout = node.handshake_timeout();
-    let service = service_fn(move |request| pages::route(node.clone(), request, address, tls));
+    let (address, from) = (from.address, Arc::new(from));
+    let service = service_fn(move |request| pages::route(node.clone(), request, from.clone()));
     let serving = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(timeout)

@@ -8,4 +8,5 @@ mod origin;
 mod pages;
 pub(crate) mod playground;
 pub(crate) mod proxy_protocol;
+mod write_timeout;
 mod ws;

@@ -10,6 +10,7 @@ use http::{Method, Request, Response, StatusCode};
 use http_body_util::Full;
 use hyper::body::Incoming;
 
+use super::address::Place;
 use super::{host, playground, ws};
 use crate::node::Node;
 use crate::refusals::Reason;
@@ -17,19 +18,27 @@ use crate::refusals::Reason;
 /// A response with a body of known length.
 pub(crate) type Reply = Response<Full<Bytes>>;
 
+/// The connection that requests come by.
+#[derive(Debug)]
+pub(super) struct From {
+    pub(super) address: IpAddr,
+    pub(super) tls: bool,
+    /// Its place among the connections that have not authenticated.
+    pub(super) place: Place,
+}
+
 /// Answers one request.
 pub(super) async fn route(
     node: Arc<Node>,
     request: Request<Incoming>,
-    address: IpAddr,
-    tls: bool,
+    from: Arc<From>,
 ) -> Result<Reply, Infallible> {
     let path = request.uri().path();
     if let Some(refused) = foreign_host(&node, request.headers()) {
         return Ok(refused);
     }
     if path == "/ws" {
-        return Ok(ws::upgrade(&node, request, address, tls).await);
+        return Ok(ws::upgrade(&node, request, &from).await);
     }
     if request.method() != Method::GET && request.method() != Method::HEAD {
         let mut reply = text(StatusCode::METHOD_NOT_ALLOWED, "only GET is served here\n");

@@ -15,10 +15,11 @@ use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 use tokio_rustls::server::TlsStream;
 
-use super::address::{self, AddressSlot, Share};
+use super::address::{self, AddressSlot, Place, Share};
 use super::listener::{refuse_unauthenticated, untrusted_hint};
 use super::origin::{self, Reached};
-use super::pages::{Reply, text};
+
+use super::pages::{From, Reply, text};
 use crate::node::Node;
 use crate::refusals::Reason;
 use crate::shard::{Mail, NewSocket};
@@ -38,13 +39,8 @@ struct Admission {
 }
 
 /// Answers a request for `/ws`; where it upgrades, the socket goes to a shard.
-pub(super) async fn upgrade(
-    node: &Arc<Node>,
-    mut request: Request<Incoming>,
-    peer: IpAddr,
-    tls: bool,
-) -> Reply {
-    let admission = match admit(node, &request, peer, tls).await {
+pub(super) async fn upgrade(node: &Arc<Node>, mut request: Request<Incoming>, from: &From) -> Reply {
+    let admission = match admit(node, &request, from).await {
         Ok(admission) => admission,
         Err(refusal) => return *refusal,
     };
@@ -75,9 +71,9 @@ pub(super) async fn upgrade(
 async fn admit(
     node: &Arc<Node>,
     request: &Request<Incoming>,
-    peer: IpAddr,
-    tls: bool,
+    From { address: peer, tls, place }: &From,
 ) -> Result<Admission, Box<Reply>> {
+    let (peer, tls) = (*peer, *tls);
     let headers = request.headers();
     let accept = handshake_key(request)?;
     let subprotocol = websocket::negotiate(
@@ -133,7 +129,7 @@ async fn admit(
     };
     let unauthenticated = match &token {
         Some(Ok(_)) => None,
-        _ => Some(unauthenticated_place(node, address, headers)?),
+        _ => Some(unauthenticated_place(node, place, address, headers)?),
     };
     Ok(Admission {
         accept,
@@ -216,9 +212,15 @@ fn check_origin(node: &Node, headers: &HeaderMap, peer: IpAddr, reached: Reached
     Err(Box::new(text(StatusCode::FORBIDDEN, "this origin is not allowed\n")))
 }
 
-/// A place among the sockets that have not authenticated.
-fn unauthenticated_place(node: &Node, address: IpAddr, headers: &HeaderMap) -> Result<Share, Box<Reply>> {
-    node.unauthenticated.take(Some(address)).ok_or_else(|| {
+/// A place among the sockets that have not authenticated: that of the handshake where it counts for the same address, or
+/// else, behind a proxy, one for the client's.
+fn unauthenticated_place(
+    node: &Node,
+    place: &Place,
+    address: IpAddr,
+    headers: &HeaderMap,
+) -> Result<Share, Box<Reply>> {
+    place.take_for(address).or_else(|| node.unauthenticated.take(Some(address))).ok_or_else(|| {
         refuse_unauthenticated(node, address, address::names_a_client(headers));
         let mut reply =
             text(StatusCode::TOO_MANY_REQUESTS, "too many connections of this address have no token yet\n");

@@ -172,6 +172,17 @@ impl Bench {
         channel: &str,
         view: Option<&str>,
     ) -> Result<(), PublishFailure> {
+        self.set_view_from(0, player, channel, view)
+    }
+
+    /// As [`Bench::set_view`], of another shard.
+    pub fn set_view_from(
+        &mut self,
+        shard: u8,
+        player: &str,
+        channel: &str,
+        view: Option<&str>,
+    ) -> Result<(), PublishFailure> {
         let ticket = Ticket(self.tickets.fetch_add(1, Ordering::Relaxed));
         let command = BrokerCommand::SetView {
             ticket,
@@ -182,8 +193,8 @@ impl Bench {
             unless_kept: false,
             when_down: WhenDown::Reject,
         };
-        self.broker.command(ShardId(0), command);
-        self.done(0, ticket)
+        self.broker.command(ShardId(shard), command);
+        self.done(shard, ticket)
     }
 
     /// A player's views.
@@ -199,6 +210,33 @@ impl Bench {
             }
             other => panic!("expected views, got {other:?}"),
         }
+    }
+
+    /// The views of these players, which are asked for all at once, or Redis' words.
+    #[allow(dead_code, reason = "not every test that has this bench uses it")]
+    pub fn views_of(
+        &mut self,
+        players: impl Iterator<Item = String>,
+    ) -> Vec<Result<Vec<(String, String)>, String>> {
+        let ask = |player: String| {
+            let ticket = Ticket(self.tickets.fetch_add(1, Ordering::Relaxed));
+            let command = BrokerCommand::LoadViews { ticket, player: player.into() };
+            self.broker.command(ShardId(0), command);
+            ticket
+        };
+        let tickets: Vec<Ticket> = players.map(ask).collect();
+        let mut answers: Vec<_> = tickets.iter().map(|_| Ok(Vec::new())).collect();
+        for _ in &tickets {
+            let BrokerEvent::Views { ticket, views } = self.next(0) else { panic!("expected views") };
+            let at = tickets.iter().position(|asked| *asked == ticket).expect("it was asked");
+            answers[at] = views.map_err(|words| words.to_string()).map(|views| {
+                let mut views: Vec<_> =
+                    views.iter().map(|(channel, view)| (channel.to_string(), view.to_string())).collect();
+                views.sort();
+                views
+            });
+        }
+        answers
     }
 
     /// The table of an entity channel, behind the confirmation or where it is told anew: key and number of each.

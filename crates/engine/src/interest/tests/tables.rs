@@ -264,3 +264,29 @@ fn only_the_newest_state_counts_where_nobody_hears_of_it_by_a_pattern() {
     bench.live(A, &worlds);
     assert_eq!(conflates(&mut bench, None), [true]);
 }
+
+/// Whoever may write to Redis may write any version.
+#[test]
+fn versions_at_the_end_of_their_range_overflow_nothing() {
+    for seq in [(1 << 53) + 1, i64::MAX as u64 - 1, i64::MAX as u64, u64::MAX - 1, u64::MAX] {
+        let (mut bench, _) = live(PayloadMode::Auto, ROW);
+        let event = |seq: u64| {
+            let event = format!(r#"{{"event":"e","data":{{"id":"a"}},"key":"a","id":"db1.@t.{seq}"}}"#);
+            &*Box::leak(event.into_boxed_str())
+        };
+        // A hole: the table is read again, and says the same.
+        bench.copy(None, "world:1", event(seq));
+        assert_eq!(bench.hub.stats().table_gaps, 1, "{seq}");
+        bench.now_ms += 600_000;
+        bench.give(HubInput::Tick);
+        let entity = StoredEntity { key: "a".into(), age_ms: 0, payload: event(seq).as_bytes().into() };
+        let (epoch, entities) = ("t".to_owned(), vec![entity]);
+        let table = Ok(StoredTable { epoch, seq, last_seq: seq, entities, unreadable: 0 });
+        bench.give(HubInput::Loaded { channel: "world:1", load: 2, table });
+        // Nothing that follows is a number that does not exist.
+        for next in [seq, seq.wrapping_add(1), 1] {
+            bench.copy(None, "world:1", event(next));
+        }
+        assert_eq!(bench.hub.stats().entities, 1, "{seq}");
+    }
+}

@@ -1,9 +1,14 @@
 //! Entries of the lifecycle stream on their way to Redis: in order, and tried again until Redis takes them. An entry that
 //! Redis refused, because it is full, say, holds up those behind it, and is tried alone after a pause that grows.
+//!
+//! Invariant: entries of one player never change places. Why a pipeline has at most one of each player: Redis may refuse
+//! one entry and take the next.
 
 use std::collections::VecDeque;
 use std::time::Duration;
 
+use bytes::Bytes;
+use hashbrown::HashSet;
 use tokio::time::Instant;
 
 use crate::broker::jobs::Job;
@@ -16,6 +21,8 @@ const LAST_PAUSE: Duration = Duration::from_secs(5);
 pub(super) struct Held {
     /// By the number of their coming.
     entries: VecDeque<(u64, Job)>,
+    /// The players of the entries in the pipeline that is made.
+    players: HashSet<Bytes>,
     /// Since the first one was refused: how long the pause was, and when it ends.
     pause: Option<(Duration, Instant)>,
 }
@@ -37,11 +44,20 @@ impl Held {
         self.entries.is_empty()
     }
 
-    /// The next entry if it may be sent now and came before `other`. Where an entry was refused, it is the only one until it
-    /// is taken.
+    /// Another pipeline begins.
+    pub(super) fn begin(&mut self) {
+        self.players.clear();
+    }
+
+    /// The next entry if it may be sent in this pipeline and came before `other`. Where an entry was refused, it is the only
+    /// one until it is taken.
     pub(super) fn next_before(&mut self, other: Option<u64>) -> Option<(u64, Job)> {
-        let (number, _) = self.entries.front()?;
+        let (number, job) = self.entries.front()?;
         if other.is_some_and(|other| other < *number) {
+            return None;
+        }
+        let player = job.work.player().cloned().unwrap_or_default();
+        if self.players.contains(&player) {
             return None;
         }
         if let Some((pause, ends)) = self.pause {
@@ -51,6 +67,7 @@ impl Held {
             }
             self.pause = Some((pause, now + pause));
         }
+        self.players.insert(player);
         self.entries.pop_front()
     }
 
@@ -71,5 +88,59 @@ impl Held {
     /// Redis took all that was sent.
     pub(super) fn taken(&mut self) {
         self.pause = None;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use drawbridge_engine::interest::ShardId;
+    use drawbridge_engine::io::WhenDown;
+
+    use super::*;
+    use crate::broker::jobs::{Owner, Work, jobs};
+    use crate::broker::outlet::Outlet;
+    use crate::broker::queue::shard_queue;
+
+    /// Entries of these players, in this order.
+    fn held(players: &[&'static str]) -> Held {
+        let ((queue, _), (node, _)) = (shard_queue(1 << 20), shard_queue(1 << 20));
+        let (sender, mut receiver) = jobs(1 << 20, Outlet::new(vec![queue], node));
+        let mut held = Held::default();
+        for (number, player) in (0..).zip(players) {
+            let fields = vec![("event", Bytes::from("joined")), ("player", Bytes::from(*player))];
+            let work = Work::Append { stream: "lives".into(), fields };
+            sender.push(ShardId(0), None, WhenDown::Queue, Owner::Lifecycle, work);
+            held.push(number, receiver.try_recv().unwrap());
+        }
+        held
+    }
+
+    fn pipeline(held: &mut Held) -> Vec<(u64, Job)> {
+        held.begin();
+        std::iter::from_fn(|| held.next_before(None)).collect()
+    }
+
+    fn numbers(entries: &[(u64, Job)]) -> Vec<u64> {
+        entries.iter().map(|(number, _)| *number).collect()
+    }
+
+    #[test]
+    fn a_pipeline_has_one_entry_of_each_player() {
+        let mut held = held(&["a", "b", "a", "c", "b", "b"]);
+        let pipelines: Vec<Vec<u64>> = (0..4).map(|_| numbers(&pipeline(&mut held))).collect();
+        assert_eq!(pipelines, [vec![0, 1], vec![2, 3, 4], vec![5], vec![]]);
+    }
+
+    #[test]
+    fn an_entry_that_was_refused_is_tried_before_the_next_of_its_player() {
+        let mut held = held(&["a", "b", "a"]);
+        let mut sent = pipeline(&mut held);
+        // Redis takes that of `b` only.
+        sent.truncate(1);
+        held.put_back(sent);
+        let sent = pipeline(&mut held);
+        assert_eq!(numbers(&sent), [0]);
+        assert_eq!(numbers(&pipeline(&mut held)), [2]);
     }
 }

@@ -141,6 +141,7 @@ impl Link {
         self.attempts.up();
         self.part.interest.set_now(Instant::now());
         self.part.interest.handle(HubInput::LinkUp);
+        // Before it is restored: that takes players' views, which other parts read.
         self.board.reached();
     }
 

@@ -399,6 +399,7 @@ impl Publisher {
     fn next_batch(&mut self) -> Vec<(u64, Job)> {
         let mut batch = Vec::new();
         let mut bytes = 0;
+        self.held.begin();
         let now = Instant::now();
         while batch.len() < PIPELINE_COMMANDS && bytes < PIPELINE_BYTES {
             let first = self.waiting.front().map(|(number, _)| *number);

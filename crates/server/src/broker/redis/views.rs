@@ -14,6 +14,10 @@ use super::reader::UNEXPECTED;
 
 /// How many views a player has at most; `library.lua` has the same bound.
 const MAX_VIEWS: i64 = 256;
+/// So many views are read by one pipeline at most, or those of one player.
+const MAX_COMMANDS: usize = 2 * MAX_VIEWS as usize;
+/// And so many bytes of them.
+const MAX_BYTES: usize = 1 << 20;
 /// A view that shows nothing.
 const NOTHING: &str = "false";
 
@@ -41,8 +45,8 @@ pub(super) async fn read(
     {
         read.push(match length {
             Ok(Value::Int(0)) => Ok(StoredViews::default()),
-            Ok(Value::Int(1..=MAX_VIEWS)) => {
-                some.push((at, &keys[at]));
+            Ok(Value::Int(fields @ 1..=MAX_VIEWS)) => {
+                some.push((at, keys[at].as_str(), fields as usize));
                 Ok(StoredViews::default())
             }
             Ok(Value::Int(fields)) => {
@@ -52,74 +56,121 @@ pub(super) async fn read(
             Err(words) => Err(words),
         });
     }
-    let names = ask(commands, &some, |(_, key), pipeline| {
-        pipeline.cmd("HKEYS").arg(key);
-    })
-    .await?;
-    for ((at, key), names) in some.into_iter().zip(names) {
-        read[at] = match names {
-            Ok(Value::Array(names) | Value::Set(names)) => read_one(commands, key, names).await?,
-            Ok(_) => Err(UNEXPECTED.to_owned()),
-            Err(words) => Err(words),
-        };
+    for part in parts(some, MAX_COMMANDS, |(_, _, fields)| *fields) {
+        let names = ask(commands, &part, |(_, key, _), pipeline| {
+            pipeline.cmd("HKEYS").arg(key);
+        })
+        .await?;
+        let mut named = Vec::new();
+        for ((at, key, _), names) in part.into_iter().zip(names) {
+            match names {
+                Ok(Value::Array(names) | Value::Set(names)) => {
+                    let channels = channels(&names);
+                    if let Ok(stored) = &mut read[at] {
+                        stored.bad = names.len() - channels.len();
+                    }
+                    named.extend(channels.into_iter().map(|channel| View { at, key, channel, bytes: 0 }));
+                }
+                Ok(_) => read[at] = Err(UNEXPECTED.to_owned()),
+                Err(words) => read[at] = Err(words),
+            }
+        }
+        read_views(commands, named, &mut read).await?;
     }
     Ok(read)
 }
 
-/// The views of these channels.
-async fn read_one(
+/// A view of one player that is to be read.
+struct View<'k> {
+    /// The player's place among those that are read together.
+    at: usize,
+    key: &'k str,
+    channel: String,
+    /// How long it is.
+    bytes: usize,
+}
+
+/// Reads the views of several players into `read`: in one round trip how long they are, then as many at once as have
+/// [`MAX_BYTES`] together.
+async fn read_views(
     commands: &mut Commands,
-    key: &str,
-    names: Vec<Value>,
-) -> Result<Result<StoredViews, String>, Broken> {
-    let mut stored = StoredViews::default();
+    named: Vec<View<'_>>,
+    read: &mut [Result<StoredViews, String>],
+) -> Result<(), Broken> {
+    let mut views: Vec<Vec<(Arc<str>, Arc<str>)>> = vec![Vec::new(); read.len()];
+    let mut readable = Vec::new();
+    let lengths = ask(commands, &named, |view, pipeline| {
+        pipeline.cmd("HSTRLEN").arg(view.key).arg(&view.channel);
+    })
+    .await?;
+    for (view, length) in named.into_iter().zip(lengths) {
+        let View { at, .. } = view;
+        match (length, &mut read[at]) {
+            (Ok(Value::Int(length)), _)
+                if usize::try_from(length).is_ok_and(|length| length <= MAX_RULE_BYTES) =>
+            {
+                readable.push(View { bytes: length as usize, ..view });
+            }
+            (Ok(_), Ok(stored)) => {
+                stored.bad += 1;
+                views[at].push((view.channel.into(), NOTHING.into()));
+            }
+            (Err(words), theirs @ Ok(_)) => *theirs = Err(words),
+            (_, Err(_)) => {}
+        }
+    }
+    for part in parts(readable, MAX_BYTES, |view| view.bytes) {
+        let values = ask(commands, &part, |view, pipeline| {
+            pipeline.cmd("HGET").arg(view.key).arg(&view.channel);
+        })
+        .await?;
+        for (View { at, channel, .. }, value) in part.into_iter().zip(values) {
+            match (value, &mut read[at]) {
+                (Ok(Value::BulkString(view)), Ok(stored)) => {
+                    let view = std::str::from_utf8(&view).ok().filter(|view| is_view(view));
+                    stored.bad += usize::from(view.is_none());
+                    views[at].push((channel.into(), view.unwrap_or(NOTHING).into()));
+                }
+                // A service took it back meanwhile.
+                (Ok(Value::Nil), _) | (_, Err(_)) => {}
+                (Ok(_), theirs) => *theirs = Err(UNEXPECTED.to_owned()),
+                (Err(words), theirs) => *theirs = Err(words),
+            }
+        }
+    }
+    for (theirs, views) in read.iter_mut().zip(views).filter(|(_, views)| !views.is_empty()) {
+        if let Ok(stored) = theirs {
+            stored.views = views.into();
+        }
+    }
+    Ok(())
+}
+
+/// The names that can be channels.
+fn channels(names: &[Value]) -> Vec<String> {
     let fit = |name: &Value| match name {
         Value::BulkString(name) => {
             std::str::from_utf8(name).ok().filter(|name| channel::validate(name).is_ok()).map(str::to_owned)
         }
         _ => None,
     };
-    let channels: Vec<String> = names.iter().filter_map(fit).collect();
-    stored.bad = names.len() - channels.len();
-    let lengths = ask(commands, &channels, |channel, pipeline| {
-        pipeline.cmd("HSTRLEN").arg(key).arg(channel);
-    })
-    .await?;
-    let mut views: Vec<(Arc<str>, Arc<str>)> = Vec::new();
-    let mut readable = Vec::new();
-    for (channel, length) in channels.into_iter().zip(lengths) {
-        match length {
-            Ok(Value::Int(length))
-                if usize::try_from(length).is_ok_and(|length| length <= MAX_RULE_BYTES) =>
-            {
-                readable.push(channel);
+    names.iter().filter_map(fit).collect()
+}
+
+/// Divides these into parts whose sizes add up to at most `bound`, or that have one element.
+fn parts<T>(all: Vec<T>, bound: usize, size: impl Fn(&T) -> usize) -> Vec<Vec<T>> {
+    let (mut parts, mut total) = (Vec::new(), 0);
+    for each in all {
+        total += size(&each);
+        match parts.last_mut() {
+            Some(part) if total <= bound => Vec::push(part, each),
+            _ => {
+                total = size(&each);
+                parts.push(vec![each]);
             }
-            Ok(_) => {
-                stored.bad += 1;
-                views.push((channel.into(), NOTHING.into()));
-            }
-            Err(words) => return Ok(Err(words)),
         }
     }
-    let values = ask(commands, &readable, |channel, pipeline| {
-        pipeline.cmd("HGET").arg(key).arg(channel);
-    })
-    .await?;
-    for (channel, value) in readable.into_iter().zip(values) {
-        match value {
-            Ok(Value::BulkString(view)) => {
-                let view = std::str::from_utf8(&view).ok().filter(|view| is_view(view));
-                stored.bad += usize::from(view.is_none());
-                views.push((channel.into(), view.unwrap_or(NOTHING).into()));
-            }
-            // A service took it back meanwhile.
-            Ok(Value::Nil) => {}
-            Ok(_) => return Ok(Err(UNEXPECTED.to_owned())),
-            Err(words) => return Ok(Err(words)),
-        }
-    }
-    stored.views = views.into();
-    Ok(Ok(stored))
+    parts
 }
 
 fn is_view(source: &str) -> bool {
@@ -140,4 +191,16 @@ async fn ask<T>(
     of.iter().for_each(|each| command(each, &mut pipeline));
     let result = |result: RedisResult<Value>| result.map_err(|error| words(&error));
     Ok(commands.query(&pipeline).await?.into_iter().map(result).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parts_keep_the_order_and_the_bound() {
+        let divided = |sizes: &[usize]| parts(sizes.to_vec(), 10, |size| *size);
+        assert_eq!(divided(&[]), Vec::<Vec<usize>>::new());
+        assert_eq!(divided(&[4, 6, 1, 12, 3, 3]), [vec![4, 6], vec![1], vec![12], vec![3, 3]]);
+    }
 }
