@@ -191,7 +191,7 @@ impl Area {
             (false, false, true) => Area::Follow { key: key(&fields)?, radius: radius(&fields)? },
             (false, false, false) => return Err((None, "it names no place".to_owned())),
             _ => {
-                let text = "it is a circle, a box or follows somebody, and not two of them";
+                let text = "an area is exactly one of `circle`, `box` and `follow`";
                 return Err((None, text.to_owned()));
             }
         };

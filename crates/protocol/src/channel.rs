@@ -29,11 +29,11 @@ impl fmt::Display for ChannelError {
             ChannelError::Forbidden(c) => {
                 write!(
                     f,
-                    "a channel name holds no white space, control characters or braces, this one holds {c:?}"
+                    "a channel name has no white space, control characters or braces; this one contains {c:?}"
                 )
             }
             ChannelError::Glob(c) => {
-                write!(f, "a real channel's name holds no `*`, `?` or `[`, this one holds `{c}`")
+                write!(f, "a channel's name has no `*`, `?` or `[`; this one contains `{c}`")
             }
         }
     }

@@ -38,15 +38,15 @@ impl fmt::Display for TemplateError {
             TemplateError::PlaceholderName(name) => {
                 write!(f, "`{{{name}}}`: a placeholder is named with letters, digits, `_` and `-`")
             }
-            TemplateError::Twice(name) => write!(f, "`{{{name}}}` stands there twice"),
+            TemplateError::Twice(name) => write!(f, "`{{{name}}}` occurs twice"),
             TemplateError::PartOfSegment(name) => {
                 write!(
                     f,
-                    "`{{{name}}}` takes a whole segment between colons, so nothing else may stand in it"
+                    "`{{{name}}}` takes a whole segment between colons, so the segment contains nothing else"
                 )
             }
             TemplateError::StarBeforeEnd(at) => {
-                write!(f, "the `*` at byte {at} takes the rest of the name, so it can stand only at the end")
+                write!(f, "the `*` at byte {at} takes the rest of the name, so it must be at the end")
             }
             TemplateError::TooManyPlaceholders => write!(f, "more than {MAX_PLACEHOLDERS} placeholders"),
         }

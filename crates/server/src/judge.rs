@@ -41,8 +41,8 @@ impl Judge {
         }
         let judged = self.front.spawn_blocking(move || verifier.verify(&token, unix_ms())).await;
         judged.unwrap_or_else(|error| {
-            tracing::error!(%error, "judging a token failed");
-            Err(AuthFailure::new(ErrorCode::Internal, "the token could not be judged"))
+            tracing::error!(%error, "verifying a token failed");
+            Err(AuthFailure::new(ErrorCode::Internal, "the token could not be verified"))
         })
     }
 

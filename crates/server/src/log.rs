@@ -117,7 +117,7 @@ impl Notices {
             }),
             Notice::ViewsRefused { player, reason, withheld } => self.views.line(|unlogged| {
                 let what = if *withheld { "nothing new is shown to it" } else { "its classes' alone hold" };
-                tracing::error!(%player, reason, unlogged, "Redis does not tell this player's views: {what}");
+                tracing::error!(%player, reason, unlogged, "Redis refused to return this player's view overrides: {what}");
             }),
             Notice::TokenRefused { address, code, reason } => self.tokens.line(|unlogged| {
                 let (code, config) = (code.as_str(), token_key(reason));
@@ -140,7 +140,7 @@ fn token_key(reason: &str) -> &'static str {
         ("`sub`", "none: the token's issuer sets `sub`, or auth.user_claim names another claim"),
         ("the token has no `", "auth.user_claim"),
         ("nor an integer", "auth.user_claim"),
-        ("yet", "none: the clocks differ, or the key set is not there yet"),
+        ("yet", "none: the clocks differ, or the key set has not been fetched yet"),
         ("expired", "none: the client fetches a fresh token"),
         ("16 KiB", "none: the token has too many claims"),
     ];

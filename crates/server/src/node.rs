@@ -137,7 +137,7 @@ impl Node {
             () if self.is_overloaded() => Some(TOO_MANY_FILES.into()),
             () if !self.broker.was_complete() => Some(with_trouble("Redis has not been there yet")),
             () if self.bus.is_deaf() => Some("Redis refuses the channel for player commands".into()),
-            () if !self.bus.was_listening() => Some(with_trouble("player commands cannot be heard yet")),
+            () if !self.bus.was_listening() => Some(with_trouble("not subscribed to player commands yet")),
             () if away.is_some_and(|away| away > self.config.ready_grace) => {
                 Some(with_trouble("Redis is away"))
             }

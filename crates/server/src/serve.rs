@@ -190,7 +190,7 @@ fn command_channels(config: &Config) -> CommandChannels {
 /// What the epochs of this node's counts are made of: random, so that no two starts share any.
 fn seed() -> Result<u128, StartError> {
     let mut bytes = [0; 16];
-    getrandom::fill(&mut bytes).map_err(failed("the system gives no randomness"))?;
+    getrandom::fill(&mut bytes).map_err(failed("the system returned no random bytes"))?;
     Ok(u128::from_ne_bytes(bytes))
 }
 
@@ -203,7 +203,7 @@ async fn wait_for_redis(node: &Node) {
     };
     if tokio::time::timeout(REDIS_PATIENCE, there).await.is_err() {
         let trouble = node.broker.trouble().unwrap_or_default();
-        tracing::warn!(trouble, "Redis is not there yet; listening all the same, and not ready");
+        tracing::warn!(trouble, "Redis is not reachable yet; listening, but not ready");
     }
 }
 

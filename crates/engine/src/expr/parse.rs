@@ -91,7 +91,7 @@ impl<'s> Parser<'s> {
             if !parser.accept("?")? {
                 return Ok(test);
             }
-            test.check_boolean("what stands before `?`")?;
+            test.check_boolean("the condition before `?`")?;
             let then = parser.expression()?;
             parser.expect(":")?;
             let otherwise = parser.expression()?;

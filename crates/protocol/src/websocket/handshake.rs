@@ -61,7 +61,7 @@ pub struct NoKnownSubprotocol;
 impl fmt::Display for NoKnownSubprotocol {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let [json, msgpack] = [Encoding::Json, Encoding::MsgPack].map(Encoding::subprotocol);
-        write!(f, "no known sub-protocol was offered; this server speaks {json} and {msgpack}")
+        write!(f, "no known sub-protocol was offered; this server supports {json} and {msgpack}")
     }
 }
 

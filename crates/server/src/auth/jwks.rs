@@ -254,7 +254,7 @@ struct KeySet {
 
 /// The keys that are of use; others are no reason to do without them.
 pub(super) fn parse(body: &[u8]) -> Result<Vec<Arc<Key>>, String> {
-    let set: KeySet = serde_json::from_slice(body).map_err(|_| "it is no JSON Web Key Set".to_owned())?;
+    let set: KeySet = serde_json::from_slice(body).map_err(|_| "it is not a JSON Web Key Set".to_owned())?;
     let keys =
         set.keys.into_iter().filter_map(|key| Key::from_jwk(&serde_json::from_value::<Jwk>(key).ok()?));
     Ok(keys.take(MAX_KEYS).map(Arc::new).collect())

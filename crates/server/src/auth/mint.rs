@@ -44,7 +44,7 @@ impl PrivateKey {
             .or_else(|_| EncodingKey::from_ed_pem(pem).map(key(Algorithm::EdDSA)))
             .or_else(|_| EncodingKey::from_rsa_pem(pem).map(key(Algorithm::RS256)))
             .map_err(|_| WrongKey {
-                problem: "holds no private key that can sign",
+                problem: "contains no private key that can sign",
                 hint: "PKCS#8 is needed, of RSA, EC on P-256 or P-384, or Ed25519: openssl pkcs8 -topk8 -nocrypt -in key.pem",
             })
     }

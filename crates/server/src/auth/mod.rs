@@ -143,7 +143,7 @@ impl Verifier {
                     // Not the token's fault: the client may come again.
                     None => Err(AuthFailure::new(
                         ErrorCode::Internal,
-                        "the token cannot be judged: the key set could not be fetched yet",
+                        "the token cannot be verified: the key set could not be fetched yet",
                     )),
                 }
             }
@@ -247,7 +247,7 @@ impl<'t> Token<'t> {
         let header = URL_SAFE_NO_PAD.decode(header).map_err(|_| not_a_token())?;
         let header: Header = serde_json::from_slice(&header).map_err(|_| not_a_token())?;
         if header.crit.is_some() {
-            return Err(unauthenticated("the token asks for extensions (`crit`), and none is known"));
+            return Err(unauthenticated("the token requires extensions (`crit`), and none is supported"));
         }
         let algorithm = algorithm_named(&header.alg);
         let shown_algorithm = shown(&header.alg);

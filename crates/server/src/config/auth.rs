@@ -89,7 +89,7 @@ pub(super) fn read(section: &Section<'_>) -> Auth {
     }
     if !written && !auth.allow_anonymous {
         section.cx().warn(
-            "nobody can connect: `auth` names no `hmac_secret`, `public_key_file` or `jwks_url`, and anonymous players are off",
+            "no client can connect: `auth` has no `hmac_secret`, `public_key_file` or `jwks_url`, and anonymous players are off",
         );
     }
     section.close();

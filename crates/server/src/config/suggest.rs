@@ -58,7 +58,7 @@ fn in_environment(known: &BTreeSet<String>, variable: &str) -> Unknown {
     let dotted = path.iter().filter(is_index).cloned().collect::<Vec<_>>().join(".");
     let near = nearest(&dotted, known.iter().map(String::as_str));
     if near.is_none() && path.len() == 1 {
-        let warning = format!("{variable} is no key of the configuration and was not looked at");
+        let warning = format!("{variable} is not a configuration key and is ignored");
         return Unknown::NotForUs { warning };
     }
     let hint = near.map(|near| {

@@ -615,7 +615,7 @@ fn close_frame(code: CloseCode, reason: &str) -> Frame {
 fn random() -> u64 {
     // Without randomness there are no secret session names: the process cannot go on.
     getrandom::u64().unwrap_or_else(|error| {
-        tracing::error!(%error, "the system gives no randomness");
+        tracing::error!(%error, "the system returned no random bytes");
         std::process::abort()
     })
 }

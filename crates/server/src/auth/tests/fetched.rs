@@ -239,7 +239,7 @@ fn keys_are_kept_while_the_url_is_away() {
 fn without_any_key_set_a_token_is_refused() {
     let server = Server::start(None);
     let verifier = verifier(&server, SLOW);
-    let refused = "the token cannot be judged: the key set could not be fetched yet";
+    let refused = "the token cannot be verified: the key set could not be fetched yet";
     assert_eq!(said(&verifier, &token("ec", Some("e"))).unwrap_err(), refused);
     assert_eq!(said(&verifier, &token("ec", None)).unwrap_err(), refused);
 }
