@@ -9,7 +9,7 @@ pub const MAX_NAME_BYTES: usize = 255;
 /// What is wrong with a name; the text is for the person who wrote it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ChannelError {
-    /// There is no name.
+    /// The name is empty.
     Empty,
     /// Longer than [`MAX_NAME_BYTES`]; holds the length in bytes.
     TooLong(usize),

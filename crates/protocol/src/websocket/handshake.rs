@@ -44,7 +44,7 @@ fn is_sixteen_bytes(key: &str) -> bool {
     key.strip_suffix("==").is_some_and(|digits| digits.len() == 22 && digits.bytes().all(in_alphabet))
 }
 
-/// What a connection speaks.
+/// A connection's sub-protocol and encoding.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Subprotocol {
     /// How its messages are encoded.
@@ -67,7 +67,7 @@ impl fmt::Display for NoKnownSubprotocol {
 
 impl std::error::Error for NoKnownSubprotocol {}
 
-/// Chooses the first known sub-protocol in the client's order. `offered` gives the value of each
+/// Chooses the first known sub-protocol in the client's order. `offered` yields the value of each
 /// `Sec-WebSocket-Protocol` header, which may be repeated and may be a list with commas.
 ///
 /// ```
