@@ -1,4 +1,4 @@
-//! Areas of interest (contract §5): what a client asks for, and whether a place is in it. Which entities are where is
+//! Areas of interest (contract §5): parsing, and whether a position is inside. Which entities are where is
 //! left to [`crate::grid`], what an area may follow to the class.
 
 use std::sync::Arc;
@@ -23,7 +23,7 @@ impl Point {
         (self.x - other.x).hypot(self.y - other.y)
     }
 
-    /// Whether another place is no farther away than that: what [`Point::distance`] says, mostly without its root.
+    /// Whether another point is at most this far away; as [`Point::distance`], mostly without its square root.
     pub fn is_within(self, other: Point, reach: f64) -> bool {
         // More than what rounding makes of a sum of squares; and where squares lose no digits.
         const MARGIN: f64 = 1e-12;
@@ -113,7 +113,7 @@ impl Shape {
     pub fn bounds(&self) -> Rect {
         match self {
             Shape::Circle { center, radius } => {
-                // A little more, so that rounding leaves nobody out who is just in it.
+                // A little more, so that rounding excludes nothing that is just inside.
                 let size = center.x.abs().max(center.y.abs()) + radius;
                 Rect { min: *center, max: *center }.grown(radius + 4.0 * f64::EPSILON * size)
             }

@@ -1,9 +1,8 @@
-//! The entities of one channel as one shard knows them, and who sees which: what an event changes is told as
-//! [`Told`], audience by audience. It owns where entities are and what each eye has in its area; it leaves frames to
-//! [`crate::engine`] and what is stored to the broker.
+//! The entities of one channel as one shard knows them, and who sees which: it returns what an event changes as
+//! [`Told`], audience by audience. It owns where entities are and what each eye has in its area; frames belong to
+//! [`crate::engine`], stored tables to the broker.
 //!
-//! Of an audience without an area nothing is remembered: whether it saw an entity's last state is asked of its view
-//! again. Of one with an area it must be remembered, because an entity leaves later than it enters (hysteresis).
+//! For an audience without an area nothing is remembered: its view is evaluated again for an entity's last state. Of one with an area it must be remembered, because an entity leaves later than it enters (hysteresis).
 
 use std::rc::Rc;
 use std::sync::Arc;
@@ -20,15 +19,15 @@ use crate::io::{EntityChange, Publication};
 use crate::view::{EventScope, View};
 use crate::work::{self, WorkMeter};
 
-/// Names an entity of one world; used again when it is gone.
+/// Names an entity of one world; reused after the entity is gone.
 pub(crate) type EntityId = u32;
 
-/// What happened to an entity in the eyes of an audience.
+/// What happened to an entity in the view of an audience.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Change {
     /// It came into view.
     Enter,
-    /// It stays in view, and is another.
+    /// It stays in view, with a new state.
     Update,
     /// It went out of view.
     Hide,
@@ -42,19 +41,19 @@ pub(crate) struct Told {
     pub(crate) audience: AudienceId,
     pub(crate) entity: EntityId,
     pub(crate) change: Change,
-    /// The entity's state now, where that is not the event in hand; where it is gone, the last.
+    /// The entity's current state, or its last one if it is gone; `None`: that of the current event.
     pub(crate) state: Option<Arc<Publication>>,
 }
 
 /// See the module.
 #[derive(Debug)]
 pub(crate) struct World {
-    /// The table has come, and no gap since.
+    /// The table was received, and no gap since.
     pub(crate) loaded: bool,
     entities: Slab<Entity>,
     by_key: HashMap<Box<str>, EntityId>,
     space: Option<Box<Places>>,
-    /// Counts what is examined for whoever looks anew; not what events change.
+    /// Counts what is examined for visibility, except for what events change.
     work: WorkMeter,
 }
 
@@ -75,11 +74,11 @@ struct Entity {
     position: Option<Point>,
     /// The eyes that have it in their area, in order: those whose `seen` it is in.
     watchers: SmallVec<[AudienceId; 4]>,
-    /// What the last views that were asked said of this state.
+    /// The results of the last views that were evaluated for this state.
     decided: SmallVec<[(u64, bool); 2]>,
 }
 
-/// How many views' answers an entity remembers.
+/// How many views' results an entity remembers.
 const MAX_DECIDED: usize = 8;
 
 impl Entity {
@@ -150,7 +149,7 @@ impl World {
         self.by_key.get(key).copied()
     }
 
-    /// Takes in an event, which is the one in hand.
+    /// Applies the current event.
     pub(crate) fn take(
         &mut self,
         audiences: &mut Audiences,
@@ -189,7 +188,7 @@ impl World {
         }
     }
 
-    /// The entity has another state; gives the one before.
+    /// Sets the entity's state; returns the previous one.
     fn replace(
         &mut self,
         key: &str,
@@ -214,7 +213,7 @@ impl World {
         (id, None)
     }
 
-    /// Audiences without an area: by what their views say of the state before and the state now.
+    /// Audiences without an area: compares their views' results for the previous and the new state.
     fn tell_open(
         &self,
         audiences: &mut Audiences,
@@ -272,7 +271,7 @@ impl World {
         near.sort_unstable();
         let mut at = 0;
         for audience in near {
-            // Most have it in sight already. Both are in order, so those need not be looked at again.
+            // Most see it already. Both lists are in order, so those are skipped.
             at += watchers.iter().skip(at).take_while(|watcher| **watcher < audience).count();
             if watchers.get(at) == Some(&audience) {
                 continue;
@@ -290,8 +289,9 @@ impl World {
         entity.watchers = watchers;
     }
 
-    /// Whom areas follow is there now, in this state, or is gone; returns the eyes whose area has changed. Who may not see
-    /// the entity any more loses the area too, as if the entity were gone: what is in an area says where its middle is.
+    /// A followed entity is at a new position, in this state, or is gone; returns the eyes whose area has changed. Whoever
+    /// no longer sees the entity loses the area, as if the entity were gone.
+    /// Why: the contents of an area reveal where its center is.
     fn move_followers(
         &self,
         audiences: &mut Audiences,
@@ -340,7 +340,7 @@ impl World {
         }
     }
 
-    /// An eye is new, has moved, or has another view: what it sees is found anew.
+    /// An eye is new, has moved, or has another view: recomputes what it sees.
     pub(crate) fn look(&mut self, audiences: &mut Audiences, audience: AudienceId, told: &mut Vec<Told>) {
         let Some(places) = &mut self.space else { return };
         let Some(who) = audiences.get_mut(audience) else { return };
@@ -406,15 +406,15 @@ impl World {
         count
     }
 
-    /// Whether an area may show where an entity in this state is, to whom the server shows what this view says. The
-    /// client's filter does not matter: it hides nothing that is secret.
+    /// Whether an area may follow an entity in this state, given the subscriber's view. Only the server's part counts: the
+    /// client's filter hides nothing secret.
     fn may_follow(&self, view: Option<&Rc<View>>, state: &Publication) -> bool {
         let shown =
             || view.and_then(|view| view.server()).is_none_or(|part| part.matches(&EventScope::of(state)));
         self.space.as_ref().is_some_and(|places| places.follow_hidden) || shown()
     }
 
-    /// Where an area is now for whom this view is; `None` where there is nothing to follow.
+    /// Where an area is now, for a subscriber with this view; `None` if there is nothing to follow.
     fn shape_of(&self, area: &Area, view: Option<&Rc<View>>) -> Option<Shape> {
         match area {
             Area::Fixed(shape) => Some(*shape),
@@ -426,7 +426,7 @@ impl World {
         }
     }
 
-    /// An eye opens on its area, wherever that is now.
+    /// Adds an eye at the current position of its area.
     pub(crate) fn open_eye(&mut self, audiences: &mut Audiences, audience: AudienceId, told: &mut Vec<Told>) {
         let Some(who) = audiences.get_mut(audience) else { return };
         let Some(eye) = &mut who.eye else { return };
@@ -437,7 +437,7 @@ impl World {
         self.look(audiences, audience, told);
     }
 
-    /// An eye is about to look elsewhere: it follows nobody any more.
+    /// An eye's area is about to change: it no longer follows an entity.
     pub(crate) fn stop_following(&mut self, area: &Area, audience: AudienceId) {
         let (Some(places), Area::Follow { key, .. }) = (&mut self.space, area) else { return };
         if let Some(followers) = places.followers.get_mut(key) {
@@ -493,7 +493,7 @@ impl World {
         seen.then_some(&entity.publication)
     }
 
-    /// The table as it is: all that was known is void. Nobody is told of single changes.
+    /// Replaces all entities by this table. No one is notified of single changes.
     pub(crate) fn reset(&mut self, audiences: &mut Audiences, table: &[Arc<Publication>]) {
         self.work.add(work::INDEX * table.len() as u64);
         self.entities.clear();
