@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use drawbridge_engine::io::Notice;
 use tracing_subscriber::EnvFilter;
 
-/// The variable that says what is logged.
+/// The variable that selects what is logged.
 const VARIABLE: &str = "DRAWBRIDGE_LOG";
 
 /// How many lines of one kind are logged in a [`WHILE`].
@@ -24,7 +24,7 @@ pub fn start() {
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(|| OneLine(io::stderr()))
-        // Colours are control characters too: they could not be told from those of somebody else's text.
+        // Colours are control characters too: they could not be distinguished from those in foreign text.
         .with_ansi(false)
         .with_target(false)
         .init();
@@ -80,7 +80,7 @@ pub(crate) struct Sparse {
 }
 
 impl Sparse {
-    /// Logs a line, or counts it; `line` is told how many were counted since the last.
+    /// Logs a line, or counts it; `line` receives how many were counted since the last.
     pub(crate) fn line(&mut self, line: impl FnOnce(u64)) {
         if self.since.is_none_or(|since| since.elapsed() >= WHILE) {
             (self.since, self.lines) = (Some(Instant::now()), 0);
@@ -94,7 +94,7 @@ impl Sparse {
     }
 }
 
-/// What one engine has to say.
+/// The notices of one engine.
 #[derive(Debug, Default)]
 pub(crate) struct Notices {
     rules: Sparse,

@@ -38,7 +38,7 @@ pub struct Node {
     pub broker: Broker,
     /// What the node itself publishes, and the commands between nodes.
     pub bus: Arc<Bus>,
-    /// Who judges tokens.
+    /// Verifies tokens.
     pub judge: Judge,
     /// Connections by address.
     pub addresses: Arc<AddressSlots>,
@@ -148,7 +148,7 @@ impl Node {
         }
     }
 
-    /// Whether all of Redis has been there since the start, and this node could hear player commands.
+    /// Whether all connections to Redis have worked since the start, and this node was subscribed to player commands.
     pub fn was_complete(&self) -> bool {
         self.broker.was_complete() && self.bus.was_listening()
     }
@@ -184,7 +184,7 @@ impl Node {
         (self.max_files / 4).clamp(least.min(self.max_files / 2), most)
     }
 
-    /// Everything that is measured, at most [`STATS_AGE`] old: who asks often must not keep the shards busy.
+    /// All stats, at most [`STATS_AGE`] old: frequent scrapes must not keep the shards busy.
     pub async fn stats(&self) -> Arc<NodeStats> {
         let mut last = self.last_stats.lock().await;
         if let Some((at, stats)) = &*last
@@ -241,7 +241,7 @@ pub struct NodeStats {
 pub struct Counters {
     /// Sockets handed to shards.
     pub accepted: Counter,
-    /// Connections on the players' port that are no sockets of a shard yet; goes down again.
+    /// Gauge: connections on the players' port that are not a shard's sockets yet.
     pub handshakes: Gauge,
 }
 

@@ -194,7 +194,7 @@ fn seed() -> Result<u128, StartError> {
     Ok(u128::from_ne_bytes(bytes))
 }
 
-/// Until Redis is there and this node hears player commands.
+/// Waits until Redis is reachable and this node is subscribed to player commands.
 async fn wait_for_redis(node: &Node) {
     let there = async {
         while !node.was_complete() {
@@ -228,7 +228,7 @@ async fn bind(key: &str, address: &str) -> Result<TcpListener, StartError> {
     TcpListener::bind(address).await.map_err(failed(format!("{key} = \"{address}\"")))
 }
 
-/// Where services and operators connect. In `dev` another playground may be open at the usual place: this one is told where
+/// Where services and operators connect. In `dev` another playground may use the default port: the log tells where
 /// its own listens, and so is who reads the line.
 async fn bind_admin(address: &str, is_dev: bool) -> Result<TcpListener, StartError> {
     match bind("admin.listen", address).await {

@@ -112,7 +112,7 @@ pub struct WrongKey {
 const WANTED: &str = "a PEM file with a PUBLIC KEY block is needed: RSA of 2048 bits or more, EC on P-256 or P-384, or Ed25519";
 
 impl PublicKey {
-    /// Reads PEM; the kind of the key says which algorithms it is good for.
+    /// Reads PEM; the kind of the key decides which algorithms it is used with.
     ///
     /// # Errors
     /// Where it contains no public key, or one of a kind or size that is not taken.

@@ -32,7 +32,7 @@ impl PrivateKey {
     /// Where it holds no such private key.
     pub fn from_pem(pem: &[u8]) -> Result<PrivateKey, WrongKey> {
         let key = |algorithm| move |encoding| PrivateKey { algorithm, encoding };
-        // The PEM reader does not say which curve it is; only a key of the algorithm's curve can sign.
+        // The PEM reader does not report the curve; only a key of the algorithm's curve can sign.
         let ec = |encoding: EncodingKey| {
             let signs =
                 |algorithm: &Algorithm| jsonwebtoken::crypto::sign(b"", &encoding, *algorithm).is_ok();

@@ -1,4 +1,4 @@
-//! The files that a configuration names: each is read once while the configuration is judged, within a bound, so
+//! The files that a configuration names: each is read once while the configuration is validated, within a bound, so
 //! that a wrong one is an error with a line and not a failure at the first connection.
 
 use std::fs::File;

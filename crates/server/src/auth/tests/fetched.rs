@@ -264,7 +264,7 @@ fn the_fetching_thread_ends_with_its_verifier() {
     }
 }
 
-/// One TLS connection with a certificate of its own; gives the address and the certificate.
+/// One TLS connection with its own certificate; returns the address and the certificate.
 fn serve_one_with_tls(body: Option<String>) -> (SocketAddr, Vec<u8>, JoinHandle<()>) {
     let certified = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
     let der = certified.cert.der().clone();
