@@ -50,7 +50,7 @@ impl Default for AccessCache {
 }
 
 impl AccessCache {
-    /// What the player of these claims may see. `narrowed`: what services say of the channel, if it is asked for.
+    /// What the player of these claims may see. `narrowed`: what services say of the channel, if the channel is not cached.
     pub(crate) fn of<'n>(
         &mut self,
         settings: &Settings,
@@ -167,7 +167,7 @@ mod tests {
         Claims { player: "ann".into(), expires_unix_ms: None, json: json.into() }
     }
 
-    /// As the rules say it without being folded: whatever order, and however often it is asked.
+    /// The decision equals that of the unfolded rules, in any order and however often it is made.
     #[test]
     fn decides_as_a_subscription_by_name_would() {
         let (settings, claims, mut views) = (settings(), claims(), Views::default());

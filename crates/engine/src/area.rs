@@ -1,4 +1,4 @@
-//! Areas of interest (contract §5): what a client asks for, and whether a place is in it. Which entities are where is
+//! Areas of interest (contract §5): parsing, and whether a position is inside. Which entities are where is
 //! left to [`crate::grid`], what an area may follow to the class.
 
 use std::sync::Arc;
@@ -23,7 +23,7 @@ impl Point {
         (self.x - other.x).hypot(self.y - other.y)
     }
 
-    /// Whether another place is no farther away than that: what [`Point::distance`] says, mostly without its root.
+    /// Whether another point is at most this far away; as [`Point::distance`], mostly without its square root.
     pub fn is_within(self, other: Point, reach: f64) -> bool {
         // More than what rounding makes of a sum of squares; and where squares lose no digits.
         const MARGIN: f64 = 1e-12;
@@ -113,7 +113,7 @@ impl Shape {
     pub fn bounds(&self) -> Rect {
         match self {
             Shape::Circle { center, radius } => {
-                // A little more, so that rounding leaves nobody out who is just in it.
+                // A little more, so that rounding excludes nothing that is just inside.
                 let size = center.x.abs().max(center.y.abs()) + radius;
                 Rect { min: *center, max: *center }.grown(radius + 4.0 * f64::EPSILON * size)
             }
@@ -191,7 +191,7 @@ impl Area {
             (false, false, true) => Area::Follow { key: key(&fields)?, radius: radius(&fields)? },
             (false, false, false) => return Err((None, "it names no place".to_owned())),
             _ => {
-                let text = "it is a circle, a box or follows somebody, and not two of them";
+                let text = "an area is exactly one of `circle`, `box` and `follow`";
                 return Err((None, text.to_owned()));
             }
         };
@@ -302,8 +302,8 @@ mod tests {
             (r#"{"x":1,"y":0}"#, "`radius` must"),
             (r#"{"x":1,"y":0,"radius":-1}"#, "negative"),
             (r#"{"x":1,"y":0,"radius":50.1}"#, "at most 50"),
-            (r#"{"x":1,"y":0,"radius":3,"min":[0,0]}"#, "not two of them"),
-            (r#"{"follow":"a","x":1,"y":0,"radius":3}"#, "not two of them"),
+            (r#"{"x":1,"y":0,"radius":3,"min":[0,0]}"#, "exactly one of"),
+            (r#"{"follow":"a","x":1,"y":0,"radius":3}"#, "exactly one of"),
             (r#"{"min":[0,0],"max":[1,1],"radius":3}"#, "no `radius`"),
             (r#"{"min":[0,0]}"#, "`max` must"),
             (r#"{"min":[0,0,0],"max":[1,1]}"#, "`min` must"),

@@ -1,7 +1,7 @@
-//! The subscribers of one channel or pattern by what they are shown. All who hold the same view are one *audience*:
-//! the view is asked once for all of them, and the index names the few audiences that an event can be for. A viewer
-//! with an area of interest is an audience of its own, with an *eye*. Who the subscribers are is the target's
-//! business, which entities there are the world's ([`crate::world`]).
+//! The subscribers of one channel or pattern, grouped by what they are shown. All with the same view are one *audience*:
+//! the view is evaluated once for all of them, and the index names the few audiences that an event can be for. A viewer
+//! with an area of interest is its own audience, with an *eye*. The subscribers belong to the target, the entities
+//! to the world ([`crate::world`]).
 
 use std::rc::Rc;
 
@@ -30,7 +30,7 @@ pub(crate) struct Audiences {
     index: FilterIndex,
 }
 
-/// Who share a view.
+/// Subscribers that share a view.
 #[derive(Debug)]
 pub(crate) struct Audience {
     /// `None`: everything.
@@ -65,19 +65,19 @@ fn key_of(view: Option<&Rc<View>>) -> u64 {
 }
 
 impl Audience {
-    /// Whether it is shown this event, which is the one in hand.
+    /// Whether it is shown the current event.
     pub(crate) fn is_shown(&self, turn: u64, scope: &EventScope<'_>) -> bool {
         self.view.as_ref().is_none_or(|view| view.shows(turn, scope))
     }
 
-    /// Whether it is shown this event, which is not the one in hand.
+    /// Whether it is shown an event that is not the current one.
     pub(crate) fn would_be_shown(&self, scope: &EventScope<'_>) -> bool {
         self.view.as_ref().is_none_or(|view| view.allows(scope))
     }
 }
 
 impl Audiences {
-    /// Puts a subscriber in; gives its audience and its place there.
+    /// Adds a subscriber; returns its audience and its index among the members.
     pub(crate) fn join(
         &mut self,
         view: Option<Rc<View>>,
@@ -106,7 +106,7 @@ impl Audiences {
         (id, 0)
     }
 
-    /// Takes a subscriber out; gives the one that now has its place, and the audience if it was the last.
+    /// Removes a subscriber. Returns the one that now has its index, and the audience if it was the last member.
     pub(crate) fn leave(&mut self, id: AudienceId, place: u32) -> (Option<u32>, Option<Audience>) {
         let Some(audience) = self.all.get_mut(id as usize) else { return (None, None) };
         if (place as usize) < audience.members.len() {
@@ -160,25 +160,25 @@ impl Audiences {
         self.all.iter().map(|(id, audience)| (id as AudienceId, audience))
     }
 
-    /// The audiences without an eye that an event can be for; each is still to be asked.
+    /// The audiences without an eye whose views can match an event; each view is still to be evaluated.
     pub(crate) fn candidates(&mut self, scope: &EventScope<'_>, found: &mut Vec<AudienceId>) {
         self.index.candidates(scope, found);
     }
 
-    /// The audience is found for the event `turn`; says whether it was not before.
+    /// Marks the audience as found for the event `turn`. Returns whether it was not marked before.
     pub(crate) fn stamp(&mut self, id: AudienceId, turn: u64) -> bool {
         self.all
             .get_mut(id as usize)
             .is_some_and(|audience| std::mem::replace(&mut audience.stamp, turn) != turn)
     }
 
-    /// What asking views about an event would cost at most, with this one among them; 0 where it is already.
+    /// What evaluating all views for one event would cost at most with this one added; 0 if it is there already.
     pub(crate) fn work_with(&self, view: Option<&Rc<View>>) -> usize {
         let Some(view) = view.filter(|view| !self.by_view.contains_key(&view.id)) else { return 0 };
         self.index.work() + self.index.work_of(view.server(), view.client())
     }
 
-    /// What asking views about an event costs at most.
+    /// What evaluating all views for one event costs at most.
     pub(crate) fn work(&self) -> usize {
         self.index.work()
     }

@@ -1,14 +1,14 @@
-//! What a shard that is behind may leave out: where states of entities pile up faster than they can be told, only the newest
-//! of each is worth telling. When a shard is behind is for its thread to say.
+//! Which events a lagging shard may skip: where states of entities arrive faster than they can be delivered, only the newest
+//! of each counts. The shard's thread decides when it lags.
 
 use drawbridge_protocol::channel::is_pattern;
 use hashbrown::{HashMap, HashSet};
 
 use crate::io::{BrokerEvent, EntityChange, PlayerAction};
 
-/// Says of each event that waits whether it is the state of an entity which a later one among them replaces, where only the
-/// newest counts ([`crate::io::Publication::conflates`]). Nothing is left out for the sake of what comes behind something
-/// that is to be heard behind it, such as a command about its channel.
+/// For each waiting event: whether it is the state of an entity that a later one replaces, where only the
+/// newest counts ([`crate::io::Publication::conflates`]). Nothing is skipped in favour of a state that follows an event
+/// which must be delivered between them, such as a command about the channel.
 pub fn outdated<'e>(waiting: impl DoubleEndedIterator<Item = &'e BrokerEvent>) -> Vec<bool> {
     let mut newer: HashMap<&str, HashSet<&str>> = HashMap::new();
     let is_outdated = |event: &'e BrokerEvent| {
@@ -20,7 +20,7 @@ pub fn outdated<'e>(waiting: impl DoubleEndedIterator<Item = &'e BrokerEvent>) -
             }
             return false;
         };
-        // Most are asked no more than this: where their texts stand is far away.
+        // Most events get no further than this: their texts are in other cache lines.
         let Some(change) = publication.entity.filter(|_| publication.conflates) else { return false };
         let Some(key) = publication.event.key() else { return false };
         let newer = newer.entry(&publication.channel).or_default();
@@ -37,7 +37,7 @@ pub fn outdated<'e>(waiting: impl DoubleEndedIterator<Item = &'e BrokerEvent>) -
     outdated
 }
 
-/// Of which channels what comes before an event must be told before it.
+/// The channels whose earlier events must be delivered before this one.
 enum Barrier<'e> {
     Nothing,
     Channel(&'e str),

@@ -1,4 +1,4 @@
-//! Classes of channels: which one a name belongs to, and what it says. The first class whose name matches wins.
+//! Classes of channels: which one a name belongs to, and its rules. The first class whose name matches wins.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -44,7 +44,7 @@ pub struct Class {
 }
 
 impl Class {
-    /// A class that allows nothing and asks for nothing: what a configuration that says only a name means.
+    /// A class with a name only: it allows nothing.
     pub fn plain(name: ClassName) -> Self {
         Class {
             name,
@@ -65,7 +65,7 @@ impl Class {
     /// The key of an event of this class: what the class's path finds, or else what the event itself names.
     ///
     /// # Errors
-    /// Where something else than a string or a number stands there, or the key is empty or over [`MAX_KEY_BYTES`].
+    /// Where the value is neither a string nor a number, or the key is empty or over [`MAX_KEY_BYTES`].
     pub fn key_of<'e>(&self, data: &'e str, tags: Option<&'e str>, own: Option<&'e str>) -> FoundKey<'e> {
         let found = self.key.as_ref().and_then(|path| path.find(data, tags));
         key_from(found, own.map(Cow::Borrowed))
@@ -93,7 +93,7 @@ impl Class {
     }
 }
 
-/// The key of an event: what stands at its class's path, or else what the event itself names.
+/// The key of an event: what is at its class's path, or else what the event itself names.
 fn key_from<'e>(found: Option<&'e str>, own: Option<Cow<'e, str>>) -> FoundKey<'e> {
     let found = found.map_or(Ok(None), path::key).map_err(|NotAKey| KeyError::NotAKey)?;
     match found.or(own) {
@@ -150,7 +150,7 @@ pub struct EntityRules {
 /// Positions of entities, and what an area may be.
 #[derive(Clone, Debug)]
 pub struct Space {
-    /// Where an event says its x and y.
+    /// The paths of x and y in an event.
     pub position: [Path; 2],
     /// How far beyond its area a viewer keeps what it sees.
     pub hysteresis: f64,
@@ -168,7 +168,7 @@ impl EntityRules {
     /// Where an event of this class happens; `Ok(None)`: its channels have no positions.
     ///
     /// # Errors
-    /// Where they have, and the event says none, or none that is a finite number: names the path.
+    /// Where they have, and the event has no finite number there; names the path.
     pub fn position_of(&self, data: &str, tags: Option<&str>) -> Result<Option<Point>, &Path> {
         let Some(space) = &self.space else { return Ok(None) };
         space.position_from(find_each(space.position.each_ref().map(Some), data, tags)).map(Some)
@@ -176,7 +176,7 @@ impl EntityRules {
 }
 
 impl Space {
-    /// The position that stands at the paths of x and y.
+    /// The position at the paths of x and y.
     fn position_from(&self, found: [Option<&str>; 2]) -> Result<Point, &Path> {
         let [x, y] = &self.position;
         match found.map(|value| value.and_then(path::number)) {
@@ -187,10 +187,10 @@ impl Space {
     }
 }
 
-/// How what is due to a connection leaves (contract §6).
+/// How events are delivered to a connection (contract §6).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Delivery {
-    /// What is due within so many milliseconds leaves together; 0: at once.
+    /// Events within this many milliseconds are sent together; 0: at once.
     pub batch_ms: u64,
     /// Of several events of one key within the window only the newest leaves.
     pub conflate: bool,
@@ -220,7 +220,7 @@ impl Delivery {
         self.conflate || self.max_updates.is_some()
     }
 
-    /// Whether events may be written as they come: nothing has to be held back, merged or given up for them.
+    /// Whether events may be written as they come, without waiting, conflation or shedding.
     pub fn is_immediate(&self) -> bool {
         self.batch_ms == 0 && !self.conflate && self.slow_consumer == SlowConsumer::Disconnect
     }
@@ -244,7 +244,7 @@ impl Default for Delivery {
 pub enum SlowConsumer {
     /// Only the newest event of each key is kept.
     Latest,
-    /// The oldest events are dropped, and `RESYNC` tells where.
+    /// The oldest events are dropped, and `RESYNC` marks the gap.
     DropOldest,
     /// It is closed with 4001.
     #[default]

@@ -23,7 +23,7 @@ pub struct Path {
     steps: Box<[Box<str>]>,
 }
 
-/// What is wrong with a path; the text is for whoever writes the configuration.
+/// What is wrong with a path; the text is for the configuration's author.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PathError(&'static str);
 
@@ -35,7 +35,7 @@ impl fmt::Display for PathError {
 
 impl std::error::Error for PathError {}
 
-/// What stands at a path is neither a string nor a number.
+/// The value at a path is neither a string nor a number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NotAKey;
 

@@ -1,5 +1,5 @@
 //! Who may do what on which channel: templates filled from claims, and the rules of the classes.
-//! Nothing here remembers anything; the callers hold what was judged.
+//! Nothing here keeps state; the callers keep the results.
 
 use std::cell::OnceCell;
 
@@ -76,7 +76,7 @@ pub(crate) fn publish_misfit(settings: &Settings, claims: &Claims, publish: &Pub
     if class.publish.matches(&scope) { None } else { class.publish.misfit(&scope) }
 }
 
-/// The class of a pattern, if clients may subscribe by it. Its real channels are judged one by one.
+/// The class of a pattern, if clients may subscribe by it. Access to its channels is decided one by one.
 pub(crate) fn may_subscribe_pattern(settings: &Settings, pattern: &str) -> Result<(), Denied> {
     match settings.classes.of_pattern(pattern) {
         Some((_, class)) if class.patterns => Ok(()),
@@ -85,7 +85,7 @@ pub(crate) fn may_subscribe_pattern(settings: &Settings, pattern: &str) -> Resul
     }
 }
 
-/// Whether this player may publish this; the class says how.
+/// Whether this player may publish this; returns the class.
 pub(crate) fn may_publish<'s, 'c>(
     settings: &'s Settings,
     claims: &Claims,
@@ -127,7 +127,7 @@ pub(crate) fn server_view(
     }
 }
 
-/// What the templates give a player.
+/// The channels that a player's templates fill in.
 #[derive(Debug, Default)]
 pub(crate) struct Auto {
     /// The channels, in the order of the templates, each once; at most `limits.subscriptions`.
@@ -141,7 +141,7 @@ pub(crate) struct Auto {
 /// Channels that were too many and are named.
 pub(crate) const MAX_CUT: usize = 16;
 
-/// The channels that the templates give this player, all of them together within the limit of subscriptions.
+/// The channels that this player's templates fill in, all of them together within the limit of subscriptions.
 pub(crate) fn auto_channels(settings: &Settings, claims: &Claims) -> Auto {
     let mut auto = filled(settings, claims, settings.subscriptions + MAX_CUT);
     if auto.channels.len() > settings.subscriptions {
@@ -171,7 +171,7 @@ fn filled(settings: &Settings, claims: &Claims, limit: usize) -> Auto {
             channels: Vec::new(),
             tried: 0,
         };
-        // Channels that an earlier template has given do not count twice.
+        // Channels that an earlier template has filled in do not count twice.
         filler.fill(&mut Vec::new(), limit);
         for channel in filler.channels {
             if settings.reserved.holds(&channel) {
@@ -189,7 +189,7 @@ fn filled(settings: &Settings, claims: &Claims, limit: usize) -> Auto {
     auto
 }
 
-/// The channels that the templates give this player, also those beyond what is subscribed by itself: a right to subscribe by
+/// The channels that this player's templates fill in, also those beyond what is subscribed automatically: a right to subscribe by
 /// name.
 pub(crate) fn filled_channels(settings: &Settings, claims: &Claims) -> HashSet<String> {
     if settings.auto_subscribe.is_empty() {
@@ -213,7 +213,7 @@ struct Filler<'a> {
 impl Filler<'_> {
     /// Values tried for each channel that may come out.
     const TRIES: usize = 4;
-    /// Notices of one token; the rest says nothing new.
+    /// Notices of one token; more would add nothing.
     const MAX_NOTICES: usize = 16;
 
     /// Goes through the placeholders; `chosen` holds the values of those before. At most `limit` channels come out.

@@ -1,5 +1,5 @@
 //! How many connections of one player the node holds, where the configuration bounds it. Shared by the node's shards:
-//! asked when a player is known and when a connection ends, never for an event. Closing whom it names is left to the
+//! used when a player is known and when a connection ends, never for an event. Closing the connection it names is left to the
 //! shard that holds the connection.
 
 use std::collections::VecDeque;

@@ -1,5 +1,5 @@
-//! One event as the node holds it: parsed once, encoded at most once for each encoding and compression, whoever gets it;
-//! and what its `id` says of who published it and which version of a table it made.
+//! One event as the node holds it: parsed once, encoded at most once for each encoding and compression, for all receivers;
+//! and, from its `id`, who published it and which version of a table it made.
 
 use std::sync::{Arc, OnceLock};
 
@@ -27,7 +27,7 @@ pub struct Publication {
     pub sender: Option<Sender>,
     /// On entity channels: what it does to the entity that its key names.
     pub entity: Option<EntityChange>,
-    /// It is the state of an entity, in a class that conflates, and nobody hears of it but as such: only the newest counts.
+    /// It is the state of an entity, in a class that conflates, and no one receives it otherwise: only the newest counts.
     pub conflates: bool,
     /// The life of the count that `offset` belongs to.
     pub epoch: Epoch,
@@ -54,7 +54,7 @@ struct Deflated {
 /// What an event does to its entity.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum EntityChange {
-    /// It is as the event says from now on.
+    /// The entity's new state is that of the event.
     Set {
         /// Where it is, on channels with positions.
         position: Option<Point>,
@@ -108,7 +108,7 @@ impl<'a> Version<'a> {
 }
 
 impl Publication {
-    /// A publication that nobody has encoded yet; `offset` 0: it was read from a table, and has no number.
+    /// A publication that is not encoded yet; `offset` 0: it was read from a table, and has no number.
     pub fn new(channel: Arc<str>, event: Event, offset: u64) -> Self {
         Publication::with_entity(channel, event, offset, None)
     }

@@ -1,5 +1,5 @@
 //! Token buckets as GCRA (the generic cell rate algorithm, ITU-T I.371): one timestamp instead of a count and a
-//! clock. A bucket also remembers how much was tried, so that persistent abuse is told from a burst.
+//! clock. A bucket also remembers how much was tried, so that persistent abuse is distinguished from a burst.
 
 use std::hash::{BuildHasher, Hash};
 use std::net::IpAddr;
@@ -17,7 +17,7 @@ const NANOS_PER_SECOND: u64 = 1_000_000_000;
 pub(crate) const ABUSE_WINDOW_MS: u64 = 10_000;
 const ABUSE_FACTOR: u64 = 10;
 
-/// What a bucket says to one request.
+/// The outcome for one request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
     /// Go on.
@@ -43,7 +43,7 @@ pub struct Bucket {
 }
 
 impl Bucket {
-    /// Takes `cost` tokens, or says when. A cost over the burst is paid off in time: it is allowed on a full bucket.
+    /// Takes `cost` tokens, or returns when they will be there. A cost over the burst is paid off in time: it is allowed on a full bucket.
     pub fn take(&mut self, now_ms: u64, rate: Rate, cost: u64) -> Verdict {
         if self.is_abused(now_ms, rate, cost) {
             return Verdict::Abuse;
@@ -67,7 +67,7 @@ impl Bucket {
         self.tat_ns = self.tat_ns.max(now_ms * NANOS_PER_MS).saturating_add(per_token.saturating_mul(cost));
     }
 
-    /// Takes nothing: says whether nothing is owed.
+    /// Takes nothing; returns whether nothing is owed.
     pub fn check(&self, now_ms: u64, rate: Rate) -> Verdict {
         let tolerance = (NANOS_PER_SECOND / rate.per_second.max(1)).saturating_mul(rate.burst.max(1));
         let owed_ns = self.tat_ns.saturating_sub((now_ms * NANOS_PER_MS).saturating_add(tolerance));
@@ -132,7 +132,7 @@ impl SharedLimits {
         })
     }
 
-    /// One more pattern of this player. `work`: what matching it costs, as [`crate::interest::match_work`] says.
+    /// One more pattern of this player. `work`: what matching it costs, by [`crate::interest::match_work`].
     ///
     /// # Errors
     /// Where the player holds as much as it may.

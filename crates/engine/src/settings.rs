@@ -1,4 +1,4 @@
-//! What the core is told once, at start: validated values, no strings left to parse.
+//! What the core receives once, at start: validated values, no strings left to parse.
 
 use std::sync::Arc;
 
@@ -60,7 +60,7 @@ pub struct Settings {
 }
 
 impl Settings {
-    /// Subscriptions of one player, over all of the player's connections to this node, however they are asked for: a
+    /// Subscriptions of one player, over all of the player's connections to this node, however they are requested: a
     /// reconnect with as many as a connection may hold passes, and the rate is that of [`Settings::subscribes`].
     pub fn subscribes_per_player(&self) -> Rate {
         Rate { per_second: self.subscribes.per_second, burst: self.subscriptions as u64 }

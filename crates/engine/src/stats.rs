@@ -1,4 +1,4 @@
-//! What an engine counts. Plain numbers of one thread, summed over the shards when somebody asks.
+//! What an engine counts. Plain numbers of one thread, summed over the shards on request.
 
 /// Gauges and counters of one engine.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -11,7 +11,7 @@ pub struct Stats {
     pub subscriptions: u64,
     /// Gauge: distinct channels and patterns of this shard.
     pub targets: u64,
-    /// Gauge: channels and patterns given up, of which the broker has not let go yet.
+    /// Gauge: unsubscribed channels and patterns that the broker has not released yet.
     pub releasing: u64,
     /// Gauge: distinct views.
     pub views: u64,
@@ -35,20 +35,20 @@ pub struct Stats {
     pub hidden: u64,
     /// Gauge: entities of this shard's channels.
     pub entities: u64,
-    /// Gauge: what asking the filters that no index answers costs, of the dearest channel.
+    /// Gauge: what evaluating the unindexed filters of one event costs, on the most expensive channel.
     pub filter_work: u64,
     /// Gauge: bytes of events that wait for a window or a blocked socket, beside up to 16 KiB and one event of each entity
     /// channel of a connection, which are counted later.
     pub due_bytes: u64,
-    /// Entities told to have come into view, snapshots included.
+    /// Entities that came into a client's view, snapshots included.
     pub view_enters: u64,
-    /// Entities told to have gone out of view.
+    /// Entities that went out of a client's view.
     pub view_leaves: u64,
     /// Snapshots of entity channels begun.
     pub snapshots: u64,
     /// Events that a newer one of their key replaced before they left.
     pub conflated: u64,
-    /// Events given up for connections that do not read, and told by `RESYNC`.
+    /// Events dropped for connections that do not read; the client receives `RESYNC`.
     pub given_up: u64,
     /// `BAD_MESSAGE`s.
     pub bad_messages: u64,

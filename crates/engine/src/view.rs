@@ -1,6 +1,6 @@
 //! What one subscriber is shown of a channel: the class's server view and the client's filter, both with the
-//! player's constants folded in. Equal views are one object, and its answer to one event is remembered, so each
-//! distinct view is evaluated once an event however many subscribers hold it.
+//! player's constants folded in. Equal views are one object that remembers its result for the current event, so each
+//! distinct view is evaluated once per event however many subscribers share it.
 
 use std::cell::Cell;
 use std::rc::{Rc, Weak};
@@ -12,10 +12,10 @@ use crate::expr::{Binding, Expr, Scope, Var, Vars};
 use crate::io::{Claims, Publication};
 use crate::work;
 
-/// The parts of a view that are left to ask; `None`: lets everything through.
+/// The parts of a view that remain to be evaluated; `None`: lets everything through.
 type Key = (Option<Expr>, Option<Expr>);
 
-/// Decides for one event whether its holders see it.
+/// Decides for one event whether its subscribers see it.
 #[derive(Debug)]
 pub(crate) struct View {
     /// Names it among all views of its shard; never used again.
@@ -24,7 +24,7 @@ pub(crate) struct View {
     client: Option<Expr>,
     /// What one evaluation costs, in steps.
     work: usize,
-    /// The last event asked about and the answer.
+    /// The last event it was evaluated for, and the result.
     memo: Cell<(u64, bool)>,
 }
 
@@ -40,7 +40,7 @@ impl View {
         shown
     }
 
-    /// As [`View::shows`], of an event that is not the one in hand.
+    /// As [`View::shows`], of an event that is not the current one.
     pub(crate) fn allows(&self, scope: &EventScope<'_>) -> bool {
         self.parts().all(|expr| expr.matches(scope))
     }
@@ -50,7 +50,7 @@ impl View {
         work::to_show(self.work, publication.event.data_json().len())
     }
 
-    /// What it asks: the server's part, the client's part.
+    /// Its parts: the server's, the client's.
     pub(crate) fn parts(&self) -> impl Iterator<Item = &Expr> {
         [&self.server, &self.client].into_iter().flatten()
     }
@@ -113,7 +113,7 @@ fn restricting(expr: Option<Expr>) -> Option<Expr> {
     expr.filter(|expr| expr.as_constant() != Some(true))
 }
 
-/// What a class's rule is asked over.
+/// The variables of a class's rule.
 #[derive(Clone, Copy)]
 pub(crate) struct RuleScope<'a> {
     pub(crate) claims: &'a Claims,
@@ -155,7 +155,7 @@ pub(crate) fn bind_me(expr: &Expr, scope: &RuleScope<'_>) -> Expr {
     expr.bind(scope, Vars::ME)
 }
 
-/// What a view is asked over; `me` and `params` are folded in already.
+/// The variables of a view; `me` and `params` are folded in already.
 #[derive(Clone, Copy)]
 pub(crate) struct EventScope<'a> {
     pub(crate) channel: &'a str,

@@ -1,4 +1,4 @@
-//! How much work the engine does for whoever causes it, in *steps*: the unit of [`crate::expr::Expr::work`], about 40
+//! How much work the engine does for a client, in *steps*: the unit of [`crate::expr::Expr::work`], about 40
 //! instructions. Who pays for it is decided in `engine/costs`.
 //!
 //! What is counted is what grows with a table or with a client's input: entities that are examined, filters that are

@@ -1,9 +1,8 @@
-//! The entities of one channel as one shard knows them, and who sees which: what an event changes is told as
-//! [`Told`], audience by audience. It owns where entities are and what each eye has in its area; it leaves frames to
-//! [`crate::engine`] and what is stored to the broker.
+//! The entities of one channel as one shard knows them, and who sees which: it returns what an event changes as
+//! [`Told`], audience by audience. It owns where entities are and what each eye has in its area; frames belong to
+//! [`crate::engine`], stored tables to the broker.
 //!
-//! Of an audience without an area nothing is remembered: whether it saw an entity's last state is asked of its view
-//! again. Of one with an area it must be remembered, because an entity leaves later than it enters (hysteresis).
+//! For an audience without an area nothing is remembered: its view is evaluated again for an entity's last state. Of one with an area it must be remembered, because an entity leaves later than it enters (hysteresis).
 
 use std::rc::Rc;
 use std::sync::Arc;
@@ -20,15 +19,15 @@ use crate::io::{EntityChange, Publication};
 use crate::view::{EventScope, View};
 use crate::work::{self, WorkMeter};
 
-/// Names an entity of one world; used again when it is gone.
+/// Names an entity of one world; reused after the entity is gone.
 pub(crate) type EntityId = u32;
 
-/// What happened to an entity in the eyes of an audience.
+/// What happened to an entity in the view of an audience.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Change {
     /// It came into view.
     Enter,
-    /// It stays in view, and is another.
+    /// It stays in view, with a new state.
     Update,
     /// It went out of view.
     Hide,
@@ -42,21 +41,21 @@ pub(crate) struct Told {
     pub(crate) audience: AudienceId,
     pub(crate) entity: EntityId,
     pub(crate) change: Change,
-    /// The entity's state now, where that is not the event in hand; where it is gone, the last.
+    /// The entity's current state, or its last one if it is gone; `None`: that of the current event.
     pub(crate) state: Option<Arc<Publication>>,
 }
 
 /// See the module.
 #[derive(Debug)]
 pub(crate) struct World {
-    /// The table has come, and no gap since.
+    /// The table was received, and no gap since.
     pub(crate) loaded: bool,
     entities: Slab<Entity>,
     by_key: HashMap<Box<str>, EntityId>,
     /// What the data of all entities has together, in bytes.
     data_bytes: usize,
     space: Option<Box<Places>>,
-    /// Counts what is examined for whoever looks anew; not what events change.
+    /// Counts what is examined for visibility, except for what events change.
     work: WorkMeter,
 }
 
@@ -77,11 +76,11 @@ struct Entity {
     position: Option<Point>,
     /// The eyes that have it in their area, in order: those whose `seen` it is in.
     watchers: SmallVec<[AudienceId; 4]>,
-    /// What the last views that were asked said of this state.
+    /// The results of the last views that were evaluated for this state.
     decided: SmallVec<[(u64, bool); 2]>,
 }
 
-/// How many views' answers an entity remembers.
+/// How many views' results an entity remembers.
 const MAX_DECIDED: usize = 8;
 
 impl Entity {
@@ -153,7 +152,7 @@ impl World {
         self.by_key.get(key).copied()
     }
 
-    /// Takes in an event, which is the one in hand.
+    /// Applies the current event.
     pub(crate) fn take(
         &mut self,
         audiences: &mut Audiences,
@@ -192,7 +191,7 @@ impl World {
         }
     }
 
-    /// The entity has another state; gives the one before.
+    /// Sets the entity's state; returns the previous one.
     fn replace(
         &mut self,
         key: &str,
@@ -220,7 +219,7 @@ impl World {
         (id, None)
     }
 
-    /// Audiences without an area: by what their views say of the state before and the state now.
+    /// Audiences without an area: compares their views' results for the previous and the new state.
     fn tell_open(
         &self,
         audiences: &mut Audiences,
@@ -278,7 +277,7 @@ impl World {
         near.sort_unstable();
         let mut at = 0;
         for audience in near {
-            // Most have it in sight already. Both are in order, so those need not be looked at again.
+            // Most see it already. Both lists are in order, so those are skipped.
             at += watchers.iter().skip(at).take_while(|watcher| **watcher < audience).count();
             if watchers.get(at) == Some(&audience) {
                 continue;
@@ -296,8 +295,9 @@ impl World {
         entity.watchers = watchers;
     }
 
-    /// Whom areas follow is there now, in this state, or is gone; returns the eyes whose area has changed. Who may not see
-    /// the entity any more loses the area too, as if the entity were gone: what is in an area says where its middle is.
+    /// A followed entity is at a new position, in this state, or is gone; returns the eyes whose area has changed. Whoever
+    /// no longer sees the entity loses the area, as if the entity were gone.
+    /// Why: the contents of an area reveal where its center is.
     fn move_followers(
         &self,
         audiences: &mut Audiences,
@@ -347,7 +347,7 @@ impl World {
         }
     }
 
-    /// An eye is new, has moved, or has another view: what it sees is found anew.
+    /// An eye is new, has moved, or has another view: recomputes what it sees.
     pub(crate) fn look(&mut self, audiences: &mut Audiences, audience: AudienceId, told: &mut Vec<Told>) {
         let Some(places) = &mut self.space else { return };
         let Some(who) = audiences.get_mut(audience) else { return };
@@ -413,22 +413,22 @@ impl World {
         count
     }
 
-    /// What evaluating an expression of this [`Expr::work`](crate::expr::Expr::work) about this many entities takes, in steps,
-    /// when they are as large as the average.
+    /// What it takes to evaluate an expression of this [`Expr::work`](crate::expr::Expr::work) over this many entities of
+    /// average size, in steps.
     pub(crate) fn steps_to_show(&self, work: usize, entities: usize) -> u64 {
         let bytes = self.data_bytes / self.len().max(1);
         work::to_show(work, bytes).saturating_mul(entities as u64)
     }
 
-    /// Whether an area may show where an entity in this state is, to whom the server shows what this view says. The
-    /// client's filter does not matter: it hides nothing that is secret.
+    /// Whether an area may follow an entity in this state, given the subscriber's view. Only the server's part counts: the
+    /// client's filter hides nothing secret.
     fn may_follow(&self, view: Option<&Rc<View>>, state: &Publication) -> bool {
         let shown =
             || view.and_then(|view| view.server()).is_none_or(|part| part.matches(&EventScope::of(state)));
         self.space.as_ref().is_some_and(|places| places.follow_hidden) || shown()
     }
 
-    /// Where an area is now for whom this view is; `None` where there is nothing to follow.
+    /// Where an area is now, for a subscriber with this view; `None` if there is nothing to follow.
     fn shape_of(&self, area: &Area, view: Option<&Rc<View>>) -> Option<Shape> {
         match area {
             Area::Fixed(shape) => Some(*shape),
@@ -440,7 +440,7 @@ impl World {
         }
     }
 
-    /// An eye opens on its area, wherever that is now.
+    /// Adds an eye at the current position of its area.
     pub(crate) fn open_eye(&mut self, audiences: &mut Audiences, audience: AudienceId, told: &mut Vec<Told>) {
         let Some(who) = audiences.get_mut(audience) else { return };
         let Some(eye) = &mut who.eye else { return };
@@ -451,7 +451,7 @@ impl World {
         self.look(audiences, audience, told);
     }
 
-    /// An eye is about to look elsewhere: it follows nobody any more.
+    /// An eye's area is about to change: it no longer follows an entity.
     pub(crate) fn stop_following(&mut self, area: &Area, audience: AudienceId) {
         let (Some(places), Area::Follow { key, .. }) = (&mut self.space, area) else { return };
         if let Some(followers) = places.followers.get_mut(key) {
@@ -507,7 +507,7 @@ impl World {
         seen.then_some(&entity.publication)
     }
 
-    /// The table as it is: all that was known is void, and no eye has anything in sight before [`World::open_eyes`].
+    /// Replaces all entities by this table. No area sees any of them before [`World::open_eyes`].
     pub(crate) fn read_table(&mut self, audiences: &mut Audiences, table: &[Arc<Publication>]) {
         self.work.add(work::INDEX * table.len() as u64);
         self.loaded = false;

@@ -1,5 +1,5 @@
-//! How a process is asked and answers: a line on standard input asks for a report, the end of standard input
-//! asks it to stop, and every answer is one JSON object on a line of standard output. So a script drives it by
+//! How a process is controlled: a line on standard input requests a report, the end of standard input
+//! stops it, and every answer is one JSON object on a line of standard output. So a script drives it by
 //! pipes, a person by Enter and Ctrl-D, and it never outlives who started it.
 
 use std::io::{self, BufRead, Write};
@@ -10,7 +10,7 @@ use std::thread;
 use mio::Waker;
 use serde::Serialize;
 
-/// What was asked.
+/// What was requested.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Ask {
     /// Print what happened since the last report.
@@ -27,14 +27,14 @@ pub(crate) struct Console {
 }
 
 impl Console {
-    /// What was asked since the last call.
+    /// What was requested since the last call.
     pub(crate) fn asked(&self) -> impl Iterator<Item = Ask> + '_ {
         self.asked.try_iter()
     }
 }
 
-/// Reads standard input on a thread of its own (it may be a terminal, a pipe, or `/dev/null`, which no poll
-/// takes) and wakes the event loop for each ask.
+/// Reads standard input on its own thread (it may be a terminal, a pipe, or `/dev/null`, which no poll
+/// takes) and wakes the event loop for each request.
 pub(crate) fn listen(waker: Waker) -> Console {
     let (asks, asked) = mpsc::channel();
     let waker = Arc::new(waker);

@@ -12,7 +12,7 @@ use crate::event::digits;
 /// How far entities go from their places, as a part of the side of the square.
 const REACH: f64 = 1.0 / 50.0;
 
-/// A square over which entities are spread evenly, each going round its place in a circle at a pace of its own.
+/// A square over which entities are spread evenly, each going round its place in a circle at its own pace.
 #[derive(Args, Clone, Copy, Debug)]
 pub(crate) struct World {
     /// How many entities there are: e0, e1, …
@@ -48,7 +48,7 @@ impl World {
         [x + reach * turned.cos(), y + reach * turned.sin()].map(hundredths)
     }
 
-    /// Where a viewer stands: its area of this radius lies where entities are equally dense, if the square has room.
+    /// Where a viewer stands: its area of this radius is where entities are equally dense, if the square has room.
     pub(crate) fn stand(&self, viewer: u32, radius: f64) -> Place {
         let reach = self.side * REACH;
         let margin = (reach + radius).min(self.side / 2.0);

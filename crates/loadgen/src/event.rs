@@ -5,7 +5,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use memchr::memmem;
 
-/// What a measured `EVENT` says.
+/// A measured `EVENT`.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Stamp {
     /// When the publisher wrote it, in nanoseconds since 1970.
@@ -21,7 +21,7 @@ pub(crate) fn unix_nanos() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_nanos() as u64)
 }
 
-/// A payload of exactly `bytes` bytes (or the least that it takes). `group`: whom it is for, which filters ask.
+/// A payload of exactly `bytes` bytes (or the least that it takes). `group`: whom it is for; filters test it.
 pub(crate) fn payload(sent: u64, number: u64, group: Option<u64>, bytes: usize) -> String {
     let group = group.map_or(String::new(), |group| format!(r#","id":"g{group}""#));
     let mut text = format!(r#"{{"event":"tick","data":{{"t":{sent},"n":{number}{group},"pad":""#);

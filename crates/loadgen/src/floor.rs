@@ -1,6 +1,6 @@
 //! `floor`: the least that a fan-out can cost, to hold a node's figures against. One thread, one epoll loop: it
 //! subscribes to the channels, encodes one frame for each message, and writes that frame to each socket of the
-//! channel with a write of its own. No rights, no views, no limits, no reconnecting: a client says in its URL
+//! channel with its own write. No rights, no views, no limits, no reconnecting: a client names in its URL
 //! (`/ws?channel=room:7`) what it gets.
 
 use std::collections::HashMap;
@@ -69,7 +69,7 @@ pub(crate) fn run(args: FloorArgs) -> io::Result<()> {
     floor.run(&console)
 }
 
-/// Connects to Redis and asks for every channel; the confirmations are read like anything else.
+/// Connects to Redis and subscribes to every channel; the confirmations are read like anything else.
 fn subscribe(args: &FloorArgs) -> io::Result<TcpStream> {
     let mut link = std::net::TcpStream::connect(args.redis)?;
     link.set_nodelay(true)?;

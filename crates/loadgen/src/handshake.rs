@@ -8,7 +8,7 @@ use drawbridge_protocol::websocket::accept_key;
 
 /// The longest head of a request or answer.
 pub(crate) const MAX_HEAD_BYTES: usize = 8 << 10;
-/// The key of every handshake: nothing here caches, so nothing has to be told apart by it.
+/// The key of every handshake: nothing here caches, so the same key serves all.
 const KEY: &str = "ZHJhd2JyaWRnZS1sb2FkZw==";
 
 /// What a client sends. `path` begins with a slash.

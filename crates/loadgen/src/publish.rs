@@ -57,7 +57,7 @@ pub(crate) fn rate(text: &str) -> Result<f64, String> {
     }
 }
 
-/// What a publisher says at its end.
+/// A publisher's final report.
 #[derive(Serialize)]
 pub(crate) struct Done {
     pub(crate) at: &'static str,
@@ -71,7 +71,7 @@ pub(crate) struct Done {
     pub(crate) lag_max_us: u64,
 }
 
-/// Publishes for as long as was asked, then waits for Redis to have answered everything.
+/// Publishes for the requested time, then waits for Redis to have answered everything.
 pub(crate) fn run(args: PublishArgs) -> io::Result<()> {
     let link = TcpStream::connect(args.redis)?;
     link.set_nodelay(true)?;
@@ -100,7 +100,7 @@ pub(crate) fn run(args: PublishArgs) -> io::Result<()> {
 struct Schedule {
     interval: Duration,
     bursts: u64,
-    /// How many channels have a burst when one is due.
+    /// How many channels have a burst at a time.
     channels: usize,
 }
 
@@ -122,7 +122,7 @@ pub(crate) fn lag_histogram() -> io::Result<Histogram<u64>> {
     Histogram::new_with_max(60_000_000, 3).map_err(io::Error::other)
 }
 
-/// Publishes without waiting for replies, which somebody else must read.
+/// Publishes without waiting for replies, which the caller must read.
 pub(crate) struct Pipeline {
     link: TcpStream,
     out: Vec<u8>,
@@ -147,7 +147,7 @@ impl Pipeline {
     }
 }
 
-/// Writes every burst when it is due; answers how late each was, in microseconds.
+/// Writes every burst at its time; returns how late each was, in microseconds.
 fn publish(
     mut redis: Pipeline,
     args: &PublishArgs,

@@ -59,7 +59,7 @@ fn read<'a>(input: &mut &'a [u8], depth: usize) -> io::Result<Option<Reply<'a>>>
         b'*' | b'>' if depth == 0 => {
             let count = usize::try_from(number(line)?).unwrap_or(0);
             if count > MAX_ELEMENTS {
-                return Err(malformed("a longer list than was asked for"));
+                return Err(malformed("a longer list than requested"));
             }
             let mut list = Vec::with_capacity(count);
             for _ in 0..count {
@@ -70,7 +70,7 @@ fn read<'a>(input: &mut &'a [u8], depth: usize) -> io::Result<Option<Reply<'a>>>
             }
             Reply::List(list)
         }
-        _ => return Err(malformed("a type that was not asked for")),
+        _ => return Err(malformed("an unexpected type")),
     }))
 }
 

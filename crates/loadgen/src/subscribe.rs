@@ -32,7 +32,7 @@ pub(crate) struct SubscribeArgs {
     /// How many connections of a channel are one group, with `filter`
     #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..))]
     together: u32,
-    /// How many groups the publisher speaks to, from the first on: its own `groups`
+    /// How many groups the publisher sends to, from the first on: its own `groups`
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     groups: u32,
 }
@@ -119,7 +119,7 @@ impl Progress {
 }
 
 impl Subscribers {
-    /// The group of a connection: those on a channel stand in order.
+    /// The group of a connection: those on a channel are in order.
     fn group(&self, index: usize) -> u64 {
         (index / self.channels.count() / self.together) as u64
     }
@@ -137,7 +137,7 @@ impl Subscribers {
 struct Counts {
     /// Events of the connection's own channel that carry a stamp.
     events: u64,
-    /// Events whose number says that some before it did not come.
+    /// Events whose number shows that earlier ones are missing.
     gaps: u64,
     /// Events that came again or too late.
     disorders: u64,

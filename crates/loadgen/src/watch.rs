@@ -1,5 +1,5 @@
-//! `watch`: a crowd that looks at a world which `world` moves. Each connection has an area of its own and keeps the
-//! table that it is told: that only what entered is updated and leaves, that nothing is shown from elsewhere, and,
+//! `watch`: a crowd that looks at a world which `world` moves. Each connection has its own area and keeps the
+//! table that it receives: that only what entered is updated and leaves, that nothing is shown from elsewhere, and,
 //! when the world stands still, that the table holds all that is in the area, as it was last.
 
 use std::borrow::Cow;
@@ -76,7 +76,7 @@ struct Watchers {
 }
 
 struct Viewer {
-    /// The entity that it follows, where it stands nowhere.
+    /// The entity that it follows, if its area moves.
     number: u32,
     stand: Option<Place>,
     /// The entities in view, in no order: they are few.
@@ -86,7 +86,7 @@ struct Viewer {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Seen {
     entity: u32,
-    /// Its tick, as it was last told.
+    /// Its tick, in the last event received.
     tick: u64,
 }
 
@@ -97,13 +97,13 @@ struct Counts {
     events: u64,
     enters: u64,
     leaves: u64,
-    /// Tables that began anew; one for each connection when it joins.
+    /// Tables that began again; one for each connection when it joins.
     resets: u64,
-    /// What is no message of this world.
+    /// Messages that are not from this world.
     foreign: u64,
     /// Updates and leaves of what is not in view, and enters of what is.
     strangers: u64,
-    /// Updates from outside of an area that stands.
+    /// Updates from outside of an area that does not move.
     elsewhere: u64,
 }
 
@@ -404,7 +404,7 @@ mod tests {
         scene.enter(&[far], 0, false);
         let seen = near.len() as u64;
         assert_eq!(scene.watchers.tables(), Tables { tick: Some(0), seen, missing: 1, ghosts: 1, stale: 0 });
-        // All but one are told of the next tick.
+        // All but one are notified of the next tick.
         scene.leave(far);
         near[2..].iter().for_each(|entity| scene.update(*entity, 1));
         let tables = scene.watchers.tables();

@@ -39,7 +39,7 @@ pub(crate) struct WorldArgs {
     parts: u32,
 }
 
-/// Publishes for as long as was asked, then waits for Redis to have answered everything.
+/// Publishes for the requested time, then waits for Redis to have answered everything.
 pub(crate) fn run(args: WorldArgs) -> io::Result<()> {
     let link = TcpStream::connect(args.redis)?;
     link.set_nodelay(true)?;
@@ -64,7 +64,7 @@ pub(crate) fn run(args: WorldArgs) -> io::Result<()> {
     })
 }
 
-/// Writes every part of every tick when it is due; answers how late each was written to its end, in microseconds.
+/// Writes every part of every tick at its time; returns how late each was completely written, in microseconds.
 fn move_all(mut redis: Pipeline, args: &WorldArgs, ticks: u64, start: Instant) -> io::Result<Histogram<u64>> {
     let mut lag = publish::lag_histogram()?;
     let parts = u64::from(args.parts);

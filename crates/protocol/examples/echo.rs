@@ -103,7 +103,7 @@ fn reply(received: Received<'_>, deflate: &mut Option<(Deflate, Compressor)>) ->
     }
 }
 
-/// Answers the upgrade. What came behind it is left at the front of `buffer`; says how much, and what was agreed on.
+/// Answers the upgrade. What came behind it is left at the front of `buffer`; returns how much, and what was agreed on.
 async fn shake_hands(socket: &mut TcpStream, buffer: &mut [u8]) -> io::Result<(usize, Option<Deflate>)> {
     const END: &[u8] = b"\r\n\r\n";
     let mut filled = 0;

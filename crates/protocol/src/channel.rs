@@ -9,7 +9,7 @@ pub const MAX_NAME_BYTES: usize = 255;
 /// What is wrong with a name; the text is for the person who wrote it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ChannelError {
-    /// There is no name.
+    /// The name is empty.
     Empty,
     /// Longer than [`MAX_NAME_BYTES`]; holds the length in bytes.
     TooLong(usize),
@@ -29,11 +29,11 @@ impl fmt::Display for ChannelError {
             ChannelError::Forbidden(c) => {
                 write!(
                     f,
-                    "a channel name holds no white space, control characters or braces, this one holds {c:?}"
+                    "a channel name has no white space, control characters or braces; this one contains {c:?}"
                 )
             }
             ChannelError::Glob(c) => {
-                write!(f, "a real channel's name holds no `*`, `?` or `[`, this one holds `{c}`")
+                write!(f, "a channel's name has no `*`, `?` or `[`; this one contains `{c}`")
             }
         }
     }

@@ -3,10 +3,10 @@
 
 use std::fmt;
 
-/// What an `ERROR` message says went wrong (contract §8).
+/// The codes of `ERROR` messages (contract §8).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum ErrorCode {
-    /// Not a message of the contract; the text says which field.
+    /// Not a message of the contract; the text names the field.
     BadMessage,
     /// A part of the contract that this server does not do (yet, or as configured).
     Unsupported,
@@ -26,7 +26,7 @@ pub enum ErrorCode {
     LimitExceeded,
     /// Over `message_bytes`.
     TooLarge,
-    /// A rate limit; `retry_after_ms` says when to try again.
+    /// A rate limit; `retry_after_ms` is when to try again.
     RateLimited,
     /// Game logic refused.
     Rejected,

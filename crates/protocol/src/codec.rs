@@ -1,5 +1,5 @@
 //! Messages to bytes and back: what clients send becomes [`Request`]s, [`ServerMessage`]s become WebSocket
-//! frames. MessagePack is translated to JSON text first ([`crate::msgpack`]), so each rule stands here once.
+//! frames. MessagePack is translated to JSON text first ([`crate::msgpack`]), so each rule is implemented once.
 //! Events have [`crate::event::encode_event`].
 
 mod decode;
@@ -13,7 +13,7 @@ use crate::websocket::{frame_of_pieces, stored};
 use crate::{msgpack, writer};
 
 /// Reads one WebSocket message: an object, or an array of 1 to [`crate::MAX_BATCH`] of them. Each is answered
-/// for itself; what is no message at all gives one `BadRequest`. The list is never empty.
+/// for itself; what is not a message yields one `BadRequest`. The list is never empty.
 ///
 /// ```
 /// use drawbridge_protocol::{ClientMessage, Encoding, codec};

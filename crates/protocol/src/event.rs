@@ -20,13 +20,13 @@ use crate::writer::{self, MapWriter};
 /// What the `id` of an envelope that a server wrote begins with; no other `id` is an envelope's.
 pub const SERVER_ID_PREFIX: &str = "db1.";
 
-/// The `encoding` of data that is base64 text and stands for bytes.
+/// The `encoding` of data that is base64 text and represents bytes.
 pub const BASE64_ENCODING: &str = "base64";
 
 /// The name of an event whose payload names none.
 pub const DEFAULT_EVENT: &str = "message";
 
-/// One event: the `EVENT` message in JSON, and where its parts stand. What most readers want comes first in memory.
+/// One event: the `EVENT` message in JSON, and where its parts are. What is read most comes first in memory.
 #[derive(Debug)]
 #[repr(C)]
 pub struct Event {
@@ -313,7 +313,7 @@ pub struct Envelope<'a> {
     pub event: &'a str,
     /// Valid JSON; empty means `null`.
     pub data: &'a str,
-    /// Whether `data` is a string of base64 text that stands for bytes.
+    /// Whether `data` is a string of base64 text that represents bytes.
     pub is_base64: bool,
     /// Who did it.
     pub from: Option<&'a str>,

@@ -1,4 +1,4 @@
-//! Glob patterns with the meaning that Redis gives them in `PSUBSCRIBE`: `*`, `?`, `[a-z]`, `[^a-z]` and `\`,
+//! Glob patterns as in Redis' `PSUBSCRIBE`: `*`, `?`, `[a-z]`, `[^a-z]` and `\`,
 //! over bytes, with Redis' answers for malformed classes too. It decides whether a pattern matches a name;
 //! finding the patterns that match is the engine's business.
 //!
@@ -63,7 +63,7 @@ pub fn literal_prefix(pattern: &str) -> Cow<'_, str> {
     let mut chars = pattern[plain..].chars();
     while let Some(c) = chars.next() {
         match c {
-            // A backslash at the very end stands for itself.
+            // A backslash at the very end represents itself.
             '\\' => prefix.push(chars.next().unwrap_or('\\')),
             c if is_glob_char(c) => break,
             c => prefix.push(c),
@@ -77,7 +77,7 @@ fn skip_stars(pattern: &[u8]) -> &[u8] {
     &pattern[stars..]
 }
 
-/// Matches one byte against the pattern's first part, which is not `*`; gives what follows that part.
+/// Matches one byte against the pattern's first part, which is not `*`; returns what follows that part.
 fn match_one(pattern: &[u8], byte: u8) -> Option<&[u8]> {
     match pattern {
         [] => None,

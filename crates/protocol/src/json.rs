@@ -1,4 +1,4 @@
-//! JSON as text: a pull reader that checks the whole grammar (RFC 8259) and gives spans of the text instead of
+//! JSON as text: a pull reader that checks the whole grammar (RFC 8259) and returns spans of the text instead of
 //! values, and the writing of strings. It never recurses and never copies, so a payload's depth and size cost
 //! nothing but the reading. What the spans mean is [`crate::codec`]'s and [`crate::event`]'s business.
 
@@ -17,7 +17,7 @@ pub use walk::{Elements, elements, member, members};
 pub struct SyntaxError {
     /// Byte offset into the text.
     pub at: usize,
-    /// What should stand there.
+    /// What was expected there.
     pub expected: &'static str,
 }
 
@@ -64,7 +64,7 @@ impl Kind {
     }
 }
 
-/// What stands between two quotes, escapes and all.
+/// What is between two quotes, escapes and all.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Str<'a> {
     raw: &'a str,
@@ -111,7 +111,7 @@ impl<'a> Str<'a> {
     }
 }
 
-/// Reads one escape, from behind its backslash. The grammar has been checked before; what breaks it is no character.
+/// Reads one escape, from behind its backslash. The grammar has been checked before; what breaks it yields no character.
 fn unescape_one(rest: &str) -> (Option<char>, &str) {
     let mut chars = rest.chars();
     let c = match chars.next() {
@@ -202,7 +202,7 @@ impl<'a> Value<'a> {
         Ok(value)
     }
 
-    /// What stands between the quotes, for a string.
+    /// What is between the quotes, for a string.
     pub fn as_str(&self) -> Option<Str<'a>> {
         match self.kind {
             Kind::String => Some(Str::quoted(self.text)),
@@ -290,7 +290,7 @@ impl<'a> Reader<'a> {
         Ok(Some((key, self.rest_of(at, kind)?)))
     }
 
-    /// What is left of the object that was entered: its members by these names, as they stand there. Of duplicates the last
+    /// What is left of the object that was entered: its members by these names, unchanged. Of duplicates the last
     /// counts; others are not looked at.
     pub fn members<const N: usize>(
         &mut self,
@@ -323,7 +323,7 @@ impl<'a> Reader<'a> {
         &self.text[start..self.scan.at]
     }
 
-    /// Skips what is left of the container that was just entered, and says how deep it is.
+    /// Skips what is left of the container that was just entered, and returns how deep it is.
     fn skip_container(&mut self) -> Result<usize, SyntaxError> {
         // Most of what is read is only passed over here, so it makes no tokens, and what moves is in a register.
         let mut scan = self.scan;

@@ -1,5 +1,5 @@
 //! Drawbridge's wire contract: messages, codecs (JSON, MessagePack), channel names, patterns, WebSocket frames,
-//! error and close codes. It owns what bytes mean. It does no I/O, keeps no state between messages (but for a
+//! error and close codes. It owns what bytes mean. It does no I/O, keeps no state between messages (except for a
 //! half-read WebSocket frame), and knows nothing of rights, Redis or subscriptions.
 
 pub mod channel;

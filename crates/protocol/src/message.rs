@@ -57,7 +57,7 @@ pub enum RequestId {
 pub struct Request {
     /// Absent: fire and forget.
     pub id: Option<RequestId>,
-    /// What is asked.
+    /// The request.
     pub message: ClientMessage,
 }
 
@@ -70,7 +70,7 @@ pub struct BadRequest {
     pub reason: String,
 }
 
-/// What a client asks.
+/// A client's request.
 #[derive(Debug)]
 pub enum ClientMessage {
     /// `CONNECT`
@@ -98,12 +98,12 @@ pub enum ClientMessage {
     FilterUpdate(FilterUpdate),
     /// `PRESENCE_GET`
     PresenceGet {
-        /// The channel asked about.
+        /// The channel.
         channel: String,
     },
     /// `HISTORY_GET`
     HistoryGet {
-        /// The channel asked about.
+        /// The channel.
         channel: String,
     },
 }
@@ -120,7 +120,7 @@ pub struct Connect {
     pub token: Option<String>,
     /// The client's own subscriptions, in the same round trip.
     pub subscribe: Vec<Result<Subscribe, BadSubscribe>>,
-    /// The client asks to resume a session.
+    /// The client resumes a session.
     pub resume: Option<Box<RawValue>>,
     /// The longest message that the client takes, in bytes: [`MIN_MESSAGE_BYTES`] to [`MAX_MESSAGE_BYTES`].
     pub max_message_bytes: Option<usize>,
@@ -174,7 +174,7 @@ pub struct Publish {
     pub idempotency_key: Option<String>,
 }
 
-/// What a server says, but for events (see [`crate::event`]), which are encoded once for all who see them.
+/// A server's messages, except for events (see [`crate::event`]), which are encoded once for all who see them.
 #[derive(Debug)]
 pub enum ServerMessage<'a> {
     /// `WELCOME`
@@ -199,7 +199,7 @@ pub enum ServerMessage<'a> {
         /// `"by":"server"`: a service did it.
         by_server: bool,
     },
-    /// `FILTER_UPDATED`: what follows is judged by the new view.
+    /// `FILTER_UPDATED`: later events are filtered by the new view.
     FilterUpdated {
         /// Of the request.
         id: &'a RequestId,

@@ -57,7 +57,7 @@ impl std::error::Error for MsgPackError {}
 /// What the JSON text of a MessagePack message cannot say, by places in that text.
 #[derive(Debug, Default)]
 pub(crate) struct Foreign {
-    /// Values and keys that may not be, in order; `null` or an empty key stands there instead.
+    /// Values and keys that may not be, in order; `null` or an empty key takes their place.
     faults: Vec<(usize, MsgPackError)>,
     /// Strings that were `bin`, in order.
     binaries: Vec<usize>,
@@ -85,7 +85,7 @@ pub fn to_json(payload: &[u8]) -> Result<String, MsgPackError> {
     }
 }
 
-/// As [`to_json`]; what may not be is told apart, so that the rest of the message can still be read.
+/// As [`to_json`]; values that may not be are listed, so that the rest of the message can still be read.
 pub(crate) fn translate(payload: &[u8]) -> Result<(String, Foreign), MsgPackError> {
     let out = Vec::with_capacity(payload.len() * 2);
     let mut translation = ToJson { payload, at: 0, out, foreign: Foreign::default() };
@@ -277,7 +277,7 @@ impl ToJson<'_> {
         }
     }
 
-    /// Writes what stands before the next element: a comma, and a map's key.
+    /// Writes what is before the next element: a comma, and a map's key.
     fn before_element(&mut self, container: &mut Open) -> Result<(), MsgPackError> {
         container.left -= 1;
         if !std::mem::replace(&mut container.first, false) {
@@ -312,13 +312,13 @@ impl ToJson<'_> {
         Ok(())
     }
 
-    /// Something that may not be began there: something else stands in the text.
+    /// Something that may not be began there: the text has something else.
     fn stand_in(&mut self, at: usize, problem: MsgPackProblem, text: &str) {
         self.foreign.faults.push((self.out.len(), MsgPackError { at, problem }));
         self.push(text);
     }
 
-    /// Writes one value, or gives the array or map that begins here.
+    /// Writes one value, or returns the array or map that begins here.
     fn value(&mut self) -> Result<Option<Open>, MsgPackError> {
         let at = self.at;
         let tag = self.byte()?;
@@ -396,7 +396,7 @@ impl ToJson<'_> {
         }
     }
 
-    /// A string of so many bytes; or, where it is none, what may stand there.
+    /// A string of so many bytes; or, where it is none, what may be there.
     fn string(&mut self, len: u32, otherwise: &str) -> Result<(), MsgPackError> {
         let at = self.at;
         let bytes = self.take(len)?;

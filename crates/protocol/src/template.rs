@@ -1,6 +1,6 @@
 //! Names with placeholders, as the configuration writes them. A [`ClassName`] (`room:{room}`, `chat:*`) is
 //! matched against channels, a [`Template`] (`player:{sub}`) is filled to make one. Which values may fill a
-//! template, and what a class says, is the engine's business.
+//! template, and a class's rules, belong to the engine.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -11,7 +11,7 @@ use crate::channel::{ChannelError, MAX_NAME_BYTES, is_forbidden, is_glob_char};
 /// The most placeholders that one name holds.
 pub const MAX_PLACEHOLDERS: usize = 8;
 
-/// What is wrong with a class name or a template; the text is for whoever writes the configuration.
+/// What is wrong with a class name or a template; the text is for the configuration's author.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum TemplateError {
     /// The fixed text is not fit for a channel's name.
@@ -22,9 +22,9 @@ pub enum TemplateError {
     PlaceholderName(String),
     /// A placeholder is named twice.
     Twice(String),
-    /// A class's placeholder is not all that stands between two colons.
+    /// A class's placeholder is not the whole of a segment.
     PartOfSegment(String),
-    /// A class's `*` stands before the end.
+    /// A class's `*` is not at the end.
     StarBeforeEnd(usize),
     /// More than [`MAX_PLACEHOLDERS`].
     TooManyPlaceholders,
@@ -38,15 +38,15 @@ impl fmt::Display for TemplateError {
             TemplateError::PlaceholderName(name) => {
                 write!(f, "`{{{name}}}`: a placeholder is named with letters, digits, `_` and `-`")
             }
-            TemplateError::Twice(name) => write!(f, "`{{{name}}}` stands there twice"),
+            TemplateError::Twice(name) => write!(f, "`{{{name}}}` occurs twice"),
             TemplateError::PartOfSegment(name) => {
                 write!(
                     f,
-                    "`{{{name}}}` takes a whole segment between colons, so nothing else may stand in it"
+                    "`{{{name}}}` takes a whole segment between colons, so the segment contains nothing else"
                 )
             }
             TemplateError::StarBeforeEnd(at) => {
-                write!(f, "the `*` at byte {at} takes the rest of the name, so it can stand only at the end")
+                write!(f, "the `*` at byte {at} takes the rest of the name, so it must be at the end")
             }
             TemplateError::TooManyPlaceholders => write!(f, "more than {MAX_PLACEHOLDERS} placeholders"),
         }
@@ -113,7 +113,7 @@ impl ClassName {
         fixed.starts_with(self.literal_prefix()) && self.can_continue(fixed)
     }
 
-    /// What stands before the first placeholder or `*`.
+    /// The text before the first placeholder or `*`.
     pub fn literal_prefix(&self) -> &str {
         literal_prefix(&self.parts)
     }
@@ -196,7 +196,7 @@ impl Template {
     }
 
     /// The name with each placeholder replaced by its value; `None` where one has none. Whether the values fit
-    /// is the caller's to judge.
+    /// is the caller's decision.
     pub fn fill<'v>(&self, lookup: impl Fn(&str) -> Option<Cow<'v, str>>) -> Option<String> {
         let mut name = String::with_capacity(self.source.len() + 16);
         for part in &self.parts {
@@ -208,7 +208,7 @@ impl Template {
         Some(name)
     }
 
-    /// What stands before the first placeholder.
+    /// The text before the first placeholder.
     pub fn literal_prefix(&self) -> &str {
         literal_prefix(&self.parts)
     }

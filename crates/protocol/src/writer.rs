@@ -45,7 +45,7 @@ pub(crate) fn array_frame<B: AsRef<[u8]>>(encoding: Encoding, bodies: &[B]) -> F
     })
 }
 
-/// What stands before, between and behind the elements of an array of so many.
+/// What precedes, separates and follows the elements of an array of this length.
 pub(crate) fn array_punctuation(
     encoding: Encoding,
     length: usize,
@@ -120,7 +120,7 @@ impl MapWriter<'_> {
         }
     }
 
-    /// Says where the value stands, as do those below; of a JSON string with its quotes.
+    /// Returns where the value is, as do those below; of a JSON string with its quotes.
     pub(crate) fn text(&mut self, name: &str, value: &str) -> Range<usize> {
         match self.name(name) {
             Encoding::Json => json::push_string(self.out, value),

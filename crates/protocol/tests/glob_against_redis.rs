@@ -16,7 +16,7 @@ const PATTERN: &str = r"(a|[ab\-\]é\\]|\*|\*|\?|\[\^?[ab\-\\\]\^]{0,4}\]?|\\[ab
 const NAME: &str = r"(a|b|[ab\-\]\[\\\^*é]){1,5}";
 const CASES: u32 = 1000;
 
-/// A Redis of our own on a socket in a directory of its own: a free port might be taken before it listens.
+/// A Redis of our own on a socket in its own directory: a free port might be taken before it listens.
 struct Redis {
     process: Child,
     directory: PathBuf,

@@ -1,5 +1,5 @@
-//! What the node itself says to Redis: events published over HTTP, player commands to all nodes, and the views that
-//! services set by the control channel. How shards hear commands stands in `broker/herald.rs`.
+//! What the node itself writes to Redis: events published over HTTP, player commands to all nodes, and the views that
+//! services set by the control channel. `broker/herald.rs` delivers commands to the shards.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -46,7 +46,7 @@ pub struct Bus {
 struct Channels {
     confirmed: HashMap<Arc<str>, usize>,
     refused: HashSet<Arc<str>>,
-    /// Those that are asked for again in a while.
+    /// Those that are requested again in a while.
     to_ask: HashSet<Arc<str>>,
 }
 
@@ -82,7 +82,7 @@ impl Bus {
         answer.await.unwrap_or(Err(PublishFailure::Unknown))
     }
 
-    /// Publishes an event of a service, by what its channel's class says: an entity's is written into the table too.
+    /// Publishes an event of a service by the rules of its channel's class: an entity's is written into the table too.
     ///
     /// # Errors
     /// Where the class cannot keep it, or Redis does not take it.
@@ -132,8 +132,8 @@ impl Bus {
             .await?)
     }
 
-    /// Keeps a player's view of a channel and tells every node of it, in one step; done when Redis has it. What is
-    /// published on the channel from then on is judged by it.
+    /// Stores a player's view of a channel and notifies every node, in one step; done when Redis has it. It applies to all
+    /// that is published on the channel from then on.
     pub async fn set_view(&self, player: Arc<str>, channel: Arc<str>, view: Option<Arc<str>>) -> Answer {
         self.ask(|ticket| self.set_view_command(ticket, player, channel, view, false, WhenDown::Reject)).await
     }
@@ -220,11 +220,11 @@ impl Bus {
         }
     }
 
-    /// Without its channel a node carries no commands out: it says so by not being ready, and asks again.
+    /// Without its channel a node executes no commands: it is not ready, and subscribes again.
     fn refused(self: Arc<Self>, subject: Subject, reason: &str) {
         let mut channels = self.heard_on();
         let is_new = channels.refused.insert(subject.name.clone());
-        // Every link says so; one question goes to all of them.
+        // Every link reports it; one request goes to all of them.
         if !channels.to_ask.insert(subject.name.clone()) {
             return;
         }
@@ -265,7 +265,8 @@ impl Bus {
         self.heard_on.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A service that speaks only Redis said so: nobody has kept it yet. Every node that hears it does, to the same end.
+    /// A service published it on the control channel, so it is not stored yet. Every node that receives it stores it, with the
+    /// same result.
     fn keep_view(&self, PlayerCommand { player, action }: PlayerCommand) {
         if let PlayerAction::View { channel, view } = action {
             let ticket = Ticket(self.next_id());
@@ -278,7 +279,7 @@ impl Bus {
 /// Why an event of a service was not published.
 #[derive(Debug)]
 pub enum EventRefused {
-    /// It has no good key or position for its class.
+    /// It has no valid key or position for its class.
     Bad(String),
     /// Over `external_bytes`, with its envelope.
     TooLarge,

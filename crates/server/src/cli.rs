@@ -1,4 +1,4 @@
-//! The command line: what can be typed, and the help that explains it. What each command does stands elsewhere.
+//! The command line: its arguments and help. The commands themselves are elsewhere.
 
 use std::path::PathBuf;
 

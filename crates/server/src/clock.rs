@@ -1,4 +1,4 @@
-//! The two clocks of the process, read in one place: the core is told the time and never asks.
+//! The two clocks of the process, read in one place: the core receives the time and never reads it.
 
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
@@ -21,7 +21,7 @@ impl Clock {
         Now { mono_ms: self.zero.elapsed().as_millis() as u64 + 1_000, unix_ms: unix_ms() }
     }
 
-    /// When this monotonic reading is due.
+    /// The instant of this monotonic time.
     pub fn instant(&self, mono_ms: u64) -> Instant {
         self.zero + std::time::Duration::from_millis(mono_ms.saturating_sub(1_000))
     }

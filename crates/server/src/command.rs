@@ -1,4 +1,4 @@
-//! Player commands as JSON: what nodes tell each other, and what services publish on the control channel (contract §9).
+//! Player commands as JSON: what nodes send each other, and what services publish on the control channel (contract §9).
 
 use std::sync::Arc;
 
@@ -20,7 +20,7 @@ struct WireCommand<'a> {
     channel: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     reason: Option<&'a str>,
-    /// `null` is a value of its own.
+    /// `null` is its own value.
     #[serde(skip_serializing_if = "Option::is_none")]
     view: Option<Option<&'a str>>,
 }
@@ -47,7 +47,7 @@ pub(crate) fn check_player(player: &str) -> Result<(), String> {
 /// Checks a view as a service sets it.
 ///
 /// # Errors
-/// Where it is no expression over what a class's `view` speaks of.
+/// Where it is not an expression over the variables of a class's `view`.
 pub fn check_view(view: &str) -> Result<(), CompileError> {
     expr::compile(view, Vars::VIEW_RULE).map(|_| ())
 }
@@ -80,10 +80,10 @@ impl<'a> From<&'a PlayerCommand> for WireCommand<'a> {
     }
 }
 
-/// A reason to disconnect goes into the lifecycle stream: so many bytes at most.
+/// The longest reason to disconnect, in bytes; it goes into the lifecycle stream.
 pub const MAX_REASON_BYTES: usize = 1_024;
 
-/// Whether what a command of a service carries is what this server carries out: a view is an expression, a reason short.
+/// Whether this server can execute a service's command: a view is an expression, a reason short.
 pub fn check(command: &PlayerCommand) -> Result<(), String> {
     match &command.action {
         PlayerAction::Disconnect { reason: Some(reason) } if reason.len() > MAX_REASON_BYTES => {
@@ -96,7 +96,7 @@ pub fn check(command: &PlayerCommand) -> Result<(), String> {
     }
 }
 
-/// Reads a player command, or says what is wrong with its form.
+/// Parses a player command, or returns what is wrong with its form.
 pub fn parse(json: &str) -> Result<PlayerCommand, String> {
     let [command, player, channel, reason, view] =
         members(json, ["command", "player", "channel", "reason", "view"])?;

@@ -16,7 +16,7 @@ use crate::clock::unix_ms;
 use crate::node::Node;
 use wander::World;
 
-/// Where the admin API listens in `dev`, if nothing else is said (`config/dev.toml`) and the port is free.
+/// Where the admin API listens in `dev` by default (`config/dev.toml`), if the port is free.
 pub const ADMIN_LISTEN: &str = "127.0.0.1:8001";
 /// And where it listens if that port is not.
 pub const ANY_PORT: &str = "127.0.0.1:0";
@@ -25,10 +25,10 @@ pub const ANY_PORT: &str = "127.0.0.1:0";
 const WORLD_CHANNEL: &str = "world:demo";
 const WORLD_SEED: u64 = 42;
 const WANDERERS: usize = 300;
-/// The wanderers step in so many turns, one behind the other, so that the load is spread over time.
+/// The wanderers step in this many groups, one after the other, so that the load is spread over time.
 const TURNS: u32 = 10;
 
-/// The channel of the dots, and of what the players say.
+/// The channel of the dots, and of the players' chat.
 const DEMO_CHANNEL: &str = "game:demo";
 const DEMO_EVERY: Duration = Duration::from_millis(200);
 /// How long one round of the demo's dots takes.

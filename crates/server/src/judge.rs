@@ -1,5 +1,5 @@
-//! Judging tokens off the delivery path: on the threads that also do handshakes. Owns which [`Verifier`] is in use: a
-//! reload replaces it, and each token is judged by one verifier from beginning to end.
+//! Verifies tokens off the delivery path: on the threads that also do handshakes. Owns which [`Verifier`] is in use: a
+//! reload replaces it, and each token is verified by one verifier from beginning to end.
 
 use std::sync::{Arc, PoisonError, RwLock};
 
@@ -10,7 +10,7 @@ use drawbridge_protocol::ErrorCode;
 use crate::auth::Verifier;
 use crate::clock::unix_ms;
 
-/// Judges tokens; cheap to clone.
+/// Verifies tokens; cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Judge {
     verifier: Arc<RwLock<Arc<Verifier>>>,
@@ -18,7 +18,7 @@ pub struct Judge {
 }
 
 impl Judge {
-    /// A judge that works on this runtime.
+    /// Verifies on this runtime.
     pub fn new(verifier: Arc<Verifier>, front: tokio::runtime::Handle) -> Self {
         Judge { verifier: Arc::new(RwLock::new(verifier)), front }
     }
@@ -28,12 +28,12 @@ impl Judge {
         self.verifier.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Judges by this verifier from now on; tokens that are being judged keep the one before.
+    /// Uses this verifier from now on; tokens that are being verified keep the previous one.
     pub fn replace(&self, verifier: Verifier) {
         *self.verifier.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(verifier);
     }
 
-    /// Judges; costly signatures on a thread of their own.
+    /// Verifies a token; costly signatures on another thread.
     pub async fn verify(&self, token: String) -> Result<Claims, AuthFailure> {
         let verifier = self.verifier();
         if !verifier.is_costly(&token) {
@@ -41,12 +41,12 @@ impl Judge {
         }
         let judged = self.front.spawn_blocking(move || verifier.verify(&token, unix_ms())).await;
         judged.unwrap_or_else(|error| {
-            tracing::error!(%error, "judging a token failed");
-            Err(AuthFailure::new(ErrorCode::Internal, "the token could not be judged"))
+            tracing::error!(%error, "verifying a token failed");
+            Err(AuthFailure::new(ErrorCode::Internal, "the token could not be verified"))
         })
     }
 
-    /// Judges elsewhere and hands the result to `answer`.
+    /// Verifies on another thread and passes the result to `answer`.
     pub fn judge(&self, token: String, answer: impl FnOnce(Result<Claims, AuthFailure>) + Send + 'static) {
         let judge = self.clone();
         self.front.spawn(async move { answer(judge.verify(token).await) });

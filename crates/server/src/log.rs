@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use drawbridge_engine::io::Notice;
 use tracing_subscriber::EnvFilter;
 
-/// The variable that says what is logged.
+/// The variable that selects what is logged.
 const VARIABLE: &str = "DRAWBRIDGE_LOG";
 
 /// How many lines of one kind are logged in a [`WHILE`].
@@ -24,7 +24,7 @@ pub fn start() {
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(|| OneLine(io::stderr()))
-        // Colours are control characters too: they could not be told from those of somebody else's text.
+        // Colours are control characters too: they could not be distinguished from those in foreign text.
         .with_ansi(false)
         .with_target(false)
         .init();
@@ -80,7 +80,7 @@ pub(crate) struct Sparse {
 }
 
 impl Sparse {
-    /// Logs a line, or counts it; `line` is told how many were counted since the last.
+    /// Logs a line, or counts it; `line` receives how many were counted since the last.
     pub(crate) fn line(&mut self, line: impl FnOnce(u64)) {
         if self.since.is_none_or(|since| since.elapsed() >= WHILE) {
             (self.since, self.lines) = (Some(Instant::now()), 0);
@@ -94,7 +94,7 @@ impl Sparse {
     }
 }
 
-/// What one engine has to say.
+/// The notices of one engine.
 #[derive(Debug, Default)]
 pub(crate) struct Notices {
     rules: Sparse,
@@ -117,7 +117,7 @@ impl Notices {
             }),
             Notice::ViewsRefused { player, reason, withheld } => self.views.line(|unlogged| {
                 let what = if *withheld { "nothing new is shown to it" } else { "its classes' alone hold" };
-                tracing::error!(%player, reason, unlogged, "Redis does not tell this player's views: {what}");
+                tracing::error!(%player, reason, unlogged, "Redis refused to return this player's view overrides: {what}");
             }),
             Notice::TokenRefused { address, code, reason } => self.tokens.line(|unlogged| {
                 let (code, config) = (code.as_str(), token_key(reason));
@@ -143,7 +143,7 @@ fn token_key(reason: &str) -> &'static str {
         ("`sub`", "none: the token's issuer sets `sub`, or auth.user_claim names another claim"),
         ("the token has no `", "auth.user_claim"),
         ("nor an integer", "auth.user_claim"),
-        ("yet", "none: the clocks differ, or the key set is not there yet"),
+        ("yet", "none: the clocks differ, or the key set has not been fetched yet"),
         ("expired", "none: the client fetches a fresh token"),
         ("16 KiB", "none: the token has too many claims"),
     ];

@@ -29,7 +29,7 @@ fn main() -> ExitCode {
     ExitCode::from(status)
 }
 
-/// Gives a command standard output and error; a reader that has gone is no fault of the command.
+/// Runs a command with standard output and error; a closed pipe is not an error.
 fn printed(command: impl FnOnce(&mut dyn Write, &mut dyn Write) -> io::Result<ExitStatus>) -> ExitStatus {
     command(&mut io::stdout(), &mut io::stderr()).unwrap_or(REFUSED)
 }

@@ -1,4 +1,4 @@
-//! Metrics in OpenMetrics text, made from plain numbers when somebody asks; nothing is counted here.
+//! Metrics in OpenMetrics text, made from plain numbers on request; nothing is counted here.
 
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric, text};

@@ -38,7 +38,7 @@ pub struct Node {
     pub broker: Broker,
     /// What the node itself publishes, and the commands between nodes.
     pub bus: Arc<Bus>,
-    /// Who judges tokens.
+    /// Verifies tokens.
     pub judge: Judge,
     /// Connections by address.
     pub addresses: Arc<AddressSlots>,
@@ -141,7 +141,7 @@ impl Node {
             () if self.is_overloaded() => Some(TOO_MANY_FILES.into()),
             () if !self.broker.was_complete() => Some(with_trouble("Redis has not been there yet")),
             () if self.bus.is_deaf() => Some("Redis refuses the channel for player commands".into()),
-            () if !self.bus.was_listening() => Some(with_trouble("player commands cannot be heard yet")),
+            () if !self.bus.was_listening() => Some(with_trouble("not subscribed to player commands yet")),
             () if away.is_some_and(|away| away > self.config.ready_grace) => {
                 Some(with_trouble("Redis is away"))
             }
@@ -152,7 +152,7 @@ impl Node {
         }
     }
 
-    /// Whether all of Redis has been there since the start, and this node could hear player commands.
+    /// Whether all connections to Redis have worked since the start, and this node was subscribed to player commands.
     pub fn was_complete(&self) -> bool {
         self.broker.was_complete() && self.bus.was_listening()
     }
@@ -190,7 +190,7 @@ impl Node {
         (self.max_files / 4).clamp(least.min(self.max_files / 2), most)
     }
 
-    /// Everything that is measured, at most [`STATS_AGE`] old: who asks often must not keep the shards busy.
+    /// All stats, at most [`STATS_AGE`] old: frequent scrapes must not keep the shards busy.
     pub async fn stats(&self) -> Arc<NodeStats> {
         let mut last = self.last_stats.lock().await;
         if let Some((at, stats)) = &*last
@@ -247,7 +247,7 @@ pub struct NodeStats {
 pub struct Counters {
     /// Sockets handed to shards.
     pub accepted: Counter,
-    /// Connections on the players' port that are no sockets of a shard yet; goes down again.
+    /// Gauge: connections on the players' port that are not a shard's sockets yet.
     pub handshakes: Gauge,
 }
 

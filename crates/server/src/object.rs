@@ -5,11 +5,11 @@ use std::borrow::Cow;
 
 use drawbridge_protocol::json::{Kind, Reader, SyntaxError, Token, Value};
 
-/// The members of an object by these names, wherever they stand in it; of duplicates the last counts, others are not
+/// The members of an object by these names, wherever they are in it; of duplicates the last counts, others are not
 /// looked at.
 ///
 /// # Errors
-/// What is wrong with the text, where it is no JSON object.
+/// What is wrong with a text that is not a JSON object.
 pub(crate) fn members<'a, const N: usize>(
     text: &'a str,
     names: [&str; N],

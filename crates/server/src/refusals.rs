@@ -13,7 +13,7 @@ pub enum Reason {
     Origin,
     /// The address holds as many connections as it may.
     Address,
-    /// The address holds its share of those that have not authenticated, handshakes included, or nobody can hold more.
+    /// The address holds its share of those that have not authenticated, handshakes included, or there is no room for more.
     Unauthenticated,
     /// None of the sub-protocols that were offered is known.
     Subprotocol,
@@ -23,7 +23,7 @@ pub enum Reason {
     Files,
     /// The node drains.
     Draining,
-    /// The address holds its share of the admin listener's connections, or nobody can hold more.
+    /// The address holds its share of the admin listener's connections, or there is no room for more.
     Admin,
 }
 
@@ -69,7 +69,7 @@ impl Refusals {
         sparse.lock().unwrap_or_else(PoisonError::into_inner).line(line);
     }
 
-    /// How often each reason was given.
+    /// Refusals by reason.
     pub fn counts(&self) -> [(&'static str, u64); Reason::ALL.len()] {
         Reason::ALL.map(|reason| {
             let counter = self.reasons.get(reason as usize);

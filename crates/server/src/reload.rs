@@ -1,7 +1,7 @@
 //! SIGHUP: reads the configuration again and puts its secrets, keys and certificates in the place of those in use. Owns
 //! which of them can be replaced while the node runs; everything else needs a restart.
 //!
-//! What is read is judged whole before any of it is used, so that a wrong file changes nothing. Connections stay: a
+//! The file is validated as a whole before any of it is used, so that a wrong file changes nothing. Connections stay: a
 //! player whose token was signed by a key that is gone stays until the token expires.
 
 use std::path::PathBuf;

@@ -190,11 +190,11 @@ fn command_channels(config: &Config) -> CommandChannels {
 /// What the epochs of this node's counts are made of: random, so that no two starts share any.
 fn seed() -> Result<u128, StartError> {
     let mut bytes = [0; 16];
-    getrandom::fill(&mut bytes).map_err(failed("the system gives no randomness"))?;
+    getrandom::fill(&mut bytes).map_err(failed("the system returned no random bytes"))?;
     Ok(u128::from_ne_bytes(bytes))
 }
 
-/// Until Redis is there and this node hears player commands.
+/// Waits until Redis is reachable and this node is subscribed to player commands.
 async fn wait_for_redis(node: &Node) {
     let there = async {
         while !node.was_complete() {
@@ -203,7 +203,7 @@ async fn wait_for_redis(node: &Node) {
     };
     if tokio::time::timeout(REDIS_PATIENCE, there).await.is_err() {
         let trouble = node.broker.trouble().unwrap_or_default();
-        tracing::warn!(trouble, "Redis is not there yet; listening all the same, and not ready");
+        tracing::warn!(trouble, "Redis is not reachable yet; listening, but not ready");
     }
 }
 
@@ -228,7 +228,7 @@ async fn bind(key: &str, address: &str) -> Result<TcpListener, StartError> {
     TcpListener::bind(address).await.map_err(failed(format!("{key} = \"{address}\"")))
 }
 
-/// Where services and operators connect. In `dev` another playground may be open at the usual place: this one is told where
+/// Where services and operators connect. In `dev` another playground may use the default port: the log tells where
 /// its own listens, and so is who reads the line.
 async fn bind_admin(address: &str, is_dev: bool) -> Result<TcpListener, StartError> {
     match bind("admin.listen", address).await {

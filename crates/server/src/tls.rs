@@ -42,7 +42,7 @@ impl ServedCertificate {
         Ok(Arc::new(ServedCertificate(RwLock::new(Arc::new(certified_key(tls)?)))))
     }
 
-    /// Serves this one from now on; says whether it is another.
+    /// Serves this one from now on; returns whether it is another.
     pub fn replace(&self, certified: CertifiedKey) -> bool {
         let mut served = self.0.write().unwrap_or_else(PoisonError::into_inner);
         let is_other = served.cert != certified.cert;

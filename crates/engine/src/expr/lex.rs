@@ -185,7 +185,7 @@ impl<'s> Lexer<'s> {
         }
     }
 
-    /// What stands behind a backslash.
+    /// What is behind a backslash.
     fn escape(&mut self) -> Result<char, CompileError> {
         let at = self.at;
         let bytes = self.source.as_bytes();

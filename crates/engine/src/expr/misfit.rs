@@ -1,6 +1,6 @@
 //! Finds why a rule that was not true could not be: a comparison of a text with a number, which are never equal. Ids in
 //! claims are often numbers, and what a channel's name holds is always a text.
-//! Whether a rule holds is `eval`'s business; this says something to whoever wrote it.
+//! `eval` decides whether a rule holds; this explains to its author why it cannot.
 
 use super::build;
 use super::eval;

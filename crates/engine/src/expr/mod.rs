@@ -1,6 +1,6 @@
 //! The expression language of filters, views and rules: a typed subset of CEL, compiled once and evaluated without
 //! allocation in the usual case. `docs/expressions.md` is its grammar and its meaning.
-//! This module owns the language; who may ask what of whom is left to its callers.
+//! This module owns the language; who may evaluate what is left to its callers.
 
 mod build;
 mod display;
@@ -42,10 +42,10 @@ pub struct Expr(Tree);
 const SHORTER: &str =
     "`x in [a, b]` does the work of many `==`; what many ask for may be a field of the event";
 
-/// Compiles a rule of at most [`MAX_RULE_BYTES`] that may speak of the `allowed` variables.
+/// Compiles a rule of at most [`MAX_RULE_BYTES`] that may refer to the `allowed` variables.
 ///
 /// # Errors
-/// Where the text is not an expression of the language, speaks of other variables, cannot be a boolean, or is over
+/// Where the text is not an expression of the language, refers to other variables, cannot be a boolean, or is over
 /// a bound.
 pub fn compile(source: &str, allowed: Vars) -> Result<Expr, CompileError> {
     compile_within(MAX_RULE_BYTES, source, allowed, None)
@@ -54,7 +54,7 @@ pub fn compile(source: &str, allowed: Vars) -> Result<Expr, CompileError> {
 /// As [`compile`], where the names of all `params` are known: those of the placeholders of a class's name.
 ///
 /// # Errors
-/// As [`compile`], and where the rule speaks of a parameter by another name.
+/// As [`compile`], and where the rule refers to a parameter by another name.
 pub fn compile_for_class(source: &str, allowed: Vars, params: &[&str]) -> Result<Expr, CompileError> {
     compile_within(MAX_RULE_BYTES, source, allowed, Some(params))
 }
@@ -103,7 +103,7 @@ impl Expr {
         misfit::find(&self.0, scope)
     }
 
-    /// The same expression with these variables' present values folded in, so that it asks a scope no more for them.
+    /// The same expression with these variables' present values folded in, so that it no longer reads them from a scope.
     /// A value that is missing is folded in as missing.
     pub fn bind(&self, scope: &impl Scope, vars: Vars) -> Expr {
         Expr(build::answer(&build::bind(&self.0, scope, vars)))
@@ -122,7 +122,7 @@ impl Expr {
         self.0.work()
     }
 
-    /// The variables that it still asks a scope for.
+    /// The variables that it still reads from a scope.
     pub fn vars(&self) -> Vars {
         self.0.vars()
     }

@@ -13,7 +13,7 @@ pub(super) type Tree = Arc<Node>;
 #[derive(Debug, PartialEq, Eq, Hash)]
 pub(super) enum Node {
     Const(Const),
-    /// What ends in an error whatever the scope says.
+    /// What ends in an error in every scope.
     Error,
     Var(Var),
     /// `base.name`, also for `base['name']`.
@@ -23,7 +23,7 @@ pub(super) enum Node {
     List(Vec<Tree>),
     Unary(UnaryOp, Tree),
     Binary(BinaryOp, Tree, Tree),
-    /// All of one or more; only a condition may stand for itself, so one operand is possible.
+    /// All of one or more; only a condition may represent itself, so one operand is possible.
     All(Vec<Tree>),
     /// Any of one or more.
     Any(Vec<Tree>),
@@ -227,7 +227,7 @@ impl Node {
         }
     }
 
-    /// The variables it asks for.
+    /// The variables that it reads.
     pub(super) fn vars(&self) -> Vars {
         let of_all = |parts: &[Tree]| parts.iter().fold(Vars::NONE, |vars, part| vars | part.vars());
         match self {

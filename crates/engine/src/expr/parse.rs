@@ -9,7 +9,7 @@ use super::node::{BinaryOp, Const, Kind, Node, Tree, UnaryOp};
 use super::suggest;
 use super::vars::{Var, Vars};
 
-/// How deep parts may stand in each other.
+/// How deep parts may be in each other.
 pub(super) const MAX_DEPTH: usize = 32;
 /// How many operators, literals and names an expression may have.
 pub(super) const MAX_NODES: usize = 1024;
@@ -84,14 +84,14 @@ struct Parser<'s> {
 impl<'s> Parser<'s> {
     // The grammar, from what binds least.
 
-    /// `a ? b : c`. Everything that stands inside something else comes through here or `prefixed`.
+    /// `a ? b : c`. Everything that is inside something else comes through here or `prefixed`.
     fn expression(&mut self) -> Result<Part, CompileError> {
         self.deeper(|parser| {
             let test = parser.either()?;
             if !parser.accept("?")? {
                 return Ok(test);
             }
-            test.check_boolean("what stands before `?`")?;
+            test.check_boolean("the condition before `?`")?;
             let then = parser.expression()?;
             parser.expect(":")?;
             let otherwise = parser.expression()?;

@@ -8,7 +8,7 @@ use super::path::{Key, Path};
 
 /// How many keys and intervals a shape may have: what one filter may take up in the tables.
 const MAX_TESTS: usize = 256;
-/// How many shapes of one expression are told.
+/// How many shapes of one expression are returned.
 const MAX_SHAPES: usize = 16;
 
 /// What must be so: at least one of these tests holds. With none of them, the expression is never true.
@@ -16,7 +16,7 @@ const MAX_SHAPES: usize = 16;
 pub(crate) struct Shape {
     /// At most one test for keys of each path.
     pub(crate) tests: Vec<(Path, Test)>,
-    /// Whether this is all that there is to the expression, but for the ends of intervals.
+    /// Whether this is all that there is to the expression, except for the ends of intervals.
     pub(crate) whole: bool,
 }
 
@@ -36,7 +36,7 @@ pub(crate) struct Interval {
     pub(crate) most: f64,
 }
 
-/// The shapes of the conjunction of these expressions: each by itself must be so. Empty where nothing can be told.
+/// The shapes of the conjunction of these expressions: each by itself must be so. Empty if none is known.
 pub(crate) fn shapes<'e>(exprs: impl IntoIterator<Item = &'e Expr>) -> Vec<Shape> {
     let parts: Vec<&Tree> = exprs.into_iter().flat_map(|expr| conjuncts(&expr.0)).collect();
     shapes_of_all(&parts)

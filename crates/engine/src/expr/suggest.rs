@@ -15,9 +15,9 @@ const HABITS: [(&str, &str); 16] = [
     ("None", "write `null`"),
     ("nil", "write `null`"),
     ("NULL", "write `null`"),
-    ("undefined", "whether a field is there is asked with `has(data.field)`"),
-    ("player", "who asks is `me.player`, who published is `from`"),
-    ("user", "who asks is `me.player`, who published is `from`"),
+    ("undefined", "`has(data.field)` tests whether a field exists"),
+    ("player", "the subscribing player is `me.player`, the publisher is `from`"),
+    ("user", "the subscribing player is `me.player`, the publisher is `from`"),
     ("sub", "the player's id is `me.player`"),
     ("payload", "the payload is `data`"),
 ];

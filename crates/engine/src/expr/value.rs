@@ -13,7 +13,7 @@ use super::node::Const;
 use super::number::Number;
 use super::vars::Binding;
 
-/// An evaluation that ended in an error. Why is not said, as nobody but the expression could do something about it.
+/// An evaluation that ended in an error. It carries no reason, because only the expression's author could act on it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Failed;
 

@@ -1,4 +1,4 @@
-//! The variables that an expression may speak of, and where their values come from.
+//! The variables that an expression may refer to, and where their values come from.
 //! What is done with the values is left to `eval`.
 
 use std::ops::BitOr;
@@ -18,7 +18,7 @@ pub enum Var {
     Key,
     /// The real channel's name: a text.
     Channel,
-    /// The player who asks: `me.player` and the claims.
+    /// The player whose request is evaluated: `me.player` and the claims.
     Me,
     /// What the class's name took from the channel's name: texts by name.
     Params,
@@ -73,15 +73,15 @@ impl Vars {
     /// `params`.
     pub const PARAMS: Vars = Vars::of(Var::Params);
 
-    /// What a class's `subscribe` rule speaks of.
+    /// What a class's `subscribe` rule refers to.
     pub const SUBSCRIBE_RULE: Vars = Vars::ME.and(Vars::CHANNEL).and(Vars::PARAMS);
-    /// What a class's `publish` rule speaks of.
+    /// What a class's `publish` rule refers to.
     pub const PUBLISH_RULE: Vars = Vars::SUBSCRIBE_RULE.and(Vars::EVENT).and(Vars::DATA).and(Vars::KEY);
-    /// What a class's `follow` rule speaks of.
+    /// What a class's `follow` rule refers to.
     pub const FOLLOW_RULE: Vars = Vars::SUBSCRIBE_RULE.and(Vars::KEY);
-    /// What a class's `view` speaks of.
+    /// What a class's `view` refers to.
     pub const VIEW_RULE: Vars = Vars::FILTER.and(Vars::PARAMS);
-    /// What a client's filter speaks of.
+    /// What a client's filter refers to.
     pub const FILTER: Vars = Vars::EVENT
         .and(Vars::DATA)
         .and(Vars::FROM)

@@ -96,7 +96,7 @@ impl<K: Clone + Eq + Hash> Buckets<K> {
     }
 }
 
-/// Gives memory back that is no longer in use, seldom enough to be paid for by what was removed.
+/// Frees memory that is no longer used, seldom enough that the removals pay for it.
 pub(super) fn give_back<K: Eq + Hash, V>(map: &mut HashMap<K, V>) {
     if map.len() < map.capacity() / 8 {
         map.shrink_to(map.len() * 2);

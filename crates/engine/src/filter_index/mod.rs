@@ -1,8 +1,8 @@
-//! Which of many filters can be true of an event, without asking each of them.
+//! Which of many filters can match an event, without evaluating each of them.
 //!
-//! Every filter stands where one of its shapes says: at keys or intervals of a path. An event is looked up once on
-//! each path, and names those that stand there; filters without such a shape are named always. What is named is a
-//! superset, and asking the filters themselves is left to the caller. `place` owns the tables of one path, `buckets`
+//! Every filter is stored by one of its shapes: at keys or intervals of a path. An event is looked up once on
+//! each path, and returns the filters stored there; filters without such a shape are returned always. The result is a
+//! superset: evaluating the filters is left to the caller. `place` owns the tables of one path, `buckets`
 //! what they are made of.
 
 mod buckets;
@@ -31,10 +31,10 @@ pub(crate) struct FilterIndex {
     work: usize,
 }
 
-/// Where a filter stands.
+/// How a filter is stored.
 #[derive(Debug)]
 enum Standing {
-    /// It is asked at every event, for this much work.
+    /// It is evaluated for every event, at this cost.
     Always { work: usize },
     /// By its shape; it adds this weight to each bucket that it is in.
     Shaped { shape: Shape, weight: usize },
@@ -59,7 +59,7 @@ impl FilterIndex {
         self.standing.insert(id, standing);
     }
 
-    /// Takes a filter out, wherever it stands; does nothing where there is none of this id.
+    /// Takes a filter out, wherever it is; does nothing where there is none of this id.
     pub(crate) fn remove(&mut self, id: u32) {
         match self.standing.remove(&id) {
             None => return,
@@ -88,9 +88,9 @@ impl FilterIndex {
         sort_from(found, start);
     }
 
-    /// What one event costs at most, in the units of [`Expr::work`]: to look it up on every path, and to ask the
-    /// filters that are named always or that stand in its way though more than their shape is to be asked of them.
-    /// Filters that are no more than their shape cost nothing here: they are asked only where they are true.
+    /// What one event costs at most, in the units of [`Expr::work`]: to look it up on every path, and to evaluate the
+    /// filters that are always returned, or that are found though their shape alone does not decide.
+    /// Filters that equal their shape cost nothing here: they are evaluated only where they match.
     pub(crate) fn work(&self) -> usize {
         self.work
     }
@@ -115,7 +115,7 @@ impl FilterIndex {
         self.standing.is_empty()
     }
 
-    /// Where a filter would stand now: of its shapes, the one with the fewest neighbours. Which tests are narrow is
+    /// Where a filter would be now: of its shapes, the one with the fewest neighbours. Which tests are narrow is
     /// not known of one filter alone: of ten thousand that ask for one event and each for another player, the
     /// players are found this way.
     fn standing_of(&self, server: Option<&Expr>, client: Option<&Expr>) -> Standing {

@@ -1,8 +1,8 @@
 //! The filters that test one path: by key, by interval, and by single bound.
 //!
 //! An interval with two ends is covered by a few equal blocks, so that a value finds the intervals around it by one
-//! look for each size of blocks in use, and not by going through all that begin before it. Which filter stands where
-//! is left to the caller, which says the same test when it takes the filter out.
+//! look for each size of blocks in use, and not by going through all that begin before it. The caller keeps
+//! the test of each filter and passes the same one to remove it.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -62,7 +62,7 @@ impl Place {
             && self.at_most.ids.is_empty()
     }
 
-    /// Puts a filter where this test says.
+    /// Adds a filter by this test.
     pub(super) fn insert(&mut self, test: &Test, id: u32, weight: usize) {
         match test {
             Test::Keys(keys) => keys.iter().for_each(|key| self.keys.insert(key, id, weight)),

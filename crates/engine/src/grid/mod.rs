@@ -1,10 +1,10 @@
 //! Who is near whom: entities as *points*, areas of viewers as *regions*, both by small numbers of their owner's choice.
-//! The cost of an answer follows what is near the place asked about. Exact shapes, hysteresis and who sees what are left
+//! The cost of a lookup depends on what is near the position. Exact shapes, hysteresis and who sees what are left
 //! to [`crate::area`] and [`crate::world`].
 //!
-//! Cells are squares whose sides are powers of two. A region lies in cells of about half its own size, at most nine of
+//! Cells are squares whose sides are powers of two. A region is in cells of about half its own size, at most nine of
 //! them, so a huge one costs no more than a tiny one. Points lie in cells of half the size that most regions'
-//! cells have, and are sorted anew when that changes.
+//! cells have, and are sorted again when that changes.
 
 mod points;
 mod regions;
@@ -55,7 +55,7 @@ impl Grid {
     }
 }
 
-/// The exponents of cells' sides: finer or coarser ones serve nobody.
+/// The exponents of cells' sides; finer or coarser ones are not useful.
 const LEVELS: std::ops::RangeInclusive<i32> = -20..=1023;
 
 /// The side of a cell: two to the power of its level.
@@ -63,7 +63,7 @@ fn side(level: i32) -> f64 {
     2f64.powi(level)
 }
 
-/// Where a coordinate lies among the cells of a level. Beyond what an integer holds all share the last cell.
+/// Where a coordinate is among the cells of a level. Beyond what an integer holds all share the last cell.
 fn cell_of(coordinate: f64, side: f64) -> i64 {
     (within_reach(coordinate) / side).floor() as i64
 }

@@ -16,7 +16,7 @@ pub(super) struct Points {
     /// By point: in which cell, and where there.
     places: Vec<Place>,
     len: usize,
-    /// Changes since the points were sorted, so that sorting anew costs no more than they did.
+    /// Changes since the points were sorted, so that sorting again costs no more than they did.
     changes: usize,
 }
 
@@ -32,7 +32,7 @@ struct Place {
     slot: u32,
 }
 
-/// A number that stands for no point.
+/// A number that represents no point.
 const NOWHERE: Place = Place { cell: u32::MAX, slot: 0 };
 
 impl Default for Points {
@@ -138,7 +138,7 @@ impl Points {
         examined + (width * height) as usize
     }
 
-    /// Cells of this level would suit those who ask: sorts the points anew, if enough has changed since the last time.
+    /// Cells of this level would suit the lookups better: sorts the points again, if enough has changed since the last time.
     pub(super) fn suit(&mut self, level: i32) {
         let level = level.clamp(*LEVELS.start(), *LEVELS.end());
         if level == self.level || self.changes < self.len {

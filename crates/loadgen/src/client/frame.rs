@@ -60,7 +60,7 @@ pub(super) fn masked(opcode: OpCode, payload: &[u8]) -> Vec<u8> {
     out
 }
 
-/// What a close frame says: its code (1005 for none) and reason.
+/// A close frame's code (1005 for none) and reason.
 pub(super) fn close_reason(payload: &[u8]) -> String {
     match payload.split_first_chunk() {
         Some((code, reason)) => {

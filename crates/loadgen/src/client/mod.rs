@@ -36,7 +36,7 @@ pub(crate) struct Member {
     pub(crate) subscriptions: Vec<Subscription>,
 }
 
-/// What a `CHANNEL_SUBSCRIBE` says.
+/// A `CHANNEL_SUBSCRIBE`.
 #[derive(Serialize)]
 pub(crate) struct Subscription {
     pub(crate) channel: String,
@@ -65,7 +65,7 @@ struct Subscribe<'a> {
 pub(crate) trait Crowd {
     /// The part of a report that is the crowd's own.
     type Report: Serialize;
-    /// The member with this index, the same each time it is asked for.
+    /// The member with this index, the same each time it is requested.
     fn member(&self, index: usize) -> Member;
     /// An `EVENT` that was read at `now` (nanoseconds since 1970).
     fn event(&mut self, index: usize, now: u64, text: &[u8]);
@@ -77,7 +77,7 @@ pub(crate) trait Crowd {
     fn report(&mut self) -> Self::Report;
 }
 
-/// Opens the crowd, says when all have joined, and holds it until standard input ends.
+/// Opens the crowd, reports when all have joined, and holds it until standard input ends.
 pub(crate) fn run(target: Target, join: Join, crowd: impl Crowd) -> io::Result<()> {
     let poll = Poll::new()?;
     let console = console::listen(Waker::new(poll.registry(), CONSOLE)?);
@@ -205,7 +205,7 @@ impl<C: Crowd> Pool<C> {
         }
     }
 
-    /// Until all have joined, any problem ends the run: what it would measure is not what was asked for.
+    /// Until all have joined, any problem ends the run: it would not measure what was requested.
     fn check_joining(&self, deadline: Instant) -> io::Result<()> {
         if let Some(problem) = &self.counts.first_problem {
             return Err(io::Error::other(problem.clone()));

@@ -30,7 +30,7 @@ pub(super) fn not_of_this_contract(error: MsgPackError) -> String {
     format!("the message is not MessagePack of this contract: {error}")
 }
 
-/// A text's requests, or why it holds none; with what a MessagePack message says beside it.
+/// A text's requests, or why it has none; with the facts of a MessagePack message.
 pub(super) fn requests(text: &str, foreign: &Foreign) -> Result<Vec<Result<Request, BadRequest>>, String> {
     let mut reader = Reader::new(text);
     let not_json = |error: SyntaxError| format!("the message is not JSON: {error}");
@@ -242,7 +242,7 @@ const FIELDS: [&str; 14] = [
 /// An object's known fields; of duplicates the last.
 struct Fields<'a> {
     values: [Option<Value<'a>>; FIELDS.len()],
-    /// Where the object stands, for error messages.
+    /// Where the object is, for error messages.
     path: String,
     /// Where the text begins that the values' places are of.
     begins: usize,

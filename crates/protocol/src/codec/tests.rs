@@ -219,7 +219,7 @@ fn what_messagepack_may_not_hold_is_answered_for_itself() {
     let packed = |json: &str, bin: bool| {
         let mut packed = Vec::new();
         msgpack::from_json(json, &mut packed).unwrap();
-        // `#` stands for what JSON has not: NaN, or a `bin`.
+        // `#` represents what JSON has not: NaN, or a `bin`.
         let at = packed.windows(2).position(|two| two == [0xA1, b'#']).unwrap();
         let instead: &[u8] = if bin { &[0xC4, 1, b'x'] } else { &[0xCA, 0x7F, 0xC0, 0, 0] };
         packed.splice(at..at + 2, instead.iter().copied());

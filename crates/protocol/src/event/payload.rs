@@ -37,7 +37,7 @@ impl fmt::Display for PayloadError {
 
 impl std::error::Error for PayloadError {}
 
-/// One publication, read: its parts are borrowed from the payload where they stand there as they are meant.
+/// One publication, read: its parts are borrowed from the payload where it contains them unescaped.
 #[derive(Debug)]
 pub struct Payload<'p> {
     name: Cow<'p, str>,
@@ -106,7 +106,7 @@ impl<'p> Payload<'p> {
         &self.data
     }
 
-    /// As [`Payload::data_json`], where it stands in the payload; elsewhere it is one JSON string.
+    /// As [`Payload::data_json`], where it is in the payload; elsewhere it is one JSON string.
     pub fn data_in_place(&self) -> Option<&'p str> {
         match self.data {
             Cow::Borrowed(data) => Some(data),
@@ -144,7 +144,7 @@ impl<'p> Payload<'p> {
         self.id.as_deref().filter(|id| id.starts_with(SERVER_ID_PREFIX))
     }
 
-    /// Whether the data is base64 text that stands for bytes: the payload was not UTF-8, or a player published `bin`.
+    /// Whether the data is base64 text that represents bytes: the payload was not UTF-8, or a player published `bin`.
     pub fn is_base64(&self) -> bool {
         self.is_base64
     }
@@ -233,7 +233,7 @@ impl<'a> Document<'a> {
         id.is_some_and(|id| id.decode().starts_with(SERVER_ID_PREFIX))
     }
 
-    /// Whether a server says that the data stands for bytes, and it does. From anybody else `encoding` is a foreign key.
+    /// Whether a server says that the data represents bytes, and it does. From others `encoding` is a foreign key.
     fn is_base64(&self) -> bool {
         let says_so = self.encoding.and_then(|encoding| encoding.as_str());
         says_so.is_some_and(|encoding| encoding.decode() == BASE64_ENCODING)

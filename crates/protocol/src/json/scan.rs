@@ -19,7 +19,7 @@ pub(super) struct Name {
     pub(super) escaped: bool,
 }
 
-/// What should stand where the scanner has stopped. Small, so that what is passed over stays in registers.
+/// What was expected where the scanner has stopped. Small, so that what is passed over stays in registers.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Expected(pub(super) &'static str);
 
@@ -72,7 +72,7 @@ impl Scanner<'_> {
         Ok(Name { end, escaped })
     }
 
-    /// A string, from its opening quote on; says whether something in it is escaped.
+    /// A string, from its opening quote on; returns whether something in it is escaped.
     #[inline]
     pub(super) fn string(&mut self) -> Passed<bool> {
         self.at += 1;
@@ -149,7 +149,7 @@ impl Scanner<'_> {
     }
 }
 
-/// Passes over what is left of the container that was entered last; says how deep it is.
+/// Passes over what is left of the container that was entered last; returns how deep it is.
 pub(super) fn skip_container(scan: &mut Scanner<'_>, open: &mut Brackets) -> Result<usize, Expected> {
     let outside = open.depth.saturating_sub(1);
     let mut deepest = open.depth;

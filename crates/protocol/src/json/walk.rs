@@ -1,5 +1,5 @@
 //! Walking through the text of a value that is known to be JSON, without reading it into a tree: a field is found by passing
-//! over what is before it. Of other text it gives unspecified pieces, and never panics.
+//! over what is before it. Other text yields unspecified pieces, never a panic.
 
 use std::ops::Range;
 

@@ -25,7 +25,7 @@ pub fn encode_close(code: u16, reason: &str) -> Bytes {
     encode_frame(OpCode::Close, &payload)
 }
 
-/// What a client's close frame says.
+/// A client's close frame.
 pub(super) fn parse(payload: &[u8]) -> Result<Received<'_>, Violation> {
     let Some((code, reason)) = payload.split_first_chunk() else {
         return match payload {

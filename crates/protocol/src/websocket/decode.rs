@@ -1,6 +1,6 @@
 //! Reading what a client sends. The server reads into one buffer per thread and hands the bytes in; a message that
-//! lies whole in one frame in them is unmasked where it lies and lent out without a copy. Only what is cut by the end
-//! of a read is kept, in a box of its own ([`super::partial`]), until it is complete: an idle connection owns nothing.
+//! is whole in one frame in them is unmasked where it is and lent out without a copy. Only what is cut by the end
+//! of a read is kept, in its own box ([`super::partial`]), until it is complete: an idle connection owns nothing.
 //!
 //! It owns the rules of RFC 6455 §5, §7.4 and §8.1 for one direction. It answers nothing and knows no time.
 
@@ -13,7 +13,7 @@ use super::partial::{self, Admission, Completed, Partial};
 use super::{OpCode, close, mask};
 use crate::CloseCode;
 
-/// The sizes that data messages are judged by: the same for all connections, so they are handed in with each call.
+/// The size limits of data messages: the same for all connections, so they are passed with each call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
     /// A longer message is discarded while it streams in, without memory, and reported at its end as
@@ -135,7 +135,7 @@ impl Decoder {
     /// and more is needed. What is returned is to be looked at before the next call; call until `Ok(None)`, which also
     /// frees a message that had to be put together. The bytes of `input` are changed (unmasked).
     ///
-    /// `inflater` serves all connections of a thread; afterwards [`Inflater::cost`] says what the message cost.
+    /// `inflater` serves all connections of a thread; afterwards [`Inflater::cost`] is what the message cost.
     ///
     /// After a close frame or an error, all input is passed over and the answer is `Ok(None)`.
     pub fn decode<'d, 'i: 'd>(
@@ -249,7 +249,7 @@ fn stands_alone(header: &Header) -> bool {
     header.fin && header.opcode != OpCode::Continuation
 }
 
-/// Takes a frame that stands alone and whose payload is all there.
+/// Takes a frame that is alone and whose payload is all there.
 fn take_whole<'i>(header: Header, admission: Admission, input: &mut &'i mut [u8]) -> Completed<'i> {
     let payload = partial::take_front(input, header.payload_bytes);
     match admission {

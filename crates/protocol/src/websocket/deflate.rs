@@ -33,7 +33,7 @@ const END: [u8; 9] = [0x00, 0x00, 0xFF, 0xFF, 0x01, 0x00, 0x00, 0xFF, 0xFF];
 pub enum Window {
     /// 32 KiB, what nearly every client has.
     W15,
-    /// 512 bytes: for every client that asks for less than 32 KiB.
+    /// 512 bytes: for every client that requests less than 32 KiB.
     W9,
 }
 
@@ -51,7 +51,7 @@ impl Window {
 pub struct Deflate {
     /// What the client's inflater can hold.
     pub window: Window,
-    /// The bits that the client asked for by name, which the answer has to repeat.
+    /// The bits that the client requested by name, which the answer must repeat.
     asked_bits: Option<u8>,
 }
 
@@ -63,7 +63,7 @@ impl Deflate {
     }
 }
 
-/// Chooses the first offer of `permessage-deflate` that can be met. `offered` gives the value of each
+/// Chooses the first offer of `permessage-deflate` that can be met. `offered` yields the value of each
 /// `Sec-WebSocket-Extensions` header. An offer with parameters that are unknown, doubled or ill-formed is passed over
 /// (RFC 7692 §5.1), and so is one that wants a window of 256 bytes, which no deflater here makes.
 ///
@@ -285,7 +285,7 @@ struct Inflating<'l> {
 impl Inflating<'_> {
     fn read(&mut self, message: &[u8]) -> Result<(), Violation> {
         let mut rest = message;
-        // Blocks may follow a last one (RFC 7692 §7.2.3.4), from a compressor that began anew.
+        // Blocks may follow a last one (RFC 7692 §7.2.3.4), from a compressor that began again.
         while let Some(left) = self.feed(rest)? {
             if left == 0 {
                 // Not even the first byte of the empty block is there, of which a sender leaves out the others.
@@ -300,7 +300,7 @@ impl Inflating<'_> {
         }
     }
 
-    /// Inflates `input` until it ends, or a last block: then says how much is behind that.
+    /// Inflates `input` until it ends, or a last block: then returns how much follows it.
     fn feed(&mut self, mut input: &[u8]) -> Result<Option<usize>, Violation> {
         loop {
             let Scratch { state, chunk } = &mut *self.scratch;

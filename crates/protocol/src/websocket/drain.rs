@@ -63,7 +63,7 @@ impl Drain {
         Drained::Open
     }
 
-    /// Takes a header from the front of `input`; says whether it is complete.
+    /// Takes a header from the front of `input`; returns whether it is complete.
     fn take_header(&mut self, input: &mut &[u8]) -> bool {
         while let Some((byte, rest)) = input.split_first() {
             *input = rest;

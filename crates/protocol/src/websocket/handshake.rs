@@ -44,7 +44,7 @@ fn is_sixteen_bytes(key: &str) -> bool {
     key.strip_suffix("==").is_some_and(|digits| digits.len() == 22 && digits.bytes().all(in_alphabet))
 }
 
-/// What a connection speaks.
+/// A connection's sub-protocol and encoding.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Subprotocol {
     /// How its messages are encoded.
@@ -61,13 +61,13 @@ pub struct NoKnownSubprotocol;
 impl fmt::Display for NoKnownSubprotocol {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let [json, msgpack] = [Encoding::Json, Encoding::MsgPack].map(Encoding::subprotocol);
-        write!(f, "no known sub-protocol was offered; this server speaks {json} and {msgpack}")
+        write!(f, "no known sub-protocol was offered; this server supports {json} and {msgpack}")
     }
 }
 
 impl std::error::Error for NoKnownSubprotocol {}
 
-/// Chooses the first known sub-protocol in the client's order. `offered` gives the value of each
+/// Chooses the first known sub-protocol in the client's order. `offered` yields the value of each
 /// `Sec-WebSocket-Protocol` header, which may be repeated and may be a list with commas.
 ///
 /// ```

@@ -1,5 +1,5 @@
-//! The header of a client's frame (RFC 6455 §5.2): what can be judged from its bytes alone. Whether the frame fits
-//! what came before it, and whether it is too large, is judged where the message is known ([`super::partial`]).
+//! The header of a client's frame (RFC 6455 §5.2): what can be checked by its bytes alone. Whether the frame fits
+//! what came before it, and whether it is too large, is checked where the message is known ([`super::partial`]).
 
 use super::{OpCode, Violation};
 
@@ -17,7 +17,7 @@ pub(super) struct Header {
     pub(super) compressed: bool,
     /// What the frame is.
     pub(super) opcode: OpCode,
-    /// How long the payload says it is; below 2^63.
+    /// The payload's length by the header; below 2^63.
     pub(super) payload_bytes: u64,
     /// The mask's key.
     pub(super) key: [u8; 4],
@@ -42,8 +42,8 @@ impl OpCode {
     }
 }
 
-/// Reads the header at the front of `bytes`; also says how many bytes it takes. `None`: it goes on past `bytes`.
-/// What is there is judged at once, so that a peer that speaks something else is told after its first byte.
+/// Reads the header at the front of `bytes`; also returns how many bytes it takes. `None`: it goes on past `bytes`.
+/// Each byte is checked at once, so that a peer that uses another protocol is rejected after its first byte.
 /// `inflates`: compressed messages were agreed on.
 pub(super) fn parse(bytes: &[u8], inflates: bool) -> Result<Option<(Header, usize)>, Violation> {
     let Some(&first) = bytes.first() else { return Ok(None) };

@@ -10,9 +10,9 @@ pub const MAX_EMPTY_FRAGMENTS: u32 = 1_024;
 /// The shortest header of a client's frame.
 const HEADER_BYTES: u64 = 6;
 
-/// What became complete, seen without borrowing from where it lies.
+/// What became complete, seen without borrowing from where it is.
 pub(super) enum Completed<'i> {
-    /// It lies whole, unmasked, in the bytes that were handed in.
+    /// It is whole, unmasked, in the bytes that were handed in.
     InPlace(OpCode, &'i [u8]),
     /// It was assembled in [`Partial::delivered`], from frames of so many bytes ([`Message::wire_bytes`]).
     Assembled(OpCode, u64),

@@ -10,7 +10,7 @@ const TEN_TO_FORTY: Limits = Limits { message_bytes: 10, max_message_bytes: 40, 
 /// What an incomplete message may cost beside its bytes.
 const OVERHEAD: usize = 512;
 
-/// Hands `bytes` in and says what the decoder then holds.
+/// Hands `bytes` in and returns what the decoder then holds.
 fn feed(decoder: &mut Decoder, limits: &Limits, bytes: &[u8]) -> usize {
     let mut bytes = bytes.to_vec();
     let mut input = &mut bytes[..];

@@ -1,8 +1,8 @@
-//! A JSON Web Key Set at a URL: fetched by a thread of its own at start, every ten minutes, and when a token names a
+//! A JSON Web Key Set at a URL: fetched by its own thread at start, every ten minutes, and when a token names a
 //! key that is not in it; kept as it is while the URL cannot be reached.
 //!
 //! A storm of tokens with unknown keys makes no storm of fetches: there is one at a time, and after each the next
-//! unknown key waits out a pause, within which it is answered from what is known. Only so many threads wait at once.
+//! unknown key waits out a pause, during which the known keys decide. A limited number of threads wait at once.
 
 use std::fmt;
 use std::io;
@@ -47,7 +47,7 @@ const PACE: Pace = Pace {
 /// Why no key set can be fetched at all.
 #[derive(Debug)]
 pub enum JwksError {
-    /// There is no thread for it.
+    /// The thread could not be started.
     Thread(io::Error),
     /// The system's root certificates cannot be read, and the URL is https.
     Roots(String),
@@ -180,13 +180,13 @@ impl Shared {
 }
 
 fn choose(state: &State, algorithm: Algorithm, id: Option<&str>) -> Option<Vec<Arc<Key>>> {
-    // A key or a token without an id says nothing about the other's.
+    // A key or a token without an id matches any id of the other.
     let is_named = |key: &Key| key.id.as_deref().is_none_or(|own| id.is_none_or(|id| id == own));
     let fits = |key: &&Arc<Key>| key.is_for(algorithm) && is_named(key);
     state.keys.as_ref().map(|keys| keys.iter().filter(fits).cloned().collect())
 }
 
-/// The thread: fetches, tells, sleeps until the next fetch is due or asked for.
+/// The thread: fetches, publishes the result, sleeps until the next fetch is scheduled or requested.
 fn keep_fresh(shared: &Shared, pace: Pace, fetch: impl Fn() -> Result<Vec<Arc<Key>>, String>) {
     loop {
         let result = fetch();
@@ -214,7 +214,7 @@ fn is_https(url: &str) -> bool {
     url.get(..8).is_some_and(|start| start.eq_ignore_ascii_case("https://"))
 }
 
-/// Follows no redirect: what another place says is not what was configured.
+/// Follows no redirect: another address is not the configured one.
 fn agent(url: &str, roots: Vec<Certificate<'static>>, pace: Pace) -> ureq::Agent {
     let tls = TlsConfig::builder()
         .provider(TlsProvider::Rustls)
@@ -255,7 +255,7 @@ struct KeySet {
 
 /// The keys that are of use; others are no reason to do without them.
 pub(super) fn parse(body: &[u8]) -> Result<Vec<Arc<Key>>, String> {
-    let set: KeySet = serde_json::from_slice(body).map_err(|_| "it is no JSON Web Key Set".to_owned())?;
+    let set: KeySet = serde_json::from_slice(body).map_err(|_| "it is not a JSON Web Key Set".to_owned())?;
     let keys =
         set.keys.into_iter().filter_map(|key| Key::from_jwk(&serde_json::from_value::<Jwk>(key).ok()?));
     Ok(keys.take(MAX_KEYS).map(Arc::new).collect())

@@ -112,10 +112,10 @@ pub struct WrongKey {
 const WANTED: &str = "a PEM file with a PUBLIC KEY block is needed: RSA of 2048 bits or more, EC on P-256 or P-384, or Ed25519";
 
 impl PublicKey {
-    /// Reads PEM; the kind of the key says which algorithms it is good for.
+    /// Reads PEM; the kind of the key decides which algorithms it is used with.
     ///
     /// # Errors
-    /// Where it holds no public key, or one of a kind or size that is not taken.
+    /// Where it contains no public key, or one of a kind or size that is not taken.
     pub fn from_pem(pem: &[u8]) -> Result<PublicKey, WrongKey> {
         let holds = |mark: &str| String::from_utf8_lossy(pem).contains(mark);
         if holds("PRIVATE KEY-----") {
@@ -151,6 +151,6 @@ fn decode(pem: &[u8]) -> Result<(DecodingKey, &'static [Algorithm]), WrongKey> {
     match DecodingKey::from_rsa_pem(pem) {
         Ok(key) if has(&key, &|der| der.len() > MIN_RSA_BYTES) => Ok((key, RSA)),
         Ok(_) => Err(WrongKey { problem: "holds an RSA key of less than 2048 bits", hint: WANTED }),
-        Err(_) => Err(WrongKey { problem: "holds no public key", hint: WANTED }),
+        Err(_) => Err(WrongKey { problem: "contains no public key", hint: WANTED }),
     }
 }

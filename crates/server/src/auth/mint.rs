@@ -32,7 +32,7 @@ impl PrivateKey {
     /// Where it holds no such private key.
     pub fn from_pem(pem: &[u8]) -> Result<PrivateKey, WrongKey> {
         let key = |algorithm| move |encoding| PrivateKey { algorithm, encoding };
-        // The PEM reader does not say which curve it is; only a key of the algorithm's curve can sign.
+        // The PEM reader does not report the curve; only a key of the algorithm's curve can sign.
         let ec = |encoding: EncodingKey| {
             let signs =
                 |algorithm: &Algorithm| jsonwebtoken::crypto::sign(b"", &encoding, *algorithm).is_ok();
@@ -44,7 +44,7 @@ impl PrivateKey {
             .or_else(|_| EncodingKey::from_ed_pem(pem).map(key(Algorithm::EdDSA)))
             .or_else(|_| EncodingKey::from_rsa_pem(pem).map(key(Algorithm::RS256)))
             .map_err(|_| WrongKey {
-                problem: "holds no private key that can sign",
+                problem: "contains no private key that can sign",
                 hint: "PKCS#8 is needed, of RSA, EC on P-256 or P-384, or Ed25519: openssl pkcs8 -topk8 -nocrypt -in key.pem",
             })
     }

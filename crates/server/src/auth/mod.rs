@@ -1,5 +1,5 @@
-//! Who a token says the player is: signatures and claims of JSON Web Tokens (contract §2), and minting them.
-//! `key` says which algorithms a key is good for, `jwks` keeps a fetched key set, `mint` signs. What the claims then
+//! Verifies the signatures and claims of JSON Web Tokens (contract §2), and mints them.
+//! `key` decides which algorithms a key is used with, `jwks` keeps a fetched key set, `mint` signs. What the claims then
 //! allow is the engine's business.
 //!
 //! Each key is pinned to its own algorithms, and the token's `alg` only chooses among the keys: so `none`, or a public
@@ -28,7 +28,7 @@ use key::{Key, algorithm_named};
 pub use key::{PublicKey, WrongKey};
 pub use mint::{MintError, PrivateKey, mint};
 
-/// The longest token that is looked at, in bytes.
+/// The longest token that is accepted, in bytes.
 pub const MAX_TOKEN_BYTES: usize = 16 << 10;
 /// The longest player id, in bytes.
 pub const MAX_PLAYER_BYTES: usize = 255;
@@ -36,7 +36,7 @@ pub const MAX_PLAYER_BYTES: usize = 255;
 /// The longest text of a token's header that an error repeats.
 const MAX_SHOWN_CHARS: usize = 16;
 
-/// Judges tokens. Never changed; shared by all threads.
+/// Verifies tokens. Never changed; shared by all threads.
 #[derive(Debug)]
 pub struct Verifier {
     keys: Vec<Key>,
@@ -48,7 +48,7 @@ pub struct Verifier {
 }
 
 impl Verifier {
-    /// Takes the keys of the configuration, and begins to fetch those of its JWKS URL on a thread of its own. It does
+    /// Takes the keys of the configuration, and begins to fetch those of its JWKS URL on its own thread. It does
     /// not wait for them: tokens that need them do.
     ///
     /// # Errors
@@ -89,27 +89,27 @@ impl Verifier {
         }
     }
 
-    /// A verifier with the keys of a JSON Web Key Set that is at hand.
+    /// A verifier with the keys of this JSON Web Key Set.
     ///
     /// # Errors
-    /// Where it is no key set.
+    /// Where it is not a key set.
     #[doc(hidden)]
     pub fn from_key_set(body: &[u8]) -> Result<Verifier, String> {
         let keys = jwks::parse(body)?.iter().map(|key| (**key).clone()).collect();
         Ok(Verifier { keys, ..Verifier::new(&Auth::default(), None) })
     }
 
-    /// Whether judging this token is work for a thread that serves no sockets: a public key's arithmetic, or waiting
+    /// Whether verifying this token is work for a thread that serves no sockets: a public key's arithmetic, or waiting
     /// for a key set that is being fetched (5 seconds at most). An HMAC, or a token without hope, is neither.
     pub fn is_costly(&self, token: &str) -> bool {
         self.has_public_keys()
             && Token::read(token).is_ok_and(|token| token.algorithm.is_some() && !token.is_hmac())
     }
 
-    /// Who the token says the player is, at this Unix time in milliseconds.
+    /// Verifies a token at this Unix time in milliseconds; returns the player's claims.
     ///
     /// # Errors
-    /// `TOKEN_EXPIRED` for a token that was good but for its `exp`; `UNAUTHENTICATED` for any other fault, with the
+    /// `TOKEN_EXPIRED` for a token that was good except for its `exp`; `UNAUTHENTICATED` for any other fault, with the
     /// time after which to try again where the token is not valid yet.
     pub fn verify(&self, token: &str, now_unix_ms: u64) -> Result<Claims, AuthFailure> {
         let token = Token::read(token)?;
@@ -119,7 +119,7 @@ impl Verifier {
         self.judge(&token.payload()?, now_unix_ms)
     }
 
-    /// Whether the token is signed by a key of this server, whatever it says.
+    /// Whether the token is signed by a key of this server, whatever its claims.
     pub fn is_signature_good(&self, token: &str) -> bool {
         Token::read(token).and_then(|token| self.is_signed(&token)).unwrap_or(false)
     }
@@ -143,7 +143,7 @@ impl Verifier {
                     // Not the token's fault: the client may come again.
                     None => Err(AuthFailure::new(
                         ErrorCode::Internal,
-                        "the token cannot be judged: the key set could not be fetched yet",
+                        "the token cannot be verified: the key set could not be fetched yet",
                     )),
                 }
             }
@@ -182,7 +182,7 @@ impl Verifier {
         }
     }
 
-    /// Whether this is the moment for the token, give or take the leeway between two clocks.
+    /// Whether the token is valid at this time, with the leeway between two clocks.
     fn judge_time(&self, claims: &Map<String, Value>, now_unix_ms: u64) -> Result<Option<u64>, AuthFailure> {
         let expires = numeric_date(claims, "exp")?;
         for name in ["nbf", "iat"] {
@@ -247,7 +247,7 @@ impl<'t> Token<'t> {
         let header = URL_SAFE_NO_PAD.decode(header).map_err(|_| not_a_token())?;
         let header: Header = serde_json::from_slice(&header).map_err(|_| not_a_token())?;
         if header.crit.is_some() {
-            return Err(unauthenticated("the token asks for extensions (`crit`), and none is known"));
+            return Err(unauthenticated("the token requires extensions (`crit`), and none is supported"));
         }
         let algorithm = algorithm_named(&header.alg);
         let shown_algorithm = shown(&header.alg);

@@ -1,4 +1,4 @@
-//! The commands that run and end: they print and give an exit status, and never end the process themselves.
+//! The commands that run and end: they print and return an exit status, and never end the process themselves.
 
 pub mod check_config;
 pub mod token;
@@ -8,7 +8,7 @@ pub type ExitStatus = u8;
 
 /// It was done.
 pub const DONE: ExitStatus = 0;
-/// It was refused, and standard error says why.
+/// It was refused; the reason is on standard error.
 pub const REFUSED: ExitStatus = 1;
 /// A file could not be read.
 pub const UNREADABLE: ExitStatus = 2;

@@ -10,7 +10,7 @@ use crate::auth::{MAX_PLAYER_BYTES, MAX_TOKEN_BYTES, PrivateKey, Verifier, mint}
 use crate::cli::TokenArgs;
 use crate::config::{self, Auth, units};
 
-/// These are numbers wherever they stand (RFC 7519 §4.1).
+/// These are numbers wherever they are (RFC 7519 §4.1).
 const DATES: [&str; 3] = ["exp", "nbf", "iat"];
 
 /// Mints and prints.
@@ -120,7 +120,7 @@ fn split<'a>(option: &str, claim: &'a str, user_claim: &str) -> Result<(&'a str,
     }
 }
 
-/// JSON where it can be nothing else; a bare number is a text, but for the claims that are dates.
+/// JSON where it can be nothing else; a bare number is a text, except for the claims that are dates.
 fn loose(name: &str, value: &str) -> Value {
     match serde_json::from_str(value) {
         Ok(Value::Number(number)) if DATES.contains(&name) => Value::Number(number),

@@ -1,4 +1,4 @@
-//! `[auth]`: whose word is taken for who a player is. Keys are read and judged here; tokens are [`crate::auth`]'s.
+//! `[auth]`: who may sign players' tokens. Keys are read and validated here; tokens are verified in [`crate::auth`].
 
 use std::time::Duration;
 
@@ -15,11 +15,11 @@ pub struct Auth {
     pub public_keys: Vec<PublicKey>,
     /// Where a JSON Web Key Set is fetched from.
     pub jwks_url: Option<String>,
-    /// A token must name one of these in `aud`; empty: not asked.
+    /// A token must name one of these in `aud`; empty: not checked.
     pub audience: Vec<String>,
-    /// A token must name one of these in `iss`; empty: not asked.
+    /// A token must name one of these in `iss`; empty: not checked.
     pub issuer: Vec<String>,
-    /// How far the clock of whoever signs tokens may differ from ours.
+    /// How far the clock of the tokens' signer may differ from ours.
     pub leeway: Duration,
     /// The claim that is the player id.
     pub user_claim: String,
@@ -27,7 +27,7 @@ pub struct Auth {
     pub cookie: Option<String>,
     /// Whether a connection without a token is welcome.
     pub allow_anonymous: bool,
-    /// Whether `?token=` is looked at.
+    /// Whether `?token=` is read.
     pub query_token: bool,
 }
 
@@ -55,7 +55,7 @@ impl Auth {
     }
 }
 
-/// RFC 7518 §3.2 asks for as many bytes as HS256 makes.
+/// RFC 7518 §3.2 requires as many bytes as HS256 produces.
 const GOOD_SECRET_BYTES: usize = 32;
 const LEEWAY: Duration = Duration::from_secs(5);
 const MAX_LEEWAY: Duration = Duration::from_secs(300);
@@ -89,7 +89,7 @@ pub(super) fn read(section: &Section<'_>) -> Auth {
     }
     if !written && !auth.allow_anonymous {
         section.cx().warn(
-            "nobody can connect: `auth` names no `hmac_secret`, `public_key_file` or `jwks_url`, and anonymous players are off",
+            "no client can connect: `auth` has no `hmac_secret`, `public_key_file` or `jwks_url`, and anonymous players are off",
         );
     }
     section.close();

@@ -140,7 +140,7 @@ fn key_prefix(field: Field<'_>) -> Option<String> {
     Some(prefix)
 }
 
-/// Reads what concerns Redis, and judges it whatever the kind; `None` where there is no usable address.
+/// Reads and validates what concerns Redis, whatever the kind; `None` where there is no usable address.
 fn read_redis(section: &Section<'_>) -> Option<RedisConfig> {
     let url = section.field("url").and_then(|field| {
         let text = field.string()?;

@@ -16,7 +16,7 @@ use super::views;
 
 const MAX_CLASSES: usize = 1000;
 
-/// What is asked for and not built.
+/// What is requested and not built.
 const LATER: [(&str, Off); 6] = [
     ("history", Off::Never),
     ("plain_publish", Off::Word("deliver")),
@@ -94,7 +94,7 @@ fn class(section: &Section<'_>, names: &mut Names) -> Option<Class> {
     })
 }
 
-/// Whether clients may subscribe by pattern. Redis is asked for what the patterns begin with, which has to be something.
+/// Whether clients may subscribe by pattern. Redis is subscribed to the patterns' literal beginning, which must not be empty.
 fn patterns(section: &Section<'_>, name: Option<&ClassName>) -> bool {
     let Some(field) = section.field("patterns") else { return false };
     let patterns = field.boolean().unwrap_or(false);

@@ -127,7 +127,7 @@ pub(super) fn template(field: &Field<'_>) -> Option<Template> {
         Ok(template) => Some(template),
         Err(error) => {
             field.error(
-                format_args!("holds what is no template: \"{}\": {error}", excerpt(&text)),
+                format_args!("contains an invalid template: \"{}\": {error}", excerpt(&text)),
                 "a template is written like \"room:{room}\"",
             );
             None
@@ -150,7 +150,7 @@ fn origin(field: &Field<'_>) -> Option<String> {
         Some(_) => Some(text.to_ascii_lowercase()),
         None => {
             field.error(
-                format_args!("holds what is no origin: \"{}\"", excerpt(&text)),
+                format_args!("contains an invalid origin: \"{}\"", excerpt(&text)),
                 "an origin is written like \"https://play.example\", without a path or a slash at the end; [\"*\"] allows any",
             );
             None

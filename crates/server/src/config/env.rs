@@ -1,5 +1,5 @@
 //! Overrides from the environment: `DRAWBRIDGE_BROKER__URL` is `broker.url`, `DRAWBRIDGE_CHANNEL__0__PUBLISH` is
-//! `publish` of the first `[[channel]]`. They are laid over the raw tree before anything is judged, so that one set
+//! `publish` of the first `[[channel]]`. They are laid over the raw tree before anything is validated, so that one set
 //! of rules and messages serves both.
 
 use std::sync::Arc;
@@ -28,7 +28,7 @@ fn is_ours(name: &str, value: &str) -> bool {
 }
 
 /// Whether Kubernetes sets this variable, as it does in every pod for each service in the namespace: a service called
-/// `drawbridge-redis` gives `DRAWBRIDGE_REDIS_SERVICE_HOST`, `DRAWBRIDGE_REDIS_PORT_6379_TCP_ADDR` and others. The names of
+/// `drawbridge-redis` sets `DRAWBRIDGE_REDIS_SERVICE_HOST`, `DRAWBRIDGE_REDIS_PORT_6379_TCP_ADDR` and others. The names of
 /// services and their ports may hold two hyphens in a row, which become `__`. No key of the configuration has such a name.
 fn is_service_link(name: &str, value: &str) -> bool {
     // From the underscore on that ends the prefix, so that a part of the name is found at its start, too.
@@ -65,7 +65,7 @@ pub(super) fn path(variable: &str) -> Vec<String> {
     variable.strip_prefix(PREFIX).unwrap_or(variable).to_lowercase().split("__").map(str::to_owned).collect()
 }
 
-/// Lays the variables over what the file says; what cannot be laid is an error.
+/// Lays the variables over the file's values; what cannot be laid is an error.
 pub(super) fn overlay(
     root: &mut Table,
     variables: impl Iterator<Item = (String, String)>,
@@ -110,7 +110,7 @@ fn blank(place: &Place) -> Node {
     Node { place: place.clone(), raw: Raw::Text(String::new()) }
 }
 
-/// The value of this key, and what was no table gives way to one. The key itself is the variable's where its value is.
+/// The value of this key; what is not a table is replaced by one. The key itself is the variable's where its value is.
 fn member<'n>(node: &'n mut Node, key: &str, place: &Place, is_last: bool) -> &'n mut Node {
     if !matches!(node.raw, Raw::Table(_)) {
         let empty = Node { place: place.clone(), raw: Raw::Table(Table::default()) };
@@ -125,7 +125,7 @@ fn member<'n>(node: &'n mut Node, key: &str, place: &Place, is_last: bool) -> &'
     &mut entry.node
 }
 
-/// A rate may be written as a number alone; it stays when a variable says no more than its burst.
+/// A rate may be written as a number alone; it stays when a variable sets only its burst.
 fn keep_rate(table: &mut Node, whole: Node, key: &str) {
     if let (Raw::Table(table), Raw::Integer(_), "burst") = (&mut table.raw, &whole.raw, key) {
         table.0.push(Entry { key: "per_second".to_owned(), place: whole.place.clone(), node: whole });

@@ -1,4 +1,4 @@
-//! What is wrong with a configuration, where it stands, and what would be right. No error ever holds a secret's
+//! What is wrong with a configuration, where it is, and what would be right. No error ever holds a secret's
 //! value: the sections quote only what cannot be one.
 
 use std::fmt;
@@ -28,7 +28,7 @@ pub struct ConfigError {
     pub problem: String,
     /// What would be right.
     pub hint: Option<String>,
-    /// Where it stands in the file, for the order of the report.
+    /// Its byte in the file, for the order of the report.
     pub(super) offset: usize,
 }
 
@@ -54,7 +54,7 @@ impl ConfigErrors {
         ConfigErrors { file: file.to_owned(), unreadable: false, errors }
     }
 
-    /// Says `new`, if there is one, where it said that `old` is wrong.
+    /// Replaces the text `old` by `new`, if there is one.
     pub(super) fn renamed(mut self, old: &str, new: Option<&str>) -> Self {
         for error in &mut self.errors {
             match (&mut error.location, new) {

@@ -1,4 +1,4 @@
-//! The files that a configuration names: each is read once while the configuration is judged, within a bound, so
+//! The files that a configuration names: each is read once while the configuration is validated, within a bound, so
 //! that a wrong one is an error with a line and not a failure at the first connection.
 
 use std::fs::File;
@@ -56,7 +56,7 @@ fn chain(field: &Field<'_>, bytes: &[u8]) -> Option<Vec<CertificateDer<'static>>
     let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(bytes).collect();
     let chain = chain.ok().filter(|chain| !chain.is_empty());
     if chain.is_none() {
-        field.error("holds no certificate", "a PEM file with a CERTIFICATE block is needed");
+        field.error("contains no certificate", "a PEM file with a CERTIFICATE block is needed");
     }
     chain
 }
@@ -80,7 +80,7 @@ pub(super) fn tls(section: &Section<'_>) -> Option<Tls> {
     let key = open(&key_field).and_then(|(path, bytes)| {
         let key = PrivateKeyDer::from_pem_slice(&bytes).ok();
         if key.is_none() {
-            key_field.error("holds no private key", "a PEM file with a PRIVATE KEY block is needed");
+            key_field.error("contains no private key", "a PEM file with a PRIVATE KEY block is needed");
         }
         Some((path, key?))
     });

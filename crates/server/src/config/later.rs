@@ -1,11 +1,11 @@
-//! Keys of the contract that nothing stands behind yet. They are known by name: their "off" is accepted, every
-//! other value is refused, so that nobody believes in what does not happen.
+//! Keys of the contract that are not implemented yet. They are known by name: their "off" is accepted, every
+//! other value is refused, so that no one relies on what does not work.
 
 use super::reader::{Field, Section, resolved};
 use super::tree::Raw;
 use super::units::parse_duration;
 
-/// What a key says when it asks for nothing.
+/// The value of a key that turns it off.
 #[derive(Clone, Copy)]
 pub(super) enum Off {
     /// There is no such value.

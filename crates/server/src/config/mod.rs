@@ -1,9 +1,9 @@
 //! The configuration: one TOML file and the environment in, one validated [`Config`] out. What is read here is
-//! judged here, all of it, so that nothing after it parses text or meets a wrong value; every problem is reported at
-//! once, each with its place and what would be right. `docs/configuration.md` says what each key means.
+//! validated here, all of it, so that nothing after it parses text or meets a wrong value; every problem is reported at
+//! once, each with its place and what would be right. `docs/configuration.md` explains each key.
 //!
 //! `tree` is the raw input, `env` lays the environment over it, `reader` turns raw values into typed ones, and a
-//! module for each table says which keys there are. Listening, connecting and checking tokens are done elsewhere.
+//! module for each table lists its keys. Listening, connecting and checking tokens are done elsewhere.
 
 mod auth;
 mod broker;
@@ -59,7 +59,7 @@ pub struct Config {
     pub proxy_protocol: bool,
     /// Over how long a drain is spread.
     pub drain_window: Duration,
-    /// How long Redis may be away before `/readyz` says so.
+    /// How long Redis may be unavailable before `/readyz` reports it.
     pub ready_grace: Duration,
     /// Whether player commands are taken from `drawbridge:control`.
     pub control_channel: bool,
@@ -79,13 +79,13 @@ pub struct Config {
     pub connections_per_address: Option<u32>,
     /// How long a Redis subscription outlives its last subscriber.
     pub linger: Duration,
-    /// What the engines are told.
+    /// The engines' settings.
     pub engine: Settings,
     /// What is allowed, and probably not meant.
     pub warnings: Vec<String>,
 }
 
-/// Reads and judges a file, with the environment's overrides.
+/// Reads and validates a file, with the environment's overrides.
 ///
 /// # Errors
 /// Everything that is wrong with it.
@@ -98,7 +98,7 @@ pub fn load(path: &Path) -> Result<Config, ConfigErrors> {
     read(&name, &text, directory, environment()).map(|(config, _)| config)
 }
 
-/// Judges a configuration that is at hand, with these variables in place of the environment. Files that it names
+/// Validates the text of a configuration, with these variables in place of the environment. Files that it names
 /// are looked for in the working directory.
 ///
 /// # Errors
@@ -122,7 +122,7 @@ pub fn dev(redis: Option<&str>) -> Result<Config, ConfigErrors> {
     let default = [own("DRAWBRIDGE_AUTH__HMAC_SECRET", &secret)];
     let typed =
         redis.map(|url| [own("DRAWBRIDGE_BROKER__KIND", "redis"), own("DRAWBRIDGE_BROKER__URL", url)]);
-    // Of a name that stands there twice, the last is laid over the others.
+    // Of a name that is there twice, the last is laid over the others.
     let variables = default.into_iter().chain(environment()).chain(typed.into_iter().flatten());
     let mut config = match read("dev", include_str!("dev.toml"), Path::new(""), variables) {
         Ok((config, _)) => config,
@@ -132,7 +132,7 @@ pub fn dev(redis: Option<&str>) -> Result<Config, ConfigErrors> {
     Ok(config)
 }
 
-/// Takes an address to listen on, `host:port`, as the command line gives it.
+/// Takes an address to listen on, `host:port`, from the command line.
 ///
 /// # Errors
 /// What is wrong with it.
@@ -152,12 +152,12 @@ pub fn read_file(path: &Path) -> Result<Vec<u8>, String> {
 }
 
 fn environment() -> impl Iterator<Item = (String, String)> {
-    // What is not UTF-8 is no value of ours; it is shown to the rules with the marks that make it wrong.
+    // What is not UTF-8 is never valid; the rules see it with replacement characters, which they refuse.
     std::env::vars_os()
         .map(|(name, value)| (name.to_string_lossy().into_owned(), value.to_string_lossy().into_owned()))
 }
 
-/// Also gives all keys that there are, for the tests of what the documents say.
+/// Also returns all known keys, for the tests of the documents.
 fn read(
     name: &str,
     text: &str,

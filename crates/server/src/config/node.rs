@@ -94,7 +94,7 @@ fn admin(section: &Section<'_>, players: &str) -> Option<Admin> {
     };
     let (address, api_key) = (listen(&address), admin_key(&api_key));
     if address.as_deref() == Some(players) && !players.ends_with(":0") {
-        section.error("`admin.listen` is where players connect", "give it a port of its own");
+        section.error("`admin.listen` is where players connect", "give it another port");
     }
     Some(Admin { listen: address?, api_key: api_key? })
 }
@@ -146,7 +146,7 @@ fn network(field: &Field<'_>) -> Option<IpNet> {
         text.parse::<IpNet>().ok().or_else(|| text.parse::<std::net::IpAddr>().ok().map(IpNet::from));
     if network.is_none() {
         field.error(
-            format_args!("holds what is no network: \"{}\"", super::reader::excerpt(&text)),
+            format_args!("contains an invalid network: \"{}\"", super::reader::excerpt(&text)),
             "a network is written like \"10.0.0.0/8\" or \"fd00::/8\", a single address as it is",
         );
     }

@@ -1,6 +1,6 @@
 //! From raw values to typed ones: [`Section`] reads the keys of one table, [`Field`] one value. Each problem is
 //! noted with its place and reading goes on with the default, so that one run reports everything. A key that no
-//! section asked for is unknown, and its nearest right name is looked for among those that were asked for.
+//! section asked for is unknown, and its nearest right name is looked for among those that were requested.
 
 use std::cell::RefCell;
 use std::collections::BTreeSet;
@@ -23,7 +23,7 @@ pub(super) struct Context<'a> {
     directory: PathBuf,
     errors: RefCell<Vec<ConfigError>>,
     warnings: RefCell<Vec<String>>,
-    /// Every key asked for so far, as `table.key`.
+    /// Every key read so far, as `table.key`.
     known: RefCell<BTreeSet<String>>,
     unknown: RefCell<Vec<(String, Entry)>>,
 }
@@ -170,7 +170,7 @@ impl<'c> Section<'c> {
         self.field(key).and_then(|field| field.boolean()).unwrap_or(default)
     }
 
-    /// A list of strings; in the environment, commas may stand between them.
+    /// A list of strings; in the environment, commas may be between them.
     pub(super) fn strings(&self, key: &str) -> Option<Vec<Field<'c>>> {
         self.field(key).and_then(|field| field.strings())
     }
@@ -207,7 +207,7 @@ impl<'c> Section<'c> {
         self.bucket(key, default, Field::size)
     }
 
-    /// Whether a number stands there; in the environment it is a text that begins like one.
+    /// Whether the value is a number; in the environment it is a text that begins like one.
     fn is_number(&self, key: &str) -> bool {
         self.entries.borrow().get(key).is_some_and(|entry| match &entry.node.raw {
             Raw::Integer(_) => true,
@@ -247,7 +247,7 @@ impl<'c> Section<'c> {
         Some(Rate { per_second, burst: burst.flatten().unwrap_or(per_second.saturating_mul(2)) })
     }
 
-    /// What is left was never asked for.
+    /// Reports the keys that no section has read.
     pub(super) fn close(&self) {
         let left = self.entries.take().0;
         self.cx.unknown.borrow_mut().extend(left.into_iter().map(|entry| (self.name.clone(), entry)));
@@ -314,7 +314,7 @@ impl<'c> Field<'c> {
         Some(text)
     }
 
-    /// Whether it says `false`.
+    /// Whether it is `false`.
     pub(super) fn is_false(&self) -> bool {
         matches!(self.node.raw, Raw::Boolean(false)) || self.node.is_text("false")
     }

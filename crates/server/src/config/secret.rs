@@ -53,7 +53,7 @@ impl Rotating {
         self.0.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Uses this secret from now on; says whether it is another.
+    /// Uses this secret from now on; returns whether it is another.
     pub(crate) fn replace(&self, secret: Secret) -> bool {
         let mut current = self.0.write().unwrap_or_else(PoisonError::into_inner);
         let is_other = *current != secret;

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use super::env;
 use super::tree::{Entry, Place};
 
-/// What to say of a key that nobody asked for.
+/// The message about an unknown key.
 pub(super) enum Unknown {
     /// A mistake.
     Wrong { problem: String, hint: Option<String> },
@@ -24,7 +24,7 @@ pub(super) fn nearest<'n>(wrong: &str, names: impl Iterator<Item = &'n str>) -> 
     (best.0 >= ALIKE).then_some(best.1)
 }
 
-/// Judges a key that is left in a table after all sections have asked for theirs.
+/// Explains a key that no section has read.
 pub(super) fn unknown(known: &BTreeSet<String>, table: &str, entry: &Entry) -> Unknown {
     match &entry.place {
         Place::File(_) => in_file(known, table, &entry.key),
@@ -58,7 +58,7 @@ fn in_environment(known: &BTreeSet<String>, variable: &str) -> Unknown {
     let dotted = path.iter().filter(is_index).cloned().collect::<Vec<_>>().join(".");
     let near = nearest(&dotted, known.iter().map(String::as_str));
     if near.is_none() && path.len() == 1 {
-        let warning = format!("{variable} is no key of the configuration and was not looked at");
+        let warning = format!("{variable} is not a configuration key and is ignored");
         return Unknown::NotForUs { warning };
     }
     let hint = near.map(|near| {

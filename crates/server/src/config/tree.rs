@@ -1,5 +1,5 @@
-//! The raw input: what the file and the environment say, each value with the place it was written at. Nothing is
-//! judged here but the grammar of TOML.
+//! The raw input of the file and the environment, each value with the place it was written at. Only the grammar
+//! of TOML is checked here.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -36,7 +36,7 @@ impl Node {
 pub(super) enum Raw {
     /// From the environment: what it means depends on what is wanted.
     Text(String),
-    /// `verbatim`: it stands in the file, character by character, right behind one opening quote.
+    /// `verbatim`: it is written in the file, character by character, right behind one opening quote.
     String {
         text: String,
         verbatim: bool,
@@ -72,7 +72,7 @@ pub(super) struct Table(pub(super) Vec<Entry>);
 #[derive(Clone, Debug)]
 pub(super) struct Entry {
     pub(super) key: String,
-    /// Where the key stands; the value has a place of its own.
+    /// Where the key is written; the value has its own place.
     pub(super) place: Place,
     pub(super) node: Node,
 }
@@ -99,7 +99,7 @@ pub(super) fn parse_file(text: &str) -> (Table, Vec<ConfigError>) {
     (table(root.get_ref(), &|span| Place::File(span.start), text), errors)
 }
 
-/// Reads one value that came from outside the file; every part of it stands at `place`.
+/// Reads one value that came from outside the file; every part of it is at `place`.
 pub(super) fn parse_value(text: &str, place: &Place) -> Option<Node> {
     let value = DeValue::parse(text).ok()?;
     Some(node(&value, &|_| place.clone(), ""))
@@ -111,7 +111,7 @@ pub(super) fn text_or_quoted(text: &str, place: &Place) -> Node {
     quoted.unwrap_or_else(|| Node { place: place.clone(), raw: Raw::Text(text.to_owned()) })
 }
 
-/// The parser's words hold names of grammar only, never the text of the file: it may be a secret.
+/// The parser's message contains names of the grammar only, never the text of the file: it may be a secret.
 fn syntax_error(text: &str, error: &toml::de::Error) -> ConfigError {
     let offset = error.span().map_or(0, |span| span.start);
     ConfigError {

@@ -1,4 +1,4 @@
-//! The keys of a class that say what is shown and how fast: entities, areas, delivery (contract §5, §6, §10).
+//! The keys of a class for entities, areas and delivery (contract §5, §6, §10).
 
 use std::time::Duration;
 
@@ -17,7 +17,7 @@ const LONGEST_TTL: Duration = Duration::from_secs(30 * 24 * 3_600);
 const LONGEST_WINDOW: Duration = Duration::from_secs(10);
 const LONGEST_WAIT: Duration = Duration::from_secs(60);
 
-/// What a class says of keys, entities and delivery.
+/// A class's keys for entities and delivery.
 pub(super) struct Views {
     pub(super) key: Option<Path>,
     pub(super) entity: Option<EntityRules>,
@@ -44,11 +44,11 @@ fn path(field: &Field<'_>) -> Option<Path> {
         .ok()
 }
 
-/// Where entities are. What it says is said in vain on a class without entities, and where there are no positions.
+/// Where entities are. It has no effect on a class without entities or positions.
 fn space(section: &Section<'_>, is_entity: bool, params: Option<&[&str]>) -> Option<Space> {
     let given = section.has("position");
     let position = section.field("position").and_then(position);
-    // What speaks of places needs places.
+    // What refers to places needs places.
     let field = |key: &str| {
         let field = section.field(key)?;
         if !given && !field.is_false() {

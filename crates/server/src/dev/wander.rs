@@ -1,5 +1,5 @@
 //! The small world of the playground: two teams that wander about, and whose lanterns now and then show them to
-//! everyone. A pure simulation: the same seed gives the same walks. Who publishes it, and when, is `dev.rs`'s business.
+//! everyone. A pure simulation: the same seed produces the same walks. `dev.rs` publishes it.
 
 use std::f64::consts::{PI, TAU};
 
@@ -61,7 +61,7 @@ impl World {
         World { wanderers, random }
     }
 
-    /// Lets one of them take a step, and tells its state; `None` where there is no such one.
+    /// Lets one of them take a step; returns its state, or `None` if there is no such one.
     pub(super) fn step(&mut self, at: usize) -> Option<Value> {
         let turn = self.random.below(2.0 * TURN) - TURN;
         let wanderer = self.wanderers.get_mut(at)?;

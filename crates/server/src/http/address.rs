@@ -12,7 +12,7 @@ use ipnet::IpNet;
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 
 /// The client's address: the peer's, or, where the peer is a trusted proxy, what its `Forwarded` (RFC 7239) or
-/// `X-Forwarded-For` says. Entries are believed from the right, as long as trusted proxies wrote them.
+/// `X-Forwarded-For`. Entries are believed from the right, as long as trusted proxies wrote them.
 pub(crate) fn client_address(peer: IpAddr, trusted: &[IpNet], headers: &HeaderMap) -> IpAddr {
     let address = peer.to_canonical();
     if !is_trusted(address, trusted) {
@@ -32,11 +32,11 @@ pub(crate) fn client_address(peer: IpAddr, trusted: &[IpNet], headers: &HeaderMa
     }
 }
 
-/// The last address of the chain that no trusted proxy stands for.
+/// The last address of the chain that no trusted proxy represents.
 fn nearest_untrusted(peer: IpAddr, trusted: &[IpNet], chain: Vec<Option<IpAddr>>) -> IpAddr {
     let mut address = peer;
     for entry in chain.into_iter().rev() {
-        // What a proxy did not know or hid is not the client's to choose: the proxy's own address stands.
+        // A client cannot choose what a proxy did not know or hid: the proxy's own address counts.
         let Some(entry) = entry else { break };
         address = entry.to_canonical();
         if !is_trusted(address, trusted) {
@@ -151,7 +151,7 @@ impl Drop for AddressSlot {
     }
 }
 
-/// A number of places that addresses share: no address takes so many that others find none. An address may hold one part of
+/// A number of places that addresses share: no address may take them all. An address may hold one part of
 /// what is free, so that its share shrinks as the places fill, and always a few while there are any.
 #[derive(Debug)]
 pub struct Shares {
@@ -183,7 +183,7 @@ impl Shares {
         Arc::new(Shares { places, part: part.max(1), floor, held: Mutex::default() })
     }
 
-    /// Takes a place for this address; for none where it stands for many, as a trusted proxy does. `None` where the address
+    /// Takes a place for this address; uncounted if it represents many clients, as a trusted proxy does. `None` where the address
     /// has its share, or all places are taken.
     pub fn take(self: &Arc<Self>, address: Option<IpAddr>) -> Option<Share> {
         let key = address.map(counted_as);

@@ -1,4 +1,4 @@
-//! The admin API (contract §9): for services and operators, on a listener of its own, with an API key.
+//! The admin API (contract §9): for services and operators, on its own listener, with an API key.
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -274,7 +274,7 @@ fn check_channel(node: &Node, name: &str, pattern_allowed: bool) -> Result<(), A
     Ok(())
 }
 
-/// What went wrong, in the words of the wire contract where it has one.
+/// What went wrong, with the code of the wire contract where it has one.
 #[derive(Debug)]
 struct ApiError {
     status: StatusCode,

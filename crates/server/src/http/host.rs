@@ -4,7 +4,7 @@
 use http::HeaderMap;
 use http::header;
 
-/// Whether `Host` is an IP address, `localhost` or a name under it: what no DNS server of somebody else answers for.
+/// Whether `Host` is an IP address, `localhost` or a name under it: a name that no foreign DNS server can answer for.
 pub(crate) fn is_local_name(headers: &HeaderMap) -> bool {
     let mut hosts = headers.get_all(header::HOST).iter();
     let (Some(host), None) = (hosts.next(), hosts.next()) else { return false };

@@ -64,7 +64,7 @@ fn admit(node: &Node, peer: SocketAddr) -> Option<Share> {
         });
         return None;
     }
-    // A proxy stands for many; its clients count when their addresses are known.
+    // A proxy represents many; its clients count when their addresses are known.
     let address = peer.ip().to_canonical();
     let is_proxy = address::is_trusted(address, &node.config.trusted_proxies);
     let share = node.unauthenticated.take((!is_proxy).then_some(address));
@@ -102,7 +102,7 @@ pub(super) fn untrusted_hint(names_a_client: bool) -> &'static str {
     }
 }
 
-/// Counts a connection as long as it is no socket of a shard.
+/// Counts a connection until it is a shard's socket.
 struct Handshake<'n>(&'n Node);
 
 impl<'n> Handshake<'n> {

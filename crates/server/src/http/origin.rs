@@ -33,8 +33,8 @@ pub(super) fn is_allowed(allowed: Option<&[String]>, headers: &HeaderMap, reache
     }
 }
 
-/// Whether a token in a cookie counts. Browsers add cookies to what any page asks for, so the page's origin must be the
-/// request's own or be named in the list: `"*"` and `"null"` name nobody, and neither does a request without `Origin`.
+/// Whether a token in a cookie counts. Browsers add cookies to the requests of any page, so the page's origin must be the
+/// request's own or be named in the list: `"*"` and `"null"` name no origin, and neither does a request without `Origin`.
 pub(super) fn may_use_cookies(allowed: Option<&[String]>, headers: &HeaderMap, reached: Reached) -> bool {
     let Some(origin) = headers.get(header::ORIGIN).and_then(|origin| origin.to_str().ok()) else {
         return false;
@@ -108,8 +108,8 @@ fn host_and_port(authority: &str) -> Option<(String, Option<u16>)> {
     (!host.is_empty() && !host.contains(['/', '@', ' '])).then_some((host, port))
 }
 
-/// Whether the page is of the host and port under which the browser asked for this socket. The scheme is compared where it is
-/// known: by our own TLS, or by the word of a trusted proxy; a proxy that nobody trusts may end TLS unseen.
+/// Whether the page has the host and port that the browser used for this socket. The scheme is compared where it is
+/// known: by our own TLS, or by a trusted proxy's header; an untrusted proxy may end TLS unseen.
 fn is_same_origin(origin: &str, headers: &HeaderMap, reached: Reached) -> bool {
     let Some(origin) = Origin::parse(origin) else { return false };
     let mut schemes: Vec<String> = Vec::new();

@@ -84,7 +84,7 @@ pub(super) fn ready(node: &Node) -> Reply {
     }
 }
 
-/// In OpenMetrics' text, which is good as Prometheus' older one too: it is called what the client asks for.
+/// In OpenMetrics' text, which is also valid as Prometheus' older format: the content type is the one that the client accepts.
 pub(super) async fn metrics(node: &Node, asked: &HeaderMap) -> Reply {
     let accepted = asked.get(header::ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or_default();
     let content_type = match accepted.contains("application/openmetrics-text") {

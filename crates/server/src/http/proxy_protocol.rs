@@ -16,10 +16,10 @@ const V1_MAX_BYTES: usize = 107;
 const V2_FIXED_BYTES: usize = 16;
 /// The longest header of version 2 that is read: addresses and a few extensions.
 const V2_MAX_BYTES: usize = 4_096;
-/// How often a half-sent prefix is looked at again.
+/// How often an incomplete prefix is checked again.
 const PEEK_EVERY: Duration = Duration::from_millis(5);
 
-/// Reads a PROXY header if there is one and gives the address in it; `None` where there is none or it names none.
+/// Reads a PROXY header if there is one. Returns its address, or `None` without a header or address.
 /// The caller bounds the time.
 pub(super) async fn read(stream: &mut TcpStream) -> io::Result<Option<IpAddr>> {
     match version(stream).await? {

@@ -239,7 +239,7 @@ fn cookie<'h>(headers: &'h HeaderMap, name: &str) -> Option<&'h str> {
 
 fn token(node: &Node, headers: &HeaderMap, query: &str, reached: Reached) -> Option<String> {
     if let Some(value) = headers.get(header::AUTHORIZATION) {
-        // Anything but a bearer token is judged too, so that the client learns what is wrong.
+        // Anything but a bearer token is verified too, so that the client learns what is wrong.
         let value = value.to_str().unwrap_or_default();
         let (scheme, token) = value.split_once(' ').unwrap_or((value, ""));
         return Some(if scheme.eq_ignore_ascii_case("bearer") {
@@ -253,7 +253,7 @@ fn token(node: &Node, headers: &HeaderMap, query: &str, reached: Reached) -> Opt
     by_query().or_else(|| cookie_token(node, auth.cookie.as_deref()?, headers, reached))
 }
 
-/// An empty cookie is how some frameworks say that there is none.
+/// Some frameworks delete a cookie by making it empty.
 fn cookie_token(node: &Node, name: &str, headers: &HeaderMap, reached: Reached) -> Option<String> {
     let token = cookie(headers, name).filter(|token| !token.is_empty())?;
     if origin::may_use_cookies(node.config.allowed_origins.as_deref(), headers, reached) {
@@ -284,7 +284,7 @@ fn parameter(query: &str, name: &str) -> Option<String> {
     String::from_utf8(decoded).ok()
 }
 
-/// Takes the raw socket back from hyper and gives it to the shard that has the fewest.
+/// Takes the raw socket back from hyper and passes it to the shard with the fewest sockets.
 fn hand_over(node: &Node, upgraded: Upgraded, admission: Admission) {
     let taken = match upgraded.downcast::<TokioIo<TcpStream>>() {
         Ok(parts) => parts.io.into_inner().into_std().map(|stream| (stream, None, parts.read_buf)),

@@ -1,5 +1,5 @@
 //! One shard: a thread with its own runtime, its own engine and its own sockets. Sockets, mail and the broker's
-//! events are turned into the engine's inputs; its outputs are carried out at the end of each turn, so that what a
+//! events are turned into the engine's inputs; its outputs are executed at the end of each turn, so that what a
 //! turn made due for one socket leaves in one write. Nothing here is shared with another shard but queues.
 
 mod run;
@@ -26,12 +26,12 @@ use crate::clock::Clock;
 use crate::http::address::{AddressSlot, Share};
 use crate::judge::Judge;
 
-/// What a shard is told by the rest of the process.
+/// Messages to a shard from the rest of the process.
 #[derive(Debug)]
 pub enum Mail {
     /// A socket whose handshake is done.
     Socket(Box<NewSocket>),
-    /// A token was judged.
+    /// A token was verified.
     Authenticated {
         /// For whom.
         conn: ConnId,
@@ -48,7 +48,7 @@ pub enum Mail {
         /// The window.
         window_ms: u64,
     },
-    /// Somebody asks for the gauges and counters.
+    /// A request for the gauges and counters.
     Stats(oneshot::Sender<ShardStats>),
 }
 
@@ -67,9 +67,9 @@ pub struct NewSocket {
     pub deflate: Option<Window>,
     /// The client's address.
     pub address: IpAddr,
-    /// The token of the upgrade, judged.
+    /// The token of the upgrade, verified.
     pub token: Option<Result<Claims, AuthFailure>>,
-    /// The URL said `connect=1`.
+    /// The URL had `connect=1`.
     pub wait_for_connect: bool,
     /// Counts the connection for its address.
     pub slot: AddressSlot,
@@ -122,7 +122,7 @@ pub struct ShardParts {
     pub limits: Arc<SharedLimits>,
     /// Where commands go.
     pub broker: Broker,
-    /// Who judges tokens.
+    /// Verifies tokens.
     pub judge: Judge,
     /// The node's shards, this one too.
     pub peers: Peers,
@@ -181,12 +181,12 @@ impl Peers {
 /// A runtime for a shard: of one thread.
 ///
 /// # Errors
-/// Where the system has no room for one more.
+/// Where the system cannot start one more.
 pub fn runtime() -> std::io::Result<Runtime> {
     tokio::runtime::Builder::new_current_thread().enable_all().build()
 }
 
-/// Starts a shard's thread, which hears the broker by `events` and drives `runtime`. It ends when every [`ShardHandle`]
+/// Starts a shard's thread, which receives the broker's events from `events` and drives `runtime`. It ends when every [`ShardHandle`]
 /// is gone.
 ///
 /// # Errors
@@ -194,7 +194,7 @@ pub fn runtime() -> std::io::Result<Runtime> {
 pub fn start(parts: ShardParts, events: ShardInbox, runtime: Runtime) -> std::io::Result<ShardHandle> {
     let (mail, received) = mpsc::unbounded_channel();
     let sockets = Arc::<AtomicUsize>::default();
-    // The judge answers by mail; a weak sender lets the shard end when the others are gone.
+    // The verifier answers by mail; a weak sender lets the shard end when the others are gone.
     let handle = ShardHandle { mail, sockets: sockets.clone() };
     let answers = handle.mail.downgrade();
     std::thread::Builder::new().name(format!("shard-{}", parts.id.0)).spawn(move || {

@@ -24,12 +24,12 @@ use crate::log::Notices;
 
 /// Mail and events taken in by one turn at most.
 const TURN: usize = 256;
-/// A shard for which more waits than a turn takes in is behind after so long: from then on what newer events replace is
+/// A shard for which more waits than a turn takes in lags after this long: from then on what newer events replace is
 /// dropped.
 const BEHIND_MS: u64 = 200;
 /// Writes after which the other tasks of the thread get a turn.
 const WRITES_PER_YIELD: usize = 512;
-/// A read of so much gives the other tasks of the thread their turn.
+/// After a read of this many bytes the other tasks of the thread have their turn.
 const MUCH_BYTES: usize = 4 * 1024;
 /// What all sockets together may have decoded and done between two runs of the loop, in bytes read and inflated. However many
 /// sockets send however much, an event from the broker waits for no more than this and one message.
@@ -65,7 +65,7 @@ struct Shard {
     scratch: RefCell<Vec<u8>>,
     /// The time for all that a turn takes in, and a read of a socket: the clocks are read once for each.
     now: Cell<Now>,
-    /// A task has given the engine something.
+    /// A task has passed an input to the engine.
     wake: Notify,
     answers: mpsc::WeakUnboundedSender<Mail>,
     open_sockets: Arc<AtomicUsize>,
@@ -77,13 +77,13 @@ struct Shard {
 enum Woken {
     Mail(Mail),
     Event(BrokerEvent),
-    /// A task has given the engine something.
+    /// A task has passed an input to the engine.
     Given,
     /// A deadline has come.
     Due,
 }
 
-/// Runs a shard until nobody can send it mail any more.
+/// Runs a shard until all senders of its mail are gone.
 pub(super) async fn run(
     parts: ShardParts,
     mut mail: mpsc::UnboundedReceiver<Mail>,
@@ -201,8 +201,8 @@ impl Shard {
         self.wake.notify_one();
     }
 
-    /// Where more waits than a turn takes in, and has for a while, drops what nobody would miss: old states of entities are not
-    /// told one after the other, later and later. Says whether more waits than a turn takes in.
+    /// Where more waits than a turn takes in, and has for a while, drops superseded states of entities instead of
+    /// delivering them later and later. Returns whether more waits than a turn takes in.
     fn keep_up(&self, events: &mut ShardInbox, since_ms: &mut Option<u64>) -> bool {
         if events.len() <= TURN {
             *since_ms = None;
@@ -288,7 +288,7 @@ impl Shard {
         if socket.transport.read_early(&mut early).is_ok() && !early.is_empty() {
             self.decode(&socket, &mut early);
         }
-        // It may have ended already, and then nobody would end its task.
+        // It may have ended already, and then nothing would end its task.
         if self.socket(id).is_none() {
             return;
         }
@@ -362,7 +362,7 @@ impl Shard {
         self.wake.notify_one();
     }
 
-    /// Decodes one message and hands it to the engine; says whether there may be another.
+    /// Decodes one message and hands it to the engine; returns whether there may be another.
     fn decode_message(
         self: &Rc<Self>,
         socket: &Rc<Socket>,
@@ -517,7 +517,7 @@ impl Shard {
         }
     }
 
-    /// Ends a connection that the engine has forgotten: what is left goes out, then the socket.
+    /// Ends a connection that the engine has removed: writes what is left, then closes the socket.
     fn begin_close(self: &Rc<Self>, socket: &Rc<Socket>, frames: impl IntoIterator<Item = Frame>) {
         if socket.closing.replace(true) {
             return;
@@ -578,7 +578,7 @@ impl Shard {
     }
 }
 
-/// How a reading task goes on.
+/// How a reading task continues.
 enum Next {
     Read,
     /// After the other tasks of the thread.
@@ -592,7 +592,7 @@ async fn read_loop(shard: Rc<Shard>, socket: Rc<Socket>) {
         shard.until_there_is_work_left().await;
         match shard.read(&socket) {
             Next::Read => tokio::task::consume_budget().await,
-            // Sockets know no turns of their own: one that always has more would be the only one to be read.
+            // Why: a socket that always has more would otherwise be the only one to be read.
             Next::Yield => tokio::task::yield_now().await,
             Next::End => break,
         }
@@ -600,7 +600,7 @@ async fn read_loop(shard: Rc<Shard>, socket: Rc<Socket>) {
     shard.remove(socket.id);
 }
 
-/// Waits until a full socket takes bytes again, writes what is half written, and tells the engine.
+/// Waits until a full socket takes bytes again, writes what is half written, and notifies the engine.
 async fn write_loop(shard: Rc<Shard>, socket: Rc<Socket>) {
     loop {
         let written = match socket.transport.writable().await {
@@ -626,11 +626,11 @@ fn close_frame(code: CloseCode, reason: &str) -> Frame {
     encode_close(code.as_u16(), reason)
 }
 
-/// 64 bits that nobody can guess.
+/// 64 unguessable bits.
 fn random() -> u64 {
     // Without randomness there are no secret session names: the process cannot go on.
     getrandom::u64().unwrap_or_else(|error| {
-        tracing::error!(%error, "the system gives no randomness");
+        tracing::error!(%error, "the system returned no random bytes");
         std::process::abort()
     })
 }

@@ -168,7 +168,7 @@ impl Socket {
         self.rest.borrow_mut().extend(frames);
     }
 
-    /// Writes what is half written; says whether all of it has left.
+    /// Writes what is half written; returns whether all of it has left.
     pub(super) fn write_rest(&self) -> io::Result<bool> {
         self.transport.flush()?;
         let mut rest = self.rest.borrow_mut();

@@ -33,7 +33,7 @@ pub(super) struct ReadBuffers {
 }
 
 impl ReadBuffers {
-    /// One read. Small, so that what a turn leaves undecoded of a socket is no more.
+    /// The size of one read. Small: it bounds what a turn leaves undecoded of a socket.
     const BYTES: usize = 16 * 1024;
 
     pub(super) fn new() -> Self {
@@ -95,8 +95,8 @@ impl Transport {
         }
     }
 
-    /// Writes what the socket takes; gives how much of `bytes` is no longer the caller's, 0 where it blocks.
-    /// With TLS that is all of it, and [`Transport::is_flushed`] says whether it has left.
+    /// Writes what the socket takes; returns how much of `bytes` is no longer the caller's, 0 where it blocks.
+    /// With TLS that is all of it, and [`Transport::is_flushed`] returns whether it was written.
     pub(super) fn write(&self, bytes: &[u8]) -> io::Result<usize> {
         match &self.tls {
             None => match self.stream.try_write(bytes) {
@@ -148,7 +148,7 @@ impl Transport {
     }
 }
 
-/// Feeds cipher text in and takes plain text out; says whether the peer has ended the TLS session.
+/// Feeds cipher text in and takes plain text out; returns whether the peer has ended the TLS session.
 fn decrypt(tls: &mut ServerConnection, mut raw: &[u8], plain: &mut Vec<u8>) -> io::Result<bool> {
     loop {
         // Behind the peer's last word rustls takes nothing more in.

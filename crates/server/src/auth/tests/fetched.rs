@@ -239,7 +239,7 @@ fn keys_are_kept_while_the_url_is_away() {
 fn without_any_key_set_a_token_is_refused() {
     let server = Server::start(None);
     let verifier = verifier(&server, SLOW);
-    let refused = "the token cannot be judged: the key set could not be fetched yet";
+    let refused = "the token cannot be verified: the key set could not be fetched yet";
     assert_eq!(said(&verifier, &token("ec", Some("e"))).unwrap_err(), refused);
     assert_eq!(said(&verifier, &token("ec", None)).unwrap_err(), refused);
 }
@@ -264,7 +264,7 @@ fn the_fetching_thread_ends_with_its_verifier() {
     }
 }
 
-/// One TLS connection with a certificate of its own; gives the address and the certificate.
+/// One TLS connection with its own certificate; returns the address and the certificate.
 fn serve_one_with_tls(body: Option<String>) -> (SocketAddr, Vec<u8>, JoinHandle<()>) {
     let certified = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
     let der = certified.cert.der().clone();

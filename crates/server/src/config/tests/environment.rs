@@ -218,7 +218,7 @@ fn variables_that_only_begin_alike_are_left_alone() {
     );
     assert_eq!(config.unwrap().warnings, Vec::<String>::new());
     let config = with("", &[SECRET, ("DRAWBRIDGE_BIN", "/bin/drawbridge")]).unwrap();
-    assert_eq!(config.warnings, ["DRAWBRIDGE_BIN is no key of the configuration and was not looked at"]);
+    assert_eq!(config.warnings, ["DRAWBRIDGE_BIN is not a configuration key and is ignored"]);
 }
 
 #[test]

@@ -167,11 +167,11 @@ fn addresses_are_judged() {
     );
     check(
         "trusted_proxies = [\"10.0.0.0/8\", \"10.0.0.0/33\"]",
-        "f.toml:1:34: `trusted_proxies` holds what is no network: \"10.0.0.0/33\"; a network is written like \"10.0.0.0/8\" or \"fd00::/8\", a single address as it is",
+        "f.toml:1:34: `trusted_proxies` contains an invalid network: \"10.0.0.0/33\"; a network is written like \"10.0.0.0/8\" or \"fd00::/8\", a single address as it is",
     );
     check(
         "listen = \"127.0.0.1:1\"\nadmin = { listen = \"127.0.0.1:1\", api_key = \"k\" }",
-        "f.toml:2:1: `admin.listen` is where players connect; give it a port of its own",
+        "f.toml:2:1: `admin.listen` is where players connect; give it another port",
     );
     check(
         "admin = { listen = \"127.0.0.1:1\" }",
@@ -230,7 +230,7 @@ fn the_broker_is_judged() {
     );
     check(
         "[broker]\nkind = \"redis\"\nurl = \"rediss://h\"\ntls_ca_file = \"ec.key.pem\"",
-        "f.toml:4:15: `broker.tls_ca_file` holds no certificate; a PEM file with a CERTIFICATE block is needed",
+        "f.toml:4:15: `broker.tls_ca_file` contains no certificate; a PEM file with a CERTIFICATE block is needed",
     );
 }
 
@@ -296,7 +296,7 @@ fn files_are_looked_at() {
     );
     let wanted = "a PEM file with a PUBLIC KEY block is needed: RSA of 2048 bits or more, EC on P-256 or P-384, or Ed25519";
     for (file, problem) in [
-        ("README.md", format!("holds no public key; {wanted}")),
+        ("README.md", format!("contains no public key; {wanted}")),
         ("rsa1024.pub.pem", format!("holds an RSA key of less than 2048 bits; {wanted}")),
         ("ec521.pub.pem", format!("holds an EC key that is on neither P-256 nor P-384; {wanted}")),
         (
@@ -320,7 +320,7 @@ fn files_are_looked_at() {
     );
     check(
         "tls = { cert_file = \"ec.cert.pem\", key_file = \"ec.pub.pem\" }",
-        "f.toml:1:47: `tls.key_file` holds no private key; a PEM file with a PRIVATE KEY block is needed",
+        "f.toml:1:47: `tls.key_file` contains no private key; a PEM file with a PRIVATE KEY block is needed",
     );
     let said = report("tls = { cert_file = \"ec.cert.pem\", key_file = \"ed25519.key.pem\" }");
     assert!(said.starts_with("f.toml:1:47: `tls.key_file` does not go with the certificate: "), "{said}");
@@ -336,11 +336,11 @@ fn other_texts_are_judged() {
     }
     check(
         "[connection]\nallowed_origins = [\"https://play.example/\"]",
-        "f.toml:2:20: `connection.allowed_origins` holds what is no origin: \"https://play.example/\"; an origin is written like \"https://play.example\", without a path or a slash at the end; [\"*\"] allows any",
+        "f.toml:2:20: `connection.allowed_origins` contains an invalid origin: \"https://play.example/\"; an origin is written like \"https://play.example\", without a path or a slash at the end; [\"*\"] allows any",
     );
     check(
         "[connection]\nauto_subscribe = [\"player:{sub}\", \"room:{room\"]",
-        "f.toml:2:35: `connection.auto_subscribe` holds what is no template: \"room:{room\": the brace at byte 5 has no partner; a template is written like \"room:{room}\"",
+        "f.toml:2:35: `connection.auto_subscribe` contains an invalid template: \"room:{room\": the brace at byte 5 has no partner; a template is written like \"room:{room}\"",
     );
     check(
         "lifecycle.stream = \"a b\"",
@@ -356,7 +356,7 @@ fn classes_are_judged() {
     );
     check(
         "[[channel]]\nname = \"a*b\"",
-        "f.toml:2:8: `channel.name` is not a class name: \"a*b\": the `*` at byte 1 takes the rest of the name, so it can stand only at the end; it is written like \"room:{room}\" or \"chat:*\"",
+        "f.toml:2:8: `channel.name` is not a class name: \"a*b\": the `*` at byte 1 takes the rest of the name, so it must be at the end; it is written like \"room:{room}\" or \"chat:*\"",
     );
     for name in ["*", "{room}", "{a}:{b}"] {
         check(
