@@ -21,7 +21,7 @@ fn the_defaults_are_the_contracts() {
     assert!((1..=32).contains(&config.shards));
     assert!(!config.proxy_protocol && !config.control_channel && config.trusted_proxies.is_empty());
     assert!(matches!(config.broker.kind, BrokerKind::Memory));
-    assert_eq!(config.broker.key_prefix, "drawbridge:");
+    assert_eq!((&*config.broker.key_prefix, &*config.broker.channel_prefix), ("drawbridge:", ""));
     assert_eq!((config.broker.queue_bytes, config.broker.external_bytes), (16 << 20, 1 << 20));
     assert!(!config.auth.query_token && !config.auth.has_keys());
     assert_eq!(config.connections_per_address, None);
@@ -62,6 +62,7 @@ password = "pw"
 tls_ca_file = "ec.cert.pem"
 subscriber_pool = 4
 key_prefix = "db:"
+channel_prefix = "prod:"
 queue_bytes = "1MiB"
 external_bytes = 4096
 [auth]
@@ -118,6 +119,7 @@ messages_per_address = { per_second = 9 }
         (&*config.broker.key_prefix, config.broker.queue_bytes, config.broker.external_bytes),
         ("db:", 1 << 20, 4096)
     );
+    assert_eq!(config.broker.channel_prefix, "prod:");
     assert_eq!(config.auth.audience, ["a", "b"]);
     assert_eq!(config.auth.issuer, ["i"]);
     assert!(
