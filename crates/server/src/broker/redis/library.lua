@@ -44,11 +44,6 @@ local CLOCK_SLACK_MS = 60 * 1000
 local SET_MARK = 's'
 local HEADER = { e = true, s = true, b = true, r = true }
 
--- Longer prefixes first: a name belongs to the longest one that it begins with.
-table.sort(ENVIRONMENTS, function(one, other)
-  return #one.prefix > #other.prefix
-end)
-
 -- What nodes that know no prefixes mean where none of them has said what it has configured.
 local UNNAMED = { prefix = '', keys = 'drawbridge:', bytes = 1024 * 1024, classes = {} }
 
@@ -61,13 +56,16 @@ local function environment_of(prefix)
   end
 end
 
--- The environment that a channel belongs to, or nil.
+-- The environment that a channel belongs to, or nil: that of the longest prefix that its name begins with.
 local function environment_for(channel)
+  local found
   for _, environment in ipairs(ENVIRONMENTS) do
-    if channel:sub(1, #environment.prefix) == environment.prefix then
-      return environment
+    local prefix = environment.prefix
+    if channel:sub(1, #prefix) == prefix and (not found or #prefix > #found.prefix) then
+      found = environment
     end
   end
+  return found
 end
 
 local function table_of(environment, channel)
