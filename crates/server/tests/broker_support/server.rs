@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use drawbridge::broker::RedisSettings;
 use drawbridge::broker::redis::{Library, Names};
 use drawbridge::config::{RedisAddress, Rotating};
+use drawbridge_engine::class::Classes;
 
 use super::ports::Port;
 
@@ -123,7 +124,7 @@ impl Server {
         }
         if self.flavour.has_user() {
             let names = match self.flavour {
-                Flavour::Prefixed => "~prod:* &prod:* &prod:room:*",
+                Flavour::Prefixed => "~prod:* &prod:* &prod:room:* &prod:r*",
                 _ => "~actions:* ~drawbridge:* ~world:* &room:* &chat:* &world:* &r*",
             };
             let rules = format!("bridge reset on >between-us {names} {}", acl_commands());
@@ -195,6 +196,12 @@ impl Server {
     /// A channel or key as Redis knows it.
     pub fn named(&self, name: &str) -> String {
         format!("{}{name}", self.flavour.prefix())
+    }
+
+    /// The functions as a node with these classes loads them into an empty Redis.
+    pub fn library(&self, classes: &Classes) -> String {
+        let names = Names::new(self.flavour.prefix(), "drawbridge:");
+        Library::new(classes, &names, super::bench::EXTERNAL_BYTES).code()
     }
 
     /// Says something to Redis, as another service does.

@@ -45,6 +45,11 @@ impl Library {
         }
     }
 
+    /// What is loaded into a Redis that has none.
+    pub fn code(&self) -> String {
+        render(&merge(&self.own, &[]))
+    }
+
     /// The bound of one payload, in bytes.
     pub(super) fn external_bytes(&self) -> usize {
         self.external_bytes
@@ -60,7 +65,7 @@ impl Library {
     /// newer one.
     pub(super) fn judge(&self, present: Option<&str>, begins: bool) -> Judgement {
         let Some(present) = present else {
-            return Judgement::Load { code: render(&merge(&self.own, &[])), replaces: false };
+            return Judgement::Load { code: self.code(), replaces: false };
         };
         let theirs = environments_in(present);
         let held = counterpart(&self.own, &theirs);
@@ -68,7 +73,7 @@ impl Library {
         let is_newer_configuration = begins && self.is_needed;
         let load = |replaces| Judgement::Load { code: render(&merge(&self.own, &theirs)), replaces };
         match version_of(present) {
-            newer if newer > VERSION => Judgement::Newer(render(&merge(&self.own, &[]))),
+            newer if newer > VERSION => Judgement::Newer(self.code()),
             VERSION if present != render(&theirs) => load(true),
             VERSION if is_ours || (held.is_some() && !is_newer_configuration) => Judgement::Keep,
             VERSION => load(false),
