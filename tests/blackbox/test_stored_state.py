@@ -225,7 +225,7 @@ def test_the_rights_that_the_docs_give_suffice_and_no_more(own_redis, start):
     assert service.execute_command("FCALL", "drawbridge_publish", 1, "sworld:1", '{"event":"remove","data":{"id":"e0"}}')
     player.sees("sworld:1", {"e1", "e2"})
     for refused in (
-        ("PUBLISH", "drawbridge:nodes", "{}"),
+        ("PUBLISH", "drawbridge:nodes:0", "{}"),
         ("HSET", views_of("alice"), "sworld:1", "true"),
         ("FUNCTION", "FLUSH"),
         ("SUBSCRIBE", "sworld:1"),
