@@ -159,15 +159,16 @@ fn nodes_of_older_versions_are_served_by_the_environment_without_a_prefix() {
         let event = [key, "0", r#"{"event":"e""#, "db1.1"];
         call(&bench, &[&["FCALL", "drawbridge_commit", "1", channel], limits, &event].concat())
     };
-    let taken = |version| {
-        Reply::List(vec![Reply::List(vec![Reply::Text("drawbridge".into()), Reply::Int(version)])])
-    };
+    let taken =
+        |version| Reply::List(vec![Reply::List(vec![Reply::Text("drawbridge".into()), Reply::Int(version)])]);
     assert_eq!(commit(&["9", "60000"], "world:1", "a"), taken(1));
     assert_eq!(commit(&["9", "60000", "1000"], "world:1", "b"), taken(2));
     assert_eq!(commit(&["9", "60000", "1000", ""], "world:1", "c"), taken(3));
     assert_eq!(call(&bench, &["HLEN", ROWS]), Reply::Int(4 + 3));
     // Another prefix has nothing here.
-    let Reply::Error(words) = commit(&["9", "60000", "1000", "prod:"], "prod:world:1", "d") else { panic!("taken") };
+    let Reply::Error(words) = commit(&["9", "60000", "1000", "prod:"], "prod:world:1", "d") else {
+        panic!("taken")
+    };
     assert!(words.starts_with("NOENVIRONMENT"), "{words}");
     assert_eq!(call(&bench, &["EXISTS", "prod:drawbridge:{prod:world:1}:entities"]), Reply::Int(0));
 }
@@ -178,7 +179,19 @@ fn nodes_of_older_versions_are_served_where_no_environment_is_without_a_prefix()
     let server = Server::start(Flavour::Prefixed);
     let code = server.library(&classes());
     assert_eq!(server.call(&["FUNCTION", "LOAD", "REPLACE", &code]), Reply::Text("drawbridge".into()));
-    let old = ["FCALL", "drawbridge_commit", "1", "world:1", "9", "60000", "1000", "a", "0", r#"{"event":"e""#, "i"];
+    let old = [
+        "FCALL",
+        "drawbridge_commit",
+        "1",
+        "world:1",
+        "9",
+        "60000",
+        "1000",
+        "a",
+        "0",
+        r#"{"event":"e""#,
+        "i",
+    ];
     let taken = Reply::List(vec![Reply::Text("drawbridge".into()), Reply::Int(1)]);
     assert_eq!(server.call(&old), Reply::List(vec![taken]));
     assert_eq!(server.call(&["EXISTS", ROWS]), Reply::Int(1));
