@@ -223,3 +223,66 @@ def test_the_memory_broker_takes_a_prefix_and_needs_none(start):
     player.subscribe("chat:1")
     player.publish("chat:1", "said", 1)
     assert player.event("chat:1")["data"] == 1
+
+
+def test_the_rights_that_the_docs_give_suffice_and_reach_no_other_environment(own_redis, start):
+    for user in ("prodbridge", "prodservice"):
+        own_redis.client.execute_command("ACL", "SETUSER", user, *acl_of(user))
+    node = start(
+        f"redis://prodbridge:secret@127.0.0.1:{own_redis.port}",
+        broker={"channel_prefix": "prod:"},
+        channel=[
+            {"name": "sworld:{x}", "subscribe": "true", "publish": "true", "kind": "entity", "key": "data.id"},
+            {"name": "room:{x}", "subscribe": "true", "publish": "true", "patterns": True},
+            {"name": "act:{x}", "publish": "true", "forward": "actions:{x}"},
+        ],
+        **STREAMS,
+    )
+    player = node.player("alice")
+    for channel in ("sworld:1", "room:1", "room:*"):
+        player.subscribe(channel)
+    for channel in ("sworld:1", "room:1", "act:1"):
+        player.publish(channel, "e", {"id": "a"})
+    narrow(node, "alice", "room:1", "true")
+    service = own_redis.own_client()
+    service.execute_command("AUTH", "prodservice", "secret")
+    assert service.fcall("drawbridge_publish", 1, "prod:sworld:1", '{"event":"e","data":{"id":"b"}}') == 2
+    player.sees("sworld:1", {"a", "b"})
+    for refused in (
+        ("PUBLISH", "sworld:1", "{}"),
+        ("PUBLISH", "prod:drawbridge:nodes:0", "{}"),
+        ("HSET", "prod:drawbridge:{player:alice}:views", "sworld:1", "true"),
+        ("FCALL", "drawbridge_publish", 1, "sworld:1", "{}"),
+    ):
+        with pytest.raises(Exception, match="(?i)no permissions|NOPERM"):
+            service.execute_command(*refused)
+    bridge = own_redis.own_client()
+    bridge.execute_command("AUTH", "prodbridge", "secret")
+    for refused in (("SUBSCRIBE", "test:room:1"), ("PUBLISH", "drawbridge:nodes:0", "{}"), ("HLEN", "drawbridge:{world:1}:entities")):
+        with pytest.raises(Exception, match="(?i)no permissions|NOPERM"):
+            bridge.execute_command(*refused)
+
+
+def test_laravels_prefix_and_names(redis, start):
+    """Laravel's Redis prefix, dots between the parts of names, and an envelope with a key that is not of the contract."""
+    classes = [
+        {"name": "private-conversation.{id}", "subscribe": "params.id in me.conversations", "payload": "envelope"},
+        {"name": "private-App.Models.User.{id}", "subscribe": "params.id == me.player", "payload": "envelope"},
+    ]
+    node = start(
+        redis,
+        broker={"channel_prefix": "laravel_database_"},
+        connection={"auto_subscribe": ["private-App.Models.User.{sub}"]},
+        channel=classes,
+    )
+    player = node.player("7", conversations=["19"])
+    assert [each["channel"] for each in player.hello["subscriptions"]] == ["private-App.Models.User.7"]
+    player.subscribe("private-conversation.19")
+    for other in ("private-conversation.20", "private-conversation.19.x", "private-App.Models.User.8", "laravel_database_private-conversation.19"):
+        player.refusal("CHANNEL_SUBSCRIBE", "FORBIDDEN", channel=other)
+    said = json.dumps({"event": "App\\Events\\MessageSent", "data": {"text": "hi"}, "socket": None})
+    for channel in ("private-conversation.19", "private-App.Models.User.7"):
+        assert redis.publish(f"laravel_database_{channel}", said) == 1
+        assert player.event(channel, "App\\Events\\MessageSent")["data"] == {"text": "hi"}
+    # A dot in a claim would begin another part of the name.
+    assert node.player("7.8").hello["subscriptions"] == []

@@ -262,6 +262,27 @@ fn the_example_is_right_as_it_stands() {
 }
 
 #[test]
+fn a_database_without_a_prefix_is_warned_of() {
+    let warnings = |broker: &str| {
+        let secret = "[auth]\nhmac_secret = \"0123456789abcdef0123456789abcdef\"";
+        let text = format!("[broker]\nkind = \"redis\"\n{broker}\n{secret}");
+        crate::config::parse("f.toml", &text, &[]).unwrap().warnings
+    };
+    assert_eq!(
+        warnings("url = \"redis://h/3\""),
+        [
+            "`broker.url` names database 3, and Redis Pub/Sub ignores databases: events and services' commands reach the \
+          environments in the other databases of this Redis, too; give each environment a `broker.channel_prefix`"
+        ]
+    );
+    for quiet in
+        ["url = \"redis://h\"", "url = \"redis://h/0\"", "url = \"redis://h/3\"\nchannel_prefix = \"prod:\""]
+    {
+        assert_eq!(warnings(quiet), Vec::<String>::new(), "{quiet}");
+    }
+}
+
+#[test]
 fn the_page_on_configuration_names_every_key() {
     let page = std::fs::read_to_string(Path::new(ROOT).join("docs/configuration.md")).unwrap();
     let channel = "[[channel]]\nname = \"a\"";

@@ -378,6 +378,28 @@ fn classes_are_judged() {
         "[[channel]]\nname = \"a*b\"",
         "f.toml:2:8: `channel.name` is not a class name: \"a*b\": the `*` at byte 1 takes the rest of the name, so it can stand only at the end; it is written like \"room:{room}\" or \"chat:*\"",
     );
+    for (name, problem) in [
+        (
+            "a{x}{y}",
+            "nothing says where the value of `{x}` ends: put a character like `:`, `.` or `-` behind it",
+        ),
+        (
+            "a.{x}*",
+            "nothing says where the value of `{x}` ends: put a character like `:`, `.` or `-` behind it",
+        ),
+        ("{x}\u{e9}", "the value of `{x}` would end at `\u{e9}`; it can end at ASCII characters only"),
+    ] {
+        check(
+            &format!("[[channel]]\nname = \"{name}\""),
+            &format!(
+                "f.toml:2:8: `channel.name` is not a class name: \"{name}\": {problem}; it is written like \"room:{{room}}\" or \"chat:*\""
+            ),
+        );
+    }
+    check(
+        "[[channel]]\nname = \"a.{x}-{y}\"\n[[channel]]\nname = \"a.{u}-{v}\"",
+        "f.toml:4:8: `channel.name` matches the same channels as \"a.{x}-{y}\": \"a.{u}-{v}\"; the first class whose name matches wins, so this one never would",
+    );
     for name in ["*", "{room}", "{a}:{b}"] {
         check(
             &format!("[[channel]]\nname = \"{name}\"\npatterns = true"),
