@@ -93,26 +93,27 @@ fn compare(server: &Server, seed: u64) -> (usize, usize) {
     names.retain(|name| ClassName::parse(name).is_ok());
     let parsed = names.iter().map(|name| ClassName::parse(name).unwrap());
     let classes = Classes::new(parsed.enumerate().map(|(at, name)| class(at, name)).collect());
-    // One at a time, so that none hides another; then all of them, where the first that matches counts.
     let (mut matched, mut tried) = (0, 0);
     let mut channels: Vec<(usize, String)> = Vec::new();
     for (at, name) in names.iter().enumerate() {
         channels.extend((0..20).map(|_| (at, channel_near(&mut random, name))));
     }
     channels.retain(|(_, channel)| !channel.is_empty());
+    // Of all of them the first that matches counts.
     load(server, &classes);
     for (_, channel) in &channels {
         let node = classes.of_channel(channel).map(|(_, class, _)| class.key.clone().unwrap().to_string());
         let redis = class_in_redis(server, channel).map(|at| format!("data.key{at}"));
         assert_eq!(redis, node, "{channel:?}, of all classes");
     }
-    for at in 0..names.len() {
-        let alone = Classes::new(vec![class(at, ClassName::parse(&names[at]).unwrap())]);
+    // One at a time, so that none hides another.
+    for (at, name) in names.iter().enumerate() {
+        let alone = Classes::new(vec![class(at, ClassName::parse(name).unwrap())]);
         load(server, &alone);
         for (_, channel) in channels.iter().filter(|(of, _)| *of == at) {
             let (node, redis) =
                 (alone.of_channel(channel).is_some(), class_in_redis(server, channel).is_some());
-            assert_eq!(redis, node, "{channel:?}, of class {:?}", names[at]);
+            assert_eq!(redis, node, "{channel:?}, of class {name:?}");
             tried += 1;
             matched += usize::from(node);
         }
