@@ -4,7 +4,10 @@ import json
 import math
 import random
 
+import msgpack
 import pytest
+
+from harness.websocket import JSON, MSGPACK
 
 
 def put(redis, key, x, y=0.0, **data):
@@ -140,6 +143,23 @@ def test_a_bad_area_is_refused_and_changes_nothing(node, redis, area):
     put(redis, "far", 500)
     put(redis, "near", 5)
     player.sees("map:1", ["near"])
+
+
+@pytest.mark.parametrize("encoding", [JSON, MSGPACK])
+def test_a_fault_is_placed_in_what_the_client_sent(node, encoding):
+    """From the beginning of the area, in the bytes of the encoding that the client speaks."""
+    player = node.player("alice", encoding=encoding)
+    area = {"note": "a text that is longer in JSON: \n\n\n", "x": 1.5, "y": "north", "radius": 5}
+    sent = player.encode(area)[1]
+    place = sent.index(b'"north"' if encoding == JSON else msgpack.packb("north"))
+    if encoding == JSON:
+        # What the harness sends is one text, in which the area stands as it does here.
+        assert json.dumps(area).encode() in json.dumps({"area": area}).encode()
+    for request in ("CHANNEL_SUBSCRIBE", "FILTER_UPDATE"):
+        if request == "FILTER_UPDATE":
+            player.subscribe("map:1")
+        error = player.refusal(request, "FILTER_INVALID", channel="map:1", area=area)
+        assert error["position"] == place, (error, sent)
 
 
 @pytest.mark.parametrize("area", ["5", '"x"', "[]", "true"])

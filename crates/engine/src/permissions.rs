@@ -241,7 +241,7 @@ impl Filler<'_> {
                 self.skip(name, "more channels than a connection may subscribe to");
                 return;
             }
-            match claim_text(value) {
+            match claim_text(value, template.is_between_dots(name)) {
                 Ok(text) => {
                     chosen.push((name.to_owned(), text));
                     self.fill(chosen, limit);
@@ -267,7 +267,7 @@ impl Filler<'_> {
 }
 
 /// A claim's value as a part of a channel name: it must not be able to widen the template.
-fn claim_text(value: &Value) -> Result<String, &'static str> {
+fn claim_text(value: &Value, between_dots: bool) -> Result<String, &'static str> {
     let text = match value {
         Value::String(text) => text.clone(),
         Value::Number(number) => number.to_string(),
@@ -281,6 +281,9 @@ fn claim_text(value: &Value) -> Result<String, &'static str> {
     }
     if text.chars().any(widens) {
         return Err("holds a colon, glob character, brace, white space or control character");
+    }
+    if between_dots && text.contains('.') {
+        return Err("holds a dot, and a dot stands beside its placeholder");
     }
     Ok(text)
 }

@@ -143,7 +143,43 @@ pub struct Subscribe {
     /// The client's filter expression.
     pub filter: Option<String>,
     /// The client's area of interest.
-    pub area: Option<Box<RawValue>>,
+    pub area: Option<SentArea>,
+}
+
+/// An area of interest, and where its parts are in what the client sent.
+pub struct SentArea {
+    json: Box<RawValue>,
+    /// Where values begin in the JSON text and in MessagePack, from the area's beginning; empty: it was sent as JSON.
+    places: Box<[(u32, u32)]>,
+}
+
+/// What it means, which is the same in both encodings.
+impl std::fmt::Debug for SentArea {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.json.fmt(f)
+    }
+}
+
+impl SentArea {
+    /// As it was sent, in JSON; or, with places, translated from MessagePack.
+    pub(crate) fn new(json: Box<RawValue>, places: Box<[(u32, u32)]>) -> Self {
+        SentArea { json, places }
+    }
+
+    /// Its JSON text.
+    pub fn get(&self) -> &str {
+        self.json.get()
+    }
+
+    /// Where the value that begins at this byte of the JSON text begins in the client's message, in bytes from the area's
+    /// beginning. A place of no known value is that of the whole area, 0.
+    pub fn sent_at(&self, json_at: usize) -> usize {
+        if self.places.is_empty() {
+            return json_at;
+        }
+        let place = self.places.iter().find(|(at, _)| *at as usize == json_at);
+        place.map_or(0, |(_, sent)| *sent as usize)
+    }
 }
 
 /// `FILTER_UPDATE` (contract §5): the outer `Option` is "absent, stays", the inner "null, removes".
@@ -154,7 +190,7 @@ pub struct FilterUpdate {
     /// The new filter.
     pub filter: Option<Option<String>>,
     /// The new area.
-    pub area: Option<Option<Box<RawValue>>>,
+    pub area: Option<Option<SentArea>>,
 }
 
 /// `PUBLISH_EVENT` (contract §4).

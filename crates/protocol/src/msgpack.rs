@@ -61,6 +61,8 @@ pub(crate) struct Foreign {
     faults: Vec<(usize, MsgPackError)>,
     /// Strings that were `bin`, in order.
     binaries: Vec<usize>,
+    /// Of each map by the name `area`: where it begins, and the value of each member, in order; in the text and in the message.
+    areas: Vec<(u32, u32)>,
 }
 
 impl Foreign {
@@ -68,6 +70,13 @@ impl Foreign {
     pub(crate) fn fault_in(&self, places: std::ops::Range<usize>) -> Option<MsgPackError> {
         let first = self.faults.partition_point(|(at, _)| *at < places.start);
         self.faults.get(first).filter(|(at, _)| *at < places.end).map(|(_, error)| *error)
+    }
+
+    /// Where the area that has these places in the text begins in it, and where in the message; and its members' values.
+    pub(crate) fn area_in(&self, places: std::ops::Range<usize>) -> &[(u32, u32)] {
+        let first = self.areas.partition_point(|(at, _)| (*at as usize) < places.start);
+        let last = self.areas.partition_point(|(at, _)| (*at as usize) < places.end);
+        &self.areas[first..last.max(first)]
     }
 
     /// Whether the string that begins there was `bin`.
@@ -88,7 +97,7 @@ pub fn to_json(payload: &[u8]) -> Result<String, MsgPackError> {
 /// As [`to_json`]; values that may not be are listed, so that the rest of the message can still be read.
 pub(crate) fn translate(payload: &[u8]) -> Result<(String, Foreign), MsgPackError> {
     let out = Vec::with_capacity(payload.len() * 2);
-    let mut translation = ToJson { payload, at: 0, out, foreign: Foreign::default() };
+    let mut translation = ToJson { payload, at: 0, out, foreign: Foreign::default(), at_area: false };
     translation.run()?;
     let at = translation.at;
     let text = String::from_utf8(translation.out);
@@ -247,6 +256,8 @@ impl OpenContainer {
 /// What is left of an open array or map.
 struct Open {
     map: bool,
+    /// It stands by the name `area`.
+    is_area: bool,
     first: bool,
     left: u32,
 }
@@ -256,13 +267,20 @@ struct ToJson<'a> {
     at: usize,
     out: Vec<u8>,
     foreign: Foreign,
+    /// The next value stands by the name `area`.
+    at_area: bool,
 }
 
 impl ToJson<'_> {
     fn run(&mut self) -> Result<(), MsgPackError> {
         let mut open: Vec<Open> = Vec::new();
         loop {
-            if let Some(container) = self.value()? {
+            let (at, is_area) = (self.at, std::mem::take(&mut self.at_area));
+            if let Some(mut container) = self.value()? {
+                container.is_area = is_area && container.map;
+                if container.is_area {
+                    self.note_area(at);
+                }
                 self.out.push(if container.map { b'{' } else { b'[' });
                 open.push(container);
             }
@@ -289,11 +307,24 @@ impl ToJson<'_> {
         let at = self.at;
         let tag = self.byte()?;
         match self.str_length(tag)? {
-            Some(len) => self.string(len, "\"\"")?,
+            Some(len) => {
+                let begins = self.at;
+                self.string(len, "\"\"")?;
+                self.at_area = &self.payload[begins..self.at] == b"area";
+            }
             None => self.other_key(at)?,
         }
         self.out.push(b':');
+        if container.is_area {
+            self.note_area(self.at);
+        }
         Ok(())
+    }
+
+    /// What is written next is an area, or a member's value of one, and begins there in the message.
+    fn note_area(&mut self, at: usize) {
+        let [text, message] = [self.out.len(), at].map(|at| u32::try_from(at).unwrap_or(u32::MAX));
+        self.foreign.areas.push((text, message));
     }
 
     /// A map's key that is no string and begins here: goes past it.
@@ -384,7 +415,7 @@ impl ToJson<'_> {
             0xDE | 0xDF => (true, self.length(tag - 0xDE + 1)?),
             _ => return Ok(None),
         };
-        Ok(Some(Open { map, first: true, left }))
+        Ok(Some(Open { map, is_area: false, first: true, left }))
     }
 
     /// The length of the string that begins with this tag, if it begins one.

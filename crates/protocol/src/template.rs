@@ -22,9 +22,11 @@ pub enum TemplateError {
     PlaceholderName(String),
     /// A placeholder is named twice.
     Twice(String),
-    /// A class's placeholder is not the whole of a segment.
-    PartOfSegment(String),
-    /// A class's `*` is not at the end.
+    /// A class's placeholder is followed by another one or by `*`, so nothing ends its value.
+    Endless(String),
+    /// A class's placeholder is followed by a character that is not ASCII.
+    EndsAt(String, char),
+    /// A class's `*` stands before the end.
     StarBeforeEnd(usize),
     /// More than [`MAX_PLACEHOLDERS`].
     TooManyPlaceholders,
@@ -39,11 +41,14 @@ impl fmt::Display for TemplateError {
                 write!(f, "`{{{name}}}`: a placeholder is named with letters, digits, `_` and `-`")
             }
             TemplateError::Twice(name) => write!(f, "`{{{name}}}` occurs twice"),
-            TemplateError::PartOfSegment(name) => {
+            TemplateError::Endless(name) => {
                 write!(
                     f,
-                    "`{{{name}}}` takes a whole segment between colons, so the segment contains nothing else"
+                    "the value of `{{{name}}}` has no end: put a character like `:`, `.` or `-` behind it"
                 )
+            }
+            TemplateError::EndsAt(name, c) => {
+                write!(f, "the value of `{{{name}}}` would end at `{c}`; it can end at ASCII characters only")
             }
             TemplateError::StarBeforeEnd(at) => {
                 write!(f, "the `*` at byte {at} takes the rest of the name, so it must be at the end")
@@ -55,14 +60,19 @@ impl fmt::Display for TemplateError {
 
 impl std::error::Error for TemplateError {}
 
-/// Which channels a class is about. `{x}` takes one segment between colons, whole and not empty; a final `*`
-/// takes the rest, which may be empty (`chat:*` matches `chat:`, but not `chat`).
+/// Which channels a class is about. The value of `{x}` is not empty and ends at the first `:`, at the first character
+/// like the one behind `{x}`, and at the first `.` where a dot stands on either side of `{x}`: so a name is read in one
+/// way only, without going back. A final `*` takes the rest, which may be empty (`chat:*` matches `chat:`, but not
+/// `chat`).
 ///
 /// ```
 /// use drawbridge_protocol::template::ClassName;
 /// let class = ClassName::parse("room:{room}").unwrap();
 /// assert_eq!(class.matches("room:42").unwrap().get("room"), Some("42"));
 /// assert!(class.matches("room:42:chat").is_none());
+/// let class = ClassName::parse("private-App.User.{id}").unwrap();
+/// assert_eq!(class.matches("private-App.User.7").unwrap().get("id"), Some("7"));
+/// assert!(class.matches("private-App.User.7.x").is_none());
 /// ```
 #[derive(Clone, Debug)]
 pub struct ClassName {
@@ -83,7 +93,7 @@ impl ClassName {
             return Err(TemplateError::StarBeforeEnd(at));
         }
         let parts = if fixed.is_empty() && open { Box::default() } else { parse_parts(fixed)? };
-        whole_segments_only(&parts, open)?;
+        check_ends(&parts, open)?;
         Ok(ClassName { source: source.into(), parts, open })
     }
 
@@ -94,12 +104,12 @@ impl ClassName {
         for part in &self.parts {
             match part {
                 Part::Fixed(text) => rest = rest.strip_prefix(&**text)?,
-                Part::Placeholder(name) => {
-                    let (value, after) = rest.split_at(rest.find(':').unwrap_or(rest.len()));
+                Part::Placeholder(placeholder) => {
+                    let (value, after) = rest.split_at(placeholder.end_in(rest).unwrap_or(rest.len()));
                     if value.is_empty() {
                         return None;
                     }
-                    params.push(name, value);
+                    params.push(&placeholder.name, value);
                     rest = after;
                 }
             }
@@ -123,6 +133,19 @@ impl ClassName {
         placeholders(&self.parts)
     }
 
+    /// What the name is made of, for others who match by it; [`ClassName::is_open`] says whether a `*` follows.
+    pub fn pieces(&self) -> impl Iterator<Item = Piece<'_>> {
+        self.parts.iter().map(|part| match part {
+            Part::Fixed(text) => Piece::Fixed(text),
+            Part::Placeholder(placeholder) => Piece::Value { ends: &placeholder.ends },
+        })
+    }
+
+    /// Whether it ends with `*`.
+    pub fn is_open(&self) -> bool {
+        self.open
+    }
+
     /// Whether some channel of the class begins like this.
     fn can_continue(&self, beginning: &str) -> bool {
         let mut rest = beginning;
@@ -132,7 +155,7 @@ impl ClassName {
                     Some(after) => rest = after,
                     None => return text.starts_with(rest),
                 },
-                Part::Placeholder(_) => match rest.find(':') {
+                Part::Placeholder(placeholder) => match placeholder.end_in(rest) {
                     None => return true,
                     Some(0) => return false,
                     Some(end) => rest = &rest[end..],
@@ -147,6 +170,18 @@ impl fmt::Display for ClassName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.source)
     }
+}
+
+/// A part of a [`ClassName`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Piece<'n> {
+    /// This text.
+    Fixed(&'n str),
+    /// A value: the longest text, not empty, without any of these ASCII characters.
+    Value {
+        /// What ends it.
+        ends: &'n str,
+    },
 }
 
 /// What the placeholders of a [`ClassName`] took from a channel: (name, value), in order.
@@ -202,7 +237,7 @@ impl Template {
         for part in &self.parts {
             match part {
                 Part::Fixed(text) => name.push_str(text),
-                Part::Placeholder(placeholder) => name.push_str(&lookup(placeholder)?),
+                Part::Placeholder(placeholder) => name.push_str(&lookup(&placeholder.name)?),
             }
         }
         Some(name)
@@ -217,6 +252,14 @@ impl Template {
     pub fn placeholders(&self) -> impl Iterator<Item = &str> {
         placeholders(&self.parts)
     }
+
+    /// Whether a dot stands beside the placeholder of this name, so that a dot in its value would begin another part.
+    pub fn is_between_dots(&self, name: &str) -> bool {
+        self.parts.iter().any(|part| match part {
+            Part::Placeholder(placeholder) => *placeholder.name == *name && placeholder.ends.contains('.'),
+            Part::Fixed(_) => false,
+        })
+    }
 }
 
 impl fmt::Display for Template {
@@ -228,7 +271,21 @@ impl fmt::Display for Template {
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Part {
     Fixed(Box<str>),
-    Placeholder(Box<str>),
+    Placeholder(Placeholder),
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Placeholder {
+    name: Box<str>,
+    /// The ASCII characters that end a value.
+    ends: Box<str>,
+}
+
+impl Placeholder {
+    /// Where the value ends that begins this text; `None`: all of the text can be a value.
+    fn end_in(&self, text: &str) -> Option<usize> {
+        text.bytes().position(|byte| self.ends.as_bytes().contains(&byte))
+    }
 }
 
 fn literal_prefix(parts: &[Part]) -> &str {
@@ -240,7 +297,7 @@ fn literal_prefix(parts: &[Part]) -> &str {
 
 fn placeholders(parts: &[Part]) -> impl Iterator<Item = &str> {
     parts.iter().filter_map(|part| match part {
-        Part::Placeholder(name) => Some(&**name),
+        Part::Placeholder(placeholder) => Some(&*placeholder.name),
         Part::Fixed(_) => None,
     })
 }
@@ -260,8 +317,10 @@ fn parse_parts(source: &str) -> Result<Box<[Part]>, TemplateError> {
         if let Some(inner) = rest.strip_prefix('{') {
             let end = inner.find(['{', '}']).filter(|end| inner[*end..].starts_with('}'));
             let end = end.ok_or(TemplateError::UnpairedBrace(at))?;
-            parts.push(Part::Placeholder(placeholder_name(&inner[..end], &parts)?));
+            let name = placeholder_name(&inner[..end], &parts)?;
             rest = &inner[end + 1..];
+            let ends = ends(parts.last(), rest.chars().next());
+            parts.push(Part::Placeholder(Placeholder { name, ends }));
             continue;
         }
         let (text, after) = rest.split_at(rest.find('{').unwrap_or(rest.len()));
@@ -298,22 +357,29 @@ fn fixed_text(text: &str, at: usize) -> Result<Box<str>, TemplateError> {
     Ok(text.into())
 }
 
-fn whole_segments_only(parts: &[Part], open: bool) -> Result<(), TemplateError> {
+/// What ends the value of a placeholder between these two.
+fn ends(before: Option<&Part>, behind: Option<char>) -> Box<str> {
+    let mut ends = String::from(":");
+    let is_behind_dot = matches!(before, Some(Part::Fixed(text)) if text.ends_with('.'));
+    if is_behind_dot && behind != Some('.') {
+        ends.push('.');
+    }
+    ends.extend(behind.filter(|c| c.is_ascii() && !matches!(c, ':' | '{')));
+    ends.into()
+}
+
+/// A name that matches must say where each value ends.
+fn check_ends(parts: &[Part], open: bool) -> Result<(), TemplateError> {
     for (at, part) in parts.iter().enumerate() {
-        let Part::Placeholder(name) = part else { continue };
-        let before = at.checked_sub(1).and_then(|at| parts.get(at));
-        let begins = match before {
-            None => true,
-            Some(Part::Fixed(text)) => text.ends_with(':'),
-            Some(Part::Placeholder(_)) => false,
-        };
-        let ends = match parts.get(at + 1) {
-            None => !open,
-            Some(Part::Fixed(text)) => text.starts_with(':'),
-            Some(Part::Placeholder(_)) => false,
-        };
-        if !begins || !ends {
-            return Err(TemplateError::PartOfSegment(name.to_string()));
+        let Part::Placeholder(Placeholder { name, .. }) = part else { continue };
+        match parts.get(at + 1) {
+            None if !open => {}
+            None | Some(Part::Placeholder(_)) => return Err(TemplateError::Endless(name.to_string())),
+            Some(Part::Fixed(text)) => {
+                if let Some(c) = text.chars().next().filter(|c| !c.is_ascii()) {
+                    return Err(TemplateError::EndsAt(name.to_string(), c));
+                }
+            }
         }
     }
     Ok(())
@@ -350,6 +416,32 @@ mod tests {
             ("lobby", "lobby", Some(&[])),
             ("lobby", "lobby2", None),
             ("日:{x}", "日:本", Some(&[("x", "本")])),
+            ("room.{id}", "room.42", Some(&[("id", "42")])),
+            ("room.{id}", "room.", None),
+            ("room.{id}", "room.4.2", None),
+            ("room.{id}", "room.4:2", None),
+            ("room.{id}", "room.4-2", Some(&[("id", "4-2")])),
+            ("private-{a}.{b}", "private-x.y", Some(&[("a", "x"), ("b", "y")])),
+            ("private-{a}.{b}", "private-x-z.y", Some(&[("a", "x-z"), ("b", "y")])),
+            ("private-{a}.{b}", "private-x.y.z", None),
+            ("private-{a}.{b}", "private-x", None),
+            ("private-{a}.{b}", "private-.y", None),
+            ("user-{id}", "user-9f3e-11", Some(&[("id", "9f3e-11")])),
+            ("user-{id}", "user-a.b", Some(&[("id", "a.b")])),
+            ("{a}-{b}", "x-y-z", Some(&[("a", "x"), ("b", "y-z")])),
+            ("{a}--{b}", "x--y", Some(&[("a", "x"), ("b", "y")])),
+            ("{a}--{b}", "x-y--z", None),
+            ("room{id}chat", "room7chat", Some(&[("id", "7")])),
+            ("room{id}chat", "room7c8chat", None),
+            ("a.{x}.*", "a.1.2.3", Some(&[("x", "1")])),
+            ("a.{x}.*", "a.1", None),
+            ("v1.app:{x}", "v1.app:a.b", Some(&[("x", "a.b")])),
+            ("日{x}", "日本", Some(&[("x", "本")])),
+            (
+                "laravel_database_private-App.Models.User.{id}",
+                "laravel_database_private-App.Models.User.7",
+                Some(&[("id", "7")]),
+            ),
         ];
         for (source, channel, params) in rows {
             let class = class(source);
@@ -378,6 +470,12 @@ mod tests {
             ("lobby", "lobby", true),
             ("lobby", "lobby2", false),
             ("{x}:y", "", true),
+            ("room.{room}", "room.", true),
+            ("room.{room}", "room.4", true),
+            ("room.{room}", "room.4.", false),
+            ("room.{a}-{b}", "room.4-", true),
+            ("room.{a}-{b}", "room.4-5", true),
+            ("room.{a}-{b}", "room.-", false),
         ];
         for (source, fixed, claimed) in rows {
             assert_eq!(class(source).claims_pattern(fixed), claimed, "{source} with {fixed:?}");
@@ -398,10 +496,9 @@ mod tests {
             ("{}", TemplateError::PlaceholderName(String::new())),
             ("{a b}", TemplateError::PlaceholderName("a b".into())),
             ("{a}:{a}", TemplateError::Twice("a".into())),
-            ("x{a}", TemplateError::PartOfSegment("a".into())),
-            ("{a}x", TemplateError::PartOfSegment("a".into())),
-            ("{a}{b}", TemplateError::PartOfSegment("a".into())),
-            ("{a}*", TemplateError::PartOfSegment("a".into())),
+            ("{a}{b}", TemplateError::Endless("a".into())),
+            ("{a}*", TemplateError::Endless("a".into())),
+            ("{a}日", TemplateError::EndsAt("a".into(), '日')),
             ("{a}:{b}:{c}:{d}:{e}:{f}:{g}:{h}:{i}", TemplateError::TooManyPlaceholders),
         ];
         for (source, error) in rows {
@@ -415,6 +512,9 @@ mod tests {
         assert_eq!(template.literal_prefix(), "game:");
         assert_eq!(template.placeholders().collect::<Vec<_>>(), ["game", "team"]);
         assert_eq!(template.to_string(), "game:{game}:team-{team}");
+        assert!(Template::parse("a.{x}:b").unwrap().is_between_dots("x"));
+        assert!(Template::parse("a:{x}.b").unwrap().is_between_dots("x"));
+        assert!(!template.is_between_dots("team"));
         let values = [("game".to_owned(), "g1".to_owned()), ("team".to_owned(), "red".to_owned())];
         let lookup = |name: &str| values.iter().find(|(n, _)| n == name).map(|(_, v)| v.as_str().into());
         assert_eq!(template.fill(lookup).as_deref(), Some("game:g1:team-red"));

@@ -184,7 +184,11 @@ fn broker_settings(config: &Config, neighbour: Option<Neighbour>) -> Result<Brok
 }
 
 fn command_channels(config: &Config) -> CommandChannels {
-    CommandChannels::new(&config.broker.key_prefix, config.control_channel)
+    let db = match &config.broker.kind {
+        BrokerKind::Memory => 0,
+        BrokerKind::Redis(redis) => redis.db,
+    };
+    CommandChannels::new(&config.broker.key_prefix, db, config.control_channel)
 }
 
 /// What the epochs of this node's counts are made of: random, so that no two starts share any.
@@ -246,6 +250,7 @@ fn redis_settings(config: &RedisConfig, all: &Config) -> Result<RedisSettings, S
         Some(tls) => Some(tls::client(tls.ca_file.as_ref()).map_err(failed("broker TLS"))?),
         None => None,
     };
+    let names = broker::redis::Names::new(&all.broker.channel_prefix, &all.broker.key_prefix);
     Ok(RedisSettings {
         address: config.address.clone(),
         tls,
@@ -254,12 +259,8 @@ fn redis_settings(config: &RedisConfig, all: &Config) -> Result<RedisSettings, S
         db: config.db.into(),
         subscriber_pool: config.subscriber_pool,
         client_name: broker::redis::client_name(&all.node),
-        key_prefix: all.broker.key_prefix.clone(),
-        library: broker::redis::Library::new(
-            &all.engine.classes,
-            &all.broker.key_prefix,
-            all.broker.external_bytes,
-        ),
+        library: broker::redis::Library::new(&all.engine.classes, &names, all.broker.external_bytes),
+        names,
         views_open_without_permission: all.broker.views_open_without_permission,
     })
 }

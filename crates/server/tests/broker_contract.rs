@@ -1,5 +1,5 @@
-//! The broker's contract: the same tests on the memory broker and on a real Redis over TCP, unix socket and TLS and
-//! with an ACL user. What only a Redis can do (break, refuse, be away) stands in `broker_faults.rs`.
+//! The broker's contract: the same tests on the memory broker and on a real Redis over TCP, unix socket and TLS,
+//! with an ACL user, and with a channel prefix. What only a Redis can do (break, refuse, be away) stands in `broker_faults.rs`.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod broker_support;
@@ -21,6 +21,7 @@ macro_rules! on_every_broker {
         on_every_broker!(@on redis_unix, Some(Flavour::Unix), $($scenario),*);
         on_every_broker!(@on redis_tls, Some(Flavour::Tls), $($scenario),*);
         on_every_broker!(@on redis_acl, Some(Flavour::Acl), $($scenario),*);
+        on_every_broker!(@on redis_prefixed, Some(Flavour::Prefixed), $($scenario),*);
     };
     (@on $broker:ident, $flavour:expr, $($scenario:ident),*) => {
         mod $broker {
@@ -191,7 +192,9 @@ fn appends_to_streams(flavour: Option<Flavour>) {
     }
     let Some(server) = &bench.server else { return };
     let text = |text: &str| Reply::Text(text.into());
-    let Reply::List(entries) = server.call(&["XRANGE", "actions:1", "-", "+"]) else { panic!("no list") };
+    let Reply::List(entries) = server.call(&["XRANGE", &server.named("actions:1"), "-", "+"]) else {
+        panic!("no list")
+    };
     assert_eq!(entries.len(), 2);
     for entry in entries {
         let Reply::List(parts) = entry else { panic!("no entry") };
@@ -218,7 +221,8 @@ fn holds_one_subscription_and_leaves_nothing(flavour: Option<Flavour>) {
     bench.wait_until("all live", |stats| stats.live == 1202 && stats.subjects == 1202);
     if let Some(server) = &bench.server {
         let one = |name: &str| Reply::List(vec![Reply::Text(name.into()), Reply::Int(1)]);
-        assert_eq!(server.call(&["PUBSUB", "NUMSUB", "chat:7"]), one("chat:7"));
+        let chat = server.named("chat:7");
+        assert_eq!(server.call(&["PUBSUB", "NUMSUB", &chat]), one(&chat));
         assert_eq!(server.call(&["PUBSUB", "NUMPAT"]), Reply::Int(1));
     }
     bench.publish_from_outside("room:9", "counted");

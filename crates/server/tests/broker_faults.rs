@@ -12,7 +12,7 @@ use broker_support::bench::{EXTERNAL_BYTES, Options};
 use broker_support::server::Server;
 use broker_support::{Bench, Flavour, Reply};
 use drawbridge::broker::RedisSettings;
-use drawbridge::broker::redis::Library;
+use drawbridge::broker::redis::{Library, Names};
 use drawbridge::config::{RedisAddress, Rotating};
 use drawbridge_engine::io::{BrokerEvent, BrokerStatus, PublishFailure, Subject, WhenDown};
 
@@ -425,6 +425,7 @@ fn what_is_no_redis_is_not_listened_to() {
                 }
             }
         });
+        let names = Names::new("", "drawbridge:");
         let redis = RedisSettings {
             address: RedisAddress::Tcp { host: "127.0.0.1".into(), port },
             tls: None,
@@ -433,8 +434,8 @@ fn what_is_no_redis_is_not_listened_to() {
             db: 0,
             subscriber_pool: 1,
             client_name: String::new(),
-            key_prefix: "drawbridge:".into(),
-            library: Library::new(&broker_support::bench::classes(), "drawbridge:", 1 << 20),
+            names: names.clone(),
+            library: Library::new(&broker_support::bench::classes(), &names, 1 << 20),
             views_open_without_permission: false,
         };
         let mut bench = Bench::on(None, Some(redis), Options { pool: 1, ..Options::default() });

@@ -7,8 +7,10 @@ mod broker_support;
 use std::cell::RefCell;
 use std::time::Instant;
 
-use broker_support::bench::{ENTITY_MAX, EXTERNAL_BYTES};
+use broker_support::bench::{ENTITY_MAX, EXTERNAL_BYTES, classes};
+use broker_support::server::Server;
 use broker_support::{Bench, Flavour, Reply};
+use drawbridge::broker::redis::{Library, Names};
 use drawbridge_engine::io::{PublishFailure, Subject, Version};
 use proptest::prelude::*;
 use proptest::sample::{Index, select};
@@ -164,6 +166,67 @@ fn a_key_of_another_type_is_found_before_anything_is_written_or_published() {
     }
     bench.publish_from_outside("room:told", "after");
     assert_eq!(bench.publication(0).event.data_json(), "\"after\"");
+}
+
+/// Nodes before version 4 do not say how many bytes the entities may take, and before version 5 no channel prefix.
+#[test]
+fn nodes_of_older_versions_are_served_by_the_environment_without_a_prefix() {
+    let bench = redis();
+    let commit = |limits: &[&str], channel: &str, key: &str| {
+        let event = [key, "0", r#"{"event":"e""#, "db1.1"];
+        call(&bench, &[&["FCALL", "drawbridge_commit", "1", channel], limits, &event].concat())
+    };
+    let taken =
+        |version| Reply::List(vec![Reply::List(vec![Reply::Text("drawbridge".into()), Reply::Int(version)])]);
+    assert_eq!(commit(&["9", "60000"], "world:1", "a"), taken(1));
+    assert_eq!(commit(&["9", "60000", "1000"], "world:1", "b"), taken(2));
+    assert_eq!(commit(&["9", "60000", "1000", ""], "world:1", "c"), taken(3));
+    assert_eq!(call(&bench, &["HLEN", ROWS]), Reply::Int(4 + 3));
+    // Another prefix has nothing here.
+    let Reply::Error(words) = commit(&["9", "60000", "1000", "prod:"], "prod:world:1", "d") else {
+        panic!("taken")
+    };
+    assert!(words.starts_with("NOENVIRONMENT"), "{words}");
+    assert_eq!(call(&bench, &["EXISTS", "prod:drawbridge:{prod:world:1}:entities"]), Reply::Int(0));
+}
+
+/// Where only environments with a prefix are known, nodes that know none of them still write their tables.
+#[test]
+fn nodes_of_older_versions_are_served_where_no_environment_is_without_a_prefix() {
+    let server = Server::start(Flavour::Prefixed);
+    let code = server.library(&classes());
+    assert_eq!(server.call(&["FUNCTION", "LOAD", "REPLACE", &code]), Reply::Text("drawbridge".into()));
+    let old = [
+        "FCALL",
+        "drawbridge_commit",
+        "1",
+        "world:1",
+        "9",
+        "60000",
+        "1000",
+        "a",
+        "0",
+        r#"{"event":"e""#,
+        "i",
+    ];
+    let taken = Reply::List(vec![Reply::Text("drawbridge".into()), Reply::Int(1)]);
+    assert_eq!(server.call(&old), Reply::List(vec![taken]));
+    assert_eq!(server.call(&["EXISTS", ROWS]), Reply::Int(1));
+}
+
+/// As where another environment's node has loaded the functions into a Redis that had lost them.
+#[test]
+fn a_node_adds_its_environment_where_it_is_missing() {
+    let mut bench = redis();
+    assert_eq!(bench.commit(0, "world:1", "a", 1), Ok(()));
+    let code = Library::new(&classes(), &Names::new("prod:", "drawbridge:"), EXTERNAL_BYTES).code();
+    assert_eq!(call(&bench, &["FUNCTION", "LOAD", "REPLACE", &code]), Reply::Text("drawbridge".into()));
+    assert_eq!(bench.commit(0, "world:1", "a", 2), Ok(()));
+    for channel in ["prod:map:1", "map:1"] {
+        let payload = r#"{"event":"e","data":{"id":"a","x":1,"y":2}}"#;
+        assert_eq!(call(&bench, &["FCALL", "drawbridge_publish", "1", channel, payload]), Reply::Int(1));
+    }
+    assert_eq!(bench.broker.stats().functions_replaced, 0, "it was ours");
 }
 
 /// Channels of classes that read payloads in different ways.

@@ -22,7 +22,7 @@ defaults
     timeout server 60s
     timeout tunnel 1h
 frontend players
-    bind 127.0.0.1:{port}
+    bind {address}:{port}{tls}
     {frontend}
     default_backend nodes
 backend nodes
@@ -50,11 +50,11 @@ http {{
 {servers}
     }}
     server {{
-        listen 127.0.0.1:{port};
+        listen {address}:{port}{tls};
         location / {{
             proxy_pass http://nodes;
             proxy_http_version 1.1;
-            proxy_set_header Host $http_host;
+{headers}
             proxy_set_header Upgrade $http_upgrade;
             proxy_set_header Connection "upgrade";
             proxy_set_header X-Forwarded-For $proxy_add_x_forwarded_for;
@@ -67,15 +67,17 @@ http {{
 
 
 class Balancer:
-    """Started at once, with these nodes behind it; `tcp` passes bytes and names addresses by PROXY v2."""
+    """Started at once, with these nodes behind it; `tcp` passes bytes and names addresses by PROXY v2. `tls`: it ends TLS with
+    these certificates; `headers`: what it says of the request, as its configuration has it; `address`: where it listens."""
 
-    def __init__(self, kind, directory, nodes, tcp=False):
+    def __init__(self, kind, directory, nodes, tcp=False, tls=None, headers=None, address="127.0.0.1"):
         program = shutil.which(kind) or shutil.which(kind, path="/usr/sbin:/sbin")
         if program is None:
             pytest.skip(f"{kind} is not installed")
         directory = Path(directory) / kind
         directory.mkdir()
         self.port = ports.free()
+        self.host = address.strip("[]")
         self.players = []
         self.control = directory / "admin.sock"
         config = directory / f"{kind}.conf"
@@ -84,20 +86,30 @@ class Balancer:
             how = (
                 {"mode": "tcp", "frontend": "", "server": "send-proxy-v2 check-send-proxy"}
                 if tcp
-                else {"mode": "http", "frontend": "option forwardfor", "server": ""}
+                else {"mode": "http", "frontend": "\n    ".join(["option forwardfor", *(headers or ())]), "server": ""}
             )
+            how["tls"] = ""
+            if tls:
+                both = directory / "both.pem"
+                both.write_bytes(tls.cert.read_bytes() + tls.key.read_bytes())
+                how["tls"] = f" ssl crt {both}"
+            how["address"] = address
             config.write_text(HAPROXY.format(directory=directory, port=self.port, servers=servers, **how))
             command = [program, "-f", config, "-db"]
         else:
             servers = "\n".join(f"        server 127.0.0.1:{node.port} max_fails=1 fail_timeout=1s;" for node in nodes)
-            config.write_text(NGINX.format(directory=directory, port=self.port, servers=servers))
+            headers = headers if headers is not None else ["proxy_set_header Host $http_host;"]
+            how = {"headers": "\n".join(f"            {line}" for line in headers), "address": address, "tls": ""}
+            if tls:
+                how["tls"] = f" ssl; ssl_certificate {tls.cert}; ssl_certificate_key {tls.key}"
+            config.write_text(NGINX.format(directory=directory, port=self.port, servers=servers, **how))
             command = [program, "-p", directory, "-c", config]
         self.process = Process(command)
         until(self._answers, f"{kind} answers")
 
     def _answers(self):
         assert self.process.running, self.process.output
-        return ports.is_open(self.port)
+        return ports.is_open(self.port, self.host)
 
     def tell(self, command):
         """One command to haproxy's runtime API."""

@@ -46,7 +46,12 @@ def _can_be_bound(port):
     return True
 
 
-def is_open(port):
-    with socket.socket() as probe:
+def is_open(port, host="127.0.0.1"):
+    with socket.socket(family_of(host)) as probe:
         probe.settimeout(1)
-        return probe.connect_ex(("127.0.0.1", port)) == 0
+        return probe.connect_ex((host, port)) == 0
+
+
+def family_of(host):
+    """That of an address."""
+    return socket.AF_INET6 if ":" in host else socket.AF_INET

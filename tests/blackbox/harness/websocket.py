@@ -9,6 +9,7 @@ import socket
 import struct
 import zlib
 
+from . import ports
 from .wait import PATIENCE, Deadline
 
 TEXT, BINARY, CLOSE, PING, PONG, CONTINUATION = 0x1, 0x2, 0x8, 0x9, 0xA, 0x0
@@ -112,7 +113,7 @@ class WebSocket:
         self._buffer = bytearray()
         self._parts = None
         self.closed = None
-        self.socket = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+        self.socket = socket.socket(ports.family_of(host), socket.SOCK_STREAM)
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if receive_buffer:
             self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
@@ -136,7 +137,7 @@ class WebSocket:
         """The upgrade request; a header given as `None` is left out."""
         self.key = base64.b64encode(os.urandom(16)).decode()
         headers = {
-            "Host": f"{self.host}:{self.port}",
+            "Host": f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}",
             "Upgrade": "websocket",
             "Connection": "Upgrade",
             "Sec-WebSocket-Key": self.key,

@@ -5,8 +5,7 @@
 use std::sync::Arc;
 
 use drawbridge_protocol::channel::is_pattern;
-use drawbridge_protocol::{ErrorCode, ErrorMessage, FilterUpdate, RequestId, ServerMessage};
-use serde_json::value::RawValue;
+use drawbridge_protocol::{ErrorCode, ErrorMessage, FilterUpdate, RequestId, SentArea, ServerMessage};
 
 use super::Engine;
 use super::deliver::{delivery_of, outgoing};
@@ -97,7 +96,7 @@ impl Engine {
         &self,
         claims: &Claims,
         subject: &Subject,
-        area: &RawValue,
+        area: &SentArea,
     ) -> Result<Box<Area>, Refusal> {
         let invalid = |message: &str, position: usize, hint: &str| {
             let refusal = Refusal::new(ErrorCode::FilterInvalid, format!("area: {message}"));
@@ -109,7 +108,7 @@ impl Engine {
             return Err(invalid("this subscription has no positions", 0, hint));
         };
         let area = Area::parse(area.get(), space.max_radius)
-            .map_err(|error| invalid(&error.message, error.position, error.hint))?;
+            .map_err(|error| invalid(&error.message, area.sent_at(error.position), error.hint))?;
         if let Area::Follow { key, .. } = &area
             && !may_follow(&self.settings.classes, claims, &subject.name, &space.follow, key)
         {

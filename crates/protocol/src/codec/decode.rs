@@ -5,7 +5,7 @@ use serde_json::value::RawValue;
 use crate::json::{Kind, Reader, SyntaxError, Token, Value, decimal_text};
 use crate::message::{
     BadRequest, BadSubscribe, ClientMessage, Connect, FilterUpdate, MAX_BATCH, MAX_DATA_DEPTH, MAX_ID_BYTES,
-    MAX_ID_NUMBER, MAX_MESSAGE_BYTES, MIN_MESSAGE_BYTES, Publish, Request, RequestId, Subscribe,
+    MAX_ID_NUMBER, MAX_MESSAGE_BYTES, MIN_MESSAGE_BYTES, Publish, Request, RequestId, SentArea, Subscribe,
 };
 use crate::msgpack::{Foreign, MsgPackError};
 
@@ -172,11 +172,7 @@ fn subscriptions(list: Value<'_>, foreign: &Foreign) -> Result<Vec<Result<Subscr
 }
 
 fn subscribe(fields: &Fields<'_>) -> Result<Subscribe, String> {
-    Ok(Subscribe {
-        channel: fields.channel()?,
-        filter: fields.optional("filter")?,
-        area: fields.object("area")?,
-    })
+    Ok(Subscribe { channel: fields.channel()?, filter: fields.optional("filter")?, area: fields.area()? })
 }
 
 fn publish(fields: &Fields<'_>) -> Result<Publish, String> {
@@ -199,7 +195,7 @@ fn filter_update(fields: &Fields<'_>) -> Result<FilterUpdate, String> {
     Ok(FilterUpdate {
         channel: fields.channel()?,
         filter: fields.get("filter").map(|_| fields.optional("filter")).transpose()?,
-        area: fields.get("area").map(|_| fields.object("area")).transpose()?,
+        area: fields.get("area").map(|_| fields.area()).transpose()?,
     })
 }
 
@@ -322,6 +318,18 @@ impl<'a> Fields<'a> {
         let Some(value) = self.present(name) else { return Ok(None) };
         let value = self.of_kind(name, value, Kind::Object)?;
         self.raw(name, value).map(Some)
+    }
+
+    fn area(&self) -> Result<Option<SentArea>, String> {
+        let Some(json) = self.object("area")? else { return Ok(None) };
+        let begins = self.get("area").map_or(0, |value| self.begins + value.at);
+        let places = self.foreign.area_in(begins..begins + json.get().len());
+        let from_start = |(at, sent): &(u32, u32)| {
+            let (area_at, area_sent) = places.first().copied().unwrap_or_default();
+            (at - area_at, sent - area_sent)
+        };
+        let places = places.iter().map(from_start).collect();
+        Ok(Some(SentArea::new(json, places)))
     }
 
     /// The value byte for byte.

@@ -4,6 +4,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::SentArea;
 use crate::message::{ClientMessage, RequestId};
 
 fn one(json: &str) -> Result<Request, BadRequest> {
@@ -266,5 +267,49 @@ proptest! {
         // JSON may spell a number in several ways; MessagePack gives the one.
         let of_json = decode(Encoding::Json, msgpack::to_json(&packed).unwrap().as_bytes());
         prop_assert_eq!(format!("{of_packed:?}"), format!("{of_json:?}"));
+    }
+}
+
+/// A place in an area is one in what the client sent, from the area's beginning, in either encoding.
+#[test]
+fn places_in_an_area_are_those_of_the_clients_message() {
+    let areas = |requests: Vec<Result<Request, BadRequest>>| -> Vec<SentArea> {
+        let area = |request: Result<Request, BadRequest>| match request.unwrap().message {
+            ClientMessage::Subscribe(subscribe) => vec![subscribe.area.unwrap()],
+            ClientMessage::FilterUpdate(update) => vec![update.area.unwrap().unwrap()],
+            ClientMessage::Connect(connect) => {
+                connect.subscribe.into_iter().map(|each| each.unwrap().area.unwrap()).collect()
+            }
+            other => panic!("{other:?}"),
+        };
+        requests.into_iter().flat_map(area).collect()
+    };
+    let area = r#"{"name":"some text","x":-700,"min":[1,{"x":2}],"radius":1.5}"#;
+    let mut sent = Vec::new();
+    msgpack::from_json(area, &mut sent).unwrap();
+    for json in [
+        format!(r#"{{"type":"CHANNEL_SUBSCRIBE","channel":"c","area":{area}}}"#),
+        format!(r#"[{{"type":"FILTER_UPDATE","channel":"c","area":{area}}}]"#),
+        format!(
+            r#"{{"type":"CONNECT","subscribe":[{{"area":{area},"channel":"a"}},{{"channel":"b","area":{area}}}]}}"#
+        ),
+    ] {
+        let mut packed = Vec::new();
+        msgpack::from_json(&json, &mut packed).unwrap();
+        let found = areas(decode(Encoding::MsgPack, &packed));
+        assert!(!found.is_empty());
+        for of_msgpack in found {
+            for (member, value) in [("x", &[0xD1][..]), ("min", &[0x92, 1, 0x81]), ("radius", &[0xCB, 0x3F])]
+            {
+                let at = of_msgpack.get().rfind(&format!("\"{member}\":")).unwrap() + member.len() + 3;
+                let at = if member == "x" { of_msgpack.get().find("-700").unwrap() } else { at };
+                let place = of_msgpack.sent_at(at);
+                assert!(place > 0 && sent[place..].starts_with(value), "{member} at {place}");
+            }
+            assert_eq!(of_msgpack.sent_at(1), 0, "a place of no value is that of the area");
+        }
+        for of_json in areas(decode(Encoding::Json, json.as_bytes())) {
+            assert_eq!((of_json.get(), of_json.sent_at(33)), (area, 33));
+        }
     }
 }

@@ -27,10 +27,11 @@ pub struct CommandChannels {
 }
 
 impl CommandChannels {
-    /// Those of this key prefix; `control`: services may command by Redis.
-    pub fn new(key_prefix: &str, control: bool) -> Self {
+    /// Those of this key prefix; `control`: services may command by Redis. Pub/Sub knows no databases, and the keys that
+    /// commands speak of are in one, so the nodes' channel names it.
+    pub fn new(key_prefix: &str, db: u8, control: bool) -> Self {
         CommandChannels {
-            nodes: format!("{key_prefix}nodes").into(),
+            nodes: format!("{key_prefix}nodes:{db}").into(),
             control: control.then(|| CONTROL_CHANNEL.into()),
         }
     }

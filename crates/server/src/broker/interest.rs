@@ -255,7 +255,7 @@ mod tests {
     fn interest() -> (Interest, ShardInbox) {
         let ((shard, inbox), (node, _)) = (shard_queue(1 << 20), shard_queue(1 << 20));
         let (classes, reserved) = (Arc::new(Classes::default()), Reserved::new("drawbridge:"));
-        let channels = CommandChannels::new("drawbridge:", false);
+        let channels = CommandChannels::new("drawbridge:", 0, false);
         let routes = Arc::new(Routes::new(1, &classes, &reserved, channels.nodes.clone()));
         let herald = Herald { link: 0, channels, routes, meter: Arc::default(), failures: Sparse::default() };
         let outlet = Outlet::new(vec![shard], node);
@@ -285,7 +285,7 @@ mod tests {
     #[test]
     fn a_late_answer_does_not_let_go_of_the_next_break() {
         let (mut interest, mut inbox) = interest();
-        let (nodes, room) = (Subject::channel("drawbridge:nodes"), Subject::channel("room:1"));
+        let (nodes, room) = (Subject::channel("drawbridge:nodes:0"), Subject::channel("room:1"));
         interest.order(Order::Want(ShardId::NODE, nodes.clone()));
         interest.order(Order::Want(SHARD, room.clone()));
         interest.handle(HubInput::LinkUp);
@@ -302,7 +302,7 @@ mod tests {
         break_and_return(&mut interest);
         interest.order(Order::ViewsKnown(SHARD, first));
         interest.handle(HubInput::LinkUp);
-        assert_eq!(asked(&mut interest), ["drawbridge:nodes"]);
+        assert_eq!(asked(&mut interest), ["drawbridge:nodes:0"]);
         interest.handle(HubInput::Subscribed(&nodes));
         let second = held(&mut inbox).expect("the shard is asked again");
         interest.order(Order::ViewsKnown(SHARD, first));

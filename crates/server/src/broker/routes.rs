@@ -78,13 +78,13 @@ mod tests {
     }
 
     fn channels() -> Arc<str> {
-        "drawbridge:nodes".into()
+        "drawbridge:nodes:0".into()
     }
 
     #[test]
     fn every_link_hears_what_nodes_tell_each_other() {
         let routes = Routes::new(4, &Classes::new(vec![]), &Reserved::new("drawbridge:"), channels());
-        assert_eq!(routes.links_of(&Subject::channel("drawbridge:nodes")), 0..4);
+        assert_eq!(routes.links_of(&Subject::channel("drawbridge:nodes:0")), 0..4);
         assert_eq!(routes.links_of(&Subject::channel("drawbridge:control")), 0..1);
     }
 

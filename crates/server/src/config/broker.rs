@@ -13,6 +13,8 @@ pub struct Broker {
     pub kind: BrokerKind,
     /// Of Drawbridge's own keys and channels; never empty.
     pub key_prefix: String,
+    /// Begins every name that this environment has in Redis; empty: names stay as they are.
+    pub channel_prefix: String,
     /// The bound of publishes that wait while Redis is away, in bytes.
     pub queue_bytes: usize,
     /// A service's payload over it is dropped, counted and logged. In bytes.
@@ -107,12 +109,22 @@ pub(super) fn read(section: &Section<'_>) -> Broker {
         }
         _ => BrokerKind::Memory,
     };
+    let key_prefix =
+        section.field("key_prefix").and_then(key_prefix).unwrap_or_else(|| DEFAULT_KEY_PREFIX.to_owned());
+    let channel_prefix =
+        section.field("channel_prefix").and_then(|field| channel_prefix(&field, &key_prefix));
+    if let BrokerKind::Redis(RedisConfig { db: db @ 1.., .. }) = &kind
+        && channel_prefix.as_ref().is_none_or(String::is_empty)
+    {
+        section.cx().warn(format!(
+            "`broker.url` names database {db}, and Redis Pub/Sub ignores databases: events and services' commands reach \
+             the environments in the other databases of this Redis, too; give each environment a `broker.channel_prefix`"
+        ));
+    }
     let broker = Broker {
         kind,
-        key_prefix: section
-            .field("key_prefix")
-            .and_then(key_prefix)
-            .unwrap_or_else(|| "drawbridge:".to_owned()),
+        key_prefix,
+        channel_prefix: channel_prefix.unwrap_or_default(),
         queue_bytes: section.size("queue_bytes", 16 << 20, 1 << 10..=MAX_SIZE) as usize,
         external_bytes: section.size("external_bytes", 1 << 20, 1 << 10..=512 << 20) as usize,
         views_open_without_permission: section.choice(
@@ -125,12 +137,40 @@ pub(super) fn read(section: &Section<'_>) -> Broker {
     broker
 }
 
+const DEFAULT_KEY_PREFIX: &str = "drawbridge:";
+const MAX_PREFIX_BYTES: usize = 64;
+
+/// Ends with a sign, so that no environment's name begins another's by chance (`prod` and `production`). Signs of patterns
+/// and braces have a meaning in Redis: in patterns, in ACL rules, and in the hash tags of a Cluster.
+fn channel_prefix(field: &Field<'_>, key_prefix: &str) -> Option<String> {
+    let prefix = field.string()?;
+    let is_sign = |c: char| matches!(c, ':' | '.' | '-' | '_' | '/');
+    let is_fit = prefix.chars().all(|c| c.is_ascii_alphanumeric() || is_sign(c));
+    if prefix.len() > MAX_PREFIX_BYTES || !is_fit || !(prefix.is_empty() || prefix.ends_with(is_sign)) {
+        field.error(
+            "is not fit for a prefix",
+            "at most 64 ASCII letters, digits and `:.-_/`, the last one of these signs, like \"prod:\"",
+        );
+        return None;
+    }
+    let collides =
+        |keys: &str| !prefix.is_empty() && (prefix.starts_with(keys) || keys.starts_with(&*prefix));
+    if collides(key_prefix) || collides(DEFAULT_KEY_PREFIX) {
+        field.error(
+            format_args!("collides with `broker.key_prefix`, which is \"{key_prefix}\""),
+            "the names of channels must differ from those of Drawbridge's own keys; key_prefix stands behind channel_prefix in Redis and need not repeat it",
+        );
+        return None;
+    }
+    Some(prefix)
+}
+
 fn key_prefix(field: Field<'_>) -> Option<String> {
     let prefix = field.text()?;
     let unfit = |c: char| {
         c.is_whitespace() || c.is_control() || matches!(c, '{' | '}' | '*' | '?' | '[' | ']' | '\\')
     };
-    if prefix.len() > 64 || prefix.contains(unfit) {
+    if prefix.len() > MAX_PREFIX_BYTES || prefix.contains(unfit) {
         field.error(
             "is not fit for a prefix",
             "at most 64 bytes, without white space, braces and the signs of patterns, like \"drawbridge:\"",

@@ -96,7 +96,7 @@ impl Bench {
                 reserved: drawbridge_engine::settings::Reserved::new("drawbridge:"),
             },
             queue_bytes: options.queue_bytes,
-            commands: CommandChannels::new("drawbridge:", true),
+            commands: CommandChannels::new("drawbridge:", 0, true),
             neighbour,
         };
         Bench {
@@ -366,7 +366,7 @@ impl Bench {
     pub fn publish_from_outside(&mut self, channel: &str, payload: impl Into<Bytes>) {
         let payload = payload.into();
         if let Some(server) = &self.server {
-            let reply = server.call(&[b"PUBLISH".as_slice(), channel.as_bytes(), &payload]);
+            let reply = server.call(&[b"PUBLISH".as_slice(), server.named(channel).as_bytes(), &payload]);
             assert!(matches!(reply, super::server::Reply::Int(_)), "{reply:?}");
             return;
         }

@@ -7,5 +7,6 @@ pub mod bench;
 pub mod ports;
 pub mod server;
 
+#[allow(unused_imports)]
 pub use bench::Bench;
 pub use server::{Flavour, Reply};

@@ -9,8 +9,9 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use drawbridge::broker::RedisSettings;
-use drawbridge::broker::redis::Library;
+use drawbridge::broker::redis::{Library, Names};
 use drawbridge::config::{RedisAddress, Rotating};
+use drawbridge_engine::class::Classes;
 
 use super::ports::Port;
 
@@ -22,6 +23,19 @@ pub enum Flavour {
     Tls,
     /// TCP, as the user `bridge`, who has only the rights that `docs/redis.md` names.
     Acl,
+    /// As [`Flavour::Acl`], with a channel prefix and rights to nothing else.
+    Prefixed,
+}
+
+impl Flavour {
+    /// What everything begins with that a node has in this Redis.
+    pub fn prefix(self) -> &'static str {
+        if self == Flavour::Prefixed { "prod:" } else { "" }
+    }
+
+    fn has_user(self) -> bool {
+        matches!(self, Flavour::Acl | Flavour::Prefixed)
+    }
 }
 
 /// The rights that `docs/redis.md` names, without its channels and keys.
@@ -108,11 +122,12 @@ impl Server {
             assert!(exited.is_none() && Instant::now() < give_up, "redis-server did not start: {}", log());
             std::thread::sleep(Duration::from_millis(10));
         }
-        if self.flavour == Flavour::Acl {
-            let rules = format!(
-                "bridge reset on >between-us ~actions:* ~drawbridge:* ~world:* &room:* &chat:* &world:* &r* {}",
-                acl_commands()
-            );
+        if self.flavour.has_user() {
+            let names = match self.flavour {
+                Flavour::Prefixed => "~prod:* &prod:* &prod:room:* &prod:r*",
+                _ => "~actions:* ~drawbridge:* ~world:* &room:* &chat:* &world:* &r*",
+            };
+            let rules = format!("bridge reset on >between-us {names} {}", acl_commands());
             self.call(
                 &[&["ACL", "SETUSER"], rules.split_whitespace().collect::<Vec<_>>().as_slice()].concat(),
             );
@@ -159,7 +174,8 @@ impl Server {
     /// What a node is told about it.
     pub fn settings(&self, subscriber_pool: usize) -> RedisSettings {
         let tcp = RedisAddress::Tcp { host: "localhost".into(), port: self.port.number };
-        let acl = self.flavour == Flavour::Acl;
+        let acl = self.flavour.has_user();
+        let names = Names::new(self.flavour.prefix(), "drawbridge:");
         RedisSettings {
             address: match self.flavour {
                 Flavour::Unix => RedisAddress::Unix(self.directory.join("redis.sock")),
@@ -171,16 +187,27 @@ impl Server {
             db: 0,
             subscriber_pool,
             client_name: "drawbridge-test".into(),
-            key_prefix: "drawbridge:".into(),
-            library: Library::new(&super::bench::classes(), "drawbridge:", super::bench::EXTERNAL_BYTES),
+            library: Library::new(&super::bench::classes(), &names, super::bench::EXTERNAL_BYTES),
+            names,
             views_open_without_permission: false,
         }
+    }
+
+    /// A channel or key as Redis knows it.
+    pub fn named(&self, name: &str) -> String {
+        format!("{}{name}", self.flavour.prefix())
+    }
+
+    /// The functions as a node with these classes loads them into an empty Redis.
+    pub fn library(&self, classes: &Classes) -> String {
+        let names = Names::new(self.flavour.prefix(), "drawbridge:");
+        Library::new(classes, &names, super::bench::EXTERNAL_BYTES).code()
     }
 
     /// Says something to Redis, as another service does.
     pub fn call<S: AsRef<[u8]>>(&self, parts: &[S]) -> Reply {
         let mut client = self.client().expect("Redis is there");
-        if self.flavour == Flavour::Acl {
+        if self.flavour.has_user() {
             // Before the password is set this is an error, and needless.
             client.call(&["AUTH", "another"]);
         }

@@ -150,6 +150,9 @@ impl Commands {
                 });
             }
         };
+        if begins && let Some(present) = &present {
+            warn_of_overlaps(library, present);
+        }
         let code = match library.judge(present.as_deref(), begins) {
             Judgement::Keep => None,
             Judgement::Load { code, replaces } => Some((code, replaces)),
@@ -276,6 +279,17 @@ enum Check {
     Foreign,
     /// Functions cannot be called at all; Redis' words.
     Refused(String),
+}
+
+/// Environments whose names are not told apart see each other's events where their classes match.
+fn warn_of_overlaps(library: &Library, present: &str) {
+    for other in library.overlapping(present) {
+        tracing::warn!(
+            other,
+            "another environment on this Redis has a channel_prefix that begins with this node's, or the other way about: \
+             they are not separated; if that environment is gone, FUNCTION DELETE drawbridge forgets it"
+        );
+    }
 }
 
 /// The code in the answer to `FUNCTION LIST`.

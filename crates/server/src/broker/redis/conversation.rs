@@ -8,7 +8,7 @@ use drawbridge_engine::io::Subject;
 
 use super::connect::Broken;
 use super::resp::{Garbage, encode, member};
-use super::{RedisSettings, code_of, is_passing};
+use super::{Names, RedisSettings, code_of, is_passing};
 use crate::broker::interest::Order;
 
 /// What the next answer answers.
@@ -38,6 +38,7 @@ pub(super) enum Answer {
 /// One connection's requests and answers.
 #[derive(Debug, Default)]
 pub(super) struct Conversation {
+    names: Names,
     /// Bytes to send, from `sent` on.
     out: Vec<u8>,
     sent: usize,
@@ -45,6 +46,11 @@ pub(super) struct Conversation {
 }
 
 impl Conversation {
+    /// One in which channels have these names.
+    pub(super) fn new(names: Names) -> Self {
+        Conversation { names, ..Conversation::default() }
+    }
+
     /// The bytes to send.
     pub(super) fn unsent(&self) -> &[u8] {
         &self.out[self.sent..]
@@ -122,14 +128,17 @@ impl Conversation {
             (false, false) => b"UNSUBSCRIBE",
             (false, true) => b"PUNSUBSCRIBE",
         };
+        let names: Vec<_> = subjects.iter().map(|subject| self.names.outward(&subject.name)).collect();
         let parts: Vec<&[u8]> =
-            std::iter::once(command).chain(subjects.iter().map(|subject| subject.name.as_bytes())).collect();
+            std::iter::once(command).chain(names.iter().map(|name| name.as_bytes())).collect();
         encode(&mut self.out, parts.into_iter());
         self.asked.push_back(Asked::Subjects { begins, left: subjects });
     }
 
     /// Redis confirmed that a subscription begins or ends; gives its subject.
     pub(super) fn confirmed(&mut self, begins: bool, pattern: bool, name: &[u8]) -> Result<Subject, Broken> {
+        let name =
+            self.names.inward(name).ok_or(Garbage("a confirmation of another environment's channel"))?;
         let is_next = |subject: &Subject| subject.pattern == pattern && subject.name.as_bytes() == name;
         if let Some(Asked::Subjects { begins: asked_begins, left }) = self.asked.front_mut()
             && *asked_begins == begins
@@ -239,6 +248,23 @@ mod tests {
         assert_eq!(sent(&mut conversation), "UNSUBSCRIBE a");
         assert_eq!(conversation.confirmed(false, false, b"a").unwrap(), Subject::channel("a"));
         assert!(conversation.asked.is_empty());
+    }
+
+    #[test]
+    fn names_have_the_prefix_outside_only() {
+        let mut conversation = Conversation::new(Names::new("prod:", "drawbridge:"));
+        conversation.send(LinkCommand::Subscribe(subjects()));
+        assert_eq!(sent(&mut conversation), "SUBSCRIBE prod:a prod:b PSUBSCRIBE prod:p?");
+        for (pattern, name, subject) in [
+            (false, "prod:a", Subject::channel("a")),
+            (false, "prod:b", Subject::channel("b")),
+            (true, "prod:p?", Subject::pattern("p?")),
+        ] {
+            assert_eq!(conversation.confirmed(true, pattern, name.as_bytes()).unwrap(), subject);
+        }
+        conversation.send(LinkCommand::Unsubscribe(vec![Subject::channel("a")]));
+        assert_eq!(sent(&mut conversation), "UNSUBSCRIBE prod:a");
+        assert!(conversation.confirmed(false, false, b"a").is_err());
     }
 
     #[test]

@@ -4,12 +4,16 @@
 -- was heard (Redis' clock, milliseconds) and what was published. Beside it a sorted set has the same fields by when they
 -- were heard: what has expired is found without a look at the rest. Nothing that is stored is trusted: what cannot be
 -- right is repaired, seldom, or begins a new life of the table.
--- VERSION, PREFIX, EXTERNAL_BYTES and CLASSES stand above; docs/redis.md describes what services see.
+-- VERSION and ENVIRONMENTS stand above; docs/redis.md describes what services see. An environment is what nodes of one
+-- channel prefix (`prefix`, empty where there is none) have configured: their key prefix (`keys`), `external_bytes` and
+-- classes. Channels are named here as in Redis, with their prefix; classes match what stands behind it.
 
 -- Begins every answer to a node: other functions by the same names do not give it.
 local MARK = 'drawbridge'
 -- Nodes that know this version of the library, or a later one, can call this one.
 local SERVES = 3
+-- A node that is told so loads its environment.
+local NO_ENVIRONMENT = 'NOENVIRONMENT nothing is known of this channel_prefix'
 
 local MAX_KEY_BYTES = 255
 local MAX_VIEWS = 256
@@ -40,8 +44,32 @@ local CLOCK_SLACK_MS = 60 * 1000
 local SET_MARK = 's'
 local HEADER = { e = true, s = true, b = true, r = true }
 
-local function table_of(channel)
-  local name = PREFIX .. '{' .. channel .. '}'
+-- What nodes that know no prefixes mean where none of them has said what it has configured.
+local UNNAMED = { prefix = '', keys = 'drawbridge:', bytes = 1024 * 1024, classes = {} }
+
+-- The environment of exactly this prefix, or nil.
+local function environment_of(prefix)
+  for _, environment in ipairs(ENVIRONMENTS) do
+    if environment.prefix == prefix then
+      return environment
+    end
+  end
+end
+
+-- The environment that a channel belongs to, or nil: that of the longest prefix that its name begins with.
+local function environment_for(channel)
+  local found
+  for _, environment in ipairs(ENVIRONMENTS) do
+    local prefix = environment.prefix
+    if channel:sub(1, #prefix) == prefix and (not found or #prefix > #found.prefix) then
+      found = environment
+    end
+  end
+  return found
+end
+
+local function table_of(environment, channel)
+  local name = environment.prefix .. environment.keys .. '{' .. channel .. '}'
   return name .. ':entities', name .. ':heard'
 end
 
@@ -138,7 +166,7 @@ local function repair(rows, heard, header, own, now)
   local bytes = 0
   for _, field in ipairs(redis.call('HKEYS', rows)) do
     local taken = is_row(field) and row_bytes(rows, field) or 0
-    if taken > 0 and taken <= EXTERNAL_BYTES + 2 * MAX_KEY_BYTES then
+    if taken > 0 and taken <= header.payload_bytes + 2 * MAX_KEY_BYTES then
       local time = times[field]
       if not time or time ~= time or time > now + CLOCK_SLACK_MS then
         redis.call('ZADD', heard, now, field)
@@ -160,10 +188,11 @@ end
 -- The header of a table that can go on, repaired where it must be. What has none, none that can be right, or far more
 -- fields than it may have, begins a new life, without rows. How many fields and members there are is looked at when an
 -- entity is new in the set.
-local function open(rows, heard, max, own, is_new, is_lost, now)
+local function open(rows, heard, limits, own, is_new, is_lost, now)
   local stored = redis.call('HMGET', rows, 'e', 's', 'b', 'r')
   local header = { epoch = stored[1], seq = whole(stored[2], MAX_COUNT - 1), bytes = whole(stored[3], MAX_COUNT) }
-  header.max_fields = math.max(MIN_FIELD_BOUND, 4 * max)
+  header.max_fields = math.max(MIN_FIELD_BOUND, 4 * limits.max)
+  header.payload_bytes = limits.environment.bytes
   is_lost = is_lost or not header.bytes
   local is_counted = is_new or is_lost
   if not is_epoch(header.epoch) or not header.seq
@@ -244,10 +273,11 @@ end
 -- without an id. Returns the table's version. What nodes would drop is refused before the version counts it: they would
 -- miss it, and read the table again.
 local function commit(channel, limits, key, remove, body, id)
-  if #body + #id + VERSION_BYTES > EXTERNAL_BYTES then
-    return redis.error_reply('TOOLARGE an event has at most ' .. EXTERNAL_BYTES .. ' bytes, with its envelope')
+  local max_bytes = limits.environment.bytes
+  if #body + #id + VERSION_BYTES > max_bytes then
+    return redis.error_reply('TOOLARGE an event has at most ' .. max_bytes .. ' bytes, with its envelope')
   end
-  local rows, heard = table_of(channel)
+  local rows, heard = table_of(limits.environment, channel)
   local field = 'k' .. key
   local now = now_ms()
   local is_new, is_lost
@@ -256,7 +286,7 @@ local function commit(channel, limits, key, remove, body, id)
     redis.call('HEXISTS', rows, 'e')
     is_new, is_lost = note(heard, field, now)
   end
-  local header = open(rows, heard, limits.max, field, is_new, is_lost, now)
+  local header = open(rows, heard, limits, field, is_new, is_lost, now)
   local seq = header.seq + 1
   local payload = body .. ',"id":"' .. id .. '@' .. header.epoch .. '.' .. digits(seq) .. '"}'
   local row = digits(now) .. ' ' .. payload
@@ -288,21 +318,30 @@ local function commit(channel, limits, key, remove, body, id)
 end
 
 -- A table ends when nothing is heard of any of its entities.
-local function outlive(channel, ttl)
-  local rows, heard = table_of(channel)
-  redis.call('PEXPIRE', rows, ttl)
-  redis.call('PEXPIRE', heard, ttl)
+local function outlive(channel, limits)
+  local rows, heard = table_of(limits.environment, channel)
+  redis.call('PEXPIRE', rows, limits.ttl)
+  redis.call('PEXPIRE', heard, limits.ttl)
 end
 
--- For servers: max, ttl, the bytes (nodes that know version 3 do not say them), and for each event its key, whether it
--- ends the entity, the JSON object without its last brace, and the id. An answer for each, which proves that it was
--- given here: `MARK` and the version, or what is wrong.
+-- For servers: max, ttl, the bytes (nodes that know version 3 do not say them), the channel prefix (nor does version 4), and
+-- for each event its key, whether it ends the entity, the JSON object without its last brace, and the id. An answer for
+-- each, which proves that it was given here: `MARK` and the version, or what is wrong. A node that says its prefix is
+-- answered by its own environment, also where a longer prefix fits the channel: it reads the table there.
 local function server_commit(keys, args)
   local answers = {}
   local limits = { max = tonumber(args[1]), ttl = tonumber(args[2]), bytes = DEFAULT_MAX_BYTES }
-  local first = 3
-  if #args % 4 == 3 then
-    limits.bytes, first = tonumber(args[3]), 4
+  local stated = (#args - 2) % 4
+  local first = 3 + stated
+  if stated >= 1 then
+    limits.bytes = tonumber(args[3])
+  end
+  limits.environment = environment_of(stated >= 2 and args[4] or '')
+  if not limits.environment then
+    if stated >= 2 then
+      return redis.error_reply(NO_ENVIRONMENT)
+    end
+    limits.environment = UNNAMED
   end
   for at = first, #args, 4 do
     -- What fails undoes nothing of what was done before it.
@@ -313,7 +352,7 @@ local function server_commit(keys, args)
       answers[#answers + 1] = type(answer) == 'table' and answer.err or tostring(answer)
     end
   end
-  outlive(keys[1], limits.ttl)
+  outlive(keys[1], limits)
   return answers
 end
 
@@ -587,12 +626,17 @@ local function publish(keys, args)
   if not channel or not payload then
     return redis.error_reply('BADPAYLOAD usage: FCALL drawbridge_publish 1 <channel> <payload>')
   end
-  if #payload > EXTERNAL_BYTES then
-    return redis.error_reply('TOOLARGE a payload has at most ' .. EXTERNAL_BYTES .. ' bytes')
+  local environment = environment_for(channel)
+  if not environment then
+    return redis.error_reply('NOENVIRONMENT the channel\'s name begins with no channel_prefix of a Drawbridge here')
+  end
+  if #payload > environment.bytes then
+    return redis.error_reply('TOOLARGE a payload has at most ' .. environment.bytes .. ' bytes')
   end
   local class
-  for _, candidate in ipairs(CLASSES) do
-    if channel:find(candidate.match) then
+  local name = channel:sub(#environment.prefix + 1)
+  for _, candidate in ipairs(environment.classes) do
+    if name:find(candidate.match) then
       class = candidate
       break
     end
@@ -617,9 +661,10 @@ local function publish(keys, args)
       end
     end
   end
-  local limits = { max = class.max, ttl = class.ttl, bytes = class.bytes or DEFAULT_MAX_BYTES }
+  local limits =
+    { max = class.max, ttl = class.ttl, bytes = class.bytes or DEFAULT_MAX_BYTES, environment = environment }
   local answer = commit(channel, limits, key, remove, body .. ',"key":' .. cjson.encode(key), 'db1.')
-  outlive(channel, class.ttl)
+  outlive(channel, limits)
   return answer
 end
 

@@ -15,11 +15,11 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::watch;
 use tokio::time::{sleep_until, timeout};
 
-use super::RedisSettings;
 use super::buffer::{CHUNK, ReadBuffer};
 use super::connect::{Attempts, Broken, CONNECT_TIMEOUT, Stream, open};
 use super::conversation::{Answer, Conversation};
 use super::resp::{Decoder, Garbage, Payload, Reply, Step};
+use super::{Names, RedisSettings};
 use crate::broker::Part;
 use crate::broker::board::Board;
 use crate::broker::interest::{Order, until};
@@ -251,7 +251,10 @@ impl Link {
                 Step::Skip(taken) => taken,
                 Step::Reply(Reply::Message { pattern, channel, payload }, taken) => {
                     messages += 1;
-                    self.part.interest.handle(publication(pattern, channel, payload));
+                    match publication(&self.settings.names, pattern, channel, payload) {
+                        Some(publication) => self.part.interest.handle(publication),
+                        None => self.part.meter.count_nameless(),
+                    }
                     taken
                 }
                 Step::Reply(Reply::Nameless, taken) => {
@@ -269,6 +272,7 @@ impl Link {
                 }
                 Step::Reply(Reply::Error(words), taken) => {
                     let reason = String::from_utf8_lossy(words);
+                    let reason = self.settings.names.hidden_in(&reason);
                     match session.conversation.failed(&reason)? {
                         Answer::Refused(subject) => {
                             self.part
@@ -318,11 +322,22 @@ async fn called(calls: &mut Calls) -> Call {
     calls.wait_for(|call| *call != Call::Stay).await.map_or(Call::Stop, |call| *call)
 }
 
-fn publication<'a>(pattern: Option<&'a [u8]>, channel: &'a [u8], payload: Payload<'a>) -> HubInput<'a> {
-    match payload {
+/// `None`: Redis has sent it though nobody asked for such a name.
+fn publication<'a>(
+    names: &Names,
+    pattern: Option<&'a [u8]>,
+    channel: &'a [u8],
+    payload: Payload<'a>,
+) -> Option<HubInput<'a>> {
+    let channel = names.inward(channel)?;
+    let pattern = match pattern {
+        Some(pattern) => Some(names.inward(pattern)?),
+        None => None,
+    };
+    Some(match payload {
         Payload::Whole(payload) => HubInput::Message { pattern, channel, payload },
         Payload::Oversized(bytes) => HubInput::OversizedMessage { pattern, channel, bytes: bytes as usize },
-    }
+    })
 }
 
 /// One connection of a link.
@@ -365,7 +380,7 @@ impl Session {
                 buffer: ReadBuffer::new(),
                 decoder: Decoder::new(external_bytes),
                 needed: 1,
-                conversation: Conversation::default(),
+                conversation: Conversation::new(settings.names.clone()),
                 unflushed: false,
                 is_up: false,
                 heard: now,

@@ -6,10 +6,12 @@ mod buffer;
 mod commands;
 mod connect;
 mod conversation;
+mod environment;
 mod held;
 mod library;
 mod link;
 mod links;
+mod names;
 mod publisher;
 pub(crate) mod reader;
 mod refusals;
@@ -22,6 +24,7 @@ use tokio::task::JoinSet;
 
 pub use self::library::Library;
 use self::link::Link;
+pub use self::names::Names;
 use self::publisher::Publisher;
 use self::reader::{Reader, Reads};
 use super::Shell;
@@ -46,8 +49,8 @@ pub struct RedisSettings {
     pub subscriber_pool: usize,
     /// What the names in `CLIENT LIST` begin with ([`client_name`]); empty: the connections have none.
     pub client_name: String,
-    /// What our own keys begin with.
-    pub key_prefix: String,
+    /// What channels, streams and keys are called in Redis.
+    pub names: Names,
     /// The functions that Redis is to have.
     pub library: Library,
     /// Where this user may not read players' views, that is no fault.
@@ -64,16 +67,6 @@ impl RedisSettings {
     /// The name of one connection; `None`: it has none.
     fn connection_name(&self, part: &str) -> Option<String> {
         (!self.client_name.is_empty()).then(|| format!("{}:{part}", self.client_name))
-    }
-
-    /// Where an entity channel's table is; the library's functions find it by the same rule.
-    fn table_key(&self, channel: &str) -> String {
-        format!("{}{{{channel}}}:entities", self.key_prefix)
-    }
-
-    /// Where a player's views are.
-    fn views_key(&self, player: &str) -> String {
-        format!("{}{{player:{player}}}:views", self.key_prefix)
     }
 }
 
@@ -148,8 +141,8 @@ mod tests {
             db: 0,
             subscriber_pool: 1,
             client_name: String::new(),
-            key_prefix: "drawbridge:".into(),
-            library: Library::new(&Default::default(), "drawbridge:", 1 << 20),
+            names: Names::new("", "drawbridge:"),
+            library: Library::new(&Default::default(), &Names::new("", "drawbridge:"), 1 << 20),
             views_open_without_permission: false,
         }
     }

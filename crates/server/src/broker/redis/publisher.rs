@@ -490,7 +490,7 @@ impl Publisher {
                 }
                 Err(words) if !will_pass(&words) => {
                     self.refusals.log(&job.work, &words);
-                    let words = explained(&job.work, words);
+                    let words = explained(&job.work, self.settings.names.hidden_in(&words).into_owned());
                     job.answer(Err(PublishFailure::Refused(words.into())));
                 }
                 Err(_) if at < redo_from => job.answer(Err(PublishFailure::NotDone)),
@@ -552,6 +552,7 @@ enum Call {
 fn pipeline(batch: &[(u64, Job)], settings: &RedisSettings) -> (redis::Pipeline, Vec<Call>) {
     let mut pipeline = redis::Pipeline::with_capacity(batch.len());
     pipeline.ignore_errors();
+    let names = &settings.names;
     let mut calls = Vec::with_capacity(batch.len());
     let mut rest = batch;
     while let Some((_, job)) = rest.first() {
@@ -565,17 +566,18 @@ fn pipeline(batch: &[(u64, Job)], settings: &RedisSettings) -> (redis::Pipeline,
         });
         match &job.work {
             Work::Publish { channel, payload } => {
-                pipeline.cmd("PUBLISH").arg(&**channel).arg(&payload[..]);
+                pipeline.cmd("PUBLISH").arg(&*names.outward(channel)).arg(&payload[..]);
             }
             Work::Append { stream, fields } => {
-                pipeline.cmd("XADD").arg(&**stream).arg("*");
+                pipeline.cmd("XADD").arg(&*names.outward(stream)).arg("*");
                 for (name, value) in fields {
                     pipeline.arg(*name).arg(&value[..]);
                 }
             }
             Work::Commit { channel, commit } => {
-                pipeline.cmd("FCALL").arg("drawbridge_commit").arg(1).arg(&**channel);
+                pipeline.cmd("FCALL").arg("drawbridge_commit").arg(1).arg(&*names.outward(channel));
                 pipeline.arg(commit.max).arg(commit.ttl_ms).arg(commit.max_bytes);
+                pipeline.arg(names.channel_prefix());
                 for (_, job) in now {
                     let Work::Commit { commit, .. } = &job.work else { continue };
                     pipeline.arg(&*commit.key).arg(u8::from(commit.remove));
@@ -583,9 +585,9 @@ fn pipeline(batch: &[(u64, Job)], settings: &RedisSettings) -> (redis::Pipeline,
                 }
             }
             Work::View { player, channel, view, tell: (nodes, told), unless_kept } => {
-                pipeline.cmd("FCALL").arg("drawbridge_view").arg(1).arg(settings.views_key(player));
+                pipeline.cmd("FCALL").arg("drawbridge_view").arg(1).arg(names.views_key(player));
                 pipeline.arg(&**channel).arg(view.as_deref().unwrap_or_default());
-                pipeline.arg(&**nodes).arg(&**told).arg(u8::from(*unless_kept));
+                pipeline.arg(&*names.outward(nodes)).arg(&**told).arg(u8::from(*unless_kept));
             }
         }
     }

@@ -159,7 +159,7 @@ impl Reader {
                 Err(_) => return self.probe_views(commands).await,
             },
         };
-        let keys = asked.iter().map(|(_, player)| self.settings.views_key(player)).collect();
+        let keys = asked.iter().map(|(_, player)| self.settings.names.views_key(player)).collect();
         let read = match views::read(commands, keys).await {
             // One of them holds what no service has set.
             Err(Broken::Oversized) if most == 1 => asked
@@ -189,7 +189,7 @@ impl Reader {
     /// Looks whether this node may read views, of a player whom nobody can be.
     async fn probe_views(&self, commands: &mut Commands) -> Result<(), Broken> {
         let mut length = redis::cmd("HLEN");
-        length.arg(self.settings.views_key(""));
+        length.arg(self.settings.names.views_key(""));
         let looked = commands.ask(&length).await?;
         self.note_right(looked.as_ref().err());
         Ok(())
@@ -301,7 +301,7 @@ async fn read_table(
     settings: &RedisSettings,
     channel: &str,
 ) -> Result<Result<StoredTable, String>, Broken> {
-    let key = &settings.table_key(channel);
+    let key = &settings.names.table_key(channel);
     let bounds = settings.library.table_bounds(channel);
     let mut begin = redis::Pipeline::new();
     begin.ignore_errors().cmd("TIME").cmd("HLEN").arg(key);

@@ -61,9 +61,12 @@ pub(super) fn explained(work: &Work, words: String) -> String {
 /// What functions that are not ours answer counts as this.
 pub(super) const UNPROVEN: &str = "UNPROVEN the functions in Redis do not answer as Drawbridge's do";
 
+/// The code of the functions' answer where they know nothing of this node's channel prefix.
+const NO_ENVIRONMENT: &str = "NOENVIRONMENT";
+
 /// Whether Redis has lost its functions, or has others by their names, so that nothing was done.
 pub(super) fn is_missing_function(words: &str) -> bool {
-    words.contains("Function not found") || words == UNPROVEN
+    words.contains("Function not found") || words == UNPROVEN || code_of(words) == NO_ENVIRONMENT
 }
 
 #[cfg(test)]

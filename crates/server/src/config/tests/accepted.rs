@@ -21,7 +21,7 @@ fn the_defaults_are_the_contracts() {
     assert!((1..=32).contains(&config.shards));
     assert!(!config.proxy_protocol && !config.control_channel && config.trusted_proxies.is_empty());
     assert!(matches!(config.broker.kind, BrokerKind::Memory));
-    assert_eq!(config.broker.key_prefix, "drawbridge:");
+    assert_eq!((&*config.broker.key_prefix, &*config.broker.channel_prefix), ("drawbridge:", ""));
     assert_eq!((config.broker.queue_bytes, config.broker.external_bytes), (16 << 20, 1 << 20));
     assert!(!config.auth.query_token && !config.auth.has_keys());
     assert_eq!(config.connections_per_address, None);
@@ -62,6 +62,7 @@ password = "pw"
 tls_ca_file = "ec.cert.pem"
 subscriber_pool = 4
 key_prefix = "db:"
+channel_prefix = "prod:"
 queue_bytes = "1MiB"
 external_bytes = 4096
 [auth]
@@ -118,6 +119,7 @@ messages_per_address = { per_second = 9 }
         (&*config.broker.key_prefix, config.broker.queue_bytes, config.broker.external_bytes),
         ("db:", 1 << 20, 4096)
     );
+    assert_eq!(config.broker.channel_prefix, "prod:");
     assert_eq!(config.auth.audience, ["a", "b"]);
     assert_eq!(config.auth.issuer, ["i"]);
     assert!(
@@ -257,6 +259,27 @@ fn the_example_is_right_as_it_stands() {
     let path = Path::new(ROOT).join("examples/drawbridge.toml");
     let config = load(&path).unwrap_or_else(|errors| panic!("{errors}"));
     assert_eq!(config.warnings, Vec::<String>::new());
+}
+
+#[test]
+fn a_database_without_a_prefix_is_warned_of() {
+    let warnings = |broker: &str| {
+        let secret = "[auth]\nhmac_secret = \"0123456789abcdef0123456789abcdef\"";
+        let text = format!("[broker]\nkind = \"redis\"\n{broker}\n{secret}");
+        crate::config::parse("f.toml", &text, &[]).unwrap().warnings
+    };
+    assert_eq!(
+        warnings("url = \"redis://h/3\""),
+        [
+            "`broker.url` names database 3, and Redis Pub/Sub ignores databases: events and services' commands reach the \
+          environments in the other databases of this Redis, too; give each environment a `broker.channel_prefix`"
+        ]
+    );
+    for quiet in
+        ["url = \"redis://h\"", "url = \"redis://h/0\"", "url = \"redis://h/3\"\nchannel_prefix = \"prod:\""]
+    {
+        assert_eq!(warnings(quiet), Vec::<String>::new(), "{quiet}");
+    }
 }
 
 #[test]

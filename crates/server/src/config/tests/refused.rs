@@ -220,6 +220,26 @@ fn the_broker_is_judged() {
         "broker.key_prefix = \"a b\"",
         "f.toml:1:21: `broker.key_prefix` is not fit for a prefix; at most 64 bytes, without white space, braces and the signs of patterns, like \"drawbridge:\"",
     );
+    for unfit in ["prod", "a b:", "{a}:", "a*:", "a\\\\:", "\u{e9}:", &format!("{}:", "x".repeat(64))] {
+        check(
+            &format!("broker.channel_prefix = \"{unfit}\""),
+            "f.toml:1:25: `broker.channel_prefix` is not fit for a prefix; at most 64 ASCII letters, digits and `:.-_/`, the last one of these signs, like \"prod:\"",
+        );
+    }
+    let collision = "; the names of channels must differ from those of Drawbridge's own keys; key_prefix stands behind channel_prefix in Redis and need not repeat it";
+    for (keys, prefix) in [
+        ("drawbridge:", "drawbridge:"),
+        ("drawbridge:", "drawbridge:prod:"),
+        ("prod:db:", "prod:"),
+        ("db:", "drawbridge:"),
+    ] {
+        check(
+            &format!("[broker]\nkey_prefix = \"{keys}\"\nchannel_prefix = \"{prefix}\""),
+            &format!(
+                "f.toml:3:18: `broker.channel_prefix` collides with `broker.key_prefix`, which is \"{keys}\"{collision}"
+            ),
+        );
+    }
     check(
         "[broker]\nkind = \"redis\"\nurl = \"redis://h\"\nusername = \"ann\"",
         "f.toml:1:2: the broker's user has no password; add `password`, or write both in the URL: redis://user:password@host",
@@ -357,6 +377,28 @@ fn classes_are_judged() {
     check(
         "[[channel]]\nname = \"a*b\"",
         "f.toml:2:8: `channel.name` is not a class name: \"a*b\": the `*` at byte 1 takes the rest of the name, so it must be at the end; it is written like \"room:{room}\" or \"chat:*\"",
+    );
+    for (name, problem) in [
+        (
+            "a{x}{y}",
+            "the value of `{x}` has no end: put a character like `:`, `.` or `-` behind it",
+        ),
+        (
+            "a.{x}*",
+            "the value of `{x}` has no end: put a character like `:`, `.` or `-` behind it",
+        ),
+        ("{x}\u{e9}", "the value of `{x}` would end at `\u{e9}`; it can end at ASCII characters only"),
+    ] {
+        check(
+            &format!("[[channel]]\nname = \"{name}\""),
+            &format!(
+                "f.toml:2:8: `channel.name` is not a class name: \"{name}\": {problem}; it is written like \"room:{{room}}\" or \"chat:*\""
+            ),
+        );
+    }
+    check(
+        "[[channel]]\nname = \"a.{x}-{y}\"\n[[channel]]\nname = \"a.{u}-{v}\"",
+        "f.toml:4:8: `channel.name` matches the same channels as \"a.{x}-{y}\": \"a.{u}-{v}\"; the first class whose name matches wins, so this one never would",
     );
     for name in ["*", "{room}", "{a}:{b}"] {
         check(

@@ -1,0 +1,111 @@
+//! What things are called in Redis. This is the only place that knows the two prefixes: channels, patterns, streams and keys
+//! get them on the way out and lose them on the way in, so that the rest of the node, and its players, see plain names.
+//! Pure functions.
+//!
+//! `channel_prefix` comes first in every name, so one ACL pattern covers all that an environment has in Redis:
+//!
+//! | what | name |
+//! |---|---|
+//! | channel, pattern, stream | `prod:` `room:42` |
+//! | table | `prod:` `drawbridge:` `{prod:room:42}:entities` |
+//! | views | `prod:` `drawbridge:` `{player:alice}:views` |
+//!
+//! A table's hash tag is the channel's whole name, so both have the same slot in a Cluster: the functions that write the
+//! table are called with the channel as their key.
+
+use std::borrow::Cow;
+
+/// The prefixes of one environment.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Names {
+    channel_prefix: Box<str>,
+    key_prefix: Box<str>,
+}
+
+impl Names {
+    /// `channel_prefix` may be empty, and holds neither braces nor glob characters. `key_prefix` is that of Drawbridge's own
+    /// keys.
+    pub fn new(channel_prefix: &str, key_prefix: &str) -> Self {
+        Names { channel_prefix: channel_prefix.into(), key_prefix: key_prefix.into() }
+    }
+
+    /// The prefix of everything that this environment has in Redis.
+    pub(super) fn channel_prefix(&self) -> &str {
+        &self.channel_prefix
+    }
+
+    /// The prefix of Drawbridge's own keys, behind [`Names::channel_prefix`].
+    pub(super) fn key_prefix(&self) -> &str {
+        &self.key_prefix
+    }
+
+    /// A channel, a pattern or a stream as Redis knows it.
+    pub(super) fn outward<'n>(&self, name: &'n str) -> Cow<'n, str> {
+        match &*self.channel_prefix {
+            "" => Cow::Borrowed(name),
+            prefix => Cow::Owned(format!("{prefix}{name}")),
+        }
+    }
+
+    /// A channel or pattern of Redis as the node knows it; `None`: it is not of this environment.
+    pub(super) fn inward<'n>(&self, name: &'n [u8]) -> Option<&'n [u8]> {
+        name.strip_prefix(self.channel_prefix.as_bytes())
+    }
+
+    /// Where an entity channel's table is; the functions find it by the same rule.
+    pub(super) fn table_key(&self, channel: &str) -> String {
+        let Names { channel_prefix, key_prefix } = self;
+        format!("{channel_prefix}{key_prefix}{{{channel_prefix}{channel}}}:entities")
+    }
+
+    /// Where a player's views are.
+    pub(super) fn views_key(&self, player: &str) -> String {
+        let Names { channel_prefix, key_prefix } = self;
+        format!("{channel_prefix}{key_prefix}{{player:{player}}}:views")
+    }
+
+    /// What Redis says, for players: without the prefix, should Redis repeat a name.
+    pub(super) fn hidden_in<'w>(&self, words: &'w str) -> Cow<'w, str> {
+        match &*self.channel_prefix {
+            "" => Cow::Borrowed(words),
+            prefix => Cow::Owned(words.replace(prefix, "")),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_without_a_prefix_stay_as_they_are() {
+        let names = Names::new("", "drawbridge:");
+        assert_eq!(names.outward("room:42"), "room:42");
+        assert_eq!(names.inward(b"room:42"), Some(b"room:42".as_slice()));
+        assert_eq!(names.table_key("room:42"), "drawbridge:{room:42}:entities");
+        assert_eq!(names.views_key("alice"), "drawbridge:{player:alice}:views");
+        assert_eq!(names.hidden_in("NOPERM room:42"), "NOPERM room:42");
+    }
+
+    #[test]
+    fn a_prefix_begins_every_name_and_is_taken_off_again() {
+        let names = Names::new("prod:", "drawbridge:");
+        assert_eq!(names.outward("room:4*"), "prod:room:4*");
+        assert_eq!(names.inward(b"prod:room:4*"), Some(b"room:4*".as_slice()));
+        assert_eq!(names.inward(b"test:room:4*"), None);
+        assert_eq!(names.table_key("room:42"), "prod:drawbridge:{prod:room:42}:entities");
+        assert_eq!(names.views_key("alice"), "prod:drawbridge:{player:alice}:views");
+        assert_eq!(names.hidden_in("NOPERM no right to 'prod:room:42'"), "NOPERM no right to 'room:42'");
+    }
+
+    /// A hash tag is what stands between the first `{` and the next `}`.
+    #[test]
+    fn a_table_has_the_slot_of_its_channel() {
+        for prefix in ["", "prod:"] {
+            let names = Names::new(prefix, "drawbridge:");
+            let key = names.table_key("room:42");
+            let tag = key.split_once('{').and_then(|(_, rest)| rest.split_once('}')).map(|(tag, _)| tag);
+            assert_eq!(tag, Some(&*names.outward("room:42")));
+        }
+    }
+}
