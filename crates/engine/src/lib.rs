@@ -2,6 +2,8 @@
 //!
 //! Two deterministic state machines, driven from outside: [`engine::Engine`], one per shard, and
 //! [`interest::Hub`], one per link to Redis. Neither does I/O, reads a clock, or rolls dice.
+//!
+//! `examples/by_hand.rs` drives an engine in about fifty lines: the loop that every host writes.
 
 mod access;
 pub mod area;

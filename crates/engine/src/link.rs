@@ -1,8 +1,6 @@
 //! One socket of a session: which connection it is, whether it takes bytes, when it was last heard, and what it may
 //! send. A session without a link is detached: nothing is written, and what arrives waits in its outbox.
 
-use std::collections::VecDeque;
-
 use crate::class::ClassId;
 use crate::io::ConnId;
 use crate::rate_limit::Bucket;
@@ -16,14 +14,20 @@ pub(crate) struct Link {
     pub(crate) is_blocked: bool,
     /// Heartbeats sent since the last sign of life.
     silent_heartbeats: u8,
-    /// When the last `BAD_MESSAGE`s in a row came, within the window in which they are counted; boxed because few
-    /// clients send any.
-    bad_messages: Option<Box<VecDeque<u64>>>,
     pub(crate) messages: Bucket,
     pub(crate) bytes: Bucket,
     pub(crate) subscribes: Bucket,
     /// In steps.
     pub(crate) work: Bucket,
+    /// Boxed because an idle connection has none of it.
+    rare: Option<Box<Rare>>,
+}
+
+/// What only some connections have.
+#[derive(Debug, Default)]
+struct Rare {
+    /// When the last `BAD_MESSAGE`s in a row came, within the window in which they are counted.
+    bad_messages: Vec<u64>,
     publishes: Vec<(ClassId, Bucket)>,
 }
 
@@ -34,12 +38,11 @@ impl Link {
             conn,
             is_blocked: false,
             silent_heartbeats: 0,
-            bad_messages: None,
             messages: Bucket::default(),
             bytes: Bucket::default(),
             subscribes: Bucket::default(),
             work: Bucket::default(),
-            publishes: Vec::new(),
+            rare: None,
         }
     }
 
@@ -57,23 +60,26 @@ impl Link {
 
     /// Counts a `BAD_MESSAGE`. Returns how many came in a row within the last `window_ms`.
     pub(crate) fn count_bad_message(&mut self, now_ms: u64, window_ms: u64) -> usize {
-        let times = self.bad_messages.get_or_insert_default();
+        let times = &mut self.rare.get_or_insert_default().bad_messages;
         times.retain(|at| at + window_ms > now_ms);
-        times.push_back(now_ms);
+        times.push(now_ms);
         times.len()
     }
 
     /// A good message ends the row of bad ones.
     pub(crate) fn forget_bad_messages(&mut self) {
-        self.bad_messages = None;
+        if let Some(rare) = &mut self.rare {
+            rare.bad_messages.clear();
+        }
     }
 
     /// The bucket of this class's publishes.
     pub(crate) fn publish_bucket(&mut self, class: ClassId) -> &mut Bucket {
-        let at = self.publishes.iter().position(|(id, _)| *id == class).unwrap_or_else(|| {
-            self.publishes.push((class, Bucket::default()));
-            self.publishes.len() - 1
+        let publishes = &mut self.rare.get_or_insert_default().publishes;
+        let at = publishes.iter().position(|(id, _)| *id == class).unwrap_or_else(|| {
+            publishes.push((class, Bucket::default()));
+            publishes.len() - 1
         });
-        &mut self.publishes[at].1
+        &mut publishes[at].1
     }
 }

@@ -250,6 +250,13 @@ impl Session {
         self.subscriptions.iter().find(|subscription| subscription.target == target)
     }
 
+    /// The place of a subscription that it holds among the target's subscribers.
+    pub(crate) fn slot_of(&self, target: TargetId) -> u32 {
+        let at = self.subscriptions.iter().position(|subscription| subscription.target == target);
+        debug_assert!(at.is_some(), "{:?} holds no subscription of {target:?}", self.id);
+        self.subscriptions[at.unwrap_or(usize::MAX)].slot
+    }
+
     /// The place of one of its subscriptions among the target's subscribers has changed.
     pub(crate) fn set_slot(&mut self, target: TargetId, slot: u32) {
         let held = self.subscriptions.iter_mut().find(|subscription| subscription.target == target);

@@ -1,10 +1,12 @@
 //! A session outlives its socket: it is detached from one and attached to another. Meanwhile it keeps its subscriptions,
 //! and what arrives waits in its outbox, under the same limit as for a socket that does not read.
 
+use drawbridge_protocol::Frame;
+
 use super::Engine;
 use crate::io::{ConnId, Format, Now, SessionId};
 use crate::link::Link;
-use crate::session::Phase;
+use crate::session::{Phase, Session};
 
 /// Why a session cannot have a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,17 +32,19 @@ impl Engine {
     /// yet; or a token of it is being verified, and the answer would find nobody.
     ///
     /// `unsent` are whole frames that the socket has not begun, in order: they are the first to leave through the next one.
-    pub fn detach(&mut self, id: SessionId, unsent: Vec<drawbridge_protocol::Frame>) -> bool {
-        let Some(session) = self.sessions.get(id) else { return false };
-        if !matches!(session.phase, Phase::Open) || session.judging.is_some() {
+    pub fn detach(&mut self, id: SessionId, unsent: Vec<Frame>) -> bool {
+        let may_detach = |session: &Session| {
+            matches!(session.phase, Phase::Open) && session.judging.is_none() && session.link.is_some()
+        };
+        if !self.sessions.get(id).is_some_and(may_detach) {
             return false;
         }
         let session = &mut self.sessions[id];
-        let Some(link) = session.link.take() else { return false };
+        let link = session.link.take();
         session.deadlines.heartbeat_ms = 0;
         self.out.timers.arm(session);
         session.outbox.return_frames(unsent);
-        self.sessions.shut_door(link.conn);
+        link.iter().for_each(|link| self.sessions.shut_door(link.conn));
         // What waits counts from now on, as when a socket blocks.
         self.out.over_limit.push(id);
         self.enforce_limits();

@@ -21,7 +21,7 @@ const JOIN_TIMEOUT_MS: u64 = 2_000;
 
 impl Engine {
     pub(super) fn opened(&mut self, opened: Opened) {
-        if let Some((_, id)) = self.sessions.at_place(opened.conn) {
+        if let Some(id) = self.sessions.at_place(opened.conn) {
             // The shell uses the place again, so the socket that had it is gone.
             self.closed(id, 1006);
             self.finish_closings();
@@ -79,13 +79,16 @@ impl Engine {
         self.join(id, request, claims, connect.subscribe);
     }
 
-    /// Has a token verified; [`Engine::authenticated`] goes on.
+    /// Has a token verified; [`Engine::authenticated`] goes on. Without a socket nobody would be answered by the shell.
     pub(super) fn verify_token(&mut self, id: SessionId, token: String, judging: Judging) {
         let session = &mut self.sessions[id];
-        // Who has no socket has nobody who would be answered; and sessions are not detached meanwhile.
-        let Some(link) = &session.link else { return };
-        session.judging = Some(Box::new(judging));
-        self.out.outputs.push_back(Output::Authenticate { conn: link.conn, token });
+        if let Some(link) = &session.link {
+            session.judging = Some(Box::new(judging));
+            self.out.outputs.push_back(Output::Authenticate { conn: link.conn, token });
+        } else {
+            let lost = "the connection was lost before the token was verified";
+            self.with_token(id, judging, Err(AuthFailure::new(ErrorCode::Internal, lost)));
+        }
     }
 
     pub(super) fn authenticated(&mut self, id: SessionId, result: Result<Claims, AuthFailure>) {

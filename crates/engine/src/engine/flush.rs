@@ -289,10 +289,8 @@ impl<'e> Flush<'e> {
         });
         if outcome == FlushOutcome::Empty {
             session.outbox.remove(&mut self.out.queues, queue);
-            if let QueueKind::Table(target) = kind
-                && let Some(subscriber) = self.targets[target].subscriber_mut(session, target)
-            {
-                subscriber.queue = None;
+            if let QueueKind::Table(target) = kind {
+                self.targets[target].subscriber_at_mut(session.slot_of(target)).queue = None;
             }
         }
         outcome
@@ -329,6 +327,9 @@ impl<'e> Flush<'e> {
 
     /// The next messages of an entity channel, and whether more can be sent now. The next part of a snapshot is sent
     /// first, in separate frames.
+    ///
+    /// Invariant: changes leave only behind the whole snapshot. Those of entities that it has not reached are not queued,
+    /// because it takes their state when it comes to them ([`OutboundQueue::enqueue`]).
     fn table(
         &mut self,
         session: &mut Session,
@@ -339,7 +340,8 @@ impl<'e> Flush<'e> {
         let work = self.targets.work.clone();
         let target = &mut self.targets[target_id];
         // A table's queue ends with its subscription.
-        let Some(subscriber) = target.subscriber_mut(session, target_id) else { return (Vec::new(), false) };
+        let slot = session.slot_of(target_id);
+        let subscriber = target.subscriber_at(slot);
         let (audience, pays) = (subscriber.audience, subscriber.pays);
         let is_live = subscriber.phase.is_shown_events();
         let (gaps, snapshot) =
@@ -360,9 +362,7 @@ impl<'e> Flush<'e> {
                     session.charge_work(self.limits, self.settings, self.out.now.mono_ms, steps);
                     self.out.stats.work_charged += steps;
                 }
-                if let Some(subscriber) = target.subscriber_mut(session, target_id) {
-                    subscriber.pays = pays && rest.is_some();
-                }
+                target.subscriber_at_mut(slot).pays = pays && rest.is_some();
                 if let Some(rest) = rest {
                     let running = Some(SnapshotState::Running(rest));
                     self.out.change(session, queue, |queue| queue.snapshot = running);
@@ -454,6 +454,8 @@ fn fitting(encoding: Encoding, messages: &[Message], max_bytes: usize) -> usize 
     messages.iter().take(MAX_BATCH).take_while(fits).count().max(1)
 }
 
+/// Invariant: the outbox knows exactly the entities in view that the client was not sent.
+///
 /// Leaves out entities that are too large for the client: it forgets one that grows, and one that shrinks enters its view.
 fn without_too_large(
     session: &mut Session,
@@ -496,6 +498,9 @@ struct SnapshotPart {
 
 impl SnapshotPart {
     /// Sends the next part; returns the rest of the snapshot, if any.
+    ///
+    /// Why in parts, and none ready before its time: a table may be larger than the limit of what waits, and frames cannot
+    /// be dropped.
     fn send(
         &self,
         session: &mut Session,

@@ -31,11 +31,7 @@ impl Engine {
     /// Why each request is looked at by itself although they came together: an earlier one may close the session, or
     /// make a later one wait.
     pub(super) fn message(&mut self, id: SessionId, kind: MessageKind, payload: &[u8], cost_bytes: u64) {
-        let session = &mut self.sessions[id];
-        let encoding = session.encoding();
-        // Input comes from a link.
-        let Some(link) = &mut session.link else { return };
-        link.heard();
+        let encoding = self.sessions[id].encoding();
         // JSON in a binary frame is read: some game engines send nothing else. MessagePack is never text.
         if (encoding, kind) == (Encoding::MsgPack, MessageKind::Text) {
             return self.close(
@@ -45,7 +41,7 @@ impl Engine {
             );
         }
         let cost_bytes = cost_bytes.max(payload.len() as u64);
-        let by_bytes = link.bytes.take(self.out.now.mono_ms, self.settings.bytes, cost_bytes);
+        let by_bytes = self.take_bytes(id, cost_bytes);
         let requests = codec::decode(encoding, payload);
         let bytes = payload.len() / requests.len().max(1);
         for request in requests {
@@ -72,13 +68,9 @@ impl Engine {
     }
 
     pub(super) fn oversized(&mut self, id: SessionId, cost_bytes: u64) {
-        // Input comes from a link.
-        let Some(link) = &mut self.sessions[id].link else { return };
-        link.heard();
         let bytes = self.settings.message_bytes;
         // What was discarded came in, and may have been inflated, all the same.
-        let cost_bytes = cost_bytes.max(bytes as u64);
-        let verdict = link.bytes.take(self.out.now.mono_ms, self.settings.bytes, cost_bytes);
+        let verdict = self.take_bytes(id, cost_bytes.max(bytes as u64));
         let text = format!("a message may have {bytes} bytes");
         self.refuse(id, None, ErrorCode::TooLarge, &text);
         if verdict == Verdict::Abuse {
@@ -100,6 +92,14 @@ impl Engine {
         if self.heartbeat_answered(id) == Verdict::Abuse {
             self.close(id, CloseCode::RateAbuse, "rate abuse");
         }
+    }
+
+    /// The limit of bytes; whoever sends any is alive.
+    fn take_bytes(&mut self, id: SessionId, cost_bytes: u64) -> Verdict {
+        // Input comes from a link.
+        let Some(link) = &mut self.sessions[id].link else { return Verdict::Allowed };
+        link.heard();
+        link.bytes.take(self.out.now.mono_ms, self.settings.bytes, cost_bytes)
     }
 
     fn heartbeat_answered(&mut self, id: SessionId) -> Verdict {
@@ -322,7 +322,8 @@ impl Engine {
     }
 
     fn has_room_for(&self, session: &Session, message: &ClientMessage, bytes: usize) -> bool {
-        let Some(deferred) = &session.deferred else { return true };
+        let none = Deferred::default();
+        let deferred = session.deferred.as_deref().unwrap_or(&none);
         let (mut patterns, mut publishes) = (0, 0);
         let waiting = deferred.requests.iter().map(|waiting| &waiting.request.message);
         for message in waiting.chain([message]) {
@@ -330,9 +331,10 @@ impl Engine {
             publishes += usize::from(matches!(message, ClientMessage::Publish(_)));
         }
         let bound = self.settings.message_bytes.saturating_mul(MAX_DEFERRED_MESSAGES);
-        deferred.requests.len() < MAX_DEFERRED
-            && deferred.bytes + bytes <= bound
-            && patterns * publishes <= MAX_DEFERRED_PAIRS
+        deferred.requests.is_empty()
+            || deferred.requests.len() < MAX_DEFERRED
+                && deferred.bytes + bytes <= bound
+                && patterns * publishes <= MAX_DEFERRED_PAIRS
     }
 
     /// Whether an unsubscribe from this name has something to end: the last request about it that waits subscribes, or
@@ -442,10 +444,10 @@ impl Engine {
         if matches!(session.phase, Phase::Connecting) && !matches!(message, ClientMessage::Connect(_)) {
             return self.not_connected(id, request.as_ref());
         }
-        if !matches!(message, ClientMessage::Connect(_)) || matches!(session.phase, Phase::Connecting) {
-            if let Some(link) = &mut session.link {
-                link.forget_bad_messages();
-            }
+        let is_good =
+            !matches!(message, ClientMessage::Connect(_)) || matches!(session.phase, Phase::Connecting);
+        if let Some(link) = session.link.as_mut().filter(|_| is_good) {
+            link.forget_bad_messages();
         }
         match message {
             ClientMessage::Connect(connect) => self.connect(id, request, connect),

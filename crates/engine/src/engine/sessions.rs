@@ -18,9 +18,12 @@ pub(super) struct Sessions {
     slab: Slab<Box<Session>>,
     /// The generation of the newest session.
     generation: u32,
-    /// By the place of the connection.
-    doors: Vec<Option<(ConnId, SessionId)>>,
+    /// By the place of the connection: its session, or [`NOBODY`]. Which use of the place it is, the session's link says.
+    doors: Vec<SessionId>,
 }
+
+/// No session has this id.
+const NOBODY: SessionId = SessionId { index: u32::MAX, generation: 0 };
 
 impl Sessions {
     /// Puts a session in, made by `make` for its id.
@@ -45,29 +48,30 @@ impl Sessions {
 
     /// The session of a connection.
     pub(super) fn of(&self, conn: ConnId) -> Option<SessionId> {
-        self.at_place(conn).filter(|(of, _)| *of == conn).map(|(_, id)| id)
+        let is_theirs = |id: &SessionId| self[*id].link.as_ref().is_some_and(|link| link.conn == conn);
+        self.at_place(conn).filter(is_theirs)
     }
 
-    /// The connection that has this place, and its session.
-    pub(super) fn at_place(&self, conn: ConnId) -> Option<(ConnId, SessionId)> {
-        self.doors.get(conn.index as usize).copied().flatten()
+    /// The session of whichever connection has this place.
+    pub(super) fn at_place(&self, conn: ConnId) -> Option<SessionId> {
+        self.doors.get(conn.index as usize).copied().filter(|id| *id != NOBODY)
     }
 
-    /// From now on this connection is the session's.
+    /// From now on this connection is the session's, whose link says so.
     pub(super) fn open_door(&mut self, conn: ConnId, id: SessionId) {
         let place = conn.index as usize;
         if place >= self.doors.len() {
-            self.doors.resize(place + 1, None);
+            self.doors.resize(place + 1, NOBODY);
         }
-        debug_assert!(self.doors[place].is_none(), "a place has one connection");
-        self.doors[place] = Some((conn, id));
+        debug_assert_eq!(self.doors[place], NOBODY, "a place has one connection");
+        self.doors[place] = id;
     }
 
     /// From now on this connection is nobody's.
     pub(super) fn shut_door(&mut self, conn: ConnId) {
-        debug_assert!(self.of(conn).is_some(), "the door of {conn:?} is shut already");
+        debug_assert!(self.at_place(conn).is_some(), "the door of {conn:?} is shut already");
         if let Some(door) = self.doors.get_mut(conn.index as usize) {
-            *door = None;
+            *door = NOBODY;
         }
     }
 
@@ -88,7 +92,11 @@ impl Sessions {
             }
         }
         let linked = self.iter().filter(|session| session.link.is_some()).count();
-        debug_assert_eq!(self.doors.iter().flatten().count(), linked, "doors without a session");
+        debug_assert_eq!(
+            self.doors.iter().filter(|id| **id != NOBODY).count(),
+            linked,
+            "doors without a session"
+        );
     }
 }
 

@@ -211,12 +211,13 @@ impl Engine {
         text: &mut String,
         misfit: Option<String>,
     ) {
-        let Some(why) = misfit else { return };
-        if self.settings.explain {
-            *text += &format!("; {why}");
+        if let Some(why) = misfit {
+            if self.settings.explain {
+                *text += &format!("; {why}");
+            }
+            let (player, channel) = (claims.player.clone(), channel.to_owned());
+            self.notice(Notice::RuleMisfit { player, channel, why });
         }
-        let (player, channel) = (claims.player.clone(), channel.to_owned());
-        self.notice(Notice::RuleMisfit { player, channel, why });
     }
 
     pub(super) fn is_subscribed(&self, id: SessionId, subject: &Subject) -> bool {
@@ -255,8 +256,7 @@ impl Engine {
         }
         let session = &mut self.sessions[id];
         let target = &mut self.targets[target_id];
-        // It was entered just now, if it was not there.
-        let Some(subscriber) = target.subscriber_mut(session, target_id) else { return };
+        let subscriber = target.subscriber_at_mut(session.slot_of(target_id));
         subscriber.pays |= origin != Origin::Server;
         (subscriber.filter, subscriber.area) = (filter, area);
         let success = subscriber.phase.success();

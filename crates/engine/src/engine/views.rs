@@ -228,7 +228,7 @@ impl Engine {
         // Without claims, or without the subscription, there is nothing to see.
         let Some(sight) = self.sight(id, target_id) else { return };
         let (session, target) = (&mut self.sessions[id], &mut self.targets[target_id]);
-        let Some(slot) = session.subscription(target_id).map(|held| held.slot) else { return };
+        let slot = session.slot_of(target_id);
         let subscriber = &mut target.subscribers[slot as usize];
         let audience = subscriber.audience;
         // What is not known well is not told: all of it follows when the table has come, and the views.
