@@ -2,29 +2,34 @@
 //!
 //! Two deterministic state machines, driven from outside: [`engine::Engine`], one per shard, and
 //! [`interest::Hub`], one per link to Redis. Neither does I/O, reads a clock, or rolls dice.
+//!
+//! `examples/by_hand.rs` drives an engine in about fifty lines: the loop that every host writes.
 
 mod access;
 pub mod area;
 mod audience;
 pub mod backlog;
 pub mod class;
-mod connection;
 pub mod engine;
 pub mod expr;
 mod filter_index;
 mod grid;
 pub mod interest;
 pub mod io;
+mod link;
 mod outbox;
 pub mod path;
 mod permissions;
+mod phase;
 mod player_slots;
 mod publication;
 pub mod rate_limit;
 mod recent;
+mod session;
 pub mod settings;
 pub mod stats;
 mod targets;
 mod view;
+mod view_overrides;
 pub mod work;
 mod world;

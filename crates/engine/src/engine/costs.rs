@@ -11,10 +11,10 @@ use drawbridge_protocol::ErrorCode;
 use super::Engine;
 use super::subscribe::{Ended, Refusal};
 use crate::area::Area;
-use crate::connection::{Connection, Phase};
 use crate::expr::Expr;
-use crate::io::{ConnId, Subject};
+use crate::io::{SessionId, Subject};
 use crate::rate_limit::{ABUSE_WINDOW_MS, Account, PLAYERS_PER_ADDRESS, SharedLimits, Verdict};
+use crate::session::{Phase, Session};
 use crate::settings::{Rate, Settings};
 use crate::targets::TargetId;
 use crate::work;
@@ -24,9 +24,9 @@ const FILTER_SHARE: usize = super::views::MAX_FILTER_WORK / 16;
 
 impl Engine {
     /// Draws one subscription from the player's bucket, before anything is done for it.
-    pub(super) fn take_subscribe(&mut self, id: ConnId) -> Result<(), Refusal> {
-        let Some(account) = self.connections.get(id).and_then(|conn| conn.account()) else { return Ok(()) };
-        let verdict = self.limits.take_subscribe(self.now.mono_ms, &account);
+    pub(super) fn take_subscribe(&mut self, id: SessionId) -> Result<(), Refusal> {
+        let Some(account) = self.sessions[id].account() else { return Ok(()) };
+        let verdict = self.limits.take_subscribe(self.out.now.mono_ms, &account);
         let rate = self.settings.subscribes_per_player();
         let (retry_after_ms, is_abuse) = match verdict {
             Verdict::Allowed => return Ok(()),
@@ -39,30 +39,30 @@ impl Engine {
     }
 
     /// Does what a client asked for, and charges the client for the work.
-    pub(super) fn charged(&mut self, id: ConnId, request: impl FnOnce(&mut Self)) {
-        let (before, charged_before) = (self.targets.work.total(), self.stats.work_charged);
+    pub(super) fn charged(&mut self, id: SessionId, request: impl FnOnce(&mut Self)) {
+        let (before, charged_before) = (self.targets.work.total(), self.out.stats.work_charged);
         request(self);
         let steps = self.targets.work.total() - before;
         // Why: requests that waited for this one run inside it, and have been charged already.
-        let charged = self.stats.work_charged - charged_before;
+        let charged = self.out.stats.work_charged - charged_before;
         self.charge(id, steps.saturating_sub(charged));
     }
 
     /// Charges a client for work that was done.
-    pub(super) fn charge(&mut self, id: ConnId, steps: u64) {
-        if let Some(conn) = self.connections.get_mut(id) {
-            conn.charge_work(&self.limits, &self.settings, self.now.mono_ms, steps);
-            self.stats.work_charged += steps;
-        }
+    pub(super) fn charge(&mut self, id: SessionId, steps: u64) {
+        let session = &mut self.sessions[id];
+        session.charge_work(&self.limits, &self.settings, self.out.now.mono_ms, steps);
+        self.out.stats.work_charged += steps;
     }
 
     /// Whether neither the connection nor its player owes anything for work.
-    pub(super) fn check_work(&self, id: ConnId) -> Result<(), Refusal> {
-        let Some(conn) = self.connections.get(id) else { return Ok(()) };
-        let (now_ms, rate) = (self.now.mono_ms, self.settings.work);
-        let verdict = match conn.work.check(now_ms, work::in_steps(rate)) {
+    pub(super) fn check_work(&self, id: SessionId) -> Result<(), Refusal> {
+        let session = &self.sessions[id];
+        let (now_ms, rate) = (self.out.now.mono_ms, self.settings.work);
+        let by_link = session.link.as_ref().map(|link| link.work.check(now_ms, work::in_steps(rate)));
+        let verdict = match by_link.unwrap_or(Verdict::Allowed) {
             Verdict::Allowed => {
-                conn.account().map_or(Verdict::Allowed, |account| self.limits.check_work(now_ms, &account))
+                session.account().map_or(Verdict::Allowed, |account| self.limits.check_work(now_ms, &account))
             }
             verdict => verdict,
         };
@@ -87,7 +87,7 @@ impl Engine {
         filter: Option<&Expr>,
         area: Option<&Area>,
     ) -> Result<(), Refusal> {
-        let target = self.targets.find(subject).and_then(|id| self.targets.get(id));
+        let target = self.targets.find(subject).map(|id| &self.targets[id]);
         let (Some(filter), Some(world)) = (filter, target.and_then(|target| target.world.as_ref())) else {
             return Ok(());
         };
@@ -106,10 +106,10 @@ impl Engine {
 
     /// Ends subscriptions whose filter is too dear for a table that was not known when they were made ([`Engine::check_table`]).
     pub(super) fn end_too_dear(&mut self, target_id: TargetId) {
-        let Some(target) = self.targets.get(target_id) else { return };
+        let target = &self.targets[target_id];
         let subject = target.subject.clone();
         let new = target.subscribers.iter().filter(|one| one.pays && one.filter.is_some());
-        let new: Vec<_> = new.map(|one| (one.conn, one.filter.clone(), one.area.clone())).collect();
+        let new: Vec<_> = new.map(|one| (one.session, one.filter.clone(), one.area.clone())).collect();
         for (id, filter, area) in new {
             if let Err(refusal) = self.check_table(&subject, filter.as_ref(), area.as_deref()) {
                 self.error_behind_welcome(id, &refusal.error(None, Some(&subject.name)));
@@ -122,11 +122,11 @@ impl Engine {
     /// so can no player alone use up what all of them share ([`Engine::judge_work`]).
     pub(super) fn check_share(
         &self,
-        id: ConnId,
+        id: SessionId,
         subject: &Subject,
         filter: Option<&Expr>,
     ) -> Result<(), Refusal> {
-        let account = self.connections.get(id).and_then(Connection::account);
+        let account = self.sessions[id].account();
         let (Some(filter), Some(account)) = (filter, account) else { return Ok(()) };
         let (whose, share) = match &account {
             Account::Player(_) => ("this player", FILTER_SHARE),
@@ -138,11 +138,11 @@ impl Engine {
         let held = match &account {
             Account::Player(player) => self.filters_of(player, id, subject, target),
             Account::Address(address) => {
+                // All patterns share one bound.
                 let all = match (subject.pattern, target) {
                     (true, _) => self.anonymous_filters.get(&(*address, None)),
-                    (false, target) => {
-                        target.and_then(|id| self.anonymous_filters.get(&(*address, Some(id))))
-                    }
+                    (false, Some(target)) => self.anonymous_filters.get(&(*address, Some(target))),
+                    (false, None) => None,
                 };
                 all.copied().unwrap_or(0) - target.map_or(0, |target| self.filter_work_of(id, target))
             }
@@ -158,40 +158,38 @@ impl Engine {
         Err(Refusal::new(ErrorCode::LimitExceeded, text))
     }
 
-    /// The work of a player's filters that share a bound with one on `subject`, the one that it would replace left out.
-    fn filters_of(&self, player: &str, id: ConnId, subject: &Subject, target: Option<TargetId>) -> usize {
-        let ids = self.players.get(player).into_iter().flatten();
+    /// The work of a player's filters that share a bound with one on `subject`, except the one that it would replace.
+    fn filters_of(&self, player: &str, id: SessionId, subject: &Subject, target: Option<TargetId>) -> usize {
         let mut held = 0;
-        for conn in ids.filter_map(|id| self.connections.get(*id)) {
-            self.targets.work.add(work::EXAMINE * conn.subscriptions.len() as u64);
-            for subscription in &conn.subscriptions {
+        for session in self.players.get(player).into_iter().flatten().map(|id| &self.sessions[*id]) {
+            self.targets.work.add(work::EXAMINE * session.subscriptions.len() as u64);
+            for subscription in &session.subscriptions {
                 // All patterns are evaluated together, whatever their names.
-                let Some(other) = self.targets.get(subscription.target) else { continue };
+                let other = &self.targets[subscription.target];
                 let is_same = Some(subscription.target) == target;
                 let shares = if subject.pattern { other.subject.pattern } else { is_same };
-                if shares && !(conn.id == id && is_same) {
-                    let theirs = other.subscribers.get(subscription.slot as usize);
-                    held += theirs.and_then(|one| one.filter.as_ref()).map_or(0, Expr::work);
+                if shares && !(session.id == id && is_same) {
+                    held += other.subscriber_at(subscription.slot).filter.as_ref().map_or(0, Expr::work);
                 }
             }
         }
         held
     }
 
-    /// The work of the filter that a connection has on a target; 0 without one.
-    fn filter_work_of(&self, id: ConnId, target: TargetId) -> usize {
-        let slot = self.connections.get(id).and_then(|conn| conn.subscription(target)).map(|s| s.slot);
-        let subscribers = self.targets.get(target).map(|target| &target.subscribers);
-        let subscriber = slot.zip(subscribers).and_then(|(slot, all)| all.get(slot as usize));
-        subscriber.and_then(|one| one.filter.as_ref()).map_or(0, Expr::work)
+    /// The work of the filter that a session has on a target; 0 without one.
+    fn filter_work_of(&self, id: SessionId, target: TargetId) -> usize {
+        let Some(held) = self.sessions[id].subscription(target) else { return 0 };
+        self.targets[target].subscriber_at(held.slot).filter.as_ref().map_or(0, Expr::work)
     }
 
-    /// Counts a filter of an anonymous player that is about to take the place of the one that it has, for its address.
-    pub(super) fn count_anonymous_filter(&mut self, id: ConnId, target_id: TargetId, filter: Option<&Expr>) {
-        let Some(conn) = self.connections.get(id).filter(|conn| conn.anonymous) else { return };
-        let Some(target) = self.targets.get(target_id) else { return };
+    /// Counts a filter of an anonymous player, which is about to replace the one that it has, for its address.
+    pub(super) fn count_anonymous_filter(&mut self, id: SessionId, target_id: TargetId, filter: Option<&Expr>) {
+        let session = &self.sessions[id];
+        if !session.anonymous {
+            return;
+        }
         // All patterns share one bound.
-        let key = (conn.address, (!target.subject.pattern).then_some(target_id));
+        let key = (session.address, (!self.targets[target_id].subject.pattern).then_some(target_id));
         let (before, now) = (self.filter_work_of(id, target_id), filter.map_or(0, Expr::work));
         if before == now {
             return;
@@ -205,9 +203,9 @@ impl Engine {
 
     /// How much later than the first one that `CONNECT` was refused this one is granted, so that not all of them are
     /// retried at the moment at which one would be granted.
-    fn turn_ms(&mut self, id: ConnId, rate: Rate) -> u64 {
-        match self.connections.get_mut(id).map(|conn| &mut conn.phase) {
-            Some(Phase::Joining(joining)) => {
+    fn turn_ms(&mut self, id: SessionId, rate: Rate) -> u64 {
+        match &mut self.sessions[id].phase {
+            Phase::Joining(joining) => {
                 joining.limited += 1;
                 (joining.limited - 1).saturating_mul(1_000) / rate.per_second.max(1)
             }
@@ -216,7 +214,7 @@ impl Engine {
     }
 }
 
-impl Connection {
+impl Session {
     /// Charges the connection and its player for work that was done.
     pub(super) fn charge_work(
         &mut self,
@@ -228,7 +226,9 @@ impl Connection {
         if steps == 0 {
             return;
         }
-        self.work.charge(now_ms, work::in_steps(settings.work), steps);
+        if let Some(link) = &mut self.link {
+            link.work.charge(now_ms, work::in_steps(settings.work), steps);
+        }
         if let Some(account) = self.account() {
             limits.charge_work(now_ms, &account, steps);
         }
