@@ -234,6 +234,9 @@ impl World {
     }
 
     /// Audiences without an area: compares their views' results for the previous and the new state.
+    ///
+    /// Why the stamps: the index returns candidates of either state, and a subscriber who was notified of the new state is
+    /// not also notified that the old one left.
     fn tell_open(
         &self,
         audiences: &mut Audiences,
@@ -266,6 +269,8 @@ impl World {
     }
 
     /// Eyes: those that had it in their area, and those whose area it is in now.
+    ///
+    /// Invariant: `watchers` of an entity and `seen` of the eyes name each other, and `watchers` is in order.
     fn tell_eyes(&mut self, audiences: &mut Audiences, id: EntityId, position: Point, told: &mut Vec<Told>) {
         let (Some(places), Some(entity)) = (&mut self.space, self.entities.get_mut(id as usize)) else {
             return;
@@ -362,6 +367,9 @@ impl World {
     }
 
     /// An eye is new, has moved, or has another view: recomputes what it sees.
+    ///
+    /// Why two steps: entities leave by the wider bound (hysteresis) and enter by the narrower one, so an entity on the
+    /// edge does not flicker.
     pub(crate) fn look(&mut self, audiences: &mut Audiences, audience: AudienceId, told: &mut Vec<Told>) {
         let Some(places) = &mut self.space else { return };
         let Some(who) = audiences.get_mut(audience) else { return };
