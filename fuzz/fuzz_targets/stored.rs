@@ -6,9 +6,9 @@ use std::sync::{Arc, LazyLock};
 
 use drawbridge::fuzzing::stored_entities;
 use drawbridge_engine::class::Classes;
-use drawbridge_engine::interest::{Hub, HubInput, HubOutput, HubSettings, ShardId, StoredTable};
 use drawbridge_engine::io::{BrokerEvent, Subject};
 use drawbridge_engine::settings::Reserved;
+use drawbridge_engine::upstream::{Hub, HubInput, HubOutput, HubSettings, ShardId, StoredTable};
 use drawbridge_protocol::{Encoding, json, msgpack};
 use libfuzzer_sys::arbitrary::{self, Arbitrary};
 use libfuzzer_sys::fuzz_target;

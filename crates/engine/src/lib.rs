@@ -1,7 +1,7 @@
 //! The sans-IO core: what a connection may do, what it is subscribed to, what it is shown, and what waits for it.
 //!
 //! Two deterministic state machines, driven from outside: [`engine::Engine`], one per shard, and
-//! [`interest::Hub`], one per link to Redis. Neither does I/O, reads a clock, or rolls dice.
+//! [`upstream::Hub`], one per link to Redis. Neither does I/O, reads a clock, or rolls dice.
 
 mod access;
 pub mod area;
@@ -13,7 +13,6 @@ pub mod engine;
 pub mod expr;
 mod filter_index;
 mod grid;
-pub mod interest;
 pub mod io;
 mod outbox;
 pub mod path;
@@ -25,6 +24,7 @@ mod recent;
 pub mod settings;
 pub mod stats;
 mod targets;
+pub mod upstream;
 mod view;
 pub mod work;
 mod world;

@@ -7,11 +7,11 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use drawbridge_engine::class::{Class, REMOVE_EVENT};
-use drawbridge_engine::interest::ShardId;
 use drawbridge_engine::io::{
     BrokerCommand, BrokerEvent, Commit, PlayerAction, PlayerCommand, PublishFailure, Subject, Ticket,
     WhenDown,
 };
+use drawbridge_engine::upstream::ShardId;
 use drawbridge_protocol::event::Envelope;
 use hashbrown::{HashMap, HashSet};
 use tokio::sync::oneshot;

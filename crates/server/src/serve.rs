@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use drawbridge_engine::interest::{HubSettings, ShardId};
 use drawbridge_engine::rate_limit::SharedLimits;
+use drawbridge_engine::upstream::{HubSettings, ShardId};
 use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
 use tokio::signal::unix::{Signal, SignalKind, signal};

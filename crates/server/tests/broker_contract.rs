@@ -8,10 +8,10 @@ use std::collections::HashSet;
 
 use broker_support::bench::{ENTITY_MAX, EXTERNAL_BYTES, Options, state};
 use broker_support::{Bench, Flavour, Reply};
-use drawbridge_engine::interest::ShardId;
 use drawbridge_engine::io::{
     BrokerCommand, BrokerEvent, BrokerStatus, Epoch, PublishFailure, Subject, WhenDown,
 };
+use drawbridge_engine::upstream::ShardId;
 
 /// Every scenario on every broker.
 macro_rules! on_every_broker {

@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use drawbridge_engine::interest::{LinkCommand, StoredEntity, StoredTable};
 use drawbridge_engine::io::{Commit, Subject, Ticket};
+use drawbridge_engine::upstream::{LinkCommand, StoredEntity, StoredTable};
 use drawbridge_protocol::glob::glob_matches;
 
 /// What the node reads on its link.

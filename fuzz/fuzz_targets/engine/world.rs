@@ -5,13 +5,13 @@ use std::sync::{Arc, LazyLock};
 
 use bytes::Bytes;
 use drawbridge_engine::engine::Engine;
-use drawbridge_engine::interest::{Hub, HubInput, HubOutput, HubSettings, ShardId, StoredEntity};
 use drawbridge_engine::io::{
     BrokerCommand, BrokerEvent, BrokerStatus, ConnId, Input, MessageKind, Now, Opened, Output, PlayerAction,
     PlayerCommand, Position, PublishFailure, Ticket,
 };
 use drawbridge_engine::rate_limit::SharedLimits;
 use drawbridge_engine::settings::Settings;
+use drawbridge_engine::upstream::{Hub, HubInput, HubOutput, HubSettings, ShardId, StoredEntity};
 use drawbridge_protocol::websocket::Window;
 use drawbridge_protocol::{Encoding, Frame};
 use libfuzzer_sys::arbitrary::{Result, Unstructured};

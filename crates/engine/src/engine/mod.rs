@@ -28,7 +28,6 @@ use smallvec::SmallVec;
 
 use crate::audience::AudienceId;
 use crate::connection::Connection;
-use crate::interest::ShardId;
 use crate::io::{
     BrokerStatus, ConnId, HeldLink, Holder, Input, Notice, Now, Output, Standing, Subject, Ticket,
 };
@@ -37,6 +36,7 @@ use crate::rate_limit::SharedLimits;
 use crate::settings::Settings;
 use crate::stats::Stats;
 use crate::targets::{TargetId, Targets};
+use crate::upstream::ShardId;
 use crate::view::Views;
 use crate::world::Told;
 

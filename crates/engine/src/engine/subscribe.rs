@@ -11,11 +11,11 @@ use crate::area::Area;
 use crate::audience::NOBODY;
 use crate::connection::{Origin, Subscription};
 use crate::expr::Expr;
-use crate::interest::match_work;
 use crate::io::{BrokerCommand, Claims, ConnId, Notice, Output, Subject, Ticket};
 use crate::permissions::{self, Denied};
 use crate::rate_limit::PatternsFull;
 use crate::targets::{Reply, Subscriber, Target, TargetId, Waiter};
+use crate::upstream::match_work;
 
 /// What matching one channel with the patterns of one class may cost in a shard, for each byte of the channel, in the
 /// units of [`match_work`].

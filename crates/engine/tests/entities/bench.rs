@@ -5,7 +5,6 @@ use std::sync::Arc;
 use drawbridge_engine::class::{Class, Classes, Delivery, EntityRules, Space};
 use drawbridge_engine::engine::Engine;
 use drawbridge_engine::expr::{Vars, compile};
-use drawbridge_engine::interest::{Hub, HubInput, HubOutput, HubSettings, LinkCommand, ShardId, StoredTable};
 use drawbridge_engine::io::{
     BrokerCommand, BrokerEvent, Claims, ConnId, Input, MessageKind, Notice, Now, Opened, Output, PlayerViews,
     Ticket,
@@ -13,6 +12,7 @@ use drawbridge_engine::io::{
 use drawbridge_engine::path::Path;
 use drawbridge_engine::rate_limit::SharedLimits;
 use drawbridge_engine::settings::{Rate, Reserved, Settings};
+use drawbridge_engine::upstream::{Hub, HubInput, HubOutput, HubSettings, LinkCommand, ShardId, StoredTable};
 use drawbridge_protocol::template::ClassName;
 use drawbridge_protocol::{Encoding, Frame};
 use serde_json::{Value, json};

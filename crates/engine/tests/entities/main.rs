@@ -6,8 +6,8 @@ mod bench;
 use bench::{Bench, conn, stream, world};
 use drawbridge_engine::class::{Class, Delivery, SlowConsumer};
 use drawbridge_engine::expr::{Vars, compile};
-use drawbridge_engine::interest::StoredEntity;
 use drawbridge_engine::io::{BrokerEvent, Epoch, HeldLink, Input, PlayerAction, PlayerCommand, Position};
+use drawbridge_engine::upstream::StoredEntity;
 use drawbridge_protocol::template::ClassName;
 use serde_json::{Value, json};
 

@@ -5,8 +5,8 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use drawbridge_engine::interest::LinkCommand;
 use drawbridge_engine::io::{Subject, Ticket};
+use drawbridge_engine::upstream::LinkCommand;
 use drawbridge_protocol::glob::glob_matches;
 
 /// What a link reads.

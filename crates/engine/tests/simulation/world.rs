@@ -8,13 +8,13 @@ use bytes::Bytes;
 use drawbridge_engine::class::{Class, Classes};
 use drawbridge_engine::engine::Engine;
 use drawbridge_engine::expr::{Vars, compile};
-use drawbridge_engine::interest::{Hub, HubInput, HubOutput, HubSettings, ShardId};
 use drawbridge_engine::io::{
     BrokerCommand, BrokerEvent, BrokerStatus, Claims, ConnId, Input, MessageKind, Now, Opened, Output,
     PlayerAction, PlayerCommand, PublishFailure, Subject, Ticket,
 };
 use drawbridge_engine::rate_limit::SharedLimits;
 use drawbridge_engine::settings::{Rate, Reserved, Settings};
+use drawbridge_engine::upstream::{Hub, HubInput, HubOutput, HubSettings, ShardId};
 use drawbridge_protocol::template::{ClassName, Template};
 use drawbridge_protocol::{Encoding, Frame};
 use serde_json::{Value, json};

@@ -6,10 +6,10 @@ use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use drawbridge_engine::interest::{LinkCommand, StoredEntity, StoredTable};
 use drawbridge_engine::io::{
     Commit, PlayerAction, PlayerCommand, PlayerViews, PublishFailure, Subject, Ticket,
 };
+use drawbridge_engine::upstream::{LinkCommand, StoredEntity, StoredTable};
 use drawbridge_protocol::glob::glob_matches;
 
 /// The channel on which nodes are told of player commands; the node itself subscribes to it.

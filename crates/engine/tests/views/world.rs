@@ -7,12 +7,12 @@ use std::sync::Arc;
 use bytes::Bytes;
 use drawbridge_engine::backlog::outdated;
 use drawbridge_engine::engine::Engine;
-use drawbridge_engine::interest::{Hub, HubInput, HubOutput, HubSettings, ShardId};
 use drawbridge_engine::io::{
     BrokerCommand, BrokerEvent, BrokerStatus, Claims, Commit, ConnId, HeldLink, Input, MessageKind, Now,
     Opened, Output, Position, PublishFailure, Subject, Ticket,
 };
 use drawbridge_engine::rate_limit::SharedLimits;
+use drawbridge_engine::upstream::{Hub, HubInput, HubOutput, HubSettings, ShardId};
 use drawbridge_protocol::{Encoding, Frame};
 use serde_json::{Value, json};
 

@@ -5,9 +5,9 @@
 
 use std::sync::Arc;
 
-use drawbridge_engine::interest::ShardId;
 use drawbridge_engine::io::{BrokerEvent, PlayerAction, PlayerCommand, Subject};
 use drawbridge_engine::settings::CONTROL_CHANNEL;
+use drawbridge_engine::upstream::ShardId;
 use drawbridge_protocol::channel::is_pattern;
 
 use super::meter::Meter;

@@ -4,11 +4,11 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use drawbridge_engine::interest::{
+use drawbridge_engine::io::{BrokerEvent, HeldLink, Subject, Ticket};
+use drawbridge_engine::upstream::{
     BadEntity, BadTable, Hub, HubInput, HubOutput, HubSettings, HubStats, LinkCommand, ShardId, ShardSet,
     StoredTable,
 };
-use drawbridge_engine::io::{BrokerEvent, HeldLink, Subject, Ticket};
 use tokio::sync::mpsc;
 
 use super::herald::Herald;

@@ -7,8 +7,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use bytes::Bytes;
-use drawbridge_engine::interest::ShardId;
 use drawbridge_engine::io::{BrokerEvent, Commit, PublishFailure, Ticket, WhenDown};
+use drawbridge_engine::upstream::ShardId;
 use hashbrown::HashMap;
 use tokio::sync::mpsc;
 

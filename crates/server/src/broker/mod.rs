@@ -21,8 +21,8 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use drawbridge_engine::interest::{HubSettings, ShardId};
 use drawbridge_engine::io::{BrokerCommand, BrokerStatus, Subject};
+use drawbridge_engine::upstream::{HubSettings, ShardId};
 use tokio::sync::{mpsc, watch};
 
 use self::board::Board;

@@ -8,8 +8,8 @@ use std::collections::BTreeMap;
 use std::hash::Hash;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use drawbridge_engine::interest::ShardId;
 use drawbridge_engine::io::Ticket;
+use drawbridge_engine::upstream::ShardId;
 use hashbrown::HashMap;
 use tokio::sync::Notify;
 

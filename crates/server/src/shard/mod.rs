@@ -11,11 +11,11 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
-use drawbridge_engine::interest::ShardId;
 use drawbridge_engine::io::{AuthFailure, Claims, ConnId, Holder};
 use drawbridge_engine::rate_limit::SharedLimits;
 use drawbridge_engine::settings::Settings;
 use drawbridge_engine::stats::Stats;
+use drawbridge_engine::upstream::ShardId;
 use drawbridge_protocol::Encoding;
 use drawbridge_protocol::websocket::Window;
 use tokio::runtime::Runtime;

@@ -11,11 +11,11 @@ use drawbridge::broker::{
 };
 use drawbridge_engine::class::{Class, Classes, EntityRules, Space};
 use drawbridge_engine::expr::{Vars, compile};
-use drawbridge_engine::interest::{HubSettings, ShardId};
 use drawbridge_engine::io::{
     BrokerCommand, BrokerEvent, BrokerStatus, Commit, Publication, PublishFailure, Subject, Ticket, WhenDown,
 };
 use drawbridge_engine::path::Path;
+use drawbridge_engine::upstream::{HubSettings, ShardId};
 use drawbridge_protocol::event::PayloadMode;
 use drawbridge_protocol::template::ClassName;
 

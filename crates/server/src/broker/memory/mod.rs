@@ -9,8 +9,8 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Instant;
 
-use drawbridge_engine::interest::{HubInput, LinkCommand, ShardId};
 use drawbridge_engine::io::{BrokerEvent, Subject, Ticket};
+use drawbridge_engine::upstream::{HubInput, LinkCommand, ShardId};
 use drawbridge_protocol::glob;
 use tokio::sync::watch;
 

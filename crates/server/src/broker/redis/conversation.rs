@@ -3,8 +3,8 @@
 
 use std::collections::VecDeque;
 
-use drawbridge_engine::interest::LinkCommand;
 use drawbridge_engine::io::Subject;
+use drawbridge_engine::upstream::LinkCommand;
 
 use super::connect::Broken;
 use super::resp::{Garbage, encode, member};
@@ -189,7 +189,7 @@ impl Conversation {
 mod tests {
     #![allow(clippy::unwrap_used)]
 
-    use drawbridge_engine::interest::ShardId;
+    use drawbridge_engine::upstream::ShardId;
 
     use super::super::client_name;
     use super::*;

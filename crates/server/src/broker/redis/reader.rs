@@ -6,8 +6,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use drawbridge_engine::class::MAX_KEY_BYTES;
-use drawbridge_engine::interest::{StoredEntity, StoredTable};
 use drawbridge_engine::io::BrokerEvent;
+use drawbridge_engine::upstream::{StoredEntity, StoredTable};
 use redis::Value;
 use tokio::sync::{mpsc, watch};
 use tokio::time::timeout;

@@ -1,4 +1,4 @@
-//! Interest: what this node is subscribed to in Redis, for which shards. One [`Hub`] per link; a pure state
+//! Upstream: what this node is subscribed to in Redis, on which link, for which shards. One [`Hub`] per link; a pure state
 //! machine, so that "confirmed means delivered" and "one Redis subscription per channel" are properties of one
 //! small thing that a simulator can try to break.
 //!
