@@ -5,14 +5,14 @@
 use std::borrow::Cow;
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::Duration;
 
-use bytes::Bytes;
 use drawbridge_protocol::websocket::Window;
 use drawbridge_protocol::{CloseCode, Encoding, ErrorCode, Frame};
 
 pub use crate::player_slots::Holder;
 pub use crate::publication::{EntityChange, Publication, Sender, Version};
+pub use crate::query::{Answer, Answered, Answerer, PlayerViews, Query, QueryKind};
+pub use crate::write::{Commit, Outcome, Owner, PublishFailure, WhenDown, Write, WriteKind};
 
 /// The two clocks, read once per turn by whoever drives the core.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -299,142 +299,28 @@ impl hashbrown::Equivalent<Subject> for SubjectRef<'_> {
     }
 }
 
-/// What happens to a publish while Redis is away.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
-pub enum WhenDown {
-    /// Wait in the bounded queue.
-    #[default]
-    Queue,
-    /// Wait there for so long at most: what was not handed to Redis by then is withdrawn, and answered as not done.
-    QueueFor(Duration),
-    /// Refuse with `BROKER_UNAVAILABLE`.
-    Reject,
-}
-
-/// Names one publish that waits for its acknowledgement; unique in its shard.
+/// Names one query or write that waits for its answer; unique in its shard.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Ticket(pub u64);
 
-/// What a shard asks of the broker.
+/// What a shard wants of the broker.
 #[derive(Debug)]
 pub enum BrokerCommand {
     /// This shard has a first subscriber.
     Want(Subject),
     /// This shard's last subscriber left.
     Unwant(Subject),
-    /// `PUBLISH`.
-    Publish {
-        /// [`BrokerEvent::Done`] answers it.
-        ticket: Ticket,
-        /// The channel.
-        channel: Arc<str>,
-        /// Whose publish it is; `None`: a service's.
-        player: Option<Arc<str>>,
-        /// The whole payload.
-        payload: Bytes,
-        /// What to do while Redis is away.
-        when_down: WhenDown,
-    },
-    /// Writes an entity's state into its channel's table and publishes it, in one step (contract §5).
-    Commit {
-        /// [`BrokerEvent::Done`] answers it.
-        ticket: Ticket,
-        /// The entity channel.
-        channel: Arc<str>,
-        /// Whose event it is; `None`: a service's.
-        player: Option<Arc<str>>,
-        /// What is written and published.
-        commit: Commit,
-        /// What to do while Redis is away.
-        when_down: WhenDown,
-    },
-    /// The shard's table of this entity channel has a gap: [`BrokerEvent::Table`] gives it anew.
+    /// The shard's table of this entity channel has a gap: [`BrokerEvent::Table`] sends all of it again.
     Refresh(Subject),
-    /// Read what services have narrowed of a player's views; [`BrokerEvent::Views`] answers, once Redis is there.
-    LoadViews {
-        /// Names the question.
-        ticket: Ticket,
-        /// Whose.
-        player: Arc<str>,
-    },
-    /// Nobody waits for this any more: the answer to [`BrokerCommand::LoadViews`] need not come.
-    ForgetViews {
-        /// Which question.
-        ticket: Ticket,
-    },
-    /// [`BrokerEvent::Fenced`] answers it behind all that Redis has published on this channel until now; at once where the
-    /// link is away.
-    Fence {
-        /// Names the question.
-        ticket: Ticket,
-        /// The channel.
-        channel: Arc<str>,
-    },
+    /// Read something; [`BrokerEvent::Answer`] answers it.
+    Query(Query),
+    /// Nobody waits any more for the answer to this query: it need not come.
+    Withdraw(Ticket),
+    /// Write something; [`BrokerEvent::Outcome`] answers it, if it has a ticket.
+    Write(Write),
     /// The answer to [`BrokerEvent::ViewsStale`]: Redis has told the views of all the shard's players, or refuses to.
     ViewsKnown(HeldLink),
-    /// Keep a player's view of one channel, and tell every node of it, in one step (contract §9).
-    SetView {
-        /// [`BrokerEvent::Done`] answers it.
-        ticket: Ticket,
-        /// Whose.
-        player: Arc<str>,
-        /// The real channel.
-        channel: Arc<str>,
-        /// The expression; `None`: the class's view alone again.
-        view: Option<Arc<str>>,
-        /// The channel on which nodes are told, and how.
-        tell: (Arc<str>, Bytes),
-        /// Where it is kept already, nothing is done: every node that hears a service say so asks for the same.
-        unless_kept: bool,
-        /// What to do while Redis is away.
-        when_down: WhenDown,
-    },
-    /// `XADD`.
-    Append {
-        /// [`BrokerEvent::Done`] answers it; `None`: nobody waits, and the broker tries again until Redis has the entry.
-        ticket: Option<Ticket>,
-        /// Whose action it is; `None`: the node's own entry.
-        player: Option<Arc<str>>,
-        /// The stream's key.
-        stream: Arc<str>,
-        /// The entry.
-        fields: Vec<(&'static str, Bytes)>,
-        /// What to do while Redis is away.
-        when_down: WhenDown,
-    },
 }
-
-/// One event of an entity channel, on its way into the table.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Commit {
-    /// The entity's key.
-    pub key: Arc<str>,
-    /// It ends the entity.
-    pub remove: bool,
-    /// The envelope, without its `id`: the JSON object that the table keeps and subscribers get.
-    pub payload: Bytes,
-    /// The envelope's `id`; whoever writes it adds the version to it ([`Version`]).
-    pub id: String,
-    /// How many entities the channel holds.
-    pub max: usize,
-    /// What they take together, in bytes.
-    pub max_bytes: usize,
-    /// How long an entity outlives its last event, in milliseconds.
-    pub ttl_ms: u64,
-}
-
-/// What the member `id` takes beside the id itself, at most; the functions in Redis reckon with as much.
-const VERSION_BYTES: usize = 64;
-
-impl Commit {
-    /// The size of what subscribers get, at most.
-    pub fn published_bytes(&self) -> usize {
-        self.payload.len() + self.id.len() + VERSION_BYTES
-    }
-}
-
-/// What services have narrowed of a player's views: channels, each with its expression.
-pub type PlayerViews = Arc<[(Arc<str>, Arc<str>)]>;
 
 /// A link that asks for what it lost only when every shard knows its players' views again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -483,12 +369,12 @@ pub enum BrokerEvent {
         /// Their keys.
         keys: Arc<[Arc<str>]>,
     },
-    /// The answer to [`BrokerCommand::LoadViews`].
-    Views {
-        /// Which question.
+    /// The answer to a [`BrokerCommand::Query`].
+    Answer {
+        /// Which query.
         ticket: Ticket,
-        /// Channels and the expressions that narrow them; or Redis' words, where it does not tell.
-        views: Result<PlayerViews, Arc<str>>,
+        /// The answer, or Redis' message.
+        answer: Answered,
     },
     /// A service's command about a player; on the channel that it is about, in order with the events.
     Command(PlayerCommand),
@@ -509,19 +395,12 @@ pub enum BrokerEvent {
         /// The last offset that is missing.
         position: Position,
     },
-    /// The answer to [`BrokerCommand::Fence`].
-    Fenced {
-        /// Which.
+    /// The answer to a [`BrokerCommand::Write`].
+    Outcome {
+        /// Which write.
         ticket: Ticket,
-        /// Of which channel.
-        channel: Arc<str>,
-    },
-    /// The answer to a publish.
-    Done {
-        /// Which.
-        ticket: Ticket,
-        /// Redis has taken it, or what happened.
-        result: Result<(), PublishFailure>,
+        /// Redis has taken it, or why not.
+        outcome: Outcome,
     },
     /// Whether Redis is there.
     Status(BrokerStatus),
@@ -568,24 +447,6 @@ pub enum BrokerStatus {
     Ok,
     /// Something is away.
     Degraded,
-}
-
-/// Why a publish was not acknowledged.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum PublishFailure {
-    /// It certainly did not happen: Redis is away and the class refuses, or the queue is full.
-    NotDone,
-    /// It certainly did not happen: its sender has as much in the queue as one may have.
-    OverShare {
-        /// How much that is, in bytes.
-        bytes: usize,
-    },
-    /// The link broke, or Redis was silent for too long, while the answer was out.
-    Unknown,
-    /// Redis answered with an error.
-    Refused(Arc<str>),
-    /// It would be more than there may be: `entity_max` of the channel, or the views of a player.
-    LimitExceeded,
 }
 
 /// What a service may command about a player (contract §9).

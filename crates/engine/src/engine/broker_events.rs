@@ -9,7 +9,7 @@ use smallvec::SmallVec;
 use super::Engine;
 use super::deliver::access;
 use crate::access::Access;
-use crate::io::{BrokerEvent, BrokerStatus, ConnId, Notice, Position, Subject};
+use crate::io::{Answer, Answered, BrokerEvent, BrokerStatus, ConnId, Notice, Position, Subject, Ticket};
 use crate::targets::{Reply, TargetId, Waiter};
 
 /// The code of refusals in the broker's own words: what Redis lacks.
@@ -35,12 +35,21 @@ impl Engine {
             BrokerEvent::Gap { channel, position } => self.gap(&channel, position),
             BrokerEvent::Table { channel, entities } => self.table(&channel, &entities),
             BrokerEvent::Expired { channel, keys } => self.expired_entities(&channel, &keys),
-            BrokerEvent::Views { ticket, views } => self.views_loaded(ticket, views),
             BrokerEvent::Command(command) => self.command(&command),
             BrokerEvent::ViewsStale { dropped, held } => self.views_are_stale(dropped, held),
-            BrokerEvent::Done { ticket, result } => self.publish_done(ticket, result),
-            BrokerEvent::Fenced { ticket, .. } => self.publish_done(ticket, Ok(())),
+            BrokerEvent::Outcome { ticket, outcome } => self.publish_done(ticket, outcome),
+            BrokerEvent::Answer { ticket, answer } => self.answered(ticket, answer),
             BrokerEvent::Status(status) => self.broker_status(status),
+        }
+    }
+
+    fn answered(&mut self, ticket: Ticket, answer: Answered) {
+        match answer {
+            Ok(Answer::Views(views)) => self.views_loaded(ticket, Ok(views)),
+            Ok(Answer::Fence(_)) => self.publish_done(ticket, Ok(())),
+            // Only hubs ask for tables.
+            Ok(Answer::Table(_)) => {}
+            Err(reason) => self.views_loaded(ticket, Err(reason)),
         }
     }
 

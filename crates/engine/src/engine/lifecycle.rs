@@ -4,7 +4,7 @@ use bytes::Bytes;
 
 use super::Engine;
 use crate::connection::Connection;
-use crate::io::{BrokerCommand, ConnId, Output, WhenDown};
+use crate::io::{BrokerCommand, ConnId, Output, Owner, WhenDown, Write, WriteKind};
 
 impl Engine {
     pub(super) fn tell_connected(&mut self, id: ConnId) {
@@ -41,12 +41,11 @@ impl Engine {
             ("code", text(code.map(|code| code.to_string()).unwrap_or_default())),
             ("ts", text(self.now.unix_ms.to_string())),
         ];
-        Some(Output::Broker(BrokerCommand::Append {
+        Some(Output::Broker(BrokerCommand::Write(Write {
             ticket: None,
-            player: None,
-            stream,
-            fields,
+            owner: Owner::Lifecycle,
             when_down: WhenDown::Queue,
-        }))
+            kind: WriteKind::Append { stream, fields },
+        })))
     }
 }

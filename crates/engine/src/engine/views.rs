@@ -17,7 +17,9 @@ use crate::audience::{Audiences, NOBODY};
 use crate::class::Class;
 use crate::connection::{Connection, Phase};
 use crate::expr::{self, Expr, Vars};
-use crate::io::{BrokerCommand, Claims, ConnId, HeldLink, Notice, Output, PlayerViews, Subject, Ticket};
+use crate::io::{
+    BrokerCommand, Claims, ConnId, HeldLink, Notice, Output, PlayerViews, Query, QueryKind, Subject, Ticket,
+};
 use crate::permissions::{self, Denied};
 use crate::targets::{Reply, Sight, TargetId, Waiter};
 use crate::view::{RuleScope, bind, bind_me};
@@ -314,7 +316,8 @@ impl Engine {
         self.arm(id);
         self.forget_question(before);
         self.loading.insert(ticket, id);
-        self.outputs.push_back(Output::Broker(BrokerCommand::LoadViews { ticket, player }));
+        self.outputs
+            .push_back(Output::Broker(BrokerCommand::Query(Query::new(ticket, QueryKind::Views { player }))));
     }
 
     /// What services have narrowed of anybody's views may be other than what is known. `dropped`: also of channels whose
@@ -357,7 +360,7 @@ impl Engine {
         if let Some(ticket) = ticket
             && self.loading.remove(&ticket).is_some()
         {
-            self.outputs.push_back(Output::Broker(BrokerCommand::ForgetViews { ticket }));
+            self.outputs.push_back(Output::Broker(BrokerCommand::Withdraw(ticket)));
             self.release_links();
         }
     }

@@ -9,8 +9,8 @@ use drawbridge_engine::class::{Class, Classes};
 use drawbridge_engine::engine::Engine;
 use drawbridge_engine::expr::{Vars, compile};
 use drawbridge_engine::io::{
-    BrokerCommand, BrokerEvent, BrokerStatus, Claims, ConnId, Input, MessageKind, Now, Opened, Output,
-    PlayerAction, PlayerCommand, PublishFailure, Subject, Ticket,
+    Answer, BrokerCommand, BrokerEvent, BrokerStatus, Claims, ConnId, Input, MessageKind, Now, Opened,
+    Output, PlayerAction, PlayerCommand, PublishFailure, Query, QueryKind, Subject, Ticket, Write, WriteKind,
 };
 use drawbridge_engine::rate_limit::SharedLimits;
 use drawbridge_engine::settings::{Rate, Reserved, Settings};
@@ -501,7 +501,9 @@ impl World {
     }
 
     fn fenced(&mut self, node: usize, shard: usize, ticket: Ticket, channel: Arc<str>) {
-        self.nodes[node].shards[shard].events.push_back(BrokerEvent::Fenced { ticket, channel });
+        self.nodes[node].shards[shard]
+            .events
+            .push_back(BrokerEvent::Answer { ticket, answer: Ok(Answer::Fence(channel)) });
     }
 
     fn carry_order(&mut self, node: usize) -> bool {
@@ -514,7 +516,7 @@ impl World {
             BrokerCommand::Unwant(subject) => {
                 self.hub(node * LINKS + link_of(&subject), HubInput::Unwant { shard, subject: &subject });
             }
-            BrokerCommand::Fence { ticket, channel } => {
+            BrokerCommand::Query(Query { ticket, kind: QueryKind::Fence { channel }, .. }) => {
                 let link = &mut self.redis.links[node * LINKS + link_of(&Subject::channel(channel.clone()))];
                 match link.up {
                     true => link.unread.push_back(Push::Fence { shard: at, ticket, channel }),
@@ -539,7 +541,7 @@ impl World {
         if result != Err(PublishFailure::NotDone) && (result.is_ok() || self.dice.roll(2) == 0) {
             self.redis_takes(&channel, &payload);
         }
-        self.nodes[node].shards[shard].events.push_back(BrokerEvent::Done { ticket, result });
+        self.nodes[node].shards[shard].events.push_back(BrokerEvent::Outcome { ticket, outcome: result });
         true
     }
 
@@ -585,19 +587,25 @@ impl World {
                 Output::Broker(
                     command @ (BrokerCommand::Want(_)
                     | BrokerCommand::Unwant(_)
-                    | BrokerCommand::Fence { .. }),
+                    | BrokerCommand::Query(Query { kind: QueryKind::Fence { .. }, .. })),
                 ) => {
                     self.nodes[node].orders.push_back((shard, command));
                 }
-                Output::Broker(BrokerCommand::Publish { ticket, channel, payload, .. }) => {
+                Output::Broker(BrokerCommand::Write(Write {
+                    ticket: Some(ticket),
+                    kind: WriteKind::Publish { channel, payload },
+                    ..
+                })) => {
                     self.nodes[node].publishes.push_back((shard, ticket, channel, payload));
                 }
-                Output::Broker(BrokerCommand::LoadViews { ticket, .. }) => {
-                    let views = BrokerEvent::Views { ticket, views: Ok([].into()) };
+                Output::Broker(BrokerCommand::Query(Query {
+                    ticket, kind: QueryKind::Views { .. }, ..
+                })) => {
+                    let views = BrokerEvent::Answer { ticket, answer: Ok(Answer::Views([].into())) };
                     self.nodes[node].shards[shard].events.push_back(views);
                 }
                 // The answer to a question that nobody waits for is of no use, and does no harm.
-                Output::Broker(BrokerCommand::ForgetViews { .. }) => {}
+                Output::Broker(BrokerCommand::Withdraw(_)) => {}
                 other => panic!("unexpected {other:?}"),
             }
         }

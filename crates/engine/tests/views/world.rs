@@ -8,8 +8,8 @@ use bytes::Bytes;
 use drawbridge_engine::backlog::outdated;
 use drawbridge_engine::engine::Engine;
 use drawbridge_engine::io::{
-    BrokerCommand, BrokerEvent, BrokerStatus, Claims, Commit, ConnId, HeldLink, Input, MessageKind, Now,
-    Opened, Output, Position, PublishFailure, Subject, Ticket,
+    Answer, BrokerCommand, BrokerEvent, BrokerStatus, Claims, Commit, ConnId, HeldLink, Input, MessageKind,
+    Now, Opened, Output, Position, PublishFailure, Query, QueryKind, Subject, Ticket, Write, WriteKind,
 };
 use drawbridge_engine::rate_limit::SharedLimits;
 use drawbridge_engine::upstream::{Hub, HubInput, HubOutput, HubSettings, ShardId};
@@ -60,7 +60,7 @@ struct Node {
     /// Wants, unwants, refreshes and what the shards know, on their way to the hub.
     orders: VecDeque<(usize, BrokerCommand)>,
     /// Publishes and commits on their way to Redis.
-    publishes: VecDeque<(usize, BrokerCommand)>,
+    publishes: VecDeque<(usize, Write)>,
     /// Who asks for a player's views.
     questions: VecDeque<(usize, Ticket, Arc<str>)>,
     scans: VecDeque<Scan>,
@@ -711,7 +711,9 @@ impl World {
     }
 
     fn fenced(&mut self, node: usize, shard: usize, ticket: Ticket, channel: Arc<str>) {
-        self.nodes[node].shards[shard].events.push_back(BrokerEvent::Fenced { ticket, channel });
+        self.nodes[node].shards[shard]
+            .events
+            .push_back(BrokerEvent::Answer { ticket, answer: Ok(Answer::Fence(channel)) });
     }
 
     fn carry_order(&mut self, node: usize) -> bool {
@@ -724,21 +726,23 @@ impl World {
             BrokerCommand::Unwant(subject) => self.hub(node, HubInput::Unwant { shard, subject }),
             BrokerCommand::Refresh(subject) => self.hub(node, HubInput::Refresh { shard, subject }),
             BrokerCommand::ViewsKnown(held) => self.views_known(node, at, *held),
-            BrokerCommand::Fence { ticket, channel } => match self.redis.links[node].up {
-                true => self.redis.links[node].unread.push_back(Push::Fence {
-                    shard: at,
-                    ticket: *ticket,
-                    channel: channel.clone(),
-                }),
-                false => self.fenced(node, at, *ticket, channel.clone()),
-            },
+            BrokerCommand::Query(Query { ticket, kind: QueryKind::Fence { channel }, .. }) => {
+                match self.redis.links[node].up {
+                    true => self.redis.links[node].unread.push_back(Push::Fence {
+                        shard: at,
+                        ticket: *ticket,
+                        channel: channel.clone(),
+                    }),
+                    false => self.fenced(node, at, *ticket, channel.clone()),
+                }
+            }
             _ => unreachable!(),
         }
         true
     }
 
     fn carry_publish(&mut self, node: usize) -> bool {
-        let Some((shard, command)) = self.nodes[node].publishes.pop_front() else { return false };
+        let Some((shard, write)) = self.nodes[node].publishes.pop_front() else { return false };
         let mut result = match self.dice.roll(20) {
             0 => Err(PublishFailure::Unknown),
             1 => Err(PublishFailure::NotDone),
@@ -746,25 +750,24 @@ impl World {
         };
         // Of an unknown one Redis may have heard or not.
         let heard = result.is_ok() || (result == Err(PublishFailure::Unknown) && self.dice.roll(2) == 0);
-        let ticket = match command {
-            BrokerCommand::Publish { ticket, channel, payload, .. } => {
+        let Some(ticket) = write.ticket else { unreachable!() };
+        match write.kind {
+            WriteKind::Publish { channel, payload } => {
                 if heard {
                     self.redis_takes(&channel, &payload, false);
                 }
-                ticket
             }
-            BrokerCommand::Commit { ticket, channel, commit, .. } => {
+            WriteKind::Commit { channel, commit } => {
                 if heard {
                     match self.redis.commit(self.now.mono_ms, &channel, &commit) {
                         Ok(payload) => self.redis_takes(&channel, &payload, true),
                         Err(refused) => result = Err(refused),
                     }
                 }
-                ticket
             }
             _ => unreachable!(),
-        };
-        self.nodes[node].shards[shard].events.push_back(BrokerEvent::Done { ticket, result });
+        }
+        self.nodes[node].shards[shard].events.push_back(BrokerEvent::Outcome { ticket, outcome: result });
         true
     }
 
@@ -781,8 +784,8 @@ impl World {
 
     fn carry_question(&mut self, node: usize) -> bool {
         let Some((shard, ticket, player)) = self.nodes[node].questions.pop_front() else { return false };
-        let views = Ok(self.redis.views(&player));
-        self.nodes[node].shards[shard].events.push_back(BrokerEvent::Views { ticket, views });
+        let views = Ok(Answer::Views(self.redis.views(&player)));
+        self.nodes[node].shards[shard].events.push_back(BrokerEvent::Answer { ticket, answer: views });
         true
     }
 
@@ -895,17 +898,17 @@ impl World {
             | BrokerCommand::Unwant(_)
             | BrokerCommand::Refresh(_)
             | BrokerCommand::ViewsKnown(_)
-            | BrokerCommand::Fence { .. } => {
+            | BrokerCommand::Query(Query { kind: QueryKind::Fence { .. }, .. }) => {
                 at.orders.push_back((shard, command));
             }
-            BrokerCommand::Publish { .. } | BrokerCommand::Commit { .. } => {
-                at.publishes.push_back((shard, command));
+            BrokerCommand::Write(write) => at.publishes.push_back((shard, write)),
+            BrokerCommand::Query(Query { ticket, kind: QueryKind::Views { player }, .. }) => {
+                at.questions.push_back((shard, ticket, player));
             }
-            BrokerCommand::LoadViews { ticket, player } => at.questions.push_back((shard, ticket, player)),
-            BrokerCommand::ForgetViews { ticket } => {
+            BrokerCommand::Withdraw(ticket) => {
                 at.questions.retain(|(of, other, _)| (*of, *other) != (shard, ticket));
             }
-            BrokerCommand::SetView { .. } | BrokerCommand::Append { .. } => unreachable!(),
+            BrokerCommand::Query(_) => unreachable!(),
         }
     }
 

@@ -9,14 +9,14 @@ use drawbridge_engine::upstream::LinkCommand;
 use super::connect::Broken;
 use super::resp::{Garbage, encode, member};
 use super::{RedisSettings, code_of, is_passing};
-use crate::broker::interest::Order;
+use crate::broker::hub_driver::HubCommand;
 
 /// What the next answer answers.
 #[derive(Debug)]
 enum Asked {
     Hello,
     Ping,
-    Fence(Box<Order>),
+    Fence(Box<HubCommand>),
     Subjects { begins: bool, left: VecDeque<Subject> },
 }
 
@@ -28,7 +28,7 @@ pub(super) enum Answer {
     /// A ping came back, from a master as far as is known.
     Pong,
     /// All that Redis had published when this was handed in has been read.
-    Behind(Box<Order>),
+    Behind(Box<HubCommand>),
     /// Redis refused this subscription.
     Refused(Subject),
     /// Redis refused several at once: each is asked for again by itself.
@@ -82,17 +82,17 @@ impl Conversation {
     }
 
     /// Hands the order back behind all that Redis has published until now.
-    pub(super) fn fence(&mut self, order: Order) {
+    pub(super) fn fence(&mut self, order: HubCommand) {
         encode(&mut self.out, [b"PING".as_slice()].into_iter());
         self.asked.push_back(Asked::Fence(order.into()));
     }
 
     /// The connection has ended: shards that wait behind something need not wait any more. What was read of tables is of
     /// no use.
-    pub(super) fn fences(&mut self) -> Vec<Order> {
+    pub(super) fn fences(&mut self) -> Vec<HubCommand> {
         let asked = std::mem::take(&mut self.asked).into_iter();
         let order = |asked| match asked {
-            Asked::Fence(order) => Some(*order).filter(|order| matches!(order, Order::Fence(..))),
+            Asked::Fence(order) => Some(*order).filter(|order| matches!(order, HubCommand::Query(..))),
             _ => None,
         };
         asked.filter_map(order).collect()
@@ -257,7 +257,7 @@ mod tests {
 
     #[test]
     fn a_fence_gives_its_order_back_in_its_turn() {
-        let order = || Order::Want(ShardId(1), Subject::channel("a"));
+        let order = || HubCommand::Want(ShardId(1), Subject::channel("a"));
         let mut conversation = Conversation::default();
         conversation.ping();
         conversation.fence(order());

@@ -1,13 +1,11 @@
-//! A hub and what is around it: orders in, events out to the shards, commands out to the link. It owns the clock
+//! A hub and what is around it: commands in, events out to the shards, commands out to the link. It owns the clock
 //! that the hub is told and the log lines that the hub asks for; it leaves the link to its caller.
 
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use drawbridge_engine::io::{BrokerEvent, HeldLink, Subject, Ticket};
+use drawbridge_engine::io::{Answer, Answered, BrokerEvent, HeldLink, Query, QueryKind, Subject, Ticket};
 use drawbridge_engine::upstream::{
     BadEntity, BadTable, Hub, HubInput, HubOutput, HubSettings, HubStats, LinkCommand, ShardId, ShardSet,
-    StoredTable,
 };
 use tokio::sync::mpsc;
 
@@ -18,37 +16,37 @@ use crate::log::Sparse;
 /// What a player command may have at most, whatever the bound of other payloads is.
 const MAX_COMMAND_BYTES: usize = 64 * 1024;
 
-/// What a shard orders of a hub.
+/// What a hub is commanded.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Order {
+pub(super) enum HubCommand {
     /// It has a first subscriber.
     Want(ShardId, Subject),
     /// Its last subscriber left.
     Unwant(ShardId, Subject),
     /// Its table has a gap.
     Refresh(ShardId, Subject),
-    /// It waits for all that was published until now.
-    Fence(ShardId, Ticket, Arc<str>),
+    /// A shard's query, answered behind all that was published until now.
+    Query(ShardId, Query),
     /// It knows its players' views.
     ViewsKnown(ShardId, HeldLink),
-    /// A table was read.
-    Loaded { channel: Arc<str>, load: u64, table: Result<StoredTable, Arc<str>> },
+    /// The answer to a query of the hub.
+    Answer(Query, Answered),
 }
 
-/// Where orders come from.
-pub(super) type OrderReceiver = mpsc::UnboundedReceiver<Order>;
+/// Where commands come from.
+pub(super) type HubCommandReceiver = mpsc::UnboundedReceiver<HubCommand>;
 
 /// One hub at work.
 #[derive(Debug)]
-pub(super) struct Interest {
+pub(super) struct HubDriver {
     hub: Hub,
     outlet: Outlet,
     started: Instant,
     now_ms: u64,
     /// What the link is to send, in order.
     pub(super) commands: Vec<LinkCommand>,
-    /// Tables to be read: channel, and which question it is.
-    pub(super) loads: Vec<(Arc<str>, u64)>,
+    /// What the hub wants to read.
+    pub(super) queries: Vec<Query>,
     herald: Herald,
     /// While the hub is held: the shards that are still to say that they know their players' views.
     unaware: ShardSet,
@@ -60,15 +58,15 @@ pub(super) struct Interest {
     dropped: Sparse,
 }
 
-impl Interest {
+impl HubDriver {
     pub(super) fn new(settings: HubSettings, outlet: Outlet, herald: Herald) -> Self {
-        Interest {
+        HubDriver {
             hub: Hub::new(settings),
             outlet,
             started: Instant::now(),
             now_ms: 0,
             commands: Vec::new(),
-            loads: Vec::new(),
+            queries: Vec::new(),
             herald,
             unaware: ShardSet::default(),
             round: 0,
@@ -82,20 +80,33 @@ impl Interest {
         self.now_ms = now.saturating_duration_since(self.started).as_millis() as u64;
     }
 
-    /// Carries out an order.
-    pub(super) fn order(&mut self, order: Order) {
-        match order {
-            Order::Want(shard, subject) => self.handle(HubInput::Want { shard, subject }),
-            Order::Unwant(shard, subject) => self.handle(HubInput::Unwant { shard, subject: &subject }),
-            Order::Refresh(shard, subject) => self.handle(HubInput::Refresh { shard, subject: &subject }),
-            Order::Fence(shard, ticket, channel) => {
-                self.outlet.tell(shard, BrokerEvent::Fenced { ticket, channel });
+    /// Carries out a command.
+    pub(super) fn command(&mut self, command: HubCommand) {
+        match command {
+            HubCommand::Want(shard, subject) => self.handle(HubInput::Want { shard, subject }),
+            HubCommand::Unwant(shard, subject) => self.handle(HubInput::Unwant { shard, subject: &subject }),
+            HubCommand::Refresh(shard, subject) => {
+                self.handle(HubInput::Refresh { shard, subject: &subject })
             }
-            Order::ViewsKnown(shard, held) => self.views_known(shard, held),
-            Order::Loaded { channel, load, table } => {
-                self.handle(HubInput::Loaded { channel: &channel, load, table });
+            HubCommand::Query(shard, Query { ticket, kind, .. }) => {
+                if let QueryKind::Fence { channel } = kind {
+                    self.outlet
+                        .tell(shard, BrokerEvent::Answer { ticket, answer: Ok(Answer::Fence(channel)) });
+                }
             }
+            HubCommand::ViewsKnown(shard, held) => self.views_known(shard, held),
+            HubCommand::Answer(query, answer) => self.answered(query, answer),
         }
+    }
+
+    fn answered(&mut self, Query { ticket, kind, .. }: Query, answer: Answered) {
+        let QueryKind::Table { channel } = kind else { return };
+        let table = match answer {
+            Ok(Answer::Table(table)) => Ok(table),
+            Ok(_) => return,
+            Err(reason) => Err(reason),
+        };
+        self.handle(HubInput::Loaded { channel: &channel, load: ticket.0, table });
     }
 
     /// Tells the hub one thing and passes on what it says.
@@ -109,7 +120,9 @@ impl Interest {
             match output {
                 HubOutput::Link(command) => self.commands.push(command),
                 HubOutput::Shards(shards, event) => self.tell(shards, event),
-                HubOutput::Load { channel, load } => self.loads.push((channel, load)),
+                HubOutput::Load { channel, load } => {
+                    self.queries.push(Query::new(Ticket(load), QueryKind::Table { channel }));
+                }
                 HubOutput::BadEntity { channel, reason } => {
                     let reason = match reason {
                         BadEntity::Key => "no good key",
@@ -207,7 +220,7 @@ impl Interest {
         }
     }
 
-    /// When [`Interest::tick`] is due at the latest.
+    /// When [`HubDriver::tick`] is due at the latest.
     pub(super) fn due(&self) -> Option<Instant> {
         let hub = self.hub.next_deadline_ms().map(|at| self.started + Duration::from_millis(at));
         if self.lost.is_empty() {
@@ -242,6 +255,8 @@ pub(super) async fn until(due: Option<Instant>) {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use drawbridge_engine::class::Classes;
     use drawbridge_engine::settings::Reserved;
 
@@ -252,7 +267,7 @@ mod tests {
 
     const SHARD: ShardId = ShardId(0);
 
-    fn interest() -> (Interest, ShardInbox) {
+    fn driver() -> (HubDriver, ShardInbox) {
         let ((shard, inbox), (node, _)) = (shard_queue(1 << 20), shard_queue(1 << 20));
         let (classes, reserved) = (Arc::new(Classes::default()), Reserved::new("drawbridge:"));
         let channels = CommandChannels::new("drawbridge:", false);
@@ -260,15 +275,15 @@ mod tests {
         let herald = Herald { link: 0, channels, routes, meter: Arc::default(), failures: Sparse::default() };
         let outlet = Outlet::new(vec![shard], node);
         let settings = HubSettings { seed: 1, linger_ms: 0, external_bytes: 1 << 20, classes, reserved };
-        (Interest::new(settings, outlet, herald), inbox)
+        (HubDriver::new(settings, outlet, herald), inbox)
     }
 
     /// What the link is to subscribe to.
-    fn asked(interest: &mut Interest) -> Vec<String> {
+    fn asked(driver: &mut HubDriver) -> Vec<String> {
         let subjects = |command| match command {
             LinkCommand::Subscribe(subjects) | LinkCommand::Unsubscribe(subjects) => subjects,
         };
-        interest.commands.drain(..).flat_map(subjects).map(|subject| subject.name.to_string()).collect()
+        driver.commands.drain(..).flat_map(subjects).map(|subject| subject.name.to_string()).collect()
     }
 
     fn held(inbox: &mut ShardInbox) -> Option<HeldLink> {
@@ -284,30 +299,30 @@ mod tests {
     /// A shard's answer that comes when the link has broken again lets nothing go: more may have been missed since.
     #[test]
     fn a_late_answer_does_not_let_go_of_the_next_break() {
-        let (mut interest, mut inbox) = interest();
+        let (mut driver, mut inbox) = driver();
         let (nodes, room) = (Subject::channel("drawbridge:nodes"), Subject::channel("room:1"));
-        interest.order(Order::Want(ShardId::NODE, nodes.clone()));
-        interest.order(Order::Want(SHARD, room.clone()));
-        interest.handle(HubInput::LinkUp);
-        interest.handle(HubInput::Subscribed(&nodes));
-        interest.handle(HubInput::Subscribed(&room));
-        let break_and_return = |interest: &mut Interest| {
-            interest.handle(HubInput::LinkDown);
-            interest.commands.clear();
+        driver.command(HubCommand::Want(ShardId::NODE, nodes.clone()));
+        driver.command(HubCommand::Want(SHARD, room.clone()));
+        driver.handle(HubInput::LinkUp);
+        driver.handle(HubInput::Subscribed(&nodes));
+        driver.handle(HubInput::Subscribed(&room));
+        let break_and_return = |driver: &mut HubDriver| {
+            driver.handle(HubInput::LinkDown);
+            driver.commands.clear();
         };
-        break_and_return(&mut interest);
-        interest.handle(HubInput::LinkUp);
-        interest.handle(HubInput::Subscribed(&nodes));
+        break_and_return(&mut driver);
+        driver.handle(HubInput::LinkUp);
+        driver.handle(HubInput::Subscribed(&nodes));
         let first = held(&mut inbox).expect("the shard is asked");
-        break_and_return(&mut interest);
-        interest.order(Order::ViewsKnown(SHARD, first));
-        interest.handle(HubInput::LinkUp);
-        assert_eq!(asked(&mut interest), ["drawbridge:nodes"]);
-        interest.handle(HubInput::Subscribed(&nodes));
+        break_and_return(&mut driver);
+        driver.command(HubCommand::ViewsKnown(SHARD, first));
+        driver.handle(HubInput::LinkUp);
+        assert_eq!(asked(&mut driver), ["drawbridge:nodes"]);
+        driver.handle(HubInput::Subscribed(&nodes));
         let second = held(&mut inbox).expect("the shard is asked again");
-        interest.order(Order::ViewsKnown(SHARD, first));
-        assert_eq!(asked(&mut interest), [""; 0]);
-        interest.order(Order::ViewsKnown(SHARD, second));
-        assert_eq!(asked(&mut interest), ["room:1"]);
+        driver.command(HubCommand::ViewsKnown(SHARD, first));
+        assert_eq!(asked(&mut driver), [""; 0]);
+        driver.command(HubCommand::ViewsKnown(SHARD, second));
+        assert_eq!(asked(&mut driver), ["room:1"]);
     }
 }
