@@ -84,12 +84,12 @@ mod tests {
     use drawbridge_protocol::event::{Event, Payload, PayloadMode};
 
     use super::*;
-    use crate::io::{BrokerStatus, Publication, Subject, Ticket};
+    use crate::io::{BrokerStatus, LocalOffset, Publication, Subject, Ticket};
 
     fn event(channel: &Arc<str>, key: &str, change: Option<EntityChange>, conflates: bool) -> BrokerEvent {
         let payload = format!(r#"{{"event":"e","key":"{key}"}}"#);
         let event = Event::new(&Payload::read(payload.as_bytes(), PayloadMode::Auto).unwrap(), channel, None);
-        let mut publication = Publication::with_entity(channel.clone(), event, 1, change);
+        let mut publication = Publication::with_entity(channel.clone(), event, LocalOffset(1), change);
         publication.conflates = conflates;
         BrokerEvent::Publication(Arc::new(publication))
     }

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use drawbridge_protocol::websocket::Window;
 use drawbridge_protocol::{CloseCode, Encoding, ErrorCode, Frame};
 
+pub use crate::offset::{LocalOffset, LoggedOffset};
 pub use crate::player_slots::Holder;
 pub use crate::publication::{EntityChange, Publication, Sender, Version};
 pub use crate::query::{Answer, Answered, Answerer, PlayerViews, Query, QueryKind};
@@ -412,7 +413,7 @@ pub struct Position {
     /// The count's life.
     pub epoch: Epoch,
     /// The last event's number; 0: the count has just begun.
-    pub offset: u64,
+    pub offset: LocalOffset,
 }
 
 /// Names the life of one count, by 16 hexadecimal digits; no two counts share it.

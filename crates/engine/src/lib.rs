@@ -14,6 +14,7 @@ pub mod expr;
 mod filter_index;
 mod grid;
 pub mod io;
+mod offset;
 mod outbox;
 pub mod path;
 mod permissions;

@@ -65,11 +65,11 @@ fn confirms_before_the_first_event(flavour: Option<Flavour>) {
             }
             other => panic!("{other:?}"),
         };
-        assert_eq!((position.offset, after_break), (0, false));
+        assert_eq!((position.offset.0, after_break), (0, false));
         assert!(epochs.insert(position.epoch), "each count has an epoch of its own");
         bench.publish_from_outside(&channel, json(round));
         let publication = bench.publication(0);
-        assert_eq!((&*publication.channel, publication.offset), (channel.as_str(), 1));
+        assert_eq!((&*publication.channel, publication.offset.0), (channel.as_str(), 1));
         assert_eq!(publication.epoch, position.epoch);
         assert_eq!(publication.event.data_json(), round.to_string());
     }
@@ -92,7 +92,7 @@ fn delivers_once_to_overlapping_subscriptions(flavour: Option<Flavour>) {
                 let publication = bench.publication(shard);
                 assert_eq!(&*publication.channel, channel);
                 assert_eq!(publication.event.data_json(), number.to_string());
-                assert_eq!(publication.offset, number as u64 + 1);
+                assert_eq!(publication.offset.0, number as u64 + 1);
             }
         }
         assert_eq!(&*bench.publication(shard).channel, "room:end");
@@ -117,7 +117,7 @@ fn shows_all_shards_one_order(flavour: Option<Flavour>) {
     for (shard, seen) in (0u8..).zip(&mut seen) {
         while seen.len() < 630 {
             if let BrokerEvent::Publication(publication) = bench.next(shard) {
-                assert_eq!(publication.offset, seen.len() as u64 + 1);
+                assert_eq!(publication.offset.0, seen.len() as u64 + 1);
                 seen.push(publication.event.data_json().to_owned());
             }
         }
@@ -175,7 +175,7 @@ fn drops_oversized_payloads_and_counts_them(flavour: Option<Flavour>) {
         bench.publish_from_outside("room:1", "next");
         bench.gap(0, "room:1", missing);
         let publication = bench.publication(0);
-        assert_eq!((publication.event.data_json(), publication.offset), ("\"next\"", missing + 1));
+        assert_eq!((publication.event.data_json(), publication.offset.0), ("\"next\"", missing + 1));
     }
     bench.wait_until("one for each publication", |stats| {
         assert!(stats.dropped_oversized <= 2, "counted twice");
@@ -250,10 +250,10 @@ fn joins_a_live_subscription_at_its_position(flavour: Option<Flavour>) {
     }
     bench.want(1, &subject);
     let BrokerEvent::Confirmed { position, .. } = bench.next(1) else { panic!("not confirmed") };
-    assert_eq!(position.offset, 3);
+    assert_eq!(position.offset.0, 3);
     bench.unwant(0, &subject);
     bench.publish_from_outside("room:1", json(3));
-    assert_eq!(bench.publication(1).offset, 4);
+    assert_eq!(bench.publication(1).offset.0, 4);
 }
 
 fn tells_a_slow_shard_of_the_gap(flavour: Option<Flavour>) {
@@ -264,7 +264,7 @@ fn tells_a_slow_shard_of_the_gap(flavour: Option<Flavour>) {
     let text = "x".repeat(1000);
     for number in 0u64..100 {
         bench.publish_from_outside("room:1", text.clone());
-        assert_eq!(bench.publication(1).offset, number + 1, "one slow shard holds up no other");
+        assert_eq!(bench.publication(1).offset.0, number + 1, "one slow shard holds up no other");
     }
     let stats = bench.broker.stats();
     assert!(stats.shard_queue_bytes <= 20_000 && stats.dropped_to_shards > 50, "{stats:?}");
@@ -273,18 +273,18 @@ fn tells_a_slow_shard_of_the_gap(flavour: Option<Flavour>) {
         match bench.next(0) {
             BrokerEvent::Publication(publication) => {
                 (last, epoch) = (last + 1, publication.epoch);
-                assert_eq!(publication.offset, last);
+                assert_eq!(publication.offset.0, last);
             }
             BrokerEvent::Gap { channel, position } => {
                 assert_eq!((&*channel, position.epoch), ("room:1", epoch));
-                break position.offset;
+                break position.offset.0;
             }
             other => panic!("{other:?}"),
         }
     };
     assert_eq!((gap, last + bench.broker.stats().dropped_to_shards), (100, 100));
     bench.publish_from_outside("room:1", "after");
-    assert_eq!(bench.publication(0).offset, 101);
+    assert_eq!(bench.publication(0).offset.0, 101);
 }
 
 fn answers_everything_at_shutdown(flavour: Option<Flavour>) {

@@ -118,7 +118,7 @@ impl Engine {
             channel,
             reason,
             epoch: position.as_ref().map(|position| position.epoch.as_str()),
-            offset: position.map(|position| position.offset),
+            offset: position.map(|position| position.offset.0),
         };
         let mut frames = SharedFrames::default();
         let subject = Subject { name: channel.into(), pattern: is_pattern(channel) };

@@ -449,7 +449,7 @@ impl Target {
             pending: !live,
             pattern: self.subject.pattern,
             epoch: position.map(|position| position.epoch.as_str()),
-            offset: position.map(|position| position.offset),
+            offset: position.map(|position| position.offset.0),
         }
     }
 }

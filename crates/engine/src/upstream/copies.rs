@@ -85,12 +85,12 @@ impl Hub {
         if entry.state == State::Live {
             shards = shards.union(entry.shards);
         }
-        let table = entry.table.as_mut().filter(|_| entry.state != State::Ending);
+        let table = entry.source.table_mut().filter(|_| entry.state != State::Ending);
         if shards.is_empty() && table.is_none() {
             return;
         }
         let rules = entry.rules;
-        let position = Position { offset: entry.position.offset + 1, ..entry.position };
+        let position = Position { offset: entry.position.offset.next(), ..entry.position };
         let read = match read(&self.settings, rules, content) {
             Ok(read) => read,
             Err(Dropped::Entity(reason, payload)) if table.is_some() => {
@@ -171,7 +171,7 @@ impl Hub {
         // An exact subscription that is asked for but not confirmed counts on in its own entry.
         match self.entries.get_key_value_mut(&SubjectRef { name: channel, pattern: false }) {
             Some((subject, entry)) => {
-                entry.position.offset += 1;
+                entry.position.offset = entry.position.offset.next();
                 (subject.name.clone(), entry.position)
             }
             None => self.counters.next(channel),
@@ -247,9 +247,10 @@ fn publication(
     // By a pattern it is an event like any other: which of them filters let through is not known here.
     let is_state = by == HeardBy::Name || class.is_some_and(|class| !class.is_shown_by_pattern());
     // Where events of different keys may be told in another order, clients are shown no offset.
-    let event = Event::new(&payload, &channel, delivery.max_updates.is_none().then_some(offset));
+    let event = Event::new(&payload, &channel, delivery.max_updates.is_none().then_some(offset.0));
     let mut publication = Publication::with_entity(channel, event, offset, change);
     publication.epoch = epoch;
+    publication.class = rules.class;
     publication.conflates = delivery.conflate && change.is_some() && is_state;
     Arc::new(publication)
 }

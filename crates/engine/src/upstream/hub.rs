@@ -14,7 +14,7 @@ use super::globs::Pattern;
 use super::io::{HubInput, HubOutput, HubSettings, HubStats, LinkCommand};
 use super::patterns::PatternIndex;
 use super::shards::{ShardId, ShardSet};
-use super::table::Table;
+use super::source::Source;
 use super::tables::uncount;
 use crate::io::{BrokerEvent, Position, Subject};
 
@@ -51,8 +51,8 @@ pub(super) struct Entry {
     pub(super) rules: Rules,
     /// The events counted.
     pub(super) position: Position,
-    /// Its entities, if its class has them.
-    pub(super) table: Option<Box<Table>>,
+    /// What is stored of it.
+    pub(super) source: Source,
 }
 
 impl Entry {
@@ -220,7 +220,7 @@ impl Hub {
             linger_until_ms: 0,
             rules,
             position,
-            table: self.table_for(rules),
+            source: self.source_of(rules),
         };
         self.compact_waiting();
         match rules.is_reserved() {
@@ -323,10 +323,7 @@ impl Hub {
                 continue;
             }
             self.held |= entry.rules.is_reserved();
-            // What broke with the link is no fault of the table: it is read as soon as the link is back.
-            if let Some(table) = &mut entry.table {
-                table.reads = 0;
-            }
+            entry.source.link_broke();
             if entry.state == State::Live {
                 entry.broken = true;
                 self.interrupted += 1;
@@ -373,7 +370,7 @@ impl Hub {
             return;
         }
         let subject = subject.clone();
-        if entry.table.is_some() {
+        if entry.source.is_stored() {
             return self.load(now_ms, &subject);
         }
         self.goes_live(now_ms, &subject);
@@ -457,7 +454,7 @@ impl Hub {
     fn forget(&mut self, subject: &Subject) {
         let Some((subject, entry)) = self.entries.remove_entry(subject) else { return };
         self.interrupted -= usize::from(entry.broken);
-        if let Some(table) = &entry.table {
+        if let Some(table) = entry.source.table() {
             uncount(&mut self.stats, table);
             self.sweeps.remove(&(table.sweep_at_ms, subject.name.clone()));
             self.retries.remove(&(table.read_at_ms, subject.name.clone()));

@@ -13,9 +13,12 @@ mod cover;
 mod globs;
 mod hub;
 mod io;
+mod log;
+mod merge;
 mod patterns;
 mod rows;
 mod shards;
+mod source;
 mod table;
 mod tables;
 #[cfg(test)]
@@ -25,5 +28,7 @@ pub use hub::Hub;
 pub use io::{
     BadEntity, BadTable, HubInput, HubOutput, HubSettings, HubStats, LinkCommand, StoredEntity, StoredTable,
 };
+pub use log::{Gap, Log};
+pub use merge::{Fate, Merge, Seq};
 pub use patterns::{PatternIndex, match_work};
 pub use shards::{ShardId, ShardSet};

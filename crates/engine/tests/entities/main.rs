@@ -6,7 +6,9 @@ mod bench;
 use bench::{Bench, conn, stream, world};
 use drawbridge_engine::class::{Class, Delivery, SlowConsumer};
 use drawbridge_engine::expr::{Vars, compile};
-use drawbridge_engine::io::{BrokerEvent, Epoch, HeldLink, Input, PlayerAction, PlayerCommand, Position};
+use drawbridge_engine::io::{
+    BrokerEvent, Epoch, HeldLink, Input, LocalOffset, PlayerAction, PlayerCommand, Position,
+};
 use drawbridge_engine::upstream::StoredEntity;
 use drawbridge_protocol::template::ClassName;
 use serde_json::{Value, json};
@@ -234,7 +236,7 @@ fn a_gap_and_a_break_bring_the_table_anew() {
     bench.subscribe(player, json!({}));
     bench.publish("e", at("a", 0.0, 1));
     bench.take(player);
-    let position = Position { epoch: Epoch::new(1), offset: 9 };
+    let position = Position { epoch: Epoch::new(1), offset: LocalOffset(9) };
     bench.input(Input::Broker(BrokerEvent::Gap { channel: "world:1".into(), position }));
     assert_eq!((bench.told(player), bench.refreshes), (vec!["resync gap".into(), "reset a".into()], 1));
     // What a plain publish said is not stored, and not known any more.

@@ -239,7 +239,7 @@ impl Bench {
     pub fn gap(&mut self, shard: u8, channel: &str, offset: u64) {
         match self.next(shard) {
             BrokerEvent::Gap { channel: of, position } if *of == *channel => {
-                assert_eq!(position.offset, offset)
+                assert_eq!(position.offset.0, offset)
             }
             other => panic!("expected a gap, got {other:?}"),
         }
