@@ -71,7 +71,7 @@ fn barrier(event: &BrokerEvent) -> Barrier<'_> {
             | PlayerAction::View { channel, .. } => of(channel),
             PlayerAction::Disconnect { .. } => Barrier::Nothing,
         },
-        BrokerEvent::ViewsStale { .. } => Barrier::All,
+        BrokerEvent::Recover { .. } => Barrier::All,
     }
 }
 

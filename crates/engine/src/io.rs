@@ -6,6 +6,7 @@ use std::borrow::Cow;
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use drawbridge_protocol::channel::is_pattern;
 use drawbridge_protocol::websocket::Window;
 use drawbridge_protocol::{CloseCode, Encoding, ErrorCode, Frame};
 
@@ -13,6 +14,7 @@ pub use crate::offset::{LocalOffset, LoggedOffset};
 pub use crate::player_slots::Holder;
 pub use crate::publication::{EntityChange, Publication, Sender, Version};
 pub use crate::query::{Answer, Answered, Answerer, PlayerViews, Query, QueryKind};
+pub use crate::upstream::BarrierToken;
 pub use crate::write::{Commit, Outcome, Owner, PublishFailure, WhenDown, Write, WriteKind};
 
 /// The two clocks, read once per turn by whoever drives the core.
@@ -272,36 +274,68 @@ pub enum Notice {
 pub struct Subject {
     /// Its name.
     pub name: Arc<str>,
-    /// Whether it is a pattern (`PSUBSCRIBE`).
-    pub pattern: bool,
+    /// How Redis is asked for it.
+    pub kind: SubjectKind,
+}
+
+/// How Redis is asked for a subject.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum SubjectKind {
+    /// An exact channel (`SUBSCRIBE`).
+    Channel,
+    /// A pattern of channels (`PSUBSCRIBE`).
+    Pattern,
+    /// An exact channel that only the master of its slot carries (`SSUBSCRIBE`).
+    Sharded,
 }
 
 impl Subject {
     /// An exact channel.
     pub fn channel(name: impl Into<Arc<str>>) -> Self {
-        Subject { name: name.into(), pattern: false }
+        Subject { name: name.into(), kind: SubjectKind::Channel }
     }
     /// A pattern.
     pub fn pattern(name: impl Into<Arc<str>>) -> Self {
-        Subject { name: name.into(), pattern: true }
+        Subject { name: name.into(), kind: SubjectKind::Pattern }
+    }
+    /// An exact channel that only the master of its slot carries.
+    pub fn sharded(name: impl Into<Arc<str>>) -> Self {
+        Subject { name: name.into(), kind: SubjectKind::Sharded }
+    }
+    /// A channel or a pattern, as its name says.
+    pub fn named(name: impl Into<Arc<str>>) -> Self {
+        let name = name.into();
+        let kind = if is_pattern(&name) { SubjectKind::Pattern } else { SubjectKind::Channel };
+        Subject { name, kind }
+    }
+    /// Whether it is a pattern.
+    pub fn is_pattern(&self) -> bool {
+        self.kind == SubjectKind::Pattern
     }
 }
 
 /// Looks a [`Subject`] up without owning its name.
 #[derive(Hash)]
 pub(crate) struct SubjectRef<'a> {
-    pub(crate) name: &'a str,
-    pub(crate) pattern: bool,
+    name: &'a str,
+    kind: SubjectKind,
+}
+
+impl<'a> SubjectRef<'a> {
+    /// An exact channel.
+    pub(crate) fn channel(name: &'a str) -> Self {
+        SubjectRef { name, kind: SubjectKind::Channel }
+    }
 }
 
 impl hashbrown::Equivalent<Subject> for SubjectRef<'_> {
     fn equivalent(&self, key: &Subject) -> bool {
-        self.pattern == key.pattern && self.name == &*key.name
+        self.kind == key.kind && self.name == &*key.name
     }
 }
 
 /// Names one query or write that waits for its answer; unique in its shard.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Ticket(pub u64);
 
 /// What a shard wants of the broker.
@@ -319,17 +353,8 @@ pub enum BrokerCommand {
     Withdraw(Ticket),
     /// Write something; [`BrokerEvent::Outcome`] answers it, if it has a ticket.
     Write(Write),
-    /// The answer to [`BrokerEvent::ViewsStale`]: Redis has told the views of all the shard's players, or refuses to.
-    ViewsKnown(HeldLink),
-}
-
-/// A link that asks for what it lost only when every shard knows its players' views again.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct HeldLink {
-    /// Which link.
-    pub link: usize,
-    /// Counts how often the shards were asked, so that late answers miss the next time.
-    pub round: u64,
+    /// The answer to [`BrokerEvent::Recover`]: the views of all the shard's players are known, or Redis refuses to return them.
+    Recovered(BarrierToken),
 }
 
 /// What the broker tells a shard, in one queue: so a confirmation comes before the first event.
@@ -379,13 +404,13 @@ pub enum BrokerEvent {
     },
     /// A service's command about a player; on the channel that it is about, in order with the events.
     Command(PlayerCommand),
-    /// Commands may have been missed: what services have narrowed is to be read again.
-    ViewsStale {
+    /// Commands may have been missed: the views of all players are to be read again.
+    Recover {
         /// Commands about channels that are live were dropped on the way. Else they were missed with a link, and this
         /// comes before any subscription that the link lost is confirmed again.
         dropped: bool,
-        /// Who waits for [`BrokerCommand::ViewsKnown`].
-        held: Option<HeldLink>,
+        /// What [`BrokerCommand::Recovered`] gives back; `None`: nobody waits.
+        barrier: Option<BarrierToken>,
     },
     /// An event.
     Publication(Arc<Publication>),

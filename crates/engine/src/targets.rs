@@ -192,7 +192,7 @@ impl Targets {
 
     /// The target of this exact channel.
     pub(crate) fn find_channel(&self, name: &str) -> Option<TargetId> {
-        self.by_subject.get(&SubjectRef { name, pattern: false }).copied()
+        self.by_subject.get(&SubjectRef::channel(name)).copied()
     }
 
     /// The target of this name, made if it is new; says whether it is.
@@ -200,8 +200,8 @@ impl Targets {
         if let Some(id) = self.find(subject) {
             return (id, false);
         }
-        let class = if subject.pattern { None } else { classes.of_channel(&subject.name) };
-        let pattern_class = if subject.pattern { classes.of_pattern(&subject.name) } else { None };
+        let class = if subject.is_pattern() { None } else { classes.of_channel(&subject.name) };
+        let pattern_class = if subject.is_pattern() { classes.of_pattern(&subject.name) } else { None };
         let pattern_class = pattern_class.map(|(id, _)| id);
         let rules = class.as_ref().and_then(|(_, class, _)| class.entity.as_ref());
         let world = rules.map(|rules| World::new(rules, self.work.clone()));
@@ -218,7 +218,7 @@ impl Targets {
         };
         let id = TargetId(self.slab.insert(target) as u32);
         self.by_subject.insert(subject.clone(), id);
-        if subject.pattern {
+        if subject.is_pattern() {
             self.patterns.insert(subject.name.clone(), id);
             *self.match_work.entry(pattern_class).or_default() += match_work(&subject.name);
         }
@@ -229,7 +229,7 @@ impl Targets {
     pub(crate) fn remove(&mut self, id: TargetId) -> Option<Target> {
         let target = self.slab.try_remove(id.0 as usize)?;
         self.by_subject.remove(&target.subject);
-        if target.subject.pattern {
+        if target.subject.is_pattern() {
             self.patterns.remove(&target.subject.name);
             if let Some(work) = self.match_work.get_mut(&target.pattern_class) {
                 *work -= match_work(&target.subject.name);

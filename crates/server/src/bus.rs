@@ -1,5 +1,5 @@
 //! What the node itself says to Redis: events published over HTTP, player commands to all nodes, and the views that
-//! services set by the control channel. How shards hear commands stands in `broker/herald.rs`.
+//! services set by the control channel. How shards hear commands stands in `broker/command_router.rs`.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -190,7 +190,7 @@ impl Bus {
                 | BrokerEvent::Status(_)
                 | BrokerEvent::Table { .. }
                 | BrokerEvent::Expired { .. }
-                | BrokerEvent::ViewsStale { .. }
+                | BrokerEvent::Recover { .. }
                 | BrokerEvent::Answer { .. } => {}
             }
         }

@@ -11,9 +11,10 @@ use std::net::TcpListener;
 use broker_support::bench::{EXTERNAL_BYTES, Options};
 use broker_support::server::Server;
 use broker_support::{Bench, Flavour, Reply};
+use drawbridge::broker::RedisAddress;
 use drawbridge::broker::RedisSettings;
 use drawbridge::broker::redis::Library;
-use drawbridge::config::{RedisAddress, Rotating};
+use drawbridge::config::Rotating;
 use drawbridge_engine::io::{BrokerEvent, BrokerStatus, PublishFailure, Subject, WhenDown};
 
 const FLAVOURS: [Flavour; 4] = [Flavour::Tcp, Flavour::Unix, Flavour::Tls, Flavour::Acl];

@@ -11,7 +11,7 @@ use drawbridge_engine::io::{
 };
 use drawbridge_engine::rate_limit::SharedLimits;
 use drawbridge_engine::settings::Settings;
-use drawbridge_engine::upstream::{Hub, HubInput, HubOutput, HubSettings, ShardId, StoredEntity};
+use drawbridge_engine::upstream::{Hub, HubInput, HubOutput, HubSettings, LinkId, ShardId, StoredEntity};
 use drawbridge_protocol::websocket::Window;
 use drawbridge_protocol::{Encoding, Frame};
 use libfuzzer_sys::arbitrary::{Result, Unstructured};
@@ -55,6 +55,7 @@ impl<'a> World<'a> {
     pub fn new(bytes: &'a [u8]) -> Self {
         let settings = SETTINGS.clone();
         let hub = Hub::new(HubSettings {
+            link: LinkId::at(0),
             seed: 1,
             linger_ms: 50,
             external_bytes: settings.external_bytes,
@@ -260,7 +261,7 @@ impl<'a> World<'a> {
     fn link_up(&mut self) {
         self.redis.up = true;
         self.hub_turn(HubInput::LinkUp);
-        self.events.push_back(BrokerEvent::ViewsStale { dropped: false, held: None });
+        self.events.push_back(BrokerEvent::Recover { dropped: false, barrier: None });
         self.events.push_back(BrokerEvent::Status(BrokerStatus::Ok));
     }
 
@@ -456,6 +457,7 @@ impl<'a> World<'a> {
                     assert!(shards.contains(SHARD));
                     self.events.push_back(event);
                 }
+                HubOutput::Peer(..) | HubOutput::Moved(_) => unreachable!("there is one link"),
                 HubOutput::BadEntity { .. } | HubOutput::BadTable { .. } | HubOutput::Oversized { .. } => {}
             }
         }
@@ -513,7 +515,9 @@ impl<'a> World<'a> {
                 self.questions.push_back(ticket);
             }
             BrokerCommand::Withdraw(ticket) => self.questions.retain(|other| *other != ticket),
-            BrokerCommand::ViewsKnown(_) => {}
+            BrokerCommand::Recovered(token) => {
+                self.hub_turn(HubInput::Passed { shard: SHARD, token });
+            }
             BrokerCommand::Want(_)
             | BrokerCommand::Unwant(_)
             | BrokerCommand::Refresh(_)

@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use drawbridge_protocol::channel::is_pattern;
 use drawbridge_protocol::{Encoding, ErrorCode, ErrorMessage, Frame, ServerMessage, codec};
 use smallvec::SmallVec;
 
@@ -36,7 +35,7 @@ impl Engine {
             BrokerEvent::Table { channel, entities } => self.table(&channel, &entities),
             BrokerEvent::Expired { channel, keys } => self.expired_entities(&channel, &keys),
             BrokerEvent::Command(command) => self.command(&command),
-            BrokerEvent::ViewsStale { dropped, held } => self.views_are_stale(dropped, held),
+            BrokerEvent::Recover { dropped, barrier } => self.recover(dropped, barrier),
             BrokerEvent::Outcome { ticket, outcome } => self.publish_done(ticket, outcome),
             BrokerEvent::Answer { ticket, answer } => self.answered(ticket, answer),
             BrokerEvent::Status(status) => self.broker_status(status),
@@ -59,7 +58,7 @@ impl Engine {
         };
         let Some(target) = self.targets.get_mut(id) else { return };
         target.live = true;
-        target.position = (!subject.pattern).then_some(position);
+        target.position = (!subject.is_pattern()).then_some(position);
         let mut broken: SmallVec<[ConnId; 8]> = SmallVec::new();
         for subscriber in &mut target.subscribers {
             if !is_gated(&self.connections, subscriber.conn) {
@@ -121,12 +120,12 @@ impl Engine {
             offset: position.map(|position| position.offset.0),
         };
         let mut frames = SharedFrames::default();
-        let subject = Subject { name: channel.into(), pattern: is_pattern(channel) };
+        let subject = Subject::named(channel);
         let target = self.targets.find(&subject);
         for conn in conns {
             // What came before the gap is told before it.
             target.into_iter().for_each(|target| self.flush_target(*conn, target));
-            if !subject.pattern {
+            if !subject.is_pattern() {
                 self.flush_channel(*conn, channel);
             }
             if let Some(open) = self.connections.get(*conn).filter(|conn| conn.is_open()) {

@@ -391,7 +391,7 @@ impl Engine {
             let allowed = match subscription.origin {
                 Origin::Server => true,
                 Origin::Auto => auto.iter().any(|channel| **channel == *name),
-                Origin::Client if target.subject.pattern => {
+                Origin::Client if target.subject.is_pattern() => {
                     permissions::may_subscribe_pattern(&self.settings, &name).is_ok()
                 }
                 // The templates are filled once for all subscriptions: it costs a walk through the claims.

@@ -71,7 +71,7 @@ impl Engine {
 
     /// Whether a subscription to this causes more work than its message pays for.
     pub(super) fn is_work(&self, subject: &Subject, filter: Option<&Expr>) -> bool {
-        let class = self.settings.classes.of_channel(&subject.name).filter(|_| !subject.pattern);
+        let class = self.settings.classes.of_channel(&subject.name).filter(|_| !subject.is_pattern());
         filter.is_some() || class.is_some_and(|(_, class, _)| class.entity.is_some())
     }
 
@@ -129,7 +129,7 @@ impl Engine {
                 // All patterns are evaluated together, whatever their names.
                 let Some(other) = self.targets.get(subscription.target) else { continue };
                 let is_same = Some(subscription.target) == target;
-                let shares = if subject.pattern { other.subject.pattern } else { is_same };
+                let shares = if subject.is_pattern() { other.subject.is_pattern() } else { is_same };
                 if shares && !(conn.id == id && is_same) {
                     let theirs = other.subscribers.get(subscription.slot as usize);
                     held += theirs.and_then(|one| one.filter.as_ref()).map_or(0, Expr::work);

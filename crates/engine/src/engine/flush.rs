@@ -190,7 +190,7 @@ impl Engine {
             return;
         };
         if target.world.is_none() {
-            let class = (!target.subject.pattern).then_some(target.class);
+            let class = (!target.subject.is_pattern()).then_some(target.class);
             return self.flush_streams(id, class);
         }
         let kind = QueueKind::Table(target_id);

@@ -28,15 +28,13 @@ use smallvec::SmallVec;
 
 use crate::audience::AudienceId;
 use crate::connection::Connection;
-use crate::io::{
-    BrokerStatus, ConnId, HeldLink, Holder, Input, Notice, Now, Output, Standing, Subject, Ticket,
-};
+use crate::io::{BrokerStatus, ConnId, Holder, Input, Notice, Now, Output, Standing, Subject, Ticket};
 use crate::outbox::{QueueKind, Queues};
 use crate::rate_limit::SharedLimits;
 use crate::settings::Settings;
 use crate::stats::Stats;
 use crate::targets::{TargetId, Targets};
-use crate::upstream::ShardId;
+use crate::upstream::{ShardBarrier, ShardId};
 use crate::view::Views;
 use crate::world::Told;
 
@@ -65,9 +63,8 @@ pub struct Engine {
     tickets: HashMap<Ticket, publish::InFlight>,
     /// Questions for players' views that are out.
     loading: BTreeMap<Ticket, ConnId>,
-    /// Links that wait until the questions up to `held_behind` are answered; at most one entry a link.
-    held_links: Vec<HeldLink>,
-    held_behind: Ticket,
+    /// Links that wait until players' views are known again.
+    barrier: ShardBarrier,
     next_ticket: u64,
     /// Counts publications, so that a connection and a view know which they have decided.
     publication: u64,
@@ -103,8 +100,7 @@ impl Engine {
             timers: BTreeSet::new(),
             tickets: HashMap::new(),
             loading: BTreeMap::new(),
-            held_links: Vec::new(),
-            held_behind: Ticket(0),
+            barrier: ShardBarrier::default(),
             next_ticket: 0,
             publication: 0,
             status: BrokerStatus::Ok,

@@ -147,7 +147,7 @@ impl Engine {
         };
         let subject =
             subject(&subscribe.channel).map_err(|text| Refusal::new(ErrorCode::ChannelInvalid, text))?;
-        let right = match subject.pattern {
+        let right = match subject.is_pattern() {
             true => permissions::may_subscribe_pattern(&self.settings, &subject.name),
             false => permissions::may_subscribe(&self.settings, claims, &subject.name),
         };
@@ -163,7 +163,7 @@ impl Engine {
     /// Takes the player's share for one more pattern, and the class's; [`Engine::leave_target`] gives it back.
     pub(super) fn take_pattern(&self, id: ConnId, subject: &Subject) -> Result<(), Refusal> {
         let player = self.connections.get(id).and_then(|conn| conn.player());
-        let (true, Some(player)) = (subject.pattern && !self.is_subscribed(id, subject), player) else {
+        let (true, Some(player)) = (subject.is_pattern() && !self.is_subscribed(id, subject), player) else {
             return Ok(());
         };
         let full = |text: String| Err(Refusal::new(ErrorCode::LimitExceeded, text));
@@ -248,7 +248,7 @@ impl Engine {
         area: Option<Box<Area>>,
         reply: Reply,
     ) {
-        if !subject.pattern {
+        if !subject.is_pattern() {
             // From now on its own subscription alone tells its table.
             self.flush_channel(id, &subject.name);
         }
@@ -263,7 +263,7 @@ impl Engine {
         if !known {
             let slot = target.subscribers.len() as u32;
             conn.subscriptions.push(Subscription { target: target_id, slot, origin });
-            conn.patterns += usize::from(subject.pattern);
+            conn.patterns += usize::from(subject.is_pattern());
             if target.subscribers.is_empty() {
                 // Most channels of a player's own have one, and ever only one.
                 target.subscribers.reserve_exact(1);
@@ -409,7 +409,7 @@ impl Engine {
         let Some(at) = conn.subscriptions.iter().position(|s| s.target == target_id) else { return };
         let slot = conn.subscriptions.remove(at).slot as usize;
         let Some(target) = self.targets.get_mut(target_id) else { return };
-        if target.subject.pattern {
+        if target.subject.is_pattern() {
             conn.patterns -= 1;
             if conn.patterns == 0 {
                 conn.access = None;
@@ -435,19 +435,19 @@ impl Engine {
 
 /// A well-formed name as a subject, or what is wrong with it.
 pub(super) fn subject(name: &str) -> Result<Subject, String> {
-    let pattern = channel::validate_subject(name).map_err(|error| format!("channel: {error}"))?;
-    Ok(Subject { name: name.into(), pattern })
+    let is_pattern = channel::validate_subject(name).map_err(|error| format!("channel: {error}"))?;
+    Ok(if is_pattern { Subject::pattern(name) } else { Subject::channel(name) })
 }
 
 impl Target {
     /// As it is shown to a subscriber for whom it is live, or not yet.
     pub(super) fn info(&self, live: bool) -> SubscriptionInfo<'_> {
-        let position = self.position.as_ref().filter(|_| live && !self.subject.pattern);
+        let position = self.position.as_ref().filter(|_| live && !self.subject.is_pattern());
         SubscriptionInfo {
             channel: &self.subject.name,
             auto: false,
             pending: !live,
-            pattern: self.subject.pattern,
+            pattern: self.subject.is_pattern(),
             epoch: position.map(|position| position.epoch.as_str()),
             offset: position.map(|position| position.offset.0),
         }

@@ -78,8 +78,10 @@ impl Hub {
     /// The exact subscription's copy is canonical wherever there is one.
     fn exact_copy(&mut self, now_ms: u64, channel: &str, content: Content<'_>) {
         let matched = self.pattern_shards(channel);
-        let key = SubjectRef { name: channel, pattern: false };
-        let Some((subject, entry)) = self.entries.get_key_value_mut(&key) else { return };
+        let key = SubjectRef::channel(channel);
+        let Some((subject, entry)) = self.entries.get_key_value_mut(&key) else {
+            return self.message_of_a_move(now_ms, channel, content);
+        };
         let by_pattern = if entry.rules.reserved { ShardSet::default() } else { matched };
         let mut shards = by_pattern;
         if entry.state == State::Live {
@@ -132,7 +134,7 @@ impl Hub {
 
     /// Where Redis holds the channel by name, too, that copy is canonical; else the cover says which.
     fn pattern_copy(&mut self, pattern: &[u8], channel: &str, content: Content<'_>) {
-        let key = SubjectRef { name: channel, pattern: false };
+        let key = SubjectRef::channel(channel);
         let exact = self.entries.get(&key).map(|entry| entry.state);
         if exact.is_some_and(|state| matches!(state, State::Loading | State::Live | State::Ending)) {
             return;
@@ -169,7 +171,7 @@ impl Hub {
     /// The next number of a channel whose pattern copies are canonical, with the channel's shared name.
     fn count_by_pattern(&mut self, channel: &str) -> (Arc<str>, Position) {
         // An exact subscription that is asked for but not confirmed counts on in its own entry.
-        match self.entries.get_key_value_mut(&SubjectRef { name: channel, pattern: false }) {
+        match self.entries.get_key_value_mut(&SubjectRef::channel(channel)) {
             Some((subject, entry)) => {
                 entry.position.offset = entry.position.offset.next();
                 (subject.name.clone(), entry.position)

@@ -7,6 +7,7 @@
 //! publication, picks the canonical copy. It keeps the tables of entity channels.
 //! It leaves to others: which connection wants what ([`crate::engine`]), bytes and sockets (the server's links).
 
+mod barrier;
 mod copies;
 mod counters;
 mod cover;
@@ -15,6 +16,7 @@ mod hub;
 mod io;
 mod log;
 mod merge;
+mod moves;
 mod patterns;
 mod rows;
 mod shards;
@@ -23,12 +25,17 @@ mod table;
 mod tables;
 #[cfg(test)]
 mod tests;
+mod topology;
 
+pub use barrier::BarrierToken;
+pub(crate) use barrier::ShardBarrier;
 pub use hub::Hub;
 pub use io::{
     BadEntity, BadTable, HubInput, HubOutput, HubSettings, HubStats, LinkCommand, StoredEntity, StoredTable,
 };
 pub use log::{Gap, Log};
 pub use merge::{Fate, Merge, Seq};
+pub use moves::{Carries, Handover, PeerMessage};
 pub use patterns::{PatternIndex, match_work};
 pub use shards::{ShardId, ShardSet};
+pub use topology::{LinkId, Move, Topology};

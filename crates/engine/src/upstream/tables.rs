@@ -64,7 +64,7 @@ impl Hub {
                 self.retries.insert((at, channel));
                 return;
             }
-            let key = SubjectRef { name: &channel, pattern: false };
+            let key = SubjectRef::channel(&channel);
             let Some(entry) = self.entries.get(&key).filter(|entry| entry.state == State::Loading) else {
                 continue;
             };
@@ -81,7 +81,7 @@ impl Hub {
         load: u64,
         stored: Result<StoredTable, Arc<str>>,
     ) {
-        let key = SubjectRef { name: channel, pattern: false };
+        let key = SubjectRef::channel(channel);
         let Some((subject, entry)) = self.entries.get_key_value_mut(&key) else { return };
         let subject = subject.clone();
         // The link may have broken since: it is read again when Redis has confirmed the channel anew.
@@ -173,7 +173,7 @@ impl Hub {
     pub(super) fn end_unreadable(&mut self, now_ms: u64, channel: &str, payload: &Payload<'_>) {
         let is_stored = payload.server_id().is_some_and(|id| Version::of_id(id).is_some());
         let Some(key) = payload.key().filter(|_| is_stored).map(|key| Arc::from(&**key)) else { return };
-        let of = SubjectRef { name: channel, pattern: false };
+        let of = SubjectRef::channel(channel);
         let Some((subject, entry)) = self.entries.get_key_value_mut(&of) else { return };
         let Some(table) = entry.source.table_mut() else { return };
         let channel = subject.name.clone();
@@ -201,7 +201,7 @@ impl Hub {
     /// Tells the shards of a live channel which entities are gone without an event.
     fn tell_expired(&mut self, channel: &Arc<str>, keys: Vec<Arc<str>>) {
         if !keys.is_empty()
-            && let Some(entry) = self.entries.get(&SubjectRef { name: channel, pattern: false })
+            && let Some(entry) = self.entries.get(&SubjectRef::channel(channel))
             && entry.state == State::Live
             && !entry.shards.is_empty()
         {
@@ -231,6 +231,9 @@ impl Hub {
     }
 
     pub(super) fn refresh(&mut self, shard: ShardId, subject: &Subject) {
+        if self.holds_refresh(shard, subject) {
+            return;
+        }
         if self.entries.get(subject).is_some_and(|entry| entry.shards.contains(shard)) {
             self.tell_table(subject, ShardSet::only(shard));
         }
@@ -243,7 +246,7 @@ impl Hub {
                 self.sweeps.insert((at, channel));
                 return;
             }
-            let key = SubjectRef { name: &channel, pattern: false };
+            let key = SubjectRef::channel(&channel);
             let Some(entry) = self.entries.get_mut(&key) else { continue };
             let Some(table) = entry.source.table_mut() else { continue };
             uncount(&mut self.stats, table);
@@ -268,7 +271,7 @@ fn pause_ms(reads: u32, spread: u64) -> u64 {
     pause / 2 + spread % (pause / 2)
 }
 
-fn count(stats: &mut HubStats, table: &Table) {
+pub(super) fn count(stats: &mut HubStats, table: &Table) {
     stats.entities += table.len();
     stats.entity_bytes += table.bytes();
 }

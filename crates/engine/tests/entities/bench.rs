@@ -12,7 +12,9 @@ use drawbridge_engine::io::{
 use drawbridge_engine::path::Path;
 use drawbridge_engine::rate_limit::SharedLimits;
 use drawbridge_engine::settings::{Rate, Reserved, Settings};
-use drawbridge_engine::upstream::{Hub, HubInput, HubOutput, HubSettings, LinkCommand, ShardId, StoredTable};
+use drawbridge_engine::upstream::{
+    Hub, HubInput, HubOutput, HubSettings, LinkCommand, LinkId, ShardId, StoredTable,
+};
 use drawbridge_protocol::template::ClassName;
 use drawbridge_protocol::{Encoding, Frame};
 use serde_json::{Value, json};
@@ -120,6 +122,7 @@ impl Bench {
         change(&mut settings);
         let settings = Arc::new(settings);
         let mut hub = Hub::new(HubSettings {
+            link: LinkId::at(0),
             seed: 1,
             linger_ms: 100,
             external_bytes: 1 << 20,
@@ -358,7 +361,7 @@ impl Bench {
                 }
             }
             BrokerCommand::Withdraw(ticket) => self.asked.retain(|asked| *asked != ticket),
-            BrokerCommand::ViewsKnown(held) => self.released.push(held.round),
+            BrokerCommand::Recovered(token) => self.released.push(token.round()),
             BrokerCommand::Write(Write { ticket: Some(ticket), kind, .. }) => match kind {
                 WriteKind::Publish { channel, payload } => self.redis_takes(ticket, &channel, &payload),
                 WriteKind::Commit { channel, commit } => {
@@ -390,6 +393,9 @@ impl Bench {
                     for subject in &subjects {
                         self.hub.handle(self.now.mono_ms, HubInput::Subscribed(subject));
                     }
+                }
+                HubOutput::Link(LinkCommand::Mark(_)) | HubOutput::Peer(..) | HubOutput::Moved(_) => {
+                    unreachable!("there is one link")
                 }
                 HubOutput::Link(LinkCommand::Unsubscribe(subjects)) => {
                     for subject in &subjects {

@@ -8,11 +8,11 @@ use bytes::Bytes;
 use drawbridge_engine::backlog::outdated;
 use drawbridge_engine::engine::Engine;
 use drawbridge_engine::io::{
-    Answer, BrokerCommand, BrokerEvent, BrokerStatus, Claims, Commit, ConnId, HeldLink, Input, MessageKind,
-    Now, Opened, Output, Position, PublishFailure, Query, QueryKind, Subject, Ticket, Write, WriteKind,
+    Answer, BrokerCommand, BrokerEvent, BrokerStatus, Claims, Commit, ConnId, Input, MessageKind, Now,
+    Opened, Output, Position, PublishFailure, Query, QueryKind, Subject, Ticket, Write, WriteKind,
 };
 use drawbridge_engine::rate_limit::SharedLimits;
-use drawbridge_engine::upstream::{Hub, HubInput, HubOutput, HubSettings, ShardId};
+use drawbridge_engine::upstream::{Hub, HubInput, HubOutput, HubSettings, LinkId, ShardId, ShardSet};
 use drawbridge_protocol::{Encoding, Frame};
 use serde_json::{Value, json};
 
@@ -54,9 +54,6 @@ struct Shard {
 struct Node {
     hub: Hub,
     shards: Vec<Shard>,
-    /// Breaks of the link, and the shards that are still to say that they know their players' views behind the last.
-    round: u64,
-    unaware: Vec<usize>,
     /// Wants, unwants, refreshes and what the shards know, on their way to the hub.
     orders: VecDeque<(usize, BrokerCommand)>,
     /// Publishes and commits on their way to Redis.
@@ -100,6 +97,7 @@ impl World {
         };
         let node = |at: usize| Node {
             hub: Hub::new(HubSettings {
+                link: LinkId::at(0),
                 seed: at as u128,
                 linger_ms: LINGER_MS,
                 external_bytes: 1 << 20,
@@ -107,8 +105,6 @@ impl World {
                 reserved: settings.reserved.clone(),
             }),
             shards: (0..rules.shards).map(shard).collect(),
-            round: 0,
-            unaware: Vec::new(),
             orders: VecDeque::new(),
             publishes: VecDeque::new(),
             questions: VecDeque::new(),
@@ -544,7 +540,6 @@ impl World {
     fn cut_a_link(&mut self) {
         let node = self.dice.roll(NODES);
         if self.redis.links[node].up {
-            self.nodes[node].unaware.clear();
             for push in self.redis.cut(node) {
                 if let Push::Fence { shard, ticket, channel } = push {
                     self.fenced(node, shard, ticket, channel);
@@ -644,7 +639,7 @@ impl World {
                 // Where a shard's queue has no room, it is told so.
                 let drops = !self.settling && self.dice.roll(100) < self.rules.drops;
                 let event = match drops {
-                    true => BrokerEvent::ViewsStale { dropped: true, held: None },
+                    true => BrokerEvent::Recover { dropped: true, barrier: None },
                     false => BrokerEvent::Command(command.clone()),
                 };
                 self.tell_shards(node, &event);
@@ -671,24 +666,9 @@ impl World {
 
     /// The node hears what the others say, from now on: what they said before is to be made good.
     fn listening(&mut self, node: usize) {
-        let at = &mut self.nodes[node];
-        let held = at.hub.is_held().then(|| {
-            at.round += 1;
-            at.unaware = (0..at.shards.len()).collect();
-            HeldLink { link: node, round: at.round }
-        });
-        self.tell_shards(node, &BrokerEvent::ViewsStale { dropped: false, held });
-    }
-
-    fn views_known(&mut self, node: usize, shard: usize, held: HeldLink) {
-        let at = &mut self.nodes[node];
-        assert_eq!(held.link, node);
-        if held.round == at.round && !at.unaware.is_empty() {
-            at.unaware.retain(|other| *other != shard);
-            if at.unaware.is_empty() {
-                self.hub(node, HubInput::Release);
-            }
-        }
+        let mut shards = ShardSet::default();
+        (0..self.nodes[node].shards.len()).for_each(|at| shards.insert(ShardId(at as u8)));
+        self.hub(node, HubInput::Listening { shards, was_live: false });
     }
 
     fn tell_shards(&mut self, node: usize, event: &BrokerEvent) {
@@ -725,7 +705,7 @@ impl World {
             }
             BrokerCommand::Unwant(subject) => self.hub(node, HubInput::Unwant { shard, subject }),
             BrokerCommand::Refresh(subject) => self.hub(node, HubInput::Refresh { shard, subject }),
-            BrokerCommand::ViewsKnown(held) => self.views_known(node, at, *held),
+            BrokerCommand::Recovered(token) => self.hub(node, HubInput::Passed { shard, token: *token }),
             BrokerCommand::Query(Query { ticket, kind: QueryKind::Fence { channel }, .. }) => {
                 match self.redis.links[node].up {
                     true => self.redis.links[node].unread.push_back(Push::Fence {
@@ -844,6 +824,7 @@ impl World {
                     at.plain.retain(|(of, _), _| **of != *channel);
                     at.scans.push_back(Scan::new(channel, load, salt));
                 }
+                HubOutput::Peer(..) | HubOutput::Moved(_) => unreachable!("there is one link"),
                 HubOutput::BadEntity { .. } => {}
                 HubOutput::BadTable { .. } => unreachable!("nothing writes to the tables but the functions"),
                 HubOutput::Oversized { .. } => unreachable!(),
@@ -897,7 +878,7 @@ impl World {
             BrokerCommand::Want(_)
             | BrokerCommand::Unwant(_)
             | BrokerCommand::Refresh(_)
-            | BrokerCommand::ViewsKnown(_)
+            | BrokerCommand::Recovered(_)
             | BrokerCommand::Query(Query { kind: QueryKind::Fence { .. }, .. }) => {
                 at.orders.push_back((shard, command));
             }

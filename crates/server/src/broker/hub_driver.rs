@@ -1,15 +1,17 @@
 //! A hub and what is around it: commands in, events out to the shards, commands out to the link. It owns the clock
 //! that the hub is told and the log lines that the hub asks for; it leaves the link to its caller.
 
+use std::sync::PoisonError;
 use std::time::{Duration, Instant};
 
-use drawbridge_engine::io::{Answer, Answered, BrokerEvent, HeldLink, Query, QueryKind, Subject, Ticket};
+use drawbridge_engine::io::{Answer, Answered, BarrierToken, BrokerEvent, Query, QueryKind, Subject, Ticket};
 use drawbridge_engine::upstream::{
-    BadEntity, BadTable, Hub, HubInput, HubOutput, HubSettings, HubStats, LinkCommand, ShardId, ShardSet,
+    BadEntity, BadTable, Carries, Hub, HubInput, HubOutput, HubSettings, HubStats, LinkCommand, LinkId, Move,
+    PeerMessage, ShardId, ShardSet,
 };
 use tokio::sync::mpsc;
 
-use super::herald::Herald;
+use super::command_router::{CommandRouter, subject_of};
 use super::outlet::Outlet;
 use crate::log::Sparse;
 
@@ -28,7 +30,12 @@ pub(super) enum HubCommand {
     /// A shard's query, answered behind all that was published until now.
     Query(ShardId, Query),
     /// It knows its players' views.
-    ViewsKnown(ShardId, HeldLink),
+    Recovered(ShardId, BarrierToken),
+    /// A subject moves to another link, or from one.
+    Give(Move),
+    Take(Move),
+    /// What the other link of a move says; and the shards that lost publications of what it gives.
+    Peer(PeerMessage, ShardSet),
     /// The answer to a query of the hub.
     Answer(Query, Answered),
 }
@@ -41,17 +48,15 @@ pub(super) type HubCommandReceiver = mpsc::UnboundedReceiver<HubCommand>;
 pub(super) struct HubDriver {
     hub: Hub,
     outlet: Outlet,
+    /// The other links, by their places.
+    peers: Vec<mpsc::WeakUnboundedSender<HubCommand>>,
     started: Instant,
     now_ms: u64,
     /// What the link is to send, in order.
     pub(super) commands: Vec<LinkCommand>,
     /// What the hub wants to read.
     pub(super) queries: Vec<Query>,
-    herald: Herald,
-    /// While the hub is held: the shards that are still to say that they know their players' views.
-    unaware: ShardSet,
-    /// How often they were asked to.
-    round: u64,
+    router: CommandRouter,
     /// Shards that lost publications of channels that could not be marked.
     lost: ShardSet,
     /// Payloads that were dropped.
@@ -59,17 +64,21 @@ pub(super) struct HubDriver {
 }
 
 impl HubDriver {
-    pub(super) fn new(settings: HubSettings, outlet: Outlet, herald: Herald) -> Self {
+    pub(super) fn new(
+        settings: HubSettings,
+        outlet: Outlet,
+        router: CommandRouter,
+        peers: Vec<mpsc::WeakUnboundedSender<HubCommand>>,
+    ) -> Self {
         HubDriver {
             hub: Hub::new(settings),
             outlet,
+            peers,
             started: Instant::now(),
             now_ms: 0,
             commands: Vec::new(),
             queries: Vec::new(),
-            herald,
-            unaware: ShardSet::default(),
-            round: 0,
+            router,
             lost: ShardSet::default(),
             dropped: Sparse::default(),
         }
@@ -90,11 +99,20 @@ impl HubDriver {
             }
             HubCommand::Query(shard, Query { ticket, kind, .. }) => {
                 if let QueryKind::Fence { channel } = kind {
-                    self.outlet
-                        .tell(shard, BrokerEvent::Answer { ticket, answer: Ok(Answer::Fence(channel)) });
+                    let answer = BrokerEvent::Answer { ticket, answer: Ok(Answer::Fence(channel.clone())) };
+                    let to = ShardSet::only(shard);
+                    if !self.hub.send_behind(&Subject::channel(channel), to, answer.clone()) {
+                        self.outlet.tell_each(to, answer);
+                    }
                 }
             }
-            HubCommand::ViewsKnown(shard, held) => self.views_known(shard, held),
+            HubCommand::Recovered(shard, token) => self.handle(HubInput::Passed { shard, token }),
+            HubCommand::Give(moves) => self.handle(HubInput::Give(moves)),
+            HubCommand::Take(moves) => self.handle(HubInput::Take(moves)),
+            HubCommand::Peer(message, lost) => {
+                self.lost = self.lost.union(lost);
+                self.handle(HubInput::Peer(message));
+            }
             HubCommand::Answer(query, answer) => self.answered(query, answer),
         }
     }
@@ -111,15 +129,16 @@ impl HubDriver {
 
     /// Tells the hub one thing and passes on what it says.
     pub(super) fn handle(&mut self, input: HubInput<'_>) {
-        if matches!(input, HubInput::LinkDown) {
-            // What they say of this round is of no use for the next.
-            self.unaware = ShardSet::default();
-        }
         self.hub.handle(self.now_ms, input);
         while let Some(output) = self.hub.poll_output() {
             match output {
                 HubOutput::Link(command) => self.commands.push(command),
                 HubOutput::Shards(shards, event) => self.tell(shards, event),
+                HubOutput::Peer(link, message) => self.tell_peer(link, message),
+                HubOutput::Moved(subject) => {
+                    let mut topology = self.router.topology.write().unwrap_or_else(PoisonError::into_inner);
+                    topology.end_move(&subject);
+                }
                 HubOutput::Load { channel, load } => {
                     self.queries.push(Query::new(Ticket(load), QueryKind::Table { channel }));
                 }
@@ -152,46 +171,61 @@ impl HubDriver {
     }
 
     fn tell(&mut self, shards: ShardSet, event: BrokerEvent) {
+        let mut listening = None;
         if shards.contains(ShardId::NODE) {
             match &event {
-                BrokerEvent::Publication(said) if self.herald.channels.contain(&said.channel) => {
-                    return self.herald.tell(&said.channel, said.event.data_json(), &self.outlet);
+                BrokerEvent::Publication(said) if self.router.channels.contain(&said.channel) => {
+                    return self.player_command(&said.channel, said.event.data_json());
                 }
                 // Nobody knows what was said before.
                 BrokerEvent::Confirmed { subject, after_break, .. }
-                    if *subject.name == *self.herald.channels.nodes =>
+                    if *subject.name == *self.router.channels.nodes =>
                 {
-                    self.views_are_stale(*after_break);
+                    listening = Some(*after_break);
                 }
                 // Nothing more is heard.
-                BrokerEvent::Refused { subject, .. } if *subject.name == *self.herald.channels.nodes => {
-                    self.views_are_stale(false);
+                BrokerEvent::Refused { subject, .. } if *subject.name == *self.router.channels.nodes => {
+                    listening = Some(false);
                 }
                 _ => {}
             }
         }
+        if let Some(was_live) = listening {
+            let shards = self.outlet.all_shards();
+            self.hub.handle(self.now_ms, HubInput::Listening { shards, was_live });
+        }
         self.lost = self.lost.union(self.outlet.tell_each(shards, event));
     }
 
-    /// Commands were missed: with the link, which stays held until all shards have made it good, or by themselves.
-    fn views_are_stale(&mut self, was_live: bool) {
-        let is_held = self.hub.is_held();
-        let held = is_held.then(|| {
-            self.round += 1;
-            self.unaware = self.outlet.all_shards();
-            HeldLink { link: self.herald.link, round: self.round }
-        });
-        self.outlet.tell_shards(&BrokerEvent::ViewsStale { dropped: was_live && !is_held, held });
+    /// Tells the shards a player command, if it is this link's to tell, in order with the events of its channel.
+    fn player_command(&mut self, channel: &str, json: &str) {
+        let Some(command) = self.router.read(channel, json) else { return };
+        let by_service = self.router.is_control(channel);
+        let subject = subject_of(&command);
+        let carries = match &subject {
+            Some(subject) if !by_service => self.hub.carries(subject),
+            _ => Carries::AsPlaced,
+        };
+        match carries {
+            _ if by_service => self.router.tell(true, command, &self.outlet),
+            Carries::Yes => self.router.tell(false, command, &self.outlet),
+            Carries::AsPlaced if self.router.is_placed_here(subject.as_ref()) => {
+                self.router.tell(false, command, &self.outlet);
+            }
+            Carries::Later => {
+                if let Some(subject) = subject {
+                    self.hub.send_behind(&subject, self.outlet.all_shards(), BrokerEvent::Command(command));
+                }
+            }
+            Carries::No | Carries::AsPlaced => {}
+        }
     }
 
-    fn views_known(&mut self, shard: ShardId, held: HeldLink) {
-        if held.link != self.herald.link || held.round != self.round || self.unaware.is_empty() {
+    fn tell_peer(&mut self, link: LinkId, message: PeerMessage) {
+        let Some(peer) = self.peers.get(link.place()).and_then(mpsc::WeakUnboundedSender::upgrade) else {
             return;
-        }
-        self.unaware.remove(shard);
-        if self.unaware.is_empty() {
-            self.handle(HubInput::Release);
-        }
+        };
+        let _ = peer.send(HubCommand::Peer(message, self.lost));
     }
 
     /// Redis cannot be subscribed on, and waiting will not help: refuses what is asked for.
@@ -260,9 +294,12 @@ mod tests {
     use drawbridge_engine::class::Classes;
     use drawbridge_engine::settings::Reserved;
 
-    use super::super::herald::CommandChannels;
+    use std::sync::RwLock;
+
+    use drawbridge_engine::upstream::Topology;
+
+    use super::super::command_router::CommandChannels;
     use super::super::queue::{ShardInbox, shard_queue};
-    use super::super::routes::Routes;
     use super::*;
 
     const SHARD: ShardId = ShardId(0);
@@ -271,26 +308,30 @@ mod tests {
         let ((shard, inbox), (node, _)) = (shard_queue(1 << 20), shard_queue(1 << 20));
         let (classes, reserved) = (Arc::new(Classes::default()), Reserved::new("drawbridge:"));
         let channels = CommandChannels::new("drawbridge:", false);
-        let routes = Arc::new(Routes::new(1, &classes, &reserved, channels.nodes.clone()));
-        let herald = Herald { link: 0, channels, routes, meter: Arc::default(), failures: Sparse::default() };
+        let topology = Topology::standalone(1, &classes, &reserved, channels.nodes.clone(), 1);
+        let topology = Arc::new(RwLock::new(topology));
+        let (link, meter, failures) = (LinkId::at(0), Arc::default(), Sparse::default());
+        let router = CommandRouter { link, channels, topology, meter, failures };
         let outlet = Outlet::new(vec![shard], node);
-        let settings = HubSettings { seed: 1, linger_ms: 0, external_bytes: 1 << 20, classes, reserved };
-        (HubDriver::new(settings, outlet, herald), inbox)
+        let external_bytes = 1 << 20;
+        let settings = HubSettings { link, seed: 1, linger_ms: 0, external_bytes, classes, reserved };
+        (HubDriver::new(settings, outlet, router, Vec::new()), inbox)
     }
 
     /// What the link is to subscribe to.
     fn asked(driver: &mut HubDriver) -> Vec<String> {
         let subjects = |command| match command {
             LinkCommand::Subscribe(subjects) | LinkCommand::Unsubscribe(subjects) => subjects,
+            LinkCommand::Mark(_) => Vec::new(),
         };
         driver.commands.drain(..).flat_map(subjects).map(|subject| subject.name.to_string()).collect()
     }
 
-    fn held(inbox: &mut ShardInbox) -> Option<HeldLink> {
+    fn held(inbox: &mut ShardInbox) -> Option<BarrierToken> {
         let mut last = None;
         while let Some(event) = inbox.try_recv() {
-            if let BrokerEvent::ViewsStale { held, dropped: false } = event {
-                last = held;
+            if let BrokerEvent::Recover { barrier, dropped: false } = event {
+                last = barrier;
             }
         }
         last
@@ -315,14 +356,14 @@ mod tests {
         driver.handle(HubInput::Subscribed(&nodes));
         let first = held(&mut inbox).expect("the shard is asked");
         break_and_return(&mut driver);
-        driver.command(HubCommand::ViewsKnown(SHARD, first));
+        driver.command(HubCommand::Recovered(SHARD, first));
         driver.handle(HubInput::LinkUp);
         assert_eq!(asked(&mut driver), ["drawbridge:nodes"]);
         driver.handle(HubInput::Subscribed(&nodes));
         let second = held(&mut inbox).expect("the shard is asked again");
-        driver.command(HubCommand::ViewsKnown(SHARD, first));
+        driver.command(HubCommand::Recovered(SHARD, first));
         assert_eq!(asked(&mut driver), [""; 0]);
-        driver.command(HubCommand::ViewsKnown(SHARD, second));
+        driver.command(HubCommand::Recovered(SHARD, second));
         assert_eq!(asked(&mut driver), ["room:1"]);
     }
 }

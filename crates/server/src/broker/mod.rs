@@ -5,7 +5,7 @@
 //! ([`Neighbour`]). It knows nothing of connections, rights or views, and never waits for a shard.
 
 mod board;
-mod herald;
+mod command_router;
 mod hub_driver;
 mod jobs;
 mod memory;
@@ -14,28 +14,26 @@ mod outlet;
 mod query_queue;
 pub mod queue;
 pub mod redis;
-mod routes;
 
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 use std::time::Duration;
 
 use drawbridge_engine::io::{Answerer, BrokerCommand, BrokerStatus, Subject};
-use drawbridge_engine::upstream::{HubSettings, ShardId};
+use drawbridge_engine::upstream::{HubSettings, LinkId, ShardId, Topology};
 use tokio::sync::{mpsc, watch};
 
 use self::board::Board;
-pub use self::herald::CommandChannels;
-use self::herald::Herald;
+pub use self::command_router::CommandChannels;
+use self::command_router::CommandRouter;
 use self::hub_driver::{HubCommand, HubCommandReceiver, HubDriver};
 use self::jobs::{JobReceiver, JobSender, jobs};
 use self::meter::Meter;
 use self::outlet::Outlet;
 use self::query_queue::{Asker, QueryQueue};
 pub use self::queue::{Pushed, ShardInbox, ShardQueue, shard_queue};
-pub use self::redis::RedisSettings;
-use self::routes::Routes;
+pub use self::redis::{RedisAddress, RedisSettings};
 use crate::log::Sparse;
 
 /// How long a shutdown waits for publishes that are queued.
@@ -184,7 +182,7 @@ pub struct Broker(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
-    routes: Arc<Routes>,
+    topology: Arc<RwLock<Topology>>,
     links: Vec<mpsc::UnboundedSender<HubCommand>>,
     queries: QueryQueue,
     jobs: JobSender,
@@ -237,26 +235,26 @@ impl Broker {
             }
         };
         let board = Arc::new(board);
-        let routes = Arc::new(Routes::new(pool, &hub.classes, &hub.reserved, commands.nodes.clone()));
+        let topology =
+            Topology::standalone(pool, &hub.classes, &hub.reserved, commands.nodes.clone(), hub.seed);
+        let topology = Arc::new(RwLock::new(topology));
         let (jobs, job_receiver) = jobs(queue_bytes, outlet.clone());
-        let (links, parts): (Vec<_>, Vec<_>) = (0..pool)
-            .map(|at| {
-                let (link, received) = mpsc::unbounded_channel();
-                let meter = Arc::<Meter>::default();
-                let (channels, routes) = (commands.clone(), routes.clone());
-                let failures = Sparse::default();
-                let herald = Herald { link: at, channels, routes, meter: meter.clone(), failures };
-                // Each hub counts under epochs that no other one has.
-                let hub = HubSettings { seed: hub.seed.wrapping_add(at as u128), ..hub.clone() };
-                let driver = HubDriver::new(hub, outlet.clone(), herald);
-                (link, Part { driver, commands: received, meter })
-            })
-            .unzip();
+        let (links, receivers): (Vec<_>, Vec<_>) = (0..pool).map(|_| mpsc::unbounded_channel()).unzip();
+        let hubs: Vec<_> = links.iter().map(mpsc::UnboundedSender::downgrade).collect();
+        let part = |(place, received): (usize, HubCommandReceiver)| {
+            let (link, meter, failures) = (LinkId::at(place), Arc::<Meter>::default(), Sparse::default());
+            let (channels, topology) = (commands.clone(), topology.clone());
+            let router = CommandRouter { link, channels, topology, meter: meter.clone(), failures };
+            // Each hub counts under epochs that no other one has.
+            let hub = HubSettings { link, seed: hub.seed.wrapping_add(place as u128), ..hub.clone() };
+            let driver = HubDriver::new(hub, outlet.clone(), router, hubs.clone());
+            Part { driver, commands: received, meter }
+        };
+        let parts: Vec<Part> = receivers.into_iter().enumerate().map(part).collect();
         let (stop, stopping) = watch::channel(false);
         let (report_stopped, stopped) = watch::channel(false);
         let meter = Arc::<Meter>::default();
         let meters = parts.iter().map(|part| part.meter.clone()).chain([meter.clone()]).collect();
-        let hubs = links.iter().map(mpsc::UnboundedSender::downgrade).collect();
         let queries = QueryQueue::new(outlet.clone(), hubs);
         let shell = Shell {
             parts,
@@ -283,7 +281,7 @@ impl Broker {
                 let _ = report_stopped.send(true);
             })
             .map_err(BrokerStartError::Thread)?;
-        Ok(Broker(Arc::new(Inner { routes, links, queries, jobs, board, meters, outlet, stop, stopped })))
+        Ok(Broker(Arc::new(Inner { topology, links, queries, jobs, board, meters, outlet, stop, stopped })))
     }
 
     /// Carries out what a shard asks; the answers come in the shard's queue. Never blocks.
@@ -307,10 +305,8 @@ impl Broker {
             },
             BrokerCommand::Withdraw(ticket) => self.0.queries.withdraw(&Asker::Shard(shard, ticket)),
             BrokerCommand::Write(write) => self.0.jobs.push(shard, write),
-            BrokerCommand::ViewsKnown(held) => {
-                if let Some(link) = self.0.links.get(held.link) {
-                    let _ = link.send(HubCommand::ViewsKnown(shard, held));
-                }
+            BrokerCommand::Recovered(token) => {
+                self.send(token.link(), HubCommand::Recovered(shard, token));
             }
         }
     }
@@ -396,15 +392,40 @@ impl Broker {
 
     /// How many links subscribe to this channel where it is wanted.
     pub fn links_of(&self, channel: &Arc<str>) -> usize {
-        self.0.routes.links_of(&Subject::channel(channel.clone())).len()
+        self.topology().links_of(&Subject::channel(channel.clone())).count()
     }
 
-    fn order(&self, subject: Subject, order: impl Fn(Subject) -> HubCommand) {
-        for link in self.0.routes.links_of(&subject) {
-            // A broker that has stopped takes no orders.
-            if let Some(link) = self.0.links.get(link) {
-                let _ = link.send(order(subject.clone()));
-            }
+    /// The link that carries this subject, or will when its move is over.
+    pub fn link_of(&self, subject: &Subject) -> LinkId {
+        self.topology().link_of(subject)
+    }
+
+    /// Moves a subject to another link, without a gap or a duplicate. Returns whether it moves: not where it is there, is on
+    /// its way, or shares the link of the patterns.
+    pub fn move_subject(&self, subject: Subject, to: LinkId) -> bool {
+        let mut topology = self.0.topology.write().unwrap_or_else(PoisonError::into_inner);
+        let Some(moves) = topology.begin_move(subject, to) else { return false };
+        // Under the lock: whatever was commanded before is before it in its link's queue.
+        self.send(moves.from, HubCommand::Give(moves.clone()));
+        self.send(moves.to, HubCommand::Take(moves));
+        true
+    }
+
+    fn order(&self, subject: Subject, command: impl Fn(Subject) -> HubCommand) {
+        let topology = self.topology();
+        for link in topology.links_of(&subject) {
+            self.send(link, command(subject.clone()));
         }
+    }
+
+    fn send(&self, link: LinkId, command: HubCommand) {
+        // A broker that has stopped takes no commands.
+        if let Some(link) = self.0.links.get(link.place()) {
+            let _ = link.send(command);
+        }
+    }
+
+    fn topology(&self) -> RwLockReadGuard<'_, Topology> {
+        self.0.topology.read().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -15,13 +15,14 @@ use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 use tokio_rustls::server::TlsStream;
 
-use super::address::{self, AddressSlot, Share};
+use super::address;
 use super::listener::{refuse_unauthenticated, untrusted_hint};
 use super::origin::{self, Reached};
 use super::pages::{Reply, text};
 use crate::node::Node;
 use crate::refusals::Reason;
 use crate::shard::{Mail, NewSocket};
+use crate::slots::{AddressSlot, Share, counted_as};
 
 /// What was decided about a socket before it is one.
 struct Admission {
@@ -315,7 +316,7 @@ fn deliver(
         read_ahead,
         encoding: admission.encoding,
         deflate: admission.deflate.map(|deflate| deflate.window),
-        address: address::counted_as(admission.address),
+        address: counted_as(admission.address),
         token: admission.token,
         wait_for_connect: admission.wait_for_connect,
         slot: admission.slot,

@@ -23,8 +23,8 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::broker::{Broker, ShardInbox};
 use crate::clock::Clock;
-use crate::http::address::{AddressSlot, Share};
 use crate::judge::Judge;
+use crate::slots::{AddressSlot, Share};
 
 /// What a shard is told by the rest of the process.
 #[derive(Debug)]

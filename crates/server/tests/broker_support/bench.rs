@@ -16,7 +16,7 @@ use drawbridge_engine::io::{
     QueryKind, Subject, Ticket, WhenDown, Write, WriteKind,
 };
 use drawbridge_engine::path::Path;
-use drawbridge_engine::upstream::{HubSettings, ShardId};
+use drawbridge_engine::upstream::{HubSettings, LinkId, ShardId};
 use drawbridge_protocol::event::PayloadMode;
 use drawbridge_protocol::template::ClassName;
 
@@ -90,6 +90,7 @@ impl Bench {
         let settings = BrokerSettings {
             kind: redis.map_or(Kind::Memory, |redis| Kind::Redis(redis.into())),
             hub: HubSettings {
+                link: LinkId::default(),
                 seed: 1,
                 linger_ms: LINGER_MS,
                 external_bytes: EXTERNAL_BYTES,

@@ -164,6 +164,7 @@ impl Memory {
             }
             for command in std::mem::take(&mut self.part.driver.commands) {
                 match command {
+                    LinkCommand::Mark(marker) => self.publish(&marker, b"", subscriptions),
                     LinkCommand::Subscribe(subjects) => {
                         for subject in &subjects {
                             subscriptions.add(subject);
@@ -184,7 +185,7 @@ impl Memory {
 
 impl Subscriptions {
     fn add(&mut self, subject: &Subject) {
-        if !subject.pattern {
+        if !subject.is_pattern() {
             self.channels.insert(subject.name.clone());
         } else if !self.patterns.contains(&subject.name) {
             self.patterns.push(subject.name.clone());
@@ -192,7 +193,7 @@ impl Subscriptions {
     }
 
     fn remove(&mut self, subject: &Subject) {
-        if subject.pattern {
+        if subject.is_pattern() {
             self.patterns.retain(|pattern| *pattern != subject.name);
         } else {
             self.channels.remove(&subject.name);

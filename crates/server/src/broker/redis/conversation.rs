@@ -2,8 +2,9 @@
 //! with one push for each name or with one error for all. No I/O: bytes to send are left in a buffer.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 
-use drawbridge_engine::io::Subject;
+use drawbridge_engine::io::{Subject, SubjectKind};
 use drawbridge_engine::upstream::LinkCommand;
 
 use super::connect::Broken;
@@ -17,7 +18,12 @@ enum Asked {
     Hello,
     Ping,
     Fence(Box<HubCommand>),
-    Subjects { begins: bool, left: VecDeque<Subject> },
+    /// The marker of a move was published.
+    Mark(Arc<str>),
+    Subjects {
+        begins: bool,
+        left: VecDeque<Subject>,
+    },
 }
 
 /// What an error or another answer means.
@@ -29,7 +35,9 @@ pub(super) enum Answer {
     Pong,
     /// All that Redis had published when this was handed in has been read.
     Behind(Box<HubCommand>),
-    /// Redis refused this subscription.
+    /// The marker of a move is published; both links read it.
+    Marked,
+    /// Redis refused this subscription, or the marker of a move.
     Refused(Subject),
     /// Redis refused several at once: each is asked for again by itself.
     AskedAgain,
@@ -100,27 +108,31 @@ impl Conversation {
 
     /// Sends what the hub wants.
     pub(super) fn send(&mut self, command: LinkCommand) {
-        let (begins, subjects) = match command {
+        let (begins, mut subjects) = match command {
             LinkCommand::Subscribe(subjects) => (true, subjects),
             LinkCommand::Unsubscribe(subjects) => (false, subjects),
+            LinkCommand::Mark(marker) => {
+                encode(&mut self.out, [b"PUBLISH".as_slice(), marker.as_bytes(), b""].into_iter());
+                return self.asked.push_back(Asked::Mark(marker));
+            }
         };
-        let (patterns, channels): (Vec<_>, Vec<_>) =
-            subjects.into_iter().partition(|subject| subject.pattern);
-        for subjects in [channels, patterns] {
-            if !subjects.is_empty() {
-                self.ask(begins, subjects.into());
+        for kind in [SubjectKind::Channel, SubjectKind::Pattern, SubjectKind::Sharded] {
+            let of_kind = subjects.extract_if(.., |subject| subject.kind == kind).collect::<VecDeque<_>>();
+            if !of_kind.is_empty() {
+                self.ask(begins, kind, of_kind);
             }
         }
     }
 
     /// One command about subjects of one kind.
-    fn ask(&mut self, begins: bool, subjects: VecDeque<Subject>) {
-        let pattern = subjects.front().is_some_and(|subject| subject.pattern);
-        let command: &[u8] = match (begins, pattern) {
-            (true, false) => b"SUBSCRIBE",
-            (true, true) => b"PSUBSCRIBE",
-            (false, false) => b"UNSUBSCRIBE",
-            (false, true) => b"PUNSUBSCRIBE",
+    fn ask(&mut self, begins: bool, kind: SubjectKind, subjects: VecDeque<Subject>) {
+        let command: &[u8] = match (begins, kind) {
+            (true, SubjectKind::Channel) => b"SUBSCRIBE",
+            (true, SubjectKind::Pattern) => b"PSUBSCRIBE",
+            (true, SubjectKind::Sharded) => b"SSUBSCRIBE",
+            (false, SubjectKind::Channel) => b"UNSUBSCRIBE",
+            (false, SubjectKind::Pattern) => b"PUNSUBSCRIBE",
+            (false, SubjectKind::Sharded) => b"SUNSUBSCRIBE",
         };
         let parts: Vec<&[u8]> =
             std::iter::once(command).chain(subjects.iter().map(|subject| subject.name.as_bytes())).collect();
@@ -129,8 +141,14 @@ impl Conversation {
     }
 
     /// Redis confirmed that a subscription begins or ends; gives its subject.
-    pub(super) fn confirmed(&mut self, begins: bool, pattern: bool, name: &[u8]) -> Result<Subject, Broken> {
-        let is_next = |subject: &Subject| subject.pattern == pattern && subject.name.as_bytes() == name;
+    pub(super) fn confirmed(
+        &mut self,
+        begins: bool,
+        is_pattern: bool,
+        name: &[u8],
+    ) -> Result<Subject, Broken> {
+        let is_next =
+            |subject: &Subject| subject.is_pattern() == is_pattern && subject.name.as_bytes() == name;
         if let Some(Asked::Subjects { begins: asked_begins, left }) = self.asked.front_mut()
             && *asked_begins == begins
             && left.front().is_some_and(is_next)
@@ -143,7 +161,8 @@ impl Conversation {
         }
         match std::str::from_utf8(name) {
             // Redis may end a subscription unasked.
-            Ok(name) if !begins => Ok(Subject { name: name.into(), pattern }),
+            Ok(name) if !begins && is_pattern => Ok(Subject::pattern(name)),
+            Ok(name) if !begins => Ok(Subject::channel(name)),
             _ => Err(Garbage("a confirmation that nobody asked for").into()),
         }
     }
@@ -156,6 +175,7 @@ impl Conversation {
             Some(Asked::Hello) => is_master().map(|()| Answer::Welcome),
             Some(Asked::Ping) => is_master().map(|()| Answer::Pong),
             Some(Asked::Fence(order)) => Ok(Answer::Behind(order)),
+            Some(Asked::Mark(_)) => Ok(Answer::Marked),
             _ => Err(Garbage("an answer that nobody asked for").into()),
         }
     }
@@ -166,7 +186,7 @@ impl Conversation {
             // Refused for all where the right to one is missing, so ask for each.
             Some(Asked::Subjects { begins: true, left }) if left.len() > 1 => {
                 for subject in left {
-                    self.ask(true, VecDeque::from([subject]));
+                    self.ask(true, subject.kind, VecDeque::from([subject]));
                 }
                 Ok(Answer::AskedAgain)
             }
@@ -180,6 +200,10 @@ impl Conversation {
             // Whatever it says, Redis is alive.
             Some(Asked::Ping) if code_of(words) != "NOAUTH" => Ok(Answer::Pong),
             Some(Asked::Fence(order)) if code_of(words) != "NOAUTH" => Ok(Answer::Behind(order)),
+            // The link that takes waits for it in vain: as if it could not subscribe to it.
+            Some(Asked::Mark(marker)) if code_of(words) != "NOAUTH" => {
+                Ok(Answer::Refused(Subject::channel(marker)))
+            }
             _ => Err(Broken::refused(words)),
         }
     }
@@ -266,6 +290,18 @@ mod tests {
         assert_eq!(conversation.answered(MASTER).unwrap(), Answer::Pong);
         assert_eq!(conversation.answered(b"+PONG\r\n").unwrap(), Answer::Behind(order().into()));
         assert_eq!(conversation.failed("NOPERM ping").unwrap(), Answer::Behind(order().into()));
+    }
+
+    #[test]
+    fn the_marker_of_a_move_is_published_behind_what_was_asked_before() {
+        let mut conversation = Conversation::default();
+        conversation.send(LinkCommand::Subscribe(vec![Subject::channel("m")]));
+        conversation.send(LinkCommand::Mark("m".into()));
+        conversation.send(LinkCommand::Mark("m".into()));
+        assert!(sent(&mut conversation).starts_with("SUBSCRIBE m PUBLISH m"));
+        assert_eq!(conversation.confirmed(true, false, b"m").unwrap(), Subject::channel("m"));
+        assert_eq!(conversation.answered(b":2\r\n").unwrap(), Answer::Marked);
+        assert_eq!(conversation.failed("NOPERM no").unwrap(), Answer::Refused(Subject::channel("m")));
     }
 
     #[test]

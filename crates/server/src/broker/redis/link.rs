@@ -295,7 +295,7 @@ impl Link {
                 self.part.meter.set_round_trip(pinged.take().map(|at| now.saturating_duration_since(at)));
             }
             Answer::Behind(order) => self.part.driver.command(*order),
-            Answer::Welcome | Answer::AskedAgain | Answer::Refused(_) => {}
+            Answer::Welcome | Answer::AskedAgain | Answer::Marked | Answer::Refused(_) => {}
         }
     }
 

@@ -2,6 +2,7 @@
 //! one that reads ([`reader`]). Only here is a Redis client named. Pub/sub is read by our own RESP3 code ([`resp`]), commands
 //! go through redis-rs, and no connection does both.
 
+mod address;
 mod buffer;
 mod commands;
 mod connect;
@@ -21,6 +22,7 @@ use std::sync::Arc;
 
 use tokio::task::JoinSet;
 
+pub use self::address::RedisAddress;
 pub use self::library::Library;
 use self::link::Link;
 use self::publisher::Publisher;
@@ -29,7 +31,7 @@ use super::Shell;
 use super::board::Board;
 use super::outlet::Outlet;
 use super::query_queue::Lane;
-use crate::config::{RedisAddress, Rotating};
+use crate::secret::Rotating;
 
 /// How a Redis is reached.
 #[derive(Clone, Debug)]
