@@ -3,6 +3,7 @@
 //! with an area of interest is an audience of its own, with an *eye*. Who the subscribers are is the target's
 //! business, which entities there are the world's ([`crate::world`]).
 
+use std::ops::Index;
 use std::rc::Rc;
 
 use hashbrown::{HashMap, HashSet};
@@ -156,6 +157,17 @@ impl Audiences {
         }
     }
 
+    /// Panics in debug builds if members do not know their place. `of`: the audience and the place of a slot.
+    pub(crate) fn check(&self, of: impl Fn(u32) -> (AudienceId, u32)) {
+        for (id, audience) in self.iter() {
+            debug_assert!(!audience.members.is_empty(), "an audience of nobody");
+            debug_assert!(audience.eye.is_none() || audience.members.len() == 1, "an eye is one member's");
+            for (place, slot) in audience.members.iter().enumerate() {
+                debug_assert_eq!(of(*slot), (id, place as u32), "the place of a member");
+            }
+        }
+    }
+
     pub(crate) fn iter(&self) -> impl Iterator<Item = (AudienceId, &Audience)> {
         self.all.iter().map(|(id, audience)| (id as AudienceId, audience))
     }
@@ -181,5 +193,15 @@ impl Audiences {
     /// What asking views about an event costs at most.
     pub(crate) fn work(&self) -> usize {
         self.index.work()
+    }
+}
+
+/// For ids that the index or the world has just named: audiences leave both before they leave this table.
+impl Index<AudienceId> for Audiences {
+    type Output = Audience;
+
+    #[inline]
+    fn index(&self, id: AudienceId) -> &Audience {
+        &self.all[id as usize]
     }
 }

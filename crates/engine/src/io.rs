@@ -35,6 +35,25 @@ pub struct ConnId {
     pub generation: u32,
 }
 
+/// A session of one shard's engine, allotted by the engine. Outlives the connection that it came with: see
+/// [`Engine::detach`](crate::engine::Engine::detach).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct SessionId {
+    /// The place in the engine's table; reused.
+    pub index: u32,
+    /// Counts the sessions of the shard, so that late answers miss a newcomer.
+    pub generation: u32,
+}
+
+/// How frames are made for one socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Format {
+    /// By sub-protocol.
+    pub encoding: Encoding,
+    /// Present if the handshake agreed on compression: what the client's inflater holds.
+    pub deflate: Option<Window>,
+}
+
 /// Text or binary: the two kinds of WebSocket data messages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MessageKind {
@@ -109,8 +128,8 @@ pub enum Input<'a> {
     Broker(BrokerEvent),
     /// The player has too many connections, and this is the oldest: the answer to [`Output::Displace`] of any shard.
     Displaced {
-        /// Which connection.
-        conn: ConnId,
+        /// Which session.
+        session: SessionId,
     },
     /// Say goodbye to everyone within this time, then close.
     Drain {

@@ -2,32 +2,37 @@
 //!
 //! Two deterministic state machines, driven from outside: [`engine::Engine`], one per shard, and
 //! [`upstream::Hub`], one per link to Redis. Neither does I/O, reads a clock, or rolls dice.
+//!
+//! `examples/by_hand.rs` drives an engine in about fifty lines: the loop that every host writes.
 
 mod access;
 pub mod area;
 mod audience;
 pub mod backlog;
 pub mod class;
-mod connection;
 pub mod engine;
 pub mod expr;
 mod filter_index;
 mod grid;
 pub mod io;
+mod link;
 mod offset;
 mod outbox;
 pub mod path;
 mod permissions;
+mod phase;
 mod player_slots;
 mod publication;
 mod query;
 pub mod rate_limit;
 mod recent;
+mod session;
 pub mod settings;
 pub mod stats;
 mod targets;
 pub mod upstream;
 mod view;
+mod view_overrides;
 pub mod work;
 mod world;
 mod write;

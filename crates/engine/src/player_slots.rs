@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use hashbrown::HashMap;
 
-use crate::io::ConnId;
+use crate::io::SessionId;
 use crate::settings::{PlayerConnections, WhenExceeded};
 use crate::upstream::ShardId;
 
@@ -17,7 +17,7 @@ pub struct Holder {
     /// The shard that holds it.
     pub shard: ShardId,
     /// Its name there.
-    pub conn: ConnId,
+    pub session: SessionId,
 }
 
 /// What becomes of a connection whose player is known.
@@ -76,7 +76,7 @@ mod tests {
     use super::*;
 
     fn holder(shard: u8, index: u32) -> Holder {
-        Holder { shard: ShardId(shard), conn: ConnId { index, generation: 1 } }
+        Holder { shard: ShardId(shard), session: SessionId { index, generation: 1 } }
     }
 
     fn slots(max: usize, when_exceeded: WhenExceeded) -> PlayerSlots {

@@ -1,7 +1,8 @@
 //! What this shard's connections are subscribed to: each channel or pattern with its subscribers, and whether the
 //! broker has confirmed it. It owns the indexes by name; it leaves rights to [`crate::permissions`] and the
-//! connections' side of a subscription to [`crate::connection`].
+//! connections' side of a subscription to [`crate::session`].
 
+use std::ops::{Index, IndexMut};
 use std::rc::Rc;
 
 use drawbridge_protocol::RequestId;
@@ -12,8 +13,10 @@ use crate::area::Area;
 use crate::audience::{AudienceId, Audiences, EVERYBODY, Eye, NOBODY};
 use crate::class::{ClassId, Classes};
 use crate::expr::Expr;
-use crate::io::{ConnId, Position, Publication, Subject, SubjectRef, Ticket};
+use crate::io::{Position, Publication, SessionId, Subject, SubjectRef, Ticket};
 use crate::outbox::QueueId;
+use crate::phase::Phase;
+use crate::session::Session;
 use crate::upstream::{PatternIndex, match_work};
 use crate::view::View;
 use crate::work::WorkMeter;
@@ -36,8 +39,9 @@ pub(crate) struct Target {
     pub(crate) audiences: Option<Box<Audiences>>,
     /// The entities, on an entity channel.
     pub(crate) world: Option<Box<World>>,
-    /// The broker has confirmed it, and the link has not broken since.
-    pub(crate) live: bool,
+    /// The broker has confirmed it, and the link has not broken since. What that means for each subscriber is up to its
+    /// [`Phase`].
+    pub(crate) is_confirmed: bool,
     /// Where the channel's count stands, once it was confirmed.
     pub(crate) position: Option<Position>,
     /// Who is told when it is confirmed.
@@ -47,9 +51,8 @@ pub(crate) struct Target {
 /// One connection on one target.
 #[derive(Debug)]
 pub(crate) struct Subscriber {
-    pub(crate) conn: ConnId,
-    /// Redis has confirmed it, and the client was told (or is in its `WELCOME`).
-    pub(crate) live: bool,
+    pub(crate) session: SessionId,
+    pub(crate) phase: Phase,
     /// What its connection published up to this was before it subscribed, and is not shown to it.
     pub(crate) since: Ticket,
     /// The client's filter as it was asked for: folded anew when the claims change.
@@ -77,6 +80,54 @@ pub(crate) enum Sight {
 }
 
 impl Target {
+    /// Panics in debug builds if audiences and subscribers do not name each other.
+    pub(crate) fn check(&self) {
+        debug_assert!(!self.subscribers.is_empty(), "a target of nobody");
+        match &self.audiences {
+            None => {
+                let is_plain = |theirs: &Subscriber| matches!(theirs.audience, EVERYBODY | NOBODY);
+                debug_assert!(self.subscribers.iter().all(is_plain), "an audience where there is none");
+            }
+            Some(audiences) => {
+                let of = |slot: u32| (self.subscriber_at(slot).audience, self.subscriber_at(slot).place);
+                audiences.check(of);
+                let members = audiences.iter().map(|(_, audience)| audience.members.len()).sum::<usize>();
+                let placed = self.subscribers.iter().filter(|theirs| theirs.audience != NOBODY).count();
+                debug_assert_eq!(members, placed, "subscribers in an audience");
+                self.world.iter().for_each(|world| world.check(audiences));
+            }
+        }
+    }
+
+    /// The entities and who sees them, on an entity channel.
+    pub(crate) fn table_mut(&mut self) -> Option<(&mut World, &mut Audiences)> {
+        Some((self.world.as_mut()?, self.audiences.get_or_insert_default()))
+    }
+
+    /// The entry of a session; `None` if it is not subscribed.
+    pub(crate) fn subscriber(&self, session: &Session, id: TargetId) -> Option<&Subscriber> {
+        let slot = session.subscription(id)?.slot;
+        Some(self.subscriber_at(slot))
+    }
+
+    /// As [`Target::subscriber`].
+    pub(crate) fn subscriber_mut(&mut self, session: &Session, id: TargetId) -> Option<&mut Subscriber> {
+        let slot = session.subscription(id)?.slot;
+        Some(self.subscriber_at_mut(slot))
+    }
+
+    /// The entry in this slot, which has one.
+    #[inline]
+    pub(crate) fn subscriber_at_mut(&mut self, slot: u32) -> &mut Subscriber {
+        &mut self.subscribers[slot as usize]
+    }
+
+    /// The entry in this slot, which has one.
+    #[inline]
+    pub(crate) fn subscriber_at(&self, slot: u32) -> &Subscriber {
+        &self.subscribers[slot as usize]
+    }
+
     /// Puts a subscriber where it sees this.
     pub(crate) fn place(&mut self, slot: u32, sight: Sight) {
         if self.audiences.is_none() && self.world.is_none() && matches!(sight, Sight::Open(None)) {
@@ -127,15 +178,17 @@ impl Target {
         }
     }
 
-    /// Takes a subscriber out; gives the one that now has its slot.
-    pub(crate) fn remove(&mut self, slot: u32) -> Option<ConnId> {
+    /// Takes a subscriber out; returns it, and the session that now has its slot.
+    pub(crate) fn remove(&mut self, slot: u32) -> (Subscriber, Option<SessionId>) {
         self.unplace(slot);
-        self.subscribers.swap_remove(slot as usize);
-        let moved = self.subscribers.get(slot as usize)?;
-        if let Some(audiences) = self.audiences.as_mut().filter(|_| moved.audience != NOBODY) {
+        let left = self.subscribers.swap_remove(slot as usize);
+        let moved = self.subscribers.get(slot as usize);
+        if let (Some(moved), Some(audiences)) = (moved, &mut self.audiences)
+            && moved.audience != NOBODY
+        {
             audiences.moved(moved.audience, moved.place, slot);
         }
-        Some(moved.conn)
+        (left, moved.map(|moved| moved.session))
     }
 }
 
@@ -151,7 +204,7 @@ impl Subscriber {
 /// A subscription that waits for the broker's confirmation.
 #[derive(Debug)]
 pub(crate) struct Waiter {
-    pub(crate) conn: ConnId,
+    pub(crate) session: SessionId,
     pub(crate) reply: Reply,
 }
 
@@ -212,7 +265,7 @@ impl Targets {
             subscribers: Vec::new(),
             audiences: None,
             world: world.map(Box::new),
-            live: false,
+            is_confirmed: false,
             position: None,
             waiters: Vec::new(),
         };
@@ -226,8 +279,8 @@ impl Targets {
     }
 
     /// Forgets a target.
-    pub(crate) fn remove(&mut self, id: TargetId) -> Option<Target> {
-        let target = self.slab.try_remove(id.0 as usize)?;
+    pub(crate) fn remove(&mut self, id: TargetId) -> Target {
+        let target = self.slab.remove(id.0 as usize);
         self.by_subject.remove(&target.subject);
         if target.subject.is_pattern() {
             self.patterns.remove(&target.subject.name);
@@ -235,15 +288,11 @@ impl Targets {
                 *work -= match_work(&target.subject.name);
             }
         }
-        Some(target)
+        target
     }
 
     pub(crate) fn get(&self, id: TargetId) -> Option<&Target> {
         self.slab.get(id.0 as usize)
-    }
-
-    pub(crate) fn get_mut(&mut self, id: TargetId) -> Option<&mut Target> {
-        self.slab.get_mut(id.0 as usize)
     }
 
     /// The patterns that match a real channel.
@@ -274,7 +323,25 @@ impl Targets {
         self.slab.len()
     }
 
-    pub(crate) fn iter(&self) -> impl Iterator<Item = &Target> {
-        self.slab.iter().map(|(_, target)| target)
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (TargetId, &Target)> {
+        self.slab.iter().map(|(id, target)| (TargetId(id as u32), target))
+    }
+}
+
+/// Invariant: a session's subscriptions, and what waits in its name, name targets that exist; the last subscriber takes
+/// the target with it. Such ids index the table.
+impl Index<TargetId> for Targets {
+    type Output = Target;
+
+    #[inline]
+    fn index(&self, id: TargetId) -> &Target {
+        &self.slab[id.0 as usize]
+    }
+}
+
+impl IndexMut<TargetId> for Targets {
+    #[inline]
+    fn index_mut(&mut self, id: TargetId) -> &mut Target {
+        &mut self.slab[id.0 as usize]
     }
 }

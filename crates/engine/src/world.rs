@@ -132,6 +132,20 @@ impl World {
         }
     }
 
+    /// Panics in debug builds if an entity and the eyes that see it do not name each other.
+    pub(crate) fn check(&self, audiences: &Audiences) {
+        debug_assert_eq!(self.by_key.len(), self.entities.len(), "entities without a key");
+        for (id, entity) in &self.entities {
+            for audience in &entity.watchers {
+                let eye = audiences.get(*audience).and_then(|who| who.eye.as_ref());
+                debug_assert!(eye.is_some_and(|eye| eye.seen.contains(&(id as EntityId))), "a watcher");
+            }
+        }
+        let seen = audiences.iter().filter_map(|(_, who)| who.eye.as_ref()).map(|eye| eye.seen.len());
+        let watched = self.entities.iter().map(|(_, entity)| entity.watchers.len());
+        debug_assert_eq!(seen.sum::<usize>(), watched.sum::<usize>(), "entities that are seen");
+    }
+
     /// What counts the work over it.
     pub(crate) fn work(&self) -> &WorkMeter {
         &self.work

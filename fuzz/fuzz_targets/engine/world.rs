@@ -465,6 +465,7 @@ impl<'a> World<'a> {
 
     fn engine_turn(&mut self, input: Input<'_>) {
         self.engine.handle(self.now, input);
+        self.engine.check();
         let (mut stalled, mut displaced) = (Vec::new(), Vec::new());
         while let Some(output) = self.engine.poll_output() {
             match output {
@@ -477,12 +478,12 @@ impl<'a> World<'a> {
                 }
                 Output::Authenticate { conn, .. } => self.tokens.push_back(conn),
                 Output::Broker(command) => self.ordered(command),
-                Output::Displace(holder) => displaced.push(holder.conn),
+                Output::Displace(holder) => displaced.push(holder.session),
                 Output::Notice(_) => {}
             }
         }
-        for conn in displaced {
-            self.engine_turn(Input::Displaced { conn });
+        for session in displaced {
+            self.engine_turn(Input::Displaced { session });
         }
         for (conn, unsent) in stalled {
             self.engine_turn(Input::Blocked { conn, unsent });

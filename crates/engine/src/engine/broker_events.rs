@@ -8,7 +8,8 @@ use smallvec::SmallVec;
 use super::Engine;
 use super::deliver::access;
 use crate::access::Access;
-use crate::io::{Answer, Answered, BrokerEvent, BrokerStatus, ConnId, Notice, Position, Subject, Ticket};
+use crate::io::{Answer, Answered, BrokerEvent, BrokerStatus, Notice, Position, SessionId, Subject, Ticket};
+use crate::phase::{OnConfirmed, Success};
 use crate::targets::{Reply, TargetId, Waiter};
 
 /// The code of refusals in the broker's own words: what Redis lacks.
@@ -23,11 +24,8 @@ impl Engine {
             }
             BrokerEvent::Released(subject) => self.released(&subject),
             BrokerEvent::Interrupted(subject) => {
-                if let Some(id) = self.targets.find(&subject)
-                    && let Some(target) = self.targets.get_mut(id)
-                {
-                    target.live = false;
-                    self.table_is_void(id, false);
+                if let Some(id) = self.targets.find(&subject) {
+                    self.interrupted(id);
                 }
             }
             BrokerEvent::Refused { subject, reason } => self.refused(&subject, &reason),
@@ -52,34 +50,61 @@ impl Engine {
         }
     }
 
+    /// The link that carries a subject has broken: it is confirmed again when there is another.
+    fn interrupted(&mut self, id: TargetId) {
+        let target = &mut self.targets[id];
+        target.is_confirmed = false;
+        target.subscribers.iter_mut().for_each(|subscriber| subscriber.phase.interrupt());
+        self.table_is_void(id, false);
+    }
+
+    /// Redis has confirmed a subject.
+    ///
+    /// Invariant: while an `Unwant` of the subject is not answered, what the broker says of it belongs to its past, and
+    /// confirms nothing.
     fn confirmed(&mut self, subject: Subject, position: Position, after_break: bool) {
         let Some(id) = self.targets.find(&subject).filter(|_| !self.releasing.contains_key(&subject)) else {
             return;
         };
-        let Some(target) = self.targets.get_mut(id) else { return };
-        target.live = true;
+        let target = &mut self.targets[id];
+        target.is_confirmed = true;
         target.position = (!subject.is_pattern()).then_some(position);
-        let mut broken: SmallVec<[ConnId; 8]> = SmallVec::new();
+        let mut broken: SmallVec<[SessionId; 8]> = SmallVec::new();
         for subscriber in &mut target.subscribers {
-            if !is_gated(&self.connections, subscriber.conn) {
-                if std::mem::replace(&mut subscriber.live, true) && after_break {
-                    broken.push(subscriber.conn);
+            let session = &mut self.sessions[subscriber.session];
+            match subscriber.phase.confirm(!session.overrides.is_loading(), after_break) {
+                OnConfirmed::LiveAfterBreak => broken.push(session.id),
+                OnConfirmed::Suspended => {
+                    let reply = session.reply_behind_gate();
+                    target.waiters.push(Waiter { session: session.id, reply });
                 }
-            } else if subscriber.live
-                && after_break
-                && let Some(conn) = self.connections.get_mut(subscriber.conn)
-            {
-                // Until its views are known again it is shown nothing.
-                subscriber.live = false;
-                target.waiters.push(Waiter { conn: subscriber.conn, reply: conn.reply_behind_gate() });
+                // Those whose views are not known yet are told when they are.
+                OnConfirmed::Live | OnConfirmed::StillWaiting => {}
             }
         }
-        // Those whose views are not known yet are told when they are.
-        let all = std::mem::take(&mut target.waiters);
-        let (gated, waiters) = all.into_iter().partition(|waiter| is_gated(&self.connections, waiter.conn));
-        target.waiters = gated;
-        self.resync(&broken, &subject.name, "broker", self.targets.get(id).and_then(|t| t.position));
-        self.tell_waiters(id, waiters);
+        let position = target.position;
+        let answers = self.take_answers(id, |_| true);
+        self.resync(&broken, &subject.name, "broker", position);
+        self.tell_waiters(id, answers);
+    }
+
+    /// Takes out of those who wait for a target's subscriptions whoever can be answered now, each with its success.
+    pub(super) fn take_answers(
+        &mut self,
+        id: TargetId,
+        is_wanted: impl Fn(SessionId) -> bool,
+    ) -> Vec<(Waiter, Success)> {
+        let target = &mut self.targets[id];
+        let mut answers = Vec::new();
+        for waiter in std::mem::take(&mut target.waiters) {
+            let session = &self.sessions[waiter.session];
+            let subscriber = target.subscriber_mut(session, id).filter(|_| is_wanted(session.id));
+            match subscriber.and_then(|theirs| theirs.phase.success()) {
+                Some(success) => answers.push((waiter, success)),
+                None => target.waiters.push(waiter),
+            }
+        }
+        answers
     }
 
     /// The broker has let go of a subject. Whatever it says of it from now on answers a later want.
@@ -92,27 +117,26 @@ impl Engine {
         }
     }
 
-    pub(super) fn tell_waiters(&mut self, target: TargetId, waiters: Vec<Waiter>) {
-        for Waiter { conn, reply } in &waiters {
-            if matches!(reply, Reply::Resync)
-                && let Some(target) = self.targets.get(target)
-            {
+    /// Answers who waited for a subscription of this target, each with its success.
+    pub(super) fn tell_waiters(&mut self, id: TargetId, answers: Vec<(Waiter, Success)>) {
+        for (Waiter { session, reply }, success) in &answers {
+            if matches!(reply, Reply::Resync) {
+                let target = &self.targets[id];
                 let (name, position) = (target.subject.name.clone(), target.position);
-                self.resync(&[*conn], &name, "broker", position);
+                self.resync(&[*session], &name, "broker", position);
             }
-            self.tell_subscribed(*conn, target, reply);
+            self.tell_subscribed(*session, id, reply, success);
             if matches!(reply, Reply::Welcome) {
-                self.confirmed_for_welcome(*conn);
+                self.confirmed_for_welcome(*session);
             }
         }
-        // Only now: what was deferred may end the subscriptions that the others wait for.
-        for Waiter { conn, .. } in waiters {
-            self.run_deferred(conn);
+        for (Waiter { session, .. }, _) in answers {
+            self.retry_deferred(session);
         }
     }
 
     /// Says once to each that something of the channel may be missing.
-    fn resync(&mut self, conns: &[ConnId], channel: &str, reason: &str, position: Option<Position>) {
+    fn resync(&mut self, sessions: &[SessionId], channel: &str, reason: &str, position: Option<Position>) {
         let message = ServerMessage::Resync {
             channel,
             reason,
@@ -122,16 +146,17 @@ impl Engine {
         let mut frames = SharedFrames::default();
         let subject = Subject::named(channel);
         let target = self.targets.find(&subject);
-        for conn in conns {
+        for session in sessions {
             // What came before the gap is told before it.
-            target.into_iter().for_each(|target| self.flush_target(*conn, target));
+            target.into_iter().for_each(|target| self.flush_target(*session, target));
             if !subject.is_pattern() {
-                self.flush_channel(*conn, channel);
+                self.flush_channel(*session, channel);
             }
-            if let Some(open) = self.connections.get(*conn).filter(|conn| conn.is_open()) {
-                let frame = frames.get(open.encoding, &message);
-                self.stats.resyncs += 1;
-                self.push(*conn, frame);
+            let session = &mut self.sessions[*session];
+            if session.is_open() {
+                let frame = frames.get(session.encoding(), &message);
+                self.out.stats.resyncs += 1;
+                self.out.push_frame(session, frame);
             }
         }
     }
@@ -145,20 +170,20 @@ impl Engine {
         let Some(id) = self.targets.find(subject).filter(|_| !self.releasing.contains_key(subject)) else {
             return;
         };
-        let Some(target) = self.targets.get_mut(id) else { return };
+        let target = &mut self.targets[id];
         let mut waiters = std::mem::take(&mut target.waiters);
         // Who only waits to hear of a gap was subscribed, and is told that this ends.
         waiters.retain(|waiter| !matches!(waiter.reply, Reply::Resync));
-        let subscribers: Vec<ConnId> = target.subscribers.iter().map(|subscriber| subscriber.conn).collect();
-        for conn in &subscribers {
+        let subscribers: Vec<SessionId> =
+            target.subscribers.iter().map(|subscriber| subscriber.session).collect();
+        for session in &subscribers {
             // What came before is told, also where it comes by a pattern from now on.
-            self.flush_target(*conn, id);
-            self.leave_target(*conn, id);
+            self.flush_target(*session, id);
+            self.leave_target(*session, id);
         }
         self.targets.remove(id);
-        for conn in subscribers.iter().copied() {
-            let open = self.connections.get(conn).is_some_and(|conn| conn.is_open());
-            if open && !waiters.iter().any(|waiter| waiter.conn == conn) {
+        for session in subscribers.iter().copied() {
+            if self.sessions[session].is_open() && !waiters.iter().any(|waiter| waiter.session == session) {
                 let channel = &*subject.name;
                 let message = ServerMessage::Unsubscribed {
                     id: None,
@@ -166,27 +191,31 @@ impl Engine {
                     reason: "broker_refused",
                     by_server: false,
                 };
-                self.send(conn, &message);
+                self.send(session, &message);
             }
         }
         let text = self.refusal_text(reason);
-        for Waiter { conn, reply } in &waiters {
-            let conn = *conn;
+        for Waiter { session, reply } in &waiters {
+            let session = *session;
             let error = ErrorMessage {
                 channel: Some(&subject.name),
                 ..ErrorMessage::new(ErrorCode::BrokerRefused, &text)
             };
             match reply {
                 Reply::Welcome => {
-                    self.error_behind_welcome(conn, &error);
-                    self.confirmed_for_welcome(conn);
+                    self.error_behind_welcome(session, &error);
+                    self.confirmed_for_welcome(session);
                 }
-                Reply::Request(request) => self.send_error(conn, ErrorMessage { id: Some(request), ..error }),
-                Reply::Server | Reply::Told | Reply::Silent | Reply::Resync => self.send_error(conn, error),
+                Reply::Request(request) => {
+                    self.send_error(session, ErrorMessage { id: Some(request), ..error })
+                }
+                Reply::Server | Reply::Told | Reply::Silent | Reply::Resync => {
+                    self.send_error(session, error)
+                }
             }
         }
-        for conn in subscribers {
-            self.run_deferred(conn);
+        for session in subscribers {
+            self.retry_deferred(session);
         }
     }
 
@@ -204,30 +233,31 @@ impl Engine {
 
     /// Events of a real channel were dropped on the way here: everybody who might have seen them is told.
     fn gap(&mut self, channel: &Arc<str>, position: Position) {
-        let mut conns = Vec::new();
-        if let Some(id) = self.targets.find_channel(channel)
-            && let Some(target) = self.targets.get_mut(id)
-        {
+        let mut sessions = Vec::new();
+        let exact = self.targets.find_channel(channel);
+        if let Some(id) = exact {
+            let target = &mut self.targets[id];
             target.position = Some(position);
-            conns.extend(target.subscribers.iter().filter(|s| s.live).map(|s| s.conn));
+            let shown = target.subscribers.iter().filter(|theirs| theirs.phase.is_shown_events());
+            sessions.extend(shown.map(|theirs| theirs.session));
         }
         let mut matched = std::mem::take(&mut self.matched);
         self.targets.matching_patterns(channel, &mut matched);
         for id in matched.drain(..) {
-            let Some(target) = self.targets.get(id) else { continue };
-            for subscriber in target.subscribers.iter().filter(|subscriber| subscriber.live) {
-                let Some(conn) = self.connections.get_mut(subscriber.conn) else { continue };
-                let access = access(&self.settings, &mut self.views, conn, channel);
+            let shown = self.targets[id].subscribers.iter().filter(|theirs| theirs.phase.is_shown_events());
+            for subscriber in shown {
+                let session = &mut self.sessions[subscriber.session];
+                let access = access(&self.settings, &mut self.views, session, channel);
                 if matches!(access, Access::Granted(_)) {
-                    conns.push(subscriber.conn);
+                    sessions.push(subscriber.session);
                 }
             }
         }
         self.matched = matched;
-        conns.sort_unstable();
-        conns.dedup();
-        self.resync(&conns, channel, "gap", Some(position));
-        if let Some(id) = self.targets.find_channel(channel) {
+        sessions.sort_unstable();
+        sessions.dedup();
+        self.resync(&sessions, channel, "gap", Some(position));
+        if let Some(id) = exact {
             self.table_is_void(id, true);
         }
     }
@@ -241,8 +271,8 @@ impl Engine {
             BrokerStatus::Degraded => "degraded",
         };
         let mut frames = SharedFrames::default();
-        let all: Vec<(ConnId, Encoding, bool)> =
-            self.connections.iter().map(|conn| (conn.id, conn.encoding, conn.is_open())).collect();
+        let all: Vec<(SessionId, Encoding, bool)> =
+            self.sessions.iter().map(|session| (session.id, session.encoding(), session.is_open())).collect();
         for (id, encoding, open) in all {
             if open {
                 self.push(id, frames.get(encoding, &ServerMessage::Status { broker }));
@@ -250,14 +280,9 @@ impl Engine {
                 self.welcome(id);
             }
             // Publishes of classes that refuse while Redis is away no longer have to wait.
-            self.run_deferred(id);
+            self.retry_deferred(id);
         }
     }
-}
-
-/// Whether a connection's views are not known yet.
-fn is_gated(connections: &super::Connections, conn: ConnId) -> bool {
-    connections.get(conn).is_some_and(|conn| conn.narrowed.is_loading())
 }
 
 /// One message to many connections, encoded once per encoding.

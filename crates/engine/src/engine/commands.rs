@@ -2,9 +2,9 @@
 
 use super::Engine;
 use super::subscribe::{Ended, Refusal, subject};
-use crate::connection::{Origin, Phase};
-use crate::io::{ConnId, PlayerAction, PlayerCommand};
+use crate::io::{PlayerAction, PlayerCommand, SessionId};
 use crate::permissions;
+use crate::session::{Origin, Phase};
 use crate::targets::{Reply, TargetId};
 use drawbridge_protocol::{CloseCode, ErrorCode};
 
@@ -25,11 +25,11 @@ impl Engine {
     }
 
     /// The service's word is the right; the class's view still applies.
-    fn subscribe_by_server(&mut self, id: ConnId, channel: &str) {
+    fn subscribe_by_server(&mut self, id: SessionId, channel: &str) {
         let Ok(subject) = subject(channel) else { return };
-        let Some(conn) = self.connections.get(id) else { return };
-        let full = conn.subscriptions.len() >= self.settings.subscriptions;
-        let reply = if matches!(conn.phase, Phase::Open) { Reply::Server } else { Reply::Welcome };
+        let session = &self.sessions[id];
+        let full = session.subscriptions.len() >= self.settings.subscriptions;
+        let reply = if matches!(session.phase, Phase::Open) { Reply::Server } else { Reply::Welcome };
         let pattern_allowed = || permissions::may_subscribe_pattern(&self.settings, channel).is_ok();
         if self.settings.reserved.holds(channel) || (subject.is_pattern() && !pattern_allowed()) {
             return;
@@ -51,21 +51,26 @@ impl Engine {
     }
 
     /// The subscription is there already; from now on it is the service's, and no claim ends it.
-    fn take_over(&mut self, id: ConnId, target: TargetId) {
-        let Some(conn) = self.connections.get_mut(id) else { return };
-        let open = conn.is_open();
-        let theirs = conn.subscriptions.iter_mut().find(|subscription| subscription.target == target);
+    fn take_over(&mut self, id: SessionId, target: TargetId) {
+        let session = &mut self.sessions[id];
+        let open = session.is_open();
+        let theirs = session.subscriptions.iter_mut().find(|subscription| subscription.target == target);
         let before = theirs.map(|subscription| std::mem::replace(&mut subscription.origin, Origin::Server));
-        if open && before.is_some_and(|origin| origin != Origin::Server) && self.is_live(id, target) {
-            self.tell_subscribed(id, target, &Reply::Server);
+        let subscriber = self.targets[target].subscriber(session, target);
+        let success = subscriber.and_then(|theirs| theirs.phase.success_so_far());
+        if let Some(success) = success
+            && open
+            && before.is_some_and(|origin| origin != Origin::Server)
+        {
+            self.tell_subscribed(id, target, &Reply::Server, &success);
         }
     }
 
-    fn unsubscribe_by_server(&mut self, id: ConnId, channel: &str) {
+    fn unsubscribe_by_server(&mut self, id: SessionId, channel: &str) {
         let target = subject(channel).ok().and_then(|subject| self.subscribed_target(id, &subject));
         if let Some(target) = target {
             self.end_subscription(id, target, Ended::ByServer);
-            self.run_deferred(id);
+            self.retry_deferred(id);
         }
     }
 }

@@ -4,15 +4,15 @@ use std::sync::Arc;
 
 use drawbridge_protocol::{
     BadRequest, BadSubscribe, CloseCode, Connect, ErrorCode, ErrorMessage, RequestId, ServerMessage,
-    Subscribe, SubscriptionInfo, Welcome,
+    Subscribe, SubscriptionInfo, Welcome, codec,
 };
 
 use super::Engine;
 use super::subscribe::Ended;
-use crate::connection::{Connection, Deadlines, Joining, Judging, Origin, Phase};
-use crate::io::{AuthFailure, BrokerStatus, Claims, ConnId, Holder, Notice, Opened, Output, Subject};
+use crate::io::{AuthFailure, BrokerStatus, Claims, Holder, Notice, Opened, Output, SessionId, Subject};
 use crate::permissions;
 use crate::player_slots::Admission;
+use crate::session::{Deadlines, Joining, Judging, Origin, Phase, Session};
 use crate::targets::{Reply, TargetId};
 use crate::work;
 
@@ -21,13 +21,19 @@ const JOIN_TIMEOUT_MS: u64 = 2_000;
 
 impl Engine {
     pub(super) fn opened(&mut self, opened: Opened) {
-        let id = opened.conn;
+        if let Some(id) = self.sessions.at_place(opened.conn) {
+            // The shell uses the place again, so the socket that had it is gone.
+            self.closed(id, 1006);
+            self.finish_closings();
+        }
         let deadlines = Deadlines {
-            phase_ms: self.now.mono_ms + self.settings.connect_timeout_ms,
-            heartbeat_ms: self.now.mono_ms + self.settings.heartbeat_ms,
+            phase_ms: self.out.now.mono_ms + self.settings.connect_timeout_ms,
+            heartbeat_ms: self.out.now.mono_ms + self.settings.heartbeat_ms,
             ..Deadlines::default()
         };
-        self.connections.insert(Box::new(Connection::new(&opened, deadlines, self.settings.outbound_bytes)));
+        let limit = self.settings.outbound_bytes;
+        let id = self.sessions.insert(|id| Session::new(id, &opened, deadlines, limit));
+        self.sessions.open_door(opened.conn, id);
         self.arm(id);
         if self.draining {
             return self.close(id, CloseCode::Drain, "drain");
@@ -41,9 +47,9 @@ impl Engine {
     }
 
     /// `CONNECT` on a connection that waits for it.
-    pub(super) fn connect(&mut self, id: ConnId, request: Option<RequestId>, connect: Connect) {
-        let Some(conn) = self.connections.get_mut(id) else { return };
-        if !matches!(conn.phase, Phase::Connecting) {
+    pub(super) fn connect(&mut self, id: SessionId, request: Option<RequestId>, connect: Connect) {
+        let session = &mut self.sessions[id];
+        if !matches!(session.phase, Phase::Connecting) {
             let reason = "type: CONNECT, and this connection is connected already".to_owned();
             return self.bad_request(id, &BadRequest { id: request, reason });
         }
@@ -51,19 +57,19 @@ impl Engine {
             let text = "resume: sessions are not kept by this server; send CONNECT without it";
             return self.refuse(id, request.as_ref(), ErrorCode::Unsupported, text);
         }
-        conn.max_message_bytes = connect.max_message_bytes;
+        session.outbox.max_message_bytes = connect.max_message_bytes;
         if let Some(token) = connect.token {
-            conn.judging = Some(Box::new(Judging::Connect { id: request, subscribe: connect.subscribe }));
             // It came in time; how long judging takes is not the client's fault.
-            conn.deadlines.phase_ms = 0;
+            session.deadlines.phase_ms = 0;
             self.arm(id);
-            return self.outputs.push_back(Output::Authenticate { conn: id, token });
+            let judging = Judging::Connect { id: request, subscribe: connect.subscribe };
+            return self.verify_token(id, token, judging);
         }
-        let claims = match conn.claims.take() {
+        let claims = match session.claims.take() {
             Some(claims) => claims,
             None if self.settings.allow_anonymous => {
-                conn.anonymous = true;
-                anonymous(conn)
+                session.anonymous = true;
+                anonymous(session)
             }
             None => {
                 let failure = AuthFailure::new(ErrorCode::Unauthenticated, "CONNECT: `token` is missing");
@@ -73,14 +79,27 @@ impl Engine {
         self.join(id, request, claims, connect.subscribe);
     }
 
-    pub(super) fn authenticated(&mut self, id: ConnId, result: Result<Claims, AuthFailure>) {
-        let Some(judging) = self.connections.get_mut(id).and_then(|conn| conn.judging.take()) else { return };
+    /// Has a token verified; [`Engine::authenticated`] goes on. Without a socket nobody would be answered by the shell.
+    pub(super) fn verify_token(&mut self, id: SessionId, token: String, judging: Judging) {
+        let session = &mut self.sessions[id];
+        if let Some(link) = &session.link {
+            session.judging = Some(Box::new(judging));
+            self.out.outputs.push_back(Output::Authenticate { conn: link.conn, token });
+        } else {
+            let lost = "the connection was lost before the token was verified";
+            self.with_token(id, judging, Err(AuthFailure::new(ErrorCode::Internal, lost)));
+        }
+    }
+
+    pub(super) fn authenticated(&mut self, id: SessionId, result: Result<Claims, AuthFailure>) {
+        // Unless the shell answers twice.
+        let Some(judging) = self.sessions[id].judging.take() else { return };
         self.charged(id, |engine| engine.with_token(id, *judging, result));
-        self.run_deferred(id);
+        self.retry_deferred(id);
     }
 
     /// Does what a token was sent for.
-    fn with_token(&mut self, id: ConnId, judging: Judging, result: Result<Claims, AuthFailure>) {
+    fn with_token(&mut self, id: SessionId, judging: Judging, result: Result<Claims, AuthFailure>) {
         match (judging, result) {
             (Judging::Connect { id: request, subscribe }, Ok(claims)) => {
                 self.join(id, request, claims, subscribe)
@@ -97,18 +116,18 @@ impl Engine {
     }
 
     /// Closes a connection that has no good token, and reports it.
-    fn reject_token(&mut self, id: ConnId, request: Option<&RequestId>, failure: &AuthFailure) {
+    fn reject_token(&mut self, id: SessionId, request: Option<&RequestId>, failure: &AuthFailure) {
         self.report_refused_token(id, failure);
         self.end_for_token(id, request, failure);
     }
 
-    fn report_refused_token(&mut self, id: ConnId, failure: &AuthFailure) {
-        let Some(address) = self.connections.get(id).map(|conn| conn.address) else { return };
-        self.stats.tokens_refused += 1;
+    fn report_refused_token(&mut self, id: SessionId, failure: &AuthFailure) {
+        let address = self.sessions[id].address;
+        self.out.stats.tokens_refused += 1;
         self.notice(Notice::TokenRefused { address, code: failure.code, reason: failure.message.clone() });
     }
 
-    fn end_for_token(&mut self, id: ConnId, request: Option<&RequestId>, failure: &AuthFailure) {
+    fn end_for_token(&mut self, id: SessionId, request: Option<&RequestId>, failure: &AuthFailure) {
         self.refuse_token(id, request, failure);
         match failure.code {
             // The client may come again, with the same token or another.
@@ -121,28 +140,28 @@ impl Engine {
         }
     }
 
-    fn refuse_token(&mut self, id: ConnId, request: Option<&RequestId>, failure: &AuthFailure) {
+    fn refuse_token(&mut self, id: SessionId, request: Option<&RequestId>, failure: &AuthFailure) {
         let error = ErrorMessage::new(failure.code, &failure.message);
         self.send_error(id, ErrorMessage { id: request, retry_after_ms: failure.retry_after_ms, ..error });
     }
 
     /// Takes the claims up and keeps their expiry.
-    fn set_claims(&mut self, id: ConnId, claims: Claims) {
-        let now = self.now;
-        let Some(conn) = self.connections.get_mut(id) else { return };
+    fn set_claims(&mut self, id: SessionId, claims: Claims) {
+        let now = self.out.now;
+        let session = &mut self.sessions[id];
         let leeway_ms = self.settings.token_leeway_ms;
         let expires_in_ms = |at: u64| at.saturating_add(leeway_ms).saturating_sub(now.unix_ms).max(1);
-        conn.deadlines.expiry_ms =
+        session.deadlines.expiry_ms =
             claims.expires_unix_ms.map_or(0, |at| now.mono_ms.saturating_add(expires_in_ms(at)));
-        conn.claims = Some(claims);
-        conn.access = None;
-        self.arm(id);
+        session.claims = Some(claims);
+        session.access = None;
+        self.out.timers.arm(session);
     }
 
     /// The player is known: subscribe what the templates and `CONNECT` ask for, then say `WELCOME`.
     fn join(
         &mut self,
-        id: ConnId,
+        id: SessionId,
         request: Option<RequestId>,
         claims: Claims,
         subscribe: Vec<Result<Subscribe, BadSubscribe>>,
@@ -156,12 +175,12 @@ impl Engine {
         for notice in auto.skipped {
             self.notice(notice);
         }
-        let Some(conn) = self.connections.get_mut(id) else { return };
+        let session = &mut self.sessions[id];
         // One more than there are, so that nothing is complete before everything is asked for.
         // Services cannot have narrowed anything for an anonymous player, whose name is new.
-        let named = !conn.anonymous;
+        let named = !session.anonymous;
         let joining = Joining { id: request, unconfirmed: 1, errors: Vec::new(), limited: 0 };
-        conn.phase = Phase::Joining(Box::new(joining));
+        session.phase = Phase::Joining(Box::new(joining));
         if named {
             self.load_views(id);
         }
@@ -173,17 +192,19 @@ impl Engine {
             match subscribe {
                 Ok(subscribe) => self.subscribe(id, None, subscribe, true),
                 Err(bad) => {
-                    self.stats.bad_messages += 1;
+                    self.out.stats.bad_messages += 1;
                     let error = ErrorMessage::new(ErrorCode::BadMessage, &bad.reason);
                     let channel = bad.channel.as_deref();
                     self.error_behind_welcome(id, &ErrorMessage { channel, ..error });
                 }
             }
         }
-        if let Some(conn) = self.connections.get_mut(id) {
-            conn.deadlines.phase_ms = self.now.mono_ms + JOIN_TIMEOUT_MS;
-            self.arm(id);
+        let session = &mut self.sessions[id];
+        if session.is_closing() {
+            return;
         }
+        session.deadlines.phase_ms = self.out.now.mono_ms + JOIN_TIMEOUT_MS;
+        self.out.timers.arm(session);
         self.confirmed_for_welcome(id);
         if self.status == BrokerStatus::Degraded {
             self.welcome(id);
@@ -191,30 +212,31 @@ impl Engine {
     }
 
     /// Counts the connection for its player; says whether it may stay.
-    fn admit(&mut self, id: ConnId) -> bool {
-        let Some(player) = self.connections.get(id).and_then(|conn| conn.player()) else { return false };
-        match self.limits.enter(player, Holder { shard: self.shard, conn: id }) {
-            Admission::Admitted => return true,
-            Admission::InPlaceOf(oldest) => {
-                self.outputs.push_back(Output::Displace(oldest));
-                return true;
-            }
-            Admission::Refused => self.close_as_too_many(id),
+    fn admit(&mut self, id: SessionId) -> bool {
+        let holder = Holder { shard: self.shard, session: id };
+        let admission = self.sessions[id].player().map(|player| self.limits.enter(player, holder));
+        match admission {
+            Some(Admission::Refused) => self.close_as_too_many(id),
+            Some(Admission::InPlaceOf(oldest)) => self.out.outputs.push_back(Output::Displace(oldest)),
+            Some(Admission::Admitted) | None => {}
         }
-        false
+        !self.sessions[id].is_closing()
     }
 
-    /// The player has more connections than a node holds of one, and this is the one to go.
-    pub(super) fn close_as_too_many(&mut self, id: ConnId) {
-        if self.connections.get(id).is_none() {
-            return;
+    /// A player has more sessions than a node holds of one, and this is the oldest. It may have ended meanwhile.
+    pub(super) fn displaced(&mut self, id: SessionId) {
+        if self.sessions.get(id).is_some() {
+            self.close_as_too_many(id);
         }
-        self.stats.too_many_connections += 1;
+    }
+
+    fn close_as_too_many(&mut self, id: SessionId) {
+        self.out.stats.too_many_connections += 1;
         self.close(id, CloseCode::TooManyConnections, "too many connections of this player");
     }
 
     /// Channels that templates give, and for which there is no room.
-    fn tell_cut(&mut self, id: ConnId, cut: &[String], in_connect: bool) {
+    fn tell_cut(&mut self, id: SessionId, cut: &[String], in_connect: bool) {
         for (at, channel) in cut.iter().enumerate() {
             let mut text = self.too_many_subscriptions();
             if at + 1 == permissions::MAX_CUT {
@@ -227,24 +249,21 @@ impl Engine {
     }
 
     /// One of the things that `WELCOME` waits for is settled.
-    pub(super) fn confirmed_for_welcome(&mut self, id: ConnId) {
-        let Some(conn) = self.connections.get_mut(id) else { return };
-        let Phase::Joining(joining) = &mut conn.phase else { return };
-        joining.unconfirmed = joining.unconfirmed.saturating_sub(1);
-        if joining.unconfirmed == 0 {
-            self.welcome(id);
+    pub(super) fn confirmed_for_welcome(&mut self, id: SessionId) {
+        if let Phase::Joining(joining) = &mut self.sessions[id].phase {
+            joining.unconfirmed = joining.unconfirmed.saturating_sub(1);
+            if joining.unconfirmed == 0 {
+                self.welcome(id);
+            }
         }
     }
 
-    /// Says `WELCOME` to a joining connection; what is not confirmed is listed as pending and told later.
-    pub(super) fn welcome(&mut self, id: ConnId) {
-        let Some(conn) = self.connections.get_mut(id) else { return };
-        if !matches!(conn.phase, Phase::Joining(_)) {
-            return;
-        }
-        let Phase::Joining(joining) = std::mem::replace(&mut conn.phase, Phase::Open) else { return };
-        conn.deadlines.phase_ms = 0;
-        self.arm(id);
+    /// Says `WELCOME` to a joining session; what is not confirmed is listed as pending and told later.
+    pub(super) fn welcome(&mut self, id: SessionId) {
+        let session = &mut self.sessions[id];
+        let Some(joining) = session.phase.open() else { return };
+        session.deadlines.phase_ms = 0;
+        self.out.timers.arm(session);
         self.send_welcome(id, joining.id.as_ref());
         self.tell_pending_later(id);
         for error in joining.errors {
@@ -253,59 +272,53 @@ impl Engine {
         if self.status == BrokerStatus::Degraded {
             self.send(id, &ServerMessage::Status { broker: "degraded" });
         }
-        let targets: Vec<TargetId> = self
-            .connections
-            .get(id)
-            .map_or(Vec::new(), |conn| conn.subscriptions.iter().map(|s| s.target).collect());
+        let targets: Vec<TargetId> = self.sessions[id].subscriptions.iter().map(|s| s.target).collect();
         for target in targets {
             self.want_snapshot(id, target);
         }
         self.tell_connected(id);
-        self.run_deferred(id);
+        self.retry_deferred(id);
     }
 
-    fn send_welcome(&mut self, id: ConnId, request: Option<&RequestId>) {
-        let Some(conn) = self.connections.get(id) else { return };
-        let subscriptions = conn
+    fn send_welcome(&mut self, id: SessionId, request: Option<&RequestId>) {
+        let session = &self.sessions[id];
+        let subscriptions = session
             .subscriptions
             .iter()
-            .filter_map(|subscription| {
-                let target = self.targets.get(subscription.target)?;
-                let subscriber = target.subscribers.get(subscription.slot as usize)?;
-                Some(SubscriptionInfo {
+            .map(|subscription| {
+                let target = &self.targets[subscription.target];
+                let success = target.subscriber_at(subscription.slot).phase.success_so_far();
+                SubscriptionInfo {
                     auto: subscription.origin == Origin::Auto,
-                    ..target.info(subscriber.live)
-                })
+                    ..target.info(success.as_ref())
+                }
             })
             .collect();
-        let (connection, session) = (conn.public_name(), conn.session_name());
-        let Some(player) = conn.player().cloned() else { return };
-        let settings = self.settings.clone();
+        let player = session.player().cloned().unwrap_or_default();
+        let (connection, secret) = (session.public_name(), session.session_name());
         let message = ServerMessage::Welcome(Welcome {
             id: request,
             connection: &connection,
-            session: &session,
+            session: &secret,
             resumed: false,
             player: &player,
-            node: &settings.node,
-            server_time_ms: self.now.unix_ms,
-            heartbeat_ms: settings.heartbeat_ms,
+            node: &self.settings.node,
+            server_time_ms: self.out.now.unix_ms,
+            heartbeat_ms: self.settings.heartbeat_ms,
             resume_window_ms: 0,
-            message_bytes: settings.message_bytes as u64,
-            subscriptions_limit: settings.subscriptions as u64,
+            message_bytes: self.settings.message_bytes as u64,
+            subscriptions_limit: self.settings.subscriptions as u64,
             subscriptions,
         });
-        let frame = drawbridge_protocol::codec::encode_frame(conn.encoding, &message);
-        drop(message);
-        self.push(id, frame);
+        self.out.send(&mut self.sessions[id], &message);
+        self.enforce_limits();
     }
 
     /// What was pending in `WELCOME` is confirmed by `CHANNEL_SUBSCRIBED`.
-    fn tell_pending_later(&mut self, id: ConnId) {
-        let Some(conn) = self.connections.get(id) else { return };
-        for subscription in &conn.subscriptions {
-            let Some(target) = self.targets.get_mut(subscription.target) else { continue };
-            for waiter in target.waiters.iter_mut().filter(|waiter| waiter.conn == id) {
+    fn tell_pending_later(&mut self, id: SessionId) {
+        for subscription in &self.sessions[id].subscriptions {
+            let waiters = &mut self.targets[subscription.target].waiters;
+            for waiter in waiters.iter_mut().filter(|waiter| waiter.session == id) {
                 if matches!(waiter.reply, Reply::Welcome) {
                     waiter.reply = Reply::Told;
                 }
@@ -313,26 +326,27 @@ impl Engine {
         }
     }
 
-    pub(super) fn phase_timed_out(&mut self, id: ConnId) {
-        match self.connections.get(id).map(|conn| &conn.phase) {
-            Some(Phase::Connecting) => {
+    pub(super) fn phase_timed_out(&mut self, id: SessionId) {
+        match &self.sessions[id].phase {
+            Phase::Connecting => {
                 let message = "no CONNECT within the time that this server allows";
                 let failure = AuthFailure::new(ErrorCode::Unauthenticated, message);
                 self.reject_token(id, None, &failure);
             }
-            Some(Phase::Joining(_)) => self.welcome(id),
-            Some(Phase::Open) | None => {}
+            Phase::Joining(_) => self.welcome(id),
+            Phase::Open | Phase::Closing { .. } => {}
         }
     }
 
-    pub(super) fn expired(&mut self, id: ConnId) {
+    pub(super) fn expired(&mut self, id: SessionId) {
         let message = "the token expired; reconnect with a fresh one";
         self.end_for_token(id, None, &AuthFailure::new(ErrorCode::TokenExpired, message));
     }
 
     /// A new token for the same player: rights are judged anew.
-    fn refresh(&mut self, id: ConnId, request: Option<&RequestId>, claims: Claims) {
-        let Some(old) = self.connections.get(id).and_then(|conn| conn.claims.clone()) else { return };
+    fn refresh(&mut self, id: SessionId, request: Option<&RequestId>, claims: Claims) {
+        // A token is renewed by a session that has one.
+        let Some(old) = self.sessions[id].claims.clone() else { return };
         if old.player != claims.player {
             let text = "token: it names another player than this connection's";
             return self.refuse(id, request, ErrorCode::Forbidden, text);
@@ -355,7 +369,7 @@ impl Engine {
             if self.is_subscribed(id, &Subject::channel(&*channel)) {
                 continue;
             }
-            let held = self.connections.get(id).map_or(0, |conn| conn.subscriptions.len());
+            let held = self.sessions[id].subscriptions.len();
             if held < self.settings.subscriptions {
                 self.auto_subscribe(id, channel, Reply::Told);
             } else {
@@ -369,7 +383,10 @@ impl Engine {
     }
 
     /// Subscribes a channel that a template names for this player.
-    fn auto_subscribe(&mut self, id: ConnId, channel: String, reply: Reply) {
+    fn auto_subscribe(&mut self, id: SessionId, channel: String, reply: Reply) {
+        if self.sessions[id].is_closing() {
+            return;
+        }
         let subject = Subject::channel(&*channel);
         let is_work = self.is_work(&subject, None);
         match self.take_subscribe(id).and_then(|()| if is_work { self.check_work(id) } else { Ok(()) }) {
@@ -382,10 +399,9 @@ impl Engine {
     }
 
     /// Ends what the new claims do not allow and folds them into the views of the rest.
-    fn judge_anew(&mut self, id: ConnId, claims: &Claims, auto: &[String]) {
-        let Some(conn) = self.connections.get(id) else { return };
-        for subscription in conn.subscriptions.clone() {
-            let Some(target) = self.targets.get(subscription.target) else { continue };
+    fn judge_anew(&mut self, id: SessionId, claims: &Claims, auto: &[String]) {
+        for subscription in self.sessions[id].subscriptions.clone() {
+            let target = &self.targets[subscription.target];
             let name = target.subject.name.clone();
             self.targets.work.add(work::to_evaluate(work::AUTHORIZE as usize, claims.json.len()));
             let allowed = match subscription.origin {
@@ -411,22 +427,24 @@ impl Engine {
 }
 
 /// A player without a token: a name of its own, and no claims but that it is anonymous.
-fn anonymous(conn: &Connection) -> Claims {
-    let player: Arc<str> = format!("anonymous-{}", conn.public_name()).into();
+fn anonymous(session: &Session) -> Claims {
+    let player: Arc<str> = format!("anonymous-{}", session.public_name()).into();
     let json = format!(r#"{{"sub":"{player}","anonymous":true}}"#).into();
     Claims { player, expires_unix_ms: None, json }
 }
 
 impl Engine {
     /// An error of `CONNECT.subscribe`, told behind `WELCOME`.
-    pub(super) fn error_behind_welcome(&mut self, id: ConnId, error: &ErrorMessage<'_>) {
+    pub(super) fn error_behind_welcome(&mut self, id: SessionId, error: &ErrorMessage<'_>) {
         self.count_error(error.code);
-        let Some(conn) = self.connections.get_mut(id) else { return };
-        let frame =
-            drawbridge_protocol::codec::encode_frame(conn.encoding, &ServerMessage::Error(error.clone()));
-        match &mut conn.phase {
-            Phase::Joining(joining) => joining.errors.push(frame),
-            Phase::Connecting | Phase::Open => self.push(id, frame),
+        let session = &mut self.sessions[id];
+        let message = ServerMessage::Error(error.clone());
+        match &mut session.phase {
+            Phase::Joining(joining) => {
+                let frame = codec::encode_frame(session.outbox.format().encoding, &message);
+                joining.errors.push(frame);
+            }
+            Phase::Connecting | Phase::Open | Phase::Closing { .. } => self.send(id, &message),
         }
     }
 }

@@ -11,10 +11,10 @@ use drawbridge_protocol::ErrorCode;
 use super::Engine;
 use super::subscribe::Refusal;
 use crate::area::Area;
-use crate::connection::{Connection, Phase};
 use crate::expr::Expr;
-use crate::io::{ConnId, Subject};
+use crate::io::{SessionId, Subject};
 use crate::rate_limit::{ABUSE_WINDOW_MS, Account, PLAYERS_PER_ADDRESS, SharedLimits, Verdict};
+use crate::session::{Phase, Session};
 use crate::settings::{Rate, Settings};
 use crate::work;
 
@@ -23,9 +23,9 @@ const FILTER_SHARE: usize = super::views::MAX_FILTER_WORK / 16;
 
 impl Engine {
     /// Draws one subscription from the player's bucket, before anything is done for it.
-    pub(super) fn take_subscribe(&mut self, id: ConnId) -> Result<(), Refusal> {
-        let Some(account) = self.connections.get(id).and_then(|conn| conn.account()) else { return Ok(()) };
-        let verdict = self.limits.take_subscribe(self.now.mono_ms, &account);
+    pub(super) fn take_subscribe(&mut self, id: SessionId) -> Result<(), Refusal> {
+        let Some(account) = self.sessions[id].account() else { return Ok(()) };
+        let verdict = self.limits.take_subscribe(self.out.now.mono_ms, &account);
         let rate = self.settings.subscribes_per_player();
         let (retry_after_ms, is_abuse) = match verdict {
             Verdict::Allowed => return Ok(()),
@@ -38,27 +38,27 @@ impl Engine {
     }
 
     /// Does what a client asked for, and charges the client for the work.
-    pub(super) fn charged(&mut self, id: ConnId, request: impl FnOnce(&mut Self)) {
+    pub(super) fn charged(&mut self, id: SessionId, request: impl FnOnce(&mut Self)) {
         let before = self.targets.work.total();
         request(self);
         self.charge(id, self.targets.work.total() - before);
     }
 
     /// Charges a client for work that was done.
-    pub(super) fn charge(&mut self, id: ConnId, steps: u64) {
-        if let Some(conn) = self.connections.get_mut(id) {
-            conn.charge_work(&self.limits, &self.settings, self.now.mono_ms, steps);
-            self.stats.work_charged += steps;
-        }
+    pub(super) fn charge(&mut self, id: SessionId, steps: u64) {
+        let session = &mut self.sessions[id];
+        session.charge_work(&self.limits, &self.settings, self.out.now.mono_ms, steps);
+        self.out.stats.work_charged += steps;
     }
 
     /// Whether neither the connection nor its player owes anything for work.
-    pub(super) fn check_work(&self, id: ConnId) -> Result<(), Refusal> {
-        let Some(conn) = self.connections.get(id) else { return Ok(()) };
-        let (now_ms, rate) = (self.now.mono_ms, self.settings.work);
-        let verdict = match conn.work.check(now_ms, work::in_steps(rate)) {
+    pub(super) fn check_work(&self, id: SessionId) -> Result<(), Refusal> {
+        let session = &self.sessions[id];
+        let (now_ms, rate) = (self.out.now.mono_ms, self.settings.work);
+        let by_link = session.link.as_ref().map(|link| link.work.check(now_ms, work::in_steps(rate)));
+        let verdict = match by_link.unwrap_or(Verdict::Allowed) {
             Verdict::Allowed => {
-                conn.account().map_or(Verdict::Allowed, |account| self.limits.check_work(now_ms, &account))
+                session.account().map_or(Verdict::Allowed, |account| self.limits.check_work(now_ms, &account))
             }
             verdict => verdict,
         };
@@ -83,7 +83,7 @@ impl Engine {
         filter: Option<&Expr>,
         area: Option<&Area>,
     ) -> Result<(), Refusal> {
-        let target = self.targets.find(subject).and_then(|id| self.targets.get(id));
+        let target = self.targets.find(subject).map(|id| &self.targets[id]);
         let (Some(filter), Some(world)) = (filter, target.and_then(|target| target.world.as_ref())) else {
             return Ok(());
         };
@@ -104,11 +104,11 @@ impl Engine {
     /// so can no player alone use up what all of them share ([`Engine::judge_work`]).
     pub(super) fn check_share(
         &self,
-        id: ConnId,
+        id: SessionId,
         subject: &Subject,
         filter: Option<&Expr>,
     ) -> Result<(), Refusal> {
-        let account = self.connections.get(id).and_then(Connection::account);
+        let account = self.sessions[id].account();
         let (Some(filter), Some(account)) = (filter, account) else { return Ok(()) };
         let (whose, share) = match &account {
             Account::Player(_) => ("this player", FILTER_SHARE),
@@ -120,19 +120,18 @@ impl Engine {
         let mut held = 0;
         let searched = match &account {
             Account::Player(_) => 0,
-            Account::Address(_) => self.connections.len(),
+            Account::Address(_) => self.sessions.len(),
         };
         self.targets.work.add(searched as u64 / 2);
-        for conn in self.connections_of(&account) {
-            self.targets.work.add(work::EXAMINE * conn.subscriptions.len() as u64);
-            for subscription in &conn.subscriptions {
+        for session in self.sessions_of(&account) {
+            self.targets.work.add(work::EXAMINE * session.subscriptions.len() as u64);
+            for subscription in &session.subscriptions {
                 // All patterns are evaluated together, whatever their names.
-                let Some(other) = self.targets.get(subscription.target) else { continue };
+                let other = &self.targets[subscription.target];
                 let is_same = Some(subscription.target) == target;
                 let shares = if subject.is_pattern() { other.subject.is_pattern() } else { is_same };
-                if shares && !(conn.id == id && is_same) {
-                    let theirs = other.subscribers.get(subscription.slot as usize);
-                    held += theirs.and_then(|one| one.filter.as_ref()).map_or(0, Expr::work);
+                if shares && !(session.id == id && is_same) {
+                    held += other.subscriber_at(subscription.slot).filter.as_ref().map_or(0, Expr::work);
                 }
             }
         }
@@ -148,23 +147,23 @@ impl Engine {
     }
 
     /// The connections of this shard that draw from an account.
-    fn connections_of<'e>(&'e self, account: &'e Account) -> Box<dyn Iterator<Item = &'e Connection> + 'e> {
+    fn sessions_of<'e>(&'e self, account: &'e Account) -> Box<dyn Iterator<Item = &'e Session> + 'e> {
         match account {
             Account::Player(player) => {
                 let ids = self.players.get(player).into_iter().flatten();
-                Box::new(ids.filter_map(|id| self.connections.get(*id)))
+                Box::new(ids.map(|id| &self.sessions[*id]))
             }
             Account::Address(address) => Box::new(
-                self.connections.iter().filter(move |conn| conn.anonymous && conn.address == *address),
+                self.sessions.iter().filter(move |session| session.anonymous && session.address == *address),
             ),
         }
     }
 
     /// How much later than the first one that `CONNECT` was refused this one is granted, so that not all of them are
     /// retried at the moment at which one would be granted.
-    fn turn_ms(&mut self, id: ConnId, rate: Rate) -> u64 {
-        match self.connections.get_mut(id).map(|conn| &mut conn.phase) {
-            Some(Phase::Joining(joining)) => {
+    fn turn_ms(&mut self, id: SessionId, rate: Rate) -> u64 {
+        match &mut self.sessions[id].phase {
+            Phase::Joining(joining) => {
                 joining.limited += 1;
                 (joining.limited - 1).saturating_mul(1_000) / rate.per_second.max(1)
             }
@@ -173,7 +172,7 @@ impl Engine {
     }
 }
 
-impl Connection {
+impl Session {
     /// Charges the connection and its player for work that was done.
     pub(super) fn charge_work(
         &mut self,
@@ -185,7 +184,9 @@ impl Connection {
         if steps == 0 {
             return;
         }
-        self.work.charge(now_ms, work::in_steps(settings.work), steps);
+        if let Some(link) = &mut self.link {
+            link.work.charge(now_ms, work::in_steps(settings.work), steps);
+        }
         if let Some(account) = self.account() {
             limits.charge_work(now_ms, &account, steps);
         }

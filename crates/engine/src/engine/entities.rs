@@ -4,10 +4,12 @@
 use std::sync::Arc;
 
 use super::Engine;
-use super::deliver::{Outgoing, delivery_of, event_frame, must_queue, outgoing};
+use super::deliver::{delivery_of, must_queue};
 use super::flush::MessageBounds;
+use super::outbound::Outbound;
+use super::sessions::Sessions;
 use crate::class::Delivery;
-use crate::io::{BrokerCommand, ConnId, Output, Publication, Subject};
+use crate::io::{BrokerCommand, Output, Publication, SessionId, Subject};
 use crate::outbox::{QueueKind, Queued, QueuedKind};
 use crate::targets::{Subscriber, TargetId};
 use crate::world::{Change, EntityId, Told};
@@ -15,12 +17,11 @@ use crate::world::{Change, EntityId, Told};
 impl Engine {
     /// An event of an entity channel.
     pub(super) fn deliver_entity(&mut self, id: TargetId, publication: &Arc<Publication>) {
-        let turn = self.publication;
+        let seq = self.out.publication_seq;
         let mut told = std::mem::take(&mut self.told);
-        if let Some(target) = self.targets.get_mut(id)
-            && let Some(world) = target.world.as_mut().filter(|world| world.loaded)
-        {
-            world.take(target.audiences.get_or_insert_default(), publication, turn, &mut told);
+        let target = &mut self.targets[id];
+        if let Some(world) = target.world.as_mut().filter(|world| world.loaded) {
+            world.take(target.audiences.get_or_insert_default(), publication, seq, &mut told);
         }
         self.tell(id, Some(publication), &mut told);
         self.told = told;
@@ -29,20 +30,21 @@ impl Engine {
     /// The whole table: what was known is void, and all that is in view is told anew.
     pub(super) fn table(&mut self, channel: &str, entities: &[Arc<Publication>]) {
         let Some(id) = self.targets.find_channel(channel) else { return };
-        let Some(target) = self.targets.get_mut(id) else { return };
+        let target = &mut self.targets[id];
         let Some(world) = &mut target.world else { return };
         let before = world.work().total();
         world.reset(target.audiences.get_or_insert_default(), entities);
         let steps = world.work().total() - before;
         // Who has just subscribed has caused it; where there are several, together.
-        let payers: Vec<ConnId> =
-            target.subscribers.iter().filter(|one| one.pays).map(|one| one.conn).collect();
-        let subscribers: Vec<ConnId> = target.subscribers.iter().map(|subscriber| subscriber.conn).collect();
-        for conn in &payers {
-            self.charge(*conn, steps / payers.len() as u64);
+        let payers: Vec<SessionId> =
+            target.subscribers.iter().filter(|one| one.pays).map(|one| one.session).collect();
+        let subscribers: Vec<SessionId> =
+            target.subscribers.iter().map(|subscriber| subscriber.session).collect();
+        for session in &payers {
+            self.charge(*session, steps / payers.len() as u64);
         }
-        for conn in subscribers {
-            self.want_snapshot(conn, id);
+        for session in subscribers {
+            self.want_snapshot(session, id);
         }
     }
 
@@ -50,9 +52,8 @@ impl Engine {
     pub(super) fn expired_entities(&mut self, channel: &str, keys: &[Arc<str>]) {
         let Some(id) = self.targets.find_channel(channel) else { return };
         let mut told = std::mem::take(&mut self.told);
-        if let Some(target) = self.targets.get_mut(id)
-            && let Some(world) = target.world.as_mut().filter(|world| world.loaded)
-        {
+        let target = &mut self.targets[id];
+        if let Some(world) = target.world.as_mut().filter(|world| world.loaded) {
             for key in keys {
                 world.remove(target.audiences.get_or_insert_default(), key, &mut told);
             }
@@ -61,17 +62,16 @@ impl Engine {
         self.told = told;
     }
 
-    /// This shard's table is not what it should be any more: until it comes anew nothing is told.
+    /// This shard's table is not what it should be any more: until it comes anew nothing is told. `refresh`: it is to be
+    /// read. Nothing to do where the channel has no table.
     pub(super) fn table_is_void(&mut self, id: TargetId, refresh: bool) {
-        let Some(target) = self.targets.get_mut(id) else { return };
+        let target = &mut self.targets[id];
         let Some(world) = &mut target.world else { return };
         world.loaded = false;
-        for subscriber in &mut target.subscribers {
+        for subscriber in &target.subscribers {
             // The table brings another snapshot; one that is wanted or running ends, with all that was to follow it.
-            if let Some(queue) = subscriber.queue.filter(|queue| self.queues.has_snapshot(*queue))
-                && let Some(conn) = self.connections.get_mut(subscriber.conn)
-            {
-                conn.outbox.change(&mut self.queues, queue, |queue| {
+            if let Some(queue) = subscriber.queue.filter(|queue| self.out.queues.has_snapshot(*queue)) {
+                self.out.change(&mut self.sessions[subscriber.session], queue, |queue| {
                     queue.clear();
                     queue.snapshot = None;
                 });
@@ -79,31 +79,26 @@ impl Engine {
         }
         if refresh {
             let subject = Subject::channel(target.subject.name.clone());
-            self.outputs.push_back(Output::Broker(BrokerCommand::Refresh(subject)));
+            self.out.outputs.push_back(Output::Broker(BrokerCommand::Refresh(subject)));
         }
     }
 
     /// Hands out what changed, audience by audience. `news`: the event that changed it.
     pub(super) fn tell(&mut self, id: TargetId, news: Option<&Arc<Publication>>, told: &mut Vec<Told>) {
-        let Some(target) = self.targets.get_mut(id) else { return told.clear() };
+        let target = &mut self.targets[id];
         let delivery = delivery_of(&self.settings, target.class);
-        let Some(audiences) = &target.audiences else { return told.clear() };
-        let mut out = outgoing!(self);
-        for told in told.iter() {
-            let (entity, change) = (told.entity, told.change);
-            let Some(audience) = audiences.get(told.audience) else { continue };
-            let Some(state) = told.state.as_ref().or(news) else { continue };
+        for Told { audience, entity, change, state } in told.drain(..) {
+            // Changes name their audience while it is there, and only a target with audiences has changes.
+            let Some(audience) = target.audiences.as_ref().map(|all| &all[audience]) else { continue };
+            let Some(state) = state.as_ref().or(news) else { continue };
             let is_news = news.is_some_and(|news| Arc::ptr_eq(news, state));
             let telling = Telling { target: id, entity, change, state, is_news };
             for slot in &audience.members {
-                if let Some(subscriber) = target.subscribers.get_mut(*slot as usize) {
-                    out.tell(subscriber, &telling, &delivery);
-                }
+                let subscriber = &mut target.subscribers[*slot as usize];
+                self.out.tell(&mut self.sessions, subscriber, &telling, &delivery);
             }
         }
-        told.clear();
-        let over = out.over;
-        self.enforce_limit(over);
+        self.enforce_limits();
     }
 }
 
@@ -118,15 +113,24 @@ pub(super) struct Telling<'a> {
     pub(super) is_news: bool,
 }
 
-impl Outgoing<'_> {
+impl Outbound {
     /// Tells a subscriber what changed in its view.
-    pub(super) fn tell(&mut self, subscriber: &mut Subscriber, told: &Telling<'_>, delivery: &Delivery) {
-        if !subscriber.live {
+    ///
+    /// Why the session is looked up here and not by the caller: most changes are staged without touching it, and with
+    /// thousands of receivers each of them is a cache miss (ADR 0014).
+    pub(super) fn tell(
+        &mut self,
+        sessions: &mut Sessions,
+        subscriber: &mut Subscriber,
+        told: &Telling<'_>,
+        delivery: &Delivery,
+    ) {
+        if !subscriber.phase.is_shown_events() {
             return;
         }
         let kind = QueuedKind::Entity(told.entity, told.change);
-        let mut queued = Queued::new(told.state.clone(), kind, told.target, told.is_news, self.now_ms);
-        // Why the connection is not touched: a queue exists, so its flush is scheduled and the connection is open.
+        let mut queued = Queued::new(told.state.clone(), kind, told.target, told.is_news, self.now.mono_ms);
+        // A queue exists, so its flush is scheduled and the session is open.
         if delivery.batch_ms > 0
             && let Some(queue) = subscriber.queue
         {
@@ -138,21 +142,21 @@ impl Outgoing<'_> {
                 Err(refused) => queued = refused,
             }
         }
-        let Some(conn) = self.connections.get_mut(subscriber.conn) else { return };
-        if !conn.is_open() {
+        let session = &mut sessions[subscriber.session];
+        if !session.is_open() {
             return;
         }
         self.stats.deliveries += 1;
         let is_plain = || {
-            !must_queue(conn, subscriber.queue.is_some(), delivery)
-                && !conn.outbox.leaves_out()
-                && !MessageBounds::of(conn, delivery).excludes(conn.encoding, told.state)
+            !must_queue(session, subscriber.queue.is_some(), delivery)
+                && !session.outbox.leaves_out()
+                && !MessageBounds::of(session, delivery).excludes(session.encoding(), told.state)
         };
         if told.change == Change::Update && is_plain() {
-            let frame = event_frame(conn, told.state, self.compressor);
-            conn.outbox.push_frame(frame);
-            return conn.mark_dirty(self.dirty);
+            let frame = self.event_frame(session, told.state);
+            session.outbox.push_frame(frame);
+            return self.mark_dirty(session);
         }
-        subscriber.queue = self.enqueue(subscriber.conn, QueueKind::Table(told.target), queued, delivery);
+        subscriber.queue = Some(self.enqueue(session, QueueKind::Table(told.target), queued, delivery));
     }
 }

@@ -10,17 +10,18 @@ use drawbridge_protocol::{Encoding, Frame, MAX_BATCH, ServerMessage, codec};
 use smallvec::SmallVec;
 
 use super::Engine;
-use super::deliver::{delivery_of, event_frame};
+use super::deliver::delivery_of;
+use super::outbound::Outbound;
 use crate::area::Shape;
 use crate::audience::{AudienceId, NOBODY};
 use crate::class::{ClassId, Delivery};
-use crate::connection::Connection;
-use crate::io::{ConnId, Publication};
-use crate::outbox::{QueueId, QueueKind, Queued, QueuedKind, Queues, Snapshot, SnapshotState};
+use crate::io::{Publication, SessionId};
+use crate::outbox::{OutboundQueue, QueueId, QueueKind, Queued, QueuedKind, Snapshot, SnapshotState};
 use crate::rate_limit::SharedLimits;
+use crate::session::Session;
 use crate::settings::Settings;
 use crate::stats::Stats;
-use crate::targets::{Subscriber, Target, TargetId, Targets};
+use crate::targets::{Target, TargetId, Targets};
 use crate::work;
 use crate::world::Change;
 
@@ -52,8 +53,8 @@ pub(super) struct MessageBounds {
 impl MessageBounds {
     /// What the client said in `CONNECT`, or else what its class says.
     #[inline]
-    pub(super) fn of(conn: &Connection, delivery: &Delivery) -> Self {
-        let event = conn.max_message_bytes.or(delivery.max_message_bytes);
+    pub(super) fn of(session: &Session, delivery: &Delivery) -> Self {
+        let event = session.outbox.max_message_bytes.or(delivery.max_message_bytes);
         MessageBounds { composed: event.unwrap_or(COMPOSED_BYTES), event }
     }
 
@@ -82,17 +83,14 @@ fn key_bytes(key: &str) -> usize {
     6 * key.len() + 3
 }
 
-/// What one connection's flush needs of the engine, beside the connection.
+/// What the flush of one session needs of the engine, beside the session.
 struct Flush<'e> {
-    now_ms: u64,
     /// See [`flush_bytes`].
     max_bytes: usize,
     settings: &'e Settings,
     limits: &'e SharedLimits,
     targets: &'e mut Targets,
-    queues: &'e mut Queues,
-    stats: &'e mut Stats,
-    compressor: &'e mut Compressor,
+    out: &'e mut Outbound,
     /// Messages that are sent in arrays, and about how many bytes they have.
     batch: Vec<Message>,
     batch_bytes: usize,
@@ -112,28 +110,13 @@ enum FlushOutcome {
 }
 
 impl Engine {
-    fn flush(&mut self) -> (&mut super::Connections, Flush<'_>) {
-        let flush = Flush {
-            now_ms: self.now.mono_ms,
-            max_bytes: flush_bytes(self.settings.outbound_bytes),
-            settings: &self.settings,
-            limits: &self.limits,
-            targets: &mut self.targets,
-            queues: &mut self.queues,
-            stats: &mut self.stats,
-            compressor: &mut self.compressor,
-            batch: Vec::new(),
-            batch_bytes: 0,
-            array_bytes: usize::MAX,
-        };
-        (&mut self.connections, flush)
-    }
-
-    /// Makes all queues of a connection into frames, whatever their windows say: it is about to be closed. Snapshots that
+    /// Makes all queues of a session into frames, whatever their windows say: it is about to be closed. Snapshots that
     /// are not complete are left out.
-    pub(super) fn flush_all(&mut self, id: ConnId) {
-        let Some(conn) = self.connections.get(id).filter(|conn| !conn.blocked) else { return };
-        for (kind, queue) in conn.outbox.queues().to_vec() {
+    pub(super) fn flush_all(&mut self, id: SessionId) {
+        if self.sessions[id].is_blocked() {
+            return;
+        }
+        for (kind, queue) in self.sessions[id].outbox.queues().to_vec() {
             match kind {
                 QueueKind::Table(target) => self.flush_target(id, target),
                 QueueKind::Stream(_) => self.flush_whole(id, kind, queue),
@@ -142,155 +125,172 @@ impl Engine {
     }
 
     /// Makes queues whose time has come into frames, up to [`FLUSH_BYTES`].
-    pub(super) fn flush_due(&mut self, id: ConnId) {
-        let (connections, mut flush) = self.flush();
-        let Some(conn) = connections.get_mut(id).filter(|conn| conn.outbox.has_queues()) else { return };
+    ///
+    /// Invariant: each queue of the session is in the next order of service, or was empty and is removed; and the
+    /// session's flush deadline is the earliest of the queues that wait.
+    pub(super) fn flush_due(&mut self, id: SessionId) {
+        let session = &mut self.sessions[id];
+        let mut flush = Flush::new(&self.settings, &self.limits, &mut self.targets, &mut self.out);
+        if !session.outbox.has_queues() {
+            return;
+        }
         // A client that reads while more waits than the limit: `max_updates` does not matter then.
-        let limited = !conn.outbox.is_over_limit();
+        let limited = !session.outbox.is_over_limit();
+        let now_ms = flush.out.now.mono_ms;
         let mut next_ms: u64 = 0;
         // A queue that had some of the room is behind the others next time.
         let (mut first, mut last) = (Vec::new(), Vec::new());
         let mut more = false;
-        for (kind, queue) in conn.outbox.take_order() {
-            let before = conn.outbox.frame_bytes() + flush.batch_bytes;
-            let outcome = if flush.queues.flush_at_ms(queue) > flush.now_ms {
+        for (kind, queue) in session.outbox.take_order() {
+            let before = session.outbox.frame_bytes() + flush.batch_bytes;
+            let outcome = if flush.out.queues.flush_at_ms(queue) > now_ms {
                 FlushOutcome::Waits
             } else if before >= flush.max_bytes {
                 FlushOutcome::More
             } else {
-                flush.queue(conn, kind, queue, limited)
+                flush.queue(session, kind, queue, limited)
             };
             match outcome {
                 FlushOutcome::Empty => continue,
                 FlushOutcome::Waits => {
-                    let at = flush.queues.flush_at_ms(queue);
+                    let at = flush.out.queues.flush_at_ms(queue);
                     next_ms = if next_ms == 0 { at } else { at.min(next_ms) };
                 }
                 FlushOutcome::More => more = true,
             }
-            let was_served = conn.outbox.frame_bytes() + flush.batch_bytes > before;
+            let was_served = session.outbox.frame_bytes() + flush.batch_bytes > before;
             if was_served { &mut last } else { &mut first }.push((kind, queue));
         }
-        flush.end(conn);
+        flush.end(session);
         first.append(&mut last);
-        conn.outbox.set_order(first);
-        let Some(conn) = self.connections.get_mut(id) else { return };
-        conn.deadlines.flush_ms = next_ms;
-        conn.arm(&mut self.timers);
+        session.outbox.set_order(first);
+        session.deadlines.flush_ms = next_ms;
+        self.out.timers.arm(session);
         if more {
-            conn.mark_dirty(&mut self.dirty);
+            self.out.mark_dirty(session);
         }
     }
 
     /// Flushes what one subscription has queued, with all that is queued of its class, before a message that must follow
     /// it. While the socket is blocked, an entity channel's queue stays and is conflated instead: so the client is sent the
     /// state at the time of sending, and entities that another view hides meanwhile are left out.
-    pub(super) fn flush_target(&mut self, id: ConnId, target_id: TargetId) {
-        let (Some(conn), Some(target)) = (self.connections.get_mut(id), self.targets.get(target_id)) else {
-            return;
-        };
+    pub(super) fn flush_target(&mut self, id: SessionId, target_id: TargetId) {
+        let target = &self.targets[target_id];
         if target.world.is_none() {
             let class = (!target.subject.is_pattern()).then_some(target.class);
             return self.flush_streams(id, class);
         }
         let kind = QueueKind::Table(target_id);
-        let Some(queue) = conn.outbox.find(kind).filter(|queue| !self.queues.has_snapshot(*queue)) else {
-            return;
-        };
-        if conn.blocked {
-            conn.outbox.change(&mut self.queues, queue, |queue| queue.conflate());
-        } else {
-            self.flush_whole(id, kind, queue);
+        let session = &mut self.sessions[id];
+        let queue = session.outbox.find(kind).filter(|queue| !self.out.queues.has_snapshot(*queue));
+        match queue {
+            Some(queue) if session.is_blocked() => self.out.change(session, queue, OutboundQueue::conflate),
+            Some(queue) => self.flush_whole(id, kind, queue),
+            None => {}
         }
     }
 
     /// As [`Engine::flush_target`], for a channel whose events may come through patterns.
-    pub(super) fn flush_channel(&mut self, id: ConnId, channel: &str) {
+    pub(super) fn flush_channel(&mut self, id: SessionId, channel: &str) {
         let class = self.settings.classes.of_channel(channel).map(|(class, _, _)| class);
         self.flush_streams(id, Some(class));
     }
 
     /// Flushes the queue of this class's streams, or of all streams.
-    fn flush_streams(&mut self, id: ConnId, of: Option<Option<ClassId>>) {
-        let Some(conn) = self.connections.get(id) else { return };
+    fn flush_streams(&mut self, id: SessionId, of: Option<Option<ClassId>>) {
         let is_wanted = |kind: &QueueKind| match kind {
             QueueKind::Stream(class) => of.is_none_or(|of| of == *class),
             QueueKind::Table(_) => false,
         };
-        let queues = conn.outbox.queues().iter().filter(|(kind, _)| is_wanted(kind)).copied();
+        let queues = self.sessions[id].outbox.queues().iter().filter(|(kind, _)| is_wanted(kind)).copied();
         for (kind, queue) in queues.collect::<SmallVec<[_; 2]>>() {
             self.flush_whole(id, kind, queue);
         }
     }
 
-    fn flush_whole(&mut self, id: ConnId, kind: QueueKind, queue: QueueId) {
-        let (connections, mut flush) = self.flush();
-        let Some(conn) = connections.get_mut(id) else { return };
-        while flush.queue(conn, kind, queue, false) == FlushOutcome::More {}
-        flush.end(conn);
-        if let Some(conn) = self.connections.get_mut(id).filter(|conn| conn.outbox.has_frames()) {
-            conn.mark_dirty(&mut self.dirty);
+    fn flush_whole(&mut self, id: SessionId, kind: QueueKind, queue: QueueId) {
+        let session = &mut self.sessions[id];
+        let mut flush = Flush::new(&self.settings, &self.limits, &mut self.targets, &mut self.out);
+        while flush.queue(session, kind, queue, false) == FlushOutcome::More {}
+        flush.end(session);
+        if session.outbox.has_frames() {
+            self.out.mark_dirty(session);
         }
     }
 
-    /// All that is in view is told anew: after subscribing, and wherever something may be missing.
-    pub(super) fn want_snapshot(&mut self, id: ConnId, target_id: TargetId) {
-        let (Some(conn), Some(target)) = (self.connections.get_mut(id), self.targets.get_mut(target_id))
-        else {
-            return;
-        };
-        let Some(slot) = conn.subscription(target_id).map(|subscription| subscription.slot) else { return };
-        let Some(subscriber) = target.subscribers.get_mut(slot as usize) else { return };
-        if !target.world.as_ref().is_some_and(|world| world.loaded) || !subscriber.live || !conn.is_open() {
-            return;
+    /// All that is in view is told anew: after subscribing, and wherever something may be missing. Not where there is no
+    /// table, or none yet: it brings another snapshot when it comes.
+    pub(super) fn want_snapshot(&mut self, id: SessionId, target_id: TargetId) {
+        let (session, target) = (&mut self.sessions[id], &mut self.targets[target_id]);
+        let is_loaded = target.world.as_ref().is_some_and(|world| world.loaded);
+        let subscriber = target.subscriber_mut(session, target_id);
+        let subscriber = subscriber.filter(|theirs| theirs.phase.is_shown_events());
+        if let Some(subscriber) = subscriber.filter(|_| is_loaded && session.is_open()) {
+            let (queue, _) =
+                session.outbox.find_or_insert(&mut self.out.queues, QueueKind::Table(target_id), 0);
+            subscriber.queue = Some(queue);
+            self.out.change(session, queue, |queue| {
+                queue.restart(None);
+                queue.flush_at_ms = 0;
+            });
+            self.out.mark_dirty(session);
         }
-        let (queue, _) = conn.outbox.find_or_insert(&mut self.queues, QueueKind::Table(target_id), 0);
-        subscriber.queue = Some(queue);
-        conn.outbox.change(&mut self.queues, queue, |queue| {
-            queue.restart(None);
-            queue.flush_at_ms = 0;
-        });
-        conn.mark_dirty(&mut self.dirty);
     }
 }
 
-impl Flush<'_> {
+impl<'e> Flush<'e> {
+    fn new(
+        settings: &'e Settings,
+        limits: &'e SharedLimits,
+        targets: &'e mut Targets,
+        out: &'e mut Outbound,
+    ) -> Self {
+        Flush {
+            max_bytes: flush_bytes(settings.outbound_bytes),
+            settings,
+            limits,
+            targets,
+            out,
+            batch: Vec::new(),
+            batch_bytes: 0,
+            array_bytes: usize::MAX,
+        }
+    }
+
     /// Makes a queue's events into frames and removes it if it is empty then. `limited`: no more updates than its class
     /// allows in a window.
     fn queue(
         &mut self,
-        conn: &mut Connection,
+        session: &mut Session,
         kind: QueueKind,
         queue: QueueId,
         limited: bool,
     ) -> FlushOutcome {
         let class = match kind {
             QueueKind::Stream(class) => class,
-            QueueKind::Table(target) => self.targets.get(target).and_then(|target| target.class),
+            QueueKind::Table(target) => self.targets[target].class,
         };
-        let delivery = self.delivery(conn, class, limited);
-        self.stats.conflated += conn.outbox.commit(self.queues, queue);
+        let delivery = self.delivery(session, class, limited);
+        self.out.stats.conflated += session.outbox.commit(&mut self.out.queues, queue);
         let (messages, more) = match kind {
-            QueueKind::Stream(_) => self.stream(conn, class, queue, &delivery),
-            QueueKind::Table(target) => self.table(conn, target, queue, &delivery),
+            QueueKind::Stream(_) => self.stream(session, class, queue, &delivery),
+            QueueKind::Table(target) => self.table(session, target, queue, &delivery),
         };
-        self.put(conn, messages, &delivery);
-        let outcome = conn.outbox.change(self.queues, queue, |queue| {
+        self.put(session, messages, &delivery);
+        let next_window_ms = delivery.window_end_ms(self.out.now.mono_ms);
+        let outcome = self.out.change(session, queue, |queue| {
             let outcome = match () {
                 () if queue.is_empty() => FlushOutcome::Empty,
                 () if more => FlushOutcome::More,
                 () => FlushOutcome::Waits,
             };
-            let next_window_ms = delivery.window_end_ms(self.now_ms);
             queue.flush_at_ms = if outcome == FlushOutcome::Waits { next_window_ms } else { 0 };
             outcome
         });
         if outcome == FlushOutcome::Empty {
-            conn.outbox.remove(self.queues, queue);
-            if let QueueKind::Table(target) = kind
-                && let Some(subscriber) = subscriber_mut(conn, self.targets, target)
-            {
-                subscriber.queue = None;
+            session.outbox.remove(&mut self.out.queues, queue);
+            if let QueueKind::Table(target) = kind {
+                self.targets[target].subscriber_at_mut(session.slot_of(target)).queue = None;
             }
         }
         outcome
@@ -299,27 +299,26 @@ impl Flush<'_> {
     /// The next messages of stream channels, and whether more can be sent now.
     fn stream(
         &mut self,
-        conn: &mut Connection,
+        session: &mut Session,
         class: Option<ClassId>,
         queue: QueueId,
         delivery: &Delivery,
     ) -> (Vec<Message>, bool) {
-        let (gaps, (events, more)) = conn.outbox.change(self.queues, queue, |queue| {
-            (std::mem::take(&mut queue.gaps), queue.take(self.now_ms, delivery, None, self.max_bytes))
+        let (now_ms, max_bytes) = (self.out.now.mono_ms, self.max_bytes);
+        let (gaps, (events, more)) = self.out.change(session, queue, |queue| {
+            (std::mem::take(&mut queue.gaps), queue.take(now_ms, delivery, None, max_bytes))
         });
         let mut messages: Vec<Message> = Vec::with_capacity(events.len());
         for (target, offset) in gaps {
-            if let Some(target) = self.targets.get(target) {
-                self.stats.resyncs += 1;
-                messages.push(Message::Own(resync(conn.encoding, target, offset)));
-            }
+            self.out.stats.resyncs += 1;
+            messages.push(Message::Own(resync(session.encoding(), &self.targets[target], offset)));
         }
-        self.count(conn, class, delivery, &events);
-        let bounds = MessageBounds::of(conn, delivery);
+        self.count(session, class, delivery, &events);
+        let bounds = MessageBounds::of(session, delivery);
         messages.extend(events.into_iter().map(|queued| {
             let publication = queued.publication;
-            match bounds.excludes(conn.encoding, &publication) {
-                true => Message::Own(too_large(conn.encoding, &publication, self.stats)),
+            match bounds.excludes(session.encoding(), &publication) {
+                true => Message::Own(too_large(session.encoding(), &publication, &mut self.out.stats)),
                 false => Message::Event(publication),
             }
         }));
@@ -328,69 +327,69 @@ impl Flush<'_> {
 
     /// The next messages of an entity channel, and whether more can be sent now. The next part of a snapshot is sent
     /// first, in separate frames.
+    ///
+    /// Invariant: changes leave only behind the whole snapshot. Those of entities that it has not reached are not queued,
+    /// because it takes their state when it comes to them ([`OutboundQueue::enqueue`]).
     fn table(
         &mut self,
-        conn: &mut Connection,
+        session: &mut Session,
         target_id: TargetId,
         queue: QueueId,
         delivery: &Delivery,
     ) -> (Vec<Message>, bool) {
-        let slot = conn.subscription(target_id).map(|subscription| subscription.slot as usize);
         let work = self.targets.work.clone();
-        let (Some(slot), Some(target)) = (slot, self.targets.get_mut(target_id)) else {
-            return (Vec::new(), false);
-        };
-        let Some(subscriber) = target.subscribers.get(slot) else { return (Vec::new(), false) };
-        let (audience, is_live, pays) = (subscriber.audience, subscriber.live, subscriber.pays);
-        let (gaps, snapshot) = conn
-            .outbox
-            .change(self.queues, queue, |queue| (std::mem::take(&mut queue.gaps), queue.snapshot.take()));
+        let target = &mut self.targets[target_id];
+        // A table's queue ends with its subscription.
+        let slot = session.slot_of(target_id);
+        let subscriber = target.subscriber_at(slot);
+        let (audience, pays) = (subscriber.audience, subscriber.pays);
+        let is_live = subscriber.phase.is_shown_events();
+        let (gaps, snapshot) =
+            self.out.change(session, queue, |queue| (std::mem::take(&mut queue.gaps), queue.snapshot.take()));
         for (_, offset) in gaps {
-            conn.outbox.push_frame(resync(conn.encoding, target, offset));
-            self.stats.resyncs += 1;
+            session.outbox.push_frame(resync(session.encoding(), target, offset));
+            self.out.stats.resyncs += 1;
         }
         let may_send = is_live && target.world.as_ref().is_none_or(|world| world.loaded);
         match snapshot {
             Some(snapshot) if may_send => {
-                let bounds = MessageBounds::of(conn, delivery);
+                let bounds = MessageBounds::of(session, delivery);
                 let part = SnapshotPart { target_id, audience, bounds, max_bytes: self.max_bytes };
                 let before = work.total();
-                let rest = part.send(conn, target, snapshot, self.stats);
+                let rest = part.send(session, target, snapshot, &mut self.out.stats);
                 if pays {
                     let steps = work.total() - before;
-                    conn.charge_work(self.limits, self.settings, self.now_ms, steps);
-                    self.stats.work_charged += steps;
+                    session.charge_work(self.limits, self.settings, self.out.now.mono_ms, steps);
+                    self.out.stats.work_charged += steps;
                 }
-                if let Some(subscriber) = target.subscribers.get_mut(slot) {
-                    subscriber.pays = pays && rest.is_some();
-                }
+                target.subscriber_at_mut(slot).pays = pays && rest.is_some();
                 if let Some(rest) = rest {
                     let running = Some(SnapshotState::Running(rest));
-                    conn.outbox.change(self.queues, queue, |queue| queue.snapshot = running);
+                    self.out.change(session, queue, |queue| queue.snapshot = running);
                     return (Vec::new(), true);
                 }
             }
             // Without a table, or while its views are not known, nothing is sent, nor what waits behind the snapshot:
             // another snapshot follows when they are.
-            Some(_) => conn.outbox.change(self.queues, queue, |queue| queue.clear()),
+            Some(_) => self.out.change(session, queue, |queue| queue.clear()),
             None => {}
         }
         let area = shape_of(target, audience);
-        let (events, more) = conn
-            .outbox
-            .change(self.queues, queue, |queue| queue.take(self.now_ms, delivery, area, self.max_bytes));
+        let (now_ms, max_bytes) = (self.out.now.mono_ms, self.max_bytes);
+        let (events, more) =
+            self.out.change(session, queue, |queue| queue.take(now_ms, delivery, area, max_bytes));
         let (channel, class) = (target.subject.name.clone(), target.class);
-        self.count(conn, class, delivery, &events);
-        let bounds = MessageBounds::of(conn, delivery);
-        let events = without_too_large(conn, target_id, events, bounds);
-        (messages(conn.encoding, &channel, events, bounds.composed, self.stats), more)
+        self.count(session, class, delivery, &events);
+        let bounds = MessageBounds::of(session, delivery);
+        let events = without_too_large(session, target_id, events, bounds);
+        (messages(session.encoding(), &channel, events, bounds.composed, &mut self.out.stats), more)
     }
 
     /// How events of a class are sent. `limited`: `max_updates` is what the window has left of it; otherwise there is no
     /// bound.
-    fn delivery(&self, conn: &Connection, class: Option<ClassId>, limited: bool) -> Delivery {
+    fn delivery(&self, session: &Session, class: Option<ClassId>, limited: bool) -> Delivery {
         let delivery = delivery_of(self.settings, class);
-        let sent = conn.outbox.updates(class, delivery.window(self.now_ms));
+        let sent = session.outbox.updates(class, delivery.window(self.out.now.mono_ms));
         let max_updates = delivery.max_updates.filter(|_| limited).map(|max| max.saturating_sub(sent));
         Delivery { max_updates, ..delivery }
     }
@@ -398,7 +397,7 @@ impl Flush<'_> {
     /// Counts what is sent.
     fn count(
         &mut self,
-        conn: &mut Connection,
+        session: &mut Session,
         class: Option<ClassId>,
         delivery: &Delivery,
         events: &[Queued],
@@ -408,48 +407,40 @@ impl Flush<'_> {
         }
         if delivery_of(self.settings, class).max_updates.is_some() {
             let sent = events.iter().filter(|queued| queued.is_update()).count() as u32;
-            conn.outbox.count_updates(class, delivery.window(self.now_ms), sent);
+            session.outbox.count_updates(class, delivery.window(self.out.now.mono_ms), sent);
         }
     }
 
     /// Makes messages into frames; those of a class with a window are collected for arrays, whatever their channels.
-    fn put(&mut self, conn: &mut Connection, messages: Vec<Message>, delivery: &Delivery) {
+    fn put(&mut self, session: &mut Session, messages: Vec<Message>, delivery: &Delivery) {
         if delivery.batch_ms > 0 {
-            self.array_bytes = self.array_bytes.min(MessageBounds::of(conn, delivery).composed);
+            self.array_bytes = self.array_bytes.min(MessageBounds::of(session, delivery).composed);
             self.batch.extend(messages);
         } else {
-            messages.iter().for_each(|message| conn.push_message(message, self.compressor));
+            messages.iter().for_each(|message| self.out.push_message(session, message));
         }
     }
 
     /// Makes the collected messages into arrays.
-    fn end(mut self, conn: &mut Connection) {
+    fn end(mut self, session: &mut Session) {
         let messages = std::mem::take(&mut self.batch);
         let mut rest = &messages[..];
         while !rest.is_empty() {
-            let (batch, behind) = rest.split_at(fitting(conn.encoding, rest, self.array_bytes));
+            let (batch, behind) = rest.split_at(fitting(session.encoding(), rest, self.array_bytes));
             rest = behind;
-            let frame = match (batch, conn.deflate) {
+            let frame = match (batch, session.outbox.format().deflate) {
                 ([message], _) => {
-                    conn.push_message(message, self.compressor);
+                    self.out.push_message(session, message);
                     continue;
                 }
-                (batch, Some(window)) => deflated(conn.encoding, window, batch, self.compressor),
-                (batch, None) => array(conn.encoding, batch),
+                (batch, Some(window)) => {
+                    deflated(session.encoding(), window, batch, &mut self.out.compressor)
+                }
+                (batch, None) => array(session.encoding(), batch),
             };
-            conn.outbox.push_frame(frame);
+            session.outbox.push_frame(frame);
         }
     }
-}
-
-/// A connection's subscriber entry on a target.
-fn subscriber_mut<'t>(
-    conn: &Connection,
-    targets: &'t mut Targets,
-    target: TargetId,
-) -> Option<&'t mut Subscriber> {
-    let slot = conn.subscription(target)?.slot as usize;
-    targets.get_mut(target)?.subscribers.get_mut(slot)
 }
 
 /// How many of these messages one array holds: at least one.
@@ -463,9 +454,11 @@ fn fitting(encoding: Encoding, messages: &[Message], max_bytes: usize) -> usize 
     messages.iter().take(MAX_BATCH).take_while(fits).count().max(1)
 }
 
+/// Invariant: the outbox knows exactly the entities in view that the client was not sent.
+///
 /// Leaves out entities that are too large for the client: it forgets one that grows, and one that shrinks enters its view.
 fn without_too_large(
-    conn: &mut Connection,
+    session: &mut Session,
     target: TargetId,
     events: Vec<Queued>,
     bounds: MessageBounds,
@@ -473,8 +466,8 @@ fn without_too_large(
     if bounds.event.is_none() {
         return events;
     }
-    let encoding = conn.encoding;
-    let outbox = &mut conn.outbox;
+    let encoding = session.encoding();
+    let outbox = &mut session.outbox;
     let as_sent = |mut queued: Queued| {
         let Some(QueuedKind::Entity(id, change)) = queued.kind else { return Some(queued) };
         let is_present = matches!(change, Change::Enter | Change::Update);
@@ -505,9 +498,12 @@ struct SnapshotPart {
 
 impl SnapshotPart {
     /// Sends the next part; returns the rest of the snapshot, if any.
+    ///
+    /// Why in parts, and none ready before its time: a table may be larger than the limit of what waits, and frames cannot
+    /// be dropped.
     fn send(
         &self,
-        conn: &mut Connection,
+        session: &mut Session,
         target: &mut Target,
         snapshot: SnapshotState,
         stats: &mut Stats,
@@ -517,7 +513,7 @@ impl SnapshotPart {
             SnapshotState::Running(snapshot) => snapshot,
             SnapshotState::Wanted => {
                 stats.snapshots += 1;
-                conn.outbox.start_table(self.target_id);
+                session.outbox.start_table(self.target_id);
                 Snapshot::new(world.seen_by(audiences, self.audience))
             }
         };
@@ -532,9 +528,9 @@ impl SnapshotPart {
                 && let Some(id) = snapshot.peek()
             {
                 if let Some(state) = world.state_seen(audiences, self.audience, id) {
-                    let element = state.element(conn.encoding);
-                    if self.bounds.excludes_entity(conn.encoding, state) {
-                        conn.outbox.leave_out(self.target_id, id);
+                    let element = state.element(session.encoding());
+                    if self.bounds.excludes_entity(session.encoding(), state) {
+                        session.outbox.leave_out(self.target_id, id);
                     } else if !elements.is_empty() && bytes + element.len() >= composed {
                         break;
                     } else {
@@ -551,7 +547,7 @@ impl SnapshotPart {
             // A named subscription of an entity channel has an audience, except where the class requires an area that it lacks.
             let reason = (self.audience == NOBODY).then_some(AREA_REQUIRED);
             let message = ViewEnter { channel: name, reset, complete, reason, entities: &elements };
-            conn.outbox.push_frame(encode_view_enter(conn.encoding, &message));
+            session.outbox.push_frame(encode_view_enter(session.encoding(), &message));
             sent_bytes += bytes;
             if complete {
                 return None;
@@ -671,13 +667,14 @@ fn in_or_out_of_view(
     codec::encode_frame(encoding, &ServerMessage::ViewLeave { channel, keys: &keys, reason })
 }
 
-impl Connection {
-    fn push_message(&mut self, message: &Message, compressor: &mut Compressor) {
+impl Outbound {
+    /// Makes a message into a frame.
+    fn push_message(&mut self, session: &mut Session, message: &Message) {
         let frame = match message {
             Message::Own(frame) => frame.clone(),
-            Message::Event(event) => event_frame(self, event, compressor),
+            Message::Event(event) => self.event_frame(session, event),
         };
-        self.outbox.push_frame(frame);
+        session.outbox.push_frame(frame);
     }
 }
 

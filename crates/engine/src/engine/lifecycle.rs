@@ -3,28 +3,26 @@
 use bytes::Bytes;
 
 use super::Engine;
-use crate::connection::Connection;
-use crate::io::{BrokerCommand, ConnId, Output, Owner, WhenDown, Write, WriteKind};
+use crate::io::{BrokerCommand, Output, Owner, SessionId, WhenDown, Write, WriteKind};
+use crate::session::Session;
 
 impl Engine {
-    pub(super) fn tell_connected(&mut self, id: ConnId) {
-        if let Some(conn) = self.connections.get(id) {
-            let entry = self.entry(conn, "connected", "", None);
-            self.outputs.extend(entry);
-        }
+    pub(super) fn tell_connected(&mut self, id: SessionId) {
+        let entry = self.entry(&self.sessions[id], "connected", "", None);
+        self.out.outputs.extend(entry);
     }
 
     /// A connection that was welcomed is gone, and, as long as sessions do not outlive connections, so is the player.
-    pub(super) fn tell_left(&mut self, conn: &Connection, code: u16, reason: &str) {
-        let disconnected = self.entry(conn, "disconnected", reason, Some(code));
-        let left = self.entry(conn, "left", reason, Some(code));
-        self.outputs.extend(disconnected);
-        self.outputs.extend(left);
+    pub(super) fn tell_left(&mut self, session: &Session, code: u16, reason: &str) {
+        let disconnected = self.entry(session, "disconnected", reason, Some(code));
+        let left = self.entry(session, "left", reason, Some(code));
+        self.out.outputs.extend(disconnected);
+        self.out.outputs.extend(left);
     }
 
     fn entry(
         &self,
-        conn: &Connection,
+        session: &Session,
         event: &'static str,
         reason: &str,
         code: Option<u16>,
@@ -33,13 +31,13 @@ impl Engine {
         let text = |text: String| Bytes::from(text);
         let fields = vec![
             ("event", Bytes::from_static(event.as_bytes())),
-            ("player", text(conn.player()?.to_string())),
-            ("connection", text(conn.public_name())),
-            ("session", text(conn.session_name())),
+            ("player", text(session.player()?.to_string())),
+            ("connection", text(session.public_name())),
+            ("session", text(session.session_name())),
             ("node", text(self.settings.node.to_string())),
             ("reason", text(reason.to_owned())),
             ("code", text(code.map(|code| code.to_string()).unwrap_or_default())),
-            ("ts", text(self.now.unix_ms.to_string())),
+            ("ts", text(self.out.now.unix_ms.to_string())),
         ];
         Some(Output::Broker(BrokerCommand::Write(Write {
             ticket: None,

@@ -11,13 +11,13 @@ use drawbridge_protocol::{ErrorCode, ErrorMessage, Publish, RequestId, ServerMes
 use super::Engine;
 use super::requests::covers;
 use crate::class::{Class, KeyError, REMOVE_EVENT};
-use crate::connection::Publishing;
 use crate::io::{
-    BrokerCommand, BrokerStatus, Claims, Commit, ConnId, Output, Owner, PublishFailure, Query, QueryKind,
-    Sender, Ticket, WhenDown, Write, WriteKind,
+    BrokerCommand, BrokerStatus, Claims, Commit, Output, Owner, PublishFailure, Query, QueryKind, Sender,
+    SessionId, Ticket, WhenDown, Write, WriteKind,
 };
 use crate::path::Path;
 use crate::permissions;
+use crate::session::Publishing;
 
 /// Of so many channels a connection is remembered to have published on them.
 const MAX_PUBLISHED: usize = 8;
@@ -25,7 +25,7 @@ const MAX_PUBLISHED: usize = 8;
 /// A publish whose answer is out.
 #[derive(Debug)]
 pub(super) struct InFlight {
-    conn: ConnId,
+    session: SessionId,
     request: Option<RequestId>,
     channel: Arc<str>,
     /// It was answered, and its event may be on its way.
@@ -36,22 +36,21 @@ impl Engine {
     /// By the claims under which it was sent; `None`: those of now.
     pub(super) fn publish(
         &mut self,
-        id: ConnId,
+        id: SessionId,
         request: Option<RequestId>,
         publish: &Publish,
         claims: Option<Claims>,
     ) {
-        let claims = claims.or_else(|| self.connections.get(id)?.claims.clone());
+        let claims = claims.or_else(|| self.sessions[id].claims.clone());
         match self.judge_publish(id, request.as_ref(), publish, claims.as_ref()) {
             Ok(write) => {
                 let (ticket, channel) =
                     (Ticket(self.next_ticket), Arc::<str>::from(publish.channel.as_str()));
-                if let Some(conn) = self.connections.get_mut(id) {
-                    conn.publishing.get_or_insert_default().in_flight.push_back((ticket, channel.clone()));
-                }
-                let in_flight = InFlight { conn: id, request, channel, is_answered: false };
+                let publishing = self.sessions[id].publishing.get_or_insert_default();
+                publishing.in_flight.push_back((ticket, channel.clone()));
+                let in_flight = InFlight { session: id, request, channel, is_answered: false };
                 self.tickets.insert(ticket, in_flight);
-                self.outputs.push_back(Output::Broker(BrokerCommand::Write(write)));
+                self.out.outputs.push_back(Output::Broker(BrokerCommand::Write(write)));
             }
             Err((code, mut text)) => {
                 if code == ErrorCode::Forbidden
@@ -77,7 +76,7 @@ impl Engine {
     /// The checks that follow those of size and rate, in the contract's order.
     fn judge_publish(
         &mut self,
-        id: ConnId,
+        id: SessionId,
         request: Option<&RequestId>,
         publish: &Publish,
         claims: Option<&Claims>,
@@ -137,15 +136,15 @@ impl Engine {
 
     fn write_of(
         &self,
-        id: ConnId,
+        id: SessionId,
         ticket: Ticket,
         request: Option<&RequestId>,
         publish: &Publish,
         (class, params): (&Class, &Params<'_, '_>),
         key: Option<&str>,
     ) -> Option<Write> {
-        let conn = self.connections.get(id)?;
-        let player = conn.player()?;
+        let session = &self.sessions[id];
+        let player = session.player()?;
         let write = |kind| Write {
             ticket: Some(ticket),
             owner: Owner::Player(player.clone()),
@@ -161,15 +160,15 @@ impl Engine {
                 ("event", text(&publish.event)),
                 ("data", text(publish.data.get())),
                 ("id", request.map_or_else(Bytes::new, request_text)),
-                ("connection", text(&conn.public_name())),
-                ("ts", text(&self.now.unix_ms.to_string())),
+                ("connection", text(&session.public_name())),
+                ("ts", text(&self.out.now.unix_ms.to_string())),
             ];
             if publish.is_base64 {
                 fields.push(("encoding", text(BASE64_ENCODING)));
             }
             return Some(write(WriteKind::Append { stream, fields }));
         }
-        let sender = Sender { connection: conn.connection, ticket }.to_id();
+        let sender = Sender { connection: session.public, ticket }.to_id();
         let envelope = Envelope {
             event: &publish.event,
             data: publish.data.get(),
@@ -177,7 +176,7 @@ impl Engine {
             from: Some(player),
             tags: None,
             key,
-            ts: Some(self.now.unix_ms),
+            ts: Some(self.out.now.unix_ms),
             id: Some(&sender),
         };
         let channel = publish.channel.as_str().into();
@@ -198,9 +197,10 @@ impl Engine {
 
     /// A publish or a fence was answered. Behind a publish its event is still to come.
     fn settled(&mut self, ticket: Ticket, in_flight: &InFlight) {
-        let Some(conn) = self.connections.get_mut(in_flight.conn) else { return };
-        let (waits, channel) = (conn.deferred.is_some(), &in_flight.channel);
-        let Some(Publishing { in_flight: all, answered }) = conn.publishing.as_deref_mut() else { return };
+        let InFlight { session: id, channel, is_answered, .. } = in_flight;
+        let session = &mut self.sessions[*id];
+        let waits = session.deferred.is_some();
+        let Publishing { in_flight: all, answered } = &mut **session.publishing.get_or_insert_default();
         // Answers come in order, but for those of different kinds.
         if let Some(at) = all.iter().position(|(other, _)| *other == ticket) {
             all.remove(at);
@@ -208,11 +208,11 @@ impl Engine {
         if all.is_empty() {
             *all = VecDeque::new();
         }
-        if in_flight.is_answered {
+        if *is_answered {
             return;
         }
         if waits {
-            self.fence(in_flight.conn, channel.clone());
+            self.fence(*id, channel.clone());
         } else if !answered.contains(channel) {
             if answered.len() >= MAX_PUBLISHED {
                 answered.remove(0);
@@ -221,42 +221,53 @@ impl Engine {
         }
     }
 
-    /// Before a subscription to this name changes, what its connection published is to have come.
-    pub(super) fn fence_published(&mut self, id: ConnId, name: &str) {
-        let publishing = self.connections.get_mut(id).and_then(|conn| conn.publishing.as_deref_mut());
-        let Some(Publishing { answered, .. }) = publishing else { return };
-        let (to_come, others): (Vec<_>, Vec<_>) =
-            std::mem::take(answered).into_iter().partition(|channel| covers(name, channel));
-        *answered = others;
+    /// Before a subscription to this name changes, what its session published is to have come.
+    pub(super) fn fence_published(&mut self, id: SessionId, name: &str) {
+        let mut to_come = Vec::new();
+        if let Some(Publishing { answered, .. }) = self.sessions[id].publishing.as_deref_mut() {
+            to_come = answered.extract_if(.., |channel| covers(name, channel)).collect();
+        }
         for channel in to_come {
             self.fence(id, channel);
         }
     }
 
-    fn fence(&mut self, id: ConnId, channel: Arc<str>) {
-        let Some(conn) = self.connections.get_mut(id) else { return };
+    fn fence(&mut self, id: SessionId, channel: Arc<str>) {
         self.next_ticket += 1;
         let ticket = Ticket(self.next_ticket);
-        conn.publishing.get_or_insert_default().in_flight.push_back((ticket, channel.clone()));
-        let fence = InFlight { conn: id, request: None, channel: channel.clone(), is_answered: true };
+        let publishing = self.sessions[id].publishing.get_or_insert_default();
+        publishing.in_flight.push_back((ticket, channel.clone()));
+        let fence = InFlight { session: id, request: None, channel: channel.clone(), is_answered: true };
         self.tickets.insert(ticket, fence);
-        self.outputs.push_back(Output::Broker(BrokerCommand::Query(Query::new(
-            ticket,
-            QueryKind::Fence { channel },
-        ))));
+        let query = Query::new(ticket, QueryKind::Fence { channel });
+        self.out.outputs.push_back(Output::Broker(BrokerCommand::Query(query)));
     }
 
     pub(super) fn publish_done(&mut self, ticket: Ticket, result: Result<(), PublishFailure>) {
         let Some(in_flight) = self.tickets.remove(&ticket) else { return };
-        self.settled(ticket, &in_flight);
-        let InFlight { conn: id, request, channel, is_answered } = in_flight;
-        if is_answered {
-            return self.run_deferred(id);
+        // It may have ended since: what it published is carried out all the same.
+        let is_there = self.sessions.get(in_flight.session).is_some();
+        if is_there {
+            self.settled(ticket, &in_flight);
+        }
+        if in_flight.is_answered {
+            if is_there {
+                self.retry_deferred(in_flight.session);
+            }
+            return;
         }
         match result.is_ok() {
-            true => self.stats.published += 1,
-            false => self.stats.publish_failures += 1,
+            true => self.out.stats.published += 1,
+            false => self.out.stats.publish_failures += 1,
         }
+        if is_there {
+            self.answer_publish(in_flight, result);
+        }
+    }
+
+    /// Says what became of a publish.
+    fn answer_publish(&mut self, in_flight: InFlight, result: Result<(), PublishFailure>) {
+        let InFlight { session: id, request, channel, .. } = in_flight;
         let text;
         let (code, outcome, text) = match result {
             Ok(()) => {

@@ -12,9 +12,9 @@ use drawbridge_protocol::websocket::{OpCode, encode_frame};
 
 use super::Engine;
 use super::subscribe::UNCONFIRMED;
-use crate::connection::{Connection, Deferred, Judging, Phase};
-use crate::io::{BrokerStatus, Claims, ConnId, MessageKind, Output, WhenDown};
+use crate::io::{BrokerStatus, Claims, MessageKind, SessionId, WhenDown};
 use crate::rate_limit::{ABUSE_WINDOW_MS, Verdict};
+use crate::session::{Deferred, Judging, Phase, Session};
 
 /// After so many `BAD_MESSAGE`s in a row within [`BAD_WINDOW_MS`] the connection is closed (contract §1). Fewer are, say, the
 /// heartbeats of a library that knows another protocol.
@@ -28,10 +28,10 @@ const MAX_DEFERRED_MESSAGES: usize = 4;
 const MAX_DEFERRED_PAIRS: usize = 4_096;
 
 impl Engine {
-    pub(super) fn message(&mut self, id: ConnId, kind: MessageKind, payload: &[u8], cost_bytes: u64) {
-        let Some(conn) = self.connections.get_mut(id) else { return };
-        conn.silent_heartbeats = 0;
-        let encoding = conn.encoding;
+    /// Why each request is looked at by itself although they came together: an earlier one may close the session, or
+    /// make a later one wait.
+    pub(super) fn message(&mut self, id: SessionId, kind: MessageKind, payload: &[u8], cost_bytes: u64) {
+        let encoding = self.sessions[id].encoding();
         // JSON in a binary frame is read: some game engines send nothing else. MessagePack is never text.
         if (encoding, kind) == (Encoding::MsgPack, MessageKind::Text) {
             return self.close(
@@ -41,11 +41,11 @@ impl Engine {
             );
         }
         let cost_bytes = cost_bytes.max(payload.len() as u64);
-        let by_bytes = conn.bytes.take(self.now.mono_ms, self.settings.bytes, cost_bytes);
+        let by_bytes = self.take_bytes(id, cost_bytes);
         let requests = codec::decode(encoding, payload);
         let bytes = payload.len() / requests.len().max(1);
         for request in requests {
-            self.stats.requests += 1;
+            self.out.stats.requests += 1;
             // Counted in any case: who is over one limit must not be free of the other.
             let verdict = match (by_bytes, self.take_message(id)) {
                 (Verdict::Allowed, by_messages) => by_messages,
@@ -63,15 +63,14 @@ impl Engine {
                 Ok(request) => self.request(id, request, bytes),
                 Err(bad) => self.bad_request(id, &bad),
             }
+            self.finish_step();
         }
     }
 
-    pub(super) fn oversized(&mut self, id: ConnId, cost_bytes: u64) {
-        let Some(conn) = self.connections.get_mut(id) else { return };
-        conn.silent_heartbeats = 0;
+    pub(super) fn oversized(&mut self, id: SessionId, cost_bytes: u64) {
         let bytes = self.settings.message_bytes;
         // What was discarded came in, and may have been inflated, all the same.
-        let verdict = conn.bytes.take(self.now.mono_ms, self.settings.bytes, cost_bytes.max(bytes as u64));
+        let verdict = self.take_bytes(id, cost_bytes.max(bytes as u64));
         let text = format!("a message may have {bytes} bytes");
         self.refuse(id, None, ErrorCode::TooLarge, &text);
         if verdict == Verdict::Abuse {
@@ -80,9 +79,8 @@ impl Engine {
     }
 
     /// A WebSocket ping counts as a message; over the limit it stays unanswered.
-    pub(super) fn pinged(&mut self, id: ConnId, payload: &[u8]) {
-        self.alive(id);
-        match self.take_message(id) {
+    pub(super) fn pinged(&mut self, id: SessionId, payload: &[u8]) {
+        match self.heartbeat_answered(id) {
             Verdict::Allowed => self.push(id, encode_frame(OpCode::Pong, payload)),
             Verdict::Limited { .. } => {}
             Verdict::Abuse => self.close(id, CloseCode::RateAbuse, "rate abuse"),
@@ -90,25 +88,45 @@ impl Engine {
     }
 
     /// A WebSocket pong too: a flood of them is work like any other.
-    pub(super) fn ponged(&mut self, id: ConnId) {
-        self.alive(id);
-        if self.take_message(id) == Verdict::Abuse {
+    pub(super) fn ponged(&mut self, id: SessionId) {
+        if self.heartbeat_answered(id) == Verdict::Abuse {
             self.close(id, CloseCode::RateAbuse, "rate abuse");
         }
     }
 
-    fn take_message(&mut self, id: ConnId) -> Verdict {
-        let Some(conn) = self.connections.get_mut(id) else { return Verdict::Allowed };
-        match conn.messages.take(self.now.mono_ms, self.settings.messages, 1) {
-            Verdict::Allowed => self.limits.take(self.now.mono_ms, conn.player(), conn.address),
+    /// The limit of bytes; whoever sends any is alive.
+    fn take_bytes(&mut self, id: SessionId, cost_bytes: u64) -> Verdict {
+        // Input comes from a link.
+        let Some(link) = &mut self.sessions[id].link else { return Verdict::Allowed };
+        link.heard();
+        link.bytes.take(self.out.now.mono_ms, self.settings.bytes, cost_bytes)
+    }
+
+    fn heartbeat_answered(&mut self, id: SessionId) -> Verdict {
+        if let Some(link) = &mut self.sessions[id].link {
+            link.heard();
+        }
+        self.take_message(id)
+    }
+
+    fn take_message(&mut self, id: SessionId) -> Verdict {
+        let (session, now_ms) = (&mut self.sessions[id], self.out.now.mono_ms);
+        let by_link = match &mut session.link {
+            Some(link) if !matches!(session.phase, Phase::Closing { .. }) => {
+                link.messages.take(now_ms, self.settings.messages, 1)
+            }
+            _ => return Verdict::Allowed,
+        };
+        match by_link {
+            Verdict::Allowed => self.limits.take(now_ms, session.player(), session.address),
             verdict => verdict,
         }
     }
 
     /// Answers what is over a limit; says whether to go on.
-    fn within_limits(&mut self, id: ConnId, request: Option<&RequestId>, verdict: Verdict) -> bool {
+    fn within_limits(&mut self, id: SessionId, request: Option<&RequestId>, verdict: Verdict) -> bool {
         let retry_after_ms = match verdict {
-            Verdict::Allowed => return self.connections.get(id).is_some(),
+            Verdict::Allowed => return !self.sessions[id].is_closing(),
             Verdict::Limited { retry_after_ms } => retry_after_ms,
             Verdict::Abuse => ABUSE_WINDOW_MS,
         };
@@ -126,39 +144,37 @@ impl Engine {
         false
     }
 
-    pub(super) fn bad_request(&mut self, id: ConnId, bad: &BadRequest) {
+    pub(super) fn bad_request(&mut self, id: SessionId, bad: &BadRequest) {
         self.refuse(id, bad.id.as_ref(), ErrorCode::BadMessage, &bad.reason);
-        let Some(conn) = self.connections.get_mut(id) else { return };
-        let now = self.now.mono_ms;
-        conn.bad_in_a_row.retain(|at| at + BAD_WINDOW_MS > now);
-        conn.bad_in_a_row.push_back(now);
-        if conn.bad_in_a_row.len() >= BAD_MESSAGES {
+        let now_ms = self.out.now.mono_ms;
+        let link = self.sessions[id].link.as_mut();
+        if link.is_some_and(|link| link.count_bad_message(now_ms, BAD_WINDOW_MS) >= BAD_MESSAGES) {
             self.close(id, CloseCode::ProtocolAbuse, "protocol abuse");
         }
     }
 
-    fn request(&mut self, id: ConnId, request: Request, bytes: usize) {
+    /// Carries a request out, or makes it wait.
+    ///
+    /// Invariant: requests of one session about one channel take effect in the order sent, whichever of them waits.
+    fn request(&mut self, id: SessionId, request: Request, bytes: usize) {
         let verdict = self.take_kind(id, &request.message);
         if !self.within_limits(id, request.id.as_ref(), verdict) {
             return;
         }
-        let Some(conn) = self.connections.get(id) else { return };
         if let Some(name) = changes(&request.message)
-            && self.may_hear_itself(conn, name)
+            && self.may_hear_itself(&self.sessions[id], name)
         {
             self.fence_published(id, name);
         }
-        let Some(conn) = self.connections.get(id) else { return };
-        let earlier = conn.deferred.as_ref().map_or(&[][..], |deferred| deferred.requests.as_slice());
-        if self.must_wait(conn, &request.message, earlier) {
+        let session = &self.sessions[id];
+        let earlier = session.deferred.as_ref().map_or(&[][..], |deferred| deferred.requests.as_slice());
+        if self.must_wait(session, &request.message, earlier) {
             self.defer(id, request, bytes);
-        } else if self.ends_unconfirmed(conn, &request.message) {
-            let mut deferred = self.connections.get_mut(id).and_then(|conn| conn.deferred.take());
+        } else if self.ends_unconfirmed(session, &request.message) {
+            let mut deferred = self.sessions[id].deferred.take();
             self.end_unconfirmed(id, request, deferred.as_deref_mut());
-            if let (Some(conn), Some(_)) = (self.connections.get_mut(id), &deferred) {
-                conn.deferred = deferred;
-                self.run_deferred(id);
-            }
+            self.sessions[id].deferred = deferred;
+            self.retry_deferred(id);
         } else {
             self.execute(id, request, None);
         }
@@ -166,10 +182,10 @@ impl Engine {
 
     /// Whether this ends a subscription that Redis, which is away, has not confirmed: that needs nothing from Redis. While
     /// Redis is there its answer comes first, as for all requests about one channel.
-    fn ends_unconfirmed(&self, conn: &Connection, message: &ClientMessage) -> bool {
+    fn ends_unconfirmed(&self, session: &Session, message: &ClientMessage) -> bool {
         match message {
             ClientMessage::Unsubscribe { channel } => {
-                self.status == BrokerStatus::Degraded && self.has_pending(conn, |name| name == channel)
+                self.status == BrokerStatus::Degraded && self.has_pending(session, |name| name == channel)
             }
             _ => false,
         }
@@ -177,7 +193,7 @@ impl Engine {
 
     /// Carries out a request that [`Engine::ends_unconfirmed`] is true for. Earlier requests that were to change the
     /// subscription have nothing to act on any more; others go on waiting.
-    fn end_unconfirmed(&mut self, id: ConnId, request: Request, deferred: Option<&mut Deferred>) {
+    fn end_unconfirmed(&mut self, id: SessionId, request: Request, deferred: Option<&mut Deferred>) {
         let name = channel_of(&request.message).map(str::to_owned);
         let earlier: Vec<Waiting> = deferred.map_or_else(Vec::new, |deferred| {
             let is_same = |waiting: &mut Waiting| changes(&waiting.request.message) == name.as_deref();
@@ -198,16 +214,17 @@ impl Engine {
     }
 
     /// The limits of subscribes and of the class's publishes.
-    fn take_kind(&mut self, id: ConnId, message: &ClientMessage) -> Verdict {
-        let now = self.now.mono_ms;
-        let Some(conn) = self.connections.get_mut(id) else { return Verdict::Allowed };
+    fn take_kind(&mut self, id: SessionId, message: &ClientMessage) -> Verdict {
+        let now = self.out.now.mono_ms;
+        // Input comes from a link.
+        let Some(link) = &mut self.sessions[id].link else { return Verdict::Allowed };
         match message {
-            ClientMessage::Subscribe(_) => conn.subscribes.take(now, self.settings.subscribes, 1),
+            ClientMessage::Subscribe(_) => link.subscribes.take(now, self.settings.subscribes, 1),
             // A name that is not well formed is of no class, whatever it looks like.
             ClientMessage::Publish(publish) if channel::validate(&publish.channel).is_ok() => {
                 let class = self.settings.classes.of_channel(&publish.channel);
                 match class.and_then(|(class_id, class, _)| Some((class_id, class.publishes?))) {
-                    Some((class_id, rate)) => conn.publish_bucket(class_id).take(now, rate, 1),
+                    Some((class_id, rate)) => link.publish_bucket(class_id).take(now, rate, 1),
                     None => Verdict::Allowed,
                 }
             }
@@ -216,17 +233,17 @@ impl Engine {
     }
 
     /// Whether a request depends on something before it that is not settled.
-    fn must_wait(&self, conn: &Connection, message: &ClientMessage, earlier: &[Waiting]) -> bool {
-        match conn.phase {
-            Phase::Connecting => return conn.judging.is_some(),
+    fn must_wait(&self, session: &Session, message: &ClientMessage, earlier: &[Waiting]) -> bool {
+        match session.phase {
+            Phase::Connecting => return session.judging.is_some(),
             Phase::Joining(_) => return true,
-            Phase::Open => {}
+            Phase::Open | Phase::Closing { .. } => {}
         }
-        if conn.judging.is_some() {
+        if session.judging.is_some() {
             return !matches!(message, ClientMessage::Ping { .. });
         }
         let Some(channel) = channel_of(message) else { return false };
-        if self.ends_unconfirmed(conn, message) {
+        if self.ends_unconfirmed(session, message) {
             return false;
         }
         let mut earlier = earlier.iter().map(|waiting| &waiting.request.message);
@@ -237,9 +254,9 @@ impl Engine {
                     ClientMessage::Publish(publish) => covers(channel, &publish.channel),
                     earlier => channel_of(earlier) == Some(channel),
                 };
-                self.has_pending(conn, |name| name == channel)
+                self.has_pending(session, |name| name == channel)
                     || earlier.any(is_before)
-                    || (publishes(conn, channel) && self.may_hear_itself(conn, channel))
+                    || (publishes(session, channel) && self.may_hear_itself(session, channel))
             }
             ClientMessage::Publish(_) if self.refuses_now(channel) => false,
             ClientMessage::Publish(_) => {
@@ -247,7 +264,7 @@ impl Engine {
                     Some(name) => covers(name, channel),
                     None => channel_of(earlier) == Some(channel),
                 };
-                earlier.any(is_before) || self.has_pending(conn, |name| covers(name, channel))
+                earlier.any(is_before) || self.has_pending(session, |name| covers(name, channel))
             }
             _ => earlier.any(|earlier| channel_of(earlier) == Some(channel)),
         }
@@ -255,10 +272,10 @@ impl Engine {
 
     /// Whether what the connection published may still come by a subscription of this name: Redis is there, and it has one,
     /// confirmed or not.
-    fn may_hear_itself(&self, conn: &Connection, name: &str) -> bool {
-        let mut targets = conn.subscriptions.iter().filter_map(|held| self.targets.get(held.target));
+    fn may_hear_itself(&self, session: &Session, name: &str) -> bool {
+        let mut targets = session.subscriptions.iter().map(|held| &self.targets[held.target]);
         self.status == BrokerStatus::Ok
-            && conn.publishing.is_some()
+            && session.publishing.is_some()
             && targets.any(|target| *target.subject.name == *name)
     }
 
@@ -274,40 +291,39 @@ impl Engine {
 
     /// Whether the connection has a subscription of this kind that waits for Redis: one that is not confirmed yet, or
     /// one that was asked for again while the link is broken.
-    fn has_pending(&self, conn: &Connection, which: impl Fn(&str) -> bool) -> bool {
-        conn.subscriptions.iter().any(|subscription| {
-            self.targets.get(subscription.target).is_some_and(|target| {
-                let subscriber = target.subscribers.get(subscription.slot as usize);
-                let waits = subscriber.is_some_and(|subscriber| !subscriber.live)
-                    || target.waiters.iter().any(|waiter| waiter.conn == conn.id);
-                waits && which(&target.subject.name)
-            })
+    fn has_pending(&self, session: &Session, which: impl Fn(&str) -> bool) -> bool {
+        session.subscriptions.iter().any(|subscription| {
+            let target = &self.targets[subscription.target];
+            let waits = !target.subscriber_at(subscription.slot).phase.is_shown_events()
+                || target.waiters.iter().any(|waiter| waiter.session == session.id);
+            waits && which(&target.subject.name)
         })
     }
 
     /// Keeps a request until what it waits for is settled, within the bounds. An unsubscribe is never refused: whoever
     /// is at a bound must be able to ask for less.
-    fn defer(&mut self, id: ConnId, request: Request, bytes: usize) {
-        let Some(conn) = self.connections.get(id) else { return };
-        if !self.has_room_for(conn, &request.message, bytes) {
+    fn defer(&mut self, id: SessionId, request: Request, bytes: usize) {
+        let session = &self.sessions[id];
+        if !self.has_room_for(session, &request.message, bytes) {
             match &request.message {
                 // There is at most one for each subscription, and for each subscribe that waits.
-                ClientMessage::Unsubscribe { channel } if self.has_to_end(conn, channel) => {}
+                ClientMessage::Unsubscribe { channel } if self.has_to_end(session, channel) => {}
                 ClientMessage::Unsubscribe { channel } => {
                     return self.not_subscribed(id, request.id.as_ref(), channel);
                 }
                 _ => return self.too_much_waits(id, &request),
             }
         }
-        let Some(conn) = self.connections.get_mut(id) else { return };
-        let claims = if conn.judging.is_none() { conn.claims.clone() } else { None };
-        let deferred = conn.deferred.get_or_insert_default();
+        let session = &mut self.sessions[id];
+        let claims = if session.judging.is_none() { session.claims.clone() } else { None };
+        let deferred = session.deferred.get_or_insert_default();
         deferred.bytes += bytes;
         deferred.requests.push(Waiting { request, bytes, claims });
     }
 
-    fn has_room_for(&self, conn: &Connection, message: &ClientMessage, bytes: usize) -> bool {
-        let Some(deferred) = &conn.deferred else { return true };
+    fn has_room_for(&self, session: &Session, message: &ClientMessage, bytes: usize) -> bool {
+        let none = Deferred::default();
+        let deferred = session.deferred.as_deref().unwrap_or(&none);
         let (mut patterns, mut publishes) = (0, 0);
         let waiting = deferred.requests.iter().map(|waiting| &waiting.request.message);
         for message in waiting.chain([message]) {
@@ -315,15 +331,16 @@ impl Engine {
             publishes += usize::from(matches!(message, ClientMessage::Publish(_)));
         }
         let bound = self.settings.message_bytes.saturating_mul(MAX_DEFERRED_MESSAGES);
-        deferred.requests.len() < MAX_DEFERRED
-            && deferred.bytes + bytes <= bound
-            && patterns * publishes <= MAX_DEFERRED_PAIRS
+        deferred.requests.is_empty()
+            || deferred.requests.len() < MAX_DEFERRED
+                && deferred.bytes + bytes <= bound
+                && patterns * publishes <= MAX_DEFERRED_PAIRS
     }
 
     /// Whether an unsubscribe from this name has something to end: the last request about it that waits subscribes, or
     /// none waits and there is a subscription.
-    fn has_to_end(&self, conn: &Connection, name: &str) -> bool {
-        let waiting = conn.deferred.iter().flat_map(|deferred| &deferred.requests);
+    fn has_to_end(&self, session: &Session, name: &str) -> bool {
+        let waiting = session.deferred.iter().flat_map(|deferred| &deferred.requests);
         let last = waiting.map(|waiting| &waiting.request.message).rfind(|message| {
             let is_subscribe = matches!(message, ClientMessage::Subscribe(_));
             let is_unsubscribe = matches!(message, ClientMessage::Unsubscribe { .. });
@@ -332,9 +349,8 @@ impl Engine {
         match last {
             Some(message) => matches!(message, ClientMessage::Subscribe(_)),
             None => {
-                let target = |target| self.targets.get(target);
-                let mut held = conn.subscriptions.iter().filter_map(|held| target(held.target));
-                let joining = match conn.judging.as_deref() {
+                let mut held = session.subscriptions.iter().map(|held| &self.targets[held.target]);
+                let joining = match session.judging.as_deref() {
                     Some(Judging::Connect { subscribe, .. }) => &subscribe[..],
                     _ => &[],
                 };
@@ -344,7 +360,7 @@ impl Engine {
         }
     }
 
-    fn too_much_waits(&mut self, id: ConnId, request: &Request) {
+    fn too_much_waits(&mut self, id: SessionId, request: &Request) {
         self.send_error(
             id,
             ErrorMessage {
@@ -359,51 +375,79 @@ impl Engine {
         );
     }
 
-    /// Something was settled: goes through what waits, in order.
-    pub(super) fn run_deferred(&mut self, id: ConnId) {
-        let Some(deferred) = self.connections.get_mut(id).and_then(|conn| conn.deferred.take()) else {
-            return;
-        };
-        let (mut kept, mut ended) = (Deferred::default(), false);
-        for mut waiting in deferred.requests {
-            let Some(conn) = self.connections.get(id) else { return };
-            // Every token sent before it has been judged: from here on no later one changes what it may do.
-            if waiting.claims.is_none() && conn.judging.is_none() {
-                waiting.claims = conn.claims.clone();
+    /// Something was settled: what waits is looked at again when the step in hand is over.
+    pub(super) fn retry_deferred(&mut self, id: SessionId) {
+        if self.sessions[id].deferred.is_some() {
+            self.ready.push(id);
+        }
+    }
+
+    /// Ends a step: a request, or an input that is not one. Carries out what has become ready.
+    ///
+    /// Why not where it becomes ready: a deferred request may end subscriptions, and whoever settles something may be
+    /// going through them. In order, and each of them may make others ready.
+    pub(super) fn finish_step(&mut self) {
+        while !self.ready.is_empty() {
+            for id in std::mem::take(&mut self.ready) {
+                self.run_deferred(id);
             }
-            if self.must_wait(conn, &waiting.request.message, &kept.requests) {
+        }
+    }
+
+    /// Goes through what waits, in order.
+    ///
+    /// Invariant: a request that goes on waiting stays behind all that were sent before it, and makes those that depend
+    /// on it wait too.
+    fn run_deferred(&mut self, id: SessionId) {
+        let requests = self.sessions[id].deferred.take().map_or(Vec::new(), |deferred| deferred.requests);
+        let (mut kept, mut ended) = (Deferred::default(), false);
+        for mut waiting in requests {
+            let session = &self.sessions[id];
+            if session.is_closing() {
+                return;
+            }
+            // Every token sent before it has been judged: from here on no later one changes what it may do.
+            if waiting.claims.is_none() && session.judging.is_none() {
+                waiting.claims = session.claims.clone();
+            }
+            if self.must_wait(session, &waiting.request.message, &kept.requests) {
                 kept.bytes += waiting.bytes;
                 kept.requests.push(waiting);
-            } else if self.ends_unconfirmed(conn, &waiting.request.message) {
+            } else if self.ends_unconfirmed(session, &waiting.request.message) {
                 self.end_unconfirmed(id, waiting.request, Some(&mut kept));
                 ended = true;
             } else {
                 self.execute(id, waiting.request, waiting.claims);
             }
         }
-        if let Some(conn) = self.connections.get_mut(id)
-            && !kept.requests.is_empty()
-        {
-            conn.deferred = Some(Box::new(kept));
+        if !kept.requests.is_empty() {
+            self.sessions[id].deferred = Some(Box::new(kept));
             // What waited for a subscription that is gone waits no longer. Each round ends one, so there are not many.
             if ended {
-                self.run_deferred(id);
+                self.retry_deferred(id);
             }
         }
     }
 
     /// `claims` are those under which it was sent, where that was earlier.
-    fn execute(&mut self, id: ConnId, request: Request, claims: Option<Claims>) {
+    fn execute(&mut self, id: SessionId, request: Request, claims: Option<Claims>) {
         self.charged(id, |engine| engine.carry_out(id, request, claims));
     }
 
-    fn carry_out(&mut self, id: ConnId, Request { id: request, message }: Request, claims: Option<Claims>) {
-        let Some(conn) = self.connections.get_mut(id) else { return };
-        if matches!(conn.phase, Phase::Connecting) && !matches!(message, ClientMessage::Connect(_)) {
+    fn carry_out(
+        &mut self,
+        id: SessionId,
+        Request { id: request, message }: Request,
+        claims: Option<Claims>,
+    ) {
+        let session = &mut self.sessions[id];
+        if matches!(session.phase, Phase::Connecting) && !matches!(message, ClientMessage::Connect(_)) {
             return self.not_connected(id, request.as_ref());
         }
-        if !matches!(message, ClientMessage::Connect(_)) || matches!(conn.phase, Phase::Connecting) {
-            conn.bad_in_a_row.clear();
+        let is_good =
+            !matches!(message, ClientMessage::Connect(_)) || matches!(session.phase, Phase::Connecting);
+        if let Some(link) = session.link.as_mut().filter(|_| is_good) {
+            link.forget_bad_messages();
         }
         match message {
             ClientMessage::Connect(connect) => self.connect(id, request, connect),
@@ -412,16 +456,14 @@ impl Engine {
                 if let Err(refusal) = self.check_work(id) {
                     return self.send_error(id, refusal.error(request.as_ref(), None));
                 }
-                let Some(conn) = self.connections.get_mut(id) else { return };
-                conn.judging = Some(Box::new(Judging::Refresh { id: request }));
-                self.outputs.push_back(Output::Authenticate { conn: id, token });
+                self.verify_token(id, token, Judging::Refresh { id: request });
             }
             ClientMessage::Subscribe(subscribe) => self.subscribe(id, request, subscribe, false),
             ClientMessage::Unsubscribe { channel } => self.unsubscribe(id, request.as_ref(), &channel),
             ClientMessage::Publish(publish) => self.publish(id, request, &publish, claims),
             ClientMessage::Ping { t } => {
                 if let Some(request) = &request {
-                    let server_time_ms = self.now.unix_ms;
+                    let server_time_ms = self.out.now.unix_ms;
                     self.send(id, &ServerMessage::Pong { id: request, t: t.as_deref(), server_time_ms });
                 }
             }
@@ -435,15 +477,15 @@ impl Engine {
         }
     }
 
-    fn unsupported(&mut self, id: ConnId, request: Option<&RequestId>, what: &str, channel: &str) {
+    fn unsupported(&mut self, id: SessionId, request: Option<&RequestId>, what: &str, channel: &str) {
         let text = format!("{what} is not supported by this server");
         let error = ErrorMessage::new(ErrorCode::Unsupported, &text);
         self.send_error(id, ErrorMessage { id: request, channel: Some(channel), ..error });
     }
 
     /// Something else than `CONNECT` came first.
-    fn not_connected(&mut self, id: ConnId, request: Option<&RequestId>) {
-        if self.connections.get(id).is_some_and(|conn| conn.claims.is_some()) {
+    fn not_connected(&mut self, id: SessionId, request: Option<&RequestId>) {
+        if self.sessions[id].claims.is_some() {
             let text = "type: CONNECT must come first on this connection (the URL says connect=1)";
             return self.bad_request(id, &BadRequest { id: request.cloned(), reason: text.to_owned() });
         }
@@ -452,7 +494,7 @@ impl Engine {
     }
 }
 
-use crate::connection::Waiting;
+use crate::session::Waiting;
 
 /// The channel or pattern that a request is about. One that is longer than any may be is about none: it waits for
 /// nothing, and is refused.
@@ -478,8 +520,8 @@ fn changes(message: &ClientMessage) -> Option<&str> {
 }
 
 /// Whether the connection has published something that a subscription to this name hears, and that may not have come.
-fn publishes(conn: &Connection, name: &str) -> bool {
-    let mut in_flight = conn.publishing.iter().flat_map(|publishing| &publishing.in_flight);
+fn publishes(session: &Session, name: &str) -> bool {
+    let mut in_flight = session.publishing.iter().flat_map(|publishing| &publishing.in_flight);
     in_flight.any(|(_, channel)| covers(name, channel))
 }
 

@@ -9,11 +9,12 @@ use super::Engine;
 use super::views::compile_filter;
 use crate::area::Area;
 use crate::audience::NOBODY;
-use crate::connection::{Origin, Subscription};
 use crate::expr::Expr;
-use crate::io::{BrokerCommand, Claims, ConnId, Notice, Output, Subject, Ticket};
+use crate::io::{BrokerCommand, Claims, Notice, Output, SessionId, Subject, Ticket};
 use crate::permissions::{self, Denied};
+use crate::phase::{Phase as SubscriptionPhase, Success};
 use crate::rate_limit::PatternsFull;
+use crate::session::{Origin, Phase, Subscription};
 use crate::targets::{Reply, Subscriber, Target, TargetId, Waiter};
 use crate::upstream::match_work;
 
@@ -80,11 +81,14 @@ impl Engine {
     /// A client's subscribe request, by itself or (`in_connect`) as part of its `CONNECT`.
     pub(super) fn subscribe(
         &mut self,
-        id: ConnId,
+        id: SessionId,
         request: Option<RequestId>,
         subscribe: Subscribe,
         in_connect: bool,
     ) {
+        if self.sessions[id].is_closing() {
+            return;
+        }
         // Cheap, and not to be retried: before anything is drawn for it.
         let judged = self.check_room(id, &subscribe.channel).and_then(|()| {
             self.take_subscribe(id)?;
@@ -108,7 +112,7 @@ impl Engine {
                 self.add_subscription(id, &subject, Origin::Client, filter, area, reply);
             }
             Err(mut refusal) => {
-                let claims = self.connections.get(id).and_then(|conn| conn.claims.clone());
+                let claims = self.sessions[id].claims.clone();
                 if refusal.code == ErrorCode::Forbidden
                     && let Some(claims) = claims
                 {
@@ -122,7 +126,7 @@ impl Engine {
 
     pub(super) fn refuse_subscription(
         &mut self,
-        id: ConnId,
+        id: SessionId,
         request: Option<&RequestId>,
         channel: &str,
         refusal: &Refusal,
@@ -138,13 +142,9 @@ impl Engine {
         }
     }
 
-    fn judge_subscribe(&self, id: ConnId, subscribe: &Subscribe) -> Result<Wish, Refusal> {
-        let Some(conn) = self.connections.get(id) else {
-            return Err(Refusal::new(ErrorCode::Internal, "the connection is gone"));
-        };
-        let Some(claims) = &conn.claims else {
-            return Err(Refusal::new(ErrorCode::Unauthenticated, "no token yet"));
-        };
+    fn judge_subscribe(&self, id: SessionId, subscribe: &Subscribe) -> Result<Wish, Refusal> {
+        let claims = self.sessions[id].claims.as_ref();
+        let claims = claims.ok_or_else(|| Refusal::new(ErrorCode::Unauthenticated, "no token yet"))?;
         let subject =
             subject(&subscribe.channel).map_err(|text| Refusal::new(ErrorCode::ChannelInvalid, text))?;
         let right = match subject.is_pattern() {
@@ -161,8 +161,8 @@ impl Engine {
     }
 
     /// Takes the player's share for one more pattern, and the class's; [`Engine::leave_target`] gives it back.
-    pub(super) fn take_pattern(&self, id: ConnId, subject: &Subject) -> Result<(), Refusal> {
-        let player = self.connections.get(id).and_then(|conn| conn.player());
+    pub(super) fn take_pattern(&self, id: SessionId, subject: &Subject) -> Result<(), Refusal> {
+        let player = self.sessions[id].player();
         let (true, Some(player)) = (subject.is_pattern() && !self.is_subscribed(id, subject), player) else {
             return Ok(());
         };
@@ -189,8 +189,8 @@ impl Engine {
     }
 
     /// Whether the connection may hold this subscription beside those that it has.
-    fn check_room(&self, id: ConnId, name: &str) -> Result<(), Refusal> {
-        let held = self.connections.get(id).map_or(0, |conn| conn.subscriptions.len());
+    fn check_room(&self, id: SessionId, name: &str) -> Result<(), Refusal> {
+        let held = self.sessions[id].subscriptions.len();
         let is_new = || subject(name).is_ok_and(|subject| !self.is_subscribed(id, &subject));
         if held >= self.settings.subscriptions && is_new() {
             return Err(Refusal::new(ErrorCode::LimitExceeded, self.too_many_subscriptions()));
@@ -211,37 +211,32 @@ impl Engine {
         text: &mut String,
         misfit: Option<String>,
     ) {
-        let Some(why) = misfit else { return };
-        if self.settings.explain {
-            *text += &format!("; {why}");
+        if let Some(why) = misfit {
+            if self.settings.explain {
+                *text += &format!("; {why}");
+            }
+            let (player, channel) = (claims.player.clone(), channel.to_owned());
+            self.notice(Notice::RuleMisfit { player, channel, why });
         }
-        let (player, channel) = (claims.player.clone(), channel.to_owned());
-        self.notice(Notice::RuleMisfit { player, channel, why });
     }
 
-    pub(super) fn is_subscribed(&self, id: ConnId, subject: &Subject) -> bool {
+    pub(super) fn is_subscribed(&self, id: SessionId, subject: &Subject) -> bool {
         self.subscribed_target(id, subject).is_some()
     }
 
     /// The target of this subject, if the connection is subscribed to it.
-    pub(super) fn subscribed_target(&self, id: ConnId, subject: &Subject) -> Option<TargetId> {
+    pub(super) fn subscribed_target(&self, id: SessionId, subject: &Subject) -> Option<TargetId> {
         let target = self.targets.find(subject)?;
-        self.connections.get(id)?.subscription(target).map(|_| target)
+        self.sessions[id].subscription(target).map(|_| target)
     }
 
-    /// Whether Redis has confirmed this subscription of this connection.
-    pub(super) fn is_live(&self, id: ConnId, target: TargetId) -> bool {
-        let slot =
-            self.connections.get(id).and_then(|conn| conn.subscription(target)).map(|s| s.slot as usize);
-        let subscribers = self.targets.get(target).map(|target| &target.subscribers);
-        matches!((slot, subscribers), (Some(slot), Some(all)) if all.get(slot).is_some_and(|one| one.live))
-    }
-
-    /// Subscribes a connection, or gives its subscription another filter; `reply` follows when it is live. For a pattern
+    /// Subscribes a session, or gives its subscription another filter; `reply` follows when it is live. For a pattern
     /// that it does not hold, [`Engine::take_pattern`] comes first.
+    ///
+    /// Invariant: a reply is sent now, with the [`Success`] of the subscription's phase, or waits in the target for one.
     pub(super) fn add_subscription(
         &mut self,
-        id: ConnId,
+        id: SessionId,
         subject: &Subject,
         origin: Origin,
         filter: Option<Expr>,
@@ -252,82 +247,86 @@ impl Engine {
             // From now on its own subscription alone tells its table.
             self.flush_channel(id, &subject.name);
         }
-        let Some(conn) = self.connections.get_mut(id) else { return };
-        let (target_id, new) = self.targets.find_or_insert(subject, &self.settings.classes);
-        if new {
-            self.outputs.push_back(Output::Broker(BrokerCommand::Want(subject.clone())));
-        }
-        let Some(target) = self.targets.get_mut(target_id) else { return };
-        let gated = conn.narrowed.is_loading();
-        let known = conn.subscription(target_id).is_some();
-        if !known {
-            let slot = target.subscribers.len() as u32;
-            conn.subscriptions.push(Subscription { target: target_id, slot, origin });
-            conn.patterns += usize::from(subject.is_pattern());
-            if target.subscribers.is_empty() {
-                // Most channels of a player's own have one, and ever only one.
-                target.subscribers.reserve_exact(1);
-            }
-            target.subscribers.push(Subscriber {
-                conn: id,
-                live: target.live && !gated,
-                since: Ticket(self.next_ticket),
-                filter: None,
-                area: None,
-                audience: NOBODY,
-                place: 0,
-                queue: None,
-                pays: false,
-            });
-        }
-        let slot = conn.subscription(target_id).map(|subscription| subscription.slot as usize);
-        if let Some(subscriber) = slot.and_then(|slot| target.subscribers.get_mut(slot)) {
-            subscriber.pays |= origin != Origin::Server;
-        }
-        let is_live = slot.and_then(|slot| target.subscribers.get(slot)).is_some_and(|theirs| theirs.live);
-        let confirmed = target.live && is_live;
-        if known {
+        let target_id = self.target_of(subject);
+        if self.sessions[id].subscription(target_id).is_some() {
             // What was due before the reply is judged by the old filter.
             self.flush_target(id, target_id);
+        } else {
+            self.enter_target(id, target_id, origin);
         }
-        if !confirmed {
-            let (Some(conn), Some(target)) = (self.connections.get_mut(id), self.targets.get_mut(target_id))
-            else {
-                return;
-            };
-            if matches!(reply, Reply::Welcome)
-                && let crate::connection::Phase::Joining(joining) = &mut conn.phase
-            {
+        let session = &mut self.sessions[id];
+        let target = &mut self.targets[target_id];
+        let subscriber = target.subscriber_at_mut(session.slot_of(target_id));
+        subscriber.pays |= origin != Origin::Server;
+        (subscriber.filter, subscriber.area) = (filter, area);
+        let success = subscriber.phase.success();
+        let Some(success) = success else {
+            if let (Reply::Welcome, Phase::Joining(joining)) = (&reply, &mut session.phase) {
                 joining.unconfirmed += 1;
             }
-            target.waiters.push(Waiter { conn: id, reply });
-            self.set_view(id, target_id, filter, area);
+            target.waiters.push(Waiter { session: id, reply });
             return self.look_anew(id, target_id, false);
-        }
-        self.set_view(id, target_id, filter, area);
+        };
         self.look_anew(id, target_id, false);
-        self.tell_subscribed(id, target_id, &reply);
+        self.tell_subscribed(id, target_id, &reply, &success);
     }
 
-    pub(super) fn tell_subscribed(&mut self, id: ConnId, target_id: TargetId, reply: &Reply) {
+    /// The target of a subject; if it is new, the broker is asked for it.
+    fn target_of(&mut self, subject: &Subject) -> TargetId {
+        let (id, is_new) = self.targets.find_or_insert(subject, &self.settings.classes);
+        if is_new {
+            self.out.outputs.push_back(Output::Broker(BrokerCommand::Want(subject.clone())));
+        }
+        id
+    }
+
+    /// Puts a session among a target's subscribers.
+    fn enter_target(&mut self, id: SessionId, target_id: TargetId, origin: Origin) {
+        let (session, target) = (&mut self.sessions[id], &mut self.targets[target_id]);
+        let slot = target.subscribers.len() as u32;
+        session.subscriptions.push(Subscription { target: target_id, slot, origin });
+        session.patterns += usize::from(target.subject.is_pattern());
+        if target.subscribers.is_empty() {
+            // Most channels of a player's own have one, and ever only one.
+            target.subscribers.reserve_exact(1);
+        }
+        target.subscribers.push(Subscriber {
+            session: id,
+            phase: SubscriptionPhase::start(target.is_confirmed, !session.overrides.is_loading()),
+            since: Ticket(self.next_ticket),
+            filter: None,
+            area: None,
+            audience: NOBODY,
+            place: 0,
+            queue: None,
+            pays: false,
+        });
+    }
+
+    /// Says that a subscription is live, to whom it is to be said, and sends what is in view.
+    pub(super) fn tell_subscribed(
+        &mut self,
+        id: SessionId,
+        target_id: TargetId,
+        reply: &Reply,
+        success: &Success,
+    ) {
         let (request, by_server) = match reply {
             Reply::Request(request) => (Some(request), false),
             Reply::Server => (None, true),
             Reply::Told => (None, false),
             Reply::Silent | Reply::Welcome | Reply::Resync => return self.want_snapshot(id, target_id),
         };
-        let Some(conn) = self.connections.get(id) else { return };
-        let auto =
-            conn.subscription(target_id).is_some_and(|subscription| subscription.origin == Origin::Auto);
-        let Some(target) = self.targets.get(target_id) else { return };
-        let subscription = SubscriptionInfo { auto, ..target.info(true) };
+        let session = &mut self.sessions[id];
+        let auto = session.subscription(target_id).is_some_and(|held| held.origin == Origin::Auto);
+        let subscription = SubscriptionInfo { auto, ..self.targets[target_id].info(Some(success)) };
         let message = ServerMessage::Subscribed { id: request, subscription, by_server };
-        let frame = drawbridge_protocol::codec::encode_frame(conn.encoding, &message);
-        self.push(id, frame);
+        self.out.send(session, &message);
+        self.enforce_limits();
         self.want_snapshot(id, target_id);
     }
 
-    pub(super) fn unsubscribe(&mut self, id: ConnId, request: Option<&RequestId>, channel: &str) {
+    pub(super) fn unsubscribe(&mut self, id: SessionId, request: Option<&RequestId>, channel: &str) {
         let target = subject(channel).ok().and_then(|subject| self.subscribed_target(id, &subject));
         let Some(target) = target else { return self.not_subscribed(id, request, channel) };
         let waiting = self.take_waiters(id, target);
@@ -343,16 +342,14 @@ impl Engine {
         }
     }
 
-    pub(super) fn not_subscribed(&mut self, id: ConnId, request: Option<&RequestId>, channel: &str) {
+    pub(super) fn not_subscribed(&mut self, id: SessionId, request: Option<&RequestId>, channel: &str) {
         let error = ErrorMessage::new(ErrorCode::NotSubscribed, "there is no such subscription");
         self.send_error(id, ErrorMessage { id: request, channel: Some(channel), ..error });
     }
 
     /// Ends a subscription that its client did not end, and tells it.
-    pub(super) fn end_subscription(&mut self, id: ConnId, target_id: TargetId, ended: Ended) {
-        let Some(channel) = self.targets.get(target_id).map(|target| target.subject.name.clone()) else {
-            return;
-        };
+    pub(super) fn end_subscription(&mut self, id: SessionId, target_id: TargetId, ended: Ended) {
+        let channel = self.targets[target_id].subject.name.clone();
         let replies = self.take_waiters(id, target_id);
         self.flush_target(id, target_id);
         self.drop_subscription(id, target_id);
@@ -361,7 +358,7 @@ impl Engine {
             Ended::ByServer => ("server", true),
         };
         // Before `WELCOME` nothing was told of it.
-        if self.connections.get(id).is_some_and(|conn| conn.is_open()) {
+        if self.sessions[id].is_open() {
             self.send(id, &ServerMessage::Unsubscribed { id: None, channel: &channel, reason, by_server });
         }
         let text = "the subscription was ended before it was confirmed";
@@ -371,13 +368,13 @@ impl Engine {
     }
 
     /// The answers of a connection that wait for the confirmation of a subscription that ends.
-    fn take_waiters(&mut self, id: ConnId, target_id: TargetId) -> Vec<Reply> {
-        let Some(target) = self.targets.get_mut(target_id) else { return Vec::new() };
-        target.waiters.extract_if(.., |waiter| waiter.conn == id).map(|waiter| waiter.reply).collect()
+    fn take_waiters(&mut self, id: SessionId, target_id: TargetId) -> Vec<Reply> {
+        let target = &mut self.targets[target_id];
+        target.waiters.extract_if(.., |waiter| waiter.session == id).map(|waiter| waiter.reply).collect()
     }
 
     /// Answers who waits for the confirmation of a subscription that will not be confirmed.
-    fn refuse_waiter(&mut self, id: ConnId, channel: &str, reply: &Reply, code: ErrorCode, text: &str) {
+    fn refuse_waiter(&mut self, id: SessionId, channel: &str, reply: &Reply, code: ErrorCode, text: &str) {
         match reply {
             Reply::Welcome => self.confirmed_for_welcome(id),
             Reply::Request(request) => {
@@ -392,43 +389,45 @@ impl Engine {
         format!("a connection may hold {} subscriptions", self.settings.subscriptions)
     }
 
-    /// Takes a connection out of a target, and the target out of the shard with its last subscriber.
-    pub(super) fn drop_subscription(&mut self, id: ConnId, target_id: TargetId) {
+    /// Takes a session out of a target, and the target out of the shard with its last subscriber.
+    pub(super) fn drop_subscription(&mut self, id: SessionId, target_id: TargetId) {
         self.leave_target(id, target_id);
-        if self.targets.get(target_id).is_some_and(|target| target.subscribers.is_empty())
-            && let Some(target) = self.targets.remove(target_id)
-        {
+        if self.targets[target_id].subscribers.is_empty() {
+            let target = self.targets.remove(target_id);
             *self.releasing.entry(target.subject.clone()).or_insert(0) += 1;
-            self.outputs.push_back(Output::Broker(BrokerCommand::Unwant(target.subject)));
+            self.out.outputs.push_back(Output::Broker(BrokerCommand::Unwant(target.subject)));
         }
     }
 
-    /// Takes a connection out of a target.
-    pub(super) fn leave_target(&mut self, id: ConnId, target_id: TargetId) {
-        let Some(conn) = self.connections.get_mut(id) else { return };
-        let Some(at) = conn.subscriptions.iter().position(|s| s.target == target_id) else { return };
-        let slot = conn.subscriptions.remove(at).slot as usize;
-        let Some(target) = self.targets.get_mut(target_id) else { return };
+    /// Takes a session out of a target.
+    ///
+    /// Invariant: slots are dense. The last subscriber moves into the slot that becomes free, and its session and its
+    /// audience are told.
+    pub(super) fn leave_target(&mut self, id: SessionId, target_id: TargetId) {
+        let (session, target) = (&mut self.sessions[id], &mut self.targets[target_id]);
+        let Some(at) = session.subscriptions.iter().position(|held| held.target == target_id) else {
+            debug_assert!(false, "{id:?} leaves what it did not hold");
+            return;
+        };
+        let slot = session.subscriptions.remove(at).slot;
         if target.subject.is_pattern() {
-            conn.patterns -= 1;
-            if conn.patterns == 0 {
-                conn.access = None;
+            session.patterns -= 1;
+            if session.patterns == 0 {
+                session.access = None;
             }
-            if let Some(player) = conn.player() {
+            if let Some(player) = session.player() {
                 self.limits.release_pattern(player, match_work(&target.subject.name));
             }
         }
-        target.waiters.retain(|waiter| waiter.conn != id);
-        let queue = target.subscribers.get_mut(slot).and_then(|subscriber| subscriber.queue.take());
-        let moved = target.remove(slot as u32);
-        if let Some(queue) = queue {
-            conn.outbox.remove(&mut self.queues, queue);
+        target.waiters.retain(|waiter| waiter.session != id);
+        let (left, moved) = target.remove(slot);
+        debug_assert_eq!(left.session, id, "the slot of a subscriber");
+        if let Some(queue) = left.queue {
+            session.outbox.remove(&mut self.out.queues, queue);
         }
-        conn.outbox.forget(&mut self.queues, target_id);
-        if let Some(other) = moved.and_then(|moved| self.connections.get_mut(moved))
-            && let Some(subscription) = other.subscriptions.iter_mut().find(|s| s.target == target_id)
-        {
-            subscription.slot = slot as u32;
+        session.outbox.forget(&mut self.out.queues, target_id);
+        if let Some(moved) = moved {
+            self.sessions[moved].set_slot(target_id, slot);
         }
     }
 }
@@ -440,13 +439,13 @@ pub(super) fn subject(name: &str) -> Result<Subject, String> {
 }
 
 impl Target {
-    /// As it is shown to a subscriber for whom it is live, or not yet.
-    pub(super) fn info(&self, live: bool) -> SubscriptionInfo<'_> {
-        let position = self.position.as_ref().filter(|_| live && !self.subject.is_pattern());
+    /// As it is listed for a subscriber: confirmed with its [`Success`], otherwise pending.
+    pub(super) fn info(&self, success: Option<&Success>) -> SubscriptionInfo<'_> {
+        let position = self.position.as_ref().filter(|_| success.is_some() && !self.subject.is_pattern());
         SubscriptionInfo {
             channel: &self.subject.name,
             auto: false,
-            pending: !live,
+            pending: success.is_none(),
             pattern: self.subject.is_pattern(),
             epoch: position.map(|position| position.epoch.as_str()),
             offset: position.map(|position| position.offset.0),

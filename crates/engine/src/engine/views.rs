@@ -8,19 +8,19 @@ use drawbridge_protocol::{ErrorCode, ErrorMessage, FilterUpdate, RequestId, Serv
 use serde_json::value::RawValue;
 
 use super::Engine;
-use super::deliver::{delivery_of, outgoing};
+use super::deliver::delivery_of;
 use super::entities::Telling;
 use super::subscribe::{Refusal, subject};
 use crate::area::Area;
 use crate::audience::{Audiences, NOBODY};
 use crate::class::Class;
-use crate::connection::{Connection, Phase};
 use crate::expr::{self, Expr, Vars};
 use crate::io::{
-    BarrierToken, BrokerCommand, Claims, ConnId, Notice, Output, PlayerViews, Query, QueryKind, Subject,
+    BarrierToken, BrokerCommand, Claims, Notice, Output, PlayerViews, Query, QueryKind, SessionId, Subject,
     Ticket,
 };
 use crate::permissions::{self, Denied};
+use crate::session::{Phase, Session};
 use crate::targets::{Reply, Sight, TargetId, Waiter};
 use crate::view::{RuleScope, bind, bind_me};
 use crate::work;
@@ -36,7 +36,12 @@ pub(super) const MAX_FILTER_WORK: usize = 100_000;
 const ASK_VIEWS_AGAIN_MS: u64 = 5_000;
 
 impl Engine {
-    pub(super) fn filter_update(&mut self, id: ConnId, request: Option<&RequestId>, update: &FilterUpdate) {
+    pub(super) fn filter_update(
+        &mut self,
+        id: SessionId,
+        request: Option<&RequestId>,
+        update: &FilterUpdate,
+    ) {
         let target = subject(&update.channel).ok().and_then(|subject| self.subscribed_target(id, &subject));
         let Some(target) = target else {
             let refusal = Refusal::new(ErrorCode::NotSubscribed, "there is no such subscription");
@@ -72,20 +77,18 @@ impl Engine {
     /// The filter and the area as they will be.
     fn judge_update(
         &self,
-        id: ConnId,
+        id: SessionId,
         target_id: TargetId,
         update: &FilterUpdate,
     ) -> Result<(Option<Expr>, Option<Box<Area>>), Refusal> {
         let gone = || Refusal::new(ErrorCode::NotSubscribed, "there is no such subscription");
-        let conn = self.connections.get(id).ok_or_else(gone)?;
-        let target = self.targets.get(target_id).ok_or_else(gone)?;
-        let slot = conn.subscription(target_id).ok_or_else(gone)?.slot as usize;
-        let subscriber = target.subscribers.get(slot).ok_or_else(gone)?;
+        let (session, target) = (&self.sessions[id], &self.targets[target_id]);
+        let subscriber = target.subscriber(session, target_id).ok_or_else(gone)?;
         let filter = match &update.filter {
             None => subscriber.filter.clone(),
             Some(filter) => filter.as_deref().map(compile_filter).transpose()?,
         };
-        let claims = conn.claims.as_ref().ok_or_else(gone)?;
+        let claims = session.claims.as_ref().ok_or_else(gone)?;
         let area = match &update.area {
             None => subscriber.area.clone(),
             Some(None) => None,
@@ -122,10 +125,10 @@ impl Engine {
     }
 
     /// Whether new claims still allow what a subscription's area follows.
-    pub(super) fn may_still_follow(&self, id: ConnId, target_id: TargetId, claims: &Claims) -> bool {
-        let slot = self.connections.get(id).and_then(|conn| conn.subscription(target_id)).map(|s| s.slot);
-        let (Some(slot), Some(target)) = (slot, self.targets.get(target_id)) else { return true };
-        let area = target.subscribers.get(slot as usize).and_then(|subscriber| subscriber.area.as_deref());
+    pub(super) fn may_still_follow(&self, id: SessionId, target_id: TargetId, claims: &Claims) -> bool {
+        let target = &self.targets[target_id];
+        let subscriber = target.subscriber(&self.sessions[id], target_id);
+        let area = subscriber.and_then(|subscriber| subscriber.area.as_deref());
         let class = target.class.and_then(|class| self.settings.classes.get(class));
         match (area, class.and_then(Class::space)) {
             (Some(Area::Follow { key, .. }), Some(space)) => {
@@ -138,22 +141,22 @@ impl Engine {
     /// Filters that no index answers are asked about every event: a channel bears only so many.
     pub(super) fn judge_work(
         &mut self,
-        id: ConnId,
+        id: SessionId,
         subject: &Subject,
         filter: Option<&Expr>,
         has_area: bool,
     ) -> Result<(), Refusal> {
-        let (Some(filter), Some(conn)) = (filter, self.connections.get(id)) else { return Ok(()) };
-        let Some(claims) = conn.claims.as_ref().filter(|_| !has_area) else { return Ok(()) };
+        let session = &self.sessions[id];
+        let (Some(filter), Some(claims), false) = (filter, &session.claims, has_area) else { return Ok(()) };
         let scope = RuleScope::new(claims, &subject.name, &[]);
         let view = if subject.is_pattern() {
             self.views.get(None, Some(bind_me(filter, &scope)))
         } else {
-            let narrowed = conn.narrowed.of(&subject.name);
+            let narrowed = session.overrides.of(&subject.name);
             let server = permissions::server_view(&self.settings, claims, &subject.name, narrowed);
             self.views.get(server, Some(bind(filter, &scope)))
         };
-        let audiences = self.targets.find(subject).and_then(|id| self.targets.get(id)?.audiences.as_ref());
+        let audiences = self.targets.find(subject).and_then(|id| self.targets[id].audiences.as_ref());
         let work = match audiences {
             Some(audiences) => audiences.work_with(view.as_ref()),
             None => Audiences::default().work_with(view.as_ref()),
@@ -176,27 +179,25 @@ impl Engine {
         audiences.map(|audiences| audiences.work()).sum()
     }
 
-    pub(super) fn set_view(
+    fn set_view(
         &mut self,
-        id: ConnId,
+        id: SessionId,
         target_id: TargetId,
         filter: Option<Expr>,
         area: Option<Box<Area>>,
     ) {
-        let slot = self.connections.get(id).and_then(|conn| conn.subscription(target_id)).map(|s| s.slot);
-        let (Some(slot), Some(target)) = (slot, self.targets.get_mut(target_id)) else { return };
-        if let Some(subscriber) = target.subscribers.get_mut(slot as usize) {
+        let target = &mut self.targets[target_id];
+        if let Some(subscriber) = target.subscriber_mut(&self.sessions[id], target_id) {
             (subscriber.filter, subscriber.area) = (filter, area);
         }
     }
 
     /// What a subscriber looks at, by its claims of now.
-    fn sight(&mut self, id: ConnId, target_id: TargetId) -> Option<Sight> {
-        let conn = self.connections.get(id)?;
-        let claims = conn.claims.as_ref()?;
-        let target = self.targets.get(target_id)?;
-        let slot = conn.subscription(target_id)?.slot as usize;
-        let subscriber = target.subscribers.get(slot)?;
+    fn sight(&mut self, id: SessionId, target_id: TargetId) -> Option<Sight> {
+        let session = &self.sessions[id];
+        let claims = session.claims.as_ref()?;
+        let target = &self.targets[target_id];
+        let subscriber = target.subscriber(session, target_id)?;
         let name = &target.subject.name;
         let scope = RuleScope::new(claims, name, &[]);
         if let Some(filter) = &subscriber.filter {
@@ -206,7 +207,7 @@ impl Engine {
             let client = subscriber.filter.as_ref().map(|filter| bind_me(filter, &scope));
             return Some(Sight::Open(self.views.get(None, client)));
         }
-        let narrowed = conn.narrowed.of(name);
+        let narrowed = session.overrides.of(name);
         let server = permissions::server_view(&self.settings, claims, name, narrowed);
         let client = subscriber.filter.as_ref().map(|filter| bind(filter, &scope));
         let class: Option<&Class> = target.class.and_then(|class| self.settings.classes.get(class));
@@ -222,102 +223,103 @@ impl Engine {
 
     /// Puts a subscriber where it sees what it is to see now. `tell`: what comes into view and what goes is told, which
     /// is not needed where all that is in view is told anew.
-    pub(super) fn look_anew(&mut self, id: ConnId, target_id: TargetId, tell: bool) {
+    ///
+    /// Invariant: what the client knows of a table afterwards, with what waits for it, is what its new view shows. A
+    /// snapshot that is wanted or running starts again; without one the difference is told.
+    pub(super) fn look_anew(&mut self, id: SessionId, target_id: TargetId, tell: bool) {
+        // Without claims, or without the subscription, there is nothing to see.
         let Some(sight) = self.sight(id, target_id) else { return };
-        let slot = self.connections.get(id).and_then(|conn| conn.subscription(target_id)).map(|s| s.slot);
-        let (Some(slot), Some(target)) = (slot, self.targets.get_mut(target_id)) else { return };
-        let Some(subscriber) = target.subscribers.get_mut(slot as usize) else { return };
+        let (session, target) = (&mut self.sessions[id], &mut self.targets[target_id]);
+        let slot = session.slot_of(target_id);
+        let subscriber = &mut target.subscribers[slot as usize];
         let audience = subscriber.audience;
         // What is not known well is not told: all of it follows when the table has come, and the views.
-        let tell = tell && subscriber.live && target.world.as_ref().is_none_or(|world| world.loaded);
+        let is_loaded = target.world.as_ref().is_none_or(|world| world.loaded);
+        let tell = tell && subscriber.phase.is_shown_events() && is_loaded;
         if tell
             && target.world.is_some()
             && target.audiences.as_ref().is_some_and(|all| all.is_at(audience, &sight))
         {
             return;
         }
-        if let (Some(queue), Some(conn)) = (subscriber.queue, self.connections.get_mut(id)) {
-            let pays = &mut subscriber.pays;
-            conn.outbox.change(&mut self.queues, queue, |queue| {
-                if queue.snapshot.is_some() {
-                    // A running snapshot starts again, with what is in view now.
-                    queue.restart(None);
-                    *pays = true;
-                } else if !tell {
-                    // A snapshot follows.
-                    queue.clear();
-                }
+        if let Some(queue) = subscriber.queue {
+            subscriber.pays |= self.out.queues.has_snapshot(queue);
+            self.out.change(session, queue, |queue| match queue.snapshot {
+                // A running snapshot starts again, with what is in view now.
+                Some(_) => queue.restart(None),
+                // A snapshot follows.
+                None if !tell => queue.clear(),
+                None => {}
             });
         }
-        let (Some(world), Some(audiences)) = (&mut target.world, &mut target.audiences) else {
-            target.unplace(slot);
-            return target.place(slot, sight);
-        };
-        let mut told = Vec::new();
-        let sight = match sight {
-            // It looks elsewhere, and keeps in sight what it would keep if the world had moved. Who is told all anew has
-            // nothing to keep.
-            Sight::Eye(view, area) if tell => {
-                let eye = audiences.get_mut(audience).filter(|who| who.eye.is_some());
-                if let Some(who) = eye
-                    && let Some(eye) = &mut who.eye
-                {
-                    who.view = view;
-                    let before = std::mem::replace(&mut eye.area, area);
-                    world.stop_following(&before, audience);
-                    world.open_eye(audiences, audience, &mut told);
-                    return self.tell(target_id, None, &mut told);
-                }
-                Sight::Eye(view, area)
-            }
-            sight => sight,
-        };
-        let before = if tell { world.seen_by(audiences, audience) } else { Vec::new() };
+        if tell && target.world.is_some() {
+            return self.look_elsewhere(target_id, slot, sight);
+        }
         target.unplace(slot);
         target.place(slot, sight);
-        if tell {
-            self.tell_difference(target_id, slot, &before);
+    }
+
+    /// Moves a subscriber of a table to another sight, and tells it what changes by that.
+    fn look_elsewhere(&mut self, target_id: TargetId, slot: u32, sight: Sight) {
+        let target = &mut self.targets[target_id];
+        let audience = target.subscriber_at(slot).audience;
+        let Some((world, audiences)) = target.table_mut() else { return };
+        let eye = audiences.get_mut(audience).and_then(|who| who.eye.as_mut().zip(Some(&mut who.view)));
+        match (eye, sight) {
+            // It looks elsewhere, and keeps in sight what it would keep if the world had moved.
+            (Some((eye, seen_by)), Sight::Eye(view, area)) => {
+                *seen_by = view;
+                let before = std::mem::replace(&mut eye.area, area);
+                world.stop_following(&before, audience);
+                let mut told = Vec::new();
+                world.open_eye(audiences, audience, &mut told);
+                self.tell(target_id, None, &mut told);
+            }
+            (_, sight) => {
+                let before = world.seen_by(audiences, audience);
+                target.unplace(slot);
+                target.place(slot, sight);
+                self.tell_difference(target_id, slot, &before);
+            }
         }
     }
 
     /// Tells one subscriber what it sees now and did not before, and the other way round.
     fn tell_difference(&mut self, target_id: TargetId, slot: u32, before: &[u32]) {
-        let Some(target) = self.targets.get_mut(target_id) else { return };
+        let target = &mut self.targets[target_id];
         let delivery = delivery_of(&self.settings, target.class);
-        let (Some(world), Some(audiences)) = (&mut target.world, &target.audiences) else { return };
-        let Some(subscriber) = target.subscribers.get_mut(slot as usize) else { return };
-        let audience = subscriber.audience;
+        let audience = target.subscriber_at(slot).audience;
+        let Some((world, audiences)) = target.table_mut() else { return };
         let now = if audience == NOBODY { Vec::new() } else { world.seen_by(audiences, audience) };
         let gone = before.iter().filter(|id| now.binary_search(id).is_err());
         let new = now.iter().filter(|id| before.binary_search(id).is_err());
         let changes = gone.map(|id| (*id, Change::Hide)).chain(new.map(|id| (*id, Change::Enter)));
-        let mut out = outgoing!(self);
-        for (entity, change) in changes {
-            if let Some(state) = world.state(entity) {
-                let bytes = if change == Change::Enter { state.event.data_json().len() } else { 0 };
-                world.work().add(work::to_send(bytes));
-                let told = Telling { target: target_id, entity, change, state, is_news: false };
-                out.tell(subscriber, &told, &delivery);
-            }
+        let states = changes.filter_map(|(id, change)| Some((id, change, world.state(id)?.clone())));
+        for (entity, change, state) in states.collect::<Vec<_>>() {
+            let bytes = if change == Change::Enter { state.event.data_json().len() } else { 0 };
+            self.targets.work.add(work::to_send(bytes));
+            let told = Telling { target: target_id, entity, change, state: &state, is_news: false };
+            let subscriber = self.targets[target_id].subscriber_at_mut(slot);
+            self.out.tell(&mut self.sessions, subscriber, &told, &delivery);
         }
-        let over = out.over;
-        self.enforce_limit(over);
+        self.enforce_limits();
     }
 
     /// Asks what services have narrowed of a player's views; until it is told nothing new is shown.
-    pub(super) fn load_views(&mut self, id: ConnId) {
-        let Some(conn) = self.connections.get_mut(id) else { return };
-        let Some(player) = conn.player().cloned() else { return };
+    pub(super) fn load_views(&mut self, id: SessionId) {
+        let session = &mut self.sessions[id];
+        // Views are a player's: who is not known yet has none to be read.
+        let Some(player) = session.player().cloned() else { return };
         self.next_ticket += 1;
         let ticket = Ticket(self.next_ticket);
-        let before = conn.narrowed.asked();
-        conn.narrowed.ask(ticket);
-        conn.deadlines.views_ms = 0;
-        self.arm(id);
+        let before = session.overrides.asked();
+        session.overrides.ask(ticket);
+        session.deadlines.views_ms = 0;
+        self.out.timers.arm(session);
         self.forget_question(before);
         self.loading.insert(ticket, id);
-        self.outputs
-            .push_back(Output::Broker(BrokerCommand::Query(Query::new(ticket, QueryKind::Views { player }))));
+        let query = Query::new(ticket, QueryKind::Views { player });
+        self.out.outputs.push_back(Output::Broker(BrokerCommand::Query(query)));
     }
 
     /// What services have narrowed of anybody's views may be other than what is known. `dropped`: also of channels whose
@@ -332,8 +334,8 @@ impl Engine {
 
     fn load_all_views(&mut self, dropped: bool) {
         // Also an anonymous one's: once it has joined, services can know its name.
-        let joined = |conn: &&Connection| !matches!(conn.phase, Phase::Connecting);
-        let all: Vec<ConnId> = self.connections.iter().filter(joined).map(|conn| conn.id).collect();
+        let joined = |session: &&Session| matches!(session.phase, Phase::Joining(_) | Phase::Open);
+        let all: Vec<SessionId> = self.sessions.iter().filter(joined).map(|session| session.id).collect();
         for id in all {
             self.load_views(id);
             if dropped {
@@ -343,13 +345,12 @@ impl Engine {
     }
 
     /// Shows nothing more until the views are known; then tells of the gap.
-    fn shut_gate(&mut self, id: ConnId) {
-        let Some(conn) = self.connections.get_mut(id) else { return };
-        for subscription in conn.subscriptions.clone() {
-            let Some(target) = self.targets.get_mut(subscription.target) else { continue };
-            let subscriber = target.subscribers.get_mut(subscription.slot as usize);
-            if subscriber.is_some_and(|theirs| std::mem::replace(&mut theirs.live, false)) {
-                target.waiters.push(Waiter { conn: id, reply: conn.reply_behind_gate() });
+    fn shut_gate(&mut self, id: SessionId) {
+        let session = &mut self.sessions[id];
+        for subscription in session.subscriptions.clone() {
+            let target = &mut self.targets[subscription.target];
+            if target.subscriber_at_mut(subscription.slot).phase.suspend() {
+                target.waiters.push(Waiter { session: id, reply: session.reply_behind_gate() });
             }
         }
     }
@@ -359,7 +360,7 @@ impl Engine {
         if let Some(ticket) = ticket
             && self.loading.remove(&ticket).is_some()
         {
-            self.outputs.push_back(Output::Broker(BrokerCommand::Withdraw(ticket)));
+            self.out.outputs.push_back(Output::Broker(BrokerCommand::Withdraw(ticket)));
             self.pass_barrier();
         }
     }
@@ -368,17 +369,17 @@ impl Engine {
     fn pass_barrier(&mut self) {
         let oldest = self.loading.first_key_value().map(|(oldest, _)| *oldest);
         for token in self.barrier.pass(oldest) {
-            self.outputs.push_back(Output::Broker(BrokerCommand::Recovered(token)));
+            self.out.outputs.push_back(Output::Broker(BrokerCommand::Recovered(token)));
         }
     }
 
     pub(super) fn views_loaded(&mut self, ticket: Ticket, views: Result<PlayerViews, Arc<str>>) {
+        // It was asked again meanwhile, or its session has ended.
         let Some(id) = self.loading.remove(&ticket) else { return };
-        let Some(conn) = self.connections.get_mut(id) else { return };
         match views {
             Ok(views) => {
                 let compiled = views.iter().map(|(channel, view)| (channel.clone(), compile_view(view)));
-                for channel in conn.narrowed.loaded(compiled) {
+                for channel in self.sessions[id].overrides.loaded(compiled) {
                     self.view_changed(id, &channel);
                 }
                 self.open_gate(id);
@@ -388,20 +389,20 @@ impl Engine {
         self.pass_barrier();
     }
 
-    fn views_refused(&mut self, id: ConnId, reason: &str) {
-        let Some(conn) = self.connections.get_mut(id) else { return };
-        let player = conn.player().cloned().unwrap_or_default();
+    fn views_refused(&mut self, id: SessionId, reason: &str) {
+        let session = &mut self.sessions[id];
+        let player = session.player().cloned().unwrap_or_default();
         let may_not_read = reason.starts_with("NOPERM");
         let opens = may_not_read && self.settings.views_open_without_permission;
         if opens {
             // The operator says that nobody uses views here: the class's hold.
-            conn.narrowed.settle();
+            session.overrides.settle();
         } else {
             // They may be narrower than what is known: nothing new is shown until they are told. Not all ask at once.
-            conn.narrowed.refused();
+            session.overrides.refused();
             let spread_ms = u64::from(id.index) % ASK_VIEWS_AGAIN_MS;
-            conn.deadlines.views_ms = self.now.mono_ms + ASK_VIEWS_AGAIN_MS + spread_ms;
-            self.arm(id);
+            session.deadlines.views_ms = self.out.now.mono_ms + ASK_VIEWS_AGAIN_MS + spread_ms;
+            self.out.timers.arm(session);
         }
         self.notice(Notice::ViewsRefused { player, reason: reason.to_owned(), withheld: !opens });
         if opens {
@@ -413,15 +414,16 @@ impl Engine {
 
     /// Redis will not let this node read the player's views before somebody gives it the right: who waits for an answer
     /// is refused. Automatic subscriptions stay pending, and are confirmed once the views can be read.
-    fn refuse_waiting(&mut self, id: ConnId, reason: &str) {
-        let Some(conn) = self.connections.get(id) else { return };
+    fn refuse_waiting(&mut self, id: SessionId, reason: &str) {
         let targets: Vec<TargetId> =
-            conn.subscriptions.iter().map(|subscription| subscription.target).collect();
+            self.sessions[id].subscriptions.iter().map(|subscription| subscription.target).collect();
         let text = format!("this player's views cannot be read: {}", self.refusal_text(reason));
         for target_id in targets {
-            let Some(target) = self.targets.get_mut(target_id) else { continue };
+            let target = &mut self.targets[target_id];
             let channel = target.subject.name.clone();
-            let Some(waiter) = target.waiters.iter_mut().find(|waiter| waiter.conn == id) else { continue };
+            let Some(waiter) = target.waiters.iter_mut().find(|waiter| waiter.session == id) else {
+                continue;
+            };
             let reply = match waiter.reply {
                 Reply::Request(_) | Reply::Silent => std::mem::replace(&mut waiter.reply, Reply::Silent),
                 Reply::Welcome => std::mem::replace(&mut waiter.reply, Reply::Told),
@@ -447,44 +449,35 @@ impl Engine {
                 }
             }
         }
-        self.run_deferred(id);
+        self.retry_deferred(id);
     }
 
-    /// All that a connection's views are made of is known: what Redis has confirmed meanwhile is live.
-    fn open_gate(&mut self, id: ConnId) {
-        let Some(conn) = self.connections.get_mut(id) else { return };
-        for subscription in conn.subscriptions.clone() {
-            let slot = self.connections.get(id).and_then(|conn| conn.subscription(subscription.target));
-            let Some(slot) = slot.map(|subscription| subscription.slot as usize) else { continue };
-            let Some(target) = self.targets.get_mut(subscription.target) else { continue };
-            let Some(subscriber) = target.subscribers.get_mut(slot) else { continue };
-            if subscriber.live {
+    /// All that a session's views are made of is known: what Redis has confirmed meanwhile is live.
+    fn open_gate(&mut self, id: SessionId) {
+        for subscription in self.sessions[id].subscriptions.clone() {
+            let target = &mut self.targets[subscription.target];
+            let phase = &mut target.subscriber_at_mut(subscription.slot).phase;
+            if phase.is_shown_events() {
                 continue;
             }
-            subscriber.live = target.live;
-            let mut theirs = Vec::new();
-            if target.live {
-                let all = std::mem::take(&mut target.waiters);
-                (theirs, target.waiters) = all.into_iter().partition(|waiter| waiter.conn == id);
-            }
+            phase.views_known();
+            let answers = self.take_answers(subscription.target, |waiting| waiting == id);
             self.look_anew(id, subscription.target, false);
-            self.tell_waiters(subscription.target, theirs);
+            self.tell_waiters(subscription.target, answers);
         }
     }
 
     /// A service narrows what a player is shown of a channel, or no longer.
-    pub(super) fn narrow(&mut self, id: ConnId, channel: &Arc<str>, view: Option<&str>) {
-        let Some(conn) = self.connections.get_mut(id) else { return };
-        conn.narrowed.set(channel.clone(), view.map(compile_view));
+    pub(super) fn narrow(&mut self, id: SessionId, channel: &Arc<str>, view: Option<&str>) {
+        self.sessions[id].overrides.set(channel.clone(), view.map(compile_view));
         self.view_changed(id, channel);
     }
 
     /// What a player may be shown of a channel is other than it was.
-    fn view_changed(&mut self, id: ConnId, channel: &Arc<str>) {
+    fn view_changed(&mut self, id: SessionId, channel: &Arc<str>) {
         // What came through patterns is judged by the view before.
         self.flush_channel(id, channel);
-        let Some(conn) = self.connections.get_mut(id) else { return };
-        if let Some(access) = &mut conn.access {
+        if let Some(access) = &mut self.sessions[id].access {
             access.forget(channel);
         }
         if let Some(target) = self.subscribed_target(id, &Subject::channel(channel.clone())) {
@@ -494,7 +487,7 @@ impl Engine {
     }
 }
 
-impl Connection {
+impl Session {
     /// What is told of a subscription that was live, when its views are known again: the gap, or, where `WELCOME` is
     /// still to come, that it is live.
     pub(super) fn reply_behind_gate(&mut self) -> Reply {
@@ -503,7 +496,7 @@ impl Connection {
                 joining.unconfirmed += 1;
                 Reply::Welcome
             }
-            Phase::Connecting | Phase::Open => Reply::Resync,
+            Phase::Connecting | Phase::Open | Phase::Closing { .. } => Reply::Resync,
         }
     }
 }

@@ -16,6 +16,7 @@ use slab::Slab;
 pub(crate) use queue::{OutboundQueue, QueueKind, Queued, QueuedKind, Snapshot, SnapshotState};
 
 use crate::class::{ClassId, Delivery};
+use crate::io::Format;
 use crate::targets::TargetId;
 use crate::world::EntityId;
 
@@ -80,6 +81,11 @@ struct Updates {
 /// See the module.
 #[derive(Debug)]
 pub(crate) struct Outbox {
+    /// How its frames are made. Why here and not in the link: frames are made also while the session is detached, and
+    /// only a socket that takes the same can have them.
+    format: Format,
+    /// The longest message that the client takes, in bytes; `None`: what the channel's class says.
+    pub(crate) max_message_bytes: Option<usize>,
     /// Frames of this turn, or all that wait while the socket is blocked.
     frames: Vec<Frame>,
     frame_bytes: usize,
@@ -98,8 +104,10 @@ pub(crate) struct Outbox {
 
 impl Outbox {
     /// An empty one with this bound, in bytes.
-    pub(crate) fn new(limit: usize) -> Self {
+    pub(crate) fn new(limit: usize, format: Format) -> Self {
         Outbox {
+            format,
+            max_message_bytes: None,
             frames: Vec::new(),
             frame_bytes: 0,
             largest_frame: 0,
@@ -109,6 +117,12 @@ impl Outbox {
             updates: Vec::new(),
             left_out: None,
         }
+    }
+
+    /// How its frames are made.
+    #[inline]
+    pub(crate) fn format(&self) -> Format {
+        self.format
     }
 
     // --- frames ---
@@ -317,6 +331,7 @@ impl Outbox {
     pub(crate) fn check(&self, queues: &Queues) {
         let frames: usize = self.frames.iter().map(Frame::len).sum();
         debug_assert_eq!(self.frame_bytes, frames, "bytes of frames");
+        self.queues.iter().for_each(|(_, id)| queues.get(*id).check());
         let queued: usize = self.queues.iter().map(|(_, id)| queues.bytes(*id)).sum();
         debug_assert_eq!(self.queue_bytes, queued, "bytes of queues");
     }

@@ -211,6 +211,19 @@ impl OutboundQueue {
         self.len == 0 && self.staged.is_empty() && self.snapshot.is_none() && self.gaps.is_empty()
     }
 
+    /// Panics in debug builds if a count is wrong.
+    pub(super) fn check(&self) {
+        let counted = || self.events.iter().filter(|queued| queued.kind.is_some());
+        debug_assert_eq!(self.len, counted().count(), "events of a queue");
+        debug_assert_eq!(self.bytes, counted().map(Queued::bytes).sum::<usize>(), "bytes of a queue");
+        debug_assert_eq!(
+            self.staged_bytes,
+            self.staged.iter().map(Queued::bytes).sum::<usize>(),
+            "staged bytes"
+        );
+        debug_assert!(self.newest.values().all(|at| *at < self.events.len()), "an index of a queue");
+    }
+
     /// What the committed events hold in memory, in bytes.
     pub(super) fn bytes(&self) -> usize {
         self.bytes

@@ -417,6 +417,7 @@ impl Bench {
         self.writes += 1;
         if self.blocked[at] {
             self.engine.handle(self.now, Input::Blocked { conn, unsent: frames });
+            self.engine.check();
             return;
         }
         frames.drain(..).for_each(|frame| self.see(at, &frame));

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use drawbridge_engine::io::ConnId;
+use drawbridge_engine::io::{ConnId, SessionId};
 use drawbridge_protocol::Frame;
 use drawbridge_protocol::glob::glob_matches;
 use serde_json::Value;
@@ -44,6 +44,8 @@ pub struct Client {
     pub resynced: BTreeMap<String, usize>,
     /// Frames that the socket has not taken.
     pub blocked: bool,
+    /// Its session, while it has no socket.
+    pub detached: Option<SessionId>,
 }
 
 impl Client {
@@ -72,6 +74,7 @@ impl Client {
             received: BTreeSet::new(),
             resynced: BTreeMap::new(),
             blocked: false,
+            detached: None,
         }
     }
 

@@ -7,10 +7,12 @@ use std::sync::Arc;
 use bytes::Bytes;
 use drawbridge_engine::class::{Class, Classes};
 use drawbridge_engine::engine::Engine;
+use drawbridge_engine::engine::attach::AttachError;
 use drawbridge_engine::expr::{Vars, compile};
 use drawbridge_engine::io::{
-    Answer, BrokerCommand, BrokerEvent, BrokerStatus, Claims, ConnId, Input, MessageKind, Now, Opened,
-    Output, PlayerAction, PlayerCommand, PublishFailure, Query, QueryKind, Subject, Ticket, Write, WriteKind,
+    Answer, BrokerCommand, BrokerEvent, BrokerStatus, Claims, ConnId, Format, Input, MessageKind, Now,
+    Opened, Output, PlayerAction, PlayerCommand, PublishFailure, Query, QueryKind, Subject, Ticket, Write,
+    WriteKind,
 };
 use drawbridge_engine::rate_limit::SharedLimits;
 use drawbridge_engine::settings::{Rate, Reserved, Settings};
@@ -144,7 +146,9 @@ impl World {
             52..53 => self.pass(300),
             53..55 => self.subscribe_to_and_fro(),
             55..58 => self.command(),
-            58..61 => self.move_a_channel(),
+            58..60 => self.detach(),
+            60..63 => self.attach(),
+            63..66 => self.move_a_channel(),
             _ => self.carry(),
         }
     }
@@ -154,6 +158,7 @@ impl World {
         self.mend_links();
         for _ in 0..40 {
             for at in 0..self.clients.len() {
+                self.attach_client(at);
                 self.unblock_client(at);
             }
             while self.carry_one_of_each() {}
@@ -413,9 +418,53 @@ impl World {
 
     fn some_client(&mut self) -> Option<usize> {
         let open: Vec<usize> = (0..self.clients.len())
-            .filter(|at| self.clients[*at].closed.is_none() && self.clients[*at].welcomed)
+            .filter(|at| {
+                let client = &self.clients[*at];
+                client.closed.is_none() && client.welcomed && client.detached.is_none()
+            })
             .collect();
         if open.is_empty() { None } else { Some(open[self.dice.roll(open.len())]) }
+    }
+
+    /// A player's socket is gone, and the session stays.
+    fn detach(&mut self) {
+        let Some(at) = self.some_client() else { return };
+        let client = &mut self.clients[at];
+        let (node, shard, conn) = (client.node, client.shard, client.conn);
+        let engine = &mut self.nodes[node].shards[shard].engine;
+        let session = engine.session_of(conn).unwrap();
+        assert!(engine.detach(session, Vec::new()));
+        (client.detached, client.blocked) = (Some(session), false);
+        // What the socket says late concerns nobody.
+        self.input(node, shard, Input::Closed { conn, code: 1006 });
+    }
+
+    fn attach(&mut self) {
+        let detached: Vec<usize> =
+            (0..self.clients.len()).filter(|at| self.clients[*at].detached.is_some()).collect();
+        if !detached.is_empty() {
+            let pick = self.dice.roll(detached.len());
+            self.attach_client(detached[pick]);
+        }
+    }
+
+    /// The player comes again by another socket, unless too much has waited.
+    fn attach_client(&mut self, at: usize) {
+        let Some(session) = self.clients[at].detached.take() else { return };
+        let (node, shard) = (self.clients[at].node, self.clients[at].shard);
+        let there = &mut self.nodes[node].shards[shard];
+        let index = there.next_conn;
+        there.next_conn += 1;
+        let conn = ConnId { index, generation: index + 1 };
+        let format = Format { encoding: Encoding::Json, deflate: None };
+        match there.engine.attach(self.now, session, conn, format) {
+            Ok(()) => self.clients[at].conn = conn,
+            Err(error) => {
+                assert_eq!(error, AttachError::Gone);
+                self.clients[at].closed = Some(4001);
+            }
+        }
+        self.input(node, shard, Input::Tick);
     }
 
     fn vanish(&mut self) {
@@ -712,7 +761,9 @@ impl World {
         let unsent = frames.split_off(self.dice.roll(frames.len() + 1));
         self.clients[client].blocked = true;
         self.read_all(client, &frames);
-        self.nodes[node].shards[shard].engine.handle(self.now, Input::Blocked { conn, unsent });
+        let engine = &mut self.nodes[node].shards[shard].engine;
+        engine.handle(self.now, Input::Blocked { conn, unsent });
+        engine.check();
     }
 
     fn client(&self, node: usize, shard: usize, conn: ConnId) -> usize {

@@ -903,7 +903,9 @@ impl World {
         let unsent = frames.split_off(self.dice.roll(frames.len() + 1));
         self.clients[client].blocked = true;
         self.read_all(client, &frames);
-        self.nodes[node].shards[shard].engine.handle(self.now, Input::Blocked { conn, unsent });
+        let engine = &mut self.nodes[node].shards[shard].engine;
+        engine.handle(self.now, Input::Blocked { conn, unsent });
+        engine.check();
     }
 
     fn client(&self, node: usize, shard: usize, conn: ConnId) -> usize {

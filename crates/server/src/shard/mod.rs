@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
-use drawbridge_engine::io::{AuthFailure, Claims, ConnId, Holder};
+use drawbridge_engine::io::{AuthFailure, Claims, ConnId, Holder, SessionId};
 use drawbridge_engine::rate_limit::SharedLimits;
 use drawbridge_engine::settings::Settings;
 use drawbridge_engine::stats::Stats;
@@ -40,8 +40,8 @@ pub enum Mail {
     },
     /// The player has too many connections, and this is the oldest.
     Displaced {
-        /// Which connection.
-        conn: ConnId,
+        /// Which session.
+        session: SessionId,
     },
     /// Say goodbye and close within this many milliseconds.
     Drain {
@@ -169,11 +169,11 @@ impl Peers {
         let _ = self.0.set(shards.iter().map(|shard| shard.mail.downgrade()).collect());
     }
 
-    /// Has a connection of whichever shard closed; nothing where that shard has ended.
+    /// Has a session of whichever shard closed; nothing where that shard has ended.
     fn displace(&self, holder: Holder) {
         let shard = self.0.get().and_then(|shards| shards.get(usize::from(holder.shard.0)));
         if let Some(mail) = shard.and_then(mpsc::WeakUnboundedSender::upgrade) {
-            let _ = mail.send(Mail::Displaced { conn: holder.conn });
+            let _ = mail.send(Mail::Displaced { session: holder.session });
         }
     }
 }

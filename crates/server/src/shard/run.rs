@@ -229,7 +229,7 @@ impl Shard {
                 self.input(Input::Authenticated { conn, result });
                 self.note_standing(conn);
             }
-            Mail::Displaced { conn } => self.input(Input::Displaced { conn }),
+            Mail::Displaced { session } => self.input(Input::Displaced { session }),
             Mail::Drain { window_ms } => self.input(Input::Drain { window_ms }),
             Mail::Stats(reply) => {
                 let engine = self.engine.borrow().stats();

@@ -1,0 +1,75 @@
+//! What must hold between two inputs, written as assertions: every count, and every reference with the one back.
+
+use super::Engine;
+use crate::outbox::QueueKind;
+use crate::session::{Phase, Session};
+use crate::targets::{Reply, Target, TargetId};
+
+impl Engine {
+    /// Panics in debug builds if a count or a back-reference is wrong; for simulations, after each step. Costs as much as
+    /// there is.
+    pub fn check(&self) {
+        debug_assert!(self.closing.is_empty(), "a close that was not carried out");
+        debug_assert!(self.ready.is_empty(), "requests that were not looked at again");
+        debug_assert!(self.out.over_limit.is_empty(), "a limit that was not enforced");
+        self.sessions.check();
+        self.sessions.iter().for_each(|session| self.check_session(session));
+        self.targets.iter().for_each(|(id, target)| self.check_target(id, target));
+        let queues: usize = self.sessions.iter().map(|session| session.outbox.queues().len()).sum();
+        debug_assert_eq!(queues, self.out.queues.len(), "queues of nobody");
+        let armed = self.sessions.iter().filter(|session| session.deadlines.armed_ms > 0).count();
+        debug_assert_eq!(armed, self.out.timers.len(), "timers of nobody");
+        for (ticket, id) in &self.loading {
+            let asked = self.sessions.get(*id).and_then(|session| session.overrides.asked());
+            debug_assert_eq!(asked, Some(*ticket), "a question of nobody");
+        }
+        for (player, ids) in &self.players {
+            let is_theirs = |session: &Session| session.player() == Some(player);
+            let are_theirs = ids.iter().all(|id| self.sessions.get(*id).is_some_and(is_theirs));
+            debug_assert!(are_theirs && !ids.is_empty(), "sessions of {player}");
+        }
+    }
+
+    fn check_session(&self, session: &Session) {
+        debug_assert!(!session.is_closing(), "a session that is to be forgotten");
+        session.outbox.check(&self.out.queues);
+        self.out.check(session);
+        let mut waits_for_welcome = 0;
+        for held in &session.subscriptions {
+            let target = &self.targets[held.target];
+            let subscriber = target.subscriber_at(held.slot);
+            debug_assert_eq!(subscriber.session, session.id, "slot of a subscriber");
+            let found = session.outbox.find(QueueKind::Table(held.target));
+            debug_assert_eq!(subscriber.queue, found, "queue of a subscriber");
+            let theirs = target.waiters.iter().filter(|waiter| waiter.session == session.id);
+            waits_for_welcome += theirs.filter(|waiter| matches!(waiter.reply, Reply::Welcome)).count();
+        }
+        match &session.phase {
+            Phase::Joining(joining) => debug_assert_eq!(joining.unconfirmed, waits_for_welcome, "WELCOME"),
+            _ => debug_assert_eq!(waits_for_welcome, 0, "a WELCOME that was sent"),
+        }
+        let is_pattern = |target: TargetId| self.targets[target].subject.is_pattern();
+        let patterns = session.subscriptions.iter().filter(|held| is_pattern(held.target)).count();
+        debug_assert_eq!(session.patterns, patterns, "patterns of a session");
+        if let Some(deferred) = &session.deferred {
+            let bytes: usize = deferred.requests.iter().map(|waiting| waiting.bytes).sum();
+            debug_assert_eq!(deferred.bytes, bytes, "bytes of deferred requests");
+        }
+    }
+
+    fn check_target(&self, id: TargetId, target: &Target) {
+        target.check();
+        for (slot, subscriber) in target.subscribers.iter().enumerate() {
+            let session = self.sessions.get(subscriber.session);
+            let held = session.and_then(|session| session.subscription(id));
+            debug_assert_eq!(held.map(|held| held.slot), Some(slot as u32), "subscription of a subscriber");
+        }
+        for waiter in &target.waiters {
+            let session = self.sessions.get(waiter.session);
+            debug_assert!(
+                session.is_some_and(|session| target.subscriber(session, id).is_some()),
+                "an answer for nobody"
+            );
+        }
+    }
+}

@@ -1,0 +1,109 @@
+//! How a session ends. Whoever decides it queues it; the session stays in every table, silent, until the end of
+//! `handle`. So nothing that sends can take away what its caller holds.
+
+use std::borrow::Cow;
+
+use drawbridge_protocol::CloseCode;
+
+use super::Engine;
+use crate::io::{Holder, Output, SessionId};
+use crate::session::{Deadlines, Phase, Session};
+
+/// A session whose close is queued.
+#[derive(Debug)]
+pub(super) struct Closing {
+    id: SessionId,
+    /// For the lifecycle stream.
+    code: u16,
+    word: Box<str>,
+    /// What the client is told; `None` where its socket is gone.
+    farewell: Option<(CloseCode, Cow<'static, str>)>,
+}
+
+impl Engine {
+    /// Ends a session from our side: what waits for it goes out first.
+    pub(super) fn close(&mut self, id: SessionId, code: CloseCode, reason: &'static str) {
+        self.close_with_word(id, code, reason, reason);
+    }
+
+    /// As [`Engine::close`], with a separate word for the lifecycle stream.
+    pub(super) fn close_with_word(
+        &mut self,
+        id: SessionId,
+        code: CloseCode,
+        reason: impl Into<Cow<'static, str>>,
+        word: &str,
+    ) {
+        // What waits is of no use to a client that does not read.
+        if code != CloseCode::SlowConsumer && !self.sessions[id].is_closing() {
+            self.flush_all(id);
+        }
+        let farewell = Some((code, reason.into()));
+        self.queue_closing(Closing { id, code: code.as_u16(), word: word.into(), farewell });
+    }
+
+    /// The socket is gone: the client closed it, or it broke.
+    pub(super) fn closed(&mut self, id: SessionId, code: u16) {
+        // A client may say these codes too; then it is its word.
+        let word = match code {
+            1006 => "lost",
+            1002 | 1007 | 1009 => "protocol violation",
+            _ => "client",
+        };
+        self.queue_closing(Closing { id, code, word: word.into(), farewell: None });
+    }
+
+    /// From now on nothing is sent to the session, nothing of it is carried out, and no timer of it runs. The first reason
+    /// counts.
+    fn queue_closing(&mut self, closing: Closing) {
+        let session = &mut self.sessions[closing.id];
+        if session.is_closing() {
+            return;
+        }
+        session.phase = Phase::Closing { was_open: session.is_open() };
+        session.deadlines = Deadlines { armed_ms: session.deadlines.armed_ms, ..Deadlines::default() };
+        self.out.timers.arm(session);
+        self.closing.push(closing);
+    }
+
+    /// Carries out the queued closes. Nothing of a session stays but publishes on their way.
+    pub(super) fn finish_closings(&mut self) {
+        for Closing { id, code, word, farewell } in std::mem::take(&mut self.closing) {
+            let mut session = self.forget(id);
+            if matches!(session.phase, Phase::Closing { was_open: true }) {
+                self.tell_left(&session, code, &word);
+            }
+            if let (Some((code, reason)), Some(link)) = (farewell, &session.link) {
+                let frames = session.outbox.take_frames();
+                self.out.outputs.push_back(Output::Close { conn: link.conn, frames, code, reason });
+            }
+        }
+    }
+
+    /// Takes a session out of every table.
+    ///
+    /// Invariant: this and [`Engine::detach`] alone shut a door, and no id of the session stays but in `tickets`.
+    fn forget(&mut self, id: SessionId) -> Box<Session> {
+        // All at once: otherwise the queues would be searched for each subscription.
+        self.sessions[id].outbox.remove_streams(&mut self.out.queues);
+        while let Some(subscription) = self.sessions[id].subscriptions.last() {
+            self.drop_subscription(id, subscription.target);
+        }
+        let session = self.sessions.remove(id);
+        debug_assert!(!session.outbox.has_queues(), "a queue without a subscription");
+        if let Some(link) = &session.link {
+            self.sessions.shut_door(link.conn);
+        }
+        self.forget_question(session.overrides.asked());
+        if let Some(player) = session.player()
+            && let Some(ids) = self.players.get_mut(player)
+        {
+            ids.retain(|other| *other != id);
+            self.limits.leave(player, Holder { shard: self.shard, session: id });
+            if ids.is_empty() {
+                self.players.remove(player);
+            }
+        }
+        session
+    }
+}

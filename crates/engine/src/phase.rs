@@ -1,0 +1,176 @@
+//! How far one subscription of one session has come. It owns the rule that nothing is called subscribed before Redis has
+//! confirmed it: `CHANNEL_SUBSCRIBED`, and what `WELCOME` lists as confirmed, are made from a [`Success`], and only this
+//! file makes one.
+//!
+//! ```text
+//!              preconditions: Confirmed (Redis has confirmed the subject), ViewsKnown (what services have narrowed is read)
+//!
+//!   subscribe ──▶ Waiting { what is missing } ── the last one is met: Success ──▶ Live
+//!                   ▲          │ ▲                                              │   ▲
+//!                   │          │ └───── suspend: its views are stale ───────────┤   │ confirmed again: Success,
+//!                   └──────────┘                                      link broke│   │ and RESYNC
+//!            link broke: Confirmed is missing again                             ▼   │
+//!                                                                            Interrupted
+//!   any of them ──▶ ended: its entry is removed, and answers that wait for it are refused
+//! ```
+//!
+//! An interrupted subscription is shown whatever still comes, but a new request about it is answered only when Redis has
+//! confirmed it again. If its views are not known at that time either, it goes back to `Waiting`.
+
+/// See the module.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Phase {
+    /// A precondition is missing: it is shown nothing.
+    Waiting(Met),
+    /// It is shown what comes.
+    Live,
+    /// It was live, and the link to Redis broke.
+    Interrupted,
+}
+
+/// Which preconditions of a waiting subscription are met. Invariant: never all of them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Met {
+    confirmed: bool,
+    views_known: bool,
+}
+
+/// Redis has confirmed a subscription, and its session's views are known: the client may be told.
+#[derive(Debug)]
+pub(crate) struct Success(());
+
+/// What Redis' confirmation means for one subscription.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum OnConfirmed {
+    /// It is live.
+    Live,
+    /// It was live before the link broke, and is again: something may be missing.
+    LiveAfterBreak,
+    /// Its views are not known.
+    StillWaiting,
+    /// It was live before the link broke, and its views are not known: once they are, the client is told of the gap.
+    Suspended,
+}
+
+impl Phase {
+    /// A new subscription.
+    pub(crate) fn start(confirmed: bool, views_known: bool) -> Phase {
+        Phase::from_met(Met { confirmed, views_known })
+    }
+
+    fn from_met(met: Met) -> Phase {
+        if met.confirmed && met.views_known { Phase::Live } else { Phase::Waiting(met) }
+    }
+
+    /// Whether events that come are shown to it.
+    #[inline]
+    pub(crate) fn is_shown_events(self) -> bool {
+        !matches!(self, Phase::Waiting(_))
+    }
+
+    /// The answer to a request about it, if it can be given now.
+    pub(crate) fn success(self) -> Option<Success> {
+        (self == Phase::Live).then_some(Success(()))
+    }
+
+    /// What can be said of it without having been asked: it was confirmed, even if its link has broken since. (`RESYNC`
+    /// follows when the link is back.)
+    pub(crate) fn success_so_far(self) -> Option<Success> {
+        self.is_shown_events().then_some(Success(()))
+    }
+
+    /// Redis has confirmed its subject. `views_known`: its session's views are known now. `after_break`: the subject was
+    /// confirmed before, and its link broke.
+    pub(crate) fn confirm(&mut self, views_known: bool, after_break: bool) -> OnConfirmed {
+        let was_shown = self.is_shown_events();
+        *self = match *self {
+            Phase::Waiting(_) => Phase::start(true, views_known),
+            // Its views are read again, but nothing is missing: it is shown what its old views say until then.
+            _ if views_known || !after_break => Phase::Live,
+            _ => Phase::start(true, false),
+        };
+        match (*self == Phase::Live, was_shown) {
+            (true, true) if after_break => OnConfirmed::LiveAfterBreak,
+            (true, _) => OnConfirmed::Live,
+            (false, true) => OnConfirmed::Suspended,
+            (false, false) => OnConfirmed::StillWaiting,
+        }
+    }
+
+    /// The link that carries its subject has broken.
+    pub(crate) fn interrupt(&mut self) {
+        *self = match *self {
+            Phase::Waiting(met) => Phase::Waiting(Met { confirmed: false, ..met }),
+            Phase::Live | Phase::Interrupted => Phase::Interrupted,
+        };
+    }
+
+    /// Its views are stale: it is shown nothing until they are known. Returns whether it was shown events until now.
+    pub(crate) fn suspend(&mut self) -> bool {
+        let was_shown = self.is_shown_events();
+        *self = match *self {
+            Phase::Waiting(met) => Phase::Waiting(Met { views_known: false, ..met }),
+            Phase::Live => Phase::start(true, false),
+            Phase::Interrupted => Phase::start(false, false),
+        };
+        was_shown
+    }
+
+    /// Its session's views are known.
+    pub(crate) fn views_known(&mut self) {
+        if let Phase::Waiting(met) = *self {
+            *self = Phase::from_met(Met { views_known: true, ..met });
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_succeeds_before_both_preconditions_are_met_in_whichever_order() {
+        let mut phase = Phase::start(false, false);
+        assert!(phase.success().is_none() && phase.success_so_far().is_none());
+        assert_eq!(phase.confirm(false, false), OnConfirmed::StillWaiting);
+        assert!(phase.success().is_none());
+        phase.views_known();
+        assert!(phase.success().is_some() && phase.success_so_far().is_some());
+
+        let mut phase = Phase::start(false, false);
+        phase.views_known();
+        assert!(phase.success().is_none());
+        assert_eq!(phase.confirm(true, false), OnConfirmed::Live);
+        assert!(phase.success().is_some());
+    }
+
+    #[test]
+    fn a_break_takes_the_confirmation_of_what_waits_and_of_what_is_live() {
+        let mut phase = Phase::start(true, false);
+        phase.interrupt();
+        phase.views_known();
+        assert!(phase.success().is_none());
+        assert_eq!(phase.confirm(true, true), OnConfirmed::Live, "it was shown nothing before");
+
+        phase.interrupt();
+        assert!(phase.is_shown_events() && phase.success_so_far().is_some());
+        assert!(phase.success().is_none(), "a new request waits");
+        assert_eq!(phase.confirm(true, true), OnConfirmed::LiveAfterBreak);
+    }
+
+    #[test]
+    fn stale_views_suspend() {
+        let mut phase = Phase::Live;
+        phase.interrupt();
+        assert_eq!(phase.confirm(false, true), OnConfirmed::Suspended);
+        assert!(!phase.is_shown_events());
+        phase.views_known();
+        assert_eq!(phase, Phase::Live);
+        assert!(phase.suspend());
+        assert!(!phase.suspend(), "it was suspended already");
+        phase.interrupt();
+        phase.views_known();
+        assert!(phase.success().is_none());
+        assert_eq!(phase.confirm(true, true), OnConfirmed::Live);
+    }
+}

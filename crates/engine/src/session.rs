@@ -1,0 +1,278 @@
+//! One session: who it is, how far it has come, what it is subscribed to, the order of its requests, and its deadlines.
+//! What waits for it belongs to its [`Outbox`], its socket to its [`Link`]. What happens to it is decided in
+//! [`crate::engine`].
+//!
+//! ```text
+//!   Connecting ──CONNECT or a good token──▶ Joining ──confirmed, or too late──▶ Open
+//!       └──────────────────────────┬──────────────────┴────────────────────────┘
+//!                                  ▼ close queued: nothing more is sent to it or read from it
+//!                               Closing ──the end of `handle`──▶ gone
+//! ```
+
+use std::collections::VecDeque;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use drawbridge_protocol::{BadSubscribe, Encoding, Frame, Request, RequestId, Subscribe};
+
+use crate::access::AccessCache;
+use crate::io::{Claims, Format, Opened, SessionId, Ticket};
+use crate::link::Link;
+use crate::outbox::Outbox;
+use crate::rate_limit::Account;
+use crate::targets::TargetId;
+use crate::view_overrides::ViewOverrides;
+
+/// One session of this shard. Invariant: it stays in the engine's table, whatever happens to it, until the end of the
+/// `handle` in which its close was queued.
+#[derive(Debug)]
+pub(crate) struct Session {
+    pub(crate) id: SessionId,
+    pub(crate) phase: Phase,
+    /// Its socket; `None` while it is detached.
+    pub(crate) link: Option<Link>,
+    /// Everything that waits to be sent.
+    pub(crate) outbox: Outbox,
+    /// Its outbox is flushed at the end of the turn: it is in the engine's list.
+    pub(crate) is_dirty: bool,
+    /// The last publication that was decided for it, so that overlapping subscriptions deliver once.
+    pub(crate) last_seq: u64,
+    /// Public name of the connection, random.
+    pub(crate) public: u64,
+    /// Secret name of the session, random.
+    pub(crate) secret: u128,
+    /// Where it came from.
+    pub(crate) address: IpAddr,
+    /// It came without a token, and its player's name was made for it.
+    pub(crate) anonymous: bool,
+    /// Who it is; known from `Joining` on, or earlier with a token on the upgrade.
+    pub(crate) claims: Option<Claims>,
+    pub(crate) subscriptions: Vec<Subscription>,
+    /// How many of them are patterns.
+    pub(crate) patterns: usize,
+    /// What it may see of the channels that came through patterns.
+    pub(crate) access: Option<Box<AccessCache>>,
+    /// What services have narrowed of its views.
+    pub(crate) overrides: ViewOverrides,
+    /// A token is being verified: later requests wait.
+    pub(crate) judging: Option<Box<Judging>>,
+    /// Requests that wait for something before them, in order.
+    pub(crate) deferred: Option<Box<Deferred>>,
+    /// What it publishes; `None` for who never did.
+    pub(crate) publishing: Option<Box<Publishing>>,
+    /// When it connected, was due to, or must next be looked at; all monotonic milliseconds.
+    pub(crate) deadlines: Deadlines,
+}
+
+/// How far a session has come.
+#[derive(Debug)]
+pub(crate) enum Phase {
+    /// Waiting for `CONNECT`.
+    Connecting,
+    /// Known, subscribing what it starts with.
+    Joining(Box<Joining>),
+    /// `WELCOME` was sent.
+    Open,
+    /// Its close is queued: it is forgotten at the end of the input in hand.
+    Closing {
+        /// `WELCOME` was sent.
+        was_open: bool,
+    },
+}
+
+impl Phase {
+    /// From `Joining` to `Open`. Returns what `WELCOME` waited for; `None` where it was sent already or will not be.
+    pub(crate) fn open(&mut self) -> Option<Box<Joining>> {
+        match std::mem::replace(self, Phase::Open) {
+            Phase::Joining(joining) => Some(joining),
+            other => {
+                *self = other;
+                None
+            }
+        }
+    }
+}
+
+/// What `WELCOME` waits for.
+#[derive(Debug)]
+pub(crate) struct Joining {
+    /// The id of the `CONNECT`.
+    pub(crate) id: Option<RequestId>,
+    /// Subscriptions not confirmed yet.
+    pub(crate) unconfirmed: usize,
+    /// Errors of `CONNECT.subscribe`, sent behind `WELCOME`.
+    pub(crate) errors: Vec<Frame>,
+    /// Subscriptions that were refused with `RATE_LIMITED`.
+    pub(crate) limited: u64,
+}
+
+/// A token on its way to be judged, and what to do then.
+#[derive(Debug)]
+pub(crate) enum Judging {
+    /// It came in `CONNECT`.
+    Connect { id: Option<RequestId>, subscribe: Vec<Result<Subscribe, BadSubscribe>> },
+    /// It came in `TOKEN_REFRESH`.
+    Refresh { id: Option<RequestId> },
+}
+
+/// Requests that wait, bounded in number and bytes.
+#[derive(Debug, Default)]
+pub(crate) struct Deferred {
+    pub(crate) requests: Vec<Waiting>,
+    pub(crate) bytes: usize,
+}
+
+/// A request that waits, and what it counts for.
+#[derive(Debug)]
+pub(crate) struct Waiting {
+    pub(crate) request: Request,
+    pub(crate) bytes: usize,
+    /// The claims that held when it was sent; `None` while a token sent before it is being judged.
+    pub(crate) claims: Option<Claims>,
+}
+
+/// What a connection has published, as long as it may not have come back.
+#[derive(Debug, Default)]
+pub(crate) struct Publishing {
+    /// Publishes whose answer is out, and fences behind their events; with the channel.
+    pub(crate) in_flight: VecDeque<(Ticket, Arc<str>)>,
+    /// Channels of the last that were answered: their events may still be on their way here.
+    pub(crate) answered: Vec<Arc<str>>,
+}
+
+/// One subscription of a connection.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Subscription {
+    pub(crate) target: TargetId,
+    /// The place in the target's subscribers.
+    pub(crate) slot: u32,
+    pub(crate) origin: Origin,
+}
+
+/// Who asked for a subscription.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Origin {
+    /// A template of the configuration.
+    Auto,
+    /// The client.
+    Client,
+    /// A service.
+    Server,
+}
+
+/// When a connection must be looked at; 0 means never.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Deadlines {
+    /// `CONNECT` must have come, or, while joining, `WELCOME` goes out with what is still pending.
+    pub(crate) phase_ms: u64,
+    pub(crate) heartbeat_ms: u64,
+    pub(crate) expiry_ms: u64,
+    pub(crate) drain_ms: u64,
+    /// What services have narrowed is to be asked for again.
+    pub(crate) views_ms: u64,
+    /// Something due leaves.
+    pub(crate) flush_ms: u64,
+    /// The one entry in the engine's timers.
+    pub(crate) armed_ms: u64,
+}
+
+impl Deadlines {
+    /// The earliest, or 0.
+    pub(crate) fn earliest(&self) -> u64 {
+        [self.phase_ms, self.heartbeat_ms, self.expiry_ms, self.drain_ms, self.views_ms, self.flush_ms]
+            .into_iter()
+            .filter(|at| *at > 0)
+            .min()
+            .unwrap_or(0)
+    }
+}
+
+impl Session {
+    /// A session of a socket that just finished its handshake.
+    pub(crate) fn new(id: SessionId, opened: &Opened, deadlines: Deadlines, outbound_bytes: usize) -> Self {
+        let format = Format { encoding: opened.encoding, deflate: opened.deflate };
+        Session {
+            id,
+            phase: Phase::Connecting,
+            link: Some(Link::new(opened.conn)),
+            outbox: Outbox::new(outbound_bytes, format),
+            is_dirty: false,
+            last_seq: 0,
+            public: opened.connection,
+            secret: opened.session,
+            address: opened.address,
+            anonymous: false,
+            claims: None,
+            subscriptions: Vec::new(),
+            patterns: 0,
+            access: None,
+            overrides: ViewOverrides::default(),
+            judging: None,
+            deferred: None,
+            publishing: None,
+            deadlines,
+        }
+    }
+
+    /// Whether nothing can be written now: its socket is full, or it is detached.
+    #[inline]
+    pub(crate) fn is_blocked(&self) -> bool {
+        self.link.as_ref().is_none_or(|link| link.is_blocked)
+    }
+
+    /// Whether its close is queued.
+    pub(crate) fn is_closing(&self) -> bool {
+        matches!(self.phase, Phase::Closing { .. })
+    }
+
+    /// How its frames are encoded.
+    #[inline]
+    pub(crate) fn encoding(&self) -> Encoding {
+        self.outbox.format().encoding
+    }
+
+    pub(crate) fn is_open(&self) -> bool {
+        matches!(self.phase, Phase::Open)
+    }
+
+    /// The player id, once it is known.
+    pub(crate) fn player(&self) -> Option<&Arc<str>> {
+        self.claims.as_ref().map(|claims| &claims.player)
+    }
+
+    /// Whose shared buckets it draws from; `None` until its player is known.
+    pub(crate) fn account(&self) -> Option<Account> {
+        let player = self.player()?.clone();
+        Some(if self.anonymous { Account::Address(self.address) } else { Account::Player(player) })
+    }
+
+    pub(crate) fn subscription(&self, target: TargetId) -> Option<&Subscription> {
+        self.subscriptions.iter().find(|subscription| subscription.target == target)
+    }
+
+    /// The place of a subscription that it holds among the target's subscribers.
+    pub(crate) fn slot_of(&self, target: TargetId) -> u32 {
+        let at = self.subscriptions.iter().position(|subscription| subscription.target == target);
+        debug_assert!(at.is_some(), "{:?} holds no subscription of {target:?}", self.id);
+        self.subscriptions[at.unwrap_or(usize::MAX)].slot
+    }
+
+    /// The place of one of its subscriptions among the target's subscribers has changed.
+    pub(crate) fn set_slot(&mut self, target: TargetId, slot: u32) {
+        let held = self.subscriptions.iter_mut().find(|subscription| subscription.target == target);
+        debug_assert!(held.is_some(), "a subscriber without a subscription");
+        if let Some(held) = held {
+            held.slot = slot;
+        }
+    }
+
+    /// The connection's public name.
+    pub(crate) fn public_name(&self) -> String {
+        format!("{:016x}", self.public)
+    }
+
+    /// The session's name: whoever knows it and the player's token may claim the session.
+    pub(crate) fn session_name(&self) -> String {
+        format!("{:032x}", self.secret)
+    }
+}

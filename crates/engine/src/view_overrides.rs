@@ -1,0 +1,96 @@
+//! What services have narrowed of one player's views, by channel. While it is being read nothing new is shown. It owns
+//! what is known and what is being asked; asking is up to [`crate::engine`].
+
+use std::sync::Arc;
+
+use hashbrown::HashMap;
+
+use crate::expr::Expr;
+use crate::io::Ticket;
+
+/// What services have narrowed of a player's views, by channel. While it is being read nothing new is shown.
+#[derive(Debug, Default)]
+pub(crate) struct ViewOverrides {
+    loading: Option<Box<Loading>>,
+    views: Option<Box<HashMap<Arc<str>, Expr>>>,
+}
+
+/// What services have narrowed is being read.
+#[derive(Debug)]
+struct Loading {
+    /// The question that is out; `None`: it was refused, and is to be asked again.
+    asked: Option<Ticket>,
+    /// What was said meanwhile.
+    news: HashMap<Arc<str>, Option<Expr>>,
+}
+
+impl ViewOverrides {
+    pub(crate) fn of(&self, channel: &str) -> Option<&Expr> {
+        self.views.as_ref()?.get(channel)
+    }
+
+    /// Whether it is not known yet, or not known any more.
+    pub(crate) fn is_loading(&self) -> bool {
+        self.loading.is_some()
+    }
+
+    /// The question that is out.
+    pub(crate) fn asked(&self) -> Option<Ticket> {
+        self.loading.as_ref()?.asked
+    }
+
+    /// Asks, or asks again: only the last answer counts. What was heard before may have been said before something
+    /// that was missed.
+    pub(crate) fn ask(&mut self, ticket: Ticket) {
+        self.loading = Some(Box::new(Loading { asked: Some(ticket), news: HashMap::new() }));
+    }
+
+    /// The question was refused, and is to be asked again.
+    pub(crate) fn refused(&mut self) {
+        if let Some(loading) = &mut self.loading {
+            loading.asked = None;
+        }
+    }
+
+    /// A service says so now.
+    pub(crate) fn set(&mut self, channel: Arc<str>, view: Option<Expr>) {
+        if let Some(loading) = &mut self.loading {
+            loading.news.insert(channel.clone(), view.clone());
+        }
+        match view {
+            Some(view) => {
+                self.views.get_or_insert_default().insert(channel, view);
+            }
+            None => {
+                if let Some(views) = &mut self.views {
+                    views.remove(&channel);
+                }
+                self.views = self.views.take().filter(|views| !views.is_empty());
+            }
+        }
+    }
+
+    /// What was said before; what was said meanwhile is newer. Gives the channels whose views are other than they were.
+    pub(crate) fn loaded(&mut self, views: impl IntoIterator<Item = (Arc<str>, Expr)>) -> Vec<Arc<str>> {
+        let before = self.views.take().unwrap_or_default();
+        let mut now: HashMap<Arc<str>, Expr> = views.into_iter().collect();
+        for (channel, view) in self.loading.take().map(|loading| loading.news).unwrap_or_default() {
+            match view {
+                Some(view) => now.insert(channel, view),
+                None => now.remove(&channel),
+            };
+        }
+        let is_other = |channel: &&Arc<str>| before.get(*channel) != now.get(*channel);
+        let gone = before.keys().filter(|channel| !now.contains_key(*channel));
+        let mut others: Vec<Arc<str>> = now.keys().chain(gone).filter(is_other).cloned().collect();
+        // In the order of names: what a seeded simulation sees must not hang on the table's.
+        others.sort_unstable();
+        self.views = (!now.is_empty()).then(|| Box::new(now));
+        others
+    }
+
+    /// What was known holds.
+    pub(crate) fn settle(&mut self) {
+        self.loading = None;
+    }
+}
