@@ -19,6 +19,7 @@ mod link;
 mod offset;
 mod outbox;
 pub mod path;
+mod pattern_index;
 mod permissions;
 mod phase;
 mod player_slots;

@@ -132,7 +132,7 @@ impl SharedLimits {
         })
     }
 
-    /// One more pattern of this player. `work`: what matching it costs, as [`crate::upstream::match_work`] says.
+    /// One more pattern of this player. `work`: what matching it costs, as [`crate::pattern_index::match_work`] says.
     ///
     /// # Errors
     /// Where the player holds as much as it may.

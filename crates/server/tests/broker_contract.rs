@@ -11,7 +11,7 @@ use broker_support::{Bench, Flavour, Reply};
 use drawbridge_engine::io::{
     BrokerCommand, BrokerEvent, BrokerStatus, Epoch, PublishFailure, Subject, WhenDown,
 };
-use drawbridge_engine::upstream::ShardId;
+use drawbridge_engine::upstream::{LinkId, ShardId};
 
 /// Every scenario on every broker.
 macro_rules! on_every_broker {
@@ -46,7 +46,44 @@ on_every_broker!(
     keeps_tables_of_entities_and_tells_them_in_order,
     refuses_entities_beyond_the_bound_and_forgets_them_in_time,
     keeps_the_views_of_players,
+    moves_a_channel_between_links_without_a_gap,
 );
+
+/// With a user that may not hear markers the move is a break, which is told.
+fn moves_a_channel_between_links_without_a_gap(flavour: Option<Flavour>) {
+    const ROUNDS: usize = 20;
+    const EVENTS: usize = 40;
+    let mut bench = Bench::new(flavour);
+    let channel = Subject::channel("chat:7");
+    bench.subscribe(0, &channel);
+    bench.subscribe(1, &channel);
+    let mut moves = 0;
+    for round in 0..ROUNDS {
+        let to = LinkId::at(1 - bench.broker.link_of(&channel).place());
+        moves += usize::from(bench.broker.move_subject(channel.clone(), to));
+        for number in 0..EVENTS {
+            bench.publish_from_outside("chat:7", json(round * EVENTS + number));
+        }
+    }
+    assert_eq!(moves > 0, flavour.is_some(), "only a pool has other links");
+    for shard in [0, 1] {
+        let (mut next, mut is_told) = (0, false);
+        while next < ROUNDS * EVENTS {
+            match bench.next(shard) {
+                BrokerEvent::Publication(publication) => {
+                    let number: usize = publication.event.data_json().parse().unwrap();
+                    assert!(number == next || (is_told && number > next), "{number}, not {next}");
+                    (next, is_told) = (number + 1, false);
+                }
+                BrokerEvent::Interrupted(_) if flavour == Some(Flavour::Acl) => is_told = true,
+                BrokerEvent::Confirmed { after_break: true, .. } if flavour == Some(Flavour::Acl) => {}
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+    bench.unwant(0, &channel);
+    bench.unwant(1, &channel);
+}
 
 fn json(number: usize) -> String {
     format!(r#"{{"event":"n","data":{number}}}"#)

@@ -11,12 +11,12 @@ use crate::area::Area;
 use crate::audience::NOBODY;
 use crate::expr::Expr;
 use crate::io::{BrokerCommand, Claims, Notice, Output, SessionId, Subject, Ticket};
+use crate::pattern_index::match_work;
 use crate::permissions::{self, Denied};
 use crate::phase::{Phase as SubscriptionPhase, Success};
 use crate::rate_limit::PatternsFull;
 use crate::session::{Origin, Phase, Subscription};
 use crate::targets::{Reply, Subscriber, Target, TargetId, Waiter};
-use crate::upstream::match_work;
 
 /// What matching one channel with the patterns of one class may cost in a shard, for each byte of the channel, in the
 /// units of [`match_work`].

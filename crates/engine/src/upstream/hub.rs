@@ -14,11 +14,11 @@ use super::cover::Cover;
 use super::globs::Pattern;
 use super::io::{HubInput, HubOutput, HubSettings, HubStats, LinkCommand};
 use super::moves::Moves;
-use super::patterns::PatternIndex;
 use super::shards::{ShardId, ShardSet};
 use super::source::Source;
 use super::tables::uncount;
 use crate::io::{BrokerEvent, Position, Subject};
+use crate::pattern_index::PatternIndex;
 
 /// How many subjects one `SUBSCRIBE` names at most; the next batch goes out when this one is confirmed.
 pub(super) const BATCH: usize = 512;

@@ -11,6 +11,9 @@ use super::super::log::Log;
 use super::*;
 use crate::io::Epoch;
 
+/// A life and a number.
+type Version = (u64, u64);
+
 /// What happens on the way.
 #[derive(Clone, Copy, Debug)]
 enum Op {
@@ -77,7 +80,8 @@ fn check_merge<S: Seq + Debug>(ops: &[Op], seq: impl Fn(u64) -> S) -> Result<(),
     let (mut history, mut merge) = (History::default(), Merge::<Epoch, S>::new());
     let epoch = Epoch::new;
     // The version read with the stored part; and what is known to be complete: the last version taken.
-    let (mut reading, mut at): (Option<Option<(u64, u64)>>, Option<(u64, u64)>) = (None, None);
+    let mut reading: Option<Option<Version>> = None;
+    let mut at: Option<Version> = None;
     let mut live: Vec<(u64, u64)> = Vec::new();
     let mut is_known = true;
     for op in ops {
@@ -154,7 +158,8 @@ fn check_log(ops: &[Op], max_held: usize) -> Result<(), TestCaseError> {
     let epoch = Epoch::new;
     let mut history = History::default();
     let mut log: Log<(u64, u64)> = Log::new(None).holding(max_held);
-    let (mut parts, mut version): (Option<Vec<(u64, u64)>>, Option<(u64, u64)>) = (None, None);
+    let mut parts: Option<Vec<Version>> = None;
+    let mut version: Option<Version> = None;
     let mut last: Option<(u64, u64)> = None;
     for op in ops {
         let delivers: Result<Vec<(u64, u64)>, _> = match op {

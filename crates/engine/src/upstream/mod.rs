@@ -1,10 +1,11 @@
-//! Upstream: what this node is subscribed to in Redis, on which link, for which shards. One [`Hub`] per link; a pure state
-//! machine, so that "confirmed means delivered" and "one Redis subscription per channel" are properties of one
-//! small thing that a simulator can try to break.
+//! Upstream: what this node is subscribed to in Redis, on which link, for which shards. [`Topology`] says which link carries
+//! which subject; one [`Hub`] a link holds its subscriptions. Pure state machines, so that "confirmed means delivered" and
+//! "one Redis subscription per channel" are properties of small things that a simulator can try to break.
 //!
-//! The hub's answers to a shard (confirmations, publications) share one queue, in order. It counts the events of
-//! each channel, says which shards want them by which patterns, and, where several subscriptions of the link match one
-//! publication, picks the canonical copy. It keeps the tables of entity channels.
+//! A hub's answers to a shard (confirmations, publications) share one queue, in order. It counts the events of each channel,
+//! says which shards want them by which patterns, and, where several subscriptions of the link match one publication, picks
+//! the canonical copy. What is stored of a channel is its `source`; `merge` joins it with what comes live. Entries go from
+//! link to link in `moves`; what is made good after a break, and in which order, is in `barrier`.
 //! It leaves to others: which connection wants what ([`crate::engine`]), bytes and sockets (the server's links).
 
 mod barrier;
@@ -17,7 +18,6 @@ mod io;
 mod log;
 mod merge;
 mod moves;
-mod patterns;
 mod rows;
 mod shards;
 mod source;
@@ -36,6 +36,5 @@ pub use io::{
 pub use log::{Gap, Log};
 pub use merge::{Fate, Merge, Seq};
 pub use moves::{Carries, Handover, PeerMessage};
-pub use patterns::{PatternIndex, match_work};
 pub use shards::{ShardId, ShardSet};
 pub use topology::{LinkId, Move, Topology};
