@@ -6,9 +6,9 @@ use std::sync::{Arc, LazyLock};
 
 use drawbridge::fuzzing::stored_entities;
 use drawbridge_engine::class::Classes;
-use drawbridge_engine::interest::{Hub, HubInput, HubOutput, HubSettings, ShardId, StoredTable};
 use drawbridge_engine::io::{BrokerEvent, Subject};
 use drawbridge_engine::settings::Reserved;
+use drawbridge_engine::upstream::{Hub, HubInput, HubOutput, HubSettings, LinkId, ShardId, StoredTable};
 use drawbridge_protocol::{Encoding, json, msgpack};
 use libfuzzer_sys::arbitrary::{self, Arbitrary};
 use libfuzzer_sys::fuzz_target;
@@ -94,6 +94,7 @@ fuzz_target!(|stored: Stored| {
 /// What a shard receives that subscribes to the channel and asks for its table once more.
 fn events_of(table: StoredTable) -> Vec<BrokerEvent> {
     let mut hub = Hub::new(HubSettings {
+        link: LinkId::at(0),
         seed: 1,
         linger_ms: 0,
         external_bytes: EXTERNAL_BYTES,

@@ -33,7 +33,12 @@ fn read(inflates: bool, stream: &[u8], pieces: &[u8]) -> (Vec<String>, Option<Vi
     (said, None)
 }
 
-fn read_piece(decoder: &mut Decoder, inflater: &mut Inflater, mut input: &mut [u8], said: &mut Vec<String>) -> Result<(), Violation> {
+fn read_piece(
+    decoder: &mut Decoder,
+    inflater: &mut Inflater,
+    mut input: &mut [u8],
+    said: &mut Vec<String>,
+) -> Result<(), Violation> {
     while let Some(received) = decoder.decode(&LIMITS, inflater, &mut input)? {
         if let Received::Ping(payload) | Received::Pong(payload) = received {
             assert!(payload.len() <= 125);

@@ -8,8 +8,8 @@ use drawbridge_engine::class::{Class, Classes};
 use drawbridge_engine::engine::Engine;
 use drawbridge_engine::expr::{Vars, compile};
 use drawbridge_engine::io::{
-    BrokerCommand, BrokerEvent, Claims, ConnId, Input, MessageKind, Now, Opened, Output, Position,
-    Publication,
+    Answer, BrokerCommand, BrokerEvent, Claims, ConnId, Input, LocalOffset, MessageKind, Now, Opened, Output,
+    Position, Publication, Query, QueryKind, Write, WriteKind,
 };
 use drawbridge_engine::rate_limit::SharedLimits;
 use drawbridge_engine::settings::{Rate, Reserved, Settings};
@@ -71,15 +71,19 @@ fn turn(engine: &mut Engine, ms: u64) -> Vec<String> {
                 BrokerEvent::Confirmed { subject, position: Position::default(), after_break: false }
             }
             Output::Broker(BrokerCommand::Unwant(subject)) => BrokerEvent::Released(subject),
-            Output::Broker(BrokerCommand::LoadViews { ticket, .. }) => {
-                BrokerEvent::Views { ticket, views: Ok([].into()) }
+            Output::Broker(BrokerCommand::Query(Query { ticket, kind: QueryKind::Views { .. }, .. })) => {
+                BrokerEvent::Answer { ticket, answer: Ok(Answer::Views([].into())) }
             }
-            Output::Broker(BrokerCommand::Publish { ticket, channel, payload, .. }) => {
+            Output::Broker(BrokerCommand::Write(Write {
+                ticket: Some(ticket),
+                kind: WriteKind::Publish { channel, payload },
+                ..
+            })) => {
                 let payload = Payload::read(&payload, PayloadMode::Envelope).unwrap();
                 let event = Event::new(&payload, &channel, Some(1));
-                let publication = Publication::new(channel, event, 1);
+                let publication = Publication::new(channel, event, LocalOffset(1));
                 engine.handle(now(ms), Input::Broker(BrokerEvent::Publication(Arc::new(publication))));
-                BrokerEvent::Done { ticket, result: Ok(()) }
+                BrokerEvent::Outcome { ticket, outcome: Ok(()) }
             }
             // Tokens to be verified, other sessions to be closed, notices to be logged, and what else a broker does.
             Output::Authenticate { .. } | Output::Displace(_) | Output::Notice(_) | Output::Broker(_) => {

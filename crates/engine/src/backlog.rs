@@ -4,7 +4,7 @@
 use drawbridge_protocol::channel::is_pattern;
 use hashbrown::{HashMap, HashSet};
 
-use crate::io::{BrokerEvent, EntityChange, PlayerAction};
+use crate::io::{Answer, BrokerEvent, EntityChange, PlayerAction};
 
 /// For each waiting event: whether it is the state of an entity that a later one replaces, where only the
 /// newest counts ([`crate::io::Publication::conflates`]). Nothing is skipped in favour of a state that follows an event
@@ -53,25 +53,25 @@ fn barrier(event: &BrokerEvent) -> Barrier<'_> {
     match event {
         // A publish that is answered has its event still to come, and who is shown more or less from now on is shown the
         // newest.
-        BrokerEvent::Publication(_)
-        | BrokerEvent::Done { .. }
-        | BrokerEvent::Views { .. }
-        | BrokerEvent::Status(_) => Barrier::Nothing,
+        BrokerEvent::Publication(_) | BrokerEvent::Outcome { .. } | BrokerEvent::Status(_) => {
+            Barrier::Nothing
+        }
+        BrokerEvent::Answer { answer: Ok(Answer::Fence(channel)), .. } => Barrier::Channel(channel),
+        BrokerEvent::Answer { .. } => Barrier::Nothing,
         BrokerEvent::Confirmed { subject, .. }
         | BrokerEvent::Refused { subject, .. }
         | BrokerEvent::Released(subject)
         | BrokerEvent::Interrupted(subject) => of(&subject.name),
         BrokerEvent::Gap { channel, .. }
         | BrokerEvent::Table { channel, .. }
-        | BrokerEvent::Expired { channel, .. }
-        | BrokerEvent::Fenced { channel, .. } => Barrier::Channel(channel),
+        | BrokerEvent::Expired { channel, .. } => Barrier::Channel(channel),
         BrokerEvent::Command(command) => match &command.action {
             PlayerAction::Subscribe { channel }
             | PlayerAction::Unsubscribe { channel }
             | PlayerAction::View { channel, .. } => of(channel),
             PlayerAction::Disconnect { .. } => Barrier::Nothing,
         },
-        BrokerEvent::ViewsStale { .. } => Barrier::All,
+        BrokerEvent::Recover { .. } => Barrier::All,
     }
 }
 
@@ -84,12 +84,12 @@ mod tests {
     use drawbridge_protocol::event::{Event, Payload, PayloadMode};
 
     use super::*;
-    use crate::io::{BrokerStatus, Publication, Subject, Ticket};
+    use crate::io::{BrokerStatus, LocalOffset, Publication, Subject, Ticket};
 
     fn event(channel: &Arc<str>, key: &str, change: Option<EntityChange>, conflates: bool) -> BrokerEvent {
         let payload = format!(r#"{{"event":"e","key":"{key}"}}"#);
         let event = Event::new(&Payload::read(payload.as_bytes(), PayloadMode::Auto).unwrap(), channel, None);
-        let mut publication = Publication::with_entity(channel.clone(), event, 1, change);
+        let mut publication = Publication::with_entity(channel.clone(), event, LocalOffset(1), change);
         publication.conflates = conflates;
         BrokerEvent::Publication(Arc::new(publication))
     }
@@ -98,8 +98,8 @@ mod tests {
     fn only_what_nobody_would_miss_is_outdated() {
         let (a, b): (Arc<str>, Arc<str>) = ("a".into(), "b".into());
         let (set, remove) = (Some(EntityChange::Set { position: None }), Some(EntityChange::Remove));
-        let done = BrokerEvent::Done { ticket: Ticket(1), result: Ok(()) };
-        let fenced = BrokerEvent::Fenced { ticket: Ticket(1), channel: a.clone() };
+        let done = BrokerEvent::Outcome { ticket: Ticket(1), outcome: Ok(()) };
+        let fenced = BrokerEvent::Answer { ticket: Ticket(1), answer: Ok(Answer::Fence(a.clone())) };
         let rows = [
             (event(&a, "1", set, true), true),
             (event(&b, "1", set, true), false),

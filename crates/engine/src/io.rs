@@ -1,18 +1,21 @@
 //! Everything that enters and leaves the core. [`Input`] and [`Output`] are one shard's engine; [`BrokerCommand`]
 //! and [`BrokerEvent`] are what a shard and the broker say to each other, whichever broker it is.
-//! The hub's own two enums stand in [`crate::interest`], an event as the node holds it in `publication.rs`.
+//! The hub's own two enums stand in [`crate::upstream`], an event as the node holds it in `publication.rs`.
 
 use std::borrow::Cow;
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::Duration;
 
-use bytes::Bytes;
+use drawbridge_protocol::channel::is_pattern;
 use drawbridge_protocol::websocket::Window;
 use drawbridge_protocol::{CloseCode, Encoding, ErrorCode, Frame};
 
+pub use crate::offset::{LocalOffset, LoggedOffset};
 pub use crate::player_slots::Holder;
 pub use crate::publication::{EntityChange, Publication, Sender, Version};
+pub use crate::query::{Answer, Answered, Answerer, PlayerViews, Query, QueryKind};
+pub use crate::upstream::BarrierToken;
+pub use crate::write::{Commit, Outcome, Owner, PublishFailure, WhenDown, Write, WriteKind};
 
 /// The two clocks, read once per turn by whoever drives the core.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -290,178 +293,87 @@ pub enum Notice {
 pub struct Subject {
     /// Its name.
     pub name: Arc<str>,
-    /// Whether it is a pattern (`PSUBSCRIBE`).
-    pub pattern: bool,
+    /// How Redis is asked for it.
+    pub kind: SubjectKind,
+}
+
+/// How Redis is asked for a subject.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum SubjectKind {
+    /// An exact channel (`SUBSCRIBE`).
+    Channel,
+    /// A pattern of channels (`PSUBSCRIBE`).
+    Pattern,
+    /// An exact channel that only the master of its slot carries (`SSUBSCRIBE`).
+    Sharded,
 }
 
 impl Subject {
     /// An exact channel.
     pub fn channel(name: impl Into<Arc<str>>) -> Self {
-        Subject { name: name.into(), pattern: false }
+        Subject { name: name.into(), kind: SubjectKind::Channel }
     }
     /// A pattern.
     pub fn pattern(name: impl Into<Arc<str>>) -> Self {
-        Subject { name: name.into(), pattern: true }
+        Subject { name: name.into(), kind: SubjectKind::Pattern }
+    }
+    /// An exact channel that only the master of its slot carries.
+    pub fn sharded(name: impl Into<Arc<str>>) -> Self {
+        Subject { name: name.into(), kind: SubjectKind::Sharded }
+    }
+    /// A channel or a pattern, as its name says.
+    pub fn named(name: impl Into<Arc<str>>) -> Self {
+        let name = name.into();
+        let kind = if is_pattern(&name) { SubjectKind::Pattern } else { SubjectKind::Channel };
+        Subject { name, kind }
+    }
+    /// Whether it is a pattern.
+    pub fn is_pattern(&self) -> bool {
+        self.kind == SubjectKind::Pattern
     }
 }
 
 /// Looks a [`Subject`] up without owning its name.
 #[derive(Hash)]
 pub(crate) struct SubjectRef<'a> {
-    pub(crate) name: &'a str,
-    pub(crate) pattern: bool,
+    name: &'a str,
+    kind: SubjectKind,
+}
+
+impl<'a> SubjectRef<'a> {
+    /// An exact channel.
+    pub(crate) fn channel(name: &'a str) -> Self {
+        SubjectRef { name, kind: SubjectKind::Channel }
+    }
 }
 
 impl hashbrown::Equivalent<Subject> for SubjectRef<'_> {
     fn equivalent(&self, key: &Subject) -> bool {
-        self.pattern == key.pattern && self.name == &*key.name
+        self.kind == key.kind && self.name == &*key.name
     }
 }
 
-/// What happens to a publish while Redis is away.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
-pub enum WhenDown {
-    /// Wait in the bounded queue.
-    #[default]
-    Queue,
-    /// Wait there for so long at most: what was not handed to Redis by then is withdrawn, and answered as not done.
-    QueueFor(Duration),
-    /// Refuse with `BROKER_UNAVAILABLE`.
-    Reject,
-}
-
-/// Names one publish that waits for its acknowledgement; unique in its shard.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+/// Names one query or write that waits for its answer; unique in its shard.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Ticket(pub u64);
 
-/// What a shard asks of the broker.
+/// What a shard wants of the broker.
 #[derive(Debug)]
 pub enum BrokerCommand {
     /// This shard has a first subscriber.
     Want(Subject),
     /// This shard's last subscriber left.
     Unwant(Subject),
-    /// `PUBLISH`.
-    Publish {
-        /// [`BrokerEvent::Done`] answers it.
-        ticket: Ticket,
-        /// The channel.
-        channel: Arc<str>,
-        /// Whose publish it is; `None`: a service's.
-        player: Option<Arc<str>>,
-        /// The whole payload.
-        payload: Bytes,
-        /// What to do while Redis is away.
-        when_down: WhenDown,
-    },
-    /// Writes an entity's state into its channel's table and publishes it, in one step (contract §5).
-    Commit {
-        /// [`BrokerEvent::Done`] answers it.
-        ticket: Ticket,
-        /// The entity channel.
-        channel: Arc<str>,
-        /// Whose event it is; `None`: a service's.
-        player: Option<Arc<str>>,
-        /// What is written and published.
-        commit: Commit,
-        /// What to do while Redis is away.
-        when_down: WhenDown,
-    },
-    /// The shard's table of this entity channel has a gap: [`BrokerEvent::Table`] gives it anew.
+    /// The shard's table of this entity channel has a gap: [`BrokerEvent::Table`] sends all of it again.
     Refresh(Subject),
-    /// Read what services have narrowed of a player's views; [`BrokerEvent::Views`] answers, once Redis is there.
-    LoadViews {
-        /// Names the question.
-        ticket: Ticket,
-        /// Whose.
-        player: Arc<str>,
-    },
-    /// Nobody waits for this any more: the answer to [`BrokerCommand::LoadViews`] need not come.
-    ForgetViews {
-        /// Which question.
-        ticket: Ticket,
-    },
-    /// [`BrokerEvent::Fenced`] answers it behind all that Redis has published on this channel until now; at once where the
-    /// link is away.
-    Fence {
-        /// Names the question.
-        ticket: Ticket,
-        /// The channel.
-        channel: Arc<str>,
-    },
-    /// The answer to [`BrokerEvent::ViewsStale`]: Redis has told the views of all the shard's players, or refuses to.
-    ViewsKnown(HeldLink),
-    /// Keep a player's view of one channel, and tell every node of it, in one step (contract §9).
-    SetView {
-        /// [`BrokerEvent::Done`] answers it.
-        ticket: Ticket,
-        /// Whose.
-        player: Arc<str>,
-        /// The real channel.
-        channel: Arc<str>,
-        /// The expression; `None`: the class's view alone again.
-        view: Option<Arc<str>>,
-        /// The channel on which nodes are told, and how.
-        tell: (Arc<str>, Bytes),
-        /// Where it is kept already, nothing is done: every node that hears a service say so asks for the same.
-        unless_kept: bool,
-        /// What to do while Redis is away.
-        when_down: WhenDown,
-    },
-    /// `XADD`.
-    Append {
-        /// [`BrokerEvent::Done`] answers it; `None`: nobody waits, and the broker tries again until Redis has the entry.
-        ticket: Option<Ticket>,
-        /// Whose action it is; `None`: the node's own entry.
-        player: Option<Arc<str>>,
-        /// The stream's key.
-        stream: Arc<str>,
-        /// The entry.
-        fields: Vec<(&'static str, Bytes)>,
-        /// What to do while Redis is away.
-        when_down: WhenDown,
-    },
-}
-
-/// One event of an entity channel, on its way into the table.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Commit {
-    /// The entity's key.
-    pub key: Arc<str>,
-    /// It ends the entity.
-    pub remove: bool,
-    /// The envelope, without its `id`: the JSON object that the table keeps and subscribers get.
-    pub payload: Bytes,
-    /// The envelope's `id`; whoever writes it adds the version to it ([`Version`]).
-    pub id: String,
-    /// How many entities the channel holds.
-    pub max: usize,
-    /// What they take together, in bytes.
-    pub max_bytes: usize,
-    /// How long an entity outlives its last event, in milliseconds.
-    pub ttl_ms: u64,
-}
-
-/// What the member `id` takes beside the id itself, at most; the functions in Redis reckon with as much.
-const VERSION_BYTES: usize = 64;
-
-impl Commit {
-    /// The size of what subscribers get, at most.
-    pub fn published_bytes(&self) -> usize {
-        self.payload.len() + self.id.len() + VERSION_BYTES
-    }
-}
-
-/// What services have narrowed of a player's views: channels, each with its expression.
-pub type PlayerViews = Arc<[(Arc<str>, Arc<str>)]>;
-
-/// A link that asks for what it lost only when every shard knows its players' views again.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct HeldLink {
-    /// Which link.
-    pub link: usize,
-    /// Counts how often the shards were asked, so that late answers miss the next time.
-    pub round: u64,
+    /// Read something; [`BrokerEvent::Answer`] answers it.
+    Query(Query),
+    /// Nobody waits any more for the answer to this query: it need not come.
+    Withdraw(Ticket),
+    /// Write something; [`BrokerEvent::Outcome`] answers it, if it has a ticket.
+    Write(Write),
+    /// The answer to [`BrokerEvent::Recover`]: the views of all the shard's players are known, or Redis refuses to return them.
+    Recovered(BarrierToken),
 }
 
 /// What the broker tells a shard, in one queue: so a confirmation comes before the first event.
@@ -502,22 +414,22 @@ pub enum BrokerEvent {
         /// Their keys.
         keys: Arc<[Arc<str>]>,
     },
-    /// The answer to [`BrokerCommand::LoadViews`].
-    Views {
-        /// Which question.
+    /// The answer to a [`BrokerCommand::Query`].
+    Answer {
+        /// Which query.
         ticket: Ticket,
-        /// Channels and the expressions that narrow them; or Redis' words, where it does not tell.
-        views: Result<PlayerViews, Arc<str>>,
+        /// The answer, or Redis' message.
+        answer: Answered,
     },
     /// A service's command about a player; on the channel that it is about, in order with the events.
     Command(PlayerCommand),
-    /// Commands may have been missed: what services have narrowed is to be read again.
-    ViewsStale {
+    /// Commands may have been missed: the views of all players are to be read again.
+    Recover {
         /// Commands about channels that are live were dropped on the way. Else they were missed with a link, and this
         /// comes before any subscription that the link lost is confirmed again.
         dropped: bool,
-        /// Who waits for [`BrokerCommand::ViewsKnown`].
-        held: Option<HeldLink>,
+        /// What [`BrokerCommand::Recovered`] gives back; `None`: nobody waits.
+        barrier: Option<BarrierToken>,
     },
     /// An event.
     Publication(Arc<Publication>),
@@ -528,19 +440,12 @@ pub enum BrokerEvent {
         /// The last offset that is missing.
         position: Position,
     },
-    /// The answer to [`BrokerCommand::Fence`].
-    Fenced {
-        /// Which.
+    /// The answer to a [`BrokerCommand::Write`].
+    Outcome {
+        /// Which write.
         ticket: Ticket,
-        /// Of which channel.
-        channel: Arc<str>,
-    },
-    /// The answer to a publish.
-    Done {
-        /// Which.
-        ticket: Ticket,
-        /// Redis has taken it, or what happened.
-        result: Result<(), PublishFailure>,
+        /// Redis has taken it, or why not.
+        outcome: Outcome,
     },
     /// Whether Redis is there.
     Status(BrokerStatus),
@@ -552,7 +457,7 @@ pub struct Position {
     /// The count's life.
     pub epoch: Epoch,
     /// The last event's number; 0: the count has just begun.
-    pub offset: u64,
+    pub offset: LocalOffset,
 }
 
 /// Names the life of one count, by 16 hexadecimal digits; no two counts share it.
@@ -587,24 +492,6 @@ pub enum BrokerStatus {
     Ok,
     /// Something is away.
     Degraded,
-}
-
-/// Why a publish was not acknowledged.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum PublishFailure {
-    /// It certainly did not happen: Redis is away and the class refuses, or the queue is full.
-    NotDone,
-    /// It certainly did not happen: its sender has as much in the queue as one may have.
-    OverShare {
-        /// How much that is, in bytes.
-        bytes: usize,
-    },
-    /// The link broke, or Redis was silent for too long, while the answer was out.
-    Unknown,
-    /// Redis answered with an error.
-    Refused(Arc<str>),
-    /// It would be more than there may be: `entity_max` of the channel, or the views of a player.
-    LimitExceeded,
 }
 
 /// What a service may command about a player (contract §9).

@@ -1,7 +1,7 @@
 //! The sans-IO core: what a connection may do, what it is subscribed to, what it is shown, and what waits for it.
 //!
 //! Two deterministic state machines, driven from outside: [`engine::Engine`], one per shard, and
-//! [`interest::Hub`], one per link to Redis. Neither does I/O, reads a clock, or rolls dice.
+//! [`upstream::Hub`], one per link to Redis. Neither does I/O, reads a clock, or rolls dice.
 //!
 //! `examples/by_hand.rs` drives an engine in about fifty lines: the loop that every host writes.
 
@@ -14,22 +14,26 @@ pub mod engine;
 pub mod expr;
 mod filter_index;
 mod grid;
-pub mod interest;
 pub mod io;
 mod link;
+mod offset;
 mod outbox;
 pub mod path;
+mod pattern_index;
 mod permissions;
 mod phase;
 mod player_slots;
 mod publication;
+mod query;
 pub mod rate_limit;
 mod recent;
 mod session;
 pub mod settings;
 pub mod stats;
 mod targets;
+pub mod upstream;
 mod view;
 mod view_overrides;
 pub mod work;
 mod world;
+mod write;

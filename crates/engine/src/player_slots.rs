@@ -7,9 +7,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use hashbrown::HashMap;
 
-use crate::interest::ShardId;
 use crate::io::SessionId;
 use crate::settings::{PlayerConnections, WhenExceeded};
+use crate::upstream::ShardId;
 
 /// One connection of the node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

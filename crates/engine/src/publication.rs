@@ -9,7 +9,8 @@ use drawbridge_protocol::websocket::{Compressor, Window, frame_of_pieces, payloa
 use drawbridge_protocol::{Encoding, Frame};
 
 use crate::area::Point;
-use crate::io::{Epoch, Ticket};
+use crate::class::ClassId;
+use crate::io::{Epoch, LocalOffset, Ticket};
 
 /// One event on its way to every subscriber of the node: parsed once, encoded at most once per encoding. What is needed for
 /// each subscriber comes first, beside the counts of its `Arc`: many of them are far away from each other in memory.
@@ -20,8 +21,8 @@ pub struct Publication {
     pub event: Event,
     /// The real channel.
     pub channel: Arc<str>,
-    /// Its number on this channel.
-    pub offset: u64,
+    /// Its number in the node's count of this channel; 0: it was read from a table, and has none.
+    pub offset: LocalOffset,
     /// The connection that published it, where one did: so that what it published before it subscribed is not
     /// taken for what came after.
     pub sender: Option<Sender>,
@@ -29,6 +30,8 @@ pub struct Publication {
     pub entity: Option<EntityChange>,
     /// It is the state of an entity, in a class that conflates, and no one receives it otherwise: only the newest counts.
     pub conflates: bool,
+    /// The class of the channel, as the link found it; `None`: it has none.
+    pub class: Option<ClassId>,
     /// The life of the count that `offset` belongs to.
     pub epoch: Epoch,
     encodings: OnceLock<Box<Encodings>>,
@@ -108,13 +111,18 @@ impl<'a> Version<'a> {
 }
 
 impl Publication {
-    /// A publication that is not encoded yet; `offset` 0: it was read from a table, and has no number.
-    pub fn new(channel: Arc<str>, event: Event, offset: u64) -> Self {
+    /// A publication that is not encoded yet.
+    pub fn new(channel: Arc<str>, event: Event, offset: LocalOffset) -> Self {
         Publication::with_entity(channel, event, offset, None)
     }
 
     /// As [`Publication::new`], on an entity channel.
-    pub fn with_entity(channel: Arc<str>, event: Event, offset: u64, entity: Option<EntityChange>) -> Self {
+    pub fn with_entity(
+        channel: Arc<str>,
+        event: Event,
+        offset: LocalOffset,
+        entity: Option<EntityChange>,
+    ) -> Self {
         let sender = event.server_id().and_then(Sender::of_id);
         Publication {
             event,
@@ -123,6 +131,7 @@ impl Publication {
             sender,
             entity,
             conflates: false,
+            class: None,
             epoch: Epoch::default(),
             encodings: OnceLock::new(),
         }

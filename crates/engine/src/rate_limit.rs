@@ -132,7 +132,7 @@ impl SharedLimits {
         })
     }
 
-    /// One more pattern of this player. `work`: what matching it costs, by [`crate::interest::match_work`].
+    /// One more pattern of this player. `work`: what matching it costs, by [`crate::pattern_index::match_work`].
     ///
     /// # Errors
     /// Where the player holds as much as it may.

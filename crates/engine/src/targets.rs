@@ -13,9 +13,9 @@ use crate::area::Area;
 use crate::audience::{AudienceId, Audiences, EVERYBODY, Eye, NOBODY};
 use crate::class::{ClassId, Classes};
 use crate::expr::Expr;
-use crate::interest::{PatternIndex, match_work};
 use crate::io::{Position, Publication, SessionId, Subject, SubjectRef, Ticket};
 use crate::outbox::QueueId;
+use crate::pattern_index::{PatternIndex, match_work};
 use crate::phase::Phase;
 use crate::session::Session;
 use crate::view::View;
@@ -245,7 +245,7 @@ impl Targets {
 
     /// The target of this exact channel.
     pub(crate) fn find_channel(&self, name: &str) -> Option<TargetId> {
-        self.by_subject.get(&SubjectRef { name, pattern: false }).copied()
+        self.by_subject.get(&SubjectRef::channel(name)).copied()
     }
 
     /// The target of this name, made if it is new; says whether it is.
@@ -253,8 +253,8 @@ impl Targets {
         if let Some(id) = self.find(subject) {
             return (id, false);
         }
-        let class = if subject.pattern { None } else { classes.of_channel(&subject.name) };
-        let pattern_class = if subject.pattern { classes.of_pattern(&subject.name) } else { None };
+        let class = if subject.is_pattern() { None } else { classes.of_channel(&subject.name) };
+        let pattern_class = if subject.is_pattern() { classes.of_pattern(&subject.name) } else { None };
         let pattern_class = pattern_class.map(|(id, _)| id);
         let rules = class.as_ref().and_then(|(_, class, _)| class.entity.as_ref());
         let world = rules.map(|rules| World::new(rules, self.work.clone()));
@@ -271,7 +271,7 @@ impl Targets {
         };
         let id = TargetId(self.slab.insert(target) as u32);
         self.by_subject.insert(subject.clone(), id);
-        if subject.pattern {
+        if subject.is_pattern() {
             self.patterns.insert(subject.name.clone(), id);
             *self.match_work.entry(pattern_class).or_default() += match_work(&subject.name);
         }
@@ -282,7 +282,7 @@ impl Targets {
     pub(crate) fn remove(&mut self, id: TargetId) -> Target {
         let target = self.slab.remove(id.0 as usize);
         self.by_subject.remove(&target.subject);
-        if target.subject.pattern {
+        if target.subject.is_pattern() {
             self.patterns.remove(&target.subject.name);
             if let Some(work) = self.match_work.get_mut(&target.pattern_class) {
                 *work -= match_work(&target.subject.name);

@@ -1,5 +1,5 @@
 //! What the node itself writes to Redis: events published over HTTP, player commands to all nodes, and the views that
-//! services set by the control channel. `broker/herald.rs` delivers commands to the shards.
+//! services set by the control channel. `broker/command_router.rs` delivers commands to the shards.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -7,11 +7,11 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use drawbridge_engine::class::{Class, REMOVE_EVENT};
-use drawbridge_engine::interest::ShardId;
 use drawbridge_engine::io::{
-    BrokerCommand, BrokerEvent, Commit, PlayerAction, PlayerCommand, PublishFailure, Subject, Ticket,
-    WhenDown,
+    BrokerCommand, BrokerEvent, Commit, Outcome, Owner, PlayerAction, PlayerCommand, PublishFailure, Subject,
+    Ticket, WhenDown, Write, WriteKind,
 };
+use drawbridge_engine::upstream::ShardId;
 use drawbridge_protocol::event::Envelope;
 use hashbrown::{HashMap, HashSet};
 use tokio::sync::oneshot;
@@ -26,14 +26,12 @@ const PATIENCE: Duration = Duration::from_secs(4);
 /// After Redis has refused a channel.
 const ASK_AGAIN_AFTER: Duration = Duration::from_secs(5);
 
-type Answer = Result<(), PublishFailure>;
-
 /// See the module.
 #[derive(Debug)]
 pub struct Bus {
     broker: Broker,
     channels: CommandChannels,
-    waiting: Mutex<HashMap<Ticket, oneshot::Sender<Answer>>>,
+    waiting: Mutex<HashMap<Ticket, oneshot::Sender<Outcome>>>,
     next_ticket: AtomicU64,
     /// Our channels: how often each was confirmed, and those that Redis refuses.
     heard_on: Mutex<Channels>,
@@ -70,16 +68,21 @@ impl Bus {
     }
 
     /// Publishes, and waits until Redis has it.
-    pub async fn publish(&self, channel: Arc<str>, payload: Bytes, when_down: WhenDown) -> Answer {
-        self.ask(|ticket| BrokerCommand::Publish { ticket, channel, player: None, payload, when_down }).await
+    pub async fn publish(&self, channel: Arc<str>, payload: Bytes, when_down: WhenDown) -> Outcome {
+        self.write(WriteKind::Publish { channel, payload }, when_down).await
     }
 
-    async fn ask(&self, command: impl FnOnce(Ticket) -> BrokerCommand) -> Answer {
+    async fn write(&self, kind: WriteKind, when_down: WhenDown) -> Outcome {
         let ticket = Ticket(self.next_id());
         let (reply, answer) = oneshot::channel();
         self.waiting().insert(ticket, reply);
-        self.broker.command(ShardId::NODE, command(ticket));
+        self.send(ticket, kind, when_down);
         answer.await.unwrap_or(Err(PublishFailure::Unknown))
+    }
+
+    fn send(&self, ticket: Ticket, kind: WriteKind, when_down: WhenDown) {
+        let write = Write { ticket: Some(ticket), owner: Owner::Services, when_down, kind };
+        self.broker.command(ShardId::NODE, BrokerCommand::Write(write));
     }
 
     /// Publishes an event of a service by the rules of its channel's class: an entity's is written into the table too.
@@ -127,34 +130,29 @@ impl Bus {
             return Err(EventRefused::TooLarge);
         }
         let channel = channel.into();
-        Ok(self
-            .ask(|ticket| BrokerCommand::Commit { ticket, channel, player: None, commit, when_down })
-            .await?)
+        Ok(self.write(WriteKind::Commit { channel, commit }, when_down).await?)
     }
 
     /// Stores a player's view of a channel and notifies every node, in one step; done when Redis has it. It applies to all
     /// that is published on the channel from then on.
-    pub async fn set_view(&self, player: Arc<str>, channel: Arc<str>, view: Option<Arc<str>>) -> Answer {
-        self.ask(|ticket| self.set_view_command(ticket, player, channel, view, false, WhenDown::Reject)).await
+    pub async fn set_view(&self, player: Arc<str>, channel: Arc<str>, view: Option<Arc<str>>) -> Outcome {
+        self.write(self.view_of(player, channel, view, false), WhenDown::Reject).await
     }
 
-    fn set_view_command(
+    fn view_of(
         &self,
-        ticket: Ticket,
         player: Arc<str>,
         channel: Arc<str>,
         view: Option<Arc<str>>,
-        unless_kept: bool,
-        when_down: WhenDown,
-    ) -> BrokerCommand {
+        if_absent: bool,
+    ) -> WriteKind {
         let action = PlayerAction::View { channel: channel.clone(), view: view.clone() };
-        let told = command::to_payload(&PlayerCommand { player: player.clone(), action });
-        let tell = (self.channels.nodes.clone(), told);
-        BrokerCommand::SetView { ticket, player, channel, view, tell, unless_kept, when_down }
+        let command = command::to_payload(&PlayerCommand { player: player.clone(), action });
+        WriteKind::View { player, channel, view, tell: (self.channels.nodes.clone(), command), if_absent }
     }
 
     /// Sends a player command to every node, this one included; done when Redis has it.
-    pub async fn command(&self, command: &PlayerCommand) -> Answer {
+    pub async fn command(&self, command: &PlayerCommand) -> Outcome {
         self.publish(self.channels.nodes.clone(), command::to_payload(command), WhenDown::Reject).await
     }
 
@@ -163,7 +161,7 @@ impl Bus {
         self.waiting().len() as u64
     }
 
-    fn waiting(&self) -> std::sync::MutexGuard<'_, HashMap<Ticket, oneshot::Sender<Answer>>> {
+    fn waiting(&self) -> std::sync::MutexGuard<'_, HashMap<Ticket, oneshot::Sender<Outcome>>> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -175,7 +173,7 @@ impl Bus {
         while let Some(event) = events.recv().await {
             match event {
                 BrokerEvent::Command(command) => self.keep_view(command),
-                BrokerEvent::Done { ticket, result } => self.done(ticket, result),
+                BrokerEvent::Outcome { ticket, outcome } => self.done(ticket, outcome),
                 BrokerEvent::Refused { subject, reason } => self.clone().refused(subject, &reason),
                 BrokerEvent::Interrupted(subject) => {
                     if let Some(confirmed) = self.heard_on().confirmed.get_mut(&subject.name) {
@@ -190,23 +188,22 @@ impl Bus {
                     self.was_listening.fetch_or(self.is_listening(), Ordering::Relaxed);
                 }
                 BrokerEvent::Released(_)
-                | BrokerEvent::Fenced { .. }
                 | BrokerEvent::Publication(_)
                 | BrokerEvent::Gap { .. }
                 | BrokerEvent::Status(_)
                 | BrokerEvent::Table { .. }
                 | BrokerEvent::Expired { .. }
-                | BrokerEvent::ViewsStale { .. }
-                | BrokerEvent::Views { .. } => {}
+                | BrokerEvent::Recover { .. }
+                | BrokerEvent::Answer { .. } => {}
             }
         }
     }
 
-    fn done(&self, ticket: Ticket, result: Answer) {
+    fn done(&self, ticket: Ticket, outcome: Outcome) {
         let reply = self.waiting().remove(&ticket);
-        match (reply, result) {
-            (Some(reply), result) => {
-                let _ = reply.send(result);
+        match (reply, outcome) {
+            (Some(reply), outcome) => {
+                let _ = reply.send(outcome);
             }
             // Nobody waits for what came by the control channel.
             (None, Err(failure)) => {
@@ -270,8 +267,7 @@ impl Bus {
     fn keep_view(&self, PlayerCommand { player, action }: PlayerCommand) {
         if let PlayerAction::View { channel, view } = action {
             let ticket = Ticket(self.next_id());
-            let command = self.set_view_command(ticket, player, channel, view, true, WhenDown::Queue);
-            self.broker.command(ShardId::NODE, command);
+            self.send(ticket, self.view_of(player, channel, view, true), WhenDown::Queue);
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use drawbridge_engine::interest::StoredEntity;
+use drawbridge_engine::upstream::StoredEntity;
 use http::HeaderMap;
 use ipnet::IpNet;
 

@@ -20,6 +20,8 @@ pub mod node;
 mod object;
 pub mod refusals;
 pub mod reload;
+mod secret;
 pub mod serve;
 pub mod shard;
+pub mod slots;
 pub mod tls;

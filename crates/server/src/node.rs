@@ -9,10 +9,10 @@ use crate::broker::{Broker, BrokerStats};
 use crate::bus::Bus;
 use crate::config::Config;
 use crate::dev::Dev;
-use crate::http::address::{AddressSlots, Shares};
 use crate::judge::Judge;
 use crate::refusals::{Reason, Refusals};
 use crate::shard::{ShardHandle, ShardStats};
+use crate::slots::{AddressSlots, Shares};
 
 /// How old what `/metrics` shows may be.
 const STATS_AGE: Duration = Duration::from_millis(100);

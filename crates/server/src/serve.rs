@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use drawbridge_engine::interest::{HubSettings, ShardId};
 use drawbridge_engine::rate_limit::SharedLimits;
+use drawbridge_engine::upstream::{HubSettings, LinkId, ShardId};
 use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -173,6 +173,7 @@ fn broker_settings(config: &Config, neighbour: Option<Neighbour>) -> Result<Brok
         BrokerKind::Redis(redis) => broker::Kind::Redis(redis_settings(redis, config)?.into()),
     };
     let hub = HubSettings {
+        link: LinkId::default(),
         seed: seed()?,
         linger_ms: config.linger.as_millis() as u64,
         external_bytes: config.broker.external_bytes,

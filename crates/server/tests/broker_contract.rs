@@ -8,10 +8,10 @@ use std::collections::HashSet;
 
 use broker_support::bench::{ENTITY_MAX, EXTERNAL_BYTES, Options, state};
 use broker_support::{Bench, Flavour, Reply};
-use drawbridge_engine::interest::ShardId;
 use drawbridge_engine::io::{
     BrokerCommand, BrokerEvent, BrokerStatus, Epoch, PublishFailure, Subject, WhenDown,
 };
+use drawbridge_engine::upstream::{LinkId, ShardId};
 
 /// Every scenario on every broker.
 macro_rules! on_every_broker {
@@ -47,7 +47,44 @@ on_every_broker!(
     keeps_tables_of_entities_and_tells_them_in_order,
     refuses_entities_beyond_the_bound_and_forgets_them_in_time,
     keeps_the_views_of_players,
+    moves_a_channel_between_links_without_a_gap,
 );
+
+/// With a user that may not hear markers the move is a break, which is told.
+fn moves_a_channel_between_links_without_a_gap(flavour: Option<Flavour>) {
+    const ROUNDS: usize = 20;
+    const EVENTS: usize = 40;
+    let mut bench = Bench::new(flavour);
+    let channel = Subject::channel("chat:7");
+    bench.subscribe(0, &channel);
+    bench.subscribe(1, &channel);
+    let mut moves = 0;
+    for round in 0..ROUNDS {
+        let to = LinkId::at(1 - bench.broker.link_of(&channel).place());
+        moves += usize::from(bench.broker.move_subject(channel.clone(), to));
+        for number in 0..EVENTS {
+            bench.publish_from_outside("chat:7", json(round * EVENTS + number));
+        }
+    }
+    assert_eq!(moves > 0, flavour.is_some(), "only a pool has other links");
+    for shard in [0, 1] {
+        let (mut next, mut is_told) = (0, false);
+        while next < ROUNDS * EVENTS {
+            match bench.next(shard) {
+                BrokerEvent::Publication(publication) => {
+                    let number: usize = publication.event.data_json().parse().unwrap();
+                    assert!(number == next || (is_told && number > next), "{number}, not {next}");
+                    (next, is_told) = (number + 1, false);
+                }
+                BrokerEvent::Interrupted(_) if flavour == Some(Flavour::Acl) => is_told = true,
+                BrokerEvent::Confirmed { after_break: true, .. } if flavour == Some(Flavour::Acl) => {}
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+    bench.unwant(0, &channel);
+    bench.unwant(1, &channel);
+}
 
 fn json(number: usize) -> String {
     format!(r#"{{"event":"n","data":{number}}}"#)
@@ -66,11 +103,11 @@ fn confirms_before_the_first_event(flavour: Option<Flavour>) {
             }
             other => panic!("{other:?}"),
         };
-        assert_eq!((position.offset, after_break), (0, false));
+        assert_eq!((position.offset.0, after_break), (0, false));
         assert!(epochs.insert(position.epoch), "each count has an epoch of its own");
         bench.publish_from_outside(&channel, json(round));
         let publication = bench.publication(0);
-        assert_eq!((&*publication.channel, publication.offset), (channel.as_str(), 1));
+        assert_eq!((&*publication.channel, publication.offset.0), (channel.as_str(), 1));
         assert_eq!(publication.epoch, position.epoch);
         assert_eq!(publication.event.data_json(), round.to_string());
     }
@@ -93,7 +130,7 @@ fn delivers_once_to_overlapping_subscriptions(flavour: Option<Flavour>) {
                 let publication = bench.publication(shard);
                 assert_eq!(&*publication.channel, channel);
                 assert_eq!(publication.event.data_json(), number.to_string());
-                assert_eq!(publication.offset, number as u64 + 1);
+                assert_eq!(publication.offset.0, number as u64 + 1);
             }
         }
         assert_eq!(&*bench.publication(shard).channel, "room:end");
@@ -118,7 +155,7 @@ fn shows_all_shards_one_order(flavour: Option<Flavour>) {
     for (shard, seen) in (0u8..).zip(&mut seen) {
         while seen.len() < 630 {
             if let BrokerEvent::Publication(publication) = bench.next(shard) {
-                assert_eq!(publication.offset, seen.len() as u64 + 1);
+                assert_eq!(publication.offset.0, seen.len() as u64 + 1);
                 seen.push(publication.event.data_json().to_owned());
             }
         }
@@ -176,7 +213,7 @@ fn drops_oversized_payloads_and_counts_them(flavour: Option<Flavour>) {
         bench.publish_from_outside("room:1", "next");
         bench.gap(0, "room:1", missing);
         let publication = bench.publication(0);
-        assert_eq!((publication.event.data_json(), publication.offset), ("\"next\"", missing + 1));
+        assert_eq!((publication.event.data_json(), publication.offset.0), ("\"next\"", missing + 1));
     }
     bench.wait_until("one for each publication", |stats| {
         assert!(stats.dropped_oversized <= 2, "counted twice");
@@ -254,10 +291,10 @@ fn joins_a_live_subscription_at_its_position(flavour: Option<Flavour>) {
     }
     bench.want(1, &subject);
     let BrokerEvent::Confirmed { position, .. } = bench.next(1) else { panic!("not confirmed") };
-    assert_eq!(position.offset, 3);
+    assert_eq!(position.offset.0, 3);
     bench.unwant(0, &subject);
     bench.publish_from_outside("room:1", json(3));
-    assert_eq!(bench.publication(1).offset, 4);
+    assert_eq!(bench.publication(1).offset.0, 4);
 }
 
 fn tells_a_slow_shard_of_the_gap(flavour: Option<Flavour>) {
@@ -268,7 +305,7 @@ fn tells_a_slow_shard_of_the_gap(flavour: Option<Flavour>) {
     let text = "x".repeat(1000);
     for number in 0u64..100 {
         bench.publish_from_outside("room:1", text.clone());
-        assert_eq!(bench.publication(1).offset, number + 1, "one slow shard holds up no other");
+        assert_eq!(bench.publication(1).offset.0, number + 1, "one slow shard holds up no other");
     }
     let stats = bench.broker.stats();
     assert!(stats.shard_queue_bytes <= 20_000 && stats.dropped_to_shards > 50, "{stats:?}");
@@ -277,18 +314,18 @@ fn tells_a_slow_shard_of_the_gap(flavour: Option<Flavour>) {
         match bench.next(0) {
             BrokerEvent::Publication(publication) => {
                 (last, epoch) = (last + 1, publication.epoch);
-                assert_eq!(publication.offset, last);
+                assert_eq!(publication.offset.0, last);
             }
             BrokerEvent::Gap { channel, position } => {
                 assert_eq!((&*channel, position.epoch), ("room:1", epoch));
-                break position.offset;
+                break position.offset.0;
             }
             other => panic!("{other:?}"),
         }
     };
     assert_eq!((gap, last + bench.broker.stats().dropped_to_shards), (100, 100));
     bench.publish_from_outside("room:1", "after");
-    assert_eq!(bench.publication(0).offset, 101);
+    assert_eq!(bench.publication(0).offset.0, 101);
 }
 
 fn answers_everything_at_shutdown(flavour: Option<Flavour>) {

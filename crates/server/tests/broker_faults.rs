@@ -11,9 +11,10 @@ use std::net::TcpListener;
 use broker_support::bench::{EXTERNAL_BYTES, Options};
 use broker_support::server::Server;
 use broker_support::{Bench, Flavour, Reply};
+use drawbridge::broker::RedisAddress;
 use drawbridge::broker::RedisSettings;
 use drawbridge::broker::redis::{Library, Names};
-use drawbridge::config::{RedisAddress, Rotating};
+use drawbridge::config::Rotating;
 use drawbridge_engine::io::{BrokerEvent, BrokerStatus, PublishFailure, Subject, WhenDown};
 
 const FLAVOURS: [Flavour; 4] = [Flavour::Tcp, Flavour::Unix, Flavour::Tls, Flavour::Acl];
@@ -56,12 +57,12 @@ fn restores_every_subscription_after_its_links_are_cut() {
             assert!(matches!(bench.next(0), BrokerEvent::Confirmed { after_break: false, .. }));
         }
         bench.publish_from_outside("room:1", "before");
-        assert_eq!(bench.publication(0).offset, 1);
+        assert_eq!(bench.publication(0).offset.0, 1);
         for round in 2..4 {
             bench.server().call(&["CLIENT", "KILL", "TYPE", "pubsub"]);
             expect_restored(&mut bench, &subjects);
             bench.publish_from_outside("room:1", "after");
-            assert_eq!(bench.publication(0).offset, round, "the count goes on");
+            assert_eq!(bench.publication(0).offset.0, round, "the count goes on");
             assert!(bench.waiting(0).is_empty());
         }
     }

@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use drawbridge_engine::interest::{LinkCommand, StoredEntity, StoredTable};
 use drawbridge_engine::io::{Commit, Subject, Ticket};
+use drawbridge_engine::upstream::{LinkCommand, StoredEntity, StoredTable};
 use drawbridge_protocol::glob::glob_matches;
 
 /// What the node reads on its link.
@@ -39,6 +39,7 @@ impl Redis {
             return;
         }
         match command {
+            LinkCommand::Mark(_) => unreachable!("there is one link"),
             LinkCommand::Subscribe(subjects) => {
                 for subject in subjects {
                     assert!(!self.subscriptions.contains(&subject), "a second subscription to {subject:?}");
@@ -61,13 +62,14 @@ impl Redis {
     }
 
     pub fn publish(&mut self, channel: &Arc<str>, payload: &Bytes) {
-        let exact = self.subscriptions.iter().filter(|subject| !subject.pattern && subject.name == *channel);
+        let exact =
+            self.subscriptions.iter().filter(|subject| !subject.is_pattern() && subject.name == *channel);
         let patterns = self
             .subscriptions
             .iter()
-            .filter(|subject| subject.pattern && glob_matches(&subject.name, channel));
+            .filter(|subject| subject.is_pattern() && glob_matches(&subject.name, channel));
         for subject in exact.chain(patterns) {
-            let pattern = subject.pattern.then(|| subject.name.clone());
+            let pattern = subject.is_pattern().then(|| subject.name.clone());
             self.unread.push_back(Push::Message {
                 pattern,
                 channel: channel.clone(),

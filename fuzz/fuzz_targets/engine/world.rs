@@ -5,13 +5,13 @@ use std::sync::{Arc, LazyLock};
 
 use bytes::Bytes;
 use drawbridge_engine::engine::Engine;
-use drawbridge_engine::interest::{Hub, HubInput, HubOutput, HubSettings, ShardId, StoredEntity};
 use drawbridge_engine::io::{
-    BrokerCommand, BrokerEvent, BrokerStatus, ConnId, Input, MessageKind, Now, Opened, Output, PlayerAction,
-    PlayerCommand, Position, PublishFailure, Ticket,
+    Answer, BrokerCommand, BrokerEvent, BrokerStatus, ConnId, Input, MessageKind, Now, Opened, Output,
+    PlayerAction, PlayerCommand, Position, PublishFailure, Query, QueryKind, Ticket, Write, WriteKind,
 };
 use drawbridge_engine::rate_limit::SharedLimits;
 use drawbridge_engine::settings::Settings;
+use drawbridge_engine::upstream::{Hub, HubInput, HubOutput, HubSettings, LinkId, ShardId, StoredEntity};
 use drawbridge_protocol::websocket::Window;
 use drawbridge_protocol::{Encoding, Frame};
 use libfuzzer_sys::arbitrary::{Result, Unstructured};
@@ -42,7 +42,7 @@ pub struct World<'a> {
     sockets: Vec<Socket>,
     opened: u32,
     orders: VecDeque<BrokerCommand>,
-    publishes: VecDeque<BrokerCommand>,
+    publishes: VecDeque<Write>,
     questions: VecDeque<Ticket>,
     tokens: VecDeque<ConnId>,
     loads: VecDeque<(Arc<str>, u64)>,
@@ -55,6 +55,7 @@ impl<'a> World<'a> {
     pub fn new(bytes: &'a [u8]) -> Self {
         let settings = SETTINGS.clone();
         let hub = Hub::new(HubSettings {
+            link: LinkId::at(0),
             seed: 1,
             linger_ms: 50,
             external_bytes: settings.external_bytes,
@@ -249,7 +250,7 @@ impl<'a> World<'a> {
         }
         for push in self.redis.cut() {
             if let Push::Fence { ticket, channel } = push {
-                self.events.push_back(BrokerEvent::Fenced { ticket, channel });
+                self.events.push_back(BrokerEvent::Answer { ticket, answer: Ok(Answer::Fence(channel)) });
             }
         }
         self.hub_turn(HubInput::LinkDown);
@@ -260,7 +261,7 @@ impl<'a> World<'a> {
     fn link_up(&mut self) {
         self.redis.up = true;
         self.hub_turn(HubInput::LinkUp);
-        self.events.push_back(BrokerEvent::ViewsStale { dropped: false, held: None });
+        self.events.push_back(BrokerEvent::Recover { dropped: false, barrier: None });
         self.events.push_back(BrokerEvent::Status(BrokerStatus::Ok));
     }
 
@@ -325,11 +326,13 @@ impl<'a> World<'a> {
             }
             BrokerCommand::Unwant(subject) => self.hub_turn(HubInput::Unwant { shard: SHARD, subject }),
             BrokerCommand::Refresh(subject) => self.hub_turn(HubInput::Refresh { shard: SHARD, subject }),
-            BrokerCommand::Fence { ticket, channel } => {
+            BrokerCommand::Query(Query { ticket, kind: QueryKind::Fence { channel }, .. }) => {
                 let (ticket, channel) = (*ticket, channel.clone());
                 match self.redis.up {
                     true => self.redis.unread.push_back(Push::Fence { ticket, channel }),
-                    false => self.events.push_back(BrokerEvent::Fenced { ticket, channel }),
+                    false => self
+                        .events
+                        .push_back(BrokerEvent::Answer { ticket, answer: Ok(Answer::Fence(channel)) }),
                 }
             }
             other => panic!("not an order: {other:?}"),
@@ -348,7 +351,10 @@ impl<'a> World<'a> {
             Push::Subscribed(subject) => self.hub_turn(HubInput::Subscribed(subject)),
             Push::Unsubscribed(subject) => self.hub_turn(HubInput::Unsubscribed(subject)),
             Push::Fence { ticket, channel } => {
-                self.events.push_back(BrokerEvent::Fenced { ticket: *ticket, channel: channel.clone() });
+                self.events.push_back(BrokerEvent::Answer {
+                    ticket: *ticket,
+                    answer: Ok(Answer::Fence(channel.clone())),
+                });
             }
             Push::Message { pattern, channel, payload } => {
                 let (pattern, channel) = (pattern.as_deref().map(str::as_bytes), channel.as_bytes());
@@ -385,25 +391,15 @@ impl<'a> World<'a> {
     fn answer_publish(&mut self) -> Result<bool> {
         let failure = self.failure()?;
         let Some(publish) = self.publishes.pop_front() else { return Ok(false) };
-        let ticket = match publish {
-            BrokerCommand::Publish { ticket, channel, payload, .. } => {
-                if failure.is_none() {
-                    self.redis.publish(&channel, &payload);
-                }
-                Some(ticket)
+        if failure.is_none() {
+            match &publish.kind {
+                WriteKind::Publish { channel, payload } => self.redis.publish(channel, payload),
+                WriteKind::Commit { channel, commit } => self.redis.commit(channel, commit),
+                WriteKind::View { .. } | WriteKind::Append { .. } => {}
             }
-            BrokerCommand::Commit { ticket, channel, commit, .. } => {
-                if failure.is_none() {
-                    self.redis.commit(&channel, &commit);
-                }
-                Some(ticket)
-            }
-            BrokerCommand::SetView { ticket, .. } => Some(ticket),
-            BrokerCommand::Append { ticket, .. } => ticket,
-            other => panic!("not a publish: {other:?}"),
-        };
-        if let Some(ticket) = ticket {
-            self.events.push_back(BrokerEvent::Done { ticket, result: failure.map_or(Ok(()), Err) });
+        }
+        if let Some(ticket) = publish.ticket {
+            self.events.push_back(BrokerEvent::Outcome { ticket, outcome: failure.map_or(Ok(()), Err) });
         }
         Ok(true)
     }
@@ -414,14 +410,14 @@ impl<'a> World<'a> {
         if !self.settling {
             if self.u.ratio(1, 8)? {
                 let views = Err("NOPERM no permission".into());
-                self.events.push_back(BrokerEvent::Views { ticket, views });
+                self.events.push_back(BrokerEvent::Answer { ticket, answer: views });
                 return Ok(true);
             }
             for _ in 0..self.u.int_in_range(0..=3)? {
                 views.push((client::subject(&mut self.u)?.into(), client::filter(&mut self.u)?.into()));
             }
         }
-        self.events.push_back(BrokerEvent::Views { ticket, views: Ok(views.into()) });
+        self.events.push_back(BrokerEvent::Answer { ticket, answer: Ok(Answer::Views(views.into())) });
         Ok(true)
     }
 
@@ -461,6 +457,7 @@ impl<'a> World<'a> {
                     assert!(shards.contains(SHARD));
                     self.events.push_back(event);
                 }
+                HubOutput::Peer(..) | HubOutput::Moved(_) => unreachable!("there is one link"),
                 HubOutput::BadEntity { .. } | HubOutput::BadTable { .. } | HubOutput::Oversized { .. } => {}
             }
         }
@@ -514,17 +511,18 @@ impl<'a> World<'a> {
 
     fn ordered(&mut self, command: BrokerCommand) {
         match command {
-            BrokerCommand::Publish { .. }
-            | BrokerCommand::Commit { .. }
-            | BrokerCommand::SetView { .. }
-            | BrokerCommand::Append { .. } => self.publishes.push_back(command),
-            BrokerCommand::LoadViews { ticket, .. } => self.questions.push_back(ticket),
-            BrokerCommand::ForgetViews { ticket } => self.questions.retain(|other| *other != ticket),
-            BrokerCommand::ViewsKnown(_) => {}
+            BrokerCommand::Write(write) => self.publishes.push_back(write),
+            BrokerCommand::Query(Query { ticket, kind: QueryKind::Views { .. }, .. }) => {
+                self.questions.push_back(ticket);
+            }
+            BrokerCommand::Withdraw(ticket) => self.questions.retain(|other| *other != ticket),
+            BrokerCommand::Recovered(token) => {
+                self.hub_turn(HubInput::Passed { shard: SHARD, token });
+            }
             BrokerCommand::Want(_)
             | BrokerCommand::Unwant(_)
             | BrokerCommand::Refresh(_)
-            | BrokerCommand::Fence { .. } => self.orders.push_back(command),
+            | BrokerCommand::Query(_) => self.orders.push_back(command),
         }
     }
 

@@ -2,14 +2,13 @@
 
 use std::sync::Arc;
 
-use drawbridge_protocol::channel::is_pattern;
 use drawbridge_protocol::{Encoding, ErrorCode, ErrorMessage, Frame, ServerMessage, codec};
 use smallvec::SmallVec;
 
 use super::Engine;
 use super::deliver::access;
 use crate::access::Access;
-use crate::io::{BrokerEvent, BrokerStatus, Notice, Position, SessionId, Subject};
+use crate::io::{Answer, Answered, BrokerEvent, BrokerStatus, Notice, Position, SessionId, Subject, Ticket};
 use crate::phase::{OnConfirmed, Success};
 use crate::targets::{Reply, TargetId, Waiter};
 
@@ -33,12 +32,21 @@ impl Engine {
             BrokerEvent::Gap { channel, position } => self.gap(&channel, position),
             BrokerEvent::Table { channel, entities } => self.table(&channel, &entities),
             BrokerEvent::Expired { channel, keys } => self.expired_entities(&channel, &keys),
-            BrokerEvent::Views { ticket, views } => self.views_loaded(ticket, views),
             BrokerEvent::Command(command) => self.command(&command),
-            BrokerEvent::ViewsStale { dropped, held } => self.views_are_stale(dropped, held),
-            BrokerEvent::Done { ticket, result } => self.publish_done(ticket, result),
-            BrokerEvent::Fenced { ticket, .. } => self.publish_done(ticket, Ok(())),
+            BrokerEvent::Recover { dropped, barrier } => self.recover(dropped, barrier),
+            BrokerEvent::Outcome { ticket, outcome } => self.publish_done(ticket, outcome),
+            BrokerEvent::Answer { ticket, answer } => self.answered(ticket, answer),
             BrokerEvent::Status(status) => self.broker_status(status),
+        }
+    }
+
+    fn answered(&mut self, ticket: Ticket, answer: Answered) {
+        match answer {
+            Ok(Answer::Views(views)) => self.views_loaded(ticket, Ok(views)),
+            Ok(Answer::Fence(_)) => self.publish_done(ticket, Ok(())),
+            // Only hubs ask for tables.
+            Ok(Answer::Table(_)) => {}
+            Err(reason) => self.views_loaded(ticket, Err(reason)),
         }
     }
 
@@ -60,7 +68,7 @@ impl Engine {
         };
         let target = &mut self.targets[id];
         target.is_confirmed = true;
-        target.position = (!subject.pattern).then_some(position);
+        target.position = (!subject.is_pattern()).then_some(position);
         let mut broken: SmallVec<[SessionId; 8]> = SmallVec::new();
         for subscriber in &mut target.subscribers {
             let session = &mut self.sessions[subscriber.session];
@@ -133,15 +141,15 @@ impl Engine {
             channel,
             reason,
             epoch: position.as_ref().map(|position| position.epoch.as_str()),
-            offset: position.map(|position| position.offset),
+            offset: position.map(|position| position.offset.0),
         };
         let mut frames = SharedFrames::default();
-        let subject = Subject { name: channel.into(), pattern: is_pattern(channel) };
+        let subject = Subject::named(channel);
         let target = self.targets.find(&subject);
         for session in sessions {
             // What came before the gap is told before it.
             target.into_iter().for_each(|target| self.flush_target(*session, target));
-            if !subject.pattern {
+            if !subject.is_pattern() {
                 self.flush_channel(*session, channel);
             }
             let session = &mut self.sessions[*session];

@@ -51,7 +51,7 @@ impl Engine {
             Phase::Joining(joining) => debug_assert_eq!(joining.unconfirmed, waits_for_welcome, "WELCOME"),
             _ => debug_assert_eq!(waits_for_welcome, 0, "a WELCOME that was sent"),
         }
-        let is_pattern = |target: TargetId| self.targets[target].subject.pattern;
+        let is_pattern = |target: TargetId| self.targets[target].subject.is_pattern();
         let patterns = session.subscriptions.iter().filter(|held| is_pattern(held.target)).count();
         debug_assert_eq!(session.patterns, patterns, "patterns of a session");
         if let Some(deferred) = &session.deferred {

@@ -31,7 +31,7 @@ impl Engine {
         let full = session.subscriptions.len() >= self.settings.subscriptions;
         let reply = if matches!(session.phase, Phase::Open) { Reply::Server } else { Reply::Welcome };
         let pattern_allowed = || permissions::may_subscribe_pattern(&self.settings, channel).is_ok();
-        if self.settings.reserved.holds(channel) || (subject.pattern && !pattern_allowed()) {
+        if self.settings.reserved.holds(channel) || (subject.is_pattern() && !pattern_allowed()) {
             return;
         }
         if let Some(target) = self.subscribed_target(id, &subject) {

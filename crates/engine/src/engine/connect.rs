@@ -410,7 +410,7 @@ impl Engine {
             let allowed = match subscription.origin {
                 Origin::Server => true,
                 Origin::Auto => auto.contains(&*name),
-                Origin::Client if target.subject.pattern => {
+                Origin::Client if target.subject.is_pattern() => {
                     permissions::may_subscribe_pattern(&self.settings, &name).is_ok()
                 }
                 Origin::Client => {

@@ -75,7 +75,7 @@ impl Engine {
 
     /// Whether a subscription to this causes more work than its message pays for.
     pub(super) fn is_work(&self, subject: &Subject, filter: Option<&Expr>) -> bool {
-        let class = self.settings.classes.of_channel(&subject.name).filter(|_| !subject.pattern);
+        let class = self.settings.classes.of_channel(&subject.name).filter(|_| !subject.is_pattern());
         filter.is_some() || class.is_some_and(|(_, class, _)| class.entity.is_some())
     }
 
@@ -139,7 +139,7 @@ impl Engine {
             Account::Player(player) => self.filters_of(player, id, subject, target),
             Account::Address(address) => {
                 // All patterns share one bound.
-                let all = match (subject.pattern, target) {
+                let all = match (subject.is_pattern(), target) {
                     (true, _) => self.anonymous_filters.get(&(*address, None)),
                     (false, Some(target)) => self.anonymous_filters.get(&(*address, Some(target))),
                     (false, None) => None,
@@ -167,7 +167,7 @@ impl Engine {
                 // All patterns are evaluated together, whatever their names.
                 let other = &self.targets[subscription.target];
                 let is_same = Some(subscription.target) == target;
-                let shares = if subject.pattern { other.subject.pattern } else { is_same };
+                let shares = if subject.is_pattern() { other.subject.is_pattern() } else { is_same };
                 if shares && !(session.id == id && is_same) {
                     held += other.subscriber_at(subscription.slot).filter.as_ref().map_or(0, Expr::work);
                 }
@@ -189,7 +189,7 @@ impl Engine {
             return;
         }
         // All patterns share one bound.
-        let key = (session.address, (!self.targets[target_id].subject.pattern).then_some(target_id));
+        let key = (session.address, (!self.targets[target_id].subject.is_pattern()).then_some(target_id));
         let (before, now) = (self.filter_work_of(id, target_id), filter.map_or(0, Expr::work));
         if before == now {
             return;

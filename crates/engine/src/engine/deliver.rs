@@ -52,8 +52,8 @@ impl Engine {
         exact: Option<TargetId>,
         publication: &Arc<Publication>,
     ) {
-        let found = self.settings.classes.of_channel(&publication.channel);
-        let (class_id, class) = found.map(|(id, class, _)| (id, class)).unzip();
+        let class_id = publication.class;
+        let class = class_id.and_then(|id| self.settings.classes.get(id));
         if !class.is_none_or(Class::is_shown_by_pattern) {
             return;
         }

@@ -178,7 +178,7 @@ impl Engine {
     pub(super) fn flush_target(&mut self, id: SessionId, target_id: TargetId) {
         let target = &self.targets[target_id];
         if target.world.is_none() {
-            let class = (!target.subject.pattern).then_some(target.class);
+            let class = (!target.subject.is_pattern()).then_some(target.class);
             return self.flush_streams(id, class);
         }
         let kind = QueueKind::Table(target_id);
@@ -572,7 +572,7 @@ fn resync(encoding: Encoding, target: &Target, offset: u64) -> Frame {
         channel: &target.subject.name,
         reason: "slow_consumer",
         epoch: position.map(|position| position.epoch.as_str()),
-        offset: position.map(|position| if offset > 0 { offset } else { position.offset }),
+        offset: position.map(|position| if offset > 0 { offset } else { position.offset.0 }),
     };
     codec::encode_frame(encoding, &message)
 }
@@ -583,8 +583,8 @@ pub(super) fn too_large(encoding: Encoding, publication: &Publication, stats: &m
     let message = ServerMessage::Resync {
         channel: &publication.channel,
         reason: "too_large",
-        epoch: (publication.offset > 0).then(|| publication.epoch.as_str()),
-        offset: (publication.offset > 0).then_some(publication.offset),
+        epoch: (publication.offset.0 > 0).then(|| publication.epoch.as_str()),
+        offset: (publication.offset.0 > 0).then_some(publication.offset.0),
     };
     codec::encode_frame(encoding, &message)
 }

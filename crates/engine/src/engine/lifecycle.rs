@@ -3,7 +3,7 @@
 use bytes::Bytes;
 
 use super::Engine;
-use crate::io::{BrokerCommand, Output, SessionId, WhenDown};
+use crate::io::{BrokerCommand, Output, Owner, SessionId, WhenDown, Write, WriteKind};
 use crate::session::Session;
 
 impl Engine {
@@ -39,12 +39,11 @@ impl Engine {
             ("code", text(code.map(|code| code.to_string()).unwrap_or_default())),
             ("ts", text(self.out.now.unix_ms.to_string())),
         ];
-        Some(Output::Broker(BrokerCommand::Append {
+        Some(Output::Broker(BrokerCommand::Write(Write {
             ticket: None,
-            player: None,
-            stream,
-            fields,
+            owner: Owner::Lifecycle,
             when_down: WhenDown::Queue,
-        }))
+            kind: WriteKind::Append { stream, fields },
+        })))
     }
 }

@@ -40,14 +40,12 @@ use self::closing::Closing;
 use self::outbound::Outbound;
 use self::sessions::Sessions;
 use crate::audience::AudienceId;
-use crate::interest::ShardId;
-use crate::io::{
-    BrokerStatus, ConnId, HeldLink, Input, Notice, Now, Output, SessionId, Standing, Subject, Ticket,
-};
+use crate::io::{BrokerStatus, ConnId, Input, Notice, Now, Output, SessionId, Standing, Subject, Ticket};
 use crate::rate_limit::SharedLimits;
 use crate::settings::Settings;
 use crate::stats::Stats;
 use crate::targets::{TargetId, Targets};
+use crate::upstream::{ShardBarrier, ShardId};
 use crate::view::Views;
 use crate::world::Told;
 
@@ -79,9 +77,8 @@ pub struct Engine {
     tickets: HashMap<Ticket, publish::InFlight>,
     /// Questions for players' views that are out.
     loading: BTreeMap<Ticket, SessionId>,
-    /// Links that wait until the questions up to `held_behind` are answered; at most one entry a link.
-    held_links: Vec<HeldLink>,
-    held_behind: Ticket,
+    /// Links that wait until players' views are known again.
+    barrier: ShardBarrier,
     next_ticket: u64,
     status: BrokerStatus,
     draining: bool,
@@ -111,8 +108,7 @@ impl Engine {
             ready: Vec::new(),
             tickets: HashMap::new(),
             loading: BTreeMap::new(),
-            held_links: Vec::new(),
-            held_behind: Ticket(0),
+            barrier: ShardBarrier::default(),
             next_ticket: 0,
             status: BrokerStatus::Ok,
             draining: false,

@@ -12,7 +12,8 @@ use super::Engine;
 use super::requests::covers;
 use crate::class::{Class, KeyError, REMOVE_EVENT};
 use crate::io::{
-    BrokerCommand, BrokerStatus, Claims, Commit, Output, PublishFailure, Sender, SessionId, Ticket, WhenDown,
+    BrokerCommand, BrokerStatus, Claims, Commit, Output, Owner, PublishFailure, Query, QueryKind, Sender,
+    SessionId, Ticket, WhenDown, Write, WriteKind,
 };
 use crate::path::Path;
 use crate::permissions;
@@ -42,14 +43,14 @@ impl Engine {
     ) {
         let claims = claims.or_else(|| self.sessions[id].claims.clone());
         match self.judge_publish(id, request.as_ref(), publish, claims.as_ref()) {
-            Ok(command) => {
+            Ok(write) => {
                 let (ticket, channel) =
                     (Ticket(self.next_ticket), Arc::<str>::from(publish.channel.as_str()));
                 let publishing = self.sessions[id].publishing.get_or_insert_default();
                 publishing.in_flight.push_back((ticket, channel.clone()));
                 let in_flight = InFlight { session: id, request, channel, is_answered: false };
                 self.tickets.insert(ticket, in_flight);
-                self.out.outputs.push_back(Output::Broker(command));
+                self.out.outputs.push_back(Output::Broker(BrokerCommand::Write(write)));
             }
             Err((code, mut text)) => {
                 if code == ErrorCode::Forbidden
@@ -79,7 +80,7 @@ impl Engine {
         request: Option<&RequestId>,
         publish: &Publish,
         claims: Option<&Claims>,
-    ) -> Result<BrokerCommand, (ErrorCode, String)> {
+    ) -> Result<Write, (ErrorCode, String)> {
         channel::validate(&publish.channel)
             .map_err(|error| (ErrorCode::ChannelInvalid, format!("channel: {error}")))?;
         let claims = claims.ok_or((ErrorCode::Unauthenticated, "no token yet".to_owned()))?;
@@ -109,31 +110,31 @@ impl Engine {
         self.next_ticket += 1;
         let ticket = Ticket(self.next_ticket);
         let key = key_for(class, publish, key)?;
-        self.broker_command(id, ticket, request, publish, (class, &params), key.as_deref())
+        self.write_of(id, ticket, request, publish, (class, &params), key.as_deref())
             .ok_or((ErrorCode::Internal, "the class's `forward` could not be filled".to_owned()))
-            .and_then(|command| self.check_command(command))
+            .and_then(|write| self.check_write(write))
     }
 
     /// What the broker would drop, or what would write under our own keys, is refused here.
-    fn check_command(&self, command: BrokerCommand) -> Result<BrokerCommand, (ErrorCode, String)> {
-        let bytes = match &command {
-            BrokerCommand::Publish { payload, .. } => payload.len(),
-            BrokerCommand::Commit { commit, .. } => commit.published_bytes(),
+    fn check_write(&self, write: Write) -> Result<Write, (ErrorCode, String)> {
+        let bytes = match &write.kind {
+            WriteKind::Publish { payload, .. } => payload.len(),
+            WriteKind::Commit { commit, .. } => commit.published_bytes(),
             _ => 0,
         };
         if bytes > self.settings.external_bytes {
             let text = format!("an event may have {} bytes, with its envelope", self.settings.external_bytes);
             return Err((ErrorCode::TooLarge, text));
         }
-        match &command {
-            BrokerCommand::Append { stream, .. } if self.settings.reserved.holds(stream) => {
+        match &write.kind {
+            WriteKind::Append { stream, .. } if self.settings.reserved.holds(stream) => {
                 Err((ErrorCode::Forbidden, "the stream's name is the server's own".to_owned()))
             }
-            _ => Ok(command),
+            _ => Ok(write),
         }
     }
 
-    fn broker_command(
+    fn write_of(
         &self,
         id: SessionId,
         ticket: Ticket,
@@ -141,10 +142,15 @@ impl Engine {
         publish: &Publish,
         (class, params): (&Class, &Params<'_, '_>),
         key: Option<&str>,
-    ) -> Option<BrokerCommand> {
+    ) -> Option<Write> {
         let session = &self.sessions[id];
         let player = session.player()?;
-        let when_down = class.when_broker_down;
+        let write = |kind| Write {
+            ticket: Some(ticket),
+            owner: Owner::Player(player.clone()),
+            when_down: class.when_broker_down,
+            kind,
+        };
         if let Some(template) = &class.forward {
             let stream = template.fill(|name| params.get(name).map(Into::into))?.into();
             let text = |text: &str| Bytes::copy_from_slice(text.as_bytes());
@@ -160,13 +166,7 @@ impl Engine {
             if publish.is_base64 {
                 fields.push(("encoding", text(BASE64_ENCODING)));
             }
-            return Some(BrokerCommand::Append {
-                ticket: Some(ticket),
-                player: Some(player.clone()),
-                stream,
-                fields,
-                when_down,
-            });
+            return Some(write(WriteKind::Append { stream, fields }));
         }
         let sender = Sender { connection: session.public, ticket }.to_id();
         let envelope = Envelope {
@@ -181,13 +181,7 @@ impl Engine {
         };
         let channel = publish.channel.as_str().into();
         let (Some(rules), Some(key)) = (&class.entity, key) else {
-            return Some(BrokerCommand::Publish {
-                ticket,
-                channel,
-                player: Some(player.clone()),
-                payload: envelope.to_payload(),
-                when_down,
-            });
+            return Some(write(WriteKind::Publish { channel, payload: envelope.to_payload() }));
         };
         let commit = Commit {
             key: key.into(),
@@ -198,7 +192,7 @@ impl Engine {
             max_bytes: rules.max_bytes,
             ttl_ms: rules.ttl_ms,
         };
-        Some(BrokerCommand::Commit { ticket, channel, player: Some(player.clone()), commit, when_down })
+        Some(write(WriteKind::Commit { channel, commit }))
     }
 
     /// A publish or a fence was answered. Behind a publish its event is still to come.
@@ -248,7 +242,8 @@ impl Engine {
         publishing.in_flight.push_back((ticket, channel.clone()));
         let fence = InFlight { session: id, request: None, channel: channel.clone(), is_answered: true };
         self.tickets.insert(ticket, fence);
-        self.out.outputs.push_back(Output::Broker(BrokerCommand::Fence { ticket, channel }));
+        let query = Query::new(ticket, QueryKind::Fence { channel });
+        self.out.outputs.push_back(Output::Broker(BrokerCommand::Query(query)));
     }
 
     pub(super) fn publish_done(&mut self, ticket: Ticket, result: Result<(), PublishFailure>) {

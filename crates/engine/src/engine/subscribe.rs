@@ -10,8 +10,8 @@ use super::views::compile_filter;
 use crate::area::Area;
 use crate::audience::NOBODY;
 use crate::expr::Expr;
-use crate::interest::match_work;
 use crate::io::{BrokerCommand, Claims, Notice, Output, SessionId, Subject, Ticket};
+use crate::pattern_index::match_work;
 use crate::permissions::{self, Denied};
 use crate::phase::{Phase as SubscriptionPhase, Success};
 use crate::rate_limit::PatternsFull;
@@ -149,7 +149,7 @@ impl Engine {
         let claims = claims.ok_or_else(|| Refusal::new(ErrorCode::Unauthenticated, "no token yet"))?;
         let subject =
             subject(&subscribe.channel).map_err(|text| Refusal::new(ErrorCode::ChannelInvalid, text))?;
-        let right = match subject.pattern {
+        let right = match subject.is_pattern() {
             true => permissions::may_subscribe_pattern(&self.settings, &subject.name),
             false => permissions::may_subscribe(&self.settings, claims, &subject.name),
         };
@@ -165,7 +165,7 @@ impl Engine {
     /// Takes the player's share for one more pattern, and the class's; [`Engine::leave_target`] gives it back.
     pub(super) fn take_pattern(&self, id: SessionId, subject: &Subject) -> Result<(), Refusal> {
         let player = self.sessions[id].player();
-        let (true, Some(player)) = (subject.pattern && !self.is_subscribed(id, subject), player) else {
+        let (true, Some(player)) = (subject.is_pattern() && !self.is_subscribed(id, subject), player) else {
             return Ok(());
         };
         let full = |text: String| Err(Refusal::new(ErrorCode::LimitExceeded, text));
@@ -245,7 +245,7 @@ impl Engine {
         area: Option<Box<Area>>,
         reply: Reply,
     ) {
-        if !subject.pattern {
+        if !subject.is_pattern() {
             // From now on its own subscription alone tells its table.
             self.flush_channel(id, &subject.name);
         }
@@ -289,7 +289,7 @@ impl Engine {
         let (session, target) = (&mut self.sessions[id], &mut self.targets[target_id]);
         let slot = target.subscribers.len() as u32;
         session.subscriptions.push(Subscription { target: target_id, slot, origin });
-        session.patterns += usize::from(target.subject.pattern);
+        session.patterns += usize::from(target.subject.is_pattern());
         if target.subscribers.is_empty() {
             // Most channels of a player's own have one, and ever only one.
             target.subscribers.reserve_exact(1);
@@ -416,7 +416,7 @@ impl Engine {
             return;
         };
         let slot = session.subscriptions.remove(at).slot;
-        if target.subject.pattern {
+        if target.subject.is_pattern() {
             session.patterns -= 1;
             if session.patterns == 0 {
                 session.access = None;
@@ -440,21 +440,21 @@ impl Engine {
 
 /// A well-formed name as a subject, or what is wrong with it.
 pub(super) fn subject(name: &str) -> Result<Subject, String> {
-    let pattern = channel::validate_subject(name).map_err(|error| format!("channel: {error}"))?;
-    Ok(Subject { name: name.into(), pattern })
+    let is_pattern = channel::validate_subject(name).map_err(|error| format!("channel: {error}"))?;
+    Ok(if is_pattern { Subject::pattern(name) } else { Subject::channel(name) })
 }
 
 impl Target {
     /// As it is listed for a subscriber: confirmed with its [`Success`], otherwise pending.
     pub(super) fn info(&self, success: Option<&Success>) -> SubscriptionInfo<'_> {
-        let position = self.position.as_ref().filter(|_| success.is_some() && !self.subject.pattern);
+        let position = self.position.as_ref().filter(|_| success.is_some() && !self.subject.is_pattern());
         SubscriptionInfo {
             channel: &self.subject.name,
             auto: false,
             pending: success.is_none(),
-            pattern: self.subject.pattern,
+            pattern: self.subject.is_pattern(),
             epoch: position.map(|position| position.epoch.as_str()),
-            offset: position.map(|position| position.offset),
+            offset: position.map(|position| position.offset.0),
         }
     }
 }

@@ -4,7 +4,6 @@
 
 use std::sync::Arc;
 
-use drawbridge_protocol::channel::is_pattern;
 use drawbridge_protocol::{ErrorCode, ErrorMessage, FilterUpdate, RequestId, SentArea, ServerMessage};
 
 use super::Engine;
@@ -15,7 +14,10 @@ use crate::area::Area;
 use crate::audience::{Audiences, NOBODY};
 use crate::class::Class;
 use crate::expr::{self, Expr, Vars};
-use crate::io::{BrokerCommand, Claims, HeldLink, Notice, Output, PlayerViews, SessionId, Subject, Ticket};
+use crate::io::{
+    BarrierToken, BrokerCommand, Claims, Notice, Output, PlayerViews, Query, QueryKind, SessionId, Subject,
+    Ticket,
+};
 use crate::permissions::{self, Denied};
 use crate::session::{Phase, Session};
 use crate::targets::{Reply, Sight, TargetId, Waiter};
@@ -49,7 +51,7 @@ impl Engine {
             // Without its area, what nothing but the area was asked about is asked about every event.
             if update.filter.is_some() || update.area.is_some() {
                 let name = &update.channel;
-                let subject = Subject { name: name.as_str().into(), pattern: is_pattern(name) };
+                let subject = Subject::named(name.as_str());
                 self.check_table(&subject, filter.as_ref(), area.as_deref())?;
                 self.check_share(id, &subject, filter.as_ref())?;
                 self.judge_work(id, &subject, filter.as_ref(), area.is_some())?;
@@ -105,7 +107,7 @@ impl Engine {
             let refusal = Refusal::new(ErrorCode::FilterInvalid, format!("area: {message}"));
             Refusal { position: Some(position as u64), hint: Some(hint.to_owned()), ..refusal }
         };
-        let class = self.settings.classes.of_channel(&subject.name).filter(|_| !subject.pattern);
+        let class = self.settings.classes.of_channel(&subject.name).filter(|_| !subject.is_pattern());
         let Some(space) = class.and_then(|(_, class, _)| class.space()) else {
             let hint = "an area needs a channel by its name, whose class has `position`";
             return Err(invalid("this subscription has no positions", 0, hint));
@@ -146,7 +148,7 @@ impl Engine {
         let session = &self.sessions[id];
         let (Some(filter), Some(claims), false) = (filter, &session.claims, has_area) else { return Ok(()) };
         let scope = RuleScope::new(claims, &subject.name, &[]);
-        let view = if subject.pattern {
+        let view = if subject.is_pattern() {
             self.views.get(None, Some(bind_me(filter, &scope)))
         } else {
             let narrowed = session.overrides.of(&subject.name);
@@ -168,7 +170,7 @@ impl Engine {
 
     /// What the filters of other patterns of the same class cost: one event may be for all of them.
     fn filter_work_beside(&self, subject: &Subject) -> usize {
-        let class = self.settings.classes.of_pattern(&subject.name).filter(|_| subject.pattern);
+        let class = self.settings.classes.of_pattern(&subject.name).filter(|_| subject.is_pattern());
         let Some((id, class)) = class else { return 0 };
         let others = self.targets.patterns_of(id, class.name.literal_prefix());
         let audiences =
@@ -201,7 +203,7 @@ impl Engine {
         if let Some(filter) = &subscriber.filter {
             self.targets.work.add(work::to_evaluate(filter.work(), claims.json.len()));
         }
-        if target.subject.pattern {
+        if target.subject.is_pattern() {
             let client = subscriber.filter.as_ref().map(|filter| bind_me(filter, &scope));
             return Some(Sight::Open(self.views.get(None, client)));
         }
@@ -327,18 +329,18 @@ impl Engine {
         self.out.timers.arm(session);
         self.forget_question(before);
         self.loading.insert(ticket, id);
-        self.out.outputs.push_back(Output::Broker(BrokerCommand::LoadViews { ticket, player }));
+        let query = Query::new(ticket, QueryKind::Views { player });
+        self.out.outputs.push_back(Output::Broker(BrokerCommand::Query(query)));
     }
 
     /// What services have narrowed of anybody's views may be other than what is known. `dropped`: also of channels whose
     /// events go on coming.
-    pub(super) fn views_are_stale(&mut self, dropped: bool, held: Option<HeldLink>) {
-        let others = std::mem::take(&mut self.held_links).into_iter();
-        let others: Vec<HeldLink> = others.filter(|other| Some(other.link) != held.map(|h| h.link)).collect();
+    pub(super) fn recover(&mut self, dropped: bool, token: Option<BarrierToken>) {
+        // Nothing passes while the queries before are withdrawn one by one.
+        let barrier = std::mem::take(&mut self.barrier);
         self.load_all_views(dropped);
-        self.held_links = others.into_iter().chain(held).collect();
-        self.held_behind = Ticket(self.next_ticket);
-        self.release_links();
+        self.barrier = barrier.raised(token, Ticket(self.next_ticket));
+        self.pass_barrier();
     }
 
     fn load_all_views(&mut self, dropped: bool) {
@@ -369,18 +371,16 @@ impl Engine {
         if let Some(ticket) = ticket
             && self.loading.remove(&ticket).is_some()
         {
-            self.out.outputs.push_back(Output::Broker(BrokerCommand::ForgetViews { ticket }));
-            self.release_links();
+            self.out.outputs.push_back(Output::Broker(BrokerCommand::Withdraw(ticket)));
+            self.pass_barrier();
         }
     }
 
-    /// Once the views of all are known that were to be read anew, what the links lost may come back.
-    fn release_links(&mut self) {
-        if self.loading.first_key_value().is_some_and(|(oldest, _)| *oldest <= self.held_behind) {
-            return;
-        }
-        for held in self.held_links.drain(..) {
-            self.out.outputs.push_back(Output::Broker(BrokerCommand::ViewsKnown(held)));
+    /// Once the views of all are known that were queried again, what the links lost may come back.
+    fn pass_barrier(&mut self) {
+        let oldest = self.loading.first_key_value().map(|(oldest, _)| *oldest);
+        for token in self.barrier.pass(oldest) {
+            self.out.outputs.push_back(Output::Broker(BrokerCommand::Recovered(token)));
         }
     }
 
@@ -397,7 +397,7 @@ impl Engine {
             }
             Err(reason) => self.views_refused(id, &reason),
         }
-        self.release_links();
+        self.pass_barrier();
     }
 
     fn views_refused(&mut self, id: SessionId, reason: &str) {

@@ -395,7 +395,7 @@ impl OutboundQueue {
             if queued.kind.is_some() {
                 self.bytes -= queued.bytes();
                 self.len -= 1;
-                self.add_gap(queued.target, queued.publication.offset);
+                self.add_gap(queued.target, queued.publication.offset.0);
             }
         }
         self.index();

@@ -5,14 +5,16 @@ use std::sync::Arc;
 use drawbridge_engine::class::{Class, Classes, Delivery, EntityRules, Space};
 use drawbridge_engine::engine::Engine;
 use drawbridge_engine::expr::{Vars, compile};
-use drawbridge_engine::interest::{Hub, HubInput, HubOutput, HubSettings, LinkCommand, ShardId, StoredTable};
 use drawbridge_engine::io::{
-    BrokerCommand, BrokerEvent, Claims, ConnId, Input, MessageKind, Notice, Now, Opened, Output, PlayerViews,
-    Ticket,
+    Answer, BrokerCommand, BrokerEvent, Claims, ConnId, Input, MessageKind, Notice, Now, Opened, Output,
+    PlayerViews, Query, QueryKind, Ticket, Write, WriteKind,
 };
 use drawbridge_engine::path::Path;
 use drawbridge_engine::rate_limit::SharedLimits;
 use drawbridge_engine::settings::{Rate, Reserved, Settings};
+use drawbridge_engine::upstream::{
+    Hub, HubInput, HubOutput, HubSettings, LinkCommand, LinkId, ShardId, StoredTable,
+};
 use drawbridge_protocol::template::ClassName;
 use drawbridge_protocol::{Encoding, Frame};
 use serde_json::{Value, json};
@@ -120,6 +122,7 @@ impl Bench {
         change(&mut settings);
         let settings = Arc::new(settings);
         let mut hub = Hub::new(HubSettings {
+            link: LinkId::at(0),
             seed: 1,
             linger_ms: 100,
             external_bytes: 1 << 20,
@@ -305,8 +308,8 @@ impl Bench {
         let views = views
             .map(|views| views.iter().map(|(channel, view)| ((*channel).into(), (*view).into())).collect());
         for ticket in std::mem::take(&mut self.asked) {
-            let views = views.clone().map_err(Into::into);
-            self.input(Input::Broker(BrokerEvent::Views { ticket, views }));
+            let answer = views.clone().map(Answer::Views).map_err(Into::into);
+            self.input(Input::Broker(BrokerEvent::Answer { ticket, answer }));
         }
     }
 
@@ -356,22 +359,27 @@ impl Bench {
                 self.refreshes += 1;
                 self.hub.handle(now, HubInput::Refresh { shard: ShardId(0), subject: &subject });
             }
-            BrokerCommand::LoadViews { ticket, .. } => match self.views.clone() {
-                Some(views) => {
-                    self.engine.handle(self.now, Input::Broker(BrokerEvent::Views { ticket, views }))
+            BrokerCommand::Query(Query { ticket, kind: QueryKind::Views { .. }, .. }) => {
+                match self.views.clone() {
+                    Some(views) => {
+                        let answer = views.map(Answer::Views);
+                        self.engine.handle(self.now, Input::Broker(BrokerEvent::Answer { ticket, answer }))
+                    }
+                    None => self.asked.push(ticket),
                 }
-                None => self.asked.push(ticket),
+            }
+            BrokerCommand::Withdraw(ticket) => self.asked.retain(|asked| *asked != ticket),
+            BrokerCommand::Recovered(token) => self.released.push(token.round()),
+            BrokerCommand::Write(Write { ticket: Some(ticket), kind, .. }) => match kind {
+                WriteKind::Publish { channel, payload } => self.redis_takes(ticket, &channel, &payload),
+                WriteKind::Commit { channel, commit } => {
+                    self.redis_takes(ticket, &channel, &commit.payload);
+                }
+                other => panic!("unexpected {other:?}"),
             },
-            BrokerCommand::ForgetViews { ticket } => self.asked.retain(|asked| *asked != ticket),
-            BrokerCommand::ViewsKnown(held) => self.released.push(held.round),
-            BrokerCommand::Publish { ticket, channel, payload, .. } => {
-                self.redis_takes(ticket, &channel, &payload)
-            }
-            BrokerCommand::Commit { ticket, channel, commit, .. } => {
-                self.redis_takes(ticket, &channel, &commit.payload);
-            }
-            BrokerCommand::Fence { ticket, channel } => {
-                self.engine.handle(self.now, Input::Broker(BrokerEvent::Fenced { ticket, channel }));
+            BrokerCommand::Query(Query { ticket, kind: QueryKind::Fence { channel }, .. }) => {
+                let answer = Ok(Answer::Fence(channel));
+                self.engine.handle(self.now, Input::Broker(BrokerEvent::Answer { ticket, answer }));
             }
             other => panic!("unexpected {other:?}"),
         }
@@ -383,7 +391,7 @@ impl Bench {
         let channel = channel.as_bytes();
         self.hub.handle(self.now.mono_ms, HubInput::Message { pattern: None, channel, payload });
         self.broker_says();
-        self.engine.handle(self.now, Input::Broker(BrokerEvent::Done { ticket, result: Ok(()) }));
+        self.engine.handle(self.now, Input::Broker(BrokerEvent::Outcome { ticket, outcome: Ok(()) }));
     }
 
     fn broker_says(&mut self) {
@@ -393,6 +401,9 @@ impl Bench {
                     for subject in &subjects {
                         self.hub.handle(self.now.mono_ms, HubInput::Subscribed(subject));
                     }
+                }
+                HubOutput::Link(LinkCommand::Mark(_)) | HubOutput::Peer(..) | HubOutput::Moved(_) => {
+                    unreachable!("there is one link")
                 }
                 HubOutput::Link(LinkCommand::Unsubscribe(subjects)) => {
                     for subject in &subjects {

@@ -6,8 +6,10 @@ mod bench;
 use bench::{Bench, conn, stream, world};
 use drawbridge_engine::class::{Class, Delivery, SlowConsumer};
 use drawbridge_engine::expr::{Vars, compile};
-use drawbridge_engine::interest::StoredEntity;
-use drawbridge_engine::io::{BrokerEvent, Epoch, HeldLink, Input, PlayerAction, PlayerCommand, Position};
+use drawbridge_engine::io::{
+    BarrierToken, BrokerEvent, Epoch, Input, LocalOffset, PlayerAction, PlayerCommand, Position,
+};
+use drawbridge_engine::upstream::{LinkId, StoredEntity};
 use drawbridge_protocol::template::ClassName;
 use serde_json::{Value, json};
 
@@ -234,7 +236,7 @@ fn a_gap_and_a_break_bring_the_table_anew() {
     bench.subscribe(player, json!({}));
     bench.publish("e", at("a", 0.0, 1));
     bench.take(player);
-    let position = Position { epoch: Epoch::new(1), offset: 9 };
+    let position = Position { epoch: Epoch::new(1), offset: LocalOffset(9) };
     bench.input(Input::Broker(BrokerEvent::Gap { channel: "world:1".into(), position }));
     assert_eq!((bench.told(player), bench.refreshes), (vec!["resync gap".into(), "reset a".into()], 1));
     // What a plain publish said is not stored, and not known any more.
@@ -271,7 +273,7 @@ fn after_a_break_nothing_is_shown_before_the_views_are_known() {
         bench.publish("e", at("a", 0.0, 1));
         bench.take(player);
         bench.views = None;
-        bench.input(Input::Broker(BrokerEvent::ViewsStale { dropped: false, held: None }));
+        bench.input(Input::Broker(BrokerEvent::Recover { dropped: false, barrier: None }));
         bench.break_link();
         bench.publish("e", at("b", 0.0, 2));
         assert_eq!(bench.told(player), [""; 0], "nobody knows whether it may see it");
@@ -286,14 +288,14 @@ fn after_a_break_nothing_is_shown_before_the_views_are_known() {
         bench.publish("e", at("b", 0.0, 3));
         assert_eq!(bench.told(player), [if has_table { "enter b" } else { "b 3" }]);
         // What is said while the question is out is newer than its answer; what is not there any more has ended.
-        bench.input(Input::Broker(BrokerEvent::ViewsStale { dropped: false, held: None }));
+        bench.input(Input::Broker(BrokerEvent::Recover { dropped: false, barrier: None }));
         let action = PlayerAction::View { channel: "world:1".into(), view: Some("data.n > 3".into()) };
         bench.input(Input::Broker(BrokerEvent::Command(PlayerCommand { player: "r".into(), action })));
         bench.tell_views(Ok(&[("world:1", "data.n > 0")]));
         bench.take(player);
         bench.publish("e", at("c", 0.0, 3));
         assert_eq!(bench.told(player), [""; 0]);
-        bench.input(Input::Broker(BrokerEvent::ViewsStale { dropped: false, held: None }));
+        bench.input(Input::Broker(BrokerEvent::Recover { dropped: false, barrier: None }));
         bench.tell_views(Ok(&[]));
         bench.take(player);
         bench.publish("e", at("d", 0.0, 1));
@@ -312,7 +314,7 @@ fn what_is_live_stays_so_and_is_answered_while_views_are_read() {
         bench.publish("e", at("a", 0.0, 1));
         bench.take(player);
         bench.views = None;
-        bench.input(Input::Broker(BrokerEvent::ViewsStale { dropped: false, held: None }));
+        bench.input(Input::Broker(BrokerEvent::Recover { dropped: false, barrier: None }));
         bench.subscribe(player, json!({ "filter": "data.n > 1" }));
         assert_eq!(bench.told(player)[0], "CHANNEL_SUBSCRIBED");
         bench.publish("e", at("a", 0.0, 2));
@@ -325,7 +327,10 @@ fn what_is_live_stays_so_and_is_answered_while_views_are_read() {
 /// A link lets nothing come back before the views of all are known: of all who were there, and no more of those who left.
 #[test]
 fn a_link_is_told_when_the_views_of_all_are_known() {
-    let stale = |round| BrokerEvent::ViewsStale { dropped: false, held: Some(HeldLink { link: 0, round }) };
+    let stale = |round| BrokerEvent::Recover {
+        dropped: false,
+        barrier: Some(BarrierToken::new(LinkId::at(0), round)),
+    };
     let mut bench = Bench::new(stream(latest()), 1 << 20);
     bench.input(Input::Broker(stale(1)));
     assert_eq!(bench.released, [1], "nobody is there");
@@ -352,7 +357,7 @@ fn behind_a_dropped_command_nothing_is_shown_before_the_views_are_known() {
         bench.subscribe(player, json!({}));
         bench.take(player);
         bench.views = None;
-        bench.input(Input::Broker(BrokerEvent::ViewsStale { dropped: true, held: None }));
+        bench.input(Input::Broker(BrokerEvent::Recover { dropped: true, barrier: None }));
         bench.publish("e", at("a", 0.0, 1));
         assert_eq!(bench.told(player), [""; 0]);
         bench.tell_views(Ok(&[("world:1", "data.n > 1")]));
@@ -380,7 +385,7 @@ fn new_claims_hold_for_what_waits_behind_a_gate() {
         bench.publish("e", red(3));
         if gate {
             bench.views = None;
-            bench.input(Input::Broker(BrokerEvent::ViewsStale { dropped: true, held: None }));
+            bench.input(Input::Broker(BrokerEvent::Recover { dropped: true, barrier: None }));
         }
         bench.send(player, json!({ "type": "TOKEN_REFRESH", "id": 1, "token": "blue" }));
         bench.unblock(player);
@@ -410,7 +415,7 @@ fn a_gate_that_is_shut_on_a_snapshot_shuts_in_what_is_due_behind_it() {
     bench.subscribe(player, json!({}));
     bench.publish("e", at("10", 0.0, 2));
     bench.views = None;
-    bench.input(Input::Broker(BrokerEvent::ViewsStale { dropped: true, held: None }));
+    bench.input(Input::Broker(BrokerEvent::Recover { dropped: true, barrier: None }));
     bench.unblock(player);
     let told = bench.told(player);
     let (subscribed, parts) = told.split_first().unwrap();
@@ -588,7 +593,7 @@ fn without_the_right_to_read_views_nothing_is_shown_and_the_client_learns_why() 
     let mut bench = Bench::new(stream(latest()), 1 << 20);
     let player = bench.player("r", "red");
     bench.views = None;
-    bench.input(Input::Broker(BrokerEvent::ViewsStale { dropped: true, held: None }));
+    bench.input(Input::Broker(BrokerEvent::Recover { dropped: true, barrier: None }));
     bench.tell_views(Err("NOPERM this user has no permissions"));
     bench.subscribe(player, json!({}));
     bench.publish("e", json!({ "n": 1 }));
@@ -612,7 +617,7 @@ fn a_question_is_forgotten_with_its_connection() {
     bench.views = None;
     for _ in 0..10 {
         let player = bench.player_who_waits("w");
-        bench.input(Input::Broker(BrokerEvent::ViewsStale { dropped: false, held: None }));
+        bench.input(Input::Broker(BrokerEvent::Recover { dropped: false, barrier: None }));
         assert_eq!((bench.asked.len(), bench.engine.stats().loading), (1, 1));
         bench.input(Input::Closed { conn: conn(player), code: 1006 });
         assert_eq!((bench.asked.len(), bench.engine.stats().loading), (0, 0));

@@ -2,9 +2,9 @@
 //! `price_list` and by the example of that name, which measures CPU time.
 
 use drawbridge_engine::class::{Delivery, SlowConsumer};
-use drawbridge_engine::interest::StoredEntity;
 use drawbridge_engine::io::Input;
 use drawbridge_engine::settings::Rate;
+use drawbridge_engine::upstream::StoredEntity;
 use drawbridge_engine::work::STEPS_PER_TOKEN;
 use drawbridge_protocol::template::ClassName;
 use serde_json::{Value, json};

@@ -1,10 +1,10 @@
 //! Work over entity tables is charged to whoever causes it, and bounded: per connection, and per player.
 
 use drawbridge_engine::class::{Delivery, SlowConsumer};
-use drawbridge_engine::interest::StoredEntity;
 use drawbridge_engine::io::{BrokerEvent, Input, MessageKind, PlayerAction, PlayerCommand};
 use drawbridge_engine::settings::Rate;
 use drawbridge_engine::stats::Stats;
+use drawbridge_engine::upstream::StoredEntity;
 use drawbridge_engine::work::in_steps;
 use serde_json::{Value, json};
 

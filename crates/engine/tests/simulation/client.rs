@@ -41,7 +41,7 @@ pub struct Client {
     /// Numbers of the events received.
     pub received: BTreeSet<u64>,
     /// The last place in Redis' log that a `RESYNC` of this channel or pattern covers.
-    resynced: BTreeMap<String, usize>,
+    pub resynced: BTreeMap<String, usize>,
     /// Frames that the socket has not taken.
     pub blocked: bool,
     /// Its session, while it has no socket.
@@ -190,6 +190,7 @@ impl Client {
             Some(("room", room)) => self.rooms.iter().any(|own| own.to_string() == room),
             Some(("game", _)) => data.get("team").is_none_or(|team| team == self.team),
             Some(("player", player)) => player == self.player,
+            Some(("lobby", _)) => true,
             _ => false,
         }
     }

@@ -16,6 +16,7 @@ use world::World;
 
 const STEPS: usize = 1_500;
 const SEEDS: u64 = 150;
+const CALM_SEEDS: u64 = 40;
 
 #[test]
 fn every_seed_keeps_the_contract() {
@@ -30,6 +31,20 @@ fn run_and_name_the_seed(seed: u64) {
     if let Err(panic) = std::panic::catch_unwind(|| run(seed)) {
         eprintln!("repeat: DRAWBRIDGE_SEED={seed} cargo test -p drawbridge-engine --test simulation");
         std::panic::resume_unwind(panic);
+    }
+}
+
+/// Entries move between links all the time, and nobody notices.
+#[test]
+fn moves_between_links_cost_nobody_a_gap() {
+    for seed in 0..CALM_SEEDS {
+        let mut world = World::new(seed);
+        world.calm = true;
+        (0..STEPS).for_each(|_| world.step());
+        world.settle();
+        world.check_settled();
+        world.check_no_gaps();
+        world.check_no_leak();
     }
 }
 

@@ -5,8 +5,8 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use drawbridge_engine::interest::LinkCommand;
 use drawbridge_engine::io::{Subject, Ticket};
+use drawbridge_engine::upstream::LinkCommand;
 use drawbridge_protocol::glob::glob_matches;
 
 /// What a link reads.
@@ -46,15 +46,15 @@ pub struct Redis {
 
 impl Redis {
     pub fn command(&mut self, link: usize, command: LinkCommand) {
-        let link = &mut self.links[link];
-        if !link.up {
+        if !self.links[link].up {
             return;
         }
+        let link = &mut self.links[link];
         match command {
             LinkCommand::Subscribe(subjects) => {
                 for subject in subjects {
                     assert!(!link.subscriptions.contains(&subject), "a second subscription to {subject:?}");
-                    if subject.pattern && self.refuses_narrow && !subject.name.ends_with(":*") {
+                    if subject.is_pattern() && self.refuses_narrow && !subject.name.ends_with(":*") {
                         link.unread.push_back(Push::Refused(subject));
                         continue;
                     }
@@ -68,14 +68,20 @@ impl Redis {
                     link.unread.push_back(Push::Unsubscribed(subject));
                 }
             }
+            LinkCommand::Mark(marker) => self.send(&marker, &Bytes::new()),
         }
     }
 
     /// One publication, numbered by who publishes it.
     pub fn publish(&mut self, channel: &Arc<str>, number: u64, payload: &Bytes) {
         self.log.push((channel.clone(), number));
+        self.send(channel, payload);
+    }
+
+    /// To all who are subscribed now, on all links at once.
+    fn send(&mut self, channel: &Arc<str>, payload: &Bytes) {
         for link in self.links.iter_mut().filter(|link| link.up) {
-            let matches = |subject: &Subject| match subject.pattern {
+            let matches = |subject: &Subject| match subject.is_pattern() {
                 true => glob_matches(&subject.name, channel),
                 false => subject.name == *channel,
             };
@@ -83,10 +89,10 @@ impl Redis {
                 .subscriptions
                 .iter()
                 .filter(|subject| matches(subject))
-                .partition(|subject| !subject.pattern);
+                .partition(|subject| !subject.is_pattern());
             for subject in exact.into_iter().chain(patterns) {
                 link.unread.push_back(Push::Message {
-                    pattern: subject.pattern.then(|| subject.name.clone()),
+                    pattern: subject.is_pattern().then(|| subject.name.clone()),
                     channel: channel.clone(),
                     payload: payload.clone(),
                 });
@@ -105,7 +111,7 @@ impl Redis {
             let patterns: Vec<&str> = link
                 .subscriptions
                 .iter()
-                .filter(|subject| subject.pattern)
+                .filter(|subject| subject.is_pattern())
                 .map(|subject| &*subject.name)
                 .collect();
             for pattern in &patterns {

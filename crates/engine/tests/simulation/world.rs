@@ -9,13 +9,16 @@ use drawbridge_engine::class::{Class, Classes};
 use drawbridge_engine::engine::Engine;
 use drawbridge_engine::engine::attach::AttachError;
 use drawbridge_engine::expr::{Vars, compile};
-use drawbridge_engine::interest::{Hub, HubInput, HubOutput, HubSettings, ShardId};
 use drawbridge_engine::io::{
-    BrokerCommand, BrokerEvent, BrokerStatus, Claims, ConnId, Format, Input, MessageKind, Now, Opened,
-    Output, PlayerAction, PlayerCommand, PublishFailure, Subject, Ticket,
+    Answer, BrokerCommand, BrokerEvent, BrokerStatus, Claims, ConnId, Format, Input, MessageKind, Now,
+    Opened, Output, PlayerAction, PlayerCommand, PublishFailure, Query, QueryKind, Subject, Ticket, Write,
+    WriteKind,
 };
 use drawbridge_engine::rate_limit::SharedLimits;
 use drawbridge_engine::settings::{Rate, Reserved, Settings};
+use drawbridge_engine::upstream::{
+    Hub, HubInput, HubOutput, HubSettings, LinkId, Move, PeerMessage, ShardId, ShardSet, Topology,
+};
 use drawbridge_protocol::template::{ClassName, Template};
 use drawbridge_protocol::{Encoding, Frame};
 use serde_json::{Value, json};
@@ -62,15 +65,27 @@ struct Shard {
 struct Node {
     hubs: Vec<Hub>,
     shards: Vec<Shard>,
-    /// Wants and unwants on their way to the hubs.
-    orders: VecDeque<(usize, BrokerCommand)>,
+    /// Which link carries which channel.
+    topology: Topology,
+    /// Wants and unwants on their way to each hub, and what the hubs say to each other about entries that move: in order.
+    orders: Vec<VecDeque<Order>>,
     /// Publishes on their way to Redis.
     publishes: VecDeque<(usize, Ticket, Arc<str>, Bytes)>,
     degraded: bool,
 }
 
+/// What is on its way to a hub.
+enum Order {
+    Shard(usize, BrokerCommand),
+    Give(Move),
+    Take(Move),
+    Peer(PeerMessage),
+}
+
 pub struct World {
     pub dice: Dice,
+    /// No link breaks.
+    pub calm: bool,
     now: Now,
     redis: Redis,
     nodes: Vec<Node>,
@@ -83,7 +98,7 @@ impl World {
     pub fn new(seed: u64) -> Self {
         let settings = Arc::new(settings());
         let node = |at: usize| Node {
-            hubs: (0..LINKS).map(|_| Hub::new(hub_settings(&settings, at))).collect(),
+            hubs: (0..LINKS).map(|link| Hub::new(hub_settings(&settings, at, link))).collect(),
             shards: (0..SHARDS)
                 .map(|_| Shard {
                     engine: Engine::new(settings.clone(), SharedLimits::new(&settings)),
@@ -91,12 +106,14 @@ impl World {
                     next_conn: 0,
                 })
                 .collect(),
-            orders: VecDeque::new(),
+            topology: topology(&settings, at),
+            orders: (0..LINKS).map(|_| VecDeque::new()).collect(),
             publishes: VecDeque::new(),
             degraded: false,
         };
         let mut world = World {
             dice: Dice(seed),
+            calm: false,
             now: Now { mono_ms: 1_000, unix_ms: 1_790_000_000_000 },
             redis: Redis::default(),
             nodes: (0..NODES).map(node).collect(),
@@ -131,6 +148,7 @@ impl World {
             55..58 => self.command(),
             58..60 => self.detach(),
             60..63 => self.attach(),
+            63..66 => self.move_a_channel(),
             _ => self.carry(),
         }
     }
@@ -154,6 +172,13 @@ impl World {
             assert!(client.welcomed, "{} was never welcomed", client.player);
             assert!(client.asked.is_empty(), "{} waits for {:?}", client.player, client.asked);
             client.check_nothing_is_missing(&self.facts);
+        }
+    }
+
+    /// While no link breaks, moves alone cost nobody a gap.
+    pub fn check_no_gaps(&self) {
+        for client in &self.clients {
+            assert!(client.resynced.is_empty(), "{} was told of gaps: {:?}", client.player, client.resynced);
         }
     }
 
@@ -219,8 +244,22 @@ impl World {
     }
 
     fn subscribe(&mut self) {
-        let names =
-            ["room:0", "room:1", "room:2", "game:a", "game:b", "room:*", "game:*", "room:[01]", "game:?"];
+        let names = [
+            "room:0",
+            "room:1",
+            "room:2",
+            "game:a",
+            "game:b",
+            "room:*",
+            "game:*",
+            "room:[01]",
+            "game:?",
+            "lobby:a",
+            "lobby:b",
+            "lobby:c",
+            "lobby:a",
+            "lobby:b",
+        ];
         // Wider and narrower, so that what covers them in Redis changes.
         let narrower = ["room:0*", "room:1*", "room:0?*", "game:a*", "game:b*", "game:[ab]*"];
         let name = match self.dice.roll(3) {
@@ -328,8 +367,19 @@ impl World {
     }
 
     fn news(&mut self) -> (&'static str, Value) {
-        let channel =
-            ["room:0", "room:1", "room:2", "room:3", "game:a", "game:b", "player:p1"][self.dice.roll(7)];
+        let channel = [
+            "room:0",
+            "room:1",
+            "room:2",
+            "room:3",
+            "game:a",
+            "game:b",
+            "player:p1",
+            "lobby:a",
+            "lobby:b",
+            "lobby:c",
+            "lobby:a",
+        ][self.dice.roll(11)];
         self.next_number += 1;
         let mut data = json!({ "n": self.next_number });
         if self.dice.roll(3) == 0 {
@@ -448,10 +498,13 @@ impl World {
 
     fn cut_a_link(&mut self) {
         let link = self.dice.roll(NODES * LINKS);
+        if self.calm {
+            return;
+        }
         if self.redis.links[link].up {
             for push in self.redis.cut(link) {
                 if let Push::Fence { shard, ticket, channel } = push {
-                    self.fenced(link / LINKS, shard, ticket, channel);
+                    self.fenced(link, shard, ticket, channel);
                 }
             }
             self.hub(link, HubInput::LinkDown);
@@ -503,7 +556,7 @@ impl World {
         let (node, link) = (self.dice.roll(NODES), self.dice.roll(LINKS));
         match self.dice.roll(4) {
             0 => self.carry_push(node * LINKS + link),
-            1 => self.carry_order(node),
+            1 => self.carry_order(node, link),
             2 => self.carry_publish(node),
             _ => {
                 let shard = self.dice.roll(SHARDS);
@@ -518,7 +571,9 @@ impl World {
             for link in 0..LINKS {
                 moved |= self.carry_push(node * LINKS + link);
             }
-            moved |= self.carry_order(node);
+            for link in 0..LINKS {
+                moved |= self.carry_order(node, link);
+            }
             moved |= self.carry_publish(node);
             for shard in 0..SHARDS {
                 moved |= self.carry_event(node, shard);
@@ -533,9 +588,7 @@ impl World {
             Push::Subscribed(subject) => self.hub(link, HubInput::Subscribed(subject)),
             Push::Unsubscribed(subject) => self.hub(link, HubInput::Unsubscribed(subject)),
             Push::Refused(subject) => self.hub(link, HubInput::Refused { subject, reason: "NOPERM" }),
-            Push::Fence { shard, ticket, channel } => {
-                self.fenced(link / LINKS, *shard, *ticket, channel.clone())
-            }
+            Push::Fence { shard, ticket, channel } => self.fenced(link, *shard, *ticket, channel.clone()),
             Push::Message { pattern, channel, payload } => self.hub(
                 link,
                 HubInput::Message {
@@ -548,30 +601,69 @@ impl World {
         true
     }
 
-    fn fenced(&mut self, node: usize, shard: usize, ticket: Ticket, channel: Arc<str>) {
-        self.nodes[node].shards[shard].events.push_back(BrokerEvent::Fenced { ticket, channel });
+    fn fenced(&mut self, link: usize, shard: usize, ticket: Ticket, channel: Arc<str>) {
+        let node = &mut self.nodes[link / LINKS];
+        let answer = BrokerEvent::Answer { ticket, answer: Ok(Answer::Fence(channel.clone())) };
+        let to = ShardSet::only(ShardId(shard as u8));
+        // Of a channel that is on its way here, behind what is held of it.
+        if !node.hubs[link % LINKS].send_behind(&Subject::channel(channel), to, answer.clone()) {
+            node.shards[shard].events.push_back(answer);
+        }
     }
 
-    fn carry_order(&mut self, node: usize) -> bool {
-        let Some((at, command)) = self.nodes[node].orders.pop_front() else { return false };
-        let shard = ShardId(at as u8);
+    /// An entry moves to another link of its node.
+    fn move_a_channel(&mut self) {
+        let names = ["lobby:a", "lobby:b", "lobby:c"];
+        let (node, to) = (self.dice.roll(NODES), LinkId::at(self.dice.roll(LINKS)));
+        let subject = Subject::channel(names[self.dice.roll(names.len())]);
+        let at = &mut self.nodes[node];
+        if let Some(moves) = at.topology.begin_move(subject, to) {
+            at.orders[moves.from.place()].push_back(Order::Give(moves.clone()));
+            at.orders[moves.to.place()].push_back(Order::Take(moves));
+        }
+    }
+
+    /// Sends what a shard wants to the link that carries its subject now.
+    fn order(&mut self, node: usize, shard: usize, command: BrokerCommand) {
+        let subject = match &command {
+            BrokerCommand::Want(subject) | BrokerCommand::Unwant(subject) => subject.clone(),
+            BrokerCommand::Query(Query { kind: QueryKind::Fence { channel }, .. }) => {
+                Subject::channel(channel.clone())
+            }
+            other => panic!("not an order: {other:?}"),
+        };
+        let at = &mut self.nodes[node];
+        let link = at.topology.link_of(&subject);
+        at.orders[link.place()].push_back(Order::Shard(shard, command));
+    }
+
+    fn carry_order(&mut self, node: usize, link: usize) -> bool {
+        let Some(order) = self.nodes[node].orders[link].pop_front() else { return false };
+        let at = node * LINKS + link;
+        match order {
+            Order::Shard(shard, command) => self.carry_out(at, shard, command),
+            Order::Give(moves) => self.hub(at, HubInput::Give(moves)),
+            Order::Take(moves) => self.hub(at, HubInput::Take(moves)),
+            Order::Peer(message) => self.hub(at, HubInput::Peer(message)),
+        }
+        true
+    }
+
+    fn carry_out(&mut self, at: usize, shard: usize, command: BrokerCommand) {
+        let id = ShardId(shard as u8);
         match command {
-            BrokerCommand::Want(subject) => {
-                self.hub(node * LINKS + link_of(&subject), HubInput::Want { shard, subject });
-            }
+            BrokerCommand::Want(subject) => self.hub(at, HubInput::Want { shard: id, subject }),
             BrokerCommand::Unwant(subject) => {
-                self.hub(node * LINKS + link_of(&subject), HubInput::Unwant { shard, subject: &subject });
+                self.hub(at, HubInput::Unwant { shard: id, subject: &subject });
             }
-            BrokerCommand::Fence { ticket, channel } => {
-                let link = &mut self.redis.links[node * LINKS + link_of(&Subject::channel(channel.clone()))];
-                match link.up {
-                    true => link.unread.push_back(Push::Fence { shard: at, ticket, channel }),
-                    false => self.fenced(node, at, ticket, channel),
+            BrokerCommand::Query(Query { ticket, kind: QueryKind::Fence { channel }, .. }) => {
+                match self.redis.links[at].up {
+                    true => self.redis.links[at].unread.push_back(Push::Fence { shard, ticket, channel }),
+                    false => self.fenced(at, shard, ticket, channel),
                 }
             }
             _ => unreachable!(),
         }
-        true
     }
 
     fn carry_publish(&mut self, node: usize) -> bool {
@@ -587,7 +679,7 @@ impl World {
         if result != Err(PublishFailure::NotDone) && (result.is_ok() || self.dice.roll(2) == 0) {
             self.redis_takes(&channel, &payload);
         }
-        self.nodes[node].shards[shard].events.push_back(BrokerEvent::Done { ticket, result });
+        self.nodes[node].shards[shard].events.push_back(BrokerEvent::Outcome { ticket, outcome: result });
         true
     }
 
@@ -609,6 +701,8 @@ impl World {
                         node.shards[usize::from(shard.0)].events.push_back(event.clone());
                     }
                 }
+                HubOutput::Peer(to, message) => node.orders[to.place()].push_back(Order::Peer(message)),
+                HubOutput::Moved(subject) => node.topology.end_move(&subject),
                 HubOutput::Load { .. }
                 | HubOutput::BadEntity { .. }
                 | HubOutput::BadTable { .. }
@@ -633,19 +727,25 @@ impl World {
                 Output::Broker(
                     command @ (BrokerCommand::Want(_)
                     | BrokerCommand::Unwant(_)
-                    | BrokerCommand::Fence { .. }),
+                    | BrokerCommand::Query(Query { kind: QueryKind::Fence { .. }, .. })),
                 ) => {
-                    self.nodes[node].orders.push_back((shard, command));
+                    self.order(node, shard, command);
                 }
-                Output::Broker(BrokerCommand::Publish { ticket, channel, payload, .. }) => {
+                Output::Broker(BrokerCommand::Write(Write {
+                    ticket: Some(ticket),
+                    kind: WriteKind::Publish { channel, payload },
+                    ..
+                })) => {
                     self.nodes[node].publishes.push_back((shard, ticket, channel, payload));
                 }
-                Output::Broker(BrokerCommand::LoadViews { ticket, .. }) => {
-                    let views = BrokerEvent::Views { ticket, views: Ok([].into()) };
+                Output::Broker(BrokerCommand::Query(Query {
+                    ticket, kind: QueryKind::Views { .. }, ..
+                })) => {
+                    let views = BrokerEvent::Answer { ticket, answer: Ok(Answer::Views([].into())) };
                     self.nodes[node].shards[shard].events.push_back(views);
                 }
                 // The answer to a question that nobody waits for is of no use, and does no harm.
-                Output::Broker(BrokerCommand::ForgetViews { .. }) => {}
+                Output::Broker(BrokerCommand::Withdraw(_)) => {}
                 other => panic!("unexpected {other:?}"),
             }
         }
@@ -678,14 +778,15 @@ impl World {
     }
 }
 
-/// Patterns and what they cover share a link.
-fn link_of(subject: &Subject) -> usize {
-    usize::from(!subject.pattern && subject.name.starts_with("player:"))
+fn topology(settings: &Settings, node: usize) -> Topology {
+    let everywhere = "drawbridge:nodes".into();
+    Topology::standalone(LINKS, &settings.classes, &settings.reserved, everywhere, node as u128)
 }
 
-fn hub_settings(settings: &Settings, node: usize) -> HubSettings {
+fn hub_settings(settings: &Settings, node: usize, link: usize) -> HubSettings {
     HubSettings {
-        seed: node as u128,
+        link: LinkId::at(link),
+        seed: (node * LINKS + link) as u128,
         linger_ms: LINGER_MS,
         external_bytes: 1 << 20,
         classes: settings.classes.clone(),
@@ -708,6 +809,8 @@ fn settings() -> Settings {
             class("room:{room}", "params.room in me.rooms", None),
             class("game:{game}", "true", Some("!has(data.team) || data.team == me.team")),
             class("player:{player}", "false", None),
+            // Without patterns: its channels may move between links.
+            Class { patterns: false, ..class("lobby:{lobby}", "true", None) },
         ]),
         auto_subscribe: vec![Template::parse("player:{sub}").unwrap()],
         allow_anonymous: false,

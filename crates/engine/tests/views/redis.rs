@@ -6,10 +6,10 @@ use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use drawbridge_engine::interest::{LinkCommand, StoredEntity, StoredTable};
 use drawbridge_engine::io::{
     Commit, PlayerAction, PlayerCommand, PlayerViews, PublishFailure, Subject, Ticket,
 };
+use drawbridge_engine::upstream::{LinkCommand, StoredEntity, StoredTable};
 use drawbridge_protocol::glob::glob_matches;
 
 /// The channel on which nodes are told of player commands; the node itself subscribes to it.
@@ -104,6 +104,7 @@ impl Redis {
             return;
         }
         match command {
+            LinkCommand::Mark(_) => unreachable!("there is one link"),
             LinkCommand::Subscribe(subjects) => {
                 for subject in subjects {
                     assert!(!link.subscriptions.contains(&subject), "a second subscription to {subject:?}");
@@ -122,7 +123,7 @@ impl Redis {
 
     pub fn publish(&mut self, channel: &Arc<str>, payload: &Bytes) {
         for link in self.links.iter_mut().filter(|link| link.up) {
-            let matches = |subject: &Subject| match subject.pattern {
+            let matches = |subject: &Subject| match subject.is_pattern() {
                 true => glob_matches(&subject.name, channel),
                 false => subject.name == *channel,
             };
@@ -130,10 +131,10 @@ impl Redis {
                 .subscriptions
                 .iter()
                 .filter(|subject| matches(subject))
-                .partition(|subject| !subject.pattern);
+                .partition(|subject| !subject.is_pattern());
             for subject in exact.into_iter().chain(patterns) {
                 link.unread.push_back(Push::Message {
-                    pattern: subject.pattern.then(|| subject.name.clone()),
+                    pattern: subject.is_pattern().then(|| subject.name.clone()),
                     channel: channel.clone(),
                     payload: payload.clone(),
                 });

@@ -7,12 +7,12 @@ use std::sync::Arc;
 use bytes::Bytes;
 use drawbridge_engine::backlog::outdated;
 use drawbridge_engine::engine::Engine;
-use drawbridge_engine::interest::{Hub, HubInput, HubOutput, HubSettings, ShardId};
 use drawbridge_engine::io::{
-    BrokerCommand, BrokerEvent, BrokerStatus, Claims, Commit, ConnId, HeldLink, Input, MessageKind, Now,
-    Opened, Output, Position, PublishFailure, Subject, Ticket,
+    Answer, BrokerCommand, BrokerEvent, BrokerStatus, Claims, Commit, ConnId, Input, MessageKind, Now,
+    Opened, Output, Position, PublishFailure, Query, QueryKind, Subject, Ticket, Write, WriteKind,
 };
 use drawbridge_engine::rate_limit::SharedLimits;
+use drawbridge_engine::upstream::{Hub, HubInput, HubOutput, HubSettings, LinkId, ShardId, ShardSet};
 use drawbridge_protocol::{Encoding, Frame};
 use serde_json::{Value, json};
 
@@ -54,13 +54,10 @@ struct Shard {
 struct Node {
     hub: Hub,
     shards: Vec<Shard>,
-    /// Breaks of the link, and the shards that are still to say that they know their players' views behind the last.
-    round: u64,
-    unaware: Vec<usize>,
     /// Wants, unwants, refreshes and what the shards know, on their way to the hub.
     orders: VecDeque<(usize, BrokerCommand)>,
     /// Publishes and commits on their way to Redis.
-    publishes: VecDeque<(usize, BrokerCommand)>,
+    publishes: VecDeque<(usize, Write)>,
     /// Who asks for a player's views.
     questions: VecDeque<(usize, Ticket, Arc<str>)>,
     scans: VecDeque<Scan>,
@@ -100,6 +97,7 @@ impl World {
         };
         let node = |at: usize| Node {
             hub: Hub::new(HubSettings {
+                link: LinkId::at(0),
                 seed: at as u128,
                 linger_ms: LINGER_MS,
                 external_bytes: 1 << 20,
@@ -107,8 +105,6 @@ impl World {
                 reserved: settings.reserved.clone(),
             }),
             shards: (0..rules.shards).map(shard).collect(),
-            round: 0,
-            unaware: Vec::new(),
             orders: VecDeque::new(),
             publishes: VecDeque::new(),
             questions: VecDeque::new(),
@@ -544,7 +540,6 @@ impl World {
     fn cut_a_link(&mut self) {
         let node = self.dice.roll(NODES);
         if self.redis.links[node].up {
-            self.nodes[node].unaware.clear();
             for push in self.redis.cut(node) {
                 if let Push::Fence { shard, ticket, channel } = push {
                     self.fenced(node, shard, ticket, channel);
@@ -644,7 +639,7 @@ impl World {
                 // Where a shard's queue has no room, it is told so.
                 let drops = !self.settling && self.dice.roll(100) < self.rules.drops;
                 let event = match drops {
-                    true => BrokerEvent::ViewsStale { dropped: true, held: None },
+                    true => BrokerEvent::Recover { dropped: true, barrier: None },
                     false => BrokerEvent::Command(command.clone()),
                 };
                 self.tell_shards(node, &event);
@@ -671,24 +666,9 @@ impl World {
 
     /// The node hears what the others say, from now on: what they said before is to be made good.
     fn listening(&mut self, node: usize) {
-        let at = &mut self.nodes[node];
-        let held = at.hub.is_held().then(|| {
-            at.round += 1;
-            at.unaware = (0..at.shards.len()).collect();
-            HeldLink { link: node, round: at.round }
-        });
-        self.tell_shards(node, &BrokerEvent::ViewsStale { dropped: false, held });
-    }
-
-    fn views_known(&mut self, node: usize, shard: usize, held: HeldLink) {
-        let at = &mut self.nodes[node];
-        assert_eq!(held.link, node);
-        if held.round == at.round && !at.unaware.is_empty() {
-            at.unaware.retain(|other| *other != shard);
-            if at.unaware.is_empty() {
-                self.hub(node, HubInput::Release);
-            }
-        }
+        let mut shards = ShardSet::default();
+        (0..self.nodes[node].shards.len()).for_each(|at| shards.insert(ShardId(at as u8)));
+        self.hub(node, HubInput::Listening { shards, was_live: false });
     }
 
     fn tell_shards(&mut self, node: usize, event: &BrokerEvent) {
@@ -711,7 +691,9 @@ impl World {
     }
 
     fn fenced(&mut self, node: usize, shard: usize, ticket: Ticket, channel: Arc<str>) {
-        self.nodes[node].shards[shard].events.push_back(BrokerEvent::Fenced { ticket, channel });
+        self.nodes[node].shards[shard]
+            .events
+            .push_back(BrokerEvent::Answer { ticket, answer: Ok(Answer::Fence(channel)) });
     }
 
     fn carry_order(&mut self, node: usize) -> bool {
@@ -723,22 +705,24 @@ impl World {
             }
             BrokerCommand::Unwant(subject) => self.hub(node, HubInput::Unwant { shard, subject }),
             BrokerCommand::Refresh(subject) => self.hub(node, HubInput::Refresh { shard, subject }),
-            BrokerCommand::ViewsKnown(held) => self.views_known(node, at, *held),
-            BrokerCommand::Fence { ticket, channel } => match self.redis.links[node].up {
-                true => self.redis.links[node].unread.push_back(Push::Fence {
-                    shard: at,
-                    ticket: *ticket,
-                    channel: channel.clone(),
-                }),
-                false => self.fenced(node, at, *ticket, channel.clone()),
-            },
+            BrokerCommand::Recovered(token) => self.hub(node, HubInput::Passed { shard, token: *token }),
+            BrokerCommand::Query(Query { ticket, kind: QueryKind::Fence { channel }, .. }) => {
+                match self.redis.links[node].up {
+                    true => self.redis.links[node].unread.push_back(Push::Fence {
+                        shard: at,
+                        ticket: *ticket,
+                        channel: channel.clone(),
+                    }),
+                    false => self.fenced(node, at, *ticket, channel.clone()),
+                }
+            }
             _ => unreachable!(),
         }
         true
     }
 
     fn carry_publish(&mut self, node: usize) -> bool {
-        let Some((shard, command)) = self.nodes[node].publishes.pop_front() else { return false };
+        let Some((shard, write)) = self.nodes[node].publishes.pop_front() else { return false };
         let mut result = match self.dice.roll(20) {
             0 => Err(PublishFailure::Unknown),
             1 => Err(PublishFailure::NotDone),
@@ -746,25 +730,24 @@ impl World {
         };
         // Of an unknown one Redis may have heard or not.
         let heard = result.is_ok() || (result == Err(PublishFailure::Unknown) && self.dice.roll(2) == 0);
-        let ticket = match command {
-            BrokerCommand::Publish { ticket, channel, payload, .. } => {
+        let Some(ticket) = write.ticket else { unreachable!() };
+        match write.kind {
+            WriteKind::Publish { channel, payload } => {
                 if heard {
                     self.redis_takes(&channel, &payload, false);
                 }
-                ticket
             }
-            BrokerCommand::Commit { ticket, channel, commit, .. } => {
+            WriteKind::Commit { channel, commit } => {
                 if heard {
                     match self.redis.commit(self.now.mono_ms, &channel, &commit) {
                         Ok(payload) => self.redis_takes(&channel, &payload, true),
                         Err(refused) => result = Err(refused),
                     }
                 }
-                ticket
             }
             _ => unreachable!(),
-        };
-        self.nodes[node].shards[shard].events.push_back(BrokerEvent::Done { ticket, result });
+        }
+        self.nodes[node].shards[shard].events.push_back(BrokerEvent::Outcome { ticket, outcome: result });
         true
     }
 
@@ -781,8 +764,8 @@ impl World {
 
     fn carry_question(&mut self, node: usize) -> bool {
         let Some((shard, ticket, player)) = self.nodes[node].questions.pop_front() else { return false };
-        let views = Ok(self.redis.views(&player));
-        self.nodes[node].shards[shard].events.push_back(BrokerEvent::Views { ticket, views });
+        let views = Ok(Answer::Views(self.redis.views(&player)));
+        self.nodes[node].shards[shard].events.push_back(BrokerEvent::Answer { ticket, answer: views });
         true
     }
 
@@ -841,6 +824,7 @@ impl World {
                     at.plain.retain(|(of, _), _| **of != *channel);
                     at.scans.push_back(Scan::new(channel, load, salt));
                 }
+                HubOutput::Peer(..) | HubOutput::Moved(_) => unreachable!("there is one link"),
                 HubOutput::BadEntity { .. } => {}
                 HubOutput::BadTable { .. } => unreachable!("nothing writes to the tables but the functions"),
                 HubOutput::Oversized { .. } => unreachable!(),
@@ -894,18 +878,18 @@ impl World {
             BrokerCommand::Want(_)
             | BrokerCommand::Unwant(_)
             | BrokerCommand::Refresh(_)
-            | BrokerCommand::ViewsKnown(_)
-            | BrokerCommand::Fence { .. } => {
+            | BrokerCommand::Recovered(_)
+            | BrokerCommand::Query(Query { kind: QueryKind::Fence { .. }, .. }) => {
                 at.orders.push_back((shard, command));
             }
-            BrokerCommand::Publish { .. } | BrokerCommand::Commit { .. } => {
-                at.publishes.push_back((shard, command));
+            BrokerCommand::Write(write) => at.publishes.push_back((shard, write)),
+            BrokerCommand::Query(Query { ticket, kind: QueryKind::Views { player }, .. }) => {
+                at.questions.push_back((shard, ticket, player));
             }
-            BrokerCommand::LoadViews { ticket, player } => at.questions.push_back((shard, ticket, player)),
-            BrokerCommand::ForgetViews { ticket } => {
+            BrokerCommand::Withdraw(ticket) => {
                 at.questions.retain(|(of, other, _)| (*of, *other) != (shard, ticket));
             }
-            BrokerCommand::SetView { .. } | BrokerCommand::Append { .. } => unreachable!(),
+            BrokerCommand::Query(_) => unreachable!(),
         }
     }
 

@@ -6,17 +6,16 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
-use bytes::Bytes;
-use drawbridge_engine::interest::ShardId;
-use drawbridge_engine::io::{BrokerEvent, Commit, PublishFailure, Ticket, WhenDown};
+use drawbridge_engine::io::{
+    BrokerEvent, Outcome, Owner, PublishFailure, Ticket, WhenDown, Write, WriteKind,
+};
+use drawbridge_engine::upstream::ShardId;
 use hashbrown::HashMap;
 use tokio::sync::mpsc;
 
 use super::outlet::Outlet;
 use crate::log::Sparse;
 
-/// What a waiting publish costs beside its payload and name, in bytes; an estimate.
-const OVERHEAD: usize = 128;
 /// One player may fill an eighth of the queue, over all its connections, and all services together the half of it: none of
 /// them keeps the others out.
 const PLAYER_SHARE: usize = 8;
@@ -24,95 +23,17 @@ const SERVICES_SHARE: usize = 2;
 /// What entries of the lifecycle stream may wait, in bytes: some 15,000 of them.
 const LIFECYCLE_BYTES: usize = 8 << 20;
 
-/// What is to be done in Redis.
-#[derive(Debug)]
-pub(super) enum Work {
-    /// `PUBLISH`.
-    Publish { channel: Arc<str>, payload: Bytes },
-    /// An event of an entity channel: into the table and to its subscribers.
-    Commit { channel: Arc<str>, commit: Commit },
-    /// A player's view of a channel, and what nodes are told of it on which channel.
-    View {
-        player: Arc<str>,
-        channel: Arc<str>,
-        view: Option<Arc<str>>,
-        tell: (Arc<str>, Bytes),
-        /// Where it is kept already, nothing is done.
-        unless_kept: bool,
-    },
-    /// `XADD`.
-    Append { stream: Arc<str>, fields: Vec<(&'static str, Bytes)> },
-}
-
-impl Work {
-    /// The channel or stream.
-    pub(super) fn subject(&self) -> &str {
-        match self {
-            Work::Publish { channel, .. } | Work::Commit { channel, .. } | Work::View { channel, .. } => {
-                channel
-            }
-            Work::Append { stream, .. } => stream,
-        }
-    }
-
-    /// The player whom an entry of the lifecycle stream names.
-    pub(super) fn player(&self) -> Option<&Bytes> {
-        let Work::Append { fields, .. } = self else { return None };
-        fields.iter().find(|(name, _)| *name == "player").map(|(_, player)| player)
-    }
-
-    /// Whether it can be done by the same call as another before it.
-    pub(super) fn joins(&self, other: &Work) -> bool {
-        match (self, other) {
-            (Work::Commit { channel, commit }, Work::Commit { channel: other, commit: before }) => {
-                let limits = |commit: &Commit| (commit.max, commit.max_bytes, commit.ttl_ms);
-                channel == other && limits(commit) == limits(before)
-            }
-            _ => false,
-        }
-    }
-
-    fn bytes(&self) -> usize {
-        OVERHEAD
-            + match self {
-                Work::Publish { channel, payload } => channel.len() + payload.len(),
-                Work::Commit { channel, commit } => {
-                    channel.len() + commit.payload.len() + commit.key.len() + commit.id.len()
-                }
-                Work::View { player, channel, view, tell: (_, told), .. } => {
-                    player.len() + channel.len() + view.as_ref().map_or(0, |view| view.len()) + told.len()
-                }
-                Work::Append { stream, fields } => {
-                    stream.len() + fields.iter().map(|(name, value)| name.len() + value.len()).sum::<usize>()
-                }
-            }
-    }
-}
-
 /// A JSON object without its last brace, so that more can be said behind it.
 pub(super) fn open_object(payload: &[u8]) -> &[u8] {
     payload.strip_suffix(b"}").unwrap_or(payload)
 }
 
-/// Whose a publish is: what the shares of the queue are counted by.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(super) enum Owner {
-    /// A player's, over all its connections.
-    Player(Arc<str>),
-    /// The services', over HTTP and the control channel: all together.
-    Services,
-    /// The node's: an entry of the lifecycle stream, which has a bound of its own and is tried again until Redis has it.
-    Lifecycle,
-}
-
-impl Owner {
-    /// How much of a queue of `bound_bytes` it may fill.
-    fn share(&self, bound_bytes: usize) -> usize {
-        match self {
-            Owner::Player(_) => bound_bytes / PLAYER_SHARE,
-            Owner::Services => bound_bytes / SERVICES_SHARE,
-            Owner::Lifecycle => LIFECYCLE_BYTES,
-        }
+/// How much of a queue of `bound_bytes` an owner may fill.
+fn share(owner: &Owner, bound_bytes: usize) -> usize {
+    match owner {
+        Owner::Player(_) => bound_bytes / PLAYER_SHARE,
+        Owner::Services => bound_bytes / SERVICES_SHARE,
+        Owner::Lifecycle => LIFECYCLE_BYTES,
     }
 }
 
@@ -120,7 +41,7 @@ impl Owner {
 /// it is not done, or, when it was handed to Redis, nothing.
 #[derive(Debug)]
 pub(super) struct Job {
-    pub(super) work: Work,
+    pub(super) work: WriteKind,
     pub(super) when_down: WhenDown,
     pub(super) bytes: usize,
     /// When it is withdrawn, if it is not handed to Redis by then.
@@ -145,11 +66,11 @@ impl Job {
     }
 
     /// Tells who waits.
-    pub(super) fn answer(mut self, result: Result<(), PublishFailure>) {
+    pub(super) fn answer(mut self, result: Outcome) {
         self.settle(result);
     }
 
-    fn settle(&mut self, result: Result<(), PublishFailure>) {
+    fn settle(&mut self, result: Outcome) {
         if std::mem::replace(&mut self.answered, true) {
             return;
         }
@@ -195,7 +116,7 @@ impl Ledger {
     /// Where there is no room for them.
     fn enter(&self, owner: &Owner, bytes: usize) -> Result<(), PublishFailure> {
         let mut shares = self.shares.lock().unwrap_or_else(PoisonError::into_inner);
-        let (share, theirs) = (owner.share(self.bound_bytes), shares.entry(owner.clone()).or_default());
+        let (share, theirs) = (share(owner, self.bound_bytes), shares.entry(owner.clone()).or_default());
         let before = std::mem::replace(theirs, *theirs + bytes);
         drop(shares);
         // Who has nothing there may have one, however large it is.
@@ -227,7 +148,7 @@ impl Ledger {
         };
     }
 
-    fn settle(&self, shard: ShardId, ticket: Option<Ticket>, result: Result<(), PublishFailure>) {
+    fn settle(&self, shard: ShardId, ticket: Option<Ticket>, result: Outcome) {
         let count = match &result {
             Ok(()) => &self.done,
             Err(PublishFailure::Refused(_) | PublishFailure::LimitExceeded) => &self.refused,
@@ -236,7 +157,7 @@ impl Ledger {
         };
         count.fetch_add(1, Ordering::Relaxed);
         if let Some(ticket) = ticket {
-            self.outlet.tell(shard, BrokerEvent::Done { ticket, result });
+            self.outlet.tell(shard, BrokerEvent::Outcome { ticket, outcome: result });
         }
     }
 }
@@ -276,14 +197,8 @@ pub(super) fn jobs(bound_bytes: usize, outlet: Outlet) -> (JobSender, JobReceive
 
 impl JobSender {
     /// Hands one in; over a bound, or when the broker has stopped, it is answered at once.
-    pub(super) fn push(
-        &self,
-        shard: ShardId,
-        ticket: Option<Ticket>,
-        when_down: WhenDown,
-        owner: Owner,
-        work: Work,
-    ) {
+    pub(super) fn push(&self, shard: ShardId, write: Write) {
+        let Write { ticket, owner, when_down, kind: work } = write;
         let bytes = work.bytes();
         let expires = match when_down {
             WhenDown::QueueFor(time) => Some(Instant::now() + time),

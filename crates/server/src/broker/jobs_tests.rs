@@ -24,19 +24,22 @@ impl Bench {
     /// Publishes so many bytes; returns the answer if it is there at once.
     fn publish(&mut self, owner: Owner, bytes: usize) -> Option<Result<(), PublishFailure>> {
         self.tickets += 1;
-        let work = Work::Publish { channel: "room".into(), payload: vec![b'x'; bytes].into() };
-        self.sender.push(ShardId(0), Some(Ticket(self.tickets)), WhenDown::Queue, owner, work);
+        let kind = WriteKind::Publish { channel: "room".into(), payload: vec![b'x'; bytes].into() };
+        let ticket = Some(Ticket(self.tickets));
+        self.sender.push(ShardId(0), Write { ticket, owner, when_down: WhenDown::Queue, kind });
         self.answer()
     }
 
     fn lifecycle(&mut self, bytes: usize) {
-        let work = Work::Append { stream: "s".into(), fields: vec![("event", vec![b'x'; bytes].into())] };
-        self.sender.push(ShardId(0), None, WhenDown::Queue, Owner::Lifecycle, work);
+        let kind =
+            WriteKind::Append { stream: "s".into(), fields: vec![("event", vec![b'x'; bytes].into())] };
+        let (owner, when_down) = (Owner::Lifecycle, WhenDown::Queue);
+        self.sender.push(ShardId(0), Write { ticket: None, owner, when_down, kind });
     }
 
     fn answer(&mut self) -> Option<Result<(), PublishFailure>> {
         std::iter::from_fn(|| self.inbox.try_recv()).find_map(|event| match event {
-            BrokerEvent::Done { result, .. } => Some(result),
+            BrokerEvent::Outcome { outcome, .. } => Some(outcome),
             _ => None,
         })
     }

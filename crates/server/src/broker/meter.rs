@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use drawbridge_engine::interest::HubStats;
+use drawbridge_engine::upstream::HubStats;
 
 /// The snapshot of one link.
 #[derive(Debug, Default)]

@@ -5,37 +5,35 @@
 //! ([`Neighbour`]). It knows nothing of connections, rights or views, and never waits for a shard.
 
 mod board;
-mod herald;
-mod interest;
+mod command_router;
+mod hub_driver;
 mod jobs;
 mod memory;
 mod meter;
 mod outlet;
-mod questions;
+mod query_queue;
 pub mod queue;
 pub mod redis;
-mod routes;
 
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 use std::time::Duration;
 
-use drawbridge_engine::interest::{HubSettings, ShardId};
-use drawbridge_engine::io::{BrokerCommand, BrokerStatus, Subject};
+use drawbridge_engine::io::{Answerer, BrokerCommand, BrokerStatus, Subject};
+use drawbridge_engine::upstream::{HubSettings, LinkId, ShardId, Topology};
 use tokio::sync::{mpsc, watch};
 
 use self::board::Board;
-pub use self::herald::CommandChannels;
-use self::herald::Herald;
-use self::interest::{Interest, Order, OrderReceiver};
-use self::jobs::{JobReceiver, JobSender, Owner, Work, jobs};
+pub use self::command_router::CommandChannels;
+use self::command_router::CommandRouter;
+use self::hub_driver::{HubCommand, HubCommandReceiver, HubDriver};
+use self::jobs::{JobReceiver, JobSender, jobs};
 use self::meter::Meter;
 use self::outlet::Outlet;
-use self::questions::Questions;
+use self::query_queue::{Asker, QueryQueue};
 pub use self::queue::{Pushed, ShardInbox, ShardQueue, shard_queue};
-pub use self::redis::RedisSettings;
-use self::routes::Routes;
+pub use self::redis::{RedisAddress, RedisSettings};
 use crate::log::Sparse;
 
 /// How long a shutdown waits for publishes that are queued.
@@ -184,19 +182,15 @@ pub struct Broker(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
-    routes: Arc<Routes>,
-    links: Vec<mpsc::UnboundedSender<Order>>,
-    questions: Questions,
+    topology: Arc<RwLock<Topology>>,
+    links: Vec<mpsc::UnboundedSender<HubCommand>>,
+    queries: QueryQueue,
     jobs: JobSender,
     board: Arc<Board>,
     meters: Vec<Arc<Meter>>,
     outlet: Outlet,
     stop: watch::Sender<bool>,
     stopped: watch::Receiver<bool>,
-}
-
-fn owner(player: Option<Arc<str>>) -> Owner {
-    player.map_or(Owner::Services, Owner::Player)
 }
 
 /// What a broker needs to run.
@@ -208,17 +202,14 @@ struct Shell {
     meter: Arc<Meter>,
     board: Arc<Board>,
     stop: watch::Receiver<bool>,
-    questions: Questions,
-    /// Who gets the tables.
-    links: Vec<mpsc::WeakUnboundedSender<Order>>,
-    outlet: Outlet,
+    queries: QueryQueue,
     neighbour: Option<Neighbour>,
 }
 
 /// One hub with what is around it.
 struct Part {
-    interest: Interest,
-    orders: OrderReceiver,
+    driver: HubDriver,
+    commands: HubCommandReceiver,
     meter: Arc<Meter>,
 }
 
@@ -244,35 +235,34 @@ impl Broker {
             }
         };
         let board = Arc::new(board);
-        let routes = Arc::new(Routes::new(pool, &hub.classes, &hub.reserved, commands.nodes.clone()));
+        let topology =
+            Topology::standalone(pool, &hub.classes, &hub.reserved, commands.nodes.clone(), hub.seed);
+        let topology = Arc::new(RwLock::new(topology));
         let (jobs, job_receiver) = jobs(queue_bytes, outlet.clone());
-        let (links, parts): (Vec<_>, Vec<_>) = (0..pool)
-            .map(|at| {
-                let (link, orders) = mpsc::unbounded_channel();
-                let meter = Arc::<Meter>::default();
-                let (channels, routes) = (commands.clone(), routes.clone());
-                let failures = Sparse::default();
-                let herald = Herald { link: at, channels, routes, meter: meter.clone(), failures };
-                // Each hub counts under epochs that no other one has.
-                let hub = HubSettings { seed: hub.seed.wrapping_add(at as u128), ..hub.clone() };
-                let interest = Interest::new(hub, outlet.clone(), herald);
-                (link, Part { interest, orders, meter })
-            })
-            .unzip();
+        let (links, receivers): (Vec<_>, Vec<_>) = (0..pool).map(|_| mpsc::unbounded_channel()).unzip();
+        let hubs: Vec<_> = links.iter().map(mpsc::UnboundedSender::downgrade).collect();
+        let part = |(place, received): (usize, HubCommandReceiver)| {
+            let (link, meter, failures) = (LinkId::at(place), Arc::<Meter>::default(), Sparse::default());
+            let (channels, topology) = (commands.clone(), topology.clone());
+            let router = CommandRouter { link, channels, topology, meter: meter.clone(), failures };
+            // Each hub counts under epochs that no other one has.
+            let hub = HubSettings { link, seed: hub.seed.wrapping_add(place as u128), ..hub.clone() };
+            let driver = HubDriver::new(hub, outlet.clone(), router, hubs.clone());
+            Part { driver, commands: received, meter }
+        };
+        let parts: Vec<Part> = receivers.into_iter().enumerate().map(part).collect();
         let (stop, stopping) = watch::channel(false);
         let (report_stopped, stopped) = watch::channel(false);
         let meter = Arc::<Meter>::default();
         let meters = parts.iter().map(|part| part.meter.clone()).chain([meter.clone()]).collect();
-        let questions = Questions::default();
+        let queries = QueryQueue::new(outlet.clone(), hubs);
         let shell = Shell {
             parts,
             jobs: job_receiver,
             meter,
             board: board.clone(),
             stop: stopping,
-            questions: questions.clone(),
-            links: links.iter().map(mpsc::UnboundedSender::downgrade).collect(),
-            outlet: outlet.clone(),
+            queries: queries.clone(),
             neighbour,
         };
         let task: Pin<Box<dyn Future<Output = ()> + Send>> = match kind {
@@ -291,42 +281,32 @@ impl Broker {
                 let _ = report_stopped.send(true);
             })
             .map_err(BrokerStartError::Thread)?;
-        Ok(Broker(Arc::new(Inner { routes, links, questions, jobs, board, meters, outlet, stop, stopped })))
+        Ok(Broker(Arc::new(Inner { topology, links, queries, jobs, board, meters, outlet, stop, stopped })))
     }
 
     /// Carries out what a shard asks; the answers come in the shard's queue. Never blocks.
     pub fn command(&self, shard: ShardId, command: BrokerCommand) {
         match command {
-            BrokerCommand::Want(subject) => self.order(subject, |subject| Order::Want(shard, subject)),
-            BrokerCommand::Unwant(subject) => self.order(subject, |subject| Order::Unwant(shard, subject)),
-            BrokerCommand::Publish { ticket, channel, player, payload, when_down } => {
-                let work = Work::Publish { channel, payload };
-                self.0.jobs.push(shard, Some(ticket), when_down, owner(player), work);
+            BrokerCommand::Want(subject) => self.order(subject, |subject| HubCommand::Want(shard, subject)),
+            BrokerCommand::Unwant(subject) => {
+                self.order(subject, |subject| HubCommand::Unwant(shard, subject))
             }
-            BrokerCommand::Commit { ticket, channel, player, commit, when_down } => {
-                let work = Work::Commit { channel, commit };
-                self.0.jobs.push(shard, Some(ticket), when_down, owner(player), work);
+            BrokerCommand::Refresh(subject) => {
+                self.order(subject, |subject| HubCommand::Refresh(shard, subject))
             }
-            BrokerCommand::Refresh(subject) => self.order(subject, |subject| Order::Refresh(shard, subject)),
-            BrokerCommand::LoadViews { ticket, player } => {
-                self.0.questions.views.ask((shard, ticket), player);
-            }
-            BrokerCommand::ForgetViews { ticket } => self.0.questions.views.take_back(&(shard, ticket)),
-            BrokerCommand::Fence { ticket, channel } => {
-                self.order(Subject::channel(channel), |subject| Order::Fence(shard, ticket, subject.name));
-            }
-            BrokerCommand::ViewsKnown(held) => {
-                if let Some(link) = self.0.links.get(held.link) {
-                    let _ = link.send(Order::ViewsKnown(shard, held));
+            BrokerCommand::Query(query) => match query.kind.answerer() {
+                Answerer::Link(channel) => {
+                    let subject = Subject::channel(channel.clone());
+                    self.order(subject, |_| HubCommand::Query(shard, query.clone()));
                 }
-            }
-            BrokerCommand::SetView { ticket, player, channel, view, tell, unless_kept, when_down } => {
-                let work = Work::View { player, channel, view, tell, unless_kept };
-                self.0.jobs.push(shard, Some(ticket), when_down, Owner::Services, work);
-            }
-            BrokerCommand::Append { ticket, player, stream, fields, when_down } => {
-                let owner = if ticket.is_some() { owner(player) } else { Owner::Lifecycle };
-                self.0.jobs.push(shard, ticket, when_down, owner, Work::Append { stream, fields });
+                Answerer::Small | Answerer::Large => {
+                    self.0.queries.ask(Asker::Shard(shard, query.ticket), query);
+                }
+            },
+            BrokerCommand::Withdraw(ticket) => self.0.queries.withdraw(&Asker::Shard(shard, ticket)),
+            BrokerCommand::Write(write) => self.0.jobs.push(shard, write),
+            BrokerCommand::Recovered(token) => {
+                self.send(token.link(), HubCommand::Recovered(shard, token));
             }
         }
     }
@@ -390,7 +370,7 @@ impl Broker {
             stats.dropped_to_shards += queue.dropped();
             stats.shard_queue_bytes += queue.bytes() as u64;
         }
-        stats.questions = self.0.questions.len() as u64;
+        stats.questions = self.0.queries.len() as u64;
         let ledger = self.0.jobs.ledger();
         stats.publish_queue_bytes = ledger.bytes.load(Ordering::Relaxed) as u64;
         stats.published = ledger.done.load(Ordering::Relaxed);
@@ -412,15 +392,40 @@ impl Broker {
 
     /// How many links subscribe to this channel where it is wanted.
     pub fn links_of(&self, channel: &Arc<str>) -> usize {
-        self.0.routes.links_of(&Subject::channel(channel.clone())).len()
+        self.topology().links_of(&Subject::channel(channel.clone())).count()
     }
 
-    fn order(&self, subject: Subject, order: impl Fn(Subject) -> Order) {
-        for link in self.0.routes.links_of(&subject) {
-            // A broker that has stopped takes no orders.
-            if let Some(link) = self.0.links.get(link) {
-                let _ = link.send(order(subject.clone()));
-            }
+    /// The link that carries this subject, or will when its move is over.
+    pub fn link_of(&self, subject: &Subject) -> LinkId {
+        self.topology().link_of(subject)
+    }
+
+    /// Moves a subject to another link, without a gap or a duplicate. Returns whether it moves: not where it is there, is on
+    /// its way, or shares the link of the patterns.
+    pub fn move_subject(&self, subject: Subject, to: LinkId) -> bool {
+        let mut topology = self.0.topology.write().unwrap_or_else(PoisonError::into_inner);
+        let Some(moves) = topology.begin_move(subject, to) else { return false };
+        // Under the lock: whatever was commanded before is before it in its link's queue.
+        self.send(moves.from, HubCommand::Give(moves.clone()));
+        self.send(moves.to, HubCommand::Take(moves));
+        true
+    }
+
+    fn order(&self, subject: Subject, command: impl Fn(Subject) -> HubCommand) {
+        let topology = self.topology();
+        for link in topology.links_of(&subject) {
+            self.send(link, command(subject.clone()));
         }
+    }
+
+    fn send(&self, link: LinkId, command: HubCommand) {
+        // A broker that has stopped takes no commands.
+        if let Some(link) = self.0.links.get(link.place()) {
+            let _ = link.send(command);
+        }
+    }
+
+    fn topology(&self) -> RwLockReadGuard<'_, Topology> {
+        self.0.topology.read().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use drawbridge_engine::interest::{ShardId, ShardSet};
 use drawbridge_engine::io::BrokerEvent;
+use drawbridge_engine::upstream::{ShardId, ShardSet};
 
 use super::queue::{Pushed, ShardQueue};
 

@@ -1,5 +1,5 @@
 //! The queue from the broker to one shard: bounded in bytes, never blocking, in order. What does not fit is
-//! dropped and its channel is marked with one `Gap`, which says how far the loss goes (commands: with one `ViewsStale`);
+//! dropped and its channel is marked with one `Gap`, which says how far the loss goes (commands: with one `Recover`);
 //! what the broker says of subscriptions, publishes and itself always fits. Of what waits for a shard that is behind it
 //! drops what nobody would miss. It knows nothing of who listens or of Redis.
 //!
@@ -107,7 +107,7 @@ impl ShardQueue {
                 self.shared.dropped.fetch_add(1, Ordering::Relaxed);
                 // Where it would have been; until that is read, it stands for all that are dropped behind it.
                 if !self.shared.stale.swap(true, Ordering::AcqRel) {
-                    let _ = self.sender.send(BrokerEvent::ViewsStale { dropped: true, held: None });
+                    let _ = self.sender.send(BrokerEvent::Recover { dropped: true, barrier: None });
                 }
                 return Pushed::Lost;
             }
@@ -189,7 +189,7 @@ impl Shared {
             BrokerEvent::Publication(publication) => {
                 self.bytes.fetch_sub(weight(publication), Ordering::Relaxed);
             }
-            BrokerEvent::ViewsStale { dropped: true, .. } => self.stale.store(false, Ordering::Release),
+            BrokerEvent::Recover { dropped: true, .. } => self.stale.store(false, Ordering::Release),
             BrokerEvent::Command(command) => {
                 self.command_bytes.fetch_sub(command_weight(command), Ordering::Relaxed);
             }

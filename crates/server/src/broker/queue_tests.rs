@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 
-use drawbridge_engine::io::{BrokerStatus, EntityChange};
+use drawbridge_engine::io::{BrokerStatus, EntityChange, LocalOffset};
 use drawbridge_protocol::event::{Event, Payload, PayloadMode};
 use proptest::prelude::*;
 
@@ -13,7 +13,7 @@ use super::*;
 fn publication(channel: &str, offset: u64, bytes: usize) -> BrokerEvent {
     let payload = vec![b'x'; bytes];
     let event = Event::new(&Payload::read(&payload, PayloadMode::Raw).unwrap(), channel, Some(offset));
-    BrokerEvent::Publication(Arc::new(Publication::new(channel.into(), event, offset)))
+    BrokerEvent::Publication(Arc::new(Publication::new(channel.into(), event, LocalOffset(offset))))
 }
 
 /// A state of an entity, of a class that conflates.
@@ -22,7 +22,7 @@ fn state(channel: &Arc<str>, key: &str, offset: u64) -> BrokerEvent {
     let payload = Payload::read(payload.as_bytes(), PayloadMode::Auto).unwrap();
     let change = Some(EntityChange::Set { position: None });
     let event = Event::new(&payload, channel, Some(offset));
-    let mut publication = Publication::with_entity(channel.clone(), event, offset, change);
+    let mut publication = Publication::with_entity(channel.clone(), event, LocalOffset(offset), change);
     publication.conflates = true;
     BrokerEvent::Publication(Arc::new(publication))
 }
@@ -32,10 +32,10 @@ fn drain(inbox: &mut ShardInbox) -> Vec<String> {
     std::iter::from_fn(|| inbox.try_recv())
         .map(|event| match event {
             BrokerEvent::Publication(publication) => {
-                format!("{} {}", publication.channel, publication.offset)
+                format!("{} {}", publication.channel, publication.offset.0)
             }
             BrokerEvent::Gap { channel, position } => {
-                format!("!{channel} {}", position.offset)
+                format!("!{channel} {}", position.offset.0)
             }
             other => format!("{other:?}"),
         })
@@ -48,7 +48,10 @@ fn queue(bound_bytes: usize) -> (ShardQueue, ShardInbox) {
 
 /// A payload that was too large.
 fn gap(channel: &str, offset: u64) -> BrokerEvent {
-    BrokerEvent::Gap { channel: channel.into(), position: Position { offset, ..Position::default() } }
+    BrokerEvent::Gap {
+        channel: channel.into(),
+        position: Position { offset: LocalOffset(offset), ..Position::default() },
+    }
 }
 
 #[test]
@@ -195,12 +198,12 @@ proptest! {
         let (mut sent, mut seen) = (BTreeMap::new(), BTreeMap::<String, u64>::new());
         let mut take = |event: BrokerEvent| match event {
             BrokerEvent::Publication(publication) => {
-                let last = seen.insert(publication.channel.to_string(), publication.offset).unwrap_or(0);
-                assert_eq!(publication.offset, last + 1, "on {}", publication.channel);
+                let last = seen.insert(publication.channel.to_string(), publication.offset.0).unwrap_or(0);
+                assert_eq!(publication.offset.0, last + 1, "on {}", publication.channel);
             }
             BrokerEvent::Gap { channel, position } => {
-                let last = seen.insert(channel.to_string(), position.offset).unwrap_or(0);
-                assert!(position.offset > last, "a gap of nothing");
+                let last = seen.insert(channel.to_string(), position.offset.0).unwrap_or(0);
+                assert!(position.offset.0 > last, "a gap of nothing");
             }
             other => panic!("{other:?}"),
         };
@@ -248,19 +251,15 @@ fn a_command_without_room_is_marked_once_at_its_place() {
     assert_eq!(queue.push(command(1 << 20)), Pushed::Lost);
     queue.push(publication("a", 1, 10));
     let told = drain(&mut inbox);
-    let places: Vec<usize> = told
-        .iter()
-        .enumerate()
-        .filter(|(_, event)| event.starts_with("ViewsStale"))
-        .map(|(at, _)| at)
-        .collect();
+    let places: Vec<usize> =
+        told.iter().enumerate().filter(|(_, event)| event.starts_with("Recover")).map(|(at, _)| at).collect();
     assert_eq!(places, [told.len() - 2], "{:?}", told.iter().map(|event| &event[..12]).collect::<Vec<_>>());
     assert!(told[..told.len() - 2].iter().all(|event| event.starts_with("Command")));
     // Read, it can be marked again.
     for _ in 0..many + 1 {
         queue.push(command(1 << 20));
     }
-    assert!(drain(&mut inbox).last().unwrap().starts_with("ViewsStale"));
+    assert!(drain(&mut inbox).last().unwrap().starts_with("Recover"));
 }
 
 /// A kick cannot be read again: views leave room for it.

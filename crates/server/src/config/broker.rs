@@ -1,10 +1,10 @@
 //! `[broker]`: which broker, where it is and how to get in. It reads the address; connecting is the broker's.
 
-use std::fmt;
 use std::path::PathBuf;
 
 use super::reader::{Field, Section};
 use super::{MAX_SIZE, Rotating, Secret};
+use crate::broker::RedisAddress;
 
 /// `[broker]`.
 #[derive(Clone, Debug)]
@@ -47,30 +47,6 @@ pub struct RedisConfig {
     pub db: u8,
     /// Over how many connections subscriptions are spread; at least 1.
     pub subscriber_pool: usize,
-}
-
-/// Where Redis listens.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum RedisAddress {
-    /// Over the network.
-    Tcp {
-        /// A name or an address, an IPv6 address without its brackets.
-        host: String,
-        /// The port.
-        port: u16,
-    },
-    /// A unix socket.
-    Unix(PathBuf),
-}
-
-impl fmt::Display for RedisAddress {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            RedisAddress::Tcp { host, port } if host.contains(':') => write!(f, "[{host}]:{port}"),
-            RedisAddress::Tcp { host, port } => write!(f, "{host}:{port}"),
-            RedisAddress::Unix(path) => write!(f, "{}", path.display()),
-        }
-    }
 }
 
 /// TLS towards Redis.

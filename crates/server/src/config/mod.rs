@@ -15,7 +15,6 @@ mod files;
 mod later;
 mod node;
 mod reader;
-mod secret;
 mod suggest;
 #[cfg(test)]
 mod tests;
@@ -31,12 +30,12 @@ use std::time::Duration;
 use drawbridge_engine::settings::{Reserved, Settings};
 use ipnet::IpNet;
 
+pub use crate::secret::{Rotating, Secret};
 pub use auth::Auth;
-pub use broker::{Broker, BrokerKind, RedisAddress, RedisConfig, RedisTls};
+pub use broker::{Broker, BrokerKind, RedisConfig, RedisTls};
 pub use error::{ConfigError, ConfigErrors, Location};
 pub use files::Tls;
 pub use node::Admin;
-pub use secret::{Rotating, Secret};
 
 use later::Off;
 use reader::{Context, Section};

@@ -12,11 +12,12 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
 
-use super::address::{self, Place, Share};
+use super::address;
 use super::pages::{self, From};
 use crate::log::Sparse;
 use crate::node::Node;
 use crate::refusals::Reason;
+use crate::slots::{Place, Share};
 
 /// A socket takes so much that the network has not (`TCP_NOTSENT_LOWAT`, tcp(7)); the rest waits where it can still be
 /// replaced by something newer. Not less, or a burst to a reader that keeps up would be over its outbound bound.

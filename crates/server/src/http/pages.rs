@@ -10,10 +10,10 @@ use http::{Method, Request, Response, StatusCode};
 use http_body_util::Full;
 use hyper::body::Incoming;
 
-use super::address::Place;
 use super::{host, playground, ws};
 use crate::node::Node;
 use crate::refusals::Reason;
+use crate::slots::Place;
 
 /// A response with a body of known length.
 pub(crate) type Reply = Response<Full<Bytes>>;

@@ -15,14 +15,14 @@ use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 use tokio_rustls::server::TlsStream;
 
-use super::address::{self, AddressSlot, Place, Share};
+use super::address;
 use super::listener::{refuse_unauthenticated, untrusted_hint};
 use super::origin::{self, Reached};
-
 use super::pages::{From, Reply, text};
 use crate::node::Node;
 use crate::refusals::Reason;
 use crate::shard::{Mail, NewSocket};
+use crate::slots::{AddressSlot, Place, Share, counted_as};
 
 /// What was decided about a socket before it is one.
 struct Admission {
@@ -317,7 +317,7 @@ fn deliver(
         read_ahead,
         encoding: admission.encoding,
         deflate: admission.deflate.map(|deflate| deflate.window),
-        address: address::counted_as(admission.address),
+        address: counted_as(admission.address),
         token: admission.token,
         wait_for_connect: admission.wait_for_connect,
         slot: admission.slot,

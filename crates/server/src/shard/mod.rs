@@ -11,11 +11,11 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
-use drawbridge_engine::interest::ShardId;
 use drawbridge_engine::io::{AuthFailure, Claims, ConnId, Holder, SessionId};
 use drawbridge_engine::rate_limit::SharedLimits;
 use drawbridge_engine::settings::Settings;
 use drawbridge_engine::stats::Stats;
+use drawbridge_engine::upstream::ShardId;
 use drawbridge_protocol::Encoding;
 use drawbridge_protocol::websocket::Window;
 use tokio::runtime::Runtime;
@@ -23,8 +23,8 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::broker::{Broker, ShardInbox};
 use crate::clock::Clock;
-use crate::http::address::{AddressSlot, Share};
 use crate::judge::Judge;
+use crate::slots::{AddressSlot, Share};
 
 /// Messages to a shard from the rest of the process.
 #[derive(Debug)]

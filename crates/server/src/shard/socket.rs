@@ -12,7 +12,7 @@ use drawbridge_protocol::websocket::{Decoder, Drain, Drained};
 use tokio::task::AbortHandle;
 
 use super::transport::Transport;
-use crate::http::address::{AddressSlot, Share};
+use crate::slots::{AddressSlot, Share};
 
 /// Frames up to this together are copied into one contiguous write.
 const CHUNK_BYTES: usize = 64 * 1024;

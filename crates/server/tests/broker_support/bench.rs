@@ -11,11 +11,12 @@ use drawbridge::broker::{
 };
 use drawbridge_engine::class::{Class, Classes, EntityRules, Space};
 use drawbridge_engine::expr::{Vars, compile};
-use drawbridge_engine::interest::{HubSettings, ShardId};
 use drawbridge_engine::io::{
-    BrokerCommand, BrokerEvent, BrokerStatus, Commit, Publication, PublishFailure, Subject, Ticket, WhenDown,
+    Answer, BrokerCommand, BrokerEvent, BrokerStatus, Commit, Owner, Publication, PublishFailure, Query,
+    QueryKind, Subject, Ticket, WhenDown, Write, WriteKind,
 };
 use drawbridge_engine::path::Path;
+use drawbridge_engine::upstream::{HubSettings, LinkId, ShardId};
 use drawbridge_protocol::event::PayloadMode;
 use drawbridge_protocol::template::ClassName;
 
@@ -89,6 +90,7 @@ impl Bench {
         let settings = BrokerSettings {
             kind: redis.map_or(Kind::Memory, |redis| Kind::Redis(redis.into())),
             hub: HubSettings {
+                link: LinkId::default(),
                 seed: 1,
                 linger_ms: LINGER_MS,
                 external_bytes: EXTERNAL_BYTES,
@@ -154,14 +156,8 @@ impl Bench {
             max_bytes: ENTITY_BYTES,
             ttl_ms: ENTITY_TTL_MS,
         };
-        let command = BrokerCommand::Commit {
-            ticket,
-            channel: channel.into(),
-            player: None,
-            commit,
-            when_down: WhenDown::Queue,
-        };
-        self.broker.command(ShardId(shard), command);
+        let kind = WriteKind::Commit { channel: channel.into(), commit };
+        self.write(ShardId(shard), ticket, Owner::Services, WhenDown::Queue, kind);
         ticket
     }
 
@@ -184,25 +180,31 @@ impl Bench {
         view: Option<&str>,
     ) -> Result<(), PublishFailure> {
         let ticket = Ticket(self.tickets.fetch_add(1, Ordering::Relaxed));
-        let command = BrokerCommand::SetView {
-            ticket,
+        let kind = WriteKind::View {
             player: player.into(),
             channel: channel.into(),
             view: view.map(Into::into),
             tell: ("room:told".into(), "told".into()),
-            unless_kept: false,
-            when_down: WhenDown::Reject,
+            if_absent: false,
         };
-        self.broker.command(ShardId(shard), command);
+        self.write(ShardId(shard), ticket, Owner::Services, WhenDown::Reject, kind);
         self.done(shard, ticket)
+    }
+
+    fn write(&self, shard: ShardId, ticket: Ticket, owner: Owner, when_down: WhenDown, kind: WriteKind) {
+        let write = Write { ticket: Some(ticket), owner, when_down, kind };
+        self.broker.command(shard, BrokerCommand::Write(write));
     }
 
     /// A player's views.
     pub fn views(&mut self, player: &str) -> Vec<(String, String)> {
         let ticket = Ticket(self.tickets.fetch_add(1, Ordering::Relaxed));
-        self.broker.command(ShardId(0), BrokerCommand::LoadViews { ticket, player: player.into() });
+        let query = Query::new(ticket, QueryKind::Views { player: player.into() });
+        self.broker.command(ShardId(0), BrokerCommand::Query(query));
         match self.next(0) {
-            BrokerEvent::Views { ticket: answered, views: Ok(views) } if answered == ticket => {
+            BrokerEvent::Answer { ticket: answered, answer: Ok(Answer::Views(views)) }
+                if answered == ticket =>
+            {
                 let mut views: Vec<_> =
                     views.iter().map(|(channel, view)| (channel.to_string(), view.to_string())).collect();
                 views.sort();
@@ -220,14 +222,18 @@ impl Bench {
     ) -> Vec<Result<Vec<(String, String)>, String>> {
         let ask = |player: String| {
             let ticket = Ticket(self.tickets.fetch_add(1, Ordering::Relaxed));
-            let command = BrokerCommand::LoadViews { ticket, player: player.into() };
-            self.broker.command(ShardId(0), command);
+            let query = Query::new(ticket, QueryKind::Views { player: player.into() });
+            self.broker.command(ShardId(0), BrokerCommand::Query(query));
             ticket
         };
         let tickets: Vec<Ticket> = players.map(ask).collect();
         let mut answers: Vec<_> = tickets.iter().map(|_| Ok(Vec::new())).collect();
         for _ in &tickets {
-            let BrokerEvent::Views { ticket, views } = self.next(0) else { panic!("expected views") };
+            let BrokerEvent::Answer { ticket, answer } = self.next(0) else { panic!("expected views") };
+            let views = answer.map(|answer| match answer {
+                Answer::Views(views) => views,
+                other => panic!("expected views, got {other:?}"),
+            });
             let at = tickets.iter().position(|asked| *asked == ticket).expect("it was asked");
             answers[at] = views.map_err(|words| words.to_string()).map(|views| {
                 let mut views: Vec<_> =
@@ -276,7 +282,7 @@ impl Bench {
     pub fn gap(&mut self, shard: u8, channel: &str, offset: u64) {
         match self.next(shard) {
             BrokerEvent::Gap { channel: of, position } if *of == *channel => {
-                assert_eq!(position.offset, offset)
+                assert_eq!(position.offset.0, offset)
             }
             other => panic!("expected a gap, got {other:?}"),
         }
@@ -330,10 +336,8 @@ impl Bench {
         let (channel, payload) = (channel.into(), payload.into());
         // Each its own player's: the bound of the whole queue is what counts here.
         let player = format!("p{}", ticket.0).into();
-        self.broker.command(
-            ShardId(shard),
-            BrokerCommand::Publish { ticket, channel, player: Some(player), payload, when_down },
-        );
+        let kind = WriteKind::Publish { channel, payload };
+        self.write(ShardId(shard), ticket, Owner::Player(player), when_down, kind);
         ticket
     }
 
@@ -342,21 +346,15 @@ impl Bench {
         let ticket = Ticket(self.tickets.fetch_add(1, Ordering::Relaxed));
         let fields =
             fields.iter().map(|(name, value)| (*name, Bytes::from_static(value.as_bytes()))).collect();
-        let command = BrokerCommand::Append {
-            ticket: Some(ticket),
-            player: None,
-            stream: stream.into(),
-            fields,
-            when_down: WhenDown::Queue,
-        };
-        self.broker.command(ShardId(shard), command);
+        let kind = WriteKind::Append { stream: stream.into(), fields };
+        self.write(ShardId(shard), ticket, Owner::Services, WhenDown::Queue, kind);
         ticket
     }
 
     /// The answer to a publish, which is the next event.
     pub fn done(&mut self, shard: u8, ticket: Ticket) -> Result<(), PublishFailure> {
         match self.next(shard) {
-            BrokerEvent::Done { ticket: answered, result } if answered == ticket => result,
+            BrokerEvent::Outcome { ticket: answered, outcome } if answered == ticket => outcome,
             other => panic!("expected the answer to {ticket:?}, got {other:?}"),
         }
     }
@@ -371,13 +369,11 @@ impl Bench {
             return;
         }
         let (ticket, channel, when_down) = (Ticket(0), channel.into(), WhenDown::Queue);
-        self.broker.command(
-            ShardId::NODE,
-            BrokerCommand::Publish { ticket, channel, player: None, payload, when_down },
-        );
+        let kind = WriteKind::Publish { channel, payload };
+        self.write(ShardId::NODE, ticket, Owner::Services, when_down, kind);
         let node = &mut self.node;
         self.runtime.block_on(async {
-            let done = async { while !matches!(node.recv().await, Some(BrokerEvent::Done { .. })) {} };
+            let done = async { while !matches!(node.recv().await, Some(BrokerEvent::Outcome { .. })) {} };
             tokio::time::timeout(PATIENCE, done).await.expect("an answer in time");
         });
     }

@@ -8,9 +8,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
+use drawbridge::broker::RedisAddress;
 use drawbridge::broker::RedisSettings;
 use drawbridge::broker::redis::{Library, Names};
-use drawbridge::config::{RedisAddress, Rotating};
+use drawbridge::config::Rotating;
 use drawbridge_engine::class::Classes;
 
 use super::ports::Port;

@@ -33,7 +33,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
 fn state(key: &str, size: usize) -> Arc<Publication> {
     let payload = format!(r#"{{"event":"e","key":"{key}","data":"{}"}}"#, "x".repeat(size));
     let event = Event::new(&Payload::read(payload.as_bytes(), PayloadMode::Auto).unwrap(), "c", None);
-    Arc::new(Publication::new("c".into(), event, 1))
+    Arc::new(Publication::new("c".into(), event, crate::io::LocalOffset(1)))
 }
 
 /// The entity at a place, as the world and its viewer know it.

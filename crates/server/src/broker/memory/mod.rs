@@ -9,36 +9,34 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Instant;
 
-use drawbridge_engine::interest::{HubInput, LinkCommand, ShardId};
-use drawbridge_engine::io::{BrokerEvent, Subject, Ticket};
+use drawbridge_engine::io::{Answer, QueryKind, Subject, WriteKind};
+use drawbridge_engine::upstream::{HubInput, LinkCommand};
 use drawbridge_protocol::glob;
 use tokio::sync::watch;
 
 use self::store::Store;
 use super::board::Board;
-use super::interest::{Order, until};
-use super::jobs::{Job, JobReceiver, Work};
-use super::outlet::Outlet;
-use super::questions::Questions;
+use super::hub_driver::{HubCommand, until};
+use super::jobs::{Job, JobReceiver};
+use super::query_queue::{Asked, Lane, QueryQueue};
 use super::{Part, Shell};
 
 /// How much is done before other tasks get their turn.
 const TURN: usize = 256;
 
-/// Runs the memory broker until it is told to stop, or nobody is left to order anything.
+/// Runs the memory broker until it is told to stop, or nobody is left to command anything.
 pub(super) async fn run(shell: Shell) {
-    let Shell { parts, jobs, board, stop, questions, outlet, .. } = shell;
+    let Shell { parts, jobs, board, stop, queries, .. } = shell;
     let Some(part) = parts.into_iter().next() else { return };
     let started = Instant::now();
-    Memory { part, jobs, board, questions, outlet, store: Store::default(), started }.run(stop).await;
+    Memory { part, jobs, board, queries, store: Store::default(), started }.run(stop).await;
 }
 
 struct Memory {
     part: Part,
     jobs: JobReceiver,
     board: Arc<Board>,
-    questions: Questions,
-    outlet: Outlet,
+    queries: QueryQueue,
     store: Store,
     started: Instant,
 }
@@ -53,23 +51,26 @@ struct Subscriptions {
 impl Memory {
     async fn run(mut self, mut stop: watch::Receiver<bool>) {
         let mut subscriptions = Subscriptions::default();
-        self.part.interest.handle(HubInput::LinkUp);
+        let queries = self.queries.clone();
+        self.part.driver.handle(HubInput::LinkUp);
         self.board.set(0, true);
         loop {
             self.answer(&mut subscriptions);
-            self.part.meter.report(self.part.interest.stats());
-            let due = self.part.interest.due();
+            self.part.meter.report(self.part.driver.stats());
+            let due = self.part.driver.due();
             tokio::select! {
                 _ = stop.wait_for(|stop| *stop) => break,
-                order = self.part.orders.recv() => match order {
-                    Some(order) => self.take_orders(order),
+                command = self.part.commands.recv() => match command {
+                    Some(command) => self.take_commands(command),
                     None => break,
                 },
                 Some(job) = self.jobs.recv() => self.take_jobs(job, &mut subscriptions),
-                asked = self.questions.views.first(TURN) => self.tell(asked),
+                asked = self.queries.first(Lane::Small, TURN) => self.answer_all(&asked),
+                asked = self.queries.first(Lane::Large, TURN) => self.answer_all(&asked),
+                () = queries.time_out() => {}
                 () = until(due) => {
-                    self.part.interest.set_now(Instant::now());
-                    self.part.interest.tick();
+                    self.part.driver.set_now(Instant::now());
+                    self.part.driver.tick();
                 }
             }
             tokio::task::yield_now().await;
@@ -80,47 +81,47 @@ impl Memory {
         }
     }
 
-    fn take_orders(&mut self, first: Order) {
-        self.part.interest.set_now(Instant::now());
-        self.part.interest.order(first);
+    fn take_commands(&mut self, first: HubCommand) {
+        self.part.driver.set_now(Instant::now());
+        self.part.driver.command(first);
         for _ in 1..TURN {
-            let Ok(order) = self.part.orders.try_recv() else { break };
-            self.part.interest.order(order);
+            let Ok(command) = self.part.commands.try_recv() else { break };
+            self.part.driver.command(command);
         }
-        self.part.interest.tick();
+        self.part.driver.tick();
     }
 
     fn take_jobs(&mut self, first: Job, subscriptions: &mut Subscriptions) {
-        self.part.interest.set_now(Instant::now());
+        self.part.driver.set_now(Instant::now());
         self.carry_out(first, subscriptions);
         for _ in 1..TURN {
             let Some(job) = self.jobs.try_recv() else { break };
             self.carry_out(job, subscriptions);
         }
-        self.part.interest.tick();
+        self.part.driver.tick();
     }
 
     fn carry_out(&mut self, job: Job, subscriptions: &mut Subscriptions) {
         let now_ms = self.now_ms();
         let result = match &job.work {
-            Work::Publish { channel, payload } => {
+            WriteKind::Publish { channel, payload } => {
                 self.publish(channel, payload, subscriptions);
                 Ok(())
             }
-            Work::Commit { channel, commit } => self
+            WriteKind::Commit { channel, commit } => self
                 .store
                 .commit(now_ms, channel, commit)
                 .map(|payload| self.publish(channel, &payload, subscriptions)),
-            Work::View { player, channel, view, tell: (nodes, told), unless_kept } => {
+            WriteKind::View { player, channel, view, tell: (nodes, told), if_absent } => {
                 match self.store.set_view(player, channel, view.as_ref()) {
-                    Ok(is_new) if is_new || !unless_kept => {
+                    Ok(is_new) if is_new || !if_absent => {
                         self.publish(nodes, told, subscriptions);
                         Ok(())
                     }
                     kept => kept.map(|_| ()),
                 }
             }
-            Work::Append { .. } => Ok(()),
+            WriteKind::Append { .. } => Ok(()),
         };
         job.answer(result);
     }
@@ -131,17 +132,22 @@ impl Memory {
         for pattern in copies {
             let pattern = pattern.as_deref().map(str::as_bytes);
             let channel = channel.as_bytes();
-            self.part.interest.handle(HubInput::Message { pattern, channel, payload });
+            self.part.driver.handle(HubInput::Message { pattern, channel, payload });
         }
     }
 
-    /// Answers shards.
-    fn tell(&mut self, asked: Vec<((ShardId, Ticket), Arc<str>)>) {
-        for (key, player) in asked {
-            if self.questions.views.answered(&key, |asked| *asked == player) {
-                let views = Ok(self.store.views(&player));
-                self.outlet.tell(key.0, BrokerEvent::Views { ticket: key.1, views });
-            }
+    fn answer_all(&mut self, all: &[Asked]) {
+        for asked in all {
+            let answer = self.answer_of(&asked.query.kind);
+            self.queries.answer(asked, Ok(answer));
+        }
+    }
+
+    fn answer_of(&mut self, query: &QueryKind) -> Answer {
+        match query {
+            QueryKind::Views { player } => Answer::Views(self.store.views(player)),
+            QueryKind::Table { channel } => Answer::Table(self.store.table(self.now_ms(), channel)),
+            QueryKind::Fence { channel } => Answer::Fence(channel.clone()),
         }
     }
 
@@ -151,23 +157,24 @@ impl Memory {
 
     /// Does what the hub asks of its link.
     fn answer(&mut self, subscriptions: &mut Subscriptions) {
-        while !self.part.interest.commands.is_empty() || !self.part.interest.loads.is_empty() {
-            for (channel, load) in std::mem::take(&mut self.part.interest.loads) {
-                let table = Ok(self.store.table(self.now_ms(), &channel));
-                self.part.interest.handle(HubInput::Loaded { channel: &channel, load, table });
+        while !self.part.driver.commands.is_empty() || !self.part.driver.queries.is_empty() {
+            for query in std::mem::take(&mut self.part.driver.queries) {
+                let answer = self.answer_of(&query.kind);
+                self.part.driver.command(HubCommand::Answer(query, Ok(answer)));
             }
-            for command in std::mem::take(&mut self.part.interest.commands) {
+            for command in std::mem::take(&mut self.part.driver.commands) {
                 match command {
+                    LinkCommand::Mark(marker) => self.publish(&marker, b"", subscriptions),
                     LinkCommand::Subscribe(subjects) => {
                         for subject in &subjects {
                             subscriptions.add(subject);
-                            self.part.interest.handle(HubInput::Subscribed(subject));
+                            self.part.driver.handle(HubInput::Subscribed(subject));
                         }
                     }
                     LinkCommand::Unsubscribe(subjects) => {
                         for subject in &subjects {
                             subscriptions.remove(subject);
-                            self.part.interest.handle(HubInput::Unsubscribed(subject));
+                            self.part.driver.handle(HubInput::Unsubscribed(subject));
                         }
                     }
                 }
@@ -178,7 +185,7 @@ impl Memory {
 
 impl Subscriptions {
     fn add(&mut self, subject: &Subject) {
-        if !subject.pattern {
+        if !subject.is_pattern() {
             self.channels.insert(subject.name.clone());
         } else if !self.patterns.contains(&subject.name) {
             self.patterns.push(subject.name.clone());
@@ -186,7 +193,7 @@ impl Subscriptions {
     }
 
     fn remove(&mut self, subject: &Subject) {
-        if subject.pattern {
+        if subject.is_pattern() {
             self.patterns.retain(|pattern| *pattern != subject.name);
         } else {
             self.channels.remove(&subject.name);

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::{BufMut, Bytes, BytesMut};
-use drawbridge_engine::interest::{StoredEntity, StoredTable};
 use drawbridge_engine::io::{Commit, PlayerViews, PublishFailure};
+use drawbridge_engine::upstream::{StoredEntity, StoredTable};
 use hashbrown::HashMap;
 
 use crate::broker::jobs::open_object;

@@ -12,9 +12,9 @@ use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
+use super::RedisAddress;
 use super::resp::Garbage;
 use super::{RedisSettings, code_of, is_unknown_command, without_arguments};
-use crate::config::RedisAddress;
 
 /// How long one attempt may take, with the handshakes.
 pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);

@@ -2,22 +2,28 @@
 //! with one push for each name or with one error for all. No I/O: bytes to send are left in a buffer.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 
-use drawbridge_engine::interest::LinkCommand;
-use drawbridge_engine::io::Subject;
+use drawbridge_engine::io::{Subject, SubjectKind};
+use drawbridge_engine::upstream::LinkCommand;
 
 use super::connect::Broken;
 use super::resp::{Garbage, encode, member};
 use super::{Names, RedisSettings, code_of, is_passing};
-use crate::broker::interest::Order;
+use crate::broker::hub_driver::HubCommand;
 
 /// What the next answer answers.
 #[derive(Debug)]
 enum Asked {
     Hello,
     Ping,
-    Fence(Box<Order>),
-    Subjects { begins: bool, left: VecDeque<Subject> },
+    Fence(Box<HubCommand>),
+    /// The marker of a move was published.
+    Mark(Arc<str>),
+    Subjects {
+        begins: bool,
+        left: VecDeque<Subject>,
+    },
 }
 
 /// What an error or another answer means.
@@ -28,8 +34,10 @@ pub(super) enum Answer {
     /// A ping came back, from a master as far as is known.
     Pong,
     /// All that Redis had published when this was handed in has been read.
-    Behind(Box<Order>),
-    /// Redis refused this subscription.
+    Behind(Box<HubCommand>),
+    /// The marker of a move is published; both links read it.
+    Marked,
+    /// Redis refused this subscription, or the marker of a move.
     Refused(Subject),
     /// Redis refused several at once: each is asked for again by itself.
     AskedAgain,
@@ -88,17 +96,17 @@ impl Conversation {
     }
 
     /// Hands the order back behind all that Redis has published until now.
-    pub(super) fn fence(&mut self, order: Order) {
+    pub(super) fn fence(&mut self, order: HubCommand) {
         encode(&mut self.out, [b"PING".as_slice()].into_iter());
         self.asked.push_back(Asked::Fence(order.into()));
     }
 
     /// The connection has ended: shards that wait behind something need not wait any more. What was read of tables is of
     /// no use.
-    pub(super) fn fences(&mut self) -> Vec<Order> {
+    pub(super) fn fences(&mut self) -> Vec<HubCommand> {
         let asked = std::mem::take(&mut self.asked).into_iter();
         let order = |asked| match asked {
-            Asked::Fence(order) => Some(*order).filter(|order| matches!(order, Order::Fence(..))),
+            Asked::Fence(order) => Some(*order).filter(|order| matches!(order, HubCommand::Query(..))),
             _ => None,
         };
         asked.filter_map(order).collect()
@@ -106,27 +114,31 @@ impl Conversation {
 
     /// Sends what the hub wants.
     pub(super) fn send(&mut self, command: LinkCommand) {
-        let (begins, subjects) = match command {
+        let (begins, mut subjects) = match command {
             LinkCommand::Subscribe(subjects) => (true, subjects),
             LinkCommand::Unsubscribe(subjects) => (false, subjects),
+            LinkCommand::Mark(marker) => {
+                encode(&mut self.out, [b"PUBLISH".as_slice(), marker.as_bytes(), b""].into_iter());
+                return self.asked.push_back(Asked::Mark(marker));
+            }
         };
-        let (patterns, channels): (Vec<_>, Vec<_>) =
-            subjects.into_iter().partition(|subject| subject.pattern);
-        for subjects in [channels, patterns] {
-            if !subjects.is_empty() {
-                self.ask(begins, subjects.into());
+        for kind in [SubjectKind::Channel, SubjectKind::Pattern, SubjectKind::Sharded] {
+            let of_kind = subjects.extract_if(.., |subject| subject.kind == kind).collect::<VecDeque<_>>();
+            if !of_kind.is_empty() {
+                self.ask(begins, kind, of_kind);
             }
         }
     }
 
     /// One command about subjects of one kind.
-    fn ask(&mut self, begins: bool, subjects: VecDeque<Subject>) {
-        let pattern = subjects.front().is_some_and(|subject| subject.pattern);
-        let command: &[u8] = match (begins, pattern) {
-            (true, false) => b"SUBSCRIBE",
-            (true, true) => b"PSUBSCRIBE",
-            (false, false) => b"UNSUBSCRIBE",
-            (false, true) => b"PUNSUBSCRIBE",
+    fn ask(&mut self, begins: bool, kind: SubjectKind, subjects: VecDeque<Subject>) {
+        let command: &[u8] = match (begins, kind) {
+            (true, SubjectKind::Channel) => b"SUBSCRIBE",
+            (true, SubjectKind::Pattern) => b"PSUBSCRIBE",
+            (true, SubjectKind::Sharded) => b"SSUBSCRIBE",
+            (false, SubjectKind::Channel) => b"UNSUBSCRIBE",
+            (false, SubjectKind::Pattern) => b"PUNSUBSCRIBE",
+            (false, SubjectKind::Sharded) => b"SUNSUBSCRIBE",
         };
         let names: Vec<_> = subjects.iter().map(|subject| self.names.outward(&subject.name)).collect();
         let parts: Vec<&[u8]> =
@@ -136,10 +148,16 @@ impl Conversation {
     }
 
     /// Redis confirmed that a subscription begins or ends; gives its subject.
-    pub(super) fn confirmed(&mut self, begins: bool, pattern: bool, name: &[u8]) -> Result<Subject, Broken> {
+    pub(super) fn confirmed(
+        &mut self,
+        begins: bool,
+        is_pattern: bool,
+        name: &[u8],
+    ) -> Result<Subject, Broken> {
         let name =
             self.names.inward(name).ok_or(Garbage("a confirmation of another environment's channel"))?;
-        let is_next = |subject: &Subject| subject.pattern == pattern && subject.name.as_bytes() == name;
+        let is_next =
+            |subject: &Subject| subject.is_pattern() == is_pattern && subject.name.as_bytes() == name;
         if let Some(Asked::Subjects { begins: asked_begins, left }) = self.asked.front_mut()
             && *asked_begins == begins
             && left.front().is_some_and(is_next)
@@ -152,7 +170,8 @@ impl Conversation {
         }
         match std::str::from_utf8(name) {
             // Redis may end a subscription unasked.
-            Ok(name) if !begins => Ok(Subject { name: name.into(), pattern }),
+            Ok(name) if !begins && is_pattern => Ok(Subject::pattern(name)),
+            Ok(name) if !begins => Ok(Subject::channel(name)),
             _ => Err(Garbage("a confirmation that nobody asked for").into()),
         }
     }
@@ -165,6 +184,7 @@ impl Conversation {
             Some(Asked::Hello) => is_master().map(|()| Answer::Welcome),
             Some(Asked::Ping) => is_master().map(|()| Answer::Pong),
             Some(Asked::Fence(order)) => Ok(Answer::Behind(order)),
+            Some(Asked::Mark(_)) => Ok(Answer::Marked),
             _ => Err(Garbage("an answer that nobody asked for").into()),
         }
     }
@@ -175,7 +195,7 @@ impl Conversation {
             // Refused for all where the right to one is missing, so ask for each.
             Some(Asked::Subjects { begins: true, left }) if left.len() > 1 => {
                 for subject in left {
-                    self.ask(true, VecDeque::from([subject]));
+                    self.ask(true, subject.kind, VecDeque::from([subject]));
                 }
                 Ok(Answer::AskedAgain)
             }
@@ -189,6 +209,10 @@ impl Conversation {
             // Whatever it says, Redis is alive.
             Some(Asked::Ping) if code_of(words) != "NOAUTH" => Ok(Answer::Pong),
             Some(Asked::Fence(order)) if code_of(words) != "NOAUTH" => Ok(Answer::Behind(order)),
+            // The link that takes waits for it in vain: as if it could not subscribe to it.
+            Some(Asked::Mark(marker)) if code_of(words) != "NOAUTH" => {
+                Ok(Answer::Refused(Subject::channel(marker)))
+            }
             _ => Err(Broken::refused(words)),
         }
     }
@@ -198,7 +222,7 @@ impl Conversation {
 mod tests {
     #![allow(clippy::unwrap_used)]
 
-    use drawbridge_engine::interest::ShardId;
+    use drawbridge_engine::upstream::ShardId;
 
     use super::super::client_name;
     use super::*;
@@ -283,7 +307,7 @@ mod tests {
 
     #[test]
     fn a_fence_gives_its_order_back_in_its_turn() {
-        let order = || Order::Want(ShardId(1), Subject::channel("a"));
+        let order = || HubCommand::Want(ShardId(1), Subject::channel("a"));
         let mut conversation = Conversation::default();
         conversation.ping();
         conversation.fence(order());
@@ -292,6 +316,18 @@ mod tests {
         assert_eq!(conversation.answered(MASTER).unwrap(), Answer::Pong);
         assert_eq!(conversation.answered(b"+PONG\r\n").unwrap(), Answer::Behind(order().into()));
         assert_eq!(conversation.failed("NOPERM ping").unwrap(), Answer::Behind(order().into()));
+    }
+
+    #[test]
+    fn the_marker_of_a_move_is_published_behind_what_was_asked_before() {
+        let mut conversation = Conversation::default();
+        conversation.send(LinkCommand::Subscribe(vec![Subject::channel("m")]));
+        conversation.send(LinkCommand::Mark("m".into()));
+        conversation.send(LinkCommand::Mark("m".into()));
+        assert!(sent(&mut conversation).starts_with("SUBSCRIBE m PUBLISH m"));
+        assert_eq!(conversation.confirmed(true, false, b"m").unwrap(), Subject::channel("m"));
+        assert_eq!(conversation.answered(b":2\r\n").unwrap(), Answer::Marked);
+        assert_eq!(conversation.failed("NOPERM no").unwrap(), Answer::Refused(Subject::channel("m")));
     }
 
     #[test]

@@ -94,11 +94,11 @@ impl Held {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
-    use drawbridge_engine::interest::ShardId;
-    use drawbridge_engine::io::WhenDown;
+    use drawbridge_engine::io::{Owner, WhenDown, Write, WriteKind};
+    use drawbridge_engine::upstream::ShardId;
 
     use super::*;
-    use crate::broker::jobs::{Owner, Work, jobs};
+    use crate::broker::jobs::jobs;
     use crate::broker::outlet::Outlet;
     use crate::broker::queue::shard_queue;
 
@@ -109,8 +109,9 @@ mod tests {
         let mut held = Held::default();
         for (number, player) in (0..).zip(players) {
             let fields = vec![("event", Bytes::from("joined")), ("player", Bytes::from(*player))];
-            let work = Work::Append { stream: "lives".into(), fields };
-            sender.push(ShardId(0), None, WhenDown::Queue, Owner::Lifecycle, work);
+            let kind = WriteKind::Append { stream: "lives".into(), fields };
+            let write = Write { ticket: None, owner: Owner::Lifecycle, when_down: WhenDown::Queue, kind };
+            sender.push(ShardId(0), write);
             held.push(number, receiver.try_recv().unwrap());
         }
         held

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
-use drawbridge_engine::interest::HubInput;
+use drawbridge_engine::upstream::HubInput;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::watch;
 use tokio::time::{sleep_until, timeout};
@@ -22,8 +22,8 @@ use super::resp::{Decoder, Garbage, Payload, Reply, Step};
 use super::{Names, RedisSettings};
 use crate::broker::Part;
 use crate::broker::board::Board;
-use crate::broker::interest::{Order, until};
-use crate::broker::questions::TableLane;
+use crate::broker::hub_driver::{HubCommand, until};
+use crate::broker::query_queue::{Asker, QueryQueue};
 
 /// How often Redis is asked for a sign of life.
 const PING_EVERY: Duration = Duration::from_secs(2);
@@ -38,7 +38,7 @@ pub(super) struct Link {
     part: Part,
     settings: Arc<RedisSettings>,
     board: Arc<Board>,
-    tables: Arc<TableLane>,
+    queries: QueryQueue,
     attempts: Attempts,
     /// The connection, while the link is on its way to another thread.
     session: Option<Session>,
@@ -64,10 +64,10 @@ impl Link {
         part: Part,
         settings: Arc<RedisSettings>,
         board: Arc<Board>,
-        tables: Arc<TableLane>,
+        queries: QueryQueue,
     ) -> Self {
         let attempts = Attempts::new(format!("subscriber {index}"), &settings);
-        Link { index, part, settings, board, tables, attempts, session: None }
+        Link { index, part, settings, board, queries, attempts, session: None }
     }
 
     /// Runs until it is called: gives itself back where it is to move. Stops, too, when nobody is left to order anything.
@@ -80,7 +80,7 @@ impl Link {
                     let board = self.board.clone();
                     board.failed(self.index, &broken.to_string());
                     if let Broken::Unsupported(what) = &broken {
-                        self.part.interest.refuse_waiting(&format!("UNSUPPORTED {what}"));
+                        self.part.driver.refuse_waiting(&format!("UNSUPPORTED {what}"));
                     }
                     match self.meanwhile(&mut calls, board.wait_for_another(wait)).await {
                         Ok(()) => continue,
@@ -100,7 +100,7 @@ impl Link {
                 (session, settled)
             }
             None => {
-                let external_bytes = self.part.interest.external_bytes();
+                let external_bytes = self.part.driver.external_bytes();
                 let session = Session::open(self.settings.clone(), self.index, external_bytes);
                 let session = match self.meanwhile(calls, session).await {
                     Ok(session) => session?,
@@ -126,10 +126,10 @@ impl Link {
         let mut waited_for = pin!(waited_for);
         loop {
             self.report();
-            let due = self.part.interest.due();
+            let due = self.part.driver.due();
             tokio::select! {
                 output = &mut waited_for => return Ok(output),
-                order = self.part.orders.recv() => self.take_orders(Some(order.ok_or(Call::Stop)?), None),
+                order = self.part.commands.recv() => self.take_orders(Some(order.ok_or(Call::Stop)?), None),
                 () = until(due) => self.take_orders(None, None),
                 call = called(calls) => return Err(call),
             }
@@ -139,8 +139,8 @@ impl Link {
     /// A connection was made.
     fn begin(&mut self) {
         self.attempts.up();
-        self.part.interest.set_now(Instant::now());
-        self.part.interest.handle(HubInput::LinkUp);
+        self.part.driver.set_now(Instant::now());
+        self.part.driver.handle(HubInput::LinkUp);
         // Before it is restored: that takes players' views, which other parts read.
         self.board.reached();
     }
@@ -148,13 +148,13 @@ impl Link {
     /// A connection has ended.
     fn end(&mut self, mut session: Session) {
         self.board.set(self.index, false);
-        self.part.interest.set_now(Instant::now());
+        self.part.driver.set_now(Instant::now());
         for fence in session.conversation.fences() {
-            self.part.interest.order(fence);
+            self.part.driver.command(fence);
         }
-        self.part.interest.handle(HubInput::LinkDown);
-        self.part.interest.commands.clear();
-        self.part.interest.loads.clear();
+        self.part.driver.handle(HubInput::LinkDown);
+        self.part.driver.commands.clear();
+        self.part.driver.queries.clear();
         self.part.meter.set_round_trip(None);
         self.part.meter.reconnected();
     }
@@ -163,25 +163,26 @@ impl Link {
         enum Next {
             Moved(Moved),
             Due,
-            Order(Order),
+            HubCommand(HubCommand),
         }
         // One timer that is moved when what is due next does, and one look-out for a call, not one each per turn.
         let mut alarm = pin!(sleep_until(Instant::now().into()));
         let mut armed = None;
         let mut called = pin!(called(calls));
         loop {
-            for command in self.part.interest.commands.drain(..) {
+            for command in self.part.driver.commands.drain(..) {
                 session.conversation.send(command);
             }
-            for (channel, load) in self.part.interest.loads.drain(..) {
-                self.tables.ask((self.index, channel), load);
+            for query in self.part.driver.queries.drain(..) {
+                let asker = Asker::Hub(self.index, query.kind.subject().clone());
+                self.queries.ask(asker, query);
             }
-            if !session.is_up && self.part.interest.is_restored() {
+            if !session.is_up && self.part.driver.is_restored() {
                 self.board.set(self.index, true);
                 session.is_up = true;
             }
             self.report();
-            let due = session.due().min(self.part.interest.due().unwrap_or(session.due()));
+            let due = session.due().min(self.part.driver.due().unwrap_or(session.due()));
             if armed != Some(due) {
                 alarm.as_mut().reset(due.into());
                 armed = Some(due);
@@ -192,8 +193,8 @@ impl Link {
                 call = called.as_mut() => return Ok(call),
                 moved = session.moved() => Next::Moved(moved?),
                 () = alarm.as_mut() => Next::Due,
-                order = self.part.orders.recv() => match order {
-                    Some(order) => Next::Order(order),
+                order = self.part.commands.recv() => match order {
+                    Some(order) => Next::HubCommand(order),
                     None => return Ok(Call::Stop),
                 },
             };
@@ -211,36 +212,36 @@ impl Link {
                     armed = None;
                     session.keep_alive(Instant::now())?;
                 }
-                Next::Order(first) => order = Some(first),
+                Next::HubCommand(first) => order = Some(first),
             }
             self.take_orders(order, Some(&mut session.conversation));
         }
     }
 
     /// Carries out this order and what waits behind it, and what is due.
-    fn take_orders(&mut self, first: Option<Order>, mut conversation: Option<&mut Conversation>) {
-        self.part.interest.set_now(Instant::now());
+    fn take_orders(&mut self, first: Option<HubCommand>, mut conversation: Option<&mut Conversation>) {
+        self.part.driver.set_now(Instant::now());
         let mut first = first;
         for _ in 0..ORDERS {
-            let Some(order) = first.take().or_else(|| self.part.orders.try_recv().ok()) else { break };
+            let Some(order) = first.take().or_else(|| self.part.commands.try_recv().ok()) else { break };
             match order {
                 // It was read on another connection, which may be ahead of this one: what was said before it (that a
                 // player is not to see it, say) is heard before it. Without a connection the hub waits for no table.
-                order @ (Order::Loaded { .. } | Order::Fence(..)) => match &mut conversation {
+                order @ (HubCommand::Answer(..) | HubCommand::Query(..)) => match &mut conversation {
                     Some(conversation) => conversation.fence(order),
-                    None => self.part.interest.order(order),
+                    None => self.part.driver.command(order),
                 },
-                order => self.part.interest.order(order),
+                order => self.part.driver.command(order),
             }
         }
-        self.part.interest.tick();
+        self.part.driver.tick();
     }
 
     /// Takes in all that has come.
     fn read(&mut self, session: &mut Session) -> Result<(), Broken> {
         let now = Instant::now();
         session.heard = now;
-        self.part.interest.set_now(now);
+        self.part.driver.set_now(now);
         let mut messages = 0;
         loop {
             let taken = match session.decoder.step(session.buffer.filled())? {
@@ -252,7 +253,7 @@ impl Link {
                 Step::Reply(Reply::Message { pattern, channel, payload }, taken) => {
                     messages += 1;
                     match publication(&self.settings.names, pattern, channel, payload) {
-                        Some(publication) => self.part.interest.handle(publication),
+                        Some(publication) => self.part.driver.handle(publication),
                         None => self.part.meter.count_nameless(),
                     }
                     taken
@@ -264,7 +265,7 @@ impl Link {
                 Step::Reply(Reply::Push, taken) => taken,
                 Step::Reply(Reply::Confirmed { begins, pattern, name }, taken) => {
                     let subject = session.conversation.confirmed(begins, pattern, name)?;
-                    self.part.interest.handle(match begins {
+                    self.part.driver.handle(match begins {
                         true => HubInput::Subscribed(&subject),
                         false => HubInput::Unsubscribed(&subject),
                     });
@@ -275,9 +276,7 @@ impl Link {
                     let reason = self.settings.names.hidden_in(&reason);
                     match session.conversation.failed(&reason)? {
                         Answer::Refused(subject) => {
-                            self.part
-                                .interest
-                                .handle(HubInput::Refused { subject: &subject, reason: &reason });
+                            self.part.driver.handle(HubInput::Refused { subject: &subject, reason: &reason });
                         }
                         answer => self.heard(answer, &mut session.pinged, now),
                     }
@@ -300,13 +299,13 @@ impl Link {
             Answer::Pong => {
                 self.part.meter.set_round_trip(pinged.take().map(|at| now.saturating_duration_since(at)));
             }
-            Answer::Behind(order) => self.part.interest.order(*order),
-            Answer::Welcome | Answer::AskedAgain | Answer::Refused(_) => {}
+            Answer::Behind(order) => self.part.driver.command(*order),
+            Answer::Welcome | Answer::AskedAgain | Answer::Marked | Answer::Refused(_) => {}
         }
     }
 
     fn report(&self) {
-        self.part.meter.report(self.part.interest.stats());
+        self.part.meter.report(self.part.driver.stats());
     }
 }
 

@@ -2,6 +2,7 @@
 //! one that reads ([`reader`]). Only here is a Redis client named. Pub/sub is read by our own RESP3 code ([`resp`]), commands
 //! go through redis-rs, and no connection does both.
 
+mod address;
 mod buffer;
 mod commands;
 mod connect;
@@ -17,20 +18,23 @@ pub(crate) mod reader;
 mod refusals;
 pub mod resp;
 mod views;
+mod writes;
 
 use std::sync::Arc;
 
 use tokio::task::JoinSet;
 
+pub use self::address::RedisAddress;
 pub use self::library::Library;
 use self::link::Link;
 pub use self::names::Names;
 use self::publisher::Publisher;
-use self::reader::{Reader, Reads};
+use self::reader::{Reader, name_of};
 use super::Shell;
 use super::board::Board;
 use super::outlet::Outlet;
-use crate::config::{RedisAddress, Rotating};
+use super::query_queue::Lane;
+use crate::secret::Rotating;
 
 /// How a Redis is reached.
 #[derive(Clone, Debug)]
@@ -97,33 +101,39 @@ fn without_arguments(words: &str) -> &str {
 /// views is there from the start, for without it nobody can log in.
 pub(super) fn board(links: usize, outlet: Outlet) -> Board {
     let parts = (0..links).map(|link| (format!("subscriber {link}"), false));
-    let others = [("publisher", false), (Reads::Tables.name(), true), (Reads::Views.name(), false)];
+    let others = [("publisher", false), (name_of(Lane::Large), true), (name_of(Lane::Small), false)];
     Board::new(parts.chain(others.map(|(name, is_up)| (name.to_owned(), is_up))), outlet)
 }
 
 /// Runs all links, the publisher and the readers until they are told to stop.
 pub(super) async fn run(settings: RedisSettings, shell: Shell) {
     let settings = Arc::new(settings);
-    let Shell { parts, jobs, meter, board, stop, questions, links, outlet, neighbour } = shell;
+    let Shell { parts, jobs, meter, board, stop, queries, neighbour } = shell;
     let mut tasks = JoinSet::new();
     let publisher = parts.len();
     let reader = Arc::new(Reader {
-        questions: questions.clone(),
+        queries: queries.clone(),
         settings: settings.clone(),
         board: board.clone(),
-        outlet,
-        links,
         meter: meter.clone(),
         lines: Default::default(),
     });
-    for (place, reads) in [Reads::Tables, Reads::Views].into_iter().enumerate() {
-        tasks.spawn(reader.clone().run(publisher + 1 + place, reads, stop.clone()));
+    for (place, lane) in [Lane::Large, Lane::Small].into_iter().enumerate() {
+        tasks.spawn(reader.clone().run(publisher + 1 + place, lane, stop.clone()));
     }
-    let links = parts.into_iter().enumerate().map(|(index, part)| {
-        Link::new(index, part, settings.clone(), board.clone(), questions.tables.clone())
-    });
+    let links = parts
+        .into_iter()
+        .enumerate()
+        .map(|(index, part)| Link::new(index, part, settings.clone(), board.clone(), queries.clone()));
     let (links, counts, stopping) = (links.collect(), meter.clone(), stop.clone());
     tasks.spawn(async move { links::run(links, neighbour, &counts, stopping).await });
+    let (timeouts, mut stopped) = (queries.clone(), stop.clone());
+    tasks.spawn(async move {
+        tokio::select! {
+            () = timeouts.time_out() => {}
+            _ = stopped.wait_for(|stop| *stop) => {}
+        }
+    });
     tasks.spawn(Publisher::new(publisher, jobs, settings, board, meter).run(stop));
     while tasks.join_next().await.is_some() {}
 }

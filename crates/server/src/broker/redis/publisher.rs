@@ -10,20 +10,19 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use drawbridge_engine::io::{PublishFailure, WhenDown};
-use redis::{RedisResult, Value};
+use drawbridge_engine::io::{PublishFailure, WhenDown, WriteKind};
 use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior, sleep_until, timeout};
 
-use super::commands::{Commands, Loaded, text, words};
+use super::commands::{Commands, Loaded};
 use super::connect::{Attempts, Broken};
 use super::held::Held;
-use super::library::MARK;
-use super::refusals::{Refusals, UNPROVEN, explained, is_missing_function};
+use super::refusals::{Refusals, explained, is_missing_function};
+use super::writes::{Call, outcomes, pipeline};
 use super::{READONLY, RedisSettings, code_of, is_passing, without_arguments};
 use crate::broker::DRAIN_TIMEOUT;
 use crate::broker::board::Board;
-use crate::broker::jobs::{Job, JobReceiver, Work, open_object};
+use crate::broker::jobs::{Job, JobReceiver};
 use crate::broker::meter::Meter;
 
 /// The bounds of one pipeline.
@@ -471,7 +470,7 @@ impl Publisher {
         for (at, ((number, mut job), outcome)) in batch.into_iter().zip(outcomes).enumerate() {
             match outcome {
                 // A replica takes a plain publish, and it reaches nobody.
-                Ok(()) if is_replica && matches!(job.work, Work::Publish { .. }) => {
+                Ok(()) if is_replica && matches!(job.work, WriteKind::Publish { .. }) => {
                     job.answer(Err(PublishFailure::Unknown));
                 }
                 Ok(()) => {
@@ -536,125 +535,9 @@ async fn expiry(at: Option<Instant>) {
     }
 }
 
-/// What a command of a pipeline is answered by.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Call {
-    /// Anything but an error.
-    Plain,
-    /// By our function: the mark that only it gives, and a number.
-    View,
-    /// By our function: that, or an error's words, for each of so many jobs.
-    Commit(usize),
-}
-
-/// A batch as commands, and what each of them is: events of one entity channel that follow one another are written by
-/// one call.
-fn pipeline(batch: &[(u64, Job)], settings: &RedisSettings) -> (redis::Pipeline, Vec<Call>) {
-    let mut pipeline = redis::Pipeline::with_capacity(batch.len());
-    pipeline.ignore_errors();
-    let names = &settings.names;
-    let mut calls = Vec::with_capacity(batch.len());
-    let mut rest = batch;
-    while let Some((_, job)) = rest.first() {
-        let alike = rest.iter().take_while(|(_, other)| other.work.joins(&job.work)).count();
-        let (now, later) = rest.split_at(alike.max(1));
-        rest = later;
-        calls.push(match &job.work {
-            Work::Publish { .. } | Work::Append { .. } => Call::Plain,
-            Work::View { .. } => Call::View,
-            Work::Commit { .. } => Call::Commit(now.len()),
-        });
-        match &job.work {
-            Work::Publish { channel, payload } => {
-                pipeline.cmd("PUBLISH").arg(&*names.outward(channel)).arg(&payload[..]);
-            }
-            Work::Append { stream, fields } => {
-                pipeline.cmd("XADD").arg(&*names.outward(stream)).arg("*");
-                for (name, value) in fields {
-                    pipeline.arg(*name).arg(&value[..]);
-                }
-            }
-            Work::Commit { channel, commit } => {
-                pipeline.cmd("FCALL").arg("drawbridge_commit").arg(1).arg(&*names.outward(channel));
-                pipeline.arg(commit.max).arg(commit.ttl_ms).arg(commit.max_bytes);
-                pipeline.arg(names.channel_prefix());
-                for (_, job) in now {
-                    let Work::Commit { commit, .. } = &job.work else { continue };
-                    pipeline.arg(&*commit.key).arg(u8::from(commit.remove));
-                    pipeline.arg(open_object(&commit.payload)).arg(&commit.id);
-                }
-            }
-            Work::View { player, channel, view, tell: (nodes, told), unless_kept } => {
-                pipeline.cmd("FCALL").arg("drawbridge_view").arg(1).arg(names.views_key(player));
-                pipeline.arg(&**channel).arg(view.as_deref().unwrap_or_default());
-                pipeline.arg(&*names.outward(nodes)).arg(&**told).arg(u8::from(*unless_kept));
-            }
-        }
-    }
-    (pipeline, calls)
-}
-
-/// An outcome for each job: Redis' words where it was not done. What other functions answer under the names of ours is
-/// taken for nothing.
-fn outcomes(results: Vec<RedisResult<Value>>, calls: &[Call]) -> Vec<Result<(), String>> {
-    let mut outcomes = Vec::new();
-    for (result, call) in results.into_iter().zip(calls) {
-        match (call, result) {
-            (Call::Plain, Ok(_)) => outcomes.push(Ok(())),
-            (Call::View, Ok(answer)) => outcomes.push(proven(&answer)),
-            (Call::Commit(count), Ok(Value::Array(answers))) if answers.len() == *count => {
-                let outcome = |answer: &Value| text(answer).map_or_else(|| proven(answer), Err);
-                outcomes.extend(answers.iter().map(outcome));
-            }
-            (Call::Commit(count), Ok(_)) => outcomes.extend((0..*count).map(|_| Err(UNPROVEN.to_owned()))),
-            (Call::Commit(count), Err(error)) => outcomes.extend((0..*count).map(|_| Err(words(&error)))),
-            (Call::Plain | Call::View, Err(error)) => outcomes.push(Err(words(&error))),
-        }
-    }
-    outcomes
-}
-
-fn proven(answer: &Value) -> Result<(), String> {
-    match answer {
-        Value::Array(parts) => match &parts[..] {
-            [mark, Value::Int(number)] if text(mark).as_deref() == Some(MARK) && *number >= 0 => Ok(()),
-            _ => Err(UNPROVEN.to_owned()),
-        },
-        _ => Err(UNPROVEN.to_owned()),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn bulk(text: &str) -> Value {
-        Value::BulkString(text.into())
-    }
-
-    #[test]
-    fn only_our_functions_answers_are_taken_for_done() {
-        let done = || Value::Array(vec![bulk("drawbridge"), Value::Int(1)]);
-        let refused = || bulk("LIMIT_EXCEEDED no");
-        let unproven = || Err(UNPROVEN.to_owned());
-        for (call, answer, expected) in [
-            (
-                Call::Commit(2),
-                Value::Array(vec![done(), refused()]),
-                vec![Ok(()), Err("LIMIT_EXCEEDED no".to_owned())],
-            ),
-            (Call::Commit(2), Value::Array(vec![done()]), vec![unproven(), unproven()]),
-            (Call::Commit(1), Value::Array(vec![Value::Int(1)]), vec![unproven()]),
-            (Call::Commit(1), Value::Int(1), vec![unproven()]),
-            (Call::Commit(1), Value::Okay, vec![unproven()]),
-            (Call::View, done(), vec![Ok(())]),
-            (Call::View, Value::Int(1), vec![unproven()]),
-            (Call::View, Value::Array(vec![bulk("other"), Value::Int(1)]), vec![unproven()]),
-            (Call::Plain, Value::Int(0), vec![Ok(())]),
-        ] {
-            assert_eq!(outcomes(vec![Ok(answer.clone())], &[call]), expected, "{call:?} {answer:?}");
-        }
-    }
 
     #[test]
     fn functions_are_replaced_a_few_times_at_once_and_then_seldom() {

@@ -6,21 +6,19 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use drawbridge_engine::class::MAX_KEY_BYTES;
-use drawbridge_engine::interest::{StoredEntity, StoredTable};
-use drawbridge_engine::io::BrokerEvent;
+use drawbridge_engine::io::{Answer, QueryKind};
+use drawbridge_engine::upstream::{StoredEntity, StoredTable};
 use redis::Value;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::watch;
 use tokio::time::timeout;
 
 use super::commands::{Commands, text, words};
 use super::connect::{Attempts, Broken};
-use super::views::{self, StoredViews};
+use super::views;
 use super::{RedisSettings, code_of, is_passing};
 use crate::broker::board::Board;
-use crate::broker::interest::Order;
 use crate::broker::meter::Meter;
-use crate::broker::outlet::Outlet;
-use crate::broker::questions::Questions;
+use crate::broker::query_queue::{Asked, Lane, QueryQueue};
 use crate::log::Sparse;
 
 /// Questions asked in one pipeline.
@@ -45,68 +43,48 @@ pub(super) const UNEXPECTED: &str = "an unexpected answer";
 
 /// See the module.
 pub(super) struct Reader {
-    pub(super) questions: Questions,
+    pub(super) queries: QueryQueue,
     pub(super) settings: Arc<RedisSettings>,
     pub(super) board: Arc<Board>,
-    pub(super) outlet: Outlet,
-    pub(super) links: Vec<mpsc::WeakUnboundedSender<Order>>,
     pub(super) meter: Arc<Meter>,
     pub(super) lines: Mutex<Sparse>,
 }
 
-/// What one connection of the reader reads.
-#[derive(Clone, Copy, Debug)]
-pub(super) enum Reads {
-    /// Tables of entity channels.
-    Tables,
-    /// Players' views.
-    Views,
-}
-
-impl Reads {
-    /// As the log names it.
-    pub(super) fn name(self) -> &'static str {
-        match self {
-            Reads::Tables => "reader of tables",
-            Reads::Views => "reader of views",
-        }
+/// How the log and the board name the connection of a lane.
+pub(super) fn name_of(lane: Lane) -> &'static str {
+    match lane {
+        Lane::Large => "reader of tables",
+        Lane::Small => "reader of views",
     }
 }
 
 impl Reader {
     /// Reads these until it is told to stop. `part`: its place on the board, where it is down when it is asked and cannot
     /// connect.
-    pub(super) async fn run(self: Arc<Self>, part: usize, reads: Reads, mut stop: watch::Receiver<bool>) {
+    pub(super) async fn run(self: Arc<Self>, part: usize, lane: Lane, mut stop: watch::Receiver<bool>) {
         tokio::select! {
-            () = self.work(part, reads) => {}
+            () = self.work(part, lane) => {}
             _ = stop.wait_for(|stop| *stop) => {}
         }
     }
 
-    async fn work(&self, part: usize, reads: Reads) {
-        let mut attempts = Attempts::new(reads.name().into(), &self.settings);
+    async fn work(&self, part: usize, lane: Lane) {
+        let mut attempts = Attempts::new(name_of(lane).into(), &self.settings);
         let mut has_failed = false;
         // Without its views nobody can log in: whether they can be read is known from the start.
-        let mut was_there = matches!(reads, Reads::Tables);
-        let connection = match reads {
-            Reads::Tables => "tables",
-            Reads::Views => "views",
+        let mut was_there = lane == Lane::Large;
+        let connection = match lane {
+            Lane::Large => "tables",
+            Lane::Small => "views",
         };
         let mut together = TOGETHER;
         loop {
-            let is_asked = match reads {
-                Reads::Tables => self.questions.tables.len() > 0,
-                Reads::Views => self.questions.views.len() > 0,
-            };
             if was_there {
-                if !is_asked {
+                if self.queries.is_empty(lane) {
                     self.board.set(part, true);
                 }
                 // Opened when something is asked for first.
-                match reads {
-                    Reads::Tables => drop(self.questions.tables.first(1).await),
-                    Reads::Views => drop(self.questions.views.first(1).await),
-                }
+                drop(self.queries.first(lane, 1).await);
             }
             let broken = match Commands::open(self.settings.clone(), connection).await {
                 Err(broken) => {
@@ -121,17 +99,13 @@ impl Reader {
                     was_there = true;
                     attempts.up();
                     self.board.set(part, true);
-                    if matches!(reads, Reads::Views)
+                    if lane == Lane::Small
                         && let Err(broken) = self.probe_views(&mut commands).await
                     {
                         tracing::debug!(%broken, "players' views could not be looked at");
                     }
                     loop {
-                        let answered = match reads {
-                            Reads::Tables => self.answer_table(&mut commands).await,
-                            Reads::Views => self.answer_views(&mut commands, together).await,
-                        };
-                        match answered {
+                        match self.answer(&mut commands, lane, together).await {
                             Ok(()) => together = (2 * together).min(TOGETHER),
                             Err(broken) => {
                                 // The next one shows whose it is.
@@ -148,9 +122,16 @@ impl Reader {
         }
     }
 
-    /// Answers the players that are asked about first. `most`: so many at once.
-    async fn answer_views(&self, commands: &mut Commands, most: usize) -> Result<(), Broken> {
-        let asked = next(commands, self.questions.views.first(most));
+    /// Answers the first queries of a lane. `most`: so many small ones at once.
+    async fn answer(&self, commands: &mut Commands, lane: Lane, most: usize) -> Result<(), Broken> {
+        match lane {
+            Lane::Small => self.answer_small(commands, most).await,
+            Lane::Large => self.answer_large(commands).await,
+        }
+    }
+
+    async fn answer_small(&self, commands: &mut Commands, most: usize) -> Result<(), Broken> {
+        let asked = next(commands, self.queries.first(Lane::Small, most));
         let asked = match self.board.no_views() {
             None => asked.await?,
             // Somebody may give the right, and nobody may come to ask.
@@ -159,6 +140,15 @@ impl Reader {
                 Err(_) => return self.probe_views(commands).await,
             },
         };
+        self.answer_views(commands, players_of(asked), most).await
+    }
+
+    async fn answer_views(
+        &self,
+        commands: &mut Commands,
+        asked: Vec<(Asked, Arc<str>)>,
+        most: usize,
+    ) -> Result<(), Broken> {
         let keys = asked.iter().map(|(_, player)| self.settings.names.views_key(player)).collect();
         let read = match views::read(commands, keys).await {
             // One of them holds what no service has set.
@@ -168,19 +158,16 @@ impl Reader {
                 .collect(),
             read => read?,
         };
-        for (views, (key, player)) in read.into_iter().zip(asked) {
+        for (views, (asked, player)) in read.into_iter().zip(asked) {
             if views.as_ref().is_err_and(|words| is_passing(words)) {
                 tokio::time::sleep(RETRY_AFTER).await;
                 return Ok(());
             }
             self.note_right(views.as_ref().err());
-            if self.questions.views.answered(&key, |asked| *asked == player) {
-                let views = views.map(|StoredViews { views, bad }| {
-                    self.report_bad_views(&player, bad);
-                    views
-                });
-                self.outlet
-                    .tell(key.0, BrokerEvent::Views { ticket: key.1, views: views.map_err(Into::into) });
+            let bad = views.as_ref().map_or(0, |stored| stored.bad);
+            let answer = views.map(|stored| Answer::Views(stored.views)).map_err(Into::into);
+            if self.queries.answer(&asked, answer) {
+                self.report_bad_views(&player, bad);
             }
         }
         Ok(())
@@ -224,25 +211,38 @@ impl Reader {
         }
     }
 
-    async fn answer_table(&self, commands: &mut Commands) -> Result<(), Broken> {
-        let asked = next(commands, self.questions.tables.first(1)).await?;
-        let Some((key, load)) = asked.into_iter().next() else { return Ok(()) };
-        let table = match read_table(commands, &self.settings, &key.1).await {
+    async fn answer_large(&self, commands: &mut Commands) -> Result<(), Broken> {
+        let asked = next(commands, self.queries.first(Lane::Large, 1)).await?;
+        let Some(asked) = asked.into_iter().next() else { return Ok(()) };
+        let read = match &asked.query.kind {
+            QueryKind::Table { channel } => read_table(commands, &self.settings, channel).await,
+            // Read on the other connection, or by a link.
+            QueryKind::Views { .. } | QueryKind::Fence { .. } => Ok(Err(UNEXPECTED.to_owned())),
+        };
+        let answer = match read {
             Ok(Err(words)) if is_passing(&words) => {
                 tokio::time::sleep(RETRY_AFTER).await;
                 return Ok(());
             }
             // Not asked again: it would be as large.
             Err(Broken::Oversized) => Err("DAMAGED a part of the table is over 64 MiB".into()),
-            table => table?.map_err(Into::into),
+            table => table?.map(Answer::Table).map_err(Into::into),
         };
-        if self.questions.tables.answered(&key, |asked| *asked == load)
-            && let Some(link) = self.links.get(key.0).and_then(mpsc::WeakUnboundedSender::upgrade)
-        {
-            let _ = link.send(Order::Loaded { channel: key.1, load, table });
-        }
+        self.queries.answer(&asked, answer);
         Ok(())
     }
+}
+
+/// Groups queries that one pipeline can answer: those of players' views.
+fn players_of(asked: Vec<Asked>) -> Vec<(Asked, Arc<str>)> {
+    let player = |asked: Asked| match &asked.query.kind {
+        QueryKind::Views { player } => {
+            let player = player.clone();
+            Some((asked, player))
+        }
+        QueryKind::Table { .. } | QueryKind::Fence { .. } => None,
+    };
+    asked.into_iter().filter_map(player).collect()
 }
 
 /// The next questions, unless the connection ends before there are any.

@@ -1,9 +1,10 @@
 //! Redis' refusals in the log: a warning with Redis' words, the first few of each kind in a while.
 
+use drawbridge_engine::io::WriteKind;
 use hashbrown::HashMap;
 
+use super::writes::{UNPROVEN, command_of, needs_functions};
 use super::{code_of, is_unknown_command, without_arguments};
-use crate::broker::jobs::Work;
 use crate::log::Sparse;
 
 /// Kinds beyond these share one: Redis has fewer codes, but modules and scripts make up their own.
@@ -15,7 +16,7 @@ pub(super) struct Refusals(HashMap<(&'static str, String), Sparse>);
 
 impl Refusals {
     /// Logs that Redis refused this.
-    pub(super) fn log(&mut self, work: &Work, words: &str) {
+    pub(super) fn log(&mut self, work: &WriteKind, words: &str) {
         let command = command_of(work);
         let mut kind = (command, code_of(words).to_owned());
         if self.0.len() >= MAX_KINDS && !self.0.contains_key(&kind) {
@@ -28,18 +29,8 @@ impl Refusals {
     }
 }
 
-/// The command of Redis that does this.
-fn command_of(work: &Work) -> &'static str {
-    match work {
-        Work::Publish { .. } => "PUBLISH",
-        Work::Append { .. } => "XADD",
-        Work::Commit { .. } => "FCALL drawbridge_commit",
-        Work::View { .. } => "FCALL drawbridge_view",
-    }
-}
-
 /// Redis' words for who asked for this; where Redis has no functions, or does not let us call them, what that means.
-pub(super) fn explained(work: &Work, words: String) -> String {
+pub(super) fn explained(work: &WriteKind, words: String) -> String {
     let lacks = match () {
         () if is_unknown_command(&words) => "has none",
         () if is_missing_function(&words) => "has not loaded ours",
@@ -47,21 +38,14 @@ pub(super) fn explained(work: &Work, words: String) -> String {
         () if code_of(&words) == "NOPERM" => "does not allow us to call them",
         () => return words,
     };
-    let what = match work {
-        Work::Commit { .. } => "entity channels",
-        Work::View { .. } => "players' views",
-        Work::Publish { .. } | Work::Append { .. } => return words,
-    };
+    let Some(what) = needs_functions(work) else { return words };
     let reason = if code_of(&words) == "NOPERM" { "NOPERM" } else { without_arguments(&words) };
     format!(
         "UNSUPPORTED {what} need Redis functions (Redis 7.0, FUNCTION and FCALL), and this Redis {lacks}: {reason}"
     )
 }
 
-/// What functions that are not ours answer counts as this.
-pub(super) const UNPROVEN: &str = "UNPROVEN the functions in Redis do not answer as Drawbridge's do";
-
-/// The code of the functions' answer where they know nothing of this node's channel prefix.
+/// The code of the functions' answer where they have no entry for this node's channel prefix.
 const NO_ENVIRONMENT: &str = "NOENVIRONMENT";
 
 /// Whether Redis has lost its functions, or has others by their names, so that nothing was done.
@@ -73,9 +57,9 @@ pub(super) fn is_missing_function(words: &str) -> bool {
 mod tests {
     use super::*;
 
-    fn view() -> Work {
+    fn view() -> WriteKind {
         let tell = ("nodes".into(), bytes::Bytes::new());
-        Work::View { player: "p".into(), channel: "c".into(), view: None, tell, unless_kept: false }
+        WriteKind::View { player: "p".into(), channel: "c".into(), view: None, tell, if_absent: false }
     }
 
     #[test]
@@ -88,7 +72,7 @@ mod tests {
             assert!(explained(&view(), words.into()).starts_with("UNSUPPORTED"));
         }
         assert_eq!(explained(&view(), "OOM full".into()), "OOM full");
-        let publish = Work::Publish { channel: "c".into(), payload: bytes::Bytes::new() };
+        let publish = WriteKind::Publish { channel: "c".into(), payload: bytes::Bytes::new() };
         assert_eq!(explained(&publish, "NOPERM no rights".into()), "NOPERM no rights");
     }
 

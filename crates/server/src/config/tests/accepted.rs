@@ -1,5 +1,6 @@
 //! Right configurations: defaults, and that each key reaches its place.
 
+use crate::broker::RedisAddress;
 use drawbridge_engine::class::{Delivery, SlowConsumer};
 use drawbridge_engine::expr::{Binding, Scope, Var};
 use drawbridge_engine::io::WhenDown;

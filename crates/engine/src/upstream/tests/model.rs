@@ -38,7 +38,7 @@ fn asked(index: usize) -> Subject {
 }
 
 fn shows(subject: &Subject, channel: &str) -> bool {
-    match subject.pattern {
+    match subject.is_pattern() {
         true => !channel.starts_with("own:") && glob_matches(&subject.name, channel),
         false => *subject.name == *channel,
     }
@@ -115,6 +115,11 @@ struct World {
 }
 
 impl World {
+    fn open(&mut self) {
+        self.hub.barrier.open();
+        self.give(HubInput::Tick);
+    }
+
     fn new() -> World {
         let class = |name| Class { patterns: true, ..Class::plain(ClassName::parse(name).unwrap()) };
         let classes = Classes::new(vec![class("room:{n}"), class("chat:{n}")]);
@@ -139,10 +144,11 @@ impl World {
         self.hub.handle(self.now_ms, input);
         while let Some(output) = self.hub.poll_output() {
             match output {
+                HubOutput::Peer(..) | HubOutput::Moved(_) => unreachable!("nothing moves"),
                 HubOutput::Link(command) => {
                     assert!(self.up, "a command for a link that is down");
                     if let LinkCommand::Subscribe(subjects) = &command
-                        && self.hub.is_held()
+                        && !self.hub.barrier.is_open()
                     {
                         assert!(
                             subjects.iter().all(|subject| subject.name.starts_with("own:")),
@@ -224,7 +230,7 @@ impl World {
             Op::Read(count) => (0..*count).for_each(|_| self.read()),
             Op::Break => self.cut(),
             Op::Connect => self.connect(),
-            Op::Release => self.give(HubInput::Release),
+            Op::Release => self.open(),
             Op::Forbid(index, true) => _ = self.forbidden.insert(asked(*index)),
             Op::Forbid(index, false) => _ = self.forbidden.remove(&asked(*index)),
             Op::Wait(ms) => {
@@ -259,7 +265,7 @@ impl World {
         let mut copies: Vec<Subject> = self
             .subscriptions
             .iter()
-            .filter(|subject| subject.pattern && glob_matches(&subject.name, channel))
+            .filter(|subject| subject.is_pattern() && glob_matches(&subject.name, channel))
             .cloned()
             .collect();
         // Redis keeps patterns in a hash table: any order, and another one when the table grows.
@@ -286,6 +292,7 @@ impl World {
                     }
                 }
             }
+            Some(LinkCommand::Mark(_)) => unreachable!("nothing moves"),
             Some(LinkCommand::Unsubscribe(subjects)) => {
                 for subject in subjects {
                     self.subscriptions.retain(|other| *other != subject);
@@ -352,7 +359,7 @@ impl World {
 
     /// Redis holds no prefix under another, no more than it may, and none without need.
     fn covers_minimally(&self) {
-        let held: Vec<&Subject> = self.subscriptions.iter().filter(|subject| subject.pattern).collect();
+        let held: Vec<&Subject> = self.subscriptions.iter().filter(|subject| subject.is_pattern()).collect();
         let wanted: BTreeSet<&Subject> = self.shards.iter().flat_map(|shard| &shard.wanted).collect();
         for cover in &held {
             let prefix = literal_prefix(&cover.name);
@@ -360,7 +367,7 @@ impl World {
                 |other: &&&Subject| *other != cover && prefix.starts_with(&*literal_prefix(&other.name));
             assert!(!held.iter().any(|other| is_under(&other)), "nested: {held:?}");
             let needs =
-                |wanted: &&Subject| wanted.pattern && literal_prefix(&wanted.name).starts_with(&*prefix);
+                |wanted: &&Subject| wanted.is_pattern() && literal_prefix(&wanted.name).starts_with(&*prefix);
             assert!(wanted.iter().any(needs), "not needed: {cover:?}");
         }
         for class in ["room:", "chat:"] {
@@ -373,7 +380,7 @@ impl World {
     fn end(&mut self) {
         self.connect();
         self.settle();
-        self.give(HubInput::Release);
+        self.open();
         self.settle();
         for shard in &self.shards {
             assert_eq!(shard.live, shard.wanted);

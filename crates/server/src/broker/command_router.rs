@@ -3,17 +3,15 @@
 //! in order with that channel's events. What a service was told is done holds for all that is published behind it, on
 //! every node. What comes by the control channel is told as it comes.
 
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 
-use drawbridge_engine::interest::ShardId;
 use drawbridge_engine::io::{BrokerEvent, PlayerAction, PlayerCommand, Subject};
 use drawbridge_engine::settings::CONTROL_CHANNEL;
-use drawbridge_protocol::channel::is_pattern;
+use drawbridge_engine::upstream::{LinkId, ShardId, Topology};
 
 use super::meter::Meter;
 use super::outlet::Outlet;
 use super::queue::Pushed;
-use super::routes::Routes;
 use crate::command;
 use crate::log::Sparse;
 
@@ -49,56 +47,72 @@ impl CommandChannels {
 
 /// What one link does with player commands.
 #[derive(Debug)]
-pub(super) struct Herald {
-    pub(super) link: usize,
+pub(super) struct CommandRouter {
+    pub(super) link: LinkId,
     pub(super) channels: CommandChannels,
-    pub(super) routes: Arc<Routes>,
+    pub(super) topology: Arc<RwLock<Topology>>,
     pub(super) meter: Arc<Meter>,
     /// Commands that were not carried out.
     pub(super) failures: Sparse,
 }
 
-impl Herald {
-    /// Tells the shards what came on one of the channels, if it is this link's to tell.
-    pub(super) fn tell(&mut self, channel: &str, json: &str, outlet: &Outlet) {
-        let by_service = self.channels.control.as_deref() == Some(channel);
+impl CommandRouter {
+    /// What came on one of the channels, if it can be read.
+    pub(super) fn read(&mut self, channel: &str, json: &str) -> Option<PlayerCommand> {
         // What a node says was checked there; a view that this one cannot read shows nothing.
-        let command = command::parse(json).and_then(|command| match by_service {
+        let command = command::parse(json).and_then(|command| match self.is_control(channel) {
             true => command::check(&command).map(|()| command),
             false => Ok(command),
         });
-        let command = match command {
-            Ok(command) => command,
+        match command {
+            Ok(command) => Some(command),
             Err(reason) => {
                 self.meter.count_command(false);
-                return self.failures.line(|unlogged| {
+                self.failures.line(|unlogged| {
                     tracing::warn!(channel, reason, unlogged, "a player command could not be read");
                 });
+                None
             }
-        };
-        if !by_service && self.link != self.link_of(&command) {
-            return;
         }
+    }
+
+    /// Whether services write on this channel, which is told as it comes.
+    pub(super) fn is_control(&self, channel: &str) -> bool {
+        self.channels.control.as_deref() == Some(channel)
+    }
+
+    /// Whether this link is where the topology has placed what a command is about.
+    pub(super) fn is_placed_here(&self, subject: Option<&Subject>) -> bool {
+        let topology = self.topology.read().unwrap_or_else(PoisonError::into_inner);
+        self.link == subject.map_or(LinkId::at(0), |subject| topology.home_of(subject))
+    }
+
+    /// Tells the shards; and the node what a service wrote itself.
+    pub(super) fn tell(&mut self, by_service: bool, command: PlayerCommand, outlet: &Outlet) {
         self.meter.count_command(true);
         let is_kept =
             !by_service || outlet.tell(ShardId::NODE, BrokerEvent::Command(command.clone())) == Pushed::Told;
         let is_told = outlet.tell_shards(&BrokerEvent::Command(command));
         if !is_kept || !is_told {
-            self.meter.count_command(false);
-            self.failures.line(|unlogged| {
-                tracing::error!(unlogged, "a player command was dropped: too many at once");
-            });
+            self.count_dropped();
         }
     }
 
-    fn link_of(&self, command: &PlayerCommand) -> usize {
-        match &command.action {
-            PlayerAction::Subscribe { channel }
-            | PlayerAction::Unsubscribe { channel }
-            | PlayerAction::View { channel, .. } => {
-                self.routes.link_of(&Subject { name: channel.clone(), pattern: is_pattern(channel) })
-            }
-            PlayerAction::Disconnect { .. } => 0,
-        }
+    /// A command was not told to every shard.
+    pub(super) fn count_dropped(&mut self) {
+        self.meter.count_command(false);
+        self.failures.line(|unlogged| {
+            tracing::error!(unlogged, "a player command was dropped: too many at once");
+        });
+    }
+}
+
+/// What a command is about; `None`: the player itself.
+pub(super) fn subject_of(command: &PlayerCommand) -> Option<Subject> {
+    match &command.action {
+        PlayerAction::Subscribe { channel }
+        | PlayerAction::Unsubscribe { channel }
+        | PlayerAction::View { channel, .. } => Some(Subject::named(channel.clone())),
+        PlayerAction::Disconnect { .. } => None,
     }
 }

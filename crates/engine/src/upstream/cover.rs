@@ -1,7 +1,7 @@
 //! Which patterns one link holds in Redis: a minimal cover of the patterns that are wanted. Redis is asked for literal
 //! prefixes only (`room:4*`), none under another, and a limited number of each class; beyond that, and where the ACL refuses
 //! a narrower one, for the class's own prefix (`room:*`). Which channels a pattern matches is decided in
-//! [`super::patterns`]; who wants it, and who is notified, in [`super::globs`].
+//! [`crate::pattern_index`]; who wants it, and who is notified, in [`super::globs`].
 //!
 //! ```text
 //!   Waiting ──ask──▶ Asked ──subscribed──▶ Live ──a wider one is live, or nothing under it is wanted──▶ Ending ──▶ gone

@@ -4,7 +4,10 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use super::barrier::BarrierToken;
+use super::moves::PeerMessage;
 use super::shards::{ShardId, ShardSet};
+use super::topology::{LinkId, Move};
 use crate::class::Classes;
 use crate::io::{BrokerEvent, Subject};
 use crate::settings::Reserved;
@@ -12,6 +15,8 @@ use crate::settings::Reserved;
 /// What a hub is told at start.
 #[derive(Clone, Debug)]
 pub struct HubSettings {
+    /// Its link.
+    pub link: LinkId,
     /// What the epochs of counts are made of: random for each hub and start, and secret.
     pub seed: u128,
     /// How long a subscription outlives its last subscriber, in milliseconds.
@@ -95,9 +100,26 @@ pub enum HubInput<'a> {
         /// Which shard.
         shard: ShardId,
     },
-    /// After a break of the link the node's own channels are confirmed, and the shards know what was said on them
-    /// meanwhile: the rest may be asked for. Only a hub that has such channels waits for it.
-    Release,
+    /// The channel on which nodes notify each other is confirmed, so that no command is missed any more; or it is refused.
+    Listening {
+        /// Every shard of the node.
+        shards: ShardSet,
+        /// It was live before.
+        was_live: bool,
+    },
+    /// A shard has made good what it missed ([`BrokerEvent::Recover`]).
+    Passed {
+        /// Which shard.
+        shard: ShardId,
+        /// Of which recovery.
+        token: BarrierToken,
+    },
+    /// This link gives a subject to another one.
+    Give(Move),
+    /// This link takes a subject from another one.
+    Take(Move),
+    /// What the other link of a move says ([`HubOutput::Peer`]).
+    Peer(PeerMessage),
     /// Nothing happened but time.
     Tick,
 }
@@ -128,6 +150,10 @@ pub enum HubOutput {
         /// What is wrong.
         reason: BadTable,
     },
+    /// Tell the other link of a move.
+    Peer(LinkId, PeerMessage),
+    /// The move of this subject to this link is over.
+    Moved(Subject),
     /// Tell this to each of these shards.
     Shards(ShardSet, BrokerEvent),
     /// A payload from outside was too large and is dropped; for the log.
@@ -193,6 +219,8 @@ pub enum LinkCommand {
     Subscribe(Vec<Subject>),
     /// `UNSUBSCRIBE` and `PUNSUBSCRIBE`.
     Unsubscribe(Vec<Subject>),
+    /// `PUBLISH` nothing on this channel: the marker of a move. Its own answer says nothing.
+    Mark(Arc<str>),
 }
 
 /// Gauges and counters of a hub.

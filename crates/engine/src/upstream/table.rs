@@ -1,13 +1,14 @@
 //! The table of one entity channel as its node knows it: the last event of each entity, put together from what is
 //! stored and what came live meanwhile. When it is read and who is told is left to [`super::tables`].
 //!
-//! Events that came by the stored table carry its version. A live table takes them one by one, without a hole; what
-//! a plain `PUBLISH` says has no version and counts as it comes.
+//! Events that came by the stored table carry its version: [`super::merge`] says what becomes of each, so that none is
+//! missing. What a plain `PUBLISH` says has no version and counts as it comes.
 
 use std::sync::Arc;
 
 use hashbrown::{HashMap, HashSet};
 
+use super::merge::{Fate, Merge};
 use super::rows::{Held, Rows, weight};
 use crate::class::EntityRules;
 use crate::io::{EntityChange, Publication, Version};
@@ -15,8 +16,7 @@ use crate::io::{EntityChange, Publication, Version};
 /// See the module.
 #[derive(Debug)]
 pub(super) struct Table {
-    epoch: String,
-    seq: u64,
+    merge: Merge<String, u64>,
     entities: Rows,
     max: usize,
     max_bytes: usize,
@@ -38,8 +38,6 @@ struct Loading {
     load: u64,
     /// Entities that ended meanwhile, and with which change.
     removed: HashMap<Arc<str>, u64>,
-    /// The last version that came live.
-    seen: Option<(String, u64)>,
 }
 
 /// The change of an event without a version: newer than all that is stored.
@@ -61,8 +59,7 @@ pub(super) enum Taken {
 impl Table {
     pub(super) fn new(rules: &EntityRules) -> Self {
         Table {
-            epoch: String::new(),
-            seq: 0,
+            merge: Merge::new(),
             entities: Rows::default(),
             max: rules.max,
             max_bytes: rules.max_bytes,
@@ -93,6 +90,7 @@ impl Table {
     pub(super) fn begin(&mut self, load: u64) {
         self.entities.clear();
         self.ended.clear();
+        self.merge.begin();
         self.loading = Some(Loading { load, ..Loading::default() });
         self.sweep_at_ms = 0;
     }
@@ -116,51 +114,44 @@ impl Table {
     ) -> Taken {
         let Some(key) = publication.event.key() else { return Taken::Known };
         let version = publication.event.server_id().and_then(Version::of_id);
-        if let Some(Version { epoch, seq: 1 }) = version
-            && self.loading.is_none()
-            && epoch != self.epoch
-        {
-            *gone = self.begin_anew(now_ms, epoch, key);
+        let fate = version.map(|version| self.merge.live(version.epoch, version.seq));
+        if fate == Some(Fate::Begins) {
+            *gone = self.begin_anew(now_ms, key);
         }
         let held = self.entities.get(key).map(|held| held.seq);
         let mut late = version.is_none();
-        match (version, &mut self.loading) {
-            (Some(version), Some(loading)) => {
-                if loading.seen.as_ref().is_some_and(|(epoch, _)| *epoch != version.epoch) {
-                    // The stored table was lost with all that it held.
-                    self.entities.retain(|_, held| held.seq == UNVERSIONED);
+        match (fate, version) {
+            // The stored table was lost with all that it held.
+            (Some(Fate::Held { other_life: true }), _) => {
+                self.entities.retain(|_, held| held.seq == UNVERSIONED);
+                if let Some(loading) = &mut self.loading {
                     loading.removed.retain(|_, seq| *seq == UNVERSIONED);
                 }
-                loading.seen = Some((version.epoch.to_owned(), version.seq));
             }
-            (Some(version), None)
-                if version.epoch != self.epoch || version.seq > self.seq.saturating_add(1) =>
-            {
-                return Taken::Gap;
-            }
+            (Some(Fate::Held { other_life: false }), _) => {}
+            (Some(Fate::Gap), _) => return Taken::Gap,
             // It was read with the table, and is news only to what a plain event has changed since.
-            (Some(version), None) if version.seq <= self.seq => {
+            (Some(Fate::Known), version) => {
                 late = true;
+                let seq = version.map_or(0, |version| version.seq);
                 let is_news = match held {
-                    Some(held) => held == UNVERSIONED || held < version.seq,
+                    Some(held) => held == UNVERSIONED || held < seq,
                     None => self.ended.remove(key),
                 };
                 if !is_news {
                     return Taken::Known;
                 }
             }
-            (Some(version), None) => {
-                self.seq = version.seq;
+            (Some(Fate::Next | Fate::Begins), version) => {
                 self.ended.clear();
                 // Its row was read later than the table's version, with this change or one behind it.
-                if held.is_some_and(|held| held != UNVERSIONED && held >= version.seq) {
+                let seq = version.map_or(0, |version| version.seq);
+                if held.is_some_and(|held| held != UNVERSIONED && held >= seq) {
                     return Taken::Known;
                 }
             }
             // It was said before the change that the row holds, which is still to come.
-            (None, None) if held.is_some_and(|held| held != UNVERSIONED && held > self.seq) => {
-                return Taken::Known;
-            }
+            (None, _) if self.loading.is_none() && self.is_ahead(held) => return Taken::Known,
             (None, _) => {}
         }
         let seq = version.map_or(UNVERSIONED, |version| version.seq);
@@ -194,8 +185,7 @@ impl Table {
     /// The stored table begins with an event of this entity, because it was not there yet, or had expired or been lost with
     /// all that it held: nothing is missing, but that is gone. Gives back the keys, in order. What a plain event spoke of
     /// last stays for its time, and so does the event's own entity, which it tells of.
-    fn begin_anew(&mut self, now_ms: u64, epoch: &str, own: &str) -> Vec<Arc<str>> {
-        (self.epoch, self.seq) = (epoch.to_owned(), 0);
+    fn begin_anew(&mut self, now_ms: u64, own: &str) -> Vec<Arc<str>> {
         self.ended.clear();
         let mut gone = self.expire(now_ms);
         self.entities.retain(|key, held| {
@@ -212,6 +202,11 @@ impl Table {
         });
         gone.sort_unstable();
         gone
+    }
+
+    /// Whether an entity's row was read later than the table's version.
+    fn is_ahead(&self, held: Option<u64>) -> bool {
+        held.is_some_and(|held| held != UNVERSIONED && held > self.merge.seq().unwrap_or(0))
     }
 
     /// Whether an event that grows the table by so many bytes, and by an entity where that is new, passes `times` the
@@ -266,21 +261,15 @@ impl Table {
     /// All that is stored was taken in, as of this version; says whether it fits what came live meanwhile. `holds`: where
     /// it does not, what is stored counts all the same, and nothing of another life stays.
     pub(super) fn finish(&mut self, epoch: &str, seq: u64, holds: bool) -> bool {
-        let seen = self.loading.take().and_then(|loading| loading.seen);
-        (self.epoch, self.seq) = (epoch.to_owned(), seq);
-        match seen {
-            Some((epoch, seq)) if epoch == self.epoch || self.epoch.is_empty() => {
-                self.seq = self.seq.max(seq);
-                self.epoch = epoch;
-            }
-            // The stored table began anew while it was read.
-            Some(_) if !holds => return false,
-            _ => {}
+        self.loading = None;
+        let stored = (!epoch.is_empty()).then(|| (epoch.to_owned(), seq));
+        if !self.merge.finish(stored, holds) {
+            return false;
         }
-        let epoch = &self.epoch;
+        let life = self.merge.life();
         self.entities.retain(|_, held| {
             let version = held.publication.event.server_id().and_then(Version::of_id);
-            version.is_none_or(|version| version.epoch == epoch)
+            version.is_none_or(|version| life.is_some_and(|life| version.epoch == life))
         });
         true
     }

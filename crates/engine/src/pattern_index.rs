@@ -21,7 +21,7 @@ const ADDITIONS: usize = 1_024;
 
 /// Patterns with a value each.
 #[derive(Debug)]
-pub struct PatternIndex<T> {
+pub(crate) struct PatternIndex<T> {
     slots: Slab<Slot<T>>,
     by_name: HashMap<Arc<str>, usize>,
     by_prefix: BTreeMap<Arc<str>, Vec<usize>>,
@@ -72,7 +72,7 @@ impl<T> Default for PatternIndex<T> {
 
 impl<T> PatternIndex<T> {
     /// Adds a pattern, or replaces its value.
-    pub fn insert(&mut self, pattern: Arc<str>, value: T) {
+    pub(crate) fn insert(&mut self, pattern: Arc<str>, value: T) {
         if let Some(known) = self.get_mut(&pattern) {
             *known = value;
             return;
@@ -98,7 +98,7 @@ impl<T> PatternIndex<T> {
     }
 
     /// Takes a pattern out.
-    pub fn remove(&mut self, pattern: &str) -> Option<T> {
+    pub(crate) fn remove(&mut self, pattern: &str) -> Option<T> {
         let slot = self.by_name.remove(pattern)?;
         let prefix = glob::literal_prefix(pattern);
         if let Some(group) = self.by_prefix.get_mut(&*prefix) {
@@ -126,22 +126,22 @@ impl<T> PatternIndex<T> {
     }
 
     /// The value of a pattern.
-    pub fn get(&self, pattern: &str) -> Option<&T> {
+    pub(crate) fn get(&self, pattern: &str) -> Option<&T> {
         self.slots.get(*self.by_name.get(pattern)?).map(|slot| &slot.value)
     }
 
     /// The value of a pattern, to be changed.
-    pub fn get_mut(&mut self, pattern: &str) -> Option<&mut T> {
+    pub(crate) fn get_mut(&mut self, pattern: &str) -> Option<&mut T> {
         self.slots.get_mut(*self.by_name.get(pattern)?).map(|slot| &mut slot.value)
     }
 
     /// Every pattern with its value, in no order.
-    pub fn iter(&self) -> impl Iterator<Item = (&Arc<str>, &T)> {
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (&Arc<str>, &T)> {
         self.slots.iter().map(|(_, slot)| (&slot.name, &slot.value))
     }
 
     /// The patterns whose literal prefix begins with this one, in the order of these prefixes.
-    pub fn under<'s>(&'s self, prefix: &'s str) -> impl Iterator<Item = (&'s Arc<str>, &'s T)> {
+    pub(crate) fn under<'s>(&'s self, prefix: &'s str) -> impl Iterator<Item = (&'s Arc<str>, &'s T)> {
         let groups = self.by_prefix.range::<str, _>((Bound::Included(prefix), Bound::Unbounded));
         groups
             .take_while(move |(of, _)| of.starts_with(prefix))
@@ -150,17 +150,17 @@ impl<T> PatternIndex<T> {
     }
 
     /// How many patterns there are.
-    pub fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.slots.len()
     }
 
     /// Whether there is no pattern.
-    pub fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.slots.is_empty()
     }
 
     /// Calls `found` for every pattern that matches.
-    pub fn for_each_match(&mut self, channel: &str, mut found: impl FnMut(&Arc<str>, &T)) {
+    pub(crate) fn for_each_match(&mut self, channel: &str, mut found: impl FnMut(&Arc<str>, &T)) {
         if self.slots.len() <= TRIED_DIRECTLY {
             return self.each_matching(channel, |slot| found(&slot.name, &slot.value));
         }
@@ -218,7 +218,7 @@ impl<T> PatternIndex<T> {
 
 /// What matching one channel with a pattern costs at most, for each byte of the channel: 1, and what is tried again at
 /// every byte, which is the longest part behind a `*`.
-pub fn match_work(pattern: &str) -> usize {
+pub(crate) fn match_work(pattern: &str) -> usize {
     1 + pattern.split('*').skip(1).map(str::len).max().unwrap_or(0)
 }
 

@@ -7,16 +7,18 @@ use std::sync::Arc;
 
 use hashbrown::{HashMap, HashSet};
 
+use super::barrier::RecoveryBarrier;
 use super::copies::{Content, Rules};
 use super::counters::Counters;
 use super::cover::Cover;
 use super::globs::Pattern;
 use super::io::{HubInput, HubOutput, HubSettings, HubStats, LinkCommand};
-use super::patterns::PatternIndex;
+use super::moves::Moves;
 use super::shards::{ShardId, ShardSet};
-use super::table::Table;
+use super::source::Source;
 use super::tables::uncount;
 use crate::io::{BrokerEvent, Position, Subject};
+use crate::pattern_index::PatternIndex;
 
 /// How many subjects one `SUBSCRIBE` names at most; the next batch goes out when this one is confirmed.
 pub(super) const BATCH: usize = 512;
@@ -51,8 +53,8 @@ pub(super) struct Entry {
     pub(super) rules: Rules,
     /// The events counted.
     pub(super) position: Position,
-    /// Its entities, if its class has them.
-    pub(super) table: Option<Box<Table>>,
+    /// What is stored of it.
+    pub(super) source: Source,
 }
 
 impl Entry {
@@ -70,10 +72,11 @@ impl Entry {
 #[derive(Debug)]
 pub struct Hub {
     pub(super) settings: HubSettings,
-    link_up: bool,
-    /// Nothing but the node's own channels is asked for: what was said on them while the link was down is to be made
-    /// good first ([`HubInput::Release`]).
-    held: bool,
+    pub(super) link_up: bool,
+    /// Whether anything but the node's own channels may be asked for.
+    pub(super) barrier: RecoveryBarrier,
+    /// Entries on their way to another link, or from one.
+    pub(super) moves: Moves,
     /// The channels.
     pub(super) entries: HashMap<Subject, Entry>,
     /// The patterns, and what Redis holds for them.
@@ -105,9 +108,10 @@ impl Hub {
         let cover = Cover::new(settings.linger_ms.max(QUIET_MS), PREFIXES_PER_CLASS);
         Hub {
             counters: Counters::new(settings.seed),
+            barrier: RecoveryBarrier::new(settings.link),
             settings,
             link_up: false,
-            held: false,
+            moves: Moves::default(),
             entries: HashMap::new(),
             patterns: PatternIndex::default(),
             cover,
@@ -127,7 +131,9 @@ impl Hub {
     /// Takes in one thing that happened.
     pub fn handle(&mut self, now_ms: u64, input: HubInput<'_>) {
         match input {
-            HubInput::Want { shard, subject } if subject.pattern => self.want_pattern(now_ms, shard, subject),
+            HubInput::Want { shard, subject } if subject.is_pattern() => {
+                self.want_pattern(now_ms, shard, subject)
+            }
             HubInput::Want { shard, subject } => self.want(shard, subject),
             HubInput::Unwant { shard, subject } => self.unwant(now_ms, shard, subject),
             HubInput::Refresh { shard, subject } => self.refresh(shard, subject),
@@ -135,10 +141,10 @@ impl Hub {
             HubInput::LinkUp => self.link_up = true,
             HubInput::LinkDown => self.link_is_down(now_ms),
             HubInput::Subscribed(subject) => self.subscribed(now_ms, subject),
-            HubInput::Unsubscribed(subject) if subject.pattern => {
+            HubInput::Unsubscribed(subject) if subject.is_pattern() => {
                 self.cover_unsubscribed(&subject.name);
             }
-            HubInput::Unsubscribed(subject) => self.unsubscribed(subject),
+            HubInput::Unsubscribed(subject) => self.unsubscribed(now_ms, subject),
             HubInput::Refused { subject, reason } => self.refused(now_ms, subject, reason),
             HubInput::Message { pattern, channel, payload } => {
                 return self.message(now_ms, pattern, channel, Content::Whole(payload));
@@ -147,7 +153,14 @@ impl Hub {
                 return self.message(now_ms, pattern, channel, Content::Oversized(bytes));
             }
             HubInput::Lost { shard } => self.lost(shard),
-            HubInput::Release => self.held = false,
+            HubInput::Listening { shards, was_live } => {
+                let event = self.barrier.listening(shards, was_live);
+                self.outputs.push_back(HubOutput::Shards(shards, event));
+            }
+            HubInput::Passed { shard, token } => self.barrier.pass(shard, token),
+            HubInput::Give(moves) => self.give(moves),
+            HubInput::Take(moves) => self.take(moves),
+            HubInput::Peer(message) => self.peer(now_ms, message),
             HubInput::Tick => {}
         }
         self.give_up_lingering(now_ms);
@@ -175,11 +188,6 @@ impl Hub {
         self.interrupted
     }
 
-    /// Whether it waits for [`HubInput::Release`].
-    pub fn is_held(&self) -> bool {
-        self.held
-    }
-
     /// What it was told at start.
     pub fn settings(&self) -> &HubSettings {
         &self.settings
@@ -201,7 +209,10 @@ impl Hub {
         self.waiting.len()
     }
 
-    fn want(&mut self, shard: ShardId, subject: Subject) {
+    pub(super) fn want(&mut self, shard: ShardId, subject: Subject) {
+        if self.holds_want(shard, &subject) {
+            return;
+        }
         if let Some(entry) = self.entries.get_mut(&subject) {
             entry.shards.insert(shard);
             entry.linger_until_ms = 0;
@@ -220,7 +231,7 @@ impl Hub {
             linger_until_ms: 0,
             rules,
             position,
-            table: self.table_for(rules),
+            source: self.source_of(rules),
         };
         self.compact_waiting();
         match rules.is_reserved() {
@@ -238,7 +249,7 @@ impl Hub {
         let mut seen = HashSet::new();
         let (entries, cover) = (&self.entries, &self.cover);
         self.waiting.retain(|subject| {
-            let is_waiting = match subject.pattern {
+            let is_waiting = match subject.is_pattern() {
                 true => cover.is_waiting(&subject.name),
                 false => entries.get(subject).is_some_and(|entry| entry.state == State::Waiting),
             };
@@ -246,12 +257,15 @@ impl Hub {
         });
     }
 
-    fn unwant(&mut self, now_ms: u64, shard: ShardId, subject: &Subject) {
+    pub(super) fn unwant(&mut self, now_ms: u64, shard: ShardId, subject: &Subject) {
+        if self.holds_unwant(shard, subject) {
+            return;
+        }
         // So that the shard can tell a confirmation of its next want from one that is still on its way.
         let released = BrokerEvent::Released(subject.clone());
         self.outputs.push_back(HubOutput::Shards(ShardSet::only(shard), released));
         let linger_until_ms = now_ms + self.settings.linger_ms;
-        if subject.pattern {
+        if subject.is_pattern() {
             if let Some(pattern) = self.patterns.get_mut(&subject.name)
                 && pattern.shards.remove(shard)
                 && pattern.shards.is_empty()
@@ -273,7 +287,7 @@ impl Hub {
         let mut ending = Vec::new();
         while self.lingering.front().is_some_and(|(at, _)| *at <= now_ms) {
             let Some((at, subject)) = self.lingering.pop_front() else { break };
-            if subject.pattern {
+            if subject.is_pattern() {
                 let pattern = self.patterns.get(&subject.name);
                 if pattern.is_some_and(|p| p.linger_until_ms == at && p.shards.is_empty()) {
                     self.forget_pattern(now_ms, &subject.name);
@@ -315,6 +329,7 @@ impl Hub {
         subjects.sort_unstable_by(|a, b| {
             reserved.holds(&b.name).cmp(&reserved.holds(&a.name)).then_with(|| a.cmp(b))
         });
+        let mut missed = false;
         for subject in subjects {
             let Some(entry) = self.entries.get_mut(&subject) else { continue };
             self.live -= usize::from(entry.state == State::Live);
@@ -322,11 +337,8 @@ impl Hub {
                 self.forget(&subject);
                 continue;
             }
-            self.held |= entry.rules.is_reserved();
-            // What broke with the link is no fault of the table: it is read as soon as the link is back.
-            if let Some(table) = &mut entry.table {
-                table.reads = 0;
-            }
+            missed |= entry.rules.is_reserved();
+            entry.source.link_broke();
             if entry.state == State::Live {
                 entry.broken = true;
                 self.interrupted += 1;
@@ -336,7 +348,9 @@ impl Hub {
             entry.state = State::Waiting;
             self.waiting.push_back(subject);
         }
+        self.barrier.link_broke(missed);
         self.patterns_break(now_ms);
+        self.moves_break(now_ms);
     }
 
     /// Sends the next batch of subscribes, when the last one is answered.
@@ -346,10 +360,10 @@ impl Hub {
         }
         let mut batch = Vec::with_capacity(self.waiting.len().min(BATCH));
         while batch.len() < BATCH {
-            let (held, reserved) = (self.held, &self.settings.reserved);
-            let next = self.waiting.pop_front_if(|subject| !held || reserved.holds(&subject.name));
+            let (is_open, reserved) = (self.barrier.is_open(), &self.settings.reserved);
+            let next = self.waiting.pop_front_if(|subject| is_open || reserved.holds(&subject.name));
             let Some(subject) = next else { break };
-            let is_asked = match subject.pattern {
+            let is_asked = match subject.is_pattern() {
                 true => self.cover.ask(&subject.name),
                 false => self.entries.get_mut(&subject).is_some_and(Entry::ask),
             };
@@ -364,8 +378,11 @@ impl Hub {
     }
 
     fn subscribed(&mut self, now_ms: u64, subject: &Subject) {
+        if self.move_subscribed(now_ms, subject) {
+            return;
+        }
         self.asked = self.asked.saturating_sub(1);
-        if subject.pattern {
+        if subject.is_pattern() {
             return self.cover_subscribed(&subject.name);
         }
         let Some((subject, entry)) = self.entries.get_key_value_mut(subject) else { return };
@@ -373,7 +390,7 @@ impl Hub {
             return;
         }
         let subject = subject.clone();
-        if entry.table.is_some() {
+        if entry.source.is_stored() {
             return self.load(now_ms, &subject);
         }
         self.goes_live(now_ms, &subject);
@@ -395,9 +412,13 @@ impl Hub {
         if !shards.is_empty() {
             self.confirm(&subject, shards, after_break);
         }
+        self.advance_leaving(&subject);
     }
 
-    fn unsubscribed(&mut self, subject: &Subject) {
+    fn unsubscribed(&mut self, now_ms: u64, subject: &Subject) {
+        if self.move_unsubscribed(now_ms, subject) {
+            return;
+        }
         let Some((subject, entry)) = self.entries.get_key_value_mut(subject) else { return };
         let subject = subject.clone();
         match entry.state {
@@ -415,15 +436,19 @@ impl Hub {
         let wanted = !entry.shards.is_empty();
         entry.state = State::Waiting;
         if wanted {
-            self.waiting.push_back(subject);
+            self.waiting.push_back(subject.clone());
+            self.advance_leaving(&subject);
         } else {
             self.forget(&subject);
         }
     }
 
     fn refused(&mut self, now_ms: u64, subject: &Subject, reason: &str) {
+        if self.move_refused(now_ms, subject) {
+            return;
+        }
         self.asked = self.asked.saturating_sub(1);
-        if subject.pattern {
+        if subject.is_pattern() {
             return self.cover_refused(now_ms, &subject.name, reason);
         }
         let Some(entry) = self.entries.get(subject) else { return };
@@ -457,7 +482,7 @@ impl Hub {
     fn forget(&mut self, subject: &Subject) {
         let Some((subject, entry)) = self.entries.remove_entry(subject) else { return };
         self.interrupted -= usize::from(entry.broken);
-        if let Some(table) = &entry.table {
+        if let Some(table) = entry.source.table() {
             uncount(&mut self.stats, table);
             self.sweeps.remove(&(table.sweep_at_ms, subject.name.clone()));
             self.retries.remove(&(table.read_at_ms, subject.name.clone()));
@@ -465,8 +490,9 @@ impl Hub {
         let mut covered = false;
         self.patterns.for_each_match(&subject.name, |_, _| covered = true);
         if covered {
-            self.counters.put(subject.name, entry.position);
+            self.counters.put(subject.name.clone(), entry.position);
         }
+        self.advance_leaving(&subject);
     }
 
     pub(super) fn confirm(&mut self, subject: &Subject, shards: ShardSet, after_break: bool) {
@@ -474,6 +500,12 @@ impl Hub {
         let event = BrokerEvent::Confirmed { subject: subject.clone(), position, after_break };
         self.outputs.push_back(HubOutput::Shards(shards, event));
         self.tell_table(subject, shards);
+    }
+
+    /// Nobody wants a live entry: it is given up after a while.
+    pub(super) fn linger(&mut self, now_ms: u64, subject: &Subject, entry: &mut Entry) {
+        entry.linger_until_ms = now_ms + self.settings.linger_ms;
+        self.lingering.push_back((entry.linger_until_ms, subject.clone()));
     }
 
     /// Lets go of a confirmed subscription at once.

@@ -78,19 +78,21 @@ impl Hub {
     /// The exact subscription's copy is canonical wherever there is one.
     fn exact_copy(&mut self, now_ms: u64, channel: &str, content: Content<'_>) {
         let matched = self.pattern_shards(channel);
-        let key = SubjectRef { name: channel, pattern: false };
-        let Some((subject, entry)) = self.entries.get_key_value_mut(&key) else { return };
+        let key = SubjectRef::channel(channel);
+        let Some((subject, entry)) = self.entries.get_key_value_mut(&key) else {
+            return self.message_of_a_move(now_ms, channel, content);
+        };
         let by_pattern = if entry.rules.reserved { ShardSet::default() } else { matched };
         let mut shards = by_pattern;
         if entry.state == State::Live {
             shards = shards.union(entry.shards);
         }
-        let table = entry.table.as_mut().filter(|_| entry.state != State::Ending);
+        let table = entry.source.table_mut().filter(|_| entry.state != State::Ending);
         if shards.is_empty() && table.is_none() {
             return;
         }
         let rules = entry.rules;
-        let position = Position { offset: entry.position.offset + 1, ..entry.position };
+        let position = Position { offset: entry.position.offset.next(), ..entry.position };
         let read = match read(&self.settings, rules, content) {
             Ok(read) => read,
             Err(Dropped::Entity(reason, payload)) if table.is_some() => {
@@ -132,7 +134,7 @@ impl Hub {
 
     /// Where Redis holds the channel by name, too, that copy is canonical; else the cover says which.
     fn pattern_copy(&mut self, pattern: &[u8], channel: &str, content: Content<'_>) {
-        let key = SubjectRef { name: channel, pattern: false };
+        let key = SubjectRef::channel(channel);
         let exact = self.entries.get(&key).map(|entry| entry.state);
         if exact.is_some_and(|state| matches!(state, State::Loading | State::Live | State::Ending)) {
             return;
@@ -169,9 +171,9 @@ impl Hub {
     /// The next number of a channel whose pattern copies are canonical, with the channel's shared name.
     fn count_by_pattern(&mut self, channel: &str) -> (Arc<str>, Position) {
         // An exact subscription that is asked for but not confirmed counts on in its own entry.
-        match self.entries.get_key_value_mut(&SubjectRef { name: channel, pattern: false }) {
+        match self.entries.get_key_value_mut(&SubjectRef::channel(channel)) {
             Some((subject, entry)) => {
-                entry.position.offset += 1;
+                entry.position.offset = entry.position.offset.next();
                 (subject.name.clone(), entry.position)
             }
             None => self.counters.next(channel),
@@ -247,9 +249,10 @@ fn publication(
     // By a pattern it is an event like any other: which of them filters let through is not known here.
     let is_state = by == HeardBy::Name || class.is_some_and(|class| !class.is_shown_by_pattern());
     // Where events of different keys may be told in another order, clients are shown no offset.
-    let event = Event::new(&payload, &channel, delivery.max_updates.is_none().then_some(offset));
+    let event = Event::new(&payload, &channel, delivery.max_updates.is_none().then_some(offset.0));
     let mut publication = Publication::with_entity(channel, event, offset, change);
     publication.epoch = epoch;
+    publication.class = rules.class;
     publication.conflates = delivery.conflate && change.is_some() && is_state;
     Arc::new(publication)
 }

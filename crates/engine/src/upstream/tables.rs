@@ -10,9 +10,10 @@ use super::copies::Rules;
 use super::hub::{Hub, State};
 use super::io::{BadEntity, BadTable, HubOutput, HubStats, StoredEntity, StoredTable};
 use super::shards::{ShardId, ShardSet};
+use super::source::Source;
 use super::table::{Table, Taken};
 use crate::class::{Class, REMOVE_EVENT};
-use crate::io::{BrokerEvent, EntityChange, Publication, Subject, SubjectRef, Version};
+use crate::io::{BrokerEvent, EntityChange, LocalOffset, Publication, Subject, SubjectRef, Version};
 
 /// How often a table that does not settle is read, before it counts as it is stored.
 const READS: u32 = 4;
@@ -23,10 +24,12 @@ const LONGEST_PAUSE_MS: u64 = 10_000;
 const QUIET_MS: u64 = 30_000;
 
 impl Hub {
-    /// An empty table for a channel whose class has entities.
-    pub(super) fn table_for(&self, rules: Rules) -> Option<Box<Table>> {
-        let entity = rules.class(&self.settings)?.entity.as_ref();
-        entity.map(|rules| Box::new(Table::new(rules)))
+    /// The source of a channel, by its class; nothing of it is known yet.
+    pub(super) fn source_of(&self, rules: Rules) -> Source {
+        match rules.class(&self.settings).and_then(|class| class.entity.as_ref()) {
+            Some(rules) => Source::Table(Box::new(Table::new(rules))),
+            None => Source::Plain,
+        }
     }
 
     /// Redis has confirmed an entity channel, or an event of it is missing: reads its table, after a pause where that was
@@ -37,7 +40,7 @@ impl Hub {
         let spread = self.counters.draw();
         let Some(entry) = self.entries.get_mut(subject) else { return };
         entry.state = State::Loading;
-        let Some(table) = &mut entry.table else { return };
+        let Some(table) = entry.source.table_mut() else { return };
         uncount(&mut self.stats, table);
         self.sweeps.remove(&(table.sweep_at_ms, subject.name.clone()));
         self.retries.remove(&(table.read_at_ms, subject.name.clone()));
@@ -61,11 +64,11 @@ impl Hub {
                 self.retries.insert((at, channel));
                 return;
             }
-            let key = SubjectRef { name: &channel, pattern: false };
+            let key = SubjectRef::channel(&channel);
             let Some(entry) = self.entries.get(&key).filter(|entry| entry.state == State::Loading) else {
                 continue;
             };
-            if let Some(load) = entry.table.as_ref().and_then(|table| table.load()) {
+            if let Some(load) = entry.source.table().and_then(Table::load) {
                 self.outputs.push_back(HubOutput::Load { channel, load });
             }
         }
@@ -78,18 +81,18 @@ impl Hub {
         load: u64,
         stored: Result<StoredTable, Arc<str>>,
     ) {
-        let key = SubjectRef { name: channel, pattern: false };
+        let key = SubjectRef::channel(channel);
         let Some((subject, entry)) = self.entries.get_key_value_mut(&key) else { return };
         let subject = subject.clone();
         // The link may have broken since: it is read again when Redis has confirmed the channel anew.
         if entry.state != State::Loading {
             return;
         }
-        let Some(mut table) = entry.table.take_if(|table| table.awaits(load)) else { return };
+        let Some(mut table) = entry.source.take_table(load) else { return };
         let stored = match stored {
             Ok(stored) => stored,
             Err(reason) => {
-                entry.table = Some(table);
+                entry.source = Source::Table(table);
                 return self.load_refused(&subject, &reason);
             }
         };
@@ -116,7 +119,7 @@ impl Hub {
         count(&mut self.stats, &table);
         let sweep = (table.sweep_at_ms, subject.name.clone());
         let Some(entry) = self.entries.get_mut(&subject) else { return };
-        entry.table = Some(table);
+        entry.source = Source::Table(table);
         if !fits {
             return self.load(now_ms, &subject);
         }
@@ -170,12 +173,13 @@ impl Hub {
     pub(super) fn end_unreadable(&mut self, now_ms: u64, channel: &str, payload: &Payload<'_>) {
         let is_stored = payload.server_id().is_some_and(|id| Version::of_id(id).is_some());
         let Some(key) = payload.key().filter(|_| is_stored).map(|key| Arc::from(&**key)) else { return };
-        let of = SubjectRef { name: channel, pattern: false };
+        let of = SubjectRef::channel(channel);
         let Some((subject, entry)) = self.entries.get_key_value_mut(&of) else { return };
-        let Some(table) = &mut entry.table else { return };
+        let Some(table) = entry.source.table_mut() else { return };
         let channel = subject.name.clone();
         let event = Event::new(payload, &channel, None);
-        let end = Publication::with_entity(channel.clone(), event, 0, Some(EntityChange::Remove));
+        let end =
+            Publication::with_entity(channel.clone(), event, LocalOffset(0), Some(EntityChange::Remove));
         let (taken, gone) = put(&mut self.stats, table, now_ms, &Arc::new(end));
         if self.kept(now_ms, &channel, taken, gone) {
             self.tell_expired(&channel, vec![key]);
@@ -197,7 +201,7 @@ impl Hub {
     /// Tells the shards of a live channel which entities are gone without an event.
     fn tell_expired(&mut self, channel: &Arc<str>, keys: Vec<Arc<str>>) {
         if !keys.is_empty()
-            && let Some(entry) = self.entries.get(&SubjectRef { name: channel, pattern: false })
+            && let Some(entry) = self.entries.get(&SubjectRef::channel(channel))
             && entry.state == State::Live
             && !entry.shards.is_empty()
         {
@@ -219,7 +223,7 @@ impl Hub {
     pub(super) fn tell_table(&mut self, subject: &Subject, shards: ShardSet) {
         if let Some(entry) = self.entries.get(subject)
             && entry.state == State::Live
-            && let Some(table) = &entry.table
+            && let Some(table) = entry.source.table()
         {
             let event = BrokerEvent::Table { channel: subject.name.clone(), entities: table.all() };
             self.outputs.push_back(HubOutput::Shards(shards, event));
@@ -227,6 +231,9 @@ impl Hub {
     }
 
     pub(super) fn refresh(&mut self, shard: ShardId, subject: &Subject) {
+        if self.holds_refresh(shard, subject) {
+            return;
+        }
         if self.entries.get(subject).is_some_and(|entry| entry.shards.contains(shard)) {
             self.tell_table(subject, ShardSet::only(shard));
         }
@@ -239,9 +246,9 @@ impl Hub {
                 self.sweeps.insert((at, channel));
                 return;
             }
-            let key = SubjectRef { name: &channel, pattern: false };
+            let key = SubjectRef::channel(&channel);
             let Some(entry) = self.entries.get_mut(&key) else { continue };
-            let Some(table) = &mut entry.table else { continue };
+            let Some(table) = entry.source.table_mut() else { continue };
             uncount(&mut self.stats, table);
             let keys = table.expire(now_ms);
             count(&mut self.stats, table);
@@ -264,7 +271,7 @@ fn pause_ms(reads: u32, spread: u64) -> u64 {
     pause / 2 + spread % (pause / 2)
 }
 
-fn count(stats: &mut HubStats, table: &Table) {
+pub(super) fn count(stats: &mut HubStats, table: &Table) {
     stats.entities += table.len();
     stats.entity_bytes += table.bytes();
 }
@@ -293,7 +300,10 @@ fn read_stored(class: &Class, channel: &Arc<str>, entity: StoredEntity) -> Optio
     let change = read_entity(class, &mut payload).ok()??;
     let event = Event::new(&payload, channel, None);
     // By its class of now, as events are: the row may have been written under another key.
-    Some((event.key()?.into(), Publication::with_entity(channel.clone(), event, 0, Some(change))))
+    Some((
+        event.key()?.into(),
+        Publication::with_entity(channel.clone(), event, LocalOffset(0), Some(change)),
+    ))
 }
 
 /// Finds an event's key, and on an entity channel what it does to which entity.

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use hashbrown::HashMap;
 
-use crate::io::{Epoch, Position};
+use crate::io::{Epoch, LocalOffset, Position};
 
 /// How many channels one generation holds. There are two, so that twice as many are counted at most, and the last
 /// so many that had an event are never forgotten.
@@ -32,12 +32,12 @@ impl Counters {
     /// The next position of this channel, with the channel's shared name.
     pub(super) fn next(&mut self, channel: &str) -> (Arc<str>, Position) {
         if let Some((name, position)) = self.recent.get_key_value_mut(channel) {
-            position.offset += 1;
+            position.offset = position.offset.next();
             return (name.clone(), *position);
         }
         let known = self.older.remove_entry(channel);
         let (name, mut position) = known.unwrap_or_else(|| (channel.into(), self.begin()));
-        position.offset += 1;
+        position.offset = position.offset.next();
         self.put(name.clone(), position);
         (name, position)
     }
@@ -66,7 +66,7 @@ impl Counters {
     }
 
     fn begin(&mut self) -> Position {
-        Position { epoch: Epoch::new(self.draw()), offset: 0 }
+        Position { epoch: Epoch::new(self.draw()), offset: LocalOffset(0) }
     }
 
     /// Another number that nobody can foretell who does not know the seed.
@@ -89,7 +89,7 @@ mod tests {
             counters.next("busy");
         }
         let (_, first) = counters.next("fresh");
-        assert_eq!((first.offset, counters.take("other").offset), (1, 0));
+        assert_eq!((first.offset, counters.take("other").offset), (LocalOffset(1), LocalOffset(0)));
         assert_ne!(first.epoch, counters.next("busy").1.epoch);
     }
 
@@ -99,7 +99,7 @@ mod tests {
         let (_, before) = counters.next("a");
         counters.forget_all();
         let (_, after) = counters.next("a");
-        assert_eq!((before.offset, after.offset), (1, 1));
+        assert_eq!((before.offset, after.offset), (LocalOffset(1), LocalOffset(1)));
         assert_ne!(before.epoch, after.epoch);
     }
 
@@ -110,7 +110,7 @@ mod tests {
         assert_eq!(counters.take("a"), before);
         assert_ne!(counters.take("a").epoch, before.epoch, "it was taken");
         counters.put(name, before);
-        assert_eq!(counters.next("a").1, Position { offset: 2, ..before });
+        assert_eq!(counters.next("a").1, Position { offset: LocalOffset(2), ..before });
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::class::Class;
-use crate::interest::hub::PREFIXES_PER_CLASS;
+use crate::upstream::hub::PREFIXES_PER_CLASS;
 use drawbridge_protocol::template::ClassName;
 
 fn bench() -> Bench {

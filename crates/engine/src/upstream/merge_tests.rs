@@ -1,0 +1,279 @@
+//! The law of [`super`]: whatever comes in which order, each version is taken once, in order, with none missing; or the
+//! merge says that there is a gap. For changes of tables and for offsets of logs, and for whole logs.
+
+#![allow(clippy::unwrap_used)]
+
+use std::fmt::Debug;
+
+use proptest::prelude::*;
+
+use super::super::log::Log;
+use super::*;
+use crate::io::Epoch;
+
+/// A life and a number.
+type Version = (u64, u64);
+
+/// What happens on the way.
+#[derive(Clone, Copy, Debug)]
+enum Op {
+    /// Redis takes an event.
+    Write,
+    /// Redis loses its history, and the next event begins another one.
+    Lose,
+    /// The link reads the next event, or loses it.
+    Live { lost: bool },
+    /// The link sends the event before the next one again, as two links do that carry a channel while it moves.
+    Again,
+    /// The stored part is read from now on, as of now.
+    Begin,
+    /// Some more of it is read.
+    Read(usize),
+}
+
+fn ops() -> impl Strategy<Value = Vec<Op>> {
+    let op = prop_oneof![
+        6 => Just(Op::Write),
+        1 => Just(Op::Lose),
+        8 => prop::bool::weighted(0.05).prop_map(|lost| Op::Live { lost }),
+        2 => Just(Op::Again),
+        2 => Just(Op::Begin),
+        4 => (1usize..5).prop_map(Op::Read),
+    ];
+    proptest::collection::vec(op, 0..120)
+}
+
+/// Redis: all that was written, with its life and number.
+#[derive(Default)]
+struct History {
+    all: Vec<(u64, u64)>,
+    life: u64,
+    seq: u64,
+    /// How much of it the link has read.
+    read: usize,
+}
+
+impl History {
+    fn write(&mut self) {
+        self.seq += 1;
+        self.all.push((self.life, self.seq));
+    }
+
+    fn next(&mut self) -> Option<(u64, u64)> {
+        let next = self.all.get(self.read).copied();
+        self.read += usize::from(next.is_some());
+        next
+    }
+
+    /// What is stored: of the life of now.
+    fn stored(&self) -> Vec<(u64, u64)> {
+        self.all.iter().copied().filter(|(life, _)| *life == self.life).collect()
+    }
+
+    fn version(&self) -> Option<(u64, u64)> {
+        (self.seq > 0).then_some((self.life, self.seq))
+    }
+}
+
+/// A user of the merge that only wants to know: which version is it at, and was one missed or taken twice?
+fn check_merge<S: Seq + Debug>(ops: &[Op], seq: impl Fn(u64) -> S) -> Result<(), TestCaseError> {
+    let (mut history, mut merge) = (History::default(), Merge::<Epoch, S>::new());
+    let epoch = Epoch::new;
+    // The version read with the stored part; and what is known to be complete: the last version taken.
+    let mut reading: Option<Option<Version>> = None;
+    let mut at: Option<Version> = None;
+    let mut live: Vec<(u64, u64)> = Vec::new();
+    let mut is_known = true;
+    for op in ops {
+        let (event, lost) = match op {
+            Op::Write => {
+                history.write();
+                continue;
+            }
+            Op::Lose => {
+                (history.life, history.seq) = (history.life + 1, 0);
+                continue;
+            }
+            Op::Begin => {
+                merge.begin();
+                reading = Some(history.version());
+                live.clear();
+                continue;
+            }
+            Op::Read(_) => {
+                let Some(version) = reading.take() else { continue };
+                let stored = version.map(|(life, number)| (epoch(life), seq(number)));
+                if merge.finish(stored, false) {
+                    // All of the stored life, and what came live behind it, without a hole.
+                    let last = live.last().copied();
+                    let expected = match (version, last) {
+                        (None, last) => last,
+                        (Some(version), Some(last)) if last.0 == version.0 => Some(last.max(version)),
+                        (version, None) => version,
+                        (Some(_), Some(_)) => return Err(TestCaseError::fail("two lives fit")),
+                    };
+                    at = expected;
+                    is_known = true;
+                    prop_assert_eq!(merge.seq(), at.map(|(_, number)| seq(number)));
+                } else {
+                    is_known = false;
+                }
+                continue;
+            }
+            Op::Live { lost } => (history.next(), *lost),
+            Op::Again => (history.read.checked_sub(1).and_then(|at| history.all.get(at)).copied(), false),
+        };
+        let Some((life, number)) = event.filter(|_| !lost) else { continue };
+        match merge.live(&epoch(life), seq(number)) {
+            Fate::Held { other_life } => {
+                prop_assert!(reading.is_some());
+                prop_assert_eq!(other_life, live.last().is_some_and(|(before, _)| *before != life));
+                if other_life {
+                    live.clear();
+                }
+                live.push((life, number));
+            }
+            fate if is_known => {
+                let expected = match at {
+                    Some((known, last)) if known == life && number <= last => Fate::Known,
+                    Some((known, last)) if known == life && number == last + 1 => Fate::Next,
+                    Some((known, _)) if known != life && number == 1 => Fate::Begins,
+                    None if number == 1 => Fate::Begins,
+                    _ => Fate::Gap,
+                };
+                prop_assert_eq!(fate, expected);
+                if matches!(fate, Fate::Next | Fate::Begins) {
+                    at = Some((life, number));
+                }
+                is_known = fate != Fate::Gap;
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+/// A whole log: what it delivers is what was written behind its position, until it says that there is a gap.
+fn check_log(ops: &[Op], max_held: usize) -> Result<(), TestCaseError> {
+    let epoch = Epoch::new;
+    let mut history = History::default();
+    let mut log: Log<(u64, u64)> = Log::new(None).holding(max_held);
+    let mut parts: Option<Vec<Version>> = None;
+    let mut version: Option<Version> = None;
+    let mut last: Option<(u64, u64)> = None;
+    for op in ops {
+        let delivers: Result<Vec<(u64, u64)>, _> = match op {
+            Op::Write => {
+                history.write();
+                continue;
+            }
+            Op::Lose => {
+                (history.life, history.seq) = (history.life + 1, 0);
+                continue;
+            }
+            Op::Begin => {
+                log.begin();
+                parts = Some(history.stored());
+                version = history.version();
+                continue;
+            }
+            Op::Read(some) => {
+                let Some(left) = &mut parts else { continue };
+                let part: Vec<_> = left.drain(..(*some).min(left.len())).collect();
+                let is_last = left.is_empty();
+                let mut out = Ok(Vec::new());
+                for (life, number) in part {
+                    match (&mut out, log.stored(epoch(life), LoggedOffset(number), (life, number))) {
+                        (Ok(out), Ok(event)) => out.extend(event),
+                        (Ok(_), Err(gap)) => out = Err(gap),
+                        (Err(_), _) => {}
+                    }
+                }
+                if is_last && let Ok(events) = &mut out {
+                    let stored = version.map(|(life, number)| (epoch(life), LoggedOffset(number)));
+                    match log.finish(stored) {
+                        Ok(more) => events.extend(more),
+                        Err(gap) => out = Err(gap),
+                    }
+                    parts = None;
+                }
+                out
+            }
+            Op::Live { lost } => match history.next() {
+                Some((life, number)) if !lost => log
+                    .live(epoch(life), LoggedOffset(number), (life, number))
+                    .map(|event| event.into_iter().collect()),
+                _ => continue,
+            },
+            Op::Again => match history.read.checked_sub(1).map(|at| history.all[at]) {
+                Some((life, number)) => log
+                    .live(epoch(life), LoggedOffset(number), (life, number))
+                    .map(|event| event.into_iter().collect()),
+                None => continue,
+            },
+        };
+        match delivers {
+            // What is missing is said; its user goes on from where the log is now.
+            Err(_) => {
+                version = history.version();
+                let from = version.map(|(life, number)| (epoch(life), LoggedOffset(number)));
+                log = Log::new(from).holding(max_held);
+                log.begin();
+                parts = Some(Vec::new());
+                last = version;
+            }
+            Ok(events) => {
+                for (life, number) in events {
+                    let follows = match last {
+                        Some((known, before)) => known == life && number == before + 1,
+                        None => number == 1,
+                    };
+                    prop_assert!(follows, "{:?} behind {:?}", (life, number), last);
+                    last = Some((life, number));
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+proptest! {
+    #[test]
+    fn changes_of_a_table_are_taken_once_in_order_or_a_gap_is_said(ops in ops()) {
+        check_merge(&ops, |number| number)?;
+    }
+
+    #[test]
+    fn offsets_of_a_log_are_taken_once_in_order_or_a_gap_is_said(ops in ops()) {
+        check_merge(&ops, LoggedOffset)?;
+    }
+
+    #[test]
+    fn a_log_delivers_each_event_once_in_order_or_says_that_there_is_a_gap(ops in ops(), max_held in 1usize..6) {
+        check_log(&ops, max_held)?;
+    }
+}
+
+#[test]
+fn what_comes_live_while_a_log_is_read_follows_what_is_stored_once() {
+    let (epoch, at) = (Epoch::new(1), LoggedOffset);
+    let mut log = Log::new(Some((epoch, at(2))));
+    log.begin();
+    assert_eq!(log.live(epoch, at(5), 5), Ok(None));
+    assert_eq!(log.stored(epoch, at(3), 3), Ok(Some(3)));
+    assert_eq!(log.live(epoch, at(6), 6), Ok(None));
+    assert_eq!(log.stored(epoch, at(4), 4), Ok(Some(4)));
+    assert_eq!(log.stored(epoch, at(5), 5), Ok(Some(5)));
+    assert_eq!(log.finish(Some((epoch, at(5)))), Ok(vec![6]));
+    assert_eq!(log.live(epoch, at(6), 6), Ok(None));
+    assert_eq!(log.live(epoch, at(7), 7), Ok(Some(7)));
+    assert_eq!(log.live(epoch, at(9), 9), Err(super::super::log::Gap));
+}
+
+#[test]
+fn a_log_that_no_longer_has_what_is_missing_says_so() {
+    let (epoch, at) = (Epoch::new(1), LoggedOffset);
+    let mut log = Log::new(Some((epoch, at(2))));
+    log.begin();
+    assert_eq!(log.stored(epoch, at(4), 4), Err(super::super::log::Gap));
+}

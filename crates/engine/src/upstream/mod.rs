@@ -1,0 +1,40 @@
+//! Upstream: what this node is subscribed to in Redis, on which link, for which shards. [`Topology`] says which link carries
+//! which subject; one [`Hub`] a link holds its subscriptions. Pure state machines, so that "confirmed means delivered" and
+//! "one Redis subscription per channel" are properties of small things that a simulator can try to break.
+//!
+//! A hub's answers to a shard (confirmations, publications) share one queue, in order. It counts the events of each channel,
+//! says which shards want them by which patterns, and, where several subscriptions of the link match one publication, picks
+//! the canonical copy. What is stored of a channel is its `source`; `merge` joins it with what comes live. Entries go from
+//! link to link in `moves`; what is made good after a break, and in which order, is in `barrier`.
+//! It leaves to others: which connection wants what ([`crate::engine`]), bytes and sockets (the server's links).
+
+mod barrier;
+mod copies;
+mod counters;
+mod cover;
+mod globs;
+mod hub;
+mod io;
+mod log;
+mod merge;
+mod moves;
+mod rows;
+mod shards;
+mod source;
+mod table;
+mod tables;
+#[cfg(test)]
+mod tests;
+mod topology;
+
+pub use barrier::BarrierToken;
+pub(crate) use barrier::ShardBarrier;
+pub use hub::Hub;
+pub use io::{
+    BadEntity, BadTable, HubInput, HubOutput, HubSettings, HubStats, LinkCommand, StoredEntity, StoredTable,
+};
+pub use log::{Gap, Log};
+pub use merge::{Fate, Merge, Seq};
+pub use moves::{Carries, Handover, PeerMessage};
+pub use shards::{ShardId, ShardSet};
+pub use topology::{LinkId, Move, Topology};

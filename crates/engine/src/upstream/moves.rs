@@ -1,0 +1,527 @@
+//! Moving an entry from one link to another, without a gap or a duplicate. Both links lead to one Redis, which sends every
+//! publication to all its subscribers at one moment. So a marker, published when both links are subscribed to it and to what
+//! moves, cuts both streams at the same place: the giver delivers what comes before it, the taker what comes behind.
+//!
+//! ```text
+//!            the link that gives                              the link that takes
+//!   give ──▶ Subscribing: to the marker                       Subscribing: to the subject and the marker  ◀── take
+//!            │ still delivers                                 │ drops what comes, holds commands about it
+//!            confirmed ─────────────ready────────────────────▶ all confirmed: publishes the marker
+//!            reads the marker: stops, unsubscribes            reads the marker: holds what comes
+//!            └──────────────given: count, source, shards─────▶ both done: delivers what it held, and is live
+//! ```
+//!
+//! Whatever goes wrong (a link breaks, Redis refuses, too much is held) the entry is given at once and counts as broken: its
+//! subscribers get `RESYNC`, as after any break. Commands about the subject go to the taker from the beginning, which carries
+//! them out behind the hand-over, in the order in which they came.
+//!
+//! Invariant: of the two links exactly one delivers a publication of a moving subject, or its subscribers are told of a gap.
+
+use std::sync::Arc;
+
+use hashbrown::HashMap;
+
+use super::copies::Content;
+use super::hub::{Entry, Hub, State};
+use super::io::{HubOutput, LinkCommand};
+use super::shards::{ShardId, ShardSet};
+use super::source::Source;
+use super::tables::{count, uncount};
+use super::topology::{LinkId, Move};
+use crate::io::{BrokerEvent, Subject};
+
+/// How much the taker holds, in bytes; beyond that the move counts as a break.
+const MAX_HELD_BYTES: usize = 1 << 20;
+/// What a held message costs beside its payload; an estimate.
+const OVERHEAD: usize = 64;
+
+/// What the two links of a move say to each other.
+#[derive(Debug)]
+pub enum PeerMessage {
+    /// The giver is subscribed to the marker.
+    Ready(Subject),
+    /// The taker cannot read the marker: give at once.
+    GiveNow(Subject),
+    /// The entry; `None`: nobody wanted the subject.
+    Given(Subject, Option<Box<Handover>>),
+}
+
+/// Messages are the same if they say the same of one subject: an entry is given once.
+impl PartialEq for PeerMessage {
+    fn eq(&self, other: &Self) -> bool {
+        let of = |message: &Self| match message {
+            PeerMessage::Ready(subject) => (0, subject.clone()),
+            PeerMessage::GiveNow(subject) => (1, subject.clone()),
+            PeerMessage::Given(subject, _) => (2, subject.clone()),
+        };
+        of(self) == of(other)
+    }
+}
+
+impl Eq for PeerMessage {}
+
+/// An entry on its way.
+#[derive(Debug)]
+pub struct Handover {
+    entry: Entry,
+    /// It was live; not confirmed, interrupted or refused meanwhile.
+    was_live: bool,
+    /// Something may be missing.
+    broken: bool,
+}
+
+/// Whether a link tells the shards what services command about a subject.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Carries {
+    /// As the topology says: it never moved here or away.
+    AsPlaced,
+    /// It does.
+    Yes,
+    /// Another one does.
+    No,
+    /// It will, behind the hand-over.
+    Later,
+}
+
+/// A subject that this link gives away.
+#[derive(Debug)]
+struct Leaving {
+    to: LinkId,
+    marker: Arc<str>,
+    /// This is the link that the subject's name chooses.
+    is_home: bool,
+    /// The marker is asked for.
+    is_asked: bool,
+}
+
+/// A subject that this link takes.
+#[derive(Debug)]
+struct Joining {
+    from: LinkId,
+    marker: Arc<str>,
+    /// The subject and the marker, on this link.
+    subscribed: [Subscribed; 2],
+    is_giver_ready: bool,
+    is_marked: bool,
+    /// The marker was read.
+    is_past_marker: bool,
+    /// It cannot be taken without a gap.
+    is_broken: bool,
+    /// The giver has given; `Some(None)`: nothing.
+    given: Option<Option<Box<Handover>>>,
+    held: Vec<Held>,
+    held_bytes: usize,
+}
+
+/// What Redis said of a subscription that a move asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Subscribed {
+    No,
+    Asked,
+    Yes,
+}
+
+/// What came for a subject before it was handed over.
+#[derive(Debug)]
+enum Held {
+    Message(Box<[u8]>),
+    Oversized(usize),
+    Want(ShardId),
+    Unwant(ShardId),
+    Refresh(ShardId),
+    Event(ShardSet, BrokerEvent),
+}
+
+/// The moves of one link.
+#[derive(Debug, Default)]
+pub(super) struct Moves {
+    leaving: HashMap<Subject, Leaving>,
+    joining: HashMap<Subject, Joining>,
+    /// Subjects by the markers of their moves.
+    markers: HashMap<Arc<str>, Subject>,
+    /// Whether a subject that moved is on this link: no entry for what is as the topology placed it.
+    placed: HashMap<Subject, bool>,
+    /// Subscriptions that this link has ended and Redis has not confirmed as ended.
+    ending: HashMap<Subject, u32>,
+}
+
+impl Moves {
+    /// A subject is on this link from now on, or is not; `as_placed`: that is where its name places it.
+    fn place(&mut self, subject: &Subject, as_placed: bool, is_here: bool) {
+        match as_placed {
+            true => self.placed.remove(subject),
+            false => self.placed.insert(subject.clone(), is_here),
+        };
+    }
+}
+
+impl Hub {
+    /// This link gives a subject away.
+    pub(super) fn give(&mut self, Move { subject, home, from, to, marker }: Move) {
+        let is_home = from == home;
+        if !self.entries.contains_key(&subject) {
+            self.moves.place(&subject, !is_home, false);
+            return self.tell_peer(to, PeerMessage::Given(subject, None));
+        }
+        self.moves.markers.insert(marker.clone(), subject.clone());
+        self.moves.leaving.insert(subject.clone(), Leaving { to, marker, is_home, is_asked: false });
+        self.advance_leaving(&subject);
+    }
+
+    /// This link takes a subject.
+    pub(super) fn take(&mut self, Move { subject, home, from, to, marker }: Move) {
+        let joining = Joining {
+            from,
+            marker: marker.clone(),
+            subscribed: [Subscribed::Asked; 2],
+            is_giver_ready: false,
+            is_marked: false,
+            is_past_marker: false,
+            is_broken: false,
+            given: None,
+            held: Vec::new(),
+            held_bytes: 0,
+        };
+        self.moves.markers.insert(marker.clone(), subject.clone());
+        self.moves.place(&subject, to == home, true);
+        self.moves.joining.insert(subject.clone(), joining);
+        // Behind a break nothing is subscribed before the barrier opens: what moves then is given as broken.
+        if self.link_up && self.barrier.is_open() {
+            let both = vec![subject, Subject::channel(marker)];
+            self.outputs.push_back(HubOutput::Link(LinkCommand::Subscribe(both)));
+        } else if let Some(joining) = self.moves.joining.get_mut(&subject) {
+            joining.subscribed = [Subscribed::No; 2];
+            self.joining_fails(&subject);
+        }
+    }
+
+    /// The other link of a move says something.
+    pub(super) fn peer(&mut self, now_ms: u64, message: PeerMessage) {
+        match message {
+            PeerMessage::Ready(subject) => {
+                if let Some(joining) = self.moves.joining.get_mut(&subject) {
+                    joining.is_giver_ready = true;
+                    self.advance_joining(now_ms, &subject);
+                }
+            }
+            PeerMessage::GiveNow(subject) => self.hand_over(&subject, true),
+            PeerMessage::Given(subject, handover) => {
+                if let Some(joining) = self.moves.joining.get_mut(&subject) {
+                    joining.given = Some(handover);
+                    self.advance_joining(now_ms, &subject);
+                }
+            }
+        }
+    }
+
+    /// Whether this link tells what services command about a subject.
+    pub fn carries(&self, subject: &Subject) -> Carries {
+        match (self.moves.joining.get(subject), self.moves.placed.get(subject)) {
+            (Some(joining), _) if joining.is_past_marker || joining.given.is_some() => Carries::Later,
+            (Some(_), _) => Carries::No,
+            (None, Some(true)) => Carries::Yes,
+            (None, Some(false)) => Carries::No,
+            (None, None) => Carries::AsPlaced,
+        }
+    }
+
+    /// Sends shards an event about a subject behind what is held of it. `false`: nothing is held, and it was not sent.
+    pub fn send_behind(&mut self, subject: &Subject, shards: ShardSet, event: BrokerEvent) -> bool {
+        let Some(joining) = self.moves.joining.get_mut(subject) else { return false };
+        joining.held.push(Held::Event(shards, event));
+        true
+    }
+
+    /// Holds a command about a subject that is being taken. Returns whether it did.
+    pub(super) fn holds_want(&mut self, shard: ShardId, subject: &Subject) -> bool {
+        self.hold(subject, Held::Want(shard))
+    }
+
+    /// As [`Hub::holds_want`].
+    pub(super) fn holds_unwant(&mut self, shard: ShardId, subject: &Subject) -> bool {
+        self.hold(subject, Held::Unwant(shard))
+    }
+
+    /// As [`Hub::holds_want`].
+    pub(super) fn holds_refresh(&mut self, shard: ShardId, subject: &Subject) -> bool {
+        self.hold(subject, Held::Refresh(shard))
+    }
+
+    fn hold(&mut self, subject: &Subject, held: Held) -> bool {
+        if self.moves.joining.is_empty() {
+            return false;
+        }
+        let Some(joining) = self.moves.joining.get_mut(subject) else { return false };
+        joining.held.push(held);
+        true
+    }
+
+    /// A message on a channel that has no entry: a marker, or of a subject that is being taken.
+    pub(super) fn message_of_a_move(&mut self, now_ms: u64, channel: &str, content: Content<'_>) {
+        if self.moves.markers.is_empty() {
+            return;
+        }
+        if let Some(subject) = self.moves.markers.get(channel).cloned() {
+            if let Some(joining) = self.moves.joining.get_mut(&subject)
+                && *joining.marker == *channel
+            {
+                joining.is_past_marker = true;
+                return self.advance_joining(now_ms, &subject);
+            }
+            return self.hand_over(&subject, false);
+        }
+        let Some(joining) = self.moves.joining.get_mut(&Subject::channel(channel)) else { return };
+        if !joining.is_past_marker || joining.is_broken {
+            return;
+        }
+        let held = match content {
+            Content::Whole(payload) => Held::Message(payload.into()),
+            Content::Oversized(bytes) => Held::Oversized(bytes),
+        };
+        joining.held_bytes += OVERHEAD + if let Held::Message(payload) = &held { payload.len() } else { 0 };
+        if joining.held_bytes > MAX_HELD_BYTES {
+            joining.is_broken = true;
+            joining.held.retain(|held| !matches!(held, Held::Message(_) | Held::Oversized(_)));
+        } else {
+            joining.held.push(held);
+        }
+    }
+
+    /// Redis confirmed a subscription that a move asked for. Returns whether it was one.
+    pub(super) fn move_subscribed(&mut self, now_ms: u64, subject: &Subject) -> bool {
+        if let Some(of) = self.moves.markers.get(&subject.name).cloned() {
+            if let Some(joining) = self.moves.joining.get_mut(&of)
+                && joining.marker == subject.name
+            {
+                joining.subscribed[1] = Subscribed::Yes;
+                self.advance_joining(now_ms, &of);
+            } else if let Some(leaving) = self.moves.leaving.get(&of) {
+                self.tell_peer(leaving.to, PeerMessage::Ready(of));
+            }
+            return true;
+        }
+        let Some(joining) = self.moves.joining.get_mut(subject) else { return false };
+        joining.subscribed[0] = Subscribed::Yes;
+        self.advance_joining(now_ms, &subject.clone());
+        true
+    }
+
+    /// Redis ended a subscription. Returns whether that concerns moves alone.
+    pub(super) fn move_unsubscribed(&mut self, now_ms: u64, subject: &Subject) -> bool {
+        if let Some(count) = self.moves.ending.get_mut(subject) {
+            *count -= 1;
+            if *count == 0 {
+                self.moves.ending.remove(subject);
+            }
+            return true;
+        }
+        let Some(joining) = self.moves.joining.get_mut(subject) else { return false };
+        joining.subscribed[0] = Subscribed::No;
+        self.joining_fails(subject);
+        self.advance_joining(now_ms, subject);
+        true
+    }
+
+    /// Redis refused a subscription. Returns whether a move asked for it.
+    pub(super) fn move_refused(&mut self, now_ms: u64, subject: &Subject) -> bool {
+        let of = self.moves.markers.get(&subject.name).cloned();
+        let of = of.or_else(|| self.moves.joining.contains_key(subject).then(|| subject.clone()));
+        let Some(of) = of else { return false };
+        if let Some(joining) = self.moves.joining.get_mut(&of) {
+            joining.subscribed[usize::from(of != *subject)] = Subscribed::No;
+            self.joining_fails(&of);
+            self.advance_joining(now_ms, &of);
+        } else {
+            self.hand_over(&of, true);
+        }
+        true
+    }
+
+    /// The link is gone, and with it every subscription of every move.
+    pub(super) fn moves_break(&mut self, now_ms: u64) {
+        self.moves.ending.clear();
+        let mut leaving: Vec<Subject> = self.moves.leaving.keys().cloned().collect();
+        leaving.sort_unstable();
+        leaving.iter().for_each(|subject| self.hand_over(subject, true));
+        let mut joining: Vec<Subject> = self.moves.joining.keys().cloned().collect();
+        joining.sort_unstable();
+        for subject in joining {
+            if let Some(joining) = self.moves.joining.get_mut(&subject) {
+                joining.subscribed = [Subscribed::No; 2];
+                self.joining_fails(&subject);
+                self.advance_joining(now_ms, &subject);
+            }
+        }
+    }
+
+    /// An entry that is to be given is live, or will not be: goes on with its move.
+    pub(super) fn advance_leaving(&mut self, subject: &Subject) {
+        let Some(leaving) = self.moves.leaving.get_mut(subject) else { return };
+        match self.entries.get(subject).map(|entry| entry.state) {
+            Some(State::Live) if leaving.is_asked => {}
+            Some(State::Live) => {
+                leaving.is_asked = true;
+                let marker = Subject::channel(leaving.marker.clone());
+                self.outputs.push_back(HubOutput::Link(LinkCommand::Subscribe(vec![marker])));
+            }
+            // Its answer is to come first.
+            Some(State::Asked | State::Loading | State::Ending) => {}
+            Some(State::Waiting) => self.hand_over(subject, true),
+            None => self.hand_over(subject, true),
+        }
+    }
+
+    /// Gives an entry away as it is.
+    fn hand_over(&mut self, subject: &Subject, broken: bool) {
+        let Some(Leaving { to, marker, is_home, is_asked }) = self.moves.leaving.remove(subject) else {
+            return;
+        };
+        self.moves.markers.remove(&marker);
+        self.moves.place(subject, !is_home, false);
+        let mut ended = Vec::new();
+        if is_asked {
+            ended.push(Subject::channel(marker));
+        }
+        let entry = self.entries.remove_entry(subject).map(|(_, entry)| entry);
+        if let Some(entry) = &entry {
+            let is_subscribed = !matches!(entry.state, State::Waiting);
+            if is_subscribed {
+                ended.push(subject.clone());
+            }
+            self.live -= usize::from(entry.state == State::Live);
+            self.interrupted -= usize::from(entry.broken);
+            if let Some(table) = entry.source.table() {
+                uncount(&mut self.stats, table);
+                self.sweeps.remove(&(table.sweep_at_ms, subject.name.clone()));
+                self.retries.remove(&(table.read_at_ms, subject.name.clone()));
+            }
+        }
+        self.end_for_move(ended);
+        let handover = entry.map(|entry| {
+            let was_live = entry.state == State::Live;
+            Box::new(Handover { broken: broken || entry.broken, was_live, entry })
+        });
+        self.tell_peer(to, PeerMessage::Given(subject.clone(), handover));
+    }
+
+    fn end_for_move(&mut self, subjects: Vec<Subject>) {
+        if !self.link_up || subjects.is_empty() {
+            return;
+        }
+        for subject in &subjects {
+            *self.moves.ending.entry(subject.clone()).or_default() += 1;
+        }
+        self.outputs.push_back(HubOutput::Link(LinkCommand::Unsubscribe(subjects)));
+    }
+
+    /// The subject cannot be taken without a gap: nothing is waited for any more.
+    fn joining_fails(&mut self, subject: &Subject) {
+        let Some(joining) = self.moves.joining.get_mut(subject) else { return };
+        if std::mem::replace(&mut joining.is_broken, true) {
+            return;
+        }
+        joining.held.retain(|held| !matches!(held, Held::Message(_) | Held::Oversized(_)));
+        if joining.given.is_none() {
+            let from = joining.from;
+            self.tell_peer(from, PeerMessage::GiveNow(subject.clone()));
+        }
+    }
+
+    fn advance_joining(&mut self, now_ms: u64, subject: &Subject) {
+        let Some(joining) = self.moves.joining.get_mut(subject) else { return };
+        if joining.subscribed == [Subscribed::Yes; 2]
+            && joining.is_giver_ready
+            && !joining.is_marked
+            && !joining.is_broken
+        {
+            joining.is_marked = true;
+            self.outputs.push_back(HubOutput::Link(LinkCommand::Mark(joining.marker.clone())));
+            return;
+        }
+        let gives_broken = match &joining.given {
+            None => return,
+            Some(given) => given.as_ref().is_none_or(|handover| handover.broken),
+        };
+        // An answer that is still to come would be taken for that to a later question.
+        if joining.subscribed.contains(&Subscribed::Asked) {
+            return;
+        }
+        // What was given whole waits for the marker; what was not does not.
+        if joining.is_past_marker || joining.is_broken || gives_broken {
+            self.take_over(now_ms, subject);
+        }
+    }
+
+    /// Both links are done: the entry is this link's.
+    fn take_over(&mut self, now_ms: u64, subject: &Subject) {
+        let Some(joining) = self.moves.joining.remove(subject) else { return };
+        self.moves.markers.remove(&joining.marker);
+        let is_subscribed = joining.subscribed[0] == Subscribed::Yes;
+        let mut ended = Vec::new();
+        if joining.subscribed[1] == Subscribed::Yes {
+            ended.push(Subject::channel(joining.marker.clone()));
+        }
+        let handover = joining.given.flatten();
+        let is_whole = joining.is_past_marker && !joining.is_broken;
+        if is_subscribed && handover.is_none() {
+            ended.push(subject.clone());
+        }
+        self.end_for_move(ended);
+        if let Some(handover) = handover {
+            self.insert_moved(now_ms, subject, *handover, is_subscribed, is_whole);
+        }
+        for held in joining.held {
+            self.carry_out_held(now_ms, subject, held);
+        }
+        self.outputs.push_back(HubOutput::Moved(subject.clone()));
+    }
+
+    fn insert_moved(&mut self, now_ms: u64, subject: &Subject, moved: Handover, live: bool, is_whole: bool) {
+        let Handover { mut entry, was_live, broken } = moved;
+        let is_whole = is_whole && was_live && !broken && live;
+        let shards = entry.shards;
+        if was_live && !is_whole && !shards.is_empty() {
+            self.outputs.push_back(HubOutput::Shards(shards, BrokerEvent::Interrupted(subject.clone())));
+        }
+        entry.broken = !is_whole && (entry.broken || was_live);
+        entry.state = if is_whole { State::Live } else { State::Waiting };
+        self.live += usize::from(is_whole);
+        self.interrupted += usize::from(entry.broken);
+        if is_whole && let Some(table) = entry.source.table() {
+            count(&mut self.stats, table);
+            self.sweeps.insert((table.sweep_at_ms, subject.name.clone()));
+        } else if let Source::Table(table) = &mut entry.source {
+            table.begin(0);
+        }
+        if shards.is_empty() {
+            self.linger(now_ms, subject, &mut entry);
+        }
+        let reads = entry.source.is_stored();
+        self.entries.insert(subject.clone(), entry);
+        match (is_whole, live) {
+            (true, _) => {}
+            (false, true) if reads => self.load(now_ms, subject),
+            (false, true) => self.goes_live(now_ms, subject),
+            (false, false) => self.waiting.push_back(subject.clone()),
+        }
+    }
+
+    fn carry_out_held(&mut self, now_ms: u64, subject: &Subject, held: Held) {
+        match held {
+            Held::Message(payload) => {
+                self.message(now_ms, None, subject.name.as_bytes(), Content::Whole(&payload))
+            }
+            Held::Oversized(bytes) => {
+                self.message(now_ms, None, subject.name.as_bytes(), Content::Oversized(bytes));
+            }
+            Held::Want(shard) => self.want(shard, subject.clone()),
+            Held::Unwant(shard) => self.unwant(now_ms, shard, subject),
+            Held::Refresh(shard) => self.refresh(shard, subject),
+            Held::Event(shards, event) => self.outputs.push_back(HubOutput::Shards(shards, event)),
+        }
+    }
+
+    fn tell_peer(&mut self, link: LinkId, message: PeerMessage) {
+        self.outputs.push_back(HubOutput::Peer(link, message));
+    }
+}

@@ -1,0 +1,184 @@
+//! What can be written through the broker: one [`Write`] of any [`WriteKind`], answered once by one [`Outcome`]. Every kind
+//! waits in the same queue, under the same bounds in bytes, and is withdrawn at the same deadline; a kind says here what it
+//! is and what it weighs. How Redis is told is the server's (`broker/redis/writes.rs`).
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use crate::io::Ticket;
+
+/// One write.
+#[derive(Clone, Debug)]
+pub struct Write {
+    /// Names it for its outcome; `None`: nobody waits for it.
+    pub ticket: Option<Ticket>,
+    /// Whose share of the queue it takes.
+    pub owner: Owner,
+    /// What happens while Redis is away.
+    pub when_down: WhenDown,
+    /// What is written.
+    pub kind: WriteKind,
+}
+
+/// Redis has taken it, or why not.
+pub type Outcome = Result<(), PublishFailure>;
+
+/// Who writes: shares of the queue are counted by it.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Owner {
+    /// A player, over all its connections.
+    Player(Arc<str>),
+    /// All services together, over HTTP and the control channel.
+    Services,
+    /// The node: entries of the lifecycle stream have a bound of their own, and are retried until Redis takes them.
+    Lifecycle,
+}
+
+/// What can be written.
+#[derive(Clone, Debug)]
+pub enum WriteKind {
+    /// `PUBLISH`.
+    Publish {
+        /// The channel.
+        channel: Arc<str>,
+        /// The whole payload.
+        payload: Bytes,
+    },
+    /// An entity's state: into its channel's table and to its subscribers, in one step (contract §5).
+    Commit {
+        /// The entity channel.
+        channel: Arc<str>,
+        /// What is stored and published.
+        commit: Commit,
+    },
+    /// A player's view of one channel: stored, and announced to every node, in one step (contract §9).
+    View {
+        /// The player id.
+        player: Arc<str>,
+        /// The real channel.
+        channel: Arc<str>,
+        /// The expression; `None`: the class's view alone again.
+        view: Option<Arc<str>>,
+        /// The channel on which nodes are notified, and the payload.
+        tell: (Arc<str>, Bytes),
+        /// Do nothing if it is stored already: every node that receives a service's command writes the same.
+        if_absent: bool,
+    },
+    /// `XADD`.
+    Append {
+        /// The stream's key.
+        stream: Arc<str>,
+        /// The entry.
+        fields: Vec<(&'static str, Bytes)>,
+    },
+}
+
+/// What a waiting write costs beside its content, in bytes; an estimate.
+const OVERHEAD: usize = 128;
+
+impl WriteKind {
+    /// The channel or the stream's key.
+    pub fn subject(&self) -> &str {
+        match self {
+            WriteKind::Publish { channel, .. }
+            | WriteKind::Commit { channel, .. }
+            | WriteKind::View { channel, .. } => channel,
+            WriteKind::Append { stream, .. } => stream,
+        }
+    }
+
+    /// The player that an entry of the lifecycle stream names.
+    pub fn player(&self) -> Option<&Bytes> {
+        let WriteKind::Append { fields, .. } = self else { return None };
+        fields.iter().find(|(name, _)| *name == "player").map(|(_, player)| player)
+    }
+
+    /// Whether one call can write both.
+    pub fn joins(&self, other: &WriteKind) -> bool {
+        match (self, other) {
+            (WriteKind::Commit { channel, commit }, WriteKind::Commit { channel: other, commit: before }) => {
+                let limits = |commit: &Commit| (commit.max, commit.max_bytes, commit.ttl_ms);
+                channel == other && limits(commit) == limits(before)
+            }
+            _ => false,
+        }
+    }
+
+    /// What it takes of the queue's bound, in bytes.
+    pub fn bytes(&self) -> usize {
+        OVERHEAD
+            + match self {
+                WriteKind::Publish { channel, payload } => channel.len() + payload.len(),
+                WriteKind::Commit { channel, commit } => {
+                    channel.len() + commit.payload.len() + commit.key.len() + commit.id.len()
+                }
+                WriteKind::View { player, channel, view, tell: (_, payload), .. } => {
+                    player.len() + channel.len() + view.as_ref().map_or(0, |view| view.len()) + payload.len()
+                }
+                WriteKind::Append { stream, fields } => {
+                    stream.len() + fields.iter().map(|(name, value)| name.len() + value.len()).sum::<usize>()
+                }
+            }
+    }
+}
+
+/// What happens to a publish while Redis is away.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum WhenDown {
+    /// Wait in the bounded queue.
+    #[default]
+    Queue,
+    /// Wait there for so long at most: what was not handed to Redis by then is withdrawn, and answered as not done.
+    QueueFor(Duration),
+    /// Refuse with `BROKER_UNAVAILABLE`.
+    Reject,
+}
+
+/// One event of an entity channel, on its way into the table.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Commit {
+    /// The entity's key.
+    pub key: Arc<str>,
+    /// It ends the entity.
+    pub remove: bool,
+    /// The envelope, without its `id`: the JSON object that the table keeps and subscribers get.
+    pub payload: Bytes,
+    /// The envelope's `id`; whoever writes it adds the version to it ([`Version`]).
+    pub id: String,
+    /// How many entities the channel holds.
+    pub max: usize,
+    /// What they take together, in bytes.
+    pub max_bytes: usize,
+    /// How long an entity outlives its last event, in milliseconds.
+    pub ttl_ms: u64,
+}
+
+/// What the member `id` takes beside the id itself, at most; the functions in Redis reckon with as much.
+const VERSION_BYTES: usize = 64;
+
+impl Commit {
+    /// The size of what subscribers get, at most.
+    pub fn published_bytes(&self) -> usize {
+        self.payload.len() + self.id.len() + VERSION_BYTES
+    }
+}
+
+/// Why a publish was not acknowledged.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum PublishFailure {
+    /// It certainly did not happen: Redis is away and the class refuses, or the queue is full.
+    NotDone,
+    /// It certainly did not happen: its sender has as much in the queue as one may have.
+    OverShare {
+        /// How much that is, in bytes.
+        bytes: usize,
+    },
+    /// The link broke, or Redis was silent for too long, while the answer was out.
+    Unknown,
+    /// Redis answered with an error.
+    Refused(Arc<str>),
+    /// It would be more than there may be: `entity_max` of the channel, or the views of a player.
+    LimitExceeded,
+}

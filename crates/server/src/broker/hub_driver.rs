@@ -1,0 +1,369 @@
+//! A hub and what is around it: commands in, events out to the shards, commands out to the link. It owns the clock
+//! that the hub is told and the log lines that the hub asks for; it leaves the link to its caller.
+
+use std::sync::PoisonError;
+use std::time::{Duration, Instant};
+
+use drawbridge_engine::io::{Answer, Answered, BarrierToken, BrokerEvent, Query, QueryKind, Subject, Ticket};
+use drawbridge_engine::upstream::{
+    BadEntity, BadTable, Carries, Hub, HubInput, HubOutput, HubSettings, HubStats, LinkCommand, LinkId, Move,
+    PeerMessage, ShardId, ShardSet,
+};
+use tokio::sync::mpsc;
+
+use super::command_router::{CommandRouter, subject_of};
+use super::outlet::Outlet;
+use crate::log::Sparse;
+
+/// What a player command may have at most, whatever the bound of other payloads is.
+const MAX_COMMAND_BYTES: usize = 64 * 1024;
+
+/// What a hub is commanded.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum HubCommand {
+    /// It has a first subscriber.
+    Want(ShardId, Subject),
+    /// Its last subscriber left.
+    Unwant(ShardId, Subject),
+    /// Its table has a gap.
+    Refresh(ShardId, Subject),
+    /// A shard's query, answered behind all that was published until now.
+    Query(ShardId, Query),
+    /// It knows its players' views.
+    Recovered(ShardId, BarrierToken),
+    /// A subject moves to another link, or from one.
+    Give(Move),
+    Take(Move),
+    /// What the other link of a move says; and the shards that lost publications of what it gives.
+    Peer(PeerMessage, ShardSet),
+    /// The answer to a query of the hub.
+    Answer(Query, Answered),
+}
+
+/// Where commands come from.
+pub(super) type HubCommandReceiver = mpsc::UnboundedReceiver<HubCommand>;
+
+/// One hub at work.
+#[derive(Debug)]
+pub(super) struct HubDriver {
+    hub: Hub,
+    outlet: Outlet,
+    /// The other links, by their places.
+    peers: Vec<mpsc::WeakUnboundedSender<HubCommand>>,
+    started: Instant,
+    now_ms: u64,
+    /// What the link is to send, in order.
+    pub(super) commands: Vec<LinkCommand>,
+    /// What the hub wants to read.
+    pub(super) queries: Vec<Query>,
+    router: CommandRouter,
+    /// Shards that lost publications of channels that could not be marked.
+    lost: ShardSet,
+    /// Payloads that were dropped.
+    dropped: Sparse,
+}
+
+impl HubDriver {
+    pub(super) fn new(
+        settings: HubSettings,
+        outlet: Outlet,
+        router: CommandRouter,
+        peers: Vec<mpsc::WeakUnboundedSender<HubCommand>>,
+    ) -> Self {
+        HubDriver {
+            hub: Hub::new(settings),
+            outlet,
+            peers,
+            started: Instant::now(),
+            now_ms: 0,
+            commands: Vec::new(),
+            queries: Vec::new(),
+            router,
+            lost: ShardSet::default(),
+            dropped: Sparse::default(),
+        }
+    }
+
+    /// Reads the clock; everything until the next call happens at that time.
+    pub(super) fn set_now(&mut self, now: Instant) {
+        self.now_ms = now.saturating_duration_since(self.started).as_millis() as u64;
+    }
+
+    /// Carries out a command.
+    pub(super) fn command(&mut self, command: HubCommand) {
+        match command {
+            HubCommand::Want(shard, subject) => self.handle(HubInput::Want { shard, subject }),
+            HubCommand::Unwant(shard, subject) => self.handle(HubInput::Unwant { shard, subject: &subject }),
+            HubCommand::Refresh(shard, subject) => {
+                self.handle(HubInput::Refresh { shard, subject: &subject })
+            }
+            HubCommand::Query(shard, Query { ticket, kind, .. }) => {
+                if let QueryKind::Fence { channel } = kind {
+                    let answer = BrokerEvent::Answer { ticket, answer: Ok(Answer::Fence(channel.clone())) };
+                    let to = ShardSet::only(shard);
+                    if !self.hub.send_behind(&Subject::channel(channel), to, answer.clone()) {
+                        self.outlet.tell_each(to, answer);
+                    }
+                }
+            }
+            HubCommand::Recovered(shard, token) => self.handle(HubInput::Passed { shard, token }),
+            HubCommand::Give(moves) => self.handle(HubInput::Give(moves)),
+            HubCommand::Take(moves) => self.handle(HubInput::Take(moves)),
+            HubCommand::Peer(message, lost) => {
+                self.lost = self.lost.union(lost);
+                self.handle(HubInput::Peer(message));
+            }
+            HubCommand::Answer(query, answer) => self.answered(query, answer),
+        }
+    }
+
+    fn answered(&mut self, Query { ticket, kind, .. }: Query, answer: Answered) {
+        let QueryKind::Table { channel } = kind else { return };
+        let table = match answer {
+            Ok(Answer::Table(table)) => Ok(table),
+            Ok(_) => return,
+            Err(reason) => Err(reason),
+        };
+        self.handle(HubInput::Loaded { channel: &channel, load: ticket.0, table });
+    }
+
+    /// Tells the hub one thing and passes on what it says.
+    pub(super) fn handle(&mut self, input: HubInput<'_>) {
+        self.hub.handle(self.now_ms, input);
+        while let Some(output) = self.hub.poll_output() {
+            match output {
+                HubOutput::Link(command) => self.commands.push(command),
+                HubOutput::Shards(shards, event) => self.tell(shards, event),
+                HubOutput::Peer(link, message) => self.tell_peer(link, message),
+                HubOutput::Moved(subject) => {
+                    let mut topology = self.router.topology.write().unwrap_or_else(PoisonError::into_inner);
+                    topology.end_move(&subject);
+                }
+                HubOutput::Load { channel, load } => {
+                    self.queries.push(Query::new(Ticket(load), QueryKind::Table { channel }));
+                }
+                HubOutput::BadEntity { channel, reason } => {
+                    let reason = match reason {
+                        BadEntity::Key => "no good key",
+                        BadEntity::Position => "no good position",
+                        BadEntity::Full => "the channel holds entity_max or entity_bytes already",
+                    };
+                    self.dropped.line(|unlogged| {
+                        tracing::warn!(channel, reason, unlogged, "dropped an event of an entity channel");
+                    });
+                }
+                HubOutput::BadTable { channel, reason } => self.dropped.line(|unlogged| match reason {
+                    BadTable::Entities(count) => {
+                        let text = "stored entities are not as Drawbridge writes them, and are not shown";
+                        tracing::warn!(%channel, count, unlogged, "{text}");
+                    }
+                    BadTable::Unsettled => {
+                        let text =
+                            "a stored table does not fit the channel's events; it counts as it is stored";
+                        tracing::warn!(%channel, unlogged, "{text}");
+                    }
+                }),
+                HubOutput::Oversized { channel, bytes } => self.dropped.line(|unlogged| {
+                    tracing::warn!(channel, bytes, unlogged, "dropped a payload over external_bytes");
+                }),
+            }
+        }
+    }
+
+    fn tell(&mut self, shards: ShardSet, event: BrokerEvent) {
+        let mut listening = None;
+        if shards.contains(ShardId::NODE) {
+            match &event {
+                BrokerEvent::Publication(said) if self.router.channels.contain(&said.channel) => {
+                    return self.player_command(&said.channel, said.event.data_json());
+                }
+                // Nobody knows what was said before.
+                BrokerEvent::Confirmed { subject, after_break, .. }
+                    if *subject.name == *self.router.channels.nodes =>
+                {
+                    listening = Some(*after_break);
+                }
+                // Nothing more is heard.
+                BrokerEvent::Refused { subject, .. } if *subject.name == *self.router.channels.nodes => {
+                    listening = Some(false);
+                }
+                _ => {}
+            }
+        }
+        if let Some(was_live) = listening {
+            let shards = self.outlet.all_shards();
+            self.hub.handle(self.now_ms, HubInput::Listening { shards, was_live });
+        }
+        self.lost = self.lost.union(self.outlet.tell_each(shards, event));
+    }
+
+    /// Tells the shards a player command, if it is this link's to tell, in order with the events of its channel.
+    fn player_command(&mut self, channel: &str, json: &str) {
+        let Some(command) = self.router.read(channel, json) else { return };
+        let by_service = self.router.is_control(channel);
+        let subject = subject_of(&command);
+        let carries = match &subject {
+            Some(subject) if !by_service => self.hub.carries(subject),
+            _ => Carries::AsPlaced,
+        };
+        match carries {
+            _ if by_service => self.router.tell(true, command, &self.outlet),
+            Carries::Yes => self.router.tell(false, command, &self.outlet),
+            Carries::AsPlaced if self.router.is_placed_here(subject.as_ref()) => {
+                self.router.tell(false, command, &self.outlet);
+            }
+            Carries::Later => {
+                if let Some(subject) = subject {
+                    self.hub.send_behind(&subject, self.outlet.all_shards(), BrokerEvent::Command(command));
+                }
+            }
+            Carries::No | Carries::AsPlaced => {}
+        }
+    }
+
+    fn tell_peer(&mut self, link: LinkId, message: PeerMessage) {
+        let Some(peer) = self.peers.get(link.place()).and_then(mpsc::WeakUnboundedSender::upgrade) else {
+            return;
+        };
+        let _ = peer.send(HubCommand::Peer(message, self.lost));
+    }
+
+    /// Redis cannot be subscribed on, and waiting will not help: refuses what is asked for.
+    pub(super) fn refuse_waiting(&mut self, reason: &str) {
+        self.handle(HubInput::LinkUp);
+        while let Some(command) = self.commands.pop() {
+            let LinkCommand::Subscribe(subjects) = command else { continue };
+            for subject in &subjects {
+                self.handle(HubInput::Refused { subject, reason });
+            }
+        }
+        self.handle(HubInput::LinkDown);
+        self.commands.clear();
+    }
+
+    /// Does what is due.
+    pub(super) fn tick(&mut self) {
+        if self.hub.next_deadline_ms().is_some_and(|at| at <= self.now_ms) {
+            self.handle(HubInput::Tick);
+        }
+        for shard in self.lost.iter() {
+            if self.outlet.can_hear(shard) {
+                self.lost.remove(shard);
+                self.handle(HubInput::Lost { shard });
+            }
+        }
+    }
+
+    /// When [`HubDriver::tick`] is due at the latest.
+    pub(super) fn due(&self) -> Option<Instant> {
+        let hub = self.hub.next_deadline_ms().map(|at| self.started + Duration::from_millis(at));
+        if self.lost.is_empty() {
+            return hub;
+        }
+        let soon = self.started + Duration::from_millis(self.now_ms + 100);
+        Some(hub.map_or(soon, |at| at.min(soon)))
+    }
+
+    /// Whether every subscription that the last break interrupted is live again.
+    pub(super) fn is_restored(&self) -> bool {
+        self.hub.interrupted() == 0
+    }
+
+    /// Payloads over this are not passed to the hub, in bytes.
+    pub(super) fn external_bytes(&self) -> usize {
+        self.hub.settings().external_bytes.max(MAX_COMMAND_BYTES)
+    }
+
+    pub(super) fn stats(&self) -> HubStats {
+        self.hub.stats()
+    }
+}
+
+/// Waits until this time, or for ever.
+pub(super) async fn until(due: Option<Instant>) {
+    match due {
+        Some(due) => tokio::time::sleep_until(due.into()).await,
+        None => std::future::pending().await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use drawbridge_engine::class::Classes;
+    use drawbridge_engine::settings::Reserved;
+
+    use std::sync::RwLock;
+
+    use drawbridge_engine::upstream::Topology;
+
+    use super::super::command_router::CommandChannels;
+    use super::super::queue::{ShardInbox, shard_queue};
+    use super::*;
+
+    const SHARD: ShardId = ShardId(0);
+
+    fn driver() -> (HubDriver, ShardInbox) {
+        let ((shard, inbox), (node, _)) = (shard_queue(1 << 20), shard_queue(1 << 20));
+        let (classes, reserved) = (Arc::new(Classes::default()), Reserved::new("drawbridge:"));
+        let channels = CommandChannels::new("drawbridge:", 0, false);
+        let topology = Topology::standalone(1, &classes, &reserved, channels.nodes.clone(), 1);
+        let topology = Arc::new(RwLock::new(topology));
+        let (link, meter, failures) = (LinkId::at(0), Arc::default(), Sparse::default());
+        let router = CommandRouter { link, channels, topology, meter, failures };
+        let outlet = Outlet::new(vec![shard], node);
+        let external_bytes = 1 << 20;
+        let settings = HubSettings { link, seed: 1, linger_ms: 0, external_bytes, classes, reserved };
+        (HubDriver::new(settings, outlet, router, Vec::new()), inbox)
+    }
+
+    /// What the link is to subscribe to.
+    fn asked(driver: &mut HubDriver) -> Vec<String> {
+        let subjects = |command| match command {
+            LinkCommand::Subscribe(subjects) | LinkCommand::Unsubscribe(subjects) => subjects,
+            LinkCommand::Mark(_) => Vec::new(),
+        };
+        driver.commands.drain(..).flat_map(subjects).map(|subject| subject.name.to_string()).collect()
+    }
+
+    fn held(inbox: &mut ShardInbox) -> Option<BarrierToken> {
+        let mut last = None;
+        while let Some(event) = inbox.try_recv() {
+            if let BrokerEvent::Recover { barrier, dropped: false } = event {
+                last = barrier;
+            }
+        }
+        last
+    }
+
+    /// A shard's answer that comes when the link has broken again lets nothing go: more may have been missed since.
+    #[test]
+    fn a_late_answer_does_not_let_go_of_the_next_break() {
+        let (mut driver, mut inbox) = driver();
+        let (nodes, room) = (Subject::channel("drawbridge:nodes:0"), Subject::channel("room:1"));
+        driver.command(HubCommand::Want(ShardId::NODE, nodes.clone()));
+        driver.command(HubCommand::Want(SHARD, room.clone()));
+        driver.handle(HubInput::LinkUp);
+        driver.handle(HubInput::Subscribed(&nodes));
+        driver.handle(HubInput::Subscribed(&room));
+        let break_and_return = |driver: &mut HubDriver| {
+            driver.handle(HubInput::LinkDown);
+            driver.commands.clear();
+        };
+        break_and_return(&mut driver);
+        driver.handle(HubInput::LinkUp);
+        driver.handle(HubInput::Subscribed(&nodes));
+        let first = held(&mut inbox).expect("the shard is asked");
+        break_and_return(&mut driver);
+        driver.command(HubCommand::Recovered(SHARD, first));
+        driver.handle(HubInput::LinkUp);
+        assert_eq!(asked(&mut driver), ["drawbridge:nodes:0"]);
+        driver.handle(HubInput::Subscribed(&nodes));
+        let second = held(&mut inbox).expect("the shard is asked again");
+        driver.command(HubCommand::Recovered(SHARD, first));
+        assert_eq!(asked(&mut driver), [""; 0]);
+        driver.command(HubCommand::Recovered(SHARD, second));
+        assert_eq!(asked(&mut driver), ["room:1"]);
+    }
+}

@@ -1,0 +1,302 @@
+//! The queue of queries: what shards and hubs ask of Redis, until it is answered. One queue for all kinds, bounded in
+//! number, with one withdrawal and one timeout; large and small answers are read on connections of their own, so that a large
+//! table delays no player ([`Lane`]). A query without a timeout waits however long Redis is away.
+//!
+//! ```text
+//!   ask ──▶ waiting ──first──▶ being read ──take──▶ answered
+//!              └── withdraw, timeout, asked again by the same asker: gone, and a late answer is dropped
+//! ```
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use drawbridge_engine::io::{Answered, Answerer, BrokerEvent, Query, Ticket};
+use drawbridge_engine::upstream::ShardId;
+use hashbrown::HashMap;
+use tokio::sync::{Notify, mpsc};
+
+use super::hub_driver::{HubCommand, until};
+use super::outlet::Outlet;
+
+/// How many queries may wait. Shards ask one for each connection, hubs one for each entity channel.
+const MAX_QUERIES: usize = 1 << 20;
+
+/// Who asks. The same asker's next query replaces the one before.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Asker {
+    /// A shard, by its ticket.
+    Shard(ShardId, Ticket),
+    /// The hub of a link, about a channel.
+    Hub(usize, Arc<str>),
+}
+
+/// A query and who waits for its answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Asked {
+    pub(super) asker: Asker,
+    pub(super) query: Query,
+}
+
+/// Which connection reads the answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(super) enum Lane {
+    /// Small answers, many in one pipeline.
+    Small,
+    /// Large answers, one at a time.
+    Large,
+}
+
+/// See the module.
+#[derive(Clone, Debug)]
+pub(super) struct QueryQueue(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    waiting: Mutex<Waiting>,
+    asked: [Notify; 2],
+    /// The first timeout may be earlier than it was.
+    timeouts: Notify,
+    outlet: Outlet,
+    hubs: Vec<mpsc::WeakUnboundedSender<HubCommand>>,
+}
+
+#[derive(Debug, Default)]
+struct Waiting {
+    places: HashMap<Asker, (Lane, u64)>,
+    in_order: BTreeMap<(Lane, u64), Asked>,
+    /// When which place times out.
+    timeouts: BTreeMap<(Instant, u64), Asker>,
+    next_place: u64,
+}
+
+impl QueryQueue {
+    /// An empty queue; answers go to these shards and hubs.
+    pub(super) fn new(outlet: Outlet, hubs: Vec<mpsc::WeakUnboundedSender<HubCommand>>) -> Self {
+        QueryQueue(Arc::new(Shared {
+            waiting: Mutex::default(),
+            asked: [const { Notify::const_new() }; 2],
+            timeouts: Notify::new(),
+            outlet,
+            hubs,
+        }))
+    }
+
+    /// Asks. One over the bound is answered at once.
+    pub(super) fn ask(&self, asker: Asker, query: Query) {
+        let lane = match query.kind.answerer() {
+            Answerer::Small => Lane::Small,
+            Answerer::Large | Answerer::Link(_) => Lane::Large,
+        };
+        let mut waiting = self.waiting();
+        waiting.take(&asker);
+        let asked = Asked { asker, query };
+        if waiting.places.len() >= MAX_QUERIES {
+            drop(waiting);
+            return self.send(asked, Err("BUSY too many queries wait for Redis".into()));
+        }
+        let has_timeout = waiting.push(lane, asked);
+        drop(waiting);
+        self.0.asked[lane as usize].notify_one();
+        if has_timeout {
+            self.0.timeouts.notify_one();
+        }
+    }
+
+    /// Nobody waits for the answer any more.
+    pub(super) fn withdraw(&self, asker: &Asker) {
+        self.waiting().take(asker);
+    }
+
+    /// The first queries of a lane, at most so many, as soon as there are any. They wait until they are answered.
+    pub(super) async fn first(&self, lane: Lane, most: usize) -> Vec<Asked> {
+        loop {
+            let first = self.waiting().of(lane).take(most).cloned().collect::<Vec<_>>();
+            if !first.is_empty() {
+                return first;
+            }
+            self.0.asked[lane as usize].notified().await;
+        }
+    }
+
+    /// Answers a query, unless it was withdrawn, timed out or replaced meanwhile. Returns whether somebody waited.
+    pub(super) fn answer(&self, asked: &Asked, answer: Answered) -> bool {
+        let taken = self.waiting().take_if(&asked.asker, |waiting| waiting.query == asked.query);
+        match taken {
+            Some(asked) => {
+                self.send(asked, answer);
+                true
+            }
+            None => false,
+        }
+    }
+
+    /// Answers those whose time is over; never ends.
+    pub(super) async fn time_out(&self) {
+        loop {
+            let first = self.waiting().timeouts.first_key_value().map(|((at, _), _)| *at);
+            tokio::select! {
+                () = until(first) => {}
+                () = self.0.timeouts.notified() => continue,
+            }
+            while let Some(asked) = self.waiting().take_timed_out(Instant::now()) {
+                self.send(asked, Err("TIMEOUT Redis did not answer in time".into()));
+            }
+        }
+    }
+
+    /// Whether a lane is empty.
+    pub(super) fn is_empty(&self, lane: Lane) -> bool {
+        self.waiting().of(lane).next().is_none()
+    }
+
+    /// How many queries wait.
+    pub(super) fn len(&self) -> usize {
+        self.waiting().places.len()
+    }
+
+    fn send(&self, Asked { asker, query }: Asked, answer: Answered) {
+        match asker {
+            Asker::Shard(shard, ticket) => {
+                self.0.outlet.tell(shard, BrokerEvent::Answer { ticket, answer });
+            }
+            Asker::Hub(link, _) => {
+                if let Some(hub) = self.0.hubs.get(link).and_then(mpsc::WeakUnboundedSender::upgrade) {
+                    let _ = hub.send(HubCommand::Answer(query, answer));
+                }
+            }
+        }
+    }
+
+    fn waiting(&self) -> MutexGuard<'_, Waiting> {
+        self.0.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Waiting {
+    /// Adds it at the end of its lane. Returns whether it can time out.
+    fn push(&mut self, lane: Lane, asked: Asked) -> bool {
+        let place = self.next_place;
+        self.next_place += 1;
+        let timeout = asked.query.patience.map(|patience| Instant::now() + patience);
+        if let Some(at) = timeout {
+            self.timeouts.insert((at, place), asked.asker.clone());
+        }
+        self.places.insert(asked.asker.clone(), (lane, place));
+        self.in_order.insert((lane, place), asked);
+        timeout.is_some()
+    }
+
+    fn of(&self, lane: Lane) -> impl Iterator<Item = &Asked> {
+        self.in_order.range((lane, 0)..=(lane, u64::MAX)).map(|(_, asked)| asked)
+    }
+
+    fn take(&mut self, asker: &Asker) -> Option<Asked> {
+        self.take_if(asker, |_| true)
+    }
+
+    fn take_if(&mut self, asker: &Asker, is_it: impl FnOnce(&Asked) -> bool) -> Option<Asked> {
+        let at = *self.places.get(asker)?;
+        if !self.in_order.get(&at).is_some_and(is_it) {
+            return None;
+        }
+        self.places.remove(asker);
+        let asked = self.in_order.remove(&at);
+        if asked.as_ref().is_some_and(|asked| asked.query.patience.is_some()) {
+            self.timeouts.retain(|(_, place), _| *place != at.1);
+        }
+        asked
+    }
+
+    fn take_timed_out(&mut self, now: Instant) -> Option<Asked> {
+        let (_, asker) = self.timeouts.first_key_value().filter(|((at, _), _)| *at <= now)?;
+        let asker = asker.clone();
+        self.timeouts.pop_first();
+        self.take(&asker)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use std::time::Duration;
+
+    use drawbridge_engine::io::{Answer, QueryKind};
+
+    use super::super::queue::{ShardInbox, shard_queue};
+    use super::*;
+
+    fn bench() -> (QueryQueue, ShardInbox) {
+        let ((shard, inbox), (node, _)) = (shard_queue(1 << 20), shard_queue(1 << 20));
+        (QueryQueue::new(Outlet::new(vec![shard], node), Vec::new()), inbox)
+    }
+
+    fn asker(ticket: u64) -> Asker {
+        Asker::Shard(ShardId(0), Ticket(ticket))
+    }
+
+    fn views(ticket: u64, player: &str, patience: Option<Duration>) -> Query {
+        Query { ticket: Ticket(ticket), patience, kind: QueryKind::Views { player: player.into() } }
+    }
+
+    fn answers(inbox: &mut ShardInbox) -> Vec<(u64, bool)> {
+        std::iter::from_fn(|| inbox.try_recv())
+            .filter_map(|event| match event {
+                BrokerEvent::Answer { ticket, answer } => Some((ticket.0, answer.is_ok())),
+                _ => None,
+            })
+            .collect()
+    }
+
+    #[tokio::test]
+    async fn one_query_an_asker_in_order_and_none_that_was_withdrawn() {
+        let (queue, mut inbox) = bench();
+        for (ticket, player) in [(1, "a"), (2, "b"), (3, "c"), (1, "d")] {
+            queue.ask(asker(ticket), views(ticket, player, None));
+        }
+        let first = queue.first(Lane::Small, 2).await;
+        assert_eq!(first.iter().map(|asked| asked.query.ticket.0).collect::<Vec<_>>(), [2, 3]);
+        queue.withdraw(&asker(3));
+        let nothing = || Ok(Answer::Views([].into()));
+        assert!(queue.answer(&first[0], nothing()));
+        assert!(!queue.answer(&first[1], nothing()), "withdrawn");
+        let before = Asked { asker: asker(1), query: views(1, "a", None) };
+        assert!(!queue.answer(&before, nothing()), "replaced meanwhile");
+        assert_eq!((answers(&mut inbox), queue.len()), (vec![(2, true)], 1));
+    }
+
+    #[tokio::test]
+    async fn large_answers_hold_up_no_small_ones() {
+        let (queue, _inbox) = bench();
+        let table = Query::new(Ticket(1), QueryKind::Table { channel: "world".into() });
+        queue.ask(Asker::Hub(0, "world".into()), table);
+        assert!(queue.is_empty(Lane::Small) && !queue.is_empty(Lane::Large));
+        let ask = async { queue.ask(asker(2), views(2, "a", None)) };
+        let (first, ()) = tokio::join!(queue.first(Lane::Small, 9), ask);
+        assert_eq!(first[0].query.ticket, Ticket(2));
+    }
+
+    #[tokio::test]
+    async fn a_query_that_may_wait_only_so_long_is_answered_when_that_is_over() {
+        let (queue, mut inbox) = bench();
+        queue.ask(asker(1), views(1, "a", None));
+        queue.ask(asker(2), views(2, "a", Some(Duration::ZERO)));
+        queue.ask(asker(3), views(3, "a", Some(Duration::from_secs(3_600))));
+        let answered = async {
+            loop {
+                match answers(&mut inbox) {
+                    none if none.is_empty() => tokio::task::yield_now().await,
+                    some => return some,
+                }
+            }
+        };
+        let answered = tokio::select! {
+            answered = answered => answered,
+            () = queue.time_out() => Vec::new(),
+        };
+        assert_eq!((answered, queue.len()), (vec![(2, false)], 2));
+        queue.withdraw(&asker(3));
+        assert!(queue.0.waiting.lock().unwrap().timeouts.is_empty());
+    }
+}

@@ -1,0 +1,152 @@
+//! How each kind of write is sent to Redis and what its answer means: the one place of the Redis broker that knows the kinds.
+
+use drawbridge_engine::io::WriteKind;
+use redis::{RedisResult, Value};
+
+use super::RedisSettings;
+use super::commands::{text, words};
+use super::library::MARK;
+use crate::broker::jobs::{Job, open_object};
+
+/// What functions that are not ours answer counts as this.
+pub(super) const UNPROVEN: &str = "UNPROVEN the functions in Redis do not answer as Drawbridge's do";
+
+/// The command of Redis that does this.
+pub(super) fn command_of(work: &WriteKind) -> &'static str {
+    match work {
+        WriteKind::Publish { .. } => "PUBLISH",
+        WriteKind::Append { .. } => "XADD",
+        WriteKind::Commit { .. } => "FCALL drawbridge_commit",
+        WriteKind::View { .. } => "FCALL drawbridge_view",
+    }
+}
+
+/// What needs our functions in Redis, for a person; `None`: this does not.
+pub(super) fn needs_functions(work: &WriteKind) -> Option<&'static str> {
+    match work {
+        WriteKind::Commit { .. } => Some("entity channels"),
+        WriteKind::View { .. } => Some("players' views"),
+        WriteKind::Publish { .. } | WriteKind::Append { .. } => None,
+    }
+}
+
+/// What a command of a pipeline is answered by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Call {
+    /// Anything but an error.
+    Plain,
+    /// By our function: the mark that only it gives, and a number.
+    View,
+    /// By our function: that, or an error's words, for each of so many jobs.
+    Commit(usize),
+}
+
+/// A batch as commands, and what each of them is: events of one entity channel that follow one another are written by
+/// one call.
+pub(super) fn pipeline(batch: &[(u64, Job)], settings: &RedisSettings) -> (redis::Pipeline, Vec<Call>) {
+    let mut pipeline = redis::Pipeline::with_capacity(batch.len());
+    pipeline.ignore_errors();
+    let names = &settings.names;
+    let mut calls = Vec::with_capacity(batch.len());
+    let mut rest = batch;
+    while let Some((_, job)) = rest.first() {
+        let alike = rest.iter().take_while(|(_, other)| other.work.joins(&job.work)).count();
+        let (now, later) = rest.split_at(alike.max(1));
+        rest = later;
+        calls.push(match &job.work {
+            WriteKind::Publish { .. } | WriteKind::Append { .. } => Call::Plain,
+            WriteKind::View { .. } => Call::View,
+            WriteKind::Commit { .. } => Call::Commit(now.len()),
+        });
+        match &job.work {
+            WriteKind::Publish { channel, payload } => {
+                pipeline.cmd("PUBLISH").arg(&*names.outward(channel)).arg(&payload[..]);
+            }
+            WriteKind::Append { stream, fields } => {
+                pipeline.cmd("XADD").arg(&*names.outward(stream)).arg("*");
+                for (name, value) in fields {
+                    pipeline.arg(*name).arg(&value[..]);
+                }
+            }
+            WriteKind::Commit { channel, commit } => {
+                pipeline.cmd("FCALL").arg("drawbridge_commit").arg(1).arg(&*names.outward(channel));
+                pipeline.arg(commit.max).arg(commit.ttl_ms).arg(commit.max_bytes);
+                pipeline.arg(names.channel_prefix());
+                for (_, job) in now {
+                    let WriteKind::Commit { commit, .. } = &job.work else { continue };
+                    pipeline.arg(&*commit.key).arg(u8::from(commit.remove));
+                    pipeline.arg(open_object(&commit.payload)).arg(&commit.id);
+                }
+            }
+            WriteKind::View { player, channel, view, tell: (nodes, told), if_absent } => {
+                pipeline.cmd("FCALL").arg("drawbridge_view").arg(1).arg(names.views_key(player));
+                pipeline.arg(&**channel).arg(view.as_deref().unwrap_or_default());
+                pipeline.arg(&*names.outward(nodes)).arg(&**told).arg(u8::from(*if_absent));
+            }
+        }
+    }
+    (pipeline, calls)
+}
+
+/// An outcome for each job: Redis' words where it was not done. What other functions answer under the names of ours is
+/// taken for nothing.
+pub(super) fn outcomes(results: Vec<RedisResult<Value>>, calls: &[Call]) -> Vec<Result<(), String>> {
+    let mut outcomes = Vec::new();
+    for (result, call) in results.into_iter().zip(calls) {
+        match (call, result) {
+            (Call::Plain, Ok(_)) => outcomes.push(Ok(())),
+            (Call::View, Ok(answer)) => outcomes.push(proven(&answer)),
+            (Call::Commit(count), Ok(Value::Array(answers))) if answers.len() == *count => {
+                let outcome = |answer: &Value| text(answer).map_or_else(|| proven(answer), Err);
+                outcomes.extend(answers.iter().map(outcome));
+            }
+            (Call::Commit(count), Ok(_)) => outcomes.extend((0..*count).map(|_| Err(UNPROVEN.to_owned()))),
+            (Call::Commit(count), Err(error)) => outcomes.extend((0..*count).map(|_| Err(words(&error)))),
+            (Call::Plain | Call::View, Err(error)) => outcomes.push(Err(words(&error))),
+        }
+    }
+    outcomes
+}
+
+fn proven(answer: &Value) -> Result<(), String> {
+    match answer {
+        Value::Array(parts) => match &parts[..] {
+            [mark, Value::Int(number)] if text(mark).as_deref() == Some(MARK) && *number >= 0 => Ok(()),
+            _ => Err(UNPROVEN.to_owned()),
+        },
+        _ => Err(UNPROVEN.to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn bulk(text: &str) -> Value {
+        Value::BulkString(text.into())
+    }
+
+    #[test]
+    fn only_our_functions_answers_are_taken_for_done() {
+        let done = || Value::Array(vec![bulk("drawbridge"), Value::Int(1)]);
+        let refused = || bulk("LIMIT_EXCEEDED no");
+        let unproven = || Err(UNPROVEN.to_owned());
+        for (call, answer, expected) in [
+            (
+                Call::Commit(2),
+                Value::Array(vec![done(), refused()]),
+                vec![Ok(()), Err("LIMIT_EXCEEDED no".to_owned())],
+            ),
+            (Call::Commit(2), Value::Array(vec![done()]), vec![unproven(), unproven()]),
+            (Call::Commit(1), Value::Array(vec![Value::Int(1)]), vec![unproven()]),
+            (Call::Commit(1), Value::Int(1), vec![unproven()]),
+            (Call::Commit(1), Value::Okay, vec![unproven()]),
+            (Call::View, done(), vec![Ok(())]),
+            (Call::View, Value::Int(1), vec![unproven()]),
+            (Call::View, Value::Array(vec![bulk("other"), Value::Int(1)]), vec![unproven()]),
+            (Call::Plain, Value::Int(0), vec![Ok(())]),
+        ] {
+            assert_eq!(outcomes(vec![Ok(answer.clone())], &[call]), expected, "{call:?} {answer:?}");
+        }
+    }
+}
