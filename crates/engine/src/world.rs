@@ -229,6 +229,9 @@ impl World {
     }
 
     /// Audiences without an area: by what their views say of the state before and the state now.
+    ///
+    /// Why the stamps: the index names candidates of either state, and who was told of the new one is not told that the
+    /// old one went.
     fn tell_open(
         &self,
         audiences: &mut Audiences,
@@ -261,6 +264,8 @@ impl World {
     }
 
     /// Eyes: those that had it in their area, and those whose area it is in now.
+    ///
+    /// Invariant: `watchers` of an entity and `seen` of the eyes name each other, and `watchers` is in order.
     fn tell_eyes(&mut self, audiences: &mut Audiences, id: EntityId, position: Point, told: &mut Vec<Told>) {
         let (Some(places), Some(entity)) = (&mut self.space, self.entities.get_mut(id as usize)) else {
             return;
@@ -355,6 +360,9 @@ impl World {
     }
 
     /// An eye is new, has moved, or has another view: what it sees is found anew.
+    ///
+    /// Why two steps: what was seen leaves by the wider bound (hysteresis), what is new enters by the narrower one, so an
+    /// entity on the edge does not flicker.
     pub(crate) fn look(&mut self, audiences: &mut Audiences, audience: AudienceId, told: &mut Vec<Told>) {
         let Some(places) = &mut self.space else { return };
         let Some(who) = audiences.get_mut(audience) else { return };

@@ -66,7 +66,7 @@ impl Engine {
         }
     }
 
-    /// Why the loops are nested and not a chain: this is the path of every delivery, and each level borrows another part
+    /// Why loops and not a chain: this is the path of every delivery, and each level borrows another part
     /// of the engine (targets, sessions, the way out).
     fn deliver_exact(&mut self, id: TargetId, publication: &Arc<Publication>) {
         let target = &mut self.targets[id];

@@ -454,9 +454,9 @@ fn fitting(encoding: Encoding, messages: &[Message], max_bytes: usize) -> usize 
     messages.iter().take(MAX_BATCH).take_while(fits).count().max(1)
 }
 
-/// Invariant: the outbox knows exactly the entities in view that the client was not sent.
-///
 /// Leaves out entities that are too large for the client: it forgets one that grows, and one that shrinks enters its view.
+///
+/// Invariant: the outbox knows exactly the entities in view that the client was not sent.
 fn without_too_large(
     session: &mut Session,
     target: TargetId,

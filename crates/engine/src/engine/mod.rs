@@ -185,6 +185,8 @@ impl Engine {
     }
 
     /// What a session of the dirty list is to be sent.
+    ///
+    /// Invariant: nothing closes here, because flushing makes frames of what was counted already.
     fn next_write(&mut self, id: SessionId) -> Option<Output> {
         // It may have ended since it was put there.
         let is_blocked = self.sessions.get(id)?.is_blocked();

@@ -196,6 +196,9 @@ impl Engine {
     }
 
     /// A publish or a fence was answered. Behind a publish its event is still to come.
+    ///
+    /// Why the answered channels are kept: before a subscription changes, the session's own events on it must have come,
+    /// and only a fence says when they have.
     fn settled(&mut self, ticket: Ticket, in_flight: &InFlight) {
         let InFlight { session: id, channel, is_answered, .. } = in_flight;
         let session = &mut self.sessions[*id];

@@ -453,6 +453,8 @@ impl Engine {
     }
 
     /// All that a session's views are made of is known: what Redis has confirmed meanwhile is live.
+    ///
+    /// Why its place is found before anybody is answered: the first thing that is shown must be by the views of now.
     fn open_gate(&mut self, id: SessionId) {
         for subscription in self.sessions[id].subscriptions.clone() {
             let target = &mut self.targets[subscription.target];

@@ -180,6 +180,8 @@ enum Merged {
     Both,
 }
 
+/// Invariant: the client ends in the same state as if it had been sent both. It is never sent an entity that it has twice as
+/// entering, nor told of the end of one that it was never sent.
 fn merge(older: &Queued, newer: &Queued) -> Merged {
     use Change::{Enter, Hide, Remove, Update};
     let (Some(before), Some(now)) = (older.kind, newer.kind) else { return Merged::Both };
@@ -281,6 +283,8 @@ impl OutboundQueue {
         }
     }
 
+    /// Invariant: the merged event takes the place of the newer one, at the end, and the time since when its key waits of
+    /// the older one. So order among keys is that of their newest states, and nothing waits forever by being replaced.
     fn enqueue_conflated(&mut self, mut queued: Queued) {
         let Some(key) = queued.conflation_key() else { return self.append(queued, None) };
         let older = self.newest.get(&key).copied().and_then(|at| self.events.get_mut(at));
@@ -376,6 +380,8 @@ impl OutboundQueue {
     }
 
     /// Drops the oldest events, about `bytes` of them; returns their number.
+    ///
+    /// Invariant: no loss is silent. What is dropped leaves a gap of its subscription, which is sent as `RESYNC`.
     pub(crate) fn drop_oldest(&mut self, bytes: usize) -> usize {
         let before = self.len;
         let mut freed = 0;
