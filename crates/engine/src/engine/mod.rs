@@ -149,6 +149,8 @@ impl Engine {
         self.finish_step();
         self.run_timers();
         self.finish_step();
+        // Why: single frames (an answer, a heartbeat) may be the last straw, too.
+        self.enforce_limits();
         self.finish_closings();
     }
 
