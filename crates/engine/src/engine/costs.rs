@@ -183,7 +183,12 @@ impl Engine {
     }
 
     /// Counts a filter of an anonymous player, which is about to replace the one that it has, for its address.
-    pub(super) fn count_anonymous_filter(&mut self, id: SessionId, target_id: TargetId, filter: Option<&Expr>) {
+    pub(super) fn count_anonymous_filter(
+        &mut self,
+        id: SessionId,
+        target_id: TargetId,
+        filter: Option<&Expr>,
+    ) {
         let session = &self.sessions[id];
         if !session.anonymous {
             return;

@@ -379,14 +379,8 @@ fn classes_are_judged() {
         "f.toml:2:8: `channel.name` is not a class name: \"a*b\": the `*` at byte 1 takes the rest of the name, so it must be at the end; it is written like \"room:{room}\" or \"chat:*\"",
     );
     for (name, problem) in [
-        (
-            "a{x}{y}",
-            "the value of `{x}` has no end: put a character like `:`, `.` or `-` behind it",
-        ),
-        (
-            "a.{x}*",
-            "the value of `{x}` has no end: put a character like `:`, `.` or `-` behind it",
-        ),
+        ("a{x}{y}", "the value of `{x}` has no end: put a character like `:`, `.` or `-` behind it"),
+        ("a.{x}*", "the value of `{x}` has no end: put a character like `:`, `.` or `-` behind it"),
         ("{x}\u{e9}", "the value of `{x}` would end at `\u{e9}`; it can end at ASCII characters only"),
     ] {
         check(
