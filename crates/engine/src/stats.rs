@@ -16,7 +16,7 @@ pub struct Stats {
     /// Gauge: distinct views.
     pub views: u64,
     /// Gauge: bytes that wait for blocked sockets.
-    pub pending_bytes: u64,
+    pub frame_bytes: u64,
     /// Gauge: publishes whose acknowledgement is out.
     pub publishing: u64,
     /// Gauge: connections whose views are being read.
@@ -39,7 +39,7 @@ pub struct Stats {
     pub filter_work: u64,
     /// Gauge: bytes of events that wait for a window or a blocked socket, beside up to 16 KiB and one event of each entity
     /// channel of a connection, which are counted later.
-    pub due_bytes: u64,
+    pub queued_bytes: u64,
     /// Entities that came into a client's view, snapshots included.
     pub view_enters: u64,
     /// Entities that went out of a client's view.
@@ -84,7 +84,7 @@ impl std::ops::AddAssign for Stats {
         self.targets += other.targets;
         self.releasing += other.releasing;
         self.views += other.views;
-        self.pending_bytes += other.pending_bytes;
+        self.frame_bytes += other.frame_bytes;
         self.publishing += other.publishing;
         self.loading += other.loading;
         self.deferred += other.deferred;
@@ -95,7 +95,7 @@ impl std::ops::AddAssign for Stats {
         self.hidden += other.hidden;
         self.entities += other.entities;
         self.filter_work = self.filter_work.max(other.filter_work);
-        self.due_bytes += other.due_bytes;
+        self.queued_bytes += other.queued_bytes;
         self.view_enters += other.view_enters;
         self.view_leaves += other.view_leaves;
         self.snapshots += other.snapshots;

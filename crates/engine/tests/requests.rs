@@ -245,7 +245,7 @@ fn a_detached_session_ends_when_more_waits_than_its_limit_allows() {
         for status in [BrokerStatus::Degraded, BrokerStatus::Ok] {
             bench.input(Input::Broker(BrokerEvent::Status(status)));
         }
-        assert!(bench.engine.stats().pending_bytes <= 1 << 21);
+        assert!(bench.engine.stats().frame_bytes <= 1 << 21);
     }
     bench.end_turn();
     assert_eq!(bench.engine.stats().slow_consumers, 1);

@@ -96,7 +96,7 @@ fn samples(stats: &NodeStats) -> Vec<Sample> {
             Gauge,
             "due_bytes",
             "Bytes of events that wait for a window or a slow reader",
-            engine.due_bytes,
+            engine.queued_bytes,
         ),
         Sample(Counter, "view_enters", "Entities told to have come into view", engine.view_enters),
         Sample(Counter, "view_leaves", "Entities told to have gone out of view", engine.view_leaves),
@@ -113,7 +113,7 @@ fn samples(stats: &NodeStats) -> Vec<Sample> {
             Gauge,
             "outbound_bytes",
             "Bytes that wait for sockets that do not take them",
-            engine.pending_bytes,
+            engine.frame_bytes,
         ),
         Sample(
             Gauge,

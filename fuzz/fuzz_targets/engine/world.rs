@@ -490,7 +490,7 @@ impl<'a> World<'a> {
         }
         let stats = self.engine.stats();
         let bound = self.sockets.len() as u64 * (OUTBOUND_BYTES + SLACK_BYTES);
-        assert!(stats.pending_bytes + stats.due_bytes <= bound, "{stats:?}");
+        assert!(stats.frame_bytes + stats.queued_bytes <= bound, "{stats:?}");
         assert_eq!(stats.connections, self.sockets.len() as u64);
     }
 
@@ -565,8 +565,8 @@ impl<'a> World<'a> {
             stats.subscriptions,
             stats.targets,
             stats.views,
-            stats.pending_bytes,
-            stats.due_bytes,
+            stats.frame_bytes,
+            stats.queued_bytes,
             stats.publishing,
             stats.loading,
             stats.deferred,

@@ -156,7 +156,7 @@ impl Engine {
             if session.is_open() {
                 let frame = frames.get(session.encoding(), &message);
                 self.out.stats.resyncs += 1;
-                self.out.push_frame(session, frame);
+                self.out.enqueue_frame(session, frame);
             }
         }
         self.enforce_limits();
@@ -276,7 +276,7 @@ impl Engine {
             self.sessions.iter().map(|session| (session.id, session.encoding(), session.is_open())).collect();
         for (id, encoding, open) in all {
             if open {
-                self.push(id, frames.get(encoding, &ServerMessage::Status { broker }));
+                self.enqueue_frame(id, frames.get(encoding, &ServerMessage::Status { broker }));
             } else if status == BrokerStatus::Degraded {
                 self.welcome(id);
             }

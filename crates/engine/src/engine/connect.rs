@@ -268,7 +268,7 @@ impl Engine {
         self.send_welcome(id, joining.id.as_ref());
         self.tell_pending_later(id);
         for error in joining.errors {
-            self.push(id, error);
+            self.enqueue_frame(id, error);
         }
         if self.status == BrokerStatus::Degraded {
             self.send(id, &ServerMessage::Status { broker: "degraded" });

@@ -172,7 +172,7 @@ impl Outbound {
                 true => too_large(session.encoding(), publication, &mut self.stats),
                 false => self.event_frame(session, publication),
             };
-            return self.push_frame(session, frame);
+            return self.enqueue_frame(session, frame);
         }
         let queued = Queued::new(publication.clone(), QueuedKind::Event, by.target, true, self.now.mono_ms);
         self.enqueue(session, kind, queued, delivery);

@@ -162,7 +162,7 @@ impl Outbound {
         };
         if told.change == Change::Update && is_plain() {
             let frame = self.event_frame(session, told.state);
-            session.outbox.push_frame(frame);
+            session.outbox.enqueue_frame(frame);
             return self.mark_dirty(session);
         }
         subscriber.queue = Some(self.enqueue(session, QueueKind::Table(told.target), queued, delivery));

@@ -128,7 +128,7 @@ impl Engine {
     ///
     /// Invariant: each queue of the session is in the next order of service, or was empty and is removed; and the
     /// session's flush deadline is the earliest of the queues that wait.
-    pub(super) fn flush_due(&mut self, id: SessionId) {
+    pub(super) fn flush_outbox(&mut self, id: SessionId) {
         let session = &mut self.sessions[id];
         let limit = session.outbox.limit();
         let mut flush = Flush::new(limit, &self.settings, &self.limits, &mut self.targets, &mut self.out);
@@ -351,7 +351,7 @@ impl<'e> Flush<'e> {
         let (gaps, snapshot) =
             self.out.change(session, queue, |queue| (std::mem::take(&mut queue.gaps), queue.snapshot.take()));
         for (_, offset) in gaps {
-            session.outbox.push_frame(resync(session.encoding(), target, offset));
+            session.outbox.enqueue_frame(resync(session.encoding(), target, offset));
             self.out.stats.resyncs += 1;
         }
         let may_send = is_live && target.world.as_ref().is_none_or(|world| world.loaded);
@@ -442,7 +442,7 @@ impl<'e> Flush<'e> {
                 }
                 (batch, None) => array(session.encoding(), batch),
             };
-            session.outbox.push_frame(frame);
+            session.outbox.enqueue_frame(frame);
         }
     }
 }
@@ -551,7 +551,7 @@ impl SnapshotPart {
             // A named subscription of an entity channel has an audience, except where the class requires an area that it lacks.
             let reason = (self.audience == NOBODY).then_some(AREA_REQUIRED);
             let message = ViewEnter { channel: name, reset, complete, reason, entities: &elements };
-            session.outbox.push_frame(encode_view_enter(session.encoding(), &message));
+            session.outbox.enqueue_frame(encode_view_enter(session.encoding(), &message));
             sent_bytes += bytes;
             if complete {
                 return None;
@@ -678,7 +678,7 @@ impl Outbound {
             Message::Own(frame) => frame.clone(),
             Message::Event(event) => self.event_frame(session, event),
         };
-        session.outbox.push_frame(frame);
+        session.outbox.enqueue_frame(frame);
     }
 }
 

@@ -198,7 +198,7 @@ impl Engine {
         if is_blocked {
             return None;
         }
-        self.flush_due(id);
+        self.flush_outbox(id);
         let session = &mut self.sessions[id];
         let conn = session.link.as_ref()?.conn;
         session.outbox.has_frames().then(|| Output::Write { conn, frames: session.outbox.take_frames() })
@@ -250,8 +250,8 @@ impl Engine {
         for session in self.sessions.iter() {
             stats.welcomed += u64::from(session.is_open());
             stats.subscriptions += session.subscriptions.len() as u64;
-            stats.due_bytes += session.outbox.queue_bytes() as u64;
-            stats.pending_bytes += session.outbox.frame_bytes() as u64;
+            stats.queued_bytes += session.outbox.queue_bytes() as u64;
+            stats.frame_bytes += session.outbox.frame_bytes() as u64;
             stats.deferred += session.deferred.as_ref().map_or(0, |deferred| deferred.requests.len() as u64);
         }
         stats
@@ -263,8 +263,8 @@ impl Engine {
     }
 
     /// Appends a frame to one session's outbox.
-    fn push(&mut self, id: SessionId, frame: Frame) {
-        self.out.push_frame(&mut self.sessions[id], frame);
+    fn enqueue_frame(&mut self, id: SessionId, frame: Frame) {
+        self.out.enqueue_frame(&mut self.sessions[id], frame);
         self.enforce_limits();
     }
 
@@ -345,7 +345,7 @@ impl Engine {
             return self.close(id, CloseCode::HeartbeatMissed, "heartbeat missed");
         }
         session.deadlines.heartbeat_ms = self.out.now.mono_ms + self.settings.heartbeat_ms;
-        self.push(id, PING);
+        self.enqueue_frame(id, PING);
     }
 
     /// Says goodbye to everyone and spreads the closes over the window.

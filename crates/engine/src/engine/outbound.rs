@@ -51,18 +51,18 @@ impl Outbound {
     pub(super) fn send(&mut self, session: &mut Session, message: &ServerMessage<'_>) {
         if !session.is_closing() {
             let frame = codec::encode_frame(session.encoding(), message);
-            self.push_frame(session, frame);
+            self.enqueue_frame(session, frame);
         }
     }
 
     /// Appends a frame to a session's outbox; nothing to one whose close is queued. While nothing can be written the
     /// limit counts at once; otherwise the frames leave at the end of the turn.
     #[inline]
-    pub(super) fn push_frame(&mut self, session: &mut Session, frame: Frame) {
+    pub(super) fn enqueue_frame(&mut self, session: &mut Session, frame: Frame) {
         if session.is_closing() {
             return;
         }
-        session.outbox.push_frame(frame);
+        session.outbox.enqueue_frame(frame);
         self.mark_dirty(session);
         if session.is_blocked() && session.outbox.is_over_limit() {
             self.over_limit.push(session.id);

@@ -81,7 +81,7 @@ impl Engine {
     /// A WebSocket ping counts as a message; over the limit it stays unanswered.
     pub(super) fn pinged(&mut self, id: SessionId, payload: &[u8]) {
         match self.heartbeat_answered(id) {
-            Verdict::Allowed => self.push(id, encode_frame(OpCode::Pong, payload)),
+            Verdict::Allowed => self.enqueue_frame(id, encode_frame(OpCode::Pong, payload)),
             Verdict::Limited { .. } => {}
             Verdict::Abuse => self.close(id, CloseCode::RateAbuse, "rate abuse"),
         }

@@ -128,7 +128,7 @@ impl Outbox {
     // --- frames ---
 
     /// Appends a frame for the next write.
-    pub(crate) fn push_frame(&mut self, frame: Frame) {
+    pub(crate) fn enqueue_frame(&mut self, frame: Frame) {
         self.frame_bytes += frame.len();
         self.largest_frame = self.largest_frame.max(frame.len());
         self.frames.push(frame);

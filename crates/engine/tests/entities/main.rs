@@ -162,7 +162,7 @@ fn who_does_not_read_sees_the_present_state_when_it_reads_again() {
     for n in 0..1_000 {
         bench.publish("e", at(&(n % 5).to_string(), 0.0, n));
         let stats = bench.engine.stats();
-        assert!(stats.pending_bytes + stats.due_bytes < 9_000, "{stats:?}");
+        assert!(stats.frame_bytes + stats.queued_bytes < 9_000, "{stats:?}");
     }
     bench.unblock(player);
     let mut table = std::collections::BTreeMap::new();
@@ -218,7 +218,7 @@ fn a_burst_beyond_the_bound_in_one_turn_is_not_what_closes_a_reader_that_is_to_s
             bench.pump();
             bench.pass(50);
             let stats = bench.engine.stats();
-            assert!(stats.pending_bytes + stats.due_bytes < 4_000 + 2 * 11_000, "{stats:?}");
+            assert!(stats.frame_bytes + stats.queued_bytes < 4_000 + 2 * 11_000, "{stats:?}");
             bench.unblock(player);
             bench.pass(50);
             assert_eq!(bench.closed[player], None, "{delivery:?}");
@@ -649,7 +649,7 @@ fn a_large_table_comes_in_parts_as_the_socket_takes_them() {
     bench.input(Input::Closed { conn: conn(late), code: 1000 });
     bench.input(Input::Closed { conn: conn(player), code: 1000 });
     let stats = bench.engine.stats();
-    assert_eq!((stats.entities, stats.due_bytes, stats.views, stats.timers), (0, 0, 0, 0));
+    assert_eq!((stats.entities, stats.queued_bytes, stats.views, stats.timers), (0, 0, 0, 0));
 }
 
 #[test]

@@ -414,7 +414,7 @@ fn a_snapshot_for_a_client_of_long_messages_stays_within_its_outbox() {
     bench.blocked[player] = true;
     bench.subscribe(player, json!({}));
     assert_eq!(bench.closed[player], None);
-    let waits = bench.engine.stats().pending_bytes as usize;
+    let waits = bench.engine.stats().frame_bytes as usize;
     assert!(waits <= OUTBOUND_BYTES, "{waits}");
     bench.unblock(player);
     let entities: usize =

@@ -202,7 +202,7 @@ impl World {
                     stats.subscriptions,
                     stats.targets,
                     stats.views,
-                    stats.pending_bytes,
+                    stats.frame_bytes,
                     stats.publishing,
                     stats.deferred,
                     stats.timers,

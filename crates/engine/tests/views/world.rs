@@ -250,8 +250,8 @@ impl World {
                     stats.targets,
                     stats.views,
                     stats.entities,
-                    stats.due_bytes,
-                    stats.pending_bytes,
+                    stats.queued_bytes,
+                    stats.frame_bytes,
                     stats.publishing,
                     stats.deferred,
                     stats.timers,
@@ -272,7 +272,7 @@ impl World {
                 // A part of a snapshot or of a batch is made whole, and one event comes behind the bound.
                 let slack = if self.rules.padding == 0 { 8_000 } else { 64 * 1024 + 2 * self.rules.padding };
                 let bound = open * (2 * self.rules.outbound_bytes + slack);
-                let waits = stats.due_bytes + stats.pending_bytes;
+                let waits = stats.queued_bytes + stats.frame_bytes;
                 assert!(waits <= bound as u64, "{waits} bytes wait for {open} connections: {stats:?}");
             }
         }
