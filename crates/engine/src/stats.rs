@@ -49,7 +49,7 @@ pub struct Stats {
     /// Events that a newer one of their key replaced before they left.
     pub conflated: u64,
     /// Events dropped for connections that do not read; the client receives `RESYNC`.
-    pub given_up: u64,
+    pub shed: u64,
     /// `BAD_MESSAGE`s.
     pub bad_messages: u64,
     /// `RATE_LIMITED`s.
@@ -100,7 +100,7 @@ impl std::ops::AddAssign for Stats {
         self.view_leaves += other.view_leaves;
         self.snapshots += other.snapshots;
         self.conflated += other.conflated;
-        self.given_up += other.given_up;
+        self.shed += other.shed;
         self.bad_messages += other.bad_messages;
         self.rate_limited += other.rate_limited;
         self.forbidden += other.forbidden;

@@ -102,12 +102,7 @@ fn samples(stats: &NodeStats) -> Vec<Sample> {
         Sample(Counter, "view_leaves", "Entities told to have gone out of view", engine.view_leaves),
         Sample(Counter, "view_snapshots", "Snapshots of entity channels begun", engine.snapshots),
         Sample(Counter, "conflated", "Events that a newer one of their key replaced", engine.conflated),
-        Sample(
-            Counter,
-            "given_up",
-            "Events given up for readers that do not read; RESYNC told",
-            engine.given_up,
-        ),
+        Sample(Counter, "given_up", "Events given up for readers that do not read; RESYNC told", engine.shed),
         Sample(Gauge, "timers", "Timers armed", engine.timers),
         Sample(
             Gauge,

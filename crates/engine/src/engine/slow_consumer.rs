@@ -96,7 +96,7 @@ impl Engine {
                 }
                 QueueKind::Stream(_) => queue.drop_oldest(excess),
             });
-            self.out.stats.given_up += dropped as u64;
+            self.out.stats.shed += dropped as u64;
         }
         true
     }

@@ -163,7 +163,7 @@ impl Hub {
             HubInput::Peer(message) => self.peer(now_ms, message),
             HubInput::Tick => {}
         }
-        self.give_up_lingering(now_ms);
+        self.end_lingering(now_ms);
         self.narrow_cover(now_ms);
         self.retry(now_ms);
         self.sweep(now_ms);
@@ -283,7 +283,7 @@ impl Hub {
         self.lingering.push_back((linger_until_ms, subject.clone()));
     }
 
-    fn give_up_lingering(&mut self, now_ms: u64) {
+    fn end_lingering(&mut self, now_ms: u64) {
         let mut ending = Vec::new();
         while self.lingering.front().is_some_and(|(at, _)| *at <= now_ms) {
             let Some((at, subject)) = self.lingering.pop_front() else { break };

@@ -97,7 +97,7 @@ pub struct Client {
     /// The last place in Redis' log that a `RESYNC` of this channel or pattern covers.
     resynced: BTreeMap<String, usize>,
     /// Channels whose subscription it gave up before it was confirmed.
-    given_up: BTreeSet<String>,
+    shed: BTreeSet<String>,
 }
 
 impl Client {
@@ -124,7 +124,7 @@ impl Client {
             received: BTreeSet::new(),
             exact: BTreeSet::new(),
             resynced: BTreeMap::new(),
-            given_up: BTreeSet::new(),
+            shed: BTreeSet::new(),
         }
     }
 
@@ -204,8 +204,8 @@ impl Client {
                     self.answered(id, "CHANNEL_UNSUBSCRIBE");
                 }
                 // One that ends before it was confirmed was never told.
-                let was_given_up = self.given_up.remove(&channel) || id.is_none();
-                assert!(self.subscriptions.remove(&channel).is_some() || was_given_up, "{message}");
+                let was_shed = self.shed.remove(&channel) || id.is_none();
+                assert!(self.subscriptions.remove(&channel).is_some() || was_shed, "{message}");
             }
             "EVENT_PUBLISHED" => {
                 let asked = self.answered(id, "PUBLISH_EVENT").unwrap();
@@ -226,7 +226,7 @@ impl Client {
                 if code == "NOT_SUBSCRIBED"
                     && asked.as_ref().is_some_and(|asked| asked.kind == "CHANNEL_SUBSCRIBE")
                 {
-                    self.given_up.insert(channel);
+                    self.shed.insert(channel);
                 }
                 let expected = matches!(
                     code,
