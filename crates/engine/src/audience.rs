@@ -1,6 +1,6 @@
 //! The subscribers of one channel or pattern, grouped by what they are shown. All with the same view are one *audience*:
 //! the view is evaluated once for all of them, and the index names the few audiences that an event can be for. A viewer
-//! with an area of interest is its own audience, with an *eye*. The subscribers belong to the target, the entities
+//! with an area of interest is its own audience, with an *observer*. The subscribers belong to the target, the entities
 //! to the world ([`crate::world`]).
 
 use std::ops::Index;
@@ -12,7 +12,7 @@ use smallvec::{SmallVec, smallvec};
 
 use crate::area::{Area, Shape};
 use crate::filter_index::FilterIndex;
-use crate::targets::Sight;
+use crate::targets::Visibility;
 use crate::view::{EventScope, View};
 
 /// Names an audience of one target.
@@ -26,7 +26,7 @@ pub(crate) const EVERYBODY: AudienceId = 0;
 #[derive(Debug, Default)]
 pub(crate) struct Audiences {
     all: Slab<Audience>,
-    /// Those without an eye, by their view; 0: everything.
+    /// Those without an observer, by their view; 0: everything.
     by_view: HashMap<u64, AudienceId>,
     index: FilterIndex,
 }
@@ -39,14 +39,14 @@ pub(crate) struct Audience {
     /// Their places among the target's subscribers.
     pub(crate) members: SmallVec<[u32; 4]>,
     /// With an area of interest; then there is one member.
-    pub(crate) eye: Option<Box<Eye>>,
+    pub(crate) observer: Option<Box<Observer>>,
     /// The last event that it was found for.
     stamp: u64,
 }
 
 /// An area of interest and what is seen in it.
 #[derive(Debug)]
-pub(crate) struct Eye {
+pub(crate) struct Observer {
     pub(crate) area: Area,
     /// Where it is now; `None` while there is nothing to follow.
     pub(crate) shape: Option<Shape>,
@@ -54,10 +54,10 @@ pub(crate) struct Eye {
     pub(crate) seen: HashSet<u32>,
 }
 
-impl Eye {
-    /// An eye that has not looked yet.
+impl Observer {
+    /// An observer whose view is not computed yet.
     pub(crate) fn new(area: Area) -> Box<Self> {
-        Box::new(Eye { area, shape: None, seen: HashSet::new() })
+        Box::new(Observer { area, shape: None, seen: HashSet::new() })
     }
 }
 
@@ -82,19 +82,19 @@ impl Audiences {
     pub(crate) fn join(
         &mut self,
         view: Option<Rc<View>>,
-        eye: Option<Box<Eye>>,
+        observer: Option<Box<Observer>>,
         slot: u32,
     ) -> (AudienceId, u32) {
         let key = key_of(view.as_ref());
-        if eye.is_none()
+        if observer.is_none()
             && let Some(id) = self.by_view.get(&key).copied()
             && let Some(audience) = self.all.get_mut(id as usize)
         {
             audience.members.push(slot);
             return (id, audience.members.len() as u32 - 1);
         }
-        let indexed = eye.is_none();
-        let audience = Audience { view, members: smallvec![slot], eye, stamp: 0 };
+        let indexed = observer.is_none();
+        let audience = Audience { view, members: smallvec![slot], observer, stamp: 0 };
         let (server, client) = match &audience.view {
             Some(view) => (view.server().cloned(), view.client().cloned()),
             None => (None, None),
@@ -117,7 +117,7 @@ impl Audiences {
             return (audience.members.get(place as usize).copied(), None);
         }
         let audience = self.all.remove(id as usize);
-        if audience.eye.is_none() {
+        if audience.observer.is_none() {
             self.by_view.remove(&key_of(audience.view.as_ref()));
             self.index.remove(id);
         }
@@ -142,15 +142,15 @@ impl Audiences {
     }
 
     /// Whether this audience sees exactly this already.
-    pub(crate) fn is_at(&self, id: AudienceId, sight: &Sight) -> bool {
+    pub(crate) fn is_at(&self, id: AudienceId, visibility: &Visibility) -> bool {
         let who = self.get(id);
-        match (who, sight) {
-            (None, Sight::Nothing) => id == NOBODY,
-            (Some(who), Sight::Open(view)) => {
-                who.eye.is_none() && key_of(who.view.as_ref()) == key_of(view.as_ref())
+        match (who, visibility) {
+            (None, Visibility::Nothing) => id == NOBODY,
+            (Some(who), Visibility::Filtered(view)) => {
+                who.observer.is_none() && key_of(who.view.as_ref()) == key_of(view.as_ref())
             }
-            (Some(who), Sight::Eye(view, area)) => {
-                who.eye.as_ref().is_some_and(|eye| eye.area == *area)
+            (Some(who), Visibility::InArea(view, area)) => {
+                who.observer.as_ref().is_some_and(|observer| observer.area == *area)
                     && key_of(who.view.as_ref()) == key_of(view.as_ref())
             }
             _ => false,
@@ -161,7 +161,10 @@ impl Audiences {
     pub(crate) fn check(&self, of: impl Fn(u32) -> (AudienceId, u32)) {
         for (id, audience) in self.iter() {
             debug_assert!(!audience.members.is_empty(), "an audience of nobody");
-            debug_assert!(audience.eye.is_none() || audience.members.len() == 1, "an eye is one member's");
+            debug_assert!(
+                audience.observer.is_none() || audience.members.len() == 1,
+                "an eye is one member's"
+            );
             for (place, slot) in audience.members.iter().enumerate() {
                 debug_assert_eq!(of(*slot), (id, place as u32), "the place of a member");
             }
@@ -172,7 +175,7 @@ impl Audiences {
         self.all.iter().map(|(id, audience)| (id as AudienceId, audience))
     }
 
-    /// The audiences without an eye whose views can match an event; each view is still to be evaluated.
+    /// The audiences without an observer whose views can match an event; each view is still to be evaluated.
     pub(crate) fn candidates(&mut self, scope: &EventScope<'_>, found: &mut Vec<AudienceId>) {
         self.index.candidates(scope, found);
     }

@@ -10,7 +10,7 @@ use hashbrown::HashMap;
 use slab::Slab;
 
 use crate::area::Area;
-use crate::audience::{AudienceId, Audiences, EVERYBODY, Eye, NOBODY};
+use crate::audience::{AudienceId, Audiences, EVERYBODY, NOBODY, Observer};
 use crate::class::{ClassId, Classes};
 use crate::expr::Expr;
 use crate::io::{Position, Publication, SessionId, Subject, SubjectRef, Ticket};
@@ -70,11 +70,11 @@ pub(crate) struct Subscriber {
 
 /// What a subscriber looks at.
 #[derive(Debug)]
-pub(crate) enum Sight {
+pub(crate) enum Visibility {
     /// What the view shows; `None`: everything.
-    Open(Option<Rc<View>>),
+    Filtered(Option<Rc<View>>),
     /// What the view shows, in an area.
-    Eye(Option<Rc<View>>, Area),
+    InArea(Option<Rc<View>>, Area),
     /// Nothing: its class wants an area, and it has none.
     Nothing,
 }
@@ -129,24 +129,29 @@ impl Target {
     }
 
     /// Puts a subscriber where it sees this.
-    pub(crate) fn place(&mut self, slot: u32, sight: Sight) {
-        if self.audiences.is_none() && self.world.is_none() && matches!(sight, Sight::Open(None)) {
+    pub(crate) fn place(&mut self, slot: u32, visibility: Visibility) {
+        if self.audiences.is_none()
+            && self.world.is_none()
+            && matches!(visibility, Visibility::Filtered(None))
+        {
             if let Some(subscriber) = self.subscribers.get_mut(slot as usize) {
                 subscriber.audience = EVERYBODY;
             }
             return;
         }
-        let (id, place) = match sight {
-            Sight::Nothing => (NOBODY, 0),
-            Sight::Open(view) => self.audiences_mut().join(view, None, slot),
-            Sight::Eye(view, area) => self.audiences_mut().join(view, Some(Eye::new(area)), slot),
+        let (id, place) = match visibility {
+            Visibility::Nothing => (NOBODY, 0),
+            Visibility::Filtered(view) => self.audiences_mut().join(view, None, slot),
+            Visibility::InArea(view, area) => {
+                self.audiences_mut().join(view, Some(Observer::new(area)), slot)
+            }
         };
         if let Some(subscriber) = self.subscribers.get_mut(slot as usize) {
             (subscriber.audience, subscriber.place) = (id, place);
         }
         if let (Some(world), Some(audiences)) = (&mut self.world, &mut self.audiences) {
             // What it sees first is told as a whole.
-            world.open_eye(audiences, id, &mut Vec::new());
+            world.add_observer(audiences, id, &mut Vec::new());
         }
     }
 
@@ -173,8 +178,9 @@ impl Target {
         if let Some(moved) = moved.and_then(|slot| self.subscribers.get_mut(slot as usize)) {
             moved.place = place;
         }
-        if let (Some(eye), Some(world)) = (gone.and_then(|audience| audience.eye), &mut self.world) {
-            world.close_eye(id, &eye);
+        if let (Some(observer), Some(world)) = (gone.and_then(|audience| audience.observer), &mut self.world)
+        {
+            world.remove_observer(id, &observer);
         }
     }
 

@@ -1,5 +1,5 @@
 //! The entities of one channel as one shard knows them, and who sees which: it returns what an event changes as
-//! [`Told`], audience by audience. It owns where entities are and what each eye has in its area; frames belong to
+//! [`Told`], audience by audience. It owns where entities are and what each observer has in its area; frames belong to
 //! [`crate::engine`], stored tables to the broker.
 //!
 //! For an audience without an area nothing is remembered: its view is evaluated again for an entity's last state. Of one with an area it must be remembered, because an entity leaves later than it enters (hysteresis).
@@ -59,14 +59,14 @@ pub(crate) struct World {
     work: WorkMeter,
 }
 
-/// Where entities and eyes are, on a channel with positions.
+/// Where entities and observers are, on a channel with positions.
 #[derive(Debug)]
 struct Places {
     grid: Grid,
     hysteresis: f64,
     /// See [`crate::class::Space::follow_hidden`].
     follow_hidden: bool,
-    /// Eyes by the key that they follow.
+    /// Observers by the key that they follow.
     followers: HashMap<Arc<str>, Vec<AudienceId>>,
 }
 
@@ -74,8 +74,8 @@ struct Places {
 struct Entity {
     publication: Arc<Publication>,
     position: Option<Point>,
-    /// The eyes that have it in their area, in order: those whose `seen` it is in.
-    watchers: SmallVec<[AudienceId; 4]>,
+    /// The observers that have it in their area, in order: those whose `seen` it is in.
+    observers: SmallVec<[AudienceId; 4]>,
     /// The results of the last views that were evaluated for this state.
     decided: SmallVec<[(u64, bool); 2]>,
 }
@@ -85,14 +85,14 @@ const MAX_DECIDED: usize = 8;
 
 impl Entity {
     fn watch(&mut self, audience: AudienceId) {
-        if let Err(at) = self.watchers.binary_search(&audience) {
-            self.watchers.insert(at, audience);
+        if let Err(at) = self.observers.binary_search(&audience) {
+            self.observers.insert(at, audience);
         }
     }
 
     fn unwatch(&mut self, audience: AudienceId) {
-        if let Ok(at) = self.watchers.binary_search(&audience) {
-            self.watchers.remove(at);
+        if let Ok(at) = self.observers.binary_search(&audience) {
+            self.observers.remove(at);
         }
     }
 
@@ -134,17 +134,21 @@ impl World {
         }
     }
 
-    /// Panics in debug builds if an entity and the eyes that see it do not name each other.
+    /// Panics in debug builds if an entity and the observers that see it do not name each other.
     pub(crate) fn check(&self, audiences: &Audiences) {
         debug_assert_eq!(self.by_key.len(), self.entities.len(), "entities without a key");
         for (id, entity) in &self.entities {
-            for audience in &entity.watchers {
-                let eye = audiences.get(*audience).and_then(|who| who.eye.as_ref());
-                debug_assert!(eye.is_some_and(|eye| eye.seen.contains(&(id as EntityId))), "a watcher");
+            for audience in &entity.observers {
+                let observer = audiences.get(*audience).and_then(|who| who.observer.as_ref());
+                debug_assert!(
+                    observer.is_some_and(|observer| observer.seen.contains(&(id as EntityId))),
+                    "a watcher"
+                );
             }
         }
-        let seen = audiences.iter().filter_map(|(_, who)| who.eye.as_ref()).map(|eye| eye.seen.len());
-        let watched = self.entities.iter().map(|(_, entity)| entity.watchers.len());
+        let seen =
+            audiences.iter().filter_map(|(_, who)| who.observer.as_ref()).map(|observer| observer.seen.len());
+        let watched = self.entities.iter().map(|(_, entity)| entity.observers.len());
         debug_assert_eq!(seen.sum::<usize>(), watched.sum::<usize>(), "entities that are seen");
     }
 
@@ -194,13 +198,13 @@ impl World {
         told: &mut Vec<Told>,
     ) {
         let (id, before) = self.replace(key, position, publication);
-        self.tell_open(audiences, id, before.as_deref(), publication, turn, told);
+        self.update_open_audiences(audiences, id, before.as_deref(), publication, turn, told);
         if let Some(position) = position {
             // First: whoever is followed never leaves the area around it.
             let followers = self.move_followers(audiences, key, Some((position, publication)));
-            self.tell_eyes(audiences, id, position, told);
+            self.update_observers(audiences, id, position, told);
             for audience in followers {
-                self.look(audiences, audience, told);
+                self.refresh_observer(audiences, audience, told);
             }
         }
     }
@@ -224,7 +228,7 @@ impl World {
         let entity = Entity {
             publication: publication.clone(),
             position,
-            watchers: SmallVec::new(),
+            observers: SmallVec::new(),
             decided: SmallVec::new(),
         };
         self.data_bytes += publication.event.data_json().len();
@@ -237,7 +241,7 @@ impl World {
     ///
     /// Why the stamps: the index returns candidates of either state, and a subscriber who was notified of the new state is
     /// not also notified that the old one left.
-    fn tell_open(
+    fn update_open_audiences(
         &self,
         audiences: &mut Audiences,
         entity: EntityId,
@@ -268,25 +272,31 @@ impl World {
         }
     }
 
-    /// Eyes: those that had it in their area, and those whose area it is in now.
+    /// Observers: those that had it in their area, and those whose area it is in now.
     ///
-    /// Invariant: `watchers` of an entity and `seen` of the eyes name each other, and `watchers` is in order.
-    fn tell_eyes(&mut self, audiences: &mut Audiences, id: EntityId, position: Point, told: &mut Vec<Told>) {
+    /// Invariant: `observers` of an entity and `seen` of the observers name each other, and `observers` is in order.
+    fn update_observers(
+        &mut self,
+        audiences: &mut Audiences,
+        id: EntityId,
+        position: Point,
+        told: &mut Vec<Told>,
+    ) {
         let (Some(places), Some(entity)) = (&mut self.space, self.entities.get_mut(id as usize)) else {
             return;
         };
         places.grid.set_point(id, position);
         let hysteresis = places.hysteresis;
-        let mut watchers = std::mem::take(&mut entity.watchers);
-        watchers.retain(|audience| {
+        let mut observers = std::mem::take(&mut entity.observers);
+        observers.retain(|audience| {
             let audience = *audience;
             let Some(who) = audiences.get_mut(audience) else { return false };
-            let Some(eye) = &mut who.eye else { return false };
-            let stays = eye.shape.as_ref().is_some_and(|shape| shape.stays(position, hysteresis))
+            let Some(observer) = &mut who.observer else { return false };
+            let stays = observer.shape.as_ref().is_some_and(|shape| shape.stays(position, hysteresis))
                 && entity.is_shown_to(who.view.as_ref(), &self.work);
             let change = if stays { Change::Update } else { Change::Hide };
             if !stays {
-                eye.seen.remove(&id);
+                observer.seen.remove(&id);
             }
             told.push(Told { audience, entity: id, change, state: None });
             stays
@@ -297,24 +307,24 @@ impl World {
         let mut at = 0;
         for audience in near {
             // Most see it already. Both lists are in order, so those are skipped.
-            at += watchers.iter().skip(at).take_while(|watcher| **watcher < audience).count();
-            if watchers.get(at) == Some(&audience) {
+            at += observers.iter().skip(at).take_while(|observer| **observer < audience).count();
+            if observers.get(at) == Some(&audience) {
                 continue;
             }
             let Some(who) = audiences.get_mut(audience) else { continue };
-            let Some(eye) = &mut who.eye else { continue };
-            if eye.shape.as_ref().is_some_and(|shape| shape.enters(position))
+            let Some(observer) = &mut who.observer else { continue };
+            if observer.shape.as_ref().is_some_and(|shape| shape.enters(position))
                 && entity.is_shown_to(who.view.as_ref(), &self.work)
             {
-                eye.seen.insert(id);
-                watchers.insert(at, audience);
+                observer.seen.insert(id);
+                observers.insert(at, audience);
                 told.push(Told { audience, entity: id, change: Change::Enter, state: None });
             }
         }
-        entity.watchers = watchers;
+        entity.observers = observers;
     }
 
-    /// A followed entity is at a new position, in this state, or is gone; returns the eyes whose area has changed. Whoever
+    /// A followed entity is at a new position, in this state, or is gone; returns the observers whose area has changed. Whoever
     /// no longer sees the entity loses the area, as if the entity were gone.
     /// Why: the contents of an area reveal where its center is.
     fn move_followers(
@@ -327,12 +337,12 @@ impl World {
         let followers = followers.cloned().unwrap_or_default();
         for audience in &followers {
             let Some(who) = audiences.get_mut(*audience) else { continue };
-            if let Some(eye) = &mut who.eye
-                && let Area::Follow { radius, .. } = &eye.area
+            if let Some(observer) = &mut who.observer
+                && let Area::Follow { radius, .. } = &observer.area
             {
                 let radius = *radius;
                 let center = now.filter(|(_, state)| self.may_follow(who.view.as_ref(), state));
-                eye.shape = center.map(|(center, _)| Shape::Circle { center, radius });
+                observer.shape = center.map(|(center, _)| Shape::Circle { center, radius });
             }
         }
         followers
@@ -352,9 +362,9 @@ impl World {
         audiences.candidates(&scope, &mut found);
         found.retain(|audience| audiences.get(*audience).is_some_and(|who| who.would_be_shown(&scope)));
         told.extend(found.into_iter().map(gone));
-        for audience in &entity.watchers {
-            if let Some(eye) = audiences.get_mut(*audience).and_then(|who| who.eye.as_mut()) {
-                eye.seen.remove(&id);
+        for audience in &entity.observers {
+            if let Some(observer) = audiences.get_mut(*audience).and_then(|who| who.observer.as_mut()) {
+                observer.seen.remove(&id);
                 told.push(gone(*audience));
             }
         }
@@ -362,27 +372,32 @@ impl World {
             places.grid.remove_point(id);
         }
         for audience in self.move_followers(audiences, key, None) {
-            self.look(audiences, audience, told);
+            self.refresh_observer(audiences, audience, told);
         }
     }
 
-    /// An eye is new, has moved, or has another view: recomputes what it sees.
+    /// An observer is new, has moved, or has another view: recomputes what it sees.
     ///
     /// Why two steps: entities leave by the wider bound (hysteresis) and enter by the narrower one, so an entity on the
     /// edge does not flicker.
-    pub(crate) fn look(&mut self, audiences: &mut Audiences, audience: AudienceId, told: &mut Vec<Told>) {
+    pub(crate) fn refresh_observer(
+        &mut self,
+        audiences: &mut Audiences,
+        audience: AudienceId,
+        told: &mut Vec<Told>,
+    ) {
         let Some(places) = &mut self.space else { return };
         let Some(who) = audiences.get_mut(audience) else { return };
-        let Some(eye) = &mut who.eye else { return };
+        let Some(observer) = &mut who.observer else { return };
         let hysteresis = places.hysteresis;
-        match &eye.shape {
+        match &observer.shape {
             Some(shape) => places.grid.set_region(audience, shape.bounds()),
             None => places.grid.remove_region(audience),
         }
-        let (view, shape) = (who.view.as_ref(), eye.shape.as_ref());
-        self.work.add(work::EXAMINE * eye.seen.len() as u64);
+        let (view, shape) = (who.view.as_ref(), observer.shape.as_ref());
+        self.work.add(work::EXAMINE * observer.seen.len() as u64);
         let mut lost: Vec<EntityId> = Vec::new();
-        for id in &eye.seen {
+        for id in &observer.seen {
             let stays = self.entities.get_mut(*id as usize).is_some_and(|entity| {
                 let position = entity.position;
                 let inside = shape.zip(position).is_some_and(|(shape, at)| shape.stays(at, hysteresis));
@@ -396,7 +411,7 @@ impl World {
         let mut won: Vec<EntityId> = Vec::new();
         if let Some(shape) = shape {
             let examined = places.grid.points_in(shape.bounds(), |id, position| {
-                if shape.enters(position) && !eye.seen.contains(&id) {
+                if shape.enters(position) && !observer.seen.contains(&id) {
                     won.push(id);
                 }
             });
@@ -411,10 +426,10 @@ impl World {
             for id in ids {
                 let Some(entity) = self.entities.get_mut(id as usize) else { continue };
                 if change == Change::Enter {
-                    eye.seen.insert(id);
+                    observer.seen.insert(id);
                     entity.watch(audience);
                 } else {
-                    eye.seen.remove(&id);
+                    observer.seen.remove(&id);
                     entity.unwatch(audience);
                 }
                 let bytes =
@@ -462,18 +477,23 @@ impl World {
         }
     }
 
-    /// Adds an eye at the current position of its area.
-    pub(crate) fn open_eye(&mut self, audiences: &mut Audiences, audience: AudienceId, told: &mut Vec<Told>) {
+    /// Adds an observer at the current position of its area.
+    pub(crate) fn add_observer(
+        &mut self,
+        audiences: &mut Audiences,
+        audience: AudienceId,
+        told: &mut Vec<Told>,
+    ) {
         let Some(who) = audiences.get_mut(audience) else { return };
-        let Some(eye) = &mut who.eye else { return };
-        if let (Area::Follow { key, .. }, Some(places)) = (&eye.area, &mut self.space) {
+        let Some(observer) = &mut who.observer else { return };
+        if let (Area::Follow { key, .. }, Some(places)) = (&observer.area, &mut self.space) {
             places.followers.entry(key.clone()).or_default().push(audience);
         }
-        eye.shape = self.shape_of(&eye.area, who.view.as_ref());
-        self.look(audiences, audience, told);
+        observer.shape = self.shape_of(&observer.area, who.view.as_ref());
+        self.refresh_observer(audiences, audience, told);
     }
 
-    /// An eye's area is about to change: it no longer follows an entity.
+    /// An observer's area is about to change: it no longer follows an entity.
     pub(crate) fn stop_following(&mut self, area: &Area, audience: AudienceId) {
         let (Some(places), Area::Follow { key, .. }) = (&mut self.space, area) else { return };
         if let Some(followers) = places.followers.get_mut(key) {
@@ -484,10 +504,10 @@ impl World {
         }
     }
 
-    /// An eye is gone.
-    pub(crate) fn close_eye(&mut self, audience: AudienceId, eye: &crate::audience::Eye) {
-        self.stop_following(&eye.area, audience);
-        for id in &eye.seen {
+    /// An observer is gone.
+    pub(crate) fn remove_observer(&mut self, audience: AudienceId, observer: &crate::audience::Observer) {
+        self.stop_following(&observer.area, audience);
+        for id in &observer.seen {
             if let Some(entity) = self.entities.get_mut(*id as usize) {
                 entity.unwatch(audience);
             }
@@ -500,9 +520,9 @@ impl World {
     /// What an audience sees now, in the order of entities.
     pub(crate) fn seen_by(&mut self, audiences: &Audiences, audience: AudienceId) -> Vec<EntityId> {
         let Some(who) = audiences.get(audience) else { return Vec::new() };
-        if let Some(eye) = &who.eye {
-            self.work.add(work::EXAMINE * eye.seen.len() as u64);
-            let mut seen: Vec<EntityId> = eye.seen.iter().copied().collect();
+        if let Some(observer) = &who.observer {
+            self.work.add(work::EXAMINE * observer.seen.len() as u64);
+            let mut seen: Vec<EntityId> = observer.seen.iter().copied().collect();
             seen.sort_unstable();
             return seen;
         }
@@ -522,8 +542,8 @@ impl World {
     ) -> Option<&Arc<Publication>> {
         let who = audiences.get(audience)?;
         let entity = self.entities.get_mut(id as usize)?;
-        let seen = match &who.eye {
-            Some(eye) => eye.seen.contains(&id),
+        let seen = match &who.observer {
+            Some(observer) => observer.seen.contains(&id),
             None => entity.is_shown_to(who.view.as_ref(), &self.work),
         };
         seen.then_some(&entity.publication)
@@ -536,9 +556,9 @@ impl World {
         self.entities.clear();
         self.by_key.clear();
         self.data_bytes = 0;
-        for audience in eyes(audiences) {
-            if let Some(eye) = audiences.get_mut(audience).and_then(|who| who.eye.as_mut()) {
-                eye.seen.clear();
+        for audience in observers(audiences) {
+            if let Some(observer) = audiences.get_mut(audience).and_then(|who| who.observer.as_mut()) {
+                observer.seen.clear();
             }
         }
         if let Some(places) = &mut self.space {
@@ -558,11 +578,11 @@ impl World {
         }
     }
 
-    /// The table is read: every eye finds what it sees. Nobody is told of single changes.
+    /// The table is read: every observer finds what it sees. Nobody is told of single changes.
     pub(crate) fn open_eyes(&mut self, audiences: &mut Audiences) {
         let mut told = Vec::new();
-        for audience in eyes(audiences) {
-            self.open_eye(audiences, audience, &mut told);
+        for audience in observers(audiences) {
+            self.add_observer(audiences, audience, &mut told);
             told.clear();
         }
         self.loaded = true;
@@ -570,6 +590,6 @@ impl World {
 }
 
 /// The audiences that have an area.
-fn eyes(audiences: &Audiences) -> Vec<AudienceId> {
-    audiences.iter().filter(|(_, who)| who.eye.is_some()).map(|(id, _)| id).collect()
+fn observers(audiences: &Audiences) -> Vec<AudienceId> {
+    audiences.iter().filter(|(_, who)| who.observer.is_some()).map(|(id, _)| id).collect()
 }

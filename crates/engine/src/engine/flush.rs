@@ -563,7 +563,7 @@ impl SnapshotPart {
 
 /// Where the area of an audience is now.
 fn shape_of(target: &Target, audience: AudienceId) -> Option<&Shape> {
-    target.audiences.as_ref()?.get(audience)?.eye.as_ref()?.shape.as_ref()
+    target.audiences.as_ref()?.get(audience)?.observer.as_ref()?.shape.as_ref()
 }
 
 fn resync(encoding: Encoding, target: &Target, offset: u64) -> Frame {

@@ -268,10 +268,10 @@ impl Engine {
                 joining.unconfirmed += 1;
             }
             target.waiters.push(Waiter { session: id, reply });
-            self.look_anew(id, target_id, false);
+            self.recompute_visibility(id, target_id, false);
             return;
         };
-        self.look_anew(id, target_id, false);
+        self.recompute_visibility(id, target_id, false);
         self.tell_subscribed(id, target_id, &reply, &success);
     }
 

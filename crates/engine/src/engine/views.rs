@@ -20,7 +20,7 @@ use crate::io::{
 };
 use crate::permissions::{self, Denied};
 use crate::session::{Phase, Session};
-use crate::targets::{Reply, Sight, TargetId, Waiter};
+use crate::targets::{Reply, TargetId, Visibility, Waiter};
 use crate::view::{RuleScope, bind, bind_me};
 use crate::work;
 use crate::world::Change;
@@ -193,7 +193,7 @@ impl Engine {
     }
 
     /// What a subscriber looks at, by its claims of now.
-    fn sight(&mut self, id: SessionId, target_id: TargetId) -> Option<Sight> {
+    fn visibility(&mut self, id: SessionId, target_id: TargetId) -> Option<Visibility> {
         let session = &self.sessions[id];
         let claims = session.claims.as_ref()?;
         let target = &self.targets[target_id];
@@ -205,7 +205,7 @@ impl Engine {
         }
         if target.subject.is_pattern() {
             let client = subscriber.filter.as_ref().map(|filter| bind_me(filter, &scope));
-            return Some(Sight::Open(self.views.get(None, client)));
+            return Some(Visibility::Filtered(self.views.get(None, client)));
         }
         let narrowed = session.overrides.of(name);
         let server = permissions::server_view(&self.settings, claims, name, narrowed);
@@ -215,9 +215,9 @@ impl Engine {
         let area = subscriber.area.as_deref().cloned();
         let view = self.views.get(server, client);
         Some(match (space, area) {
-            (Some(_), Some(area)) => Sight::Eye(view, area),
-            (Some(space), None) if space.area_required => Sight::Nothing,
-            _ => Sight::Open(view),
+            (Some(_), Some(area)) => Visibility::InArea(view, area),
+            (Some(space), None) if space.area_required => Visibility::Nothing,
+            _ => Visibility::Filtered(view),
         })
     }
 
@@ -226,9 +226,9 @@ impl Engine {
     ///
     /// Invariant: what the client knows of a table afterwards, with what waits for it, is what its new view shows. A
     /// snapshot that is wanted or running starts again; without one the difference is told.
-    pub(super) fn look_anew(&mut self, id: SessionId, target_id: TargetId, tell: bool) -> bool {
+    pub(super) fn recompute_visibility(&mut self, id: SessionId, target_id: TargetId, tell: bool) -> bool {
         // Without claims, or without the subscription, there is nothing to see.
-        let Some(sight) = self.sight(id, target_id) else { return false };
+        let Some(visibility) = self.visibility(id, target_id) else { return false };
         let (session, target) = (&mut self.sessions[id], &mut self.targets[target_id]);
         let slot = session.slot_of(target_id);
         let subscriber = &mut target.subscribers[slot as usize];
@@ -238,7 +238,7 @@ impl Engine {
         let tell = tell && subscriber.phase.is_shown_events() && is_loaded;
         if tell
             && target.world.is_some()
-            && target.audiences.as_ref().is_some_and(|all| all.is_at(audience, &sight))
+            && target.audiences.as_ref().is_some_and(|all| all.is_at(audience, &visibility))
         {
             return false;
         }
@@ -254,42 +254,43 @@ impl Engine {
             });
         }
         if tell && target.world.is_some() {
-            self.look_elsewhere(target_id, slot, sight);
+            self.look_elsewhere(target_id, slot, visibility);
         } else {
             target.unplace(slot);
-            target.place(slot, sight);
+            target.place(slot, visibility);
         }
         is_restarted
     }
 
-    /// As [`Engine::look_anew`], for a client that has asked for it: it pays for a snapshot that starts again.
+    /// As [`Engine::recompute_visibility`], for a client that has asked for it: it pays for a snapshot that starts again.
     pub(super) fn look_anew_for(&mut self, id: SessionId, target_id: TargetId) {
-        let is_restarted = self.look_anew(id, target_id, true);
+        let is_restarted = self.recompute_visibility(id, target_id, true);
         if let Some(subscriber) = self.targets[target_id].subscriber_mut(&self.sessions[id], target_id) {
             subscriber.pays |= is_restarted;
         }
     }
 
     /// Moves a subscriber of a table to another sight, and tells it what changes by that.
-    fn look_elsewhere(&mut self, target_id: TargetId, slot: u32, sight: Sight) {
+    fn look_elsewhere(&mut self, target_id: TargetId, slot: u32, visibility: Visibility) {
         let target = &mut self.targets[target_id];
         let audience = target.subscriber_at(slot).audience;
         let Some((world, audiences)) = target.table_mut() else { return };
-        let eye = audiences.get_mut(audience).and_then(|who| who.eye.as_mut().zip(Some(&mut who.view)));
-        match (eye, sight) {
+        let observer =
+            audiences.get_mut(audience).and_then(|who| who.observer.as_mut().zip(Some(&mut who.view)));
+        match (observer, visibility) {
             // It looks elsewhere, and keeps in sight what it would keep if the world had moved.
-            (Some((eye, seen_by)), Sight::Eye(view, area)) => {
+            (Some((observer, seen_by)), Visibility::InArea(view, area)) => {
                 *seen_by = view;
-                let before = std::mem::replace(&mut eye.area, area);
+                let before = std::mem::replace(&mut observer.area, area);
                 world.stop_following(&before, audience);
                 let mut told = Vec::new();
-                world.open_eye(audiences, audience, &mut told);
+                world.add_observer(audiences, audience, &mut told);
                 self.tell(target_id, None, &mut told);
             }
-            (_, sight) => {
+            (_, visibility) => {
                 let before = world.seen_by(audiences, audience);
                 target.unplace(slot);
-                target.place(slot, sight);
+                target.place(slot, visibility);
                 self.tell_difference(target_id, slot, &before);
             }
         }
@@ -475,7 +476,7 @@ impl Engine {
             }
             phase.views_known();
             let answers = self.take_answers(subscription.target, |waiting| waiting == id);
-            self.look_anew(id, subscription.target, false);
+            self.recompute_visibility(id, subscription.target, false);
             self.tell_waiters(subscription.target, answers);
         }
     }
@@ -495,7 +496,7 @@ impl Engine {
         }
         if let Some(target) = self.subscribed_target(id, &Subject::channel(channel.clone())) {
             self.flush_target(id, target);
-            self.look_anew(id, target, true);
+            self.recompute_visibility(id, target, true);
         }
     }
 }

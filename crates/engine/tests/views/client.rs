@@ -197,7 +197,7 @@ impl Client {
                 let look = subscription.looks.last().unwrap().clone();
                 let filter = asked.filter.unwrap_or(look.filter);
                 let area = asked.area.unwrap_or(look.area);
-                subscription.looks_anew(Look { filter, area, until: None }, now);
+                subscription.is_recomputed(Look { filter, area, until: None }, now);
             }
             "CHANNEL_UNSUBSCRIBED" => {
                 if id.is_some() {
@@ -274,7 +274,7 @@ impl Client {
             Some(subscription) => {
                 subscription.confirmed_at.get_or_insert(now);
                 subscription.stage = Stage::Awaited;
-                subscription.looks_anew(look, now);
+                subscription.is_recomputed(look, now);
             }
             None => {
                 let began = id.unwrap();
@@ -473,7 +473,7 @@ impl Subscription {
         self.looks.last().unwrap()
     }
 
-    fn looks_anew(&mut self, look: Look, now: usize) {
+    fn is_recomputed(&mut self, look: Look, now: usize) {
         self.looks.last_mut().unwrap().until = Some(now);
         self.looks.push(look);
     }

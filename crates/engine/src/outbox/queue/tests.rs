@@ -45,7 +45,7 @@ struct Place {
 }
 
 impl Place {
-    /// The change that this step makes in the eyes of the viewer.
+    /// The change that this step makes in the view of the viewer.
     fn step(&mut self, id: EntityId, step: Step, size: usize) -> Option<Change> {
         let seen = std::mem::replace(&mut self.seen, matches!(step, Step::Show(_)));
         match (step, seen) {
