@@ -222,7 +222,7 @@ pub(crate) enum Reply {
     /// `CHANNEL_SUBSCRIBED` without an id: from a service.
     Server,
     /// `CHANNEL_SUBSCRIBED` without an id: from a template, or pending in `WELCOME`.
-    Told,
+    Unsolicited,
     /// Nothing: a request without an id.
     Silent,
     /// `WELCOME` waits for it.

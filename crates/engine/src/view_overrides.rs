@@ -21,7 +21,7 @@ struct Loading {
     /// The question that is out; `None`: it was refused, and is to be asked again.
     asked: Option<Ticket>,
     /// What was said meanwhile.
-    news: HashMap<Arc<str>, Option<Expr>>,
+    meanwhile: HashMap<Arc<str>, Option<Expr>>,
 }
 
 impl ViewOverrides {
@@ -42,7 +42,7 @@ impl ViewOverrides {
     /// Asks, or asks again: only the last answer counts. What was heard before may have been said before something
     /// that was missed.
     pub(crate) fn ask(&mut self, ticket: Ticket) {
-        self.loading = Some(Box::new(Loading { asked: Some(ticket), news: HashMap::new() }));
+        self.loading = Some(Box::new(Loading { asked: Some(ticket), meanwhile: HashMap::new() }));
     }
 
     /// The question was refused, and is to be asked again.
@@ -55,7 +55,7 @@ impl ViewOverrides {
     /// A service says so now.
     pub(crate) fn set(&mut self, channel: Arc<str>, view: Option<Expr>) {
         if let Some(loading) = &mut self.loading {
-            loading.news.insert(channel.clone(), view.clone());
+            loading.meanwhile.insert(channel.clone(), view.clone());
         }
         match view {
             Some(view) => {
@@ -74,7 +74,7 @@ impl ViewOverrides {
     pub(crate) fn loaded(&mut self, views: impl IntoIterator<Item = (Arc<str>, Expr)>) -> Vec<Arc<str>> {
         let before = self.views.take().unwrap_or_default();
         let mut now: HashMap<Arc<str>, Expr> = views.into_iter().collect();
-        for (channel, view) in self.loading.take().map(|loading| loading.news).unwrap_or_default() {
+        for (channel, view) in self.loading.take().map(|loading| loading.meanwhile).unwrap_or_default() {
             match view {
                 Some(view) => now.insert(channel, view),
                 None => now.remove(&channel),

@@ -1,5 +1,5 @@
 //! The entities of one channel as one shard knows them, and who sees which: it returns what an event changes as
-//! [`Told`], audience by audience. It owns where entities are and what each observer has in its area; frames belong to
+//! [`VisibilityChange`], audience by audience. It owns where entities are and what each observer has in its area; frames belong to
 //! [`crate::engine`], stored tables to the broker.
 //!
 //! For an audience without an area nothing is remembered: its view is evaluated again for an entity's last state. Of one with an area it must be remembered, because an entity leaves later than it enters (hysteresis).
@@ -37,7 +37,7 @@ pub(crate) enum Change {
 
 /// One change for one audience.
 #[derive(Debug)]
-pub(crate) struct Told {
+pub(crate) struct VisibilityChange {
     pub(crate) audience: AudienceId,
     pub(crate) entity: EntityId,
     pub(crate) change: Change,
@@ -176,14 +176,14 @@ impl World {
         audiences: &mut Audiences,
         publication: &Arc<Publication>,
         turn: u64,
-        told: &mut Vec<Told>,
+        changes: &mut Vec<VisibilityChange>,
     ) {
         let Some(key) = publication.event.key() else { return };
         match publication.entity {
             Some(EntityChange::Set { position }) => {
-                self.set(audiences, key, position, publication, turn, told)
+                self.set(audiences, key, position, publication, turn, changes)
             }
-            Some(EntityChange::Remove) => self.remove(audiences, key, told),
+            Some(EntityChange::Remove) => self.remove(audiences, key, changes),
             None => {}
         }
     }
@@ -195,16 +195,16 @@ impl World {
         position: Option<Point>,
         publication: &Arc<Publication>,
         turn: u64,
-        told: &mut Vec<Told>,
+        changes: &mut Vec<VisibilityChange>,
     ) {
         let (id, before) = self.replace(key, position, publication);
-        self.update_open_audiences(audiences, id, before.as_deref(), publication, turn, told);
+        self.update_open_audiences(audiences, id, before.as_deref(), publication, turn, changes);
         if let Some(position) = position {
             // First: whoever is followed never leaves the area around it.
             let followers = self.move_followers(audiences, key, Some((position, publication)));
-            self.update_observers(audiences, id, position, told);
+            self.update_observers(audiences, id, position, changes);
             for audience in followers {
-                self.refresh_observer(audiences, audience, told);
+                self.refresh_observer(audiences, audience, changes);
             }
         }
     }
@@ -248,7 +248,7 @@ impl World {
         before: Option<&Publication>,
         now: &Arc<Publication>,
         turn: u64,
-        told: &mut Vec<Told>,
+        changes: &mut Vec<VisibilityChange>,
     ) {
         let mut found = Vec::new();
         audiences.candidates(&EventScope::of(now), &mut found);
@@ -260,14 +260,14 @@ impl World {
             let saw = before.is_some_and(|before| who.would_be_shown(&EventScope::of(before)));
             let change = if saw { Change::Update } else { Change::Enter };
             audiences.stamp(audience, turn);
-            told.push(Told { audience, entity, change, state: None });
+            changes.push(VisibilityChange { audience, entity, change, state: None });
         }
         let Some(before) = before else { return };
         audiences.candidates(&EventScope::of(before), &mut found);
         for audience in found {
             let sees = audiences.get(audience).is_some_and(|who| who.would_be_shown(&EventScope::of(before)));
             if audiences.stamp(audience, turn) && sees {
-                told.push(Told { audience, entity, change: Change::Hide, state: None });
+                changes.push(VisibilityChange { audience, entity, change: Change::Hide, state: None });
             }
         }
     }
@@ -280,7 +280,7 @@ impl World {
         audiences: &mut Audiences,
         id: EntityId,
         position: Point,
-        told: &mut Vec<Told>,
+        changes: &mut Vec<VisibilityChange>,
     ) {
         let (Some(places), Some(entity)) = (&mut self.space, self.entities.get_mut(id as usize)) else {
             return;
@@ -298,7 +298,7 @@ impl World {
             if !stays {
                 observer.seen.remove(&id);
             }
-            told.push(Told { audience, entity: id, change, state: None });
+            changes.push(VisibilityChange { audience, entity: id, change, state: None });
             stays
         });
         let mut near: SmallVec<[AudienceId; 8]> = SmallVec::new();
@@ -318,7 +318,7 @@ impl World {
             {
                 observer.seen.insert(id);
                 observers.insert(at, audience);
-                told.push(Told { audience, entity: id, change: Change::Enter, state: None });
+                changes.push(VisibilityChange { audience, entity: id, change: Change::Enter, state: None });
             }
         }
         entity.observers = observers;
@@ -349,30 +349,35 @@ impl World {
     }
 
     /// An entity is gone.
-    pub(crate) fn remove(&mut self, audiences: &mut Audiences, key: &str, told: &mut Vec<Told>) {
+    pub(crate) fn remove(
+        &mut self,
+        audiences: &mut Audiences,
+        key: &str,
+        changes: &mut Vec<VisibilityChange>,
+    ) {
         let Some(id) = self.by_key.remove(key) else { return };
         let Some(entity) = self.entities.try_remove(id as usize) else { return };
         self.data_bytes -= entity.publication.event.data_json().len();
         let gone = |audience| {
             let state = Some(entity.publication.clone());
-            Told { audience, entity: id, change: Change::Remove, state }
+            VisibilityChange { audience, entity: id, change: Change::Remove, state }
         };
         let scope = EventScope::of(&entity.publication);
         let mut found = Vec::new();
         audiences.candidates(&scope, &mut found);
         found.retain(|audience| audiences.get(*audience).is_some_and(|who| who.would_be_shown(&scope)));
-        told.extend(found.into_iter().map(gone));
+        changes.extend(found.into_iter().map(gone));
         for audience in &entity.observers {
             if let Some(observer) = audiences.get_mut(*audience).and_then(|who| who.observer.as_mut()) {
                 observer.seen.remove(&id);
-                told.push(gone(*audience));
+                changes.push(gone(*audience));
             }
         }
         if let Some(places) = &mut self.space {
             places.grid.remove_point(id);
         }
         for audience in self.move_followers(audiences, key, None) {
-            self.refresh_observer(audiences, audience, told);
+            self.refresh_observer(audiences, audience, changes);
         }
     }
 
@@ -384,7 +389,7 @@ impl World {
         &mut self,
         audiences: &mut Audiences,
         audience: AudienceId,
-        told: &mut Vec<Told>,
+        changes: &mut Vec<VisibilityChange>,
     ) {
         let Some(places) = &mut self.space else { return };
         let Some(who) = audiences.get_mut(audience) else { return };
@@ -435,7 +440,12 @@ impl World {
                 let bytes =
                     if change == Change::Enter { entity.publication.event.data_json().len() } else { 0 };
                 self.work.add(work::to_send(bytes));
-                told.push(Told { audience, entity: id, change, state: Some(entity.publication.clone()) });
+                changes.push(VisibilityChange {
+                    audience,
+                    entity: id,
+                    change,
+                    state: Some(entity.publication.clone()),
+                });
             }
         }
     }
@@ -482,7 +492,7 @@ impl World {
         &mut self,
         audiences: &mut Audiences,
         audience: AudienceId,
-        told: &mut Vec<Told>,
+        changes: &mut Vec<VisibilityChange>,
     ) {
         let Some(who) = audiences.get_mut(audience) else { return };
         let Some(observer) = &mut who.observer else { return };
@@ -490,7 +500,7 @@ impl World {
             places.followers.entry(key.clone()).or_default().push(audience);
         }
         observer.shape = self.shape_of(&observer.area, who.view.as_ref());
-        self.refresh_observer(audiences, audience, told);
+        self.refresh_observer(audiences, audience, changes);
     }
 
     /// An observer's area is about to change: it no longer follows an entity.
@@ -580,10 +590,10 @@ impl World {
 
     /// The table is read: every observer finds what it sees. Nobody is told of single changes.
     pub(crate) fn open_eyes(&mut self, audiences: &mut Audiences) {
-        let mut told = Vec::new();
+        let mut changes = Vec::new();
         for audience in observers(audiences) {
-            self.add_observer(audiences, audience, &mut told);
-            told.clear();
+            self.add_observer(audiences, audience, &mut changes);
+            changes.clear();
         }
         self.loaded = true;
     }

@@ -62,7 +62,7 @@ pub enum WriteKind {
         /// The expression; `None`: the class's view alone again.
         view: Option<Arc<str>>,
         /// The channel on which nodes are notified, and the payload.
-        tell: (Arc<str>, Bytes),
+        announcement: (Arc<str>, Bytes),
         /// Do nothing if it is stored already: every node that receives a service's command writes the same.
         if_absent: bool,
     },
@@ -114,7 +114,7 @@ impl WriteKind {
                 WriteKind::Commit { channel, commit } => {
                     channel.len() + commit.payload.len() + commit.key.len() + commit.id.len()
                 }
-                WriteKind::View { player, channel, view, tell: (_, payload), .. } => {
+                WriteKind::View { player, channel, view, announcement: (_, payload), .. } => {
                     player.len() + channel.len() + view.as_ref().map_or(0, |view| view.len()) + payload.len()
                 }
                 WriteKind::Append { stream, fields } => {

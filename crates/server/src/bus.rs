@@ -34,7 +34,7 @@ pub struct Bus {
     waiting: Mutex<HashMap<Ticket, oneshot::Sender<Outcome>>>,
     next_ticket: AtomicU64,
     /// Our channels: how often each was confirmed, and those that Redis refuses.
-    heard_on: Mutex<Channels>,
+    command_subscriptions: Mutex<Channels>,
     /// Each of our channels has been confirmed on every link, at once.
     was_listening: AtomicBool,
     views_not_kept: Mutex<Sparse>,
@@ -56,7 +56,7 @@ impl Bus {
             channels,
             waiting: Mutex::default(),
             next_ticket: AtomicU64::new(0),
-            heard_on: Mutex::default(),
+            command_subscriptions: Mutex::default(),
             was_listening: AtomicBool::new(false),
             views_not_kept: Mutex::default(),
         })
@@ -148,7 +148,13 @@ impl Bus {
     ) -> WriteKind {
         let action = PlayerAction::View { channel: channel.clone(), view: view.clone() };
         let command = command::to_payload(&PlayerCommand { player: player.clone(), action });
-        WriteKind::View { player, channel, view, tell: (self.channels.nodes.clone(), command), if_absent }
+        WriteKind::View {
+            player,
+            channel,
+            view,
+            announcement: (self.channels.nodes.clone(), command),
+            if_absent,
+        }
     }
 
     /// Sends a player command to every node, this one included; done when Redis has it.
@@ -176,12 +182,12 @@ impl Bus {
                 BrokerEvent::Outcome { ticket, outcome } => self.done(ticket, outcome),
                 BrokerEvent::Refused { subject, reason } => self.clone().refused(subject, &reason),
                 BrokerEvent::Interrupted(subject) => {
-                    if let Some(confirmed) = self.heard_on().confirmed.get_mut(&subject.name) {
+                    if let Some(confirmed) = self.command_subscriptions().confirmed.get_mut(&subject.name) {
                         *confirmed = confirmed.saturating_sub(1);
                     }
                 }
                 BrokerEvent::Confirmed { subject, .. } => {
-                    let mut channels = self.heard_on();
+                    let mut channels = self.command_subscriptions();
                     channels.refused.remove(&subject.name);
                     *channels.confirmed.entry(subject.name).or_default() += 1;
                     drop(channels);
@@ -219,7 +225,7 @@ impl Bus {
 
     /// Without its channel a node executes no commands: it is not ready, and subscribes again.
     fn refused(self: Arc<Self>, subject: Subject, reason: &str) {
-        let mut channels = self.heard_on();
+        let mut channels = self.command_subscriptions();
         let is_new = channels.refused.insert(subject.name.clone());
         // Every link reports it; one request goes to all of them.
         if !channels.to_ask.insert(subject.name.clone()) {
@@ -231,7 +237,7 @@ impl Bus {
         }
         tokio::spawn(async move {
             tokio::time::sleep(ASK_AGAIN_AFTER).await;
-            let mut channels = self.heard_on();
+            let mut channels = self.command_subscriptions();
             channels.to_ask.remove(&subject.name);
             channels.confirmed.remove(&subject.name);
             drop(channels);
@@ -241,9 +247,9 @@ impl Bus {
 
     /// Whether each channel that player commands come on was confirmed, on every link that subscribes to it.
     fn is_listening(&self) -> bool {
-        let heard = self.heard_on();
+        let subscriptions = self.command_subscriptions();
         self.channels.iter().all(|channel| {
-            let confirmed = heard.confirmed.get(channel).copied().unwrap_or(0);
+            let confirmed = subscriptions.confirmed.get(channel).copied().unwrap_or(0);
             confirmed >= self.broker.links_of(channel)
         })
     }
@@ -255,11 +261,11 @@ impl Bus {
 
     /// Whether Redis refuses a channel that player commands come on.
     pub fn is_deaf(&self) -> bool {
-        !self.heard_on().refused.is_empty()
+        !self.command_subscriptions().refused.is_empty()
     }
 
-    fn heard_on(&self) -> std::sync::MutexGuard<'_, Channels> {
-        self.heard_on.lock().unwrap_or_else(PoisonError::into_inner)
+    fn command_subscriptions(&self) -> std::sync::MutexGuard<'_, Channels> {
+        self.command_subscriptions.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// A service published it on the control channel, so it is not stored yet. Every node that receives it stores it, with the

@@ -85,7 +85,7 @@ impl Engine {
         let position = target.position;
         let answers = self.take_answers(id, |_| true);
         self.resync(&broken, &subject.name, "broker", position);
-        self.tell_waiters(id, answers);
+        self.notify_waiters(id, answers);
     }
 
     /// Takes out of those who wait for a target's subscriptions whoever can be answered now, each with its success.
@@ -118,14 +118,14 @@ impl Engine {
     }
 
     /// Answers who waited for a subscription of this target, each with its success.
-    pub(super) fn tell_waiters(&mut self, id: TargetId, answers: Vec<(Waiter, Success)>) {
+    pub(super) fn notify_waiters(&mut self, id: TargetId, answers: Vec<(Waiter, Success)>) {
         for (Waiter { session, reply }, success) in &answers {
             if matches!(reply, Reply::Resync) {
                 let target = &self.targets[id];
                 let (name, position) = (target.subject.name.clone(), target.position);
                 self.resync(&[*session], &name, "broker", position);
             }
-            self.tell_subscribed(*session, id, reply, success);
+            self.notify_subscribed(*session, id, reply, success);
             if matches!(reply, Reply::Welcome) {
                 self.confirmed_for_welcome(*session);
             }
@@ -210,7 +210,7 @@ impl Engine {
                 Reply::Request(request) => {
                     self.send_error(session, ErrorMessage { id: Some(request), ..error })
                 }
-                Reply::Server | Reply::Told | Reply::Silent | Reply::Resync => {
+                Reply::Server | Reply::Unsolicited | Reply::Silent | Reply::Resync => {
                     self.send_error(session, error)
                 }
             }

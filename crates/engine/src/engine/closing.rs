@@ -71,7 +71,7 @@ impl Engine {
         for Closing { id, code, word, farewell } in std::mem::take(&mut self.closing) {
             let mut session = self.forget(id);
             if matches!(session.phase, Phase::Closing { was_open: true }) {
-                self.tell_left(&session, code, &word);
+                self.record_left(&session, code, &word);
             }
             if let (Some((code, reason)), Some(link)) = (farewell, &session.link) {
                 let frames = session.outbox.take_frames();

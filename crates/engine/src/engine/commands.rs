@@ -62,7 +62,7 @@ impl Engine {
             && open
             && before.is_some_and(|origin| origin != Origin::Server)
         {
-            self.tell_subscribed(id, target, &Reply::Server, &success);
+            self.notify_subscribed(id, target, &Reply::Server, &success);
         }
     }
 

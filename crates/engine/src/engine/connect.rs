@@ -188,7 +188,7 @@ impl Engine {
         for channel in auto.channels {
             self.auto_subscribe(id, channel, Reply::Welcome);
         }
-        self.tell_cut(id, &auto.cut, true);
+        self.notify_cut(id, &auto.cut, true);
         for subscribe in subscribe {
             match subscribe {
                 Ok(subscribe) => self.subscribe(id, None, subscribe, true),
@@ -237,7 +237,7 @@ impl Engine {
     }
 
     /// Channels that templates give, and for which there is no room.
-    fn tell_cut(&mut self, id: SessionId, cut: &[String], in_connect: bool) {
+    fn notify_cut(&mut self, id: SessionId, cut: &[String], in_connect: bool) {
         for (at, channel) in cut.iter().enumerate() {
             let mut text = self.too_many_subscriptions();
             if at + 1 == permissions::MAX_CUT {
@@ -266,7 +266,7 @@ impl Engine {
         session.deadlines.phase_ms = 0;
         self.out.timers.arm(session);
         self.send_welcome(id, joining.id.as_ref());
-        self.tell_pending_later(id);
+        self.notify_pending_later(id);
         for error in joining.errors {
             self.enqueue_frame(id, error);
         }
@@ -277,7 +277,7 @@ impl Engine {
         for target in targets {
             self.want_snapshot(id, target);
         }
-        self.tell_connected(id);
+        self.record_connected(id);
         self.retry_deferred(id);
     }
 
@@ -316,12 +316,12 @@ impl Engine {
     }
 
     /// What was pending in `WELCOME` is confirmed by `CHANNEL_SUBSCRIBED`.
-    fn tell_pending_later(&mut self, id: SessionId) {
+    fn notify_pending_later(&mut self, id: SessionId) {
         for subscription in &self.sessions[id].subscriptions {
             let waiters = &mut self.targets[subscription.target].waiters;
             for waiter in waiters.iter_mut().filter(|waiter| waiter.session == id) {
                 if matches!(waiter.reply, Reply::Welcome) {
-                    waiter.reply = Reply::Told;
+                    waiter.reply = Reply::Unsolicited;
                 }
             }
         }
@@ -372,7 +372,7 @@ impl Engine {
             }
             let held = self.sessions[id].subscriptions.len();
             if held < self.settings.subscriptions {
-                self.auto_subscribe(id, channel, Reply::Told);
+                self.auto_subscribe(id, channel, Reply::Unsolicited);
             } else {
                 cut.push(channel);
             }
@@ -380,7 +380,7 @@ impl Engine {
         let subscribed = |channel: &String| self.is_subscribed(id, &Subject::channel(&**channel));
         cut.extend(after.cut.into_iter().filter(|cut| !before.cut.contains(cut) && !subscribed(cut)));
         cut.truncate(permissions::MAX_CUT);
-        self.tell_cut(id, &cut, false);
+        self.notify_cut(id, &cut, false);
     }
 
     /// Subscribes a channel that a template names for this player.

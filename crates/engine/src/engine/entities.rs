@@ -12,19 +12,19 @@ use crate::class::Delivery;
 use crate::io::{BrokerCommand, Output, Publication, SessionId, Subject};
 use crate::outbox::{QueueKind, Queued, QueuedKind};
 use crate::targets::{Subscriber, TargetId};
-use crate::world::{Change, EntityId, Told};
+use crate::world::{Change, EntityId, VisibilityChange};
 
 impl Engine {
     /// An event of an entity channel.
     pub(super) fn deliver_entity(&mut self, id: TargetId, publication: &Arc<Publication>) {
         let seq = self.out.publication_seq;
-        let mut told = std::mem::take(&mut self.told);
+        let mut changes = std::mem::take(&mut self.changes);
         let target = &mut self.targets[id];
         if let Some(world) = target.world.as_mut().filter(|world| world.loaded) {
-            world.take(target.audiences.get_or_insert_default(), publication, seq, &mut told);
+            world.take(target.audiences.get_or_insert_default(), publication, seq, &mut changes);
         }
-        self.tell(id, Some(publication), &mut told);
-        self.told = told;
+        self.notify_audiences(id, Some(publication), &mut changes);
+        self.changes = changes;
     }
 
     /// The whole table: what was known is void, and all that is in view is told anew.
@@ -59,15 +59,15 @@ impl Engine {
     /// Entities that have outlived their last event.
     pub(super) fn expired_entities(&mut self, channel: &str, keys: &[Arc<str>]) {
         let Some(id) = self.targets.find_channel(channel) else { return };
-        let mut told = std::mem::take(&mut self.told);
+        let mut changes = std::mem::take(&mut self.changes);
         let target = &mut self.targets[id];
         if let Some(world) = target.world.as_mut().filter(|world| world.loaded) {
             for key in keys {
-                world.remove(target.audiences.get_or_insert_default(), key, &mut told);
+                world.remove(target.audiences.get_or_insert_default(), key, &mut changes);
             }
         }
-        self.tell(id, None, &mut told);
-        self.told = told;
+        self.notify_audiences(id, None, &mut changes);
+        self.changes = changes;
     }
 
     /// This shard's table is not what it should be any more: until it comes anew nothing is told. `refresh`: it is to be
@@ -91,19 +91,24 @@ impl Engine {
         }
     }
 
-    /// Hands out what changed, audience by audience. `news`: the event that changed it.
-    pub(super) fn tell(&mut self, id: TargetId, news: Option<&Arc<Publication>>, told: &mut Vec<Told>) {
+    /// Hands out what changed, audience by audience. `cause`: the event that changed it.
+    pub(super) fn notify_audiences(
+        &mut self,
+        id: TargetId,
+        cause: Option<&Arc<Publication>>,
+        changes: &mut Vec<VisibilityChange>,
+    ) {
         let target = &mut self.targets[id];
         let delivery = delivery_of(&self.settings, target.class);
-        for Told { audience, entity, change, state } in told.drain(..) {
+        for VisibilityChange { audience, entity, change, state } in changes.drain(..) {
             // Changes name their audience while it is there, and only a target with audiences has changes.
             let Some(audience) = target.audiences.as_ref().map(|all| &all[audience]) else { continue };
-            let Some(state) = state.as_ref().or(news) else { continue };
-            let is_news = news.is_some_and(|news| Arc::ptr_eq(news, state));
-            let telling = Telling { target: id, entity, change, state, is_news };
+            let Some(state) = state.as_ref().or(cause) else { continue };
+            let is_new_state = cause.is_some_and(|cause| Arc::ptr_eq(cause, state));
+            let update = EntityUpdate { target: id, entity, change, state, is_new_state };
             for slot in &audience.members {
                 let subscriber = &mut target.subscribers[*slot as usize];
-                self.out.tell(&mut self.sessions, subscriber, &telling, &delivery);
+                self.out.notify(&mut self.sessions, subscriber, &update, &delivery);
             }
         }
         self.enforce_limits();
@@ -111,14 +116,14 @@ impl Engine {
 }
 
 /// One change of one entity, for whoever is to be told.
-pub(super) struct Telling<'a> {
+pub(super) struct EntityUpdate<'a> {
     pub(super) target: TargetId,
     pub(super) entity: EntityId,
     pub(super) change: Change,
     /// Its state now; where it is gone, the last.
     pub(super) state: &'a Arc<Publication>,
     /// This state was not told before.
-    pub(super) is_news: bool,
+    pub(super) is_new_state: bool,
 }
 
 impl Outbound {
@@ -126,18 +131,19 @@ impl Outbound {
     ///
     /// Why the session is looked up here and not by the caller: most changes are staged without touching it, and with
     /// thousands of receivers each of them is a cache miss (ADR 0014).
-    pub(super) fn tell(
+    pub(super) fn notify(
         &mut self,
         sessions: &mut Sessions,
         subscriber: &mut Subscriber,
-        told: &Telling<'_>,
+        update: &EntityUpdate<'_>,
         delivery: &Delivery,
     ) {
         if !subscriber.phase.is_shown_events() {
             return;
         }
-        let kind = QueuedKind::Entity(told.entity, told.change);
-        let mut queued = Queued::new(told.state.clone(), kind, told.target, told.is_news, self.now.mono_ms);
+        let kind = QueuedKind::Entity(update.entity, update.change);
+        let mut queued =
+            Queued::new(update.state.clone(), kind, update.target, update.is_new_state, self.now.mono_ms);
         // A queue exists, so its flush is scheduled and the session is open.
         if delivery.batch_ms > 0
             && let Some(queue) = subscriber.queue
@@ -158,13 +164,13 @@ impl Outbound {
         let is_plain = || {
             !must_queue(session, subscriber.queue.is_some(), delivery)
                 && !session.outbox.leaves_out()
-                && !MessageBounds::of(session, delivery).excludes(session.encoding(), told.state)
+                && !MessageBounds::of(session, delivery).excludes(session.encoding(), update.state)
         };
-        if told.change == Change::Update && is_plain() {
-            let frame = self.event_frame(session, told.state);
+        if update.change == Change::Update && is_plain() {
+            let frame = self.event_frame(session, update.state);
             session.outbox.enqueue_frame(frame);
             return self.mark_dirty(session);
         }
-        subscriber.queue = Some(self.enqueue(session, QueueKind::Table(told.target), queued, delivery));
+        subscriber.queue = Some(self.enqueue(session, QueueKind::Table(update.target), queued, delivery));
     }
 }

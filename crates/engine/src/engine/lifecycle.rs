@@ -7,13 +7,13 @@ use crate::io::{BrokerCommand, Output, Owner, SessionId, WhenDown, Write, WriteK
 use crate::session::Session;
 
 impl Engine {
-    pub(super) fn tell_connected(&mut self, id: SessionId) {
+    pub(super) fn record_connected(&mut self, id: SessionId) {
         let entry = self.entry(&self.sessions[id], "connected", "", None);
         self.out.outputs.extend(entry);
     }
 
     /// A connection that was welcomed is gone, and, as long as sessions do not outlive connections, so is the player.
-    pub(super) fn tell_left(&mut self, session: &Session, code: u16, reason: &str) {
+    pub(super) fn record_left(&mut self, session: &Session, code: u16, reason: &str) {
         let disconnected = self.entry(session, "disconnected", reason, Some(code));
         let left = self.entry(session, "left", reason, Some(code));
         self.out.outputs.extend(disconnected);

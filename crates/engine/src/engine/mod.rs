@@ -47,7 +47,7 @@ use crate::stats::Stats;
 use crate::targets::{TargetId, Targets};
 use crate::upstream::{ShardBarrier, ShardId};
 use crate::view::Views;
-use crate::world::Told;
+use crate::world::VisibilityChange;
 
 /// An unmasked ping without a payload.
 const PING: Frame = Frame::from_static(&[0x89, 0x00]);
@@ -87,7 +87,7 @@ pub struct Engine {
     /// Scratch: the audiences that the publication in hand can be for.
     found: Vec<AudienceId>,
     /// Scratch: what it changes for whom.
-    told: Vec<Told>,
+    changes: Vec<VisibilityChange>,
 }
 
 impl Engine {
@@ -114,7 +114,7 @@ impl Engine {
             draining: false,
             matched: Vec::new(),
             found: Vec::new(),
-            told: Vec::new(),
+            changes: Vec::new(),
         }
     }
 

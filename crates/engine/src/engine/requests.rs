@@ -162,7 +162,7 @@ impl Engine {
             return;
         }
         if let Some(name) = changes(&request.message)
-            && self.may_hear_itself(&self.sessions[id], name)
+            && self.may_receive_own(&self.sessions[id], name)
         {
             self.fence_published(id, name);
         }
@@ -256,7 +256,7 @@ impl Engine {
                 };
                 self.has_pending(session, |name| name == channel)
                     || earlier.any(is_before)
-                    || (publishes(session, channel) && self.may_hear_itself(session, channel))
+                    || (publishes(session, channel) && self.may_receive_own(session, channel))
             }
             ClientMessage::Publish(_) if self.refuses_now(channel) => false,
             ClientMessage::Publish(_) => {
@@ -272,7 +272,7 @@ impl Engine {
 
     /// Whether what the connection published may still come by a subscription of this name: Redis is there, and it has one,
     /// confirmed or not.
-    fn may_hear_itself(&self, session: &Session, name: &str) -> bool {
+    fn may_receive_own(&self, session: &Session, name: &str) -> bool {
         let mut targets = session.subscriptions.iter().map(|held| &self.targets[held.target]);
         self.status == BrokerStatus::Ok
             && session.publishing.is_some()

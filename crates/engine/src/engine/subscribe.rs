@@ -272,7 +272,7 @@ impl Engine {
             return;
         };
         self.recompute_visibility(id, target_id, false);
-        self.tell_subscribed(id, target_id, &reply, &success);
+        self.notify_subscribed(id, target_id, &reply, &success);
     }
 
     /// The target of a subject; if it is new, the broker is asked for it.
@@ -308,7 +308,7 @@ impl Engine {
     }
 
     /// Says that a subscription is live, to whom it is to be said, and sends what is in view.
-    pub(super) fn tell_subscribed(
+    pub(super) fn notify_subscribed(
         &mut self,
         id: SessionId,
         target_id: TargetId,
@@ -318,7 +318,7 @@ impl Engine {
         let (request, by_server) = match reply {
             Reply::Request(request) => (Some(request), false),
             Reply::Server => (None, true),
-            Reply::Told => (None, false),
+            Reply::Unsolicited => (None, false),
             Reply::Silent | Reply::Welcome | Reply::Resync => return self.want_snapshot(id, target_id),
         };
         let session = &mut self.sessions[id];
@@ -386,7 +386,7 @@ impl Engine {
                 let error = ErrorMessage::new(code, text);
                 self.send_error(id, ErrorMessage { id: Some(request), channel: Some(channel), ..error });
             }
-            Reply::Server | Reply::Told | Reply::Silent | Reply::Resync => {}
+            Reply::Server | Reply::Unsolicited | Reply::Silent | Reply::Resync => {}
         }
     }
 

@@ -8,7 +8,7 @@ use drawbridge_protocol::{ErrorCode, ErrorMessage, FilterUpdate, RequestId, Sent
 
 use super::Engine;
 use super::deliver::delivery_of;
-use super::entities::Telling;
+use super::entities::EntityUpdate;
 use super::subscribe::{Refusal, subject};
 use crate::area::Area;
 use crate::audience::{Audiences, NOBODY};
@@ -221,12 +221,12 @@ impl Engine {
         })
     }
 
-    /// Puts a subscriber where it sees what it is to see now. `tell`: what comes into view and what goes is told, which
+    /// Puts a subscriber where it sees what it is to see now. `notify`: what comes into view and what goes is told, which
     /// is not needed where all that is in view is told anew. Returns whether a running snapshot starts again.
     ///
     /// Invariant: what the client knows of a table afterwards, with what waits for it, is what its new view shows. A
     /// snapshot that is wanted or running starts again; without one the difference is told.
-    pub(super) fn recompute_visibility(&mut self, id: SessionId, target_id: TargetId, tell: bool) -> bool {
+    pub(super) fn recompute_visibility(&mut self, id: SessionId, target_id: TargetId, notify: bool) -> bool {
         // Without claims, or without the subscription, there is nothing to see.
         let Some(visibility) = self.visibility(id, target_id) else { return false };
         let (session, target) = (&mut self.sessions[id], &mut self.targets[target_id]);
@@ -235,8 +235,8 @@ impl Engine {
         let audience = subscriber.audience;
         // What is not known well is not told: all of it follows when the table has come, and the views.
         let is_loaded = target.world.as_ref().is_none_or(|world| world.loaded);
-        let tell = tell && subscriber.phase.is_shown_events() && is_loaded;
-        if tell
+        let notify = notify && subscriber.phase.is_shown_events() && is_loaded;
+        if notify
             && target.world.is_some()
             && target.audiences.as_ref().is_some_and(|all| all.is_at(audience, &visibility))
         {
@@ -249,11 +249,11 @@ impl Engine {
                 // A running snapshot starts again, with what is in view now.
                 Some(_) => queue.restart(None),
                 // A snapshot follows.
-                None if !tell => queue.clear(),
+                None if !notify => queue.clear(),
                 None => {}
             });
         }
-        if tell && target.world.is_some() {
+        if notify && target.world.is_some() {
             self.look_elsewhere(target_id, slot, visibility);
         } else {
             target.unplace(slot);
@@ -283,21 +283,21 @@ impl Engine {
                 *seen_by = view;
                 let before = std::mem::replace(&mut observer.area, area);
                 world.stop_following(&before, audience);
-                let mut told = Vec::new();
-                world.add_observer(audiences, audience, &mut told);
-                self.tell(target_id, None, &mut told);
+                let mut changes = Vec::new();
+                world.add_observer(audiences, audience, &mut changes);
+                self.notify_audiences(target_id, None, &mut changes);
             }
             (_, visibility) => {
                 let before = world.seen_by(audiences, audience);
                 target.unplace(slot);
                 target.place(slot, visibility);
-                self.tell_difference(target_id, slot, &before);
+                self.notify_difference(target_id, slot, &before);
             }
         }
     }
 
     /// Tells one subscriber what it sees now and did not before, and the other way round.
-    fn tell_difference(&mut self, target_id: TargetId, slot: u32, before: &[u32]) {
+    fn notify_difference(&mut self, target_id: TargetId, slot: u32, before: &[u32]) {
         let target = &mut self.targets[target_id];
         let delivery = delivery_of(&self.settings, target.class);
         let audience = target.subscriber_at(slot).audience;
@@ -310,9 +310,10 @@ impl Engine {
         for (entity, change, state) in states.collect::<Vec<_>>() {
             let bytes = if change == Change::Enter { state.event.data_json().len() } else { 0 };
             self.targets.work.add(work::to_send(bytes));
-            let told = Telling { target: target_id, entity, change, state: &state, is_news: false };
+            let update =
+                EntityUpdate { target: target_id, entity, change, state: &state, is_new_state: false };
             let subscriber = self.targets[target_id].subscriber_at_mut(slot);
-            self.out.tell(&mut self.sessions, subscriber, &told, &delivery);
+            self.out.notify(&mut self.sessions, subscriber, &update, &delivery);
         }
         self.enforce_limits();
     }
@@ -438,8 +439,8 @@ impl Engine {
             };
             let reply = match waiter.reply {
                 Reply::Request(_) | Reply::Silent => std::mem::replace(&mut waiter.reply, Reply::Silent),
-                Reply::Welcome => std::mem::replace(&mut waiter.reply, Reply::Told),
-                Reply::Server | Reply::Told | Reply::Resync => continue,
+                Reply::Welcome => std::mem::replace(&mut waiter.reply, Reply::Unsolicited),
+                Reply::Server | Reply::Unsolicited | Reply::Resync => continue,
             };
             let error = ErrorMessage {
                 channel: Some(&channel),
@@ -477,7 +478,7 @@ impl Engine {
             phase.views_known();
             let answers = self.take_answers(subscription.target, |waiting| waiting == id);
             self.recompute_visibility(id, subscription.target, false);
-            self.tell_waiters(subscription.target, answers);
+            self.notify_waiters(subscription.target, answers);
         }
     }
 

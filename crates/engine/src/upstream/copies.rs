@@ -110,7 +110,7 @@ impl Hub {
             }
             Err(reason) => return self.dropped(channel, reason),
         };
-        let by = if by_pattern.is_empty() { HeardBy::Name } else { HeardBy::Pattern };
+        let by = if by_pattern.is_empty() { ReceivedBy::Name } else { ReceivedBy::Pattern };
         let mut publication = publication(&self.settings, rules, subject.name.clone(), position, by, read);
         let (taken, gone) = match table {
             Some(table) => put(&mut self.stats, table, now_ms, &publication),
@@ -164,7 +164,7 @@ impl Hub {
             Err(reason) => return self.dropped(channel, reason),
         };
         let (name, position) = self.count_by_pattern(channel);
-        let publication = publication(&self.settings, rules, name, position, HeardBy::Pattern, read);
+        let publication = publication(&self.settings, rules, name, position, ReceivedBy::Pattern, read);
         self.outputs.push_back(HubOutput::Shards(shards, BrokerEvent::Publication(publication)));
     }
 
@@ -228,7 +228,7 @@ fn read<'a>(
 
 /// How the shards hear of an event.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum HeardBy {
+enum ReceivedBy {
     /// By the channel's name alone.
     Name,
     /// Some of them by a pattern.
@@ -241,13 +241,13 @@ fn publication(
     rules: Rules,
     channel: Arc<str>,
     Position { epoch, offset }: Position,
-    by: HeardBy,
+    by: ReceivedBy,
     (payload, change): (Payload<'_>, Option<EntityChange>),
 ) -> Arc<Publication> {
     let class = rules.class(settings);
     let delivery = class.map(|class| class.delivery).unwrap_or_default();
     // By a pattern it is an event like any other: which of them filters let through is not known here.
-    let is_state = by == HeardBy::Name || class.is_some_and(|class| !class.is_shown_by_pattern());
+    let is_state = by == ReceivedBy::Name || class.is_some_and(|class| !class.is_shown_by_pattern());
     // Where events of different keys may be told in another order, clients are shown no offset.
     let event = Event::new(&payload, &channel, delivery.max_updates.is_none().then_some(offset.0));
     let mut publication = Publication::with_entity(channel, event, offset, change);

@@ -499,7 +499,7 @@ impl Hub {
         let position = self.entries.get(subject).map(|entry| entry.position).unwrap_or_default();
         let event = BrokerEvent::Confirmed { subject: subject.clone(), position, after_break };
         self.outputs.push_back(HubOutput::Shards(shards, event));
-        self.tell_table(subject, shards);
+        self.send_table(subject, shards);
     }
 
     /// Nobody wants a live entry: it is given up after a while.

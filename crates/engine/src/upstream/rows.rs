@@ -10,7 +10,7 @@ use crate::io::Publication;
 #[derive(Debug)]
 pub(super) struct Held {
     pub(super) publication: Arc<Publication>,
-    pub(super) heard_ms: u64,
+    pub(super) updated_ms: u64,
     /// Which change of the stored table it is.
     pub(super) seq: u64,
     /// The stored table has this entity too, as far as is known.

@@ -134,11 +134,11 @@ impl Table {
             (Some(Fate::Known), version) => {
                 late = true;
                 let seq = version.map_or(0, |version| version.seq);
-                let is_news = match held {
+                let is_newer = match held {
                     Some(held) => held == UNVERSIONED || held < seq,
                     None => self.ended.remove(key),
                 };
-                if !is_news {
+                if !is_newer {
                     return Taken::Known;
                 }
             }
@@ -177,7 +177,7 @@ impl Table {
         }
         // The stored table had room for it.
         gone.extend(self.make_room(now_ms, key, is_new, grows));
-        let held = Held { publication: publication.clone(), heard_ms: now_ms, seq, stored };
+        let held = Held { publication: publication.clone(), updated_ms: now_ms, seq, stored };
         self.entities.insert(key.into(), held);
         Taken::Changed
     }
@@ -227,7 +227,7 @@ impl Table {
         gone.retain(|key| **key != *own);
         while self.lacks_room(2, is_new, grows) {
             let others = self.entities.iter().filter(|(key, _)| ***key != *own);
-            let oldest = others.min_by_key(|(key, held)| (held.stored, held.heard_ms, *key));
+            let oldest = others.min_by_key(|(key, held)| (held.stored, held.updated_ms, *key));
             let Some(key) = oldest.map(|(key, _)| key.clone()) else { break };
             self.entities.remove(&key);
             gone.push(key);
@@ -253,8 +253,8 @@ impl Table {
         if newer.is_some_and(|newer| newer >= seq) || is_full {
             return;
         }
-        let heard_ms = now_ms.saturating_sub(age_ms);
-        let held = Held { publication: Arc::new(publication), heard_ms, seq, stored: true };
+        let updated_ms = now_ms.saturating_sub(age_ms);
+        let held = Held { publication: Arc::new(publication), updated_ms, seq, stored: true };
         self.entities.insert(key, held);
     }
 
@@ -279,7 +279,7 @@ impl Table {
         let ttl_ms = self.ttl_ms;
         let mut expired: Vec<Arc<str>> = Vec::new();
         self.entities.retain(|key, held| {
-            let alive = now_ms < held.heard_ms.saturating_add(ttl_ms);
+            let alive = now_ms < held.updated_ms.saturating_add(ttl_ms);
             if !alive {
                 expired.push(key.clone());
             }

@@ -156,7 +156,7 @@ impl Hub {
         taken: Taken,
         gone: Vec<Arc<str>>,
     ) -> bool {
-        self.tell_expired(channel, gone);
+        self.send_expired(channel, gone);
         match taken {
             Taken::Changed => true,
             Taken::Known | Taken::Full => false,
@@ -182,7 +182,7 @@ impl Hub {
             Publication::with_entity(channel.clone(), event, LocalOffset(0), Some(EntityChange::Remove));
         let (taken, gone) = put(&mut self.stats, table, now_ms, &Arc::new(end));
         if self.kept(now_ms, &channel, taken, gone) {
-            self.tell_expired(&channel, vec![key]);
+            self.send_expired(&channel, vec![key]);
         }
     }
 
@@ -199,7 +199,7 @@ impl Hub {
     }
 
     /// Tells the shards of a live channel which entities are gone without an event.
-    fn tell_expired(&mut self, channel: &Arc<str>, keys: Vec<Arc<str>>) {
+    fn send_expired(&mut self, channel: &Arc<str>, keys: Vec<Arc<str>>) {
         if !keys.is_empty()
             && let Some(entry) = self.entries.get(&SubjectRef::channel(channel))
             && entry.state == State::Live
@@ -220,7 +220,7 @@ impl Hub {
     }
 
     /// Tells shards the whole table of a live channel.
-    pub(super) fn tell_table(&mut self, subject: &Subject, shards: ShardSet) {
+    pub(super) fn send_table(&mut self, subject: &Subject, shards: ShardSet) {
         if let Some(entry) = self.entries.get(subject)
             && entry.state == State::Live
             && let Some(table) = entry.source.table()
@@ -235,7 +235,7 @@ impl Hub {
             return;
         }
         if self.entries.get(subject).is_some_and(|entry| entry.shards.contains(shard)) {
-            self.tell_table(subject, ShardSet::only(shard));
+            self.send_table(subject, ShardSet::only(shard));
         }
     }
 
@@ -254,7 +254,7 @@ impl Hub {
             count(&mut self.stats, table);
             table.sweep_at_ms = now_ms + table.sweep_every_ms();
             self.sweeps.insert((table.sweep_at_ms, channel.clone()));
-            self.tell_expired(&channel, keys);
+            self.send_expired(&channel, keys);
         }
     }
 }

@@ -304,7 +304,7 @@ impl Bench {
     }
 
     /// Redis answers what is asked about views.
-    pub fn tell_views(&mut self, views: Result<&[(&str, &str)], &str>) {
+    pub fn answer_views(&mut self, views: Result<&[(&str, &str)], &str>) {
         let views = views
             .map(|views| views.iter().map(|(channel, view)| ((*channel).into(), (*view).into())).collect());
         for ticket in std::mem::take(&mut self.asked) {

@@ -278,7 +278,7 @@ fn after_a_break_nothing_is_shown_before_the_views_are_known() {
         bench.publish("e", at("b", 0.0, 2));
         assert_eq!(bench.told(player), [""; 0], "nobody knows whether it may see it");
         bench.update(player, json!({ "filter": "data.n < 9" }));
-        bench.tell_views(Ok(&[("world:1", "data.n > 2")]));
+        bench.answer_views(Ok(&[("world:1", "data.n > 2")]));
         let told = bench.told(player);
         assert_eq!(told[0], "resync broker");
         assert_eq!(
@@ -291,12 +291,12 @@ fn after_a_break_nothing_is_shown_before_the_views_are_known() {
         bench.input(Input::Broker(BrokerEvent::Recover { dropped: false, barrier: None }));
         let action = PlayerAction::View { channel: "world:1".into(), view: Some("data.n > 3".into()) };
         bench.input(Input::Broker(BrokerEvent::Command(PlayerCommand { player: "r".into(), action })));
-        bench.tell_views(Ok(&[("world:1", "data.n > 0")]));
+        bench.answer_views(Ok(&[("world:1", "data.n > 0")]));
         bench.take(player);
         bench.publish("e", at("c", 0.0, 3));
         assert_eq!(bench.told(player), [""; 0]);
         bench.input(Input::Broker(BrokerEvent::Recover { dropped: false, barrier: None }));
-        bench.tell_views(Ok(&[]));
+        bench.answer_views(Ok(&[]));
         bench.take(player);
         bench.publish("e", at("d", 0.0, 1));
         assert_eq!(bench.told(player), [if has_table { "enter d" } else { "d 1" }]);
@@ -319,7 +319,7 @@ fn what_is_live_stays_so_and_is_answered_while_views_are_read() {
         assert_eq!(bench.told(player)[0], "CHANNEL_SUBSCRIBED");
         bench.publish("e", at("a", 0.0, 2));
         assert_eq!(bench.told(player), [if has_table { "enter a" } else { "a 2" }]);
-        bench.tell_views(Ok(&[]));
+        bench.answer_views(Ok(&[]));
         assert_eq!(bench.told(player), [""; 0]);
     }
 }
@@ -340,7 +340,7 @@ fn a_link_is_told_when_the_views_of_all_are_known() {
     bench.input(Input::Broker(stale(3)));
     bench.player_who_waits("c");
     let others = bench.asked.split_off(1);
-    bench.tell_views(Err("ERR not now"));
+    bench.answer_views(Err("ERR not now"));
     assert_eq!(bench.released, [1], "the other is not known yet");
     bench.asked = others;
     bench.input(Input::Closed { conn: conn(leaves), code: 1006 });
@@ -360,7 +360,7 @@ fn behind_a_dropped_command_nothing_is_shown_before_the_views_are_known() {
         bench.input(Input::Broker(BrokerEvent::Recover { dropped: true, barrier: None }));
         bench.publish("e", at("a", 0.0, 1));
         assert_eq!(bench.told(player), [""; 0]);
-        bench.tell_views(Ok(&[("world:1", "data.n > 1")]));
+        bench.answer_views(Ok(&[("world:1", "data.n > 1")]));
         let told = bench.told(player);
         assert_eq!(told[0], "resync broker");
         assert_eq!(told[1..], if has_table { vec!["reset "] } else { vec![] });
@@ -392,7 +392,7 @@ fn new_claims_hold_for_what_waits_behind_a_gate() {
         let told = bench.told(player);
         if gate {
             assert_eq!(told, ["a 2", "TOKEN_REFRESHED"]);
-            bench.tell_views(Ok(&[]));
+            bench.answer_views(Ok(&[]));
             assert_eq!(bench.told(player), ["resync broker", "reset "]);
         } else {
             assert_eq!(told, ["a 2", "TOKEN_REFRESHED", "view a"]);
@@ -422,7 +422,7 @@ fn a_gate_that_is_shut_on_a_snapshot_shuts_in_what_is_due_behind_it() {
     assert_eq!(subscribed, "CHANNEL_SUBSCRIBED");
     // What was made into frames before the gate shut: 64 KiB, in messages of at most 32 KiB.
     assert!(parts.len() == 3 && parts.iter().all(|part| part.ends_with(" …")), "no more parts: {told:?}");
-    bench.tell_views(Ok(&[]));
+    bench.answer_views(Ok(&[]));
     let told = bench.told(player);
     assert!(told[0] == "resync broker" && told[1].starts_with("reset 10 "), "{told:?}");
     assert!(!told.last().unwrap().ends_with('…'));
@@ -575,12 +575,12 @@ fn views_that_redis_does_not_tell_are_asked_for_again() {
     bench.views = None;
     let waits = bench.player_who_waits("w");
     bench.subscribe(waits, json!({}));
-    bench.tell_views(Err("WRONGTYPE Operation against a key"));
+    bench.answer_views(Err("WRONGTYPE Operation against a key"));
     assert_eq!(bench.asked.len(), 0);
     bench.publish("e", json!({ "n": 1 }));
     bench.pass(6_000);
     assert_eq!(bench.told(waits), ["WELCOME"], "by its patience");
-    bench.tell_views(Ok(&[]));
+    bench.answer_views(Ok(&[]));
     assert_eq!(bench.told(waits), ["CHANNEL_SUBSCRIBED"]);
     bench.publish("e", json!({ "n": 2 }));
     assert_eq!(bench.told(waits), [" 2"]);
@@ -594,18 +594,18 @@ fn without_the_right_to_read_views_nothing_is_shown_and_the_client_learns_why() 
     let player = bench.player("r", "red");
     bench.views = None;
     bench.input(Input::Broker(BrokerEvent::Recover { dropped: true, barrier: None }));
-    bench.tell_views(Err("NOPERM this user has no permissions"));
+    bench.answer_views(Err("NOPERM this user has no permissions"));
     bench.subscribe(player, json!({}));
     bench.publish("e", json!({ "n": 1 }));
     bench.pass(12_000);
-    bench.tell_views(Err("NOPERM this user has no permissions"));
+    bench.answer_views(Err("NOPERM this user has no permissions"));
     let read = bench.take(player);
     let error = read.iter().find(|message| message["type"] == "ERROR").unwrap();
     assert_eq!((&error["code"], &error["channel"]), (&json!("BROKER_REFUSED"), &json!("world:1")));
     assert!(read.iter().all(|message| message["type"] != "EVENT"), "{read:?}");
     // With the right, it is as for everybody.
     bench.pass(12_000);
-    bench.tell_views(Ok(&[]));
+    bench.answer_views(Ok(&[]));
     bench.subscribe(player, json!({}));
     bench.publish("e", json!({ "n": 2 }));
     assert_eq!(bench.told(player), ["CHANNEL_SUBSCRIBED", " 2"]);

@@ -327,7 +327,7 @@ fn requests_that_wait_for_welcome_are_charged_once() {
         bench.subscribe(player, json!({ "filter": format!("data.hp >= {n}") }));
     }
     let Stats { work, work_charged, .. } = bench.engine.stats();
-    bench.tell_views(Ok(&[]));
+    bench.answer_views(Ok(&[]));
     let after = bench.engine.stats();
     assert!(after.work > work, "the requests are carried out");
     assert!(after.work_charged - work_charged <= after.work - work, "{after:?}");

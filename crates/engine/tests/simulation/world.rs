@@ -508,7 +508,7 @@ impl World {
                 }
             }
             self.hub(link, HubInput::LinkDown);
-            self.tell_status(link / LINKS);
+            self.send_status(link / LINKS);
         }
     }
 
@@ -523,10 +523,10 @@ impl World {
     fn link_up(&mut self, link: usize) {
         self.redis.links[link].up = true;
         self.hub(link, HubInput::LinkUp);
-        self.tell_status(link / LINKS);
+        self.send_status(link / LINKS);
     }
 
-    fn tell_status(&mut self, node: usize) {
+    fn send_status(&mut self, node: usize) {
         let degraded = (0..LINKS).any(|link| !self.redis.links[node * LINKS + link].up);
         let node = &mut self.nodes[node];
         if std::mem::replace(&mut node.degraded, degraded) != degraded {

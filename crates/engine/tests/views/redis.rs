@@ -50,7 +50,7 @@ pub struct Link {
 
 #[derive(Debug)]
 struct Row {
-    heard_ms: u64,
+    updated_ms: u64,
     payload: Bytes,
 }
 
@@ -59,7 +59,7 @@ struct Table {
     epoch: String,
     seq: u64,
     rows: BTreeMap<Arc<str>, Row>,
-    heard_ms: u64,
+    updated_ms: u64,
     ttl_ms: u64,
 }
 
@@ -169,27 +169,27 @@ impl Redis {
                 epoch: format!("t{}", self.epochs),
                 seq: 0,
                 rows: BTreeMap::new(),
-                heard_ms: now_ms,
+                updated_ms: now_ms,
                 ttl_ms: commit.ttl_ms,
             };
             self.tables.insert(channel.clone(), table);
         }
         let table = self.tables.get_mut(channel).unwrap();
         if !commit.remove && !table.rows.contains_key(&commit.key) && table.rows.len() >= commit.max {
-            table.rows.retain(|_, row| now_ms < row.heard_ms + commit.ttl_ms);
+            table.rows.retain(|_, row| now_ms < row.updated_ms + commit.ttl_ms);
             if table.rows.len() >= commit.max {
                 return Err(PublishFailure::LimitExceeded);
             }
         }
         table.seq += 1;
-        table.heard_ms = now_ms;
+        table.updated_ms = now_ms;
         let object = std::str::from_utf8(&commit.payload).unwrap().strip_suffix('}').unwrap();
         let payload: Bytes =
             format!(r#"{object},"id":"{}@{}.{}"}}"#, commit.id, table.epoch, table.seq).into();
         if commit.remove {
             table.rows.remove(&commit.key);
         } else {
-            table.rows.insert(commit.key.clone(), Row { heard_ms: now_ms, payload: payload.clone() });
+            table.rows.insert(commit.key.clone(), Row { updated_ms: now_ms, payload: payload.clone() });
         }
         Ok(payload)
     }
@@ -197,14 +197,14 @@ impl Redis {
     /// The payloads of what lives in a table.
     pub fn rows(&self, now_ms: u64, channel: &str) -> BTreeMap<String, Bytes> {
         let Some(table) = self.tables.get(channel) else { return BTreeMap::new() };
-        let alive = |row: &&Row| now_ms < row.heard_ms + table.ttl_ms;
+        let alive = |row: &&Row| now_ms < row.updated_ms + table.ttl_ms;
         let rows = table.rows.iter().filter(|(_, row)| alive(row));
         rows.map(|(key, row)| (key.to_string(), row.payload.clone())).collect()
     }
 
     /// Tables that nobody has written to for as long as an entity lives.
     fn expire(&mut self, now_ms: u64) {
-        self.tables.retain(|_, table| now_ms < table.heard_ms + table.ttl_ms);
+        self.tables.retain(|_, table| now_ms < table.updated_ms + table.ttl_ms);
     }
 
     /// All tables are lost.
@@ -227,7 +227,7 @@ impl Redis {
             if scan.part_of(key) == part {
                 scan.read.entities.push(StoredEntity {
                     key: key.to_string(),
-                    age_ms: scan.now_ms.saturating_sub(row.heard_ms),
+                    age_ms: scan.now_ms.saturating_sub(row.updated_ms),
                     payload: row.payload.clone(),
                 });
             }

@@ -155,7 +155,7 @@ impl World {
             500..515 => self.refresh_token(),
             515..535 => self.narrow(),
             535..537 => self.redis.flush(),
-            537..547 => self.tell_lost(),
+            537..547 => self.send_lost(),
             547..557 => self.catch_up(),
             _ => {
                 for _ in 0..=self.dice.roll(6) {
@@ -189,7 +189,7 @@ impl World {
     /// Moves everything, and so many windows pass.
     fn rest(&mut self, windows: usize) {
         for _ in 0..windows {
-            self.tell_lost();
+            self.send_lost();
             for at in 0..self.clients.len() {
                 self.unblock_client(at);
             }
@@ -212,12 +212,12 @@ impl World {
             let number = Said::read(channel, &payload, true).number;
             known.states.insert(key, self.facts.places[&number]);
         }
-        let alive = |heard_ms: u64| self.now.mono_ms < heard_ms + self.rules.ttl_ms;
-        for ((of, key), (place, heard_ms)) in &self.nodes[node].plain {
+        let alive = |updated_ms: u64| self.now.mono_ms < updated_ms + self.rules.ttl_ms;
+        for ((of, key), (place, updated_ms)) in &self.nodes[node].plain {
             if of != channel {
                 continue;
             }
-            if self.facts.log[*place].is_remove() || !alive(*heard_ms) {
+            if self.facts.log[*place].is_remove() || !alive(*updated_ms) {
                 known.states.remove(key);
             } else {
                 // A new key may have been one too many.
@@ -546,7 +546,7 @@ impl World {
                 }
             }
             self.hub(node, HubInput::LinkDown);
-            self.tell_status(node);
+            self.send_status(node);
         }
     }
 
@@ -561,10 +561,10 @@ impl World {
     fn link_up(&mut self, node: usize) {
         self.redis.connect(node);
         self.hub(node, HubInput::LinkUp);
-        self.tell_status(node);
+        self.send_status(node);
     }
 
-    fn tell_status(&mut self, node: usize) {
+    fn send_status(&mut self, node: usize) {
         let degraded = !self.redis.links[node].up;
         let node = &mut self.nodes[node];
         if std::mem::replace(&mut node.degraded, degraded) != degraded {
@@ -576,7 +576,7 @@ impl World {
     }
 
     /// Shards that lost what could not be marked hear of it.
-    fn tell_lost(&mut self) {
+    fn send_lost(&mut self) {
         for node in 0..NODES {
             for shard in 0..self.rules.shards {
                 if std::mem::take(&mut self.nodes[node].shards[shard].lost) {
@@ -642,7 +642,7 @@ impl World {
                     true => BrokerEvent::Recover { dropped: true, barrier: None },
                     false => BrokerEvent::Command(command.clone()),
                 };
-                self.tell_shards(node, &event);
+                self.send_to_shards(node, &event);
             }
             Push::Subscribed(subject) => self.hub(node, HubInput::Subscribed(subject)),
             Push::Unsubscribed(subject) => self.hub(node, HubInput::Unsubscribed(subject)),
@@ -671,7 +671,7 @@ impl World {
         self.hub(node, HubInput::Listening { shards, was_live: false });
     }
 
-    fn tell_shards(&mut self, node: usize, event: &BrokerEvent) {
+    fn send_to_shards(&mut self, node: usize, event: &BrokerEvent) {
         for shard in &mut self.nodes[node].shards {
             shard.events.push_back(event.clone());
         }
@@ -815,7 +815,7 @@ impl World {
                             }
                             continue;
                         }
-                        self.tell_shard(node, usize::from(shard.0), event.clone());
+                        self.send_to_shard(node, usize::from(shard.0), event.clone());
                     }
                 }
                 HubOutput::Load { channel, load } => {
@@ -833,7 +833,7 @@ impl World {
     }
 
     /// The queue to a shard: what does not fit is dropped, and marked where the loss begins, or told later for all.
-    fn tell_shard(&mut self, node: usize, shard: usize, event: BrokerEvent) {
+    fn send_to_shard(&mut self, node: usize, shard: usize, event: BrokerEvent) {
         let drops = !self.settling && self.dice.roll(1_000) < self.rules.drops;
         let at = &mut self.nodes[node].shards[shard];
         let BrokerEvent::Publication(publication) = &event else { return at.events.push_back(event) };

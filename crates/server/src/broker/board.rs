@@ -44,7 +44,7 @@ impl Board {
     /// A board of these parts, by name and whether each is up; every shard is told that something is away. A part that is
     /// up from the start is one that connects when it is needed.
     pub(super) fn new(parts: impl IntoIterator<Item = (String, bool)>, outlet: Outlet) -> Self {
-        outlet.tell_all(&BrokerEvent::Status(BrokerStatus::Degraded));
+        outlet.send_to_all(&BrokerEvent::Status(BrokerStatus::Degraded));
         let parts = parts.into_iter().map(|(name, is_up)| Part { name, is_up, trouble: None });
         Board {
             started: Instant::now(),
@@ -77,7 +77,7 @@ impl Board {
             self.degraded_since.store(since, Ordering::Relaxed);
             self.was_complete.fetch_or(after, Ordering::Relaxed);
             // Under the lock: the shards hear the changes in order.
-            self.outlet.tell_all(&BrokerEvent::Status(status));
+            self.outlet.send_to_all(&BrokerEvent::Status(status));
         }
     }
 

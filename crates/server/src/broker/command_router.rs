@@ -88,12 +88,12 @@ impl CommandRouter {
     }
 
     /// Tells the shards; and the node what a service wrote itself.
-    pub(super) fn tell(&mut self, by_service: bool, command: PlayerCommand, outlet: &Outlet) {
+    pub(super) fn route(&mut self, by_service: bool, command: PlayerCommand, outlet: &Outlet) {
         self.meter.count_command(true);
-        let is_kept =
-            !by_service || outlet.tell(ShardId::NODE, BrokerEvent::Command(command.clone())) == Pushed::Told;
-        let is_told = outlet.tell_shards(&BrokerEvent::Command(command));
-        if !is_kept || !is_told {
+        let is_kept = !by_service
+            || outlet.send(ShardId::NODE, BrokerEvent::Command(command.clone())) == Pushed::Queued;
+        let is_sent = outlet.send_to_shards(&BrokerEvent::Command(command));
+        if !is_kept || !is_sent {
             self.count_dropped();
         }
     }

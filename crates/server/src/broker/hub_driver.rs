@@ -102,7 +102,7 @@ impl HubDriver {
                     let answer = BrokerEvent::Answer { ticket, answer: Ok(Answer::Fence(channel.clone())) };
                     let to = ShardSet::only(shard);
                     if !self.hub.send_behind(&Subject::channel(channel), to, answer.clone()) {
-                        self.outlet.tell_each(to, answer);
+                        self.outlet.send_to_each(to, answer);
                     }
                 }
             }
@@ -133,7 +133,7 @@ impl HubDriver {
         while let Some(output) = self.hub.poll_output() {
             match output {
                 HubOutput::Link(command) => self.commands.push(command),
-                HubOutput::Shards(shards, event) => self.tell(shards, event),
+                HubOutput::Shards(shards, event) => self.send(shards, event),
                 HubOutput::Peer(link, message) => self.tell_peer(link, message),
                 HubOutput::Moved(subject) => {
                     let mut topology = self.router.topology.write().unwrap_or_else(PoisonError::into_inner);
@@ -170,7 +170,7 @@ impl HubDriver {
         }
     }
 
-    fn tell(&mut self, shards: ShardSet, event: BrokerEvent) {
+    fn send(&mut self, shards: ShardSet, event: BrokerEvent) {
         let mut listening = None;
         if shards.contains(ShardId::NODE) {
             match &event {
@@ -194,7 +194,7 @@ impl HubDriver {
             let shards = self.outlet.all_shards();
             self.hub.handle(self.now_ms, HubInput::Listening { shards, was_live });
         }
-        self.lost = self.lost.union(self.outlet.tell_each(shards, event));
+        self.lost = self.lost.union(self.outlet.send_to_each(shards, event));
     }
 
     /// Tells the shards a player command, if it is this link's to tell, in order with the events of its channel.
@@ -207,10 +207,10 @@ impl HubDriver {
             _ => Carries::AsPlaced,
         };
         match carries {
-            _ if by_service => self.router.tell(true, command, &self.outlet),
-            Carries::Yes => self.router.tell(false, command, &self.outlet),
+            _ if by_service => self.router.send(true, command, &self.outlet),
+            Carries::Yes => self.router.send(false, command, &self.outlet),
             Carries::AsPlaced if self.router.is_placed_here(subject.as_ref()) => {
-                self.router.tell(false, command, &self.outlet);
+                self.router.send(false, command, &self.outlet);
             }
             Carries::Later => {
                 if let Some(subject) = subject {
@@ -247,7 +247,7 @@ impl HubDriver {
             self.handle(HubInput::Tick);
         }
         for shard in self.lost.iter() {
-            if self.outlet.can_hear(shard) {
+            if self.outlet.can_receive(shard) {
                 self.lost.remove(shard);
                 self.handle(HubInput::Lost { shard });
             }

@@ -157,7 +157,7 @@ impl Ledger {
         };
         count.fetch_add(1, Ordering::Relaxed);
         if let Some(ticket) = ticket {
-            self.outlet.tell(shard, BrokerEvent::Outcome { ticket, outcome: result });
+            self.outlet.send(shard, BrokerEvent::Outcome { ticket, outcome: result });
         }
     }
 }

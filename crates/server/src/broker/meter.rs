@@ -37,8 +37,8 @@ impl Meter {
     }
 
     /// A player command was told, or it could not be read or not be told to every shard.
-    pub(super) fn count_command(&self, told: bool) {
-        let counter = if told { &self.commands } else { &self.bad_commands };
+    pub(super) fn count_command(&self, payload: bool) {
+        let counter = if payload { &self.commands } else { &self.bad_commands };
         counter.fetch_add(1, Ordering::Relaxed);
     }
 

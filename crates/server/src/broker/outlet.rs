@@ -20,15 +20,15 @@ impl Outlet {
     }
 
     /// Tells one shard.
-    pub(super) fn tell(&self, shard: ShardId, event: BrokerEvent) -> Pushed {
-        self.queue(shard).map_or(Pushed::Told, |queue| queue.push(event))
+    pub(super) fn send(&self, shard: ShardId, event: BrokerEvent) -> Pushed {
+        self.queue(shard).map_or(Pushed::Queued, |queue| queue.push(event))
     }
 
     /// Tells each of these; gives back those that could not be told of a loss.
-    pub(super) fn tell_each(&self, shards: ShardSet, event: BrokerEvent) -> ShardSet {
+    pub(super) fn send_to_each(&self, shards: ShardSet, event: BrokerEvent) -> ShardSet {
         let mut lost = ShardSet::default();
         for shard in shards.iter() {
-            if self.tell(shard, event.clone()) == Pushed::Lost {
+            if self.send(shard, event.clone()) == Pushed::Lost {
                 lost.insert(shard);
             }
         }
@@ -36,7 +36,7 @@ impl Outlet {
     }
 
     /// Tells every shard, but not the node; says whether all of them had room.
-    pub(super) fn tell_shards(&self, event: &BrokerEvent) -> bool {
+    pub(super) fn send_to_shards(&self, event: &BrokerEvent) -> bool {
         let missed = self.shards.iter().filter(|queue| queue.push(event.clone()) == Pushed::Lost);
         missed.count() == 0
     }
@@ -49,14 +49,14 @@ impl Outlet {
     }
 
     /// Tells all.
-    pub(super) fn tell_all(&self, event: &BrokerEvent) {
+    pub(super) fn send_to_all(&self, event: &BrokerEvent) {
         for queue in self.queues() {
             queue.push(event.clone());
         }
     }
 
     /// Whether a shard that lost something can take the news.
-    pub(super) fn can_hear(&self, shard: ShardId) -> bool {
+    pub(super) fn can_receive(&self, shard: ShardId) -> bool {
         self.queue(shard).is_none_or(ShardQueue::has_room_for_gaps)
     }
 

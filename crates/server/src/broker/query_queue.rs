@@ -158,7 +158,7 @@ impl QueryQueue {
     fn send(&self, Asked { asker, query }: Asked, answer: Answered) {
         match asker {
             Asker::Shard(shard, ticket) => {
-                self.0.outlet.tell(shard, BrokerEvent::Answer { ticket, answer });
+                self.0.outlet.send(shard, BrokerEvent::Answer { ticket, answer });
             }
             Asker::Hub(link, _) => {
                 if let Some(hub) = self.0.hubs.get(link).and_then(mpsc::WeakUnboundedSender::upgrade) {

@@ -62,7 +62,7 @@ pub struct ShardInbox {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Pushed {
     /// It is in the queue, or its channel is marked, or nobody listens any more.
-    Told,
+    Queued,
     /// It was dropped: a command, of which the shard is told, or an event where too many channels are marked already
     /// to mark one more, so that the loss is still to be told.
     Lost,
@@ -115,7 +115,7 @@ impl ShardQueue {
         }
         // A shard that is gone needs nothing.
         let _ = self.sender.send(event);
-        Pushed::Told
+        Pushed::Queued
     }
 
     /// The bytes of the publications that wait.
@@ -140,7 +140,7 @@ impl ShardQueue {
         let mut gaps = self.shared.lock_gaps();
         if let Some(mark) = gaps.get_mut(channel) {
             mark.last = position;
-            return Pushed::Told;
+            return Pushed::Queued;
         }
         if gaps.len() >= MAX_GAPS {
             return Pushed::Lost;
@@ -148,7 +148,7 @@ impl ShardQueue {
         gaps.insert(channel.clone(), Mark { first: position, last: position });
         self.shared.marked.store(gaps.len(), Ordering::Release);
         let _ = self.sender.send(BrokerEvent::Gap { channel: channel.clone(), position });
-        Pushed::Told
+        Pushed::Queued
     }
 }
 

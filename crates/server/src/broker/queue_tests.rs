@@ -169,12 +169,12 @@ fn takes_one_publication_of_any_size() {
 #[test]
 fn says_when_it_cannot_even_mark_a_loss() {
     let (queue, mut inbox) = queue(10);
-    assert_eq!(queue.push(publication("first", 1, 100)), Pushed::Told);
+    assert_eq!(queue.push(publication("first", 1, 100)), Pushed::Queued);
     for channel in 0..MAX_GAPS {
-        assert_eq!(queue.push(publication(&format!("c{channel}"), 1, 1)), Pushed::Told);
+        assert_eq!(queue.push(publication(&format!("c{channel}"), 1, 1)), Pushed::Queued);
     }
     assert_eq!(queue.push(publication("one too many", 1, 1)), Pushed::Lost);
-    assert_eq!(queue.push(publication("c7", 2, 1)), Pushed::Told);
+    assert_eq!(queue.push(publication("c7", 2, 1)), Pushed::Queued);
     assert!(!queue.has_room_for_gaps());
     assert_eq!(drain(&mut inbox).len(), MAX_GAPS + 1);
     assert!(queue.has_room_for_gaps());
@@ -235,7 +235,7 @@ fn many_events_keep_no_command_out() {
     for offset in 1..9 {
         queue.push(publication("a", offset, 1000));
     }
-    assert_eq!(queue.push(command(1000)), Pushed::Told);
+    assert_eq!(queue.push(command(1000)), Pushed::Queued);
     let last = drain(&mut inbox).pop().unwrap();
     assert!(last.starts_with("Command"), "{last}");
 }
@@ -250,11 +250,20 @@ fn a_command_without_room_is_marked_once_at_its_place() {
     }
     assert_eq!(queue.push(command(1 << 20)), Pushed::Lost);
     queue.push(publication("a", 1, 10));
-    let told = drain(&mut inbox);
-    let places: Vec<usize> =
-        told.iter().enumerate().filter(|(_, event)| event.starts_with("Recover")).map(|(at, _)| at).collect();
-    assert_eq!(places, [told.len() - 2], "{:?}", told.iter().map(|event| &event[..12]).collect::<Vec<_>>());
-    assert!(told[..told.len() - 2].iter().all(|event| event.starts_with("Command")));
+    let events = drain(&mut inbox);
+    let places: Vec<usize> = events
+        .iter()
+        .enumerate()
+        .filter(|(_, event)| event.starts_with("Recover"))
+        .map(|(at, _)| at)
+        .collect();
+    assert_eq!(
+        places,
+        [events.len() - 2],
+        "{:?}",
+        events.iter().map(|event| &event[..12]).collect::<Vec<_>>()
+    );
+    assert!(events[..events.len() - 2].iter().all(|event| event.starts_with("Command")));
     // Read, it can be marked again.
     for _ in 0..many + 1 {
         queue.push(command(1 << 20));
@@ -266,8 +275,8 @@ fn a_command_without_room_is_marked_once_at_its_place() {
 #[test]
 fn many_views_keep_no_kick_out() {
     let (queue, mut inbox) = queue(3000);
-    while queue.push(command(1 << 20)) == Pushed::Told {}
+    while queue.push(command(1 << 20)) == Pushed::Queued {}
     let kick = PlayerCommand { player: "alice".into(), action: PlayerAction::Disconnect { reason: None } };
-    assert_eq!(queue.push(BrokerEvent::Command(kick)), Pushed::Told);
+    assert_eq!(queue.push(BrokerEvent::Command(kick)), Pushed::Queued);
     assert!(drain(&mut inbox).last().unwrap().contains("Disconnect"));
 }

@@ -184,7 +184,7 @@ impl Bench {
             player: player.into(),
             channel: channel.into(),
             view: view.map(Into::into),
-            tell: ("room:told".into(), "told".into()),
+            announcement: ("room:told".into(), "told".into()),
             if_absent: false,
         };
         self.write(ShardId(shard), ticket, Owner::Services, WhenDown::Reject, kind);

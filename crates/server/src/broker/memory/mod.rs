@@ -112,10 +112,10 @@ impl Memory {
                 .store
                 .commit(now_ms, channel, commit)
                 .map(|payload| self.publish(channel, &payload, subscriptions)),
-            WriteKind::View { player, channel, view, tell: (nodes, told), if_absent } => {
+            WriteKind::View { player, channel, view, announcement: (nodes, payload), if_absent } => {
                 match self.store.set_view(player, channel, view.as_ref()) {
                     Ok(is_new) if is_new || !if_absent => {
-                        self.publish(nodes, told, subscriptions);
+                        self.publish(nodes, payload, subscriptions);
                         Ok(())
                     }
                     kept => kept.map(|_| ()),

@@ -30,7 +30,7 @@ struct Table {
     entities: HashMap<Arc<str>, (u64, Bytes)>,
     /// What the keys and events take.
     bytes: usize,
-    heard_ms: u64,
+    updated_ms: u64,
     ttl_ms: u64,
 }
 
@@ -49,7 +49,7 @@ impl Table {
 
     /// Takes out what has expired.
     fn purge(&mut self, now_ms: u64, ttl_ms: u64) {
-        self.entities.retain(|_, (heard_ms, _)| now_ms < *heard_ms + ttl_ms);
+        self.entities.retain(|_, (updated_ms, _)| now_ms < *updated_ms + ttl_ms);
         self.bytes = self.entities.iter().map(|(key, (_, payload))| key.len() + payload.len()).sum();
     }
 }
@@ -70,7 +70,7 @@ impl Store {
                 seq: 0,
                 entities: HashMap::new(),
                 bytes: 0,
-                heard_ms: now_ms,
+                updated_ms: now_ms,
                 ttl_ms: commit.ttl_ms,
             };
             self.tables.insert(channel.clone(), table);
@@ -87,7 +87,7 @@ impl Store {
             }
         }
         table.seq += 1;
-        (table.heard_ms, table.ttl_ms) = (now_ms, commit.ttl_ms);
+        (table.updated_ms, table.ttl_ms) = (now_ms, commit.ttl_ms);
         table.bytes -= table.bytes_of(&commit.key);
         if commit.remove {
             table.entities.remove(&commit.key);
@@ -102,9 +102,9 @@ impl Store {
     pub(super) fn table(&mut self, now_ms: u64, channel: &str) -> StoredTable {
         self.expire(now_ms);
         let Some(table) = self.tables.get(channel) else { return StoredTable::default() };
-        let entity = |(key, (heard_ms, payload)): (&Arc<str>, &(u64, Bytes))| StoredEntity {
+        let entity = |(key, (updated_ms, payload)): (&Arc<str>, &(u64, Bytes))| StoredEntity {
             key: key.to_string(),
-            age_ms: now_ms.saturating_sub(*heard_ms),
+            age_ms: now_ms.saturating_sub(*updated_ms),
             payload: payload.clone(),
         };
         StoredTable {
@@ -118,7 +118,7 @@ impl Store {
 
     /// Tables that nobody has written to for as long as an entity lives.
     fn expire(&mut self, now_ms: u64) {
-        self.tables.retain(|_, table| now_ms < table.heard_ms + table.ttl_ms);
+        self.tables.retain(|_, table| now_ms < table.updated_ms + table.ttl_ms);
     }
 
     /// Keeps a player's view of a channel, or no longer.

@@ -240,7 +240,7 @@ impl Link {
     /// Takes in all that has come.
     fn read(&mut self, session: &mut Session) -> Result<(), Broken> {
         let now = Instant::now();
-        session.heard = now;
+        session.last_received = now;
         self.part.driver.set_now(now);
         let mut messages = 0;
         loop {
@@ -278,13 +278,13 @@ impl Link {
                         Answer::Refused(subject) => {
                             self.part.driver.handle(HubInput::Refused { subject: &subject, reason: &reason });
                         }
-                        answer => self.heard(answer, &mut session.pinged, now),
+                        answer => self.answered(answer, &mut session.pinged, now),
                     }
                     taken
                 }
                 Step::Reply(Reply::Answer(answer), taken) => {
                     let answer = session.conversation.answered(answer)?;
-                    self.heard(answer, &mut session.pinged, now);
+                    self.answered(answer, &mut session.pinged, now);
                     taken
                 }
             };
@@ -294,7 +294,7 @@ impl Link {
         Ok(())
     }
 
-    fn heard(&mut self, answer: Answer, pinged: &mut Option<Instant>, now: Instant) {
+    fn answered(&mut self, answer: Answer, pinged: &mut Option<Instant>, now: Instant) {
         match answer {
             Answer::Pong => {
                 self.part.meter.set_round_trip(pinged.take().map(|at| now.saturating_duration_since(at)));
@@ -352,7 +352,7 @@ struct Session {
     /// All that was subscribed before is subscribed again, and the board knows.
     is_up: bool,
     /// When the last bytes came.
-    heard: Instant,
+    last_received: Instant,
     /// When the ping was sent that is not answered.
     pinged: Option<Instant>,
     next_ping: Instant,
@@ -382,7 +382,7 @@ impl Session {
                 conversation: Conversation::new(settings.names.clone()),
                 unflushed: false,
                 is_up: false,
-                heard: now,
+                last_received: now,
                 pinged: None,
                 next_ping: now + PING_EVERY,
             };
@@ -457,7 +457,7 @@ impl Session {
     /// Pings when it is time; gives up on a Redis that was silent for too long.
     fn keep_alive(&mut self, now: Instant) -> Result<(), Broken> {
         match self.pinged {
-            Some(at) if now >= at.max(self.heard) + SILENCE => Err(Broken::Silent),
+            Some(at) if now >= at.max(self.last_received) + SILENCE => Err(Broken::Silent),
             None if now >= self.next_ping => {
                 self.conversation.ping();
                 self.pinged = Some(now);
@@ -470,6 +470,6 @@ impl Session {
 
     /// When [`Session::keep_alive`] has something to do.
     fn due(&self) -> Instant {
-        self.pinged.map_or(self.next_ping, |at| at.max(self.heard) + SILENCE)
+        self.pinged.map_or(self.next_ping, |at| at.max(self.last_received) + SILENCE)
     }
 }

@@ -389,13 +389,13 @@ fn entity(field: &Value, value: &Value, now_ms: u64, external_bytes: usize) -> O
     let (Value::BulkString(field), Value::BulkString(value)) = (field, value) else { return None };
     let key = std::str::from_utf8(field).ok()?.strip_prefix('k')?;
     let space = value.iter().take(MAX_TIME_BYTES).position(|byte| *byte == b' ')?;
-    let heard_ms: u64 = std::str::from_utf8(&value[..space]).ok()?.parse().ok()?;
+    let updated_ms: u64 = std::str::from_utf8(&value[..space]).ok()?.parse().ok()?;
     let payload = &value[space + 1..];
     if key.is_empty() || key.len() > MAX_KEY_BYTES || payload.len() > external_bytes {
         return None;
     }
     let payload = bytes::Bytes::copy_from_slice(payload);
-    Some(StoredEntity { key: key.to_owned(), age_ms: now_ms.saturating_sub(heard_ms), payload })
+    Some(StoredEntity { key: key.to_owned(), age_ms: now_ms.saturating_sub(updated_ms), payload })
 }
 
 /// The entities in a table's fields that are at hand; for [`crate::fuzzing`].

@@ -58,8 +58,14 @@ mod tests {
     use super::*;
 
     fn view() -> WriteKind {
-        let tell = ("nodes".into(), bytes::Bytes::new());
-        WriteKind::View { player: "p".into(), channel: "c".into(), view: None, tell, if_absent: false }
+        let announcement = ("nodes".into(), bytes::Bytes::new());
+        WriteKind::View {
+            player: "p".into(),
+            channel: "c".into(),
+            view: None,
+            announcement,
+            if_absent: false,
+        }
     }
 
     #[test]

@@ -78,10 +78,10 @@ pub(super) fn pipeline(batch: &[(u64, Job)], settings: &RedisSettings) -> (redis
                     pipeline.arg(open_object(&commit.payload)).arg(&commit.id);
                 }
             }
-            WriteKind::View { player, channel, view, tell: (nodes, told), if_absent } => {
+            WriteKind::View { player, channel, view, announcement: (nodes, payload), if_absent } => {
                 pipeline.cmd("FCALL").arg("drawbridge_view").arg(1).arg(names.views_key(player));
                 pipeline.arg(&**channel).arg(view.as_deref().unwrap_or_default());
-                pipeline.arg(&*names.outward(nodes)).arg(&**told).arg(u8::from(*if_absent));
+                pipeline.arg(&*names.outward(nodes)).arg(&**payload).arg(u8::from(*if_absent));
             }
         }
     }
