@@ -67,8 +67,8 @@ fn key_of(view: Option<&Rc<View>>) -> u64 {
 
 impl Audience {
     /// Whether it is shown the current event.
-    pub(crate) fn is_shown(&self, turn: u64, scope: &EventScope<'_>) -> bool {
-        self.view.as_ref().is_none_or(|view| view.shows(turn, scope))
+    pub(crate) fn is_shown(&self, publication_seq: u64, scope: &EventScope<'_>) -> bool {
+        self.view.as_ref().is_none_or(|view| view.shows(publication_seq, scope))
     }
 
     /// Whether it is shown an event that is not the current one.
@@ -180,11 +180,11 @@ impl Audiences {
         self.index.candidates(scope, found);
     }
 
-    /// Marks the audience as found for the event `turn`. Returns whether it was not marked before.
-    pub(crate) fn stamp(&mut self, id: AudienceId, turn: u64) -> bool {
-        self.all
-            .get_mut(id as usize)
-            .is_some_and(|audience| std::mem::replace(&mut audience.stamp, turn) != turn)
+    /// Marks the audience as found for the event `publication_seq`. Returns whether it was not marked before.
+    pub(crate) fn stamp(&mut self, id: AudienceId, publication_seq: u64) -> bool {
+        self.all.get_mut(id as usize).is_some_and(|audience| {
+            std::mem::replace(&mut audience.stamp, publication_seq) != publication_seq
+        })
     }
 
     /// What evaluating all views for one event would cost at most with this one added; 0 if it is there already.

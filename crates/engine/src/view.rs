@@ -29,14 +29,14 @@ pub(crate) struct View {
 }
 
 impl View {
-    /// Whether the holders of this view see the event; `turn` names the event within this engine.
-    pub(crate) fn shows(&self, turn: u64, scope: &EventScope<'_>) -> bool {
+    /// Whether the holders of this view see the event; `publication_seq` names the event within this engine.
+    pub(crate) fn shows(&self, publication_seq: u64, scope: &EventScope<'_>) -> bool {
         let (last, shown) = self.memo.get();
-        if last == turn {
+        if last == publication_seq {
             return shown;
         }
         let shown = self.allows(scope);
-        self.memo.set((turn, shown));
+        self.memo.set((publication_seq, shown));
         shown
     }
 

@@ -175,13 +175,13 @@ impl World {
         &mut self,
         audiences: &mut Audiences,
         publication: &Arc<Publication>,
-        turn: u64,
+        publication_seq: u64,
         changes: &mut Vec<VisibilityChange>,
     ) {
         let Some(key) = publication.event.key() else { return };
         match publication.entity {
             Some(EntityChange::Set { position }) => {
-                self.set(audiences, key, position, publication, turn, changes)
+                self.set(audiences, key, position, publication, publication_seq, changes)
             }
             Some(EntityChange::Remove) => self.remove(audiences, key, changes),
             None => {}
@@ -194,11 +194,11 @@ impl World {
         key: &str,
         position: Option<Point>,
         publication: &Arc<Publication>,
-        turn: u64,
+        publication_seq: u64,
         changes: &mut Vec<VisibilityChange>,
     ) {
         let (id, before) = self.replace(key, position, publication);
-        self.update_open_audiences(audiences, id, before.as_deref(), publication, turn, changes);
+        self.update_open_audiences(audiences, id, before.as_deref(), publication, publication_seq, changes);
         if let Some(position) = position {
             // First: whoever is followed never leaves the area around it.
             let followers = self.move_followers(audiences, key, Some((position, publication)));
@@ -247,26 +247,26 @@ impl World {
         entity: EntityId,
         before: Option<&Publication>,
         now: &Arc<Publication>,
-        turn: u64,
+        publication_seq: u64,
         changes: &mut Vec<VisibilityChange>,
     ) {
         let mut found = Vec::new();
         audiences.candidates(&EventScope::of(now), &mut found);
         for audience in found.drain(..) {
             let Some(who) = audiences.get(audience) else { continue };
-            if !who.is_shown(turn, &EventScope::of(now)) {
+            if !who.is_shown(publication_seq, &EventScope::of(now)) {
                 continue;
             }
             let saw = before.is_some_and(|before| who.would_be_shown(&EventScope::of(before)));
             let change = if saw { Change::Update } else { Change::Enter };
-            audiences.stamp(audience, turn);
+            audiences.stamp(audience, publication_seq);
             changes.push(VisibilityChange { audience, entity, change, state: None });
         }
         let Some(before) = before else { return };
         audiences.candidates(&EventScope::of(before), &mut found);
         for audience in found {
             let sees = audiences.get(audience).is_some_and(|who| who.would_be_shown(&EventScope::of(before)));
-            if audiences.stamp(audience, turn) && sees {
+            if audiences.stamp(audience, publication_seq) && sees {
                 changes.push(VisibilityChange { audience, entity, change: Change::Hide, state: None });
             }
         }

@@ -34,7 +34,7 @@ impl Engine {
             Verdict::Abuse => (ABUSE_WINDOW_MS, true),
         };
         let refusal =
-            rate_limited("subscriptions of a player", rate, retry_after_ms + self.turn_ms(id, rate));
+            rate_limited("subscriptions of a player", rate, retry_after_ms + self.retry_spread_ms(id, rate));
         Err(Refusal { is_abuse, ..refusal })
     }
 
@@ -208,7 +208,7 @@ impl Engine {
 
     /// How much later than the first one that `CONNECT` was refused this one is granted, so that not all of them are
     /// retried at the moment at which one would be granted.
-    fn turn_ms(&mut self, id: SessionId, rate: Rate) -> u64 {
+    fn retry_spread_ms(&mut self, id: SessionId, rate: Rate) -> u64 {
         match &mut self.sessions[id].phase {
             Phase::Joining(joining) => {
                 joining.limited += 1;
