@@ -55,7 +55,7 @@ pub(crate) struct Session {
     /// What services have narrowed of its views.
     pub(crate) overrides: ViewOverrides,
     /// A token is being verified: later requests wait.
-    pub(crate) judging: Option<Box<Judging>>,
+    pub(crate) pending_token: Option<Box<PendingToken>>,
     /// Requests that wait for something before them, in order.
     pub(crate) deferred: Option<Box<Deferred>>,
     /// What it publishes; `None` for who never did.
@@ -108,7 +108,7 @@ pub(crate) struct Joining {
 
 /// A token on its way to be judged, and what to do then.
 #[derive(Debug)]
-pub(crate) enum Judging {
+pub(crate) enum PendingToken {
     /// It came in `CONNECT`.
     Connect { id: Option<RequestId>, subscribe: Vec<Result<Subscribe, BadSubscribe>> },
     /// It came in `TOKEN_REFRESH`.
@@ -207,7 +207,7 @@ impl Session {
             patterns: 0,
             access: None,
             overrides: ViewOverrides::default(),
-            judging: None,
+            pending_token: None,
             deferred: None,
             publishing: None,
             deadlines,

@@ -107,8 +107,8 @@ mod tests {
     #[test]
     fn real_names_are_told_from_patterns_and_from_nonsense() {
         let long = "x".repeat(256);
-        type Judged = Result<(), ChannelError>;
-        let rows: &[(&str, Judged, Judged)] = &[
+        type Checked = Result<(), ChannelError>;
+        let rows: &[(&str, Checked, Checked)] = &[
             ("room:42", Ok(()), Ok(())),
             ("a", Ok(()), Ok(())),
             (r"back\slash]", Ok(()), Ok(())),

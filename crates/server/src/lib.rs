@@ -13,7 +13,6 @@ pub mod dev;
 #[doc(hidden)]
 pub mod fuzzing;
 pub mod http;
-pub mod judge;
 pub mod log;
 pub mod metrics;
 pub mod node;
@@ -25,3 +24,4 @@ pub mod serve;
 pub mod shard;
 pub mod slots;
 pub mod tls;
+pub mod token_verifier;

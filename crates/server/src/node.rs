@@ -9,10 +9,10 @@ use crate::broker::{Broker, BrokerStats};
 use crate::bus::Bus;
 use crate::config::Config;
 use crate::dev::Dev;
-use crate::judge::Judge;
 use crate::refusals::{Reason, Refusals};
 use crate::shard::{ShardHandle, ShardStats};
 use crate::slots::{AddressSlots, Shares};
+use crate::token_verifier::TokenVerifier;
 
 /// How old what `/metrics` shows may be.
 const STATS_AGE: Duration = Duration::from_millis(100);
@@ -39,7 +39,7 @@ pub struct Node {
     /// What the node itself publishes, and the commands between nodes.
     pub bus: Arc<Bus>,
     /// Verifies tokens.
-    pub judge: Judge,
+    pub token_verifier: TokenVerifier,
     /// Connections by address.
     pub addresses: Arc<AddressSlots>,
     /// Connections on the players' port that have not authenticated.
@@ -79,7 +79,7 @@ impl Node {
         shards: Vec<ShardHandle>,
         broker: Broker,
         bus: Arc<Bus>,
-        judge: Judge,
+        token_verifier: TokenVerifier,
         dev: Option<Dev>,
         max_files: u64,
     ) -> Arc<Self> {
@@ -94,7 +94,7 @@ impl Node {
             shards,
             broker,
             bus,
-            judge,
+            token_verifier,
             addresses,
             unauthenticated: shares(UNAUTHENTICATED),
             admin_connections,

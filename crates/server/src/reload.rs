@@ -10,8 +10,8 @@ use std::sync::Arc;
 use tokio::signal::unix::Signal;
 
 use crate::config::{self, Auth, BrokerKind, Config, Rotating, Secret, Tls};
-use crate::judge::Judge;
 use crate::tls::ServedCertificate;
+use crate::token_verifier::TokenVerifier;
 
 /// The configuration's file, and what of it can be replaced.
 #[derive(Debug)]
@@ -20,7 +20,7 @@ pub struct Reloader {
     file: Option<PathBuf>,
     /// The keys that are in use.
     auth: Auth,
-    judge: Judge,
+    token_verifier: TokenVerifier,
     api_key: Option<Rotating>,
     redis_password: Option<Rotating>,
     certificate: Option<Arc<ServedCertificate>>,
@@ -31,13 +31,13 @@ impl Reloader {
     pub fn new(
         file: Option<PathBuf>,
         config: &Config,
-        judge: Judge,
+        token_verifier: TokenVerifier,
         certificate: Option<Arc<ServedCertificate>>,
     ) -> Reloader {
         Reloader {
             file,
             auth: config.auth.clone(),
-            judge,
+            token_verifier,
             api_key: config.admin.as_ref().map(|admin| admin.api_key.clone()),
             redis_password: redis_password(config),
             certificate,
@@ -89,13 +89,14 @@ impl Reloader {
     /// What can fail comes first. Returns the names of the keys whose values are new.
     fn replace(&mut self, config: &Config) -> Result<Vec<&'static str>, String> {
         let (auth, mut changed) = self.renewed_keys(&config.auth);
-        let verifier = self.judge.verifier().renewed(&auth).map_err(|error| format!("auth: {error}"))?;
+        let verifier =
+            self.token_verifier.verifier().renewed(&auth).map_err(|error| format!("auth: {error}"))?;
         let certificate = match (&self.certificate, &config.tls) {
             (Some(served), Some(tls)) => Some((served.clone(), read_certificate(tls)?)),
             _ => None,
         };
         verifier.refresh();
-        self.judge.replace(verifier);
+        self.token_verifier.replace(verifier);
         self.auth = auth;
         if certificate.is_some_and(|(served, read)| served.replace(read)) {
             changed.push("tls");

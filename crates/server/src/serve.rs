@@ -21,11 +21,11 @@ use crate::clock::Clock;
 use crate::config::{BrokerKind, Config, RedisConfig};
 use crate::dev::{self, Dev, run_demo};
 use crate::http::{admin, listener};
-use crate::judge::Judge;
 use crate::node::{Node, Phase};
 use crate::reload::Reloader;
 use crate::shard::{self, Mail, Peers, ShardHandle, ShardParts};
 use crate::tls::{self, ServedCertificate};
+use crate::token_verifier::TokenVerifier;
 
 /// Threads for handshakes, tokens and HTTP.
 const FRONT_THREADS: usize = 2;
@@ -83,7 +83,7 @@ async fn start_and_serve(config: Config, file: Option<PathBuf>, dev: Option<Dev>
     let tls = certificate.clone().map(tls::acceptor).transpose().map_err(failed("tls"))?;
     // Where it fails, the shards' runtimes end within it.
     let (node, bus_events) = tokio::task::block_in_place(|| start(config, dev, max_files))?;
-    tokio::spawn(Reloader::new(file, &node.config, node.judge.clone(), certificate).run(hangup));
+    tokio::spawn(Reloader::new(file, &node.config, node.token_verifier.clone(), certificate).run(hangup));
     tokio::spawn({
         let bus = node.bus.clone();
         async move { bus.run(bus_events).await }
@@ -145,7 +145,7 @@ fn start(config: Config, dev: Option<Dev>, max_files: u64) -> Result<(Arc<Node>,
     let settings_of_broker = broker_settings(&config, neighbour)?;
     let broker = Broker::start(settings_of_broker, queues, bus_queue).map_err(failed("the broker"))?;
     let verifier = Arc::new(Verifier::from_config(&config.auth).map_err(failed("auth"))?);
-    let judge = Judge::new(verifier, tokio::runtime::Handle::current());
+    let token_verifier = TokenVerifier::new(verifier, tokio::runtime::Handle::current());
     let peers = Peers::default();
     let shards = (0..).zip(inboxes).zip(runtimes).map(|((id, events), runtime)| {
         let parts = ShardParts {
@@ -153,7 +153,7 @@ fn start(config: Config, dev: Option<Dev>, max_files: u64) -> Result<(Arc<Node>,
             settings: settings.clone(),
             limits: limits.clone(),
             broker: broker.clone(),
-            judge: judge.clone(),
+            token_verifier: token_verifier.clone(),
             peers: peers.clone(),
             clock,
         };
@@ -163,7 +163,7 @@ fn start(config: Config, dev: Option<Dev>, max_files: u64) -> Result<(Arc<Node>,
         shards.collect::<Result<Vec<ShardHandle>, _>>().map_err(failed("cannot start a shard's thread"))?;
     peers.introduce(&shards);
     let bus = Bus::new(broker.clone(), command_channels(&config));
-    let node = Node::new(config, shards, broker, bus, judge, dev, max_files);
+    let node = Node::new(config, shards, broker, bus, token_verifier, dev, max_files);
     Ok((node, bus_events))
 }
 

@@ -34,7 +34,7 @@ impl Engine {
     /// `unsent` are whole frames that the socket has not begun, in order: they are the first to leave through the next one.
     pub fn detach(&mut self, id: SessionId, unsent: Vec<Frame>) -> bool {
         let may_detach = |session: &Session| {
-            matches!(session.phase, Phase::Open) && session.judging.is_none() && session.link.is_some()
+            matches!(session.phase, Phase::Open) && session.pending_token.is_none() && session.link.is_some()
         };
         if !self.sessions.get(id).is_some_and(may_detach) {
             return false;

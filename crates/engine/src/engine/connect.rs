@@ -13,7 +13,7 @@ use super::subscribe::Ended;
 use crate::io::{AuthFailure, BrokerStatus, Claims, Holder, Notice, Opened, Output, SessionId, Subject};
 use crate::permissions::{self, Filled};
 use crate::player_slots::Admission;
-use crate::session::{Deadlines, Joining, Judging, Origin, Phase, Session};
+use crate::session::{Deadlines, Joining, Origin, PendingToken, Phase, Session};
 use crate::targets::{Reply, TargetId};
 use crate::work;
 
@@ -63,8 +63,8 @@ impl Engine {
             // It came in time; how long judging takes is not the client's fault.
             session.deadlines.phase_ms = 0;
             self.arm(id);
-            let judging = Judging::Connect { id: request, subscribe: connect.subscribe };
-            return self.verify_token(id, token, judging);
+            let pending_token = PendingToken::Connect { id: request, subscribe: connect.subscribe };
+            return self.verify_token(id, token, pending_token);
         }
         let claims = match session.claims.take() {
             Some(claims) => claims,
@@ -81,35 +81,40 @@ impl Engine {
     }
 
     /// Has a token verified; [`Engine::authenticated`] goes on. Without a socket nobody would be answered by the shell.
-    pub(super) fn verify_token(&mut self, id: SessionId, token: String, judging: Judging) {
+    pub(super) fn verify_token(&mut self, id: SessionId, token: String, pending_token: PendingToken) {
         let session = &mut self.sessions[id];
         if let Some(link) = &session.link {
-            session.judging = Some(Box::new(judging));
+            session.pending_token = Some(Box::new(pending_token));
             self.out.outputs.push_back(Output::Authenticate { conn: link.conn, token });
         } else {
             let lost = "the connection was lost before the token was verified";
-            self.with_token(id, judging, Err(AuthFailure::new(ErrorCode::Internal, lost)));
+            self.with_token(id, pending_token, Err(AuthFailure::new(ErrorCode::Internal, lost)));
         }
     }
 
     pub(super) fn authenticated(&mut self, id: SessionId, result: Result<Claims, AuthFailure>) {
         // Unless the shell answers twice.
-        let Some(judging) = self.sessions[id].judging.take() else { return };
-        self.charged(id, |engine| engine.with_token(id, *judging, result));
+        let Some(pending_token) = self.sessions[id].pending_token.take() else { return };
+        self.charged(id, |engine| engine.with_token(id, *pending_token, result));
         self.retry_deferred(id);
     }
 
     /// Does what a token was sent for.
-    fn with_token(&mut self, id: SessionId, judging: Judging, result: Result<Claims, AuthFailure>) {
-        match (judging, result) {
-            (Judging::Connect { id: request, subscribe }, Ok(claims)) => {
+    fn with_token(
+        &mut self,
+        id: SessionId,
+        pending_token: PendingToken,
+        result: Result<Claims, AuthFailure>,
+    ) {
+        match (pending_token, result) {
+            (PendingToken::Connect { id: request, subscribe }, Ok(claims)) => {
                 self.join(id, request, claims, subscribe)
             }
-            (Judging::Connect { id: request, .. }, Err(failure)) => {
+            (PendingToken::Connect { id: request, .. }, Err(failure)) => {
                 self.reject_token(id, request.as_ref(), &failure)
             }
-            (Judging::Refresh { id: request }, Ok(claims)) => self.refresh(id, request.as_ref(), claims),
-            (Judging::Refresh { id: request }, Err(failure)) => {
+            (PendingToken::Refresh { id: request }, Ok(claims)) => self.refresh(id, request.as_ref(), claims),
+            (PendingToken::Refresh { id: request }, Err(failure)) => {
                 self.report_refused_token(id, &failure);
                 self.refuse_token(id, request.as_ref(), &failure);
             }
@@ -364,7 +369,7 @@ impl Engine {
         }
         // What is one too many to be subscribed anew may stay where it is subscribed already.
         let filled = [&after.channels[..], &after.cut].concat();
-        self.judge_anew(id, &claims, &filled);
+        self.reauthorize(id, &claims, &filled);
         let mut cut = Vec::new();
         for channel in after.channels.into_iter().filter(|channel| !before.channels.contains(channel)) {
             if self.is_subscribed(id, &Subject::channel(&*channel)) {
@@ -400,7 +405,7 @@ impl Engine {
     }
 
     /// Ends what the new claims do not allow and folds them into the views of the rest.
-    fn judge_anew(&mut self, id: SessionId, claims: &Claims, auto: &[String]) {
+    fn reauthorize(&mut self, id: SessionId, claims: &Claims, auto: &[String]) {
         let auto: HashSet<&str> = auto.iter().map(String::as_str).collect();
         let filled = Filled::default();
         for subscription in self.sessions[id].subscriptions.clone() {

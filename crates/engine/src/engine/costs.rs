@@ -119,7 +119,7 @@ impl Engine {
     }
 
     /// Whether a filter fits into what one player's filters may take of this channel or pattern, beside an area too. Only
-    /// so can no player alone use up what all of them share ([`Engine::judge_work`]).
+    /// so can no player alone use up what all of them share ([`Engine::check_filter_work`]).
     pub(super) fn check_share(
         &self,
         id: SessionId,

@@ -42,7 +42,7 @@ impl Engine {
         claims: Option<Claims>,
     ) {
         let claims = claims.or_else(|| self.sessions[id].claims.clone());
-        match self.judge_publish(id, request.as_ref(), publish, claims.as_ref()) {
+        match self.authorize_publish(id, request.as_ref(), publish, claims.as_ref()) {
             Ok(write) => {
                 let (ticket, channel) =
                     (Ticket(self.next_ticket), Arc::<str>::from(publish.channel.as_str()));
@@ -74,7 +74,7 @@ impl Engine {
     }
 
     /// The checks that follow those of size and rate, in the contract's order.
-    fn judge_publish(
+    fn authorize_publish(
         &mut self,
         id: SessionId,
         request: Option<&RequestId>,

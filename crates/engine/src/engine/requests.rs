@@ -14,7 +14,7 @@ use super::Engine;
 use super::subscribe::UNCONFIRMED;
 use crate::io::{BrokerStatus, Claims, MessageKind, SessionId, WhenDown};
 use crate::rate_limit::{ABUSE_WINDOW_MS, Verdict};
-use crate::session::{Deferred, Judging, Phase, Session};
+use crate::session::{Deferred, PendingToken, Phase, Session};
 
 /// After so many `BAD_MESSAGE`s in a row within [`BAD_WINDOW_MS`] the connection is closed (contract §1). Fewer are, say, the
 /// heartbeats of a library that knows another protocol.
@@ -235,11 +235,11 @@ impl Engine {
     /// Whether a request depends on something before it that is not settled.
     fn must_wait(&self, session: &Session, message: &ClientMessage, earlier: &[Waiting]) -> bool {
         match session.phase {
-            Phase::Connecting => return session.judging.is_some(),
+            Phase::Connecting => return session.pending_token.is_some(),
             Phase::Joining(_) => return true,
             Phase::Open | Phase::Closing { .. } => {}
         }
-        if session.judging.is_some() {
+        if session.pending_token.is_some() {
             return !matches!(message, ClientMessage::Ping { .. });
         }
         let Some(channel) = channel_of(message) else { return false };
@@ -315,7 +315,7 @@ impl Engine {
             }
         }
         let session = &mut self.sessions[id];
-        let claims = if session.judging.is_none() { session.claims.clone() } else { None };
+        let claims = if session.pending_token.is_none() { session.claims.clone() } else { None };
         let deferred = session.deferred.get_or_insert_default();
         deferred.bytes += bytes;
         deferred.requests.push(Waiting { request, bytes, claims });
@@ -350,8 +350,8 @@ impl Engine {
             Some(message) => matches!(message, ClientMessage::Subscribe(_)),
             None => {
                 let mut held = session.subscriptions.iter().map(|held| &self.targets[held.target]);
-                let joining = match session.judging.as_deref() {
-                    Some(Judging::Connect { subscribe, .. }) => &subscribe[..],
+                let joining = match session.pending_token.as_deref() {
+                    Some(PendingToken::Connect { subscribe, .. }) => &subscribe[..],
                     _ => &[],
                 };
                 held.any(|target| *target.subject.name == *name)
@@ -407,7 +407,7 @@ impl Engine {
                 return;
             }
             // Every token sent before it has been judged: from here on no later one changes what it may do.
-            if waiting.claims.is_none() && session.judging.is_none() {
+            if waiting.claims.is_none() && session.pending_token.is_none() {
                 waiting.claims = session.claims.clone();
             }
             if self.must_wait(session, &waiting.request.message, &kept.requests) {
@@ -456,7 +456,7 @@ impl Engine {
                 if let Err(refusal) = self.check_work(id) {
                     return self.send_error(id, refusal.error(request.as_ref(), None));
                 }
-                self.verify_token(id, token, Judging::Refresh { id: request });
+                self.verify_token(id, token, PendingToken::Refresh { id: request });
             }
             ClientMessage::Subscribe(subscribe) => self.subscribe(id, request, subscribe, false),
             ClientMessage::Unsubscribe { channel } => self.unsubscribe(id, request.as_ref(), &channel),

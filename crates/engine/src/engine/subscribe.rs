@@ -92,19 +92,19 @@ impl Engine {
             return;
         }
         // Cheap, and not to be retried: before anything is drawn for it.
-        let judged = self.check_room(id, &subscribe.channel).and_then(|()| {
+        let authorized = self.check_room(id, &subscribe.channel).and_then(|()| {
             self.take_subscribe(id)?;
-            let wish = self.judge_subscribe(id, &subscribe)?;
+            let wish = self.authorize_subscribe(id, &subscribe)?;
             if self.is_work(&wish.subject, wish.filter.as_ref()) {
                 self.check_work(id)?;
             }
             self.check_table(&wish.subject, wish.filter.as_ref(), wish.area.as_deref())?;
             self.check_share(id, &wish.subject, wish.filter.as_ref())?;
-            self.judge_work(id, &wish.subject, wish.filter.as_ref(), wish.area.is_some())?;
+            self.check_filter_work(id, &wish.subject, wish.filter.as_ref(), wish.area.is_some())?;
             self.take_pattern(id, &wish.subject)?;
             Ok(wish)
         });
-        match judged {
+        match authorized {
             Ok(Wish { subject, filter, area }) => {
                 let reply = match request {
                     _ if in_connect => Reply::Welcome,
@@ -144,7 +144,7 @@ impl Engine {
         }
     }
 
-    fn judge_subscribe(&self, id: SessionId, subscribe: &Subscribe) -> Result<Wish, Refusal> {
+    fn authorize_subscribe(&self, id: SessionId, subscribe: &Subscribe) -> Result<Wish, Refusal> {
         let claims = self.sessions[id].claims.as_ref();
         let claims = claims.ok_or_else(|| Refusal::new(ErrorCode::Unauthenticated, "no token yet"))?;
         let subject =
@@ -156,7 +156,7 @@ impl Engine {
         right.map_err(|denied| Refusal::new(ErrorCode::Forbidden, self.explain(denied)))?;
         let filter = subscribe.filter.as_deref().map(compile_filter).transpose()?;
         let area = match &subscribe.area {
-            Some(area) => Some(self.judge_area(claims, &subject, area)?),
+            Some(area) => Some(self.authorize_area(claims, &subject, area)?),
             None => None,
         };
         Ok(Wish { subject, filter, area })

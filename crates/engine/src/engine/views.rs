@@ -46,19 +46,19 @@ impl Engine {
             let refusal = Refusal::new(ErrorCode::NotSubscribed, "there is no such subscription");
             return self.refuse_subscription(id, request, &update.channel, &refusal, false);
         };
-        let judged = self.check_work(id).and_then(|()| {
-            let (filter, area) = self.judge_update(id, target, update)?;
+        let authorized = self.check_work(id).and_then(|()| {
+            let (filter, area) = self.authorize_update(id, target, update)?;
             // Without its area, what nothing but the area was asked about is asked about every event.
             if update.filter.is_some() || update.area.is_some() {
                 let name = &update.channel;
                 let subject = Subject::named(name.as_str());
                 self.check_table(&subject, filter.as_ref(), area.as_deref())?;
                 self.check_share(id, &subject, filter.as_ref())?;
-                self.judge_work(id, &subject, filter.as_ref(), area.is_some())?;
+                self.check_filter_work(id, &subject, filter.as_ref(), area.is_some())?;
             }
             Ok((filter, area))
         });
-        match judged {
+        match authorized {
             Ok((filter, area)) => {
                 // The reply is the boundary: what was due before is judged by the old view.
                 self.flush_target(id, target);
@@ -74,7 +74,7 @@ impl Engine {
     }
 
     /// The filter and the area as they will be.
-    fn judge_update(
+    fn authorize_update(
         &self,
         id: SessionId,
         target_id: TargetId,
@@ -91,13 +91,13 @@ impl Engine {
         let area = match &update.area {
             None => subscriber.area.clone(),
             Some(None) => None,
-            Some(Some(area)) => Some(self.judge_area(claims, &target.subject, area)?),
+            Some(Some(area)) => Some(self.authorize_area(claims, &target.subject, area)?),
         };
         Ok((filter, area))
     }
 
     /// An area that the channel's class allows.
-    pub(super) fn judge_area(
+    pub(super) fn authorize_area(
         &self,
         claims: &Claims,
         subject: &Subject,
@@ -138,7 +138,7 @@ impl Engine {
     }
 
     /// Filters that no index answers are asked about every event: a channel bears only so many.
-    pub(super) fn judge_work(
+    pub(super) fn check_filter_work(
         &mut self,
         id: SessionId,
         subject: &Subject,

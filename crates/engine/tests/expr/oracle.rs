@@ -32,7 +32,7 @@ fn to_cel(value: &serde_json::Value) -> Value {
 }
 
 /// Whether `cel` says that it matches.
-fn judged(source: &str, data: &str) -> bool {
+fn expected(source: &str, data: &str) -> bool {
     let program = Program::compile(source).unwrap_or_else(|error| panic!("{source}: {error}"));
     let mut context = Context::default();
     context.add_variable_from_value("data", to_cel(&serde_json::from_str(data).unwrap()));
@@ -41,18 +41,18 @@ fn judged(source: &str, data: &str) -> bool {
 
 #[test]
 fn agrees_with_cel() {
-    let judged_ones = std::cell::Cell::new(0);
+    let expected_ones = std::cell::Cell::new(0);
     let cases = 2500;
     let mut runner = TestRunner::new(Config { failure_persistence: None, ..Config::with_cases(cases) });
     let outcome = runner.run(&(random::condition(3), random::data()), |(source, data)| {
         for source in [source.clone(), format!("!({source})")] {
             let Ok(expr) = compile(&source, Vars::DATA) else { continue };
-            judged_ones.set(judged_ones.get() + 1);
+            expected_ones.set(expected_ones.get() + 1);
             let matched = expr.matches(&Plain::of_data(&data));
-            prop_assert_eq!(matched, judged(&source, &data), "{} over {} ({})", source, data, expr);
+            prop_assert_eq!(matched, expected(&source, &data), "{} over {} ({})", source, data, expr);
         }
         Ok(())
     });
     outcome.unwrap_or_else(|error| panic!("{error}"));
-    assert!(judged_ones.get() > cases, "too few are well typed: {}", judged_ones.get());
+    assert!(expected_ones.get() > cases, "too few are well typed: {}", expected_ones.get());
 }

@@ -116,7 +116,7 @@ impl Verifier {
         if !self.is_signed(&token)? {
             return Err(unauthenticated("the token's signature is not by a key of this server"));
         }
-        self.judge(&token.payload()?, now_unix_ms)
+        self.check_claims(&token.payload()?, now_unix_ms)
     }
 
     /// Whether the token is signed by a key of this server, whatever its claims.
@@ -183,7 +183,7 @@ impl Verifier {
     }
 
     /// Whether the token is valid at this time, with the leeway between two clocks.
-    fn judge_time(&self, claims: &Map<String, Value>, now_unix_ms: u64) -> Result<Option<u64>, AuthFailure> {
+    fn check_times(&self, claims: &Map<String, Value>, now_unix_ms: u64) -> Result<Option<u64>, AuthFailure> {
         let expires = numeric_date(claims, "exp")?;
         for name in ["nbf", "iat"] {
             let from = numeric_date(claims, name)?.unwrap_or(0).saturating_sub(self.leeway_ms);
@@ -200,7 +200,7 @@ impl Verifier {
     }
 
     /// The claims' own rules, in an order that never calls a foreign token expired.
-    fn judge(&self, json: &str, now_unix_ms: u64) -> Result<Claims, AuthFailure> {
+    fn check_claims(&self, json: &str, now_unix_ms: u64) -> Result<Claims, AuthFailure> {
         let claims: Map<String, Value> = serde_json::from_str(json)
             .map_err(|_| unauthenticated("the token's claims are not a JSON object"))?;
         let player = self.player(&claims)?;
@@ -210,7 +210,7 @@ impl Verifier {
         if !self.issuer.is_empty() && !names_one(claims.get("iss"), &self.issuer) {
             return Err(unauthenticated("the token is by another issuer"));
         }
-        let expires_unix_ms = self.judge_time(&claims, now_unix_ms)?;
+        let expires_unix_ms = self.check_times(&claims, now_unix_ms)?;
         Ok(Claims { player, expires_unix_ms, json: Arc::from(json) })
     }
 }

@@ -45,7 +45,7 @@ fn handmade(algorithm: Algorithm, header: &str, payload: &str) -> String {
 }
 
 /// The player, or the code and message.
-fn judged(auth: &Auth, token: &str) -> Result<String, String> {
+fn verified(auth: &Auth, token: &str) -> Result<String, String> {
     let verifier = Verifier::from_config(auth).unwrap();
     let result = verifier.verify(token, NOW);
     result
@@ -56,7 +56,7 @@ fn judged(auth: &Auth, token: &str) -> Result<String, String> {
 #[track_caller]
 fn check(auth: &Auth, claims: Value, expected: Result<&str, &str>) {
     let token = minted(&PrivateKey::hmac(SECRET), claims);
-    assert_eq!(judged(auth, &token), expected.map(str::to_owned).map_err(str::to_owned));
+    assert_eq!(verified(auth, &token), expected.map(str::to_owned).map_err(str::to_owned));
 }
 
 #[test]
@@ -79,7 +79,7 @@ fn all_hmac_sizes_are_taken() {
         [(Algorithm::HS256, "HS256"), (Algorithm::HS384, "HS384"), (Algorithm::HS512, "HS512")]
     {
         let token = handmade(algorithm, &format!(r#"{{"alg":"{name}"}}"#), r#"{"sub":"a"}"#);
-        assert_eq!(judged(&hmac(), &token).as_deref(), Ok("a"), "{name}");
+        assert_eq!(verified(&hmac(), &token).as_deref(), Ok("a"), "{name}");
     }
 }
 
@@ -87,10 +87,10 @@ fn all_hmac_sizes_are_taken() {
 fn every_kind_of_public_key_is_taken() {
     for kind in ["rsa", "ec", "ec384", "ed25519"] {
         let token = minted(&private(kind), json!({ "sub": kind }));
-        assert_eq!(judged(&public(kind), &token).as_deref(), Ok(kind));
+        assert_eq!(verified(&public(kind), &token).as_deref(), Ok(kind));
     }
     let token = minted(&private("rsa").with_pss().unwrap(), json!({ "sub": "pss" }));
-    assert_eq!(judged(&public("rsa"), &token).as_deref(), Ok("pss"));
+    assert_eq!(verified(&public("rsa"), &token).as_deref(), Ok("pss"));
 }
 
 #[test]
@@ -107,11 +107,11 @@ fn an_rsa_key_is_good_for_every_size_of_hash() {
         let header = URL_SAFE_NO_PAD.encode(format!(r#"{{"alg":"{name}"}}"#));
         let message = format!("{header}.{}", URL_SAFE_NO_PAD.encode(r#"{"sub":"a"}"#));
         let signature = jsonwebtoken::crypto::sign(message.as_bytes(), &key, algorithm).unwrap();
-        assert_eq!(judged(&public("rsa"), &format!("{message}.{signature}")).as_deref(), Ok("a"), "{name}");
+        assert_eq!(verified(&public("rsa"), &format!("{message}.{signature}")).as_deref(), Ok("a"), "{name}");
         // By another name the same signature is none.
         let other = URL_SAFE_NO_PAD.encode(r#"{"alg":"RS256"}"#);
         let renamed = message.replacen(&header, &other, 1);
-        assert_eq!(judged(&public("rsa"), &format!("{renamed}.{signature}")).is_ok(), name == "RS256");
+        assert_eq!(verified(&public("rsa"), &format!("{renamed}.{signature}")).is_ok(), name == "RS256");
     }
 }
 
@@ -121,22 +121,25 @@ fn of_several_keys_of_one_kind_any_will_do() {
     let auth =
         Auth { public_keys: [public("ec"), public("ec384")].map(|one| one.public_keys).concat(), ..auth };
     for key in [PrivateKey::hmac(SECRET), PrivateKey::hmac("the new one"), private("ec"), private("ec384")] {
-        assert_eq!(judged(&auth, &minted(&key, json!({ "sub": "a" }))).as_deref(), Ok("a"));
+        assert_eq!(verified(&auth, &minted(&key, json!({ "sub": "a" }))).as_deref(), Ok("a"));
     }
     let refused = Err("UNAUTHENTICATED: the token's signature is not by a key of this server".to_owned());
-    assert_eq!(judged(&auth, &minted(&PrivateKey::hmac("the old one"), json!({ "sub": "a" }))), refused);
+    assert_eq!(verified(&auth, &minted(&PrivateKey::hmac("the old one"), json!({ "sub": "a" }))), refused);
 }
 
 #[test]
 fn a_foreign_signature_is_refused() {
     let refused = Err("UNAUTHENTICATED: the token's signature is not by a key of this server".to_owned());
-    assert_eq!(judged(&hmac(), &minted(&PrivateKey::hmac("another secret"), json!({ "sub": "a" }))), refused);
+    assert_eq!(
+        verified(&hmac(), &minted(&PrivateKey::hmac("another secret"), json!({ "sub": "a" }))),
+        refused
+    );
     let good = minted(&PrivateKey::hmac(SECRET), json!({ "sub": "a" }));
     let other = minted(&PrivateKey::hmac(SECRET), json!({ "sub": "b" }));
     let (good, other): (Vec<_>, Vec<_>) = (good.split('.').collect(), other.split('.').collect());
-    assert_eq!(judged(&hmac(), &[good[0], other[1], good[2]].join(".")), refused);
-    assert_eq!(judged(&hmac(), &[good[0], good[1], ""].join(".")), refused);
-    assert_eq!(judged(&hmac(), &[good[0], good[1], "!!"].join(".")), refused);
+    assert_eq!(verified(&hmac(), &[good[0], other[1], good[2]].join(".")), refused);
+    assert_eq!(verified(&hmac(), &[good[0], good[1], ""].join(".")), refused);
+    assert_eq!(verified(&hmac(), &[good[0], good[1], "!!"].join(".")), refused);
 }
 
 #[test]
@@ -148,15 +151,15 @@ fn an_algorithm_is_good_only_with_its_own_key() {
     let hmacs = "HS256, HS384 or HS512";
     let rsas = "PS256, PS384, PS512, RS256, RS384 or RS512";
     let token = |kind| minted(&private(kind), json!({ "sub": "a" }));
-    assert_eq!(judged(&public("ec"), &token("rsa")), foreign("`RS256`", "ES256"));
-    assert_eq!(judged(&public("ec"), &token("ec384")), foreign("`ES384`", "ES256"));
-    assert_eq!(judged(&public("ec384"), &token("ec")), foreign("`ES256`", "ES384"));
-    assert_eq!(judged(&hmac(), &token("ec")), foreign("`ES256`", hmacs));
+    assert_eq!(verified(&public("ec"), &token("rsa")), foreign("`RS256`", "ES256"));
+    assert_eq!(verified(&public("ec"), &token("ec384")), foreign("`ES384`", "ES256"));
+    assert_eq!(verified(&public("ec384"), &token("ec")), foreign("`ES256`", "ES384"));
+    assert_eq!(verified(&hmac(), &token("ec")), foreign("`ES256`", hmacs));
     // The public key as an HMAC secret: the classic confusion.
     for (kind, accepted) in [("rsa", rsas), ("ec", "ES256"), ("ed25519", "EdDSA")] {
         let pem = String::from_utf8(fixture(&format!("{kind}.pub.pem"))).unwrap();
         let token = minted(&PrivateKey::hmac(&pem), json!({ "sub": "a" }));
-        assert_eq!(judged(&public(kind), &token), foreign("`HS256`", accepted));
+        assert_eq!(verified(&public(kind), &token), foreign("`HS256`", accepted));
     }
     let long = format!("ES{}", "5".repeat(100));
     for (name, shown) in [
@@ -173,42 +176,45 @@ fn an_algorithm_is_good_only_with_its_own_key() {
     ] {
         for (auth, accepted) in [(hmac(), hmacs), (public("rsa"), rsas)] {
             let token = handmade(Algorithm::HS256, &json!({ "alg": name }).to_string(), r#"{"sub":"a"}"#);
-            assert_eq!(judged(&auth, &token), foreign(shown, accepted), "{name}");
+            assert_eq!(verified(&auth, &token), foreign(shown, accepted), "{name}");
             let (message, _) = token.rsplit_once('.').unwrap();
-            assert_eq!(judged(&auth, &format!("{message}.")), foreign(shown, accepted), "{name}");
+            assert_eq!(verified(&auth, &format!("{message}.")), foreign(shown, accepted), "{name}");
         }
     }
     let none =
         Err("UNAUTHENTICATED: the token's algorithm is `ES256`; this server has no key for it".to_owned());
-    assert_eq!(judged(&Auth::default(), &token("ec")), none);
+    assert_eq!(verified(&Auth::default(), &token("ec")), none);
 }
 
 #[test]
 fn several_sources_of_keys_go_side_by_side() {
     let auth = Auth { hmac_secrets: vec![Secret::new(SECRET)], ..public("ec") };
-    assert_eq!(judged(&auth, &minted(&private("ec"), json!({ "sub": "a" }))).as_deref(), Ok("a"));
-    assert_eq!(judged(&auth, &minted(&PrivateKey::hmac(SECRET), json!({ "sub": "b" }))).as_deref(), Ok("b"));
+    assert_eq!(verified(&auth, &minted(&private("ec"), json!({ "sub": "a" }))).as_deref(), Ok("a"));
+    assert_eq!(
+        verified(&auth, &minted(&PrivateKey::hmac(SECRET), json!({ "sub": "b" }))).as_deref(),
+        Ok("b")
+    );
 }
 
 #[test]
 fn what_is_no_token_is_refused() {
     let not_a_token = Err("UNAUTHENTICATED: the token is not a JSON Web Token".to_owned());
     for text in ["", ".", "..", "...", "a.b.c", "e30.e30.", "null", "bnVsbA.e30.x", "W10.e30.x"] {
-        assert_eq!(judged(&hmac(), text), not_a_token, "{text}");
+        assert_eq!(verified(&hmac(), text), not_a_token, "{text}");
     }
     assert_eq!(
-        judged(&hmac(), &"a".repeat(MAX_TOKEN_BYTES + 1)),
+        verified(&hmac(), &"a".repeat(MAX_TOKEN_BYTES + 1)),
         Err("UNAUTHENTICATED: the token is longer than 16 KiB".to_owned())
     );
     let extended = handmade(Algorithm::HS256, r#"{"alg":"HS256","crit":["exp"]}"#, r#"{"sub":"a"}"#);
-    assert!(judged(&hmac(), &extended).unwrap_err().contains("`crit`"));
+    assert!(verified(&hmac(), &extended).unwrap_err().contains("`crit`"));
     for (payload, problem) in [
         ("[]", "the token's claims are not a JSON object"),
         ("{", "the token's claims are not a JSON object"),
         ("{\"sub\":\"a\"} x", "the token's claims are not a JSON object"),
     ] {
         let token = handmade(Algorithm::HS256, r#"{"alg":"HS256"}"#, payload);
-        assert_eq!(judged(&hmac(), &token), Err(format!("UNAUTHENTICATED: {problem}")));
+        assert_eq!(verified(&hmac(), &token), Err(format!("UNAUTHENTICATED: {problem}")));
     }
 }
 
@@ -238,11 +244,11 @@ fn an_integer_names_a_player_by_its_digits() {
         ("18446744073709551615", "18446744073709551615"),
     ] {
         let token = handmade(Algorithm::HS256, r#"{"alg":"HS256"}"#, &format!(r#"{{"sub":{id}}}"#));
-        assert_eq!(judged(&hmac(), &token).as_deref(), Ok(player));
+        assert_eq!(verified(&hmac(), &token).as_deref(), Ok(player));
     }
     // What would lose digits could be another player.
     let token = handmade(Algorithm::HS256, r#"{"alg":"HS256"}"#, r#"{"sub":18446744073709551616}"#);
-    assert!(judged(&hmac(), &token).unwrap_err().ends_with("neither a string nor an integer"));
+    assert!(verified(&hmac(), &token).unwrap_err().ends_with("neither a string nor an integer"));
 }
 
 #[test]
@@ -257,7 +263,7 @@ fn another_claim_may_name_the_player() {
 #[test]
 fn of_duplicate_claims_the_last_counts() {
     let token = handmade(Algorithm::HS256, r#"{"alg":"HS256"}"#, r#"{"sub":"a","sub":"b"}"#);
-    assert_eq!(judged(&hmac(), &token).as_deref(), Ok("b"));
+    assert_eq!(verified(&hmac(), &token).as_deref(), Ok("b"));
 }
 
 /// Without leeway.
@@ -351,7 +357,7 @@ fn audience_and_issuer_are_asked_where_configured() {
 #[test]
 fn a_foreign_token_is_never_called_expired() {
     let token = minted(&PrivateKey::hmac("another secret"), json!({ "sub": "a", "exp": 1 }));
-    assert!(judged(&hmac(), &token).unwrap_err().starts_with("UNAUTHENTICATED"));
+    assert!(verified(&hmac(), &token).unwrap_err().starts_with("UNAUTHENTICATED"));
     let auth = Auth { audience: vec!["game".into()], ..hmac() };
     check(
         &auth,
@@ -364,7 +370,7 @@ fn a_foreign_token_is_never_called_expired() {
 fn no_failure_repeats_the_token() {
     let secretive = minted(&PrivateKey::hmac("another secret"), json!({ "sub": "alice-the-player" }));
     for token in [&*secretive, "alice-the-player", "e30.alice-the-player.x"] {
-        let said = judged(&hmac(), token).unwrap_err();
+        let said = verified(&hmac(), token).unwrap_err();
         assert!(
             !said.contains("alice") && !token.split('.').any(|part| part.len() > 3 && said.contains(part)),
             "{said}"

@@ -124,7 +124,7 @@ async fn admit(
     let deflate = node.config.compression.then(|| websocket::negotiate_deflate(offers)).flatten();
     let query = request.uri().query().unwrap_or_default();
     let token = match token(node, headers, query, reached) {
-        Some(token) => Some(node.judge.verify(token).await),
+        Some(token) => Some(node.token_verifier.verify(token).await),
         None => None,
     };
     let unauthenticated = match &token {

@@ -23,8 +23,8 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::broker::{Broker, ShardInbox};
 use crate::clock::Clock;
-use crate::judge::Judge;
 use crate::slots::{AddressSlot, Share};
+use crate::token_verifier::TokenVerifier;
 
 /// Messages to a shard from the rest of the process.
 #[derive(Debug)]
@@ -123,7 +123,7 @@ pub struct ShardParts {
     /// Where commands go.
     pub broker: Broker,
     /// Verifies tokens.
-    pub judge: Judge,
+    pub token_verifier: TokenVerifier,
     /// The node's shards, this one too.
     pub peers: Peers,
     /// The process's clock.

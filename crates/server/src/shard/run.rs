@@ -484,7 +484,7 @@ impl Shard {
 
     fn authenticate(&self, conn: ConnId, token: String) {
         let answers = self.answers.clone();
-        self.parts.judge.judge(token, move |result| {
+        self.parts.token_verifier.verify_in_background(token, move |result| {
             if let Some(answers) = answers.upgrade() {
                 let _ = answers.send(Mail::Authenticated { conn, result });
             }

@@ -17,7 +17,7 @@ use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
 use super::connect::{Broken, CONNECT_TIMEOUT, Stream, open};
-use super::library::{Judgement, Library, MARK, VERSION};
+use super::library::{Library, LibraryAction, MARK, VERSION};
 use super::{RedisSettings, code_of, is_passing, is_unknown_command};
 
 /// How long Redis may take to answer.
@@ -153,10 +153,10 @@ impl Commands {
         if begins && let Some(present) = &present {
             warn_of_overlaps(library, present);
         }
-        let code = match library.judge(present.as_deref(), begins) {
-            Judgement::Keep => None,
-            Judgement::Load { code, replaces } => Some((code, replaces)),
-            Judgement::Newer(code) => match self.check().await? {
+        let code = match library.action_for(present.as_deref(), begins) {
+            LibraryAction::Keep => None,
+            LibraryAction::Load { code, replaces } => Some((code, replaces)),
+            LibraryAction::Newer(code) => match self.check().await? {
                 Check::Foreign => Some((code, true)),
                 Check::Serves | Check::Outgrown(_) | Check::Refused(_) => None,
             },

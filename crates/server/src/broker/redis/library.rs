@@ -63,19 +63,19 @@ impl Library {
 
     /// What to do where a Redis has `present`. `begins`: this node has just started, so that its configuration is the
     /// newer one.
-    pub(super) fn judge(&self, present: Option<&str>, begins: bool) -> Judgement {
+    pub(super) fn action_for(&self, present: Option<&str>, begins: bool) -> LibraryAction {
         let Some(present) = present else {
-            return Judgement::Load { code: self.code(), replaces: false };
+            return LibraryAction::Load { code: self.code(), replaces: false };
         };
         let theirs = environments_in(present);
         let held = counterpart(&self.own, &theirs);
         let is_ours = held.is_some_and(|held| serves(held, &self.own));
         let is_newer_configuration = begins && self.is_needed;
-        let load = |replaces| Judgement::Load { code: render(&merge(&self.own, &theirs)), replaces };
+        let load = |replaces| LibraryAction::Load { code: render(&merge(&self.own, &theirs)), replaces };
         match version_of(present) {
-            newer if newer > VERSION => Judgement::Newer(self.code()),
+            newer if newer > VERSION => LibraryAction::Newer(self.code()),
             VERSION if present != render(&theirs) => load(true),
-            VERSION if is_ours || (held.is_some() && !is_newer_configuration) => Judgement::Keep,
+            VERSION if is_ours || (held.is_some() && !is_newer_configuration) => LibraryAction::Keep,
             VERSION => load(false),
             // What says no version is not ours.
             older => load(older == 0),
@@ -109,7 +109,7 @@ fn table_bounds(class: &Class) -> Option<(ClassName, TableBounds)> {
 
 /// What is to be done about the library that a Redis has.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Judgement {
+pub(super) enum LibraryAction {
     /// It is this version's, unchanged, and does for this node.
     Keep,
     /// This code is to be loaded; `replaces`: in place of others' code, and not of an older one of Drawbridge's.
@@ -202,9 +202,9 @@ mod tests {
         Library::new(&Classes::new(names), &Names::new(prefix, "drawbridge:"), 1_000)
     }
 
-    fn code(judgement: Judgement) -> String {
-        match judgement {
-            Judgement::Load { code, .. } => code,
+    fn code(action: LibraryAction) -> String {
+        match action {
+            LibraryAction::Load { code, .. } => code,
             other => panic!("{other:?}"),
         }
     }
@@ -212,20 +212,20 @@ mod tests {
     #[test]
     fn a_library_is_loaded_where_it_is_missing_older_or_other() {
         let ours = library(&["world:{w}"]);
-        let present = code(ours.judge(None, false));
-        assert_eq!(ours.judge(Some(&present), true), Judgement::Keep);
+        let present = code(ours.action_for(None, false));
+        assert_eq!(ours.action_for(Some(&present), true), LibraryAction::Keep);
         let version = |version| {
             present.replace(&format!("library version {VERSION}"), &format!("library version {version}"))
         };
-        code(ours.judge(Some(&version(VERSION - 1)), false));
+        code(ours.action_for(Some(&version(VERSION - 1)), false));
         // Only its own answer tells whether a later one is Drawbridge's, and whom it serves.
-        assert_eq!(ours.judge(Some(&version(VERSION + 1)), true), Judgement::Newer(present));
+        assert_eq!(ours.action_for(Some(&version(VERSION + 1)), true), LibraryAction::Newer(present));
     }
 
     #[test]
     fn a_library_that_was_changed_is_replaced_whatever_it_says() {
         let ours = library(&["world:{w}"]);
-        let present = code(ours.judge(None, false));
+        let present = code(ours.action_for(None, false));
         for (from, to) in [
             ("redis.call('PUBLISH', channel, payload)", "0"),
             ("[\"bytes\"] = 1000,", "[\"bytes\"] = 1000 - 1,"),
@@ -234,9 +234,9 @@ mod tests {
         ] {
             let changed = present.replacen(from, to, 1);
             assert_ne!(changed, present);
-            assert_eq!(code(ours.judge(Some(&changed), false)), present, "{to}");
+            assert_eq!(code(ours.action_for(Some(&changed), false)), present, "{to}");
         }
-        assert_eq!(code(ours.judge(Some(&format!("{present}\n-- more")), false)), present);
+        assert_eq!(code(ours.action_for(Some(&format!("{present}\n-- more")), false)), present);
     }
 
     #[test]
@@ -244,20 +244,20 @@ mod tests {
         let ours = library(&["world:{w}"]);
         let mut narrower = ours.clone();
         narrower.own["bytes"] = json!(999);
-        let present = code(ours.judge(None, true));
-        assert!(code(narrower.judge(Some(&present), true)).contains("[\"bytes\"] = 999,"));
-        assert_eq!(narrower.judge(Some(&present), false), Judgement::Keep);
+        let present = code(ours.action_for(None, true));
+        assert!(code(narrower.action_for(Some(&present), true)).contains("[\"bytes\"] = 999,"));
+        assert_eq!(narrower.action_for(Some(&present), false), LibraryAction::Keep);
     }
 
     #[test]
     fn what_other_nodes_need_is_kept() {
         let (ours, theirs) = (library(&["world:{w}"]), library(&["ship:{s}"]));
-        let present = code(theirs.judge(None, true));
+        let present = code(theirs.action_for(None, true));
         // A reconnect is no news: only a start is.
-        assert_eq!(ours.judge(Some(&present), false), Judgement::Keep);
-        let both = code(ours.judge(Some(&present), true));
+        assert_eq!(ours.action_for(Some(&present), false), LibraryAction::Keep);
+        let both = code(ours.action_for(Some(&present), true));
         assert!(line(&both, ENVIRONMENTS_LINE).unwrap().contains("ship:{s}"));
-        assert_eq!(theirs.judge(Some(&both), true), Judgement::Keep);
+        assert_eq!(theirs.action_for(Some(&both), true), LibraryAction::Keep);
     }
 
     /// Whoever starts or reconnects, and however often.
@@ -266,14 +266,14 @@ mod tests {
         let (production, mut staging) =
             (library_of("prod:", &["world:{w}"]), library_of("test:", &["world:{w}"]));
         staging.own["bytes"] = json!(500);
-        let first = code(production.judge(None, true));
+        let first = code(production.action_for(None, true));
         // Without an entry nothing works, so it is added whenever it is missing.
         for begins in [false, true] {
-            let both = code(staging.judge(Some(&first), begins));
+            let both = code(staging.action_for(Some(&first), begins));
             for library in [&production, &staging] {
                 assert!(environments_in(&both).contains(&library.own));
-                assert_eq!(library.judge(Some(&both), false), Judgement::Keep);
-                assert_eq!(library.judge(Some(&both), true), Judgement::Keep);
+                assert_eq!(library.action_for(Some(&both), false), LibraryAction::Keep);
+                assert_eq!(library.action_for(Some(&both), true), LibraryAction::Keep);
             }
         }
     }
@@ -284,7 +284,9 @@ mod tests {
                    -- classes [{\"name\":\"chat:*\",\"match\":\"^chat%:\"}]\n\
                    local PREFIX = \"d\\\"b\\195\\169:\"\nlocal EXTERNAL_BYTES = 77\nlocal VERSION = 4\n";
         let ours = library_of("prod:", &["world:{w}"]);
-        let Judgement::Load { code, replaces: false } = ours.judge(Some(old), false) else { panic!("kept") };
+        let LibraryAction::Load { code, replaces: false } = ours.action_for(Some(old), false) else {
+            panic!("kept")
+        };
         let chat = json!({ "name": "chat:*", "match": "^chat%:" });
         let theirs = json!({ "prefix": "", "keys": "d\"b\u{e9}:", "bytes": 77, "classes": [chat] });
         assert_eq!(environments_in(&code), [ours.own.clone(), theirs]);

@@ -12,15 +12,15 @@ use crate::clock::unix_ms;
 
 /// Verifies tokens; cheap to clone.
 #[derive(Clone, Debug)]
-pub struct Judge {
+pub struct TokenVerifier {
     verifier: Arc<RwLock<Arc<Verifier>>>,
     front: tokio::runtime::Handle,
 }
 
-impl Judge {
+impl TokenVerifier {
     /// Verifies on this runtime.
     pub fn new(verifier: Arc<Verifier>, front: tokio::runtime::Handle) -> Self {
-        Judge { verifier: Arc::new(RwLock::new(verifier)), front }
+        TokenVerifier { verifier: Arc::new(RwLock::new(verifier)), front }
     }
 
     /// The verifier in use.
@@ -39,16 +39,20 @@ impl Judge {
         if !verifier.is_costly(&token) {
             return verifier.verify(&token, unix_ms());
         }
-        let judged = self.front.spawn_blocking(move || verifier.verify(&token, unix_ms())).await;
-        judged.unwrap_or_else(|error| {
+        let verified = self.front.spawn_blocking(move || verifier.verify(&token, unix_ms())).await;
+        verified.unwrap_or_else(|error| {
             tracing::error!(%error, "verifying a token failed");
             Err(AuthFailure::new(ErrorCode::Internal, "the token could not be verified"))
         })
     }
 
     /// Verifies on another thread and passes the result to `answer`.
-    pub fn judge(&self, token: String, answer: impl FnOnce(Result<Claims, AuthFailure>) + Send + 'static) {
-        let judge = self.clone();
-        self.front.spawn(async move { answer(judge.verify(token).await) });
+    pub fn verify_in_background(
+        &self,
+        token: String,
+        answer: impl FnOnce(Result<Claims, AuthFailure>) + Send + 'static,
+    ) {
+        let token_verifier = self.clone();
+        self.front.spawn(async move { answer(token_verifier.verify(token).await) });
     }
 }
