@@ -50,17 +50,17 @@ impl Default for AccessCache {
 }
 
 impl AccessCache {
-    /// What the player of these claims may see. `narrowed`: what services say of the channel, if the channel is not cached.
+    /// What the player of these claims may see. `view_override`: what services say of the channel, if the channel is not cached.
     pub(crate) fn of<'n>(
         &mut self,
         settings: &Settings,
         claims: &Claims,
-        narrowed: impl FnOnce() -> Option<&'n Expr>,
+        view_override: impl FnOnce() -> Option<&'n Expr>,
         views: &mut Views,
         channel: &Arc<str>,
     ) -> &Access {
         if self.channels.get(channel).is_none() {
-            let access = self.decide(settings, claims, narrowed(), views, channel);
+            let access = self.decide(settings, claims, view_override(), views, channel);
             self.channels.insert(channel.clone(), access, 1);
         }
         self.channels.get(channel).map_or(&Access::Denied, |access| access)
@@ -75,7 +75,7 @@ impl AccessCache {
         &mut self,
         settings: &Settings,
         claims: &Claims,
-        narrowed: Option<&Expr>,
+        view_override: Option<&Expr>,
         views: &mut Views,
         channel: &str,
     ) -> Access {
@@ -96,10 +96,10 @@ impl AccessCache {
             return Access::Denied;
         }
         let view = rules.and_then(|rules| rules.view.as_ref()).map(|view| bind(view, &scope));
-        let narrowed = narrowed.map(|view| bind(view, &scope));
-        let server = match (view, narrowed) {
-            (Some(view), Some(narrowed)) => Some(view.and(&narrowed)),
-            (view, narrowed) => view.or(narrowed),
+        let view_override = view_override.map(|view| bind(view, &scope));
+        let server = match (view, view_override) {
+            (Some(view), Some(view_override)) => Some(view.and(&view_override)),
+            (view, view_override) => view.or(view_override),
         };
         Access::Granted(views.get(server, None))
     }

@@ -261,7 +261,7 @@ pub enum Notice {
         /// Why.
         reason: &'static str,
     },
-    /// Redis does not tell what services have narrowed of a player's views.
+    /// Redis does not tell a player's view overrides.
     ViewsRefused {
         /// The player.
         player: Arc<str>,

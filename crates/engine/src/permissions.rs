@@ -108,22 +108,22 @@ pub(crate) fn may_publish<'s, 'c>(
     Err(Denied(format!("class `{}`: publish = `{}`", class.name, class.publish)))
 }
 
-/// The server's view of a real channel, with the player folded in: the class's, and what services have `narrowed` for
+/// The server's view of a real channel, with the player folded in: the class's, and what services have `view_override` for
 /// this player. `None`: everything.
 pub(crate) fn server_view(
     settings: &Settings,
     claims: &Claims,
     channel: &str,
-    narrowed: Option<&Expr>,
+    view_override: Option<&Expr>,
 ) -> Option<Expr> {
     let class = settings.classes.of_channel(channel);
     let params = class.as_ref().map(|(_, _, params)| *params).unwrap_or_default();
     let scope = RuleScope::new(claims, channel, &params);
     let view = class.and_then(|(_, class, _)| class.view.as_ref()).map(|view| bind(view, &scope));
-    let narrowed = narrowed.map(|view| bind(view, &scope));
-    match (view, narrowed) {
-        (Some(view), Some(narrowed)) => Some(view.and(&narrowed)),
-        (view, narrowed) => view.or(narrowed),
+    let view_override = view_override.map(|view| bind(view, &scope));
+    match (view, view_override) {
+        (Some(view), Some(view_override)) => Some(view.and(&view_override)),
+        (view, view_override) => view.or(view_override),
     }
 }
 

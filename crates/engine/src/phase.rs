@@ -3,7 +3,7 @@
 //! file makes one.
 //!
 //! ```text
-//!              preconditions: Confirmed (Redis has confirmed the subject), ViewsKnown (what services have narrowed is read)
+//!              preconditions: Confirmed (Redis has confirmed the subject), ViewsKnown (the view overrides are read)
 //!
 //!   subscribe ──▶ Waiting { what is missing } ── the last one is met: Success ──▶ Live
 //!                   ▲          │ ▲                                              │   ▲

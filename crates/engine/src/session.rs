@@ -52,7 +52,7 @@ pub(crate) struct Session {
     pub(crate) patterns: usize,
     /// What it may see of the channels that came through patterns.
     pub(crate) access: Option<Box<AccessCache>>,
-    /// What services have narrowed of its views.
+    /// Its view overrides.
     pub(crate) overrides: ViewOverrides,
     /// A token is being verified: later requests wait.
     pub(crate) pending_token: Option<Box<PendingToken>>,
@@ -168,7 +168,7 @@ pub(crate) struct Deadlines {
     pub(crate) heartbeat_ms: u64,
     pub(crate) expiry_ms: u64,
     pub(crate) drain_ms: u64,
-    /// What services have narrowed is to be asked for again.
+    /// The view overrides are to be asked for again.
     pub(crate) views_ms: u64,
     /// Something due leaves.
     pub(crate) flush_ms: u64,

@@ -1,4 +1,4 @@
-//! What services have narrowed of one player's views, by channel. While it is being read nothing new is shown. It owns
+//! One player's view overrides, by channel. While it is being read nothing new is shown. It owns
 //! what is known and what is being asked; asking is up to [`crate::engine`].
 
 use std::sync::Arc;
@@ -8,18 +8,18 @@ use hashbrown::HashMap;
 use crate::expr::Expr;
 use crate::io::Ticket;
 
-/// What services have narrowed of a player's views, by channel. While it is being read nothing new is shown.
+/// A player's view overrides, by channel. While it is being read nothing new is shown.
 #[derive(Debug, Default)]
 pub(crate) struct ViewOverrides {
     loading: Option<Box<Loading>>,
     views: Option<Box<HashMap<Arc<str>, Expr>>>,
 }
 
-/// What services have narrowed is being read.
+/// The view overrides are being read.
 #[derive(Debug)]
 struct Loading {
     /// The question that is out; `None`: it was refused, and is to be asked again.
-    asked: Option<Ticket>,
+    query: Option<Ticket>,
     /// What was said meanwhile.
     meanwhile: HashMap<Arc<str>, Option<Expr>>,
 }
@@ -35,20 +35,20 @@ impl ViewOverrides {
     }
 
     /// The question that is out.
-    pub(crate) fn asked(&self) -> Option<Ticket> {
-        self.loading.as_ref()?.asked
+    pub(crate) fn query(&self) -> Option<Ticket> {
+        self.loading.as_ref()?.query
     }
 
     /// Asks, or asks again: only the last answer counts. What was heard before may have been said before something
     /// that was missed.
-    pub(crate) fn ask(&mut self, ticket: Ticket) {
-        self.loading = Some(Box::new(Loading { asked: Some(ticket), meanwhile: HashMap::new() }));
+    pub(crate) fn start_loading(&mut self, ticket: Ticket) {
+        self.loading = Some(Box::new(Loading { query: Some(ticket), meanwhile: HashMap::new() }));
     }
 
     /// The question was refused, and is to be asked again.
     pub(crate) fn refused(&mut self) {
         if let Some(loading) = &mut self.loading {
-            loading.asked = None;
+            loading.query = None;
         }
     }
 
@@ -71,7 +71,10 @@ impl ViewOverrides {
     }
 
     /// What was said before; what was said meanwhile is newer. Gives the channels whose views are other than they were.
-    pub(crate) fn loaded(&mut self, views: impl IntoIterator<Item = (Arc<str>, Expr)>) -> Vec<Arc<str>> {
+    pub(crate) fn finish_loading(
+        &mut self,
+        views: impl IntoIterator<Item = (Arc<str>, Expr)>,
+    ) -> Vec<Arc<str>> {
         let before = self.views.take().unwrap_or_default();
         let mut now: HashMap<Arc<str>, Expr> = views.into_iter().collect();
         for (channel, view) in self.loading.take().map(|loading| loading.meanwhile).unwrap_or_default() {
@@ -90,7 +93,7 @@ impl ViewOverrides {
     }
 
     /// What was known holds.
-    pub(crate) fn settle(&mut self) {
+    pub(crate) fn keep_known(&mut self) {
         self.loading = None;
     }
 }

@@ -75,7 +75,7 @@ impl Engine {
             match subscriber.phase.confirm(!session.overrides.is_loading(), after_break) {
                 OnConfirmed::LiveAfterBreak => broken.push(session.id),
                 OnConfirmed::Suspended => {
-                    let reply = session.reply_behind_gate();
+                    let reply = session.reply_on_resume();
                     target.waiters.push(Waiter { session: session.id, reply });
                 }
                 // Those whose views are not known yet are told when they are.

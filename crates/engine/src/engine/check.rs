@@ -23,7 +23,7 @@ impl Engine {
         let armed = self.sessions.iter().filter(|session| session.deadlines.armed_ms > 0).count();
         debug_assert_eq!(armed, self.out.timers.len(), "timers of nobody");
         for (ticket, id) in &self.loading {
-            let asked = self.sessions.get(*id).and_then(|session| session.overrides.asked());
+            let asked = self.sessions.get(*id).and_then(|session| session.overrides.query());
             debug_assert_eq!(asked, Some(*ticket), "a question of nobody");
         }
         for (player, ids) in &self.players {

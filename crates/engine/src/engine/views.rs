@@ -1,4 +1,4 @@
-//! What a subscriber is shown: made from the class's view, what services have narrowed for the player, and the
+//! What a subscriber is shown: made from the class's view, the view overrides for the player, and the
 //! client's filter and area; made anew when one of them changes during play (contract §5, `FILTER_UPDATE`; §9, `view`).
 //! What is asked of events stands in [`crate::view`], areas in [`crate::area`].
 
@@ -151,8 +151,8 @@ impl Engine {
         let view = if subject.is_pattern() {
             self.views.get(None, Some(bind_me(filter, &scope)))
         } else {
-            let narrowed = session.overrides.of(&subject.name);
-            let server = permissions::server_view(&self.settings, claims, &subject.name, narrowed);
+            let view_override = session.overrides.of(&subject.name);
+            let server = permissions::server_view(&self.settings, claims, &subject.name, view_override);
             self.views.get(server, Some(bind(filter, &scope)))
         };
         let audiences = self.targets.find(subject).and_then(|id| self.targets[id].audiences.as_ref());
@@ -207,8 +207,8 @@ impl Engine {
             let client = subscriber.filter.as_ref().map(|filter| bind_me(filter, &scope));
             return Some(Visibility::Filtered(self.views.get(None, client)));
         }
-        let narrowed = session.overrides.of(name);
-        let server = permissions::server_view(&self.settings, claims, name, narrowed);
+        let view_override = session.overrides.of(name);
+        let server = permissions::server_view(&self.settings, claims, name, view_override);
         let client = subscriber.filter.as_ref().map(|filter| bind(filter, &scope));
         let class: Option<&Class> = target.class.and_then(|class| self.settings.classes.get(class));
         let space = class.and_then(Class::space);
@@ -318,15 +318,15 @@ impl Engine {
         self.enforce_limits();
     }
 
-    /// Asks what services have narrowed of a player's views; until it is told nothing new is shown.
+    /// Asks a player's view overrides; until it is told nothing new is shown.
     pub(super) fn load_views(&mut self, id: SessionId) {
         let session = &mut self.sessions[id];
         // Views are a player's: who is not known yet has none to be read.
         let Some(player) = session.player().cloned() else { return };
         self.next_ticket += 1;
         let ticket = Ticket(self.next_ticket);
-        let before = session.overrides.asked();
-        session.overrides.ask(ticket);
+        let before = session.overrides.query();
+        session.overrides.start_loading(ticket);
         session.deadlines.views_ms = 0;
         self.out.timers.arm(session);
         self.forget_question(before);
@@ -335,7 +335,7 @@ impl Engine {
         self.out.outputs.push_back(Output::Broker(BrokerCommand::Query(query)));
     }
 
-    /// What services have narrowed of anybody's views may be other than what is known. `dropped`: also of channels whose
+    /// Anybody's view overrides may be other than what is known. `dropped`: also of channels whose
     /// events go on coming.
     pub(super) fn recover(&mut self, dropped: bool, token: Option<BarrierToken>) {
         // Nothing passes while the queries before are withdrawn one by one.
@@ -352,18 +352,18 @@ impl Engine {
         for id in all {
             self.load_views(id);
             if dropped {
-                self.shut_gate(id);
+                self.suspend_delivery(id);
             }
         }
     }
 
     /// Shows nothing more until the views are known; then tells of the gap.
-    fn shut_gate(&mut self, id: SessionId) {
+    fn suspend_delivery(&mut self, id: SessionId) {
         let session = &mut self.sessions[id];
         for subscription in session.subscriptions.clone() {
             let target = &mut self.targets[subscription.target];
             if target.subscriber_at_mut(subscription.slot).phase.suspend() {
-                target.waiters.push(Waiter { session: id, reply: session.reply_behind_gate() });
+                target.waiters.push(Waiter { session: id, reply: session.reply_on_resume() });
             }
         }
     }
@@ -392,10 +392,10 @@ impl Engine {
         match views {
             Ok(views) => {
                 let compiled = views.iter().map(|(channel, view)| (channel.clone(), compile_view(view)));
-                for channel in self.sessions[id].overrides.loaded(compiled) {
+                for channel in self.sessions[id].overrides.finish_loading(compiled) {
                     self.view_changed(id, &channel);
                 }
-                self.open_gate(id);
+                self.resume_delivery(id);
             }
             Err(reason) => self.views_refused(id, &reason),
         }
@@ -409,7 +409,7 @@ impl Engine {
         let opens = may_not_read && self.settings.views_open_without_permission;
         if opens {
             // The operator says that nobody uses views here: the class's hold.
-            session.overrides.settle();
+            session.overrides.keep_known();
         } else {
             // They may be narrower than what is known: nothing new is shown until they are told. Not all ask at once.
             session.overrides.refused();
@@ -419,7 +419,7 @@ impl Engine {
         }
         self.notice(Notice::ViewsRefused { player, reason: reason.to_owned(), withheld: !opens });
         if opens {
-            self.open_gate(id);
+            self.resume_delivery(id);
         } else if may_not_read {
             self.refuse_waiting(id, reason);
         }
@@ -468,7 +468,7 @@ impl Engine {
     /// All that a session's views are made of is known: what Redis has confirmed meanwhile is live.
     ///
     /// Why its place is found before anybody is answered: the first thing that is shown must be by the views of now.
-    fn open_gate(&mut self, id: SessionId) {
+    fn resume_delivery(&mut self, id: SessionId) {
         for subscription in self.sessions[id].subscriptions.clone() {
             let target = &mut self.targets[subscription.target];
             let phase = &mut target.subscriber_at_mut(subscription.slot).phase;
@@ -483,7 +483,7 @@ impl Engine {
     }
 
     /// A service narrows what a player is shown of a channel, or no longer.
-    pub(super) fn narrow(&mut self, id: SessionId, channel: &Arc<str>, view: Option<&str>) {
+    pub(super) fn override_view(&mut self, id: SessionId, channel: &Arc<str>, view: Option<&str>) {
         self.sessions[id].overrides.set(channel.clone(), view.map(compile_view));
         self.view_changed(id, channel);
     }
@@ -505,7 +505,7 @@ impl Engine {
 impl Session {
     /// What is told of a subscription that was live, when its views are known again: the gap, or, where `WELCOME` is
     /// still to come, that it is live.
-    pub(super) fn reply_behind_gate(&mut self) -> Reply {
+    pub(super) fn reply_on_resume(&mut self) -> Reply {
         match &mut self.phase {
             Phase::Joining(joining) => {
                 joining.unconfirmed += 1;

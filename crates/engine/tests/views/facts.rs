@@ -21,7 +21,7 @@ pub struct Said {
 }
 
 /// What services narrowed, each from which place on.
-type Narrowed = Vec<(usize, Option<Filter>)>;
+type ViewOverrides = Vec<(usize, Option<Filter>)>;
 
 #[derive(Debug, Default)]
 pub struct Facts {
@@ -29,7 +29,7 @@ pub struct Facts {
     /// Each number's place in it.
     pub places: BTreeMap<u64, usize>,
     /// By player and channel.
-    views: BTreeMap<(String, String), Narrowed>,
+    views: BTreeMap<(String, String), ViewOverrides>,
 }
 
 impl Said {
