@@ -327,7 +327,7 @@ mod tests {
         driver.commands.drain(..).flat_map(subjects).map(|subject| subject.name.to_string()).collect()
     }
 
-    fn held(inbox: &mut ShardInbox) -> Option<BarrierToken> {
+    fn barrier(inbox: &mut ShardInbox) -> Option<BarrierToken> {
         let mut last = None;
         while let Some(event) = inbox.try_recv() {
             if let BrokerEvent::Recover { barrier, dropped: false } = event {
@@ -354,13 +354,13 @@ mod tests {
         break_and_return(&mut driver);
         driver.handle(HubInput::LinkUp);
         driver.handle(HubInput::Subscribed(&nodes));
-        let first = held(&mut inbox).expect("the shard is asked");
+        let first = barrier(&mut inbox).expect("the shard is asked");
         break_and_return(&mut driver);
         driver.command(HubCommand::Recovered(SHARD, first));
         driver.handle(HubInput::LinkUp);
         assert_eq!(asked(&mut driver), ["drawbridge:nodes:0"]);
         driver.handle(HubInput::Subscribed(&nodes));
-        let second = held(&mut inbox).expect("the shard is asked again");
+        let second = barrier(&mut inbox).expect("the shard is asked again");
         driver.command(HubCommand::Recovered(SHARD, first));
         assert_eq!(asked(&mut driver), [""; 0]);
         driver.command(HubCommand::Recovered(SHARD, second));
