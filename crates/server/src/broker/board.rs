@@ -9,7 +9,7 @@ use drawbridge_engine::io::{BrokerEvent, BrokerStatus};
 
 use tokio::sync::watch;
 
-use super::outlet::Outlet;
+use super::fanout::ShardFanout;
 
 /// How long a part waits at least before it tries again, if it is to wait so long at all.
 const LEAST_PAUSE: Duration = Duration::from_millis(200);
@@ -29,7 +29,7 @@ pub(super) struct Board {
     no_views: Mutex<Option<Arc<str>>>,
     /// Counts how often a part has got through to Redis.
     came_up: watch::Sender<u64>,
-    outlet: Outlet,
+    fanout: ShardFanout,
 }
 
 #[derive(Debug)]
@@ -43,8 +43,8 @@ struct Part {
 impl Board {
     /// A board of these parts, by name and whether each is up; every shard is told that something is away. A part that is
     /// up from the start is one that connects when it is needed.
-    pub(super) fn new(parts: impl IntoIterator<Item = (String, bool)>, outlet: Outlet) -> Self {
-        outlet.send_to_all(&BrokerEvent::Status(BrokerStatus::Degraded));
+    pub(super) fn new(parts: impl IntoIterator<Item = (String, bool)>, fanout: ShardFanout) -> Self {
+        fanout.send_to_all(&BrokerEvent::Status(BrokerStatus::Degraded));
         let parts = parts.into_iter().map(|(name, is_up)| Part { name, is_up, trouble: None });
         Board {
             started: Instant::now(),
@@ -54,7 +54,7 @@ impl Board {
             no_functions: Mutex::new(None),
             no_views: Mutex::new(None),
             came_up: watch::Sender::new(0),
-            outlet,
+            fanout,
         }
     }
 
@@ -77,7 +77,7 @@ impl Board {
             self.degraded_since.store(since, Ordering::Relaxed);
             self.was_complete.fetch_or(after, Ordering::Relaxed);
             // Under the lock: the shards hear the changes in order.
-            self.outlet.send_to_all(&BrokerEvent::Status(status));
+            self.fanout.send_to_all(&BrokerEvent::Status(status));
         }
     }
 
@@ -165,7 +165,7 @@ mod tests {
     async fn who_waits_is_woken_by_another_but_not_before_the_least_pause() {
         let ((queue, _), (node, _)) = (shard_queue(1 << 20), shard_queue(1 << 20));
         let parts = [("one".to_owned(), false), ("other".to_owned(), false)];
-        let board = Board::new(parts, Outlet::new(vec![queue], node));
+        let board = Board::new(parts, ShardFanout::new(vec![queue], node));
         let began = Instant::now();
         let waits = board.wait_for_another(Duration::from_secs(3_600));
         // It is not lost though it comes during the pause.

@@ -9,8 +9,8 @@ use drawbridge_engine::io::{BrokerEvent, PlayerAction, PlayerCommand, Subject};
 use drawbridge_engine::settings::CONTROL_CHANNEL;
 use drawbridge_engine::upstream::{LinkId, ShardId, Topology};
 
+use super::fanout::ShardFanout;
 use super::meter::Meter;
-use super::outlet::Outlet;
 use super::queue::Pushed;
 use crate::command;
 use crate::log::Sparse;
@@ -88,11 +88,11 @@ impl CommandRouter {
     }
 
     /// Tells the shards; and the node what a service wrote itself.
-    pub(super) fn route(&mut self, by_service: bool, command: PlayerCommand, outlet: &Outlet) {
+    pub(super) fn route(&mut self, by_service: bool, command: PlayerCommand, fanout: &ShardFanout) {
         self.meter.count_command(true);
         let is_kept = !by_service
-            || outlet.send(ShardId::NODE, BrokerEvent::Command(command.clone())) == Pushed::Queued;
-        let is_sent = outlet.send_to_shards(&BrokerEvent::Command(command));
+            || fanout.send(ShardId::NODE, BrokerEvent::Command(command.clone())) == Pushed::Queued;
+        let is_sent = fanout.send_to_shards(&BrokerEvent::Command(command));
         if !is_kept || !is_sent {
             self.count_dropped();
         }

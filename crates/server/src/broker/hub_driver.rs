@@ -12,7 +12,7 @@ use drawbridge_engine::upstream::{
 use tokio::sync::mpsc;
 
 use super::command_router::{CommandRouter, subject_of};
-use super::outlet::Outlet;
+use super::fanout::ShardFanout;
 use crate::log::Sparse;
 
 /// What a player command may have at most, whatever the bound of other payloads is.
@@ -47,7 +47,7 @@ pub(super) type HubCommandReceiver = mpsc::UnboundedReceiver<HubCommand>;
 #[derive(Debug)]
 pub(super) struct HubDriver {
     hub: Hub,
-    outlet: Outlet,
+    fanout: ShardFanout,
     /// The other links, by their places.
     peers: Vec<mpsc::WeakUnboundedSender<HubCommand>>,
     started: Instant,
@@ -66,13 +66,13 @@ pub(super) struct HubDriver {
 impl HubDriver {
     pub(super) fn new(
         settings: HubSettings,
-        outlet: Outlet,
+        fanout: ShardFanout,
         router: CommandRouter,
         peers: Vec<mpsc::WeakUnboundedSender<HubCommand>>,
     ) -> Self {
         HubDriver {
             hub: Hub::new(settings),
-            outlet,
+            fanout,
             peers,
             started: Instant::now(),
             now_ms: 0,
@@ -102,7 +102,7 @@ impl HubDriver {
                     let answer = BrokerEvent::Answer { ticket, answer: Ok(Answer::Fence(channel.clone())) };
                     let to = ShardSet::only(shard);
                     if !self.hub.send_behind(&Subject::channel(channel), to, answer.clone()) {
-                        self.outlet.send_to_each(to, answer);
+                        self.fanout.send_to_each(to, answer);
                     }
                 }
             }
@@ -191,10 +191,10 @@ impl HubDriver {
             }
         }
         if let Some(was_live) = listening {
-            let shards = self.outlet.all_shards();
+            let shards = self.fanout.all_shards();
             self.hub.handle(self.now_ms, HubInput::Listening { shards, was_live });
         }
-        self.lost = self.lost.union(self.outlet.send_to_each(shards, event));
+        self.lost = self.lost.union(self.fanout.send_to_each(shards, event));
     }
 
     /// Tells the shards a player command, if it is this link's to tell, in order with the events of its channel.
@@ -207,14 +207,14 @@ impl HubDriver {
             _ => Carries::AsPlaced,
         };
         match carries {
-            _ if by_service => self.router.send(true, command, &self.outlet),
-            Carries::Yes => self.router.send(false, command, &self.outlet),
+            _ if by_service => self.router.send(true, command, &self.fanout),
+            Carries::Yes => self.router.send(false, command, &self.fanout),
             Carries::AsPlaced if self.router.is_placed_here(subject.as_ref()) => {
-                self.router.send(false, command, &self.outlet);
+                self.router.send(false, command, &self.fanout);
             }
             Carries::Later => {
                 if let Some(subject) = subject {
-                    self.hub.send_behind(&subject, self.outlet.all_shards(), BrokerEvent::Command(command));
+                    self.hub.send_behind(&subject, self.fanout.all_shards(), BrokerEvent::Command(command));
                 }
             }
             Carries::No | Carries::AsPlaced => {}
@@ -247,7 +247,7 @@ impl HubDriver {
             self.handle(HubInput::Tick);
         }
         for shard in self.lost.iter() {
-            if self.outlet.can_receive(shard) {
+            if self.fanout.can_receive(shard) {
                 self.lost.remove(shard);
                 self.handle(HubInput::Lost { shard });
             }
@@ -312,10 +312,10 @@ mod tests {
         let topology = Arc::new(RwLock::new(topology));
         let (link, meter, failures) = (LinkId::at(0), Arc::default(), Sparse::default());
         let router = CommandRouter { link, channels, topology, meter, failures };
-        let outlet = Outlet::new(vec![shard], node);
+        let fanout = ShardFanout::new(vec![shard], node);
         let external_bytes = 1 << 20;
         let settings = HubSettings { link, seed: 1, linger_ms: 0, external_bytes, classes, reserved };
-        (HubDriver::new(settings, outlet, router, Vec::new()), inbox)
+        (HubDriver::new(settings, fanout, router, Vec::new()), inbox)
     }
 
     /// What the link is to subscribe to.

@@ -13,7 +13,7 @@ use drawbridge_engine::upstream::ShardId;
 use hashbrown::HashMap;
 use tokio::sync::mpsc;
 
-use super::outlet::Outlet;
+use super::fanout::ShardFanout;
 use crate::log::Sparse;
 
 /// One player may fill an eighth of the queue, over all its connections, and all services together the half of it: none of
@@ -93,7 +93,7 @@ impl Drop for Job {
 #[derive(Debug)]
 pub(super) struct Ledger {
     bound_bytes: usize,
-    outlet: Outlet,
+    fanout: ShardFanout,
     /// What waits, or is on its way, of each who has something there, in bytes: no more entries than jobs.
     shares: Mutex<HashMap<Owner, usize>>,
     /// All of it, but for the lifecycle's.
@@ -157,7 +157,7 @@ impl Ledger {
         };
         count.fetch_add(1, Ordering::Relaxed);
         if let Some(ticket) = ticket {
-            self.outlet.send(shard, BrokerEvent::Outcome { ticket, outcome: result });
+            self.fanout.send(shard, BrokerEvent::Outcome { ticket, outcome: result });
         }
     }
 }
@@ -177,11 +177,11 @@ pub(super) struct JobReceiver {
 }
 
 /// A queue that holds at most `bound_bytes` of publishes that are not answered, and [`LIFECYCLE_BYTES`] of lifecycle entries.
-pub(super) fn jobs(bound_bytes: usize, outlet: Outlet) -> (JobSender, JobReceiver) {
+pub(super) fn jobs(bound_bytes: usize, fanout: ShardFanout) -> (JobSender, JobReceiver) {
     let (sender, receiver) = mpsc::unbounded_channel();
     let ledger = Arc::new(Ledger {
         bound_bytes,
-        outlet,
+        fanout,
         shares: Mutex::default(),
         bytes: AtomicUsize::new(0),
         done: AtomicU64::new(0),

@@ -17,7 +17,7 @@ struct Bench {
 impl Bench {
     fn new() -> Self {
         let ((queue, inbox), (node, _)) = (shard_queue(1 << 20), shard_queue(1 << 20));
-        let (sender, receiver) = jobs(BOUND, Outlet::new(vec![queue], node));
+        let (sender, receiver) = jobs(BOUND, ShardFanout::new(vec![queue], node));
         Bench { sender, receiver, inbox, tickets: 0 }
     }
 

@@ -6,11 +6,11 @@
 
 mod board;
 mod command_router;
+mod fanout;
 mod hub_driver;
 mod jobs;
 mod memory;
 mod meter;
-mod outlet;
 mod query_queue;
 pub mod queue;
 pub mod redis;
@@ -27,10 +27,10 @@ use tokio::sync::{mpsc, watch};
 use self::board::Board;
 pub use self::command_router::CommandChannels;
 use self::command_router::CommandRouter;
+use self::fanout::ShardFanout;
 use self::hub_driver::{HubCommand, HubCommandReceiver, HubDriver};
 use self::jobs::{JobReceiver, JobSender, jobs};
 use self::meter::Meter;
-use self::outlet::Outlet;
 use self::query_queue::{Asker, QueryQueue};
 pub use self::queue::{Pushed, ShardInbox, ShardQueue, shard_queue};
 pub use self::redis::{RedisAddress, RedisSettings};
@@ -188,7 +188,7 @@ struct Inner {
     jobs: JobSender,
     board: Arc<Board>,
     meters: Vec<Arc<Meter>>,
-    outlet: Outlet,
+    fanout: ShardFanout,
     stop: watch::Sender<bool>,
     stopped: watch::Receiver<bool>,
 }
@@ -226,19 +226,19 @@ impl Broker {
         node: ShardQueue,
     ) -> Result<Broker, BrokerStartError> {
         let BrokerSettings { kind, hub, queue_bytes, commands, neighbour } = settings;
-        let outlet = Outlet::new(shards, node);
+        let fanout = ShardFanout::new(shards, node);
         let (pool, board) = match &kind {
-            Kind::Memory => (1, Board::new([("memory".to_owned(), false)], outlet.clone())),
+            Kind::Memory => (1, Board::new([("memory".to_owned(), false)], fanout.clone())),
             Kind::Redis(redis) => {
                 let pool = redis.subscriber_pool.max(1);
-                (pool, redis::board(pool, outlet.clone()))
+                (pool, redis::board(pool, fanout.clone()))
             }
         };
         let board = Arc::new(board);
         let topology =
             Topology::standalone(pool, &hub.classes, &hub.reserved, commands.nodes.clone(), hub.seed);
         let topology = Arc::new(RwLock::new(topology));
-        let (jobs, job_receiver) = jobs(queue_bytes, outlet.clone());
+        let (jobs, job_receiver) = jobs(queue_bytes, fanout.clone());
         let (links, receivers): (Vec<_>, Vec<_>) = (0..pool).map(|_| mpsc::unbounded_channel()).unzip();
         let hubs: Vec<_> = links.iter().map(mpsc::UnboundedSender::downgrade).collect();
         let part = |(place, received): (usize, HubCommandReceiver)| {
@@ -247,7 +247,7 @@ impl Broker {
             let router = CommandRouter { link, channels, topology, meter: meter.clone(), failures };
             // Each hub counts under epochs that no other one has.
             let hub = HubSettings { link, seed: hub.seed.wrapping_add(place as u128), ..hub.clone() };
-            let driver = HubDriver::new(hub, outlet.clone(), router, hubs.clone());
+            let driver = HubDriver::new(hub, fanout.clone(), router, hubs.clone());
             Part { driver, commands: received, meter }
         };
         let parts: Vec<Part> = receivers.into_iter().enumerate().map(part).collect();
@@ -255,7 +255,7 @@ impl Broker {
         let (report_stopped, stopped) = watch::channel(false);
         let meter = Arc::<Meter>::default();
         let meters = parts.iter().map(|part| part.meter.clone()).chain([meter.clone()]).collect();
-        let queries = QueryQueue::new(outlet.clone(), hubs);
+        let queries = QueryQueue::new(fanout.clone(), hubs);
         let shell = Shell {
             parts,
             jobs: job_receiver,
@@ -281,7 +281,7 @@ impl Broker {
                 let _ = report_stopped.send(true);
             })
             .map_err(BrokerStartError::Thread)?;
-        Ok(Broker(Arc::new(Inner { topology, links, queries, jobs, board, meters, outlet, stop, stopped })))
+        Ok(Broker(Arc::new(Inner { topology, links, queries, jobs, board, meters, fanout, stop, stopped })))
     }
 
     /// Carries out what a shard asks; the answers come in the shard's queue. Never blocks.
@@ -366,7 +366,7 @@ impl Broker {
             stats.bad_commands += meter.bad_commands();
             stats.round_trip = stats.round_trip.max(meter.round_trip());
         }
-        for queue in self.0.outlet.queues() {
+        for queue in self.0.fanout.queues() {
             stats.dropped_to_shards += queue.dropped();
             stats.shard_queue_bytes += queue.bytes() as u64;
         }

@@ -16,8 +16,8 @@ use drawbridge_engine::upstream::ShardId;
 use hashbrown::HashMap;
 use tokio::sync::{Notify, mpsc};
 
+use super::fanout::ShardFanout;
 use super::hub_driver::{HubCommand, until};
-use super::outlet::Outlet;
 
 /// How many queries may wait. Shards ask one for each connection, hubs one for each entity channel.
 const MAX_QUERIES: usize = 1 << 20;
@@ -57,7 +57,7 @@ struct Shared {
     asked: [Notify; 2],
     /// The first timeout may be earlier than it was.
     timeouts: Notify,
-    outlet: Outlet,
+    fanout: ShardFanout,
     hubs: Vec<mpsc::WeakUnboundedSender<HubCommand>>,
 }
 
@@ -72,12 +72,12 @@ struct Waiting {
 
 impl QueryQueue {
     /// An empty queue; answers go to these shards and hubs.
-    pub(super) fn new(outlet: Outlet, hubs: Vec<mpsc::WeakUnboundedSender<HubCommand>>) -> Self {
+    pub(super) fn new(fanout: ShardFanout, hubs: Vec<mpsc::WeakUnboundedSender<HubCommand>>) -> Self {
         QueryQueue(Arc::new(Shared {
             waiting: Mutex::default(),
             asked: [const { Notify::const_new() }; 2],
             timeouts: Notify::new(),
-            outlet,
+            fanout,
             hubs,
         }))
     }
@@ -158,7 +158,7 @@ impl QueryQueue {
     fn send(&self, Asked { asker, query }: Asked, answer: Answered) {
         match asker {
             Asker::Shard(shard, ticket) => {
-                self.0.outlet.send(shard, BrokerEvent::Answer { ticket, answer });
+                self.0.fanout.send(shard, BrokerEvent::Answer { ticket, answer });
             }
             Asker::Hub(link, _) => {
                 if let Some(hub) = self.0.hubs.get(link).and_then(mpsc::WeakUnboundedSender::upgrade) {
@@ -229,7 +229,7 @@ mod tests {
 
     fn bench() -> (QueryQueue, ShardInbox) {
         let ((shard, inbox), (node, _)) = (shard_queue(1 << 20), shard_queue(1 << 20));
-        (QueryQueue::new(Outlet::new(vec![shard], node), Vec::new()), inbox)
+        (QueryQueue::new(ShardFanout::new(vec![shard], node), Vec::new()), inbox)
     }
 
     fn asker(ticket: u64) -> Asker {

@@ -98,14 +98,14 @@ mod tests {
     use drawbridge_engine::upstream::ShardId;
 
     use super::*;
+    use crate::broker::fanout::ShardFanout;
     use crate::broker::jobs::jobs;
-    use crate::broker::outlet::Outlet;
     use crate::broker::queue::shard_queue;
 
     /// Entries of these players, in this order.
     fn held(players: &[&'static str]) -> Held {
         let ((queue, _), (node, _)) = (shard_queue(1 << 20), shard_queue(1 << 20));
-        let (sender, mut receiver) = jobs(1 << 20, Outlet::new(vec![queue], node));
+        let (sender, mut receiver) = jobs(1 << 20, ShardFanout::new(vec![queue], node));
         let mut held = Held::default();
         for (number, player) in (0..).zip(players) {
             let fields = vec![("event", Bytes::from("joined")), ("player", Bytes::from(*player))];

@@ -32,7 +32,7 @@ use self::publisher::Publisher;
 use self::reader::{Reader, name_of};
 use super::Shell;
 use super::board::Board;
-use super::outlet::Outlet;
+use super::fanout::ShardFanout;
 use super::query_queue::Lane;
 use crate::secret::Rotating;
 
@@ -99,10 +99,10 @@ fn without_arguments(words: &str) -> &str {
 
 /// The links come first, then the publisher, then the readers. Tables are read when somebody asks for one; the reader of
 /// views is there from the start, for without it nobody can log in.
-pub(super) fn board(links: usize, outlet: Outlet) -> Board {
+pub(super) fn board(links: usize, fanout: ShardFanout) -> Board {
     let parts = (0..links).map(|link| (format!("subscriber {link}"), false));
     let others = [("publisher", false), (name_of(Lane::Large), true), (name_of(Lane::Small), false)];
-    Board::new(parts.chain(others.map(|(name, is_up)| (name.to_owned(), is_up))), outlet)
+    Board::new(parts.chain(others.map(|(name, is_up)| (name.to_owned(), is_up))), fanout)
 }
 
 /// Runs all links, the publisher and the readers until they are told to stop.

@@ -9,14 +9,14 @@ use super::queue::{Pushed, ShardQueue};
 
 /// The queues of all shards and of the node.
 #[derive(Clone, Debug)]
-pub(super) struct Outlet {
+pub(super) struct ShardFanout {
     shards: Arc<[ShardQueue]>,
     node: ShardQueue,
 }
 
-impl Outlet {
+impl ShardFanout {
     pub(super) fn new(shards: Vec<ShardQueue>, node: ShardQueue) -> Self {
-        Outlet { shards: shards.into(), node }
+        ShardFanout { shards: shards.into(), node }
     }
 
     /// Tells one shard.
