@@ -4,9 +4,9 @@
 //! It owns one thread, on which the publisher and the readers run, and the links where they do not run beside the shard
 //! ([`Neighbour`]). It knows nothing of connections, rights or views, and never waits for a shard.
 
-mod board;
 mod command_router;
 mod fanout;
+mod health_board;
 mod hub_driver;
 mod jobs;
 mod memory;
@@ -24,10 +24,10 @@ use drawbridge_engine::io::{Answerer, BrokerCommand, BrokerStatus, Subject};
 use drawbridge_engine::upstream::{HubSettings, LinkId, ShardId, Topology};
 use tokio::sync::{mpsc, watch};
 
-use self::board::Board;
 pub use self::command_router::CommandChannels;
 use self::command_router::CommandRouter;
 use self::fanout::ShardFanout;
+use self::health_board::HealthBoard;
 use self::hub_driver::{HubCommand, HubCommandReceiver, HubDriver};
 use self::jobs::{JobReceiver, JobSender, jobs};
 use self::meter::Meter;
@@ -186,7 +186,7 @@ struct Inner {
     links: Vec<mpsc::UnboundedSender<HubCommand>>,
     queries: QueryQueue,
     jobs: JobSender,
-    board: Arc<Board>,
+    health_board: Arc<HealthBoard>,
     meters: Vec<Arc<Meter>>,
     fanout: ShardFanout,
     stop: watch::Sender<bool>,
@@ -200,7 +200,7 @@ struct Shell {
     jobs: JobReceiver,
     /// The publisher's.
     meter: Arc<Meter>,
-    board: Arc<Board>,
+    health_board: Arc<HealthBoard>,
     stop: watch::Receiver<bool>,
     queries: QueryQueue,
     neighbour: Option<Neighbour>,
@@ -227,14 +227,14 @@ impl Broker {
     ) -> Result<Broker, BrokerStartError> {
         let BrokerSettings { kind, hub, queue_bytes, commands, neighbour } = settings;
         let fanout = ShardFanout::new(shards, node);
-        let (pool, board) = match &kind {
-            Kind::Memory => (1, Board::new([("memory".to_owned(), false)], fanout.clone())),
+        let (pool, health_board) = match &kind {
+            Kind::Memory => (1, HealthBoard::new([("memory".to_owned(), false)], fanout.clone())),
             Kind::Redis(redis) => {
                 let pool = redis.subscriber_pool.max(1);
-                (pool, redis::board(pool, fanout.clone()))
+                (pool, redis::health_board(pool, fanout.clone()))
             }
         };
-        let board = Arc::new(board);
+        let health_board = Arc::new(health_board);
         let topology =
             Topology::standalone(pool, &hub.classes, &hub.reserved, commands.nodes.clone(), hub.seed);
         let topology = Arc::new(RwLock::new(topology));
@@ -260,7 +260,7 @@ impl Broker {
             parts,
             jobs: job_receiver,
             meter,
-            board: board.clone(),
+            health_board: health_board.clone(),
             stop: stopping,
             queries: queries.clone(),
             neighbour,
@@ -281,7 +281,17 @@ impl Broker {
                 let _ = report_stopped.send(true);
             })
             .map_err(BrokerStartError::Thread)?;
-        Ok(Broker(Arc::new(Inner { topology, links, queries, jobs, board, meters, fanout, stop, stopped })))
+        Ok(Broker(Arc::new(Inner {
+            topology,
+            links,
+            queries,
+            jobs,
+            health_board,
+            meters,
+            fanout,
+            stop,
+            stopped,
+        })))
     }
 
     /// Carries out what a shard asks; the answers come in the shard's queue. Never blocks.
@@ -313,7 +323,7 @@ impl Broker {
 
     /// Whether Redis is there.
     pub fn health(&self) -> BrokerHealth {
-        let degraded_for = self.0.board.degraded_for();
+        let degraded_for = self.0.health_board.degraded_for();
         let status = if degraded_for.is_some() { BrokerStatus::Degraded } else { BrokerStatus::Ok };
         BrokerHealth { status, degraded_for }
     }
@@ -321,22 +331,22 @@ impl Broker {
     /// Whether all of Redis has been there at once since the start: each connection that the node needs, and what was
     /// subscribed on it.
     pub fn was_complete(&self) -> bool {
-        self.0.board.was_complete()
+        self.0.health_board.was_complete()
     }
 
     /// Which connection is away and why, for a person; `None`: all are there.
     pub fn trouble(&self) -> Option<String> {
-        self.0.board.trouble()
+        self.0.health_board.trouble()
     }
 
     /// Why the functions that classes of this node need cannot be called; `None`: they can, or none are needed.
     pub fn no_functions(&self) -> Option<Arc<str>> {
-        self.0.board.no_functions()
+        self.0.health_board.no_functions()
     }
 
     /// Why players' views cannot be read though Redis is there, so that nothing is shown to anybody; `None`: they can.
     pub fn no_views(&self) -> Option<Arc<str>> {
-        self.0.board.no_views()
+        self.0.health_board.no_views()
     }
 
     /// Gauges and counters, as of the last turn of each link.

@@ -15,7 +15,7 @@ use drawbridge_protocol::glob;
 use tokio::sync::watch;
 
 use self::store::Store;
-use super::board::Board;
+use super::health_board::HealthBoard;
 use super::hub_driver::{HubCommand, until};
 use super::jobs::{Job, JobReceiver};
 use super::query_queue::{Asked, Lane, QueryQueue};
@@ -26,16 +26,16 @@ const TURN: usize = 256;
 
 /// Runs the memory broker until it is told to stop, or nobody is left to command anything.
 pub(super) async fn run(shell: Shell) {
-    let Shell { parts, jobs, board, stop, queries, .. } = shell;
+    let Shell { parts, jobs, health_board, stop, queries, .. } = shell;
     let Some(part) = parts.into_iter().next() else { return };
     let started = Instant::now();
-    Memory { part, jobs, board, queries, store: Store::default(), started }.run(stop).await;
+    Memory { part, jobs, health_board, queries, store: Store::default(), started }.run(stop).await;
 }
 
 struct Memory {
     part: Part,
     jobs: JobReceiver,
-    board: Arc<Board>,
+    health_board: Arc<HealthBoard>,
     queries: QueryQueue,
     store: Store,
     started: Instant,
@@ -53,7 +53,7 @@ impl Memory {
         let mut subscriptions = Subscriptions::default();
         let queries = self.queries.clone();
         self.part.driver.handle(HubInput::LinkUp);
-        self.board.set(0, true);
+        self.health_board.set(0, true);
         loop {
             self.answer(&mut subscriptions);
             self.part.meter.report(self.part.driver.stats());

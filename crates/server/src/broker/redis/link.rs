@@ -21,7 +21,7 @@ use super::conversation::{Answer, Conversation};
 use super::resp::{Decoder, Garbage, Payload, Reply, Step};
 use super::{Names, RedisSettings};
 use crate::broker::Part;
-use crate::broker::board::Board;
+use crate::broker::health_board::HealthBoard;
 use crate::broker::hub_driver::{HubCommand, until};
 use crate::broker::query_queue::{Asker, QueryQueue};
 
@@ -37,7 +37,7 @@ pub(super) struct Link {
     index: usize,
     part: Part,
     settings: Arc<RedisSettings>,
-    board: Arc<Board>,
+    health_board: Arc<HealthBoard>,
     queries: QueryQueue,
     attempts: Attempts,
     /// The connection, while the link is on its way to another thread.
@@ -63,11 +63,11 @@ impl Link {
         index: usize,
         part: Part,
         settings: Arc<RedisSettings>,
-        board: Arc<Board>,
+        health_board: Arc<HealthBoard>,
         queries: QueryQueue,
     ) -> Self {
         let attempts = Attempts::new(format!("subscriber {index}"), &settings);
-        Link { index, part, settings, board, queries, attempts, session: None }
+        Link { index, part, settings, health_board, queries, attempts, session: None }
     }
 
     /// Runs until it is called: gives itself back where it is to move. Stops, too, when nobody is left to order anything.
@@ -77,12 +77,12 @@ impl Link {
                 Ok(call) => call,
                 Err(broken) => {
                     let wait = self.attempts.failed(&broken);
-                    let board = self.board.clone();
-                    board.failed(self.index, &broken.to_string());
+                    let health_board = self.health_board.clone();
+                    health_board.failed(self.index, &broken.to_string());
                     if let Broken::Unsupported(what) = &broken {
                         self.part.driver.refuse_waiting(&format!("UNSUPPORTED {what}"));
                     }
-                    match self.meanwhile(&mut calls, board.wait_for_another(wait)).await {
+                    match self.meanwhile(&mut calls, health_board.wait_for_another(wait)).await {
                         Ok(()) => continue,
                         Err(call) => call,
                     }
@@ -142,12 +142,12 @@ impl Link {
         self.part.driver.set_now(Instant::now());
         self.part.driver.handle(HubInput::LinkUp);
         // Before it is restored: that takes players' views, which other parts read.
-        self.board.reached();
+        self.health_board.reached();
     }
 
     /// A connection has ended.
     fn end(&mut self, mut session: Session) {
-        self.board.set(self.index, false);
+        self.health_board.set(self.index, false);
         self.part.driver.set_now(Instant::now());
         for fence in session.conversation.fences() {
             self.part.driver.command(fence);
@@ -178,7 +178,7 @@ impl Link {
                 self.queries.ask(asker, query);
             }
             if !session.is_up && self.part.driver.is_restored() {
-                self.board.set(self.index, true);
+                self.health_board.set(self.index, true);
                 session.is_up = true;
             }
             self.report();
@@ -312,7 +312,7 @@ impl Link {
 /// A link that is gone is not up, whatever ended it.
 impl Drop for Link {
     fn drop(&mut self) {
-        self.board.set(self.index, false);
+        self.health_board.set(self.index, false);
     }
 }
 

@@ -31,8 +31,8 @@ pub use self::names::Names;
 use self::publisher::Publisher;
 use self::reader::{Reader, name_of};
 use super::Shell;
-use super::board::Board;
 use super::fanout::ShardFanout;
+use super::health_board::HealthBoard;
 use super::query_queue::Lane;
 use crate::secret::Rotating;
 
@@ -99,22 +99,22 @@ fn without_arguments(words: &str) -> &str {
 
 /// The links come first, then the publisher, then the readers. Tables are read when somebody asks for one; the reader of
 /// views is there from the start, for without it nobody can log in.
-pub(super) fn board(links: usize, fanout: ShardFanout) -> Board {
+pub(super) fn health_board(links: usize, fanout: ShardFanout) -> HealthBoard {
     let parts = (0..links).map(|link| (format!("subscriber {link}"), false));
     let others = [("publisher", false), (name_of(Lane::Large), true), (name_of(Lane::Small), false)];
-    Board::new(parts.chain(others.map(|(name, is_up)| (name.to_owned(), is_up))), fanout)
+    HealthBoard::new(parts.chain(others.map(|(name, is_up)| (name.to_owned(), is_up))), fanout)
 }
 
 /// Runs all links, the publisher and the readers until they are told to stop.
 pub(super) async fn run(settings: RedisSettings, shell: Shell) {
     let settings = Arc::new(settings);
-    let Shell { parts, jobs, meter, board, stop, queries, neighbour } = shell;
+    let Shell { parts, jobs, meter, health_board, stop, queries, neighbour } = shell;
     let mut tasks = JoinSet::new();
     let publisher = parts.len();
     let reader = Arc::new(Reader {
         queries: queries.clone(),
         settings: settings.clone(),
-        board: board.clone(),
+        health_board: health_board.clone(),
         meter: meter.clone(),
         lines: Default::default(),
     });
@@ -124,7 +124,7 @@ pub(super) async fn run(settings: RedisSettings, shell: Shell) {
     let links = parts
         .into_iter()
         .enumerate()
-        .map(|(index, part)| Link::new(index, part, settings.clone(), board.clone(), queries.clone()));
+        .map(|(index, part)| Link::new(index, part, settings.clone(), health_board.clone(), queries.clone()));
     let (links, counts, stopping) = (links.collect(), meter.clone(), stop.clone());
     tasks.spawn(async move { links::run(links, neighbour, &counts, stopping).await });
     let (timeouts, mut stopped) = (queries.clone(), stop.clone());
@@ -134,7 +134,7 @@ pub(super) async fn run(settings: RedisSettings, shell: Shell) {
             _ = stopped.wait_for(|stop| *stop) => {}
         }
     });
-    tasks.spawn(Publisher::new(publisher, jobs, settings, board, meter).run(stop));
+    tasks.spawn(Publisher::new(publisher, jobs, settings, health_board, meter).run(stop));
     while tasks.join_next().await.is_some() {}
 }
 

@@ -21,7 +21,7 @@ use super::refusals::{Refusals, explained, is_missing_function};
 use super::writes::{Call, outcomes, pipeline};
 use super::{READONLY, RedisSettings, code_of, is_passing, without_arguments};
 use crate::broker::DRAIN_TIMEOUT;
-use crate::broker::board::Board;
+use crate::broker::health_board::HealthBoard;
 use crate::broker::jobs::{Job, JobReceiver};
 use crate::broker::meter::Meter;
 
@@ -54,7 +54,7 @@ pub(super) struct Publisher {
     next_expiry: Option<Instant>,
     refusals: Refusals,
     settings: Arc<RedisSettings>,
-    board: Arc<Board>,
+    health_board: Arc<HealthBoard>,
     meter: Arc<Meter>,
     /// The functions were checked once.
     began: bool,
@@ -104,7 +104,7 @@ impl Publisher {
         part: usize,
         jobs: JobReceiver,
         settings: Arc<RedisSettings>,
-        board: Arc<Board>,
+        health_board: Arc<HealthBoard>,
         meter: Arc<Meter>,
     ) -> Self {
         Publisher {
@@ -116,7 +116,7 @@ impl Publisher {
             next_expiry: None,
             refusals: Refusals::default(),
             settings,
-            board,
+            health_board,
             meter,
             began: false,
             is_paused: false,
@@ -166,12 +166,12 @@ impl Publisher {
                 }
             };
             let wait = attempts.failed(&broken);
-            let board = self.board.clone();
-            board.failed(self.part, &broken.to_string());
+            let health_board = self.health_board.clone();
+            health_board.failed(self.part, &broken.to_string());
             if let Broken::Unsupported(what) = &broken {
                 self.refuse_unsupported(what);
             }
-            if self.meanwhile(&mut stop, board.wait_for_another(wait)).await.is_err() {
+            if self.meanwhile(&mut stop, health_board.wait_for_another(wait)).await.is_err() {
                 return;
             }
         }
@@ -246,7 +246,7 @@ impl Publisher {
             return Err(broken);
         }
         self.is_paused = false;
-        self.board.set(self.part, true);
+        self.health_board.set(self.part, true);
         if !self.waiting.is_empty() && self.wait_for_links(stop).await.is_err() {
             return Ok(Stopped);
         }
@@ -258,9 +258,9 @@ impl Publisher {
 
     /// What waited for Redis goes out when the subscriptions are back too, so that this node's own players hear it.
     async fn wait_for_links(&mut self, stop: &mut Stop) -> Result<(), Stopped> {
-        let (board, part) = (self.board.clone(), self.part);
+        let (health_board, part) = (self.health_board.clone(), self.part);
         let restored = async move {
-            while !board.others_are_up(part) {
+            while !health_board.others_are_up(part) {
                 tokio::time::sleep(LINKS_POLL).await;
             }
         };
@@ -269,7 +269,7 @@ impl Publisher {
 
     /// Redis cannot be asked now.
     fn away(&mut self) {
-        self.board.set(self.part, false);
+        self.health_board.set(self.part, false);
         // Who may not wait is told, dropped unanswered; the others keep their order.
         self.waiting.retain(|(_, job)| job.when_down != WhenDown::Reject);
     }
@@ -343,7 +343,7 @@ impl Publisher {
         match self.settle(batch, outcomes) {
             Settled::All => {
                 self.is_paused = false;
-                self.board.set(self.part, true);
+                self.health_board.set(self.part, true);
                 return Ok(());
             }
             Settled::NotMaster => {
@@ -366,7 +366,7 @@ impl Publisher {
         let outcomes = outcomes(results, &[Call::Plain]);
         if outcomes.iter().all(|outcome| !outcome.as_ref().is_err_and(|words| is_passing(words))) {
             self.is_paused = false;
-            self.board.set(self.part, true);
+            self.health_board.set(self.part, true);
             return Ok(());
         }
         self.pause(stop, commands).await
@@ -451,7 +451,7 @@ impl Publisher {
             _ => {}
         }
         if is_needed {
-            self.board.set_functions(text.map(Into::into));
+            self.health_board.set_functions(text.map(Into::into));
         }
         self.not_loaded = refused;
     }

@@ -16,7 +16,7 @@ use super::commands::{Commands, text, words};
 use super::connect::{Attempts, Broken};
 use super::views;
 use super::{RedisSettings, code_of, is_passing};
-use crate::broker::board::Board;
+use crate::broker::health_board::HealthBoard;
 use crate::broker::meter::Meter;
 use crate::broker::query_queue::{Asked, Lane, QueryQueue};
 use crate::log::Sparse;
@@ -45,7 +45,7 @@ pub(super) const UNEXPECTED: &str = "an unexpected answer";
 pub(super) struct Reader {
     pub(super) queries: QueryQueue,
     pub(super) settings: Arc<RedisSettings>,
-    pub(super) board: Arc<Board>,
+    pub(super) health_board: Arc<HealthBoard>,
     pub(super) meter: Arc<Meter>,
     pub(super) lines: Mutex<Sparse>,
 }
@@ -81,7 +81,7 @@ impl Reader {
         loop {
             if was_there {
                 if self.queries.is_empty(lane) {
-                    self.board.set(part, true);
+                    self.health_board.set(part, true);
                 }
                 // Opened when something is asked for first.
                 drop(self.queries.first(lane, 1).await);
@@ -90,7 +90,7 @@ impl Reader {
                 Err(broken) => {
                     // Once may be chance, and the next attempt comes at once: players are not told of that.
                     if std::mem::replace(&mut has_failed, true) {
-                        self.board.set(part, false);
+                        self.health_board.set(part, false);
                     }
                     broken
                 }
@@ -98,7 +98,7 @@ impl Reader {
                     has_failed = false;
                     was_there = true;
                     attempts.up();
-                    self.board.set(part, true);
+                    self.health_board.set(part, true);
                     if lane == Lane::Small
                         && let Err(broken) = self.probe_views(&mut commands).await
                     {
@@ -117,8 +117,8 @@ impl Reader {
                 }
             };
             let wait = attempts.failed(&broken);
-            self.board.failed(part, &broken.to_string());
-            self.board.wait_for_another(wait).await;
+            self.health_board.failed(part, &broken.to_string());
+            self.health_board.wait_for_another(wait).await;
         }
     }
 
@@ -132,7 +132,7 @@ impl Reader {
 
     async fn answer_small(&self, commands: &mut Commands, most: usize) -> Result<(), Broken> {
         let asked = next(commands, self.queries.first(Lane::Small, most));
-        let asked = match self.board.no_views() {
+        let asked = match self.health_board.no_views() {
             None => asked.await?,
             // Somebody may give the right, and nobody may come to ask.
             Some(_) => match timeout(PROBE_EVERY, asked).await {
@@ -186,11 +186,11 @@ impl Reader {
     fn note_right(&self, refused: Option<&String>) {
         let forbidden = refused.filter(|words| code_of(words) == "NOPERM");
         if self.settings.views_open_without_permission
-            || forbidden.is_some() == self.board.no_views().is_some()
+            || forbidden.is_some() == self.health_board.no_views().is_some()
         {
             return;
         }
-        self.board.set_views(forbidden.map(|words| {
+        self.health_board.set_views(forbidden.map(|words| {
             tracing::error!(
                 reason = words,
                 "Redis does not let this node read players' views: nothing is shown to players"

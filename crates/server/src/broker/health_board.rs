@@ -16,7 +16,7 @@ const LEAST_PAUSE: Duration = Duration::from_millis(200);
 
 /// The state of all parts.
 #[derive(Debug)]
-pub(super) struct Board {
+pub(super) struct HealthBoard {
     started: Instant,
     /// Milliseconds after the start since when something is away, and 1; 0: all is up.
     degraded_since: AtomicU64,
@@ -40,13 +40,13 @@ struct Part {
     trouble: Option<String>,
 }
 
-impl Board {
+impl HealthBoard {
     /// A board of these parts, by name and whether each is up; every shard is told that something is away. A part that is
     /// up from the start is one that connects when it is needed.
     pub(super) fn new(parts: impl IntoIterator<Item = (String, bool)>, fanout: ShardFanout) -> Self {
         fanout.send_to_all(&BrokerEvent::Status(BrokerStatus::Degraded));
         let parts = parts.into_iter().map(|(name, is_up)| Part { name, is_up, trouble: None });
-        Board {
+        HealthBoard {
             started: Instant::now(),
             degraded_since: AtomicU64::new(1),
             was_complete: AtomicBool::new(false),
@@ -165,11 +165,11 @@ mod tests {
     async fn who_waits_is_woken_by_another_but_not_before_the_least_pause() {
         let ((queue, _), (node, _)) = (shard_queue(1 << 20), shard_queue(1 << 20));
         let parts = [("one".to_owned(), false), ("other".to_owned(), false)];
-        let board = Board::new(parts, ShardFanout::new(vec![queue], node));
+        let health_board = HealthBoard::new(parts, ShardFanout::new(vec![queue], node));
         let began = Instant::now();
-        let waits = board.wait_for_another(Duration::from_secs(3_600));
+        let waits = health_board.wait_for_another(Duration::from_secs(3_600));
         // It is not lost though it comes during the pause.
-        tokio::join!(waits, async { board.reached() });
+        tokio::join!(waits, async { health_board.reached() });
         assert!(began.elapsed() >= LEAST_PAUSE);
     }
 }
