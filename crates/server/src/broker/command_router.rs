@@ -10,7 +10,7 @@ use drawbridge_engine::settings::CONTROL_CHANNEL;
 use drawbridge_engine::upstream::{LinkId, ShardId, Topology};
 
 use super::fanout::ShardFanout;
-use super::meter::Meter;
+use super::link_metrics::LinkMetrics;
 use super::queue::Pushed;
 use crate::command;
 use crate::log::Sparse;
@@ -51,7 +51,7 @@ pub(super) struct CommandRouter {
     pub(super) link: LinkId,
     pub(super) channels: CommandChannels,
     pub(super) topology: Arc<RwLock<Topology>>,
-    pub(super) meter: Arc<Meter>,
+    pub(super) link_metrics: Arc<LinkMetrics>,
     /// Commands that were not carried out.
     pub(super) failures: Sparse,
 }
@@ -67,7 +67,7 @@ impl CommandRouter {
         match command {
             Ok(command) => Some(command),
             Err(reason) => {
-                self.meter.count_command(false);
+                self.link_metrics.count_command(false);
                 self.failures.line(|unlogged| {
                     tracing::warn!(channel, reason, unlogged, "a player command could not be read");
                 });
@@ -89,7 +89,7 @@ impl CommandRouter {
 
     /// Tells the shards; and the node what a service wrote itself.
     pub(super) fn route(&mut self, by_service: bool, command: PlayerCommand, fanout: &ShardFanout) {
-        self.meter.count_command(true);
+        self.link_metrics.count_command(true);
         let is_kept = !by_service
             || fanout.send(ShardId::NODE, BrokerEvent::Command(command.clone())) == Pushed::Queued;
         let is_sent = fanout.send_to_shards(&BrokerEvent::Command(command));
@@ -100,7 +100,7 @@ impl CommandRouter {
 
     /// A command was not told to every shard.
     pub(super) fn count_dropped(&mut self) {
-        self.meter.count_command(false);
+        self.link_metrics.count_command(false);
         self.failures.line(|unlogged| {
             tracing::error!(unlogged, "a player command was dropped: too many at once");
         });

@@ -310,8 +310,8 @@ mod tests {
         let channels = CommandChannels::new("drawbridge:", 0, false);
         let topology = Topology::standalone(1, &classes, &reserved, channels.nodes.clone(), 1);
         let topology = Arc::new(RwLock::new(topology));
-        let (link, meter, failures) = (LinkId::at(0), Arc::default(), Sparse::default());
-        let router = CommandRouter { link, channels, topology, meter, failures };
+        let (link, link_metrics, failures) = (LinkId::at(0), Arc::default(), Sparse::default());
+        let router = CommandRouter { link, channels, topology, link_metrics, failures };
         let fanout = ShardFanout::new(vec![shard], node);
         let external_bytes = 1 << 20;
         let settings = HubSettings { link, seed: 1, linger_ms: 0, external_bytes, classes, reserved };

@@ -9,8 +9,8 @@ mod fanout;
 mod health_board;
 mod hub_driver;
 mod jobs;
+mod link_metrics;
 mod memory;
-mod meter;
 mod query_queue;
 pub mod queue;
 pub mod redis;
@@ -30,7 +30,7 @@ use self::fanout::ShardFanout;
 use self::health_board::HealthBoard;
 use self::hub_driver::{HubCommand, HubCommandReceiver, HubDriver};
 use self::jobs::{JobReceiver, JobSender, jobs};
-use self::meter::Meter;
+use self::link_metrics::LinkMetrics;
 use self::query_queue::{Asker, QueryQueue};
 pub use self::queue::{Pushed, ShardInbox, ShardQueue, shard_queue};
 pub use self::redis::{RedisAddress, RedisSettings};
@@ -187,7 +187,7 @@ struct Inner {
     queries: QueryQueue,
     jobs: JobSender,
     health_board: Arc<HealthBoard>,
-    meters: Vec<Arc<Meter>>,
+    all_metrics: Vec<Arc<LinkMetrics>>,
     fanout: ShardFanout,
     stop: watch::Sender<bool>,
     stopped: watch::Receiver<bool>,
@@ -199,7 +199,7 @@ struct Shell {
     parts: Vec<Part>,
     jobs: JobReceiver,
     /// The publisher's.
-    meter: Arc<Meter>,
+    link_metrics: Arc<LinkMetrics>,
     health_board: Arc<HealthBoard>,
     stop: watch::Receiver<bool>,
     queries: QueryQueue,
@@ -210,7 +210,7 @@ struct Shell {
 struct Part {
     driver: HubDriver,
     commands: HubCommandReceiver,
-    meter: Arc<Meter>,
+    link_metrics: Arc<LinkMetrics>,
 }
 
 impl Broker {
@@ -242,24 +242,27 @@ impl Broker {
         let (links, receivers): (Vec<_>, Vec<_>) = (0..pool).map(|_| mpsc::unbounded_channel()).unzip();
         let hubs: Vec<_> = links.iter().map(mpsc::UnboundedSender::downgrade).collect();
         let part = |(place, received): (usize, HubCommandReceiver)| {
-            let (link, meter, failures) = (LinkId::at(place), Arc::<Meter>::default(), Sparse::default());
+            let (link, link_metrics, failures) =
+                (LinkId::at(place), Arc::<LinkMetrics>::default(), Sparse::default());
             let (channels, topology) = (commands.clone(), topology.clone());
-            let router = CommandRouter { link, channels, topology, meter: meter.clone(), failures };
+            let router =
+                CommandRouter { link, channels, topology, link_metrics: link_metrics.clone(), failures };
             // Each hub counts under epochs that no other one has.
             let hub = HubSettings { link, seed: hub.seed.wrapping_add(place as u128), ..hub.clone() };
             let driver = HubDriver::new(hub, fanout.clone(), router, hubs.clone());
-            Part { driver, commands: received, meter }
+            Part { driver, commands: received, link_metrics }
         };
         let parts: Vec<Part> = receivers.into_iter().enumerate().map(part).collect();
         let (stop, stopping) = watch::channel(false);
         let (report_stopped, stopped) = watch::channel(false);
-        let meter = Arc::<Meter>::default();
-        let meters = parts.iter().map(|part| part.meter.clone()).chain([meter.clone()]).collect();
+        let link_metrics = Arc::<LinkMetrics>::default();
+        let all_metrics =
+            parts.iter().map(|part| part.link_metrics.clone()).chain([link_metrics.clone()]).collect();
         let queries = QueryQueue::new(fanout.clone(), hubs);
         let shell = Shell {
             parts,
             jobs: job_receiver,
-            meter,
+            link_metrics,
             health_board: health_board.clone(),
             stop: stopping,
             queries: queries.clone(),
@@ -287,7 +290,7 @@ impl Broker {
             queries,
             jobs,
             health_board,
-            meters,
+            all_metrics,
             fanout,
             stop,
             stopped,
@@ -352,8 +355,8 @@ impl Broker {
     /// Gauges and counters, as of the last turn of each link.
     pub fn stats(&self) -> BrokerStats {
         let mut stats = BrokerStats::default();
-        for meter in &self.0.meters {
-            let hub = meter.hub();
+        for link_metrics in &self.0.all_metrics {
+            let hub = link_metrics.hub();
             stats.subjects += hub.subjects as u64;
             stats.live += hub.live as u64;
             stats.pattern_cover += hub.cover as u64;
@@ -367,14 +370,14 @@ impl Broker {
             stats.dropped_full += hub.dropped_full;
             stats.table_gaps += hub.table_gaps;
             stats.entity_bytes += hub.entity_bytes as u64;
-            stats.bad_stored += hub.bad_rows + meter.bad_views();
-            stats.functions_replaced += meter.functions_replaced();
-            stats.received += meter.received();
-            stats.reconnects += meter.reconnects();
-            stats.moves += meter.moves();
-            stats.commands += meter.commands();
-            stats.bad_commands += meter.bad_commands();
-            stats.round_trip = stats.round_trip.max(meter.round_trip());
+            stats.bad_stored += hub.bad_rows + link_metrics.bad_views();
+            stats.functions_replaced += link_metrics.functions_replaced();
+            stats.received += link_metrics.received();
+            stats.reconnects += link_metrics.reconnects();
+            stats.moves += link_metrics.moves();
+            stats.commands += link_metrics.commands();
+            stats.bad_commands += link_metrics.bad_commands();
+            stats.round_trip = stats.round_trip.max(link_metrics.round_trip());
         }
         for queue in self.0.fanout.queues() {
             stats.dropped_to_shards += queue.dropped();

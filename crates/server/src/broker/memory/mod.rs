@@ -56,7 +56,7 @@ impl Memory {
         self.health_board.set(0, true);
         loop {
             self.answer(&mut subscriptions);
-            self.part.meter.report(self.part.driver.stats());
+            self.part.link_metrics.report(self.part.driver.stats());
             let due = self.part.driver.due();
             tokio::select! {
                 _ = stop.wait_for(|stop| *stop) => break,
@@ -128,7 +128,7 @@ impl Memory {
 
     fn publish(&mut self, channel: &str, payload: &[u8], subscriptions: &Subscriptions) {
         let copies = subscriptions.copies(channel);
-        self.part.meter.count(copies.len() as u64);
+        self.part.link_metrics.count(copies.len() as u64);
         for pattern in copies {
             let pattern = pattern.as_deref().map(str::as_bytes);
             let channel = channel.as_bytes();

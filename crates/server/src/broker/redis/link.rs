@@ -155,8 +155,8 @@ impl Link {
         self.part.driver.handle(HubInput::LinkDown);
         self.part.driver.commands.clear();
         self.part.driver.queries.clear();
-        self.part.meter.set_round_trip(None);
-        self.part.meter.reconnected();
+        self.part.link_metrics.set_round_trip(None);
+        self.part.link_metrics.reconnected();
     }
 
     async fn converse(&mut self, calls: &mut Calls, session: &mut Session) -> Result<Call, Broken> {
@@ -254,12 +254,12 @@ impl Link {
                     messages += 1;
                     match publication(&self.settings.names, pattern, channel, payload) {
                         Some(publication) => self.part.driver.handle(publication),
-                        None => self.part.meter.count_nameless(),
+                        None => self.part.link_metrics.count_nameless(),
                     }
                     taken
                 }
                 Step::Reply(Reply::Nameless, taken) => {
-                    self.part.meter.count_nameless();
+                    self.part.link_metrics.count_nameless();
                     taken
                 }
                 Step::Reply(Reply::Push, taken) => taken,
@@ -290,14 +290,16 @@ impl Link {
             };
             session.buffer.consume(taken);
         }
-        self.part.meter.count(messages);
+        self.part.link_metrics.count(messages);
         Ok(())
     }
 
     fn answered(&mut self, answer: Answer, pinged: &mut Option<Instant>, now: Instant) {
         match answer {
             Answer::Pong => {
-                self.part.meter.set_round_trip(pinged.take().map(|at| now.saturating_duration_since(at)));
+                self.part
+                    .link_metrics
+                    .set_round_trip(pinged.take().map(|at| now.saturating_duration_since(at)));
             }
             Answer::Behind(order) => self.part.driver.command(*order),
             Answer::Welcome | Answer::AskedAgain | Answer::Marked | Answer::Refused(_) => {}
@@ -305,7 +307,7 @@ impl Link {
     }
 
     fn report(&self) {
-        self.part.meter.report(self.part.driver.stats());
+        self.part.link_metrics.report(self.part.driver.stats());
     }
 }
 

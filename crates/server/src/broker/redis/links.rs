@@ -11,13 +11,13 @@ use tokio::time::sleep;
 
 use super::link::{Call, Link};
 use crate::broker::Neighbour;
-use crate::broker::meter::Meter;
+use crate::broker::link_metrics::LinkMetrics;
 
 /// Runs the links until they are told to stop, from a task of the broker's thread.
 pub(super) async fn run(
     mut links: Vec<Link>,
     neighbour: Option<Neighbour>,
-    meter: &Meter,
+    link_metrics: &LinkMetrics,
     mut stop: watch::Receiver<bool>,
 ) {
     let mut place = neighbour.map(Place::new);
@@ -35,7 +35,7 @@ pub(super) async fn run(
             () = better_place(&mut place) => Call::Move,
         };
         if call == Call::Move {
-            meter.count_move();
+            link_metrics.count_move();
         }
         let _ = caller.send(call);
         while let Some(link) = tasks.join_next().await {

@@ -108,14 +108,14 @@ pub(super) fn health_board(links: usize, fanout: ShardFanout) -> HealthBoard {
 /// Runs all links, the publisher and the readers until they are told to stop.
 pub(super) async fn run(settings: RedisSettings, shell: Shell) {
     let settings = Arc::new(settings);
-    let Shell { parts, jobs, meter, health_board, stop, queries, neighbour } = shell;
+    let Shell { parts, jobs, link_metrics, health_board, stop, queries, neighbour } = shell;
     let mut tasks = JoinSet::new();
     let publisher = parts.len();
     let reader = Arc::new(Reader {
         queries: queries.clone(),
         settings: settings.clone(),
         health_board: health_board.clone(),
-        meter: meter.clone(),
+        link_metrics: link_metrics.clone(),
         lines: Default::default(),
     });
     for (place, lane) in [Lane::Large, Lane::Small].into_iter().enumerate() {
@@ -125,7 +125,7 @@ pub(super) async fn run(settings: RedisSettings, shell: Shell) {
         .into_iter()
         .enumerate()
         .map(|(index, part)| Link::new(index, part, settings.clone(), health_board.clone(), queries.clone()));
-    let (links, counts, stopping) = (links.collect(), meter.clone(), stop.clone());
+    let (links, counts, stopping) = (links.collect(), link_metrics.clone(), stop.clone());
     tasks.spawn(async move { links::run(links, neighbour, &counts, stopping).await });
     let (timeouts, mut stopped) = (queries.clone(), stop.clone());
     tasks.spawn(async move {
@@ -134,7 +134,7 @@ pub(super) async fn run(settings: RedisSettings, shell: Shell) {
             _ = stopped.wait_for(|stop| *stop) => {}
         }
     });
-    tasks.spawn(Publisher::new(publisher, jobs, settings, health_board, meter).run(stop));
+    tasks.spawn(Publisher::new(publisher, jobs, settings, health_board, link_metrics).run(stop));
     while tasks.join_next().await.is_some() {}
 }
 

@@ -23,7 +23,7 @@ use super::{READONLY, RedisSettings, code_of, is_passing, without_arguments};
 use crate::broker::DRAIN_TIMEOUT;
 use crate::broker::health_board::HealthBoard;
 use crate::broker::jobs::{Job, JobReceiver};
-use crate::broker::meter::Meter;
+use crate::broker::link_metrics::LinkMetrics;
 
 /// The bounds of one pipeline.
 const PIPELINE_COMMANDS: usize = 512;
@@ -55,7 +55,7 @@ pub(super) struct Publisher {
     refusals: Refusals,
     settings: Arc<RedisSettings>,
     health_board: Arc<HealthBoard>,
-    meter: Arc<Meter>,
+    link_metrics: Arc<LinkMetrics>,
     /// The functions were checked once.
     began: bool,
     /// The last pipeline was refused for a moment (`BUSY`, `LOADING`), and none has succeeded since.
@@ -105,7 +105,7 @@ impl Publisher {
         jobs: JobReceiver,
         settings: Arc<RedisSettings>,
         health_board: Arc<HealthBoard>,
-        meter: Arc<Meter>,
+        link_metrics: Arc<LinkMetrics>,
     ) -> Self {
         Publisher {
             part,
@@ -117,7 +117,7 @@ impl Publisher {
             refusals: Refusals::default(),
             settings,
             health_board,
-            meter,
+            link_metrics,
             began: false,
             is_paused: false,
             not_loaded: None,
@@ -252,7 +252,7 @@ impl Publisher {
         }
         let end = self.serve(stop, &mut commands).await;
         self.away();
-        self.meter.reconnected();
+        self.link_metrics.reconnected();
         end
     }
 
@@ -423,7 +423,7 @@ impl Publisher {
         let loaded = self.attend(commands.load(&settings.library, begins, may_replace)).await?;
         if loaded == Ok(Loaded::Replaced) {
             self.replaced.again();
-            self.meter.count_functions_replaced();
+            self.link_metrics.count_functions_replaced();
             tracing::warn!("the Redis functions were not Drawbridge's, or changed, and are replaced");
         }
         let (done, refused) = match loaded {

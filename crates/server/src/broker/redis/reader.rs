@@ -17,7 +17,7 @@ use super::connect::{Attempts, Broken};
 use super::views;
 use super::{RedisSettings, code_of, is_passing};
 use crate::broker::health_board::HealthBoard;
-use crate::broker::meter::Meter;
+use crate::broker::link_metrics::LinkMetrics;
 use crate::broker::query_queue::{Asked, Lane, QueryQueue};
 use crate::log::Sparse;
 
@@ -46,7 +46,7 @@ pub(super) struct Reader {
     pub(super) queries: QueryQueue,
     pub(super) settings: Arc<RedisSettings>,
     pub(super) health_board: Arc<HealthBoard>,
-    pub(super) meter: Arc<Meter>,
+    pub(super) link_metrics: Arc<LinkMetrics>,
     pub(super) lines: Mutex<Sparse>,
 }
 
@@ -201,7 +201,7 @@ impl Reader {
 
     fn report_bad_views(&self, player: &str, bad: usize) {
         if bad > 0 {
-            self.meter.count_bad_views(bad as u64);
+            self.link_metrics.count_bad_views(bad as u64);
             let mut lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
             lines.line(|unlogged| {
                 let text =

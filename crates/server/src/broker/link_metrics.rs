@@ -8,7 +8,7 @@ use drawbridge_engine::upstream::HubStats;
 
 /// The snapshot of one link.
 #[derive(Debug, Default)]
-pub(super) struct Meter {
+pub(super) struct LinkMetrics {
     hub: Mutex<HubStats>,
     messages: AtomicU64,
     nameless: AtomicU64,
@@ -22,7 +22,7 @@ pub(super) struct Meter {
     round_trip: AtomicU64,
 }
 
-impl Meter {
+impl LinkMetrics {
     pub(super) fn report(&self, hub: HubStats) {
         *self.hub.lock().unwrap_or_else(PoisonError::into_inner) = hub;
     }
