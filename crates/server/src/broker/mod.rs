@@ -300,17 +300,19 @@ impl Broker {
     /// Carries out what a shard asks; the answers come in the shard's queue. Never blocks.
     pub fn command(&self, shard: ShardId, command: BrokerCommand) {
         match command {
-            BrokerCommand::Want(subject) => self.order(subject, |subject| HubCommand::Want(shard, subject)),
+            BrokerCommand::Want(subject) => {
+                self.send_hub_command(subject, |subject| HubCommand::Want(shard, subject))
+            }
             BrokerCommand::Unwant(subject) => {
-                self.order(subject, |subject| HubCommand::Unwant(shard, subject))
+                self.send_hub_command(subject, |subject| HubCommand::Unwant(shard, subject))
             }
             BrokerCommand::Refresh(subject) => {
-                self.order(subject, |subject| HubCommand::Refresh(shard, subject))
+                self.send_hub_command(subject, |subject| HubCommand::Refresh(shard, subject))
             }
             BrokerCommand::Query(query) => match query.kind.answerer() {
                 Answerer::Link(channel) => {
                     let subject = Subject::channel(channel.clone());
-                    self.order(subject, |_| HubCommand::Query(shard, query.clone()));
+                    self.send_hub_command(subject, |_| HubCommand::Query(shard, query.clone()));
                 }
                 Answerer::Small | Answerer::Large => {
                     self.0.queries.ask(Asker::Shard(shard, query.ticket), query);
@@ -424,7 +426,7 @@ impl Broker {
         true
     }
 
-    fn order(&self, subject: Subject, command: impl Fn(Subject) -> HubCommand) {
+    fn send_hub_command(&self, subject: Subject, command: impl Fn(Subject) -> HubCommand) {
         let topology = self.topology();
         for link in topology.links_of(&subject) {
             self.send(link, command(subject.clone()));

@@ -96,20 +96,22 @@ impl Conversation {
     }
 
     /// Hands the order back behind all that Redis has published until now.
-    pub(super) fn fence(&mut self, order: HubCommand) {
+    pub(super) fn fence(&mut self, hub_command: HubCommand) {
         encode(&mut self.out, [b"PING".as_slice()].into_iter());
-        self.asked.push_back(Asked::Fence(order.into()));
+        self.asked.push_back(Asked::Fence(hub_command.into()));
     }
 
     /// The connection has ended: shards that wait behind something need not wait any more. What was read of tables is of
     /// no use.
     pub(super) fn fences(&mut self) -> Vec<HubCommand> {
         let asked = std::mem::take(&mut self.asked).into_iter();
-        let order = |asked| match asked {
-            Asked::Fence(order) => Some(*order).filter(|order| matches!(order, HubCommand::Query(..))),
+        let hub_command = |asked| match asked {
+            Asked::Fence(hub_command) => {
+                Some(*hub_command).filter(|hub_command| matches!(hub_command, HubCommand::Query(..)))
+            }
             _ => None,
         };
-        asked.filter_map(order).collect()
+        asked.filter_map(hub_command).collect()
     }
 
     /// Sends what the hub wants.
@@ -183,7 +185,7 @@ impl Conversation {
         match self.asked.pop_front() {
             Some(Asked::Hello) => is_master().map(|()| Answer::Welcome),
             Some(Asked::Ping) => is_master().map(|()| Answer::Pong),
-            Some(Asked::Fence(order)) => Ok(Answer::Behind(order)),
+            Some(Asked::Fence(hub_command)) => Ok(Answer::Behind(hub_command)),
             Some(Asked::Mark(_)) => Ok(Answer::Marked),
             _ => Err(Garbage("an answer that nobody asked for").into()),
         }
@@ -208,7 +210,7 @@ impl Conversation {
             }
             // Whatever it says, Redis is alive.
             Some(Asked::Ping) if code_of(words) != "NOAUTH" => Ok(Answer::Pong),
-            Some(Asked::Fence(order)) if code_of(words) != "NOAUTH" => Ok(Answer::Behind(order)),
+            Some(Asked::Fence(hub_command)) if code_of(words) != "NOAUTH" => Ok(Answer::Behind(hub_command)),
             // The link that takes waits for it in vain: as if it could not subscribe to it.
             Some(Asked::Mark(marker)) if code_of(words) != "NOAUTH" => {
                 Ok(Answer::Refused(Subject::channel(marker)))
@@ -307,15 +309,15 @@ mod tests {
 
     #[test]
     fn a_fence_gives_its_order_back_in_its_turn() {
-        let order = || HubCommand::Want(ShardId(1), Subject::channel("a"));
+        let hub_command = || HubCommand::Want(ShardId(1), Subject::channel("a"));
         let mut conversation = Conversation::default();
         conversation.ping();
-        conversation.fence(order());
-        conversation.fence(order());
+        conversation.fence(hub_command());
+        conversation.fence(hub_command());
         assert_eq!(sent(&mut conversation), "HELLO 3 PING PING");
         assert_eq!(conversation.answered(MASTER).unwrap(), Answer::Pong);
-        assert_eq!(conversation.answered(b"+PONG\r\n").unwrap(), Answer::Behind(order().into()));
-        assert_eq!(conversation.failed("NOPERM ping").unwrap(), Answer::Behind(order().into()));
+        assert_eq!(conversation.answered(b"+PONG\r\n").unwrap(), Answer::Behind(hub_command().into()));
+        assert_eq!(conversation.failed("NOPERM ping").unwrap(), Answer::Behind(hub_command().into()));
     }
 
     #[test]

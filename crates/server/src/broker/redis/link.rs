@@ -30,7 +30,7 @@ const PING_EVERY: Duration = Duration::from_secs(2);
 /// A link that stayed silent so long after a ping is dead.
 const SILENCE: Duration = Duration::from_secs(3);
 /// How many orders are taken before Redis is read again.
-const ORDERS: usize = 1024;
+const HUB_COMMANDS: usize = 1024;
 
 /// One link.
 pub(super) struct Link {
@@ -129,8 +129,8 @@ impl Link {
             let due = self.part.driver.due();
             tokio::select! {
                 output = &mut waited_for => return Ok(output),
-                order = self.part.commands.recv() => self.take_orders(Some(order.ok_or(Call::Stop)?), None),
-                () = until(due) => self.take_orders(None, None),
+                hub_command = self.part.commands.recv() => self.take_hub_commands(Some(hub_command.ok_or(Call::Stop)?), None),
+                () = until(due) => self.take_hub_commands(None, None),
                 call = called(calls) => return Err(call),
             }
         }
@@ -193,12 +193,12 @@ impl Link {
                 call = called.as_mut() => return Ok(call),
                 moved = session.moved() => Next::Moved(moved?),
                 () = alarm.as_mut() => Next::Due,
-                order = self.part.commands.recv() => match order {
-                    Some(order) => Next::HubCommand(order),
+                hub_command = self.part.commands.recv() => match hub_command {
+                    Some(hub_command) => Next::HubCommand(hub_command),
                     None => return Ok(Call::Stop),
                 },
             };
-            let mut order = None;
+            let mut hub_command = None;
             match next {
                 Next::Moved(Moved::Read(bytes)) => {
                     self.read(session)?;
@@ -212,26 +212,28 @@ impl Link {
                     armed = None;
                     session.keep_alive(Instant::now())?;
                 }
-                Next::HubCommand(first) => order = Some(first),
+                Next::HubCommand(first) => hub_command = Some(first),
             }
-            self.take_orders(order, Some(&mut session.conversation));
+            self.take_hub_commands(hub_command, Some(&mut session.conversation));
         }
     }
 
     /// Carries out this order and what waits behind it, and what is due.
-    fn take_orders(&mut self, first: Option<HubCommand>, mut conversation: Option<&mut Conversation>) {
+    fn take_hub_commands(&mut self, first: Option<HubCommand>, mut conversation: Option<&mut Conversation>) {
         self.part.driver.set_now(Instant::now());
         let mut first = first;
-        for _ in 0..ORDERS {
-            let Some(order) = first.take().or_else(|| self.part.commands.try_recv().ok()) else { break };
-            match order {
+        for _ in 0..HUB_COMMANDS {
+            let Some(hub_command) = first.take().or_else(|| self.part.commands.try_recv().ok()) else {
+                break;
+            };
+            match hub_command {
                 // It was read on another connection, which may be ahead of this one: what was said before it (that a
                 // player is not to see it, say) is heard before it. Without a connection the hub waits for no table.
-                order @ (HubCommand::Answer(..) | HubCommand::Query(..)) => match &mut conversation {
-                    Some(conversation) => conversation.fence(order),
-                    None => self.part.driver.command(order),
+                hub_command @ (HubCommand::Answer(..) | HubCommand::Query(..)) => match &mut conversation {
+                    Some(conversation) => conversation.fence(hub_command),
+                    None => self.part.driver.command(hub_command),
                 },
-                order => self.part.driver.command(order),
+                hub_command => self.part.driver.command(hub_command),
             }
         }
         self.part.driver.tick();
@@ -301,7 +303,7 @@ impl Link {
                     .link_metrics
                     .set_round_trip(pinged.take().map(|at| now.saturating_duration_since(at)));
             }
-            Answer::Behind(order) => self.part.driver.command(*order),
+            Answer::Behind(hub_command) => self.part.driver.command(*hub_command),
             Answer::Welcome | Answer::AskedAgain | Answer::Marked | Answer::Refused(_) => {}
         }
     }
