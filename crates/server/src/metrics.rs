@@ -210,7 +210,7 @@ fn broker_samples(broker: &crate::broker::BrokerStats) -> Vec<Sample> {
             "Channels counted because patterns cover them",
             broker.pattern_channels,
         ),
-        Sample(Gauge, "redis_questions", "Tables and players' views that are asked for", broker.questions),
+        Sample(Gauge, "redis_questions", "Tables and players' views that are asked for", broker.queries),
         Sample(
             Counter,
             "redis_received",

@@ -94,7 +94,7 @@ impl Engine {
         if let Some(link) = &session.link {
             self.sessions.shut_door(link.conn);
         }
-        self.forget_question(session.overrides.query());
+        self.cancel_query(session.overrides.query());
         if let Some(player) = session.player()
             && let Some(ids) = self.players.get_mut(player)
         {

@@ -329,7 +329,7 @@ impl Engine {
         session.overrides.start_loading(ticket);
         session.deadlines.views_ms = 0;
         self.out.timers.arm(session);
-        self.forget_question(before);
+        self.cancel_query(before);
         self.loading.insert(ticket, id);
         let query = Query::new(ticket, QueryKind::Views { player });
         self.out.outputs.push_back(Output::Broker(BrokerCommand::Query(query)));
@@ -369,7 +369,7 @@ impl Engine {
     }
 
     /// Nobody waits for the answer any more.
-    pub(super) fn forget_question(&mut self, ticket: Option<Ticket>) {
+    pub(super) fn cancel_query(&mut self, ticket: Option<Ticket>) {
         if let Some(ticket) = ticket
             && self.loading.remove(&ticket).is_some()
         {

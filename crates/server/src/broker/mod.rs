@@ -167,7 +167,7 @@ pub struct BrokerStats {
     /// How often the links moved to another thread.
     pub moves: u64,
     /// Gauge: tables and players' views that are asked for.
-    pub questions: u64,
+    pub queries: u64,
     /// Player commands told to the shards.
     pub commands: u64,
     /// Player commands that could not be read, or came too many at once.
@@ -385,7 +385,7 @@ impl Broker {
             stats.dropped_to_shards += queue.dropped();
             stats.shard_queue_bytes += queue.bytes() as u64;
         }
-        stats.questions = self.0.queries.len() as u64;
+        stats.queries = self.0.queries.len() as u64;
         let ledger = self.0.jobs.ledger();
         stats.publish_queue_bytes = ledger.bytes.load(Ordering::Relaxed) as u64;
         stats.published = ledger.done.load(Ordering::Relaxed);

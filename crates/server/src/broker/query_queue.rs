@@ -1,6 +1,6 @@
 //! The queue of queries: what shards and hubs ask of Redis, until it is answered. One queue for all kinds, bounded in
 //! number, with one withdrawal and one timeout; large and small answers are read on connections of their own, so that a large
-//! table delays no player ([`Lane`]). A query without a timeout waits however long Redis is away.
+//! table delays no player ([`AnswerSize`]). A query without a timeout waits however long Redis is away.
 //!
 //! ```text
 //!   ask ──▶ waiting ──first──▶ being read ──take──▶ answered
@@ -40,7 +40,7 @@ pub(super) struct Asked {
 
 /// Which connection reads the answers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub(super) enum Lane {
+pub(super) enum AnswerSize {
     /// Small answers, many in one pipeline.
     Small,
     /// Large answers, one at a time.
@@ -63,8 +63,8 @@ struct Shared {
 
 #[derive(Debug, Default)]
 struct Waiting {
-    places: HashMap<Asker, (Lane, u64)>,
-    in_order: BTreeMap<(Lane, u64), Asked>,
+    places: HashMap<Asker, (AnswerSize, u64)>,
+    in_order: BTreeMap<(AnswerSize, u64), Asked>,
     /// When which place times out.
     timeouts: BTreeMap<(Instant, u64), Asker>,
     next_place: u64,
@@ -84,9 +84,9 @@ impl QueryQueue {
 
     /// Asks. One over the bound is answered at once.
     pub(super) fn ask(&self, asker: Asker, query: Query) {
-        let lane = match query.kind.answerer() {
-            Answerer::Small => Lane::Small,
-            Answerer::Large | Answerer::Link(_) => Lane::Large,
+        let answer_size = match query.kind.answerer() {
+            Answerer::Small => AnswerSize::Small,
+            Answerer::Large | Answerer::Link(_) => AnswerSize::Large,
         };
         let mut waiting = self.waiting();
         waiting.take(&asker);
@@ -95,9 +95,9 @@ impl QueryQueue {
             drop(waiting);
             return self.send(asked, Err("BUSY too many queries wait for Redis".into()));
         }
-        let has_timeout = waiting.push(lane, asked);
+        let has_timeout = waiting.push(answer_size, asked);
         drop(waiting);
-        self.0.asked[lane as usize].notify_one();
+        self.0.asked[answer_size as usize].notify_one();
         if has_timeout {
             self.0.timeouts.notify_one();
         }
@@ -109,13 +109,13 @@ impl QueryQueue {
     }
 
     /// The first queries of a lane, at most so many, as soon as there are any. They wait until they are answered.
-    pub(super) async fn first(&self, lane: Lane, most: usize) -> Vec<Asked> {
+    pub(super) async fn first(&self, answer_size: AnswerSize, most: usize) -> Vec<Asked> {
         loop {
-            let first = self.waiting().of(lane).take(most).cloned().collect::<Vec<_>>();
+            let first = self.waiting().of(answer_size).take(most).cloned().collect::<Vec<_>>();
             if !first.is_empty() {
                 return first;
             }
-            self.0.asked[lane as usize].notified().await;
+            self.0.asked[answer_size as usize].notified().await;
         }
     }
 
@@ -146,8 +146,8 @@ impl QueryQueue {
     }
 
     /// Whether a lane is empty.
-    pub(super) fn is_empty(&self, lane: Lane) -> bool {
-        self.waiting().of(lane).next().is_none()
+    pub(super) fn is_empty(&self, answer_size: AnswerSize) -> bool {
+        self.waiting().of(answer_size).next().is_none()
     }
 
     /// How many queries wait.
@@ -175,20 +175,20 @@ impl QueryQueue {
 
 impl Waiting {
     /// Adds it at the end of its lane. Returns whether it can time out.
-    fn push(&mut self, lane: Lane, asked: Asked) -> bool {
+    fn push(&mut self, answer_size: AnswerSize, asked: Asked) -> bool {
         let place = self.next_place;
         self.next_place += 1;
         let timeout = asked.query.patience.map(|patience| Instant::now() + patience);
         if let Some(at) = timeout {
             self.timeouts.insert((at, place), asked.asker.clone());
         }
-        self.places.insert(asked.asker.clone(), (lane, place));
-        self.in_order.insert((lane, place), asked);
+        self.places.insert(asked.asker.clone(), (answer_size, place));
+        self.in_order.insert((answer_size, place), asked);
         timeout.is_some()
     }
 
-    fn of(&self, lane: Lane) -> impl Iterator<Item = &Asked> {
-        self.in_order.range((lane, 0)..=(lane, u64::MAX)).map(|(_, asked)| asked)
+    fn of(&self, answer_size: AnswerSize) -> impl Iterator<Item = &Asked> {
+        self.in_order.range((answer_size, 0)..=(answer_size, u64::MAX)).map(|(_, asked)| asked)
     }
 
     fn take(&mut self, asker: &Asker) -> Option<Asked> {
@@ -255,7 +255,7 @@ mod tests {
         for (ticket, player) in [(1, "a"), (2, "b"), (3, "c"), (1, "d")] {
             queue.ask(asker(ticket), views(ticket, player, None));
         }
-        let first = queue.first(Lane::Small, 2).await;
+        let first = queue.first(AnswerSize::Small, 2).await;
         assert_eq!(first.iter().map(|asked| asked.query.ticket.0).collect::<Vec<_>>(), [2, 3]);
         queue.withdraw(&asker(3));
         let nothing = || Ok(Answer::Views([].into()));
@@ -271,9 +271,9 @@ mod tests {
         let (queue, _inbox) = bench();
         let table = Query::new(Ticket(1), QueryKind::Table { channel: "world".into() });
         queue.ask(Asker::Hub(0, "world".into()), table);
-        assert!(queue.is_empty(Lane::Small) && !queue.is_empty(Lane::Large));
+        assert!(queue.is_empty(AnswerSize::Small) && !queue.is_empty(AnswerSize::Large));
         let ask = async { queue.ask(asker(2), views(2, "a", None)) };
-        let (first, ()) = tokio::join!(queue.first(Lane::Small, 9), ask);
+        let (first, ()) = tokio::join!(queue.first(AnswerSize::Small, 9), ask);
         assert_eq!(first[0].query.ticket, Ticket(2));
     }
 

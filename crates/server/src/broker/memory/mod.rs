@@ -18,7 +18,7 @@ use self::store::Store;
 use super::health_board::HealthBoard;
 use super::hub_driver::{HubCommand, until};
 use super::jobs::{Job, JobReceiver};
-use super::query_queue::{Asked, Lane, QueryQueue};
+use super::query_queue::{AnswerSize, Asked, QueryQueue};
 use super::{Part, Shell};
 
 /// How much is done before other tasks get their turn.
@@ -65,8 +65,8 @@ impl Memory {
                     None => break,
                 },
                 Some(job) = self.jobs.recv() => self.take_jobs(job, &mut subscriptions),
-                asked = self.queries.first(Lane::Small, TURN) => self.answer_all(&asked),
-                asked = self.queries.first(Lane::Large, TURN) => self.answer_all(&asked),
+                asked = self.queries.first(AnswerSize::Small, TURN) => self.answer_all(&asked),
+                asked = self.queries.first(AnswerSize::Large, TURN) => self.answer_all(&asked),
                 () = queries.time_out() => {}
                 () = until(due) => {
                     self.part.driver.set_now(Instant::now());

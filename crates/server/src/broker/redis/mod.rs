@@ -33,7 +33,7 @@ use self::reader::{Reader, name_of};
 use super::Shell;
 use super::fanout::ShardFanout;
 use super::health_board::HealthBoard;
-use super::query_queue::Lane;
+use super::query_queue::AnswerSize;
 use crate::secret::Rotating;
 
 /// How a Redis is reached.
@@ -101,7 +101,8 @@ fn without_arguments(words: &str) -> &str {
 /// views is there from the start, for without it nobody can log in.
 pub(super) fn health_board(links: usize, fanout: ShardFanout) -> HealthBoard {
     let parts = (0..links).map(|link| (format!("subscriber {link}"), false));
-    let others = [("publisher", false), (name_of(Lane::Large), true), (name_of(Lane::Small), false)];
+    let others =
+        [("publisher", false), (name_of(AnswerSize::Large), true), (name_of(AnswerSize::Small), false)];
     HealthBoard::new(parts.chain(others.map(|(name, is_up)| (name.to_owned(), is_up))), fanout)
 }
 
@@ -118,8 +119,8 @@ pub(super) async fn run(settings: RedisSettings, shell: Shell) {
         link_metrics: link_metrics.clone(),
         lines: Default::default(),
     });
-    for (place, lane) in [Lane::Large, Lane::Small].into_iter().enumerate() {
-        tasks.spawn(reader.clone().run(publisher + 1 + place, lane, stop.clone()));
+    for (place, answer_size) in [AnswerSize::Large, AnswerSize::Small].into_iter().enumerate() {
+        tasks.spawn(reader.clone().run(publisher + 1 + place, answer_size, stop.clone()));
     }
     let links = parts
         .into_iter()

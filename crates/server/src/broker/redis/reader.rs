@@ -18,7 +18,7 @@ use super::views;
 use super::{RedisSettings, code_of, is_passing};
 use crate::broker::health_board::HealthBoard;
 use crate::broker::link_metrics::LinkMetrics;
-use crate::broker::query_queue::{Asked, Lane, QueryQueue};
+use crate::broker::query_queue::{AnswerSize, Asked, QueryQueue};
 use crate::log::Sparse;
 
 /// Questions asked in one pipeline.
@@ -51,40 +51,45 @@ pub(super) struct Reader {
 }
 
 /// How the log and the board name the connection of a lane.
-pub(super) fn name_of(lane: Lane) -> &'static str {
-    match lane {
-        Lane::Large => "reader of tables",
-        Lane::Small => "reader of views",
+pub(super) fn name_of(answer_size: AnswerSize) -> &'static str {
+    match answer_size {
+        AnswerSize::Large => "reader of tables",
+        AnswerSize::Small => "reader of views",
     }
 }
 
 impl Reader {
     /// Reads these until it is told to stop. `part`: its place on the board, where it is down when it is asked and cannot
     /// connect.
-    pub(super) async fn run(self: Arc<Self>, part: usize, lane: Lane, mut stop: watch::Receiver<bool>) {
+    pub(super) async fn run(
+        self: Arc<Self>,
+        part: usize,
+        answer_size: AnswerSize,
+        mut stop: watch::Receiver<bool>,
+    ) {
         tokio::select! {
-            () = self.work(part, lane) => {}
+            () = self.work(part, answer_size) => {}
             _ = stop.wait_for(|stop| *stop) => {}
         }
     }
 
-    async fn work(&self, part: usize, lane: Lane) {
-        let mut attempts = Attempts::new(name_of(lane).into(), &self.settings);
+    async fn work(&self, part: usize, answer_size: AnswerSize) {
+        let mut attempts = Attempts::new(name_of(answer_size).into(), &self.settings);
         let mut has_failed = false;
         // Without its views nobody can log in: whether they can be read is known from the start.
-        let mut was_there = lane == Lane::Large;
-        let connection = match lane {
-            Lane::Large => "tables",
-            Lane::Small => "views",
+        let mut was_there = answer_size == AnswerSize::Large;
+        let connection = match answer_size {
+            AnswerSize::Large => "tables",
+            AnswerSize::Small => "views",
         };
         let mut together = TOGETHER;
         loop {
             if was_there {
-                if self.queries.is_empty(lane) {
+                if self.queries.is_empty(answer_size) {
                     self.health_board.set(part, true);
                 }
                 // Opened when something is asked for first.
-                drop(self.queries.first(lane, 1).await);
+                drop(self.queries.first(answer_size, 1).await);
             }
             let broken = match Commands::open(self.settings.clone(), connection).await {
                 Err(broken) => {
@@ -99,13 +104,13 @@ impl Reader {
                     was_there = true;
                     attempts.up();
                     self.health_board.set(part, true);
-                    if lane == Lane::Small
+                    if answer_size == AnswerSize::Small
                         && let Err(broken) = self.probe_views(&mut commands).await
                     {
                         tracing::debug!(%broken, "players' views could not be looked at");
                     }
                     loop {
-                        match self.answer(&mut commands, lane, together).await {
+                        match self.answer(&mut commands, answer_size, together).await {
                             Ok(()) => together = (2 * together).min(TOGETHER),
                             Err(broken) => {
                                 // The next one shows whose it is.
@@ -123,15 +128,20 @@ impl Reader {
     }
 
     /// Answers the first queries of a lane. `most`: so many small ones at once.
-    async fn answer(&self, commands: &mut Commands, lane: Lane, most: usize) -> Result<(), Broken> {
-        match lane {
-            Lane::Small => self.answer_small(commands, most).await,
-            Lane::Large => self.answer_large(commands).await,
+    async fn answer(
+        &self,
+        commands: &mut Commands,
+        answer_size: AnswerSize,
+        most: usize,
+    ) -> Result<(), Broken> {
+        match answer_size {
+            AnswerSize::Small => self.answer_small(commands, most).await,
+            AnswerSize::Large => self.answer_large(commands).await,
         }
     }
 
     async fn answer_small(&self, commands: &mut Commands, most: usize) -> Result<(), Broken> {
-        let asked = next(commands, self.queries.first(Lane::Small, most));
+        let asked = next(commands, self.queries.first(AnswerSize::Small, most));
         let asked = match self.health_board.no_views() {
             None => asked.await?,
             // Somebody may give the right, and nobody may come to ask.
@@ -212,7 +222,7 @@ impl Reader {
     }
 
     async fn answer_large(&self, commands: &mut Commands) -> Result<(), Broken> {
-        let asked = next(commands, self.queries.first(Lane::Large, 1)).await?;
+        let asked = next(commands, self.queries.first(AnswerSize::Large, 1)).await?;
         let Some(asked) = asked.into_iter().next() else { return Ok(()) };
         let read = match &asked.query.kind {
             QueryKind::Table { channel } => read_table(commands, &self.settings, channel).await,
@@ -246,9 +256,9 @@ fn players_of(asked: Vec<Asked>) -> Vec<(Asked, Arc<str>)> {
 }
 
 /// The next questions, unless the connection ends before there are any.
-async fn next<Q>(commands: &mut Commands, questions: impl Future<Output = Q>) -> Result<Q, Broken> {
+async fn next<Q>(commands: &mut Commands, query_queues: impl Future<Output = Q>) -> Result<Q, Broken> {
     tokio::select! {
-        questions = questions => Ok(questions),
+        query_queues = query_queues => Ok(query_queues),
         broken = commands.ended() => Err(broken),
     }
 }
