@@ -13,7 +13,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::auth::Verifier;
 use crate::broker::{
-    self, Broker, BrokerSettings, CommandChannels, Neighbour, RedisSettings, ShardInbox, ShardQueue,
+    self, Broker, BrokerSettings, CommandChannels, RedisSettings, ShardInbox, ShardQueue, ThreadPlacement,
     shard_queue,
 };
 use crate::bus::Bus;
@@ -138,11 +138,11 @@ fn start(config: Config, dev: Option<Dev>, max_files: u64) -> Result<(Arc<Node>,
     let runtimes: Vec<Runtime> =
         inboxes.iter().map(|_| shard::runtime()).collect::<Result<_, _>>().map_err(failed("a shard"))?;
     // Several shards would wait for what the one does that the links run beside.
-    let neighbour = match &runtimes[..] {
-        [only] => Some(Neighbour::new(only.handle().clone())),
+    let placement = match &runtimes[..] {
+        [only] => Some(ThreadPlacement::new(only.handle().clone())),
         _ => None,
     };
-    let settings_of_broker = broker_settings(&config, neighbour)?;
+    let settings_of_broker = broker_settings(&config, placement)?;
     let broker = Broker::start(settings_of_broker, queues, bus_queue).map_err(failed("the broker"))?;
     let verifier = Arc::new(Verifier::from_config(&config.auth).map_err(failed("auth"))?);
     let token_verifier = TokenVerifier::new(verifier, tokio::runtime::Handle::current());
@@ -167,7 +167,10 @@ fn start(config: Config, dev: Option<Dev>, max_files: u64) -> Result<(Arc<Node>,
     Ok((node, bus_events))
 }
 
-fn broker_settings(config: &Config, neighbour: Option<Neighbour>) -> Result<BrokerSettings, StartError> {
+fn broker_settings(
+    config: &Config,
+    placement: Option<ThreadPlacement>,
+) -> Result<BrokerSettings, StartError> {
     let kind = match &config.broker.kind {
         BrokerKind::Memory => broker::Kind::Memory,
         BrokerKind::Redis(redis) => broker::Kind::Redis(redis_settings(redis, config)?.into()),
@@ -181,7 +184,7 @@ fn broker_settings(config: &Config, neighbour: Option<Neighbour>) -> Result<Brok
         reserved: config.engine.reserved.clone(),
     };
     let (queue_bytes, commands) = (config.broker.queue_bytes, command_channels(config));
-    Ok(BrokerSettings { kind, hub, queue_bytes, commands, neighbour })
+    Ok(BrokerSettings { kind, hub, queue_bytes, commands, placement })
 }
 
 fn command_channels(config: &Config) -> CommandChannels {

@@ -2,7 +2,7 @@
 //! confirmations and answers in their queues, whichever broker it is: [`memory`] or [`redis`].
 //!
 //! It owns one thread, on which the publisher and the readers run, and the links where they do not run beside the shard
-//! ([`Neighbour`]). It knows nothing of connections, rights or views, and never waits for a shard.
+//! ([`ThreadPlacement`]). It knows nothing of connections, rights or views, and never waits for a shard.
 
 mod command_router;
 mod fanout;
@@ -51,26 +51,31 @@ pub struct BrokerSettings {
     /// Where player commands come from.
     pub commands: CommandChannels,
     /// Beside whom the links may run; `None`: they always have the broker's own thread. The memory broker always has.
-    pub neighbour: Option<Neighbour>,
+    pub placement: Option<ThreadPlacement>,
 }
 
 /// A thread with time to spare for the links: that of a node's only shard, which each message wakes anyway.
 #[derive(Clone, Debug)]
-pub struct Neighbour {
+pub struct ThreadPlacement {
     /// Its runtime: one of a single thread, which must outlive the broker.
     pub thread: tokio::runtime::Handle,
     /// How often is looked at how busy it is.
-    pub look_every: Duration,
+    pub sample_every: Duration,
     /// The links leave a thread that works more than this part of its time, from 0 to 1.
-    pub crowded: f64,
+    pub high_watermark: f64,
     /// They come back when it and the broker's thread work less than this, together.
-    pub calm: f64,
+    pub low_watermark: f64,
 }
 
-impl Neighbour {
+impl ThreadPlacement {
     /// This thread, with bounds that keep some room for what comes suddenly.
     pub fn new(thread: tokio::runtime::Handle) -> Self {
-        Neighbour { thread, look_every: Duration::from_millis(50), crowded: 0.7, calm: 0.5 }
+        ThreadPlacement {
+            thread,
+            sample_every: Duration::from_millis(50),
+            high_watermark: 0.7,
+            low_watermark: 0.5,
+        }
     }
 }
 
@@ -203,7 +208,7 @@ struct Shell {
     health_board: Arc<HealthBoard>,
     stop: watch::Receiver<bool>,
     queries: QueryQueue,
-    neighbour: Option<Neighbour>,
+    placement: Option<ThreadPlacement>,
 }
 
 /// One hub with what is around it.
@@ -225,7 +230,7 @@ impl Broker {
         shards: Vec<ShardQueue>,
         node: ShardQueue,
     ) -> Result<Broker, BrokerStartError> {
-        let BrokerSettings { kind, hub, queue_bytes, commands, neighbour } = settings;
+        let BrokerSettings { kind, hub, queue_bytes, commands, placement } = settings;
         let fanout = ShardFanout::new(shards, node);
         let (pool, health_board) = match &kind {
             Kind::Memory => (1, HealthBoard::new([("memory".to_owned(), false)], fanout.clone())),
@@ -266,7 +271,7 @@ impl Broker {
             health_board: health_board.clone(),
             stop: stopping,
             queries: queries.clone(),
-            neighbour,
+            placement,
         };
         let task: Pin<Box<dyn Future<Output = ()> + Send>> = match kind {
             Kind::Memory => Box::pin(memory::run(shell)),

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use drawbridge::broker::{
-    Broker, BrokerSettings, BrokerStats, CommandChannels, Kind, Neighbour, RedisSettings, ShardInbox,
+    Broker, BrokerSettings, BrokerStats, CommandChannels, Kind, RedisSettings, ShardInbox, ThreadPlacement,
     shard_queue,
 };
 use drawbridge_engine::class::{Class, Classes, EntityRules, Space};
@@ -86,7 +86,7 @@ impl Bench {
         let (queues, inboxes): (Vec<_>, Vec<_>) =
             (0..options.shards).map(|_| shard_queue(options.shard_bytes)).unzip();
         let (node_queue, node) = shard_queue(options.shard_bytes);
-        let (neighbour, other_thread) = options.restless.then(restless_neighbour).unzip();
+        let (placement, other_thread) = options.restless.then(restless_placement).unzip();
         let settings = BrokerSettings {
             kind: redis.map_or(Kind::Memory, |redis| Kind::Redis(redis.into())),
             hub: HubSettings {
@@ -99,7 +99,7 @@ impl Bench {
             },
             queue_bytes: options.queue_bytes,
             commands: CommandChannels::new("drawbridge:", 0, true),
-            neighbour,
+            placement,
         };
         Bench {
             broker: Broker::start(settings, queues, node_queue).unwrap(),
@@ -446,11 +446,11 @@ fn class(name: &str, patterns: bool) -> Class {
 }
 
 /// Beside this thread it is always too crowded, and elsewhere always calm.
-fn restless_neighbour() -> (Neighbour, oneshot::Sender<()>) {
+fn restless_placement() -> (ThreadPlacement, oneshot::Sender<()>) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let thread = runtime.handle().clone();
     let (end, ended) = oneshot::channel();
     std::thread::spawn(move || runtime.block_on(ended));
-    let look_every = Duration::from_millis(1);
-    (Neighbour { thread, look_every, crowded: -1.0, calm: f64::INFINITY }, end)
+    let sample_every = Duration::from_millis(1);
+    (ThreadPlacement { thread, sample_every, high_watermark: -1.0, low_watermark: f64::INFINITY }, end)
 }

@@ -109,7 +109,7 @@ pub(super) fn health_board(links: usize, fanout: ShardFanout) -> HealthBoard {
 /// Runs all links, the publisher and the readers until they are told to stop.
 pub(super) async fn run(settings: RedisSettings, shell: Shell) {
     let settings = Arc::new(settings);
-    let Shell { parts, jobs, link_metrics, health_board, stop, queries, neighbour } = shell;
+    let Shell { parts, jobs, link_metrics, health_board, stop, queries, placement } = shell;
     let mut tasks = JoinSet::new();
     let publisher = parts.len();
     let reader = Arc::new(Reader {
@@ -127,7 +127,7 @@ pub(super) async fn run(settings: RedisSettings, shell: Shell) {
         .enumerate()
         .map(|(index, part)| Link::new(index, part, settings.clone(), health_board.clone(), queries.clone()));
     let (links, counts, stopping) = (links.collect(), link_metrics.clone(), stop.clone());
-    tasks.spawn(async move { links::run(links, neighbour, &counts, stopping).await });
+    tasks.spawn(async move { links::run(links, placement, &counts, stopping).await });
     let (timeouts, mut stopped) = (queries.clone(), stop.clone());
     tasks.spawn(async move {
         tokio::select! {
