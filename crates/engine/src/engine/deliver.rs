@@ -18,7 +18,7 @@ use crate::targets::{Subscriber, TargetId};
 use crate::view::{EventScope, Views};
 
 /// By which subscription an event of a stream comes, and how events of its channel's class leave.
-struct By {
+struct Route {
     target: TargetId,
     class: Option<ClassId>,
     delivery: Delivery,
@@ -61,8 +61,8 @@ impl Engine {
         // A table that its client keeps is told by its own subscription alone.
         let table = exact.filter(|id| self.targets[*id].world.is_some());
         for target in patterns {
-            let by = By { target: *target, class: class_id, delivery };
-            self.deliver_pattern(&by, table, publication);
+            let route = Route { target: *target, class: class_id, delivery };
+            self.deliver_pattern(&route, table, publication);
         }
     }
 
@@ -76,13 +76,14 @@ impl Engine {
         if target.world.is_some() {
             return self.deliver_entity(id, publication);
         }
-        let by = By { target: id, class: target.class, delivery: delivery_of(&self.settings, target.class) };
+        let route =
+            Route { target: id, class: target.class, delivery: delivery_of(&self.settings, target.class) };
         let (out, sessions) = (&mut self.out, &mut self.sessions);
         let before = out.stats.deliveries;
         match &mut target.audiences {
             None => {
                 for subscriber in &target.subscribers {
-                    out.deliver(&mut sessions[subscriber.session], &by, subscriber, publication);
+                    out.deliver(&mut sessions[subscriber.session], &route, subscriber, publication);
                 }
             }
             Some(audiences) => {
@@ -95,7 +96,7 @@ impl Engine {
                     }
                     for slot in &audience.members {
                         let subscriber = &target.subscribers[*slot as usize];
-                        out.deliver(&mut sessions[subscriber.session], &by, subscriber, publication);
+                        out.deliver(&mut sessions[subscriber.session], &route, subscriber, publication);
                     }
                 }
             }
@@ -107,8 +108,8 @@ impl Engine {
 
     /// Why each session is authorized here and not when it subscribed: a pattern matches channels that nobody knew then.
     /// The answer is cached in the session.
-    fn deliver_pattern(&mut self, by: &By, table: Option<TargetId>, publication: &Arc<Publication>) {
-        let target = &mut self.targets[by.target];
+    fn deliver_pattern(&mut self, route: &Route, table: Option<TargetId>, publication: &Arc<Publication>) {
+        let target = &mut self.targets[route.target];
         let scope = EventScope::of(publication);
         let seq = self.out.publication_seq;
         let mut slots: Vec<u32> = Vec::new();
@@ -135,7 +136,7 @@ impl Engine {
                 Access::Granted(view) => view.as_ref().is_none_or(|view| view.shows(seq, &scope)),
             };
             if is_shown {
-                self.out.deliver(session, by, subscriber, publication);
+                self.out.deliver(session, route, subscriber, publication);
             } else {
                 // Whatever other patterns of its match.
                 session.last_seq = seq;
@@ -152,7 +153,7 @@ impl Outbound {
     fn deliver(
         &mut self,
         session: &mut Session,
-        by: &By,
+        route: &Route,
         subscriber: &Subscriber,
         publication: &Arc<Publication>,
     ) {
@@ -164,8 +165,8 @@ impl Outbound {
         }
         session.last_seq = self.publication_seq;
         self.stats.deliveries += 1;
-        let kind = QueueKind::Stream(by.class);
-        let delivery = &by.delivery;
+        let kind = QueueKind::Stream(route.class);
+        let delivery = &route.delivery;
         if delivery.is_immediate() || !must_queue(session, session.outbox.find(kind).is_some(), delivery) {
             let bounds = MessageBounds::of(session, delivery);
             let frame = match bounds.excludes(session.encoding(), publication) {
@@ -174,7 +175,8 @@ impl Outbound {
             };
             return self.enqueue_frame(session, frame);
         }
-        let queued = Queued::new(publication.clone(), QueuedKind::Event, by.target, true, self.now.mono_ms);
+        let queued =
+            Queued::new(publication.clone(), QueuedKind::Event, route.target, true, self.now.mono_ms);
         self.enqueue(session, kind, queued, delivery);
     }
 }
