@@ -49,7 +49,7 @@ pub(super) struct Refusal {
 }
 
 /// What a subscription is to be.
-struct Wish {
+struct SubscribeSpec {
     subject: Subject,
     filter: Option<Expr>,
     area: Option<Box<Area>>,
@@ -94,18 +94,18 @@ impl Engine {
         // Cheap, and not to be retried: before anything is drawn for it.
         let authorized = self.check_room(id, &subscribe.channel).and_then(|()| {
             self.take_subscribe(id)?;
-            let wish = self.authorize_subscribe(id, &subscribe)?;
-            if self.is_work(&wish.subject, wish.filter.as_ref()) {
+            let spec = self.authorize_subscribe(id, &subscribe)?;
+            if self.is_work(&spec.subject, spec.filter.as_ref()) {
                 self.check_work(id)?;
             }
-            self.check_table(&wish.subject, wish.filter.as_ref(), wish.area.as_deref())?;
-            self.check_share(id, &wish.subject, wish.filter.as_ref())?;
-            self.check_filter_work(id, &wish.subject, wish.filter.as_ref(), wish.area.is_some())?;
-            self.take_pattern(id, &wish.subject)?;
-            Ok(wish)
+            self.check_table(&spec.subject, spec.filter.as_ref(), spec.area.as_deref())?;
+            self.check_share(id, &spec.subject, spec.filter.as_ref())?;
+            self.check_filter_work(id, &spec.subject, spec.filter.as_ref(), spec.area.is_some())?;
+            self.take_pattern(id, &spec.subject)?;
+            Ok(spec)
         });
         match authorized {
-            Ok(Wish { subject, filter, area }) => {
+            Ok(SubscribeSpec { subject, filter, area }) => {
                 let reply = match request {
                     _ if in_connect => Reply::Welcome,
                     Some(request) => Reply::Request(request),
@@ -144,7 +144,7 @@ impl Engine {
         }
     }
 
-    fn authorize_subscribe(&self, id: SessionId, subscribe: &Subscribe) -> Result<Wish, Refusal> {
+    fn authorize_subscribe(&self, id: SessionId, subscribe: &Subscribe) -> Result<SubscribeSpec, Refusal> {
         let claims = self.sessions[id].claims.as_ref();
         let claims = claims.ok_or_else(|| Refusal::new(ErrorCode::Unauthenticated, "no token yet"))?;
         let subject =
@@ -159,7 +159,7 @@ impl Engine {
             Some(area) => Some(self.authorize_area(claims, &subject, area)?),
             None => None,
         };
-        Ok(Wish { subject, filter, area })
+        Ok(SubscribeSpec { subject, filter, area })
     }
 
     /// Takes the player's share for one more pattern, and the class's; [`Engine::leave_target`] gives it back.
