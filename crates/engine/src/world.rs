@@ -171,7 +171,7 @@ impl World {
     }
 
     /// Applies the current event.
-    pub(crate) fn take(
+    pub(crate) fn apply(
         &mut self,
         audiences: &mut Audiences,
         publication: &Arc<Publication>,

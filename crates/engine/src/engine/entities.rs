@@ -21,7 +21,7 @@ impl Engine {
         let mut changes = std::mem::take(&mut self.changes);
         let target = &mut self.targets[id];
         if let Some(world) = target.world.as_mut().filter(|world| world.loaded) {
-            world.take(target.audiences.get_or_insert_default(), publication, seq, &mut changes);
+            world.apply(target.audiences.get_or_insert_default(), publication, seq, &mut changes);
         }
         self.notify_audiences(id, Some(publication), &mut changes);
         self.changes = changes;

@@ -9,7 +9,7 @@ use drawbridge_protocol::event::{Event, Payload, PayloadMode};
 use super::hub::{Hub, State};
 use super::io::{BadEntity, HubOutput, HubSettings};
 use super::shards::ShardSet;
-use super::table::Taken;
+use super::table::ApplyOutcome;
 use super::tables::{put, read_entity};
 use crate::class::{Class, ClassId};
 use crate::io::{BrokerEvent, EntityChange, Position, Publication, SubjectRef};
@@ -112,15 +112,15 @@ impl Hub {
         };
         let by = if by_pattern.is_empty() { ReceivedBy::Name } else { ReceivedBy::Pattern };
         let mut publication = publication(&self.settings, rules, subject.name.clone(), position, by, read);
-        let (taken, gone) = match table {
+        let (outcome, gone) = match table {
             Some(table) => put(&mut self.stats, table, now_ms, &publication),
-            None => (Taken::Changed, Vec::new()),
+            None => (ApplyOutcome::Changed, Vec::new()),
         };
-        if taken == Taken::Full {
+        if outcome == ApplyOutcome::Full {
             return self.drop_entity(channel, BadEntity::Full);
         }
         entry.position = position;
-        if !self.kept(now_ms, &publication.channel, taken, gone) {
+        if !self.kept(now_ms, &publication.channel, outcome, gone) {
             // For the table it is no news; through patterns it is an event like any other.
             shards = by_pattern;
             if let Some(publication) = Arc::get_mut(&mut publication) {

@@ -45,7 +45,7 @@ const UNVERSIONED: u64 = u64::MAX;
 
 /// What became of a live event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Taken {
+pub(super) enum ApplyOutcome {
     /// It changed the table.
     Changed,
     /// The table knows it already, or it ends what is not there.
@@ -106,13 +106,13 @@ impl Table {
     }
 
     /// Takes in a live event. `gone` gets the entities that are not there any more before it.
-    pub(super) fn take(
+    pub(super) fn apply(
         &mut self,
         now_ms: u64,
         publication: &Arc<Publication>,
         gone: &mut Vec<Arc<str>>,
-    ) -> Taken {
-        let Some(key) = publication.event.key() else { return Taken::Known };
+    ) -> ApplyOutcome {
+        let Some(key) = publication.event.key() else { return ApplyOutcome::Known };
         let version = publication.event.server_id().and_then(Version::of_id);
         let fate = version.map(|version| self.merge.live(version.epoch, version.seq));
         if fate == Some(Fate::Begins) {
@@ -129,7 +129,7 @@ impl Table {
                 }
             }
             (Some(Fate::Held { other_life: false }), _) => {}
-            (Some(Fate::Gap), _) => return Taken::Gap,
+            (Some(Fate::Gap), _) => return ApplyOutcome::Gap,
             // It was read with the table, and is news only to what a plain event has changed since.
             (Some(Fate::Known), version) => {
                 late = true;
@@ -139,7 +139,7 @@ impl Table {
                     None => self.ended.remove(key),
                 };
                 if !is_newer {
-                    return Taken::Known;
+                    return ApplyOutcome::Known;
                 }
             }
             (Some(Fate::Next | Fate::Begins), version) => {
@@ -147,11 +147,11 @@ impl Table {
                 // Its row was read later than the table's version, with this change or one behind it.
                 let seq = version.map_or(0, |version| version.seq);
                 if held.is_some_and(|held| held != UNVERSIONED && held >= seq) {
-                    return Taken::Known;
+                    return ApplyOutcome::Known;
                 }
             }
             // It was said before the change that the row holds, which is still to come.
-            (None, _) if self.loading.is_none() && self.is_ahead(held) => return Taken::Known,
+            (None, _) if self.loading.is_none() && self.is_ahead(held) => return ApplyOutcome::Known,
             (None, _) => {}
         }
         let seq = version.map_or(UNVERSIONED, |version| version.seq);
@@ -159,11 +159,11 @@ impl Table {
             if let Some(loading) = &mut self.loading {
                 loading.removed.insert(key.into(), seq);
             }
-            let Some(held) = self.entities.remove(key) else { return Taken::Known };
+            let Some(held) = self.entities.remove(key) else { return ApplyOutcome::Known };
             if late && held.stored && self.loading.is_none() {
                 self.ended.insert(key.into());
             }
-            return Taken::Changed;
+            return ApplyOutcome::Changed;
         }
         let before = self.entities.get(key);
         let stored = version.is_some() || before.is_some_and(|held| held.stored);
@@ -173,13 +173,13 @@ impl Table {
         // While the stored table is being read nobody knows which keys are new.
         let slack = if self.loading.is_some() { 2 } else { 1 };
         if version.is_none() && self.lacks_room(slack, is_new, grows) {
-            return Taken::Full;
+            return ApplyOutcome::Full;
         }
         // The stored table had room for it.
         gone.extend(self.make_room(now_ms, key, is_new, grows));
         let held = Held { publication: publication.clone(), updated_ms: now_ms, seq, stored };
         self.entities.insert(key.into(), held);
-        Taken::Changed
+        ApplyOutcome::Changed
     }
 
     /// The stored table begins with an event of this entity, because it was not there yet, or had expired or been lost with
@@ -236,7 +236,7 @@ impl Table {
     }
 
     /// Takes in a stored entity, unless something newer came live.
-    pub(super) fn take_stored(&mut self, now_ms: u64, age_ms: u64, key: Arc<str>, publication: Publication) {
+    pub(super) fn apply_stored(&mut self, now_ms: u64, age_ms: u64, key: Arc<str>, publication: Publication) {
         let seq = publication.event.server_id().and_then(Version::of_id).map_or(0, |version| version.seq);
         if age_ms >= self.ttl_ms {
             return;

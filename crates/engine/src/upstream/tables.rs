@@ -11,7 +11,7 @@ use super::hub::{Hub, State};
 use super::io::{BadEntity, BadTable, HubOutput, HubStats, StoredEntity, StoredTable};
 use super::shards::{ShardId, ShardSet};
 use super::source::Source;
-use super::table::{Table, Taken};
+use super::table::{ApplyOutcome, Table};
 use crate::class::{Class, REMOVE_EVENT};
 use crate::io::{BrokerEvent, EntityChange, LocalOffset, Publication, Subject, SubjectRef, Version};
 
@@ -108,7 +108,7 @@ impl Hub {
             match publication.event.server_id().and_then(Version::of_id) {
                 Some(version) if version.epoch != stored.epoch => foreign += 1,
                 Some(version) if version.seq > stored.last_seq => bad += 1,
-                _ => table.take_stored(now_ms, age_ms, key, publication),
+                _ => table.apply_stored(now_ms, age_ms, key, publication),
             }
         }
         // Rows of another life may be what the table began while it was read: then another look settles it.
@@ -153,14 +153,14 @@ impl Hub {
         &mut self,
         now_ms: u64,
         channel: &Arc<str>,
-        taken: Taken,
+        outcome: ApplyOutcome,
         gone: Vec<Arc<str>>,
     ) -> bool {
         self.send_expired(channel, gone);
-        match taken {
-            Taken::Changed => true,
-            Taken::Known | Taken::Full => false,
-            Taken::Gap => {
+        match outcome {
+            ApplyOutcome::Changed => true,
+            ApplyOutcome::Known | ApplyOutcome::Full => false,
+            ApplyOutcome::Gap => {
                 self.stats.table_gaps += 1;
                 self.reload(now_ms, &Subject::channel(channel.clone()));
                 false
@@ -180,8 +180,8 @@ impl Hub {
         let event = Event::new(payload, &channel, None);
         let end =
             Publication::with_entity(channel.clone(), event, LocalOffset(0), Some(EntityChange::Remove));
-        let (taken, gone) = put(&mut self.stats, table, now_ms, &Arc::new(end));
-        if self.kept(now_ms, &channel, taken, gone) {
+        let (outcome, gone) = put(&mut self.stats, table, now_ms, &Arc::new(end));
+        if self.kept(now_ms, &channel, outcome, gone) {
             self.send_expired(&channel, vec![key]);
         }
     }
@@ -287,12 +287,12 @@ pub(super) fn put(
     table: &mut Table,
     now_ms: u64,
     publication: &Arc<Publication>,
-) -> (Taken, Vec<Arc<str>>) {
+) -> (ApplyOutcome, Vec<Arc<str>>) {
     let mut gone = Vec::new();
     uncount(stats, table);
-    let taken = table.take(now_ms, publication, &mut gone);
+    let outcome = table.apply(now_ms, publication, &mut gone);
     count(stats, table);
-    (taken, gone)
+    (outcome, gone)
 }
 
 fn read_stored(class: &Class, channel: &Arc<str>, entity: StoredEntity) -> Option<(Arc<str>, Publication)> {
