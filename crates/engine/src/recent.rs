@@ -9,15 +9,15 @@ use hashbrown::HashMap;
 /// Values by channel; at most twice `room`, in the units of [`Recent::insert`].
 #[derive(Debug)]
 pub(crate) struct Recent<V> {
-    young: HashMap<Arc<str>, Held<V>>,
-    old: HashMap<Arc<str>, Held<V>>,
+    young: HashMap<Arc<str>, Entry<V>>,
+    old: HashMap<Arc<str>, Entry<V>>,
     /// What the young generation weighs, and may weigh.
     weight: usize,
     room: usize,
 }
 
 #[derive(Debug)]
-struct Held<V> {
+struct Entry<V> {
     value: V,
     weight: usize,
 }
@@ -31,34 +31,34 @@ impl<V> Recent<V> {
     /// What is known of a channel.
     pub(crate) fn get(&mut self, channel: &str) -> Option<&mut V> {
         if !self.young.contains_key(channel) {
-            let (channel, held) = self.old.remove_entry(channel)?;
-            self.put(channel, held);
+            let (channel, entry) = self.old.remove_entry(channel)?;
+            self.put(channel, entry);
         }
-        self.young.get_mut(channel).map(|held| &mut held.value)
+        self.young.get_mut(channel).map(|entry| &mut entry.value)
     }
 
     /// Keeps a value of this weight, in place of the one before.
     pub(crate) fn insert(&mut self, channel: Arc<str>, value: V, weight: usize) {
         self.remove(&channel);
-        self.put(channel, Held { value, weight });
+        self.put(channel, Entry { value, weight });
     }
 
     /// Forgets one channel.
     pub(crate) fn remove(&mut self, channel: &str) {
-        if let Some(held) = self.young.remove(channel) {
-            self.weight -= held.weight;
+        if let Some(entry) = self.young.remove(channel) {
+            self.weight -= entry.weight;
         } else {
             self.old.remove(channel);
         }
     }
 
-    fn put(&mut self, channel: Arc<str>, held: Held<V>) {
-        if self.weight + held.weight > self.room {
+    fn put(&mut self, channel: Arc<str>, entry: Entry<V>) {
+        if self.weight + entry.weight > self.room {
             self.old = std::mem::take(&mut self.young);
             self.weight = 0;
         }
-        self.weight += held.weight;
-        self.young.insert(channel, held);
+        self.weight += entry.weight;
+        self.young.insert(channel, entry);
     }
 }
 

@@ -31,7 +31,7 @@ enum State {
 
 /// A prefix that Redis holds, or is to hold.
 #[derive(Debug)]
-struct Held {
+struct HeldPrefix {
     class: Arc<str>,
     state: State,
     /// It ends when the narrower ones that were asked for in its place are live.
@@ -77,7 +77,7 @@ pub(super) struct Cover {
     /// How many prefixes of one class are held before the class's own takes their place.
     per_class: usize,
     wanted: BTreeMap<Arc<str>, Wanted>,
-    held: BTreeMap<Arc<str>, Held>,
+    held: BTreeMap<Arc<str>, HeldPrefix>,
     classes: BTreeMap<Arc<str>, ClassState>,
     /// Redis holds a prefix under another one.
     nested: bool,
@@ -260,7 +260,7 @@ impl Cover {
         }
         // Only when half as many are enough: not at the first that leaves.
         let minimal = self.minimal(self.per_class / 2);
-        let is_wide = |(prefix, held): &(&Arc<str>, &Held)| {
+        let is_wide = |(prefix, held): &(&Arc<str>, &HeldPrefix)| {
             held.state != State::Ending && !held.retiring && !minimal.contains_key(*prefix)
         };
         let wide: Vec<Arc<str>> =
@@ -290,7 +290,7 @@ impl Cover {
 
     /// A class that holds a prefix which is not itself wanted may narrow, when nothing changes for a while.
     fn plan_to_narrow(&mut self, now_ms: u64, class: &str) {
-        let is_loose = |(prefix, held): (&Arc<str>, &Held)| {
+        let is_loose = |(prefix, held): (&Arc<str>, &HeldPrefix)| {
             *held.class == *class && held.state != State::Ending && !self.wanted.contains_key(prefix)
         };
         let is_loose = self.held.iter().any(is_loose);
@@ -340,7 +340,7 @@ impl Cover {
     /// Asks for a prefix. One that is still ending is looked at again when it has ended.
     fn hold(&mut self, prefix: &str, class: Arc<str>) {
         if !self.held.contains_key(prefix) {
-            self.held.insert(prefix.into(), Held { class, state: State::Waiting, retiring: false });
+            self.held.insert(prefix.into(), HeldPrefix { class, state: State::Waiting, retiring: false });
             self.changes.asked.push(pattern_of(prefix).into());
         }
     }
@@ -415,7 +415,7 @@ impl Cover {
     }
 
     /// The prefixes held that this text begins with, the shortest first.
-    fn beginnings<'s>(&'s self, text: &'s str) -> impl Iterator<Item = (&'s Arc<str>, &'s Held)> {
+    fn beginnings<'s>(&'s self, text: &'s str) -> impl Iterator<Item = (&'s Arc<str>, &'s HeldPrefix)> {
         let up_to = (Bound::Unbounded, Bound::Included(text));
         self.held.range::<str, _>(up_to).filter(move |(prefix, _)| text.starts_with(&***prefix))
     }
@@ -453,7 +453,7 @@ impl Cover {
     }
 }
 
-impl Held {
+impl HeldPrefix {
     /// Redis sends copies for it.
     fn is_in_redis(&self) -> bool {
         matches!(self.state, State::Live | State::Ending)

@@ -82,7 +82,7 @@ impl<T> Log<T> {
     /// Where versions before it are missing.
     pub fn live(&mut self, epoch: Epoch, offset: LoggedOffset, event: T) -> Result<Option<T>, Gap> {
         match self.merge.live(&epoch, offset) {
-            Fate::Held { other_life } => {
+            Fate::Buffered { other_life } => {
                 if other_life {
                     self.held.clear();
                 }

@@ -44,7 +44,7 @@ impl Seq for LoggedOffset {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fate {
     /// The stored part is being read: keep it until [`Merge::finish`].
-    Held {
+    Buffered {
         /// It is of another life than the live events before it: those are void.
         other_life: bool,
     },
@@ -102,7 +102,7 @@ impl<L: Clone + Eq, S: Seq> Merge<L, S> {
         if let Some(seen) = &mut self.reading {
             let other_life = seen.as_ref().is_some_and(|(before, _)| before.borrow() != life);
             *seen = Some((life.to_owned(), seq));
-            return Fate::Held { other_life };
+            return Fate::Buffered { other_life };
         }
         match &mut self.at {
             Some((known, at)) if (*known).borrow() == life => match () {

@@ -125,7 +125,7 @@ fn check_merge<S: Seq + Debug>(ops: &[Op], seq: impl Fn(u64) -> S) -> Result<(),
         };
         let Some((life, number)) = event.filter(|_| !lost) else { continue };
         match merge.live(&epoch(life), seq(number)) {
-            Fate::Held { other_life } => {
+            Fate::Buffered { other_life } => {
                 prop_assert!(reading.is_some());
                 prop_assert_eq!(other_life, live.last().is_some_and(|(before, _)| *before != life));
                 if other_life {

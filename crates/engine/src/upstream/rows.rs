@@ -8,7 +8,7 @@ use crate::io::Publication;
 
 /// One entity.
 #[derive(Debug)]
-pub(super) struct Held {
+pub(super) struct Row {
     pub(super) publication: Arc<Publication>,
     pub(super) updated_ms: u64,
     /// Which change of the stored table it is.
@@ -28,7 +28,7 @@ pub(super) fn weight(key: &str, publication: &Publication) -> usize {
 /// See the module.
 #[derive(Debug, Default)]
 pub(super) struct Rows {
-    by_key: HashMap<Arc<str>, Held>,
+    by_key: HashMap<Arc<str>, Row>,
     bytes: usize,
 }
 
@@ -41,41 +41,41 @@ impl Rows {
         self.bytes
     }
 
-    pub(super) fn get(&self, key: &str) -> Option<&Held> {
+    pub(super) fn get(&self, key: &str) -> Option<&Row> {
         self.by_key.get(key)
     }
 
     /// What the table says of an entity changes, and its event stays.
     pub(super) fn mark_stored(&mut self, key: &str) -> Option<u64> {
-        self.by_key.get_mut(key).map(|held| {
-            held.stored = true;
-            held.seq
+        self.by_key.get_mut(key).map(|row| {
+            row.stored = true;
+            row.seq
         })
     }
 
-    pub(super) fn insert(&mut self, key: Arc<str>, held: Held) {
-        self.bytes += weight(&key, &held.publication);
+    pub(super) fn insert(&mut self, key: Arc<str>, row: Row) {
+        self.bytes += weight(&key, &row.publication);
         if let Some(before) = self.by_key.get_mut(&key) {
             self.bytes -= weight(&key, &before.publication);
-            *before = held;
+            *before = row;
         } else {
-            self.by_key.insert(key, held);
+            self.by_key.insert(key, row);
         }
     }
 
-    pub(super) fn remove(&mut self, key: &str) -> Option<Held> {
-        let held = self.by_key.remove(key)?;
-        self.bytes -= weight(key, &held.publication);
-        Some(held)
+    pub(super) fn remove(&mut self, key: &str) -> Option<Row> {
+        let row = self.by_key.remove(key)?;
+        self.bytes -= weight(key, &row.publication);
+        Some(row)
     }
 
     /// Keeps those for which `keeps` says so; it may change all but the event.
-    pub(super) fn retain(&mut self, mut keeps: impl FnMut(&Arc<str>, &mut Held) -> bool) {
+    pub(super) fn retain(&mut self, mut keeps: impl FnMut(&Arc<str>, &mut Row) -> bool) {
         let bytes = &mut self.bytes;
-        self.by_key.retain(|key, held| {
-            let stays = keeps(key, held);
+        self.by_key.retain(|key, row| {
+            let stays = keeps(key, row);
             if !stays {
-                *bytes -= weight(key, &held.publication);
+                *bytes -= weight(key, &row.publication);
             }
             stays
         });
@@ -85,7 +85,7 @@ impl Rows {
         *self = Rows::default();
     }
 
-    pub(super) fn iter(&self) -> impl Iterator<Item = (&Arc<str>, &Held)> {
+    pub(super) fn iter(&self) -> impl Iterator<Item = (&Arc<str>, &Row)> {
         self.by_key.iter()
     }
 }

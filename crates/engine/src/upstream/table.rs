@@ -9,7 +9,7 @@ use std::sync::Arc;
 use hashbrown::{HashMap, HashSet};
 
 use super::merge::{Fate, Merge};
-use super::rows::{Held, Rows, weight};
+use super::rows::{Row, Rows, weight};
 use crate::class::EntityRules;
 use crate::io::{EntityChange, Publication, Version};
 
@@ -118,24 +118,24 @@ impl Table {
         if fate == Some(Fate::Begins) {
             *gone = self.begin_anew(now_ms, key);
         }
-        let held = self.entities.get(key).map(|held| held.seq);
+        let row = self.entities.get(key).map(|row| row.seq);
         let mut late = version.is_none();
         match (fate, version) {
             // The stored table was lost with all that it held.
-            (Some(Fate::Held { other_life: true }), _) => {
-                self.entities.retain(|_, held| held.seq == UNVERSIONED);
+            (Some(Fate::Buffered { other_life: true }), _) => {
+                self.entities.retain(|_, row| row.seq == UNVERSIONED);
                 if let Some(loading) = &mut self.loading {
                     loading.removed.retain(|_, seq| *seq == UNVERSIONED);
                 }
             }
-            (Some(Fate::Held { other_life: false }), _) => {}
+            (Some(Fate::Buffered { other_life: false }), _) => {}
             (Some(Fate::Gap), _) => return ApplyOutcome::Gap,
             // It was read with the table, and is news only to what a plain event has changed since.
             (Some(Fate::Known), version) => {
                 late = true;
                 let seq = version.map_or(0, |version| version.seq);
-                let is_newer = match held {
-                    Some(held) => held == UNVERSIONED || held < seq,
+                let is_newer = match row {
+                    Some(row) => row == UNVERSIONED || row < seq,
                     None => self.ended.remove(key),
                 };
                 if !is_newer {
@@ -146,12 +146,12 @@ impl Table {
                 self.ended.clear();
                 // Its row was read later than the table's version, with this change or one behind it.
                 let seq = version.map_or(0, |version| version.seq);
-                if held.is_some_and(|held| held != UNVERSIONED && held >= seq) {
+                if row.is_some_and(|row| row != UNVERSIONED && row >= seq) {
                     return ApplyOutcome::Known;
                 }
             }
             // It was said before the change that the row holds, which is still to come.
-            (None, _) if self.loading.is_none() && self.is_ahead(held) => return ApplyOutcome::Known,
+            (None, _) if self.loading.is_none() && self.is_ahead(row) => return ApplyOutcome::Known,
             (None, _) => {}
         }
         let seq = version.map_or(UNVERSIONED, |version| version.seq);
@@ -159,17 +159,17 @@ impl Table {
             if let Some(loading) = &mut self.loading {
                 loading.removed.insert(key.into(), seq);
             }
-            let Some(held) = self.entities.remove(key) else { return ApplyOutcome::Known };
-            if late && held.stored && self.loading.is_none() {
+            let Some(row) = self.entities.remove(key) else { return ApplyOutcome::Known };
+            if late && row.stored && self.loading.is_none() {
                 self.ended.insert(key.into());
             }
             return ApplyOutcome::Changed;
         }
         let before = self.entities.get(key);
-        let stored = version.is_some() || before.is_some_and(|held| held.stored);
+        let stored = version.is_some() || before.is_some_and(|row| row.stored);
         let is_new = before.is_none();
         let grows =
-            weight(key, publication).saturating_sub(before.map_or(0, |held| weight(key, &held.publication)));
+            weight(key, publication).saturating_sub(before.map_or(0, |row| weight(key, &row.publication)));
         // While the stored table is being read nobody knows which keys are new.
         let slack = if self.loading.is_some() { 2 } else { 1 };
         if version.is_none() && self.lacks_room(slack, is_new, grows) {
@@ -177,8 +177,8 @@ impl Table {
         }
         // The stored table had room for it.
         gone.extend(self.make_room(now_ms, key, is_new, grows));
-        let held = Held { publication: publication.clone(), updated_ms: now_ms, seq, stored };
-        self.entities.insert(key.into(), held);
+        let row = Row { publication: publication.clone(), updated_ms: now_ms, seq, stored };
+        self.entities.insert(key.into(), row);
         ApplyOutcome::Changed
     }
 
@@ -188,12 +188,12 @@ impl Table {
     fn begin_anew(&mut self, now_ms: u64, own: &str) -> Vec<Arc<str>> {
         self.ended.clear();
         let mut gone = self.expire(now_ms);
-        self.entities.retain(|key, held| {
-            held.stored = false;
-            if held.seq == UNVERSIONED {
+        self.entities.retain(|key, row| {
+            row.stored = false;
+            if row.seq == UNVERSIONED {
                 return true;
             }
-            held.seq = 0;
+            row.seq = 0;
             let stays = **key == *own;
             if !stays {
                 gone.push(key.clone());
@@ -205,8 +205,8 @@ impl Table {
     }
 
     /// Whether an entity's row was read later than the table's version.
-    fn is_ahead(&self, held: Option<u64>) -> bool {
-        held.is_some_and(|held| held != UNVERSIONED && held > self.merge.seq().unwrap_or(0))
+    fn is_ahead(&self, row: Option<u64>) -> bool {
+        row.is_some_and(|row| row != UNVERSIONED && row > self.merge.seq().unwrap_or(0))
     }
 
     /// Whether an event that grows the table by so many bytes, and by an entity where that is new, passes `times` the
@@ -227,7 +227,7 @@ impl Table {
         gone.retain(|key| **key != *own);
         while self.lacks_room(2, is_new, grows) {
             let others = self.entities.iter().filter(|(key, _)| ***key != *own);
-            let oldest = others.min_by_key(|(key, held)| (held.stored, held.updated_ms, *key));
+            let oldest = others.min_by_key(|(key, row)| (row.stored, row.updated_ms, *key));
             let Some(key) = oldest.map(|(key, _)| key.clone()) else { break };
             self.entities.remove(&key);
             gone.push(key);
@@ -242,20 +242,20 @@ impl Table {
             return;
         }
         let ended = self.loading.as_ref().and_then(|loading| loading.removed.get(&key)).copied();
-        let held = self.entities.mark_stored(&key);
-        if held.is_none() && ended == Some(UNVERSIONED) {
+        let row = self.entities.mark_stored(&key);
+        if row.is_none() && ended == Some(UNVERSIONED) {
             self.ended.insert(key);
             return;
         }
-        let newer = held.max(ended);
+        let newer = row.max(ended);
         // No plain event takes a stored entity's room.
         let is_full = newer.is_none() && self.lacks_room(3, true, weight(&key, &publication));
         if newer.is_some_and(|newer| newer >= seq) || is_full {
             return;
         }
         let updated_ms = now_ms.saturating_sub(age_ms);
-        let held = Held { publication: Arc::new(publication), updated_ms, seq, stored: true };
-        self.entities.insert(key, held);
+        let row = Row { publication: Arc::new(publication), updated_ms, seq, stored: true };
+        self.entities.insert(key, row);
     }
 
     /// All that is stored was taken in, as of this version; says whether it fits what came live meanwhile. `holds`: where
@@ -267,8 +267,8 @@ impl Table {
             return false;
         }
         let life = self.merge.life();
-        self.entities.retain(|_, held| {
-            let version = held.publication.event.server_id().and_then(Version::of_id);
+        self.entities.retain(|_, row| {
+            let version = row.publication.event.server_id().and_then(Version::of_id);
             version.is_none_or(|version| life.is_some_and(|life| version.epoch == life))
         });
         true
@@ -278,8 +278,8 @@ impl Table {
     pub(super) fn expire(&mut self, now_ms: u64) -> Vec<Arc<str>> {
         let ttl_ms = self.ttl_ms;
         let mut expired: Vec<Arc<str>> = Vec::new();
-        self.entities.retain(|key, held| {
-            let alive = now_ms < held.updated_ms.saturating_add(ttl_ms);
+        self.entities.retain(|key, row| {
+            let alive = now_ms < row.updated_ms.saturating_add(ttl_ms);
             if !alive {
                 expired.push(key.clone());
             }
@@ -291,8 +291,8 @@ impl Table {
 
     /// The last event of each entity, in the order of their keys.
     pub(super) fn all(&self) -> Arc<[Arc<Publication>]> {
-        let mut all: Vec<(&Arc<str>, &Held)> = self.entities.iter().collect();
+        let mut all: Vec<(&Arc<str>, &Row)> = self.entities.iter().collect();
         all.sort_unstable_by(|a, b| a.0.cmp(b.0));
-        all.into_iter().map(|(_, held)| held.publication.clone()).collect()
+        all.into_iter().map(|(_, row)| row.publication.clone()).collect()
     }
 }

@@ -16,7 +16,7 @@ use tokio::time::{Instant, MissedTickBehavior, sleep_until, timeout};
 
 use super::commands::{Commands, Loaded};
 use super::connect::{Attempts, Broken};
-use super::held::Held;
+use super::lifecycle_backlog::LifecycleBacklog;
 use super::refusals::{Refusals, explained, is_missing_function};
 use super::writes::{Call, outcomes, pipeline};
 use super::{READONLY, RedisSettings, code_of, is_passing, without_arguments};
@@ -47,7 +47,7 @@ pub(super) struct Publisher {
     /// Taken from `jobs`, not yet sent, by the number of their coming.
     waiting: VecDeque<(u64, Job)>,
     /// Entries of the lifecycle stream, not yet taken by Redis.
-    held: Held,
+    backlog: LifecycleBacklog,
     /// How many jobs have come.
     came: u64,
     /// When the first of what waits is withdrawn; not after that time, and seldom before it.
@@ -111,7 +111,7 @@ impl Publisher {
             part,
             jobs,
             waiting: VecDeque::new(),
-            held: Held::default(),
+            backlog: LifecycleBacklog::default(),
             came: 0,
             next_expiry: None,
             refusals: Refusals::default(),
@@ -217,7 +217,7 @@ impl Publisher {
     fn take(&mut self, job: Job) {
         self.came += 1;
         if job.is_lifecycle() {
-            return self.held.push(self.came, job);
+            return self.backlog.push(self.came, job);
         }
         self.expect_expiry(&job);
         self.waiting.push_back((self.came, job));
@@ -285,7 +285,7 @@ impl Publisher {
                 self.ask_again(stop, commands).await?;
                 continue;
             }
-            let held = self.held.ready_at();
+            let held = self.backlog.ready_at();
             if !self.waiting.is_empty() || held.is_some_and(|at| at <= Instant::now()) {
                 self.send(stop, commands).await?;
                 continue;
@@ -296,7 +296,7 @@ impl Publisher {
                         self.take(job);
                         false
                     }
-                    None if self.held.is_empty() => return Ok(Stopped),
+                    None if self.backlog.is_empty() => return Ok(Stopped),
                     None => false,
                 },
                 broken = commands.ended() => return Err(broken),
@@ -390,7 +390,7 @@ impl Publisher {
     /// The connection broke, and nobody knows what became of a batch: it is dropped unanswered, but for entries of the
     /// lifecycle stream, which come twice rather than never.
     fn unanswered(&mut self, batch: Vec<(u64, Job)>, broken: Broken) -> Broken {
-        self.held.put_back(batch.into_iter().filter(|(_, job)| job.is_lifecycle()).collect());
+        self.backlog.put_back(batch.into_iter().filter(|(_, job)| job.is_lifecycle()).collect());
         broken
     }
 
@@ -398,11 +398,11 @@ impl Publisher {
     fn next_batch(&mut self) -> Vec<(u64, Job)> {
         let mut batch = Vec::new();
         let mut bytes = 0;
-        self.held.begin();
+        self.backlog.begin();
         let now = Instant::now();
         while batch.len() < PIPELINE_COMMANDS && bytes < PIPELINE_BYTES {
             let first = self.waiting.front().map(|(number, _)| *number);
-            let Some((number, job)) = self.held.next_before(first).or_else(|| self.waiting.pop_front())
+            let Some((number, job)) = self.backlog.next_before(first).or_else(|| self.waiting.pop_front())
             else {
                 break;
             };
@@ -500,14 +500,14 @@ impl Publisher {
             }
         }
         match is_refused {
-            true => self.held.refused(),
-            false if is_taken => self.held.taken(),
+            true => self.backlog.refused(),
+            false if is_taken => self.backlog.taken(),
             false => {}
         }
         if settled == Settled::All && (!redo.is_empty() || (!held.is_empty() && !is_refused)) {
             settled = Settled::TryAgain;
         }
-        self.held.put_back(held);
+        self.backlog.put_back(held);
         for (number, job) in redo.into_iter().rev() {
             self.expect_expiry(&job);
             self.waiting.push_front((number, job));

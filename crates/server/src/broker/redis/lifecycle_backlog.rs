@@ -18,7 +18,7 @@ const LAST_PAUSE: Duration = Duration::from_secs(5);
 
 /// See the module. What it may hold is bounded where jobs are handed in.
 #[derive(Debug, Default)]
-pub(super) struct Held {
+pub(super) struct LifecycleBacklog {
     /// By the number of their coming.
     entries: VecDeque<(u64, Job)>,
     /// The players of the entries in the pipeline that is made.
@@ -27,7 +27,7 @@ pub(super) struct Held {
     pause: Option<(Duration, Instant)>,
 }
 
-impl Held {
+impl LifecycleBacklog {
     /// One more entry; `number` says when it came among all jobs.
     pub(super) fn push(&mut self, number: u64, entry: Job) {
         self.entries.push_back((number, entry));
@@ -103,10 +103,10 @@ mod tests {
     use crate::broker::queue::shard_queue;
 
     /// Entries of these players, in this order.
-    fn held(players: &[&'static str]) -> Held {
+    fn held(players: &[&'static str]) -> LifecycleBacklog {
         let ((queue, _), (node, _)) = (shard_queue(1 << 20), shard_queue(1 << 20));
         let (sender, mut receiver) = jobs(1 << 20, ShardFanout::new(vec![queue], node));
-        let mut held = Held::default();
+        let mut held = LifecycleBacklog::default();
         for (number, player) in (0..).zip(players) {
             let fields = vec![("event", Bytes::from("joined")), ("player", Bytes::from(*player))];
             let kind = WriteKind::Append { stream: "lives".into(), fields };
@@ -117,7 +117,7 @@ mod tests {
         held
     }
 
-    fn pipeline(held: &mut Held) -> Vec<(u64, Job)> {
+    fn pipeline(held: &mut LifecycleBacklog) -> Vec<(u64, Job)> {
         held.begin();
         std::iter::from_fn(|| held.next_before(None)).collect()
     }
