@@ -1,5 +1,5 @@
 //! The hub of one link: its state per channel, and what it says to the link and to the shards about subscriptions. What
-//! it does with patterns stands in [`super::globs`], with publications in [`super::copies`], with entities in
+//! it does with patterns stands in [`super::globs`], with publications in [`super::dedup`], with entities in
 //! [`super::tables`].
 
 use std::collections::{BTreeSet, VecDeque};
@@ -8,9 +8,9 @@ use std::sync::Arc;
 use hashbrown::{HashMap, HashSet};
 
 use super::barrier::RecoveryBarrier;
-use super::copies::{Content, Rules};
 use super::counters::Counters;
 use super::cover::Cover;
+use super::dedup::{Content, Rules};
 use super::globs::Pattern;
 use super::io::{HubInput, HubOutput, HubSettings, HubStats, LinkCommand};
 use super::moves::Moves;

@@ -9,9 +9,9 @@
 //! It leaves to others: which connection wants what ([`crate::engine`]), bytes and sockets (the server's links).
 
 mod barrier;
-mod copies;
 mod counters;
 mod cover;
+mod dedup;
 mod globs;
 mod hub;
 mod io;

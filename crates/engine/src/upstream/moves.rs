@@ -21,7 +21,7 @@ use std::sync::Arc;
 
 use hashbrown::HashMap;
 
-use super::copies::Content;
+use super::dedup::Content;
 use super::hub::{Entry, Hub, State};
 use super::io::{HubOutput, LinkCommand};
 use super::shards::{ShardId, ShardSet};

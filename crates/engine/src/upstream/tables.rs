@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use drawbridge_protocol::event::{Event, Payload};
 
-use super::copies::Rules;
+use super::dedup::Rules;
 use super::hub::{Hub, State};
 use super::io::{BadEntity, BadTable, HubOutput, HubStats, StoredEntity, StoredTable};
 use super::shards::{ShardId, ShardSet};
