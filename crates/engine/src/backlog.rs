@@ -9,9 +9,9 @@ use crate::io::{Answer, BrokerEvent, EntityChange, PlayerAction};
 /// For each waiting event: whether it is the state of an entity that a later one replaces, where only the
 /// newest counts ([`crate::io::Publication::conflates`]). Nothing is skipped in favour of a state that follows an event
 /// which must be delivered between them, such as a command about the channel.
-pub fn outdated<'e>(waiting: impl DoubleEndedIterator<Item = &'e BrokerEvent>) -> Vec<bool> {
+pub fn superseded<'e>(waiting: impl DoubleEndedIterator<Item = &'e BrokerEvent>) -> Vec<bool> {
     let mut newer: HashMap<&str, HashSet<&str>> = HashMap::new();
-    let is_outdated = |event: &'e BrokerEvent| {
+    let is_superseded = |event: &'e BrokerEvent| {
         let BrokerEvent::Publication(publication) = event else {
             match barrier(event) {
                 Barrier::Nothing => {}
@@ -32,9 +32,9 @@ pub fn outdated<'e>(waiting: impl DoubleEndedIterator<Item = &'e BrokerEvent>) -
             }
         }
     };
-    let mut outdated: Vec<bool> = waiting.rev().map(is_outdated).collect();
-    outdated.reverse();
-    outdated
+    let mut superseded: Vec<bool> = waiting.rev().map(is_superseded).collect();
+    superseded.reverse();
+    superseded
 }
 
 /// The channels whose earlier events must be delivered before this one.
@@ -95,7 +95,7 @@ mod tests {
     }
 
     #[test]
-    fn only_what_nobody_would_miss_is_outdated() {
+    fn only_what_nobody_would_miss_is_superseded() {
         let (a, b): (Arc<str>, Arc<str>) = ("a".into(), "b".into());
         let (set, remove) = (Some(EntityChange::Set { position: None }), Some(EntityChange::Remove));
         let done = BrokerEvent::Outcome { ticket: Ticket(1), outcome: Ok(()) };
@@ -121,6 +121,6 @@ mod tests {
             (event(&b, "1", set, true), false),
         ];
         let (waiting, expected): (Vec<_>, Vec<_>) = rows.into_iter().unzip();
-        assert_eq!(outdated(waiting.iter()), expected);
+        assert_eq!(superseded(waiting.iter()), expected);
     }
 }

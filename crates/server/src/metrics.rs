@@ -155,7 +155,7 @@ fn samples(stats: &NodeStats) -> Vec<Sample> {
             Counter,
             "outdated",
             "States of entities dropped because a shard was behind and newer ones waited",
-            shards.outdated,
+            shards.superseded,
         ),
         Sample(Counter, "socket_bytes_out", "Bytes of frames written", shards.bytes_out),
         Sample(Counter, "socket_bytes_in", "Bytes of frames read", shards.bytes_in),

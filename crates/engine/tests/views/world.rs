@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use drawbridge_engine::backlog::outdated;
+use drawbridge_engine::backlog::superseded;
 use drawbridge_engine::engine::Engine;
 use drawbridge_engine::io::{
     Answer, BrokerCommand, BrokerEvent, BrokerStatus, Claims, Commit, ConnId, Input, MessageKind, Now,
@@ -793,13 +793,13 @@ impl World {
         true
     }
 
-    /// A shard is behind: what newer states of entities replace is dropped.
+    /// A shard lags: what newer states of entities replace is dropped.
     fn catch_up(&mut self) {
         let node = self.dice.roll(self.nodes.len());
         let shard = self.dice.roll(self.nodes[node].shards.len());
         let events = &mut self.nodes[node].shards[shard].events;
-        let mut outdated = outdated(events.iter()).into_iter();
-        events.retain(|_| !outdated.next().unwrap());
+        let mut superseded = superseded(events.iter()).into_iter();
+        events.retain(|_| !superseded.next().unwrap());
     }
 
     fn hub(&mut self, node: usize, input: HubInput<'_>) {

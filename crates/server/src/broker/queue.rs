@@ -1,6 +1,6 @@
 //! The queue from the broker to one shard: bounded in bytes, never blocking, in order. What does not fit is
 //! dropped and its channel is marked with one `Gap`, which says how far the loss goes (commands: with one `Recover`);
-//! what the broker says of subscriptions, publishes and itself always fits. Of what waits for a shard that is behind it
+//! what the broker says of subscriptions, publishes and itself always fits. Of what waits for a lagging shard it
 //! drops what nobody would miss. It knows nothing of who listens or of Redis.
 //!
 //! Only the links push publications and commands, from one thread at a time; any thread may push the others.
@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 
-use drawbridge_engine::backlog::outdated;
+use drawbridge_engine::backlog::superseded;
 use drawbridge_engine::io::{BrokerEvent, PlayerAction, PlayerCommand, Position, Publication};
 use hashbrown::HashMap;
 use tokio::sync::mpsc;
@@ -53,7 +53,7 @@ pub struct ShardQueue {
 #[derive(Debug)]
 pub struct ShardInbox {
     receiver: mpsc::UnboundedReceiver<BrokerEvent>,
-    /// What was looked through while the shard was behind, before all that the receiver has.
+    /// What was looked through while the shard lagged, before all that the receiver has.
     ahead: VecDeque<BrokerEvent>,
     shared: Arc<Shared>,
 }
@@ -273,9 +273,9 @@ impl ShardInbox {
         self.len() == 0
     }
 
-    /// Looks through all that waits and drops the states of entities that newer ones replace ([`outdated`]); says how many.
+    /// Looks through all that waits and drops the states of entities that newer ones replace ([`superseded`]); says how many.
     /// Only where much of it was not looked through before, so that each event costs a few looks at most.
-    pub fn drop_outdated(&mut self) -> usize {
+    pub fn drop_superseded(&mut self) -> usize {
         if self.receiver.len() < self.ahead.len() / 4 {
             return 0;
         }
@@ -284,10 +284,10 @@ impl ShardInbox {
             self.ahead.push_back(event);
         }
         let before = self.ahead.len();
-        let mut outdated = outdated(self.ahead.iter()).into_iter();
+        let mut superseded = superseded(self.ahead.iter()).into_iter();
         let shared = &self.shared;
         self.ahead.retain_mut(|event| {
-            let drops = outdated.next().unwrap_or(false);
+            let drops = superseded.next().unwrap_or(false);
             if drops {
                 shared.taken(event);
             }

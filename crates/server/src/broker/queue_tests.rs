@@ -112,16 +112,16 @@ fn drops_what_newer_states_replace_and_keeps_the_rest_in_order() {
     queue.push(BrokerEvent::Status(BrokerStatus::Ok));
     queue.push(state(&world, "b", 4));
     let held = queue.bytes();
-    assert_eq!((inbox.drop_outdated(), inbox.len()), (2, 4));
+    assert_eq!((inbox.drop_superseded(), inbox.len()), (2, 4));
     assert!(queue.bytes() < held);
     // What was looked through still takes room, and what comes later waits behind it.
     queue.push(state(&world, "b", 5));
     queue.push(publication("s", 2, 2_000));
     (0..3).for_each(|_| _ = queue.push(BrokerEvent::Status(BrokerStatus::Ok)));
-    assert_eq!((inbox.drop_outdated(), inbox.len()), (1, 8));
+    assert_eq!((inbox.drop_superseded(), inbox.len()), (1, 8));
     // It is looked through again when enough has come.
     queue.push(state(&world, "b", 6));
-    assert_eq!((inbox.drop_outdated(), inbox.len()), (0, 9));
+    assert_eq!((inbox.drop_superseded(), inbox.len()), (0, 9));
     assert_eq!(
         drain(&mut inbox),
         ["w 3", "s 1", "Status(Ok)", "w 5", "!s 2", "Status(Ok)", "Status(Ok)", "Status(Ok)", "w 6"]

@@ -94,8 +94,8 @@ pub struct ShardStats {
     pub bytes_inflated: u64,
     /// Bytes read and skipped because their connection is being closed; never inflated.
     pub bytes_skipped: u64,
-    /// States of entities that were dropped because the shard was behind and newer ones waited.
-    pub outdated: u64,
+    /// States of entities that were dropped because the shard lagged and newer ones waited.
+    pub superseded: u64,
 }
 
 impl std::ops::AddAssign for ShardStats {
@@ -107,7 +107,7 @@ impl std::ops::AddAssign for ShardStats {
         self.bytes_in += other.bytes_in;
         self.bytes_inflated += other.bytes_inflated;
         self.bytes_skipped += other.bytes_skipped;
-        self.outdated += other.outdated;
+        self.superseded += other.superseded;
     }
 }
 

@@ -26,7 +26,7 @@ use crate::log::Notices;
 const TURN: usize = 256;
 /// A shard for which more waits than a turn takes in lags after this long: from then on what newer events replace is
 /// dropped.
-const BEHIND_MS: u64 = 200;
+const LAGGING_MS: u64 = 200;
 /// Writes after which the other tasks of the thread get a turn.
 const WRITES_PER_YIELD: usize = 512;
 /// After a read of this many bytes the other tasks of the thread have their turn.
@@ -96,7 +96,7 @@ pub(super) async fn run(
     let mut alarm = pin!(tokio::time::sleep(Duration::ZERO));
     let mut armed = None;
     let mut given = pin!(shard.wake.notified());
-    let mut behind_since_ms = None;
+    let mut lagging_since_ms = None;
     loop {
         let deadline = shard.next_deadline();
         if let Some(at) = deadline.filter(|at| armed != Some(*at)) {
@@ -142,7 +142,7 @@ pub(super) async fn run(
         }
         shard.carry_out().await;
         shard.work_left.set(TURN_WORK);
-        if shard.keep_up(&mut events, &mut behind_since_ms) {
+        if shard.keep_up(&mut events, &mut lagging_since_ms) {
             // Where there is always more, the other tasks of the thread get their turn all the same.
             tokio::task::yield_now().await;
         }
@@ -210,10 +210,10 @@ impl Shard {
         }
         self.read_clocks();
         let now = self.now.get().mono_ms;
-        if now - *since_ms.get_or_insert(now) >= BEHIND_MS {
-            let outdated = events.drop_outdated() as u64;
+        if now - *since_ms.get_or_insert(now) >= LAGGING_MS {
+            let superseded = events.drop_superseded() as u64;
             let stats = self.stats.get();
-            self.stats.set(ShardStats { outdated: stats.outdated + outdated, ..stats });
+            self.stats.set(ShardStats { superseded: stats.superseded + superseded, ..stats });
         }
         true
     }
