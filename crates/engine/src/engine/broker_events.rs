@@ -222,11 +222,11 @@ impl Engine {
 
     /// What a client is told of Redis' refusal: its code, for the words may name users and rules; but the whole of what
     /// names no more than something that Redis lacks.
-    pub(super) fn refusal_text(&self, words: &str) -> String {
-        let code = words.split_whitespace().next().unwrap_or("an error");
+    pub(super) fn refusal_text(&self, message: &str) -> String {
+        let code = message.split_whitespace().next().unwrap_or("an error");
         let shown = match () {
-            () if self.settings.explain || code == UNSUPPORTED => words,
-            () if words.contains("unknown command") => words.split(", with args").next().unwrap_or(code),
+            () if self.settings.explain || code == UNSUPPORTED => message,
+            () if message.contains("unknown command") => message.split(", with args").next().unwrap_or(code),
             () => code,
         };
         format!("Redis refused: {shown}")

@@ -29,7 +29,7 @@ const PING_TIMEOUT: Duration = ANSWER_TIMEOUT;
 const GRACE: Duration = Duration::from_millis(100);
 
 /// What Redis said.
-pub(super) fn words(error: &RedisError) -> String {
+pub(super) fn error_message(error: &RedisError) -> String {
     match (error.code(), error.detail()) {
         (Some(code), Some(detail)) => format!("{code} {detail}"),
         (Some(code), None) => code.to_owned(),
@@ -98,7 +98,7 @@ impl Commands {
     async fn ready(&mut self) -> Result<(), Broken> {
         check_master(&mut self.connection).await?;
         match redis::cmd("PING").query_async::<Value>(&mut self.connection).await {
-            Err(error) if error.code().is_none() || is_passing(&words(&error)) => Err(refused(error)),
+            Err(error) if error.code().is_none() || is_passing(&error_message(&error)) => Err(refused(error)),
             _ => Ok(()),
         }
     }
@@ -127,7 +127,7 @@ impl Commands {
         let mut pipeline = redis::Pipeline::with_capacity(1);
         pipeline.ignore_errors().add_command(command.clone());
         let result = self.query(&pipeline).await?.into_iter().next();
-        Ok(result.unwrap_or(Ok(Value::Nil)).map_err(|error| words(&error)))
+        Ok(result.unwrap_or(Ok(Value::Nil)).map_err(|error| error_message(&error)))
     }
 
     /// Sees to it that Redis has the functions, unchanged; `begins`: this node has just started; `may_replace`: also where
@@ -143,10 +143,10 @@ impl Commands {
         let present = match self.ask(&list).await? {
             Ok(present) => library_code(&present),
             // Somebody else may have loaded them.
-            Err(words) => {
+            Err(message) => {
                 return Ok(match self.check().await? {
                     Check::Serves => Ok(Loaded::Kept),
-                    _ => Err(words),
+                    _ => Err(message),
                 });
             }
         };
@@ -168,14 +168,14 @@ impl Commands {
             }
             let mut load = redis::cmd("FUNCTION");
             load.arg("LOAD").arg("REPLACE").arg(code);
-            if let Err(words) = self.ask(&load).await? {
-                return Ok(Err(words));
+            if let Err(message) = self.ask(&load).await? {
+                return Ok(Err(message));
             }
             done = if replaces { Loaded::Replaced } else { Loaded::Anew };
         }
         Ok(match self.check().await? {
             Check::Serves => Ok(done),
-            Check::Refused(words) => Err(words),
+            Check::Refused(message) => Err(message),
             Check::Outgrown(version) => {
                 Err(format!("they are of version {version}, which serves later nodes only: update this one"))
             }
@@ -189,8 +189,8 @@ impl Commands {
         call.arg("drawbridge_check").arg(0);
         let parts = match self.ask(&call).await? {
             Ok(Value::Array(parts)) => parts,
-            Err(words) if is_unknown_command(&words) || code_of(&words) == "NOPERM" => {
-                return Ok(Check::Refused(words));
+            Err(message) if is_unknown_command(&message) || code_of(&message) == "NOPERM" => {
+                return Ok(Check::Refused(message));
             }
             _ => return Ok(Check::Foreign),
         };
@@ -359,11 +359,11 @@ fn not_begun(error: RedisError) -> Broken {
     match error.kind() {
         // It has lost Redis' words by then.
         ErrorKind::RESP3NotSupported => Broken::no_hello("ERR unknown command 'HELLO'"),
-        _ if error.code().is_some() => Broken::no_hello(&words(&error)),
+        _ if error.code().is_some() => Broken::no_hello(&error_message(&error)),
         _ => refused(error),
     }
 }
 
 pub(super) fn refused(error: RedisError) -> Broken {
-    Broken::refused(&words(&error))
+    Broken::refused(&error_message(&error))
 }

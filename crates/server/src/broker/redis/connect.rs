@@ -92,16 +92,16 @@ const NEEDS_RESP3: &str = "Drawbridge needs RESP3 (HELLO 3), which Redis has sin
 
 impl Broken {
     /// Redis' words without the arguments that it repeats: a password may be among them.
-    pub(super) fn refused(words: &str) -> Broken {
-        Broken::Refused(without_arguments(words).to_owned())
+    pub(super) fn refused(message: &str) -> Broken {
+        Broken::Refused(without_arguments(message).to_owned())
     }
 
     /// `HELLO 3` was refused with these words.
-    pub(super) fn no_hello(words: &str) -> Broken {
-        let is_unknown = is_unknown_command(words) || code_of(words) == "NOPROTO";
+    pub(super) fn no_hello(message: &str) -> Broken {
+        let is_unknown = is_unknown_command(message) || code_of(message) == "NOPROTO";
         match is_unknown {
-            true => Broken::Unsupported(format!("{NEEDS_RESP3}. Redis said: {}", without_arguments(words))),
-            false => Broken::refused(words),
+            true => Broken::Unsupported(format!("{NEEDS_RESP3}. Redis said: {}", without_arguments(message))),
+            false => Broken::refused(message),
         }
     }
 
@@ -127,7 +127,7 @@ impl std::fmt::Display for Broken {
         match self {
             Broken::Io(error) => write!(f, "{error}"),
             Broken::Garbage(garbage) => write!(f, "{garbage}"),
-            Broken::Refused(words) => write!(f, "Redis said: {words}"),
+            Broken::Refused(message) => write!(f, "Redis said: {message}"),
             Broken::Unsupported(what) => f.write_str(what),
             Broken::NotMaster(role) => write!(
                 f,

@@ -192,7 +192,7 @@ impl Conversation {
     }
 
     /// Redis answered with an error.
-    pub(super) fn failed(&mut self, words: &str) -> Result<Answer, Broken> {
+    pub(super) fn failed(&mut self, message: &str) -> Result<Answer, Broken> {
         match self.asked.pop_front() {
             // Refused for all where the right to one is missing, so ask for each.
             Some(Asked::Subjects { begins: true, left }) if left.len() > 1 => {
@@ -202,20 +202,22 @@ impl Conversation {
                 Ok(Answer::AskedAgain)
             }
             Some(Asked::Subjects { begins: true, mut left })
-                if !is_passing(words) && code_of(words) != "NOAUTH" =>
+                if !is_passing(message) && code_of(message) != "NOAUTH" =>
             {
                 left.pop_front()
                     .map(Answer::Refused)
                     .ok_or_else(|| Garbage("an error without a question").into())
             }
             // Whatever it says, Redis is alive.
-            Some(Asked::Ping) if code_of(words) != "NOAUTH" => Ok(Answer::Pong),
-            Some(Asked::Fence(hub_command)) if code_of(words) != "NOAUTH" => Ok(Answer::Behind(hub_command)),
+            Some(Asked::Ping) if code_of(message) != "NOAUTH" => Ok(Answer::Pong),
+            Some(Asked::Fence(hub_command)) if code_of(message) != "NOAUTH" => {
+                Ok(Answer::Behind(hub_command))
+            }
             // The link that takes waits for it in vain: as if it could not subscribe to it.
-            Some(Asked::Mark(marker)) if code_of(words) != "NOAUTH" => {
+            Some(Asked::Mark(marker)) if code_of(message) != "NOAUTH" => {
                 Ok(Answer::Refused(Subject::channel(marker)))
             }
-            _ => Err(Broken::refused(words)),
+            _ => Err(Broken::refused(message)),
         }
     }
 }

@@ -273,8 +273,8 @@ impl Link {
                     });
                     taken
                 }
-                Step::Reply(Reply::Error(words), taken) => {
-                    let reason = String::from_utf8_lossy(words);
+                Step::Reply(Reply::Error(message), taken) => {
+                    let reason = String::from_utf8_lossy(message);
                     let reason = self.settings.names.hidden_in(&reason);
                     match session.conversation.failed(&reason)? {
                         Answer::Refused(subject) => {
@@ -415,8 +415,8 @@ impl Session {
                     self.buffer.consume(taken);
                     return Ok(());
                 }
-                Step::Reply(Reply::Error(words), _) => {
-                    return Err(Broken::no_hello(&String::from_utf8_lossy(words)));
+                Step::Reply(Reply::Error(message), _) => {
+                    return Err(Broken::no_hello(&String::from_utf8_lossy(message)));
                 }
                 _ => return Err(Garbage("something before the answer to HELLO").into()),
             }

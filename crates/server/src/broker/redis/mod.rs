@@ -75,26 +75,26 @@ impl RedisSettings {
 }
 
 /// The code that an error of Redis begins with.
-fn code_of(words: &str) -> &str {
-    words.split(' ').next().unwrap_or_default()
+fn code_of(message: &str) -> &str {
+    message.split(' ').next().unwrap_or_default()
 }
 
 /// Whether an error says that nothing was done and that it will pass.
-fn is_passing(words: &str) -> bool {
-    ["LOADING", "BUSY", "MASTERDOWN", "TRYAGAIN", "CLUSTERDOWN", READONLY].contains(&code_of(words))
+fn is_passing(message: &str) -> bool {
+    ["LOADING", "BUSY", "MASTERDOWN", "TRYAGAIN", "CLUSTERDOWN", READONLY].contains(&code_of(message))
 }
 
 /// The code of a replica's refusal to write.
 const READONLY: &str = "READONLY";
 
 /// Whether an error says that Redis has no such command, or that it was renamed.
-fn is_unknown_command(words: &str) -> bool {
-    words.contains("unknown command")
+fn is_unknown_command(message: &str) -> bool {
+    message.contains("unknown command")
 }
 
 /// Redis' words without the arguments that it repeats.
-fn without_arguments(words: &str) -> &str {
-    words.split(", with args").next().unwrap_or_default()
+fn without_arguments(message: &str) -> &str {
+    message.split(", with args").next().unwrap_or_default()
 }
 
 /// The links come first, then the publisher, then the readers. Tables are read when somebody asks for one; the reader of

@@ -65,10 +65,10 @@ impl Names {
     }
 
     /// What Redis says, for players: without the prefix, should Redis repeat a name.
-    pub(super) fn hidden_in<'w>(&self, words: &'w str) -> Cow<'w, str> {
+    pub(super) fn hidden_in<'w>(&self, message: &'w str) -> Cow<'w, str> {
         match &*self.channel_prefix {
-            "" => Cow::Borrowed(words),
-            prefix => Cow::Owned(words.replace(prefix, "")),
+            "" => Cow::Borrowed(message),
+            prefix => Cow::Owned(message.replace(prefix, "")),
         }
     }
 }

@@ -328,8 +328,9 @@ impl Publisher {
             Err(broken) => return Err(self.unanswered(batch, broken)),
         };
         let outcomes = outcomes(results, &calls);
-        let functions_are_missing =
-            outcomes.iter().any(|outcome| outcome.as_ref().is_err_and(|words| is_missing_function(words)));
+        let functions_are_missing = outcomes
+            .iter()
+            .any(|outcome| outcome.as_ref().is_err_and(|message| is_missing_function(message)));
         if functions_are_missing && self.not_loaded.is_none() {
             match self.load_library(commands).await {
                 Err(broken) => return Err(self.unanswered(batch, broken)),
@@ -364,7 +365,7 @@ impl Publisher {
         ping.ignore_errors().cmd("PING");
         let results = self.attend(commands.query(&ping)).await?;
         let outcomes = outcomes(results, &[Call::Plain]);
-        if outcomes.iter().all(|outcome| !outcome.as_ref().is_err_and(|words| is_passing(words))) {
+        if outcomes.iter().all(|outcome| !outcome.as_ref().is_err_and(|message| is_passing(message))) {
             self.is_paused = false;
             self.health_board.set(self.part, true);
             return Ok(());
@@ -428,7 +429,7 @@ impl Publisher {
         }
         let (done, refused) = match loaded {
             Ok(done) => (done, None),
-            Err(words) => (Loaded::Kept, Some(words)),
+            Err(message) => (Loaded::Kept, Some(message)),
         };
         self.set_not_loaded(refused);
         Ok(done)
@@ -436,8 +437,8 @@ impl Publisher {
 
     fn set_not_loaded(&mut self, refused: Option<String>) {
         let is_needed = self.settings.library.is_needed;
-        let text = refused.as_deref().map(|words| {
-            let reason = without_arguments(words);
+        let text = refused.as_deref().map(|message| {
+            let reason = without_arguments(message);
             format!("the Redis functions (FUNCTION and FCALL, since Redis 7.0) cannot be used: {reason}")
         });
         match &text {
@@ -459,12 +460,15 @@ impl Publisher {
     /// Answers what was answered. What Redis cannot do just now goes back to the front of the queue, unless
     /// something behind it was done, which it may not follow. Lifecycle entries that Redis did not take are held.
     fn settle(&mut self, batch: Vec<(u64, Job)>, outcomes: Vec<Result<(), String>>) -> Settled {
-        let will_pass =
-            |words: &str| is_passing(words) || (is_missing_function(words) && self.not_loaded.is_none());
-        let passing = |outcome: &Result<(), String>| outcome.as_ref().is_err_and(|words| will_pass(words));
+        let will_pass = |message: &str| {
+            is_passing(message) || (is_missing_function(message) && self.not_loaded.is_none())
+        };
+        let passing =
+            |outcome: &Result<(), String>| outcome.as_ref().is_err_and(|message| will_pass(message));
         let redo_from = outcomes.iter().rposition(|outcome| !passing(outcome)).map_or(0, |last| last + 1);
-        let is_replica =
-            outcomes.iter().any(|outcome| outcome.as_ref().is_err_and(|words| code_of(words) == READONLY));
+        let is_replica = outcomes
+            .iter()
+            .any(|outcome| outcome.as_ref().is_err_and(|message| code_of(message) == READONLY));
         let mut settled = if is_replica { Settled::NotMaster } else { Settled::All };
         let (mut redo, mut held, mut is_refused, mut is_taken) = (Vec::new(), Vec::new(), false, false);
         for (at, ((number, mut job), outcome)) in batch.into_iter().zip(outcomes).enumerate() {
@@ -477,20 +481,20 @@ impl Publisher {
                     is_taken |= job.is_lifecycle();
                     job.answer(Ok(()));
                 }
-                Err(words) if job.is_lifecycle() => {
-                    if !will_pass(&words) {
+                Err(message) if job.is_lifecycle() => {
+                    if !will_pass(&message) {
                         is_refused = true;
-                        self.refusals.log(&job.work, &words);
+                        self.refusals.log(&job.work, &message);
                     }
                     held.push((number, job));
                 }
-                Err(words) if code_of(&words) == "LIMIT_EXCEEDED" => {
+                Err(message) if code_of(&message) == "LIMIT_EXCEEDED" => {
                     job.answer(Err(PublishFailure::LimitExceeded));
                 }
-                Err(words) if !will_pass(&words) => {
-                    self.refusals.log(&job.work, &words);
-                    let words = explained(&job.work, self.settings.names.hidden_in(&words).into_owned());
-                    job.answer(Err(PublishFailure::Refused(words.into())));
+                Err(message) if !will_pass(&message) => {
+                    self.refusals.log(&job.work, &message);
+                    let message = explained(&job.work, self.settings.names.hidden_in(&message).into_owned());
+                    job.answer(Err(PublishFailure::Refused(message.into())));
                 }
                 Err(_) if at < redo_from => job.answer(Err(PublishFailure::NotDone)),
                 Err(_) => {

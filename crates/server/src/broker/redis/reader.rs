@@ -12,7 +12,7 @@ use redis::Value;
 use tokio::sync::watch;
 use tokio::time::timeout;
 
-use super::commands::{Commands, text, words};
+use super::commands::{Commands, error_message, text};
 use super::connect::{Attempts, Broken};
 use super::views;
 use super::{RedisSettings, code_of, is_passing};
@@ -169,7 +169,7 @@ impl Reader {
             read => read?,
         };
         for (views, (asked, player)) in read.into_iter().zip(asked) {
-            if views.as_ref().is_err_and(|words| is_passing(words)) {
+            if views.as_ref().is_err_and(|message| is_passing(message)) {
                 tokio::time::sleep(RETRY_AFTER).await;
                 return Ok(());
             }
@@ -194,18 +194,18 @@ impl Reader {
 
     /// Without the right nothing is shown to anybody, and the node is of no use.
     fn note_right(&self, refused: Option<&String>) {
-        let forbidden = refused.filter(|words| code_of(words) == "NOPERM");
+        let forbidden = refused.filter(|message| code_of(message) == "NOPERM");
         if self.settings.views_open_without_permission
             || forbidden.is_some() == self.health_board.no_views().is_some()
         {
             return;
         }
-        self.health_board.set_views(forbidden.map(|words| {
+        self.health_board.set_views(forbidden.map(|message| {
             tracing::error!(
-                reason = words,
+                reason = message,
                 "Redis does not let this node read players' views: nothing is shown to players"
             );
-            format!("Redis does not let this node read players' views: {}", code_of(words)).into()
+            format!("Redis does not let this node read players' views: {}", code_of(message)).into()
         }));
     }
 
@@ -230,7 +230,7 @@ impl Reader {
             QueryKind::Views { .. } | QueryKind::Fence { .. } => Ok(Err(UNEXPECTED.to_owned())),
         };
         let answer = match read {
-            Ok(Err(words)) if is_passing(&words) => {
+            Ok(Err(message)) if is_passing(&message) => {
                 tokio::time::sleep(RETRY_AFTER).await;
                 return Ok(());
             }
@@ -283,10 +283,10 @@ async fn read_header(
         lengths.cmd("HSTRLEN").arg(key).arg(field);
     }
     for length in commands.query(&lengths).await? {
-        match length.map_err(|error| words(&error)) {
+        match length.map_err(|error| error_message(&error)) {
             Ok(Value::Int(1..=MAX_HEADER_BYTES)) => {}
             Ok(_) => return Ok(Ok(None)),
-            Err(words) => return Ok(Err(words)),
+            Err(message) => return Ok(Err(message)),
         }
     }
     let mut get = redis::cmd("HMGET");
@@ -294,7 +294,7 @@ async fn read_header(
     Ok(match commands.ask(&get).await? {
         Ok(Value::Array(fields)) => Ok(header(&fields)),
         Ok(_) => Err(UNEXPECTED.to_owned()),
-        Err(words) => Err(words),
+        Err(message) => Err(message),
     })
 }
 
@@ -316,10 +316,10 @@ async fn read_table(
     let mut begin = redis::Pipeline::new();
     begin.ignore_errors().cmd("TIME").cmd("HLEN").arg(key);
     let mut begun =
-        commands.query(&begin).await?.into_iter().map(|result| result.map_err(|error| words(&error)));
+        commands.query(&begin).await?.into_iter().map(|result| result.map_err(|error| error_message(&error)));
     let now_ms = match begun.next() {
         Some(Ok(Value::Array(time))) => milliseconds(&time),
-        Some(Err(words)) => return Ok(Err(words)),
+        Some(Err(message)) => return Ok(Err(message)),
         _ => return Ok(Err(UNEXPECTED.to_owned())),
     };
     match begun.next() {
@@ -329,14 +329,14 @@ async fn read_table(
             let most = bounds.fields;
             return Ok(Err(format!("DAMAGED the table has {fields} fields, and {most} at most are read")));
         }
-        Some(Err(words)) => return Ok(Err(words)),
+        Some(Err(message)) => return Ok(Err(message)),
         _ => return Ok(Err(UNEXPECTED.to_owned())),
     }
     let (epoch, seq) = match read_header(commands, key).await? {
         Ok(Some(header)) => header,
         // The next event begins it again.
         Ok(None) => return Ok(Ok(StoredTable::default())),
-        Err(words) => return Ok(Err(words)),
+        Err(message) => return Ok(Err(message)),
     };
     let mut table = StoredTable { epoch, seq, ..StoredTable::default() };
     let (mut cursor, mut bytes, mut count) = ("0".to_owned(), 0, FIRST_SCAN_COUNT);
@@ -346,7 +346,7 @@ async fn read_table(
         let part = match commands.ask(&scan).await? {
             Ok(Value::Array(part)) => part,
             Ok(_) => return Ok(Err(UNEXPECTED.to_owned())),
-            Err(words) => return Ok(Err(words)),
+            Err(message) => return Ok(Err(message)),
         };
         for (field, value) in part.get(1).into_iter().flat_map(pairs) {
             bytes += size(field) + size(value);

@@ -16,30 +16,30 @@ pub(super) struct Refusals(HashMap<(&'static str, String), Sparse>);
 
 impl Refusals {
     /// Logs that Redis refused this.
-    pub(super) fn log(&mut self, work: &WriteKind, words: &str) {
+    pub(super) fn log(&mut self, work: &WriteKind, message: &str) {
         let command = command_of(work);
-        let mut kind = (command, code_of(words).to_owned());
+        let mut kind = (command, code_of(message).to_owned());
         if self.0.len() >= MAX_KINDS && !self.0.contains_key(&kind) {
             kind = ("", String::new());
         }
         self.0.entry(kind).or_default().line(|unlogged| {
-            let (subject, reason) = (work.subject(), without_arguments(words));
+            let (subject, reason) = (work.subject(), without_arguments(message));
             tracing::warn!(command, subject, reason, unlogged, "Redis refused a command");
         });
     }
 }
 
 /// Redis' words for who asked for this; where Redis has no functions, or does not let us call them, what that means.
-pub(super) fn explained(work: &WriteKind, words: String) -> String {
+pub(super) fn explained(work: &WriteKind, message: String) -> String {
     let lacks = match () {
-        () if is_unknown_command(&words) => "has none",
-        () if is_missing_function(&words) => "has not loaded ours",
+        () if is_unknown_command(&message) => "has none",
+        () if is_missing_function(&message) => "has not loaded ours",
         // Its words name the user.
-        () if code_of(&words) == "NOPERM" => "does not allow us to call them",
-        () => return words,
+        () if code_of(&message) == "NOPERM" => "does not allow us to call them",
+        () => return message,
     };
-    let Some(what) = needs_functions(work) else { return words };
-    let reason = if code_of(&words) == "NOPERM" { "NOPERM" } else { without_arguments(&words) };
+    let Some(what) = needs_functions(work) else { return message };
+    let reason = if code_of(&message) == "NOPERM" { "NOPERM" } else { without_arguments(&message) };
     format!(
         "UNSUPPORTED {what} need Redis functions (Redis 7.0, FUNCTION and FCALL), and this Redis {lacks}: {reason}"
     )
@@ -49,8 +49,8 @@ pub(super) fn explained(work: &WriteKind, words: String) -> String {
 const NO_ENVIRONMENT: &str = "NOENVIRONMENT";
 
 /// Whether Redis has lost its functions, or has others by their names, so that nothing was done.
-pub(super) fn is_missing_function(words: &str) -> bool {
-    words.contains("Function not found") || words == UNPROVEN || code_of(words) == NO_ENVIRONMENT
+pub(super) fn is_missing_function(message: &str) -> bool {
+    message.contains("Function not found") || message == UNPROVEN || code_of(message) == NO_ENVIRONMENT
 }
 
 #[cfg(test)]
@@ -74,8 +74,8 @@ mod tests {
         let text = explained(&view(), unknown.into());
         assert!(text.starts_with("UNSUPPORTED players' views need Redis functions"), "{text}");
         assert!(text.ends_with("this Redis has none: ERR unknown command 'FCALL'"), "{text}");
-        for words in ["NOPERM no rights", "ERR Function not found"] {
-            assert!(explained(&view(), words.into()).starts_with("UNSUPPORTED"));
+        for message in ["NOPERM no rights", "ERR Function not found"] {
+            assert!(explained(&view(), message.into()).starts_with("UNSUPPORTED"));
         }
         assert_eq!(explained(&view(), "OOM full".into()), "OOM full");
         let publish = WriteKind::Publish { channel: "c".into(), payload: bytes::Bytes::new() };

@@ -8,7 +8,7 @@ use drawbridge_engine::io::PlayerViews;
 use drawbridge_protocol::channel;
 use redis::{Pipeline, RedisResult, Value};
 
-use super::commands::{Commands, words};
+use super::commands::{Commands, error_message};
 use super::connect::Broken;
 use super::reader::UNEXPECTED;
 
@@ -53,7 +53,7 @@ pub(super) async fn read(
                 Err(format!("DAMAGED there are {fields}, and a player has at most {MAX_VIEWS}"))
             }
             Ok(_) => Err(UNEXPECTED.to_owned()),
-            Err(words) => Err(words),
+            Err(message) => Err(message),
         });
     }
     for part in parts(some, MAX_COMMANDS, |(_, _, fields)| *fields) {
@@ -72,7 +72,7 @@ pub(super) async fn read(
                     named.extend(channels.into_iter().map(|channel| View { at, key, channel, bytes: 0 }));
                 }
                 Ok(_) => read[at] = Err(UNEXPECTED.to_owned()),
-                Err(words) => read[at] = Err(words),
+                Err(message) => read[at] = Err(message),
             }
         }
         read_views(commands, named, &mut read).await?;
@@ -115,7 +115,7 @@ async fn read_views(
                 stored.bad += 1;
                 views[at].push((view.channel.into(), NOTHING.into()));
             }
-            (Err(words), theirs @ Ok(_)) => *theirs = Err(words),
+            (Err(message), theirs @ Ok(_)) => *theirs = Err(message),
             (_, Err(_)) => {}
         }
     }
@@ -134,7 +134,7 @@ async fn read_views(
                 // A service took it back meanwhile.
                 (Ok(Value::Nil), _) | (_, Err(_)) => {}
                 (Ok(_), theirs) => *theirs = Err(UNEXPECTED.to_owned()),
-                (Err(words), theirs) => *theirs = Err(words),
+                (Err(message), theirs) => *theirs = Err(message),
             }
         }
     }
@@ -189,7 +189,7 @@ async fn ask<T>(
     let mut pipeline = Pipeline::with_capacity(of.len());
     pipeline.ignore_errors();
     of.iter().for_each(|each| command(each, &mut pipeline));
-    let result = |result: RedisResult<Value>| result.map_err(|error| words(&error));
+    let result = |result: RedisResult<Value>| result.map_err(|error| error_message(&error));
     Ok(commands.query(&pipeline).await?.into_iter().map(result).collect())
 }
 

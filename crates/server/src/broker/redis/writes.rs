@@ -4,7 +4,7 @@ use drawbridge_engine::io::WriteKind;
 use redis::{RedisResult, Value};
 
 use super::RedisSettings;
-use super::commands::{text, words};
+use super::commands::{error_message, text};
 use super::library::MARK;
 use crate::broker::jobs::{Job, open_object};
 
@@ -101,8 +101,10 @@ pub(super) fn outcomes(results: Vec<RedisResult<Value>>, calls: &[Call]) -> Vec<
                 outcomes.extend(answers.iter().map(outcome));
             }
             (Call::Commit(count), Ok(_)) => outcomes.extend((0..*count).map(|_| Err(UNPROVEN.to_owned()))),
-            (Call::Commit(count), Err(error)) => outcomes.extend((0..*count).map(|_| Err(words(&error)))),
-            (Call::Plain | Call::View, Err(error)) => outcomes.push(Err(words(&error))),
+            (Call::Commit(count), Err(error)) => {
+                outcomes.extend((0..*count).map(|_| Err(error_message(&error))))
+            }
+            (Call::Plain | Call::View, Err(error)) => outcomes.push(Err(error_message(&error))),
         }
     }
     outcomes
