@@ -199,7 +199,7 @@ impl Engine {
     ///
     /// Why the answered channels are kept: before a subscription changes, the session's own events on it must have come,
     /// and only a fence says when they have.
-    fn settled(&mut self, ticket: Ticket, in_flight: &InFlight) {
+    fn complete_in_flight(&mut self, ticket: Ticket, in_flight: &InFlight) {
         let InFlight { session: id, channel, is_answered, .. } = in_flight;
         let session = &mut self.sessions[*id];
         let waits = session.deferred.is_some();
@@ -251,7 +251,7 @@ impl Engine {
         // It may have ended since: what it published is carried out all the same.
         let is_there = self.sessions.get(in_flight.session).is_some();
         if is_there {
-            self.settled(ticket, &in_flight);
+            self.complete_in_flight(ticket, &in_flight);
         }
         if in_flight.is_answered {
             if is_there {

@@ -209,7 +209,7 @@ pub enum BadTable {
     /// They are not shown.
     Entities(usize),
     /// Its events and what is stored do not belong together: it was read several times, and counts as it is stored.
-    Unsettled,
+    Inconsistent,
 }
 
 /// What a link sends to Redis. Redis answers each subject once, in order.

@@ -124,7 +124,7 @@ impl Hub {
             return self.load(now_ms, &subject);
         }
         if holds {
-            self.report(&subject.name, BadTable::Unsettled);
+            self.report(&subject.name, BadTable::Inconsistent);
         }
         if foreign + bad > 0 {
             self.stats.bad_rows += (foreign + bad) as u64;

@@ -157,7 +157,7 @@ impl HubDriver {
                         let text = "stored entities are not as Drawbridge writes them, and are not shown";
                         tracing::warn!(%channel, count, unlogged, "{text}");
                     }
-                    BadTable::Unsettled => {
+                    BadTable::Inconsistent => {
                         let text =
                             "a stored table does not fit the channel's events; it counts as it is stored";
                         tracing::warn!(%channel, unlogged, "{text}");

@@ -67,10 +67,10 @@ impl Job {
 
     /// Tells who waits.
     pub(super) fn answer(mut self, result: Outcome) {
-        self.settle(result);
+        self.complete(result);
     }
 
-    fn settle(&mut self, result: Outcome) {
+    fn complete(&mut self, result: Outcome) {
         if std::mem::replace(&mut self.answered, true) {
             return;
         }
@@ -78,14 +78,14 @@ impl Job {
         if self.is_lifecycle() && result.is_err() {
             self.ledger.lifecycle_lost.fetch_add(1, Ordering::Relaxed);
         }
-        self.ledger.settle(self.shard, self.ticket, result);
+        self.ledger.record(self.shard, self.ticket, result);
     }
 }
 
 impl Drop for Job {
     fn drop(&mut self) {
         let failure = if self.handed { PublishFailure::Unknown } else { PublishFailure::NotDone };
-        self.settle(Err(failure));
+        self.complete(Err(failure));
     }
 }
 
@@ -148,7 +148,7 @@ impl Ledger {
         };
     }
 
-    fn settle(&self, shard: ShardId, ticket: Option<Ticket>, result: Outcome) {
+    fn record(&self, shard: ShardId, ticket: Option<Ticket>, result: Outcome) {
         let count = match &result {
             Ok(()) => &self.done,
             Err(PublishFailure::Refused(_) | PublishFailure::LimitExceeded) => &self.refused,

@@ -92,7 +92,7 @@ fn lay(root: &mut Node, o: &Override) -> Result<(), ConfigError> {
     let place = Place::Named(o.name.clone());
     let mut node = root;
     for (depth, part) in o.path.iter().enumerate() {
-        settle(node);
+        normalize(node);
         let is_list = !matches!(node.raw, Raw::Table(_));
         node = match part.parse::<usize>() {
             Ok(index) if is_list && depth > 0 => {
@@ -146,7 +146,7 @@ fn element<'n>(node: &'n mut Node, index: usize, place: &Place) -> Result<&'n mu
 }
 
 /// A whole table or list in one variable, before a part of it is overridden by another.
-fn settle(node: &mut Node) {
+fn normalize(node: &mut Node) {
     if let Raw::Text(text) = &node.raw
         && let Some(parsed) = parse_value(text, &node.place)
     {

@@ -119,7 +119,7 @@ fn rows_of_another_life_are_read_again_a_few_times_and_left_out() {
     assert_eq!(
         told,
         [
-            "bad table world:1 Unsettled",
+            "bad table world:1 Inconsistent",
             "bad table world:1 Entities(1)",
             "0: confirmed world:1 0",
             r#"0: table world:1 {"id":"a"}"#

@@ -25,11 +25,11 @@ pub(super) type Stream = Box<dyn ByteStream>;
 /// Whatever bytes go through.
 pub(super) trait ByteStream: AsyncRead + AsyncWrite + Send + Unpin {
     /// Lets the runtime that this is called in watch the socket, which another one did.
-    fn settle(&mut self) -> io::Result<()>;
+    fn register(&mut self) -> io::Result<()>;
 }
 
 impl ByteStream for TcpStream {
-    fn settle(&mut self) -> io::Result<()> {
+    fn register(&mut self) -> io::Result<()> {
         // One file description cannot be watched twice by one number; the old number closes.
         *self = TcpStream::from_std(self.as_fd().try_clone_to_owned()?.into())?;
         Ok(())
@@ -37,15 +37,15 @@ impl ByteStream for TcpStream {
 }
 
 impl ByteStream for UnixStream {
-    fn settle(&mut self) -> io::Result<()> {
+    fn register(&mut self) -> io::Result<()> {
         *self = UnixStream::from_std(self.as_fd().try_clone_to_owned()?.into())?;
         Ok(())
     }
 }
 
 impl ByteStream for TlsStream<TcpStream> {
-    fn settle(&mut self) -> io::Result<()> {
-        self.get_mut().0.settle()
+    fn register(&mut self) -> io::Result<()> {
+        self.get_mut().0.register()
     }
 }
 

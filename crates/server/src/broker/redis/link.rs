@@ -94,10 +94,10 @@ impl Link {
 
     /// The life of one connection: of the one that came along from another thread, or of a new one.
     async fn connect_and_live(&mut self, calls: &mut Calls) -> Result<Call, Broken> {
-        let (mut session, settled) = match self.session.take() {
+        let (mut session, registered) = match self.session.take() {
             Some(mut session) => {
-                let settled = session.stream.settle();
-                (session, settled)
+                let registered = session.stream.register();
+                (session, registered)
             }
             None => {
                 let external_bytes = self.part.driver.external_bytes();
@@ -110,7 +110,7 @@ impl Link {
                 (session, Ok(()))
             }
         };
-        let end = match settled {
+        let end = match registered {
             Ok(()) => self.converse(calls, &mut session).await,
             Err(error) => Err(error.into()),
         };

@@ -341,17 +341,17 @@ impl Publisher {
                 Ok(_) => {}
             }
         }
-        match self.settle(batch, outcomes) {
-            Settled::All => {
+        match self.complete_batch(batch, outcomes) {
+            BatchOutcome::All => {
                 self.is_paused = false;
                 self.health_board.set(self.part, true);
                 return Ok(());
             }
-            Settled::NotMaster => {
+            BatchOutcome::NotMaster => {
                 self.away();
                 return Err(Broken::NotMaster("replica".to_owned()));
             }
-            Settled::TryAgain => {
+            BatchOutcome::TryAgain => {
                 self.is_paused = true;
                 self.away();
             }
@@ -459,7 +459,7 @@ impl Publisher {
 
     /// Answers what was answered. What Redis cannot do just now goes back to the front of the queue, unless
     /// something behind it was done, which it may not follow. Lifecycle entries that Redis did not take are held.
-    fn settle(&mut self, batch: Vec<(u64, Job)>, outcomes: Vec<Result<(), String>>) -> Settled {
+    fn complete_batch(&mut self, batch: Vec<(u64, Job)>, outcomes: Vec<Result<(), String>>) -> BatchOutcome {
         let will_pass = |message: &str| {
             is_passing(message) || (is_missing_function(message) && self.not_loaded.is_none())
         };
@@ -469,7 +469,7 @@ impl Publisher {
         let is_replica = outcomes
             .iter()
             .any(|outcome| outcome.as_ref().is_err_and(|message| code_of(message) == READONLY));
-        let mut settled = if is_replica { Settled::NotMaster } else { Settled::All };
+        let mut batch_outcome = if is_replica { BatchOutcome::NotMaster } else { BatchOutcome::All };
         let (mut redo, mut held, mut is_refused, mut is_taken) = (Vec::new(), Vec::new(), false, false);
         for (at, ((number, mut job), outcome)) in batch.into_iter().zip(outcomes).enumerate() {
             match outcome {
@@ -508,21 +508,21 @@ impl Publisher {
             false if is_taken => self.backlog.taken(),
             false => {}
         }
-        if settled == Settled::All && (!redo.is_empty() || (!held.is_empty() && !is_refused)) {
-            settled = Settled::TryAgain;
+        if batch_outcome == BatchOutcome::All && (!redo.is_empty() || (!held.is_empty() && !is_refused)) {
+            batch_outcome = BatchOutcome::TryAgain;
         }
         self.backlog.put_back(held);
         for (number, job) in redo.into_iter().rev() {
             self.expect_expiry(&job);
             self.waiting.push_front((number, job));
         }
-        settled
+        batch_outcome
     }
 }
 
 /// What became of a batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Settled {
+enum BatchOutcome {
     /// All is answered, or held.
     All,
     /// Redis cannot do it all just now.
