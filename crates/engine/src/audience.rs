@@ -108,13 +108,13 @@ impl Audiences {
     }
 
     /// Removes a subscriber. Returns the one that now has its index, and the audience if it was the last member.
-    pub(crate) fn leave(&mut self, id: AudienceId, place: u32) -> (Option<u32>, Option<Audience>) {
+    pub(crate) fn leave(&mut self, id: AudienceId, member_index: u32) -> (Option<u32>, Option<Audience>) {
         let Some(audience) = self.all.get_mut(id as usize) else { return (None, None) };
-        if (place as usize) < audience.members.len() {
-            audience.members.swap_remove(place as usize);
+        if (member_index as usize) < audience.members.len() {
+            audience.members.swap_remove(member_index as usize);
         }
         if !audience.members.is_empty() {
-            return (audience.members.get(place as usize).copied(), None);
+            return (audience.members.get(member_index as usize).copied(), None);
         }
         let audience = self.all.remove(id as usize);
         if audience.observer.is_none() {
@@ -125,9 +125,9 @@ impl Audiences {
     }
 
     /// A subscriber has another place among the target's.
-    pub(crate) fn moved(&mut self, id: AudienceId, place: u32, slot: u32) {
+    pub(crate) fn moved(&mut self, id: AudienceId, member_index: u32, slot: u32) {
         if let Some(audience) = self.all.get_mut(id as usize)
-            && let Some(member) = audience.members.get_mut(place as usize)
+            && let Some(member) = audience.members.get_mut(member_index as usize)
         {
             *member = slot;
         }
@@ -165,8 +165,8 @@ impl Audiences {
                 audience.observer.is_none() || audience.members.len() == 1,
                 "an eye is one member's"
             );
-            for (place, slot) in audience.members.iter().enumerate() {
-                debug_assert_eq!(of(*slot), (id, place as u32), "the place of a member");
+            for (member_index, slot) in audience.members.iter().enumerate() {
+                debug_assert_eq!(of(*slot), (id, member_index as u32), "the place of a member");
             }
         }
     }

@@ -61,7 +61,7 @@ pub(crate) struct Subscriber {
     pub(crate) area: Option<Box<Area>>,
     /// With whom it shares its view, where the target has audiences; and its place among them.
     pub(crate) audience: AudienceId,
-    pub(crate) place: u32,
+    pub(crate) member_index: u32,
     /// On an entity channel: the queue of its connection's outbox for this channel, if there is one.
     pub(crate) queue: Option<QueueId>,
     /// Its client caused the snapshot that comes or is on its way, and pays for it.
@@ -89,7 +89,8 @@ impl Target {
                 debug_assert!(self.subscribers.iter().all(is_plain), "an audience where there is none");
             }
             Some(audiences) => {
-                let of = |slot: u32| (self.subscriber_at(slot).audience, self.subscriber_at(slot).place);
+                let of =
+                    |slot: u32| (self.subscriber_at(slot).audience, self.subscriber_at(slot).member_index);
                 audiences.check(of);
                 let members = audiences.iter().map(|(_, audience)| audience.members.len()).sum::<usize>();
                 let placed = self.subscribers.iter().filter(|theirs| theirs.audience != NOBODY).count();
@@ -129,7 +130,7 @@ impl Target {
     }
 
     /// Puts a subscriber where it sees this.
-    pub(crate) fn place(&mut self, slot: u32, visibility: Visibility) {
+    pub(crate) fn join_audience(&mut self, slot: u32, visibility: Visibility) {
         if self.audiences.is_none()
             && self.world.is_none()
             && matches!(visibility, Visibility::Filtered(None))
@@ -139,7 +140,7 @@ impl Target {
             }
             return;
         }
-        let (id, place) = match visibility {
+        let (id, member_index) = match visibility {
             Visibility::Nothing => (NOBODY, 0),
             Visibility::Filtered(view) => self.audiences_mut().join(view, None, slot),
             Visibility::InArea(view, area) => {
@@ -147,7 +148,7 @@ impl Target {
             }
         };
         if let Some(subscriber) = self.subscribers.get_mut(slot as usize) {
-            (subscriber.audience, subscriber.place) = (id, place);
+            (subscriber.audience, subscriber.member_index) = (id, member_index);
         }
         if let (Some(world), Some(audiences)) = (&mut self.world, &mut self.audiences) {
             // What it sees first is told as a whole.
@@ -162,21 +163,21 @@ impl Target {
             let mut audiences = Audiences::default();
             for (slot, subscriber) in subscribers.iter_mut().enumerate().filter(|(_, s)| s.audience != NOBODY)
             {
-                (subscriber.audience, subscriber.place) = audiences.join(None, None, slot as u32);
+                (subscriber.audience, subscriber.member_index) = audiences.join(None, None, slot as u32);
             }
             Box::new(audiences)
         })
     }
 
     /// Takes a subscriber out of its audience.
-    pub(crate) fn unplace(&mut self, slot: u32) {
+    pub(crate) fn leave_audience(&mut self, slot: u32) {
         let Some(subscriber) = self.subscribers.get_mut(slot as usize) else { return };
         let id = std::mem::replace(&mut subscriber.audience, NOBODY);
-        let place = subscriber.place;
+        let member_index = subscriber.member_index;
         let Some(audiences) = self.audiences.as_mut().filter(|_| id != NOBODY) else { return };
-        let (moved, gone) = audiences.leave(id, place);
+        let (moved, gone) = audiences.leave(id, member_index);
         if let Some(moved) = moved.and_then(|slot| self.subscribers.get_mut(slot as usize)) {
-            moved.place = place;
+            moved.member_index = member_index;
         }
         if let (Some(observer), Some(world)) = (gone.and_then(|audience| audience.observer), &mut self.world)
         {
@@ -186,13 +187,13 @@ impl Target {
 
     /// Takes a subscriber out; returns it, and the session that now has its slot.
     pub(crate) fn remove(&mut self, slot: u32) -> (Subscriber, Option<SessionId>) {
-        self.unplace(slot);
+        self.leave_audience(slot);
         let left = self.subscribers.swap_remove(slot as usize);
         let moved = self.subscribers.get(slot as usize);
         if let (Some(moved), Some(audiences)) = (moved, &mut self.audiences)
             && moved.audience != NOBODY
         {
-            audiences.moved(moved.audience, moved.place, slot);
+            audiences.moved(moved.audience, moved.member_index, slot);
         }
         (left, moved.map(|moved| moved.session))
     }

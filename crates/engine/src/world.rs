@@ -54,14 +54,14 @@ pub(crate) struct World {
     by_key: HashMap<Box<str>, EntityId>,
     /// What the data of all entities has together, in bytes.
     data_bytes: usize,
-    space: Option<Box<Places>>,
+    space: Option<Box<Spatial>>,
     /// Counts what is examined for visibility, except for what events change.
     work: WorkMeter,
 }
 
 /// Where entities and observers are, on a channel with positions.
 #[derive(Debug)]
-struct Places {
+struct Spatial {
     grid: Grid,
     hysteresis: f64,
     /// See [`crate::class::Space::follow_hidden`].
@@ -116,8 +116,8 @@ impl Entity {
 impl World {
     /// An empty world that waits for its table. `work` counts what is examined.
     pub(crate) fn new(rules: &EntityRules, work: WorkMeter) -> Self {
-        let places = |space: &crate::class::Space| {
-            Box::new(Places {
+        let spatial = |space: &crate::class::Space| {
+            Box::new(Spatial {
                 grid: Grid::default(),
                 hysteresis: space.hysteresis,
                 follow_hidden: space.follow_hidden,
@@ -129,7 +129,7 @@ impl World {
             entities: Slab::new(),
             by_key: HashMap::new(),
             data_bytes: 0,
-            space: rules.space.as_ref().map(places),
+            space: rules.space.as_ref().map(spatial),
             work,
         }
     }
@@ -282,11 +282,11 @@ impl World {
         position: Point,
         changes: &mut Vec<VisibilityChange>,
     ) {
-        let (Some(places), Some(entity)) = (&mut self.space, self.entities.get_mut(id as usize)) else {
+        let (Some(spatial), Some(entity)) = (&mut self.space, self.entities.get_mut(id as usize)) else {
             return;
         };
-        places.grid.set_point(id, position);
-        let hysteresis = places.hysteresis;
+        spatial.grid.set_point(id, position);
+        let hysteresis = spatial.hysteresis;
         let mut observers = std::mem::take(&mut entity.observers);
         observers.retain(|audience| {
             let audience = *audience;
@@ -302,7 +302,7 @@ impl World {
             stays
         });
         let mut near: SmallVec<[AudienceId; 8]> = SmallVec::new();
-        places.grid.regions_at(position, |audience| near.push(audience));
+        spatial.grid.regions_at(position, |audience| near.push(audience));
         near.sort_unstable();
         let mut at = 0;
         for audience in near {
@@ -333,7 +333,7 @@ impl World {
         key: &str,
         now: Option<(Point, &Publication)>,
     ) -> Vec<AudienceId> {
-        let followers = self.space.as_ref().and_then(|places| places.followers.get(key));
+        let followers = self.space.as_ref().and_then(|spatial| spatial.followers.get(key));
         let followers = followers.cloned().unwrap_or_default();
         for audience in &followers {
             let Some(who) = audiences.get_mut(*audience) else { continue };
@@ -373,8 +373,8 @@ impl World {
                 changes.push(gone(*audience));
             }
         }
-        if let Some(places) = &mut self.space {
-            places.grid.remove_point(id);
+        if let Some(spatial) = &mut self.space {
+            spatial.grid.remove_point(id);
         }
         for audience in self.move_followers(audiences, key, None) {
             self.refresh_observer(audiences, audience, changes);
@@ -391,13 +391,13 @@ impl World {
         audience: AudienceId,
         changes: &mut Vec<VisibilityChange>,
     ) {
-        let Some(places) = &mut self.space else { return };
+        let Some(spatial) = &mut self.space else { return };
         let Some(who) = audiences.get_mut(audience) else { return };
         let Some(observer) = &mut who.observer else { return };
-        let hysteresis = places.hysteresis;
+        let hysteresis = spatial.hysteresis;
         match &observer.shape {
-            Some(shape) => places.grid.set_region(audience, shape.bounds()),
-            None => places.grid.remove_region(audience),
+            Some(shape) => spatial.grid.set_region(audience, shape.bounds()),
+            None => spatial.grid.remove_region(audience),
         }
         let (view, shape) = (who.view.as_ref(), observer.shape.as_ref());
         self.work.add(work::EXAMINE * observer.seen.len() as u64);
@@ -415,7 +415,7 @@ impl World {
         lost.sort_unstable();
         let mut won: Vec<EntityId> = Vec::new();
         if let Some(shape) = shape {
-            let examined = places.grid.points_in(shape.bounds(), |id, position| {
+            let examined = spatial.grid.points_in(shape.bounds(), |id, position| {
                 if shape.enters(position) && !observer.seen.contains(&id) {
                     won.push(id);
                 }
@@ -452,10 +452,10 @@ impl World {
 
     /// How many entities an area holds at most; without one, all.
     pub(crate) fn count_in(&self, area: Option<&Area>) -> usize {
-        let (Some(area), Some(places)) = (area, &self.space) else { return self.len() };
+        let (Some(area), Some(spatial)) = (area, &self.space) else { return self.len() };
         let Some(shape) = self.shape_of(area, None) else { return 0 };
         let mut count = 0;
-        let examined = places.grid.points_in(shape.bounds(), |_, _| count += 1);
+        let examined = spatial.grid.points_in(shape.bounds(), |_, _| count += 1);
         self.work.add(work::EXAMINE * examined as u64);
         count
     }
@@ -472,7 +472,7 @@ impl World {
     fn may_follow(&self, view: Option<&Rc<View>>, state: &Publication) -> bool {
         let shown =
             || view.and_then(|view| view.server()).is_none_or(|part| part.matches(&EventScope::of(state)));
-        self.space.as_ref().is_some_and(|places| places.follow_hidden) || shown()
+        self.space.as_ref().is_some_and(|spatial| spatial.follow_hidden) || shown()
     }
 
     /// Where an area is now, for a subscriber with this view; `None` if there is nothing to follow.
@@ -496,8 +496,8 @@ impl World {
     ) {
         let Some(who) = audiences.get_mut(audience) else { return };
         let Some(observer) = &mut who.observer else { return };
-        if let (Area::Follow { key, .. }, Some(places)) = (&observer.area, &mut self.space) {
-            places.followers.entry(key.clone()).or_default().push(audience);
+        if let (Area::Follow { key, .. }, Some(spatial)) = (&observer.area, &mut self.space) {
+            spatial.followers.entry(key.clone()).or_default().push(audience);
         }
         observer.shape = self.shape_of(&observer.area, who.view.as_ref());
         self.refresh_observer(audiences, audience, changes);
@@ -505,11 +505,11 @@ impl World {
 
     /// An observer's area is about to change: it no longer follows an entity.
     pub(crate) fn stop_following(&mut self, area: &Area, audience: AudienceId) {
-        let (Some(places), Area::Follow { key, .. }) = (&mut self.space, area) else { return };
-        if let Some(followers) = places.followers.get_mut(key) {
+        let (Some(spatial), Area::Follow { key, .. }) = (&mut self.space, area) else { return };
+        if let Some(followers) = spatial.followers.get_mut(key) {
             followers.retain(|follower| *follower != audience);
             if followers.is_empty() {
-                places.followers.remove(key);
+                spatial.followers.remove(key);
             }
         }
     }
@@ -522,8 +522,8 @@ impl World {
                 entity.unwatch(audience);
             }
         }
-        if let Some(places) = &mut self.space {
-            places.grid.remove_region(audience);
+        if let Some(spatial) = &mut self.space {
+            spatial.grid.remove_region(audience);
         }
     }
 
@@ -571,9 +571,9 @@ impl World {
                 observer.seen.clear();
             }
         }
-        if let Some(places) = &mut self.space {
-            places.grid = Grid::default();
-            places.followers.clear();
+        if let Some(spatial) = &mut self.space {
+            spatial.grid = Grid::default();
+            spatial.followers.clear();
         }
         for publication in table {
             let (Some(key), Some(EntityChange::Set { position })) =
@@ -582,8 +582,8 @@ impl World {
                 continue;
             };
             let (id, _) = self.replace(key, position, publication);
-            if let (Some(places), Some(position)) = (&mut self.space, position) {
-                places.grid.set_point(id, position);
+            if let (Some(spatial), Some(position)) = (&mut self.space, position) {
+                spatial.grid.set_point(id, position);
             }
         }
     }

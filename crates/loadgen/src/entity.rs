@@ -31,17 +31,17 @@ fn side(text: &str) -> Result<f64, String> {
 }
 
 /// A place, in hundredths of a unit; never negative.
-pub(crate) type Place = [i64; 2];
+pub(crate) type GridPoint = [i64; 2];
 
 /// Whether two places are at most so many hundredths apart.
-pub(crate) fn is_near([x, y]: Place, [other_x, other_y]: Place, distance: i64) -> bool {
+pub(crate) fn is_near([x, y]: GridPoint, [other_x, other_y]: GridPoint, distance: i64) -> bool {
     let (x, y) = (x - other_x, y - other_y);
     x * x + y * y <= distance * distance
 }
 
 impl World {
     /// Where an entity is at a tick.
-    pub(crate) fn position(&self, entity: u32, tick: u64) -> Place {
+    pub(crate) fn position(&self, entity: u32, tick: u64) -> GridPoint {
         let reach = self.side * REACH;
         let turned = tick as f64 * (0.02 + f64::from(entity % 7) * 0.005) + f64::from(entity);
         let [x, y] = scatter(entity).map(|part| reach + part * self.side);
@@ -49,7 +49,7 @@ impl World {
     }
 
     /// Where a viewer stands: its area of this radius is where entities are equally dense, if the square has room.
-    pub(crate) fn stand(&self, viewer: u32, radius: f64) -> Place {
+    pub(crate) fn stand(&self, viewer: u32, radius: f64) -> GridPoint {
         let reach = self.side * REACH;
         let margin = (reach + radius).min(self.side / 2.0);
         scatter(viewer).map(|part| hundredths(reach + margin + part * (self.side - 2.0 * margin)))
@@ -76,7 +76,7 @@ pub(crate) struct Sighting {
     /// Its number.
     pub(crate) entity: u32,
     /// Where it was.
-    pub(crate) at: Place,
+    pub(crate) at: GridPoint,
 }
 
 impl Sighting {

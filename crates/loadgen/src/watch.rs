@@ -12,7 +12,7 @@ use serde_json::value::RawValue;
 use serde_json::{Map, json};
 
 use crate::client::{self, Crowd, Join, Member, Subscription, Target};
-use crate::entity::{self, Place, Sighting, World};
+use crate::entity::{self, GridPoint, Sighting, World};
 use crate::subscribe::{Latency, MAX_LATENCY_NS};
 
 /// What rounding may do to a distance, in hundredths.
@@ -78,7 +78,7 @@ struct Watchers {
 struct Viewer {
     /// The entity that it follows, if its area moves.
     number: u32,
-    stand: Option<Place>,
+    stand: Option<GridPoint>,
     /// The entities in view, in no order: they are few.
     seen: Vec<Seen>,
 }
@@ -164,7 +164,7 @@ impl Watchers {
         let mut tables = Tables { seen, ..Tables::default() };
         let Some((_, tick)) = self.newest else { return tables };
         tables.tick = Some(tick);
-        let places: Vec<Place> =
+        let places: Vec<GridPoint> =
             (0..self.world.entities).map(|entity| self.world.position(entity, tick)).collect();
         let mut is_seen = vec![false; places.len()];
         for viewer in &self.viewers {
@@ -181,7 +181,7 @@ impl Watchers {
                     _ => tables.ghosts += 1,
                 }
             }
-            let due = |at: &Place| entity::is_near(*at, center, self.inside);
+            let due = |at: &GridPoint| entity::is_near(*at, center, self.inside);
             tables.missing +=
                 places.iter().zip(&is_seen).filter(|(at, seen)| !**seen && due(at)).count() as u64;
             is_seen.fill(false);

@@ -301,7 +301,7 @@ impl Engine {
             filter: None,
             area: None,
             audience: NOBODY,
-            place: 0,
+            member_index: 0,
             queue: None,
             pays: false,
         });

@@ -256,8 +256,8 @@ impl Engine {
         if notify && target.world.is_some() {
             self.look_elsewhere(target_id, slot, visibility);
         } else {
-            target.unplace(slot);
-            target.place(slot, visibility);
+            target.leave_audience(slot);
+            target.join_audience(slot, visibility);
         }
         is_restarted
     }
@@ -289,8 +289,8 @@ impl Engine {
             }
             (_, visibility) => {
                 let before = world.seen_by(audiences, audience);
-                target.unplace(slot);
-                target.place(slot, visibility);
+                target.leave_audience(slot);
+                target.join_audience(slot, visibility);
                 self.notify_difference(target_id, slot, &before);
             }
         }

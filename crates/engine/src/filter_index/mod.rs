@@ -2,18 +2,18 @@
 //!
 //! Every filter is stored by one of its shapes: at keys or intervals of a path. An event is looked up once on
 //! each path, and returns the filters stored there; filters without such a shape are returned always. The result is a
-//! superset: evaluating the filters is left to the caller. `place` owns the tables of one path, `buckets`
+//! superset: evaluating the filters is left to the caller. `path_index` owns the tables of one path, `buckets`
 //! what they are made of.
 
 mod buckets;
-mod place;
+mod path_index;
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use hashbrown::HashMap;
 
 use crate::expr::{Expr, Path, Scope, Shape, Test, shapes};
-use place::Place;
+use path_index::PathIndex;
 
 /// What one more filter at the same keys weighs against one more path that every event is looked up on.
 const PATH_WORK_PER_NEIGHBOUR: usize = 4;
@@ -25,9 +25,9 @@ pub(crate) struct FilterIndex {
     /// Those that no shape is known of.
     always: BTreeSet<u32>,
     /// In the order in which their paths came.
-    places: BTreeMap<u64, Place>,
+    path_indexes: BTreeMap<u64, PathIndex>,
     of_path: HashMap<Path, u64>,
-    next_place: u64,
+    next_path_index: u64,
     work: usize,
 }
 
@@ -82,8 +82,8 @@ impl FilterIndex {
     pub(crate) fn candidates(&self, scope: &impl Scope, found: &mut Vec<u32>) {
         found.extend(&self.always);
         let start = found.len();
-        for place in self.places.values() {
-            place.find(scope, found);
+        for path_index in self.path_indexes.values() {
+            path_index.find(scope, found);
         }
         sort_from(found, start);
     }
@@ -134,7 +134,7 @@ impl FilterIndex {
     }
 
     fn neighbours(&self, path: &Path, test: &Test) -> usize {
-        self.place(path).map_or(0, |place| place.neighbours(test))
+        self.path_index(path).map_or(0, |path_index| path_index.neighbours(test))
     }
 
     /// The work of the paths of this shape that are not looked up yet.
@@ -142,41 +142,42 @@ impl FilterIndex {
         let is_first = |at: usize, path: &Path| !shape.tests.iter().take(at).any(|(other, _)| other == path);
         let tests = shape.tests.iter().enumerate();
         tests
-            .filter(|(at, (path, _))| self.place(path).is_none() && is_first(*at, path))
+            .filter(|(at, (path, _))| self.path_index(path).is_none() && is_first(*at, path))
             .map(|(_, (path, _))| path.work())
             .sum()
     }
 
     fn added(&self, shape: &Shape, weight: usize) -> usize {
-        let added =
-            |(path, test): &(Path, Test)| self.place(path).map_or(weight, |place| place.added(test, weight));
+        let added = |(path, test): &(Path, Test)| {
+            self.path_index(path).map_or(weight, |path_index| path_index.added(test, weight))
+        };
         shape.tests.iter().map(added).sum()
     }
 
-    fn place(&self, path: &Path) -> Option<&Place> {
-        self.of_path.get(path).and_then(|number| self.places.get(number))
+    fn path_index(&self, path: &Path) -> Option<&PathIndex> {
+        self.of_path.get(path).and_then(|number| self.path_indexes.get(number))
     }
 
     fn put(&mut self, path: &Path, test: &Test, id: u32, weight: usize) {
         let number = *self.of_path.entry_ref(path).or_insert_with(|| {
-            self.next_place += 1;
+            self.next_path_index += 1;
             self.work += path.work();
-            self.next_place
+            self.next_path_index
         });
-        let place = self.places.entry(number).or_insert_with(|| Place::of(path.clone()));
-        self.work -= place.weight();
-        place.insert(test, id, weight);
-        self.work += place.weight();
+        let path_index = self.path_indexes.entry(number).or_insert_with(|| PathIndex::of(path.clone()));
+        self.work -= path_index.weight();
+        path_index.insert(test, id, weight);
+        self.work += path_index.weight();
     }
 
     fn take(&mut self, path: &Path, test: &Test, id: u32, weight: usize) {
         let Some(number) = self.of_path.get(path).copied() else { return };
-        let Some(place) = self.places.get_mut(&number) else { return };
-        self.work -= place.weight();
-        place.remove(test, id, weight);
-        self.work += place.weight();
-        if place.is_empty() {
-            self.places.remove(&number);
+        let Some(path_index) = self.path_indexes.get_mut(&number) else { return };
+        self.work -= path_index.weight();
+        path_index.remove(test, id, weight);
+        self.work += path_index.weight();
+        if path_index.is_empty() {
+            self.path_indexes.remove(&number);
             self.of_path.remove(path);
             self.work -= path.work();
         }

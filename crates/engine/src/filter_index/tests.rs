@@ -62,7 +62,7 @@ fn insert(index: &mut FilterIndex, id: u32, (server, client): &Filter) {
 }
 
 fn assert_holds_nothing(index: &FilterIndex) {
-    assert!(index.is_empty() && index.always.is_empty() && index.places.is_empty());
+    assert!(index.is_empty() && index.always.is_empty() && index.path_indexes.is_empty());
     assert!(index.of_path.is_empty());
     assert_eq!((index.len(), index.work()), (0, 0));
 }

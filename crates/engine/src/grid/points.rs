@@ -12,9 +12,9 @@ pub(super) struct Points {
     level: i32,
     side: f64,
     cells: Slab<Cell>,
-    by_place: HashMap<(i64, i64), u32>,
+    by_cell: HashMap<(i64, i64), u32>,
     /// By point: in which cell, and where there.
-    places: Vec<Place>,
+    slots: Vec<CellSlot>,
     len: usize,
     /// Changes since the points were sorted, so that sorting again costs no more than they did.
     changes: usize,
@@ -22,18 +22,18 @@ pub(super) struct Points {
 
 #[derive(Debug)]
 struct Cell {
-    place: (i64, i64),
+    at: (i64, i64),
     points: Vec<(u32, Point)>,
 }
 
 #[derive(Clone, Copy, Debug)]
-struct Place {
+struct CellSlot {
     cell: u32,
     slot: u32,
 }
 
 /// A number that represents no point.
-const NOWHERE: Place = Place { cell: u32::MAX, slot: 0 };
+const NOWHERE: CellSlot = CellSlot { cell: u32::MAX, slot: 0 };
 
 impl Default for Points {
     fn default() -> Self {
@@ -41,8 +41,8 @@ impl Default for Points {
             level: 0,
             side: 1.0,
             cells: Slab::new(),
-            by_place: HashMap::new(),
-            places: Vec::new(),
+            by_cell: HashMap::new(),
+            slots: Vec::new(),
             len: 0,
             changes: 0,
         }
@@ -52,12 +52,12 @@ impl Default for Points {
 impl Points {
     pub(super) fn set(&mut self, id: u32, at: Point) {
         self.changes += 1;
-        let to = self.place_of(at);
-        if let Some(place) = self.places.get(id as usize).copied()
-            && let Some(cell) = self.cells.get_mut(place.cell as usize)
+        let to = self.cell_at(at);
+        if let Some(cell_slot) = self.slots.get(id as usize).copied()
+            && let Some(cell) = self.cells.get_mut(cell_slot.cell as usize)
         {
-            if cell.place == to
-                && let Some(point) = cell.points.get_mut(place.slot as usize)
+            if cell.at == to
+                && let Some(point) = cell.points.get_mut(cell_slot.slot as usize)
             {
                 point.1 = at;
                 return;
@@ -67,50 +67,50 @@ impl Points {
         self.put(id, to, at);
     }
 
-    fn place_of(&self, at: Point) -> (i64, i64) {
+    fn cell_at(&self, at: Point) -> (i64, i64) {
         (cell_of(at.x, self.side), cell_of(at.y, self.side))
     }
 
     fn put(&mut self, id: u32, to: (i64, i64), at: Point) {
         let cells = &mut self.cells;
         let cell = *self
-            .by_place
+            .by_cell
             .entry(to)
-            .or_insert_with(|| cells.insert(Cell { place: to, points: Vec::new() }) as u32);
+            .or_insert_with(|| cells.insert(Cell { at: to, points: Vec::new() }) as u32);
         let Some(points) = self.cells.get_mut(cell as usize).map(|cell| &mut cell.points) else { return };
         let slot = points.len() as u32;
         points.push((id, at));
-        if self.places.len() <= id as usize {
-            self.places.resize(id as usize + 1, NOWHERE);
+        if self.slots.len() <= id as usize {
+            self.slots.resize(id as usize + 1, NOWHERE);
         }
-        self.places[id as usize] = Place { cell, slot };
+        self.slots[id as usize] = CellSlot { cell, slot };
         self.len += 1;
     }
 
     pub(super) fn remove(&mut self, id: u32) {
-        let Some(place) = self.places.get_mut(id as usize) else { return };
-        let Place { cell, slot } = std::mem::replace(place, NOWHERE);
+        let Some(cell_slot) = self.slots.get_mut(id as usize) else { return };
+        let CellSlot { cell, slot } = std::mem::replace(cell_slot, NOWHERE);
         let Some(found) = self.cells.get_mut(cell as usize) else { return };
         found.points.swap_remove(slot as usize);
         self.len -= 1;
         if let Some((moved, _)) = found.points.get(slot as usize)
-            && let Some(place) = self.places.get_mut(*moved as usize)
+            && let Some(cell_slot) = self.slots.get_mut(*moved as usize)
         {
-            place.slot = slot;
+            cell_slot.slot = slot;
         }
         if found.points.is_empty() {
-            let place = found.place;
+            let cell_slot = found.at;
             self.cells.remove(cell as usize);
-            self.by_place.remove(&place);
+            self.by_cell.remove(&cell_slot);
         }
         if self.len == 0 {
-            self.places = Vec::new();
+            self.slots = Vec::new();
         }
     }
 
     /// Returns how many points and cells were looked at.
     pub(super) fn within(&self, rect: Rect, mut found: impl FnMut(u32, Point)) -> usize {
-        let (from, to) = (self.place_of(rect.min), self.place_of(rect.max));
+        let (from, to) = (self.cell_at(rect.min), self.cell_at(rect.max));
         let mut examined = 0;
         let mut look = |cell: &Cell| {
             examined += 1 + cell.points.len();
@@ -129,7 +129,7 @@ impl Points {
         }
         for x in from.0..=to.0 {
             for y in from.1..=to.1 {
-                if let Some(cell) = self.by_place.get(&(x, y)).and_then(|cell| self.cells.get(*cell as usize))
+                if let Some(cell) = self.by_cell.get(&(x, y)).and_then(|cell| self.cells.get(*cell as usize))
                 {
                     look(cell);
                 }
@@ -145,17 +145,17 @@ impl Points {
             return;
         }
         (self.level, self.side, self.changes) = (level, side(level), 0);
-        self.by_place.clear();
+        self.by_cell.clear();
         self.len = 0;
         let cells = std::mem::take(&mut self.cells);
         for (id, at) in cells.into_iter().flat_map(|(_, cell)| cell.points) {
-            let to = self.place_of(at);
+            let to = self.cell_at(at);
             self.put(id, to, at);
         }
     }
 
     #[cfg(test)]
     pub(super) fn is_empty(&self) -> bool {
-        self.len == 0 && self.cells.is_empty() && self.by_place.is_empty() && self.places.is_empty()
+        self.len == 0 && self.cells.is_empty() && self.by_cell.is_empty() && self.slots.is_empty()
     }
 }

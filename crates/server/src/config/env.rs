@@ -5,7 +5,7 @@
 use std::sync::Arc;
 
 use super::error::{ConfigError, Location};
-use super::tree::{Entry, Node, Place, Raw, Table, parse_value, text_or_quoted};
+use super::tree::{Entry, Node, Raw, Table, ValueSource, parse_value, text_or_quoted};
 
 pub(super) const PREFIX: &str = "DRAWBRIDGE_";
 
@@ -77,7 +77,7 @@ pub(super) fn overlay(
     // Shorter paths first, so that a part overrides its whole; and list places in the order of their numbers.
     let place = |part: &String| (part.parse::<u32>().unwrap_or(u32::MAX), part.clone());
     overrides.sort_by_cached_key(|o| (o.path.len(), o.path.iter().map(place).collect::<Vec<_>>()));
-    let mut whole = Node { place: Place::File(0), raw: Raw::Table(std::mem::take(root)) };
+    let mut whole = Node { place: ValueSource::File(0), raw: Raw::Table(std::mem::take(root)) };
     let errors = overrides.into_iter().filter_map(|o| lay(&mut whole, &o).err()).collect();
     if let Raw::Table(table) = whole.raw {
         *root = table;
@@ -89,7 +89,7 @@ fn lay(root: &mut Node, o: &Override) -> Result<(), ConfigError> {
     if o.path.len() > MAX_DEPTH {
         return Err(too_deep(o));
     }
-    let place = Place::Named(o.name.clone());
+    let place = ValueSource::Named(o.name.clone());
     let mut node = root;
     for (depth, part) in o.path.iter().enumerate() {
         normalize(node);
@@ -106,12 +106,12 @@ fn lay(root: &mut Node, o: &Override) -> Result<(), ConfigError> {
 }
 
 /// Something that is still to become what the next part of the path makes it.
-fn blank(place: &Place) -> Node {
+fn blank(place: &ValueSource) -> Node {
     Node { place: place.clone(), raw: Raw::Text(String::new()) }
 }
 
 /// The value of this key; what is not a table is replaced by one. The key itself is the variable's where its value is.
-fn member<'n>(node: &'n mut Node, key: &str, place: &Place, is_last: bool) -> &'n mut Node {
+fn member<'n>(node: &'n mut Node, key: &str, place: &ValueSource, is_last: bool) -> &'n mut Node {
     if !matches!(node.raw, Raw::Table(_)) {
         let empty = Node { place: place.clone(), raw: Raw::Table(Table::default()) };
         let whole = std::mem::replace(node, empty);
@@ -133,7 +133,7 @@ fn keep_rate(table: &mut Node, whole: Node, key: &str) {
 }
 
 /// The element at this place of a list, which may be the next one after its end; else how many there are.
-fn element<'n>(node: &'n mut Node, index: usize, place: &Place) -> Result<&'n mut Node, usize> {
+fn element<'n>(node: &'n mut Node, index: usize, place: &ValueSource) -> Result<&'n mut Node, usize> {
     if !matches!(node.raw, Raw::Array(_)) {
         *node = Node { place: place.clone(), raw: Raw::Array(Vec::new()) };
     }

@@ -13,7 +13,7 @@ use drawbridge_engine::settings::Rate;
 
 use super::error::{ConfigError, Location};
 use super::suggest;
-use super::tree::{Entry, Node, Place, Raw, Table, locate, parse_value, text_or_quoted};
+use super::tree::{Entry, Node, Raw, Table, ValueSource, locate, parse_value, text_or_quoted};
 use super::units::{DURATION_FORM, SIZE_FORM, parse_duration, parse_size, show_duration, show_size};
 
 /// What all sections of one configuration share.
@@ -40,10 +40,10 @@ impl<'a> Context<'a> {
         }
     }
 
-    pub(super) fn error(&self, place: &Place, problem: impl Display, hint: Option<String>) {
+    pub(super) fn error(&self, place: &ValueSource, problem: impl Display, hint: Option<String>) {
         let (location, offset) = match place {
-            Place::File(offset) => (locate(self.text, *offset), *offset),
-            Place::Named(name) => (Location::Named(name.to_string()), usize::MAX),
+            ValueSource::File(offset) => (locate(self.text, *offset), *offset),
+            ValueSource::Named(name) => (Location::Named(name.to_string()), usize::MAX),
         };
         self.errors.borrow_mut().push(ConfigError { location, problem: problem.to_string(), hint, offset });
     }
@@ -74,7 +74,7 @@ pub(super) struct Section<'c> {
     cx: &'c Context<'c>,
     /// The table's name, empty for the root, and without the numbers of lists.
     name: String,
-    place: Place,
+    place: ValueSource,
     present: bool,
     entries: RefCell<Table>,
 }
@@ -84,7 +84,7 @@ impl<'c> Section<'c> {
         Section {
             cx,
             name: String::new(),
-            place: Place::File(0),
+            place: ValueSource::File(0),
             present: true,
             entries: RefCell::new(table),
         }
@@ -160,7 +160,7 @@ impl<'c> Section<'c> {
         let entry = entries.0.swap_remove(at);
         // A scalar is pointed at itself; a table at its name, unless it is a variable's.
         let place = match (&entry.node.raw, &entry.node.place) {
-            (Raw::Table(_) | Raw::Array(_), Place::File(_)) => entry.place,
+            (Raw::Table(_) | Raw::Array(_), ValueSource::File(_)) => entry.place,
             (_, place) => place.clone(),
         };
         Some(Field { cx: self.cx, path, place, node: entry.node })
@@ -272,7 +272,7 @@ pub(super) struct Field<'c> {
     pub(super) cx: &'c Context<'c>,
     /// Its full name.
     pub(super) path: String,
-    pub(super) place: Place,
+    pub(super) place: ValueSource,
     pub(super) node: Node,
 }
 
@@ -284,7 +284,9 @@ impl<'c> Field<'c> {
     /// Notes a problem at a byte inside a string; where the file shows the string as it is, at that very column.
     pub(super) fn error_at(&self, byte: usize, problem: impl Display, hint: Option<String>) {
         let place = match (&self.place, &self.node.raw) {
-            (Place::File(start), Raw::String { verbatim: true, .. }) => Place::File(start + 1 + byte),
+            (ValueSource::File(start), Raw::String { verbatim: true, .. }) => {
+                ValueSource::File(start + 1 + byte)
+            }
             (place, _) => place.clone(),
         };
         self.cx.error(&place, format!("`{}`: {problem}", self.path), hint);
@@ -475,8 +477,8 @@ impl<'c> Field<'c> {
     pub(super) fn file(&self) -> Option<PathBuf> {
         let path = PathBuf::from(self.text()?);
         match self.place {
-            Place::File(_) => Some(self.cx.directory.join(path)),
-            Place::Named(_) => Some(path),
+            ValueSource::File(_) => Some(self.cx.directory.join(path)),
+            ValueSource::Named(_) => Some(path),
         }
     }
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::env;
-use super::tree::{Entry, Place};
+use super::tree::{Entry, ValueSource};
 
 /// The message about an unknown key.
 pub(super) enum Unknown {
@@ -27,8 +27,8 @@ pub(super) fn nearest<'n>(wrong: &str, names: impl Iterator<Item = &'n str>) -> 
 /// Explains a key that no section has read.
 pub(super) fn unknown(known: &BTreeSet<String>, table: &str, entry: &Entry) -> Unknown {
     match &entry.place {
-        Place::File(_) => in_file(known, table, &entry.key),
-        Place::Named(variable) => in_environment(known, variable),
+        ValueSource::File(_) => in_file(known, table, &entry.key),
+        ValueSource::Named(variable) => in_environment(known, variable),
     }
 }
 

@@ -11,7 +11,7 @@ use super::error::{ConfigError, Location};
 
 /// Where a value was written.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Place {
+pub(super) enum ValueSource {
     /// At this byte of the file.
     File(usize),
     /// In this environment variable, or command-line option.
@@ -21,7 +21,7 @@ pub(super) enum Place {
 /// A value and its place.
 #[derive(Clone, Debug)]
 pub(super) struct Node {
-    pub(super) place: Place,
+    pub(super) place: ValueSource,
     pub(super) raw: Raw,
 }
 
@@ -73,7 +73,7 @@ pub(super) struct Table(pub(super) Vec<Entry>);
 pub(super) struct Entry {
     pub(super) key: String,
     /// Where the key is written; the value has its own place.
-    pub(super) place: Place,
+    pub(super) place: ValueSource,
     pub(super) node: Node,
 }
 
@@ -96,17 +96,17 @@ impl Table {
 pub(super) fn parse_file(text: &str) -> (Table, Vec<ConfigError>) {
     let (root, errors) = DeTable::parse_recoverable(text);
     let errors = errors.iter().map(|error| syntax_error(text, error)).collect();
-    (table(root.get_ref(), &|span| Place::File(span.start), text), errors)
+    (table(root.get_ref(), &|span| ValueSource::File(span.start), text), errors)
 }
 
 /// Reads one value that came from outside the file; every part of it is at `place`.
-pub(super) fn parse_value(text: &str, place: &Place) -> Option<Node> {
+pub(super) fn parse_value(text: &str, place: &ValueSource) -> Option<Node> {
     let value = DeValue::parse(text).ok()?;
     Some(node(&value, &|_| place.clone(), ""))
 }
 
 /// A text that came from outside the file: in quotes it is one of TOML's, else what it means depends on what is wanted.
-pub(super) fn text_or_quoted(text: &str, place: &Place) -> Node {
+pub(super) fn text_or_quoted(text: &str, place: &ValueSource) -> Node {
     let quoted = if text.starts_with(['"', '\'']) { parse_value(text, place) } else { None };
     quoted.unwrap_or_else(|| Node { place: place.clone(), raw: Raw::Text(text.to_owned()) })
 }
@@ -133,9 +133,9 @@ pub(super) fn locate(text: &str, offset: usize) -> Location {
     }
 }
 
-type Placing<'a> = &'a dyn Fn(Range<usize>) -> Place;
+type ToSource<'a> = &'a dyn Fn(Range<usize>) -> ValueSource;
 
-fn table(source: &DeTable<'_>, placing: Placing<'_>, text: &str) -> Table {
+fn table(source: &DeTable<'_>, placing: ToSource<'_>, text: &str) -> Table {
     let entry = |(key, value): (&Spanned<_>, &Spanned<DeValue<'_>>)| {
         let name: &std::borrow::Cow<'_, str> = key.get_ref();
         Entry { key: name.to_string(), place: placing(key.span()), node: node(value, placing, text) }
@@ -143,7 +143,7 @@ fn table(source: &DeTable<'_>, placing: Placing<'_>, text: &str) -> Table {
     Table(source.iter().map(entry).collect())
 }
 
-fn node(source: &Spanned<DeValue<'_>>, placing: Placing<'_>, text: &str) -> Node {
+fn node(source: &Spanned<DeValue<'_>>, placing: ToSource<'_>, text: &str) -> Node {
     let raw = match source.get_ref() {
         DeValue::String(value) => {
             let literal = text.get(source.span()).unwrap_or_default();

@@ -38,13 +38,13 @@ fn state(key: &str, size: usize) -> Arc<Publication> {
 
 /// The entity at a place, as the world and its viewer know it.
 #[derive(Clone)]
-struct Place {
+struct Watched {
     state: Arc<Publication>,
     tenant: usize,
     seen: bool,
 }
 
-impl Place {
+impl Watched {
     /// The change that this step makes in the view of the viewer.
     fn step(&mut self, id: EntityId, step: Step, size: usize) -> Option<Change> {
         let seen = std::mem::replace(&mut self.seen, matches!(step, Step::Show(_)));
@@ -83,7 +83,7 @@ proptest! {
     ) {
         let (mut direct, mut staged) = (OutboundQueue::default(), OutboundQueue::default());
         let mut merged = [0, 0];
-        let mut places = vec![Place { state: state("-", 1), tenant: 0, seen: false }; 3];
+        let mut watched_entities = vec![Watched { state: state("-", 1), tenant: 0, seen: false }; 3];
         for step in steps {
             let id = match step {
                 Step::Show(id) | Step::Hide(id) | Step::Remove(id) => id,
@@ -96,9 +96,9 @@ proptest! {
                     continue;
                 }
             };
-            let place = &mut places[id as usize];
-            let Some(change) = place.step(id, step, size) else { continue };
-            let queued = Queued::new(place.state.clone(), QueuedKind::Entity(id, change), TARGET, true, 0);
+            let watched = &mut watched_entities[id as usize];
+            let Some(change) = watched.step(id, step, size) else { continue };
+            let queued = Queued::new(watched.state.clone(), QueuedKind::Entity(id, change), TARGET, true, 0);
             merged[0] += u64::from(direct.enqueue(queued.clone(), conflate));
             if staged.may_stage() {
                 staged.stage(queued, conflate);

@@ -20,7 +20,7 @@ const MAX_BLOCKS: i64 = 4;
 
 /// The tables of one path.
 #[derive(Debug)]
-pub(super) struct Place {
+pub(super) struct PathIndex {
     path: Path,
     keys: Buckets<Key>,
     /// By the size of blocks, as a power of two, and the block's number.
@@ -44,9 +44,9 @@ struct Blocks {
     last: i64,
 }
 
-impl Place {
+impl PathIndex {
     pub(super) fn of(path: Path) -> Self {
-        Place {
+        PathIndex {
             path,
             keys: Buckets::default(),
             levels: BTreeMap::new(),
@@ -110,9 +110,9 @@ impl Place {
         for (level, buckets) in &self.levels {
             found.extend(buckets.get(&(cut >> level)));
         }
-        let place = place_of(number);
-        found.extend(self.at_least.ids.range(..=(place, u32::MAX)).map(|(_, id)| id));
-        found.extend(self.at_most.ids.range((place, 0)..).map(|(_, id)| id));
+        let path_index = place_of(number);
+        found.extend(self.at_least.ids.range(..=(path_index, u32::MAX)).map(|(_, id)| id));
+        found.extend(self.at_most.ids.range((path_index, 0)..).map(|(_, id)| id));
     }
 
     /// About how many filters are named where a filter with this test is.
