@@ -31,7 +31,7 @@ impl std::error::Error for SyntaxError {}
 
 /// The six types of JSON.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
+pub enum JsonKind {
     /// `null`
     Null,
     /// `true`, `false`
@@ -46,20 +46,20 @@ pub enum Kind {
     Object,
 }
 
-impl Kind {
+impl JsonKind {
     fn is_container(self) -> bool {
-        matches!(self, Kind::Array | Kind::Object)
+        matches!(self, JsonKind::Array | JsonKind::Object)
     }
 
     /// With its article, for error messages.
     pub fn with_article(self) -> &'static str {
         match self {
-            Kind::Null => "null",
-            Kind::Bool => "a boolean",
-            Kind::Number => "a number",
-            Kind::String => "a string",
-            Kind::Array => "an array",
-            Kind::Object => "an object",
+            JsonKind::Null => "null",
+            JsonKind::Bool => "a boolean",
+            JsonKind::Number => "a number",
+            JsonKind::String => "a string",
+            JsonKind::Array => "an array",
+            JsonKind::Object => "an object",
         }
     }
 }
@@ -187,7 +187,7 @@ pub struct Value<'a> {
     /// Its text, without white space around it.
     pub text: &'a str,
     /// Its type.
-    pub kind: Kind,
+    pub kind: JsonKind,
     /// How deep it nests: `1` is 0, `[]` is 1.
     pub depth: usize,
 }
@@ -205,7 +205,7 @@ impl<'a> Value<'a> {
     /// What is between the quotes, for a string.
     pub fn as_str(&self) -> Option<Str<'a>> {
         match self.kind {
-            Kind::String => Some(Str::quoted(self.text)),
+            JsonKind::String => Some(Str::quoted(self.text)),
             _ => None,
         }
     }
@@ -260,17 +260,17 @@ impl<'a> Reader<'a> {
     /// The value that begins with this step, which was just taken.
     pub fn rest_of_value(&mut self, first: Token<'a>) -> Result<Value<'a>, SyntaxError> {
         let kind = match first {
-            Token::Null => Kind::Null,
-            Token::Bool(_) => Kind::Bool,
-            Token::Number(_) => Kind::Number,
-            Token::String(_) | Token::Key(_) => Kind::String,
-            Token::BeginArray | Token::EndArray => Kind::Array,
-            Token::BeginObject | Token::EndObject => Kind::Object,
+            Token::Null => JsonKind::Null,
+            Token::Bool(_) => JsonKind::Bool,
+            Token::Number(_) => JsonKind::Number,
+            Token::String(_) | Token::Key(_) => JsonKind::String,
+            Token::BeginArray | Token::EndArray => JsonKind::Array,
+            Token::BeginObject | Token::EndObject => JsonKind::Object,
         };
         self.rest_of(self.token_at, kind)
     }
 
-    fn rest_of(&mut self, at: usize, kind: Kind) -> Result<Value<'a>, SyntaxError> {
+    fn rest_of(&mut self, at: usize, kind: JsonKind) -> Result<Value<'a>, SyntaxError> {
         let depth = if kind.is_container() { self.skip_container()? } else { 0 };
         Ok(Value { at, text: self.since(at), kind, depth })
     }
@@ -283,7 +283,7 @@ impl<'a> Reader<'a> {
         let kind = self.scan.value();
         let kind = self.or_error(kind)?;
         if kind.is_container() {
-            self.open.push(kind == Kind::Object);
+            self.open.push(kind == JsonKind::Object);
         } else {
             self.after_value();
         }
@@ -357,12 +357,12 @@ impl<'a> Reader<'a> {
     fn begin_value(&mut self) -> Result<Token<'a>, Expected> {
         let start = self.scan.at;
         let token = match self.scan.value()? {
-            Kind::Object => return Ok(self.enter(Token::BeginObject, Expect::FirstKey)),
-            Kind::Array => return Ok(self.enter(Token::BeginArray, Expect::FirstElement)),
-            Kind::String => Token::String(Str::quoted(self.since(start))),
-            Kind::Number => Token::Number(self.since(start)),
-            Kind::Bool => Token::Bool(self.since(start) == "true"),
-            Kind::Null => Token::Null,
+            JsonKind::Object => return Ok(self.enter(Token::BeginObject, Expect::FirstKey)),
+            JsonKind::Array => return Ok(self.enter(Token::BeginArray, Expect::FirstElement)),
+            JsonKind::String => Token::String(Str::quoted(self.since(start))),
+            JsonKind::Number => Token::Number(self.since(start)),
+            JsonKind::Bool => Token::Bool(self.since(start) == "true"),
+            JsonKind::Null => Token::Null,
         };
         self.after_value();
         Ok(token)

@@ -21,13 +21,13 @@ pub fn encode(stats: &NodeStats) -> String {
 }
 
 #[derive(Debug, Clone, Copy)]
-enum Kind {
+enum MetricKind {
     Gauge,
     Counter,
 }
 
 #[derive(Debug)]
-struct Sample(Kind, &'static str, &'static str, u64);
+struct Sample(MetricKind, &'static str, &'static str, u64);
 
 #[derive(Debug)]
 struct Snapshot {
@@ -46,11 +46,11 @@ impl Collector for Snapshot {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
         for Sample(kind, name, help, value) in &self.samples {
             match kind {
-                Kind::Gauge => {
+                MetricKind::Gauge => {
                     let metric = ConstGauge::new(i64::try_from(*value).unwrap_or(i64::MAX));
                     metric.encode(encoder.encode_descriptor(name, help, None, metric.metric_type())?)?;
                 }
-                Kind::Counter => {
+                MetricKind::Counter => {
                     let metric = ConstCounter::new(*value);
                     metric.encode(encoder.encode_descriptor(name, help, None, metric.metric_type())?)?;
                 }
@@ -66,7 +66,7 @@ impl Collector for Snapshot {
 }
 
 fn samples(stats: &NodeStats) -> Vec<Sample> {
-    use Kind::{Counter, Gauge};
+    use MetricKind::{Counter, Gauge};
     let mut shards = ShardStats::default();
     for shard in &stats.shards {
         shards += *shard;
@@ -188,7 +188,7 @@ fn samples(stats: &NodeStats) -> Vec<Sample> {
 }
 
 fn broker_samples(broker: &crate::broker::BrokerStats) -> Vec<Sample> {
-    use Kind::{Counter, Gauge};
+    use MetricKind::{Counter, Gauge};
     let round_trip_us = broker.round_trip.map_or(0, |time| time.as_micros() as u64);
     vec![
         Sample(

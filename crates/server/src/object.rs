@@ -3,7 +3,7 @@
 
 use std::borrow::Cow;
 
-use drawbridge_protocol::json::{Kind, Reader, SyntaxError, Token, Value};
+use drawbridge_protocol::json::{JsonKind, Reader, SyntaxError, Token, Value};
 
 /// The members of an object by these names, wherever they are in it; of duplicates the last counts, others are not
 /// looked at.
@@ -35,7 +35,7 @@ pub(crate) fn members<'a, const N: usize>(
 pub(crate) fn string<'a>(name: &str, value: Option<Value<'a>>) -> Result<Option<Cow<'a, str>>, String> {
     match value {
         None => Ok(None),
-        Some(value) if value.kind == Kind::Null => Ok(None),
+        Some(value) if value.kind == JsonKind::Null => Ok(None),
         Some(value) => match value.as_str() {
             Some(text) => {
                 text.decode_strict().map(Some).ok_or_else(|| format!("`{name}`: half a surrogate pair"))

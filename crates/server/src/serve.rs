@@ -172,8 +172,8 @@ fn broker_settings(
     placement: Option<ThreadPlacement>,
 ) -> Result<BrokerSettings, StartError> {
     let kind = match &config.broker.kind {
-        BrokerKind::Memory => broker::Kind::Memory,
-        BrokerKind::Redis(redis) => broker::Kind::Redis(redis_settings(redis, config)?.into()),
+        BrokerKind::Memory => broker::BrokerBackend::Memory,
+        BrokerKind::Redis(redis) => broker::BrokerBackend::Redis(redis_settings(redis, config)?.into()),
     };
     let hub = HubSettings {
         link: LinkId::default(),

@@ -5,7 +5,7 @@
 use std::sync::Arc;
 
 use super::eval;
-use super::node::{BinaryOp, Const, Kind, Node, Tree, UnaryOp};
+use super::node::{BinaryOp, Const, Node, Tree, UnaryOp, ValueType};
 use super::value::{List, Map, Value, Work};
 use super::vars::{Binding, Scope, Var, Vars};
 
@@ -38,14 +38,14 @@ fn error() -> Tree {
 }
 
 pub(super) fn select(base: Tree, name: Arc<str>) -> Tree {
-    if !base.kind().may_be(&[Kind::Map]) || is_error(&base) {
+    if !base.kind().may_be(&[ValueType::Map]) || is_error(&base) {
         return error();
     }
     fold(Node::Select(base, name))
 }
 
 pub(super) fn has(base: Tree, name: Arc<str>) -> Tree {
-    if !base.kind().may_be(&[Kind::Map, Kind::Null]) || is_error(&base) {
+    if !base.kind().may_be(&[ValueType::Map, ValueType::Null]) || is_error(&base) {
         return error();
     }
     fold(Node::Has(base, name))
@@ -92,7 +92,7 @@ pub(super) fn conditional(test: Tree, then: Tree, otherwise: Tree) -> Tree {
         Node::Const(Const::Bool(true)) => then,
         Node::Const(Const::Bool(false)) => otherwise,
         Node::Error => error(),
-        _ if !test.kind().may_be(&[Kind::Bool]) => error(),
+        _ if !test.kind().may_be(&[ValueType::Bool]) => error(),
         _ => Arc::new(Node::Conditional(test, then, otherwise)),
     }
 }
@@ -104,7 +104,7 @@ fn logic(parts: Vec<Tree>, decides: bool) -> Tree {
         match &*part {
             Node::Const(Const::Bool(value)) if *value == decides => return boolean(decides),
             Node::Const(Const::Bool(_)) => {}
-            _ if is_error(&part) || !part.kind().may_be(&[Kind::Bool]) => {
+            _ if is_error(&part) || !part.kind().may_be(&[ValueType::Bool]) => {
                 if !fails {
                     left.push(error());
                 }
@@ -115,7 +115,7 @@ fn logic(parts: Vec<Tree>, decides: bool) -> Tree {
     }
     match &left[..] {
         [] => boolean(!decides),
-        [only] if is_error(only) || only.kind() == Kind::Bool => only.clone(),
+        [only] if is_error(only) || only.kind() == ValueType::Bool => only.clone(),
         _ if decides => Arc::new(Node::Any(left)),
         _ => Arc::new(Node::All(left)),
     }
@@ -152,7 +152,7 @@ pub(super) fn answer(tree: &Tree) -> Tree {
             same if matches!(&*same, Node::Conditional(..)) => same,
             chosen => answer(&chosen),
         },
-        _ if is_error(tree) || !tree.kind().may_be(&[Kind::Bool]) => boolean(false),
+        _ if is_error(tree) || !tree.kind().may_be(&[ValueType::Bool]) => boolean(false),
         _ => tree.clone(),
     }
 }

@@ -40,7 +40,7 @@ fn walk(tree: &Tree, scope: &dyn Scope, left: &mut usize) -> Option<String> {
 }
 
 #[derive(Clone, Copy, PartialEq)]
-enum Kind {
+enum ComparedType {
     Text,
     Number,
 }
@@ -60,44 +60,44 @@ fn comparison(op: BinaryOp, a: &Tree, b: &Tree, scope: &dyn Scope) -> Option<Str
     let convert = |op, tree: &Tree| build::unary(op, tree.clone());
     let (a_right, b_right) = match (left, right) {
         // A text of digits has the order of its number only as a number.
-        (Kind::Text, _) if ordered || op == In => (convert(UnaryOp::Integer, a), b.clone()),
-        (_, Kind::Text) if ordered => (a.clone(), convert(UnaryOp::Integer, b)),
-        (Kind::Number, _) => (convert(UnaryOp::Text, a), b.clone()),
-        (Kind::Text, _) => (a.clone(), convert(UnaryOp::Text, b)),
+        (ComparedType::Text, _) if ordered || op == In => (convert(UnaryOp::Integer, a), b.clone()),
+        (_, ComparedType::Text) if ordered => (a.clone(), convert(UnaryOp::Integer, b)),
+        (ComparedType::Number, _) => (convert(UnaryOp::Text, a), b.clone()),
+        (ComparedType::Text, _) => (a.clone(), convert(UnaryOp::Text, b)),
     };
     let right_is = match (op, right) {
-        (In, Kind::Text) => "holds texts",
-        (In, Kind::Number) => "holds numbers",
-        (_, Kind::Text) => "is a text",
-        (_, Kind::Number) => "is a number",
+        (In, ComparedType::Text) => "holds texts",
+        (In, ComparedType::Number) => "holds numbers",
+        (_, ComparedType::Text) => "is a text",
+        (_, ComparedType::Number) => "is a number",
     };
-    let left_is = if left == Kind::Text { "a text" } else { "a number" };
+    let left_is = if left == ComparedType::Text { "a text" } else { "a number" };
     let show = |tree: &Tree| super::Expr(tree.clone()).to_string();
     let better = show(&build::binary(op, a_right, b_right));
     Some(format!("`{}` is {left_is} and `{}` {right_is}: write `{better}`", show(a), show(b)))
 }
 
-fn kind_of(tree: &Tree, scope: &dyn Scope) -> Option<Kind> {
+fn kind_of(tree: &Tree, scope: &dyn Scope) -> Option<ComparedType> {
     match eval::evaluate(tree, scope).ok()? {
-        Value::Text(_) => Some(Kind::Text),
-        Value::Number(_) => Some(Kind::Number),
+        Value::Text(_) => Some(ComparedType::Text),
+        Value::Number(_) => Some(ComparedType::Number),
         _ => None,
     }
 }
 
 /// The one kind of all elements; `None` for an empty list and for one of several kinds.
-fn kind_of_elements(tree: &Tree, scope: &dyn Scope) -> Option<Kind> {
+fn kind_of_elements(tree: &Tree, scope: &dyn Scope) -> Option<ComparedType> {
     let Value::List(list) = eval::evaluate(tree, scope).ok()? else { return None };
     one_kind(&list)
 }
 
-fn one_kind(list: &List<'_>) -> Option<Kind> {
+fn one_kind(list: &List<'_>) -> Option<ComparedType> {
     let work = Work::of(MAX_WORK);
     let mut kind = None;
     for element in list.iter(&work).ok()? {
         let own = match element.ok()? {
-            Value::Text(_) => Kind::Text,
-            Value::Number(_) => Kind::Number,
+            Value::Text(_) => ComparedType::Text,
+            Value::Number(_) => ComparedType::Number,
             _ => return None,
         };
         if *kind.get_or_insert(own) != own {

@@ -77,7 +77,7 @@ pub(super) enum BinaryOp {
 
 /// The type of a value, as far as it is known without a scope.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(super) enum ValueType {
     /// Not known before the value is there.
     Any,
     Null,
@@ -88,35 +88,35 @@ pub(super) enum Kind {
     Map,
 }
 
-impl Kind {
+impl ValueType {
     /// With its article, for messages.
     pub(super) fn described(self) -> &'static str {
         match self {
-            Kind::Any => "a value",
-            Kind::Null => "null",
-            Kind::Bool => "a boolean",
-            Kind::Number => "a number",
-            Kind::Text => "a text",
-            Kind::List => "a list",
-            Kind::Map => "a map",
+            ValueType::Any => "a value",
+            ValueType::Null => "null",
+            ValueType::Bool => "a boolean",
+            ValueType::Number => "a number",
+            ValueType::Text => "a text",
+            ValueType::List => "a list",
+            ValueType::Map => "a map",
         }
     }
 
     /// Whether a value of this kind may be one of these.
-    pub(super) fn may_be(self, kinds: &[Kind]) -> bool {
-        self == Kind::Any || kinds.contains(&self)
+    pub(super) fn may_be(self, kinds: &[ValueType]) -> bool {
+        self == ValueType::Any || kinds.contains(&self)
     }
 }
 
 impl UnaryOp {
     /// The kind of its result; `None` where it never fits.
-    pub(super) fn result(self, operand: Kind) -> Option<Kind> {
-        let (takes, gives): (&[Kind], Kind) = match self {
-            UnaryOp::Not => (&[Kind::Bool], Kind::Bool),
-            UnaryOp::Negate => (&[Kind::Number], Kind::Number),
-            UnaryOp::Size => (&[Kind::Text, Kind::List, Kind::Map], Kind::Number),
-            UnaryOp::Text => (&[Kind::Text, Kind::Number, Kind::Bool], Kind::Text),
-            UnaryOp::Integer => (&[Kind::Number, Kind::Text], Kind::Number),
+    pub(super) fn result(self, operand: ValueType) -> Option<ValueType> {
+        let (takes, gives): (&[ValueType], ValueType) = match self {
+            UnaryOp::Not => (&[ValueType::Bool], ValueType::Bool),
+            UnaryOp::Negate => (&[ValueType::Number], ValueType::Number),
+            UnaryOp::Size => (&[ValueType::Text, ValueType::List, ValueType::Map], ValueType::Number),
+            UnaryOp::Text => (&[ValueType::Text, ValueType::Number, ValueType::Bool], ValueType::Text),
+            UnaryOp::Integer => (&[ValueType::Number, ValueType::Text], ValueType::Number),
         };
         operand.may_be(takes).then_some(gives)
     }
@@ -135,21 +135,23 @@ impl UnaryOp {
 
 impl BinaryOp {
     /// The kind of its result; `None` where these two never fit.
-    pub(super) fn result(self, a: Kind, b: Kind) -> Option<Kind> {
+    pub(super) fn result(self, a: ValueType, b: ValueType) -> Option<ValueType> {
         use BinaryOp::*;
         match self {
-            Equal | NotEqual => Some(Kind::Bool),
+            Equal | NotEqual => Some(ValueType::Bool),
             Less | LessEqual | Greater | GreaterEqual => {
-                alike(a, b, &[Kind::Number, Kind::Text, Kind::Bool]).map(|_| Kind::Bool)
+                alike(a, b, &[ValueType::Number, ValueType::Text, ValueType::Bool]).map(|_| ValueType::Bool)
             }
-            In => b.may_be(&[Kind::List, Kind::Map]).then_some(Kind::Bool),
-            Add => alike(a, b, &[Kind::Number, Kind::Text, Kind::List]),
-            Subtract | Multiply | Divide | Remainder => alike(a, b, &[Kind::Number]).map(|_| Kind::Number),
-            StartsWith | EndsWith | Contains => alike(a, b, &[Kind::Text]).map(|_| Kind::Bool),
+            In => b.may_be(&[ValueType::List, ValueType::Map]).then_some(ValueType::Bool),
+            Add => alike(a, b, &[ValueType::Number, ValueType::Text, ValueType::List]),
+            Subtract | Multiply | Divide | Remainder => {
+                alike(a, b, &[ValueType::Number]).map(|_| ValueType::Number)
+            }
+            StartsWith | EndsWith | Contains => alike(a, b, &[ValueType::Text]).map(|_| ValueType::Bool),
             Index => {
-                let in_list = a.may_be(&[Kind::List]) && b.may_be(&[Kind::Number]);
-                let in_map = a.may_be(&[Kind::Map]) && b.may_be(&[Kind::Text]);
-                (in_list || in_map).then_some(Kind::Any)
+                let in_list = a.may_be(&[ValueType::List]) && b.may_be(&[ValueType::Number]);
+                let in_map = a.may_be(&[ValueType::Map]) && b.may_be(&[ValueType::Text]);
+                (in_list || in_map).then_some(ValueType::Any)
             }
         }
     }
@@ -178,51 +180,51 @@ impl BinaryOp {
 }
 
 /// The one kind of two operands that have to be of the same, which is one of these.
-fn alike(a: Kind, b: Kind, kinds: &[Kind]) -> Option<Kind> {
+fn alike(a: ValueType, b: ValueType, kinds: &[ValueType]) -> Option<ValueType> {
     if !a.may_be(kinds) || !b.may_be(kinds) {
         return None;
     }
     match (a, b) {
-        (Kind::Any, kind) | (kind, Kind::Any) => Some(kind),
+        (ValueType::Any, kind) | (kind, ValueType::Any) => Some(kind),
         (a, b) => (a == b).then_some(a),
     }
 }
 
 impl Const {
-    fn kind(&self) -> Kind {
+    fn kind(&self) -> ValueType {
         match self {
-            Const::Null => Kind::Null,
-            Const::Bool(_) => Kind::Bool,
-            Const::Number(_) => Kind::Number,
-            Const::Text(_) => Kind::Text,
-            Const::List(_) => Kind::List,
-            Const::Json(text) if text.starts_with('[') => Kind::List,
-            Const::Json(_) => Kind::Map,
+            Const::Null => ValueType::Null,
+            Const::Bool(_) => ValueType::Bool,
+            Const::Number(_) => ValueType::Number,
+            Const::Text(_) => ValueType::Text,
+            Const::List(_) => ValueType::List,
+            Const::Json(text) if text.starts_with('[') => ValueType::List,
+            Const::Json(_) => ValueType::Map,
         }
     }
 }
 
 impl Node {
     /// What is known of its type.
-    pub(super) fn kind(&self) -> Kind {
+    pub(super) fn kind(&self) -> ValueType {
         match self {
             Node::Const(value) => value.kind(),
-            Node::Error => Kind::Any,
-            Node::Var(Var::Event | Var::Channel) => Kind::Text,
-            Node::Var(Var::Me | Var::Params) => Kind::Map,
-            Node::Var(Var::Data | Var::From | Var::Tags | Var::Key) => Kind::Any,
+            Node::Error => ValueType::Any,
+            Node::Var(Var::Event | Var::Channel) => ValueType::Text,
+            Node::Var(Var::Me | Var::Params) => ValueType::Map,
+            Node::Var(Var::Data | Var::From | Var::Tags | Var::Key) => ValueType::Any,
             Node::Select(base, name) => match **base {
-                Node::Var(Var::Params) => Kind::Text,
-                Node::Var(Var::Me) if &**name == "player" => Kind::Text,
-                _ => Kind::Any,
+                Node::Var(Var::Params) => ValueType::Text,
+                Node::Var(Var::Me) if &**name == "player" => ValueType::Text,
+                _ => ValueType::Any,
             },
-            Node::Has(..) | Node::All(_) | Node::Any(_) => Kind::Bool,
-            Node::List(_) => Kind::List,
-            Node::Unary(op, a) => op.result(a.kind()).unwrap_or(Kind::Any),
-            Node::Binary(op, a, b) => op.result(a.kind(), b.kind()).unwrap_or(Kind::Any),
+            Node::Has(..) | Node::All(_) | Node::Any(_) => ValueType::Bool,
+            Node::List(_) => ValueType::List,
+            Node::Unary(op, a) => op.result(a.kind()).unwrap_or(ValueType::Any),
+            Node::Binary(op, a, b) => op.result(a.kind(), b.kind()).unwrap_or(ValueType::Any),
             Node::Conditional(_, a, b) => {
                 let kind = a.kind();
-                if kind == b.kind() { kind } else { Kind::Any }
+                if kind == b.kind() { kind } else { ValueType::Any }
             }
         }
     }

@@ -5,7 +5,7 @@ use super::SHORTER;
 use super::build;
 use super::error::CompileError;
 use super::lex::{Lexer, Token, TokenKind};
-use super::node::{BinaryOp, Const, Kind, Node, Tree, UnaryOp};
+use super::node::{BinaryOp, Const, Node, Tree, UnaryOp, ValueType};
 use super::suggest;
 use super::vars::{Var, Vars};
 
@@ -52,12 +52,12 @@ struct Part {
 }
 
 impl Part {
-    fn kind(&self) -> Kind {
+    fn kind(&self) -> ValueType {
         self.tree.kind()
     }
 
     fn check_boolean(&self, what: &str) -> Result<(), CompileError> {
-        if self.kind().may_be(&[Kind::Bool]) {
+        if self.kind().may_be(&[ValueType::Bool]) {
             return Ok(());
         }
         let error = CompileError::new(
@@ -402,7 +402,7 @@ impl<'s> Parser<'s> {
     }
 
     fn check_map(&self, base: &Part, name: &str) -> Result<(), CompileError> {
-        if base.kind().may_be(&[Kind::Map]) {
+        if base.kind().may_be(&[ValueType::Map]) {
             return Ok(());
         }
         let message = format!("{} has no fields such as `{name}`", base.kind().described());
@@ -549,7 +549,7 @@ fn misfit(op: BinaryOp, at: usize, a: &Part, b: &Part) -> CompileError {
         Less | LessEqual | Greater | GreaterEqual => {
             let error = CompileError::new(at, format!("`{sign}` cannot compare {left_is} with {right_is}"));
             match left {
-                Kind::Bool => error.hint("a range is written `a < x && x < b`"),
+                ValueType::Bool => error.hint("a range is written `a < x && x < b`"),
                 _ => error.hint("numbers compare with numbers, texts with texts"),
             }
         }

@@ -2,7 +2,7 @@
 
 use serde_json::value::RawValue;
 
-use crate::json::{Kind, Reader, SyntaxError, Token, Value, decimal_text};
+use crate::json::{JsonKind, Reader, SyntaxError, Token, Value, decimal_text};
 use crate::message::{
     BadRequest, BadSubscribe, ClientMessage, Connect, FilterUpdate, MAX_BATCH, MAX_DATA_DEPTH, MAX_ID_BYTES,
     MAX_ID_NUMBER, MAX_MESSAGE_BYTES, MIN_MESSAGE_BYTES, Publish, Request, RequestId, SentArea, Subscribe,
@@ -121,7 +121,7 @@ fn message(fields: &Fields<'_>) -> Result<ClientMessage, String> {
 fn connect(fields: &Fields<'_>) -> Result<Connect, String> {
     let subscribe = match fields.present("subscribe") {
         None => Vec::new(),
-        Some(list) => subscriptions(fields.of_kind("subscribe", list, Kind::Array)?, fields.foreign)?,
+        Some(list) => subscriptions(fields.of_kind("subscribe", list, JsonKind::Array)?, fields.foreign)?,
     };
     Ok(Connect {
         token: fields.optional("token")?,
@@ -133,7 +133,7 @@ fn connect(fields: &Fields<'_>) -> Result<Connect, String> {
 
 fn max_message_bytes(fields: &Fields<'_>) -> Result<Option<usize>, String> {
     let Some(value) = fields.present("max_message_bytes") else { return Ok(None) };
-    let number = value.text.parse().ok().filter(|_| value.kind == Kind::Number);
+    let number = value.text.parse().ok().filter(|_| value.kind == JsonKind::Number);
     match number.filter(|number| (MIN_MESSAGE_BYTES..=MAX_MESSAGE_BYTES).contains(number)) {
         Some(number) => Ok(Some(number)),
         None => Err(format!(
@@ -176,9 +176,9 @@ fn subscribe(fields: &Fields<'_>) -> Result<Subscribe, String> {
 }
 
 fn publish(fields: &Fields<'_>) -> Result<Publish, String> {
-    let null = Value { at: 0, text: "null", kind: Kind::Null, depth: 0 };
+    let null = Value { at: 0, text: "null", kind: JsonKind::Null, depth: 0 };
     let key = match fields.present("key") {
-        Some(number) if number.kind == Kind::Number => Some(decimal_text(number.text).into_owned()),
+        Some(number) if number.kind == JsonKind::Number => Some(decimal_text(number.text).into_owned()),
         _ => fields.optional("key")?,
     };
     Ok(Publish {
@@ -258,14 +258,14 @@ impl<'a> Fields<'a> {
 
     /// A field that is not `null`.
     fn present(&self, name: &str) -> Option<Value<'a>> {
-        self.get(name).filter(|value| value.kind != Kind::Null)
+        self.get(name).filter(|value| value.kind != JsonKind::Null)
     }
 
     fn id(&self) -> Result<Option<RequestId>, String> {
         let Some(value) = self.present("id") else { return Ok(None) };
         let number = || value.text.parse().ok().filter(|number| *number <= MAX_ID_NUMBER);
         let id = match value.kind {
-            Kind::Number => number().map(RequestId::Number),
+            JsonKind::Number => number().map(RequestId::Number),
             _ => Some(value)
                 .filter(|value| !self.is_binary(value))
                 .and_then(|value| value.as_str())
@@ -302,7 +302,7 @@ impl<'a> Fields<'a> {
     }
 
     fn string(&self, name: &str, value: Value<'a>) -> Result<String, String> {
-        let value = self.of_kind(name, value, Kind::String)?;
+        let value = self.of_kind(name, value, JsonKind::String)?;
         if self.is_binary(&value) {
             return Err(format!("`{}{name}` must be a string, not binary", self.path));
         }
@@ -316,7 +316,7 @@ impl<'a> Fields<'a> {
 
     fn object(&self, name: &'static str) -> Result<Option<Box<RawValue>>, String> {
         let Some(value) = self.present(name) else { return Ok(None) };
-        let value = self.of_kind(name, value, Kind::Object)?;
+        let value = self.of_kind(name, value, JsonKind::Object)?;
         self.raw(name, value).map(Some)
     }
 
@@ -344,7 +344,7 @@ impl<'a> Fields<'a> {
             .map_err(|error| format!("`{}{name}` is not JSON: {error}", self.path))
     }
 
-    fn of_kind(&self, name: &str, value: Value<'a>, kind: Kind) -> Result<Value<'a>, String> {
+    fn of_kind(&self, name: &str, value: Value<'a>, kind: JsonKind) -> Result<Value<'a>, String> {
         if value.kind == kind {
             return Ok(value);
         }

@@ -7,7 +7,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 
 use super::{BASE64_ENCODING, DEFAULT_EVENT, SERVER_ID_PREFIX};
-use crate::json::{self, Kind, Reader, Str, SyntaxError, Token, Value, decimal_text};
+use crate::json::{self, JsonKind, Reader, Str, SyntaxError, Token, Value, decimal_text};
 use crate::message::MAX_DATA_DEPTH;
 
 /// How payloads from outside are read (`payload` of a class). What a server wrote is read alike in all of them.
@@ -195,7 +195,7 @@ impl<'a> Document<'a> {
     /// The object that was entered.
     fn object(reader: &mut Reader<'a>) -> Result<Self, SyntaxError> {
         let start = reader.token_at();
-        let mut read = Document::other(Value { at: start, text: "", kind: Kind::Object, depth: 1 });
+        let mut read = Document::other(Value { at: start, text: "", kind: JsonKind::Object, depth: 1 });
         while let Some((name, value)) = reader.member()? {
             read.whole.depth = read.whole.depth.max(value.depth + 1);
             match &*name.decode() {
@@ -215,7 +215,7 @@ impl<'a> Document<'a> {
     }
 
     fn is_envelope(&self, mode: PayloadMode) -> bool {
-        if !self.event.is_some_and(|event| event.kind == Kind::String) {
+        if !self.event.is_some_and(|event| event.kind == JsonKind::String) {
             return false;
         }
         match mode {
@@ -238,7 +238,7 @@ impl<'a> Document<'a> {
         let says_so = self.encoding.and_then(|encoding| encoding.as_str());
         says_so.is_some_and(|encoding| encoding.decode() == BASE64_ENCODING)
             && self.is_by_server()
-            && self.data.filter(|data| data.kind == Kind::String).is_some_and(|data| {
+            && self.data.filter(|data| data.kind == JsonKind::String).is_some_and(|data| {
                 let text = data.text.strip_prefix('"').and_then(|text| text.strip_suffix('"'));
                 text.is_some_and(|text| BASE64.decode(text).is_ok())
             })
@@ -247,14 +247,15 @@ impl<'a> Document<'a> {
     /// The event that it is. What has the wrong type counts as absent.
     fn to_payload(&self) -> Payload<'a> {
         let of_kind = |member: Option<Value<'a>>, kind| member.filter(|value| value.kind == kind);
-        let string = |member| of_kind(member, Kind::String).and_then(|value| value.as_str()).map(Str::decode);
-        let tags = of_kind(self.tags, Kind::Object).filter(|tags| tags.depth <= MAX_DATA_DEPTH);
+        let string =
+            |member| of_kind(member, JsonKind::String).and_then(|value| value.as_str()).map(Str::decode);
+        let tags = of_kind(self.tags, JsonKind::Object).filter(|tags| tags.depth <= MAX_DATA_DEPTH);
         Payload {
             name: string(self.event).unwrap_or(DEFAULT_EVENT.into()),
             from: string(self.from),
             key: self.key.and_then(key),
             tags: tags.map(|tags| tags.text),
-            ts: of_kind(self.ts, Kind::Number).and_then(whole_number),
+            ts: of_kind(self.ts, JsonKind::Number).and_then(whole_number),
             id: string(self.id),
             is_base64: self.is_base64(),
             ..Payload::message(self.data.map_or("null".into(), shown))
@@ -276,8 +277,8 @@ fn shown(value: Value<'_>) -> Cow<'_, str> {
 
 fn key(value: Value<'_>) -> Option<Cow<'_, str>> {
     match value.kind {
-        Kind::String => value.as_str().map(Str::decode),
-        Kind::Number => Some(decimal_text(value.text)),
+        JsonKind::String => value.as_str().map(Str::decode),
+        JsonKind::Number => Some(decimal_text(value.text)),
         _ => None,
     }
 }

@@ -1,7 +1,7 @@
 //! Passing over the bytes of a JSON text: what a string, a number, a word or a whole container is, and where it ends. Nothing
 //! is made of what is passed over: that is [`super::Reader`]'s business, and [`super::walk`]'s.
 
-use super::Kind;
+use super::JsonKind;
 
 /// A place in a text.
 #[derive(Clone, Copy, Debug)]
@@ -41,17 +41,17 @@ impl Scanner<'_> {
 
     /// A scalar, or the bracket that opens a container.
     #[inline]
-    pub(super) fn value(&mut self) -> Passed<Kind> {
+    pub(super) fn value(&mut self) -> Passed<JsonKind> {
         match self.peek() {
-            Some(b'"') => self.string().map(|_| Kind::String),
-            Some(b'-' | b'0'..=b'9') => self.number().map(|()| Kind::Number),
+            Some(b'"') => self.string().map(|_| JsonKind::String),
+            Some(b'-' | b'0'..=b'9') => self.number().map(|()| JsonKind::Number),
             Some(bracket @ (b'{' | b'[')) => {
                 self.at += 1;
-                Ok(if bracket == b'{' { Kind::Object } else { Kind::Array })
+                Ok(if bracket == b'{' { JsonKind::Object } else { JsonKind::Array })
             }
-            Some(b'n') => self.word("null").map(|()| Kind::Null),
-            Some(b't') => self.word("true").map(|()| Kind::Bool),
-            Some(b'f') => self.word("false").map(|()| Kind::Bool),
+            Some(b'n') => self.word("null").map(|()| JsonKind::Null),
+            Some(b't') => self.word("true").map(|()| JsonKind::Bool),
+            Some(b'f') => self.word("false").map(|()| JsonKind::Bool),
             _ => Err(Expected("a value")),
         }
     }
@@ -178,7 +178,7 @@ pub(super) fn skip_container(scan: &mut Scanner<'_>, open: &mut Brackets) -> Res
         let kind = scan.value()?;
         is_first = kind.is_container();
         if is_first {
-            open.push(kind == Kind::Object);
+            open.push(kind == JsonKind::Object);
             deepest = deepest.max(open.depth);
         }
     }

@@ -9,18 +9,18 @@ use super::*;
 #[test]
 fn a_value_is_measured_without_its_surroundings() {
     let rows = [
-        ("1", Kind::Number, 0),
-        (" null\n", Kind::Null, 0),
-        ("true", Kind::Bool, 0),
-        ("\t\"a\\\"b\" ", Kind::String, 0),
-        ("[]", Kind::Array, 1),
-        ("{}", Kind::Object, 1),
-        ("[1,[2,{\"a\":[]}],3]", Kind::Array, 4),
-        ("{ \"a\" : { } , \"b\" : [ 1 , 2 ] }", Kind::Object, 2),
-        ("-0.5e+10", Kind::Number, 0),
-        ("1e999", Kind::Number, 0),
-        ("\"\u{2028}\"", Kind::String, 0),
-        (r#""\ud800""#, Kind::String, 0),
+        ("1", JsonKind::Number, 0),
+        (" null\n", JsonKind::Null, 0),
+        ("true", JsonKind::Bool, 0),
+        ("\t\"a\\\"b\" ", JsonKind::String, 0),
+        ("[]", JsonKind::Array, 1),
+        ("{}", JsonKind::Object, 1),
+        ("[1,[2,{\"a\":[]}],3]", JsonKind::Array, 4),
+        ("{ \"a\" : { } , \"b\" : [ 1 , 2 ] }", JsonKind::Object, 2),
+        ("-0.5e+10", JsonKind::Number, 0),
+        ("1e999", JsonKind::Number, 0),
+        ("\"\u{2028}\"", JsonKind::String, 0),
+        (r#""\ud800""#, JsonKind::String, 0),
     ];
     for (text, kind, depth) in rows {
         let value = Value::parse(text).unwrap_or_else(|error| panic!("{text}: {error}"));

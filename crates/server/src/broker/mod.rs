@@ -43,7 +43,7 @@ pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(2);
 #[derive(Debug)]
 pub struct BrokerSettings {
     /// Which broker.
-    pub kind: Kind,
+    pub kind: BrokerBackend,
     /// What each hub is told.
     pub hub: HubSettings,
     /// The bound of the publishes that are not answered, in bytes.
@@ -81,7 +81,7 @@ impl ThreadPlacement {
 
 /// Which broker.
 #[derive(Debug)]
-pub enum Kind {
+pub enum BrokerBackend {
     /// In this process, for `dev` and tests.
     Memory,
     /// A Redis.
@@ -233,8 +233,8 @@ impl Broker {
         let BrokerSettings { kind, hub, queue_bytes, commands, placement } = settings;
         let fanout = ShardFanout::new(shards, node);
         let (pool, health_board) = match &kind {
-            Kind::Memory => (1, HealthBoard::new([("memory".to_owned(), false)], fanout.clone())),
-            Kind::Redis(redis) => {
+            BrokerBackend::Memory => (1, HealthBoard::new([("memory".to_owned(), false)], fanout.clone())),
+            BrokerBackend::Redis(redis) => {
                 let pool = redis.subscriber_pool.max(1);
                 (pool, redis::health_board(pool, fanout.clone()))
             }
@@ -274,8 +274,8 @@ impl Broker {
             placement,
         };
         let task: Pin<Box<dyn Future<Output = ()> + Send>> = match kind {
-            Kind::Memory => Box::pin(memory::run(shell)),
-            Kind::Redis(redis) => Box::pin(redis::run(*redis, shell)),
+            BrokerBackend::Memory => Box::pin(memory::run(shell)),
+            BrokerBackend::Redis(redis) => Box::pin(redis::run(*redis, shell)),
         };
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()

@@ -57,26 +57,30 @@ pub struct RedisTls {
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Kind {
+enum BackendName {
     Memory,
     Redis,
 }
 
 pub(super) fn read(section: &Section<'_>) -> Broker {
     let kind_given = section.has("kind");
-    let kind = section.choice("kind", Kind::Memory, &[("memory", Kind::Memory), ("redis", Kind::Redis)]);
+    let kind = section.choice(
+        "kind",
+        BackendName::Memory,
+        &[("memory", BackendName::Memory), ("redis", BackendName::Redis)],
+    );
     let url_given = section.has("url");
     let redis = read_redis(section);
     let kind = match (kind, redis) {
-        (Kind::Redis, Some(redis)) => BrokerKind::Redis(redis),
-        (Kind::Redis, None) if !url_given => {
+        (BackendName::Redis, Some(redis)) => BrokerKind::Redis(redis),
+        (BackendName::Redis, None) if !url_given => {
             section.error(
                 "`broker.kind` is \"redis\", and there is no `broker.url`",
                 "add url = \"redis://127.0.0.1:6379\"",
             );
             BrokerKind::Memory
         }
-        (Kind::Memory, _) if url_given && !kind_given => {
+        (BackendName::Memory, _) if url_given && !kind_given => {
             section.error(
                 "`broker.url` is given, and `broker.kind` is \"memory\" by default",
                 "add kind = \"redis\" (or kind = \"memory\" to leave Redis alone)",

@@ -12,7 +12,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use drawbridge_engine::io::{PlayerAction, PlayerCommand, PublishFailure};
 use drawbridge_protocol::event::Envelope;
-use drawbridge_protocol::json::{self, Kind, Value};
+use drawbridge_protocol::json::{self, JsonKind, Value};
 use drawbridge_protocol::{ErrorCode, MAX_DATA_DEPTH, channel};
 use http::{HeaderMap, StatusCode, header};
 use hyper::server::conn::http1;
@@ -161,11 +161,11 @@ async fn publish(State(node): Shared, body: Bytes) -> Answer {
     let channel = object::needed("channel", channel).map_err(bad_request)?;
     check_channel(&node, &channel, false)?;
     let name = object::needed("event", event).map_err(bad_request)?;
-    if idempotency_key.is_some_and(|key| key.kind != Kind::Null) {
+    if idempotency_key.is_some_and(|key| key.kind != JsonKind::Null) {
         return Err(unsupported("idempotency_key is not supported by this server"));
     }
-    let tags = tags.filter(|tags| tags.kind != Kind::Null);
-    if tags.is_some_and(|tags| tags.kind != Kind::Object) {
+    let tags = tags.filter(|tags| tags.kind != JsonKind::Null);
+    if tags.is_some_and(|tags| tags.kind != JsonKind::Object) {
         return Err(bad_request("`tags`: expected an object"));
     }
     for (name, value) in [("data", data), ("tags", tags)] {
@@ -192,7 +192,7 @@ async fn publish(State(node): Shared, body: Bytes) -> Answer {
 /// The entity's key: a number counts as its decimal text.
 fn key_of(member: Option<Value<'_>>) -> Result<Option<Cow<'_, str>>, String> {
     match member {
-        Some(number) if number.kind == Kind::Number => Ok(Some(json::decimal_text(number.text))),
+        Some(number) if number.kind == JsonKind::Number => Ok(Some(json::decimal_text(number.text))),
         other => object::string("key", other),
     }
 }

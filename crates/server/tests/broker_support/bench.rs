@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use drawbridge::broker::{
-    Broker, BrokerSettings, BrokerStats, CommandChannels, Kind, RedisSettings, ShardInbox, ThreadPlacement,
-    shard_queue,
+    Broker, BrokerBackend, BrokerSettings, BrokerStats, CommandChannels, RedisSettings, ShardInbox,
+    ThreadPlacement, shard_queue,
 };
 use drawbridge_engine::class::{Class, Classes, EntityRules, Space};
 use drawbridge_engine::expr::{Vars, compile};
@@ -88,7 +88,7 @@ impl Bench {
         let (node_queue, node) = shard_queue(options.shard_bytes);
         let (placement, other_thread) = options.restless.then(restless_placement).unzip();
         let settings = BrokerSettings {
-            kind: redis.map_or(Kind::Memory, |redis| Kind::Redis(redis.into())),
+            kind: redis.map_or(BrokerBackend::Memory, |redis| BrokerBackend::Redis(redis.into())),
             hub: HubSettings {
                 link: LinkId::default(),
                 seed: 1,
