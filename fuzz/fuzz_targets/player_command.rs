@@ -1,7 +1,7 @@
 //! A player command on the control channel: refused with words, or one that survives the way to the other nodes.
 #![no_main]
 
-use drawbridge::command;
+use drawbridge::player_command;
 use drawbridge_engine::io::PlayerAction;
 use drawbridge_protocol::channel;
 use libfuzzer_sys::fuzz_target;

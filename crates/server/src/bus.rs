@@ -17,8 +17,8 @@ use hashbrown::{HashMap, HashSet};
 use tokio::sync::oneshot;
 
 use crate::broker::{Broker, CommandChannels, ShardInbox};
-use crate::command;
 use crate::log::Sparse;
+use crate::player_command;
 
 /// How long a service waits for the answer to what it publishes while Redis is away; less than what HTTP clients wait by
 /// default, so that they learn that it was not done.
@@ -147,7 +147,7 @@ impl Bus {
         if_absent: bool,
     ) -> WriteKind {
         let action = PlayerAction::View { channel: channel.clone(), view: view.clone() };
-        let command = command::to_payload(&PlayerCommand { player: player.clone(), action });
+        let command = player_command::to_payload(&PlayerCommand { player: player.clone(), action });
         WriteKind::View {
             player,
             channel,
@@ -159,7 +159,7 @@ impl Bus {
 
     /// Sends a player command to every node, this one included; done when Redis has it.
     pub async fn command(&self, command: &PlayerCommand) -> Outcome {
-        self.publish(self.channels.nodes.clone(), command::to_payload(command), WhenDown::Reject).await
+        self.publish(self.channels.nodes.clone(), player_command::to_payload(command), WhenDown::Reject).await
     }
 
     /// Publishes whose answer is out.

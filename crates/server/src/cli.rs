@@ -16,12 +16,12 @@ use crate::config::listen_address;
 pub struct Cli {
     /// What to do.
     #[command(subcommand)]
-    pub command: Command,
+    pub command: CliCommand,
 }
 
 /// The commands.
 #[derive(Debug, Subcommand)]
-pub enum Command {
+pub enum CliCommand {
     /// Run a node
     #[command(
         after_help = "Once the node is ready, one line on standard error says where it listens (port 0 in the\n\

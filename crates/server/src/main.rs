@@ -5,10 +5,10 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Parser as _;
-use drawbridge::cli::{Cli, Command};
-use drawbridge::commands::{DONE, ExitStatus, REFUSED, UNREADABLE, check_config, token};
+use drawbridge::cli::{Cli, CliCommand};
 use drawbridge::config::{self, Config, ConfigErrors};
 use drawbridge::dev::Dev;
+use drawbridge::subcommands::{DONE, ExitStatus, REFUSED, UNREADABLE, check_config, token};
 use drawbridge::{log, serve};
 
 #[global_allocator]
@@ -16,15 +16,15 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
     let status = match Cli::parse().command {
-        Command::Serve { config: file } => run_loaded(config::load(&file), Some(file), |_| None),
-        Command::Dev { redis, listen, admin_listen } => {
+        CliCommand::Serve { config: file } => run_loaded(config::load(&file), Some(file), |_| None),
+        CliCommand::Dev { redis, listen, admin_listen } => {
             run_loaded(dev(redis.as_deref(), listen, admin_listen), None, |config| {
                 let secret = config.auth.hmac_secrets.first()?;
                 Some(Dev::new(secret.expose(), redis.as_deref()))
             })
         }
-        Command::Token(args) => printed(|out, err| token::run(&args, out, err)),
-        Command::CheckConfig { file } => printed(|out, err| check_config::run(&file, out, err)),
+        CliCommand::Token(args) => printed(|out, err| token::run(&args, out, err)),
+        CliCommand::CheckConfig { file } => printed(|out, err| check_config::run(&file, out, err)),
     };
     ExitCode::from(status)
 }

@@ -12,8 +12,8 @@ use drawbridge_engine::upstream::{LinkId, ShardId, Topology};
 use super::fanout::ShardFanout;
 use super::link_metrics::LinkMetrics;
 use super::queue::Pushed;
-use crate::command;
 use crate::log::Sparse;
+use crate::player_command;
 
 /// The channels that player commands come on.
 #[derive(Clone, Debug)]
@@ -60,8 +60,8 @@ impl CommandRouter {
     /// What came on one of the channels, if it can be read.
     pub(super) fn read(&mut self, channel: &str, json: &str) -> Option<PlayerCommand> {
         // What a node says was checked there; a view that this one cannot read shows nothing.
-        let command = command::parse(json).and_then(|command| match self.is_control(channel) {
-            true => command::check(&command).map(|()| command),
+        let command = player_command::parse(json).and_then(|command| match self.is_control(channel) {
+            true => player_command::check(&command).map(|()| command),
             false => Ok(command),
         });
         match command {

@@ -24,10 +24,10 @@ use super::pages;
 use super::write_timeout::WriteTimeout;
 use crate::bus::EventRefused;
 use crate::clock::unix_ms;
-use crate::command::{self, check_view};
 use crate::log::Sparse;
 use crate::node::Node;
 use crate::object;
+use crate::player_command::{self, check_view};
 use crate::refusals::Reason;
 
 /// Beside the payload: names, tags and JSON.
@@ -217,11 +217,11 @@ fn channel_of(node: &Node, body: &[u8]) -> Result<Arc<str>, ApiError> {
 
 /// What a player is shown of a channel is narrowed, or no longer.
 async fn view(State(node): Shared, Path(player): Path<String>, body: Bytes) -> Answer {
-    command::check_player(&player).map_err(bad_request)?;
+    player_command::check_player(&player).map_err(bad_request)?;
     let [channel, view] = body_of(&body, ["channel", "view"])?;
     let channel = object::needed("channel", channel).map_err(bad_request)?;
     check_channel(&node, &channel, false)?;
-    let view = command::view_of(view).map_err(bad_request)?;
+    let view = player_command::view_of(view).map_err(bad_request)?;
     if let Some(view) = &view {
         check_view(view).map_err(|error| ApiError {
             position: Some(error.position),
@@ -240,9 +240,9 @@ async fn disconnect(State(node): Shared, Path(player): Path<String>, body: Bytes
 }
 
 async fn command(node: &Node, player: String, action: PlayerAction) -> Answer {
-    command::check_player(&player).map_err(bad_request)?;
+    player_command::check_player(&player).map_err(bad_request)?;
     let command = PlayerCommand { player: player.as_str().into(), action };
-    command::check(&command).map_err(bad_request)?;
+    player_command::check(&command).map_err(bad_request)?;
     node.bus.command(&command).await?;
     Ok(axum::Json(serde_json::json!({ "player": player })).into_response())
 }

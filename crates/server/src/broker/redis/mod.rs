@@ -4,7 +4,7 @@
 
 mod address;
 mod buffer;
-mod commands;
+mod command_connection;
 mod connect;
 mod conversation;
 mod environment;

@@ -14,7 +14,7 @@ use drawbridge_engine::io::{PublishFailure, WhenDown, WriteKind};
 use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior, sleep_until, timeout};
 
-use super::commands::{Commands, Loaded};
+use super::command_connection::{CommandConnection, Loaded};
 use super::connect::{Attempts, Broken};
 use super::lifecycle_backlog::LifecycleBacklog;
 use super::refusals::{Refusals, explained, is_missing_function};
@@ -153,7 +153,7 @@ impl Publisher {
     async fn work(mut self, mut stop: Stop) {
         let mut attempts = Attempts::new("publisher".into(), &self.settings);
         loop {
-            let commands = Commands::open(self.settings.clone(), "publisher");
+            let commands = CommandConnection::open(self.settings.clone(), "publisher");
             let broken = match self.meanwhile(&mut stop, commands).await {
                 Err(Stopped) => return,
                 Ok(Err(broken)) => broken,
@@ -240,7 +240,7 @@ impl Publisher {
     }
 
     /// The life of one connection.
-    async fn live(&mut self, stop: &mut Stop, mut commands: Commands) -> Result<Stopped, Broken> {
+    async fn live(&mut self, stop: &mut Stop, mut commands: CommandConnection) -> Result<Stopped, Broken> {
         if let Err(broken) = self.load_library(&mut commands).await {
             self.away();
             return Err(broken);
@@ -274,7 +274,7 @@ impl Publisher {
         self.waiting.retain(|(_, job)| job.when_down != WhenDown::Reject);
     }
 
-    async fn serve(&mut self, stop: &mut Stop, commands: &mut Commands) -> Result<Stopped, Broken> {
+    async fn serve(&mut self, stop: &mut Stop, commands: &mut CommandConnection) -> Result<Stopped, Broken> {
         let mut look = tokio::time::interval_at(Instant::now() + LOOK_EVERY, LOOK_EVERY);
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -315,7 +315,7 @@ impl Publisher {
     }
 
     /// Sends one pipeline and answers its jobs.
-    async fn send(&mut self, stop: &mut Stop, commands: &mut Commands) -> Result<(), Broken> {
+    async fn send(&mut self, stop: &mut Stop, commands: &mut CommandConnection) -> Result<(), Broken> {
         let mut batch = self.next_batch();
         if batch.is_empty() {
             return Ok(());
@@ -360,7 +360,7 @@ impl Publisher {
     }
 
     /// Nothing waits that would show whether Redis, which could do nothing just now, can again: asks it.
-    async fn ask_again(&mut self, stop: &mut Stop, commands: &mut Commands) -> Result<(), Broken> {
+    async fn ask_again(&mut self, stop: &mut Stop, commands: &mut CommandConnection) -> Result<(), Broken> {
         let mut ping = redis::Pipeline::new();
         ping.ignore_errors().cmd("PING");
         let results = self.attend(commands.query(&ping)).await?;
@@ -374,7 +374,7 @@ impl Publisher {
     }
 
     /// Gives Redis a while before it is asked again.
-    async fn pause(&mut self, stop: &mut Stop, commands: &mut Commands) -> Result<(), Broken> {
+    async fn pause(&mut self, stop: &mut Stop, commands: &mut CommandConnection) -> Result<(), Broken> {
         let mut pause = pin!(async {
             tokio::select! {
                 () = tokio::time::sleep(RETRY_AFTER) => Ok(()),
@@ -418,7 +418,7 @@ impl Publisher {
     }
 
     /// Sees to it that Redis has the functions. Where it does not let us, what needs them is refused.
-    async fn load_library(&mut self, commands: &mut Commands) -> Result<Loaded, Broken> {
+    async fn load_library(&mut self, commands: &mut CommandConnection) -> Result<Loaded, Broken> {
         let begins = !std::mem::replace(&mut self.began, true);
         let (settings, may_replace) = (self.settings.clone(), self.replaced.may_again());
         let loaded = self.attend(commands.load(&settings.library, begins, may_replace)).await?;

@@ -12,7 +12,7 @@ use redis::Value;
 use tokio::sync::watch;
 use tokio::time::timeout;
 
-use super::commands::{Commands, error_message, text};
+use super::command_connection::{CommandConnection, error_message, text};
 use super::connect::{Attempts, Broken};
 use super::views;
 use super::{RedisSettings, code_of, is_passing};
@@ -91,7 +91,7 @@ impl Reader {
                 // Opened when something is asked for first.
                 drop(self.queries.first(answer_size, 1).await);
             }
-            let broken = match Commands::open(self.settings.clone(), connection).await {
+            let broken = match CommandConnection::open(self.settings.clone(), connection).await {
                 Err(broken) => {
                     // Once may be chance, and the next attempt comes at once: players are not told of that.
                     if std::mem::replace(&mut has_failed, true) {
@@ -130,7 +130,7 @@ impl Reader {
     /// Answers the first queries of a lane. `most`: so many small ones at once.
     async fn answer(
         &self,
-        commands: &mut Commands,
+        commands: &mut CommandConnection,
         answer_size: AnswerSize,
         most: usize,
     ) -> Result<(), Broken> {
@@ -140,7 +140,7 @@ impl Reader {
         }
     }
 
-    async fn answer_small(&self, commands: &mut Commands, most: usize) -> Result<(), Broken> {
+    async fn answer_small(&self, commands: &mut CommandConnection, most: usize) -> Result<(), Broken> {
         let asked = next(commands, self.queries.first(AnswerSize::Small, most));
         let asked = match self.health_board.no_views() {
             None => asked.await?,
@@ -155,7 +155,7 @@ impl Reader {
 
     async fn answer_views(
         &self,
-        commands: &mut Commands,
+        commands: &mut CommandConnection,
         asked: Vec<(Asked, Arc<str>)>,
         most: usize,
     ) -> Result<(), Broken> {
@@ -184,7 +184,7 @@ impl Reader {
     }
 
     /// Looks whether this node may read views, of a player whom nobody can be.
-    async fn probe_views(&self, commands: &mut Commands) -> Result<(), Broken> {
+    async fn probe_views(&self, commands: &mut CommandConnection) -> Result<(), Broken> {
         let mut length = redis::cmd("HLEN");
         length.arg(self.settings.names.views_key(""));
         let looked = commands.ask(&length).await?;
@@ -221,7 +221,7 @@ impl Reader {
         }
     }
 
-    async fn answer_large(&self, commands: &mut Commands) -> Result<(), Broken> {
+    async fn answer_large(&self, commands: &mut CommandConnection) -> Result<(), Broken> {
         let asked = next(commands, self.queries.first(AnswerSize::Large, 1)).await?;
         let Some(asked) = asked.into_iter().next() else { return Ok(()) };
         let read = match &asked.query.kind {
@@ -256,7 +256,10 @@ fn players_of(asked: Vec<Asked>) -> Vec<(Asked, Arc<str>)> {
 }
 
 /// The next questions, unless the connection ends before there are any.
-async fn next<Q>(commands: &mut Commands, query_queues: impl Future<Output = Q>) -> Result<Q, Broken> {
+async fn next<Q>(
+    commands: &mut CommandConnection,
+    query_queues: impl Future<Output = Q>,
+) -> Result<Q, Broken> {
     tokio::select! {
         query_queues = query_queues => Ok(query_queues),
         broken = commands.ended() => Err(broken),
@@ -274,7 +277,7 @@ fn pairs(reply: &Value) -> Box<dyn Iterator<Item = (&Value, &Value)> + '_> {
 
 /// The header of a table that can go on; `None`: there is none that the functions would go on with.
 async fn read_header(
-    commands: &mut Commands,
+    commands: &mut CommandConnection,
     key: &str,
 ) -> Result<Result<Option<(String, u64)>, String>, Broken> {
     let mut lengths = redis::Pipeline::new();
@@ -307,7 +310,7 @@ fn header(fields: &[Value]) -> Option<(String, u64)> {
 
 /// Reads a table in parts. Its version is read first: whatever changes meanwhile comes live with a higher one.
 async fn read_table(
-    commands: &mut Commands,
+    commands: &mut CommandConnection,
     settings: &RedisSettings,
     channel: &str,
 ) -> Result<Result<StoredTable, String>, Broken> {

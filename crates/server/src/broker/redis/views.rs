@@ -8,7 +8,7 @@ use drawbridge_engine::io::PlayerViews;
 use drawbridge_protocol::channel;
 use redis::{Pipeline, RedisResult, Value};
 
-use super::commands::{Commands, error_message};
+use super::command_connection::{CommandConnection, error_message};
 use super::connect::Broken;
 use super::reader::UNEXPECTED;
 
@@ -31,7 +31,7 @@ pub(super) struct StoredViews {
 
 /// The views under each of these keys, or Redis' words, in the order of the keys.
 pub(super) async fn read(
-    commands: &mut Commands,
+    commands: &mut CommandConnection,
     keys: Vec<String>,
 ) -> Result<Vec<Result<StoredViews, String>>, Broken> {
     let mut read: Vec<Result<StoredViews, String>> = Vec::new();
@@ -93,7 +93,7 @@ struct View<'k> {
 /// Reads the views of several players into `read`: in one round trip how long they are, then as many at once as have
 /// [`MAX_BYTES`] together.
 async fn read_views(
-    commands: &mut Commands,
+    commands: &mut CommandConnection,
     named: Vec<View<'_>>,
     read: &mut [Result<StoredViews, String>],
 ) -> Result<(), Broken> {
@@ -179,7 +179,7 @@ fn is_view(source: &str) -> bool {
 
 /// One command for each of these.
 async fn ask<T>(
-    commands: &mut Commands,
+    commands: &mut CommandConnection,
     of: &[T],
     command: impl Fn(&T, &mut Pipeline),
 ) -> Result<Vec<Result<Value, String>>, Broken> {

@@ -4,7 +4,7 @@ use drawbridge_engine::io::WriteKind;
 use redis::{RedisResult, Value};
 
 use super::RedisSettings;
-use super::commands::{error_message, text};
+use super::command_connection::{error_message, text};
 use super::library::MARK;
 use crate::broker::jobs::{Job, open_object};
 

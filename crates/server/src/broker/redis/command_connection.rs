@@ -41,7 +41,7 @@ pub(super) fn error_message(error: &RedisError) -> String {
 const ANSWER_BYTES: usize = 64 << 20;
 
 /// One command connection.
-pub(super) struct Commands {
+pub(super) struct CommandConnection {
     connection: MultiplexedConnection,
     /// How many bytes of an answer may still come.
     room: Arc<AtomicUsize>,
@@ -51,22 +51,22 @@ pub(super) struct Commands {
     probe: JoinHandle<Broken>,
 }
 
-impl Drop for Commands {
+impl Drop for CommandConnection {
     fn drop(&mut self) {
         self.driver.abort();
         self.probe.abort();
     }
 }
 
-impl Commands {
+impl CommandConnection {
     /// A connection to a master that takes commands; `part` names it in `CLIENT LIST`.
-    pub(super) async fn open(settings: Arc<RedisSettings>, part: &str) -> Result<Commands, Broken> {
-        timeout(CONNECT_TIMEOUT, Commands::open_unbounded(&settings, part))
+    pub(super) async fn open(settings: Arc<RedisSettings>, part: &str) -> Result<CommandConnection, Broken> {
+        timeout(CONNECT_TIMEOUT, CommandConnection::open_unbounded(&settings, part))
             .await
             .unwrap_or(Err(Broken::Silent))
     }
 
-    async fn open_unbounded(settings: &RedisSettings, part: &str) -> Result<Commands, Broken> {
+    async fn open_unbounded(settings: &RedisSettings, part: &str) -> Result<CommandConnection, Broken> {
         let room = Arc::new(AtomicUsize::new(ANSWER_BYTES));
         let stream = Bounded { stream: open(settings).await?, room: room.clone() };
         let mut who = RedisConnectionInfo::default()
@@ -83,7 +83,7 @@ impl Commands {
         let (connection, driver) =
             MultiplexedConnection::new_with_config(&who, stream, config).await.map_err(not_begun)?;
         let probe = tokio::spawn(probe(connection.clone()));
-        let mut commands = Commands { connection, room, driver: tokio::spawn(driver), probe };
+        let mut commands = CommandConnection { connection, room, driver: tokio::spawn(driver), probe };
         if let Some(name) = settings.connection_name(part) {
             let mut set_name = redis::cmd("CLIENT");
             set_name.arg("SETNAME").arg(name);
@@ -108,7 +108,7 @@ impl Commands {
         &mut self,
         pipeline: &redis::Pipeline,
     ) -> Result<Vec<RedisResult<Value>>, Broken> {
-        let Commands { connection, room, driver, probe } = self;
+        let CommandConnection { connection, room, driver, probe } = self;
         room.store(ANSWER_BYTES, Ordering::Relaxed);
         let results = tokio::select! {
             biased;
