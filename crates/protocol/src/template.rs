@@ -77,7 +77,7 @@ impl std::error::Error for TemplateError {}
 #[derive(Clone, Debug)]
 pub struct ClassName {
     source: Box<str>,
-    parts: Box<[Part]>,
+    parts: Box<[TemplatePart]>,
     /// Ends with `*`.
     open: bool,
 }
@@ -103,8 +103,8 @@ impl ClassName {
         let mut rest = channel;
         for part in &self.parts {
             match part {
-                Part::Fixed(text) => rest = rest.strip_prefix(&**text)?,
-                Part::Placeholder(placeholder) => {
+                TemplatePart::Fixed(text) => rest = rest.strip_prefix(&**text)?,
+                TemplatePart::Placeholder(placeholder) => {
                     let (value, after) = rest.split_at(placeholder.end_in(rest).unwrap_or(rest.len()));
                     if value.is_empty() {
                         return None;
@@ -136,8 +136,8 @@ impl ClassName {
     /// What the name is made of, for others who match by it; [`ClassName::is_open`] says whether a `*` follows.
     pub fn pieces(&self) -> impl Iterator<Item = Piece<'_>> {
         self.parts.iter().map(|part| match part {
-            Part::Fixed(text) => Piece::Fixed(text),
-            Part::Placeholder(placeholder) => Piece::Value { ends: &placeholder.ends },
+            TemplatePart::Fixed(text) => Piece::Fixed(text),
+            TemplatePart::Placeholder(placeholder) => Piece::Value { ends: &placeholder.ends },
         })
     }
 
@@ -151,11 +151,11 @@ impl ClassName {
         let mut rest = beginning;
         for part in &self.parts {
             match part {
-                Part::Fixed(text) => match rest.strip_prefix(&**text) {
+                TemplatePart::Fixed(text) => match rest.strip_prefix(&**text) {
                     Some(after) => rest = after,
                     None => return text.starts_with(rest),
                 },
-                Part::Placeholder(placeholder) => match placeholder.end_in(rest) {
+                TemplatePart::Placeholder(placeholder) => match placeholder.end_in(rest) {
                     None => return true,
                     Some(0) => return false,
                     Some(end) => rest = &rest[end..],
@@ -221,7 +221,7 @@ impl<'n, 'c> Deref for Params<'n, 'c> {
 #[derive(Clone, Debug)]
 pub struct Template {
     source: Box<str>,
-    parts: Box<[Part]>,
+    parts: Box<[TemplatePart]>,
 }
 
 impl Template {
@@ -236,8 +236,8 @@ impl Template {
         let mut name = String::with_capacity(self.source.len() + 16);
         for part in &self.parts {
             match part {
-                Part::Fixed(text) => name.push_str(text),
-                Part::Placeholder(placeholder) => name.push_str(&lookup(&placeholder.name)?),
+                TemplatePart::Fixed(text) => name.push_str(text),
+                TemplatePart::Placeholder(placeholder) => name.push_str(&lookup(&placeholder.name)?),
             }
         }
         Some(name)
@@ -256,8 +256,10 @@ impl Template {
     /// Whether a dot stands beside the placeholder of this name, so that a dot in its value would begin another part.
     pub fn is_between_dots(&self, name: &str) -> bool {
         self.parts.iter().any(|part| match part {
-            Part::Placeholder(placeholder) => *placeholder.name == *name && placeholder.ends.contains('.'),
-            Part::Fixed(_) => false,
+            TemplatePart::Placeholder(placeholder) => {
+                *placeholder.name == *name && placeholder.ends.contains('.')
+            }
+            TemplatePart::Fixed(_) => false,
         })
     }
 }
@@ -269,7 +271,7 @@ impl fmt::Display for Template {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-enum Part {
+enum TemplatePart {
     Fixed(Box<str>),
     Placeholder(Placeholder),
 }
@@ -288,22 +290,22 @@ impl Placeholder {
     }
 }
 
-fn literal_prefix(parts: &[Part]) -> &str {
+fn literal_prefix(parts: &[TemplatePart]) -> &str {
     match parts.first() {
-        Some(Part::Fixed(text)) => text,
+        Some(TemplatePart::Fixed(text)) => text,
         _ => "",
     }
 }
 
-fn placeholders(parts: &[Part]) -> impl Iterator<Item = &str> {
+fn placeholders(parts: &[TemplatePart]) -> impl Iterator<Item = &str> {
     parts.iter().filter_map(|part| match part {
-        Part::Placeholder(placeholder) => Some(&*placeholder.name),
-        Part::Fixed(_) => None,
+        TemplatePart::Placeholder(placeholder) => Some(&*placeholder.name),
+        TemplatePart::Fixed(_) => None,
     })
 }
 
 /// Splits fixed text from placeholders; the fixed text comes out in one piece between two placeholders.
-fn parse_parts(source: &str) -> Result<Box<[Part]>, TemplateError> {
+fn parse_parts(source: &str) -> Result<Box<[TemplatePart]>, TemplateError> {
     if source.is_empty() {
         return Err(TemplateError::Name(ChannelError::Empty));
     }
@@ -320,17 +322,17 @@ fn parse_parts(source: &str) -> Result<Box<[Part]>, TemplateError> {
             let name = placeholder_name(&inner[..end], &parts)?;
             rest = &inner[end + 1..];
             let ends = ends(parts.last(), rest.chars().next());
-            parts.push(Part::Placeholder(Placeholder { name, ends }));
+            parts.push(TemplatePart::Placeholder(Placeholder { name, ends }));
             continue;
         }
         let (text, after) = rest.split_at(rest.find('{').unwrap_or(rest.len()));
-        parts.push(Part::Fixed(fixed_text(text, at)?));
+        parts.push(TemplatePart::Fixed(fixed_text(text, at)?));
         rest = after;
     }
     Ok(parts.into())
 }
 
-fn placeholder_name(name: &str, before: &[Part]) -> Result<Box<str>, TemplateError> {
+fn placeholder_name(name: &str, before: &[TemplatePart]) -> Result<Box<str>, TemplateError> {
     let fits = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-');
     if name.is_empty() || !name.chars().all(fits) {
         return Err(TemplateError::PlaceholderName(name.into()));
@@ -358,9 +360,9 @@ fn fixed_text(text: &str, at: usize) -> Result<Box<str>, TemplateError> {
 }
 
 /// What ends the value of a placeholder between these two.
-fn ends(before: Option<&Part>, behind: Option<char>) -> Box<str> {
+fn ends(before: Option<&TemplatePart>, behind: Option<char>) -> Box<str> {
     let mut ends = String::from(":");
-    let is_behind_dot = matches!(before, Some(Part::Fixed(text)) if text.ends_with('.'));
+    let is_behind_dot = matches!(before, Some(TemplatePart::Fixed(text)) if text.ends_with('.'));
     if is_behind_dot && behind != Some('.') {
         ends.push('.');
     }
@@ -369,13 +371,15 @@ fn ends(before: Option<&Part>, behind: Option<char>) -> Box<str> {
 }
 
 /// A name that matches must say where each value ends.
-fn check_ends(parts: &[Part], open: bool) -> Result<(), TemplateError> {
+fn check_ends(parts: &[TemplatePart], open: bool) -> Result<(), TemplateError> {
     for (at, part) in parts.iter().enumerate() {
-        let Part::Placeholder(Placeholder { name, .. }) = part else { continue };
+        let TemplatePart::Placeholder(Placeholder { name, .. }) = part else { continue };
         match parts.get(at + 1) {
             None if !open => {}
-            None | Some(Part::Placeholder(_)) => return Err(TemplateError::Endless(name.to_string())),
-            Some(Part::Fixed(text)) => {
+            None | Some(TemplatePart::Placeholder(_)) => {
+                return Err(TemplateError::Endless(name.to_string()));
+            }
+            Some(TemplatePart::Fixed(text)) => {
                 if let Some(c) = text.chars().next().filter(|c| !c.is_ascii()) {
                     return Err(TemplateError::EndsAt(name.to_string(), c));
                 }

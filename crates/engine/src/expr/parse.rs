@@ -45,13 +45,13 @@ pub(super) fn parse<'s>(
 }
 
 /// A part that was read, with where it starts and how deep it is.
-struct Part {
+struct Parsed {
     tree: Tree,
     at: usize,
     depth: usize,
 }
 
-impl Part {
+impl Parsed {
     fn kind(&self) -> ValueType {
         self.tree.kind()
     }
@@ -85,7 +85,7 @@ impl<'s> Parser<'s> {
     // The grammar, from what binds least.
 
     /// `a ? b : c`. Everything that is inside something else comes through here or `prefixed`.
-    fn expression(&mut self) -> Result<Part, CompileError> {
+    fn expression(&mut self) -> Result<Parsed, CompileError> {
         self.deeper(|parser| {
             let test = parser.either()?;
             if !parser.accept("?")? {
@@ -101,21 +101,21 @@ impl<'s> Parser<'s> {
     }
 
     /// `a || b || …`
-    fn either(&mut self) -> Result<Part, CompileError> {
+    fn either(&mut self) -> Result<Parsed, CompileError> {
         self.logic("||", Self::both, build::any)
     }
 
     /// `a && b && …`
-    fn both(&mut self) -> Result<Part, CompileError> {
+    fn both(&mut self) -> Result<Parsed, CompileError> {
         self.logic("&&", Self::relation, build::all)
     }
 
     fn logic(
         &mut self,
         sign: &'static str,
-        operand: fn(&mut Self) -> Result<Part, CompileError>,
+        operand: fn(&mut Self) -> Result<Parsed, CompileError>,
         build: fn(Vec<Tree>) -> Tree,
-    ) -> Result<Part, CompileError> {
+    ) -> Result<Parsed, CompileError> {
         let first = operand(self)?;
         if !self.sees(sign) {
             return Ok(first);
@@ -135,7 +135,7 @@ impl<'s> Parser<'s> {
     }
 
     /// `== != < <= > >= in`, from the left.
-    fn relation(&mut self) -> Result<Part, CompileError> {
+    fn relation(&mut self) -> Result<Parsed, CompileError> {
         self.chain(Self::sum, |kind| {
             Some(match kind {
                 TokenKind::Sign("==") => BinaryOp::Equal,
@@ -151,7 +151,7 @@ impl<'s> Parser<'s> {
     }
 
     /// `+ -`, from the left.
-    fn sum(&mut self) -> Result<Part, CompileError> {
+    fn sum(&mut self) -> Result<Parsed, CompileError> {
         self.chain(Self::product, |kind| {
             Some(match kind {
                 TokenKind::Sign("+") => BinaryOp::Add,
@@ -162,7 +162,7 @@ impl<'s> Parser<'s> {
     }
 
     /// `* / %`, from the left.
-    fn product(&mut self) -> Result<Part, CompileError> {
+    fn product(&mut self) -> Result<Parsed, CompileError> {
         self.chain(Self::prefixed, |kind| {
             Some(match kind {
                 TokenKind::Sign("*") => BinaryOp::Multiply,
@@ -175,9 +175,9 @@ impl<'s> Parser<'s> {
 
     fn chain(
         &mut self,
-        operand: fn(&mut Self) -> Result<Part, CompileError>,
+        operand: fn(&mut Self) -> Result<Parsed, CompileError>,
         op: fn(&TokenKind<'_>) -> Option<BinaryOp>,
-    ) -> Result<Part, CompileError> {
+    ) -> Result<Parsed, CompileError> {
         let mut left = operand(self)?;
         while let Some(op) = op(&self.next.kind) {
             let at = self.advance()?.at;
@@ -188,7 +188,7 @@ impl<'s> Parser<'s> {
     }
 
     /// `!x`, `-x`
-    fn prefixed(&mut self) -> Result<Part, CompileError> {
+    fn prefixed(&mut self) -> Result<Parsed, CompileError> {
         let op = match self.next.kind {
             TokenKind::Sign("!") => UnaryOp::Not,
             TokenKind::Sign("-") => UnaryOp::Negate,
@@ -200,7 +200,7 @@ impl<'s> Parser<'s> {
     }
 
     /// `x.name`, `x.method(…)`, `x[index]`
-    fn suffixed(&mut self) -> Result<Part, CompileError> {
+    fn suffixed(&mut self) -> Result<Parsed, CompileError> {
         let mut part = self.primary()?;
         loop {
             if self.sees(".") {
@@ -219,7 +219,7 @@ impl<'s> Parser<'s> {
         }
     }
 
-    fn dotted(&mut self, base: Part) -> Result<Part, CompileError> {
+    fn dotted(&mut self, base: Parsed) -> Result<Parsed, CompileError> {
         self.advance()?;
         let at = self.next.at;
         let TokenKind::Name(name) = self.next.kind else {
@@ -243,7 +243,7 @@ impl<'s> Parser<'s> {
         self.part(build::select(base.tree, name.into()), base.at, base.depth)
     }
 
-    fn method(&mut self, receiver: Part, name: &str, at: usize) -> Result<Part, CompileError> {
+    fn method(&mut self, receiver: Parsed, name: &str, at: usize) -> Result<Parsed, CompileError> {
         let op = match name {
             "size" => None,
             "startsWith" => Some(BinaryOp::StartsWith),
@@ -271,14 +271,14 @@ impl<'s> Parser<'s> {
         }
     }
 
-    fn primary(&mut self) -> Result<Part, CompileError> {
+    fn primary(&mut self) -> Result<Parsed, CompileError> {
         let at = self.next.at;
         match self.next.kind {
             TokenKind::Sign("(") => {
                 self.advance()?;
                 let inner = self.expression()?;
                 self.expect(")")?;
-                Ok(Part { at, ..inner })
+                Ok(Parsed { at, ..inner })
             }
             TokenKind::Sign("[") => {
                 self.advance()?;
@@ -302,7 +302,7 @@ impl<'s> Parser<'s> {
         }
     }
 
-    fn named(&mut self, name: &'s str, at: usize) -> Result<Part, CompileError> {
+    fn named(&mut self, name: &'s str, at: usize) -> Result<Parsed, CompileError> {
         let tree = match name {
             "true" => build::boolean(true),
             "false" => build::boolean(false),
@@ -323,7 +323,7 @@ impl<'s> Parser<'s> {
         }
     }
 
-    fn function(&mut self, name: &str, at: usize) -> Result<Part, CompileError> {
+    fn function(&mut self, name: &str, at: usize) -> Result<Parsed, CompileError> {
         let op = match name {
             "has" => None,
             "size" => Some(UnaryOp::Size),
@@ -356,13 +356,13 @@ impl<'s> Parser<'s> {
         }
     }
 
-    fn arguments(&mut self) -> Result<Vec<Part>, CompileError> {
+    fn arguments(&mut self) -> Result<Vec<Parsed>, CompileError> {
         self.expect("(")?;
         self.parts_until(")")
     }
 
     /// Parts between commas; one comma may be too many at the end.
-    fn parts_until(&mut self, close: &'static str) -> Result<Vec<Part>, CompileError> {
+    fn parts_until(&mut self, close: &'static str) -> Result<Vec<Parsed>, CompileError> {
         let mut parts = Vec::new();
         while !self.accept(close)? {
             parts.push(self.expression()?);
@@ -376,7 +376,7 @@ impl<'s> Parser<'s> {
 
     // The types.
 
-    fn unary(&mut self, op: UnaryOp, at: usize, operand: Part) -> Result<Part, CompileError> {
+    fn unary(&mut self, op: UnaryOp, at: usize, operand: Parsed) -> Result<Parsed, CompileError> {
         if op.result(operand.kind()).is_none() {
             let needs = match op {
                 UnaryOp::Not => "`!` needs a boolean",
@@ -393,7 +393,7 @@ impl<'s> Parser<'s> {
         self.part(build::unary(op, operand.tree), at, operand.depth)
     }
 
-    fn binary(&mut self, op: BinaryOp, at: usize, a: Part, b: Part) -> Result<Part, CompileError> {
+    fn binary(&mut self, op: BinaryOp, at: usize, a: Parsed, b: Parsed) -> Result<Parsed, CompileError> {
         check_whole_player(op, &a, &b)?;
         if op.result(a.kind(), b.kind()).is_none() {
             return Err(misfit(op, at, &a, &b));
@@ -401,7 +401,7 @@ impl<'s> Parser<'s> {
         self.part(build::binary(op, a.tree, b.tree), a.at, a.depth.max(b.depth))
     }
 
-    fn check_map(&self, base: &Part, name: &str) -> Result<(), CompileError> {
+    fn check_map(&self, base: &Parsed, name: &str) -> Result<(), CompileError> {
         if base.kind().may_be(&[ValueType::Map]) {
             return Ok(());
         }
@@ -410,7 +410,7 @@ impl<'s> Parser<'s> {
     }
 
     /// A parameter that no channel of the class can have is a slip of the pen.
-    fn check_param(&self, base: &Part, name: &str, at: usize) -> Result<(), CompileError> {
+    fn check_param(&self, base: &Parsed, name: &str, at: usize) -> Result<(), CompileError> {
         let Some(known) = self.params else { return Ok(()) };
         if *base.tree != Node::Var(Var::Params) || known.contains(&name) {
             return Ok(());
@@ -422,13 +422,13 @@ impl<'s> Parser<'s> {
 
     // The bounds.
 
-    fn part(&mut self, tree: Tree, at: usize, below: usize) -> Result<Part, CompileError> {
+    fn part(&mut self, tree: Tree, at: usize, below: usize) -> Result<Parsed, CompileError> {
         self.count()?;
         let depth = below + 1;
         if depth > MAX_DEPTH {
             return Err(too_deep(at));
         }
-        Ok(Part { tree, at, depth })
+        Ok(Parsed { tree, at, depth })
     }
 
     fn count(&mut self) -> Result<(), CompileError> {
@@ -445,8 +445,8 @@ impl<'s> Parser<'s> {
 
     fn deeper(
         &mut self,
-        read: impl FnOnce(&mut Self) -> Result<Part, CompileError>,
-    ) -> Result<Part, CompileError> {
+        read: impl FnOnce(&mut Self) -> Result<Parsed, CompileError>,
+    ) -> Result<Parsed, CompileError> {
         if self.depth >= MAX_DEPTH {
             return Err(too_deep(self.next.at));
         }
@@ -514,7 +514,7 @@ fn too_deep(at: usize) -> CompileError {
 }
 
 /// Comparing the whole of `me` with an id is always false, and always meant otherwise.
-fn check_whole_player(op: BinaryOp, a: &Part, b: &Part) -> Result<(), CompileError> {
+fn check_whole_player(op: BinaryOp, a: &Parsed, b: &Parsed) -> Result<(), CompileError> {
     let compared = match op {
         BinaryOp::Equal | BinaryOp::NotEqual => [Some(a), Some(b)],
         BinaryOp::In => [Some(a), None],
@@ -533,7 +533,7 @@ fn check_whole_player(op: BinaryOp, a: &Part, b: &Part) -> Result<(), CompileErr
     }
 }
 
-fn misfit(op: BinaryOp, at: usize, a: &Part, b: &Part) -> CompileError {
+fn misfit(op: BinaryOp, at: usize, a: &Parsed, b: &Parsed) -> CompileError {
     use BinaryOp::*;
     let (left, right) = (a.kind(), b.kind());
     let (left_is, right_is) = (left.described(), right.described());

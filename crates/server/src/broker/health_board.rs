@@ -22,7 +22,7 @@ pub(super) struct HealthBoard {
     degraded_since: AtomicU64,
     /// Every part has been up at once.
     was_complete: AtomicBool,
-    parts: Mutex<Vec<Part>>,
+    parts: Mutex<Vec<Component>>,
     /// Why the functions that classes of this node need cannot be called, if they cannot.
     no_functions: Mutex<Option<Arc<str>>>,
     /// Why players' views cannot be read though Redis is there, if they cannot.
@@ -33,7 +33,7 @@ pub(super) struct HealthBoard {
 }
 
 #[derive(Debug)]
-struct Part {
+struct Component {
     name: String,
     is_up: bool,
     /// Why it was down last.
@@ -45,7 +45,7 @@ impl HealthBoard {
     /// up from the start is one that connects when it is needed.
     pub(super) fn new(parts: impl IntoIterator<Item = (String, bool)>, fanout: ShardFanout) -> Self {
         fanout.send_to_all(&BrokerEvent::Status(BrokerStatus::Degraded));
-        let parts = parts.into_iter().map(|(name, is_up)| Part { name, is_up, trouble: None });
+        let parts = parts.into_iter().map(|(name, is_up)| Component { name, is_up, trouble: None });
         HealthBoard {
             started: Instant::now(),
             degraded_since: AtomicU64::new(1),
@@ -116,9 +116,9 @@ impl HealthBoard {
     /// Which part is away, and why as far as is known.
     pub(super) fn trouble(&self) -> Option<String> {
         let parts = self.parts();
-        let down = |part: &&Part| !part.is_up;
+        let down = |part: &&Component| !part.is_up;
         let part = parts.iter().filter(down).find(|part| part.trouble.is_some());
-        let Part { name, trouble, .. } = part.or_else(|| parts.iter().find(down))?;
+        let Component { name, trouble, .. } = part.or_else(|| parts.iter().find(down))?;
         Some(format!("{name}: {}", trouble.as_deref().unwrap_or("not connected yet")))
     }
 
@@ -141,7 +141,7 @@ impl HealthBoard {
         self.parts().iter().enumerate().all(|(at, other)| other.is_up || at == part)
     }
 
-    fn parts(&self) -> std::sync::MutexGuard<'_, Vec<Part>> {
+    fn parts(&self) -> std::sync::MutexGuard<'_, Vec<Component>> {
         self.parts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -152,7 +152,7 @@ impl HealthBoard {
     }
 }
 
-fn all_are_up(parts: &[Part]) -> bool {
+fn all_are_up(parts: &[Component]) -> bool {
     parts.iter().all(|part| part.is_up)
 }
 

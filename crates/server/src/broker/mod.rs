@@ -201,7 +201,7 @@ struct Inner {
 /// What a broker needs to run.
 struct Shell {
     /// One for each link.
-    parts: Vec<Part>,
+    parts: Vec<HubTask>,
     jobs: JobReceiver,
     /// The publisher's.
     link_metrics: Arc<LinkMetrics>,
@@ -212,7 +212,7 @@ struct Shell {
 }
 
 /// One hub with what is around it.
-struct Part {
+struct HubTask {
     driver: HubDriver,
     commands: HubCommandReceiver,
     link_metrics: Arc<LinkMetrics>,
@@ -255,9 +255,9 @@ impl Broker {
             // Each hub counts under epochs that no other one has.
             let hub = HubSettings { link, seed: hub.seed.wrapping_add(place as u128), ..hub.clone() };
             let driver = HubDriver::new(hub, fanout.clone(), router, hubs.clone());
-            Part { driver, commands: received, link_metrics }
+            HubTask { driver, commands: received, link_metrics }
         };
-        let parts: Vec<Part> = receivers.into_iter().enumerate().map(part).collect();
+        let parts: Vec<HubTask> = receivers.into_iter().enumerate().map(part).collect();
         let (stop, stopping) = watch::channel(false);
         let (report_stopped, stopped) = watch::channel(false);
         let link_metrics = Arc::<LinkMetrics>::default();

@@ -19,7 +19,7 @@ use super::health_board::HealthBoard;
 use super::hub_driver::{HubCommand, until};
 use super::jobs::{Job, JobReceiver};
 use super::query_queue::{AnswerSize, Asked, QueryQueue};
-use super::{Part, Shell};
+use super::{HubTask, Shell};
 
 /// How much is done before other tasks get their turn.
 const TURN: usize = 256;
@@ -33,7 +33,7 @@ pub(super) async fn run(shell: Shell) {
 }
 
 struct Memory {
-    part: Part,
+    part: HubTask,
     jobs: JobReceiver,
     health_board: Arc<HealthBoard>,
     queries: QueryQueue,

@@ -20,7 +20,7 @@ use super::connect::{Attempts, Broken, CONNECT_TIMEOUT, Stream, open};
 use super::conversation::{Answer, Conversation};
 use super::resp::{Decoder, Garbage, Payload, Reply, Step};
 use super::{Names, RedisSettings};
-use crate::broker::Part;
+use crate::broker::HubTask;
 use crate::broker::health_board::HealthBoard;
 use crate::broker::hub_driver::{HubCommand, until};
 use crate::broker::query_queue::{Asker, QueryQueue};
@@ -35,7 +35,7 @@ const HUB_COMMANDS: usize = 1024;
 /// One link.
 pub(super) struct Link {
     index: usize,
-    part: Part,
+    part: HubTask,
     settings: Arc<RedisSettings>,
     health_board: Arc<HealthBoard>,
     queries: QueryQueue,
@@ -61,7 +61,7 @@ pub(super) type Calls = watch::Receiver<Call>;
 impl Link {
     pub(super) fn new(
         index: usize,
-        part: Part,
+        part: HubTask,
         settings: Arc<RedisSettings>,
         health_board: Arc<HealthBoard>,
         queries: QueryQueue,
