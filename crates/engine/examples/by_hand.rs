@@ -71,9 +71,11 @@ fn turn(engine: &mut Engine, ms: u64) -> Vec<String> {
                 BrokerEvent::Confirmed { subject, position: Position::default(), after_break: false }
             }
             Output::Broker(BrokerCommand::Unwant(subject)) => BrokerEvent::Released(subject),
-            Output::Broker(BrokerCommand::Query(Query { ticket, kind: QueryKind::Views { .. }, .. })) => {
-                BrokerEvent::Answer { ticket, answer: Ok(Answer::Views([].into())) }
-            }
+            Output::Broker(BrokerCommand::Query(Query {
+                ticket,
+                kind: QueryKind::ViewOverrides { .. },
+                ..
+            })) => BrokerEvent::Answer { ticket, answer: Ok(Answer::ViewOverrides([].into())) },
             Output::Broker(BrokerCommand::Write(Write {
                 ticket: Some(ticket),
                 kind: WriteKind::Publish { channel, payload },

@@ -13,7 +13,7 @@ use crate::io::Claims;
 use crate::permissions;
 use crate::recent::Recent;
 use crate::settings::Settings;
-use crate::view::{RuleScope, View, Views, bind, bind_me};
+use crate::view::{EffectiveView, EffectiveViews, RuleScope, bind, bind_me};
 
 /// For how many channels one generation of a connection's decisions holds.
 const CHANNELS: usize = 1_024;
@@ -24,7 +24,7 @@ pub(crate) enum Access {
     /// Nothing.
     Denied,
     /// What the server's view shows; `None`: everything.
-    Granted(Option<Rc<View>>),
+    Granted(Option<Rc<EffectiveView>>),
 }
 
 /// See the module. Void when the claims change.
@@ -56,7 +56,7 @@ impl AccessCache {
         settings: &Settings,
         claims: &Claims,
         view_override: impl FnOnce() -> Option<&'n Expr>,
-        views: &mut Views,
+        views: &mut EffectiveViews,
         channel: &Arc<str>,
     ) -> &Access {
         if self.channels.get(channel).is_none() {
@@ -76,7 +76,7 @@ impl AccessCache {
         settings: &Settings,
         claims: &Claims,
         view_override: Option<&Expr>,
-        views: &mut Views,
+        views: &mut EffectiveViews,
         channel: &str,
     ) -> Access {
         if settings.reserved.holds(channel) {
@@ -170,7 +170,7 @@ mod tests {
     /// The decision equals that of the unfolded rules, in any order and however often it is made.
     #[test]
     fn decides_as_a_subscription_by_name_would() {
-        let (settings, claims, mut views) = (settings(), claims(), Views::default());
+        let (settings, claims, mut views) = (settings(), claims(), EffectiveViews::default());
         let mut cache = AccessCache::default();
         for channel in ["room:1", "room:3", "room:9", "team:a", "own:x", "else", "room:1"] {
             let by_name = permissions::may_subscribe(&settings, &claims, channel).is_ok();
@@ -187,7 +187,7 @@ mod tests {
     /// With other claims at hand nothing changes: the ones of before are folded in, and not read again.
     #[test]
     fn the_claims_are_read_once() {
-        let (settings, claims, mut views) = (settings(), claims(), Views::default());
+        let (settings, claims, mut views) = (settings(), claims(), EffectiveViews::default());
         let mut cache = AccessCache::default();
         cache.of(&settings, &claims, || None, &mut views, &"room:1".into());
         cache.of(&settings, &claims, || None, &mut views, &"room:7".into());
@@ -200,7 +200,7 @@ mod tests {
 
     #[test]
     fn what_services_narrow_counts_once_the_channel_is_forgotten() {
-        let (settings, claims, mut views) = (settings(), claims(), Views::default());
+        let (settings, claims, mut views) = (settings(), claims(), EffectiveViews::default());
         let mut cache = AccessCache::default();
         let nothing = Expr::never();
         let channel: Arc<str> = "room:1".into();

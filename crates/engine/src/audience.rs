@@ -13,7 +13,7 @@ use smallvec::{SmallVec, smallvec};
 use crate::area::{Area, Shape};
 use crate::filter_index::FilterIndex;
 use crate::targets::Visibility;
-use crate::view::{EventScope, View};
+use crate::view::{EffectiveView, EventScope};
 
 /// Names an audience of one target.
 pub(crate) type AudienceId = u32;
@@ -35,7 +35,7 @@ pub(crate) struct Audiences {
 #[derive(Debug)]
 pub(crate) struct Audience {
     /// `None`: everything.
-    pub(crate) view: Option<Rc<View>>,
+    pub(crate) view: Option<Rc<EffectiveView>>,
     /// Their places among the target's subscribers.
     pub(crate) members: SmallVec<[u32; 4]>,
     /// With an area of interest; then there is one member.
@@ -61,7 +61,7 @@ impl Observer {
     }
 }
 
-fn key_of(view: Option<&Rc<View>>) -> u64 {
+fn key_of(view: Option<&Rc<EffectiveView>>) -> u64 {
     view.map_or(0, |view| view.id)
 }
 
@@ -81,7 +81,7 @@ impl Audiences {
     /// Adds a subscriber; returns its audience and its index among the members.
     pub(crate) fn join(
         &mut self,
-        view: Option<Rc<View>>,
+        view: Option<Rc<EffectiveView>>,
         observer: Option<Box<Observer>>,
         slot: u32,
     ) -> (AudienceId, u32) {
@@ -188,7 +188,7 @@ impl Audiences {
     }
 
     /// What evaluating all views for one event would cost at most with this one added; 0 if it is there already.
-    pub(crate) fn work_with(&self, view: Option<&Rc<View>>) -> usize {
+    pub(crate) fn work_with(&self, view: Option<&Rc<EffectiveView>>) -> usize {
         let Some(view) = view.filter(|view| !self.by_view.contains_key(&view.id)) else { return 0 };
         self.index.work() + self.index.work_of(view.server(), view.client())
     }

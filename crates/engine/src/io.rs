@@ -13,7 +13,7 @@ use drawbridge_protocol::{CloseCode, Encoding, ErrorCode, Frame};
 pub use crate::offset::{LocalOffset, LoggedOffset};
 pub use crate::player_slots::Holder;
 pub use crate::publication::{EntityChange, Publication, Sender, Version};
-pub use crate::query::{Answer, Answered, Answerer, PlayerViews, Query, QueryKind};
+pub use crate::query::{Answer, Answered, Answerer, PlayerOverrides, Query, QueryKind};
 pub use crate::upstream::BarrierToken;
 pub use crate::write::{Commit, Outcome, Owner, PublishFailure, WhenDown, Write, WriteKind};
 
@@ -262,7 +262,7 @@ pub enum Notice {
         reason: &'static str,
     },
     /// Redis does not tell a player's view overrides.
-    ViewsRefused {
+    OverridesRefused {
         /// The player.
         player: Arc<str>,
         /// Redis' words.

@@ -32,7 +32,7 @@ pub(crate) enum Phase {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Met {
     confirmed: bool,
-    views_known: bool,
+    overrides_known: bool,
 }
 
 /// Redis has confirmed a subscription, and its session's views are known: the client may be told.
@@ -54,12 +54,12 @@ pub(crate) enum OnConfirmed {
 
 impl Phase {
     /// A new subscription.
-    pub(crate) fn start(confirmed: bool, views_known: bool) -> Phase {
-        Phase::from_met(Met { confirmed, views_known })
+    pub(crate) fn start(confirmed: bool, overrides_known: bool) -> Phase {
+        Phase::from_met(Met { confirmed, overrides_known })
     }
 
     fn from_met(met: Met) -> Phase {
-        if met.confirmed && met.views_known { Phase::Live } else { Phase::Waiting(met) }
+        if met.confirmed && met.overrides_known { Phase::Live } else { Phase::Waiting(met) }
     }
 
     /// Whether events that come are shown to it.
@@ -79,14 +79,14 @@ impl Phase {
         self.is_shown_events().then_some(Success(()))
     }
 
-    /// Redis has confirmed its subject. `views_known`: its session's views are known now. `after_break`: the subject was
+    /// Redis has confirmed its subject. `overrides_known`: its session's views are known now. `after_break`: the subject was
     /// confirmed before, and its link broke.
-    pub(crate) fn confirm(&mut self, views_known: bool, after_break: bool) -> OnConfirmed {
+    pub(crate) fn confirm(&mut self, overrides_known: bool, after_break: bool) -> OnConfirmed {
         let was_shown = self.is_shown_events();
         *self = match *self {
-            Phase::Waiting(_) => Phase::start(true, views_known),
+            Phase::Waiting(_) => Phase::start(true, overrides_known),
             // Its views are read again, but nothing is missing: it is shown what its old views say until then.
-            _ if views_known || !after_break => Phase::Live,
+            _ if overrides_known || !after_break => Phase::Live,
             _ => Phase::start(true, false),
         };
         match (*self == Phase::Live, was_shown) {
@@ -109,7 +109,7 @@ impl Phase {
     pub(crate) fn suspend(&mut self) -> bool {
         let was_shown = self.is_shown_events();
         *self = match *self {
-            Phase::Waiting(met) => Phase::Waiting(Met { views_known: false, ..met }),
+            Phase::Waiting(met) => Phase::Waiting(Met { overrides_known: false, ..met }),
             Phase::Live => Phase::start(true, false),
             Phase::Interrupted => Phase::start(false, false),
         };
@@ -117,9 +117,9 @@ impl Phase {
     }
 
     /// Its session's views are known.
-    pub(crate) fn views_known(&mut self) {
+    pub(crate) fn overrides_known(&mut self) {
         if let Phase::Waiting(met) = *self {
-            *self = Phase::from_met(Met { views_known: true, ..met });
+            *self = Phase::from_met(Met { overrides_known: true, ..met });
         }
     }
 }
@@ -134,11 +134,11 @@ mod tests {
         assert!(phase.success().is_none() && phase.success_so_far().is_none());
         assert_eq!(phase.confirm(false, false), OnConfirmed::StillWaiting);
         assert!(phase.success().is_none());
-        phase.views_known();
+        phase.overrides_known();
         assert!(phase.success().is_some() && phase.success_so_far().is_some());
 
         let mut phase = Phase::start(false, false);
-        phase.views_known();
+        phase.overrides_known();
         assert!(phase.success().is_none());
         assert_eq!(phase.confirm(true, false), OnConfirmed::Live);
         assert!(phase.success().is_some());
@@ -148,7 +148,7 @@ mod tests {
     fn a_break_takes_the_confirmation_of_what_waits_and_of_what_is_live() {
         let mut phase = Phase::start(true, false);
         phase.interrupt();
-        phase.views_known();
+        phase.overrides_known();
         assert!(phase.success().is_none());
         assert_eq!(phase.confirm(true, true), OnConfirmed::Live, "it was shown nothing before");
 
@@ -164,12 +164,12 @@ mod tests {
         phase.interrupt();
         assert_eq!(phase.confirm(false, true), OnConfirmed::Suspended);
         assert!(!phase.is_shown_events());
-        phase.views_known();
+        phase.overrides_known();
         assert_eq!(phase, Phase::Live);
         assert!(phase.suspend());
         assert!(!phase.suspend(), "it was suspended already");
         phase.interrupt();
-        phase.views_known();
+        phase.overrides_known();
         assert!(phase.success().is_none());
         assert_eq!(phase.confirm(true, true), OnConfirmed::Live);
     }

@@ -30,7 +30,7 @@ impl Query {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum QueryKind {
     /// The views that services have set for a player.
-    Views {
+    ViewOverrides {
         /// The player id.
         player: Arc<str>,
     },
@@ -61,7 +61,7 @@ impl QueryKind {
     /// What it is about: a player or a channel.
     pub fn subject(&self) -> &Arc<str> {
         match self {
-            QueryKind::Views { player } => player,
+            QueryKind::ViewOverrides { player } => player,
             QueryKind::Table { channel } | QueryKind::Fence { channel } => channel,
         }
     }
@@ -69,7 +69,7 @@ impl QueryKind {
     /// Where it is answered.
     pub fn answerer(&self) -> Answerer<'_> {
         match self {
-            QueryKind::Views { .. } => Answerer::Small,
+            QueryKind::ViewOverrides { .. } => Answerer::Small,
             QueryKind::Table { .. } => Answerer::Large,
             QueryKind::Fence { channel } => Answerer::Link(channel),
         }
@@ -80,7 +80,7 @@ impl QueryKind {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Answer {
     /// Channels, each with the expression that services have set for the player.
-    Views(PlayerViews),
+    ViewOverrides(PlayerOverrides),
     /// The table as it is stored.
     Table(StoredTable),
     /// Everything that was published on this channel before the query was delivered.
@@ -88,7 +88,7 @@ pub enum Answer {
 }
 
 /// Channels, each with the expression that services have set for the player.
-pub type PlayerViews = Arc<[(Arc<str>, Arc<str>)]>;
+pub type PlayerOverrides = Arc<[(Arc<str>, Arc<str>)]>;
 
 /// An answer, or why there is none: Redis' message, which begins with its code.
 pub type Answered = Result<Answer, Arc<str>>;

@@ -169,7 +169,7 @@ pub(crate) struct Deadlines {
     pub(crate) expiry_ms: u64,
     pub(crate) drain_ms: u64,
     /// The view overrides are to be asked for again.
-    pub(crate) views_ms: u64,
+    pub(crate) overrides_ms: u64,
     /// Something due leaves.
     pub(crate) flush_ms: u64,
     /// The one entry in the engine's timers.
@@ -179,7 +179,7 @@ pub(crate) struct Deadlines {
 impl Deadlines {
     /// The earliest, or 0.
     pub(crate) fn earliest(&self) -> u64 {
-        [self.phase_ms, self.heartbeat_ms, self.expiry_ms, self.drain_ms, self.views_ms, self.flush_ms]
+        [self.phase_ms, self.heartbeat_ms, self.expiry_ms, self.drain_ms, self.overrides_ms, self.flush_ms]
             .into_iter()
             .filter(|at| *at > 0)
             .min()

@@ -18,7 +18,7 @@ use crate::outbox::QueueId;
 use crate::pattern_index::{PatternIndex, match_work};
 use crate::phase::Phase;
 use crate::session::Session;
-use crate::view::View;
+use crate::view::EffectiveView;
 use crate::work::WorkMeter;
 use crate::world::World;
 
@@ -72,9 +72,9 @@ pub(crate) struct Subscriber {
 #[derive(Debug)]
 pub(crate) enum Visibility {
     /// What the view shows; `None`: everything.
-    Filtered(Option<Rc<View>>),
+    Filtered(Option<Rc<EffectiveView>>),
     /// What the view shows, in an area.
-    InArea(Option<Rc<View>>, Area),
+    InArea(Option<Rc<EffectiveView>>, Area),
     /// Nothing: its class wants an area, and it has none.
     Nothing,
 }

@@ -17,7 +17,7 @@ type Key = (Option<Expr>, Option<Expr>);
 
 /// Decides for one event whether its subscribers see it.
 #[derive(Debug)]
-pub(crate) struct View {
+pub(crate) struct EffectiveView {
     /// Names it among all views of its shard; never used again.
     pub(crate) id: u64,
     server: Option<Expr>,
@@ -28,7 +28,7 @@ pub(crate) struct View {
     memo: Cell<(u64, bool)>,
 }
 
-impl View {
+impl EffectiveView {
     /// Whether the holders of this view see the event; `publication_seq` names the event within this engine.
     pub(crate) fn shows(&self, publication_seq: u64, scope: &EventScope<'_>) -> bool {
         let (last, shown) = self.memo.get();
@@ -40,12 +40,12 @@ impl View {
         shown
     }
 
-    /// As [`View::shows`], of an event that is not the current one.
+    /// As [`EffectiveView::shows`], of an event that is not the current one.
     pub(crate) fn allows(&self, scope: &EventScope<'_>) -> bool {
         self.parts().all(|expr| expr.matches(scope))
     }
 
-    /// What [`View::allows`] costs of this event, in steps.
+    /// What [`EffectiveView::allows`] costs of this event, in steps.
     pub(crate) fn steps(&self, publication: &Publication) -> u64 {
         work::to_show(self.work, publication.event.data_json().len())
     }
@@ -68,15 +68,15 @@ impl View {
 
 /// All distinct views of a shard.
 #[derive(Debug, Default)]
-pub(crate) struct Views {
-    known: HashMap<Key, Weak<View>>,
+pub(crate) struct EffectiveViews {
+    known: HashMap<Key, Weak<EffectiveView>>,
     sweep_at: usize,
     made: u64,
 }
 
-impl Views {
+impl EffectiveViews {
     /// The one view of these parts; `None` where everything is let through.
-    pub(crate) fn get(&mut self, server: Option<Expr>, client: Option<Expr>) -> Option<Rc<View>> {
+    pub(crate) fn get(&mut self, server: Option<Expr>, client: Option<Expr>) -> Option<Rc<EffectiveView>> {
         let key = (restricting(server), restricting(client));
         if key.0.is_none() && key.1.is_none() {
             return None;
@@ -88,7 +88,8 @@ impl Views {
         self.made += 1;
         let (server, client) = key.clone();
         let work = server.iter().chain(&client).map(Expr::work).sum();
-        let view = Rc::new(View { id: self.made, server, client, work, memo: Cell::new((0, false)) });
+        let view =
+            Rc::new(EffectiveView { id: self.made, server, client, work, memo: Cell::new((0, false)) });
         self.known.insert(key, Rc::downgrade(&view));
         Some(view)
     }

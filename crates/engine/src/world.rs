@@ -16,7 +16,7 @@ use crate::audience::{AudienceId, Audiences};
 use crate::class::EntityRules;
 use crate::grid::Grid;
 use crate::io::{EntityChange, Publication};
-use crate::view::{EventScope, View};
+use crate::view::{EffectiveView, EventScope};
 use crate::work::{self, WorkMeter};
 
 /// Names an entity of one world; reused after the entity is gone.
@@ -97,7 +97,7 @@ impl Entity {
     }
 
     /// Whether a view shows its present state; evaluated once for each state.
-    fn is_shown_to(&mut self, view: Option<&Rc<View>>, work: &WorkMeter) -> bool {
+    fn is_shown_to(&mut self, view: Option<&Rc<EffectiveView>>, work: &WorkMeter) -> bool {
         work.add(work::EXAMINE);
         let Some(view) = view else { return true };
         if let Some((_, shown)) = self.decided.iter().find(|(id, _)| *id == view.id) {
@@ -469,14 +469,14 @@ impl World {
 
     /// Whether an area may follow an entity in this state, given the subscriber's view. Only the server's part counts: the
     /// client's filter hides nothing secret.
-    fn may_follow(&self, view: Option<&Rc<View>>, state: &Publication) -> bool {
+    fn may_follow(&self, view: Option<&Rc<EffectiveView>>, state: &Publication) -> bool {
         let shown =
             || view.and_then(|view| view.server()).is_none_or(|part| part.matches(&EventScope::of(state)));
         self.space.as_ref().is_some_and(|spatial| spatial.follow_hidden) || shown()
     }
 
     /// Where an area is now, for a subscriber with this view; `None` if there is nothing to follow.
-    fn shape_of(&self, area: &Area, view: Option<&Rc<View>>) -> Option<Shape> {
+    fn shape_of(&self, area: &Area, view: Option<&Rc<EffectiveView>>) -> Option<Shape> {
         match area {
             Area::Fixed(shape) => Some(*shape),
             Area::Follow { key, radius } => {

@@ -54,7 +54,7 @@ pub enum WriteKind {
         commit: Commit,
     },
     /// A player's view of one channel: stored, and announced to every node, in one step (contract §9).
-    View {
+    SetOverride {
         /// The player id.
         player: Arc<str>,
         /// The real channel.
@@ -84,7 +84,7 @@ impl WriteKind {
         match self {
             WriteKind::Publish { channel, .. }
             | WriteKind::Commit { channel, .. }
-            | WriteKind::View { channel, .. } => channel,
+            | WriteKind::SetOverride { channel, .. } => channel,
             WriteKind::Append { stream, .. } => stream,
         }
     }
@@ -114,7 +114,7 @@ impl WriteKind {
                 WriteKind::Commit { channel, commit } => {
                     channel.len() + commit.payload.len() + commit.key.len() + commit.id.len()
                 }
-                WriteKind::View { player, channel, view, announcement: (_, payload), .. } => {
+                WriteKind::SetOverride { player, channel, view, announcement: (_, payload), .. } => {
                     player.len() + channel.len() + view.as_ref().map_or(0, |view| view.len()) + payload.len()
                 }
                 WriteKind::Append { stream, fields } => {

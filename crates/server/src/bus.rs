@@ -148,7 +148,7 @@ impl Bus {
     ) -> WriteKind {
         let action = PlayerAction::View { channel: channel.clone(), view: view.clone() };
         let command = player_command::to_payload(&PlayerCommand { player: player.clone(), action });
-        WriteKind::View {
+        WriteKind::SetOverride {
             player,
             channel,
             view,

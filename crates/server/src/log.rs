@@ -115,7 +115,7 @@ impl Notices {
                 let text = "a claim is not fit for a channel name and is skipped";
                 tracing::warn!(%player, template, claim, reason, unlogged, "{text}");
             }),
-            Notice::ViewsRefused { player, reason, withheld } => self.views.line(|unlogged| {
+            Notice::OverridesRefused { player, reason, withheld } => self.views.line(|unlogged| {
                 let what = if *withheld { "nothing new is shown to it" } else { "its classes' alone hold" };
                 tracing::error!(%player, reason, unlogged, "Redis refused to return this player's view overrides: {what}");
             }),

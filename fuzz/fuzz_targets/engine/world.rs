@@ -395,7 +395,7 @@ impl<'a> World<'a> {
             match &publish.kind {
                 WriteKind::Publish { channel, payload } => self.redis.publish(channel, payload),
                 WriteKind::Commit { channel, commit } => self.redis.commit(channel, commit),
-                WriteKind::View { .. } | WriteKind::Append { .. } => {}
+                WriteKind::SetOverride { .. } | WriteKind::Append { .. } => {}
             }
         }
         if let Some(ticket) = publish.ticket {
@@ -417,7 +417,7 @@ impl<'a> World<'a> {
                 views.push((client::subject(&mut self.u)?.into(), client::filter(&mut self.u)?.into()));
             }
         }
-        self.events.push_back(BrokerEvent::Answer { ticket, answer: Ok(Answer::Views(views.into())) });
+        self.events.push_back(BrokerEvent::Answer { ticket, answer: Ok(Answer::ViewOverrides(views.into())) });
         Ok(true)
     }
 
@@ -512,7 +512,7 @@ impl<'a> World<'a> {
     fn ordered(&mut self, command: BrokerCommand) {
         match command {
             BrokerCommand::Write(write) => self.publishes.push_back(write),
-            BrokerCommand::Query(Query { ticket, kind: QueryKind::Views { .. }, .. }) => {
+            BrokerCommand::Query(Query { ticket, kind: QueryKind::ViewOverrides { .. }, .. }) => {
                 self.questions.push_back(ticket);
             }
             BrokerCommand::Withdraw(ticket) => self.questions.retain(|other| *other != ticket),

@@ -42,11 +42,11 @@ impl Engine {
 
     fn answered(&mut self, ticket: Ticket, answer: Answered) {
         match answer {
-            Ok(Answer::Views(views)) => self.views_loaded(ticket, Ok(views)),
+            Ok(Answer::ViewOverrides(views)) => self.overrides_loaded(ticket, Ok(views)),
             Ok(Answer::Fence(_)) => self.publish_done(ticket, Ok(())),
             // Only hubs ask for tables.
             Ok(Answer::Table(_)) => {}
-            Err(reason) => self.views_loaded(ticket, Err(reason)),
+            Err(reason) => self.overrides_loaded(ticket, Err(reason)),
         }
     }
 

@@ -188,7 +188,7 @@ impl Engine {
         let joining = Joining { id: request, unconfirmed: 1, errors: Vec::new(), limited: 0 };
         session.phase = Phase::Joining(Box::new(joining));
         if named {
-            self.load_views(id);
+            self.load_overrides(id);
         }
         for channel in auto.channels {
             self.auto_subscribe(id, channel, Reply::Welcome);

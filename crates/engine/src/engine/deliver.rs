@@ -15,7 +15,7 @@ use crate::outbox::{QueueKind, Queued, QueuedKind};
 use crate::session::Session;
 use crate::settings::Settings;
 use crate::targets::{Subscriber, TargetId};
-use crate::view::{EventScope, Views};
+use crate::view::{EffectiveViews, EventScope};
 
 /// By which subscription an event of a stream comes, and how events of its channel's class leave.
 struct Route {
@@ -199,7 +199,7 @@ pub(super) fn delivery_of(settings: &Settings, class: Option<ClassId>) -> Delive
 /// What a session may see of a real channel that comes by a pattern: decided once, and remembered.
 pub(super) fn access<'s>(
     settings: &Settings,
-    views: &mut Views,
+    views: &mut EffectiveViews,
     session: &'s mut Session,
     channel: &Arc<str>,
 ) -> &'s Access {

@@ -46,7 +46,7 @@ use crate::settings::Settings;
 use crate::stats::Stats;
 use crate::targets::{TargetId, Targets};
 use crate::upstream::{ShardBarrier, ShardId};
-use crate::view::Views;
+use crate::view::EffectiveViews;
 use crate::world::VisibilityChange;
 
 /// An unmasked ping without a payload.
@@ -67,7 +67,7 @@ pub struct Engine {
     anonymous_filters: HashMap<(IpAddr, Option<TargetId>), usize>,
     /// How many unwants of a subject the broker has not answered yet.
     releasing: HashMap<Subject, u32>,
-    views: Views,
+    views: EffectiveViews,
     /// What all outboxes share.
     out: Outbound,
     /// Closes that are carried out at the end of the input in hand.
@@ -102,7 +102,7 @@ impl Engine {
             targets: Targets::default(),
             anonymous_filters: HashMap::new(),
             releasing: HashMap::new(),
-            views: Views::default(),
+            views: EffectiveViews::default(),
             out: Outbound::default(),
             closing: Vec::new(),
             ready: Vec::new(),
@@ -322,8 +322,8 @@ impl Engine {
         if self.sessions[id].is_closing() {
             return;
         }
-        if is_due(due.views_ms) {
-            self.load_views(id);
+        if is_due(due.overrides_ms) {
+            self.load_overrides(id);
         }
         if is_due(due.flush_ms) {
             let session = &mut self.sessions[id];

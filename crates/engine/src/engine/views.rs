@@ -15,8 +15,8 @@ use crate::audience::{Audiences, NOBODY};
 use crate::class::Class;
 use crate::expr::{self, Expr, Vars};
 use crate::io::{
-    BarrierToken, BrokerCommand, Claims, Notice, Output, PlayerViews, Query, QueryKind, SessionId, Subject,
-    Ticket,
+    BarrierToken, BrokerCommand, Claims, Notice, Output, PlayerOverrides, Query, QueryKind, SessionId,
+    Subject, Ticket,
 };
 use crate::permissions::{self, Denied};
 use crate::session::{Phase, Session};
@@ -32,7 +32,7 @@ const FILTER_HINT: &str =
 /// the units of [`crate::filter_index`]; `docs/filters.md` says what that means.
 pub(super) const MAX_FILTER_WORK: usize = 100_000;
 /// How soon players' views are asked for again when Redis has refused to tell them.
-const ASK_VIEWS_AGAIN_MS: u64 = 5_000;
+const RETRY_OVERRIDES_MS: u64 = 5_000;
 
 impl Engine {
     pub(super) fn filter_update(
@@ -319,7 +319,7 @@ impl Engine {
     }
 
     /// Asks a player's view overrides; until it is told nothing new is shown.
-    pub(super) fn load_views(&mut self, id: SessionId) {
+    pub(super) fn load_overrides(&mut self, id: SessionId) {
         let session = &mut self.sessions[id];
         // Views are a player's: who is not known yet has none to be read.
         let Some(player) = session.player().cloned() else { return };
@@ -327,11 +327,11 @@ impl Engine {
         let ticket = Ticket(self.next_ticket);
         let before = session.overrides.query();
         session.overrides.start_loading(ticket);
-        session.deadlines.views_ms = 0;
+        session.deadlines.overrides_ms = 0;
         self.out.timers.arm(session);
         self.cancel_query(before);
         self.loading.insert(ticket, id);
-        let query = Query::new(ticket, QueryKind::Views { player });
+        let query = Query::new(ticket, QueryKind::ViewOverrides { player });
         self.out.outputs.push_back(Output::Broker(BrokerCommand::Query(query)));
     }
 
@@ -340,17 +340,17 @@ impl Engine {
     pub(super) fn recover(&mut self, dropped: bool, token: Option<BarrierToken>) {
         // Nothing passes while the queries before are withdrawn one by one.
         let barrier = std::mem::take(&mut self.barrier);
-        self.load_all_views(dropped);
+        self.load_all_overrides(dropped);
         self.barrier = barrier.raised(token, Ticket(self.next_ticket));
         self.pass_barrier();
     }
 
-    fn load_all_views(&mut self, dropped: bool) {
+    fn load_all_overrides(&mut self, dropped: bool) {
         // Also an anonymous one's: once it has joined, services can know its name.
         let joined = |session: &&Session| matches!(session.phase, Phase::Joining(_) | Phase::Open);
         let all: Vec<SessionId> = self.sessions.iter().filter(joined).map(|session| session.id).collect();
         for id in all {
-            self.load_views(id);
+            self.load_overrides(id);
             if dropped {
                 self.suspend_delivery(id);
             }
@@ -386,23 +386,23 @@ impl Engine {
         }
     }
 
-    pub(super) fn views_loaded(&mut self, ticket: Ticket, views: Result<PlayerViews, Arc<str>>) {
+    pub(super) fn overrides_loaded(&mut self, ticket: Ticket, views: Result<PlayerOverrides, Arc<str>>) {
         // It was asked again meanwhile, or its session has ended.
         let Some(id) = self.loading.remove(&ticket) else { return };
         match views {
             Ok(views) => {
                 let compiled = views.iter().map(|(channel, view)| (channel.clone(), compile_view(view)));
                 for channel in self.sessions[id].overrides.finish_loading(compiled) {
-                    self.view_changed(id, &channel);
+                    self.override_changed(id, &channel);
                 }
                 self.resume_delivery(id);
             }
-            Err(reason) => self.views_refused(id, &reason),
+            Err(reason) => self.overrides_refused(id, &reason),
         }
         self.pass_barrier();
     }
 
-    fn views_refused(&mut self, id: SessionId, reason: &str) {
+    fn overrides_refused(&mut self, id: SessionId, reason: &str) {
         let session = &mut self.sessions[id];
         let player = session.player().cloned().unwrap_or_default();
         let may_not_read = reason.starts_with("NOPERM");
@@ -413,11 +413,11 @@ impl Engine {
         } else {
             // They may be narrower than what is known: nothing new is shown until they are told. Not all ask at once.
             session.overrides.refused();
-            let spread_ms = u64::from(id.index) % ASK_VIEWS_AGAIN_MS;
-            session.deadlines.views_ms = self.out.now.mono_ms + ASK_VIEWS_AGAIN_MS + spread_ms;
+            let spread_ms = u64::from(id.index) % RETRY_OVERRIDES_MS;
+            session.deadlines.overrides_ms = self.out.now.mono_ms + RETRY_OVERRIDES_MS + spread_ms;
             self.out.timers.arm(session);
         }
-        self.notice(Notice::ViewsRefused { player, reason: reason.to_owned(), withheld: !opens });
+        self.notice(Notice::OverridesRefused { player, reason: reason.to_owned(), withheld: !opens });
         if opens {
             self.resume_delivery(id);
         } else if may_not_read {
@@ -475,7 +475,7 @@ impl Engine {
             if phase.is_shown_events() {
                 continue;
             }
-            phase.views_known();
+            phase.overrides_known();
             let answers = self.take_answers(subscription.target, |waiting| waiting == id);
             self.recompute_visibility(id, subscription.target, false);
             self.notify_waiters(subscription.target, answers);
@@ -485,11 +485,11 @@ impl Engine {
     /// A service narrows what a player is shown of a channel, or no longer.
     pub(super) fn override_view(&mut self, id: SessionId, channel: &Arc<str>, view: Option<&str>) {
         self.sessions[id].overrides.set(channel.clone(), view.map(compile_view));
-        self.view_changed(id, channel);
+        self.override_changed(id, channel);
     }
 
     /// What a player may be shown of a channel is other than it was.
-    fn view_changed(&mut self, id: SessionId, channel: &Arc<str>) {
+    fn override_changed(&mut self, id: SessionId, channel: &Arc<str>) {
         // What came through patterns is judged by the view before.
         self.flush_channel(id, channel);
         if let Some(access) = &mut self.sessions[id].access {

@@ -7,7 +7,7 @@ use drawbridge_engine::engine::Engine;
 use drawbridge_engine::expr::{Vars, compile};
 use drawbridge_engine::io::{
     Answer, BrokerCommand, BrokerEvent, Claims, ConnId, Input, MessageKind, Notice, Now, Opened, Output,
-    PlayerViews, Query, QueryKind, Ticket, Write, WriteKind,
+    PlayerOverrides, Query, QueryKind, Ticket, Write, WriteKind,
 };
 use drawbridge_engine::path::Path;
 use drawbridge_engine::rate_limit::SharedLimits;
@@ -36,7 +36,7 @@ pub struct Bench {
     /// By which Redis sends a copy, too.
     pub pattern: Option<&'static str>,
     /// What Redis says of every player's views; `None`: it does not answer.
-    pub views: Option<Result<PlayerViews, Arc<str>>>,
+    pub views: Option<Result<PlayerOverrides, Arc<str>>>,
     /// Questions for views that are not answered.
     pub asked: Vec<Ticket>,
     /// Breaks of the link behind which the views are known again.
@@ -308,7 +308,7 @@ impl Bench {
         let views = views
             .map(|views| views.iter().map(|(channel, view)| ((*channel).into(), (*view).into())).collect());
         for ticket in std::mem::take(&mut self.asked) {
-            let answer = views.clone().map(Answer::Views).map_err(Into::into);
+            let answer = views.clone().map(Answer::ViewOverrides).map_err(Into::into);
             self.input(Input::Broker(BrokerEvent::Answer { ticket, answer }));
         }
     }
@@ -340,7 +340,7 @@ impl Bench {
                     let result = Ok(claims(&self.names[conn.index as usize], &token));
                     self.engine.handle(self.now, Input::Authenticated { conn, result });
                 }
-                Output::Notice(Notice::ViewsRefused { .. }) => {}
+                Output::Notice(Notice::OverridesRefused { .. }) => {}
                 other => panic!("unexpected {other:?}"),
             }
         }
@@ -359,10 +359,10 @@ impl Bench {
                 self.refreshes += 1;
                 self.hub.handle(now, HubInput::Refresh { shard: ShardId(0), subject: &subject });
             }
-            BrokerCommand::Query(Query { ticket, kind: QueryKind::Views { .. }, .. }) => {
+            BrokerCommand::Query(Query { ticket, kind: QueryKind::ViewOverrides { .. }, .. }) => {
                 match self.views.clone() {
                     Some(views) => {
-                        let answer = views.map(Answer::Views);
+                        let answer = views.map(Answer::ViewOverrides);
                         self.engine.handle(self.now, Input::Broker(BrokerEvent::Answer { ticket, answer }))
                     }
                     None => self.asked.push(ticket),

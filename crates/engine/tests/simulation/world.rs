@@ -739,9 +739,11 @@ impl World {
                     self.nodes[node].publishes.push_back((shard, ticket, channel, payload));
                 }
                 Output::Broker(BrokerCommand::Query(Query {
-                    ticket, kind: QueryKind::Views { .. }, ..
+                    ticket,
+                    kind: QueryKind::ViewOverrides { .. },
+                    ..
                 })) => {
-                    let views = BrokerEvent::Answer { ticket, answer: Ok(Answer::Views([].into())) };
+                    let views = BrokerEvent::Answer { ticket, answer: Ok(Answer::ViewOverrides([].into())) };
                     self.nodes[node].shards[shard].events.push_back(views);
                 }
                 // The answer to a question that nobody waits for is of no use, and does no harm.

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use drawbridge_engine::io::{
-    Commit, PlayerAction, PlayerCommand, PlayerViews, PublishFailure, Subject, Ticket,
+    Commit, PlayerAction, PlayerCommand, PlayerOverrides, PublishFailure, Subject, Ticket,
 };
 use drawbridge_engine::upstream::{LinkCommand, StoredEntity, StoredTable};
 use drawbridge_protocol::glob::glob_matches;
@@ -253,7 +253,7 @@ impl Redis {
         };
     }
 
-    pub fn views(&self, player: &str) -> PlayerViews {
+    pub fn views(&self, player: &str) -> PlayerOverrides {
         let views = self.views.get(player).into_iter().flatten();
         views.map(|(channel, view)| (channel.clone(), view.clone())).collect::<Vec<_>>().into()
     }

@@ -764,7 +764,7 @@ impl World {
 
     fn carry_question(&mut self, node: usize) -> bool {
         let Some((shard, ticket, player)) = self.nodes[node].questions.pop_front() else { return false };
-        let views = Ok(Answer::Views(self.redis.views(&player)));
+        let views = Ok(Answer::ViewOverrides(self.redis.views(&player)));
         self.nodes[node].shards[shard].events.push_back(BrokerEvent::Answer { ticket, answer: views });
         true
     }
@@ -883,7 +883,7 @@ impl World {
                 at.orders.push_back((shard, command));
             }
             BrokerCommand::Write(write) => at.publishes.push_back((shard, write)),
-            BrokerCommand::Query(Query { ticket, kind: QueryKind::Views { player }, .. }) => {
+            BrokerCommand::Query(Query { ticket, kind: QueryKind::ViewOverrides { player }, .. }) => {
                 at.questions.push_back((shard, ticket, player));
             }
             BrokerCommand::Withdraw(ticket) => {

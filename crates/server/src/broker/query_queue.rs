@@ -237,7 +237,7 @@ mod tests {
     }
 
     fn views(ticket: u64, player: &str, patience: Option<Duration>) -> Query {
-        Query { ticket: Ticket(ticket), patience, kind: QueryKind::Views { player: player.into() } }
+        Query { ticket: Ticket(ticket), patience, kind: QueryKind::ViewOverrides { player: player.into() } }
     }
 
     fn answers(inbox: &mut ShardInbox) -> Vec<(u64, bool)> {
@@ -258,7 +258,7 @@ mod tests {
         let first = queue.first(AnswerSize::Small, 2).await;
         assert_eq!(first.iter().map(|asked| asked.query.ticket.0).collect::<Vec<_>>(), [2, 3]);
         queue.withdraw(&asker(3));
-        let nothing = || Ok(Answer::Views([].into()));
+        let nothing = || Ok(Answer::ViewOverrides([].into()));
         assert!(queue.answer(&first[0], nothing()));
         assert!(!queue.answer(&first[1], nothing()), "withdrawn");
         let before = Asked { asker: asker(1), query: views(1, "a", None) };

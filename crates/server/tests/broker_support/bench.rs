@@ -180,7 +180,7 @@ impl Bench {
         view: Option<&str>,
     ) -> Result<(), PublishFailure> {
         let ticket = Ticket(self.tickets.fetch_add(1, Ordering::Relaxed));
-        let kind = WriteKind::View {
+        let kind = WriteKind::SetOverride {
             player: player.into(),
             channel: channel.into(),
             view: view.map(Into::into),
@@ -199,10 +199,10 @@ impl Bench {
     /// A player's views.
     pub fn views(&mut self, player: &str) -> Vec<(String, String)> {
         let ticket = Ticket(self.tickets.fetch_add(1, Ordering::Relaxed));
-        let query = Query::new(ticket, QueryKind::Views { player: player.into() });
+        let query = Query::new(ticket, QueryKind::ViewOverrides { player: player.into() });
         self.broker.command(ShardId(0), BrokerCommand::Query(query));
         match self.next(0) {
-            BrokerEvent::Answer { ticket: answered, answer: Ok(Answer::Views(views)) }
+            BrokerEvent::Answer { ticket: answered, answer: Ok(Answer::ViewOverrides(views)) }
                 if answered == ticket =>
             {
                 let mut views: Vec<_> =
@@ -222,7 +222,7 @@ impl Bench {
     ) -> Vec<Result<Vec<(String, String)>, String>> {
         let ask = |player: String| {
             let ticket = Ticket(self.tickets.fetch_add(1, Ordering::Relaxed));
-            let query = Query::new(ticket, QueryKind::Views { player: player.into() });
+            let query = Query::new(ticket, QueryKind::ViewOverrides { player: player.into() });
             self.broker.command(ShardId(0), BrokerCommand::Query(query));
             ticket
         };
@@ -231,7 +231,7 @@ impl Bench {
         for _ in &tickets {
             let BrokerEvent::Answer { ticket, answer } = self.next(0) else { panic!("expected views") };
             let views = answer.map(|answer| match answer {
-                Answer::Views(views) => views,
+                Answer::ViewOverrides(views) => views,
                 other => panic!("expected views, got {other:?}"),
             });
             let at = tickets.iter().position(|asked| *asked == ticket).expect("it was asked");

@@ -112,7 +112,7 @@ impl Memory {
                 .store
                 .commit(now_ms, channel, commit)
                 .map(|payload| self.publish(channel, &payload, subscriptions)),
-            WriteKind::View { player, channel, view, announcement: (nodes, payload), if_absent } => {
+            WriteKind::SetOverride { player, channel, view, announcement: (nodes, payload), if_absent } => {
                 match self.store.set_view(player, channel, view.as_ref()) {
                     Ok(is_new) if is_new || !if_absent => {
                         self.publish(nodes, payload, subscriptions);
@@ -145,7 +145,7 @@ impl Memory {
 
     fn answer_of(&mut self, query: &QueryKind) -> Answer {
         match query {
-            QueryKind::Views { player } => Answer::Views(self.store.views(player)),
+            QueryKind::ViewOverrides { player } => Answer::ViewOverrides(self.store.views(player)),
             QueryKind::Table { channel } => Answer::Table(self.store.table(self.now_ms(), channel)),
             QueryKind::Fence { channel } => Answer::Fence(channel.clone()),
         }

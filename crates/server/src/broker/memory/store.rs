@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::{BufMut, Bytes, BytesMut};
-use drawbridge_engine::io::{Commit, PlayerViews, PublishFailure};
+use drawbridge_engine::io::{Commit, PlayerOverrides, PublishFailure};
 use drawbridge_engine::upstream::{StoredEntity, StoredTable};
 use hashbrown::HashMap;
 
@@ -148,7 +148,7 @@ impl Store {
     }
 
     /// A player's views.
-    pub(super) fn views(&self, player: &str) -> PlayerViews {
+    pub(super) fn views(&self, player: &str) -> PlayerOverrides {
         let views = self.views.get(player).into_iter().flatten();
         views.map(|(channel, view)| (channel.clone(), view.clone())).collect::<Vec<_>>().into()
     }

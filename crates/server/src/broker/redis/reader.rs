@@ -175,7 +175,7 @@ impl Reader {
             }
             self.note_right(views.as_ref().err());
             let bad = views.as_ref().map_or(0, |stored| stored.bad);
-            let answer = views.map(|stored| Answer::Views(stored.views)).map_err(Into::into);
+            let answer = views.map(|stored| Answer::ViewOverrides(stored.views)).map_err(Into::into);
             if self.queries.answer(&asked, answer) {
                 self.report_bad_views(&player, bad);
             }
@@ -227,7 +227,7 @@ impl Reader {
         let read = match &asked.query.kind {
             QueryKind::Table { channel } => read_table(commands, &self.settings, channel).await,
             // Read on the other connection, or by a link.
-            QueryKind::Views { .. } | QueryKind::Fence { .. } => Ok(Err(UNEXPECTED.to_owned())),
+            QueryKind::ViewOverrides { .. } | QueryKind::Fence { .. } => Ok(Err(UNEXPECTED.to_owned())),
         };
         let answer = match read {
             Ok(Err(message)) if is_passing(&message) => {
@@ -246,7 +246,7 @@ impl Reader {
 /// Groups queries that one pipeline can answer: those of players' views.
 fn players_of(asked: Vec<Asked>) -> Vec<(Asked, Arc<str>)> {
     let player = |asked: Asked| match &asked.query.kind {
-        QueryKind::Views { player } => {
+        QueryKind::ViewOverrides { player } => {
             let player = player.clone();
             Some((asked, player))
         }

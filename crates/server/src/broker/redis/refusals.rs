@@ -59,7 +59,7 @@ mod tests {
 
     fn view() -> WriteKind {
         let announcement = ("nodes".into(), bytes::Bytes::new());
-        WriteKind::View {
+        WriteKind::SetOverride {
             player: "p".into(),
             channel: "c".into(),
             view: None,

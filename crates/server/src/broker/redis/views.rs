@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use drawbridge_engine::expr::MAX_RULE_BYTES;
-use drawbridge_engine::io::PlayerViews;
+use drawbridge_engine::io::PlayerOverrides;
 use drawbridge_protocol::channel;
 use redis::{Pipeline, RedisResult, Value};
 
@@ -23,8 +23,8 @@ const NOTHING: &str = "false";
 
 /// One player's views.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(super) struct StoredViews {
-    pub(super) views: PlayerViews,
+pub(super) struct StoredOverrides {
+    pub(super) views: PlayerOverrides,
     /// How many of them are not as services set them; where they name a channel, it is not shown.
     pub(super) bad: usize,
 }
@@ -33,8 +33,8 @@ pub(super) struct StoredViews {
 pub(super) async fn read(
     commands: &mut CommandConnection,
     keys: Vec<String>,
-) -> Result<Vec<Result<StoredViews, String>>, Broken> {
-    let mut read: Vec<Result<StoredViews, String>> = Vec::new();
+) -> Result<Vec<Result<StoredOverrides, String>>, Broken> {
+    let mut read: Vec<Result<StoredOverrides, String>> = Vec::new();
     let mut some = Vec::new();
     for (at, length) in ask(commands, &keys, |key, pipeline| {
         pipeline.cmd("HLEN").arg(key);
@@ -44,10 +44,10 @@ pub(super) async fn read(
     .enumerate()
     {
         read.push(match length {
-            Ok(Value::Int(0)) => Ok(StoredViews::default()),
+            Ok(Value::Int(0)) => Ok(StoredOverrides::default()),
             Ok(Value::Int(fields @ 1..=MAX_VIEWS)) => {
                 some.push((at, keys[at].as_str(), fields as usize));
-                Ok(StoredViews::default())
+                Ok(StoredOverrides::default())
             }
             Ok(Value::Int(fields)) => {
                 Err(format!("DAMAGED there are {fields}, and a player has at most {MAX_VIEWS}"))
@@ -95,7 +95,7 @@ struct View<'k> {
 async fn read_views(
     commands: &mut CommandConnection,
     named: Vec<View<'_>>,
-    read: &mut [Result<StoredViews, String>],
+    read: &mut [Result<StoredOverrides, String>],
 ) -> Result<(), Broken> {
     let mut views: Vec<Vec<(Arc<str>, Arc<str>)>> = vec![Vec::new(); read.len()];
     let mut readable = Vec::new();

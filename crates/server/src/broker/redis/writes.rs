@@ -17,7 +17,7 @@ pub(super) fn command_of(work: &WriteKind) -> &'static str {
         WriteKind::Publish { .. } => "PUBLISH",
         WriteKind::Append { .. } => "XADD",
         WriteKind::Commit { .. } => "FCALL drawbridge_commit",
-        WriteKind::View { .. } => "FCALL drawbridge_view",
+        WriteKind::SetOverride { .. } => "FCALL drawbridge_view",
     }
 }
 
@@ -25,7 +25,7 @@ pub(super) fn command_of(work: &WriteKind) -> &'static str {
 pub(super) fn needs_functions(work: &WriteKind) -> Option<&'static str> {
     match work {
         WriteKind::Commit { .. } => Some("entity channels"),
-        WriteKind::View { .. } => Some("players' views"),
+        WriteKind::SetOverride { .. } => Some("players' views"),
         WriteKind::Publish { .. } | WriteKind::Append { .. } => None,
     }
 }
@@ -36,7 +36,7 @@ pub(super) enum Call {
     /// Anything but an error.
     Plain,
     /// By our function: the mark that only it gives, and a number.
-    View,
+    SetOverride,
     /// By our function: that, or an error's words, for each of so many jobs.
     Commit(usize),
 }
@@ -55,7 +55,7 @@ pub(super) fn pipeline(batch: &[(u64, Job)], settings: &RedisSettings) -> (redis
         rest = later;
         calls.push(match &job.work {
             WriteKind::Publish { .. } | WriteKind::Append { .. } => Call::Plain,
-            WriteKind::View { .. } => Call::View,
+            WriteKind::SetOverride { .. } => Call::SetOverride,
             WriteKind::Commit { .. } => Call::Commit(now.len()),
         });
         match &job.work {
@@ -78,7 +78,7 @@ pub(super) fn pipeline(batch: &[(u64, Job)], settings: &RedisSettings) -> (redis
                     pipeline.arg(open_object(&commit.payload)).arg(&commit.id);
                 }
             }
-            WriteKind::View { player, channel, view, announcement: (nodes, payload), if_absent } => {
+            WriteKind::SetOverride { player, channel, view, announcement: (nodes, payload), if_absent } => {
                 pipeline.cmd("FCALL").arg("drawbridge_view").arg(1).arg(names.views_key(player));
                 pipeline.arg(&**channel).arg(view.as_deref().unwrap_or_default());
                 pipeline.arg(&*names.outward(nodes)).arg(&**payload).arg(u8::from(*if_absent));
@@ -95,7 +95,7 @@ pub(super) fn outcomes(results: Vec<RedisResult<Value>>, calls: &[Call]) -> Vec<
     for (result, call) in results.into_iter().zip(calls) {
         match (call, result) {
             (Call::Plain, Ok(_)) => outcomes.push(Ok(())),
-            (Call::View, Ok(answer)) => outcomes.push(proven(&answer)),
+            (Call::SetOverride, Ok(answer)) => outcomes.push(proven(&answer)),
             (Call::Commit(count), Ok(Value::Array(answers))) if answers.len() == *count => {
                 let outcome = |answer: &Value| text(answer).map_or_else(|| proven(answer), Err);
                 outcomes.extend(answers.iter().map(outcome));
@@ -104,7 +104,7 @@ pub(super) fn outcomes(results: Vec<RedisResult<Value>>, calls: &[Call]) -> Vec<
             (Call::Commit(count), Err(error)) => {
                 outcomes.extend((0..*count).map(|_| Err(error_message(&error))))
             }
-            (Call::Plain | Call::View, Err(error)) => outcomes.push(Err(error_message(&error))),
+            (Call::Plain | Call::SetOverride, Err(error)) => outcomes.push(Err(error_message(&error))),
         }
     }
     outcomes
@@ -143,9 +143,9 @@ mod tests {
             (Call::Commit(1), Value::Array(vec![Value::Int(1)]), vec![unproven()]),
             (Call::Commit(1), Value::Int(1), vec![unproven()]),
             (Call::Commit(1), Value::Okay, vec![unproven()]),
-            (Call::View, done(), vec![Ok(())]),
-            (Call::View, Value::Int(1), vec![unproven()]),
-            (Call::View, Value::Array(vec![bulk("other"), Value::Int(1)]), vec![unproven()]),
+            (Call::SetOverride, done(), vec![Ok(())]),
+            (Call::SetOverride, Value::Int(1), vec![unproven()]),
+            (Call::SetOverride, Value::Array(vec![bulk("other"), Value::Int(1)]), vec![unproven()]),
             (Call::Plain, Value::Int(0), vec![Ok(())]),
         ] {
             assert_eq!(outcomes(vec![Ok(answer.clone())], &[call]), expected, "{call:?} {answer:?}");
