@@ -347,7 +347,7 @@ def test_nothing_is_left_of_a_table_when_everybody_has_gone(node, redis):
         player.sees("map:1", [f"e{n}" for n in range(5)])
     for player in players:
         player.vanish()
-    gauges = ["entities", "table_entities", "views", "due_bytes", "subscriptions", "redis_subscriptions_live"]
+    gauges = ["entities", "table_entities", "views", "outbound_queue_bytes", "subscriptions", "redis_subscriptions_live"]
     # What is left is the channel on which nodes talk.
     left = [0, 0, 0, 0, 0, node.own_subjects]
     until(lambda: [node.metric(f"drawbridge_{name}") for name in gauges] == left, "all gauges are back")

@@ -332,7 +332,7 @@ def test_a_flood_of_publishes_is_limited_and_nobody_elses(start, redis, bystande
         closed.set()
         attacker.vanish()
         thread.join(10)
-    assert node.metric("drawbridge_rate_limited") > 0
+    assert node.metric("drawbridge_requests_rate_limited") > 0
     calm.unharmed()
 
 

@@ -272,14 +272,14 @@ def test_lifecycle_entries_wait_for_a_redis_that_is_full(own_redis, start):
     own_redis.client.config_set("maxmemory", 1)
     for player in players:
         player.close()
-        until(lambda player=player: node.metric("drawbridge_lifecycle_waiting") == 2 * (1 + players.index(player)), "its entries wait")
+        until(lambda player=player: node.metric("drawbridge_lifecycle_entries_pending") == 2 * (1 + players.index(player)), "its entries wait")
     until(lambda: "Redis refused a command" in node.log and "OOM" in node.log, "it is logged")
     assert node.get("/readyz").status == 200
     own_redis.client.config_set("maxmemory", 0)
     wanted = [(event, name) for name in ("alice", "bob") for event in ("disconnected", "left")]
     until(lambda: life(own_redis)[2:] == wanted, "they came, in order", timeout=30)
-    until(lambda: node.metric("drawbridge_lifecycle_waiting") == 0, "nothing waits")
-    assert node.metric("drawbridge_lifecycle_lost") == 0
+    until(lambda: node.metric("drawbridge_lifecycle_entries_pending") == 0, "nothing waits")
+    assert node.metric("drawbridge_lifecycle_entries_lost") == 0
 
 
 def test_lifecycle_entries_wait_for_a_stream_that_is_something_else(own_redis, start):
@@ -302,7 +302,7 @@ def test_lifecycle_entries_survive_a_break(own_redis, proxy, start):
     link.cut()
     degraded(stays)
     leaves.close()
-    until(lambda: node.metric("drawbridge_lifecycle_waiting") >= 2, "they wait")
+    until(lambda: node.metric("drawbridge_lifecycle_entries_pending") >= 2, "they wait")
     link.flow()
     until(lambda: ("left", "leaves") in life(own_redis), "they came", timeout=30)
 

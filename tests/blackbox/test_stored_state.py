@@ -36,7 +36,7 @@ def test_a_row_of_another_life_is_left_out_and_not_read_for_ever(redis, start):
     player = node.player("alice")
     player.subscribe("small:1")
     player.sees("small:1", {"a"})
-    assert metric(node, "bad_stored") == 1
+    assert metric(node, "stored_values_invalid") == 1
     loaded = scans(redis)
     assert 1 <= loaded - before <= 4
     player.publish("small:1", "e", {"id": "c"})

@@ -1,5 +1,7 @@
 //! Metrics in OpenMetrics text, made from plain numbers on request; nothing is counted here.
 
+use std::time::Duration;
+
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric, text};
 use prometheus_client::metrics::MetricType;
@@ -13,7 +15,11 @@ use crate::shard::ShardStats;
 /// All of a node's metrics as text.
 pub fn encode(stats: &NodeStats) -> String {
     let mut registry = Registry::with_prefix("drawbridge");
-    registry.register_collector(Box::new(Snapshot { samples: samples(stats), refusals: refusals(stats) }));
+    registry.register_collector(Box::new(Snapshot {
+        samples: samples(stats),
+        refusals: refusals(stats),
+        round_trip: stats.broker.round_trip,
+    }));
     let mut text = String::new();
     // Writing into a string cannot fail.
     let _ = text::encode(&mut text, &registry);
@@ -34,6 +40,8 @@ struct Snapshot {
     samples: Vec<Sample>,
     /// By reason.
     refusals: Vec<(&'static str, u64)>,
+    /// Of the slowest link.
+    round_trip: Option<Duration>,
 }
 
 /// Refusals of the node and of its engines.
@@ -56,7 +64,15 @@ impl Collector for Snapshot {
                 }
             }
         }
-        let help = "Connections and requests refused";
+        let help = "Last measured round trip of the slowest link";
+        let round_trip = ConstGauge::new(self.round_trip.unwrap_or_default().as_secs_f64());
+        round_trip.encode(encoder.encode_descriptor(
+            "redis_round_trip_seconds",
+            help,
+            None,
+            round_trip.metric_type(),
+        )?)?;
+        let help = "Connections and requests refused, by reason";
         let mut refused = encoder.encode_descriptor("refused", help, None, MetricType::Counter)?;
         for (reason, count) in &self.refusals {
             ConstCounter::new(*count).encode(refused.encode_family(&[("reason", *reason)])?)?;
@@ -73,69 +89,114 @@ fn samples(stats: &NodeStats) -> Vec<Sample> {
     }
     let (engine, broker) = (shards.engine, &stats.broker);
     vec![
-        Sample(Gauge, "connections", "Connections, in any phase", engine.connections),
-        Sample(Gauge, "connections_open", "Connections whose WELCOME was sent", engine.welcomed),
-        Sample(Gauge, "sockets", "Sockets, closing ones included", shards.sockets),
+        Sample(Gauge, "connections", "Connections in any phase, the handshake done", engine.connections),
+        Sample(Gauge, "connections_open", "Connections that have received WELCOME", engine.welcomed),
+        Sample(Gauge, "sockets", "Open sockets, including those that are closing", shards.sockets),
         Sample(
             Gauge,
             "addresses",
-            "Addresses that hold a connection, where they are counted",
+            "Client addresses with at least one connection; 0 unless a limit for each address is configured",
             stats.addresses,
         ),
-        Sample(Gauge, "subscriptions", "Subscriptions of connections", engine.subscriptions),
-        Sample(Gauge, "targets", "Distinct channels and patterns, summed over the shards", engine.targets),
-        Sample(Gauge, "views", "Distinct views, summed over the shards", engine.views),
-        Sample(Gauge, "entities", "Entities of entity channels, summed over the shards", engine.entities),
+        Sample(Gauge, "subscriptions", "Subscriptions of all connections", engine.subscriptions),
         Sample(
             Gauge,
-            "filter_work",
-            "What asking the filters that no index answers costs an event, of the dearest channel",
+            "targets",
+            "Distinct channels and patterns with subscribers, summed over the shards",
+            engine.targets,
+        ),
+        Sample(
+            Gauge,
+            "views",
+            "Distinct views (server view and client filter together), summed over the shards",
+            engine.views,
+        ),
+        Sample(
+            Gauge,
+            "entities",
+            "Entities of subscribed entity channels, summed over the shards",
+            engine.entities,
+        ),
+        Sample(
+            Gauge,
+            "filter_work_steps",
+            "Steps that evaluating the unindexed filters of one event takes, on the most expensive channel",
             engine.filter_work,
         ),
         Sample(
             Gauge,
-            "due_bytes",
-            "Bytes of events that wait for a window or a slow reader",
+            "outbound_queue_bytes",
+            "Bytes of events in outbound queues, waiting for a window or a slow reader",
             engine.queued_bytes,
         ),
-        Sample(Counter, "view_enters", "Entities told to have come into view", engine.view_enters),
-        Sample(Counter, "view_leaves", "Entities told to have gone out of view", engine.view_leaves),
-        Sample(Counter, "view_snapshots", "Snapshots of entity channels begun", engine.snapshots),
-        Sample(Counter, "conflated", "Events that a newer one of their key replaced", engine.conflated),
-        Sample(Counter, "given_up", "Events given up for readers that do not read; RESYNC told", engine.shed),
-        Sample(Gauge, "timers", "Timers armed", engine.timers),
+        Sample(
+            Counter,
+            "entity_enters",
+            "Entities that came into a client's view, snapshots included",
+            engine.view_enters,
+        ),
+        Sample(Counter, "entity_leaves", "Entities that went out of a client's view", engine.view_leaves),
+        Sample(Counter, "entity_snapshots", "Snapshots of entity channels started", engine.snapshots),
+        Sample(
+            Counter,
+            "events_conflated",
+            "Events replaced by a newer one with the same key before they were sent",
+            engine.conflated,
+        ),
+        Sample(
+            Counter,
+            "events_shed",
+            "Events dropped because the client reads too slowly; the client receives RESYNC",
+            engine.shed,
+        ),
+        Sample(Gauge, "timers", "Armed timers", engine.timers),
         Sample(
             Gauge,
-            "outbound_bytes",
-            "Bytes that wait for sockets that do not take them",
+            "outbound_frame_bytes",
+            "Bytes of frames that wait for sockets that accept no more data",
             engine.frame_bytes,
         ),
         Sample(
             Gauge,
             "publishes_in_flight",
-            "Publishes whose answer is out",
+            "Publishes that Redis has not answered",
             engine.publishing + stats.bus_tickets,
         ),
-        Sample(Gauge, "requests_deferred", "Requests that wait for an earlier one", engine.deferred),
-        Sample(Counter, "requests", "Requests of clients", engine.requests),
-        Sample(Counter, "bad_messages", "Messages that are not of the contract", engine.bad_messages),
-        Sample(Counter, "rate_limited", "Requests over a rate limit", engine.rate_limited),
-        Sample(Counter, "forbidden", "Requests that rights do not allow", engine.forbidden),
+        Sample(
+            Gauge,
+            "requests_deferred",
+            "Requests that wait for an earlier request of their connection",
+            engine.deferred,
+        ),
+        Sample(Counter, "requests", "Requests received from clients", engine.requests),
+        Sample(Counter, "messages_invalid", "Messages rejected with BAD_MESSAGE", engine.bad_messages),
+        Sample(Counter, "requests_rate_limited", "Requests rejected with RATE_LIMITED", engine.rate_limited),
+        Sample(Counter, "requests_forbidden", "Requests rejected with FORBIDDEN", engine.forbidden),
         Sample(
             Counter,
             "publications",
-            "Events from the broker, once for each shard concerned",
+            "Events received from the broker, counted once for each shard with subscribers",
             engine.publications,
         ),
-        Sample(Counter, "deliveries", "Events queued to connections", engine.deliveries),
-        Sample(Counter, "hidden", "Events that a view or a right hid from a subscriber", engine.hidden),
-        Sample(Counter, "resyncs", "RESYNC messages", engine.resyncs),
-        Sample(Counter, "published", "Publishes of clients that were acknowledged", engine.published),
-        Sample(Counter, "publish_failures", "Publishes of clients that failed", engine.publish_failures),
+        Sample(Counter, "deliveries", "Events enqueued for connections", engine.deliveries),
+        Sample(
+            Counter,
+            "events_hidden",
+            "Events not delivered to a subscriber because of a view or a rule",
+            engine.hidden,
+        ),
+        Sample(Counter, "resyncs", "RESYNC messages sent", engine.resyncs),
+        Sample(
+            Counter,
+            "publishes_acknowledged",
+            "Publishes of clients that Redis accepted",
+            engine.published,
+        ),
+        Sample(Counter, "publishes_failed", "Publishes of clients that failed", engine.publish_failures),
         Sample(
             Counter,
             "slow_consumers",
-            "Connections closed because they did not read (4001)",
+            "Connections closed because they read too slowly (4001)",
             engine.slow_consumers,
         ),
         Sample(
@@ -147,40 +208,50 @@ fn samples(stats: &NodeStats) -> Vec<Sample> {
         Sample(
             Counter,
             "heartbeats_missed",
-            "Connections closed because they were silent (4002)",
+            "Connections closed because they answered no heartbeat (4002)",
             engine.heartbeats_missed,
         ),
         Sample(Counter, "socket_writes", "Writes to sockets", shards.writes),
         Sample(
             Counter,
-            "outdated",
-            "States of entities dropped because a shard was behind and newer ones waited",
+            "entity_states_superseded",
+            "Entity states skipped because a newer one waited for the same lagging shard",
             shards.superseded,
         ),
-        Sample(Counter, "socket_bytes_out", "Bytes of frames written", shards.bytes_out),
-        Sample(Counter, "socket_bytes_in", "Bytes of frames read", shards.bytes_in),
+        Sample(Counter, "socket_sent_bytes", "Bytes of WebSocket frames sent", shards.bytes_out),
+        Sample(Counter, "socket_received_bytes", "Bytes of WebSocket frames received", shards.bytes_in),
         Sample(
             Counter,
-            "socket_bytes_inflated",
-            "Bytes that clients' compressed messages were inflated to",
+            "socket_inflated_bytes",
+            "Bytes of clients' compressed messages after decompression",
             shards.bytes_inflated,
         ),
         Sample(
             Counter,
-            "socket_bytes_skipped",
-            "Bytes read after a close and skipped to find the client's close frame",
+            "socket_skipped_bytes",
+            "Bytes discarded after a close while waiting for the client's close frame",
             shards.bytes_skipped,
         ),
-        Sample(Counter, "accepted", "Sockets taken in", stats.accepted),
+        Sample(Counter, "sockets_accepted", "Sockets accepted", stats.accepted),
         Sample(
             Gauge,
             "connections_unauthenticated",
-            "Connections on the players' port without an accepted token, handshakes included",
+            "Connections on the players' port without a valid token yet, including handshakes",
             stats.unauthenticated,
         ),
-        Sample(Counter, "commands", "Player commands carried out", stats.broker.commands),
-        Sample(Counter, "bad_commands", "Player commands that could not be read", stats.broker.bad_commands),
-        Sample(Gauge, "broker_ok", "1 while Redis is there", u64::from(stats.broker_ok)),
+        Sample(Counter, "player_commands", "Player commands delivered to the shards", stats.broker.commands),
+        Sample(
+            Counter,
+            "player_commands_failed",
+            "Player commands that were malformed or could not be delivered to every shard",
+            stats.broker.bad_commands,
+        ),
+        Sample(
+            Gauge,
+            "broker_ok",
+            "1 while all connections to Redis work, otherwise 0",
+            u64::from(stats.broker_ok),
+        ),
     ]
     .into_iter()
     .chain(broker_samples(broker))
@@ -189,97 +260,105 @@ fn samples(stats: &NodeStats) -> Vec<Sample> {
 
 fn broker_samples(broker: &crate::broker::BrokerStats) -> Vec<Sample> {
     use MetricKind::{Counter, Gauge};
-    let round_trip_us = broker.round_trip.map_or(0, |time| time.as_micros() as u64);
     vec![
         Sample(
             Gauge,
             "redis_subscriptions",
-            "Channels and patterns known to the links to Redis",
+            "Channels and patterns that this node is subscribed to in Redis or is subscribing to",
             broker.subjects,
         ),
-        Sample(Gauge, "redis_subscriptions_live", "Of these, confirmed by Redis", broker.live),
+        Sample(Gauge, "redis_subscriptions_live", "Subscriptions confirmed by Redis", broker.live),
         Sample(
             Gauge,
             "redis_patterns",
-            "Patterns that Redis holds to cover all that players are subscribed to",
+            "Patterns subscribed in Redis; together they cover all patterns of the clients",
             broker.pattern_cover,
         ),
         Sample(
             Gauge,
             "pattern_channels",
-            "Channels counted because patterns cover them",
+            "Channels whose events are numbered because a pattern covers them",
             broker.pattern_channels,
         ),
-        Sample(Gauge, "redis_questions", "Tables and players' views that are asked for", broker.queries),
+        Sample(
+            Gauge,
+            "redis_queries_pending",
+            "Reads of entity tables and view overrides that Redis has not answered",
+            broker.queries,
+        ),
         Sample(
             Counter,
-            "redis_received",
-            "Publications received from Redis, every copy counted",
+            "redis_messages_received",
+            "Messages received from Redis subscriptions, duplicates included",
             broker.received,
         ),
+        Sample(Counter, "redis_reconnects", "Connections to Redis that were lost", broker.reconnects),
+        Sample(Counter, "redis_link_moves", "Moves of the links to another thread", broker.moves),
         Sample(
             Counter,
-            "redis_reconnects",
-            "Links and command connections that were lost",
-            broker.reconnects,
+            "dropped_oversized",
+            "Payloads dropped because they exceed external_bytes",
+            broker.dropped_oversized,
         ),
-        Sample(Counter, "redis_link_moves", "How often the links moved to another thread", broker.moves),
-        Sample(Gauge, "redis_round_trip_microseconds", "The slowest link's last round trip", round_trip_us),
-        Sample(Counter, "dropped_oversized", "Payloads over external_bytes", broker.dropped_oversized),
         Sample(
             Counter,
             "dropped_unreadable",
-            "Payloads that an envelope class could not read",
+            "Payloads dropped because they are not a valid envelope",
             broker.dropped_unreadable,
         ),
         Sample(
             Counter,
             "dropped_bad_name",
-            "Payloads on channels whose names are not well formed",
+            "Payloads dropped because their channel's name is invalid",
             broker.dropped_bad_name,
         ),
-        Sample(Gauge, "table_entities", "Entities of the node's tables", broker.entities),
+        Sample(Gauge, "table_entities", "Entities in the node's tables", broker.entities),
         Sample(
             Counter,
             "dropped_bad_key",
-            "Events of entity channels without a good key",
+            "Events of entity channels dropped because they have no valid key",
             broker.dropped_bad_key,
         ),
         Sample(
             Counter,
             "dropped_bad_position",
-            "Events of entity channels without a good position",
+            "Events of entity channels dropped because they have no valid position",
             broker.dropped_bad_position,
         ),
         Sample(
             Counter,
             "dropped_full",
-            "Events of entities beyond entity_max or entity_bytes",
+            "Events of entity channels dropped because entity_max or entity_bytes is reached",
             broker.dropped_full,
         ),
-        Sample(Counter, "table_gaps", "Tables read anew because an event was missing", broker.table_gaps),
+        Sample(
+            Counter,
+            "table_gaps",
+            "Entity tables read again because an event was missing",
+            broker.table_gaps,
+        ),
         Sample(
             Gauge,
             "table_entity_bytes",
-            "Bytes of the entities of the node's tables",
+            "Bytes of the entities in the node's tables",
             broker.entity_bytes,
         ),
         Sample(
             Counter,
-            "bad_stored",
-            "Entities and players' views in Redis that are not as Drawbridge writes them, and are not used",
+            "stored_values_invalid",
+            "Entities and view overrides in Redis that were ignored because Drawbridge did not write them",
             broker.bad_stored,
         ),
         Sample(
             Counter,
             "redis_functions_replaced",
-            "Functions in Redis that were not Drawbridge's and were replaced",
+            "Redis functions replaced because they were not Drawbridge's",
             broker.functions_replaced,
         ),
         Sample(
             Counter,
             "dropped_to_shards",
-            "Events dropped because a shard was behind; RESYNC told",
+            "Events dropped because a shard's queue was full; clients receive RESYNC",
             broker.dropped_to_shards,
         ),
         Sample(
@@ -291,38 +370,43 @@ fn broker_samples(broker: &crate::broker::BrokerStats) -> Vec<Sample> {
         Sample(
             Gauge,
             "publish_queue_bytes",
-            "Bytes of publishes that are not answered",
+            "Bytes of publishes that Redis has not answered",
             broker.publish_queue_bytes,
         ),
-        Sample(Counter, "redis_published", "Publishes and appends that Redis has taken", broker.published),
         Sample(
             Counter,
-            "redis_publish_refused",
-            "Publishes and appends that Redis refused",
+            "redis_writes_accepted",
+            "Publishes and stream entries that Redis accepted",
+            broker.published,
+        ),
+        Sample(
+            Counter,
+            "redis_writes_refused",
+            "Publishes and stream entries that Redis answered with an error",
             broker.publish_refused,
         ),
         Sample(
             Counter,
-            "redis_publish_not_done",
-            "Publishes and appends that did not happen",
+            "redis_writes_not_sent",
+            "Publishes and stream entries that certainly did not happen",
             broker.publish_not_done,
         ),
         Sample(
             Gauge,
-            "lifecycle_waiting",
-            "Entries of the lifecycle stream that Redis has not taken yet",
+            "lifecycle_entries_pending",
+            "Entries of the lifecycle stream that Redis has not accepted",
             broker.lifecycle_waiting,
         ),
         Sample(
             Counter,
-            "lifecycle_lost",
-            "Entries of the lifecycle stream that were dropped: too many waited, or the node ended",
+            "lifecycle_entries_lost",
+            "Entries of the lifecycle stream dropped because too many waited or the node stopped",
             broker.lifecycle_lost,
         ),
         Sample(
             Counter,
-            "redis_publish_unknown",
-            "Publishes and appends of which nobody knows",
+            "redis_writes_unknown",
+            "Publishes and stream entries whose answer was lost with the connection",
             broker.publish_unknown,
         ),
     ]

@@ -22,7 +22,7 @@ IDLE_GAUGES = (
     "drawbridge_addresses",
     "drawbridge_views",
     "drawbridge_timers",
-    "drawbridge_outbound_bytes",
+    "drawbridge_outbound_frame_bytes",
     "drawbridge_publishes_in_flight",
     "drawbridge_requests_deferred",
     "drawbridge_redis_patterns",
