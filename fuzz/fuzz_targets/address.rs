@@ -19,11 +19,11 @@ struct Request<'a> {
     /// Where the client really is.
     client: IpAddr,
     port: Option<u16>,
-    /// What the client wrote into the header that its proxy adds to, in lines of their own.
+    /// What the client wrote into the header that its proxy adds to, in separate lines.
     own: Vec<&'a [u8]>,
     /// And into the one that its proxy does not know.
     other: Vec<&'a [u8]>,
-    /// The proxy adds to the last line, or writes a line of its own.
+    /// The proxy adds to the last line, or writes its own line.
     same_line: bool,
     standard: bool,
 }

@@ -70,7 +70,7 @@ pub enum Input<'a> {
     Opened(Opened),
     /// A whole data message came in; never over `message_bytes`.
     Message {
-        /// From whom.
+        /// The connection that sent it.
         conn: ConnId,
         /// Which kind of WebSocket message.
         kind: MessageKind,
@@ -81,45 +81,45 @@ pub enum Input<'a> {
     },
     /// A message over `message_bytes` was discarded.
     Oversized {
-        /// From whom.
+        /// The connection that sent it.
         conn: ConnId,
         /// What it cost to receive, in bytes.
         cost_bytes: u64,
     },
     /// A WebSocket ping came in; it is answered by a pong.
     Ping {
-        /// From whom.
+        /// The connection that sent it.
         conn: ConnId,
         /// To be sent back; at most 125 bytes.
         payload: &'a [u8],
     },
     /// A WebSocket pong came in.
     Pong {
-        /// From whom.
+        /// The connection that sent it.
         conn: ConnId,
     },
     /// The socket took only a part; `unsent` are the frames it has not begun. `Writable` follows.
     Blocked {
-        /// Whose socket.
+        /// The connection.
         conn: ConnId,
         /// Whole frames, in order, given back.
         unsent: Vec<Frame>,
     },
     /// A blocked socket takes bytes again.
     Writable {
-        /// Whose socket.
+        /// The connection.
         conn: ConnId,
     },
     /// The socket is gone: the client closed it, or it broke.
     Closed {
-        /// Whose socket.
+        /// The connection.
         conn: ConnId,
         /// The code that the client sent or that the codec gave, 1006 where there was none.
         code: u16,
     },
     /// The answer to [`Output::Authenticate`].
     Authenticated {
-        /// Whose token.
+        /// The connection that presented it.
         conn: ConnId,
         /// The claims, or what is wrong with the token.
         result: Result<Claims, AuthFailure>,
@@ -186,7 +186,7 @@ pub struct Claims {
 /// What is wrong with a token.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AuthFailure {
-    /// `UNAUTHENTICATED`, `TOKEN_EXPIRED`, or `INTERNAL` where the token could not be judged.
+    /// `UNAUTHENTICATED`, `TOKEN_EXPIRED`, or `INTERNAL` where the token could not be verified.
     pub code: ErrorCode,
     /// For a person; never holds the token.
     pub message: String,
@@ -207,14 +207,14 @@ pub enum Output {
     /// Write these frames, in one write. Emitted once per turn and connection, and not again between
     /// [`Input::Blocked`] and [`Input::Writable`].
     Write {
-        /// To whom.
+        /// The connection.
         conn: ConnId,
         /// Whole frames, in order.
         frames: Vec<Frame>,
     },
     /// Write what is left and a close frame, then end the connection. The engine has forgotten it already.
     Close {
-        /// Whom.
+        /// The connection.
         conn: ConnId,
         /// Whole frames to write first.
         frames: Vec<Frame>,
@@ -265,7 +265,7 @@ pub enum Notice {
     OverridesRefused {
         /// The player.
         player: Arc<str>,
-        /// Redis' words.
+        /// The error that Redis returned.
         reason: String,
         /// Nothing new is shown to the player until Redis tells; else the classes' views alone hold.
         withheld: bool,
@@ -283,7 +283,7 @@ pub enum Notice {
     SubscriptionRefused {
         /// The channel or pattern.
         subject: Arc<str>,
-        /// Redis' words.
+        /// The error that Redis returned.
         reason: String,
     },
 }
@@ -293,11 +293,11 @@ pub enum Notice {
 pub struct Subject {
     /// Its name.
     pub name: Arc<str>,
-    /// How Redis is asked for it.
+    /// How Redis is requested it.
     pub kind: SubjectKind,
 }
 
-/// How Redis is asked for a subject.
+/// How Redis is requested a subject.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum SubjectKind {
     /// An exact channel (`SUBSCRIBE`).
@@ -396,7 +396,7 @@ pub enum BrokerEvent {
     Refused {
         /// Which.
         subject: Subject,
-        /// Redis' words.
+        /// The error that Redis returned.
         reason: Arc<str>,
     },
     /// All entities of a channel, behind its [`BrokerEvent::Confirmed`] or a [`BrokerCommand::Refresh`]: what the

@@ -48,7 +48,7 @@ pub(crate) enum OnConfirmed {
     LiveAfterBreak,
     /// Its views are not known.
     StillWaiting,
-    /// It was live before the link broke, and its views are not known: once they are, the client is told of the gap.
+    /// It was live before the link broke, and its views are not known: once they are, the client is notified of the gap.
     Suspended,
 }
 

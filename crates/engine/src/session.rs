@@ -73,7 +73,7 @@ pub(crate) enum Phase {
     Joining(Box<Joining>),
     /// `WELCOME` was sent.
     Open,
-    /// Its close is queued: it is forgotten at the end of the input in hand.
+    /// Its close is queued: it is forgotten at the end of the current input.
     Closing {
         /// `WELCOME` was sent.
         was_open: bool,
@@ -168,7 +168,7 @@ pub(crate) struct Deadlines {
     pub(crate) heartbeat_ms: u64,
     pub(crate) expiry_ms: u64,
     pub(crate) drain_ms: u64,
-    /// The view overrides are to be asked for again.
+    /// The view overrides are to be requested again.
     pub(crate) overrides_ms: u64,
     /// Something due leaves.
     pub(crate) flush_ms: u64,

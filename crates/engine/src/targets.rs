@@ -44,7 +44,7 @@ pub(crate) struct Target {
     pub(crate) is_confirmed: bool,
     /// Where the channel's count stands, once it was confirmed.
     pub(crate) position: Option<Position>,
-    /// Who is told when it is confirmed.
+    /// Who is notified when it is confirmed.
     pub(crate) waiters: Vec<Waiter>,
 }
 
@@ -55,7 +55,7 @@ pub(crate) struct Subscriber {
     pub(crate) phase: Phase,
     /// What its connection published up to this was before it subscribed, and is not shown to it.
     pub(crate) since: Ticket,
-    /// The client's filter as it was asked for: folded anew when the claims change.
+    /// The client's filter as it was requested: folded again when the claims change.
     pub(crate) filter: Option<Expr>,
     /// The client's area of interest.
     pub(crate) area: Option<Box<Area>>,
@@ -215,7 +215,7 @@ pub(crate) struct Waiter {
     pub(crate) reply: Reply,
 }
 
-/// What a connection is told when its subscription is live.
+/// What a connection is sent when its subscription is live.
 #[derive(Debug)]
 pub(crate) enum Reply {
     /// `CHANNEL_SUBSCRIBED` to this request.
@@ -255,7 +255,7 @@ impl Targets {
         self.by_subject.get(&SubjectRef::channel(name)).copied()
     }
 
-    /// The target of this name, made if it is new; says whether it is.
+    /// The target of this name, made if it is new; returns whether it is.
     pub(crate) fn find_or_insert(&mut self, subject: &Subject, classes: &Classes) -> (TargetId, bool) {
         if let Some(id) = self.find(subject) {
             return (id, false);

@@ -70,7 +70,7 @@ impl ViewOverrides {
         }
     }
 
-    /// What was said before; what was said meanwhile is newer. Gives the channels whose views are other than they were.
+    /// What was said before; what was said meanwhile is newer. Returns the channels whose views are other than they were.
     pub(crate) fn finish_loading(
         &mut self,
         views: impl IntoIterator<Item = (Arc<str>, Expr)>,

@@ -588,7 +588,7 @@ impl World {
         }
     }
 
-    /// The table is read: every observer finds what it sees. Nobody is told of single changes.
+    /// The table is read: every observer finds what it sees. No one is notified of single changes.
     pub(crate) fn open_eyes(&mut self, audiences: &mut Audiences) {
         let mut changes = Vec::new();
         for audience in observers(audiences) {

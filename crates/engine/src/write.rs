@@ -32,7 +32,7 @@ pub enum Owner {
     Player(Arc<str>),
     /// All services together, over HTTP and the control channel.
     Services,
-    /// The node: entries of the lifecycle stream have a bound of their own, and are retried until Redis takes them.
+    /// The node: entries of the lifecycle stream have their own bound, and are retried until Redis takes them.
     Lifecycle,
 }
 

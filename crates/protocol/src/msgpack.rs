@@ -256,7 +256,7 @@ impl OpenContainer {
 /// What is left of an open array or map.
 struct Open {
     map: bool,
-    /// It stands by the name `area`.
+    /// It is by the name `area`.
     is_area: bool,
     first: bool,
     left: u32,
@@ -267,7 +267,7 @@ struct ToJson<'a> {
     at: usize,
     out: Vec<u8>,
     foreign: Foreign,
-    /// The next value stands by the name `area`.
+    /// The next value is by the name `area`.
     at_area: bool,
 }
 

@@ -95,7 +95,7 @@ impl Shares {
         Arc::new(Shares { places, part: part.max(1), floor, held: Mutex::default() })
     }
 
-    /// Takes a place for this address; for none where it stands for many, as a trusted proxy does. `None` where the address
+    /// Takes a place for this address; for none where it represents many, as a trusted proxy does. `None` where the address
     /// has its share, or all places are taken.
     pub fn take(self: &Arc<Self>, address: Option<IpAddr>) -> Option<Share> {
         let key = address.map(counted_as);

@@ -142,7 +142,7 @@ fn a_table_without_its_set_is_taken_over() {
     assert!(is_full(&commit(&bench, 2, TTL_MS, "c")));
     age(&bench, "b");
     assert!(matches!(commit(&bench, 2, TTL_MS, "c"), Reply::Int(_)), "b has expired");
-    // A table that begins anew has nothing of the old one.
+    // A table that begins again has nothing of the old one.
     call(&bench, &["DEL", ROWS]);
     assert!(matches!(commit(&bench, 2, TTL_MS, "d"), Reply::Int(1)));
     assert_eq!(
@@ -420,7 +420,7 @@ fn what_nodes_would_drop_for_its_size_is_refused() {
     assert_eq!(bench.broker.stats().table_gaps, 0);
 }
 
-/// What stands where JSON has values, some of it nearly.
+/// What is where JSON has values, some of it nearly.
 fn value() -> impl Strategy<Value = String> {
     const VALUES: [&str; 49] = [
         "1",

@@ -135,7 +135,7 @@ fn nodes_and_functions_agree() {
     assert!(matched > 200 && tried > 2 * matched / 3, "{matched} of {tried}");
 }
 
-/// Classes match what stands behind the prefix.
+/// Classes match what is behind the prefix.
 #[test]
 fn nodes_and_functions_agree_behind_a_prefix() {
     let server = Server::start(Flavour::Prefixed);

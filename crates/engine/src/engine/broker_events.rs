@@ -78,7 +78,7 @@ impl Engine {
                     let reply = session.reply_on_resume();
                     target.waiters.push(Waiter { session: session.id, reply });
                 }
-                // Those whose views are not known yet are told when they are.
+                // Those whose views are not known yet are notified when they are.
                 OnConfirmed::Live | OnConfirmed::StillWaiting => {}
             }
         }
@@ -220,7 +220,7 @@ impl Engine {
         }
     }
 
-    /// What a client is told of Redis' refusal: its code, for the words may name users and rules; but the whole of what
+    /// What a client is sent about Redis' refusal: its code, for the words may name users and rules; but the whole of what
     /// names no more than something that Redis lacks.
     pub(super) fn refusal_text(&self, message: &str) -> String {
         let code = message.split_whitespace().next().unwrap_or("an error");

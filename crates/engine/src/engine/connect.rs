@@ -141,7 +141,7 @@ impl Engine {
                 self.close(id, CloseCode::TokenExpired, "token not valid yet");
             }
             ErrorCode::TokenExpired => self.close(id, CloseCode::TokenExpired, "token expired"),
-            ErrorCode::Internal => self.close(id, CloseCode::Overloaded, "tokens cannot be judged now"),
+            ErrorCode::Internal => self.close(id, CloseCode::Overloaded, "tokens cannot be verified now"),
             _ => self.close(id, CloseCode::Unauthenticated, "unauthenticated"),
         }
     }
@@ -182,7 +182,7 @@ impl Engine {
             self.notice(notice);
         }
         let session = &mut self.sessions[id];
-        // One more than there are, so that nothing is complete before everything is asked for.
+        // One more than there are, so that nothing is complete before everything is requested.
         // Services cannot have narrowed anything for an anonymous player, whose name is new.
         let named = !session.anonymous;
         let joining = Joining { id: request, unconfirmed: 1, errors: Vec::new(), limited: 0 };
@@ -217,7 +217,7 @@ impl Engine {
         }
     }
 
-    /// Counts the connection for its player; says whether it may stay.
+    /// Counts the connection for its player; returns whether it may stay.
     fn admit(&mut self, id: SessionId) -> bool {
         let holder = Holder { shard: self.shard, session: id };
         let admission = self.sessions[id].player().map(|player| self.limits.enter(player, holder));
@@ -349,7 +349,7 @@ impl Engine {
         self.end_for_token(id, None, &AuthFailure::new(ErrorCode::TokenExpired, message));
     }
 
-    /// A new token for the same player: rights are judged anew.
+    /// A new token for the same player: rights are judged again.
     fn refresh(&mut self, id: SessionId, request: Option<&RequestId>, claims: Claims) {
         // A token is renewed by a session that has one.
         let Some(old) = self.sessions[id].claims.clone() else { return };
@@ -367,7 +367,7 @@ impl Engine {
         if let Some(request) = request {
             self.send(id, &ServerMessage::TokenRefreshed { id: request, expires_ms });
         }
-        // What is one too many to be subscribed anew may stay where it is subscribed already.
+        // What is one too many to be subscribed again may stay where it is subscribed already.
         let filled = [&after.channels[..], &after.cut].concat();
         self.reauthorize(id, &claims, &filled);
         let mut cut = Vec::new();
@@ -433,7 +433,7 @@ impl Engine {
     }
 }
 
-/// A player without a token: a name of its own, and no claims but that it is anonymous.
+/// A player without a token: its own name, and no claims but that it is anonymous.
 fn anonymous(session: &Session) -> Claims {
     let player: Arc<str> = format!("anonymous-{}", session.public_name()).into();
     let json = format!(r#"{{"sub":"{player}","anonymous":true}}"#).into();

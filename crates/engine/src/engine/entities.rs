@@ -27,7 +27,7 @@ impl Engine {
         self.changes = changes;
     }
 
-    /// The whole table: what was known is void, and all that is in view is told anew.
+    /// The whole table: what was known is void, and all that is in view is sent again.
     pub(super) fn table(&mut self, channel: &str, entities: &[Arc<Publication>]) {
         let Some(id) = self.targets.find_channel(channel) else { return };
         let target = &mut self.targets[id];
@@ -70,7 +70,7 @@ impl Engine {
         self.changes = changes;
     }
 
-    /// This shard's table is not what it should be any more: until it comes anew nothing is told. `refresh`: it is to be
+    /// This shard's table is not what it should be any more: until it comes again nothing is told. `refresh`: it is to be
     /// read. Nothing to do where the channel has no table.
     pub(super) fn table_is_void(&mut self, id: TargetId, refresh: bool) {
         let target = &mut self.targets[id];

@@ -220,7 +220,7 @@ impl Engine {
         }
     }
 
-    /// All that is in view is told anew: after subscribing, and wherever something may be missing. Not where there is no
+    /// All that is in view is sent again: after subscribing, and wherever something may be missing. Not where there is no
     /// table, or none yet: it brings another snapshot when it comes.
     pub(super) fn want_snapshot(&mut self, id: SessionId, target_id: TargetId) {
         let (session, target) = (&mut self.sessions[id], &mut self.targets[target_id]);

@@ -70,9 +70,9 @@ pub struct Engine {
     views: EffectiveViews,
     /// What all outboxes share.
     out: Outbound,
-    /// Closes that are carried out at the end of the input in hand.
+    /// Closes that are carried out at the end of the current input.
     closing: Vec<Closing>,
-    /// Sessions whose deferred requests are looked at again behind the step in hand.
+    /// Sessions whose deferred requests are looked at again behind the current step.
     ready: Vec<SessionId>,
     tickets: HashMap<Ticket, publish::InFlight>,
     /// Questions for players' views that are out.
@@ -82,9 +82,9 @@ pub struct Engine {
     next_ticket: u64,
     status: BrokerStatus,
     draining: bool,
-    /// Scratch: the patterns that match the publication in hand.
+    /// Scratch: the patterns that match the current publication.
     matched: Vec<TargetId>,
-    /// Scratch: the audiences that the publication in hand can be for.
+    /// Scratch: the audiences that the current publication can be for.
     found: Vec<AudienceId>,
     /// Scratch: what it changes for whom.
     changes: Vec<VisibilityChange>,
@@ -204,7 +204,7 @@ impl Engine {
         session.outbox.has_frames().then(|| Output::Write { conn, frames: session.outbox.take_frames() })
     }
 
-    /// When [`Input::Tick`] is due at the latest, in monotonic milliseconds.
+    /// When [`Input::Tick`] must come at the latest, in monotonic milliseconds.
     pub fn next_deadline_ms(&self) -> Option<u64> {
         self.out.timers.first_ms()
     }

@@ -204,7 +204,7 @@ impl Engine {
         let session = &mut self.sessions[*id];
         let waits = session.deferred.is_some();
         let Publishing { in_flight: all, answered } = &mut **session.publishing.get_or_insert_default();
-        // Answers come in order, but for those of different kinds.
+        // Answers come in order, except for those of different kinds.
         if let Some(at) = all.iter().position(|(other, _)| *other == ticket) {
             all.remove(at);
         }

@@ -123,7 +123,7 @@ impl Engine {
         }
     }
 
-    /// Answers what is over a limit; says whether to go on.
+    /// Answers what is over a limit; returns whether to go on.
     fn within_limits(&mut self, id: SessionId, request: Option<&RequestId>, verdict: Verdict) -> bool {
         let retry_after_ms = match verdict {
             Verdict::Allowed => return !self.sessions[id].is_closing(),
@@ -290,7 +290,7 @@ impl Engine {
     }
 
     /// Whether the connection has a subscription of this kind that waits for Redis: one that is not confirmed yet, or
-    /// one that was asked for again while the link is broken.
+    /// one that was requested again while the link is broken.
     fn has_pending(&self, session: &Session, which: impl Fn(&str) -> bool) -> bool {
         session.subscriptions.iter().any(|subscription| {
             let target = &self.targets[subscription.target];
@@ -375,7 +375,7 @@ impl Engine {
         );
     }
 
-    /// Something was settled: what waits is looked at again when the step in hand is over.
+    /// Something was settled: what waits is looked at again when the current step is over.
     pub(super) fn retry_deferred(&mut self, id: SessionId) {
         if self.sessions[id].deferred.is_some() {
             self.ready.push(id);

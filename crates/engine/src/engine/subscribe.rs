@@ -1,5 +1,5 @@
 //! Subscribing and unsubscribing (contract §3): a connection's part, and this shard's interest in a channel, which
-//! the broker is told when the first subscriber comes and when the last one leaves.
+//! the broker is notified when the first subscriber comes and when the last one leaves.
 
 use drawbridge_protocol::{
     CloseCode, ErrorCode, ErrorMessage, RequestId, ServerMessage, Subscribe, SubscriptionInfo, channel,
@@ -200,7 +200,7 @@ impl Engine {
         Ok(())
     }
 
-    /// What a client is told of a right that it lacks.
+    /// What a client is sent about a right that it lacks.
     pub(super) fn explain(&self, denied: Denied) -> String {
         if self.settings.explain { denied.0 } else { "not allowed".to_owned() }
     }
@@ -251,7 +251,7 @@ impl Engine {
         }
         let target_id = self.target_of(subject);
         if self.sessions[id].subscription(target_id).is_some() {
-            // What was due before the reply is judged by the old filter.
+            // What was due before the reply is evaluated by the old filter.
             self.flush_target(id, target_id);
         } else {
             self.enter_target(id, target_id, origin);
@@ -275,7 +275,7 @@ impl Engine {
         self.notify_subscribed(id, target_id, &reply, &success);
     }
 
-    /// The target of a subject; if it is new, the broker is asked for it.
+    /// The target of a subject; if it is new, the broker is requested it.
     fn target_of(&mut self, subject: &Subject) -> TargetId {
         let (id, is_new) = self.targets.find_or_insert(subject, &self.settings.classes);
         if is_new {
@@ -362,7 +362,7 @@ impl Engine {
             Ended::ByServer => ("server", true, ErrorCode::Forbidden),
             Ended::OverLimit => ("limit", false, ErrorCode::LimitExceeded),
         };
-        // Before `WELCOME` nothing was told of it.
+        // Before `WELCOME` nothing was sent about it.
         if self.sessions[id].is_open() {
             self.send(id, &ServerMessage::Unsubscribed { id: None, channel: &channel, reason, by_server });
         }

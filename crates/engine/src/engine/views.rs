@@ -1,5 +1,5 @@
 //! What a subscriber is shown: made from the class's view, the view overrides for the player, and the
-//! client's filter and area; made anew when one of them changes during play (contract §5, `FILTER_UPDATE`; §9, `view`).
+//! client's filter and area; made again when one of them changes during play (contract §5, `FILTER_UPDATE`; §9, `view`).
 //! What is asked of events stands in [`crate::view`], areas in [`crate::area`].
 
 use std::sync::Arc;
@@ -31,7 +31,7 @@ const FILTER_HINT: &str =
 /// What asking the filters of one channel, or of all patterns of one class, that no index answers may cost an event, in
 /// the units of [`crate::filter_index`]; `docs/filters.md` says what that means.
 pub(super) const MAX_FILTER_WORK: usize = 100_000;
-/// How soon players' views are asked for again when Redis has refused to tell them.
+/// How soon players' views are requested again when Redis has refused to tell them.
 const RETRY_OVERRIDES_MS: u64 = 5_000;
 
 impl Engine {
@@ -60,7 +60,7 @@ impl Engine {
         });
         match authorized {
             Ok((filter, area)) => {
-                // The reply is the boundary: what was due before is judged by the old view.
+                // The reply is the boundary: what was due before is evaluated by the old view.
                 self.flush_target(id, target);
                 if let Some(request) = request {
                     let message = ServerMessage::FilterUpdated { id: request, channel: &update.channel };
@@ -222,7 +222,7 @@ impl Engine {
     }
 
     /// Puts a subscriber where it sees what it is to see now. `notify`: what comes into view and what goes is told, which
-    /// is not needed where all that is in view is told anew. Returns whether a running snapshot starts again.
+    /// is not needed where all that is in view is sent again. Returns whether a running snapshot starts again.
     ///
     /// Invariant: what the client knows of a table afterwards, with what waits for it, is what its new view shows. A
     /// snapshot that is wanted or running starts again; without one the difference is told.
@@ -490,7 +490,7 @@ impl Engine {
 
     /// What a player may be shown of a channel is other than it was.
     fn override_changed(&mut self, id: SessionId, channel: &Arc<str>) {
-        // What came through patterns is judged by the view before.
+        // What came through patterns is evaluated by the view before.
         self.flush_channel(id, channel);
         if let Some(access) = &mut self.sessions[id].access {
             access.forget(channel);
@@ -503,7 +503,7 @@ impl Engine {
 }
 
 impl Session {
-    /// What is told of a subscription that was live, when its views are known again: the gap, or, where `WELCOME` is
+    /// What is sent about a subscription that was live, when its views are known again: the gap, or, where `WELCOME` is
     /// still to come, that it is live.
     pub(super) fn reply_on_resume(&mut self) -> Reply {
         match &mut self.phase {

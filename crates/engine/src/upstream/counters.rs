@@ -1,4 +1,4 @@
-//! Counts of channels' events. Each count has an epoch of its own and begins at 0, so that it says nothing of other
+//! Counts of channels' events. Each count has its own epoch and begins at 0, so that it says nothing of other
 //! channels; a count that was forgotten begins again under another epoch. Counts of channels that only patterns cover are
 //! kept here, in bounded memory; those of exact subscriptions stand in the hub's entries.
 

@@ -5,7 +5,7 @@
 //!
 //! ```text
 //!   Waiting ──ask──▶ Asked ──subscribed──▶ Live ──a wider one is live, or nothing under it is wanted──▶ Ending ──▶ gone
-//!                      └──refused──▶ gone: the class's prefix is asked for, and if that was it, the patterns are refused
+//!                      └──refused──▶ gone: the class's prefix is requested, and if that was it, the patterns are refused
 //! ```
 //!
 //! Invariant: a prefix ends only while every wanted prefix under it has another one that is live, so changing the cover
@@ -19,7 +19,7 @@ use drawbridge_protocol::glob;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
-    /// To be asked for as soon as the link allows.
+    /// To be requested as soon as the link allows.
     Waiting,
     /// Asked for.
     Asked,
@@ -34,7 +34,7 @@ enum State {
 struct HeldPrefix {
     class: Arc<str>,
     state: State,
-    /// It ends when the narrower ones that were asked for in its place are live.
+    /// It ends when the narrower ones that were requested in its place are live.
     retiring: bool,
 }
 
@@ -52,7 +52,7 @@ struct Wanted {
 /// What is known of one class, by its prefix.
 #[derive(Debug, Default)]
 struct ClassState {
-    /// Redis refused a narrower prefix; until the link breaks only the class's own is asked for.
+    /// Redis refused a narrower prefix; until the link breaks only the class's own is requested.
     narrow_refused: bool,
     /// When narrower prefixes may replace one that is wider than needed; 0: never.
     narrow_at_ms: u64,
@@ -102,7 +102,7 @@ impl Cover {
         std::mem::take(&mut self.changes)
     }
 
-    /// How many patterns Redis holds, or is asked for.
+    /// How many patterns Redis holds, or that were requested.
     pub(super) fn len(&self) -> usize {
         self.held.len()
     }
@@ -144,7 +144,7 @@ impl Cover {
         self.beginnings(prefix).any(|(_, held)| held.state == State::Live)
     }
 
-    /// Whether this is still to be asked for; from now on it counts as asked for.
+    /// Whether this is still to be requested; from now on it counts as asked for.
     pub(super) fn ask(&mut self, name: &str) -> bool {
         match self.held.get_mut(&*glob::literal_prefix(name)) {
             Some(held) if held.state == State::Waiting => {
@@ -155,7 +155,7 @@ impl Cover {
         }
     }
 
-    /// Whether this waits to be asked for.
+    /// Whether this waits to be requested.
     pub(super) fn is_waiting(&self, name: &str) -> bool {
         self.held.get(&*glob::literal_prefix(name)).is_some_and(|held| held.state == State::Waiting)
     }
@@ -307,7 +307,7 @@ impl Cover {
         }
     }
 
-    /// Sees to it that a wanted prefix is covered.
+    /// Ensures that a wanted prefix is covered.
     fn cover(&mut self, prefix: &str) {
         let Some(wanted) = self.wanted.get(prefix) else { return };
         if self.is_taken_care_of(prefix) {
@@ -345,7 +345,7 @@ impl Cover {
         }
     }
 
-    /// Gives a prefix up. One that was asked for is looked at again when Redis has answered.
+    /// Gives a prefix up. One that was requested is looked at again when Redis has answered.
     fn end(&mut self, prefix: &str) {
         let Some(held) = self.held.get_mut(prefix) else { return };
         match held.state {

@@ -170,7 +170,7 @@ impl Hub {
 
     /// The next number of a channel whose pattern copies are canonical, with the channel's shared name.
     fn count_by_pattern(&mut self, channel: &str) -> (Arc<str>, Position) {
-        // An exact subscription that is asked for but not confirmed counts on in its own entry.
+        // An exact subscription that is requested but not confirmed counts on in its own entry.
         match self.entries.get_key_value_mut(&SubjectRef::channel(channel)) {
             Some((subject, entry)) => {
                 entry.position.offset = entry.position.offset.next();

@@ -115,7 +115,7 @@ impl Hub {
         self.carry_out(asked, ended);
     }
 
-    /// The link is gone: what is wanted is asked for again when it is back.
+    /// The link is gone: what is wanted is requested again when it is back.
     pub(super) fn patterns_break(&mut self, now_ms: u64) {
         self.cover.link_is_down();
         let mut names: Vec<Arc<str>> = self.patterns.iter().map(|(name, _)| name.clone()).collect();

@@ -29,7 +29,7 @@ const QUIET_MS: u64 = 250;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum State {
-    /// To be asked for as soon as the link allows.
+    /// To be requested as soon as the link allows.
     Waiting,
     /// Asked for.
     Asked,
@@ -58,7 +58,7 @@ pub(super) struct Entry {
 }
 
 impl Entry {
-    /// Whether it is still to be asked for; from now on it counts as asked for.
+    /// Whether it is still to be requested; from now on it counts as asked for.
     fn ask(&mut self) -> bool {
         let is_waiting = self.state == State::Waiting;
         if is_waiting {
@@ -73,7 +73,7 @@ impl Entry {
 pub struct Hub {
     pub(super) settings: HubSettings,
     pub(super) link_up: bool,
-    /// Whether anything but the node's own channels may be asked for.
+    /// Whether anything but the node's own channels may be requested.
     pub(super) barrier: RecoveryBarrier,
     /// Entries on their way to another link, or from one.
     pub(super) moves: Moves,
@@ -83,7 +83,7 @@ pub struct Hub {
     pub(super) patterns: PatternIndex<Pattern>,
     pub(super) cover: Cover,
     pub(super) counters: Counters,
-    /// To be asked for, in order: channels, and the cover's prefixes as patterns.
+    /// To be requested, in order: channels, and the cover's prefixes as patterns.
     pub(super) waiting: VecDeque<Subject>,
     /// Asked for and not answered yet.
     asked: usize,
@@ -175,7 +175,7 @@ impl Hub {
         self.outputs.pop_front()
     }
 
-    /// When [`HubInput::Tick`] is due at the latest.
+    /// When [`HubInput::Tick`] must come at the latest.
     pub fn next_deadline_ms(&self) -> Option<u64> {
         let lingering = self.lingering.front().map(|(at, _)| *at);
         let sweep = self.sweeps.first().map(|(at, _)| *at);
@@ -306,7 +306,7 @@ impl Hub {
                 }
                 // `ask` skips what is no longer there.
                 State::Waiting => self.forget(&subject),
-                // Its confirmation lets it linger anew.
+                // Its confirmation lets it linger again.
                 State::Asked | State::Loading | State::Ending => {}
             }
         }
@@ -322,7 +322,7 @@ impl Hub {
         self.waiting.clear();
         self.lingering.clear();
         self.asked = 0;
-        // What nodes tell each other comes first, and what they said meanwhile is made good before the rest is asked for.
+        // What nodes tell each other comes first, and what they said meanwhile is made good before the rest is requested.
         // That in the order of names: what a seeded simulation sees must not hang on the table's.
         let mut subjects: Vec<Subject> = self.entries.keys().cloned().collect();
         let reserved = &self.settings.reserved;

@@ -12,7 +12,7 @@ use crate::class::Classes;
 use crate::io::{BrokerEvent, Subject};
 use crate::settings::Reserved;
 
-/// What a hub is told at start.
+/// What a hub receives at start.
 #[derive(Clone, Debug)]
 pub struct HubSettings {
     /// Its link.
@@ -59,7 +59,7 @@ pub enum HubInput<'a> {
         channel: &'a str,
         /// Which question it answers.
         load: u64,
-        /// What Redis keeps, or its words where it does not tell.
+        /// What Redis keeps, or the error that it returned.
         table: Result<StoredTable, Arc<str>>,
     },
     /// The link to Redis works; nothing is subscribed on it.
@@ -74,7 +74,7 @@ pub enum HubInput<'a> {
     Refused {
         /// Which.
         subject: &'a Subject,
-        /// Redis' words.
+        /// The error that Redis returned.
         reason: &'a str,
     },
     /// A publication, once for each subscription of the link that matches it; in Redis' order.
@@ -95,7 +95,7 @@ pub enum HubInput<'a> {
         /// The payload's size.
         bytes: usize,
     },
-    /// This shard missed publications and could not be told of which channels.
+    /// This shard missed publications and could not be notified of which channels.
     Lost {
         /// Which shard.
         shard: ShardId,
@@ -230,7 +230,7 @@ pub struct HubStats {
     pub subjects: usize,
     /// Of these, confirmed by Redis.
     pub live: usize,
-    /// Patterns that Redis holds, or is asked for, to cover all that are wanted.
+    /// Patterns that Redis holds, or that were requested, to cover all that are wanted.
     pub cover: usize,
     /// Channels counted because patterns cover them.
     pub pattern_channels: usize,
@@ -252,6 +252,6 @@ pub struct HubStats {
     pub dropped_full: u64,
     /// Stored entities that are not shown, because they are not as the functions in Redis write them.
     pub bad_rows: u64,
-    /// Tables asked for anew because an event was missing.
+    /// Tables asked for again because an event was missing.
     pub table_gaps: u64,
 }

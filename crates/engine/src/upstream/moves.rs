@@ -15,7 +15,7 @@
 //! subscribers get `RESYNC`, as after any break. Commands about the subject go to the taker from the beginning, which carries
 //! them out behind the hand-over, in the order in which they came.
 //!
-//! Invariant: of the two links exactly one delivers a publication of a moving subject, or its subscribers are told of a gap.
+//! Invariant: of the two links exactly one delivers a publication of a moving subject, or its subscribers are notified of a gap.
 
 use std::sync::Arc;
 
@@ -70,7 +70,7 @@ pub struct Handover {
     broken: bool,
 }
 
-/// Whether a link tells the shards what services command about a subject.
+/// Whether a link notifies the shards what services command about a subject.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Carries {
     /// As the topology says: it never moved here or away.
@@ -90,7 +90,7 @@ struct Leaving {
     marker: Arc<str>,
     /// This is the link that the subject's name chooses.
     is_home: bool,
-    /// The marker is asked for.
+    /// The marker is requested.
     is_asked: bool,
 }
 

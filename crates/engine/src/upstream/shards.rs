@@ -26,7 +26,7 @@ impl ShardSet {
     pub fn insert(&mut self, shard: ShardId) {
         self.0 |= 1 << (shard.0 & 63);
     }
-    /// Takes one out; says whether it was there.
+    /// Takes one out; returns whether it was there.
     pub fn remove(&mut self, shard: ShardId) -> bool {
         let had = self.contains(shard);
         self.0 &= !(1 << (shard.0 & 63));

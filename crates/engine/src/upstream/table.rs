@@ -170,7 +170,7 @@ impl Table {
         let is_new = before.is_none();
         let grows =
             weight(key, publication).saturating_sub(before.map_or(0, |row| weight(key, &row.publication)));
-        // While the stored table is being read nobody knows which keys are new.
+        // While the stored table is being read it is not known which keys are new.
         let slack = if self.loading.is_some() { 2 } else { 1 };
         if version.is_none() && self.lacks_room(slack, is_new, grows) {
             return ApplyOutcome::Full;
@@ -183,7 +183,7 @@ impl Table {
     }
 
     /// The stored table begins with an event of this entity, because it was not there yet, or had expired or been lost with
-    /// all that it held: nothing is missing, but that is gone. Gives back the keys, in order. What a plain event spoke of
+    /// all that it held: nothing is missing, but that is gone. Returns the keys, in order. What a plain event referred to
     /// last stays for its time, and so does the event's own entity, which it tells of.
     fn begin_anew(&mut self, now_ms: u64, own: &str) -> Vec<Arc<str>> {
         self.ended.clear();
@@ -218,7 +218,7 @@ impl Table {
     }
 
     /// Takes out what has expired, or else entities that the stored table does not have: what only a plain event
-    /// spoke of, or what must have expired there. Never the event's own.
+    /// referred to, or what must have expired there. Never the event's own.
     fn make_room(&mut self, now_ms: u64, own: &str, is_new: bool, grows: usize) -> Vec<Arc<str>> {
         if !self.lacks_room(2, is_new, grows) {
             return Vec::new();
@@ -258,7 +258,7 @@ impl Table {
         self.entities.insert(key, row);
     }
 
-    /// All that is stored was taken in, as of this version; says whether it fits what came live meanwhile. `holds`: where
+    /// All that is stored was taken in, as of this version; returns whether it fits what came live meanwhile. `holds`: where
     /// it does not, what is stored counts all the same, and nothing of another life stays.
     pub(super) fn finish(&mut self, epoch: &str, seq: u64, holds: bool) -> bool {
         self.loading = None;

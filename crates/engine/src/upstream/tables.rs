@@ -1,6 +1,6 @@
 //! Entity channels through the hub: their tables are read when Redis has confirmed the subscription, merged with
 //! what comes live, and told to the shards behind the confirmation; from then on events change them in order. What
-//! one table holds and what fits it stands in [`super::table`].
+//! one table holds and what fits it is in [`super::table`].
 
 use std::sync::Arc;
 
@@ -84,7 +84,7 @@ impl Hub {
         let key = SubjectRef::channel(channel);
         let Some((subject, entry)) = self.entries.get_key_value_mut(&key) else { return };
         let subject = subject.clone();
-        // The link may have broken since: it is read again when Redis has confirmed the channel anew.
+        // The link may have broken since: it is read again when Redis has confirmed the channel again.
         if entry.state != State::Loading {
             return;
         }
@@ -148,7 +148,7 @@ impl Hub {
         self.end_now(subject);
     }
 
-    /// Does what follows from a live event beside telling it; says whether it is news to the table.
+    /// Does what follows from a live event beside telling it; returns whether it is news to the table.
     pub(super) fn kept(
         &mut self,
         now_ms: u64,
@@ -281,7 +281,7 @@ pub(super) fn uncount(stats: &mut HubStats, table: &Table) {
     stats.entity_bytes -= table.bytes();
 }
 
-/// Puts a live event into a table, and counts; gives what became of it, and which entities are gone before it.
+/// Puts a live event into a table, and counts; returns what became of it, and which entities are gone before it.
 pub(super) fn put(
     stats: &mut HubStats,
     table: &mut Table,

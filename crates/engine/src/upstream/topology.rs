@@ -14,7 +14,7 @@ use crate::class::Classes;
 use crate::io::{Subject, SubjectKind};
 use crate::settings::Reserved;
 
-/// Names one link of a node. Only the upstream and who runs its links know what it stands for.
+/// Names one link of a node. Only the upstream and who runs its links know what it represents.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct LinkId(u16);
 

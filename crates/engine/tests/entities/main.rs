@@ -400,7 +400,7 @@ fn new_claims_hold_for_what_waits_behind_a_gate() {
     }
 }
 
-/// A table that is told by halves when the gate is shut is told anew behind it, and nothing of it meanwhile.
+/// A table that is told by halves when the gate is shut is sent again behind it, and nothing of it meanwhile.
 #[test]
 fn a_gate_that_is_shut_on_a_snapshot_shuts_in_what_is_due_behind_it() {
     let mut bench = Bench::new(world(latest(), false), 1 << 20);

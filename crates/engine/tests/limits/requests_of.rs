@@ -61,7 +61,7 @@ pub struct Client {
 }
 
 impl Client {
-    /// The default limits, but for `work`.
+    /// The default limits, except for `work`.
     pub fn new(kind: &str, entities: usize, work: Rate) -> Self {
         let delivery = Delivery { slow_consumer: SlowConsumer::Latest, ..Delivery::default() };
         let mut class = world(delivery, true);

@@ -43,7 +43,7 @@ fn one_player_takes_a_sixteenth_of_what_a_channel_bears_whatever_the_connections
         assert!((10..=20).contains(&granted), "{granted}");
         assert_eq!(refusal["code"], "LIMIT_EXCEEDED");
         assert!(refusal["message"].as_str().unwrap().contains("of this player"), "{refusal}");
-        // Where the view has two shapes, each filter stands at both.
+        // Where the view has two shapes, each filter is at both.
         assert!(bench.engine.stats().filter_work <= 100_000 / 4);
         // Another player's filters still have room.
         assert_eq!(fill(&mut bench, Some("bob"), &area).0, granted);

@@ -100,7 +100,7 @@ impl Redis {
         }
     }
 
-    /// Gives what the link had not read yet.
+    /// Returns what the link had not read yet.
     pub fn cut(&mut self, link: usize) -> VecDeque<Push> {
         std::mem::take(&mut self.links[link]).unread
     }

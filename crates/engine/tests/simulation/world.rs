@@ -272,7 +272,7 @@ impl World {
         if filtered {
             message["filter"] = "data.n % 2 == 0".into();
         }
-        // A subscription that is asked for again may be shown by its old or its new filter until it is answered:
+        // A subscription that is requested again may be shown by its old or its new filter until it is answered:
         // the model asks only for what it does not hold.
         let client = &mut self.clients[at];
         let again = client.subscriptions.contains_key(name)

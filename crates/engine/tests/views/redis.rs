@@ -12,7 +12,7 @@ use drawbridge_engine::io::{
 use drawbridge_engine::upstream::{LinkCommand, StoredEntity, StoredTable};
 use drawbridge_protocol::glob::glob_matches;
 
-/// The channel on which nodes are told of player commands; the node itself subscribes to it.
+/// The channel on which nodes are notified of player commands; the node itself subscribes to it.
 pub const NODES_CHANNEL: &str = "drawbridge:nodes";
 
 /// What a link reads.
@@ -146,7 +146,7 @@ impl Redis {
         self.links[link].up = true;
     }
 
-    /// Gives what the link had not read yet.
+    /// Returns what the link had not read yet.
     pub fn cut(&mut self, link: usize) -> VecDeque<Push> {
         std::mem::take(&mut self.links[link]).unread
     }
@@ -155,7 +155,7 @@ impl Redis {
         self.links.iter().map(|link| link.subscriptions.len()).sum()
     }
 
-    /// Writes an event into its channel's table; gives what is then to be published.
+    /// Writes an event into its channel's table; returns what is then to be published.
     pub fn commit(
         &mut self,
         now_ms: u64,
@@ -212,7 +212,7 @@ impl Redis {
         self.tables.clear();
     }
 
-    /// Reads a part of a table; gives all of it with the last.
+    /// Reads a part of a table; returns all of it with the last.
     pub fn scan(&mut self, now_ms: u64, scan: &mut Scan) -> Option<StoredTable> {
         self.expire(now_ms);
         let table = self.tables.get(&scan.channel);

@@ -109,7 +109,7 @@ impl<'a> Walk<'a> {
         Some(Str { raw: self.text.get(name.start..name.end)?, escaped: name.escaped })
     }
 
-    /// Where the value in hand stands, and goes behind it.
+    /// Where the current value stands, and goes behind it.
     #[inline]
     fn value(&mut self) -> Option<Range<usize>> {
         let start = self.at;
@@ -128,7 +128,7 @@ impl<'a> Walk<'a> {
         Some(start..self.at)
     }
 
-    /// Passes over a string, from its opening quote on, or to the end of the text; says whether something in it is escaped.
+    /// Passes over a string, from its opening quote on, or to the end of the text; returns whether something in it is escaped.
     #[inline]
     fn skip_string(&mut self) -> bool {
         let bytes = self.text.as_bytes();

@@ -1,4 +1,4 @@
-//! Player commands on their way to the shards (contract §9). Nodes tell each other on a channel of their own, which every
+//! Player commands on their way to the shards (contract §9). Nodes tell each other on their own channel, which every
 //! link of the pool subscribes to: a command is told by the link of the channel that it is about, so that it takes effect
 //! in order with that channel's events. What a service was told is done holds for all that is published behind it, on
 //! every node. What comes by the control channel is told as it comes.
@@ -26,7 +26,7 @@ pub struct CommandChannels {
 
 impl CommandChannels {
     /// Those of this key prefix; `control`: services may command by Redis. Pub/Sub knows no databases, and the keys that
-    /// commands speak of are in one, so the nodes' channel names it.
+    /// commands refers to are in one, so the nodes' channel names it.
     pub fn new(key_prefix: &str, db: u8, control: bool) -> Self {
         CommandChannels {
             nodes: format!("{key_prefix}nodes:{db}").into(),

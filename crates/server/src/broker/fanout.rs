@@ -1,4 +1,4 @@
-//! The broker's side of all shard queues: who gets what, and which shards could not be told of a loss.
+//! The broker's side of all shard queues: who gets what, and which shards could not be notified of a loss.
 
 use std::sync::Arc;
 
@@ -24,7 +24,7 @@ impl ShardFanout {
         self.queue(shard).map_or(Pushed::Queued, |queue| queue.push(event))
     }
 
-    /// Tells each of these; gives back those that could not be told of a loss.
+    /// Tells each of these; returns those that could not be notified of a loss.
     pub(super) fn send_to_each(&self, shards: ShardSet, event: BrokerEvent) -> ShardSet {
         let mut lost = ShardSet::default();
         for shard in shards.iter() {
@@ -35,7 +35,7 @@ impl ShardFanout {
         lost
     }
 
-    /// Tells every shard, but not the node; says whether all of them had room.
+    /// Tells every shard, but not the node; returns whether all of them had room.
     pub(super) fn send_to_shards(&self, event: &BrokerEvent) -> bool {
         let missed = self.shards.iter().filter(|queue| queue.push(event.clone()) == Pushed::Lost);
         missed.count() == 0

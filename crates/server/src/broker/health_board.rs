@@ -1,5 +1,5 @@
 //! Whether Redis is there, all of it: each part of the broker (a link, the publisher, a reader) says whether it is up,
-//! and every shard is told when the sum changes.
+//! and every shard is notified when the sum changes.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};

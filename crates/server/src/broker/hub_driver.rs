@@ -228,7 +228,7 @@ impl HubDriver {
         let _ = peer.send(HubCommand::Peer(message, self.lost));
     }
 
-    /// Redis cannot be subscribed on, and waiting will not help: refuses what is asked for.
+    /// Redis cannot be subscribed on, and waiting will not help: refuses what is requested.
     pub(super) fn refuse_waiting(&mut self, reason: &str) {
         self.handle(HubInput::LinkUp);
         while let Some(command) = self.commands.pop() {
@@ -254,7 +254,7 @@ impl HubDriver {
         }
     }
 
-    /// When [`HubDriver::tick`] is due at the latest.
+    /// When [`HubDriver::tick`] must come at the latest.
     pub(super) fn due(&self) -> Option<Instant> {
         let hub = self.hub.next_deadline_ms().map(|at| self.started + Duration::from_millis(at));
         if self.lost.is_empty() {

@@ -1,5 +1,5 @@
 //! The queue of publishes: bounded in bytes, as a whole and for each who publishes, first in first out, each answered
-//! exactly once. Entries of the lifecycle stream go through it, too, under a bound of their own. What carries them out (the
+//! exactly once. Entries of the lifecycle stream go through it, too, under their own bound. What carries them out (the
 //! memory broker, the Redis publisher) takes them from here.
 
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -96,7 +96,7 @@ pub(super) struct Ledger {
     fanout: ShardFanout,
     /// What waits, or is on its way, of each who has something there, in bytes: no more entries than jobs.
     shares: Mutex<HashMap<Owner, usize>>,
-    /// All of it, but for the lifecycle's.
+    /// All of it, except for the lifecycle's.
     pub(super) bytes: AtomicUsize,
     pub(super) done: AtomicU64,
     pub(super) refused: AtomicU64,

@@ -39,7 +39,7 @@ use crate::log::Sparse;
 /// How long a shutdown waits for publishes that are queued.
 pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// What the broker is told at start.
+/// What the broker receives at start.
 #[derive(Debug)]
 pub struct BrokerSettings {
     /// Which broker.
@@ -121,7 +121,7 @@ pub struct BrokerStats {
     pub subjects: u64,
     /// Gauge: of these, confirmed.
     pub live: u64,
-    /// Gauge: patterns that Redis holds, or is asked for, to cover all that are wanted.
+    /// Gauge: patterns that Redis holds, or that were requested, to cover all that are wanted.
     pub pattern_cover: u64,
     /// Gauge: channels counted because patterns cover them.
     pub pattern_channels: u64,
@@ -141,7 +141,7 @@ pub struct BrokerStats {
     pub dropped_bad_position: u64,
     /// Events dropped because their channel holds `entity_max` already.
     pub dropped_full: u64,
-    /// Tables read anew because an event was missing.
+    /// Tables read again because an event was missing.
     pub table_gaps: u64,
     /// Gauge: bytes of the entities of the node's tables.
     pub entity_bytes: u64,
@@ -149,7 +149,7 @@ pub struct BrokerStats {
     pub bad_stored: u64,
     /// How often the functions in Redis were not Drawbridge's, or changed, and were replaced.
     pub functions_replaced: u64,
-    /// Publications dropped because a shard's queue was full; the shard is told of each channel.
+    /// Publications dropped because a shard's queue was full; the shard is notified of each channel.
     pub dropped_to_shards: u64,
     /// Gauge: bytes of publications that wait for the shards.
     pub shard_queue_bytes: u64,
@@ -161,7 +161,7 @@ pub struct BrokerStats {
     pub publish_refused: u64,
     /// Publishes and appends that certainly did not happen.
     pub publish_not_done: u64,
-    /// Publishes and appends of which nobody knows.
+    /// Publishes and appends whose outcome is unknown.
     pub publish_unknown: u64,
     /// Gauge: entries of the lifecycle stream that Redis has not taken yet.
     pub lifecycle_waiting: u64,
@@ -171,7 +171,7 @@ pub struct BrokerStats {
     pub reconnects: u64,
     /// How often the links moved to another thread.
     pub moves: u64,
-    /// Gauge: tables and players' views that are asked for.
+    /// Gauge: tables and players' views that are requested.
     pub queries: u64,
     /// Player commands told to the shards.
     pub commands: u64,
@@ -219,7 +219,7 @@ struct HubTask {
 }
 
 impl Broker {
-    /// Starts the broker with a thread of its own. `shards[i]` is the queue of `ShardId(i)`, `node` that of
+    /// Starts the broker with its own thread. `shards[i]` is the queue of `ShardId(i)`, `node` that of
     /// [`ShardId::NODE`]. Does not wait for Redis: until it is there the broker is degraded, and every queue begins
     /// with that status.
     ///

@@ -20,7 +20,7 @@ use tokio::sync::mpsc;
 const MAX_GAPS: usize = 65_536;
 
 /// Player commands that wait for one shard at most, in bytes; of views, which can be read again, the half of it. Events
-/// have a bound of their own: many of them keep no command out.
+/// have their own bound: many of them keep no command out.
 const COMMAND_BYTES: usize = 16 << 20;
 
 /// What a queued publication costs beside its payload and name, in bytes; an estimate.
@@ -105,7 +105,7 @@ impl ShardQueue {
             }
             BrokerEvent::Command(command) if !self.shared.admit_command(command) => {
                 self.shared.dropped.fetch_add(1, Ordering::Relaxed);
-                // Where it would have been; until that is read, it stands for all that are dropped behind it.
+                // Where it would have been; until that is read, it represents all that are dropped behind it.
                 if !self.shared.stale.swap(true, Ordering::AcqRel) {
                     let _ = self.sender.send(BrokerEvent::Recover { dropped: true, barrier: None });
                 }
@@ -273,7 +273,7 @@ impl ShardInbox {
         self.len() == 0
     }
 
-    /// Looks through all that waits and drops the states of entities that newer ones replace ([`superseded`]); says how many.
+    /// Looks through all that waits and drops the states of entities that newer ones replace ([`superseded`]); returns how many.
     /// Only where much of it was not looked through before, so that each event costs a few looks at most.
     pub fn drop_superseded(&mut self) -> usize {
         if self.receiver.len() < self.ahead.len() / 4 {

@@ -65,7 +65,7 @@ pub struct Bench {
 }
 
 impl Bench {
-    /// On the memory broker, or on a Redis of its own; connected.
+    /// On the memory broker, or on its own Redis; connected.
     pub fn new(flavour: Option<Flavour>) -> Bench {
         Bench::with(flavour, Options::default())
     }
@@ -214,7 +214,7 @@ impl Bench {
         }
     }
 
-    /// The views of these players, which are asked for all at once, or Redis' words.
+    /// The views of these players, which are requested all at once, or the error that Redis returned.
     #[allow(dead_code, reason = "not every test that has this bench uses it")]
     pub fn views_of(
         &mut self,
@@ -245,7 +245,7 @@ impl Bench {
         answers
     }
 
-    /// The table of an entity channel, behind the confirmation or where it is told anew: key and number of each.
+    /// The table of an entity channel, behind the confirmation or where it is sent again: key and number of each.
     pub fn table(&mut self, shard: u8) -> Vec<(String, String)> {
         match self.next(shard) {
             BrokerEvent::Table { entities, .. } => entities.iter().map(|entity| state(entity)).collect(),
@@ -324,7 +324,7 @@ impl Bench {
         }
     }
 
-    /// Publishes through the broker; gives the ticket.
+    /// Publishes through the broker; returns the ticket.
     pub fn publish(
         &self,
         shard: u8,
@@ -341,7 +341,7 @@ impl Bench {
         ticket
     }
 
-    /// Appends through the broker; gives the ticket.
+    /// Appends through the broker; returns the ticket.
     pub fn append(&self, shard: u8, stream: &str, fields: &[(&'static str, &'static str)]) -> Ticket {
         let ticket = Ticket(self.tickets.fetch_add(1, Ordering::Relaxed));
         let fields =

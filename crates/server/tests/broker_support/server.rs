@@ -1,4 +1,4 @@
-//! A Redis server of the test's own, on a free port, with its files in a directory of its own; ended with the test.
+//! A Redis server of the test's own, on a free port, with its files in its own directory; ended with the test.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::net::UnixStream;

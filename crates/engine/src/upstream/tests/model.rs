@@ -17,7 +17,7 @@ const CHANNELS: [&str; 5] = ["room:1", "room:2", "room:33", "chat:1", "own:1"];
 /// Of two classes, and of none.
 const PATTERNS: [&str; 10] =
     ["room:*", "r*", "*", "room:?", "room:1*", "room:2?*", "room:[12]", "room:3*", "chat:1*", "chat:*1"];
-/// What Redis may be asked for to cover them.
+/// What Redis may hold to cover them.
 const COVERS: [&str; 8] = ["room:*", "r*", "*", "room:1*", "room:2*", "room:3*", "chat:1*", "chat:*"];
 /// So that few are many.
 const PREFIXES_PER_CLASS: usize = 3;

@@ -212,7 +212,7 @@ fn the_entity_that_a_new_table_begins_with_is_told_of_once() {
     assert_eq!(bench.copy(None, "world:1", row("a", "u.1")).len(), 1);
     bench.now_ms += 59_999;
     assert_eq!(bench.copy(None, "world:1", row("a", "v.1")).len(), 1);
-    // By its time it is gone before it comes anew.
+    // By its time it is gone before it comes again.
     bench.now_ms += 60_000;
     assert_eq!(bench.copy(None, "world:1", row("a", "w.1"))[0], "0: expired world:1 a");
     assert_eq!((bench.hub.stats().entities, bench.hub.stats().table_gaps), (1, 0));

@@ -55,7 +55,7 @@ impl Table {
 }
 
 impl Store {
-    /// Writes an event into its channel's table; gives what is published.
+    /// Writes an event into its channel's table; returns what is published.
     pub(super) fn commit(
         &mut self,
         now_ms: u64,

@@ -22,7 +22,7 @@ use super::{RedisSettings, code_of, is_passing, is_unknown_command};
 
 /// How long Redis may take to answer.
 pub(super) const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
-/// How often Redis is asked for a sign of life, and how long it may take.
+/// How often Redis is pinged, and how long it may take.
 const PING_EVERY: Duration = Duration::from_secs(2);
 const PING_TIMEOUT: Duration = ANSWER_TIMEOUT;
 /// How long an answer that has come may take to be read.
@@ -103,7 +103,7 @@ impl CommandConnection {
         }
     }
 
-    /// The result of each command, or why nobody knows.
+    /// The result of each command, or why it is not known.
     pub(super) async fn query(
         &mut self,
         pipeline: &redis::Pipeline,
@@ -122,7 +122,7 @@ impl CommandConnection {
         results.map_err(|broken| if is_over { Broken::Oversized } else { broken })
     }
 
-    /// The result of one command: Redis' answer or its words; or why nobody knows.
+    /// The result of one command: Redis' answer or its words; or why it is not known.
     pub(super) async fn ask(&mut self, command: &redis::Cmd) -> Result<Result<Value, String>, Broken> {
         let mut pipeline = redis::Pipeline::with_capacity(1);
         pipeline.ignore_errors().add_command(command.clone());
@@ -130,7 +130,7 @@ impl CommandConnection {
         Ok(result.unwrap_or(Ok(Value::Nil)).map_err(|error| error_message(&error)))
     }
 
-    /// Sees to it that Redis has the functions, unchanged; `begins`: this node has just started; `may_replace`: also where
+    /// Ensures that Redis has the functions, unchanged; `begins`: this node has just started; `may_replace`: also where
     /// that needs others' functions to be replaced. Returns what was done, or why they cannot be used.
     pub(super) async fn load(
         &mut self,
@@ -277,7 +277,7 @@ enum Check {
     Outgrown(i64),
     /// They are not Drawbridge's, or not there.
     Foreign,
-    /// Functions cannot be called at all; Redis' words.
+    /// Functions cannot be called at all; the error that Redis returned.
     Refused(String),
 }
 
@@ -357,7 +357,7 @@ async fn check_master(connection: &mut MultiplexedConnection) -> Result<(), Brok
 /// The handshake did not come about.
 fn not_begun(error: RedisError) -> Broken {
     match error.kind() {
-        // It has lost Redis' words by then.
+        // It has lost the error that Redis returned by then.
         ErrorKind::RESP3NotSupported => Broken::no_hello("ERR unknown command 'HELLO'"),
         _ if error.code().is_some() => Broken::no_hello(&error_message(&error)),
         _ => refused(error),

@@ -82,7 +82,7 @@ pub(super) enum Broken {
     NotMaster(String),
     /// Redis did not answer in time.
     Silent,
-    /// Redis' answer was larger than anything that is asked for can be.
+    /// Redis' answer was larger than anything that is requested can be.
     Oversized,
 }
 
@@ -91,7 +91,7 @@ const NEEDS_RESP3: &str = "Drawbridge needs RESP3 (HELLO 3), which Redis has sin
      (twemproxy, say), or a Redis whose HELLO is renamed, will not do";
 
 impl Broken {
-    /// Redis' words without the arguments that it repeats: a password may be among them.
+    /// The error that Redis returned without the arguments that it repeats: a password may be among them.
     pub(super) fn refused(message: &str) -> Broken {
         Broken::Refused(without_arguments(message).to_owned())
     }

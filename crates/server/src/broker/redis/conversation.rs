@@ -39,7 +39,7 @@ pub(super) enum Answer {
     Marked,
     /// Redis refused this subscription, or the marker of a move.
     Refused(Subject),
-    /// Redis refused several at once: each is asked for again by itself.
+    /// Redis refused several at once: each is requested again by itself.
     AskedAgain,
 }
 
@@ -149,7 +149,7 @@ impl Conversation {
         self.asked.push_back(Asked::Subjects { begins, left: subjects });
     }
 
-    /// Redis confirmed that a subscription begins or ends; gives its subject.
+    /// Redis confirmed that a subscription begins or ends; returns its subject.
     pub(super) fn confirmed(
         &mut self,
         begins: bool,
@@ -174,7 +174,7 @@ impl Conversation {
             // Redis may end a subscription unasked.
             Ok(name) if !begins && is_pattern => Ok(Subject::pattern(name)),
             Ok(name) if !begins => Ok(Subject::channel(name)),
-            _ => Err(Garbage("a confirmation that nobody asked for").into()),
+            _ => Err(Garbage("a confirmation of no command").into()),
         }
     }
 
@@ -187,7 +187,7 @@ impl Conversation {
             Some(Asked::Ping) => is_master().map(|()| Answer::Pong),
             Some(Asked::Fence(hub_command)) => Ok(Answer::Behind(hub_command)),
             Some(Asked::Mark(_)) => Ok(Answer::Marked),
-            _ => Err(Garbage("an answer that nobody asked for").into()),
+            _ => Err(Garbage("an answer to no command").into()),
         }
     }
 

@@ -25,7 +25,7 @@ use crate::broker::health_board::HealthBoard;
 use crate::broker::hub_driver::{HubCommand, until};
 use crate::broker::query_queue::{Asker, QueryQueue};
 
-/// How often Redis is asked for a sign of life.
+/// How often Redis is pinged.
 const PING_EVERY: Duration = Duration::from_secs(2);
 /// A link that stayed silent so long after a ping is dead.
 const SILENCE: Duration = Duration::from_secs(3);
@@ -44,7 +44,7 @@ pub(super) struct Link {
     session: Option<Session>,
 }
 
-/// What links are told from outside.
+/// What links receive from outside.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Call {
     /// Go on.

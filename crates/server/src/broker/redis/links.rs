@@ -135,7 +135,7 @@ impl PlacementRule {
         }
     }
 
-    /// Takes in what the threads did since the last look; says whether the links are to move, and takes it that they do.
+    /// Takes in what the threads did since the last look; returns whether the links are to move, and takes it that they do.
     fn should_move(&mut self, shard: f64, broker: f64) -> bool {
         self.shard = f64::midpoint(self.shard, shard);
         self.broker = f64::midpoint(self.broker, broker);

@@ -92,12 +92,12 @@ fn is_unknown_command(message: &str) -> bool {
     message.contains("unknown command")
 }
 
-/// Redis' words without the arguments that it repeats.
+/// The error that Redis returned without the arguments that it repeats.
 fn without_arguments(message: &str) -> &str {
     message.split(", with args").next().unwrap_or_default()
 }
 
-/// The links come first, then the publisher, then the readers. Tables are read when somebody asks for one; the reader of
+/// The links come first, then the publisher, then the readers. Tables are read on request; the reader of
 /// views is there from the start, for without it nobody can log in.
 pub(super) fn health_board(links: usize, fanout: ShardFanout) -> HealthBoard {
     let parts = (0..links).map(|link| (format!("subscriber {link}"), false));

@@ -98,7 +98,7 @@ mod tests {
         assert_eq!(names.hidden_in("NOPERM no right to 'prod:room:42'"), "NOPERM no right to 'room:42'");
     }
 
-    /// A hash tag is what stands between the first `{` and the next `}`.
+    /// A hash tag is what is between the first `{` and the next `}`.
     #[test]
     fn a_table_has_the_slot_of_its_channel() {
         for prefix in ["", "prod:"] {

@@ -388,7 +388,7 @@ impl Publisher {
         }
     }
 
-    /// The connection broke, and nobody knows what became of a batch: it is dropped unanswered, but for entries of the
+    /// The connection broke, and it is not known what became of a batch: it is dropped unanswered, except for entries of the
     /// lifecycle stream, which come twice rather than never.
     fn unanswered(&mut self, batch: Vec<(u64, Job)>, broken: Broken) -> Broken {
         self.backlog.put_back(batch.into_iter().filter(|(_, job)| job.is_lifecycle()).collect());
@@ -417,7 +417,7 @@ impl Publisher {
         batch
     }
 
-    /// Sees to it that Redis has the functions. Where it does not let us, what needs them is refused.
+    /// Ensures that Redis has the functions. Where it does not let us, what needs them is refused.
     async fn load_library(&mut self, commands: &mut CommandConnection) -> Result<Loaded, Broken> {
         let begins = !std::mem::replace(&mut self.began, true);
         let (settings, may_replace) = (self.settings.clone(), self.replaced.may_again());

@@ -1,5 +1,5 @@
-//! What the broker reads from Redis: tables of entity channels, and players' views. Each on a connection of its own, so
-//! that a large table holds up neither publishes nor deliveries nor logins; it is opened when something is asked for
+//! What the broker reads from Redis: tables of entity channels, and players' views. Each on its own connection, so
+//! that a large table holds up neither publishes nor deliveries nor logins; it is opened when something is requested
 //! first. What is asked while Redis is away is answered when it is back.
 
 use std::sync::{Arc, Mutex, PoisonError};
@@ -38,7 +38,7 @@ const PROBE_EVERY: Duration = Duration::from_secs(5);
 /// How long to wait when Redis says that it cannot just now.
 const RETRY_AFTER: Duration = Duration::from_millis(200);
 
-/// What is not what was asked for is not taken for nothing.
+/// What is not what was requested is not taken for nothing.
 pub(super) const UNEXPECTED: &str = "an unexpected answer";
 
 /// See the module.
@@ -88,7 +88,7 @@ impl Reader {
                 if self.queries.is_empty(answer_size) {
                     self.health_board.set(part, true);
                 }
-                // Opened when something is asked for first.
+                // Opened when something is requested first.
                 drop(self.queries.first(answer_size, 1).await);
             }
             let broken = match CommandConnection::open(self.settings.clone(), connection).await {
@@ -371,7 +371,7 @@ async fn read_table(
         }
     }
     Ok(read_header(commands, key).await?.map(|header| {
-        // What began anew meanwhile is of another life, which its rows say themselves.
+        // What began again meanwhile is of another life, which its rows say themselves.
         table.last_seq = match header {
             Some((epoch, last)) if epoch == table.epoch => last,
             _ => u64::MAX,

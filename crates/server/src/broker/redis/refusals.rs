@@ -1,4 +1,4 @@
-//! Redis' refusals in the log: a warning with Redis' words, the first few of each kind in a while.
+//! Redis' refusals in the log: a warning with the error that Redis returned, the first few of each kind in a while.
 
 use drawbridge_engine::io::WriteKind;
 use hashbrown::HashMap;
@@ -29,7 +29,7 @@ impl Refusals {
     }
 }
 
-/// Redis' words for who asked for this; where Redis has no functions, or does not let us call them, what that means.
+/// The error that Redis returned for who asked for this; where Redis has no functions, or does not let us call them, what that means.
 pub(super) fn explained(work: &WriteKind, message: String) -> String {
     let lacks = match () {
         () if is_unknown_command(&message) => "has none",

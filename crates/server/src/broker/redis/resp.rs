@@ -261,7 +261,7 @@ impl<'a> Cursor<'a> {
             return Ok(None);
         }
         if digits.is_empty() || digits.len() > 13 || !digits.iter().all(u8::is_ascii_digit) {
-            return Err(Stop::Garbage("a length that is no number"));
+            return Err(Stop::Garbage("a length that is not a number"));
         }
         let length = digits.iter().fold(0u64, |sum, digit| sum * 10 + u64::from(digit - b'0'));
         if length > MAX_ANNOUNCED { Err(Stop::Garbage("a length beyond reason")) } else { Ok(Some(length)) }

@@ -29,7 +29,7 @@ pub(super) struct StoredOverrides {
     pub(super) bad: usize,
 }
 
-/// The views under each of these keys, or Redis' words, in the order of the keys.
+/// The views under each of these keys, or the error that Redis returned, in the order of the keys.
 pub(super) async fn read(
     commands: &mut CommandConnection,
     keys: Vec<String>,

@@ -88,7 +88,7 @@ pub(super) fn pipeline(batch: &[(u64, Job)], settings: &RedisSettings) -> (redis
     (pipeline, calls)
 }
 
-/// An outcome for each job: Redis' words where it was not done. What other functions answer under the names of ours is
+/// An outcome for each job: the error that Redis returned where it was not done. What other functions answer under the names of ours is
 /// taken for nothing.
 pub(super) fn outcomes(results: Vec<RedisResult<Value>>, calls: &[Call]) -> Vec<Result<(), String>> {
     let mut outcomes = Vec::new();
