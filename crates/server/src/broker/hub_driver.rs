@@ -207,10 +207,10 @@ impl HubDriver {
             _ => Carries::AsPlaced,
         };
         match carries {
-            _ if by_service => self.router.send(true, command, &self.fanout),
-            Carries::Yes => self.router.send(false, command, &self.fanout),
+            _ if by_service => self.router.route(true, command, &self.fanout),
+            Carries::Yes => self.router.route(false, command, &self.fanout),
             Carries::AsPlaced if self.router.is_placed_here(subject.as_ref()) => {
-                self.router.send(false, command, &self.fanout);
+                self.router.route(false, command, &self.fanout);
             }
             Carries::Later => {
                 if let Some(subject) = subject {
