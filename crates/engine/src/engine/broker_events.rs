@@ -159,6 +159,7 @@ impl Engine {
                 self.out.push_frame(session, frame);
             }
         }
+        self.enforce_limits();
     }
 
     /// Redis will not let us subscribe; the broker has forgotten the subject, and so do we.
