@@ -318,7 +318,7 @@ impl Engine {
         self.enforce_limits();
     }
 
-    /// Asks a player's view overrides; until it is told nothing new is shown.
+    /// Reads a player's view overrides; until they are known nothing new is shown.
     pub(super) fn load_overrides(&mut self, id: SessionId) {
         let session = &mut self.sessions[id];
         // Views are a player's: who is not known yet has none to be read.

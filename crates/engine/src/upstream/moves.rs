@@ -70,7 +70,7 @@ pub struct Handover {
     broken: bool,
 }
 
-/// Whether a link notifies the shards what services command about a subject.
+/// Whether a link sends services' commands about a subject to the shards.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Carries {
     /// As the topology says: it never moved here or away.
@@ -442,7 +442,7 @@ impl Hub {
             None => return,
             Some(given) => given.as_ref().is_none_or(|handover| handover.broken),
         };
-        // An answer that is still to come would be taken for that to a later question.
+        // An answer that is still to come would be taken for the answer to a later subscription.
         if joining.subscribed.contains(&Subscribed::Asked) {
             return;
         }

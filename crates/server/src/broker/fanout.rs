@@ -19,12 +19,12 @@ impl ShardFanout {
         ShardFanout { shards: shards.into(), node }
     }
 
-    /// Tells one shard.
+    /// Sends to one shard.
     pub(super) fn send(&self, shard: ShardId, event: BrokerEvent) -> Pushed {
         self.queue(shard).map_or(Pushed::Queued, |queue| queue.push(event))
     }
 
-    /// Tells each of these; returns those that could not be notified of a loss.
+    /// Sends to each of these. Returns those that could not be notified of a loss.
     pub(super) fn send_to_each(&self, shards: ShardSet, event: BrokerEvent) -> ShardSet {
         let mut lost = ShardSet::default();
         for shard in shards.iter() {
@@ -35,7 +35,7 @@ impl ShardFanout {
         lost
     }
 
-    /// Tells every shard, but not the node; returns whether all of them had room.
+    /// Sends to every shard, but not to the node. Returns whether all of them had room.
     pub(super) fn send_to_shards(&self, event: &BrokerEvent) -> bool {
         let missed = self.shards.iter().filter(|queue| queue.push(event.clone()) == Pushed::Lost);
         missed.count() == 0
@@ -48,14 +48,14 @@ impl ShardFanout {
         all
     }
 
-    /// Tells all.
+    /// Sends to all shards and the node.
     pub(super) fn send_to_all(&self, event: &BrokerEvent) {
         for queue in self.queues() {
             queue.push(event.clone());
         }
     }
 
-    /// Whether a shard that lost something can take the news.
+    /// Whether a shard that lost something has room for the notice.
     pub(super) fn can_receive(&self, shard: ShardId) -> bool {
         self.queue(shard).is_none_or(ShardQueue::has_room_for_gaps)
     }

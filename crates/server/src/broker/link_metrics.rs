@@ -36,9 +36,9 @@ impl LinkMetrics {
         self.nameless.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// A player command was told, or it could not be read or not be told to every shard.
-    pub(super) fn count_command(&self, payload: bool) {
-        let counter = if payload { &self.commands } else { &self.bad_commands };
+    /// A player command was delivered; or it was malformed, or a shard had no room for it.
+    pub(super) fn count_command(&self, is_delivered: bool) {
+        let counter = if is_delivered { &self.commands } else { &self.bad_commands };
         counter.fetch_add(1, Ordering::Relaxed);
     }
 

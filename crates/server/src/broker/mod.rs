@@ -1,5 +1,5 @@
-//! The broker: the node's one way out and one way in. Shards order channels and publishes of it and hear events,
-//! confirmations and answers in their queues, whichever broker it is: [`memory`] or [`redis`].
+//! The broker: the node's one way out and one way in. Shards send it commands, and receive events, confirmations and answers in
+//! their queues, whichever broker it is: [`memory`] or [`redis`].
 //!
 //! It owns one thread, on which the publisher and the readers run, and the links where they do not run beside the shard
 //! ([`ThreadPlacement`]). It knows nothing of connections, rights or views, and never waits for a shard.
@@ -44,7 +44,7 @@ pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(2);
 pub struct BrokerSettings {
     /// Which broker.
     pub kind: BrokerBackend,
-    /// What each hub is told.
+    /// The settings of each hub.
     pub hub: HubSettings,
     /// The bound of the publishes that are not answered, in bytes.
     pub queue_bytes: usize,
@@ -173,7 +173,7 @@ pub struct BrokerStats {
     pub moves: u64,
     /// Gauge: tables and players' views that are requested.
     pub queries: u64,
-    /// Player commands told to the shards.
+    /// Player commands delivered to the shards.
     pub commands: u64,
     /// Player commands that could not be read, or came too many at once.
     pub bad_commands: u64,
@@ -302,7 +302,7 @@ impl Broker {
         })))
     }
 
-    /// Carries out what a shard asks; the answers come in the shard's queue. Never blocks.
+    /// Carries out a shard's command; the answers come in the shard's queue. Never blocks.
     pub fn command(&self, shard: ShardId, command: BrokerCommand) {
         match command {
             BrokerCommand::Want(subject) => {
