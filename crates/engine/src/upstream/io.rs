@@ -252,6 +252,6 @@ pub struct HubStats {
     pub dropped_full: u64,
     /// Stored entities that are not shown, because they are not as the functions in Redis write them.
     pub bad_rows: u64,
-    /// Tables asked for again because an event was missing.
+    /// Tables read again because an event was missing.
     pub table_gaps: u64,
 }

@@ -133,6 +133,8 @@ pub struct BrokerStats {
     pub dropped_unreadable: u64,
     /// Payloads dropped because the channel's name is not well formed.
     pub dropped_bad_name: u64,
+    /// Payloads dropped because the channel's name is another environment's.
+    pub dropped_foreign_name: u64,
     /// Gauge: entities of the node's tables.
     pub entities: u64,
     /// Events of entity channels dropped for their key.
@@ -155,13 +157,13 @@ pub struct BrokerStats {
     pub shard_queue_bytes: u64,
     /// Gauge: bytes of publishes that are not answered.
     pub publish_queue_bytes: u64,
-    /// Publishes and appends that Redis has taken.
+    /// Writes of all kinds that Redis has taken.
     pub published: u64,
-    /// Publishes and appends that Redis refused.
+    /// Writes of all kinds that Redis refused.
     pub publish_refused: u64,
-    /// Publishes and appends that certainly did not happen.
+    /// Writes of all kinds that certainly did not happen.
     pub publish_not_done: u64,
-    /// Publishes and appends whose outcome is unknown.
+    /// Writes of all kinds whose outcome is unknown.
     pub publish_unknown: u64,
     /// Gauge: entries of the lifecycle stream that Redis has not taken yet.
     pub lifecycle_waiting: u64,
@@ -231,7 +233,11 @@ impl Broker {
         node: ShardQueue,
     ) -> Result<Broker, BrokerStartError> {
         let BrokerSettings { kind, hub, queue_bytes, commands, placement } = settings;
-        let fanout = ShardFanout::new(shards, node);
+        let names = match &kind {
+            BrokerBackend::Memory => redis::Names::default(),
+            BrokerBackend::Redis(redis) => redis.names.clone(),
+        };
+        let fanout = ShardFanout::new(shards, node).with_names(names);
         let (pool, health_board) = match &kind {
             BrokerBackend::Memory => (1, HealthBoard::new([("memory".to_owned(), false)], fanout.clone())),
             BrokerBackend::Redis(redis) => {
@@ -379,6 +385,7 @@ impl Broker {
             stats.entity_bytes += hub.entity_bytes as u64;
             stats.bad_stored += hub.bad_rows + link_metrics.bad_views();
             stats.functions_replaced += link_metrics.functions_replaced();
+            stats.dropped_foreign_name += link_metrics.foreign();
             stats.received += link_metrics.received();
             stats.reconnects += link_metrics.reconnects();
             stats.moves += link_metrics.moves();

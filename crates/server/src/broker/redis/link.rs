@@ -256,7 +256,7 @@ impl Link {
                     messages += 1;
                     match publication(&self.settings.names, pattern, channel, payload) {
                         Some(publication) => self.part.driver.handle(publication),
-                        None => self.part.link_metrics.count_nameless(),
+                        None => self.part.link_metrics.count_foreign(),
                     }
                     taken
                 }
@@ -275,7 +275,6 @@ impl Link {
                 }
                 Step::Reply(Reply::Error(message), taken) => {
                     let reason = String::from_utf8_lossy(message);
-                    let reason = self.settings.names.hidden_in(&reason);
                     match session.conversation.failed(&reason)? {
                         Answer::Refused(subject) => {
                             self.part.driver.handle(HubInput::Refused { subject: &subject, reason: &reason });
@@ -325,7 +324,7 @@ async fn called(calls: &mut Calls) -> Call {
     calls.wait_for(|call| *call != Call::Stay).await.map_or(Call::Stop, |call| *call)
 }
 
-/// `None`: Redis has sent it though nobody asked for such a name.
+/// `None`: the name is another environment's, and was not subscribed to.
 fn publication<'a>(
     names: &Names,
     pattern: Option<&'a [u8]>,

@@ -107,7 +107,7 @@ impl Reader {
                     if answer_size == AnswerSize::Small
                         && let Err(broken) = self.probe_views(&mut commands).await
                     {
-                        tracing::debug!(%broken, "players' views could not be looked at");
+                        tracing::debug!(%broken, "the right to read players' views could not be checked");
                     }
                     loop {
                         match self.answer(&mut commands, answer_size, together).await {
