@@ -476,3 +476,25 @@ impl Session {
         self.pinged.map_or(self.next_ping, |at| at.max(self.last_received) + SILENCE)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn another_environments_name_is_no_publication() {
+        let names = Names::new("prod:", "drawbridge:");
+        let read = |pattern: Option<&'static [u8]>, channel| {
+            publication(&names, pattern, channel, Payload::Whole(b"1")).map(|input| format!("{input:?}"))
+        };
+        let own = HubInput::Message { pattern: Some(b"room:*"), channel: b"room:1", payload: b"1" };
+        assert_eq!(read(Some(b"prod:room:*"), b"prod:room:1"), Some(format!("{own:?}")));
+        for (pattern, channel) in [
+            (None, b"test:room:1".as_slice()),
+            (Some(b"prod:*".as_slice()), b"test:room:1".as_slice()),
+            (Some(b"*".as_slice()), b"prod:room:1".as_slice()),
+        ] {
+            assert_eq!(read(pattern, channel), None);
+        }
+    }
+}
