@@ -182,7 +182,7 @@ def test_a_position_that_is_no_number_is_refused_or_dropped(node, redis, x):
     redis.publish("map:1", '{"event":"move","data":%s}' % data)
     put(redis, "good", 1)
     player.sees("map:1", ["good"])
-    assert node.metric("drawbridge_dropped_bad_position") == 1
+    assert node.metric("drawbridge_dropped_bad_position_total") == 1
 
 
 def test_without_an_area_nothing_is_shown_where_one_is_required(start, redis):

@@ -49,7 +49,7 @@ def test_a_batch_that_waits_is_told_before_the_boundary(start, redis):
     player = node.player("alice")
     player.subscribe("fast:1")
     burst(redis, "fast:1", [{"id": n} for n in range(3)])
-    until(lambda: node.metric("drawbridge_deliveries") == 3, "the events wait")
+    until(lambda: node.metric("drawbridge_deliveries_total") == 3, "the events wait")
     assert player.ask("FILTER_UPDATE", channel="fast:1", filter="false").type == "FILTER_UPDATED"
     assert [m.type for m in player.received][-4:] == ["EVENT"] * 3 + ["FILTER_UPDATED"]
 
@@ -115,14 +115,14 @@ def test_all_channels_of_a_window_leave_in_one_array(start, redis, encoding, sub
     player = node.player("alice", encoding=encoding)
     for channel in subscriptions:
         player.subscribe(channel)
-    before = node.metric("drawbridge_socket_writes")
+    before = node.metric("drawbridge_socket_writes_total")
     pipe = redis.client.pipeline(transaction=False)
     for n in range(50):
         pipe.publish(f"fast:{n % 5}", json.dumps({"event": "e", "data": {"id": n}}))
     pipe.execute()
     numbers = [player.event()["data"]["id"] for _ in range(50)]
     assert sorted(numbers) == list(range(50))
-    assert node.metric("drawbridge_socket_writes") - before <= 2
+    assert node.metric("drawbridge_socket_writes_total") - before <= 2
     # One window, or two where the burst lay on its edge.
     assert len({id(m.raw) for m in player.received if m.type == "EVENT"}) <= 2
 
@@ -235,14 +235,14 @@ def test_latest_shows_the_present_state_to_a_reader_that_comes_back(start, redis
     reader.sees("slow:1", [str(key) for key in range(50)])
     present(reader)
     assert len([m for m in reader.received if m.type == "EVENT"]) < 400 * 50 * 0.9, "it was not told all of it"
-    assert node.metric("drawbridge_slow_consumers") == 0
+    assert node.metric("drawbridge_slow_consumers_total") == 0
     present(other)
 
 
 def test_the_oldest_are_dropped_and_the_gap_is_told(start, redis):
     node, reader, other = slow(start, redis, "drop_oldest")
     flood(redis, node, other, 400)
-    until(lambda: node.metric("drawbridge_events_shed") > 0, "events are given up")
+    until(lambda: node.metric("drawbridge_events_shed_total") > 0, "events are given up")
     gap = reader.expect("RESYNC", reason="slow_consumer", timeout=20)
     assert gap["channel"] == "slow:1" and gap["epoch"] and gap["offset"] > 0
     after = reader.expect("EVENT", where=lambda m: m["offset"] > gap["offset"])
@@ -258,7 +258,7 @@ def test_who_must_be_disconnected_is(start, redis):
 
     def noticed():
         flood(redis, node, other, 10)
-        return node.metric("drawbridge_slow_consumers") == 1
+        return node.metric("drawbridge_slow_consumers_total") == 1
 
     until(noticed, "it is noticed", timeout=30)
     reader.closes_with(4001, timeout=20)

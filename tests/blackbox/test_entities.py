@@ -217,7 +217,7 @@ def test_no_more_than_entity_max(start, redis):
     with pytest.raises(Exception, match="LIMIT_EXCEEDED"):
         fcall(redis, "small:1", id="c")
     redis.publish("small:1", json.dumps({"event": "e", "data": state("c")}))
-    until(lambda: node.metric("drawbridge_dropped_full") == 1, "the drop is counted")
+    until(lambda: node.metric("drawbridge_dropped_full_total") == 1, "the drop is counted")
     player.publish("small:1", "remove", state("a"))
     player.publish("small:1", "e", state("c"))
     player.sees("small:1", ["b", "c"])
@@ -251,7 +251,7 @@ def test_an_event_without_a_good_key_is_refused_or_dropped(node, redis, data):
     redis.publish("world:1", payload)
     fcall(redis, "world:1", id="good", public=True)
     player.sees("world:1", ["good"])
-    assert node.metric("drawbridge_dropped_bad_key") == 1
+    assert node.metric("drawbridge_dropped_bad_key_total") == 1
     assert node.admin("POST", "/api/publish", {"channel": "world:1", "event": "e", "data": json.loads(data)}).status == 400
 
 
@@ -397,7 +397,7 @@ def test_a_payload_that_nodes_cannot_read_costs_nobody_a_resync(node, redis):
     body = {"channel": "world:1", "event": "e", "data": state("a"), "tags": {"deep": json.loads(deep)}}
     assert node.admin("POST", "/api/publish", body).status == 400
     assert not [m for m in player.received if m.type == "RESYNC"]
-    assert node.metric("drawbridge_table_gaps") == 0
+    assert node.metric("drawbridge_table_gaps_total") == 0
 
 
 def test_who_may_not_publish_keeps_nothing(own_redis, start):

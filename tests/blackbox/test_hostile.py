@@ -305,7 +305,7 @@ def test_readers_that_stop_hold_up_nobody(start, redis, bystander):
         for _ in range(20):
             redis.publish("chat:loud", json.dumps({"event": "n", "data": "x" * 20_000}))
         calm.unharmed()
-        return node.metric("drawbridge_slow_consumers") == 10
+        return node.metric("drawbridge_slow_consumers_total") == 10
 
     until(closed, "all are closed", timeout=60)
 
@@ -332,7 +332,7 @@ def test_a_flood_of_publishes_is_limited_and_nobody_elses(start, redis, bystande
         closed.set()
         attacker.vanish()
         thread.join(10)
-    assert node.metric("drawbridge_requests_rate_limited") > 0
+    assert node.metric("drawbridge_requests_rate_limited_total") > 0
     calm.unharmed()
 
 

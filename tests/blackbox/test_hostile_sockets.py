@@ -6,8 +6,8 @@ import pytest
 from harness.wait import until
 from harness.websocket import CLOSE, CONTINUATION, PING, RSV1, TEXT, deflate, frame
 
-INFLATED = "drawbridge_socket_inflated_bytes"
-SKIPPED = "drawbridge_socket_skipped_bytes"
+INFLATED = "drawbridge_socket_inflated_bytes_total"
+SKIPPED = "drawbridge_socket_skipped_bytes_total"
 #: What one more chunk of the inflater makes before a bound is noticed.
 CHUNK = 16 * 1024
 BOMB = frame(TEXT, deflate(b" " * 200_000), rsv=RSV1)

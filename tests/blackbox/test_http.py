@@ -24,8 +24,11 @@ def test_metrics_are_prometheus_text(node, redis):
     assert answer.status == 200 and answer.headers["Content-Type"].startswith("text/plain; version=0.0.4")
     asked = node.get("/metrics", headers={"Accept": "application/openmetrics-text;version=1.0.0,text/plain;q=0.5"})
     assert asked.headers["Content-Type"].startswith("application/openmetrics-text; version=1.0.0")
-    text = answer.body.decode()
-    assert "# TYPE " in text and "# HELP " in text
+    text, open_text = answer.body.decode(), asked.body.decode()
+    assert "# TYPE drawbridge_connections gauge\n" in text and "# HELP drawbridge_connections " in text
+    # In each format as its specification says, or scrapers take a counter for untyped.
+    assert "# TYPE drawbridge_requests_total counter\n" in text and "# EOF" not in text
+    assert "# TYPE drawbridge_requests counter\n" in open_text and open_text.endswith("# EOF\n")
     until(lambda: node.metric(names.CONNECTIONS) == 1, "one connection")
     assert node.metric(names.SUBSCRIPTIONS) == 2
     assert node.metric(names.TARGETS) == 2

@@ -134,7 +134,7 @@ def test_a_players_oldest_connection_makes_room(redis, start, shards):
     players.append(node.player("alice"))
     for player in players[1:]:
         player.sync()
-    assert node.metric("drawbridge_too_many_connections") == 6
+    assert node.metric("drawbridge_too_many_connections_total") == 6
 
     def ends():
         entries = [e for e in redis.stream("life") if e["event"] == "disconnected" and e["code"] == "4506"]

@@ -171,12 +171,12 @@ def test_a_player_has_a_name(node, command, body):
 
 def test_commands_on_the_control_channel_are_objects(nodes, redis):
     player = nodes[1].player("alice")
-    before = nodes[1].metric("drawbridge_player_commands_failed")
+    before = nodes[1].metric("drawbridge_player_commands_failed_total")
     redis.publish("drawbridge:control", '["disconnect","alice"]')
     redis.publish("drawbridge:control", '{"command":"disconnect","player":"bob","command":"subscribe","player":"alice","channel":"chat:1"}')
     player.expect("CHANNEL_SUBSCRIBED", channel="chat:1")
     player.silent_but_for()
-    until(lambda: nodes[1].metric("drawbridge_player_commands_failed") == before + 1, "it is counted")
+    until(lambda: nodes[1].metric("drawbridge_player_commands_failed_total") == before + 1, "it is counted")
     assert "expected an object" in nodes[1].log
 
 

@@ -120,7 +120,7 @@ def test_the_control_channel_narrows_too(start, redis):
     player = node.player("alice")
     player.subscribe("chat:1")
     redis.publish("drawbridge:control", json.dumps({"command": "view", "player": "alice", "channel": "chat:1", "view": "data.n > 3"}))
-    until(lambda: node.metric("drawbridge_player_commands") >= 1, "the command is heard")
+    until(lambda: node.metric("drawbridge_player_commands_total") >= 1, "the command is heard")
     end = publish(redis, "chat:1", 1, 4)
     assert shown(player, end) == [4]
     until(lambda: redis.client.keys("drawbridge:*views"), "the view is kept")

@@ -279,7 +279,7 @@ def test_lifecycle_entries_wait_for_a_redis_that_is_full(own_redis, start):
     wanted = [(event, name) for name in ("alice", "bob") for event in ("disconnected", "left")]
     until(lambda: life(own_redis)[2:] == wanted, "they came, in order", timeout=30)
     until(lambda: node.metric("drawbridge_lifecycle_entries_pending") == 0, "nothing waits")
-    assert node.metric("drawbridge_lifecycle_entries_lost") == 0
+    assert node.metric("drawbridge_lifecycle_entries_lost_total") == 0
 
 
 def test_lifecycle_entries_wait_for_a_stream_that_is_something_else(own_redis, start):
@@ -392,7 +392,7 @@ def test_one_player_cannot_fill_the_queue_for_the_others(own_redis, proxy, start
     link.cut()
     degraded(alice)
     links = node.config["broker"].get("subscriber_pool", 2)
-    until(lambda: node.metric("drawbridge_redis_reconnects") >= links + 1, "all connections are known to be lost", timeout=30)
+    until(lambda: node.metric("drawbridge_redis_reconnects_total") >= links + 1, "all connections are known to be lost", timeout=30)
     floods = [(player, player.start("PUBLISH_EVENT", channel="chat:1", event="n", data="x" * 1000)) for player in (mallory, again) for _ in range(100)]
     for player in (mallory, again):
         error = player.expect("ERROR", timeout=30)

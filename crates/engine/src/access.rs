@@ -50,7 +50,8 @@ impl Default for AccessCache {
 }
 
 impl AccessCache {
-    /// What the player of these claims may see. `view_override`: what services say of the channel, if the channel is not cached.
+    /// What the player of these claims may see. `view_override` returns the channel's view override; it is called if the channel
+    /// is not cached.
     pub(crate) fn of<'n>(
         &mut self,
         settings: &Settings,

@@ -293,11 +293,11 @@ pub enum Notice {
 pub struct Subject {
     /// Its name.
     pub name: Arc<str>,
-    /// How Redis is requested it.
+    /// By which command it is subscribed to in Redis.
     pub kind: SubjectKind,
 }
 
-/// How Redis is requested a subject.
+/// By which command a subject is subscribed to in Redis.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum SubjectKind {
     /// An exact channel (`SUBSCRIBE`).

@@ -47,7 +47,7 @@ impl Link {
     }
 
     /// The client has sent something.
-    pub(crate) fn heard(&mut self) {
+    pub(crate) fn received(&mut self) {
         self.silent_heartbeats = 0;
     }
 

@@ -108,8 +108,8 @@ pub(crate) fn may_publish<'s, 'c>(
     Err(Denied(format!("class `{}`: publish = `{}`", class.name, class.publish)))
 }
 
-/// The server's view of a real channel, with the player folded in: the class's, and what services have `view_override` for
-/// this player. `None`: everything.
+/// The server's view of a real channel, with the player's claims folded in: the class view, narrowed by the view override
+/// that services have set for this player. `None`: everything.
 pub(crate) fn server_view(
     settings: &Settings,
     claims: &Claims,

@@ -1,32 +1,29 @@
-//! What can be asked of the broker: one [`Query`] of any [`QueryKind`], answered once by one [`Answer`]. Every kind waits in
-//! the same queue, under the same bound, is withdrawn by its ticket and times out in the same way; a kind says here what it
-//! is and who answers it. How Redis is read is the server's (`broker/redis/reader.rs`).
+//! What can be read through the broker: one [`Query`] of any [`QueryKind`], answered once by one [`Answer`]. Every kind waits
+//! in the same queue, under the same bound, however long Redis is away, and is withdrawn by its ticket; a kind says here what
+//! it is and who answers it. How Redis is read is the server's (`broker/redis/reader.rs`).
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use crate::io::Ticket;
 use crate::upstream::StoredTable;
 
-/// One question.
+/// One query.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Query {
     /// Names it, for its answer and its withdrawal; unique for who asks.
     pub ticket: Ticket,
-    /// How long it may wait; `None`: until Redis is there.
-    pub patience: Option<Duration>,
-    /// What is asked.
+    /// What is read.
     pub kind: QueryKind,
 }
 
 impl Query {
     /// A query that waits until Redis is there.
     pub fn new(ticket: Ticket, kind: QueryKind) -> Self {
-        Query { ticket, patience: None, kind }
+        Query { ticket, kind }
     }
 }
 
-/// What can be asked. Each kind has an [`Answer`] of the same name.
+/// What can be read. Each kind has an [`Answer`] of the same name.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum QueryKind {
     /// The views that services have set for a player.
@@ -34,7 +31,7 @@ pub enum QueryKind {
         /// The player id.
         player: Arc<str>,
     },
-    /// The stored table of an entity channel. Asked by hubs.
+    /// The stored table of an entity channel. Sent by hubs.
     Table {
         /// The channel.
         channel: Arc<str>,

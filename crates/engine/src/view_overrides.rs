@@ -1,5 +1,5 @@
-//! One player's view overrides, by channel. While it is being read nothing new is shown. It owns
-//! what is known and what is being asked; asking is up to [`crate::engine`].
+//! One player's view overrides, by channel. While they are being read nothing new is shown. This file owns what is known and
+//! which query is out; [`crate::engine`] sends the queries.
 
 use std::sync::Arc;
 
@@ -8,7 +8,7 @@ use hashbrown::HashMap;
 use crate::expr::Expr;
 use crate::io::Ticket;
 
-/// A player's view overrides, by channel. While it is being read nothing new is shown.
+/// A player's view overrides, by channel. While they are being read nothing new is shown.
 #[derive(Debug, Default)]
 pub(crate) struct ViewOverrides {
     loading: Option<Box<Loading>>,
@@ -18,7 +18,7 @@ pub(crate) struct ViewOverrides {
 /// The view overrides are being read.
 #[derive(Debug)]
 struct Loading {
-    /// The question that is out; `None`: it was refused, and is to be asked again.
+    /// The query that is out; `None`: it was refused, and is to be sent again.
     query: Option<Ticket>,
     /// What was said meanwhile.
     meanwhile: HashMap<Arc<str>, Option<Expr>>,
@@ -34,7 +34,7 @@ impl ViewOverrides {
         self.loading.is_some()
     }
 
-    /// The question that is out.
+    /// The query that is out.
     pub(crate) fn query(&self) -> Option<Ticket> {
         self.loading.as_ref()?.query
     }
@@ -45,7 +45,7 @@ impl ViewOverrides {
         self.loading = Some(Box::new(Loading { query: Some(ticket), meanwhile: HashMap::new() }));
     }
 
-    /// The question was refused, and is to be asked again.
+    /// The query was refused, and is to be sent again.
     pub(crate) fn refused(&mut self) {
         if let Some(loading) = &mut self.loading {
             loading.query = None;

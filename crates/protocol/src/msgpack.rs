@@ -61,7 +61,7 @@ pub(crate) struct Foreign {
     faults: Vec<(usize, MsgPackError)>,
     /// Strings that were `bin`, in order.
     binaries: Vec<usize>,
-    /// Of each map by the name `area`: where it begins, and the value of each member, in order; in the text and in the message.
+    /// Of each map named `area`: where it begins, and the value of each member, in order; in the text and in the message.
     areas: Vec<(u32, u32)>,
 }
 
@@ -256,7 +256,7 @@ impl OpenContainer {
 /// What is left of an open array or map.
 struct Open {
     map: bool,
-    /// It is by the name `area`.
+    /// It is the value of a member named `area`.
     is_area: bool,
     first: bool,
     left: u32,
@@ -267,7 +267,7 @@ struct ToJson<'a> {
     at: usize,
     out: Vec<u8>,
     foreign: Foreign,
-    /// The next value is by the name `area`.
+    /// The next value is that of a member named `area`.
     at_area: bool,
 }
 

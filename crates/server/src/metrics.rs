@@ -1,9 +1,11 @@
-//! Metrics in OpenMetrics text, made from plain numbers on request; nothing is counted here.
+//! Metrics as text, made from plain numbers on request; nothing is counted here. `docs/metrics.md` describes each metric, and a
+//! test compares it with what is written here.
 
+use std::borrow::Cow;
 use std::time::Duration;
 
 use prometheus_client::collector::Collector;
-use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric, text};
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric, MetricEncoder, text};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
@@ -12,21 +14,35 @@ use prometheus_client::registry::Registry;
 use crate::node::NodeStats;
 use crate::shard::ShardStats;
 
+/// The formats that scrapers read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MetricsFormat {
+    /// OpenMetrics 1.0: a counter's `# TYPE` line names it without `_total`, and `# EOF` ends the text.
+    OpenMetrics,
+    /// Prometheus' text format 0.0.4: the `# TYPE` line names the sample, so a counter's has `_total`. With another name
+    /// scrapers take the counter for untyped.
+    Prometheus,
+}
+
 /// All of a node's metrics as text.
-pub fn encode(stats: &NodeStats) -> String {
+pub fn encode(stats: &NodeStats, format: MetricsFormat) -> String {
     let mut registry = Registry::with_prefix("drawbridge");
     registry.register_collector(Box::new(Snapshot {
+        format,
         samples: samples(stats),
         refusals: refusals(stats),
         round_trip: stats.broker.round_trip,
     }));
     let mut text = String::new();
     // Writing into a string cannot fail.
-    let _ = text::encode(&mut text, &registry);
+    let _ = match format {
+        MetricsFormat::OpenMetrics => text::encode(&mut text, &registry),
+        MetricsFormat::Prometheus => text::encode_registry(&mut text, &registry),
+    };
     text
 }
 
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum MetricKind {
     Gauge,
     Counter,
@@ -37,10 +53,11 @@ struct Sample(MetricKind, &'static str, &'static str, u64);
 
 #[derive(Debug)]
 struct Snapshot {
+    format: MetricsFormat,
     samples: Vec<Sample>,
     /// By reason.
     refusals: Vec<(&'static str, u64)>,
-    /// Of the slowest link.
+    /// Of the slowest link; `None`: not measured, and left out.
     round_trip: Option<Duration>,
 }
 
@@ -53,31 +70,50 @@ fn refusals(stats: &NodeStats) -> Vec<(&'static str, u64)> {
 impl Collector for Snapshot {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
         for Sample(kind, name, help, value) in &self.samples {
-            match kind {
-                MetricKind::Gauge => {
-                    let metric = ConstGauge::new(i64::try_from(*value).unwrap_or(i64::MAX));
-                    metric.encode(encoder.encode_descriptor(name, help, None, metric.metric_type())?)?;
-                }
-                MetricKind::Counter => {
-                    let metric = ConstCounter::new(*value);
-                    metric.encode(encoder.encode_descriptor(name, help, None, metric.metric_type())?)?;
-                }
-            }
+            let (name, metric_type) = self.described(*kind, name);
+            self.encode_value(*kind, *value, encoder.encode_descriptor(&name, help, None, metric_type)?)?;
         }
-        let help = "Last measured round trip of the slowest link";
-        let round_trip = ConstGauge::new(self.round_trip.unwrap_or_default().as_secs_f64());
-        round_trip.encode(encoder.encode_descriptor(
-            "redis_round_trip_seconds",
-            help,
-            None,
-            round_trip.metric_type(),
-        )?)?;
+        if let Some(round_trip) = self.round_trip {
+            let (name, help) = ("redis_round_trip_seconds", "Last measured round trip of the slowest link");
+            let metric = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
+            ConstGauge::new(round_trip.as_secs_f64()).encode(metric)?;
+        }
+        let (name, metric_type) = self.described(MetricKind::Counter, "refused");
         let help = "Connections and requests refused, by reason";
-        let mut refused = encoder.encode_descriptor("refused", help, None, MetricType::Counter)?;
+        let mut refused = encoder.encode_descriptor(&name, help, None, metric_type)?;
         for (reason, count) in &self.refusals {
-            ConstCounter::new(*count).encode(refused.encode_family(&[("reason", *reason)])?)?;
+            let labels = [("reason", *reason)];
+            self.encode_value(MetricKind::Counter, *count, refused.encode_family(&labels)?)?;
         }
         Ok(())
+    }
+}
+
+impl Snapshot {
+    /// The name and type in the `# TYPE` line.
+    fn described<'n>(&self, kind: MetricKind, name: &'n str) -> (Cow<'n, str>, MetricType) {
+        match (kind, self.format) {
+            (MetricKind::Gauge, _) => (name.into(), MetricType::Gauge),
+            (MetricKind::Counter, MetricsFormat::OpenMetrics) => (name.into(), MetricType::Counter),
+            (MetricKind::Counter, MetricsFormat::Prometheus) => {
+                (format!("{name}_total").into(), MetricType::Counter)
+            }
+        }
+    }
+
+    fn encode_value(
+        &self,
+        kind: MetricKind,
+        value: u64,
+        metric: MetricEncoder<'_>,
+    ) -> Result<(), std::fmt::Error> {
+        match (kind, self.format) {
+            (MetricKind::Counter, MetricsFormat::OpenMetrics) => ConstCounter::new(value).encode(metric),
+            // Why: as a counter it would get `_total` a second time.
+            (MetricKind::Counter, MetricsFormat::Prometheus) | (MetricKind::Gauge, _) => {
+                ConstGauge::new(i64::try_from(value).unwrap_or(i64::MAX)).encode(metric)
+            }
+        }
     }
 }
 
@@ -309,8 +345,14 @@ fn broker_samples(broker: &crate::broker::BrokerStats) -> Vec<Sample> {
         Sample(
             Counter,
             "dropped_bad_name",
-            "Payloads dropped because their channel's name is invalid",
+            "Payloads dropped because their channel's name is invalid or too long",
             broker.dropped_bad_name,
+        ),
+        Sample(
+            Counter,
+            "dropped_foreign_name",
+            "Payloads dropped because their channel's name does not begin with channel_prefix",
+            broker.dropped_foreign_name,
         ),
         Sample(Gauge, "table_entities", "Entities in the node's tables", broker.entities),
         Sample(
@@ -376,19 +418,19 @@ fn broker_samples(broker: &crate::broker::BrokerStats) -> Vec<Sample> {
         Sample(
             Counter,
             "redis_writes_accepted",
-            "Publishes and stream entries that Redis accepted",
+            "Writes that Redis accepted: publishes, entity commits, view overrides and lifecycle entries",
             broker.published,
         ),
         Sample(
             Counter,
             "redis_writes_refused",
-            "Publishes and stream entries that Redis answered with an error",
+            "Writes that Redis refused: publishes, entity commits, view overrides and lifecycle entries",
             broker.publish_refused,
         ),
         Sample(
             Counter,
-            "redis_writes_not_sent",
-            "Publishes and stream entries that certainly did not happen",
+            "redis_writes_not_done",
+            "Writes that did not happen because Redis was away or busy, or the queue was full: publishes, entity commits, view overrides and lifecycle entries",
             broker.publish_not_done,
         ),
         Sample(
@@ -406,8 +448,12 @@ fn broker_samples(broker: &crate::broker::BrokerStats) -> Vec<Sample> {
         Sample(
             Counter,
             "redis_writes_unknown",
-            "Publishes and stream entries whose answer was lost with the connection",
+            "Writes whose answer was lost with the connection: publishes, entity commits, view overrides and lifecycle entries",
             broker.publish_unknown,
         ),
     ]
 }
+
+#[cfg(test)]
+#[path = "metrics_tests.rs"]
+mod tests;

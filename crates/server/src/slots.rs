@@ -95,8 +95,8 @@ impl Shares {
         Arc::new(Shares { places, part: part.max(1), floor, held: Mutex::default() })
     }
 
-    /// Takes a place for this address; for none where it represents many, as a trusted proxy does. `None` where the address
-    /// has its share, or all places are taken.
+    /// Takes a place for this address; for no address if it is that of many clients, as a trusted proxy's is. Returns `None` if
+    /// the address has its share, or all places are taken.
     pub fn take(self: &Arc<Self>, address: Option<IpAddr>) -> Option<Share> {
         let key = address.map(counted_as);
         let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);

@@ -35,4 +35,4 @@ IDLE_GAUGES = (
 DROPPED_WORDS = ("dropped",)
 
 # Counts connections to Redis, of subscriptions and of commands, that were lost.
-RECONNECTS = "drawbridge_redis_reconnects"
+RECONNECTS = "drawbridge_redis_reconnects_total"

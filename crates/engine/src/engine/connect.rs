@@ -425,7 +425,7 @@ impl Engine {
             };
             if allowed && self.may_still_follow(id, subscription.target, claims) {
                 self.flush_target(id, subscription.target);
-                self.look_anew_for(id, subscription.target);
+                self.recompute_visibility_paid(id, subscription.target);
             } else {
                 self.end_subscription(id, subscription.target, Ended::Forbidden);
             }

@@ -75,7 +75,7 @@ pub struct Engine {
     /// Sessions whose deferred requests are looked at again behind the current step.
     ready: Vec<SessionId>,
     tickets: HashMap<Ticket, publish::InFlight>,
-    /// Questions for players' views that are out.
+    /// Queries for players' view overrides that are out.
     loading: BTreeMap<Ticket, SessionId>,
     /// Links that wait until players' views are known again.
     barrier: ShardBarrier,

@@ -98,13 +98,13 @@ impl Engine {
     fn take_bytes(&mut self, id: SessionId, cost_bytes: u64) -> Verdict {
         // Input comes from a link.
         let Some(link) = &mut self.sessions[id].link else { return Verdict::Allowed };
-        link.heard();
+        link.received();
         link.bytes.take(self.out.now.mono_ms, self.settings.bytes, cost_bytes)
     }
 
     fn heartbeat_answered(&mut self, id: SessionId) -> Verdict {
         if let Some(link) = &mut self.sessions[id].link {
-            link.heard();
+            link.received();
         }
         self.take_message(id)
     }

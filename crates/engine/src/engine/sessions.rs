@@ -9,7 +9,7 @@ use crate::session::Session;
 
 /// See the module.
 ///
-/// Invariant: ids in the engine's own tables (subscribers, players, timers, questions, what is to be flushed) name
+/// Invariant: ids in the engine's own tables (subscribers, players, timers, queries, what is to be flushed) name
 /// sessions that exist, because a session leaves all of them before it leaves this one, and does both only at the end of
 /// `handle`. Such ids index the table. Ids that come from outside, or that wait for an answer from outside, may be stale:
 /// for them there is [`Sessions::get`].

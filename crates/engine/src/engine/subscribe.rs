@@ -275,7 +275,7 @@ impl Engine {
         self.notify_subscribed(id, target_id, &reply, &success);
     }
 
-    /// The target of a subject; if it is new, the broker is requested it.
+    /// Returns the target of a subject. A new one is requested from the broker.
     fn target_of(&mut self, subject: &Subject) -> TargetId {
         let (id, is_new) = self.targets.find_or_insert(subject, &self.settings.classes);
         if is_new {

@@ -67,7 +67,7 @@ impl Engine {
                     self.send(id, &message);
                 }
                 self.set_view(id, target, filter, area);
-                self.look_anew_for(id, target);
+                self.recompute_visibility_paid(id, target);
             }
             Err(refusal) => self.refuse_subscription(id, request, &update.channel, &refusal, false),
         }
@@ -221,11 +221,11 @@ impl Engine {
         })
     }
 
-    /// Puts a subscriber where it sees what it is to see now. `notify`: what comes into view and what goes is told, which
-    /// is not needed where all that is in view is sent again. Returns whether a running snapshot starts again.
+    /// Moves a subscriber to the audience of its current view. `notify`: it is notified of what enters and leaves its view, which
+    /// is not needed if all that is in view is sent again. Returns whether a running snapshot starts again.
     ///
     /// Invariant: what the client knows of a table afterwards, with what waits for it, is what its new view shows. A
-    /// snapshot that is wanted or running starts again; without one the difference is told.
+    /// snapshot that is wanted or running starts again; without one the client is notified of the difference.
     pub(super) fn recompute_visibility(&mut self, id: SessionId, target_id: TargetId, notify: bool) -> bool {
         // Without claims, or without the subscription, there is nothing to see.
         let Some(visibility) = self.visibility(id, target_id) else { return false };
@@ -233,7 +233,7 @@ impl Engine {
         let slot = session.slot_of(target_id);
         let subscriber = &mut target.subscribers[slot as usize];
         let audience = subscriber.audience;
-        // What is not known well is not told: all of it follows when the table has come, and the views.
+        // Nothing is sent about an incomplete table: all of it follows when the table and the views are known.
         let is_loaded = target.world.as_ref().is_none_or(|world| world.loaded);
         let notify = notify && subscriber.phase.is_shown_events() && is_loaded;
         if notify
@@ -254,7 +254,7 @@ impl Engine {
             });
         }
         if notify && target.world.is_some() {
-            self.look_elsewhere(target_id, slot, visibility);
+            self.change_visibility(target_id, slot, visibility);
         } else {
             target.leave_audience(slot);
             target.join_audience(slot, visibility);
@@ -262,23 +262,23 @@ impl Engine {
         is_restarted
     }
 
-    /// As [`Engine::recompute_visibility`], for a client that has asked for it: it pays for a snapshot that starts again.
-    pub(super) fn look_anew_for(&mut self, id: SessionId, target_id: TargetId) {
+    /// As [`Engine::recompute_visibility`], at the client's request: it is charged for a snapshot that starts again.
+    pub(super) fn recompute_visibility_paid(&mut self, id: SessionId, target_id: TargetId) {
         let is_restarted = self.recompute_visibility(id, target_id, true);
         if let Some(subscriber) = self.targets[target_id].subscriber_mut(&self.sessions[id], target_id) {
             subscriber.pays |= is_restarted;
         }
     }
 
-    /// Moves a subscriber of a table to another sight, and tells it what changes by that.
-    fn look_elsewhere(&mut self, target_id: TargetId, slot: u32, visibility: Visibility) {
+    /// Gives a subscriber of a table another visibility, and notifies it of the changes.
+    fn change_visibility(&mut self, target_id: TargetId, slot: u32, visibility: Visibility) {
         let target = &mut self.targets[target_id];
         let audience = target.subscriber_at(slot).audience;
         let Some((world, audiences)) = target.table_mut() else { return };
         let observer =
             audiences.get_mut(audience).and_then(|who| who.observer.as_mut().zip(Some(&mut who.view)));
         match (observer, visibility) {
-            // It looks elsewhere, and keeps in sight what it would keep if the world had moved.
+            // The area moves; what it would keep in view if the world had moved stays in view.
             (Some((observer, seen_by)), Visibility::InArea(view, area)) => {
                 *seen_by = view;
                 let before = std::mem::replace(&mut observer.area, area);
@@ -296,7 +296,7 @@ impl Engine {
         }
     }
 
-    /// Tells one subscriber what it sees now and did not before, and the other way round.
+    /// Notifies one subscriber of what it sees now and did not before, and the other way round.
     fn notify_difference(&mut self, target_id: TargetId, slot: u32, before: &[u32]) {
         let target = &mut self.targets[target_id];
         let delivery = delivery_of(&self.settings, target.class);
@@ -318,7 +318,7 @@ impl Engine {
         self.enforce_limits();
     }
 
-    /// Asks a player's view overrides; until it is told nothing new is shown.
+    /// Reads a player's view overrides; until they are known nothing new is shown.
     pub(super) fn load_overrides(&mut self, id: SessionId) {
         let session = &mut self.sessions[id];
         // Views are a player's: who is not known yet has none to be read.

@@ -226,7 +226,7 @@ fn read<'a>(
     }
 }
 
-/// How the shards hear of an event.
+/// How the shards receive an event.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum ReceivedBy {
     /// By the channel's name alone.

@@ -188,7 +188,7 @@ impl Hub {
         self.interrupted
     }
 
-    /// What it was told at start.
+    /// What it received at start.
     pub fn settings(&self) -> &HubSettings {
         &self.settings
     }

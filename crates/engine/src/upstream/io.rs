@@ -57,7 +57,7 @@ pub enum HubInput<'a> {
     Loaded {
         /// The channel.
         channel: &'a str,
-        /// Which question it answers.
+        /// Which [`HubOutput::Load`] it answers.
         load: u64,
         /// What Redis keeps, or the error that it returned.
         table: Result<StoredTable, Arc<str>>,
@@ -133,7 +133,7 @@ pub enum HubOutput {
     Load {
         /// The channel.
         channel: Arc<str>,
-        /// Names the question.
+        /// Names this read, for its answer.
         load: u64,
     },
     /// An event of an entity channel could not be kept and is dropped; for the log.
@@ -252,6 +252,6 @@ pub struct HubStats {
     pub dropped_full: u64,
     /// Stored entities that are not shown, because they are not as the functions in Redis write them.
     pub bad_rows: u64,
-    /// Tables asked for again because an event was missing.
+    /// Tables read again because an event was missing.
     pub table_gaps: u64,
 }

@@ -70,7 +70,7 @@ pub struct Handover {
     broken: bool,
 }
 
-/// Whether a link notifies the shards what services command about a subject.
+/// Whether a link sends services' commands about a subject to the shards.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Carries {
     /// As the topology says: it never moved here or away.
@@ -161,7 +161,7 @@ impl Hub {
         let is_home = from == home;
         if !self.entries.contains_key(&subject) {
             self.moves.place(&subject, !is_home, false);
-            return self.tell_peer(to, PeerMessage::Given(subject, None));
+            return self.send_to_peer(to, PeerMessage::Given(subject, None));
         }
         self.moves.markers.insert(marker.clone(), subject.clone());
         self.moves.leaving.insert(subject.clone(), Leaving { to, marker, is_home, is_asked: false });
@@ -296,7 +296,7 @@ impl Hub {
                 joining.subscribed[1] = Subscribed::Yes;
                 self.advance_joining(now_ms, &of);
             } else if let Some(leaving) = self.moves.leaving.get(&of) {
-                self.tell_peer(leaving.to, PeerMessage::Ready(of));
+                self.send_to_peer(leaving.to, PeerMessage::Ready(of));
             }
             return true;
         }
@@ -401,7 +401,7 @@ impl Hub {
             let was_live = entry.state == State::Live;
             Box::new(Handover { broken: broken || entry.broken, was_live, entry })
         });
-        self.tell_peer(to, PeerMessage::Given(subject.clone(), handover));
+        self.send_to_peer(to, PeerMessage::Given(subject.clone(), handover));
     }
 
     fn end_for_move(&mut self, subjects: Vec<Subject>) {
@@ -423,7 +423,7 @@ impl Hub {
         joining.held.retain(|held| !matches!(held, Held::Message(_) | Held::Oversized(_)));
         if joining.given.is_none() {
             let from = joining.from;
-            self.tell_peer(from, PeerMessage::GiveNow(subject.clone()));
+            self.send_to_peer(from, PeerMessage::GiveNow(subject.clone()));
         }
     }
 
@@ -442,7 +442,7 @@ impl Hub {
             None => return,
             Some(given) => given.as_ref().is_none_or(|handover| handover.broken),
         };
-        // An answer that is still to come would be taken for that to a later question.
+        // An answer that is still to come would be taken for the answer to a later subscription.
         if joining.subscribed.contains(&Subscribed::Asked) {
             return;
         }
@@ -521,7 +521,7 @@ impl Hub {
         }
     }
 
-    fn tell_peer(&mut self, link: LinkId, message: PeerMessage) {
+    fn send_to_peer(&mut self, link: LinkId, message: PeerMessage) {
         self.outputs.push_back(HubOutput::Peer(link, message));
     }
 }

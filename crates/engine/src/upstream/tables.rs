@@ -148,7 +148,7 @@ impl Hub {
         self.end_now(subject);
     }
 
-    /// Does what follows from a live event beside telling it; returns whether it is news to the table.
+    /// Does what follows from a live event besides its delivery. Returns whether it changes the table.
     pub(super) fn kept(
         &mut self,
         now_ms: u64,

@@ -1,7 +1,7 @@
-//! Player commands on their way to the shards (contract §9). Nodes tell each other on their own channel, which every
-//! link of the pool subscribes to: a command is told by the link of the channel that it is about, so that it takes effect
-//! in order with that channel's events. What a service was told is done holds for all that is published behind it, on
-//! every node. What comes by the control channel is told as it comes.
+//! Player commands on their way to the shards (contract §9). Nodes send them to each other on their own channel, which every
+//! link of the pool subscribes to. A command is delivered by the link of the channel that it is about, so that it takes
+//! effect in order with that channel's events: once a service's command is acknowledged, it applies to all that is published
+//! after it, on every node. What comes by the control channel is delivered as it comes.
 
 use std::sync::{Arc, PoisonError, RwLock};
 
@@ -18,15 +18,15 @@ use crate::player_command;
 /// The channels that player commands come on.
 #[derive(Clone, Debug)]
 pub struct CommandChannels {
-    /// Where nodes tell each other.
+    /// Where nodes send commands to each other.
     pub nodes: Arc<str>,
-    /// Where services may say so themselves, if they may.
+    /// Where services send commands through Redis, if they may.
     pub control: Option<Arc<str>>,
 }
 
 impl CommandChannels {
-    /// Those of this key prefix; `control`: services may command by Redis. Pub/Sub knows no databases, and the keys that
-    /// commands refers to are in one, so the nodes' channel names it.
+    /// Those of this key prefix. `control`: services may send commands through Redis. Pub/Sub has no databases, and the keys
+    /// that commands refer to are in one, so the name of the nodes' channel contains its number.
     pub fn new(key_prefix: &str, db: u8, control: bool) -> Self {
         CommandChannels {
             nodes: format!("{key_prefix}nodes:{db}").into(),
@@ -59,7 +59,7 @@ pub(super) struct CommandRouter {
 impl CommandRouter {
     /// What came on one of the channels, if it can be read.
     pub(super) fn read(&mut self, channel: &str, json: &str) -> Option<PlayerCommand> {
-        // What a node says was checked there; a view that this one cannot read shows nothing.
+        // A node has checked what it sends; a view that this one cannot read shows nothing.
         let command = player_command::parse(json).and_then(|command| match self.is_control(channel) {
             true => player_command::check(&command).map(|()| command),
             false => Ok(command),
@@ -76,7 +76,7 @@ impl CommandRouter {
         }
     }
 
-    /// Whether services write on this channel, which is told as it comes.
+    /// Whether services write on this channel, whose commands are delivered as they come.
     pub(super) fn is_control(&self, channel: &str) -> bool {
         self.channels.control.as_deref() == Some(channel)
     }
@@ -87,7 +87,7 @@ impl CommandRouter {
         self.link == subject.map_or(LinkId::at(0), |subject| topology.home_of(subject))
     }
 
-    /// Tells the shards; and the node what a service wrote itself.
+    /// Sends a command to the shards; one that a service wrote on the control channel also to the node.
     pub(super) fn route(&mut self, by_service: bool, command: PlayerCommand, fanout: &ShardFanout) {
         self.link_metrics.count_command(true);
         let is_kept = !by_service
@@ -98,7 +98,7 @@ impl CommandRouter {
         }
     }
 
-    /// A command was not told to every shard.
+    /// A command did not reach every shard.
     pub(super) fn count_dropped(&mut self) {
         self.link_metrics.count_command(false);
         self.failures.line(|unlogged| {

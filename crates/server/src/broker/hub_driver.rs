@@ -1,5 +1,5 @@
 //! A hub and what is around it: commands in, events out to the shards, commands out to the link. It owns the clock
-//! that the hub is told and the log lines that the hub asks for; it leaves the link to its caller.
+//! whose time the hub receives, and the log lines that the hub requests; it leaves the link to its caller.
 
 use std::sync::PoisonError;
 use std::time::{Duration, Instant};
@@ -127,14 +127,14 @@ impl HubDriver {
         self.handle(HubInput::Loaded { channel: &channel, load: ticket.0, table });
     }
 
-    /// Tells the hub one thing and passes on what it says.
+    /// Passes one input to the hub, and its outputs on.
     pub(super) fn handle(&mut self, input: HubInput<'_>) {
         self.hub.handle(self.now_ms, input);
         while let Some(output) = self.hub.poll_output() {
             match output {
                 HubOutput::Link(command) => self.commands.push(command),
                 HubOutput::Shards(shards, event) => self.send(shards, event),
-                HubOutput::Peer(link, message) => self.tell_peer(link, message),
+                HubOutput::Peer(link, message) => self.send_to_peer(link, message),
                 HubOutput::Moved(subject) => {
                     let mut topology = self.router.topology.write().unwrap_or_else(PoisonError::into_inner);
                     topology.end_move(&subject);
@@ -197,7 +197,7 @@ impl HubDriver {
         self.lost = self.lost.union(self.fanout.send_to_each(shards, event));
     }
 
-    /// Tells the shards a player command, if it is this link's to tell, in order with the events of its channel.
+    /// Sends a player command to the shards, if this link is to do so, in order with the events of its channel.
     fn player_command(&mut self, channel: &str, json: &str) {
         let Some(command) = self.router.read(channel, json) else { return };
         let by_service = self.router.is_control(channel);
@@ -221,7 +221,7 @@ impl HubDriver {
         }
     }
 
-    fn tell_peer(&mut self, link: LinkId, message: PeerMessage) {
+    fn send_to_peer(&mut self, link: LinkId, message: PeerMessage) {
         let Some(peer) = self.peers.get(link.place()).and_then(mpsc::WeakUnboundedSender::upgrade) else {
             return;
         };

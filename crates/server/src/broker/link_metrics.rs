@@ -12,6 +12,7 @@ pub(super) struct LinkMetrics {
     hub: Mutex<HubStats>,
     messages: AtomicU64,
     nameless: AtomicU64,
+    foreign: AtomicU64,
     reconnects: AtomicU64,
     moves: AtomicU64,
     commands: AtomicU64,
@@ -31,14 +32,19 @@ impl LinkMetrics {
         self.messages.fetch_add(messages, Ordering::Relaxed);
     }
 
-    /// A publication's channel had no name that could be held.
+    /// A publication's channel has a name that is too long to be read.
     pub(super) fn count_nameless(&self) {
         self.nameless.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// A player command was told, or it could not be read or not be told to every shard.
-    pub(super) fn count_command(&self, payload: bool) {
-        let counter = if payload { &self.commands } else { &self.bad_commands };
+    /// A publication's channel has a name of another environment.
+    pub(super) fn count_foreign(&self) {
+        self.foreign.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// A player command was delivered; or it was malformed, or a shard had no room for it.
+    pub(super) fn count_command(&self, is_delivered: bool) {
+        let counter = if is_delivered { &self.commands } else { &self.bad_commands };
         counter.fetch_add(1, Ordering::Relaxed);
     }
 
@@ -78,6 +84,10 @@ impl LinkMetrics {
         let mut hub = *self.hub.lock().unwrap_or_else(PoisonError::into_inner);
         hub.dropped_bad_name += self.nameless.load(Ordering::Relaxed);
         hub
+    }
+
+    pub(super) fn foreign(&self) -> u64 {
+        self.foreign.load(Ordering::Relaxed)
     }
 
     pub(super) fn received(&self) -> u64 {

@@ -1,5 +1,5 @@
-//! The broker: the node's one way out and one way in. Shards order channels and publishes of it and hear events,
-//! confirmations and answers in their queues, whichever broker it is: [`memory`] or [`redis`].
+//! The broker: the node's one way out and one way in. Shards send it commands, and receive events, confirmations and answers in
+//! their queues, whichever broker it is: [`memory`] or [`redis`].
 //!
 //! It owns one thread, on which the publisher and the readers run, and the links where they do not run beside the shard
 //! ([`ThreadPlacement`]). It knows nothing of connections, rights or views, and never waits for a shard.
@@ -44,7 +44,7 @@ pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(2);
 pub struct BrokerSettings {
     /// Which broker.
     pub kind: BrokerBackend,
-    /// What each hub is told.
+    /// The settings of each hub.
     pub hub: HubSettings,
     /// The bound of the publishes that are not answered, in bytes.
     pub queue_bytes: usize,
@@ -133,6 +133,8 @@ pub struct BrokerStats {
     pub dropped_unreadable: u64,
     /// Payloads dropped because the channel's name is not well formed.
     pub dropped_bad_name: u64,
+    /// Payloads dropped because the channel's name is another environment's.
+    pub dropped_foreign_name: u64,
     /// Gauge: entities of the node's tables.
     pub entities: u64,
     /// Events of entity channels dropped for their key.
@@ -155,13 +157,13 @@ pub struct BrokerStats {
     pub shard_queue_bytes: u64,
     /// Gauge: bytes of publishes that are not answered.
     pub publish_queue_bytes: u64,
-    /// Publishes and appends that Redis has taken.
+    /// Writes of all kinds that Redis has taken.
     pub published: u64,
-    /// Publishes and appends that Redis refused.
+    /// Writes of all kinds that Redis refused.
     pub publish_refused: u64,
-    /// Publishes and appends that certainly did not happen.
+    /// Writes of all kinds that certainly did not happen.
     pub publish_not_done: u64,
-    /// Publishes and appends whose outcome is unknown.
+    /// Writes of all kinds whose outcome is unknown.
     pub publish_unknown: u64,
     /// Gauge: entries of the lifecycle stream that Redis has not taken yet.
     pub lifecycle_waiting: u64,
@@ -173,7 +175,7 @@ pub struct BrokerStats {
     pub moves: u64,
     /// Gauge: tables and players' views that are requested.
     pub queries: u64,
-    /// Player commands told to the shards.
+    /// Player commands delivered to the shards.
     pub commands: u64,
     /// Player commands that could not be read, or came too many at once.
     pub bad_commands: u64,
@@ -231,7 +233,11 @@ impl Broker {
         node: ShardQueue,
     ) -> Result<Broker, BrokerStartError> {
         let BrokerSettings { kind, hub, queue_bytes, commands, placement } = settings;
-        let fanout = ShardFanout::new(shards, node);
+        let names = match &kind {
+            BrokerBackend::Memory => redis::Names::default(),
+            BrokerBackend::Redis(redis) => redis.names.clone(),
+        };
+        let fanout = ShardFanout::new(shards, node).with_names(names);
         let (pool, health_board) = match &kind {
             BrokerBackend::Memory => (1, HealthBoard::new([("memory".to_owned(), false)], fanout.clone())),
             BrokerBackend::Redis(redis) => {
@@ -302,7 +308,7 @@ impl Broker {
         })))
     }
 
-    /// Carries out what a shard asks; the answers come in the shard's queue. Never blocks.
+    /// Carries out a shard's command; the answers come in the shard's queue. Never blocks.
     pub fn command(&self, shard: ShardId, command: BrokerCommand) {
         match command {
             BrokerCommand::Want(subject) => {
@@ -379,6 +385,7 @@ impl Broker {
             stats.entity_bytes += hub.entity_bytes as u64;
             stats.bad_stored += hub.bad_rows + link_metrics.bad_views();
             stats.functions_replaced += link_metrics.functions_replaced();
+            stats.dropped_foreign_name += link_metrics.foreign();
             stats.received += link_metrics.received();
             stats.reconnects += link_metrics.reconnects();
             stats.moves += link_metrics.moves();

@@ -1,15 +1,14 @@
-//! The queue of queries: what shards and hubs ask of Redis, until it is answered. One queue for all kinds, bounded in
-//! number, with one withdrawal and one timeout; large and small answers are read on connections of their own, so that a large
-//! table delays no player ([`AnswerSize`]). A query without a timeout waits however long Redis is away.
+//! The queue of queries: what shards and hubs request from Redis, until it is answered. One queue for all kinds, bounded in
+//! number, with one way to withdraw. Large and small answers are read on separate connections, so that a large table delays
+//! no player ([`AnswerSize`]). A query waits however long Redis is away: whoever sent it withdraws it when it gives up.
 //!
 //! ```text
 //!   ask ──▶ waiting ──first──▶ being read ──take──▶ answered
-//!              └── withdraw, timeout, asked again by the same asker: gone, and a late answer is dropped
+//!              └── withdraw, or the same asker's next query: gone, and a late answer is dropped
 //! ```
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
 
 use drawbridge_engine::io::{Answered, Answerer, BrokerEvent, Query, Ticket};
 use drawbridge_engine::upstream::ShardId;
@@ -17,7 +16,7 @@ use hashbrown::HashMap;
 use tokio::sync::{Notify, mpsc};
 
 use super::fanout::ShardFanout;
-use super::hub_driver::{HubCommand, until};
+use super::hub_driver::HubCommand;
 
 /// How many queries may wait. Shards ask one for each connection, hubs one for each entity channel.
 const MAX_QUERIES: usize = 1 << 20;
@@ -55,8 +54,6 @@ pub(super) struct QueryQueue(Arc<Shared>);
 struct Shared {
     waiting: Mutex<Waiting>,
     asked: [Notify; 2],
-    /// The first timeout may be earlier than it was.
-    timeouts: Notify,
     fanout: ShardFanout,
     hubs: Vec<mpsc::WeakUnboundedSender<HubCommand>>,
 }
@@ -65,8 +62,6 @@ struct Shared {
 struct Waiting {
     places: HashMap<Asker, (AnswerSize, u64)>,
     in_order: BTreeMap<(AnswerSize, u64), Asked>,
-    /// When which place times out.
-    timeouts: BTreeMap<(Instant, u64), Asker>,
     next_place: u64,
 }
 
@@ -76,13 +71,12 @@ impl QueryQueue {
         QueryQueue(Arc::new(Shared {
             waiting: Mutex::default(),
             asked: [const { Notify::const_new() }; 2],
-            timeouts: Notify::new(),
             fanout,
             hubs,
         }))
     }
 
-    /// Asks. One over the bound is answered at once.
+    /// Adds a query. One over the bound is answered at once, with an error.
     pub(super) fn ask(&self, asker: Asker, query: Query) {
         let answer_size = match query.kind.answerer() {
             Answerer::Small => AnswerSize::Small,
@@ -95,20 +89,18 @@ impl QueryQueue {
             drop(waiting);
             return self.send(asked, Err("BUSY too many queries wait for Redis".into()));
         }
-        let has_timeout = waiting.push(answer_size, asked);
+        waiting.push(answer_size, asked);
         drop(waiting);
         self.0.asked[answer_size as usize].notify_one();
-        if has_timeout {
-            self.0.timeouts.notify_one();
-        }
     }
 
-    /// Nobody waits for the answer any more.
+    /// Removes a query whose answer is no longer needed.
     pub(super) fn withdraw(&self, asker: &Asker) {
         self.waiting().take(asker);
     }
 
-    /// The first queries of a lane, at most so many, as soon as there are any. They wait until they are answered.
+    /// Returns the first queries of this size, at most `most`, as soon as there are any. They stay in the queue until they are
+    /// answered.
     pub(super) async fn first(&self, answer_size: AnswerSize, most: usize) -> Vec<Asked> {
         loop {
             let first = self.waiting().of(answer_size).take(most).cloned().collect::<Vec<_>>();
@@ -119,7 +111,7 @@ impl QueryQueue {
         }
     }
 
-    /// Answers a query, unless it was withdrawn, timed out or replaced meanwhile. Returns whether somebody waited.
+    /// Answers a query, unless it was withdrawn or replaced meanwhile. Returns whether it was answered.
     pub(super) fn answer(&self, asked: &Asked, answer: Answered) -> bool {
         let taken = self.waiting().take_if(&asked.asker, |waiting| waiting.query == asked.query);
         match taken {
@@ -131,21 +123,7 @@ impl QueryQueue {
         }
     }
 
-    /// Answers those whose time is over; never ends.
-    pub(super) async fn time_out(&self) {
-        loop {
-            let first = self.waiting().timeouts.first_key_value().map(|((at, _), _)| *at);
-            tokio::select! {
-                () = until(first) => {}
-                () = self.0.timeouts.notified() => continue,
-            }
-            while let Some(asked) = self.waiting().take_timed_out(Instant::now()) {
-                self.send(asked, Err("TIMEOUT Redis did not answer in time".into()));
-            }
-        }
-    }
-
-    /// Whether a lane is empty.
+    /// Whether no query of this size waits.
     pub(super) fn is_empty(&self, answer_size: AnswerSize) -> bool {
         self.waiting().of(answer_size).next().is_none()
     }
@@ -174,17 +152,12 @@ impl QueryQueue {
 }
 
 impl Waiting {
-    /// Adds it at the end of its lane. Returns whether it can time out.
-    fn push(&mut self, answer_size: AnswerSize, asked: Asked) -> bool {
+    /// Adds it behind the others of its size.
+    fn push(&mut self, answer_size: AnswerSize, asked: Asked) {
         let place = self.next_place;
         self.next_place += 1;
-        let timeout = asked.query.patience.map(|patience| Instant::now() + patience);
-        if let Some(at) = timeout {
-            self.timeouts.insert((at, place), asked.asker.clone());
-        }
         self.places.insert(asked.asker.clone(), (answer_size, place));
         self.in_order.insert((answer_size, place), asked);
-        timeout.is_some()
     }
 
     fn of(&self, answer_size: AnswerSize) -> impl Iterator<Item = &Asked> {
@@ -201,26 +174,13 @@ impl Waiting {
             return None;
         }
         self.places.remove(asker);
-        let asked = self.in_order.remove(&at);
-        if asked.as_ref().is_some_and(|asked| asked.query.patience.is_some()) {
-            self.timeouts.retain(|(_, place), _| *place != at.1);
-        }
-        asked
-    }
-
-    fn take_timed_out(&mut self, now: Instant) -> Option<Asked> {
-        let (_, asker) = self.timeouts.first_key_value().filter(|((at, _), _)| *at <= now)?;
-        let asker = asker.clone();
-        self.timeouts.pop_first();
-        self.take(&asker)
+        self.in_order.remove(&at)
     }
 }
 
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
-
-    use std::time::Duration;
 
     use drawbridge_engine::io::{Answer, QueryKind};
 
@@ -236,8 +196,8 @@ mod tests {
         Asker::Shard(ShardId(0), Ticket(ticket))
     }
 
-    fn views(ticket: u64, player: &str, patience: Option<Duration>) -> Query {
-        Query { ticket: Ticket(ticket), patience, kind: QueryKind::ViewOverrides { player: player.into() } }
+    fn views(ticket: u64, player: &str) -> Query {
+        Query::new(Ticket(ticket), QueryKind::ViewOverrides { player: player.into() })
     }
 
     fn answers(inbox: &mut ShardInbox) -> Vec<(u64, bool)> {
@@ -253,7 +213,7 @@ mod tests {
     async fn one_query_an_asker_in_order_and_none_that_was_withdrawn() {
         let (queue, mut inbox) = bench();
         for (ticket, player) in [(1, "a"), (2, "b"), (3, "c"), (1, "d")] {
-            queue.ask(asker(ticket), views(ticket, player, None));
+            queue.ask(asker(ticket), views(ticket, player));
         }
         let first = queue.first(AnswerSize::Small, 2).await;
         assert_eq!(first.iter().map(|asked| asked.query.ticket.0).collect::<Vec<_>>(), [2, 3]);
@@ -261,7 +221,7 @@ mod tests {
         let nothing = || Ok(Answer::ViewOverrides([].into()));
         assert!(queue.answer(&first[0], nothing()));
         assert!(!queue.answer(&first[1], nothing()), "withdrawn");
-        let before = Asked { asker: asker(1), query: views(1, "a", None) };
+        let before = Asked { asker: asker(1), query: views(1, "a") };
         assert!(!queue.answer(&before, nothing()), "replaced meanwhile");
         assert_eq!((answers(&mut inbox), queue.len()), (vec![(2, true)], 1));
     }
@@ -272,31 +232,8 @@ mod tests {
         let table = Query::new(Ticket(1), QueryKind::Table { channel: "world".into() });
         queue.ask(Asker::Hub(0, "world".into()), table);
         assert!(queue.is_empty(AnswerSize::Small) && !queue.is_empty(AnswerSize::Large));
-        let ask = async { queue.ask(asker(2), views(2, "a", None)) };
+        let ask = async { queue.ask(asker(2), views(2, "a")) };
         let (first, ()) = tokio::join!(queue.first(AnswerSize::Small, 9), ask);
         assert_eq!(first[0].query.ticket, Ticket(2));
-    }
-
-    #[tokio::test]
-    async fn a_query_that_may_wait_only_so_long_is_answered_when_that_is_over() {
-        let (queue, mut inbox) = bench();
-        queue.ask(asker(1), views(1, "a", None));
-        queue.ask(asker(2), views(2, "a", Some(Duration::ZERO)));
-        queue.ask(asker(3), views(3, "a", Some(Duration::from_secs(3_600))));
-        let answered = async {
-            loop {
-                match answers(&mut inbox) {
-                    none if none.is_empty() => tokio::task::yield_now().await,
-                    some => return some,
-                }
-            }
-        };
-        let answered = tokio::select! {
-            answered = answered => answered,
-            () = queue.time_out() => Vec::new(),
-        };
-        assert_eq!((answered, queue.len()), (vec![(2, false)], 2));
-        queue.withdraw(&asker(3));
-        assert!(queue.0.waiting.lock().unwrap().timeouts.is_empty());
     }
 }

@@ -120,16 +120,18 @@ pub(super) fn read(section: &Section<'_>) -> Broker {
 const DEFAULT_KEY_PREFIX: &str = "drawbridge:";
 const MAX_PREFIX_BYTES: usize = 64;
 
-/// Ends with a sign, so that no environment's name begins another's by chance (`prod` and `production`). Signs of patterns
-/// and braces have a meaning in Redis: in patterns, in ACL rules, and in the hash tags of a Cluster.
+/// Ends with a sign, so that no environment's name begins another's by chance (`prod` and `production`). It contains a letter
+/// or digit, so that it is recognised in the errors that Redis returns. Signs of patterns and braces have a meaning in Redis:
+/// in patterns, in ACL rules, and in the hash tags of a Cluster.
 fn channel_prefix(field: &Field<'_>, key_prefix: &str) -> Option<String> {
     let prefix = field.string()?;
     let is_sign = |c: char| matches!(c, ':' | '.' | '-' | '_' | '/');
     let is_fit = prefix.chars().all(|c| c.is_ascii_alphanumeric() || is_sign(c));
-    if prefix.len() > MAX_PREFIX_BYTES || !is_fit || !(prefix.is_empty() || prefix.ends_with(is_sign)) {
+    let is_name = prefix.ends_with(is_sign) && prefix.contains(|c: char| c.is_ascii_alphanumeric());
+    if prefix.len() > MAX_PREFIX_BYTES || !is_fit || !(prefix.is_empty() || is_name) {
         field.error(
             "is not fit for a prefix",
-            "at most 64 ASCII letters, digits and `:.-_/`, the last one of these signs, like \"prod:\"",
+            "at most 64 ASCII letters, digits and `:.-_/`, at least one a letter or digit, and the last one a sign, like \"prod:\"",
         );
         return None;
     }

@@ -135,15 +135,15 @@ pub(super) fn locate(text: &str, offset: usize) -> Location {
 
 type ToSource<'a> = &'a dyn Fn(Range<usize>) -> ValueSource;
 
-fn table(source: &DeTable<'_>, placing: ToSource<'_>, text: &str) -> Table {
+fn table(source: &DeTable<'_>, to_source: ToSource<'_>, text: &str) -> Table {
     let entry = |(key, value): (&Spanned<_>, &Spanned<DeValue<'_>>)| {
         let name: &std::borrow::Cow<'_, str> = key.get_ref();
-        Entry { key: name.to_string(), place: placing(key.span()), node: node(value, placing, text) }
+        Entry { key: name.to_string(), place: to_source(key.span()), node: node(value, to_source, text) }
     };
     Table(source.iter().map(entry).collect())
 }
 
-fn node(source: &Spanned<DeValue<'_>>, placing: ToSource<'_>, text: &str) -> Node {
+fn node(source: &Spanned<DeValue<'_>>, to_source: ToSource<'_>, text: &str) -> Node {
     let raw = match source.get_ref() {
         DeValue::String(value) => {
             let literal = text.get(source.span()).unwrap_or_default();
@@ -156,8 +156,10 @@ fn node(source: &Spanned<DeValue<'_>>, placing: ToSource<'_>, text: &str) -> Nod
         DeValue::Float(value) => Raw::Float(value.as_str().to_owned()),
         DeValue::Boolean(value) => Raw::Boolean(*value),
         DeValue::Datetime(_) => Raw::Datetime,
-        DeValue::Array(values) => Raw::Array(values.iter().map(|value| node(value, placing, text)).collect()),
-        DeValue::Table(value) => Raw::Table(table(value, placing, text)),
+        DeValue::Array(values) => {
+            Raw::Array(values.iter().map(|value| node(value, to_source, text)).collect())
+        }
+        DeValue::Table(value) => Raw::Table(table(value, to_source, text)),
     };
-    Node { place: placing(source.span()), raw }
+    Node { place: to_source(source.span()), raw }
 }

@@ -11,6 +11,7 @@ use http_body_util::Full;
 use hyper::body::Incoming;
 
 use super::{host, playground, ws};
+use crate::metrics::MetricsFormat;
 use crate::node::Node;
 use crate::refusals::Reason;
 use crate::slots::Place;
@@ -84,15 +85,15 @@ pub(super) fn ready(node: &Node) -> Reply {
     }
 }
 
-/// In OpenMetrics' text, which is also valid as Prometheus' older format: the content type is the one that the client accepts.
+/// In OpenMetrics' text if the client accepts that, else in Prometheus' format 0.0.4.
 pub(super) async fn metrics(node: &Node, asked: &HeaderMap) -> Reply {
     let accepted = asked.get(header::ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or_default();
-    let content_type = match accepted.contains("application/openmetrics-text") {
-        true => "application/openmetrics-text; version=1.0.0; charset=utf-8",
-        false => "text/plain; version=0.0.4; charset=utf-8",
+    let (format, content_type) = match accepted.contains("application/openmetrics-text") {
+        true => (MetricsFormat::OpenMetrics, "application/openmetrics-text; version=1.0.0; charset=utf-8"),
+        false => (MetricsFormat::Prometheus, "text/plain; version=0.0.4; charset=utf-8"),
     };
     let stats = node.stats().await;
-    reply(StatusCode::OK, content_type, crate::metrics::encode(&stats).into())
+    reply(StatusCode::OK, content_type, crate::metrics::encode(&stats, format).into())
 }
 
 pub(crate) fn text(status: StatusCode, body: &str) -> Reply {

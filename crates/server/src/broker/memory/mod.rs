@@ -1,7 +1,7 @@
 //! The memory broker: the same hub as for Redis, and a small stand-in for the Redis behind it, in one task. It
 //! answers subscriptions and sends copies of each publication in Redis' order: the exact subscription's first,
 //! then one for each pattern. Nothing leaves the process, and what is appended to a stream is counted and gone. What it
-//! keeps of entities and views stands in [`store`].
+//! keeps of entities and views is in [`store`].
 
 mod store;
 
@@ -24,7 +24,7 @@ use super::{HubTask, Shell};
 /// How much is done before other tasks get their turn.
 const TURN: usize = 256;
 
-/// Runs the memory broker until it is told to stop, or nobody is left to command anything.
+/// Runs the memory broker until `stop`, or until no sender of commands is left.
 pub(super) async fn run(shell: Shell) {
     let Shell { parts, jobs, health_board, stop, queries, .. } = shell;
     let Some(part) = parts.into_iter().next() else { return };
@@ -51,7 +51,6 @@ struct Subscriptions {
 impl Memory {
     async fn run(mut self, mut stop: watch::Receiver<bool>) {
         let mut subscriptions = Subscriptions::default();
-        let queries = self.queries.clone();
         self.part.driver.handle(HubInput::LinkUp);
         self.health_board.set(0, true);
         loop {
@@ -67,7 +66,6 @@ impl Memory {
                 Some(job) = self.jobs.recv() => self.take_jobs(job, &mut subscriptions),
                 asked = self.queries.first(AnswerSize::Small, TURN) => self.answer_all(&asked),
                 asked = self.queries.first(AnswerSize::Large, TURN) => self.answer_all(&asked),
-                () = queries.time_out() => {}
                 () = until(due) => {
                     self.part.driver.set_now(Instant::now());
                     self.part.driver.tick();

@@ -12,7 +12,7 @@ use super::resp::{Garbage, encode, member};
 use super::{Names, RedisSettings, code_of, is_passing};
 use crate::broker::hub_driver::HubCommand;
 
-/// What the next answer answers.
+/// What the next answer is for.
 #[derive(Debug)]
 enum Asked {
     Hello,
@@ -89,13 +89,13 @@ impl Conversation {
         self.asked.push_back(Asked::Hello);
     }
 
-    /// Asks for a sign of life, and whether Redis still is the master: `HELLO` says both, and every user may say it.
+    /// Checks that Redis answers, and that it still is the master: `HELLO` returns both, and every user may send it.
     pub(super) fn ping(&mut self) {
         encode(&mut self.out, [b"HELLO".as_slice(), b"3"].into_iter());
         self.asked.push_back(Asked::Ping);
     }
 
-    /// Hands the order back behind all that Redis has published until now.
+    /// Returns the hub command ([`Answer::Behind`]) once all that Redis has published until now is read.
     pub(super) fn fence(&mut self, hub_command: HubCommand) {
         encode(&mut self.out, [b"PING".as_slice()].into_iter());
         self.asked.push_back(Asked::Fence(hub_command.into()));
@@ -207,7 +207,7 @@ impl Conversation {
             {
                 left.pop_front()
                     .map(Answer::Refused)
-                    .ok_or_else(|| Garbage("an error without a question").into())
+                    .ok_or_else(|| Garbage("an error that answers no command").into())
             }
             // Whatever it says, Redis is alive.
             Some(Asked::Ping) if code_of(message) != "NOAUTH" => Ok(Answer::Pong),
@@ -311,7 +311,7 @@ mod tests {
     }
 
     #[test]
-    fn a_fence_gives_its_order_back_in_its_turn() {
+    fn a_fence_returns_its_hub_command_in_its_turn() {
         let hub_command = || HubCommand::Want(ShardId(1), Subject::channel("a"));
         let mut conversation = Conversation::default();
         conversation.ping();

@@ -1,6 +1,6 @@
-//! One subscriber link: a connection that only subscribes, and the hub that says to what. It connects, restores
-//! what was subscribed, notices a silent Redis and comes back. It reads without ever waiting for a shard, and takes
-//! orders while Redis is away. What bytes mean is left to [`super::resp`], what answers what to
+//! One subscriber link: a connection that only subscribes, and the hub that decides to what. It connects, restores
+//! what was subscribed, notices a silent Redis and reconnects. It reads without ever waiting for a shard, and accepts
+//! hub commands while Redis is away. What bytes mean is left to [`super::resp`], what answers what to
 //! [`super::conversation`], on which thread it runs to [`super::links`].
 
 use std::future::{Future, poll_fn};
@@ -29,7 +29,7 @@ use crate::broker::query_queue::{Asker, QueryQueue};
 const PING_EVERY: Duration = Duration::from_secs(2);
 /// A link that stayed silent so long after a ping is dead.
 const SILENCE: Duration = Duration::from_secs(3);
-/// How many orders are taken before Redis is read again.
+/// How many hub commands are carried out before Redis is read again.
 const HUB_COMMANDS: usize = 1024;
 
 /// One link.
@@ -70,7 +70,7 @@ impl Link {
         Link { index, part, settings, health_board, queries, attempts, session: None }
     }
 
-    /// Runs until it is called: gives itself back where it is to move. Stops, too, when nobody is left to order anything.
+    /// Runs until it is called: returns itself if it is to move. Ends, too, when no sender of hub commands is left.
     pub(super) async fn run(mut self, mut calls: Calls) -> Option<Link> {
         loop {
             let call = match self.connect_and_live(&mut calls).await {
@@ -121,7 +121,7 @@ impl Link {
         end
     }
 
-    /// Waits without a connection, and takes orders.
+    /// Waits without a connection, and carries out hub commands.
     async fn meanwhile<F: Future>(&mut self, calls: &mut Calls, waited_for: F) -> Result<F::Output, Call> {
         let mut waited_for = pin!(waited_for);
         loop {
@@ -218,7 +218,7 @@ impl Link {
         }
     }
 
-    /// Carries out this order and what waits behind it, and what is due.
+    /// Carries out this hub command, those that wait behind it, and what its deadlines require.
     fn take_hub_commands(&mut self, first: Option<HubCommand>, mut conversation: Option<&mut Conversation>) {
         self.part.driver.set_now(Instant::now());
         let mut first = first;
@@ -256,7 +256,7 @@ impl Link {
                     messages += 1;
                     match publication(&self.settings.names, pattern, channel, payload) {
                         Some(publication) => self.part.driver.handle(publication),
-                        None => self.part.link_metrics.count_nameless(),
+                        None => self.part.link_metrics.count_foreign(),
                     }
                     taken
                 }
@@ -275,7 +275,6 @@ impl Link {
                 }
                 Step::Reply(Reply::Error(message), taken) => {
                     let reason = String::from_utf8_lossy(message);
-                    let reason = self.settings.names.hidden_in(&reason);
                     match session.conversation.failed(&reason)? {
                         Answer::Refused(subject) => {
                             self.part.driver.handle(HubInput::Refused { subject: &subject, reason: &reason });
@@ -325,7 +324,7 @@ async fn called(calls: &mut Calls) -> Call {
     calls.wait_for(|call| *call != Call::Stay).await.map_or(Call::Stop, |call| *call)
 }
 
-/// `None`: Redis has sent it though nobody asked for such a name.
+/// `None`: the name is another environment's, and was not subscribed to.
 fn publication<'a>(
     names: &Names,
     pattern: Option<&'a [u8]>,
@@ -353,7 +352,7 @@ struct Session {
     conversation: Conversation,
     /// TLS may hold what was written.
     unflushed: bool,
-    /// All that was subscribed before is subscribed again, and the board knows.
+    /// All that was subscribed before is subscribed again, and the health board knows.
     is_up: bool,
     /// When the last bytes came.
     last_received: Instant,
@@ -475,5 +474,27 @@ impl Session {
     /// When [`Session::keep_alive`] has something to do.
     fn due(&self) -> Instant {
         self.pinged.map_or(self.next_ping, |at| at.max(self.last_received) + SILENCE)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn another_environments_name_is_no_publication() {
+        let names = Names::new("prod:", "drawbridge:");
+        let read = |pattern: Option<&'static [u8]>, channel| {
+            publication(&names, pattern, channel, Payload::Whole(b"1")).map(|input| format!("{input:?}"))
+        };
+        let own = HubInput::Message { pattern: Some(b"room:*"), channel: b"room:1", payload: b"1" };
+        assert_eq!(read(Some(b"prod:room:*"), b"prod:room:1"), Some(format!("{own:?}")));
+        for (pattern, channel) in [
+            (None, b"test:room:1".as_slice()),
+            (Some(b"prod:*".as_slice()), b"test:room:1".as_slice()),
+            (Some(b"*".as_slice()), b"prod:room:1".as_slice()),
+        ] {
+            assert_eq!(read(pattern, channel), None);
+        }
     }
 }

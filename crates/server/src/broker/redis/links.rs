@@ -13,7 +13,7 @@ use super::link::{Call, Link};
 use crate::broker::ThreadPlacement;
 use crate::broker::link_metrics::LinkMetrics;
 
-/// Runs the links until they are told to stop, from a task of the broker's thread.
+/// Runs the links until `stop`, from a task of the broker's thread.
 pub(super) async fn run(
     mut links: Vec<Link>,
     placement: Option<ThreadPlacement>,
@@ -30,7 +30,7 @@ pub(super) async fn run(
         }
         let call = tokio::select! {
             _ = stop.wait_for(|stop| *stop) => Call::Stop,
-            // Nobody is left to order anything.
+            // No sender of hub commands is left.
             () = all_ended(&mut tasks) => Call::Stop,
             () = placement_change(&mut link_thread) => Call::Move,
         };
@@ -56,7 +56,7 @@ async fn placement_change(link_thread: &mut Option<LinkThread>) {
     }
 }
 
-/// Where the links are, and what speaks for it.
+/// On which thread the links run, and what that depends on.
 struct LinkThread {
     shard: ThreadLoad,
     broker: ThreadLoad,
@@ -98,7 +98,7 @@ impl ThreadLoad {
         ThreadLoad { thread, at: Instant::now(), busy }
     }
 
-    /// Since the last question, from 0 to 1: all time but that in which it waited for something to do.
+    /// The part of the time since the last sample in which it did not wait for something to do, from 0 to 1.
     fn share(&mut self) -> f64 {
         let before = std::mem::replace(self, ThreadLoad::new(self.thread.clone()));
         let busy = self.busy.saturating_sub(before.busy).as_secs_f64();
@@ -106,7 +106,7 @@ impl ThreadLoad {
     }
 }
 
-/// Weighs two threads against one.
+/// Decides between one thread for shard and links, and two.
 struct PlacementRule {
     /// A thread for both that works more than this part of its time has too much to do.
     high_watermark: f64,
@@ -116,12 +116,12 @@ struct PlacementRule {
     /// What part of its time the shard's thread works, and the broker's: smoothed, so that a moment moves nothing.
     shard: f64,
     broker: f64,
-    /// Looks in a row that saw calm.
+    /// Samples in a row below the low watermark.
     low_samples: u32,
 }
 
 impl PlacementRule {
-    /// Coming back waits, so that what comes and goes does not move the links to and fro.
+    /// Samples below the low watermark until the links return, so that a changing load does not move them to and fro.
     const SAMPLES_UNTIL_RETURN: u32 = 40;
 
     fn new(high_watermark: f64, low_watermark: f64) -> Self {
@@ -135,7 +135,7 @@ impl PlacementRule {
         }
     }
 
-    /// Takes in what the threads did since the last look; returns whether the links are to move, and takes it that they do.
+    /// Adds a sample of both threads. Returns whether the links are to move, and assumes that they do.
     fn should_move(&mut self, shard: f64, broker: f64) -> bool {
         self.shard = f64::midpoint(self.shard, shard);
         self.broker = f64::midpoint(self.broker, broker);
@@ -157,13 +157,13 @@ mod tests {
     const HIGH: f64 = 0.7;
     const LOW: f64 = 0.5;
 
-    /// At which of so many looks the links move.
+    /// At which of so many samples the links move.
     fn moves(rule: &mut PlacementRule, shard: f64, broker: f64, samples: u32) -> Vec<u32> {
         (1..=samples).filter(|_| rule.should_move(shard, broker)).collect()
     }
 
     #[test]
-    fn a_crowded_thread_sends_the_links_away_and_calm_brings_them_back() {
+    fn the_links_leave_a_busy_thread_and_return_when_both_have_time() {
         let mut rule = PlacementRule::new(HIGH, LOW);
         assert!(moves(&mut rule, 0.65, 0.1, 500).is_empty());
         assert_eq!(moves(&mut rule, 1.0, 0.0, 10), vec![1]);

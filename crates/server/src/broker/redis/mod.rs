@@ -106,7 +106,7 @@ pub(super) fn health_board(links: usize, fanout: ShardFanout) -> HealthBoard {
     HealthBoard::new(parts.chain(others.map(|(name, is_up)| (name.to_owned(), is_up))), fanout)
 }
 
-/// Runs all links, the publisher and the readers until they are told to stop.
+/// Runs all links, the publisher and the readers until `stop`.
 pub(super) async fn run(settings: RedisSettings, shell: Shell) {
     let settings = Arc::new(settings);
     let Shell { parts, jobs, link_metrics, health_board, stop, queries, placement } = shell;
@@ -128,13 +128,6 @@ pub(super) async fn run(settings: RedisSettings, shell: Shell) {
         .map(|(index, part)| Link::new(index, part, settings.clone(), health_board.clone(), queries.clone()));
     let (links, counts, stopping) = (links.collect(), link_metrics.clone(), stop.clone());
     tasks.spawn(async move { links::run(links, placement, &counts, stopping).await });
-    let (timeouts, mut stopped) = (queries.clone(), stop.clone());
-    tasks.spawn(async move {
-        tokio::select! {
-            () = timeouts.time_out() => {}
-            _ = stopped.wait_for(|stop| *stop) => {}
-        }
-    });
     tasks.spawn(Publisher::new(publisher, jobs, settings, health_board, link_metrics).run(stop));
     while tasks.join_next().await.is_some() {}
 }

@@ -64,12 +64,24 @@ impl Names {
         format!("{channel_prefix}{key_prefix}{{player:{player}}}:views")
     }
 
-    /// What Redis says, for players: without the prefix, should Redis repeat a name.
-    pub(super) fn hidden_in<'w>(&self, message: &'w str) -> Cow<'w, str> {
-        match &*self.channel_prefix {
-            "" => Cow::Borrowed(message),
-            prefix => Cow::Owned(message.replace(prefix, "")),
+    /// An error that Redis returned, as players may read it: the names in it are without the prefix.
+    pub(in crate::broker) fn hidden_in<'w>(&self, message: &'w str) -> Cow<'w, str> {
+        let prefix = &*self.channel_prefix;
+        if prefix.is_empty() || !message.contains(prefix) {
+            return Cow::Borrowed(message);
         }
+        // A name begins here; elsewhere the same characters are the end of a word, or of a longer name.
+        let begins = |at: &usize| {
+            !message[..*at]
+                .ends_with(|c: char| c.is_ascii_alphanumeric() || matches!(c, ':' | '.' | '-' | '_' | '/'))
+        };
+        let (mut hidden, mut from) = (String::with_capacity(message.len()), 0);
+        for at in message.match_indices(prefix).map(|(at, _)| at).filter(begins) {
+            hidden.push_str(&message[from..at]);
+            from = at + prefix.len();
+        }
+        hidden.push_str(&message[from..]);
+        Cow::Owned(hidden)
     }
 }
 
@@ -96,6 +108,17 @@ mod tests {
         assert_eq!(names.table_key("room:42"), "prod:drawbridge:{prod:room:42}:entities");
         assert_eq!(names.views_key("alice"), "prod:drawbridge:{player:alice}:views");
         assert_eq!(names.hidden_in("NOPERM no right to 'prod:room:42'"), "NOPERM no right to 'room:42'");
+        let key = "WRONGTYPE prod:drawbridge:{prod:room:42}:entities";
+        assert_eq!(names.hidden_in(key), "WRONGTYPE drawbridge:{room:42}:entities");
+        assert_eq!(names.hidden_in("prod:prod:room of nonprod:room"), "prod:room of nonprod:room");
+    }
+
+    #[test]
+    fn a_short_prefix_takes_nothing_out_of_words() {
+        let names = Names::new("s:", "drawbridge:");
+        let (message, hidden) =
+            ("ERR wrong arguments: s:room, 's:hall'", "ERR wrong arguments: room, 'hall'");
+        assert_eq!(names.hidden_in(message), hidden);
     }
 
     /// A hash tag is what is between the first `{` and the next `}`.

@@ -1,6 +1,6 @@
 //! What the broker reads from Redis: tables of entity channels, and players' views. Each on its own connection, so
 //! that a large table holds up neither publishes nor deliveries nor logins; it is opened when something is requested
-//! first. What is asked while Redis is away is answered when it is back.
+//! first. What is requested while Redis is away is answered when it is back.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -21,7 +21,7 @@ use crate::broker::link_metrics::LinkMetrics;
 use crate::broker::query_queue::{AnswerSize, Asked, QueryQueue};
 use crate::log::Sparse;
 
-/// Questions asked in one pipeline.
+/// Queries sent in one pipeline.
 const TOGETHER: usize = 256;
 /// Entities read at once, at first and at most, and about how many bytes: between the parts other clients of Redis get
 /// their turn.
@@ -38,7 +38,7 @@ const PROBE_EVERY: Duration = Duration::from_secs(5);
 /// How long to wait when Redis says that it cannot just now.
 const RETRY_AFTER: Duration = Duration::from_millis(200);
 
-/// What is not what was requested is not taken for nothing.
+/// Redis answered with another type than the command returns. That is an error, and not an empty result.
 pub(super) const UNEXPECTED: &str = "an unexpected answer";
 
 /// See the module.
@@ -50,7 +50,7 @@ pub(super) struct Reader {
     pub(super) lines: Mutex<Sparse>,
 }
 
-/// How the log and the board name the connection of a lane.
+/// How the log and the health board name the connection that reads answers of this size.
 pub(super) fn name_of(answer_size: AnswerSize) -> &'static str {
     match answer_size {
         AnswerSize::Large => "reader of tables",
@@ -59,8 +59,8 @@ pub(super) fn name_of(answer_size: AnswerSize) -> &'static str {
 }
 
 impl Reader {
-    /// Reads these until it is told to stop. `part`: its place on the board, where it is down when it is asked and cannot
-    /// connect.
+    /// Answers queries of this size until `stop`. `part`: its place on the health board, where it is down if it is needed and
+    /// cannot connect.
     pub(super) async fn run(
         self: Arc<Self>,
         part: usize,
@@ -93,7 +93,7 @@ impl Reader {
             }
             let broken = match CommandConnection::open(self.settings.clone(), connection).await {
                 Err(broken) => {
-                    // Once may be chance, and the next attempt comes at once: players are not told of that.
+                    // The first failure may be chance, and the next attempt follows at once: players are not notified of it.
                     if std::mem::replace(&mut has_failed, true) {
                         self.health_board.set(part, false);
                     }
@@ -107,7 +107,7 @@ impl Reader {
                     if answer_size == AnswerSize::Small
                         && let Err(broken) = self.probe_views(&mut commands).await
                     {
-                        tracing::debug!(%broken, "players' views could not be looked at");
+                        tracing::debug!(%broken, "the right to read players' views could not be checked");
                     }
                     loop {
                         match self.answer(&mut commands, answer_size, together).await {
@@ -127,7 +127,7 @@ impl Reader {
         }
     }
 
-    /// Answers the first queries of a lane. `most`: so many small ones at once.
+    /// Answers the first queries of this size. `most`: how many small ones at once.
     async fn answer(
         &self,
         commands: &mut CommandConnection,
@@ -144,7 +144,7 @@ impl Reader {
         let asked = next(commands, self.queries.first(AnswerSize::Small, most));
         let asked = match self.health_board.no_views() {
             None => asked.await?,
-            // Somebody may give the right, and nobody may come to ask.
+            // The right may be granted while no query waits.
             Some(_) => match timeout(PROBE_EVERY, asked).await {
                 Ok(asked) => asked?,
                 Err(_) => return self.probe_views(commands).await,
@@ -255,13 +255,10 @@ fn players_of(asked: Vec<Asked>) -> Vec<(Asked, Arc<str>)> {
     asked.into_iter().filter_map(player).collect()
 }
 
-/// The next questions, unless the connection ends before there are any.
-async fn next<Q>(
-    commands: &mut CommandConnection,
-    query_queues: impl Future<Output = Q>,
-) -> Result<Q, Broken> {
+/// Waits for queries, and returns them unless the connection ends first.
+async fn next<Q>(commands: &mut CommandConnection, queries: impl Future<Output = Q>) -> Result<Q, Broken> {
     tokio::select! {
-        query_queues = query_queues => Ok(query_queues),
+        queries = queries => Ok(queries),
         broken = commands.ended() => Err(broken),
     }
 }

@@ -29,7 +29,8 @@ impl Refusals {
     }
 }
 
-/// The error that Redis returned for who asked for this; where Redis has no functions, or does not let us call them, what that means.
+/// The message for whoever sent this write: the error that Redis returned; or, if Redis has no functions or does not let us
+/// call them, what that means.
 pub(super) fn explained(work: &WriteKind, message: String) -> String {
     let lacks = match () {
         () if is_unknown_command(&message) => "has none",

@@ -220,10 +220,12 @@ fn the_broker_is_judged() {
         "broker.key_prefix = \"a b\"",
         "f.toml:1:21: `broker.key_prefix` is not fit for a prefix; at most 64 bytes, without white space, braces and the signs of patterns, like \"drawbridge:\"",
     );
-    for unfit in ["prod", "a b:", "{a}:", "a*:", "a\\\\:", "\u{e9}:", &format!("{}:", "x".repeat(64))] {
+    for unfit in
+        ["prod", ":", "-._/:", "a b:", "{a}:", "a*:", "a\\\\:", "\u{e9}:", &format!("{}:", "x".repeat(64))]
+    {
         check(
             &format!("broker.channel_prefix = \"{unfit}\""),
-            "f.toml:1:25: `broker.channel_prefix` is not fit for a prefix; at most 64 ASCII letters, digits and `:.-_/`, the last one of these signs, like \"prod:\"",
+            "f.toml:1:25: `broker.channel_prefix` is not fit for a prefix; at most 64 ASCII letters, digits and `:.-_/`, at least one a letter or digit, and the last one a sign, like \"prod:\"",
         );
     }
     let collision = "; the names of channels must differ from those of Drawbridge's own keys; key_prefix stands behind channel_prefix in Redis and need not repeat it";
