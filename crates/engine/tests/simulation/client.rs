@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use drawbridge_engine::io::{ConnId, SessionId};
 use drawbridge_protocol::Frame;
 use drawbridge_protocol::glob::glob_matches;
+use drawbridge_testkit::frames;
 use serde_json::Value;
 
 use crate::world::Facts;
@@ -79,20 +80,15 @@ impl Client {
     }
 
     pub fn read(&mut self, frame: &Frame, facts: &Facts) {
-        if frame[0] & 0x0F == 0x9 {
-            return;
-        }
-        let header = match frame[1] {
-            0..=125 => 2,
-            126 => 4,
-            _ => 10,
-        };
-        let message: Value = serde_json::from_slice(&frame[header..]).unwrap();
+        frames::messages(frame).iter().for_each(|message| self.read_message(message, facts));
+    }
+
+    fn read_message(&mut self, message: &Value, facts: &Facts) {
         let id = message["id"].as_u64();
         let channel = message["channel"].as_str().unwrap_or_default().to_owned();
         match message["type"].as_str().unwrap() {
-            "WELCOME" => self.read_welcome(&message, facts),
-            "EVENT" => self.read_event(&message, &channel, facts),
+            "WELCOME" => self.read_welcome(message, facts),
+            "EVENT" => self.read_event(message, &channel, facts),
             "CHANNEL_SUBSCRIBED" => {
                 let request = self.answered(id);
                 let began = self.next_id;

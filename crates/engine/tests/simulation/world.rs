@@ -5,22 +5,25 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use drawbridge_engine::class::{Class, Classes};
+use drawbridge_engine::class::Class;
 use drawbridge_engine::engine::Engine;
 use drawbridge_engine::engine::attach::AttachError;
-use drawbridge_engine::expr::{Vars, compile};
+use drawbridge_engine::expr::Vars;
 use drawbridge_engine::io::{
     Answer, BrokerCommand, BrokerEvent, BrokerStatus, Claims, ConnId, Format, Input, MessageKind, Now,
     Opened, Output, PlayerAction, PlayerCommand, PublishFailure, Query, QueryKind, Subject, Ticket, Write,
     WriteKind,
 };
 use drawbridge_engine::rate_limit::SharedLimits;
-use drawbridge_engine::settings::{Rate, Reserved, Settings};
+use drawbridge_engine::settings::Settings;
 use drawbridge_engine::upstream::{
-    Hub, HubInput, HubOutput, HubSettings, LinkId, Move, PeerMessage, ShardId, ShardSet, Topology,
+    Hub, HubInput, HubOutput, LinkId, Move, PeerMessage, ShardId, ShardSet, Topology,
 };
-use drawbridge_protocol::template::{ClassName, Template};
+use drawbridge_protocol::template::Template;
 use drawbridge_protocol::{Encoding, Frame};
+use drawbridge_testkit::classes::{open, rule};
+use drawbridge_testkit::dice::{Chance, Dice};
+use drawbridge_testkit::settings::{hub_settings, settings};
 use serde_json::{Value, json};
 
 use crate::client::{Client, Subscription};
@@ -29,20 +32,6 @@ use crate::redis::{Push, Redis};
 const NODES: usize = 2;
 const SHARDS: usize = 2;
 const LINKS: usize = 2;
-const LINGER_MS: u64 = 50;
-
-/// Numbers from a seed (SplitMix64).
-pub struct Dice(u64);
-
-impl Dice {
-    pub fn roll(&mut self, sides: usize) -> usize {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        ((z ^ (z >> 31)) % sides as u64) as usize
-    }
-}
 
 /// What really happened, as the clients are judged by.
 #[derive(Default)]
@@ -96,9 +85,11 @@ pub struct World {
 
 impl World {
     pub fn new(seed: u64) -> Self {
-        let settings = Arc::new(settings());
+        let settings = Arc::new(rules());
         let node = |at: usize| Node {
-            hubs: (0..LINKS).map(|link| Hub::new(hub_settings(&settings, at, link))).collect(),
+            hubs: (0..LINKS)
+                .map(|link| Hub::new(hub_settings(&settings, link, (at * LINKS + link) as u128)))
+                .collect(),
             shards: (0..SHARDS)
                 .map(|_| Shard {
                     engine: Engine::new(settings.clone(), SharedLimits::new(&settings)),
@@ -112,7 +103,7 @@ impl World {
             degraded: false,
         };
         let mut world = World {
-            dice: Dice(seed),
+            dice: Dice::new(seed),
             calm: false,
             now: Now { mono_ms: 1_000, unix_ms: 1_790_000_000_000 },
             redis: Redis::default(),
@@ -785,55 +776,23 @@ fn topology(settings: &Settings, node: usize) -> Topology {
     Topology::standalone(LINKS, &settings.classes, &settings.reserved, everywhere, node as u128)
 }
 
-fn hub_settings(settings: &Settings, node: usize, link: usize) -> HubSettings {
-    HubSettings {
-        link: LinkId::at(link),
-        seed: (node * LINKS + link) as u128,
-        linger_ms: LINGER_MS,
-        external_bytes: 1 << 20,
-        classes: settings.classes.clone(),
-        reserved: settings.reserved.clone(),
-    }
-}
-
-fn settings() -> Settings {
-    let plenty = Rate { per_second: 1_000_000, burst: 1_000_000 };
+fn rules() -> Settings {
     let class = |name: &str, right: &str, view: Option<&str>| Class {
-        subscribe: compile(right, Vars::SUBSCRIBE_RULE).unwrap(),
-        publish: compile("true", Vars::PUBLISH_RULE).unwrap(),
-        view: view.map(|view| compile(view, Vars::VIEW_RULE).unwrap()),
+        subscribe: rule(right, Vars::SUBSCRIBE_RULE),
+        view: view.map(|view| rule(view, Vars::VIEW_RULE)),
         patterns: true,
-        ..Class::plain(ClassName::parse(name).unwrap())
+        ..open(name)
     };
+    let classes = vec![
+        class("room:{room}", "params.room in me.rooms", None),
+        class("game:{game}", "true", Some("!has(data.team) || data.team == me.team")),
+        class("player:{player}", "false", None),
+        // Without patterns: its channels may move between links.
+        open("lobby:{lobby}"),
+    ];
     Settings {
-        node: "n".into(),
-        classes: Classes::new(vec![
-            class("room:{room}", "params.room in me.rooms", None),
-            class("game:{game}", "true", Some("!has(data.team) || data.team == me.team")),
-            class("player:{player}", "false", None),
-            // Without patterns: its channels may move between links.
-            Class { patterns: false, ..class("lobby:{lobby}", "true", None) },
-        ]),
         auto_subscribe: vec![Template::parse("player:{sub}").unwrap()],
-        allow_anonymous: false,
-        connect_timeout_ms: 5_000,
-        token_leeway_ms: 0,
-        heartbeat_ms: 1_000_000_000,
         outbound_bytes: 4_000,
-        message_bytes: 65_536,
-        subscriptions: 256,
-        patterns_per_player: 256,
-        messages: plenty,
-        subscribes: plenty,
-        work: plenty,
-        bytes: Rate { per_second: 1 << 30, burst: 1 << 30 },
-        connections_per_player: None,
-        messages_per_player: None,
-        messages_per_address: None,
-        lifecycle_stream: None,
-        reserved: Reserved::new("drawbridge:"),
-        external_bytes: 1 << 20,
-        views_open_without_permission: false,
-        explain: false,
+        ..settings(classes)
     }
 }

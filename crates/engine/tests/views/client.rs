@@ -6,13 +6,11 @@ use drawbridge_engine::class::{Delivery, SlowConsumer};
 use drawbridge_engine::io::ConnId;
 use drawbridge_protocol::Frame;
 use drawbridge_protocol::glob::glob_matches;
+use drawbridge_testkit::frames;
 use serde_json::Value;
 
 use crate::facts::{Facts, Said};
 use crate::rules::{Area, Filter, HYSTERESIS, Rules, has_table, kind};
-
-/// The most messages in one array.
-const MAX_BATCH: usize = 64;
 
 /// What a client asked to be shown, while that held.
 #[derive(Clone, Debug, Default)]
@@ -157,21 +155,7 @@ impl Client {
     }
 
     pub fn read(&mut self, frame: &Frame, facts: &Facts, rules: &Rules) {
-        let header = match frame[1] {
-            0..=125 => 2,
-            126 => 4,
-            _ => 10,
-        };
-        let message: Value = serde_json::from_slice(&frame[header..]).unwrap();
-        match message {
-            Value::Array(messages) => {
-                assert!((1..=MAX_BATCH).contains(&messages.len()), "an array of {}", messages.len());
-                for message in messages {
-                    self.read_message(&message, facts, rules);
-                }
-            }
-            message => self.read_message(&message, facts, rules),
-        }
+        frames::messages(frame).iter().for_each(|message| self.read_message(message, facts, rules));
     }
 
     fn read_message(&mut self, message: &Value, facts: &Facts, rules: &Rules) {

@@ -8,12 +8,15 @@ use bytes::Bytes;
 use drawbridge_engine::backlog::superseded;
 use drawbridge_engine::engine::Engine;
 use drawbridge_engine::io::{
-    Answer, BrokerCommand, BrokerEvent, BrokerStatus, Claims, Commit, ConnId, Input, MessageKind, Now,
-    Opened, Output, Position, PublishFailure, Query, QueryKind, Subject, Ticket, Write, WriteKind,
+    Answer, BrokerCommand, BrokerEvent, BrokerStatus, Commit, ConnId, Input, MessageKind, Now, Opened,
+    Output, Position, PublishFailure, Query, QueryKind, Subject, Ticket, Write, WriteKind,
 };
 use drawbridge_engine::rate_limit::SharedLimits;
-use drawbridge_engine::upstream::{Hub, HubInput, HubOutput, HubSettings, LinkId, ShardId, ShardSet};
+use drawbridge_engine::upstream::{Hub, HubInput, HubOutput, ShardId, ShardSet};
 use drawbridge_protocol::{Encoding, Frame};
+use drawbridge_testkit::dice::{Chance, Dice};
+use drawbridge_testkit::players::claims;
+use drawbridge_testkit::settings::hub_settings;
 use serde_json::{Value, json};
 
 use crate::client::{Asked, Client, Known, Look};
@@ -22,23 +25,9 @@ use crate::redis::{NODES_CHANNEL, Push, Redis, Scan};
 use crate::rules::{Area, CHANNELS, Filter, Rules, has_table, kind};
 
 const NODES: usize = 2;
-const LINGER_MS: u64 = 50;
 const MAX_CLIENTS: usize = 9;
 const PLAYERS: usize = 5;
 const TEAMS: [&str; 2] = ["red", "blue"];
-
-/// Numbers from a seed (SplitMix64).
-pub struct Dice(u64);
-
-impl Dice {
-    pub fn roll(&mut self, sides: usize) -> usize {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        ((z ^ (z >> 31)) % sides as u64) as usize
-    }
-}
 
 struct Shard {
     engine: Engine,
@@ -82,7 +71,7 @@ pub struct World {
 
 impl World {
     pub fn new(seed: u64) -> Self {
-        let mut dice = Dice(seed);
+        let mut dice = Dice::new(seed);
         let rules = Rules::roll(&mut dice);
         if std::env::var("DRAWBRIDGE_SEED").is_ok() {
             eprintln!("{rules:#?}");
@@ -96,14 +85,7 @@ impl World {
             next_conn: 0,
         };
         let node = |at: usize| Node {
-            hub: Hub::new(HubSettings {
-                link: LinkId::at(0),
-                seed: at as u128,
-                linger_ms: LINGER_MS,
-                external_bytes: 1 << 20,
-                classes: settings.classes.clone(),
-                reserved: settings.reserved.clone(),
-            }),
+            hub: Hub::new(hub_settings(&settings, 0, at as u128)),
             shards: (0..rules.shards).map(shard).collect(),
             orders: VecDeque::new(),
             publishes: VecDeque::new(),
@@ -918,11 +900,6 @@ impl World {
             self.clients[client].read(frame, &self.facts, &self.rules);
         }
     }
-}
-
-fn claims(player: &str, team: &str) -> Claims {
-    let json = json!({ "sub": player, "team": team }).to_string();
-    Claims { player: player.into(), expires_unix_ms: None, json: json.into() }
 }
 
 fn asked(kind: &'static str, channel: &str) -> Asked {
