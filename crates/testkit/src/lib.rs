@@ -7,8 +7,11 @@
 
 pub mod bench;
 pub mod classes;
+pub mod cluster;
 pub mod dice;
+pub mod facts;
 pub mod frames;
 pub mod players;
+pub mod redis;
 pub mod requests_of;
 pub mod settings;

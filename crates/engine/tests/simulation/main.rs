@@ -9,7 +9,6 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs, unreachable_pub)]
 
 mod client;
-mod redis;
 mod world;
 
 use drawbridge_testkit::dice::for_each_seed;

@@ -8,10 +8,9 @@ use drawbridge_engine::expr::Vars;
 use drawbridge_engine::settings::Settings;
 use drawbridge_testkit::classes::{self, open, path, rule};
 use drawbridge_testkit::dice::{Chance, Dice};
+use drawbridge_testkit::facts::{self, Said};
 use drawbridge_testkit::settings::settings;
 use serde_json::{Value, json};
-
-use crate::facts::Said;
 
 pub const CHANNELS: [&str; 6] = ["st:a", "st:b", "ent:a", "ent:b", "sp:a", "sp:b"];
 pub const HYSTERESIS: f64 = 5.0;
@@ -105,6 +104,18 @@ impl Rules {
             class("sp:{name}", self.deliveries[2], Some(entities(Some(space)))),
         ];
         Settings { outbound_bytes: self.outbound_bytes, ..settings(classes) }
+    }
+}
+
+/// What really happened, with what filters mean.
+pub type Facts = facts::Facts<Filter>;
+
+/// Whether its channel's class can keep what was said.
+pub fn is_good(said: &Said) -> bool {
+    match kind(&said.channel) {
+        0 => true,
+        1 => said.key.is_some(),
+        _ => said.key.is_some() && (said.is_remove() || said.position().is_some()),
     }
 }
 
