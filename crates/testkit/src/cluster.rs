@@ -1,125 +1,27 @@
 //! Nodes of engines and hubs around one [`Redis`], in virtual time. Every queue between the parts is stepped on its own, by
 //! whoever drives it; what is at the end of each socket, and what fails, is [`Outside`].
 
-use std::collections::{BTreeMap, VecDeque};
+mod node;
+mod outside;
+
 use std::sync::Arc;
 
 use bytes::Bytes;
 use drawbridge_engine::backlog::superseded;
-use drawbridge_engine::engine::Engine;
 use drawbridge_engine::io::{
-    Answer, BrokerCommand, BrokerEvent, BrokerStatus, ConnId, Input, MessageKind, Notice, Now, Output,
-    PlayerAction, PlayerCommand, PlayerOverrides, Position, PublishFailure, Query, QueryKind, Subject,
-    Ticket, Write, WriteKind,
+    Answer, BrokerCommand, BrokerEvent, BrokerStatus, Input, MessageKind, Now, Output, PlayerAction,
+    PlayerCommand, PublishFailure, Query, QueryKind, Subject, Ticket, WriteKind,
 };
-use drawbridge_engine::rate_limit::SharedLimits;
 use drawbridge_engine::settings::Settings;
-use drawbridge_engine::upstream::{
-    Carries, Hub, HubInput, HubOutput, LinkId, Move, PeerMessage, ShardId, ShardSet, StoredTable, Topology,
-};
-use drawbridge_protocol::Frame;
+use drawbridge_engine::upstream::{Carries, HubInput, HubOutput, LinkId, ShardId, ShardSet};
 
-use crate::dice::Chance;
 use crate::redis::{NODES_CHANNEL, Push, Redis, Scan};
-use crate::settings::hub_settings;
+use node::HubCommand;
+pub use node::{Node, Shard, Size};
+pub use outside::{Outside, SocketId};
 
-/// One socket of the cluster.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct SocketId {
-    pub node: usize,
-    pub shard: usize,
-    pub conn: ConnId,
-}
-
-/// What is at the other end of the sockets, and what goes wrong. By default nothing does.
-pub trait Outside: Chance {
-    /// Returns the frames that the socket does not take, if it takes no more for a while.
-    fn write(&mut self, socket: SocketId, frames: Vec<Frame>) -> Option<Vec<Frame>>;
-
-    fn close(&mut self, socket: SocketId, frames: Vec<Frame>, code: u16);
-
-    /// A token is to be verified.
-    fn authenticate(&mut self, socket: SocketId, token: &str) {
-        panic!("unexpected token of {socket:?}: {token}");
-    }
-
-    fn notice(&mut self, notice: Notice) {
-        panic!("unexpected {notice:?}");
-    }
-
-    /// What a hub drops because it cannot be read.
-    fn unreadable(&mut self, what: &HubOutput) {
-        panic!("unexpected {what:?}");
-    }
-
-    /// Redis is about to publish this. `is_committed`: it is in the channel's table.
-    fn published(&mut self, _channel: &Arc<str>, _payload: &Bytes, _is_committed: bool) {}
-
-    /// A node reads this from the exact subscription.
-    fn received(&mut self, _now: Now, _node: usize, _channel: &Arc<str>, _payload: &Bytes) {}
-
-    /// A node reads the table of this channel again: what it knew of it is void.
-    fn reloads(&mut self, _node: usize, _channel: &str) {}
-
-    /// Whether Redis refuses a subscription.
-    fn refuses(&mut self, _subject: &Subject) -> bool {
-        false
-    }
-
-    /// Whether the queue to a shard has no room for this.
-    fn drops(&mut self, _event: &BrokerEvent) -> bool {
-        false
-    }
-
-    /// How a write fails.
-    fn failure(&mut self) -> Option<PublishFailure> {
-        None
-    }
-
-    /// What Redis answers to the query for view overrides.
-    fn overrides(&mut self, stored: PlayerOverrides) -> Result<PlayerOverrides, Arc<str>> {
-        Ok(stored)
-    }
-
-    /// What Redis answers to the query for a table.
-    fn table(&mut self, stored: StoredTable) -> Result<StoredTable, Arc<str>> {
-        Ok(stored)
-    }
-}
-
-/// One engine and the queue to it.
-pub struct Shard {
-    pub engine: Engine,
-    pub events: VecDeque<BrokerEvent>,
-    /// Channels with a `Gap` in the queue, and how far their loss goes.
-    marked: BTreeMap<Arc<str>, Position>,
-    /// Something was dropped and not marked.
-    pub lost: bool,
-    next_conn: u32,
-}
-
-/// One node: its hubs, its shards, and what is on its way between them and to Redis.
-pub struct Node {
-    pub hubs: Vec<Hub>,
-    pub shards: Vec<Shard>,
-    topology: Topology,
-    /// What is on its way to each hub.
-    commands: Vec<VecDeque<HubCommand>>,
-    writes: VecDeque<(usize, Write)>,
-    /// Which shard wants to know a player's views.
-    queries: VecDeque<(usize, Ticket, Arc<str>)>,
-    /// Tables that are read for a hub.
-    scans: VecDeque<(usize, Scan)>,
-    degraded: bool,
-}
-
-/// What is on its way to a hub, in order.
-enum HubCommand {
-    Shard(usize, BrokerCommand),
-    Give(Move),
-    Take(Move),
-    Peer(PeerMessage),
-}
+/// More are never on the way to a later time.
+const MAX_DEADLINES: usize = 100_000;
 
 /// See the module.
 pub struct Cluster {
@@ -127,108 +29,6 @@ pub struct Cluster {
     pub redis: Redis,
     pub nodes: Vec<Node>,
     links: usize,
-}
-
-/// How large a cluster is.
-#[derive(Clone, Copy, Debug)]
-pub struct Size {
-    pub nodes: usize,
-    pub shards: usize,
-    /// Of each node to Redis.
-    pub links: usize,
-}
-
-impl Node {
-    fn new(settings: &Arc<Settings>, size: Size, at: usize) -> Self {
-        let limits = SharedLimits::new(settings);
-        let shard = |shard: usize| Shard {
-            engine: Engine::new(settings.clone(), limits.clone()).on_shard(ShardId(shard as u8)),
-            events: VecDeque::new(),
-            marked: BTreeMap::new(),
-            lost: false,
-            next_conn: 0,
-        };
-        let hub = |link| Hub::new(hub_settings(settings, link, (at * size.links + link) as u128));
-        let (classes, reserved) = (&settings.classes, &settings.reserved);
-        Node {
-            hubs: (0..size.links).map(hub).collect(),
-            shards: (0..size.shards).map(shard).collect(),
-            topology: Topology::standalone(size.links, classes, reserved, NODES_CHANNEL.into(), at as u128),
-            commands: (0..size.links).map(|_| VecDeque::new()).collect(),
-            writes: VecDeque::new(),
-            queries: VecDeque::new(),
-            scans: VecDeque::new(),
-            degraded: false,
-        }
-    }
-
-    fn all_shards(&self) -> ShardSet {
-        let mut all = ShardSet::default();
-        (0..self.shards.len()).for_each(|shard| all.insert(ShardId(shard as u8)));
-        all
-    }
-
-    fn send_to_all(&mut self, event: &BrokerEvent) {
-        self.shards.iter_mut().for_each(|shard| shard.events.push_back(event.clone()));
-    }
-
-    /// Passes a command on to the link that its subject is on now.
-    fn send_to_hub(&mut self, shard: usize, command: BrokerCommand) {
-        let link = match &command {
-            BrokerCommand::Recovered(token) => token.link(),
-            BrokerCommand::Want(subject)
-            | BrokerCommand::Unwant(subject)
-            | BrokerCommand::Refresh(subject) => self.topology.link_of(subject),
-            BrokerCommand::Query(Query { kind: QueryKind::Fence { channel }, .. }) => {
-                self.topology.link_of(&Subject::channel(channel.clone()))
-            }
-            other => panic!("not for a hub: {other:?}"),
-        };
-        self.commands[link.place()].push_back(HubCommand::Shard(shard, command));
-    }
-}
-
-impl Shard {
-    /// What does not fit into the queue is dropped, and marked where the loss begins, or reported later for all channels.
-    fn push(&mut self, event: BrokerEvent, outside: &mut impl Outside) {
-        let is_dropped = outside.drops(&event);
-        let BrokerEvent::Publication(publication) = &event else { return self.events.push_back(event) };
-        let channel = &publication.channel;
-        let position = Position { epoch: publication.epoch, offset: publication.offset };
-        if let Some(marked) = self.marked.get_mut(channel) {
-            *marked = position;
-        } else if !is_dropped {
-            self.events.push_back(event);
-        } else if outside.roll(4) == 0 {
-            self.lost = true;
-        } else {
-            self.marked.insert(channel.clone(), position);
-            self.events.push_back(BrokerEvent::Gap { channel: channel.clone(), position });
-        }
-    }
-
-    /// The newest event becomes a gap, as where the queue had no room for it.
-    pub fn drop_newest_event(&mut self) {
-        let newest = self.events.iter_mut().rev().find_map(|event| match event {
-            BrokerEvent::Publication(publication) => Some((publication.clone(), event)),
-            _ => None,
-        });
-        if let Some((publication, event)) = newest
-            && !self.marked.contains_key(&publication.channel)
-        {
-            let channel = publication.channel.clone();
-            let position = Position { epoch: publication.epoch, offset: publication.offset };
-            self.marked.insert(channel.clone(), position);
-            *event = BrokerEvent::Gap { channel, position };
-        }
-    }
-
-    /// A name for one more connection.
-    pub fn next_conn(&mut self) -> ConnId {
-        let index = self.next_conn;
-        self.next_conn += 1;
-        ConnId { index, generation: index + 1 }
-    }
 }
 
 impl Cluster {
@@ -334,10 +134,40 @@ impl Cluster {
         self.redis.publish(channel, payload);
     }
 
-    /// Time goes on, and everyone looks at the clock.
+    /// When one of the engines must look at the clock.
+    pub fn next_deadline_ms(&self) -> Option<u64> {
+        let shards = self.nodes.iter().flat_map(|node| &node.shards);
+        shards.filter_map(|shard| shard.engine.next_deadline_ms()).min()
+    }
+
+    /// Time goes on, and everyone looks at the clock late: once, at the end.
     pub fn pass(&mut self, ms: u64, outside: &mut impl Outside) {
         self.now.mono_ms += ms;
         self.now.unix_ms += ms;
+        self.tick(outside);
+    }
+
+    /// Time goes on; everyone looks at the clock at each deadline on the way, as the server does.
+    pub fn pass_by_deadlines(&mut self, ms: u64, outside: &mut impl Outside) {
+        let until_ms = self.now.mono_ms + ms;
+        for _ in 0..MAX_DEADLINES {
+            let deadline_ms = self.next_deadline_ms().unwrap_or(u64::MAX);
+            let at_ms = deadline_ms.clamp(self.now.mono_ms, until_ms);
+            self.now.unix_ms += at_ms - self.now.mono_ms;
+            self.now.mono_ms = at_ms;
+            self.tick(outside);
+            assert!(
+                self.next_deadline_ms().is_none_or(|next| next > at_ms),
+                "a deadline that passed is still there"
+            );
+            if at_ms == until_ms {
+                return;
+            }
+        }
+        panic!("deadlines without end");
+    }
+
+    fn tick(&mut self, outside: &mut impl Outside) {
         for link in 0..self.redis.links.len() {
             self.hub(link, HubInput::Tick, outside);
         }
