@@ -40,7 +40,7 @@ BREACHES = {
     "the web framework outside http": ("crates/server/src/cli.rs", None, "\nuse axum::Router;\n", "names `axum`"),
     "the Redis client outside its broker": ("crates/server/src/cli.rs", None, '\nfn f() { redis::cmd("GET"); }\n', "names `redis`"),
     "metrics anywhere": ("crates/server/src/cli.rs", None, "\nuse prometheus_client::registry::Registry;\n", "names `prometheus_client`"),
-    "the broker on the configuration": ("crates/server/src/broker/board.rs", None, "\nuse crate::config::Secret;\n", "names crate::config"),
+    "the broker on the configuration": ("crates/server/src/broker/health_board.rs", None, "\nuse crate::config::Secret;\n", "names crate::config"),
     "a shard on HTTP": ("crates/server/src/shard/socket.rs", None, "\nuse crate::{clock, http::address};\n", "names crate::http"),
     "targets on the upstream": ("crates/engine/src/targets.rs", None, "\nuse crate::upstream::Hub;\n", "neither links nor sockets"),
     "a link number for shards": ("crates/engine/src/io.rs", None, "\npub use crate::upstream::LinkId;\n", "shards know no link"),

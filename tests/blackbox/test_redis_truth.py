@@ -53,7 +53,7 @@ def test_a_node_that_never_had_its_redis_is_not_ready_and_says_why(start):
     node = start(f"redis://127.0.0.1:{ports.free()}", ready_grace="10m")
     assert node.get("/healthz").status == 200
     not_ready(node, "Redis has not been there yet", "refused")
-    assert "not there yet" in node.log and "refused" in node.log
+    assert "not reachable yet" in node.log and "refused" in node.log
 
 
 def test_a_node_is_ready_when_all_of_redis_has_been_there_and_keeps_its_grace_from_then_on(own_redis, proxy, start):

@@ -8,11 +8,12 @@ use super::deliver::{delivery_of, must_queue};
 use super::flush::MessageBounds;
 use super::outbound::Outbound;
 use super::sessions::Sessions;
+use crate::audience::Audiences;
 use crate::class::Delivery;
 use crate::io::{BrokerCommand, Output, Publication, SessionId, Subject};
 use crate::outbox::{QueueKind, Queued, QueuedKind};
 use crate::targets::{Subscriber, TargetId};
-use crate::world::{Change, EntityId, VisibilityChange};
+use crate::world::{Change, EntityId, VisibilityChange, World};
 
 impl Engine {
     /// An event of an entity channel.
@@ -30,29 +31,33 @@ impl Engine {
     /// The whole table: what was known is void, and all that is in view is sent again.
     pub(super) fn table(&mut self, channel: &str, entities: &[Arc<Publication>]) {
         let Some(id) = self.targets.find_channel(channel) else { return };
-        let target = &mut self.targets[id];
-        let Some(world) = &mut target.world else { return };
-        let before = world.work().total();
-        world.read_table(target.audiences.get_or_insert_default(), entities);
+        self.change_table(id, |world, audiences| world.read_table(audiences, entities));
         self.end_too_dear(id);
         // With its last subscriber the target is gone.
         if self.targets.get(id).is_none() {
             return;
         }
-        let target = &mut self.targets[id];
-        let Some(world) = &mut target.world else { return };
-        world.open_eyes(target.audiences.get_or_insert_default());
-        let steps = world.work().total() - before;
-        // Who has just subscribed has caused it; where there are several, together.
-        let payers: Vec<SessionId> =
-            target.subscribers.iter().filter(|one| one.pays).map(|one| one.session).collect();
+        self.change_table(id, World::open_eyes);
+        let target = &self.targets[id];
         let subscribers: Vec<SessionId> =
             target.subscribers.iter().map(|subscriber| subscriber.session).collect();
-        for session in &payers {
-            self.charge(*session, steps / payers.len() as u64);
-        }
         for session in subscribers {
             self.want_snapshot(session, id);
+        }
+    }
+
+    /// Changes the whole table of a target, and charges the work to those who have just subscribed, in equal shares: they
+    /// have caused it. Why at once: the next step may end their subscriptions.
+    fn change_table(&mut self, id: TargetId, change: impl FnOnce(&mut World, &mut Audiences)) {
+        let target = &mut self.targets[id];
+        let Some(world) = &mut target.world else { return };
+        let before = world.work().total();
+        change(world, target.audiences.get_or_insert_default());
+        let steps = world.work().total() - before;
+        let payers = target.subscribers.iter().filter(|one| one.pays).map(|one| one.session);
+        let payers: Vec<SessionId> = payers.collect();
+        for session in &payers {
+            self.charge(*session, steps / payers.len() as u64);
         }
     }
 

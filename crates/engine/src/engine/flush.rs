@@ -496,7 +496,7 @@ struct SnapshotPart {
     target_id: TargetId,
     audience: AudienceId,
     bounds: MessageBounds,
-    /// No further message is begun once so many bytes are sent.
+    /// All messages together have at most so many bytes, except for one that a single entity fills.
     max_bytes: usize,
 }
 
@@ -522,10 +522,10 @@ impl SnapshotPart {
             }
         };
         let name = &target.subject.name;
-        // However long a message the client takes: what is a frame cannot be dropped when it does not read.
-        let composed = self.bounds.composed.min(self.max_bytes);
+        // Why not as long as the client accepts: frames cannot be dropped when it does not read.
+        let composed = self.bounds.composed.min(self.max_bytes / 2);
         let mut sent_bytes = 0;
-        while sent_bytes < self.max_bytes {
+        while sent_bytes == 0 || sent_bytes + composed <= self.max_bytes {
             let reset = snapshot.is_fresh();
             let (mut elements, mut bytes, mut steps) = (Vec::new(), head_bytes(name), 0);
             while elements.len() < MAX_ENTITIES

@@ -288,6 +288,20 @@ fn the_first_subscriber_of_a_large_table_is_refused_a_dear_filter_before_it_is_e
 }
 
 #[test]
+fn a_subscription_that_ends_as_too_dear_pays_for_the_table_that_was_read() {
+    let mut bench = bench(10_000);
+    let player = bench.player("alice", "red");
+    let before = bench.engine.stats();
+    bench.subscribe(player, json!({ "filter": dear(40) }));
+    let after = bench.engine.stats();
+    assert!(after.work_charged - before.work_charged >= 10_000 * 72, "{after:?}");
+    bench.subscribe(player, json!({ "filter": dear(40) }));
+    bench.take(player);
+    bench.subscribe(player, json!({ "filter": dear(40) }));
+    assert_eq!(bench.told(player), ["RATE_LIMITED"]);
+}
+
+#[test]
 fn the_first_subscriber_of_a_small_table_may_have_a_dear_filter() {
     let mut bench = bench(100);
     let player = bench.player("alice", "red");

@@ -120,7 +120,8 @@ impl Conversation {
             LinkCommand::Subscribe(subjects) => (true, subjects),
             LinkCommand::Unsubscribe(subjects) => (false, subjects),
             LinkCommand::Mark(marker) => {
-                encode(&mut self.out, [b"PUBLISH".as_slice(), marker.as_bytes(), b""].into_iter());
+                let name = self.names.outward(&marker);
+                encode(&mut self.out, [b"PUBLISH".as_slice(), name.as_bytes(), b""].into_iter());
                 return self.asked.push_back(Asked::Mark(marker));
             }
         };
