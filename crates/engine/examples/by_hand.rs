@@ -4,22 +4,21 @@
 
 use std::sync::Arc;
 
-use drawbridge_engine::class::{Class, Classes};
 use drawbridge_engine::engine::Engine;
-use drawbridge_engine::expr::{Vars, compile};
 use drawbridge_engine::io::{
     Answer, BrokerCommand, BrokerEvent, Claims, ConnId, Input, LocalOffset, MessageKind, Now, Opened, Output,
     Position, Publication, Query, QueryKind, Write, WriteKind,
 };
 use drawbridge_engine::rate_limit::SharedLimits;
-use drawbridge_engine::settings::{Rate, Reserved, Settings};
 use drawbridge_protocol::Encoding;
 use drawbridge_protocol::event::{Event, Payload, PayloadMode};
-use drawbridge_protocol::template::ClassName;
 use drawbridge_protocol::websocket::payload_of;
+use drawbridge_testkit::classes::open;
+use drawbridge_testkit::settings::settings;
 
 fn main() {
-    let settings = Arc::new(settings());
+    // One class, in which everybody may subscribe and publish.
+    let settings = Arc::new(settings(vec![open("chat:{room}")]));
     let mut engine = Engine::new(settings.clone(), SharedLimits::new(&settings));
     let conn = ConnId { index: 0, generation: 1 };
     let claims = Claims { player: "ann".into(), expires_unix_ms: None, json: r#"{"sub":"ann"}"#.into() };
@@ -99,39 +98,4 @@ fn turn(engine: &mut Engine, ms: u64) -> Vec<String> {
 
 fn now(ms: u64) -> Now {
     Now { mono_ms: 1_000 + ms, unix_ms: 1_790_000_000_000 + ms }
-}
-
-/// One class, in which everybody may subscribe and publish.
-fn settings() -> Settings {
-    let rate = Rate { per_second: 100, burst: 200 };
-    let chat = Class {
-        subscribe: compile("true", Vars::SUBSCRIBE_RULE).unwrap(),
-        publish: compile("true", Vars::PUBLISH_RULE).unwrap(),
-        ..Class::plain(ClassName::parse("chat:{room}").unwrap())
-    };
-    Settings {
-        node: "by-hand".into(),
-        classes: Classes::new(vec![chat]),
-        auto_subscribe: vec![],
-        allow_anonymous: false,
-        token_leeway_ms: 0,
-        connect_timeout_ms: 5_000,
-        heartbeat_ms: 25_000,
-        outbound_bytes: 1 << 20,
-        message_bytes: 65_536,
-        subscriptions: 256,
-        patterns_per_player: 256,
-        messages: rate,
-        subscribes: rate,
-        bytes: Rate { per_second: 1 << 20, burst: 1 << 20 },
-        connections_per_player: None,
-        work: rate,
-        messages_per_player: None,
-        messages_per_address: None,
-        lifecycle_stream: None,
-        reserved: Reserved::new("drawbridge:"),
-        external_bytes: 1 << 20,
-        views_open_without_permission: false,
-        explain: true,
-    }
 }

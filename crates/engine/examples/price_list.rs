@@ -1,14 +1,9 @@
 //! Makes requests of one kind, as many as it is told, and prints the tokens that they were granted. `scripts/price-list`
 //! runs it under a counter of instructions.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout)]
-#![allow(missing_docs, unreachable_pub, dead_code)]
-
-#[path = "../tests/entities/bench.rs"]
-mod bench;
-#[path = "../tests/limits/requests_of.rs"]
-mod requests_of;
+#![allow(clippy::unwrap_used, clippy::print_stdout)]
 
 use drawbridge_engine::settings::Rate;
+use drawbridge_testkit::requests_of;
 
 const ENTITIES: usize = 10_000;
 /// The default of the configuration.

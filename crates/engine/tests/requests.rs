@@ -4,19 +4,19 @@
 
 use std::sync::Arc;
 
-use drawbridge_engine::class::Classes;
 use drawbridge_engine::engine::Engine;
 use drawbridge_engine::engine::attach::AttachError;
 use drawbridge_engine::io::{
-    BrokerEvent, BrokerStatus, Claims, ConnId, Format, Input, MessageKind, Now, Opened, Output, SessionId,
-    Standing,
+    BrokerEvent, BrokerStatus, ConnId, Format, Input, MessageKind, Now, Output, SessionId, Standing,
 };
 use drawbridge_engine::rate_limit::SharedLimits;
-use drawbridge_engine::settings::{Rate, Reserved, Settings};
+use drawbridge_engine::settings::{Rate, Settings};
 use drawbridge_protocol::{CloseCode, Encoding};
+use drawbridge_testkit::players::{claims_of, opened};
+use drawbridge_testkit::settings::{PLENTY, settings};
+use serde_json::json;
 
 const CONN: ConnId = ConnId { index: 0, generation: 1 };
-const PLENTY: Rate = Rate { per_second: 1_000_000, burst: 1_000_000 };
 
 struct Bench {
     engine: Engine,
@@ -33,46 +33,14 @@ impl Bench {
     }
 
     fn with_rates(bytes: Rate, messages: Rate, encoding: Encoding, token: bool) -> Self {
-        let settings = Arc::new(Settings {
-            node: "n".into(),
-            classes: Classes::new(Vec::new()),
-            auto_subscribe: vec![],
-            allow_anonymous: false,
-            connect_timeout_ms: 1_000_000,
-            token_leeway_ms: 0,
-            heartbeat_ms: 1_000_000_000,
-            outbound_bytes: 1 << 20,
-            message_bytes: 65_536,
-            subscriptions: 256,
-            patterns_per_player: 256,
-            messages,
-            subscribes: PLENTY,
-            work: PLENTY,
-            bytes,
-            connections_per_player: None,
-            messages_per_player: None,
-            messages_per_address: None,
-            lifecycle_stream: None,
-            reserved: Reserved::new("drawbridge:"),
-            external_bytes: 1 << 20,
-            views_open_without_permission: false,
-            explain: false,
-        });
+        let settings = Arc::new(Settings { bytes, messages, explain: false, ..settings(Vec::new()) });
         let engine = Engine::new(settings.clone(), SharedLimits::new(&settings));
         let mut bench = Bench { engine, now_ms: 1_000, closed: None, written: String::new() };
-        let claims =
-            Claims { player: "alice".into(), expires_unix_ms: None, json: r#"{"sub":"alice"}"#.into() };
-        bench.input(Input::Opened(Opened {
-            conn: CONN,
-            connection: 1,
-            session: 1,
-            encoding,
-            deflate: None,
-            address: [127, 0, 0, 1].into(),
-            token: token.then_some(Ok(claims)),
-            // The engine need not ask anybody for views until then.
-            wait_for_connect: true,
-        }));
+        let mut opened = opened(CONN, 1, token.then(|| claims_of(&json!({ "sub": "alice" }))));
+        // The engine need not ask anybody for views until then.
+        opened.wait_for_connect = true;
+        opened.encoding = encoding;
+        bench.input(Input::Opened(opened));
         bench
     }
 

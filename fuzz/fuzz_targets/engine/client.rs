@@ -2,7 +2,7 @@
 
 use drawbridge_engine::io::{AuthFailure, Claims, ConnId};
 use drawbridge_protocol::websocket::Window;
-use drawbridge_protocol::{Encoding, ErrorCode, MAX_BATCH, msgpack};
+use drawbridge_protocol::{Encoding, ErrorCode, msgpack};
 use libfuzzer_sys::arbitrary::{Result, Unstructured};
 use serde_json::{Map, Value, json};
 
@@ -229,33 +229,4 @@ pub fn filter(u: &mut Unstructured<'_>) -> Result<&'static str> {
 
 pub fn player(u: &mut Unstructured<'_>) -> Result<&'static str> {
     Ok(*u.choose(&PLAYERS)?)
-}
-
-/// One frame as this socket gets it: whole, of the right kind, and messages of the contract.
-pub fn check_frame(socket: &Socket, frame: &[u8]) {
-    let (opcode, compressed) = (frame[0] & 0x0f, frame[0] & 0x40 != 0);
-    assert!(frame[0] & 0x80 != 0, "a fragment");
-    let (header, length) = match frame[1] {
-        126 => (4, usize::from(u16::from_be_bytes([frame[2], frame[3]]))),
-        127 => (10, u64::from_be_bytes(frame[2..10].try_into().expect("eight bytes")) as usize),
-        length => (2, usize::from(length)),
-    };
-    let payload = &frame[header..];
-    assert_eq!(payload.len(), length, "the header says how long it is");
-    assert!(!compressed || socket.deflate.is_some(), "compression was not agreed on");
-    if opcode >= 8 || compressed {
-        return;
-    }
-    let json = match (socket.encoding, opcode) {
-        (Encoding::Json, 1) => std::str::from_utf8(payload).expect("text is UTF-8").to_owned(),
-        (Encoding::MsgPack, 2) => msgpack::to_json(payload).expect("our own MessagePack"),
-        other => panic!("{other:?}"),
-    };
-    let content: Value = serde_json::from_str(&json).unwrap_or_else(|error| panic!("{error}: {json}"));
-    let messages = match content {
-        Value::Array(messages) => messages,
-        one => vec![one],
-    };
-    assert!((1..=MAX_BATCH).contains(&messages.len()));
-    assert!(messages.iter().all(|message| message["type"].is_string()), "{json}");
 }

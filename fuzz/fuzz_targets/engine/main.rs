@@ -4,7 +4,6 @@
 #![no_main]
 
 mod client;
-mod redis;
 mod world;
 
 use libfuzzer_sys::fuzz_target;

@@ -1,9 +1,6 @@
 //! Entity channels, areas, and rates of delivery, one engine and one hub at a time.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs, unreachable_pub)]
 
-mod bench;
-
-use bench::{Bench, conn, stream, world};
 use drawbridge_engine::class::{Class, Delivery, SlowConsumer};
 use drawbridge_engine::expr::{Vars, compile};
 use drawbridge_engine::io::{
@@ -11,6 +8,9 @@ use drawbridge_engine::io::{
 };
 use drawbridge_engine::upstream::{LinkId, StoredEntity};
 use drawbridge_protocol::template::ClassName;
+use drawbridge_testkit::bench::Bench;
+use drawbridge_testkit::classes::{stream, world};
+use drawbridge_testkit::players::conn;
 use serde_json::{Value, json};
 
 fn latest() -> Delivery {

@@ -4,7 +4,7 @@
 use drawbridge_engine::settings::Rate;
 use drawbridge_engine::work::{STEPS_PER_TOKEN, in_steps};
 
-use crate::requests_of::{Client, KINDS};
+use drawbridge_testkit::requests_of::{Client, KINDS};
 
 const SECONDS: u64 = 60;
 /// A twentieth of the default, as the world is a twentieth of 10,000 entities: the same number of whole tables is examined.

@@ -3,7 +3,8 @@
 use drawbridge_engine::class::Delivery;
 use serde_json::{Value, json};
 
-use crate::bench::{Bench, stream, world};
+use drawbridge_testkit::bench::Bench;
+use drawbridge_testkit::classes::{stream, world};
 
 /// A filter of about 450 steps that no index answers; each `n` is another.
 fn dear(n: usize) -> String {

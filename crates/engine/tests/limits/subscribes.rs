@@ -5,7 +5,8 @@ use drawbridge_engine::settings::Rate;
 use drawbridge_protocol::template::Template;
 use serde_json::{Value, json};
 
-use crate::bench::{Bench, stream};
+use drawbridge_testkit::bench::Bench;
+use drawbridge_testkit::classes::stream;
 
 const SUBSCRIPTIONS: usize = 256;
 

@@ -8,7 +8,8 @@ use drawbridge_engine::upstream::StoredEntity;
 use drawbridge_engine::work::in_steps;
 use serde_json::{Value, json};
 
-use crate::bench::{Bench, world};
+use drawbridge_testkit::bench::Bench;
+use drawbridge_testkit::classes::world;
 
 /// The default of the configuration.
 pub const WORK: Rate = Rate { per_second: 2_000, burst: 4_000 };
@@ -276,7 +277,7 @@ fn the_first_subscriber_of_a_large_table_is_refused_a_dear_filter_before_it_is_e
         let before = bench.engine.stats().work;
         bench.subscribe(player, request);
         let read = bench.take(player);
-        let told: Vec<String> = read.iter().map(crate::bench::short).collect();
+        let told: Vec<String> = read.iter().map(drawbridge_testkit::bench::short).collect();
         assert_eq!(told, ["CHANNEL_SUBSCRIBED", "LIMIT_EXCEEDED", "CHANNEL_UNSUBSCRIBED"]);
         assert_eq!(read[2]["reason"], "limit");
         let steps = bench.engine.stats().work - before;
@@ -358,7 +359,7 @@ fn a_refresh_behind_which_requests_wait_is_charged_once() {
         json!({ "type": "TOKEN_REFRESH", "id": 1, "token": "blue" }),
         json!({ "type": "FILTER_UPDATE", "id": 2, "channel": "world:1", "filter": "data.hp >= 3" }),
     ] {
-        let (conn, kind) = (crate::bench::conn(player), MessageKind::Text);
+        let (conn, kind) = (drawbridge_testkit::players::conn(player), MessageKind::Text);
         let text = message.to_string();
         bench
             .engine

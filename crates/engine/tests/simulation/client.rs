@@ -2,9 +2,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use drawbridge_engine::io::{ConnId, SessionId};
+use drawbridge_engine::io::SessionId;
 use drawbridge_protocol::Frame;
 use drawbridge_protocol::glob::glob_matches;
+use drawbridge_testkit::cluster::SocketId;
+use drawbridge_testkit::frames;
 use serde_json::Value;
 
 use crate::world::Facts;
@@ -25,9 +27,7 @@ pub struct Client {
     pub player: String,
     pub team: &'static str,
     pub rooms: Vec<u64>,
-    pub node: usize,
-    pub shard: usize,
-    pub conn: ConnId,
+    pub socket: SocketId,
     pub welcomed: bool,
     pub closed: Option<u16>,
     pub next_id: u64,
@@ -49,21 +49,12 @@ pub struct Client {
 }
 
 impl Client {
-    pub fn new(
-        player: String,
-        team: &'static str,
-        rooms: Vec<u64>,
-        node: usize,
-        shard: usize,
-        conn: ConnId,
-    ) -> Self {
+    pub fn new(player: String, team: &'static str, rooms: Vec<u64>, socket: SocketId) -> Self {
         Client {
             player,
             team,
             rooms,
-            node,
-            shard,
-            conn,
+            socket,
             welcomed: false,
             closed: None,
             next_id: 0,
@@ -79,20 +70,15 @@ impl Client {
     }
 
     pub fn read(&mut self, frame: &Frame, facts: &Facts) {
-        if frame[0] & 0x0F == 0x9 {
-            return;
-        }
-        let header = match frame[1] {
-            0..=125 => 2,
-            126 => 4,
-            _ => 10,
-        };
-        let message: Value = serde_json::from_slice(&frame[header..]).unwrap();
+        frames::messages(frame).iter().for_each(|message| self.read_message(message, facts));
+    }
+
+    fn read_message(&mut self, message: &Value, facts: &Facts) {
         let id = message["id"].as_u64();
         let channel = message["channel"].as_str().unwrap_or_default().to_owned();
         match message["type"].as_str().unwrap() {
-            "WELCOME" => self.read_welcome(&message, facts),
-            "EVENT" => self.read_event(&message, &channel, facts),
+            "WELCOME" => self.read_welcome(message, facts),
+            "EVENT" => self.read_event(message, &channel, facts),
             "CHANNEL_SUBSCRIBED" => {
                 let request = self.answered(id);
                 let began = self.next_id;
@@ -200,9 +186,10 @@ impl Client {
     pub fn check_nothing_is_missing(&self, facts: &Facts) {
         for (name, subscription) in &self.subscriptions {
             let from = subscription.confirmed_at.unwrap_or_else(|| panic!("{name} was never confirmed"));
-            for (place, (channel, number)) in facts.log.iter().enumerate().skip(from) {
+            for (place, said) in facts.log.iter().enumerate().skip(from) {
+                let (channel, number) = (&said.channel, &said.number);
                 let due = covers(name, channel)
-                    && self.may_see(channel, &facts.data[number])
+                    && self.may_see(channel, &said.data)
                     && subscription.shows(*number)
                     && self.published.get(number).is_none_or(|request| *request > subscription.began)
                     && !self.received.contains(number);

@@ -9,9 +9,9 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs, unreachable_pub)]
 
 mod client;
-mod redis;
 mod world;
 
+use drawbridge_testkit::dice::for_each_seed;
 use world::World;
 
 const STEPS: usize = 1_500;
@@ -20,18 +20,7 @@ const CALM_SEEDS: u64 = 40;
 
 #[test]
 fn every_seed_keeps_the_contract() {
-    let number = |name: &str| std::env::var(name).ok().map(|text| text.parse::<u64>().unwrap());
-    match number("DRAWBRIDGE_SEED") {
-        Some(seed) => run(seed),
-        None => (0..number("DRAWBRIDGE_SEEDS").unwrap_or(SEEDS)).for_each(run_and_name_the_seed),
-    }
-}
-
-fn run_and_name_the_seed(seed: u64) {
-    if let Err(panic) = std::panic::catch_unwind(|| run(seed)) {
-        eprintln!("repeat: DRAWBRIDGE_SEED={seed} cargo test -p drawbridge-engine --test simulation");
-        std::panic::resume_unwind(panic);
-    }
+    for_each_seed("simulation", SEEDS, run);
 }
 
 /// Entries move between links all the time, and nobody notices.

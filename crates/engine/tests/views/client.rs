@@ -3,16 +3,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use drawbridge_engine::class::{Delivery, SlowConsumer};
-use drawbridge_engine::io::ConnId;
 use drawbridge_protocol::Frame;
 use drawbridge_protocol::glob::glob_matches;
+use drawbridge_testkit::cluster::SocketId;
+use drawbridge_testkit::facts::Said;
+use drawbridge_testkit::frames;
 use serde_json::Value;
 
-use crate::facts::{Facts, Said};
-use crate::rules::{Area, Filter, HYSTERESIS, Rules, has_table, kind};
-
-/// The most messages in one array.
-const MAX_BATCH: usize = 64;
+use crate::rules::{Area, Facts, Filter, HYSTERESIS, Rules, has_table, is_good, kind};
 
 /// What a client asked to be shown, while that held.
 #[derive(Clone, Debug, Default)]
@@ -69,9 +67,7 @@ pub struct Asked {
 #[derive(Debug)]
 pub struct Client {
     pub player: String,
-    pub node: usize,
-    pub shard: usize,
-    pub conn: ConnId,
+    pub socket: SocketId,
     /// The engine knows the player.
     pub joined: bool,
     pub welcomed: bool,
@@ -101,13 +97,10 @@ pub struct Client {
 }
 
 impl Client {
-    pub fn new(player: String, team: &'static str, place: (usize, usize, ConnId), patterns: bool) -> Self {
-        let (node, shard, conn) = place;
+    pub fn new(player: String, team: &'static str, socket: SocketId, patterns: bool) -> Self {
         Client {
             player,
-            node,
-            shard,
-            conn,
+            socket,
             joined: false,
             welcomed: false,
             closed: None,
@@ -157,21 +150,7 @@ impl Client {
     }
 
     pub fn read(&mut self, frame: &Frame, facts: &Facts, rules: &Rules) {
-        let header = match frame[1] {
-            0..=125 => 2,
-            126 => 4,
-            _ => 10,
-        };
-        let message: Value = serde_json::from_slice(&frame[header..]).unwrap();
-        match message {
-            Value::Array(messages) => {
-                assert!((1..=MAX_BATCH).contains(&messages.len()), "an array of {}", messages.len());
-                for message in messages {
-                    self.read_message(&message, facts, rules);
-                }
-            }
-            message => self.read_message(&message, facts, rules),
-        }
+        frames::messages(frame).iter().for_each(|message| self.read_message(message, facts, rules));
     }
 
     fn read_message(&mut self, message: &Value, facts: &Facts, rules: &Rules) {
@@ -424,7 +403,7 @@ impl Client {
             }
             let kind = kind(&said.channel);
             let hidden = !covers(name, &said.channel)
-                || !said.is_good()
+                || !is_good(said)
                 || (kind == 2 && rules.area_required)
                 || (kind > 0 && self.exact.contains(&said.channel))
                 // A new key may have been one too many for the node.

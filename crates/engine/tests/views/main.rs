@@ -10,11 +10,10 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs, unreachable_pub)]
 
 mod client;
-mod facts;
-mod redis;
 mod rules;
 mod world;
 
+use drawbridge_testkit::dice::for_each_seed;
 use world::World;
 
 const STEPS: usize = 1_200;
@@ -22,18 +21,7 @@ const SEEDS: u64 = 100;
 
 #[test]
 fn every_seed_keeps_the_contract() {
-    let number = |name: &str| std::env::var(name).ok().map(|text| text.parse::<u64>().unwrap());
-    match number("DRAWBRIDGE_SEED") {
-        Some(seed) => run(seed),
-        None => (0..number("DRAWBRIDGE_SEEDS").unwrap_or(SEEDS)).for_each(run_and_name_the_seed),
-    }
-}
-
-fn run_and_name_the_seed(seed: u64) {
-    if let Err(panic) = std::panic::catch_unwind(|| run(seed)) {
-        eprintln!("repeat: DRAWBRIDGE_SEED={seed} cargo test -p drawbridge-engine --test views");
-        std::panic::resume_unwind(panic);
-    }
+    for_each_seed("views", SEEDS, run);
 }
 
 fn run(seed: u64) {

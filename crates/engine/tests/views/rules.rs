@@ -3,15 +3,14 @@
 
 use std::sync::Arc;
 
-use drawbridge_engine::class::{Class, Classes, Delivery, EntityRules, SlowConsumer, Space};
-use drawbridge_engine::expr::{Vars, compile};
-use drawbridge_engine::path::Path;
-use drawbridge_engine::settings::{Rate, Reserved, Settings};
-use drawbridge_protocol::template::ClassName;
+use drawbridge_engine::class::{Class, Delivery, EntityRules, SlowConsumer, Space};
+use drawbridge_engine::expr::Vars;
+use drawbridge_engine::settings::Settings;
+use drawbridge_testkit::classes::{self, open, path, rule};
+use drawbridge_testkit::dice::{Chance, Dice};
+use drawbridge_testkit::facts::{self, Said};
+use drawbridge_testkit::settings::settings;
 use serde_json::{Value, json};
-
-use crate::facts::Said;
-use crate::world::Dice;
 
 pub const CHANNELS: [&str; 6] = ["st:a", "st:b", "ent:a", "ent:b", "sp:a", "sp:b"];
 pub const HYSTERESIS: f64 = 5.0;
@@ -82,57 +81,41 @@ impl Rules {
     }
 
     pub fn settings(&self) -> Settings {
-        let plenty = Rate { per_second: 1_000_000, burst: 1_000_000 };
-        let path = |text: &str| Path::parse(text).unwrap();
         let class = |name: &str, delivery: Delivery, entity: Option<EntityRules>| Class {
-            subscribe: compile("true", Vars::SUBSCRIBE_RULE).unwrap(),
-            publish: compile("true", Vars::PUBLISH_RULE).unwrap(),
-            view: Some(compile("!has(data.team) || data.team == me.team", Vars::VIEW_RULE).unwrap()),
+            view: Some(rule("!has(data.team) || data.team == me.team", Vars::VIEW_RULE)),
             patterns: true,
             key: Some(path("data.id")),
             entity,
             delivery,
-            ..Class::plain(ClassName::parse(name).unwrap())
+            ..open(name)
         };
         let entities =
-            |space| EntityRules { max: self.entity_max, max_bytes: 1 << 30, ttl_ms: self.ttl_ms, space };
+            |space| EntityRules { max: self.entity_max, ttl_ms: self.ttl_ms, space, ..classes::entities() };
         let space = Space {
-            position: [path("data.x"), path("data.y")],
             hysteresis: HYSTERESIS,
             max_radius: Some(MAX_RADIUS),
             area_required: self.area_required,
-            follow: compile(FOLLOW, Vars::PUBLISH_RULE).unwrap(),
-            follow_hidden: false,
+            follow: rule(FOLLOW, Vars::PUBLISH_RULE),
+            ..classes::space()
         };
-        Settings {
-            node: "n".into(),
-            classes: Classes::new(vec![
-                class("st:{name}", self.deliveries[0], None),
-                class("ent:{name}", self.deliveries[1], Some(entities(None))),
-                class("sp:{name}", self.deliveries[2], Some(entities(Some(space)))),
-            ]),
-            auto_subscribe: vec![],
-            allow_anonymous: false,
-            connect_timeout_ms: 1_000_000,
-            token_leeway_ms: 0,
-            heartbeat_ms: 1_000_000_000,
-            outbound_bytes: self.outbound_bytes,
-            message_bytes: 65_536,
-            subscriptions: 256,
-            patterns_per_player: 256,
-            messages: plenty,
-            subscribes: plenty,
-            work: plenty,
-            bytes: Rate { per_second: 1 << 30, burst: 1 << 30 },
-            connections_per_player: None,
-            messages_per_player: None,
-            messages_per_address: None,
-            lifecycle_stream: None,
-            reserved: Reserved::new("drawbridge:"),
-            external_bytes: 1 << 20,
-            views_open_without_permission: false,
-            explain: true,
-        }
+        let classes = vec![
+            class("st:{name}", self.deliveries[0], None),
+            class("ent:{name}", self.deliveries[1], Some(entities(None))),
+            class("sp:{name}", self.deliveries[2], Some(entities(Some(space)))),
+        ];
+        Settings { outbound_bytes: self.outbound_bytes, ..settings(classes) }
+    }
+}
+
+/// What really happened, with what filters mean.
+pub type Facts = facts::Facts<Filter>;
+
+/// Whether its channel's class can keep what was said.
+pub fn is_good(said: &Said) -> bool {
+    match kind(&said.channel) {
+        0 => true,
+        1 => said.key.is_some(),
+        _ => said.key.is_some() && (said.is_remove() || said.position().is_some()),
     }
 }
 

@@ -10,15 +10,14 @@ use drawbridge::broker::{
     ThreadPlacement, shard_queue,
 };
 use drawbridge_engine::class::{Class, Classes, EntityRules, Space};
-use drawbridge_engine::expr::{Vars, compile};
 use drawbridge_engine::io::{
     Answer, BrokerCommand, BrokerEvent, BrokerStatus, Commit, Owner, Publication, PublishFailure, Query,
     QueryKind, Subject, Ticket, WhenDown, Write, WriteKind,
 };
-use drawbridge_engine::path::Path;
-use drawbridge_engine::upstream::{HubSettings, LinkId, ShardId};
+use drawbridge_engine::upstream::{HubSettings, ShardId};
 use drawbridge_protocol::event::PayloadMode;
-use drawbridge_protocol::template::ClassName;
+use drawbridge_testkit::classes::{open, path, space};
+use drawbridge_testkit::settings::{hub_settings, settings};
 
 use tokio::sync::oneshot;
 
@@ -90,12 +89,10 @@ impl Bench {
         let settings = BrokerSettings {
             kind: redis.map_or(BrokerBackend::Memory, |redis| BrokerBackend::Redis(redis.into())),
             hub: HubSettings {
-                link: LinkId::default(),
-                seed: 1,
-                linger_ms: LINGER_MS,
                 external_bytes: EXTERNAL_BYTES,
+                linger_ms: LINGER_MS,
                 classes: classes(),
-                reserved: drawbridge_engine::settings::Reserved::new("drawbridge:"),
+                ..hub_settings(&settings(Vec::new()), 0, 1)
             },
             queue_bytes: options.queue_bytes,
             commands: CommandChannels::new("drawbridge:", 0, true),
@@ -405,7 +402,6 @@ pub fn state(entity: &Publication) -> (String, String) {
 
 /// The classes of every scenario.
 pub fn classes() -> Arc<Classes> {
-    let path = |text| Path::parse(text).unwrap();
     let world = Class {
         key: Some(path("data.id")),
         entity: Some(EntityRules {
@@ -414,35 +410,18 @@ pub fn classes() -> Arc<Classes> {
             ttl_ms: ENTITY_TTL_MS,
             space: None,
         }),
-        ..class("world:{world}", false)
+        ..open("world:{world}")
     };
-    let space = Space {
-        position: [path("data.x"), path("data.y")],
-        hysteresis: 0.0,
-        max_radius: None,
-        area_required: false,
-        follow: compile("true", Vars::FILTER).unwrap(),
-        follow_hidden: false,
-    };
+    let space = Space { hysteresis: 0.0, max_radius: None, ..space() };
     // Room for whatever is published there, read in each of the ways.
     let roomy = |space| Some(EntityRules { max: 1_000_000, max_bytes: 1 << 30, ttl_ms: 600_000, space });
     let by_id = || Some(path("data.id"));
-    let map = Class { key: by_id(), entity: roomy(Some(space)), ..class("map:{map}", false) };
-    let own = Class { payload: PayloadMode::Envelope, entity: roomy(None), ..class("own:{own}", false) };
-    let raw =
-        Class { payload: PayloadMode::Raw, key: by_id(), entity: roomy(None), ..class("raw:{raw}", false) };
-    let tagged = Class { key: Some(path("tags.id")), entity: roomy(None), ..class("tagged:{tagged}", false) };
-    Classes::new(vec![class("room:{room}", true), class("chat:{name}", false), world, map, own, raw, tagged])
-}
-
-fn class(name: &str, patterns: bool) -> Class {
-    let rule = compile("true", Vars::FILTER).unwrap();
-    Class {
-        subscribe: rule.clone(),
-        publish: rule,
-        patterns,
-        ..Class::plain(ClassName::parse(name).unwrap())
-    }
+    let map = Class { key: by_id(), entity: roomy(Some(space)), ..open("map:{map}") };
+    let own = Class { payload: PayloadMode::Envelope, entity: roomy(None), ..open("own:{own}") };
+    let raw = Class { payload: PayloadMode::Raw, key: by_id(), entity: roomy(None), ..open("raw:{raw}") };
+    let tagged = Class { key: Some(path("tags.id")), entity: roomy(None), ..open("tagged:{tagged}") };
+    let room = Class { patterns: true, ..open("room:{room}") };
+    Classes::new(vec![room, open("chat:{name}"), world, map, own, raw, tagged])
 }
 
 /// Beside this thread it is always too crowded, and elsewhere always calm.

@@ -1,5 +1,5 @@
-//! Each kind of request that a client can make, made again and again as fast as the limits allow. Used by the test
-//! `price_list` and by the example of that name, which measures CPU time.
+//! Each kind of request that a client can make, made again and again as fast as the limits allow. The test `limits`
+//! counts what it costs, and the example `price_list` measures its CPU time.
 
 use drawbridge_engine::class::{Delivery, SlowConsumer};
 use drawbridge_engine::io::Input;
@@ -9,7 +9,9 @@ use drawbridge_engine::work::STEPS_PER_TOKEN;
 use drawbridge_protocol::template::ClassName;
 use serde_json::{Value, json};
 
-use crate::bench::{Bench, conn, stream, world};
+use crate::bench::Bench;
+use crate::classes::{stream, world};
+use crate::players::conn;
 
 pub const KINDS: [&str; 17] = [
     "connect",

@@ -4,8 +4,6 @@ use std::collections::BTreeMap;
 
 use serde_json::Value;
 
-use crate::rules::{Filter, kind};
-
 /// One publication.
 #[derive(Clone, Debug)]
 pub struct Said {
@@ -20,16 +18,17 @@ pub struct Said {
     pub committed: bool,
 }
 
-/// What services narrowed, each from which place on.
-type ViewOverrides = Vec<(usize, Option<Filter>)>;
+/// What services narrowed, each from which place on; `None`: no longer.
+type ViewOverrides<F> = Vec<(usize, Option<F>)>;
 
-#[derive(Debug, Default)]
-pub struct Facts {
+/// `F` is what a test knows of an expression.
+#[derive(Debug)]
+pub struct Facts<F> {
     pub log: Vec<Said>,
     /// Each number's place in it.
     pub places: BTreeMap<u64, usize>,
     /// By player and channel.
-    views: BTreeMap<(String, String), ViewOverrides>,
+    views: BTreeMap<(String, String), ViewOverrides<F>>,
 }
 
 impl Said {
@@ -67,22 +66,19 @@ impl Said {
         self.event == "remove"
     }
 
-    /// Whether its channel's class can keep it.
-    pub fn is_good(&self) -> bool {
-        match kind(&self.channel) {
-            0 => true,
-            1 => self.key.is_some(),
-            _ => self.key.is_some() && (self.is_remove() || self.position().is_some()),
-        }
-    }
-
     /// What the class shows to this team.
     pub fn is_shown_to(&self, team: &str) -> bool {
         self.team().is_none_or(|other| other == team)
     }
 }
 
-impl Facts {
+impl<F> Default for Facts<F> {
+    fn default() -> Self {
+        Facts { log: Vec::new(), places: BTreeMap::new(), views: BTreeMap::new() }
+    }
+}
+
+impl<F: Copy> Facts<F> {
     pub fn take(&mut self, said: Said) {
         let again = self.places.insert(said.number, self.log.len());
         assert_eq!(again, None, "{said:?} is published twice");
@@ -90,13 +86,13 @@ impl Facts {
     }
 
     /// A service narrows what a player is shown from now on, or no longer.
-    pub fn narrow(&mut self, player: &str, channel: &str, view: Option<Filter>) {
+    pub fn narrow(&mut self, player: &str, channel: &str, view: Option<F>) {
         let views = self.views.entry((player.to_owned(), channel.to_owned())).or_default();
         views.push((self.log.len(), view));
     }
 
     /// The views of a player that held at this place, or were set behind it.
-    pub fn views_since(&self, player: &str, place: usize, channel: &str) -> Vec<Option<Filter>> {
+    pub fn views_since(&self, player: &str, place: usize, channel: &str) -> Vec<Option<F>> {
         let set = self.views.get(&(player.to_owned(), channel.to_owned())).map_or(&[][..], Vec::as_slice);
         let all = std::iter::once(&(0, None)).chain(set);
         let ends = set.iter().map(|(from, _)| *from).chain([usize::MAX]);

@@ -2,22 +2,22 @@
 
 use std::sync::Arc;
 
-use drawbridge_engine::class::{Class, Classes, Delivery, EntityRules, Space};
+use drawbridge_engine::class::Class;
 use drawbridge_engine::engine::Engine;
-use drawbridge_engine::expr::{Vars, compile};
 use drawbridge_engine::io::{
-    Answer, BrokerCommand, BrokerEvent, Claims, ConnId, Input, MessageKind, Notice, Now, Opened, Output,
-    PlayerOverrides, Query, QueryKind, Ticket, Write, WriteKind,
+    Answer, BrokerCommand, BrokerEvent, ConnId, Input, MessageKind, Notice, Now, Output, PlayerOverrides,
+    Query, QueryKind, Ticket, Write, WriteKind,
 };
-use drawbridge_engine::path::Path;
 use drawbridge_engine::rate_limit::SharedLimits;
-use drawbridge_engine::settings::{Rate, Reserved, Settings};
-use drawbridge_engine::upstream::{
-    Hub, HubInput, HubOutput, HubSettings, LinkCommand, LinkId, ShardId, StoredTable,
-};
-use drawbridge_protocol::template::ClassName;
+use drawbridge_engine::settings::Settings;
+use drawbridge_engine::upstream::{Hub, HubInput, HubOutput, HubSettings, LinkCommand, ShardId, StoredTable};
+use drawbridge_protocol::websocket::payload_of;
 use drawbridge_protocol::{Encoding, Frame};
 use serde_json::{Value, json};
+
+use crate::frames::{self, Content};
+use crate::players::{claims, conn, opened};
+use crate::settings::{hub_settings, settings};
 
 /// A hub with a stored table behind it, an engine, and what each connection has read.
 pub struct Bench {
@@ -45,42 +45,6 @@ pub struct Bench {
     pub max_read_bytes: usize,
 }
 
-/// What an entity class of a test says.
-pub fn world(delivery: Delivery, space: bool) -> Class {
-    let path = |text: &str| Path::parse(text).unwrap();
-    let rule = |text: &str, vars| compile(text, vars).unwrap();
-    Class {
-        subscribe: rule("true", Vars::SUBSCRIBE_RULE),
-        publish: rule("true", Vars::PUBLISH_RULE),
-        view: Some(rule("data.team == me.team || data.public", Vars::VIEW_RULE)),
-        key: Some(path("data.id")),
-        entity: Some(EntityRules {
-            max: 1_000,
-            max_bytes: 1 << 30,
-            ttl_ms: 10_000,
-            space: space.then(|| Space {
-                position: [path("data.x"), path("data.y")],
-                hysteresis: 2.0,
-                max_radius: Some(100.0),
-                area_required: false,
-                follow: rule("true", Vars::PUBLISH_RULE),
-                follow_hidden: false,
-            }),
-        }),
-        delivery,
-        ..Class::plain(ClassName::parse("world:{world}").unwrap())
-    }
-}
-
-pub fn stream(delivery: Delivery) -> Class {
-    Class {
-        subscribe: compile("true", Vars::SUBSCRIBE_RULE).unwrap(),
-        key: Some(Path::parse("data.id").unwrap()),
-        delivery,
-        ..Class::plain(ClassName::parse("world:{world}").unwrap())
-    }
-}
-
 impl Bench {
     pub fn new(class: Class, outbound_bytes: usize) -> Self {
         Bench::with_classes(vec![class], outbound_bytes)
@@ -92,43 +56,10 @@ impl Bench {
 
     /// With plenty of everything, unless `change` says otherwise.
     pub fn with_settings(classes: Vec<Class>, change: impl FnOnce(&mut Settings)) -> Self {
-        let classes = Classes::new(classes);
-        let plenty = Rate { per_second: 1_000_000, burst: 1_000_000 };
-        let mut settings = Settings {
-            node: "n".into(),
-            classes: classes.clone(),
-            auto_subscribe: vec![],
-            allow_anonymous: false,
-            connect_timeout_ms: 5_000,
-            token_leeway_ms: 0,
-            heartbeat_ms: 1_000_000_000,
-            outbound_bytes: 1 << 20,
-            message_bytes: 65_536,
-            subscriptions: 256,
-            patterns_per_player: 256,
-            messages: plenty,
-            subscribes: plenty,
-            bytes: Rate { per_second: 1 << 30, burst: 1 << 30 },
-            connections_per_player: None,
-            work: Rate { per_second: 1 << 20, burst: 1 << 20 },
-            messages_per_player: None,
-            messages_per_address: None,
-            lifecycle_stream: None,
-            reserved: Reserved::new("drawbridge:"),
-            external_bytes: 1 << 20,
-            views_open_without_permission: false,
-            explain: true,
-        };
+        let mut settings = settings(classes);
         change(&mut settings);
         let settings = Arc::new(settings);
-        let mut hub = Hub::new(HubSettings {
-            link: LinkId::at(0),
-            seed: 1,
-            linger_ms: 100,
-            external_bytes: 1 << 20,
-            classes,
-            reserved: Reserved::new("drawbridge:"),
-        });
+        let mut hub = Hub::new(HubSettings { linger_ms: 100, ..hub_settings(&settings, 0, 1) });
         hub.handle(0, HubInput::LinkUp);
         Bench {
             now: Now { mono_ms: 1_000, unix_ms: 1_000_000 },
@@ -163,29 +94,17 @@ impl Bench {
     }
 
     /// A connection whose `CONNECT` asks for these subscriptions; its player is anonymous without a `name`.
-    #[allow(dead_code, reason = "not every test that has this bench uses it")]
     pub fn connect(&mut self, name: Option<&str>, address: u8, subscribe: Value) -> usize {
         self.connect_with(name, address, json!({ "subscribe": subscribe }))
     }
 
     /// A connection whose `CONNECT` has these members.
-    #[allow(dead_code, reason = "not every test that has this bench uses it")]
     pub fn connect_with(&mut self, name: Option<&str>, address: u8, rest: Value) -> usize {
-        let at = self.read.len();
-        self.read.push(Vec::new());
-        self.blocked.push(false);
-        self.closed.push(None);
-        self.names.push(name.unwrap_or_default().to_owned());
-        self.input(Input::Opened(Opened {
-            conn: conn(at),
-            connection: 100 + at as u64,
-            session: 1,
-            encoding: Encoding::Json,
-            deflate: None,
-            address: [127, 0, 0, address].into(),
-            token: name.map(|name| Ok(claims(name, "red"))),
-            wait_for_connect: true,
-        }));
+        let at = self.open(name.unwrap_or_default());
+        let mut opened = opened(conn(at), 100 + at as u64, name.map(|name| claims(name, "red")));
+        opened.address = [127, 0, 0, address].into();
+        opened.wait_for_connect = true;
+        self.input(Input::Opened(opened));
         let mut message = json!({ "type": "CONNECT", "id": 1 });
         message.as_object_mut().unwrap().extend(rest.as_object().unwrap().clone());
         self.send(at, message);
@@ -193,29 +112,23 @@ impl Bench {
     }
 
     /// The socket of this player is gone.
-    #[allow(dead_code, reason = "not every test that has this bench uses it")]
     pub fn lost(&mut self, player: usize) {
         self.input(Input::Closed { conn: conn(player), code: 1006 });
     }
 
     fn opened(&mut self, name: &str, team: &str) -> usize {
-        let at = self.read.len();
+        let at = self.open(name);
+        self.input(Input::Opened(opened(conn(at), 100 + at as u64, Some(claims(name, team)))));
+        at
+    }
+
+    /// Place for one more connection.
+    fn open(&mut self, name: &str) -> usize {
         self.read.push(Vec::new());
         self.blocked.push(false);
         self.closed.push(None);
         self.names.push(name.to_owned());
-        let claims = claims(name, team);
-        self.input(Input::Opened(Opened {
-            conn: conn(at),
-            connection: 100 + at as u64,
-            session: 1,
-            encoding: Encoding::Json,
-            deflate: None,
-            address: [127, 0, 0, 1].into(),
-            token: Some(Ok(claims)),
-            wait_for_connect: false,
-        }));
-        at
+        self.names.len() - 1
     }
 
     pub fn send(&mut self, player: usize, message: Value) {
@@ -432,27 +345,15 @@ impl Bench {
     }
 
     fn see(&mut self, at: usize, frame: &Frame) {
-        let payload = drawbridge_protocol::websocket::payload_of(frame);
-        if payload.len() > self.max_read_bytes {
+        if payload_of(frame).len() > self.max_read_bytes {
             return;
         }
-        match serde_json::from_slice(payload).unwrap() {
-            Value::Array(messages) => {
-                self.arrays.push(messages.len());
-                self.read[at].extend(messages);
-            }
-            message => self.read[at].push(message),
+        let content = frames::read(frame, Encoding::Json, false);
+        if let Content::Batch(messages) = &content {
+            self.arrays.push(messages.len());
         }
+        self.read[at].extend(content.messages());
     }
-}
-
-fn claims(name: &str, team: &str) -> Claims {
-    let json = json!({ "sub": name, "team": team }).to_string().into();
-    Claims { player: name.into(), expires_unix_ms: None, json }
-}
-
-pub fn conn(at: usize) -> ConnId {
-    ConnId { index: at as u32, generation: 1 }
 }
 
 /// A message in a few words.

@@ -1,0 +1,152 @@
+//! One node of a cluster: its engines, its hubs and the queues between them.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+
+use drawbridge_engine::engine::Engine;
+use drawbridge_engine::io::{
+    BrokerCommand, BrokerEvent, ConnId, Position, Query, QueryKind, Subject, Ticket, Write,
+};
+use drawbridge_engine::rate_limit::SharedLimits;
+use drawbridge_engine::settings::Settings;
+use drawbridge_engine::upstream::{Hub, Move, PeerMessage, ShardId, ShardSet, Topology};
+
+use super::outside::Outside;
+use crate::redis::{NODES_CHANNEL, Scan};
+use crate::settings::hub_settings;
+
+/// One engine and the queue to it.
+pub struct Shard {
+    pub engine: Engine,
+    pub events: VecDeque<BrokerEvent>,
+    /// Channels with a `Gap` in the queue, and how far their loss goes.
+    pub(super) marked: BTreeMap<Arc<str>, Position>,
+    /// Something was dropped and not marked.
+    pub lost: bool,
+    pub(super) next_conn: u32,
+}
+
+/// One node: its hubs, its shards, and what is on its way between them and to Redis.
+pub struct Node {
+    pub hubs: Vec<Hub>,
+    pub shards: Vec<Shard>,
+    pub(super) topology: Topology,
+    /// What is on its way to each hub.
+    pub(super) commands: Vec<VecDeque<HubCommand>>,
+    pub(super) writes: VecDeque<(usize, Write)>,
+    /// Which shard wants to know a player's views.
+    pub(super) queries: VecDeque<(usize, Ticket, Arc<str>)>,
+    /// Tables that are read for a hub.
+    pub(super) scans: VecDeque<(usize, Scan)>,
+    pub(super) degraded: bool,
+}
+
+/// What is on its way to a hub, in order.
+pub(super) enum HubCommand {
+    Shard(usize, BrokerCommand),
+    Give(Move),
+    Take(Move),
+    Peer(PeerMessage),
+}
+
+/// How large a cluster is.
+#[derive(Clone, Copy, Debug)]
+pub struct Size {
+    pub nodes: usize,
+    pub shards: usize,
+    /// Of each node to Redis.
+    pub links: usize,
+}
+
+impl Node {
+    pub(super) fn new(settings: &Arc<Settings>, size: Size, at: usize) -> Self {
+        let limits = SharedLimits::new(settings);
+        let shard = |shard: usize| Shard {
+            engine: Engine::new(settings.clone(), limits.clone()).on_shard(ShardId(shard as u8)),
+            events: VecDeque::new(),
+            marked: BTreeMap::new(),
+            lost: false,
+            next_conn: 0,
+        };
+        let hub = |link| Hub::new(hub_settings(settings, link, (at * size.links + link) as u128));
+        let (classes, reserved) = (&settings.classes, &settings.reserved);
+        Node {
+            hubs: (0..size.links).map(hub).collect(),
+            shards: (0..size.shards).map(shard).collect(),
+            topology: Topology::standalone(size.links, classes, reserved, NODES_CHANNEL.into(), at as u128),
+            commands: (0..size.links).map(|_| VecDeque::new()).collect(),
+            writes: VecDeque::new(),
+            queries: VecDeque::new(),
+            scans: VecDeque::new(),
+            degraded: false,
+        }
+    }
+
+    pub(super) fn all_shards(&self) -> ShardSet {
+        let mut all = ShardSet::default();
+        (0..self.shards.len()).for_each(|shard| all.insert(ShardId(shard as u8)));
+        all
+    }
+
+    pub(super) fn send_to_all(&mut self, event: &BrokerEvent) {
+        self.shards.iter_mut().for_each(|shard| shard.events.push_back(event.clone()));
+    }
+
+    /// Passes a command on to the link that its subject is on now.
+    pub(super) fn send_to_hub(&mut self, shard: usize, command: BrokerCommand) {
+        let link = match &command {
+            BrokerCommand::Recovered(token) => token.link(),
+            BrokerCommand::Want(subject)
+            | BrokerCommand::Unwant(subject)
+            | BrokerCommand::Refresh(subject) => self.topology.link_of(subject),
+            BrokerCommand::Query(Query { kind: QueryKind::Fence { channel }, .. }) => {
+                self.topology.link_of(&Subject::channel(channel.clone()))
+            }
+            other => panic!("not for a hub: {other:?}"),
+        };
+        self.commands[link.place()].push_back(HubCommand::Shard(shard, command));
+    }
+}
+
+impl Shard {
+    /// What does not fit into the queue is dropped, and marked where the loss begins, or reported later for all channels.
+    pub(super) fn push(&mut self, event: BrokerEvent, outside: &mut impl Outside) {
+        let is_dropped = outside.drops(&event);
+        let BrokerEvent::Publication(publication) = &event else { return self.events.push_back(event) };
+        let channel = &publication.channel;
+        let position = Position { epoch: publication.epoch, offset: publication.offset };
+        if let Some(marked) = self.marked.get_mut(channel) {
+            *marked = position;
+        } else if !is_dropped {
+            self.events.push_back(event);
+        } else if outside.roll(4) == 0 {
+            self.lost = true;
+        } else {
+            self.marked.insert(channel.clone(), position);
+            self.events.push_back(BrokerEvent::Gap { channel: channel.clone(), position });
+        }
+    }
+
+    /// The newest event becomes a gap, as where the queue had no room for it.
+    pub fn drop_newest_event(&mut self) {
+        let newest = self.events.iter_mut().rev().find_map(|event| match event {
+            BrokerEvent::Publication(publication) => Some((publication.clone(), event)),
+            _ => None,
+        });
+        if let Some((publication, event)) = newest
+            && !self.marked.contains_key(&publication.channel)
+        {
+            let channel = publication.channel.clone();
+            let position = Position { epoch: publication.epoch, offset: publication.offset };
+            self.marked.insert(channel.clone(), position);
+            *event = BrokerEvent::Gap { channel, position };
+        }
+    }
+
+    /// A name for one more connection.
+    pub fn next_conn(&mut self) -> ConnId {
+        let index = self.next_conn;
+        self.next_conn += 1;
+        ConnId { index, generation: index + 1 }
+    }
+}

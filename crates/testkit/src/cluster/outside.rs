@@ -1,0 +1,74 @@
+//! What is around a cluster: the sockets' other ends, and what goes wrong.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use drawbridge_engine::io::{BrokerEvent, ConnId, Notice, Now, PlayerOverrides, PublishFailure, Subject};
+use drawbridge_engine::upstream::{HubOutput, StoredTable};
+use drawbridge_protocol::Frame;
+
+use crate::dice::Chance;
+
+/// One socket of the cluster.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SocketId {
+    pub node: usize,
+    pub shard: usize,
+    pub conn: ConnId,
+}
+
+/// What is at the other end of the sockets, and what goes wrong. By default nothing does.
+pub trait Outside: Chance {
+    /// Returns the frames that the socket does not take, if it takes no more for a while.
+    fn write(&mut self, socket: SocketId, frames: Vec<Frame>) -> Option<Vec<Frame>>;
+
+    fn close(&mut self, socket: SocketId, frames: Vec<Frame>, code: u16);
+
+    /// A token is to be verified.
+    fn authenticate(&mut self, socket: SocketId, token: &str) {
+        panic!("unexpected token of {socket:?}: {token}");
+    }
+
+    fn notice(&mut self, notice: Notice) {
+        panic!("unexpected {notice:?}");
+    }
+
+    /// What a hub drops because it cannot be read.
+    fn unreadable(&mut self, what: &HubOutput) {
+        panic!("unexpected {what:?}");
+    }
+
+    /// Redis is about to publish this. `is_committed`: it is in the channel's table.
+    fn published(&mut self, _channel: &Arc<str>, _payload: &Bytes, _is_committed: bool) {}
+
+    /// A node reads this from the exact subscription.
+    fn received(&mut self, _now: Now, _node: usize, _channel: &Arc<str>, _payload: &Bytes) {}
+
+    /// A node reads the table of this channel again: what it knew of it is void.
+    fn reloads(&mut self, _node: usize, _channel: &str) {}
+
+    /// Whether Redis refuses a subscription.
+    fn refuses(&mut self, _subject: &Subject) -> bool {
+        false
+    }
+
+    /// Whether the queue to a shard has no room for this.
+    fn drops(&mut self, _event: &BrokerEvent) -> bool {
+        false
+    }
+
+    /// How a write fails.
+    fn failure(&mut self) -> Option<PublishFailure> {
+        None
+    }
+
+    /// What Redis answers to the query for view overrides.
+    fn overrides(&mut self, stored: PlayerOverrides) -> Result<PlayerOverrides, Arc<str>> {
+        Ok(stored)
+    }
+
+    /// What Redis answers to the query for a table.
+    fn table(&mut self, stored: StoredTable) -> Result<StoredTable, Arc<str>> {
+        Ok(stored)
+    }
+}
