@@ -14,7 +14,7 @@ use tokio_rustls::client::TlsStream;
 
 use super::RedisAddress;
 use super::resp::Garbage;
-use super::{RedisSettings, code_of, is_unknown_command, without_arguments};
+use super::{RedisSettings, code_of, is_unknown_command, public_part, without_arguments};
 
 /// How long one attempt may take, with the handshakes.
 pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -118,6 +118,14 @@ impl Broken {
             // What names no role is no replica of Redis'.
             (None | Some("master"), _) => Ok(()),
             (Some(role), _) => Err(Broken::NotMaster(role.to_owned())),
+        }
+    }
+
+    /// As [`Display`](std::fmt::Display), for pages that anybody may read.
+    pub(super) fn public_reason(&self) -> String {
+        match self {
+            Broken::Refused(message) => format!("Redis said: {}", public_part(message)),
+            other => other.to_string(),
         }
     }
 }
@@ -231,7 +239,7 @@ impl Backoff {
 }
 
 /// Somewhere from nothing to `ceiling`.
-fn spread(ceiling: Duration) -> Duration {
+pub(super) fn spread(ceiling: Duration) -> Duration {
     let random = getrandom::u32().unwrap_or(u32::MAX / 2);
     ceiling.mul_f64(f64::from(random) / f64::from(u32::MAX))
 }

@@ -97,6 +97,14 @@ fn without_arguments(message: &str) -> &str {
     message.split(", with args").next().unwrap_or_default()
 }
 
+/// The part of an error that anybody may read: not the ACL user, whom `NOPERM` names, nor arguments.
+fn public_part(message: &str) -> &str {
+    match code_of(message) {
+        "NOPERM" => "NOPERM",
+        _ => without_arguments(message),
+    }
+}
+
 /// The links come first, then the publisher, then the readers. Tables are read on request; the reader of
 /// views is there from the start, for without it nobody can log in.
 pub(super) fn health_board(links: usize, fanout: ShardFanout) -> HealthBoard {
