@@ -99,30 +99,39 @@ impl Replaced {
     }
 }
 
-/// How often in a row calls failed because the functions, or this node's entry, were missing, by what a look found then. What
-/// failed is sent again at once, a few times.
+/// How often calls failed because the functions, or this node's entry, were missing, since one succeeded.
 #[derive(Debug, Default)]
 struct Missing {
-    /// They were there: another node had loaded them meanwhile, or they do not answer as ours do.
+    /// In a row they were there when this node looked. Once, another node may have restored them; twice, they do not answer.
     kept: u32,
     /// They had to be loaded.
     loaded: u32,
 }
 
-impl Missing {
-    const MAX_KEPT: u32 = 1;
-    const MAX_LOADED: u32 = 3;
+/// What to do about calls that failed because the functions were missing.
+#[derive(Debug, PartialEq, Eq)]
+enum Retry {
+    AtOnce,
+    /// Somebody removes them again and again.
+    Later,
+    /// They are not Drawbridge's.
+    Never,
+}
 
-    /// Counts one; returns why they cannot be used, if that was one too many.
-    fn count(&mut self, found: Loaded) -> Option<&'static str> {
-        let (count, most, reason) = match found {
-            Loaded::Kept => (&mut self.kept, Self::MAX_KEPT, "they do not answer as Drawbridge's do"),
-            Loaded::Anew | Loaded::Replaced => {
-                (&mut self.loaded, Self::MAX_LOADED, "others keep removing them")
-            }
-        };
-        *count += 1;
-        (*count > most).then_some(reason)
+impl Missing {
+    const AT_ONCE: u32 = 3;
+
+    /// Counts one failure, after which this was found.
+    fn count(&mut self, found: Loaded) -> Retry {
+        match found {
+            Loaded::Kept => self.kept += 1,
+            Loaded::Anew | Loaded::Replaced => *self = Missing { kept: 0, loaded: self.loaded + 1 },
+        }
+        match self {
+            _ if self.kept > 1 => Retry::Never,
+            _ if found != Loaded::Kept && self.loaded > Self::AT_ONCE => Retry::Later,
+            _ => Retry::AtOnce,
+        }
     }
 }
 
@@ -395,9 +404,14 @@ impl Publisher {
         }
         if self.not_loaded.is_none()
             && let Some(found) = self.load_library(commands).await?
-            && let Some(reason) = self.missing.count(found)
         {
-            self.set_not_loaded(Some(reason.to_owned()));
+            match self.missing.count(found) {
+                Retry::AtOnce => {}
+                Retry::Later => self.attend(tokio::time::sleep(RETRY_AFTER)).await,
+                Retry::Never => {
+                    self.set_not_loaded(Some("they do not answer as Drawbridge's do".to_owned()));
+                }
+            }
         }
         Ok(())
     }
@@ -601,6 +615,18 @@ async fn expiry(at: Option<Instant>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn calls_that_lack_functions_are_sent_again_and_not_for_ever() {
+        let mut missing = Missing::default();
+        // Each time they were lost indeed, whoever restored them.
+        for found in [Loaded::Anew, Loaded::Kept, Loaded::Replaced, Loaded::Kept, Loaded::Anew] {
+            assert_eq!(missing.count(found), Retry::AtOnce);
+        }
+        assert_eq!(missing.count(Loaded::Anew), Retry::Later);
+        assert_eq!(missing.count(Loaded::Kept), Retry::AtOnce);
+        assert_eq!(missing.count(Loaded::Kept), Retry::Never);
+    }
 
     #[test]
     fn functions_are_replaced_a_few_times_at_once_and_then_seldom() {
