@@ -82,6 +82,13 @@ def test_the_connections_carry_the_name_of_the_node(own_redis, start):
     until(lambda: wanted <= {client["name"] for client in own_redis.client.client_list()}, "the names are there")
 
 
+def test_readiness_does_not_name_the_user_whom_redis_refuses(own_redis, start):
+    own_redis.client.execute_command("ACL", "SETUSER", "game", "on", ">pw", "~*", "&*", "+@all", "-ping", "-hello")
+    node = start(f"redis://game:pw@127.0.0.1:{own_redis.port}", ready_grace="10m")
+    not_ready(node, "NOPERM")
+    assert "game" not in readiness(node)[1]
+
+
 # another role
 
 
@@ -249,6 +256,8 @@ def test_functions_that_the_user_may_not_call_are_named(own_redis, start):
     player = node.player("alice")
     error = player.refusal("PUBLISH_EVENT", "BROKER_REFUSED", channel="world:1", event="x", data={"id": "e"})
     assert "functions" in error["message"] and "NOPERM" in error["message"] and "game" not in error["message"]
+    not_ready(node, "functions", "NOPERM")
+    assert "game" not in readiness(node)[1] and "User game" in node.log
 
 
 def test_a_command_that_a_table_needs_is_named(redis_with, start):

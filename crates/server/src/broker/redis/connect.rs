@@ -261,6 +261,15 @@ mod tests {
     }
 
     #[test]
+    fn what_anybody_may_read_does_not_name_the_user() {
+        let refused = Broken::refused("NOPERM User bridge has no permissions to run the 'ping' command");
+        assert_eq!(refused.public_reason(), "Redis said: NOPERM");
+        assert!(refused.to_string().contains("bridge"));
+        assert_eq!(Broken::refused("WRONGPASS no").public_reason(), "Redis said: WRONGPASS no");
+        assert_eq!(Broken::Silent.public_reason(), Broken::Silent.to_string());
+    }
+
+    #[test]
     fn a_connection_that_fails_at_once_does_not_reset_the_wait() {
         let mut backoff = Backoff::new();
         for _ in 0..20 {

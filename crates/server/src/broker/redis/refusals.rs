@@ -74,7 +74,7 @@ mod tests {
         let text = explained(&view(), unknown.into());
         assert!(text.starts_with("UNSUPPORTED players' views need Redis functions"), "{text}");
         assert!(text.ends_with("this Redis has none: ERR unknown command 'FCALL'"), "{text}");
-        for message in ["NOPERM no rights", "ERR Function not found"] {
+        for message in ["NOPERM no rights", "ERR Function not found", "NOENVIRONMENT nothing is known"] {
             assert!(explained(&view(), message.into()).starts_with("UNSUPPORTED"));
         }
         assert_eq!(explained(&view(), "OOM full".into()), "OOM full");
