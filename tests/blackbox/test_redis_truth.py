@@ -82,13 +82,6 @@ def test_the_connections_carry_the_name_of_the_node(own_redis, start):
     until(lambda: wanted <= {client["name"] for client in own_redis.client.client_list()}, "the names are there")
 
 
-def test_readiness_does_not_name_the_user_whom_redis_refuses(own_redis, start):
-    own_redis.client.execute_command("ACL", "SETUSER", "game", "on", ">pw", "~*", "&*", "+@all", "-ping", "-hello")
-    node = start(f"redis://game:pw@127.0.0.1:{own_redis.port}", ready_grace="10m")
-    not_ready(node, "NOPERM")
-    assert "game" not in readiness(node)[1]
-
-
 # another role
 
 

@@ -157,7 +157,8 @@ fn a_busy_node_looks_as_well() {
     });
 }
 
-/// What failed for the lack of functions is sent again at once, whoever has loaded them, and nobody else notices.
+/// What failed for the lack of functions is sent again at once, whoever has loaded them, and no other
+/// command notices.
 #[test]
 fn functions_that_another_node_restores_first_are_used() {
     let server = Server::start(Flavour::Tcp);
@@ -231,7 +232,7 @@ fn an_entry_that_a_later_library_lacks_is_named() {
 #[test]
 fn a_library_that_only_says_a_later_version_leaves_the_entries_of_others() {
     let server = Server::start(Flavour::Tcp);
-    // Many short texts of their own are what Lua has least room for.
+    // Many short and different texts are what Lua has least room for.
     let entry = |prefix: usize| {
         let class = |n: usize| serde_json::json!({ "name": format!("{prefix:02}{n}:*"), "match": "" });
         let classes: Vec<_> = (0..1_000).map(class).collect();

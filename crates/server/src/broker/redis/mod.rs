@@ -8,6 +8,7 @@ mod command_connection;
 mod connect;
 mod conversation;
 mod environment;
+mod function_repairs;
 mod library;
 mod lifecycle_backlog;
 mod link;
