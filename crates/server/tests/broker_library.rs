@@ -202,6 +202,19 @@ fn a_configuration_that_could_not_be_written_at_the_start_is_written_later() {
     until("it is of use", || bench.broker.no_functions().is_none());
 }
 
+/// Whether they are there does not depend on what Redis can do just now.
+#[test]
+fn functions_are_recognised_while_redis_is_full() {
+    let server = Server::start(Flavour::Tcp);
+    load(&server, &library("", &classes()).code());
+    server.call(&["CONFIG", "SET", "maxmemory", "1"]);
+    let mut bench = node(&server, "", &classes());
+    bench.wait_for(BrokerStatus::Ok);
+    assert_eq!(bench.broker.no_functions(), None);
+    let Err(PublishFailure::Refused(reason)) = bench.commit(0, "world:1", "a", 1) else { panic!("taken") };
+    assert!(reason.starts_with("OOM"), "{reason}");
+}
+
 /// As a version 6 that holds other environments only.
 #[test]
 fn an_entry_that_a_later_library_lacks_is_named() {

@@ -713,7 +713,8 @@ local function check(_, args)
   return { MARK, VERSION, SERVES }
 end
 
-redis.register_function('drawbridge_check', check)
+-- Why the flags: it answers also while writes are paused and while Redis is full.
+redis.register_function({ function_name = 'drawbridge_check', callback = check, flags = { 'no-writes', 'allow-oom' } })
 redis.register_function('drawbridge_commit', server_commit)
 redis.register_function('drawbridge_publish', publish)
 redis.register_function('drawbridge_view', view)
