@@ -249,6 +249,8 @@ def test_functions_that_the_user_may_not_call_are_named(own_redis, start):
     player = node.player("alice")
     error = player.refusal("PUBLISH_EVENT", "BROKER_REFUSED", channel="world:1", event="x", data={"id": "e"})
     assert "functions" in error["message"] and "NOPERM" in error["message"] and "game" not in error["message"]
+    not_ready(node, "functions", "NOPERM")
+    assert "permissions" not in readiness(node)[1] and "permissions to run" in node.log
 
 
 def test_a_command_that_a_table_needs_is_named(redis_with, start):

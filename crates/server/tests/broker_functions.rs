@@ -168,7 +168,8 @@ fn a_key_of_another_type_is_found_before_anything_is_written_or_published() {
     assert_eq!(bench.publication(0).event.data_json(), "\"after\"");
 }
 
-/// Nodes before version 4 do not say how many bytes the entities may take, and before version 5 no channel prefix.
+/// Nodes before version 4 do not state how many bytes the entities may take, and none before version 5 a channel prefix. What
+/// later nodes state has another function.
 #[test]
 fn nodes_of_older_versions_are_served_by_the_environment_without_a_prefix() {
     let bench = redis();
@@ -180,13 +181,23 @@ fn nodes_of_older_versions_are_served_by_the_environment_without_a_prefix() {
         |version| Reply::List(vec![Reply::List(vec![Reply::Text("drawbridge".into()), Reply::Int(version)])]);
     assert_eq!(commit(&["9", "60000"], "world:1", "a"), taken(1));
     assert_eq!(commit(&["9", "60000", "1000"], "world:1", "b"), taken(2));
-    assert_eq!(commit(&["9", "60000", "1000", ""], "world:1", "c"), taken(3));
-    assert_eq!(call(&bench, &["HLEN", ROWS]), Reply::Int(4 + 3));
-    // Another prefix has nothing here.
-    let Reply::Error(words) = commit(&["9", "60000", "1000", "prod:"], "prod:world:1", "d") else {
-        panic!("taken")
+    let write = |limits: &[&str], channel: &str| {
+        let event = ["c", "0", r#"{"event":"e""#, "db1.1"];
+        call(&bench, &[&["FCALL", "drawbridge_write", "1", channel], limits, &event].concat())
     };
-    assert!(words.starts_with("NOENVIRONMENT"), "{words}");
+    assert_eq!(write(&["9", "60000", "1000", ""], "world:1"), taken(3));
+    assert_eq!(call(&bench, &["HLEN", ROWS]), Reply::Int(4 + 3));
+    for (answer, code) in [
+        // Another prefix has nothing here.
+        (write(&["9", "60000", "1000", "prod:"], "prod:world:1"), "NOENVIRONMENT"),
+        (write(&["9", "60000"], "world:1"), "BADARGS"),
+        (write(&["9", "60000", "1000"], "world:1"), "BADARGS"),
+        (commit(&["9", "60000", "1000", ""], "world:1", "d"), "BADARGS"),
+        (commit(&["9", "60000", "1000", "", "x"], "world:1", "d"), "BADARGS"),
+    ] {
+        assert!(matches!(&answer, Reply::Error(words) if words.starts_with(code)), "{code}: {answer:?}");
+    }
+    assert_eq!(call(&bench, &["HLEN", ROWS]), Reply::Int(4 + 3));
     assert_eq!(call(&bench, &["EXISTS", "prod:drawbridge:{prod:world:1}:entities"]), Reply::Int(0));
 }
 

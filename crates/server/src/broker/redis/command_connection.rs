@@ -16,7 +16,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
-use super::connect::{Broken, CONNECT_TIMEOUT, Stream, open};
+use super::connect::{Broken, CONNECT_TIMEOUT, Stream, open, spread};
 use super::library::{Library, LibraryAction, MARK, VERSION};
 use super::{RedisSettings, code_of, is_passing, is_unknown_command};
 
@@ -25,6 +25,10 @@ pub(super) const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 /// How often Redis is pinged, and how long it may take.
 const PING_EVERY: Duration = Duration::from_secs(2);
 const PING_TIMEOUT: Duration = ANSWER_TIMEOUT;
+/// How often the functions are written before a node leaves it to others for a while, and how long it waits before it looks
+/// again: somewhere below this at first, then below twice as much each time.
+const LOAD_ATTEMPTS: u32 = 8;
+const LOAD_PAUSE: Duration = Duration::from_millis(50);
 /// How long an answer that has come may take to be read.
 const GRACE: Duration = Duration::from_millis(100);
 
@@ -130,74 +134,113 @@ impl CommandConnection {
         Ok(result.unwrap_or(Ok(Value::Nil)).map_err(|error| error_message(&error)))
     }
 
-    /// Ensures that Redis has the functions, unchanged; `begins`: this node has just started; `may_replace`: also where
-    /// that needs others' functions to be replaced. Returns what was done, or why they cannot be used.
+    /// Ensures that Redis has the functions, unchanged, with this node's entry. `begins`: nothing has held that entry since
+    /// the node started; `may_replace`: also where that needs others' functions to be replaced. Returns what was done, and why
+    /// they cannot be used, if they cannot.
+    ///
+    /// Why it looks again after a load: between the look and the load another node may have loaded, and its entry is lost, or
+    /// it loads later, and this one's is. Redis has no command that compares and loads.
     pub(super) async fn load(
         &mut self,
         library: &Library,
         begins: bool,
         may_replace: bool,
-    ) -> Result<Result<Loaded, String>, Broken> {
-        let mut list = redis::cmd("FUNCTION");
-        list.arg("LIST").arg("LIBRARYNAME").arg("drawbridge").arg("WITHCODE");
-        let present = match self.ask(&list).await? {
-            Ok(present) => library_code(&present),
-            // Somebody else may have loaded them.
-            Err(message) => {
-                return Ok(match self.check().await? {
-                    Check::Serves => Ok(Loaded::Kept),
-                    _ => Err(message),
-                });
-            }
-        };
-        if begins && let Some(present) = &present {
-            warn_of_overlaps(library, present);
-        }
-        let code = match library.action_for(present.as_deref(), begins) {
-            LibraryAction::Keep => None,
-            LibraryAction::Load { code, replaces } => Some((code, replaces)),
-            LibraryAction::Newer(code) => match self.check().await? {
-                Check::Foreign => Some((code, true)),
-                Check::Serves | Check::Outgrown(_) | Check::Refused(_) => None,
-            },
-        };
+    ) -> Result<(Loaded, Result<(), String>), Broken> {
         let mut done = Loaded::Kept;
-        if let Some((code, replaces)) = code {
-            if replaces && !may_replace {
-                return Ok(Err("others keep replacing them".to_owned()));
+        for attempt in 0..LOAD_ATTEMPTS {
+            if let Some(times) = attempt.checked_sub(2) {
+                tokio::time::sleep(spread(LOAD_PAUSE * 2u32.pow(times))).await;
             }
+            let present = match self.library_code().await? {
+                Ok(present) => present,
+                // Somebody else may have loaded them.
+                Err(message) => {
+                    let serves = matches!(self.check(library).await?, Check::Serves);
+                    return Ok((done, if serves { Ok(()) } else { Err(message) }));
+                }
+            };
+            let (code, replaces) = match library.action_for(present.as_deref(), begins) {
+                LibraryAction::Load { code, replaces } => (code, replaces),
+                LibraryAction::Newer(code) if matches!(self.check(library).await?, Check::Foreign) => {
+                    (code, true)
+                }
+                LibraryAction::Newer(_) | LibraryAction::Keep => {
+                    return Ok((done, self.usable(library, begins, present.as_deref()).await?));
+                }
+            };
+            if replaces && (!may_replace || done == Loaded::Replaced) {
+                return Ok((done, Err("others keep replacing them".to_owned())));
+            }
+            let dropped = present.as_deref().map_or(0, |present| Library::dropped(present, &code));
             let mut load = redis::cmd("FUNCTION");
             load.arg("LOAD").arg("REPLACE").arg(code);
             if let Err(message) = self.ask(&load).await? {
-                return Ok(Err(message));
+                return Ok((done, Err(message)));
             }
-            done = if replaces { Loaded::Replaced } else { Loaded::Anew };
+            if dropped > 0 {
+                warn_of_dropped(dropped);
+            }
+            if done != Loaded::Replaced {
+                done = if replaces { Loaded::Replaced } else { Loaded::Anew };
+            }
         }
-        Ok(match self.check().await? {
-            Check::Serves => Ok(done),
+        Ok((done, Err("other nodes keep changing them at the same time".to_owned())))
+    }
+
+    /// The code of the functions that Redis has, or its error.
+    async fn library_code(&mut self) -> Result<Result<Option<String>, String>, Broken> {
+        let mut list = redis::cmd("FUNCTION");
+        list.arg("LIST").arg("LIBRARYNAME").arg("drawbridge").arg("WITHCODE");
+        Ok(self.ask(&list).await?.map(|answer| library_code(&answer)))
+    }
+
+    /// Whether the functions whose code is `present` answer this node, and if not, why.
+    async fn usable(
+        &mut self,
+        library: &Library,
+        begins: bool,
+        present: Option<&str>,
+    ) -> Result<Result<(), String>, Broken> {
+        let check = self.check(library).await?;
+        if let (Check::Serves, true, Some(present)) = (&check, begins, present) {
+            warn_of_overlaps(library, present);
+        }
+        Ok(match check {
+            Check::Serves => Ok(()),
             Check::Refused(message) => Err(message),
             Check::Outgrown(version) => {
                 Err(format!("they are of version {version}, which serves later nodes only: update this one"))
             }
+            Check::Lacks(version) => Err(format!(
+                "they are of version {version} and have no entry for this node's channel_prefix, and a node of version \
+                 {VERSION} does not write into a later one: start a node of the later version with this channel_prefix, \
+                 or update this one"
+            )),
             Check::Foreign => Err("they do not answer as Drawbridge's do".to_owned()),
         })
     }
 
     /// Asks the functions themselves whose they are.
-    async fn check(&mut self) -> Result<Check, Broken> {
+    async fn check(&mut self, library: &Library) -> Result<Check, Broken> {
         let mut call = redis::cmd("FCALL");
-        call.arg("drawbridge_check").arg(0);
+        call.arg("drawbridge_check").arg(0).arg(library.prefix());
         let parts = match self.ask(&call).await? {
             Ok(Value::Array(parts)) => parts,
-            Err(message) if is_unknown_command(&message) || code_of(&message) == "NOPERM" => {
+            Err(message) if is_unknown_command(&message) || code_of(&message) != "ERR" => {
                 return Ok(Check::Refused(message));
             }
             _ => return Ok(Check::Foreign),
         };
         Ok(match &parts[..] {
-            [mark, Value::Int(version), Value::Int(serves)] if text(mark).as_deref() == Some(MARK) => {
+            [mark, Value::Int(version), Value::Int(serves), known @ ..]
+                if text(mark).as_deref() == Some(MARK) =>
+            {
                 let oldest = u64::try_from(*serves).unwrap_or(u64::MAX);
-                if oldest <= VERSION { Check::Serves } else { Check::Outgrown(*version) }
+                match known {
+                    _ if oldest > VERSION => Check::Outgrown(*version),
+                    [Value::Int(0), ..] => Check::Lacks(*version),
+                    _ => Check::Serves,
+                }
             }
             _ => Check::Foreign,
         })
@@ -275,6 +318,8 @@ enum Check {
     Serves,
     /// They are of this version, which does not serve nodes of ours.
     Outgrown(i64),
+    /// They are of this version, and have no entry of this node's prefix.
+    Lacks(i64),
     /// They are not Drawbridge's, or not there.
     Foreign,
     /// Functions cannot be called at all; the error that Redis returned.
@@ -290,6 +335,15 @@ fn warn_of_overlaps(library: &Library, present: &str) {
              they are not separated; if that environment is gone, FUNCTION DELETE drawbridge forgets it"
         );
     }
+}
+
+/// Their nodes write them again, and drop others in turn.
+fn warn_of_dropped(entries: usize) {
+    tracing::warn!(
+        entries,
+        "the Redis functions hold too many environments, or too many classes of them: those that were written first are \
+         dropped; if some of them are gone, FUNCTION DELETE drawbridge forgets them"
+    );
 }
 
 /// The code in the answer to `FUNCTION LIST`.

@@ -14,7 +14,7 @@ use tokio_rustls::client::TlsStream;
 
 use super::RedisAddress;
 use super::resp::Garbage;
-use super::{RedisSettings, code_of, is_unknown_command, without_arguments};
+use super::{RedisSettings, code_of, is_unknown_command, public_part, without_arguments};
 
 /// How long one attempt may take, with the handshakes.
 pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -118,6 +118,14 @@ impl Broken {
             // What names no role is no replica of Redis'.
             (None | Some("master"), _) => Ok(()),
             (Some(role), _) => Err(Broken::NotMaster(role.to_owned())),
+        }
+    }
+
+    /// As [`Display`](std::fmt::Display), for pages that anybody may read.
+    pub(super) fn public_reason(&self) -> String {
+        match self {
+            Broken::Refused(message) => format!("Redis said: {}", public_part(message)),
+            other => other.to_string(),
         }
     }
 }
@@ -231,7 +239,7 @@ impl Backoff {
 }
 
 /// Somewhere from nothing to `ceiling`.
-fn spread(ceiling: Duration) -> Duration {
+pub(super) fn spread(ceiling: Duration) -> Duration {
     let random = getrandom::u32().unwrap_or(u32::MAX / 2);
     ceiling.mul_f64(f64::from(random) / f64::from(u32::MAX))
 }
@@ -250,6 +258,15 @@ mod tests {
         let waits: Vec<Duration> = (0..50).map(|_| backoff.failed()).collect();
         assert!(waits.iter().all(|wait| *wait <= Backoff::LAST));
         assert!(waits.iter().any(|wait| *wait != waits[0]));
+    }
+
+    #[test]
+    fn what_anybody_may_read_does_not_name_the_user() {
+        let refused = Broken::refused("NOPERM User bridge has no permissions to run the 'ping' command");
+        assert_eq!(refused.public_reason(), "Redis said: NOPERM");
+        assert!(refused.to_string().contains("bridge"));
+        assert_eq!(Broken::refused("WRONGPASS no").public_reason(), "Redis said: WRONGPASS no");
+        assert_eq!(Broken::Silent.public_reason(), Broken::Silent.to_string());
     }
 
     #[test]

@@ -9,10 +9,12 @@ use serde_json::{Value, json};
 
 use super::Names;
 
-/// Classes of other nodes that are kept, at most, over all environments.
-const MAX_OTHERS: usize = 1_000;
-/// Environments of other nodes that are kept, at most. Those that started last are kept.
-const MAX_ENVIRONMENTS: usize = 100;
+/// Classes of an entry that only other nodes of its prefix have: more are dropped, those that were added first.
+const MAX_OTHER_CLASSES: usize = 1_000;
+/// Entries of other environments: more are dropped, those that were written first.
+const MAX_OTHERS: usize = 100;
+/// What those entries take as JSON, in bytes. Lua has at most 2^18 constants for them.
+const MAX_OTHERS_BYTES: usize = 2 << 20;
 
 /// What nodes of this configuration say.
 pub(super) fn describe(classes: &Classes, names: &Names, external_bytes: usize) -> Value {
@@ -25,29 +27,40 @@ pub(super) fn describe(classes: &Classes, names: &Names, external_bytes: usize) 
     })
 }
 
-/// What a library holds in which the environment `own` comes first, and then what it held of others.
-pub(super) fn merge(own: &Value, theirs: &[Value]) -> Vec<Value> {
-    let mut room = MAX_OTHERS;
-    let mut merged = vec![own.clone()];
+/// What a library holds once `own` is written into one that held `theirs`: what was written last comes first. `own_wins`:
+/// where `theirs` has an entry of the same prefix, `own` replaces what both name; else only what is missing is added.
+/// Invariant: an entry of another environment is kept whole or not at all, so that its nodes notice what they have lost.
+pub(super) fn merge(own: &Value, theirs: &[Value], own_wins: bool) -> Vec<Value> {
+    let held = counterpart(own, theirs).and_then(checked);
+    let mut merged = vec![held.map_or_else(|| own.clone(), |held| joined(own, &held, own_wins))];
+    let mut room = MAX_OTHERS_BYTES;
     for environment in theirs.iter().filter_map(checked) {
-        let is_own = environment["prefix"] == own["prefix"];
-        if !is_own && merged.len() > MAX_ENVIRONMENTS {
+        let bytes = environment.to_string().len();
+        if bytes > MAX_OTHERS_BYTES || counterpart(&environment, &merged).is_some() {
             continue;
         }
-        let is_other = |class: &&Value| !is_own || !classes(own).any(|known| known["name"] == class["name"]);
-        let others: Vec<Value> = classes(&environment).filter(is_other).take(room).cloned().collect();
-        room -= others.len();
-        match &mut merged[0]["classes"] {
-            Value::Array(known) if is_own => known.extend(others),
-            _ => merged.push(json!({
-                "prefix": environment["prefix"],
-                "keys": environment["keys"],
-                "bytes": environment["bytes"],
-                "classes": others,
-            })),
+        if merged.len() > MAX_OTHERS || bytes > room {
+            break;
         }
+        room -= bytes;
+        merged.push(environment);
     }
     merged
+}
+
+/// One entry of two of the same prefix. Classes come in the order of `own`, for the first that matches a channel counts.
+fn joined(own: &Value, held: &Value, own_wins: bool) -> Value {
+    let named =
+        |environment, class: &Value| classes(environment).find(|known| known["name"] == class["name"]);
+    let chosen = |class| if own_wins { class } else { named(held, class).unwrap_or(class) };
+    let others = classes(held).filter(|class| named(own, class).is_none()).take(MAX_OTHER_CLASSES);
+    let limits = if own_wins { own } else { held };
+    json!({
+        "prefix": own["prefix"],
+        "keys": limits["keys"],
+        "bytes": limits["bytes"],
+        "classes": classes(own).map(chosen).chain(others).collect::<Vec<_>>(),
+    })
 }
 
 /// The environment of the same prefix as this one.
@@ -60,6 +73,11 @@ pub(super) fn serves(held: &Value, own: &Value) -> bool {
     held["keys"] == own["keys"]
         && held["bytes"] == own["bytes"]
         && classes(own).all(|class| classes(held).any(|known| known == class))
+}
+
+/// Whether `held` names every class that nodes that say `own` have, whatever it says of them.
+pub(super) fn names_all(held: &Value, own: &Value) -> bool {
+    classes(own).all(|class| classes(held).any(|known| known["name"] == class["name"]))
 }
 
 /// The prefixes of others that begin with that of `own`, or that it begins with.
@@ -279,7 +297,7 @@ mod tests {
     fn environments_stand_side_by_side_and_classes_of_one_are_joined() {
         let own = environment("a:", &["world:{w}"]);
         let theirs = [environment("b:", &["world:{w}"]), environment("a:", &["world:{w}", "ship:{s}"])];
-        let merged = merge(&own, &theirs);
+        let merged = merge(&own, &theirs, true);
         assert_eq!(merged.len(), 2);
         assert_eq!(merged[0], environment("a:", &["world:{w}", "ship:{s}"]));
         assert_eq!(merged[1], theirs[0]);
@@ -287,13 +305,49 @@ mod tests {
     }
 
     #[test]
-    fn what_is_kept_of_others_is_bounded() {
-        let names: Vec<String> = (0..60).map(|n| format!("c{n}:{{x}}")).collect();
-        let names: Vec<&str> = names.iter().map(String::as_str).collect();
-        let theirs: Vec<Value> = (0..200).map(|n| environment(&format!("e{n}:"), &names)).collect();
-        let merged = merge(&environment("a:", &["world:{w}"]), &theirs);
-        assert_eq!(merged.len(), 1 + MAX_ENVIRONMENTS);
-        assert_eq!(merged.iter().flat_map(classes).count(), 1 + MAX_OTHERS);
+    fn an_entry_is_completed_without_a_change_to_what_it_says() {
+        let own = environment("a:", &["world:{w}", "ship:{s}"]);
+        let mut held = environment("a:", &["moon:{m}", "ship:{s}"]);
+        held["bytes"] = json!(5);
+        held["classes"][1]["max"] = json!(99);
+        let merged = merge(&own, &[held.clone()], false);
+        let names: Vec<_> = classes(&merged[0]).map(|class| class["name"].as_str().unwrap()).collect();
+        assert_eq!(names, ["world:{w}", "ship:{s}", "moon:{m}"]);
+        assert_eq!((&merged[0]["bytes"], &merged[0]["classes"][1]["max"]), (&json!(5), &json!(99)));
+        assert!(names_all(&merged[0], &own) && !names_all(&held, &own));
+    }
+
+    fn names(count: usize) -> Vec<String> {
+        (0..count).map(|n| format!("c{n}:{{x}}")).collect()
+    }
+
+    fn large(prefix: &str, count: usize) -> Value {
+        let names = names(count);
+        environment(prefix, &names.iter().map(String::as_str).collect::<Vec<_>>())
+    }
+
+    /// A cut entry would look like one that its nodes need not add again.
+    #[test]
+    fn entries_of_others_are_kept_whole_or_not_at_all() {
+        let own = environment("a:", &["world:{w}"]);
+        let theirs: Vec<Value> = (0..200).map(|n| large(&format!("e{n}:"), 60)).collect();
+        let merged = merge(&own, &theirs, true);
+        assert_eq!(merged.len(), 1 + MAX_OTHERS);
+        assert_eq!(merged[1..], theirs[..MAX_OTHERS], "those that were written last");
+        let theirs: Vec<Value> = (0..50).map(|n| large(&format!("e{n}:"), 1_000)).collect();
+        let merged = merge(&own, &theirs, true);
+        assert!((2..50).contains(&merged.len()), "{}", merged.len());
+        assert_eq!(merged[1..], theirs[..merged.len() - 1]);
+        // One that no node writes costs the others nothing.
+        let theirs = [large("huge:", 20_000), environment("b:", &["world:{w}"])];
+        assert!(theirs[0].to_string().len() > MAX_OTHERS_BYTES);
+        assert_eq!(merge(&own, &theirs, true), [own, theirs[1].clone()]);
+    }
+
+    #[test]
+    fn what_is_kept_of_other_nodes_of_the_prefix_is_bounded() {
+        let merged = merge(&environment("a:", &["world:{w}"]), &[large("a:", 1_500)], true);
+        assert_eq!(classes(&merged[0]).count(), 1 + MAX_OTHER_CLASSES);
     }
 
     #[test]

@@ -12,7 +12,7 @@
 local MARK = 'drawbridge'
 -- Nodes that know this version of the library, or a later one, can call this one.
 local SERVES = 3
--- A node that is told so loads its environment.
+-- A node that gets this adds its entry.
 local NO_ENVIRONMENT = 'NOENVIRONMENT nothing is known of this channel_prefix'
 
 local MAX_KEY_BYTES = 255
@@ -44,7 +44,8 @@ local CLOCK_SLACK_MS = 60 * 1000
 local SET_MARK = 's'
 local HEADER = { e = true, s = true, b = true, r = true }
 
--- What nodes that know no prefixes mean where none of them has said what it has configured.
+-- What nodes that know no prefixes get where no entry is without a prefix: the defaults. They do not state their key prefix,
+-- and cannot add an entry to a later library. An error would stop all of them, this only those with another key prefix.
 local UNNAMED = { prefix = '', keys = 'drawbridge:', bytes = 1024 * 1024, classes = {} }
 
 -- The environment of exactly this prefix, or nil.
@@ -324,36 +325,50 @@ local function outlive(channel, limits)
   redis.call('PEXPIRE', heard, limits.ttl)
 end
 
--- For servers: max, ttl, the bytes (nodes that know version 3 do not say them), the channel prefix (nor does version 4), and
--- for each event its key, whether it ends the entity, the JSON object without its last brace, and the id. An answer for
--- each, which proves that it was given here: `MARK` and the version, or what is wrong. A node that says its prefix is
--- answered by its own environment, also where a longer prefix fits the channel: it reads the table there.
-local function server_commit(keys, args)
+-- Writes a node's events into one channel's table: for each of them, from `first` on, its key, whether it removes the
+-- entity, the JSON object without its last brace, and the id. Returns for each what proves that it was written here, `MARK`
+-- and the version, or what is wrong.
+local function write(channel, limits, args, first)
   local answers = {}
-  local limits = { max = tonumber(args[1]), ttl = tonumber(args[2]), bytes = DEFAULT_MAX_BYTES }
-  local stated = (#args - 2) % 4
-  local first = 3 + stated
-  if stated >= 1 then
-    limits.bytes = tonumber(args[3])
-  end
-  limits.environment = environment_of(stated >= 2 and args[4] or '')
-  if not limits.environment then
-    if stated >= 2 then
-      return redis.error_reply(NO_ENVIRONMENT)
-    end
-    limits.environment = UNNAMED
-  end
   for at = first, #args, 4 do
     -- What fails undoes nothing of what was done before it.
-    local known, answer = pcall(commit, keys[1], limits, args[at], args[at + 1] == '1', args[at + 2], args[at + 3])
+    local known, answer = pcall(commit, channel, limits, args[at], args[at + 1] == '1', args[at + 2], args[at + 3])
     if known and type(answer) == 'number' then
       answers[#answers + 1] = { MARK, answer }
     else
       answers[#answers + 1] = type(answer) == 'table' and answer.err or tostring(answer)
     end
   end
-  outlive(keys[1], limits)
+  outlive(channel, limits)
   return answers
+end
+
+-- For nodes: max, ttl, bytes, the channel prefix, and the events as `write` has them. The prefix chooses the environment,
+-- also where a longer one fits the channel: the node reads the table there. Invariant: a function's arguments never change.
+-- Other arguments get another name, which older libraries do not know: they would write what they misread.
+local function server_write(keys, args)
+  if #args < 8 or #args % 4 ~= 0 then
+    return redis.error_reply('BADARGS usage: <max> <ttl> <bytes> <prefix> { <key> <remove> <body> <id> }')
+  end
+  local environment = environment_of(args[4])
+  if not environment then
+    return redis.error_reply(NO_ENVIRONMENT)
+  end
+  local limits = { max = tonumber(args[1]), ttl = tonumber(args[2]), bytes = tonumber(args[3]), environment = environment }
+  return write(keys[1], limits, args, 5)
+end
+
+-- For nodes of versions 3 and 4, which know no prefixes: max, ttl, the bytes (version 3 does not state them), and the
+-- events as `write` has them.
+local function server_commit(keys, args)
+  local stated = (#args - 2) % 4
+  if #args < 6 or stated > 1 then
+    return redis.error_reply('BADARGS usage: <max> <ttl> [<bytes>] { <key> <remove> <body> <id> }')
+  end
+  local bytes = stated == 1 and tonumber(args[3]) or DEFAULT_MAX_BYTES
+  local environment = environment_of('') or UNNAMED
+  local limits = { max = tonumber(args[1]), ttl = tonumber(args[2]), bytes = bytes, environment = environment }
+  return write(keys[1], limits, args, 3 + stated)
 end
 
 -- The members of an event.
@@ -689,12 +704,18 @@ local function view(keys, args)
   return { MARK, 1 }
 end
 
--- Proves that these are Drawbridge's functions, and says whom they serve.
-local function check()
+-- Proves that these are Drawbridge's functions, and says whom they serve; to who states a channel prefix also whether there
+-- is an entry for it.
+local function check(_, args)
+  if args[1] then
+    return { MARK, VERSION, SERVES, environment_of(args[1]) and 1 or 0 }
+  end
   return { MARK, VERSION, SERVES }
 end
 
-redis.register_function('drawbridge_check', check)
+-- Why the flags: it answers also while writes are paused and while Redis is full.
+redis.register_function({ function_name = 'drawbridge_check', callback = check, flags = { 'no-writes', 'allow-oom' } })
 redis.register_function('drawbridge_commit', server_commit)
 redis.register_function('drawbridge_publish', publish)
 redis.register_function('drawbridge_view', view)
+redis.register_function('drawbridge_write', server_write)

@@ -10,7 +10,7 @@ use drawbridge_protocol::template::ClassName;
 use serde_json::{Value, json};
 
 use super::Names;
-use super::environment::{counterpart, describe, lua, merge, overlapping, serves};
+use super::environment::{counterpart, describe, lua, merge, names_all, overlapping, serves};
 
 /// Of the functions' behaviour: a node replaces a library whose version is lower.
 pub(super) const VERSION: u64 = 5;
@@ -47,7 +47,7 @@ impl Library {
 
     /// What is loaded into a Redis that has none.
     pub fn code(&self) -> String {
-        render(&merge(&self.own, &[]))
+        render(&merge(&self.own, &[], true))
     }
 
     /// The bound of one payload, in bytes.
@@ -61,25 +61,47 @@ impl Library {
         of.map_or(TableBounds { fields: MIN_FIELD_BOUND, bytes: 0 }, |(_, bounds)| *bounds)
     }
 
-    /// What to do where a Redis has `present`. `begins`: this node has just started, so that its configuration is the
-    /// newer one.
+    /// What to do where a Redis has `present`. `begins`: nothing has held this node's entry since it started, so its
+    /// configuration is the newer one.
     pub(super) fn action_for(&self, present: Option<&str>, begins: bool) -> LibraryAction {
         let Some(present) = present else {
             return LibraryAction::Load { code: self.code(), replaces: false };
         };
         let theirs = environments_in(present);
-        let held = counterpart(&self.own, &theirs);
-        let is_ours = held.is_some_and(|held| serves(held, &self.own));
-        let is_newer_configuration = begins && self.is_needed;
-        let load = |replaces| LibraryAction::Load { code: render(&merge(&self.own, &theirs)), replaces };
+        let merged = |own_wins| render(&merge(&self.own, &theirs, own_wins));
+        let load = |own_wins, replaces| LibraryAction::Load { code: merged(own_wins), replaces };
         match version_of(present) {
-            newer if newer > VERSION => LibraryAction::Newer(self.code()),
-            VERSION if present != render(&theirs) => load(true),
-            VERSION if is_ours || (held.is_some() && !is_newer_configuration) => LibraryAction::Keep,
-            VERSION => load(false),
+            newer if newer > VERSION => LibraryAction::Newer(merged(true)),
+            VERSION if present != render(&theirs) => load(true, true),
+            VERSION if self.is_held_by(&theirs, begins) => LibraryAction::Keep,
+            VERSION => load(begins && self.is_needed, false),
             // What says no version is not ours.
-            older => load(older == 0),
+            older => load(true, older == 0),
         }
+    }
+
+    /// Whether these entries do for this node. A node without entity classes needs one of its prefix, whatever it says.
+    fn is_held_by(&self, environments: &[Value], begins: bool) -> bool {
+        let Some(held) = counterpart(&self.own, environments) else { return false };
+        match (self.is_needed, begins) {
+            (false, _) => true,
+            (true, true) => serves(held, &self.own),
+            (true, false) => names_all(held, &self.own),
+        }
+    }
+
+    /// The prefix of this node's entry.
+    pub(super) fn prefix(&self) -> &str {
+        self.own["prefix"].as_str().unwrap_or_default()
+    }
+
+    /// How many entries a Redis loses that has `present` and gets `code`: there were too many.
+    pub(super) fn dropped(present: &str, code: &str) -> usize {
+        let kept = environments_in(code);
+        environments_in(present)
+            .iter()
+            .filter(|environment| counterpart(environment, &kept).is_none())
+            .count()
     }
 
     /// The channel prefixes of other environments that a Redis knows and that are not told apart from this node's by their
@@ -250,14 +272,47 @@ mod tests {
     }
 
     #[test]
+    fn what_only_says_a_later_version_leaves_the_environments_that_can_be_read() {
+        let (ours, theirs) = (library_of("prod:", &["world:{w}"]), library_of("test:", &["world:{w}"]));
+        let present = theirs.code().replace(&format!("library version {VERSION}"), "library version 9");
+        let LibraryAction::Newer(code) = ours.action_for(Some(&present), false) else { panic!("not newer") };
+        assert_eq!(environments_in(&code), [ours.own, theirs.own.clone()]);
+        let LibraryAction::Newer(code) =
+            theirs.action_for(Some("#!lua\n-- drawbridge library version 9\n-- environments {"), false)
+        else {
+            panic!("not newer")
+        };
+        assert_eq!(code, theirs.code());
+    }
+
+    #[test]
     fn what_other_nodes_need_is_kept() {
         let (ours, theirs) = (library(&["world:{w}"]), library(&["ship:{s}"]));
         let present = code(theirs.action_for(None, true));
-        // A reconnect is no news: only a start is.
-        assert_eq!(ours.action_for(Some(&present), false), LibraryAction::Keep);
-        let both = code(ours.action_for(Some(&present), true));
-        assert!(line(&both, ENVIRONMENTS_LINE).unwrap().contains("ship:{s}"));
-        assert_eq!(theirs.action_for(Some(&both), true), LibraryAction::Keep);
+        // Only at a start does a node change what is there. What is missing it adds at any time.
+        let mut wider = theirs.clone();
+        wider.own["classes"][0]["max"] = json!(11);
+        assert_eq!(wider.action_for(Some(&present), false), LibraryAction::Keep);
+        assert!(code(wider.action_for(Some(&present), true)).contains("[\"max\"] = 11,"));
+        for begins in [false, true] {
+            let both = code(ours.action_for(Some(&present), begins));
+            assert!(line(&both, ENVIRONMENTS_LINE).unwrap().contains("ship:{s}"));
+            assert_eq!(theirs.action_for(Some(&both), true), LibraryAction::Keep);
+            assert_eq!(ours.action_for(Some(&both), true), LibraryAction::Keep);
+        }
+    }
+
+    #[test]
+    fn a_node_without_entity_classes_needs_an_entry_and_changes_none() {
+        let mut plain = library(&["chat:{c}"]);
+        plain.is_needed = false;
+        let present = library(&["world:{w}"]).code();
+        let others = library_of("prod:", &["world:{w}"]).code();
+        for begins in [false, true] {
+            assert_eq!(plain.action_for(Some(&present), begins), LibraryAction::Keep);
+            let added = code(plain.action_for(Some(&others), begins));
+            assert_eq!(environments_in(&added).len(), 2);
+        }
     }
 
     /// Whoever starts or reconnects, and however often.

@@ -78,7 +78,7 @@ impl Link {
                 Err(broken) => {
                     let wait = self.attempts.failed(&broken);
                     let health_board = self.health_board.clone();
-                    health_board.failed(self.index, &broken.to_string());
+                    health_board.failed(self.index, &broken.public_reason());
                     if let Broken::Unsupported(what) = &broken {
                         self.part.driver.refuse_waiting(&format!("UNSUPPORTED {what}"));
                     }

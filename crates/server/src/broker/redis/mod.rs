@@ -8,6 +8,7 @@ mod command_connection;
 mod connect;
 mod conversation;
 mod environment;
+mod function_repairs;
 mod library;
 mod lifecycle_backlog;
 mod link;
@@ -95,6 +96,14 @@ fn is_unknown_command(message: &str) -> bool {
 /// The error that Redis returned without the arguments that it repeats.
 fn without_arguments(message: &str) -> &str {
     message.split(", with args").next().unwrap_or_default()
+}
+
+/// The part of an error that anybody may read: not the ACL user, whom `NOPERM` names, nor arguments.
+fn public_part(message: &str) -> &str {
+    match code_of(message) {
+        "NOPERM" => "NOPERM",
+        _ => without_arguments(message),
+    }
 }
 
 /// The links come first, then the publisher, then the readers. Tables are read on request; the reader of

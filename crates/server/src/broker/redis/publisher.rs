@@ -12,14 +12,15 @@ use std::time::Duration;
 
 use drawbridge_engine::io::{PublishFailure, WhenDown, WriteKind};
 use tokio::sync::watch;
-use tokio::time::{Instant, MissedTickBehavior, sleep_until, timeout};
+use tokio::time::{Instant, sleep_until, timeout};
 
 use super::command_connection::{CommandConnection, Loaded};
 use super::connect::{Attempts, Broken};
+use super::function_repairs::{Missing, Replaced, Retry};
 use super::lifecycle_backlog::LifecycleBacklog;
 use super::refusals::{Refusals, explained, is_missing_function};
-use super::writes::{Call, outcomes, pipeline};
-use super::{READONLY, RedisSettings, code_of, is_passing, without_arguments};
+use super::writes::{Call, needs_functions, outcomes, pipeline};
+use super::{READONLY, RedisSettings, code_of, is_passing, public_part, without_arguments};
 use crate::broker::DRAIN_TIMEOUT;
 use crate::broker::health_board::HealthBoard;
 use crate::broker::jobs::{Job, JobReceiver};
@@ -31,9 +32,11 @@ const PIPELINE_BYTES: usize = 1024 * 1024;
 /// How long publishes that waited go on waiting for the subscriptions to be restored, and how often this is looked at.
 const LINKS_PATIENCE: Duration = Duration::from_secs(2);
 const LINKS_POLL: Duration = Duration::from_millis(5);
-/// How often it is looked whether Redis still has the functions as they are: a service that calls them cannot load them
-/// again.
+/// How often it is looked whether Redis still has the functions and this node's entry: a service that calls them cannot load
+/// them again.
 const LOOK_EVERY: Duration = Duration::from_secs(10);
+/// When it is looked again where Redis could not answer just then.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
 /// How long to wait when Redis says that it cannot just now.
 const RETRY_AFTER: Duration = Duration::from_millis(200);
 /// What is to be withdrawn within this time is withdrawn together.
@@ -56,42 +59,16 @@ pub(super) struct Publisher {
     settings: Arc<RedisSettings>,
     health_board: Arc<HealthBoard>,
     link_metrics: Arc<LinkMetrics>,
-    /// The functions were checked once.
-    began: bool,
+    /// Nothing has held this node's entry of the functions since it started.
+    begins: bool,
+    /// When it is to be looked whether they are there and hold it.
+    next_look: Instant,
+    missing: Missing,
     /// The last pipeline was refused for a moment (`BUSY`, `LOADING`), and none has succeeded since.
     is_paused: bool,
     /// Why Redis does not let us load them, if it does not.
     not_loaded: Option<String>,
     replaced: Replaced,
-}
-
-/// How often others' functions were replaced by ours: two who replace each other's must not do so for ever.
-#[derive(Debug, Default)]
-struct Replaced {
-    times: u32,
-    last: Option<Instant>,
-}
-
-impl Replaced {
-    /// So often it is done at once; then it waits twice as long each time, from the shortest pause up to the longest.
-    const AT_ONCE: u32 = 3;
-    const PAUSE: Duration = Duration::from_secs(10);
-    const LONGEST_PAUSE: Duration = Duration::from_secs(640);
-
-    fn may_again(&self) -> bool {
-        let pause = match self.times.checked_sub(Self::AT_ONCE) {
-            None => Duration::ZERO,
-            Some(more) => (Self::PAUSE * 2u32.saturating_pow(more.min(6))).min(Self::LONGEST_PAUSE),
-        };
-        self.last.is_none_or(|last| last.elapsed() >= pause)
-    }
-
-    fn again(&mut self) {
-        if self.last.is_some_and(|last| last.elapsed() >= 2 * Self::LONGEST_PAUSE) {
-            self.times = 0;
-        }
-        (self.times, self.last) = (self.times + 1, Some(Instant::now()));
-    }
 }
 
 /// Nothing more is to be done.
@@ -118,7 +95,9 @@ impl Publisher {
             settings,
             health_board,
             link_metrics,
-            began: false,
+            begins: true,
+            next_look: Instant::now(),
+            missing: Missing::default(),
             is_paused: false,
             not_loaded: None,
             replaced: Replaced::default(),
@@ -167,7 +146,7 @@ impl Publisher {
             };
             let wait = attempts.failed(&broken);
             let health_board = self.health_board.clone();
-            health_board.failed(self.part, &broken.to_string());
+            health_board.failed(self.part, &broken.public_reason());
             if let Broken::Unsupported(what) = &broken {
                 self.refuse_unsupported(what);
             }
@@ -275,8 +254,6 @@ impl Publisher {
     }
 
     async fn serve(&mut self, stop: &mut Stop, commands: &mut CommandConnection) -> Result<Stopped, Broken> {
-        let mut look = tokio::time::interval_at(Instant::now() + LOOK_EVERY, LOOK_EVERY);
-        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             while let Some(job) = self.jobs.try_recv() {
                 self.take(job);
@@ -285,31 +262,25 @@ impl Publisher {
                 self.ask_again(stop, commands).await?;
                 continue;
             }
+            if !self.is_paused && self.next_look <= Instant::now() {
+                self.load_library(commands).await?;
+            }
             let held = self.backlog.ready_at();
             if !self.waiting.is_empty() || held.is_some_and(|at| at <= Instant::now()) {
                 self.send(stop, commands).await?;
                 continue;
             }
-            let is_to_look = tokio::select! {
+            tokio::select! {
                 job = self.jobs.recv(), if !(self.jobs.is_closed() && held.is_some()) => match job {
-                    Some(job) => {
-                        self.take(job);
-                        false
-                    }
+                    Some(job) => self.take(job),
                     None if self.backlog.is_empty() => return Ok(Stopped),
-                    None => false,
+                    None => {}
                 },
                 broken = commands.ended() => return Err(broken),
-                () = expiry(held) => false,
-                _ = look.tick() => self.settings.library.is_needed,
+                () = expiry(held) => {}
+                () = sleep_until(self.next_look) => {}
                 // From here on nothing comes in, and what is in goes out.
-                _ = stop.wait_for(|stop| *stop), if !self.jobs.is_closed() => {
-                    self.jobs.close();
-                    false
-                }
-            };
-            if is_to_look {
-                self.load_library(commands).await?;
+                _ = stop.wait_for(|stop| *stop), if !self.jobs.is_closed() => self.jobs.close(),
             }
         }
     }
@@ -328,18 +299,8 @@ impl Publisher {
             Err(broken) => return Err(self.unanswered(batch, broken)),
         };
         let outcomes = outcomes(results, &calls);
-        let functions_are_missing = outcomes
-            .iter()
-            .any(|outcome| outcome.as_ref().is_err_and(|message| is_missing_function(message)));
-        if functions_are_missing && self.not_loaded.is_none() {
-            match self.load_library(commands).await {
-                Err(broken) => return Err(self.unanswered(batch, broken)),
-                // What fails though the functions are there as they should be does not pass.
-                Ok(Loaded::Kept) if self.not_loaded.is_none() => {
-                    self.set_not_loaded(Some("they do not answer as Drawbridge's do".to_owned()));
-                }
-                Ok(_) => {}
-            }
+        if let Err(broken) = self.restore_functions(commands, &batch, &outcomes).await {
+            return Err(self.unanswered(batch, broken));
         }
         match self.complete_batch(batch, outcomes) {
             BatchOutcome::All => {
@@ -357,6 +318,38 @@ impl Publisher {
             }
         }
         self.pause(stop, commands).await
+    }
+
+    /// Where calls failed because the functions are missing, ensures that they are there, so that what failed can be sent
+    /// again.
+    async fn restore_functions(
+        &mut self,
+        commands: &mut CommandConnection,
+        batch: &[(u64, Job)],
+        outcomes: &[Result<(), String>],
+    ) -> Result<(), Broken> {
+        let is_missing = |outcome: &Result<(), String>| {
+            outcome.as_ref().is_err_and(|message| is_missing_function(message))
+        };
+        if !outcomes.iter().any(is_missing) {
+            let mut works = batch.iter().map(|(_, job)| &job.work);
+            if works.any(|work| needs_functions(work).is_some()) {
+                self.missing = Missing::default();
+            }
+            return Ok(());
+        }
+        if self.not_loaded.is_none()
+            && let Some(found) = self.load_library(commands).await?
+        {
+            match self.missing.count(found) {
+                Retry::AtOnce => {}
+                Retry::Later => self.attend(tokio::time::sleep(RETRY_AFTER)).await,
+                Retry::Never => {
+                    self.set_not_loaded(Some("they do not answer as Drawbridge's do".to_owned()));
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Nothing waits that would show whether Redis, which could do nothing just now, can again: asks it.
@@ -417,31 +410,41 @@ impl Publisher {
         batch
     }
 
-    /// Ensures that Redis has the functions. Where it does not let us, what needs them is refused.
-    async fn load_library(&mut self, commands: &mut CommandConnection) -> Result<Loaded, Broken> {
-        let begins = !std::mem::replace(&mut self.began, true);
-        let (settings, may_replace) = (self.settings.clone(), self.replaced.may_again());
-        let loaded = self.attend(commands.load(&settings.library, begins, may_replace)).await?;
-        if loaded == Ok(Loaded::Replaced) {
+    /// Ensures that Redis has the functions and this node's entry. Where it does not let us, what needs them is refused.
+    /// Returns what was done; `None`: they cannot be used, or Redis could not say so just now.
+    async fn load_library(&mut self, commands: &mut CommandConnection) -> Result<Option<Loaded>, Broken> {
+        let (settings, begins, may_replace) = (self.settings.clone(), self.begins, self.replaced.may_again());
+        let load = commands.load(&settings.library, begins, may_replace);
+        let (done, usable) = self.attend(load).await?;
+        self.next_look = Instant::now() + LOOK_EVERY;
+        if done == Loaded::Replaced {
             self.replaced.again();
             self.link_metrics.count_functions_replaced();
             tracing::warn!("the Redis functions were not Drawbridge's, or changed, and are replaced");
         }
-        let (done, refused) = match loaded {
-            Ok(done) => (done, None),
-            Err(message) => (Loaded::Kept, Some(message)),
-        };
-        self.set_not_loaded(refused);
-        Ok(done)
+        match usable {
+            Ok(()) => {
+                self.begins = false;
+                self.set_not_loaded(None);
+                Ok(Some(done))
+            }
+            Err(message) if is_passing(&message) => {
+                self.next_look = Instant::now() + LOOK_AGAIN;
+                Ok(None)
+            }
+            Err(message) => {
+                self.set_not_loaded(Some(message));
+                Ok(None)
+            }
+        }
     }
 
     fn set_not_loaded(&mut self, refused: Option<String>) {
         let is_needed = self.settings.library.is_needed;
-        let text = refused.as_deref().map(|message| {
-            let reason = without_arguments(message);
+        let text = |reason| {
             format!("the Redis functions (FUNCTION and FCALL, since Redis 7.0) cannot be used: {reason}")
-        });
-        match &text {
+        };
+        match refused.as_deref().map(without_arguments).map(text) {
             Some(text) if self.not_loaded != refused && is_needed => {
                 tracing::error!("{text}; what players publish on entity channels is refused");
             }
@@ -452,7 +455,7 @@ impl Publisher {
             _ => {}
         }
         if is_needed {
-            self.health_board.set_functions(text.map(Into::into));
+            self.health_board.set_functions(refused.as_deref().map(public_part).map(text).map(Into::into));
         }
         self.not_loaded = refused;
     }
@@ -465,6 +468,8 @@ impl Publisher {
         };
         let passing =
             |outcome: &Result<(), String>| outcome.as_ref().is_err_and(|message| will_pass(message));
+        let is_busy =
+            outcomes.iter().any(|outcome| outcome.as_ref().is_err_and(|message| is_passing(message)));
         let redo_from = outcomes.iter().rposition(|outcome| !passing(outcome)).map_or(0, |last| last + 1);
         let is_replica = outcomes
             .iter()
@@ -508,7 +513,11 @@ impl Publisher {
             false if is_taken => self.backlog.taken(),
             false => {}
         }
-        if batch_outcome == BatchOutcome::All && (!redo.is_empty() || (!held.is_empty() && !is_refused)) {
+        // What lacked functions that are loaded by now need not wait.
+        if batch_outcome == BatchOutcome::All
+            && is_busy
+            && (!redo.is_empty() || (!held.is_empty() && !is_refused))
+        {
             batch_outcome = BatchOutcome::TryAgain;
         }
         self.backlog.put_back(held);
@@ -523,7 +532,7 @@ impl Publisher {
 /// What became of a batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum BatchOutcome {
-    /// All is answered, or held.
+    /// All is answered, held, or can be sent again at once.
     All,
     /// Redis cannot do it all just now.
     TryAgain,
@@ -536,22 +545,5 @@ async fn expiry(at: Option<Instant>) {
     match at {
         Some(at) => sleep_until(at).await,
         None => std::future::pending().await,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn functions_are_replaced_a_few_times_at_once_and_then_seldom() {
-        let mut replaced = Replaced::default();
-        for _ in 0..Replaced::AT_ONCE {
-            assert!(replaced.may_again());
-            replaced.again();
-        }
-        assert!(!replaced.may_again());
-        replaced.last = replaced.last.map(|last| last - Replaced::PAUSE);
-        assert!(replaced.may_again());
     }
 }

@@ -122,7 +122,7 @@ impl Reader {
                 }
             };
             let wait = attempts.failed(&broken);
-            self.health_board.failed(part, &broken.to_string());
+            self.health_board.failed(part, &broken.public_reason());
             self.health_board.wait_for_another(wait).await;
         }
     }

@@ -4,7 +4,7 @@ use drawbridge_engine::io::WriteKind;
 use hashbrown::HashMap;
 
 use super::writes::{UNPROVEN, command_of, needs_functions};
-use super::{code_of, is_unknown_command, without_arguments};
+use super::{code_of, is_unknown_command, public_part, without_arguments};
 use crate::log::Sparse;
 
 /// Kinds beyond these share one: Redis has fewer codes, but modules and scripts make up their own.
@@ -34,13 +34,13 @@ impl Refusals {
 pub(super) fn explained(work: &WriteKind, message: String) -> String {
     let lacks = match () {
         () if is_unknown_command(&message) => "has none",
+        () if code_of(&message) == NO_ENVIRONMENT => "has no entry for this environment in them",
         () if is_missing_function(&message) => "has not loaded ours",
-        // Its words name the user.
         () if code_of(&message) == "NOPERM" => "does not allow us to call them",
         () => return message,
     };
     let Some(what) = needs_functions(work) else { return message };
-    let reason = if code_of(&message) == "NOPERM" { "NOPERM" } else { without_arguments(&message) };
+    let reason = public_part(&message);
     format!(
         "UNSUPPORTED {what} need Redis functions (Redis 7.0, FUNCTION and FCALL), and this Redis {lacks}: {reason}"
     )
@@ -75,7 +75,7 @@ mod tests {
         let text = explained(&view(), unknown.into());
         assert!(text.starts_with("UNSUPPORTED players' views need Redis functions"), "{text}");
         assert!(text.ends_with("this Redis has none: ERR unknown command 'FCALL'"), "{text}");
-        for message in ["NOPERM no rights", "ERR Function not found"] {
+        for message in ["NOPERM no rights", "ERR Function not found", "NOENVIRONMENT nothing is known"] {
             assert!(explained(&view(), message.into()).starts_with("UNSUPPORTED"));
         }
         assert_eq!(explained(&view(), "OOM full".into()), "OOM full");

@@ -16,7 +16,7 @@ pub(super) fn command_of(work: &WriteKind) -> &'static str {
     match work {
         WriteKind::Publish { .. } => "PUBLISH",
         WriteKind::Append { .. } => "XADD",
-        WriteKind::Commit { .. } => "FCALL drawbridge_commit",
+        WriteKind::Commit { .. } => "FCALL drawbridge_write",
         WriteKind::SetOverride { .. } => "FCALL drawbridge_view",
     }
 }
@@ -69,7 +69,7 @@ pub(super) fn pipeline(batch: &[(u64, Job)], settings: &RedisSettings) -> (redis
                 }
             }
             WriteKind::Commit { channel, commit } => {
-                pipeline.cmd("FCALL").arg("drawbridge_commit").arg(1).arg(&*names.outward(channel));
+                pipeline.cmd("FCALL").arg("drawbridge_write").arg(1).arg(&*names.outward(channel));
                 pipeline.arg(commit.max).arg(commit.ttl_ms).arg(commit.max_bytes);
                 pipeline.arg(names.channel_prefix());
                 for (_, job) in now {
