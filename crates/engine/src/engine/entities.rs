@@ -31,6 +31,10 @@ impl Engine {
     pub(super) fn table(&mut self, channel: &str, entities: &[Arc<Publication>]) {
         let Some(id) = self.targets.find_channel(channel) else { return };
         let target = &mut self.targets[id];
+        // As a confirmation: while an `Unwant` is not answered it is a table of the past.
+        if self.releasing.contains_key(&target.subject) {
+            return;
+        }
         let Some(world) = &mut target.world else { return };
         let before = world.work().total();
         world.read_table(target.audiences.get_or_insert_default(), entities);

@@ -32,6 +32,17 @@ pub(super) struct InFlight {
     is_answered: bool,
 }
 
+impl InFlight {
+    pub(super) fn session(&self) -> SessionId {
+        self.session
+    }
+
+    /// Whether this is what a session published on this channel, or a fence behind that.
+    pub(super) fn is_of(&self, session: SessionId, channel: &str) -> bool {
+        self.session == session && *self.channel == *channel
+    }
+}
+
 impl Engine {
     /// By the claims under which it was sent; `None`: those of now.
     pub(super) fn publish(

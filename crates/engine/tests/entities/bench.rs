@@ -6,8 +6,8 @@ use drawbridge_engine::class::{Class, Classes, Delivery, EntityRules, Space};
 use drawbridge_engine::engine::Engine;
 use drawbridge_engine::expr::{Vars, compile};
 use drawbridge_engine::io::{
-    Answer, BrokerCommand, BrokerEvent, Claims, ConnId, Input, MessageKind, Notice, Now, Opened, Output,
-    PlayerOverrides, Query, QueryKind, Ticket, Write, WriteKind,
+    Answer, BrokerCommand, BrokerEvent, Claims, ConnId, EntityChange, Input, LocalOffset, MessageKind, Notice,
+    Now, Opened, Output, PlayerOverrides, Publication, Query, QueryKind, Ticket, Write, WriteKind,
 };
 use drawbridge_engine::path::Path;
 use drawbridge_engine::rate_limit::SharedLimits;
@@ -15,6 +15,7 @@ use drawbridge_engine::settings::{Rate, Reserved, Settings};
 use drawbridge_engine::upstream::{
     Hub, HubInput, HubOutput, HubSettings, LinkCommand, LinkId, ShardId, StoredTable,
 };
+use drawbridge_protocol::event::{Event, Payload, PayloadMode};
 use drawbridge_protocol::template::ClassName;
 use drawbridge_protocol::{Encoding, Frame};
 use serde_json::{Value, json};
@@ -444,6 +445,16 @@ impl Bench {
             message => self.read[at].push(message),
         }
     }
+}
+
+/// An entity as a table of this channel has it.
+#[allow(dead_code, reason = "not every test that has this bench uses it")]
+pub fn entity(channel: &str, data: Value) -> Arc<Publication> {
+    let payload = json!({ "event": "e", "key": data["id"], "data": data }).to_string();
+    let payload = Payload::read(payload.as_bytes(), PayloadMode::Auto).unwrap();
+    let event = Event::new(&payload, channel, None);
+    let change = Some(EntityChange::Set { position: None });
+    Arc::new(Publication::with_entity(channel.into(), event, LocalOffset(0), change))
 }
 
 fn claims(name: &str, team: &str) -> Claims {

@@ -611,6 +611,21 @@ fn without_the_right_to_read_views_nothing_is_shown_and_the_client_learns_why() 
     assert_eq!(bench.told(player), ["CHANNEL_SUBSCRIBED", " 2"]);
 }
 
+/// `CONNECT` may name a channel twice; both wait for `WELCOME`.
+#[test]
+fn without_the_right_to_read_views_a_client_that_named_a_channel_twice_is_welcomed() {
+    let mut bench = Bench::new(stream(latest()), 1 << 20);
+    bench.views = None;
+    let world = json!({ "channel": "world:1" });
+    let player = bench.connect(Some("r"), 1, json!([world, world]));
+    bench.answer_views(Err("NOPERM this user has no permissions"));
+    let told = bench.told(player);
+    assert_eq!(told.iter().filter(|told| *told == "WELCOME").count(), 1, "{told:?}");
+    bench.pass(12_000);
+    bench.answer_views(Ok(&[]));
+    assert_eq!(bench.told(player), ["CHANNEL_SUBSCRIBED"]);
+}
+
 #[test]
 fn a_question_is_forgotten_with_its_connection() {
     let mut bench = Bench::new(stream(latest()), 1 << 20);
