@@ -373,7 +373,10 @@ mod tests {
         let settings = Settings { classes: Classes::new(classes), ..settings(&[template]) };
         let claims = claims(&serde_json::json!({ "v": value, "w": "w" }));
         let auto = auto_channels(&settings, &claims);
-        assert_eq!(auto.channels.iter().cloned().collect::<HashSet<_>>(), filled_channels(&settings, &claims));
+        assert_eq!(
+            auto.channels.iter().cloned().collect::<HashSet<_>>(),
+            filled_channels(&settings, &claims)
+        );
         (auto.channels.into_iter().collect(), auto.skipped)
     }
 

@@ -51,7 +51,8 @@ impl Engine {
                 let is_pattern = target.subject.is_pattern();
                 let work = target.subscriber_at(held.slot).filter.as_ref().map_or(0, Expr::work);
                 if session.anonymous && work > 0 {
-                    *filters.entry((session.address, (!is_pattern).then_some(held.target))).or_default() += work;
+                    *filters.entry((session.address, (!is_pattern).then_some(held.target))).or_default() +=
+                        work;
                 }
                 if let (true, Some(player)) = (is_pattern, session.player()) {
                     let (count, work): &mut (usize, usize) = patterns.entry(player.clone()).or_default();

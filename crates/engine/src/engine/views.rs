@@ -442,8 +442,7 @@ impl Engine {
     fn refuse_waiting_for(&mut self, id: SessionId, target_id: TargetId, text: &str) {
         let target = &mut self.targets[target_id];
         let channel = target.subject.name.clone();
-        let is_answered =
-            |reply: &Reply| matches!(reply, Reply::Request(_) | Reply::Silent | Reply::Welcome);
+        let is_answered = |reply: &Reply| matches!(reply, Reply::Request(_) | Reply::Silent | Reply::Welcome);
         let theirs = |waiter: &mut Waiter| waiter.session == id && is_answered(&waiter.reply);
         let refused: Vec<Reply> = target.waiters.extract_if(.., theirs).map(|waiter| waiter.reply).collect();
         if refused.is_empty() {

@@ -6,8 +6,8 @@ use drawbridge_engine::class::{Class, Classes, Delivery, EntityRules, Space};
 use drawbridge_engine::engine::Engine;
 use drawbridge_engine::expr::{Vars, compile};
 use drawbridge_engine::io::{
-    Answer, BrokerCommand, BrokerEvent, Claims, ConnId, EntityChange, Input, LocalOffset, MessageKind, Notice,
-    Now, Opened, Output, PlayerOverrides, Publication, Query, QueryKind, Ticket, Write, WriteKind,
+    Answer, BrokerCommand, BrokerEvent, Claims, ConnId, EntityChange, Input, LocalOffset, MessageKind,
+    Notice, Now, Opened, Output, PlayerOverrides, Publication, Query, QueryKind, Ticket, Write, WriteKind,
 };
 use drawbridge_engine::path::Path;
 use drawbridge_engine::rate_limit::SharedLimits;

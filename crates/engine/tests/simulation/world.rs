@@ -125,6 +125,10 @@ impl World {
         world.redis.links.resize_with(NODES * LINKS, Default::default);
         for link in 0..NODES * LINKS {
             world.link_up(link);
+            // Player commands are received from the beginning.
+            let mut shards = ShardSet::default();
+            (0..SHARDS).for_each(|shard| shards.insert(ShardId(shard as u8)));
+            world.hub(link, HubInput::Listening { shards, was_live: false });
         }
         world
     }
@@ -619,7 +623,12 @@ impl World {
         let at = &mut self.nodes[node];
         if let Some(moves) = at.topology.begin_move(subject, to) {
             at.orders[moves.from.place()].push_back(Order::Give(moves.clone()));
-            at.orders[moves.to.place()].push_back(Order::Take(moves));
+            // The giver's thread may be faster than the one that commands both.
+            for _ in 0..self.dice.roll(8) {
+                let link = self.dice.roll(LINKS);
+                self.carry_order(node, link);
+            }
+            self.nodes[node].orders[moves.to.place()].push_back(Order::Take(moves));
         }
     }
 
