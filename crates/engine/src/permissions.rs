@@ -380,7 +380,7 @@ mod tests {
         (auto.channels.into_iter().collect(), auto.skipped)
     }
 
-    /// The right to somebody else's channel is nobody's claim's to give.
+    /// No claim grants another player's channel.
     #[test]
     fn a_claims_value_cannot_widen_its_template() {
         let refused: &[(&[&str], &str, &str)] = &[

@@ -8,7 +8,7 @@ const GIVER: usize = 0;
 const TAKER: usize = 1;
 const MARKER: &str = "own:move:1";
 
-/// The two hubs of a move, and what they have said to each other and not heard yet.
+/// The two hubs of a move, and the messages between them that wait.
 struct Pair {
     hubs: [Hub; 2],
     now_ms: u64,
@@ -41,7 +41,7 @@ impl Pair {
         said
     }
 
-    /// The hub hears what the other one said.
+    /// The hub receives what the other one sent.
     fn hear(&mut self, at: usize) -> Vec<String> {
         let mut said = Vec::new();
         while let Some(message) = self.peer[at].pop_front() {
@@ -54,7 +54,7 @@ impl Pair {
         names.iter().flat_map(|name| self.give(at, HubInput::Subscribed(&Subject::channel(*name)))).collect()
     }
 
-    /// Until the taker has asked Redis to publish the marker.
+    /// Until the taker has sent the marker.
     fn until_marked(&mut self) {
         self.give(GIVER, HubInput::Give(a_move()));
         self.give(TAKER, HubInput::Take(a_move()));
