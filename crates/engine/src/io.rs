@@ -304,7 +304,7 @@ pub enum SubjectKind {
     Channel,
     /// A pattern of channels (`PSUBSCRIBE`).
     Pattern,
-    /// An exact channel that only the master of its slot carries (`SSUBSCRIBE`).
+    /// An exact channel that only the master of its slot carries (`SSUBSCRIBE`). Refused until hubs recognise its events.
     Sharded,
 }
 

@@ -2,13 +2,15 @@
 //! Nothing here keeps state; the callers keep the results.
 
 use std::cell::OnceCell;
+use std::ops::Range;
 
-use drawbridge_protocol::template::{Params, Template};
+use drawbridge_protocol::template::{MAX_PLACEHOLDERS, Params, Template};
 use drawbridge_protocol::{Publish, channel};
 use hashbrown::HashSet;
 use serde_json::{Map, Value};
+use smallvec::SmallVec;
 
-use crate::class::{Class, ClassId};
+use crate::class::{Class, ClassId, Classes};
 use crate::expr::Expr;
 use crate::io::{Claims, Notice};
 use crate::settings::Settings;
@@ -165,6 +167,7 @@ fn filled(settings: &Settings, claims: &Claims, limit: usize) -> Auto {
     for template in &settings.auto_subscribe {
         let mut filler = Filler {
             template,
+            classes: &settings.classes,
             player: &claims.player,
             claims: &all,
             skipped: &mut auto.skipped,
@@ -202,6 +205,7 @@ pub(crate) fn filled_channels(settings: &Settings, claims: &Claims) -> HashSet<S
 /// Fills one template with every combination of its claims' values.
 struct Filler<'a> {
     template: &'a Template,
+    classes: &'a Classes,
     player: &'a std::sync::Arc<str>,
     claims: &'a Map<String, Value>,
     skipped: &'a mut Vec<Notice>,
@@ -220,13 +224,9 @@ impl Filler<'_> {
     fn fill(&mut self, chosen: &mut Vec<(String, String)>, limit: usize) {
         let template = self.template;
         let Some(name) = template.placeholders().nth(chosen.len()) else {
-            let lookup = |name: &str| chosen.iter().find(|(n, _)| n == name).map(|(_, v)| v.as_str().into());
-            match template.fill(lookup) {
-                Some(channel) if channel::validate(&channel).is_ok() => self.channels.push(channel),
-                _ => self.skip(
-                    chosen.last().map_or("", |(name, _)| name.as_str()),
-                    "the channel's name is too long",
-                ),
+            match self.channel(chosen) {
+                Ok(channel) => self.channels.push(channel),
+                Err(reason) => self.skip(chosen.last().map_or("", |(name, _)| name.as_str()), reason),
             }
             return;
         };
@@ -241,7 +241,7 @@ impl Filler<'_> {
                 self.skip(name, "more channels than a connection may subscribe to");
                 return;
             }
-            match claim_text(value, template.is_between_dots(name)) {
+            match claim_text(value, template, name) {
                 Ok(text) => {
                     chosen.push((name.to_owned(), text));
                     self.fill(chosen, limit);
@@ -249,6 +249,26 @@ impl Filler<'_> {
                 }
                 Err(reason) => self.skip(name, reason),
             }
+        }
+    }
+
+    /// The channel that these values make.
+    ///
+    /// Invariant: its class reads each value whole. Why: with `user-{id}-*`, the value `alice-x` of another player would make
+    /// a channel of alice's.
+    fn channel(&self, chosen: &[(String, String)]) -> Result<String, &'static str> {
+        let lookup = |name: &str| chosen.iter().find(|(n, _)| n == name).map(|(_, v)| v.as_str().into());
+        let mut values = SmallVec::<[Range<usize>; MAX_PLACEHOLDERS]>::new();
+        let channel = self.template.fill_noting(lookup, |value| values.push(value));
+        let channel = channel.filter(|channel| channel::validate(channel).is_ok());
+        let channel = channel.ok_or("the channel's name is too long")?;
+        let splits = match self.classes.of_channel(&channel) {
+            Some((_, _, params)) => values.iter().any(|value| params.splits(&channel, value)),
+            None => false,
+        };
+        match splits {
+            true => Err("a placeholder of the channel's class would take a part of it only"),
+            false => Ok(channel),
         }
     }
 
@@ -267,7 +287,7 @@ impl Filler<'_> {
 }
 
 /// A claim's value as a part of a channel name: it must not be able to widen the template.
-fn claim_text(value: &Value, between_dots: bool) -> Result<String, &'static str> {
+fn claim_text(value: &Value, template: &Template, name: &str) -> Result<String, &'static str> {
     let text = match value {
         Value::String(text) => text.clone(),
         Value::Number(number) => number.to_string(),
@@ -282,8 +302,8 @@ fn claim_text(value: &Value, between_dots: bool) -> Result<String, &'static str>
     if text.chars().any(widens) {
         return Err("holds a colon, glob character, brace, white space or control character");
     }
-    if between_dots && text.contains('.') {
-        return Err("holds a dot, and a dot stands beside its placeholder");
+    if template.ends_within(name, &text) {
+        return Err("holds a character that ends its placeholder in the template");
     }
     Ok(text)
 }
@@ -293,8 +313,9 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use std::sync::Arc;
 
+    use drawbridge_protocol::template::ClassName;
+
     use super::*;
-    use crate::class::Classes;
     use crate::settings::{Rate, Reserved};
 
     const SUBSCRIPTIONS: usize = 256;
@@ -345,6 +366,59 @@ mod tests {
         let all = filled_channels(&settings, &claims);
         assert!(all.len() <= SUBSCRIPTIONS * Filler::TRIES, "{}", all.len());
         assert!((0..300).all(|n| all.contains(&format!("guild:g{n}"))));
+    }
+
+    fn filled(classes: &[&str], template: &str, value: &str) -> (HashSet<String>, Vec<Notice>) {
+        let classes = classes.iter().map(|name| Class::plain(ClassName::parse(name).unwrap())).collect();
+        let settings = Settings { classes: Classes::new(classes), ..settings(&[template]) };
+        let claims = claims(&serde_json::json!({ "v": value, "w": "w" }));
+        let auto = auto_channels(&settings, &claims);
+        assert_eq!(
+            auto.channels.iter().cloned().collect::<HashSet<_>>(),
+            filled_channels(&settings, &claims)
+        );
+        (auto.channels.into_iter().collect(), auto.skipped)
+    }
+
+    /// No claim grants another player's channel.
+    #[test]
+    fn a_claims_value_cannot_widen_its_template() {
+        let refused: &[(&[&str], &str, &str)] = &[
+            (&["user-{id}-*"], "user-{v}-inbox", "alice-x"),
+            (&["guild-{g}-chat"], "guild-{v}-chat", "a-b"),
+            (&[], "guild-{v}-chat", "a-b"),
+            (&["user-{id}-*"], "user-{v}", "alice-inbox"),
+            (&["user-{id}-{rest}"], "user-{v}", "alice-x"),
+            (&["user-al{id}"], "user-{v}", "alice"),
+            (&["{a}/{b}"], "{v}", "x/y"),
+            (&["user.{id}.*"], "user.{v}", "alice.x"),
+            (&["pair_{p}-{q}"], "pair_{v}_{w}", "a-b"),
+            (&["team{id}red"], "team{v}red", "x-red"),
+        ];
+        for (classes, template, value) in refused {
+            let (channels, skipped) = filled(classes, template, value);
+            assert!(channels.is_empty(), "{template} with {value}: {channels:?}");
+            assert!(matches!(&skipped[..], [Notice::ClaimSkipped { .. }]), "{template} with {value}");
+        }
+    }
+
+    #[test]
+    fn a_value_that_its_class_reads_whole_is_taken() {
+        let taken: &[(&[&str], &str, &str, &str)] = &[
+            (&["user-{id}-*"], "user-{v}-inbox", "alice", "user-alice-inbox"),
+            (&["user-{id}"], "user-{v}", "9f3e-11.x", "user-9f3e-11.x"),
+            (&["user-{id}"], "user-{v}_inbox", "alice-x", "user-alice-x_inbox"),
+            (&["player:{id}"], "player:{v}", "alice-x.y", "player:alice-x.y"),
+            (&["player:*"], "player:{v}", "alice-x", "player:alice-x"),
+            (&["player:alice"], "player:{v}", "alice", "player:alice"),
+            (&["other:{id}"], "player:{v}-{w}", "alice", "player:alice-w"),
+            (&["pair:{p}"], "pair:{v}-{w}", "a", "pair:a-w"),
+        ];
+        for (classes, template, value, channel) in taken {
+            let (channels, skipped) = filled(classes, template, value);
+            assert_eq!(channels, HashSet::from([(*channel).to_owned()]), "{template} with {value}");
+            assert!(skipped.is_empty(), "{template} with {value}: {skipped:?}");
+        }
     }
 
     #[test]

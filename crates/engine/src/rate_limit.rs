@@ -145,6 +145,17 @@ impl SharedLimits {
         self.patterns.release(player, work);
     }
 
+    /// How many patterns this player holds on all shards, and what matching them costs.
+    pub(crate) fn patterns_held(&self, player: &Arc<str>) -> (usize, usize) {
+        let players = self.patterns.players.lock().unwrap_or_else(PoisonError::into_inner);
+        players.get(player).map_or((0, 0), |share| (share.patterns, share.work))
+    }
+
+    /// How many players hold a pattern.
+    pub(crate) fn players_with_patterns(&self) -> usize {
+        self.patterns.players.lock().unwrap_or_else(PoisonError::into_inner).len()
+    }
+
     /// A connection of this player is about to be welcomed.
     pub(crate) fn enter(&self, player: &Arc<str>, holder: Holder) -> Admission {
         self.slots.as_ref().map_or(Admission::Admitted, |slots| slots.enter(player, holder))

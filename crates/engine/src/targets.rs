@@ -298,6 +298,18 @@ impl Targets {
         target
     }
 
+    /// Panics in debug builds if what matching the patterns costs is not what it was counted as.
+    pub(crate) fn check(&self) {
+        let mut counted = HashMap::<_, usize>::new();
+        for (_, target) in self.iter().filter(|(_, target)| target.subject.is_pattern()) {
+            *counted.entry(target.pattern_class).or_default() += match_work(&target.subject.name);
+        }
+        for (class, work) in &self.match_work {
+            debug_assert_eq!(counted.remove(class).unwrap_or(0), *work, "the patterns of {class:?}");
+        }
+        debug_assert!(counted.is_empty(), "patterns that are not counted");
+    }
+
     pub(crate) fn get(&self, id: TargetId) -> Option<&Target> {
         self.slab.get(id.0 as usize)
     }

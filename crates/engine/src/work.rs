@@ -57,6 +57,11 @@ pub(crate) fn to_show(work: usize, bytes: usize) -> u64 {
     work.saturating_mul(1 + bytes / BYTES_SEARCHED) as u64
 }
 
+/// The same for so many entities, whose data has this many bytes together: at least what each of them takes.
+pub(crate) fn to_show_all(work: usize, entities: usize, bytes: usize) -> u64 {
+    work.saturating_mul(entities + bytes / BYTES_SEARCHED) as u64
+}
+
 /// A rate of tokens as one of steps.
 pub fn in_steps(tokens: Rate) -> Rate {
     Rate {

@@ -450,21 +450,17 @@ impl World {
         }
     }
 
-    /// How many entities an area holds at most; without one, all.
-    pub(crate) fn count_in(&self, area: Option<&Area>) -> usize {
-        let (Some(area), Some(spatial)) = (area, &self.space) else { return self.len() };
-        let Some(shape) = self.shape_of(area, None) else { return 0 };
-        let mut count = 0;
-        let examined = spatial.grid.points_in(shape.bounds(), |_, _| count += 1);
+    /// How many entities an area holds at most, and how many bytes their data has together; without an area, all.
+    pub(crate) fn count_in(&self, area: Option<&Area>) -> (usize, usize) {
+        let (Some(area), Some(spatial)) = (area, &self.space) else { return (self.len(), self.data_bytes) };
+        let Some(shape) = self.shape_of(area, None) else { return (0, 0) };
+        let (mut count, mut bytes) = (0, 0);
+        let examined = spatial.grid.points_in(shape.bounds(), |id, _| {
+            count += 1;
+            bytes += self.state(id).map_or(0, |state| state.event.data_json().len());
+        });
         self.work.add(work::EXAMINE * examined as u64);
-        count
-    }
-
-    /// What it takes to evaluate an expression of this [`Expr::work`](crate::expr::Expr::work) over this many entities of
-    /// average size, in steps.
-    pub(crate) fn steps_to_show(&self, work: usize, entities: usize) -> u64 {
-        let bytes = self.data_bytes / self.len().max(1);
-        work::to_show(work, bytes).saturating_mul(entities as u64)
+        (count, bytes)
     }
 
     /// Whether an area may follow an entity in this state, given the subscriber's view. Only the server's part counts: the

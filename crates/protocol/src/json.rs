@@ -81,7 +81,11 @@ impl<'a> Str<'a> {
 
     /// Whether it means this.
     pub fn is(self, text: &str) -> bool {
-        self.raw == text || (self.escaped && self.decode() == text)
+        match self.escaped {
+            false => self.raw == text,
+            // What is written is not what is meant.
+            true => self.decode() == text,
+        }
     }
 
     /// The string that is meant; an escaped surrogate without its partner becomes U+FFFD.

@@ -4,7 +4,7 @@
 
 use std::borrow::Cow;
 use std::fmt;
-use std::ops::Deref;
+use std::ops::{Deref, Range};
 
 use crate::channel::{ChannelError, MAX_NAME_BYTES, is_forbidden, is_glob_char};
 
@@ -197,6 +197,15 @@ impl<'n, 'c> Params<'n, 'c> {
         self.iter().find(|(n, _)| *n == name).map(|(_, value)| *value)
     }
 
+    /// Whether a value begins or ends strictly inside this part of the channel that it was taken from.
+    pub fn splits(&self, channel: &str, part: &Range<usize>) -> bool {
+        let is_inside = |at: usize| part.start < at && at < part.end;
+        self.iter().any(|(_, value)| {
+            let start = (value.as_ptr() as usize).wrapping_sub(channel.as_ptr() as usize);
+            is_inside(start) || is_inside(start.wrapping_add(value.len()))
+        })
+    }
+
     fn push(&mut self, name: &'n str, value: &'c str) {
         self.pairs[self.len] = (name, value);
         self.len += 1;
@@ -233,11 +242,24 @@ impl Template {
     /// The name with each placeholder replaced by its value; `None` where one has none. Whether the values fit
     /// is the caller's decision.
     pub fn fill<'v>(&self, lookup: impl Fn(&str) -> Option<Cow<'v, str>>) -> Option<String> {
+        self.fill_noting(lookup, |_| {})
+    }
+
+    /// As [`Template::fill`]; calls `value_at` with the place of each value in the name, in order.
+    pub fn fill_noting<'v>(
+        &self,
+        lookup: impl Fn(&str) -> Option<Cow<'v, str>>,
+        mut value_at: impl FnMut(Range<usize>),
+    ) -> Option<String> {
         let mut name = String::with_capacity(self.source.len() + 16);
         for part in &self.parts {
             match part {
                 TemplatePart::Fixed(text) => name.push_str(text),
-                TemplatePart::Placeholder(placeholder) => name.push_str(&lookup(&placeholder.name)?),
+                TemplatePart::Placeholder(placeholder) => {
+                    let start = name.len();
+                    name.push_str(&lookup(&placeholder.name)?);
+                    value_at(start..name.len());
+                }
             }
         }
         Some(name)
@@ -253,11 +275,11 @@ impl Template {
         placeholders(&self.parts)
     }
 
-    /// Whether a dot stands beside the placeholder of this name, so that a dot in its value would begin another part.
-    pub fn is_between_dots(&self, name: &str) -> bool {
+    /// Whether this value of a placeholder holds a character that ends it: then the name could be read with another value.
+    pub fn ends_within(&self, name: &str, value: &str) -> bool {
         self.parts.iter().any(|part| match part {
             TemplatePart::Placeholder(placeholder) => {
-                *placeholder.name == *name && placeholder.ends.contains('.')
+                *placeholder.name == *name && placeholder.end_in(value).is_some()
             }
             TemplatePart::Fixed(_) => false,
         })
@@ -516,13 +538,50 @@ mod tests {
         assert_eq!(template.literal_prefix(), "game:");
         assert_eq!(template.placeholders().collect::<Vec<_>>(), ["game", "team"]);
         assert_eq!(template.to_string(), "game:{game}:team-{team}");
-        assert!(Template::parse("a.{x}:b").unwrap().is_between_dots("x"));
-        assert!(Template::parse("a:{x}.b").unwrap().is_between_dots("x"));
-        assert!(!template.is_between_dots("team"));
         let values = [("game".to_owned(), "g1".to_owned()), ("team".to_owned(), "red".to_owned())];
         let lookup = |name: &str| values.iter().find(|(n, _)| n == name).map(|(_, v)| v.as_str().into());
         assert_eq!(template.fill(lookup).as_deref(), Some("game:g1:team-red"));
         assert_eq!(template.fill(|name| (name == "game").then(|| "g1".into())), None);
+    }
+
+    #[test]
+    fn a_value_must_not_hold_what_ends_its_placeholder() {
+        let rows = [
+            ("player:{x}", "a-b.c", false),
+            ("player:{x}", "a:b", true),
+            ("user-{x}", "a-b.c", false),
+            ("user-{x}-inbox", "a-b", true),
+            ("user-{x}-inbox", "a.b_c", false),
+            ("user_{x}/inbox", "a/b", true),
+            ("{x}team", "a-t", true),
+            ("a.{x}:b", "1.2", true),
+            ("a:{x}.b", "1.2", true),
+            ("a:{x}{y}", "1.2-3", false),
+        ];
+        for (source, value, ends) in rows {
+            assert_eq!(Template::parse(source).unwrap().ends_within("x", value), ends, "{source}: {value}");
+        }
+    }
+
+    #[test]
+    fn a_class_splits_a_part_of_a_name_where_its_values_begin_or_end_inside() {
+        let rows = [
+            ("user-{id}-*", "user-alice-x", 5..12, true),
+            ("user-{id}-*", "user-alice-x", 5..10, false),
+            ("user-{id}", "user-alice-x", 5..12, false),
+            ("user-{id}", "user-alice-inbox", 5..10, false),
+            ("user-al{id}", "user-alice", 5..10, true),
+            ("user-*", "user-alice", 5..10, false),
+        ];
+        for (source, channel, part, splits) in rows {
+            let params = class(source);
+            let params = params.matches(channel).unwrap();
+            assert_eq!(params.splits(channel, &part), splits, "{source} on {channel}");
+        }
+        let mut places = Vec::new();
+        let template = Template::parse("a{x}-{y}").unwrap();
+        let name = template.fill_noting(|name| Some(name.repeat(2).into()), |place| places.push(place));
+        assert_eq!((name.as_deref(), places), (Some("axx-yy"), vec![1..3, 4..6]));
     }
 
     #[test]

@@ -5,12 +5,13 @@ use std::sync::Arc;
 use drawbridge_engine::class::Class;
 use drawbridge_engine::engine::Engine;
 use drawbridge_engine::io::{
-    Answer, BrokerCommand, BrokerEvent, ConnId, Input, MessageKind, Notice, Now, Output, PlayerOverrides,
-    Query, QueryKind, Ticket, Write, WriteKind,
+    Answer, BrokerCommand, BrokerEvent, ConnId, EntityChange, Input, LocalOffset, MessageKind, Notice, Now,
+    Output, PlayerOverrides, Publication, Query, QueryKind, Ticket, Write, WriteKind,
 };
 use drawbridge_engine::rate_limit::SharedLimits;
 use drawbridge_engine::settings::Settings;
 use drawbridge_engine::upstream::{Hub, HubInput, HubOutput, HubSettings, LinkCommand, ShardId, StoredTable};
+use drawbridge_protocol::event::{Event, Payload, PayloadMode};
 use drawbridge_protocol::websocket::payload_of;
 use drawbridge_protocol::{Encoding, Frame};
 use serde_json::{Value, json};
@@ -376,4 +377,13 @@ pub fn short(message: &Value) -> String {
         "RESYNC" => format!("resync {}", text(&message["reason"])),
         other => other.to_owned(),
     }
+}
+
+/// An entity as a table of this channel has it.
+pub fn entity(channel: &str, data: Value) -> Arc<Publication> {
+    let payload = json!({ "event": "e", "key": data["id"], "data": data }).to_string();
+    let payload = Payload::read(payload.as_bytes(), PayloadMode::Auto).unwrap();
+    let event = Event::new(&payload, channel, None);
+    let change = Some(EntityChange::Set { position: None });
+    Arc::new(Publication::with_entity(channel.into(), event, LocalOffset(0), change))
 }

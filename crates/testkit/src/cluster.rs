@@ -120,12 +120,24 @@ impl Cluster {
     }
 
     /// An entry moves to another link of its node.
-    pub fn begin_move(&mut self, node: usize, subject: Subject, to: usize) {
-        let node = &mut self.nodes[node];
-        if let Some(moves) = node.topology.begin_move(subject, LinkId::at(to)) {
-            node.commands[moves.from.place()].push_back(HubCommand::Give(moves.clone()));
-            node.commands[moves.to.place()].push_back(HubCommand::Take(moves));
+    ///
+    /// `between`: the links whose commands are carried between the two of the move, because the giver's thread may be faster
+    /// than the one that commands both.
+    pub fn begin_move(
+        &mut self,
+        at: usize,
+        subject: Subject,
+        to: usize,
+        between: &[usize],
+        outside: &mut impl Outside,
+    ) {
+        let node = &mut self.nodes[at];
+        let Some(moves) = node.topology.begin_move(subject, LinkId::at(to)) else { return };
+        node.commands[moves.from.place()].push_back(HubCommand::Give(moves.clone()));
+        for link in between {
+            self.carry_command(at * self.links + link, outside);
         }
+        self.nodes[at].commands[moves.to.place()].push_back(HubCommand::Take(moves));
     }
 
     /// Redis takes a plain `PUBLISH`, of whoever.

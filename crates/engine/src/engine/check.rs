@@ -1,7 +1,14 @@
 //! What must hold between two inputs, written as assertions: every count, and every reference with the one back.
 
+use std::sync::Arc;
+
+use hashbrown::HashMap;
+
 use super::Engine;
+use super::publish::InFlight;
+use crate::expr::Expr;
 use crate::outbox::QueueKind;
+use crate::pattern_index::match_work;
 use crate::session::{Phase, Session};
 use crate::targets::{Reply, Target, TargetId};
 
@@ -26,11 +33,58 @@ impl Engine {
             let asked = self.sessions.get(*id).and_then(|session| session.overrides.query());
             debug_assert_eq!(asked, Some(*ticket), "a question of nobody");
         }
+        self.check_shares();
+        self.check_in_flight();
         for (player, ids) in &self.players {
             let is_theirs = |session: &Session| session.player() == Some(player);
             let are_theirs = ids.iter().all(|id| self.sessions.get(*id).is_some_and(is_theirs));
             debug_assert!(are_theirs && !ids.is_empty(), "sessions of {player}");
         }
+    }
+
+    /// What players hold together, counted again.
+    fn check_shares(&self) {
+        let (mut filters, mut patterns) = (HashMap::new(), HashMap::new());
+        for session in self.sessions.iter() {
+            for held in &session.subscriptions {
+                let target = &self.targets[held.target];
+                let is_pattern = target.subject.is_pattern();
+                let work = target.subscriber_at(held.slot).filter.as_ref().map_or(0, Expr::work);
+                if session.anonymous && work > 0 {
+                    *filters.entry((session.address, (!is_pattern).then_some(held.target))).or_default() +=
+                        work;
+                }
+                if let (true, Some(player)) = (is_pattern, session.player()) {
+                    let (count, work): &mut (usize, usize) = patterns.entry(player.clone()).or_default();
+                    (*count, *work) = (*count + 1, *work + match_work(&target.subject.name));
+                }
+            }
+        }
+        debug_assert_eq!(filters, self.anonymous_filters, "filters of anonymous players");
+        // Other shards count in the same table.
+        let is_alone = Arc::strong_count(&self.limits) == 1;
+        for (player, held) in &patterns {
+            let counted = self.limits.patterns_held(player);
+            debug_assert!(counted.0 >= held.0 && counted.1 >= held.1, "patterns of {player}");
+            debug_assert!(!is_alone || counted == *held, "patterns of {player}");
+        }
+        debug_assert!(!is_alone || self.limits.players_with_patterns() == patterns.len(), "patterns");
+        debug_assert!(self.releasing.values().all(|count| *count > 0), "an unwant that was answered");
+        self.targets.check();
+    }
+
+    /// Publishes and fences whose answers are out: what their sessions know of them.
+    fn check_in_flight(&self) {
+        let mut known = 0;
+        for session in self.sessions.iter() {
+            for (ticket, channel) in session.publishing.iter().flat_map(|publishing| &publishing.in_flight) {
+                let theirs = self.tickets.get(ticket).is_some_and(|out| out.is_of(session.id, channel));
+                debug_assert!(theirs, "an answer to {ticket:?} that will not come");
+                known += 1;
+            }
+        }
+        let is_there = |out: &&InFlight| self.sessions.get(out.session()).is_some();
+        debug_assert_eq!(known, self.tickets.values().filter(is_there).count(), "answers for nobody");
     }
 
     fn check_session(&self, session: &Session) {
@@ -62,6 +116,10 @@ impl Engine {
 
     fn check_target(&self, id: TargetId, target: &Target) {
         target.check();
+        if self.releasing.contains_key(&target.subject) {
+            let is_loaded = target.world.as_ref().is_some_and(|world| world.loaded);
+            debug_assert!(!target.is_confirmed && !is_loaded, "confirmed by an answer of the past");
+        }
         for (slot, subscriber) in target.subscribers.iter().enumerate() {
             let session = self.sessions.get(subscriber.session);
             let held = session.and_then(|session| session.subscription(id));

@@ -40,12 +40,9 @@ impl Engine {
 
     /// Does what a client asked for, and charges the client for the work.
     pub(super) fn charged(&mut self, id: SessionId, request: impl FnOnce(&mut Self)) {
-        let (before, charged_before) = (self.targets.work.total(), self.out.stats.work_charged);
+        let before = self.targets.work.total();
         request(self);
-        let steps = self.targets.work.total() - before;
-        // Why: requests that waited for this one run inside it, and have been charged already.
-        let charged = self.out.stats.work_charged - charged_before;
-        self.charge(id, steps.saturating_sub(charged));
+        self.charge(id, self.targets.work.total() - before);
     }
 
     /// Charges a client for work that was done.
@@ -91,8 +88,8 @@ impl Engine {
         let (Some(filter), Some(world)) = (filter, target.and_then(|target| target.world.as_ref())) else {
             return Ok(());
         };
-        let entities = world.count_in(area);
-        let steps = world.steps_to_show(filter.work(), entities);
+        let (entities, bytes) = world.count_in(area);
+        let steps = work::to_show_all(filter.work(), entities, bytes);
         let bound = work::in_steps(self.settings.work).burst;
         if steps <= bound {
             return Ok(());

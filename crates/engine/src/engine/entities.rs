@@ -31,6 +31,10 @@ impl Engine {
     /// The whole table: what was known is void, and all that is in view is sent again.
     pub(super) fn table(&mut self, channel: &str, entities: &[Arc<Publication>]) {
         let Some(id) = self.targets.find_channel(channel) else { return };
+        // As a confirmation: while an `Unwant` is not answered it is a table of the past.
+        if self.releasing.contains_key(&self.targets[id].subject) {
+            return;
+        }
         self.change_table(id, |world, audiences| world.read_table(audiences, entities));
         self.end_too_dear(id);
         // With its last subscriber the target is gone.

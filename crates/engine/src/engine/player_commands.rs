@@ -70,7 +70,6 @@ impl Engine {
         let target = subject(channel).ok().and_then(|subject| self.subscribed_target(id, &subject));
         if let Some(target) = target {
             self.end_subscription(id, target, Ended::ByServer);
-            self.retry_deferred(id);
         }
     }
 }

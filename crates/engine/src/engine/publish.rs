@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use drawbridge_protocol::event::{BASE64_ENCODING, Envelope};
-use drawbridge_protocol::template::Params;
+use drawbridge_protocol::template::{Params, Template};
 use drawbridge_protocol::{ErrorCode, ErrorMessage, Publish, RequestId, ServerMessage, channel};
 
 use super::Engine;
@@ -30,6 +30,17 @@ pub(super) struct InFlight {
     channel: Arc<str>,
     /// It was answered, and its event may be on its way.
     is_answered: bool,
+}
+
+impl InFlight {
+    pub(super) fn session(&self) -> SessionId {
+        self.session
+    }
+
+    /// Whether this is what a session published on this channel, or a fence behind that.
+    pub(super) fn is_of(&self, session: SessionId, channel: &str) -> bool {
+        self.session == session && *self.channel == *channel
+    }
 }
 
 impl Engine {
@@ -110,6 +121,11 @@ impl Engine {
         self.next_ticket += 1;
         let ticket = Ticket(self.next_ticket);
         let key = key_for(class, publish, key)?;
+        if let Some(name) = class.forward.as_ref().and_then(|forward| runs_into_the_next(forward, &params)) {
+            let text =
+                format!("channel: `{{{name}}}` holds a character that ends it in the class's `forward`");
+            return Err((ErrorCode::ChannelInvalid, text));
+        }
         self.write_of(id, ticket, request, publish, (class, &params), key.as_deref())
             .ok_or((ErrorCode::Internal, "the class's `forward` could not be filled".to_owned()))
             .and_then(|write| self.check_write(write))
@@ -340,10 +356,45 @@ fn key_for(
     Ok(Some(key))
 }
 
+/// The first placeholder of a stream's name whose value would run into the next placeholder's, so that other values could make
+/// the same name.
+fn runs_into_the_next<'t>(forward: &'t Template, params: &Params<'_, '_>) -> Option<&'t str> {
+    let next = forward.placeholders().skip(1);
+    let mut followed = forward.placeholders().zip(next).map(|(name, _)| name);
+    followed.find(|name| params.get(name).is_some_and(|value| forward.ends_within(name, value)))
+}
+
 /// The request's id as text, for the forwarded entry.
 fn request_text(id: &RequestId) -> Bytes {
     match id {
         RequestId::Number(number) => number.to_string().into(),
         RequestId::Text(text) => Bytes::copy_from_slice(text.as_bytes()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use drawbridge_protocol::template::ClassName;
+
+    use super::*;
+
+    #[test]
+    fn no_two_channels_of_a_class_are_forwarded_to_one_stream() {
+        let rows = [
+            ("game:{g}:{r}", "game:a-b:c", "actions:{g}-{r}", Some("g")),
+            ("game:{g}:{r}", "game:a:b-c", "actions:{g}-{r}", None),
+            ("game:{g}:{r}", "game:a.b:c", "actions.{g}.{r}", Some("g")),
+            ("game:{g}:{r}", "game:a-b:c", "actions:{g}:{r}", None),
+            // One value alone is as long as it is.
+            ("match:{id}", "match:9f3e-11", "match-{id}-actions", None),
+            ("match:{id}", "match:9f3e-11", "actions", None),
+        ];
+        for (class, channel, forward, found) in rows {
+            let (class, forward) = (ClassName::parse(class).unwrap(), Template::parse(forward).unwrap());
+            let params = class.matches(channel).unwrap();
+            assert_eq!(runs_into_the_next(&forward, &params), found, "{channel} to {forward}");
+        }
     }
 }

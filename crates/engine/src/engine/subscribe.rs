@@ -370,6 +370,8 @@ impl Engine {
         for reply in replies {
             self.refuse_waiter(id, &channel, &reply, code, text);
         }
+        // Nothing is confirmed any more that later requests could wait for.
+        self.retry_deferred(id);
     }
 
     /// The answers of a connection that wait for the confirmation of a subscription that ends.

@@ -432,37 +432,40 @@ impl Engine {
             self.sessions[id].subscriptions.iter().map(|subscription| subscription.target).collect();
         let text = format!("this player's views cannot be read: {}", self.refusal_text(reason));
         for target_id in targets {
-            let target = &mut self.targets[target_id];
-            let channel = target.subject.name.clone();
-            let Some(waiter) = target.waiters.iter_mut().find(|waiter| waiter.session == id) else {
-                continue;
-            };
-            let reply = match waiter.reply {
-                Reply::Request(_) | Reply::Silent => std::mem::replace(&mut waiter.reply, Reply::Silent),
-                Reply::Welcome => std::mem::replace(&mut waiter.reply, Reply::Unsolicited),
-                Reply::Server | Reply::Unsolicited | Reply::Resync => continue,
-            };
-            let error = ErrorMessage {
-                channel: Some(&channel),
-                ..ErrorMessage::new(ErrorCode::BrokerRefused, &text)
-            };
+            self.refuse_waiting_for(id, target_id, &text);
+        }
+        self.retry_deferred(id);
+    }
+
+    /// Refuses whoever waits in this session's name for an answer about one target. What was there before the requests, from
+    /// a template or a service, stays.
+    fn refuse_waiting_for(&mut self, id: SessionId, target_id: TargetId, text: &str) {
+        let target = &mut self.targets[target_id];
+        let channel = target.subject.name.clone();
+        let is_answered = |reply: &Reply| matches!(reply, Reply::Request(_) | Reply::Silent | Reply::Welcome);
+        let theirs = |waiter: &mut Waiter| waiter.session == id && is_answered(&waiter.reply);
+        let refused: Vec<Reply> = target.waiters.extract_if(.., theirs).map(|waiter| waiter.reply).collect();
+        if refused.is_empty() {
+            return;
+        }
+        if refused.iter().any(|reply| matches!(reply, Reply::Welcome)) {
+            target.waiters.push(Waiter { session: id, reply: Reply::Unsolicited });
+        }
+        if !target.waiters.iter().any(|waiter| waiter.session == id) {
+            self.drop_subscription(id, target_id);
+        }
+        for reply in &refused {
+            let error =
+                ErrorMessage { channel: Some(&channel), ..ErrorMessage::new(ErrorCode::BrokerRefused, text) };
             match reply {
                 Reply::Welcome => {
                     self.error_behind_welcome(id, &error);
                     self.confirmed_for_welcome(id);
-                    continue;
                 }
-                Reply::Request(request) => {
-                    self.drop_subscription(id, target_id);
-                    self.send_error(id, ErrorMessage { id: Some(&request), ..error });
-                }
-                _ => {
-                    self.drop_subscription(id, target_id);
-                    self.send_error(id, error);
-                }
+                Reply::Request(request) => self.send_error(id, ErrorMessage { id: Some(request), ..error }),
+                _ => self.send_error(id, error),
             }
         }
-        self.retry_deferred(id);
     }
 
     /// All that a session's views are made of is known: what Redis has confirmed meanwhile is live.

@@ -17,7 +17,7 @@ use super::moves::Moves;
 use super::shards::{ShardId, ShardSet};
 use super::source::Source;
 use super::tables::uncount;
-use crate::io::{BrokerEvent, Position, Subject};
+use crate::io::{BrokerEvent, Position, Subject, SubjectKind};
 use crate::pattern_index::PatternIndex;
 
 /// How many subjects one `SUBSCRIBE` names at most; the next batch goes out when this one is confirmed.
@@ -75,6 +75,8 @@ pub struct Hub {
     pub(super) link_up: bool,
     /// Whether anything but the node's own channels may be requested.
     pub(super) barrier: RecoveryBarrier,
+    /// Those that player commands are for, once this link receives them.
+    pub(super) all_shards: ShardSet,
     /// Entries on their way to another link, or from one.
     pub(super) moves: Moves,
     /// The channels.
@@ -109,6 +111,7 @@ impl Hub {
         Hub {
             counters: Counters::new(settings.seed),
             barrier: RecoveryBarrier::new(settings.link),
+            all_shards: ShardSet::default(),
             settings,
             link_up: false,
             moves: Moves::default(),
@@ -154,12 +157,13 @@ impl Hub {
             }
             HubInput::Lost { shard } => self.lost(shard),
             HubInput::Listening { shards, was_live } => {
+                self.all_shards = shards;
                 let event = self.barrier.listening(shards, was_live);
                 self.outputs.push_back(HubOutput::Shards(shards, event));
             }
             HubInput::Passed { shard, token } => self.barrier.pass(shard, token),
             HubInput::Give(moves) => self.give(moves),
-            HubInput::Take(moves) => self.take(moves),
+            HubInput::Take(moves) => self.take(now_ms, moves),
             HubInput::Peer(message) => self.peer(now_ms, message),
             HubInput::Tick => {}
         }
@@ -167,6 +171,7 @@ impl Hub {
         self.narrow_cover(now_ms);
         self.retry(now_ms);
         self.sweep(now_ms);
+        self.end_late_moves(now_ms);
         self.ask();
     }
 
@@ -180,7 +185,14 @@ impl Hub {
         let lingering = self.lingering.front().map(|(at, _)| *at);
         let sweep = self.sweeps.first().map(|(at, _)| *at);
         let retry = self.retries.first().map(|(at, _)| *at);
-        lingering.into_iter().chain(sweep).chain(retry).chain(self.cover.next_deadline_ms()).min()
+        let moves = self.moves.next_deadline_ms();
+        lingering
+            .into_iter()
+            .chain(sweep)
+            .chain(retry)
+            .chain(moves)
+            .chain(self.cover.next_deadline_ms())
+            .min()
     }
 
     /// How many subscriptions were live, broke with the link and are not live again.
@@ -221,8 +233,14 @@ impl Hub {
             }
             return;
         }
-        let position = self.counters.take(&subject.name);
         let shards = ShardSet::only(shard);
+        if subject.kind == SubjectKind::Sharded {
+            // Events of it would not be recognised.
+            let reason = "UNSUPPORTED sharded channels are not supported yet".into();
+            self.outputs.push_back(HubOutput::Shards(shards, BrokerEvent::Refused { subject, reason }));
+            return;
+        }
+        let position = self.counters.take(&subject.name);
         let rules = self.rules_of(&subject.name);
         let entry = Entry {
             shards,

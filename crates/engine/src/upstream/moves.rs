@@ -11,12 +11,15 @@
 //!            └──────────────given: count, source, shards─────▶ both done: delivers what it held, and is live
 //! ```
 //!
-//! Whatever goes wrong (a link breaks, Redis refuses, too much is held) the entry is given at once and counts as broken: its
-//! subscribers get `RESYNC`, as after any break. Commands about the subject go to the taker from the beginning, which carries
+//! Whatever goes wrong (a link breaks, Redis refuses or does not answer in time, too much is held) the entry is given at once
+//! and counts as broken: its subscribers get `RESYNC`, as after any break, and all shards read their players' view overrides
+//! again, because a player command between the two links may be lost. What the giver sends can arrive before the taker knows
+//! of the move; it is kept until then. Commands about the subject go to the taker from the beginning, which carries
 //! them out behind the hand-over, in the order in which they came.
 //!
 //! Invariant: of the two links exactly one delivers a publication of a moving subject, or its subscribers are notified of a gap.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use hashbrown::HashMap;
@@ -32,6 +35,10 @@ use crate::io::{BrokerEvent, Subject};
 
 /// How much the taker holds, in bytes; beyond that the move counts as a break.
 const MAX_HELD_BYTES: usize = 1 << 20;
+/// How many events for the shards it holds beside those; beyond that the move counts as a break.
+const MAX_HELD_EVENTS: usize = 1_024;
+/// A move that takes longer counts as a break, in milliseconds.
+const TIMEOUT_MS: u64 = 10_000;
 /// What a held message costs beside its payload; an estimate.
 const OVERHEAD: usize = 64;
 
@@ -111,6 +118,17 @@ struct Joining {
     given: Option<Option<Box<Handover>>>,
     held: Vec<Held>,
     held_bytes: usize,
+    /// How many of what is held are events.
+    held_events: usize,
+    /// When it counts as broken.
+    deadline_ms: u64,
+}
+
+/// What the giver of a move sent before this link knew that it takes.
+#[derive(Debug, Default)]
+struct Early {
+    is_giver_ready: bool,
+    given: Option<Option<Box<Handover>>>,
 }
 
 /// What Redis said of a subscription that a move asked for.
@@ -137,6 +155,10 @@ enum Held {
 pub(super) struct Moves {
     leaving: HashMap<Subject, Leaving>,
     joining: HashMap<Subject, Joining>,
+    /// Of moves to this link that it does not know yet: at most one for each subject on its way.
+    early: HashMap<Subject, Early>,
+    /// When which move to this link counts as broken.
+    deadlines: BTreeSet<(u64, Subject)>,
     /// Subjects by the markers of their moves.
     markers: HashMap<Arc<str>, Subject>,
     /// Whether a subject that moved is on this link: no entry for what is as the topology placed it.
@@ -152,6 +174,11 @@ impl Moves {
             true => self.placed.remove(subject),
             false => self.placed.insert(subject.clone(), is_here),
         };
+    }
+
+    /// When the next move counts as broken.
+    pub(super) fn next_deadline_ms(&self) -> Option<u64> {
+        self.deadlines.first().map(|(at, _)| *at)
     }
 }
 
@@ -169,19 +196,24 @@ impl Hub {
     }
 
     /// This link takes a subject.
-    pub(super) fn take(&mut self, Move { subject, home, from, to, marker }: Move) {
+    pub(super) fn take(&mut self, now_ms: u64, Move { subject, home, from, to, marker }: Move) {
+        let Early { is_giver_ready, given } = self.moves.early.remove(&subject).unwrap_or_default();
+        let deadline_ms = now_ms + TIMEOUT_MS;
         let joining = Joining {
             from,
             marker: marker.clone(),
             subscribed: [Subscribed::Asked; 2],
-            is_giver_ready: false,
+            is_giver_ready,
             is_marked: false,
             is_past_marker: false,
             is_broken: false,
-            given: None,
+            given,
             held: Vec::new(),
             held_bytes: 0,
+            held_events: 0,
+            deadline_ms,
         };
+        self.moves.deadlines.insert((deadline_ms, subject.clone()));
         self.moves.markers.insert(marker.clone(), subject.clone());
         self.moves.place(&subject, to == home, true);
         self.moves.joining.insert(subject.clone(), joining);
@@ -192,6 +224,19 @@ impl Hub {
         } else if let Some(joining) = self.moves.joining.get_mut(&subject) {
             joining.subscribed = [Subscribed::No; 2];
             self.joining_fails(&subject);
+            self.advance_joining(now_ms, &subject);
+        }
+    }
+
+    /// Breaks the moves that take too long, say because Redis refuses to publish their markers.
+    pub(super) fn end_late_moves(&mut self, now_ms: u64) {
+        while let Some((at, subject)) = self.moves.deadlines.pop_first() {
+            if at > now_ms {
+                self.moves.deadlines.insert((at, subject));
+                return;
+            }
+            self.joining_fails(&subject);
+            self.advance_joining(now_ms, &subject);
         }
     }
 
@@ -202,6 +247,8 @@ impl Hub {
                 if let Some(joining) = self.moves.joining.get_mut(&subject) {
                     joining.is_giver_ready = true;
                     self.advance_joining(now_ms, &subject);
+                } else {
+                    self.moves.early.entry(subject).or_default().is_giver_ready = true;
                 }
             }
             PeerMessage::GiveNow(subject) => self.hand_over(&subject, true),
@@ -209,6 +256,8 @@ impl Hub {
                 if let Some(joining) = self.moves.joining.get_mut(&subject) {
                     joining.given = Some(handover);
                     self.advance_joining(now_ms, &subject);
+                } else {
+                    self.moves.early.entry(subject).or_default().given = Some(handover);
                 }
             }
         }
@@ -225,9 +274,17 @@ impl Hub {
         }
     }
 
-    /// Sends shards an event about a subject behind what is held of it. `false`: nothing is held, and it was not sent.
+    /// Sends shards an event about a subject behind what is held of it. `false`: it can be sent at once, and was not sent:
+    /// nothing is held, or the move is broken, so that its order with the channel's events is void.
     pub fn send_behind(&mut self, subject: &Subject, shards: ShardSet, event: BrokerEvent) -> bool {
         let Some(joining) = self.moves.joining.get_mut(subject) else { return false };
+        if joining.held_events >= MAX_HELD_EVENTS {
+            self.joining_fails(subject);
+        }
+        let Some(joining) = self.moves.joining.get_mut(subject).filter(|joining| !joining.is_broken) else {
+            return false;
+        };
+        joining.held_events += 1;
         joining.held.push(Held::Event(shards, event));
         true
     }
@@ -237,14 +294,28 @@ impl Hub {
         self.hold(subject, Held::Want(shard))
     }
 
-    /// As [`Hub::holds_want`].
+    /// As [`Hub::holds_want`]. A shard's want that is held ends with it, so that of each shard at most an unwant, a want and
+    /// a refresh are held.
     pub(super) fn holds_unwant(&mut self, shard: ShardId, subject: &Subject) -> bool {
+        let joining = self.moves.joining.get_mut(subject);
+        let is_want = |held: &Held| matches!(held, Held::Want(by) if *by == shard);
+        if let Some(joining) = joining
+            && let Some(at) = joining.held.iter().rposition(is_want)
+        {
+            joining.held.remove(at);
+            let released = BrokerEvent::Released(subject.clone());
+            self.outputs.push_back(HubOutput::Shards(ShardSet::only(shard), released));
+            return true;
+        }
         self.hold(subject, Held::Unwant(shard))
     }
 
     /// As [`Hub::holds_want`].
     pub(super) fn holds_refresh(&mut self, shard: ShardId, subject: &Subject) -> bool {
-        self.hold(subject, Held::Refresh(shard))
+        let is_same = |held: &Held| matches!(held, Held::Refresh(by) if *by == shard);
+        let joining = self.moves.joining.get(subject);
+        joining.is_some_and(|joining| joining.held.iter().any(is_same))
+            || self.hold(subject, Held::Refresh(shard))
     }
 
     fn hold(&mut self, subject: &Subject, held: Held) -> bool {
@@ -280,8 +351,8 @@ impl Hub {
         };
         joining.held_bytes += OVERHEAD + if let Held::Message(payload) = &held { payload.len() } else { 0 };
         if joining.held_bytes > MAX_HELD_BYTES {
-            joining.is_broken = true;
-            joining.held.retain(|held| !matches!(held, Held::Message(_) | Held::Oversized(_)));
+            self.joining_fails(&Subject::channel(channel));
+            self.advance_joining(now_ms, &Subject::channel(channel));
         } else {
             joining.held.push(held);
         }
@@ -298,6 +369,10 @@ impl Hub {
             } else if let Some(leaving) = self.moves.leaving.get(&of) {
                 self.send_to_peer(leaving.to, PeerMessage::Ready(of));
             }
+            return true;
+        }
+        // The marker of a move that ended meanwhile.
+        if self.moves.ending.contains_key(subject) && self.settings.reserved.holds(&subject.name) {
             return true;
         }
         let Some(joining) = self.moves.joining.get_mut(subject) else { return false };
@@ -328,7 +403,11 @@ impl Hub {
         let of = of.or_else(|| self.moves.joining.contains_key(subject).then(|| subject.clone()));
         let Some(of) = of else { return false };
         if let Some(joining) = self.moves.joining.get_mut(&of) {
-            joining.subscribed[usize::from(of != *subject)] = Subscribed::No;
+            let subscribed = &mut joining.subscribed[usize::from(of != *subject)];
+            // A marker that is subscribed already was refused as a publication, and is to be unsubscribed.
+            if *subscribed == Subscribed::Asked {
+                *subscribed = Subscribed::No;
+            }
             self.joining_fails(&of);
             self.advance_joining(now_ms, &of);
         } else {
@@ -366,6 +445,7 @@ impl Hub {
             }
             // Its answer is to come first.
             Some(State::Asked | State::Loading | State::Ending) => {}
+            Some(State::Waiting) if self.link_up && self.barrier.is_open() => {}
             Some(State::Waiting) => self.hand_over(subject, true),
             None => self.hand_over(subject, true),
         }
@@ -421,6 +501,12 @@ impl Hub {
             return;
         }
         joining.held.retain(|held| !matches!(held, Held::Message(_) | Held::Oversized(_)));
+        joining.held_events = 0;
+        for event in joining.held.extract_if(.., |held| matches!(held, Held::Event(..))) {
+            if let Held::Event(shards, event) = event {
+                self.outputs.push_back(HubOutput::Shards(shards, event));
+            }
+        }
         if joining.given.is_none() {
             let from = joining.from;
             self.send_to_peer(from, PeerMessage::GiveNow(subject.clone()));
@@ -456,6 +542,7 @@ impl Hub {
     fn take_over(&mut self, now_ms: u64, subject: &Subject) {
         let Some(joining) = self.moves.joining.remove(subject) else { return };
         self.moves.markers.remove(&joining.marker);
+        self.moves.deadlines.remove(&(joining.deadline_ms, subject.clone()));
         let is_subscribed = joining.subscribed[0] == Subscribed::Yes;
         let mut ended = Vec::new();
         if joining.subscribed[1] == Subscribed::Yes {
@@ -480,6 +567,11 @@ impl Hub {
         let Handover { mut entry, was_live, broken } = moved;
         let is_whole = is_whole && was_live && !broken && live;
         let shards = entry.shards;
+        if !is_whole && !self.all_shards.is_empty() {
+            // A player command may be lost, about anybody who is subscribed or is to be.
+            let recover = BrokerEvent::Recover { dropped: true, barrier: None };
+            self.outputs.push_back(HubOutput::Shards(self.all_shards, recover));
+        }
         if was_live && !is_whole && !shards.is_empty() {
             self.outputs.push_back(HubOutput::Shards(shards, BrokerEvent::Interrupted(subject.clone())));
         }

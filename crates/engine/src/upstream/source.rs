@@ -14,7 +14,7 @@ pub(super) enum Source {
     Plain,
     /// The last event of each entity.
     Table(Box<Table>),
-    /// All events of a while, numbered by Redis.
+    /// All events of a while, numbered by Redis. Refused until something reads them ([`super::tables`]).
     Log(Box<Log<Arc<Publication>>>),
 }
 

@@ -40,7 +40,10 @@ impl Hub {
         let spread = self.counters.draw();
         let Some(entry) = self.entries.get_mut(subject) else { return };
         entry.state = State::Loading;
-        let Some(table) = entry.source.table_mut() else { return };
+        let Some(table) = entry.source.table_mut() else {
+            let reason = "UNSUPPORTED logs are not read yet".into();
+            return self.load_refused(subject, &reason);
+        };
         uncount(&mut self.stats, table);
         self.sweeps.remove(&(table.sweep_at_ms, subject.name.clone()));
         self.retries.remove(&(table.read_at_ms, subject.name.clone()));

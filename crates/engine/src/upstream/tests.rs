@@ -3,6 +3,7 @@
 
 mod cover;
 mod model;
+mod moves;
 mod tables;
 
 use std::sync::Arc;

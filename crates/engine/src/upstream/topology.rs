@@ -14,6 +14,9 @@ use crate::class::Classes;
 use crate::io::{Subject, SubjectKind};
 use crate::settings::Reserved;
 
+/// How many subjects may be away from the link that their names choose, so that what is remembered of them is bounded.
+const MAX_MOVED: usize = 16_384;
+
 /// Names one link of a node. Only the upstream and who runs its links know what it represents.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct LinkId(u16);
@@ -56,6 +59,7 @@ pub struct Topology {
     everywhere: Arc<str>,
     /// Entries that are not on the link that their name chooses.
     moved: HashMap<Subject, LinkId>,
+    max_moved: usize,
     /// Entries on their way.
     moving: HashSet<Subject>,
     /// What the names of markers are made of: random and secret.
@@ -86,6 +90,7 @@ impl Topology {
             reserved,
             everywhere,
             moved: HashMap::new(),
+            max_moved: MAX_MOVED,
             moving: HashSet::new(),
             seed,
             moves: 0,
@@ -121,10 +126,13 @@ impl Topology {
         LinkId::at((hasher.finish() % self.links as u64) as usize)
     }
 
-    /// From now on this link carries the subject; what is to be done for it. `None`: it does already, never moves, or is
-    /// on its way.
+    /// From now on this link carries the subject; what is to be done for it. `None`: it does already, never moves, is on its
+    /// way, or too many others have moved.
     pub fn begin_move(&mut self, subject: Subject, to: LinkId) -> Option<Move> {
         let (from, home) = (self.link_of(&subject), self.home_of(&subject));
+        if self.moved.len() >= self.max_moved && from == home {
+            return None;
+        }
         if from == to || to.place() >= self.links || self.is_first(&subject) {
             return None;
         }
@@ -240,5 +248,22 @@ mod tests {
             assert_ne!(back.marker, there.marker);
             assert!(topology.moved.is_empty());
         }
+    }
+
+    #[test]
+    fn so_many_move_and_no_more_until_some_are_home_again() {
+        let mut topology = Topology { max_moved: 2, ..topology(vec![]) };
+        let away = |topology: &mut Topology, at: usize| {
+            let subject = Subject::channel(format!("chat:{at}"));
+            let other = LinkId::at((topology.home_of(&subject).place() + 1) % 4);
+            topology.begin_move(subject, other)
+        };
+        assert!(away(&mut topology, 1).is_some() && away(&mut topology, 2).is_some());
+        assert_eq!(away(&mut topology, 3), None);
+        let first = Subject::channel("chat:1");
+        topology.end_move(&first);
+        let home = topology.home_of(&first);
+        assert!(topology.begin_move(first, home).is_some());
+        assert!(away(&mut topology, 3).is_some());
     }
 }

@@ -8,8 +8,9 @@ use drawbridge_engine::upstream::StoredEntity;
 use drawbridge_engine::work::in_steps;
 use serde_json::{Value, json};
 
-use drawbridge_testkit::bench::Bench;
+use drawbridge_testkit::bench::{Bench, entity};
 use drawbridge_testkit::classes::world;
+use drawbridge_testkit::players::conn;
 
 /// The default of the configuration.
 pub const WORK: Rate = Rate { per_second: 2_000, burst: 4_000 };
@@ -328,6 +329,71 @@ fn a_filter_over_large_entities_counts_their_size() {
     assert_eq!(bench.told(player), ["FILTER_UPDATED"], "few are in its area");
     bench.update(player, json!({ "area": null }));
     assert_eq!(bench.told(player), ["LIMIT_EXCEEDED"]);
+}
+
+/// What is in the area counts, not what an entity of the table has on average.
+#[test]
+fn a_filter_over_an_area_counts_the_size_of_what_is_in_it() {
+    let mut bench = bench(0);
+    for n in 0..5_100 {
+        let (x, bag) = if n < 100 { (n, 20_000) } else { (100_000 + n, 1) };
+        let data = json!({ "id": format!("e{n}"), "x": x, "y": 0, "hp": 1, "bag": "x".repeat(bag) });
+        bench.stored.entities.push(StoredEntity {
+            key: format!("e{n}"),
+            age_ms: 0,
+            payload: json!({ "event": "e", "data": data }).to_string().into(),
+        });
+    }
+    let player = bench.player("alice", "red");
+    bench.subscribe(player, json!({ "area": { "x": 0, "y": 0, "radius": 1 } }));
+    bench.take(player);
+    bench.update(player, json!({ "filter": dear(10), "area": { "x": 0, "y": 0, "radius": 200 } }));
+    assert_eq!(bench.told(player), ["LIMIT_EXCEEDED"]);
+    bench.update(player, json!({ "filter": dear(10), "area": { "x": 105_000, "y": 0, "radius": 200 } }));
+    assert_eq!(bench.told(player)[0], "FILTER_UPDATED", "as many, but small");
+}
+
+/// Several requests in one message.
+fn send_all(bench: &mut Bench, player: usize, messages: &Value) {
+    let (conn, kind) = (conn(player), MessageKind::Text);
+    let text = messages.to_string();
+    bench.engine.handle(bench.now, Input::Message { conn, kind, payload: text.as_bytes(), cost_bytes: 0 });
+}
+
+#[test]
+fn what_waits_for_a_subscription_that_is_too_dear_is_answered() {
+    let mut bench = bench(10_000);
+    let player = bench.player("alice", "red");
+    bench.views = None;
+    bench.input(Input::Broker(BrokerEvent::Recover { dropped: false, barrier: None }));
+    let messages = json!([
+        { "type": "CHANNEL_SUBSCRIBE", "id": 1, "channel": "world:1", "filter": dear(40) },
+        { "type": "FILTER_UPDATE", "id": 2, "channel": "world:1", "filter": "data.hp > 1" },
+        { "type": "CHANNEL_UNSUBSCRIBE", "id": 3, "channel": "world:1" },
+    ]);
+    send_all(&mut bench, player, &messages);
+    assert_eq!(bench.engine.stats().deferred, 2);
+    bench.pump();
+    let answered: Vec<_> = bench.take(player).iter().filter_map(|message| message["id"].as_u64()).collect();
+    assert_eq!((answered, bench.engine.stats().deferred), (vec![1, 2, 3], 0));
+}
+
+#[test]
+fn a_filter_is_not_measured_by_a_table_of_a_subscription_before() {
+    let mut bench = bench(0);
+    let player = bench.player("alice", "red");
+    bench.subscribe(player, json!({}));
+    bench.take(player);
+    let messages = json!([
+        { "type": "CHANNEL_UNSUBSCRIBE", "id": 1, "channel": "world:1" },
+        { "type": "CHANNEL_SUBSCRIBE", "id": 2, "channel": "world:1", "filter": dear(40) },
+    ]);
+    send_all(&mut bench, player, &messages);
+    let entity = entity("world:1", json!({ "id": "e1", "bag": "x".repeat(2 << 20) }));
+    let table = BrokerEvent::Table { channel: "world:1".into(), entities: [entity].into() };
+    bench.engine.handle(bench.now, Input::Broker(table));
+    bench.pump();
+    assert_eq!(bench.told(player), ["CHANNEL_UNSUBSCRIBED", "CHANNEL_SUBSCRIBED", "reset "]);
 }
 
 #[test]

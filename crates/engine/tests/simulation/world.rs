@@ -436,7 +436,8 @@ impl World {
         let names = ["lobby:a", "lobby:b", "lobby:c"];
         let (node, to) = (self.roll(NODES), self.roll(LINKS));
         let subject = Subject::channel(names[self.roll(names.len())]);
-        self.cluster.begin_move(node, subject, to);
+        let between: Vec<usize> = (0..self.roll(8)).map(|_| self.roll(LINKS)).collect();
+        self.cluster.begin_move(node, subject, to, &between, &mut self.players);
     }
 }
 

@@ -13,9 +13,11 @@ pub fn member<'a>(object: &'a str, key: &str) -> Option<&'a str> {
     while let Some(name) = walk.name()
         && let Some(value) = walk.value()
     {
-        if object.as_bytes().get(name.start..name.end) == Some(key.as_bytes())
-            || name.escaped && walk.text(name).is_some_and(|name| name.is(key))
-        {
+        let is_wanted = match name.escaped {
+            false => object.as_bytes().get(name.start..name.end) == Some(key.as_bytes()),
+            true => walk.text(name).is_some_and(|name| name.is(key)),
+        };
+        if is_wanted {
             found = Some(value);
         }
     }
@@ -189,6 +191,12 @@ mod tests {
         assert_eq!(member(object, "b"), Some(r#"{"a":2}"#));
         assert_eq!(member(object, "c"), Some("null"));
         assert_eq!(member(object, "d"), None);
+        // What is written is not what is meant: the first name is `a\b`.
+        let object = r#"{"a\\b":1,"c":2,"\\u0063":3}"#;
+        assert_eq!((member(object, r"a\\b"), member(object, r"a\b")), (None, Some("1")));
+        assert_eq!((member(object, "c"), member(object, r"\\u0063")), (Some("2"), None));
+        let is_name = |text: &str| members(object).map(|(name, _)| name.is(text)).collect::<Vec<_>>();
+        assert_eq!((is_name(r"a\b"), is_name(r"a\\b")), (vec![true, false, false], vec![false; 3]));
         assert_eq!(elements(r#"[ 1 ,"a,b",[],{} ]"#).collect::<Vec<_>>(), ["1", r#""a,b""#, "[]", "{}"]);
         assert_eq!((elements("[ ]").next(), members("{ }").next().is_none()), (None, true));
     }

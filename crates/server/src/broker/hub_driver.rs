@@ -102,6 +102,7 @@ impl HubDriver {
                     let answer = BrokerEvent::Answer { ticket, answer: Ok(Answer::Fence(channel.clone())) };
                     let to = ShardSet::only(shard);
                     if !self.hub.send_behind(&Subject::channel(channel), to, answer.clone()) {
+                        self.pass_on();
                         self.fanout.send_to_each(to, answer);
                     }
                 }
@@ -130,6 +131,11 @@ impl HubDriver {
     /// Passes one input to the hub, and its outputs on.
     pub(super) fn handle(&mut self, input: HubInput<'_>) {
         self.hub.handle(self.now_ms, input);
+        self.pass_on();
+    }
+
+    /// Passes on what the hub says.
+    fn pass_on(&mut self) {
         while let Some(output) = self.hub.poll_output() {
             match output {
                 HubOutput::Link(command) => self.commands.push(command),
@@ -214,7 +220,11 @@ impl HubDriver {
             }
             Carries::Later => {
                 if let Some(subject) = subject {
-                    self.hub.send_behind(&subject, self.fanout.all_shards(), BrokerEvent::Command(command));
+                    let event = BrokerEvent::Command(command.clone());
+                    if !self.hub.send_behind(&subject, self.fanout.all_shards(), event) {
+                        self.pass_on();
+                        self.router.route(false, command, &self.fanout);
+                    }
                 }
             }
             Carries::No | Carries::AsPlaced => {}

@@ -498,7 +498,7 @@ impl Publisher {
                 }
                 Err(message) if !will_pass(&message) => {
                     self.refusals.log(&job.work, &message);
-                    let message = explained(&job.work, self.settings.names.hidden_in(&message).into_owned());
+                    let message = explained(&job.work, message);
                     job.answer(Err(PublishFailure::Refused(message.into())));
                 }
                 Err(_) if at < redo_from => job.answer(Err(PublishFailure::NotDone)),
