@@ -91,7 +91,7 @@ fuzz_target!(|stored: Stored| {
     }
 });
 
-/// What a shard receives that subscribes to the channel and asks for its table once more.
+/// What a shard receives that subscribes to the channel and requests its table once more.
 fn events_of(table: StoredTable) -> Vec<BrokerEvent> {
     let mut hub = Hub::new(HubSettings {
         link: LinkId::at(0),

@@ -94,7 +94,7 @@ impl Bench {
         self.opened(name, "red")
     }
 
-    /// A connection whose `CONNECT` asks for these subscriptions; its player is anonymous without a `name`.
+    /// A connection whose `CONNECT` has these subscriptions; its player is anonymous without a `name`.
     pub fn connect(&mut self, name: Option<&str>, address: u8, subscribe: Value) -> usize {
         self.connect_with(name, address, json!({ "subscribe": subscribe }))
     }
@@ -217,7 +217,7 @@ impl Bench {
         self.input(Input::Writable { conn: conn(player) });
     }
 
-    /// Redis answers what is asked about views.
+    /// Redis answers the queries for views.
     pub fn answer_views(&mut self, views: Result<&[(&str, &str)], &str>) {
         let views = views
             .map(|views| views.iter().map(|(channel, view)| ((*channel).into(), (*view).into())).collect());

@@ -51,7 +51,7 @@ impl Paid {
     }
 }
 
-/// A client that makes requests of one kind, in a world that somebody else watches, too.
+/// A client that makes requests of one kind, in a world that another player watches, too.
 pub struct Client {
     pub bench: Bench,
     kind: String,
@@ -194,7 +194,7 @@ impl Client {
         }
     }
 
-    /// Waits as long as a refusal says; returns whether the message was granted, whatever it asked for.
+    /// Waits as long as a refusal says; returns whether the message was granted, whatever it requested.
     fn answered(&mut self, player: usize) -> bool {
         assert_eq!(self.bench.closed[player], None, "{} closes the connection", self.kind);
         let (mut wait_ms, mut is_granted) = (0, true);

@@ -101,7 +101,7 @@ impl Outside for Players<'_> {
         }
     }
 
-    /// What is stored, or more: whatever somebody else has written.
+    /// What is stored, or more: whatever others have written.
     fn overrides(&mut self, stored: PlayerOverrides) -> std::result::Result<PlayerOverrides, Arc<str>> {
         if self.happens(8) {
             return Err("NOPERM no permission".into());

@@ -104,7 +104,7 @@ impl Publisher {
         }
     }
 
-    /// Runs until it is told to stop, or nobody is left to publish. What is queued then gets [`DRAIN_TIMEOUT`] if
+    /// Runs until it is stopped, or no one is left to publish. What is queued then gets [`DRAIN_TIMEOUT`] if
     /// Redis is there.
     pub(super) async fn run(self, mut stop: Stop) {
         let ledger = self.jobs.ledger().clone();
@@ -376,7 +376,7 @@ impl Publisher {
         });
         match self.meanwhile(stop, pause.as_mut()).await {
             Ok(end) => end,
-            // It is told to stop: what waits is tried again all the same, until the time is over.
+            // It is stopped: what waits is tried again all the same, until the time is over.
             Err(Stopped) => pause.await,
         }
     }

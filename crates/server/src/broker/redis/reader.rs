@@ -183,7 +183,7 @@ impl Reader {
         Ok(())
     }
 
-    /// Looks whether this node may read views, of a player whom nobody can be.
+    /// Looks whether this node may read views, of a player that cannot exist.
     async fn probe_views(&self, commands: &mut CommandConnection) -> Result<(), Broken> {
         let mut length = redis::cmd("HLEN");
         length.arg(self.settings.names.views_key(""));
