@@ -44,6 +44,8 @@ BREACHES = {
     "a shard on HTTP": ("crates/server/src/shard/socket.rs", None, "\nuse crate::{clock, http::address};\n", "names crate::http"),
     "targets on the upstream": ("crates/engine/src/targets.rs", None, "\nuse crate::upstream::Hub;\n", "neither links nor sockets"),
     "a link number for shards": ("crates/engine/src/io.rs", None, "\npub use crate::upstream::LinkId;\n", "shards know no link"),
+    "a crate on the test kit": ("crates/loadgen/Cargo.toml", "\n[dependencies]\n", "\n[dependencies]\ndrawbridge-testkit.workspace = true\n", "depends on drawbridge-testkit"),
+    "a source on the test kit": ("crates/engine/src/stats.rs", None, "\nuse drawbridge_testkit::dice::Dice;\n", "names the test kit"),
     "a file that does not say what it is": ("crates/engine/src/stats.rs", "//!", "//", "does not open with"),
     "a retired name": ("crates/engine/src/stats.rs", None, "\nstruct HeldLink;\n", "use RecoveryBarrier"),
     "a retired phrase": ("crates/engine/src/stats.rs", None, "\n// It is read anew.\n", "retired phrase"),
