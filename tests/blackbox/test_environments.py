@@ -112,9 +112,13 @@ def test_services_use_the_prefixed_names(environments, redis):
     player.sees("world:1", {"a"})
     assert call("drawbridge_publish", 1, "prod:chat:1", json.dumps({"event": "ho"})) == 0
     player.event("chat:1", "ho")
-    # A name without a prefix is nobody's, and that is not passed over.
+
+
+def test_a_name_without_a_prefix_belongs_to_no_environment(own_redis, start):
+    start(own_redis, broker={"channel_prefix": "prod:"})
+    entity = json.dumps({"event": "move", "data": {"id": "a", "public": True}})
     with pytest.raises(Exception, match="NOENVIRONMENT"):
-        call("drawbridge_publish", 1, "world:1", entity)
+        own_redis.client.fcall("drawbridge_publish", 1, "world:1", entity)
 
 
 def test_environments_keep_their_own_classes_and_limits(redis, start):
