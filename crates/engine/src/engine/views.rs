@@ -34,6 +34,10 @@ pub(super) const MAX_FILTER_WORK: usize = 100_000;
 /// How soon players' views are requested again when Redis has refused to tell them.
 const RETRY_OVERRIDES_MS: u64 = 5_000;
 
+/// More changes than this are sent as a new snapshot. Why: a snapshot is made in parts, as fast as the socket takes them,
+/// while changes are all enqueued at once, and everyone else on the shard waits for that.
+const MAX_DIFFERENCE: usize = 2_048;
+
 impl Engine {
     pub(super) fn filter_update(
         &mut self,
@@ -222,7 +226,7 @@ impl Engine {
     }
 
     /// Moves a subscriber to the audience of its current view. `notify`: it is notified of what enters and leaves its view, which
-    /// is not needed if all that is in view is sent again. Returns whether a running snapshot starts again.
+    /// is not needed if all that is in view is sent again. Returns whether a snapshot starts, or a running one again.
     ///
     /// Invariant: what the client knows of a table afterwards, with what waits for it, is what its new view shows. A
     /// snapshot that is wanted or running starts again; without one the client is notified of the difference.
@@ -254,7 +258,7 @@ impl Engine {
             });
         }
         if notify && target.world.is_some() {
-            self.change_visibility(target_id, slot, visibility);
+            is_restarted |= self.change_visibility(target_id, slot, visibility);
         } else {
             target.leave_audience(slot);
             target.join_audience(slot, visibility);
@@ -270,11 +274,12 @@ impl Engine {
         }
     }
 
-    /// Gives a subscriber of a table another visibility, and notifies it of the changes.
-    fn change_visibility(&mut self, target_id: TargetId, slot: u32, visibility: Visibility) {
+    /// Gives a subscriber of a table another visibility, and notifies it of the changes. Returns whether it sends a new
+    /// snapshot instead.
+    fn change_visibility(&mut self, target_id: TargetId, slot: u32, visibility: Visibility) -> bool {
         let target = &mut self.targets[target_id];
         let audience = target.subscriber_at(slot).audience;
-        let Some((world, audiences)) = target.table_mut() else { return };
+        let Some((world, audiences)) = target.table_mut() else { return false };
         let observer =
             audiences.get_mut(audience).and_then(|who| who.observer.as_mut().zip(Some(&mut who.view)));
         match (observer, visibility) {
@@ -286,25 +291,31 @@ impl Engine {
                 let mut changes = Vec::new();
                 world.add_observer(audiences, audience, &mut changes);
                 self.notify_audiences(target_id, None, &mut changes);
+                false
             }
             (_, visibility) => {
                 let before = world.seen_by(audiences, audience);
                 target.leave_audience(slot);
                 target.join_audience(slot, visibility);
-                self.notify_difference(target_id, slot, &before);
+                self.notify_difference(target_id, slot, &before)
             }
         }
     }
 
-    /// Notifies one subscriber of what it sees now and did not before, and the other way round.
-    fn notify_difference(&mut self, target_id: TargetId, slot: u32, before: &[u32]) {
+    /// Notifies one subscriber of what it sees now and did not before, and the other way round. Returns whether it sends a new snapshot instead.
+    fn notify_difference(&mut self, target_id: TargetId, slot: u32, before: &[u32]) -> bool {
         let target = &mut self.targets[target_id];
         let delivery = delivery_of(&self.settings, target.class);
         let audience = target.subscriber_at(slot).audience;
-        let Some((world, audiences)) = target.table_mut() else { return };
+        let Some((world, audiences)) = target.table_mut() else { return false };
         let now = if audience == NOBODY { Vec::new() } else { world.seen_by(audiences, audience) };
         let gone = before.iter().filter(|id| now.binary_search(id).is_err());
         let new = now.iter().filter(|id| before.binary_search(id).is_err());
+        if gone.clone().chain(new.clone()).nth(MAX_DIFFERENCE).is_some() {
+            let session = target.subscriber_at(slot).session;
+            self.want_snapshot(session, target_id);
+            return true;
+        }
         let changes = gone.map(|id| (*id, Change::Hide)).chain(new.map(|id| (*id, Change::Enter)));
         let states = changes.filter_map(|(id, change)| Some((id, change, world.state(id)?.clone())));
         for (entity, change, state) in states.collect::<Vec<_>>() {
@@ -316,6 +327,7 @@ impl Engine {
             self.out.notify(&mut self.sessions, subscriber, &update, &delivery);
         }
         self.enforce_limits();
+        false
     }
 
     /// Reads a player's view overrides; until they are known nothing new is shown.

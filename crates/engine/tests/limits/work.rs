@@ -502,3 +502,24 @@ fn a_snapshot_for_a_client_of_long_messages_stays_within_its_outbox() {
         bench.take(player).iter().filter_map(|message| message["entities"].as_array()).map(Vec::len).sum();
     assert_eq!((bench.closed[player], entities), (None, 2_000));
 }
+
+/// So that no client makes the shard enqueue thousands of changes at once.
+#[test]
+fn a_view_that_changes_for_thousands_of_entities_is_a_new_snapshot_that_its_client_pays_for() {
+    let mut bench = bench(10_000);
+    let player = bench.player("alice", "red");
+    bench.subscribe(player, json!({ "filter": "data.hp >= 50" }));
+    bench.take(player);
+    bench.pass(60_000);
+    let before = bench.engine.stats();
+    bench.update(player, json!({ "filter": "data.hp < 50" }));
+    let after = bench.engine.stats();
+    let read = bench.take(player);
+    assert_eq!(read[0]["type"], "FILTER_UPDATED");
+    assert_eq!((&read[1]["type"], &read[1]["reset"]), (&json!("VIEW_ENTER"), &json!(true)));
+    assert!(read[1..].iter().all(|message| message["type"] == "VIEW_ENTER"));
+    let entities = read[1..].iter().flat_map(|message| message["entities"].as_array().unwrap());
+    let health: Vec<i64> = entities.map(|entity| entity["data"]["hp"].as_i64().unwrap()).collect();
+    assert!(health.len() > 2_048 && health.iter().all(|hp| *hp < 50), "{}", health.len());
+    assert_eq!(after.work - before.work, after.work_charged - before.work_charged);
+}
