@@ -7,7 +7,7 @@ use drawbridge_protocol::channel;
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|text: &str| {
-    let found = match command::parse(text) {
+    let found = match player_command::parse(text) {
         Err(words) => return assert!(!words.is_empty()),
         Ok(found) => found,
     };
@@ -21,11 +21,11 @@ fuzz_target!(|text: &str| {
         }
         PlayerAction::Disconnect { .. } => {}
     }
-    let payload = command::to_payload(&found);
-    let again = command::parse(std::str::from_utf8(&payload).expect("JSON is UTF-8"));
+    let payload = player_command::to_payload(&found);
+    let again = player_command::parse(std::str::from_utf8(&payload).expect("JSON is UTF-8"));
     assert_eq!(
-        command::check(&found).is_ok(),
-        again.as_ref().is_ok_and(|again| command::check(again).is_ok())
+        player_command::check(&found).is_ok(),
+        again.as_ref().is_ok_and(|again| player_command::check(again).is_ok())
     );
     assert_eq!(again, Ok(found));
 });
