@@ -139,11 +139,14 @@ pub(crate) struct Snapshot {
     /// Ascending.
     ids: Vec<EntityId>,
     next: usize,
+    /// How many entities the world had ever had when it began. Why: an id is used again, and what is younger than the
+    /// snapshot follows behind it as a change.
+    pub(crate) births: u64,
 }
 
 impl Snapshot {
-    pub(crate) fn new(ids: Vec<EntityId>) -> Self {
-        Snapshot { ids, next: 0 }
+    pub(crate) fn new(ids: Vec<EntityId>, births: u64) -> Self {
+        Snapshot { ids, next: 0, births }
     }
 
     /// No part of it was sent yet.
