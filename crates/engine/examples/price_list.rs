@@ -1,4 +1,4 @@
-//! Makes requests of one kind, as many as it is told, and prints the tokens that they were granted. `scripts/price-list`
+//! Makes requests of one kind, as many as its argument says, and prints the tokens that they were granted. `scripts/price-list`
 //! runs it under a counter of instructions.
 #![allow(clippy::unwrap_used, clippy::print_stdout)]
 

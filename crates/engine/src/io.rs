@@ -1,6 +1,6 @@
 //! Everything that enters and leaves the core. [`Input`] and [`Output`] are one shard's engine; [`BrokerCommand`]
 //! and [`BrokerEvent`] are what a shard and the broker say to each other, whichever broker it is.
-//! The hub's own two enums stand in [`crate::upstream`], an event as the node holds it in `publication.rs`.
+//! The hub's two enums are in [`crate::upstream`], an event as the node holds it is in `publication.rs`.
 
 use std::borrow::Cow;
 use std::net::IpAddr;
@@ -261,7 +261,7 @@ pub enum Notice {
         /// Why.
         reason: &'static str,
     },
-    /// Redis does not tell a player's view overrides.
+    /// Redis refuses to return a player's view overrides.
     OverridesRefused {
         /// The player.
         player: Arc<str>,

@@ -1,4 +1,4 @@
-//! One socket of a session: which connection it is, whether it takes bytes, when it was last heard, and what it may
+//! One socket of a session: which connection it is, whether it takes bytes, when it last sent anything, and what it may
 //! send. A session without a link is detached: nothing is written, and what arrives waits in its outbox.
 
 use crate::class::ClassId;

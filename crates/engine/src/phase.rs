@@ -35,7 +35,7 @@ pub(crate) struct Met {
     overrides_known: bool,
 }
 
-/// Redis has confirmed a subscription, and its session's views are known: the client may be told.
+/// Redis has confirmed a subscription, and its session's views are known: the success may be sent to the client.
 #[derive(Debug)]
 pub(crate) struct Success(());
 

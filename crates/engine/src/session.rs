@@ -60,7 +60,7 @@ pub(crate) struct Session {
     pub(crate) deferred: Option<Box<Deferred>>,
     /// What it publishes; `None` for who never did.
     pub(crate) publishing: Option<Box<Publishing>>,
-    /// When it connected, was due to, or must next be looked at; all monotonic milliseconds.
+    /// Its deadlines, in monotonic milliseconds.
     pub(crate) deadlines: Deadlines,
 }
 
@@ -160,7 +160,7 @@ pub(crate) enum Origin {
     Server,
 }
 
-/// When a connection must be looked at; 0 means never.
+/// When each check of a session is next made; 0 means never.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Deadlines {
     /// `CONNECT` must have come, or, while joining, `WELCOME` goes out with what is still pending.

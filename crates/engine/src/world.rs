@@ -568,7 +568,7 @@ impl World {
         seen.then_some(&entity.publication)
     }
 
-    /// Replaces all entities by this table. No area sees any of them before [`World::open_eyes`].
+    /// Replaces all entities by this table. No area sees any of them before [`World::add_observers`].
     pub(crate) fn read_table(&mut self, audiences: &mut Audiences, table: &[Arc<Publication>]) {
         self.work.add(work::INDEX * table.len() as u64);
         self.loaded = false;
@@ -598,7 +598,7 @@ impl World {
     }
 
     /// The table is read: every observer finds what it sees. No one is notified of single changes.
-    pub(crate) fn open_eyes(&mut self, audiences: &mut Audiences) {
+    pub(crate) fn add_observers(&mut self, audiences: &mut Audiences) {
         let mut changes = Vec::new();
         for audience in observers(audiences) {
             self.add_observer(audiences, audience, &mut changes);

@@ -1,6 +1,6 @@
 //! What can be written through the broker: one [`Write`] of any [`WriteKind`], answered once by one [`Outcome`]. Every kind
 //! waits in the same queue, under the same bounds in bytes, and is withdrawn at the same deadline; a kind says here what it
-//! is and what it weighs. How Redis is told is the server's (`broker/redis/writes.rs`).
+//! is and what it weighs. How it is sent to Redis is the server's (`broker/redis/writes.rs`).
 
 use std::sync::Arc;
 use std::time::Duration;

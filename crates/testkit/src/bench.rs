@@ -10,7 +10,9 @@ use drawbridge_engine::io::{
 };
 use drawbridge_engine::rate_limit::SharedLimits;
 use drawbridge_engine::settings::Settings;
-use drawbridge_engine::upstream::{Hub, HubInput, HubOutput, HubSettings, LinkCommand, ShardId, StoredTable};
+use drawbridge_engine::upstream::{
+    Hub, HubInput, HubOutput, HubSettings, LinkCommand, ShardId, StoredEntity, StoredTable,
+};
 use drawbridge_protocol::event::{Event, Payload, PayloadMode};
 use drawbridge_protocol::websocket::payload_of;
 use drawbridge_protocol::{Encoding, Frame};
@@ -79,6 +81,18 @@ impl Bench {
             asked: Vec::new(),
             released: Vec::new(),
             max_read_bytes: usize::MAX,
+        }
+    }
+
+    /// Stores so many entities in a square grid with cells of 10 by 10, one in each.
+    pub fn store_grid(&mut self, entities: usize, is_public: impl Fn(usize) -> bool) {
+        let width = (entities as f64).sqrt().ceil() as usize;
+        for n in 0..entities {
+            let (x, y) = (n % width * 10, n / width * 10);
+            let data =
+                json!({ "id": format!("e{n}"), "x": x, "y": y, "hp": n % 100, "public": is_public(n) });
+            let payload = json!({ "event": "e", "data": data }).to_string().into();
+            self.stored.entities.push(StoredEntity { key: format!("e{n}"), age_ms: 0, payload });
         }
     }
 

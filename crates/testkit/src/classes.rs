@@ -52,6 +52,13 @@ pub fn world(delivery: Delivery, has_space: bool) -> Class {
     }
 }
 
+/// As [`world`] with positions, for up to 20,000 entities that do not expire and areas of any size.
+pub fn large_world(delivery: Delivery) -> Class {
+    let space = Space { max_radius: None, ..space() };
+    let rules = EntityRules { max: 20_000, ttl_ms: 1_000_000_000, space: Some(space), ..entities() };
+    Class { entity: Some(rules), ..world(delivery, true) }
+}
+
 /// `world:{world}`: events with the key `data.id`, which services alone publish.
 pub fn stream(delivery: Delivery) -> Class {
     Class { publish: Expr::never(), key: Some(path("data.id")), delivery, ..open("world:{world}") }

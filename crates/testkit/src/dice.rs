@@ -1,5 +1,7 @@
 //! Numbers from a seed, and runs of a simulation with many seeds.
 
+use drawbridge_engine::io::PublishFailure;
+
 /// A source of numbers that repeats: from a seed, or from the bytes of a fuzzer.
 pub trait Chance {
     /// A number below `sides`.
@@ -11,6 +13,15 @@ pub trait Chance {
         Self: Sized,
     {
         of[self.roll(of.len())]
+    }
+
+    /// How a write fails: one in ten, and no one knows whether half of those were done.
+    fn write_failure(&mut self) -> Option<PublishFailure> {
+        match self.roll(20) {
+            0 => Some(PublishFailure::Unknown),
+            1 => Some(PublishFailure::NotDone),
+            _ => None,
+        }
     }
 }
 

@@ -4,13 +4,12 @@
 use drawbridge_engine::class::{Delivery, SlowConsumer};
 use drawbridge_engine::io::Input;
 use drawbridge_engine::settings::Rate;
-use drawbridge_engine::upstream::StoredEntity;
 use drawbridge_engine::work::STEPS_PER_TOKEN;
 use drawbridge_protocol::template::ClassName;
 use serde_json::{Value, json};
 
 use crate::bench::Bench;
-use crate::classes::{stream, world};
+use crate::classes::{large_world, stream};
 use crate::players::conn;
 
 pub const KINDS: [&str; 17] = [
@@ -66,11 +65,7 @@ impl Client {
     /// The default limits, except for `work`.
     pub fn new(kind: &str, entities: usize, work: Rate) -> Self {
         let delivery = Delivery { slow_consumer: SlowConsumer::Latest, ..Delivery::default() };
-        let mut class = world(delivery, true);
-        let rules = class.entity.as_mut().unwrap();
-        rules.max = 20_000;
-        rules.ttl_ms = 1_000_000_000;
-        rules.space.as_mut().unwrap().max_radius = None;
+        let class = large_world(delivery);
         let mut room = stream(delivery);
         room.publish = class.publish.clone();
         room.patterns = true;
@@ -84,13 +79,7 @@ impl Client {
             settings.outbound_bytes = 64 << 20;
         });
         bench.max_read_bytes = 4_096;
-        let width = (entities as f64).sqrt().ceil() as usize;
-        for n in 0..entities {
-            let (x, y) = (n % width * 10, n / width * 10);
-            let data = json!({ "id": format!("e{n}"), "x": x, "y": y, "hp": n % 100, "public": n % 2 == 0 });
-            let payload = json!({ "event": "e", "data": data }).to_string().into();
-            bench.stored.entities.push(StoredEntity { key: format!("e{n}"), age_ms: 0, payload });
-        }
+        bench.store_grid(entities, |n| n % 2 == 0);
         if kind != "subscribe-world-last" {
             let watcher = bench.player("watcher", "red");
             bench.subscribe(watcher, json!({ "area": { "x": 0, "y": 0, "radius": 1 } }));

@@ -16,7 +16,7 @@ pub(super) struct Closing {
     /// For the lifecycle stream.
     code: u16,
     word: Box<str>,
-    /// What the client is told; `None` where its socket is gone.
+    /// The close code and reason for the client; `None` if its socket is gone.
     farewell: Option<(CloseCode, Cow<'static, str>)>,
 }
 

@@ -264,7 +264,7 @@ impl Engine {
         }
     }
 
-    /// Says `WELCOME` to a joining session; what is not confirmed is listed as pending and told later.
+    /// Says `WELCOME` to a joining session; what is not confirmed is listed as pending, and its confirmation is sent later.
     pub(super) fn welcome(&mut self, id: SessionId) {
         let session = &mut self.sessions[id];
         let Some(joining) = session.phase.open() else { return };

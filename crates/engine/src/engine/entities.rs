@@ -31,7 +31,7 @@ impl Engine {
     /// The whole table: what was known is void, and all that is in view is sent again.
     pub(super) fn table(&mut self, channel: &str, entities: &[Arc<Publication>]) {
         let Some(id) = self.targets.find_channel(channel) else { return };
-        // As a confirmation: while an `Unwant` is not answered it is a table of the past.
+        // As for a confirmation: until the `Unwant` is answered, this table belongs to the previous subscription.
         if self.releasing.contains_key(&self.targets[id].subject) {
             return;
         }
@@ -41,7 +41,7 @@ impl Engine {
         if self.targets.get(id).is_none() {
             return;
         }
-        self.change_table(id, World::open_eyes);
+        self.change_table(id, World::add_observers);
         let target = &self.targets[id];
         let subscribers: Vec<SessionId> =
             target.subscribers.iter().map(|subscriber| subscriber.session).collect();
@@ -79,8 +79,8 @@ impl Engine {
         self.changes = changes;
     }
 
-    /// This shard's table is not what it should be any more: until it comes again nothing is told. `refresh`: it is to be
-    /// read. Nothing to do where the channel has no table.
+    /// This shard's table is incomplete: nothing is sent about it until it is complete again. `refresh`: requests it again.
+    /// Does nothing if the channel has no table.
     pub(super) fn table_is_void(&mut self, id: TargetId, refresh: bool) {
         let target = &mut self.targets[id];
         let Some(world) = &mut target.world else { return };
@@ -124,7 +124,7 @@ impl Engine {
     }
 }
 
-/// One change of one entity, for whoever is to be told.
+/// One change of one entity, for those who are notified.
 pub(super) struct EntityUpdate<'a> {
     pub(super) target: TargetId,
     pub(super) entity: EntityId,

@@ -2,7 +2,7 @@
 //!
 //! A *turn* is a number of [`Engine::handle`] calls followed by draining [`Engine::poll_output`]: all that a turn
 //! made due for one connection leaves in one [`Output::Write`]. This file owns the order of a turn; what each input
-//! means stands in the files beside it.
+//! means is in the files beside it.
 //!
 //! ```text
 //!   handle:  input ─▶ what it means ─▶ deferred requests ─▶ timers ─▶ deferred requests ─▶ queued closes
@@ -72,7 +72,7 @@ pub struct Engine {
     out: Outbound,
     /// Closes that are carried out at the end of the current input.
     closing: Vec<Closing>,
-    /// Sessions whose deferred requests are looked at again behind the current step.
+    /// Sessions whose deferred requests are tried again after the current step.
     ready: Vec<SessionId>,
     tickets: HashMap<Ticket, publish::InFlight>,
     /// Queries for players' view overrides that are out.
@@ -304,7 +304,7 @@ impl Engine {
         }
     }
 
-    /// Does what is due of a session; a deadline that closes it clears the others.
+    /// Handles the deadlines of a session that have passed; one that closes it clears the others.
     fn run_deadlines(&mut self, id: SessionId) {
         let now = self.out.now.mono_ms;
         let is_due = |at: u64| at > 0 && at <= now;

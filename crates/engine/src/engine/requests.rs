@@ -28,7 +28,7 @@ const MAX_DEFERRED_MESSAGES: usize = 4;
 const MAX_DEFERRED_PAIRS: usize = 4_096;
 
 impl Engine {
-    /// Why each request is looked at by itself although they came together: an earlier one may close the session, or
+    /// Why requests that came together are handled one by one: an earlier one may close the session, or
     /// make a later one wait.
     pub(super) fn message(&mut self, id: SessionId, kind: MessageKind, payload: &[u8], cost_bytes: u64) {
         let encoding = self.sessions[id].encoding();
@@ -375,7 +375,7 @@ impl Engine {
         );
     }
 
-    /// Something was settled: what waits is looked at again when the current step is over.
+    /// A precondition changed: deferred requests are tried again after the current step.
     pub(super) fn retry_deferred(&mut self, id: SessionId) {
         if self.sessions[id].deferred.is_some() {
             self.ready.push(id);

@@ -409,7 +409,7 @@ impl Engine {
     /// Takes a session out of a target.
     ///
     /// Invariant: slots are dense. The last subscriber moves into the slot that becomes free, and its session and its
-    /// audience are told.
+    /// audience are updated.
     pub(super) fn leave_target(&mut self, id: SessionId, target_id: TargetId) {
         self.count_anonymous_filter(id, target_id, None);
         let (session, target) = (&mut self.sessions[id], &mut self.targets[target_id]);

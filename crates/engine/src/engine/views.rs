@@ -31,7 +31,7 @@ const FILTER_HINT: &str =
 /// What asking the filters of one channel, or of all patterns of one class, that no index answers may cost an event, in
 /// the units of [`crate::filter_index`]; `docs/filters.md` says what that means.
 pub(super) const MAX_FILTER_WORK: usize = 100_000;
-/// How soon players' views are requested again when Redis has refused to tell them.
+/// The pause before players' views are requested again after Redis has refused, in milliseconds.
 const RETRY_OVERRIDES_MS: u64 = 5_000;
 
 /// More changes than this are sent as a new snapshot. Why: a snapshot is made in parts, as fast as the socket takes them,
@@ -302,7 +302,8 @@ impl Engine {
         }
     }
 
-    /// Notifies one subscriber of what it sees now and did not before, and the other way round. Returns whether it sends a new snapshot instead.
+    /// Notifies one subscriber of what it sees now and did not before, and the other way round. Returns whether it
+    /// sends a new snapshot instead.
     fn notify_difference(&mut self, target_id: TargetId, slot: u32, before: &[u32]) -> bool {
         let target = &mut self.targets[target_id];
         let delivery = delivery_of(&self.settings, target.class);

@@ -1,6 +1,6 @@
 //! The expression language of filters, views and rules: a typed subset of CEL, compiled once and evaluated without
 //! allocation in the usual case. `docs/expressions.md` is its grammar and its meaning.
-//! This module owns the language; who may evaluate what is left to its callers.
+//! This module owns the language; its callers decide who may evaluate what.
 
 mod build;
 mod display;

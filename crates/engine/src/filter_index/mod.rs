@@ -59,7 +59,7 @@ impl FilterIndex {
         self.standing.insert(id, standing);
     }
 
-    /// Takes a filter out, wherever it is; does nothing where there is none of this id.
+    /// Removes a filter; does nothing if there is none with this id.
     pub(crate) fn remove(&mut self, id: u32) {
         match self.standing.remove(&id) {
             None => return,

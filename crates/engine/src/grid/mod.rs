@@ -32,7 +32,7 @@ impl Grid {
         self.points.remove(id);
     }
 
-    /// Every point in the rectangle, once, in no order; returns how many points and cells were looked at.
+    /// Every point in the rectangle, once, in no order; returns how many points and cells were examined.
     pub(crate) fn points_in(&self, rect: Rect, found: impl FnMut(u32, Point)) -> usize {
         self.points.within(rect, found)
     }

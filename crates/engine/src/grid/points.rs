@@ -108,7 +108,7 @@ impl Points {
         }
     }
 
-    /// Returns how many points and cells were looked at.
+    /// Returns how many points and cells were examined.
     pub(super) fn within(&self, rect: Rect, mut found: impl FnMut(u32, Point)) -> usize {
         let (from, to) = (self.cell_at(rect.min), self.cell_at(rect.max));
         let mut examined = 0;

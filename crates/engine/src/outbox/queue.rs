@@ -183,8 +183,8 @@ enum Merged {
     Both,
 }
 
-/// Invariant: the client ends in the same state as if it had been sent both. It is never sent an entity that it has twice as
-/// entering, nor told of the end of one that it was never sent.
+/// Invariant: the client ends in the same state as if it had been sent both. It is never sent an entity twice as
+/// entering, nor the end of one that it was never sent.
 fn merge(older: &Queued, newer: &Queued) -> Merged {
     use Change::{Enter, Hide, Remove, Update};
     let (Some(before), Some(now)) = (older.kind, newer.kind) else { return Merged::Both };

@@ -43,7 +43,7 @@ impl BarrierToken {
     }
 }
 
-/// Where a link's recovery stands.
+/// The phase of a link's recovery.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
     /// Everything may be subscribed.

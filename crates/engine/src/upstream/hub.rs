@@ -340,7 +340,7 @@ impl Hub {
         self.waiting.clear();
         self.lingering.clear();
         self.asked = 0;
-        // What nodes tell each other comes first, and what they said meanwhile is made good before the rest is requested.
+        // The commands of nodes come first, and those that were missed are recovered before the rest is requested.
         // That in the order of names: what a seeded simulation sees must not hang on the table's.
         let mut subjects: Vec<Subject> = self.entries.keys().cloned().collect();
         let reserved = &self.settings.reserved;

@@ -59,6 +59,10 @@ impl History {
         self.all.push((self.life, self.seq));
     }
 
+    fn lose(&mut self) {
+        (self.life, self.seq) = (self.life + 1, 0);
+    }
+
     fn next(&mut self) -> Option<(u64, u64)> {
         let next = self.all.get(self.read).copied();
         self.read += usize::from(next.is_some());
@@ -91,7 +95,7 @@ fn check_merge<S: Seq + Debug>(ops: &[Op], seq: impl Fn(u64) -> S) -> Result<(),
                 continue;
             }
             Op::Lose => {
-                (history.life, history.seq) = (history.life + 1, 0);
+                history.lose();
                 continue;
             }
             Op::Begin => {
@@ -168,7 +172,7 @@ fn check_log(ops: &[Op], max_held: usize) -> Result<(), TestCaseError> {
                 continue;
             }
             Op::Lose => {
-                (history.life, history.seq) = (history.life + 1, 0);
+                history.lose();
                 continue;
             }
             Op::Begin => {

@@ -263,7 +263,7 @@ impl Hub {
         }
     }
 
-    /// Whether this link tells what services command about a subject.
+    /// Whether this link delivers service commands about a subject.
     pub fn carries(&self, subject: &Subject) -> Carries {
         match (self.moves.joining.get(subject), self.moves.placed.get(subject)) {
             (Some(joining), _) if joining.is_past_marker || joining.given.is_some() => Carries::Later,

@@ -9,7 +9,7 @@ use drawbridge_engine::work::in_steps;
 use serde_json::{Value, json};
 
 use drawbridge_testkit::bench::{Bench, entity};
-use drawbridge_testkit::classes::world;
+use drawbridge_testkit::classes::{large_world, world};
 use drawbridge_testkit::players::conn;
 
 /// The default of the configuration.
@@ -22,26 +22,12 @@ pub fn bench(entities: usize) -> Bench {
 
 fn bench_with(entities: usize, work: Rate) -> Bench {
     let delivery = Delivery { slow_consumer: SlowConsumer::Latest, ..Delivery::default() };
-    let mut class = world(delivery, true);
-    let rules = class.entity.as_mut().unwrap();
-    rules.max = 20_000;
-    rules.ttl_ms = 1_000_000_000;
-    rules.space.as_mut().unwrap().max_radius = None;
-    let mut bench = Bench::with_settings(vec![class], |settings| {
+    let mut bench = Bench::with_settings(vec![large_world(delivery)], |settings| {
         settings.work = work;
         settings.allow_anonymous = true;
         settings.outbound_bytes = 64 << 20;
     });
-    let width = (entities as f64).sqrt().ceil() as usize;
-    for n in 0..entities {
-        let (x, y) = (n % width * 10, n / width * 10);
-        let data = json!({ "id": format!("e{n}"), "x": x, "y": y, "hp": n % 100, "public": true });
-        bench.stored.entities.push(StoredEntity {
-            key: format!("e{n}"),
-            age_ms: 0,
-            payload: json!({ "event": "e", "data": data }).to_string().into(),
-        });
-    }
+    bench.store_grid(entities, |_| true);
     bench
 }
 

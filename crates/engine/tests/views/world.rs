@@ -115,11 +115,7 @@ impl Outside for Players {
     }
 
     fn failure(&mut self) -> Option<PublishFailure> {
-        match self.roll(20) {
-            0 => Some(PublishFailure::Unknown),
-            1 => Some(PublishFailure::NotDone),
-            _ => None,
-        }
+        self.dice.write_failure()
     }
 }
 

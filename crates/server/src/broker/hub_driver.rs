@@ -189,7 +189,7 @@ impl HubDriver {
                 {
                     listening = Some(*after_break);
                 }
-                // Nothing more is heard.
+                // Nothing more is received.
                 BrokerEvent::Refused { subject, .. } if *subject.name == *self.router.channels.nodes => {
                     listening = Some(false);
                 }
@@ -251,7 +251,7 @@ impl HubDriver {
         self.commands.clear();
     }
 
-    /// Does what is due.
+    /// Handles what has timed out.
     pub(super) fn tick(&mut self) {
         if self.hub.next_deadline_ms().is_some_and(|at| at <= self.now_ms) {
             self.handle(HubInput::Tick);
