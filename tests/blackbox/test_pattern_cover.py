@@ -89,7 +89,10 @@ def test_no_prefix_lies_under_another(node, redis, patterns, held):
     for pattern in patterns:
         player.subscribe(pattern)
     until(lambda: redis.patterns() == held, f"Redis holds {held} patterns")
-    assert node.metrics()["drawbridge_redis_patterns"] == held
+    until(
+        lambda: node.metrics()["drawbridge_redis_patterns"] == held,
+        f"the node counts {held} patterns",
+    )
 
 
 def test_beyond_64_prefixes_the_class_is_subscribed_to(redis, start):
