@@ -84,7 +84,7 @@ fn turn(engine: &mut Engine, ms: u64) -> Vec<String> {
                 let event = Event::new(&payload, &channel, Some(1));
                 let publication = Publication::new(channel, event, LocalOffset(1));
                 engine.handle(now(ms), Input::Broker(BrokerEvent::Publication(Arc::new(publication))));
-                BrokerEvent::Outcome { ticket, outcome: Ok(()) }
+                BrokerEvent::Outcome { ticket, outcome: Ok(None) }
             }
             // Tokens to be verified, other sessions to be closed, notices to be logged, and what else a broker does.
             Output::Authenticate { .. } | Output::Displace(_) | Output::Notice(_) | Output::Broker(_) => {

@@ -69,7 +69,7 @@ fn barrier(event: &BrokerEvent) -> Barrier<'_> {
             PlayerAction::Subscribe { channel }
             | PlayerAction::Unsubscribe { channel }
             | PlayerAction::View { channel, .. } => of(channel),
-            PlayerAction::Disconnect { .. } => Barrier::Nothing,
+            PlayerAction::TakenOver { .. } | PlayerAction::Disconnect { .. } => Barrier::Nothing,
         },
         BrokerEvent::Recover { .. } => Barrier::All,
     }
@@ -98,7 +98,7 @@ mod tests {
     fn only_what_nobody_would_miss_is_superseded() {
         let (a, b): (Arc<str>, Arc<str>) = ("a".into(), "b".into());
         let (set, remove) = (Some(EntityChange::Set { position: None }), Some(EntityChange::Remove));
-        let done = BrokerEvent::Outcome { ticket: Ticket(1), outcome: Ok(()) };
+        let done = BrokerEvent::Outcome { ticket: Ticket(1), outcome: Ok(None) };
         let fenced = BrokerEvent::Answer { ticket: Ticket(1), answer: Ok(Answer::Fence(a.clone())) };
         let rows = [
             (event(&a, "1", set, true), true),

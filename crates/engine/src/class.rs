@@ -41,6 +41,35 @@ pub struct Class {
     pub entity: Option<EntityRules>,
     /// How fast, and how fresh, its events leave.
     pub delivery: Delivery,
+    /// What is kept of its channels' events for those who come back; `None`: nothing.
+    pub history: Option<History>,
+    /// On a channel with history: a plain `PUBLISH`, which is in no log, is dropped.
+    pub ignores_plain_publish: bool,
+    /// Who is told who else is there.
+    pub presence: Presence,
+    /// Who may ask who is there, over `me`, `channel`, `params`; `None`: who is subscribed.
+    pub presence_rule: Option<Expr>,
+}
+
+/// How much of a channel's events its log keeps (contract §10, `history`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct History {
+    /// The most events; at least 1.
+    pub events: u64,
+    /// How long an event is kept, in milliseconds.
+    pub age_ms: u64,
+}
+
+/// Who is told who is subscribed to a channel (contract §8).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum Presence {
+    /// Nobody: it is not counted.
+    #[default]
+    Off,
+    /// Who asks.
+    Query,
+    /// Who asks, and every subscriber when players come and go.
+    Notify,
 }
 
 impl Class {
@@ -59,6 +88,10 @@ impl Class {
             key: None,
             entity: None,
             delivery: Delivery::default(),
+            history: None,
+            ignores_plain_publish: false,
+            presence: Presence::default(),
+            presence_rule: None,
         }
     }
 

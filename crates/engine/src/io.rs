@@ -13,9 +13,12 @@ use drawbridge_protocol::{CloseCode, Encoding, ErrorCode, Frame};
 pub use crate::offset::{LocalOffset, LoggedOffset};
 pub use crate::player_slots::Holder;
 pub use crate::publication::{EntityChange, Publication, Sender, Version};
-pub use crate::query::{Answer, Answered, Answerer, PlayerOverrides, Query, QueryKind};
+pub use crate::query::{
+    Answer, Answered, Answerer, ClaimedSession, PlayerOverrides, PresencePage, Query, QueryKind,
+};
+pub use crate::secret::{SessionHash, SessionSecret};
 pub use crate::upstream::BarrierToken;
-pub use crate::write::{Commit, Outcome, Owner, PublishFailure, WhenDown, Write, WriteKind};
+pub use crate::write::{Commit, LogEntry, Outcome, Owner, PublishFailure, WhenDown, Write, WriteKind};
 
 /// The two clocks, read once per turn by whoever drives the core.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -460,6 +463,15 @@ pub struct Position {
     pub offset: LocalOffset,
 }
 
+/// A place in the log of a channel: the same on every node (contract §7).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LogPosition {
+    /// The log's epoch in which the offset was assigned.
+    pub epoch: Epoch,
+    /// The last event's number; 0: before the first.
+    pub offset: LoggedOffset,
+}
+
 /// Names the life of one count, by 16 hexadecimal digits; no two counts share it.
 #[derive(Clone, Copy, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Epoch([u8; 16]);
@@ -471,6 +483,12 @@ impl Epoch {
             let digit = (number >> (60 - 4 * at)) & 0xf;
             b"0123456789abcdef"[digit as usize]
         }))
+    }
+
+    /// The epoch of this name: 16 lower-case hexadecimal digits.
+    pub fn parse(name: &str) -> Option<Self> {
+        let digits: [u8; 16] = name.as_bytes().try_into().ok()?;
+        digits.iter().all(|digit| matches!(digit, b'0'..=b'9' | b'a'..=b'f')).then_some(Epoch(digits))
     }
 
     /// As clients get it.
@@ -522,6 +540,14 @@ pub enum PlayerAction {
         channel: Arc<str>,
         /// The expression, compiled by who reads it; `None`: no longer.
         view: Option<Arc<str>>,
+    },
+    /// One of the player's sessions was claimed by another node: it is closed with 4505 wherever else it is. Sent between
+    /// nodes only.
+    TakenOver {
+        /// Which session.
+        session: SessionHash,
+        /// The node that has it now: its own session stays.
+        node: Arc<str>,
     },
     /// Close them with 4502.
     Disconnect {

@@ -27,6 +27,7 @@ mod publication;
 mod query;
 pub mod rate_limit;
 mod recent;
+mod secret;
 mod session;
 pub mod settings;
 pub mod stats;

@@ -4,8 +4,10 @@
 
 use std::sync::Arc;
 
-use crate::io::Ticket;
-use crate::upstream::StoredTable;
+use bytes::Bytes;
+
+use crate::io::{SessionSecret, Ticket};
+use crate::upstream::{LogRange, StoredLog, StoredTable};
 
 /// One query.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -36,6 +38,31 @@ pub enum QueryKind {
         /// The channel.
         channel: Arc<str>,
     },
+    /// A part of a channel's log. A log that never was begins its first epoch by this, so that every position has one.
+    Log {
+        /// The channel, of a class with `history`.
+        channel: Arc<str>,
+        /// Which part.
+        range: LogRange,
+        /// The most events; fewer come where they take more than a part of an answer may. With 0 only the log's positions.
+        limit: usize,
+    },
+    /// Claims a session of another node, or of one that died: from then on it is this node's, under the next generation.
+    ClaimSession {
+        /// The player that the resuming token names: a session of another player is not found.
+        player: Arc<str>,
+        /// The session.
+        session: SessionSecret,
+    },
+    /// A page of who is present on a channel, in the order of player ids.
+    Presence {
+        /// The channel.
+        channel: Arc<str>,
+        /// The players behind this one; `None`: from the first.
+        after: Option<Arc<str>>,
+        /// The most players.
+        limit: usize,
+    },
     /// Whether all that Redis has published on this channel until now was delivered. Answered at once where the link is away.
     Fence {
         /// The channel.
@@ -58,16 +85,19 @@ impl QueryKind {
     /// What it is about: a player or a channel.
     pub fn subject(&self) -> &Arc<str> {
         match self {
-            QueryKind::ViewOverrides { player } => player,
-            QueryKind::Table { channel } | QueryKind::Fence { channel } => channel,
+            QueryKind::ViewOverrides { player } | QueryKind::ClaimSession { player, .. } => player,
+            QueryKind::Table { channel }
+            | QueryKind::Log { channel, .. }
+            | QueryKind::Presence { channel, .. }
+            | QueryKind::Fence { channel } => channel,
         }
     }
 
     /// Where it is answered.
     pub fn answerer(&self) -> Answerer<'_> {
         match self {
-            QueryKind::ViewOverrides { .. } => Answerer::Small,
-            QueryKind::Table { .. } => Answerer::Large,
+            QueryKind::ViewOverrides { .. } | QueryKind::ClaimSession { .. } => Answerer::Small,
+            QueryKind::Table { .. } | QueryKind::Log { .. } | QueryKind::Presence { .. } => Answerer::Large,
             QueryKind::Fence { channel } => Answerer::Link(channel),
         }
     }
@@ -80,8 +110,34 @@ pub enum Answer {
     ViewOverrides(PlayerOverrides),
     /// The table as it is stored.
     Table(StoredTable),
+    /// The part of the log.
+    Log(StoredLog),
+    /// The session; `None`: it has ended, never was, or is another player's.
+    Session(Option<ClaimedSession>),
+    /// The page.
+    Presence(PresencePage),
     /// Everything that was published on this channel before the query was delivered.
     Fence(Arc<str>),
+}
+
+/// A session as the node that had it before has stored it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClaimedSession {
+    /// Counts the claims: whoever has a lower one has lost the session.
+    pub generation: u64,
+    /// What [`WriteKind::SaveSession`](crate::write::WriteKind::SaveSession) stored last.
+    pub content: Bytes,
+}
+
+/// A page of who is present on a channel.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PresencePage {
+    /// Players with the number of their sessions there, in the order of player ids.
+    pub players: Vec<(Arc<str>, u64)>,
+    /// How many players there are on all pages.
+    pub total: u64,
+    /// Whether more follow behind the last one.
+    pub has_more: bool,
 }
 
 /// Channels, each with the expression that services have set for the player.

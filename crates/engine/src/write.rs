@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use crate::io::Ticket;
+use crate::io::{LogPosition, SessionHash, Ticket};
 
 /// One write.
 #[derive(Clone, Debug)]
@@ -22,8 +22,8 @@ pub struct Write {
     pub kind: WriteKind,
 }
 
-/// Redis has taken it, or why not.
-pub type Outcome = Result<(), PublishFailure>;
+/// Redis has taken it, and where it is in the channel's log, if it was logged; or why not.
+pub type Outcome = Result<Option<LogPosition>, PublishFailure>;
 
 /// Who writes: shares of the queue are counted by it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -52,6 +52,48 @@ pub enum WriteKind {
         channel: Arc<str>,
         /// What is stored and published.
         commit: Commit,
+    },
+    /// An event of a channel with `history`: into its log and to its subscribers, in one step (contract §4).
+    Log {
+        /// The channel.
+        channel: Arc<str>,
+        /// What is stored and published.
+        entry: LogEntry,
+    },
+    /// What a session consists of: stored for whichever node takes it up, if it is still this node's.
+    SaveSession {
+        /// Its player; the record is in the player's slot.
+        player: Arc<str>,
+        /// Which session.
+        session: SessionHash,
+        /// The generation under which this node has it; 1 for a new one.
+        generation: u64,
+        /// Opaque to the store.
+        content: Bytes,
+    },
+    /// A session has ended: nothing is kept of it, if it is still this node's.
+    EndSession {
+        /// Its player.
+        player: Arc<str>,
+        /// Which session.
+        session: SessionHash,
+        /// As in [`WriteKind::SaveSession`].
+        generation: u64,
+    },
+    /// A session is present on a channel, or no longer. Notifies the channel's subscribers where the class says so.
+    Presence {
+        /// The channel.
+        channel: Arc<str>,
+        /// The session's player.
+        player: Arc<str>,
+        /// Which session.
+        session: SessionHash,
+        /// As in [`WriteKind::SaveSession`]: a later one's presence stays.
+        generation: u64,
+        /// Whether it is.
+        is_present: bool,
+        /// Whether subscribers are notified of players who come and go.
+        notify: bool,
     },
     /// A player's view of one channel: stored, and announced to every node, in one step (contract §9).
     SetOverride {
@@ -84,7 +126,10 @@ impl WriteKind {
         match self {
             WriteKind::Publish { channel, .. }
             | WriteKind::Commit { channel, .. }
+            | WriteKind::Log { channel, .. }
+            | WriteKind::Presence { channel, .. }
             | WriteKind::SetOverride { channel, .. } => channel,
+            WriteKind::SaveSession { player, .. } | WriteKind::EndSession { player, .. } => player,
             WriteKind::Append { stream, .. } => stream,
         }
     }
@@ -114,6 +159,15 @@ impl WriteKind {
                 WriteKind::Commit { channel, commit } => {
                     channel.len() + commit.payload.len() + commit.key.len() + commit.id.len()
                 }
+                WriteKind::Log { channel, entry } => {
+                    channel.len()
+                        + entry.payload.len()
+                        + entry.id.len()
+                        + entry.once.as_ref().map_or(0, |once| once.len())
+                }
+                WriteKind::SaveSession { player, content, .. } => player.len() + content.len(),
+                WriteKind::EndSession { player, .. } => player.len(),
+                WriteKind::Presence { channel, player, .. } => channel.len() + player.len(),
                 WriteKind::SetOverride { player, channel, view, announcement: (_, payload), .. } => {
                     player.len() + channel.len() + view.as_ref().map_or(0, |view| view.len()) + payload.len()
                 }
@@ -155,6 +209,23 @@ pub struct Commit {
     pub ttl_ms: u64,
 }
 
+/// One event of a channel with `history`, on its way into the log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LogEntry {
+    /// The envelope, without its `id`: the JSON object that the log keeps and subscribers get, to which `offset`, `epoch` and
+    /// `id` are added.
+    pub payload: Bytes,
+    /// The envelope's `id`.
+    pub id: String,
+    /// How many events the log keeps.
+    pub max_events: u64,
+    /// How long it keeps an event, in milliseconds.
+    pub age_ms: u64,
+    /// The player's (or, for services, nobody's) idempotency key, made unique for its scope: a repeat within two minutes is
+    /// not done, and gets the first one's position.
+    pub once: Option<Arc<str>>,
+}
+
 /// What the member `id` takes beside the id itself, at most; the functions in Redis reckon with as much.
 const VERSION_BYTES: usize = 64;
 
@@ -179,6 +250,8 @@ pub enum PublishFailure {
     Unknown,
     /// Redis answered with an error.
     Refused(Arc<str>),
+    /// Another node has claimed the session.
+    TakenOver,
     /// It would be more than there may be: `entity_max` of the channel, or the views of a player.
     LimitExceeded,
 }

@@ -110,7 +110,8 @@ impl Bus {
             if payload.len() > external_bytes {
                 return Err(EventRefused::TooLarge);
             }
-            return Ok(self.publish(channel.into(), payload, when_down).await?);
+            self.publish(channel.into(), payload, when_down).await?;
+            return Ok(());
         };
         let place = class.key.as_ref().map_or("key".to_owned(), ToString::to_string);
         let key = key
@@ -130,7 +131,8 @@ impl Bus {
             return Err(EventRefused::TooLarge);
         }
         let channel = channel.into();
-        Ok(self.write(WriteKind::Commit { channel, commit }, when_down).await?)
+        self.write(WriteKind::Commit { channel, commit }, when_down).await?;
+        Ok(())
     }
 
     /// Stores a player's view of a channel and notifies every node, in one step; done when Redis has it. It applies to all
@@ -219,7 +221,7 @@ impl Bus {
                     tracing::error!(?failure, unlogged, "{text}");
                 });
             }
-            (None, Ok(())) => {}
+            (None, Ok(_)) => {}
         }
     }
 

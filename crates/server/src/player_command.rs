@@ -64,6 +64,7 @@ impl<'a> From<&'a PlayerCommand> for WireCommand<'a> {
             PlayerAction::Subscribe { channel } => ("subscribe", Some(channel), None),
             PlayerAction::Unsubscribe { channel } => ("unsubscribe", Some(channel), None),
             PlayerAction::View { channel, .. } => ("view", Some(channel), None),
+            PlayerAction::TakenOver { .. } => ("taken_over", None, None),
             PlayerAction::Disconnect { reason } => ("disconnect", None, reason.as_deref()),
         };
         let view = match &command.action {

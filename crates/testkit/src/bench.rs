@@ -319,7 +319,7 @@ impl Bench {
         let channel = channel.as_bytes();
         self.hub.handle(self.now.mono_ms, HubInput::Message { pattern: None, channel, payload });
         self.broker_says();
-        self.engine.handle(self.now, Input::Broker(BrokerEvent::Outcome { ticket, outcome: Ok(()) }));
+        self.engine.handle(self.now, Input::Broker(BrokerEvent::Outcome { ticket, outcome: Ok(None) }));
     }
 
     fn broker_says(&mut self) {

@@ -269,7 +269,7 @@ impl Cluster {
             PlayerAction::Subscribe { channel }
             | PlayerAction::Unsubscribe { channel }
             | PlayerAction::View { channel, .. } => Some(Subject::named(channel.clone())),
-            PlayerAction::Disconnect { .. } => None,
+            PlayerAction::TakenOver { .. } | PlayerAction::Disconnect { .. } => None,
         };
         let hub = &mut node.hubs[link.place()];
         let home = subject.as_ref().map_or(LinkId::at(0), |subject| node.topology.home_of(subject));
@@ -342,7 +342,7 @@ impl Cluster {
         // Of an unknown one Redis may have taken it or not.
         let is_taken =
             failure.is_none() || (failure == Some(PublishFailure::Unknown) && outside.roll(2) == 0);
-        let mut outcome = failure.map_or(Ok(()), Err);
+        let mut outcome = failure.map_or(Ok(None), Err);
         if is_taken && let Err(refused) = self.take(write.kind, outside) {
             outcome = Err(refused);
         }
@@ -366,6 +366,7 @@ impl Cluster {
             }
             // Only the node itself sets views, and nothing here reads streams.
             WriteKind::SetOverride { .. } | WriteKind::Append { .. } => {}
+            other => panic!("not built yet: {other:?}"),
         }
         Ok(())
     }

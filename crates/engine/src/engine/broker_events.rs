@@ -43,9 +43,11 @@ impl Engine {
     fn answered(&mut self, ticket: Ticket, answer: Answered) {
         match answer {
             Ok(Answer::ViewOverrides(views)) => self.overrides_loaded(ticket, Ok(views)),
-            Ok(Answer::Fence(_)) => self.publish_done(ticket, Ok(())),
+            Ok(Answer::Fence(_)) => self.publish_done(ticket, Ok(None)),
             // Only hubs ask for tables.
             Ok(Answer::Table(_)) => {}
+            // Nothing asks for these yet.
+            Ok(Answer::Log(_) | Answer::Session(_) | Answer::Presence(_)) => {}
             Err(reason) => self.overrides_loaded(ticket, Err(reason)),
         }
     }

@@ -16,6 +16,8 @@ impl Engine {
                 PlayerAction::Subscribe { channel } => self.subscribe_by_server(id, channel),
                 PlayerAction::Unsubscribe { channel } => self.unsubscribe_by_server(id, channel),
                 PlayerAction::View { channel, view } => self.override_view(id, channel, view.as_deref()),
+                // No session is claimed yet.
+                PlayerAction::TakenOver { .. } => {}
                 PlayerAction::Disconnect { reason } => {
                     let word = reason.as_deref().unwrap_or("kicked");
                     self.close_with_word(id, CloseCode::Kicked, word.to_owned(), word);

@@ -12,8 +12,8 @@ use super::Engine;
 use super::requests::covers;
 use crate::class::{Class, KeyError, REMOVE_EVENT};
 use crate::io::{
-    BrokerCommand, BrokerStatus, Claims, Commit, Output, Owner, PublishFailure, Query, QueryKind, Sender,
-    SessionId, Ticket, WhenDown, Write, WriteKind,
+    BrokerCommand, BrokerStatus, Claims, Commit, Outcome, Output, Owner, PublishFailure, Query, QueryKind,
+    Sender, SessionId, Ticket, WhenDown, Write, WriteKind,
 };
 use crate::path::Path;
 use crate::permissions;
@@ -262,7 +262,7 @@ impl Engine {
         self.out.outputs.push_back(Output::Broker(BrokerCommand::Query(query)));
     }
 
-    pub(super) fn publish_done(&mut self, ticket: Ticket, result: Result<(), PublishFailure>) {
+    pub(super) fn publish_done(&mut self, ticket: Ticket, result: Outcome) {
         let Some(in_flight) = self.tickets.remove(&ticket) else { return };
         // It may have ended since: what it published is carried out all the same.
         let is_there = self.sessions.get(in_flight.session).is_some();
@@ -285,13 +285,14 @@ impl Engine {
     }
 
     /// Says what became of a publish.
-    fn answer_publish(&mut self, in_flight: InFlight, result: Result<(), PublishFailure>) {
+    fn answer_publish(&mut self, in_flight: InFlight, result: Outcome) {
         let InFlight { session: id, request, channel, .. } = in_flight;
         let text;
         let (code, outcome, text) = match result {
-            Ok(()) => {
+            Ok(logged) => {
                 if let Some(request) = &request {
-                    self.send(id, &ServerMessage::Published { id: request, channel: &channel, offset: None });
+                    let offset = logged.map(|position| position.offset.0);
+                    self.send(id, &ServerMessage::Published { id: request, channel: &channel, offset });
                 }
                 return;
             }
@@ -306,7 +307,8 @@ impl Engine {
                 );
                 (ErrorCode::BrokerUnavailable, Some("not_done"), text.as_str())
             }
-            Err(PublishFailure::Unknown) => (
+            // Of sessions alone.
+            Err(PublishFailure::TakenOver | PublishFailure::Unknown) => (
                 ErrorCode::BrokerUnavailable,
                 Some("unknown"),
                 "Redis did not answer: it may have been published or not",

@@ -21,6 +21,7 @@ mod moves;
 mod rows;
 mod shards;
 mod source;
+mod stored_log;
 mod table;
 mod tables;
 #[cfg(test)]
@@ -37,4 +38,5 @@ pub use log::{Gap, Log};
 pub use merge::{Fate, Merge, Seq};
 pub use moves::{Carries, Handover, PeerMessage};
 pub use shards::{ShardId, ShardSet};
+pub use stored_log::{Cursor, LogRange, StoredLog, StoredLogEvent};
 pub use topology::{LinkId, Move, Topology};

@@ -113,6 +113,6 @@ pub(super) fn subject_of(command: &PlayerCommand) -> Option<Subject> {
         PlayerAction::Subscribe { channel }
         | PlayerAction::Unsubscribe { channel }
         | PlayerAction::View { channel, .. } => Some(Subject::named(channel.clone())),
-        PlayerAction::Disconnect { .. } => None,
+        PlayerAction::TakenOver { .. } | PlayerAction::Disconnect { .. } => None,
     }
 }

@@ -150,8 +150,10 @@ impl Ledger {
 
     fn record(&self, shard: ShardId, ticket: Option<Ticket>, result: Outcome) {
         let count = match &result {
-            Ok(()) => &self.done,
-            Err(PublishFailure::Refused(_) | PublishFailure::LimitExceeded) => &self.refused,
+            Ok(_) => &self.done,
+            Err(PublishFailure::Refused(_) | PublishFailure::LimitExceeded | PublishFailure::TakenOver) => {
+                &self.refused
+            }
             Err(PublishFailure::NotDone | PublishFailure::OverShare { .. }) => &self.not_done,
             Err(PublishFailure::Unknown) => &self.unknown,
         };

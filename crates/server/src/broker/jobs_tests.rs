@@ -22,7 +22,7 @@ impl Bench {
     }
 
     /// Publishes so many bytes; returns the answer if it is there at once.
-    fn publish(&mut self, owner: Owner, bytes: usize) -> Option<Result<(), PublishFailure>> {
+    fn publish(&mut self, owner: Owner, bytes: usize) -> Option<Outcome> {
         self.tickets += 1;
         let kind = WriteKind::Publish { channel: "room".into(), payload: vec![b'x'; bytes].into() };
         let ticket = Some(Ticket(self.tickets));
@@ -37,7 +37,7 @@ impl Bench {
         self.sender.push(ShardId(0), Write { ticket: None, owner, when_down, kind });
     }
 
-    fn answer(&mut self) -> Option<Result<(), PublishFailure>> {
+    fn answer(&mut self) -> Option<Outcome> {
         std::iter::from_fn(|| self.inbox.try_recv()).find_map(|event| match event {
             BrokerEvent::Outcome { outcome, .. } => Some(outcome),
             _ => None,
@@ -68,7 +68,7 @@ fn nobody_fills_more_than_a_share_and_the_others_keep_theirs() {
     assert_eq!(bench.publish(player("bob"), 1_000), None);
     assert_eq!(bench.sender.ledger().shares.lock().unwrap().len(), 4);
     while let Some(job) = bench.receiver.try_recv() {
-        job.answer(Ok(()));
+        job.answer(Ok(None));
     }
     assert_eq!(bench.sender.ledger().bytes.load(Ordering::Relaxed), 0);
     assert!(bench.sender.ledger().shares.lock().unwrap().is_empty(), "who has nothing there is forgotten");
@@ -108,7 +108,7 @@ fn lifecycle_entries_have_a_bound_of_their_own_and_are_counted() {
     assert_eq!((count(&ledger.lifecycle_waiting), count(&ledger.lifecycle_lost)), (7, 3));
     assert_eq!(bench.publish(player("alice"), 1_000), None, "they take no room of publishes");
     while let Some(job) = bench.receiver.try_recv() {
-        job.answer(Ok(()));
+        job.answer(Ok(None));
     }
     assert_eq!(count(&bench.sender.ledger().lifecycle_waiting), 0);
 }

@@ -230,6 +230,7 @@ fn command_weight(PlayerCommand { player, action }: &PlayerCommand) -> usize {
     let said = match action {
         PlayerAction::Subscribe { channel } | PlayerAction::Unsubscribe { channel } => channel.len(),
         PlayerAction::View { channel, view } => channel.len() + view.as_ref().map_or(0, |view| view.len()),
+        PlayerAction::TakenOver { node, .. } => node.len(),
         PlayerAction::Disconnect { reason } => reason.as_ref().map_or(0, |reason| reason.len()),
     };
     player.len() + said + OVERHEAD

@@ -330,7 +330,8 @@ impl From<PublishFailure> for ApiError {
                     "too many publishes of services wait for Redis: together they may have {bytes} bytes in the queue"
                 ),
             ),
-            PublishFailure::Unknown => {
+            // Of sessions alone.
+            PublishFailure::TakenOver | PublishFailure::Unknown => {
                 unavailable("unknown", "Redis did not answer: it may have happened or not")
             }
             PublishFailure::LimitExceeded => ApiError::code(

@@ -351,7 +351,7 @@ impl Bench {
     /// The answer to a publish, which is the next event.
     pub fn done(&mut self, shard: u8, ticket: Ticket) -> Result<(), PublishFailure> {
         match self.next(shard) {
-            BrokerEvent::Outcome { ticket: answered, outcome } if answered == ticket => outcome,
+            BrokerEvent::Outcome { ticket: answered, outcome } if answered == ticket => outcome.map(|_| ()),
             other => panic!("expected the answer to {ticket:?}, got {other:?}"),
         }
     }

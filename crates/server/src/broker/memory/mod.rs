@@ -9,7 +9,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Instant;
 
-use drawbridge_engine::io::{Answer, QueryKind, Subject, WriteKind};
+use drawbridge_engine::io::{Answer, Answered, PublishFailure, QueryKind, Subject, WriteKind};
 use drawbridge_engine::upstream::{HubInput, LinkCommand};
 use drawbridge_protocol::glob;
 use tokio::sync::watch;
@@ -120,8 +120,9 @@ impl Memory {
                 }
             }
             WriteKind::Append { .. } => Ok(()),
+            _ => Err(PublishFailure::Refused("UNSUPPORTED".into())),
         };
-        job.answer(result);
+        job.answer(result.map(|()| None));
     }
 
     fn publish(&mut self, channel: &str, payload: &[u8], subscriptions: &Subscriptions) {
@@ -137,16 +138,17 @@ impl Memory {
     fn answer_all(&mut self, all: &[Asked]) {
         for asked in all {
             let answer = self.answer_of(&asked.query.kind);
-            self.queries.answer(asked, Ok(answer));
+            self.queries.answer(asked, answer);
         }
     }
 
-    fn answer_of(&mut self, query: &QueryKind) -> Answer {
-        match query {
+    fn answer_of(&mut self, query: &QueryKind) -> Answered {
+        Ok(match query {
             QueryKind::ViewOverrides { player } => Answer::ViewOverrides(self.store.views(player)),
             QueryKind::Table { channel } => Answer::Table(self.store.table(self.now_ms(), channel)),
             QueryKind::Fence { channel } => Answer::Fence(channel.clone()),
-        }
+            _ => return Err("UNSUPPORTED".into()),
+        })
     }
 
     fn now_ms(&self) -> u64 {
@@ -158,7 +160,7 @@ impl Memory {
         while !self.part.driver.commands.is_empty() || !self.part.driver.queries.is_empty() {
             for query in std::mem::take(&mut self.part.driver.queries) {
                 let answer = self.answer_of(&query.kind);
-                self.part.driver.command(HubCommand::Answer(query, Ok(answer)));
+                self.part.driver.command(HubCommand::Answer(query, answer));
             }
             for command in std::mem::take(&mut self.part.driver.commands) {
                 match command {

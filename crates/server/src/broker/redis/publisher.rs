@@ -484,7 +484,7 @@ impl Publisher {
                 }
                 Ok(()) => {
                     is_taken |= job.is_lifecycle();
-                    job.answer(Ok(()));
+                    job.answer(Ok(None));
                 }
                 Err(message) if job.is_lifecycle() => {
                     if !will_pass(&message) {

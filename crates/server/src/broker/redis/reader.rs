@@ -227,7 +227,7 @@ impl Reader {
         let read = match &asked.query.kind {
             QueryKind::Table { channel } => read_table(commands, &self.settings, channel).await,
             // Read on the other connection, or by a link.
-            QueryKind::ViewOverrides { .. } | QueryKind::Fence { .. } => Ok(Err(UNEXPECTED.to_owned())),
+            _ => Ok(Err(UNEXPECTED.to_owned())),
         };
         let answer = match read {
             Ok(Err(message)) if is_passing(&message) => {
@@ -250,7 +250,7 @@ fn players_of(asked: Vec<Asked>) -> Vec<(Asked, Arc<str>)> {
             let player = player.clone();
             Some((asked, player))
         }
-        QueryKind::Table { .. } | QueryKind::Fence { .. } => None,
+        _ => None,
     };
     asked.into_iter().filter_map(player).collect()
 }

@@ -18,6 +18,7 @@ pub(super) fn command_of(work: &WriteKind) -> &'static str {
         WriteKind::Append { .. } => "XADD",
         WriteKind::Commit { .. } => "FCALL drawbridge_write",
         WriteKind::SetOverride { .. } => "FCALL drawbridge_view",
+        _ => "FCALL drawbridge_unbuilt",
     }
 }
 
@@ -26,7 +27,7 @@ pub(super) fn needs_functions(work: &WriteKind) -> Option<&'static str> {
     match work {
         WriteKind::Commit { .. } => Some("entity channels"),
         WriteKind::SetOverride { .. } => Some("players' views"),
-        WriteKind::Publish { .. } | WriteKind::Append { .. } => None,
+        _ => None,
     }
 }
 
@@ -54,9 +55,9 @@ pub(super) fn pipeline(batch: &[(u64, Job)], settings: &RedisSettings) -> (redis
         let (now, later) = rest.split_at(alike.max(1));
         rest = later;
         calls.push(match &job.work {
-            WriteKind::Publish { .. } | WriteKind::Append { .. } => Call::Plain,
             WriteKind::SetOverride { .. } => Call::SetOverride,
             WriteKind::Commit { .. } => Call::Commit(now.len()),
+            _ => Call::Plain,
         });
         match &job.work {
             WriteKind::Publish { channel, payload } => {
@@ -82,6 +83,9 @@ pub(super) fn pipeline(batch: &[(u64, Job)], settings: &RedisSettings) -> (redis
                 pipeline.cmd("FCALL").arg("drawbridge_view").arg(1).arg(names.views_key(player));
                 pipeline.arg(&**channel).arg(view.as_deref().unwrap_or_default());
                 pipeline.arg(&*names.outward(nodes)).arg(&**payload).arg(u8::from(*if_absent));
+            }
+            _ => {
+                pipeline.cmd("FCALL").arg("drawbridge_unbuilt").arg(0);
             }
         }
     }
