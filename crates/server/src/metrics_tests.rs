@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use super::*;
 use crate::broker::BrokerStats;
+use crate::broker::redis::{Library, Names};
 use crate::refusals::Refusals;
 
 fn stats(round_trip: Option<Duration>) -> NodeStats {
@@ -116,7 +117,8 @@ fn names_in(text: &str) -> BTreeSet<String> {
 
 #[test]
 fn pages_name_metrics_as_they_are_printed() {
-    let functions = names_in(include_str!("broker/redis/library.lua"));
+    let names = Names::new("", "drawbridge:");
+    let functions = names_in(&Library::new(&Default::default(), &names, 0).code());
     let samples = samples_in(&printed(MetricsFormat::Prometheus));
     let in_directory = |directory: &str| {
         let entries = std::fs::read_dir(root().join(directory)).unwrap();

@@ -15,8 +15,8 @@ use drawbridge_engine::class::{Class, Classes, EntityRules};
 use drawbridge_engine::io::{BrokerStatus, PublishFailure, WhenDown};
 use drawbridge_protocol::template::ClassName;
 
-/// The library of version 4 as its nodes loaded it, with `key_prefix = "drawbridge:"` and no class.
-const VERSION_4: &str = include_str!("fixtures/library-v4.lua");
+/// The libraries of older versions as their nodes loaded them, with `key_prefix = "drawbridge:"` and no class.
+const OLDER: [&str; 2] = [include_str!("fixtures/library-v4.lua"), include_str!("fixtures/library-v5.lua")];
 const EVENT: &str = r#"{"event":"e","key":"a","data":{"id":"a","x":1,"y":2}}"#;
 /// How nodes see each other's loads: a client that Redis holds up in one.
 const LOADS: &str = "cmd=function|load";
@@ -76,11 +76,12 @@ fn code(server: &Server) -> String {
 
 /// Version 4 takes any number of arguments, and would write what it misreads.
 #[test]
-fn a_node_on_a_library_of_version_4_writes_nothing_wrong_and_replaces_it() {
-    for flavour in [Flavour::Tcp, Flavour::Prefixed] {
+fn a_node_on_an_older_library_writes_nothing_wrong_and_replaces_it() {
+    let both = |older| [(Flavour::Tcp, older), (Flavour::Prefixed, older)];
+    for (flavour, older) in OLDER.into_iter().flat_map(both) {
         let mut bench = Bench::new(Some(flavour));
         assert_eq!(bench.commit(0, "world:1", "a", 1), Ok(()));
-        load(bench.server(), VERSION_4);
+        load(bench.server(), older);
         assert_eq!(bench.commit(0, "world:1", "b", 1), Ok(()));
         let server = bench.server.as_ref().unwrap();
         let prefix = flavour.prefix();
@@ -88,7 +89,7 @@ fn a_node_on_a_library_of_version_4_writes_nothing_wrong_and_replaces_it() {
         assert_eq!(server.call(&["HLEN", &rows]), Reply::Int(4 + 2), "e, s, b, r and two entities");
         let Reply::List(keys) = server.call(&["KEYS", "*"]) else { panic!("no keys") };
         assert_eq!(keys.len(), 2, "{keys:?}");
-        assert!(code(server).contains("-- drawbridge library version 5\n"));
+        assert!(code(server).contains("-- drawbridge library version 6\n"));
         assert_eq!(bench.broker.stats().functions_replaced, 0, "it was Drawbridge's");
     }
 }
@@ -215,13 +216,13 @@ fn functions_are_recognised_while_redis_is_full() {
     assert!(reason.starts_with("OOM"), "{reason}");
 }
 
-/// As a version 6 that holds other environments only.
+/// As a version 7 that holds other environments only.
 #[test]
 fn an_entry_that_a_later_library_lacks_is_named() {
     let later = |prefix| {
         let code = library(prefix, &classes()).code();
         let later =
-            code.replace("library version 5", "library version 6").replace("VERSION = 5", "VERSION = 6");
+            code.replace("library version 6", "library version 7").replace("VERSION = 6", "VERSION = 7");
         assert_ne!(later, code);
         later
     };
@@ -232,13 +233,13 @@ fn an_entry_that_a_later_library_lacks_is_named() {
     let Err(PublishFailure::Refused(reason)) = bench.commit(0, "world:1", "a", 1) else { panic!("taken") };
     assert!(reason.contains("no entry for this environment"), "{reason}");
     let reason = bench.broker.no_functions().expect("they are of no use");
-    assert!(reason.contains("of version 6 and have no entry for this node's channel_prefix"), "{reason}");
+    assert!(reason.contains("of version 7 and have no entry for this node's channel_prefix"), "{reason}");
     assert!(!reason.contains("own:"), "a page for anybody shows it: {reason}");
     // A node of that version has come.
     load(&server, &later("own:"));
     server.call(&["CLIENT", "KILL", "TYPE", "normal"]);
     until("they serve it", || bench.broker.no_functions().is_none());
-    assert!(code(&server).contains("library version 6"));
+    assert!(code(&server).contains("library version 7"));
 }
 
 /// All that is kept of others at most: Redis loads it in time, and Lua has room for it.

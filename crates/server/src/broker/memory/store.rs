@@ -1,5 +1,5 @@
 //! What the memory broker keeps in place of Redis: tables of entity channels and players' views. It does what the
-//! functions of `redis/library.lua` do, and publishes what they would.
+//! functions of `redis/functions` do, and publishes what they would.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

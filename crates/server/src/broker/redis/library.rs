@@ -1,5 +1,5 @@
 //! The Redis Function library: rendered for this node's environment, compared with what a Redis has, and loaded where that
-//! is older, other, or not there. What the functions do stands in `library.lua`.
+//! is older, other, or not there. What the functions do stands in `functions/*.lua`.
 //!
 //! Nodes of different configurations may share a Redis: environments with other channel prefixes always, and nodes of one
 //! environment during a deploy. So a library holds one entry for each channel prefix ([`environment`](super::environment)).
@@ -13,12 +13,20 @@ use super::Names;
 use super::environment::{counterpart, describe, lua, merge, names_all, overlapping, serves};
 
 /// Of the functions' behaviour: a node replaces a library whose version is lower.
-pub(super) const VERSION: u64 = 5;
+pub(super) const VERSION: u64 = 6;
 /// The last version that knew one environment, without a prefix.
 const LAST_WITHOUT_PREFIX: u64 = 4;
 /// Begins the answers of our functions, and of no others.
 pub(super) const MARK: &str = "drawbridge";
-const FUNCTIONS: &str = include_str!("library.lua");
+/// The library's parts: each may use what those before it define, and registers its own functions.
+const FUNCTIONS: [&str; 6] = [
+    include_str!("functions/base.lua"),
+    include_str!("functions/entities.lua"),
+    include_str!("functions/payloads.lua"),
+    include_str!("functions/publish.lua"),
+    include_str!("functions/views.lua"),
+    include_str!("functions/check.lua"),
+];
 const VERSION_LINE: &str = "-- drawbridge library version ";
 const ENVIRONMENTS_LINE: &str = "-- environments ";
 
@@ -120,7 +128,7 @@ pub(super) struct TableBounds {
     pub(super) bytes: usize,
 }
 
-/// `library.lua` has the same bound.
+/// `functions/entities.lua` has the same bound.
 const MIN_FIELD_BOUND: usize = 65_536;
 
 fn table_bounds(class: &Class) -> Option<(ClassName, TableBounds)> {
@@ -146,7 +154,8 @@ fn render(environments: &[Value]) -> String {
     let environments = lua(&Value::Array(environments.to_vec()));
     format!(
         "#!lua name=drawbridge\n{VERSION_LINE}{VERSION}\n{ENVIRONMENTS_LINE}{described}\n\
-         local VERSION = {VERSION}\nlocal ENVIRONMENTS = {environments}\n{FUNCTIONS}"
+         local VERSION = {VERSION}\nlocal ENVIRONMENTS = {environments}\n{}",
+        FUNCTIONS.concat()
     )
 }
 

@@ -12,7 +12,7 @@ use super::command_connection::{CommandConnection, error_message};
 use super::connect::Broken;
 use super::reader::UNEXPECTED;
 
-/// How many views a player has at most; `library.lua` has the same bound.
+/// How many views a player has at most; `functions/views.lua` has the same bound.
 const MAX_VIEWS: i64 = 256;
 /// So many views are read by one pipeline at most, or those of one player.
 const MAX_COMMANDS: usize = 2 * MAX_VIEWS as usize;

@@ -1,0 +1,268 @@
+-- How a service's payload is read, as nodes read it (docs/protocol.md): what Redis takes, every node takes.
+
+-- How deep nodes take an event's data; deeper, they would see no key in it.
+local MAX_DATA_DEPTH = 64
+
+-- The members of an event.
+local ENVELOPE = { event = true, data = true, from = true, tags = true, key = true, ts = true }
+
+-- The characters that are more than a byte, as UTF-8 has them.
+local UTF8 = {
+  '[\194-\223][\128-\191]',
+  '\224[\160-\191][\128-\191]',
+  '[\225-\236\238\239][\128-\191][\128-\191]',
+  '\237[\128-\159][\128-\191]',
+  '\240[\144-\191][\128-\191][\128-\191]',
+  '[\241-\243][\128-\191][\128-\191][\128-\191]',
+  '\244[\128-\143][\128-\191][\128-\191]',
+}
+
+-- Whether all of it is UTF-8; nodes show other bytes as base64, which has no key.
+local function is_text(payload)
+  if not payload:find('[\128-\255]') then
+    return true
+  end
+  for _, character in ipairs(UTF8) do
+    payload = payload:gsub(character, ' ')
+  end
+  return not payload:find('[\128-\255]')
+end
+
+-- What cjson takes, as strict as it can be told to be, though JSON does not: `1.` and `-.5`, control characters in
+-- strings, and whatever stands behind a NUL.
+local function is_lax(payload)
+  local dots = payload:find('.', 1, true) and (payload:find('%.%D') or payload:find('%D%.'))
+  if not dots and not payload:find('%c') then
+    return false
+  end
+  local plain = payload:gsub('\\.', '')
+  for text in plain:gmatch('"[^"]*"') do
+    if text:find('[%z\1-\31]') then
+      return true
+    end
+  end
+  local bare = plain:gsub('"[^"]*"', '""')
+  return bare:find('%z') or bare:find('%.%D') or bare:find('%D%.')
+end
+
+-- What nodes read: an escape of half a surrogate pair, which cjson refuses, means U+FFFD.
+local function mended(payload)
+  if not payload:find('\\u[dD][89a-fA-F]') then
+    return payload
+  end
+  -- What is whole is put out of the way, as bytes that no text has.
+  local text = payload:gsub('\\\\', '\255')
+  text = text:gsub('\\u([dD][89abAB]%x%x)\\u([dD][c-fC-F]%x%x)', '\254u%1\254u%2')
+  text = text:gsub('\\u[dD][89a-fA-F]%x%x', '\\ufffd')
+  return (text:gsub('\254', '\\'):gsub('\255', '\\\\'))
+end
+
+local parsers = {}
+
+-- JSON as nodes read it, at most this deep: whether it is, and its value or what is wrong.
+local function parse(payload, max_depth)
+  local parser = parsers[max_depth]
+  if not parser then
+    -- One of our own, made late: it can be told, and is not there yet while the library is loaded.
+    parser = cjson.new()
+    parser.decode_invalid_numbers(false)
+    parser.decode_max_depth(max_depth)
+    parsers[max_depth] = parser
+  end
+  local known, decoded = pcall(parser.decode, payload)
+  if known and is_lax(payload) then
+    return false, 'a number or a string is not as JSON has it'
+  end
+  return known, decoded
+end
+
+-- Whether nodes take an object for an event of its own, and not for the data of one.
+local function is_envelope(class, decoded)
+  if type(decoded.event) ~= 'string' or class.payload == 'raw' then
+    return false
+  end
+  if class.payload == 'auto' then
+    for name in pairs(decoded) do
+      if not ENVELOPE[name] then
+        return false
+      end
+    end
+  end
+  return true
+end
+
+-- What a service's payload says, as docs/protocol.md has it: the event's name, its JSON members for keys and positions,
+-- and the JSON object without its last brace; or nothing, and what is wrong. What is not JSON names no entity.
+local function read(class, payload)
+  if not is_text(payload) then
+    return nil, 'not UTF-8'
+  end
+  local text = mended(payload)
+  local known, decoded = parse(text, MAX_DATA_DEPTH + 1)
+  if known and payload:find('^%s*{') and is_envelope(class, decoded) then
+    return decoded.event, decoded, (payload:gsub('}%s*$', ''))
+  end
+  if class.payload == 'envelope' then
+    return nil, 'not a JSON object with a string `event`'
+  end
+  if known then
+    known, decoded = parse(text, MAX_DATA_DEPTH)
+  end
+  if not known then
+    return nil, 'not JSON of at most ' .. MAX_DATA_DEPTH .. ' deep: ' .. tostring(decoded)
+  end
+  return 'message', { data = decoded }, '{"event":"message","data":' .. payload
+end
+
+local function find(decoded, path)
+  local value = decoded
+  for _, step in ipairs(path) do
+    if type(value) ~= 'table' then
+      return nil
+    end
+    value = value[step]
+  end
+  if value == cjson.null then
+    return nil
+  end
+  return value
+end
+
+-- Where the string ends that begins here.
+local function end_of_string(text, at)
+  local _, last = text:find('^"[^"\\]*', at)
+  while text:sub(last + 1, last + 1) == '\\' do
+    _, last = text:find('^[^"\\]*', last + 3)
+  end
+  return last + 1
+end
+
+-- Where the value ends that begins here.
+local function end_of_value(text, at)
+  local first = text:sub(at, at)
+  if first == '"' then
+    return end_of_string(text, at)
+  end
+  if first ~= '{' and first ~= '[' then
+    local _, last = text:find('^[^%s,%]}]*', at)
+    return last
+  end
+  local depth = 0
+  repeat
+    at = text:find('["%[{%]}]', at)
+    local sign = text:sub(at, at)
+    if sign == '"' then
+      at = end_of_string(text, at)
+    else
+      depth = depth + ((sign == '{' or sign == '[') and 1 or -1)
+    end
+    at = at + 1
+  until depth == 0
+  return at - 1
+end
+
+-- Whether a name as it is written means this one.
+local function means(written, name)
+  if not written:find('\\', 1, true) then
+    return written == '"' .. name .. '"'
+  end
+  local known, decoded = pcall(cjson.decode, '[' .. written .. ']')
+  return known and decoded[1] == name
+end
+
+-- Where the value of a member begins, in the object that begins here; of duplicates the last counts.
+local function find_member(text, at, name)
+  local found
+  at = text:find('%S', at + 1)
+  while at and text:sub(at, at) == '"' do
+    local ends = end_of_string(text, at)
+    local value = text:find('[^%s:]', ends + 1)
+    if means(text:sub(at, ends), name) then
+      found = value
+    end
+    at = text:find('[^%s,]', end_of_value(text, value) + 1)
+  end
+  return found
+end
+
+-- What `find` has found, as it is written in a text that was parsed before. The text's last brace may be missing.
+local function written_at(text, path)
+  local at = text:find('{', 1, true)
+  for _, step in ipairs(path) do
+    at = find_member(text, at, step)
+  end
+  return text:sub(at, end_of_value(text, at))
+end
+
+-- A decimal fraction with one more in its last place: its digits behind the point, and the power of ten.
+local function one_more(digits, power)
+  local kept = digits:match('^(.-)9*$')
+  if kept == '' then
+    return '1', power + 1
+  end
+  return kept:sub(1, -2) .. string.char(kept:byte(-1) + 1), power
+end
+
+-- The fewest digits that a double reads back as the same, and of those the nearest, without an exponent: as nodes write
+-- it, where `%.17g` writes too many and `%.16g` sometimes another.
+local function shortest(number)
+  local sign, first, others, exponent = string.format('%.40e', number):match('^(%-?)(%d)%.(%d+)e(.+)$')
+  local all, power = first .. others, tonumber(exponent) + 1
+  local function is_same(digits, power_of)
+    return tonumber(sign .. '0.' .. digits .. 'e' .. power_of) == number
+  end
+  for count = 1, 17 do
+    local digits, at = all:sub(1, count), power
+    local more, more_at = one_more(digits, power)
+    local is_below, is_above = is_same(digits, at), is_same(more, more_at)
+    if is_above and not (is_below and all:sub(count + 1, count + 1) < '5') then
+      digits, at, is_below = more, more_at, true
+    end
+    if is_below then
+      if at <= 0 then
+        return sign .. '0.' .. ('0'):rep(-at) .. digits
+      elseif at >= #digits then
+        return sign .. digits .. ('0'):rep(at - #digits)
+      end
+      return sign .. digits:sub(1, at) .. '.' .. digits:sub(at + 1)
+    end
+  end
+end
+
+-- A number as the text of a key, as nodes have it: a whole one as it is written, another by the double that it means.
+-- `body` and `path` say where it stands: what is large is not what the double says.
+local function decimal(number, body, path)
+  if math.abs(number) < 2 ^ 53 then
+    return number == math.floor(number) and string.format('%.0f', number) or shortest(number)
+  end
+  local written = written_at(body, path)
+  if math.abs(number) == math.huge or not written:find('[.eE]') then
+    return written
+  end
+  return shortest(number)
+end
+
+local OWN_KEY = { 'key' }
+
+local function key_of(class, decoded, body)
+  local path = class.key or OWN_KEY
+  local key = find(decoded, path)
+  if key == nil then
+    path = OWN_KEY
+    key = find(decoded, path)
+  end
+  if type(key) == 'number' then
+    key = decimal(key, body, path)
+  end
+  if type(key) ~= 'string' then
+    return nil, 'missing, or neither a string nor a number'
+  end
+  if key == '' or #key > MAX_KEY_BYTES then
+    return nil, 'not of 1 to ' .. MAX_KEY_BYTES .. ' bytes'
+  end
+  return key
+end
+
+local function is_place(value)
+  return type(value) == 'number' and value == value and math.abs(value) < math.huge
+end
