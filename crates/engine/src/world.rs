@@ -54,8 +54,6 @@ pub(crate) struct World {
     by_key: HashMap<Box<str>, EntityId>,
     /// What the data of all entities has together, in bytes.
     data_bytes: usize,
-    /// How many entities there ever were.
-    births: u64,
     space: Option<Box<Spatial>>,
     /// Counts what is examined for visibility, except for what events change.
     work: WorkMeter,
@@ -76,8 +74,6 @@ struct Spatial {
 struct Entity {
     publication: Arc<Publication>,
     position: Option<Point>,
-    /// Its number among all that there ever were in this world.
-    birth: u64,
     /// The observers that have it in their area, in order: those whose `seen` it is in.
     observers: SmallVec<[AudienceId; 4]>,
     /// The results of the last views that were evaluated for this state.
@@ -133,7 +129,6 @@ impl World {
             entities: Slab::new(),
             by_key: HashMap::new(),
             data_bytes: 0,
-            births: 0,
             space: rules.space.as_ref().map(spatial),
             work,
         }
@@ -233,11 +228,9 @@ impl World {
         let entity = Entity {
             publication: publication.clone(),
             position,
-            birth: self.births,
             observers: SmallVec::new(),
             decided: SmallVec::new(),
         };
-        self.births += 1;
         self.data_bytes += publication.event.data_json().len();
         let id = self.entities.insert(entity) as EntityId;
         self.by_key.insert(key.into(), id);
@@ -546,21 +539,15 @@ impl World {
         self.entities.iter_mut().filter_map(shown).collect()
     }
 
-    /// How many entities there ever were.
-    pub(crate) fn births(&self) -> u64 {
-        self.births
-    }
-
-    /// An entity's state, if an audience sees it now and it is one of the first `births`.
+    /// An entity's state, if an audience sees it now.
     pub(crate) fn state_seen(
         &mut self,
         audiences: &Audiences,
         audience: AudienceId,
         id: EntityId,
-        births: u64,
     ) -> Option<&Arc<Publication>> {
         let who = audiences.get(audience)?;
-        let entity = self.entities.get_mut(id as usize).filter(|entity| entity.birth < births)?;
+        let entity = self.entities.get_mut(id as usize)?;
         let seen = match &who.observer {
             Some(observer) => observer.seen.contains(&id),
             None => entity.is_shown_to(who.view.as_ref(), &self.work),

@@ -518,7 +518,7 @@ impl SnapshotPart {
             SnapshotState::Wanted => {
                 stats.snapshots += 1;
                 session.outbox.start_table(self.target_id);
-                Snapshot::new(world.seen_by(audiences, self.audience), world.births())
+                Snapshot::new(world.seen_by(audiences, self.audience))
             }
         };
         let name = &target.subject.name;
@@ -531,7 +531,7 @@ impl SnapshotPart {
             while elements.len() < MAX_ENTITIES
                 && let Some(id) = snapshot.peek()
             {
-                if let Some(state) = world.state_seen(audiences, self.audience, id, snapshot.births) {
+                if let Some(state) = world.state_seen(audiences, self.audience, id) {
                     let element = state.element(session.encoding());
                     if self.bounds.excludes_entity(session.encoding(), state) {
                         session.outbox.leave_out(self.target_id, id);

@@ -139,14 +139,11 @@ pub(crate) struct Snapshot {
     /// Ascending.
     ids: Vec<EntityId>,
     next: usize,
-    /// How many entities the world had ever had when it began. Why: an id is used again, and what is younger than the
-    /// snapshot follows behind it as a change.
-    pub(crate) births: u64,
 }
 
 impl Snapshot {
-    pub(crate) fn new(ids: Vec<EntityId>, births: u64) -> Self {
-        Snapshot { ids, next: 0, births }
+    pub(crate) fn new(ids: Vec<EntityId>) -> Self {
+        Snapshot { ids, next: 0 }
     }
 
     /// No part of it was sent yet.
@@ -168,8 +165,17 @@ impl Snapshot {
         self.next += 1;
     }
 
-    fn includes(&self, id: EntityId) -> bool {
-        self.ids.get(self.next..).is_some_and(|rest| rest.binary_search(&id).is_ok())
+    /// Takes in a change of an entity. Returns whether the parts that are still to be sent make it needless.
+    ///
+    /// Invariant: an id whose entity went out of view is left out from then on. Why: the id is used again, and what comes
+    /// into view later follows the snapshot as a change.
+    fn absorbs(&mut self, id: EntityId, change: Change) -> bool {
+        let rest = self.ids.get(self.next..).unwrap_or_default();
+        let Ok(at) = rest.binary_search(&id) else { return false };
+        if matches!(change, Change::Hide | Change::Remove) {
+            self.ids.remove(self.next + at);
+        }
+        true
     }
 }
 
@@ -266,7 +272,7 @@ impl OutboundQueue {
     /// left to the snapshot.
     pub(super) fn enqueue(&mut self, queued: Queued, conflate: bool) -> bool {
         let before = self.len;
-        if !self.is_in_snapshot(&queued) {
+        if !self.is_absorbed(&queued) {
             if conflate {
                 self.conflate();
             }
@@ -275,12 +281,12 @@ impl OutboundQueue {
         self.len <= before
     }
 
-    /// Whether a snapshot that is wanted or running will include the entity's present state.
-    fn is_in_snapshot(&self, queued: &Queued) -> bool {
-        match (&self.snapshot, queued.kind) {
+    /// Whether a snapshot that is wanted or running makes a change needless.
+    fn is_absorbed(&mut self, queued: &Queued) -> bool {
+        match (&mut self.snapshot, queued.kind) {
             (Some(SnapshotState::Wanted), Some(QueuedKind::Entity(..))) => true,
-            (Some(SnapshotState::Running(snapshot)), Some(QueuedKind::Entity(id, _))) => {
-                snapshot.includes(id)
+            (Some(SnapshotState::Running(snapshot)), Some(QueuedKind::Entity(id, change))) => {
+                snapshot.absorbs(id, change)
             }
             _ => false,
         }
