@@ -68,10 +68,14 @@ impl Hub {
                 return;
             }
             let key = SubjectRef::channel(&channel);
-            let Some(entry) = self.entries.get(&key).filter(|entry| entry.state == State::Loading) else {
+            let Some(entry) = self.entries.get_mut(&key).filter(|entry| entry.state == State::Loading) else {
                 continue;
             };
-            if let Some(load) = entry.source.table().and_then(Table::load) {
+            let Some(table) = entry.source.table_mut() else { continue };
+            if let Some(load) = table.load() {
+                // What came during the pause is in what is read now, if it was stored at all.
+                uncount(&mut self.stats, table);
+                table.begin(load);
                 self.outputs.push_back(HubOutput::Load { channel, load });
             }
         }
