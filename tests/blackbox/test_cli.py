@@ -15,6 +15,7 @@ node   = "n1"
 listen = "127.0.0.1:8000"
 admin  = { listen = "127.0.0.1:8001", api_key = "secret-secret-secret-secret-secret" }
 trusted_proxies = ["10.0.0.0/8"]
+drain_delay = "5s"
 drain_window = "30s"
 
 [broker]

@@ -1,10 +1,12 @@
-"""Contract §7, drain: SIGTERM, a goodbye with a spread, close 4000, exit 0. And what a killed node leaves behind."""
+"""Contract §7, drain: SIGTERM, not ready, and after a while a goodbye with a spread, close 4000, exit 0. And what a killed
+node leaves behind. Behind load balancers: `test_rolling_restart.py`."""
 
+import json
 import signal
 
 from harness.tokens import mint
 from harness.wait import until
-from harness.websocket import Closed, Refused
+from harness.websocket import Refused
 
 
 def test_sigterm_says_goodbye_closes_with_4000_and_exits_0(redis, start):
@@ -61,18 +63,68 @@ def test_who_is_not_closed_yet_is_still_served(redis, start):
     assert node.process.wait() == 0
 
 
-def test_newcomers_are_turned_away_while_draining(redis, start):
-    node = start(redis, drain_window="5s")
+def test_newcomers_get_503_while_draining(redis, start):
+    node = start(redis, drain_window="1m")
+    # It reads nothing, so it does not answer its close either, and the node waits for it.
+    mute = node.player("mute")
+
+    def refused():
+        try:
+            node.connect(mint("late"))
+        except Refused as refusal:
+            return refusal
+        return None
+
+    node.process.signal(signal.SIGTERM)
+    refusal = until(refused, "upgrades are refused")
+    assert (refusal.status, refusal.headers["retry-after"], refusal.headers["connection"]) == (503, "1", "close")
+    assert node.get("/healthz").status == 200, "it still listens"
+    assert mute.closing().code == 4000
+    assert node.process.wait(timeout=30) == 0
+
+
+def test_until_drain_delay_is_over_the_node_is_not_ready_but_serves_and_accepts(redis, start):
+    node = start(redis, drain_delay="1h")
     stays = node.player("alice")
     node.process.signal(signal.SIGTERM)
-    stays.expect("GOODBYE")
-    try:
-        player = node.connect(mint("late"))
-        # 1006: the node ended first.
-        assert player.closing(timeout=30).code in (4000, 4003, 1006)
-    except (Refused, Closed, OSError):
-        pass
-    assert node.process.wait(timeout=30) == 0
+    until(lambda: node.get("/readyz").status == 503, "not ready")
+    assert b"draining" in node.get("/readyz").body and node.get("/healthz").status == 200
+    newcomer = node.player("bob")
+    for player in (stays, newcomer):
+        player.subscribe("chat:1")
+    newcomer.publish("chat:1", "hello")
+    for player in (stays, newcomer):
+        player.event("chat:1", "hello")
+        player.silent_but_for("EVENT")
+    node.process.signal(signal.SIGTERM)
+    assert stays.closing().code == 1006
+    assert node.process.wait() == 0, "a second signal ends it at once"
+
+
+def test_the_goodbye_comes_when_drain_delay_is_over(redis, start):
+    node = start(redis, drain_delay="300ms")
+    player = node.player("alice")
+    node.process.signal(signal.SIGTERM)
+    player.expect("GOODBYE")
+    player.closes_with(4000)
+    assert node.process.wait() == 0
+
+
+def test_what_was_published_during_the_drain_is_in_redis_before_the_end(redis, start):
+    node = start(redis, lifecycle={"stream": "life"})
+    players = [node.player(f"p{n}") for n in range(20)]
+    node.process.signal(signal.SIGTERM)
+    for number, player in enumerate(players):
+        player.expect("GOODBYE")
+        # Nobody waits for the answers: the connections close meanwhile.
+        player.start("PUBLISH_EVENT", channel="act:1", event="move", data={"ok": True, "n": number})
+    for player in players:
+        player.closes_with(4000)
+    assert node.process.wait() == 0
+    acted = {json.loads(entry["data"])["n"] for entry in redis.stream("actions:1")}
+    assert acted == set(range(20))
+    left = [entry["player"] for entry in redis.stream("life") if entry["event"] == "disconnected"]
+    assert sorted(left) == sorted(f"p{n}" for n in range(20))
 
 
 def test_a_player_that_does_not_answer_the_close_holds_the_drain_up_no_longer_than_a_moment(redis, start):

@@ -25,9 +25,10 @@ pub enum CliCommand {
     /// Run a node
     #[command(
         after_help = "Once the node is ready, one line on standard error says where it listens (port 0 in the\n\
-        configuration takes a free port). SIGTERM and SIGINT drain it: readiness turns false, clients are asked to\n\
-        reconnect elsewhere, and after `drain_window` at the latest the process ends. SIGHUP reads secrets, keys and\n\
-        certificates again; a file that is wrong changes nothing."
+        configuration takes a free port). SIGTERM and SIGINT drain it: readiness turns false, after `drain_delay`\n\
+        clients are asked to reconnect elsewhere, and within `drain_window` they are disconnected and the process ends. A\n\
+        second signal ends it at once. SIGHUP reads secrets, keys and certificates again; a file that is wrong changes\n\
+        nothing."
     )]
     Serve {
         /// The configuration, TOML; docs/configuration.md lists every key

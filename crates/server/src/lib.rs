@@ -8,6 +8,7 @@ pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod dev;
+mod drain;
 #[doc(hidden)]
 pub mod fuzzing;
 pub mod http;

@@ -68,8 +68,10 @@ pub enum Phase {
     Starting = 0,
     /// At work.
     Ready = 1,
-    /// Saying goodbye.
-    Draining = 2,
+    /// To end soon: load balancers are to take it out, and until they have, it goes on as before.
+    Leaving = 2,
+    /// Saying goodbye; no more sockets are taken in.
+    Draining = 3,
 }
 
 impl Node {
@@ -113,6 +115,11 @@ impl Node {
         self.phase.store(phase as u8, Ordering::Release);
     }
 
+    /// Whether it says goodbye and takes no more sockets in.
+    pub fn is_draining(&self) -> bool {
+        self.is(Phase::Draining)
+    }
+
     fn is(&self, phase: Phase) -> bool {
         self.phase.load(Ordering::Acquire) == phase as u8
     }
@@ -137,7 +144,7 @@ impl Node {
         };
         match () {
             () if self.is(Phase::Starting) => Some("starting".into()),
-            () if self.is(Phase::Draining) => Some("draining".into()),
+            () if self.is(Phase::Leaving) || self.is(Phase::Draining) => Some("draining".into()),
             () if self.is_overloaded() => Some(TOO_MANY_FILES.into()),
             () if !self.broker.was_complete() => Some(with_trouble("Redis has not been there yet")),
             () if self.bus.is_deaf() => Some("Redis refuses the channel for player commands".into()),
@@ -160,9 +167,7 @@ impl Node {
     /// Why no socket is taken in; `None`: it is.
     pub fn refuses_sockets_because(&self) -> Option<(Reason, &'static str)> {
         match () {
-            () if self.is(Phase::Draining) => {
-                Some((Reason::Draining, "draining: this node takes no more sockets"))
-            }
+            () if self.is_draining() => Some((Reason::Draining, "draining: this node takes no more sockets")),
             () if self.is_overloaded() => Some((Reason::Files, TOO_MANY_FILES)),
             () => None,
         }

@@ -1,4 +1,4 @@
-//! Starting and ending a node: makes the parts, joins them, waits for a signal, drains.
+//! Starting and ending a node: makes the parts, joins them, waits for a signal, drains ([`crate::drain`]).
 
 use std::fmt;
 use std::path::PathBuf;
@@ -20,10 +20,11 @@ use crate::bus::Bus;
 use crate::clock::Clock;
 use crate::config::{BrokerKind, Config, RedisConfig};
 use crate::dev::{self, Dev, run_demo};
+use crate::drain::drain;
 use crate::http::{admin, listener};
 use crate::node::{Node, Phase};
 use crate::reload::Reloader;
-use crate::shard::{self, Mail, Peers, ShardHandle, ShardParts};
+use crate::shard::{self, Peers, ShardHandle, ShardParts};
 use crate::tls::{self, ServedCertificate};
 use crate::token_verifier::TokenVerifier;
 
@@ -33,8 +34,8 @@ const FRONT_THREADS: usize = 2;
 const SHARD_QUEUE_BYTES: usize = 32 * 1024 * 1024;
 /// How long a start waits for Redis before the node listens without it.
 const REDIS_PATIENCE: Duration = Duration::from_secs(2);
-/// How often a drain looks whether everybody has gone.
-const DRAIN_POLL: Duration = Duration::from_millis(20);
+/// How often a start looks whether Redis is there.
+const START_POLL: Duration = Duration::from_millis(20);
 
 /// Why a node could not start.
 #[derive(Debug)]
@@ -118,7 +119,6 @@ async fn start_and_serve(config: Config, file: Option<PathBuf>, dev: Option<Dev>
     }
 
     signals.next().await;
-    tracing::info!("draining; a second signal ends the process at once");
     tokio::select! {
         () = drain(&node) => {}
         () = signals.next() => {}
@@ -206,29 +206,12 @@ fn seed() -> Result<u128, StartError> {
 async fn wait_for_redis(node: &Node) {
     let there = async {
         while !node.was_complete() {
-            tokio::time::sleep(DRAIN_POLL).await;
+            tokio::time::sleep(START_POLL).await;
         }
     };
     if tokio::time::timeout(REDIS_PATIENCE, there).await.is_err() {
         let trouble = node.broker.trouble().unwrap_or_default();
         tracing::warn!(trouble, "Redis is not reachable yet; listening, but not ready");
-    }
-}
-
-/// Says goodbye to everyone and waits until they have gone, at most as long as the window.
-async fn drain(node: &Node) {
-    node.enter(Phase::Draining);
-    let window = node.config.drain_window;
-    for shard in &node.shards {
-        shard.send(Mail::Drain { window_ms: window.as_millis() as u64 });
-    }
-    let gone = async {
-        while node.sockets() > 0 {
-            tokio::time::sleep(DRAIN_POLL).await;
-        }
-    };
-    if tokio::time::timeout(window, gone).await.is_err() {
-        tracing::warn!(sockets = node.sockets(), "the drain window has ended before the last sockets");
     }
 }
 

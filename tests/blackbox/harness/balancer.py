@@ -1,5 +1,6 @@
 """A real load balancer in front of nodes: haproxy or nginx, on a free loopback port."""
 
+import re
 import shutil
 import socket
 from pathlib import Path
@@ -66,11 +67,41 @@ http {{
 """
 
 
+DEPLOY = Path(__file__).resolve().parents[3] / "deploy"
+NODES = ("10.0.0.11:8000", "10.0.0.12:8000", "10.0.0.13:8000")
+
+
+def deployed(kind, directory, port, nodes):
+    """The very file in `deploy/` that operators copy, with a test's addresses in it, and what a test needs around it."""
+    text = (DEPLOY / {"haproxy": "haproxy.cfg", "nginx": "nginx.conf"}[kind]).read_text()
+    for named, node in zip(NODES, nodes, strict=True):
+        assert named in text, f"{named} is not in deploy/"
+        text = text.replace(named, f"127.0.0.1:{node.port}")
+    if kind == "haproxy":
+        text = _replaced(r"bind :8000\b", f"bind 127.0.0.1:{port}", text)
+        # As many files as the tests' user may open.
+        text = _replaced(r"maxconn 100000", "maxconn 1000", text)
+        return _replaced(r"\nglobal\n", f"\nglobal\n    stats socket {directory}/admin.sock mode 600 level admin\n", text)
+    text = _replaced(r"listen 8000;", f"listen 127.0.0.1:{port};", text)
+    text = _replaced(r"worker_processes auto;", f"daemon off;\npid {directory}/nginx.pid;\nerror_log {directory}/error.log;", text)
+    text = _replaced(r"worker_rlimit_nofile 200000;", "", text)
+    text = _replaced(r"worker_connections 50000;", "worker_connections 1000;", text)
+    places = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+    return _replaced(r"http \{", "http {\n" + "\n".join(f"    {each}_temp_path {directory}/{each};" for each in places), text)
+
+
+def _replaced(pattern, by, text):
+    text, count = re.subn(pattern, lambda _: by, text)
+    assert count == 1, f"{pattern} is there {count} times"
+    return text
+
+
 class Balancer:
     """Started at once, with these nodes behind it; `tcp` passes bytes and names addresses by PROXY v2. `tls`: it ends TLS with
-    these certificates; `headers`: what it says of the request, as its configuration has it; `address`: where it listens."""
+    these certificates; `headers`: what it says of the request, as its configuration has it; `address`: where it listens. `deploy`: run by the
+    file in `deploy/`, in front of three nodes."""
 
-    def __init__(self, kind, directory, nodes, tcp=False, tls=None, headers=None, address="127.0.0.1"):
+    def __init__(self, kind, directory, nodes, tcp=False, tls=None, headers=None, address="127.0.0.1", deploy=False):
         program = shutil.which(kind) or shutil.which(kind, path="/usr/sbin:/sbin")
         if program is None:
             pytest.skip(f"{kind} is not installed")
@@ -81,7 +112,10 @@ class Balancer:
         self.players = []
         self.control = directory / "admin.sock"
         config = directory / f"{kind}.conf"
-        if kind == "haproxy":
+        if deploy:
+            config.write_text(deployed(kind, directory, self.port, nodes))
+            command = [program, "-f", config, "-db"] if kind == "haproxy" else [program, "-p", directory, "-c", config]
+        elif kind == "haproxy":
             servers = "\n".join(f"    server s{i} 127.0.0.1:{node.port}" for i, node in enumerate(nodes, 1))
             how = (
                 {"mode": "tcp", "frontend": "", "server": "send-proxy-v2 check-send-proxy"}

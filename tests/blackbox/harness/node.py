@@ -40,6 +40,8 @@ def base_config(redis_url=None):
     return {
         "node": "n1",
         "listen": "127.0.0.1:0",
+        # Only tests of the drain behind load balancers wait for them.
+        "drain_delay": "0s",
         "admin": {"listen": "127.0.0.1:0", "api_key": API_KEY},
         "broker": broker,
         "auth": {"hmac_secret": SECRET},

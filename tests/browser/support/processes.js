@@ -83,6 +83,7 @@ export async function startNode(redis, { port = 0, name = 'n1', extra = '', clas
     `
 node = "${name}"
 listen = "127.0.0.1:${port}"
+drain_delay = "0s"
 drain_window = "300ms"
 [broker]
 kind = "redis"

@@ -75,6 +75,7 @@ impl Engine {
         let session = &mut self.sessions[id];
         session.link = Some(Link::new(conn));
         session.deadlines.heartbeat_ms = now.mono_ms + self.settings.heartbeat_ms;
+        session.deadlines.drain_ms = self.drains_until_ms.map_or(0, |until_ms| until_ms.max(now.mono_ms + 1));
         self.out.timers.arm(session);
         self.out.mark_dirty(session);
         self.sessions.open_door(conn, id);

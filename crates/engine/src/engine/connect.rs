@@ -36,8 +36,9 @@ impl Engine {
         let id = self.sessions.insert(|id| Session::new(id, &opened, deadlines, limit));
         self.sessions.open_door(opened.conn, id);
         self.arm(id);
-        if self.draining {
-            return self.close(id, CloseCode::Drain, "drain");
+        // Its upgrade was on its way when the drain began.
+        if let Some(until_ms) = self.drains_until_ms {
+            self.say_goodbye(id, until_ms.saturating_sub(self.out.now.mono_ms));
         }
         match opened.token {
             None => {}

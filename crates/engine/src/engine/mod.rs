@@ -81,7 +81,8 @@ pub struct Engine {
     barrier: ShardBarrier,
     next_ticket: u64,
     status: BrokerStatus,
-    draining: bool,
+    /// When the last close of a drain is due, in monotonic milliseconds; `None`: the node does not drain.
+    drains_until_ms: Option<u64>,
     /// Scratch: the patterns that match the current publication.
     matched: Vec<TargetId>,
     /// Scratch: the audiences that the current publication can be for.
@@ -111,7 +112,7 @@ impl Engine {
             barrier: ShardBarrier::default(),
             next_ticket: 0,
             status: BrokerStatus::Ok,
-            draining: false,
+            drains_until_ms: None,
             matched: Vec::new(),
             found: Vec::new(),
             changes: Vec::new(),
@@ -354,17 +355,23 @@ impl Engine {
         const MS_PER_CONNECTION: u64 = 5;
         /// So that a load balancer sees that the node is not ready before its last socket closes.
         const AT_LEAST_MS: u64 = 500;
-        self.draining = true;
-        let ids: Vec<SessionId> = self.sessions.iter().map(|session| session.id).collect();
+        // Who is detached has nobody to be told.
+        let linked = self.sessions.iter().filter(|session| session.link.is_some());
+        let ids: Vec<SessionId> = linked.map(|session| session.id).collect();
         let spread_ms = (window_ms * 8 / 10).min((ids.len() as u64 * MS_PER_CONNECTION).max(AT_LEAST_MS));
+        self.drains_until_ms = Some(self.out.now.mono_ms + spread_ms);
         for (at, id) in ids.iter().enumerate() {
-            let in_ms = spread_ms * (at as u64 + 1) / ids.len() as u64;
-            self.send(*id, &ServerMessage::Goodbye { reason: "drain", reconnect_in_ms: in_ms });
-            let session = &mut self.sessions[*id];
-            if !session.is_closing() {
-                session.deadlines.drain_ms = self.out.now.mono_ms + in_ms.max(1);
-                self.out.timers.arm(session);
-            }
+            self.say_goodbye(*id, spread_ms * (at as u64 + 1) / ids.len() as u64);
+        }
+    }
+
+    /// Says when the connection will be closed, in milliseconds from now, and closes it then.
+    fn say_goodbye(&mut self, id: SessionId, in_ms: u64) {
+        self.send(id, &ServerMessage::Goodbye { reason: "drain", reconnect_in_ms: in_ms });
+        let session = &mut self.sessions[id];
+        if !session.is_closing() {
+            session.deadlines.drain_ms = self.out.now.mono_ms + in_ms.max(1);
+            self.out.timers.arm(session);
         }
     }
 }

@@ -56,7 +56,9 @@ pub struct Config {
     pub trusted_proxies: Vec<IpNet>,
     /// Whether connections begin with a PROXY protocol header.
     pub proxy_protocol: bool,
-    /// Over how long a drain is spread.
+    /// How long a node that is to end goes on as before, not ready, so that load balancers take it out.
+    pub drain_delay: Duration,
+    /// Over how long the closes of a drain are spread.
     pub drain_window: Duration,
     /// How long Redis may be unavailable before `/readyz` reports it.
     pub ready_grace: Duration,
@@ -219,6 +221,7 @@ fn build(root: &Section<'_>) -> Config {
         admin: node.admin,
         trusted_proxies: node.trusted_proxies,
         proxy_protocol: node.proxy_protocol,
+        drain_delay: node.drain_delay,
         drain_window: node.drain_window,
         ready_grace: node.ready_grace,
         control_channel: node.control_channel,

@@ -23,6 +23,7 @@ pub(super) struct Node {
     pub(super) admin: Option<Admin>,
     pub(super) trusted_proxies: Vec<IpNet>,
     pub(super) proxy_protocol: bool,
+    pub(super) drain_delay: Duration,
     pub(super) drain_window: Duration,
     pub(super) ready_grace: Duration,
     pub(super) control_channel: bool,
@@ -48,6 +49,7 @@ pub(super) fn read(root: &Section<'_>) -> Node {
             .filter_map(network)
             .collect(),
         proxy_protocol: root.boolean("proxy_protocol", false),
+        drain_delay: root.duration("drain_delay", Duration::from_secs(5), Duration::ZERO..=HOUR),
         drain_window: root.duration("drain_window", half_a_minute, Duration::ZERO..=HOUR),
         ready_grace: root.duration("ready_grace", half_a_minute, Duration::ZERO..=HOUR),
         control_channel: root.boolean("control_channel", false),

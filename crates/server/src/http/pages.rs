@@ -34,25 +34,34 @@ pub(super) async fn route(
     request: Request<Incoming>,
     from: Arc<From>,
 ) -> Result<Reply, Infallible> {
+    let mut reply = answer(&node, request, &from).await;
+    if node.is_draining() && reply.status() != StatusCode::SWITCHING_PROTOCOLS {
+        // So that the next request of a proxy goes to another node, and this one can end.
+        reply.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
+    Ok(reply)
+}
+
+async fn answer(node: &Arc<Node>, request: Request<Incoming>, from: &From) -> Reply {
     let path = request.uri().path();
-    if let Some(refused) = foreign_host(&node, request.headers()) {
-        return Ok(refused);
+    if let Some(refused) = foreign_host(node, request.headers()) {
+        return refused;
     }
     if path == "/ws" {
-        return Ok(ws::upgrade(&node, request, &from).await);
+        return ws::upgrade(node, request, from).await;
     }
     if request.method() != Method::GET && request.method() != Method::HEAD {
         let mut reply = text(StatusCode::METHOD_NOT_ALLOWED, "only GET is served here\n");
         reply.headers_mut().insert(header::ALLOW, HeaderValue::from_static("GET, HEAD"));
-        return Ok(reply);
+        return reply;
     }
-    Ok(match path {
+    match path {
         "/healthz" => text(StatusCode::OK, "ok\n"),
-        "/readyz" => ready(&node),
-        "/metrics" => metrics(&node, request.headers()).await,
-        _ => playground::page(&node, path)
+        "/readyz" => ready(node),
+        "/metrics" => metrics(node, request.headers()).await,
+        _ => playground::page(node, path)
             .unwrap_or_else(|| text(StatusCode::NOT_FOUND, "not here; the socket is at /ws\n")),
-    })
+    }
 }
 
 /// In `dev`, where tokens are handed out and the admin key is on the page, the answer to a request that may come from a page

@@ -19,6 +19,7 @@ fn the_defaults_are_the_contracts() {
         (config.drain_window.as_secs(), config.ready_grace.as_secs(), config.linger.as_secs()),
         (30, 30, 2)
     );
+    assert_eq!(config.drain_delay.as_secs(), 5);
     assert!((1..=32).contains(&config.shards));
     assert!(!config.proxy_protocol && !config.control_channel && config.trusted_proxies.is_empty());
     assert!(matches!(config.broker.kind, BrokerKind::Memory));
@@ -50,6 +51,7 @@ listen = "[::1]:0"
 admin = { listen = "localhost:8001", api_key = "k" }
 trusted_proxies = ["10.0.0.0/8", "::1"]
 proxy_protocol = true
+drain_delay = "10s"
 drain_window = "1m"
 ready_grace = "0s"
 control_channel = true
@@ -109,6 +111,7 @@ messages_per_address = { per_second = 9 }
         (config.drain_window.as_secs(), config.ready_grace.as_secs(), config.linger.as_secs()),
         (60, 0, 0)
     );
+    assert_eq!(config.drain_delay.as_secs(), 10);
     assert!(config.proxy_protocol && config.control_channel && config.trusted_proxies.len() == 2);
     assert!(config.tls.unwrap().cert_file.ends_with("fixtures/ec.cert.pem"));
     let BrokerKind::Redis(redis) = config.broker.kind else { panic!() };

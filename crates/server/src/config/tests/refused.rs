@@ -541,7 +541,7 @@ fn every_problem_is_reported_at_once_in_the_order_of_the_file() {
 fn columns_count_characters() {
     check(
         "\"é\" = 1",
-        "f.toml:1:1: unknown key `é`; known here: admin, auth, broker, channel, connection, control_channel, drain_window, lifecycle, limits, listen, logic, node, proxy_protocol, ready_grace, shards, tls, trusted_proxies",
+        "f.toml:1:1: unknown key `é`; known here: admin, auth, broker, channel, connection, control_channel, drain_delay, drain_window, lifecycle, limits, listen, logic, node, proxy_protocol, ready_grace, shards, tls, trusted_proxies",
     );
     check(
         "connection = { 'é' = 1, heartbeat = 1 }",
