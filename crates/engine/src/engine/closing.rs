@@ -74,7 +74,10 @@ impl Engine {
                 self.record_left(&session, code, &word);
             }
             if let (Some((code, reason)), Some(link)) = (farewell, &session.link) {
+                // A slow consumer is sent nothing: what waits is of no use to it, and what came behind the decision would
+                // follow on a gap.
                 let frames = session.outbox.take_frames();
+                let frames = if code == CloseCode::SlowConsumer { Vec::new() } else { frames };
                 self.out.outputs.push_back(Output::Close { conn: link.conn, frames, code, reason });
             }
         }

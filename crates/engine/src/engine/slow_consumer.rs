@@ -32,8 +32,6 @@ impl Engine {
         if self.sessions[id].is_closing() || self.shed(id) {
             return;
         }
-        // What waits is of no use to a client that does not read.
-        self.sessions[id].outbox.take_frames();
         self.out.stats.slow_consumers += 1;
         self.close(id, CloseCode::SlowConsumer, "slow consumer");
     }
