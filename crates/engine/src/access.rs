@@ -135,6 +135,7 @@ mod tests {
         let rate = Rate { per_second: 1, burst: 1 };
         Settings {
             node: "n".into(),
+            instance: "n-1".into(),
             classes: Classes::new(vec![
                 class("room:{room}", "params.room in me.rooms", None),
                 class("team:{team}", "true", Some("data.team == me.team && data.at == params.team")),

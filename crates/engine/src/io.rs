@@ -18,7 +18,9 @@ pub use crate::query::{
 };
 pub use crate::secret::{SessionHash, SessionSecret};
 pub use crate::upstream::BarrierToken;
-pub use crate::write::{Commit, LogEntry, Outcome, Owner, PublishFailure, WhenDown, Write, WriteKind};
+pub use crate::write::{
+    Commit, LogEntry, MAX_SESSION_BYTES, Outcome, Owner, PublishFailure, WhenDown, Write, WriteKind,
+};
 
 /// The two clocks, read once per turn by whoever drives the core.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -546,7 +548,8 @@ pub enum PlayerAction {
     TakenOver {
         /// Which session.
         session: SessionHash,
-        /// The node that has it now: its own session stays.
+        /// Which start of a node has it now ([`Settings::instance`](crate::settings::Settings::instance)): its own session
+        /// stays.
         node: Arc<str>,
     },
     /// Close them with 4502.

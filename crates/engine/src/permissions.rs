@@ -324,6 +324,7 @@ mod tests {
         let plenty = Rate { per_second: 1_000_000, burst: 1_000_000 };
         Settings {
             node: "n".into(),
+            instance: "n-1".into(),
             classes: Arc::new(Classes::default()),
             auto_subscribe: templates.iter().map(|text| Template::parse(text).unwrap()).collect(),
             allow_anonymous: false,

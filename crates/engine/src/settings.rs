@@ -11,6 +11,9 @@ use crate::class::Classes;
 pub struct Settings {
     /// The node's name, in `WELCOME` and the lifecycle stream.
     pub node: Arc<str>,
+    /// Names this start of the node, and no other start of any node: what is stored of sessions and presence names its owner
+    /// by it, as does [`PlayerAction::TakenOver`](crate::io::PlayerAction::TakenOver).
+    pub instance: Arc<str>,
     /// The classes of channels.
     pub classes: Arc<Classes>,
     /// Filled from each player's claims at `CONNECT`.
@@ -85,6 +88,11 @@ impl Reserved {
     /// Whether this channel or key is the server's own.
     pub fn holds(&self, name: &str) -> bool {
         name.starts_with(&*self.prefix) || name == CONTROL_CHANNEL
+    }
+
+    /// The channel on which the subscribers of a channel are notified of players who come and go.
+    pub fn presence_channel(&self, channel: &str) -> String {
+        format!("{}presence:{channel}", self.prefix)
     }
 
     /// What the names begin with.

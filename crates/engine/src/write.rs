@@ -68,7 +68,8 @@ pub enum WriteKind {
         session: SessionHash,
         /// The generation under which this node has it; 1 for a new one.
         generation: u64,
-        /// Opaque to the store.
+        /// Opaque to the store. Over [`MAX_SESSION_BYTES`] it is stored as empty, which stands for a session of which only
+        /// the name is known.
         content: Bytes,
     },
     /// A session has ended: nothing is kept of it, if it is still this node's.
@@ -116,6 +117,9 @@ pub enum WriteKind {
         fields: Vec<(&'static str, Bytes)>,
     },
 }
+
+/// How long the content of [`WriteKind::SaveSession`] is at most, in bytes.
+pub const MAX_SESSION_BYTES: usize = 64 << 10;
 
 /// What a waiting write costs beside its content, in bytes; an estimate.
 const OVERHEAD: usize = 128;

@@ -8,12 +8,12 @@ use std::collections::BTreeSet;
 use std::io::{Read, Write};
 use std::net::TcpListener;
 
-use broker_support::bench::{EXTERNAL_BYTES, Options};
+use broker_support::bench::{EXTERNAL_BYTES, Options, RESUME_WINDOW};
 use broker_support::server::Server;
 use broker_support::{Bench, Flavour, Reply};
 use drawbridge::broker::RedisAddress;
 use drawbridge::broker::RedisSettings;
-use drawbridge::broker::redis::{Library, Names};
+use drawbridge::broker::redis::{LeaseSettings, Library, Names};
 use drawbridge::config::Rotating;
 use drawbridge_engine::io::{BrokerEvent, BrokerStatus, PublishFailure, Subject, WhenDown};
 
@@ -438,6 +438,8 @@ fn what_is_no_redis_is_not_listened_to() {
             names: names.clone(),
             library: Library::new(&broker_support::bench::classes(), &names, 1 << 20),
             views_open_without_permission: false,
+            lease: LeaseSettings::new("n1-a".into(), RESUME_WINDOW),
+            node_channel: "drawbridge:nodes:0".into(),
         };
         let mut bench = Bench::on(None, Some(redis), Options { pool: 1, ..Options::default() });
         bench.want(0, &room());

@@ -4,11 +4,9 @@
 
 mod broker_support;
 
-use std::time::Instant;
-
 use broker_support::bench::{EXTERNAL_BYTES, Options, PATIENCE, classes};
 use broker_support::server::Server;
-use broker_support::{Bench, Flavour, Reply};
+use broker_support::{Bench, Flavour, Reply, until};
 use drawbridge::broker::RedisSettings;
 use drawbridge::broker::redis::{Library, Names};
 use drawbridge_engine::class::{Class, Classes, EntityRules};
@@ -39,14 +37,6 @@ fn entity(name: &str, max: usize) -> Class {
     Class {
         entity: Some(EntityRules { max, max_bytes: 1 << 20, ttl_ms: 600_000, space: None }),
         ..Class::plain(ClassName::parse(name).unwrap())
-    }
-}
-
-fn until(what: &str, mut holds: impl FnMut() -> bool) {
-    let give_up = Instant::now() + PATIENCE;
-    while !holds() {
-        assert!(Instant::now() < give_up, "{what}");
-        std::thread::sleep(std::time::Duration::from_millis(2));
     }
 }
 

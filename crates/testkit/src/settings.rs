@@ -14,6 +14,7 @@ pub const RESERVED: &str = "drawbridge:";
 pub fn settings(classes: Vec<Class>) -> Settings {
     Settings {
         node: "n".into(),
+        instance: "n-1".into(),
         classes: Classes::new(classes),
         auto_subscribe: vec![],
         allow_anonymous: false,

@@ -192,6 +192,7 @@ fn build(root: &Section<'_>) -> Config {
     root.close();
     let engine = Settings {
         node: Arc::from(&*node.name),
+        instance: node::instance(&node.name).into(),
         classes,
         auto_subscribe: connection.auto_subscribe,
         allow_anonymous: auth.allow_anonymous,

@@ -71,6 +71,16 @@ fn random_name() -> String {
     format!("node-{:08x}", u32::from_be_bytes(bytes))
 }
 
+/// Names one start of a node: names may repeat, by mistake or after a restart.
+pub(super) fn instance(name: &str) -> String {
+    let mut bytes = [0u8; 8];
+    // Without randomness two starts of one name are told apart by the process alone.
+    if getrandom::fill(&mut bytes).is_err() {
+        bytes = u64::from(std::process::id()).to_be_bytes();
+    }
+    format!("{name}-{:016x}", u64::from_be_bytes(bytes))
+}
+
 fn node_name(field: &Field<'_>) -> Option<String> {
     let name = field.text()?;
     if name.len() > 64 || name.contains(|c: char| c.is_whitespace() || c.is_control()) {

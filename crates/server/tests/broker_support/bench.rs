@@ -11,8 +11,8 @@ use drawbridge::broker::{
 };
 use drawbridge_engine::class::{Class, Classes, EntityRules, Space};
 use drawbridge_engine::io::{
-    Answer, BrokerCommand, BrokerEvent, BrokerStatus, Commit, Owner, Publication, PublishFailure, Query,
-    QueryKind, Subject, Ticket, WhenDown, Write, WriteKind,
+    Answer, Answered, BrokerCommand, BrokerEvent, BrokerStatus, Commit, Owner, Publication, PublishFailure,
+    Query, QueryKind, Subject, Ticket, WhenDown, Write, WriteKind,
 };
 use drawbridge_engine::upstream::{HubSettings, ShardId};
 use drawbridge_protocol::event::PayloadMode;
@@ -32,6 +32,13 @@ pub const ENTITY_BYTES: usize = 16 << 20;
 pub const ENTITY_TTL_MS: u64 = 2_000;
 pub const EXTERNAL_BYTES: usize = 64 * 1024;
 pub const LINGER_MS: u64 = 50;
+pub const RESUME_WINDOW: Duration = Duration::from_secs(60);
+
+/// Names one start of a node.
+pub fn instance() -> Arc<str> {
+    static STARTS: AtomicU64 = AtomicU64::new(0);
+    format!("test-{}", STARTS.fetch_add(1, Ordering::Relaxed)).into()
+}
 
 /// What a bench is made with.
 pub struct Options {
@@ -191,6 +198,36 @@ impl Bench {
     fn write(&self, shard: ShardId, ticket: Ticket, owner: Owner, when_down: WhenDown, kind: WriteKind) {
         let write = Write { ticket: Some(ticket), owner, when_down, kind };
         self.broker.command(shard, BrokerCommand::Write(write));
+    }
+
+    /// Writes this and waits for what becomes of it.
+    pub fn write_and_wait(&mut self, kind: WriteKind) -> Result<(), PublishFailure> {
+        let ticket = Ticket(self.tickets.fetch_add(1, Ordering::Relaxed));
+        self.write(ShardId(0), ticket, Owner::Services, WhenDown::Queue, kind);
+        self.done(0, ticket)
+    }
+
+    /// Asks this, without waiting for the answer.
+    pub fn ask(&mut self, kind: QueryKind) -> Ticket {
+        let ticket = Ticket(self.tickets.fetch_add(1, Ordering::Relaxed));
+        self.broker.command(ShardId(0), BrokerCommand::Query(Query::new(ticket, kind)));
+        ticket
+    }
+
+    /// Nobody waits for the answer any more.
+    pub fn withdraw(&mut self, ticket: Ticket) {
+        self.broker.command(ShardId(0), BrokerCommand::Withdraw(ticket));
+    }
+
+    /// The answer to this question, which is the next event that is no player command.
+    pub fn answer(&mut self, ticket: Ticket) -> Answered {
+        loop {
+            match self.next(0) {
+                BrokerEvent::Answer { ticket: answered, answer } if answered == ticket => return answer,
+                BrokerEvent::Command(_) => {}
+                other => panic!("expected the answer to {ticket:?}, got {other:?}"),
+            }
+        }
     }
 
     /// A player's views.

@@ -10,3 +10,12 @@ pub mod server;
 #[allow(unused_imports)]
 pub use bench::Bench;
 pub use server::{Flavour, Reply};
+
+/// Waits until this holds.
+pub fn until(what: &str, mut holds: impl FnMut() -> bool) {
+    let give_up = std::time::Instant::now() + bench::PATIENCE;
+    while !holds() {
+        assert!(std::time::Instant::now() < give_up, "{what}");
+        std::thread::sleep(std::time::Duration::from_millis(2));
+    }
+}

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use drawbridge::broker::RedisAddress;
 use drawbridge::broker::RedisSettings;
-use drawbridge::broker::redis::{Library, Names};
+use drawbridge::broker::redis::{LeaseSettings, Library, Names};
 use drawbridge::config::Rotating;
 use drawbridge_engine::class::Classes;
 
@@ -126,7 +126,7 @@ impl Server {
         if self.flavour.has_user() {
             let names = match self.flavour {
                 Flavour::Prefixed => "~prod:* &prod:* &prod:room:* &prod:r*",
-                _ => "~actions:* ~drawbridge:* ~world:* &room:* &chat:* &world:* &r*",
+                _ => "~actions:* ~drawbridge:* ~world:* &room:* &chat:* &world:* &r* &drawbridge:*",
             };
             let rules = format!("bridge reset on >between-us {names} {}", acl_commands());
             self.call(
@@ -191,6 +191,8 @@ impl Server {
             library: Library::new(&super::bench::classes(), &names, super::bench::EXTERNAL_BYTES),
             names,
             views_open_without_permission: false,
+            lease: LeaseSettings::new(super::bench::instance(), super::bench::RESUME_WINDOW),
+            node_channel: "drawbridge:nodes:0".into(),
         }
     }
 

@@ -19,12 +19,15 @@ const LAST_WITHOUT_PREFIX: u64 = 4;
 /// Begins the answers of our functions, and of no others.
 pub(super) const MARK: &str = "drawbridge";
 /// The library's parts: each may use what those before it define, and registers its own functions.
-const FUNCTIONS: [&str; 6] = [
+const FUNCTIONS: [&str; 9] = [
     include_str!("functions/base.lua"),
     include_str!("functions/entities.lua"),
     include_str!("functions/payloads.lua"),
     include_str!("functions/publish.lua"),
     include_str!("functions/views.lua"),
+    include_str!("functions/sessions.lua"),
+    include_str!("functions/leases.lua"),
+    include_str!("functions/presence.lua"),
     include_str!("functions/check.lua"),
 ];
 const VERSION_LINE: &str = "-- drawbridge library version ";

@@ -9,6 +9,7 @@ mod connect;
 mod conversation;
 mod environment;
 mod function_repairs;
+mod lease;
 mod library;
 mod lifecycle_backlog;
 mod link;
@@ -18,6 +19,7 @@ mod publisher;
 pub(crate) mod reader;
 mod refusals;
 pub mod resp;
+mod sessions;
 mod views;
 mod writes;
 
@@ -26,6 +28,7 @@ use std::sync::Arc;
 use tokio::task::JoinSet;
 
 pub use self::address::RedisAddress;
+pub use self::lease::LeaseSettings;
 pub use self::library::Library;
 use self::link::Link;
 pub use self::names::Names;
@@ -60,6 +63,10 @@ pub struct RedisSettings {
     pub library: Library,
     /// Where this user may not read players' views, that is no fault.
     pub views_open_without_permission: bool,
+    /// How other nodes know that this one lives.
+    pub lease: LeaseSettings,
+    /// The channel on which nodes send each other player commands.
+    pub node_channel: Arc<str>,
 }
 
 /// The beginning of the names of a node's connections in `CLIENT LIST`. Redis takes only printable ASCII there.
@@ -157,6 +164,8 @@ mod tests {
             names: Names::new("", "drawbridge:"),
             library: Library::new(&Default::default(), &Names::new("", "drawbridge:"), 1 << 20),
             views_open_without_permission: false,
+            lease: LeaseSettings::new("n1-a".into(), std::time::Duration::from_secs(60)),
+            node_channel: "drawbridge:nodes:0".into(),
         }
     }
 

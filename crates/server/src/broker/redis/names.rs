@@ -8,12 +8,17 @@
 //! |---|---|
 //! | channel, pattern, stream | `prod:` `room:42` |
 //! | table | `prod:` `drawbridge:` `{prod:room:42}:entities` |
-//! | views | `prod:` `drawbridge:` `{player:alice}:views` |
+//! | views, sessions | `prod:` `drawbridge:` `{player:alice}:views`, `…:session:HASH` |
+//! | presence | `prod:` `drawbridge:` `{prod:room:42}:members`, `…:players` |
+//! | of one start of a node | `prod:` `drawbridge:` `{node:n1-5f…}:sessions`, `…:presence` |
+//! | leases | `prod:` `drawbridge:` `{nodes}:leases`, `…:about`, `…:claims` |
 //!
-//! A table's hash tag is the channel's whole name, so both have the same slot in a Cluster: the functions that write the
-//! table are called with the channel as their key.
+//! A hash tag decides the slot in a Cluster, and all keys of one function call have the same: a channel's whole name, so that
+//! the functions that write a table can be called with the channel as their key, or a player, or a node.
 
 use std::borrow::Cow;
+
+use drawbridge_engine::io::SessionHash;
 
 /// The prefixes of one environment.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -62,6 +67,48 @@ impl Names {
     pub(super) fn views_key(&self, player: &str) -> String {
         let Names { channel_prefix, key_prefix } = self;
         format!("{channel_prefix}{key_prefix}{{player:{player}}}:views")
+    }
+
+    /// Where the record of a player's session is.
+    pub(super) fn session_key(&self, player: &str, session: SessionHash) -> String {
+        let Names { channel_prefix, key_prefix } = self;
+        format!("{channel_prefix}{key_prefix}{{player:{player}}}:session:{session}")
+    }
+
+    /// The set of the sessions whose records a node has written, by the node's instance.
+    pub(super) fn node_sessions_key(&self, instance: &str) -> String {
+        let Names { channel_prefix, key_prefix } = self;
+        format!("{channel_prefix}{key_prefix}{{node:{instance}}}:sessions")
+    }
+
+    /// The set of the channels on which a node's sessions are present.
+    #[allow(dead_code, reason = "for what follows")]
+    pub(super) fn node_presence_key(&self, instance: &str) -> String {
+        let Names { channel_prefix, key_prefix } = self;
+        format!("{channel_prefix}{key_prefix}{{node:{instance}}}:presence")
+    }
+
+    /// Where the nodes' leases are, what nodes say of themselves, and who cleans up behind dead ones.
+    #[allow(dead_code, reason = "for what follows")]
+    pub(super) fn lease_keys(&self) -> [String; 3] {
+        let Names { channel_prefix, key_prefix } = self;
+        ["leases", "about", "claims"].map(|part| format!("{channel_prefix}{key_prefix}{{nodes}}:{part}"))
+    }
+
+    /// Who is present on a channel, and the players among them in order.
+    #[allow(dead_code, reason = "for what follows")]
+    pub(super) fn presence_keys(&self, channel: &str) -> [String; 2] {
+        let Names { channel_prefix, key_prefix } = self;
+        ["members", "players"]
+            .map(|part| format!("{channel_prefix}{key_prefix}{{{channel_prefix}{channel}}}:{part}"))
+    }
+
+    /// The channel, as Redis knows it, on which a channel's subscribers are notified of who comes and goes
+    /// ([`presence_channel`](drawbridge_engine::settings::Reserved::presence_channel)).
+    #[allow(dead_code, reason = "for what follows")]
+    pub(super) fn presence_notices(&self, channel: &str) -> String {
+        let Names { channel_prefix, key_prefix } = self;
+        format!("{channel_prefix}{key_prefix}presence:{channel}")
     }
 
     /// An error that Redis returned, as players may read it: the names in it are without the prefix.
@@ -121,14 +168,38 @@ mod tests {
         assert_eq!(names.hidden_in(message), hidden);
     }
 
-    /// A hash tag is what is between the first `{` and the next `}`.
+    /// What is between the first `{` and the next `}`.
+    fn hash_tag(key: &str) -> Option<&str> {
+        key.split_once('{').and_then(|(_, rest)| rest.split_once('}')).map(|(tag, _)| tag)
+    }
+
     #[test]
-    fn a_table_has_the_slot_of_its_channel() {
+    fn the_keys_of_one_call_have_one_slot() {
         for prefix in ["", "prod:"] {
             let names = Names::new(prefix, "drawbridge:");
-            let key = names.table_key("room:42");
-            let tag = key.split_once('{').and_then(|(_, rest)| rest.split_once('}')).map(|(tag, _)| tag);
-            assert_eq!(tag, Some(&*names.outward("room:42")));
+            let channel = names.outward("room:42").into_owned();
+            assert_eq!(hash_tag(&names.table_key("room:42")), Some(&*channel));
+            for key in names.presence_keys("room:42") {
+                assert_eq!(hash_tag(&key), Some(&*channel));
+            }
+            for key in names.lease_keys() {
+                assert_eq!(hash_tag(&key), Some("nodes"));
+            }
+            let session = SessionHash(7);
+            assert_eq!(hash_tag(&names.session_key("alice", session)), Some("player:alice"));
+            assert_eq!(hash_tag(&names.views_key("alice")), Some("player:alice"));
+            assert_eq!(hash_tag(&names.node_sessions_key("n1-a")), Some("node:n1-a"));
+            assert_eq!(hash_tag(&names.node_presence_key("n1-a")), Some("node:n1-a"));
         }
+    }
+
+    #[test]
+    fn an_environment_prefix_begins_what_nodes_keep_of_each_other() {
+        let names = Names::new("prod:", "drawbridge:");
+        let session = names.session_key("alice", SessionHash(7));
+        assert_eq!(session, "prod:drawbridge:{player:alice}:session:00000000000000000000000000000007");
+        assert_eq!(names.lease_keys()[0], "prod:drawbridge:{nodes}:leases");
+        assert_eq!(names.presence_keys("room:42")[1], "prod:drawbridge:{prod:room:42}:players");
+        assert_eq!(names.presence_notices("room:42"), "prod:drawbridge:presence:room:42");
     }
 }

@@ -42,6 +42,9 @@ const RETRY_AFTER: Duration = Duration::from_millis(200);
 /// What is to be withdrawn within this time is withdrawn together.
 const EXPIRE_TOGETHER: Duration = Duration::from_millis(50);
 
+/// The code by which the functions refuse to write the record of a session that another node has claimed.
+const TAKEN_OVER: &str = "TAKENOVER";
+
 /// The publisher.
 pub(super) struct Publisher {
     /// Its place on the board.
@@ -495,6 +498,9 @@ impl Publisher {
                 }
                 Err(message) if code_of(&message) == "LIMIT_EXCEEDED" => {
                     job.answer(Err(PublishFailure::LimitExceeded));
+                }
+                Err(message) if code_of(&message) == TAKEN_OVER => {
+                    job.answer(Err(PublishFailure::TakenOver));
                 }
                 Err(message) if !will_pass(&message) => {
                     self.refusals.log(&job.work, &message);

@@ -1,5 +1,5 @@
-//! What the broker reads from Redis: tables of entity channels, and players' views. Each on its own connection, so
-//! that a large table holds up neither publishes nor deliveries nor logins; it is opened when something is requested
+//! What the broker reads from Redis: tables of entity channels, players' views, and the sessions that it claims. Tables have
+//! their own connection, so that a large table holds up neither publishes nor deliveries nor logins; it is opened when something is requested
 //! first. What is requested while Redis is away is answered when it is back.
 
 use std::sync::{Arc, Mutex, PoisonError};
@@ -14,6 +14,8 @@ use tokio::time::timeout;
 
 use super::command_connection::{CommandConnection, error_message, text};
 use super::connect::{Attempts, Broken};
+use super::refusals::is_missing_function;
+use super::sessions::{self, Claim, FollowUp};
 use super::views;
 use super::{RedisSettings, code_of, is_passing};
 use crate::broker::health_board::HealthBoard;
@@ -150,7 +152,50 @@ impl Reader {
                 Err(_) => return self.probe_views(commands).await,
             },
         };
-        self.answer_views(commands, players_of(asked), most).await
+        let Small { views, claims } = Small::of(asked);
+        if !claims.is_empty() {
+            self.answer_claims(commands, claims).await?;
+        }
+        match views.is_empty() {
+            true => Ok(()),
+            false => self.answer_views(commands, views, most).await,
+        }
+    }
+
+    async fn answer_claims(
+        &self,
+        commands: &mut CommandConnection,
+        asked: Vec<(Asked, Claim)>,
+    ) -> Result<(), Broken> {
+        let claims: Vec<Claim> = asked.iter().map(|(_, claim)| claim.clone()).collect();
+        let all_claimed = sessions::claim(commands, &self.settings, &claims).await?;
+        let mut follow_up = FollowUp::new(&self.settings);
+        let (mut must_wait, mut lacks_functions) = (false, false);
+        for ((asked, claim), claimed) in asked.into_iter().zip(all_claimed) {
+            match claimed {
+                Ok(claimed) => {
+                    let session = claimed.as_ref().map(|claimed| claimed.session.clone());
+                    let is_wanted = self.queries.answer(&asked, Ok(Answer::Session(session)));
+                    follow_up.add(&claim, claimed.as_ref(), is_wanted);
+                }
+                // These stay in the queue, and are claimed again.
+                Err(message) if is_passing(&message) => must_wait = true,
+                Err(message) if !lacks_functions && is_missing_function(&message) => {
+                    lacks_functions = true;
+                    match commands.load(&self.settings.library, false, false).await? {
+                        (_, Ok(())) => must_wait = true,
+                        (_, Err(message)) => drop(self.queries.answer(&asked, Err(message.into()))),
+                    }
+                }
+                Err(message) if is_missing_function(&message) => must_wait = true,
+                Err(message) => drop(self.queries.answer(&asked, Err(message.into()))),
+            }
+        }
+        follow_up.send(commands).await?;
+        if must_wait {
+            tokio::time::sleep(RETRY_AFTER).await;
+        }
+        Ok(())
     }
 
     async fn answer_views(
@@ -243,16 +288,36 @@ impl Reader {
     }
 }
 
-/// Groups queries that one pipeline can answer: those of players' views.
-fn players_of(asked: Vec<Asked>) -> Vec<(Asked, Arc<str>)> {
-    let player = |asked: Asked| match &asked.query.kind {
-        QueryKind::ViewOverrides { player } => {
-            let player = player.clone();
-            Some((asked, player))
+/// Queries with small answers, by kind.
+#[derive(Default)]
+struct Small {
+    /// Each with the player whose views they are.
+    views: Vec<(Asked, Arc<str>)>,
+    claims: Vec<(Asked, Claim)>,
+}
+
+impl Small {
+    fn of(all: Vec<Asked>) -> Self {
+        let mut small = Small::default();
+        for asked in all {
+            match &asked.query.kind {
+                QueryKind::ViewOverrides { player } => {
+                    let player = player.clone();
+                    small.views.push((asked, player));
+                }
+                QueryKind::ClaimSession { player, session } => {
+                    let claim = Claim { player: player.clone(), session: session.hash() };
+                    small.claims.push((asked, claim));
+                }
+                // Their answers are large, or a link's.
+                QueryKind::Table { .. }
+                | QueryKind::Log { .. }
+                | QueryKind::Presence { .. }
+                | QueryKind::Fence { .. } => {}
+            }
         }
-        _ => None,
-    };
-    asked.into_iter().filter_map(player).collect()
+        small
+    }
 }
 
 /// Waits for queries, and returns them unless the connection ends first.

@@ -6,6 +6,7 @@ use redis::{RedisResult, Value};
 use super::RedisSettings;
 use super::command_connection::{error_message, text};
 use super::library::MARK;
+use super::sessions::{self, Held};
 use crate::broker::jobs::{Job, open_object};
 
 /// What functions that are not ours answer counts as this.
@@ -18,6 +19,8 @@ pub(super) fn command_of(work: &WriteKind) -> &'static str {
         WriteKind::Append { .. } => "XADD",
         WriteKind::Commit { .. } => "FCALL drawbridge_write",
         WriteKind::SetOverride { .. } => "FCALL drawbridge_view",
+        WriteKind::SaveSession { .. } => "FCALL drawbridge_session_save",
+        WriteKind::EndSession { .. } => "FCALL drawbridge_session_end",
         _ => "FCALL drawbridge_unbuilt",
     }
 }
@@ -27,11 +30,14 @@ pub(super) fn needs_functions(work: &WriteKind) -> Option<&'static str> {
     match work {
         WriteKind::Commit { .. } => Some("entity channels"),
         WriteKind::SetOverride { .. } => Some("players' views"),
+        WriteKind::SaveSession { .. } | WriteKind::EndSession { .. } => {
+            Some("sessions that outlive their node")
+        }
         _ => None,
     }
 }
 
-/// What a command of a pipeline is answered by.
+/// What one or two commands of a pipeline are answered by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Call {
     /// Anything but an error.
@@ -40,6 +46,8 @@ pub(super) enum Call {
     SetOverride,
     /// By our function: that, or an error's words, for each of so many jobs.
     Commit(usize),
+    /// A call of our function and a command about the node's index, in either order: the mark and a number, and a number.
+    Indexed,
 }
 
 /// A batch as commands, and what each of them is: events of one entity channel that follow one another are written by
@@ -57,6 +65,7 @@ pub(super) fn pipeline(batch: &[(u64, Job)], settings: &RedisSettings) -> (redis
         calls.push(match &job.work {
             WriteKind::SetOverride { .. } => Call::SetOverride,
             WriteKind::Commit { .. } => Call::Commit(now.len()),
+            WriteKind::SaveSession { .. } | WriteKind::EndSession { .. } => Call::Indexed,
             _ => Call::Plain,
         });
         match &job.work {
@@ -84,6 +93,14 @@ pub(super) fn pipeline(batch: &[(u64, Job)], settings: &RedisSettings) -> (redis
                 pipeline.arg(&**channel).arg(view.as_deref().unwrap_or_default());
                 pipeline.arg(&*names.outward(nodes)).arg(&**payload).arg(u8::from(*if_absent));
             }
+            WriteKind::SaveSession { player, session, generation, content } => {
+                let held = Held { player, session: *session, generation: *generation };
+                sessions::save(&mut pipeline, settings, &held, content);
+            }
+            WriteKind::EndSession { player, session, generation } => {
+                let held = Held { player, session: *session, generation: *generation };
+                sessions::end(&mut pipeline, settings, &held);
+            }
             _ => {
                 pipeline.cmd("FCALL").arg("drawbridge_unbuilt").arg(0);
             }
@@ -96,8 +113,11 @@ pub(super) fn pipeline(batch: &[(u64, Job)], settings: &RedisSettings) -> (redis
 /// taken for nothing.
 pub(super) fn outcomes(results: Vec<RedisResult<Value>>, calls: &[Call]) -> Vec<Result<(), String>> {
     let mut outcomes = Vec::new();
-    for (result, call) in results.into_iter().zip(calls) {
+    let mut results = results.into_iter();
+    for call in calls {
+        let Some(result) = results.next() else { break };
         match (call, result) {
+            (Call::Indexed, first) => outcomes.push(indexed([Some(first), results.next()])),
             (Call::Plain, Ok(_)) => outcomes.push(Ok(())),
             (Call::SetOverride, Ok(answer)) => outcomes.push(proven(&answer)),
             (Call::Commit(count), Ok(Value::Array(answers))) if answers.len() == *count => {
@@ -112,6 +132,18 @@ pub(super) fn outcomes(results: Vec<RedisResult<Value>>, calls: &[Call]) -> Vec<
         }
     }
     outcomes
+}
+
+/// The answers to a call of our function and to a command about the node's index, in either order.
+fn indexed(results: [Option<RedisResult<Value>>; 2]) -> Result<(), String> {
+    let mut is_proven = Err(UNPROVEN.to_owned());
+    for result in results.into_iter().flatten() {
+        match result.map_err(|error| error_message(&error))? {
+            Value::Int(_) => {}
+            answer => is_proven = proven(&answer),
+        }
+    }
+    is_proven
 }
 
 fn proven(answer: &Value) -> Result<(), String> {
@@ -130,6 +162,21 @@ mod tests {
 
     fn bulk(text: &str) -> Value {
         Value::BulkString(text.into())
+    }
+
+    #[test]
+    fn a_record_is_written_where_it_is_in_the_index_too() {
+        let done = || Ok(Value::Array(vec![bulk("drawbridge"), Value::Int(1)]));
+        let refused = || {
+            let kind = redis::ErrorKind::Extension;
+            Err(redis::RedisError::from((kind, "NOPERM", "no".to_owned())))
+        };
+        let outcome = |results: Vec<RedisResult<Value>>| outcomes(results, &[Call::Indexed]);
+        assert_eq!(outcome(vec![Ok(Value::Int(0)), done()]), [Ok(())]);
+        assert_eq!(outcome(vec![done(), Ok(Value::Int(1))]), [Ok(())]);
+        assert!(outcome(vec![refused(), done()])[0].is_err(), "nobody would find it");
+        assert!(outcome(vec![done(), refused()])[0].is_err());
+        assert_eq!(outcome(vec![Ok(Value::Int(1)), Ok(Value::Int(1))]), [Err(UNPROVEN.to_owned())]);
     }
 
     #[test]

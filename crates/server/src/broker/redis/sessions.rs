@@ -1,0 +1,228 @@
+//! Records of sessions in Redis: written, ended and claimed by the functions of `functions/sessions.lua`, each call about one record. A
+//! set for each start of a node indexes the records that it has written, so that whoever cleans up behind it finds them.
+//!
+//! Invariant: a record that names a node is in that node's index. So an entry is added before the record is written, and
+//! removed after it has gone. An entry names the generation, so that what ends a claim leaves the entry of the next one.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use drawbridge_engine::io::{ClaimedSession, MAX_SESSION_BYTES, PlayerAction, PlayerCommand, SessionHash};
+use redis::{Pipeline, Value};
+
+use super::RedisSettings;
+use super::command_connection::{CommandConnection, error_message, text};
+use super::connect::Broken;
+use super::library::MARK;
+use super::writes::UNPROVEN;
+use crate::player_command;
+
+/// Stands for the generation of a claim that is not answered yet.
+const CLAIMING: u64 = 0;
+
+/// One session of a player as a node has it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Held<'a> {
+    pub(super) player: &'a str,
+    pub(super) session: SessionHash,
+    pub(super) generation: u64,
+}
+
+impl Held<'_> {
+    /// How it is named in the index of a node's sessions.
+    pub(super) fn entry(&self) -> String {
+        let Held { player, session, generation } = self;
+        format!("{session}:{generation}:{player}")
+    }
+}
+
+/// The player and the session of an entry of an index; `None`: no node has written it.
+#[allow(dead_code, reason = "for what follows")]
+pub(super) fn parse_entry(entry: &str) -> Option<(&str, SessionHash)> {
+    let (session, rest) = entry.split_once(':')?;
+    let (_generation, player) = rest.split_once(':')?;
+    Some((player, SessionHash::parse(session)?))
+}
+
+/// Stores a record: an entry of the index, and the call.
+pub(super) fn save(pipeline: &mut Pipeline, settings: &RedisSettings, held: &Held<'_>, content: &[u8]) {
+    let (names, instance) = (&settings.names, &*settings.lease.instance);
+    let bytes = content.len();
+    let content = if bytes <= MAX_SESSION_BYTES { content } else { b"" };
+    if bytes > MAX_SESSION_BYTES {
+        let session = held.session;
+        tracing::warn!(%session, bytes, "a session is stored without its content: it is over {MAX_SESSION_BYTES} bytes");
+    }
+    pipeline.cmd("SADD").arg(names.node_sessions_key(instance)).arg(held.entry());
+    pipeline.cmd("FCALL").arg("drawbridge_session_save").arg(1);
+    pipeline.arg(names.session_key(held.player, held.session)).arg(instance);
+    pipeline.arg(held.generation).arg(content);
+}
+
+/// Removes a record: the call, and then the entry of the index.
+pub(super) fn end(pipeline: &mut Pipeline, settings: &RedisSettings, held: &Held<'_>) {
+    let (names, instance) = (&settings.names, &*settings.lease.instance);
+    pipeline.cmd("FCALL").arg("drawbridge_session_end").arg(1);
+    pipeline.arg(names.session_key(held.player, held.session)).arg(instance).arg(held.generation);
+    pipeline.cmd("SREM").arg(names.node_sessions_key(instance)).arg(held.entry());
+}
+
+/// Lets the record of a node's session go after so many milliseconds, unless Redis' clock is past the deadline.
+pub(super) fn set_window(
+    pipeline: &mut Pipeline,
+    settings: &RedisSettings,
+    (player, session): (&str, SessionHash),
+    instance: &str,
+    window_ms: u64,
+    deadline_ms: Option<u64>,
+) {
+    pipeline.cmd("FCALL").arg("drawbridge_session_window").arg(1);
+    pipeline.arg(settings.names.session_key(player, session)).arg(instance).arg(window_ms);
+    pipeline.arg(deadline_ms.map_or_else(String::new, |deadline| deadline.to_string()));
+}
+
+/// A session that somebody wants to take up.
+#[derive(Clone, Debug)]
+pub(super) struct Claim {
+    pub(super) player: Arc<str>,
+    pub(super) session: SessionHash,
+}
+
+/// What a claim has found.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Claimed {
+    pub(super) session: ClaimedSession,
+    /// The start of a node that had it before, and under which generation.
+    before: (String, u64),
+}
+
+/// Claims these sessions for this node, each announced on the nodes' channel. Returns for each what was found, or Redis'
+/// error.
+pub(super) async fn claim(
+    commands: &mut CommandConnection,
+    settings: &RedisSettings,
+    claims: &[Claim],
+) -> Result<Vec<Result<Option<Claimed>, String>>, Broken> {
+    let (names, instance) = (&settings.names, &settings.lease.instance);
+    let mut pipeline = Pipeline::with_capacity(claims.len() + 1);
+    pipeline.ignore_errors();
+    pipeline.cmd("SADD").arg(names.node_sessions_key(instance));
+    for Claim { player, session } in claims {
+        pipeline.arg(Held { player, session: *session, generation: CLAIMING }.entry());
+    }
+    let channel = names.outward(&settings.node_channel);
+    for Claim { player, session } in claims {
+        let action = PlayerAction::TakenOver { session: *session, node: instance.clone() };
+        let announcement = player_command::to_payload(&PlayerCommand { player: player.clone(), action });
+        pipeline.cmd("FCALL").arg("drawbridge_session_claim").arg(1).arg(names.session_key(player, *session));
+        pipeline.arg(&**instance).arg(&*channel).arg(&announcement[..]);
+    }
+    let mut results = commands.query(&pipeline).await?.into_iter();
+    let indexed = results.next().unwrap_or(Ok(Value::Nil)).map_err(|error| error_message(&error));
+    let claimed = results.map(|result| match (&indexed, result) {
+        // Why it counts as not claimed: nobody would clean it up behind this node. The client's next attempt claims it again.
+        (Err(message), _) => Err(message.clone()),
+        (Ok(_), Ok(answer)) => read_claimed(&answer),
+        (Ok(_), Err(error)) => Err(error_message(&error)),
+    });
+    Ok(claimed.collect())
+}
+
+/// The answer of `drawbridge_session_claim`.
+fn read_claimed(answer: &Value) -> Result<Option<Claimed>, String> {
+    let Value::Array(parts) = answer else { return Err(UNPROVEN.to_owned()) };
+    match &parts[..] {
+        [mark, Value::Int(0)] if is_mark(mark) => Ok(None),
+        [mark, Value::Int(generation), owner, generation_before, Value::BulkString(content)]
+            if is_mark(mark) =>
+        {
+            let number = |value| text(value).and_then(|digits| digits.parse().ok());
+            let (Some(owner), Some(before), Ok(generation)) =
+                (text(owner), number(generation_before), u64::try_from(*generation))
+            else {
+                return Err(UNPROVEN.to_owned());
+            };
+            let content = Bytes::copy_from_slice(content);
+            Ok(Some(Claimed { session: ClaimedSession { generation, content }, before: (owner, before) }))
+        }
+        _ => Err(UNPROVEN.to_owned()),
+    }
+}
+
+fn is_mark(value: &Value) -> bool {
+    text(value).as_deref() == Some(MARK)
+}
+
+/// What follows claims: entries of the indexes of this node and of those that had the sessions before.
+pub(super) struct FollowUp<'s> {
+    settings: &'s RedisSettings,
+    pipeline: Pipeline,
+}
+
+impl<'s> FollowUp<'s> {
+    pub(super) fn new(settings: &'s RedisSettings) -> Self {
+        let mut pipeline = Pipeline::new();
+        pipeline.ignore_errors();
+        FollowUp { settings, pipeline }
+    }
+
+    /// This claim was answered. `is_wanted`: who asked still waits; else the session is left for the next claim, and goes
+    /// when its window ends.
+    pub(super) fn add(&mut self, claim: &Claim, claimed: Option<&Claimed>, is_wanted: bool) {
+        let FollowUp { settings, pipeline } = self;
+        let Claim { player, session } = claim;
+        let held = |generation| Held { player, session: *session, generation };
+        let (names, instance) = (&settings.names, &*settings.lease.instance);
+        let own_index = names.node_sessions_key(instance);
+        if let Some(claimed) = claimed {
+            if is_wanted {
+                pipeline.cmd("SADD").arg(&own_index).arg(held(claimed.session.generation).entry());
+            } else {
+                let window_ms = settings.lease.resume_window.as_millis() as u64;
+                set_window(pipeline, settings, (player, *session), instance, window_ms, None);
+            }
+            let (owner, generation) = &claimed.before;
+            pipeline.cmd("SREM").arg(names.node_sessions_key(owner)).arg(held(*generation).entry());
+        }
+        pipeline.cmd("SREM").arg(&own_index).arg(held(CLAIMING).entry());
+    }
+
+    pub(super) async fn send(self, commands: &mut CommandConnection) -> Result<(), Broken> {
+        match self.pipeline.is_empty() {
+            true => Ok(()),
+            // Where Redis refuses it, the entries stay until their nodes end.
+            false => commands.query(&self.pipeline).await.map(|_| ()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_entry_of_the_index_names_its_record() {
+        for player in ["alice", "a:b", "}", ":", "1:2:3"] {
+            let held = Held { player, session: SessionHash(0xabc), generation: 3 };
+            assert_eq!(parse_entry(&held.entry()), Some((player, SessionHash(0xabc))));
+        }
+        for bad in ["", ":", "::", "abc:1:alice", "0000000000000000000000000000000g:1:alice"] {
+            assert_eq!(parse_entry(bad), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn only_our_functions_answers_are_claims() {
+        let bulk = |text: &str| Value::BulkString(text.into());
+        let claimed = |mark: &str| {
+            Value::Array(vec![bulk(mark), Value::Int(3), bulk("n1-a"), bulk("2"), bulk("content")])
+        };
+        let session = ClaimedSession { generation: 3, content: Bytes::from_static(b"content") };
+        let expected = Claimed { session, before: ("n1-a".to_owned(), 2) };
+        assert_eq!(read_claimed(&claimed(MARK)), Ok(Some(expected)));
+        assert_eq!(read_claimed(&Value::Array(vec![bulk(MARK), Value::Int(0)])), Ok(None));
+        for other in [claimed("other"), Value::Int(1), Value::Nil, Value::Array(vec![bulk(MARK)])] {
+            assert_eq!(read_claimed(&other), Err(UNPROVEN.to_owned()));
+        }
+    }
+}

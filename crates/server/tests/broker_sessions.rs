@@ -1,0 +1,228 @@
+//! Records of sessions in Redis, as nodes write, claim and lose them: brokers on one Redis are the nodes.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod broker_support;
+
+use broker_support::bench::Options;
+use broker_support::server::Server;
+use broker_support::{Bench, Flavour, Reply, until};
+use bytes::Bytes;
+use drawbridge_engine::io::{
+    Answer, BrokerStatus, ClaimedSession, MAX_SESSION_BYTES, PublishFailure, QueryKind, SessionSecret,
+    WriteKind,
+};
+
+const SECRET: SessionSecret = SessionSecret(0x1234_5678);
+
+/// One more node on this Redis.
+fn node(server: &Server) -> Bench {
+    let redis = server.settings(1);
+    let mut bench = Bench::on(None, Some(redis), Options { shards: 1, pool: 1, ..Options::default() });
+    bench.wait_for(BrokerStatus::Ok);
+    bench
+}
+
+fn nodes<const COUNT: usize>(server: &Server) -> [Bench; COUNT] {
+    std::array::from_fn(|_| node(server))
+}
+
+fn save(node: &mut Bench, player: &str, generation: u64, content: &str) -> Result<(), PublishFailure> {
+    save_secret(node, player, SECRET, generation, content)
+}
+
+fn save_secret(
+    node: &mut Bench,
+    player: &str,
+    secret: SessionSecret,
+    generation: u64,
+    content: &str,
+) -> Result<(), PublishFailure> {
+    let content = Bytes::copy_from_slice(content.as_bytes());
+    let session = secret.hash();
+    node.write_and_wait(WriteKind::SaveSession { player: player.into(), session, generation, content })
+}
+
+fn end(node: &mut Bench, player: &str, generation: u64) -> Result<(), PublishFailure> {
+    let session = SECRET.hash();
+    node.write_and_wait(WriteKind::EndSession { player: player.into(), session, generation })
+}
+
+fn claim(node: &mut Bench, player: &str) -> Option<(u64, String)> {
+    claim_secret(node, player, SECRET)
+}
+
+fn claim_secret(node: &mut Bench, player: &str, session: SessionSecret) -> Option<(u64, String)> {
+    let ticket = node.ask(QueryKind::ClaimSession { player: player.into(), session });
+    match node.answer(ticket) {
+        Ok(Answer::Session(claimed)) => claimed.map(text),
+        other => panic!("{other:?}"),
+    }
+}
+
+fn text(ClaimedSession { generation, content }: ClaimedSession) -> (u64, String) {
+    (generation, String::from_utf8(content.to_vec()).unwrap())
+}
+
+fn record(server: &Server, player: &str) -> String {
+    server.named(&format!("drawbridge:{{player:{player}}}:session:{}", SECRET.hash()))
+}
+
+/// The keys of sessions and of their indexes.
+fn keys(server: &Server) -> Vec<String> {
+    let Reply::List(keys) = server.call(&["KEYS", "*session*"]) else { panic!("no keys") };
+    keys.into_iter()
+        .map(|key| match key {
+            Reply::Text(name) => name,
+            other => panic!("{other:?}"),
+        })
+        .collect()
+}
+
+#[test]
+fn a_session_moves_from_node_to_node_and_ends_without_a_trace() {
+    for flavour in [Flavour::Tcp, Flavour::Acl, Flavour::Prefixed] {
+        let server = Server::start(flavour);
+        let [mut one, mut two] = nodes(&server);
+        assert_eq!(claim(&mut two, "alice"), None, "it never was");
+        assert_eq!(save(&mut one, "alice", 1, "a"), Ok(()));
+        assert_eq!(save(&mut one, "alice", 1, "b"), Ok(()));
+        assert_eq!(server.call(&["PTTL", &record(&server, "alice")]), Reply::Int(-1));
+        assert_eq!(claim(&mut two, "bob"), None, "it is another player's");
+        assert_eq!(claim(&mut two, "alice"), Some((2, "b".to_owned())));
+        // Whoever has lost it writes nothing any more.
+        assert_eq!(save(&mut one, "alice", 1, "stale"), Err(PublishFailure::TakenOver));
+        assert_eq!(end(&mut one, "alice", 1), Ok(()));
+        assert_eq!(save(&mut two, "alice", 2, "c"), Ok(()));
+        assert_eq!(claim(&mut one, "alice"), Some((3, "c".to_owned())), "and back");
+        assert_eq!(end(&mut two, "alice", 2), Ok(()));
+        assert_eq!(end(&mut one, "alice", 3), Ok(()));
+        assert_eq!(claim(&mut two, "alice"), None, "it has ended");
+        one.shut_down();
+        two.shut_down();
+        assert_eq!(keys(&server), Vec::<String>::new());
+    }
+}
+
+#[test]
+fn of_many_claims_exactly_one_gets_each_generation() {
+    const CLAIMS: usize = 50;
+    let server = Server::start(Flavour::Tcp);
+    let mut nodes: [Bench; 3] = nodes(&server);
+    assert_eq!(save(&mut nodes[0], "alice", 1, "content"), Ok(()));
+    let mut generations = Vec::new();
+    for _ in 0..CLAIMS {
+        let question = QueryKind::ClaimSession { player: "alice".into(), session: SECRET };
+        let tickets: Vec<_> = nodes.iter_mut().map(|node| node.ask(question.clone())).collect();
+        for (node, ticket) in nodes.iter_mut().zip(tickets) {
+            match node.answer(ticket) {
+                Ok(Answer::Session(Some(claimed))) => generations.push(claimed.generation),
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+    generations.sort_unstable();
+    assert_eq!(generations, (2..2 + 3 * CLAIMS as u64).collect::<Vec<_>>());
+    let last = 1 + 3 * CLAIMS as u64;
+    let may_save: Vec<_> = nodes.iter_mut().map(|node| save(node, "alice", last, "mine").is_ok()).collect();
+    assert_eq!(may_save.iter().filter(|may| **may).count(), 1, "one owner: {may_save:?}");
+    let owner = may_save.iter().position(|may| *may).unwrap();
+    assert_eq!(end(&mut nodes[owner], "alice", last), Ok(()));
+    assert_eq!(server.call(&["EXISTS", &record(&server, "alice")]), Reply::Int(0));
+}
+
+#[test]
+fn a_node_claims_its_own_session_again() {
+    let server = Server::start(Flavour::Tcp);
+    let [mut one] = nodes(&server);
+    assert_eq!(save(&mut one, "alice", 1, "a"), Ok(()));
+    assert_eq!(claim(&mut one, "alice"), Some((2, "a".to_owned())));
+    assert_eq!(claim(&mut one, "alice"), Some((3, "a".to_owned())));
+    assert_eq!(save(&mut one, "alice", 2, "stale"), Err(PublishFailure::TakenOver));
+    assert_eq!(save(&mut one, "alice", 3, "b"), Ok(()));
+}
+
+/// Behind a failover Redis may lack the last writes.
+#[test]
+fn what_redis_has_lost_is_written_again() {
+    let server = Server::start(Flavour::Tcp);
+    let [mut one, mut two] = nodes(&server);
+    assert_eq!(save(&mut one, "alice", 1, "a"), Ok(()));
+    let dump = |server: &Server| match server.call(&["HGETALL", &record(server, "alice")]) {
+        Reply::List(fields) => fields,
+        other => panic!("{other:?}"),
+    };
+    let before = dump(&server);
+    assert_eq!(claim(&mut two, "alice"), Some((2, "a".to_owned())));
+    // The claim is lost.
+    let mut restore = vec![Reply::Text("HSET".into()), Reply::Text(record(&server, "alice"))];
+    restore.extend(before);
+    let words: Vec<String> = restore
+        .into_iter()
+        .map(|word| match word {
+            Reply::Text(word) => word,
+            other => panic!("{other:?}"),
+        })
+        .collect();
+    server.call(&words);
+    assert_eq!(save(&mut two, "alice", 2, "b"), Ok(()), "the later claim counts");
+    assert_eq!(save(&mut one, "alice", 1, "stale"), Err(PublishFailure::TakenOver));
+    // Everything is lost.
+    server.call(&["FLUSHALL"]);
+    assert_eq!(save(&mut two, "alice", 2, "c"), Ok(()));
+    assert_eq!(claim(&mut one, "alice"), Some((3, "c".to_owned())));
+}
+
+#[test]
+fn what_others_have_stored_does_no_harm() {
+    let server = Server::start(Flavour::Tcp);
+    let [mut one] = nodes(&server);
+    let key = record(&server, "alice");
+    let long = "x".repeat(MAX_SESSION_BYTES + 1);
+    for rubbish in [
+        vec!["SET", &key, "text"],
+        vec!["HSET", &key, "n", "n1"],
+        vec!["HSET", &key, "n", "n1", "g", "many"],
+        vec!["HSET", &key, "n", "n1", "g", "0"],
+        vec!["HSET", &key, "n", "n1", "g", "-1"],
+        vec!["HSET", &key, "n", "n1", "g", "9007199254740993"],
+        vec!["ZADD", &key, "1", "a"],
+    ] {
+        server.call(&rubbish);
+        assert_eq!(claim(&mut one, "alice"), None, "{rubbish:?}");
+        server.call(&rubbish);
+        assert_eq!(save(&mut one, "alice", 1, "a"), Ok(()), "{rubbish:?}");
+        assert_eq!(end(&mut one, "alice", 1), Ok(()));
+        server.call(&["DEL", &key]);
+    }
+    server.call(&["HSET", &key, "n", "n1", "g", "4", "c", &long]);
+    assert_eq!(claim(&mut one, "alice"), Some((5, String::new())), "so much is no node's");
+    assert_eq!(save(&mut one, "alice", 5, &long), Ok(()), "it is stored without its content");
+    assert_eq!(claim(&mut one, "alice"), Some((6, String::new())));
+}
+
+#[test]
+fn functions_that_were_lost_are_loaded_again_for_a_claim() {
+    let server = Server::start(Flavour::Tcp);
+    let [mut one, mut two] = nodes(&server);
+    assert_eq!(save(&mut one, "alice", 1, "a"), Ok(()));
+    server.call(&["FUNCTION", "FLUSH"]);
+    assert_eq!(claim(&mut two, "alice"), Some((2, "a".to_owned())));
+}
+
+/// Nobody has taken it up: it can be claimed again, and does not stay for ever.
+#[test]
+fn a_claim_that_nobody_waits_for_gets_its_window() {
+    let server = Server::start(Flavour::Tcp);
+    let [mut one, mut two] = nodes(&server);
+    assert_eq!(save(&mut one, "alice", 1, "a"), Ok(()));
+    server.freeze();
+    let ticket = two.ask(QueryKind::ClaimSession { player: "alice".into(), session: SECRET });
+    // The claim is longer than any ping.
+    until("the claim is on its way", || server.unread_bytes() > 200);
+    two.withdraw(ticket);
+    server.thaw();
+    let key = record(&server, "alice");
+    until("it gets its window", || matches!(server.call(&["PTTL", &key]), Reply::Int(left) if left > 0));
+    assert_eq!(claim(&mut one, "alice"), Some((3, "a".to_owned())));
+    assert_eq!(server.call(&["PTTL", &key]), Reply::Int(-1), "who has claimed it keeps it");
+}
