@@ -166,7 +166,7 @@ impl<'s> FollowUp<'s> {
         FollowUp { settings, pipeline }
     }
 
-    /// This claim was answered. `is_wanted`: who asked still waits; else the session is left for the next claim, and goes
+    /// This claim was answered. `is_wanted`: somebody still waits for it; else the session is left for the next claim, and goes
     /// when its window ends.
     pub(super) fn add(&mut self, claim: &Claim, claimed: Option<&Claimed>, is_wanted: bool) {
         let FollowUp { settings, pipeline } = self;
