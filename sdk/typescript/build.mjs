@@ -5,7 +5,7 @@ import { build } from "esbuild";
 import { readFile } from "node:fs/promises";
 
 /** The server sends this file to every playground page: keep it small. */
-const MAX_MINIFIED_BYTES = 32 * 1024;
+const MAX_MINIFIED_BYTES = 40 * 1024;
 const MINIFIED = "../../crates/server/src/http/playground/drawbridge.min.js";
 const COMMITTED = ["dist/drawbridge.js", "dist/msgpack.js", MINIFIED];
 

@@ -53,78 +53,6 @@ function sizeOf(frame) {
   return typeof frame === "string" ? utf8.encode(frame).length : frame.length;
 }
 
-// src/emitter.ts
-var Emitter = class {
-  /** `report` gets what a listener threw. */
-  constructor(report) {
-    this.report = report;
-  }
-  report;
-  #listeners = /* @__PURE__ */ new Map();
-  on(name, listener) {
-    const entry = (argument) => listener(argument);
-    const set = this.#listeners.get(name) ?? /* @__PURE__ */ new Set();
-    this.#listeners.set(name, set.add(entry));
-    return () => {
-      set.delete(entry);
-      if (set.size === 0 && this.#listeners.get(name) === set) this.#listeners.delete(name);
-    };
-  }
-  has(name) {
-    return this.#listeners.has(name);
-  }
-  emit(name, argument, report = this.report) {
-    for (const listener of [...this.#listeners.get(name) ?? []]) contain(() => listener(argument), report);
-  }
-  clear() {
-    this.#listeners.clear();
-  }
-};
-function contain(call, report) {
-  try {
-    const result = call();
-    if (result instanceof Promise) result.catch(report);
-  } catch (thrown) {
-    report(thrown);
-  }
-}
-
-// src/errors.ts
-var DrawbridgeError = class _DrawbridgeError extends Error {
-  static {
-    Object.defineProperty(this, "name", { value: "DrawbridgeError" });
-    Object.defineProperty(this.prototype, "name", { value: "DrawbridgeError", writable: true, configurable: true });
-  }
-  code;
-  /** Whether asking for the same again, later, can succeed. */
-  retryable;
-  constructor(code, message, { cause, retryable = false, ...details } = {}) {
-    super(message, cause === void 0 ? void 0 : { cause });
-    this.code = code;
-    this.retryable = retryable;
-    for (const [name, value] of Object.entries(details)) if (value !== void 0) Object.assign(this, { [name]: value });
-  }
-  /** @internal */
-  static fromWire(message) {
-    return new _DrawbridgeError(message.code, message.message, {
-      retryable: message.retryable,
-      retryAfterMs: message.retry_after_ms,
-      outcome: message.outcome,
-      reason: message.reason,
-      channel: message.channel,
-      position: message.position,
-      hint: message.hint
-    });
-  }
-};
-function publishRefused(error) {
-  return error.outcome ? error : new DrawbridgeError(error.code, error.message, { ...error, outcome: "not_done" });
-}
-function connectionLost(closeCode) {
-  const message = "the connection was lost before the answer came";
-  return new DrawbridgeError("CONNECTION_LOST", message, { retryable: true, outcome: "unknown", closeCode });
-}
-
 // src/glob.ts
 var utf82 = new TextEncoder();
 var [STAR, QUESTION, OPEN, CLOSE, BACKSLASH, CARET, DASH] = [..."*?[]\\^-"].map((c) => c.charCodeAt(0));
@@ -193,6 +121,244 @@ function matchClass(glob, g, byte) {
   return found !== negated ? Math.min(g + 1, glob.length) : -1;
 }
 
+// src/continuity.ts
+var Continuity = class {
+  constructor(cursors, owner) {
+    this.cursors = cursors;
+    this.owner = owner;
+  }
+  cursors;
+  owner;
+  /** Live when the connection broke, and not yet again; with the position at that time. */
+  #missed = /* @__PURE__ */ new Map();
+  /** Proven whole by `WELCOME`, not yet announced. */
+  #recovered = /* @__PURE__ */ new Set();
+  /** Not recovered: the server's `RESYNC` follows and says why. Where none does, this client says so itself. */
+  #unproven = /* @__PURE__ */ new Map();
+  #reason = "reconnect";
+  has(channel) {
+    return this.#missed.has(channel);
+  }
+  names() {
+    return this.#missed.keys();
+  }
+  /** The connection is lost; `live` are its subscriptions. */
+  lost(live) {
+    this.settle();
+    this.#recovered.clear();
+    for (const channel of live) this.#missed.set(channel, this.cursors.get(channel));
+  }
+  welcomed(subscriptions, how) {
+    this.#reason = how === "ended" ? "session" : "reconnect";
+    if (how !== "resumed") return;
+    for (const { channel, pending, recovered } of subscriptions) {
+      if (pending || !this.#missed.has(channel)) continue;
+      const isWhole = recovered && !(this.cursors.incomplete && isPattern(channel));
+      if (isWhole) this.#recovered.add(channel);
+      else if (recovered !== void 0) this.#unproven.set(channel, isPattern(channel) ? globMatcher(channel) : (name) => name === channel);
+      if (isWhole || recovered === void 0) this.#missed.delete(channel);
+    }
+    this.cursors.incomplete = false;
+  }
+  /** A subscription is live on this connection. */
+  live(channel) {
+    if (this.#recovered.delete(channel)) this.owner.recovered({ channel });
+    else if (!this.#unproven.has(channel)) this.#resync(channel);
+  }
+  /** It was live after `WELCOME` without a doubt (its confirmation said so). */
+  proven(channel) {
+    if (this.#missed.delete(channel)) this.#recovered.add(channel);
+  }
+  /** An event of this channel comes next. */
+  beforeEvent(channel) {
+    if (this.#unproven.size === 0) return;
+    for (const [name, matches2] of this.#unproven) if (matches2(channel)) this.#resync(name);
+  }
+  /** The server's own word on it. */
+  resynced(resync) {
+    const since = this.#missed.get(resync.channel);
+    this.forget(resync.channel);
+    return since ? { ...resync, since } : resync;
+  }
+  /** What the server had to say behind `WELCOME` is here. */
+  settle() {
+    for (const channel of this.#unproven.keys()) this.#resync(channel);
+  }
+  /** It is not subscribed any more. */
+  forget(channel) {
+    this.#missed.delete(channel);
+    this.#unproven.delete(channel);
+    this.#recovered.delete(channel);
+  }
+  #resync(channel) {
+    if (!this.#missed.has(channel)) return;
+    const since = this.#missed.get(channel);
+    this.forget(channel);
+    this.owner.resync({ channel, reason: this.#reason, ...since && { since } });
+  }
+};
+
+// src/cursors.ts
+var MAX_CURSORS = 1024;
+var Cursors = class {
+  /** `isExact`: whether the channel is subscribed by name; those are never given up for others. */
+  constructor(isExact) {
+    this.isExact = isExact;
+  }
+  isExact;
+  /** The channels that were seen first come first. */
+  #cursors = /* @__PURE__ */ new Map();
+  /** A channel that only patterns show was given up for want of room: no pattern can be proven whole. */
+  incomplete = false;
+  get(channel) {
+    const cursor = this.#cursors.get(channel);
+    return cursor && { epoch: cursor.epoch, offset: cursor.offset };
+  }
+  /** A subscription was confirmed. One that was live already keeps its place: events before it may be on the way. */
+  begin(channel, position) {
+    if (this.#cursors.get(channel)?.epoch !== position.epoch) this.replace(channel, position);
+  }
+  /** The next event continues here, whatever came before. */
+  replace(channel, { epoch, offset }, logged = false) {
+    if (epoch === void 0 || offset === void 0) return;
+    if (!this.#cursors.has(channel)) this.#makeRoom();
+    this.#cursors.set(channel, { epoch, offset: Number(offset), logged });
+  }
+  /** `POSITION`: only channels with history have one. */
+  advance(channel, { epoch, offset }) {
+    const cursor = this.#cursors.get(channel);
+    const from = cursor?.epoch === epoch ? cursor.offset : 0;
+    this.replace(channel, { epoch, offset: Math.max(from, Number(offset)) }, true);
+  }
+  /** The resumed session continues here, under this epoch from now on. Elsewhere only a log can be continued. */
+  resumed(channel, epoch, elsewhere) {
+    const cursor = this.#cursors.get(channel);
+    if (!cursor) return;
+    cursor.epoch = epoch ?? cursor.epoch;
+    cursor.logged ||= elsewhere;
+  }
+  /** Whether the event is a new one. */
+  accept({ channel, offset, epoch }) {
+    const cursor = offset === void 0 ? void 0 : this.#cursors.get(channel);
+    if (!cursor) return true;
+    const isRepeated = cursor.logged && Number(offset) <= cursor.offset && (epoch ?? cursor.epoch) === cursor.epoch;
+    if (isRepeated) return false;
+    cursor.offset = Number(offset);
+    cursor.epoch = epoch ?? cursor.epoch;
+    return true;
+  }
+  delete(channel) {
+    this.#cursors.delete(channel);
+  }
+  /** Forgets the channels for which `isSubscribed` is false. */
+  retain(isSubscribed) {
+    for (const channel of this.#cursors.keys()) if (!isSubscribed(channel)) this.#cursors.delete(channel);
+  }
+  clear() {
+    this.#cursors.clear();
+    this.incomplete = false;
+  }
+  /** For `CONNECT.resume`: as many as fit, those of exact subscriptions first. */
+  positions(maxCount, maxChars) {
+    const positions = /* @__PURE__ */ Object.create(null);
+    const all = [...this.#cursors.keys()];
+    const exact = all.filter(this.isExact);
+    let count = 0;
+    let chars = 0;
+    for (const channel of [...exact, ...all.filter((name) => !this.isExact(name))]) {
+      const { epoch, offset } = this.#cursors.get(channel);
+      chars += channel.length + epoch.length + 48;
+      if (++count > maxCount || chars > maxChars) {
+        this.incomplete = true;
+        break;
+      }
+      positions[channel] = { epoch, offset };
+    }
+    return positions;
+  }
+  #makeRoom() {
+    if (this.#cursors.size < MAX_CURSORS) return;
+    for (const channel of this.#cursors.keys()) {
+      if (this.isExact(channel)) continue;
+      this.#cursors.delete(channel);
+      this.incomplete = true;
+      return;
+    }
+  }
+};
+
+// src/emitter.ts
+var Emitter = class {
+  /** `report` gets what a listener threw. */
+  constructor(report) {
+    this.report = report;
+  }
+  report;
+  #listeners = /* @__PURE__ */ new Map();
+  on(name, listener) {
+    const entry = (argument) => listener(argument);
+    const set = this.#listeners.get(name) ?? /* @__PURE__ */ new Set();
+    this.#listeners.set(name, set.add(entry));
+    return () => {
+      set.delete(entry);
+      if (set.size === 0 && this.#listeners.get(name) === set) this.#listeners.delete(name);
+    };
+  }
+  has(name) {
+    return this.#listeners.has(name);
+  }
+  emit(name, argument, report = this.report) {
+    for (const listener of [...this.#listeners.get(name) ?? []]) contain(() => listener(argument), report);
+  }
+  clear() {
+    this.#listeners.clear();
+  }
+};
+function contain(call, report) {
+  try {
+    const result = call();
+    if (result instanceof Promise) result.catch(report);
+  } catch (thrown) {
+    report(thrown);
+  }
+}
+
+// src/errors.ts
+var DrawbridgeError = class _DrawbridgeError extends Error {
+  static {
+    Object.defineProperty(this, "name", { value: "DrawbridgeError" });
+    Object.defineProperty(this.prototype, "name", { value: "DrawbridgeError", writable: true, configurable: true });
+  }
+  code;
+  /** Whether asking for the same again, later, can succeed. */
+  retryable;
+  constructor(code, message, { cause, retryable = false, ...details } = {}) {
+    super(message, cause === void 0 ? void 0 : { cause });
+    this.code = code;
+    this.retryable = retryable;
+    for (const [name, value] of Object.entries(details)) if (value !== void 0) Object.assign(this, { [name]: value });
+  }
+  /** @internal */
+  static fromWire(message) {
+    return new _DrawbridgeError(message.code, message.message, {
+      retryable: message.retryable,
+      retryAfterMs: message.retry_after_ms,
+      outcome: message.outcome,
+      reason: message.reason,
+      channel: message.channel,
+      position: message.position,
+      hint: message.hint
+    });
+  }
+};
+function publishRefused(error, outcome = error.outcome ?? "not_done") {
+  return error.outcome === outcome ? error : new DrawbridgeError(error.code, error.message, { ...error, outcome });
+}
+function connectionLost(closeCode) {
+  const message = "the connection was lost before the answer came";
+  return new DrawbridgeError("CONNECTION_LOST", message, { retryable: true, outcome: "unknown", closeCode });
+}
+
 // src/events.ts
 var Channel = class {
   /** @internal */
@@ -215,9 +381,17 @@ var Channel = class {
   onEvent(handler) {
     return this.#any.on("event", handler);
   }
-  /** Calls back where events may be missing; the answer stops it. */
+  /** Calls back where events may be missing: fetch the state again there. The answer stops it. */
   onResync(handler) {
     return this.#any.on("resync", handler);
+  }
+  /** Calls back after a reconnect that lost nothing, before the events that were missed; the answer stops it. */
+  onRecovered(handler) {
+    return this.#any.on("recovered", handler);
+  }
+  /** Calls back when players come or leave, on channels with `presence = "notify"`; the answer stops it. */
+  onPresence(handler) {
+    return this.#any.on("presence", handler);
   }
   /** @internal */
   deliver(event) {
@@ -225,8 +399,8 @@ var Channel = class {
     this.#any.emit("event", event);
   }
   /** @internal */
-  resync(resync) {
-    this.#any.emit("resync", resync);
+  notify(name, notice) {
+    this.#any.emit(name, notice);
   }
   /** @internal */
   silence() {
@@ -249,14 +423,13 @@ var Listeners = class {
   }
   /** `all` hears every event, before the channels' own listeners. */
   deliver(message, all) {
-    const { type: _, ...rest } = message;
-    const event = { ...rest, data: rest.data ?? null };
+    const event = eventOf(message);
     all(event);
     for (const channel of this.#of(message.channel)) channel.deliver(event);
   }
   /** To the listeners of that name or pattern, and to those of patterns that cover it. */
-  resync(resync) {
-    for (const channel of this.#of(resync.channel)) channel.resync(resync);
+  notify(name, notice) {
+    for (const channel of this.#of(notice.channel)) channel.notify(name, notice);
   }
   #of(name) {
     let found = this.#remembered.get(name);
@@ -272,9 +445,16 @@ function resyncOf(message) {
   const { type: _, ...resync } = message;
   return resync;
 }
+function eventOf(message) {
+  const { type: _, epoch: __, ...event } = message;
+  return { ...event, data: event.data ?? null };
+}
+function presenceChangeOf({ channel, joined = [], left = [] }) {
+  return { channel, joined, left };
+}
 
 // src/backoff.ts
-var STABLE_MS = 1e4;
+var STABLE_MS = 3e4;
 var Backoff = class {
   constructor(runtime, { minDelayMs = 3e3, maxDelayMs = 3e4 } = {}) {
     this.runtime = runtime;
@@ -305,6 +485,25 @@ function mayReconnect(closeCode) {
 }
 var TOKEN_EXPIRED_CLOSE = 4004;
 
+// src/page.ts
+function onPage(callback) {
+  const page = globalThis;
+  const { document } = page;
+  if (typeof page.addEventListener !== "function") return () => {
+  };
+  const listeners = [
+    [page, "online", () => callback("online")],
+    [page, "offline", () => callback("offline")],
+    [page, "pagehide", ({ persisted }) => callback(persisted ? "keep" : "leave")],
+    [page, "pageshow", () => callback("return")],
+    [document, "visibilitychange", () => document?.visibilityState === "visible" && callback("visible")]
+  ];
+  for (const [target, name, listener] of listeners) target?.addEventListener(name, listener);
+  return () => {
+    for (const [target, name, listener] of listeners) target?.removeEventListener(name, listener);
+  };
+}
+
 // src/runtime.ts
 var systemRuntime = {
   now: () => performance.now(),
@@ -312,12 +511,8 @@ var systemRuntime = {
   random: () => Math.random(),
   setTimeout: (callback, delayMs) => setTimeout(callback, delayMs),
   clearTimeout: (handle) => clearTimeout(handle),
-  onOnline(callback) {
-    if (typeof globalThis.addEventListener !== "function") return () => {
-    };
-    globalThis.addEventListener("online", callback);
-    return () => globalThis.removeEventListener("online", callback);
-  }
+  onPage,
+  uniqueKey: () => Array.from(crypto.getRandomValues(new Uint32Array(4)), (word) => word.toString(36)).join("-")
 };
 var MAX_DELAY_MS = 2 ** 31 - 1;
 var Timer = class {
@@ -326,8 +521,13 @@ var Timer = class {
   }
   runtime;
   #handle;
+  #dueAt = Infinity;
+  #callback = () => {
+  };
   set(delayMs, callback) {
     this.clear();
+    this.#dueAt = this.runtime.now() + delayMs;
+    this.#callback = callback;
     this.#handle = this.runtime.setTimeout(
       () => {
         this.#handle = void 0;
@@ -335,6 +535,10 @@ var Timer = class {
       },
       Math.min(Math.max(delayMs, 0), MAX_DELAY_MS)
     );
+  }
+  /** It is due no later than this; nothing happens if it is not set. */
+  shorten(delayMs) {
+    if (this.#handle !== void 0 && this.runtime.now() + delayMs < this.#dueAt) this.set(delayMs, this.#callback);
   }
   clear() {
     if (this.#handle !== void 0) this.runtime.clearTimeout(this.#handle);
@@ -365,15 +569,23 @@ var Liveness = class {
   #outstanding;
   #heard = false;
   #pings = 0;
+  /** Undefined while stopped. */
+  #options;
   start(options) {
     this.stop();
+    this.#options = options;
     this.#pings = 0;
     this.#ask(options);
   }
   stop() {
+    this.#options = void 0;
     this.#interval.clear();
     this.#deadline.clear();
     this.#outstanding = void 0;
+  }
+  /** The network may have changed: asks now, unless that is asked already. */
+  probe() {
+    if (this.#options) this.#ask(this.#options);
   }
   /** Any frame came. */
   heard() {
@@ -400,8 +612,8 @@ var Liveness = class {
     this.#heard = false;
     const armedAt = this.runtime.now();
     this.#deadline.set(timeoutMs, () => {
-      const late = this.runtime.now() - armedAt > 2 * timeoutMs;
-      if (excuses > 0 && (late || this.#heard)) this.#expect(timeoutMs, excuses - 1);
+      const late2 = this.runtime.now() - armedAt > 2 * timeoutMs;
+      if (excuses > 0 && (late2 || this.#heard)) this.#expect(timeoutMs, excuses - 1);
       else this.dead();
     });
   }
@@ -421,6 +633,9 @@ var OPEN2 = 1;
 var ABANDON_CLOSE = 4002;
 var GOODBYE_CLOSE = 4e3;
 var ABNORMAL_CLOSE = 1006;
+var MAX_HOLD_MS = 1e3;
+var EARLIEST_RETURN = 0.5;
+var LATEST_RETURN = 0.95;
 var MAX_UNSENT_BYTES = 1024 * 1024;
 var Link = class {
   constructor(options, runtime, clock, tokens, requests, owner) {
@@ -432,6 +647,7 @@ var Link = class {
     this.owner = owner;
     this.#backoff = new Backoff(runtime, options.reconnect);
     this.#timer = new Timer(runtime);
+    this.#successorTimer = new Timer(runtime);
     this.#liveness = new Liveness(
       runtime,
       clock,
@@ -449,7 +665,18 @@ var Link = class {
   #liveness;
   #timer;
   #attempt;
-  #waiting;
+  /** After `GOODBYE`: opened while the present connection still serves. */
+  #successor;
+  #successorTimer;
+  /** Of the connection that was left for its successor; the server closes it with 4505. */
+  #predecessor;
+  /** What to do instead of waiting on. */
+  #redial;
+  /** Until then the server does not want to be dialled. */
+  #notBefore = 0;
+  /** The page is in the back-forward cache, or leaving: nothing is dialled. */
+  #hidden = false;
+  #ignorePage;
   /** Whether `WELCOME` has come and nothing ended the connection since. */
   get open() {
     return this.#attempt?.openedAt !== void 0;
@@ -464,11 +691,14 @@ var Link = class {
   }
   /** Dials, or if it waits to come back, does so now. */
   start() {
+    this.#ignorePage ??= this.runtime.onPage((signal) => this.#onPage(signal));
     if (this.#attempt) return;
-    void this.#dial(this.#waiting ? "reconnect" : "connect");
+    void this.#dial(this.#redial ? "reconnect" : "connect");
   }
   /** Ends the connection, and the session with it (1000). The owner is not told. */
   stop() {
+    this.#ignorePage?.();
+    this.#ignorePage = void 0;
     this.#stopWaiting();
     this.#drop(1e3);
     this.#backoff.reset();
@@ -482,6 +712,7 @@ var Link = class {
   }
   async #dial(reason) {
     this.#stopWaiting();
+    this.#hidden = false;
     const attempt = { connectSentAt: this.runtime.now() };
     this.#attempt = attempt;
     this.#timer.set(this.options.connectTimeoutMs, () => this.#lose(ABANDON_CLOSE, "no WELCOME in time"));
@@ -498,10 +729,11 @@ var Link = class {
     const socket = new this.options.WebSocket(this.options.url, [this.options.codec.subprotocol]);
     attempt.socket = socket;
     socket.binaryType = "arraybuffer";
-    socket.onopen = () => this.#greet(attempt);
+    socket.onopen = () => this.#successor === attempt ? this.#hold(attempt) : this.#greet(attempt);
     socket.onmessage = (event) => this.#receive(attempt, event.data);
     socket.onclose = (event) => {
       if (this.#attempt === attempt) this.#lose(event.code || ABNORMAL_CLOSE, event.reason);
+      else if (this.#successor === attempt) this.#dropSuccessor();
     };
     socket.onerror = (event) => {
       attempt.socketError = event?.message || event?.error?.code;
@@ -509,15 +741,11 @@ var Link = class {
   }
   #greet(attempt) {
     if (this.#attempt !== attempt) return;
-    const subscribe = this.owner.hello();
+    const hello = this.owner.hello();
     attempt.connectId = this.requests.nextId();
     attempt.connectSentAt = this.runtime.now();
-    this.send({
-      type: "CONNECT",
-      id: attempt.connectId,
-      ...attempt.token !== void 0 && { token: attempt.token },
-      ...subscribe.length > 0 && { subscribe }
-    });
+    attempt.asksToResume = hello.resume !== void 0;
+    this.send({ type: "CONNECT", id: attempt.connectId, ...attempt.token !== void 0 && { token: attempt.token }, ...hello });
   }
   #receive(attempt, frame) {
     if (this.#attempt !== attempt) return;
@@ -534,6 +762,10 @@ var Link = class {
     }
   }
   #handle(attempt, message) {
+    if (attempt.asksToResume && message.type === "ERROR" && message.id === attempt.connectId && message.code === "UNSUPPORTED") {
+      this.owner.resumeRefused();
+      return this.#greet(attempt);
+    }
     const fault = message.type === "ERROR" && (message.id === void 0 || message.id === attempt.connectId) && !message.channel;
     attempt.fault = fault ? DrawbridgeError.fromWire(message) : void 0;
     switch (message.type) {
@@ -556,6 +788,7 @@ var Link = class {
     if (attempt.openedAt !== void 0) return;
     attempt.openedAt = this.runtime.now();
     this.#timer.clear();
+    this.#closePredecessor();
     this.clock.restart();
     this.clock.sample(attempt.connectSentAt, message.server_time_ms);
     const heartbeatMs = message.heartbeat_ms > 0 ? message.heartbeat_ms : 25e3;
@@ -570,11 +803,84 @@ var Link = class {
     this.send({ type: "PING", id, t });
     return id;
   }
-  /** The server names the moment to come back, spread over its clients; it closes by itself, or we do then. */
+  /**
+   * The server names the moment at which it closes this connection, spread over its clients; or we do then. If the
+   * session can be resumed, another connection is opened before that, and no message is late.
+   */
   #goodbye(attempt, reconnectInMs) {
     const delayMs = Math.max(Number(reconnectInMs) || 0, 0);
     attempt.returnAt = this.runtime.now() + delayMs;
     this.#timer.set(delayMs, () => this.#lose(GOODBYE_CLOSE, "drain"));
+    if (!this.owner.canResume() || this.#successor) return;
+    const part = EARLIEST_RETURN + this.runtime.random() * (LATEST_RETURN - EARLIEST_RETURN);
+    this.#successorTimer.set(delayMs * part, () => void this.#dialSuccessor());
+  }
+  async #dialSuccessor() {
+    const attempt = { connectSentAt: this.runtime.now() };
+    this.#successor = attempt;
+    this.#successorTimer.set(this.options.connectTimeoutMs, () => this.#dropSuccessor());
+    try {
+      attempt.token = await this.tokens.get("reconnect");
+      if (this.#successor === attempt || this.#attempt === attempt) this.#openSocket(attempt);
+    } catch {
+      if (this.#successor === attempt) this.#dropSuccessor();
+      else if (this.#attempt === attempt) this.#lose(ABNORMAL_CLOSE, "no token");
+    }
+  }
+  /** What is out is answered first, so that the change of the connection leaves no publish in doubt. */
+  #hold(attempt) {
+    const takeOver = () => this.#successor === attempt && this.#takeOver(attempt);
+    this.#successorTimer.set(MAX_HOLD_MS, takeOver);
+    this.owner.hold(true);
+    this.requests.whenIdle(takeOver);
+  }
+  /** From here on nothing of the old connection counts: the server replays what follows the positions of `CONNECT`. */
+  #takeOver(attempt) {
+    const old = this.#attempt;
+    this.#forgetSuccessor();
+    this.#predecessor = old?.socket;
+    if (this.#predecessor) silence(this.#predecessor);
+    this.#liveness.stop();
+    this.#attempt = attempt;
+    this.#timer.set(this.options.connectTimeoutMs, () => this.#lose(ABANDON_CLOSE, "no WELCOME in time"));
+    this.owner.moved();
+    this.#greet(attempt);
+  }
+  #dropSuccessor() {
+    const socket = this.#successor?.socket;
+    this.#forgetSuccessor();
+    close(socket, ABANDON_CLOSE);
+    this.owner.hold(false);
+  }
+  #forgetSuccessor() {
+    this.#successor = void 0;
+    this.#successorTimer.clear();
+    this.requests.whenIdle(void 0);
+  }
+  #closePredecessor() {
+    close(this.#predecessor, GOODBYE_CLOSE);
+    this.#predecessor = void 0;
+  }
+  #onPage(signal) {
+    if (signal === "keep") return this.#hide(ABANDON_CLOSE);
+    if (signal === "leave") return this.#hide(1e3);
+    if (this.#hidden) {
+      if (signal === "return") void this.#dial("reconnect");
+    } else if (this.#redial) {
+      if (signal !== "offline" && this.runtime.now() >= this.#notBefore) this.#redial();
+    } else {
+      this.#liveness.probe();
+    }
+  }
+  /** The cache keeps no page with an open socket, and a page that leaves for good ends its session (1000). */
+  #hide(closeCode) {
+    if (this.#hidden) return;
+    this.#stopWaiting();
+    const error = closeError(this.#attempt, closeCode, "the page is hidden");
+    this.#drop(closeCode);
+    this.#hidden = true;
+    this.owner.lost(error, void 0);
+    if (closeCode === 1e3) this.owner.left();
   }
   #lose(code, reason) {
     this.#fail(closeError(this.#attempt, code, reason), code);
@@ -585,15 +891,26 @@ var Link = class {
     const tokenIsDead = expired && !this.tokens.renewable && !attempt?.fault?.retryable;
     if (!mayReconnect(code) || tokenIsDead) return this.#end(error);
     const delayMs = this.#delay(attempt, expired);
+    const successor = this.#successor;
+    if (successor && !expired) return this.#promote(successor, error);
     this.#drop(ABANDON_CLOSE);
-    const redial = () => void this.#dial(expired ? "expired" : "reconnect");
-    this.#timer.set(delayMs, redial);
-    this.#waiting = this.runtime.onOnline(redial);
+    this.#redial = () => void this.#dial(expired ? "expired" : "reconnect");
+    this.#timer.set(delayMs, this.#redial);
     this.owner.lost(error, delayMs);
+  }
+  /** The present connection ended before the other one could take over. */
+  #promote(successor, error) {
+    this.#forgetSuccessor();
+    this.#drop(ABANDON_CLOSE);
+    this.#attempt = successor;
+    this.#timer.set(this.options.connectTimeoutMs, () => this.#lose(ABANDON_CLOSE, "no WELCOME in time"));
+    this.owner.lost(error, 0);
+    if (this.#attempt === successor && successor.socket?.readyState === OPEN2) this.#greet(successor);
   }
   /** The wait before the next attempt. Never shorter than what the server asked for. */
   #delay(attempt, expired) {
     const now = this.runtime.now();
+    this.#notBefore = Math.max(attempt?.returnAt ?? 0, now + (attempt?.fault?.retryAfterMs ?? 0));
     const stable = attempt?.openedAt !== void 0 && now - attempt.openedAt >= STABLE_MS;
     if (stable) this.#backoff.reset();
     if (attempt?.returnAt !== void 0) {
@@ -611,24 +928,31 @@ var Link = class {
     this.owner.ended(error);
   }
   #stopWaiting() {
-    this.#waiting?.();
-    this.#waiting = void 0;
+    this.#redial = void 0;
     this.#timer.clear();
   }
   /** Forgets the socket at once: a half-open one would take long to say that it is closed. */
   #drop(closeCode) {
-    const socket = this.#attempt?.socket;
+    const sockets = [this.#attempt?.socket, this.#successor?.socket];
     this.#attempt = void 0;
+    this.#forgetSuccessor();
+    this.#closePredecessor();
     this.#timer.clear();
     this.#liveness.stop();
-    if (!socket) return;
-    socket.onopen = socket.onmessage = socket.onclose = null;
-    try {
-      socket.close(closeCode);
-    } catch {
-    }
+    for (const socket of sockets) close(socket, closeCode);
   }
 };
+function silence(socket) {
+  socket.onopen = socket.onmessage = socket.onclose = null;
+}
+function close(socket, code) {
+  if (!socket) return;
+  silence(socket);
+  try {
+    socket.close(code);
+  } catch {
+  }
+}
 function closeError(attempt, code, reason) {
   const retryable = mayReconnect(code);
   const { fault, socket, connectId, socketError } = attempt ?? {};
@@ -646,6 +970,7 @@ function closeError(attempt, code, reason) {
 // src/publisher.ts
 var MAX_IN_FLIGHT = 1024;
 var RETRY_MS = 1e3;
+var REPEAT_MS = 9e4;
 var Publisher = class {
   constructor(link, requests, codec, runtime, timeoutMs, options = {}) {
     this.link = link;
@@ -669,6 +994,8 @@ var Publisher = class {
   #sent;
   /** The rate limit asked to wait. */
   #resting = false;
+  /** The connection is about to be replaced: nothing more goes out on this one. */
+  #held = false;
   #inFlight = 0;
   /** Why the last connection was the last one. */
   #end;
@@ -684,11 +1011,12 @@ var Publisher = class {
   publish(channel, event, data, options, coming) {
     return new Promise((resolve, reject) => {
       const publish = this.#encode(channel, event, data, options, resolve, reject);
-      const direct = this.link.open && this.#queue.length === 0;
+      const direct = this.link.open && this.#queue.length === 0 && !this.#held;
       const refusal = this.#tooLarge(publish) ?? (direct ? this.#noRoomInFlight() : this.#noRoomInQueue(publish, options, coming));
       if (refusal) return reject(refusal);
-      publish.deadline.set(options.timeoutMs ?? this.timeoutMs, () => this.#late(publish));
-      if (direct) return this.#send(publish, (answer) => this.#settle(publish, answer));
+      const timeoutMs = options.timeoutMs ?? (publish.repeatable ? REPEAT_MS : this.timeoutMs);
+      publish.deadline.set(timeoutMs, () => this.#late(publish));
+      if (direct) return this.#send(publish, (answer) => this.#answered(publish, answer));
       this.#queue.push(publish);
       this.#queuedBytes += publish.bytes;
       this.#flush();
@@ -697,11 +1025,17 @@ var Publisher = class {
   /** A connection is open: what waited goes out. */
   opened(maxMessageBytes) {
     this.maxMessageBytes = maxMessageBytes ?? Infinity;
+    this.hold(false);
+  }
+  /** While held, publishes wait in the queue, although there is a connection. */
+  hold(held) {
+    this.#held = held && this.#maxMessages > 0;
     this.#flush();
   }
   lost() {
     this.#retry.clear();
     this.#resting = false;
+    this.#held = false;
   }
   /** No connection will come: what waits is refused. */
   abandoned(cause) {
@@ -714,6 +1048,7 @@ var Publisher = class {
   }
   #encode(channel, event, data, options, resolve, reject) {
     const id = this.requests.nextId();
+    const key = options.idempotencyKey ?? (options.retry ? this.runtime.uniqueKey() : void 0);
     let frame;
     try {
       frame = this.codec.encode({
@@ -723,13 +1058,14 @@ var Publisher = class {
         event,
         ...data !== void 0 && { data },
         ...options.key !== void 0 && { key: options.key },
-        ...options.idempotencyKey !== void 0 && { idempotency_key: options.idempotencyKey }
+        ...key !== void 0 && { idempotency_key: key }
       });
     } catch (cause) {
       const why = cause instanceof Error ? `: ${cause.message}` : "";
       throw refused("BAD_MESSAGE", `\`data\` cannot be encoded${why}`, { cause });
     }
-    return { id, channel, frame, bytes: sizeOf(frame), deadline: new Timer(this.runtime), resolve, reject };
+    const deadline = new Timer(this.runtime);
+    return { id, channel, repeatable: key !== void 0, doubtful: false, frame, bytes: sizeOf(frame), deadline, resolve, reject };
   }
   #tooLarge(publish) {
     if (publish.bytes <= this.maxMessageBytes) return void 0;
@@ -747,6 +1083,7 @@ var Publisher = class {
     return refused("QUEUE_FULL", "the offline queue is full", { retryable: true });
   }
   #send(publish, onAnswer) {
+    publish.firstSent ??= { at: this.runtime.now(), wallAt: this.runtime.wallNow() };
     this.#inFlight++;
     this.requests.expect(publish.id, (answer) => {
       this.#inFlight--;
@@ -760,15 +1097,38 @@ var Publisher = class {
    */
   #flush() {
     const head = this.#queue[0];
-    if (!head || this.#sent || this.#resting || !this.link.open) return;
-    const refusal = this.#tooLarge(head);
+    if (!head || this.#sent || this.#resting || this.#held || !this.link.open) return;
+    const refusal = this.#tooLarge(head) ?? (head.doubtful && this.#repeatableMs(head) <= 0 ? late(head) : void 0);
     if (refusal) return this.#finish(head, refusal);
     this.#sent = head;
     this.#send(head, (answer) => {
       this.#sent = void 0;
-      if (answer instanceof DrawbridgeError && answer.code === "RATE_LIMITED") this.#rest(answer.retryAfterMs ?? RETRY_MS);
-      else this.#finish(head, answer);
+      if (answer instanceof DrawbridgeError && answer.code === "RATE_LIMITED") return this.#rest(answer.retryAfterMs ?? RETRY_MS);
+      this.#dequeue(head);
+      this.#answered(head, answer);
+      this.#flush();
     });
+  }
+  #answered(publish, answer) {
+    const unknown = answer instanceof DrawbridgeError && answer.outcome === "unknown";
+    if (unknown && publish.repeatable && answer.code !== "TIMEOUT") this.#repeat(publish, answer);
+    else this.#settle(publish, answer);
+  }
+  /** Back into the queue, before what was published later. It was accepted already, so no bound refuses it. */
+  #repeat(publish, cause) {
+    publish.doubtful = true;
+    const leftMs = this.#repeatableMs(publish);
+    if (leftMs <= 0) return this.#settle(publish, cause);
+    publish.deadline.shorten(leftMs);
+    const at = this.#queue.findIndex(({ id }) => id > publish.id);
+    this.#queue.splice(at < 0 ? this.#queue.length : at, 0, publish);
+    this.#queuedBytes += publish.bytes;
+    if (this.link.open) this.#rest(cause.retryAfterMs ?? RETRY_MS);
+  }
+  /** How much longer it may be repeated. Of two clocks, the one that saw more time pass: one may stand still in a sleep. */
+  #repeatableMs({ firstSent }) {
+    if (!firstSent) return REPEAT_MS;
+    return REPEAT_MS - Math.max(this.runtime.now() - firstSent.at, this.runtime.wallNow() - firstSent.wallAt);
   }
   #finish(head, answer) {
     this.#dequeue(head);
@@ -790,22 +1150,25 @@ var Publisher = class {
   }
   #settle(publish, answer) {
     publish.deadline.clear();
-    if (answer instanceof DrawbridgeError) return publish.reject(publishRefused(answer));
-    const { offset, result } = answer;
+    if (answer instanceof DrawbridgeError) return publish.reject(publishRefused(answer, publish.doubtful ? "unknown" : void 0));
+    const { offset, result, local } = answer;
     publish.resolve({
       channel: publish.channel,
       ...offset !== void 0 && { offset },
-      ...result !== void 0 && { result }
+      ...result !== void 0 && { result },
+      ...local && { local }
     });
   }
   #late(publish) {
     const unsent = this.#queue.includes(publish) && this.#sent !== publish;
-    const outcome = unsent ? "not_done" : "unknown";
-    const error = new DrawbridgeError("TIMEOUT", "no answer in time", { retryable: true, outcome, channel: publish.channel });
+    const error = late(publish, unsent && !publish.doubtful ? "not_done" : "unknown");
     if (unsent) this.#finish(publish, error);
     else this.requests.abandon(publish.id, error);
   }
 };
+function late({ channel }, outcome = "unknown") {
+  return new DrawbridgeError("TIMEOUT", "no answer in time", { retryable: true, outcome, channel });
+}
 function closed(cause) {
   return refused("CLOSED", cause.message, { closeCode: cause.closeCode, cause });
 }
@@ -813,10 +1176,60 @@ function refused(code, message, details = {}) {
   return new DrawbridgeError(code, message, { ...details, outcome: "not_done" });
 }
 
+// src/reads.ts
+var Reads = class {
+  constructor(link, requests, runtime, timeoutMs) {
+    this.link = link;
+    this.requests = requests;
+    this.runtime = runtime;
+    this.timeoutMs = timeoutMs;
+  }
+  link;
+  requests;
+  runtime;
+  timeoutMs;
+  async history(channel, { since, limit }) {
+    const request = { type: "HISTORY_GET", channel, ...since && { since }, ...limit !== void 0 && { limit } };
+    const { epoch, events, next, gap } = await this.#read(request);
+    const page = { channel, epoch, events: events.map((event) => eventOf({ ...event, channel: event.channel ?? channel })) };
+    return { ...page, ...next && { next }, ...gap && { gap } };
+  }
+  async presence(channel, { after, limit }) {
+    const request = { type: "PRESENCE_GET", channel, ...after !== void 0 && { after }, ...limit !== void 0 && { limit } };
+    const { players, total, next } = await this.#read(request);
+    return { channel, players, total, ...next !== void 0 && { next } };
+  }
+  #read(request) {
+    const { channel } = request;
+    if (!this.link.open) return Promise.reject(new DrawbridgeError("NOT_CONNECTED", "there is no connection", { retryable: true, channel }));
+    const id = this.requests.nextId();
+    const answer = this.requests.answer(id);
+    const deadline = new Timer(this.runtime);
+    const late2 = new DrawbridgeError("TIMEOUT", "no answer in time", { retryable: true, channel });
+    deadline.set(this.timeoutMs, () => this.requests.abandon(id, late2));
+    this.link.send({ ...request, id });
+    return answer.catch(withoutOutcome).finally(() => deadline.clear());
+  }
+};
+function withoutOutcome(error) {
+  if (error.outcome === void 0) throw error;
+  const { outcome: _, ...details } = error;
+  throw new DrawbridgeError(error.code, error.message, details);
+}
+async function* pages(first, read) {
+  for (let from = first; ; ) {
+    const page = await read(from);
+    yield page;
+    if (page.next === void 0) return;
+    from = page.next;
+  }
+}
+
 // src/requests.ts
 var Requests = class {
   #lastId = 0;
   #waiting = /* @__PURE__ */ new Map();
+  #onIdle;
   /** Ids are never used twice, not even on another connection. */
   nextId() {
     return ++this.#lastId;
@@ -838,6 +1251,11 @@ var Requests = class {
   abandon(id, error) {
     this.#end(id, error);
   }
+  /** Calls back once, when nothing waits for an answer; undefined: not any more. */
+  whenIdle(onIdle) {
+    this.#onIdle = onIdle;
+    this.#noticeIdle();
+  }
   /** The link broke: no answer will come. */
   lose(closeCode) {
     for (const id of [...this.#waiting.keys()]) this.#end(id, connectionLost(closeCode));
@@ -847,7 +1265,64 @@ var Requests = class {
     if (id === void 0 || !onAnswer) return false;
     this.#waiting.delete(id);
     onAnswer(answer);
+    this.#noticeIdle();
     return true;
+  }
+  #noticeIdle() {
+    if (this.#waiting.size > 0) return;
+    const onIdle = this.#onIdle;
+    this.#onIdle = void 0;
+    onIdle?.();
+  }
+};
+
+// src/session.ts
+var UNKNOWN_MESSAGE_BYTES = 24 * 1024;
+var PARTS = 3;
+var POSITIONS_PER_SUBSCRIPTION = 4;
+var UNKNOWN_SUBSCRIPTIONS = 256;
+var Session = class {
+  constructor(cursors) {
+    this.cursors = cursors;
+  }
+  cursors;
+  #name;
+  #node;
+  #asked = false;
+  #messageBytes = UNKNOWN_MESSAGE_BYTES;
+  #subscriptions = UNKNOWN_SUBSCRIPTIONS;
+  /** Whether there is one that the server keeps. */
+  get canResume() {
+    return this.#name !== void 0;
+  }
+  /** How much of `CONNECT` its subscriptions may take, in characters. */
+  get helloChars() {
+    return Math.floor(this.#messageBytes / PARTS);
+  }
+  /** For a `CONNECT`. */
+  resume() {
+    this.#asked = this.#name !== void 0;
+    if (this.#name === void 0) return void 0;
+    return { session: this.#name, positions: this.cursors.positions(this.#subscriptions * POSITIONS_PER_SUBSCRIPTION, this.helloChars) };
+  }
+  welcomed({ session, resumed, resume_window_ms, node, limits, subscriptions = [] }) {
+    const elsewhere = node !== this.#node;
+    this.#name = resume_window_ms > 0 ? session : void 0;
+    this.#node = node;
+    this.#messageBytes = limits?.message_bytes ?? UNKNOWN_MESSAGE_BYTES;
+    this.#subscriptions = limits?.subscriptions ?? UNKNOWN_SUBSCRIPTIONS;
+    if (!resumed) this.cursors.clear();
+    for (const item of subscriptions) {
+      if (item.pending) continue;
+      if (resumed && item.recovered) this.cursors.resumed(item.channel, item.epoch, elsewhere);
+      else this.cursors.replace(item.channel, item);
+    }
+    return resumed ? "resumed" : this.#asked ? "ended" : "fresh";
+  }
+  /** It has ended, or is not to be taken up again. */
+  forget() {
+    this.#name = void 0;
+    this.cursors.clear();
   }
 };
 
@@ -1074,7 +1549,6 @@ function checked(area) {
 }
 
 // src/subscriptions.ts
-var MAX_HELLO_CHARS = 8 * 1024;
 var MAX_IN_FLIGHT2 = 16;
 var RETRY = { minDelayMs: 250, maxDelayMs: 3e4 };
 var Wish = class {
@@ -1097,6 +1571,8 @@ var Wish = class {
   inForce;
   /** In the order of their versions. A newer version serves as well. */
   #waiting = [];
+  /** On this connection: whether nothing was missed before it. */
+  recovered;
   /** Why nothing is to be waited for. */
   #failure;
   change(view) {
@@ -1151,6 +1627,7 @@ var Wish = class {
   /** Another connection: all is to be asked and confirmed anew. */
   reset() {
     this.drop();
+    this.recovered = void 0;
     this.phase = "offline";
     this.#asked = void 0;
     this.#failure = void 0;
@@ -1195,6 +1672,10 @@ var Subscription = class extends Channel {
   /** `pending` until the server has confirmed it, on each connection anew. */
   get state() {
     return this.ended ? "ended" : this.wish.active ? "active" : "pending";
+  }
+  /** Whether the last reconnect missed nothing; undefined where that is no question, or not known yet. */
+  get recovered() {
+    return this.wish.recovered;
   }
   /** What of the channel is wanted now. */
   get view() {
@@ -1241,12 +1722,13 @@ var Subscription = class extends Channel {
   }
 };
 var Subscriptions = class {
-  constructor(link, requests, listeners, runtime, timeoutMs, owner) {
+  constructor(link, requests, listeners, runtime, timeoutMs, continuity, owner) {
     this.link = link;
     this.requests = requests;
     this.listeners = listeners;
     this.runtime = runtime;
     this.timeoutMs = timeoutMs;
+    this.continuity = continuity;
     this.owner = owner;
     this.#pause = new Timer(runtime);
     this.#backoff = new Backoff(runtime, RETRY);
@@ -1256,15 +1738,14 @@ var Subscriptions = class {
   listeners;
   runtime;
   timeoutMs;
+  continuity;
   owner;
   #own = /* @__PURE__ */ new Map();
   /** What the server holds by its templates or for a service, also where the application wants the same. */
   #foreign = /* @__PURE__ */ new Map();
-  /** Named in a `CONNECT` that is out, and no longer wanted. */
+  /** Named in a `CONNECT` that is out, or held by the session that it resumes, and no longer wanted. */
   #leaving = /* @__PURE__ */ new Set();
   #queue = /* @__PURE__ */ new Set();
-  /** Subscribed when the connection broke, and not yet again: events may have passed meanwhile. */
-  #missed = /* @__PURE__ */ new Set();
   /** In `CONNECT`, and listed in `WELCOME` as automatic: the `ERROR` that refuses one comes behind. */
   #undecided = /* @__PURE__ */ new Set();
   #pause;
@@ -1276,6 +1757,16 @@ var Subscriptions = class {
   list() {
     const own = [...this.#own.values()].map(infoOf);
     return [...own, ...[...this.#foreign.values()].filter((info) => !this.#own.has(info.channel))];
+  }
+  /** Whether it is subscribed by name, or was when the connection broke. */
+  isExact(channel) {
+    return this.#own.has(channel) || this.#foreign.has(channel) || this.continuity.has(channel);
+  }
+  /** The same by a name or a pattern. */
+  covers(channel) {
+    if (this.isExact(channel)) return true;
+    const names = [...this.#own.keys(), ...this.#foreign.keys(), ...this.continuity.names()];
+    return names.some((name) => isPattern(name) && globMatcher(name)(channel));
   }
   /** The same name again is the same subscription; what `options` name replaces the old. */
   subscribe(channel, options) {
@@ -1312,23 +1803,25 @@ var Subscriptions = class {
   async unsubscribe(channel) {
     const subscription = this.#own.get(channel);
     const greeted = subscription?.wish.phase === "greeted";
+    const wasHeld = this.continuity.has(channel);
     const known = subscription ? subscription.wish.held || subscription.wish.phase === "asked" : this.#foreign.has(channel);
     if (subscription) {
       this.#foreign.delete(channel);
       this.#forget(subscription, { channel, reason: "client" });
     }
-    if (greeted) this.#leaving.add(channel);
+    if (greeted || !this.link.open && wasHeld) this.#leaving.add(channel);
+    this.continuity.forget(channel);
     if (this.link.open && (known || greeted)) await this.#leave(channel);
   }
-  /** For a `CONNECT`: everything, as far as it fits. */
-  hello() {
+  /** For a `CONNECT`: everything, as far as it fits; the rest is asked for behind `WELCOME`. */
+  hello(maxChars) {
     this.#reset();
     const requests = [];
     let chars = 0;
     for (const subscription of this.#own.values()) {
       const { wish } = subscription;
       chars += JSON.stringify(wish.view).length + wish.channel.length + 32;
-      if (chars > MAX_HELLO_CHARS) {
+      if (chars > maxChars) {
         wish.phase = "queued";
         this.#queue.add(subscription);
         continue;
@@ -1339,10 +1832,10 @@ var Subscriptions = class {
     return requests;
   }
   /** `WELCOME`: from now on `list` says what is subscribed. What follows from it waits for `opened`. */
-  welcomed(subscriptions, resumed) {
-    if (resumed) this.#missed.clear();
+  welcomed(subscriptions) {
     for (const item of subscriptions) {
       const subscription = this.#own.get(item.channel);
+      if (subscription) subscription.wish.recovered = item.recovered;
       if (item.auto || !subscription) this.#listForeign(item);
       if (!subscription || item.pending) continue;
       if (item.auto) this.#awaitDecision(subscription);
@@ -1359,7 +1852,7 @@ var Subscriptions = class {
       if (phase === "settled") this.#announceOwn(subscription);
       else if (phase === "offline") this.#ask(subscription);
     }
-    for (const channel of this.#leaving) void this.#leave(channel).catch(() => {
+    for (const channel of this.#leaving) if (!this.#own.has(channel)) void this.#leave(channel).catch(() => {
     });
     this.#leaving.clear();
     this.#pump();
@@ -1378,6 +1871,8 @@ var Subscriptions = class {
   subscribed(message) {
     const subscription = this.#own.get(message.channel);
     const byService = message.by === "server";
+    if (message.recovered) this.continuity.proven(message.channel);
+    if (subscription && message.recovered !== void 0) subscription.wish.recovered = message.recovered;
     if (subscription?.wish.phase === "greeted" && !byService) this.#granted(subscription);
     if (message.auto || byService || !subscription) this.#listForeign(message);
     const info = this.#foreign.get(message.channel);
@@ -1406,10 +1901,9 @@ var Subscriptions = class {
   /** The connection is gone. */
   lost() {
     const all = [...this.#foreign.values(), ...[...this.#own.values()].map(infoOf)];
-    for (const info of all) if (info.state === "active") this.#missed.add(info.channel);
+    this.continuity.lost(all.filter(({ state }) => state === "active").map(({ channel }) => channel));
     this.#reset();
     this.#foreign.clear();
-    this.#leaving.clear();
   }
   /** There will be no connection: those who wait for a confirmation are told. What is wanted stays wanted. */
   abandoned(error) {
@@ -1474,10 +1968,11 @@ var Subscriptions = class {
       this.#granted(subscription);
     } else if (answer.code !== "CONNECTION_LOST") this.#failed(subscription, answer);
   }
-  #listForeign({ channel, auto, pending }) {
+  #listForeign({ channel, auto, pending, recovered }) {
     if (this.#leaving.has(channel)) return;
     const state = pending ? "pending" : "active";
-    this.#foreign.set(channel, { channel, pattern: isPattern(channel), by: auto ? "auto" : "server", state });
+    const by = auto ? "auto" : "server";
+    this.#foreign.set(channel, { channel, pattern: isPattern(channel), by, state, ...recovered !== void 0 && { recovered } });
   }
   /** A template's subscription is live, without a view; whether ours is granted is not known yet. */
   #awaitDecision(subscription) {
@@ -1513,7 +2008,7 @@ var Subscriptions = class {
   }
   #announce(info) {
     this.owner.subscribed(info);
-    if (this.#missed.delete(info.channel)) this.owner.resync({ channel: info.channel, reason: "reconnect" });
+    this.continuity.live(info.channel);
   }
   #failed(subscription, error) {
     const { wish } = subscription;
@@ -1554,7 +2049,7 @@ var Subscriptions = class {
     subscription.ended = true;
     this.#own.delete(subscription.channel);
     this.#queue.delete(subscription);
-    this.#missed.delete(subscription.channel);
+    this.continuity.forget(subscription.channel);
     this.listeners.remove(subscription);
     const error = end.error ?? ended(subscription.channel);
     subscription.wish.fail(error);
@@ -1578,8 +2073,8 @@ var Subscriptions = class {
   }
 };
 function infoOf(subscription) {
-  const { channel, state } = subscription;
-  return { channel, pattern: isPattern(channel), by: "client", state };
+  const { channel, state, recovered } = subscription;
+  return { channel, pattern: isPattern(channel), by: "client", state, ...recovered !== void 0 && { recovered } };
 }
 function ended(channel) {
   return new DrawbridgeError("UNSUBSCRIBED", `${channel} is not subscribed any more`, { channel });
@@ -1665,6 +2160,13 @@ var Drawbridge = class {
   #link;
   #subscriptions;
   #publisher;
+  #reads;
+  #cursors = new Cursors((channel) => this.#subscriptions.isExact(channel));
+  #session = new Session(this.#cursors);
+  #continuity = new Continuity(this.#cursors, {
+    recovered: (recovered) => this.#notify("recovered", recovered),
+    resync: (resync) => this.#notify("resync", resync)
+  });
   #status = "closed";
   #welcome;
   #logger;
@@ -1699,14 +2201,14 @@ var Drawbridge = class {
       this.#linkOwner()
     );
     const timeoutMs = options.publishTimeoutMs ?? 3e4;
-    this.#subscriptions = new Subscriptions(this.#link, this.#requests, this.#listeners, runtime, timeoutMs, {
+    this.#subscriptions = new Subscriptions(this.#link, this.#requests, this.#listeners, runtime, timeoutMs, this.#continuity, {
       subscribed: (info) => this.#emitter.emit("subscribed", info),
-      unsubscribed: (ended2) => this.#emitter.emit("unsubscribed", ended2),
-      resync: (resync) => this.#resync(resync),
+      unsubscribed: (ended2) => this.#unsubscribed(ended2),
       failed: (error) => this.#complain(error),
       report: (thrown) => this.#report(thrown)
     });
     this.#publisher = new Publisher(this.#link, this.#requests, codec, runtime, timeoutMs, options.queue);
+    this.#reads = new Reads(this.#link, this.#requests, runtime, timeoutMs);
   }
   get status() {
     return this.#status;
@@ -1784,9 +2286,33 @@ var Drawbridge = class {
   publish(channel, event, data, options = {}) {
     return this.#publisher.publish(channel, event, data, options, this.#status !== "closed");
   }
+  /**
+   * A page of a channel's history: the newest events, or those that follow `since`; the oldest first. The right is that
+   * to subscribe, and the views of the server apply.
+   */
+  history(channel, options = {}) {
+    return this.#reads.history(channel, options);
+  }
+  /** The pages that follow `since`, until the present: `for await (const { events } of game.historyPages(…))`. */
+  historyPages(channel, options = {}) {
+    return pages(options.since, (since) => this.#reads.history(channel, { ...options, ...since && { since } }));
+  }
+  /** A page of the players who are on a channel, in the order of their ids. */
+  presence(channel, options = {}) {
+    return this.#reads.presence(channel, options);
+  }
+  /** All pages: `for await (const { players } of game.presencePages(…))`. */
+  presencePages(channel, options = {}) {
+    return pages(options.after, (after) => this.#reads.presence(channel, { ...options, ...after !== void 0 && { after } }));
+  }
   #linkOwner() {
     return {
-      hello: () => this.#subscriptions.hello(),
+      hello: () => this.#hello(),
+      resumeRefused: () => this.#session.forget(),
+      canResume: () => this.#session.canResume,
+      hold: (held) => this.#publisher.hold(held),
+      moved: () => this.#disconnected(),
+      left: () => this.#session.forget(),
       welcomed: (message, token) => this.#welcomed(message, token),
       received: (message) => this.#received(message),
       lost: (error, retryInMs) => this.#lost(error, retryInMs),
@@ -1794,11 +2320,19 @@ var Drawbridge = class {
       complain: (error) => this.#complain(error)
     };
   }
+  #hello() {
+    const subscribe = this.#subscriptions.hello(this.#session.helloChars);
+    this.#cursors.retain((channel) => this.#subscriptions.covers(channel));
+    const resume = this.#session.resume();
+    return { ...(subscribe.length > 0 || resume) && { subscribe }, ...resume && { resume } };
+  }
   #welcomed(message, token) {
     const welcome = welcomeOf(message);
     this.#welcome = welcome;
     this.#connectWasLogged = true;
-    this.#subscriptions.welcomed(message.subscriptions ?? [], message.resumed);
+    const subscriptions = message.subscriptions ?? [];
+    this.#continuity.welcomed(subscriptions, this.#session.welcomed(message));
+    this.#subscriptions.welcomed(subscriptions);
     this.#setStatus("open");
     this.#emitter.emit("welcome", welcome);
     if (this.#welcome !== welcome) return;
@@ -1817,30 +2351,43 @@ var Drawbridge = class {
     if (message.type !== "ERROR") this.#subscriptions.greetingOver();
     switch (message.type) {
       case "EVENT":
+        if (!this.#cursors.accept(message)) return;
+        this.#continuity.beforeEvent(message.channel);
         if (message.key !== void 0) this.#subscriptions.live(message.channel)?.table?.updated({ ...message, key: message.key });
         this.#listeners.deliver(message, (event) => this.#emitter.emit("event", event));
         return;
       case "VIEW_ENTER":
+        this.#cursors.delete(message.channel);
         return this.#subscriptions.live(message.channel)?.entities.entered(message);
       case "VIEW_LEAVE":
         return this.#subscriptions.live(message.channel)?.table?.left(message);
       case "CHANNEL_SUBSCRIBED":
+        this.#cursors.begin(message.channel, message);
         if (!this.#requests.settle(message.id, message)) this.#subscriptions.subscribed(message);
         return;
       case "CHANNEL_UNSUBSCRIBED":
         if (!this.#requests.settle(message.id, message)) this.#subscriptions.unsubscribed(message);
-        return;
+        return this.#cursors.retain((channel) => this.#subscriptions.covers(channel));
+      case "POSITION":
+        return this.#cursors.advance(message.channel, message);
+      case "PONG":
+        return this.#continuity.settle();
+      case "PRESENCE_CHANGED":
+        return this.#notify("presence", presenceChangeOf(message));
       case "EVENT_PUBLISHED":
       case "FILTER_UPDATED":
       case "TOKEN_REFRESHED":
+      case "HISTORY":
+      case "PRESENCE":
         this.#requests.settle(message.id, message);
         return;
       case "STATUS":
         if (this.#welcome) this.#setStatus(message.broker === "ok" ? "open" : "degraded");
         return;
       case "RESYNC":
+        this.#cursors.replace(message.channel, message);
         this.#subscriptions.live(message.channel)?.table?.due();
-        return this.#resync(resyncOf(message));
+        return this.#notify("resync", this.#continuity.resynced(resyncOf(message)));
       case "GOODBYE":
         return this.#emitter.emit("goodbye", { reason: message.reason, reconnectInMs: message.reconnect_in_ms });
       case "ERROR":
@@ -1859,28 +2406,34 @@ var Drawbridge = class {
     this.#link.send({ type: "TOKEN_REFRESH", id, token });
     return (await answer).expires_ms;
   }
-  #resync(resync) {
-    this.#listeners.resync(resync);
-    this.#emitter.emit("resync", resync);
+  #notify(name, notice) {
+    this.#listeners.notify(name, notice);
+    this.#emitter.emit(name, notice);
+  }
+  #unsubscribed(ended2) {
+    this.#cursors.retain((channel) => this.#subscriptions.covers(channel));
+    this.#emitter.emit("unsubscribed", ended2);
   }
   #lost(error, retryInMs) {
-    this.#logConnect(error, `trying again in ${Math.round(retryInMs)} ms`);
-    this.#disconnected(error);
+    if (retryInMs !== void 0) this.#logConnect(error, `trying again in ${Math.round(retryInMs)} ms`);
+    this.#welcome = void 0;
+    this.#disconnected(error.closeCode);
     this.#setStatus("connecting", error, retryInMs);
   }
   #ended(error, refused2) {
     if (refused2) this.#logConnect(error, "not trying again");
-    this.#disconnected(error);
+    this.#welcome = void 0;
+    this.#disconnected(error.closeCode);
+    this.#session.forget();
     this.#subscriptions.abandoned(error);
     this.#publisher.abandoned(error);
     this.#connecting?.reject(error);
     this.#connecting = void 0;
     this.#setStatus("closed", refused2 ? error : void 0);
   }
-  #disconnected(error) {
-    this.#welcome = void 0;
+  #disconnected(closeCode) {
     this.#tokens.stop();
-    this.#requests.lose(error.closeCode);
+    this.#requests.lose(closeCode);
     this.#subscriptions.lost();
     this.#publisher.lost();
   }

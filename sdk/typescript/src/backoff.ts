@@ -10,7 +10,7 @@ export interface ReconnectOptions {
 }
 
 /** A connection that stayed open this long was a good one: the next wait is a short one again. */
-export const STABLE_MS = 10_000;
+export const STABLE_MS = 30_000;
 
 /** Waits with full jitter: uniform between 0 and a bound that doubles, so that a crowd does not come back as one. */
 export class Backoff {

@@ -6,15 +6,34 @@
 import type { ReconnectOptions } from "./backoff.js";
 import { Clock } from "./clock.js";
 import { json, type Codec } from "./codec.js";
+import { Continuity } from "./continuity.js";
+import { Cursors } from "./cursors.js";
 import { Emitter, type Unlisten } from "./emitter.js";
 import type { Entities } from "./entities.js";
 import { DrawbridgeError } from "./errors.js";
-import { Channel, Listeners, resyncOf, type AnyChannels, type ChannelEvent, type ChannelMap, type EventName, type EventsOf, type Resync } from "./events.js";
+import {
+  Channel,
+  Listeners,
+  presenceChangeOf,
+  resyncOf,
+  type AnyChannels,
+  type AnyEvent,
+  type ChannelEvent,
+  type ChannelMap,
+  type ChannelNotices,
+  type EventName,
+  type EventsOf,
+  type PresenceChange,
+  type Recovered,
+  type Resync,
+} from "./events.js";
 import { Link, type LinkOwner } from "./link.js";
-import type { ErrorMessage, ServerMessage, SubscribeRequest, WelcomeMessage } from "./messages.js";
+import type { ErrorMessage, Hello, ServerMessage, WelcomeMessage } from "./messages.js";
 import { Publisher, type Published, type PublishOptions, type QueueOptions } from "./publisher.js";
+import { pages, Reads, type History, type HistoryOptions, type Presence, type PresenceOptions } from "./reads.js";
 import { Requests } from "./requests.js";
 import { systemRuntime, type Runtime, type WebSocketConstructor } from "./runtime.js";
+import { Session } from "./session.js";
 import { Subscriptions, type Subscription, type SubscriptionInfo, type Unsubscribed } from "./subscriptions.js";
 import { Tokens, type TokenProvider } from "./token.js";
 import type { ViewOptions } from "./view.js";
@@ -83,8 +102,12 @@ export interface ClientEvents {
   welcome: Welcome;
   /** Every event, whichever subscription brought it. */
   event: ChannelEvent;
+  /** Events may be missing: fetch the state of the channel again. */
   resync: Resync;
-  /** The server will go away, and asked to come back so much later; this client does. */
+  /** A reconnect missed nothing of the channel: what came meanwhile follows. */
+  recovered: Recovered;
+  presence: PresenceChange;
+  /** The server will go away, and closes this connection so much later; this client moves on before. */
   goodbye: { reason: string; reconnectInMs: number };
   subscribed: SubscriptionInfo;
   unsubscribed: Unsubscribed;
@@ -103,6 +126,13 @@ export class Drawbridge<M extends ChannelMap = AnyChannels> {
   readonly #link: Link;
   readonly #subscriptions: Subscriptions;
   readonly #publisher: Publisher;
+  readonly #reads: Reads;
+  readonly #cursors = new Cursors((channel) => this.#subscriptions.isExact(channel));
+  readonly #session = new Session(this.#cursors);
+  readonly #continuity = new Continuity(this.#cursors, {
+    recovered: (recovered) => this.#notify("recovered", recovered),
+    resync: (resync) => this.#notify("resync", resync),
+  });
   #status: Status = "closed";
   #welcome: Welcome | undefined;
   readonly #logger: Logger;
@@ -138,14 +168,14 @@ export class Drawbridge<M extends ChannelMap = AnyChannels> {
       this.#linkOwner(),
     );
     const timeoutMs = options.publishTimeoutMs ?? 30_000;
-    this.#subscriptions = new Subscriptions(this.#link, this.#requests, this.#listeners, runtime, timeoutMs, {
+    this.#subscriptions = new Subscriptions(this.#link, this.#requests, this.#listeners, runtime, timeoutMs, this.#continuity, {
       subscribed: (info) => this.#emitter.emit("subscribed", info),
-      unsubscribed: (ended) => this.#emitter.emit("unsubscribed", ended),
-      resync: (resync) => this.#resync(resync),
+      unsubscribed: (ended) => this.#unsubscribed(ended),
       failed: (error) => this.#complain(error),
       report: (thrown) => this.#report(thrown),
     });
     this.#publisher = new Publisher(this.#link, this.#requests, codec, runtime, timeoutMs, options.queue);
+    this.#reads = new Reads(this.#link, this.#requests, runtime, timeoutMs);
   }
 
   get status(): Status {
@@ -243,9 +273,40 @@ export class Drawbridge<M extends ChannelMap = AnyChannels> {
     return this.#publisher.publish(channel, event, data, options, this.#status !== "closed");
   }
 
+  /**
+   * A page of a channel's history: the newest events, or those that follow `since`; the oldest first. The right is that
+   * to subscribe, and the views of the server apply.
+   */
+  history<C extends string>(channel: C | (keyof M & string), options: HistoryOptions = {}): Promise<History<AnyEvent<EventsOf<M, C>>>> {
+    return this.#reads.history(channel, options);
+  }
+
+  /** The pages that follow `since`, until the present: `for await (const { events } of game.historyPages(…))`. */
+  historyPages<C extends string>(
+    channel: C | (keyof M & string),
+    options: HistoryOptions = {},
+  ): AsyncGenerator<History<AnyEvent<EventsOf<M, C>>>, void, undefined> {
+    return pages(options.since, (since) => this.#reads.history(channel, { ...options, ...(since && { since }) }));
+  }
+
+  /** A page of the players who are on a channel, in the order of their ids. */
+  presence(channel: string, options: PresenceOptions = {}): Promise<Presence> {
+    return this.#reads.presence(channel, options);
+  }
+
+  /** All pages: `for await (const { players } of game.presencePages(…))`. */
+  presencePages(channel: string, options: PresenceOptions = {}): AsyncGenerator<Presence, void, undefined> {
+    return pages(options.after, (after) => this.#reads.presence(channel, { ...options, ...(after !== undefined && { after }) }));
+  }
+
   #linkOwner(): LinkOwner {
     return {
-      hello: (): SubscribeRequest[] => this.#subscriptions.hello(),
+      hello: () => this.#hello(),
+      resumeRefused: () => this.#session.forget(),
+      canResume: () => this.#session.canResume,
+      hold: (held) => this.#publisher.hold(held),
+      moved: () => this.#disconnected(),
+      left: () => this.#session.forget(),
       welcomed: (message, token) => this.#welcomed(message, token),
       received: (message) => this.#received(message),
       lost: (error, retryInMs) => this.#lost(error, retryInMs),
@@ -254,12 +315,22 @@ export class Drawbridge<M extends ChannelMap = AnyChannels> {
     };
   }
 
+  #hello(): Hello {
+    const subscribe = this.#subscriptions.hello(this.#session.helloChars);
+    this.#cursors.retain((channel) => this.#subscriptions.covers(channel));
+    const resume = this.#session.resume();
+    // What an empty list does not name the resumed session does not keep.
+    return { ...((subscribe.length > 0 || resume) && { subscribe }), ...(resume && { resume }) };
+  }
+
   #welcomed(message: WelcomeMessage, token: string | undefined): void {
     const welcome = welcomeOf(message);
     this.#welcome = welcome;
     this.#connectWasLogged = true;
+    const subscriptions = message.subscriptions ?? [];
+    this.#continuity.welcomed(subscriptions, this.#session.welcomed(message));
     // Listeners of `status` and `welcome` find the automatic subscriptions in `subscriptions`.
-    this.#subscriptions.welcomed(message.subscriptions ?? [], message.resumed);
+    this.#subscriptions.welcomed(subscriptions);
     this.#setStatus("open");
     this.#emitter.emit("welcome", welcome);
     // A listener may have closed the client.
@@ -280,30 +351,44 @@ export class Drawbridge<M extends ChannelMap = AnyChannels> {
     if (message.type !== "ERROR") this.#subscriptions.greetingOver();
     switch (message.type) {
       case "EVENT":
+        if (!this.#cursors.accept(message)) return;
+        this.#continuity.beforeEvent(message.channel);
         if (message.key !== undefined) this.#subscriptions.live(message.channel)?.table?.updated({ ...message, key: message.key });
         this.#listeners.deliver(message, (event) => this.#emitter.emit("event", event));
         return;
       case "VIEW_ENTER":
+        // Its table is sent whole again; there is no place to go on from.
+        this.#cursors.delete(message.channel);
         return this.#subscriptions.live(message.channel)?.entities.entered(message);
       case "VIEW_LEAVE":
         return this.#subscriptions.live(message.channel)?.table?.left(message);
       case "CHANNEL_SUBSCRIBED":
+        this.#cursors.begin(message.channel, message);
         if (!this.#requests.settle(message.id, message)) this.#subscriptions.subscribed(message);
         return;
       case "CHANNEL_UNSUBSCRIBED":
         if (!this.#requests.settle(message.id, message)) this.#subscriptions.unsubscribed(message);
-        return;
+        return this.#cursors.retain((channel) => this.#subscriptions.covers(channel));
+      case "POSITION":
+        return this.#cursors.advance(message.channel, message);
+      case "PONG":
+        return this.#continuity.settle();
+      case "PRESENCE_CHANGED":
+        return this.#notify("presence", presenceChangeOf(message));
       case "EVENT_PUBLISHED":
       case "FILTER_UPDATED":
       case "TOKEN_REFRESHED":
+      case "HISTORY":
+      case "PRESENCE":
         this.#requests.settle(message.id, message);
         return;
       case "STATUS":
         if (this.#welcome) this.#setStatus(message.broker === "ok" ? "open" : "degraded");
         return;
       case "RESYNC":
+        this.#cursors.replace(message.channel, message);
         this.#subscriptions.live(message.channel)?.table?.due();
-        return this.#resync(resyncOf(message));
+        return this.#notify("resync", this.#continuity.resynced(resyncOf(message)));
       case "GOODBYE":
         return this.#emitter.emit("goodbye", { reason: message.reason, reconnectInMs: message.reconnect_in_ms });
       case "ERROR":
@@ -325,20 +410,28 @@ export class Drawbridge<M extends ChannelMap = AnyChannels> {
     return ((await answer) as { expires_ms?: number }).expires_ms;
   }
 
-  #resync(resync: Resync): void {
-    this.#listeners.resync(resync);
-    this.#emitter.emit("resync", resync);
+  #notify<K extends keyof ChannelNotices>(name: K, notice: ChannelNotices[K]): void {
+    this.#listeners.notify(name, notice);
+    this.#emitter.emit(name, notice as ClientEvents[K]);
   }
 
-  #lost(error: DrawbridgeError, retryInMs: number): void {
-    this.#logConnect(error, `trying again in ${Math.round(retryInMs)} ms`);
-    this.#disconnected(error);
+  #unsubscribed(ended: Unsubscribed): void {
+    this.#cursors.retain((channel) => this.#subscriptions.covers(channel));
+    this.#emitter.emit("unsubscribed", ended);
+  }
+
+  #lost(error: DrawbridgeError, retryInMs: number | undefined): void {
+    if (retryInMs !== undefined) this.#logConnect(error, `trying again in ${Math.round(retryInMs)} ms`);
+    this.#welcome = undefined;
+    this.#disconnected(error.closeCode);
     this.#setStatus("connecting", error, retryInMs);
   }
 
   #ended(error: DrawbridgeError, refused: boolean): void {
     if (refused) this.#logConnect(error, "not trying again");
-    this.#disconnected(error);
+    this.#welcome = undefined;
+    this.#disconnected(error.closeCode);
+    this.#session.forget();
     this.#subscriptions.abandoned(error);
     this.#publisher.abandoned(error);
     this.#connecting?.reject(error);
@@ -346,10 +439,9 @@ export class Drawbridge<M extends ChannelMap = AnyChannels> {
     this.#setStatus("closed", refused ? error : undefined);
   }
 
-  #disconnected(error: DrawbridgeError): void {
-    this.#welcome = undefined;
+  #disconnected(closeCode?: number): void {
     this.#tokens.stop();
-    this.#requests.lose(error.closeCode);
+    this.#requests.lose(closeCode);
     this.#subscriptions.lost();
     this.#publisher.lost();
   }

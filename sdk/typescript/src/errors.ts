@@ -108,9 +108,12 @@ export class DrawbridgeError extends Error {
   }
 }
 
-/** @internal The answer to a publish: the server says an `outcome` only where a doubt is possible. */
-export function publishRefused(error: DrawbridgeError): DrawbridgeError {
-  return error.outcome ? error : new DrawbridgeError(error.code, error.message, { ...error, outcome: "not_done" });
+/**
+ * @internal The answer to a publish: the server says an `outcome` only where a doubt is possible. `outcome`: what is
+ * known of it from before.
+ */
+export function publishRefused(error: DrawbridgeError, outcome = error.outcome ?? "not_done"): DrawbridgeError {
+  return error.outcome === outcome ? error : new DrawbridgeError(error.code, error.message, { ...error, outcome });
 }
 
 /** @internal The link broke with a request out. */

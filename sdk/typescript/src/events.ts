@@ -2,7 +2,8 @@
 
 import { Emitter, type Unlisten } from "./emitter.js";
 import { globMatcher, isPattern } from "./glob.js";
-import type { EventMessage, ResyncMessage } from "./messages.js";
+import type { Position } from "./cursors.js";
+import type { EventMessage, PresenceChangedMessage, ResyncMessage } from "./messages.js";
 
 /** A channel's events: their names, and the type of each one's `data`. */
 export type EventMap = object;
@@ -50,16 +51,41 @@ export type AnyEvent<E extends EventMap> = { [N in EventName<E>]: ChannelEvent<N
 /** Events may be missing at this point: fetch the state anew where that matters. */
 export interface Resync {
   channel: string;
-  /** The server's word (`gap`, `epoch`, `broker`, `slow_consumer`, `too_large`), or `reconnect`: this client was away. */
+  /**
+   * The server's word (`gap`, `epoch`, `broker`, `slow_consumer`, `too_large`), or this client's: it was away, and the
+   * session had ended (`session`), or could not be taken up for this channel (`reconnect`).
+   */
   reason: string;
+  /** Where the channel goes on, if the server says so. */
   epoch?: string;
   offset?: number;
+  /** Where this client was before: for `history(channel, { since })`, on channels with history. */
+  since?: Position;
+}
+
+/** After a reconnect nothing of the channel (or pattern) is missing: what was missed follows. */
+export interface Recovered {
+  channel: string;
+}
+
+/** Who came to a channel and who left it; not this player itself. */
+export interface PresenceChange {
+  channel: string;
+  joined: string[];
+  left: string[];
+}
+
+/** What listeners of a channel get beside events. */
+export interface ChannelNotices {
+  resync: Resync;
+  recovered: Recovered;
+  presence: PresenceChange;
 }
 
 /** Listening to a channel or pattern. By itself it subscribes to nothing. */
 export class Channel<E extends EventMap = Record<string, unknown>> {
   readonly #events: Emitter<Record<string, any>>;
-  readonly #any: Emitter<{ event: any; resync: Resync }>;
+  readonly #any: Emitter<ChannelNotices & { event: any }>;
   /** @internal */
   readonly matches: (channel: string) => boolean;
 
@@ -84,9 +110,19 @@ export class Channel<E extends EventMap = Record<string, unknown>> {
     return this.#any.on("event", handler);
   }
 
-  /** Calls back where events may be missing; the answer stops it. */
+  /** Calls back where events may be missing: fetch the state again there. The answer stops it. */
   onResync(handler: (resync: Resync) => void): Unlisten {
     return this.#any.on("resync", handler);
+  }
+
+  /** Calls back after a reconnect that lost nothing, before the events that were missed; the answer stops it. */
+  onRecovered(handler: (recovered: Recovered) => void): Unlisten {
+    return this.#any.on("recovered", handler);
+  }
+
+  /** Calls back when players come or leave, on channels with `presence = "notify"`; the answer stops it. */
+  onPresence(handler: (change: PresenceChange) => void): Unlisten {
+    return this.#any.on("presence", handler);
   }
 
   /** @internal */
@@ -96,8 +132,8 @@ export class Channel<E extends EventMap = Record<string, unknown>> {
   }
 
   /** @internal */
-  resync(resync: Resync): void {
-    this.#any.emit("resync", resync);
+  notify<K extends keyof ChannelNotices>(name: K, notice: ChannelNotices[K]): void {
+    this.#any.emit(name, notice as any);
   }
 
   /** @internal */
@@ -127,15 +163,14 @@ export class Listeners {
 
   /** `all` hears every event, before the channels' own listeners. */
   deliver(message: EventMessage, all: (event: ChannelEvent) => void): void {
-    const { type: _, ...rest } = message;
-    const event = { ...rest, data: rest.data ?? null };
+    const event = eventOf(message);
     all(event);
     for (const channel of this.#of(message.channel)) channel.deliver(event);
   }
 
   /** To the listeners of that name or pattern, and to those of patterns that cover it. */
-  resync(resync: Resync): void {
-    for (const channel of this.#of(resync.channel)) channel.resync(resync);
+  notify<K extends keyof ChannelNotices>(name: K, notice: ChannelNotices[K]): void {
+    for (const channel of this.#of(notice.channel)) channel.notify(name, notice);
   }
 
   #of(name: string): Channel<any>[] {
@@ -155,3 +190,13 @@ export function resyncOf(message: ResyncMessage): Resync {
   return resync;
 }
 
+/** @internal An event as the application sees it. */
+export function eventOf(message: Omit<EventMessage, "type"> & { type?: string }): ChannelEvent {
+  const { type: _, epoch: __, ...event } = message;
+  return { ...event, data: event.data ?? null };
+}
+
+/** @internal */
+export function presenceChangeOf({ channel, joined = [], left = [] }: PresenceChangedMessage): PresenceChange {
+  return { channel, joined, left };
+}

@@ -1,6 +1,10 @@
 /**
  * One link that heals: it dials, says `CONNECT`, watches for silence, and comes back after a break, or stays away
  * where the close code says so. What the messages mean is its owner's business.
+ *
+ *   waiting ──▶ dialling ──▶ greeting ──▶ open ──▶ (GOODBYE) a second socket dials, and takes over when it is there
+ *      ▲            │            │          │
+ *      └────────────┴────────────┴──────────┘ lost
  */
 
 import { Backoff, mayReconnect, STABLE_MS, TOKEN_EXPIRED_CLOSE, type ReconnectOptions } from "./backoff.js";
@@ -8,7 +12,8 @@ import type { Clock } from "./clock.js";
 import type { Codec } from "./codec.js";
 import { DrawbridgeError } from "./errors.js";
 import { Liveness } from "./liveness.js";
-import { messagesOf, type ClientMessage, type ServerMessage, type SubscribeRequest, type WelcomeMessage } from "./messages.js";
+import { messagesOf, type ClientMessage, type Hello, type ServerMessage, type WelcomeMessage } from "./messages.js";
+import type { PageSignal } from "./page.js";
 import type { Requests } from "./requests.js";
 import { Timer, type Runtime, type WebSocketConstructor, type WebSocketLike } from "./runtime.js";
 import type { TokenReason, Tokens } from "./token.js";
@@ -24,14 +29,24 @@ export interface LinkOptions {
 }
 
 export interface LinkOwner {
-  /** What this connection should subscribe to in `CONNECT`. */
-  hello(): SubscribeRequest[];
+  /** What this connection should subscribe to in `CONNECT`, and the session that it goes on with. */
+  hello(): Hello;
+  /** The server resumes no sessions: another `CONNECT` follows. */
+  resumeRefused(): void;
+  /** Whether a new connection can go on where the present one is. */
+  canResume(): boolean;
+  /** Another connection stands ready: nothing more should go out on this one. False: after all, this one stays. */
+  hold(held: boolean): void;
+  /** The other connection has taken over. What is out on the old one is lost. */
+  moved(): void;
   welcomed(message: WelcomeMessage, token: string | undefined): void;
   received(message: ServerMessage): void;
-  /** The link is down and will be tried again. Called for each failed attempt. */
-  lost(error: DrawbridgeError, retryInMs: number): void;
+  /** The link is down and will be tried again; at an unknown time if the page is hidden. Called for each failed attempt. */
+  lost(error: DrawbridgeError, retryInMs: number | undefined): void;
   /** The link is down for good, until `start`. */
   ended(error: DrawbridgeError): void;
+  /** The session was ended from here: nothing is left to resume. */
+  left(): void;
   /** Something odd that changes nothing. */
   complain(error: DrawbridgeError): void;
 }
@@ -43,6 +58,11 @@ const ABANDON_CLOSE = 4002;
 const GOODBYE_CLOSE = 4000;
 /** `ws` and browsers say this when a connection breaks without a close frame. */
 const ABNORMAL_CLOSE = 1006;
+/** After `GOODBYE`, for what was sent to be answered before the other connection takes over. */
+const MAX_HOLD_MS = 1_000;
+/** The part of `reconnect_in_ms` in which a client returns: the later half, less some time for the attempt. */
+const EARLIEST_RETURN = 0.5;
+const LATEST_RETURN = 0.95;
 /** More than this unsent means that the network does not take what is published. */
 const MAX_UNSENT_BYTES = 1024 * 1024;
 
@@ -51,6 +71,8 @@ interface Attempt {
   token?: string | undefined;
   socket?: WebSocketLike;
   connectId?: number;
+  /** `CONNECT` named a session. */
+  asksToResume?: boolean;
   connectSentAt: number;
   openedAt?: number;
   /** When `GOODBYE` asked to come back. */
@@ -66,7 +88,18 @@ export class Link {
   readonly #liveness: Liveness;
   readonly #timer: Timer;
   #attempt: Attempt | undefined;
-  #waiting: (() => void) | undefined;
+  /** After `GOODBYE`: opened while the present connection still serves. */
+  #successor: Attempt | undefined;
+  readonly #successorTimer: Timer;
+  /** Of the connection that was left for its successor; the server closes it with 4505. */
+  #predecessor: WebSocketLike | undefined;
+  /** What to do instead of waiting on. */
+  #redial: (() => void) | undefined;
+  /** Until then the server does not want to be dialled. */
+  #notBefore = 0;
+  /** The page is in the back-forward cache, or leaving: nothing is dialled. */
+  #hidden = false;
+  #ignorePage: (() => void) | undefined;
 
   constructor(
     private readonly options: LinkOptions,
@@ -78,6 +111,7 @@ export class Link {
   ) {
     this.#backoff = new Backoff(runtime, options.reconnect);
     this.#timer = new Timer(runtime);
+    this.#successorTimer = new Timer(runtime);
     this.#liveness = new Liveness(
       runtime,
       clock,
@@ -103,12 +137,15 @@ export class Link {
 
   /** Dials, or if it waits to come back, does so now. */
   start(): void {
+    this.#ignorePage ??= this.runtime.onPage((signal) => this.#onPage(signal));
     if (this.#attempt) return;
-    void this.#dial(this.#waiting ? "reconnect" : "connect");
+    void this.#dial(this.#redial ? "reconnect" : "connect");
   }
 
   /** Ends the connection, and the session with it (1000). The owner is not told. */
   stop(): void {
+    this.#ignorePage?.();
+    this.#ignorePage = undefined;
     this.#stopWaiting();
     this.#drop(1000);
     this.#backoff.reset();
@@ -126,6 +163,7 @@ export class Link {
 
   async #dial(reason: TokenReason): Promise<void> {
     this.#stopWaiting();
+    this.#hidden = false;
     const attempt: Attempt = { connectSentAt: this.runtime.now() };
     this.#attempt = attempt;
     this.#timer.set(this.options.connectTimeoutMs, () => this.#lose(ABANDON_CLOSE, "no WELCOME in time"));
@@ -143,10 +181,11 @@ export class Link {
     const socket = new this.options.WebSocket(this.options.url, [this.options.codec.subprotocol]);
     attempt.socket = socket;
     socket.binaryType = "arraybuffer";
-    socket.onopen = () => this.#greet(attempt);
+    socket.onopen = () => (this.#successor === attempt ? this.#hold(attempt) : this.#greet(attempt));
     socket.onmessage = (event: { data: string | ArrayBuffer }) => this.#receive(attempt, event.data);
     socket.onclose = (event: { code: number; reason: string }) => {
       if (this.#attempt === attempt) this.#lose(event.code || ABNORMAL_CLOSE, event.reason);
+      else if (this.#successor === attempt) this.#dropSuccessor();
     };
     // A close event follows. Browsers keep the cause to themselves.
     socket.onerror = (event: { message?: string; error?: { code?: string } }) => {
@@ -156,15 +195,11 @@ export class Link {
 
   #greet(attempt: Attempt): void {
     if (this.#attempt !== attempt) return;
-    const subscribe = this.owner.hello();
+    const hello = this.owner.hello();
     attempt.connectId = this.requests.nextId();
     attempt.connectSentAt = this.runtime.now();
-    this.send({
-      type: "CONNECT",
-      id: attempt.connectId,
-      ...(attempt.token !== undefined && { token: attempt.token }),
-      ...(subscribe.length > 0 && { subscribe }),
-    });
+    attempt.asksToResume = hello.resume !== undefined;
+    this.send({ type: "CONNECT", id: attempt.connectId, ...(attempt.token !== undefined && { token: attempt.token }), ...hello });
   }
 
   #receive(attempt: Attempt, frame: string | ArrayBuffer): void {
@@ -184,6 +219,10 @@ export class Link {
   }
 
   #handle(attempt: Attempt, message: ServerMessage): void {
+    if (attempt.asksToResume && message.type === "ERROR" && message.id === attempt.connectId && message.code === "UNSUPPORTED") {
+      this.owner.resumeRefused();
+      return this.#greet(attempt);
+    }
     const fault = message.type === "ERROR" && (message.id === undefined || message.id === attempt.connectId) && !message.channel;
     attempt.fault = fault ? DrawbridgeError.fromWire(message) : undefined;
     switch (message.type) {
@@ -207,6 +246,7 @@ export class Link {
     if (attempt.openedAt !== undefined) return;
     attempt.openedAt = this.runtime.now();
     this.#timer.clear();
+    this.#closePredecessor();
     this.clock.restart();
     this.clock.sample(attempt.connectSentAt, message.server_time_ms);
     const heartbeatMs = message.heartbeat_ms > 0 ? message.heartbeat_ms : 25_000;
@@ -223,11 +263,93 @@ export class Link {
     return id;
   }
 
-  /** The server names the moment to come back, spread over its clients; it closes by itself, or we do then. */
+  /**
+   * The server names the moment at which it closes this connection, spread over its clients; or we do then. If the
+   * session can be resumed, another connection is opened before that, and no message is late.
+   */
   #goodbye(attempt: Attempt, reconnectInMs: number): void {
     const delayMs = Math.max(Number(reconnectInMs) || 0, 0);
     attempt.returnAt = this.runtime.now() + delayMs;
     this.#timer.set(delayMs, () => this.#lose(GOODBYE_CLOSE, "drain"));
+    if (!this.owner.canResume() || this.#successor) return;
+    const part = EARLIEST_RETURN + this.runtime.random() * (LATEST_RETURN - EARLIEST_RETURN);
+    this.#successorTimer.set(delayMs * part, () => void this.#dialSuccessor());
+  }
+
+  async #dialSuccessor(): Promise<void> {
+    const attempt: Attempt = { connectSentAt: this.runtime.now() };
+    this.#successor = attempt;
+    this.#successorTimer.set(this.options.connectTimeoutMs, () => this.#dropSuccessor());
+    try {
+      attempt.token = await this.tokens.get("reconnect");
+      if (this.#successor === attempt || this.#attempt === attempt) this.#openSocket(attempt);
+    } catch {
+      // Whatever it is, the next attempt reports it.
+      if (this.#successor === attempt) this.#dropSuccessor();
+      else if (this.#attempt === attempt) this.#lose(ABNORMAL_CLOSE, "no token");
+    }
+  }
+
+  /** What is out is answered first, so that the change of the connection leaves no publish in doubt. */
+  #hold(attempt: Attempt): void {
+    const takeOver = () => this.#successor === attempt && this.#takeOver(attempt);
+    this.#successorTimer.set(MAX_HOLD_MS, takeOver);
+    this.owner.hold(true);
+    this.requests.whenIdle(takeOver);
+  }
+
+  /** From here on nothing of the old connection counts: the server replays what follows the positions of `CONNECT`. */
+  #takeOver(attempt: Attempt): void {
+    const old = this.#attempt;
+    this.#forgetSuccessor();
+    this.#predecessor = old?.socket;
+    if (this.#predecessor) silence(this.#predecessor);
+    this.#liveness.stop();
+    this.#attempt = attempt;
+    this.#timer.set(this.options.connectTimeoutMs, () => this.#lose(ABANDON_CLOSE, "no WELCOME in time"));
+    this.owner.moved();
+    this.#greet(attempt);
+  }
+
+  #dropSuccessor(): void {
+    const socket = this.#successor?.socket;
+    this.#forgetSuccessor();
+    close(socket, ABANDON_CLOSE);
+    this.owner.hold(false);
+  }
+
+  #forgetSuccessor(): void {
+    this.#successor = undefined;
+    this.#successorTimer.clear();
+    this.requests.whenIdle(undefined);
+  }
+
+  #closePredecessor(): void {
+    close(this.#predecessor, GOODBYE_CLOSE);
+    this.#predecessor = undefined;
+  }
+
+  #onPage(signal: PageSignal): void {
+    if (signal === "keep") return this.#hide(ABANDON_CLOSE);
+    if (signal === "leave") return this.#hide(1000);
+    if (this.#hidden) {
+      if (signal === "return") void this.#dial("reconnect");
+    } else if (this.#redial) {
+      if (signal !== "offline" && this.runtime.now() >= this.#notBefore) this.#redial();
+    } else {
+      this.#liveness.probe();
+    }
+  }
+
+  /** The cache keeps no page with an open socket, and a page that leaves for good ends its session (1000). */
+  #hide(closeCode: number): void {
+    if (this.#hidden) return;
+    this.#stopWaiting();
+    const error = closeError(this.#attempt, closeCode, "the page is hidden");
+    this.#drop(closeCode);
+    this.#hidden = true;
+    this.owner.lost(error, undefined);
+    if (closeCode === 1000) this.owner.left();
   }
 
   #lose(code: number, reason: string): void {
@@ -242,16 +364,28 @@ export class Link {
     if (!mayReconnect(code) || tokenIsDead) return this.#end(error);
 
     const delayMs = this.#delay(attempt, expired);
+    const successor = this.#successor;
+    if (successor && !expired) return this.#promote(successor, error);
     this.#drop(ABANDON_CLOSE);
-    const redial = () => void this.#dial(expired ? "expired" : "reconnect");
-    this.#timer.set(delayMs, redial);
-    this.#waiting = this.runtime.onOnline(redial);
+    this.#redial = () => void this.#dial(expired ? "expired" : "reconnect");
+    this.#timer.set(delayMs, this.#redial);
     this.owner.lost(error, delayMs);
+  }
+
+  /** The present connection ended before the other one could take over. */
+  #promote(successor: Attempt, error: DrawbridgeError): void {
+    this.#forgetSuccessor();
+    this.#drop(ABANDON_CLOSE);
+    this.#attempt = successor;
+    this.#timer.set(this.options.connectTimeoutMs, () => this.#lose(ABANDON_CLOSE, "no WELCOME in time"));
+    this.owner.lost(error, 0);
+    if (this.#attempt === successor && successor.socket?.readyState === OPEN) this.#greet(successor);
   }
 
   /** The wait before the next attempt. Never shorter than what the server asked for. */
   #delay(attempt: Attempt | undefined, expired: boolean): number {
     const now = this.runtime.now();
+    this.#notBefore = Math.max(attempt?.returnAt ?? 0, now + (attempt?.fault?.retryAfterMs ?? 0));
     const stable = attempt?.openedAt !== undefined && now - attempt.openedAt >= STABLE_MS;
     if (stable) this.#backoff.reset();
     if (attempt?.returnAt !== undefined) {
@@ -272,24 +406,33 @@ export class Link {
   }
 
   #stopWaiting(): void {
-    this.#waiting?.();
-    this.#waiting = undefined;
+    this.#redial = undefined;
     this.#timer.clear();
   }
 
   /** Forgets the socket at once: a half-open one would take long to say that it is closed. */
   #drop(closeCode: number): void {
-    const socket = this.#attempt?.socket;
+    const sockets = [this.#attempt?.socket, this.#successor?.socket];
     this.#attempt = undefined;
+    this.#forgetSuccessor();
+    this.#closePredecessor();
     this.#timer.clear();
     this.#liveness.stop();
-    if (!socket) return;
-    socket.onopen = socket.onmessage = socket.onclose = null;
-    try {
-      socket.close(closeCode);
-    } catch {
-      // It was closed already.
-    }
+    for (const socket of sockets) close(socket, closeCode);
+  }
+}
+
+function silence(socket: WebSocketLike): void {
+  socket.onopen = socket.onmessage = socket.onclose = null;
+}
+
+function close(socket: WebSocketLike | undefined, code: number): void {
+  if (!socket) return;
+  silence(socket);
+  try {
+    socket.close(code);
+  } catch {
+    // It was closed already.
   }
 }
 

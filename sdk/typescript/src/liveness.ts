@@ -23,6 +23,8 @@ export class Liveness {
   #outstanding: { id: number; sentAt: number } | undefined;
   #heard = false;
   #pings = 0;
+  /** Undefined while stopped. */
+  #options: LivenessOptions | undefined;
 
   /** `ping` sends one and says its id; `dead` is called at most once for each `start`. */
   constructor(
@@ -37,14 +39,21 @@ export class Liveness {
 
   start(options: LivenessOptions): void {
     this.stop();
+    this.#options = options;
     this.#pings = 0;
     this.#ask(options);
   }
 
   stop(): void {
+    this.#options = undefined;
     this.#interval.clear();
     this.#deadline.clear();
     this.#outstanding = undefined;
+  }
+
+  /** The network may have changed: asks now, unless that is asked already. */
+  probe(): void {
+    if (this.#options) this.#ask(this.#options);
   }
 
   /** Any frame came. */

@@ -3,6 +3,7 @@
  * newer server pass by unseen. Names on the wire are kept here as they are; the public API uses camelCase.
  */
 
+import type { Position } from "./cursors.js";
 import type { View, ViewOptions } from "./view.js";
 
 /** One subscription as the client asks for it. */
@@ -10,8 +11,26 @@ export interface SubscribeRequest extends View {
   channel: string;
 }
 
+/** The session to go on with, and how far this client has come on each channel. `session` is a credential. */
+export interface ResumeRequest {
+  session: string;
+  positions: Record<string, Position>;
+}
+
+/** What a connection begins with. */
+export interface Hello {
+  subscribe?: SubscribeRequest[];
+  resume?: ResumeRequest;
+}
+
+/** Without its `id`. */
+export type ReadRequest =
+  | { type: "HISTORY_GET"; channel: string; since?: Position; limit?: number }
+  | { type: "PRESENCE_GET"; channel: string; after?: string; limit?: number };
+
 export type ClientMessage =
-  | { type: "CONNECT"; id: number; token?: string; subscribe?: SubscribeRequest[] }
+  | ({ type: "CONNECT"; id: number; token?: string } & Hello)
+  | (ReadRequest & { id: number })
   | { type: "TOKEN_REFRESH"; id: number; token: string }
   | ({ type: "CHANNEL_SUBSCRIBE"; id: number } & SubscribeRequest)
   | { type: "CHANNEL_UNSUBSCRIBE"; id: number; channel: string }
@@ -34,6 +53,8 @@ export interface WireSubscription {
   pattern?: boolean;
   epoch?: string;
   offset?: number;
+  /** Of a resumed session: whether nothing is missing. Absent where that is no question (entity channels, new ones). */
+  recovered?: boolean;
 }
 
 export interface WelcomeMessage {
@@ -72,6 +93,7 @@ export interface EventMessage {
   data?: unknown;
   from?: string;
   offset?: number;
+  epoch?: string;
   ts?: number;
   key?: string;
   tags?: unknown;
@@ -113,6 +135,33 @@ export interface PublishedMessage {
   channel: string;
   offset?: number;
   result?: unknown;
+  local?: boolean;
+}
+
+export interface HistoryMessage {
+  type: "HISTORY";
+  id: number;
+  channel: string;
+  epoch: string;
+  events: (Omit<EventMessage, "type" | "channel"> & { channel?: string })[];
+  next?: Position;
+  gap?: boolean;
+}
+
+export interface PresenceMessage {
+  type: "PRESENCE";
+  id: number;
+  channel: string;
+  players: { player: string; connections: number }[];
+  total: number;
+  next?: string;
+}
+
+export interface PresenceChangedMessage {
+  type: "PRESENCE_CHANGED";
+  channel: string;
+  joined?: string[];
+  left?: string[];
 }
 
 export interface ResyncMessage {
@@ -146,6 +195,10 @@ export type ServerMessage =
   | ViewLeaveMessage
   | PublishedMessage
   | ResyncMessage
+  | HistoryMessage
+  | PresenceMessage
+  | PresenceChangedMessage
+  | { type: "POSITION"; channel: string; epoch: string; offset: number }
   | ErrorMessage
   | { type: "FILTER_UPDATED"; id: number; channel: string }
   | { type: "TOKEN_REFRESHED"; id: number; expires_ms?: number }

@@ -1,6 +1,10 @@
 /**
- * Publishing: what is in flight, and what waits for a connection. Both are bounded. Nothing is ever sent twice by
- * itself, save what the server said it did not act on; order is kept.
+ * Publishing: what is in flight, and what waits for a connection. Both are bounded, and order is kept. Nothing is sent
+ * twice, except what the server did not act on, and what has an idempotency key while the server remembers that.
+ *
+ *   queued ──▶ in flight ──▶ settled
+ *     ▲            │ outcome unknown, and a key to repeat it by
+ *     └────────────┘
  */
 
 import { sizeOf, type Codec } from "./codec.js";
@@ -20,9 +24,17 @@ export interface QueueOptions {
 export interface PublishOptions {
   /** The entity's key, on entity channels. */
   key?: string;
-  /** Makes a repeat safe on logged channels and in rooms. */
+  /**
+   * On channels with history: if the answer is lost, the publish is repeated for up to 90 s, and happens once. Without
+   * it such a publish rejects with the outcome `unknown`. Channels without history refuse it (`UNSUPPORTED`).
+   */
+  retry?: boolean;
+  /** As `retry`, with a key of yours (at most 64 bytes), so that you can repeat it yourself, within two minutes. */
   idempotencyKey?: string;
-  /** How long to wait for the answer, waiting in the queue included (default: the client's `publishTimeoutMs`). */
+  /**
+   * How long to wait for the answer, waiting in the queue included (default: the client's `publishTimeoutMs`; 90 s with
+   * `retry` or an `idempotencyKey`).
+   */
   timeoutMs?: number;
   /** False: reject with `NOT_CONNECTED` rather than wait for a connection. */
   queue?: boolean;
@@ -35,16 +47,26 @@ export interface Published {
   offset?: number;
   /** What the game logic replied. */
   result?: unknown;
+  /** The server has lost its Redis, and delivered the event on its own node alone (`when_broker_down = "local"`). */
+  local?: boolean;
 }
 
 /** Publishes whose answers are out. */
 const MAX_IN_FLIGHT = 1024;
 /** The wait before a queued publish is sent again where the rate limit names none. */
 const RETRY_MS = 1_000;
+/** The server remembers a key for two minutes; the rest is for what is still on its way. */
+const REPEAT_MS = 90_000;
 
 interface Publish {
+  /** In the order of `publish`. */
   id: number;
   channel: string;
+  /** Has an idempotency key. */
+  repeatable: boolean;
+  firstSent?: { at: number; wallAt: number };
+  /** It was sent once, and whether it was done then is unknown. */
+  doubtful: boolean;
   frame: string | Uint8Array<ArrayBuffer>;
   bytes: number;
   deadline: Timer;
@@ -60,6 +82,8 @@ export class Publisher {
   #sent: Publish | undefined;
   /** The rate limit asked to wait. */
   #resting = false;
+  /** The connection is about to be replaced: nothing more goes out on this one. */
+  #held = false;
   #inFlight = 0;
   /** Why the last connection was the last one. */
   #end: DrawbridgeError | undefined;
@@ -90,11 +114,12 @@ export class Publisher {
   publish(channel: string, event: string, data: unknown, options: PublishOptions, coming: boolean): Promise<Published> {
     return new Promise((resolve, reject) => {
       const publish = this.#encode(channel, event, data, options, resolve, reject);
-      const direct = this.link.open && this.#queue.length === 0;
+      const direct = this.link.open && this.#queue.length === 0 && !this.#held;
       const refusal = this.#tooLarge(publish) ?? (direct ? this.#noRoomInFlight() : this.#noRoomInQueue(publish, options, coming));
       if (refusal) return reject(refusal);
-      publish.deadline.set(options.timeoutMs ?? this.timeoutMs, () => this.#late(publish));
-      if (direct) return this.#send(publish, (answer) => this.#settle(publish, answer));
+      const timeoutMs = options.timeoutMs ?? (publish.repeatable ? REPEAT_MS : this.timeoutMs);
+      publish.deadline.set(timeoutMs, () => this.#late(publish));
+      if (direct) return this.#send(publish, (answer) => this.#answered(publish, answer));
       this.#queue.push(publish);
       this.#queuedBytes += publish.bytes;
       this.#flush();
@@ -104,12 +129,19 @@ export class Publisher {
   /** A connection is open: what waited goes out. */
   opened(maxMessageBytes: number | undefined): void {
     this.maxMessageBytes = maxMessageBytes ?? Infinity;
+    this.hold(false);
+  }
+
+  /** While held, publishes wait in the queue, although there is a connection. */
+  hold(held: boolean): void {
+    this.#held = held && this.#maxMessages > 0;
     this.#flush();
   }
 
   lost(): void {
     this.#retry.clear();
     this.#resting = false;
+    this.#held = false;
   }
 
   /** No connection will come: what waits is refused. */
@@ -131,6 +163,7 @@ export class Publisher {
     reject: (error: DrawbridgeError) => void,
   ): Publish {
     const id = this.requests.nextId();
+    const key = options.idempotencyKey ?? (options.retry ? this.runtime.uniqueKey() : undefined);
     let frame: string | Uint8Array<ArrayBuffer>;
     try {
       // Now, so that a later change of `data` does not show.
@@ -141,13 +174,14 @@ export class Publisher {
         event,
         ...(data !== undefined && { data }),
         ...(options.key !== undefined && { key: options.key }),
-        ...(options.idempotencyKey !== undefined && { idempotency_key: options.idempotencyKey }),
+        ...(key !== undefined && { idempotency_key: key }),
       });
     } catch (cause) {
       const why = cause instanceof Error ? `: ${cause.message}` : "";
       throw refused("BAD_MESSAGE", `\`data\` cannot be encoded${why}`, { cause });
     }
-    return { id, channel, frame, bytes: sizeOf(frame), deadline: new Timer(this.runtime), resolve, reject };
+    const deadline = new Timer(this.runtime);
+    return { id, channel, repeatable: key !== undefined, doubtful: false, frame, bytes: sizeOf(frame), deadline, resolve, reject };
   }
 
   #tooLarge(publish: Publish): DrawbridgeError | undefined {
@@ -169,6 +203,7 @@ export class Publisher {
   }
 
   #send(publish: Publish, onAnswer: (answer: ServerMessage | DrawbridgeError) => void): void {
+    publish.firstSent ??= { at: this.runtime.now(), wallAt: this.runtime.wallNow() };
     this.#inFlight++;
     this.requests.expect(publish.id, (answer) => {
       this.#inFlight--;
@@ -183,15 +218,42 @@ export class Publisher {
    */
   #flush(): void {
     const head = this.#queue[0];
-    if (!head || this.#sent || this.#resting || !this.link.open) return;
-    const refusal = this.#tooLarge(head);
+    if (!head || this.#sent || this.#resting || this.#held || !this.link.open) return;
+    const refusal = this.#tooLarge(head) ?? (head.doubtful && this.#repeatableMs(head) <= 0 ? late(head) : undefined);
     if (refusal) return this.#finish(head, refusal);
     this.#sent = head;
     this.#send(head, (answer) => {
       this.#sent = undefined;
-      if (answer instanceof DrawbridgeError && answer.code === "RATE_LIMITED") this.#rest(answer.retryAfterMs ?? RETRY_MS);
-      else this.#finish(head, answer);
+      if (answer instanceof DrawbridgeError && answer.code === "RATE_LIMITED") return this.#rest(answer.retryAfterMs ?? RETRY_MS);
+      this.#dequeue(head);
+      this.#answered(head, answer);
+      this.#flush();
     });
+  }
+
+  #answered(publish: Publish, answer: ServerMessage | DrawbridgeError): void {
+    const unknown = answer instanceof DrawbridgeError && answer.outcome === "unknown";
+    if (unknown && publish.repeatable && answer.code !== "TIMEOUT") this.#repeat(publish, answer);
+    else this.#settle(publish, answer);
+  }
+
+  /** Back into the queue, before what was published later. It was accepted already, so no bound refuses it. */
+  #repeat(publish: Publish, cause: DrawbridgeError): void {
+    publish.doubtful = true;
+    const leftMs = this.#repeatableMs(publish);
+    if (leftMs <= 0) return this.#settle(publish, cause);
+    publish.deadline.shorten(leftMs);
+    const at = this.#queue.findIndex(({ id }) => id > publish.id);
+    this.#queue.splice(at < 0 ? this.#queue.length : at, 0, publish);
+    this.#queuedBytes += publish.bytes;
+    // The connection is there, but Redis is away.
+    if (this.link.open) this.#rest(cause.retryAfterMs ?? RETRY_MS);
+  }
+
+  /** How much longer it may be repeated. Of two clocks, the one that saw more time pass: one may stand still in a sleep. */
+  #repeatableMs({ firstSent }: Publish): number {
+    if (!firstSent) return REPEAT_MS;
+    return REPEAT_MS - Math.max(this.runtime.now() - firstSent.at, this.runtime.wallNow() - firstSent.wallAt);
   }
 
   #finish(head: Publish, answer: ServerMessage | DrawbridgeError): void {
@@ -217,22 +279,26 @@ export class Publisher {
 
   #settle(publish: Publish, answer: ServerMessage | DrawbridgeError): void {
     publish.deadline.clear();
-    if (answer instanceof DrawbridgeError) return publish.reject(publishRefused(answer));
-    const { offset, result } = answer as PublishedMessage;
+    if (answer instanceof DrawbridgeError) return publish.reject(publishRefused(answer, publish.doubtful ? "unknown" : undefined));
+    const { offset, result, local } = answer as PublishedMessage;
     publish.resolve({
       channel: publish.channel,
       ...(offset !== undefined && { offset }),
       ...(result !== undefined && { result }),
+      ...(local && { local }),
     });
   }
 
   #late(publish: Publish): void {
     const unsent = this.#queue.includes(publish) && this.#sent !== publish;
-    const outcome: Outcome = unsent ? "not_done" : "unknown";
-    const error = new DrawbridgeError("TIMEOUT", "no answer in time", { retryable: true, outcome, channel: publish.channel });
+    const error = late(publish, unsent && !publish.doubtful ? "not_done" : "unknown");
     if (unsent) this.#finish(publish, error);
     else this.requests.abandon(publish.id, error);
   }
+}
+
+function late({ channel }: Publish, outcome: Outcome = "unknown"): DrawbridgeError {
+  return new DrawbridgeError("TIMEOUT", "no answer in time", { retryable: true, outcome, channel });
 }
 
 function closed(cause: DrawbridgeError): DrawbridgeError {

@@ -9,6 +9,7 @@ export type OnAnswer = (answer: ServerMessage | DrawbridgeError) => void;
 export class Requests {
   #lastId = 0;
   readonly #waiting = new Map<number, OnAnswer>();
+  #onIdle: (() => void) | undefined;
 
   /** Ids are never used twice, not even on another connection. */
   nextId(): number {
@@ -36,6 +37,12 @@ export class Requests {
     this.#end(id, error);
   }
 
+  /** Calls back once, when nothing waits for an answer; undefined: not any more. */
+  whenIdle(onIdle: (() => void) | undefined): void {
+    this.#onIdle = onIdle;
+    this.#noticeIdle();
+  }
+
   /** The link broke: no answer will come. */
   lose(closeCode?: number): void {
     for (const id of [...this.#waiting.keys()]) this.#end(id, connectionLost(closeCode));
@@ -46,6 +53,14 @@ export class Requests {
     if (id === undefined || !onAnswer) return false;
     this.#waiting.delete(id);
     onAnswer(answer);
+    this.#noticeIdle();
     return true;
+  }
+
+  #noticeIdle(): void {
+    if (this.#waiting.size > 0) return;
+    const onIdle = this.#onIdle;
+    this.#onIdle = undefined;
+    onIdle?.();
   }
 }

@@ -3,6 +3,8 @@
  * drive reconnects, timeouts and clocks by hand.
  */
 
+import { onPage, type PageSignal } from "./page.js";
+
 /** What a `WebSocket` must offer: the browser's, Node's own (22 and later) and the one of package `ws` do. */
 export interface WebSocketLike {
   binaryType: string;
@@ -27,8 +29,10 @@ export interface Runtime {
   random(): number;
   setTimeout(callback: () => void, delayMs: number): unknown;
   clearTimeout(handle: unknown): void;
-  /** Calls back when the network seems to have come back; the answer stops it. */
-  onOnline(callback: () => void): () => void;
+  /** Calls back for what a browser says of the page and its network; the answer stops it. */
+  onPage(callback: (signal: PageSignal) => void): () => void;
+  /** A name that nobody else has: at most 64 characters. */
+  uniqueKey(): string;
 }
 
 export const systemRuntime: Runtime = {
@@ -37,11 +41,8 @@ export const systemRuntime: Runtime = {
   random: () => Math.random(),
   setTimeout: (callback, delayMs) => setTimeout(callback, delayMs),
   clearTimeout: (handle) => clearTimeout(handle as number),
-  onOnline(callback) {
-    if (typeof globalThis.addEventListener !== "function") return () => {};
-    globalThis.addEventListener("online", callback);
-    return () => globalThis.removeEventListener("online", callback);
-  },
+  onPage,
+  uniqueKey: () => Array.from(crypto.getRandomValues(new Uint32Array(4)), (word) => word.toString(36)).join("-"),
 };
 
 /** Longer delays overflow `setTimeout` and would fire at once. */
@@ -50,11 +51,15 @@ const MAX_DELAY_MS = 2 ** 31 - 1;
 /** One deadline that can be set anew and cleared. */
 export class Timer {
   #handle: unknown;
+  #dueAt = Infinity;
+  #callback: () => void = () => {};
 
   constructor(private readonly runtime: Runtime) {}
 
   set(delayMs: number, callback: () => void): void {
     this.clear();
+    this.#dueAt = this.runtime.now() + delayMs;
+    this.#callback = callback;
     this.#handle = this.runtime.setTimeout(
       () => {
         this.#handle = undefined;
@@ -62,6 +67,11 @@ export class Timer {
       },
       Math.min(Math.max(delayMs, 0), MAX_DELAY_MS),
     );
+  }
+
+  /** It is due no later than this; nothing happens if it is not set. */
+  shorten(delayMs: number): void {
+    if (this.#handle !== undefined && this.runtime.now() + delayMs < this.#dueAt) this.set(delayMs, this.#callback);
   }
 
   clear(): void {

@@ -7,16 +7,15 @@ import { Backoff } from "./backoff.js";
 import { Deferred } from "./deferred.js";
 import { Entities } from "./entities.js";
 import { DrawbridgeError } from "./errors.js";
-import { Channel, type EventMap, type Listeners, type Resync } from "./events.js";
-import { isPattern } from "./glob.js";
+import { Channel, type EventMap, type Listeners } from "./events.js";
+import type { Continuity } from "./continuity.js";
+import { globMatcher, isPattern } from "./glob.js";
 import type { ServerMessage, SubscribeRequest, SubscribedMessage, UnsubscribedMessage, WireSubscription } from "./messages.js";
 import type { Requests } from "./requests.js";
 import { Timer, type Runtime } from "./runtime.js";
 import type { Link } from "./link.js";
 import { changedView, difference, withoutRefused, type Area, type View, type ViewOptions } from "./view.js";
 
-/** `CONNECT` carries this much of the wishes, so that it stays below the server's `message_bytes`; the rest follows. */
-const MAX_HELLO_CHARS = 8 * 1024;
 /** Single requests in flight, so that many wishes do not run into the rate limit all at once. */
 const MAX_IN_FLIGHT = 16;
 /** The wait before a refused request is sent again, on top of the server's `retry_after_ms`; see `Backoff`. */
@@ -32,6 +31,8 @@ export interface SubscriptionInfo {
   /** Who asked for it: this client, a template of the server's configuration, or a service. */
   by: "client" | "auto" | "server";
   state: SubscriptionState;
+  /** After a reconnect, whether nothing was missed; absent where that is no question. */
+  recovered?: boolean;
 }
 
 export interface Unsubscribed {
@@ -69,6 +70,8 @@ class Wish {
   inForce: View | undefined;
   /** In the order of their versions. A newer version serves as well. */
   #waiting: { version: number; deferred: Deferred }[] = [];
+  /** On this connection: whether nothing was missed before it. */
+  recovered: boolean | undefined;
   /** Why nothing is to be waited for. */
   #failure: DrawbridgeError | undefined;
 
@@ -141,6 +144,7 @@ class Wish {
   /** Another connection: all is to be asked and confirmed anew. */
   reset(): void {
     this.drop();
+    this.recovered = undefined;
     this.phase = "offline";
     this.#asked = undefined;
     this.#failure = undefined;
@@ -193,6 +197,11 @@ export class Subscription<E extends EventMap = Record<string, unknown>> extends 
   /** `pending` until the server has confirmed it, on each connection anew. */
   get state(): SubscriptionState {
     return this.ended ? "ended" : this.wish.active ? "active" : "pending";
+  }
+
+  /** Whether the last reconnect missed nothing; undefined where that is no question, or not known yet. */
+  get recovered(): boolean | undefined {
+    return this.wish.recovered;
   }
 
   /** What of the channel is wanted now. */
@@ -248,7 +257,6 @@ export class Subscription<E extends EventMap = Record<string, unknown>> extends 
 
 export interface SubscriptionsOwner {
   subscribed(info: SubscriptionInfo): void;
-  resync(resync: Resync): void;
   unsubscribed(ended: Unsubscribed): void;
   /** A wish failed, or cannot be as it is wanted. */
   failed(error: DrawbridgeError): void;
@@ -259,11 +267,9 @@ export class Subscriptions {
   readonly #own = new Map<string, Subscription<any>>();
   /** What the server holds by its templates or for a service, also where the application wants the same. */
   readonly #foreign = new Map<string, SubscriptionInfo>();
-  /** Named in a `CONNECT` that is out, and no longer wanted. */
+  /** Named in a `CONNECT` that is out, or held by the session that it resumes, and no longer wanted. */
   readonly #leaving = new Set<string>();
   readonly #queue = new Set<Subscription<any>>();
-  /** Subscribed when the connection broke, and not yet again: events may have passed meanwhile. */
-  readonly #missed = new Set<string>();
   /** In `CONNECT`, and listed in `WELCOME` as automatic: the `ERROR` that refuses one comes behind. */
   readonly #undecided = new Set<Subscription<any>>();
   readonly #pause: Timer;
@@ -280,6 +286,7 @@ export class Subscriptions {
     readonly runtime: Runtime,
     /** How long a table waits for its first sign. */
     readonly timeoutMs: number,
+    private readonly continuity: Continuity,
     private readonly owner: SubscriptionsOwner,
   ) {
     this.#pause = new Timer(runtime);
@@ -289,6 +296,18 @@ export class Subscriptions {
   list(): SubscriptionInfo[] {
     const own = [...this.#own.values()].map(infoOf);
     return [...own, ...[...this.#foreign.values()].filter((info) => !this.#own.has(info.channel))];
+  }
+
+  /** Whether it is subscribed by name, or was when the connection broke. */
+  isExact(channel: string): boolean {
+    return this.#own.has(channel) || this.#foreign.has(channel) || this.continuity.has(channel);
+  }
+
+  /** The same by a name or a pattern. */
+  covers(channel: string): boolean {
+    if (this.isExact(channel)) return true;
+    const names = [...this.#own.keys(), ...this.#foreign.keys(), ...this.continuity.names()];
+    return names.some((name) => isPattern(name) && globMatcher(name)(channel));
   }
 
   /** The same name again is the same subscription; what `options` name replaces the old. */
@@ -329,25 +348,28 @@ export class Subscriptions {
   async unsubscribe(channel: string): Promise<void> {
     const subscription = this.#own.get(channel);
     const greeted = subscription?.wish.phase === "greeted";
+    const wasHeld = this.continuity.has(channel);
     const known = subscription ? subscription.wish.held || subscription.wish.phase === "asked" : this.#foreign.has(channel);
     if (subscription) {
       // One `CHANNEL_UNSUBSCRIBE` ends a template's or a service's with it.
       this.#foreign.delete(channel);
       this.#forget(subscription, { channel, reason: "client" });
     }
-    if (greeted) this.#leaving.add(channel);
+    // The next connection may find it in the session, or filled by a template.
+    if (greeted || (!this.link.open && wasHeld)) this.#leaving.add(channel);
+    this.continuity.forget(channel);
     if (this.link.open && (known || greeted)) await this.#leave(channel);
   }
 
-  /** For a `CONNECT`: everything, as far as it fits. */
-  hello(): SubscribeRequest[] {
+  /** For a `CONNECT`: everything, as far as it fits; the rest is asked for behind `WELCOME`. */
+  hello(maxChars: number): SubscribeRequest[] {
     this.#reset();
     const requests: SubscribeRequest[] = [];
     let chars = 0;
     for (const subscription of this.#own.values()) {
       const { wish } = subscription;
       chars += JSON.stringify(wish.view).length + wish.channel.length + 32;
-      if (chars > MAX_HELLO_CHARS) {
+      if (chars > maxChars) {
         wish.phase = "queued";
         this.#queue.add(subscription);
         continue;
@@ -359,10 +381,10 @@ export class Subscriptions {
   }
 
   /** `WELCOME`: from now on `list` says what is subscribed. What follows from it waits for `opened`. */
-  welcomed(subscriptions: WireSubscription[], resumed: boolean): void {
-    if (resumed) this.#missed.clear();
+  welcomed(subscriptions: WireSubscription[]): void {
     for (const item of subscriptions) {
       const subscription = this.#own.get(item.channel);
+      if (subscription) subscription.wish.recovered = item.recovered;
       if (item.auto || !subscription) this.#listForeign(item);
       if (!subscription || item.pending) continue;
       if (item.auto) this.#awaitDecision(subscription);
@@ -380,7 +402,7 @@ export class Subscriptions {
       if (phase === "settled") this.#announceOwn(subscription);
       else if (phase === "offline") this.#ask(subscription);
     }
-    for (const channel of this.#leaving) void this.#leave(channel).catch(() => {});
+    for (const channel of this.#leaving) if (!this.#own.has(channel)) void this.#leave(channel).catch(() => {});
     this.#leaving.clear();
     this.#pump();
   }
@@ -400,6 +422,8 @@ export class Subscriptions {
   subscribed(message: SubscribedMessage): void {
     const subscription = this.#own.get(message.channel);
     const byService = message.by === "server";
+    if (message.recovered) this.continuity.proven(message.channel);
+    if (subscription && message.recovered !== undefined) subscription.wish.recovered = message.recovered;
     if (subscription?.wish.phase === "greeted" && !byService) this.#granted(subscription);
     if (message.auto || byService || !subscription) this.#listForeign(message);
     const info = this.#foreign.get(message.channel);
@@ -432,10 +456,9 @@ export class Subscriptions {
   /** The connection is gone. */
   lost(): void {
     const all = [...this.#foreign.values(), ...[...this.#own.values()].map(infoOf)];
-    for (const info of all) if (info.state === "active") this.#missed.add(info.channel);
+    this.continuity.lost(all.filter(({ state }) => state === "active").map(({ channel }) => channel));
     this.#reset();
     this.#foreign.clear();
-    this.#leaving.clear();
   }
 
   /** There will be no connection: those who wait for a confirmation are told. What is wanted stays wanted. */
@@ -513,10 +536,11 @@ export class Subscriptions {
     else if (answer.code !== "CONNECTION_LOST") this.#failed(subscription, answer);
   }
 
-  #listForeign({ channel, auto, pending }: WireSubscription): void {
+  #listForeign({ channel, auto, pending, recovered }: WireSubscription): void {
     if (this.#leaving.has(channel)) return;
     const state = pending ? "pending" : "active";
-    this.#foreign.set(channel, { channel, pattern: isPattern(channel), by: auto ? "auto" : "server", state });
+    const by = auto ? "auto" : "server";
+    this.#foreign.set(channel, { channel, pattern: isPattern(channel), by, state, ...(recovered !== undefined && { recovered }) });
   }
 
   /** A template's subscription is live, without a view; whether ours is granted is not known yet. */
@@ -560,7 +584,7 @@ export class Subscriptions {
 
   #announce(info: SubscriptionInfo): void {
     this.owner.subscribed(info);
-    if (this.#missed.delete(info.channel)) this.owner.resync({ channel: info.channel, reason: "reconnect" });
+    this.continuity.live(info.channel);
   }
 
   #failed(subscription: Subscription<any>, error: DrawbridgeError): void {
@@ -607,7 +631,7 @@ export class Subscriptions {
     subscription.ended = true;
     this.#own.delete(subscription.channel);
     this.#queue.delete(subscription);
-    this.#missed.delete(subscription.channel);
+    this.continuity.forget(subscription.channel);
     this.listeners.remove(subscription);
     const error = end.error ?? ended(subscription.channel);
     subscription.wish.fail(error);
@@ -635,8 +659,8 @@ export class Subscriptions {
 }
 
 function infoOf(subscription: Subscription<any>): SubscriptionInfo {
-  const { channel, state } = subscription;
-  return { channel, pattern: isPattern(channel), by: "client", state };
+  const { channel, state, recovered } = subscription;
+  return { channel, pattern: isPattern(channel), by: "client", state, ...(recovered !== undefined && { recovered }) };
 }
 
 function ended(channel: string): DrawbridgeError {

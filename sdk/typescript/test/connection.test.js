@@ -236,7 +236,7 @@ test("a connection that held is followed by a short wait again, one that fell at
   const waits = [];
   client.on("status", ({ retryInMs }) => retryInMs !== undefined && waits.push(retryInMs));
   let current = connection;
-  for (const heldMs of [0, 0, 20_000]) {
+  for (const heldMs of [0, 0, 30_000]) {
     runtime.advance(heldMs);
     const down = lost(client);
     current.socket.close(1011);

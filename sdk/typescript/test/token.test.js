@@ -22,7 +22,7 @@ test("a provider is asked at each connect, and told why", async (t) => {
 test("4004 comes back with a fresh token, at once after a connection that held", async (t) => {
   const reasons = [];
   const { server, client, connection, runtime } = await connected(t, { token: (reason) => `token-${reasons.push(reason)}`, ...patient });
-  runtime.advance(20_000);
+  runtime.advance(30_000);
   const down = lost(client);
   connection.send({ type: "ERROR", code: "TOKEN_EXPIRED", message: "expired", retryable: false });
   connection.socket.close(4004);

@@ -4,7 +4,8 @@ export class ManualRuntime {
   #now = 1_000;
   #timers = new Map();
   #lastHandle = 0;
-  #online = new Set();
+  #page = new Set();
+  #keys = 0;
   /** What `random` answers. 1 makes every wait its whole bound. */
   chance = 1;
   /** Unix time at `now() === 0`. */
@@ -22,10 +23,12 @@ export class ManualRuntime {
 
   clearTimeout = (handle) => void this.#timers.delete(handle);
 
-  onOnline = (callback) => {
-    this.#online.add(callback);
-    return () => this.#online.delete(callback);
+  onPage = (callback) => {
+    this.#page.add(callback);
+    return () => this.#page.delete(callback);
   };
+
+  uniqueKey = () => `key-${++this.#keys}`;
 
   get timers() {
     return this.#timers.size;
@@ -52,6 +55,11 @@ export class ManualRuntime {
   }
 
   online() {
-    for (const callback of [...this.#online]) callback();
+    this.page("online");
+  }
+
+  /** The browser says so. */
+  page(signal) {
+    for (const callback of [...this.#page]) callback(signal);
   }
 }

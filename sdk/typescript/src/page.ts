@@ -1,0 +1,26 @@
+/** What a browser says about the page and its network. Elsewhere (Node, workers without a page) little or nothing comes. */
+
+/**
+ * `online`, `offline`: the network changed. `visible`: somebody looks at the page again, perhaps after a sleep.
+ * `keep`: the page goes into the back-forward cache, and may come back as it is. `leave`: it goes for good.
+ * `return`: it is back.
+ */
+export type PageSignal = "online" | "offline" | "visible" | "keep" | "leave" | "return";
+
+/** Calls back for each signal; the result stops it. */
+export function onPage(callback: (signal: PageSignal) => void): () => void {
+  const page = globalThis as Partial<Window & typeof globalThis>;
+  const { document } = page;
+  if (typeof page.addEventListener !== "function") return () => {};
+  const listeners: [EventTarget | undefined, string, (event: any) => void][] = [
+    [page as EventTarget, "online", () => callback("online")],
+    [page as EventTarget, "offline", () => callback("offline")],
+    [page as EventTarget, "pagehide", ({ persisted }: PageTransitionEvent) => callback(persisted ? "keep" : "leave")],
+    [page as EventTarget, "pageshow", () => callback("return")],
+    [document, "visibilitychange", () => document?.visibilityState === "visible" && callback("visible")],
+  ];
+  for (const [target, name, listener] of listeners) target?.addEventListener(name, listener);
+  return () => {
+    for (const [target, name, listener] of listeners) target?.removeEventListener(name, listener);
+  };
+}
