@@ -34,6 +34,8 @@ pub enum Owner {
     Services,
     /// The node: entries of the lifecycle stream have their own bound, and are retried until Redis takes them.
     Lifecycle,
+    /// The node: the delivery probes of its links, one at a time each.
+    Probe,
 }
 
 /// What can be written.

@@ -5,12 +5,13 @@ use std::borrow::Cow;
 use std::time::Duration;
 
 use prometheus_client::collector::Collector;
-use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric, MetricEncoder, text};
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric, MetricEncoder, NoLabelSet, text};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Registry;
 
+use crate::broker::{PROBE_BUCKETS, ProbeStats};
 use crate::node::NodeStats;
 use crate::shard::ShardStats;
 
@@ -32,6 +33,7 @@ pub fn encode(stats: &NodeStats, format: MetricsFormat) -> String {
         samples: samples(stats),
         refusals: refusals(stats),
         round_trip: stats.broker.round_trip,
+        probes: stats.broker.probes.clone(),
     }));
     let mut text = String::new();
     // Writing into a string cannot fail.
@@ -59,6 +61,8 @@ struct Snapshot {
     refusals: Vec<(&'static str, u64)>,
     /// Of the slowest link; `None`: not measured, and left out.
     round_trip: Option<Duration>,
+    /// Of each link that is probed.
+    probes: Vec<ProbeStats>,
 }
 
 /// Refusals of the node and of its engines.
@@ -78,6 +82,7 @@ impl Collector for Snapshot {
             let metric = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
             ConstGauge::new(round_trip.as_secs_f64()).encode(metric)?;
         }
+        self.encode_probes(&mut encoder)?;
         let (name, metric_type) = self.described(MetricKind::Counter, "refused");
         let help = "Connections and requests refused, by reason";
         let mut refused = encoder.encode_descriptor(&name, help, None, metric_type)?;
@@ -90,6 +95,29 @@ impl Collector for Snapshot {
 }
 
 impl Snapshot {
+    fn encode_probes(&self, encoder: &mut DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
+        if self.probes.is_empty() {
+            return Ok(());
+        }
+        let (name, help) = ("redis_probe_seconds", "Time from publishing a delivery probe to its arrival");
+        let mut histogram = encoder.encode_descriptor(name, help, None, MetricType::Histogram)?;
+        for probes in &self.probes {
+            let bounds = PROBE_BUCKETS.iter().map(|micros| *micros as f64 / 1e6).chain([f64::INFINITY]);
+            let buckets: Vec<(f64, u64)> = bounds.zip(probes.arrived).collect();
+            let (sum, count) = (probes.micros as f64 / 1e6, probes.arrived.iter().sum());
+            let labels = [("link", probes.link.to_string())];
+            histogram.encode_family(&labels)?.encode_histogram::<NoLabelSet>(sum, count, &buckets, None)?;
+        }
+        let (name, metric_type) = self.described(MetricKind::Counter, "redis_probes_missing");
+        let help = "Delivery probes that Redis accepted and that did not arrive";
+        let mut missing = encoder.encode_descriptor(&name, help, None, metric_type)?;
+        for probes in &self.probes {
+            let labels = [("link", probes.link.to_string())];
+            self.encode_value(MetricKind::Counter, probes.missing, missing.encode_family(&labels)?)?;
+        }
+        Ok(())
+    }
+
     /// The name and type in the `# TYPE` line.
     fn described<'n>(&self, kind: MetricKind, name: &'n str) -> (Cow<'n, str>, MetricType) {
         match (kind, self.format) {

@@ -10,10 +10,17 @@ use crate::broker::BrokerStats;
 use crate::broker::redis::{Library, Names};
 use crate::refusals::Refusals;
 
+/// Two that took less than a millisecond, one that took three seconds, and four that did not arrive.
+fn probes() -> ProbeStats {
+    let mut probes = ProbeStats { link: 1, micros: 3_001_500, missing: 4, ..ProbeStats::default() };
+    (probes.arrived[2], probes.arrived[12]) = (2, 1);
+    probes
+}
+
 fn stats(round_trip: Option<Duration>) -> NodeStats {
     NodeStats {
         shards: vec![ShardStats::default(); 2],
-        broker: BrokerStats { published: 7, round_trip, ..BrokerStats::default() },
+        broker: BrokerStats { published: 7, round_trip, probes: vec![probes()], ..BrokerStats::default() },
         broker_ok: true,
         addresses: 0,
         accepted: 3,
@@ -37,7 +44,9 @@ fn samples_in(text: &str) -> BTreeMap<String, (String, String, BTreeSet<String>)
             let (sample, _) = line.split_once(' ').unwrap();
             let (name, labels) = sample.split_once('{').unwrap_or((sample, ""));
             let labels = labels.split(',').filter_map(|label| label.split_once('='));
-            let labels = labels.map(|(label, _)| label.to_owned()).collect();
+            let labels = labels.map(|(label, _)| label.to_owned()).filter(|label| label != "le").collect();
+            // A histogram has several samples.
+            let name = if family.1 == "histogram" { family.0 } else { name };
             found.insert(name.to_owned(), (family.0.to_owned(), family.1.to_owned(), labels));
         }
     }
@@ -75,6 +84,25 @@ fn a_round_trip_that_was_not_measured_is_left_out() {
     let text = encode(&stats(None), MetricsFormat::Prometheus);
     assert!(!text.contains("redis_round_trip"));
     assert!(printed(MetricsFormat::Prometheus).contains("drawbridge_redis_round_trip_seconds 0.001\n"));
+}
+
+#[test]
+fn a_links_probes_are_a_histogram() {
+    let text = printed(MetricsFormat::Prometheus);
+    for line in [
+        r#"drawbridge_redis_probe_seconds_sum{link="1"} 3.0015"#,
+        r#"drawbridge_redis_probe_seconds_count{link="1"} 3"#,
+        r#"drawbridge_redis_probe_seconds_bucket{le="0.0005",link="1"} 0"#,
+        r#"drawbridge_redis_probe_seconds_bucket{le="0.001",link="1"} 2"#,
+        r#"drawbridge_redis_probe_seconds_bucket{le="1.0",link="1"} 2"#,
+        r#"drawbridge_redis_probe_seconds_bucket{le="+Inf",link="1"} 3"#,
+        r#"drawbridge_redis_probes_missing_total{link="1"} 4"#,
+    ] {
+        assert!(text.lines().any(|other| other == line), "{line} in {text}");
+    }
+    let mut unprobed = stats(None);
+    unprobed.broker.probes.clear();
+    assert!(!encode(&unprobed, MetricsFormat::Prometheus).contains("probe"));
 }
 
 fn root() -> PathBuf {

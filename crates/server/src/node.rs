@@ -154,7 +154,7 @@ impl Node {
             }
             () => {
                 let missing = self.broker.no_functions().or_else(|| self.broker.no_views());
-                missing.map(|reason| reason.to_string().into())
+                missing.map(|reason| reason.to_string()).or_else(|| self.broker.no_delivery()).map(Into::into)
             }
         }
     }

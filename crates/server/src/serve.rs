@@ -253,6 +253,7 @@ fn redis_settings(config: &RedisConfig, all: &Config) -> Result<RedisSettings, S
         views_open_without_permission: all.broker.views_open_without_permission,
         lease: broker::redis::LeaseSettings::new(all.engine.instance.clone(), RESUME_WINDOW),
         node_channel: command_channels(all).nodes,
+        probe_every: config.probe,
     })
 }
 

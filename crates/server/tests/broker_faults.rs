@@ -440,6 +440,7 @@ fn what_is_no_redis_is_not_listened_to() {
             views_open_without_permission: false,
             lease: LeaseSettings::new("n1-a".into(), RESUME_WINDOW),
             node_channel: "drawbridge:nodes:0".into(),
+            probe_every: std::time::Duration::ZERO,
         };
         let mut bench = Bench::on(None, Some(redis), Options { pool: 1, ..Options::default() });
         bench.want(0, &room());

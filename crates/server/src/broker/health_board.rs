@@ -36,6 +36,8 @@ pub(super) struct HealthBoard {
 struct Component {
     name: String,
     is_up: bool,
+    /// It is connected, but what is published does not reach it.
+    is_cut_off: bool,
     /// Why it was down last.
     trouble: Option<String>,
 }
@@ -45,7 +47,12 @@ impl HealthBoard {
     /// up from the start is one that connects when it is needed.
     pub(super) fn new(parts: impl IntoIterator<Item = (String, bool)>, fanout: ShardFanout) -> Self {
         fanout.send_to_all(&BrokerEvent::Status(BrokerStatus::Degraded));
-        let parts = parts.into_iter().map(|(name, is_up)| Component { name, is_up, trouble: None });
+        let parts = parts.into_iter().map(|(name, is_up)| Component {
+            name,
+            is_up,
+            is_cut_off: false,
+            trouble: None,
+        });
         HealthBoard {
             started: Instant::now(),
             degraded_since: AtomicU64::new(1),
@@ -79,6 +86,20 @@ impl HealthBoard {
             // Under the lock: the shards hear the changes in order.
             self.fanout.send_to_all(&BrokerEvent::Status(status));
         }
+    }
+
+    /// Whether what is published reaches this part.
+    pub(super) fn set_cut_off(&self, part: usize, is_cut_off: bool) {
+        if let Some(part) = self.parts().get_mut(part) {
+            part.is_cut_off = is_cut_off;
+        }
+    }
+
+    /// Which part what is published does not reach; `None`: it reaches all.
+    pub(super) fn no_delivery(&self) -> Option<String> {
+        let parts = self.parts();
+        let part = parts.iter().find(|part| part.is_cut_off)?;
+        Some(format!("{}: Redis takes what is published, and it does not arrive", part.name))
     }
 
     /// One part could not connect, or its connection broke.

@@ -13,6 +13,7 @@ use tokio::sync::mpsc;
 
 use super::command_router::{CommandRouter, subject_of};
 use super::fanout::ShardFanout;
+use super::redis::probe::ProbeStep;
 use crate::log::Sparse;
 
 /// What a player command may have at most, whatever the bound of other payloads is.
@@ -38,6 +39,8 @@ pub(super) enum HubCommand {
     Peer(PeerMessage, ShardSet),
     /// The answer to a query of the hub.
     Answer(Query, Answered),
+    /// Of the link itself: its delivery probe.
+    Probe(ProbeStep),
 }
 
 /// Where commands come from.
@@ -115,6 +118,8 @@ impl HubDriver {
                 self.handle(HubInput::Peer(message));
             }
             HubCommand::Answer(query, answer) => self.answered(query, answer),
+            // The link carries it out.
+            HubCommand::Probe(_) => {}
         }
     }
 

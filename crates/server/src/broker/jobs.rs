@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
+use bytes::Bytes;
 use drawbridge_engine::io::{
     BrokerEvent, Outcome, Owner, PublishFailure, Ticket, WhenDown, Write, WriteKind,
 };
@@ -14,6 +15,8 @@ use hashbrown::HashMap;
 use tokio::sync::mpsc;
 
 use super::fanout::ShardFanout;
+use super::hub_driver::HubCommand;
+use super::redis::probe::ProbeStep;
 use crate::log::Sparse;
 
 /// One player may fill an eighth of the queue, over all its connections, and all services together the half of it: none of
@@ -22,6 +25,8 @@ const PLAYER_SHARE: usize = 8;
 const SERVICES_SHARE: usize = 2;
 /// What entries of the lifecycle stream may wait, in bytes: some 15,000 of them.
 const LIFECYCLE_BYTES: usize = 8 << 20;
+/// What the probes of all links take at most, in bytes: one each.
+const PROBE_BYTES: usize = 64 << 10;
 
 /// A JSON object without its last brace, so that more can be said behind it.
 pub(super) fn open_object(payload: &[u8]) -> &[u8] {
@@ -34,7 +39,17 @@ fn share(owner: &Owner, bound_bytes: usize) -> usize {
         Owner::Player(_) => bound_bytes / PLAYER_SHARE,
         Owner::Services => bound_bytes / SERVICES_SHARE,
         Owner::Lifecycle => LIFECYCLE_BYTES,
+        Owner::Probe => PROBE_BYTES,
     }
+}
+
+/// Who waits for a job's outcome.
+#[derive(Debug)]
+enum Reply {
+    /// A shard or the node, by this ticket, if at all.
+    Shard(ShardId, Option<Ticket>),
+    /// A link: it is the delivery probe of this number.
+    Link(mpsc::WeakUnboundedSender<HubCommand>, u64),
 }
 
 /// One publish on its way, and who waits for it. Dropped without an answer it is answered by what is known: that
@@ -47,8 +62,7 @@ pub(super) struct Job {
     /// When it is withdrawn, if it is not handed to Redis by then.
     pub(super) expires: Option<Instant>,
     owner: Owner,
-    shard: ShardId,
-    ticket: Option<Ticket>,
+    reply: Reply,
     ledger: Arc<Ledger>,
     handed: bool,
     answered: bool,
@@ -78,7 +92,15 @@ impl Job {
         if self.is_lifecycle() && result.is_err() {
             self.ledger.lifecycle_lost.fetch_add(1, Ordering::Relaxed);
         }
-        self.ledger.record(self.shard, self.ticket, result);
+        match &self.reply {
+            Reply::Shard(shard, ticket) => self.ledger.record(*shard, *ticket, result),
+            // What players and services write is counted, and nothing else.
+            Reply::Link(link, probe) => {
+                if let Some(link) = link.upgrade() {
+                    let _ = link.send(HubCommand::Probe(ProbeStep::Published(*probe, result)));
+                }
+            }
+        }
     }
 }
 
@@ -200,25 +222,33 @@ pub(super) fn jobs(bound_bytes: usize, fanout: ShardFanout) -> (JobSender, JobRe
 impl JobSender {
     /// Hands one in; over a bound, or when the broker has stopped, it is answered at once.
     pub(super) fn push(&self, shard: ShardId, write: Write) {
-        let Write { ticket, owner, when_down, kind: work } = write;
+        let reply = Reply::Shard(shard, write.ticket);
+        self.push_for(reply, write);
+    }
+
+    /// Hands in the delivery probe of this number. Its link is notified of the outcome.
+    pub(super) fn push_probe(
+        &self,
+        channel: Arc<str>,
+        payload: Bytes,
+        probe: u64,
+        link: mpsc::WeakUnboundedSender<HubCommand>,
+    ) {
+        let kind = WriteKind::Publish { channel, payload };
+        let write = Write { ticket: None, owner: Owner::Probe, when_down: WhenDown::Reject, kind };
+        self.push_for(Reply::Link(link, probe), write);
+    }
+
+    fn push_for(&self, reply: Reply, write: Write) {
+        let Write { ticket: _, owner, when_down, kind: work } = write;
         let bytes = work.bytes();
         let expires = match when_down {
             WhenDown::QueueFor(time) => Some(Instant::now() + time),
             WhenDown::Queue | WhenDown::Reject => None,
         };
         let (ledger, entered) = (self.ledger.clone(), self.ledger.enter(&owner, bytes));
-        let job = Job {
-            work,
-            when_down,
-            bytes,
-            expires,
-            owner,
-            shard,
-            ticket,
-            ledger,
-            handed: false,
-            answered: false,
-        };
+        let job =
+            Job { work, when_down, bytes, expires, owner, reply, ledger, handed: false, answered: false };
         match entered {
             Ok(()) => {
                 if let Err(back) = self.sender.send(job) {

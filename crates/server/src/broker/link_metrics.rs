@@ -21,6 +21,25 @@ pub(super) struct LinkMetrics {
     functions_replaced: AtomicU64,
     /// Microseconds and 1; 0: not measured.
     round_trip: AtomicU64,
+    /// Of a link that is probed.
+    probes: Mutex<Option<ProbeStats>>,
+}
+
+/// The upper bounds of the buckets of [`ProbeStats`], in microseconds; a last one has none.
+pub(crate) const PROBE_BUCKETS: [u64; 12] =
+    [250, 500, 1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 250_000, 500_000, 1_000_000];
+
+/// The delivery probes of one link.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ProbeStats {
+    /// Which link.
+    pub link: usize,
+    /// Those that arrived, by the bucket of their round trip.
+    pub arrived: [u64; PROBE_BUCKETS.len() + 1],
+    /// Their round trips together, in microseconds.
+    pub micros: u64,
+    /// Those that Redis took and that did not arrive.
+    pub missing: u64,
 }
 
 impl LinkMetrics {
@@ -60,6 +79,34 @@ impl LinkMetrics {
     pub(super) fn set_round_trip(&self, time: Option<Duration>) {
         let micros = time.map_or(0, |time| time.as_micros() as u64 + 1);
         self.round_trip.store(micros, Ordering::Relaxed);
+    }
+
+    /// This is a link with this number, and it is probed.
+    pub(super) fn begin_probes(&self, link: usize) {
+        *self.lock_probes() = Some(ProbeStats { link, ..ProbeStats::default() });
+    }
+
+    /// A probe has arrived, or has not.
+    pub(super) fn count_probe(&self, round_trip: Option<Duration>) {
+        let mut probes = self.lock_probes();
+        let Some(probes) = &mut *probes else { return };
+        let Some(round_trip) = round_trip else {
+            probes.missing += 1;
+            return;
+        };
+        let micros = round_trip.as_micros() as u64;
+        let bucket = PROBE_BUCKETS.partition_point(|bound| *bound < micros);
+        probes.arrived[bucket] += 1;
+        probes.micros += micros;
+    }
+
+    /// The probes of a link that is probed.
+    pub(super) fn probes(&self) -> Option<ProbeStats> {
+        *self.lock_probes()
+    }
+
+    fn lock_probes(&self) -> std::sync::MutexGuard<'_, Option<ProbeStats>> {
+        self.probes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// So many views of a player are not as services set them.

@@ -31,8 +31,11 @@ use self::health_board::HealthBoard;
 use self::hub_driver::{HubCommand, HubCommandReceiver, HubDriver};
 use self::jobs::{JobReceiver, JobSender, jobs};
 use self::link_metrics::LinkMetrics;
+pub(crate) use self::link_metrics::PROBE_BUCKETS;
+pub use self::link_metrics::ProbeStats;
 use self::query_queue::{Asker, QueryQueue};
 pub use self::queue::{Pushed, ShardInbox, ShardQueue, shard_queue};
+use self::redis::probe::ProbeLine;
 pub use self::redis::{RedisAddress, RedisSettings};
 use crate::log::Sparse;
 
@@ -181,6 +184,8 @@ pub struct BrokerStats {
     pub bad_commands: u64,
     /// Gauge: the slowest link's last round trip.
     pub round_trip: Option<Duration>,
+    /// The delivery probes of each link; empty where there are none.
+    pub probes: Vec<ProbeStats>,
 }
 
 /// A handle to the running broker. When the last one is dropped the broker ends.
@@ -218,6 +223,8 @@ struct HubTask {
     driver: HubDriver,
     commands: HubCommandReceiver,
     link_metrics: Arc<LinkMetrics>,
+    /// Where the link's delivery probes go; `None`: it sends none.
+    probe_line: Option<ProbeLine>,
 }
 
 impl Broker {
@@ -250,6 +257,7 @@ impl Broker {
             Topology::standalone(pool, &hub.classes, &hub.reserved, commands.nodes.clone(), hub.seed);
         let topology = Arc::new(RwLock::new(topology));
         let (jobs, job_receiver) = jobs(queue_bytes, fanout.clone());
+        let probes = matches!(&kind, BrokerBackend::Redis(redis) if !redis.probe_every.is_zero());
         let (links, receivers): (Vec<_>, Vec<_>) = (0..pool).map(|_| mpsc::unbounded_channel()).unzip();
         let hubs: Vec<_> = links.iter().map(mpsc::UnboundedSender::downgrade).collect();
         let part = |(place, received): (usize, HubCommandReceiver)| {
@@ -261,7 +269,8 @@ impl Broker {
             // Each hub counts under epochs that no other one has.
             let hub = HubSettings { link, seed: hub.seed.wrapping_add(place as u128), ..hub.clone() };
             let driver = HubDriver::new(hub, fanout.clone(), router, hubs.clone());
-            HubTask { driver, commands: received, link_metrics }
+            let probe_line = probes.then(|| ProbeLine { jobs: jobs.clone(), link: hubs[place].clone() });
+            HubTask { driver, commands: received, link_metrics, probe_line }
         };
         let parts: Vec<HubTask> = receivers.into_iter().enumerate().map(part).collect();
         let (stop, stopping) = watch::channel(false);
@@ -355,6 +364,11 @@ impl Broker {
         self.0.health_board.trouble()
     }
 
+    /// Which link publications do not reach though Redis takes them; `None`: they reach all.
+    pub fn no_delivery(&self) -> Option<String> {
+        self.0.health_board.no_delivery()
+    }
+
     /// Why the functions that classes of this node need cannot be called; `None`: they can, or none are needed.
     pub fn no_functions(&self) -> Option<Arc<str>> {
         self.0.health_board.no_functions()
@@ -392,6 +406,7 @@ impl Broker {
             stats.commands += link_metrics.commands();
             stats.bad_commands += link_metrics.bad_commands();
             stats.round_trip = stats.round_trip.max(link_metrics.round_trip());
+            stats.probes.extend(link_metrics.probes());
         }
         for queue in self.0.fanout.queues() {
             stats.dropped_to_shards += queue.dropped();

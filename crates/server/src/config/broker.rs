@@ -1,6 +1,7 @@
 //! `[broker]`: which broker, where it is and how to get in. It reads the address; connecting is the broker's.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use super::reader::{Field, Section};
 use super::{MAX_SIZE, Rotating, Secret};
@@ -47,6 +48,8 @@ pub struct RedisConfig {
     pub db: u8,
     /// Over how many connections subscriptions are spread; at least 1.
     pub subscriber_pool: usize,
+    /// How often each of them proves that publications arrive; zero: never.
+    pub probe: Duration,
 }
 
 /// TLS towards Redis.
@@ -177,6 +180,7 @@ fn read_redis(section: &Section<'_>) -> Option<RedisConfig> {
         super::files::certificates(&field)
     });
     let subscriber_pool = section.number("subscriber_pool", 2, 1..=64) as usize;
+    let probe = section.duration("probe", Duration::from_secs(2), Duration::ZERO..=Duration::from_secs(60));
     let url = url?;
     let username = username.or(url.username);
     let password = password.or(url.password).map(Rotating::from);
@@ -187,7 +191,7 @@ fn read_redis(section: &Section<'_>) -> Option<RedisConfig> {
         );
     }
     let tls = url.tls.then_some(RedisTls { ca_file });
-    Some(RedisConfig { address: url.address, tls, username, password, db: url.db, subscriber_pool })
+    Some(RedisConfig { address: url.address, tls, username, password, db: url.db, subscriber_pool, probe })
 }
 
 #[derive(Debug)]

@@ -193,6 +193,7 @@ impl Server {
             views_open_without_permission: false,
             lease: LeaseSettings::new(super::bench::instance(), super::bench::RESUME_WINDOW),
             node_channel: "drawbridge:nodes:0".into(),
+            probe_every: Duration::ZERO,
         }
     }
 

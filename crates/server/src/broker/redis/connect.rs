@@ -2,6 +2,7 @@
 //! said on the stream is left to the links and the publisher.
 
 use std::io;
+use std::net::SocketAddr;
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
@@ -26,6 +27,8 @@ pub(super) type Stream = Box<dyn ByteStream>;
 pub(super) trait ByteStream: AsyncRead + AsyncWrite + Send + Unpin {
     /// Lets the runtime that this is called in watch the socket, which another one did.
     fn register(&mut self) -> io::Result<()>;
+    /// Where it leads; `None` where that is no address.
+    fn peer(&self) -> Option<SocketAddr>;
 }
 
 impl ByteStream for TcpStream {
@@ -34,6 +37,10 @@ impl ByteStream for TcpStream {
         *self = TcpStream::from_std(self.as_fd().try_clone_to_owned()?.into())?;
         Ok(())
     }
+
+    fn peer(&self) -> Option<SocketAddr> {
+        self.peer_addr().ok()
+    }
 }
 
 impl ByteStream for UnixStream {
@@ -41,11 +48,19 @@ impl ByteStream for UnixStream {
         *self = UnixStream::from_std(self.as_fd().try_clone_to_owned()?.into())?;
         Ok(())
     }
+
+    fn peer(&self) -> Option<SocketAddr> {
+        None
+    }
 }
 
 impl ByteStream for TlsStream<TcpStream> {
     fn register(&mut self) -> io::Result<()> {
         self.get_mut().0.register()
+    }
+
+    fn peer(&self) -> Option<SocketAddr> {
+        self.get_ref().0.peer()
     }
 }
 
@@ -84,6 +99,15 @@ pub(super) enum Broken {
     Silent,
     /// Redis' answer was larger than anything that is requested can be.
     Oversized,
+    /// Redis takes what is published, and it does not arrive on this link.
+    CutOff {
+        /// Probes in a row that did not arrive.
+        missing: u32,
+        /// How long ago one did, on this connection.
+        last: Option<Duration>,
+        /// Where the connection leads.
+        peer: Option<SocketAddr>,
+    },
 }
 
 /// What a node needs that RESP2 has not.
@@ -125,6 +149,7 @@ impl Broken {
     pub(super) fn public_reason(&self) -> String {
         match self {
             Broken::Refused(message) => format!("Redis said: {}", public_part(message)),
+            Broken::CutOff { .. } => "what is published does not arrive".to_owned(),
             other => other.to_string(),
         }
     }
@@ -144,6 +169,22 @@ impl std::fmt::Display for Broken {
             ),
             Broken::Silent => f.write_str("no answer in time"),
             Broken::Oversized => f.write_str("an answer over 64 MiB"),
+            Broken::CutOff { missing, last, peer } => {
+                write!(
+                    f,
+                    "cut off: {missing} delivery probes in a row were published, and none arrived here"
+                )?;
+                if let Some(peer) = peer {
+                    write!(f, ", on a connection to {peer}")?;
+                }
+                match last {
+                    Some(last) => write!(f, "; the last one arrived {:.1} s ago", last.as_secs_f64())?,
+                    None => f.write_str("; none ever did on this connection")?,
+                }
+                f.write_str(
+                    ". The address may lead to another Redis than before: it is resolved again, and what is subscribed is restored",
+                )
+            }
         }
     }
 }

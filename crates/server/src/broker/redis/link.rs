@@ -10,7 +10,8 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
-use drawbridge_engine::upstream::HubInput;
+use drawbridge_engine::io::{Outcome, Subject};
+use drawbridge_engine::upstream::{HubInput, LinkCommand};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::watch;
 use tokio::time::{sleep_until, timeout};
@@ -18,6 +19,7 @@ use tokio::time::{sleep_until, timeout};
 use super::buffer::{CHUNK, ReadBuffer};
 use super::connect::{Attempts, Broken, CONNECT_TIMEOUT, Stream, open};
 use super::conversation::{Answer, Conversation};
+use super::probe::{Probe, ProbeStep, Verdict};
 use super::resp::{Decoder, Garbage, Payload, Reply, Step};
 use super::{Names, RedisSettings};
 use crate::broker::HubTask;
@@ -42,6 +44,10 @@ pub(super) struct Link {
     attempts: Attempts,
     /// The connection, while the link is on its way to another thread.
     session: Option<Session>,
+    /// `None`: publications are not proven to arrive.
+    probe: Option<Probe>,
+    /// The last refusal of the probe that was logged.
+    probe_refused: Option<Arc<str>>,
 }
 
 /// What links receive from outside.
@@ -61,13 +67,19 @@ pub(super) type Calls = watch::Receiver<Call>;
 impl Link {
     pub(super) fn new(
         index: usize,
-        part: HubTask,
+        mut part: HubTask,
         settings: Arc<RedisSettings>,
         health_board: Arc<HealthBoard>,
         queries: QueryQueue,
     ) -> Self {
         let attempts = Attempts::new(format!("subscriber {index}"), &settings);
-        Link { index, part, settings, health_board, queries, attempts, session: None }
+        let line = part.probe_line.take();
+        let probe = line.map(|line| Probe::new(index, settings.probe_every, &settings.names, line));
+        if probe.is_some() {
+            part.link_metrics.begin_probes(index);
+        }
+        let (session, probe_refused) = (None, None);
+        Link { index, part, settings, health_board, queries, attempts, session, probe, probe_refused }
     }
 
     /// Runs until it is called: returns itself if it is to move. Ends, too, when no sender of hub commands is left.
@@ -102,11 +114,15 @@ impl Link {
             None => {
                 let external_bytes = self.part.driver.external_bytes();
                 let session = Session::open(self.settings.clone(), self.index, external_bytes);
-                let session = match self.meanwhile(calls, session).await {
+                let mut session = match self.meanwhile(calls, session).await {
                     Ok(session) => session?,
                     Err(call) => return Ok(call),
                 };
                 self.begin();
+                if let Some(probe) = &self.probe {
+                    let channel = Subject::channel(probe.channel().clone());
+                    session.conversation.send(LinkCommand::Subscribe(vec![channel]));
+                }
                 (session, Ok(()))
             }
         };
@@ -155,6 +171,9 @@ impl Link {
         self.part.driver.handle(HubInput::LinkDown);
         self.part.driver.commands.clear();
         self.part.driver.queries.clear();
+        if let Some(probe) = &mut self.probe {
+            probe.connection_ended();
+        }
         self.part.link_metrics.set_round_trip(None);
         self.part.link_metrics.reconnected();
     }
@@ -177,12 +196,14 @@ impl Link {
                 let asker = Asker::Hub(self.index, query.kind.subject().clone());
                 self.queries.ask(asker, query);
             }
-            if !session.is_up && self.part.driver.is_restored() {
+            let is_cut_off = self.probe.as_ref().is_some_and(Probe::is_cut_off);
+            if !session.is_up && !is_cut_off && self.part.driver.is_restored() {
                 self.health_board.set(self.index, true);
                 session.is_up = true;
             }
             self.report();
-            let due = session.due().min(self.part.driver.due().unwrap_or(session.due()));
+            let others = [self.part.driver.due(), self.probe.as_ref().and_then(Probe::due)];
+            let due = others.into_iter().flatten().fold(session.due(), Instant::min);
             if armed != Some(due) {
                 alarm.as_mut().reset(due.into());
                 armed = Some(due);
@@ -211,6 +232,9 @@ impl Link {
                 Next::Due => {
                     armed = None;
                     session.keep_alive(Instant::now())?;
+                    if let Some(probe) = &mut self.probe {
+                        probe.tick(Instant::now());
+                    }
                 }
                 Next::HubCommand(first) => hub_command = Some(first),
             }
@@ -233,6 +257,13 @@ impl Link {
                     Some(conversation) => conversation.fence(hub_command),
                     None => self.part.driver.command(hub_command),
                 },
+                HubCommand::Probe(ProbeStep::Published(seq, outcome)) => {
+                    if self.probe_was_published(seq, outcome)
+                        && let Some(conversation) = &mut conversation
+                    {
+                        conversation.fence(HubCommand::Probe(ProbeStep::Passed(seq)));
+                    }
+                }
                 hub_command => self.part.driver.command(hub_command),
             }
         }
@@ -252,6 +283,14 @@ impl Link {
                     break;
                 }
                 Step::Skip(taken) => taken,
+                Step::Reply(Reply::Message { pattern: None, channel, payload }, taken)
+                    if self.probe.as_ref().is_some_and(|probe| probe.is_own(channel)) =>
+                {
+                    if let Payload::Whole(payload) = payload {
+                        self.probe_arrived(payload, now);
+                    }
+                    taken
+                }
                 Step::Reply(Reply::Message { pattern, channel, payload }, taken) => {
                     messages += 1;
                     match publication(&self.settings.names, pattern, channel, payload) {
@@ -267,25 +306,34 @@ impl Link {
                 Step::Reply(Reply::Push, taken) => taken,
                 Step::Reply(Reply::Confirmed { begins, pattern, name }, taken) => {
                     let subject = session.conversation.confirmed(begins, pattern, name)?;
-                    self.part.driver.handle(match begins {
-                        true => HubInput::Subscribed(&subject),
-                        false => HubInput::Unsubscribed(&subject),
-                    });
+                    match &mut self.probe {
+                        Some(probe) if *probe.channel() == subject.name => match begins {
+                            true => probe.confirmed(now),
+                            false => probe.refused(),
+                        },
+                        _ if begins => self.part.driver.handle(HubInput::Subscribed(&subject)),
+                        _ => self.part.driver.handle(HubInput::Unsubscribed(&subject)),
+                    }
                     taken
                 }
                 Step::Reply(Reply::Error(message), taken) => {
                     let reason = String::from_utf8_lossy(message);
                     match session.conversation.failed(&reason)? {
+                        Answer::Refused(subject)
+                            if self.probe.as_ref().is_some_and(|probe| *probe.channel() == subject.name) =>
+                        {
+                            self.probe_was_refused(&reason);
+                        }
                         Answer::Refused(subject) => {
                             self.part.driver.handle(HubInput::Refused { subject: &subject, reason: &reason });
                         }
-                        answer => self.answered(answer, &mut session.pinged, now),
+                        answer => self.answered(answer, session, now)?,
                     }
                     taken
                 }
                 Step::Reply(Reply::Answer(answer), taken) => {
                     let answer = session.conversation.answered(answer)?;
-                    self.answered(answer, &mut session.pinged, now);
+                    self.answered(answer, session, now)?;
                     taken
                 }
             };
@@ -295,15 +343,70 @@ impl Link {
         Ok(())
     }
 
-    fn answered(&mut self, answer: Answer, pinged: &mut Option<Instant>, now: Instant) {
+    fn answered(&mut self, answer: Answer, session: &mut Session, now: Instant) -> Result<(), Broken> {
         match answer {
             Answer::Pong => {
-                self.part
-                    .link_metrics
-                    .set_round_trip(pinged.take().map(|at| now.saturating_duration_since(at)));
+                let round_trip = session.pinged.take().map(|at| now.saturating_duration_since(at));
+                self.part.link_metrics.set_round_trip(round_trip);
             }
-            Answer::Behind(hub_command) => self.part.driver.command(*hub_command),
+            Answer::Behind(hub_command) => match *hub_command {
+                HubCommand::Probe(ProbeStep::Passed(seq)) => return self.probe_was_passed(seq, session, now),
+                hub_command => self.part.driver.command(hub_command),
+            },
             Answer::Welcome | Answer::AskedAgain | Answer::Marked | Answer::Refused(_) => {}
+        }
+        Ok(())
+    }
+
+    fn probe_arrived(&mut self, payload: &[u8], now: Instant) {
+        let Some(round_trip) = self.probe.as_mut().and_then(|probe| probe.arrived(payload, now)) else {
+            return;
+        };
+        self.part.link_metrics.count_probe(Some(round_trip));
+        self.health_board.set_cut_off(self.index, false);
+    }
+
+    /// Returns whether a ping is to follow.
+    fn probe_was_published(&mut self, seq: u64, outcome: Outcome) -> bool {
+        match self.probe.as_mut().map(|probe| probe.published(seq, outcome)) {
+            Some(Ok(is_followed)) => is_followed,
+            Some(Err(reason)) => {
+                self.log_probe_refused(&reason);
+                false
+            }
+            None => false,
+        }
+    }
+
+    fn probe_was_passed(&mut self, seq: u64, session: &Session, now: Instant) -> Result<(), Broken> {
+        let Some(probe) = &mut self.probe else { return Ok(()) };
+        let verdict = probe.passed(seq, now);
+        if verdict != Verdict::Nothing {
+            self.part.link_metrics.count_probe(None);
+        }
+        match verdict {
+            Verdict::CutOff { missing, last } => {
+                self.health_board.set_cut_off(self.index, true);
+                Err(Broken::CutOff { missing, last, peer: session.stream.peer() })
+            }
+            Verdict::Missing | Verdict::Nothing => Ok(()),
+        }
+    }
+
+    /// Redis does not let this node subscribe to the probe's channel.
+    fn probe_was_refused(&mut self, reason: &str) {
+        if let Some(probe) = &mut self.probe {
+            probe.refused();
+            self.health_board.set_cut_off(self.index, false);
+        }
+        self.log_probe_refused(reason);
+    }
+
+    fn log_probe_refused(&mut self, reason: &str) {
+        if self.probe_refused.as_deref() != Some(reason) {
+            let text = "delivery probes are refused, so a link that is cut off is not noticed; give the user the channels under key_prefix";
+            tracing::warn!(link = self.index, reason, "{text}");
+            self.probe_refused = Some(reason.into());
         }
     }
 

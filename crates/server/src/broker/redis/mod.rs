@@ -15,6 +15,7 @@ mod lifecycle_backlog;
 mod link;
 mod links;
 mod names;
+pub(in crate::broker) mod probe;
 mod publisher;
 pub(crate) mod reader;
 mod refusals;
@@ -24,6 +25,7 @@ mod views;
 mod writes;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::task::JoinSet;
 
@@ -67,6 +69,8 @@ pub struct RedisSettings {
     pub lease: LeaseSettings,
     /// The channel on which nodes send each other player commands.
     pub node_channel: Arc<str>,
+    /// How often each link proves that publications arrive; zero: never.
+    pub probe_every: Duration,
 }
 
 /// The beginning of the names of a node's connections in `CLIENT LIST`. Redis takes only printable ASCII there.
@@ -166,6 +170,7 @@ mod tests {
             views_open_without_permission: false,
             lease: LeaseSettings::new("n1-a".into(), std::time::Duration::from_secs(60)),
             node_channel: "drawbridge:nodes:0".into(),
+            probe_every: Duration::ZERO,
         }
     }
 

@@ -64,6 +64,7 @@ username = "ann"
 password = "pw"
 tls_ca_file = "ec.cert.pem"
 subscriber_pool = 4
+probe = "500ms"
 key_prefix = "db:"
 channel_prefix = "prod:"
 queue_bytes = "1MiB"
@@ -117,7 +118,7 @@ messages_per_address = { per_second = 9 }
     let BrokerKind::Redis(redis) = config.broker.kind else { panic!() };
     assert_eq!(redis.address, RedisAddress::Tcp { host: "h".into(), port: 6380 });
     assert_eq!((redis.username.as_deref(), redis.password.unwrap().current().expose()), (Some("ann"), "pw"));
-    assert_eq!((redis.db, redis.subscriber_pool), (2, 4));
+    assert_eq!((redis.db, redis.subscriber_pool, redis.probe.as_millis()), (2, 4, 500));
     assert!(redis.tls.unwrap().ca_file.unwrap().ends_with("ec.cert.pem"));
     assert_eq!(
         (&*config.broker.key_prefix, config.broker.queue_bytes, config.broker.external_bytes),
