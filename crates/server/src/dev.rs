@@ -28,7 +28,7 @@ const WANDERERS: usize = 300;
 /// The wanderers step in this many groups, one after the other, so that the load is spread over time.
 const TURNS: u32 = 10;
 
-/// The channel of the dots, and of the players' chat.
+/// The channel of the dots and of the players' moves.
 const DEMO_CHANNEL: &str = "game:demo";
 const DEMO_EVERY: Duration = Duration::from_millis(200);
 /// How long one round of the demo's dots takes.
@@ -76,6 +76,7 @@ impl Dev {
                 "entities": WANDERERS,
                 "updates_per_second": WANDERERS * wander::STEPS_PER_SECOND as usize,
             },
+            "chat": format!("room:{ROOM}"),
             "redis": self.redis,
             "admin": node.admin_address.get().map(|address| format!("http://{address}")),
             "api_key": node.config.admin.as_ref().map(|admin| admin.api_key.current().expose().to_owned()),

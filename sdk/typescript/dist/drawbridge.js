@@ -145,8 +145,9 @@ var Continuity = class {
   /** The connection is lost; `live` are its subscriptions. */
   lost(live) {
     this.settle();
+    const unannounced = [...this.#recovered];
     this.#recovered.clear();
-    for (const channel of live) this.#missed.set(channel, this.cursors.get(channel));
+    for (const channel of [...unannounced, ...live]) this.#missed.set(channel, this.cursors.get(channel));
   }
   welcomed(subscriptions, how) {
     this.#reason = how === "ended" ? "session" : "reconnect";
@@ -483,6 +484,7 @@ var Backoff = class {
 function mayReconnect(closeCode) {
   return !(closeCode >= 4500 && closeCode <= 4999);
 }
+var TAKEN_OVER_CLOSE = 4505;
 var TOKEN_EXPIRED_CLOSE = 4004;
 
 // src/page.ts
@@ -634,6 +636,7 @@ var ABANDON_CLOSE = 4002;
 var GOODBYE_CLOSE = 4e3;
 var ABNORMAL_CLOSE = 1006;
 var MAX_HOLD_MS = 1e3;
+var STRAY_MS = 6e4;
 var EARLIEST_RETURN = 0.5;
 var LATEST_RETURN = 0.95;
 var MAX_UNSENT_BYTES = 1024 * 1024;
@@ -670,6 +673,8 @@ var Link = class {
   #successorTimer;
   /** Of the connection that was left for its successor; the server closes it with 4505. */
   #predecessor;
+  /** When an attempt to resume was last given up before its `WELCOME`. */
+  #strayAt = -Infinity;
   /** What to do instead of waiting on. */
   #redial;
   /** Until then the server does not want to be dialled. */
@@ -889,7 +894,8 @@ var Link = class {
     const attempt = this.#attempt;
     const expired = code === TOKEN_EXPIRED_CLOSE;
     const tokenIsDead = expired && !this.tokens.renewable && !attempt?.fault?.retryable;
-    if (!mayReconnect(code) || tokenIsDead) return this.#end(error);
+    const isOurOwn = code === TAKEN_OVER_CLOSE && this.runtime.now() - this.#strayAt < STRAY_MS;
+    if (!mayReconnect(code) && !isOurOwn || tokenIsDead) return this.#end(error);
     const delayMs = this.#delay(attempt, expired);
     const successor = this.#successor;
     if (successor && !expired) return this.#promote(successor, error);
@@ -934,6 +940,7 @@ var Link = class {
   /** Forgets the socket at once: a half-open one would take long to say that it is closed. */
   #drop(closeCode) {
     const sockets = [this.#attempt?.socket, this.#successor?.socket];
+    if (this.#attempt?.asksToResume && !this.open) this.#strayAt = this.runtime.now();
     this.#attempt = void 0;
     this.#forgetSuccessor();
     this.#closePredecessor();

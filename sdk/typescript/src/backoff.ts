@@ -46,5 +46,8 @@ export function mayReconnect(closeCode: number): boolean {
   return !(closeCode >= 4500 && closeCode <= 4999);
 }
 
+/** The session has another connection now. */
+export const TAKEN_OVER_CLOSE = 4505;
+
 /** The close code that asks for a fresh token. */
 export const TOKEN_EXPIRED_CLOSE = 4004;

@@ -36,8 +36,9 @@ export class Continuity {
   /** The connection is lost; `live` are its subscriptions. */
   lost(live: Iterable<string>): void {
     this.settle();
+    const unannounced = [...this.#recovered];
     this.#recovered.clear();
-    for (const channel of live) this.#missed.set(channel, this.cursors.get(channel));
+    for (const channel of [...unannounced, ...live]) this.#missed.set(channel, this.cursors.get(channel));
   }
 
   welcomed(subscriptions: WireSubscription[], how: Begin): void {

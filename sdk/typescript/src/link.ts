@@ -7,7 +7,7 @@
  *      └────────────┴────────────┴──────────┘ lost
  */
 
-import { Backoff, mayReconnect, STABLE_MS, TOKEN_EXPIRED_CLOSE, type ReconnectOptions } from "./backoff.js";
+import { Backoff, mayReconnect, STABLE_MS, TAKEN_OVER_CLOSE, TOKEN_EXPIRED_CLOSE, type ReconnectOptions } from "./backoff.js";
 import type { Clock } from "./clock.js";
 import type { Codec } from "./codec.js";
 import { DrawbridgeError } from "./errors.js";
@@ -60,6 +60,8 @@ const GOODBYE_CLOSE = 4000;
 const ABNORMAL_CLOSE = 1006;
 /** After `GOODBYE`, for what was sent to be answered before the other connection takes over. */
 const MAX_HOLD_MS = 1_000;
+/** A `CONNECT` that was given up may still reach the server for so long, and take the session over. */
+const STRAY_MS = 60_000;
 /** The part of `reconnect_in_ms` in which a client returns: the later half, less some time for the attempt. */
 const EARLIEST_RETURN = 0.5;
 const LATEST_RETURN = 0.95;
@@ -93,6 +95,8 @@ export class Link {
   readonly #successorTimer: Timer;
   /** Of the connection that was left for its successor; the server closes it with 4505. */
   #predecessor: WebSocketLike | undefined;
+  /** When an attempt to resume was last given up before its `WELCOME`. */
+  #strayAt = -Infinity;
   /** What to do instead of waiting on. */
   #redial: (() => void) | undefined;
   /** Until then the server does not want to be dialled. */
@@ -361,7 +365,8 @@ export class Link {
     const expired = code === TOKEN_EXPIRED_CLOSE;
     // A token that is not yet valid (`retryable`) may be valid later; one that has expired stays so.
     const tokenIsDead = expired && !this.tokens.renewable && !attempt?.fault?.retryable;
-    if (!mayReconnect(code) || tokenIsDead) return this.#end(error);
+    const isOurOwn = code === TAKEN_OVER_CLOSE && this.runtime.now() - this.#strayAt < STRAY_MS;
+    if ((!mayReconnect(code) && !isOurOwn) || tokenIsDead) return this.#end(error);
 
     const delayMs = this.#delay(attempt, expired);
     const successor = this.#successor;
@@ -413,6 +418,7 @@ export class Link {
   /** Forgets the socket at once: a half-open one would take long to say that it is closed. */
   #drop(closeCode: number): void {
     const sockets = [this.#attempt?.socket, this.#successor?.socket];
+    if (this.#attempt?.asksToResume && !this.open) this.#strayAt = this.runtime.now();
     this.#attempt = undefined;
     this.#forgetSuccessor();
     this.#closePredecessor();

@@ -97,6 +97,36 @@ test("4505 without a connection of its own that took over ends it, and the sessi
   assert.ok(!("resume" in (await (await server.accept()).next("CONNECT"))));
 });
 
+test("4505 by an attempt of this client that was given up and arrived late: it takes the session back", async (t) => {
+  const all = await inRoom(t, { connectTimeoutMs: 1_000 });
+  const { server, client, runtime, connection } = all;
+  let down = lost(client);
+  connection.socket.terminate();
+  runtime.advance((await down).retryInMs);
+  await (await server.accept()).next("CONNECT");
+  down = lost(client);
+  runtime.advance(1_000);
+  runtime.advance((await down).retryInMs);
+  const second = await server.accept();
+  await second.welcome({ resumed: true });
+  await told(client, "welcome");
+  down = lost(client);
+  second.socket.close(4505);
+  runtime.advance((await down).retryInMs);
+  const third = await server.accept();
+  assert.equal((await third.next("CONNECT")).resume.session, "s1");
+  third.send({ ...third.welcomeTo({ subscribe: [] }), resumed: true });
+  await told(client, "welcome");
+  await settled(client, third);
+  for (let i = 0; i < 60; i++) {
+    runtime.advance(1_000);
+    await settled(client, third);
+  }
+  const end = told(client, "status", ({ status }) => status === "closed");
+  third.socket.close(4505);
+  assert.equal((await end).error.closeCode, 4505, "a minute later it is somebody else");
+});
+
 test("a server that cannot resume (UNSUPPORTED) is greeted again without", async (t) => {
   const all = await inRoom(t);
   const { next, connect } = await again(all, all.connection);

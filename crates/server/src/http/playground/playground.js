@@ -2,10 +2,10 @@
 //
 // `/dev/session` tells who they are, and of the world:
 //   {"players":[{"player","token","team","subscribe":[…],"publish":[…]}, …], "redis":null|"redis://…", "admin":"http://…",
-//    "world":{"channel","width","height","entities","updates_per_second"}}
+//    "world":{"channel","width","height","entities","updates_per_second"}, "chat":"room:…"}
 // `subscribe` and `publish` are the channels (and patterns) that the page suggests to the player.
 // The server's demo moves entities {id, team, x, y, public} on the world's channel, and publishes `tick` {x, y, name} to
-// `game:demo`; players publish `move` {x, y} and `chat` {text} there.
+// `game:demo`; players publish `move` {x, y} there, and `chat` {text} on the channel `chat`, which has history.
 //
 // Test ids. Of the page: banner, panes, node, broker, server-time, recipe-tabs, recipe-tab-{redis-cli,python,node,rust,http},
 // recipe-text, recipe-copy, recipe-note. Of a player, after `alice-` or `bob-`: pane, name, team, status, detail, world,
@@ -13,7 +13,7 @@
 // subscription-{channel}, unsubscribe-{channel}), subscribe-input, subscribe-suggestions, subscribe-add,
 // subscribe-result, filter-channel, filter-input, filter-apply, filter-clear, filter-presets, filter-error, filter-result,
 // chat-input, chat-send, move, publish-channel, publish-suggestions, publish-event, publish-data, publish-send, publish-result, feed. An entry of the feed carries
-// data-channel, data-event, data-from and data-times. `window.playground.seen(player)` tells what is in a player's table,
+// data-channel, data-event, data-from, data-times and, for what was missed and came after a resume, data-missed. `window.playground.seen(player)` tells what is in a player's table,
 // `window.playground.area(player)` its area.
 
 import { Drawbridge, json } from "/drawbridge.js";
@@ -25,6 +25,8 @@ const MAX_RADIUS = 60;
 const RADIUS = 26;
 /** How often the server is asked for the area, if it has changed. */
 const LOOK_MS = 50;
+/** How long *Drop connection* keeps a player away. */
+const AWAY_MS = 4_000;
 /** Units a second, for those who play by themselves. */
 const WALK = 9;
 const FEED_ROWS = 60;
@@ -75,21 +77,23 @@ class Feed {
     this.#teams = teams;
   }
 
-  add({ channel, event, from, data }, atMs) {
-    const key = JSON.stringify([channel, event, from ?? ""]);
+  /** `missed`: it was published while the player was away. */
+  add({ channel, event, from, data }, atMs, missed = false) {
+    const key = JSON.stringify([channel, event, from ?? "", missed]);
     const row = event === "chat" ? undefined : [...this.#list.children].slice(0, FEED_MERGE).find((row) => row.dataset.key === key);
     if (row) this.#fill(row, data, atMs, Number(row.dataset.times) + 1);
-    else this.#prepend(key, { channel, event, from, data }, atMs);
+    else this.#prepend({ key, channel, event, from: from ?? "", ...(missed && { missed }) }, data, atMs);
   }
 
-  #prepend(key, { channel, event, from, data }, atMs) {
+  #prepend(dataset, data, atMs) {
+    const { channel, event, from } = dataset;
     const row = element(
       "li",
-      { dataset: { key, channel, event, from: from ?? "" } },
+      { dataset, title: dataset.missed ? "Published while this player was away" : "" },
       element("span", { className: "time" }),
       element("span", { className: "channel", textContent: channel, title: channel }),
       element("span", { className: "event", textContent: event, title: event }),
-      element("span", { className: "from", textContent: from ?? "server", dataset: { team: this.#teams[from] ?? "" } }),
+      element("span", { className: "from", textContent: from || "server", dataset: { team: this.#teams[from] ?? "" } }),
       element("span", { className: "data" }),
       element("span", { className: "times" }),
     );
@@ -116,6 +120,12 @@ class Player {
   #latencies = [];
   #events = 0;
   #said = 0;
+  /** *Drop connection* was pressed: when the player was last there, and when it may come back. */
+  #dropped = { at: Infinity, until: 0 };
+  /** Events that came after the resume and were published before it. */
+  #missed = 0;
+  /** When the present connection began. */
+  #backAt = 0;
   #heading = Math.random() * 2 * Math.PI;
   /** Of whom it has heard. */
   heard = new Set();
@@ -227,6 +237,9 @@ class Player {
   }
 
   async #token(reason) {
+    // A game does not wait here: this keeps the player away for a while.
+    const awayMs = this.#dropped.until - performance.now();
+    if (awayMs > 0) await new Promise((resolve) => setTimeout(resolve, awayMs));
     if (reason === "connect") return this.info.token;
     const session = await fetchSession();
     return session.players.find(({ player }) => player === this.info.player)?.token ?? this.info.token;
@@ -242,7 +255,9 @@ class Player {
       this.#showSubscriptions();
     });
     client.on("welcome", ({ connection, node }) => {
-      say(detail, "", `connection ${connection} on ${node}`);
+      this.#missed = 0;
+      this.#backAt = client.clock.now();
+      this.#showConnection();
       byTestId("node").textContent = node;
     });
     client.on("event", (event) => this.#heard(event));
@@ -257,6 +272,17 @@ class Player {
     client.on("error", (error) => console.debug(this.info.player, describe(error)));
   }
 
+  #showConnection() {
+    const { connection, node, resumed } = this.client.welcome;
+    const missed = this.#missed === 1 ? "1 missed event has" : `${this.#missed} missed events have`;
+    say(this.#parts.detail, "", `connection ${connection} on ${node}${resumed ? `: resumed, ${missed} arrived` : ""}`);
+  }
+
+  /** Whether it was published while this player was away. */
+  #wasMissed({ ts }) {
+    return this.client.welcome?.resumed === true && ts > this.#dropped.at && ts < this.#backAt;
+  }
+
   #heard(event) {
     // The world is drawn, and has its own meters.
     if (event.channel === this.session.world.channel) return;
@@ -264,7 +290,12 @@ class Player {
     this.#events++;
     if (event.ts !== undefined) this.#latencies.push(now - event.ts);
     if (this.#latencies.length > 50) this.#latencies.shift();
-    this.feed.add(event, now);
+    const missed = this.#wasMissed(event);
+    this.feed.add(event, now, missed);
+    if (missed) {
+      this.#missed++;
+      this.#showConnection();
+    }
     const { data, from } = event;
     if (event.event === "move" && from && from !== this.info.player && data) this.view.showPlayer(from, data, this.teams[from]);
     if (from && from !== this.info.player && !this.heard.has(from)) {
@@ -280,8 +311,7 @@ class Player {
         event.preventDefault();
         void action();
       });
-    // As when the network breaks, as far as a page can do that: any code but 1000 brings the client back.
-    parts.cut.addEventListener("click", () => this.#sockets[0]?.close(4000, "broken by hand"));
+    parts.cut.addEventListener("click", () => this.#drop());
     submit(parts["subscribe-form"], () => this.#subscribe(parts["subscribe-input"].value.trim()));
     submit(parts["filter-form"], () => this.#applyFilter(parts["filter-channel"].value, parts["filter-input"].value.trim()));
     parts["filter-clear"].addEventListener("click", () => void this.#applyFilter(parts["filter-channel"].value, ""));
@@ -289,7 +319,7 @@ class Player {
     submit(parts["chat-form"], () => {
       const text = parts["chat-input"].value.trim() || oneOf(LINES);
       parts["chat-input"].value = "";
-      return this.#publish(DEMO, "chat", { text });
+      return this.#publish(this.session.chat, "chat", { text });
     });
     parts.move.addEventListener("click", () => {
       const { width, height } = this.session.world;
@@ -298,6 +328,12 @@ class Player {
     });
     this.#showFilter();
     submit(parts["publish-form"], () => this.#publishTyped());
+  }
+
+  /** As when the network breaks, as far as a page can do that: any code but 1000 keeps the session. */
+  #drop() {
+    this.#dropped = { at: this.client.clock.now(), until: performance.now() + AWAY_MS };
+    this.#sockets[0]?.close(4002, "dropped by hand");
   }
 
   async #subscribe(channel) {
@@ -389,7 +425,7 @@ class Player {
   #audience() {
     const team = `team:${this.info.team}`;
     const aside = ++this.#said % 3 === 0 && this.client.subscriptions.some(({ channel }) => channel === team);
-    return aside ? team : DEMO;
+    return aside ? team : this.session.chat;
   }
 
   #wander(seconds) {
