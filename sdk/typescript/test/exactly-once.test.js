@@ -7,7 +7,7 @@ import { setup, settled, told } from "./support/client.js";
 import { LogServer } from "./support/log-server.js";
 
 const CHANNELS = ["room:1", "room:2", "log:a", "log:b", "log:c"];
-const SEEDS = Number(process.env.DRAWBRIDGE_SEEDS ?? 40);
+const SEEDS = Number(process.env.DRAWBRIDGE_SEEDS ?? 25);
 const ROUNDS = 12;
 
 /** Numbers from a seed (mulberry32). */
@@ -52,6 +52,12 @@ for (let seed = 1; seed <= SEEDS; seed++) {
     for (let round = 0; round < ROUNDS; round++) {
       for (let i = below(12); i > 0; i--) publish(one(CHANNELS));
       if (chance(0.15)) logs.newEpoch(one(CHANNELS), chance(0.5) ? 0 : 1 + below(3));
+      if (chance(0.3)) {
+        await logs.drain(runtime, () => {
+          for (let i = below(5); i > 0; i--) publish(one(CHANNELS));
+        });
+        for (let i = below(5); i > 0; i--) publish(one(CHANNELS));
+      }
       if (chance(0.4)) await settled(client, logs.connection);
       const down = told(client, "status", ({ status }) => status === "connecting");
       logs.break();

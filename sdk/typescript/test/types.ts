@@ -27,6 +27,28 @@ export function typed(): void {
   game.subscribe("elsewhere").on("x", (event: ChannelEvent<"x", unknown>) => event.data);
 }
 
+export async function reads(): Promise<void> {
+  const game = connect<Game>("ws://127.0.0.1/ws");
+  const room = game.subscribe("room:42");
+  room.onRecovered(({ channel }) => channel.trim());
+  room.onPresence(({ joined, left }) => [...joined, ...left].map((player) => player.trim()));
+  room.onResync(async ({ since }) => {
+    for await (const { events } of game.historyPages("room:42", { ...(since && { since }), limit: 100 })) {
+      for (const event of events) if (event.event === "hit") event.data.damage.toFixed();
+    }
+  });
+  const { events, next } = await game.history("chat:lobby");
+  events[0]?.data.text.trim();
+  next?.offset.toFixed();
+  const { players, total } = await game.presence("room:42", { limit: 10 });
+  players[0]?.connections.toFixed(total);
+  room.recovered satisfies boolean | undefined;
+  const { local } = await game.publish("room:42", "hit", { damage: 1 }, { retry: true });
+  local satisfies boolean | undefined;
+  // @ts-expect-error a position has an epoch
+  void game.history("room:42", { since: { offset: 7 } });
+}
+
 export function untyped(): void {
   const game = connect("ws://127.0.0.1/ws", { token: async () => "jwt" });
   game.subscribe("room:42").on("hit", (event) => console.log(event.from, event.data));

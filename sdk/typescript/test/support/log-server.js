@@ -2,6 +2,7 @@
 // a test decides where it breaks. One client at a time.
 
 import assert from "node:assert/strict";
+import { once } from "node:events";
 import { isPattern } from "../../dist/drawbridge.js";
 
 class Log {
@@ -75,6 +76,24 @@ export class LogServer {
     for (const message of all.slice(0, breakAfter)) connection.send(message);
     if (all.length > breakAfter) this.break();
     return connection;
+  }
+
+  /** Asks the client to move on; `meanwhile` runs when its new connection is there, and the old one still is. */
+  async drain(runtime, meanwhile) {
+    const old = this.#connection;
+    old.send({ type: "GOODBYE", reason: "drain", reconnect_in_ms: 1_000 });
+    await this.#read(old);
+    runtime.advance(999);
+    meanwhile();
+    await this.accept();
+    old.socket.close(4505);
+  }
+
+  /** The client has read all that was sent. */
+  async #read(connection) {
+    const pong = once(connection.socket, "pong");
+    connection.socket.ping();
+    await pong;
   }
 
   #resume(resume, channels) {
