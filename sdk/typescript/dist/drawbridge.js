@@ -552,6 +552,7 @@ var Timer = class {
 var QUICK_PINGS = 3;
 var QUICK_MS = 1e3;
 var MAX_EXCUSES = 2;
+var PROBE_TIMEOUT_MS = 2e3;
 var Liveness = class {
   /** `ping` sends one and says its id; `dead` is called at most once for each `start`. */
   constructor(runtime, clock, ping, dead) {
@@ -585,9 +586,14 @@ var Liveness = class {
     this.#deadline.clear();
     this.#outstanding = void 0;
   }
-  /** The network may have changed: asks now, unless that is asked already. */
+  /** The network may have changed, or the machine slept: asks now, and waits less long than otherwise. */
   probe() {
-    if (this.#options) this.#ask(this.#options);
+    const options = this.#options;
+    const sentAt = this.#outstanding?.sentAt ?? -Infinity;
+    if (!options || this.runtime.now() - sentAt < PROBE_TIMEOUT_MS) return;
+    this.#outstanding = void 0;
+    this.#ask(options);
+    this.#expect(Math.min(options.timeoutMs, PROBE_TIMEOUT_MS), 1);
   }
   /** Any frame came. */
   heard() {

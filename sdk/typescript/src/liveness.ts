@@ -11,6 +11,8 @@ const QUICK_PINGS = 3;
 const QUICK_MS = 1_000;
 /** Other traffic excuses a late answer (it may stand behind it in a queue), but only so often. */
 const MAX_EXCUSES = 2;
+/** Somebody looks at the page, or the network is another one: a dead connection should not take long. */
+const PROBE_TIMEOUT_MS = 2_000;
 
 export interface LivenessOptions {
   intervalMs: number;
@@ -51,9 +53,14 @@ export class Liveness {
     this.#outstanding = undefined;
   }
 
-  /** The network may have changed: asks now, unless that is asked already. */
+  /** The network may have changed, or the machine slept: asks now, and waits less long than otherwise. */
   probe(): void {
-    if (this.#options) this.#ask(this.#options);
+    const options = this.#options;
+    const sentAt = this.#outstanding?.sentAt ?? -Infinity;
+    if (!options || this.runtime.now() - sentAt < PROBE_TIMEOUT_MS) return;
+    this.#outstanding = undefined;
+    this.#ask(options);
+    this.#expect(Math.min(options.timeoutMs, PROBE_TIMEOUT_MS), 1);
   }
 
   /** Any frame came. */

@@ -82,6 +82,24 @@ test("another network, or somebody who looks again: the client asks at once whet
   assert.equal((await (await server.accept()).next("CONNECT")).resume.session, "s1");
 });
 
+test("whoever looks again after a sleep waits two seconds for a dead connection, not for the usual time", async (t) => {
+  const { server, client, runtime, connection } = await inRoom(t, { pongTimeoutMs: 30_000 });
+  await settled(client, connection);
+  connection.clock = null;
+  // The usual question is out, and its answer is lost in the sleep.
+  runtime.advance(1_000);
+  await connection.nextPing();
+  runtime.sleep(25_000);
+  runtime.page("visible");
+  await connection.nextPing();
+  runtime.page("visible");
+  const down = lost(client);
+  runtime.advance(2_000);
+  runtime.advance((await down).retryInMs);
+  await (await server.accept()).next("CONNECT");
+  assert.ok((await connection.closed).code !== 1000);
+});
+
 test("being looked at ends a wait, but none that the server asked for", async (t) => {
   const { server, client, runtime, connection } = await inRoom(t);
   let down = lost(client);
