@@ -199,7 +199,7 @@ def test_the_idempotency_key_is_unsupported_on_a_plain_channel(node):
 
 
 @pytest.mark.parametrize("fields", [{"type": "HISTORY_GET", "channel": "chat:1"}, {"type": "PRESENCE_GET", "channel": "chat:1"}])
-def test_parts_that_are_not_built_are_unsupported(node, fields):
+def test_what_the_class_does_not_have_is_unsupported(node, fields):
     player = node.player("alice")
     player.subscribe("chat:1")
     player.refusal(fields.pop("type"), "UNSUPPORTED", **fields)

@@ -53,9 +53,11 @@ fn barrier(event: &BrokerEvent) -> Barrier<'_> {
     match event {
         // A publish that is answered has its event still to come, and who is shown more or less from now on is shown the
         // newest.
-        BrokerEvent::Publication(_) | BrokerEvent::Outcome { .. } | BrokerEvent::Status(_) => {
-            Barrier::Nothing
-        }
+        BrokerEvent::Publication(_)
+        | BrokerEvent::Outcome { .. }
+        | BrokerEvent::Presence { .. }
+        | BrokerEvent::StoreLost
+        | BrokerEvent::Status(_) => Barrier::Nothing,
         BrokerEvent::Answer { answer: Ok(Answer::Fence(channel)), .. } => Barrier::Channel(channel),
         BrokerEvent::Answer { .. } => Barrier::Nothing,
         BrokerEvent::Confirmed { subject, .. }

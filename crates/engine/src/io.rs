@@ -12,6 +12,7 @@ use drawbridge_protocol::{CloseCode, Encoding, ErrorCode, Frame};
 
 pub use crate::offset::{LocalOffset, LoggedOffset};
 pub use crate::player_slots::Holder;
+pub use crate::presence::changes::PresenceChange;
 pub use crate::publication::{EntityChange, Publication, Sender, Version};
 pub use crate::query::{
     Answer, Answered, Answerer, ClaimedSession, PlayerOverrides, PresencePage, Query, QueryKind,
@@ -412,6 +413,13 @@ pub enum BrokerEvent {
         /// The last event of each.
         entities: Arc<[Arc<Publication>]>,
     },
+    /// Players have come to a channel, or left it.
+    Presence {
+        /// The channel of these notices ([`Reserved::presence_channel`](crate::settings::Reserved::presence_channel)).
+        notices: Arc<str>,
+        /// Who; `None`: changes were dropped on the way.
+        change: Option<Arc<PresenceChange>>,
+    },
     /// Entities that have outlived their last event.
     Expired {
         /// The entity channel.
@@ -452,6 +460,8 @@ pub enum BrokerEvent {
         /// Redis has taken it, or why not.
         outcome: Outcome,
     },
+    /// What is stored of sessions and presence is lost, or may be: the shard writes all of it again.
+    StoreLost,
     /// Whether Redis is there.
     Status(BrokerStatus),
 }

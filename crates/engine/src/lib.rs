@@ -23,6 +23,7 @@ mod pattern_index;
 mod permissions;
 mod phase;
 mod player_slots;
+mod presence;
 mod publication;
 mod query;
 pub mod rate_limit;

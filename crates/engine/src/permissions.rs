@@ -10,7 +10,7 @@ use hashbrown::HashSet;
 use serde_json::{Map, Value};
 use smallvec::SmallVec;
 
-use crate::class::{Class, ClassId, Classes};
+use crate::class::{Class, ClassId, Classes, Presence};
 use crate::expr::Expr;
 use crate::io::{Claims, Notice};
 use crate::settings::Settings;
@@ -108,6 +108,37 @@ pub(crate) fn may_publish<'s, 'c>(
         return Ok((id, class, params));
     }
     Err(Denied(format!("class `{}`: publish = `{}`", class.name, class.publish)))
+}
+
+/// Who may know who is present on a channel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum MayReadPresence {
+    /// The class's rule grants it to this player.
+    Yes,
+    /// The class has no rule: its subscribers may.
+    Subscribers,
+    /// Nobody is counted there.
+    NoPresence,
+}
+
+/// Whether this player may know who is present on a real channel.
+pub(crate) fn may_read_presence(
+    settings: &Settings,
+    claims: &Claims,
+    channel: &str,
+) -> Result<MayReadPresence, Denied> {
+    if settings.reserved.holds(channel) {
+        return Err(Denied("this name is the server's own".into()));
+    }
+    let Some((_, class, params)) = settings.classes.of_channel(channel) else {
+        return Err(Denied(format!("no class matches `{channel}`")));
+    };
+    match &class.presence_rule {
+        _ if class.presence == Presence::Off => Ok(MayReadPresence::NoPresence),
+        None => Ok(MayReadPresence::Subscribers),
+        Some(rule) if rule.matches(&RuleScope::new(claims, channel, &params)) => Ok(MayReadPresence::Yes),
+        Some(rule) => Err(Denied(format!("class `{}`: presence_rule = `{rule}`", class.name))),
+    }
 }
 
 /// The server's view of a real channel, with the player's claims folded in: the class view, narrowed by the view override

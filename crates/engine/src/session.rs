@@ -16,7 +16,7 @@ use std::sync::Arc;
 use drawbridge_protocol::{BadSubscribe, Encoding, Frame, Request, RequestId, Subscribe};
 
 use crate::access::AccessCache;
-use crate::io::{Claims, Format, Opened, SessionId, Ticket};
+use crate::io::{Claims, Format, Opened, SessionHash, SessionId, SessionSecret, Ticket};
 use crate::link::Link;
 use crate::outbox::Outbox;
 use crate::rate_limit::Account;
@@ -58,6 +58,8 @@ pub(crate) struct Session {
     pub(crate) pending_token: Option<Box<PendingToken>>,
     /// Requests that wait for something before them, in order.
     pub(crate) deferred: Option<Box<Deferred>>,
+    /// It was not notified of players who came or left: some of its subscribers say so.
+    pub(crate) missed_presence: bool,
     /// What it publishes; `None` for who never did.
     pub(crate) publishing: Option<Box<Publishing>>,
     /// Its deadlines, in monotonic milliseconds.
@@ -209,6 +211,7 @@ impl Session {
             overrides: ViewOverrides::default(),
             pending_token: None,
             deferred: None,
+            missed_presence: false,
             publishing: None,
             deadlines,
         }
@@ -269,6 +272,16 @@ impl Session {
     /// The connection's public name.
     pub(crate) fn public_name(&self) -> String {
         format!("{:016x}", self.public)
+    }
+
+    /// What names the session in the store.
+    pub(crate) fn hash(&self) -> SessionHash {
+        SessionSecret(self.secret).hash()
+    }
+
+    /// Counts the claims of the session: whoever has a lower one has lost it.
+    pub(crate) fn generation(&self) -> u64 {
+        1
     }
 
     /// The session's name: whoever knows it and the player's token may claim the session.

@@ -95,6 +95,11 @@ impl Reserved {
         format!("{}presence:{channel}", self.prefix)
     }
 
+    /// The channel whose subscribers are notified on this one ([`Reserved::presence_channel`]).
+    pub fn of_presence_channel<'n>(&self, name: &'n str) -> Option<&'n str> {
+        name.strip_prefix(&*self.prefix)?.strip_prefix("presence:")
+    }
+
     /// What the names begin with.
     pub fn prefix(&self) -> &str {
         &self.prefix

@@ -23,6 +23,14 @@ pub struct Stats {
     pub loading: u64,
     /// Gauge: requests that wait for something before them.
     pub deferred: u64,
+    /// Gauge: sessions that are present, each once for each channel.
+    pub present: u64,
+    /// Gauge: of these, and of those who left, what the store has not taken yet.
+    pub presence_waiting: u64,
+    /// Gauge: `PRESENCE_GET`s that are not answered, and fences behind their answers.
+    pub presence_reads: u64,
+    /// `PRESENCE_CHANGED`s.
+    pub presence_notices: u64,
     /// Gauge: timers armed.
     pub timers: u64,
     /// Requests taken in.
@@ -88,6 +96,10 @@ impl std::ops::AddAssign for Stats {
         self.publishing += other.publishing;
         self.loading += other.loading;
         self.deferred += other.deferred;
+        self.present += other.present;
+        self.presence_waiting += other.presence_waiting;
+        self.presence_reads += other.presence_reads;
+        self.presence_notices += other.presence_notices;
         self.timers += other.timers;
         self.requests += other.requests;
         self.publications += other.publications;

@@ -11,19 +11,20 @@ use slab::Slab;
 
 use crate::area::Area;
 use crate::audience::{AudienceId, Audiences, EVERYBODY, NOBODY, Observer};
-use crate::class::{ClassId, Classes};
+use crate::class::{ClassId, Classes, Presence};
 use crate::expr::Expr;
 use crate::io::{Position, Publication, SessionId, Subject, SubjectRef, Ticket};
 use crate::outbox::QueueId;
 use crate::pattern_index::{PatternIndex, match_work};
 use crate::phase::Phase;
+use crate::presence::changes::Notices;
 use crate::session::Session;
 use crate::view::EffectiveView;
 use crate::work::WorkMeter;
 use crate::world::World;
 
 /// A place in [`Targets`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) struct TargetId(pub(crate) u32);
 
 /// One channel or pattern that at least one connection of this shard wants.
@@ -46,6 +47,10 @@ pub(crate) struct Target {
     pub(crate) position: Option<Position>,
     /// Who is notified when it is confirmed.
     pub(crate) waiters: Vec<Waiter>,
+    /// What the class says of presence; of a pattern nothing.
+    pub(crate) presence: Presence,
+    /// What its subscribers are to be notified of, where the class says so.
+    pub(crate) notices: Option<Box<Notices>>,
 }
 
 /// One connection on one target.
@@ -66,6 +71,10 @@ pub(crate) struct Subscriber {
     pub(crate) queue: Option<QueueId>,
     /// Its client caused the snapshot that comes or is on its way, and pays for it.
     pub(crate) pays: bool,
+    /// Its session is present on the channel.
+    pub(crate) is_present: bool,
+    /// It was not notified of players who came or left, because its session could not be written to.
+    pub(crate) missed_presence: bool,
 }
 
 /// What a subscriber looks at.
@@ -275,6 +284,8 @@ impl Targets {
             is_confirmed: false,
             position: None,
             waiters: Vec::new(),
+            presence: class.as_ref().map_or(Presence::Off, |(_, class, _)| class.presence),
+            notices: None,
         };
         let id = TargetId(self.slab.insert(target) as u32);
         self.by_subject.insert(subject.clone(), id);
@@ -336,6 +347,10 @@ impl Targets {
     /// What matching one channel with the patterns of a class costs at most, in the units of [`match_work`].
     pub(crate) fn match_work_of(&self, class: ClassId) -> usize {
         self.match_work.get(&Some(class)).copied().unwrap_or(0)
+    }
+
+    pub(crate) fn get_mut(&mut self, id: TargetId) -> Option<&mut Target> {
+        self.slab.get_mut(id.0 as usize)
     }
 
     pub(crate) fn len(&self) -> usize {

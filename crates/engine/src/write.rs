@@ -32,6 +32,8 @@ pub enum Owner {
     Player(Arc<str>),
     /// All services together, over HTTP and the control channel.
     Services,
+    /// The node, who writes which of its sessions are present on which channels.
+    Presence,
     /// The node: entries of the lifecycle stream have their own bound, and are retried until Redis takes them.
     Lifecycle,
     /// The node: the delivery probes of its links, one at a time each.

@@ -97,15 +97,23 @@ pub enum ClientMessage {
     /// `FILTER_UPDATE`
     FilterUpdate(FilterUpdate),
     /// `PRESENCE_GET`
-    PresenceGet {
-        /// The channel.
-        channel: String,
-    },
+    PresenceGet(PresenceGet),
     /// `HISTORY_GET`
     HistoryGet {
         /// The channel.
         channel: String,
     },
+}
+
+/// `PRESENCE_GET` (contract §8).
+#[derive(Debug)]
+pub struct PresenceGet {
+    /// The channel.
+    pub channel: String,
+    /// The players behind this one; absent: from the first.
+    pub after: Option<String>,
+    /// The most players on the page; at least 1.
+    pub limit: Option<u64>,
 }
 
 /// The bounds of `CONNECT.max_message_bytes`. Below the lower one not even an error would fit.
@@ -292,6 +300,19 @@ pub enum ServerMessage<'a> {
         /// Absent for a pattern.
         offset: Option<u64>,
     },
+    /// `PRESENCE`: a page of who is present on a channel.
+    Presence(PresenceList<'a>),
+    /// `PRESENCE_CHANGED`: players came to a channel, and left it.
+    PresenceChanged {
+        /// The channel.
+        channel: &'a str,
+        /// Players who are present now, and were not.
+        joined: &'a [&'a str],
+        /// Players who were present, and are no longer.
+        left: &'a [&'a str],
+        /// Changes were missed: what the client knows of the channel's presence is void.
+        reset: bool,
+    },
     /// `GOODBYE`
     Goodbye {
         /// `drain`.
@@ -330,6 +351,21 @@ pub struct Welcome<'a> {
     pub subscriptions_limit: u64,
     /// What is subscribed already, or pending.
     pub subscriptions: Vec<SubscriptionInfo<'a>>,
+}
+
+/// `PRESENCE` (contract §8).
+#[derive(Debug)]
+pub struct PresenceList<'a> {
+    /// Of the request.
+    pub id: &'a RequestId,
+    /// The channel.
+    pub channel: &'a str,
+    /// The players of this page with the number of their connections, in the order of player ids.
+    pub players: &'a [(&'a str, u64)],
+    /// How many players are present on all pages.
+    pub total: u64,
+    /// Where the following page begins, as `after`; `None`: this is the last.
+    pub next: Option<&'a str>,
 }
 
 /// One subscription as `CHANNEL_SUBSCRIBED` and `WELCOME.subscriptions` show it.

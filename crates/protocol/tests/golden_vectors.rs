@@ -5,7 +5,8 @@ use drawbridge_protocol::event::{
     AREA_REQUIRED, Event, Payload, PayloadMode, ViewEnter, encode_entity, encode_event, encode_view_enter,
 };
 use drawbridge_protocol::{
-    Encoding, ErrorCode, ErrorMessage, RequestId, ServerMessage, SubscriptionInfo, Welcome, codec, msgpack,
+    Encoding, ErrorCode, ErrorMessage, PresenceList, RequestId, ServerMessage, SubscriptionInfo, Welcome,
+    codec, msgpack,
 };
 use serde_json::Value;
 use serde_json::value::RawValue;
@@ -343,6 +344,39 @@ fn server_messages() -> Vec<(&'static str, ServerMessage<'static>)> {
         (
             "view leave of several that are no more",
             ServerMessage::ViewLeave { channel: "world:1", keys: &["e7", "8", "é\"9"], reason: "removed" },
+        ),
+        (
+            "presence",
+            ServerMessage::Presence(PresenceList {
+                id: number(9),
+                channel: "room:42",
+                players: &[("alice", 2), ("bob", 1)],
+                total: 3,
+                next: Some("bob"),
+            }),
+        ),
+        (
+            "presence of nobody",
+            ServerMessage::Presence(PresenceList {
+                id: text_id("p-9"),
+                channel: "room:42",
+                players: &[],
+                total: 0,
+                next: None,
+            }),
+        ),
+        (
+            "presence changed",
+            ServerMessage::PresenceChanged {
+                channel: "room:42",
+                joined: &["alice", "é\"9"],
+                left: &["bob"],
+                reset: false,
+            },
+        ),
+        (
+            "presence changed unseen",
+            ServerMessage::PresenceChanged { channel: "room:42", joined: &[], left: &[], reset: true },
         ),
     ]
 }

@@ -201,6 +201,8 @@ impl Bus {
                 | BrokerEvent::Status(_)
                 | BrokerEvent::Table { .. }
                 | BrokerEvent::Expired { .. }
+                | BrokerEvent::Presence { .. }
+                | BrokerEvent::StoreLost
                 | BrokerEvent::Recover { .. }
                 | BrokerEvent::Answer { .. } => {}
             }

@@ -213,6 +213,30 @@ fn samples(stats: &NodeStats) -> Vec<Sample> {
             "Events dropped because the client reads too slowly; the client receives RESYNC",
             engine.shed,
         ),
+        Sample(
+            Gauge,
+            "presence_members",
+            "Sessions present on channels, each once for each channel",
+            engine.present,
+        ),
+        Sample(
+            Gauge,
+            "presence_writes_pending",
+            "Sessions that came to a channel or left it, and that Redis has not been told of",
+            engine.presence_waiting,
+        ),
+        Sample(
+            Gauge,
+            "presence_reads_pending",
+            "PRESENCE_GET requests that are not answered, and fences behind their answers",
+            engine.presence_reads,
+        ),
+        Sample(
+            Counter,
+            "presence_notices",
+            "PRESENCE_CHANGED messages enqueued for connections",
+            engine.presence_notices,
+        ),
         Sample(Gauge, "timers", "Armed timers", engine.timers),
         Sample(
             Gauge,

@@ -6,7 +6,8 @@ use drawbridge_engine::class::Class;
 use drawbridge_engine::engine::Engine;
 use drawbridge_engine::io::{
     Answer, BrokerCommand, BrokerEvent, ConnId, EntityChange, Input, LocalOffset, MessageKind, Notice, Now,
-    Output, PlayerOverrides, Publication, Query, QueryKind, Ticket, Write, WriteKind,
+    Output, PlayerOverrides, Publication, PublishFailure, Query, QueryKind, Subject, Ticket, Write,
+    WriteKind,
 };
 use drawbridge_engine::rate_limit::SharedLimits;
 use drawbridge_engine::settings::Settings;
@@ -20,6 +21,7 @@ use serde_json::{Value, json};
 
 use crate::frames::{self, Content};
 use crate::players::{claims, conn, opened};
+use crate::presence::PresenceStore;
 use crate::settings::{hub_settings, settings};
 
 /// A hub with a stored table behind it, an engine, and what each connection has read.
@@ -46,6 +48,21 @@ pub struct Bench {
     pub released: Vec<u64>,
     /// Larger frames are not read.
     pub max_read_bytes: usize,
+    /// Who is present, as Redis has it.
+    pub presence: PresenceStore,
+    /// Every write of presence, in order.
+    pub presence_writes: Vec<WriteKind>,
+    /// How Redis answers writes of presence; `None`: it takes them.
+    pub presence_fails: Option<PublishFailure>,
+    /// Every read of presence, in order.
+    pub presence_asked: Vec<(Ticket, Arc<str>)>,
+    /// Whether Redis answers them.
+    pub presence_answers: bool,
+    /// Queries that the engine no longer wants answered.
+    pub withdrawn: Vec<Ticket>,
+    /// Redis does not answer subscriptions until [`Bench::confirm_subscriptions`] or [`Bench::refuse_subscriptions`].
+    pub holds_subscriptions: bool,
+    held: Vec<Subject>,
 }
 
 impl Bench {
@@ -81,6 +98,14 @@ impl Bench {
             asked: Vec::new(),
             released: Vec::new(),
             max_read_bytes: usize::MAX,
+            presence: PresenceStore::default(),
+            presence_writes: Vec::new(),
+            presence_fails: None,
+            presence_asked: Vec::new(),
+            presence_answers: true,
+            withdrawn: Vec::new(),
+            holds_subscriptions: false,
+            held: Vec::new(),
         }
     }
 
@@ -241,6 +266,44 @@ impl Bench {
         }
     }
 
+    /// Redis answers a read of presence, by its place in [`Bench::presence_asked`].
+    pub fn answer_presence(&mut self, at: usize) {
+        let (ticket, channel) = self.presence_asked[at].clone();
+        let answer = Ok(Answer::Presence(self.presence.page(&channel, None, 1_000)));
+        self.input(Input::Broker(BrokerEvent::Answer { ticket, answer }));
+    }
+
+    /// Somebody publishes these bytes.
+    pub fn publish_raw(&mut self, channel: &str, payload: &[u8]) {
+        let (pattern, channel) = (None, channel.as_bytes());
+        self.hub.handle(self.now.mono_ms, HubInput::Message { pattern, channel, payload });
+        self.broker_says();
+        self.pump();
+    }
+
+    /// The subscriptions that Redis has not answered.
+    pub fn held_subscriptions(&self) -> Vec<&str> {
+        self.held.iter().map(|subject| &*subject.name).collect()
+    }
+
+    /// Redis confirms all subscriptions that it has not answered.
+    pub fn confirm_subscriptions(&mut self) {
+        for subject in std::mem::take(&mut self.held) {
+            self.hub.handle(self.now.mono_ms, HubInput::Subscribed(&subject));
+        }
+        self.broker_says();
+        self.pump();
+    }
+
+    /// Redis refuses all subscriptions that it has not answered.
+    pub fn refuse_subscriptions(&mut self) {
+        for subject in std::mem::take(&mut self.held) {
+            self.hub.handle(self.now.mono_ms, HubInput::Refused { subject: &subject, reason: "NOPERM" });
+        }
+        self.broker_says();
+        self.pump();
+    }
+
     /// What a player has read since.
     pub fn take(&mut self, player: usize) -> Vec<Value> {
         std::mem::take(&mut self.read[player])
@@ -268,7 +331,7 @@ impl Bench {
                     let result = Ok(claims(&self.names[conn.index as usize], &token));
                     self.engine.handle(self.now, Input::Authenticated { conn, result });
                 }
-                Output::Notice(Notice::OverridesRefused { .. }) => {}
+                Output::Notice(Notice::OverridesRefused { .. } | Notice::SubscriptionRefused { .. }) => {}
                 other => panic!("unexpected {other:?}"),
             }
         }
@@ -296,9 +359,13 @@ impl Bench {
                     None => self.asked.push(ticket),
                 }
             }
-            BrokerCommand::Withdraw(ticket) => self.asked.retain(|asked| *asked != ticket),
+            BrokerCommand::Withdraw(ticket) => {
+                self.asked.retain(|asked| *asked != ticket);
+                self.withdrawn.push(ticket);
+            }
             BrokerCommand::Recovered(token) => self.released.push(token.round()),
             BrokerCommand::Write(Write { ticket: Some(ticket), kind, .. }) => match kind {
+                WriteKind::Presence { .. } => self.presence_written(ticket, kind),
                 WriteKind::Publish { channel, payload } => self.redis_takes(ticket, &channel, &payload),
                 WriteKind::Commit { channel, commit } => {
                     self.redis_takes(ticket, &channel, &commit.payload);
@@ -309,9 +376,39 @@ impl Bench {
                 let answer = Ok(Answer::Fence(channel));
                 self.engine.handle(self.now, Input::Broker(BrokerEvent::Answer { ticket, answer }));
             }
+            BrokerCommand::Query(Query {
+                ticket,
+                kind: QueryKind::Presence { channel, after, limit },
+                ..
+            }) => {
+                self.presence_asked.push((ticket, channel.clone()));
+                if self.presence_answers {
+                    let answer = Ok(Answer::Presence(self.presence.page(&channel, after.as_deref(), limit)));
+                    self.engine.handle(self.now, Input::Broker(BrokerEvent::Answer { ticket, answer }));
+                }
+            }
             other => panic!("unexpected {other:?}"),
         }
         self.broker_says();
+    }
+
+    /// The store takes who is present, and notifies the channel's subscribers, unless it does not answer.
+    fn presence_written(&mut self, ticket: Ticket, kind: WriteKind) {
+        self.presence_writes.push(kind.clone());
+        let outcome = match &self.presence_fails {
+            Some(failure) => Err(failure.clone()),
+            None => {
+                let notice = self.presence.write(&kind);
+                if let Some((channel, payload)) = notice {
+                    let (pattern, channel) = (None, channel.as_bytes());
+                    self.hub
+                        .handle(self.now.mono_ms, HubInput::Message { pattern, channel, payload: &payload });
+                    self.broker_says();
+                }
+                Ok(None)
+            }
+        };
+        self.engine.handle(self.now, Input::Broker(BrokerEvent::Outcome { ticket, outcome }));
     }
 
     /// Redis publishes what a client published, and acknowledges it.
@@ -325,6 +422,9 @@ impl Bench {
     fn broker_says(&mut self) {
         while let Some(output) = self.hub.poll_output() {
             match output {
+                HubOutput::Link(LinkCommand::Subscribe(subjects)) if self.holds_subscriptions => {
+                    self.held.extend(subjects);
+                }
                 HubOutput::Link(LinkCommand::Subscribe(subjects)) => {
                     for subject in &subjects {
                         self.hub.handle(self.now.mono_ms, HubInput::Subscribed(subject));

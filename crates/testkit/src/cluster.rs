@@ -364,6 +364,11 @@ impl Cluster {
                 outside.published(&channel, &payload, true);
                 self.redis.publish(&channel, &payload);
             }
+            write @ WriteKind::Presence { .. } => {
+                if let Some((notices, payload)) = self.redis.presence.write(&write) {
+                    self.redis.publish(&notices, &payload.into());
+                }
+            }
             // Only the node itself sets views, and nothing here reads streams.
             WriteKind::SetOverride { .. } | WriteKind::Append { .. } => {}
             other => panic!("not built yet: {other:?}"),
@@ -383,8 +388,18 @@ impl Cluster {
     }
 
     pub fn carry_query(&mut self, node: usize, outside: &mut impl Outside) -> bool {
-        let Some((shard, ticket, player)) = self.nodes[node].queries.pop_front() else { return false };
-        let answer = outside.overrides(self.redis.views(&player)).map(Answer::ViewOverrides);
+        let Some((shard, Query { ticket, kind })) = self.nodes[node].queries.pop_front() else {
+            return false;
+        };
+        let answer = match kind {
+            QueryKind::ViewOverrides { player } => {
+                outside.overrides(self.redis.views(&player)).map(Answer::ViewOverrides)
+            }
+            QueryKind::Presence { channel, after, limit } => {
+                Ok(Answer::Presence(self.redis.presence.page(&channel, after.as_deref(), limit)))
+            }
+            other => panic!("not for this connection: {other:?}"),
+        };
         self.nodes[node].shards[shard].events.push_back(BrokerEvent::Answer { ticket, answer });
         true
     }
@@ -500,11 +515,11 @@ impl Cluster {
         let node = &mut self.nodes[node];
         match command {
             BrokerCommand::Write(write) => node.writes.push_back((shard, write)),
-            BrokerCommand::Query(Query { ticket, kind: QueryKind::ViewOverrides { player }, .. }) => {
-                node.queries.push_back((shard, ticket, player));
+            BrokerCommand::Query(query) if !matches!(query.kind, QueryKind::Fence { .. }) => {
+                node.queries.push_back((shard, query));
             }
             BrokerCommand::Withdraw(ticket) => {
-                node.queries.retain(|(of, other, _)| (*of, *other) != (shard, ticket));
+                node.queries.retain(|(of, query)| (*of, query.ticket) != (shard, ticket));
             }
             command => node.send_to_hub(shard, command),
         }
@@ -536,8 +551,11 @@ impl Cluster {
                     stats.deferred,
                     stats.timers,
                     stats.releasing,
+                    stats.present,
+                    stats.presence_waiting,
+                    stats.presence_reads,
                 ];
-                assert_eq!(gauges, [0; 13], "{stats:?}");
+                assert_eq!(gauges, [0; 16], "{stats:?}");
             }
         }
     }

@@ -12,6 +12,7 @@ pub mod dice;
 pub mod facts;
 pub mod frames;
 pub mod players;
+pub mod presence;
 pub mod redis;
 pub mod requests_of;
 pub mod settings;

@@ -13,6 +13,8 @@ use drawbridge_engine::io::{
 use drawbridge_engine::upstream::{LinkCommand, StoredEntity, StoredTable};
 use drawbridge_protocol::glob::glob_matches;
 
+use crate::presence::PresenceStore;
+
 /// The channel on which nodes are notified of player commands; each link of a node subscribes to it.
 pub const NODES_CHANNEL: &str = "drawbridge:nodes";
 
@@ -87,6 +89,7 @@ pub struct Redis {
     pub links: Vec<Link>,
     tables: BTreeMap<Arc<str>, Table>,
     views: BTreeMap<Arc<str>, BTreeMap<Arc<str>, Arc<str>>>,
+    pub presence: PresenceStore,
     epochs: u64,
 }
 

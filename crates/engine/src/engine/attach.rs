@@ -79,6 +79,7 @@ impl Engine {
         self.out.timers.arm(session);
         self.out.mark_dirty(session);
         self.sessions.open_door(conn, id);
+        self.send_missed_presence(id);
         Ok(())
     }
 }

@@ -19,6 +19,9 @@ impl Engine {
     pub(super) fn broker_event(&mut self, event: BrokerEvent) {
         match event {
             BrokerEvent::Publication(publication) => self.publication(&publication),
+            BrokerEvent::Confirmed { subject, after_break, .. } if self.is_of_notices(&subject) => {
+                self.notices_confirmed(&subject, after_break);
+            }
             BrokerEvent::Confirmed { subject, position, after_break } => {
                 self.confirmed(subject, position, after_break);
             }
@@ -28,26 +31,42 @@ impl Engine {
                     self.interrupted(id);
                 }
             }
+            BrokerEvent::Refused { subject, reason } if self.is_of_notices(&subject) => {
+                self.notices_refused(&subject, &reason);
+            }
             BrokerEvent::Refused { subject, reason } => self.refused(&subject, &reason),
+            BrokerEvent::Presence { notices, change } => self.presence_changed(&notices, change.as_deref()),
             BrokerEvent::Gap { channel, position } => self.gap(&channel, position),
             BrokerEvent::Table { channel, entities } => self.table(&channel, &entities),
             BrokerEvent::Expired { channel, keys } => self.expired_entities(&channel, &keys),
             BrokerEvent::Command(command) => self.command(&command),
             BrokerEvent::Recover { dropped, barrier } => self.recover(dropped, barrier),
-            BrokerEvent::Outcome { ticket, outcome } => self.publish_done(ticket, outcome),
+            BrokerEvent::Outcome { ticket, outcome } => {
+                match self.presence.ledger.answered(self.out.now.mono_ms, ticket, &outcome) {
+                    Some(member) => self.presence_written(&member),
+                    None => self.publish_done(ticket, outcome),
+                }
+            }
             BrokerEvent::Answer { ticket, answer } => self.answered(ticket, answer),
+            BrokerEvent::StoreLost => self.rewrite_presence(),
             BrokerEvent::Status(status) => self.broker_status(status),
         }
     }
 
     fn answered(&mut self, ticket: Ticket, answer: Answered) {
+        if self.presence_read(ticket, &answer) {
+            return;
+        }
         match answer {
             Ok(Answer::ViewOverrides(views)) => self.overrides_loaded(ticket, Ok(views)),
+            Ok(Answer::Fence(_)) if self.presence_fenced(ticket) => {}
             Ok(Answer::Fence(_)) => self.publish_done(ticket, Ok(None)),
             // Only hubs ask for tables.
             Ok(Answer::Table(_)) => {}
+            // The read was withdrawn.
+            Ok(Answer::Presence(_)) => {}
             // Nothing asks for these yet.
-            Ok(Answer::Log(_) | Answer::Session(_) | Answer::Presence(_)) => {}
+            Ok(Answer::Log(_) | Answer::Session(_)) => {}
             Err(reason) => self.overrides_loaded(ticket, Err(reason)),
         }
     }
@@ -85,6 +104,7 @@ impl Engine {
             }
         }
         let position = target.position;
+        self.mark_present(id);
         let answers = self.take_answers(id, |_| true);
         self.resync(&broken, &subject.name, "broker", position);
         self.notify_waiters(id, answers);
@@ -165,7 +185,7 @@ impl Engine {
     }
 
     /// Redis will not let us subscribe; the broker has forgotten the subject, and so do we.
-    fn refused(&mut self, subject: &Subject, reason: &Arc<str>) {
+    pub(super) fn refused(&mut self, subject: &Subject, reason: &Arc<str>) {
         self.notice(Notice::SubscriptionRefused {
             subject: subject.name.clone(),
             reason: reason.to_string(),
@@ -184,7 +204,9 @@ impl Engine {
             self.flush_target(*session, id);
             self.leave_target(*session, id);
         }
-        self.targets.remove(id);
+        if let Some(notices) = self.targets.remove(id).notices {
+            self.end_notices(id, *notices);
+        }
         for session in subscribers.iter().copied() {
             if self.sessions[session].is_open() && !waiters.iter().any(|waiter| waiter.session == session) {
                 let channel = &*subject.name;
@@ -269,6 +291,9 @@ impl Engine {
         if std::mem::replace(&mut self.status, status) == status {
             return;
         }
+        if status == BrokerStatus::Ok {
+            self.presence.ledger.hold(self.out.now.mono_ms);
+        }
         let broker = match status {
             BrokerStatus::Ok => "ok",
             BrokerStatus::Degraded => "degraded",
@@ -290,10 +315,10 @@ impl Engine {
 
 /// One message to many connections, encoded once per encoding.
 #[derive(Default)]
-struct SharedFrames([Option<Frame>; 2]);
+pub(super) struct SharedFrames([Option<Frame>; 2]);
 
 impl SharedFrames {
-    fn get(&mut self, encoding: Encoding, message: &ServerMessage<'_>) -> Frame {
+    pub(super) fn get(&mut self, encoding: Encoding, message: &ServerMessage<'_>) -> Frame {
         self.0[encoding as usize].get_or_insert_with(|| codec::encode_frame(encoding, message)).clone()
     }
 }

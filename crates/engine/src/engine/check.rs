@@ -24,6 +24,7 @@ impl Engine {
         debug_assert!(self.out.over_limit.is_empty(), "a limit that was not enforced");
         self.sessions.check();
         self.sessions.iter().for_each(|session| self.check_session(session));
+        self.check_presence();
         self.targets.iter().for_each(|(id, target)| self.check_target(id, target));
         let queues: usize = self.sessions.iter().map(|session| session.outbox.queues().len()).sum();
         debug_assert_eq!(queues, self.out.queues.len(), "queues of nobody");

@@ -69,7 +69,9 @@ impl Engine {
     /// Carries out the queued closes. Nothing of a session stays but publishes on their way.
     pub(super) fn finish_closings(&mut self) {
         for Closing { id, code, word, farewell } in std::mem::take(&mut self.closing) {
+            self.presence.is_moving = code == CloseCode::SessionTakenOver.as_u16();
             let mut session = self.forget(id);
+            self.presence.is_moving = false;
             if matches!(session.phase, Phase::Closing { was_open: true }) {
                 self.record_left(&session, code, &word);
             }
@@ -87,6 +89,7 @@ impl Engine {
     ///
     /// Invariant: this and [`Engine::detach`] alone shut a door, and no id of the session stays but in `tickets`.
     fn forget(&mut self, id: SessionId) -> Box<Session> {
+        self.forget_presence_read(id);
         // All at once: otherwise the queues would be searched for each subscription.
         self.sessions[id].outbox.remove_streams(&mut self.out.queues);
         while let Some(subscription) = self.sessions[id].subscriptions.last() {

@@ -21,6 +21,7 @@ mod flush;
 mod lifecycle;
 mod outbound;
 mod player_commands;
+mod presence;
 mod publish;
 mod requests;
 mod sessions;
@@ -38,6 +39,7 @@ use smallvec::SmallVec;
 
 use self::closing::Closing;
 use self::outbound::Outbound;
+use self::presence::PresenceState;
 use self::sessions::Sessions;
 use crate::audience::AudienceId;
 use crate::io::{BrokerStatus, ConnId, Input, Notice, Now, Output, SessionId, Standing, Subject, Ticket};
@@ -77,6 +79,7 @@ pub struct Engine {
     tickets: HashMap<Ticket, publish::InFlight>,
     /// Queries for players' view overrides that are out.
     loading: BTreeMap<Ticket, SessionId>,
+    presence: PresenceState,
     /// Links that wait until players' views are known again.
     barrier: ShardBarrier,
     next_ticket: u64,
@@ -109,6 +112,7 @@ impl Engine {
             ready: Vec::new(),
             tickets: HashMap::new(),
             loading: BTreeMap::new(),
+            presence: PresenceState::default(),
             barrier: ShardBarrier::default(),
             next_ticket: 0,
             status: BrokerStatus::Ok,
@@ -149,10 +153,12 @@ impl Engine {
         }
         self.finish_step();
         self.run_timers();
+        self.run_presence();
         self.finish_step();
         // Why: single frames (an answer, a heartbeat) may be the last straw, too.
         self.enforce_limits();
         self.finish_closings();
+        self.write_presence();
     }
 
     /// What a session's connection says.
@@ -207,7 +213,7 @@ impl Engine {
 
     /// When [`Input::Tick`] must come at the latest, in monotonic milliseconds.
     pub fn next_deadline_ms(&self) -> Option<u64> {
-        self.out.timers.first_ms()
+        self.out.timers.first_ms().into_iter().chain(self.presence.next_deadline_ms(self.status)).min()
     }
 
     /// How far this connection is trusted now. A close takes effect with the input that causes it, before its output is
@@ -240,6 +246,9 @@ impl Engine {
             publishing: self.tickets.len() as u64,
             loading: self.loading.len() as u64,
             timers: self.out.timers.len() as u64,
+            present: self.presence.present,
+            presence_waiting: self.presence.ledger.len() as u64,
+            presence_reads: self.presence_queries() as u64,
             work: self.targets.work.total(),
             ..self.out.stats
         };

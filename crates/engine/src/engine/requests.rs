@@ -266,6 +266,13 @@ impl Engine {
                 };
                 earlier.any(is_before) || self.has_pending(session, |name| covers(name, channel))
             }
+            // One at a time; behind the subscribe that may grant it.
+            ClientMessage::PresenceGet(_) => {
+                self.presence.reads.is_asking(session.id)
+                    || earlier.any(|earlier| changes(earlier).is_some_and(|name| covers(name, channel)))
+                    || (self.status == BrokerStatus::Ok
+                        && self.has_pending(session, |name| covers(name, channel)))
+            }
             _ => earlier.any(|earlier| channel_of(earlier) == Some(channel)),
         }
     }
@@ -468,9 +475,7 @@ impl Engine {
                 }
             }
             ClientMessage::FilterUpdate(update) => self.filter_update(id, request.as_ref(), &update),
-            ClientMessage::PresenceGet { channel } => {
-                self.unsupported(id, request.as_ref(), "PRESENCE_GET", &channel);
-            }
+            ClientMessage::PresenceGet(get) => self.presence_get(id, request, get),
             ClientMessage::HistoryGet { channel } => {
                 self.unsupported(id, request.as_ref(), "HISTORY_GET", &channel);
             }
@@ -504,6 +509,7 @@ fn channel_of(message: &ClientMessage) -> Option<&str> {
         ClientMessage::Unsubscribe { channel } => channel,
         ClientMessage::Publish(publish) => &publish.channel,
         ClientMessage::FilterUpdate(update) => &update.channel,
+        ClientMessage::PresenceGet(get) => &get.channel,
         _ => return None,
     };
     (name.len() <= channel::MAX_NAME_BYTES).then_some(name)

@@ -51,6 +51,8 @@ impl Engine {
         if let Some(link) = &mut session.link {
             link.is_blocked = false;
         }
+        self.send_missed_presence(id);
+        let session = &mut self.sessions[id];
         if session.outbox.has_frames() || session.outbox.has_queues() {
             self.out.mark_dirty(session);
         }

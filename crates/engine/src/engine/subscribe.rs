@@ -279,7 +279,8 @@ impl Engine {
     fn target_of(&mut self, subject: &Subject) -> TargetId {
         let (id, is_new) = self.targets.find_or_insert(subject, &self.settings.classes);
         if is_new {
-            self.out.outputs.push_back(Output::Broker(BrokerCommand::Want(subject.clone())));
+            let first = self.begin_notices(id);
+            self.out.outputs.push_back(Output::Broker(BrokerCommand::Want(first)));
         }
         id
     }
@@ -304,7 +305,10 @@ impl Engine {
             member_index: 0,
             queue: None,
             pays: false,
+            is_present: false,
+            missed_presence: false,
         });
+        self.mark_slot_present(target_id, slot);
     }
 
     /// Says that a subscription is live, to whom it is to be said, and sends what is in view.
@@ -401,9 +405,20 @@ impl Engine {
         self.leave_target(id, target_id);
         if self.targets[target_id].subscribers.is_empty() {
             let target = self.targets.remove(target_id);
-            *self.releasing.entry(target.subject.clone()).or_insert(0) += 1;
-            self.out.outputs.push_back(Output::Broker(BrokerCommand::Unwant(target.subject)));
+            let notices = target.notices.as_ref();
+            if notices.is_none_or(|notices| notices.is_ready) {
+                self.unwant(target.subject);
+            }
+            if let Some(notices) = target.notices {
+                self.end_notices(target_id, *notices);
+            }
         }
+    }
+
+    /// Nobody in this shard is subscribed any more.
+    pub(super) fn unwant(&mut self, subject: Subject) {
+        *self.releasing.entry(subject.clone()).or_insert(0) += 1;
+        self.out.outputs.push_back(Output::Broker(BrokerCommand::Unwant(subject)));
     }
 
     /// Takes a session out of a target.
@@ -412,6 +427,10 @@ impl Engine {
     /// audience are updated.
     pub(super) fn leave_target(&mut self, id: SessionId, target_id: TargetId) {
         self.count_anonymous_filter(id, target_id, None);
+        let held = self.sessions[id].subscription(target_id).copied();
+        if held.is_some_and(|held| self.targets[target_id].subscriber_at(held.slot).is_present) {
+            self.mark_absent(id, target_id);
+        }
         let (session, target) = (&mut self.sessions[id], &mut self.targets[target_id]);
         let Some(at) = session.subscriptions.iter().position(|held| held.target == target_id) else {
             debug_assert!(false, "{id:?} leaves what it did not hold");

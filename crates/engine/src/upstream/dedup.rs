@@ -12,7 +12,7 @@ use super::shards::ShardSet;
 use super::table::ApplyOutcome;
 use super::tables::{put, read_entity};
 use crate::class::{Class, ClassId};
-use crate::io::{BrokerEvent, EntityChange, Position, Publication, SubjectRef};
+use crate::io::{BrokerEvent, EntityChange, Position, PresenceChange, Publication, SubjectRef};
 
 /// What was published, as far as it was held.
 #[derive(Debug)]
@@ -28,12 +28,15 @@ pub(super) enum Content<'a> {
 pub(super) struct Rules {
     /// It is the node's own: taken as it is, and never shown through patterns.
     reserved: bool,
+    /// The store's notices of players who come and go.
+    presence: bool,
     class: Option<ClassId>,
 }
 
 impl Rules {
-    pub(super) fn is_reserved(self) -> bool {
-        self.reserved
+    /// Whether player commands come on it.
+    pub(super) fn is_of_commands(self) -> bool {
+        self.reserved && !self.presence
     }
 
     pub(super) fn class(self, settings: &HubSettings) -> Option<&Class> {
@@ -55,7 +58,8 @@ impl Hub {
     pub(super) fn rules_of(&self, channel: &str) -> Rules {
         let reserved = self.settings.reserved.holds(channel);
         let class = if reserved { None } else { self.settings.classes.of_channel(channel) };
-        Rules { reserved, class: class.map(|(id, _, _)| id) }
+        let presence = reserved && self.settings.reserved.of_presence_channel(channel).is_some();
+        Rules { reserved, presence, class: class.map(|(id, _, _)| id) }
     }
 
     pub(super) fn message(
@@ -82,6 +86,11 @@ impl Hub {
         let Some((subject, entry)) = self.entries.get_key_value_mut(&key) else {
             return self.message_of_a_move(now_ms, channel, content);
         };
+        if entry.rules.presence {
+            let shards = if entry.state == State::Live { entry.shards } else { ShardSet::default() };
+            let notices = subject.name.clone();
+            return self.presence_notice(shards, notices, content);
+        }
         let by_pattern = if entry.rules.reserved { ShardSet::default() } else { matched };
         let mut shards = by_pattern;
         if entry.state == State::Live {
@@ -129,6 +138,18 @@ impl Hub {
         }
         if !shards.is_empty() {
             self.outputs.push_back(HubOutput::Shards(shards, BrokerEvent::Publication(publication)));
+        }
+    }
+
+    /// What the store says of a channel's players. What cannot be read is missed.
+    fn presence_notice(&mut self, shards: ShardSet, notices: Arc<str>, content: Content<'_>) {
+        let change = match content {
+            Content::Whole(payload) => PresenceChange::read(payload).map(Arc::new),
+            Content::Oversized(_) => None,
+        };
+        self.stats.dropped_unreadable += u64::from(change.is_none());
+        if !shards.is_empty() {
+            self.outputs.push_back(HubOutput::Shards(shards, BrokerEvent::Presence { notices, change }));
         }
     }
 

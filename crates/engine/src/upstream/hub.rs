@@ -252,7 +252,7 @@ impl Hub {
             source: self.source_of(rules),
         };
         self.compact_waiting();
-        match rules.is_reserved() {
+        match rules.is_of_commands() {
             true => self.waiting.push_front(subject.clone()),
             false => self.waiting.push_back(subject.clone()),
         }
@@ -355,7 +355,7 @@ impl Hub {
                 self.forget(&subject);
                 continue;
             }
-            missed |= entry.rules.is_reserved();
+            missed |= entry.rules.is_of_commands();
             entry.source.link_broke();
             if entry.state == State::Live {
                 entry.broken = true;

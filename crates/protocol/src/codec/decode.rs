@@ -5,7 +5,8 @@ use serde_json::value::RawValue;
 use crate::json::{JsonKind, Reader, SyntaxError, Token, Value, decimal_text};
 use crate::message::{
     BadRequest, BadSubscribe, ClientMessage, Connect, FilterUpdate, MAX_BATCH, MAX_DATA_DEPTH, MAX_ID_BYTES,
-    MAX_ID_NUMBER, MAX_MESSAGE_BYTES, MIN_MESSAGE_BYTES, Publish, Request, RequestId, SentArea, Subscribe,
+    MAX_ID_NUMBER, MAX_MESSAGE_BYTES, MIN_MESSAGE_BYTES, PresenceGet, Publish, Request, RequestId, SentArea,
+    Subscribe,
 };
 use crate::msgpack::{Foreign, MsgPackError};
 
@@ -112,7 +113,7 @@ fn message(fields: &Fields<'_>) -> Result<ClientMessage, String> {
         "PUBLISH_EVENT" => ClientMessage::Publish(publish(fields)?),
         "PING" => ClientMessage::Ping { t: fields.get("t").map(|t| fields.raw("t", t)).transpose()? },
         "FILTER_UPDATE" => ClientMessage::FilterUpdate(filter_update(fields)?),
-        "PRESENCE_GET" => ClientMessage::PresenceGet { channel: fields.channel()? },
+        "PRESENCE_GET" => ClientMessage::PresenceGet(presence_get(fields)?),
         "HISTORY_GET" => ClientMessage::HistoryGet { channel: fields.channel()? },
         unknown => return Err(unknown_type(unknown)),
     })
@@ -199,6 +200,27 @@ fn filter_update(fields: &Fields<'_>) -> Result<FilterUpdate, String> {
     })
 }
 
+fn presence_get(fields: &Fields<'_>) -> Result<PresenceGet, String> {
+    let limit = match fields.present("limit") {
+        None => None,
+        Some(value) => match whole(value).filter(|limit| *limit > 0) {
+            Some(limit) => Some(limit),
+            None => {
+                return Err(format!(
+                    "`limit` must be an integer from 1 to {MAX_ID_NUMBER}: the most players"
+                ));
+            }
+        },
+    };
+    Ok(PresenceGet { channel: fields.channel()?, after: fields.optional("after")?, limit })
+}
+
+/// An unsigned integer that every client can hold.
+fn whole(value: Value<'_>) -> Option<u64> {
+    let number = value.text.parse().ok().filter(|_| value.kind == JsonKind::Number);
+    number.filter(|number| *number <= MAX_ID_NUMBER)
+}
+
 /// Says which type was probably meant.
 fn unknown_type(name: &str) -> String {
     if name.len() > MAX_QUOTED_BYTES {
@@ -218,7 +240,7 @@ fn unknown_type(name: &str) -> String {
 }
 
 /// Every field that some client message has.
-const FIELDS: [&str; 14] = [
+const FIELDS: [&str; 16] = [
     "type",
     "id",
     "channel",
@@ -233,6 +255,8 @@ const FIELDS: [&str; 14] = [
     "resume",
     "max_message_bytes",
     "t",
+    "limit",
+    "after",
 ];
 
 /// An object's known fields; of duplicates the last.

@@ -1,6 +1,6 @@
 //! Which fields each server message has, in the order of the contract.
 
-use crate::message::{ErrorMessage, ServerMessage, SubscriptionInfo, Welcome};
+use crate::message::{ErrorMessage, PresenceList, ServerMessage, SubscriptionInfo, Welcome};
 use crate::writer::MapWriter;
 
 /// About how many bytes the message takes.
@@ -9,6 +9,12 @@ pub(super) fn capacity(message: &ServerMessage<'_>) -> usize {
         ServerMessage::Welcome(welcome) => 512 + 96 * welcome.subscriptions.len(),
         ServerMessage::Pong { t, .. } => 96 + t.map_or(0, |t| t.get().len()),
         ServerMessage::Error(error) => 160 + error.message.len() + error.hint.map_or(0, str::len),
+        ServerMessage::Presence(page) => {
+            160 + page.players.iter().map(|(player, _)| player.len() + 40).sum::<usize>()
+        }
+        ServerMessage::PresenceChanged { joined, left, .. } => {
+            160 + joined.iter().chain(*left).map(|player| player.len() + 4).sum::<usize>()
+        }
         ServerMessage::ViewLeave { keys, .. } => 160 + keys.iter().map(|key| key.len() + 4).sum::<usize>(),
         _ => 160,
     }
@@ -69,6 +75,14 @@ pub(super) fn write(message: &ServerMessage<'_>, map: &mut MapWriter<'_>) {
             map.text_if("epoch", *epoch);
             map.number_if("offset", *offset);
         }
+        ServerMessage::Presence(page) => write_presence(page, map),
+        ServerMessage::PresenceChanged { channel, joined, left, reset } => {
+            map.text("type", "PRESENCE_CHANGED");
+            map.text("channel", channel);
+            map.texts("joined", joined);
+            map.texts("left", left);
+            map.flag("reset", *reset);
+        }
         ServerMessage::Goodbye { reason, reconnect_in_ms } => {
             map.text("type", "GOODBYE");
             map.text("reason", reason);
@@ -94,6 +108,18 @@ fn write_welcome(welcome: &Welcome<'_>, map: &mut MapWriter<'_>) {
         limits.number("subscriptions", welcome.subscriptions_limit);
     });
     map.maps("subscriptions", &welcome.subscriptions, write_subscription);
+}
+
+fn write_presence(page: &PresenceList<'_>, map: &mut MapWriter<'_>) {
+    map.text("type", "PRESENCE");
+    map.id(Some(page.id));
+    map.text("channel", page.channel);
+    map.maps("players", page.players, |(player, connections), map| {
+        map.text("player", player);
+        map.number("connections", *connections);
+    });
+    map.number("total", page.total);
+    map.text_if("next", page.next);
 }
 
 fn write_subscription(subscription: &SubscriptionInfo<'_>, map: &mut MapWriter<'_>) {

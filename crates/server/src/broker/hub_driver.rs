@@ -289,6 +289,11 @@ impl HubDriver {
         self.hub.settings().external_bytes.max(MAX_COMMAND_BYTES)
     }
 
+    /// The channel on which the subscribers of a channel are notified of players who come and go.
+    pub(super) fn presence_channel(&self, channel: &str) -> String {
+        self.hub.settings().reserved.presence_channel(channel)
+    }
+
     pub(super) fn stats(&self) -> HubStats {
         self.hub.stats()
     }

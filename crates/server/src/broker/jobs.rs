@@ -23,6 +23,8 @@ use crate::log::Sparse;
 /// them keeps the others out.
 const PLAYER_SHARE: usize = 8;
 const SERVICES_SHARE: usize = 2;
+/// Shards have few writes of presence out at once, and keep what waits themselves.
+const PRESENCE_SHARE: usize = 4;
 /// What entries of the lifecycle stream may wait, in bytes: some 15,000 of them.
 const LIFECYCLE_BYTES: usize = 8 << 20;
 /// What the probes of all links take at most, in bytes: one each.
@@ -38,6 +40,7 @@ fn share(owner: &Owner, bound_bytes: usize) -> usize {
     match owner {
         Owner::Player(_) => bound_bytes / PLAYER_SHARE,
         Owner::Services => bound_bytes / SERVICES_SHARE,
+        Owner::Presence => bound_bytes / PRESENCE_SHARE,
         Owner::Lifecycle => LIFECYCLE_BYTES,
         Owner::Probe => PROBE_BYTES,
     }

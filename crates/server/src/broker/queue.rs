@@ -11,7 +11,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 
 use drawbridge_engine::backlog::superseded;
-use drawbridge_engine::io::{BrokerEvent, PlayerAction, PlayerCommand, Position, Publication};
+use drawbridge_engine::io::{
+    BrokerEvent, PlayerAction, PlayerCommand, Position, PresenceChange, Publication,
+};
 use hashbrown::HashMap;
 use tokio::sync::mpsc;
 
@@ -103,6 +105,12 @@ impl ShardQueue {
             BrokerEvent::Gap { channel, position } if !self.shared.admit(channel, gap_weight(channel)) => {
                 return self.mark(channel, *position);
             }
+            BrokerEvent::Presence { notices, change: None } => return self.mark_presence(notices),
+            BrokerEvent::Presence { notices, change: Some(change) }
+                if !self.shared.admit(notices, presence_weight(notices, change)) =>
+            {
+                return self.mark_presence(notices);
+            }
             BrokerEvent::Command(command) if !self.shared.admit_command(command) => {
                 self.shared.dropped.fetch_add(1, Ordering::Relaxed);
                 // Where it would have been; until that is read, it represents all that are dropped behind it.
@@ -136,6 +144,22 @@ impl ShardQueue {
     /// The mark goes into the queue where the loss begins. Until it is read all of the channel is dropped: so
     /// nothing that came before the end of the loss can follow the mark.
     fn mark(&self, channel: &Arc<str>, position: Position) -> Pushed {
+        let gap = || BrokerEvent::Gap { channel: channel.clone(), position };
+        self.mark_with(channel, position, gap)
+    }
+
+    /// As [`ShardQueue::mark`], of notices of players who come and go, which have no positions.
+    fn mark_presence(&self, notices: &Arc<str>) -> Pushed {
+        let missed = || BrokerEvent::Presence { notices: notices.clone(), change: None };
+        self.mark_with(notices, Position::default(), missed)
+    }
+
+    fn mark_with(
+        &self,
+        channel: &Arc<str>,
+        position: Position,
+        event: impl FnOnce() -> BrokerEvent,
+    ) -> Pushed {
         self.shared.dropped.fetch_add(1, Ordering::Relaxed);
         let mut gaps = self.shared.lock_gaps();
         if let Some(mark) = gaps.get_mut(channel) {
@@ -147,7 +171,7 @@ impl ShardQueue {
         }
         gaps.insert(channel.clone(), Mark { first: position, last: position });
         self.shared.marked.store(gaps.len(), Ordering::Release);
-        let _ = self.sender.send(BrokerEvent::Gap { channel: channel.clone(), position });
+        let _ = self.sender.send(event());
         Pushed::Queued
     }
 }
@@ -193,6 +217,15 @@ impl Shared {
             BrokerEvent::Command(command) => {
                 self.command_bytes.fetch_sub(command_weight(command), Ordering::Relaxed);
             }
+            BrokerEvent::Presence { notices, change: Some(change) } => {
+                self.bytes.fetch_sub(presence_weight(notices, change), Ordering::Relaxed);
+            }
+            // All of these are marks.
+            BrokerEvent::Presence { notices, change: None } => {
+                let mut gaps = self.lock_gaps();
+                gaps.remove(notices);
+                self.marked.store(gaps.len(), Ordering::Release);
+            }
             BrokerEvent::Gap { channel, position } => {
                 let mut gaps = self.lock_gaps();
                 match gaps.get(channel) {
@@ -224,6 +257,10 @@ fn weight(publication: &Publication) -> usize {
 
 fn gap_weight(channel: &str) -> usize {
     channel.len() + OVERHEAD
+}
+
+fn presence_weight(notices: &str, change: &PresenceChange) -> usize {
+    change.weight() + notices.len() + OVERHEAD
 }
 
 fn command_weight(PlayerCommand { player, action }: &PlayerCommand) -> usize {

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use drawbridge_engine::class::{Class, Classes};
+use drawbridge_engine::class::{Class, Classes, Presence};
 use drawbridge_engine::expr::{self, CompileError, Expr, Vars};
 use drawbridge_engine::io::WhenDown;
 use drawbridge_protocol::event::PayloadMode;
@@ -17,11 +17,9 @@ use super::views;
 const MAX_CLASSES: usize = 1000;
 
 /// What is requested and not built.
-const LATER: [(&str, Off); 6] = [
+const LATER: [(&str, Off); 4] = [
     ("history", Off::Never),
     ("plain_publish", Off::Word("deliver")),
-    ("presence", Off::Word("off")),
-    ("presence_rule", Off::Never),
     ("sharded", Off::False),
     ("logic", Off::Never),
 ];
@@ -72,6 +70,7 @@ fn class(section: &Section<'_>, names: &mut Names) -> Option<Class> {
         section.field("when_broker_down").and_then(|field| when_down(&field)).unwrap_or_default();
     let publishes = section.rate("publishes", None);
     let views = views::read(section, params);
+    let (presence, presence_rule) = presence(section, params);
     let forward = section.field("forward").and_then(|field| forward(&field, name.as_ref()));
     section.close();
     let name = name?;
@@ -90,8 +89,21 @@ fn class(section: &Section<'_>, names: &mut Names) -> Option<Class> {
         key: views.key,
         entity: views.entity,
         delivery: views.delivery,
+        presence,
+        presence_rule: presence_rule?,
         ..Class::plain(name)
     })
+}
+
+/// Who is notified of who is there, and the rule for reading it; `None` for a rule that cannot be read.
+fn presence(section: &Section<'_>, params: Option<&[&str]>) -> (Presence, Option<Option<Expr>>) {
+    let words = [("off", Presence::Off), ("query", Presence::Query), ("notify", Presence::Notify)];
+    let presence = section.choice("presence", Presence::Off, &words);
+    let Some(field) = section.field("presence_rule") else { return (presence, Some(None)) };
+    if presence == Presence::Off {
+        field.error("needs `presence`", "say presence = \"query\" or presence = \"notify\"");
+    }
+    (presence, compile(&field, Vars::SUBSCRIBE_RULE, params).map(Some))
 }
 
 /// Whether clients may subscribe by pattern. Redis is subscribed to the patterns' literal beginning, which must not be empty.

@@ -4,9 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use drawbridge_engine::engine::Engine;
-use drawbridge_engine::io::{
-    BrokerCommand, BrokerEvent, ConnId, Position, Query, QueryKind, Subject, Ticket, Write,
-};
+use drawbridge_engine::io::{BrokerCommand, BrokerEvent, ConnId, Position, Query, QueryKind, Subject, Write};
 use drawbridge_engine::rate_limit::SharedLimits;
 use drawbridge_engine::settings::Settings;
 use drawbridge_engine::upstream::{Hub, Move, PeerMessage, ShardId, ShardSet, Topology};
@@ -34,8 +32,8 @@ pub struct Node {
     /// What is on its way to each hub.
     pub(super) commands: Vec<VecDeque<HubCommand>>,
     pub(super) writes: VecDeque<(usize, Write)>,
-    /// Which shard wants to know a player's views.
-    pub(super) queries: VecDeque<(usize, Ticket, Arc<str>)>,
+    /// What shards want to read, by other ways than a hub.
+    pub(super) queries: VecDeque<(usize, Query)>,
     /// Tables that are read for a hub.
     pub(super) scans: VecDeque<(usize, Scan)>,
     pub(super) degraded: bool,

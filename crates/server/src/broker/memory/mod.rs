@@ -1,8 +1,9 @@
 //! The memory broker: the same hub as for Redis, and a small stand-in for the Redis behind it, in one task. It
 //! answers subscriptions and sends copies of each publication in Redis' order: the exact subscription's first,
 //! then one for each pattern. Nothing leaves the process, and what is appended to a stream is counted and gone. What it
-//! keeps of entities and views is in [`store`].
+//! keeps of entities and views is in [`store`], of presence in [`presence`].
 
+mod presence;
 mod store;
 
 use std::collections::BTreeSet;
@@ -14,6 +15,7 @@ use drawbridge_engine::upstream::{HubInput, LinkCommand};
 use drawbridge_protocol::glob;
 use tokio::sync::watch;
 
+use self::presence::PresenceStore;
 use self::store::Store;
 use super::health_board::HealthBoard;
 use super::hub_driver::{HubCommand, until};
@@ -29,7 +31,17 @@ pub(super) async fn run(shell: Shell) {
     let Shell { parts, jobs, health_board, stop, queries, .. } = shell;
     let Some(part) = parts.into_iter().next() else { return };
     let started = Instant::now();
-    Memory { part, jobs, health_board, queries, store: Store::default(), started }.run(stop).await;
+    Memory {
+        part,
+        jobs,
+        health_board,
+        queries,
+        store: Store::default(),
+        presence: PresenceStore::default(),
+        started,
+    }
+    .run(stop)
+    .await;
 }
 
 struct Memory {
@@ -38,6 +50,7 @@ struct Memory {
     health_board: Arc<HealthBoard>,
     queries: QueryQueue,
     store: Store,
+    presence: PresenceStore,
     started: Instant,
 }
 
@@ -119,6 +132,14 @@ impl Memory {
                     kept => kept.map(|_| ()),
                 }
             }
+            WriteKind::Presence { channel, player, session, generation, is_present, notify } => {
+                let change = self.presence.write(channel, player, *session, *generation, *is_present);
+                if let Some(change) = change.filter(|_| *notify) {
+                    let notices = self.part.driver.presence_channel(channel);
+                    self.publish(&notices, &change.to_payload(), subscriptions);
+                }
+                Ok(())
+            }
             WriteKind::Append { .. } => Ok(()),
             _ => Err(PublishFailure::Refused("UNSUPPORTED".into())),
         };
@@ -147,6 +168,9 @@ impl Memory {
             QueryKind::ViewOverrides { player } => Answer::ViewOverrides(self.store.views(player)),
             QueryKind::Table { channel } => Answer::Table(self.store.table(self.now_ms(), channel)),
             QueryKind::Fence { channel } => Answer::Fence(channel.clone()),
+            QueryKind::Presence { channel, after, limit } => {
+                Answer::Presence(self.presence.page(channel, after.as_ref(), *limit))
+            }
             _ => return Err("UNSUPPORTED".into()),
         })
     }

@@ -458,12 +458,25 @@ fn expressions_are_judged_where_they_stand() {
 }
 
 #[test]
+fn a_rule_of_presence_needs_presence() {
+    for presence in ["", "presence = \"off\"\n"] {
+        let said = report(&format!("[[channel]]\nname = \"a\"\n{presence}presence_rule = \"true\""));
+        assert!(
+            said.ends_with("needs `presence`; say presence = \"query\" or presence = \"notify\""),
+            "{said}"
+        );
+    }
+    let said = report("[[channel]]\nname = \"a\"\npresence = \"query\"\npresence_rule = \"event == 'x'\"");
+    assert!(said.starts_with("f.toml:4:18: `channel.presence_rule`"), "{said}");
+    let said = report("[[channel]]\nname = \"a\"\npresence = \"notfy\"");
+    assert!(said.ends_with("did you mean \"notify\"?"), "{said}");
+}
+
+#[test]
 fn what_is_not_built_is_refused_by_name() {
     for (key, value, off) in [
         ("history", "{ events = 200, age = \"10m\" }", ""),
         ("plain_publish", "\"ignore\"", ", or say \"deliver\""),
-        ("presence", "\"notify\"", ", or say \"off\""),
-        ("presence_rule", "\"true\"", ""),
         ("sharded", "true", ", or say false"),
         ("logic", "\"arena\"", ""),
     ] {

@@ -1,0 +1,596 @@
+//! Presence (contract §8): when this shard's sessions are present on a channel, who is answered what about that, and who is
+//! notified of players who come and go.
+//!
+//! A session is present on a channel of a class with `presence` from the moment in which Redis has confirmed its subscription
+//! by name until the subscription ends, whether it has a connection or not.
+
+use std::sync::Arc;
+
+use drawbridge_protocol::{
+    Encoding, ErrorCode, ErrorMessage, PresenceGet, PresenceList, RequestId, ServerMessage, channel, codec,
+};
+use hashbrown::{HashMap, HashSet};
+
+use super::Engine;
+use super::broker_events::SharedFrames;
+use super::deliver::access;
+use super::requests::covers;
+use crate::access::Access;
+use crate::class::Presence;
+use crate::io::{
+    Answer, Answered, BrokerCommand, BrokerStatus, Output, Owner, PresencePage, Query, QueryKind, SessionId,
+    Subject, Ticket, WhenDown, Write, WriteKind,
+};
+use crate::permissions;
+use crate::presence::changes::{Flushed, MESSAGE_BYTES, Notices, PresenceChange, WINDOW_MS, text_bytes};
+use crate::presence::ledger::{Ledger, Member, MemberState, spread};
+use crate::presence::reads::{Asker, PageKey, Reads};
+use crate::session::Session;
+use crate::targets::TargetId;
+use crate::work;
+
+/// How many players a page has at most.
+const MAX_PAGE: usize = 1_000;
+/// What a player of a page takes beside the name, in bytes, at most.
+const PLAYER_BYTES: usize = 48;
+/// What a page takes beside its players and the channel, in bytes, at most.
+const PAGE_BYTES: usize = 320;
+/// So long a session that another node has claimed stays present here, so that it is present there before.
+const MOVED_MS: u64 = 10_000;
+/// Over this time all members are written again when the store has lost them.
+const REWRITE_MS: u64 = 5_000;
+
+/// What a shard knows of presence.
+#[derive(Debug, Default)]
+pub(super) struct PresenceState {
+    pub(super) ledger: Ledger,
+    pub(super) reads: Reads,
+    /// When the subscribers of which target are notified.
+    windows: std::collections::BTreeSet<(u64, TargetId)>,
+    /// Fences behind reads of pages, with the channels of notices that they are on.
+    fences: HashMap<Ticket, Arc<str>>,
+    /// Subscribers of these targets are to be written again, up to this slot.
+    rewriting: Vec<(TargetId, usize)>,
+    /// How many sessions are present, each once for each channel.
+    pub(super) present: u64,
+    /// The sessions that end now were claimed by other nodes.
+    pub(super) is_moving: bool,
+}
+
+impl PresenceState {
+    /// When something is to be done.
+    pub(super) fn next_deadline_ms(&self, status: BrokerStatus) -> Option<u64> {
+        let ledger = self.ledger.next_deadline_ms().filter(|_| status == BrokerStatus::Ok);
+        let window = self.windows.first().map(|(at, _)| *at);
+        ledger.into_iter().chain(self.reads.next_deadline_ms()).chain(window).min()
+    }
+}
+
+impl Engine {
+    /// Redis has confirmed a channel: its subscribers are present.
+    pub(super) fn mark_present(&mut self, target_id: TargetId) {
+        let target = &self.targets[target_id];
+        if target.presence != Presence::Off && target.is_confirmed {
+            (0..target.subscribers.len() as u32).for_each(|slot| self.mark_slot_present(target_id, slot));
+        }
+    }
+
+    /// As [`Engine::mark_present`], of one subscriber.
+    pub(super) fn mark_slot_present(&mut self, target_id: TargetId, slot: u32) {
+        let target = &mut self.targets[target_id];
+        if target.presence == Presence::Off || !target.is_confirmed {
+            return;
+        }
+        let subscriber = target.subscriber_at_mut(slot);
+        if std::mem::replace(&mut subscriber.is_present, true) {
+            return;
+        }
+        let id = subscriber.session;
+        self.presence.present += 1;
+        if let Some((member, state)) = self.member(id, target_id, true) {
+            self.presence.ledger.set(member, state, self.out.now.mono_ms);
+        }
+    }
+
+    /// A subscription that made its session present has ended.
+    pub(super) fn mark_absent(&mut self, id: SessionId, target_id: TargetId) {
+        self.presence.present -= 1;
+        let after_ms = if self.presence.is_moving { MOVED_MS } else { 0 };
+        if let Some((member, state)) = self.member(id, target_id, false) {
+            self.presence.ledger.set(member, state, self.out.now.mono_ms + after_ms);
+        }
+    }
+
+    /// A session on a channel, as it is written to the store.
+    fn member(&self, id: SessionId, target_id: TargetId, is_present: bool) -> Option<(Member, MemberState)> {
+        let (session, target) = (&self.sessions[id], &self.targets[target_id]);
+        let member = Member { channel: target.subject.name.clone(), session: session.hash() };
+        let player = session.player()?.clone();
+        let notify = target.presence == Presence::Notify;
+        Some((member, MemberState { player, generation: session.generation(), is_present, notify }))
+    }
+
+    /// The store has lost what it had: all members are written again, spread over a while.
+    pub(super) fn rewrite_presence(&mut self) {
+        let counted = self.targets.iter().filter(|(_, target)| target.presence != Presence::Off);
+        self.presence.rewriting = counted.map(|(id, target)| (id, target.subscribers.len())).collect();
+    }
+
+    /// Puts the next members that are to be written again into the ledger.
+    ///
+    /// Why from the last slot to the first: who leaves is replaced by the last one, which was looked at already; and who comes
+    /// is written for itself.
+    fn go_on_rewriting(&mut self) {
+        let mut left = crate::presence::ledger::WRITES_PER_TURN;
+        while let Some((target_id, slots)) = self.presence.rewriting.pop() {
+            let Some(target) = self.targets.get(target_id) else { continue };
+            let end = slots.min(target.subscribers.len());
+            let begin = end.saturating_sub(left);
+            for slot in (begin..end).rev() {
+                let subscriber = &self.targets[target_id].subscribers[slot];
+                if !subscriber.is_present {
+                    continue;
+                }
+                if let Some((member, state)) = self.member(subscriber.session, target_id, true) {
+                    let due_ms = self.out.now.mono_ms + spread(&member, REWRITE_MS);
+                    self.presence.ledger.set_again(member, state, due_ms);
+                }
+            }
+            left -= end - begin;
+            if begin > 0 {
+                self.presence.rewriting.push((target_id, begin));
+            }
+            if left == 0 {
+                return;
+            }
+        }
+    }
+
+    /// Handles deadlines: notices, and answers that come too late.
+    pub(super) fn run_presence(&mut self) {
+        let now_ms = self.out.now.mono_ms;
+        while let Some((at, target)) = self.presence.windows.first().copied().filter(|(at, _)| *at <= now_ms)
+        {
+            self.presence.windows.remove(&(at, target));
+            self.notify_presence(target);
+        }
+        while let Some(session) = self.presence.reads.overdue(now_ms) {
+            self.presence_too_late(session);
+        }
+    }
+
+    /// Writes who has come and left, as much as one turn may.
+    pub(super) fn write_presence(&mut self) {
+        let now_ms = self.out.now.mono_ms;
+        self.go_on_rewriting();
+        while self.status == BrokerStatus::Ok {
+            let next_ticket = &mut self.next_ticket;
+            let ticket = || {
+                *next_ticket += 1;
+                Ticket(*next_ticket)
+            };
+            let Some((ticket, member, state)) = self.presence.ledger.poll(now_ms, ticket) else { break };
+            let MemberState { player, generation, is_present, notify } = state;
+            let (channel, session) = (member.channel, member.session);
+            let kind = WriteKind::Presence { channel, player, session, generation, is_present, notify };
+            let (ticket, owner, when_down) = (Some(ticket), Owner::Presence, WhenDown::Queue);
+            let write = Write { ticket, owner, when_down, kind };
+            self.out.outputs.push_back(Output::Broker(BrokerCommand::Write(write)));
+        }
+    }
+
+    /// A member was written, and a request that waited for that is answered by a read from now on.
+    pub(super) fn presence_written(&mut self, member: &Member) {
+        if !self.presence.ledger.has(member)
+            && let Some(page) = self.presence.reads.written(member)
+        {
+            self.read_presence(&page);
+        }
+    }
+
+    /// `PRESENCE_GET`.
+    pub(super) fn presence_get(&mut self, id: SessionId, request: Option<RequestId>, get: PresenceGet) {
+        if let Err((code, text)) = self.authorize_presence(id, &get.channel) {
+            let error = ErrorMessage::new(code, &text);
+            let error = ErrorMessage { id: request.as_ref(), channel: Some(&get.channel), ..error };
+            return self.send_error(id, error);
+        }
+        // Without an id there is no answer.
+        let Some(request) = request else { return };
+        let limit = get.limit.unwrap_or(u64::MAX).min(MAX_PAGE as u64) as usize;
+        let page = PageKey { channel: get.channel.into(), after: get.after.map(Into::into), limit };
+        let member = Member { channel: page.channel.clone(), session: self.sessions[id].hash() };
+        let behind = self.presence.ledger.has(&member).then_some(member);
+        let is_now = behind.is_none();
+        self.presence.reads.ask(self.out.now.mono_ms, id, request, page.clone(), behind);
+        if is_now {
+            self.read_presence(&page);
+        }
+    }
+
+    /// The right to know who is on a channel: the class's rule, or else to be subscribed.
+    fn authorize_presence(&mut self, id: SessionId, name: &str) -> Result<(), (ErrorCode, String)> {
+        channel::validate(name).map_err(|error| (ErrorCode::ChannelInvalid, format!("channel: {error}")))?;
+        let settings = self.settings.clone();
+        let forbidden = |engine: &Engine, denied| (ErrorCode::Forbidden, engine.explain(denied));
+        let session = &self.sessions[id];
+        let claims = session.claims.as_ref();
+        let claims = claims.ok_or_else(|| (ErrorCode::Unauthenticated, "no token yet".to_owned()))?;
+        let may = permissions::may_read_presence(&settings, claims, name)
+            .map_err(|denied| forbidden(self, denied))?;
+        match may {
+            permissions::MayReadPresence::NoPresence => {
+                let text = "PRESENCE_GET: the channel's class has no `presence`";
+                Err((ErrorCode::Unsupported, text.to_owned()))
+            }
+            permissions::MayReadPresence::Yes => Ok(()),
+            permissions::MayReadPresence::Subscribers if self.is_shown(id, name) => Ok(()),
+            permissions::MayReadPresence::Subscribers => {
+                let text =
+                    "presence: only for subscribers of the channel, unless the class has a `presence_rule`";
+                Err((ErrorCode::Forbidden, self.explain(permissions::Denied(text.to_owned()))))
+            }
+        }
+    }
+
+    /// Whether a session is subscribed to a channel, by its name or by a pattern that shows it.
+    fn is_shown(&mut self, id: SessionId, name: &str) -> bool {
+        if self.is_subscribed(id, &Subject::channel(name)) {
+            return true;
+        }
+        let session = &mut self.sessions[id];
+        let mut held = session.subscriptions.iter().map(|held| &self.targets[held.target].subject);
+        if !held.any(|subject| subject.is_pattern() && covers(&subject.name, name)) {
+            return false;
+        }
+        let access = access(&self.settings, &mut self.views, session, &name.into());
+        matches!(access, Access::Granted(_))
+    }
+
+    /// Reads a page for all who wait for it, unless it is being read.
+    fn read_presence(&mut self, page: &PageKey) {
+        let next_ticket = &mut self.next_ticket;
+        let ticket = self.presence.reads.begin(page, || {
+            *next_ticket += 1;
+            Ticket(*next_ticket)
+        });
+        if let Some(ticket) = ticket {
+            let PageKey { channel, after, limit } = page.clone();
+            if let Some(notices) = self.notices_of(&channel) {
+                notices.read_begun(ticket);
+            }
+            let query = Query::new(ticket, QueryKind::Presence { channel, after, limit });
+            self.out.outputs.push_back(Output::Broker(BrokerCommand::Query(query)));
+        }
+    }
+
+    /// The answer to a read of presence. Returns whether it was one.
+    pub(super) fn presence_read(&mut self, ticket: Ticket, answer: &Answered) -> bool {
+        let Some((page, askers)) = self.presence.reads.answered(ticket) else { return false };
+        self.fence_notices(&page.channel, ticket);
+        for asker in askers {
+            match answer {
+                Ok(Answer::Presence(found)) => self.answer_presence(&asker, found),
+                Ok(_) => self.refuse_presence(&asker, ErrorCode::Internal, "the answer is of another kind"),
+                Err(reason) => {
+                    let text = self.refusal_text(reason);
+                    self.refuse_presence(&asker, ErrorCode::BrokerRefused, &text);
+                }
+            }
+            self.retry_deferred(asker.session);
+        }
+        self.read_presence(&page);
+        true
+    }
+
+    fn answer_presence(&mut self, asker: &Asker, found: &PresencePage) {
+        let id = asker.session;
+        let channel = &*asker.page.channel;
+        let bound = self.sessions[id].outbox.max_message_bytes.unwrap_or(MESSAGE_BYTES).min(MESSAGE_BYTES);
+        let mut bytes = PAGE_BYTES + text_bytes(channel);
+        let mut players: Vec<(&str, u64)> = Vec::with_capacity(found.players.len());
+        for (player, connections) in &found.players {
+            // The last one is named twice: `next`.
+            bytes += text_bytes(player) + PLAYER_BYTES;
+            if !players.is_empty() && bytes + text_bytes(player) > bound {
+                break;
+            }
+            players.push((player, *connections));
+        }
+        let is_last = !found.has_more && players.len() == found.players.len();
+        let next = players.last().filter(|_| !is_last).map(|(player, _)| *player);
+        let (request, total) = (&asker.request, found.total);
+        let message = PresenceList { id: request, channel, players: &players, total, next };
+        self.charge(id, work::to_send(bytes));
+        self.send(id, &ServerMessage::Presence(message));
+    }
+
+    fn presence_too_late(&mut self, session: SessionId) {
+        let Some((asker, withdrawn)) = self.presence.reads.forget(session) else { return };
+        self.withdraw_presence(&asker.page.channel, withdrawn);
+        let text = "Redis did not answer in time";
+        self.refuse_presence(&asker, ErrorCode::BrokerUnavailable, text);
+        self.retry_deferred(session);
+    }
+
+    fn refuse_presence(&mut self, asker: &Asker, code: ErrorCode, text: &str) {
+        let (request, channel) = (Some(&asker.request), Some(&*asker.page.channel));
+        let outcome = (code == ErrorCode::BrokerUnavailable).then_some("not_done");
+        let error = ErrorMessage { id: request, channel, outcome, ..ErrorMessage::new(code, text) };
+        self.send_error(asker.session, error);
+    }
+
+    /// A session ends: its request needs no answer.
+    pub(super) fn forget_presence_read(&mut self, id: SessionId) {
+        if let Some((asker, withdrawn)) = self.presence.reads.forget(id) {
+            self.withdraw_presence(&asker.page.channel, withdrawn);
+        }
+    }
+
+    fn withdraw_presence(&mut self, channel: &str, ticket: Option<Ticket>) {
+        if let Some(ticket) = ticket {
+            if let Some(notices) = self.notices_of(channel) {
+                notices.read_ended(ticket, None);
+            }
+            self.out.outputs.push_back(Output::Broker(BrokerCommand::Withdraw(ticket)));
+        }
+    }
+}
+
+/// Notices.
+impl Engine {
+    /// The subjects that a new target is wanted by, now: the channel, or first the one by which its subscribers are notified.
+    pub(super) fn begin_notices(&mut self, target_id: TargetId) -> Subject {
+        let reserved = &self.settings.reserved;
+        let target = &mut self.targets[target_id];
+        if target.presence != Presence::Notify {
+            return target.subject.clone();
+        }
+        let subject = Subject::channel(reserved.presence_channel(&target.subject.name));
+        target.notices = Some(Box::new(Notices::new(subject.clone())));
+        subject
+    }
+
+    /// Whether this is a channel of notices.
+    pub(super) fn is_of_notices(&self, subject: &Subject) -> bool {
+        !subject.is_pattern() && self.settings.reserved.of_presence_channel(&subject.name).is_some()
+    }
+
+    /// The target whose subscribers are notified on this channel of the server's own.
+    pub(super) fn notified_by(&self, name: &str) -> Option<TargetId> {
+        self.targets.find_channel(self.settings.reserved.of_presence_channel(name)?)
+    }
+
+    /// Redis has confirmed a channel of notices: now the channel itself is wanted.
+    pub(super) fn notices_confirmed(&mut self, subject: &Subject, after_break: bool) {
+        let Some(target_id) =
+            self.notified_by(&subject.name).filter(|_| !self.releasing.contains_key(subject))
+        else {
+            return;
+        };
+        let target = &mut self.targets[target_id];
+        let Some(notices) = &mut target.notices else { return };
+        if !std::mem::replace(&mut notices.is_ready, true) {
+            self.out.outputs.push_back(Output::Broker(BrokerCommand::Want(target.subject.clone())));
+        }
+        if after_break {
+            self.presence_missed(target_id);
+        }
+    }
+
+    /// What the store says of a channel's players; `None`: something was missed.
+    pub(super) fn presence_changed(&mut self, notices: &str, change: Option<&PresenceChange>) {
+        let Some(target_id) = self.notified_by(notices) else { return };
+        match (change, &mut self.targets[target_id].notices) {
+            (Some(change), Some(notices)) => notices.add(change),
+            (None, _) => return self.presence_missed(target_id),
+            (_, None) => return,
+        }
+        self.schedule_notices(target_id);
+    }
+
+    /// What the subscribers of a channel are to be notified of.
+    fn notices_of(&mut self, channel: &str) -> Option<&mut Notices> {
+        let target_id = self.targets.find_channel(channel)?;
+        self.targets[target_id].notices.as_deref_mut()
+    }
+
+    /// A page was read: behind this fence all that the store had said before has come.
+    fn fence_notices(&mut self, channel: &str, read: Ticket) {
+        let ticket = Ticket(self.next_ticket + 1);
+        let Some(notices) = self.notices_of(channel) else { return };
+        notices.read_ended(read, Some(ticket));
+        let channel = notices.subject.name.clone();
+        self.next_ticket += 1;
+        self.presence.fences.insert(ticket, channel.clone());
+        let query = Query::new(ticket, QueryKind::Fence { channel });
+        self.out.outputs.push_back(Output::Broker(BrokerCommand::Query(query)));
+    }
+
+    /// The answer to a fence. Returns whether it was one behind a page.
+    pub(super) fn presence_fenced(&mut self, ticket: Ticket) -> bool {
+        let Some(channel) = self.presence.fences.remove(&ticket) else { return false };
+        let target_id = self.notified_by(&channel);
+        if let Some(notices) = target_id.and_then(|id| self.targets[id].notices.as_mut()) {
+            notices.fence_passed(ticket);
+        }
+        true
+    }
+
+    /// How many reads and fences are out.
+    pub(super) fn presence_queries(&self) -> usize {
+        self.presence.reads.len() + self.presence.fences.len()
+    }
+
+    /// Subscribers are notified that changes were missed.
+    fn presence_missed(&mut self, target_id: TargetId) {
+        if let Some(notices) = &mut self.targets[target_id].notices {
+            notices.miss();
+            self.schedule_notices(target_id);
+        }
+    }
+
+    fn schedule_notices(&mut self, target_id: TargetId) {
+        let target = &mut self.targets[target_id];
+        let class = target.class.and_then(|id| self.settings.classes.get(id));
+        let window_ms = class.map_or(0, |class| class.delivery.batch_ms).max(WINDOW_MS);
+        let Some(notices) = &mut target.notices else { return };
+        if notices.flush_at_ms == 0 && !notices.is_empty() {
+            notices.flush_at_ms = self.out.now.mono_ms + window_ms;
+            self.presence.windows.insert((notices.flush_at_ms, target_id));
+        }
+    }
+
+    /// A target is forgotten, and with it the notification of its subscribers.
+    pub(super) fn end_notices(&mut self, target_id: TargetId, notices: Notices) {
+        self.presence.windows.remove(&(notices.flush_at_ms, target_id));
+        self.unwant(notices.subject);
+    }
+
+    /// Redis refuses the channel by which subscribers of another are notified: they are refused, too.
+    pub(super) fn notices_refused(&mut self, subject: &Subject, reason: &Arc<str>) {
+        let Some(target_id) =
+            self.notified_by(&subject.name).filter(|_| !self.releasing.contains_key(subject))
+        else {
+            return;
+        };
+        let target = &mut self.targets[target_id];
+        let notices = target.notices.take();
+        let (channel, is_ready) =
+            (target.subject.clone(), notices.as_ref().is_some_and(|notices| notices.is_ready));
+        if let Some(notices) = notices {
+            self.presence.windows.remove(&(notices.flush_at_ms, target_id));
+        }
+        self.refused(&channel, reason);
+        if is_ready {
+            self.unwant(channel);
+        }
+    }
+
+    /// A window has ended: subscribers are notified of who came and left.
+    fn notify_presence(&mut self, target_id: TargetId) {
+        let Some(notices) = self.targets.get_mut(target_id).and_then(|target| target.notices.as_mut()) else {
+            return;
+        };
+        notices.flush_at_ms = 0;
+        let flushed = notices.flush();
+        self.schedule_notices(target_id);
+        let channel = self.targets[target_id].subject.name.clone();
+        let target = &mut self.targets[target_id];
+        let message = Notification::new(&channel, &flushed);
+        if message.is_empty() {
+            return;
+        }
+        let mut frames = SharedFrames::default();
+        for subscriber in
+            target.subscribers.iter_mut().filter(|subscriber| subscriber.phase.is_shown_events())
+        {
+            let session = &mut self.sessions[subscriber.session];
+            if !session.is_open() {
+                continue;
+            }
+            if session.is_blocked() {
+                // Why not queued: a client that does not read would be closed for it.
+                (subscriber.missed_presence, session.missed_presence) = (true, true);
+                continue;
+            }
+            if let Some(frame) = message.frame_for(session, &mut frames) {
+                self.out.stats.presence_notices += 1;
+                self.out.enqueue_frame(session, frame);
+            }
+        }
+        self.enforce_limits();
+    }
+
+    /// A session takes messages again: where it was not notified of players, it receives `reset`.
+    pub(super) fn send_missed_presence(&mut self, id: SessionId) {
+        if !std::mem::take(&mut self.sessions[id].missed_presence) {
+            return;
+        }
+        for held in self.sessions[id].subscriptions.clone() {
+            let target = &mut self.targets[held.target];
+            if std::mem::take(&mut target.subscriber_at_mut(held.slot).missed_presence) {
+                let channel = &target.subject.name;
+                let message = ServerMessage::PresenceChanged { channel, joined: &[], left: &[], reset: true };
+                self.out.send(&mut self.sessions[id], &message);
+            }
+        }
+        self.enforce_limits();
+    }
+}
+
+/// One `PRESENCE_CHANGED`, as each subscriber gets it.
+struct Notification<'a> {
+    channel: &'a str,
+    joined: Vec<&'a str>,
+    left: Vec<&'a str>,
+    reset: bool,
+    /// All players that it names.
+    named: HashSet<&'a str>,
+}
+
+impl<'a> Notification<'a> {
+    fn new(channel: &'a str, flushed: &'a Flushed) -> Self {
+        let [joined, left] = [&flushed.joined, &flushed.left].map(|names| names.iter().map(|name| &**name));
+        let named = joined.clone().chain(left.clone()).collect();
+        Notification { channel, joined: joined.collect(), left: left.collect(), reset: flushed.reset, named }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.named.is_empty() && !self.reset
+    }
+
+    /// The frame for one session: without its own player, and in its encoding; `None`: there is nothing else. One that is too
+    /// long for its client says only that something changed.
+    fn frame_for(&self, session: &Session, frames: &mut SharedFrames) -> Option<drawbridge_protocol::Frame> {
+        let encoding = session.encoding();
+        let own = session.player().filter(|player| self.named.contains(&***player));
+        let frame = match own {
+            None => frames.get(encoding, &self.message(&self.joined, &self.left)),
+            Some(_) if self.named.len() == 1 && !self.reset => return None,
+            Some(own) => {
+                let [joined, left] = [&self.joined, &self.left]
+                    .map(|names| names.iter().copied().filter(|name| *name != &**own).collect::<Vec<_>>());
+                codec::encode_frame(encoding, &self.message(&joined, &left))
+            }
+        };
+        let is_too_long = session.outbox.max_message_bytes.is_some_and(|bound| frame.len() > bound);
+        Some(if is_too_long { self.reset(encoding) } else { frame })
+    }
+
+    fn message<'m>(&'m self, joined: &'m [&'m str], left: &'m [&'m str]) -> ServerMessage<'m> {
+        ServerMessage::PresenceChanged { channel: self.channel, joined, left, reset: self.reset }
+    }
+
+    fn reset(&self, encoding: Encoding) -> drawbridge_protocol::Frame {
+        let channel = self.channel;
+        codec::encode_frame(
+            encoding,
+            &ServerMessage::PresenceChanged { channel, joined: &[], left: &[], reset: true },
+        )
+    }
+}
+
+/// Whether what a shard knows of presence is right, for [`Engine::check`].
+impl Engine {
+    pub(super) fn check_presence(&self) {
+        self.presence.ledger.check();
+        self.presence.reads.check();
+        let mut present = 0;
+        for (id, target) in self.targets.iter() {
+            let is_counted = target.presence != Presence::Off;
+            for subscriber in &target.subscribers {
+                present += u64::from(subscriber.is_present);
+                debug_assert!(is_counted || !subscriber.is_present, "present where nobody is");
+                debug_assert!(
+                    !target.is_confirmed || !is_counted || subscriber.is_present,
+                    "subscribed and not present"
+                );
+            }
+            let at = target.notices.as_ref().map_or(0, |notices| notices.flush_at_ms);
+            debug_assert!(at == 0 || self.presence.windows.contains(&(at, id)), "a notice that is lost");
+            debug_assert_eq!(target.notices.is_some(), target.presence == Presence::Notify, "notices");
+        }
+        debug_assert_eq!(present, self.presence.present, "who is present");
+    }
+}
