@@ -31,6 +31,11 @@ leak:
     cargo build --release --bin drawbridge
     cd tests/blackbox && DRAWBRIDGE_SLOW=1 ${DRAWBRIDGE_VENV:-../../.venv}/bin/python -m pytest -k slope
 
+# Three nodes, one Redis, HAProxy, 500 players that check every event, and faults: just chaos --seconds 600 --seed 7
+chaos *args:
+    cargo build --release --bin drawbridge
+    scripts/chaos {{args}}
+
 # The playground and the TypeScript client in a browser and in Node
 browser:
     cargo build --bin drawbridge

@@ -1,0 +1,314 @@
+"""What the chaos run is about: one Redis, three nodes that reach it each by its own proxy, and HAProxy in front of a proxy
+for each node. Everything is on loopback, is started and ended here, and is ended by its process id."""
+
+import asyncio
+import json
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import redis.asyncio
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / "tests/blackbox"))
+
+from harness import ports  # noqa: E402
+from harness.node import API_KEY, PLENTY, binary, write_config  # noqa: E402
+from harness.process import Process  # noqa: E402
+from harness.tokens import SECRET  # noqa: E402
+from network import Proxy  # noqa: E402
+
+START = 60.0  # how long anything may take to start: a loaded machine is slow
+
+HAPROXY = """
+global
+    maxconn 8000
+defaults
+    mode http
+    timeout connect 2s
+    timeout check 1s
+    timeout client 1m
+    timeout server 1m
+    timeout tunnel 1h
+    option redispatch
+    retries 3
+frontend players
+    bind 127.0.0.1:{port}
+    default_backend nodes
+backend nodes
+    balance leastconn
+    option httpchk GET /readyz
+    default-server check inter 500ms fall 2 rise 1 on-marked-down shutdown-sessions
+{servers}
+"""
+
+
+async def until(condition, what, timeout=START, pause=0.05):
+    """Waits until `condition()` (which may be a coroutine function) is truthy, and returns its value."""
+    deadline = time.monotonic() + timeout
+    while True:
+        try:
+            value = condition()
+            if asyncio.iscoroutine(value):
+                value = await value
+        except (OSError, redis.RedisError, TimeoutError):
+            value = None
+        if value:
+            return value
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"not within {timeout:g} s: {what}")
+        await asyncio.sleep(pause)
+
+
+async def http(port, method, path, body=None, timeout=6.0):
+    """`(status, body)` of one request on a connection of its own."""
+    async with asyncio.timeout(timeout):
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        try:
+            data = b"" if body is None else json.dumps(body).encode()
+            head = f"{method} {path} HTTP/1.1\r\nHost: chaos\r\nConnection: close\r\nAuthorization: Bearer {API_KEY}\r\n"
+            writer.write(f"{head}Content-Type: application/json\r\nContent-Length: {len(data)}\r\n\r\n".encode() + data)
+            answer = await reader.read()
+        finally:
+            writer.close()
+    head, _, rest = answer.partition(b"\r\n\r\n")
+    if not head:
+        raise ConnectionResetError("no answer")
+    if b"chunked" in head.lower():
+        rest = _unchunked(rest)
+    return int(head.split()[1]), rest
+
+
+def _unchunked(data):
+    whole = b""
+    while data:
+        size, _, data = data.partition(b"\r\n")
+        size = int(size, 16)
+        if not size:
+            break
+        whole, data = whole + data[:size], data[size + 2 :]
+    return whole
+
+
+class Redis:
+    """A redis-server whose append-only file is synced before any reply: what it acknowledged outlives a kill."""
+
+    def __init__(self, directory):
+        self.directory = directory / "redis"
+        self.directory.mkdir()
+        self.port = ports.free()
+        self.process = None
+        self.client = redis.asyncio.Redis(port=self.port, socket_timeout=5, retry=None, client_name="chaos")
+
+    async def start(self):
+        self.process = Process(
+            ["redis-server", "--bind", "127.0.0.1", "--port", self.port, "--dir", self.directory, "--save", ""]
+            + ["--appendonly", "yes", "--appendfsync", "always", "--auto-aof-rewrite-percentage", "0"]
+        )
+        await until(self.client.ping, "redis-server answers")
+
+    async def kill(self):
+        await asyncio.to_thread(self.process.kill)
+        await self.client.connection_pool.disconnect(inuse_connections=True)
+
+    def lose_data(self):
+        shutil.rmtree(self.directory / "appendonlydir", ignore_errors=True)
+
+
+class Node:
+    """One node. It comes back to the same ports under the same name, as a deploy's would."""
+
+    def __init__(self, name, directory, redis_port, settings):
+        self.name = name
+        self.directory = directory / name
+        self.directory.mkdir()
+        self.port, self.admin_port = ports.free(), ports.free()
+        self.redis_proxy, self.player_proxy = Proxy(redis_port), Proxy(self.port)
+        self.settings = settings
+        self.process = None
+        self.logs = []
+        self.is_busy = False  # a fault of the process is under way
+
+    async def start_proxies(self):
+        await self.redis_proxy.start()
+        await self.player_proxy.start()
+        self.path = write_config(self._config(), self.directory)
+
+    def _config(self):
+        return {
+            **self.settings,
+            "node": self.name,
+            "listen": f"127.0.0.1:{self.port}",
+            "admin": {"listen": f"127.0.0.1:{self.admin_port}", "api_key": API_KEY},
+            "broker": {"kind": "redis", "url": f"redis://127.0.0.1:{self.redis_proxy.port}"},
+        }
+
+    async def start(self):
+        self.process = Process([binary(), "serve", "--config", self.path])
+        self.logs.append(self.process)
+        await until(self._has_started, f"{self.name} has started")
+
+    def _has_started(self):
+        if not self.process.running:
+            raise RuntimeError(f"{self.name} ended with {self.process.child.returncode}:\n{self.process.output[-3000:]}")
+        return any("drawbridge: ready" in line for line in list(self.process.lines))
+
+    async def is_ready(self):
+        return self.process.running and (await http(self.port, "GET", "/readyz", timeout=3))[0] == 200
+
+    async def metrics(self):
+        status, body = await http(self.port, "GET", "/metrics")
+        samples = {}
+        for line in body.decode().splitlines() if status == 200 else ():
+            if line and not line.startswith("#"):
+                name, _, value = line.rpartition(" ")
+                samples[name] = float(value)
+        return samples
+
+    def panics(self):
+        """Lines of all its lives that say that it panicked."""
+        return [line for process in self.logs for line in process.lines if "panicked at" in line]
+
+
+class Cluster:
+    def __init__(self, directory, settings, nodes=3):
+        self.directory = directory
+        self.redis = Redis(directory)
+        self.nodes = [Node(f"n{number}", directory, self.redis.port, settings) for number in range(1, nodes + 1)]
+        self.port = ports.free()
+        self.balancer = None
+
+    async def start(self):
+        await self.redis.start()
+        for node in self.nodes:
+            await node.start_proxies()
+        await asyncio.gather(*(node.start() for node in self.nodes))
+        servers = "\n".join(
+            f"    server {node.name} 127.0.0.1:{node.player_proxy.port} port {node.port}" for node in self.nodes
+        )
+        config = self.directory / "haproxy.cfg"
+        config.write_text(HAPROXY.format(port=self.port, servers=servers))
+        program = shutil.which("haproxy") or shutil.which("haproxy", path="/usr/sbin:/sbin")
+        self.balancer = Process([program, "-f", config, "-db"])
+        await until(lambda: ports.is_open(self.port), "haproxy answers")
+        await until(self.all_ready, "all nodes are ready")
+
+    async def all_ready(self):
+        return all(await asyncio.gather(*(node.is_ready() for node in self.nodes)))
+
+    def running(self):
+        return [node for node in self.nodes if node.process.running and not node.is_busy]
+
+    async def stop(self):
+        """Ends every process; returns the panics that nodes logged."""
+        for node in self.nodes:
+            if node.process:
+                node.process.resume()
+        for process in [node.process for node in self.nodes] + [self.balancer, self.redis.process]:
+            if process and process.running:
+                await asyncio.to_thread(process.kill)
+        for node in self.nodes:
+            await node.redis_proxy.close()
+            await node.player_proxy.close()
+        return [f"{node.name}: {line}" for node in self.nodes for line in node.panics()]
+
+
+def versions():
+    """What was tested, and with what."""
+
+    def line(*command):
+        try:
+            return subprocess.run(command, capture_output=True, text=True, timeout=20).stdout.strip().splitlines()[0]
+        except (OSError, IndexError, subprocess.SubprocessError):
+            return "?"
+
+    haproxy = shutil.which("haproxy") or "/usr/sbin/haproxy"
+    return {
+        "drawbridge": line(str(binary()), "--version"),
+        "commit": line("git", "-C", str(ROOT), "describe", "--always", "--dirty"),
+        "redis": line("redis-server", "--version").split(" sha=")[0],
+        "haproxy": line(haproxy, "-v").split(" - ")[0],
+        "kernel": line("uname", "-r"),
+        "host cores": line("nproc"),
+    }
+
+
+def settings(window):
+    """The nodes' configuration, without what is each node's own."""
+    open_to_all = {"subscribe": "true", "publish": "true"}
+    return {
+        "drain_delay": "1500ms",
+        "drain_window": "3s",
+        "auth": {"hmac_secret": SECRET},
+        "connection": {
+            "auto_subscribe": ["player:{sub}"],
+            "linger": "500ms",
+            "heartbeat": "5s",
+            "resume_window": f"{window}s",
+        },
+        "limits": {
+            "messages": PLENTY,
+            "subscribes": PLENTY,
+            "work": PLENTY,
+            "bytes": {"per_second": "512MiB", "burst": "512MiB"},
+            "connections_per_address": 100_000,
+        },
+        "channel": [
+            {"name": "player:{player}", "publish": "true", "history": {"events": 500, "age": "10m"}},
+            {"name": "room:{room}", **open_to_all, "history": {"events": 2000, "age": "10m"}, "presence": "query"},
+            {"name": "zone:{zone}:{area}", **open_to_all, "patterns": True, "history": {"events": 500, "age": "10m"}},
+            {"name": "news:{news}", **open_to_all, "history": {"events": 2000, "age": "10m"}},
+            {"name": "ticker:{ticker}", **open_to_all, "history": {"events": 16, "age": "10m"}},
+            {"name": "chat:{chat}", **open_to_all},
+            {"name": "world:{world}", **open_to_all, "kind": "entity", "key": "data.id"},
+        ],
+    }
+
+
+class Layout:
+    """How many channels of each kind there are, and who has which."""
+
+    def __init__(self, clients):
+        self.clients = clients
+        self.rooms = max(1, clients // 10)
+        self.zones = max(1, clients // 20)
+        self.areas = 3
+        self.chats = max(1, clients // 10)
+        self.worlds = max(1, clients // 50)
+        self.news = self.tickers = max(1, clients // 100)
+
+    def plan(self, number):
+        """`(channel, kind, options)` for each channel of a player."""
+        channels = [
+            (f"player:p{number}", "logged", {}),
+            (f"room:{number % self.rooms}", "logged", {}),
+            (f"zone:{number // 3 % self.zones}:*", "pattern", {}),
+            (f"chat:{number * 7 % self.chats}", "plain", {}),
+            (f"world:{number % self.worlds}", "entity", {}),
+        ]
+        if number % 5 == 0:
+            channels.append((f"ticker:{number // 5 % self.tickers}", "logged", {"may_gap": True}))
+        if number % 5 == 1:
+            options = {"filter": "data.k == 0", "wanted": lambda n: n % 3 == 0}
+            channels.append((f"news:{number // 5 % self.news}", "logged", options))
+        return channels
+
+    def members(self, prefix, index):
+        """The players of a room or chat."""
+        channel = f"{prefix}:{index}"
+        return [n for n in range(self.clients) if any(name == channel for name, _, _ in self.plan(n))]
+
+    def logged(self):
+        yield from (f"player:p{n}" for n in range(self.clients))
+        yield from (f"room:{n}" for n in range(self.rooms))
+        yield from (f"zone:{n}:{area}" for n in range(self.zones) for area in range(self.areas))
+        yield from (f"news:{n}" for n in range(self.news))
+        yield from (f"ticker:{n}" for n in range(self.tickers))
+
+    def plain(self):
+        yield from (f"chat:{n}" for n in range(self.chats))
+
+    def entity(self):
+        yield from (f"world:{n}" for n in range(self.worlds))
