@@ -1,5 +1,5 @@
 //! `drawbridge-loadgen`: load for a Drawbridge node, and the floor that it is measured against. Each subcommand
-//! is one process with one event loop; `scripts/bench` and `scripts/bench-views` start them and compare. This file
+//! is one process with one event loop; `scripts/bench`, `scripts/bench-views` and `scripts/bench-resume` start them and compare. This file
 //! owns the command line and nothing else. Nothing here imports the engine or the server: what is measured is only
 //! spoken to.
 
@@ -13,6 +13,7 @@ mod handshake;
 mod idle;
 mod publish;
 mod redis;
+mod resume;
 mod subscribe;
 mod token;
 mod watch;
@@ -47,6 +48,8 @@ enum Command {
     World(world::WorldArgs),
     /// Open WebSockets with three subscriptions each, and hold them
     Idle(idle::IdleArgs),
+    /// Open WebSockets that lose their connections at random and resume, and check that nothing is missing
+    Resume(resume::ResumeArgs),
 }
 
 fn main() -> ExitCode {
@@ -57,6 +60,7 @@ fn main() -> ExitCode {
         Command::Watch(args) => watch::run(args),
         Command::World(args) => world::run(args),
         Command::Idle(args) => idle::run(args),
+        Command::Resume(args) => resume::run(args),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

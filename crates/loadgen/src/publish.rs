@@ -1,4 +1,4 @@
-//! `publish`: plain `PUBLISH` at a fixed rate. It is an open loop: nothing that happens to a message slows the
+//! `publish`: plain `PUBLISH`, or the function `drawbridge_publish`, at a fixed rate. It is an open loop: nothing that happens to a message slows the
 //! next one, and how far the publisher itself fell behind its schedule is reported. Each payload carries when it
 //! was written and its number on its channel, for `subscribe` to check.
 
@@ -38,6 +38,9 @@ pub(crate) struct PublishArgs {
     /// The bursts of all channels are written together, as of a game that ticks, and not evenly one after the other
     #[arg(long)]
     at_once: bool,
+    /// Publish by the function `drawbridge_publish`, as services do on channels with history
+    #[arg(long)]
+    function: bool,
     /// Messages name groups of subscribers in turn (`data.id`), as many as this: for `subscribe --filter`
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     groups: Option<u32>,
@@ -65,7 +68,8 @@ pub(crate) struct Done {
     /// How often it was time to write.
     pub(crate) bursts: u64,
     pub(crate) seconds: f64,
-    /// The sum of what Redis answered: one for each subscriber of Redis (not of the node) that it went to.
+    /// The sum of what Redis answered: one for each subscriber of Redis (not of the node) that it went to; of the function:
+    /// the sum of offsets.
     pub(crate) receivers: u64,
     pub(crate) lag_p99_us: u64,
     pub(crate) lag_max_us: u64,
@@ -82,7 +86,9 @@ pub(crate) fn run(args: PublishArgs) -> io::Result<()> {
     let counter = thread::spawn(move || count_replies(replies, expected));
 
     let start = Instant::now();
-    let lag = publish(Pipeline::new(link), &args, &schedule, start)?;
+    let pipeline = Pipeline::new(link);
+    let pipeline = if args.function { pipeline.by_function() } else { pipeline };
+    let lag = publish(pipeline, &args, &schedule, start)?;
     let seconds = start.elapsed().as_secs_f64();
     let receivers = counter.join().map_err(|_| io::Error::other("the reader of replies failed"))??;
     say(&Done {
@@ -126,16 +132,26 @@ pub(crate) fn lag_histogram() -> io::Result<Histogram<u64>> {
 pub(crate) struct Pipeline {
     link: TcpStream,
     out: Vec<u8>,
+    by_function: bool,
 }
 
 impl Pipeline {
     pub(crate) fn new(link: TcpStream) -> Self {
-        Pipeline { link, out: Vec::with_capacity(2 * PIPELINE_BYTES) }
+        Pipeline { link, out: Vec::with_capacity(2 * PIPELINE_BYTES), by_function: false }
+    }
+
+    /// Publishes by the function `drawbridge_publish` from here on.
+    fn by_function(self) -> Self {
+        Pipeline { by_function: true, ..self }
     }
 
     /// Lines a message up, and writes what is lined up where that is much.
     pub(crate) fn publish(&mut self, channel: &str, payload: &[u8]) -> io::Result<()> {
-        redis::write_command(&mut self.out, &[b"PUBLISH", channel.as_bytes(), payload]);
+        let (channel, function) = (channel.as_bytes(), b"drawbridge_publish");
+        match self.by_function {
+            true => redis::write_command(&mut self.out, &[b"FCALL", function, b"1", channel, payload]),
+            false => redis::write_command(&mut self.out, &[b"PUBLISH", channel, payload]),
+        }
         if self.out.len() >= PIPELINE_BYTES { self.flush() } else { Ok(()) }
     }
 

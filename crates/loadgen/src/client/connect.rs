@@ -57,14 +57,25 @@ impl Target {
     /// Opens the TCP connection of one member of the crowd and sends the upgrade. Blocks until the system has
     /// connected, so that at most one is under way: a listener's backlog is never overrun.
     pub(super) fn open(&self, index: usize, path: &str, token: Option<&str>) -> io::Result<TcpStream> {
-        let socket = Socket::new(Domain::for_address(self.target), Type::STREAM, Some(Protocol::TCP))?;
+        self.open_to(self.target, index, path, token)
+    }
+
+    /// As `open`, to another node than the first.
+    pub(crate) fn open_to(
+        &self,
+        target: SocketAddr,
+        index: usize,
+        path: &str,
+        token: Option<&str>,
+    ) -> io::Result<TcpStream> {
+        let socket = Socket::new(Domain::for_address(target), Type::STREAM, Some(Protocol::TCP))?;
         if let Some(source) = self.source_of(index)? {
             socket.bind(&SocketAddr::new(source, 0).into())?;
         }
-        socket.connect_timeout(&self.target.into(), CONNECT_TIMEOUT)?;
+        socket.connect_timeout(&target.into(), CONNECT_TIMEOUT)?;
         socket.set_tcp_nodelay(true)?;
         let mut stream = std::net::TcpStream::from(socket);
-        stream.write_all(handshake::request(self.target, path, token).as_bytes())?;
+        stream.write_all(handshake::request(target, path, token).as_bytes())?;
         stream.set_nonblocking(true)?;
         Ok(TcpStream::from_std(stream))
     }

@@ -12,15 +12,15 @@ const MASK: [u8; 4] = [0x37, 0xfa, 0x21, 0x3d];
 
 /// One frame, borrowed from what was read.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Frame<'a> {
+pub(crate) struct Frame<'a> {
     /// Never a continuation.
-    pub(super) opcode: OpCode,
+    pub(crate) opcode: OpCode,
     /// The whole message.
-    pub(super) payload: &'a [u8],
+    pub(crate) payload: &'a [u8],
 }
 
 /// Takes one whole frame off the front of `input`; `None` while it is incomplete.
-pub(super) fn take<'a>(input: &mut &'a [u8]) -> io::Result<Option<Frame<'a>>> {
+pub(crate) fn take<'a>(input: &mut &'a [u8]) -> io::Result<Option<Frame<'a>>> {
     let [first, second, rest @ ..] = *input else { return Ok(None) };
     let opcode = match first {
         0x81 => OpCode::Text,
@@ -51,7 +51,7 @@ pub(super) fn take<'a>(input: &mut &'a [u8]) -> io::Result<Option<Frame<'a>>> {
 }
 
 /// One masked frame.
-pub(super) fn masked(opcode: OpCode, payload: &[u8]) -> Vec<u8> {
+pub(crate) fn masked(opcode: OpCode, payload: &[u8]) -> Vec<u8> {
     let mut out = Vec::with_capacity(14 + payload.len());
     drawbridge_protocol::websocket::write_header(&mut out, opcode, payload.len());
     out[1] |= 0x80;
@@ -61,7 +61,7 @@ pub(super) fn masked(opcode: OpCode, payload: &[u8]) -> Vec<u8> {
 }
 
 /// A close frame's code (1005 for none) and reason.
-pub(super) fn close_reason(payload: &[u8]) -> String {
+pub(crate) fn close_reason(payload: &[u8]) -> String {
     match payload.split_first_chunk() {
         Some((code, reason)) => {
             format!("closed with {} {}", u16::from_be_bytes(*code), String::from_utf8_lossy(reason))

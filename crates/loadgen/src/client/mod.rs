@@ -3,7 +3,7 @@
 //! (`subscribe`, `watch`, `idle`). A connection has no buffer of its own unless a frame is incomplete.
 
 mod connect;
-mod frame;
+pub(crate) mod frame;
 mod message;
 
 use std::io::{self, ErrorKind, Read, Write};
