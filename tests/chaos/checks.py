@@ -71,15 +71,25 @@ class LoggedCheck:
             if self.is_live and self.offset is None:
                 self.breach(PROTOCOL, self.channel, f"a live logged channel without a position in WELCOME: {entry}")
             return
-        recovered = entry.get("recovered")
-        if recovered is None and self.is_live and self.offset is not None:
-            self.breach(PROTOCOL, self.channel, f"a resumed channel without `recovered`: {entry}")
-        self.owes_resync = recovered is False and self.offset is not None
-        self._take_first_position(entry)
+        if self.is_live:
+            self._resume(entry)
 
     def subscribed(self, message):
+        """Of a resumed session: the channel waited for Redis, and is resumed now."""
+        if not self.is_live and self.offset is not None:
+            self._resume(message)
         self.is_live = True
         self._take_first_position(message)
+
+    def _resume(self, entry):
+        """What comes next continues the position that the client named, under the log's present epoch."""
+        recovered = entry.get("recovered")
+        if recovered is None and self.offset is not None:
+            self.breach(PROTOCOL, self.channel, f"a resumed channel without `recovered`: {entry}")
+        self.owes_resync = recovered is False and self.offset is not None
+        if recovered and self.offset is not None:
+            self.epoch = entry.get("epoch", self.epoch)
+        self._take_first_position(entry)
 
     def _take_first_position(self, entry):
         if self.offset is None and "offset" in entry:
@@ -107,9 +117,9 @@ class LoggedCheck:
         if self.offset is not None:
             if offset < self.offset and epoch == self.epoch:
                 self.breach(DISORDER, self.channel, f"POSITION {offset} after {self.offset}")
-            skipped = range(self.offset + 1, offset + 1)
-            if self.wanted is None and skipped and epoch == self.epoch:
-                self.breach(LOST, self.channel, f"POSITION {offset} skips {len(skipped)} events behind {self.offset}")
+            if self.wanted is None and offset > self.offset:
+                skipped = offset - self.offset
+                self.breach(LOST, self.channel, f"POSITION {epoch}/{offset} skips {skipped} events behind {self.position}")
         self.epoch, self.offset = epoch, offset
 
     def event(self, message):
@@ -122,7 +132,7 @@ class LoggedCheck:
             self.breach(UNSIGNALLED, self.channel, f"{message}")
         if self.offset is not None:
             self._follow(offset)
-        self.offset = offset
+        self.offset, self.epoch = offset, message.get("epoch", self.epoch)
         publisher, number = data["p"], data["n"]
         if self.epoch is not None:
             named = self.truth.at.setdefault((self.epoch, offset), (publisher, number))

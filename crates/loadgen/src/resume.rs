@@ -258,7 +258,7 @@ impl Crowd {
                             }
                         }
                     }
-                    Token(index) => self.read(index),
+                    Token(index) => self.read(index, event.is_read_closed()),
                 }
             }
         }
@@ -362,9 +362,10 @@ impl Crowd {
         say(&report)
     }
 
-    fn read(&mut self, index: usize) {
+    /// `has_ended`: the end came with what there is to read, and wakes the poll no more.
+    fn read(&mut self, index: usize, has_ended: bool) {
         let mut chunk = std::mem::take(&mut self.chunk);
-        if let Err(error) = self.read_all(index, &mut chunk) {
+        if let Err(error) = self.read_all(index, has_ended, &mut chunk) {
             if error.kind() == ErrorKind::InvalidData {
                 self.problem(index, &error.to_string());
             }
@@ -378,7 +379,7 @@ impl Crowd {
         self.counts.first_problem.get_or_insert_with(|| format!("player {index}: {what}"));
     }
 
-    fn read_all(&mut self, index: usize, chunk: &mut [u8]) -> io::Result<()> {
+    fn read_all(&mut self, index: usize, has_ended: bool, chunk: &mut [u8]) -> io::Result<()> {
         loop {
             let Some(socket) = &mut self.players[index].socket else { return Ok(()) };
             let read = match socket.stream.read(chunk) {
@@ -394,7 +395,7 @@ impl Crowd {
             if let Some(socket) = &mut self.players[index].socket {
                 socket.partial = rest.to_vec();
             }
-            if read < chunk.len() {
+            if read < chunk.len() && !has_ended {
                 return Ok(());
             }
         }

@@ -128,16 +128,28 @@ fn a_floor_brings_every_message_to_every_subscriber() {
     floor.stop();
 }
 
-/// Welcomes a connection without a subscription, and reads the short message that it sends then.
+/// Welcomes a connection without a subscription, and reads the message that it sends then.
 fn welcome_and_read(stream: &mut TcpStream) -> Value {
     stream.write_all(&text_frame(r#"{"type":"WELCOME","subscriptions":[]}"#)).unwrap();
-    let mut header = [0; 6];
+    read_message(stream)
+}
+
+/// Reads a masked message of less than 64 KiB.
+fn read_message(stream: &mut TcpStream) -> Value {
+    let mut header = [0; 2];
     stream.read_exact(&mut header).unwrap();
-    assert!(header[1] & 0x7F < 126);
-    let mut request = vec![0; usize::from(header[1] & 0x7F)];
+    let mut length = usize::from(header[1] & 0x7F);
+    assert!(length < 127);
+    if length == 126 {
+        let mut long = [0; 2];
+        stream.read_exact(&mut long).unwrap();
+        length = u16::from_be_bytes(long).into();
+    }
+    let mut mask = [0; 4];
+    stream.read_exact(&mut mask).unwrap();
+    let mut request = vec![0; length];
     stream.read_exact(&mut request).unwrap();
-    let mask = header[2..].iter().cycle();
-    request.iter_mut().zip(mask).for_each(|(byte, mask)| *byte ^= mask);
+    request.iter_mut().zip(mask.iter().cycle()).for_each(|(byte, mask)| *byte ^= mask);
     serde_json::from_slice(&request).unwrap()
 }
 
@@ -292,6 +304,42 @@ fn a_watcher_keeps_the_table_that_it_is_told() {
 }
 
 #[test]
+fn a_player_that_loses_its_connection_resumes_where_it_was() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    let welcome = |resumed: bool| {
+        let subscriptions = r#"[{"channel":"room:0","auto":true,"epoch":"e1","offset":6}]"#;
+        let head = format!(r#"{{"type":"WELCOME","session":"s1","resumed":{resumed}"#);
+        text_frame(&format!(r#"{head},"subscriptions":{subscriptions}}}"#))
+    };
+    let node = thread::spawn(move || {
+        let (mut stream, head) = open(&listener);
+        assert!(!head.contains("Authorization"), "{head}");
+        let connect = read_message(&mut stream);
+        assert!(connect["token"].is_string() && connect["resume"].is_null(), "{connect}");
+        stream.write_all(&welcome(false)).unwrap();
+        stream.write_all(&text_frame(&event(0, 7))).unwrap();
+        drop(stream);
+
+        let (mut stream, _) = open(&listener);
+        let expected = json!({"session": "s1", "positions": {"room:0": {"epoch": "e1", "offset": 7}}});
+        assert_eq!(read_message(&mut stream)["resume"], expected);
+        stream.write_all(&welcome(true)).unwrap();
+        // One again, and one left out. All were published long ago, so they are its replay.
+        stream
+            .write_all(&text_frame(&format!("[{},{},{}]", event(1, 8), event(1, 8), event(3, 10))))
+            .unwrap();
+        hold(stream);
+    });
+    let mut load = Loadgen::start(&["resume", "--target", &address, "--connections", "1"]);
+    load.says("joined");
+    let fields = ["lost", "doubled", "broken", "resumed", "not_resumed", "resyncs", "problems"];
+    assert_eq!(load.events(4, &fields), [1, 1, 1, 1, 0, 0, 0]);
+    load.stop();
+    node.join().unwrap();
+}
+
+#[test]
 fn a_refusal_ends_the_run() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let mut load = subscribe_to(listener.local_addr().unwrap(), "claims");
@@ -319,6 +367,20 @@ fn a_publisher_writes_what_it_says_it_wrote() {
     }
     let done = publisher.says("done");
     assert_eq!((done["messages"].as_u64(), done["receivers"].as_u64()), (Some(40), Some(80)));
+    publisher.stop();
+}
+
+#[test]
+fn a_publisher_calls_the_function_where_it_is_asked_to() {
+    let redis = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = redis.local_addr().unwrap().to_string();
+    let flags = ["--function", "--rate", "1000", "--seconds", "0.001"];
+    let mut publisher = Loadgen::start(&[&["publish", "--redis", &address][..], &flags].concat());
+    let mut link = accept(&redis);
+    let command = read_command(&mut link);
+    assert_eq!(command[..4], ["FCALL", "drawbridge_publish", "1", "room:0"]);
+    link.write_all(b":1\r\n").unwrap();
+    assert_eq!(publisher.says("done")["messages"], 1);
     publisher.stop();
 }
 
