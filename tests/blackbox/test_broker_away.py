@@ -269,6 +269,52 @@ def test_a_full_queue_is_broker_unavailable(link, start):
     assert all(r["outcome"] == "not_done" for r in replies if r.type == "ERROR")
 
 
+def test_local_is_delivered_on_this_node_alone_and_never_published(own_redis, link, start):
+    classes = [
+        {"name": "emote:{room}", "subscribe": "true", "publish": "true", "patterns": True, "when_broker_down": "local"},
+        {"name": "team:{team}", "subscribe": "true", "publish": "true", "view": "data.team == me.team", "when_broker_down": "local"},
+    ]
+    node = start(f"redis://127.0.0.1:{link.port}", channel=classes, shards=2)
+    elsewhere = start(own_redis, channel=classes)
+    alice, bob, carol = node.player("alice", team="red"), node.player("bob", team="blue"), elsewhere.player("carol")
+    for player in (alice, carol):
+        player.subscribe("emote:1")
+    bob.subscribe("emote:*")
+    for player in (alice, bob):
+        player.subscribe("team:1")
+    listener = listening(own_redis, "emote:1")
+    before = alice.publish("emote:1", "wave", "before")
+    assert "local" not in before
+    for player in (alice, bob, carol):
+        assert "offset" in player.event("emote:1", "wave")
+
+    away(node, link, alice, bob)
+    late = node.player("late")
+    late.start("CHANNEL_SUBSCRIBE", channel="emote:1")
+    for number in range(20):
+        publisher = (alice, bob)[number % 2]
+        assert publisher.publish("emote:1", "wave", number)["local"] is True
+    answer = node.publish("emote:1", "wave", "by http")
+    assert answer.status == 200 and answer.json == {"channel": "emote:1", "local": True}
+    orders = [[player.event("emote:1", "wave") for _ in range(21)] for player in (alice, bob)]
+    assert [event["data"] for event in orders[0]] == [event["data"] for event in orders[1]]
+    assert [event["data"] for event in orders[0]] == [*range(20), "by http"]
+    assert not any("offset" in event for order in orders for event in order)
+    # Views hold here too.
+    assert alice.publish("team:1", "plan", {"team": "red"})["local"] is True
+    alice.event("team:1", "plan")
+    bob.silent_but_for("EVENT_PUBLISHED")
+    late.silent_but_for("STATUS"), carol.silent_but_for()
+    until(lambda: node.metric("drawbridge_publishes_local") == 22, "all are counted")
+
+    link.flow()
+    ok(alice, bob)
+    assert "local" not in alice.publish("emote:1", "wave", "after")
+    for player in (alice, carol, bob):
+        assert player.event("emote:1", "wave")["data"] == "after"
+    assert heard(listener, 2) == ["before", "after"]
+
+
 def test_reject_refuses_at_once(node, link):
     player = node.player("alice")
     away(node, link, player)

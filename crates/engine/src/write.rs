@@ -196,6 +196,8 @@ pub enum WhenDown {
     QueueFor(Duration),
     /// Refuse with `BROKER_UNAVAILABLE`.
     Reject,
+    /// Deliver it on this node alone, at once, and do not publish it later.
+    Local,
 }
 
 /// One event of an entity channel, on its way into the table.
@@ -244,7 +246,7 @@ impl Commit {
     }
 }
 
-/// Why a publish was not acknowledged.
+/// Why Redis has not taken a publish.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum PublishFailure {
     /// It certainly did not happen: Redis is away and the class refuses, or the queue is full.
@@ -260,6 +262,9 @@ pub enum PublishFailure {
     Refused(Arc<str>),
     /// Another node has claimed the session.
     TakenOver,
+    /// Redis is away, and its class says [`WhenDown::Local`]: it was delivered on this node alone, which is no failure to who
+    /// published it.
+    OnlyLocal,
     /// It would be more than there may be: `entity_max` of the channel, or the views of a player.
     LimitExceeded,
 }

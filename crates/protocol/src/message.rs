@@ -267,6 +267,8 @@ pub enum ServerMessage<'a> {
         channel: &'a str,
         /// The entry's place, for logged events.
         offset: Option<u64>,
+        /// Redis is away: it was delivered on this node alone.
+        is_local: bool,
     },
     /// `TOKEN_REFRESHED`
     TokenRefreshed {

@@ -257,10 +257,22 @@ fn server_messages() -> Vec<(&'static str, ServerMessage<'static>)> {
             "unsubscribed by a service",
             ServerMessage::Unsubscribed { id: None, channel: "room:42", reason: "server", by_server: true },
         ),
-        ("published", ServerMessage::Published { id: number(5), channel: "room:42", offset: None }),
+        (
+            "published",
+            ServerMessage::Published { id: number(5), channel: "room:42", offset: None, is_local: false },
+        ),
         (
             "published with an offset",
-            ServerMessage::Published { id: number(5), channel: "room:42", offset: Some(120) },
+            ServerMessage::Published {
+                id: number(5),
+                channel: "room:42",
+                offset: Some(120),
+                is_local: false,
+            },
+        ),
+        (
+            "published on this node alone",
+            ServerMessage::Published { id: number(5), channel: "room:42", offset: None, is_local: true },
         ),
         ("token refreshed", ServerMessage::TokenRefreshed { id: number(6), expires_ms: Some(1790000060000) }),
         ("token refreshed, never expires", ServerMessage::TokenRefreshed { id: number(6), expires_ms: None }),

@@ -100,6 +100,7 @@ impl Bus {
             .map_or(Ok(event.key.map(Into::into)), |class| class.key_of(event.data, event.tags, event.key));
         let when_down = match class.map(|class| class.when_broker_down) {
             Some(WhenDown::Reject) => WhenDown::Reject,
+            Some(WhenDown::Local) => WhenDown::Local,
             _ => WhenDown::QueueFor(PATIENCE),
         };
         let rules = class.and_then(|class| class.entity.as_ref());

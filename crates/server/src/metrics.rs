@@ -486,6 +486,12 @@ fn broker_samples(broker: &crate::broker::BrokerStats) -> Vec<Sample> {
             broker.publish_not_done,
         ),
         Sample(
+            Counter,
+            "publishes_local",
+            "Publishes delivered on this node alone because Redis was away (when_broker_down = local)",
+            broker.published_locally,
+        ),
+        Sample(
             Gauge,
             "lifecycle_entries_pending",
             "Entries of the lifecycle stream that Redis has not accepted",

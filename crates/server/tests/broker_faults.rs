@@ -128,6 +128,63 @@ fn starts_without_redis_and_queues_in_order_until_it_comes() {
     assert_eq!(bench.statuses[0], [BrokerStatus::Degraded, BrokerStatus::Ok]);
 }
 
+/// The next event of a shard that says nothing of subscriptions.
+fn next_said(bench: &mut Bench, shard: u8) -> BrokerEvent {
+    loop {
+        match bench.next(shard) {
+            BrokerEvent::Interrupted(_) | BrokerEvent::Confirmed { .. } => {}
+            event => return event,
+        }
+    }
+}
+
+/// What `when_broker_down = "local"` publishes while Redis is away comes to all shards of the node, in one order, without a
+/// number, and never again; before and after, it comes from Redis.
+#[test]
+fn delivers_what_is_local_on_this_node_while_redis_is_away_and_never_later() {
+    let mut bench = Bench::new(Some(Flavour::Tcp));
+    bench.subscribe(0, &room());
+    bench.subscribe(1, &Subject::pattern("room:*"));
+    let publish = |bench: &mut Bench, text: &str| {
+        let ticket = bench.publish(0, "room:1", text.to_owned(), WhenDown::Local);
+        let (mut outcome, mut event) = (None, None);
+        while outcome.is_none() || event.is_none() {
+            match next_said(bench, 0) {
+                BrokerEvent::Publication(publication) => event = Some(publication),
+                BrokerEvent::Outcome { ticket: of, outcome: what } if of == ticket => outcome = Some(what),
+                other => panic!("{other:?}"),
+            }
+        }
+        let event = event.unwrap();
+        assert_eq!(event.event.data_json(), format!("\"{text}\""));
+        (outcome.unwrap(), event)
+    };
+    let (outcome, event) = publish(&mut bench, "before");
+    assert_eq!((outcome, event.offset.0), (Ok(None), 1));
+
+    bench.server().kill();
+    bench.wait_until_cut_off(CONNECTIONS);
+    for number in 0..200 {
+        let (outcome, event) = publish(&mut bench, &format!("n{number}"));
+        assert_eq!(outcome, Err(PublishFailure::OnlyLocal));
+        assert_eq!(event.offset.0, 1, "it takes no number");
+        assert!(!event.event.json().contains("offset"), "{}", event.event.json());
+    }
+    assert_eq!(bench.broker.stats().published_locally, 200);
+
+    bench.server().launch();
+    while bench.broker.health().degraded_for.is_some() {
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
+    let (outcome, event) = publish(&mut bench, "after");
+    assert_eq!((outcome, event.offset.0), (Ok(None), 2), "the count goes on, and nothing comes late");
+    let texts = ["before".to_owned()].into_iter().chain((0..200).map(|number| format!("n{number}")));
+    for text in texts.chain(["after".to_owned()]) {
+        let BrokerEvent::Publication(publication) = next_said(&mut bench, 1) else { panic!("no event") };
+        assert_eq!(publication.event.data_json(), format!("\"{text}\""));
+    }
+}
+
 #[test]
 fn keeps_the_order_of_what_waits_while_redis_is_away() {
     let mut bench = Bench::new(Some(Flavour::Tcp));

@@ -53,7 +53,7 @@ SHAPES = {
     "FILTER_UPDATED": ({"id": _ID, "channel": str}, {}),
     "VIEW_ENTER": ({"channel": str, "complete": bool, "entities": list}, {"reset": bool, "reason": str}),
     "VIEW_LEAVE": ({"channel": str, "keys": list, "reason": str}, {}),
-    "EVENT_PUBLISHED": ({"id": _ID, "channel": str}, {"offset": int, "result": _ANY}),
+    "EVENT_PUBLISHED": ({"id": _ID, "channel": str}, {"offset": int, "local": bool, "result": _ANY}),
     "TOKEN_REFRESHED": ({"id": _ID}, {"expires_ms": int}),
     "PONG": ({"server_time_ms": int}, {"id": _ID, "t": _ANY}),
     "STATUS": ({"broker": str}, {}),

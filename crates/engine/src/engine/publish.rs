@@ -275,12 +275,26 @@ impl Engine {
             }
             return;
         }
-        match result.is_ok() {
-            true => self.out.stats.published += 1,
-            false => self.out.stats.publish_failures += 1,
+        match result {
+            Ok(_) | Err(PublishFailure::OnlyLocal) => self.out.stats.published += 1,
+            Err(_) => self.out.stats.publish_failures += 1,
         }
         if is_there {
             self.answer_publish(in_flight, result);
+        }
+    }
+
+    fn acknowledge(
+        &mut self,
+        id: SessionId,
+        request: Option<&RequestId>,
+        channel: &str,
+        offset: Option<u64>,
+        is_local: bool,
+    ) {
+        if let Some(id_of_request) = request {
+            let message = ServerMessage::Published { id: id_of_request, channel, offset, is_local };
+            self.send(id, &message);
         }
     }
 
@@ -290,11 +304,11 @@ impl Engine {
         let text;
         let (code, outcome, text) = match result {
             Ok(logged) => {
-                if let Some(request) = &request {
-                    let offset = logged.map(|position| position.offset.0);
-                    self.send(id, &ServerMessage::Published { id: request, channel: &channel, offset });
-                }
-                return;
+                let offset = logged.map(|position| position.offset.0);
+                return self.acknowledge(id, request.as_ref(), &channel, offset, false);
+            }
+            Err(PublishFailure::OnlyLocal) => {
+                return self.acknowledge(id, request.as_ref(), &channel, None, true);
             }
             Err(PublishFailure::NotDone) => (
                 ErrorCode::BrokerUnavailable,

@@ -42,6 +42,17 @@ impl Counters {
         (name, position)
     }
 
+    /// Where the count of this channel is, with the channel's shared name.
+    pub(super) fn current(&mut self, channel: &str) -> (Arc<str>, Position) {
+        if let Some((name, position)) = self.recent.get_key_value(channel) {
+            return (name.clone(), *position);
+        }
+        let known = self.older.remove_entry(channel);
+        let (name, position) = known.unwrap_or_else(|| (channel.into(), self.begin()));
+        self.put(name.clone(), position);
+        (name, position)
+    }
+
     /// Where the count of a channel goes on that is counted elsewhere from now on.
     pub(super) fn take(&mut self, channel: &str) -> Position {
         let known = self.recent.remove(channel).or_else(|| self.older.remove(channel));

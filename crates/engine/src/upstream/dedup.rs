@@ -120,7 +120,8 @@ impl Hub {
             Err(reason) => return self.dropped(channel, reason),
         };
         let by = if by_pattern.is_empty() { ReceivedBy::Name } else { ReceivedBy::Pattern };
-        let mut publication = publication(&self.settings, rules, subject.name.clone(), position, by, read);
+        let (name, number) = (subject.name.clone(), Number::Own(position));
+        let mut publication = publication(&self.settings, rules, name, number, by, read);
         let (outcome, gone) = match table {
             Some(table) => put(&mut self.stats, table, now_ms, &publication),
             None => (ApplyOutcome::Changed, Vec::new()),
@@ -185,7 +186,43 @@ impl Hub {
             Err(reason) => return self.dropped(channel, reason),
         };
         let (name, position) = self.count_by_pattern(channel);
-        let publication = publication(&self.settings, rules, name, position, ReceivedBy::Pattern, read);
+        let number = Number::Own(position);
+        let publication = publication(&self.settings, rules, name, number, ReceivedBy::Pattern, read);
+        self.outputs.push_back(HubOutput::Shards(shards, BrokerEvent::Publication(publication)));
+    }
+
+    /// An event that Redis cannot publish, for all shards that want its channel. Shards show it to those who were
+    /// subscribed before Redis went away.
+    ///
+    /// Invariant: it takes no number. Those of the channel go on where they were, and it carries the last one, so that
+    /// whatever is said of it later (that it was dropped, say) is said of that place.
+    pub(super) fn local_event(&mut self, channel: &str, payload: &[u8]) {
+        let mut by_pattern = ShardSet::default();
+        self.patterns.for_each_match(channel, |_, pattern| by_pattern = by_pattern.union(pattern.shards));
+        let entry = self.entries.get_key_value(&SubjectRef::channel(channel));
+        let (rules, known) = match entry {
+            Some((subject, entry)) => {
+                (entry.rules, Some((subject.name.clone(), entry.position, entry.shards)))
+            }
+            None => (self.rules_of(channel), None),
+        };
+        if rules.reserved {
+            return;
+        }
+        let shards = known.as_ref().map_or(by_pattern, |(_, _, by_name)| by_pattern.union(*by_name));
+        if shards.is_empty() {
+            return;
+        }
+        let (name, position) = match known {
+            Some((name, position, _)) => (name, position),
+            None => self.counters.current(channel),
+        };
+        let read = match read(&self.settings, rules, Content::Whole(payload)) {
+            Ok(read) => read,
+            Err(reason) => return self.dropped(channel, reason),
+        };
+        let by = if by_pattern.is_empty() { ReceivedBy::Name } else { ReceivedBy::Pattern };
+        let publication = publication(&self.settings, rules, name, Number::Last(position), by, read);
         self.outputs.push_back(HubOutput::Shards(shards, BrokerEvent::Publication(publication)));
     }
 
@@ -256,12 +293,20 @@ enum ReceivedBy {
     Pattern,
 }
 
+/// The number that an event carries in its channel's count.
+enum Number {
+    /// It is its own.
+    Own(Position),
+    /// It has none: that of the event before it, which clients are not shown.
+    Last(Position),
+}
+
 /// An event as the shards get it.
 fn publication(
     settings: &HubSettings,
     rules: Rules,
     channel: Arc<str>,
-    Position { epoch, offset }: Position,
+    number: Number,
     by: ReceivedBy,
     (payload, change): (Payload<'_>, Option<EntityChange>),
 ) -> Arc<Publication> {
@@ -270,7 +315,11 @@ fn publication(
     // By a pattern it is an event like any other: which of them filters let through is not known here.
     let is_state = by == ReceivedBy::Name || class.is_some_and(|class| !class.is_shown_by_pattern());
     // Where events of different keys may be told in another order, clients are shown no offset.
-    let event = Event::new(&payload, &channel, delivery.max_updates.is_none().then_some(offset.0));
+    let (Position { epoch, offset }, is_shown) = match number {
+        Number::Own(position) => (position, delivery.max_updates.is_none()),
+        Number::Last(position) => (position, false),
+    };
+    let event = Event::new(&payload, &channel, is_shown.then_some(offset.0));
     let mut publication = Publication::with_entity(channel, event, offset, change);
     publication.epoch = epoch;
     publication.class = rules.class;

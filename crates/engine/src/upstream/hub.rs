@@ -155,6 +155,7 @@ impl Hub {
             HubInput::OversizedMessage { pattern, channel, bytes } => {
                 return self.message(now_ms, pattern, channel, Content::Oversized(bytes));
             }
+            HubInput::Local { channel, payload } => return self.local_event(channel, payload),
             HubInput::Lost { shard } => self.lost(shard),
             HubInput::Listening { shards, was_live } => {
                 self.all_shards = shards;

@@ -95,6 +95,13 @@ pub enum HubInput<'a> {
         /// The payload's size.
         bytes: usize,
     },
+    /// An event of a player or service of this node, which Redis cannot publish: for this node's own subscribers.
+    Local {
+        /// The real channel.
+        channel: &'a str,
+        /// What would have been published.
+        payload: &'a [u8],
+    },
     /// This shard missed publications and could not be notified of which channels.
     Lost {
         /// Which shard.

@@ -47,11 +47,12 @@ pub(super) fn write(message: &ServerMessage<'_>, map: &mut MapWriter<'_>) {
             map.texts("keys", keys);
             map.text("reason", reason);
         }
-        ServerMessage::Published { id, channel, offset } => {
+        ServerMessage::Published { id, channel, offset, is_local } => {
             map.text("type", "EVENT_PUBLISHED");
             map.id(Some(id));
             map.text("channel", channel);
             map.number_if("offset", *offset);
+            map.flag("local", *is_local);
         }
         ServerMessage::TokenRefreshed { id, expires_ms } => {
             map.text("type", "TOKEN_REFRESHED");

@@ -1,9 +1,10 @@
 //! A hub and what is around it: commands in, events out to the shards, commands out to the link. It owns the clock
 //! whose time the hub receives, and the log lines that the hub requests; it leaves the link to its caller.
 
-use std::sync::PoisonError;
+use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use drawbridge_engine::io::{Answer, Answered, BarrierToken, BrokerEvent, Query, QueryKind, Subject, Ticket};
 use drawbridge_engine::upstream::{
     BadEntity, BadTable, Carries, Hub, HubInput, HubOutput, HubSettings, HubStats, LinkCommand, LinkId, Move,
@@ -41,6 +42,8 @@ pub(super) enum HubCommand {
     Answer(Query, Answered),
     /// Of the link itself: its delivery probe.
     Probe(ProbeStep),
+    /// What was to be published on this channel, which Redis cannot publish.
+    Local(Arc<str>, Bytes),
 }
 
 /// Where commands come from.
@@ -118,6 +121,9 @@ impl HubDriver {
                 self.handle(HubInput::Peer(message));
             }
             HubCommand::Answer(query, answer) => self.answered(query, answer),
+            HubCommand::Local(channel, payload) => {
+                self.handle(HubInput::Local { channel: &channel, payload: &payload });
+            }
             // The link carries it out.
             HubCommand::Probe(_) => {}
         }

@@ -127,6 +127,8 @@ pub(super) struct Ledger {
     pub(super) refused: AtomicU64,
     pub(super) not_done: AtomicU64,
     pub(super) unknown: AtomicU64,
+    /// Publishes delivered on this node alone.
+    pub(super) only_local: AtomicU64,
     /// Entries of the lifecycle stream that Redis has not taken yet.
     pub(super) lifecycle_waiting: AtomicU64,
     /// Those that nobody will read.
@@ -181,6 +183,7 @@ impl Ledger {
             }
             Err(PublishFailure::NotDone | PublishFailure::OverShare { .. }) => &self.not_done,
             Err(PublishFailure::Unknown) => &self.unknown,
+            Err(PublishFailure::OnlyLocal) => &self.only_local,
         };
         count.fetch_add(1, Ordering::Relaxed);
         if let Some(ticket) = ticket {
@@ -215,6 +218,7 @@ pub(super) fn jobs(bound_bytes: usize, fanout: ShardFanout) -> (JobSender, JobRe
         refused: AtomicU64::new(0),
         not_done: AtomicU64::new(0),
         unknown: AtomicU64::new(0),
+        only_local: AtomicU64::new(0),
         lifecycle_waiting: AtomicU64::new(0),
         lifecycle_lost: AtomicU64::new(0),
         lifecycle_full: Mutex::default(),
@@ -247,7 +251,7 @@ impl JobSender {
         let bytes = work.bytes();
         let expires = match when_down {
             WhenDown::QueueFor(time) => Some(Instant::now() + time),
-            WhenDown::Queue | WhenDown::Reject => None,
+            WhenDown::Queue | WhenDown::Reject | WhenDown::Local => None,
         };
         let (ledger, entered) = (self.ledger.clone(), self.ledger.enter(&owner, bytes));
         let job =

@@ -10,6 +10,7 @@ mod health_board;
 mod hub_driver;
 mod jobs;
 mod link_metrics;
+mod local;
 mod memory;
 mod query_queue;
 pub mod queue;
@@ -33,6 +34,7 @@ use self::jobs::{JobReceiver, JobSender, jobs};
 use self::link_metrics::LinkMetrics;
 pub(crate) use self::link_metrics::PROBE_BUCKETS;
 pub use self::link_metrics::ProbeStats;
+use self::local::LocalDelivery;
 use self::query_queue::{Asker, QueryQueue};
 pub use self::queue::{Pushed, ShardInbox, ShardQueue, shard_queue};
 use self::redis::probe::ProbeLine;
@@ -168,6 +170,8 @@ pub struct BrokerStats {
     pub publish_not_done: u64,
     /// Writes of all kinds whose outcome is unknown.
     pub publish_unknown: u64,
+    /// Publishes that were delivered on this node alone.
+    pub published_locally: u64,
     /// Gauge: entries of the lifecycle stream that Redis has not taken yet.
     pub lifecycle_waiting: u64,
     /// Entries of the lifecycle stream that are lost.
@@ -216,6 +220,7 @@ struct Shell {
     stop: watch::Receiver<bool>,
     queries: QueryQueue,
     placement: Option<ThreadPlacement>,
+    local: LocalDelivery,
 }
 
 /// One hub with what is around it.
@@ -278,6 +283,7 @@ impl Broker {
         let link_metrics = Arc::<LinkMetrics>::default();
         let all_metrics =
             parts.iter().map(|part| part.link_metrics.clone()).chain([link_metrics.clone()]).collect();
+        let local = LocalDelivery { topology: topology.clone(), links: hubs.clone() };
         let queries = QueryQueue::new(fanout.clone(), hubs);
         let shell = Shell {
             parts,
@@ -287,6 +293,7 @@ impl Broker {
             stop: stopping,
             queries: queries.clone(),
             placement,
+            local,
         };
         let task: Pin<Box<dyn Future<Output = ()> + Send>> = match kind {
             BrokerBackend::Memory => Box::pin(memory::run(shell)),
@@ -419,6 +426,7 @@ impl Broker {
         stats.publish_refused = ledger.refused.load(Ordering::Relaxed);
         stats.publish_not_done = ledger.not_done.load(Ordering::Relaxed);
         stats.publish_unknown = ledger.unknown.load(Ordering::Relaxed);
+        stats.published_locally = ledger.only_local.load(Ordering::Relaxed);
         stats.lifecycle_waiting = ledger.lifecycle_waiting.load(Ordering::Relaxed);
         stats.lifecycle_lost = ledger.lifecycle_lost.load(Ordering::Relaxed);
         stats

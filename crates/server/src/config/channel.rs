@@ -48,6 +48,7 @@ fn class(section: &Section<'_>, names: &mut Names) -> Option<Class> {
             None
         }
     };
+    let (has_history, has_forward) = (section.has("history"), section.has("forward"));
     for (key, off) in LATER {
         later::refuse(section, key, off);
     }
@@ -66,12 +67,15 @@ fn class(section: &Section<'_>, names: &mut Names) -> Option<Class> {
         PayloadMode::Auto,
         &[("auto", PayloadMode::Auto), ("envelope", PayloadMode::Envelope), ("raw", PayloadMode::Raw)],
     );
-    let when_broker_down =
-        section.field("when_broker_down").and_then(|field| when_down(&field)).unwrap_or_default();
+    let when_down_field = section.field("when_broker_down");
+    let when_broker_down = when_down_field.as_ref().and_then(when_down).unwrap_or_default();
     let publishes = section.rate("publishes", None);
     let views = views::read(section, params);
     let (presence, presence_rule) = presence(section, params);
     let forward = section.field("forward").and_then(|field| forward(&field, name.as_ref()));
+    if let Some(field) = when_down_field.filter(|_| when_broker_down == WhenDown::Local) {
+        refuse_local(&field, has_history, views.entity.is_some(), has_forward);
+    }
     section.close();
     let name = name?;
     Some(Class {
@@ -191,11 +195,28 @@ fn bad_expression(field: &Field<'_>, source: &str, error: CompileError) {
 }
 
 fn when_down(field: &Field<'_>) -> Option<WhenDown> {
-    if field.node.is_text("local") {
-        field.error("is not supported yet as \"local\"", "it may be \"queue\" or \"reject\"");
-        return None;
+    field.choice(&[("queue", WhenDown::Queue), ("local", WhenDown::Local), ("reject", WhenDown::Reject)])
+}
+
+/// What is delivered on one node alone is in no log, table or stream of Redis.
+fn refuse_local(field: &Field<'_>, has_history: bool, is_entity: bool, has_forward: bool) {
+    let reasons = [
+        (
+            has_history,
+            "`history`: an event that is not in the log has no offset, and who resumes never gets it",
+        ),
+        (
+            is_entity,
+            "`kind = \"entity\"`: a state that is not in the table is on one node alone, and gone when Redis is back",
+        ),
+        (has_forward, "`forward`: an action that is not in the stream reaches no service"),
+    ];
+    for (_, with) in reasons.into_iter().filter(|(is_set, _)| *is_set) {
+        field.error(
+            format_args!("cannot be \"local\" together with {with}"),
+            "it may be \"queue\" or \"reject\"",
+        );
     }
-    field.choice(&[("queue", WhenDown::Queue), ("reject", WhenDown::Reject)])
 }
 
 /// A stream's name, filled from what the class's name takes from the channel.

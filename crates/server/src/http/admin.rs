@@ -185,8 +185,15 @@ async fn publish(State(node): Shared, body: Bytes) -> Answer {
         id: Some(&format!("db1.{}.{}", node.config.node, node.bus.next_id())),
     };
     let class = node.config.engine.classes.of_channel(&channel).map(|(_, class, _)| class);
-    node.bus.publish_event(class, &channel, &event, node.config.broker.external_bytes).await?;
-    Ok(axum::Json(serde_json::json!({ "channel": channel })).into_response())
+    match node.bus.publish_event(class, &channel, &event, node.config.broker.external_bytes).await {
+        Err(EventRefused::Broker(PublishFailure::OnlyLocal)) => {
+            Ok(axum::Json(serde_json::json!({ "channel": channel, "local": true })).into_response())
+        }
+        done => {
+            done?;
+            Ok(axum::Json(serde_json::json!({ "channel": channel })).into_response())
+        }
+    }
 }
 
 /// The entity's key: a number counts as its decimal text.
@@ -323,7 +330,8 @@ impl From<PublishFailure> for ApiError {
             ..ApiError::code(StatusCode::SERVICE_UNAVAILABLE, ErrorCode::BrokerUnavailable, message)
         };
         match failure {
-            PublishFailure::NotDone => unavailable("not_done", "Redis is away"),
+            // Events are answered with it; no command is for one node alone.
+            PublishFailure::NotDone | PublishFailure::OnlyLocal => unavailable("not_done", "Redis is away"),
             PublishFailure::OverShare { bytes } => unavailable(
                 "not_done",
                 &format!(

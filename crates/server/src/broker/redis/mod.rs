@@ -129,7 +129,7 @@ pub(super) fn health_board(links: usize, fanout: ShardFanout) -> HealthBoard {
 /// Runs all links, the publisher and the readers until `stop`.
 pub(super) async fn run(settings: RedisSettings, shell: Shell) {
     let settings = Arc::new(settings);
-    let Shell { parts, jobs, link_metrics, health_board, stop, queries, placement } = shell;
+    let Shell { parts, jobs, link_metrics, health_board, stop, queries, placement, local } = shell;
     let mut tasks = JoinSet::new();
     let publisher = parts.len();
     let reader = Arc::new(Reader {
@@ -148,7 +148,7 @@ pub(super) async fn run(settings: RedisSettings, shell: Shell) {
         .map(|(index, part)| Link::new(index, part, settings.clone(), health_board.clone(), queries.clone()));
     let (links, counts, stopping) = (links.collect(), link_metrics.clone(), stop.clone());
     tasks.spawn(async move { links::run(links, placement, &counts, stopping).await });
-    tasks.spawn(Publisher::new(publisher, jobs, settings, health_board, link_metrics).run(stop));
+    tasks.spawn(Publisher::new(publisher, jobs, settings, health_board, link_metrics, local).run(stop));
     while tasks.join_next().await.is_some() {}
 }
 

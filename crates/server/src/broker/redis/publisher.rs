@@ -25,6 +25,7 @@ use crate::broker::DRAIN_TIMEOUT;
 use crate::broker::health_board::HealthBoard;
 use crate::broker::jobs::{Job, JobReceiver};
 use crate::broker::link_metrics::LinkMetrics;
+use crate::broker::local::LocalDelivery;
 
 /// The bounds of one pipeline.
 const PIPELINE_COMMANDS: usize = 512;
@@ -62,6 +63,8 @@ pub(super) struct Publisher {
     settings: Arc<RedisSettings>,
     health_board: Arc<HealthBoard>,
     link_metrics: Arc<LinkMetrics>,
+    /// What is done while Redis is away with publishes of classes that say so.
+    local: LocalDelivery,
     /// Nothing has held this node's entry of the functions since it started.
     begins: bool,
     /// When it is to be looked whether they are there and hold it.
@@ -86,6 +89,7 @@ impl Publisher {
         settings: Arc<RedisSettings>,
         health_board: Arc<HealthBoard>,
         link_metrics: Arc<LinkMetrics>,
+        local: LocalDelivery,
     ) -> Self {
         Publisher {
             part,
@@ -98,6 +102,7 @@ impl Publisher {
             settings,
             health_board,
             link_metrics,
+            local,
             begins: true,
             next_look: Instant::now(),
             missing: Missing::default(),
@@ -176,6 +181,7 @@ impl Publisher {
                 output = &mut waited_for => return Ok(output),
                 job = self.jobs.recv() => match job.ok_or(Stopped)? {
                     job if job.when_down == WhenDown::Reject => job.answer(Err(PublishFailure::NotDone)),
+                    job if job.when_down == WhenDown::Local => self.local.deliver(job),
                     job => self.take(job),
                 },
                 () = expiry(self.next_expiry) => self.withdraw_expired(),
@@ -252,8 +258,14 @@ impl Publisher {
     /// Redis cannot be asked now.
     fn away(&mut self) {
         self.health_board.set(self.part, false);
-        // Who may not wait is told, dropped unanswered; the others keep their order.
-        self.waiting.retain(|(_, job)| job.when_down != WhenDown::Reject);
+        // The others keep their order.
+        for (number, job) in std::mem::take(&mut self.waiting) {
+            match job.when_down {
+                WhenDown::Reject => job.answer(Err(PublishFailure::NotDone)),
+                WhenDown::Local => self.local.deliver(job),
+                WhenDown::Queue | WhenDown::QueueFor(_) => self.waiting.push_back((number, job)),
+            }
+        }
     }
 
     async fn serve(&mut self, stop: &mut Stop, commands: &mut CommandConnection) -> Result<Stopped, Broken> {

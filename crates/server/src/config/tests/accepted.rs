@@ -185,10 +185,14 @@ sharded = false
 [[channel]]
 name = "chat:*"
 view = "false"
+[[channel]]
+name = "emote:*"
+when_broker_down = "local"
 "#,
     );
     let classes: Vec<_> = config.engine.classes.iter().map(|(_, class)| class).collect();
-    let [room, chat] = classes[..] else { panic!() };
+    let [room, chat, emote] = classes[..] else { panic!() };
+    assert_eq!(emote.when_broker_down, WhenDown::Local);
     assert_eq!(room.name.to_string(), "room:{room}");
     assert_eq!((room.subscribe.as_constant(), room.publish.as_constant()), (Some(true), Some(true)));
     assert!(room.view.is_none() && room.patterns);

@@ -488,8 +488,21 @@ fn what_is_not_built_is_refused_by_name() {
         );
     }
     check(
-        "[[channel]]\nname = \"a\"\nwhen_broker_down = \"local\"",
-        "f.toml:3:20: `channel.when_broker_down` is not supported yet as \"local\"; it may be \"queue\" or \"reject\"",
+        "[[channel]]\nname = \"a\"\nwhen_broker_down = \"local\"\nforward = \"s\"",
+        "f.toml:3:20: `channel.when_broker_down` cannot be \"local\" together with `forward`: an action that is not in the stream reaches no service; it may be \"queue\" or \"reject\"",
+    );
+    check(
+        "[[channel]]\nname = \"a\"\nwhen_broker_down = \"local\"\nkind = \"entity\"\nkey = \"data.id\"",
+        "f.toml:3:20: `channel.when_broker_down` cannot be \"local\" together with `kind = \"entity\"`: a state that is not in the table is on one node alone, and gone when Redis is back; it may be \"queue\" or \"reject\"",
+    );
+    let said = report(
+        "[[channel]]\nname = \"a\"\nwhen_broker_down = \"local\"\nhistory = { events = 200, age = \"10m\" }",
+    );
+    assert!(
+        said.contains(
+            "cannot be \"local\" together with `history`: an event that is not in the log has no offset"
+        ),
+        "{said}"
     );
     check(
         "[connection]\nresume_window = \"60s\"",
