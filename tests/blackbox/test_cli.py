@@ -148,10 +148,8 @@ def test_what_is_no_toml_is_told_with_its_line(tmp_path):
 
 
 NOT_BUILT = [
-    'history = { events = 200, age = "10m" }',
     'presence = "notify"',
     'presence = "query"',
-    'plain_publish = "ignore"',
     'when_broker_down = "local"',
     "sharded = true",
     'logic = "arena"',

@@ -20,7 +20,8 @@ pub use crate::query::{
 pub use crate::secret::{SessionHash, SessionSecret};
 pub use crate::upstream::BarrierToken;
 pub use crate::write::{
-    Commit, LogEntry, MAX_SESSION_BYTES, Outcome, Owner, PublishFailure, WhenDown, Write, WriteKind,
+    Commit, LogEntry, MAX_IDEMPOTENCY_KEY_BYTES, MAX_SESSION_BYTES, Outcome, Owner, PublishFailure, WhenDown,
+    Write, WriteKind, once_of,
 };
 
 /// The two clocks, read once per turn by whoever drives the core.

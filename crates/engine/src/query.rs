@@ -97,6 +97,8 @@ impl QueryKind {
     pub fn answerer(&self) -> Answerer<'_> {
         match self {
             QueryKind::ViewOverrides { .. } | QueryKind::ClaimSession { .. } => Answerer::Small,
+            // Positions alone: after a break they are read of every channel at once.
+            QueryKind::Log { limit: 0, .. } => Answerer::Small,
             QueryKind::Table { .. } | QueryKind::Log { .. } | QueryKind::Presence { .. } => Answerer::Large,
             QueryKind::Fence { channel } => Answerer::Link(channel),
         }

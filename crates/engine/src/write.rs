@@ -155,6 +155,9 @@ impl WriteKind {
                 let limits = |commit: &Commit| (commit.max, commit.max_bytes, commit.ttl_ms);
                 channel == other && limits(commit) == limits(before)
             }
+            (WriteKind::Log { channel, entry }, WriteKind::Log { channel: other, entry: before }) => {
+                channel == other && (entry.max_events, entry.age_ms) == (before.max_events, before.age_ms)
+            }
             _ => false,
         }
     }
@@ -236,6 +239,28 @@ pub struct LogEntry {
     pub once: Option<Arc<str>>,
 }
 
+impl LogEntry {
+    /// The size of what subscribers get, at most.
+    pub fn published_bytes(&self) -> usize {
+        self.payload.len() + self.id.len() + POSITION_BYTES
+    }
+}
+
+/// What `offset`, `epoch` and `id` take beside the id itself, at most; the functions in Redis reckon with as much.
+const POSITION_BYTES: usize = 96;
+
+/// The longest idempotency key, in bytes.
+pub const MAX_IDEMPOTENCY_KEY_BYTES: usize = 64;
+
+/// An idempotency key as a log knows it: unique for its player, or for all services (`None`). No two scopes share one, whatever
+/// player ids and keys hold: a player id stands behind its length.
+pub fn once_of(player: Option<&str>, key: &str) -> Arc<str> {
+    match player {
+        Some(player) => format!("player:{}:{player}:{key}", player.len()).into(),
+        None => format!("services:{key}").into(),
+    }
+}
+
 /// What the member `id` takes beside the id itself, at most; the functions in Redis reckon with as much.
 const VERSION_BYTES: usize = 64;
 
@@ -267,4 +292,22 @@ pub enum PublishFailure {
     OnlyLocal,
     /// It would be more than there may be: `entity_max` of the channel, or the views of a player.
     LimitExceeded,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn idempotency_keys_of_different_scopes_differ() {
+        let scopes = [
+            (Some("a"), "b:c"),
+            (Some("a:b"), "c"),
+            (Some(""), "1:a:b"),
+            (None, "player:1:a:b:c"),
+            (None, "b:c"),
+        ];
+        let all: std::collections::BTreeSet<_> = scopes.map(|(player, key)| once_of(player, key)).into();
+        assert_eq!(all.len(), scopes.len());
+    }
 }

@@ -6,12 +6,12 @@ mod broker_support;
 
 use std::collections::HashSet;
 
-use broker_support::bench::{ENTITY_MAX, EXTERNAL_BYTES, Options, state};
+use broker_support::bench::{ENTITY_MAX, EXTERNAL_BYTES, HISTORY, Options, PATIENCE, state};
 use broker_support::{Bench, Flavour, Reply};
 use drawbridge_engine::io::{
-    BrokerCommand, BrokerEvent, BrokerStatus, Epoch, PublishFailure, Subject, WhenDown,
+    BrokerCommand, BrokerEvent, BrokerStatus, Epoch, LoggedOffset, PublishFailure, Subject, WhenDown,
 };
-use drawbridge_engine::upstream::{LinkId, ShardId};
+use drawbridge_engine::upstream::{LinkId, LogRange, ShardId, StoredLog};
 
 /// Every scenario on every broker.
 macro_rules! on_every_broker {
@@ -47,6 +47,14 @@ on_every_broker!(
     keeps_tables_of_entities_and_tells_them_in_order,
     refuses_entities_beyond_the_bound_and_forgets_them_in_time,
     keeps_the_views_of_players,
+    appends_to_a_log_in_order,
+    keeps_the_newest_events_of_a_log,
+    forgets_events_by_their_age_and_not_their_position,
+    begins_a_log_by_reading_its_position,
+    reads_a_log_in_parts,
+    does_a_repeat_once,
+    refuses_what_is_too_large_for_a_log,
+    reads_many_positions_at_once,
     moves_a_channel_between_links_without_a_gap,
 );
 
@@ -416,4 +424,165 @@ fn keeps_the_views_of_players(flavour: Option<Flavour>) {
         assert_eq!(bench.set_view("alice", &format!("chat:{n}"), Some("true")), Ok(()));
     }
     assert_eq!(bench.set_view("alice", "chat:more", Some("true")), Err(PublishFailure::LimitExceeded));
+}
+
+fn after(offset: u64) -> LogRange {
+    LogRange::After(LoggedOffset(offset))
+}
+
+/// The offsets and the data of a log's events.
+fn events_of(log: &StoredLog) -> Vec<(u64, String)> {
+    let event = |event: &drawbridge_engine::upstream::StoredLogEvent| {
+        let payload: serde_json::Value = serde_json::from_slice(&event.payload).unwrap();
+        assert_eq!(payload["offset"], event.offset.0, "the payload says its position");
+        let id = payload["id"].as_str().unwrap();
+        let epoch = payload["epoch"].as_str().unwrap();
+        assert!(id.starts_with("db1.") && id.ends_with(&format!("@{epoch}.{}", event.offset.0)), "{id}");
+        assert_eq!(log.epoch_of(event.offset).as_str(), epoch);
+        (event.offset.0, payload["data"].to_string())
+    };
+    log.events.iter().map(event).collect()
+}
+
+fn numbered(offsets: std::ops::RangeInclusive<u64>) -> Vec<(u64, String)> {
+    offsets.map(|offset| (offset, offset.to_string())).collect()
+}
+
+fn appends_to_a_log_in_order(flavour: Option<Flavour>) {
+    let mut bench = Bench::new(flavour);
+    let tickets: Vec<_> = (1..=10).map(|n| bench.log_later(0, "logged:1", &n.to_string(), None)).collect();
+    let other = bench.log_later(1, "logged:2", "1", None);
+    let positions: Vec<_> = tickets.into_iter().map(|ticket| bench.logged(0, ticket).unwrap()).collect();
+    let epoch = positions[0].epoch;
+    assert!(positions.iter().zip(1..).all(|(at, offset)| (at.epoch, at.offset.0) == (epoch, offset)));
+    let other = bench.logged(1, other).unwrap();
+    assert_eq!(other.offset, LoggedOffset(1));
+    assert_ne!(other.epoch, epoch, "no two logs share an epoch");
+    let log = bench.read_log("logged:1", after(0), 100);
+    assert_eq!((log.last, log.first.0, log.ended.len()), (positions[9], 1, 0));
+    assert_eq!(events_of(&log), numbered(1..=10));
+    assert_eq!(events_of(&bench.read_log("logged:1", after(7), 2)), numbered(8..=9));
+    assert_eq!(events_of(&bench.read_log("logged:1", after(10), 2)), []);
+    assert_eq!(events_of(&bench.read_log("logged:1", after(99), 2)), []);
+    assert_eq!(events_of(&bench.read_log("logged:1", LogRange::Newest, 3)), numbered(8..=10));
+    assert_eq!(events_of(&bench.read_log("logged:1", LogRange::Newest, 99)), numbered(1..=10));
+}
+
+fn keeps_the_newest_events_of_a_log(flavour: Option<Flavour>) {
+    let mut bench = Bench::new(flavour);
+    // More than a node of the stream holds, by one call and by several.
+    let tickets: Vec<_> = (1..=350).map(|n| bench.log_later(0, "logged:1", &n.to_string(), None)).collect();
+    for ticket in tickets {
+        bench.logged(0, ticket).unwrap();
+    }
+    let last = bench.log("logged:1", "351");
+    let log = bench.read_log("logged:1", after(0), 100);
+    assert_eq!((log.last, log.first.0), (last, 351 - HISTORY.events + 1));
+    assert_eq!(events_of(&log), numbered(log.first.0..=351));
+    assert_eq!(events_of(&bench.read_log("logged:1", LogRange::Newest, 100)), numbered(log.first.0..=351));
+    assert_eq!(bench.read_log("logged:1", after(0), 0).first, log.first);
+    let Some(server) = &bench.server else { return };
+    let length =
+        server.call(&["XLEN", &server.named(&format!("drawbridge:{{{}}}:log", server.named("logged:1")))]);
+    assert!(matches!(length, Reply::Int(20..=120)), "{length:?}: one node more than what is kept");
+}
+
+fn forgets_events_by_their_age_and_not_their_position(flavour: Option<Flavour>) {
+    let mut bench = Bench::new(flavour);
+    let give_up = std::time::Instant::now() + PATIENCE;
+    let until = |bench: &mut Bench, appends: bool, holds: &dyn Fn(&StoredLog) -> bool| loop {
+        assert!(std::time::Instant::now() < give_up, "they are kept");
+        if appends {
+            bench.log("brief:1", "0");
+        }
+        let log = bench.read_log("brief:1", LogRange::Newest, 0);
+        if holds(&log) {
+            return log;
+        }
+    };
+    let old = bench.log("brief:1", "0");
+    // The old ones go while younger ones come.
+    let log = until(&mut bench, true, &|log| log.first.0 > 2);
+    assert!(log.first <= log.last.offset && log.last.epoch == old.epoch);
+    let kept = bench.read_log("brief:1", after(0), 1);
+    assert!(kept.events.first().is_none_or(|event| event.offset == kept.first && kept.first >= log.first));
+    let empty = until(&mut bench, false, &|log| log.first > log.last.offset);
+    assert_eq!((empty.last, empty.first.0), (log.last, log.last.offset.0 + 1));
+    assert_eq!(bench.read_log("brief:1", after(0), 9).events, []);
+    let next = bench.log("brief:1", "0");
+    assert_eq!((next.epoch, next.offset.0), (old.epoch, log.last.offset.0 + 1));
+}
+
+fn begins_a_log_by_reading_its_position(flavour: Option<Flavour>) {
+    let mut bench = Bench::new(flavour);
+    let log = bench.read_log("logged:1", LogRange::Newest, 0);
+    assert_eq!((log.last.offset.0, log.first.0, log.events.len(), log.ended.len()), (0, 1, 0, 0));
+    assert_eq!(bench.read_log("logged:1", after(0), 10), log);
+    let first = bench.log("logged:1", "1");
+    assert_eq!((first.epoch, first.offset.0), (log.last.epoch, 1));
+    let read = bench.read_logs([("chat:1".to_owned(), LogRange::Newest, 0)].into_iter());
+    assert!(read[0].as_ref().is_err_and(|why| why.starts_with("UNSUPPORTED")), "{read:?}");
+}
+
+fn reads_a_log_in_parts(flavour: Option<Flavour>) {
+    let mut bench = Bench::new(flavour);
+    let text = format!("\"{}\"", "x".repeat(60_000));
+    for _ in 0..20 {
+        bench.log("logged:1", &text);
+    }
+    let offsets = |log: StoredLog| log.events.iter().map(|event| event.offset.0).collect::<Vec<_>>();
+    let first = offsets(bench.read_log("logged:1", after(0), 100));
+    assert!((10..20).contains(&first.len()) && first.iter().zip(1..).all(|(at, n)| *at == n), "{first:?}");
+    let rest = offsets(bench.read_log("logged:1", after(first.len() as u64), 100));
+    assert_eq!(rest, ((first.len() as u64 + 1)..=20).collect::<Vec<_>>());
+    let newest = offsets(bench.read_log("logged:1", LogRange::Newest, 100));
+    assert_eq!(newest, ((21 - first.len() as u64)..=20).collect::<Vec<_>>());
+}
+
+fn does_a_repeat_once(flavour: Option<Flavour>) {
+    let mut bench = Bench::new(flavour);
+    let keys = [Some("a"), Some("a"), None, Some("b"), Some("a")];
+    let tickets = keys.map(|once| bench.log_later(0, "logged:1", "0", once));
+    let offsets = tickets.map(|ticket| bench.logged(0, ticket).unwrap().offset.0);
+    assert_eq!(offsets, [1, 1, 2, 3, 1], "in one call");
+    let again = bench.log_later(1, "logged:1", "0", Some("b"));
+    assert_eq!(bench.logged(1, again).unwrap().offset.0, 3, "and in another");
+    let other = bench.log_later(1, "logged:2", "0", Some("b"));
+    assert_eq!(bench.logged(1, other).unwrap().offset.0, 1, "each channel has its own");
+    assert_eq!(bench.read_log("logged:1", after(0), 100).events.len(), 3);
+}
+
+fn refuses_what_is_too_large_for_a_log(flavour: Option<Flavour>) {
+    let mut bench = Bench::new(flavour);
+    let text = |bytes: usize| format!("\"{}\"", "x".repeat(bytes));
+    let tickets = [10, EXTERNAL_BYTES, 10].map(|bytes| bench.log_later(0, "logged:1", &text(bytes), None));
+    let [first, refused, second] = tickets.map(|ticket| bench.logged(0, ticket));
+    assert_eq!(first.map(|at| at.offset.0), Ok(1));
+    let Err(PublishFailure::Refused(reason)) = refused else { panic!("{refused:?}") };
+    assert!(reason.starts_with("TOOLARGE"), "{reason}");
+    assert_eq!(second.map(|at| at.offset.0), Ok(2), "nothing was counted");
+    // The largest that is taken is no larger than what a node reads.
+    for bytes in EXTERNAL_BYTES - 200..EXTERNAL_BYTES {
+        let ticket = bench.log_later(0, "logged:1", &text(bytes), None);
+        if bench.logged(0, ticket).is_err() {
+            break;
+        }
+    }
+    let log = bench.read_log("logged:1", LogRange::Newest, 1);
+    assert!((EXTERNAL_BYTES - 100..=EXTERNAL_BYTES).contains(&log.events[0].payload.len()));
+}
+
+fn reads_many_positions_at_once(flavour: Option<Flavour>) {
+    let mut bench = Bench::new(flavour);
+    let channel = |n: usize| format!("logged:{n}");
+    for n in (0..2_000).step_by(100) {
+        bench.log(&channel(n), "0");
+    }
+    let read = bench.read_logs((0..2_000).map(|n| (channel(n), LogRange::Newest, 0)));
+    let mut epochs = HashSet::new();
+    for (n, log) in read.into_iter().enumerate() {
+        let log = log.unwrap();
+        assert_eq!(log.last.offset.0, u64::from(n % 100 == 0), "{n}");
+        assert!(epochs.insert(log.last.epoch), "no two logs share an epoch");
+    }
 }

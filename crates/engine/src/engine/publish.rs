@@ -12,8 +12,8 @@ use super::Engine;
 use super::requests::covers;
 use crate::class::{Class, KeyError, REMOVE_EVENT};
 use crate::io::{
-    BrokerCommand, BrokerStatus, Claims, Commit, Outcome, Output, Owner, PublishFailure, Query, QueryKind,
-    Sender, SessionId, Ticket, WhenDown, Write, WriteKind,
+    BrokerCommand, BrokerStatus, Claims, Commit, LogEntry, MAX_IDEMPOTENCY_KEY_BYTES, Outcome, Output, Owner,
+    PublishFailure, Query, QueryKind, Sender, SessionId, Ticket, WhenDown, Write, WriteKind, once_of,
 };
 use crate::path::Path;
 use crate::permissions;
@@ -111,9 +111,8 @@ impl Engine {
             key.as_ref().ok().and_then(|key| key.as_deref()),
         )
         .map_err(|denied| (ErrorCode::Forbidden, self.explain(denied)))?;
-        if publish.idempotency_key.is_some() {
-            let text = "idempotency_key: this channel is not logged, so a repeat cannot be recognised";
-            return Err((ErrorCode::Unsupported, text.to_owned()));
+        if let Some(key) = &publish.idempotency_key {
+            check_idempotency_key(class, key)?;
         }
         if class.when_broker_down == WhenDown::Reject && self.status == BrokerStatus::Degraded {
             return Err((ErrorCode::BrokerUnavailable, "Redis is away".to_owned()));
@@ -136,6 +135,7 @@ impl Engine {
         let bytes = match &write.kind {
             WriteKind::Publish { payload, .. } => payload.len(),
             WriteKind::Commit { commit, .. } => commit.published_bytes(),
+            WriteKind::Log { entry, .. } => entry.published_bytes(),
             _ => 0,
         };
         if bytes > self.settings.external_bytes {
@@ -196,6 +196,16 @@ impl Engine {
             id: Some(&sender),
         };
         let channel = publish.channel.as_str().into();
+        if let Some(history) = class.history {
+            let entry = LogEntry {
+                payload: Envelope { id: None, ..envelope }.to_payload(),
+                id: sender,
+                max_events: history.events,
+                age_ms: history.age_ms,
+                once: publish.idempotency_key.as_deref().map(|key| once_of(Some(player), key)),
+            };
+            return Some(write(WriteKind::Log { channel, entry }));
+        }
         let (Some(rules), Some(key)) = (&class.entity, key) else {
             return Some(write(WriteKind::Publish { channel, payload: envelope.to_payload() }));
         };
@@ -345,6 +355,19 @@ impl Engine {
             },
         );
     }
+}
+
+/// Whether a repeat of what has this key can be recognised.
+fn check_idempotency_key(class: &Class, key: &str) -> Result<(), (ErrorCode, String)> {
+    if class.history.is_none() {
+        let text = "idempotency_key: this channel is not logged, so a repeat cannot be recognised";
+        return Err((ErrorCode::Unsupported, text.to_owned()));
+    }
+    if key.is_empty() || key.len() > MAX_IDEMPOTENCY_KEY_BYTES {
+        let text = format!("idempotency_key: must have 1 to {MAX_IDEMPOTENCY_KEY_BYTES} bytes");
+        return Err((ErrorCode::BadMessage, text));
+    }
+    Ok(())
 }
 
 /// The key of an event that its class can keep, or what is wrong with it.

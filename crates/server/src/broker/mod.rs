@@ -264,6 +264,7 @@ impl Broker {
         let (jobs, job_receiver) = jobs(queue_bytes, fanout.clone());
         let probes = matches!(&kind, BrokerBackend::Redis(redis) if !redis.probe_every.is_zero());
         let (links, receivers): (Vec<_>, Vec<_>) = (0..pool).map(|_| mpsc::unbounded_channel()).unzip();
+        let (classes, external_bytes) = (hub.classes.clone(), hub.external_bytes);
         let hubs: Vec<_> = links.iter().map(mpsc::UnboundedSender::downgrade).collect();
         let part = |(place, received): (usize, HubCommandReceiver)| {
             let (link, link_metrics, failures) =
@@ -296,7 +297,7 @@ impl Broker {
             local,
         };
         let task: Pin<Box<dyn Future<Output = ()> + Send>> = match kind {
-            BrokerBackend::Memory => Box::pin(memory::run(shell)),
+            BrokerBackend::Memory => Box::pin(memory::run(shell, classes, external_bytes)),
             BrokerBackend::Redis(redis) => Box::pin(redis::run(*redis, shell)),
         };
         let runtime = tokio::runtime::Builder::new_current_thread()

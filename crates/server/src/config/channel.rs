@@ -9,6 +9,7 @@ use drawbridge_protocol::event::PayloadMode;
 use drawbridge_protocol::template::{ClassName, Template};
 
 use super::connection::template;
+use super::history;
 use super::later::{self, Off};
 use super::reader::{Field, Section, excerpt};
 use super::suggest;
@@ -17,12 +18,7 @@ use super::views;
 const MAX_CLASSES: usize = 1000;
 
 /// What is requested and not built.
-const LATER: [(&str, Off); 4] = [
-    ("history", Off::Never),
-    ("plain_publish", Off::Word("deliver")),
-    ("sharded", Off::False),
-    ("logic", Off::Never),
-];
+const LATER: [(&str, Off); 2] = [("sharded", Off::False), ("logic", Off::Never)];
 
 pub(super) fn read(sections: &[Section<'_>]) -> Arc<Classes> {
     if let Some(section) = sections.get(MAX_CLASSES) {
@@ -72,7 +68,9 @@ fn class(section: &Section<'_>, names: &mut Names) -> Option<Class> {
     let publishes = section.rate("publishes", None);
     let views = views::read(section, params);
     let (presence, presence_rule) = presence(section, params);
-    let forward = section.field("forward").and_then(|field| forward(&field, name.as_ref()));
+    let (forward_field, name_of) = (section.field("forward"), name.as_ref());
+    let history = history::read(section, &views, forward_field.as_ref());
+    let forward = forward_field.and_then(|field| forward(&field, name_of));
     if let Some(field) = when_down_field.filter(|_| when_broker_down == WhenDown::Local) {
         refuse_local(&field, has_history, views.entity.is_some(), has_forward);
     }
@@ -93,6 +91,8 @@ fn class(section: &Section<'_>, names: &mut Names) -> Option<Class> {
         key: views.key,
         entity: views.entity,
         delivery: views.delivery,
+        history: history.kept,
+        ignores_plain_publish: history.ignores_plain_publish,
         presence,
         presence_rule: presence_rule?,
         ..Class::plain(name)

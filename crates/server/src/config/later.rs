@@ -14,8 +14,6 @@ pub(super) enum Off {
     False,
     /// A duration of nothing.
     Zero,
-    /// This word.
-    Word(&'static str),
 }
 
 /// Refuses the key by name unless it is off.
@@ -33,7 +31,6 @@ fn is_off(field: &Field<'_>, off: Off) -> bool {
         (Raw::String { text, .. } | Raw::Text(text), Off::Zero) => {
             parse_duration(text).is_some_and(|d| d.is_zero())
         }
-        (Raw::String { text, .. } | Raw::Text(text), Off::Word(word)) => text == word,
         _ => false,
     }
 }
@@ -43,6 +40,5 @@ fn hint(off: Off) -> String {
         Off::Never => "leave it out".to_owned(),
         Off::False => "leave it out, or say false".to_owned(),
         Off::Zero => "leave it out, or say \"0s\"".to_owned(),
-        Off::Word(word) => format!("leave it out, or say \"{word}\""),
     }
 }

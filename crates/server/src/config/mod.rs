@@ -12,6 +12,7 @@ mod connection;
 mod env;
 mod error;
 mod files;
+mod history;
 mod later;
 mod node;
 mod reader;

@@ -9,12 +9,12 @@ use drawbridge::broker::{
     Broker, BrokerBackend, BrokerSettings, BrokerStats, CommandChannels, RedisSettings, ShardInbox,
     ThreadPlacement, shard_queue,
 };
-use drawbridge_engine::class::{Class, Classes, EntityRules, Space};
+use drawbridge_engine::class::{Class, Classes, EntityRules, History, Space};
 use drawbridge_engine::io::{
-    Answer, Answered, BrokerCommand, BrokerEvent, BrokerStatus, Commit, Owner, Publication, PublishFailure,
-    Query, QueryKind, Subject, Ticket, WhenDown, Write, WriteKind,
+    Answer, Answered, BrokerCommand, BrokerEvent, BrokerStatus, Commit, LogEntry, LogPosition, Owner,
+    Publication, PublishFailure, Query, QueryKind, Subject, Ticket, WhenDown, Write, WriteKind,
 };
-use drawbridge_engine::upstream::{HubSettings, ShardId};
+use drawbridge_engine::upstream::{HubSettings, LogRange, ShardId, StoredLog};
 use drawbridge_protocol::event::PayloadMode;
 use drawbridge_testkit::classes::{open, path, space};
 use drawbridge_testkit::settings::{hub_settings, settings};
@@ -30,6 +30,9 @@ pub const ENTITY_MAX: usize = 20;
 /// What the entities of one channel take at most.
 pub const ENTITY_BYTES: usize = 16 << 20;
 pub const ENTITY_TTL_MS: u64 = 2_000;
+/// What the logs of `logged:…` keep: so many events, for longer than any test takes. Those of `brief:…` keep any for a moment.
+pub const HISTORY: History = History { events: 20, age_ms: 600_000 };
+pub const BRIEF_HISTORY: History = History { events: 100_000, age_ms: 400 };
 pub const EXTERNAL_BYTES: usize = 64 * 1024;
 pub const LINGER_MS: u64 = 50;
 pub const RESUME_WINDOW: Duration = Duration::from_secs(60);
@@ -163,6 +166,69 @@ impl Bench {
         let kind = WriteKind::Commit { channel: channel.into(), commit };
         self.write(ShardId(shard), ticket, Owner::Services, WhenDown::Queue, kind);
         ticket
+    }
+
+    /// Appends an event to the log of a channel of the class `logged:…`; returns the ticket.
+    pub fn log_later(&self, shard: u8, channel: &str, data: &str, once: Option<&str>) -> Ticket {
+        let ticket = Ticket(self.tickets.fetch_add(1, Ordering::Relaxed));
+        let history = if channel.starts_with("brief:") { BRIEF_HISTORY } else { HISTORY };
+        let entry = LogEntry {
+            payload: format!(r#"{{"event":"e","data":{data}}}"#).into(),
+            id: format!("db1.0000000000000001.{}", ticket.0),
+            max_events: history.events,
+            age_ms: history.age_ms,
+            once: once.map(Into::into),
+        };
+        let kind = WriteKind::Log { channel: channel.into(), entry };
+        self.write(ShardId(shard), ticket, Owner::Services, WhenDown::Queue, kind);
+        ticket
+    }
+
+    /// The answer to an append, which is the next event.
+    pub fn logged(&mut self, shard: u8, ticket: Ticket) -> Result<LogPosition, PublishFailure> {
+        match self.next(shard) {
+            BrokerEvent::Outcome { ticket: answered, outcome } if answered == ticket => {
+                outcome.map(|position| position.expect("a position"))
+            }
+            other => panic!("expected the answer to {ticket:?}, got {other:?}"),
+        }
+    }
+
+    /// Appends an event and waits for its position.
+    pub fn log(&mut self, channel: &str, data: &str) -> LogPosition {
+        let ticket = self.log_later(0, channel, data, None);
+        self.logged(0, ticket).expect("it is taken")
+    }
+
+    /// These parts of logs, requested all at once.
+    pub fn read_logs(
+        &mut self,
+        parts: impl Iterator<Item = (String, LogRange, usize)>,
+    ) -> Vec<Result<StoredLog, String>> {
+        let ask = |(channel, range, limit): (String, LogRange, usize)| {
+            let ticket = Ticket(self.tickets.fetch_add(1, Ordering::Relaxed));
+            let kind = QueryKind::Log { channel: channel.into(), range, limit };
+            self.broker.command(ShardId(0), BrokerCommand::Query(Query::new(ticket, kind)));
+            ticket
+        };
+        let tickets: Vec<Ticket> = parts.map(ask).collect();
+        let mut answers: Vec<_> = tickets.iter().map(|_| None).collect();
+        for _ in &tickets {
+            let BrokerEvent::Answer { ticket, answer } = self.next(0) else { panic!("expected a log") };
+            let at = tickets.iter().position(|asked| *asked == ticket).expect("it was asked");
+            answers[at] = Some(match answer {
+                Ok(Answer::Log(log)) => Ok(log),
+                Ok(other) => panic!("expected a log, got {other:?}"),
+                Err(message) => Err(message.to_string()),
+            });
+        }
+        answers.into_iter().map(|answer| answer.expect("an answer")).collect()
+    }
+
+    /// A part of a log.
+    pub fn read_log(&mut self, channel: &str, range: LogRange, limit: usize) -> StoredLog {
+        let mut read = self.read_logs([(channel.to_owned(), range, limit)].into_iter());
+        read.remove(0).expect("a log")
     }
 
     /// Keeps a view and waits for the answer.
@@ -458,7 +524,10 @@ pub fn classes() -> Arc<Classes> {
     let raw = Class { payload: PayloadMode::Raw, key: by_id(), entity: roomy(None), ..open("raw:{raw}") };
     let tagged = Class { key: Some(path("tags.id")), entity: roomy(None), ..open("tagged:{tagged}") };
     let room = Class { patterns: true, ..open("room:{room}") };
-    Classes::new(vec![room, open("chat:{name}"), world, map, own, raw, tagged])
+    let logged = |name, history| Class { history: Some(history), ..open(name) };
+    let logs = [logged("logged:{log}", HISTORY), logged("brief:{log}", BRIEF_HISTORY)];
+    let others = [room, open("chat:{name}"), world, map, own, raw, tagged];
+    Classes::new(others.into_iter().chain(logs).collect())
 }
 
 /// Beside this thread it is always too crowded, and elsewhere always calm.

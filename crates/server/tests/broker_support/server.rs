@@ -126,7 +126,9 @@ impl Server {
         if self.flavour.has_user() {
             let names = match self.flavour {
                 Flavour::Prefixed => "~prod:* &prod:* &prod:room:* &prod:r*",
-                _ => "~actions:* ~drawbridge:* ~world:* &room:* &chat:* &world:* &r* &drawbridge:*",
+                _ => {
+                    "~actions:* ~drawbridge:* ~world:* &room:* &chat:* &world:* &logged:* &brief:* &r* &drawbridge:*"
+                }
             };
             let rules = format!("bridge reset on >between-us {names} {}", acl_commands());
             self.call(
@@ -216,6 +218,12 @@ impl Server {
             client.call(&["AUTH", "another"]);
         }
         client.call(parts)
+    }
+
+    /// Says several things on one connection, each after the answer to the one before.
+    pub fn call_all<S: AsRef<[u8]>>(&self, calls: &[&[S]]) -> Vec<Reply> {
+        let mut client = self.client().expect("Redis is there");
+        calls.iter().map(|parts| client.call(parts)).collect()
     }
 
     fn answers(&self) -> bool {

@@ -1,8 +1,9 @@
 //! The memory broker: the same hub as for Redis, and a small stand-in for the Redis behind it, in one task. It
 //! answers subscriptions and sends copies of each publication in Redis' order: the exact subscription's first,
 //! then one for each pattern. Nothing leaves the process, and what is appended to a stream is counted and gone. What it
-//! keeps of entities and views is in [`store`], of presence in [`presence`].
+//! keeps of entities and views is in [`store`], of logs in [`logs`], of presence in [`presence`].
 
+mod logs;
 mod presence;
 mod store;
 
@@ -10,11 +11,13 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Instant;
 
-use drawbridge_engine::io::{Answer, Answered, PublishFailure, QueryKind, Subject, WriteKind};
+use drawbridge_engine::class::Classes;
+use drawbridge_engine::io::{Answer, Answered, Outcome, PublishFailure, QueryKind, Subject, WriteKind};
 use drawbridge_engine::upstream::{HubInput, LinkCommand};
 use drawbridge_protocol::glob;
 use tokio::sync::watch;
 
+use self::logs::Logs;
 use self::presence::PresenceStore;
 use self::store::Store;
 use super::health_board::HealthBoard;
@@ -27,7 +30,8 @@ use super::{HubTask, Shell};
 const TURN: usize = 256;
 
 /// Runs the memory broker until `stop`, or until no sender of commands is left.
-pub(super) async fn run(shell: Shell) {
+/// Its logs are those of these classes.
+pub(super) async fn run(shell: Shell, classes: Arc<Classes>, external_bytes: usize) {
     let Shell { parts, jobs, health_board, stop, queries, .. } = shell;
     let Some(part) = parts.into_iter().next() else { return };
     let started = Instant::now();
@@ -37,6 +41,7 @@ pub(super) async fn run(shell: Shell) {
         health_board,
         queries,
         store: Store::default(),
+        logs: Logs::new(classes, external_bytes),
         presence: PresenceStore::default(),
         started,
     }
@@ -50,6 +55,7 @@ struct Memory {
     health_board: Arc<HealthBoard>,
     queries: QueryQueue,
     store: Store,
+    logs: Logs,
     presence: PresenceStore,
     started: Instant,
 }
@@ -113,23 +119,31 @@ impl Memory {
     }
 
     fn carry_out(&mut self, job: Job, subscriptions: &mut Subscriptions) {
+        let outcome = self.write(&job.work, subscriptions);
+        job.answer(outcome);
+    }
+
+    fn write(&mut self, work: &WriteKind, subscriptions: &Subscriptions) -> Outcome {
         let now_ms = self.now_ms();
-        let result = match &job.work {
+        match work {
             WriteKind::Publish { channel, payload } => {
                 self.publish(channel, payload, subscriptions);
-                Ok(())
             }
-            WriteKind::Commit { channel, commit } => self
-                .store
-                .commit(now_ms, channel, commit)
-                .map(|payload| self.publish(channel, &payload, subscriptions)),
+            WriteKind::Commit { channel, commit } => {
+                let payload = self.store.commit(now_ms, channel, commit)?;
+                self.publish(channel, &payload, subscriptions);
+            }
+            WriteKind::Log { channel, entry } => {
+                let (position, payload) = self.logs.append(now_ms, channel, entry)?;
+                if let Some(payload) = payload {
+                    self.publish(channel, &payload, subscriptions);
+                }
+                return Ok(Some(position));
+            }
             WriteKind::SetOverride { player, channel, view, announcement: (nodes, payload), if_absent } => {
-                match self.store.set_view(player, channel, view.as_ref()) {
-                    Ok(is_new) if is_new || !if_absent => {
-                        self.publish(nodes, payload, subscriptions);
-                        Ok(())
-                    }
-                    kept => kept.map(|_| ()),
+                let is_new = self.store.set_view(player, channel, view.as_ref())?;
+                if is_new || !if_absent {
+                    self.publish(nodes, payload, subscriptions);
                 }
             }
             WriteKind::Presence { channel, player, session, generation, is_present, notify } => {
@@ -138,12 +152,11 @@ impl Memory {
                     let notices = self.part.driver.presence_channel(channel);
                     self.publish(&notices, &change.to_payload(), subscriptions);
                 }
-                Ok(())
             }
-            WriteKind::Append { .. } => Ok(()),
-            _ => Err(PublishFailure::Refused("UNSUPPORTED".into())),
-        };
-        job.answer(result.map(|()| None));
+            WriteKind::Append { .. } => {}
+            _ => return Err(PublishFailure::Refused("UNSUPPORTED".into())),
+        }
+        Ok(None)
     }
 
     fn publish(&mut self, channel: &str, payload: &[u8], subscriptions: &Subscriptions) {
@@ -167,6 +180,10 @@ impl Memory {
         Ok(match query {
             QueryKind::ViewOverrides { player } => Answer::ViewOverrides(self.store.views(player)),
             QueryKind::Table { channel } => Answer::Table(self.store.table(self.now_ms(), channel)),
+            QueryKind::Log { channel, range, limit } => {
+                let log = self.logs.read(self.now_ms(), channel, *range, *limit);
+                Answer::Log(log.ok_or("UNSUPPORTED the channel has no history")?)
+            }
             QueryKind::Fence { channel } => Answer::Fence(channel.clone()),
             QueryKind::Presence { channel, after, limit } => {
                 Answer::Presence(self.presence.page(channel, after.as_ref(), *limit))

@@ -112,6 +112,16 @@ fn checked(environment: &Value) -> Option<Value> {
 fn checked_class(class: &Value) -> Option<Value> {
     let name = ClassName::parse(class["name"].as_str()?).ok()?;
     let mut described = json!({ "name": name.to_string(), "match": lua_pattern(&name) });
+    let is_mode = ["auto", "envelope", "raw"].contains(&class["payload"].as_str().unwrap_or_default());
+    if !class["events"].is_null() {
+        let is_positive = |member: &str| class[member].as_u64().is_some_and(|number| number > 0);
+        if !(is_positive("events") && is_positive("age") && is_mode) {
+            return None;
+        }
+        for member in ["events", "age", "payload"] {
+            described[member] = class[member].clone();
+        }
+    }
     if class["max"].is_null() {
         return Some(described);
     }
@@ -122,7 +132,7 @@ fn checked_class(class: &Value) -> Option<Value> {
         ("max", class["max"].is_u64()),
         ("ttl", class["ttl"].is_u64()),
         ("bytes", class["bytes"].is_u64() || class["bytes"].is_null()),
-        ("payload", ["auto", "envelope", "raw"].contains(&class["payload"].as_str()?)),
+        ("payload", is_mode),
         ("key_name", class["key_name"].is_string()),
         ("key", class["key"].is_null() || is_steps(&class["key"])),
         ("position", class["position"].is_null() || is_pair(&class["position"], is_steps)),
@@ -148,13 +158,19 @@ fn is_pair(value: &Value, is_good: impl Fn(&Value) -> bool) -> bool {
 /// A class as the functions know it.
 fn describe_class(class: &Class) -> Value {
     let mut described = json!({ "name": class.name.to_string(), "match": lua_pattern(&class.name) });
-    let Some(rules) = &class.entity else { return described };
-    described["payload"] = match class.payload {
-        PayloadMode::Auto => "auto",
-        PayloadMode::Envelope => "envelope",
-        PayloadMode::Raw => "raw",
+    if class.entity.is_some() || class.history.is_some() {
+        described["payload"] = match class.payload {
+            PayloadMode::Auto => "auto",
+            PayloadMode::Envelope => "envelope",
+            PayloadMode::Raw => "raw",
+        }
+        .into();
     }
-    .into();
+    if let Some(history) = class.history {
+        described["events"] = history.events.into();
+        described["age"] = history.age_ms.into();
+    }
+    let Some(rules) = &class.entity else { return described };
     described["max"] = rules.max.into();
     described["bytes"] = rules.max_bytes.into();
     described["ttl"] = rules.ttl_ms.into();
@@ -238,7 +254,7 @@ fn lua_string(text: &str) -> String {
 mod tests {
     #![allow(clippy::unwrap_used)]
 
-    use drawbridge_engine::class::EntityRules;
+    use drawbridge_engine::class::{EntityRules, History};
 
     use super::*;
 
@@ -247,6 +263,11 @@ mod tests {
             entity: Some(EntityRules { max: 1, max_bytes: 2, ttl_ms: 3, space: None }),
             ..Class::plain(ClassName::parse(name).unwrap())
         }
+    }
+
+    fn logged(name: &str) -> Class {
+        let history = Some(History { events: 9, age_ms: 1_000 });
+        Class { history, ..Class::plain(ClassName::parse(name).unwrap()) }
     }
 
     fn environment(prefix: &str, names: &[&str]) -> Value {
@@ -280,6 +301,13 @@ mod tests {
             ("position", json!([["data", "x"]])),
         ] {
             let mut bad = good.clone();
+            bad[member] = value;
+            assert_eq!(checked_class(&bad), None, "{member}");
+        }
+        let logged = describe_class(&logged("log:{l}"));
+        assert_eq!(checked_class(&logged), Some(logged.clone()));
+        for (member, value) in [("events", json!(0)), ("age", json!("9")), ("payload", json!(null))] {
+            let mut bad = logged.clone();
             bad[member] = value;
             assert_eq!(checked_class(&bad), None, "{member}");
         }

@@ -1,11 +1,11 @@
 //! The Redis Function library: rendered for this node's environment, compared with what a Redis has, and loaded where that
-//! is older, other, or not there. What the functions do stands in `functions/*.lua`.
+//! is older, other, or not there. The functions are in `functions/*.lua`.
 //!
 //! Nodes of different configurations may share a Redis: environments with other channel prefixes always, and nodes of one
 //! environment during a deploy. So a library holds one entry for each channel prefix ([`environment`](super::environment)).
 //! A node writes its own, keeps behind it the classes that only other nodes of its prefix have, and leaves the others.
 
-use drawbridge_engine::class::{Class, Classes};
+use drawbridge_engine::class::{Class, Classes, History};
 use drawbridge_protocol::template::ClassName;
 use serde_json::{Value, json};
 
@@ -19,9 +19,10 @@ const LAST_WITHOUT_PREFIX: u64 = 4;
 /// Begins the answers of our functions, and of no others.
 pub(super) const MARK: &str = "drawbridge";
 /// The library's parts: each may use what those before it define, and registers its own functions.
-const FUNCTIONS: [&str; 9] = [
+const FUNCTIONS: [&str; 10] = [
     include_str!("functions/base.lua"),
     include_str!("functions/entities.lua"),
+    include_str!("functions/log.lua"),
     include_str!("functions/payloads.lua"),
     include_str!("functions/publish.lua"),
     include_str!("functions/views.lua"),
@@ -41,7 +42,9 @@ pub struct Library {
     external_bytes: usize,
     /// What the tables of a class may hold.
     tables: Vec<(ClassName, TableBounds)>,
-    /// Some class has entities: without the library, nothing of them can be written.
+    /// What the log of a channel of each class keeps.
+    histories: Vec<(ClassName, Option<History>)>,
+    /// Some class has entities or history: without the library, nothing of them can be written.
     pub(super) is_needed: bool,
 }
 
@@ -52,7 +55,8 @@ impl Library {
             own: describe(classes, names, external_bytes),
             external_bytes,
             tables: classes.iter().filter_map(|(_, class)| table_bounds(class)).collect(),
-            is_needed: classes.iter().any(|(_, class)| class.entity.is_some()),
+            histories: classes.iter().map(|(_, class)| (class.name.clone(), class.history)).collect(),
+            is_needed: classes.iter().any(|(_, class)| class.entity.is_some() || class.history.is_some()),
         }
     }
 
@@ -70,6 +74,11 @@ impl Library {
     pub(super) fn table_bounds(&self, channel: &str) -> TableBounds {
         let of = self.tables.iter().find(|(name, _)| name.matches(channel).is_some());
         of.map_or(TableBounds { fields: MIN_FIELD_BOUND, bytes: 0 }, |(_, bounds)| *bounds)
+    }
+
+    /// What the log of this channel keeps; `None`: it has none.
+    pub(super) fn history(&self, channel: &str) -> Option<History> {
+        self.histories.iter().find(|(name, _)| name.matches(channel).is_some())?.1
     }
 
     /// What to do where a Redis has `present`. `begins`: nothing has held this node's entry since it started, so its
@@ -91,7 +100,8 @@ impl Library {
         }
     }
 
-    /// Whether these entries do for this node. A node without entity classes needs one of its prefix, whatever it says.
+    /// Whether these entries do for this node. A node without classes that need the functions needs one of its prefix, whatever
+    /// it says.
     fn is_held_by(&self, environments: &[Value], begins: bool) -> bool {
         let Some(held) = counterpart(&self.own, environments) else { return false };
         match (self.is_needed, begins) {

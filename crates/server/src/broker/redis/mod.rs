@@ -14,6 +14,7 @@ mod library;
 mod lifecycle_backlog;
 mod link;
 mod links;
+mod logs;
 mod names;
 pub(in crate::broker) mod probe;
 mod publisher;

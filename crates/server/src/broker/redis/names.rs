@@ -8,6 +8,7 @@
 //! |---|---|
 //! | channel, pattern, stream | `prod:` `room:42` |
 //! | table | `prod:` `drawbridge:` `{prod:room:42}:entities` |
+//! | log | `prod:` `drawbridge:` `{prod:room:42}:log`, `…:position`, `…:once:KEY` |
 //! | views, sessions | `prod:` `drawbridge:` `{player:alice}:views`, `…:session:HASH` |
 //! | presence | `prod:` `drawbridge:` `{prod:room:42}:members`, `…:players` |
 //! | of one start of a node | `prod:` `drawbridge:` `{node:n1-5f…}:sessions`, `…:presence` |
@@ -59,8 +60,23 @@ impl Names {
 
     /// Where an entity channel's table is; the functions find it by the same rule.
     pub(super) fn table_key(&self, channel: &str) -> String {
+        self.channel_key(channel, "entities")
+    }
+
+    /// Where the log of a channel is, and its position; the functions find them by the same rule.
+    pub(super) fn log_keys(&self, channel: &str) -> [String; 2] {
+        ["log", "position"].map(|part| self.channel_key(channel, part))
+    }
+
+    /// Where it is stored that an event with this idempotency key is in the log of this channel.
+    pub(super) fn once_key(&self, channel: &str, once: &str) -> String {
+        self.channel_key(channel, &format!("once:{once}"))
+    }
+
+    /// A key of a channel, in the channel's own slot.
+    fn channel_key(&self, channel: &str, part: &str) -> String {
         let Names { channel_prefix, key_prefix } = self;
-        format!("{channel_prefix}{key_prefix}{{{channel_prefix}{channel}}}:entities")
+        format!("{channel_prefix}{key_prefix}{{{channel_prefix}{channel}}}:{part}")
     }
 
     /// Where a player's views are.
@@ -178,7 +194,10 @@ mod tests {
         for prefix in ["", "prod:"] {
             let names = Names::new(prefix, "drawbridge:");
             let channel = names.outward("room:42").into_owned();
-            assert_eq!(hash_tag(&names.table_key("room:42")), Some(&*channel));
+            let [log, position] = names.log_keys("room:42");
+            for key in [names.table_key("room:42"), log, position, names.once_key("room:42", "{a}")] {
+                assert_eq!(hash_tag(&key), Some(&*channel));
+            }
             for key in names.presence_keys("room:42") {
                 assert_eq!(hash_tag(&key), Some(&*channel));
             }

@@ -19,7 +19,7 @@ use super::connect::{Attempts, Broken};
 use super::function_repairs::{Missing, Replaced, Retry};
 use super::lifecycle_backlog::LifecycleBacklog;
 use super::refusals::{Refusals, explained, is_missing_function};
-use super::writes::{Call, needs_functions, outcomes, pipeline};
+use super::writes::{Call, WriteOutcome, needs_functions, outcomes, pipeline};
 use super::{READONLY, RedisSettings, code_of, is_passing, public_part, without_arguments};
 use crate::broker::DRAIN_TIMEOUT;
 use crate::broker::health_board::HealthBoard;
@@ -341,11 +341,10 @@ impl Publisher {
         &mut self,
         commands: &mut CommandConnection,
         batch: &[(u64, Job)],
-        outcomes: &[Result<(), String>],
+        outcomes: &[WriteOutcome],
     ) -> Result<(), Broken> {
-        let is_missing = |outcome: &Result<(), String>| {
-            outcome.as_ref().is_err_and(|message| is_missing_function(message))
-        };
+        let is_missing =
+            |outcome: &WriteOutcome| outcome.as_ref().is_err_and(|message| is_missing_function(message));
         if !outcomes.iter().any(is_missing) {
             let mut works = batch.iter().map(|(_, job)| &job.work);
             if works.any(|work| needs_functions(work).is_some()) {
@@ -461,7 +460,9 @@ impl Publisher {
         };
         match refused.as_deref().map(without_arguments).map(text) {
             Some(text) if self.not_loaded != refused && is_needed => {
-                tracing::error!("{text}; what players publish on entity channels is refused");
+                tracing::error!(
+                    "{text}; what is published on entity channels and on channels with history is refused"
+                );
             }
             Some(text) if self.not_loaded != refused => {
                 tracing::warn!("{text}; services cannot set players' views");
@@ -477,12 +478,11 @@ impl Publisher {
 
     /// Answers what was answered. What Redis cannot do just now goes back to the front of the queue, unless
     /// something behind it was done, which it may not follow. Lifecycle entries that Redis did not take are held.
-    fn complete_batch(&mut self, batch: Vec<(u64, Job)>, outcomes: Vec<Result<(), String>>) -> BatchOutcome {
+    fn complete_batch(&mut self, batch: Vec<(u64, Job)>, outcomes: Vec<WriteOutcome>) -> BatchOutcome {
         let will_pass = |message: &str| {
             is_passing(message) || (is_missing_function(message) && self.not_loaded.is_none())
         };
-        let passing =
-            |outcome: &Result<(), String>| outcome.as_ref().is_err_and(|message| will_pass(message));
+        let passing = |outcome: &WriteOutcome| outcome.as_ref().is_err_and(|message| will_pass(message));
         let is_busy =
             outcomes.iter().any(|outcome| outcome.as_ref().is_err_and(|message| is_passing(message)));
         let redo_from = outcomes.iter().rposition(|outcome| !passing(outcome)).map_or(0, |last| last + 1);
@@ -494,12 +494,12 @@ impl Publisher {
         for (at, ((number, mut job), outcome)) in batch.into_iter().zip(outcomes).enumerate() {
             match outcome {
                 // A replica takes a plain publish, and it reaches nobody.
-                Ok(()) if is_replica && matches!(job.work, WriteKind::Publish { .. }) => {
+                Ok(_) if is_replica && matches!(job.work, WriteKind::Publish { .. }) => {
                     job.answer(Err(PublishFailure::Unknown));
                 }
-                Ok(()) => {
+                Ok(position) => {
                     is_taken |= job.is_lifecycle();
-                    job.answer(Ok(None));
+                    job.answer(Ok(position));
                 }
                 Err(message) if job.is_lifecycle() => {
                     if !will_pass(&message) {

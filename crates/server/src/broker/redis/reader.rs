@@ -1,6 +1,6 @@
-//! What the broker reads from Redis: tables of entity channels, players' views, and the sessions that it claims. Tables have
-//! their own connection, so that a large table holds up neither publishes nor deliveries nor logins; it is opened when something is requested
-//! first. What is requested while Redis is away is answered when it is back.
+//! What the broker reads from Redis: on one connection tables of entity channels and events of logs, on another players' views,
+//! positions of logs, and the sessions that it claims. So a large table holds up neither publishes nor deliveries nor logins;
+//! each is opened when something is requested first. What is requested while Redis is away is answered when it is back.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -14,7 +14,8 @@ use tokio::time::timeout;
 
 use super::command_connection::{CommandConnection, error_message, text};
 use super::connect::{Attempts, Broken};
-use super::refusals::is_missing_function;
+use super::logs::{self, Part};
+use super::refusals::{explained_for, is_missing_function};
 use super::sessions::{self, Claim, FollowUp};
 use super::views;
 use super::{RedisSettings, code_of, is_passing};
@@ -152,9 +153,12 @@ impl Reader {
                 Err(_) => return self.probe_views(commands).await,
             },
         };
-        let Small { views, claims } = Small::of(asked);
+        let Small { views, claims, logs } = Small::of(asked);
         if !claims.is_empty() {
             self.answer_claims(commands, claims).await?;
+        }
+        if !logs.is_empty() {
+            self.answer_logs(commands, logs).await?;
         }
         match views.is_empty() {
             true => Ok(()),
@@ -194,6 +198,27 @@ impl Reader {
         follow_up.send(commands).await?;
         if must_wait {
             tokio::time::sleep(RETRY_AFTER).await;
+        }
+        Ok(())
+    }
+
+    /// Answers queries of logs by one pipeline: many of positions, or one of events.
+    async fn answer_logs(&self, commands: &mut CommandConnection, asked: Vec<Asked>) -> Result<(), Broken> {
+        let (asked, parts): (Vec<Asked>, Vec<Part>) =
+            asked.into_iter().filter_map(|asked| part_of(&asked).map(|part| (asked, part))).unzip();
+        let mut read = logs::read(commands, &self.settings, &parts).await?;
+        let lacks_functions = read.iter().any(|log| log.as_ref().is_err_and(|why| is_missing_function(why)));
+        // The publisher loads them, too, and not always before.
+        if lacks_functions && commands.load(&self.settings.library, false, false).await?.1.is_ok() {
+            read = logs::read(commands, &self.settings, &parts).await?;
+        }
+        for (asked, log) in asked.into_iter().zip(read) {
+            if log.as_ref().is_err_and(|message| is_passing(message)) {
+                tokio::time::sleep(RETRY_AFTER).await;
+                return Ok(());
+            }
+            let explained = |message| explained_for("channels with history", message).into();
+            self.queries.answer(&asked, log.map(Answer::Log).map_err(explained));
         }
         Ok(())
     }
@@ -271,6 +296,11 @@ impl Reader {
         let Some(asked) = asked.into_iter().next() else { return Ok(()) };
         let read = match &asked.query.kind {
             QueryKind::Table { channel } => read_table(commands, &self.settings, channel).await,
+            QueryKind::Log { .. } => match self.answer_logs(commands, vec![asked.clone()]).await {
+                // Not read again: it would be as large.
+                Err(Broken::Oversized) => Ok(Err("DAMAGED a part of the log is over 64 MiB".to_owned())),
+                answered => return answered,
+            },
             // Read on the other connection, or by a link.
             _ => Ok(Err(UNEXPECTED.to_owned())),
         };
@@ -279,7 +309,7 @@ impl Reader {
                 tokio::time::sleep(RETRY_AFTER).await;
                 return Ok(());
             }
-            // Not asked again: it would be as large.
+            // Not read again: it would be as large.
             Err(Broken::Oversized) => Err("DAMAGED a part of the table is over 64 MiB".into()),
             table => table?.map(Answer::Table).map_err(Into::into),
         };
@@ -294,6 +324,8 @@ struct Small {
     /// Each with the player whose views they are.
     views: Vec<(Asked, Arc<str>)>,
     claims: Vec<(Asked, Claim)>,
+    /// Of positions alone.
+    logs: Vec<Asked>,
 }
 
 impl Small {
@@ -309,14 +341,22 @@ impl Small {
                     let claim = Claim { player: player.clone(), session: session.hash() };
                     small.claims.push((asked, claim));
                 }
+                QueryKind::Log { .. } => small.logs.push(asked),
                 // Their answers are large, or a link's.
-                QueryKind::Table { .. }
-                | QueryKind::Log { .. }
-                | QueryKind::Presence { .. }
-                | QueryKind::Fence { .. } => {}
+                QueryKind::Table { .. } | QueryKind::Presence { .. } | QueryKind::Fence { .. } => {}
             }
         }
         small
+    }
+}
+
+/// What is read of a log for this query.
+fn part_of(asked: &Asked) -> Option<Part> {
+    match &asked.query.kind {
+        QueryKind::Log { channel, range, limit } => {
+            Some(Part { channel: channel.clone(), range: *range, limit: *limit })
+        }
+        _ => None,
     }
 }
 

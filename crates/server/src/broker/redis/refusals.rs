@@ -32,6 +32,14 @@ impl Refusals {
 /// The message for whoever sent this write: the error that Redis returned; or, if Redis has no functions or does not let us
 /// call them, what that means.
 pub(super) fn explained(work: &WriteKind, message: String) -> String {
+    match needs_functions(work) {
+        Some(what) => explained_for(what, message),
+        None => message,
+    }
+}
+
+/// As [`explained`], of what needs functions, for a person.
+pub(super) fn explained_for(what: &str, message: String) -> String {
     let lacks = match () {
         () if is_unknown_command(&message) => "has none",
         () if code_of(&message) == NO_ENVIRONMENT => "has no entry for this environment in them",
@@ -39,7 +47,6 @@ pub(super) fn explained(work: &WriteKind, message: String) -> String {
         () if code_of(&message) == "NOPERM" => "does not allow us to call them",
         () => return message,
     };
-    let Some(what) = needs_functions(work) else { return message };
     let reason = public_part(&message);
     format!(
         "UNSUPPORTED {what} need Redis functions (Redis 7.0, FUNCTION and FCALL), and this Redis {lacks}: {reason}"

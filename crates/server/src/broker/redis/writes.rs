@@ -1,6 +1,6 @@
 //! How each kind of write is sent to Redis and what its answer means: the one place of the Redis broker that knows the kinds.
 
-use drawbridge_engine::io::WriteKind;
+use drawbridge_engine::io::{Epoch, LogPosition, LoggedOffset, WriteKind};
 use redis::{RedisResult, Value};
 
 use super::RedisSettings;
@@ -12,12 +12,16 @@ use crate::broker::jobs::{Job, open_object};
 /// What functions that are not ours answer counts as this.
 pub(super) const UNPROVEN: &str = "UNPROVEN the functions in Redis do not answer as Drawbridge's do";
 
+/// What became of one write: where it is in its channel's log, if it was logged; or the error that Redis returned.
+pub(super) type WriteOutcome = Result<Option<LogPosition>, String>;
+
 /// The command of Redis that does this.
 pub(super) fn command_of(work: &WriteKind) -> &'static str {
     match work {
         WriteKind::Publish { .. } => "PUBLISH",
         WriteKind::Append { .. } => "XADD",
         WriteKind::Commit { .. } => "FCALL drawbridge_write",
+        WriteKind::Log { .. } => "FCALL drawbridge_append",
         WriteKind::SetOverride { .. } => "FCALL drawbridge_view",
         WriteKind::SaveSession { .. } => "FCALL drawbridge_session_save",
         WriteKind::EndSession { .. } => "FCALL drawbridge_session_end",
@@ -29,6 +33,7 @@ pub(super) fn command_of(work: &WriteKind) -> &'static str {
 pub(super) fn needs_functions(work: &WriteKind) -> Option<&'static str> {
     match work {
         WriteKind::Commit { .. } => Some("entity channels"),
+        WriteKind::Log { .. } => Some("channels with history"),
         WriteKind::SetOverride { .. } => Some("players' views"),
         WriteKind::SaveSession { .. } | WriteKind::EndSession { .. } => {
             Some("sessions that outlive their node")
@@ -46,12 +51,14 @@ pub(super) enum Call {
     SetOverride,
     /// By our function: that, or an error's words, for each of so many jobs.
     Commit(usize),
+    /// By our function: the mark and a position, or an error's words, for each of so many jobs.
+    Log(usize),
     /// A call of our function and a command about the node's index, in either order: the mark and a number, and a number.
     Indexed,
 }
 
-/// A batch as commands, and what each of them is: events of one entity channel that follow one another are written by
-/// one call.
+/// A batch as commands, and what each of them is: events of one entity channel, or of one log, that follow one another are
+/// written by one call.
 pub(super) fn pipeline(batch: &[(u64, Job)], settings: &RedisSettings) -> (redis::Pipeline, Vec<Call>) {
     let mut pipeline = redis::Pipeline::with_capacity(batch.len());
     pipeline.ignore_errors();
@@ -65,6 +72,7 @@ pub(super) fn pipeline(batch: &[(u64, Job)], settings: &RedisSettings) -> (redis
         calls.push(match &job.work {
             WriteKind::SetOverride { .. } => Call::SetOverride,
             WriteKind::Commit { .. } => Call::Commit(now.len()),
+            WriteKind::Log { .. } => Call::Log(now.len()),
             WriteKind::SaveSession { .. } | WriteKind::EndSession { .. } => Call::Indexed,
             _ => Call::Plain,
         });
@@ -88,6 +96,7 @@ pub(super) fn pipeline(batch: &[(u64, Job)], settings: &RedisSettings) -> (redis
                     pipeline.arg(open_object(&commit.payload)).arg(&commit.id);
                 }
             }
+            WriteKind::Log { channel, .. } => append(&mut pipeline, channel, now, settings),
             WriteKind::SetOverride { player, channel, view, announcement: (nodes, payload), if_absent } => {
                 pipeline.cmd("FCALL").arg("drawbridge_view").arg(1).arg(names.views_key(player));
                 pipeline.arg(&**channel).arg(view.as_deref().unwrap_or_default());
@@ -109,36 +118,57 @@ pub(super) fn pipeline(batch: &[(u64, Job)], settings: &RedisSettings) -> (redis
     (pipeline, calls)
 }
 
-/// An outcome for each job: the error that Redis returned where it was not done. What other functions answer under the names of ours is
-/// taken for nothing.
-pub(super) fn outcomes(results: Vec<RedisResult<Value>>, calls: &[Call]) -> Vec<Result<(), String>> {
+/// Appends the events of these jobs to the log of their channel, by one call.
+fn append(pipeline: &mut redis::Pipeline, channel: &str, jobs: &[(u64, Job)], settings: &RedisSettings) {
+    let entries = || {
+        jobs.iter().filter_map(|(_, job)| match &job.work {
+            WriteKind::Log { entry, .. } => Some(entry),
+            _ => None,
+        })
+    };
+    let Some(first) = entries().next() else { return };
+    let names = &settings.names;
+    let onces: Vec<_> =
+        entries().filter_map(|entry| Some(names.once_key(channel, entry.once.as_deref()?))).collect();
+    pipeline.cmd("FCALL").arg("drawbridge_append").arg(2 + onces.len());
+    pipeline.arg(&names.log_keys(channel)[..]).arg(&onces[..]);
+    pipeline.arg(&*names.outward(channel)).arg(first.max_events).arg(first.age_ms);
+    pipeline.arg(settings.library.external_bytes());
+    let mut keys = 0;
+    for entry in entries() {
+        // The number of its key among those of this call; 0: it has none.
+        keys += usize::from(entry.once.is_some());
+        let once = if entry.once.is_some() { keys } else { 0 };
+        pipeline.arg(open_object(&entry.payload)).arg(&entry.id).arg(once);
+    }
+}
+
+/// An outcome for each job. What other functions answer under the names of ours is taken for nothing.
+pub(super) fn outcomes(results: Vec<RedisResult<Value>>, calls: &[Call]) -> Vec<WriteOutcome> {
     let mut outcomes = Vec::new();
     let mut results = results.into_iter();
     for call in calls {
         let Some(result) = results.next() else { break };
-        match (call, result) {
-            (Call::Indexed, first) => outcomes.push(indexed([Some(first), results.next()])),
-            (Call::Plain, Ok(_)) => outcomes.push(Ok(())),
-            (Call::SetOverride, Ok(answer)) => outcomes.push(proven(&answer)),
-            (Call::Commit(count), Ok(Value::Array(answers))) if answers.len() == *count => {
-                let outcome = |answer: &Value| text(answer).map_or_else(|| proven(answer), Err);
-                outcomes.extend(answers.iter().map(outcome));
+        let result = result.map_err(|error| error_message(&error));
+        match call {
+            Call::Indexed => {
+                let index = results.next().map(|result| result.map_err(|error| error_message(&error)));
+                outcomes.push(indexed([Some(result), index]));
             }
-            (Call::Commit(count), Ok(_)) => outcomes.extend((0..*count).map(|_| Err(UNPROVEN.to_owned()))),
-            (Call::Commit(count), Err(error)) => {
-                outcomes.extend((0..*count).map(|_| Err(error_message(&error))))
-            }
-            (Call::Plain | Call::SetOverride, Err(error)) => outcomes.push(Err(error_message(&error))),
+            Call::Plain => outcomes.push(result.map(|_| None)),
+            Call::SetOverride => outcomes.push(result.and_then(|answer| proven(&answer))),
+            Call::Commit(count) => outcomes.extend(each(result, *count, proven)),
+            Call::Log(count) => outcomes.extend(each(result, *count, position)),
         }
     }
     outcomes
 }
 
 /// The answers to a call of our function and to a command about the node's index, in either order.
-fn indexed(results: [Option<RedisResult<Value>>; 2]) -> Result<(), String> {
+fn indexed(results: [Option<Result<Value, String>>; 2]) -> WriteOutcome {
     let mut is_proven = Err(UNPROVEN.to_owned());
     for result in results.into_iter().flatten() {
-        match result.map_err(|error| error_message(&error))? {
+        match result? {
             Value::Int(_) => {}
             answer => is_proven = proven(&answer),
         }
@@ -146,14 +176,38 @@ fn indexed(results: [Option<RedisResult<Value>>; 2]) -> Result<(), String> {
     is_proven
 }
 
-fn proven(answer: &Value) -> Result<(), String> {
-    match answer {
-        Value::Array(parts) => match &parts[..] {
-            [mark, Value::Int(number)] if text(mark).as_deref() == Some(MARK) && *number >= 0 => Ok(()),
-            _ => Err(UNPROVEN.to_owned()),
-        },
+/// The outcomes of so many jobs that one call has done: an error's words, or what `read` makes of the answer.
+fn each(result: Result<Value, String>, count: usize, read: fn(&Value) -> WriteOutcome) -> Vec<WriteOutcome> {
+    match result {
+        Ok(Value::Array(answers)) if answers.len() == count => {
+            answers.iter().map(|answer| text(answer).map_or_else(|| read(answer), Err)).collect()
+        }
+        Ok(_) => vec![Err(UNPROVEN.to_owned()); count],
+        Err(message) => vec![Err(message); count],
+    }
+}
+
+/// What follows our mark.
+pub(super) fn marked(answer: &Value) -> Option<&[Value]> {
+    let Value::Array(parts) = answer else { return None };
+    let (mark, rest) = parts.split_first()?;
+    (text(mark).as_deref() == Some(MARK)).then_some(rest)
+}
+
+fn proven(answer: &Value) -> WriteOutcome {
+    match marked(answer) {
+        Some([Value::Int(0..)]) => Ok(None),
         _ => Err(UNPROVEN.to_owned()),
     }
+}
+
+fn position(answer: &Value) -> WriteOutcome {
+    let position = || {
+        let [epoch, Value::Int(offset)] = marked(answer)? else { return None };
+        let epoch = Epoch::parse(&text(epoch)?)?;
+        Some(LogPosition { epoch, offset: LoggedOffset(u64::try_from(*offset).ok()?) })
+    };
+    position().map(Some).ok_or_else(|| UNPROVEN.to_owned())
 }
 
 #[cfg(test)]
@@ -172,8 +226,8 @@ mod tests {
             Err(redis::RedisError::from((kind, "NOPERM", "no".to_owned())))
         };
         let outcome = |results: Vec<RedisResult<Value>>| outcomes(results, &[Call::Indexed]);
-        assert_eq!(outcome(vec![Ok(Value::Int(0)), done()]), [Ok(())]);
-        assert_eq!(outcome(vec![done(), Ok(Value::Int(1))]), [Ok(())]);
+        assert_eq!(outcome(vec![Ok(Value::Int(0)), done()]), [Ok(None)]);
+        assert_eq!(outcome(vec![done(), Ok(Value::Int(1))]), [Ok(None)]);
         assert!(outcome(vec![refused(), done()])[0].is_err(), "nobody would find it");
         assert!(outcome(vec![done(), refused()])[0].is_err());
         assert_eq!(outcome(vec![Ok(Value::Int(1)), Ok(Value::Int(1))]), [Err(UNPROVEN.to_owned())]);
@@ -181,6 +235,9 @@ mod tests {
 
     #[test]
     fn only_our_functions_answers_are_taken_for_done() {
+        let done_at =
+            |offset| Value::Array(vec![bulk("drawbridge"), bulk("00000000000000ab"), Value::Int(offset)]);
+        let at = |offset| Some(LogPosition { epoch: Epoch::new(0xab), offset: LoggedOffset(offset) });
         let done = || Value::Array(vec![bulk("drawbridge"), Value::Int(1)]);
         let refused = || bulk("LIMIT_EXCEEDED no");
         let unproven = || Err(UNPROVEN.to_owned());
@@ -188,16 +245,23 @@ mod tests {
             (
                 Call::Commit(2),
                 Value::Array(vec![done(), refused()]),
-                vec![Ok(()), Err("LIMIT_EXCEEDED no".to_owned())],
+                vec![Ok(None), Err("LIMIT_EXCEEDED no".to_owned())],
             ),
             (Call::Commit(2), Value::Array(vec![done()]), vec![unproven(), unproven()]),
             (Call::Commit(1), Value::Array(vec![Value::Int(1)]), vec![unproven()]),
             (Call::Commit(1), Value::Int(1), vec![unproven()]),
             (Call::Commit(1), Value::Okay, vec![unproven()]),
-            (Call::SetOverride, done(), vec![Ok(())]),
+            (
+                Call::Log(2),
+                Value::Array(vec![done_at(7), refused()]),
+                vec![Ok(at(7)), Err("LIMIT_EXCEEDED no".to_owned())],
+            ),
+            (Call::Log(1), Value::Array(vec![done()]), vec![unproven()]),
+            (Call::Log(1), Value::Array(vec![done_at(-1)]), vec![unproven()]),
+            (Call::SetOverride, done(), vec![Ok(None)]),
             (Call::SetOverride, Value::Int(1), vec![unproven()]),
             (Call::SetOverride, Value::Array(vec![bulk("other"), Value::Int(1)]), vec![unproven()]),
-            (Call::Plain, Value::Int(0), vec![Ok(())]),
+            (Call::Plain, Value::Int(0), vec![Ok(None)]),
         ] {
             assert_eq!(outcomes(vec![Ok(answer.clone())], &[call]), expected, "{call:?} {answer:?}");
         }

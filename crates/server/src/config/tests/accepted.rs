@@ -1,7 +1,7 @@
 //! Right configurations: defaults, and that each key reaches its place.
 
 use crate::broker::RedisAddress;
-use drawbridge_engine::class::{Delivery, Presence, SlowConsumer};
+use drawbridge_engine::class::{Delivery, History, Presence, SlowConsumer};
 use drawbridge_engine::expr::{Binding, Scope, Var};
 use drawbridge_engine::io::WhenDown;
 use drawbridge_engine::settings::{PlayerConnections, Rate, WhenExceeded};
@@ -260,8 +260,28 @@ slow_consumer = "drop_oldest"
 fn the_sample_of_the_contract_is_accepted_or_refused_by_name() {
     let said = report(include_str!("contract.toml"));
     let refused: Vec<_> = said.lines().map(|line| line.split('`').nth(1).unwrap()).collect();
-    assert!(said.lines().all(|line| line.contains("` is not supported yet;")), "{said}");
-    assert_eq!(refused, ["connection.resume_window", "channel.history"]);
+    let is_expected = |line: &str| {
+        line.contains("` is not supported yet;") || line.contains("`channel.history` does not go with")
+    };
+    assert!(said.lines().all(is_expected), "{said}");
+    // The sample shows every key in one class, and a log goes with few of them.
+    let history = ["channel.history"; 3];
+    assert_eq!(refused, [&["connection.resume_window"][..], &history].concat());
+}
+
+#[test]
+fn a_history_says_how_much_a_log_keeps() {
+    let config = good(
+        "[[channel]]\nname = \"a\"\nhistory = { events = 200, age = \"10m\" }\nplain_publish = \"ignore\"\n\
+         [[channel]]\nname = \"b\"\nhistory = { events = 1, age = \"30d\" }\nslow_consumer = \"drop_oldest\"\n\
+         [[channel]]\nname = \"c\"\nplain_publish = \"deliver\"",
+    );
+    let classes: Vec<_> = config.engine.classes.iter().map(|(_, class)| class).collect();
+    let [a, b, c] = classes[..] else { panic!("not three") };
+    assert_eq!(a.history, Some(History { events: 200, age_ms: 600_000 }));
+    assert_eq!(b.history, Some(History { events: 1, age_ms: 30 * 24 * 3_600_000 }));
+    assert_eq!(c.history, None);
+    assert_eq!([a, b, c].map(|class| class.ignores_plain_publish), [true, false, false]);
 }
 
 const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../..");

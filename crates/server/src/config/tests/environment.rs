@@ -151,7 +151,7 @@ fn errors_name_the_variable() {
     check(
         "[[channel]]\nname = \"a\"",
         &[("DRAWBRIDGE_CHANNEL__0__HISTORY", "{ events = 1 }")],
-        "DRAWBRIDGE_CHANNEL__0__HISTORY: `channel.history` is not supported yet; leave it out",
+        "DRAWBRIDGE_CHANNEL__0__HISTORY: `channel.history` needs both `events` and `age`; how much a log keeps is written like { events = 200, age = \"10m\" }",
     );
     check(
         "[[channel]]\nname = \"a\"",

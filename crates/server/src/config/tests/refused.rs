@@ -457,6 +457,89 @@ fn expressions_are_judged_where_they_stand() {
     assert!(said.ends_with("\n    data.team = me.team\n              ^"), "{said}");
 }
 
+/// A class with these lines, and what is said of it, from its place on.
+#[track_caller]
+fn check_class(lines: &str, expected: &str) {
+    check(&format!("[[channel]]\nname = \"a\"\n{lines}"), &format!("f.toml:{expected}"));
+}
+
+#[test]
+fn histories_are_judged() {
+    let form = "how much a log keeps is written like { events = 200, age = \"10m\" }";
+    for (value, expected) in [
+        ("200", "3:11: `channel.history` is a whole number, not a table; write `history = { … }`".to_owned()),
+        ("{}", format!("3:1: `channel.history` needs both `events` and `age`; {form}")),
+        ("{ events = 9 }", format!("3:1: `channel.history` needs both `events` and `age`; {form}")),
+        ("{ age = \"9s\" }", format!("3:1: `channel.history` needs both `events` and `age`; {form}")),
+        (
+            "{ events = 0, age = \"9s\" }",
+            "3:22: `channel.history.events` is out of bounds: 0; it may be 1 to 100000".to_owned(),
+        ),
+        (
+            "{ events = 100001, age = \"9s\" }",
+            "3:22: `channel.history.events` is out of bounds: 100001; it may be 1 to 100000".to_owned(),
+        ),
+        (
+            "{ events = 9, age = \"31d\" }",
+            "3:31: `channel.history.age` is out of bounds: 31d; it may be 1s to 30d".to_owned(),
+        ),
+        (
+            "{ events = 9, age = \"900ms\" }",
+            "3:31: `channel.history.age` is out of bounds: 900ms; it may be 1s to 30d".to_owned(),
+        ),
+        (
+            "{ event = 9, age = \"9s\" }",
+            format!(
+                "3:1: `channel.history` needs both `events` and `age`; {form}\n\
+                 f.toml:3:13: unknown key `event` in `channel.history`; did you mean `events`?"
+            ),
+        ),
+    ] {
+        check_class(&format!("history = {value}"), &expected);
+    }
+    check_class(
+        "plain_publish = \"ignore\"",
+        "3:17: `channel.plain_publish` needs `history`; without a log every publish is a plain one: say history = { events = 200, age = \"10m\" }, or leave it out",
+    );
+    check_class(
+        "history = { events = 9, age = \"9s\" }\nplain_publish = \"refuse\"",
+        "4:17: `channel.plain_publish` is not known: \"refuse\"; it may be \"deliver\" or \"ignore\"",
+    );
+}
+
+#[test]
+fn what_contradicts_a_history_is_named_with_the_reason() {
+    let history = "history = { events = 9, age = \"9s\" }";
+    for (lines, what, reason) in [
+        (
+            "kind = \"entity\"",
+            "kind = \"entity\"",
+            "an entity channel stores the last state of each entity, from which subscribers start anew: leave one of the two out",
+        ),
+        ("conflate = true", "`conflate`", "a log is there so that no event is missing: leave `conflate` out"),
+        (
+            "batch = \"50ms\"\nmax_updates = 9",
+            "`max_updates`",
+            "a log is there so that no event is missing: leave `max_updates` out",
+        ),
+        (
+            "slow_consumer = \"latest\"",
+            "slow_consumer = \"latest\"",
+            "a log is there so that no event is missing: say \"disconnect\", after which clients resume, or \"drop_oldest\"",
+        ),
+        (
+            "forward = \"actions\"",
+            "`forward`",
+            "players' publishes go to the stream, where a service reads them: give the channel on which it publishes what follows the `history`",
+        ),
+    ] {
+        check_class(
+            &format!("{history}\n{lines}"),
+            &format!("3:1: `channel.history` does not go with {what}; {reason}"),
+        );
+    }
+}
+
 #[test]
 fn a_rule_of_presence_needs_presence() {
     for presence in ["", "presence = \"off\"\n"] {
@@ -474,12 +557,7 @@ fn a_rule_of_presence_needs_presence() {
 
 #[test]
 fn what_is_not_built_is_refused_by_name() {
-    for (key, value, off) in [
-        ("history", "{ events = 200, age = \"10m\" }", ""),
-        ("plain_publish", "\"ignore\"", ", or say \"deliver\""),
-        ("sharded", "true", ", or say false"),
-        ("logic", "\"arena\"", ""),
-    ] {
+    for (key, value, off) in [("sharded", "true", ", or say false"), ("logic", "\"arena\"", "")] {
         let said = report(&format!("[[channel]]\nname = \"a\"\n{key} = {value}"));
         assert!(said.starts_with("f.toml:3:"), "{said}");
         assert!(

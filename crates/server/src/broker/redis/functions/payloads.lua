@@ -92,13 +92,13 @@ local function is_envelope(class, decoded)
 end
 
 -- What a service's payload says, as docs/protocol.md has it: the event's name, its JSON members for keys and positions,
--- and the JSON object without its last brace; or nothing, and what is wrong. What is not JSON names no entity.
-local function read(class, payload)
+-- and the JSON object without its last brace; or nothing, and what is wrong. Its data is at most so deep.
+local function read(class, payload, depth)
   if not is_text(payload) then
     return nil, 'not UTF-8'
   end
   local text = mended(payload)
-  local known, decoded = parse(text, MAX_DATA_DEPTH + 1)
+  local known, decoded = parse(text, depth + 1)
   if known and payload:find('^%s*{') and is_envelope(class, decoded) then
     return decoded.event, decoded, (payload:gsub('}%s*$', ''))
   end
@@ -106,12 +106,45 @@ local function read(class, payload)
     return nil, 'not a JSON object with a string `event`'
   end
   if known then
-    known, decoded = parse(text, MAX_DATA_DEPTH)
+    known, decoded = parse(text, depth)
   end
   if not known then
-    return nil, 'not JSON of at most ' .. MAX_DATA_DEPTH .. ' deep: ' .. tostring(decoded)
+    return nil, 'not JSON of at most ' .. depth .. ' deep: ' .. tostring(decoded)
   end
   return 'message', { data = decoded }, '{"event":"message","data":' .. payload
+end
+
+-- As deep as JSON is read here at most where nothing in it is looked for; nodes show what is over 64 as its text.
+local MAX_DEPTH = 1000
+local BASE64 = 'ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/'
+
+local function base64(bytes)
+  return (bytes:gsub('..?.?', function(part)
+    local first, second, third = part:byte(1, 3)
+    local bits = first * 65536 + (second or 0) * 256 + (third or 0)
+    local signs = {}
+    for place = 1, #part + 1 do
+      local digit = math.floor(bits / 64 ^ (4 - place)) % 64 + 1
+      signs[place] = BASE64:sub(digit, digit)
+    end
+    return table.concat(signs) .. ('='):rep(3 - #part)
+  end))
+end
+
+-- The event that nodes make of any payload, as a JSON object without its last brace; or nothing, and what is wrong.
+local function event_of(class, payload, max_bytes)
+  local event, problem, body = read(class, payload, MAX_DEPTH)
+  if event then
+    return body
+  elseif class.payload == 'envelope' then
+    return nil, problem
+  elseif is_text(payload) then
+    return '{"event":"message","data":' .. cjson.encode(payload)
+  elseif #payload / 3 * 4 > max_bytes then
+    -- Before it is encoded, which costs Redis more than anything else here.
+    too_large(max_bytes)
+  end
+  return '{"event":"message","data":"' .. base64(payload) .. '","encoding":"base64"'
 end
 
 local function find(decoded, path)

@@ -1,31 +1,18 @@
 -- What services call.
 
--- For services: publishes a payload as PUBLISH would, and keeps the state of entities.
-local function publish(keys, args)
-  local channel, payload = keys[1], args[1]
-  if not channel or not payload then
-    return redis.error_reply('BADPAYLOAD usage: FCALL drawbridge_publish 1 <channel> <payload>')
-  end
-  local environment = environment_for(channel)
-  if not environment then
-    return redis.error_reply('NOENVIRONMENT the channel\'s name begins with no channel_prefix of a Drawbridge here')
-  end
-  if #payload > environment.bytes then
-    return redis.error_reply('TOOLARGE a payload has at most ' .. environment.bytes .. ' bytes')
-  end
-  local class
+-- The first class of an environment that a channel belongs to.
+local function class_of(environment, channel)
   local name = channel:sub(#environment.prefix + 1)
-  for _, candidate in ipairs(environment.classes) do
-    if name:find(candidate.match) then
-      class = candidate
-      break
+  for _, class in ipairs(environment.classes) do
+    if name:find(class.match) then
+      return class
     end
   end
-  if not class or not class.max then
-    redis.call('PUBLISH', channel, payload)
-    return 0
-  end
-  local event, decoded, body = read(class, payload)
+end
+
+-- Writes an entity's event into its channel's table and publishes it; returns the table's version.
+local function publish_entity(environment, class, channel, payload)
+  local event, decoded, body = read(class, payload, MAX_DATA_DEPTH)
   if not event then
     return redis.error_reply('BADPAYLOAD the payload is ' .. decoded)
   end
@@ -46,6 +33,41 @@ local function publish(keys, args)
   local answer = commit(channel, limits, key, remove, body .. ',"key":' .. cjson.encode(key), 'db1.')
   outlive(channel, limits)
   return answer
+end
+
+-- Appends an event to its channel's log and publishes it; returns its offset.
+local function publish_logged(environment, class, channel, payload)
+  local body, problem = event_of(class, payload, environment.bytes)
+  if not body then
+    return redis.error_reply('BADPAYLOAD the payload is ' .. problem)
+  end
+  local stream, position = log_of(environment, channel)
+  local log = open_log(stream, position, log_limits(class.events, class.age, environment.bytes))
+  local answer = append_all(log, channel, { body, 'db1.', 0 }, 1, {})[1]
+  return type(answer) == 'table' and answer[3] or redis.error_reply(answer)
+end
+
+-- For services: publishes a payload as PUBLISH would, and keeps the state of entities and the events of logs.
+local function publish(keys, args)
+  local channel, payload = keys[1], args[1]
+  if not channel or not payload then
+    return redis.error_reply('BADPAYLOAD usage: FCALL drawbridge_publish 1 <channel> <payload>')
+  end
+  local environment = environment_for(channel)
+  if not environment then
+    return redis.error_reply('NOENVIRONMENT the channel\'s name begins with no channel_prefix of a Drawbridge here')
+  end
+  if #payload > environment.bytes then
+    return redis.error_reply('TOOLARGE a payload has at most ' .. environment.bytes .. ' bytes')
+  end
+  local class = class_of(environment, channel)
+  if class and class.max then
+    return publish_entity(environment, class, channel, payload)
+  elseif class and class.events then
+    return publish_logged(environment, class, channel, payload)
+  end
+  redis.call('PUBLISH', channel, payload)
+  return 0
 end
 
 redis.register_function('drawbridge_publish', publish)
