@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use drawbridge_engine::engine::Engine;
 use drawbridge_engine::io::{
-    Answer, BrokerCommand, BrokerEvent, Claims, ConnId, Input, LocalOffset, MessageKind, Now, Opened, Output,
-    Position, Publication, Query, QueryKind, Write, WriteKind,
+    Answer, BrokerCommand, BrokerEvent, ChannelPosition, Claims, ConnId, Input, LocalOffset, MessageKind,
+    Now, Opened, Output, Position, Publication, Query, QueryKind, Write, WriteKind,
 };
 use drawbridge_engine::rate_limit::SharedLimits;
 use drawbridge_protocol::Encoding;
@@ -66,9 +66,11 @@ fn turn(engine: &mut Engine, ms: u64) -> Vec<String> {
                 written.extend(frames.iter().map(|frame| text(frame)));
                 continue;
             }
-            Output::Broker(BrokerCommand::Want(subject)) => {
-                BrokerEvent::Confirmed { subject, position: Position::default(), after_break: false }
-            }
+            Output::Broker(BrokerCommand::Want(subject)) => BrokerEvent::Confirmed {
+                subject,
+                position: ChannelPosition::Counted(Position::default()),
+                after_break: false,
+            },
             Output::Broker(BrokerCommand::Unwant(subject)) => BrokerEvent::Released(subject),
             Output::Broker(BrokerCommand::Query(Query {
                 ticket,

@@ -9,7 +9,7 @@ use hashbrown::{HashMap, HashSet};
 
 use crate::class::{Class, ClassId};
 use crate::expr::Expr;
-use crate::io::Claims;
+use crate::io::{Claims, Epoch};
 use crate::permissions;
 use crate::recent::Recent;
 use crate::settings::Settings;
@@ -27,10 +27,20 @@ pub(crate) enum Access {
     Granted(Option<Rc<EffectiveView>>),
 }
 
+/// What is known of a channel.
+#[derive(Debug)]
+struct Known {
+    access: Access,
+    /// On a channel with history: of which epoch the client was told where it is.
+    announced: Option<Epoch>,
+    /// The last of its logged events that was sent, as a number of publication.
+    last_shown: u64,
+}
+
 /// See the module. Void when the claims change.
 #[derive(Debug)]
 pub(crate) struct AccessCache {
-    channels: Recent<Access>,
+    channels: Recent<Known>,
     rules: HashMap<ClassId, PlayerRules>,
     /// The channels that the player's templates fill, once a rule has denied one.
     filled: Option<HashSet<String>>,
@@ -62,9 +72,24 @@ impl AccessCache {
     ) -> &Access {
         if self.channels.get(channel).is_none() {
             let access = self.decide(settings, claims, view_override(), views, channel);
-            self.channels.insert(channel.clone(), access, 1);
+            let known = Known { access, announced: None, last_shown: 0 };
+            self.channels.insert(channel.clone(), known, 1);
         }
-        self.channels.get(channel).map_or(&Access::Denied, |access| access)
+        self.channels.get(channel).map_or(&Access::Denied, |known| &known.access)
+    }
+
+    /// Takes note of a logged event that is sent. Returns whether the client has to be told before where it is: it is the
+    /// first of its epoch, as far as is remembered.
+    pub(crate) fn is_new_epoch(&mut self, channel: &str, epoch: Epoch, publication_seq: u64) -> bool {
+        let Some(known) = self.channels.get(channel) else { return true };
+        known.last_shown = publication_seq;
+        known.announced.replace(epoch) != Some(epoch)
+    }
+
+    /// Whether a client that knows where it is in a channel was shown nothing since this event.
+    pub(crate) fn has_missed(&mut self, channel: &str, publication_seq: u64) -> bool {
+        let known = self.channels.get(channel);
+        known.is_some_and(|known| known.announced.is_some() && known.last_shown < publication_seq)
     }
 
     /// What services narrowed of a channel has changed.

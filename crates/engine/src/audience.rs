@@ -42,6 +42,8 @@ pub(crate) struct Audience {
     pub(crate) observer: Option<Box<Observer>>,
     /// The last event that it was found for.
     stamp: u64,
+    /// The last event of a log that it was shown.
+    last_shown: u64,
 }
 
 /// An area of interest and what is seen in it.
@@ -71,6 +73,11 @@ impl Audience {
         self.view.as_ref().is_none_or(|view| view.shows(publication_seq, scope))
     }
 
+    /// Whether it was shown an event of a log since this one.
+    pub(crate) fn was_shown_since(&self, publication_seq: u64) -> bool {
+        self.last_shown >= publication_seq
+    }
+
     /// Whether it is shown an event that is not the current one.
     pub(crate) fn would_be_shown(&self, scope: &EventScope<'_>) -> bool {
         self.view.as_ref().is_none_or(|view| view.allows(scope))
@@ -94,7 +101,7 @@ impl Audiences {
             return (id, audience.members.len() as u32 - 1);
         }
         let indexed = observer.is_none();
-        let audience = Audience { view, members: smallvec![slot], observer, stamp: 0 };
+        let audience = Audience { view, members: smallvec![slot], observer, stamp: 0, last_shown: 0 };
         let (server, client) = match &audience.view {
             Some(view) => (view.server().cloned(), view.client().cloned()),
             None => (None, None),
@@ -185,6 +192,14 @@ impl Audiences {
         self.all.get_mut(id as usize).is_some_and(|audience| {
             std::mem::replace(&mut audience.stamp, publication_seq) != publication_seq
         })
+    }
+
+    /// The audience was shown this event of a log.
+    #[inline]
+    pub(crate) fn set_last_shown(&mut self, id: AudienceId, publication_seq: u64) {
+        if let Some(audience) = self.all.get_mut(id as usize) {
+            audience.last_shown = publication_seq;
+        }
     }
 
     /// What evaluating all views for one event would cost at most with this one added; 0 if it is there already.

@@ -64,7 +64,9 @@ fn barrier(event: &BrokerEvent) -> Barrier<'_> {
         | BrokerEvent::Refused { subject, .. }
         | BrokerEvent::Released(subject)
         | BrokerEvent::Interrupted(subject) => of(&subject.name),
+        BrokerEvent::Replay(replay) => Barrier::Channel(&replay.channel),
         BrokerEvent::Gap { channel, .. }
+        | BrokerEvent::LogMoved { channel, .. }
         | BrokerEvent::Table { channel, .. }
         | BrokerEvent::Expired { channel, .. } => Barrier::Channel(channel),
         BrokerEvent::Command(command) => match &command.action {

@@ -13,12 +13,13 @@ use drawbridge_protocol::{CloseCode, Encoding, ErrorCode, Frame};
 pub use crate::offset::{LocalOffset, LoggedOffset};
 pub use crate::player_slots::Holder;
 pub use crate::presence::changes::PresenceChange;
-pub use crate::publication::{EntityChange, Publication, Sender, Version};
+pub use crate::publication::{EntityChange, InLog, Publication, Sender, Version};
 pub use crate::query::{
     Answer, Answered, Answerer, ClaimedSession, PlayerOverrides, PresencePage, Query, QueryKind,
 };
 pub use crate::secret::{SessionHash, SessionSecret};
 pub use crate::upstream::BarrierToken;
+use crate::upstream::StoredLog;
 pub use crate::write::{
     Commit, LogEntry, MAX_IDEMPOTENCY_KEY_BYTES, MAX_SESSION_BYTES, Outcome, Owner, PublishFailure, WhenDown,
     Write, WriteKind, once_of,
@@ -373,6 +374,13 @@ pub enum BrokerCommand {
     Unwant(Subject),
     /// The shard's table of this entity channel has a gap: [`BrokerEvent::Table`] sends all of it again.
     Refresh(Subject),
+    /// The shard needs the logged events of this channel behind this offset: [`BrokerEvent::Replay`] sends a page of them.
+    CatchUp {
+        /// The real channel, which the shard wants by its name or by a pattern.
+        channel: Arc<str>,
+        /// The last one that it has.
+        after: LoggedOffset,
+    },
     /// Read something; [`BrokerEvent::Answer`] answers it.
     Query(Query),
     /// Nobody waits any more for the answer to this query: it need not come.
@@ -390,8 +398,8 @@ pub enum BrokerEvent {
     Confirmed {
         /// Which.
         subject: Subject,
-        /// Where the count of the channel stands.
-        position: Position,
+        /// Where the channel stands. Of a pattern it says nothing.
+        position: ChannelPosition,
         /// It was live before and the link broke: something may be missing.
         after_break: bool,
     },
@@ -451,9 +459,24 @@ pub enum BrokerEvent {
     Gap {
         /// The real channel.
         channel: Arc<str>,
-        /// The last offset that is missing.
+        /// The last offset that is missing, in the node's count.
         position: Position,
+        /// The last logged event that is missing, if any is.
+        logged: Option<LogPosition>,
     },
+    /// The live stream of a channel with `history` goes on elsewhere in its log.
+    LogMoved {
+        /// The real channel.
+        channel: Arc<str>,
+        /// Where it was.
+        from: LogPosition,
+        /// Behind this it goes on.
+        to: LogPosition,
+        /// Nothing is missing between them: another epoch goes on where the one before ended.
+        is_whole: bool,
+    },
+    /// The answer to a [`BrokerCommand::CatchUp`].
+    Replay(Arc<Replay>),
     /// The answer to a [`BrokerCommand::Write`].
     Outcome {
         /// Which write.
@@ -474,6 +497,71 @@ pub struct Position {
     pub epoch: Epoch,
     /// The last event's number; 0: the count has just begun.
     pub offset: LocalOffset,
+}
+
+/// Where a channel stands, as its clients are shown it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ChannelPosition {
+    /// In the node's own count.
+    Counted(Position),
+    /// In the channel's log.
+    Logged(LogPosition),
+}
+
+impl ChannelPosition {
+    /// Names the life of the count or the log.
+    pub fn epoch(&self) -> &Epoch {
+        match self {
+            ChannelPosition::Counted(position) => &position.epoch,
+            ChannelPosition::Logged(position) => &position.epoch,
+        }
+    }
+
+    /// The last event's number.
+    pub fn offset(&self) -> u64 {
+        match self {
+            ChannelPosition::Counted(position) => position.offset.0,
+            ChannelPosition::Logged(position) => position.offset.0,
+        }
+    }
+}
+
+/// A page of a channel's log for a shard that needs it, at the place of its queue where the channel's live stream has come
+/// to `live`: where the page ends there, too, every later event of the queue continues it.
+#[derive(Clone, Debug)]
+pub struct Replay {
+    /// The channel.
+    pub channel: Arc<str>,
+    /// What the log had, without events: what positions mean to it. `None`: it could not be read.
+    pub log: Option<StoredLog>,
+    /// All behind this offset is in the page, up to `end`, as far as the log still has it.
+    pub after: LoggedOffset,
+    /// The events, in order.
+    pub events: Arc<[Arc<Publication>]>,
+    /// Where the page ends.
+    pub end: LogPosition,
+    /// Where the live stream is.
+    pub live: LogPosition,
+}
+
+impl Replay {
+    /// The log could not be read: all that is waited for is missing.
+    pub fn failed(channel: Arc<str>) -> Self {
+        let (end, live) = Default::default();
+        Replay { channel, log: None, after: LoggedOffset(0), events: [].into(), end, live }
+    }
+
+    /// The same without events, where there is no room for them: the shard requests it again.
+    #[must_use]
+    pub fn without_events(&self) -> Self {
+        let end = LogPosition { offset: LoggedOffset(0), ..self.end };
+        Replay { events: [].into(), end, ..self.clone() }
+    }
+
+    /// About what it holds in memory, in bytes.
+    pub fn weight(&self) -> usize {
+        self.events.iter().map(|event| event.weight()).sum::<usize>() + size_of::<Replay>()
+    }
 }
 
 /// A place in the log of a channel: the same on every node (contract §7).

@@ -24,3 +24,11 @@ impl fmt::Display for LocalOffset {
 /// The number of an event in the log of its channel, assigned by Redis: the same on every node.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct LoggedOffset(pub u64);
+
+impl LoggedOffset {
+    /// The number of the event behind this one.
+    #[must_use]
+    pub fn next(self) -> Self {
+        LoggedOffset(self.0.saturating_add(1))
+    }
+}

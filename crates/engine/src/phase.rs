@@ -3,7 +3,8 @@
 //! file makes one.
 //!
 //! ```text
-//!              preconditions: Confirmed (Redis has confirmed the subject), ViewsKnown (the view overrides are read)
+//!              preconditions: Confirmed (Redis has confirmed the subject), ViewsKnown (the view overrides are read),
+//!              CaughtUp (on a channel with history: what was missed has been sent)
 //!
 //!   subscribe ──▶ Waiting { what is missing } ── the last one is met: Success ──▶ Live
 //!                   ▲          │ ▲                                              │   ▲
@@ -16,6 +17,9 @@
 //!
 //! An interrupted subscription is shown whatever still comes, but a new request about it is answered only when Redis has
 //! confirmed it again. If its views are not known at that time either, it goes back to `Waiting`.
+//!
+//! A subscription that has to catch up only has succeeded: it is called subscribed, and shown nothing until what it missed
+//! has been sent.
 
 /// See the module.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,6 +37,7 @@ pub(crate) enum Phase {
 pub(crate) struct Met {
     confirmed: bool,
     overrides_known: bool,
+    caught_up: bool,
 }
 
 /// Redis has confirmed a subscription, and its session's views are known: the success may be sent to the client.
@@ -55,11 +60,12 @@ pub(crate) enum OnConfirmed {
 impl Phase {
     /// A new subscription.
     pub(crate) fn start(confirmed: bool, overrides_known: bool) -> Phase {
-        Phase::from_met(Met { confirmed, overrides_known })
+        Phase::from_met(Met { confirmed, overrides_known, caught_up: true })
     }
 
     fn from_met(met: Met) -> Phase {
-        if met.confirmed && met.overrides_known { Phase::Live } else { Phase::Waiting(met) }
+        let is_live = met.confirmed && met.overrides_known && met.caught_up;
+        if is_live { Phase::Live } else { Phase::Waiting(met) }
     }
 
     /// Whether events that come are shown to it.
@@ -70,13 +76,13 @@ impl Phase {
 
     /// The answer to a request about it, if it can be given now.
     pub(crate) fn success(self) -> Option<Success> {
-        (self == Phase::Live).then_some(Success(()))
+        (self == Phase::Live || self.has_to_catch_up_only()).then_some(Success(()))
     }
 
     /// What can be said of it without having been asked: it was confirmed, even if its link has broken since. (`RESYNC`
     /// follows when the link is back.)
     pub(crate) fn success_so_far(self) -> Option<Success> {
-        self.is_shown_events().then_some(Success(()))
+        (self.is_shown_events() || self.has_to_catch_up_only()).then_some(Success(()))
     }
 
     /// Redis has confirmed its subject. `overrides_known`: its session's views are known now. `after_break`: the subject was
@@ -84,7 +90,7 @@ impl Phase {
     pub(crate) fn confirm(&mut self, overrides_known: bool, after_break: bool) -> OnConfirmed {
         let was_shown = self.is_shown_events();
         *self = match *self {
-            Phase::Waiting(_) => Phase::start(true, overrides_known),
+            Phase::Waiting(met) => Phase::from_met(Met { confirmed: true, overrides_known, ..met }),
             // Its views are read again, but nothing is missing: it is shown what its old views say until then.
             _ if overrides_known || !after_break => Phase::Live,
             _ => Phase::start(true, false),
@@ -114,6 +120,38 @@ impl Phase {
             Phase::Interrupted => Phase::start(false, false),
         };
         was_shown
+    }
+
+    /// Whether nothing but what it missed is missing.
+    fn has_to_catch_up_only(self) -> bool {
+        matches!(self, Phase::Waiting(Met { confirmed: true, overrides_known: true, .. }))
+    }
+
+    /// Whether a request about it waits for Redis.
+    pub(crate) fn is_pending(self) -> bool {
+        !self.is_shown_events() && !self.has_to_catch_up_only()
+    }
+
+    /// Whether what it missed has been sent.
+    pub(crate) fn is_caught_up(self) -> bool {
+        !matches!(self, Phase::Waiting(Met { caught_up: false, .. }))
+    }
+
+    /// It is shown nothing until what it missed has been sent.
+    pub(crate) fn fall_behind(&mut self) {
+        let met = match *self {
+            Phase::Waiting(met) => met,
+            Phase::Live => Met { confirmed: true, overrides_known: true, caught_up: false },
+            Phase::Interrupted => Met { confirmed: false, overrides_known: true, caught_up: false },
+        };
+        *self = Phase::Waiting(Met { caught_up: false, ..met });
+    }
+
+    /// What it missed has been sent.
+    pub(crate) fn caught_up(&mut self) {
+        if let Phase::Waiting(met) = *self {
+            *self = Phase::from_met(Met { caught_up: true, ..met });
+        }
     }
 
     /// Its session's views are known.
@@ -156,6 +194,21 @@ mod tests {
         assert!(phase.is_shown_events() && phase.success_so_far().is_some());
         assert!(phase.success().is_none(), "a new request waits");
         assert_eq!(phase.confirm(true, true), OnConfirmed::LiveAfterBreak);
+    }
+
+    #[test]
+    fn what_has_to_catch_up_has_succeeded_and_is_shown_nothing() {
+        let mut phase = Phase::start(false, false);
+        phase.fall_behind();
+        phase.overrides_known();
+        assert!(phase.success().is_none() && phase.is_pending());
+        assert_eq!(phase.confirm(true, false), OnConfirmed::StillWaiting);
+        assert!(phase.success().is_some() && !phase.is_pending() && !phase.is_shown_events());
+        phase.interrupt();
+        assert!(phase.success().is_none() && !phase.is_caught_up(), "it is to be confirmed again");
+        assert_eq!(phase.confirm(true, true), OnConfirmed::StillWaiting);
+        phase.caught_up();
+        assert_eq!(phase, Phase::Live);
     }
 
     #[test]

@@ -10,7 +10,7 @@ use drawbridge_protocol::{Encoding, Frame};
 
 use crate::area::Point;
 use crate::class::ClassId;
-use crate::io::{Epoch, LocalOffset, Ticket};
+use crate::io::{Epoch, LocalOffset, LogPosition, Ticket};
 
 /// One event on its way to every subscriber of the node: parsed once, encoded at most once per encoding. What is needed for
 /// each subscriber comes first, beside the counts of its `Arc`: many of them are far away from each other in memory.
@@ -34,6 +34,8 @@ pub struct Publication {
     pub class: Option<ClassId>,
     /// The life of the count that `offset` belongs to.
     pub epoch: Epoch,
+    /// Whether, and where, it is in its channel's log.
+    pub in_log: InLog,
     encodings: OnceLock<Box<Encodings>>,
 }
 
@@ -52,6 +54,29 @@ struct Deflated {
     /// `None`: it does not pay.
     piece: OnceLock<Option<Bytes>>,
     frame: OnceLock<Frame>,
+}
+
+/// Whether an event is in its channel's log.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum InLog {
+    /// The channel has no log.
+    #[default]
+    NoLog,
+    /// The channel has one, and this event is not in it: a plain `PUBLISH`.
+    Volatile,
+    /// It is.
+    At(LogPosition),
+}
+
+impl InLog {
+    /// Where it is in the log, if it is.
+    #[inline]
+    pub fn position(self) -> Option<LogPosition> {
+        match self {
+            InLog::At(position) => Some(position),
+            InLog::NoLog | InLog::Volatile => None,
+        }
+    }
 }
 
 /// What an event does to its entity.
@@ -133,7 +158,17 @@ impl Publication {
             conflates: false,
             class: None,
             epoch: Epoch::default(),
+            in_log: InLog::NoLog,
             encodings: OnceLock::new(),
+        }
+    }
+
+    /// Its epoch and offset as clients are shown them; `None`: it has none.
+    pub fn shown_position(&self) -> Option<(&Epoch, u64)> {
+        match &self.in_log {
+            InLog::NoLog => (self.offset.0 > 0).then_some((&self.epoch, self.offset.0)),
+            InLog::Volatile => None,
+            InLog::At(position) => Some((&position.epoch, position.offset.0)),
         }
     }
 

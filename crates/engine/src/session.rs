@@ -35,6 +35,10 @@ pub(crate) struct Session {
     pub(crate) outbox: Outbox,
     /// Its outbox is flushed at the end of the turn: it is in the engine's list.
     pub(crate) is_dirty: bool,
+    /// The page of history that it waits for.
+    pub(crate) history: Option<Ticket>,
+    /// Channels with history that it catches up on; `None`: none.
+    pub(crate) catching_up: Option<Box<CatchingUp>>,
     /// The last publication that was decided for it, so that overlapping subscriptions deliver once.
     pub(crate) last_seq: u64,
     /// Public name of the connection, random.
@@ -142,6 +146,15 @@ pub(crate) struct Publishing {
     pub(crate) answered: Vec<Arc<str>>,
 }
 
+/// What a session is shown no live events of, because it has to be sent first what it missed.
+#[derive(Debug, Default)]
+pub(crate) struct CatchingUp {
+    /// The real channels on which it catches up.
+    pub(crate) channels: Vec<Arc<str>>,
+    /// All channels with history, because it is detached.
+    pub(crate) all: bool,
+}
+
 /// One subscription of a connection.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Subscription {
@@ -199,6 +212,8 @@ impl Session {
             link: Some(Link::new(opened.conn)),
             outbox: Outbox::new(outbound_bytes, format),
             is_dirty: false,
+            history: None,
+            catching_up: None,
             last_seq: 0,
             public: opened.connection,
             secret: opened.session,
@@ -236,6 +251,12 @@ impl Session {
 
     pub(crate) fn is_open(&self) -> bool {
         matches!(self.phase, Phase::Open)
+    }
+
+    /// Whether live events of this channel, which has a log, are not for it now.
+    #[inline]
+    pub(crate) fn is_catching_up(&self, channel: &Arc<str>) -> bool {
+        self.catching_up.as_ref().is_some_and(|behind| behind.all || behind.channels.contains(channel))
     }
 
     /// The player id, once it is known.

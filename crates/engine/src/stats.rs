@@ -21,6 +21,12 @@ pub struct Stats {
     pub publishing: u64,
     /// Gauge: connections whose views are being read.
     pub loading: u64,
+    /// Gauge: channels with history whose place in the log is known.
+    pub logs: u64,
+    /// Gauge: sessions that catch up, each once for each channel.
+    pub catching_up: u64,
+    /// Gauge: requests for pages of history whose answer is out.
+    pub histories: u64,
     /// Gauge: requests that wait for something before them.
     pub deferred: u64,
     /// Gauge: sessions that are present, each once for each channel.
@@ -39,6 +45,8 @@ pub struct Stats {
     pub publications: u64,
     /// Frames of events queued to connections.
     pub deliveries: u64,
+    /// Events sent again from logs, to sessions that catch up.
+    pub replayed: u64,
     /// Events that a view or a right hid from a subscriber.
     pub hidden: u64,
     /// Gauge: entities of this shard's channels.
@@ -95,6 +103,10 @@ impl std::ops::AddAssign for Stats {
         self.frame_bytes += other.frame_bytes;
         self.publishing += other.publishing;
         self.loading += other.loading;
+        self.logs += other.logs;
+        self.catching_up += other.catching_up;
+        self.histories += other.histories;
+        self.replayed += other.replayed;
         self.deferred += other.deferred;
         self.present += other.present;
         self.presence_waiting += other.presence_waiting;

@@ -13,7 +13,7 @@ use crate::area::Area;
 use crate::audience::{AudienceId, Audiences, EVERYBODY, NOBODY, Observer};
 use crate::class::{ClassId, Classes, Presence};
 use crate::expr::Expr;
-use crate::io::{Position, Publication, SessionId, Subject, SubjectRef, Ticket};
+use crate::io::{ChannelPosition, Publication, SessionId, Subject, SubjectRef, Ticket};
 use crate::outbox::QueueId;
 use crate::pattern_index::{PatternIndex, match_work};
 use crate::phase::Phase;
@@ -43,8 +43,8 @@ pub(crate) struct Target {
     /// The broker has confirmed it, and the link has not broken since. What that means for each subscriber is up to its
     /// [`Phase`].
     pub(crate) is_confirmed: bool,
-    /// Where the channel's count stands, once it was confirmed.
-    pub(crate) position: Option<Position>,
+    /// Where the channel stands, once it was confirmed.
+    pub(crate) position: Option<ChannelPosition>,
     /// Who is notified when it is confirmed.
     pub(crate) waiters: Vec<Waiter>,
     /// What the class says of presence; of a pattern nothing.
@@ -323,6 +323,11 @@ impl Targets {
 
     pub(crate) fn get(&self, id: TargetId) -> Option<&Target> {
         self.slab.get(id.0 as usize)
+    }
+
+    /// Whether there are patterns.
+    pub(crate) fn has_patterns(&self) -> bool {
+        !self.patterns.is_empty()
     }
 
     /// The patterns that match a real channel.

@@ -13,7 +13,7 @@ use bytes::Bytes;
 
 pub use payload::{Payload, PayloadError, PayloadMode};
 
-use crate::message::{Encoding, Frame};
+use crate::message::{Encoding, Frame, RequestId};
 use crate::websocket::encode_frame;
 use crate::writer::{self, MapWriter};
 
@@ -238,6 +238,18 @@ impl Parts<'_> {
         map.json_if("ts", self.ts);
     }
 
+    /// As an element of `HISTORY.events`.
+    fn write_logged(&self, map: &mut MapWriter<'_>) {
+        map.text("event", self.name);
+        self.write_data(map);
+        map.text_if("from", self.from);
+        map.text_if("key", self.key);
+        map.json_if("tags", self.tags);
+        self.write_encoding(map);
+        map.number_if("offset", self.offset.map(NonZeroU64::get));
+        map.json_if("ts", self.ts);
+    }
+
     fn write_encoding(&self, map: &mut MapWriter<'_>) {
         if self.is_base64 && map.encoding() == Encoding::Json {
             map.text("encoding", BASE64_ENCODING);
@@ -269,6 +281,49 @@ pub fn encode_event(encoding: Encoding, event: &Event) -> Frame {
 pub fn encode_entity(encoding: Encoding, event: &Event) -> Bytes {
     let parts = event.parts();
     writer::message(encoding, parts.room(), |map| parts.write_entity(map)).into()
+}
+
+/// An event of a log as an element of `HISTORY.events` ([`encode_history`]).
+pub fn encode_logged(encoding: Encoding, event: &Event) -> Bytes {
+    let parts = event.parts();
+    writer::message(encoding, parts.room(), |map| parts.write_logged(map)).into()
+}
+
+/// A `HISTORY` message: the answer to `HISTORY_GET`.
+#[derive(Clone, Copy, Debug)]
+pub struct HistoryPage<'a> {
+    /// Of the request.
+    pub id: &'a RequestId,
+    /// The channel.
+    pub channel: &'a str,
+    /// The log's epoch.
+    pub epoch: &'a str,
+    /// Events before the page that the client has not seen are no longer kept.
+    pub gap: bool,
+    /// As [`encode_logged`] has written them, in the message's encoding.
+    pub events: &'a [Bytes],
+    /// Where the following page begins, as `since`; `None`: this was the last.
+    pub next: Option<u64>,
+}
+
+/// `HISTORY` as a whole WebSocket frame.
+pub fn encode_history(encoding: Encoding, page: &HistoryPage<'_>) -> Frame {
+    let HistoryPage { id, channel, epoch, gap, events, next } = *page;
+    let bytes: usize = events.iter().map(|event| event.len() + 1).sum();
+    writer::frame(encoding, bytes + channel.len() + PUNCTUATION, |map| {
+        map.text("type", "HISTORY");
+        map.id(Some(id));
+        map.text("channel", channel);
+        map.text("epoch", epoch);
+        map.flag("gap", gap);
+        map.encoded("events", events);
+        if let Some(offset) = next {
+            map.map("next", |next| {
+                next.text("epoch", epoch);
+                next.number("offset", offset);
+            });
+        }
+    })
 }
 
 /// The `reason` of an empty [`ViewEnter`]: the class shows nothing without an area, and the subscription has none.

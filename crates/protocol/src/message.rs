@@ -99,10 +99,27 @@ pub enum ClientMessage {
     /// `PRESENCE_GET`
     PresenceGet(PresenceGet),
     /// `HISTORY_GET`
-    HistoryGet {
-        /// The channel.
-        channel: String,
-    },
+    HistoryGet(HistoryGet),
+}
+
+/// `HISTORY_GET` (contract §8).
+#[derive(Debug)]
+pub struct HistoryGet {
+    /// The channel.
+    pub channel: String,
+    /// The events behind this position, the oldest first; absent: the newest.
+    pub since: Option<SentPosition>,
+    /// The most events that are read for the page; at least 1.
+    pub limit: Option<u64>,
+}
+
+/// A place in a channel's events, as a client says it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SentPosition {
+    /// Names the count's life.
+    pub epoch: String,
+    /// The last event that the client has seen; up to [`MAX_ID_NUMBER`].
+    pub offset: u64,
 }
 
 /// `PRESENCE_GET` (contract §8).
@@ -295,7 +312,7 @@ pub enum ServerMessage<'a> {
     Resync {
         /// The channel or pattern on which something may be missing.
         channel: &'a str,
-        /// `gap`, `epoch`, `broker`, `slow_consumer`.
+        /// `gap`, `epoch`, `broker`, `slow_consumer`, `too_large`.
         reason: &'a str,
         /// Absent for a pattern.
         epoch: Option<&'a str>,
@@ -314,6 +331,15 @@ pub enum ServerMessage<'a> {
         left: &'a [&'a str],
         /// Changes were missed: what the client knows of the channel's presence is void.
         reset: bool,
+    },
+    /// `POSITION`: the client has been shown, or hidden from, everything up to here.
+    Position {
+        /// The real channel.
+        channel: &'a str,
+        /// The log's epoch.
+        epoch: &'a str,
+        /// The last event's offset.
+        offset: u64,
     },
     /// `GOODBYE`
     Goodbye {

@@ -2,7 +2,8 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use drawbridge_protocol::event::{
-    AREA_REQUIRED, Event, Payload, PayloadMode, ViewEnter, encode_entity, encode_event, encode_view_enter,
+    AREA_REQUIRED, Event, HistoryPage, Payload, PayloadMode, ViewEnter, encode_entity, encode_event,
+    encode_history, encode_logged, encode_view_enter,
 };
 use drawbridge_protocol::{
     Encoding, ErrorCode, ErrorMessage, PresenceList, RequestId, ServerMessage, SubscriptionInfo, Welcome,
@@ -114,6 +115,37 @@ fn entities_come_into_view_as_these_messages() {
             });
             let channel = text(&vector, "channel").unwrap();
             encode_view_enter(encoding, &ViewEnter { channel, reset, complete, reason, entities: &entities })
+        };
+        let json = String::from_utf8(payload(&frame(Encoding::Json)).to_vec()).unwrap();
+        assert_eq!(json, text(&vector, "json").unwrap(), "{name}");
+        assert_eq!(hex(payload(&frame(Encoding::MsgPack))), text(&vector, "msgpack_hex").unwrap(), "{name}");
+    }
+}
+
+#[test]
+fn history_is_sent_in_these_pages() {
+    for vector in vectors(include_str!("../vectors/history.json")) {
+        let name = text(&vector, "name").unwrap();
+        let id = match &vector["id"] {
+            Value::Number(number) => RequestId::Number(number.as_u64().unwrap()),
+            id => RequestId::Text(id.as_str().unwrap().into()),
+        };
+        let frame = |encoding| {
+            let event = |source: &Value| {
+                let payload =
+                    Payload::read(source[1].as_str().unwrap().as_bytes(), PayloadMode::Auto).unwrap();
+                encode_logged(encoding, &Event::new(&payload, "", source[0].as_u64()))
+            };
+            let events: Vec<_> = vector["payloads"].as_array().unwrap().iter().map(event).collect();
+            let page = HistoryPage {
+                id: &id,
+                channel: text(&vector, "channel").unwrap(),
+                epoch: text(&vector, "epoch").unwrap(),
+                gap: vector["gap"].as_bool().unwrap(),
+                events: &events,
+                next: vector["next"].as_u64(),
+            };
+            encode_history(encoding, &page)
         };
         let json = String::from_utf8(payload(&frame(Encoding::Json)).to_vec()).unwrap();
         assert_eq!(json, text(&vector, "json").unwrap(), "{name}");
@@ -295,6 +327,7 @@ fn server_messages() -> Vec<(&'static str, ServerMessage<'static>)> {
             "resync of a pattern",
             ServerMessage::Resync { channel: "room:*", reason: "broker", epoch: None, offset: None },
         ),
+        ("position", ServerMessage::Position { channel: "room:42", epoch: "0123456789abcdef", offset: 118 }),
         ("goodbye", ServerMessage::Goodbye { reason: "drain", reconnect_in_ms: 1500 }),
         (
             "rate limited",

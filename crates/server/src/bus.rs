@@ -199,6 +199,8 @@ impl Bus {
                 BrokerEvent::Released(_)
                 | BrokerEvent::Publication(_)
                 | BrokerEvent::Gap { .. }
+                | BrokerEvent::LogMoved { .. }
+                | BrokerEvent::Replay(_)
                 | BrokerEvent::Status(_)
                 | BrokerEvent::Table { .. }
                 | BrokerEvent::Expired { .. }

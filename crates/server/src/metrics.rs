@@ -252,6 +252,30 @@ fn samples(stats: &NodeStats) -> Vec<Sample> {
         ),
         Sample(
             Gauge,
+            "logs",
+            "Channels with history whose place in the log the shards know, summed over the shards",
+            engine.logs,
+        ),
+        Sample(
+            Gauge,
+            "sessions_catching_up",
+            "Sessions that are sent what they missed, each once for each channel",
+            engine.catching_up,
+        ),
+        Sample(
+            Gauge,
+            "history_requests",
+            "HISTORY_GET requests that wait for their answer",
+            engine.histories,
+        ),
+        Sample(
+            Counter,
+            "events_replayed",
+            "Logged events sent again to sessions that catch up",
+            engine.replayed,
+        ),
+        Sample(
+            Gauge,
             "requests_deferred",
             "Requests that wait for an earlier request of their connection",
             engine.deferred,
@@ -430,6 +454,36 @@ fn broker_samples(broker: &crate::broker::BrokerStats) -> Vec<Sample> {
             "table_gaps",
             "Entity tables read again because an event was missing",
             broker.table_gaps,
+        ),
+        Sample(
+            Counter,
+            "log_reads",
+            "Readings of logs: of positions, and of pages for subscribers that catch up",
+            broker.log_reads,
+        ),
+        Sample(
+            Counter,
+            "log_gaps",
+            "Positions of logs read again because a logged event did not follow the one before",
+            broker.log_gaps,
+        ),
+        Sample(
+            Counter,
+            "dropped_forged",
+            "Events dropped because they name a place in a log that the log does not have",
+            broker.dropped_forged,
+        ),
+        Sample(
+            Counter,
+            "dropped_volatile",
+            "Plain PUBLISHes dropped on channels with plain_publish = \"ignore\"",
+            broker.dropped_volatile,
+        ),
+        Sample(
+            Gauge,
+            "pattern_logs",
+            "Channels with history that only patterns cover and whose place in the log is known",
+            broker.pattern_logs,
         ),
         Sample(
             Gauge,

@@ -443,6 +443,7 @@ impl Bench {
                     let table = Ok(self.stored.clone());
                     self.hub.handle(self.now.mono_ms, HubInput::Loaded { channel: &channel, load, table });
                 }
+                HubOutput::ReadLog { channel, .. } => unreachable!("no class here has a log: {channel}"),
                 HubOutput::BadEntity { .. } | HubOutput::BadTable { .. } | HubOutput::Oversized { .. } => {}
             }
         }

@@ -9,14 +9,14 @@ use std::sync::Arc;
 use bytes::Bytes;
 use drawbridge_engine::backlog::superseded;
 use drawbridge_engine::io::{
-    Answer, BrokerCommand, BrokerEvent, BrokerStatus, Input, MessageKind, Now, Output, PlayerAction,
+    Answer, BrokerCommand, BrokerEvent, BrokerStatus, Input, MessageKind, Now, Outcome, Output, PlayerAction,
     PlayerCommand, PublishFailure, Query, QueryKind, Subject, Ticket, WriteKind,
 };
 use drawbridge_engine::settings::Settings;
 use drawbridge_engine::upstream::{Carries, HubInput, HubOutput, LinkId, ShardId, ShardSet};
 
 use crate::redis::{NODES_CHANNEL, Push, Redis, Scan};
-use node::HubCommand;
+use node::{HubCommand, LogAsker, LogRead};
 pub use node::{Node, Shard, Size};
 pub use outside::{Outside, SocketId};
 
@@ -197,6 +197,7 @@ impl Cluster {
             0..3 => self.carry_push(link, outside),
             3 => self.carry_command(link, outside),
             4 => self.carry_write(node, outside),
+            5 if outside.roll(2) == 0 => self.carry_log_read(node) || self.carry_log_answer(node, outside),
             5 => self.carry_scan(node),
             6 => self.carry_query(node, outside),
             _ => self.carry_event(node, shard, outside),
@@ -213,6 +214,8 @@ impl Cluster {
         for node in 0..self.nodes.len() {
             moved |= self.carry_write(node, outside);
             moved |= self.carry_scan(node);
+            moved |= self.carry_log_read(node);
+            moved |= self.carry_log_answer(node, outside);
             moved |= self.carry_query(node, outside);
         }
         for (node, shard) in self.shards() {
@@ -323,6 +326,9 @@ impl Cluster {
             BrokerCommand::Refresh(subject) => {
                 self.hub(link, HubInput::Refresh { shard, subject: &subject }, outside);
             }
+            BrokerCommand::CatchUp { channel, after } => {
+                self.hub(link, HubInput::CatchUp { shard, channel: &channel, after }, outside);
+            }
             BrokerCommand::Recovered(token) => self.hub(link, HubInput::Passed { shard, token }, outside),
             BrokerCommand::Query(Query { ticket, kind: QueryKind::Fence { channel }, .. }) => {
                 match self.is_up(link) {
@@ -343,8 +349,12 @@ impl Cluster {
         let is_taken =
             failure.is_none() || (failure == Some(PublishFailure::Unknown) && outside.roll(2) == 0);
         let mut outcome = failure.map_or(Ok(None), Err);
-        if is_taken && let Err(refused) = self.take(write.kind, outside) {
-            outcome = Err(refused);
+        if is_taken {
+            match (self.take(write.kind, outside), &outcome) {
+                (Err(refused), _) => outcome = Err(refused),
+                (Ok(position), Ok(_)) => outcome = Ok(position),
+                (Ok(_), Err(_)) => {}
+            }
         }
         if let Some(ticket) = write.ticket {
             self.nodes[node].shards[shard].events.push_back(BrokerEvent::Outcome { ticket, outcome });
@@ -356,8 +366,14 @@ impl Cluster {
     ///
     /// # Errors
     /// If it refuses.
-    pub fn take(&mut self, write: WriteKind, outside: &mut impl Outside) -> Result<(), PublishFailure> {
+    pub fn take(&mut self, write: WriteKind, outside: &mut impl Outside) -> Outcome {
         match write {
+            WriteKind::Log { channel, entry } => {
+                let (payload, position) = self.redis.append(&channel, &entry);
+                outside.published(&channel, &payload, true);
+                self.redis.publish(&channel, &payload);
+                return Ok(Some(position));
+            }
             WriteKind::Publish { channel, payload } => self.publish(&channel, &payload, outside),
             WriteKind::Commit { channel, commit } => {
                 let payload = self.redis.commit(self.now.mono_ms, &channel, &commit)?;
@@ -373,7 +389,33 @@ impl Cluster {
             WriteKind::SetOverride { .. } | WriteKind::Append { .. } => {}
             other => panic!("not built yet: {other:?}"),
         }
-        Ok(())
+        Ok(None)
+    }
+
+    /// Redis executes a reading of a log; its answer is on its way.
+    pub fn carry_log_read(&mut self, node: usize) -> bool {
+        let Some(LogRead { asker, channel, range, limit }) = self.nodes[node].log_reads.pop_front() else {
+            return false;
+        };
+        let log = self.redis.read_log(&channel, range, limit);
+        self.nodes[node].log_answers.push_back((asker, channel, log));
+        true
+    }
+
+    /// The answer to a reading of a log comes, before or behind what the link reads.
+    pub fn carry_log_answer(&mut self, node: usize, outside: &mut impl Outside) -> bool {
+        let Some((asker, channel, log)) = self.nodes[node].log_answers.pop_front() else { return false };
+        let log = outside.log(log);
+        match asker {
+            LogAsker::Hub { link, load } => {
+                self.hub(link, HubInput::LogRead { channel: &channel, load, log }, outside);
+            }
+            LogAsker::Shard(shard, ticket) => {
+                let answer = log.map(Answer::Log);
+                self.nodes[node].shards[shard].events.push_back(BrokerEvent::Answer { ticket, answer });
+            }
+        }
+        true
     }
 
     pub fn carry_scan(&mut self, node: usize) -> bool {
@@ -407,10 +449,10 @@ impl Cluster {
     pub fn carry_event(&mut self, node: usize, shard: usize, outside: &mut impl Outside) -> bool {
         let at = &mut self.nodes[node].shards[shard];
         let Some(mut event) = at.events.pop_front() else { return false };
-        if let BrokerEvent::Gap { channel, position } = &mut event
+        if let BrokerEvent::Gap { channel, position, logged } = &mut event
             && let Some(marked) = at.marked.remove(channel)
         {
-            *position = marked;
+            (*position, *logged) = marked;
         }
         self.input(node, shard, Input::Broker(event), outside);
         true
@@ -433,6 +475,10 @@ impl Cluster {
                     outside.reloads(node, &channel);
                     let salt = outside.roll(1 << 30) as u64;
                     self.nodes[node].scans.push_back((link, Scan::new(channel, load, salt)));
+                }
+                HubOutput::ReadLog { channel, load, range, limit } => {
+                    let asker = LogAsker::Hub { link, load };
+                    self.nodes[node].log_reads.push_back(LogRead { asker, channel, range, limit });
                 }
                 what @ (HubOutput::BadEntity { .. }
                 | HubOutput::BadTable { .. }
@@ -515,10 +561,19 @@ impl Cluster {
         let node = &mut self.nodes[node];
         match command {
             BrokerCommand::Write(write) => node.writes.push_back((shard, write)),
+            BrokerCommand::Query(Query {
+                ticket, kind: QueryKind::Log { channel, range, limit }, ..
+            }) => {
+                let asker = LogAsker::Shard(shard, ticket);
+                node.log_reads.push_back(LogRead { asker, channel, range, limit });
+            }
             BrokerCommand::Query(query) if !matches!(query.kind, QueryKind::Fence { .. }) => {
                 node.queries.push_back((shard, query));
             }
             BrokerCommand::Withdraw(ticket) => {
+                let is_theirs = |asker: &LogAsker| *asker == LogAsker::Shard(shard, ticket);
+                node.log_reads.retain(|read| !is_theirs(&read.asker));
+                node.log_answers.retain(|(asker, _, _)| !is_theirs(asker));
                 node.queries.retain(|(of, query)| (*of, query.ticket) != (shard, ticket));
             }
             command => node.send_to_hub(shard, command),
@@ -532,8 +587,8 @@ impl Cluster {
         for node in &self.nodes {
             for hub in &node.hubs {
                 let stats = hub.stats();
-                let gauges = [stats.subjects, stats.live, stats.entities, stats.pattern_channels];
-                assert_eq!(gauges, [1, 1, 0, 0], "{stats:?}");
+                let counts = [stats.entities, stats.pattern_channels, stats.pattern_logs];
+                assert_eq!(([stats.subjects, stats.live], counts), ([1, 1], [0; 3]), "{stats:?}");
             }
             for shard in &node.shards {
                 let stats = shard.engine.stats();
@@ -554,8 +609,11 @@ impl Cluster {
                     stats.present,
                     stats.presence_waiting,
                     stats.presence_reads,
+                    stats.logs,
+                    stats.catching_up,
+                    stats.histories,
                 ];
-                assert_eq!(gauges, [0; 16], "{stats:?}");
+                assert_eq!(gauges, [0; 19], "{stats:?}");
             }
         }
     }

@@ -22,7 +22,7 @@ function asJson(value) {
   return Object.fromEntries(Object.entries(value).map(([key, item]) => [key, asJson(item)]));
 }
 
-for (const file of ["client.json", "server.json", "events.json", "entities.json"]) {
+for (const file of ["client.json", "server.json", "events.json", "entities.json", "history.json"]) {
   test(`${file}: both encodings say the same`, { skip }, () => {
     for (const { name, json, msgpack_hex } of vectors(file)) {
       if (json === null) continue;

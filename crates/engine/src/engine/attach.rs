@@ -80,6 +80,7 @@ impl Engine {
         self.out.mark_dirty(session);
         self.sessions.open_door(conn, id);
         self.send_missed_presence(id);
+        self.go_on_catching_up(id);
         Ok(())
     }
 }

@@ -6,9 +6,11 @@ use drawbridge_protocol::{Encoding, ErrorCode, ErrorMessage, Frame, ServerMessag
 use smallvec::SmallVec;
 
 use super::Engine;
-use super::deliver::access;
-use crate::access::Access;
-use crate::io::{Answer, Answered, BrokerEvent, BrokerStatus, Notice, Position, SessionId, Subject, Ticket};
+use super::logs::gap_position;
+use crate::io::{
+    Answer, Answered, BrokerEvent, BrokerStatus, ChannelPosition, LogPosition, Notice, Position, SessionId,
+    Subject, Ticket,
+};
 use crate::phase::{OnConfirmed, Success};
 use crate::targets::{Reply, TargetId, Waiter};
 
@@ -36,7 +38,11 @@ impl Engine {
             }
             BrokerEvent::Refused { subject, reason } => self.refused(&subject, &reason),
             BrokerEvent::Presence { notices, change } => self.presence_changed(&notices, change.as_deref()),
-            BrokerEvent::Gap { channel, position } => self.gap(&channel, position),
+            BrokerEvent::Gap { channel, position, logged } => self.gap(&channel, position, logged),
+            BrokerEvent::LogMoved { channel, from, to, is_whole } => {
+                self.log_moved(&channel, from, to, is_whole);
+            }
+            BrokerEvent::Replay(replay) => self.replay(&replay),
             BrokerEvent::Table { channel, entities } => self.table(&channel, &entities),
             BrokerEvent::Expired { channel, keys } => self.expired_entities(&channel, &keys),
             BrokerEvent::Command(command) => self.command(&command),
@@ -57,6 +63,7 @@ impl Engine {
         if self.presence_read(ticket, &answer) {
             return;
         }
+        let Some(answer) = self.history_read(ticket, answer) else { return };
         match answer {
             Ok(Answer::ViewOverrides(views)) => self.overrides_loaded(ticket, Ok(views)),
             Ok(Answer::Fence(_)) if self.presence_fenced(ticket) => {}
@@ -83,17 +90,26 @@ impl Engine {
     ///
     /// Invariant: while an `Unwant` of the subject is not answered, what the broker says of it belongs to its past, and
     /// confirms nothing.
-    fn confirmed(&mut self, subject: Subject, position: Position, after_break: bool) {
+    fn confirmed(&mut self, subject: Subject, position: ChannelPosition, after_break: bool) {
         let Some(id) = self.targets.find(&subject).filter(|_| !self.releasing.contains_key(&subject)) else {
             return;
         };
         let target = &mut self.targets[id];
         target.is_confirmed = true;
         target.position = (!subject.is_pattern()).then_some(position);
+        let mut is_made_good = false;
+        if let ChannelPosition::Logged(live) = position {
+            let (at, is_known) = self.log_confirmed(&subject.name, live);
+            self.targets[id].position = Some(ChannelPosition::Logged(at));
+            // What was missed is read from the log.
+            is_made_good = is_known;
+        }
+        let target = &mut self.targets[id];
         let mut broken: SmallVec<[SessionId; 8]> = SmallVec::new();
         for subscriber in &mut target.subscribers {
             let session = &mut self.sessions[subscriber.session];
             match subscriber.phase.confirm(!session.overrides.is_loading(), after_break) {
+                OnConfirmed::LiveAfterBreak if is_made_good => {}
                 OnConfirmed::LiveAfterBreak => broken.push(session.id),
                 OnConfirmed::Suspended => {
                     let reply = session.reply_on_resume();
@@ -158,12 +174,18 @@ impl Engine {
     }
 
     /// Says once to each that something of the channel may be missing.
-    fn resync(&mut self, sessions: &[SessionId], channel: &str, reason: &str, position: Option<Position>) {
+    pub(super) fn resync(
+        &mut self,
+        sessions: &[SessionId],
+        channel: &str,
+        reason: &str,
+        position: Option<ChannelPosition>,
+    ) {
         let message = ServerMessage::Resync {
             channel,
             reason,
-            epoch: position.as_ref().map(|position| position.epoch.as_str()),
-            offset: position.map(|position| position.offset.0),
+            epoch: position.as_ref().map(|position| position.epoch().as_str()),
+            offset: position.as_ref().map(ChannelPosition::offset),
         };
         let mut frames = SharedFrames::default();
         let subject = Subject::named(channel);
@@ -204,7 +226,7 @@ impl Engine {
             self.flush_target(*session, id);
             self.leave_target(*session, id);
         }
-        if let Some(notices) = self.targets.remove(id).notices {
+        if let Some(notices) = self.remove_target(id).notices {
             self.end_notices(id, *notices);
         }
         for session in subscribers.iter().copied() {
@@ -257,30 +279,21 @@ impl Engine {
     }
 
     /// Events of a real channel were dropped on the way here: everybody who might have seen them is told.
-    fn gap(&mut self, channel: &Arc<str>, position: Position) {
-        let mut sessions = Vec::new();
+    fn gap(&mut self, channel: &Arc<str>, position: Position, logged: Option<LogPosition>) {
+        if self.log_gap(channel, logged) {
+            return;
+        }
+        let class = self.settings.classes.of_channel(channel);
+        // What is in no log is not sent again.
+        if logged.is_none() && class.is_some_and(|(_, class, _)| class.history.is_some()) {
+            return;
+        }
+        let position = gap_position(position, logged);
         let exact = self.targets.find_channel(channel);
         if let Some(id) = exact {
-            let target = &mut self.targets[id];
-            target.position = Some(position);
-            let shown = target.subscribers.iter().filter(|theirs| theirs.phase.is_shown_events());
-            sessions.extend(shown.map(|theirs| theirs.session));
+            self.targets[id].position = Some(position);
         }
-        let mut matched = std::mem::take(&mut self.matched);
-        self.targets.matching_patterns(channel, &mut matched);
-        for id in matched.drain(..) {
-            let shown = self.targets[id].subscribers.iter().filter(|theirs| theirs.phase.is_shown_events());
-            for subscriber in shown {
-                let session = &mut self.sessions[subscriber.session];
-                let access = access(&self.settings, &mut self.views, session, channel);
-                if matches!(access, Access::Granted(_)) {
-                    sessions.push(subscriber.session);
-                }
-            }
-        }
-        self.matched = matched;
-        sessions.sort_unstable();
-        sessions.dedup();
+        let sessions = self.viewers(channel);
         self.resync(&sessions, channel, "gap", Some(position));
         if let Some(id) = exact {
             self.table_is_void(id, true);

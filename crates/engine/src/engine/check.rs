@@ -35,6 +35,7 @@ impl Engine {
             debug_assert_eq!(asked, Some(*ticket), "a question of nobody");
         }
         self.check_shares();
+        self.check_logs();
         self.check_in_flight();
         for (player, ids) in &self.players {
             let is_theirs = |session: &Session| session.player() == Some(player);
@@ -72,6 +73,39 @@ impl Engine {
         debug_assert!(!is_alone || self.limits.players_with_patterns() == patterns.len(), "patterns");
         debug_assert!(self.releasing.values().all(|count| *count > 0), "an unwant that was answered");
         self.targets.check();
+    }
+
+    /// Who catches up on what, said by the logs, the sessions and the subscriptions alike.
+    fn check_logs(&self) {
+        for (channel, log) in self.logs.iter() {
+            for one in &log.resuming {
+                let session = self.sessions.get(one.session);
+                let held = session.and_then(|session| session.subscription(one.target));
+                debug_assert!(held.is_some(), "{channel} is caught up on without a subscription");
+                let behind = session.and_then(|session| session.catching_up.as_ref());
+                let is_known = behind.is_some_and(|behind| behind.channels.contains(channel));
+                debug_assert!(is_known, "a session does not know that it catches up on {channel}");
+            }
+        }
+        for session in self.sessions.iter() {
+            let channels = session.catching_up.iter().flat_map(|behind| &behind.channels);
+            for channel in channels {
+                let log = self.logs.get(channel);
+                let theirs =
+                    log.map_or(0, |log| log.resuming.iter().filter(|one| one.session == session.id).count());
+                debug_assert_eq!(theirs, 1, "catching up on {channel}");
+            }
+            let waits = session.history.is_none_or(|ticket| self.histories.contains_key(&ticket));
+            debug_assert!(waits, "a page of history that will not come");
+            for held in &session.subscriptions {
+                let target = &self.targets[held.target];
+                let is_behind = session.is_catching_up(&target.subject.name);
+                let is_caught_up = target.subscriber_at(held.slot).phase.is_caught_up();
+                debug_assert!(is_caught_up || is_behind, "{} waits for nothing", target.subject.name);
+            }
+        }
+        let waiting = self.sessions.iter().filter(|session| session.history.is_some()).count();
+        debug_assert_eq!(waiting, self.histories.len(), "pages of history for nobody");
     }
 
     /// Publishes and fences whose answers are out: what their sessions know of them.

@@ -101,6 +101,7 @@ impl Engine {
             self.sessions.shut_door(link.conn);
         }
         self.cancel_query(session.overrides.query());
+        self.cancel_history(session.history);
         if let Some(player) = session.player()
             && let Some(ids) = self.players.get_mut(player)
         {

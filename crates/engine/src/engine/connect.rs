@@ -284,20 +284,24 @@ impl Engine {
             self.want_snapshot(id, target);
         }
         self.record_connected(id);
+        self.go_on_catching_up(id);
         self.retry_deferred(id);
     }
 
     fn send_welcome(&mut self, id: SessionId, request: Option<&RequestId>) {
         let session = &self.sessions[id];
+        let positions: Vec<_> =
+            session.subscriptions.iter().map(|held| self.position_for(id, held.target)).collect();
         let subscriptions = session
             .subscriptions
             .iter()
-            .map(|subscription| {
+            .zip(&positions)
+            .map(|(subscription, position)| {
                 let target = &self.targets[subscription.target];
                 let success = target.subscriber_at(subscription.slot).phase.success_so_far();
                 SubscriptionInfo {
                     auto: subscription.origin == Origin::Auto,
-                    ..target.info(success.as_ref())
+                    ..target.info(success.as_ref(), position)
                 }
             })
             .collect();

@@ -10,7 +10,7 @@ use super::flush::{MessageBounds, flush_bytes, too_large};
 use super::outbound::Outbound;
 use crate::access::Access;
 use crate::class::{Class, ClassId, Delivery};
-use crate::io::Publication;
+use crate::io::{ChannelPosition, InLog, Publication};
 use crate::outbox::{QueueKind, Queued, QueuedKind};
 use crate::session::Session;
 use crate::settings::Settings;
@@ -18,10 +18,10 @@ use crate::targets::{Subscriber, TargetId};
 use crate::view::{EffectiveViews, EventScope};
 
 /// By which subscription an event of a stream comes, and how events of its channel's class leave.
-struct Route {
-    target: TargetId,
-    class: Option<ClassId>,
-    delivery: Delivery,
+pub(super) struct Route {
+    pub(super) target: TargetId,
+    pub(super) class: Option<ClassId>,
+    pub(super) delivery: Delivery,
 }
 
 impl Engine {
@@ -30,6 +30,14 @@ impl Engine {
     /// Invariant: a session whose `last_seq` is the publication's has had its decision, so however many of its
     /// subscriptions match, it gets the event once. The subscription by the channel's name decides first.
     pub(super) fn publication(&mut self, publication: &Arc<Publication>) {
+        if publication.in_log != InLog::NoLog && !self.continues_log(publication) {
+            return;
+        }
+        self.deliver_to_all(publication);
+    }
+
+    /// As [`Engine::publication`], of one that is the next.
+    pub(super) fn deliver_to_all(&mut self, publication: &Arc<Publication>) {
         self.out.publication_seq += 1;
         self.out.stats.publications += 1;
         let exact = self.targets.find_channel(&publication.channel);
@@ -70,8 +78,10 @@ impl Engine {
     /// of the engine (targets, sessions, the way out).
     fn deliver_exact(&mut self, id: TargetId, publication: &Arc<Publication>) {
         let target = &mut self.targets[id];
-        if let Some(position) = &mut target.position {
-            position.offset = publication.offset;
+        match (&mut target.position, publication.in_log) {
+            (Some(ChannelPosition::Counted(position)), InLog::NoLog) => position.offset = publication.offset,
+            (Some(ChannelPosition::Logged(position)), InLog::At(at)) => *position = at,
+            _ => {}
         }
         if target.world.is_some() {
             return self.deliver_entity(id, publication);
@@ -80,6 +90,7 @@ impl Engine {
             Route { target: id, class: target.class, delivery: delivery_of(&self.settings, target.class) };
         let (out, sessions) = (&mut self.out, &mut self.sessions);
         let before = out.stats.deliveries;
+        let is_logged = publication.in_log.position().is_some();
         match &mut target.audiences {
             None => {
                 for subscriber in &target.subscribers {
@@ -89,11 +100,14 @@ impl Engine {
             Some(audiences) => {
                 let scope = EventScope::of(publication);
                 audiences.candidates(&scope, &mut self.found);
-                for audience in self.found.drain(..) {
-                    let audience = &audiences[audience];
-                    if !audience.is_shown(out.publication_seq, &scope) {
+                for id in self.found.drain(..) {
+                    if !audiences[id].is_shown(out.publication_seq, &scope) {
                         continue;
                     }
+                    if is_logged {
+                        audiences.set_last_shown(id, out.publication_seq);
+                    }
+                    let audience = &audiences[id];
                     for slot in &audience.members {
                         let subscriber = &target.subscribers[*slot as usize];
                         out.deliver(&mut sessions[subscriber.session], &route, subscriber, publication);
@@ -102,7 +116,11 @@ impl Engine {
             }
         }
         let shown = out.stats.deliveries - before;
-        out.stats.hidden += (target.subscribers.len() as u64).saturating_sub(shown);
+        let hidden = (target.subscribers.len() as u64).saturating_sub(shown);
+        out.stats.hidden += hidden;
+        if hidden > 0 && is_logged && target.audiences.is_some() {
+            self.logs.note_hidden(&publication.channel, out.publication_seq, out.now.mono_ms);
+        }
         self.enforce_limits();
     }
 
@@ -125,10 +143,16 @@ impl Engine {
                 }
             }
         }
+        if publication.in_log.position().is_some() && slots.len() < target.subscribers.len() {
+            self.logs.note_hidden(&publication.channel, seq, self.out.now.mono_ms);
+        }
         for slot in slots {
             let subscriber = target.subscriber_at(slot);
             let session = &mut self.sessions[subscriber.session];
-            if session.last_seq == seq || table.is_some_and(|exact| session.subscription(exact).is_some()) {
+            if session.last_seq == seq
+                || table.is_some_and(|exact| session.subscription(exact).is_some())
+                || (publication.in_log != InLog::NoLog && session.is_catching_up(&publication.channel))
+            {
                 continue;
             }
             let is_shown = match access(&self.settings, &mut self.views, session, &publication.channel) {
@@ -136,11 +160,17 @@ impl Engine {
                 Access::Granted(view) => view.as_ref().is_none_or(|view| view.shows(seq, &scope)),
             };
             if is_shown {
+                if let InLog::At(at) = publication.in_log {
+                    self.out.announce_position(session, subscriber, publication, at);
+                }
                 self.out.deliver(session, route, subscriber, publication);
             } else {
                 // Whatever other patterns of its match.
                 session.last_seq = seq;
                 self.out.stats.hidden += 1;
+                if publication.in_log.position().is_some() {
+                    self.logs.note_hidden(&publication.channel, seq, self.out.now.mono_ms);
+                }
             }
         }
         self.enforce_limits();
@@ -165,6 +195,17 @@ impl Outbound {
         }
         session.last_seq = self.publication_seq;
         self.stats.deliveries += 1;
+        self.send_event(session, route, publication);
+    }
+
+    /// As [`Outbound::deliver`], of an event that was decided to be sent.
+    #[inline]
+    pub(super) fn send_event(
+        &mut self,
+        session: &mut Session,
+        route: &Route,
+        publication: &Arc<Publication>,
+    ) {
         let kind = QueueKind::Stream(route.class);
         let delivery = &route.delivery;
         if delivery.is_immediate() || !must_queue(session, session.outbox.find(kind).is_some(), delivery) {

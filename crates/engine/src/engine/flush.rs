@@ -73,6 +73,11 @@ impl MessageBounds {
     }
 }
 
+/// The longest message that is composed for a client whatever its classes say, in bytes.
+pub(super) fn composed_bytes(session: &Session) -> usize {
+    session.outbox.max_message_bytes.unwrap_or(COMPOSED_BYTES).min(COMPOSED_BYTES)
+}
+
 /// What a `VIEW_ENTER` or `VIEW_LEAVE` of this channel has beside its entities or keys, in bytes, at most.
 fn head_bytes(channel: &str) -> usize {
     100 + 2 * channel.len()
@@ -567,12 +572,14 @@ fn shape_of(target: &Target, audience: AudienceId) -> Option<&Shape> {
 }
 
 fn resync(encoding: Encoding, target: &Target, offset: u64) -> Frame {
-    let position = target.position.as_ref();
+    // Of what is in no log it is not known where it was.
+    let is_volatile = offset == 0 && target.world.is_none();
+    let position = target.position.as_ref().filter(|_| !is_volatile);
     let message = ServerMessage::Resync {
         channel: &target.subject.name,
         reason: "slow_consumer",
-        epoch: position.map(|position| position.epoch.as_str()),
-        offset: position.map(|position| if offset > 0 { offset } else { position.offset.0 }),
+        epoch: position.map(|position| position.epoch().as_str()),
+        offset: position.map(|position| if offset > 0 { offset } else { position.offset() }),
     };
     codec::encode_frame(encoding, &message)
 }
@@ -580,11 +587,12 @@ fn resync(encoding: Encoding, target: &Target, offset: u64) -> Frame {
 /// `RESYNC` in place of an event that is too long for the client.
 pub(super) fn too_large(encoding: Encoding, publication: &Publication, stats: &mut Stats) -> Frame {
     stats.resyncs += 1;
+    let position = publication.shown_position();
     let message = ServerMessage::Resync {
         channel: &publication.channel,
         reason: "too_large",
-        epoch: (publication.offset.0 > 0).then(|| publication.epoch.as_str()),
-        offset: (publication.offset.0 > 0).then_some(publication.offset.0),
+        epoch: position.map(|(epoch, _)| epoch.as_str()),
+        offset: position.map(|(_, offset)| offset),
     };
     codec::encode_frame(encoding, &message)
 }

@@ -11,6 +11,7 @@
 
 pub mod attach;
 mod broker_events;
+mod catch_up;
 mod check;
 mod closing;
 mod connect;
@@ -18,7 +19,9 @@ mod costs;
 mod deliver;
 mod entities;
 mod flush;
+mod history;
 mod lifecycle;
+mod logs;
 mod outbound;
 mod player_commands;
 mod presence;
@@ -38,6 +41,8 @@ use hashbrown::HashMap;
 use smallvec::SmallVec;
 
 use self::closing::Closing;
+use self::history::HistoryOut;
+use self::logs::ChannelLogs;
 use self::outbound::Outbound;
 use self::presence::PresenceState;
 use self::sessions::Sessions;
@@ -65,6 +70,10 @@ pub struct Engine {
     sessions: Sessions,
     players: HashMap<Arc<str>, SmallVec<[SessionId; 1]>>,
     targets: Targets,
+    /// Where the logs of its channels are.
+    logs: ChannelLogs,
+    /// Queries for pages of history that are out.
+    histories: BTreeMap<Ticket, HistoryOut>,
     /// The work of anonymous players' filters together: of each address, on each channel, and on all patterns (`None`).
     anonymous_filters: HashMap<(IpAddr, Option<TargetId>), usize>,
     /// How many unwants of a subject the broker has not answered yet.
@@ -104,6 +113,8 @@ impl Engine {
             sessions: Sessions::default(),
             players: HashMap::new(),
             targets: Targets::default(),
+            logs: ChannelLogs::default(),
+            histories: BTreeMap::new(),
             anonymous_filters: HashMap::new(),
             releasing: HashMap::new(),
             views: EffectiveViews::default(),
@@ -208,12 +219,18 @@ impl Engine {
         self.flush_outbox(id);
         let session = &mut self.sessions[id];
         let conn = session.link.as_ref()?.conn;
-        session.outbox.has_frames().then(|| Output::Write { conn, frames: session.outbox.take_frames() })
+        let frames = session.outbox.take_frames();
+        if session.catching_up.is_some() {
+            self.go_on_catching_up(id);
+        }
+        (!frames.is_empty()).then_some(Output::Write { conn, frames })
     }
 
     /// When [`Input::Tick`] must come at the latest, in monotonic milliseconds.
     pub fn next_deadline_ms(&self) -> Option<u64> {
-        self.out.timers.first_ms().into_iter().chain(self.presence.next_deadline_ms(self.status)).min()
+        let session = self.out.timers.first_ms();
+        let presence = self.presence.next_deadline_ms(self.status);
+        session.into_iter().chain(presence).chain(self.logs.next_deadline_ms()).min()
     }
 
     /// How far this connection is trusted now. A close takes effect with the input that causes it, before its output is
@@ -250,6 +267,9 @@ impl Engine {
             presence_waiting: self.presence.ledger.len() as u64,
             presence_reads: self.presence_queries() as u64,
             work: self.targets.work.total(),
+            logs: self.logs.len() as u64,
+            catching_up: self.logs.catching_up() as u64,
+            histories: self.histories.len() as u64,
             ..self.out.stats
         };
         for (_, target) in self.targets.iter() {
@@ -312,6 +332,7 @@ impl Engine {
             self.run_deadlines(id);
             self.arm(id);
         }
+        self.send_hidden_positions();
     }
 
     /// Handles the deadlines of a session that have passed; one that closes it clears the others.

@@ -219,7 +219,9 @@ impl Engine {
         // Input comes from a link.
         let Some(link) = &mut self.sessions[id].link else { return Verdict::Allowed };
         match message {
-            ClientMessage::Subscribe(_) => link.subscribes.take(now, self.settings.subscribes, 1),
+            ClientMessage::Subscribe(_) | ClientMessage::HistoryGet(_) => {
+                link.subscribes.take(now, self.settings.subscribes, 1)
+            }
             // A name that is not well formed is of no class, whatever it looks like.
             ClientMessage::Publish(publish) if channel::validate(&publish.channel).is_ok() => {
                 let class = self.settings.classes.of_channel(&publish.channel);
@@ -257,6 +259,17 @@ impl Engine {
                 self.has_pending(session, |name| name == channel)
                     || earlier.any(is_before)
                     || (publishes(session, channel) && self.may_receive_own(session, channel))
+            }
+            // One page at a time, with what its client published before, and by the views of now.
+            ClientMessage::HistoryGet(_) if self.status == BrokerStatus::Degraded => false,
+            ClientMessage::HistoryGet(_) => {
+                session.history.is_some()
+                    || session.overrides.is_loading()
+                    || publishes(session, channel)
+                    || earlier.any(|earlier| {
+                        matches!(earlier, ClientMessage::HistoryGet(_))
+                            || channel_of(earlier) == Some(channel)
+                    })
             }
             ClientMessage::Publish(_) if self.refuses_now(channel) => false,
             ClientMessage::Publish(_) => {
@@ -301,7 +314,7 @@ impl Engine {
     fn has_pending(&self, session: &Session, which: impl Fn(&str) -> bool) -> bool {
         session.subscriptions.iter().any(|subscription| {
             let target = &self.targets[subscription.target];
-            let waits = !target.subscriber_at(subscription.slot).phase.is_shown_events()
+            let waits = target.subscriber_at(subscription.slot).phase.is_pending()
                 || target.waiters.iter().any(|waiter| waiter.session == session.id);
             waits && which(&target.subject.name)
         })
@@ -476,16 +489,8 @@ impl Engine {
             }
             ClientMessage::FilterUpdate(update) => self.filter_update(id, request.as_ref(), &update),
             ClientMessage::PresenceGet(get) => self.presence_get(id, request, get),
-            ClientMessage::HistoryGet { channel } => {
-                self.unsupported(id, request.as_ref(), "HISTORY_GET", &channel);
-            }
+            ClientMessage::HistoryGet(get) => self.history_get(id, request, &get),
         }
-    }
-
-    fn unsupported(&mut self, id: SessionId, request: Option<&RequestId>, what: &str, channel: &str) {
-        let text = format!("{what} is not supported by this server");
-        let error = ErrorMessage::new(ErrorCode::Unsupported, &text);
-        self.send_error(id, ErrorMessage { id: request, channel: Some(channel), ..error });
     }
 
     /// Something else than `CONNECT` came first.
@@ -510,6 +515,7 @@ fn channel_of(message: &ClientMessage) -> Option<&str> {
         ClientMessage::Publish(publish) => &publish.channel,
         ClientMessage::FilterUpdate(update) => &update.channel,
         ClientMessage::PresenceGet(get) => &get.channel,
+        ClientMessage::HistoryGet(get) => &get.channel,
         _ => return None,
     };
     (name.len() <= channel::MAX_NAME_BYTES).then_some(name)

@@ -56,6 +56,7 @@ impl Engine {
         if session.outbox.has_frames() || session.outbox.has_queues() {
             self.out.mark_dirty(session);
         }
+        self.go_on_catching_up(id);
     }
 
     /// Lets queues conflate, then drops the oldest events of the largest. Returns whether that is enough. Tables of entities

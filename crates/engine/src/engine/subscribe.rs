@@ -10,7 +10,7 @@ use super::views::compile_filter;
 use crate::area::Area;
 use crate::audience::NOBODY;
 use crate::expr::Expr;
-use crate::io::{BrokerCommand, Claims, Notice, Output, SessionId, Subject, Ticket};
+use crate::io::{BrokerCommand, ChannelPosition, Claims, Notice, Output, SessionId, Subject, Ticket};
 use crate::pattern_index::match_work;
 use crate::permissions::{self, Denied};
 use crate::phase::{Phase as SubscriptionPhase, Success};
@@ -327,7 +327,10 @@ impl Engine {
         };
         let session = &mut self.sessions[id];
         let auto = session.subscription(target_id).is_some_and(|held| held.origin == Origin::Auto);
-        let subscription = SubscriptionInfo { auto, ..self.targets[target_id].info(Some(success)) };
+        let position = self.position_for(id, target_id);
+        let session = &mut self.sessions[id];
+        let subscription =
+            SubscriptionInfo { auto, ..self.targets[target_id].info(Some(success), &position) };
         let message = ServerMessage::Subscribed { id: request, subscription, by_server };
         self.out.send(session, &message);
         self.enforce_limits();
@@ -404,7 +407,7 @@ impl Engine {
     pub(super) fn drop_subscription(&mut self, id: SessionId, target_id: TargetId) {
         self.leave_target(id, target_id);
         if self.targets[target_id].subscribers.is_empty() {
-            let target = self.targets.remove(target_id);
+            let target = self.remove_target(target_id);
             let notices = target.notices.as_ref();
             if notices.is_none_or(|notices| notices.is_ready) {
                 self.unwant(target.subject);
@@ -431,6 +434,7 @@ impl Engine {
         if held.is_some_and(|held| self.targets[target_id].subscriber_at(held.slot).is_present) {
             self.mark_absent(id, target_id);
         }
+        self.stop_catching_up(id, target_id);
         let (session, target) = (&mut self.sessions[id], &mut self.targets[target_id]);
         let Some(at) = session.subscriptions.iter().position(|held| held.target == target_id) else {
             debug_assert!(false, "{id:?} leaves what it did not hold");
@@ -467,15 +471,20 @@ pub(super) fn subject(name: &str) -> Result<Subject, String> {
 
 impl Target {
     /// As it is listed for a subscriber: confirmed with its [`Success`], otherwise pending.
-    pub(super) fn info(&self, success: Option<&Success>) -> SubscriptionInfo<'_> {
-        let position = self.position.as_ref().filter(|_| success.is_some() && !self.subject.is_pattern());
+    /// `position`: where the subscriber is in the channel.
+    pub(super) fn info<'t>(
+        &'t self,
+        success: Option<&Success>,
+        position: &'t Option<ChannelPosition>,
+    ) -> SubscriptionInfo<'t> {
+        let position = position.as_ref().filter(|_| success.is_some() && !self.subject.is_pattern());
         SubscriptionInfo {
             channel: &self.subject.name,
             auto: false,
             pending: success.is_none(),
             pattern: self.subject.is_pattern(),
-            epoch: position.map(|position| position.epoch.as_str()),
-            offset: position.map(|position| position.offset.0),
+            epoch: position.map(|position| position.epoch().as_str()),
+            offset: position.map(ChannelPosition::offset),
         }
     }
 }

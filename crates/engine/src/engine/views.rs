@@ -496,6 +496,8 @@ impl Engine {
             self.recompute_visibility(id, subscription.target, false);
             self.notify_waiters(subscription.target, answers);
         }
+        self.go_on_catching_up(id);
+        self.retry_deferred(id);
     }
 
     /// A service narrows what a player is shown of a channel, or no longer.

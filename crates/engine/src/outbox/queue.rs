@@ -115,7 +115,8 @@ pub(crate) struct OutboundQueue {
     bytes: usize,
     /// When it is flushed, in monotonic milliseconds; 0: at the end of the turn.
     pub(crate) flush_at_ms: u64,
-    /// Events before the first were dropped: of which subscriptions, and up to which offset; 0 where a snapshot follows.
+    /// Events before the first were dropped: of which subscriptions, and up to which offset; 0 where a snapshot follows, or
+    /// where they had none.
     pub(crate) gaps: SmallVec<[(TargetId, u64); 1]>,
     pub(crate) snapshot: Option<SnapshotState>,
 }
@@ -383,7 +384,7 @@ impl OutboundQueue {
     /// Events of this subscription up to `offset` were dropped.
     fn add_gap(&mut self, target: TargetId, offset: u64) {
         match self.gaps.iter_mut().find(|(of, _)| *of == target) {
-            Some((_, last)) => *last = offset,
+            Some((_, last)) => *last = if offset > 0 { offset } else { *last },
             None => self.gaps.push((target, offset)),
         }
     }
@@ -404,7 +405,8 @@ impl OutboundQueue {
             if queued.kind.is_some() {
                 self.bytes -= queued.bytes();
                 self.len -= 1;
-                self.add_gap(queued.target, queued.publication.offset.0);
+                let offset = queued.publication.shown_position().map_or(0, |(_, offset)| offset);
+                self.add_gap(queued.target, offset);
             }
         }
         self.index();

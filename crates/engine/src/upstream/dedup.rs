@@ -9,10 +9,11 @@ use drawbridge_protocol::event::{Event, Payload, PayloadMode};
 use super::hub::{Hub, State};
 use super::io::{BadEntity, HubOutput, HubSettings};
 use super::shards::ShardSet;
+use super::source::Source;
 use super::table::ApplyOutcome;
 use super::tables::{put, read_entity};
 use crate::class::{Class, ClassId};
-use crate::io::{BrokerEvent, EntityChange, Position, PresenceChange, Publication, SubjectRef};
+use crate::io::{BrokerEvent, EntityChange, InLog, Position, PresenceChange, Publication, SubjectRef};
 
 /// What was published, as far as it was held.
 #[derive(Debug)]
@@ -37,6 +38,10 @@ impl Rules {
     /// Whether player commands come on it.
     pub(super) fn is_of_commands(self) -> bool {
         self.reserved && !self.presence
+    }
+
+    pub(super) fn class_id(self) -> Option<ClassId> {
+        self.class
     }
 
     pub(super) fn class(self, settings: &HubSettings) -> Option<&Class> {
@@ -95,6 +100,14 @@ impl Hub {
         let mut shards = by_pattern;
         if entry.state == State::Live {
             shards = shards.union(entry.shards);
+        }
+        if matches!(entry.source, Source::Log(_)) {
+            // A log is followed also while no one is shown it.
+            if !shards.is_empty() || entry.state != State::Ending {
+                let (name, rules) = (subject.name.clone(), entry.rules);
+                self.logged_copy(&name, rules, content, false);
+            }
+            return;
         }
         let table = entry.source.table_mut().filter(|_| entry.state != State::Ending);
         if shards.is_empty() && table.is_none() {
@@ -177,6 +190,9 @@ impl Hub {
             self.stats.dropped_bad_name += 1;
             return;
         }
+        if rules.class(&self.settings).is_some_and(|class| class.history.is_some()) {
+            return self.logged_copy(&channel.into(), rules, content, true);
+        }
         let read = match read(&self.settings, rules, content) {
             Ok(read) => read,
             Err(Dropped::Oversized(bytes)) => {
@@ -226,6 +242,29 @@ impl Hub {
         self.outputs.push_back(HubOutput::Shards(shards, BrokerEvent::Publication(publication)));
     }
 
+    /// The canonical copy of an event of a channel with `history`. `by_pattern`: the channel is not wanted by its name.
+    fn logged_copy(&mut self, name: &Arc<str>, rules: Rules, content: Content<'_>, by_pattern: bool) {
+        let (payload, change) = match read(&self.settings, rules, content) {
+            Ok(read) => read,
+            // What is in the log is never so large: nothing of it is missing.
+            Err(reason) => return self.dropped(name, reason),
+        };
+        let class = rules.class(&self.settings);
+        let in_log = Hub::in_log(class, &payload);
+        if in_log == InLog::Volatile && class.is_some_and(|class| class.ignores_plain_publish) {
+            self.stats.dropped_volatile += 1;
+            return;
+        }
+        let (name, position) = self.count_by_pattern(name);
+        let shown = in_log.position().map(|at| at.offset.0);
+        let event = Event::new(&payload, &name, shown);
+        let mut publication = Publication::with_entity(name.clone(), event, position.offset, change);
+        publication.epoch = position.epoch;
+        publication.class = rules.class;
+        publication.in_log = in_log;
+        self.log_event(&name, &Arc::new(publication), by_pattern);
+    }
+
     /// The next number of a channel whose pattern copies are canonical, with the channel's shared name.
     fn count_by_pattern(&mut self, channel: &str) -> (Arc<str>, Position) {
         // An exact subscription that is requested but not confirmed counts on in its own entry.
@@ -250,7 +289,8 @@ impl Hub {
     fn skip(&mut self, shards: ShardSet, channel: Arc<str>, position: Position, bytes: usize) {
         self.oversized(&channel, bytes);
         if !shards.is_empty() {
-            self.outputs.push_back(HubOutput::Shards(shards, BrokerEvent::Gap { channel, position }));
+            let event = BrokerEvent::Gap { channel, position, logged: None };
+            self.outputs.push_back(HubOutput::Shards(shards, event));
         }
     }
 

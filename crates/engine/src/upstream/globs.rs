@@ -54,6 +54,8 @@ impl Hub {
         self.change_cover();
         if self.patterns.is_empty() {
             self.counters.forget_all();
+            self.pattern_logs.clear();
+            self.pattern_waiting.clear();
         }
     }
 
@@ -159,6 +161,7 @@ impl Hub {
         if !shards.is_empty() {
             self.confirm(&Subject::pattern(name.clone()), shards, after_break);
         }
+        self.serve_pattern(name);
     }
 
     fn pattern_breaks(&mut self, name: &Arc<str>) {

@@ -1,6 +1,6 @@
 //! The hub of one link: its state per channel, and what it says to the link and to the shards about subscriptions. What
 //! it does with patterns stands in [`super::globs`], with publications in [`super::dedup`], with entities in
-//! [`super::tables`].
+//! [`super::tables`], with logs in [`super::logs`].
 
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -13,11 +13,12 @@ use super::cover::Cover;
 use super::dedup::{Content, Rules};
 use super::globs::Pattern;
 use super::io::{HubInput, HubOutput, HubSettings, HubStats, LinkCommand};
+use super::logs::PatternLogs;
 use super::moves::Moves;
 use super::shards::{ShardId, ShardSet};
 use super::source::Source;
 use super::tables::uncount;
-use crate::io::{BrokerEvent, Position, Subject, SubjectKind};
+use crate::io::{BrokerEvent, ChannelPosition, Position, Subject, SubjectKind};
 use crate::pattern_index::PatternIndex;
 
 /// How many subjects one `SUBSCRIBE` names at most; the next batch goes out when this one is confirmed.
@@ -33,7 +34,7 @@ pub(super) enum State {
     Waiting,
     /// Asked for.
     Asked,
-    /// Confirmed, and the table of its entities is being read.
+    /// Confirmed, and the table of its entities, or the position of its log, is being read.
     Loading,
     /// Confirmed: Redis sends what is published.
     Live,
@@ -51,7 +52,7 @@ pub(super) struct Entry {
     linger_until_ms: u64,
     /// How its events are read.
     pub(super) rules: Rules,
-    /// The events counted.
+    /// The events counted, logged ones too.
     pub(super) position: Position,
     /// What is stored of it.
     pub(super) source: Source,
@@ -91,7 +92,12 @@ pub struct Hub {
     asked: usize,
     /// Who may be given up, in order of time.
     lingering: VecDeque<(u64, Subject)>,
-    /// Tables asked for so far.
+    /// Logs of channels that only patterns cover, and those among them that a shard waits for until a pattern is live.
+    pub(super) pattern_logs: PatternLogs,
+    pub(super) pattern_waiting: HashSet<Arc<str>>,
+    /// Until when which page of a log waits for the link.
+    pub(super) log_deadlines: BTreeSet<(u64, Arc<str>)>,
+    /// Readings of tables and logs so far.
     pub(super) loads: u64,
     /// When which table is read again.
     pub(super) retries: BTreeSet<(u64, Arc<str>)>,
@@ -121,6 +127,9 @@ impl Hub {
             waiting: VecDeque::new(),
             asked: 0,
             lingering: VecDeque::new(),
+            pattern_logs: PatternLogs::default(),
+            pattern_waiting: HashSet::new(),
+            log_deadlines: BTreeSet::new(),
             loads: 0,
             retries: BTreeSet::new(),
             sweeps: BTreeSet::new(),
@@ -141,6 +150,8 @@ impl Hub {
             HubInput::Unwant { shard, subject } => self.unwant(now_ms, shard, subject),
             HubInput::Refresh { shard, subject } => self.refresh(shard, subject),
             HubInput::Loaded { channel, load, table } => self.loaded(now_ms, channel, load, table),
+            HubInput::CatchUp { shard, channel, after } => self.catch_up(shard, channel, after),
+            HubInput::LogRead { channel, load, log } => self.log_read(now_ms, channel, load, log),
             HubInput::LinkUp => self.link_up = true,
             HubInput::LinkDown => self.link_is_down(now_ms),
             HubInput::Subscribed(subject) => self.subscribed(now_ms, subject),
@@ -173,6 +184,7 @@ impl Hub {
         self.retry(now_ms);
         self.sweep(now_ms);
         self.end_late_moves(now_ms);
+        self.end_waiting_pages(now_ms);
         self.ask();
     }
 
@@ -187,11 +199,13 @@ impl Hub {
         let sweep = self.sweeps.first().map(|(at, _)| *at);
         let retry = self.retries.first().map(|(at, _)| *at);
         let moves = self.moves.next_deadline_ms();
+        let log = self.log_deadlines.first().map(|(at, _)| *at);
         lingering
             .into_iter()
             .chain(sweep)
             .chain(retry)
             .chain(moves)
+            .chain(log)
             .chain(self.cover.next_deadline_ms())
             .min()
     }
@@ -213,6 +227,7 @@ impl Hub {
             cover: self.cover.len(),
             live: self.live,
             pattern_channels: self.counters.len(),
+            pattern_logs: self.pattern_logs.len(),
             ..self.stats
         }
     }
@@ -243,6 +258,7 @@ impl Hub {
         }
         let position = self.counters.take(&subject.name);
         let rules = self.rules_of(&subject.name);
+        let source = self.source_of(&subject.name, rules);
         let entry = Entry {
             shards,
             state: State::Waiting,
@@ -250,7 +266,7 @@ impl Hub {
             linger_until_ms: 0,
             rules,
             position,
-            source: self.source_of(rules),
+            source,
         };
         self.compact_waiting();
         match rules.is_of_commands() {
@@ -368,6 +384,7 @@ impl Hub {
             self.waiting.push_back(subject);
         }
         self.barrier.link_broke(missed);
+        self.pattern_logs_break();
         self.patterns_break(now_ms);
         self.moves_break(now_ms);
     }
@@ -434,6 +451,17 @@ impl Hub {
         self.advance_leaving(&subject);
     }
 
+    /// The position of a live channel, as clients are shown it.
+    fn position_of(&self, subject: &Subject) -> ChannelPosition {
+        match self.entries.get(subject) {
+            Some(Entry { source: Source::Log(log), .. }) => {
+                ChannelPosition::Logged(log.at.unwrap_or_default())
+            }
+            Some(entry) => ChannelPosition::Counted(entry.position),
+            None => ChannelPosition::Counted(Position::default()),
+        }
+    }
+
     fn unsubscribed(&mut self, now_ms: u64, subject: &Subject) {
         if self.move_unsubscribed(now_ms, subject) {
             return;
@@ -454,6 +482,7 @@ impl Hub {
         }
         let wanted = !entry.shards.is_empty();
         entry.state = State::Waiting;
+        entry.source.link_broke();
         if wanted {
             self.waiting.push_back(subject.clone());
             self.advance_leaving(&subject);
@@ -510,12 +539,15 @@ impl Hub {
         self.patterns.for_each_match(&subject.name, |_, _| covered = true);
         if covered {
             self.counters.put(subject.name.clone(), entry.position);
+            if let Source::Log(log) = entry.source {
+                self.keep_log(&subject.name, *log);
+            }
         }
         self.advance_leaving(&subject);
     }
 
     pub(super) fn confirm(&mut self, subject: &Subject, shards: ShardSet, after_break: bool) {
-        let position = self.entries.get(subject).map(|entry| entry.position).unwrap_or_default();
+        let position = self.position_of(subject);
         let event = BrokerEvent::Confirmed { subject: subject.clone(), position, after_break };
         self.outputs.push_back(HubOutput::Shards(shards, event));
         self.send_table(subject, shards);

@@ -7,9 +7,10 @@ use bytes::Bytes;
 use super::barrier::BarrierToken;
 use super::moves::PeerMessage;
 use super::shards::{ShardId, ShardSet};
+use super::stored_log::{LogRange, StoredLog};
 use super::topology::{LinkId, Move};
 use crate::class::Classes;
-use crate::io::{BrokerEvent, Subject};
+use crate::io::{BrokerEvent, LoggedOffset, Subject};
 use crate::settings::Reserved;
 
 /// What a hub receives at start.
@@ -61,6 +62,24 @@ pub enum HubInput<'a> {
         load: u64,
         /// What Redis keeps, or the error that it returned.
         table: Result<StoredTable, Arc<str>>,
+    },
+    /// A shard needs the logged events of a channel behind this offset ([`BrokerEvent::Replay`]).
+    CatchUp {
+        /// Which shard.
+        shard: ShardId,
+        /// The channel.
+        channel: &'a Arc<str>,
+        /// The last one that it has.
+        after: LoggedOffset,
+    },
+    /// The part of a log that [`HubOutput::ReadLog`] requested.
+    LogRead {
+        /// The channel.
+        channel: &'a str,
+        /// Which [`HubOutput::ReadLog`] it answers.
+        load: u64,
+        /// What Redis has, or the error that it returned.
+        log: Result<StoredLog, Arc<str>>,
     },
     /// The link to Redis works; nothing is subscribed on it.
     LinkUp,
@@ -142,6 +161,18 @@ pub enum HubOutput {
         channel: Arc<str>,
         /// Names this read, for its answer.
         load: u64,
+    },
+    /// Read this part of a channel's log, as [`QueryKind::Log`](crate::io::QueryKind::Log) says; [`HubInput::LogRead`]
+    /// answers.
+    ReadLog {
+        /// The channel.
+        channel: Arc<str>,
+        /// Names this reading, for its answer.
+        load: u64,
+        /// Which part.
+        range: LogRange,
+        /// The most events; 0: the positions alone.
+        limit: usize,
     },
     /// An event of an entity channel could not be kept and is dropped; for the log.
     BadEntity {
@@ -257,8 +288,18 @@ pub struct HubStats {
     pub dropped_bad_position: u64,
     /// Events dropped because their channel holds `entity_max` or `entity_bytes` already.
     pub dropped_full: u64,
-    /// Stored entities that are not shown, because they are not as the functions in Redis write them.
+    /// Stored entities and logged events that are not shown, because they are not as the functions in Redis write them.
     pub bad_rows: u64,
     /// Tables read again because an event was missing.
     pub table_gaps: u64,
+    /// Channels that only patterns cover and whose place in the log is known.
+    pub pattern_logs: usize,
+    /// Readings of logs: of positions, and of pages for those who catch up.
+    pub log_reads: u64,
+    /// Positions read again because a logged event did not follow the one before.
+    pub log_gaps: u64,
+    /// Events dropped because they say a place in a log that the log does not have.
+    pub dropped_forged: u64,
+    /// Plain `PUBLISH`es dropped on channels that ignore them.
+    pub dropped_volatile: u64,
 }

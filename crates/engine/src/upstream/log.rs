@@ -1,121 +1,394 @@
-//! The source of a channel whose events Redis keeps and numbers: catches up from a position by what is stored, read in
-//! parts, and by what comes live meanwhile, and then goes on live. It holds events only while it reads, and only so many.
+//! The live stream of one channel with `history`: which logged event comes next, what is held while the log's position is
+//! read, and the readings of those who catch up. When anything is read, and who gets what, is left to [`super::logs`].
 //!
 //! ```text
-//!   begin(from) ──▶ stored … stored ──▶ finish ──▶ live … live
-//!                   live: held                     each version behind `from` once, in order; or Gap: begin again
+//!   not known ──position read──▶ live at P ──P+1 comes──▶ live at P+1
+//!                                   │  any other: held, as is all that comes until the position is read
+//!                                   ▼
+//!                                reading ──read up to Q──▶ live at Q: what is held behind Q follows; of what is missing
+//!                                                          between P and Q the shards are notified, and read it
 //! ```
+//!
+//! Invariant: of two logged events that are delivered one after the other without a notice between them, the second follows
+//! the first in the log. Nothing that the log does not have is delivered as logged.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 
-use super::merge::{Fate, Merge, Seq};
-use crate::io::Epoch;
-use crate::offset::LoggedOffset;
+use super::shards::ShardSet;
+use super::stored_log::{Cursor, StoredLog};
+use crate::io::{LogPosition, LoggedOffset, Publication};
 
-/// How many live events are held while the stored part is read; beyond that the log is read again instead.
+/// How many events are held while a position is read, or kept for those who catch up, and what they take in bytes. Beyond
+/// that nothing more is held: what is missing then is read from the log.
 const MAX_HELD: usize = 1_024;
+const MAX_HELD_BYTES: usize = 1 << 20;
 
-/// Versions are missing: the log is to be read from [`Log::position`] again.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Gap;
-
-/// See the module. `T`: an event.
-#[derive(Debug)]
-pub struct Log<T> {
-    merge: Merge<Epoch, LoggedOffset>,
-    /// The last version that was delivered.
-    delivered: Option<(Epoch, LoggedOffset)>,
-    /// What came live while the stored part is read, in order.
-    held: VecDeque<(Epoch, LoggedOffset, T)>,
-    max_held: usize,
+/// See the module.
+#[derive(Debug, Default)]
+pub(super) struct Log {
+    /// Every event up to here was delivered, or the shards were notified; `None`: not known yet.
+    pub(super) at: Option<LogPosition>,
+    /// While its position is being read.
+    reading: Option<Reading>,
+    /// Who catches up.
+    pub(super) catch_ups: Option<Box<CatchUps>>,
 }
 
-impl<T> Log<T> {
-    /// A log of which everything up to this version was delivered; `None`: of a channel without history.
-    pub fn new(from: Option<(Epoch, LoggedOffset)>) -> Self {
-        Log { merge: Merge::new(), delivered: from, held: VecDeque::new(), max_held: MAX_HELD }
-    }
+#[derive(Debug)]
+struct Reading {
+    load: u64,
+    held: Kept,
+    /// How many of the held events came before this reading was requested: what it does not cover of them the log does
+    /// not have.
+    before: usize,
+}
 
-    /// The last version that was delivered.
-    pub fn position(&self) -> Option<(Epoch, LoggedOffset)> {
-        self.delivered
-    }
+/// Events in order, within the bound.
+#[derive(Debug, Default)]
+pub(super) struct Kept {
+    events: VecDeque<Arc<Publication>>,
+    bytes: usize,
+    /// Some are missing behind those that are kept.
+    is_over: bool,
+}
 
-    /// The stored part behind [`Log::position`] is read from now on.
-    pub fn begin(&mut self) {
-        self.merge.begin();
-        self.held.clear();
-    }
+/// Those who catch up on one channel: one reading at a time, and the next for all who come meanwhile.
+#[derive(Debug, Default)]
+pub(super) struct CatchUps {
+    /// Not read yet.
+    pub(super) waiting: Option<CatchUpRequest>,
+    /// Being read.
+    pub(super) out: Option<PageOut>,
+}
 
-    /// A stored event, in order. Returns it if it is the next to deliver.
-    ///
-    /// # Errors
-    /// Where the log no longer has what comes before it, or is of another life.
-    pub fn stored(&mut self, epoch: Epoch, offset: LoggedOffset, event: T) -> Result<Option<T>, Gap> {
-        self.deliver(epoch, offset, event)
-    }
+/// What shards need of a log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct CatchUpRequest {
+    pub(super) shards: ShardSet,
+    /// All behind this.
+    pub(super) after: LoggedOffset,
+}
 
-    /// All that is stored was delivered, up to this version. Returns what came live behind it.
-    ///
-    /// # Errors
-    /// Where it does not follow on what is stored.
-    pub fn finish(&mut self, stored: Option<(Epoch, LoggedOffset)>) -> Result<Vec<T>, Gap> {
-        let held = std::mem::take(&mut self.held);
-        let fits = self.merge.finish(stored, false) && stored.is_none_or(|_| stored == self.delivered);
-        if !fits {
-            return Err(Gap);
+/// A page that is being read, or was read ahead of the live stream.
+#[derive(Debug)]
+pub(super) struct PageOut {
+    pub(super) load: u64,
+    pub(super) request: CatchUpRequest,
+    /// What was delivered since it was requested.
+    pub(super) since: Kept,
+    /// It was read, and ends where the live stream has not come yet.
+    pub(super) read: Option<StoredLog>,
+    /// Until when it waits for that, in milliseconds; 0: it does not.
+    pub(super) deadline_ms: u64,
+}
+
+/// What becomes of a live event.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Fate {
+    /// It is to be delivered now.
+    Deliver,
+    /// It was delivered before.
+    Known,
+    /// It is held, and the position is being read.
+    Held,
+    /// It does not follow: the position is to be read. It is not held yet.
+    Gap,
+}
+
+/// What a reading of the position says of the stream so far.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Moved {
+    pub(super) from: LogPosition,
+    pub(super) to: LogPosition,
+    /// Nothing is missing between them: another epoch goes on where the one before ended.
+    pub(super) is_whole: bool,
+}
+
+/// What follows from a reading of the position.
+#[derive(Debug, Default)]
+pub(super) struct AfterReading {
+    /// The stream goes on elsewhere.
+    pub(super) moved: Option<Moved>,
+    /// What was held and is to be delivered now, in order.
+    pub(super) events: Vec<Arc<Publication>>,
+    /// How many events were dropped, because the log does not have them where they say.
+    pub(super) forged: usize,
+    /// An event does not follow: the position is to be read again.
+    pub(super) is_behind: bool,
+}
+
+impl Kept {
+    fn push(&mut self, publication: Arc<Publication>) {
+        let weight = publication.weight();
+        if self.is_over || self.events.len() >= MAX_HELD || self.bytes + weight > MAX_HELD_BYTES {
+            self.is_over = true;
+            return;
         }
-        let mut events = Vec::new();
-        for (epoch, offset, event) in held {
-            events.extend(self.deliver(epoch, offset, event)?);
-        }
-        // Of what was not held the merge knows.
-        if self.merge.seq() != self.delivered.map(|(_, offset)| offset) {
-            return Err(Gap);
-        }
-        Ok(events)
+        self.bytes += weight;
+        self.events.push_back(publication);
     }
 
-    /// A live event. Returns it if it is to be delivered now.
-    ///
-    /// # Errors
-    /// Where versions before it are missing.
-    pub fn live(&mut self, epoch: Epoch, offset: LoggedOffset, event: T) -> Result<Option<T>, Gap> {
-        match self.merge.live(&epoch, offset) {
-            Fate::Buffered { other_life } => {
-                if other_life {
-                    self.held.clear();
+    /// The logged events behind this offset.
+    fn behind(self, offset: LoggedOffset) -> impl Iterator<Item = Arc<Publication>> {
+        let is_behind =
+            move |event: &Arc<Publication>| event.in_log.position().is_some_and(|at| at.offset > offset);
+        self.events.into_iter().filter(is_behind)
+    }
+}
+
+impl Log {
+    /// Whether its position is being read.
+    pub(super) fn is_reading(&self) -> bool {
+        self.reading.is_some()
+    }
+
+    /// Whether its position is read by this reading.
+    pub(super) fn awaits(&self, load: u64) -> bool {
+        self.reading.as_ref().is_some_and(|reading| reading.load == load)
+    }
+
+    /// The position is read from now on.
+    pub(super) fn begin(&mut self, load: u64) {
+        let held = self.reading.take().map(|reading| reading.held).unwrap_or_default();
+        let before = held.events.len();
+        self.reading = Some(Reading { load, held, before });
+    }
+
+    /// The link is gone: what comes on the next one follows nothing. Who catches up is read for again.
+    pub(super) fn link_broke(&mut self) {
+        self.reading = None;
+        self.put_back();
+    }
+
+    /// The page that is being read is of no use: it is read again.
+    pub(super) fn put_back(&mut self) {
+        if let Some(catch_ups) = &mut self.catch_ups
+            && let Some(out) = catch_ups.out.take()
+        {
+            catch_ups.want(out.request);
+        }
+    }
+
+    /// Whether a shard catches up.
+    pub(super) fn is_busy(&self) -> bool {
+        self.catch_ups.as_ref().is_some_and(|catch_ups| !catch_ups.is_idle())
+    }
+
+    fn page(&self) -> Option<&PageOut> {
+        self.catch_ups.as_ref()?.out.as_ref()
+    }
+
+    /// Whether its next page is read by this reading.
+    pub(super) fn awaits_page(&self, load: u64) -> bool {
+        self.page().is_some_and(|out| out.load == load && out.read.is_none())
+    }
+
+    /// Whether a page waits for the link until then.
+    pub(super) fn has_page_of(&self, deadline_ms: u64) -> bool {
+        self.page().is_some_and(|out| out.read.is_some() && out.deadline_ms == deadline_ms)
+    }
+
+    /// Whether the stream has come to the end of the page that waits for it.
+    pub(super) fn has_come_to_page(&self) -> bool {
+        let end = self.page().and_then(|out| out.read.as_ref()).map(|read| read.last.offset);
+        self.at.zip(end).is_some_and(|(at, end)| at.offset >= end)
+    }
+
+    /// The next page is read by this reading, if a shard waits for it. Returns behind which offset.
+    pub(super) fn begin_page(&mut self, load: u64) -> Option<LoggedOffset> {
+        let catch_ups = self.catch_ups.as_mut().filter(|catch_ups| catch_ups.out.is_none())?;
+        let request = catch_ups.waiting.take()?;
+        catch_ups.out = Some(PageOut::new(load, request));
+        Some(request.after)
+    }
+
+    /// The page was read.
+    pub(super) fn keep_page(&mut self, stored: StoredLog, deadline_ms: u64) {
+        if let Some(out) = self.catch_ups.as_mut().and_then(|catch_ups| catch_ups.out.as_mut()) {
+            (out.read, out.deadline_ms) = (Some(stored), deadline_ms);
+        }
+    }
+
+    /// Takes the page out, to be sent at this position of the stream.
+    pub(super) fn take_page(&mut self) -> Option<(LogPosition, PageOut)> {
+        let at = self.at?;
+        let catch_ups = self.catch_ups.as_mut()?;
+        let out = catch_ups.out.take()?;
+        if catch_ups.is_idle() {
+            self.catch_ups = None;
+        }
+        Some((at, out))
+    }
+
+    /// What becomes of a live event. `starts`: where no position is known it begins with this event.
+    pub(super) fn take(&mut self, publication: &Arc<Publication>, starts: bool) -> Fate {
+        if let Some(reading) = &mut self.reading {
+            reading.held.push(publication.clone());
+            return Fate::Held;
+        }
+        let Some(next) = publication.in_log.position() else { return Fate::Deliver };
+        match self.at {
+            None if !starts => return Fate::Gap,
+            None => {}
+            Some(at) if at.epoch != next.epoch => return Fate::Gap,
+            Some(at) if next.offset <= at.offset => return Fate::Known,
+            Some(at) if next.offset != at.offset.next() => return Fate::Gap,
+            Some(_) => {}
+        }
+        self.at = Some(next);
+        Fate::Deliver
+    }
+
+    /// Holds an event until the position is read.
+    pub(super) fn hold(&mut self, publication: &Arc<Publication>) {
+        if let Some(reading) = &mut self.reading {
+            reading.held.push(publication.clone());
+            reading.before = reading.held.events.len();
+        }
+    }
+
+    /// An event was delivered: whoever catches up needs it behind the page.
+    pub(super) fn delivered(&mut self, publication: &Arc<Publication>) {
+        if let Some(out) = self.catch_ups.as_mut().and_then(|catch_ups| catch_ups.out.as_mut())
+            && publication.in_log.position().is_some()
+        {
+            out.since.push(publication.clone());
+        }
+    }
+
+    /// The position was read: goes on from there, with what was held.
+    pub(super) fn settle(&mut self, stored: &StoredLog) -> AfterReading {
+        let Some(Reading { load, held, before }) = self.reading.take() else {
+            return AfterReading::default();
+        };
+        let mut settled = AfterReading { moved: self.go_on(stored, &held), ..AfterReading::default() };
+        let Kept { mut events, is_over, .. } = held;
+        let mut taken = 0;
+        while let Some(publication) = events.pop_front() {
+            taken += 1;
+            let (Some(next), Some(at)) = (publication.in_log.position(), self.at) else {
+                settled.events.push(publication);
+                continue;
+            };
+            match () {
+                () if is_covered(stored, at, next) => {}
+                () if follows(stored, at, next) => {
+                    self.at = Some(next);
+                    settled.events.push(publication);
                 }
-                if self.held.len() < self.max_held {
-                    self.held.push_back((epoch, offset, event));
+                () if taken <= before => settled.forged += 1,
+                () => {
+                    events.push_front(publication);
+                    break;
                 }
-                Ok(None)
             }
-            // Of the life before the last events may be lost.
-            Fate::Begins if self.delivered.is_some() => Err(Gap),
-            Fate::Next | Fate::Begins => {
-                self.delivered = Some((epoch, offset));
-                Ok(Some(event))
-            }
-            Fate::Known => Ok(None),
-            Fate::Gap => Err(Gap),
         }
+        settled.is_behind = is_over || !events.is_empty();
+        if settled.is_behind {
+            // With what is held; without what was not, it is the log that says what follows.
+            let mut held = Kept::default();
+            events.into_iter().for_each(|publication| held.push(publication));
+            let before = held.events.len();
+            self.reading = Some(Reading { load, held, before });
+        }
+        settled
     }
 
-    fn deliver(&mut self, epoch: Epoch, offset: LoggedOffset, event: T) -> Result<Option<T>, Gap> {
-        match self.delivered {
-            Some((life, last)) if life == epoch && offset <= last => return Ok(None),
-            Some((life, last)) if life == epoch && offset == last.next() => {}
-            None if offset == LoggedOffset::FIRST => {}
-            _ => return Err(Gap),
+    /// Where the stream goes on: where it is, if what was held follows; else behind all that the log has.
+    fn go_on(&mut self, stored: &StoredLog, held: &Kept) -> Option<Moved> {
+        let Some(from) = self.at else {
+            self.at = Some(stored.last);
+            return None;
+        };
+        let cursor = stored.cursor(from);
+        let mut positions = held.events.iter().filter_map(|event| event.in_log.position());
+        let next = positions.find(|next| !is_covered(stored, from, *next));
+        if cursor != Cursor::Unknown && next.is_some_and(|next| follows(stored, from, next)) {
+            return None;
         }
-        self.delivered = Some((epoch, offset));
-        Ok(Some(event))
+        if from == stored.last {
+            return None;
+        }
+        self.at = Some(stored.last);
+        let is_whole = cursor == Cursor::Continues && from.offset == stored.last.offset;
+        Some(Moved { from, to: stored.last, is_whole })
+    }
+}
+
+/// Whether an event is of the past of a stream that has come to `at`.
+fn is_covered(stored: &StoredLog, at: LogPosition, event: LogPosition) -> bool {
+    let is_known = event.epoch == at.epoch || stored.ended.iter().any(|ended| ended.epoch == event.epoch);
+    is_known && event.offset <= at.offset
+}
+
+/// Whether an event is the next of a stream that has come to `at`.
+fn follows(stored: &StoredLog, at: LogPosition, event: LogPosition) -> bool {
+    let is_next = event.offset == at.offset.next();
+    is_next && (event.epoch == at.epoch || event.epoch == stored.epoch_of(event.offset))
+}
+
+impl CatchUps {
+    /// Adds what a shard needs.
+    pub(super) fn want(&mut self, request: CatchUpRequest) {
+        let waiting = self.waiting.get_or_insert(request);
+        waiting.shards = waiting.shards.union(request.shards);
+        waiting.after = waiting.after.min(request.after);
     }
 
-    #[cfg(test)]
-    pub(super) fn holding(mut self, max_held: usize) -> Self {
-        self.max_held = max_held;
-        self
+    /// All who catch up.
+    pub(super) fn shards(&self) -> ShardSet {
+        let out = self.out.as_ref().map(|out| out.request);
+        let all = self.waiting.into_iter().chain(out).map(|request| request.shards);
+        all.fold(ShardSet::default(), ShardSet::union)
     }
+
+    /// Whether no shard catches up.
+    pub(super) fn is_idle(&self) -> bool {
+        self.waiting.is_none() && self.out.is_none()
+    }
+}
+
+impl PageOut {
+    /// A page that is requested now.
+    pub(super) fn new(load: u64, request: CatchUpRequest) -> Self {
+        PageOut { load, request, since: Kept::default(), read: None, deadline_ms: 0 }
+    }
+}
+
+/// A page and what was delivered live since it was requested.
+#[derive(Debug)]
+pub(super) struct Page {
+    pub(super) events: Vec<Arc<Publication>>,
+    /// All up to here is in it.
+    pub(super) end: LogPosition,
+}
+
+impl Page {
+    /// Puts a page that was read together with what came since; `stored`: as [`publications`](super::logs) read it.
+    pub(super) fn new(
+        log: &StoredLog,
+        stored: Vec<Arc<Publication>>,
+        read_up_to: LoggedOffset,
+        since: Kept,
+    ) -> Self {
+        let mut page = Page { events: stored, end: position_of(log, read_up_to) };
+        if read_up_to < log.last.offset {
+            return page;
+        }
+        page.end = log.last;
+        for publication in since.behind(log.last.offset) {
+            // What was not kept leaves a hole only behind all that was.
+            if let Some(at) = publication.in_log.position() {
+                page.end = at;
+                page.events.push(publication);
+            }
+        }
+        page
+    }
+}
+
+/// The position of an offset that the log has had.
+pub(super) fn position_of(log: &StoredLog, offset: LoggedOffset) -> LogPosition {
+    LogPosition { epoch: log.epoch_of(offset), offset }
 }

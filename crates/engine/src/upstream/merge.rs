@@ -1,7 +1,6 @@
 //! The one merge of what is stored of a channel and what comes live, by version: a life (which history) and a sequence number
 //! in it. It decides for each live event what to do, and at the end of a reading whether both fit; what an event is, and
-//! where it is kept meanwhile, is left to its user: [`super::table`] keeps the last event of each entity, [`super::log`] the
-//! events themselves.
+//! where it is kept meanwhile, is left to its user: [`super::table`] keeps the last event of each entity.
 //!
 //! ```text
 //!   Live ──begin──▶ Reading ──finish: both fit──▶ Live          a live event while Live:
@@ -13,8 +12,6 @@
 //! Invariant: while Live, every version of the life up to [`Merge::seq`] was stored or delivered, each once.
 
 use std::borrow::Borrow;
-
-use crate::offset::LoggedOffset;
 
 /// A sequence number.
 pub trait Seq: Copy + Ord {
@@ -30,13 +27,6 @@ impl Seq for u64 {
     const FIRST: Self = 1;
     fn next(self) -> Self {
         self.saturating_add(1)
-    }
-}
-
-impl Seq for LoggedOffset {
-    const FIRST: Self = LoggedOffset(1);
-    fn next(self) -> Self {
-        LoggedOffset(self.0.saturating_add(1))
     }
 }
 

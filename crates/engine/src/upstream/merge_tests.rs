@@ -1,5 +1,5 @@
 //! The law of [`super`]: whatever comes in which order, each version is taken once, in order, with none missing; or the
-//! merge says that there is a gap. For changes of tables and for offsets of logs, and for whole logs.
+//! merge says that there is a gap.
 
 #![allow(clippy::unwrap_used)]
 
@@ -7,7 +7,6 @@ use std::fmt::Debug;
 
 use proptest::prelude::*;
 
-use super::super::log::Log;
 use super::*;
 use crate::io::Epoch;
 
@@ -27,8 +26,8 @@ enum Op {
     Again,
     /// The stored part is read from now on, as of now.
     Begin,
-    /// Some more of it is read.
-    Read(usize),
+    /// It was read.
+    Read,
 }
 
 fn ops() -> impl Strategy<Value = Vec<Op>> {
@@ -38,7 +37,7 @@ fn ops() -> impl Strategy<Value = Vec<Op>> {
         8 => prop::bool::weighted(0.05).prop_map(|lost| Op::Live { lost }),
         2 => Just(Op::Again),
         2 => Just(Op::Begin),
-        4 => (1usize..5).prop_map(Op::Read),
+        4 => Just(Op::Read),
     ];
     proptest::collection::vec(op, 0..120)
 }
@@ -67,11 +66,6 @@ impl History {
         let next = self.all.get(self.read).copied();
         self.read += usize::from(next.is_some());
         next
-    }
-
-    /// What is stored: of the life of now.
-    fn stored(&self) -> Vec<(u64, u64)> {
-        self.all.iter().copied().filter(|(life, _)| *life == self.life).collect()
     }
 
     fn version(&self) -> Option<(u64, u64)> {
@@ -104,7 +98,7 @@ fn check_merge<S: Seq + Debug>(ops: &[Op], seq: impl Fn(u64) -> S) -> Result<(),
                 live.clear();
                 continue;
             }
-            Op::Read(_) => {
+            Op::Read => {
                 let Some(version) = reading.take() else { continue };
                 let stored = version.map(|(life, number)| (epoch(life), seq(number)));
                 if merge.finish(stored, false) {
@@ -157,127 +151,9 @@ fn check_merge<S: Seq + Debug>(ops: &[Op], seq: impl Fn(u64) -> S) -> Result<(),
     Ok(())
 }
 
-/// A whole log: what it delivers is what was written behind its position, until it says that there is a gap.
-fn check_log(ops: &[Op], max_held: usize) -> Result<(), TestCaseError> {
-    let epoch = Epoch::new;
-    let mut history = History::default();
-    let mut log: Log<(u64, u64)> = Log::new(None).holding(max_held);
-    let mut parts: Option<Vec<Version>> = None;
-    let mut version: Option<Version> = None;
-    let mut last: Option<(u64, u64)> = None;
-    for op in ops {
-        let delivers: Result<Vec<(u64, u64)>, _> = match op {
-            Op::Write => {
-                history.write();
-                continue;
-            }
-            Op::Lose => {
-                history.lose();
-                continue;
-            }
-            Op::Begin => {
-                log.begin();
-                parts = Some(history.stored());
-                version = history.version();
-                continue;
-            }
-            Op::Read(some) => {
-                let Some(left) = &mut parts else { continue };
-                let part: Vec<_> = left.drain(..(*some).min(left.len())).collect();
-                let is_last = left.is_empty();
-                let mut out = Ok(Vec::new());
-                for (life, number) in part {
-                    match (&mut out, log.stored(epoch(life), LoggedOffset(number), (life, number))) {
-                        (Ok(out), Ok(event)) => out.extend(event),
-                        (Ok(_), Err(gap)) => out = Err(gap),
-                        (Err(_), _) => {}
-                    }
-                }
-                if is_last && let Ok(events) = &mut out {
-                    let stored = version.map(|(life, number)| (epoch(life), LoggedOffset(number)));
-                    match log.finish(stored) {
-                        Ok(more) => events.extend(more),
-                        Err(gap) => out = Err(gap),
-                    }
-                    parts = None;
-                }
-                out
-            }
-            Op::Live { lost } => match history.next() {
-                Some((life, number)) if !lost => log
-                    .live(epoch(life), LoggedOffset(number), (life, number))
-                    .map(|event| event.into_iter().collect()),
-                _ => continue,
-            },
-            Op::Again => match history.read.checked_sub(1).map(|at| history.all[at]) {
-                Some((life, number)) => log
-                    .live(epoch(life), LoggedOffset(number), (life, number))
-                    .map(|event| event.into_iter().collect()),
-                None => continue,
-            },
-        };
-        match delivers {
-            // What is missing is said; its user goes on from where the log is now.
-            Err(_) => {
-                version = history.version();
-                let from = version.map(|(life, number)| (epoch(life), LoggedOffset(number)));
-                log = Log::new(from).holding(max_held);
-                log.begin();
-                parts = Some(Vec::new());
-                last = version;
-            }
-            Ok(events) => {
-                for (life, number) in events {
-                    let follows = match last {
-                        Some((known, before)) => known == life && number == before + 1,
-                        None => number == 1,
-                    };
-                    prop_assert!(follows, "{:?} behind {:?}", (life, number), last);
-                    last = Some((life, number));
-                }
-            }
-        }
-    }
-    Ok(())
-}
-
 proptest! {
     #[test]
     fn changes_of_a_table_are_taken_once_in_order_or_a_gap_is_said(ops in ops()) {
         check_merge(&ops, |number| number)?;
     }
-
-    #[test]
-    fn offsets_of_a_log_are_taken_once_in_order_or_a_gap_is_said(ops in ops()) {
-        check_merge(&ops, LoggedOffset)?;
-    }
-
-    #[test]
-    fn a_log_delivers_each_event_once_in_order_or_says_that_there_is_a_gap(ops in ops(), max_held in 1usize..6) {
-        check_log(&ops, max_held)?;
-    }
-}
-
-#[test]
-fn what_comes_live_while_a_log_is_read_follows_what_is_stored_once() {
-    let (epoch, at) = (Epoch::new(1), LoggedOffset);
-    let mut log = Log::new(Some((epoch, at(2))));
-    log.begin();
-    assert_eq!(log.live(epoch, at(5), 5), Ok(None));
-    assert_eq!(log.stored(epoch, at(3), 3), Ok(Some(3)));
-    assert_eq!(log.live(epoch, at(6), 6), Ok(None));
-    assert_eq!(log.stored(epoch, at(4), 4), Ok(Some(4)));
-    assert_eq!(log.stored(epoch, at(5), 5), Ok(Some(5)));
-    assert_eq!(log.finish(Some((epoch, at(5)))), Ok(vec![6]));
-    assert_eq!(log.live(epoch, at(6), 6), Ok(None));
-    assert_eq!(log.live(epoch, at(7), 7), Ok(Some(7)));
-    assert_eq!(log.live(epoch, at(9), 9), Err(super::super::log::Gap));
-}
-
-#[test]
-fn a_log_that_no_longer_has_what_is_missing_says_so() {
-    let (epoch, at) = (Epoch::new(1), LoggedOffset);
-    let mut log = Log::new(Some((epoch, at(2))));
-    log.begin();
-    assert_eq!(log.stored(epoch, at(4), 4), Err(super::super::log::Gap));
 }

@@ -4,7 +4,7 @@
 //!
 //! A hub's answers to a shard (confirmations, publications) share one queue, in order. It counts the events of each channel,
 //! says which shards want them by which patterns, and, where several subscriptions of the link match one publication, picks
-//! the canonical copy. What is stored of a channel is its `source`; `merge` joins it with what comes live. Entries go from
+//! the canonical copy. What is stored of a channel is its `source`: a table, which `merge` joins with what comes live, or a log. Entries go from
 //! link to link in `moves`; what is made good after a break, and in which order, is in `barrier`.
 //! It leaves to others: which connection wants what ([`crate::engine`]), bytes and sockets (the server's links).
 
@@ -16,6 +16,7 @@ mod globs;
 mod hub;
 mod io;
 mod log;
+mod logs;
 mod merge;
 mod moves;
 mod rows;
@@ -34,7 +35,7 @@ pub use hub::Hub;
 pub use io::{
     BadEntity, BadTable, HubInput, HubOutput, HubSettings, HubStats, LinkCommand, StoredEntity, StoredTable,
 };
-pub use log::{Gap, Log};
+pub(crate) use logs::read_entry;
 pub use merge::{Fate, Merge, Seq};
 pub use moves::{Carries, Handover, PeerMessage};
 pub use shards::{ShardId, ShardSet};

@@ -31,7 +31,7 @@ use super::shards::{ShardId, ShardSet};
 use super::source::Source;
 use super::tables::{count, uncount};
 use super::topology::{LinkId, Move};
-use crate::io::{BrokerEvent, Subject};
+use crate::io::{BrokerEvent, LoggedOffset, Subject};
 
 /// How much the taker holds, in bytes; beyond that the move counts as a break.
 const MAX_HELD_BYTES: usize = 1 << 20;
@@ -147,6 +147,7 @@ enum Held {
     Want(ShardId),
     Unwant(ShardId),
     Refresh(ShardId),
+    CatchUp(ShardId, LoggedOffset),
     Event(ShardSet, BrokerEvent),
 }
 
@@ -318,6 +319,24 @@ impl Hub {
             || self.hold(subject, Held::Refresh(shard))
     }
 
+    /// As [`Hub::holds_want`]; of each shard one, for all that it needs.
+    pub(super) fn holds_catch_up(&mut self, shard: ShardId, channel: &Arc<str>, after: LoggedOffset) -> bool {
+        if self.moves.joining.is_empty() {
+            return false;
+        }
+        let subject = Subject::channel(channel.clone());
+        let held = self.moves.joining.get_mut(&subject).into_iter().flat_map(|joining| &mut joining.held);
+        for held in held {
+            if let Held::CatchUp(by, from) = held
+                && *by == shard
+            {
+                *from = (*from).min(after);
+                return true;
+            }
+        }
+        self.hold(&subject, Held::CatchUp(shard, after))
+    }
+
     fn hold(&mut self, subject: &Subject, held: Held) -> bool {
         if self.moves.joining.is_empty() {
             return false;
@@ -462,7 +481,13 @@ impl Hub {
         if is_asked {
             ended.push(Subject::channel(marker));
         }
-        let entry = self.entries.remove_entry(subject).map(|(_, entry)| entry);
+        let mut entry = self.entries.remove_entry(subject).map(|(_, entry)| entry);
+        let mut broken = broken;
+        if let Some(log) = entry.as_mut().and_then(|entry| entry.source.log_mut()) {
+            // What is held follows nothing on another link.
+            broken |= log.is_reading();
+            log.link_broke();
+        }
         if let Some(entry) = &entry {
             let is_subscribed = !matches!(entry.state, State::Waiting);
             if is_subscribed {
@@ -591,7 +616,7 @@ impl Hub {
         let reads = entry.source.is_stored();
         self.entries.insert(subject.clone(), entry);
         match (is_whole, live) {
-            (true, _) => {}
+            (true, _) => self.serve_catch_ups(&subject.name),
             (false, true) if reads => self.load(now_ms, subject),
             (false, true) => self.goes_live(now_ms, subject),
             (false, false) => self.waiting.push_back(subject.clone()),
@@ -609,6 +634,7 @@ impl Hub {
             Held::Want(shard) => self.want(shard, subject.clone()),
             Held::Unwant(shard) => self.unwant(now_ms, shard, subject),
             Held::Refresh(shard) => self.refresh(shard, subject),
+            Held::CatchUp(shard, after) => self.catch_up(shard, &subject.name, after),
             Held::Event(shards, event) => self.outputs.push_back(HubOutput::Shards(shards, event)),
         }
     }

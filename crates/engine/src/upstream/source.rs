@@ -1,10 +1,7 @@
 //! Where a channel's events come from, beside the link: what is stored of them, and how that is merged with what comes live.
 
-use std::sync::Arc;
-
 use super::log::Log;
 use super::table::Table;
-use crate::io::Publication;
 
 /// See the module.
 #[derive(Debug, Default)]
@@ -14,14 +11,8 @@ pub(super) enum Source {
     Plain,
     /// The last event of each entity.
     Table(Box<Table>),
-    /// All events of a while, numbered by Redis. Refused until something reads them ([`super::tables`]).
-    Log(Box<Log<Arc<Publication>>>),
-}
-
-impl From<Log<Arc<Publication>>> for Source {
-    fn from(log: Log<Arc<Publication>>) -> Self {
-        Source::Log(Box::new(log))
-    }
+    /// All events of a while, numbered by Redis.
+    Log(Box<Log>),
 }
 
 impl Source {
@@ -39,13 +30,20 @@ impl Source {
         }
     }
 
+    pub(super) fn log_mut(&mut self) -> Option<&mut Log> {
+        match self {
+            Source::Log(log) => Some(log),
+            Source::Plain | Source::Table(_) => None,
+        }
+    }
+
     /// The link is gone: what is stored is read again when the channel is confirmed.
     pub(super) fn link_broke(&mut self) {
         match self {
             Source::Plain => {}
             // What broke with the link is no fault of the table: it is read without a pause.
             Source::Table(table) => table.reads = 0,
-            Source::Log(log) => log.begin(),
+            Source::Log(log) => log.link_broke(),
         }
     }
 

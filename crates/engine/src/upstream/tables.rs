@@ -24,26 +24,25 @@ const LONGEST_PAUSE_MS: u64 = 10_000;
 const QUIET_MS: u64 = 30_000;
 
 impl Hub {
-    /// The source of a channel, by its class; nothing of it is known yet.
-    pub(super) fn source_of(&self, rules: Rules) -> Source {
-        match rules.class(&self.settings).and_then(|class| class.entity.as_ref()) {
+    /// The source of a channel, by its class; of a table nothing is known yet.
+    pub(super) fn source_of(&mut self, channel: &str, rules: Rules) -> Source {
+        let Some(class) = rules.class(&self.settings) else { return Source::Plain };
+        match &class.entity {
             Some(rules) => Source::Table(Box::new(Table::new(rules))),
+            None if class.history.is_some() => self.log_source(channel),
             None => Source::Plain,
         }
     }
 
-    /// Redis has confirmed an entity channel, or an event of it is missing: reads its table, after a pause where that was
-    /// done a few times already.
+    /// Redis has confirmed a channel of which something is stored, or an event of its table is missing: reads it, a table
+    /// after a pause where that was done a few times already.
     pub(super) fn load(&mut self, now_ms: u64, subject: &Subject) {
         self.loads += 1;
         let load = self.loads;
         let spread = self.counters.draw();
         let Some(entry) = self.entries.get_mut(subject) else { return };
         entry.state = State::Loading;
-        let Some(table) = entry.source.table_mut() else {
-            let reason = "UNSUPPORTED logs are not read yet".into();
-            return self.load_refused(subject, &reason);
-        };
+        let Some(table) = entry.source.table_mut() else { return self.begin_log(&subject.name) };
         uncount(&mut self.stats, table);
         self.sweeps.remove(&(table.sweep_at_ms, subject.name.clone()));
         self.retries.remove(&(table.read_at_ms, subject.name.clone()));
@@ -145,7 +144,7 @@ impl Hub {
         self.outputs.push_back(HubOutput::BadTable { channel: channel.clone(), reason });
     }
 
-    fn load_refused(&mut self, subject: &Subject, reason: &Arc<str>) {
+    pub(super) fn load_refused(&mut self, subject: &Subject, reason: &Arc<str>) {
         let Some(entry) = self.entries.get(subject) else { return };
         let event = BrokerEvent::Refused { subject: subject.clone(), reason: reason.clone() };
         if !entry.shards.is_empty() {

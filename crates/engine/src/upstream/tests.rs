@@ -13,7 +13,7 @@ use bytes::Bytes;
 use super::hub::BATCH;
 use super::*;
 use crate::class::Classes;
-use crate::io::{BrokerEvent, Position, Subject};
+use crate::io::{BrokerEvent, Subject};
 
 const LINGER_MS: u64 = 2000;
 const A: ShardId = ShardId(0);
@@ -91,6 +91,9 @@ fn describe(output: &HubOutput) -> String {
         HubOutput::Moved(subject) => format!("moved {}", subject.name),
         HubOutput::Oversized { channel, bytes } => format!("oversized {channel} {bytes}"),
         HubOutput::Load { channel, load } => format!("load {channel} {load}"),
+        HubOutput::ReadLog { channel, load, range, limit } => {
+            format!("read {channel} {load} {range:?} {limit}")
+        }
         HubOutput::BadEntity { channel, reason } => format!("bad entity {channel} {reason:?}"),
         HubOutput::BadTable { channel, reason } => format!("bad table {channel} {reason:?}"),
         HubOutput::Shards(shards, event) => {
@@ -102,7 +105,8 @@ fn describe(output: &HubOutput) -> String {
 
 fn describe_event(event: &BrokerEvent) -> String {
     match event {
-        BrokerEvent::Confirmed { subject, position: Position { offset, .. }, after_break } => {
+        BrokerEvent::Confirmed { subject, position, after_break } => {
+            let offset = position.offset();
             format!("confirmed {} {offset}{}", subject.name, if *after_break { " after break" } else { "" })
         }
         BrokerEvent::Publication(publication) => {
@@ -113,7 +117,7 @@ fn describe_event(event: &BrokerEvent) -> String {
             format!("table {channel} {}", states.join(" "))
         }
         BrokerEvent::Expired { channel, keys } => format!("expired {channel} {}", keys.join(" ")),
-        BrokerEvent::Gap { channel, position } => format!("gap {channel} {}", position.offset),
+        BrokerEvent::Gap { channel, position, .. } => format!("gap {channel} {}", position.offset),
         BrokerEvent::Released(subject) => format!("released {}", subject.name),
         BrokerEvent::Interrupted(subject) => format!("interrupted {}", subject.name),
         BrokerEvent::Refused { subject, reason } => format!("refused {} {reason}", subject.name),

@@ -237,7 +237,7 @@ fn a_gap_and_a_break_bring_the_table_anew() {
     bench.publish("e", at("a", 0.0, 1));
     bench.take(player);
     let position = Position { epoch: Epoch::new(1), offset: LocalOffset(9) };
-    bench.input(Input::Broker(BrokerEvent::Gap { channel: "world:1".into(), position }));
+    bench.input(Input::Broker(BrokerEvent::Gap { channel: "world:1".into(), position, logged: None }));
     assert_eq!((bench.told(player), bench.refreshes), (vec!["resync gap".into(), "reset a".into()], 1));
     // What a plain publish said is not stored, and not known any more.
     bench.break_link();

@@ -4,9 +4,9 @@ use serde_json::value::RawValue;
 
 use crate::json::{JsonKind, Reader, SyntaxError, Token, Value, decimal_text};
 use crate::message::{
-    BadRequest, BadSubscribe, ClientMessage, Connect, FilterUpdate, MAX_BATCH, MAX_DATA_DEPTH, MAX_ID_BYTES,
-    MAX_ID_NUMBER, MAX_MESSAGE_BYTES, MIN_MESSAGE_BYTES, PresenceGet, Publish, Request, RequestId, SentArea,
-    Subscribe,
+    BadRequest, BadSubscribe, ClientMessage, Connect, FilterUpdate, HistoryGet, MAX_BATCH, MAX_DATA_DEPTH,
+    MAX_ID_BYTES, MAX_ID_NUMBER, MAX_MESSAGE_BYTES, MIN_MESSAGE_BYTES, PresenceGet, Publish, Request,
+    RequestId, SentArea, SentPosition, Subscribe,
 };
 use crate::msgpack::{Foreign, MsgPackError};
 
@@ -114,7 +114,7 @@ fn message(fields: &Fields<'_>) -> Result<ClientMessage, String> {
         "PING" => ClientMessage::Ping { t: fields.get("t").map(|t| fields.raw("t", t)).transpose()? },
         "FILTER_UPDATE" => ClientMessage::FilterUpdate(filter_update(fields)?),
         "PRESENCE_GET" => ClientMessage::PresenceGet(presence_get(fields)?),
-        "HISTORY_GET" => ClientMessage::HistoryGet { channel: fields.channel()? },
+        "HISTORY_GET" => ClientMessage::HistoryGet(history_get(fields)?),
         unknown => return Err(unknown_type(unknown)),
     })
 }
@@ -201,18 +201,46 @@ fn filter_update(fields: &Fields<'_>) -> Result<FilterUpdate, String> {
 }
 
 fn presence_get(fields: &Fields<'_>) -> Result<PresenceGet, String> {
+    let limit = limit(fields, "players")?;
+    Ok(PresenceGet { channel: fields.channel()?, after: fields.optional("after")?, limit })
+}
+
+fn history_get(fields: &Fields<'_>) -> Result<HistoryGet, String> {
+    let since = fields.present("since").map(|since| position(fields, "since", since)).transpose()?;
+    Ok(HistoryGet { channel: fields.channel()?, since, limit: limit(fields, "events")? })
+}
+
+/// The most of these on a page.
+fn limit(fields: &Fields<'_>, what: &str) -> Result<Option<u64>, String> {
     let limit = match fields.present("limit") {
         None => None,
         Some(value) => match whole(value).filter(|limit| *limit > 0) {
             Some(limit) => Some(limit),
             None => {
-                return Err(format!(
-                    "`limit` must be an integer from 1 to {MAX_ID_NUMBER}: the most players"
-                ));
+                return Err(format!("`limit` must be an integer from 1 to {MAX_ID_NUMBER}: the most {what}"));
             }
         },
     };
-    Ok(PresenceGet { channel: fields.channel()?, after: fields.optional("after")?, limit })
+    Ok(limit)
+}
+
+/// A place in a channel's events: an object with `epoch` and `offset`.
+fn position(fields: &Fields<'_>, name: &'static str, value: Value<'_>) -> Result<SentPosition, String> {
+    let object = fields.of_kind(name, value, JsonKind::Object)?;
+    let internal = |error: SyntaxError| format!("`{name}` is not JSON: {error}");
+    let mut reader = Reader::new(object.text);
+    reader.next().map_err(internal)?;
+    let [epoch, offset] = reader.members(&["epoch", "offset"]).map_err(internal)?;
+    let epoch = epoch.and_then(|epoch| epoch.as_str()).and_then(|epoch| epoch.decode_strict());
+    let Some(epoch) = epoch.filter(|epoch| epoch.len() <= MAX_ID_BYTES) else {
+        return Err(format!(
+            "`{name}.epoch` must be the epoch's name, a string of at most {MAX_ID_BYTES} bytes"
+        ));
+    };
+    match offset.and_then(whole) {
+        Some(offset) => Ok(SentPosition { epoch: epoch.into_owned(), offset }),
+        None => Err(format!("`{name}.offset` must be an unsigned integer up to {MAX_ID_NUMBER}")),
+    }
 }
 
 /// An unsigned integer that every client can hold.
@@ -240,7 +268,7 @@ fn unknown_type(name: &str) -> String {
 }
 
 /// Every field that some client message has.
-const FIELDS: [&str; 16] = [
+const FIELDS: [&str; 17] = [
     "type",
     "id",
     "channel",
@@ -257,6 +285,7 @@ const FIELDS: [&str; 16] = [
     "t",
     "limit",
     "after",
+    "since",
 ];
 
 /// An object's known fields; of duplicates the last.

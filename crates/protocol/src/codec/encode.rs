@@ -84,6 +84,12 @@ pub(super) fn write(message: &ServerMessage<'_>, map: &mut MapWriter<'_>) {
             map.texts("left", left);
             map.flag("reset", *reset);
         }
+        ServerMessage::Position { channel, epoch, offset } => {
+            map.text("type", "POSITION");
+            map.text("channel", channel);
+            map.text("epoch", epoch);
+            map.number("offset", *offset);
+        }
         ServerMessage::Goodbye { reason, reconnect_in_ms } => {
             map.text("type", "GOODBYE");
             map.text("reason", reason);

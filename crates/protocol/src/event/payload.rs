@@ -8,7 +8,7 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 
 use super::{BASE64_ENCODING, DEFAULT_EVENT, SERVER_ID_PREFIX};
 use crate::json::{self, JsonKind, Reader, Str, SyntaxError, Token, Value, decimal_text};
-use crate::message::MAX_DATA_DEPTH;
+use crate::message::{MAX_DATA_DEPTH, MAX_ID_NUMBER};
 
 /// How payloads from outside are read (`payload` of a class). What a server wrote is read alike in all of them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -47,6 +47,8 @@ pub struct Payload<'p> {
     tags: Option<&'p str>,
     ts: Option<&'p str>,
     id: Option<Cow<'p, str>>,
+    /// The log's epoch, and the offset in it.
+    logged: Option<(&'p str, u64)>,
     is_base64: bool,
 }
 
@@ -92,6 +94,7 @@ impl<'p> Payload<'p> {
             tags: None,
             ts: None,
             id: None,
+            logged: None,
             is_base64: false,
         }
     }
@@ -144,6 +147,12 @@ impl<'p> Payload<'p> {
         self.id.as_deref().filter(|id| id.starts_with(SERVER_ID_PREFIX))
     }
 
+    /// Where it says that it is in its channel's log: the epoch's name and the offset there, at least 1. Only from a
+    /// server; whether it is true is up to the reader.
+    pub fn logged(&self) -> Option<(&'p str, u64)> {
+        self.logged.filter(|_| self.server_id().is_some())
+    }
+
     /// Whether the data is base64 text that represents bytes: the payload was not UTF-8, or a player published `bin`.
     pub fn is_base64(&self) -> bool {
         self.is_base64
@@ -162,6 +171,8 @@ struct Document<'a> {
     ts: Option<Value<'a>>,
     id: Option<Value<'a>>,
     encoding: Option<Value<'a>>,
+    offset: Option<Value<'a>>,
+    epoch: Option<Value<'a>>,
     /// There are other members.
     foreign: bool,
 }
@@ -188,6 +199,8 @@ impl<'a> Document<'a> {
             ts: None,
             id: None,
             encoding: None,
+            offset: None,
+            epoch: None,
             foreign: false,
         }
     }
@@ -207,6 +220,8 @@ impl<'a> Document<'a> {
                 "ts" => read.ts = Some(value),
                 "id" => read.id = Some(value),
                 "encoding" => read.encoding = Some(value),
+                "offset" => read.offset = Some(value),
+                "epoch" => read.epoch = Some(value),
                 _ => read.foreign = true,
             }
         }
@@ -221,7 +236,8 @@ impl<'a> Document<'a> {
         match mode {
             PayloadMode::Envelope => true,
             PayloadMode::Auto => {
-                let is_plain = self.id.is_none() && self.encoding.is_none();
+                let by_servers = [self.id, self.encoding, self.offset, self.epoch];
+                let is_plain = by_servers.iter().all(Option::is_none);
                 !self.foreign && (is_plain || self.is_by_server())
             }
             PayloadMode::Raw => !self.foreign && self.is_by_server(),
@@ -231,6 +247,14 @@ impl<'a> Document<'a> {
     fn is_by_server(&self) -> bool {
         let id = self.id.and_then(|id| id.as_str());
         id.is_some_and(|id| id.decode().starts_with(SERVER_ID_PREFIX))
+    }
+
+    /// Where it is in a log. A name with escapes is none of an epoch.
+    fn logged(&self) -> Option<(&'a str, u64)> {
+        let epoch = self.epoch.filter(|epoch| epoch.kind == JsonKind::String)?;
+        let epoch = epoch.text.strip_prefix('"')?.strip_suffix('"').filter(|epoch| !epoch.contains('\\'))?;
+        let offset = self.offset.filter(|offset| offset.kind == JsonKind::Number)?.text.parse().ok()?;
+        (1..=MAX_ID_NUMBER).contains(&offset).then_some((epoch, offset))
     }
 
     /// Whether a server says that the data represents bytes, and it does. From others `encoding` is a foreign key.
@@ -257,6 +281,7 @@ impl<'a> Document<'a> {
             tags: tags.map(|tags| tags.text),
             ts: of_kind(self.ts, JsonKind::Number).and_then(whole_number),
             id: string(self.id),
+            logged: self.logged(),
             is_base64: self.is_base64(),
             ..Payload::message(self.data.map_or("null".into(), shown))
         }

@@ -5,7 +5,9 @@ use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use drawbridge_engine::io::{Answer, Answered, BarrierToken, BrokerEvent, Query, QueryKind, Subject, Ticket};
+use drawbridge_engine::io::{
+    Answer, Answered, BarrierToken, BrokerEvent, LoggedOffset, Query, QueryKind, Subject, Ticket,
+};
 use drawbridge_engine::upstream::{
     BadEntity, BadTable, Carries, Hub, HubInput, HubOutput, HubSettings, HubStats, LinkCommand, LinkId, Move,
     PeerMessage, ShardId, ShardSet,
@@ -29,6 +31,8 @@ pub(super) enum HubCommand {
     Unwant(ShardId, Subject),
     /// Its table has a gap.
     Refresh(ShardId, Subject),
+    /// It needs the logged events of a channel behind this offset.
+    CatchUp(ShardId, Arc<str>, LoggedOffset),
     /// A shard's query, answered behind all that was published until now.
     Query(ShardId, Query),
     /// It knows its players' views.
@@ -103,6 +107,9 @@ impl HubDriver {
             HubCommand::Refresh(shard, subject) => {
                 self.handle(HubInput::Refresh { shard, subject: &subject })
             }
+            HubCommand::CatchUp(shard, channel, after) => {
+                self.handle(HubInput::CatchUp { shard, channel: &channel, after });
+            }
             HubCommand::Query(shard, Query { ticket, kind, .. }) => {
                 if let QueryKind::Fence { channel } = kind {
                     let answer = BrokerEvent::Answer { ticket, answer: Ok(Answer::Fence(channel.clone())) };
@@ -130,13 +137,22 @@ impl HubDriver {
     }
 
     fn answered(&mut self, Query { ticket, kind, .. }: Query, answer: Answered) {
-        let QueryKind::Table { channel } = kind else { return };
-        let table = match answer {
-            Ok(Answer::Table(table)) => Ok(table),
-            Ok(_) => return,
-            Err(reason) => Err(reason),
-        };
-        self.handle(HubInput::Loaded { channel: &channel, load: ticket.0, table });
+        let load = ticket.0;
+        match (kind, answer) {
+            (QueryKind::Table { channel }, Ok(Answer::Table(table))) => {
+                self.handle(HubInput::Loaded { channel: &channel, load, table: Ok(table) });
+            }
+            (QueryKind::Table { channel }, Err(reason)) => {
+                self.handle(HubInput::Loaded { channel: &channel, load, table: Err(reason) });
+            }
+            (QueryKind::Log { channel, .. }, Ok(Answer::Log(log))) => {
+                self.handle(HubInput::LogRead { channel: &channel, load, log: Ok(log) });
+            }
+            (QueryKind::Log { channel, .. }, Err(reason)) => {
+                self.handle(HubInput::LogRead { channel: &channel, load, log: Err(reason) });
+            }
+            _ => {}
+        }
     }
 
     /// Passes one input to the hub, and its outputs on.
@@ -158,6 +174,9 @@ impl HubDriver {
                 }
                 HubOutput::Load { channel, load } => {
                     self.queries.push(Query::new(Ticket(load), QueryKind::Table { channel }));
+                }
+                HubOutput::ReadLog { channel, load, range, limit } => {
+                    self.queries.push(Query::new(Ticket(load), QueryKind::Log { channel, range, limit }));
                 }
                 HubOutput::BadEntity { channel, reason } => {
                     let reason = match reason {
@@ -315,8 +334,6 @@ pub(super) async fn until(due: Option<Instant>) {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use drawbridge_engine::class::Classes;
     use drawbridge_engine::settings::Reserved;
 

@@ -150,6 +150,16 @@ pub struct BrokerStats {
     pub dropped_full: u64,
     /// Tables read again because an event was missing.
     pub table_gaps: u64,
+    /// Gauge: channels that only patterns cover and whose place in the log is known.
+    pub pattern_logs: u64,
+    /// Readings of logs: of positions, and of pages for those who catch up.
+    pub log_reads: u64,
+    /// Positions read again because a logged event did not follow the one before.
+    pub log_gaps: u64,
+    /// Events dropped because they say a place in a log that the log does not have.
+    pub dropped_forged: u64,
+    /// Plain `PUBLISH`es dropped on channels that ignore them.
+    pub dropped_volatile: u64,
     /// Gauge: bytes of the entities of the node's tables.
     pub entity_bytes: u64,
     /// Stored entities and players' views that are not as Drawbridge writes them.
@@ -337,6 +347,11 @@ impl Broker {
             BrokerCommand::Refresh(subject) => {
                 self.send_hub_command(subject, |subject| HubCommand::Refresh(shard, subject))
             }
+            BrokerCommand::CatchUp { channel, after } => {
+                self.send_hub_command(Subject::channel(channel), |subject| {
+                    HubCommand::CatchUp(shard, subject.name, after)
+                });
+            }
             BrokerCommand::Query(query) => match query.kind.answerer() {
                 Answerer::Link(channel) => {
                     let subject = Subject::channel(channel.clone());
@@ -404,6 +419,11 @@ impl Broker {
             stats.dropped_bad_position += hub.dropped_bad_position;
             stats.dropped_full += hub.dropped_full;
             stats.table_gaps += hub.table_gaps;
+            stats.pattern_logs += hub.pattern_logs as u64;
+            stats.log_reads += hub.log_reads;
+            stats.log_gaps += hub.log_gaps;
+            stats.dropped_forged += hub.dropped_forged;
+            stats.dropped_volatile += hub.dropped_volatile;
             stats.entity_bytes += hub.entity_bytes as u64;
             stats.bad_stored += hub.bad_rows + link_metrics.bad_views();
             stats.functions_replaced += link_metrics.functions_replaced();

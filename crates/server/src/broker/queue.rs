@@ -12,7 +12,7 @@ use std::task::{Context, Poll};
 
 use drawbridge_engine::backlog::superseded;
 use drawbridge_engine::io::{
-    BrokerEvent, PlayerAction, PlayerCommand, Position, PresenceChange, Publication,
+    BrokerEvent, LogPosition, PlayerAction, PlayerCommand, Position, PresenceChange, Publication,
 };
 use hashbrown::HashMap;
 use tokio::sync::mpsc;
@@ -90,6 +90,8 @@ struct Shared {
 struct Mark {
     first: Position,
     last: Position,
+    /// The last logged one.
+    logged: Option<LogPosition>,
 }
 
 impl ShardQueue {
@@ -100,10 +102,19 @@ impl ShardQueue {
                 if !self.shared.admit(&publication.channel, weight(publication)) =>
             {
                 let position = Position { epoch: publication.epoch, offset: publication.offset };
-                return self.mark(&publication.channel, position);
+                return self.mark(&publication.channel, position, publication.in_log.position());
             }
-            BrokerEvent::Gap { channel, position } if !self.shared.admit(channel, gap_weight(channel)) => {
-                return self.mark(channel, *position);
+            BrokerEvent::Gap { channel, position, logged }
+                if !self.shared.admit(channel, gap_weight(channel)) =>
+            {
+                return self.mark(channel, *position, *logged);
+            }
+            // The shard requests it again.
+            BrokerEvent::Replay(replay) if !self.shared.admit(&replay.channel, replay.weight()) => {
+                let empty = Arc::new(replay.without_events());
+                self.shared.bytes.fetch_add(empty.weight(), Ordering::Relaxed);
+                let _ = self.sender.send(BrokerEvent::Replay(empty));
+                return Pushed::Queued;
             }
             BrokerEvent::Presence { notices, change: None } => return self.mark_presence(notices),
             BrokerEvent::Presence { notices, change: Some(change) }
@@ -143,33 +154,35 @@ impl ShardQueue {
 
     /// The mark goes into the queue where the loss begins. Until it is read all of the channel is dropped: so
     /// nothing that came before the end of the loss can follow the mark.
-    fn mark(&self, channel: &Arc<str>, position: Position) -> Pushed {
-        let gap = || BrokerEvent::Gap { channel: channel.clone(), position };
-        self.mark_with(channel, position, gap)
+    fn mark(&self, channel: &Arc<str>, position: Position, logged: Option<LogPosition>) -> Pushed {
+        let gap = || BrokerEvent::Gap { channel: channel.clone(), position, logged };
+        self.mark_with(channel, position, logged, gap)
     }
 
     /// As [`ShardQueue::mark`], of notices of players who come and go, which have no positions.
     fn mark_presence(&self, notices: &Arc<str>) -> Pushed {
         let missed = || BrokerEvent::Presence { notices: notices.clone(), change: None };
-        self.mark_with(notices, Position::default(), missed)
+        self.mark_with(notices, Position::default(), None, missed)
     }
 
     fn mark_with(
         &self,
         channel: &Arc<str>,
         position: Position,
+        logged: Option<LogPosition>,
         event: impl FnOnce() -> BrokerEvent,
     ) -> Pushed {
         self.shared.dropped.fetch_add(1, Ordering::Relaxed);
         let mut gaps = self.shared.lock_gaps();
         if let Some(mark) = gaps.get_mut(channel) {
             mark.last = position;
+            mark.logged = logged.or(mark.logged);
             return Pushed::Queued;
         }
         if gaps.len() >= MAX_GAPS {
             return Pushed::Lost;
         }
-        gaps.insert(channel.clone(), Mark { first: position, last: position });
+        gaps.insert(channel.clone(), Mark { first: position, last: position, logged });
         self.shared.marked.store(gaps.len(), Ordering::Release);
         let _ = self.sender.send(event());
         Pushed::Queued
@@ -226,11 +239,14 @@ impl Shared {
                 gaps.remove(notices);
                 self.marked.store(gaps.len(), Ordering::Release);
             }
-            BrokerEvent::Gap { channel, position } => {
+            BrokerEvent::Replay(replay) => {
+                self.bytes.fetch_sub(replay.weight(), Ordering::Relaxed);
+            }
+            BrokerEvent::Gap { channel, position, logged } => {
                 let mut gaps = self.lock_gaps();
                 match gaps.get(channel) {
                     Some(mark) if mark.first == *position => {
-                        *position = mark.last;
+                        (*position, *logged) = (mark.last, mark.logged);
                         gaps.remove(channel);
                     }
                     _ => {

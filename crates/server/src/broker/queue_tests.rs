@@ -34,7 +34,7 @@ fn drain(inbox: &mut ShardInbox) -> Vec<String> {
             BrokerEvent::Publication(publication) => {
                 format!("{} {}", publication.channel, publication.offset.0)
             }
-            BrokerEvent::Gap { channel, position } => {
+            BrokerEvent::Gap { channel, position, .. } => {
                 format!("!{channel} {}", position.offset.0)
             }
             other => format!("{other:?}"),
@@ -51,6 +51,7 @@ fn gap(channel: &str, offset: u64) -> BrokerEvent {
     BrokerEvent::Gap {
         channel: channel.into(),
         position: Position { offset: LocalOffset(offset), ..Position::default() },
+        logged: None,
     }
 }
 
@@ -201,7 +202,7 @@ proptest! {
                 let last = seen.insert(publication.channel.to_string(), publication.offset.0).unwrap_or(0);
                 assert_eq!(publication.offset.0, last + 1, "on {}", publication.channel);
             }
-            BrokerEvent::Gap { channel, position } => {
+            BrokerEvent::Gap { channel, position, .. } => {
                 let last = seen.insert(channel.to_string(), position.offset.0).unwrap_or(0);
                 assert!(position.offset.0 > last, "a gap of nothing");
             }

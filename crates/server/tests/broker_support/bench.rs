@@ -381,7 +381,7 @@ impl Bench {
     /// The next event, a gap that ends here.
     pub fn gap(&mut self, shard: u8, channel: &str, offset: u64) {
         match self.next(shard) {
-            BrokerEvent::Gap { channel: of, position } if *of == *channel => {
+            BrokerEvent::Gap { channel: of, position, .. } if *of == *channel => {
                 assert_eq!(position.offset.0, offset)
             }
             other => panic!("expected a gap, got {other:?}"),

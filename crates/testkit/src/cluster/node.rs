@@ -4,10 +4,12 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use drawbridge_engine::engine::Engine;
-use drawbridge_engine::io::{BrokerCommand, BrokerEvent, ConnId, Position, Query, QueryKind, Subject, Write};
+use drawbridge_engine::io::{
+    BrokerCommand, BrokerEvent, ConnId, LogPosition, Position, Query, QueryKind, Subject, Ticket, Write,
+};
 use drawbridge_engine::rate_limit::SharedLimits;
 use drawbridge_engine::settings::Settings;
-use drawbridge_engine::upstream::{Hub, Move, PeerMessage, ShardId, ShardSet, Topology};
+use drawbridge_engine::upstream::{Hub, LogRange, Move, PeerMessage, ShardId, ShardSet, StoredLog, Topology};
 
 use super::outside::Outside;
 use crate::redis::{NODES_CHANNEL, Scan};
@@ -18,7 +20,7 @@ pub struct Shard {
     pub engine: Engine,
     pub events: VecDeque<BrokerEvent>,
     /// Channels with a `Gap` in the queue, and how far their loss goes.
-    pub(super) marked: BTreeMap<Arc<str>, Position>,
+    pub(super) marked: BTreeMap<Arc<str>, (Position, Option<LogPosition>)>,
     /// Something was dropped and not marked.
     pub lost: bool,
     pub(super) next_conn: u32,
@@ -34,9 +36,28 @@ pub struct Node {
     pub(super) writes: VecDeque<(usize, Write)>,
     /// What shards want to read, by other ways than a hub.
     pub(super) queries: VecDeque<(usize, Query)>,
+    /// Readings of logs that Redis has not executed, and their answers that have not come.
+    pub(super) log_reads: VecDeque<LogRead>,
+    pub(super) log_answers: VecDeque<(LogAsker, Arc<str>, StoredLog)>,
     /// Tables that are read for a hub.
     pub(super) scans: VecDeque<(usize, Scan)>,
     pub(super) degraded: bool,
+}
+
+/// Who reads a log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum LogAsker {
+    Hub { link: usize, load: u64 },
+    Shard(usize, Ticket),
+}
+
+/// A reading of a log.
+#[derive(Debug)]
+pub(super) struct LogRead {
+    pub(super) asker: LogAsker,
+    pub(super) channel: Arc<str>,
+    pub(super) range: LogRange,
+    pub(super) limit: usize,
 }
 
 /// What is on its way to a hub, in order.
@@ -75,6 +96,8 @@ impl Node {
             commands: (0..size.links).map(|_| VecDeque::new()).collect(),
             writes: VecDeque::new(),
             queries: VecDeque::new(),
+            log_reads: VecDeque::new(),
+            log_answers: VecDeque::new(),
             scans: VecDeque::new(),
             degraded: false,
         }
@@ -97,7 +120,8 @@ impl Node {
             BrokerCommand::Want(subject)
             | BrokerCommand::Unwant(subject)
             | BrokerCommand::Refresh(subject) => self.topology.link_of(subject),
-            BrokerCommand::Query(Query { kind: QueryKind::Fence { channel }, .. }) => {
+            BrokerCommand::CatchUp { channel, .. }
+            | BrokerCommand::Query(Query { kind: QueryKind::Fence { channel }, .. }) => {
                 self.topology.link_of(&Subject::channel(channel.clone()))
             }
             other => panic!("not for a hub: {other:?}"),
@@ -110,18 +134,24 @@ impl Shard {
     /// What does not fit into the queue is dropped, and marked where the loss begins, or reported later for all channels.
     pub(super) fn push(&mut self, event: BrokerEvent, outside: &mut impl Outside) {
         let is_dropped = outside.drops(&event);
+        if let BrokerEvent::Replay(replay) = &event {
+            let has_room = !is_dropped && !self.marked.contains_key(&replay.channel);
+            let replay = if has_room { replay.clone() } else { Arc::new(replay.without_events()) };
+            return self.events.push_back(BrokerEvent::Replay(replay));
+        }
         let BrokerEvent::Publication(publication) = &event else { return self.events.push_back(event) };
+        let logged = publication.in_log.position();
         let channel = &publication.channel;
         let position = Position { epoch: publication.epoch, offset: publication.offset };
         if let Some(marked) = self.marked.get_mut(channel) {
-            *marked = position;
+            *marked = (position, logged.or(marked.1));
         } else if !is_dropped {
             self.events.push_back(event);
         } else if outside.roll(4) == 0 {
             self.lost = true;
         } else {
-            self.marked.insert(channel.clone(), position);
-            self.events.push_back(BrokerEvent::Gap { channel: channel.clone(), position });
+            self.marked.insert(channel.clone(), (position, logged));
+            self.events.push_back(BrokerEvent::Gap { channel: channel.clone(), position, logged });
         }
     }
 
@@ -136,8 +166,9 @@ impl Shard {
         {
             let channel = publication.channel.clone();
             let position = Position { epoch: publication.epoch, offset: publication.offset };
-            self.marked.insert(channel.clone(), position);
-            *event = BrokerEvent::Gap { channel, position };
+            let logged = publication.in_log.position();
+            self.marked.insert(channel.clone(), (position, logged));
+            *event = BrokerEvent::Gap { channel, position, logged };
         }
     }
 

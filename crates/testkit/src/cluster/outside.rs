@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use drawbridge_engine::io::{BrokerEvent, ConnId, Notice, Now, PlayerOverrides, PublishFailure, Subject};
-use drawbridge_engine::upstream::{HubOutput, StoredTable};
+use drawbridge_engine::upstream::{HubOutput, StoredLog, StoredTable};
 use drawbridge_protocol::Frame;
 
 use crate::dice::Chance;
@@ -64,6 +64,11 @@ pub trait Outside: Chance {
 
     /// What Redis answers to the query for view overrides.
     fn overrides(&mut self, stored: PlayerOverrides) -> Result<PlayerOverrides, Arc<str>> {
+        Ok(stored)
+    }
+
+    /// What Redis answers to a reading of a log.
+    fn log(&mut self, stored: StoredLog) -> Result<StoredLog, Arc<str>> {
         Ok(stored)
     }
 

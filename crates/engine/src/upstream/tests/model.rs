@@ -10,7 +10,7 @@ use super::super::cover::Cover;
 use super::super::*;
 use super::{LINGER_MS, settings};
 use crate::class::{Class, Classes};
-use crate::io::{BrokerEvent, Epoch, Position, Subject};
+use crate::io::{BrokerEvent, ChannelPosition, Epoch, Position, Subject};
 
 const SHARDS: u8 = 3;
 const CHANNELS: [&str; 5] = ["room:1", "room:2", "room:33", "chat:1", "own:1"];
@@ -163,6 +163,7 @@ impl World {
                 }
                 HubOutput::Oversized { .. }
                 | HubOutput::Load { .. }
+                | HubOutput::ReadLog { .. }
                 | HubOutput::BadEntity { .. }
                 | HubOutput::BadTable { .. } => {
                     panic!("nothing is oversized, and nothing has entities")
@@ -174,7 +175,7 @@ impl World {
     fn hear(&mut self, shard: ShardId, event: &BrokerEvent) {
         let shard = &mut self.shards[usize::from(shard.0)];
         match event {
-            BrokerEvent::Confirmed { subject, position, .. } => {
+            BrokerEvent::Confirmed { subject, position: ChannelPosition::Counted(position), .. } => {
                 assert!(shard.wanted.contains(subject), "confirmed, but not wanted: {subject:?}");
                 shard.live.insert(subject.clone());
                 if let Some((_, last)) = shard.last.get(&*subject.name) {

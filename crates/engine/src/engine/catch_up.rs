@@ -1,0 +1,434 @@
+//! Catching up: pages of a log for a channel whose live stream had a gap, and for sessions that come back. Nothing is held for
+//! them but a cursor: a page comes at the place of the queue where the live stream is, so that whoever is sent all of it goes
+//! on with what follows. Each session takes as much as its outbox has room for, and requests the rest when that is sent.
+//!
+//! ```text
+//!   catch_up ──▶ requested ──first page: what the position means to the log──▶ reported ([`Engine::recovered`])
+//!                                                                             │ open, its views known, it reads
+//!                                                                             ▼
+//!              RESYNC, if something is missing ──▶ events by its views ──page ends at the live stream──▶ live
+//! ```
+//!
+//! Invariant: while a session catches up on a channel it is shown nothing live of it, by whichever subscription.
+
+use std::sync::Arc;
+
+use drawbridge_protocol::glob;
+
+use super::Engine;
+use super::deliver::{Route, access, delivery_of};
+use crate::access::Access;
+use crate::audience::NOBODY;
+use crate::io::{ChannelPosition, LogPosition, LoggedOffset, Publication, Replay, SessionId};
+use crate::targets::{Target, TargetId};
+use crate::upstream::{Cursor, StoredLog};
+use crate::view::EventScope;
+
+/// What the log says of the position with which a session comes back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Recovery {
+    /// Nothing is missing: what was missed is sent.
+    Recovered,
+    /// The log no longer has all of it: what it still has is sent behind a `RESYNC`.
+    Gap,
+    /// The position is of another history: the session goes on live behind a `RESYNC`.
+    Epoch,
+}
+
+/// A session that catches up on one channel.
+#[derive(Clone, Debug)]
+pub(super) struct Resuming {
+    pub(super) session: SessionId,
+    /// The channel's own subscription, or a pattern.
+    pub(super) target: TargetId,
+    /// It has been sent everything up to here.
+    pub(super) cursor: LogPosition,
+    /// No position is known: all is missing.
+    is_lost: bool,
+    /// What its position means was reported.
+    is_judged: bool,
+    /// Why it is to be sent a `RESYNC` before the next event.
+    resync: Option<&'static str>,
+}
+
+impl Engine {
+    /// A session comes back to a channel with `history`, by its name or by a pattern (`target`), having been sent everything up
+    /// to `since`; `None`: unknown. [`Engine::recovered`] reports once what the log says of it. What was missed is sent,
+    /// behind `RESYNC` where something is lost, once the session is open and its views are known; until then, and until
+    /// all of it is sent, it is shown nothing of the channel.
+    pub(crate) fn catch_up(
+        &mut self,
+        id: SessionId,
+        target: TargetId,
+        channel: &Arc<str>,
+        since: Option<LogPosition>,
+    ) {
+        // By its name it is shown everything that patterns show.
+        let own =
+            self.targets.find_channel(channel).filter(|own| self.sessions[id].subscription(*own).is_some());
+        let target = own.unwrap_or(target);
+        if let Some(own) = own {
+            let slot = self.sessions[id].slot_of(own);
+            self.targets[own].subscriber_at_mut(slot).phase.fall_behind();
+        }
+        let behind = self.sessions[id].catching_up.get_or_insert_default();
+        if !behind.channels.contains(channel) {
+            behind.channels.push(channel.clone());
+        }
+        let log = self.logs.get_or_insert(channel);
+        log.resuming.retain(|one| one.session != id);
+        log.resuming.push(Resuming {
+            session: id,
+            target,
+            cursor: since.unwrap_or_default(),
+            is_lost: since.is_none(),
+            is_judged: false,
+            resync: None,
+        });
+        self.ask_log(channel);
+    }
+
+    /// A session has no connection any more: of channels with `history` nothing is kept for it, for their logs have it. When
+    /// it comes back [`Engine::catch_up`] is to be called for each of them, and [`Engine::show_logged`].
+    pub fn hide_logged(&mut self, id: SessionId) {
+        for held in self.sessions[id].subscriptions.clone() {
+            let target = &mut self.targets[held.target];
+            let class = target.class.and_then(|class| self.settings.classes.get(class));
+            if class.is_some_and(|class| class.history.is_some()) {
+                target.subscriber_at_mut(held.slot).phase.fall_behind();
+            }
+        }
+        let behind = self.sessions[id].catching_up.get_or_insert_default();
+        behind.all = true;
+        for channel in std::mem::take(&mut behind.channels) {
+            if let Some(log) = self.logs.get_mut(&channel) {
+                log.resuming.retain(|one| one.session != id);
+            }
+        }
+    }
+
+    /// The session is back: from now on it is shown what comes of channels on which it does not catch up.
+    pub fn show_logged(&mut self, id: SessionId) {
+        if let Some(behind) = &mut self.sessions[id].catching_up {
+            behind.all = false;
+        }
+        self.tidy_catching_up(id);
+    }
+
+    /// As [`Engine::catch_up`], of whichever subscription the session has to this channel. Returns whether it has one.
+    pub fn catch_up_on(&mut self, id: SessionId, channel: &Arc<str>, since: Option<LogPosition>) -> bool {
+        let matches = |target: &Target| match target.subject.is_pattern() {
+            true => glob::glob_matches(&target.subject.name, channel),
+            false => target.subject.name == *channel,
+        };
+        let held = self.sessions.get(id).into_iter().flat_map(|session| &session.subscriptions);
+        let target = held.map(|held| held.target).find(|target| matches(&self.targets[*target]));
+        if let Some(target) = target {
+            self.catch_up(id, target, channel, since);
+        }
+        target.is_some()
+    }
+
+    /// What the log says of a position with which a session came back. `target`: as [`Engine::catch_up`] found it.
+    fn recovered(&mut self, _id: SessionId, _target: TargetId, _channel: &Arc<str>, _recovery: Recovery) {}
+
+    /// Where a session is in the channel of one of its subscriptions: what it is sent next follows that.
+    pub(super) fn position_for(&self, id: SessionId, target: TargetId) -> Option<ChannelPosition> {
+        let (session, target) = (&self.sessions[id], &self.targets[target]);
+        let channel = &target.subject.name;
+        if session.is_catching_up(channel)
+            && let Some(log) = self.logs.get(channel)
+            && let Some(one) = log.resuming.iter().find(|one| one.session == id && !one.is_lost)
+        {
+            return Some(ChannelPosition::Logged(one.cursor));
+        }
+        target.position
+    }
+
+    /// Whether a session that catches up can be sent a page now, or is to learn what its position means.
+    pub(super) fn wants_page(&self, one: &Resuming) -> bool {
+        !one.is_judged || self.takes_events(one.session)
+    }
+
+    fn takes_events(&self, id: SessionId) -> bool {
+        let session = &self.sessions[id];
+        session.is_open()
+            && !session.is_blocked()
+            && !session.overrides.is_loading()
+            && session.outbox.bytes() < session.outbox.limit() / 2
+    }
+
+    /// A session may be able to take more of what it has missed.
+    pub(super) fn go_on_catching_up(&mut self, id: SessionId) {
+        let Some(behind) = &self.sessions[id].catching_up else { return };
+        for channel in behind.channels.clone() {
+            self.ask_log(&channel);
+        }
+    }
+
+    /// A subscription ends: it catches up no more.
+    pub(super) fn stop_catching_up(&mut self, id: SessionId, target: TargetId) {
+        let Some(behind) = &mut self.sessions[id].catching_up else { return };
+        let logs = &mut self.logs;
+        behind.channels.retain(|channel| {
+            let Some(log) = logs.get_mut(channel) else { return false };
+            let before = log.resuming.len();
+            log.resuming.retain(|one| one.session != id || one.target != target);
+            log.resuming.len() == before
+        });
+        self.tidy_catching_up(id);
+    }
+
+    fn tidy_catching_up(&mut self, id: SessionId) {
+        let behind = &mut self.sessions[id].catching_up;
+        *behind = behind.take().filter(|behind| behind.all || !behind.channels.is_empty());
+    }
+
+    /// A page of a log.
+    pub(super) fn replay(&mut self, replay: &Replay) {
+        let channel = &replay.channel;
+        let own = self.targets.find_channel(channel);
+        // Answers to what was requested before the channel was wanted again say nothing of its stream now.
+        if own.is_some_and(|own| !self.targets[own].is_confirmed) {
+            return;
+        }
+        let Some(log) = self.logs.get_mut(channel) else { return };
+        log.is_out = false;
+        let Some(stored) = &replay.log else { return self.replay_failed(channel) };
+        let live = *log.at.get_or_insert(replay.live);
+        self.set_position(channel, live);
+        if self.logs.get(channel).is_some_and(|log| log.is_behind) {
+            self.replay_to_all(replay, stored);
+        }
+        self.replay_to_resuming(replay, stored);
+        self.ask_log(channel);
+        self.enforce_limits();
+    }
+
+    /// The log cannot be read: whoever needs it gets `RESYNC`, and goes on live.
+    fn replay_failed(&mut self, channel: &Arc<str>) {
+        let Some(log) = self.logs.get_mut(channel) else { return };
+        let resuming = std::mem::take(&mut log.resuming);
+        let was_behind = std::mem::take(&mut log.is_behind);
+        log.at = None;
+        if was_behind {
+            let viewers = self.viewers(channel);
+            self.resync(&viewers, channel, "gap", None);
+        }
+        for one in resuming {
+            self.caught_up(&one, channel);
+            if !one.is_judged {
+                self.recovered(one.session, one.target, channel, Recovery::Gap);
+            }
+            self.resync(&[one.session], channel, "gap", None);
+        }
+    }
+
+    /// What a channel has missed, for all who see it.
+    fn replay_to_all(&mut self, replay: &Replay, stored: &StoredLog) {
+        let channel = &replay.channel;
+        let Some(mut at) = self.logs.get(channel).and_then(|log| log.at) else { return };
+        match stored.cursor(at) {
+            Cursor::Unknown => return self.begin_again(channel, replay.live),
+            Cursor::Gap => {
+                at = stored.before_first();
+                self.move_log(channel, at);
+                let viewers = self.viewers(channel);
+                self.resync(&viewers, channel, "gap", Some(ChannelPosition::Logged(at)));
+            }
+            Cursor::Continues => {}
+        }
+        if replay.after > at.offset {
+            return;
+        }
+        for publication in replay.events.iter() {
+            let Some(next) = publication.in_log.position().filter(|next| next.offset == at.offset.next())
+            else {
+                continue;
+            };
+            at = next;
+            self.log_goes_on(channel, next);
+            self.deliver_to_all(publication);
+        }
+        if at.offset == replay.end.offset && at.offset == replay.live.offset {
+            self.log_goes_on(channel, replay.live);
+            self.set_position(channel, replay.live);
+            if let Some(log) = self.logs.get_mut(channel) {
+                log.is_behind = false;
+            }
+        }
+    }
+
+    /// The log goes on with another history: what came before is void.
+    fn begin_again(&mut self, channel: &Arc<str>, live: LogPosition) {
+        self.move_log(channel, live);
+        if let Some(log) = self.logs.get_mut(channel) {
+            log.is_behind = false;
+        }
+        let viewers = self.viewers(channel);
+        self.resync(&viewers, channel, "epoch", Some(ChannelPosition::Logged(live)));
+    }
+
+    fn move_log(&mut self, channel: &Arc<str>, at: LogPosition) {
+        if let Some(log) = self.logs.get_mut(channel) {
+            log.at = Some(at);
+        }
+        self.set_position(channel, at);
+    }
+
+    fn replay_to_resuming(&mut self, replay: &Replay, stored: &StoredLog) {
+        let channel = &replay.channel;
+        let Some(log) = self.logs.get_mut(channel) else { return };
+        for mut one in std::mem::take(&mut log.resuming) {
+            // What was reported of another one may have ended it.
+            let behind = self.sessions[one.session].catching_up.as_ref();
+            if behind.is_none_or(|behind| !behind.channels.contains(channel)) {
+                continue;
+            }
+            if self.replay_to(&mut one, replay, stored) {
+                self.caught_up(&one, channel);
+            } else if let Some(log) = self.logs.get_mut(channel) {
+                log.resuming.push(one);
+            }
+        }
+    }
+
+    /// Sends a session what it has missed, as far as the page and its outbox go. Returns whether it has caught up.
+    fn replay_to(&mut self, one: &mut Resuming, replay: &Replay, stored: &StoredLog) -> bool {
+        let (channel, id) = (&replay.channel, one.session);
+        self.judge(one, channel, stored);
+        if !self.takes_events(id) {
+            return false;
+        }
+        if let Some(reason) = one.resync.take() {
+            self.resync(&[id], channel, reason, Some(ChannelPosition::Logged(one.cursor)));
+        }
+        if replay.after > one.cursor.offset {
+            return false;
+        }
+        let mut is_hidden = false;
+        for publication in replay.events.iter() {
+            let Some(next) = publication.in_log.position().filter(|next| next.offset > one.cursor.offset)
+            else {
+                continue;
+            };
+            if !self.takes_events(id) {
+                return false;
+            }
+            if next.epoch != one.cursor.epoch {
+                self.send_position(id, channel, LogPosition { offset: one.cursor.offset, ..next });
+            }
+            is_hidden = !self.replay_event(one, publication);
+            one.cursor = next;
+        }
+        let log = self.logs.get(channel);
+        let stream = log.filter(|log| !log.is_behind).and_then(|log| log.at);
+        let is_at_end = one.cursor.offset == replay.end.offset && one.cursor.offset == replay.live.offset;
+        let Some(stream) = stream.filter(|stream| is_at_end && stream.offset == one.cursor.offset) else {
+            return false;
+        };
+        if is_hidden || stream.epoch != one.cursor.epoch {
+            self.send_position(id, channel, stream);
+        }
+        true
+    }
+
+    /// What a session's position means to the log; and, where it is not in it any more, from where it goes on.
+    fn judge(&mut self, one: &mut Resuming, channel: &Arc<str>, stored: &StoredLog) {
+        let recovery = match stored.cursor(one.cursor) {
+            _ if one.is_lost => Recovery::Gap,
+            Cursor::Continues => Recovery::Recovered,
+            Cursor::Gap => Recovery::Gap,
+            Cursor::Unknown => Recovery::Epoch,
+        };
+        match recovery {
+            Recovery::Recovered => {}
+            Recovery::Gap if one.is_lost => (one.cursor, one.resync) = (stored.last, Some("gap")),
+            Recovery::Gap => (one.cursor, one.resync) = (stored.before_first(), Some("gap")),
+            Recovery::Epoch => (one.cursor, one.resync) = (stored.last, Some("epoch")),
+        }
+        one.is_lost = false;
+        if !std::mem::replace(&mut one.is_judged, true) {
+            self.recovered(one.session, one.target, channel, recovery);
+        }
+    }
+
+    /// Sends one session a logged event again, if one of its subscriptions shows it. Returns whether one does.
+    fn replay_event(&mut self, one: &Resuming, publication: &Arc<Publication>) -> bool {
+        let Some(route_target) = self.route_of(one.session, publication) else {
+            self.out.stats.hidden += 1;
+            return false;
+        };
+        let target = &self.targets[route_target];
+        let class = publication.class;
+        let route = Route { target: route_target, class, delivery: delivery_of(&self.settings, class) };
+        let session = &mut self.sessions[one.session];
+        let slot = session.slot_of(route_target);
+        let subscriber = target.subscriber_at(slot);
+        if let Some(at) = publication.in_log.position().filter(|_| target.subject.is_pattern()) {
+            self.out.announce_position(session, subscriber, publication, at);
+        }
+        if !subscriber.is_own_past(session.public, publication) {
+            self.out.stats.replayed += 1;
+            self.out.send_event(session, &route, publication);
+        }
+        true
+    }
+
+    /// The subscription by which a session is shown an event: its own, or else a pattern.
+    fn route_of(&mut self, id: SessionId, publication: &Arc<Publication>) -> Option<TargetId> {
+        let scope = EventScope::of(publication);
+        let channel = &publication.channel;
+        let subscriptions = self.sessions[id].subscriptions.clone();
+        let own = self.targets.find_channel(channel);
+        if let Some(held) = subscriptions.iter().find(|held| Some(held.target) == own)
+            && is_in_audience(&self.targets[held.target], held.slot, &scope)
+        {
+            return Some(held.target);
+        }
+        let by_pattern = subscriptions.iter().find(|held| {
+            let target = &self.targets[held.target];
+            target.subject.is_pattern()
+                && glob::glob_matches(&target.subject.name, channel)
+                && is_in_audience(target, held.slot, &scope)
+        })?;
+        let target = by_pattern.target;
+        let session = &mut self.sessions[id];
+        match access(&self.settings, &mut self.views, session, channel) {
+            Access::Granted(view) if view.as_ref().is_none_or(|view| view.allows(&scope)) => Some(target),
+            Access::Granted(_) | Access::Denied => None,
+        }
+    }
+
+    /// A session has been sent all that it had missed: it goes on live.
+    fn caught_up(&mut self, one: &Resuming, channel: &Arc<str>) {
+        if let Some(behind) = &mut self.sessions[one.session].catching_up {
+            behind.channels.retain(|other| other != channel);
+        }
+        self.tidy_catching_up(one.session);
+        let target = &mut self.targets[one.target];
+        if !target.subject.is_pattern() {
+            let slot = self.sessions[one.session].slot_of(one.target);
+            target.subscriber_at_mut(slot).phase.caught_up();
+        }
+    }
+}
+
+/// Whether a subscriber's view shows it an event.
+fn is_in_audience(target: &Target, slot: u32, scope: &EventScope<'_>) -> bool {
+    match (target.subscriber_at(slot).audience, &target.audiences) {
+        (NOBODY, _) => false,
+        (_, None) => true,
+        (audience, Some(audiences)) => {
+            audiences.get(audience).is_some_and(|audience| audience.would_be_shown(scope))
+        }
+    }
+}
+
+impl StoredLog {
+    /// The position before the first event that is kept.
+    fn before_first(&self) -> LogPosition {
+        let offset = LoggedOffset(self.first.0.saturating_sub(1));
+        LogPosition { epoch: self.epoch_of(offset), offset }
+    }
+}

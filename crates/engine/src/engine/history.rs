@@ -1,0 +1,188 @@
+//! `HISTORY_GET` (contract §8): a page of a channel's log, by the views of its session. The log is read through the broker; what
+//! is read is evaluated and encoded when the answer comes, and charged then.
+
+use std::sync::Arc;
+
+use drawbridge_protocol::event::{HistoryPage, encode_history, encode_logged};
+use drawbridge_protocol::{ErrorCode, ErrorMessage, HistoryGet, RequestId, channel};
+
+use super::Engine;
+use super::flush::composed_bytes;
+use super::subscribe::Refusal;
+use crate::io::{
+    Answer, Answered, BrokerCommand, BrokerStatus, Epoch, LogPosition, LoggedOffset, Output, Query,
+    QueryKind, SessionId, Ticket,
+};
+use crate::permissions;
+use crate::upstream::{Cursor, LogRange, StoredLog, read_entry};
+use crate::view::EventScope;
+use crate::work;
+
+/// The most events that are read for one page, and how many if the client does not say.
+const MAX_LIMIT: u64 = 1_000;
+const DEFAULT_LIMIT: u64 = 100;
+/// What a page has beside its events, in bytes, at most, without the channel's name.
+const HEAD_BYTES: usize = 256;
+
+/// A request for a page whose answer is out.
+#[derive(Debug)]
+pub(super) struct HistoryOut {
+    pub(super) session: SessionId,
+    request: Option<RequestId>,
+    channel: Arc<str>,
+    /// Where the client is; `None`: it wants the newest.
+    since: Option<LogPosition>,
+    /// It is to start at the oldest, because its position says nothing.
+    is_lost: bool,
+    limit: usize,
+}
+
+impl Engine {
+    pub(super) fn history_get(&mut self, id: SessionId, request: Option<RequestId>, get: &HistoryGet) {
+        match self.authorize_history(id, get) {
+            Ok(()) => {}
+            Err(refusal) => {
+                let error = refusal.error(request.as_ref(), Some(&get.channel));
+                let outcome = (refusal.code == ErrorCode::BrokerUnavailable).then_some("not_done");
+                return self.send_error(id, ErrorMessage { outcome, ..error });
+            }
+        }
+        // An epoch that cannot be one is of no log.
+        let position = get.since.as_ref().map(|since| {
+            let epoch = Epoch::parse(&since.epoch);
+            epoch.map(|epoch| LogPosition { epoch, offset: LoggedOffset(since.offset) })
+        });
+        let out = HistoryOut {
+            session: id,
+            request,
+            channel: get.channel.as_str().into(),
+            since: position.flatten(),
+            is_lost: position == Some(None),
+            limit: get.limit.unwrap_or(DEFAULT_LIMIT).min(MAX_LIMIT) as usize,
+        };
+        self.read_history(out);
+    }
+
+    fn authorize_history(&self, id: SessionId, get: &HistoryGet) -> Result<(), Refusal> {
+        let name = get.channel.as_str();
+        channel::validate(name)
+            .map_err(|error| Refusal::new(ErrorCode::ChannelInvalid, format!("channel: {error}")))?;
+        let claims = self.sessions[id].claims.as_ref();
+        let claims = claims.ok_or_else(|| Refusal::new(ErrorCode::Unauthenticated, "no token yet"))?;
+        permissions::may_subscribe(&self.settings, claims, name)
+            .map_err(|denied| Refusal::new(ErrorCode::Forbidden, self.explain(denied)))?;
+        let class = self.settings.classes.of_channel(name);
+        if class.is_none_or(|(_, class, _)| class.history.is_none()) {
+            return Err(Refusal::new(ErrorCode::Unsupported, "the class of this channel keeps no history"));
+        }
+        if self.status == BrokerStatus::Degraded {
+            return Err(Refusal::new(ErrorCode::BrokerUnavailable, "Redis is away"));
+        }
+        self.check_work(id)
+    }
+
+    fn read_history(&mut self, out: HistoryOut) {
+        self.next_ticket += 1;
+        let ticket = Ticket(self.next_ticket);
+        let range = match (out.is_lost, out.since) {
+            (true, _) => LogRange::After(LoggedOffset(0)),
+            (false, Some(since)) => LogRange::After(since.offset),
+            (false, None) => LogRange::Newest,
+        };
+        let kind = QueryKind::Log { channel: out.channel.clone(), range, limit: out.limit };
+        self.sessions[out.session].history = Some(ticket);
+        self.histories.insert(ticket, out);
+        self.out.outputs.push_back(Output::Broker(BrokerCommand::Query(Query::new(ticket, kind))));
+    }
+
+    /// The page is not waited for any more.
+    pub(super) fn cancel_history(&mut self, ticket: Option<Ticket>) {
+        if let Some(ticket) = ticket
+            && self.histories.remove(&ticket).is_some()
+        {
+            self.out.outputs.push_back(Output::Broker(BrokerCommand::Withdraw(ticket)));
+        }
+    }
+
+    /// The log was read. Returns the answer if it is not one to a request for a page.
+    pub(super) fn history_read(&mut self, ticket: Ticket, answer: Answered) -> Option<Answered> {
+        let Some(out) = self.histories.remove(&ticket) else { return Some(answer) };
+        let id = out.session;
+        self.sessions[id].history = None;
+        match answer {
+            Ok(Answer::Log(stored)) => self.charged(id, |engine| engine.answer_history(out, &stored)),
+            Ok(_) => {}
+            Err(reason) => {
+                let text = self.refusal_text(&reason);
+                let error = ErrorMessage {
+                    id: out.request.as_ref(),
+                    channel: Some(&out.channel),
+                    ..ErrorMessage::new(ErrorCode::BrokerRefused, &text)
+                };
+                self.send_error(id, error);
+            }
+        }
+        self.retry_deferred(id);
+        None
+    }
+
+    fn answer_history(&mut self, mut out: HistoryOut, stored: &StoredLog) {
+        let cursor = out.since.map(|since| stored.cursor(since));
+        if cursor == Some(Cursor::Unknown) && !out.is_lost {
+            // Its offset is of another history: from the oldest on.
+            out.is_lost = true;
+            return self.read_history(out);
+        }
+        let id = out.session;
+        // A request without an id gets no answer.
+        let Some(request) = &out.request else { return };
+        let session = &self.sessions[id];
+        let Some(claims) = session.claims.clone().filter(|_| !session.overrides.is_loading()) else {
+            let text = "this player's views are being read";
+            let error = ErrorMessage::new(ErrorCode::BrokerUnavailable, text);
+            let error = ErrorMessage { id: Some(request), channel: Some(&out.channel), ..error };
+            return self.send_error(id, ErrorMessage { outcome: Some("not_done"), ..error });
+        };
+        let view_override = session.overrides.of(&out.channel);
+        let view = permissions::server_view(&self.settings, &claims, &out.channel, view_override);
+        let view = self.views.get(view, None);
+        let encoding = session.encoding();
+        let bound = composed_bytes(session);
+        let class = self.settings.classes.of_channel(&out.channel).map(|(id, class, _)| (class, id));
+        let (mut events, mut bytes, mut last) = (Vec::new(), HEAD_BYTES + out.channel.len(), None);
+        for entry in &stored.events {
+            let event = class.and_then(|class| read_entry(class, &out.channel, entry));
+            if let Some(event) = event {
+                let is_shown = view.as_ref().is_none_or(|view| view.allows(&EventScope::of(&event)));
+                let steps = view.as_ref().map_or(0, |view| view.steps(&event));
+                self.targets.work.add(steps + work::to_send(event.event.data_json().len()));
+                if is_shown {
+                    let element = encode_logged(encoding, &event.event);
+                    let fits = bytes + element.len() <= bound;
+                    if !fits && !events.is_empty() {
+                        break;
+                    }
+                    // What the client cannot take at all is left out.
+                    if fits || session.outbox.max_message_bytes.is_none() {
+                        bytes += element.len() + 1;
+                        events.push(element);
+                    }
+                }
+            }
+            last = Some(entry.offset);
+        }
+        let is_gap = out.is_lost || cursor.is_some_and(|cursor| cursor != Cursor::Continues);
+        let next = last.filter(|last| *last < stored.last.offset).map(|last| last.0);
+        let epoch = stored.last.epoch;
+        let page = HistoryPage {
+            id: request,
+            channel: &out.channel,
+            epoch: epoch.as_str(),
+            gap: is_gap,
+            events: &events,
+            next,
+        };
+        let frame = encode_history(encoding, &page);
+        self.enqueue_frame(id, frame);
+    }
+}

@@ -1,0 +1,398 @@
+//! Where the logs of this shard's channels are: which logged event comes next, and what happens where another one comes. A
+//! channel that is behind is shown nothing until pages of the log have made good what is missing ([`super::catch_up`]).
+//!
+//! ```text
+//!   at P ──event P+1──▶ at P+1
+//!    │  any other, a gap on the way here, or the stream went on elsewhere
+//!    ▼
+//!  behind P ──page──▶ behind Q ──page that ends where the live stream is──▶ at R
+//! ```
+//!
+//! Channels with a target are kept as long as that; of those seen through patterns alone, only so many.
+
+use std::collections::{BTreeSet, VecDeque};
+use std::sync::Arc;
+
+use drawbridge_protocol::ServerMessage;
+use hashbrown::HashMap;
+
+use super::Engine;
+use super::catch_up::Resuming;
+use super::deliver::access;
+use super::outbound::Outbound;
+use crate::access::Access;
+use crate::io::{
+    BrokerCommand, ChannelPosition, LogPosition, LoggedOffset, Output, Position, Publication, SessionId,
+};
+use crate::session::Session;
+use crate::targets::{Subscriber, Target, TargetId};
+
+/// How many channels that are seen through patterns alone are followed.
+const MAX_BY_PATTERN: usize = 16_384;
+/// How long events may be hidden from a client before it is sent `POSITION`, in milliseconds (contract §4: 10 s).
+const POSITION_EVERY_MS: u64 = 5_000;
+
+/// The log of one channel, as the shard's subscribers know it.
+#[derive(Debug, Default)]
+pub(super) struct ChannelLog {
+    /// Up to here they were shown it; `None`: not known yet.
+    pub(super) at: Option<LogPosition>,
+    /// Events behind that are missing: what comes live is not shown.
+    pub(super) is_behind: bool,
+    /// A page was requested.
+    pub(super) is_out: bool,
+    /// Sessions that catch up.
+    pub(super) resuming: Vec<Resuming>,
+    /// The last event that was hidden from a subscriber, as a number of publication.
+    hidden_seq: u64,
+    /// When they are sent `POSITION`; 0: nothing was hidden since.
+    position_at_ms: u64,
+}
+
+/// See the module.
+#[derive(Debug, Default)]
+pub(super) struct ChannelLogs {
+    by_channel: HashMap<Arc<str>, ChannelLog>,
+    /// Channels that had no target when they were first seen, in that order.
+    by_pattern: VecDeque<Arc<str>>,
+    /// When which channel's clients are sent `POSITION`.
+    deadlines: BTreeSet<(u64, Arc<str>)>,
+}
+
+impl ChannelLogs {
+    pub(super) fn get(&self, channel: &str) -> Option<&ChannelLog> {
+        self.by_channel.get(channel)
+    }
+
+    pub(super) fn get_mut(&mut self, channel: &str) -> Option<&mut ChannelLog> {
+        self.by_channel.get_mut(channel)
+    }
+
+    pub(super) fn get_or_insert(&mut self, channel: &Arc<str>) -> &mut ChannelLog {
+        self.by_channel.entry(channel.clone()).or_default()
+    }
+
+    fn remove(&mut self, channel: &str) {
+        if let Some(log) = self.by_channel.remove(channel)
+            && log.position_at_ms > 0
+        {
+            self.deadlines.retain(|(_, other)| **other != *channel);
+        }
+    }
+
+    /// How many channels are followed.
+    pub(super) fn len(&self) -> usize {
+        self.by_channel.len()
+    }
+
+    /// How many sessions catch up, each once for each channel.
+    pub(super) fn catching_up(&self) -> usize {
+        self.by_channel.values().map(|log| log.resuming.len()).sum()
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = (&Arc<str>, &ChannelLog)> {
+        self.by_channel.iter()
+    }
+
+    /// When [`Engine::send_hidden_positions`] must be called at the latest.
+    pub(super) fn next_deadline_ms(&self) -> Option<u64> {
+        self.deadlines.first().map(|(at, _)| *at)
+    }
+
+    /// A logged event was hidden from a subscriber.
+    pub(super) fn note_hidden(&mut self, channel: &Arc<str>, publication_seq: u64, now_ms: u64) {
+        let Some(log) = self.by_channel.get_mut(channel) else { return };
+        log.hidden_seq = publication_seq;
+        if log.position_at_ms == 0 {
+            log.position_at_ms = now_ms + POSITION_EVERY_MS;
+            self.deadlines.insert((log.position_at_ms, channel.clone()));
+        }
+    }
+
+    fn pop_due(&mut self, now_ms: u64) -> Option<(Arc<str>, u64, LogPosition)> {
+        self.deadlines.first().filter(|(at, _)| *at <= now_ms)?;
+        let (_, channel) = self.deadlines.pop_first()?;
+        let log = self.by_channel.get_mut(&channel)?;
+        log.position_at_ms = 0;
+        let at = log.at.unwrap_or_default();
+        Some((channel, log.hidden_seq, at))
+    }
+}
+
+impl Engine {
+    /// Whether an event of a channel with `history` is to be shown now: it is the next of its log, or in none.
+    pub(super) fn continues_log(&mut self, publication: &Arc<Publication>) -> bool {
+        let channel = &publication.channel;
+        let next = publication.in_log.position();
+        let Some(log) = self.logs.get_mut(channel) else {
+            if next.is_some() {
+                self.follow_by_pattern(channel, next);
+            }
+            return true;
+        };
+        let Some(next) = next else { return !log.is_behind };
+        if log.is_behind {
+            return false;
+        }
+        match log.at {
+            Some(at) if next.offset <= at.offset => return false,
+            Some(at) if next.offset != at.offset.next() => {
+                log.is_behind = true;
+                self.ask_log(channel);
+                return false;
+            }
+            _ => {}
+        }
+        self.log_goes_on(channel, next);
+        true
+    }
+
+    /// The log has come to this event, which is about to be shown.
+    pub(super) fn log_goes_on(&mut self, channel: &Arc<str>, next: LogPosition) {
+        let Some(log) = self.logs.get_mut(channel) else { return };
+        let before = log.at.replace(next);
+        if let Some(before) = before.filter(|before| before.epoch != next.epoch) {
+            self.announce_epoch(channel, LogPosition { offset: before.offset, ..next });
+        }
+    }
+
+    /// A channel is seen through a pattern for the first time.
+    fn follow_by_pattern(&mut self, channel: &Arc<str>, at: Option<LogPosition>) {
+        self.logs.get_or_insert(channel).at = at;
+        self.logs.by_pattern.push_back(channel.clone());
+        if self.logs.by_pattern.len() <= MAX_BY_PATTERN {
+            return;
+        }
+        let Some(oldest) = self.logs.by_pattern.pop_front() else { return };
+        let has_target = self.targets.find_channel(&oldest).is_some();
+        match self.logs.get(&oldest) {
+            None => {}
+            Some(_) if has_target => {}
+            Some(log) if log.is_behind || !log.resuming.is_empty() => self.logs.by_pattern.push_back(oldest),
+            Some(_) => self.logs.remove(&oldest),
+        }
+    }
+
+    /// The broker has confirmed a channel with `history`, whose live stream goes on behind this position. Returns where its
+    /// subscribers are, and whether that is known: then what they have missed is read.
+    pub(super) fn log_confirmed(&mut self, channel: &Arc<str>, position: LogPosition) -> (LogPosition, bool) {
+        let log = self.logs.get_or_insert(channel);
+        let known = log.at;
+        let at = *log.at.get_or_insert(position);
+        log.is_behind |= at != position;
+        self.ask_log(channel);
+        (at, known.is_some())
+    }
+
+    /// The live stream of a channel goes on elsewhere.
+    pub(super) fn log_moved(
+        &mut self,
+        channel: &Arc<str>,
+        from: LogPosition,
+        to: LogPosition,
+        is_whole: bool,
+    ) {
+        let Some(log) = self.logs.get_mut(channel) else {
+            // It was followed no more: what was missed meanwhile is not known.
+            let viewers = self.viewers(channel);
+            if !viewers.is_empty() {
+                self.follow_by_pattern(channel, Some(to));
+                self.resync(&viewers, channel, "gap", Some(ChannelPosition::Logged(to)));
+            }
+            return;
+        };
+        match log.at {
+            None => log.at = Some(to),
+            Some(at) if at == to => {}
+            Some(at) if at == from && is_whole && !log.is_behind => {
+                self.log_goes_on(channel, to);
+                self.set_position(channel, to);
+            }
+            Some(_) => {
+                log.is_behind = true;
+                self.ask_log(channel);
+            }
+        }
+    }
+
+    /// Logged events of a channel were dropped on the way here: they are read from the log. Returns whether they are.
+    pub(super) fn log_gap(&mut self, channel: &Arc<str>, missing: Option<LogPosition>) -> bool {
+        let Some(log) = self.logs.get_mut(channel) else { return false };
+        // What is in no log is not sent again.
+        if missing.is_some() && log.at.is_some() {
+            log.is_behind = true;
+            self.ask_log(channel);
+        }
+        true
+    }
+
+    /// Requests the next page of a log, for all who need one; not while one is on its way.
+    pub(super) fn ask_log(&mut self, channel: &Arc<str>) {
+        let Some(log) = self.logs.get(channel).filter(|log| !log.is_out) else { return };
+        let behind = log.at.filter(|_| log.is_behind).map(|at| at.offset);
+        let resuming = log.resuming.iter().filter(|one| self.wants_page(one)).map(|one| one.cursor.offset);
+        let Some(after) = behind.into_iter().chain(resuming).min() else { return };
+        if let Some(log) = self.logs.get_mut(channel) {
+            log.is_out = true;
+        }
+        let channel = channel.clone();
+        self.out.outputs.push_back(Output::Broker(BrokerCommand::CatchUp { channel, after }));
+    }
+
+    /// What clients are shown as the channel's position.
+    pub(super) fn set_position(&mut self, channel: &str, at: LogPosition) {
+        if let Some(id) = self.targets.find_channel(channel)
+            && let Some(ChannelPosition::Logged(position)) = &mut self.targets[id].position
+        {
+            *position = at;
+        }
+    }
+
+    /// Takes a target out, and what is known of its log where no one sees it any more.
+    pub(super) fn remove_target(&mut self, id: TargetId) -> Target {
+        let target = self.targets.remove(id);
+        let name = &target.subject.name;
+        if target.subject.is_pattern() {
+            if !self.targets.has_patterns() {
+                let targets = &self.targets;
+                let gone =
+                    self.logs.by_channel.keys().filter(|channel| targets.find_channel(channel).is_none());
+                for channel in gone.cloned().collect::<Vec<_>>() {
+                    self.logs.remove(&channel);
+                }
+                self.logs.by_pattern.clear();
+            }
+        } else if self.logs.get(name).is_some() {
+            let mut matched = std::mem::take(&mut self.matched);
+            self.targets.matching_patterns(name, &mut matched);
+            match matched.is_empty() {
+                true => self.logs.remove(name),
+                false => self.logs.by_pattern.push_back(name.clone()),
+            }
+            matched.clear();
+            self.matched = matched;
+        }
+        target
+    }
+
+    /// Who is shown the events of a real channel, by its name or by a pattern; each once.
+    pub(super) fn viewers(&mut self, channel: &Arc<str>) -> Vec<SessionId> {
+        let mut sessions = Vec::new();
+        if let Some(id) = self.targets.find_channel(channel) {
+            let shown = self.targets[id].subscribers.iter().filter(|theirs| theirs.phase.is_shown_events());
+            sessions.extend(shown.map(|theirs| theirs.session));
+        }
+        let mut matched = std::mem::take(&mut self.matched);
+        self.targets.matching_patterns(channel, &mut matched);
+        for id in matched.drain(..) {
+            let shown = self.targets[id].subscribers.iter().filter(|theirs| theirs.phase.is_shown_events());
+            for subscriber in shown {
+                let session = &mut self.sessions[subscriber.session];
+                if session.is_catching_up(channel) {
+                    continue;
+                }
+                let access = access(&self.settings, &mut self.views, session, channel);
+                if matches!(access, Access::Granted(_)) {
+                    sessions.push(subscriber.session);
+                }
+            }
+        }
+        self.matched = matched;
+        sessions.sort_unstable();
+        sessions.dedup();
+        sessions
+    }
+
+    /// Another epoch goes on where the one before ended: who is subscribed by the channel's name is sent `POSITION` before
+    /// its first event. Through patterns [`Outbound::announce_position`] sends it.
+    fn announce_epoch(&mut self, channel: &Arc<str>, at: LogPosition) {
+        let Some(id) = self.targets.find_channel(channel) else { return };
+        let shown = self.targets[id].subscribers.iter().filter(|theirs| theirs.phase.is_shown_events());
+        let sessions: Vec<SessionId> = shown.map(|theirs| theirs.session).collect();
+        for session in sessions {
+            self.send_position(session, channel, at);
+        }
+    }
+
+    /// Sends a client its position, behind all that it was sent of the channel.
+    pub(super) fn send_position(&mut self, id: SessionId, channel: &Arc<str>, at: LogPosition) {
+        self.flush_channel(id, channel);
+        let session = &mut self.sessions[id];
+        if session.is_open() {
+            self.out.send_position(session, channel, at);
+        }
+    }
+
+    /// Sends their positions to clients from whom events have been hidden for a while.
+    ///
+    /// Why one time for each channel: nothing is kept for a subscription, and no timer runs where nothing is hidden.
+    pub(super) fn send_hidden_positions(&mut self) {
+        while let Some((channel, hidden_seq, at)) = self.logs.pop_due(self.out.now.mono_ms) {
+            let mut sessions = Vec::new();
+            if let Some(id) = self.targets.find_channel(&channel)
+                && let Some(audiences) = &self.targets[id].audiences
+            {
+                let target = &self.targets[id];
+                let missed = audiences.iter().filter(|(_, audience)| !audience.was_shown_since(hidden_seq));
+                let members = missed.flat_map(|(_, audience)| &audience.members);
+                let members = members.map(|slot| target.subscriber_at(*slot));
+                sessions.extend(members.filter(|one| one.phase.is_shown_events()).map(|one| one.session));
+            }
+            let mut matched = std::mem::take(&mut self.matched);
+            self.targets.matching_patterns(&channel, &mut matched);
+            for id in matched.drain(..) {
+                for subscriber in
+                    self.targets[id].subscribers.iter().filter(|one| one.phase.is_shown_events())
+                {
+                    let session = &mut self.sessions[subscriber.session];
+                    let cache = session.access.as_mut().filter(|_| session.catching_up.is_none());
+                    if cache.is_some_and(|cache| cache.has_missed(&channel, hidden_seq)) {
+                        sessions.push(subscriber.session);
+                    }
+                }
+            }
+            self.matched = matched;
+            sessions.sort_unstable();
+            sessions.dedup();
+            for session in sessions {
+                // Where nothing can be written now, what is queued comes first.
+                if !self.sessions[session].is_blocked() {
+                    self.send_position(session, &channel, at);
+                }
+            }
+        }
+        self.enforce_limits();
+    }
+}
+
+impl Outbound {
+    fn send_position(&mut self, session: &mut Session, channel: &str, at: LogPosition) {
+        let (epoch, offset) = (at.epoch.as_str(), at.offset.0);
+        self.send(session, &ServerMessage::Position { channel, epoch, offset });
+    }
+
+    /// A logged event is about to be sent through a pattern: before the first of its channel, and of its epoch, the client
+    /// is sent `POSITION`.
+    pub(super) fn announce_position(
+        &mut self,
+        session: &mut Session,
+        subscriber: &Subscriber,
+        publication: &Publication,
+        at: LogPosition,
+    ) {
+        if !subscriber.phase.is_shown_events() || !session.is_open() {
+            return;
+        }
+        let channel = &publication.channel;
+        let Some(cache) = &mut session.access else { return };
+        if cache.is_new_epoch(channel, at.epoch, self.publication_seq) {
+            let before = LogPosition { offset: LoggedOffset(at.offset.0.saturating_sub(1)), ..at };
+            self.send_position(session, channel, before);
+        }
+    }
+}
+
+/// The position of a gap: in the log where there is one.
+pub(super) fn gap_position(position: Position, logged: Option<LogPosition>) -> ChannelPosition {
+    logged.map_or(ChannelPosition::Counted(position), ChannelPosition::Logged)
+}

@@ -1,0 +1,412 @@
+//! Channels with `history` through the hub: their positions are read when Redis has confirmed the subscription, and again
+//! wherever an event does not follow; and shards that are behind are sent pages of the log, where the live stream goes on.
+//! What follows what is in [`super::log`].
+//!
+//! A page is complete if it ends where the channel's live stream is when the page is sent, in the same queue: then every later
+//! event of the queue continues it. A page that was read ahead of the link waits for it; what the link delivered since the
+//! page was requested is added to it.
+
+use std::sync::Arc;
+
+use drawbridge_protocol::event::{Event, Payload};
+use drawbridge_protocol::glob;
+use hashbrown::HashMap;
+
+use super::hub::{Hub, State};
+use super::io::{HubOutput, HubSettings};
+use super::log::{AfterReading, CatchUpRequest, Fate, Log, Moved, Page, PageOut};
+use super::shards::{ShardId, ShardSet};
+use super::source::Source;
+use super::stored_log::{Cursor, LogRange, StoredLog, StoredLogEvent};
+use crate::class::{Class, ClassId};
+use crate::io::{
+    BrokerEvent, Epoch, InLog, LocalOffset, LogPosition, LoggedOffset, Publication, Replay, Subject,
+    SubjectRef,
+};
+
+/// The most events of one page; a reading ends earlier where they take more than a part of an answer may.
+const PAGE: usize = 256;
+/// How long a page waits for the link, in milliseconds. After that the log has what was never published.
+const LINK_MS: u64 = 2_000;
+/// How many channels that only patterns cover one generation holds; there are two. Those in use stay.
+const GENERATION: usize = 16_384;
+
+/// The logs of channels that only patterns cover, in bounded memory.
+#[derive(Debug, Default)]
+pub(super) struct PatternLogs {
+    recent: HashMap<Arc<str>, Log>,
+    older: HashMap<Arc<str>, Log>,
+}
+
+impl PatternLogs {
+    fn get(&mut self, channel: &str) -> Option<(&Arc<str>, &mut Log)> {
+        if !self.recent.contains_key(channel) {
+            let (name, log) = self.older.remove_entry(channel)?;
+            self.put(name, log);
+        }
+        self.recent.get_key_value_mut(channel)
+    }
+
+    fn take(&mut self, channel: &str) -> Option<Log> {
+        self.recent.remove(channel).or_else(|| self.older.remove(channel))
+    }
+
+    fn put(&mut self, channel: Arc<str>, log: Log) {
+        if self.recent.len() >= GENERATION {
+            let older = std::mem::replace(&mut self.older, std::mem::take(&mut self.recent));
+            self.recent.extend(older.into_iter().filter(|(_, log)| log.is_busy()));
+        }
+        self.recent.insert(channel, log);
+    }
+
+    pub(super) fn clear(&mut self) {
+        (self.recent, self.older) = Default::default();
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.recent.len() + self.older.len()
+    }
+}
+
+impl Hub {
+    /// What is known of the log of a channel that is wanted from now on; it is this entry's.
+    pub(super) fn log_source(&mut self, channel: &str) -> Source {
+        Source::Log(Box::new(self.pattern_logs.take(channel).unwrap_or_default()))
+    }
+
+    /// An entry is gone: what is known of its channel's log stays where a pattern covers it.
+    pub(super) fn keep_log(&mut self, channel: &Arc<str>, log: Log) {
+        if log.is_busy() {
+            self.pattern_waiting.insert(channel.clone());
+        }
+        self.pattern_logs.put(channel.clone(), log);
+    }
+
+    /// The log of a channel that is wanted, by its name or by patterns alone.
+    fn log_of(&mut self, channel: &str) -> Option<&mut Log> {
+        match self.entries.get_mut(&SubjectRef::channel(channel)) {
+            Some(entry) => entry.source.log_mut(),
+            None => self.pattern_logs.get(channel).map(|(_, log)| log),
+        }
+    }
+
+    /// Who is shown the events of a channel now.
+    fn log_shards(&mut self, channel: &str) -> ShardSet {
+        let by_pattern = self.pattern_shards(channel);
+        match self.entries.get(&SubjectRef::channel(channel)) {
+            Some(entry) if entry.state == State::Live => by_pattern.union(entry.shards),
+            _ => by_pattern,
+        }
+    }
+
+    /// Where an event of a channel with `history` says that it is.
+    pub(super) fn in_log(class: Option<&Class>, payload: &Payload<'_>) -> InLog {
+        if class.is_none_or(|class| class.history.is_none()) {
+            return InLog::NoLog;
+        }
+        logged(payload).map_or(InLog::Volatile, InLog::At)
+    }
+
+    /// An event of a channel with `history`, from the canonical subscription. `starts`: where its position is not known the
+    /// stream begins with it.
+    pub(super) fn log_event(&mut self, name: &Arc<str>, publication: &Arc<Publication>, starts: bool) {
+        if starts && self.log_of(name).is_none() && !self.entries.contains_key(&SubjectRef::channel(name)) {
+            self.pattern_logs.put(name.clone(), Log::default());
+        }
+        let Some(log) = self.log_of(name) else { return };
+        match log.take(publication, starts) {
+            Fate::Deliver => self.deliver_logged(name, publication),
+            Fate::Known | Fate::Held => {}
+            Fate::Gap => {
+                self.stats.log_gaps += 1;
+                self.begin_log(name);
+                self.log_of(name).into_iter().for_each(|log| log.hold(publication));
+            }
+        }
+    }
+
+    fn deliver_logged(&mut self, name: &Arc<str>, publication: &Arc<Publication>) {
+        let shards = self.log_shards(name);
+        if !shards.is_empty() {
+            let event = BrokerEvent::Publication(publication.clone());
+            self.outputs.push_back(HubOutput::Shards(shards, event));
+        }
+        let Some(log) = self.log_of(name) else { return };
+        log.delivered(publication);
+        if log.has_come_to_page() {
+            self.finish_page(name);
+        }
+    }
+
+    /// Reads the position of a log.
+    pub(super) fn begin_log(&mut self, name: &Arc<str>) {
+        self.loads += 1;
+        let load = self.loads;
+        let Some(log) = self.log_of(name) else { return };
+        log.begin(load);
+        self.read_log(name, load, LogRange::Newest, 0);
+    }
+
+    fn read_log(&mut self, name: &Arc<str>, load: u64, range: LogRange, limit: usize) {
+        self.stats.log_reads += 1;
+        self.outputs.push_back(HubOutput::ReadLog { channel: name.clone(), load, range, limit });
+    }
+
+    /// A part of a log was read.
+    pub(super) fn log_read(
+        &mut self,
+        now_ms: u64,
+        channel: &str,
+        load: u64,
+        stored: Result<StoredLog, Arc<str>>,
+    ) {
+        let key = SubjectRef::channel(channel);
+        let name = match self.entries.get_key_value(&key) {
+            Some((subject, _)) => Some(subject.name.clone()),
+            None => self.pattern_logs.get(channel).map(|(name, _)| name.clone()),
+        };
+        let Some(name) = name else { return };
+        let Some(log) = self.log_of(&name) else { return };
+        match stored {
+            Ok(stored) if log.awaits(load) => self.position_read(now_ms, &name, &stored),
+            Ok(stored) if log.awaits_page(load) => self.page_read(now_ms, &name, stored),
+            Err(reason) if log.awaits(load) || log.awaits_page(load) => self.log_refused(&name, &reason),
+            // The link has broken since, or it was requested again.
+            Ok(_) | Err(_) => {}
+        }
+    }
+
+    fn position_read(&mut self, now_ms: u64, name: &Arc<str>, stored: &StoredLog) {
+        let Some(log) = self.log_of(name) else { return };
+        let AfterReading { moved, events, forged, is_behind } = log.settle(stored);
+        self.stats.dropped_forged += forged as u64;
+        if let Some(Moved { from, to, is_whole }) = moved {
+            log_put_back(self.log_of(name));
+            let entry = self.entries.get(&SubjectRef::channel(name)).map(|entry| entry.shards);
+            let shards = self.pattern_shards(name).union(entry.unwrap_or_default());
+            if !shards.is_empty() {
+                let event = BrokerEvent::LogMoved { channel: name.clone(), from, to, is_whole };
+                self.outputs.push_back(HubOutput::Shards(shards, event));
+            }
+        }
+        let subject = Subject::channel(name.clone());
+        if self.entries.get(&subject).is_some_and(|entry| entry.state == State::Loading) {
+            self.goes_live(now_ms, &subject);
+        }
+        events.iter().for_each(|publication| self.deliver_logged(name, publication));
+        if is_behind {
+            self.begin_log(name);
+        }
+        self.serve_catch_ups(name);
+    }
+
+    /// Redis does not return the log. Who subscribes by the channel's name is refused; others are notified of a gap.
+    fn log_refused(&mut self, name: &Arc<str>, reason: &Arc<str>) {
+        let shards = self.log_shards(name);
+        let Some(log) = self.log_of(name) else { return };
+        let waiting = log.catch_ups.take().map_or(ShardSet::default(), |catch_ups| catch_ups.shards());
+        *log = Log::default();
+        let failed = Replay::failed(name.clone());
+        let shards = shards.union(waiting);
+        if !shards.is_empty() {
+            self.outputs.push_back(HubOutput::Shards(shards, BrokerEvent::Replay(Arc::new(failed))));
+        }
+        let subject = Subject::channel(name.clone());
+        let state = self.entries.get(&subject).map(|entry| entry.state);
+        if let Some(state @ (State::Loading | State::Live)) = state {
+            self.live -= usize::from(state == State::Live);
+            self.load_refused(&subject, reason);
+        }
+    }
+
+    /// A shard needs all behind this offset.
+    pub(super) fn catch_up(&mut self, shard: ShardId, channel: &Arc<str>, after: LoggedOffset) {
+        if self.holds_catch_up(shard, channel, after) {
+            return;
+        }
+        let request = CatchUpRequest { shards: ShardSet::only(shard), after };
+        let is_wanted = self.entries.contains_key(&SubjectRef::channel(channel));
+        let is_logged =
+            self.rules_of(channel).class(&self.settings).is_some_and(|class| class.history.is_some());
+        if !is_wanted && is_logged && self.pattern_logs.get(channel).is_none() {
+            let mut is_covered = false;
+            self.patterns.for_each_match(channel, |_, _| is_covered = true);
+            if !is_covered {
+                return;
+            }
+            self.pattern_logs.put(channel.clone(), Log::default());
+        }
+        let Some(log) = self.log_of(channel) else { return };
+        log.catch_ups.get_or_insert_default().want(request);
+        self.serve_catch_ups(channel);
+    }
+
+    /// Reads the next page of a log, if a shard waits for it and the channel is live.
+    pub(super) fn serve_catch_ups(&mut self, name: &Arc<str>) {
+        let state = self.entries.get(&SubjectRef::channel(name)).map(|entry| entry.state);
+        let by_pattern = !self.pattern_shards(name).is_empty();
+        let is_live = match state {
+            Some(State::Live) => true,
+            Some(State::Loading) => false,
+            None | Some(State::Waiting | State::Asked | State::Ending) => by_pattern,
+        };
+        let load = self.loads + 1;
+        let Some(log) = self.log_of(name) else { return };
+        if !log.is_busy() || log.is_reading() {
+            return;
+        }
+        if !is_live {
+            if state.is_none() {
+                self.pattern_waiting.insert(name.clone());
+            }
+            return;
+        }
+        if log.at.is_none() {
+            return self.begin_log(name);
+        }
+        if let Some(after) = log.begin_page(load) {
+            self.loads = load;
+            self.read_log(name, load, LogRange::After(after), PAGE);
+        }
+    }
+
+    /// A pattern is live: reads for those who wait for channels under it.
+    pub(super) fn serve_pattern(&mut self, pattern: &str) {
+        if self.pattern_waiting.is_empty() {
+            return;
+        }
+        let is_under = |channel: &Arc<str>| glob::glob_matches(pattern, channel);
+        let mut channels: Vec<Arc<str>> = self.pattern_waiting.extract_if(is_under).collect();
+        channels.sort_unstable();
+        for channel in channels {
+            // What came while the link was away is missing.
+            if self.log_of(&channel).is_some_and(|log| log.is_busy() && !log.is_reading()) {
+                self.begin_log(&channel);
+            }
+        }
+    }
+
+    fn page_read(&mut self, now_ms: u64, name: &Arc<str>, stored: StoredLog) {
+        let Some(log) = self.log_of(name) else { return };
+        let Some(at) = log.at.filter(|_| !log.is_reading()) else { return log.put_back() };
+        if stored.cursor(at) == Cursor::Unknown {
+            log.put_back();
+            return self.begin_log(name);
+        }
+        let is_last = stored.events.last().is_none_or(|last| last.offset >= stored.last.offset);
+        let is_ahead = is_last && stored.last.offset > at.offset;
+        let deadline_ms = if is_ahead { now_ms + LINK_MS } else { 0 };
+        log.keep_page(stored, deadline_ms);
+        if is_ahead {
+            self.log_deadlines.insert((deadline_ms, name.clone()));
+        } else {
+            self.finish_page(name);
+        }
+    }
+
+    /// Sends a page that was read to those who wait for it.
+    fn finish_page(&mut self, name: &Arc<str>) {
+        let rules = self.rules_of(name);
+        let Some(log) = self.log_of(name) else { return };
+        let Some((live, PageOut { request, since, read: Some(mut stored), deadline_ms, .. })) =
+            log.take_page()
+        else {
+            return;
+        };
+        self.log_deadlines.remove(&(deadline_ms, name.clone()));
+        let read_up_to = stored.events.last().map_or(stored.last.offset, |last| last.offset);
+        let class = rules.class(&self.settings).zip(rules.class_id());
+        let mut events = Vec::new();
+        for entry in std::mem::take(&mut stored.events) {
+            let offset = entry.offset;
+            match class.and_then(|class| read_stored(&self.settings, class, name, &stored, entry)) {
+                Some(event) => events.push(Arc::new(event)),
+                // What cannot be read counts as no longer kept.
+                None => {
+                    events.clear();
+                    stored.first = offset.next();
+                    self.stats.bad_rows += 1;
+                }
+            }
+        }
+        let page = Page::new(&stored, events, read_up_to, since);
+        let replay = Replay {
+            channel: name.clone(),
+            log: Some(stored),
+            after: request.after,
+            events: page.events.into(),
+            end: page.end,
+            live,
+        };
+        self.outputs.push_back(HubOutput::Shards(request.shards, BrokerEvent::Replay(Arc::new(replay))));
+        self.serve_catch_ups(name);
+    }
+
+    /// Pages that wait for the link in vain: the stream goes on behind what the log has.
+    pub(super) fn end_waiting_pages(&mut self, now_ms: u64) {
+        while let Some((at, name)) = self.log_deadlines.pop_first() {
+            if at > now_ms {
+                self.log_deadlines.insert((at, name));
+                return;
+            }
+            let Some(log) = self.log_of(&name) else { continue };
+            if log.has_page_of(at) {
+                log.put_back();
+                if !log.is_reading() {
+                    self.begin_log(&name);
+                }
+            }
+        }
+    }
+
+    /// The link is gone: channels that only patterns cover are read when something of them comes, or is waited for.
+    pub(super) fn pattern_logs_break(&mut self) {
+        let PatternLogs { recent, older } = &mut self.pattern_logs;
+        for (name, log) in recent.iter_mut().chain(older) {
+            log.link_broke();
+            if log.is_busy() {
+                self.pattern_waiting.insert(name.clone());
+            }
+        }
+        self.log_deadlines.clear();
+    }
+}
+
+fn log_put_back(log: Option<&mut Log>) {
+    log.into_iter().for_each(Log::put_back);
+}
+
+/// The position that a payload says it has.
+fn logged(payload: &Payload<'_>) -> Option<LogPosition> {
+    let (epoch, offset) = payload.logged()?;
+    Some(LogPosition { epoch: Epoch::parse(epoch)?, offset: LoggedOffset(offset) })
+}
+
+/// An event as the log has it; `None`: it is not as the functions in Redis write it.
+pub(crate) fn read_entry(
+    (class, id): (&Class, ClassId),
+    channel: &Arc<str>,
+    StoredLogEvent { offset, payload }: &StoredLogEvent,
+) -> Option<Publication> {
+    let mut payload = Payload::read(payload, class.payload).ok()?;
+    let position = logged(&payload).filter(|position| position.offset == *offset)?;
+    if let Ok(Some(key)) = class.entity_of(&payload).0 {
+        payload.set_key(key);
+    }
+    let event = Event::new(&payload, channel, Some(offset.0));
+    let mut publication = Publication::new(channel.clone(), event, LocalOffset(0));
+    (publication.class, publication.in_log) = (Some(id), InLog::At(position));
+    Some(publication)
+}
+
+fn read_stored(
+    settings: &HubSettings,
+    class: (&Class, ClassId),
+    channel: &Arc<str>,
+    _log: &StoredLog,
+    entry: StoredLogEvent,
+) -> Option<Publication> {
+    Some(entry)
+        .filter(|entry| entry.payload.len() <= settings.external_bytes)
+        .and_then(|entry| read_entry(class, channel, &entry))
+}

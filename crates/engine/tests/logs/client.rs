@@ -1,0 +1,214 @@
+//! One player's client: reads, keeps a cursor for each channel, and holds the server to its word.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use drawbridge_engine::io::SessionId;
+use drawbridge_protocol::Frame;
+use drawbridge_testkit::cluster::SocketId;
+use drawbridge_testkit::frames;
+use serde_json::Value;
+
+use crate::facts::{Fact, Facts};
+
+/// Where a client is in the log of a channel.
+#[derive(Clone, Debug)]
+pub struct Cursor {
+    pub epoch: String,
+    pub offset: u64,
+    /// The last event that it was shown since the last `RESYNC`.
+    last: Option<usize>,
+    /// Something may be missing before the next event: a pattern got a `RESYNC`.
+    may_miss: bool,
+}
+
+#[derive(Debug)]
+pub struct Client {
+    pub player: String,
+    pub team: &'static str,
+    pub socket: SocketId,
+    pub welcomed: bool,
+    pub closed: Option<u16>,
+    pub blocked: bool,
+    /// Its session, while it has no socket.
+    pub detached: Option<SessionId>,
+    /// Names and patterns that it has subscribed to, and whether they are confirmed.
+    pub subscribed: BTreeMap<String, bool>,
+    /// Only even numbers.
+    pub filtered: bool,
+    pub cursors: BTreeMap<String, Cursor>,
+    /// It has come back with these cursors, and is to be sent what follows them.
+    resumed: BTreeSet<String>,
+    /// What it was shown since it connected.
+    seen: BTreeSet<u64>,
+    pub resyncs: Vec<String>,
+    pub positions: usize,
+}
+
+impl Client {
+    pub fn new(player: String, team: &'static str, socket: SocketId) -> Self {
+        Client {
+            player,
+            team,
+            socket,
+            welcomed: false,
+            closed: None,
+            blocked: false,
+            detached: None,
+            subscribed: BTreeMap::new(),
+            filtered: false,
+            cursors: BTreeMap::new(),
+            resumed: BTreeSet::new(),
+            seen: BTreeSet::new(),
+            resyncs: Vec::new(),
+            positions: 0,
+        }
+    }
+
+    /// It comes back by another session, to all that it had subscribed to by name.
+    pub fn comes_back(&mut self, socket: SocketId) {
+        self.socket = socket;
+        (self.welcomed, self.closed, self.blocked, self.detached) = (false, None, false, None);
+        self.subscribed.values_mut().for_each(|confirmed| *confirmed = false);
+        self.resumed =
+            self.cursors.keys().filter(|name| self.subscribed.contains_key(*name)).cloned().collect();
+        let resumed = &self.resumed;
+        self.cursors.retain(|name, _| resumed.contains(name));
+    }
+
+    pub fn is_open(&self) -> bool {
+        self.closed.is_none() && self.welcomed && self.detached.is_none()
+    }
+
+    fn shows(&self, fact: &Fact) -> bool {
+        let by_view = fact.team.as_ref().is_none_or(|team| team == self.team);
+        by_view && (!self.filtered || fact.number.is_multiple_of(2))
+    }
+
+    pub fn read(&mut self, frame: &Frame, facts: &Facts) {
+        for message in frames::messages(frame) {
+            self.read_message(&message, facts);
+        }
+    }
+
+    fn read_message(&mut self, message: &Value, facts: &Facts) {
+        let channel = message["channel"].as_str().unwrap_or_default().to_owned();
+        match message["type"].as_str().unwrap() {
+            "WELCOME" => self.welcomed = true,
+            "CHANNEL_SUBSCRIBED" => {
+                self.subscribed.insert(channel.clone(), true);
+                if message["pattern"] != true {
+                    self.read_subscribed(&channel, message, facts);
+                }
+            }
+            "CHANNEL_UNSUBSCRIBED" => {
+                self.subscribed.remove(&channel);
+                self.cursors.remove(&channel);
+            }
+            "EVENT" => self.read_event(&channel, message, facts),
+            "POSITION" => {
+                self.positions += 1;
+                let (epoch, offset) = position(message);
+                self.goes_on_to(&channel, &epoch, offset, facts, message);
+            }
+            "RESYNC" => self.read_resync(&channel, message),
+            "STATUS" => {}
+            other => panic!("unexpected {other}: {message}"),
+        }
+    }
+
+    fn read_subscribed(&mut self, channel: &str, message: &Value, facts: &Facts) {
+        let (epoch, offset) = position(message);
+        if self.resumed.remove(channel) {
+            // It said where it is, and goes on from there.
+        } else if self.cursors.contains_key(channel) {
+            // It was shown by a pattern.
+            self.goes_on_to(channel, &epoch, offset, facts, message);
+        } else {
+            let cursor = Cursor { epoch, offset, last: None, may_miss: false };
+            self.cursors.insert(channel.to_owned(), cursor);
+        }
+    }
+
+    fn read_resync(&mut self, channel: &str, message: &Value) {
+        self.resyncs.push(message.to_string());
+        if message["epoch"].is_null() {
+            // Of a pattern, or of what was in no log.
+            self.cursors.values_mut().for_each(|cursor| cursor.may_miss |= channel.contains('*'));
+            return;
+        }
+        let (epoch, offset) = position(message);
+        self.cursors.insert(channel.to_owned(), Cursor { epoch, offset, last: None, may_miss: false });
+    }
+
+    fn read_event(&mut self, channel: &str, message: &Value, facts: &Facts) {
+        let number = message["data"]["n"].as_u64().unwrap();
+        let is_subscribed = self
+            .subscribed
+            .iter()
+            .any(|(name, confirmed)| *confirmed && (name == channel || name.contains('*')));
+        assert!(is_subscribed, "{message} without a subscription");
+        if message["offset"].is_null() {
+            assert!(facts.volatile.contains(&number), "{message} was logged, or never was");
+            assert!(self.seen.insert(number), "{message} came twice");
+            return;
+        }
+        let (event, fact) = facts.of_number(number);
+        assert_eq!((&*fact.channel, Some(fact.offset)), (channel, message["offset"].as_u64()), "{message}");
+        assert!(self.shows(fact), "{} must not see {message}", self.player);
+        let cursor = self.cursors.get(channel).unwrap_or_else(|| panic!("{message} without a position"));
+        assert_eq!(cursor.epoch, fact.epoch, "{message} is of another epoch than the client knows");
+        self.passes(channel, &fact.epoch, fact.offset - 1, facts, message);
+        let cursor = self.cursors.get_mut(channel).unwrap();
+        assert!(cursor.offset < fact.offset, "{message} came twice or out of order: {cursor:?}");
+        (cursor.offset, cursor.last, cursor.may_miss) = (fact.offset, Some(event), false);
+    }
+
+    /// The client is sent its position: what is between is hidden from it.
+    fn goes_on_to(&mut self, channel: &str, epoch: &str, offset: u64, facts: &Facts, message: &Value) {
+        let Some(cursor) = self.cursors.get(channel) else {
+            let cursor = Cursor { epoch: epoch.to_owned(), offset, last: None, may_miss: false };
+            self.cursors.insert(channel.to_owned(), cursor);
+            return;
+        };
+        assert!(cursor.offset <= offset, "{message} goes back: {cursor:?}");
+        if let Some(last) = cursor.last.filter(|_| !cursor.may_miss) {
+            let is_known = facts.has(channel, epoch, last);
+            assert!(is_known, "{message} is of a history without what was shown: {:?}", cursor);
+        }
+        self.passes(channel, epoch, offset, facts, message);
+        let cursor = self.cursors.get_mut(channel).unwrap();
+        (cursor.epoch, cursor.offset) = (epoch.to_owned(), offset);
+    }
+
+    /// Nothing that it is to be shown is between its cursor and this place.
+    fn passes(&self, channel: &str, epoch: &str, up_to: u64, facts: &Facts, message: &Value) {
+        let cursor = &self.cursors[channel];
+        if cursor.may_miss {
+            return;
+        }
+        let missed = facts.between(channel, epoch, cursor.offset, up_to).find(|fact| self.shows(fact));
+        assert!(missed.is_none(), "{} missed {missed:?} before {message}: {cursor:?}", self.player);
+    }
+
+    /// All has come to rest: it has been shown all that the log has.
+    pub fn check_nothing_is_missing(&self, channel: &str, epoch: &str, end: u64, facts: &Facts) {
+        let Some(cursor) = self.cursors.get(channel).filter(|cursor| !cursor.may_miss) else { return };
+        if self.subscribed.is_empty() {
+            return;
+        }
+        assert!(cursor.offset <= end, "{} is beyond the end of {channel}: {cursor:?}", self.player);
+        if let Some(last) = cursor.last {
+            assert!(
+                facts.has(channel, epoch, last),
+                "{} was not told that {channel} began again",
+                self.player
+            );
+        }
+        let missed = facts.between(channel, epoch, cursor.offset, end).find(|fact| self.shows(fact));
+        assert!(missed.is_none(), "{} lost {missed:?} on {channel} in silence: {cursor:?}", self.player);
+    }
+}
+
+fn position(message: &Value) -> (String, u64) {
+    (message["epoch"].as_str().unwrap().to_owned(), message["offset"].as_u64().unwrap())
+}

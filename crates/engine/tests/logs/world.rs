@@ -1,0 +1,447 @@
+//! Two nodes of two shards and one link each, around one Redis with logs. Every queue between the parts is stepped at random;
+//! time passes only when the seed says so.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use drawbridge_engine::class::{Class, History};
+use drawbridge_engine::engine::attach::AttachError;
+use drawbridge_engine::expr::Vars;
+use drawbridge_engine::io::{
+    BrokerEvent, Epoch, Format, Input, LogEntry, LogPosition, LoggedOffset, WriteKind,
+};
+use drawbridge_engine::settings::Settings;
+use drawbridge_protocol::{Encoding, Frame};
+use drawbridge_testkit::classes::{open, rule};
+use drawbridge_testkit::cluster::{Cluster, Outside, Size, SocketId};
+use drawbridge_testkit::dice::{Chance, Dice};
+use drawbridge_testkit::players::{claims_of, opened};
+use drawbridge_testkit::settings::settings;
+use serde_json::{Value, json};
+
+use crate::client::Client;
+use crate::facts::Facts;
+
+const NODES: usize = 2;
+const SHARDS: usize = 2;
+const CHANNELS: [&str; 3] = ["log:a", "log:b", "log:c"];
+/// How many events a log keeps.
+const KEPT: u64 = 60;
+
+/// What goes wrong.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Weather {
+    /// Nothing that loses a logged event.
+    Breaks,
+    /// Everything.
+    Foul,
+}
+
+/// Everyone at the sockets, and what goes wrong.
+struct Players {
+    dice: Dice,
+    clients: Vec<Client>,
+    facts: Facts,
+    weather: Weather,
+    is_settling: bool,
+}
+
+pub struct World {
+    cluster: Cluster,
+    players: Players,
+    next_number: u64,
+    connections: u64,
+}
+
+impl Chance for Players {
+    fn roll(&mut self, sides: usize) -> usize {
+        self.dice.roll(sides)
+    }
+}
+
+impl Outside for Players {
+    fn write(&mut self, socket: SocketId, mut frames: Vec<Frame>) -> Option<Vec<Frame>> {
+        let is_blocked = !self.is_settling && self.roll(10) == 0;
+        let taken = if is_blocked { self.roll(frames.len() + 1) } else { frames.len() };
+        let unsent = frames.split_off(taken);
+        self.read_all(socket, &frames);
+        if let Some(client) = self.at(socket) {
+            client.blocked = is_blocked;
+        }
+        is_blocked.then_some(unsent)
+    }
+
+    fn close(&mut self, socket: SocketId, frames: Vec<Frame>, code: u16) {
+        self.read_all(socket, &frames);
+        if let Some(client) = self.at(socket) {
+            client.closed = Some(code);
+        }
+    }
+
+    fn published(&mut self, channel: &Arc<str>, payload: &Bytes, is_committed: bool) {
+        self.facts.published(channel, payload, is_committed);
+    }
+
+    fn drops(&mut self, event: &BrokerEvent) -> bool {
+        let may_drop = matches!(event, BrokerEvent::Publication(_) | BrokerEvent::Replay(_));
+        may_drop && !self.is_settling && self.roll(25) == 0
+    }
+}
+
+impl Players {
+    fn at(&mut self, socket: SocketId) -> Option<&mut Client> {
+        self.clients.iter_mut().find(|client| client.socket == socket)
+    }
+
+    fn read_all(&mut self, socket: SocketId, frames: &[Frame]) {
+        let facts = &self.facts;
+        if let Some(client) = self.clients.iter_mut().find(|client| client.socket == socket) {
+            frames.iter().for_each(|frame| client.read(frame, facts));
+        }
+    }
+}
+
+impl World {
+    pub fn new(seed: u64, weather: Weather) -> Self {
+        let dice = Dice::new(seed);
+        let mut players =
+            Players { dice, clients: Vec::new(), facts: Facts::default(), weather, is_settling: false };
+        let size = Size { nodes: NODES, shards: SHARDS, links: 1 };
+        let cluster = Cluster::new(&Arc::new(rules()), size, &mut players);
+        World { cluster, players, next_number: 0, connections: 0 }
+    }
+
+    fn roll(&mut self, sides: usize) -> usize {
+        self.players.roll(sides)
+    }
+
+    /// One random thing.
+    pub fn step(&mut self) {
+        match self.roll(100) {
+            0..3 => self.connect(),
+            3..9 => self.subscribe(),
+            9..11 => self.unsubscribe(),
+            11..28 => self.append(),
+            28..32 => self.publish(),
+            32..33 => self.forge(),
+            33..34 => self.cut_a_link(),
+            34..38 => self.cluster.mend(&mut self.players),
+            38..40 => self.detach(),
+            40..44 => self.attach(),
+            44..46 => self.leave(),
+            46..49 => self.come_back(),
+            49..52 => self.unblock(),
+            52..54 => self.cluster.pass(3_000, &mut self.players),
+            54..55 if self.players.weather == Weather::Foul => self.restart(),
+            55..56 if self.players.weather == Weather::Foul => self.trim(),
+            56..57 => self.cluster.send_lost(&mut self.players),
+            _ => drop(self.cluster.carry(&mut self.players)),
+        }
+    }
+
+    pub fn settle(&mut self) {
+        self.players.is_settling = true;
+        self.cluster.mend(&mut self.players);
+        for _ in 0..12 {
+            self.cluster.send_lost(&mut self.players);
+            for at in 0..self.players.clients.len() {
+                self.attach_client(at);
+                self.unblock_client(at);
+            }
+            let mut turns = 0;
+            while self.cluster.carry_one_of_each(&mut self.players) {
+                turns += 1;
+                assert!(turns < 100_000, "it does not come to rest");
+            }
+            self.cluster.pass(3_000, &mut self.players);
+        }
+    }
+
+    pub fn check_settled(&mut self) {
+        for channel in CHANNELS {
+            let end = self.cluster.redis.log_end(&channel.into());
+            for client in self.players.clients.iter().filter(|client| client.is_open()) {
+                let facts = &self.players.facts;
+                client.check_nothing_is_missing(channel, end.epoch.as_str(), end.offset.0, facts);
+            }
+        }
+        for client in self.players.clients.iter().filter(|client| client.closed.is_none()) {
+            assert!(client.welcomed, "{} was never welcomed", client.player);
+            let waits = client.subscribed.iter().find(|(_, confirmed)| !**confirmed);
+            assert!(waits.is_none(), "{} waits for {waits:?}", client.player);
+            if self.players.weather == Weather::Breaks {
+                let of_a_channel = client.resyncs.iter().find(|resync| !resync.contains('*'));
+                assert_eq!(of_a_channel, None, "{}: nothing is lost", client.player);
+            }
+        }
+    }
+
+    /// Everybody leaves; nothing may be left.
+    pub fn check_nothing_is_left(&mut self) {
+        for at in 0..self.players.clients.len() {
+            self.leave_client(at);
+        }
+        self.settle();
+        self.cluster.check_nothing_is_left();
+    }
+
+    fn connect(&mut self) {
+        if self.players.clients.len() >= 12 {
+            return;
+        }
+        let team = ["red", "blue"][self.roll(2)];
+        let socket = self.next_socket();
+        let player = format!("p{}", self.players.clients.len());
+        let mut client = Client::new(player, team, socket);
+        client.filtered = self.roll(3) == 0;
+        self.players.clients.push(client);
+        self.open(socket);
+    }
+
+    fn next_socket(&mut self) -> SocketId {
+        let (node, shard) = (self.roll(NODES), self.roll(SHARDS));
+        SocketId { node, shard, conn: self.cluster.shard(node, shard).next_conn() }
+    }
+
+    fn open(&mut self, socket: SocketId) {
+        let client = self.players.at(socket).unwrap();
+        let claims = claims_of(&json!({ "sub": client.player, "team": client.team }));
+        self.connections += 1;
+        let opened = opened(socket.conn, self.connections << 8, Some(claims));
+        self.cluster.input(socket.node, socket.shard, Input::Opened(opened), &mut self.players);
+    }
+
+    fn subscribe(&mut self) {
+        let name = ["log:a", "log:b", "log:c", "log:*"][self.roll(4)];
+        let Some(at) = self.some_client() else { return };
+        if !self.players.clients[at].subscribed.contains_key(name) {
+            self.subscribe_client(at, name);
+        }
+    }
+
+    fn subscribe_client(&mut self, at: usize, name: &str) {
+        let client = &mut self.players.clients[at];
+        client.subscribed.insert(name.to_owned(), false);
+        let mut message = json!({ "type": "CHANNEL_SUBSCRIBE", "channel": name, "id": 1 });
+        if client.filtered {
+            message["filter"] = "data.n % 2 == 0".into();
+        }
+        self.cluster.text(client.socket, &message.to_string(), &mut self.players);
+    }
+
+    fn unsubscribe(&mut self) {
+        let Some(at) = self.some_client() else { return };
+        let client = &self.players.clients[at];
+        // Under a pattern the channel would go on.
+        let is_alone = client.subscribed.len() == 1;
+        let Some((name, true)) = client.subscribed.iter().next().filter(|_| is_alone) else { return };
+        let message = json!({ "type": "CHANNEL_UNSUBSCRIBE", "channel": name, "id": 2 });
+        if name.contains('*') {
+            return;
+        }
+        self.cluster.text(client.socket, &message.to_string(), &mut self.players);
+    }
+
+    fn news(&mut self) -> (Arc<str>, Value) {
+        self.next_number += 1;
+        let mut data = json!({ "n": self.next_number });
+        if self.roll(3) == 0 {
+            data["team"] = ["red", "blue"][self.roll(2)].into();
+        }
+        (CHANNELS[self.roll(CHANNELS.len())].into(), json!({ "event": "e", "data": data }))
+    }
+
+    /// A service publishes into the log; sometimes many at once.
+    fn append(&mut self) {
+        let count = if self.roll(12) == 0 { self.roll(40) } else { 1 };
+        for _ in 0..count {
+            let (channel, envelope) = self.news();
+            let entry = LogEntry {
+                payload: envelope.to_string().into(),
+                id: "db1.s".into(),
+                max_events: if self.players.weather == Weather::Foul { KEPT } else { 100_000 },
+                age_ms: 1_000_000,
+                once: None,
+            };
+            self.cluster.take(WriteKind::Log { channel, entry }, &mut self.players).unwrap();
+        }
+    }
+
+    /// A plain `PUBLISH`.
+    fn publish(&mut self) {
+        let (channel, envelope) = self.news();
+        self.cluster.publish(&channel, &envelope.to_string().into(), &mut self.players);
+    }
+
+    /// A service claims a place in the log that the log does not have: it is never shown.
+    fn forge(&mut self) {
+        let channel: Arc<str> = CHANNELS[self.roll(CHANNELS.len())].into();
+        let end = self.cluster.redis.log_end(&channel);
+        let offset = end.offset.0 + 2 + self.roll(5) as u64;
+        let epoch = if self.roll(2) == 0 { end.epoch } else { Epoch::new(0xdead) };
+        let payload = json!({
+            "event": "e", "data": { "n": 1u64 << 40 }, "offset": offset, "epoch": epoch.as_str(), "id": "db1.forged",
+        });
+        self.cluster.redis.publish(&channel, &payload.to_string().into());
+    }
+
+    /// Redis starts again, perhaps without its last writes.
+    fn restart(&mut self) {
+        let before: Vec<_> = CHANNELS.map(|channel| self.cluster.redis.log_end(&channel.into())).into();
+        for link in 0..NODES {
+            self.cluster.cut(link, &mut self.players);
+        }
+        let lost = if self.roll(2) == 0 { 0 } else { self.roll(6) };
+        match self.roll(8) {
+            0 => self.cluster.redis.lose_logs(),
+            _ => drop(self.cluster.redis.restart(lost)),
+        }
+        for (channel, before) in CHANNELS.into_iter().zip(before) {
+            let end = self.cluster.redis.log_end(&channel.into());
+            let (epoch, offset) = (end.epoch.as_str(), end.offset.0);
+            if offset > 0 {
+                self.players.facts.goes_on(channel, before.epoch.as_str(), epoch, offset);
+            }
+        }
+    }
+
+    fn trim(&mut self) {
+        let (channel, keep) = (CHANNELS[self.roll(CHANNELS.len())], self.roll(5));
+        self.cluster.redis.trim_log(&channel.into(), keep);
+    }
+
+    fn cut_a_link(&mut self) {
+        let link = self.roll(NODES);
+        self.cluster.cut(link, &mut self.players);
+    }
+
+    fn some_client(&mut self) -> Option<usize> {
+        let clients = &self.players.clients;
+        let open: Vec<usize> = (0..clients.len()).filter(|at| clients[*at].is_open()).collect();
+        if open.is_empty() { None } else { Some(open[self.roll(open.len())]) }
+    }
+
+    /// A player's socket is gone, and the session stays. What it had not read is lost with it.
+    fn detach(&mut self) {
+        let Some(at) = self.some_client() else { return };
+        let client = &mut self.players.clients[at];
+        if client.blocked || client.subscribed.values().any(|confirmed| !confirmed) {
+            return;
+        }
+        let SocketId { node, shard, conn } = client.socket;
+        let engine = &mut self.cluster.shard(node, shard).engine;
+        let session = engine.session_of(conn).unwrap();
+        assert!(engine.detach(session, Vec::new()));
+        engine.hide_logged(session);
+        client.detached = Some(session);
+        self.cluster.input(node, shard, Input::Closed { conn, code: 1006 }, &mut self.players);
+    }
+
+    fn attach(&mut self) {
+        let clients = &self.players.clients;
+        let detached: Vec<usize> = (0..clients.len()).filter(|at| clients[*at].detached.is_some()).collect();
+        if !detached.is_empty() {
+            let pick = self.roll(detached.len());
+            self.attach_client(detached[pick]);
+        }
+    }
+
+    fn attach_client(&mut self, at: usize) {
+        let client = &mut self.players.clients[at];
+        let Some(session) = client.detached.take() else { return };
+        let SocketId { node, shard, .. } = client.socket;
+        let now = self.cluster.now;
+        let there = self.cluster.shard(node, shard);
+        let conn = there.next_conn();
+        let format = Format { encoding: Encoding::Json, deflate: None };
+        match there.engine.attach(now, session, conn, format) {
+            Ok(()) => {
+                self.players.clients[at].socket.conn = conn;
+                self.catch_up(at);
+                self.cluster.shard(node, shard).engine.show_logged(session);
+            }
+            Err(error) => {
+                assert_eq!(error, AttachError::Gone);
+                self.players.clients[at].closed = Some(4001);
+            }
+        }
+        self.cluster.input(node, shard, Input::Tick, &mut self.players);
+    }
+
+    /// The server learns where the client is in each channel.
+    fn catch_up(&mut self, at: usize) {
+        let client = &self.players.clients[at];
+        let SocketId { node, shard, conn } = client.socket;
+        let engine = &mut self.cluster.nodes[node].shards[shard].engine;
+        let Some(session) = engine.session_of(conn) else { return };
+        for (channel, cursor) in &client.cursors {
+            let offset = LoggedOffset(cursor.offset);
+            let since = Epoch::parse(&cursor.epoch).map(|epoch| LogPosition { epoch, offset });
+            engine.catch_up_on(session, &channel.as_str().into(), since);
+        }
+    }
+
+    fn leave(&mut self) {
+        if let Some(at) = self.some_client() {
+            self.leave_client(at);
+        }
+    }
+
+    fn leave_client(&mut self, at: usize) {
+        let client = &mut self.players.clients[at];
+        if client.closed.is_none() {
+            client.closed = Some(1006);
+            let SocketId { node, shard, conn } = client.socket;
+            self.cluster.input(node, shard, Input::Closed { conn, code: 1006 }, &mut self.players);
+        }
+    }
+
+    /// A player comes back by another session, on any node, with its cursors.
+    fn come_back(&mut self) {
+        let clients = &self.players.clients;
+        let gone: Vec<usize> = (0..clients.len()).filter(|at| clients[*at].closed.is_some()).collect();
+        if gone.is_empty() {
+            return;
+        }
+        let at = gone[self.roll(gone.len())];
+        let socket = self.next_socket();
+        self.players.clients[at].comes_back(socket);
+        self.open(socket);
+        if !self.players.clients[at].is_open() {
+            // Its WELCOME waits behind a socket that stalls, or for its views: it comes again later.
+            self.players.clients[at].subscribed.clear();
+            self.players.clients[at].cursors.clear();
+            return;
+        }
+        let names: Vec<String> = self.players.clients[at].subscribed.keys().cloned().collect();
+        for name in names {
+            self.subscribe_client(at, &name);
+        }
+        self.catch_up(at);
+        self.cluster.input(socket.node, socket.shard, Input::Tick, &mut self.players);
+    }
+
+    fn unblock(&mut self) {
+        if let Some(at) = self.some_client() {
+            self.unblock_client(at);
+        }
+    }
+
+    fn unblock_client(&mut self, at: usize) {
+        let client = &mut self.players.clients[at];
+        if std::mem::take(&mut client.blocked) && client.closed.is_none() && client.detached.is_none() {
+            let SocketId { node, shard, conn } = client.socket;
+            self.cluster.input(node, shard, Input::Writable { conn }, &mut self.players);
+        }
+    }
+}
+
+fn rules() -> Settings {
+    let class = Class {
+        view: Some(rule("!has(data.team) || data.team == me.team", Vars::VIEW_RULE)),
+        patterns: true,
+        history: Some(History { events: KEPT, age_ms: 1_000_000 }),
+        ..open("log:{log}")
+    };
+    Settings { outbound_bytes: 6_000, ..settings(vec![class]) }
+}
