@@ -174,6 +174,7 @@ mod tests {
             message_bytes: 1,
             subscriptions: 8,
             patterns_per_player: 8,
+            connecting: 1 << 20,
             messages: rate,
             subscribes: rate,
             work: rate,

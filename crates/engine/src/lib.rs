@@ -10,6 +10,7 @@ pub mod area;
 mod audience;
 pub mod backlog;
 pub mod class;
+mod connecting;
 pub mod engine;
 pub mod expr;
 mod filter_index;

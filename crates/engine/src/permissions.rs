@@ -366,6 +366,7 @@ mod tests {
             message_bytes: 65_536,
             subscriptions: SUBSCRIPTIONS,
             patterns_per_player: 32,
+            connecting: 1 << 20,
             messages: plenty,
             subscribes: plenty,
             work: plenty,

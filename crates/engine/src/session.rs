@@ -16,6 +16,7 @@ use std::sync::Arc;
 use drawbridge_protocol::{BadSubscribe, Encoding, Frame, Request, RequestId, Subscribe};
 
 use crate::access::AccessCache;
+use crate::connecting::ConnectPlace;
 use crate::io::{Claims, Format, Opened, SessionHash, SessionId, SessionSecret, Ticket};
 use crate::link::Link;
 use crate::outbox::Outbox;
@@ -58,7 +59,9 @@ pub(crate) struct Session {
     pub(crate) access: Option<Box<AccessCache>>,
     /// Its view overrides.
     pub(crate) overrides: ViewOverrides,
-    /// A token is being verified: later requests wait.
+    /// Its place among those that connect.
+    pub(crate) connect_place: ConnectPlace,
+    /// A token is being verified, or the session waits for a place: later requests wait.
     pub(crate) pending_token: Option<Box<PendingToken>>,
     /// Requests that wait for something before them, in order.
     pub(crate) deferred: Option<Box<Deferred>>,
@@ -119,6 +122,21 @@ pub(crate) enum PendingToken {
     Connect { id: Option<RequestId>, subscribe: Vec<Result<Subscribe, BadSubscribe>> },
     /// It came in `TOKEN_REFRESH`.
     Refresh { id: Option<RequestId> },
+}
+
+impl PendingToken {
+    /// Whether it resumes a session.
+    pub(crate) fn resumes(&self) -> bool {
+        // Seam: `CONNECT` with `resume` is refused before.
+        false
+    }
+
+    /// The request that it came in.
+    pub(crate) fn request(self) -> Option<RequestId> {
+        match self {
+            PendingToken::Connect { id, .. } | PendingToken::Refresh { id } => id,
+        }
+    }
 }
 
 /// Requests that wait, bounded in number and bytes.
@@ -224,6 +242,7 @@ impl Session {
             patterns: 0,
             access: None,
             overrides: ViewOverrides::default(),
+            connect_place: ConnectPlace::None,
             pending_token: None,
             deferred: None,
             missed_presence: false,

@@ -34,6 +34,8 @@ pub struct Settings {
     pub subscriptions: usize,
     /// How many patterns one player may hold, over all of the node's connections.
     pub patterns_per_player: usize,
+    /// How many sessions of one shard may connect at once, and how many more may wait for that.
+    pub connecting: usize,
     /// Messages per connection.
     pub messages: Rate,
     /// Subscribe requests per connection; see also [`Settings::subscribes_per_player`].

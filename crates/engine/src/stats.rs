@@ -7,6 +7,12 @@ pub struct Stats {
     pub connections: u64,
     /// Gauge: connections whose `WELCOME` was sent.
     pub welcomed: u64,
+    /// Gauge: sessions that are connecting, between a good token and `WELCOME`.
+    pub connecting: u64,
+    /// Gauge: those that wait until fewer are.
+    pub connect_waiting: u64,
+    /// Connections turned away because too many were connecting (4003).
+    pub turned_away: u64,
     /// Gauge: subscriptions of connections.
     pub subscriptions: u64,
     /// Gauge: distinct channels and patterns of this shard.
@@ -96,6 +102,9 @@ impl std::ops::AddAssign for Stats {
     fn add_assign(&mut self, other: Stats) {
         self.connections += other.connections;
         self.welcomed += other.welcomed;
+        self.connecting += other.connecting;
+        self.connect_waiting += other.connect_waiting;
+        self.turned_away += other.turned_away;
         self.subscriptions += other.subscriptions;
         self.targets += other.targets;
         self.releasing += other.releasing;

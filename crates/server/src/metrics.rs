@@ -155,6 +155,24 @@ fn samples(stats: &NodeStats) -> Vec<Sample> {
     vec![
         Sample(Gauge, "connections", "Connections in any phase, the handshake done", engine.connections),
         Sample(Gauge, "connections_open", "Connections that have received WELCOME", engine.welcomed),
+        Sample(
+            Gauge,
+            "connections_connecting",
+            "Connections whose token is accepted and that have not received WELCOME",
+            engine.connecting,
+        ),
+        Sample(
+            Gauge,
+            "connections_waiting",
+            "Connections that wait because limits.connecting others are connecting",
+            engine.connect_waiting,
+        ),
+        Sample(
+            Counter,
+            "connections_turned_away",
+            "Connections closed because too many were connecting (4003)",
+            engine.turned_away,
+        ),
         Sample(Gauge, "sockets", "Open sockets, including those that are closing", shards.sockets),
         Sample(
             Gauge,

@@ -25,6 +25,7 @@ pub fn settings(classes: Vec<Class>) -> Settings {
         message_bytes: 65_536,
         subscriptions: 256,
         patterns_per_player: 256,
+        connecting: 1 << 20,
         messages: PLENTY,
         subscribes: PLENTY,
         bytes: Rate { per_second: 1 << 30, burst: 1 << 30 },

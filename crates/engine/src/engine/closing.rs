@@ -90,6 +90,7 @@ impl Engine {
     /// Invariant: this and [`Engine::detach`] alone shut a door, and no id of the session stays but in `tickets`.
     fn forget(&mut self, id: SessionId) -> Box<Session> {
         self.forget_presence_read(id);
+        self.give_place_back(id);
         // All at once: otherwise the queues would be searched for each subscription.
         self.sessions[id].outbox.remove_streams(&mut self.out.queues);
         while let Some(subscription) = self.sessions[id].subscriptions.last() {

@@ -10,6 +10,7 @@ use hashbrown::HashSet;
 
 use super::Engine;
 use super::subscribe::Ended;
+use crate::connecting::ConnectPlace;
 use crate::io::{AuthFailure, BrokerStatus, Claims, Holder, Notice, Opened, Output, SessionId, Subject};
 use crate::permissions::{self, Filled};
 use crate::player_slots::Admission;
@@ -135,6 +136,9 @@ impl Engine {
     }
 
     fn end_for_token(&mut self, id: SessionId, request: Option<&RequestId>, failure: &AuthFailure) {
+        if failure.code == ErrorCode::Internal && failure.retry_after_ms.is_none() {
+            return self.close_overloaded(id, request, failure.code, &failure.message);
+        }
         self.refuse_token(id, request, failure);
         match failure.code {
             // The client may come again, with the same token or another.
@@ -142,7 +146,6 @@ impl Engine {
                 self.close(id, CloseCode::TokenExpired, "token not valid yet");
             }
             ErrorCode::TokenExpired => self.close(id, CloseCode::TokenExpired, "token expired"),
-            ErrorCode::Internal => self.close(id, CloseCode::Overloaded, "tokens cannot be verified now"),
             _ => self.close(id, CloseCode::Unauthenticated, "unauthenticated"),
         }
     }
@@ -173,6 +176,9 @@ impl Engine {
         claims: Claims,
         subscribe: Vec<Result<Subscribe, BadSubscribe>>,
     ) {
+        let arrival = PendingToken::Connect { id: request, subscribe };
+        let Some((arrival, claims)) = self.take_place(id, arrival, claims) else { return };
+        let PendingToken::Connect { id: request, subscribe } = arrival else { return };
         let auto = permissions::auto_channels(&self.settings, &claims);
         self.players.entry(claims.player.clone()).or_default().push(id);
         self.set_claims(id, claims);
@@ -271,6 +277,7 @@ impl Engine {
         let Some(joining) = session.phase.open() else { return };
         session.deadlines.phase_ms = 0;
         self.out.timers.arm(session);
+        self.give_place_back(id);
         self.send_welcome(id, joining.id.as_ref());
         self.notify_pending_later(id);
         for error in joining.errors {
@@ -339,6 +346,9 @@ impl Engine {
 
     pub(super) fn phase_timed_out(&mut self, id: SessionId) {
         match &self.sessions[id].phase {
+            Phase::Connecting if self.sessions[id].connect_place == ConnectPlace::Waiting => {
+                self.turn_away(id)
+            }
             Phase::Connecting => {
                 let message = "no CONNECT within the time that this server allows";
                 let failure = AuthFailure::new(ErrorCode::Unauthenticated, message);

@@ -9,6 +9,7 @@
 //!   poll:    outputs, then for each session with something to write: flush its queues, one write
 //! ```
 
+mod admission;
 pub mod attach;
 mod broker_events;
 mod catch_up;
@@ -47,7 +48,10 @@ use self::outbound::Outbound;
 use self::presence::PresenceState;
 use self::sessions::Sessions;
 use crate::audience::AudienceId;
-use crate::io::{BrokerStatus, ConnId, Input, Notice, Now, Output, SessionId, Standing, Subject, Ticket};
+use crate::connecting::Connecting;
+use crate::io::{
+    BrokerStatus, Claims, ConnId, Input, Notice, Now, Output, SessionId, Standing, Subject, Ticket,
+};
 use crate::rate_limit::SharedLimits;
 use crate::settings::Settings;
 use crate::stats::Stats;
@@ -81,6 +85,8 @@ pub struct Engine {
     views: EffectiveViews,
     /// What all outboxes share.
     out: Outbound,
+    /// Who connects, and who waits for that with these claims.
+    connecting: Connecting<Claims>,
     /// Closes that are carried out at the end of the current input.
     closing: Vec<Closing>,
     /// Sessions whose deferred requests are tried again after the current step.
@@ -107,7 +113,6 @@ impl Engine {
     /// An engine without sessions. `limits` are shared by the node's shards.
     pub fn new(settings: Arc<Settings>, limits: Arc<SharedLimits>) -> Self {
         Engine {
-            settings,
             limits,
             shard: ShardId(0),
             sessions: Sessions::default(),
@@ -119,6 +124,7 @@ impl Engine {
             releasing: HashMap::new(),
             views: EffectiveViews::default(),
             out: Outbound::default(),
+            connecting: Connecting::new(settings.connecting),
             closing: Vec::new(),
             ready: Vec::new(),
             tickets: HashMap::new(),
@@ -131,6 +137,7 @@ impl Engine {
             matched: Vec::new(),
             found: Vec::new(),
             changes: Vec::new(),
+            settings,
         }
     }
 
@@ -169,6 +176,7 @@ impl Engine {
         // Why: single frames (an answer, a heartbeat) may be the last straw, too.
         self.enforce_limits();
         self.finish_closings();
+        self.admit_waiting();
         self.write_presence();
     }
 
@@ -263,6 +271,8 @@ impl Engine {
             publishing: self.tickets.len() as u64,
             loading: self.loading.len() as u64,
             timers: self.out.timers.len() as u64,
+            connecting: self.connecting.places() as u64,
+            connect_waiting: self.connecting.waiting() as u64,
             present: self.presence.present,
             presence_waiting: self.presence.ledger.len() as u64,
             presence_reads: self.presence_queries() as u64,

@@ -204,6 +204,8 @@ fn build(root: &Section<'_>) -> Config {
         message_bytes: limits.message_bytes,
         subscriptions: limits.subscriptions,
         patterns_per_player: limits.patterns_per_player,
+        // The shards share nothing; sockets are spread over them evenly.
+        connecting: limits.connecting.div_ceil(node.shards),
         messages: limits.messages,
         subscribes: limits.subscribes,
         bytes: limits.bytes,

@@ -32,6 +32,7 @@ fn the_defaults_are_the_contracts() {
     assert_eq!((engine.connect_timeout_ms, engine.heartbeat_ms), (5_000, 25_000));
     assert_eq!((engine.outbound_bytes, engine.message_bytes, engine.subscriptions), (1 << 20, 64 << 10, 256));
     assert_eq!(engine.patterns_per_player, 32);
+    assert_eq!(engine.connecting, 1_000_usize.div_ceil(config.shards));
     assert_eq!(engine.messages, Rate { per_second: 50, burst: 100 });
     assert_eq!(engine.subscribes, Rate { per_second: 20, burst: 40 });
     assert_eq!(engine.work, Rate { per_second: 2_000, burst: 4_000 });
@@ -96,6 +97,7 @@ linger = "0s"
 message_bytes = "1KiB"
 subscriptions = 3
 patterns_per_player = 2
+connecting = 7
 messages = { per_second = 1, burst = 2 }
 subscribes = { per_second = 3 }
 work = { per_second = 500, burst = 700 }
@@ -145,6 +147,7 @@ messages_per_address = { per_second = 9 }
         (1_000, 100, 2 << 10)
     );
     assert_eq!((engine.message_bytes, engine.subscriptions, engine.patterns_per_player), (1 << 10, 3, 2));
+    assert_eq!(engine.connecting, 7_usize.div_ceil(config.shards));
     assert_eq!(engine.messages, Rate { per_second: 1, burst: 2 });
     assert_eq!(engine.subscribes, Rate { per_second: 3, burst: 6 });
     assert_eq!(engine.work, Rate { per_second: 500, burst: 700 });
