@@ -983,6 +983,7 @@ function closeError(attempt, code, reason) {
 // src/publisher.ts
 var MAX_IN_FLIGHT = 1024;
 var RETRY_MS = 1e3;
+var MAX_WINDOW = 32;
 var REPEAT_MS = 9e4;
 var Publisher = class {
   constructor(link, requests, codec, runtime, timeoutMs, options = {}) {
@@ -1003,8 +1004,10 @@ var Publisher = class {
   /** Oldest first. */
   #queue = [];
   #queuedBytes = 0;
-  /** The queue's head, while its answer is out. */
-  #sent;
+  /** Those of the queue whose answers are out. */
+  #sent = /* @__PURE__ */ new Set();
+  /** How many of the queue may be out. */
+  #window = 1;
   /** The rate limit asked to wait. */
   #resting = false;
   /** The connection is about to be replaced: nothing more goes out on this one. */
@@ -1038,6 +1041,7 @@ var Publisher = class {
   /** A connection is open: what waited goes out. */
   opened(maxMessageBytes) {
     this.maxMessageBytes = maxMessageBytes ?? Infinity;
+    this.#window = 1;
     this.hold(false);
   }
   /** While held, publishes wait in the queue, although there is a connection. */
@@ -1105,22 +1109,34 @@ var Publisher = class {
     this.link.sendFrame(publish.frame);
   }
   /**
-   * One at a time: so the order stays even where the rate limit refuses one, and a crowd that comes back does not
-   * flood the server. New publishes wait behind.
+   * One, and twice as many with each round that the server took, so that a crowd that comes back does not flood it. New
+   * publishes wait behind. A rate limit refuses all that are sent together from some point on, so the order stays.
    */
   #flush() {
-    const head = this.#queue[0];
-    if (!head || this.#sent || this.#resting || this.#held || !this.link.open) return;
-    const refusal = this.#tooLarge(head) ?? (head.doubtful && this.#repeatableMs(head) <= 0 ? late(head) : void 0);
-    if (refusal) return this.#finish(head, refusal);
-    this.#sent = head;
-    this.#send(head, (answer) => {
-      this.#sent = void 0;
-      if (answer instanceof DrawbridgeError && answer.code === "RATE_LIMITED") return this.#rest(answer.retryAfterMs ?? RETRY_MS);
-      this.#dequeue(head);
-      this.#answered(head, answer);
-      this.#flush();
-    });
+    for (const publish of [...this.#queue]) {
+      if (this.#sent.size >= this.#window || this.#resting || this.#held || !this.link.open) return;
+      if (this.#sent.has(publish) || !this.#queue.includes(publish)) continue;
+      const isTooOld = publish.doubtful && this.#repeatableMs(publish) <= 0;
+      const refusal = this.#tooLarge(publish) ?? (isTooOld ? late(publish) : void 0);
+      if (refusal) {
+        this.#dequeue(publish);
+        this.#settle(publish, refusal);
+        continue;
+      }
+      this.#sent.add(publish);
+      this.#send(publish, (answer) => this.#queueAnswered(publish, answer));
+    }
+  }
+  #queueAnswered(publish, answer) {
+    this.#sent.delete(publish);
+    if (answer instanceof DrawbridgeError && answer.code === "RATE_LIMITED") {
+      this.#window = 1;
+      return this.#rest(answer.retryAfterMs ?? RETRY_MS);
+    }
+    this.#window = Math.min(this.#window + 1, MAX_WINDOW);
+    this.#dequeue(publish);
+    this.#answered(publish, answer);
+    this.#flush();
   }
   #answered(publish, answer) {
     const unknown = answer instanceof DrawbridgeError && answer.outcome === "unknown";
@@ -1173,7 +1189,7 @@ var Publisher = class {
     });
   }
   #late(publish) {
-    const unsent = this.#queue.includes(publish) && this.#sent !== publish;
+    const unsent = this.#queue.includes(publish) && !this.#sent.has(publish);
     const error = late(publish, unsent && !publish.doubtful ? "not_done" : "unknown");
     if (unsent) this.#finish(publish, error);
     else this.requests.abandon(publish.id, error);

@@ -55,6 +55,8 @@ export interface Published {
 const MAX_IN_FLIGHT = 1024;
 /** The wait before a queued publish is sent again where the rate limit names none. */
 const RETRY_MS = 1_000;
+/** Of the queue: enough that it empties faster than a game fills it, over a slow network too. */
+const MAX_WINDOW = 32;
 /** The server remembers a key for two minutes; the rest is for what is still on its way. */
 const REPEAT_MS = 90_000;
 
@@ -78,8 +80,10 @@ export class Publisher {
   /** Oldest first. */
   readonly #queue: Publish[] = [];
   #queuedBytes = 0;
-  /** The queue's head, while its answer is out. */
-  #sent: Publish | undefined;
+  /** Those of the queue whose answers are out. */
+  readonly #sent = new Set<Publish>();
+  /** How many of the queue may be out. */
+  #window = 1;
   /** The rate limit asked to wait. */
   #resting = false;
   /** The connection is about to be replaced: nothing more goes out on this one. */
@@ -129,6 +133,7 @@ export class Publisher {
   /** A connection is open: what waited goes out. */
   opened(maxMessageBytes: number | undefined): void {
     this.maxMessageBytes = maxMessageBytes ?? Infinity;
+    this.#window = 1;
     this.hold(false);
   }
 
@@ -213,22 +218,35 @@ export class Publisher {
   }
 
   /**
-   * One at a time: so the order stays even where the rate limit refuses one, and a crowd that comes back does not
-   * flood the server. New publishes wait behind.
+   * One, and twice as many with each round that the server took, so that a crowd that comes back does not flood it. New
+   * publishes wait behind. A rate limit refuses all that are sent together from some point on, so the order stays.
    */
   #flush(): void {
-    const head = this.#queue[0];
-    if (!head || this.#sent || this.#resting || this.#held || !this.link.open) return;
-    const refusal = this.#tooLarge(head) ?? (head.doubtful && this.#repeatableMs(head) <= 0 ? late(head) : undefined);
-    if (refusal) return this.#finish(head, refusal);
-    this.#sent = head;
-    this.#send(head, (answer) => {
-      this.#sent = undefined;
-      if (answer instanceof DrawbridgeError && answer.code === "RATE_LIMITED") return this.#rest(answer.retryAfterMs ?? RETRY_MS);
-      this.#dequeue(head);
-      this.#answered(head, answer);
-      this.#flush();
-    });
+    for (const publish of [...this.#queue]) {
+      if (this.#sent.size >= this.#window || this.#resting || this.#held || !this.link.open) return;
+      if (this.#sent.has(publish) || !this.#queue.includes(publish)) continue;
+      const isTooOld = publish.doubtful && this.#repeatableMs(publish) <= 0;
+      const refusal = this.#tooLarge(publish) ?? (isTooOld ? late(publish) : undefined);
+      if (refusal) {
+        this.#dequeue(publish);
+        this.#settle(publish, refusal);
+        continue;
+      }
+      this.#sent.add(publish);
+      this.#send(publish, (answer) => this.#queueAnswered(publish, answer));
+    }
+  }
+
+  #queueAnswered(publish: Publish, answer: ServerMessage | DrawbridgeError): void {
+    this.#sent.delete(publish);
+    if (answer instanceof DrawbridgeError && answer.code === "RATE_LIMITED") {
+      this.#window = 1;
+      return this.#rest(answer.retryAfterMs ?? RETRY_MS);
+    }
+    this.#window = Math.min(this.#window + 1, MAX_WINDOW);
+    this.#dequeue(publish);
+    this.#answered(publish, answer);
+    this.#flush();
   }
 
   #answered(publish: Publish, answer: ServerMessage | DrawbridgeError): void {
@@ -290,7 +308,7 @@ export class Publisher {
   }
 
   #late(publish: Publish): void {
-    const unsent = this.#queue.includes(publish) && this.#sent !== publish;
+    const unsent = this.#queue.includes(publish) && !this.#sent.has(publish);
     const error = late(publish, unsent && !publish.doubtful ? "not_done" : "unknown");
     if (unsent) this.#finish(publish, error);
     else this.requests.abandon(publish.id, error);

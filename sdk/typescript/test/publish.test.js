@@ -92,7 +92,7 @@ test("what is in flight when the link breaks has an unknown outcome, and is not 
   assert.equal(again.waiting, 0);
 });
 
-test("without a connection it waits, and goes out in order, one at a time", async (t) => {
+test("without a connection it waits, and goes out in order, one at first", async (t) => {
   const { server, client } = await setup(t);
   const opening = client.connect();
   const answers = [1, 2, 3].map((n) => client.publish("c", "e", n));
@@ -112,6 +112,55 @@ test("without a connection it waits, and goes out in order, one at a time", asyn
   }
   await Promise.all(answers);
   assert.equal(client.queued, 0);
+});
+
+test("the queue empties faster than a game fills it, over a slow network too", async (t) => {
+  const { server, client } = await setup(t);
+  const opening = client.connect();
+  const answers = Array.from({ length: 20 }, (_, n) => client.publish("c", "e", n));
+  const connection = await server.accept();
+  await connection.welcome();
+  await opening;
+  const rounds = [];
+  const seen = [];
+  // In each round trip the game publishes three times more.
+  while (client.queued > 0) {
+    await settled(client, connection);
+    rounds.push(connection.waiting);
+    while (connection.waiting > 0) {
+      const request = await connection.next("PUBLISH_EVENT");
+      seen.push(request.data);
+      accept(connection, request);
+    }
+    if (answers.length < 60) for (let i = 0; i < 3; i++) answers.push(client.publish("c", "e", answers.length));
+    await settled(client, connection);
+    assert.ok(rounds.length < 30, `${rounds}`);
+  }
+  await Promise.all(answers);
+  assert.deepEqual(rounds.slice(0, 4), [1, 2, 4, 8]);
+  assert.deepEqual(seen, answers.map((_, n) => n));
+});
+
+test("a rate limit on several that are out is waited out, and they go again in their order", async (t) => {
+  const { server, client, runtime } = await setup(t);
+  const opening = client.connect();
+  const answers = Array.from({ length: 8 }, (_, n) => client.publish("c", "e", n));
+  const connection = await server.accept();
+  await connection.welcome();
+  await opening;
+  for (const round of [[0], [1, 2]]) for (const _ of round) accept(connection, await connection.next("PUBLISH_EVENT"));
+  const limited = [];
+  for (let i = 0; i < 4; i++) limited.push(await connection.next("PUBLISH_EVENT"));
+  connection.send(limited.map(({ id }) => ({ type: "ERROR", id, code: "RATE_LIMITED", message: "slow", retryable: true, retry_after_ms: 180 })));
+  await settled(client, connection);
+  assert.equal(connection.waiting, 0);
+  runtime.advance(180);
+  for (const n of [3, 4, 5, 6, 7]) {
+    const request = await connection.next("PUBLISH_EVENT");
+    assert.equal(request.data, n);
+    accept(connection, request);
+  }
+  await Promise.all(answers);
 });
 
 test("a queued publish waits out the rate limit, before those behind it", async (t) => {
@@ -134,7 +183,7 @@ test("a queued publish waits out the rate limit, before those behind it", async 
   await Promise.all(answers);
 });
 
-test("a break while the queue goes out loses only the one whose answer was out", async (t) => {
+test("a break while the queue goes out leaves in doubt only what was out", async (t) => {
   const { server, client, runtime } = await setup(t);
   const opening = client.connect();
   const first = rejection(client.publish("c", "e", 1));
