@@ -9,7 +9,7 @@ import { fileURLToPath } from 'node:url';
 import { promisify } from 'node:util';
 
 import { openBrowser } from './support/browser.js';
-import { cleanUp, startDev, startRedis, until } from './support/processes.js';
+import { cleanUp, startDev, startRedis, until, withoutSessions } from './support/processes.js';
 
 const here = dirname(fileURLToPath(import.meta.url));
 const run = promisify(execFile);
@@ -301,6 +301,29 @@ test('a broken link comes back by itself', async () => {
   await page.part('bob-chat-input').fill('still there?');
   await page.part('bob-chat-send').click();
   await inFeed(page, 'alice', 'still there?');
+});
+
+test('a dropped connection is resumed, and what was missed arrives, marked, each once', { skip: withoutSessions() }, async () => {
+  const page = await playground();
+  await quiet(page);
+  await page.part('alice-cut').click();
+  await until(async () => (await page.part('alice-status').textContent()) === 'connecting', 'alice is away');
+  for (const n of [1, 2, 3]) {
+    await page.part('bob-chat-input').fill(`while you were away, ${n}`);
+    await page.part('bob-chat-send').click();
+    await inFeed(page, 'bob', `while you were away, ${n}`);
+  }
+  assert.equal(await page.part('alice-status').textContent(), 'connecting', 'she is still away');
+  await until(async () => (await page.part('alice-status').textContent()) === 'open', 'alice is back');
+  const missed = page.part('alice-feed').locator('[data-missed="true"][data-event="chat"] .data');
+  await until(async () => (await missed.count()) === 3, 'three lines were missed');
+  // The newest comes first.
+  assert.deepEqual((await missed.allTextContents()).map((text) => text.match(/\d/)[0]), ['3', '2', '1']);
+  assert.match(await page.part('alice-detail').textContent(), /: resumed, \d+ missed events have arrived$/);
+  await page.part('bob-chat-input').fill('welcome back');
+  await page.part('bob-chat-send').click();
+  await inFeed(page, 'alice', 'welcome back');
+  assert.equal(await missed.count(), 3, 'what comes now is not marked');
 });
 
 test('the HTTP line works as it stands', async () => {

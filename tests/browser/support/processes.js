@@ -2,7 +2,7 @@
  * The built binary and a real redis-server as child processes, on ports of their own. Everything that waits has a
  * bound; `cleanUp` ends what a test started, by its process.
  */
-import { execFileSync, spawn } from 'node:child_process';
+import { execFileSync, spawn, spawnSync } from 'node:child_process';
 import { existsSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { createServer, connect } from 'node:net';
 import { tmpdir } from 'node:os';
@@ -22,6 +22,17 @@ export function binary() {
   const built = ['release', 'debug'].map((kind) => join(target, kind, 'drawbridge')).find((path) => existsSync(path));
   if (!built) throw new Error('no binary: run `cargo build`, or set DRAWBRIDGE_BIN');
   return built;
+}
+
+/** Why tests of sessions are skipped: this server resumes none. False where it does. */
+export function withoutSessions() {
+  const directory = mkdtempSync(join(tmpdir(), 'drawbridge-'));
+  const config = join(directory, 'drawbridge.toml');
+  writeFileSync(config, `[auth]\nhmac_secret = "${SECRET}"\n[connection]\nresume_window = "1s"\n`);
+  const { status, stdout, stderr } = spawnSync(binary(), ['check-config', config], { encoding: 'utf8' });
+  const said = stdout + stderr;
+  if (status !== 0 && !said.includes('not supported yet')) throw new Error(said);
+  return status !== 0 && 'this server resumes no sessions';
 }
 
 /** Waits until `condition` gives something truthy, and gives that. */
@@ -75,7 +86,7 @@ export async function startDev(...args) {
 }
 
 /** `drawbridge serve` on this Redis. A fixed `port` lets a client come back to the same address. */
-export async function startNode(redis, { port = 0, name = 'n1', extra = '', classes = '' } = {}) {
+export async function startNode(redis, { port = 0, name = 'n1', drainWindow = '300ms', extra = '', classes = '' } = {}) {
   const directory = mkdtempSync(join(tmpdir(), 'drawbridge-'));
   const config = join(directory, 'drawbridge.toml');
   writeFileSync(
@@ -84,7 +95,7 @@ export async function startNode(redis, { port = 0, name = 'n1', extra = '', clas
 node = "${name}"
 listen = "127.0.0.1:${port}"
 drain_delay = "0s"
-drain_window = "300ms"
+drain_window = "${drainWindow}"
 [broker]
 kind = "redis"
 url = "${redis.url}"
@@ -134,6 +145,31 @@ export async function freePort() {
   throw new Error(`no free port from ${own} on`);
 }
 
+/** Classes with history, presence, and what happens to players in the stream `lifecycle`. */
+export const LOGGED = `
+[[channel]]
+name = "log:{x}"
+subscribe = "true"
+publish = "true"
+patterns = true
+presence = "notify"
+history = { events = 2000, age = "10m" }
+[lifecycle]
+stream = "lifecycle"
+`;
+
+/** The lifecycle of a player, as services read it: `[{ event, code, … }]`, the oldest first. */
+export function lifecycle(redis, player) {
+  const entries = [];
+  // Of each entry redis-cli prints the id, then names and values in turn.
+  for (const line of redis.cli('XRANGE', 'lifecycle', '-', '+').split('\n')) {
+    if (/^\d+-\d+$/.test(line)) entries.push([]);
+    else entries.at(-1)?.push(line);
+  }
+  const maps = entries.map((fields) => Object.fromEntries(fields.flatMap((name, at) => (at % 2 === 0 ? [[name, fields[at + 1]]] : []))));
+  return maps.filter((entry) => entry.player === player);
+}
+
 /** A real Redis; `restart()` on the same port. */
 export async function startRedis() {
   const port = await freePort();
@@ -174,5 +210,6 @@ export async function cleanUp() {
 }
 
 export function forget(directory) {
-  rmSync(directory, { recursive: true, force: true });
+  // A browser that has ended may still write.
+  rmSync(directory, { recursive: true, force: true, maxRetries: 20, retryDelay: 50 });
 }
