@@ -1,4 +1,4 @@
-//! What the node itself writes to Redis: events published over HTTP, player commands to all nodes, and the views that
+//! What the node itself writes to Redis and reads of it: events published over HTTP, what the admin API shows, player commands to all nodes, and the views that
 //! services set by the control channel. `broker/command_router.rs` delivers commands to the shards.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -6,15 +6,16 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
-use drawbridge_engine::class::{Class, REMOVE_EVENT};
+use drawbridge_engine::class::{Class, History, REMOVE_EVENT};
 use drawbridge_engine::io::{
-    BrokerCommand, BrokerEvent, Commit, Outcome, Owner, PlayerAction, PlayerCommand, PublishFailure, Subject,
-    Ticket, WhenDown, Write, WriteKind,
+    Answered, BrokerCommand, BrokerEvent, Commit, LogEntry, LogPosition, Outcome, Owner, PlayerAction,
+    PlayerCommand, PublishFailure, Query, QueryKind, Subject, Ticket, WhenDown, Write, WriteKind, once_of,
 };
 use drawbridge_engine::upstream::ShardId;
 use drawbridge_protocol::event::Envelope;
 use hashbrown::{HashMap, HashSet};
 use tokio::sync::oneshot;
+use tokio::time::timeout;
 
 use crate::broker::{Broker, CommandChannels, ShardInbox};
 use crate::log::Sparse;
@@ -32,6 +33,8 @@ pub struct Bus {
     broker: Broker,
     channels: CommandChannels,
     waiting: Mutex<HashMap<Ticket, oneshot::Sender<Outcome>>>,
+    /// Queries whose answer is to come.
+    queries: Mutex<HashMap<Ticket, oneshot::Sender<Answered>>>,
     next_ticket: AtomicU64,
     /// Our channels: how often each was confirmed, and those that Redis refuses.
     command_subscriptions: Mutex<Channels>,
@@ -55,6 +58,7 @@ impl Bus {
             broker,
             channels,
             waiting: Mutex::default(),
+            queries: Mutex::default(),
             next_ticket: AtomicU64::new(0),
             command_subscriptions: Mutex::default(),
             was_listening: AtomicBool::new(false),
@@ -85,7 +89,21 @@ impl Bus {
         self.broker.command(ShardId::NODE, BrokerCommand::Write(write));
     }
 
-    /// Publishes an event of a service by the rules of its channel's class: an entity's is written into the table too.
+    /// Reads something; `None`: Redis did not answer in time.
+    pub async fn query(&self, kind: QueryKind) -> Option<Answered> {
+        let ticket = Ticket(self.next_id());
+        let (reply, answer) = oneshot::channel();
+        self.queries().insert(ticket, reply);
+        self.broker.command(ShardId::NODE, BrokerCommand::Query(Query::new(ticket, kind)));
+        let answer = timeout(PATIENCE, answer).await;
+        if self.queries().remove(&ticket).is_some() {
+            self.broker.command(ShardId::NODE, BrokerCommand::Withdraw(ticket));
+        }
+        answer.ok()?.ok()
+    }
+
+    /// Publishes an event of a service by the rules of its channel's class: an entity's is written into the table too, and one
+    /// of a channel with history into the log, once for each idempotency key. Returns where it is in the log.
     ///
     /// # Errors
     /// Where the class cannot keep it, or Redis does not take it.
@@ -94,8 +112,9 @@ impl Bus {
         class: Option<&Class>,
         channel: &str,
         event: &Envelope<'_>,
+        once: Option<&str>,
         external_bytes: usize,
-    ) -> Result<(), EventRefused> {
+    ) -> Result<Option<LogPosition>, EventRefused> {
         let key = class
             .map_or(Ok(event.key.map(Into::into)), |class| class.key_of(event.data, event.tags, event.key));
         let when_down = match class.map(|class| class.when_broker_down) {
@@ -107,12 +126,12 @@ impl Bus {
         let id = event.id.unwrap_or_default();
         let Some((class, rules)) = class.zip(rules) else {
             let key = key.ok().flatten();
-            let payload = Envelope { key: key.as_deref(), ..*event }.to_payload();
-            if payload.len() > external_bytes {
-                return Err(EventRefused::TooLarge);
-            }
-            self.publish(channel.into(), payload, when_down).await?;
-            return Ok(());
+            let event = Envelope { key: key.as_deref(), ..*event };
+            let kind = match class.and_then(|class| class.history) {
+                Some(history) => log_of(channel, &event, history, once, external_bytes)?,
+                None => plain_of(channel, &event, external_bytes)?,
+            };
+            return Ok(self.write(kind, when_down).await?);
         };
         let place = class.key.as_ref().map_or("key".to_owned(), ToString::to_string);
         let key = key
@@ -132,8 +151,7 @@ impl Bus {
             return Err(EventRefused::TooLarge);
         }
         let channel = channel.into();
-        self.write(WriteKind::Commit { channel, commit }, when_down).await?;
-        Ok(())
+        Ok(self.write(WriteKind::Commit { channel, commit }, when_down).await?)
     }
 
     /// Stores a player's view of a channel and notifies every node, in one step; done when Redis has it. It applies to all
@@ -174,6 +192,10 @@ impl Bus {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn queries(&self) -> std::sync::MutexGuard<'_, HashMap<Ticket, oneshot::Sender<Answered>>> {
+        self.queries.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Hears answers and commands until the broker ends.
     pub async fn run(self: Arc<Self>, mut events: ShardInbox) {
         for channel in self.channels.iter() {
@@ -206,8 +228,12 @@ impl Bus {
                 | BrokerEvent::Expired { .. }
                 | BrokerEvent::Presence { .. }
                 | BrokerEvent::StoreLost
-                | BrokerEvent::Recover { .. }
-                | BrokerEvent::Answer { .. } => {}
+                | BrokerEvent::Recover { .. } => {}
+                BrokerEvent::Answer { ticket, answer } => {
+                    if let Some(reply) = self.queries().remove(&ticket) {
+                        let _ = reply.send(answer);
+                    }
+                }
             }
         }
     }
@@ -283,6 +309,36 @@ impl Bus {
             self.send(ticket, self.view_of(player, channel, view, true), WhenDown::Queue);
         }
     }
+}
+
+/// A plain publish of this event.
+fn plain_of(channel: &str, event: &Envelope<'_>, external_bytes: usize) -> Result<WriteKind, EventRefused> {
+    let payload = event.to_payload();
+    if payload.len() > external_bytes {
+        return Err(EventRefused::TooLarge);
+    }
+    Ok(WriteKind::Publish { channel: channel.into(), payload })
+}
+
+/// An append of this event to its channel's log.
+fn log_of(
+    channel: &str,
+    event: &Envelope<'_>,
+    history: History,
+    once: Option<&str>,
+    external_bytes: usize,
+) -> Result<WriteKind, EventRefused> {
+    let entry = LogEntry {
+        payload: Envelope { id: None, ..*event }.to_payload(),
+        id: event.id.unwrap_or_default().to_owned(),
+        max_events: history.events,
+        age_ms: history.age_ms,
+        once: once.map(|key| once_of(None, key)),
+    };
+    if entry.published_bytes() > external_bytes {
+        return Err(EventRefused::TooLarge);
+    }
+    Ok(WriteKind::Log { channel: channel.into(), entry })
 }
 
 /// Why an event of a service was not published.

@@ -158,7 +158,8 @@ async fn publish(node: &Node, channel: &str, event: &str, data: Value) {
     };
     let class = node.config.engine.classes.of_channel(channel).map(|(_, class, _)| class);
     // While Redis is away there is nothing to show.
-    let _ = node.bus.publish_event(class, channel, &event, node.config.broker.external_bytes).await;
+    let external_bytes = node.config.broker.external_bytes;
+    let _ = node.bus.publish_event(class, channel, &event, None, external_bytes).await;
 }
 
 /// Where a dot is, in a square from 0 to 100.

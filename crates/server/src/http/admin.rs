@@ -10,7 +10,8 @@ use axum::extract::{DefaultBodyLimit, Path, Request, State};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
-use drawbridge_engine::io::{PlayerAction, PlayerCommand, PublishFailure};
+use drawbridge_engine::class::Class;
+use drawbridge_engine::io::{MAX_IDEMPOTENCY_KEY_BYTES, PlayerAction, PlayerCommand, PublishFailure};
 use drawbridge_protocol::event::Envelope;
 use drawbridge_protocol::json::{self, JsonKind, Value};
 use drawbridge_protocol::{ErrorCode, MAX_DATA_DEPTH, channel};
@@ -19,6 +20,7 @@ use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 
+use super::history;
 use super::listener::accept;
 use super::pages;
 use super::write_timeout::WriteTimeout;
@@ -33,8 +35,8 @@ use crate::refusals::Reason;
 /// Beside the payload: names, tags and JSON.
 const BODY_OVERHEAD_BYTES: usize = 16 * 1024;
 
-type Shared = State<Arc<Node>>;
-type Answer = Result<Response, ApiError>;
+pub(super) type Shared = State<Arc<Node>>;
+pub(super) type Answer = Result<Response, ApiError>;
 
 /// How long a connection may take for a request's head, the wait for the next one included.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
@@ -112,7 +114,7 @@ fn router(node: Arc<Node>) -> Router {
         .route("/api/rooms", get(not_built))
         .route("/api/channels", get(not_built))
         .route("/api/channels/{channel}/presence", get(not_built))
-        .route("/api/channels/{channel}/history", get(not_built))
+        .route("/api/channels/{channel}/history", get(history::page))
         .route("/api/nodes", get(not_built))
         .layer(middleware::from_fn_with_state(node.clone(), read_body))
         .layer(middleware::from_fn_with_state(node.clone(), require_key));
@@ -161,8 +163,10 @@ async fn publish(State(node): Shared, body: Bytes) -> Answer {
     let channel = object::needed("channel", channel).map_err(bad_request)?;
     check_channel(&node, &channel, false)?;
     let name = object::needed("event", event).map_err(bad_request)?;
-    if idempotency_key.is_some_and(|key| key.kind != JsonKind::Null) {
-        return Err(unsupported("idempotency_key is not supported by this server"));
+    let class = node.config.engine.classes.of_channel(&channel).map(|(_, class, _)| class);
+    let once = object::string("idempotency_key", idempotency_key).map_err(bad_request)?;
+    if let Some(key) = &once {
+        check_idempotency_key(class, key)?;
     }
     let tags = tags.filter(|tags| tags.kind != JsonKind::Null);
     if tags.is_some_and(|tags| tags.kind != JsonKind::Object) {
@@ -184,16 +188,33 @@ async fn publish(State(node): Shared, body: Bytes) -> Answer {
         ts: Some(unix_ms()),
         id: Some(&format!("db1.{}.{}", node.config.node, node.bus.next_id())),
     };
-    let class = node.config.engine.classes.of_channel(&channel).map(|(_, class, _)| class);
-    match node.bus.publish_event(class, &channel, &event, node.config.broker.external_bytes).await {
-        Err(EventRefused::Broker(PublishFailure::OnlyLocal)) => {
-            Ok(axum::Json(serde_json::json!({ "channel": channel, "local": true })).into_response())
-        }
+    let external_bytes = node.config.broker.external_bytes;
+    let mut answer = serde_json::json!({ "channel": channel });
+    match node.bus.publish_event(class, &channel, &event, once.as_deref(), external_bytes).await {
+        Err(EventRefused::Broker(PublishFailure::OnlyLocal)) => answer["local"] = true.into(),
         done => {
-            done?;
-            Ok(axum::Json(serde_json::json!({ "channel": channel })).into_response())
+            if let Some(position) = done? {
+                answer["offset"] = position.offset.0.into();
+                answer["epoch"] = position.epoch.as_str().into();
+            }
         }
     }
+    Ok(axum::Json(answer).into_response())
+}
+
+/// Whether a repeat of what has this key can be recognised.
+fn check_idempotency_key(class: Option<&Class>, key: &str) -> Result<(), ApiError> {
+    if class.is_none_or(|class| class.history.is_none()) {
+        return Err(unsupported(
+            "idempotency_key: this channel is not logged, so a repeat cannot be recognised",
+        ));
+    }
+    if key.is_empty() || key.len() > MAX_IDEMPOTENCY_KEY_BYTES {
+        return Err(bad_request(format!(
+            "`idempotency_key`: must have 1 to {MAX_IDEMPOTENCY_KEY_BYTES} bytes"
+        )));
+    }
+    Ok(())
 }
 
 /// The entity's key: a number counts as its decimal text.
@@ -264,7 +285,7 @@ fn body_of<'b, const N: usize>(body: &'b [u8], names: [&str; N]) -> Result<[Opti
     object::members(text, names).map_err(|problem| bad_request(format!("the body: {problem}")))
 }
 
-fn check_channel(node: &Node, name: &str, pattern_allowed: bool) -> Result<(), ApiError> {
+pub(super) fn check_channel(node: &Node, name: &str, pattern_allowed: bool) -> Result<(), ApiError> {
     let pattern = channel::is_pattern(name) && pattern_allowed;
     let valid = if pattern { channel::validate_pattern(name) } else { channel::validate(name) };
     valid.map_err(|error| {
@@ -283,7 +304,7 @@ fn check_channel(node: &Node, name: &str, pattern_allowed: bool) -> Result<(), A
 
 /// What went wrong, with the code of the wire contract where it has one.
 #[derive(Debug)]
-struct ApiError {
+pub(super) struct ApiError {
     status: StatusCode,
     code: &'static str,
     message: String,
@@ -294,20 +315,20 @@ struct ApiError {
 }
 
 impl ApiError {
-    fn new(status: StatusCode, code: &'static str, message: impl Into<String>) -> Self {
+    pub(super) fn new(status: StatusCode, code: &'static str, message: impl Into<String>) -> Self {
         ApiError { status, code, message: message.into(), outcome: None, position: None, hint: None }
     }
 
-    fn code(status: StatusCode, code: ErrorCode, message: impl Into<String>) -> Self {
+    pub(super) fn code(status: StatusCode, code: ErrorCode, message: impl Into<String>) -> Self {
         Self::new(status, code.as_str(), message)
     }
 }
 
-fn bad_request(message: impl Into<String>) -> ApiError {
+pub(super) fn bad_request(message: impl Into<String>) -> ApiError {
     ApiError::code(StatusCode::BAD_REQUEST, ErrorCode::BadMessage, message)
 }
 
-fn unsupported(message: &str) -> ApiError {
+pub(super) fn unsupported(message: &str) -> ApiError {
     ApiError::code(StatusCode::NOT_IMPLEMENTED, ErrorCode::Unsupported, message)
 }
 

@@ -2,6 +2,7 @@
 
 pub mod address;
 pub(crate) mod admin;
+mod history;
 mod host;
 pub(crate) mod listener;
 mod origin;
