@@ -148,9 +148,6 @@ def test_what_is_no_toml_is_told_with_its_line(tmp_path):
 
 
 NOT_BUILT = [
-    'presence = "notify"',
-    'presence = "query"',
-    'when_broker_down = "local"',
     "sharded = true",
     'logic = "arena"',
 ]
