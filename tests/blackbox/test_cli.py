@@ -167,10 +167,25 @@ def test_other_redis_deployments_are_refused_by_name(tmp_path, url):
     assert url.split(":")[0].removeprefix("redis-") in said.lower()
 
 
-@pytest.mark.parametrize("text", ['slow_consumer = "disconnect"', 'kind = "stream"', 'presence = "off"', 'plain_publish = "deliver"', "sharded = false"])
+@pytest.mark.parametrize("text", ['slow_consumer = "disconnect"', 'kind = "stream"', 'presence = "off"', "sharded = false"])
 def test_the_default_of_what_is_not_built_may_be_written(tmp_path, text):
     result, _ = check(tmp_path, f'[[channel]]\nname = "a:{{x}}"\n{text}\n')
     assert result.returncode == 0, result.stdout + result.stderr
+
+
+@pytest.mark.parametrize(
+    "line, why",
+    [
+        ('history = { events = 5, age = "1m" }', "an event that is not in the log has no offset"),
+        ('kind = "entity"\nkey = "data.id"', "a state that is not in the table is on one node alone"),
+        ('forward = "actions:{x}"', "an action that is not in the stream reaches no service"),
+    ],
+)
+def test_local_is_refused_where_redis_keeps_what_is_published_each_with_the_reason(tmp_path, line, why):
+    text = '[[channel]]\nname = "a:{x}"\nwhen_broker_down = "local"\n'
+    assert check(tmp_path, text)[0].returncode == 0
+    said, path = complaint(tmp_path, text + line + "\n")
+    assert f"{path}:3" in said and line.split(" = ")[0] in said and why in said
 
 
 def test_a_missing_file_is_named(tmp_path):
