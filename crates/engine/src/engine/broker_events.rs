@@ -12,7 +12,7 @@ use crate::io::{
     Subject, Ticket,
 };
 use crate::phase::{OnConfirmed, Success};
-use crate::targets::{Reply, TargetId, Waiter};
+use crate::targets::{Reply, Subscriber, TargetId, Waiter};
 
 /// The code of refusals in the broker's own words: what Redis lacks.
 const UNSUPPORTED: &str = "UNSUPPORTED";
@@ -124,6 +124,10 @@ impl Engine {
         let answers = self.take_answers(id, |_| true);
         self.resync(&broken, &subject.name, "broker", position);
         self.notify_waiters(id, answers);
+        let resumes = |theirs: &&Subscriber| self.sessions[theirs.session].catching_up.is_some();
+        let resuming: Vec<SessionId> =
+            self.targets[id].subscribers.iter().filter(resumes).map(|theirs| theirs.session).collect();
+        resuming.into_iter().for_each(|session| self.go_on_catching_up(session));
     }
 
     /// Takes out of those who wait for a target's subscriptions whoever can be answered now, each with its success.

@@ -147,7 +147,7 @@ impl Engine {
 
     /// Whether a session that catches up can be sent a page now, or is to learn what its position means.
     pub(super) fn wants_page(&self, one: &Resuming) -> bool {
-        !one.is_judged || self.takes_events(one.session)
+        !one.is_judged || (self.takes_events(one.session) && self.targets[one.target].is_confirmed)
     }
 
     fn takes_events(&self, id: SessionId) -> bool {
@@ -188,12 +188,14 @@ impl Engine {
     pub(super) fn replay(&mut self, replay: &Replay) {
         let channel = &replay.channel;
         let own = self.targets.find_channel(channel);
-        // Answers to what was requested before the channel was wanted again say nothing of its stream now.
-        if own.is_some_and(|own| !self.targets[own].is_confirmed) {
-            return;
-        }
+        let is_pending = own.is_some_and(|own| !self.targets[own].is_confirmed);
         let Some(log) = self.logs.get_mut(channel) else { return };
         log.is_out = false;
+        // It is of a stream that is not the shard's: one before the channel was wanted again, or a pattern's on another
+        // shard. Once the channel is confirmed it is requested again.
+        if is_pending && log.at.is_none() {
+            return;
+        }
         let Some(stored) = &replay.log else { return self.replay_failed(channel) };
         let live = *log.at.get_or_insert(replay.live);
         self.set_position(channel, live);
@@ -297,7 +299,8 @@ impl Engine {
     fn replay_to(&mut self, one: &mut Resuming, replay: &Replay, stored: &StoredLog) -> bool {
         let (channel, id) = (&replay.channel, one.session);
         self.judge(one, channel, stored);
-        if !self.takes_events(id) {
+        // What comes behind the page is its own only while it is confirmed.
+        if !self.takes_events(id) || !self.targets[one.target].is_confirmed {
             return false;
         }
         if let Some(reason) = one.resync.take() {

@@ -125,7 +125,8 @@ impl Engine {
         let channel = &publication.channel;
         let next = publication.in_log.position();
         let Some(log) = self.logs.get_mut(channel) else {
-            if next.is_some() {
+            // What was on its way when the last one left begins nothing.
+            if next.is_some() && self.is_seen_by_pattern(channel) {
                 self.follow_by_pattern(channel, next);
             }
             return true;
@@ -154,6 +155,15 @@ impl Engine {
         if let Some(before) = before.filter(|before| before.epoch != next.epoch) {
             self.announce_epoch(channel, LogPosition { offset: before.offset, ..next });
         }
+    }
+
+    /// Whether a confirmed pattern matches this channel.
+    fn is_seen_by_pattern(&mut self, channel: &str) -> bool {
+        let mut matched = std::mem::take(&mut self.matched);
+        self.targets.matching_patterns(channel, &mut matched);
+        let is_seen = matched.drain(..).any(|id| self.targets[id].is_confirmed);
+        self.matched = matched;
+        is_seen
     }
 
     /// A channel is seen through a pattern for the first time.

@@ -211,7 +211,8 @@ impl Engine {
                 return Some(write);
             }
         }
-        None
+        // What was written may have made room for more.
+        self.out.outputs.pop_front()
     }
 
     /// What a session of the dirty list is to be sent.

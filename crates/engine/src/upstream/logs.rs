@@ -76,10 +76,8 @@ impl Hub {
 
     /// An entry is gone: what is known of its channel's log stays where a pattern covers it.
     pub(super) fn keep_log(&mut self, channel: &Arc<str>, log: Log) {
-        if log.is_busy() {
-            self.pattern_waiting.insert(channel.clone());
-        }
         self.pattern_logs.put(channel.clone(), log);
+        self.serve_catch_ups(channel);
     }
 
     /// The log of a channel that is wanted, by its name or by patterns alone.

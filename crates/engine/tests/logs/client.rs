@@ -130,7 +130,10 @@ impl Client {
     }
 
     fn read_resync(&mut self, channel: &str, message: &Value) {
-        self.resyncs.push(message.to_string());
+        // Of a channel that was never seen through a pattern nothing is known that could be made good.
+        if self.cursors.contains_key(channel) || message["epoch"].is_null() {
+            self.resyncs.push(message.to_string());
+        }
         if message["epoch"].is_null() {
             // Of a pattern, or of what was in no log.
             self.cursors.values_mut().for_each(|cursor| cursor.may_miss |= channel.contains('*'));

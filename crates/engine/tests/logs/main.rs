@@ -26,7 +26,6 @@ fn every_logged_event_comes_once_or_its_loss_is_signalled() {
 
 /// Links break, answers come late, shards lose events and players come and go; but no log loses anything.
 #[test]
-#[ignore = "a client misses an event after a break"]
 fn nothing_is_signalled_where_nothing_is_lost() {
     for_each_seed("logs", CALM_SEEDS, |seed| run(seed, Weather::Breaks));
 }
