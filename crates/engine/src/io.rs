@@ -484,7 +484,8 @@ pub enum BrokerEvent {
         /// Redis has taken it, or why not.
         outcome: Outcome,
     },
-    /// What is stored of sessions and presence is lost, or may be: the shard writes all of it again.
+    /// What the node had stored of its sessions and their presence may be gone: it is to be written again, spread over some
+    /// seconds.
     StoreLost,
     /// Whether Redis is there.
     Status(BrokerStatus),

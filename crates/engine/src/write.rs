@@ -158,6 +158,10 @@ impl WriteKind {
             (WriteKind::Log { channel, entry }, WriteKind::Log { channel: other, entry: before }) => {
                 channel == other && (entry.max_events, entry.age_ms) == (before.max_events, before.age_ms)
             }
+            (
+                WriteKind::Presence { channel, notify, .. },
+                WriteKind::Presence { channel: other, notify: other_notify, .. },
+            ) => channel == other && notify == other_notify,
             _ => false,
         }
     }

@@ -224,10 +224,10 @@ impl Bus {
                 | BrokerEvent::LogMoved { .. }
                 | BrokerEvent::Replay(_)
                 | BrokerEvent::Status(_)
+                | BrokerEvent::StoreLost
                 | BrokerEvent::Table { .. }
                 | BrokerEvent::Expired { .. }
                 | BrokerEvent::Presence { .. }
-                | BrokerEvent::StoreLost
                 | BrokerEvent::Recover { .. } => {}
                 BrokerEvent::Answer { ticket, answer } => {
                     if let Some(reply) = self.queries().remove(&ticket) {

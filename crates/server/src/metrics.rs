@@ -521,6 +521,25 @@ fn broker_samples(broker: &crate::broker::BrokerStats) -> Vec<Sample> {
             "Redis functions replaced because they were not Drawbridge's",
             broker.functions_replaced,
         ),
+        Sample(Counter, "lease_renewals", "Renewals of this node's lease in Redis", broker.lease_renewals),
+        Sample(
+            Counter,
+            "lease_renewals_late",
+            "Renewals of this node's lease that came late, near the time after which it counts as dead",
+            broker.lease_renewals_late,
+        ),
+        Sample(
+            Counter,
+            "dead_nodes_cleaned",
+            "Dead nodes behind which this node has removed what they left in Redis",
+            broker.dead_nodes,
+        ),
+        Sample(
+            Counter,
+            "session_windows",
+            "Sessions in Redis that got their resume window because their node died or ended",
+            broker.session_windows,
+        ),
         Sample(
             Counter,
             "dropped_to_shards",

@@ -19,6 +19,10 @@ pub(super) struct LinkMetrics {
     bad_commands: AtomicU64,
     bad_views: AtomicU64,
     functions_replaced: AtomicU64,
+    lease_renewals: AtomicU64,
+    lease_renewals_late: AtomicU64,
+    dead_nodes: AtomicU64,
+    session_windows: AtomicU64,
     /// Microseconds and 1; 0: not measured.
     round_trip: AtomicU64,
     /// Of a link that is probed.
@@ -117,6 +121,38 @@ impl LinkMetrics {
     /// Other functions than Drawbridge's stood under their names.
     pub(super) fn count_functions_replaced(&self) {
         self.functions_replaced.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// This node's lease was renewed.
+    pub(super) fn count_lease(&self, is_late: bool) {
+        self.lease_renewals.fetch_add(1, Ordering::Relaxed);
+        self.lease_renewals_late.fetch_add(u64::from(is_late), Ordering::Relaxed);
+    }
+
+    /// Nothing is left of a dead node.
+    pub(super) fn count_dead_node(&self) {
+        self.dead_nodes.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// So many records of sessions got their window.
+    pub(super) fn count_windows(&self, records: u64) {
+        self.session_windows.fetch_add(records, Ordering::Relaxed);
+    }
+
+    pub(super) fn lease_renewals(&self) -> u64 {
+        self.lease_renewals.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn lease_renewals_late(&self) -> u64 {
+        self.lease_renewals_late.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn dead_nodes(&self) -> u64 {
+        self.dead_nodes.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn session_windows(&self) -> u64 {
+        self.session_windows.load(Ordering::Relaxed)
     }
 
     pub(super) fn bad_views(&self) -> u64 {

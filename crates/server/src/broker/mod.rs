@@ -37,6 +37,7 @@ pub use self::link_metrics::ProbeStats;
 use self::local::LocalDelivery;
 use self::query_queue::{Asker, QueryQueue};
 pub use self::queue::{Pushed, ShardInbox, ShardQueue, shard_queue};
+use self::redis::NodeReport;
 use self::redis::probe::ProbeLine;
 pub use self::redis::{RedisAddress, RedisSettings};
 use crate::log::Sparse;
@@ -196,6 +197,14 @@ pub struct BrokerStats {
     pub commands: u64,
     /// Player commands that could not be read, or came too many at once.
     pub bad_commands: u64,
+    /// Renewals of this node's lease.
+    pub lease_renewals: u64,
+    /// Of these, those that came late: half of the time after which other nodes take this one for dead, or more.
+    pub lease_renewals_late: u64,
+    /// Dead nodes of which this one has removed the last.
+    pub dead_nodes: u64,
+    /// Records of sessions, of dead nodes or of this one at its end, that got their window.
+    pub session_windows: u64,
     /// Gauge: the slowest link's last round trip.
     pub round_trip: Option<Duration>,
     /// The delivery probes of each link; empty where there are none.
@@ -215,6 +224,7 @@ struct Inner {
     health_board: Arc<HealthBoard>,
     all_metrics: Vec<Arc<LinkMetrics>>,
     fanout: ShardFanout,
+    report: NodeReport,
     stop: watch::Sender<bool>,
     stopped: watch::Receiver<bool>,
 }
@@ -231,6 +241,8 @@ struct Shell {
     queries: QueryQueue,
     placement: Option<ThreadPlacement>,
     local: LocalDelivery,
+    fanout: ShardFanout,
+    report: NodeReport,
 }
 
 /// One hub with what is around it.
@@ -295,7 +307,7 @@ impl Broker {
         let all_metrics =
             parts.iter().map(|part| part.link_metrics.clone()).chain([link_metrics.clone()]).collect();
         let local = LocalDelivery { topology: topology.clone(), links: hubs.clone() };
-        let queries = QueryQueue::new(fanout.clone(), hubs);
+        let (queries, report) = (QueryQueue::new(fanout.clone(), hubs), NodeReport::default());
         let shell = Shell {
             parts,
             jobs: job_receiver,
@@ -305,6 +317,8 @@ impl Broker {
             queries: queries.clone(),
             placement,
             local,
+            fanout: fanout.clone(),
+            report: report.clone(),
         };
         let task: Pin<Box<dyn Future<Output = ()> + Send>> = match kind {
             BrokerBackend::Memory => Box::pin(memory::run(shell, classes, external_bytes)),
@@ -330,6 +344,7 @@ impl Broker {
             health_board,
             all_metrics,
             fanout,
+            report,
             stop,
             stopped,
         })))
@@ -433,6 +448,10 @@ impl Broker {
             stats.moves += link_metrics.moves();
             stats.commands += link_metrics.commands();
             stats.bad_commands += link_metrics.bad_commands();
+            stats.lease_renewals += link_metrics.lease_renewals();
+            stats.lease_renewals_late += link_metrics.lease_renewals_late();
+            stats.dead_nodes += link_metrics.dead_nodes();
+            stats.session_windows += link_metrics.session_windows();
             stats.round_trip = stats.round_trip.max(link_metrics.round_trip());
             stats.probes.extend(link_metrics.probes());
         }
@@ -453,12 +472,17 @@ impl Broker {
         stats
     }
 
-    /// Ends the broker: publishes that are queued get [`DRAIN_TIMEOUT`] to be taken, then the links close. What is
-    /// not taken by then is answered so.
+    /// Ends the broker: publishes that are queued get [`DRAIN_TIMEOUT`] to be taken, then the node's sessions are handed over
+    /// and the links close. What is not taken by then is answered so.
     pub async fn shutdown(&self) {
         let _ = self.0.stop.send(true);
         let mut stopped = self.0.stopped.clone();
         let _ = tokio::time::timeout(DRAIN_TIMEOUT * 2, stopped.wait_for(|stopped| *stopped)).await;
+    }
+
+    /// From here on this makes what the node says of itself to the others: a JSON object, every few seconds.
+    pub fn report_node(&self, make: impl Fn() -> String + Send + 'static) {
+        self.0.report.set(make);
     }
 
     /// How many links subscribe to this channel where it is wanted.

@@ -71,6 +71,8 @@ pub struct Bench {
     /// The links' other thread, until this is dropped.
     _other_thread: Option<oneshot::Sender<()>>,
     tickets: AtomicU64,
+    /// How often the shards were notified that what they had stored is lost.
+    pub store_lost: usize,
 }
 
 impl Bench {
@@ -117,6 +119,7 @@ impl Bench {
             runtime: tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap(),
             _other_thread: other_thread,
             tickets: AtomicU64::new(1),
+            store_lost: 0,
         }
     }
 
@@ -273,6 +276,17 @@ impl Bench {
         self.done(0, ticket)
     }
 
+    /// Writes all of this and waits until it is done.
+    pub fn write_all(&mut self, kinds: impl IntoIterator<Item = WriteKind>) {
+        let write = |kind| {
+            let ticket = Ticket(self.tickets.fetch_add(1, Ordering::Relaxed));
+            self.write(ShardId(0), ticket, Owner::Services, WhenDown::Queue, kind);
+            ticket
+        };
+        let tickets: Vec<_> = kinds.into_iter().map(write).collect();
+        tickets.into_iter().for_each(|ticket| assert_eq!(self.done(0, ticket), Ok(())));
+    }
+
     /// Asks this, without waiting for the answer.
     pub fn ask(&mut self, kind: QueryKind) -> Ticket {
         let ticket = Ticket(self.tickets.fetch_add(1, Ordering::Relaxed));
@@ -365,9 +379,22 @@ impl Bench {
     }
 
     fn next_of_any_kind(&mut self, shard: u8) -> BrokerEvent {
+        loop {
+            let inbox = &mut self.inboxes[usize::from(shard)];
+            let waited = self.runtime.block_on(async { tokio::time::timeout(PATIENCE, inbox.recv()).await });
+            match waited.expect("an event in time").expect("the broker lives") {
+                BrokerEvent::StoreLost => self.store_lost += 1,
+                event => return event,
+            }
+        }
+    }
+
+    /// Waits until a shard is notified that what it had stored is lost, whatever comes before.
+    pub fn wait_for_store_lost(&mut self, shard: u8) {
         let inbox = &mut self.inboxes[usize::from(shard)];
-        let waited = self.runtime.block_on(async { tokio::time::timeout(PATIENCE, inbox.recv()).await });
-        waited.expect("an event in time").expect("the broker lives")
+        let lost = async { while !matches!(inbox.recv().await, Some(BrokerEvent::StoreLost)) {} };
+        let waited = self.runtime.block_on(async { tokio::time::timeout(PATIENCE, lost).await });
+        waited.expect("the notice in time");
     }
 
     /// The next event, a publication.

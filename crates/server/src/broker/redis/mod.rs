@@ -4,6 +4,7 @@
 
 mod address;
 mod buffer;
+mod cleanup;
 mod command_connection;
 mod connect;
 mod conversation;
@@ -16,6 +17,7 @@ mod link;
 mod links;
 mod logs;
 mod names;
+mod presence;
 pub(in crate::broker) mod probe;
 mod publisher;
 pub(crate) mod reader;
@@ -28,10 +30,13 @@ mod writes;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 
 pub use self::address::RedisAddress;
 pub use self::lease::LeaseSettings;
+pub(super) use self::lease::NodeReport;
+use self::lease::{Lease, LeaseState};
 pub use self::library::Library;
 use self::link::Link;
 pub use self::names::Names;
@@ -118,19 +123,24 @@ fn public_part(message: &str) -> &str {
     }
 }
 
-/// The links come first, then the publisher, then the readers. Tables are read on request; the reader of
+/// The links come first, then the publisher, then the readers, then the lease. Tables are read on request; the reader of
 /// views is there from the start, for without it nobody can log in.
 pub(super) fn health_board(links: usize, fanout: ShardFanout) -> HealthBoard {
     let parts = (0..links).map(|link| (format!("subscriber {link}"), false));
-    let others =
-        [("publisher", false), (name_of(AnswerSize::Large), true), (name_of(AnswerSize::Small), false)];
+    let others = [
+        ("publisher", false),
+        (name_of(AnswerSize::Large), true),
+        (name_of(AnswerSize::Small), false),
+        ("lease", false),
+    ];
     HealthBoard::new(parts.chain(others.map(|(name, is_up)| (name.to_owned(), is_up))), fanout)
 }
 
-/// Runs all links, the publisher and the readers until `stop`.
+/// Runs all links, the publisher, the readers and the lease until `stop`.
 pub(super) async fn run(settings: RedisSettings, shell: Shell) {
     let settings = Arc::new(settings);
-    let Shell { parts, jobs, link_metrics, health_board, stop, queries, placement, local } = shell;
+    let Shell { parts, jobs, link_metrics, health_board, stop, queries, placement, local, fanout, report } =
+        shell;
     let mut tasks = JoinSet::new();
     let publisher = parts.len();
     let reader = Arc::new(Reader {
@@ -149,7 +159,22 @@ pub(super) async fn run(settings: RedisSettings, shell: Shell) {
         .map(|(index, part)| Link::new(index, part, settings.clone(), health_board.clone(), queries.clone()));
     let (links, counts, stopping) = (links.collect(), link_metrics.clone(), stop.clone());
     tasks.spawn(async move { links::run(links, placement, &counts, stopping).await });
-    tasks.spawn(Publisher::new(publisher, jobs, settings, health_board, link_metrics, local).run(stop));
+    let (written, all_written) = oneshot::channel();
+    let lease = Lease {
+        part: publisher + 3,
+        settings: settings.clone(),
+        health_board: health_board.clone(),
+        fanout,
+        link_metrics: link_metrics.clone(),
+        report,
+        state: LeaseState::default(),
+    };
+    tasks.spawn(lease.run(stop.clone(), all_written));
+    let publisher = Publisher::new(publisher, jobs, settings, health_board, link_metrics, local).run(stop);
+    tasks.spawn(async move {
+        publisher.await;
+        let _ = written.send(());
+    });
     while tasks.join_next().await.is_some() {}
 }
 

@@ -98,21 +98,18 @@ impl Names {
     }
 
     /// The set of the channels on which a node's sessions are present.
-    #[allow(dead_code, reason = "for what follows")]
     pub(super) fn node_presence_key(&self, instance: &str) -> String {
         let Names { channel_prefix, key_prefix } = self;
         format!("{channel_prefix}{key_prefix}{{node:{instance}}}:presence")
     }
 
     /// Where the nodes' leases are, what nodes say of themselves, and who cleans up behind dead ones.
-    #[allow(dead_code, reason = "for what follows")]
     pub(super) fn lease_keys(&self) -> [String; 3] {
         let Names { channel_prefix, key_prefix } = self;
         ["leases", "about", "claims"].map(|part| format!("{channel_prefix}{key_prefix}{{nodes}}:{part}"))
     }
 
     /// Who is present on a channel, and the players among them in order.
-    #[allow(dead_code, reason = "for what follows")]
     pub(super) fn presence_keys(&self, channel: &str) -> [String; 2] {
         let Names { channel_prefix, key_prefix } = self;
         ["members", "players"]
@@ -121,7 +118,6 @@ impl Names {
 
     /// The channel, as Redis knows it, on which a channel's subscribers are notified of who comes and goes
     /// ([`presence_channel`](drawbridge_engine::settings::Reserved::presence_channel)).
-    #[allow(dead_code, reason = "for what follows")]
     pub(super) fn presence_notices(&self, channel: &str) -> String {
         let Names { channel_prefix, key_prefix } = self;
         format!("{channel_prefix}{key_prefix}presence:{channel}")

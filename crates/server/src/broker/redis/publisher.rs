@@ -18,6 +18,7 @@ use super::command_connection::{CommandConnection, Loaded};
 use super::connect::{Attempts, Broken};
 use super::function_repairs::{Missing, Replaced, Retry};
 use super::lifecycle_backlog::LifecycleBacklog;
+use super::presence::{self, PresenceIndex};
 use super::refusals::{Refusals, explained, is_missing_function};
 use super::writes::{Call, WriteOutcome, needs_functions, outcomes, pipeline};
 use super::{READONLY, RedisSettings, code_of, is_passing, public_part, without_arguments};
@@ -55,6 +56,7 @@ pub(super) struct Publisher {
     waiting: VecDeque<(u64, Job)>,
     /// Entries of the lifecycle stream, not yet taken by Redis.
     backlog: LifecycleBacklog,
+    presence_index: PresenceIndex,
     /// How many jobs have come.
     came: u64,
     /// When the first of what waits is withdrawn; not after that time, and seldom before it.
@@ -96,6 +98,7 @@ impl Publisher {
             jobs,
             waiting: VecDeque::new(),
             backlog: LifecycleBacklog::default(),
+            presence_index: PresenceIndex::default(),
             came: 0,
             next_expiry: None,
             refusals: Refusals::default(),
@@ -307,13 +310,14 @@ impl Publisher {
             return Ok(());
         }
         let settings = self.settings.clone();
-        let (pipeline, calls) = pipeline(&batch, &settings);
+        presence::gather(&mut batch);
+        let (pipeline, calls) = pipeline(&batch, &settings, &mut self.presence_index);
         batch.iter_mut().for_each(|(_, job)| job.set_handed(true));
         let results = match self.attend(commands.query(&pipeline)).await {
             Ok(results) => results,
             Err(broken) => return Err(self.unanswered(batch, broken)),
         };
-        let outcomes = outcomes(results, &calls);
+        let outcomes = outcomes(results, &calls, &mut self.presence_index);
         if let Err(broken) = self.restore_functions(commands, &batch, &outcomes).await {
             return Err(self.unanswered(batch, broken));
         }
@@ -371,7 +375,7 @@ impl Publisher {
         let mut ping = redis::Pipeline::new();
         ping.ignore_errors().cmd("PING");
         let results = self.attend(commands.query(&ping)).await?;
-        let outcomes = outcomes(results, &[Call::Plain]);
+        let outcomes = outcomes(results, &[Call::Plain], &mut self.presence_index);
         if outcomes.iter().all(|outcome| !outcome.as_ref().is_err_and(|message| is_passing(message))) {
             self.is_paused = false;
             self.health_board.set(self.part, true);

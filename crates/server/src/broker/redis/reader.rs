@@ -15,6 +15,7 @@ use tokio::time::timeout;
 use super::command_connection::{CommandConnection, error_message, text};
 use super::connect::{Attempts, Broken};
 use super::logs::{self, Part};
+use super::presence;
 use super::refusals::{explained_for, is_missing_function};
 use super::sessions::{self, Claim, FollowUp};
 use super::views;
@@ -295,12 +296,21 @@ impl Reader {
         let asked = next(commands, self.queries.first(AnswerSize::Large, 1)).await?;
         let Some(asked) = asked.into_iter().next() else { return Ok(()) };
         let read = match &asked.query.kind {
-            QueryKind::Table { channel } => read_table(commands, &self.settings, channel).await,
+            QueryKind::Table { channel } => {
+                read_table(commands, &self.settings, channel).await.map(|table| table.map(Answer::Table))
+            }
             QueryKind::Log { .. } => match self.answer_logs(commands, vec![asked.clone()]).await {
                 // Not read again: it would be as large.
                 Err(Broken::Oversized) => Ok(Err("DAMAGED a part of the log is over 64 MiB".to_owned())),
                 answered => return answered,
             },
+            QueryKind::Presence { channel, after, limit } => {
+                let call = presence::page_call(&self.settings, channel, after.as_deref(), *limit);
+                let page = commands.ask(&call).await;
+                page.map(|page| {
+                    page.and_then(|page| presence::read_page(&page, *limit)).map(Answer::Presence)
+                })
+            }
             // Read on the other connection, or by a link.
             _ => Ok(Err(UNEXPECTED.to_owned())),
         };
@@ -311,7 +321,7 @@ impl Reader {
             }
             // Not read again: it would be as large.
             Err(Broken::Oversized) => Err("DAMAGED a part of the table is over 64 MiB".into()),
-            table => table?.map(Answer::Table).map_err(Into::into),
+            read => read?.map_err(Into::into),
         };
         self.queries.answer(&asked, answer);
         Ok(())

@@ -37,7 +37,6 @@ impl Held<'_> {
 }
 
 /// The player and the session of an entry of an index; `None`: no node has written it.
-#[allow(dead_code, reason = "for what follows")]
 pub(super) fn parse_entry(entry: &str) -> Option<(&str, SessionHash)> {
     let (session, rest) = entry.split_once(':')?;
     let (_generation, player) = rest.split_once(':')?;

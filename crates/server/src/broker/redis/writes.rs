@@ -6,6 +6,7 @@ use redis::{RedisResult, Value};
 use super::RedisSettings;
 use super::command_connection::{error_message, text};
 use super::library::MARK;
+use super::presence::{self, PresenceIndex};
 use super::sessions::{self, Held};
 use crate::broker::jobs::{Job, open_object};
 
@@ -25,6 +26,7 @@ pub(super) fn command_of(work: &WriteKind) -> &'static str {
         WriteKind::SetOverride { .. } => "FCALL drawbridge_view",
         WriteKind::SaveSession { .. } => "FCALL drawbridge_session_save",
         WriteKind::EndSession { .. } => "FCALL drawbridge_session_end",
+        WriteKind::Presence { .. } => "FCALL drawbridge_presence_write",
         _ => "FCALL drawbridge_unbuilt",
     }
 }
@@ -38,12 +40,13 @@ pub(super) fn needs_functions(work: &WriteKind) -> Option<&'static str> {
         WriteKind::SaveSession { .. } | WriteKind::EndSession { .. } => {
             Some("sessions that outlive their node")
         }
+        WriteKind::Presence { .. } => Some("presence"),
         _ => None,
     }
 }
 
 /// What one or two commands of a pipeline are answered by.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Call {
     /// Anything but an error.
     Plain,
@@ -55,15 +58,31 @@ pub(super) enum Call {
     Log(usize),
     /// A call of our function and a command about the node's index, in either order: the mark and a number, and a number.
     Indexed,
+    /// A command about the node's index of channels, and a call of our function for so many jobs: a number; the mark and how
+    /// many sessions of the node are present now.
+    Presence {
+        jobs: usize,
+        /// The channel, as the index has it.
+        entry: String,
+    },
+    /// By anything: no job waits for it.
+    Upkeep,
 }
 
 /// A batch as commands, and what each of them is: events of one entity channel, or of one log, that follow one another are
 /// written by one call.
-pub(super) fn pipeline(batch: &[(u64, Job)], settings: &RedisSettings) -> (redis::Pipeline, Vec<Call>) {
+pub(super) fn pipeline(
+    batch: &[(u64, Job)],
+    settings: &RedisSettings,
+    index: &mut PresenceIndex,
+) -> (redis::Pipeline, Vec<Call>) {
     let mut pipeline = redis::Pipeline::with_capacity(batch.len());
     pipeline.ignore_errors();
     let names = &settings.names;
     let mut calls = Vec::with_capacity(batch.len());
+    if index.begin(&mut pipeline, settings) {
+        calls.push(Call::Upkeep);
+    }
     let mut rest = batch;
     while let Some((_, job)) = rest.first() {
         let alike = rest.iter().take_while(|(_, other)| other.work.joins(&job.work)).count();
@@ -74,6 +93,9 @@ pub(super) fn pipeline(batch: &[(u64, Job)], settings: &RedisSettings) -> (redis
             WriteKind::Commit { .. } => Call::Commit(now.len()),
             WriteKind::Log { .. } => Call::Log(now.len()),
             WriteKind::SaveSession { .. } | WriteKind::EndSession { .. } => Call::Indexed,
+            WriteKind::Presence { channel, notify, .. } => {
+                Call::Presence { jobs: now.len(), entry: presence::entry(channel, *notify) }
+            }
             _ => Call::Plain,
         });
         match &job.work {
@@ -110,6 +132,7 @@ pub(super) fn pipeline(batch: &[(u64, Job)], settings: &RedisSettings) -> (redis
                 let held = Held { player, session: *session, generation: *generation };
                 sessions::end(&mut pipeline, settings, &held);
             }
+            WriteKind::Presence { .. } => presence::write(&mut pipeline, settings, now),
             _ => {
                 pipeline.cmd("FCALL").arg("drawbridge_unbuilt").arg(0);
             }
@@ -144,16 +167,26 @@ fn append(pipeline: &mut redis::Pipeline, channel: &str, jobs: &[(u64, Job)], se
 }
 
 /// An outcome for each job. What other functions answer under the names of ours is taken for nothing.
-pub(super) fn outcomes(results: Vec<RedisResult<Value>>, calls: &[Call]) -> Vec<WriteOutcome> {
+pub(super) fn outcomes(
+    results: Vec<RedisResult<Value>>,
+    calls: &[Call],
+    index: &mut PresenceIndex,
+) -> Vec<WriteOutcome> {
     let mut outcomes = Vec::new();
     let mut results = results.into_iter();
     for call in calls {
         let Some(result) = results.next() else { break };
         let result = result.map_err(|error| error_message(&error));
+        let mut next = || results.next().map(|result| result.map_err(|error| error_message(&error)));
         match call {
-            Call::Indexed => {
-                let index = results.next().map(|result| result.map_err(|error| error_message(&error)));
-                outcomes.push(indexed([Some(result), index]));
+            Call::Upkeep => {}
+            Call::Indexed => outcomes.push(indexed([Some(result), next()]).map(|_| None)),
+            Call::Presence { jobs, entry } => {
+                let present = indexed([Some(result), next()]);
+                if let Ok(present) = present {
+                    index.note(entry, present);
+                }
+                outcomes.extend((0..*jobs).map(|_| present.clone().map(|_| None)));
             }
             Call::Plain => outcomes.push(result.map(|_| None)),
             Call::SetOverride => outcomes.push(result.and_then(|answer| proven(&answer))),
@@ -164,16 +197,16 @@ pub(super) fn outcomes(results: Vec<RedisResult<Value>>, calls: &[Call]) -> Vec<
     outcomes
 }
 
-/// The answers to a call of our function and to a command about the node's index, in either order.
-fn indexed(results: [Option<Result<Value, String>>; 2]) -> WriteOutcome {
-    let mut is_proven = Err(UNPROVEN.to_owned());
+/// The answers to a call of our function and to a command about the node's index, in either order: our function's number.
+fn indexed(results: [Option<Result<Value, String>>; 2]) -> Result<i64, String> {
+    let mut number = Err(UNPROVEN.to_owned());
     for result in results.into_iter().flatten() {
         match result? {
             Value::Int(_) => {}
-            answer => is_proven = proven(&answer),
+            answer => number = proven_number(&answer),
         }
     }
-    is_proven
+    number
 }
 
 /// The outcomes of so many jobs that one call has done: an error's words, or what `read` makes of the answer.
@@ -195,8 +228,12 @@ pub(super) fn marked(answer: &Value) -> Option<&[Value]> {
 }
 
 fn proven(answer: &Value) -> WriteOutcome {
+    proven_number(answer).map(|_| None)
+}
+
+fn proven_number(answer: &Value) -> Result<i64, String> {
     match marked(answer) {
-        Some([Value::Int(0..)]) => Ok(None),
+        Some([Value::Int(number @ 0..)]) => Ok(*number),
         _ => Err(UNPROVEN.to_owned()),
     }
 }
@@ -225,7 +262,9 @@ mod tests {
             let kind = redis::ErrorKind::Extension;
             Err(redis::RedisError::from((kind, "NOPERM", "no".to_owned())))
         };
-        let outcome = |results: Vec<RedisResult<Value>>| outcomes(results, &[Call::Indexed]);
+        let outcome = |results: Vec<RedisResult<Value>>| {
+            outcomes(results, &[Call::Indexed], &mut PresenceIndex::default())
+        };
         assert_eq!(outcome(vec![Ok(Value::Int(0)), done()]), [Ok(None)]);
         assert_eq!(outcome(vec![done(), Ok(Value::Int(1))]), [Ok(None)]);
         assert!(outcome(vec![refused(), done()])[0].is_err(), "nobody would find it");
@@ -263,7 +302,8 @@ mod tests {
             (Call::SetOverride, Value::Array(vec![bulk("other"), Value::Int(1)]), vec![unproven()]),
             (Call::Plain, Value::Int(0), vec![Ok(None)]),
         ] {
-            assert_eq!(outcomes(vec![Ok(answer.clone())], &[call]), expected, "{call:?} {answer:?}");
+            let outcome = outcomes(vec![Ok(answer.clone())], &[call.clone()], &mut PresenceIndex::default());
+            assert_eq!(outcome, expected, "{call:?} {answer:?}");
         }
     }
 }

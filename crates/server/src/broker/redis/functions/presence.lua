@@ -195,7 +195,7 @@ local function presence_page(keys, args)
   local from = after == '' and '-' or '(' .. after
   for _, player in ipairs(redis.call('ZRANGEBYLEX', players, from, '+', 'LIMIT', 0, limit)) do
     answer[#answer + 1] = player
-    answer[#answer + 1] = whole(redis.call('HGET', members, 'c' .. player), MAX_COUNT) or 1
+    answer[#answer + 1] = whole(redis.pcall('HGET', members, 'c' .. player), MAX_COUNT) or 1
   end
   return answer
 end
