@@ -210,6 +210,20 @@ mod tests {
         }
     }
 
+    /// `docs/redis.md` and `docs/benchmarks.md` state what these cost.
+    #[test]
+    fn a_session_costs_redis_as_much_as_is_documented() {
+        let instance = "n1-0123456789abcdef".into();
+        let lease = super::super::LeaseSettings::new(instance, std::time::Duration::from_secs(60));
+        let settings = RedisSettings { lease, ..super::super::tests::settings() };
+        let held = Held { player: "alice", session: SessionHash(7), generation: 1 };
+        let cost = |pipeline: Pipeline| (pipeline.len(), pipeline.get_packed_pipeline().len());
+        let (mut saved, mut ended) = (Pipeline::new(), Pipeline::new());
+        save(&mut saved, &settings, &held, b"");
+        end(&mut ended, &settings, &held);
+        assert_eq!((cost(saved), cost(ended)), ((2, 278), (2, 271)));
+    }
+
     #[test]
     fn only_our_functions_answers_are_claims() {
         let bulk = |text: &str| Value::BulkString(text.into());
