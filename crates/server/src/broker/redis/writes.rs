@@ -27,7 +27,6 @@ pub(super) fn command_of(work: &WriteKind) -> &'static str {
         WriteKind::SaveSession { .. } => "FCALL drawbridge_session_save",
         WriteKind::EndSession { .. } => "FCALL drawbridge_session_end",
         WriteKind::Presence { .. } => "FCALL drawbridge_presence_write",
-        _ => "FCALL drawbridge_unbuilt",
     }
 }
 
@@ -41,7 +40,7 @@ pub(super) fn needs_functions(work: &WriteKind) -> Option<&'static str> {
             Some("sessions that outlive their node")
         }
         WriteKind::Presence { .. } => Some("presence"),
-        _ => None,
+        WriteKind::Publish { .. } | WriteKind::Append { .. } => None,
     }
 }
 
@@ -96,7 +95,7 @@ pub(super) fn pipeline(
             WriteKind::Presence { channel, notify, .. } => {
                 Call::Presence { jobs: now.len(), entry: presence::entry(channel, *notify) }
             }
-            _ => Call::Plain,
+            WriteKind::Publish { .. } | WriteKind::Append { .. } => Call::Plain,
         });
         match &job.work {
             WriteKind::Publish { channel, payload } => {
@@ -133,9 +132,6 @@ pub(super) fn pipeline(
                 sessions::end(&mut pipeline, settings, &held);
             }
             WriteKind::Presence { .. } => presence::write(&mut pipeline, settings, now),
-            _ => {
-                pipeline.cmd("FCALL").arg("drawbridge_unbuilt").arg(0);
-            }
         }
     }
     (pipeline, calls)
