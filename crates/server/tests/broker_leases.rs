@@ -14,7 +14,8 @@ use drawbridge::broker::redis::{LeaseSettings, Library, Names};
 use drawbridge::broker::{BrokerStats, RedisSettings};
 use drawbridge::config::Rotating;
 use drawbridge_engine::io::{
-    Answer, BrokerEvent, BrokerStatus, PublishFailure, QueryKind, SessionSecret, Subject, WriteKind,
+    Answer, BrokerEvent, BrokerStatus, PresenceChange, PublishFailure, QueryKind, SessionSecret, Subject,
+    WriteKind,
 };
 
 /// Long enough that a node on a busy machine is not taken for dead.
@@ -100,6 +101,17 @@ impl Node {
             Ok(Answer::Presence(page)) => {
                 let player = |(name, sessions): &(std::sync::Arc<str>, u64)| (name.to_string(), *sessions);
                 (page.players.iter().map(player).collect(), page.total, page.has_more)
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// The next notice of who comes and goes.
+    fn change(&mut self) -> PresenceChange {
+        match self.bench.next(0) {
+            BrokerEvent::Presence { notices, change: Some(change) } => {
+                assert_eq!(*notices, *"drawbridge:presence:room:1");
+                (*change).clone()
             }
             other => panic!("{other:?}"),
         }
@@ -192,11 +204,9 @@ fn a_survivor_hands_on_what_a_dead_node_left_and_removes_the_rest() {
     let mut left = Vec::new();
     let mut messages = 0;
     while left.len() < 1_198 {
-        let publication = survivor.bench.publication(0);
-        let notice: serde_json::Value = serde_json::from_str(publication.event.data_json()).unwrap();
-        assert_eq!(notice["joined"], serde_json::json!([]));
-        let names = notice["left"].as_array().unwrap().iter();
-        left.extend(names.map(|name| name.as_str().unwrap().to_owned()));
+        let change = survivor.change();
+        assert!(change.joined.is_empty());
+        left.extend(change.left.iter().map(|name| name.to_string()));
         messages += 1;
     }
     assert!(messages < 20, "{messages} messages");
@@ -426,27 +436,26 @@ fn players_are_present_once_and_come_and_go_once() {
         is_present,
         notify: true,
     };
-    let notice = |node: &mut Node| node.bench.publication(0).event.data_json().to_owned();
-    let joined = |number| format!(r#"{{"joined":["{}"],"left":[]}}"#, player(number));
-    let left = |number| format!(r#"{{"joined":[],"left":["{}"]}}"#, player(number));
+    let joined = |number| PresenceChange { joined: vec![player(number)], left: Vec::new() };
+    let left = |number| PresenceChange { joined: Vec::new(), left: vec![player(number)] };
     two.join("room:1", [1], 1);
-    assert_eq!(notice(&mut one), joined(1));
+    assert_eq!(one.change(), joined(1));
     two.bench.write_all([second(true)]);
     assert_eq!(two.page("room:1", None, 10), (vec![(player(1).to_string(), 2)], 1, false));
     two.leave("room:1", [1], 1);
     two.bench.write_all([second(false)]);
-    assert_eq!(notice(&mut one), left(1));
+    assert_eq!(one.change(), left(1));
     // A session that moves: what the node that had it says is void, before and after the new one's join.
     two.join("room:1", [3], 1);
-    assert_eq!(notice(&mut one), joined(3));
+    assert_eq!(one.change(), joined(3));
     two.join("room:1", [3], 2);
     two.leave("room:1", [3], 1);
     assert_eq!(two.present("room:1"), 1);
     two.join("room:1", [3], 1);
     two.leave("room:1", [3], 2);
-    assert_eq!(notice(&mut one), left(3));
+    assert_eq!(one.change(), left(3));
     assert_eq!(two.present("room:1"), 0);
-    assert!(one.bench.waiting(0).iter().all(|event| !matches!(event, BrokerEvent::Publication(_))));
+    assert!(one.bench.waiting(0).iter().all(|event| !matches!(event, BrokerEvent::Presence { .. })));
 }
 
 #[test]
