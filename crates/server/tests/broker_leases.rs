@@ -1,4 +1,4 @@
-//! Nodes that die, end, come back and clean up behind one another: brokers on one Redis, each with a user of its own. To take
+//! Nodes that die, end, come back and clean up behind one another: brokers on one Redis, each with a separate user. To take
 //! a user's rights away and to close its connections is what `kill -9` of the node looks like to Redis.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
@@ -23,7 +23,7 @@ const DEAD_AFTER: Duration = Duration::from_secs(2);
 const LEASES: [&str; 3] =
     ["drawbridge:{nodes}:leases", "drawbridge:{nodes}:about", "drawbridge:{nodes}:claims"];
 
-/// A node with a user of its own.
+/// A node with a separate user.
 struct Node {
     bench: Bench,
     name: String,

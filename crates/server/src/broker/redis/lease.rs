@@ -65,7 +65,9 @@ impl LeaseSettings {
 
 /// What a node says of itself to the others, as a JSON object: made at each renewal.
 #[derive(Clone, Default)]
-pub(in crate::broker) struct NodeReport(Arc<Mutex<Option<Box<dyn Fn() -> String + Send>>>>);
+pub(in crate::broker) struct NodeReport(Arc<Mutex<Option<MakeReport>>>);
+
+type MakeReport = Box<dyn Fn() -> String + Send>;
 
 impl NodeReport {
     /// From here on this makes it.

@@ -298,7 +298,11 @@ mod tests {
             (Call::SetOverride, Value::Array(vec![bulk("other"), Value::Int(1)]), vec![unproven()]),
             (Call::Plain, Value::Int(0), vec![Ok(None)]),
         ] {
-            let outcome = outcomes(vec![Ok(answer.clone())], &[call.clone()], &mut PresenceIndex::default());
+            let outcome = outcomes(
+                vec![Ok(answer.clone())],
+                std::slice::from_ref(&call),
+                &mut PresenceIndex::default(),
+            );
             assert_eq!(outcome, expected, "{call:?} {answer:?}");
         }
     }
