@@ -57,6 +57,7 @@ fn barrier(event: &BrokerEvent) -> Barrier<'_> {
         | BrokerEvent::Outcome { .. }
         | BrokerEvent::Presence { .. }
         | BrokerEvent::StoreLost
+        | BrokerEvent::Question(_)
         | BrokerEvent::Status(_) => Barrier::Nothing,
         BrokerEvent::Answer { answer: Ok(Answer::Fence(channel)), .. } => Barrier::Channel(channel),
         BrokerEvent::Answer { .. } => Barrier::Nothing,

@@ -15,8 +15,9 @@ pub use crate::player_slots::Holder;
 pub use crate::presence::changes::PresenceChange;
 pub use crate::publication::{EntityChange, InLog, Publication, Sender, Version};
 pub use crate::query::{
-    Answer, Answered, Answerer, ClaimedSession, PlayerOverrides, PresencePage, Query, QueryKind,
+    Answer, Answered, Answerer, ClaimedSession, LiveNode, PlayerOverrides, PresencePage, Query, QueryKind,
 };
+pub use crate::question::{MAX_CHANNELS, Question, QuestionKind};
 pub use crate::secret::{SessionHash, SessionSecret};
 pub use crate::upstream::BarrierToken;
 use crate::upstream::StoredLog;
@@ -487,6 +488,8 @@ pub enum BrokerEvent {
     /// What the node had stored of its sessions and their presence may be gone: it is to be written again, spread over some
     /// seconds.
     StoreLost,
+    /// A node wants to know something of all shards of all nodes.
+    Question(Arc<Question>),
     /// Whether Redis is there.
     Status(BrokerStatus),
 }

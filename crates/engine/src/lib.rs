@@ -27,6 +27,7 @@ mod player_slots;
 mod presence;
 mod publication;
 mod query;
+mod question;
 pub mod rate_limit;
 mod recent;
 mod secret;

@@ -63,6 +63,8 @@ pub enum QueryKind {
         /// The most players.
         limit: usize,
     },
+    /// The nodes whose leases hold.
+    Nodes,
     /// Whether all that Redis has published on this channel until now was delivered. Answered at once where the link is away.
     Fence {
         /// The channel.
@@ -82,15 +84,16 @@ pub enum Answerer<'q> {
 }
 
 impl QueryKind {
-    /// What it is about: a player or a channel.
-    pub fn subject(&self) -> &Arc<str> {
-        match self {
+    /// What it is about: a player or a channel, if anything.
+    pub fn subject(&self) -> Option<&Arc<str>> {
+        Some(match self {
+            QueryKind::Nodes => return None,
             QueryKind::ViewOverrides { player } | QueryKind::ClaimSession { player, .. } => player,
             QueryKind::Table { channel }
             | QueryKind::Log { channel, .. }
             | QueryKind::Presence { channel, .. }
             | QueryKind::Fence { channel } => channel,
-        }
+        })
     }
 
     /// Where it is answered.
@@ -99,7 +102,10 @@ impl QueryKind {
             QueryKind::ViewOverrides { .. } | QueryKind::ClaimSession { .. } => Answerer::Small,
             // Positions alone: after a break they are read of every channel at once.
             QueryKind::Log { limit: 0, .. } => Answerer::Small,
-            QueryKind::Table { .. } | QueryKind::Log { .. } | QueryKind::Presence { .. } => Answerer::Large,
+            QueryKind::Table { .. }
+            | QueryKind::Log { .. }
+            | QueryKind::Presence { .. }
+            | QueryKind::Nodes => Answerer::Large,
             QueryKind::Fence { channel } => Answerer::Link(channel),
         }
     }
@@ -118,6 +124,8 @@ pub enum Answer {
     Session(Option<ClaimedSession>),
     /// The page.
     Presence(PresencePage),
+    /// The nodes.
+    Nodes(Vec<LiveNode>),
     /// Everything that was published on this channel before the query was delivered.
     Fence(Arc<str>),
 }
@@ -129,6 +137,17 @@ pub struct ClaimedSession {
     pub generation: u64,
     /// What [`WriteKind::SaveSession`](crate::write::WriteKind::SaveSession) stored last.
     pub content: Bytes,
+}
+
+/// A node whose lease holds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LiveNode {
+    /// Names this start of the node.
+    pub instance: Arc<str>,
+    /// How old its lease is, in milliseconds.
+    pub age_ms: u64,
+    /// What it says of itself: a JSON object.
+    pub about: Arc<str>,
 }
 
 /// A page of who is present on a channel.

@@ -71,6 +71,10 @@ pub(crate) struct Subscriber {
     pub(crate) queue: Option<QueueId>,
     /// Its client caused the snapshot that comes or is on its way, and pays for it.
     pub(crate) pays: bool,
+    /// Its client was notified of the subscription, or will be by `WELCOME`.
+    pub(crate) is_announced: bool,
+    /// How many changes of the channel's players had come by then: it is notified of those behind them.
+    pub(crate) notified_from: u64,
     /// Its session is present on the channel.
     pub(crate) is_present: bool,
     /// It was not notified of players who came or left, because its session could not be written to.
@@ -124,6 +128,15 @@ impl Target {
     pub(crate) fn subscriber_mut(&mut self, session: &Session, id: TargetId) -> Option<&mut Subscriber> {
         let slot = session.subscription(id)?.slot;
         Some(self.subscriber_at_mut(slot))
+    }
+
+    /// A subscriber's client is notified of its subscription.
+    pub(crate) fn announce(&mut self, slot: u32) {
+        let seq = self.notices.as_ref().map_or(0, |notices| notices.seq);
+        let subscriber = self.subscriber_at_mut(slot);
+        if !std::mem::replace(&mut subscriber.is_announced, true) {
+            subscriber.notified_from = seq;
+        }
     }
 
     /// The entry in this slot, which has one.

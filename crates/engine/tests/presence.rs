@@ -348,10 +348,8 @@ fn subscribers_are_notified_of_others_together() {
     assert!(changes(&mut bench, alice).is_empty(), "the window is open");
     bench.pass(WINDOW);
     assert_eq!(changes(&mut bench, alice), ["+bob carol"]);
-    assert_eq!(
-        (changes(&mut bench, bob), changes(&mut bench, carol)),
-        (vec!["+carol".to_owned()], vec!["+bob".to_owned()])
-    );
+    assert_eq!(changes(&mut bench, bob), ["+carol"]);
+    assert!(changes(&mut bench, carol).is_empty(), "bob was there before");
     // A second connection of a player is no news, and the last one's end is.
     let again = join(&mut bench, "bob");
     bench.lost(bob);
@@ -360,7 +358,7 @@ fn subscribers_are_notified_of_others_together() {
     bench.lost(again);
     bench.pass(WINDOW);
     assert_eq!(changes(&mut bench, alice), ["-bob"]);
-    assert_eq!(bench.engine.stats().presence_notices, 5);
+    assert_eq!(bench.engine.stats().presence_notices, 4);
     bench.lost(alice);
     bench.lost(carol);
     bench.pass(WINDOW);

@@ -18,6 +18,7 @@ use tokio::sync::oneshot;
 use tokio::time::timeout;
 
 use crate::broker::{Broker, CommandChannels, ShardInbox};
+use crate::cluster_reads::Waiting;
 use crate::log::Sparse;
 use crate::player_command;
 
@@ -41,6 +42,10 @@ pub struct Bus {
     /// Each of our channels has been confirmed on every link, at once.
     was_listening: AtomicBool,
     views_not_kept: Mutex<Sparse>,
+    /// Who waits for answers to questions.
+    pub(crate) questions: Waiting,
+    /// The channel on which other nodes answer this one's questions.
+    replies: Arc<str>,
 }
 
 #[derive(Debug, Default)]
@@ -52,9 +57,11 @@ struct Channels {
 }
 
 impl Bus {
-    /// A bus on these channels.
-    pub fn new(broker: Broker, channels: CommandChannels) -> Arc<Self> {
+    /// A bus on these channels. `instance` names this start of the node.
+    pub fn new(broker: Broker, channels: CommandChannels, instance: &str) -> Arc<Self> {
         Arc::new(Bus {
+            replies: format!("{}{instance}", channels.replies).into(),
+            questions: Waiting::default(),
             broker,
             channels,
             waiting: Mutex::default(),
@@ -64,6 +71,16 @@ impl Bus {
             was_listening: AtomicBool::new(false),
             views_not_kept: Mutex::default(),
         })
+    }
+
+    /// The channel on which other nodes answer this one's questions.
+    pub(crate) fn replies(&self) -> &Arc<str> {
+        &self.replies
+    }
+
+    /// The channel on which nodes send each other commands and questions.
+    pub(crate) fn nodes_channel(&self) -> Arc<str> {
+        self.channels.nodes.clone()
     }
 
     /// A name for the next publish, unique in this process.
@@ -198,13 +215,17 @@ impl Bus {
 
     /// Hears answers and commands until the broker ends.
     pub async fn run(self: Arc<Self>, mut events: ShardInbox) {
-        for channel in self.channels.iter() {
+        for channel in self.channels.iter().chain([&self.replies]) {
             self.broker.command(ShardId::NODE, BrokerCommand::Want(Subject::channel(channel.clone())));
         }
         while let Some(event) = events.recv().await {
             match event {
                 BrokerEvent::Command(command) => self.keep_view(command),
                 BrokerEvent::Outcome { ticket, outcome } => self.done(ticket, outcome),
+                // Questions are then answered by this node alone.
+                BrokerEvent::Refused { subject, reason } if subject.name == self.replies => {
+                    tracing::error!(channel = %subject.name, %reason, "Redis refuses the channel for answers of nodes");
+                }
                 BrokerEvent::Refused { subject, reason } => self.clone().refused(subject, &reason),
                 BrokerEvent::Interrupted(subject) => {
                     if let Some(confirmed) = self.command_subscriptions().confirmed.get_mut(&subject.name) {
@@ -218,7 +239,11 @@ impl Bus {
                     drop(channels);
                     self.was_listening.fetch_or(self.is_listening(), Ordering::Relaxed);
                 }
+                BrokerEvent::Publication(said) if said.channel == self.replies => {
+                    self.questions.replied(said.event.data_json());
+                }
                 BrokerEvent::Released(_)
+                | BrokerEvent::Question(_)
                 | BrokerEvent::Publication(_)
                 | BrokerEvent::Gap { .. }
                 | BrokerEvent::LogMoved { .. }

@@ -6,6 +6,7 @@ pub mod broker;
 pub mod bus;
 pub mod cli;
 pub mod clock;
+mod cluster_reads;
 pub mod config;
 pub mod dev;
 mod drain;

@@ -110,6 +110,19 @@ impl Node {
         })
     }
 
+    /// What it says of itself to the other nodes: a JSON object.
+    pub fn about(&self) -> String {
+        let about = serde_json::json!({
+            "node": self.config.node,
+            "instance": &*self.config.engine.instance,
+            "listen": self.config.listen,
+            "admin": self.admin_address.get(),
+            "shards": self.shards.len(),
+            "connections": self.sockets(),
+        });
+        about.to_string()
+    }
+
     /// Goes on to this phase.
     pub fn enter(&self, phase: Phase) {
         self.phase.store(phase as u8, Ordering::Release);

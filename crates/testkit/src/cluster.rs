@@ -580,9 +580,16 @@ impl Cluster {
         }
     }
 
+    /// Whether a shard has yet to write who is present: what failed is written again after a while.
+    pub fn is_writing_presence(&self) -> bool {
+        let mut shards = self.nodes.iter().flat_map(|node| &node.shards);
+        shards.any(|shard| shard.engine.stats().presence_waiting > 0)
+    }
+
     /// Behind the last client, when all has come to rest: only the nodes' own channel is left.
     pub fn check_nothing_is_left(&self) {
         let links = self.redis.links.len();
+        assert!(self.redis.presence.is_empty(), "present where no one is: {:?}", self.redis.presence);
         assert_eq!(self.redis.subscriptions(), links, "Redis holds subscriptions that no one wants");
         for node in &self.nodes {
             for hub in &node.hubs {

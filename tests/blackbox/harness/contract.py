@@ -58,6 +58,8 @@ SHAPES = {
     "PONG": ({"server_time_ms": int}, {"id": _ID, "t": _ANY}),
     "STATUS": ({"broker": str}, {}),
     "RESYNC": ({"channel": str, "reason": str}, {"epoch": str, "offset": int}),
+    "PRESENCE": ({"id": _ID, "channel": str, "players": list, "total": int}, {"next": str}),
+    "PRESENCE_CHANGED": ({"channel": str, "joined": list, "left": list}, {"reset": bool}),
     "GOODBYE": ({"reason": str, "reconnect_in_ms": int}, {}),
     "ERROR": (
         {"code": str, "message": str, "retryable": bool},

@@ -9,6 +9,8 @@ TARGETS = "drawbridge_targets"
 HUB_SUBJECTS = "drawbridge_redis_subscriptions"
 # Of these, what a node holds for itself with nobody connected.
 OWN_SUBJECTS = 1
+# And once for each node, the channel on which other nodes answer it.
+OWN_REPLIES = 1
 # How many links a node has where its configuration does not say.
 SUBSCRIBER_POOL = 2
 SOCKETS = "drawbridge_sockets"

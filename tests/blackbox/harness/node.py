@@ -228,10 +228,11 @@ class Node:
 
     @property
     def own_subjects(self):
-        """What the node is subscribed to for itself: the nodes' own channel on each link, and the control channel."""
+        """What the node is subscribed to for itself: the nodes' own channel on each link, the one for other nodes' answers, and the
+        control channel."""
         broker = self.config.get("broker", {})
         links = 1 if broker.get("kind", "memory") == "memory" else broker.get("subscriber_pool", names.SUBSCRIBER_POOL)
-        return links * names.OWN_SUBJECTS + bool(self.config.get("control_channel"))
+        return links * names.OWN_SUBJECTS + names.OWN_REPLIES + bool(self.config.get("control_channel"))
 
     def wait_idle(self, timeout=PATIENCE):
         left = {}

@@ -54,6 +54,7 @@ impl Engine {
                 }
             }
             BrokerEvent::Answer { ticket, answer } => self.answered(ticket, answer),
+            BrokerEvent::Question(question) => self.question(&question),
             BrokerEvent::StoreLost => self.rewrite_presence(),
             BrokerEvent::Status(status) => self.broker_status(status),
         }
@@ -72,6 +73,8 @@ impl Engine {
             Ok(Answer::Table(_)) => {}
             // The read was withdrawn.
             Ok(Answer::Presence(_)) => {}
+            // Only the admin API reads them.
+            Ok(Answer::Nodes(_)) => {}
             // Nothing asks for these yet.
             Ok(Answer::Log(_) | Answer::Session(_)) => {}
             Err(reason) => self.overrides_loaded(ticket, Err(reason)),

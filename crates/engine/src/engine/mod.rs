@@ -15,6 +15,7 @@ mod broker_events;
 mod catch_up;
 mod check;
 mod closing;
+mod cluster_reads;
 mod connect;
 mod costs;
 mod deliver;

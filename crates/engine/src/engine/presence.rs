@@ -7,9 +7,10 @@
 use std::sync::Arc;
 
 use drawbridge_protocol::{
-    Encoding, ErrorCode, ErrorMessage, PresenceGet, PresenceList, RequestId, ServerMessage, channel, codec,
+    Encoding, ErrorCode, ErrorMessage, Frame, PresenceGet, PresenceList, RequestId, ServerMessage, channel,
+    codec,
 };
-use hashbrown::{HashMap, HashSet};
+use hashbrown::HashMap;
 
 use super::Engine;
 use super::broker_events::SharedFrames;
@@ -482,9 +483,7 @@ impl Engine {
             return;
         }
         let mut frames = SharedFrames::default();
-        for subscriber in
-            target.subscribers.iter_mut().filter(|subscriber| subscriber.phase.is_shown_events())
-        {
+        for subscriber in target.subscribers.iter_mut().filter(|subscriber| subscriber.is_announced) {
             let session = &mut self.sessions[subscriber.session];
             if !session.is_open() {
                 continue;
@@ -494,7 +493,7 @@ impl Engine {
                 (subscriber.missed_presence, session.missed_presence) = (true, true);
                 continue;
             }
-            if let Some(frame) = message.frame_for(session, &mut frames) {
+            if let Some(frame) = message.frame_for(session, subscriber.notified_from, &mut frames) {
                 self.out.stats.presence_notices += 1;
                 self.out.enqueue_frame(session, frame);
             }
@@ -525,34 +524,42 @@ struct Notification<'a> {
     joined: Vec<&'a str>,
     left: Vec<&'a str>,
     reset: bool,
-    /// All players that it names.
-    named: HashSet<&'a str>,
+    /// The place of each player's change.
+    seqs: HashMap<&'a str, u64>,
+    /// The first of these.
+    first_seq: u64,
 }
 
 impl<'a> Notification<'a> {
     fn new(channel: &'a str, flushed: &'a Flushed) -> Self {
         let [joined, left] = [&flushed.joined, &flushed.left].map(|names| names.iter().map(|name| &**name));
-        let named = joined.clone().chain(left.clone()).collect();
-        Notification { channel, joined: joined.collect(), left: left.collect(), reset: flushed.reset, named }
+        let named = joined.clone().chain(left.clone());
+        let (reset, first_seq) = (flushed.reset, flushed.seqs.iter().min().copied().unwrap_or(0));
+        let seqs = named.zip(flushed.seqs.iter().copied()).collect();
+        Notification { channel, joined: joined.collect(), left: left.collect(), reset, seqs, first_seq }
     }
 
     fn is_empty(&self) -> bool {
-        self.named.is_empty() && !self.reset
+        self.seqs.is_empty() && !self.reset
     }
 
-    /// The frame for one session: without its own player, and in its encoding; `None`: there is nothing else. One that is too
-    /// long for its client says only that something changed.
-    fn frame_for(&self, session: &Session, frames: &mut SharedFrames) -> Option<drawbridge_protocol::Frame> {
+    /// The frame for one session, in its encoding: without its own player, and without what happened before it was notified
+    /// of its subscription (`from`); `None`: nothing is left. One that is too long for its client says only that something
+    /// changed.
+    fn frame_for(&self, session: &Session, from: u64, frames: &mut SharedFrames) -> Option<Frame> {
         let encoding = session.encoding();
-        let own = session.player().filter(|player| self.named.contains(&***player));
-        let frame = match own {
-            None => frames.get(encoding, &self.message(&self.joined, &self.left)),
-            Some(_) if self.named.len() == 1 && !self.reset => return None,
-            Some(own) => {
-                let [joined, left] = [&self.joined, &self.left]
-                    .map(|names| names.iter().copied().filter(|name| *name != &**own).collect::<Vec<_>>());
-                codec::encode_frame(encoding, &self.message(&joined, &left))
+        let own = session.player().map_or("", |player| player);
+        let gets_all = from < self.first_seq && !self.seqs.contains_key(own);
+        let frame = if gets_all || self.reset {
+            frames.get(encoding, &self.message(&self.joined, &self.left))
+        } else {
+            let is_theirs = |name: &&str| *name != own && self.seqs.get(name).is_some_and(|seq| *seq > from);
+            let [joined, left] = [&self.joined, &self.left]
+                .map(|names| names.iter().copied().filter(is_theirs).collect::<Vec<_>>());
+            if joined.is_empty() && left.is_empty() {
+                return None;
             }
+            codec::encode_frame(encoding, &self.message(&joined, &left))
         };
         let is_too_long = session.outbox.max_message_bytes.is_some_and(|bound| frame.len() > bound);
         Some(if is_too_long { self.reset(encoding) } else { frame })
@@ -562,12 +569,10 @@ impl<'a> Notification<'a> {
         ServerMessage::PresenceChanged { channel: self.channel, joined, left, reset: self.reset }
     }
 
-    fn reset(&self, encoding: Encoding) -> drawbridge_protocol::Frame {
+    fn reset(&self, encoding: Encoding) -> Frame {
         let channel = self.channel;
-        codec::encode_frame(
-            encoding,
-            &ServerMessage::PresenceChanged { channel, joined: &[], left: &[], reset: true },
-        )
+        let message = ServerMessage::PresenceChanged { channel, joined: &[], left: &[], reset: true };
+        codec::encode_frame(encoding, &message)
     }
 }
 

@@ -305,6 +305,8 @@ impl Engine {
             member_index: 0,
             queue: None,
             pays: false,
+            is_announced: false,
+            notified_from: 0,
             is_present: false,
             missed_presence: false,
         });
@@ -319,6 +321,8 @@ impl Engine {
         reply: &Reply,
         success: &Success,
     ) {
+        let slot = self.sessions[id].slot_of(target_id);
+        self.targets[target_id].announce(slot);
         let (request, by_server) = match reply {
             Reply::Request(request) => (Some(request), false),
             Reply::Server => (None, true),

@@ -104,6 +104,8 @@ pub(crate) struct Notices {
     reads: HashSet<Ticket>,
     /// Counts the fences that were passed.
     fences: u64,
+    /// Counts the changes.
+    pub(crate) seq: u64,
     /// Changes were missed.
     is_missed: bool,
     /// When subscribers are notified; 0: there is nothing to notify them of.
@@ -114,6 +116,8 @@ pub(crate) struct Notices {
 #[derive(Clone, Copy, Debug)]
 struct Change {
     is_joined: bool,
+    /// Its place among the channel's changes.
+    seq: u64,
     /// How many fences had been passed.
     fences: u64,
 }
@@ -123,6 +127,8 @@ struct Change {
 pub(crate) struct Flushed {
     pub(crate) joined: Vec<Arc<str>>,
     pub(crate) left: Vec<Arc<str>>,
+    /// Of each of these players the place of the change, in the order of the lists, `joined` first.
+    pub(crate) seqs: Vec<u64>,
     /// Changes were missed.
     pub(crate) reset: bool,
 }
@@ -135,6 +141,7 @@ impl Notices {
             changes: BTreeMap::new(),
             reads: HashSet::new(),
             fences: 0,
+            seq: 0,
             is_missed: false,
             flush_at_ms: 0,
         }
@@ -144,13 +151,14 @@ impl Notices {
     pub(crate) fn add(&mut self, change: &PresenceChange) {
         let joined = change.joined.iter().map(|player| (player, true));
         for (player, is_joined) in joined.chain(change.left.iter().map(|player| (player, false))) {
-            let fences = self.fences;
+            self.seq += 1;
+            let (fences, seq) = (self.fences, self.seq);
             let may_cancel = self.reads.is_empty();
             match self.changes.get_mut(player) {
                 Some(before) if before.is_joined == is_joined => {}
                 Some(before) if may_cancel && before.fences == fences => drop(self.changes.remove(player)),
-                Some(before) => before.is_joined = is_joined,
-                None => drop(self.changes.insert(player.clone(), Change { is_joined, fences })),
+                Some(before) => (before.is_joined, before.seq) = (is_joined, seq),
+                None => drop(self.changes.insert(player.clone(), Change { is_joined, seq, fences })),
             }
         }
         if self.changes.len() > MAX_WAITING {
@@ -184,17 +192,23 @@ impl Notices {
     /// The notification of one window; the rest stays for the next one.
     pub(crate) fn flush(&mut self) -> Flushed {
         let mut flushed = Flushed { reset: std::mem::take(&mut self.is_missed), ..Flushed::default() };
-        let mut bytes = 0;
+        let (mut bytes, mut left) = (0, Vec::new());
         while let Some((player, _)) = self.changes.first_key_value() {
             let named = flushed.joined.len() + flushed.left.len();
             bytes += text_bytes(player);
             if flushed.reset || named >= MAX_NAMED || (named > 0 && bytes > MESSAGE_BYTES) {
                 break;
             }
-            if let Some((player, change)) = self.changes.pop_first() {
-                if change.is_joined { flushed.joined.push(player) } else { flushed.left.push(player) }
+            let Some((player, Change { is_joined, seq, .. })) = self.changes.pop_first() else { break };
+            if is_joined {
+                flushed.joined.push(player);
+                flushed.seqs.push(seq);
+            } else {
+                flushed.left.push(player);
+                left.push(seq);
             }
         }
+        flushed.seqs.append(&mut left);
         flushed
     }
 

@@ -11,6 +11,18 @@ use serde_json::Value;
 
 use crate::world::Facts;
 
+/// Who is present on a channel, as its client knows it.
+#[derive(Debug, Default)]
+pub struct Seen {
+    /// `None`: the client has to send `PRESENCE_GET`.
+    pub players: Option<BTreeSet<String>>,
+    /// The last request for a page since the client subscribed, or was last told that it missed something: only its answer
+    /// counts.
+    request: Option<u64>,
+    /// Changes since that request: who joined, or left.
+    since: Vec<(String, bool)>,
+}
+
 /// A subscription as its client knows it.
 #[derive(Debug, Default)]
 pub struct Subscription {
@@ -46,6 +58,8 @@ pub struct Client {
     pub blocked: bool,
     /// Its session, while it has no socket.
     pub detached: Option<SessionId>,
+    /// Of the channels that it is subscribed to by name.
+    pub presence: BTreeMap<String, Seen>,
 }
 
 impl Client {
@@ -66,6 +80,7 @@ impl Client {
             resynced: BTreeMap::new(),
             blocked: false,
             detached: None,
+            presence: BTreeMap::new(),
         }
     }
 
@@ -80,7 +95,7 @@ impl Client {
             "WELCOME" => self.read_welcome(message, facts),
             "EVENT" => self.read_event(message, &channel, facts),
             "CHANNEL_SUBSCRIBED" => {
-                let request = self.answered(id);
+                let (request, resubscribed) = (self.answered(id), channel.clone());
                 let began = self.next_id;
                 let new = || Subscription { began, ..Subscription::default() };
                 let subscription = self.subscriptions.entry(channel).or_insert_with(new);
@@ -88,8 +103,15 @@ impl Client {
                     subscription.filtered = request.get("filter").is_some();
                 }
                 subscription.confirmed_at.get_or_insert(facts.log.len());
+                self.presence.remove(&resubscribed);
             }
+            "PRESENCE" => {
+                self.answered(id);
+                self.read_page(id, message, &channel);
+            }
+            "PRESENCE_CHANGED" => self.read_change(message, &channel),
             "CHANNEL_UNSUBSCRIBED" => {
+                self.presence.remove(&channel);
                 self.answered(id);
                 self.subscriptions.remove(&channel);
             }
@@ -127,6 +149,52 @@ impl Client {
             "STATUS" | "GOODBYE" | "PONG" => {}
             other => panic!("unexpected {other}: {message}"),
         }
+    }
+
+    /// The answer, and on top of it the changes that came since the request.
+    fn read_page(&mut self, id: Option<u64>, message: &Value, channel: &str) {
+        let players = message["players"].as_array().unwrap();
+        assert!(message.get("next").is_none() && message["total"] == players.len(), "{message}");
+        let seen = self.presence.entry(channel.to_owned()).or_default();
+        if seen.request != id {
+            return;
+        }
+        let mut now: BTreeSet<String> =
+            players.iter().map(|one| one["player"].as_str().unwrap().to_owned()).collect();
+        for (player, is_joined) in &seen.since {
+            match is_joined {
+                true => now.insert(player.clone()),
+                false => now.remove(player),
+            };
+        }
+        seen.players = Some(now);
+    }
+
+    fn read_change(&mut self, message: &Value, channel: &str) {
+        assert!(self.subscriptions.contains_key(channel), "{message} without a subscription");
+        let seen = self.presence.entry(channel.to_owned()).or_default();
+        if message["reset"] == true {
+            return *seen = Seen::default();
+        }
+        for (list, is_joined) in [("joined", true), ("left", false)] {
+            for player in message[list].as_array().unwrap() {
+                let player = player.as_str().unwrap().to_owned();
+                assert_ne!(player, self.player, "its own");
+                if let Some(players) = &mut seen.players {
+                    match is_joined {
+                        true => players.insert(player.clone()),
+                        false => players.remove(&player),
+                    };
+                }
+                seen.since.push((player, is_joined));
+            }
+        }
+    }
+
+    /// The next page is of this moment or later.
+    pub fn requests_page(&mut self, channel: &str) {
+        let seen = self.presence.entry(channel.to_owned()).or_default();
+        (seen.request, seen.since) = (Some(self.next_id + 1), Vec::new());
     }
 
     /// Until a request is answered its filter may hold already, or not yet.

@@ -32,6 +32,7 @@ fn moves_between_links_cost_nobody_a_gap() {
         (0..STEPS).for_each(|_| world.step());
         world.settle();
         world.check_settled();
+        world.check_presence();
         world.check_no_gaps();
         world.check_no_leak();
     }
@@ -44,5 +45,6 @@ fn run(seed: u64) {
     }
     world.settle();
     world.check_settled();
+    world.check_presence();
     world.check_no_leak();
 }

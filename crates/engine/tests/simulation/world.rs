@@ -1,10 +1,11 @@
 //! Two nodes of two shards and two links each, around one Redis, with players who come, act, stall and vanish.
 //! Every queue between the parts is stepped at random; time passes only when the seed says so.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use drawbridge_engine::class::Class;
+use drawbridge_engine::class::{Class, Presence};
 use drawbridge_engine::engine::attach::AttachError;
 use drawbridge_engine::expr::Vars;
 use drawbridge_engine::io::{Format, Input, PlayerAction, PlayerCommand, PublishFailure, Subject};
@@ -24,6 +25,9 @@ use crate::client::{Client, Subscription};
 const NODES: usize = 2;
 const SHARDS: usize = 2;
 const LINKS: usize = 2;
+
+/// Channels that say who is there.
+const LOBBIES: [&str; 3] = ["lobby:a", "lobby:b", "lobby:c"];
 
 /// Services narrow no views here.
 pub type Facts = facts::Facts<()>;
@@ -135,18 +139,32 @@ impl World {
             58..60 => self.detach(),
             60..63 => self.attach(),
             63..66 => self.move_a_channel(),
+            66..68 => self.request_presence(),
             _ => drop(self.cluster.carry(&mut self.players)),
         }
     }
 
     /// Lets everything come to rest with all links up and all sockets reading.
     pub fn settle(&mut self) {
+        /// Retries of writes that fail again and again end before this.
+        const MAX_ROUNDS: usize = 1_000;
         self.cluster.mend(&mut self.players);
-        for _ in 0..40 {
+        for round in 0..MAX_ROUNDS {
             for at in 0..self.players.clients.len() {
+                if round == 20 {
+                    self.request_missing_presence(at);
+                }
                 self.attach_client(at);
                 self.unblock_client(at);
             }
+            while self.cluster.carry_one_of_each(&mut self.players) {}
+            self.pass(100);
+            if round >= 40 && !self.cluster.is_writing_presence() {
+                break;
+            }
+        }
+        // What was written last has come to those who are notified of it.
+        for _ in 0..5 {
             while self.cluster.carry_one_of_each(&mut self.players) {}
             self.pass(100);
         }
@@ -159,6 +177,59 @@ impl World {
             assert!(client.asked.is_empty(), "{} waits for {:?}", client.player, client.asked);
             client.check_nothing_is_missing(&self.players.facts);
         }
+    }
+
+    /// The store has who is subscribed, and so have the clients.
+    pub fn check_presence(&self) {
+        for channel in LOBBIES {
+            let subscribed =
+                |client: &&Client| client.closed.is_none() && client.subscriptions.contains_key(channel);
+            let mut expected = BTreeMap::<String, usize>::new();
+            for client in self.players.clients.iter().filter(subscribed) {
+                *expected.entry(client.player.clone()).or_default() += 1;
+            }
+            let stored: BTreeMap<String, usize> =
+                self.cluster.redis.presence.players(channel).into_iter().collect();
+            assert_eq!(stored, expected, "who is on {channel}");
+            for client in self.players.clients.iter().filter(subscribed) {
+                let others = |player: &&String| **player != client.player;
+                let known = client.presence.get(channel).and_then(|seen| seen.players.as_ref());
+                let known: Option<Vec<&String>> =
+                    known.map(|players| players.iter().filter(others).collect());
+                let expected = expected.keys().filter(others).collect();
+                assert_eq!(known, Some(expected), "what {} knows of {channel}", client.player);
+            }
+        }
+    }
+
+    fn request_presence(&mut self) {
+        let Some(at) = self.some_client() else { return };
+        let channel = LOBBIES[self.roll(LOBBIES.len())];
+        if self.players.clients[at].subscriptions.contains_key(channel) {
+            self.send_presence_get(at, channel);
+        }
+    }
+
+    /// As a client does that does not know who is there.
+    fn request_missing_presence(&mut self, at: usize) {
+        for channel in LOBBIES {
+            let client = &self.players.clients[at];
+            let is_known = client.presence.get(channel).is_some_and(|seen| seen.players.is_some());
+            if client.closed.is_none() && client.subscriptions.contains_key(channel) && !is_known {
+                self.send_presence_get(at, channel);
+            }
+        }
+    }
+
+    fn send_presence_get(&mut self, at: usize, channel: &str) {
+        let client = &mut self.players.clients[at];
+        // One at a time: the changes behind the first are not those behind the second.
+        let is_out = |asked: &Value| asked["type"] == "PRESENCE_GET" && asked["channel"] == channel;
+        if client.asked.values().any(is_out) {
+            return;
+        }
+        client.requests_page(channel);
+        self.send(at, json!({ "type": "PRESENCE_GET", "channel": channel }));
     }
 
     /// While no link breaks, moves alone cost nobody a gap.
@@ -449,7 +520,7 @@ fn rules() -> Settings {
         class("game:{game}", "true", Some("!has(data.team) || data.team == me.team")),
         class("player:{player}", "false", None),
         // Without patterns: its channels may move between links.
-        open("lobby:{lobby}"),
+        Class { presence: Presence::Notify, ..open("lobby:{lobby}") },
     ];
     Settings {
         auto_subscribe: vec![Template::parse("player:{sub}").unwrap()],

@@ -5,7 +5,7 @@
 
 use std::sync::{Arc, PoisonError, RwLock};
 
-use drawbridge_engine::io::{BrokerEvent, PlayerAction, PlayerCommand, Subject};
+use drawbridge_engine::io::{BrokerEvent, PlayerAction, PlayerCommand, Question, Subject};
 use drawbridge_engine::settings::CONTROL_CHANNEL;
 use drawbridge_engine::upstream::{LinkId, ShardId, Topology};
 
@@ -18,6 +18,8 @@ use crate::player_command;
 /// The channels that player commands come on.
 #[derive(Clone, Debug)]
 pub struct CommandChannels {
+    /// What the channels begin with on which nodes answer each other's questions.
+    pub replies: Arc<str>,
     /// Where nodes send commands to each other.
     pub nodes: Arc<str>,
     /// Where services send commands through Redis, if they may.
@@ -29,6 +31,7 @@ impl CommandChannels {
     /// that commands refer to are in one, so the name of the nodes' channel contains its number.
     pub fn new(key_prefix: &str, db: u8, control: bool) -> Self {
         CommandChannels {
+            replies: format!("{key_prefix}replies:").into(),
             nodes: format!("{key_prefix}nodes:{db}").into(),
             control: control.then(|| CONTROL_CHANNEL.into()),
         }
@@ -57,6 +60,18 @@ pub(super) struct CommandRouter {
 }
 
 impl CommandRouter {
+    /// Sends a node's question to the shards, if this is one and this link is to do so. Returns whether it is one.
+    pub(super) fn sends_question(&mut self, channel: &str, json: &str, fanout: &ShardFanout) -> bool {
+        if self.is_control(channel) {
+            return false;
+        }
+        let Some(question) = Question::parse(json) else { return false };
+        if self.is_placed_here(None) {
+            fanout.send_to_shards(&BrokerEvent::Question(Arc::new(question)));
+        }
+        true
+    }
+
     /// What came on one of the channels, if it can be read.
     pub(super) fn read(&mut self, channel: &str, json: &str) -> Option<PlayerCommand> {
         // A node has checked what it sends; a view that this one cannot read shows nothing.

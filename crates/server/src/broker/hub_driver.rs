@@ -235,6 +235,9 @@ impl HubDriver {
 
     /// Sends a player command to the shards, if this link is to do so, in order with the events of its channel.
     fn player_command(&mut self, channel: &str, json: &str) {
+        if self.router.sends_question(channel, json, &self.fanout) {
+            return;
+        }
         let Some(command) = self.router.read(channel, json) else { return };
         let by_service = self.router.is_control(channel);
         let subject = subject_of(&command);

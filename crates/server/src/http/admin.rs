@@ -11,7 +11,9 @@ use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use drawbridge_engine::class::Class;
-use drawbridge_engine::io::{MAX_IDEMPOTENCY_KEY_BYTES, PlayerAction, PlayerCommand, PublishFailure};
+use drawbridge_engine::io::{
+    MAX_IDEMPOTENCY_KEY_BYTES, PlayerAction, PlayerCommand, PublishFailure, QuestionKind,
+};
 use drawbridge_protocol::event::Envelope;
 use drawbridge_protocol::json::{self, JsonKind, Value};
 use drawbridge_protocol::{ErrorCode, MAX_DATA_DEPTH, channel};
@@ -23,9 +25,11 @@ use hyper_util::service::TowerToHyperService;
 use super::history;
 use super::listener::accept;
 use super::pages;
+use super::reads;
 use super::write_timeout::WriteTimeout;
 use crate::bus::EventRefused;
 use crate::clock::unix_ms;
+use crate::cluster_reads::Collector;
 use crate::log::Sparse;
 use crate::node::Node;
 use crate::object;
@@ -109,13 +113,13 @@ fn router(node: Arc<Node>) -> Router {
         .route("/api/players/{player}/unsubscribe", post(unsubscribe))
         .route("/api/players/{player}/disconnect", post(disconnect))
         .route("/api/players/{player}/view", post(view))
-        .route("/api/players/{player}", get(not_built))
+        .route("/api/players/{player}", get(reads::player))
         .route("/api/rooms/{room}/signal", post(not_built))
         .route("/api/rooms", get(not_built))
-        .route("/api/channels", get(not_built))
-        .route("/api/channels/{channel}/presence", get(not_built))
+        .route("/api/channels", get(reads::channels))
+        .route("/api/channels/{channel}/presence", get(reads::presence))
         .route("/api/channels/{channel}/history", get(history::page))
-        .route("/api/nodes", get(not_built))
+        .route("/api/nodes", get(reads::nodes))
         .layer(middleware::from_fn_with_state(node.clone(), read_body))
         .layer(middleware::from_fn_with_state(node.clone(), require_key));
     Router::new()
@@ -257,8 +261,10 @@ async fn view(State(node): Shared, Path(player): Path<String>, body: Bytes) -> A
             ..ApiError::code(StatusCode::BAD_REQUEST, ErrorCode::FilterInvalid, format!("view: {error}"))
         })?;
     }
-    node.bus.set_view(player.as_str().into(), channel.into(), view).await?;
-    Ok(axum::Json(serde_json::json!({ "player": player })).into_response())
+    let name: Arc<str> = player.as_str().into();
+    let question = node.bus.ask(QuestionKind::Player { player: name.clone() }).await?;
+    node.bus.set_view(name, channel.into(), view).await?;
+    reached(&player, question).await
 }
 
 async fn disconnect(State(node): Shared, Path(player): Path<String>, body: Bytes) -> Answer {
@@ -271,8 +277,18 @@ async fn command(node: &Node, player: String, action: PlayerAction) -> Answer {
     player_command::check_player(&player).map_err(bad_request)?;
     let command = PlayerCommand { player: player.as_str().into(), action };
     player_command::check(&command).map_err(bad_request)?;
+    // Before the command: it reaches the sessions that are there now, and may end them.
+    let question = node.bus.ask(QuestionKind::Player { player: command.player.clone() }).await?;
     node.bus.command(&command).await?;
-    Ok(axum::Json(serde_json::json!({ "player": player })).into_response())
+    reached(&player, question).await
+}
+
+/// How many sessions a command reached, on the nodes that have answered. The command is done in any case.
+async fn reached(player: &str, question: Collector<'_>) -> Answer {
+    let collected = question.collect().await.unwrap_or_default();
+    let (reached, nodes) = (collected.items().count(), collected.completeness());
+    let answer = serde_json::json!({ "player": player, "reached": reached, "nodes": nodes });
+    Ok(axum::Json(answer).into_response())
 }
 
 async fn not_built() -> ApiError {

@@ -9,5 +9,6 @@ mod origin;
 mod pages;
 pub(crate) mod playground;
 pub(crate) mod proxy_protocol;
+mod reads;
 mod write_timeout;
 mod ws;

@@ -139,6 +139,10 @@ impl Shard {
             let replay = if has_room { replay.clone() } else { Arc::new(replay.without_events()) };
             return self.events.push_back(BrokerEvent::Replay(replay));
         }
+        if let (BrokerEvent::Presence { notices, .. }, true) = (&event, is_dropped) {
+            let missed = BrokerEvent::Presence { notices: notices.clone(), change: None };
+            return self.events.push_back(missed);
+        }
         let BrokerEvent::Publication(publication) = &event else { return self.events.push_back(event) };
         let logged = publication.in_log.position();
         let channel = &publication.channel;

@@ -12,7 +12,9 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use drawbridge_engine::class::Classes;
-use drawbridge_engine::io::{Answer, Answered, Outcome, PublishFailure, QueryKind, Subject, WriteKind};
+use drawbridge_engine::io::{
+    Answer, Answered, LiveNode, Outcome, PublishFailure, QueryKind, Subject, WriteKind,
+};
 use drawbridge_engine::upstream::{HubInput, LinkCommand};
 use drawbridge_protocol::glob;
 use tokio::sync::watch;
@@ -24,6 +26,7 @@ use super::health_board::HealthBoard;
 use super::hub_driver::{HubCommand, until};
 use super::jobs::{Job, JobReceiver};
 use super::query_queue::{AnswerSize, Asked, QueryQueue};
+use super::redis::NodeReport;
 use super::{HubTask, Shell};
 
 /// How much is done before other tasks get their turn.
@@ -32,7 +35,7 @@ const TURN: usize = 256;
 /// Runs the memory broker until `stop`, or until no sender of commands is left.
 /// Its logs are those of these classes.
 pub(super) async fn run(shell: Shell, classes: Arc<Classes>, external_bytes: usize) {
-    let Shell { parts, jobs, health_board, stop, queries, .. } = shell;
+    let Shell { parts, jobs, health_board, stop, queries, report, .. } = shell;
     let Some(part) = parts.into_iter().next() else { return };
     let started = Instant::now();
     Memory {
@@ -43,6 +46,7 @@ pub(super) async fn run(shell: Shell, classes: Arc<Classes>, external_bytes: usi
         store: Store::default(),
         logs: Logs::new(classes, external_bytes),
         presence: PresenceStore::default(),
+        report,
         started,
     }
     .run(stop)
@@ -57,6 +61,8 @@ struct Memory {
     store: Store,
     logs: Logs,
     presence: PresenceStore,
+    /// What the node says of itself: it is the only one.
+    report: NodeReport,
     started: Instant,
 }
 
@@ -185,11 +191,19 @@ impl Memory {
                 Answer::Log(log.ok_or("UNSUPPORTED the channel has no history")?)
             }
             QueryKind::Fence { channel } => Answer::Fence(channel.clone()),
+            QueryKind::Nodes => Answer::Nodes(vec![self.this_node()]),
             QueryKind::Presence { channel, after, limit } => {
                 Answer::Presence(self.presence.page(channel, after.as_ref(), *limit))
             }
             _ => return Err("UNSUPPORTED".into()),
         })
+    }
+
+    fn this_node(&self) -> LiveNode {
+        let about = self.report.make();
+        let said: serde_json::Value = serde_json::from_str(&about).unwrap_or_default();
+        let instance = said["instance"].as_str().unwrap_or_default().into();
+        LiveNode { instance, age_ms: 0, about: about.into() }
     }
 
     fn now_ms(&self) -> u64 {

@@ -16,7 +16,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use drawbridge_engine::io::BrokerEvent;
+use drawbridge_engine::io::{BrokerEvent, LiveNode};
 use redis::Value;
 use tokio::sync::{oneshot, watch};
 use tokio::time::{Instant, sleep_until, timeout};
@@ -75,7 +75,7 @@ impl NodeReport {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(Box::new(make));
     }
 
-    fn make(&self) -> String {
+    pub(in crate::broker) fn make(&self) -> String {
         let make = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         make.as_ref().map_or_else(|| "{}".to_owned(), |make| make())
     }
@@ -85,6 +85,36 @@ impl std::fmt::Debug for NodeReport {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("NodeReport")
     }
+}
+
+/// The call that lists the nodes whose leases hold.
+pub(super) fn list_call(settings: &RedisSettings) -> redis::Cmd {
+    let mut call = redis::cmd("FCALL_RO");
+    call.arg("drawbridge_leases").arg(3).arg(&settings.names.lease_keys()[..]);
+    call.arg(settings.lease.dead_after.as_millis() as u64);
+    call
+}
+
+/// The answer to [`list_call`].
+pub(super) fn read_list(answer: &Value) -> Result<Vec<LiveNode>, String> {
+    let unproven = || UNPROVEN.to_owned();
+    let Value::Array(parts) = answer else { return Err(unproven()) };
+    let [mark, Value::Int(_), listed @ ..] = &parts[..] else { return Err(unproven()) };
+    if text(mark).as_deref() != Some(MARK) {
+        return Err(unproven());
+    }
+    let node = |value: &Value| match value {
+        Value::Array(parts) => match &parts[..] {
+            [instance, Value::Int(age_ms), about] => Some(LiveNode {
+                instance: text(instance)?.into(),
+                age_ms: u64::try_from(*age_ms).unwrap_or(0),
+                about: text(about)?.into(),
+            }),
+            _ => None,
+        },
+        _ => None,
+    };
+    listed.iter().map(|listed| node(listed).ok_or_else(unproven)).collect()
 }
 
 /// See the module.

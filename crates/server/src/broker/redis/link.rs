@@ -193,8 +193,10 @@ impl Link {
                 session.conversation.send(command);
             }
             for query in self.part.driver.queries.drain(..) {
-                let asker = Asker::Hub(self.index, query.kind.subject().clone());
-                self.queries.ask(asker, query);
+                if let Some(subject) = query.kind.subject() {
+                    let asker = Asker::Hub(self.index, subject.clone());
+                    self.queries.ask(asker, query);
+                }
             }
             let is_cut_off = self.probe.as_ref().is_some_and(Probe::is_cut_off);
             if !session.is_up && !is_cut_off && self.part.driver.is_restored() {

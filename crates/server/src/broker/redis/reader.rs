@@ -14,6 +14,7 @@ use tokio::time::timeout;
 
 use super::command_connection::{CommandConnection, error_message, text};
 use super::connect::{Attempts, Broken};
+use super::lease;
 use super::logs::{self, Part};
 use super::presence;
 use super::refusals::{explained_for, is_missing_function};
@@ -311,6 +312,10 @@ impl Reader {
                     page.and_then(|page| presence::read_page(&page, *limit)).map(Answer::Presence)
                 })
             }
+            QueryKind::Nodes => {
+                let nodes = commands.ask(&lease::list_call(&self.settings)).await;
+                nodes.map(|nodes| nodes.and_then(|nodes| lease::read_list(&nodes)).map(Answer::Nodes))
+            }
             // Read on the other connection, or by a link.
             _ => Ok(Err(UNEXPECTED.to_owned())),
         };
@@ -353,7 +358,10 @@ impl Small {
                 }
                 QueryKind::Log { .. } => small.logs.push(asked),
                 // Their answers are large, or a link's.
-                QueryKind::Table { .. } | QueryKind::Presence { .. } | QueryKind::Fence { .. } => {}
+                QueryKind::Table { .. }
+                | QueryKind::Presence { .. }
+                | QueryKind::Nodes
+                | QueryKind::Fence { .. } => {}
             }
         }
         small

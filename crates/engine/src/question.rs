@@ -1,0 +1,106 @@
+//! What nodes request from each other for the admin API: every shard of every node answers on the channel of the node that
+//! published the question. JSON, on channels under `key_prefix`.
+
+use std::sync::Arc;
+
+use serde_json::{Value, json};
+
+/// How long an answer is, in bytes, about: links take 64 KiB in any case.
+const MAX_ANSWER_BYTES: usize = 40 * 1024;
+/// The most channels of one answer.
+pub const MAX_CHANNELS: usize = 1_000;
+
+/// One question.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Question {
+    /// The channel on which it is answered, under `key_prefix`.
+    pub reply_to: Arc<str>,
+    /// Names it for its answers.
+    pub number: u64,
+    /// What is wanted.
+    pub kind: QuestionKind,
+}
+
+/// What is wanted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum QuestionKind {
+    /// The sessions of a player.
+    Player {
+        /// The player id.
+        player: Arc<str>,
+    },
+    /// The channels that sessions are subscribed to by name, in their order.
+    Channels {
+        /// The channels behind this one; `None`: from the first.
+        after: Option<Arc<str>>,
+        /// The most channels.
+        limit: usize,
+    },
+}
+
+impl Question {
+    /// As it is published.
+    pub fn to_payload(&self) -> String {
+        let question = match &self.kind {
+            QuestionKind::Player { player } => json!({ "player": &**player }),
+            QuestionKind::Channels { after, limit } => json!({ "after": after.as_deref(), "limit": limit }),
+        };
+        json!({ "question": question, "reply_to": &*self.reply_to, "number": self.number }).to_string()
+    }
+
+    /// Reads what [`Question::to_payload`] writes; `None`: it is something else.
+    pub fn parse(json: &str) -> Option<Self> {
+        let value: Value = serde_json::from_str(json).ok()?;
+        let question = value.get("question")?;
+        let kind = match (question.get("player"), question.get("limit")) {
+            (Some(player), _) => QuestionKind::Player { player: player.as_str()?.into() },
+            (None, limit) => QuestionKind::Channels {
+                after: question.get("after").and_then(Value::as_str).map(Into::into),
+                limit: (limit?.as_u64()? as usize).min(MAX_CHANNELS),
+            },
+        };
+        let (reply_to, number) = (value.get("reply_to")?.as_str()?.into(), value.get("number")?.as_u64()?);
+        Some(Question { reply_to, number, kind })
+    }
+}
+
+/// Items of an answer, as many as fit.
+#[derive(Debug, Default)]
+pub(crate) struct Items {
+    pub(crate) items: Vec<Value>,
+    bytes: usize,
+    /// Some did not fit.
+    pub(crate) is_cut: bool,
+}
+
+impl Items {
+    /// Adds an item of about so many bytes, unless there is no room. The first always fits.
+    pub(crate) fn push(&mut self, item: Value, bytes: usize) {
+        self.is_cut |= !self.items.is_empty() && self.bytes + bytes > MAX_ANSWER_BYTES;
+        if !self.is_cut {
+            self.bytes += bytes;
+            self.items.push(item);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn questions_survive_the_way_between_nodes() {
+        let kinds = [
+            QuestionKind::Player { player: "al\"ice".into() },
+            QuestionKind::Channels { after: None, limit: 10 },
+            QuestionKind::Channels { after: Some("room:1".into()), limit: 1_000 },
+        ];
+        for kind in kinds {
+            let question = Question { reply_to: "drawbridge:replies:n1-a".into(), number: 7, kind };
+            assert_eq!(Question::parse(&question.to_payload()), Some(question));
+        }
+        for other in [r#"{"command":"disconnect","player":"alice"}"#, "[]", "{", r#"{"question":{}}"#] {
+            assert_eq!(Question::parse(other), None, "{other}");
+        }
+    }
+}
