@@ -415,9 +415,9 @@ def test_what_players_may_see_cannot_be_read(own_redis, start):
     node = start(own_redis)
     until(lambda: node.get("/readyz").status == 200, "ready")
     maxclients = own_redis.client.info("clients")["maxclients"]
-    # The test's own, and those of the node that are open all the time, with that for views; no other may hold a place that
+    # The test's own, and those of the node that are open all the time, with those for views and leases; no other may hold a place that
     # is free later.
-    held = 2 + node.redis_connections
+    held = 3 + node.redis_connections
     until(lambda: own_redis.client.info("clients")["connected_clients"] == held, "the node holds its connections")
     own_redis.client.config_set("maxclients", held - 1)
     reader = next(client for client in own_redis.client.client_list() if client["name"].endswith(":views"))
