@@ -61,7 +61,7 @@ before(async () => {
 });
 
 afterEach(async () => {
-  for (const page of pages.splice(0)) await page.close();
+  for (const page of pages.splice(0)) await page.close().catch(() => {});
 });
 
 after(async () => {

@@ -153,6 +153,7 @@ subscribe = "true"
 publish = "true"
 patterns = true
 presence = "notify"
+presence_rule = "true"
 history = { events = 2000, age = "10m" }
 [lifecycle]
 stream = "lifecycle"
