@@ -60,6 +60,8 @@ SHAPES = {
     "RESYNC": ({"channel": str, "reason": str}, {"epoch": str, "offset": int}),
     "PRESENCE": ({"id": _ID, "channel": str, "players": list, "total": int}, {"next": str}),
     "PRESENCE_CHANGED": ({"channel": str, "joined": list, "left": list}, {"reset": bool}),
+    "POSITION": ({"channel": str, "epoch": str, "offset": int}, {}),
+    "HISTORY": ({"id": _ID, "channel": str, "epoch": str, "events": list}, {"gap": bool, "next": dict}),
     "GOODBYE": ({"reason": str, "reconnect_in_ms": int}, {}),
     "ERROR": (
         {"code": str, "message": str, "retryable": bool},

@@ -42,6 +42,8 @@ struct Reading {
     /// How many of the held events came before this reading was requested: what it does not cover of them the log does
     /// not have.
     before: usize,
+    /// The stream begins with the first of them, if the log has it.
+    starts: bool,
 }
 
 /// Events in order, within the bound.
@@ -150,9 +152,10 @@ impl Log {
 
     /// The position is read from now on.
     pub(super) fn begin(&mut self, load: u64) {
-        let held = self.reading.take().map(|reading| reading.held).unwrap_or_default();
+        let (held, starts) =
+            self.reading.take().map(|reading| (reading.held, reading.starts)).unwrap_or_default();
         let before = held.events.len();
-        self.reading = Some(Reading { load, held, before });
+        self.reading = Some(Reading { load, held, before, starts });
     }
 
     /// The link is gone: what comes on the next one follows nothing. Who catches up is read for again.
@@ -221,16 +224,15 @@ impl Log {
         Some((at, out))
     }
 
-    /// What becomes of a live event. `starts`: where no position is known it begins with this event.
-    pub(super) fn take(&mut self, publication: &Arc<Publication>, starts: bool) -> Fate {
+    /// What becomes of a live event.
+    pub(super) fn take(&mut self, publication: &Arc<Publication>) -> Fate {
         if let Some(reading) = &mut self.reading {
             reading.held.push(publication.clone());
             return Fate::Held;
         }
         let Some(next) = publication.in_log.position() else { return Fate::Deliver };
         match self.at {
-            None if !starts => return Fate::Gap,
-            None => {}
+            None => return Fate::Gap,
             Some(at) if at.epoch != next.epoch => return Fate::Gap,
             Some(at) if next.offset <= at.offset => return Fate::Known,
             Some(at) if next.offset != at.offset.next() => return Fate::Gap,
@@ -240,11 +242,13 @@ impl Log {
         Fate::Deliver
     }
 
-    /// Holds an event until the position is read.
-    pub(super) fn hold(&mut self, publication: &Arc<Publication>) {
+    /// Holds an event until the position is read. `starts`: where no position is known the stream begins with this event,
+    /// if the log has it.
+    pub(super) fn hold(&mut self, publication: &Arc<Publication>, starts: bool) {
         if let Some(reading) = &mut self.reading {
             reading.held.push(publication.clone());
             reading.before = reading.held.events.len();
+            reading.starts = starts && self.at.is_none();
         }
     }
 
@@ -259,10 +263,11 @@ impl Log {
 
     /// The position was read: goes on from there, with what was held.
     pub(super) fn settle(&mut self, stored: &StoredLog) -> AfterReading {
-        let Some(Reading { load, held, before }) = self.reading.take() else {
+        let Some(Reading { load, held, before, starts }) = self.reading.take() else {
             return AfterReading::default();
         };
-        let mut settled = AfterReading { moved: self.go_on(stored, &held), ..AfterReading::default() };
+        let moved = self.go_on(stored, &held, starts);
+        let mut settled = AfterReading { moved, ..AfterReading::default() };
         let Kept { mut events, is_over, .. } = held;
         let mut taken = 0;
         while let Some(publication) = events.pop_front() {
@@ -290,15 +295,21 @@ impl Log {
             let mut held = Kept::default();
             events.into_iter().for_each(|publication| held.push(publication));
             let before = held.events.len();
-            self.reading = Some(Reading { load, held, before });
+            self.reading = Some(Reading { load, held, before, starts: false });
         }
         settled
     }
 
     /// Where the stream goes on: where it is, if what was held follows; else behind all that the log has.
-    fn go_on(&mut self, stored: &StoredLog, held: &Kept) -> Option<Moved> {
+    fn go_on(&mut self, stored: &StoredLog, held: &Kept, starts: bool) -> Option<Moved> {
         let Some(from) = self.at else {
-            self.at = Some(stored.last);
+            let first = held.events.iter().find_map(|event| event.in_log.position()).filter(|_| starts);
+            let is_kept = |first: &LogPosition| {
+                first.offset <= stored.last.offset && first.epoch == stored.epoch_of(first.offset)
+            };
+            let before = |first: LogPosition| LoggedOffset(first.offset.0.saturating_sub(1));
+            let start = first.filter(is_kept).map(|first| LogPosition { offset: before(first), ..first });
+            self.at = Some(start.unwrap_or(stored.last));
             return None;
         };
         let cursor = stored.cursor(from);

@@ -112,13 +112,13 @@ impl Hub {
             self.pattern_logs.put(name.clone(), Log::default());
         }
         let Some(log) = self.log_of(name) else { return };
-        match log.take(publication, starts) {
+        match log.take(publication) {
             Fate::Deliver => self.deliver_logged(name, publication),
             Fate::Known | Fate::Held => {}
             Fate::Gap => {
-                self.stats.log_gaps += 1;
+                self.stats.log_gaps += u64::from(log.at.is_some());
                 self.begin_log(name);
-                self.log_of(name).into_iter().for_each(|log| log.hold(publication));
+                self.log_of(name).into_iter().for_each(|log| log.hold(publication, starts));
             }
         }
     }

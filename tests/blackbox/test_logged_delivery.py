@@ -1,0 +1,146 @@
+"""Contract §4, §7 and §8: what subscribers of channels with history are sent, through breaks, views and pages of HISTORY."""
+
+import pytest
+
+
+VIEW = "!has(data.team) || data.team == me.team"
+CLASSES = [
+    {"name": "log:{x}", "subscribe": "true", "publish": "true", "patterns": True, "history": {"events": 200, "age": "10m"}},
+    {"name": "team:{x}", "subscribe": "true", "publish": "true", "view": VIEW, "history": {"events": 200, "age": "10m"}},
+    {"name": "short:{x}", "subscribe": "true", "publish": "true", "history": {"events": 3, "age": "10m"}},
+    {"name": "shut:{x}", "subscribe": "false", "publish": "true", "history": {"events": 3, "age": "10m"}},
+    {"name": "chat:{x}", "subscribe": "true", "publish": "true"},
+]
+
+
+@pytest.fixture(params=["redis", "memory"])
+def node(request, start):
+    redis = request.getfixturevalue("redis") if request.param == "redis" else None
+    return start(redis, channel=CLASSES)
+
+
+def offsets(events):
+    return [event["offset"] for event in events]
+
+
+def history(player, channel="log:1", **fields):
+    return player.ask("HISTORY_GET", channel=channel, **fields)
+
+
+def test_a_subscription_says_where_the_log_is(node):
+    for n in range(3):
+        node.publish("log:1", "hit", n)
+    subscribed = node.player("alice").subscribe("log:1")
+    position = node.publish("log:1", "hit", 3).json
+    assert (subscribed["offset"], subscribed["epoch"]) == (3, position["epoch"])
+
+
+def test_a_break_of_the_link_costs_no_logged_event_and_no_resync(own_redis, start):
+    node = start(own_redis, channel=CLASSES)
+    alice = node.player("alice")
+    alice.subscribe("log:1")
+    for round in range(3):
+        own_redis.cut_clients("pubsub")
+        for n in range(10):
+            own_redis.client.fcall("drawbridge_publish", 1, "log:1", '{"event":"hit"}')
+        got = [alice.expect(where=lambda message: message["type"] in ("EVENT", "RESYNC"), channel="log:1") for _ in range(10)]
+        assert [message["type"] for message in got] == ["EVENT"] * 10
+        assert offsets(got) == list(range(10 * round + 1, 10 * round + 11))
+
+
+def test_a_log_that_lost_events_says_resync(own_redis, start):
+    node = start(own_redis, channel=CLASSES)
+    alice = node.player("alice")
+    before = alice.subscribe("log:1")
+    node.publish("log:1", "hit", 1)
+    alice.event("log:1", "hit")
+    own_redis.restart()
+    resync = alice.expect("RESYNC", channel="log:1")
+    assert resync["reason"] == "epoch" and resync["epoch"] != before["epoch"]
+    alice.publish("log:1", "hit", 2)
+    assert alice.event("log:1", "hit")["offset"] == resync["offset"] + 1
+
+
+def test_what_is_in_no_log_has_no_offset(redis, start):
+    node = start(redis, channel=CLASSES)
+    alice = node.player("alice")
+    alice.subscribe("log:1")
+    redis.client.publish("log:1", '{"event":"plain"}')
+    node.publish("log:1", "logged")
+    assert "offset" not in alice.event("log:1", "plain")
+    assert alice.event("log:1", "logged")["offset"] == 1
+
+
+def test_a_place_that_the_log_does_not_have_is_dropped(redis, start):
+    node = start(redis, channel=CLASSES)
+    alice = node.player("alice")
+    position = alice.subscribe("log:1")
+    for offset in (2, 7):
+        forged = '{"event":"forged","offset":%d,"epoch":"%s","id":"db1.x"}' % (offset, position["epoch"])
+        redis.client.publish("log:1", forged)
+    node.publish("log:1", "real")
+    assert alice.expect("EVENT")["event"] == "real"
+    assert node.metric("drawbridge_dropped_forged_total") >= 1
+
+
+def test_a_pattern_says_where_a_channel_is_before_its_first_event(node):
+    alice = node.player("alice")
+    node.publish("log:1", "before")
+    alice.subscribe("log:*")
+    for n in range(2):
+        node.publish("log:1", "hit", n)
+    position = alice.expect("POSITION", channel="log:1")
+    assert position["offset"] == 1
+    assert offsets(alice.event("log:1", "hit") for _ in range(2)) == [2, 3]
+
+
+def test_who_is_hidden_from_learns_how_far_it_is(node):
+    red = node.player("red", team="red")
+    red.subscribe("team:1")
+    for n in range(3):
+        node.publish("team:1", "hit", {"team": "blue"})
+    position = red.expect("POSITION", channel="team:1", timeout=15)
+    assert position["offset"] == 3
+
+
+def test_history_comes_in_pages_and_by_views(node):
+    red = node.player("red", team="red")
+    for n in range(10):
+        node.publish("team:1", "hit", {"n": n, "team": ["red", "blue"][n % 2]})
+    page = history(red, "team:1")
+    assert [event["data"]["n"] for event in page["events"]] == [0, 2, 4, 6, 8]
+    assert set(page) == {"type", "id", "channel", "epoch", "events"}
+    assert offsets(history(red, "team:1", limit=4)["events"]) == [7, 9]
+    seen, since = [], {"epoch": page["epoch"], "offset": 0}
+    while since:
+        part = history(red, "team:1", since=since, limit=3)
+        seen += offsets(part["events"])
+        since = part.get("next")
+    assert seen == [1, 3, 5, 7, 9]
+    unknown = history(red, "team:1", since={"epoch": "other", "offset": 8})
+    assert unknown["gap"] is True and offsets(unknown["events"]) == [1, 3, 5, 7, 9]
+
+
+def test_a_page_of_history_ends_at_32_kib(node):
+    alice = node.player("alice")
+    for n in range(10):
+        node.publish("log:1", "hit", "x" * 10_000)
+    page = history(alice)
+    assert offsets(page["events"]) == [1, 2, 3] and page["next"]["offset"] == 3
+    assert offsets(history(alice, since=page["next"])["events"]) == [4, 5, 6]
+
+
+def test_history_that_is_no_longer_kept_is_a_gap(node):
+    alice = node.player("alice")
+    for n in range(8):
+        node.publish("short:1", "hit", n)
+    page = history(alice, "short:1", since={"epoch": history(alice, "short:1")["epoch"], "offset": 2})
+    assert page["gap"] is True and offsets(page["events"]) == [6, 7, 8]
+
+
+def test_history_is_refused_where_it_is_not_allowed(node):
+    alice = node.player("alice")
+    alice.refusal("HISTORY_GET", "UNSUPPORTED", channel="chat:1")
+    alice.refusal("HISTORY_GET", "FORBIDDEN", channel="shut:1")
+    alice.refusal("HISTORY_GET", "CHANNEL_INVALID", channel="log:*")
+    alice.refusal("HISTORY_GET", "BAD_MESSAGE", channel="log:1", since=5)
