@@ -1,5 +1,5 @@
-"""What the chaos run is about: one Redis, three nodes that reach it each by its own proxy, and HAProxy in front of a proxy
-for each node. Everything is on loopback, is started and ended here, and is ended by its process id."""
+"""What the chaos run is about: one Redis, three nodes that reach it each by its own proxy, and HAProxy (deploy/haproxy.cfg) in front of
+a proxy for each node. Everything is on loopback, is started and ended here, and is ended by its process id."""
 
 import asyncio
 import json
@@ -21,29 +21,6 @@ from harness.tokens import SECRET  # noqa: E402
 from network import Proxy  # noqa: E402
 
 START = 60.0  # how long anything may take to start: a loaded machine is slow
-
-HAPROXY = """
-global
-    maxconn 8000
-defaults
-    mode http
-    timeout connect 2s
-    timeout check 1s
-    timeout client 1m
-    timeout server 1m
-    timeout tunnel 1h
-    option redispatch
-    retries 3
-frontend players
-    bind 127.0.0.1:{port}
-    default_backend nodes
-backend nodes
-    balance leastconn
-    option httpchk GET /readyz
-    default-server check inter 500ms fall 2 rise 1 on-marked-down shutdown-sessions
-{servers}
-"""
-
 
 async def until(condition, what, timeout=START, pause=0.05):
     """Waits until `condition()` (which may be a coroutine function) is truthy, and returns its value."""
@@ -185,15 +162,20 @@ class Cluster:
         for node in self.nodes:
             await node.start_proxies()
         await asyncio.gather(*(node.start() for node in self.nodes))
-        servers = "\n".join(
-            f"    server {node.name} 127.0.0.1:{node.player_proxy.port} port {node.port}" for node in self.nodes
-        )
         config = self.directory / "haproxy.cfg"
-        config.write_text(HAPROXY.format(port=self.port, servers=servers))
+        config.write_text(self._haproxy((ROOT / "deploy/haproxy.cfg").read_text()))
         program = shutil.which("haproxy") or shutil.which("haproxy", path="/usr/sbin:/sbin")
         self.balancer = Process([program, "-f", config, "-db"])
         await until(lambda: ports.is_open(self.port), "haproxy answers")
         await until(self.all_ready, "all nodes are ready")
+
+    def _haproxy(self, text):
+        """deploy/haproxy.cfg with this cluster's addresses. Players pass a proxy that can be cut, health checks do not."""
+        for node, address in zip(self.nodes, ("10.0.0.11:8000", "10.0.0.12:8000", "10.0.0.13:8000"), strict=True):
+            assert address in text, "deploy/haproxy.cfg has other addresses now"
+            text = text.replace(address, f"127.0.0.1:{node.player_proxy.port} port {node.port}")
+        assert "bind :8000" in text
+        return text.replace("bind :8000", f"bind 127.0.0.1:{self.port}").replace("maxconn 100000", "maxconn 8000")
 
     async def all_ready(self):
         return all(await asyncio.gather(*(node.is_ready() for node in self.nodes)))
@@ -239,7 +221,7 @@ def settings(window):
     """The nodes' configuration, without what is each node's own."""
     open_to_all = {"subscribe": "true", "publish": "true"}
     return {
-        "drain_delay": "1500ms",
+        "drain_delay": "3s",
         "drain_window": "3s",
         "auth": {"hmac_secret": SECRET},
         "connection": {
