@@ -1,5 +1,6 @@
-"""What the chaos run is about: one Redis, three nodes that reach it each by its own proxy, and HAProxy (deploy/haproxy.cfg) in front of
-a proxy for each node. Everything is on loopback, is started and ended here, and is ended by its process id."""
+"""What the chaos run is about: one Redis, three nodes that reach it each by its own proxy, and HAProxy
+(deploy/haproxy.cfg) in front of a proxy for each node. Everything is on loopback, is started here, and is ended by its
+process id."""
 
 import asyncio
 import json
@@ -21,6 +22,7 @@ from harness.tokens import SECRET  # noqa: E402
 from network import Proxy  # noqa: E402
 
 START = 60.0  # how long anything may take to start: a loaded machine is slow
+
 
 async def until(condition, what, timeout=START, pause=0.05):
     """Waits until `condition()` (which may be a coroutine function) is truthy, and returns its value."""

@@ -17,7 +17,7 @@ BACKOFF = (0.1, 2.0)  # the first bound of the random delay, and the last
 ENDED, TAKEN_OVER = "session lost", "session taken over"
 
 
-class ConnectionLost(Exception):
+class ConnectionLost(ConnectionError):
     """The connection ended before the reply."""
 
 
