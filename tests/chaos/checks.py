@@ -105,12 +105,6 @@ class LoggedCheck:
             self.breach(NEEDLESS, self.channel, f"{message}, at {self.position}")
         self.epoch, self.offset = message.get("epoch"), message.get("offset")
 
-    def lose_by_pattern(self):
-        """The pattern that shows this channel got a `RESYNC`: its place in the log is not known."""
-        self.owes_resync = False
-        self.sequence.forget()
-        self.epoch = self.offset = None
-
     def place(self, message):
         """`POSITION`."""
         epoch, offset = message["epoch"], message["offset"]
@@ -186,11 +180,8 @@ class PatternCheck:
         self.is_live = True
 
     def resync(self, message):
-        self.ledger.resyncs[message["reason"]] += 1
-        if message["reason"] != "epoch":
-            self.breach(NEEDLESS, self.channel, f"{message}")
-        for check in self.channels.values():
-            check.lose_by_pattern()
+        """Channels that nobody has seen yet may have had events. Those that are known go on, or get a `RESYNC` of their own."""
+        self.ledger.resyncs["by pattern: " + message["reason"]] += 1
 
     def event(self, message):
         check = self.of(message["channel"])

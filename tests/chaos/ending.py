@@ -176,8 +176,16 @@ class Ending:
         async for key in self.cluster.redis.client.scan_iter(count=1000):
             name = key.decode(errors="replace")
             if is_left_over(name):
-                foreign.append(name)
+                foreign.append(f"{name} {await self._content(key)}")
         return sorted(foreign)[:20]
+
+    async def _content(self, key):
+        """The beginning of a key's content, for the report."""
+        client = self.cluster.redis.client
+        kind = (await client.type(key)).decode()
+        ttl = await client.pttl(key)
+        read = {"hash": client.hgetall, "set": client.smembers, "zset": lambda key: client.zrange(key, 0, 20)}.get(kind)
+        return f"({kind}, PTTL {ttl}): {str(await read(key) if read else '')[:300]}"
 
 
 # What the nodes are subscribed to for themselves.
