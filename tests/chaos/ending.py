@@ -130,7 +130,8 @@ class Ending:
 
         if not await self._wait(equal, "presence is who is connected", self.window + LEASE + 15):
             for index, detail in list(differing.items())[:5]:
-                self.ledger.breach("presence", "", f"room:{index}", f"{detail}")
+                stored = await self._content(f"drawbridge:{{room:{index}}}:members")
+                self.ledger.breach("presence", "", f"room:{index}", f"{detail}\nstored: {stored}")
 
     # what remains
 
@@ -168,6 +169,9 @@ class Ending:
             found["Redis patterns"] = patterns
         if keys := await self._keys():
             found["keys"] = keys
+        leases = await client.zrange("drawbridge:{nodes}:leases", 0, -1)
+        if len(leases) != len(self.cluster.nodes):
+            found["leases"] = leases
         return found
 
     async def _keys(self):
@@ -185,7 +189,7 @@ class Ending:
         kind = (await client.type(key)).decode()
         ttl = await client.pttl(key)
         read = {"hash": client.hgetall, "set": client.smembers, "zset": lambda key: client.zrange(key, 0, 20)}.get(kind)
-        return f"({kind}, PTTL {ttl}): {str(await read(key) if read else '')[:300]}"
+        return f"({kind}, PTTL {ttl}): {str(await read(key) if read else '')[:1500]}"
 
 
 # What the nodes are subscribed to for themselves.
@@ -194,5 +198,5 @@ GAUGES = [name for name in names.IDLE_GAUGES if name not in (names.HUB_SUBJECTS,
 
 
 def is_left_over(key):
-    """Whether a key speaks of a player or of a node, and not of a channel's events."""
-    return ":session" in key or ":presence" in key or ":node:" in key
+    """Whether a key speaks of a player or of a node, and not of a channel's events (docs/redis.md, Keys)."""
+    return "{node:" in key or ":session:" in key or key.endswith((":members", ":players"))
