@@ -319,7 +319,7 @@ class Player:
 
     def _on_error(self, message):
         self.ledger.counts[f"ERROR {message['code']}"] += 1
-        if "retry_after_ms" in message and "channel" not in message and "id" not in message:
+        if "retry_after_ms" in message and not self.is_welcome:
             self.not_before = time.monotonic() + message["retry_after_ms"] / 1000
         if message["code"] in ("BAD_MESSAGE", "UNSUPPORTED", "INTERNAL", "FORBIDDEN", "UNAUTHENTICATED"):
             self.breach(PROTOCOL, message.get("channel", ""), f"{message}")
