@@ -6,6 +6,7 @@ import time
 
 from cluster import http, until
 from harness import names
+from ledger import END
 
 ARRIVAL = 60.0  # how long events may take to arrive once everything works
 LEASE = 15.0  # what a dead node leaves is gone at the latest so long after the windows
@@ -24,6 +25,7 @@ class Ending:
         self.say("every channel is closed: waiting until everything has arrived")
         await self._arrive()
         await self._compare_tables()
+        await self._compare_history()
         await self._compare_presence()
         self.say("all players leave")
         await self._leave()
@@ -112,6 +114,30 @@ class Ending:
                     extra = sorted(set(check.entities) - set(stored[check.channel]))
                     found.append((player, check.channel, f"missing {missing}, extra {extra}, complete {check.is_complete}"))
         return found
+
+    async def _compare_history(self):
+        """The log, as a few players read it: it ends with the closing event, has no hole, and names what everybody saw."""
+        for player in self.players[:: max(1, len(self.players) // 20)]:
+            for channel in (player.own_channel, f"room:{player.number % self.layout.rooms}"):
+                reply = await player.request("HISTORY_GET", channel=channel, limit=100)
+                if reply["type"] != "HISTORY":
+                    player.breach("history", channel, f"{reply}")
+                    continue
+                if detail := self._wrong_history(channel, reply):
+                    player.breach("history", channel, detail)
+
+    def _wrong_history(self, channel, reply):
+        at, events = self.ledger.channel(channel).at, reply["events"]
+        if not events or events[-1]["event"] != END:
+            return f"does not end with the closing event: {events[-1:]}"
+        offsets = [event["offset"] for event in events]
+        if offsets != list(range(offsets[0], offsets[0] + len(offsets))):
+            return f"has holes: {offsets}"
+        for event in events:
+            seen = at.get((reply["epoch"], event["offset"]))
+            if seen not in (None, (event["data"]["p"], event["data"]["n"])):
+                return f"has {event} where players saw {seen}"
+        return None
 
     async def _compare_presence(self):
         differing = {}
