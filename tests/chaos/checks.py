@@ -60,11 +60,9 @@ class LoggedCheck:
     # the subscription
 
     def welcome(self, entry, resumed):
-        if entry is None:
-            self.is_live = False
-            return
-        self.is_live = not entry.get("pending")
+        self.is_live = entry is not None and not entry.get("pending")
         if not resumed:
+            entry = entry or {}
             self.sequence.forget()
             self.owes_resync = False
             self.epoch, self.offset = entry.get("epoch"), entry.get("offset")
@@ -218,6 +216,7 @@ class PlainCheck:
         self.was_recovered = recovered
         if not recovered:
             self.sequence.forget()
+            self.epoch = self.offset = None
             if entry and "offset" in entry:
                 self.epoch, self.offset = entry["epoch"], entry["offset"]
 

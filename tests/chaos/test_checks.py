@@ -79,6 +79,14 @@ def test_a_session_that_was_not_resumed_begins_again(scene):
     assert scene.broken == []
 
 
+def test_a_session_that_is_new_and_has_no_subscription_yet_begins_again(scene):
+    scene.events(1, 2)
+    scene.check.welcome(None, False)
+    scene.check.subscribed({"channel": scene.channel, "epoch": "e2", "offset": 0})
+    scene.events(5, shift=-4)
+    assert scene.broken == [] and scene.check.is_live
+
+
 def test_recovered_is_believed_and_checked_on_a_plain_channel():
     scene = Scene(PlainCheck)
     scene.begin()
