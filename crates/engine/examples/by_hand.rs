@@ -89,7 +89,11 @@ fn turn(engine: &mut Engine, ms: u64) -> Vec<String> {
                 BrokerEvent::Outcome { ticket, outcome: Ok(None) }
             }
             // Tokens to be verified, other sessions to be closed, notices to be logged, and what else a broker does.
-            Output::Authenticate { .. } | Output::Displace(_) | Output::Notice(_) | Output::Broker(_) => {
+            Output::Authenticate { .. }
+            | Output::Displace(_)
+            | Output::EndDetached(_)
+            | Output::Notice(_)
+            | Output::Broker(_) => {
                 continue;
             }
         };

@@ -44,8 +44,7 @@ pub struct ConnId {
     pub generation: u32,
 }
 
-/// A session of one shard's engine, allotted by the engine. Outlives the connection that it came with: see
-/// [`Engine::detach`](crate::engine::Engine::detach).
+/// A session of one shard's engine, allotted by the engine. Outlives the connection that it came with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct SessionId {
     /// The place in the engine's table; reused.
@@ -137,6 +136,12 @@ pub enum Input<'a> {
     Broker(BrokerEvent),
     /// The player has too many connections, and this is the oldest: the answer to [`Output::Displace`] of any shard.
     Displaced {
+        /// Which session.
+        session: SessionId,
+    },
+    /// Of a player's sessions too many are detached, and this is the oldest: the answer to [`Output::EndDetached`] of any
+    /// shard.
+    DetachedTooMany {
         /// Which session.
         session: SessionId,
     },
@@ -241,6 +246,8 @@ pub enum Output {
     },
     /// Close this connection of whichever shard of the node: [`Input::Displaced`] there.
     Displace(Holder),
+    /// End this session of whichever shard of the node, unless it has a connection again: [`Input::DetachedTooMany`] there.
+    EndDetached(Holder),
     /// Tell the broker.
     Broker(BrokerCommand),
     /// Tell the operator.

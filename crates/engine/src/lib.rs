@@ -17,6 +17,7 @@ mod filter_index;
 mod grid;
 pub mod io;
 mod link;
+mod node_sessions;
 mod offset;
 mod outbox;
 pub mod path;

@@ -14,7 +14,7 @@ use crate::class::{Class, ClassId, Classes, Presence};
 use crate::expr::Expr;
 use crate::io::{Claims, Notice};
 use crate::settings::Settings;
-use crate::view::{RuleScope, bind};
+use crate::view::{RuleScope, bind, bind_me};
 
 /// Why something is `FORBIDDEN`; the text is shown to the client where the settings explain.
 #[derive(Debug, PartialEq, Eq)]
@@ -187,6 +187,18 @@ pub(crate) fn auto_channels(settings: &Settings, claims: &Claims) -> Auto {
         });
     }
     auto
+}
+
+/// Whether what may be seen of channels by patterns is the same for two tokens of one player.
+pub(crate) fn are_patterns_seen_alike(settings: &Settings, one: &Claims, other: &Claims) -> bool {
+    let bound = |expr: &Expr, claims: &Claims| bind_me(expr, &RuleScope::new(claims, "", &[]));
+    let is_same = |expr: &Expr| bound(expr, one) == bound(expr, other);
+    one.json == other.json
+        || (settings
+            .classes
+            .iter()
+            .all(|(_, class)| is_same(&class.subscribe) && class.view.iter().all(is_same))
+            && filled_channels(settings, one) == filled_channels(settings, other))
 }
 
 /// At most `limit` channels.
@@ -362,6 +374,9 @@ mod tests {
             connect_timeout_ms: 1_000,
             token_leeway_ms: 0,
             heartbeat_ms: 1_000,
+            resume_window_ms: 0,
+            detached_per_player: 1,
+            detached_bytes: 1,
             outbound_bytes: 1 << 20,
             message_bytes: 65_536,
             subscriptions: SUBSCRIPTIONS,

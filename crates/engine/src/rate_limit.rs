@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use hashbrown::HashMap;
 
+use crate::node_sessions::NodeSessions;
 use crate::player_slots::{Admission, Holder, PlayerSlots};
 use crate::settings::{Rate, Settings};
 use crate::work;
@@ -107,11 +108,12 @@ pub enum Account {
 /// An address may spend as much as so many players with a token: several people play behind one router.
 pub(crate) const PLAYERS_PER_ADDRESS: u64 = 8;
 
-/// What connections of several shards share: the buckets of players and addresses, the patterns of each player, and how
-/// many connections a player has. Used when a request comes in, never when an event is delivered.
+/// What connections of several shards share: the buckets of players and addresses, the patterns of each player, how many
+/// connections a player has, and where sessions are. Used when a request comes in, never when an event is delivered.
 #[derive(Debug)]
 pub struct SharedLimits {
     slots: Option<PlayerSlots>,
+    pub(crate) sessions: NodeSessions,
     players: Option<(Rate, Keyed<Arc<str>>)>,
     addresses: Option<(Rate, Keyed<IpAddr>)>,
     patterns: PatternShares,
@@ -124,6 +126,7 @@ impl SharedLimits {
     pub fn new(settings: &Settings) -> Arc<Self> {
         Arc::new(SharedLimits {
             slots: settings.connections_per_player.map(PlayerSlots::new),
+            sessions: NodeSessions::new(settings),
             players: settings.messages_per_player.map(|rate| (rate, Keyed::default())),
             addresses: settings.messages_per_address.map(|rate| (rate, Keyed::default())),
             patterns: PatternShares { limit: settings.patterns_per_player, players: Mutex::default() },

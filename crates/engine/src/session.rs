@@ -4,16 +4,22 @@
 //!
 //! ```text
 //!   Connecting ──CONNECT or a good token──▶ Joining ──confirmed, or too late──▶ Open
-//!       └──────────────────────────┬──────────────────┴────────────────────────┘
-//!                                  ▼ close queued: nothing more is sent to it or read from it
-//!                               Closing ──the end of `handle`──▶ gone
+//!       │ CONNECT.resume                      ▲ │                                │
+//!       ▼                        its return ┌─┘ │ close queued: nothing more is sent to it or read from it
+//!   Returning: at the end of `handle`       │   ▼                                ▼
+//!   its connection is the session's ───▶ Detached ◀──lost, at the end of──── Closing ──ended──▶ gone
+//!                                           │         `handle`                   ▲
+//!                                           └── ended, or its window has passed ─┘
 //! ```
 
 use std::collections::VecDeque;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use drawbridge_protocol::{BadSubscribe, Encoding, Frame, Request, RequestId, Subscribe};
+use drawbridge_protocol::{
+    BadSubscribe, Encoding, Frame, Request, RequestId, Resume, SentPosition, Subscribe,
+};
+use hashbrown::HashSet;
 
 use crate::access::AccessCache;
 use crate::connecting::ConnectPlace;
@@ -23,6 +29,9 @@ use crate::outbox::Outbox;
 use crate::rate_limit::Account;
 use crate::targets::TargetId;
 use crate::view_overrides::ViewOverrides;
+
+/// What the names of anonymous players begin with; the public name of their first connection follows.
+pub(crate) const ANONYMOUS_PREFIX: &str = "anonymous-";
 
 /// One session of this shard. Invariant: it stays in the engine's table, whatever happens to it, until the end of the
 /// `handle` in which its close was queued.
@@ -45,7 +54,9 @@ pub(crate) struct Session {
     /// Public name of the connection, random.
     pub(crate) public: u64,
     /// Secret name of the session, random.
-    pub(crate) secret: u128,
+    pub(crate) secret: SessionSecret,
+    /// What names the session to everybody but its client.
+    pub(crate) hash: SessionHash,
     /// Where it came from.
     pub(crate) address: IpAddr,
     /// It came without a token, and its player's name was made for it.
@@ -59,6 +70,12 @@ pub(crate) struct Session {
     pub(crate) access: Option<Box<AccessCache>>,
     /// Its view overrides.
     pub(crate) overrides: ViewOverrides,
+    /// Automatic channels that its client has left.
+    pub(crate) left: Option<Box<HashSet<Arc<str>>>>,
+    /// The node's other shards find it by its hash: it was welcomed, and may be resumed.
+    pub(crate) is_listed: bool,
+    /// What waits for it as long as it holds its events, as counted for the node, in bytes.
+    pub(crate) held_bytes: usize,
     /// Its place among those that connect.
     pub(crate) connect_place: ConnectPlace,
     /// A token is being verified, or the session waits for a place: later requests wait.
@@ -82,11 +99,23 @@ pub(crate) enum Phase {
     Joining(Box<Joining>),
     /// `WELCOME` was sent.
     Open,
-    /// Its close is queued: it is forgotten at the end of the current input.
-    Closing {
-        /// `WELCOME` was sent.
-        was_open: bool,
-    },
+    /// Its connection was lost, and another one may resume it until its window has passed.
+    Detached,
+    /// It is a connection alone, which resumes a session: at the end of the current input it becomes that session's.
+    Returning(Box<Returning>),
+    /// Its close is queued: it is detached or forgotten at the end of the current input.
+    Closing(Before),
+}
+
+/// What a session was before it is closed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Before {
+    /// `WELCOME` was not sent yet.
+    Welcome,
+    /// It was open.
+    Open,
+    /// It was detached, or about to be resumed.
+    Detached,
 }
 
 impl Phase {
@@ -113,13 +142,46 @@ pub(crate) struct Joining {
     pub(crate) errors: Vec<Frame>,
     /// Subscriptions that were refused with `RATE_LIMITED`.
     pub(crate) limited: u64,
+    /// It returns: what is to be said of what it had.
+    pub(crate) resumed: Option<Resumed>,
+}
+
+/// What `WELCOME` says of a session that returns, and what follows it.
+#[derive(Debug)]
+pub(crate) struct Resumed {
+    /// How far its client has read each channel.
+    pub(crate) positions: Vec<(String, SentPosition)>,
+    /// The subscriptions that it had; of others nothing is recovered.
+    pub(crate) stored: Vec<TargetId>,
+    /// Subscriptions that the new token does not allow.
+    pub(crate) forbidden: Vec<Arc<str>>,
+    /// Channels with history on which it catches up: the subscription, and what the log says of its position.
+    pub(crate) logged: Vec<(TargetId, Option<bool>)>,
+}
+
+/// What a `CONNECT` says, beside its token.
+#[derive(Debug, Default)]
+pub(crate) struct Arrival {
+    /// The id of the `CONNECT`.
+    pub(crate) id: Option<RequestId>,
+    /// The client's own subscriptions; `None`: those of the session that it resumes.
+    pub(crate) subscribe: Option<Vec<Result<Subscribe, BadSubscribe>>>,
+    pub(crate) resume: Option<Resume>,
+}
+
+/// A connection whose player is known, and which resumes a session.
+#[derive(Debug)]
+pub(crate) struct Returning {
+    pub(crate) arrival: Arrival,
+    /// Of an anonymous player, those for a new one.
+    pub(crate) claims: Claims,
 }
 
 /// A token on its way to be judged, and what to do then.
 #[derive(Debug)]
 pub(crate) enum PendingToken {
     /// It came in `CONNECT`.
-    Connect { id: Option<RequestId>, subscribe: Vec<Result<Subscribe, BadSubscribe>> },
+    Connect(Arrival),
     /// It came in `TOKEN_REFRESH`.
     Refresh { id: Option<RequestId> },
 }
@@ -127,14 +189,14 @@ pub(crate) enum PendingToken {
 impl PendingToken {
     /// Whether it resumes a session.
     pub(crate) fn resumes(&self) -> bool {
-        // Seam: `CONNECT` with `resume` is refused before.
-        false
+        matches!(self, PendingToken::Connect(arrival) if arrival.resume.is_some())
     }
 
     /// The request that it came in.
     pub(crate) fn request(self) -> Option<RequestId> {
         match self {
-            PendingToken::Connect { id, .. } | PendingToken::Refresh { id } => id,
+            PendingToken::Connect(arrival) => arrival.id,
+            PendingToken::Refresh { id } => id,
         }
     }
 }
@@ -196,7 +258,8 @@ pub(crate) enum Origin {
 /// When each check of a session is next made; 0 means never.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Deadlines {
-    /// `CONNECT` must have come, or, while joining, `WELCOME` goes out with what is still pending.
+    /// `CONNECT` must have come; or, while joining, `WELCOME` goes out with what is still pending; or the window of a
+    /// detached session has passed.
     pub(crate) phase_ms: u64,
     pub(crate) heartbeat_ms: u64,
     pub(crate) expiry_ms: u64,
@@ -234,7 +297,8 @@ impl Session {
             catching_up: None,
             last_seq: 0,
             public: opened.connection,
-            secret: opened.session,
+            secret: SessionSecret(opened.session),
+            hash: SessionSecret(opened.session).hash(),
             address: opened.address,
             anonymous: false,
             claims: None,
@@ -243,6 +307,9 @@ impl Session {
             access: None,
             overrides: ViewOverrides::default(),
             connect_place: ConnectPlace::None,
+            left: None,
+            is_listed: false,
+            held_bytes: 0,
             pending_token: None,
             deferred: None,
             missed_presence: false,
@@ -259,7 +326,14 @@ impl Session {
 
     /// Whether its close is queued.
     pub(crate) fn is_closing(&self) -> bool {
-        matches!(self.phase, Phase::Closing { .. })
+        matches!(self.phase, Phase::Closing(_))
+    }
+
+    /// Whether something may be sent to it. Why not to a detached session: whatever it is about, `WELCOME` says how it is
+    /// when the client returns.
+    #[inline]
+    pub(crate) fn takes_frames(&self) -> bool {
+        !matches!(self.phase, Phase::Closing(_) | Phase::Detached)
     }
 
     /// How its frames are encoded.
@@ -276,6 +350,23 @@ impl Session {
     #[inline]
     pub(crate) fn is_catching_up(&self, channel: &Arc<str>) -> bool {
         self.catching_up.as_ref().is_some_and(|behind| behind.all || behind.channels.contains(channel))
+    }
+
+    /// Whether it is detached, or returns and `WELCOME` is still to come: events wait in its outbox, and nothing is sent.
+    pub(crate) fn holds_events(&self) -> bool {
+        match &self.phase {
+            Phase::Detached => true,
+            Phase::Joining(joining) => joining.resumed.is_some(),
+            Phase::Connecting | Phase::Open | Phase::Returning(_) | Phase::Closing(_) => false,
+        }
+    }
+
+    /// What is to be said of it when it returns, until `WELCOME` is sent.
+    pub(crate) fn resumed_mut(&mut self) -> Option<&mut Resumed> {
+        match &mut self.phase {
+            Phase::Joining(joining) => joining.resumed.as_mut(),
+            _ => None,
+        }
     }
 
     /// The player id, once it is known.
@@ -316,7 +407,7 @@ impl Session {
 
     /// What names the session in the store.
     pub(crate) fn hash(&self) -> SessionHash {
-        SessionSecret(self.secret).hash()
+        self.hash
     }
 
     /// Counts the claims of the session: whoever has a lower one has lost it.
@@ -324,8 +415,13 @@ impl Session {
         1
     }
 
-    /// The session's name: whoever knows it and the player's token may claim the session.
+    /// The session's name: whoever knows it and the player's token may resume the session. An anonymous player has no token:
+    /// its name is a part of the session's, so that any node can look the session up.
     pub(crate) fn session_name(&self) -> String {
-        format!("{:032x}", self.secret)
+        let mut name = self.secret.reveal();
+        if let Some(player) = self.player().filter(|_| self.anonymous) {
+            name += player.strip_prefix(ANONYMOUS_PREFIX).unwrap_or_default();
+        }
+        name
     }
 }

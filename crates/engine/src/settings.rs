@@ -26,6 +26,12 @@ pub struct Settings {
     pub token_leeway_ms: u64,
     /// How often each connection is pinged.
     pub heartbeat_ms: u64,
+    /// How long a session outlives its connection; 0: not at all.
+    pub resume_window_ms: u64,
+    /// How many sessions of one player may be detached, over all of the node's shards; at least 1.
+    pub detached_per_player: usize,
+    /// The bound of what waits for all of the node's detached sessions.
+    pub detached_bytes: usize,
     /// The bound of what waits for one connection.
     pub outbound_bytes: usize,
     /// The bound of one message from a client.

@@ -5,6 +5,10 @@
 pub struct Stats {
     /// Gauge: connections, in any phase.
     pub connections: u64,
+    /// Gauge: sessions whose connection was lost, and which may be resumed.
+    pub detached: u64,
+    /// Gauge: bytes of events that wait for such sessions.
+    pub held_bytes: u64,
     /// Gauge: connections whose `WELCOME` was sent.
     pub welcomed: u64,
     /// Gauge: sessions that are connecting, between a good token and `WELCOME`.
@@ -86,6 +90,14 @@ pub struct Stats {
     pub slow_consumers: u64,
     /// Connections closed because heartbeats stayed unanswered (4002).
     pub heartbeats_missed: u64,
+    /// Sessions resumed by a connection to their node.
+    pub resumed: u64,
+    /// Sessions that still had a connection when another one resumed them; it was closed (4505).
+    pub sessions_moved: u64,
+    /// `CONNECT`s with a session that could not be resumed.
+    pub resumes_refused: u64,
+    /// Sessions that ended because nobody came back in time.
+    pub windows_ended: u64,
     /// `RESYNC`s.
     pub resyncs: u64,
     /// Steps of work over entity tables and filters, whoever caused them.
@@ -101,6 +113,8 @@ pub struct Stats {
 impl std::ops::AddAssign for Stats {
     fn add_assign(&mut self, other: Stats) {
         self.connections += other.connections;
+        self.detached += other.detached;
+        self.held_bytes += other.held_bytes;
         self.welcomed += other.welcomed;
         self.connecting += other.connecting;
         self.connect_waiting += other.connect_waiting;
@@ -141,6 +155,10 @@ impl std::ops::AddAssign for Stats {
         self.slow_consumers += other.slow_consumers;
         self.too_many_connections += other.too_many_connections;
         self.heartbeats_missed += other.heartbeats_missed;
+        self.resumed += other.resumed;
+        self.sessions_moved += other.sessions_moved;
+        self.resumes_refused += other.resumes_refused;
+        self.windows_ended += other.windows_ended;
         self.resyncs += other.resyncs;
         self.work += other.work;
         self.work_charged += other.work_charged;

@@ -69,6 +69,10 @@ pub(crate) struct Subscriber {
     pub(crate) member_index: u32,
     /// On an entity channel: the queue of its connection's outbox for this channel, if there is one.
     pub(crate) queue: Option<QueueId>,
+    /// Of a channel without history: the number of the last event that was put into the outbox for it, or of the last
+    /// position that its client was sent, whichever came later; of a pattern only whether there was one (not 0). [`LOST`]:
+    /// no position of the client proves that it misses nothing.
+    pub(crate) written: u64,
     /// Its client caused the snapshot that comes or is on its way, and pays for it.
     pub(crate) pays: bool,
     /// Its client was notified of the subscription, or will be by `WELCOME`.
@@ -80,6 +84,9 @@ pub(crate) struct Subscriber {
     /// It was not notified of players who came or left, because its session could not be written to.
     pub(crate) missed_presence: bool,
 }
+
+/// In place of the number of an event: events are missing, or it is not known.
+pub(crate) const LOST: u64 = u64::MAX;
 
 /// What a subscriber looks at.
 #[derive(Debug)]
@@ -149,6 +156,12 @@ impl Target {
     #[inline]
     pub(crate) fn subscriber_at(&self, slot: u32) -> &Subscriber {
         &self.subscribers[slot as usize]
+    }
+
+    /// A client was sent the position of a channel: from now on that is the last that it must have received.
+    pub(crate) fn note_position(&mut self, slot: u32) {
+        let Some(position) = self.position.filter(|_| !self.subject.is_pattern()) else { return };
+        self.subscriber_at_mut(slot).written = position.offset();
     }
 
     /// Puts a subscriber where it sees this.

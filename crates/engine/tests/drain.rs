@@ -6,9 +6,10 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use drawbridge_engine::engine::Engine;
-use drawbridge_engine::io::{ConnId, Format, Input, MessageKind, Now, Opened, Output};
+use drawbridge_engine::io::{ConnId, Input, MessageKind, Now, Opened, Output};
 use drawbridge_engine::rate_limit::SharedLimits;
-use drawbridge_protocol::{CloseCode, Encoding};
+use drawbridge_engine::settings::Settings;
+use drawbridge_protocol::CloseCode;
 use drawbridge_testkit::players::{claims_of, conn, opened};
 use drawbridge_testkit::settings::settings;
 use serde_json::{Value, json};
@@ -26,7 +27,7 @@ struct Node {
 
 impl Node {
     fn new() -> Self {
-        let settings = Arc::new(settings(Vec::new()));
+        let settings = Arc::new(Settings { resume_window_ms: 60_000, ..settings(Vec::new()) });
         let engine = Engine::new(settings.clone(), SharedLimits::new(&settings));
         Node { engine, now_ms: 1_000, written: BTreeMap::new(), closed: BTreeMap::new() }
     }
@@ -50,7 +51,11 @@ impl Node {
 
     /// A connection that waits for `CONNECT`.
     fn open(&mut self, at: usize) -> ConnId {
-        let claims = claims_of(&json!({ "sub": format!("p{at}") }));
+        self.open_as(at, at)
+    }
+
+    fn open_as(&mut self, at: usize, player: usize) -> ConnId {
+        let claims = claims_of(&json!({ "sub": format!("p{player}") }));
         let opened = opened(conn(at), at as u64 + 1, Some(claims));
         self.input(Input::Opened(Opened { wait_for_connect: true, ..opened }));
         conn(at)
@@ -130,14 +135,13 @@ fn who_comes_during_a_drain_is_served_and_closed_with_the_last() {
 fn a_session_without_a_connection_is_told_nothing_and_its_next_connection_is_closed_too() {
     let mut node = Node::new();
     let lost = node.join(0);
-    let session = node.engine.session_of(lost).unwrap();
-    let format = Format { encoding: Encoding::Json, deflate: None };
-    assert!(node.engine.detach(session, Vec::new()));
+    node.input(Input::Closed { conn: lost, code: 1006 });
     node.input(Input::Drain { window_ms: WINDOW_MS });
     assert!(!node.written[&lost].contains("GOODBYE"));
-    let (now, next) = (Now { mono_ms: node.now_ms, unix_ms: node.now_ms }, conn(1));
-    node.engine.attach(now, session, next, format).unwrap();
+    let next = node.open_as(1, 0);
+    let session = format!("{:032x}", 1);
+    node.say(next, &json!({ "type": "CONNECT", "resume": { "session": session } }).to_string());
+    assert!(node.written[&next].contains(r#""resumed":true"#), "{}", node.written[&next]);
     node.until_closed(&[next]);
-    assert!(!node.written.get(&next).is_some_and(|text| text.contains("GOODBYE")));
-    assert_eq!(node.closed[&next].1, CloseCode::Drain);
+    assert_eq!((node.closed[&next].1, node.engine.stats().detached), (CloseCode::Drain, 1));
 }

@@ -7,7 +7,6 @@ use drawbridge_engine::expr::Vars;
 use drawbridge_engine::io::{BrokerEvent, BrokerStatus, Input, PublishFailure, SessionHash, WriteKind};
 use drawbridge_testkit::bench::Bench;
 use drawbridge_testkit::classes::{open, rule};
-use drawbridge_testkit::players::conn;
 use serde_json::{Value, json};
 
 const ROOM: &str = "room:1";
@@ -114,13 +113,15 @@ fn nobody_is_counted_on_a_class_without_presence() {
 
 #[test]
 fn a_detached_session_stays_present() {
-    let mut bench = bench(Presence::Notify);
+    let classes = vec![class(Presence::Notify)];
+    let mut bench = Bench::with_settings(classes, |settings| settings.resume_window_ms = 10 * WINDOW);
     let alice = join(&mut bench, "alice");
-    let session = bench.engine.session_of(conn(alice)).unwrap();
-    assert!(bench.engine.detach(session, Vec::new()));
-    bench.pass(WINDOW);
+    bench.lost(alice);
+    bench.pass(9 * WINDOW);
     assert_eq!(present(&bench), [("alice".to_owned(), 1)]);
     assert_eq!(written(&mut bench), [true]);
+    bench.pass(WINDOW + 1);
+    assert!(bench.presence.is_empty());
 }
 
 #[test]

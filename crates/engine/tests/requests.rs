@@ -1,14 +1,11 @@
 //! What one connection's messages cost it, and what ends it: charges, bad messages in a window, and where the engine says
-//! that a connection is gone; and what its session does without a socket. One engine, no broker, virtual time.
+//! that a connection is gone. One engine, no broker, virtual time.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use std::sync::Arc;
 
 use drawbridge_engine::engine::Engine;
-use drawbridge_engine::engine::attach::AttachError;
-use drawbridge_engine::io::{
-    BrokerEvent, BrokerStatus, ConnId, Format, Input, MessageKind, Now, Output, SessionId, Standing,
-};
+use drawbridge_engine::io::{ConnId, Input, MessageKind, Now, Output, Standing};
 use drawbridge_engine::rate_limit::SharedLimits;
 use drawbridge_engine::settings::{Rate, Settings};
 use drawbridge_protocol::{CloseCode, Encoding};
@@ -150,74 +147,4 @@ fn a_close_takes_effect_with_the_message_that_causes_it() {
     assert_eq!(bench.engine.standing(CONN), Standing::Gone, "before any output is polled");
     let bench = Bench::new(PLENTY, Encoding::Json, true);
     assert_eq!(bench.engine.standing(CONN), Standing::Authenticated);
-}
-
-const NEXT: ConnId = ConnId { index: 1, generation: 2 };
-const JSON: Format = Format { encoding: Encoding::Json, deflate: None };
-
-impl Bench {
-    /// One that has been welcomed and has lost its socket.
-    fn detached() -> (Self, SessionId) {
-        let mut bench = Bench::new(PLENTY, Encoding::Json, true);
-        let session = bench.engine.session_of(CONN).unwrap();
-        assert!(!bench.engine.detach(session, Vec::new()), "it was not welcomed yet");
-        bench.text(r#"{"type":"CONNECT","id":1}"#);
-        assert!(bench.written.contains("WELCOME"), "{}", bench.written);
-        bench.written.clear();
-        assert!(bench.engine.detach(session, Vec::new()));
-        assert!(!bench.engine.detach(session, Vec::new()), "it is detached already");
-        (bench, session)
-    }
-
-    fn attach(&mut self, session: SessionId, format: Format) -> Result<(), AttachError> {
-        self.engine.attach(Now { mono_ms: self.now_ms, unix_ms: self.now_ms }, session, NEXT, format)
-    }
-
-    fn status(&mut self, status: BrokerStatus) {
-        self.input(Input::Broker(BrokerEvent::Status(status)));
-        self.end_turn();
-    }
-}
-
-#[test]
-fn what_arrives_while_a_session_is_detached_leaves_in_order_through_the_next_socket() {
-    let (mut bench, session) = Bench::detached();
-    assert_eq!(bench.engine.standing(CONN), Standing::Gone);
-    bench.text(r#"{"type":"PING","id":2}"#);
-    bench.status(BrokerStatus::Degraded);
-    bench.status(BrokerStatus::Ok);
-    // No heartbeat ends it.
-    bench.now_ms += 10_000_000_000;
-    bench.input(Input::Tick);
-    bench.end_turn();
-    assert_eq!(bench.written, "", "nothing is written, and nothing of the old socket is read");
-
-    let other = Format { encoding: Encoding::MsgPack, ..JSON };
-    assert_eq!(bench.attach(session, other), Err(AttachError::OtherFormat));
-    assert_eq!(bench.attach(session, JSON), Ok(()));
-    assert_eq!(bench.attach(session, JSON), Err(AttachError::Attached));
-    bench.end_turn();
-    let (down, up) = (bench.written.find("degraded").unwrap(), bench.written.find(r#""ok""#).unwrap());
-    assert!(down < up, "{}", bench.written);
-    assert_eq!(bench.engine.standing(NEXT), Standing::Authenticated);
-    bench.input(Input::Closed { conn: NEXT, code: 1000 });
-    bench.end_turn();
-    assert_eq!(bench.engine.stats().connections, 0);
-    assert_eq!(bench.attach(session, JSON), Err(AttachError::Gone));
-}
-
-#[test]
-fn a_detached_session_ends_when_more_waits_than_its_limit_allows() {
-    let (mut bench, session) = Bench::detached();
-    for _ in 0..40_000 {
-        for status in [BrokerStatus::Degraded, BrokerStatus::Ok] {
-            bench.input(Input::Broker(BrokerEvent::Status(status)));
-        }
-        assert!(bench.engine.stats().frame_bytes <= 1 << 21);
-    }
-    bench.end_turn();
-    assert_eq!(bench.engine.stats().slow_consumers, 1);
-    assert_eq!(bench.engine.stats().connections, 0);
-    assert_eq!(bench.attach(session, JSON), Err(AttachError::Gone));
-    assert_eq!(bench.closed, None, "there is no socket to be closed");
 }

@@ -143,12 +143,28 @@ pub const MAX_MESSAGE_BYTES: usize = 1 << 30;
 pub struct Connect {
     /// Absent where the upgrade carried it, or for an anonymous player.
     pub token: Option<String>,
-    /// The client's own subscriptions, in the same round trip.
-    pub subscribe: Vec<Result<Subscribe, BadSubscribe>>,
+    /// The client's own subscriptions, in the same round trip; `None`: it names none, not even an empty list.
+    pub subscribe: Option<Vec<Result<Subscribe, BadSubscribe>>>,
     /// The client resumes a session.
-    pub resume: Option<Box<RawValue>>,
+    pub resume: Option<Resume>,
     /// The longest message that the client takes, in bytes: [`MIN_MESSAGE_BYTES`] to [`MAX_MESSAGE_BYTES`].
     pub max_message_bytes: Option<usize>,
+}
+
+/// `CONNECT.resume`: which session, and how far the client has read each channel (contract §7).
+#[derive(Clone, PartialEq, Eq)]
+pub struct Resume {
+    /// `WELCOME.session` of the connection before. Secret.
+    pub session: String,
+    /// By channel; the last of duplicates counts.
+    pub positions: Vec<(String, SentPosition)>,
+}
+
+/// Without the session's name, which is a credential.
+impl std::fmt::Debug for Resume {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Resume").field("positions", &self.positions).finish_non_exhaustive()
+    }
 }
 
 /// An element of `CONNECT.subscribe` that is none; the others hold.
@@ -409,8 +425,10 @@ pub struct SubscriptionInfo<'a> {
     pub pattern: bool,
     /// The count's life, for a channel.
     pub epoch: Option<&'a str>,
-    /// The last event's number, for a channel.
+    /// The last event's number, for a channel; of one that has recovered, the number behind which events follow.
     pub offset: Option<u64>,
+    /// In the `WELCOME` of a session that was resumed: whether nothing is missing. `None`: nothing is said of it.
+    pub recovered: Option<bool>,
 }
 
 /// `ERROR` (contract §8).

@@ -191,7 +191,15 @@ fn id_json(id: Option<&RequestId>) -> Value {
 }
 
 fn subscription(channel: &str) -> SubscriptionInfo<'_> {
-    SubscriptionInfo { channel, auto: false, pending: false, pattern: false, epoch: None, offset: None }
+    SubscriptionInfo {
+        channel,
+        auto: false,
+        pending: false,
+        pattern: false,
+        epoch: None,
+        offset: None,
+        recovered: None,
+    }
 }
 
 /// A message for each vector of `server.json`, in its order.
@@ -242,6 +250,31 @@ fn server_messages() -> Vec<(&'static str, ServerMessage<'static>)> {
                 message_bytes: 1,
                 subscriptions_limit: 0,
                 subscriptions: vec![],
+            }),
+        ),
+        (
+            "welcome of a session that was resumed",
+            ServerMessage::Welcome(Welcome {
+                id: Some(number(1)),
+                connection: "c2",
+                session: "s1",
+                resumed: true,
+                player: "alice",
+                node: "n1",
+                server_time_ms: 1790000000000,
+                heartbeat_ms: 25000,
+                resume_window_ms: 60000,
+                message_bytes: 65536,
+                subscriptions_limit: 256,
+                subscriptions: vec![
+                    SubscriptionInfo {
+                        epoch: Some("k3x"),
+                        offset: Some(118),
+                        recovered: Some(true),
+                        ..subscription("room:42")
+                    },
+                    SubscriptionInfo { pattern: true, recovered: Some(false), ..subscription("chat:*") },
+                ],
             }),
         ),
         (

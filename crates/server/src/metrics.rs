@@ -173,6 +173,37 @@ fn samples(stats: &NodeStats) -> Vec<Sample> {
             "Connections closed because too many were connecting (4003)",
             engine.turned_away,
         ),
+        Sample(
+            Gauge,
+            "sessions_detached",
+            "Sessions whose connection was lost and that may be resumed",
+            engine.detached,
+        ),
+        Sample(
+            Gauge,
+            "sessions_detached_bytes",
+            "Bytes of events that wait for detached sessions",
+            engine.held_bytes,
+        ),
+        Sample(Counter, "sessions_resumed", "Sessions resumed on the node that had them", engine.resumed),
+        Sample(
+            Counter,
+            "sessions_moved",
+            "Connections closed because another connection resumed their session (4505)",
+            engine.sessions_moved,
+        ),
+        Sample(
+            Counter,
+            "sessions_not_resumed",
+            "CONNECTs with a session that had ended or was never there; they got a new one",
+            engine.resumes_refused,
+        ),
+        Sample(
+            Counter,
+            "sessions_expired",
+            "Detached sessions that ended because nobody resumed them in time",
+            engine.windows_ended,
+        ),
         Sample(Gauge, "sockets", "Open sockets, including those that are closing", shards.sockets),
         Sample(
             Gauge,

@@ -9,8 +9,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 use drawbridge_engine::backlog::superseded;
 use drawbridge_engine::io::{
-    Answer, BrokerCommand, BrokerEvent, BrokerStatus, Input, MessageKind, Now, Outcome, Output, PlayerAction,
-    PlayerCommand, PublishFailure, Query, QueryKind, Subject, Ticket, WriteKind,
+    Answer, BrokerCommand, BrokerEvent, BrokerStatus, Holder, Input, MessageKind, Now, Outcome, Output,
+    PlayerAction, PlayerCommand, PublishFailure, Query, QueryKind, Subject, Ticket, WriteKind,
 };
 use drawbridge_engine::settings::Settings;
 use drawbridge_engine::upstream::{Carries, HubInput, HubOutput, LinkId, ShardId, ShardSet};
@@ -28,6 +28,8 @@ pub struct Cluster {
     pub now: Now,
     pub redis: Redis,
     pub nodes: Vec<Node>,
+    /// What was appended to streams since a test took it last.
+    pub appended: Vec<WriteKind>,
     links: usize,
 }
 
@@ -38,6 +40,7 @@ impl Cluster {
             now: Now { mono_ms: 10_000_000, unix_ms: 1_790_000_000_000 },
             redis: Redis::new(size.nodes * size.links),
             nodes: (0..size.nodes).map(|at| Node::new(settings, size, at)).collect(),
+            appended: Vec::new(),
             links: size.links,
         };
         for link in 0..cluster.redis.links.len() {
@@ -385,8 +388,9 @@ impl Cluster {
                     self.redis.publish(&notices, &payload.into());
                 }
             }
-            // Only the node itself sets views, and nothing here reads streams.
-            WriteKind::SetOverride { .. } | WriteKind::Append { .. } => {}
+            // Only the node itself sets views.
+            WriteKind::SetOverride { .. } => {}
+            append @ WriteKind::Append { .. } => self.appended.push(append),
             other => panic!("not built yet: {other:?}"),
         }
         Ok(None)
@@ -541,13 +545,17 @@ impl Cluster {
                 Output::Authenticate { conn, token } => {
                     outside.authenticate(SocketId { node, shard, conn }, &token);
                 }
-                Output::Displace(holder) => displaced.push(holder),
+                Output::Displace(holder) => displaced.push((holder, false)),
+                Output::EndDetached(holder) => displaced.push((holder, true)),
                 Output::Notice(notice) => outside.notice(notice),
             }
         }
-        for holder in displaced {
-            let displaced = Input::Displaced { session: holder.session };
-            self.input(node, usize::from(holder.shard.0), displaced, outside);
+        for (Holder { shard, session }, is_detached) in displaced {
+            let displaced = match is_detached {
+                true => Input::DetachedTooMany { session },
+                false => Input::Displaced { session },
+            };
+            self.input(node, usize::from(shard.0), displaced, outside);
         }
     }
 
@@ -601,6 +609,8 @@ impl Cluster {
                 let stats = shard.engine.stats();
                 let gauges = [
                     stats.connections,
+                    stats.detached,
+                    stats.held_bytes,
                     stats.welcomed,
                     stats.subscriptions,
                     stats.targets,
@@ -620,7 +630,7 @@ impl Cluster {
                     stats.catching_up,
                     stats.histories,
                 ];
-                assert_eq!(gauges, [0; 19], "{stats:?}");
+                assert_eq!(gauges, [0; 21], "{stats:?}");
             }
         }
     }

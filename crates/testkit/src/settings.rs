@@ -10,7 +10,7 @@ pub const PLENTY: Rate = Rate { per_second: 1 << 20, burst: 1 << 20 };
 /// What the names of the server's own channels begin with.
 pub const RESERVED: &str = "drawbridge:";
 
-/// No limit that a test meets by accident, no heartbeat, and no channels except those of these classes.
+/// No limit that a test meets by accident, no heartbeat, no sessions without a connection, and no channels except those of these classes.
 pub fn settings(classes: Vec<Class>) -> Settings {
     Settings {
         node: "n".into(),
@@ -21,6 +21,9 @@ pub fn settings(classes: Vec<Class>) -> Settings {
         connect_timeout_ms: 1_000_000,
         token_leeway_ms: 0,
         heartbeat_ms: 1_000_000_000,
+        resume_window_ms: 0,
+        detached_per_player: 256,
+        detached_bytes: 64 << 20,
         outbound_bytes: 1 << 20,
         message_bytes: 65_536,
         subscriptions: 256,

@@ -45,8 +45,9 @@ def base_config(redis_url=None):
         "admin": {"listen": "127.0.0.1:0", "api_key": API_KEY},
         "broker": broker,
         "auth": {"hmac_secret": SECRET},
-        # A client answers pings only while its test reads; on a busy machine that may be a while later.
-        "connection": {"auto_subscribe": ["player:{sub}"], "linger": "100ms", "heartbeat": "10m"},
+        # A client answers pings only while its test reads; on a busy machine that may be a while later. Sessions end with
+        # their connections where a test does not want them otherwise, so that nothing is left of what it did before.
+        "connection": {"auto_subscribe": ["player:{sub}"], "linger": "100ms", "heartbeat": "10m", "resume_window": "0s"},
         "limits": {"messages": PLENTY, "subscribes": PLENTY, "work": PLENTY, "bytes": {"per_second": "512MiB", "burst": "512MiB"}},
         "channel": [
             {"name": "chat:{room}", "subscribe": "true", "publish": "true", "patterns": True},

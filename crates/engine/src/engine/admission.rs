@@ -64,6 +64,7 @@ impl Engine {
             self.finish_step();
             self.enforce_limits();
             self.finish_closings();
+            self.finish_returns();
         }
     }
 

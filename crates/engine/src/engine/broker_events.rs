@@ -198,16 +198,21 @@ impl Engine {
         let subject = Subject::named(channel);
         let target = self.targets.find(&subject);
         for session in sessions {
+            if self.sessions[*session].holds_events() {
+                self.lose_channel(*session, channel);
+                continue;
+            }
             // What came before the gap is told before it.
             target.into_iter().for_each(|target| self.flush_target(*session, target));
             if !subject.is_pattern() {
                 self.flush_channel(*session, channel);
             }
-            let session = &mut self.sessions[*session];
-            if session.is_open() {
-                let frame = frames.get(session.encoding(), &message);
+            let theirs = &mut self.sessions[*session];
+            if theirs.is_open() {
+                let frame = frames.get(theirs.encoding(), &message);
                 self.out.stats.resyncs += 1;
-                self.out.enqueue_frame(session, frame);
+                self.out.enqueue_frame(theirs, frame);
+                self.note_resync(*session, channel, position);
             }
         }
         self.enforce_limits();

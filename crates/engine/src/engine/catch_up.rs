@@ -20,7 +20,7 @@ use super::deliver::{Route, access, delivery_of};
 use crate::access::Access;
 use crate::audience::NOBODY;
 use crate::io::{ChannelPosition, LogPosition, LoggedOffset, Publication, Replay, SessionId};
-use crate::targets::{Target, TargetId};
+use crate::targets::{LOST, Target, TargetId};
 use crate::upstream::{Cursor, StoredLog};
 use crate::view::EventScope;
 
@@ -90,7 +90,7 @@ impl Engine {
 
     /// A session has no connection any more: of channels with `history` nothing is kept for it, for their logs have it. When
     /// it comes back [`Engine::catch_up`] is to be called for each of them, and [`Engine::show_logged`].
-    pub fn hide_logged(&mut self, id: SessionId) {
+    pub(super) fn hide_logged(&mut self, id: SessionId) {
         for held in self.sessions[id].subscriptions.clone() {
             let target = &mut self.targets[held.target];
             let class = target.class.and_then(|class| self.settings.classes.get(class));
@@ -108,7 +108,7 @@ impl Engine {
     }
 
     /// The session is back: from now on it is shown what comes of channels on which it does not catch up.
-    pub fn show_logged(&mut self, id: SessionId) {
+    pub(super) fn show_logged(&mut self, id: SessionId) {
         if let Some(behind) = &mut self.sessions[id].catching_up {
             behind.all = false;
         }
@@ -128,9 +128,6 @@ impl Engine {
         }
         target.is_some()
     }
-
-    /// What the log says of a position with which a session came back. `target`: as [`Engine::catch_up`] found it.
-    fn recovered(&mut self, _id: SessionId, _target: TargetId, _channel: &Arc<str>, _recovery: Recovery) {}
 
     /// Where a session is in the channel of one of its subscriptions: what it is sent next follows that.
     pub(super) fn position_for(&self, id: SessionId, target: TargetId) -> Option<ChannelPosition> {
@@ -220,7 +217,7 @@ impl Engine {
         for one in resuming {
             self.caught_up(&one, channel);
             if !one.is_judged {
-                self.recovered(one.session, one.target, channel, Recovery::Gap);
+                self.recovered(one.session, one.target, Recovery::Gap);
             }
             self.resync(&[one.session], channel, "gap", None);
         }
@@ -298,7 +295,7 @@ impl Engine {
     /// Sends a session what it has missed, as far as the page and its outbox go. Returns whether it has caught up.
     fn replay_to(&mut self, one: &mut Resuming, replay: &Replay, stored: &StoredLog) -> bool {
         let (channel, id) = (&replay.channel, one.session);
-        self.judge(one, channel, stored);
+        self.judge(one, stored);
         // What comes behind the page is its own only while it is confirmed.
         if !self.takes_events(id) || !self.targets[one.target].is_confirmed {
             return false;
@@ -337,7 +334,7 @@ impl Engine {
     }
 
     /// What a session's position means to the log; and, where it is not in it any more, from where it goes on.
-    fn judge(&mut self, one: &mut Resuming, channel: &Arc<str>, stored: &StoredLog) {
+    fn judge(&mut self, one: &mut Resuming, stored: &StoredLog) {
         let recovery = match stored.cursor(one.cursor) {
             _ if one.is_lost => Recovery::Gap,
             Cursor::Continues => Recovery::Recovered,
@@ -352,7 +349,7 @@ impl Engine {
         }
         one.is_lost = false;
         if !std::mem::replace(&mut one.is_judged, true) {
-            self.recovered(one.session, one.target, channel, recovery);
+            self.recovered(one.session, one.target, recovery);
         }
     }
 
@@ -373,7 +370,7 @@ impl Engine {
         }
         if !subscriber.is_own_past(session.public, publication) {
             self.out.stats.replayed += 1;
-            self.out.send_event(session, &route, publication);
+            self.out.send_event(session, &route, publication, LOST);
         }
         true
     }

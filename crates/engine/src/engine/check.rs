@@ -6,6 +6,7 @@ use hashbrown::HashMap;
 
 use super::Engine;
 use super::publish::InFlight;
+use crate::audience::NOBODY;
 use crate::expr::Expr;
 use crate::outbox::QueueKind;
 use crate::pattern_index::match_work;
@@ -20,6 +21,7 @@ impl Engine {
             return;
         }
         debug_assert!(self.closing.is_empty(), "a close that was not carried out");
+        debug_assert!(self.returning.is_empty(), "connections that resume nothing");
         debug_assert!(self.ready.is_empty(), "requests that were not looked at again");
         debug_assert!(self.out.over_limit.is_empty(), "a limit that was not enforced");
         self.sessions.check();
@@ -125,6 +127,13 @@ impl Engine {
     fn check_session(&self, session: &Session) {
         debug_assert!(!session.is_closing(), "a session that is to be forgotten");
         session.outbox.check(&self.out.queues);
+        let is_detached = matches!(session.phase, Phase::Detached);
+        debug_assert_eq!(is_detached, session.link.is_none(), "a session without a link is detached");
+        let held_bytes = if session.holds_events() { session.outbox.queue_bytes() } else { 0 };
+        debug_assert_eq!(session.held_bytes, held_bytes, "bytes that wait for {:?}", session.id);
+        debug_assert!(!is_detached || !session.outbox.has_frames(), "frames of a detached session");
+        let listed = self.limits.sessions.find(session.hash).filter(|holder| holder.session == session.id);
+        debug_assert_eq!(listed.is_some(), session.is_listed, "the place of {:?}", session.id);
         self.out.check(session);
         let mut waits_for_welcome = 0;
         for held in &session.subscriptions {
@@ -133,6 +142,8 @@ impl Engine {
             debug_assert_eq!(subscriber.session, session.id, "slot of a subscriber");
             let found = session.outbox.find(QueueKind::Table(held.target));
             debug_assert_eq!(subscriber.queue, found, "queue of a subscriber");
+            let is_table = target.world.is_some();
+            debug_assert!(!is_detached || !is_table || subscriber.audience == NOBODY, "a table costs");
             let theirs = target.waiters.iter().filter(|waiter| waiter.session == session.id);
             waits_for_welcome += theirs.filter(|waiter| matches!(waiter.reply, Reply::Welcome)).count();
         }

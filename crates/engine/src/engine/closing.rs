@@ -1,13 +1,13 @@
-//! How a session ends. Whoever decides it queues it; the session stays in every table, silent, until the end of
-//! `handle`. So nothing that sends can take away what its caller holds.
+//! How a session ends, or loses its connection. Whoever decides it queues it; the session stays in every table, silent, until
+//! the end of `handle`. So nothing that sends can take away what its caller holds.
 
 use std::borrow::Cow;
 
-use drawbridge_protocol::CloseCode;
+use drawbridge_protocol::{CloseCode, Frame};
 
 use super::Engine;
 use crate::io::{Holder, Output, SessionId};
-use crate::session::{Deadlines, Phase, Session};
+use crate::session::{Before, Deadlines, Phase, Session};
 
 /// A session whose close is queued.
 #[derive(Debug)]
@@ -18,6 +18,27 @@ pub(super) struct Closing {
     word: Box<str>,
     /// The close code and reason for the client; `None` if its socket is gone.
     farewell: Option<(CloseCode, Cow<'static, str>)>,
+}
+
+/// A client's close with this code ends its session; every other end of the connection keeps it.
+const ENDS_SESSION: u16 = 1000;
+
+/// What is sent before a close. A slow consumer is sent nothing: what waits is of no use to it, and what came behind the
+/// decision would follow on a gap.
+pub(super) fn last_frames(code: CloseCode, frames: Vec<Frame>) -> Vec<Frame> {
+    if code == CloseCode::SlowConsumer { Vec::new() } else { frames }
+}
+
+impl Closing {
+    /// Whether this end of a connection is none of its session (contract §7).
+    fn keeps_session(&self) -> bool {
+        match &self.farewell {
+            Some((code, _)) => {
+                !(4500..=4999).contains(&code.as_u16()) || *code == CloseCode::SessionTakenOver
+            }
+            None => self.code != ENDS_SESSION,
+        }
+    }
 }
 
 impl Engine {
@@ -60,35 +81,53 @@ impl Engine {
         if session.is_closing() {
             return;
         }
-        session.phase = Phase::Closing { was_open: session.is_open() };
+        let before = match &session.phase {
+            Phase::Open => Before::Open,
+            _ if session.holds_events() => Before::Detached,
+            _ => Before::Welcome,
+        };
+        session.phase = Phase::Closing(before);
         session.deadlines = Deadlines { armed_ms: session.deadlines.armed_ms, ..Deadlines::default() };
         self.out.timers.arm(session);
         self.closing.push(closing);
     }
 
-    /// Carries out the queued closes. Nothing of a session stays but publishes on their way.
+    /// A detached session ends, or one that is about to return.
+    pub(super) fn end_detached(&mut self, id: SessionId, word: &str) {
+        self.queue_closing(Closing { id, code: ENDS_SESSION, word: word.into(), farewell: None });
+    }
+
+    /// Carries out the queued closes. Nothing of a session that ends stays but publishes on their way.
     pub(super) fn finish_closings(&mut self) {
-        for Closing { id, code, word, farewell } in std::mem::take(&mut self.closing) {
-            self.presence.is_moving = code == CloseCode::SessionTakenOver.as_u16();
-            let mut session = self.forget(id);
-            self.presence.is_moving = false;
-            if matches!(session.phase, Phase::Closing { was_open: true }) {
-                self.record_left(&session, code, &word);
+        while !self.closing.is_empty() {
+            for closing in std::mem::take(&mut self.closing) {
+                self.finish_closing(closing);
             }
-            if let (Some((code, reason)), Some(link)) = (farewell, &session.link) {
-                // A slow consumer is sent nothing: what waits is of no use to it, and what came behind the decision would
-                // follow on a gap.
-                let frames = session.outbox.take_frames();
-                let frames = if code == CloseCode::SlowConsumer { Vec::new() } else { frames };
-                self.out.outputs.push_back(Output::Close { conn: link.conn, frames, code, reason });
-            }
+        }
+    }
+
+    fn finish_closing(&mut self, closing: Closing) {
+        let was_welcomed = !matches!(self.sessions[closing.id].phase, Phase::Closing(Before::Welcome));
+        let keeps_session = was_welcomed && self.settings.resume_window_ms > 0 && closing.keeps_session();
+        let Closing { id, code, word, farewell } = closing;
+        if keeps_session {
+            return self.detach(id, code, &word, farewell);
+        }
+        let mut session = self.forget(id);
+        if let Phase::Closing(before) = session.phase {
+            self.record_end(&session, before, code, &word);
+        }
+        if let (Some((code, reason)), Some(link)) = (farewell, &session.link) {
+            let frames = session.outbox.take_frames();
+            let frames = last_frames(code, frames);
+            self.out.outputs.push_back(Output::Close { conn: link.conn, frames, code, reason });
         }
     }
 
     /// Takes a session out of every table.
     ///
     /// Invariant: this and [`Engine::detach`] alone shut a door, and no id of the session stays but in `tickets`.
-    fn forget(&mut self, id: SessionId) -> Box<Session> {
+    pub(super) fn forget(&mut self, id: SessionId) -> Box<Session> {
         self.forget_presence_read(id);
         self.give_place_back(id);
         // All at once: otherwise the queues would be searched for each subscription.
@@ -103,11 +142,17 @@ impl Engine {
         }
         self.cancel_query(session.overrides.query());
         self.cancel_history(session.history);
+        let holder = Holder { shard: self.shard, session: id };
+        self.limits.sessions.count_bytes(session.held_bytes, 0);
+        if session.is_listed {
+            self.limits.sessions.leave(session.hash, holder);
+            session.player().into_iter().for_each(|player| self.limits.sessions.attach(player, holder));
+        }
         if let Some(player) = session.player()
             && let Some(ids) = self.players.get_mut(player)
         {
             ids.retain(|other| *other != id);
-            self.limits.leave(player, Holder { shard: self.shard, session: id });
+            self.limits.leave(player, holder);
             if ids.is_empty() {
                 self.players.remove(player);
             }

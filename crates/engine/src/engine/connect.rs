@@ -9,12 +9,13 @@ use drawbridge_protocol::{
 use hashbrown::HashSet;
 
 use super::Engine;
+use super::resume::Recovery;
 use super::subscribe::Ended;
 use crate::connecting::ConnectPlace;
 use crate::io::{AuthFailure, BrokerStatus, Claims, Holder, Notice, Opened, Output, SessionId, Subject};
 use crate::permissions::{self, Filled};
 use crate::player_slots::Admission;
-use crate::session::{Deadlines, Joining, Origin, PendingToken, Phase, Session};
+use crate::session::{ANONYMOUS_PREFIX, Arrival, Deadlines, Joining, Origin, PendingToken, Phase, Session};
 use crate::targets::{Reply, TargetId};
 use crate::work;
 
@@ -45,7 +46,7 @@ impl Engine {
             None => {}
             Some(Err(failure)) => self.reject_token(id, None, &failure),
             Some(Ok(claims)) if opened.wait_for_connect => self.set_claims(id, claims),
-            Some(Ok(claims)) => self.join(id, None, claims, Vec::new()),
+            Some(Ok(claims)) => self.join(id, Arrival::default(), claims),
         }
     }
 
@@ -56,17 +57,18 @@ impl Engine {
             let reason = "type: CONNECT, and this connection is connected already".to_owned();
             return self.bad_request(id, &BadRequest { id: request, reason });
         }
-        if connect.resume.is_some() {
-            let text = "resume: sessions are not kept by this server; send CONNECT without it";
-            return self.refuse(id, request.as_ref(), ErrorCode::Unsupported, text);
+        let too_many = connect.resume.as_ref().and_then(|resume| self.too_many_positions(resume));
+        if let Some(reason) = too_many {
+            return self.bad_request(id, &BadRequest { id: request, reason });
         }
+        let arrival = Arrival { id: request, subscribe: connect.subscribe, resume: connect.resume };
+        let session = &mut self.sessions[id];
         session.outbox.max_message_bytes = connect.max_message_bytes;
         if let Some(token) = connect.token {
             // It came in time; how long judging takes is not the client's fault.
             session.deadlines.phase_ms = 0;
             self.arm(id);
-            let pending_token = PendingToken::Connect { id: request, subscribe: connect.subscribe };
-            return self.verify_token(id, token, pending_token);
+            return self.verify_token(id, token, PendingToken::Connect(arrival));
         }
         let claims = match session.claims.take() {
             Some(claims) => claims,
@@ -76,10 +78,10 @@ impl Engine {
             }
             None => {
                 let failure = AuthFailure::new(ErrorCode::Unauthenticated, "CONNECT: `token` is missing");
-                return self.reject_token(id, request.as_ref(), &failure);
+                return self.reject_token(id, arrival.id.as_ref(), &failure);
             }
         };
-        self.join(id, request, claims, connect.subscribe);
+        self.join(id, arrival, claims);
     }
 
     /// Has a token verified; [`Engine::authenticated`] goes on. Without a socket nobody would be answered by the shell.
@@ -109,11 +111,9 @@ impl Engine {
         result: Result<Claims, AuthFailure>,
     ) {
         match (pending_token, result) {
-            (PendingToken::Connect { id: request, subscribe }, Ok(claims)) => {
-                self.join(id, request, claims, subscribe)
-            }
-            (PendingToken::Connect { id: request, .. }, Err(failure)) => {
-                self.reject_token(id, request.as_ref(), &failure)
+            (PendingToken::Connect(arrival), Ok(claims)) => self.join(id, arrival, claims),
+            (PendingToken::Connect(arrival), Err(failure)) => {
+                self.reject_token(id, arrival.id.as_ref(), &failure)
             }
             (PendingToken::Refresh { id: request }, Ok(claims)) => self.refresh(id, request.as_ref(), claims),
             (PendingToken::Refresh { id: request }, Err(failure)) => {
@@ -156,7 +156,7 @@ impl Engine {
     }
 
     /// Takes the claims up and keeps their expiry.
-    fn set_claims(&mut self, id: SessionId, claims: Claims) {
+    pub(super) fn set_claims(&mut self, id: SessionId, claims: Claims) {
         let now = self.out.now;
         let session = &mut self.sessions[id];
         let leeway_ms = self.settings.token_leeway_ms;
@@ -168,17 +168,15 @@ impl Engine {
         self.out.timers.arm(session);
     }
 
-    /// The player is known: subscribe what the templates and `CONNECT` ask for, then say `WELCOME`.
-    fn join(
-        &mut self,
-        id: SessionId,
-        request: Option<RequestId>,
-        claims: Claims,
-        subscribe: Vec<Result<Subscribe, BadSubscribe>>,
-    ) {
-        let arrival = PendingToken::Connect { id: request, subscribe };
+    /// The player is known: resume its session, or subscribe what the templates and `CONNECT` name; then say `WELCOME`.
+    pub(super) fn join(&mut self, id: SessionId, arrival: Arrival, claims: Claims) {
+        let arrival = PendingToken::Connect(arrival);
         let Some((arrival, claims)) = self.take_place(id, arrival, claims) else { return };
-        let PendingToken::Connect { id: request, subscribe } = arrival else { return };
+        let PendingToken::Connect(arrival) = arrival else { return };
+        if arrival.resume.is_some() && self.settings.resume_window_ms > 0 {
+            return self.return_later(id, arrival, claims);
+        }
+        let Arrival { id: request, subscribe, .. } = arrival;
         let auto = permissions::auto_channels(&self.settings, &claims);
         self.players.entry(claims.player.clone()).or_default().push(id);
         self.set_claims(id, claims);
@@ -192,7 +190,7 @@ impl Engine {
         // One more than there are, so that nothing is complete before everything is requested.
         // Services cannot have narrowed anything for an anonymous player, whose name is new.
         let named = !session.anonymous;
-        let joining = Joining { id: request, unconfirmed: 1, errors: Vec::new(), limited: 0 };
+        let joining = Joining { id: request, unconfirmed: 1, errors: Vec::new(), limited: 0, resumed: None };
         session.phase = Phase::Joining(Box::new(joining));
         if named {
             self.load_overrides(id);
@@ -201,6 +199,16 @@ impl Engine {
             self.auto_subscribe(id, channel, Reply::Welcome);
         }
         self.notify_cut(id, &auto.cut, true);
+        self.subscribe_in_connect(id, subscribe.unwrap_or_default());
+        self.await_welcome(id);
+    }
+
+    /// The client's own subscriptions, as `CONNECT` names them.
+    pub(super) fn subscribe_in_connect(
+        &mut self,
+        id: SessionId,
+        subscribe: Vec<Result<Subscribe, BadSubscribe>>,
+    ) {
         for subscribe in subscribe {
             match subscribe {
                 Ok(subscribe) => self.subscribe(id, None, subscribe, true),
@@ -212,6 +220,10 @@ impl Engine {
                 }
             }
         }
+    }
+
+    /// Everything is requested that `WELCOME` waits for.
+    pub(super) fn await_welcome(&mut self, id: SessionId) {
         let session = &mut self.sessions[id];
         if session.is_closing() {
             return;
@@ -249,7 +261,7 @@ impl Engine {
     }
 
     /// Channels that templates give, and for which there is no room.
-    fn notify_cut(&mut self, id: SessionId, cut: &[String], in_connect: bool) {
+    pub(super) fn notify_cut(&mut self, id: SessionId, cut: &[String], in_connect: bool) {
         for (at, channel) in cut.iter().enumerate() {
             let mut text = self.too_many_subscriptions();
             if at + 1 == permissions::MAX_CUT {
@@ -278,52 +290,81 @@ impl Engine {
         session.deadlines.phase_ms = 0;
         self.out.timers.arm(session);
         self.give_place_back(id);
-        self.send_welcome(id, joining.id.as_ref());
+        self.count_held(id);
+        let recoveries = joining.resumed.as_ref().map(|resumed| self.judge_recovery(id, resumed));
+        self.send_welcome(id, joining.id.as_ref(), recoveries.as_deref());
         self.notify_pending_later(id);
+        if let Some(resumed) = &joining.resumed {
+            self.notify_forbidden(id, &resumed.forbidden);
+        }
         for error in joining.errors {
             self.enqueue_frame(id, error);
         }
         if self.status == BrokerStatus::Degraded {
             self.send(id, &ServerMessage::Status { broker: "degraded" });
         }
+        if let (Some(resumed), Some(recoveries)) = (&joining.resumed, &recoveries) {
+            self.send_recovery(id, resumed, recoveries);
+        }
         let targets: Vec<TargetId> = self.sessions[id].subscriptions.iter().map(|s| s.target).collect();
         for target in targets {
             self.want_snapshot(id, target);
         }
-        self.record_connected(id);
+        match &joining.resumed {
+            Some(_) => self.record_resumed(id),
+            None => self.record_connected(id),
+        }
+        self.list(id);
         self.go_on_catching_up(id);
         self.retry_deferred(id);
     }
 
-    fn send_welcome(&mut self, id: SessionId, request: Option<&RequestId>) {
+    /// From now on connections to the node's other shards find the session.
+    fn list(&mut self, id: SessionId) {
+        let session = &mut self.sessions[id];
+        if self.settings.resume_window_ms > 0 && !std::mem::replace(&mut session.is_listed, true) {
+            self.limits.sessions.enter(session.hash, Holder { shard: self.shard, session: id });
+        }
+    }
+
+    /// `recoveries`: of a session that returns, one for each subscription.
+    fn send_welcome(&mut self, id: SessionId, request: Option<&RequestId>, recoveries: Option<&[Recovery]>) {
         let session = &self.sessions[id];
         let positions: Vec<_> =
             session.subscriptions.iter().map(|held| self.position_for(id, held.target)).collect();
-        let subscriptions = session
-            .subscriptions
-            .iter()
-            .zip(&positions)
-            .map(|(subscription, position)| {
-                let target = &self.targets[subscription.target];
-                let success = target.subscriber_at(subscription.slot).phase.success_so_far();
-                SubscriptionInfo {
-                    auto: subscription.origin == Origin::Auto,
-                    ..target.info(success.as_ref(), position)
-                }
-            })
-            .collect();
+        let recovery_of = |at: usize| recoveries.and_then(|recoveries| recoveries.get(at));
+        for (at, held) in session.subscriptions.iter().enumerate() {
+            let target = &mut self.targets[held.target];
+            let is_shown = target.subscriber_at(held.slot).phase.is_shown_events();
+            if is_shown && recovery_of(at).is_none_or(|recovery| recovery.recovered.is_none()) {
+                target.note_position(held.slot);
+            }
+        }
+        let mut subscriptions = Vec::with_capacity(session.subscriptions.len());
+        for (at, held) in session.subscriptions.iter().enumerate() {
+            let target = &self.targets[held.target];
+            let success = target.subscriber_at(held.slot).phase.success_so_far();
+            let info = target.info(success.as_ref(), &positions[at]);
+            let recovery = recovery_of(at);
+            subscriptions.push(SubscriptionInfo {
+                auto: held.origin == Origin::Auto,
+                offset: recovery.and_then(|recovery| recovery.position).or(info.offset),
+                recovered: recovery.and_then(|recovery| recovery.recovered),
+                ..info
+            });
+        }
         let player = session.player().cloned().unwrap_or_default();
         let (connection, secret) = (session.public_name(), session.session_name());
         let message = ServerMessage::Welcome(Welcome {
             id: request,
             connection: &connection,
             session: &secret,
-            resumed: false,
+            resumed: recoveries.is_some(),
             player: &player,
             node: &self.settings.node,
             server_time_ms: self.out.now.unix_ms,
             heartbeat_ms: self.settings.heartbeat_ms,
-            resume_window_ms: 0,
+            resume_window_ms: self.settings.resume_window_ms,
             message_bytes: self.settings.message_bytes as u64,
             subscriptions_limit: self.settings.subscriptions as u64,
             subscriptions,
@@ -355,7 +396,8 @@ impl Engine {
                 self.reject_token(id, None, &failure);
             }
             Phase::Joining(_) => self.welcome(id),
-            Phase::Open | Phase::Closing { .. } => {}
+            Phase::Detached => self.end_window(id),
+            Phase::Open | Phase::Returning(_) | Phase::Closing(_) => {}
         }
     }
 
@@ -404,7 +446,7 @@ impl Engine {
     }
 
     /// Subscribes a channel that a template names for this player.
-    fn auto_subscribe(&mut self, id: SessionId, channel: String, reply: Reply) {
+    pub(super) fn auto_subscribe(&mut self, id: SessionId, channel: String, reply: Reply) {
         if self.sessions[id].is_closing() {
             return;
         }
@@ -424,20 +466,9 @@ impl Engine {
         let auto: HashSet<&str> = auto.iter().map(String::as_str).collect();
         let filled = Filled::default();
         for subscription in self.sessions[id].subscriptions.clone() {
-            let target = &self.targets[subscription.target];
-            let name = target.subject.name.clone();
-            self.targets.work.add(work::to_evaluate(work::AUTHORIZE as usize, claims.json.len()));
-            let allowed = match subscription.origin {
-                Origin::Server => true,
-                Origin::Auto => auto.contains(&*name),
-                Origin::Client if target.subject.is_pattern() => {
-                    permissions::may_subscribe_pattern(&self.settings, &name).is_ok()
-                }
-                Origin::Client => {
-                    auto.contains(&*name)
-                        || permissions::may_subscribe_filled(&self.settings, claims, &name, &filled).is_ok()
-                }
-            };
+            let name = self.targets[subscription.target].subject.name.clone();
+            let is_filled = auto.contains(&*name);
+            let allowed = self.may_keep(claims, subscription.target, subscription.origin, is_filled, &filled);
             if allowed && self.may_still_follow(id, subscription.target, claims) {
                 self.flush_target(id, subscription.target);
                 self.recompute_visibility_paid(id, subscription.target);
@@ -448,9 +479,36 @@ impl Engine {
     }
 }
 
+impl Engine {
+    /// Whether these claims allow a subscription that is there. `is_filled`: a template names its channel.
+    pub(super) fn may_keep(
+        &self,
+        claims: &Claims,
+        target: TargetId,
+        origin: Origin,
+        is_filled: bool,
+        filled: &Filled,
+    ) -> bool {
+        let subject = &self.targets[target].subject;
+        self.targets.work.add(work::to_evaluate(work::AUTHORIZE as usize, claims.json.len()));
+        match origin {
+            Origin::Server => true,
+            Origin::Auto => is_filled,
+            Origin::Client if subject.is_pattern() => {
+                permissions::may_subscribe_pattern(&self.settings, &subject.name).is_ok()
+            }
+            Origin::Client => {
+                is_filled
+                    || permissions::may_subscribe_filled(&self.settings, claims, &subject.name, filled)
+                        .is_ok()
+            }
+        }
+    }
+}
+
 /// A player without a token: its own name, and no claims but that it is anonymous.
 fn anonymous(session: &Session) -> Claims {
-    let player: Arc<str> = format!("anonymous-{}", session.public_name()).into();
+    let player: Arc<str> = format!("{ANONYMOUS_PREFIX}{}", session.public_name()).into();
     let json = format!(r#"{{"sub":"{player}","anonymous":true}}"#).into();
     Claims { player, expires_unix_ms: None, json }
 }
@@ -466,7 +524,9 @@ impl Engine {
                 let frame = codec::encode_frame(session.outbox.format().encoding, &message);
                 joining.errors.push(frame);
             }
-            Phase::Connecting | Phase::Open | Phase::Closing { .. } => self.send(id, &message),
+            Phase::Connecting | Phase::Open | Phase::Detached | Phase::Returning(_) | Phase::Closing(_) => {
+                self.send(id, &message)
+            }
         }
     }
 }

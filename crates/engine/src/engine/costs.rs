@@ -6,6 +6,8 @@
 //! it cost is paid off before the next one. So no request is refused halfway. What one request may cost is bounded by
 //! the size of the table, and for a client's filter by [`Engine::check_table`].
 
+use std::net::IpAddr;
+
 use drawbridge_protocol::ErrorCode;
 
 use super::Engine;
@@ -200,6 +202,30 @@ impl Engine {
         *held = held.saturating_sub(before) + now;
         if *held == 0 {
             self.anonymous_filters.remove(&key);
+        }
+    }
+
+    /// A session's connection comes from another address: its filters count for that one, where it is anonymous.
+    pub(super) fn move_anonymous_filters(&mut self, id: SessionId, to: IpAddr) {
+        let session = &mut self.sessions[id];
+        let from = std::mem::replace(&mut session.address, to);
+        if !session.anonymous || from == to {
+            return;
+        }
+        for held in &session.subscriptions {
+            let target = &self.targets[held.target];
+            let work = target.subscriber_at(held.slot).filter.as_ref().map_or(0, Expr::work);
+            let place = (!target.subject.is_pattern()).then_some(held.target);
+            if work == 0 {
+                continue;
+            }
+            if let Some(before) = self.anonymous_filters.get_mut(&(from, place)) {
+                *before = before.saturating_sub(work);
+                if *before == 0 {
+                    self.anonymous_filters.remove(&(from, place));
+                }
+            }
+            *self.anonymous_filters.entry((to, place)).or_default() += work;
         }
     }
 

@@ -14,7 +14,7 @@ use crate::io::{ChannelPosition, InLog, Publication};
 use crate::outbox::{QueueKind, Queued, QueuedKind};
 use crate::session::Session;
 use crate::settings::Settings;
-use crate::targets::{Subscriber, TargetId};
+use crate::targets::{LOST, Subscriber, TargetId};
 use crate::view::{EffectiveViews, EventScope};
 
 /// By which subscription an event of a stream comes, and how events of its channel's class leave.
@@ -93,7 +93,7 @@ impl Engine {
         let is_logged = publication.in_log.position().is_some();
         match &mut target.audiences {
             None => {
-                for subscriber in &target.subscribers {
+                for subscriber in &mut target.subscribers {
                     out.deliver(&mut sessions[subscriber.session], &route, subscriber, publication);
                 }
             }
@@ -109,7 +109,7 @@ impl Engine {
                     }
                     let audience = &audiences[id];
                     for slot in &audience.members {
-                        let subscriber = &target.subscribers[*slot as usize];
+                        let subscriber = &mut target.subscribers[*slot as usize];
                         out.deliver(&mut sessions[subscriber.session], &route, subscriber, publication);
                     }
                 }
@@ -147,7 +147,7 @@ impl Engine {
             self.logs.note_hidden(&publication.channel, seq, self.out.now.mono_ms);
         }
         for slot in slots {
-            let subscriber = target.subscriber_at(slot);
+            let subscriber = target.subscriber_at_mut(slot);
             let session = &mut self.sessions[subscriber.session];
             if session.last_seq == seq
                 || table.is_some_and(|exact| session.subscription(exact).is_some())
@@ -184,31 +184,36 @@ impl Outbound {
         &mut self,
         session: &mut Session,
         route: &Route,
-        subscriber: &Subscriber,
+        subscriber: &mut Subscriber,
         publication: &Arc<Publication>,
     ) {
-        if !subscriber.phase.is_shown_events()
-            || !session.is_open()
-            || subscriber.is_own_past(session.public, publication)
-        {
+        if !subscriber.phase.is_shown_events() || subscriber.is_own_past(session.public, publication) {
             return;
+        }
+        if !session.is_open() {
+            return self.hold(session, route, subscriber, publication);
         }
         session.last_seq = self.publication_seq;
         self.stats.deliveries += 1;
-        self.send_event(session, route, publication);
+        // 0 is what nothing has.
+        let before = std::mem::replace(&mut subscriber.written, publication.offset.0.max(1));
+        self.send_event(session, route, publication, before);
     }
 
-    /// As [`Outbound::deliver`], of an event that was decided to be sent.
+    /// As [`Outbound::deliver`], of an event that was decided to be sent. `before`: [`Subscriber::written`] without it.
     #[inline]
     pub(super) fn send_event(
         &mut self,
         session: &mut Session,
         route: &Route,
         publication: &Arc<Publication>,
+        before: u64,
     ) {
         let kind = QueueKind::Stream(route.class);
         let delivery = &route.delivery;
-        if delivery.is_immediate() || !must_queue(session, session.outbox.find(kind).is_some(), delivery) {
+        // A class without windows has a queue where its events waited for a session that has just returned.
+        let waits = session.outbox.has_queues() && session.outbox.find(kind).is_some();
+        if (delivery.is_immediate() && !waits) || !must_queue(session, waits, delivery) {
             let bounds = MessageBounds::of(session, delivery);
             let frame = match bounds.excludes(session.encoding(), publication) {
                 true => too_large(session.encoding(), publication, &mut self.stats),
@@ -216,10 +221,42 @@ impl Outbound {
             };
             return self.enqueue_frame(session, frame);
         }
-        let queued =
-            Queued::new(publication.clone(), QueuedKind::Event, route.target, true, self.now.mono_ms);
+        let event = QueuedKind::event(publication.offset.0, before);
+        let queued = Queued::new(publication.clone(), event, route.target, true, self.now.mono_ms);
         self.enqueue(session, kind, queued, delivery);
     }
+
+    /// Puts an event into the queue of a session that holds its events, unless one of its channel was dropped before. What is
+    /// in a log waits there.
+    #[cold]
+    fn hold(
+        &mut self,
+        session: &mut Session,
+        route: &Route,
+        subscriber: &mut Subscriber,
+        publication: &Arc<Publication>,
+    ) {
+        if !session.holds_events() {
+            return;
+        }
+        session.last_seq = self.publication_seq;
+        if publication.in_log != InLog::NoLog || subscriber.written == LOST {
+            return;
+        }
+        self.stats.deliveries += 1;
+        let before = std::mem::replace(&mut subscriber.written, publication.offset.0.max(1));
+        let event = QueuedKind::event(publication.offset.0, before);
+        let queued = Queued::new(publication.clone(), event, route.target, true, self.now.mono_ms);
+        let (queue, _) = session.outbox.find_or_insert(&mut self.queues, QueueKind::Stream(route.class), 0);
+        self.stats.conflated += session.outbox.enqueue(&mut self.queues, queue, queued, &route.delivery);
+        // What waits for it is counted for the node, too.
+        self.over_limit.push(session.id);
+    }
+}
+
+/// Whether events of a class are kept in a log.
+pub(super) fn is_logged(settings: &Settings, class: Option<ClassId>) -> bool {
+    class.and_then(|id| settings.classes.get(id)).is_some_and(|class| class.history.is_some())
 }
 
 /// Whether an event goes into a queue, where it can still be conflated or dropped, and not into a frame at once.

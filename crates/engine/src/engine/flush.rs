@@ -137,7 +137,7 @@ impl Engine {
         let session = &mut self.sessions[id];
         let limit = session.outbox.limit();
         let mut flush = Flush::new(limit, &self.settings, &self.limits, &mut self.targets, &mut self.out);
-        if !session.outbox.has_queues() {
+        if !session.outbox.has_queues() || session.holds_events() {
             return;
         }
         // A client that reads while more waits than the limit: `max_updates` does not matter then.
@@ -216,6 +216,9 @@ impl Engine {
 
     fn flush_whole(&mut self, id: SessionId, kind: QueueKind, queue: QueueId) {
         let session = &mut self.sessions[id];
+        if session.holds_events() {
+            return;
+        }
         let limit = session.outbox.limit();
         let mut flush = Flush::new(limit, &self.settings, &self.limits, &mut self.targets, &mut self.out);
         while flush.queue(session, kind, queue, false) == FlushOutcome::More {}

@@ -4,7 +4,7 @@ use bytes::Bytes;
 
 use super::Engine;
 use crate::io::{BrokerCommand, Output, Owner, SessionId, WhenDown, Write, WriteKind};
-use crate::session::Session;
+use crate::session::{Before, Session};
 
 impl Engine {
     pub(super) fn record_connected(&mut self, id: SessionId) {
@@ -12,12 +12,26 @@ impl Engine {
         self.out.outputs.extend(entry);
     }
 
-    /// A connection that was welcomed is gone, and, as long as sessions do not outlive connections, so is the player.
-    pub(super) fn record_left(&mut self, session: &Session, code: u16, reason: &str) {
-        let disconnected = self.entry(session, "disconnected", reason, Some(code));
-        let left = self.entry(session, "left", reason, Some(code));
+    pub(super) fn record_resumed(&mut self, id: SessionId) {
+        let entry = self.entry(&self.sessions[id], "resumed", "", None);
+        self.out.outputs.extend(entry);
+    }
+
+    /// A connection that was welcomed is gone; its session may be resumed.
+    pub(super) fn record_disconnected(&mut self, id: SessionId, code: u16, reason: &str) {
+        let entry = self.entry(&self.sessions[id], "disconnected", reason, Some(code));
+        self.out.outputs.extend(entry);
+    }
+
+    /// A session has ended, and its connection, if it had one.
+    pub(super) fn record_end(&mut self, session: &Session, before: Before, code: u16, reason: &str) {
+        let code = (before == Before::Open).then_some(code);
+        let disconnected = code.and_then(|code| self.entry(session, "disconnected", reason, Some(code)));
         self.out.outputs.extend(disconnected);
-        self.out.outputs.extend(left);
+        if before != Before::Welcome {
+            let left = self.entry(session, "left", reason, code);
+            self.out.outputs.extend(left);
+        }
     }
 
     fn entry(
@@ -33,7 +47,7 @@ impl Engine {
             ("event", Bytes::from_static(event.as_bytes())),
             ("player", text(session.player()?.to_string())),
             ("connection", text(session.public_name())),
-            ("session", text(session.session_name())),
+            ("session", text(session.hash.to_string())),
             ("node", text(self.settings.node.to_string())),
             ("reason", text(reason.to_owned())),
             ("code", text(code.map(|code| code.to_string()).unwrap_or_default())),

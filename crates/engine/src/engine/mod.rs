@@ -10,7 +10,6 @@
 //! ```
 
 mod admission;
-pub mod attach;
 mod broker_events;
 mod catch_up;
 mod check;
@@ -19,6 +18,7 @@ mod cluster_reads;
 mod connect;
 mod costs;
 mod deliver;
+mod detach;
 mod entities;
 mod flush;
 mod history;
@@ -29,6 +29,7 @@ mod player_commands;
 mod presence;
 mod publish;
 mod requests;
+mod resume;
 mod sessions;
 mod slow_consumer;
 mod subscribe;
@@ -54,6 +55,7 @@ use crate::io::{
     BrokerStatus, Claims, ConnId, Input, Notice, Now, Output, SessionId, Standing, Subject, Ticket,
 };
 use crate::rate_limit::SharedLimits;
+use crate::session::Phase;
 use crate::settings::Settings;
 use crate::stats::Stats;
 use crate::targets::{TargetId, Targets};
@@ -90,6 +92,8 @@ pub struct Engine {
     connecting: Connecting<Claims>,
     /// Closes that are carried out at the end of the current input.
     closing: Vec<Closing>,
+    /// Connections that become another session's at the end of the current input.
+    returning: Vec<SessionId>,
     /// Sessions whose deferred requests are tried again after the current step.
     ready: Vec<SessionId>,
     tickets: HashMap<Ticket, publish::InFlight>,
@@ -127,6 +131,7 @@ impl Engine {
             out: Outbound::default(),
             connecting: Connecting::new(settings.connecting),
             closing: Vec::new(),
+            returning: Vec::new(),
             ready: Vec::new(),
             tickets: HashMap::new(),
             loading: BTreeMap::new(),
@@ -154,6 +159,7 @@ impl Engine {
             Input::Opened(opened) => self.opened(opened),
             Input::Broker(event) => self.broker_event(event),
             Input::Displaced { session } => self.displaced(session),
+            Input::DetachedTooMany { session } => self.detached_too_many(session),
             Input::Drain { window_ms } => self.drain(window_ms),
             Input::Tick => {}
             Input::Message { conn, .. }
@@ -177,6 +183,9 @@ impl Engine {
         // Why: single frames (an answer, a heartbeat) may be the last straw, too.
         self.enforce_limits();
         self.finish_closings();
+        self.finish_returns();
+        self.enforce_limits();
+        self.finish_closings();
         self.admit_waiting();
         self.write_presence();
     }
@@ -195,6 +204,7 @@ impl Engine {
             Input::Opened(_)
             | Input::Broker(_)
             | Input::Displaced { .. }
+            | Input::DetachedTooMany { .. }
             | Input::Drain { .. }
             | Input::Tick => {
                 debug_assert!(false, "not of one connection");
@@ -263,10 +273,14 @@ impl Engine {
         self.targets.work.total()
     }
 
+    /// The session of a connection.
+    pub fn session_of(&self, conn: ConnId) -> Option<SessionId> {
+        self.sessions.of(conn)
+    }
+
     /// Gauges and counters.
     pub fn stats(&self) -> Stats {
         let mut stats = Stats {
-            connections: self.sessions.len() as u64,
             targets: self.targets.len() as u64,
             views: self.views.len() as u64,
             releasing: self.releasing.len() as u64,
@@ -290,7 +304,10 @@ impl Engine {
             stats.filter_work = stats.filter_work.max(work);
         }
         for session in self.sessions.iter() {
+            stats.connections += u64::from(session.link.is_some());
             stats.welcomed += u64::from(session.is_open());
+            stats.detached += u64::from(matches!(session.phase, Phase::Detached));
+            stats.held_bytes += session.held_bytes as u64;
             stats.subscriptions += session.subscriptions.len() as u64;
             stats.queued_bytes += session.outbox.queue_bytes() as u64;
             stats.frame_bytes += session.outbox.frame_bytes() as u64;

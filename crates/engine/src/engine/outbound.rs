@@ -49,17 +49,17 @@ impl Default for Outbound {
 impl Outbound {
     /// Appends a message to a session's outbox, in its encoding.
     pub(super) fn send(&mut self, session: &mut Session, message: &ServerMessage<'_>) {
-        if !session.is_closing() {
+        if session.takes_frames() {
             let frame = codec::encode_frame(session.encoding(), message);
             self.enqueue_frame(session, frame);
         }
     }
 
-    /// Appends a frame to a session's outbox; nothing to one whose close is queued. While nothing can be written the
+    /// Appends a frame to a session's outbox; nothing to one whose close is queued, or that is detached. While nothing can be written the
     /// limit counts at once; otherwise the frames leave at the end of the turn.
     #[inline]
     pub(super) fn enqueue_frame(&mut self, session: &mut Session, frame: Frame) {
-        if session.is_closing() {
+        if !session.takes_frames() {
             return;
         }
         session.outbox.enqueue_frame(frame);

@@ -31,7 +31,11 @@ impl Engine {
         let Ok(subject) = subject(channel) else { return };
         let session = &self.sessions[id];
         let full = session.subscriptions.len() >= self.settings.subscriptions;
-        let reply = if matches!(session.phase, Phase::Open) { Reply::Server } else { Reply::Welcome };
+        let reply = match session.phase {
+            Phase::Open => Reply::Server,
+            Phase::Detached => Reply::Silent,
+            _ => Reply::Welcome,
+        };
         let pattern_allowed = || permissions::may_subscribe_pattern(&self.settings, channel).is_ok();
         if self.settings.reserved.holds(channel) || (subject.is_pattern() && !pattern_allowed()) {
             return;

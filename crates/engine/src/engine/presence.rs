@@ -501,6 +501,18 @@ impl Engine {
         self.enforce_limits();
     }
 
+    /// A session was detached: what it was notified of may be lost, and nobody is notified until it returns.
+    pub(super) fn miss_presence(&mut self, id: SessionId) {
+        let session = &mut self.sessions[id];
+        for held in &session.subscriptions {
+            let target = &mut self.targets[held.target];
+            if target.presence == Presence::Notify {
+                target.subscriber_at_mut(held.slot).missed_presence = true;
+                session.missed_presence = true;
+            }
+        }
+    }
+
     /// A session takes messages again: where it was not notified of players, it receives `reset`.
     pub(super) fn send_missed_presence(&mut self, id: SessionId) {
         if !std::mem::take(&mut self.sessions[id].missed_presence) {

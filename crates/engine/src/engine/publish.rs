@@ -26,6 +26,8 @@ const MAX_PUBLISHED: usize = 8;
 #[derive(Debug)]
 pub(super) struct InFlight {
     session: SessionId,
+    /// The connection's public name: another one of the session is not answered.
+    connection: u64,
     request: Option<RequestId>,
     channel: Arc<str>,
     /// It was answered, and its event may be on its way.
@@ -57,9 +59,11 @@ impl Engine {
             Ok(write) => {
                 let (ticket, channel) =
                     (Ticket(self.next_ticket), Arc::<str>::from(publish.channel.as_str()));
-                let publishing = self.sessions[id].publishing.get_or_insert_default();
+                let session = &mut self.sessions[id];
+                let connection = session.public;
+                let publishing = session.publishing.get_or_insert_default();
                 publishing.in_flight.push_back((ticket, channel.clone()));
-                let in_flight = InFlight { session: id, request, channel, is_answered: false };
+                let in_flight = InFlight { session: id, connection, request, channel, is_answered: false };
                 self.tickets.insert(ticket, in_flight);
                 self.out.outputs.push_back(Output::Broker(BrokerCommand::Write(write)));
             }
@@ -264,9 +268,12 @@ impl Engine {
     fn fence(&mut self, id: SessionId, channel: Arc<str>) {
         self.next_ticket += 1;
         let ticket = Ticket(self.next_ticket);
-        let publishing = self.sessions[id].publishing.get_or_insert_default();
+        let session = &mut self.sessions[id];
+        let connection = session.public;
+        let publishing = session.publishing.get_or_insert_default();
         publishing.in_flight.push_back((ticket, channel.clone()));
-        let fence = InFlight { session: id, request: None, channel: channel.clone(), is_answered: true };
+        let fence =
+            InFlight { session: id, connection, request: None, channel: channel.clone(), is_answered: true };
         self.tickets.insert(ticket, fence);
         let query = Query::new(ticket, QueryKind::Fence { channel });
         self.out.outputs.push_back(Output::Broker(BrokerCommand::Query(query)));
@@ -289,7 +296,7 @@ impl Engine {
             Ok(_) | Err(PublishFailure::OnlyLocal) => self.out.stats.published += 1,
             Err(_) => self.out.stats.publish_failures += 1,
         }
-        if is_there {
+        if is_there && self.sessions[in_flight.session].public == in_flight.connection {
             self.answer_publish(in_flight, result);
         }
     }

@@ -112,7 +112,7 @@ impl Engine {
     fn take_message(&mut self, id: SessionId) -> Verdict {
         let (session, now_ms) = (&mut self.sessions[id], self.out.now.mono_ms);
         let by_link = match &mut session.link {
-            Some(link) if !matches!(session.phase, Phase::Closing { .. }) => {
+            Some(link) if !matches!(session.phase, Phase::Closing(_)) => {
                 link.messages.take(now_ms, self.settings.messages, 1)
             }
             _ => return Verdict::Allowed,
@@ -238,8 +238,8 @@ impl Engine {
     fn must_wait(&self, session: &Session, message: &ClientMessage, earlier: &[Waiting]) -> bool {
         match session.phase {
             Phase::Connecting => return session.pending_token.is_some(),
-            Phase::Joining(_) => return true,
-            Phase::Open | Phase::Closing { .. } => {}
+            Phase::Joining(_) | Phase::Returning(_) => return true,
+            Phase::Open | Phase::Detached | Phase::Closing(_) => {}
         }
         if session.pending_token.is_some() {
             return !matches!(message, ClientMessage::Ping { .. });
@@ -371,7 +371,7 @@ impl Engine {
             None => {
                 let mut held = session.subscriptions.iter().map(|held| &self.targets[held.target]);
                 let joining = match session.pending_token.as_deref() {
-                    Some(PendingToken::Connect { subscribe, .. }) => &subscribe[..],
+                    Some(PendingToken::Connect(arrival)) => arrival.subscribe.as_deref().unwrap_or_default(),
                     _ => &[],
                 };
                 held.any(|target| *target.subject.name == *name)

@@ -79,10 +79,6 @@ impl Sessions {
         self.slab.iter().map(|(_, session)| &**session)
     }
 
-    pub(super) fn len(&self) -> usize {
-        self.slab.len()
-    }
-
     /// Panics in debug builds if doors and links do not name each other.
     pub(super) fn check(&self) {
         for session in self.iter() {

@@ -29,7 +29,11 @@ impl Engine {
 
     /// More may wait for this session than the limit allows.
     fn enforce_limit(&mut self, id: SessionId) {
-        if self.sessions[id].is_closing() || self.shed(id) {
+        let session = &self.sessions[id];
+        if session.holds_events() {
+            return self.enforce_held_limit(id);
+        }
+        if session.is_closing() || self.shed(id) {
             return;
         }
         self.out.stats.slow_consumers += 1;
@@ -64,7 +68,7 @@ impl Engine {
     ///
     /// Invariant: frames are never dropped, and no queue of a class with `disconnect` is touched. Each round of the loop
     /// empties a queue or frees at least an eighth of the limit, so it ends.
-    fn shed(&mut self, id: SessionId) -> bool {
+    pub(super) fn shed(&mut self, id: SessionId) -> bool {
         let session = &mut self.sessions[id];
         if session.outbox.has_too_many_frames() {
             return false;
@@ -104,7 +108,7 @@ impl Engine {
 }
 
 /// What happens to a queue when more waits than the limit allows.
-fn policy_of(settings: &Settings, targets: &Targets, kind: QueueKind) -> SlowConsumer {
+pub(super) fn policy_of(settings: &Settings, targets: &Targets, kind: QueueKind) -> SlowConsumer {
     let class = match kind {
         QueueKind::Table(target) => targets[target].class,
         QueueKind::Stream(class) => class,

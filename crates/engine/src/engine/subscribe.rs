@@ -16,7 +16,7 @@ use crate::permissions::{self, Denied};
 use crate::phase::{Phase as SubscriptionPhase, Success};
 use crate::rate_limit::PatternsFull;
 use crate::session::{Origin, Phase, Subscription};
-use crate::targets::{Reply, Subscriber, Target, TargetId, Waiter};
+use crate::targets::{LOST, Reply, Subscriber, Target, TargetId, Waiter};
 
 /// What matching one channel with the patterns of one class may cost in a shard, for each byte of the channel, in the
 /// units of [`match_work`].
@@ -258,6 +258,9 @@ impl Engine {
         }
         self.count_anonymous_filter(id, target_id, filter.as_ref());
         let session = &mut self.sessions[id];
+        if let Some(left) = &mut session.left {
+            left.remove(&*subject.name);
+        }
         let target = &mut self.targets[target_id];
         let subscriber = target.subscriber_at_mut(session.slot_of(target_id));
         subscriber.pays |= origin != Origin::Server;
@@ -304,6 +307,8 @@ impl Engine {
             audience: NOBODY,
             member_index: 0,
             queue: None,
+            // Of a pattern nothing was sent yet; of a channel not even its position.
+            written: if target.subject.is_pattern() { 0 } else { LOST },
             pays: false,
             is_announced: false,
             notified_from: 0,
@@ -337,6 +342,10 @@ impl Engine {
             SubscriptionInfo { auto, ..self.targets[target_id].info(Some(success), &position) };
         let message = ServerMessage::Subscribed { id: request, subscription, by_server };
         self.out.send(session, &message);
+        if session.is_open() {
+            let slot = session.slot_of(target_id);
+            self.targets[target_id].note_position(slot);
+        }
         self.enforce_limits();
         self.want_snapshot(id, target_id);
     }
@@ -346,6 +355,10 @@ impl Engine {
         let Some(target) = target else { return self.not_subscribed(id, request, channel) };
         let waiting = self.take_waiters(id, target);
         self.flush_target(id, target);
+        let session = &mut self.sessions[id];
+        if session.subscription(target).is_some_and(|held| held.origin == Origin::Auto) {
+            session.left.get_or_insert_default().insert(channel.into());
+        }
         self.drop_subscription(id, target);
         for reply in waiting {
             self.refuse_waiter(id, channel, &reply, ErrorCode::NotSubscribed, UNCONFIRMED);
@@ -489,6 +502,7 @@ impl Target {
             pattern: self.subject.is_pattern(),
             epoch: position.map(|position| position.epoch().as_str()),
             offset: position.map(ChannelPosition::offset),
+            recovered: None,
         }
     }
 }

@@ -11,7 +11,7 @@ use super::deliver::delivery_of;
 use super::entities::EntityUpdate;
 use super::subscribe::{Refusal, subject};
 use crate::area::Area;
-use crate::audience::{Audiences, NOBODY};
+use crate::audience::{Audiences, EVERYBODY, NOBODY};
 use crate::class::Class;
 use crate::expr::{self, Expr, Vars};
 use crate::io::{
@@ -231,8 +231,15 @@ impl Engine {
     /// Invariant: what the client knows of a table afterwards, with what waits for it, is what its new view shows. A
     /// snapshot that is wanted or running starts again; without one the client is notified of the difference.
     pub(super) fn recompute_visibility(&mut self, id: SessionId, target_id: TargetId, notify: bool) -> bool {
+        if matches!(self.sessions[id].phase, Phase::Detached) && self.targets[target_id].world.is_some() {
+            // It finds its place when it returns.
+            return false;
+        }
         // Without claims, or without the subscription, there is nothing to see.
         let Some(visibility) = self.visibility(id, target_id) else { return false };
+        if self.sessions[id].holds_events() && !self.is_seen_so(id, target_id, &visibility) {
+            self.lose(id, target_id);
+        }
         let (session, target) = (&mut self.sessions[id], &mut self.targets[target_id]);
         let slot = session.slot_of(target_id);
         let subscriber = &mut target.subscribers[slot as usize];
@@ -264,6 +271,16 @@ impl Engine {
             target.join_audience(slot, visibility);
         }
         is_restarted
+    }
+
+    /// Whether a subscriber is where it sees this.
+    fn is_seen_so(&self, id: SessionId, target_id: TargetId, visibility: &Visibility) -> bool {
+        let target = &self.targets[target_id];
+        let audience = target.subscriber_at(self.sessions[id].slot_of(target_id)).audience;
+        match &target.audiences {
+            Some(audiences) => audiences.is_at(audience, visibility),
+            None => audience == EVERYBODY && matches!(visibility, Visibility::Filtered(None)),
+        }
     }
 
     /// As [`Engine::recompute_visibility`], at the client's request: it is charged for a snapshot that starts again.
@@ -360,7 +377,8 @@ impl Engine {
 
     fn load_all_overrides(&mut self, dropped: bool) {
         // Also an anonymous one's: once it has joined, services can know its name.
-        let joined = |session: &&Session| matches!(session.phase, Phase::Joining(_) | Phase::Open);
+        let joined =
+            |session: &&Session| matches!(session.phase, Phase::Joining(_) | Phase::Open | Phase::Detached);
         let all: Vec<SessionId> = self.sessions.iter().filter(joined).map(|session| session.id).collect();
         for id in all {
             self.load_overrides(id);
@@ -426,9 +444,7 @@ impl Engine {
         } else {
             // They may be narrower than what is known: nothing new is shown until they are told. Not all ask at once.
             session.overrides.refused();
-            let spread_ms = u64::from(id.index) % RETRY_OVERRIDES_MS;
-            session.deadlines.overrides_ms = self.out.now.mono_ms + RETRY_OVERRIDES_MS + spread_ms;
-            self.out.timers.arm(session);
+            self.retry_overrides(id);
         }
         self.notice(Notice::OverridesRefused { player, reason: reason.to_owned(), withheld: !opens });
         if opens {
@@ -436,6 +452,14 @@ impl Engine {
         } else if may_not_read {
             self.refuse_waiting(id, reason);
         }
+    }
+
+    /// Requests a player's view overrides again a little later.
+    pub(super) fn retry_overrides(&mut self, id: SessionId) {
+        let session = &mut self.sessions[id];
+        let spread_ms = u64::from(id.index) % RETRY_OVERRIDES_MS;
+        session.deadlines.overrides_ms = self.out.now.mono_ms + RETRY_OVERRIDES_MS + spread_ms;
+        self.out.timers.arm(session);
     }
 
     /// Redis will not let this node read the player's views before somebody gives it the right: who waits for an answer
@@ -510,6 +534,9 @@ impl Engine {
     fn override_changed(&mut self, id: SessionId, channel: &Arc<str>) {
         // What came through patterns is evaluated by the view before.
         self.flush_channel(id, channel);
+        if self.sessions[id].holds_events() {
+            self.lose_channel(id, channel);
+        }
         if let Some(access) = &mut self.sessions[id].access {
             access.forget(channel);
         }
@@ -529,7 +556,9 @@ impl Session {
                 joining.unconfirmed += 1;
                 Reply::Welcome
             }
-            Phase::Connecting | Phase::Open | Phase::Closing { .. } => Reply::Resync,
+            Phase::Connecting | Phase::Open | Phase::Detached | Phase::Returning(_) | Phase::Closing(_) => {
+                Reply::Resync
+            }
         }
     }
 }

@@ -12,6 +12,7 @@ mod queue;
 use drawbridge_protocol::Frame;
 use hashbrown::HashSet;
 use slab::Slab;
+use smallvec::SmallVec;
 
 pub(crate) use queue::{OutboundQueue, QueueKind, Queued, QueuedKind, Snapshot, SnapshotState};
 
@@ -63,6 +64,11 @@ impl Queues {
         self.get(id).bytes()
     }
 
+    /// [`OutboundQueue::proofs`].
+    pub(crate) fn proofs(&self, id: QueueId) -> SmallVec<[(TargetId, u64); 4]> {
+        self.get(id).proofs()
+    }
+
     /// Whether a snapshot is wanted or running.
     pub(crate) fn has_snapshot(&self, id: QueueId) -> bool {
         self.get(id).snapshot.is_some()
@@ -81,8 +87,7 @@ struct Updates {
 /// See the module.
 #[derive(Debug)]
 pub(crate) struct Outbox {
-    /// How its frames are made. Why here and not in the link: frames are made also while the session is detached, and
-    /// only a socket that takes the same can have them.
+    /// How its frames are made. None are made while the session is detached.
     format: Format,
     /// The longest message that the client takes, in bytes; `None`: what the channel's class says.
     pub(crate) max_message_bytes: Option<usize>,
@@ -146,6 +151,12 @@ impl Outbox {
         self.frame_bytes = unsent.iter().map(Frame::len).sum();
         self.largest_frame = unsent.iter().map(Frame::len).max().unwrap_or(0);
         self.frames = unsent;
+    }
+
+    /// From now on its frames are for another socket. Those that wait are dropped.
+    pub(crate) fn set_format(&mut self, format: Format) {
+        self.take_frames();
+        self.format = format;
     }
 
     /// Whether a write is wanted.

@@ -13,7 +13,7 @@ use smallvec::SmallVec;
 use crate::area::Shape;
 use crate::class::{ClassId, Delivery};
 use crate::io::{EntityChange, Publication};
-use crate::targets::TargetId;
+use crate::targets::{LOST, TargetId};
 use crate::world::{Change, EntityId};
 
 /// Whose events a queue holds.
@@ -28,10 +28,22 @@ pub(crate) enum QueueKind {
 /// What a queued event is to its receiver.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum QueuedKind {
-    /// An event of a stream channel.
-    Event,
+    /// An event of a stream channel, so far behind the one that its receiver was sent before it ([`Queued::before`]).
+    Event { behind: u32 },
     /// A change of an entity.
     Entity(EntityId, Change),
+}
+
+/// In [`QueuedKind::Event`]: it is not known.
+const UNKNOWN: u32 = u32::MAX;
+
+impl QueuedKind {
+    /// An event with this number, whose receiver was sent `before` last ([`Subscriber::written`](crate::targets::Subscriber)).
+    #[inline]
+    pub(crate) fn event(offset: u64, before: u64) -> Self {
+        let behind = offset.checked_sub(before).and_then(|behind| u32::try_from(behind).ok());
+        QueuedKind::Event { behind: behind.unwrap_or(UNKNOWN) }
+    }
 }
 
 /// One event that waits.
@@ -73,12 +85,22 @@ impl Queued {
         !matches!(self.kind, Some(QueuedKind::Entity(_, Change::Hide | Change::Remove)))
     }
 
+    /// Of an event of a stream: what its receiver was sent last before it, or [`LOST`].
+    pub(crate) fn before(&self) -> u64 {
+        match self.kind {
+            Some(QueuedKind::Event { behind }) if behind != UNKNOWN => {
+                self.publication.offset.0.saturating_sub(u64::from(behind))
+            }
+            _ => LOST,
+        }
+    }
+
     /// Events with one key are conflated: entities by their id, others by the hash of channel and key (events of many
     /// channels come through a pattern), and then those are compared.
     fn conflation_key(&self) -> Option<u64> {
         match self.kind? {
             QueuedKind::Entity(id, _) => Some(u64::from(id)),
-            QueuedKind::Event => {
+            QueuedKind::Event { .. } => {
                 let of = (&*self.publication.channel, self.publication.event.key()?);
                 Some(foldhash::fast::FixedState::default().hash_one(of))
             }
@@ -196,7 +218,9 @@ fn merge(older: &Queued, newer: &Queued) -> Merged {
     use Change::{Enter, Hide, Remove, Update};
     let (Some(before), Some(now)) = (older.kind, newer.kind) else { return Merged::Both };
     match (before, now) {
-        (QueuedKind::Event, QueuedKind::Event) => Merged::One(now),
+        (QueuedKind::Event { .. }, QueuedKind::Event { .. }) => {
+            Merged::One(QueuedKind::event(newer.publication.offset.0, older.before()))
+        }
         (QueuedKind::Entity(_, before), QueuedKind::Entity(id, change)) => match (before, change) {
             (Enter, Update) => Merged::One(QueuedKind::Entity(id, Enter)),
             (Enter, Hide | Remove) => Merged::Nothing,
@@ -411,6 +435,23 @@ impl OutboundQueue {
         }
         self.index();
         before - self.len
+    }
+
+    /// The subscriptions whose events wait, each with what its client was sent last before the first of them; [`LOST`] where
+    /// some were dropped.
+    pub(crate) fn proofs(&self) -> SmallVec<[(TargetId, u64); 4]> {
+        let mut proofs: SmallVec<[(TargetId, u64); 4]> = SmallVec::new();
+        let dropped = self.gaps.iter().map(|(target, _)| (*target, LOST));
+        let waiting = self.events.iter().filter(|queued| queued.kind.is_some());
+        // Why the smallest: a merged event stands behind others, and comes after what the older one came after.
+        for (target, before) in dropped.chain(waiting.map(|queued| (queued.target, queued.before()))) {
+            match proofs.iter_mut().find(|(of, _)| *of == target) {
+                Some((_, LOST)) => {}
+                Some((_, first)) => *first = if before == LOST { LOST } else { before.min(*first) },
+                None => proofs.push((target, before)),
+            }
+        }
+        proofs
     }
 
     /// Drops the events of a subscription that has ended.

@@ -2,7 +2,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use drawbridge_engine::io::SessionId;
 use drawbridge_protocol::Frame;
 use drawbridge_testkit::cluster::SocketId;
 use drawbridge_testkit::frames;
@@ -30,7 +29,9 @@ pub struct Client {
     pub closed: Option<u16>,
     pub blocked: bool,
     /// Its session, while it has no socket.
-    pub detached: Option<SessionId>,
+    pub detached: bool,
+    /// The session's name.
+    pub session: String,
     /// Names and patterns that it has subscribed to, and whether they are confirmed.
     pub subscribed: BTreeMap<String, bool>,
     /// Only even numbers.
@@ -53,7 +54,8 @@ impl Client {
             welcomed: false,
             closed: None,
             blocked: false,
-            detached: None,
+            detached: false,
+            session: String::new(),
             subscribed: BTreeMap::new(),
             filtered: false,
             cursors: BTreeMap::new(),
@@ -67,7 +69,7 @@ impl Client {
     /// It comes back by another session, to all that it had subscribed to by name.
     pub fn comes_back(&mut self, socket: SocketId) {
         self.socket = socket;
-        (self.welcomed, self.closed, self.blocked, self.detached) = (false, None, false, None);
+        (self.welcomed, self.closed, self.blocked, self.detached) = (false, None, false, false);
         self.subscribed.values_mut().for_each(|confirmed| *confirmed = false);
         self.resumed =
             self.cursors.keys().filter(|name| self.subscribed.contains_key(*name)).cloned().collect();
@@ -76,7 +78,7 @@ impl Client {
     }
 
     pub fn is_open(&self) -> bool {
-        self.closed.is_none() && self.welcomed && self.detached.is_none()
+        self.closed.is_none() && self.welcomed && !self.detached
     }
 
     fn shows(&self, fact: &Fact) -> bool {
@@ -93,7 +95,10 @@ impl Client {
     fn read_message(&mut self, message: &Value, facts: &Facts) {
         let channel = message["channel"].as_str().unwrap_or_default().to_owned();
         match message["type"].as_str().unwrap() {
-            "WELCOME" => self.welcomed = true,
+            "WELCOME" => {
+                self.welcomed = true;
+                self.session = message["session"].as_str().unwrap().to_owned();
+            }
             "CHANNEL_SUBSCRIBED" => {
                 self.subscribed.insert(channel.clone(), true);
                 if message["pattern"] != true {

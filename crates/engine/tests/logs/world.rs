@@ -5,13 +5,12 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use drawbridge_engine::class::{Class, History};
-use drawbridge_engine::engine::attach::AttachError;
 use drawbridge_engine::expr::Vars;
 use drawbridge_engine::io::{
-    BrokerEvent, Epoch, Format, Input, LogEntry, LogPosition, LoggedOffset, WriteKind,
+    BrokerEvent, Epoch, Input, LogEntry, LogPosition, LoggedOffset, Opened, WriteKind,
 };
 use drawbridge_engine::settings::Settings;
-use drawbridge_protocol::{Encoding, Frame};
+use drawbridge_protocol::Frame;
 use drawbridge_testkit::classes::{open, rule};
 use drawbridge_testkit::cluster::{Cluster, Outside, Size, SocketId};
 use drawbridge_testkit::dice::{Chance, Dice};
@@ -73,8 +72,10 @@ impl Outside for Players {
 
     fn close(&mut self, socket: SocketId, frames: Vec<Frame>, code: u16) {
         self.read_all(socket, &frames);
-        if let Some(client) = self.at(socket) {
-            client.closed = Some(code);
+        match self.at(socket) {
+            Some(client) if code == 4001 && client.welcomed => client.detached = true,
+            Some(client) => client.closed = Some(code),
+            None => {}
         }
     }
 
@@ -204,10 +205,14 @@ impl World {
     }
 
     fn open(&mut self, socket: SocketId) {
+        self.open_with(socket, false);
+    }
+
+    fn open_with(&mut self, socket: SocketId, wait_for_connect: bool) {
         let client = self.players.at(socket).unwrap();
         let claims = claims_of(&json!({ "sub": client.player, "team": client.team }));
         self.connections += 1;
-        let opened = opened(socket.conn, self.connections << 8, Some(claims));
+        let opened = Opened { wait_for_connect, ..opened(socket.conn, self.connections << 8, Some(claims)) };
         self.cluster.input(socket.node, socket.shard, Input::Opened(opened), &mut self.players);
     }
 
@@ -329,17 +334,13 @@ impl World {
             return;
         }
         let SocketId { node, shard, conn } = client.socket;
-        let engine = &mut self.cluster.shard(node, shard).engine;
-        let session = engine.session_of(conn).unwrap();
-        assert!(engine.detach(session, Vec::new()));
-        engine.hide_logged(session);
-        client.detached = Some(session);
+        client.detached = true;
         self.cluster.input(node, shard, Input::Closed { conn, code: 1006 }, &mut self.players);
     }
 
     fn attach(&mut self) {
         let clients = &self.players.clients;
-        let detached: Vec<usize> = (0..clients.len()).filter(|at| clients[*at].detached.is_some()).collect();
+        let detached: Vec<usize> = (0..clients.len()).filter(|at| clients[*at].detached).collect();
         if !detached.is_empty() {
             let pick = self.roll(detached.len());
             self.attach_client(detached[pick]);
@@ -348,24 +349,22 @@ impl World {
 
     fn attach_client(&mut self, at: usize) {
         let client = &mut self.players.clients[at];
-        let Some(session) = client.detached.take() else { return };
-        let SocketId { node, shard, .. } = client.socket;
-        let now = self.cluster.now;
-        let there = self.cluster.shard(node, shard);
-        let conn = there.next_conn();
-        let format = Format { encoding: Encoding::Json, deflate: None };
-        match there.engine.attach(now, session, conn, format) {
-            Ok(()) => {
-                self.players.clients[at].socket.conn = conn;
-                self.catch_up(at);
-                self.cluster.shard(node, shard).engine.show_logged(session);
-            }
-            Err(error) => {
-                assert_eq!(error, AttachError::Gone);
-                self.players.clients[at].closed = Some(4001);
-            }
+        if !std::mem::take(&mut client.detached) {
+            return;
         }
-        self.cluster.input(node, shard, Input::Tick, &mut self.players);
+        (client.welcomed, client.blocked) = (false, false);
+        let SocketId { node, shard, .. } = client.socket;
+        let positions = client.cursors.iter().map(|(channel, cursor)| {
+            (channel.clone(), json!({ "epoch": cursor.epoch, "offset": cursor.offset }))
+        });
+        let positions: serde_json::Map<_, _> = positions.collect();
+        let resume = json!({ "session": client.session, "positions": positions });
+        let conn = self.cluster.shard(node, shard).next_conn();
+        let socket = SocketId { node, shard, conn };
+        self.players.clients[at].socket = socket;
+        self.open_with(socket, true);
+        let connect = json!({ "type": "CONNECT", "resume": resume }).to_string();
+        self.cluster.text(socket, &connect, &mut self.players);
     }
 
     /// The server learns where the client is in each channel.
@@ -390,9 +389,9 @@ impl World {
     fn leave_client(&mut self, at: usize) {
         let client = &mut self.players.clients[at];
         if client.closed.is_none() {
-            client.closed = Some(1006);
+            client.closed = Some(1000);
             let SocketId { node, shard, conn } = client.socket;
-            self.cluster.input(node, shard, Input::Closed { conn, code: 1006 }, &mut self.players);
+            self.cluster.input(node, shard, Input::Closed { conn, code: 1000 }, &mut self.players);
         }
     }
 
@@ -429,7 +428,7 @@ impl World {
 
     fn unblock_client(&mut self, at: usize) {
         let client = &mut self.players.clients[at];
-        if std::mem::take(&mut client.blocked) && client.closed.is_none() && client.detached.is_none() {
+        if std::mem::take(&mut client.blocked) && client.closed.is_none() && !client.detached {
             let SocketId { node, shard, conn } = client.socket;
             self.cluster.input(node, shard, Input::Writable { conn }, &mut self.players);
         }
@@ -443,5 +442,5 @@ fn rules() -> Settings {
         history: Some(History { events: KEPT, age_ms: 1_000_000 }),
         ..open("log:{log}")
     };
-    Settings { outbound_bytes: 6_000, ..settings(vec![class]) }
+    Settings { outbound_bytes: 6_000, resume_window_ms: 10_000_000, ..settings(vec![class]) }
 }

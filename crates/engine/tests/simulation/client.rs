@@ -2,7 +2,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use drawbridge_engine::io::SessionId;
 use drawbridge_protocol::Frame;
 use drawbridge_protocol::glob::glob_matches;
 use drawbridge_testkit::cluster::SocketId;
@@ -56,8 +55,16 @@ pub struct Client {
     pub resynced: BTreeMap<String, usize>,
     /// Frames that the socket has not taken.
     pub blocked: bool,
-    /// Its session, while it has no socket.
-    pub detached: Option<SessionId>,
+    /// It has lost its socket, and its session may be resumed.
+    pub detached: bool,
+    /// What is written to its socket is lost, and nobody has noticed yet.
+    pub dead: bool,
+    /// The session's name.
+    pub session: String,
+    /// How far it has read each channel.
+    pub positions: BTreeMap<String, (String, u64)>,
+    /// How often it took up its session.
+    pub resumed: u64,
     /// Of the channels that it is subscribed to by name.
     pub presence: BTreeMap<String, Seen>,
 }
@@ -79,9 +86,19 @@ impl Client {
             received: BTreeSet::new(),
             resynced: BTreeMap::new(),
             blocked: false,
-            detached: None,
+            detached: false,
+            dead: false,
+            session: String::new(),
+            positions: BTreeMap::new(),
+            resumed: 0,
             presence: BTreeMap::new(),
         }
+    }
+
+    /// Its socket is gone, with all that was on the way.
+    pub fn lose_socket(&mut self) {
+        (self.detached, self.dead, self.blocked, self.welcomed) = (true, false, false, false);
+        self.asked.clear();
     }
 
     pub fn read(&mut self, frame: &Frame, facts: &Facts) {
@@ -91,6 +108,7 @@ impl Client {
     fn read_message(&mut self, message: &Value, facts: &Facts) {
         let id = message["id"].as_u64();
         let channel = message["channel"].as_str().unwrap_or_default().to_owned();
+        self.read_position(message, &channel);
         match message["type"].as_str().unwrap() {
             "WELCOME" => self.read_welcome(message, facts),
             "EVENT" => self.read_event(message, &channel, facts),
@@ -197,6 +215,39 @@ impl Client {
         (seen.request, seen.since) = (Some(self.next_id + 1), Vec::new());
     }
 
+    /// The channel's place in its count; events name no epoch.
+    fn read_position(&mut self, message: &Value, channel: &str) {
+        let Some(offset) = message["offset"].as_u64() else { return };
+        match message["epoch"].as_str() {
+            Some(epoch) => drop(self.positions.insert(channel.to_owned(), (epoch.to_owned(), offset))),
+            None => {
+                self.positions.entry(channel.to_owned()).and_modify(|(_, last)| *last = offset).or_default();
+            }
+        }
+    }
+
+    /// What it sends to take up its session; with its own subscriptions where `subscribe` says so.
+    pub fn connect(&self, subscribe: bool) -> Value {
+        let positions = self.positions.iter().filter(|(_, (epoch, _))| !epoch.is_empty());
+        let positions: serde_json::Map<String, Value> = positions
+            .map(|(channel, (epoch, offset))| {
+                (channel.clone(), serde_json::json!({ "epoch": epoch, "offset": offset }))
+            })
+            .collect();
+        let mut connect = serde_json::json!({
+            "type": "CONNECT",
+            "resume": { "session": self.session, "positions": positions },
+        });
+        if subscribe {
+            let own = self.subscriptions.iter().map(|(name, held)| match held.filtered {
+                true => serde_json::json!({ "channel": name, "filter": "data.n % 2 == 0" }),
+                false => serde_json::json!({ "channel": name }),
+            });
+            connect["subscribe"] = own.collect();
+        }
+        connect
+    }
+
     /// Until a request is answered its filter may hold already, or not yet.
     fn is_asked_about(&self, name: &str) -> bool {
         self.asked.values().any(|asked| asked["channel"] == name)
@@ -210,13 +261,30 @@ impl Client {
 
     fn read_welcome(&mut self, message: &Value, facts: &Facts) {
         assert!(!std::mem::replace(&mut self.welcomed, true), "a second WELCOME");
+        self.session = message["session"].as_str().unwrap().to_owned();
+        let is_resumed = message["resumed"] == true;
+        self.resumed += u64::from(is_resumed);
+        let mut before = std::mem::take(&mut self.subscriptions);
+        if !is_resumed {
+            self.last.clear();
+            self.positions.clear();
+            self.presence.clear();
+        }
         for listed in message["subscriptions"].as_array().unwrap() {
             let pending = listed["pending"] == true;
-            let confirmed_at = (!pending).then_some(facts.log.len());
             let name = listed["channel"].as_str().unwrap().to_owned();
+            self.read_position(listed, &name);
+            let known = before.remove(&name);
+            let filtered = known.as_ref().is_some_and(|known| known.filtered);
             let began = self.next_id;
-            self.subscriptions.insert(name, Subscription { confirmed_at, filtered: false, began });
+            let confirmed_at = (!pending).then_some(facts.log.len());
+            let new = Subscription { confirmed_at, filtered, began };
+            // What it has held since before the break is to be complete, unless `RESYNC` follows.
+            let held = known.filter(|known| is_resumed && known.confirmed_at.is_some()).unwrap_or(new);
+            self.subscriptions.insert(name, held);
         }
+        let held = &self.subscriptions;
+        self.presence.retain(|channel, _| held.contains_key(channel));
     }
 
     fn read_event(&mut self, message: &Value, channel: &str, facts: &Facts) {

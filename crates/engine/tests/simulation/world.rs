@@ -6,12 +6,11 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use drawbridge_engine::class::{Class, Presence};
-use drawbridge_engine::engine::attach::AttachError;
 use drawbridge_engine::expr::Vars;
-use drawbridge_engine::io::{Format, Input, PlayerAction, PlayerCommand, PublishFailure, Subject};
+use drawbridge_engine::io::{Claims, Input, PlayerAction, PlayerCommand, PublishFailure, Subject};
 use drawbridge_engine::settings::Settings;
+use drawbridge_protocol::Frame;
 use drawbridge_protocol::template::Template;
-use drawbridge_protocol::{Encoding, Frame};
 use drawbridge_testkit::classes::{open, rule};
 use drawbridge_testkit::cluster::{Cluster, Outside, Size, SocketId};
 use drawbridge_testkit::dice::{Chance, Dice};
@@ -47,6 +46,7 @@ pub struct World {
     /// No link breaks.
     pub calm: bool,
     next_number: u64,
+    next_connection: u64,
 }
 
 impl Chance for Players {
@@ -64,13 +64,25 @@ impl Outside for Players {
         let client = self.at(socket);
         assert!(!client.blocked, "a write to a blocked socket");
         client.blocked = is_blocked;
-        self.read_all(socket, &frames);
+        if !client.dead {
+            self.read_all(socket, &frames);
+        }
         is_blocked.then_some(unsent)
     }
 
     fn close(&mut self, socket: SocketId, frames: Vec<Frame>, code: u16) {
-        self.read_all(socket, &frames);
-        self.at(socket).closed = Some(code);
+        let Some(client) = self.clients.iter_mut().find(|client| client.socket == socket) else {
+            // Another socket has taken its place.
+            assert_eq!(code, 4505);
+            return;
+        };
+        if !client.dead {
+            frames.iter().for_each(|frame| client.read(frame, &self.facts));
+        }
+        match code {
+            4000..=4499 if client.welcomed => client.lose_socket(),
+            code => client.closed = Some(code),
+        }
     }
 
     fn published(&mut self, channel: &Arc<str>, payload: &Bytes, is_committed: bool) {
@@ -104,7 +116,7 @@ impl World {
         let mut players = Players { dice, clients: Vec::new(), facts: Facts::default(), refuses_narrow };
         let size = Size { nodes: NODES, shards: SHARDS, links: LINKS };
         let cluster = Cluster::new(&Arc::new(rules()), size, &mut players);
-        World { cluster, players, calm: false, next_number: 0 }
+        World { cluster, players, calm: false, next_number: 0, next_connection: 0 }
     }
 
     fn roll(&mut self, sides: usize) -> usize {
@@ -136,7 +148,8 @@ impl World {
             52..53 => self.pass(300),
             53..55 => self.subscribe_to_and_fro(),
             55..58 => self.command(),
-            58..60 => self.detach(),
+            58..59 => self.go_silent(),
+            59..60 => self.detach(),
             60..63 => self.attach(),
             63..66 => self.move_a_channel(),
             66..68 => self.request_presence(),
@@ -232,9 +245,9 @@ impl World {
         self.send(at, json!({ "type": "PRESENCE_GET", "channel": channel }));
     }
 
-    /// While no link breaks, moves alone cost nobody a gap.
+    /// While no link breaks, moves alone cost nobody a gap who has kept the socket.
     pub fn check_no_gaps(&self) {
-        for client in &self.players.clients {
+        for client in self.players.clients.iter().filter(|client| client.resumed == 0) {
             assert!(client.resynced.is_empty(), "{} was told of gaps: {:?}", client.player, client.resynced);
         }
     }
@@ -254,13 +267,18 @@ impl World {
         let player = format!("p{}", self.roll(8));
         let team = ["red", "blue"][self.roll(2)];
         let rooms: Vec<u64> = (0..4).filter(|_| self.roll(2) == 0).collect();
-        let names: Vec<String> = rooms.iter().map(ToString::to_string).collect();
-        let claims = claims_of(&json!({ "sub": player, "team": team, "rooms": names }));
         let conn = self.cluster.shard(node, shard).next_conn();
-        self.players.clients.push(Client::new(player, team, rooms, SocketId { node, shard, conn }));
-        // Unique in the cluster, as random names are.
-        let connection = (self.players.clients.len() as u64) << 8;
+        let client = Client::new(player, team, rooms, SocketId { node, shard, conn });
+        let claims = claims_for(&client);
+        self.players.clients.push(client);
+        let connection = self.next_connection();
         self.input(node, shard, Input::Opened(opened(conn, connection, Some(claims))));
+    }
+
+    /// Unique in the cluster, as random names are.
+    fn next_connection(&mut self) -> u64 {
+        self.next_connection += 1;
+        self.next_connection << 8
     }
 
     fn subscribe(&mut self) {
@@ -415,10 +433,17 @@ impl World {
         let open: Vec<usize> = (0..self.players.clients.len())
             .filter(|at| {
                 let client = &self.players.clients[*at];
-                client.closed.is_none() && client.welcomed && client.detached.is_none()
+                client.closed.is_none() && client.welcomed && !client.detached
             })
             .collect();
         if open.is_empty() { None } else { Some(open[self.roll(open.len())]) }
+    }
+
+    /// From now on a client receives nothing, and the server does not know it.
+    fn go_silent(&mut self) {
+        if let Some(at) = self.some_client() {
+            self.players.clients[at].dead = true;
+        }
     }
 
     /// A player's socket is gone, and the session stays.
@@ -426,40 +451,41 @@ impl World {
         let Some(at) = self.some_client() else { return };
         let client = &mut self.players.clients[at];
         let SocketId { node, shard, conn } = client.socket;
-        let engine = &mut self.cluster.shard(node, shard).engine;
-        let session = engine.session_of(conn).unwrap();
-        assert!(engine.detach(session, Vec::new()));
-        (client.detached, client.blocked) = (Some(session), false);
-        // What the socket says late concerns nobody.
+        client.lose_socket();
         self.input(node, shard, Input::Closed { conn, code: 1006 });
     }
 
+    /// A player comes again, by another socket: one that has lost its own, or one whose socket is silent.
     fn attach(&mut self) {
-        let detached: Vec<usize> = (0..self.players.clients.len())
-            .filter(|at| self.players.clients[*at].detached.is_some())
-            .collect();
-        if !detached.is_empty() {
-            let pick = self.roll(detached.len());
-            self.attach_client(detached[pick]);
+        let away = |client: &Client| client.closed.is_none() && (client.detached || client.dead);
+        let away: Vec<usize> =
+            (0..self.players.clients.len()).filter(|at| away(&self.players.clients[*at])).collect();
+        if !away.is_empty() {
+            let pick = self.roll(away.len());
+            self.attach_client(away[pick]);
         }
     }
 
-    /// The player comes again by another socket, unless too much has waited.
     fn attach_client(&mut self, at: usize) {
-        let Some(session) = self.players.clients[at].detached.take() else { return };
-        let now = self.cluster.now;
-        let SocketId { node, shard, .. } = self.players.clients[at].socket;
-        let there = self.cluster.shard(node, shard);
-        let conn = there.next_conn();
-        let format = Format { encoding: Encoding::Json, deflate: None };
-        match there.engine.attach(now, session, conn, format) {
-            Ok(()) => self.players.clients[at].socket.conn = conn,
-            Err(error) => {
-                assert_eq!(error, AttachError::Gone);
-                self.players.clients[at].closed = Some(4001);
-            }
+        let subscribe = self.roll(2) == 0;
+        let client = &mut self.players.clients[at];
+        if client.closed.is_some() || !(client.detached || client.dead) {
+            return;
         }
-        self.input(node, shard, Input::Tick);
+        // A request that was not answered may never have been carried out: its client says again what it wants.
+        let subscribe = subscribe || client.subscriptions.values().any(|held| held.confirmed_at.is_none());
+        let SocketId { node, shard, .. } = client.socket;
+        let connect = client.connect(subscribe).to_string();
+        client.lose_socket();
+        client.detached = false;
+        let claims = claims_for(client);
+        let conn = self.cluster.shard(node, shard).next_conn();
+        let connection = self.next_connection();
+        let mut opened = opened(conn, connection, Some(claims));
+        opened.wait_for_connect = true;
+        self.players.clients[at].socket.conn = conn;
+        self.input(node, shard, Input::Opened(opened));
+        self.cluster.text(SocketId { node, shard, conn }, &connect, &mut self.players);
     }
 
     fn vanish(&mut self) {
@@ -473,7 +499,7 @@ impl World {
         if client.closed.is_none() {
             client.closed = Some(1006);
             let SocketId { node, shard, conn } = client.socket;
-            self.input(node, shard, Input::Closed { conn, code: 1006 });
+            self.input(node, shard, Input::Closed { conn, code: 1000 });
         }
     }
 
@@ -508,6 +534,11 @@ impl World {
     }
 }
 
+fn claims_for(client: &Client) -> Claims {
+    let names: Vec<String> = client.rooms.iter().map(ToString::to_string).collect();
+    claims_of(&json!({ "sub": client.player, "team": client.team, "rooms": names }))
+}
+
 fn rules() -> Settings {
     let class = |name: &str, right: &str, view: Option<&str>| Class {
         subscribe: rule(right, Vars::SUBSCRIBE_RULE),
@@ -525,6 +556,8 @@ fn rules() -> Settings {
     Settings {
         auto_subscribe: vec![Template::parse("player:{sub}").unwrap()],
         outbound_bytes: 4_000,
+        resume_window_ms: 60_000,
+        detached_bytes: 20_000,
         ..settings(classes)
     }
 }

@@ -6,7 +6,7 @@ use crate::json::{JsonKind, Reader, SyntaxError, Token, Value, decimal_text};
 use crate::message::{
     BadRequest, BadSubscribe, ClientMessage, Connect, FilterUpdate, HistoryGet, MAX_BATCH, MAX_DATA_DEPTH,
     MAX_ID_BYTES, MAX_ID_NUMBER, MAX_MESSAGE_BYTES, MIN_MESSAGE_BYTES, PresenceGet, Publish, Request,
-    RequestId, SentArea, SentPosition, Subscribe,
+    RequestId, Resume, SentArea, SentPosition, Subscribe,
 };
 use crate::msgpack::{Foreign, MsgPackError};
 
@@ -121,15 +121,49 @@ fn message(fields: &Fields<'_>) -> Result<ClientMessage, String> {
 
 fn connect(fields: &Fields<'_>) -> Result<Connect, String> {
     let subscribe = match fields.present("subscribe") {
-        None => Vec::new(),
-        Some(list) => subscriptions(fields.of_kind("subscribe", list, JsonKind::Array)?, fields.foreign)?,
+        None => None,
+        Some(list) => {
+            Some(subscriptions(fields.of_kind("subscribe", list, JsonKind::Array)?, fields.foreign)?)
+        }
     };
     Ok(Connect {
         token: fields.optional("token")?,
         subscribe,
-        resume: fields.object("resume")?,
+        resume: fields.nested("resume")?.map(|resume| resume_of(&resume)).transpose()?,
         max_message_bytes: max_message_bytes(fields)?,
     })
+}
+
+fn resume_of(fields: &Fields<'_>) -> Result<Resume, String> {
+    let session = fields.required("session", "the `session` of the last `WELCOME`, a string")?;
+    let Some(value) = fields.present("positions") else {
+        return Ok(Resume { session, positions: Vec::new() });
+    };
+    let object = fields.of_kind("positions", value, JsonKind::Object)?;
+    let internal = |error: SyntaxError| format!("`resume.positions` is not JSON: {error}");
+    let mut reader = Reader::new(object.text);
+    reader.next().map_err(internal)?;
+    let mut positions = Vec::new();
+    while let Some((name, value)) = reader.member().map_err(internal)? {
+        let name = name.decode().into_owned();
+        let path = match name.len() <= MAX_QUOTED_BYTES {
+            true => format!("resume.positions[{name:?}]"),
+            false => "resume.positions[…]".to_owned(),
+        };
+        if value.kind != JsonKind::Object {
+            let kind = value.kind.with_article();
+            return Err(format!("`{path}` must be an object with `epoch` and `offset`, not {kind}"));
+        }
+        let mut reader = Reader::new(value.text);
+        reader.next().map_err(internal)?;
+        let mut position = Fields::read(&mut reader, fields.foreign).map_err(internal)?;
+        position.begins = fields.begins + object.at + value.at;
+        position.path = path + ".";
+        let epoch =
+            position.required("epoch", "the `epoch` of the last message about the channel, a string")?;
+        positions.push((name, SentPosition { epoch, offset: position.offset()? }));
+    }
+    Ok(Resume { session, positions })
 }
 
 fn max_message_bytes(fields: &Fields<'_>) -> Result<Option<usize>, String> {
@@ -268,7 +302,7 @@ fn unknown_type(name: &str) -> String {
 }
 
 /// Every field that some client message has.
-const FIELDS: [&str; 17] = [
+const FIELDS: [&str; 21] = [
     "type",
     "id",
     "channel",
@@ -281,6 +315,10 @@ const FIELDS: [&str; 17] = [
     "token",
     "subscribe",
     "resume",
+    "session",
+    "positions",
+    "epoch",
+    "offset",
     "max_message_bytes",
     "t",
     "limit",
@@ -371,6 +409,25 @@ impl<'a> Fields<'a> {
         let Some(value) = self.present(name) else { return Ok(None) };
         let value = self.of_kind(name, value, JsonKind::Object)?;
         self.raw(name, value).map(Some)
+    }
+
+    /// The fields of an object that is a field.
+    fn nested(&self, name: &'static str) -> Result<Option<Fields<'a>>, String> {
+        let Some(value) = self.present(name) else { return Ok(None) };
+        let value = self.of_kind(name, value, JsonKind::Object)?;
+        let internal = |error: SyntaxError| format!("`{name}` is not JSON: {error}");
+        let mut reader = Reader::new(value.text);
+        reader.next().map_err(internal)?;
+        let fields = Fields::read(&mut reader, self.foreign).map_err(internal)?;
+        Ok(Some(Fields { begins: self.begins + value.at, path: format!("{}{name}.", self.path), ..fields }))
+    }
+
+    /// `offset`, the number of an event.
+    fn offset(&self) -> Result<u64, String> {
+        let value = self.present("offset").filter(|value| value.kind == JsonKind::Number);
+        let number = value.and_then(|value| value.text.parse().ok()).filter(|n| *n <= MAX_ID_NUMBER);
+        number
+            .ok_or_else(|| format!("`{}offset` must be an unsigned integer up to {MAX_ID_NUMBER}", self.path))
     }
 
     fn area(&self) -> Result<Option<SentArea>, String> {

@@ -136,6 +136,9 @@ fn write_subscription(subscription: &SubscriptionInfo<'_>, map: &mut MapWriter<'
     map.flag("pattern", subscription.pattern);
     map.text_if("epoch", subscription.epoch);
     map.number_if("offset", subscription.offset);
+    if let Some(recovered) = subscription.recovered {
+        map.boolean("recovered", recovered);
+    }
 }
 
 fn by(server: bool, map: &mut MapWriter<'_>) {

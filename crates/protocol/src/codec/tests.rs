@@ -5,7 +5,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::SentArea;
-use crate::message::{ClientMessage, RequestId};
+use crate::message::{ClientMessage, RequestId, Resume, SentPosition};
 
 fn one(json: &str) -> Result<Request, BadRequest> {
     let mut requests = decode(Encoding::Json, json.as_bytes());
@@ -71,7 +71,7 @@ fn what_is_absent_or_null_is_told_from_what_is_there() {
     else {
         panic!()
     };
-    assert!(connect.token.is_none() && connect.subscribe.is_empty() && connect.resume.is_none());
+    assert!(connect.token.is_none() && connect.subscribe.is_none() && connect.resume.is_none());
 
     let ClientMessage::Subscribe(subscribe) =
         message(r#"{"type":"CHANNEL_SUBSCRIBE","channel":"c","filter":null,"area":null}"#)
@@ -100,10 +100,48 @@ fn connect_carries_subscriptions() {
     ) else {
         panic!()
     };
-    assert_eq!(connect.resume.unwrap().get(), r#"{"session":"s"}"#);
-    let [Ok(a), Ok(b)] = &connect.subscribe[..] else { panic!() };
+    assert_eq!(connect.resume, Some(Resume { session: "s".into(), positions: vec![] }));
+    let [Ok(a), Ok(b)] = &connect.subscribe.unwrap()[..] else { panic!() };
     assert_eq!((a.channel.as_str(), a.filter.as_deref()), ("a", Some("f")));
     assert_eq!((b.channel.as_str(), b.area.as_ref().unwrap().get()), ("b", r#"{"x":0}"#));
+}
+
+#[test]
+fn connect_says_which_session_it_resumes_and_how_far_its_client_has_read() {
+    let resume = |json: &str| match one(&format!(r#"{{"type":"CONNECT","resume":{json}}}"#)) {
+        Ok(Request { message: ClientMessage::Connect(connect), .. }) => Ok(connect.resume.unwrap()),
+        Ok(other) => panic!("{other:?}"),
+        Err(bad) => Err(bad.reason),
+    };
+    let good = resume(
+        r#"{"session":"s","more":1,"positions":{"a:1":{"epoch":"k3x","offset":118},"b":{"offset":0,"epoch":""}}}"#,
+    );
+    let position = |epoch: &str, offset| SentPosition { epoch: epoch.into(), offset };
+    let positions = vec![("a:1".to_owned(), position("k3x", 118)), ("b".to_owned(), position("", 0))];
+    assert_eq!(good, Ok(Resume { session: "s".into(), positions }));
+    assert!(!format!("{:?}", resume(r#"{"session":"hidden"}"#)).contains("hidden"));
+    for (bad, expected) in [
+        ("7", "`resume` must be an object, not a number"),
+        ("{}", "`resume.session` is missing"),
+        (r#"{"session":7}"#, "`resume.session` must be a string, not a number"),
+        (r#"{"session":"s","positions":[]}"#, "`resume.positions` must be an object, not an array"),
+        (
+            r#"{"session":"s","positions":{"a":1}}"#,
+            r#"`resume.positions["a"]` must be an object with `epoch`"#,
+        ),
+        (r#"{"session":"s","positions":{"a":{}}}"#, r#"`resume.positions["a"].epoch` is missing"#),
+        (
+            r#"{"session":"s","positions":{"a":{"epoch":"e","offset":-1}}}"#,
+            r#"`resume.positions["a"].offset` must be an unsigned integer"#,
+        ),
+        (
+            r#"{"session":"s","positions":{"a":{"epoch":"e","offset":9007199254740992}}}"#,
+            r#"`resume.positions["a"].offset` must be"#,
+        ),
+    ] {
+        let reason = resume(bad).unwrap_err();
+        assert!(reason.contains(expected), "{bad}: {reason}");
+    }
 }
 
 #[test]
@@ -113,8 +151,8 @@ fn an_element_that_is_no_subscription_is_answered_for_itself() {
     ) else {
         panic!()
     };
-    let shown: Vec<_> = connect
-        .subscribe
+    let subscribe = connect.subscribe.unwrap();
+    let shown: Vec<_> = subscribe
         .iter()
         .map(|element| match element {
             Ok(subscribe) => (Some(&*subscribe.channel), "fine"),
@@ -247,7 +285,7 @@ fn what_messagepack_may_not_hold_is_answered_for_itself() {
         true,
     );
     let [Ok(Request { message: ClientMessage::Connect(connect), .. })] = &in_connect[..] else { panic!() };
-    let [Ok(_), Err(bad)] = &connect.subscribe[..] else { panic!() };
+    let [Ok(_), Err(bad)] = &connect.subscribe.as_deref().unwrap() else { panic!() };
     assert_eq!(bad.reason, "`subscribe[1].filter` must be a string, not binary");
     assert!(packed(r##"{"type":"PUBLISH_EVENT","channel":"a","event":"e","data":"#"}"##, true)[0].is_ok());
 }
@@ -278,7 +316,7 @@ fn places_in_an_area_are_those_of_the_clients_message() {
             ClientMessage::Subscribe(subscribe) => vec![subscribe.area.unwrap()],
             ClientMessage::FilterUpdate(update) => vec![update.area.unwrap().unwrap()],
             ClientMessage::Connect(connect) => {
-                connect.subscribe.into_iter().map(|each| each.unwrap().area.unwrap()).collect()
+                connect.subscribe.unwrap().into_iter().map(|each| each.unwrap().area.unwrap()).collect()
             }
             other => panic!("{other:?}"),
         };

@@ -6,7 +6,6 @@ use std::time::Duration;
 use drawbridge_engine::settings::{PlayerConnections, Rate, WhenExceeded};
 use drawbridge_protocol::template::Template;
 
-use super::later::{self, Off};
 use super::reader::{Field, Section, excerpt};
 
 /// `[connection]`.
@@ -14,6 +13,7 @@ pub(super) struct Connection {
     pub(super) auto_subscribe: Vec<Template>,
     pub(super) connect_timeout: Duration,
     pub(super) heartbeat: Duration,
+    pub(super) resume_window: Duration,
     pub(super) allowed_origins: Option<Vec<String>>,
     pub(super) outbound_bytes: usize,
     pub(super) compression: bool,
@@ -30,6 +30,8 @@ pub(super) struct Limits {
     pub(super) subscribes: Rate,
     pub(super) bytes: Rate,
     pub(super) work: Rate,
+    pub(super) detached_per_player: usize,
+    pub(super) detached_bytes: usize,
     pub(super) connections_per_address: Option<u32>,
     pub(super) connections_per_player: Option<PlayerConnections>,
     pub(super) messages_per_player: Option<Rate>,
@@ -45,11 +47,11 @@ const DEFAULT_WORK: Rate = Rate { per_second: 2_000, burst: 4_000 };
 const DEFAULT_BYTES: Rate = Rate { per_second: 64 << 10, burst: 256 << 10 };
 
 pub(super) fn read(section: &Section<'_>) -> Connection {
-    later::refuse(section, "resume_window", Off::Zero);
     let connection = Connection {
         auto_subscribe: templates(section.field("auto_subscribe")),
         connect_timeout: section.duration("connect_timeout", Duration::from_secs(5), MOMENT..=5 * MINUTE),
         heartbeat: section.duration("heartbeat", Duration::from_secs(25), MOMENT..=10 * MINUTE),
+        resume_window: section.duration("resume_window", MINUTE, Duration::ZERO..=60 * MINUTE),
         allowed_origins: section
             .strings("allowed_origins")
             .map(|origins| origins.iter().filter_map(origin).collect()),
@@ -71,6 +73,8 @@ pub(super) fn read_limits(section: &Section<'_>) -> Limits {
         subscribes: section.rate("subscribes", Some(DEFAULT_SUBSCRIBES)).unwrap_or(DEFAULT_SUBSCRIBES),
         bytes: section.byte_rate("bytes", Some(DEFAULT_BYTES)).unwrap_or(DEFAULT_BYTES),
         work: section.rate("work", Some(DEFAULT_WORK)).unwrap_or(DEFAULT_WORK),
+        detached_per_player: section.number("detached_per_player", 4, 1..=10_000) as usize,
+        detached_bytes: section.size("detached_bytes", 64 << 20, 1 << 10..=1 << 40) as usize,
         connections_per_address: section
             .field("connections_per_address")
             .and_then(|field| field.number(1..=u64::from(u32::MAX)))

@@ -3,7 +3,6 @@
 
 use super::reader::{Field, Section, resolved};
 use super::tree::Raw;
-use super::units::parse_duration;
 
 /// The value of a key that turns it off.
 #[derive(Clone, Copy)]
@@ -12,8 +11,6 @@ pub(super) enum Off {
     Never,
     /// `false`.
     False,
-    /// A duration of nothing.
-    Zero,
 }
 
 /// Refuses the key by name unless it is off.
@@ -28,9 +25,6 @@ fn is_off(field: &Field<'_>, off: Off) -> bool {
     match (&resolved(field.node.clone()).raw, off) {
         (Raw::Boolean(false), Off::False) => true,
         (Raw::Text(text), Off::False) => text == "false",
-        (Raw::String { text, .. } | Raw::Text(text), Off::Zero) => {
-            parse_duration(text).is_some_and(|d| d.is_zero())
-        }
         _ => false,
     }
 }
@@ -39,6 +33,5 @@ fn hint(off: Off) -> String {
     match off {
         Off::Never => "leave it out".to_owned(),
         Off::False => "leave it out, or say false".to_owned(),
-        Off::Zero => "leave it out, or say \"0s\"".to_owned(),
     }
 }

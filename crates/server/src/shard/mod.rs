@@ -43,6 +43,11 @@ pub enum Mail {
         /// Which session.
         session: SessionId,
     },
+    /// Of a player's sessions too many are detached, and this is the oldest.
+    DetachedTooMany {
+        /// Which session.
+        session: SessionId,
+    },
     /// Say goodbye and close within this many milliseconds.
     Drain {
         /// The window.
@@ -169,11 +174,21 @@ impl Peers {
         let _ = self.0.set(shards.iter().map(|shard| shard.mail.downgrade()).collect());
     }
 
-    /// Has a session of whichever shard closed; nothing where that shard has ended.
-    fn displace(&self, holder: Holder) {
-        let shard = self.0.get().and_then(|shards| shards.get(usize::from(holder.shard.0)));
-        if let Some(mail) = shard.and_then(mpsc::WeakUnboundedSender::upgrade) {
-            let _ = mail.send(Mail::Displaced { session: holder.session });
+    /// Has a session of whichever shard closed.
+    fn displace(&self, Holder { shard, session }: Holder) {
+        self.send(shard, Mail::Displaced { session });
+    }
+
+    /// Has a detached session of whichever shard end.
+    fn end_detached(&self, Holder { shard, session }: Holder) {
+        self.send(shard, Mail::DetachedTooMany { session });
+    }
+
+    /// Nothing where that shard has ended.
+    fn send(&self, to: ShardId, mail: Mail) {
+        let shard = self.0.get().and_then(|shards| shards.get(usize::from(to.0)));
+        if let Some(shard) = shard.and_then(mpsc::WeakUnboundedSender::upgrade) {
+            let _ = shard.send(mail);
         }
     }
 }

@@ -246,6 +246,7 @@ impl Shard {
                 self.note_standing(conn);
             }
             Mail::Displaced { session } => self.input(Input::Displaced { session }),
+            Mail::DetachedTooMany { session } => self.input(Input::DetachedTooMany { session }),
             Mail::Drain { window_ms } => self.input(Input::Drain { window_ms }),
             Mail::Stats(reply) => {
                 let engine = self.engine.borrow().stats();
@@ -472,6 +473,7 @@ impl Shard {
                 }
                 Output::Authenticate { conn, token } => self.authenticate(conn, token),
                 Output::Displace(holder) => self.parts.peers.displace(holder),
+                Output::EndDetached(holder) => self.parts.peers.end_detached(holder),
                 Output::Broker(command) => self.parts.broker.command(self.parts.id, command),
                 Output::Notice(notice) => self.notices.borrow_mut().log(&notice),
             }

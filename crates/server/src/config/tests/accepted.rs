@@ -89,7 +89,7 @@ stream = "life"
 auto_subscribe = ["player:{sub}"]
 connect_timeout = "1s"
 heartbeat = "100ms"
-resume_window = "0s"
+resume_window = "10s"
 allowed_origins = ["https://Play.example:8443", "null"]
 outbound_bytes = "2KiB"
 linger = "0s"
@@ -269,7 +269,7 @@ fn the_sample_of_the_contract_is_accepted_or_refused_by_name() {
     assert!(said.lines().all(is_expected), "{said}");
     // The sample shows every key in one class, and a log goes with few of them.
     let history = ["channel.history"; 3];
-    assert_eq!(refused, [&["connection.resume_window"][..], &history].concat());
+    assert_eq!(refused, history);
 }
 
 #[test]

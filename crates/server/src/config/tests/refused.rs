@@ -583,8 +583,8 @@ fn what_is_not_built_is_refused_by_name() {
         "{said}"
     );
     check(
-        "[connection]\nresume_window = \"60s\"",
-        "f.toml:2:17: `connection.resume_window` is not supported yet; leave it out, or say \"0s\"",
+        "[connection]\nresume_window = \"2h\"",
+        "f.toml:2:17: `connection.resume_window` must be between 0s and 1h",
     );
     check("[logic.arena]\nluau = \"arena.luau\"", "f.toml:1:2: `logic` is not supported yet; leave it out");
 }
