@@ -15,7 +15,8 @@ pub use crate::player_slots::Holder;
 pub use crate::presence::changes::PresenceChange;
 pub use crate::publication::{EntityChange, InLog, Publication, Sender, Version};
 pub use crate::query::{
-    Answer, Answered, Answerer, ClaimedSession, LiveNode, PlayerOverrides, PresencePage, Query, QueryKind,
+    Answer, Answered, Answerer, ClaimedSession, LiveNode, LogReader, PlayerOverrides, PresencePage, Query,
+    QueryKind,
 };
 pub use crate::question::{MAX_CHANNELS, Question, QuestionKind};
 pub use crate::secret::{SessionHash, SessionSecret};

@@ -38,7 +38,7 @@ pub enum QueryKind {
         /// The channel.
         channel: Arc<str>,
     },
-    /// A part of a channel's log. A log that never was begins its first epoch by this, so that every position has one.
+    /// A part of a channel's log.
     Log {
         /// The channel, of a class with `history`.
         channel: Arc<str>,
@@ -46,6 +46,8 @@ pub enum QueryKind {
         range: LogRange,
         /// The most events; fewer come where they take more than a part of an answer may. With 0 only the log's positions.
         limit: usize,
+        /// Who reads it.
+        reader: LogReader,
     },
     /// Claims a session of another node, or of one that died: from then on it is this node's, under the next generation.
     ClaimSession {
@@ -70,6 +72,31 @@ pub enum QueryKind {
         /// The channel.
         channel: Arc<str>,
     },
+}
+
+/// Who reads a part of a log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogReader {
+    /// A hub, for positions and catch-up: a log that never was begins its first epoch, so that every subscription has a position.
+    Hub,
+    /// A player or a service. Nothing is written: a log that never was is returned as [`StoredLog::absent`].
+    Request {
+        /// What the events take together, in bytes, about. One event is returned in any case.
+        max_bytes: usize,
+    },
+}
+
+/// What the events of one answer take together, about, in bytes.
+const PART_BYTES: usize = 1 << 20;
+
+impl LogReader {
+    /// What the events of one answer take together, about, in bytes.
+    pub fn max_bytes(self) -> usize {
+        match self {
+            LogReader::Hub => PART_BYTES,
+            LogReader::Request { max_bytes } => max_bytes.min(PART_BYTES),
+        }
+    }
 }
 
 /// Where a kind of query is answered.

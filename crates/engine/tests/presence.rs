@@ -5,6 +5,7 @@
 use drawbridge_engine::class::{Class, Presence};
 use drawbridge_engine::expr::Vars;
 use drawbridge_engine::io::{BrokerEvent, BrokerStatus, Input, PublishFailure, SessionHash, WriteKind};
+use drawbridge_engine::settings::Rate;
 use drawbridge_testkit::bench::Bench;
 use drawbridge_testkit::classes::{open, rule};
 use serde_json::{Value, json};
@@ -522,4 +523,17 @@ fn a_channel_whose_notices_are_refused_is_refused() {
     bench.holds_subscriptions = false;
     subscribe(&mut bench, alice, ROOM);
     assert_eq!(bench.take(alice)[0]["type"], "CHANNEL_SUBSCRIBED");
+}
+
+#[test]
+fn reads_count_as_subscribes() {
+    let mut bench = Bench::with_settings(vec![class(Presence::Query)], |settings| {
+        settings.subscribes = Rate { per_second: 1, burst: 2 };
+    });
+    let alice = join(&mut bench, "alice");
+    assert_eq!(get(&mut bench, alice, json!({}))["type"], "PRESENCE");
+    let refused = get(&mut bench, alice, json!({}));
+    assert_eq!((&refused["code"], &refused["id"]), (&json!("RATE_LIMITED"), &json!(7)));
+    bench.pass(1_000);
+    assert_eq!(get(&mut bench, alice, json!({}))["type"], "PRESENCE");
 }

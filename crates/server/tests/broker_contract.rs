@@ -9,7 +9,8 @@ use std::collections::HashSet;
 use broker_support::bench::{ENTITY_MAX, EXTERNAL_BYTES, HISTORY, Options, PATIENCE, state};
 use broker_support::{Bench, Flavour, Reply};
 use drawbridge_engine::io::{
-    BrokerCommand, BrokerEvent, BrokerStatus, Epoch, LoggedOffset, PublishFailure, Subject, WhenDown,
+    BrokerCommand, BrokerEvent, BrokerStatus, Epoch, LogReader, LoggedOffset, PublishFailure, Subject,
+    WhenDown,
 };
 use drawbridge_engine::upstream::{LinkId, LogRange, ShardId, StoredLog};
 
@@ -520,7 +521,7 @@ fn begins_a_log_by_reading_its_position(flavour: Option<Flavour>) {
     assert_eq!(bench.read_log("logged:1", after(0), 10), log);
     let first = bench.log("logged:1", "1");
     assert_eq!((first.epoch, first.offset.0), (log.last.epoch, 1));
-    let read = bench.read_logs([("chat:1".to_owned(), LogRange::Newest, 0)].into_iter());
+    let read = bench.read_logs([("chat:1".to_owned(), LogRange::Newest, 0)].into_iter(), LogReader::Hub);
     assert!(read[0].as_ref().is_err_and(|why| why.starts_with("UNSUPPORTED")), "{read:?}");
 }
 
@@ -578,7 +579,7 @@ fn reads_many_positions_at_once(flavour: Option<Flavour>) {
     for n in (0..2_000).step_by(100) {
         bench.log(&channel(n), "0");
     }
-    let read = bench.read_logs((0..2_000).map(|n| (channel(n), LogRange::Newest, 0)));
+    let read = bench.read_logs((0..2_000).map(|n| (channel(n), LogRange::Newest, 0)), LogReader::Hub);
     let mut epochs = HashSet::new();
     for (n, log) in read.into_iter().enumerate() {
         let log = log.unwrap();

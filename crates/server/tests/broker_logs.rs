@@ -9,7 +9,9 @@ use std::time::Instant;
 use broker_support::bench::{EXTERNAL_BYTES, PATIENCE};
 use broker_support::server::Server;
 use broker_support::{Bench, Flavour, Reply};
-use drawbridge_engine::io::{BrokerEvent, BrokerStatus, LogPosition, LoggedOffset, PublishFailure, Subject};
+use drawbridge_engine::io::{
+    BrokerEvent, BrokerStatus, LogPosition, LogReader, LoggedOffset, PublishFailure, QueryKind, Subject,
+};
 use drawbridge_engine::upstream::{Cursor, LogRange, StoredLog};
 
 const STREAM: &str = "drawbridge:{logged:1}:log";
@@ -411,8 +413,8 @@ fn the_functions_of_nodes_use_the_keys_that_they_are_given() {
         matches!(&answer, Reply::List(answers) if answers.len() == 2 && answers[0] == answers[1]),
         "{answer:?}"
     );
-    let read =
-        call(&bench, &["FCALL", "drawbridge_log", "2", "{x}a", "{x}b", "20", "60000", "0", "9", "1000"]);
+    let read = ["FCALL", "drawbridge_log", "2", "{x}a", "{x}b", "20", "60000", "0", "9", "1000", "1"];
+    let read = call(&bench, &read);
     assert!(matches!(&read, Reply::List(parts) if parts.len() == 7), "{read:?}");
     let Reply::List(keys) = call(&bench, &["KEYS", "*"]) else { panic!("no keys") };
     let mut keys: Vec<String> = keys.into_iter().map(text).collect();
@@ -471,5 +473,38 @@ fn a_reading_restores_the_functions() {
     for limit in [0, 10] {
         call(&bench, &["FUNCTION", "FLUSH"]);
         assert_eq!(bench.read_log("logged:1", LogRange::Newest, limit).last, last);
+    }
+}
+
+#[test]
+fn requests_write_nothing_where_no_log_was_begun() {
+    let mut bench = redis();
+    let request = LogReader::Request { max_bytes: 1_000 };
+    let absent = bench.read_log_as("logged:1", LogRange::Newest, 9, request);
+    assert_eq!(absent, StoredLog::absent());
+    let Reply::List(keys) = call(&bench, &["KEYS", "*{logged:1}*"]) else { panic!("no keys") };
+    assert!(keys.is_empty(), "{keys:?}");
+    let begun = bench.read_log("logged:1", LogRange::Newest, 0);
+    assert_ne!(begun.last.epoch, absent.last.epoch);
+    assert_eq!(bench.read_log_as("logged:1", LogRange::Newest, 9, request), begun, "what was begun is read");
+    for at in 0..3 {
+        bench.log("logged:1", &at.to_string());
+    }
+    let one = LogReader::Request { max_bytes: 1 };
+    let offsets = |log: StoredLog| log.events.iter().map(|event| event.offset.0).collect::<Vec<_>>();
+    assert_eq!(offsets(bench.read_log_as("logged:1", LogRange::Newest, 9, one)), [3]);
+    assert_eq!(offsets(bench.read_log_as("logged:1", LogRange::After(LoggedOffset(0)), 9, one)), [1]);
+}
+
+/// After a restart of Redis, or `FUNCTION FLUSH`, while nothing is published.
+#[test]
+fn what_is_read_by_functions_loads_them_again() {
+    let mut bench = redis();
+    bench.read_log("logged:1", LogRange::Newest, 1);
+    for kind in [QueryKind::Nodes, QueryKind::Presence { channel: "logged:1".into(), after: None, limit: 9 }]
+    {
+        call(&bench, &["FUNCTION", "FLUSH"]);
+        let answer = bench.query(kind);
+        assert!(answer.is_ok(), "{answer:?}");
     }
 }

@@ -13,7 +13,7 @@ use drawbridge_engine::io::{
     PlayerAction, PlayerCommand, PublishFailure, Query, QueryKind, Subject, Ticket, WriteKind,
 };
 use drawbridge_engine::settings::Settings;
-use drawbridge_engine::upstream::{Carries, HubInput, HubOutput, LinkId, ShardId, ShardSet};
+use drawbridge_engine::upstream::{Carries, HubInput, HubOutput, LinkId, ShardId, ShardSet, StoredLog};
 
 use crate::redis::{NODES_CHANNEL, Push, Redis, Scan};
 use node::{HubCommand, LogAsker, LogRead};
@@ -401,7 +401,11 @@ impl Cluster {
         let Some(LogRead { asker, channel, range, limit }) = self.nodes[node].log_reads.pop_front() else {
             return false;
         };
-        let log = self.redis.read_log(&channel, range, limit);
+        let is_request = matches!(asker, LogAsker::Shard(..));
+        let log = match is_request && !self.redis.has_log(&channel) {
+            true => StoredLog::absent(),
+            false => self.redis.read_log(&channel, range, limit),
+        };
         self.nodes[node].log_answers.push_back((asker, channel, log));
         true
     }
@@ -570,7 +574,9 @@ impl Cluster {
         match command {
             BrokerCommand::Write(write) => node.writes.push_back((shard, write)),
             BrokerCommand::Query(Query {
-                ticket, kind: QueryKind::Log { channel, range, limit }, ..
+                ticket,
+                kind: QueryKind::Log { channel, range, limit, .. },
+                ..
             }) => {
                 let asker = LogAsker::Shard(shard, ticket);
                 node.log_reads.push_back(LogRead { asker, channel, range, limit });

@@ -268,6 +268,11 @@ impl Redis {
         (payload, LogPosition { epoch, offset })
     }
 
+    /// Whether a log was begun.
+    pub fn has_log(&self, channel: &str) -> bool {
+        self.logs.contains_key(channel)
+    }
+
     /// Reads a part of a log, which begins by this if there is none.
     pub fn read_log(&mut self, channel: &Arc<str>, range: LogRange, limit: usize) -> StoredLog {
         let log = self.log(channel);

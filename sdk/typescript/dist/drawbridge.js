@@ -450,8 +450,9 @@ function eventOf(message) {
   const { type: _, epoch: __, ...event } = message;
   return { ...event, data: event.data ?? null };
 }
-function presenceChangeOf({ channel, joined = [], left = [] }) {
-  return { channel, joined, left };
+function presenceChangeOf(message) {
+  const { channel, joined = [], left = [], reset = false } = message;
+  return { channel, joined, left, reset };
 }
 
 // src/backoff.ts

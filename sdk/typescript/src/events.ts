@@ -73,6 +73,8 @@ export interface PresenceChange {
   channel: string;
   joined: string[];
   left: string[];
+  /** Changes were missed, so the list of players may be wrong: read it again with `presence()`. */
+  reset: boolean;
 }
 
 /** What listeners of a channel get beside events. */
@@ -197,6 +199,7 @@ export function eventOf(message: Omit<EventMessage, "type"> & { type?: string })
 }
 
 /** @internal */
-export function presenceChangeOf({ channel, joined = [], left = [] }: PresenceChangedMessage): PresenceChange {
-  return { channel, joined, left };
+export function presenceChangeOf(message: PresenceChangedMessage): PresenceChange {
+  const { channel, joined = [], left = [], reset = false } = message;
+  return { channel, joined, left, reset };
 }

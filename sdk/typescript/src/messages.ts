@@ -162,6 +162,7 @@ export interface PresenceChangedMessage {
   channel: string;
   joined?: string[];
   left?: string[];
+  reset?: boolean;
 }
 
 export interface ResyncMessage {

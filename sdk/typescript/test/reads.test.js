@@ -90,7 +90,10 @@ test("who comes and leaves is told to the client, the channel and the patterns t
   client.channel("room:2").onPresence(() => seen.push("other"));
   connection.send({ type: "PRESENCE_CHANGED", channel: "room:1", joined: ["bob"] });
   await settled(client, connection);
-  assert.deepEqual(seen, [["bob"], [], { channel: "room:1", joined: ["bob"], left: [] }]);
+  assert.deepEqual(seen.splice(0), [["bob"], [], { channel: "room:1", joined: ["bob"], left: [], reset: false }]);
+  connection.send({ type: "PRESENCE_CHANGED", channel: "room:1", reset: true });
+  await settled(client, connection);
+  assert.deepEqual(seen, [[], [], { channel: "room:1", joined: [], left: [], reset: true }]);
 });
 
 test("what cannot be read rejects: refused, offline, lost, late", async (t) => {

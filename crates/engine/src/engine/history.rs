@@ -10,8 +10,8 @@ use super::Engine;
 use super::flush::composed_bytes;
 use super::subscribe::Refusal;
 use crate::io::{
-    Answer, Answered, BrokerCommand, BrokerStatus, Epoch, LogPosition, LoggedOffset, Output, Query,
-    QueryKind, SessionId, Ticket,
+    Answer, Answered, BrokerCommand, BrokerStatus, Epoch, LogPosition, LogReader, LoggedOffset, Output,
+    Query, QueryKind, SessionId, Ticket,
 };
 use crate::permissions;
 use crate::upstream::{Cursor, LogRange, StoredLog, read_entry};
@@ -89,7 +89,9 @@ impl Engine {
             (false, Some(since)) => LogRange::After(since.offset),
             (false, None) => LogRange::Newest,
         };
-        let kind = QueryKind::Log { channel: out.channel.clone(), range, limit: out.limit };
+        // Why twice the page: a stored event is larger than the element that is sent, and the views hide some.
+        let reader = LogReader::Request { max_bytes: 2 * composed_bytes(&self.sessions[out.session]) };
+        let kind = QueryKind::Log { channel: out.channel.clone(), range, limit: out.limit, reader };
         self.sessions[out.session].history = Some(ticket);
         self.histories.insert(ticket, out);
         self.out.outputs.push_back(Output::Broker(BrokerCommand::Query(Query::new(ticket, kind))));

@@ -16,6 +16,7 @@ use super::Engine;
 use super::broker_events::SharedFrames;
 use super::deliver::access;
 use super::requests::covers;
+use super::subscribe::Refusal;
 use crate::access::Access;
 use crate::class::Presence;
 use crate::io::{
@@ -32,6 +33,8 @@ use crate::work;
 
 /// How many players a page has at most.
 const MAX_PAGE: usize = 1_000;
+/// The shortest name of a player takes so many bytes on a page.
+const SHORTEST_PLAYER_BYTES: usize = PLAYER_BYTES + 1;
 /// What a player of a page takes beside the name, in bytes, at most.
 const PLAYER_BYTES: usize = 48;
 /// What a page takes beside its players and the channel, in bytes, at most.
@@ -191,14 +194,13 @@ impl Engine {
 
     /// `PRESENCE_GET`.
     pub(super) fn presence_get(&mut self, id: SessionId, request: Option<RequestId>, get: PresenceGet) {
-        if let Err((code, text)) = self.authorize_presence(id, &get.channel) {
-            let error = ErrorMessage::new(code, &text);
-            let error = ErrorMessage { id: request.as_ref(), channel: Some(&get.channel), ..error };
-            return self.send_error(id, error);
+        if let Err(refusal) = self.authorize_presence(id, &get.channel) {
+            return self.send_error(id, refusal.error(request.as_ref(), Some(&get.channel)));
         }
         // Without an id there is no answer.
         let Some(request) = request else { return };
-        let limit = get.limit.unwrap_or(u64::MAX).min(MAX_PAGE as u64) as usize;
+        let fitting = (self.presence_bytes(id) / SHORTEST_PLAYER_BYTES).clamp(1, MAX_PAGE);
+        let limit = get.limit.unwrap_or(u64::MAX).min(fitting as u64) as usize;
         let page = PageKey { channel: get.channel.into(), after: get.after.map(Into::into), limit };
         let member = Member { channel: page.channel.clone(), session: self.sessions[id].hash() };
         let behind = self.presence.ledger.has(&member).then_some(member);
@@ -210,26 +212,27 @@ impl Engine {
     }
 
     /// The right to know who is on a channel: the class's rule, or else to be subscribed.
-    fn authorize_presence(&mut self, id: SessionId, name: &str) -> Result<(), (ErrorCode, String)> {
-        channel::validate(name).map_err(|error| (ErrorCode::ChannelInvalid, format!("channel: {error}")))?;
+    fn authorize_presence(&mut self, id: SessionId, name: &str) -> Result<(), Refusal> {
+        channel::validate(name)
+            .map_err(|error| Refusal::new(ErrorCode::ChannelInvalid, format!("channel: {error}")))?;
         let settings = self.settings.clone();
-        let forbidden = |engine: &Engine, denied| (ErrorCode::Forbidden, engine.explain(denied));
+        let forbidden = |engine: &Engine, denied| Refusal::new(ErrorCode::Forbidden, engine.explain(denied));
         let session = &self.sessions[id];
         let claims = session.claims.as_ref();
-        let claims = claims.ok_or_else(|| (ErrorCode::Unauthenticated, "no token yet".to_owned()))?;
+        let claims = claims.ok_or_else(|| Refusal::new(ErrorCode::Unauthenticated, "no token yet"))?;
         let may = permissions::may_read_presence(&settings, claims, name)
             .map_err(|denied| forbidden(self, denied))?;
         match may {
             permissions::MayReadPresence::NoPresence => {
                 let text = "PRESENCE_GET: the channel's class has no `presence`";
-                Err((ErrorCode::Unsupported, text.to_owned()))
+                Err(Refusal::new(ErrorCode::Unsupported, text))
             }
-            permissions::MayReadPresence::Yes => Ok(()),
-            permissions::MayReadPresence::Subscribers if self.is_shown(id, name) => Ok(()),
+            permissions::MayReadPresence::Yes => self.check_work(id),
+            permissions::MayReadPresence::Subscribers if self.is_shown(id, name) => self.check_work(id),
             permissions::MayReadPresence::Subscribers => {
                 let text =
                     "presence: only for subscribers of the channel, unless the class has a `presence_rule`";
-                Err((ErrorCode::Forbidden, self.explain(permissions::Denied(text.to_owned()))))
+                Err(forbidden(self, permissions::Denied(text.to_owned())))
             }
         }
     }
@@ -284,10 +287,15 @@ impl Engine {
         true
     }
 
+    /// What a page for this client takes at most, in bytes.
+    fn presence_bytes(&self, id: SessionId) -> usize {
+        self.sessions[id].outbox.max_message_bytes.unwrap_or(MESSAGE_BYTES).min(MESSAGE_BYTES)
+    }
+
     fn answer_presence(&mut self, asker: &Asker, found: &PresencePage) {
         let id = asker.session;
         let channel = &*asker.page.channel;
-        let bound = self.sessions[id].outbox.max_message_bytes.unwrap_or(MESSAGE_BYTES).min(MESSAGE_BYTES);
+        let bound = self.presence_bytes(id);
         let mut bytes = PAGE_BYTES + text_bytes(channel);
         let mut players: Vec<(&str, u64)> = Vec::with_capacity(found.players.len());
         for (player, connections) in &found.players {

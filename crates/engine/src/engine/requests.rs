@@ -219,7 +219,7 @@ impl Engine {
         // Input comes from a link.
         let Some(link) = &mut self.sessions[id].link else { return Verdict::Allowed };
         match message {
-            ClientMessage::Subscribe(_) | ClientMessage::HistoryGet(_) => {
+            ClientMessage::Subscribe(_) | ClientMessage::HistoryGet(_) | ClientMessage::PresenceGet(_) => {
                 link.subscribes.take(now, self.settings.subscribes, 1)
             }
             // A name that is not well formed is of no class, whatever it looks like.

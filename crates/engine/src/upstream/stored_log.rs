@@ -48,6 +48,12 @@ pub enum Cursor {
 }
 
 impl StoredLog {
+    /// What a request reads where no log was begun: no events, in an epoch that no log has.
+    pub fn absent() -> Self {
+        let last = LogPosition { epoch: crate::io::Epoch::new(0), offset: LoggedOffset(0) };
+        StoredLog { last, first: LoggedOffset(1), ended: Vec::new(), events: Vec::new() }
+    }
+
     /// What this position means to the log.
     pub fn cursor(&self, position: LogPosition) -> Cursor {
         let end = match position.epoch == self.last.epoch {

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use drawbridge_engine::io::{
-    Answer, Answered, BarrierToken, BrokerEvent, LoggedOffset, Query, QueryKind, Subject, Ticket,
+    Answer, Answered, BarrierToken, BrokerEvent, LogReader, LoggedOffset, Query, QueryKind, Subject, Ticket,
 };
 use drawbridge_engine::upstream::{
     BadEntity, BadTable, Carries, Hub, HubInput, HubOutput, HubSettings, HubStats, LinkCommand, LinkId, Move,
@@ -176,7 +176,8 @@ impl HubDriver {
                     self.queries.push(Query::new(Ticket(load), QueryKind::Table { channel }));
                 }
                 HubOutput::ReadLog { channel, load, range, limit } => {
-                    self.queries.push(Query::new(Ticket(load), QueryKind::Log { channel, range, limit }));
+                    let kind = QueryKind::Log { channel, range, limit, reader: LogReader::Hub };
+                    self.queries.push(Query::new(Ticket(load), kind));
                 }
                 HubOutput::BadEntity { channel, reason } => {
                     let reason = match reason {

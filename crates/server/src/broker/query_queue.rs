@@ -1,6 +1,7 @@
 //! The queue of queries: what shards and hubs request from Redis, until it is answered. One queue for all kinds, bounded in
 //! number, with one way to withdraw. Large and small answers are read on separate connections, so that a large table delays
-//! no player ([`AnswerSize`]). A query waits however long Redis is away: whoever sent it withdraws it when it gives up.
+//! no player ([`AnswerSize`]). Of the large ones those of hubs come first: a channel that catches up is shown to no one, while
+//! a page of history is waited for by one player. A query waits however long Redis is away: whoever sent it withdraws it when it gives up.
 //!
 //! ```text
 //!   ask ──▶ waiting ──first──▶ being read ──take──▶ answered
@@ -58,10 +59,13 @@ struct Shared {
     hubs: Vec<mpsc::WeakUnboundedSender<HubCommand>>,
 }
 
+/// The order in which queries are answered: by size, then hubs' before shards', then as they came.
+type Place = (AnswerSize, bool, u64);
+
 #[derive(Debug, Default)]
 struct Waiting {
-    places: HashMap<Asker, (AnswerSize, u64)>,
-    in_order: BTreeMap<(AnswerSize, u64), Asked>,
+    places: HashMap<Asker, Place>,
+    in_order: BTreeMap<Place, Asked>,
     next_place: u64,
 }
 
@@ -152,16 +156,17 @@ impl QueryQueue {
 }
 
 impl Waiting {
-    /// Adds it behind the others of its size.
+    /// Adds it behind the others of its size and kind of asker.
     fn push(&mut self, answer_size: AnswerSize, asked: Asked) {
-        let place = self.next_place;
+        let is_late = answer_size == AnswerSize::Large && matches!(asked.asker, Asker::Shard(..));
+        let place = (answer_size, is_late, self.next_place);
         self.next_place += 1;
-        self.places.insert(asked.asker.clone(), (answer_size, place));
-        self.in_order.insert((answer_size, place), asked);
+        self.places.insert(asked.asker.clone(), place);
+        self.in_order.insert(place, asked);
     }
 
     fn of(&self, answer_size: AnswerSize) -> impl Iterator<Item = &Asked> {
-        self.in_order.range((answer_size, 0)..=(answer_size, u64::MAX)).map(|(_, asked)| asked)
+        self.in_order.range((answer_size, false, 0)..=(answer_size, true, u64::MAX)).map(|(_, asked)| asked)
     }
 
     fn take(&mut self, asker: &Asker) -> Option<Asked> {
@@ -182,7 +187,8 @@ impl Waiting {
 mod tests {
     #![allow(clippy::unwrap_used)]
 
-    use drawbridge_engine::io::{Answer, QueryKind};
+    use drawbridge_engine::io::{Answer, LogReader, LoggedOffset, QueryKind};
+    use drawbridge_engine::upstream::LogRange;
 
     use super::super::queue::{ShardInbox, shard_queue};
     use super::*;
@@ -235,5 +241,20 @@ mod tests {
         let ask = async { queue.ask(asker(2), views(2, "a")) };
         let (first, ()) = tokio::join!(queue.first(AnswerSize::Small, 9), ask);
         assert_eq!(first[0].query.ticket, Ticket(2));
+    }
+
+    #[tokio::test]
+    async fn pages_of_hubs_are_read_before_those_of_players() {
+        let (queue, _inbox) = bench();
+        let page = |ticket, reader| {
+            let range = LogRange::After(LoggedOffset(0));
+            Query::new(Ticket(ticket), QueryKind::Log { channel: "news".into(), range, limit: 9, reader })
+        };
+        let request = LogReader::Request { max_bytes: 1 };
+        queue.ask(asker(1), page(1, request));
+        queue.ask(asker(2), page(2, request));
+        queue.ask(Asker::Hub(0, "news".into()), page(3, LogReader::Hub));
+        let first = queue.first(AnswerSize::Large, 9).await;
+        assert_eq!(first.iter().map(|asked| asked.query.ticket.0).collect::<Vec<_>>(), [3, 1, 2]);
     }
 }

@@ -283,11 +283,19 @@ async fn command(node: &Node, player: String, action: PlayerAction) -> Answer {
     reached(&player, question).await
 }
 
-/// How many sessions a command reached, on the nodes that have answered. The command is done in any case.
+/// How many sessions a command reached, on the nodes that have answered; or why that is not known. The command is done in any
+/// case.
 async fn reached(player: &str, question: Collector<'_>) -> Answer {
-    let collected = question.collect().await.unwrap_or_default();
-    let (reached, nodes) = (collected.items().count(), collected.completeness());
-    let answer = serde_json::json!({ "player": player, "reached": reached, "nodes": nodes });
+    let answer = match question.collect().await {
+        Ok(collected) => {
+            let (reached, nodes) = (collected.items().count(), collected.completeness());
+            serde_json::json!({ "player": player, "reached": reached, "nodes": nodes })
+        }
+        Err(failure) => {
+            let problem = ApiError::from(failure).message;
+            serde_json::json!({ "player": player, "reached": null, "nodes": null, "problem": problem })
+        }
+    };
     Ok(axum::Json(answer).into_response())
 }
 

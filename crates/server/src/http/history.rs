@@ -5,7 +5,7 @@ use std::sync::Arc;
 use axum::extract::{Path, Query, State};
 use axum::response::IntoResponse;
 use drawbridge_engine::class::Class;
-use drawbridge_engine::io::{Answer, Epoch, LogPosition, LoggedOffset, PublishFailure, QueryKind};
+use drawbridge_engine::io::{Answer, Epoch, LogPosition, LogReader, LoggedOffset, PublishFailure, QueryKind};
 use drawbridge_engine::upstream::{Cursor, LogRange, StoredLog};
 use drawbridge_protocol::ErrorCode;
 use drawbridge_protocol::event::{Event, Payload};
@@ -18,6 +18,10 @@ use crate::node::Node;
 /// Events of a page, by default and at most.
 const LIMIT: usize = 100;
 const MAX_LIMIT: usize = 1_000;
+/// What the events of a page take together, about, in bytes.
+const MAX_BYTES: usize = 1 << 20;
+/// No log has a larger offset.
+const MAX_OFFSET: u64 = (1 << 53) - 1;
 
 /// The names of the parameters.
 const PARAMETERS: [&str; 3] = ["limit", "since_epoch", "since_offset"];
@@ -69,6 +73,9 @@ impl Wanted {
         }
         let since = match (text("since_epoch"), number("since_offset")?) {
             (None, None) => None,
+            (Some(_), Some(offset)) if offset > MAX_OFFSET => {
+                return Err(bad_request(format!("`since_offset`: must be at most {MAX_OFFSET}")));
+            }
             (Some(epoch), Some(offset)) => Some((Epoch::parse(epoch), LoggedOffset(offset))),
             _ => {
                 return Err(bad_request(
@@ -97,7 +104,8 @@ async fn read(node: &Node, channel: &Arc<str>, wanted: &Wanted) -> Result<(Store
 }
 
 async fn part(node: &Node, channel: &Arc<str>, range: LogRange, limit: usize) -> Result<StoredLog, ApiError> {
-    match node.bus.query(QueryKind::Log { channel: channel.clone(), range, limit }).await {
+    let reader = LogReader::Request { max_bytes: MAX_BYTES };
+    match node.bus.query(QueryKind::Log { channel: channel.clone(), range, limit, reader }).await {
         Some(Ok(Answer::Log(log))) => Ok(log),
         Some(Err(reason)) => Err(ApiError::code(
             StatusCode::BAD_GATEWAY,

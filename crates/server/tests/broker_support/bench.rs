@@ -11,8 +11,8 @@ use drawbridge::broker::{
 };
 use drawbridge_engine::class::{Class, Classes, EntityRules, History, Space};
 use drawbridge_engine::io::{
-    Answer, Answered, BrokerCommand, BrokerEvent, BrokerStatus, Commit, LogEntry, LogPosition, Owner,
-    Publication, PublishFailure, Query, QueryKind, Subject, Ticket, WhenDown, Write, WriteKind,
+    Answer, Answered, BrokerCommand, BrokerEvent, BrokerStatus, Commit, LogEntry, LogPosition, LogReader,
+    Owner, Publication, PublishFailure, Query, QueryKind, Subject, Ticket, WhenDown, Write, WriteKind,
 };
 use drawbridge_engine::upstream::{HubSettings, LogRange, ShardId, StoredLog};
 use drawbridge_protocol::event::PayloadMode;
@@ -207,10 +207,11 @@ impl Bench {
     pub fn read_logs(
         &mut self,
         parts: impl Iterator<Item = (String, LogRange, usize)>,
+        reader: LogReader,
     ) -> Vec<Result<StoredLog, String>> {
         let ask = |(channel, range, limit): (String, LogRange, usize)| {
             let ticket = Ticket(self.tickets.fetch_add(1, Ordering::Relaxed));
-            let kind = QueryKind::Log { channel: channel.into(), range, limit };
+            let kind = QueryKind::Log { channel: channel.into(), range, limit, reader };
             self.broker.command(ShardId(0), BrokerCommand::Query(Query::new(ticket, kind)));
             ticket
         };
@@ -228,10 +229,31 @@ impl Bench {
         answers.into_iter().map(|answer| answer.expect("an answer")).collect()
     }
 
-    /// A part of a log.
+    /// A part of a log, as hubs read it.
     pub fn read_log(&mut self, channel: &str, range: LogRange, limit: usize) -> StoredLog {
-        let mut read = self.read_logs([(channel.to_owned(), range, limit)].into_iter());
+        self.read_log_as(channel, range, limit, LogReader::Hub)
+    }
+
+    /// A part of a log.
+    pub fn read_log_as(
+        &mut self,
+        channel: &str,
+        range: LogRange,
+        limit: usize,
+        reader: LogReader,
+    ) -> StoredLog {
+        let mut read = self.read_logs([(channel.to_owned(), range, limit)].into_iter(), reader);
         read.remove(0).expect("a log")
+    }
+
+    /// The answer to a query, which is the next event.
+    pub fn query(&mut self, kind: QueryKind) -> Answered {
+        let ticket = Ticket(self.tickets.fetch_add(1, Ordering::Relaxed));
+        self.broker.command(ShardId(0), BrokerCommand::Query(Query::new(ticket, kind)));
+        match self.next(0) {
+            BrokerEvent::Answer { ticket: answered, answer } if answered == ticket => answer,
+            other => panic!("expected the answer to {ticket:?}, got {other:?}"),
+        }
     }
 
     /// Keeps a view and waits for the answer.

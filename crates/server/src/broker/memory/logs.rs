@@ -6,14 +6,12 @@ use std::sync::Arc;
 
 use bytes::{BufMut, Bytes, BytesMut};
 use drawbridge_engine::class::{Classes, History};
-use drawbridge_engine::io::{Epoch, LogEntry, LogPosition, LoggedOffset, PublishFailure};
+use drawbridge_engine::io::{Epoch, LogEntry, LogPosition, LogReader, LoggedOffset, PublishFailure};
 use drawbridge_engine::upstream::{LogRange, StoredLog, StoredLogEvent};
 use hashbrown::HashMap;
 
 use crate::broker::jobs::open_object;
 
-/// What the events of one answer take together, about, in bytes.
-const PART_BYTES: usize = 1 << 20;
 /// How long a repeat is recognised, in milliseconds.
 const ONCE_MS: u64 = 120_000;
 const DAY_MS: u64 = 24 * 3_600_000;
@@ -109,20 +107,26 @@ impl Logs {
         channel: &Arc<str>,
         range: LogRange,
         limit: usize,
+        reader: LogReader,
     ) -> Option<StoredLog> {
         let history = self.classes.of_channel(channel).and_then(|(_, class, _)| class.history)?;
+        self.purge(now_ms);
+        let is_kept = self.logs.get(channel).is_some_and(|log| now_ms < log.forgotten_ms);
+        if reader != LogReader::Hub && !is_kept {
+            return Some(StoredLog::absent());
+        }
         let log = self.log(now_ms, channel, history.age_ms);
         log.trim(now_ms, history);
         let first = log.first();
         let start = match range {
-            LogRange::After(offset) => first.max(offset.0 + 1),
+            LogRange::After(offset) => first.max(offset.0.saturating_add(1)),
             LogRange::Newest => first.max((log.last + 1).saturating_sub(limit as u64)),
         };
         let events = log.events.iter().zip(first..).skip((start - first) as usize).take(limit);
         let mut events: VecDeque<_> =
             events.map(|((_, payload), offset)| (offset, payload.clone())).collect();
         let mut bytes: usize = events.iter().map(|(_, payload)| payload.len()).sum();
-        while bytes > PART_BYTES && events.len() > 1 {
+        while bytes > reader.max_bytes() && events.len() > 1 {
             let left_out = match range {
                 LogRange::After(_) => events.pop_back(),
                 LogRange::Newest => events.pop_front(),
@@ -201,7 +205,8 @@ mod tests {
     }
 
     fn kept(logs: &mut Logs, now_ms: u64) -> (u64, u64, Vec<u64>) {
-        let log = logs.read(now_ms, &"log:1".into(), LogRange::After(LoggedOffset(0)), 9).unwrap();
+        let log =
+            logs.read(now_ms, &"log:1".into(), LogRange::After(LoggedOffset(0)), 9, LogReader::Hub).unwrap();
         let offsets = log.events.iter().map(|event| event.offset.0).collect();
         (log.first.0, log.last.offset.0, offsets)
     }
@@ -227,5 +232,39 @@ mod tests {
         assert_eq!(append(&mut logs, 0, Some("k")), (1, true));
         assert_eq!(append(&mut logs, ONCE_MS - 1, Some("k")), (1, false));
         assert_eq!(append(&mut logs, ONCE_MS, Some("k")), (2, true));
+    }
+
+    #[test]
+    fn requests_begin_no_log_and_what_hubs_begin_is_forgotten_by_reads_alone() {
+        let mut logs = logs();
+        let request = LogReader::Request { max_bytes: 1_000 };
+        let mut read = |now_ms, channel: &str, range, reader| {
+            let log = logs.read(now_ms, &channel.into(), range, 9, reader).unwrap();
+            (log, logs.logs.len())
+        };
+        assert_eq!(read(0, "log:1", LogRange::Newest, request), (StoredLog::absent(), 0));
+        let beyond = LogRange::After(LoggedOffset(u64::MAX));
+        for at in 0..=FEW {
+            let (log, _) = read(0, &format!("log:{at}"), beyond, LogReader::Hub);
+            assert_ne!(log.last.epoch, StoredLog::absent().last.epoch);
+            assert_eq!(log.events, []);
+        }
+        let forgotten_ms = HISTORY.age_ms + DAY_MS;
+        assert_eq!(read(forgotten_ms, "log:1", LogRange::Newest, request), (StoredLog::absent(), 0));
+    }
+
+    #[test]
+    fn a_request_reads_no_more_than_its_bytes() {
+        let mut logs = logs();
+        for at in 0..3 {
+            append(&mut logs, at, None);
+        }
+        let mut read = |range, max_bytes| {
+            let log = logs.read(9, &"log:1".into(), range, 9, LogReader::Request { max_bytes }).unwrap();
+            log.events.iter().map(|event| event.offset.0).collect::<Vec<_>>()
+        };
+        assert_eq!(read(LogRange::Newest, 1), [3]);
+        assert_eq!(read(LogRange::After(LoggedOffset(0)), 1), [1]);
+        assert_eq!(read(LogRange::Newest, 1_000), [1, 2, 3]);
     }
 }

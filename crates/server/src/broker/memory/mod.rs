@@ -186,8 +186,8 @@ impl Memory {
         Ok(match query {
             QueryKind::ViewOverrides { player } => Answer::ViewOverrides(self.store.views(player)),
             QueryKind::Table { channel } => Answer::Table(self.store.table(self.now_ms(), channel)),
-            QueryKind::Log { channel, range, limit } => {
-                let log = self.logs.read(self.now_ms(), channel, *range, *limit);
+            QueryKind::Log { channel, range, limit, reader } => {
+                let log = self.logs.read(self.now_ms(), channel, *range, *limit, *reader);
                 Answer::Log(log.ok_or("UNSUPPORTED the channel has no history")?)
             }
             QueryKind::Fence { channel } => Answer::Fence(channel.clone()),

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use drawbridge_engine::io::{Epoch, LogPosition, LoggedOffset};
+use drawbridge_engine::io::{Epoch, LogPosition, LogReader, LoggedOffset};
 use drawbridge_engine::upstream::{LogRange, StoredLog, StoredLogEvent};
 use redis::{Pipeline, Value};
 
@@ -12,8 +12,6 @@ use super::command_connection::{CommandConnection, error_message, text};
 use super::connect::Broken;
 use super::writes::{UNPROVEN, marked};
 
-/// What the events of one answer take together, about, in bytes.
-const PART_BYTES: usize = 1 << 20;
 /// The most events of one answer.
 const PART_EVENTS: usize = 10_000;
 
@@ -22,6 +20,7 @@ pub(super) struct Part {
     pub(super) channel: Arc<str>,
     pub(super) range: LogRange,
     pub(super) limit: usize,
+    pub(super) reader: LogReader,
 }
 
 /// These parts, or the error that Redis returned, in their order. All are in one pipeline: more than one only where they hold
@@ -34,7 +33,7 @@ pub(super) async fn read(
     let mut pipeline = Pipeline::with_capacity(parts.len());
     pipeline.ignore_errors();
     let mut is_asked = Vec::with_capacity(parts.len());
-    for Part { channel, range, limit } in parts {
+    for Part { channel, range, limit, reader } in parts {
         let history = settings.library.history(channel);
         is_asked.push(history.is_some());
         let Some(history) = history else { continue };
@@ -44,7 +43,8 @@ pub(super) async fn read(
             LogRange::After(offset) => pipeline.arg(offset.0),
             LogRange::Newest => pipeline.arg("newest"),
         };
-        pipeline.arg((*limit).min(PART_EVENTS)).arg(PART_BYTES);
+        pipeline.arg((*limit).min(PART_EVENTS)).arg(reader.max_bytes());
+        pipeline.arg(u8::from(*reader == LogReader::Hub));
     }
     let mut answers = match is_asked.contains(&true) {
         true => commands.query(&pipeline).await?.into_iter(),

@@ -293,6 +293,21 @@ impl Reader {
         }
     }
 
+    /// The answer of a function, which is loaded first where Redis has lost it.
+    async fn call(
+        &self,
+        commands: &mut CommandConnection,
+        call: &redis::Cmd,
+    ) -> Result<Result<Value, String>, Broken> {
+        let answer = commands.ask(call).await?;
+        let is_missing = answer.as_ref().is_err_and(|message| is_missing_function(message));
+        // The publisher loads them, too, and not always before.
+        if is_missing && commands.load(&self.settings.library, false, false).await?.1.is_ok() {
+            return commands.ask(call).await;
+        }
+        Ok(answer)
+    }
+
     async fn answer_large(&self, commands: &mut CommandConnection) -> Result<(), Broken> {
         let asked = next(commands, self.queries.first(AnswerSize::Large, 1)).await?;
         let Some(asked) = asked.into_iter().next() else { return Ok(()) };
@@ -307,13 +322,13 @@ impl Reader {
             },
             QueryKind::Presence { channel, after, limit } => {
                 let call = presence::page_call(&self.settings, channel, after.as_deref(), *limit);
-                let page = commands.ask(&call).await;
+                let page = self.call(commands, &call).await;
                 page.map(|page| {
                     page.and_then(|page| presence::read_page(&page, *limit)).map(Answer::Presence)
                 })
             }
             QueryKind::Nodes => {
-                let nodes = commands.ask(&lease::list_call(&self.settings)).await;
+                let nodes = self.call(commands, &lease::list_call(&self.settings)).await;
                 nodes.map(|nodes| nodes.and_then(|nodes| lease::read_list(&nodes)).map(Answer::Nodes))
             }
             // Read on the other connection, or by a link.
@@ -371,8 +386,8 @@ impl Small {
 /// What is read of a log for this query.
 fn part_of(asked: &Asked) -> Option<Part> {
     match &asked.query.kind {
-        QueryKind::Log { channel, range, limit } => {
-            Some(Part { channel: channel.clone(), range: *range, limit: *limit })
+        QueryKind::Log { channel, range, limit, reader } => {
+            Some(Part { channel: channel.clone(), range: *range, limit: *limit, reader: *reader })
         }
         _ => None,
     }

@@ -20,6 +20,8 @@ local POSITION_BYTES = 96
 local MAX_ENDED = 8
 -- The longest string at `position` that can be right.
 local MAX_POSITION_BYTES = 511
+-- No log has it.
+local NO_EPOCH = '0000000000000000'
 -- A repeat is recognised for this time.
 local ONCE_MS = 120 * 1000
 -- How long the replication id is taken for known. A process that is promoted has called no function before, so it knows none.
@@ -84,6 +86,7 @@ local function open_log(stream, position, limits)
   local beyond = redis.call('XRANGE', stream, offset and '(' .. digits(offset) .. '-0' or '-', '+', 'COUNT', 1)
   if not (offset and mark_ms and mark and #epoch == 16) or #stored > MAX_POSITION_BYTES or #beyond > 0 then
     begin_log(log)
+    log.is_absent = stored == '' and #beyond == 0
     return log
   end
   log.epoch, log.offset, log.ended, log.mark_ms, log.mark = epoch, offset, ended, mark_ms, mark
@@ -315,16 +318,19 @@ local function read_part(log, range, limit, max_bytes)
 end
 
 -- For nodes: a part of a log. Keys: the stream and the position. Arguments: the most events that are kept, their age, the
--- offset behind which it begins, or `newest`, how many events, and how many bytes of them. A log that never was begins its
--- first epoch, so that every position has one. Returns `MARK`, the epoch, the last offset, the first that is kept, the ended
+-- offset behind which it begins, or `newest`, how many events, how many bytes of them, and whether a log that never was begins
+-- its first epoch (1), so that every subscription has a position, or nothing is written (0). Returns `MARK`, the epoch, the last offset, the first that is kept, the ended
 -- epochs as they are stored, the offset of the first event returned, and the events.
 local function server_read(keys, args)
   local events, age = whole(args[1], MAX_COUNT), whole(args[2], MAX_COUNT)
   local limit, max_bytes = whole(args[4], MAX_COUNT), whole(args[5], MAX_COUNT)
-  if #keys ~= 2 or not (events and age and limit and max_bytes) then
-    return redis.error_reply('BADARGS usage: <events> <age> <after> <limit> <bytes>')
+  if #keys ~= 2 or #args ~= 6 or not (events and age and limit and max_bytes) then
+    return redis.error_reply('BADARGS usage: <events> <age> <after> <limit> <bytes> <begins>')
   end
   local log = open_log(keys[1], keys[2], log_limits(events, age, 0))
+  if log.is_absent and args[6] == '0' then
+    return { MARK, NO_EPOCH, 0, 1, '', 1 }
+  end
   local first, from, payloads = log.offset + 1, log.offset + 1, {}
   if not log.is_fresh then
     first, from, payloads = read_part(log, args[3], limit, max_bytes)
