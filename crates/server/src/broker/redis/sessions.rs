@@ -80,7 +80,7 @@ pub(super) fn set_window(
     pipeline.arg(deadline_ms.map_or_else(String::new, |deadline| deadline.to_string()));
 }
 
-/// A session that somebody wants to take up.
+/// A session that a client wants to resume.
 #[derive(Clone, Debug)]
 pub(super) struct Claim {
     pub(super) player: Arc<str>,
