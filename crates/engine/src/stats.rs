@@ -96,7 +96,7 @@ pub struct Stats {
     pub sessions_moved: u64,
     /// `CONNECT`s with a session that could not be resumed.
     pub resumes_refused: u64,
-    /// Sessions that ended because nobody came back in time.
+    /// Sessions that ended because no one came back in time.
     pub windows_ended: u64,
     /// `RESYNC`s.
     pub resyncs: u64,

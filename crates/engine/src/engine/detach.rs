@@ -50,7 +50,7 @@ impl Engine {
         session.deadlines =
             Deadlines { phase_ms, armed_ms: session.deadlines.armed_ms, ..Deadlines::default() };
         self.out.timers.arm(session);
-        // Nobody waits for the answers of requests.
+        // No one waits for the answers of requests.
         for held in &session.subscriptions {
             let waiters = self.targets[held.target].waiters.iter_mut();
             for waiter in
@@ -164,7 +164,9 @@ impl Engine {
         let session = &mut self.sessions[id];
         let now = if session.holds_events() { session.outbox.queue_bytes() } else { 0 };
         let before = std::mem::replace(&mut session.held_bytes, now);
-        self.limits.sessions.count_bytes(before, now);
+        if before != now {
+            self.limits.sessions.count_bytes(before, now);
+        }
     }
 
     /// Drops a queue of streams, and all that arrives for its subscriptions until the session returns.
@@ -195,6 +197,23 @@ impl Engine {
         self.targets[target].subscriber_at_mut(session.slot_of(target)).written = LOST;
         session.outbox.forget(&mut self.out.queues, target);
         self.count_held(id);
+    }
+
+    /// A subscription by name has ended. Its events were not counted for the patterns that show the channel, too: whether they
+    /// were received is not known any more.
+    pub(super) fn patterns_take_over(&mut self, id: SessionId, ended: TargetId) {
+        let session = &self.sessions[id];
+        if session.patterns == 0 || self.targets[ended].subject.is_pattern() {
+            return;
+        }
+        let name = self.targets[ended].subject.name.clone();
+        for held in &session.subscriptions {
+            let target = &mut self.targets[held.target];
+            if target.subject.is_pattern() && covers(&target.subject.name, &name) {
+                let written = &mut target.subscriber_at_mut(held.slot).written;
+                *written = (*written).max(1);
+            }
+        }
     }
 
     /// A client was sent `RESYNC` of a channel or pattern, at this position.

@@ -381,7 +381,8 @@ impl Engine {
             let position = positions.get(&*target.subject.name).copied();
             let is_new = !resumed.stored.contains(&held.target);
             let nothing = Recovery { target: held.target, recovered: None, resync: false, position: None };
-            if target.world.is_some() || (is_new && position.is_none()) {
+            // Whether its client has held a pattern before (a service may have ended it) no position says.
+            if target.world.is_some() || (is_new && position.is_none() && !target.subject.is_pattern()) {
                 recoveries.push(nothing);
                 continue;
             }
@@ -415,10 +416,33 @@ impl Engine {
                 false => Recovery { recovered: Some(false), resync: true, ..nothing },
             });
         }
+        self.judge_patterns(id, &mut recoveries);
         for recovery in recoveries.iter().filter(|recovery| recovery.resync) {
             self.lose(id, recovery.target);
         }
         recoveries
+    }
+
+    /// An event is counted for one subscription that shows it, though others may show it, too: so patterns have recovered
+    /// together, and only with the channels that they show and the session holds by name.
+    fn judge_patterns(&self, id: SessionId, recoveries: &mut [Recovery]) {
+        let session = &self.sessions[id];
+        if session.patterns == 0 {
+            return;
+        }
+        let subject = |recovery: &Recovery| &self.targets[recovery.target].subject;
+        let patterns: Vec<&Subject> =
+            recoveries.iter().map(subject).filter(|subject| subject.is_pattern()).collect();
+        let is_shown = |name: &str| patterns.iter().any(|pattern| covers(&pattern.name, name));
+        let are_lost = recoveries.iter().any(|recovery| {
+            let subject = subject(recovery);
+            recovery.recovered == Some(false) && (subject.is_pattern() || is_shown(&subject.name))
+        });
+        if are_lost {
+            for recovery in recoveries.iter_mut().filter(|recovery| subject(recovery).is_pattern()) {
+                (recovery.recovered, recovery.resync) = (Some(false), true);
+            }
+        }
     }
 
     /// Behind the `WELCOME` of a session that returned: what is no longer allowed.

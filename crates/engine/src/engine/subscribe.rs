@@ -474,6 +474,8 @@ impl Engine {
             session.outbox.remove(&mut self.out.queues, queue);
         }
         session.outbox.forget(&mut self.out.queues, target_id);
+        self.count_held(id);
+        self.patterns_take_over(id, target_id);
         if let Some(moved) = moved {
             self.sessions[moved].set_slot(target_id, slot);
         }

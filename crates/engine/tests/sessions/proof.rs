@@ -211,6 +211,37 @@ fn a_pattern_has_recovered_if_nothing_was_ever_shown_through_it() {
     assert!(matches!(&resyncs[..], [resync] if resync["type"] == "RESYNC" && resync.get("offset").is_none()));
 }
 
+/// What came by the name before was not counted for the pattern.
+#[test]
+fn a_pattern_proves_nothing_of_a_channel_that_was_shown_by_its_name() {
+    let mut bench = Bench::new();
+    let (at, session) = bench.join(&["room:*", "room:1"]);
+    bench.silence(at);
+    bench.publish("room:1", json!({ "n": 1 }));
+    bench.command("alice", PlayerAction::Unsubscribe { channel: "room:1".into() });
+    bench.break_socket(at);
+    let (_, welcome, rest) = bench.resume(&session, json!({}));
+    assert_eq!(listed(&welcome, "room:*")["recovered"], false);
+    assert_eq!(kinds(&rest), ["RESYNC"]);
+}
+
+/// An event that several patterns show waits for one of them.
+#[test]
+fn patterns_have_recovered_together_or_not_at_all() {
+    let mut bench = Bench::new();
+    let (at, session) = bench.join(&["room:1*", "room:*"]);
+    bench.silence(at);
+    bench.publish("room:1", json!({ "n": 1 }));
+    bench.break_socket(at);
+    bench.publish("room:1", json!({ "n": 2 }));
+    bench.publish("room:2", json!({ "n": 3 }));
+    let (_, welcome, rest) = bench.resume(&session, json!({}));
+    for pattern in ["room:1*", "room:*"] {
+        assert_eq!(listed(&welcome, pattern)["recovered"], false, "{pattern}");
+    }
+    assert_eq!(kinds(&rest), ["RESYNC", "RESYNC"]);
+}
+
 #[test]
 fn an_entity_channel_starts_with_all_that_is_in_view() {
     let mut bench = Bench::new();

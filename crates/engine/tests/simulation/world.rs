@@ -245,7 +245,7 @@ impl World {
         self.send(at, json!({ "type": "PRESENCE_GET", "channel": channel }));
     }
 
-    /// While no link breaks, moves alone cost nobody a gap who has kept the socket.
+    /// While no link breaks, moves alone cost no one a gap who has kept the socket.
     pub fn check_no_gaps(&self) {
         for client in self.players.clients.iter().filter(|client| client.resumed == 0) {
             assert!(client.resynced.is_empty(), "{} was told of gaps: {:?}", client.player, client.resynced);
