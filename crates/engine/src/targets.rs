@@ -351,11 +351,6 @@ impl Targets {
         self.slab.get(id.0 as usize)
     }
 
-    /// Whether there are patterns.
-    pub(crate) fn has_patterns(&self) -> bool {
-        !self.patterns.is_empty()
-    }
-
     /// The patterns that match a real channel.
     pub(crate) fn matching_patterns(&mut self, channel: &str, found: &mut Vec<TargetId>) {
         if !self.patterns.is_empty() {

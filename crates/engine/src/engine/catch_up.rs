@@ -47,6 +47,8 @@ pub(super) struct Resuming {
     is_lost: bool,
     /// What its position means was reported.
     is_judged: bool,
+    /// The page that is out was requested before it came: that page may end before the session's position.
+    is_late: bool,
     /// Why it is to be sent a `RESYNC` before the next event.
     resync: Option<&'static str>,
 }
@@ -75,6 +77,9 @@ impl Engine {
         if !behind.channels.contains(channel) {
             behind.channels.push(channel.clone());
         }
+        if own.is_none() {
+            self.follow_by_pattern(channel);
+        }
         let log = self.logs.get_or_insert(channel);
         log.resuming.retain(|one| one.session != id);
         log.resuming.push(Resuming {
@@ -83,6 +88,7 @@ impl Engine {
             cursor: since.unwrap_or_default(),
             is_lost: since.is_none(),
             is_judged: false,
+            is_late: log.is_out,
             resync: None,
         });
         self.ask_log(channel);
@@ -206,10 +212,7 @@ impl Engine {
 
     /// The log cannot be read: whoever needs it gets `RESYNC`, and goes on live.
     fn replay_failed(&mut self, channel: &Arc<str>) {
-        let Some(log) = self.logs.get_mut(channel) else { return };
-        let resuming = std::mem::take(&mut log.resuming);
-        let was_behind = std::mem::take(&mut log.is_behind);
-        log.at = None;
+        let Some((resuming, was_behind)) = self.logs.lose_position(channel) else { return };
         if was_behind {
             let viewers = self.viewers(channel);
             self.resync(&viewers, channel, "gap", None);
@@ -295,6 +298,9 @@ impl Engine {
     /// Sends a session what it has missed, as far as the page and its outbox go. Returns whether it has caught up.
     fn replay_to(&mut self, one: &mut Resuming, replay: &Replay, stored: &StoredLog) -> bool {
         let (channel, id) = (&replay.channel, one.session);
+        if std::mem::take(&mut one.is_late) && stored.cursor(one.cursor) == Cursor::Unknown {
+            return false;
+        }
         self.judge(one, stored);
         // What comes behind the page is its own only while it is confirmed.
         if !self.takes_events(id) || !self.targets[one.target].is_confirmed {

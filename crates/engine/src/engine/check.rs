@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use drawbridge_protocol::glob;
 use hashbrown::HashMap;
 
 use super::Engine;
@@ -80,6 +81,15 @@ impl Engine {
     /// Who catches up on what, said by the logs, the sessions and the subscriptions alike.
     fn check_logs(&self) {
         for (channel, log) in self.logs.iter() {
+            let has_target = self.targets.find_channel(channel).is_some();
+            debug_assert!(
+                has_target || self.logs.is_by_pattern(channel),
+                "the log of {channel} stays for ever"
+            );
+            let mut subjects = self.targets.iter().map(|(_, target)| &target.subject);
+            let is_seen =
+                has_target || subjects.any(|one| one.is_pattern() && glob::glob_matches(&one.name, channel));
+            debug_assert!(is_seen, "the log of {channel} goes on unnoticed");
             for one in &log.resuming {
                 let session = self.sessions.get(one.session);
                 let held = session.and_then(|session| session.subscription(one.target));

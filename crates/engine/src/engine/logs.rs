@@ -10,10 +10,10 @@
 //!
 //! Channels with a target are kept as long as that; of those seen through patterns alone, only so many.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use drawbridge_protocol::ServerMessage;
+use drawbridge_protocol::{ServerMessage, glob};
 use hashbrown::HashMap;
 
 use super::Engine;
@@ -41,6 +41,8 @@ pub(super) struct ChannelLog {
     pub(super) is_behind: bool,
     /// A page was requested.
     pub(super) is_out: bool,
+    /// Its place among those that are seen through patterns; 0: it has none.
+    by_pattern: u64,
     /// Sessions that catch up.
     pub(super) resuming: Vec<Resuming>,
     /// The last event that was hidden from a subscriber, as a number of publication.
@@ -53,8 +55,13 @@ pub(super) struct ChannelLog {
 #[derive(Debug, Default)]
 pub(super) struct ChannelLogs {
     by_channel: HashMap<Arc<str>, ChannelLog>,
-    /// Channels that had no target when they were first seen, in that order.
-    by_pattern: VecDeque<Arc<str>>,
+    /// Channels that are seen through patterns, in the order in which they were first. Invariant: a log whose channel has no
+    /// target is among them.
+    by_pattern: BTreeMap<u64, Arc<str>>,
+    /// The last place in it.
+    places: u64,
+    /// Some that are still seen are followed no more.
+    has_evicted: bool,
     /// When which channel's clients are sent `POSITION`.
     deadlines: BTreeSet<(u64, Arc<str>)>,
 }
@@ -73,11 +80,37 @@ impl ChannelLogs {
     }
 
     fn remove(&mut self, channel: &str) {
-        if let Some(log) = self.by_channel.remove(channel)
-            && log.position_at_ms > 0
-        {
-            self.deadlines.retain(|(_, other)| **other != *channel);
+        let Some((channel, log)) = self.by_channel.remove_entry(channel) else { return };
+        self.by_pattern.remove(&log.by_pattern);
+        self.deadlines.remove(&(log.position_at_ms, channel));
+    }
+
+    /// The channel is among those that are seen through patterns, as the newest unless it is there already.
+    fn put_by_pattern(&mut self, channel: &Arc<str>) {
+        let log = self.by_channel.entry(channel.clone()).or_default();
+        if log.by_pattern == 0 {
+            self.places += 1;
+            log.by_pattern = self.places;
+            self.by_pattern.insert(self.places, channel.clone());
         }
+    }
+
+    /// Whether the channel is among those that are seen through patterns, and says so itself.
+    pub(super) fn is_by_pattern(&self, channel: &str) -> bool {
+        let place = self.by_channel.get(channel).and_then(|log| self.by_pattern.get(&log.by_pattern));
+        place.is_some_and(|name| **name == *channel)
+    }
+
+    /// Takes out the oldest of them if there are too many.
+    fn pop_by_pattern(&mut self) -> Option<Arc<str>> {
+        if self.by_pattern.len() <= MAX_BY_PATTERN {
+            return None;
+        }
+        let (_, oldest) = self.by_pattern.pop_first()?;
+        if let Some(log) = self.by_channel.get_mut(&oldest) {
+            log.by_pattern = 0;
+        }
+        Some(oldest)
     }
 
     /// How many channels are followed.
@@ -110,12 +143,23 @@ impl ChannelLogs {
     }
 
     fn pop_due(&mut self, now_ms: u64) -> Option<(Arc<str>, u64, LogPosition)> {
-        self.deadlines.first().filter(|(at, _)| *at <= now_ms)?;
-        let (_, channel) = self.deadlines.pop_first()?;
-        let log = self.by_channel.get_mut(&channel)?;
-        log.position_at_ms = 0;
-        let at = log.at.unwrap_or_default();
-        Some((channel, log.hidden_seq, at))
+        while self.deadlines.first().is_some_and(|(at, _)| *at <= now_ms) {
+            let (_, channel) = self.deadlines.pop_first()?;
+            let Some(log) = self.by_channel.get_mut(&channel) else { continue };
+            log.position_at_ms = 0;
+            if let Some(at) = log.at {
+                return Some((channel, log.hidden_seq, at));
+            }
+        }
+        None
+    }
+
+    /// The log could not be read: there is no position that clients could be sent, and nothing that they wait for.
+    pub(super) fn lose_position(&mut self, channel: &str) -> Option<(Vec<Resuming>, bool)> {
+        let (channel, log) = self.by_channel.get_key_value_mut(channel)?;
+        log.at = None;
+        self.deadlines.remove(&(std::mem::take(&mut log.position_at_ms), channel.clone()));
+        Some((std::mem::take(&mut log.resuming), std::mem::take(&mut log.is_behind)))
     }
 }
 
@@ -127,7 +171,8 @@ impl Engine {
         let Some(log) = self.logs.get_mut(channel) else {
             // What was on its way when the last one left begins nothing.
             if next.is_some() && self.is_seen_by_pattern(channel) {
-                self.follow_by_pattern(channel, next);
+                self.logs.get_or_insert(channel).at = next;
+                self.follow_by_pattern(channel);
             }
             return true;
         };
@@ -166,20 +211,19 @@ impl Engine {
         is_seen
     }
 
-    /// A channel is seen through a pattern for the first time.
-    fn follow_by_pattern(&mut self, channel: &Arc<str>, at: Option<LogPosition>) {
-        self.logs.get_or_insert(channel).at = at;
-        self.logs.by_pattern.push_back(channel.clone());
-        if self.logs.by_pattern.len() <= MAX_BY_PATTERN {
-            return;
-        }
-        let Some(oldest) = self.logs.by_pattern.pop_front() else { return };
+    /// A channel is followed for those who see it through patterns. Where they are too many the oldest is followed no more.
+    pub(super) fn follow_by_pattern(&mut self, channel: &Arc<str>) {
+        self.logs.put_by_pattern(channel);
+        let Some(oldest) = self.logs.pop_by_pattern() else { return };
         let has_target = self.targets.find_channel(&oldest).is_some();
         match self.logs.get(&oldest) {
             None => {}
             Some(_) if has_target => {}
-            Some(log) if log.is_behind || !log.resuming.is_empty() => self.logs.by_pattern.push_back(oldest),
-            Some(_) => self.logs.remove(&oldest),
+            Some(log) if log.is_behind || !log.resuming.is_empty() => self.logs.put_by_pattern(&oldest),
+            Some(_) => {
+                self.logs.remove(&oldest);
+                self.logs.has_evicted = true;
+            }
         }
     }
 
@@ -203,10 +247,11 @@ impl Engine {
         is_whole: bool,
     ) {
         let Some(log) = self.logs.get_mut(channel) else {
-            // It was followed no more: what was missed meanwhile is not known.
-            let viewers = self.viewers(channel);
+            // Whoever is new to it has missed nothing. If it was followed no more, what was missed is not known.
+            let viewers = if self.logs.has_evicted { self.viewers(channel) } else { Vec::new() };
             if !viewers.is_empty() {
-                self.follow_by_pattern(channel, Some(to));
+                self.logs.get_or_insert(channel).at = Some(to);
+                self.follow_by_pattern(channel);
                 self.resync(&viewers, channel, "gap", Some(ChannelPosition::Logged(to)));
             }
             return;
@@ -263,26 +308,37 @@ impl Engine {
         let target = self.targets.remove(id);
         let name = &target.subject.name;
         if target.subject.is_pattern() {
-            if !self.targets.has_patterns() {
-                let targets = &self.targets;
-                let gone =
-                    self.logs.by_channel.keys().filter(|channel| targets.find_channel(channel).is_none());
-                for channel in gone.cloned().collect::<Vec<_>>() {
+            // At most one step each.
+            self.targets.work.add(self.logs.by_pattern.len() as u64);
+            let is_under = |channel: &&Arc<str>| glob::glob_matches(name, channel);
+            let under: Vec<Arc<str>> = self.logs.by_pattern.values().filter(is_under).cloned().collect();
+            for channel in under {
+                if self.targets.find_channel(&channel).is_none() && !self.is_followed(&channel) {
                     self.logs.remove(&channel);
                 }
-                self.logs.by_pattern.clear();
             }
+            self.logs.has_evicted &= !self.logs.by_pattern.is_empty();
         } else if self.logs.get(name).is_some() {
-            let mut matched = std::mem::take(&mut self.matched);
-            self.targets.matching_patterns(name, &mut matched);
-            match matched.is_empty() {
-                true => self.logs.remove(name),
-                false => self.logs.by_pattern.push_back(name.clone()),
+            match self.is_followed(name) {
+                true => self.follow_by_pattern(name),
+                false => self.logs.remove(name),
             }
-            matched.clear();
-            self.matched = matched;
         }
         target
+    }
+
+    /// Whether someone is shown a channel by a pattern, or catches up on it. Of any other channel events come and go
+    /// unnoticed, and the next one follows nothing.
+    fn is_followed(&mut self, channel: &str) -> bool {
+        if self.logs.get(channel).is_some_and(|log| !log.resuming.is_empty()) {
+            return true;
+        }
+        let mut matched = std::mem::take(&mut self.matched);
+        self.targets.matching_patterns(channel, &mut matched);
+        let is_shown = |id| self.targets[id].subscribers.iter().any(|one| one.phase.is_shown_events());
+        let is_followed = matched.drain(..).any(is_shown);
+        self.matched = matched;
+        is_followed
     }
 
     /// Who is shown the events of a real channel, by its name or by a pattern; each once.

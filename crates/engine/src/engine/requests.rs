@@ -479,7 +479,9 @@ impl Engine {
                 self.verify_token(id, token, PendingToken::Refresh { id: request });
             }
             ClientMessage::Subscribe(subscribe) => self.subscribe(id, request, subscribe, false),
-            ClientMessage::Unsubscribe { channel } => self.unsubscribe(id, request.as_ref(), &channel),
+            ClientMessage::Unsubscribe { channel } => {
+                self.charged(id, |engine| engine.unsubscribe(id, request.as_ref(), &channel));
+            }
             ClientMessage::Publish(publish) => self.publish(id, request, &publish, claims),
             ClientMessage::Ping { t } => {
                 if let Some(request) = &request {

@@ -30,6 +30,7 @@ impl Hub {
             pattern.linger_until_ms = 0;
             if pattern.is_live {
                 self.confirm(&subject, ShardSet::only(shard), false);
+                self.serve_pattern(&subject.name);
             }
             return;
         }
@@ -54,9 +55,8 @@ impl Hub {
         self.change_cover();
         if self.patterns.is_empty() {
             self.counters.forget_all();
-            self.pattern_logs.clear();
-            self.pattern_waiting.clear();
         }
+        self.forget_pattern_logs(name);
     }
 
     /// Redis has confirmed a part of the cover.

@@ -300,16 +300,19 @@ impl Log {
         settled
     }
 
-    /// Where the stream goes on: where it is, if what was held follows; else behind all that the log has.
+    /// Where the stream goes on: where it is, if what was held follows; else with what was held, if the log has it, so that a
+    /// shard that is new to the channel is shown it; else behind all that the log has.
     fn go_on(&mut self, stored: &StoredLog, held: &Kept, starts: bool) -> Option<Moved> {
+        let is_kept = |first: &LogPosition| {
+            first.offset <= stored.last.offset && first.epoch == stored.epoch_of(first.offset)
+        };
+        let start = |first: LogPosition| {
+            let before = LoggedOffset(first.offset.0.saturating_sub(1));
+            LogPosition { offset: before, ..first }
+        };
         let Some(from) = self.at else {
             let first = held.events.iter().find_map(|event| event.in_log.position()).filter(|_| starts);
-            let is_kept = |first: &LogPosition| {
-                first.offset <= stored.last.offset && first.epoch == stored.epoch_of(first.offset)
-            };
-            let before = |first: LogPosition| LoggedOffset(first.offset.0.saturating_sub(1));
-            let start = first.filter(is_kept).map(|first| LogPosition { offset: before(first), ..first });
-            self.at = Some(start.unwrap_or(stored.last));
+            self.at = Some(first.filter(is_kept).map_or(stored.last, start));
             return None;
         };
         let cursor = stored.cursor(from);
@@ -321,9 +324,10 @@ impl Log {
         if from == stored.last {
             return None;
         }
-        self.at = Some(stored.last);
-        let is_whole = cursor == Cursor::Continues && from.offset == stored.last.offset;
-        Some(Moved { from, to: stored.last, is_whole })
+        let to = next.filter(is_kept).map_or(stored.last, start);
+        self.at = Some(to);
+        let is_whole = cursor == Cursor::Continues && from.offset == to.offset;
+        Some(Moved { from, to, is_whole })
     }
 }
 
@@ -390,10 +394,10 @@ impl Page {
         page.end = log.last;
         for publication in since.behind(log.last.offset) {
             // What was not kept leaves a hole only behind all that was.
-            if let Some(at) = publication.in_log.position() {
-                page.end = at;
-                page.events.push(publication);
-            }
+            let at = publication.in_log.position();
+            let Some(at) = at.filter(|at| at.offset == page.end.offset.next()) else { break };
+            page.end = at;
+            page.events.push(publication);
         }
         page
     }

@@ -59,8 +59,10 @@ impl PatternLogs {
         self.recent.insert(channel, log);
     }
 
-    pub(super) fn clear(&mut self) {
-        (self.recent, self.older) = Default::default();
+    fn retain(&mut self, mut is_kept: impl FnMut(&str, &Log) -> bool) {
+        for logs in [&mut self.recent, &mut self.older] {
+            logs.retain(|name, log| is_kept(name, log));
+        }
     }
 
     pub(super) fn len(&self) -> usize {
@@ -76,8 +78,39 @@ impl Hub {
 
     /// An entry is gone: what is known of its channel's log stays where a pattern covers it.
     pub(super) fn keep_log(&mut self, channel: &Arc<str>, log: Log) {
-        self.pattern_logs.put(channel.clone(), log);
-        self.serve_catch_ups(channel);
+        if self.is_followed(channel, &log) {
+            self.pattern_logs.put(channel.clone(), log);
+            self.serve_catch_ups(channel);
+        }
+    }
+
+    /// Whether a shard is shown a channel by a pattern, or was until the link broke; or catches up on it. Of any other channel
+    /// events come and go unnoticed, and the next one follows nothing.
+    fn is_followed(&mut self, channel: &str, log: &Log) -> bool {
+        let (mut is_followed, is_busy) = (false, log.is_busy());
+        self.patterns.for_each_match(channel, |_, pattern| {
+            is_followed |= !pattern.shards.is_empty() && (pattern.is_live || pattern.broken || is_busy);
+        });
+        is_followed
+    }
+
+    /// An event came of a channel that no shard is shown: the next one follows nothing.
+    pub(super) fn pass_over_log(&mut self, channel: &str) {
+        let Some(mut log) = self.pattern_logs.take(channel).filter(Log::is_busy) else { return };
+        log.link_broke();
+        log.at = None;
+        let name: Arc<str> = channel.into();
+        self.pattern_waiting.insert(name.clone());
+        self.pattern_logs.put(name, log);
+    }
+
+    /// A pattern is gone: what is known of logs is of no use where no other one shows their channels.
+    pub(super) fn forget_pattern_logs(&mut self, pattern: &str) {
+        let mut logs = std::mem::take(&mut self.pattern_logs);
+        logs.retain(|channel, log| !glob::glob_matches(pattern, channel) || self.is_followed(channel, log));
+        self.pattern_waiting
+            .retain(|channel| logs.recent.contains_key(channel) || logs.older.contains_key(channel));
+        self.pattern_logs = logs;
     }
 
     /// The log of a channel that is wanted, by its name or by patterns alone.
@@ -287,7 +320,10 @@ impl Hub {
     fn page_read(&mut self, now_ms: u64, name: &Arc<str>, stored: StoredLog) {
         let Some(log) = self.log_of(name) else { return };
         let Some(at) = log.at.filter(|_| !log.is_reading()) else { return log.put_back() };
-        if stored.cursor(at) == Cursor::Unknown {
+        // Why not `at`: the link may have delivered what was published after the page was read.
+        let is_same = at.epoch == stored.last.epoch;
+        let covered = if is_same { at.offset.min(stored.last.offset) } else { at.offset };
+        if stored.cursor(LogPosition { offset: covered, ..at }) == Cursor::Unknown {
             log.put_back();
             return self.begin_log(name);
         }
@@ -328,6 +364,10 @@ impl Hub {
             }
         }
         let page = Page::new(&stored, events, read_up_to, since);
+        // The log has what the link delivered, too: positions up to there are of this history.
+        if live.epoch == stored.last.epoch {
+            stored.last.offset = stored.last.offset.max(live.offset);
+        }
         let replay = Replay {
             channel: name.clone(),
             log: Some(stored),

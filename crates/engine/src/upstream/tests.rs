@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod cover;
+mod logs;
 mod model;
 mod moves;
 mod tables;

@@ -41,6 +41,8 @@ pub struct Client {
     resumed: BTreeSet<String>,
     /// What it was shown since it connected.
     seen: BTreeSet<u64>,
+    /// A pattern of its got a `RESYNC`, so that channels that it never saw may get one.
+    may_miss_all: bool,
     pub resyncs: Vec<String>,
     pub positions: usize,
 }
@@ -61,6 +63,7 @@ impl Client {
             cursors: BTreeMap::new(),
             resumed: BTreeSet::new(),
             seen: BTreeSet::new(),
+            may_miss_all: false,
             resyncs: Vec::new(),
             positions: 0,
         }
@@ -107,7 +110,8 @@ impl Client {
             }
             "CHANNEL_UNSUBSCRIBED" => {
                 self.subscribed.remove(&channel);
-                self.cursors.remove(&channel);
+                self.cursors.retain(|name, _| is_pattern(&channel) && self.subscribed.contains_key(name));
+                self.may_miss_all = false;
             }
             "EVENT" => self.read_event(&channel, message, facts),
             "POSITION" => {
@@ -135,13 +139,14 @@ impl Client {
     }
 
     fn read_resync(&mut self, channel: &str, message: &Value) {
-        // Of a channel that was never seen through a pattern nothing is known that could be made good.
-        if self.cursors.contains_key(channel) || message["epoch"].is_null() {
+        // Of a channel that was never seen through a pattern nothing is known that could be made good after a break.
+        if self.cursors.contains_key(channel) || message["epoch"].is_null() || !self.may_miss_all {
             self.resyncs.push(message.to_string());
         }
         if message["epoch"].is_null() {
             // Of a pattern, or of what was in no log.
-            self.cursors.values_mut().for_each(|cursor| cursor.may_miss |= channel.contains('*'));
+            self.may_miss_all |= is_pattern(channel);
+            self.cursors.values_mut().for_each(|cursor| cursor.may_miss |= is_pattern(channel));
             return;
         }
         let (epoch, offset) = position(message);
@@ -153,7 +158,7 @@ impl Client {
         let is_subscribed = self
             .subscribed
             .iter()
-            .any(|(name, confirmed)| *confirmed && (name == channel || name.contains('*')));
+            .any(|(name, confirmed)| *confirmed && (name == channel || is_pattern(name)));
         assert!(is_subscribed, "{message} without a subscription");
         if message["offset"].is_null() {
             assert!(facts.volatile.contains(&number), "{message} was logged, or never was");
@@ -215,6 +220,10 @@ impl Client {
         let missed = facts.between(channel, epoch, cursor.offset, end).find(|fact| self.shows(fact));
         assert!(missed.is_none(), "{} lost {missed:?} on {channel} in silence: {cursor:?}", self.player);
     }
+}
+
+fn is_pattern(name: &str) -> bool {
+    name.contains(['*', '['])
 }
 
 fn position(message: &Value) -> (String, u64) {

@@ -171,7 +171,7 @@ impl World {
             let waits = client.subscribed.iter().find(|(_, confirmed)| !**confirmed);
             assert!(waits.is_none(), "{} waits for {waits:?}", client.player);
             if self.players.weather == Weather::Breaks {
-                let of_a_channel = client.resyncs.iter().find(|resync| !resync.contains('*'));
+                let of_a_channel = client.resyncs.iter().find(|resync| !resync.contains(['*', '[']));
                 assert_eq!(of_a_channel, None, "{}: nothing is lost", client.player);
             }
         }
@@ -217,7 +217,7 @@ impl World {
     }
 
     fn subscribe(&mut self) {
-        let name = ["log:a", "log:b", "log:c", "log:*"][self.roll(4)];
+        let name = ["log:a", "log:b", "log:c", "log:*", "log:[ab]"][self.roll(5)];
         let Some(at) = self.some_client() else { return };
         if !self.players.clients[at].subscribed.contains_key(name) {
             self.subscribe_client(at, name);
@@ -241,9 +241,6 @@ impl World {
         let is_alone = client.subscribed.len() == 1;
         let Some((name, true)) = client.subscribed.iter().next().filter(|_| is_alone) else { return };
         let message = json!({ "type": "CHANNEL_UNSUBSCRIBE", "channel": name, "id": 2 });
-        if name.contains('*') {
-            return;
-        }
         self.cluster.text(client.socket, &message.to_string(), &mut self.players);
     }
 
