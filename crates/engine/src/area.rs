@@ -154,6 +154,20 @@ const HINT: &str =
 type Fault = (Option<&'static str>, String);
 
 impl Area {
+    /// As a client would send it.
+    pub fn to_json(&self) -> String {
+        match self {
+            Area::Fixed(Shape::Circle { center: Point { x, y }, radius }) => {
+                serde_json::json!({ "x": x, "y": y, "radius": radius })
+            }
+            Area::Fixed(Shape::Box(Rect { min, max })) => {
+                serde_json::json!({ "min": [min.x, min.y], "max": [max.x, max.y] })
+            }
+            Area::Follow { key, radius } => serde_json::json!({ "follow": &**key, "radius": radius }),
+        }
+        .to_string()
+    }
+
     /// Reads the JSON object of a client; `max_radius` bounds the radius, and half of a box's longer side.
     ///
     /// # Errors

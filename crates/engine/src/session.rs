@@ -23,6 +23,7 @@ use hashbrown::HashSet;
 
 use crate::access::AccessCache;
 use crate::connecting::ConnectPlace;
+use crate::engine::RecordState;
 use crate::io::{Claims, Format, Opened, SessionHash, SessionId, SessionSecret, Ticket};
 use crate::link::Link;
 use crate::outbox::Outbox;
@@ -72,6 +73,10 @@ pub(crate) struct Session {
     pub(crate) overrides: ViewOverrides,
     /// Automatic channels that its client has left.
     pub(crate) left: Option<Box<HashSet<Arc<str>>>>,
+    /// Counts the claims of the session: whoever has a lower one has lost it.
+    pub(crate) generation: u64,
+    /// How far its record in the store is.
+    pub(crate) record: RecordState,
     /// The node's other shards find it by its hash: it was welcomed, and may be resumed.
     pub(crate) is_listed: bool,
     /// What waits for it as long as it holds its events, as counted for the node, in bytes.
@@ -266,6 +271,8 @@ pub(crate) struct Deadlines {
     pub(crate) drain_ms: u64,
     /// The view overrides are to be requested again.
     pub(crate) overrides_ms: u64,
+    /// Its record is to be written.
+    pub(crate) record_ms: u64,
     /// Something due leaves.
     pub(crate) flush_ms: u64,
     /// The one entry in the engine's timers.
@@ -275,11 +282,19 @@ pub(crate) struct Deadlines {
 impl Deadlines {
     /// The earliest, or 0.
     pub(crate) fn earliest(&self) -> u64 {
-        [self.phase_ms, self.heartbeat_ms, self.expiry_ms, self.drain_ms, self.overrides_ms, self.flush_ms]
-            .into_iter()
-            .filter(|at| *at > 0)
-            .min()
-            .unwrap_or(0)
+        [
+            self.phase_ms,
+            self.heartbeat_ms,
+            self.expiry_ms,
+            self.drain_ms,
+            self.overrides_ms,
+            self.record_ms,
+            self.flush_ms,
+        ]
+        .into_iter()
+        .filter(|at| *at > 0)
+        .min()
+        .unwrap_or(0)
     }
 }
 
@@ -308,6 +323,8 @@ impl Session {
             overrides: ViewOverrides::default(),
             connect_place: ConnectPlace::None,
             left: None,
+            generation: 1,
+            record: RecordState::default(),
             is_listed: false,
             held_bytes: 0,
             pending_token: None,
@@ -412,7 +429,7 @@ impl Session {
 
     /// Counts the claims of the session: whoever has a lower one has lost it.
     pub(crate) fn generation(&self) -> u64 {
-        1
+        self.generation
     }
 
     /// The session's name: whoever knows it and the player's token may resume the session. An anonymous player has no token:

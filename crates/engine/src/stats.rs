@@ -94,6 +94,8 @@ pub struct Stats {
     pub resumed: u64,
     /// Sessions that still had a connection when another one resumed them; it was closed (4505).
     pub sessions_moved: u64,
+    /// Sessions that connections have claimed from another node or shard.
+    pub sessions_claimed: u64,
     /// `CONNECT`s with a session that could not be resumed.
     pub resumes_refused: u64,
     /// Sessions that ended because no one came back in time.
@@ -157,6 +159,7 @@ impl std::ops::AddAssign for Stats {
         self.heartbeats_missed += other.heartbeats_missed;
         self.resumed += other.resumed;
         self.sessions_moved += other.sessions_moved;
+        self.sessions_claimed += other.sessions_claimed;
         self.resumes_refused += other.resumes_refused;
         self.windows_ended += other.windows_ended;
         self.resyncs += other.resyncs;

@@ -207,6 +207,11 @@ impl SentArea {
         SentArea { json, places }
     }
 
+    /// One that no client sent in this form: its places are those of the JSON text.
+    pub fn from_json(json: Box<RawValue>) -> Self {
+        SentArea::new(json, Box::default())
+    }
+
     /// Its JSON text.
     pub fn get(&self) -> &str {
         self.json.get()

@@ -188,6 +188,12 @@ fn samples(stats: &NodeStats) -> Vec<Sample> {
         Sample(Counter, "sessions_resumed", "Sessions resumed on the node that had them", engine.resumed),
         Sample(
             Counter,
+            "sessions_claimed",
+            "Sessions resumed here that another node or shard had",
+            engine.sessions_claimed,
+        ),
+        Sample(
+            Counter,
             "sessions_moved",
             "Connections closed because another connection resumed their session (4505)",
             engine.sessions_moved,

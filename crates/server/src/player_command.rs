@@ -4,12 +4,15 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use drawbridge_engine::expr::{self, CompileError, Vars};
-use drawbridge_engine::io::{PlayerAction, PlayerCommand};
+use drawbridge_engine::io::{PlayerAction, PlayerCommand, SessionHash};
 use drawbridge_protocol::channel;
 use drawbridge_protocol::json::Value;
 use serde::Serialize;
 
 use crate::object::{self, members, needed};
+
+/// What a node says that has claimed a session, on the nodes' own channel.
+const TAKEN_OVER: &str = "taken_over";
 
 /// A player command as JSON (contract §9).
 #[derive(Debug, Serialize)]
@@ -20,6 +23,10 @@ struct WireCommand<'a> {
     channel: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     reason: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    session: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    node: Option<&'a str>,
     /// `null` is its own value.
     #[serde(skip_serializing_if = "Option::is_none")]
     view: Option<Option<&'a str>>,
@@ -64,14 +71,20 @@ impl<'a> From<&'a PlayerCommand> for WireCommand<'a> {
             PlayerAction::Subscribe { channel } => ("subscribe", Some(channel), None),
             PlayerAction::Unsubscribe { channel } => ("unsubscribe", Some(channel), None),
             PlayerAction::View { channel, .. } => ("view", Some(channel), None),
-            PlayerAction::TakenOver { .. } => ("taken_over", None, None),
+            PlayerAction::TakenOver { .. } => (TAKEN_OVER, None, None),
             PlayerAction::Disconnect { reason } => ("disconnect", None, reason.as_deref()),
         };
         let view = match &command.action {
             PlayerAction::View { view, .. } => Some(view.as_deref()),
             _ => None,
         };
+        let (session, node) = match &command.action {
+            PlayerAction::TakenOver { session, node } => (Some(session.to_string()), Some(&**node)),
+            _ => (None, None),
+        };
         WireCommand {
+            session,
+            node,
             command: name,
             player: &command.player,
             channel: channel.map(|name| &**name),
@@ -93,14 +106,18 @@ pub fn check(command: &PlayerCommand) -> Result<(), String> {
         PlayerAction::View { view: Some(view), .. } => {
             check_view(view).map_err(|error| format!("`view`: {error}"))
         }
+        // Only nodes say it.
+        PlayerAction::TakenOver { .. } => {
+            Err(format!("no command `{TAKEN_OVER}`: subscribe, unsubscribe, view or disconnect"))
+        }
         _ => Ok(()),
     }
 }
 
 /// Parses a player command, or returns what is wrong with its form.
 pub fn parse(json: &str) -> Result<PlayerCommand, String> {
-    let [command, player, channel, reason, view] =
-        members(json, ["command", "player", "channel", "reason", "view"])?;
+    let [command, player, channel, reason, view, session, node] =
+        members(json, ["command", "player", "channel", "reason", "view", "session", "node"])?;
     let player = needed("player", player)?;
     check_player(&player)?;
     let name = object::string("channel", channel)?;
@@ -122,6 +139,11 @@ pub fn parse(json: &str) -> Result<PlayerCommand, String> {
             }
             PlayerAction::View { channel, view: view_of(view)? }
         }
+        TAKEN_OVER => PlayerAction::TakenOver {
+            session: SessionHash::parse(&needed("session", session)?)
+                .ok_or_else(|| "`session` is not a session's hash".to_owned())?,
+            node: needed("node", node)?.into(),
+        },
         other => return Err(format!("no command `{other}`: subscribe, unsubscribe, view or disconnect")),
     };
     Ok(PlayerCommand { player: player.into(), action })
@@ -141,6 +163,7 @@ mod tests {
             PlayerAction::Disconnect { reason: None },
             PlayerAction::View { channel: "room:42".into(), view: Some("data.x > 1".into()) },
             PlayerAction::View { channel: "room:42".into(), view: None },
+            PlayerAction::TakenOver { session: SessionHash(7), node: "n1-ab".into() },
         ];
         for action in actions {
             let command = PlayerCommand { player: "alice".into(), action };

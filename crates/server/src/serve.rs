@@ -36,8 +36,6 @@ const SHARD_QUEUE_BYTES: usize = 32 * 1024 * 1024;
 const REDIS_PATIENCE: Duration = Duration::from_secs(2);
 /// How often a start looks whether Redis is there.
 const START_POLL: Duration = Duration::from_millis(20);
-/// How long a session can be resumed behind the death of its node.
-const RESUME_WINDOW: Duration = Duration::from_secs(60);
 
 /// Why a node could not start.
 #[derive(Debug)]
@@ -253,7 +251,10 @@ fn redis_settings(config: &RedisConfig, all: &Config) -> Result<RedisSettings, S
         library: broker::redis::Library::new(&all.engine.classes, &names, all.broker.external_bytes),
         names,
         views_open_without_permission: all.broker.views_open_without_permission,
-        lease: broker::redis::LeaseSettings::new(all.engine.instance.clone(), RESUME_WINDOW),
+        lease: broker::redis::LeaseSettings::new(
+            all.engine.instance.clone(),
+            Duration::from_millis(all.engine.resume_window_ms),
+        ),
         node_channel: command_channels(all).nodes,
         probe_every: config.probe,
     })

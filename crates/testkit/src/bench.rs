@@ -26,6 +26,8 @@ use crate::settings::{hub_settings, settings};
 
 /// A hub with a stored table behind it, an engine, and what each connection has read.
 pub struct Bench {
+    /// What the next claim of a session finds.
+    pub claimed: Option<drawbridge_engine::io::ClaimedSession>,
     pub now: Now,
     pub engine: Engine,
     hub: Hub,
@@ -82,6 +84,7 @@ impl Bench {
         let mut hub = Hub::new(HubSettings { linger_ms: 100, ..hub_settings(&settings, 0, 1) });
         hub.handle(0, HubInput::LinkUp);
         Bench {
+            claimed: None,
             now: Now { mono_ms: 1_000, unix_ms: 1_000_000 },
             engine: Engine::new(settings.clone(), SharedLimits::new(&settings)),
             hub,
@@ -366,6 +369,10 @@ impl Bench {
             BrokerCommand::Recovered(token) => self.released.push(token.round()),
             BrokerCommand::Write(Write { ticket: Some(ticket), kind, .. }) => match kind {
                 WriteKind::Presence { .. } => self.presence_written(ticket, kind),
+                WriteKind::SaveSession { .. } => {
+                    let event = BrokerEvent::Outcome { ticket, outcome: Ok(None) };
+                    self.engine.handle(self.now, Input::Broker(event));
+                }
                 WriteKind::Publish { channel, payload } => self.redis_takes(ticket, &channel, &payload),
                 WriteKind::Commit { channel, commit } => {
                     self.redis_takes(ticket, &channel, &commit.payload);
@@ -387,6 +394,11 @@ impl Bench {
                     self.engine.handle(self.now, Input::Broker(BrokerEvent::Answer { ticket, answer }));
                 }
             }
+            BrokerCommand::Query(Query { ticket, kind: QueryKind::ClaimSession { .. } }) => {
+                let answer = Ok(Answer::Session(self.claimed.take()));
+                self.engine.handle(self.now, Input::Broker(BrokerEvent::Answer { ticket, answer }));
+            }
+            BrokerCommand::Write(Write { kind: WriteKind::EndSession { .. }, .. }) => {}
             other => panic!("unexpected {other:?}"),
         }
         self.broker_says();

@@ -391,7 +391,8 @@ impl Cluster {
             // Only the node itself sets views.
             WriteKind::SetOverride { .. } => {}
             append @ WriteKind::Append { .. } => self.appended.push(append),
-            other => panic!("not built yet: {other:?}"),
+            // No session is claimed here.
+            WriteKind::SaveSession { .. } | WriteKind::EndSession { .. } => {}
         }
         Ok(None)
     }
@@ -448,6 +449,8 @@ impl Cluster {
             QueryKind::Presence { channel, after, limit } => {
                 Ok(Answer::Presence(self.redis.presence.page(&channel, after.as_deref(), limit)))
             }
+            // No record is kept here: who resumes elsewhere gets a new session.
+            QueryKind::ClaimSession { .. } => Ok(Answer::Session(None)),
             other => panic!("not for this connection: {other:?}"),
         };
         self.nodes[node].shards[shard].events.push_back(BrokerEvent::Answer { ticket, answer });

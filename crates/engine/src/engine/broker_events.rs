@@ -47,6 +47,7 @@ impl Engine {
             BrokerEvent::Expired { channel, keys } => self.expired_entities(&channel, &keys),
             BrokerEvent::Command(command) => self.command(&command),
             BrokerEvent::Recover { dropped, barrier } => self.recover(dropped, barrier),
+            BrokerEvent::Outcome { ticket, outcome } if self.record_saved(ticket, &outcome) => {}
             BrokerEvent::Outcome { ticket, outcome } => {
                 match self.presence.ledger.answered(self.out.now.mono_ms, ticket, &outcome) {
                     Some(member) => self.presence_written(&member),
@@ -55,13 +56,16 @@ impl Engine {
             }
             BrokerEvent::Answer { ticket, answer } => self.answered(ticket, answer),
             BrokerEvent::Question(question) => self.question(&question),
-            BrokerEvent::StoreLost => self.rewrite_presence(),
+            BrokerEvent::StoreLost => {
+                self.rewrite_records();
+                self.rewrite_presence();
+            }
             BrokerEvent::Status(status) => self.broker_status(status),
         }
     }
 
     fn answered(&mut self, ticket: Ticket, answer: Answered) {
-        if self.presence_read(ticket, &answer) {
+        if self.claim_answered(ticket, &answer) || self.presence_read(ticket, &answer) {
             return;
         }
         let Some(answer) = self.history_read(ticket, answer) else { return };

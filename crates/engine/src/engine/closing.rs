@@ -87,7 +87,9 @@ impl Engine {
             _ => Before::Welcome,
         };
         session.phase = Phase::Closing(before);
-        session.deadlines = Deadlines { armed_ms: session.deadlines.armed_ms, ..Deadlines::default() };
+        // If it is detached, what has changed of it is written at once.
+        let Deadlines { armed_ms, record_ms, .. } = session.deadlines;
+        session.deadlines = Deadlines { armed_ms, record_ms, ..Deadlines::default() };
         self.out.timers.arm(session);
         self.closing.push(closing);
     }
@@ -108,14 +110,20 @@ impl Engine {
 
     fn finish_closing(&mut self, closing: Closing) {
         let was_welcomed = !matches!(self.sessions[closing.id].phase, Phase::Closing(Before::Welcome));
-        let keeps_session = was_welcomed && self.settings.resume_window_ms > 0 && closing.keeps_session();
+        let is_moved = self.sessions[closing.id].record.is_moved;
+        let keeps_session =
+            was_welcomed && !is_moved && self.settings.resume_window_ms > 0 && closing.keeps_session();
         let Closing { id, code, word, farewell } = closing;
         if keeps_session {
             return self.detach(id, code, &word, farewell);
         }
         let mut session = self.forget(id);
-        if let Phase::Closing(before) = session.phase {
-            self.record_end(&session, before, code, &word);
+        self.end_record(&session);
+        match session.phase {
+            // It lives on elsewhere.
+            Phase::Closing(Before::Open) if is_moved => self.record_lost(&session, code, &word),
+            Phase::Closing(before) if !is_moved => self.record_end(&session, before, code, &word),
+            _ => {}
         }
         if let (Some((code, reason)), Some(link)) = (farewell, &session.link) {
             let frames = session.outbox.take_frames();
@@ -142,6 +150,7 @@ impl Engine {
         }
         self.cancel_query(session.overrides.query());
         self.cancel_history(session.history);
+        self.withdraw_claim(session.record.claim);
         let holder = Holder { shard: self.shard, session: id };
         self.limits.sessions.count_bytes(session.held_bytes, 0);
         if session.is_listed {

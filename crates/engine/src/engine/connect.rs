@@ -237,7 +237,7 @@ impl Engine {
     }
 
     /// Counts the connection for its player; returns whether it may stay.
-    fn admit(&mut self, id: SessionId) -> bool {
+    pub(super) fn admit(&mut self, id: SessionId) -> bool {
         let holder = Holder { shard: self.shard, session: id };
         let admission = self.sessions[id].player().map(|player| self.limits.enter(player, holder));
         match admission {
@@ -324,6 +324,9 @@ impl Engine {
         let session = &mut self.sessions[id];
         if self.settings.resume_window_ms > 0 && !std::mem::replace(&mut session.is_listed, true) {
             self.limits.sessions.enter(session.hash, Holder { shard: self.shard, session: id });
+            self.save_now(id);
+        } else {
+            self.save_soon(id);
         }
     }
 
@@ -397,7 +400,8 @@ impl Engine {
             }
             Phase::Joining(_) => self.welcome(id),
             Phase::Detached => self.end_window(id),
-            Phase::Open | Phase::Returning(_) | Phase::Closing(_) => {}
+            Phase::Returning(_) => self.claim_timed_out(id),
+            Phase::Open | Phase::Closing(_) => {}
         }
     }
 
@@ -508,7 +512,12 @@ impl Engine {
 
 /// A player without a token: its own name, and no claims but that it is anonymous.
 fn anonymous(session: &Session) -> Claims {
-    let player: Arc<str> = format!("{ANONYMOUS_PREFIX}{}", session.public_name()).into();
+    anonymous_claims(&format!("{ANONYMOUS_PREFIX}{}", session.public_name()))
+}
+
+/// The claims of the anonymous player of this name.
+pub(super) fn anonymous_claims(name: &str) -> Claims {
+    let player: Arc<str> = name.into();
     let json = format!(r#"{{"sub":"{player}","anonymous":true}}"#).into();
     Claims { player, expires_unix_ms: None, json }
 }

@@ -34,6 +34,7 @@ impl Engine {
     ) {
         let window_ms = self.settings.resume_window_ms;
         let session = &mut self.sessions[id];
+        let has_changed = session.deadlines.record_ms > 0;
         let was_open = matches!(session.phase, Phase::Closing(Before::Open));
         session.phase = Phase::Detached;
         let frames = session.outbox.take_frames();
@@ -61,6 +62,9 @@ impl Engine {
         }
         if session.overrides.is_loading() && session.overrides.query().is_none() {
             self.retry_overrides(id);
+        }
+        if has_changed {
+            self.save_now(id);
         }
         self.give_place_back(id);
         let history = self.sessions[id].history.take();

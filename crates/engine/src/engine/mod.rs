@@ -28,6 +28,7 @@ mod outbound;
 mod player_commands;
 mod presence;
 mod publish;
+mod records;
 mod requests;
 mod resume;
 mod sessions;
@@ -48,6 +49,8 @@ use self::history::HistoryOut;
 use self::logs::ChannelLogs;
 use self::outbound::Outbound;
 use self::presence::PresenceState;
+pub(crate) use self::records::RecordState;
+use self::records::Records;
 use self::sessions::Sessions;
 use crate::audience::AudienceId;
 use crate::connecting::Connecting;
@@ -100,6 +103,7 @@ pub struct Engine {
     /// Queries for players' view overrides that are out.
     loading: BTreeMap<Ticket, SessionId>,
     presence: PresenceState,
+    records: Records,
     /// Links that wait until players' views are known again.
     barrier: ShardBarrier,
     next_ticket: u64,
@@ -136,6 +140,7 @@ impl Engine {
             tickets: HashMap::new(),
             loading: BTreeMap::new(),
             presence: PresenceState::default(),
+            records: Records::default(),
             barrier: ShardBarrier::default(),
             next_ticket: 0,
             status: BrokerStatus::Ok,
@@ -384,6 +389,9 @@ impl Engine {
         }
         if is_due(due.overrides_ms) {
             self.load_overrides(id);
+        }
+        if is_due(due.record_ms) {
+            self.save_now(id);
         }
         if is_due(due.flush_ms) {
             let session = &mut self.sessions[id];

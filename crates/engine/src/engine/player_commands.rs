@@ -16,8 +16,7 @@ impl Engine {
                 PlayerAction::Subscribe { channel } => self.subscribe_by_server(id, channel),
                 PlayerAction::Unsubscribe { channel } => self.unsubscribe_by_server(id, channel),
                 PlayerAction::View { channel, view } => self.override_view(id, channel, view.as_deref()),
-                // No session is claimed yet.
-                PlayerAction::TakenOver { .. } => {}
+                PlayerAction::TakenOver { session, node } => self.taken_over(id, *session, node),
                 PlayerAction::Disconnect { reason } => {
                     let word = reason.as_deref().unwrap_or("kicked");
                     self.close_with_word(id, CloseCode::Kicked, word.to_owned(), word);
@@ -27,7 +26,7 @@ impl Engine {
     }
 
     /// The service's word is the right; the class's view still applies.
-    fn subscribe_by_server(&mut self, id: SessionId, channel: &str) {
+    pub(super) fn subscribe_by_server(&mut self, id: SessionId, channel: &str) {
         let Ok(subject) = subject(channel) else { return };
         let session = &self.sessions[id];
         let full = session.subscriptions.len() >= self.settings.subscriptions;

@@ -16,6 +16,7 @@ use hashbrown::HashSet;
 
 use super::Engine;
 use super::catch_up::Recovery as LogRecovery;
+use super::connect::anonymous_claims;
 use super::deliver::{access, is_logged};
 use super::requests::covers;
 use crate::access::Access;
@@ -34,15 +35,16 @@ use crate::targets::{LOST, Reply, TargetId};
 const POSITIONS_PER_SUBSCRIPTION: usize = 4;
 
 /// A session's name as its client sends it.
-struct SessionName {
-    hash: SessionHash,
+pub(super) struct SessionName {
+    pub(super) secret: SessionSecret,
+    pub(super) hash: SessionHash,
     /// The player's name, of an anonymous one.
     anonymous: Option<String>,
 }
 
 impl SessionName {
     /// 32 hexadecimal digits, and for an anonymous player the 16 of its name.
-    fn parse(name: &str) -> Option<Self> {
+    pub(super) fn parse(name: &str) -> Option<Self> {
         let (secret, rest) = name.split_at_checked(32)?;
         let is_hex = |byte: u8| matches!(byte, b'0'..=b'9' | b'a'..=b'f');
         let anonymous = match rest.len() {
@@ -50,15 +52,21 @@ impl SessionName {
             16 if rest.bytes().all(is_hex) => Some(format!("{ANONYMOUS_PREFIX}{rest}")),
             _ => return None,
         };
-        Some(SessionName { hash: SessionSecret::parse(secret)?.hash(), anonymous })
+        let secret = SessionSecret::parse(secret)?;
+        Some(SessionName { secret, hash: secret.hash(), anonymous })
     }
 
     /// The player that it must be of.
-    fn player<'s>(&'s self, returning: &'s Returning, is_anonymous: bool) -> Option<&'s str> {
+    pub(super) fn player<'s>(&'s self, returning: &'s Returning, is_anonymous: bool) -> Option<&'s str> {
         match &self.anonymous {
             Some(player) => is_anonymous.then_some(player),
             None => (!is_anonymous).then_some(&*returning.claims.player),
         }
+    }
+
+    /// The claims of the anonymous player that it is of.
+    pub(super) fn anonymous_claims(&self) -> Option<Claims> {
+        self.anonymous.as_ref().map(|player| anonymous_claims(player))
     }
 }
 
@@ -105,10 +113,9 @@ impl Engine {
             match self.find_session(id, &returning) {
                 Some(theirs) => self.give_link(id, theirs, *returning),
                 None => {
-                    self.out.stats.resumes_refused += 1;
-                    let Returning { arrival, claims } = *returning;
-                    self.join(id, Arrival { resume: None, ..arrival }, claims);
-                    self.retry_deferred(id);
+                    if let Some(returning) = self.claim(id, returning) {
+                        self.join_anew(id, *returning);
+                    }
                 }
             }
             self.finish_step();
@@ -307,7 +314,7 @@ impl Engine {
 
     /// Has the logs of channels with history say what the client's positions mean, and send what it has missed, once it is
     /// open. `WELCOME` waits for the former.
-    fn catch_up_on_all(&mut self, id: SessionId) {
+    pub(super) fn catch_up_on_all(&mut self, id: SessionId) {
         let Some(resumed) = self.sessions[id].resumed_mut() else { return };
         let (positions, stored) = (resumed.positions.clone(), resumed.stored.clone());
         let mut wanted: Vec<(TargetId, Arc<str>, Option<LogPosition>)> = Vec::new();
@@ -397,6 +404,11 @@ impl Engine {
                 continue;
             }
             let proven = match position {
+                // All that comes by it is logged: what is named under it says whether it has recovered.
+                _ if target.subject.is_pattern() && is_logged(&self.settings, target.pattern_class) => {
+                    let mut said = logged.map(|(_, said)| *said == Some(true)).peekable();
+                    (said.peek().is_some() || (is_live && last == 0)) && said.all(|recovered| recovered)
+                }
                 _ if target.subject.is_pattern() => {
                     is_live && last == 0 && logged.all(|(_, said)| *said == Some(true))
                 }

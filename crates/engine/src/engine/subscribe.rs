@@ -257,6 +257,7 @@ impl Engine {
             self.enter_target(id, target_id, origin);
         }
         self.count_anonymous_filter(id, target_id, filter.as_ref());
+        self.save_soon(id);
         let session = &mut self.sessions[id];
         if let Some(left) = &mut session.left {
             left.remove(&*subject.name);
@@ -447,6 +448,7 @@ impl Engine {
     /// audience are updated.
     pub(super) fn leave_target(&mut self, id: SessionId, target_id: TargetId) {
         self.count_anonymous_filter(id, target_id, None);
+        self.save_soon(id);
         let held = self.sessions[id].subscription(target_id).copied();
         if held.is_some_and(|held| self.targets[target_id].subscriber_at(held.slot).is_present) {
             self.mark_absent(id, target_id);

@@ -71,6 +71,7 @@ impl Engine {
                     self.send(id, &message);
                 }
                 self.set_view(id, target, filter, area);
+                self.save_soon(id);
                 self.recompute_visibility_paid(id, target);
             }
             Err(refusal) => self.refuse_subscription(id, request, &update.channel, &refusal, false),

@@ -1,10 +1,12 @@
 //! The memory broker: the same hub as for Redis, and a small stand-in for the Redis behind it, in one task. It
 //! answers subscriptions and sends copies of each publication in Redis' order: the exact subscription's first,
 //! then one for each pattern. Nothing leaves the process, and what is appended to a stream is counted and gone. What it
-//! keeps of entities and views is in [`store`], of logs in [`logs`], of presence in [`presence`].
+//! keeps of entities and views is in [`store`], of logs in [`logs`], of presence in [`presence`], of sessions in
+//! [`sessions`].
 
 mod logs;
 mod presence;
+mod sessions;
 mod store;
 
 use std::collections::BTreeSet;
@@ -13,7 +15,8 @@ use std::time::Instant;
 
 use drawbridge_engine::class::Classes;
 use drawbridge_engine::io::{
-    Answer, Answered, LiveNode, Outcome, PublishFailure, QueryKind, Subject, WriteKind,
+    Answer, Answered, BrokerEvent, ClaimedSession, LiveNode, Outcome, PlayerAction, PlayerCommand, QueryKind,
+    SessionSecret, Subject, WriteKind,
 };
 use drawbridge_engine::upstream::{HubInput, LinkCommand};
 use drawbridge_protocol::glob;
@@ -21,7 +24,9 @@ use tokio::sync::watch;
 
 use self::logs::Logs;
 use self::presence::PresenceStore;
+use self::sessions::SessionStore;
 use self::store::Store;
+use super::fanout::ShardFanout;
 use super::health_board::HealthBoard;
 use super::hub_driver::{HubCommand, until};
 use super::jobs::{Job, JobReceiver};
@@ -35,7 +40,7 @@ const TURN: usize = 256;
 /// Runs the memory broker until `stop`, or until no sender of commands is left.
 /// Its logs are those of these classes.
 pub(super) async fn run(shell: Shell, classes: Arc<Classes>, external_bytes: usize) {
-    let Shell { parts, jobs, health_board, stop, queries, report, .. } = shell;
+    let Shell { parts, jobs, health_board, stop, queries, report, fanout, .. } = shell;
     let Some(part) = parts.into_iter().next() else { return };
     let started = Instant::now();
     Memory {
@@ -46,6 +51,8 @@ pub(super) async fn run(shell: Shell, classes: Arc<Classes>, external_bytes: usi
         store: Store::default(),
         logs: Logs::new(classes, external_bytes),
         presence: PresenceStore::default(),
+        sessions: SessionStore::default(),
+        fanout,
         report,
         started,
     }
@@ -61,6 +68,8 @@ struct Memory {
     store: Store,
     logs: Logs,
     presence: PresenceStore,
+    sessions: SessionStore,
+    fanout: ShardFanout,
     /// What the node says of itself: it is the only one.
     report: NodeReport,
     started: Instant,
@@ -160,9 +169,22 @@ impl Memory {
                 }
             }
             WriteKind::Append { .. } => {}
-            _ => return Err(PublishFailure::Refused("UNSUPPORTED".into())),
+            WriteKind::SaveSession { player, session, generation, content } => {
+                self.sessions.save(player, *session, *generation, content)?;
+            }
+            WriteKind::EndSession { session, generation, .. } => self.sessions.end(*session, *generation),
         }
         Ok(None)
+    }
+
+    /// Gives a session to the shard that claims it; the others learn that it is theirs no longer.
+    fn claim(&mut self, player: &Arc<str>, session: SessionSecret) -> Option<ClaimedSession> {
+        let session = session.hash();
+        let claimed = self.sessions.claim(player, session)?;
+        let action = PlayerAction::TakenOver { session, node: self.this_node().instance };
+        let command = PlayerCommand { player: player.clone(), action };
+        self.fanout.send_to_shards(&BrokerEvent::Command(command));
+        Some(claimed)
     }
 
     fn publish(&mut self, channel: &str, payload: &[u8], subscriptions: &Subscriptions) {
@@ -195,7 +217,7 @@ impl Memory {
             QueryKind::Presence { channel, after, limit } => {
                 Answer::Presence(self.presence.page(channel, after.as_ref(), *limit))
             }
-            _ => return Err("UNSUPPORTED".into()),
+            QueryKind::ClaimSession { player, session } => Answer::Session(self.claim(player, *session)),
         })
     }
 
