@@ -87,9 +87,9 @@ impl Engine {
             _ => Before::Welcome,
         };
         session.phase = Phase::Closing(before);
-        // If it is detached, what has changed of it is written at once.
-        let Deadlines { armed_ms, record_ms, .. } = session.deadlines;
-        session.deadlines = Deadlines { armed_ms, record_ms, ..Deadlines::default() };
+        session.record.has_changed = session.deadlines.record_ms > 0;
+        // Invariant: none is left, for none is looked at any more.
+        session.deadlines = Deadlines { armed_ms: session.deadlines.armed_ms, ..Deadlines::default() };
         self.out.timers.arm(session);
         self.closing.push(closing);
     }

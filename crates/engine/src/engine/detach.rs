@@ -34,7 +34,7 @@ impl Engine {
     ) {
         let window_ms = self.settings.resume_window_ms;
         let session = &mut self.sessions[id];
-        let has_changed = session.deadlines.record_ms > 0;
+        let has_changed = std::mem::take(&mut session.record.has_changed);
         let was_open = matches!(session.phase, Phase::Closing(Before::Open));
         session.phase = Phase::Detached;
         let frames = session.outbox.take_frames();

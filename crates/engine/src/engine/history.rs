@@ -1,6 +1,7 @@
 //! `HISTORY_GET` (contract §8): a page of a channel's log, by the views of its session. The log is read through the broker; what
 //! is read is evaluated and encoded when the answer comes, and charged then.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use drawbridge_protocol::event::{HistoryPage, encode_history, encode_logged};
@@ -151,7 +152,10 @@ impl Engine {
         let encoding = session.encoding();
         let bound = composed_bytes(session);
         let class = self.settings.classes.of_channel(&out.channel).map(|(id, class, _)| (class, id));
-        let (mut events, mut bytes, mut last) = (Vec::new(), HEAD_BYTES + out.channel.len(), None);
+        // Of the newest events the older ones give way; of those behind a position the later ones come on the next page.
+        let is_newest = out.since.is_none() && !out.is_lost;
+        let head = HEAD_BYTES + out.channel.len();
+        let (mut events, mut bytes, mut last) = (VecDeque::<bytes::Bytes>::new(), head, None);
         for entry in &stored.events {
             let event = class.and_then(|class| read_entry(class, &out.channel, entry));
             if let Some(event) = event {
@@ -160,6 +164,10 @@ impl Engine {
                 self.targets.work.add(steps + work::to_send(event.event.data_json().len()));
                 if is_shown {
                     let element = encode_logged(encoding, &event.event);
+                    while is_newest && bytes + element.len() > bound {
+                        let Some(oldest) = events.pop_front() else { break };
+                        bytes -= oldest.len() + 1;
+                    }
                     let fits = bytes + element.len() <= bound;
                     if !fits && !events.is_empty() {
                         break;
@@ -167,7 +175,7 @@ impl Engine {
                     // What the client cannot take at all is left out.
                     if fits || session.outbox.max_message_bytes.is_none() {
                         bytes += element.len() + 1;
-                        events.push(element);
+                        events.push_back(element);
                     }
                 }
             }
@@ -181,7 +189,7 @@ impl Engine {
             channel: &out.channel,
             epoch: epoch.as_str(),
             gap: is_gap,
-            events: &events,
+            events: events.make_contiguous(),
             next,
         };
         let frame = encode_history(encoding, &page);

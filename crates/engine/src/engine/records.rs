@@ -42,7 +42,17 @@ const VERSION: u32 = 1;
 #[derive(Debug, Default)]
 pub(super) struct Records {
     saves: HashMap<Ticket, SessionId>,
-    claims: HashMap<Ticket, SessionId>,
+    claims: HashMap<Ticket, ClaimOut>,
+}
+
+/// A claim whose answer is out.
+#[derive(Clone, Copy, Debug)]
+struct ClaimOut {
+    /// Whose connection claims.
+    id: SessionId,
+    /// The session that it claims, and which of the node's other shards had it.
+    hash: SessionHash,
+    from: Option<Holder>,
 }
 
 /// How far a session's record is.
@@ -52,6 +62,8 @@ pub(crate) struct RecordState {
     pub(crate) exists: bool,
     /// The outcome of a save is out.
     pub(crate) is_saving: bool,
+    /// It had changed when the session's close was queued: if the session is detached, it is written at once.
+    pub(crate) has_changed: bool,
     /// The claim of this connection, which is out.
     pub(crate) claim: Option<Ticket>,
     /// Another node or shard has claimed the session: here it ends, and lives on there.
@@ -246,13 +258,16 @@ impl Engine {
             return Some(returning);
         };
         let kind = QueryKind::ClaimSession { player: player.into(), session: name.secret };
-        // Another shard of this node may have it. It is not found there any more: so that shard knows that it has lost it.
-        if let Some(holder) = self.limits.sessions.find(name.hash) {
-            self.limits.sessions.leave(name.hash, holder);
+        let from = self.limits.sessions.find(name.hash);
+        // This shard has it, and would have given it to its player.
+        if from.is_some_and(|holder| holder.shard == self.shard) {
+            return Some(returning);
         }
+        // It is not found there while it is claimed: so that shard knows that it has lost it.
+        from.into_iter().for_each(|holder| self.limits.sessions.leave(name.hash, holder));
         self.next_ticket += 1;
         let ticket = Ticket(self.next_ticket);
-        self.records.claims.insert(ticket, id);
+        self.records.claims.insert(ticket, ClaimOut { id, hash: name.hash, from });
         let session = &mut self.sessions[id];
         session.record.claim = Some(ticket);
         session.phase = Phase::Returning(returning);
@@ -265,15 +280,27 @@ impl Engine {
     /// The answer to a claim is not wanted any more.
     pub(super) fn withdraw_claim(&mut self, claim: Option<Ticket>) {
         if let Some(ticket) = claim
-            && self.records.claims.remove(&ticket).is_some()
+            && let Some(out) = self.records.claims.remove(&ticket)
         {
+            self.not_claimed(out);
             self.out.outputs.push_back(Output::Broker(BrokerCommand::Withdraw(ticket)));
+        }
+    }
+
+    /// A session stays where it was.
+    fn not_claimed(&self, ClaimOut { hash, from, .. }: ClaimOut) {
+        if let Some(holder) = from.filter(|_| self.limits.sessions.find(hash).is_none()) {
+            self.limits.sessions.enter(hash, holder);
         }
     }
 
     /// The answer to a claim. Returns whether it was one.
     pub(super) fn claim_answered(&mut self, ticket: Ticket, answer: &Answered) -> bool {
-        let Some(id) = self.records.claims.remove(&ticket) else { return false };
+        let Some(out) = self.records.claims.remove(&ticket) else { return false };
+        let id = out.id;
+        if !matches!(answer, Ok(Answer::Session(Some(_)))) {
+            self.not_claimed(out);
+        }
         let Some(returning) = self.stop_returning(id) else { return true };
         match answer {
             Ok(Answer::Session(Some(claimed))) => self.take_up(id, returning, claimed),

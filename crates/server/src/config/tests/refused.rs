@@ -584,7 +584,7 @@ fn what_is_not_built_is_refused_by_name() {
     );
     check(
         "[connection]\nresume_window = \"2h\"",
-        "f.toml:2:17: `connection.resume_window` must be between 0s and 1h",
+        "f.toml:2:17: `connection.resume_window` is out of bounds: 2h; it may be 0s to 1h",
     );
     check("[logic.arena]\nluau = \"arena.luau\"", "f.toml:1:2: `logic` is not supported yet; leave it out");
 }
