@@ -9,10 +9,9 @@ import WebSocket from 'ws';
 
 import { connect } from '../../sdk/typescript/dist/drawbridge.js';
 import { openChromium } from './support/cdp.js';
-import { cleanUp, lifecycle, LOGGED, startNode, startRedis, until, withoutSessions } from './support/processes.js';
+import { cleanUp, lifecycle, LOGGED, startNode, startRedis, until } from './support/processes.js';
 import { startProxy } from './support/proxy.js';
 
-const skip = withoutSessions();
 const BUNDLE = readFileSync(new URL('../../crates/server/src/http/playground/drawbridge.min.js', import.meta.url));
 const clients = [];
 const pages = [];
@@ -39,7 +38,6 @@ document.title = "ready";
 </script>`;
 
 before(async () => {
-  if (skip) return;
   browser = await openChromium();
   redis = await startRedis();
   node = await startNode(redis, { classes: LOGGED, extra: 'allowed_origins = ["*"]\nresume_window = "30s"' });
@@ -95,7 +93,7 @@ async function play(player) {
 
 const missedNothing = (page) => page.eval('notes').then((notes) => assert.deepEqual(notes.filter((note) => /^resync|Error/.test(note)), []));
 
-test('a page in the back-forward cache keeps its session, and resumes it when it is shown again', { skip }, async () => {
+test('a page in the back-forward cache keeps its session, and resumes it when it is shown again', async () => {
   const page = await play('cached');
   const session = await page.session();
   await page.goto(`${site.url}/elsewhere`);
@@ -113,7 +111,7 @@ test('a page in the back-forward cache keeps its session, and resumes it when it
   assert.ok(page.happened().includes('resumed'));
 });
 
-test('a page that is left, or closed, ends its session at once: no ghost stays', { skip }, async () => {
+test('a page that is left, or closed, ends its session at once: no ghost stays', async () => {
   for (const leave of [(page) => page.goto('about:blank'), (page) => page.close()]) {
     const page = await play('leaving');
     // A page with such a listener is not kept.
@@ -125,7 +123,7 @@ test('a page that is left, or closed, ends its session at once: no ghost stays',
   }
 });
 
-test('a reload is a new session, and ends the old one', { skip }, async () => {
+test('a reload is a new session, and ends the old one', async () => {
   const page = await play('reloading');
   const session = await page.session();
   await page.command('Page.reload');
@@ -135,7 +133,7 @@ test('a reload is a new session, and ends the old one', { skip }, async () => {
   await until(() => page.happened().filter((event) => event === 'left').length === 1, 'the old session has ended');
 });
 
-test('the network goes and comes: nothing is missing', { skip }, async () => {
+test('the network goes and comes: nothing is missing', async () => {
   const page = await play('offline');
   const session = await page.session();
   const network = (offline) => page.command('Network.emulateNetworkConditions', { offline, latency: 0, downloadThroughput: -1, uploadThroughput: -1 });
@@ -151,7 +149,7 @@ test('the network goes and comes: nothing is missing', { skip }, async () => {
   await missedNothing(page);
 });
 
-test('a sleep in which the connection died: on waking everything that was missed arrives', { skip }, async () => {
+test('a sleep in which the connection died: on waking everything that was missed arrives', async () => {
   const page = await play('sleeping');
   const session = await page.session();
   await page.command('Page.setWebLifecycleState', { state: 'frozen' });
@@ -165,7 +163,7 @@ test('a sleep in which the connection died: on waking everything that was missed
   await missedNothing(page);
 });
 
-test('a tunnel while the page is looked at: silence is noticed, and the session goes on', { skip }, async () => {
+test('a tunnel while the page is looked at: silence is noticed, and the session goes on', async () => {
   const page = await play('tunnel');
   proxy.stall();
   await page.publish(2, 5);

@@ -9,7 +9,7 @@ import { fileURLToPath } from 'node:url';
 import { promisify } from 'node:util';
 
 import { openBrowser } from './support/browser.js';
-import { cleanUp, startDev, startRedis, until, withoutSessions } from './support/processes.js';
+import { cleanUp, startDev, startRedis, until } from './support/processes.js';
 
 const here = dirname(fileURLToPath(import.meta.url));
 const run = promisify(execFile);
@@ -303,7 +303,7 @@ test('a broken link comes back by itself', async () => {
   await inFeed(page, 'alice', 'still there?');
 });
 
-test('a dropped connection is resumed, and what was missed arrives, marked, each once', { skip: withoutSessions() }, async () => {
+test('a dropped connection is resumed, and what was missed arrives, marked, each once', async () => {
   const page = await playground();
   await quiet(page);
   await page.part('alice-cut').click();

@@ -6,10 +6,9 @@ import { after, test } from 'node:test';
 import WebSocket from 'ws';
 
 import { connect } from '../../sdk/typescript/dist/drawbridge.js';
-import { cleanUp, lifecycle, LOGGED, startNode, startRedis, until, withoutSessions } from './support/processes.js';
+import { cleanUp, lifecycle, LOGGED, startNode, startRedis, until } from './support/processes.js';
 import { startProxy } from './support/proxy.js';
 
-const skip = withoutSessions();
 const clients = [];
 const proxies = [];
 
@@ -87,11 +86,11 @@ async function missThreeTimes(subscribed, channels) {
   assert.ok([...subscribed, 'player:alice'].every((channel) => alice.recoveries.includes(channel)), `${alice.recoveries}`);
 }
 
-test('on the same node everything that was missed arrives, with history and without', { skip }, () => missThreeTimes(['log:1', 'chat:1'], ['log:1', 'chat:1']));
+test('on the same node everything that was missed arrives, with history and without', () => missThreeTimes(['log:1', 'chat:1'], ['log:1', 'chat:1']));
 
-test('the same by a pattern over channels with history', { skip, todo: 'patterns are not caught up yet' }, () => missThreeTimes(['log:p*'], ['log:p1', 'log:p2']));
+test('the same by a pattern over channels with history', () => missThreeTimes(['log:p*'], ['log:p1', 'log:p2']));
 
-test('a tunnel: what vanished in it arrives after it, once', { skip }, async () => {
+test('a tunnel: what vanished in it arrives after it, once', async () => {
   const here = await world();
   const { alice, bob } = await players(here, ['log:1'], { pingIntervalMs: 300, pongTimeoutMs: 600 });
   for (const n of count(3)) await bob.publish('log:1', 'e', n);
@@ -107,7 +106,7 @@ test('a tunnel: what vanished in it arrives after it, once', { skip }, async () 
   assert.deepEqual(alice.resyncs, []);
 });
 
-test('a killed node: on another one nothing of a channel with history is missing, and of others it is said', { skip, todo: 'other nodes do not take sessions over yet' }, async () => {
+test('a killed node: on another one nothing of a channel with history is missing, and of others it is said', { todo: 'open: some events of the log do not come' }, async () => {
   const here = await world({ count: 2 });
   const { alice, bob } = await players(here, ['log:1', 'log:p*', 'chat:1']);
   for (const channel of ['log:1', 'log:p1', 'chat:1']) await bob.publish(channel, 'e', 1);
@@ -130,7 +129,7 @@ test('a killed node: on another one nothing of a channel with history is missing
   assert.ok(!said.includes('log:1') && !said.includes('log:p1'), `${said}`);
 });
 
-test('a node that drains: the player is on the next one before it closes, and every publish is answered, once', { skip, todo: 'other nodes do not take sessions over yet' }, async () => {
+test('a node that drains: the player is on the next one before it closes, and every publish is answered, once', { todo: 'open: the client gets a resync' }, async () => {
   const here = await world({ count: 2, drainWindow: '4s' });
   const { alice, bob } = await players(here, ['log:1']);
   await bob.subscribe('log:1').ready;
@@ -163,7 +162,7 @@ test('a node that drains: the player is on the next one before it closes, and ev
   assert.deepEqual([alice.resyncs, alice.complaints], [[], []]);
 });
 
-test('a publish whose answer was lost is repeated, and happens once', { skip }, async () => {
+test('a publish whose answer was lost is repeated, and happens once', async () => {
   const here = await world();
   const { alice, bob } = await players(here, ['log:1'], { pingIntervalMs: 300, pongTimeoutMs: 600 });
   await bob.subscribe('log:1').ready;
@@ -202,7 +201,7 @@ test('what is published while offline is sent once, in order, on return', async 
   }
 });
 
-test('after the window it is a new session, and each channel that was live is to be fetched again', { skip }, async () => {
+test('after the window it is a new session, and each channel that was live is to be fetched again', async () => {
   const here = await world({ extra: 'resume_window = "500ms"' });
   const { alice, bob } = await players(here, ['log:1', 'chat:1']);
   await bob.publish('log:1', 'e', 1);
@@ -223,7 +222,7 @@ test('after the window it is a new session, and each channel that was live is to
   assert.deepEqual(missed, [2, 3, 4]);
 });
 
-test('`close` ends the session at once', { skip }, async () => {
+test('`close` ends the session at once', async () => {
   const { redis, node } = await world();
   const alice = join(node, 'alice');
   await until(() => alice.status === 'open', 'alice is there');
@@ -249,7 +248,7 @@ test('history is read in pages, with the newest first page without `since`', asy
   await assert.rejects(alice.history('chat:1'), { code: 'UNSUPPORTED' });
 });
 
-test('presence: who is there, in pages, and who comes and leaves', { skip }, async () => {
+test('presence: who is there, in pages, and who comes and leaves', async () => {
   const here = await world();
   const { bob } = await players(here, ['log:1']);
   const changes = [];
@@ -267,7 +266,7 @@ test('presence: who is there, in pages, and who comes and leaves', { skip }, asy
   await until(() => changes.includes('-eve'), 'and that she left');
 });
 
-test('presence: a player who is away counts, and neither leaves nor joins by a resume', { skip }, async () => {
+test('presence: a player who is away counts, and neither leaves nor joins by a resume', async () => {
   const here = await world({ extra: 'resume_window = "20s"' });
   const { alice, bob } = await players(here, ['log:1']);
   const changes = [];

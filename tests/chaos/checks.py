@@ -18,7 +18,7 @@ class Sequence:
         self.last = {}
 
     def forget(self):
-        """A gap is signalled here: whatever comes next begins anew."""
+        """A gap is signalled here: the next event may have any number."""
         self.last.clear()
 
     def take(self, publisher, number):
@@ -178,7 +178,7 @@ class PatternCheck:
         self.is_live = True
 
     def resync(self, message):
-        """Channels that nobody has seen yet may have had events. Those that are known go on, or get a `RESYNC` of their own."""
+        """Channels that nobody has seen yet may have had events. Known channels go on, or get their own `RESYNC`."""
         self.ledger.resyncs["by pattern: " + message["reason"]] += 1
 
     def event(self, message):

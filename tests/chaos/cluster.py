@@ -42,7 +42,7 @@ async def until(condition, what, timeout=START, pause=0.05):
 
 
 async def http(port, method, path, body=None, timeout=6.0):
-    """`(status, body)` of one request on a connection of its own."""
+    """`(status, body)` of one request, on a new connection."""
     async with asyncio.timeout(timeout):
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         try:

@@ -224,5 +224,5 @@ GAUGES = [name for name in names.IDLE_GAUGES if name not in (names.HUB_SUBJECTS,
 
 
 def is_left_over(key):
-    """Whether a key speaks of a player or of a node, and not of a channel's events (docs/redis.md, Keys)."""
+    """Whether a key belongs to a player or a node, and not to a channel's events (docs/redis.md, Keys)."""
     return "{node:" in key or ":session:" in key or key.endswith((":members", ":players"))

@@ -31,7 +31,7 @@ pub(crate) enum Access {
 #[derive(Debug)]
 struct Known {
     access: Access,
-    /// On a channel with history: of which epoch the client was told where it is.
+    /// On a channel with history: the epoch of the last `POSITION` that the client was sent.
     announced: Option<Epoch>,
     /// The last of its logged events that was sent, as a number of publication.
     last_shown: u64,
@@ -78,8 +78,8 @@ impl AccessCache {
         self.channels.get(channel).map_or(&Access::Denied, |known| &known.access)
     }
 
-    /// Takes note of a logged event that is sent. Returns whether the client has to be told before where it is: it is the
-    /// first of its epoch, as far as is remembered.
+    /// Records that a logged event is sent. Returns whether `POSITION` must precede it, because it is the first of its epoch,
+    /// as far as is remembered.
     pub(crate) fn is_new_epoch(&mut self, channel: &str, epoch: Epoch, publication_seq: u64) -> bool {
         let Some(known) = self.channels.get(channel) else { return true };
         known.last_shown = publication_seq;

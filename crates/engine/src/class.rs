@@ -45,9 +45,9 @@ pub struct Class {
     pub history: Option<History>,
     /// On a channel with history: a plain `PUBLISH`, which is in no log, is dropped.
     pub ignores_plain_publish: bool,
-    /// Who is told who else is there.
+    /// How the members of its channels are reported.
     pub presence: Presence,
-    /// Who may ask who is there, over `me`, `channel`, `params`; `None`: who is subscribed.
+    /// Who may request the members, over `me`, `channel`, `params`; `None`: who is subscribed.
     pub presence_rule: Option<Expr>,
 }
 
@@ -60,15 +60,15 @@ pub struct History {
     pub age_ms: u64,
 }
 
-/// Who is told who is subscribed to a channel (contract §8).
+/// How the players who are subscribed to a channel are reported (contract §8).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub enum Presence {
-    /// Nobody: it is not counted.
+    /// Not at all: members are not counted.
     #[default]
     Off,
-    /// Who asks.
+    /// On request.
     Query,
-    /// Who asks, and every subscriber when players come and go.
+    /// On request, and to every subscriber when players join or leave.
     Notify,
 }
 

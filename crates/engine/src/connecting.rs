@@ -30,7 +30,7 @@ pub(crate) struct Connecting<C> {
 /// Where a session is on its way through [`Connecting`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) enum ConnectPlace {
-    /// It has not asked for a place, or has given it back.
+    /// It has not requested a place, or has returned it.
     #[default]
     None,
     /// It waits for one.

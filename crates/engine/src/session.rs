@@ -20,6 +20,7 @@ use drawbridge_protocol::{
     BadSubscribe, Encoding, Frame, Request, RequestId, Resume, SentPosition, Subscribe,
 };
 use hashbrown::HashSet;
+use serde::{Deserialize, Serialize};
 
 use crate::access::AccessCache;
 use crate::connecting::ConnectPlace;
@@ -151,6 +152,20 @@ pub(crate) struct Joining {
     pub(crate) resumed: Option<Resumed>,
 }
 
+impl Joining {
+    /// `WELCOME` waits for one thing, until everything is requested: so that nothing is complete before. `positions`: of a
+    /// session that returns, how far its client has read each channel.
+    pub(crate) fn new(id: Option<RequestId>, positions: Option<Vec<(String, SentPosition)>>) -> Self {
+        let resumed = positions.map(|positions| Resumed {
+            positions,
+            stored: Vec::new(),
+            forbidden: Vec::new(),
+            logged: Vec::new(),
+        });
+        Joining { id, unconfirmed: 1, errors: Vec::new(), limited: 0, resumed }
+    }
+}
+
 /// What `WELCOME` says of a session that returns, and what follows it.
 #[derive(Debug)]
 pub(crate) struct Resumed {
@@ -249,8 +264,9 @@ pub(crate) struct Subscription {
     pub(crate) origin: Origin,
 }
 
-/// Who asked for a subscription.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// Why a session has a subscription. Its form in JSON is that of session records.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub(crate) enum Origin {
     /// A template of the configuration.
     Auto,

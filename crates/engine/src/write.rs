@@ -72,8 +72,8 @@ pub enum WriteKind {
         session: SessionHash,
         /// The generation under which this node has it; 1 for a new one.
         generation: u64,
-        /// Opaque to the store. Over [`MAX_SESSION_BYTES`] it is stored as empty, which stands for a session of which only
-        /// the name is known.
+        /// Opaque to the store. Over [`MAX_SESSION_BYTES`] it is stored as empty, which means that only
+        /// the session's name is known.
         content: Bytes,
     },
     /// A session has ended: nothing is kept of it, if it is still this node's.
@@ -257,7 +257,7 @@ const POSITION_BYTES: usize = 96;
 pub const MAX_IDEMPOTENCY_KEY_BYTES: usize = 64;
 
 /// An idempotency key as a log knows it: unique for its player, or for all services (`None`). No two scopes share one, whatever
-/// player ids and keys hold: a player id stands behind its length.
+/// player ids and keys hold: a player id is preceded by its length.
 pub fn once_of(player: Option<&str>, key: &str) -> Arc<str> {
     match player {
         Some(player) => format!("player:{}:{player}:{key}", player.len()).into(),

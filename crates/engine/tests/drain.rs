@@ -1,5 +1,5 @@
-//! A drain as one engine sees it: everyone is told when they will be closed, those too who came a moment too late, and is
-//! closed then and not before. No broker, virtual time.
+//! A drain as one engine sees it: every client receives the time of its close, also those that connect after the drain
+//! began, and is closed at that time. No broker, virtual time.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use std::collections::BTreeMap;

@@ -432,7 +432,7 @@ pub struct SubscriptionInfo<'a> {
     pub epoch: Option<&'a str>,
     /// The last event's number, for a channel; of one that has recovered, the number behind which events follow.
     pub offset: Option<u64>,
-    /// In the `WELCOME` of a session that was resumed: whether nothing is missing. `None`: nothing is said of it.
+    /// In the `WELCOME` of a session that was resumed: whether nothing is missing. `None`: not reported.
     pub recovered: Option<bool>,
 }
 

@@ -277,7 +277,7 @@ fn samples(stats: &NodeStats) -> Vec<Sample> {
         Sample(
             Gauge,
             "presence_writes_pending",
-            "Sessions that came to a channel or left it, and that Redis has not been told of",
+            "Sessions that joined or left a channel, and whose change Redis does not have yet",
             engine.presence_waiting,
         ),
         Sample(

@@ -2,7 +2,7 @@
  * The built binary and a real redis-server as child processes, on ports of their own. Everything that waits has a
  * bound; `cleanUp` ends what a test started, by its process.
  */
-import { execFileSync, spawn, spawnSync } from 'node:child_process';
+import { execFileSync, spawn } from 'node:child_process';
 import { existsSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { createServer, connect } from 'node:net';
 import { tmpdir } from 'node:os';
@@ -22,17 +22,6 @@ export function binary() {
   const built = ['release', 'debug'].map((kind) => join(target, kind, 'drawbridge')).find((path) => existsSync(path));
   if (!built) throw new Error('no binary: run `cargo build`, or set DRAWBRIDGE_BIN');
   return built;
-}
-
-/** Why tests of sessions are skipped: this server resumes none. False where it does. */
-export function withoutSessions() {
-  const directory = mkdtempSync(join(tmpdir(), 'drawbridge-'));
-  const config = join(directory, 'drawbridge.toml');
-  writeFileSync(config, `[auth]\nhmac_secret = "${SECRET}"\n[connection]\nresume_window = "1s"\n`);
-  const { status, stdout, stderr } = spawnSync(binary(), ['check-config', config], { encoding: 'utf8' });
-  const said = stdout + stderr;
-  if (status !== 0 && !said.includes('not supported yet')) throw new Error(said);
-  return status !== 0 && 'this server resumes no sessions';
 }
 
 /** Waits until `condition` gives something truthy, and gives that. */

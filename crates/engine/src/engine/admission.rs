@@ -53,7 +53,7 @@ impl Engine {
         }
     }
 
-    /// Gives free places to who waits.
+    /// Assigns free places to waiting connections.
     pub(super) fn admit_waiting(&mut self) {
         while let Some((id, claims)) = self.connecting.next() {
             let session = &mut self.sessions[id];
@@ -80,8 +80,8 @@ impl Engine {
         );
     }
 
-    /// Closes a connection of a node that has too much to do. The client is told when to come back: a random time, so that not all
-    /// do at once.
+    /// Closes a connection of a node that has too much to do. `retry_after_ms` is random, so that not all
+    /// clients return at once.
     pub(super) fn close_overloaded(
         &mut self,
         id: SessionId,

@@ -79,7 +79,7 @@ impl Engine {
             Ok(Answer::Presence(_)) => {}
             // Only the admin API reads them.
             Ok(Answer::Nodes(_)) => {}
-            // Nothing asks for these yet.
+            // The request for it was withdrawn.
             Ok(Answer::Log(_) | Answer::Session(_)) => {}
             Err(reason) => self.overrides_loaded(ticket, Err(reason)),
         }

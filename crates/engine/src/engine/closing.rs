@@ -88,7 +88,7 @@ impl Engine {
         };
         session.phase = Phase::Closing(before);
         session.record.has_changed = session.deadlines.record_ms > 0;
-        // Invariant: none is left, for none is looked at any more.
+        // Invariant: a closing session has no deadline, because its deadlines are not run.
         session.deadlines = Deadlines { armed_ms: session.deadlines.armed_ms, ..Deadlines::default() };
         self.out.timers.arm(session);
         self.closing.push(closing);
@@ -119,11 +119,8 @@ impl Engine {
         }
         let mut session = self.forget(id);
         self.end_record(&session);
-        match session.phase {
-            // It lives on elsewhere.
-            Phase::Closing(Before::Open) if is_moved => self.record_lost(&session, code, &word),
-            Phase::Closing(before) if !is_moved => self.record_end(&session, before, code, &word),
-            _ => {}
+        if let Phase::Closing(before) = session.phase {
+            self.record_end(&session, before, code, &word);
         }
         if let (Some((code, reason)), Some(link)) = (farewell, &session.link) {
             let frames = session.outbox.take_frames();

@@ -178,29 +178,39 @@ impl Engine {
         }
         let Arrival { id: request, subscribe, .. } = arrival;
         let auto = permissions::auto_channels(&self.settings, &claims);
-        self.players.entry(claims.player.clone()).or_default().push(id);
-        self.set_claims(id, claims);
-        if !self.admit(id) {
+        if !self.enter_player(id, claims) {
             return;
         }
+        let session = &mut self.sessions[id];
+        session.phase = Phase::Joining(Box::new(Joining::new(request, None)));
+        // Services cannot have narrowed anything for an anonymous player, whose name is new.
+        if !session.anonymous {
+            self.load_overrides(id);
+        }
+        self.auto_subscribe_all(id, auto);
+        self.subscribe_in_connect(id, subscribe.unwrap_or_default());
+        self.await_welcome(id);
+    }
+
+    /// From now on the session is one of its player's; returns whether it may stay.
+    pub(super) fn enter_player(&mut self, id: SessionId, claims: Claims) -> bool {
+        self.players.entry(claims.player.clone()).or_default().push(id);
+        self.set_claims(id, claims);
+        self.admit(id)
+    }
+
+    /// Subscribes the channels that templates name for this player, except those that the session has or its client left.
+    pub(super) fn auto_subscribe_all(&mut self, id: SessionId, auto: permissions::Auto) {
         for notice in auto.skipped {
             self.notice(notice);
         }
-        let session = &mut self.sessions[id];
-        // One more than there are, so that nothing is complete before everything is requested.
-        // Services cannot have narrowed anything for an anonymous player, whose name is new.
-        let named = !session.anonymous;
-        let joining = Joining { id: request, unconfirmed: 1, errors: Vec::new(), limited: 0, resumed: None };
-        session.phase = Phase::Joining(Box::new(joining));
-        if named {
-            self.load_overrides(id);
-        }
         for channel in auto.channels {
-            self.auto_subscribe(id, channel, Reply::Welcome);
+            let has_left = self.sessions[id].left.as_ref().is_some_and(|left| left.contains(&*channel));
+            if !has_left && !self.is_subscribed(id, &Subject::channel(&*channel)) {
+                self.auto_subscribe(id, channel, Reply::Welcome);
+            }
         }
         self.notify_cut(id, &auto.cut, true);
-        self.subscribe_in_connect(id, subscribe.unwrap_or_default());
-        self.await_welcome(id);
     }
 
     /// The client's own subscriptions, as `CONNECT` names them.

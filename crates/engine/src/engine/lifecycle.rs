@@ -23,18 +23,12 @@ impl Engine {
         self.out.outputs.extend(entry);
     }
 
-    /// A connection is closed because its session is elsewhere now.
-    pub(super) fn record_lost(&mut self, session: &Session, code: u16, reason: &str) {
-        let entry = self.entry(session, "disconnected", reason, Some(code));
-        self.out.outputs.extend(entry);
-    }
-
-    /// A session has ended, and its connection, if it had one.
+    /// A session has ended here, and its connection, if it had one. One that was claimed lives on elsewhere.
     pub(super) fn record_end(&mut self, session: &Session, before: Before, code: u16, reason: &str) {
         let code = (before == Before::Open).then_some(code);
         let disconnected = code.and_then(|code| self.entry(session, "disconnected", reason, Some(code)));
         self.out.outputs.extend(disconnected);
-        if before != Before::Welcome {
+        if before != Before::Welcome && !session.record.is_moved {
             let left = self.entry(session, "left", reason, code);
             self.out.outputs.extend(left);
         }

@@ -458,7 +458,7 @@ impl Outbound {
     }
 }
 
-/// The position of a gap: in the log where there is one.
+/// The position of a gap: the logged one if the channel has a log.
 pub(super) fn gap_position(position: Position, logged: Option<LogPosition>) -> ChannelPosition {
     logged.map_or(ChannelPosition::Counted(position), ChannelPosition::Logged)
 }

@@ -108,7 +108,7 @@ pub struct Engine {
     barrier: ShardBarrier,
     next_ticket: u64,
     status: BrokerStatus,
-    /// When the last close of a drain is due, in monotonic milliseconds; `None`: the node does not drain.
+    /// When the last connection of a drain is closed, in monotonic milliseconds; `None`: the node does not drain.
     drains_until_ms: Option<u64>,
     /// Scratch: the patterns that match the current publication.
     matched: Vec<TargetId>,
@@ -422,7 +422,7 @@ impl Engine {
         const MS_PER_CONNECTION: u64 = 5;
         /// So that a load balancer sees that the node is not ready before its last socket closes.
         const AT_LEAST_MS: u64 = 500;
-        // Who is detached has nobody to be told.
+        // A detached session has no client to notify.
         let linked = self.sessions.iter().filter(|session| session.link.is_some());
         let ids: Vec<SessionId> = linked.map(|session| session.id).collect();
         let spread_ms = (window_ms * 8 / 10).min((ids.len() as u64 * MS_PER_CONNECTION).max(AT_LEAST_MS));

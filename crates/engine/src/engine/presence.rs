@@ -122,8 +122,8 @@ impl Engine {
 
     /// Puts the next members that are to be written again into the ledger.
     ///
-    /// Why from the last slot to the first: who leaves is replaced by the last one, which was looked at already; and who comes
-    /// is written for itself.
+    /// Why from the last slot to the first: a subscriber that leaves is replaced by the last one, which was processed already, and
+    /// a new one is written when it subscribes.
     fn go_on_rewriting(&mut self) {
         let mut left = crate::presence::ledger::WRITES_PER_TURN;
         while let Some((target_id, slots)) = self.presence.rewriting.pop() {

@@ -23,8 +23,8 @@ use crate::io::{
     PublishFailure, Query, QueryKind, SessionHash, SessionId, Subject, Ticket, WhenDown, Write, WriteKind,
 };
 use crate::permissions;
-use crate::session::{Arrival, Joining, Origin, Phase, Resumed, Returning, Session};
-use crate::targets::{LOST, Reply, TargetId};
+use crate::session::{Arrival, Joining, Origin, Phase, Returning, Session};
+use crate::targets::{LOST, TargetId};
 
 /// Changes of a record within this time are written together. Why so long: a change that a killed node had not written is
 /// made good by the client, which sends its own subscriptions.
@@ -58,8 +58,6 @@ struct ClaimOut {
 /// How far a session's record is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct RecordState {
-    /// It was written at least once, or is on its way: it is deleted when the session ends.
-    pub(crate) exists: bool,
     /// The outcome of a save is out.
     pub(crate) is_saving: bool,
     /// It had changed when the session's close was queued: if the session is detached, it is written at once.
@@ -84,19 +82,11 @@ struct Stored {
 #[derive(Serialize, Deserialize)]
 struct StoredSubscription {
     channel: String,
-    origin: StoredOrigin,
+    origin: Origin,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     filter: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     area: Option<Box<RawValue>>,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-enum StoredOrigin {
-    Auto,
-    Client,
-    Server,
 }
 
 impl Stored {
@@ -136,22 +126,19 @@ impl Engine {
             return self.out.timers.arm(session);
         }
         let Some(player) = session.player().cloned() else { return };
-        (session.record.exists, session.record.is_saving) = (true, true);
+        session.record.is_saving = true;
         let (hash, generation) = (session.hash, session.generation);
         let content = self.content_of(id);
         self.next_ticket += 1;
         let ticket = Ticket(self.next_ticket);
         self.records.saves.insert(ticket, id);
-        self.write_record(
-            Some(ticket),
-            &player.clone(),
-            WriteKind::SaveSession { player, session: hash, generation, content },
-        );
+        let owner = player.clone();
+        let kind = WriteKind::SaveSession { player, session: hash, generation, content };
+        self.write_record(Some(ticket), owner, kind);
     }
 
-    fn write_record(&mut self, ticket: Option<Ticket>, player: &Arc<str>, kind: WriteKind) {
-        let owner = Owner::Player(player.clone());
-        let write = Write { ticket, owner, when_down: WhenDown::Queue, kind };
+    fn write_record(&mut self, ticket: Option<Ticket>, player: Arc<str>, kind: WriteKind) {
+        let write = Write { ticket, owner: Owner::Player(player), when_down: WhenDown::Queue, kind };
         self.out.outputs.push_back(Output::Broker(BrokerCommand::Write(write)));
     }
 
@@ -162,11 +149,7 @@ impl Engine {
             let subscriber = target.subscriber_at(held.slot);
             StoredSubscription {
                 channel: target.subject.name.to_string(),
-                origin: match held.origin {
-                    Origin::Auto => StoredOrigin::Auto,
-                    Origin::Client => StoredOrigin::Client,
-                    Origin::Server => StoredOrigin::Server,
-                },
+                origin: held.origin,
                 filter: subscriber.filter.as_ref().map(ToString::to_string),
                 area: subscriber.area.as_ref().and_then(|area| RawValue::from_string(area.to_json()).ok()),
             }
@@ -205,11 +188,16 @@ impl Engine {
 
     /// A session has ended: nothing is kept of it, unless it lives on elsewhere.
     pub(super) fn end_record(&mut self, session: &Session) {
-        if let Some(player) = session.player().filter(|_| session.record.exists && !session.record.is_moved) {
-            let (player, generation) = (player.clone(), session.generation);
-            let kind = WriteKind::EndSession { player: player.clone(), session: session.hash, generation };
-            self.write_record(None, &player, kind);
+        if let Some(player) =
+            session.player().cloned().filter(|_| session.is_listed && !session.record.is_moved)
+        {
+            self.delete_record(player, session.hash, session.generation);
         }
+    }
+
+    fn delete_record(&mut self, player: Arc<str>, session: SessionHash, generation: u64) {
+        let kind = WriteKind::EndSession { player: player.clone(), session, generation };
+        self.write_record(None, player, kind);
     }
 
     /// Redis has lost what it had: all records are written again, spread over a while.
@@ -349,32 +337,24 @@ impl Engine {
         let claims = name.anonymous_claims().unwrap_or_else(|| returning.claims.clone());
         let Some(stored) = Stored::read(&claimed.content) else {
             // No node could take it up.
-            let (player, generation) = (claims.player, claimed.generation);
-            let kind = WriteKind::EndSession { player: player.clone(), session: name.hash, generation };
-            self.write_record(None, &player, kind);
+            self.delete_record(claims.player, name.hash, claimed.generation);
             return self.join_anew(id, returning);
         };
         let Returning { arrival, .. } = returning;
         let holder = Holder { shard: self.shard, session: id };
         let session = &mut self.sessions[id];
         (session.secret, session.hash, session.generation) = (name.secret, name.hash, claimed.generation);
-        session.record.exists = true;
         let left: HashSet<Arc<str>> = stored.left.iter().map(|channel| channel.as_str().into()).collect();
         session.left = (!left.is_empty()).then(|| Box::new(left));
         session.is_listed = true;
         self.limits.sessions.enter(name.hash, holder);
-        self.players.entry(claims.player.clone()).or_default().push(id);
-        self.set_claims(id, claims.clone());
-        if !self.admit(id) {
+        if !self.enter_player(id, claims.clone()) {
             return;
         }
         self.out.stats.sessions_claimed += 1;
         let Arrival { id: request, subscribe, resume } = arrival;
         let positions = resume.map(|resume| resume.positions).unwrap_or_default();
-        let resumed = Resumed { positions, stored: Vec::new(), forbidden: Vec::new(), logged: Vec::new() };
-        let joining =
-            Joining { id: request, unconfirmed: 1, errors: Vec::new(), limited: 0, resumed: Some(resumed) };
-        self.sessions[id].phase = Phase::Joining(Box::new(joining));
+        self.sessions[id].phase = Phase::Joining(Box::new(Joining::new(request, Some(positions))));
         self.load_overrides(id);
         self.subscribe_again(id, &claims, stored, subscribe);
         self.catch_up_on_all(id);
@@ -391,17 +371,7 @@ impl Engine {
         stored: Stored,
         own: Option<Vec<Result<Subscribe, drawbridge_protocol::BadSubscribe>>>,
     ) {
-        let auto = permissions::auto_channels(&self.settings, claims);
-        for notice in auto.skipped {
-            self.notice(notice);
-        }
-        for channel in auto.channels {
-            let has_left = self.sessions[id].left.as_ref().is_some_and(|left| left.contains(&*channel));
-            if !has_left {
-                self.auto_subscribe(id, channel, Reply::Welcome);
-            }
-        }
-        self.notify_cut(id, &auto.cut, true);
+        self.auto_subscribe_all(id, permissions::auto_channels(&self.settings, claims));
         let is_named = own.is_some();
         self.subscribe_in_connect(id, own.unwrap_or_default());
         let names: Vec<String> = stored.subscriptions.iter().map(|one| one.channel.clone()).collect();
@@ -413,16 +383,16 @@ impl Engine {
                 continue;
             }
             let is_allowed = match origin {
-                StoredOrigin::Server => {
+                Origin::Server => {
                     self.subscribe_by_server(id, &channel);
                     continue;
                 }
-                StoredOrigin::Client if is_named => continue,
-                StoredOrigin::Auto => false,
-                StoredOrigin::Client if Subject::named(channel.as_str()).is_pattern() => {
+                Origin::Client if is_named => continue,
+                Origin::Auto => false,
+                Origin::Client if Subject::named(channel.as_str()).is_pattern() => {
                     permissions::may_subscribe_pattern(&self.settings, &channel).is_ok()
                 }
-                StoredOrigin::Client => permissions::may_subscribe(&self.settings, claims, &channel).is_ok(),
+                Origin::Client => permissions::may_subscribe(&self.settings, claims, &channel).is_ok(),
             };
             if is_allowed {
                 let area = area.map(SentArea::from_json);

@@ -70,11 +70,11 @@ impl SessionName {
     }
 }
 
-/// What is said of one subscription when its session returns.
+/// What `WELCOME` reports of one subscription when its session returns.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Recovery {
     pub(super) target: TargetId,
-    /// `None`: nothing is said of it.
+    /// `None`: not reported.
     pub(super) recovered: Option<bool>,
     /// `RESYNC` follows.
     pub(super) resync: bool,
@@ -207,14 +207,8 @@ impl Engine {
         let Arrival { id: request, subscribe, resume } = arrival;
         let before = self.sessions[id].claims.clone();
         let auto = permissions::auto_channels(&self.settings, &claims);
-        for notice in auto.skipped {
-            self.notice(notice);
-        }
         let positions = resume.map(|resume| resume.positions).unwrap_or_default();
-        let resumed = Resumed { positions, stored: Vec::new(), forbidden: Vec::new(), logged: Vec::new() };
-        let joining =
-            Joining { id: request, unconfirmed: 1, errors: Vec::new(), limited: 0, resumed: Some(resumed) };
-        self.sessions[id].phase = Phase::Joining(Box::new(joining));
+        self.sessions[id].phase = Phase::Joining(Box::new(Joining::new(request, Some(positions))));
         self.set_claims(id, claims.clone());
         {
             let filled: HashSet<&str> = auto.channels.iter().chain(&auto.cut).map(String::as_str).collect();
@@ -224,13 +218,7 @@ impl Engine {
             self.end_what_is_over(id, &claims, &filled, own.as_ref());
         }
         self.see_again(id, before.as_ref(), &claims);
-        for channel in auto.channels {
-            let left = self.sessions[id].left.as_ref().is_some_and(|left| left.contains(&*channel));
-            if !left && !self.is_subscribed(id, &Subject::channel(&*channel)) {
-                self.auto_subscribe(id, channel, Reply::Welcome);
-            }
-        }
-        self.notify_cut(id, &auto.cut, true);
+        self.auto_subscribe_all(id, auto);
         self.subscribe_in_connect(id, subscribe.unwrap_or_default());
         self.catch_up_on_all(id);
         self.await_welcome(id);

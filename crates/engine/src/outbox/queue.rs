@@ -443,7 +443,7 @@ impl OutboundQueue {
         let mut proofs: SmallVec<[(TargetId, u64); 4]> = SmallVec::new();
         let dropped = self.gaps.iter().map(|(target, _)| (*target, LOST));
         let waiting = self.events.iter().filter(|queued| queued.kind.is_some());
-        // Why the smallest: a merged event stands behind others, and comes after what the older one came after.
+        // Why the smallest: a merged event is moved to the end, but keeps the offset before the older one.
         for (target, before) in dropped.chain(waiting.map(|queued| (queued.target, queued.before()))) {
             match proofs.iter_mut().find(|(of, _)| *of == target) {
                 Some((_, LOST)) => {}

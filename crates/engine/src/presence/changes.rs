@@ -218,7 +218,7 @@ impl Notices {
     }
 }
 
-/// What a text takes in a list, in bytes, at most.
+/// The size of a text as an element of a list, in bytes, at most.
 pub(crate) fn text_bytes(text: &str) -> usize {
     let escaped = |byte: u8| match byte {
         0..0x20 => 6,

@@ -345,7 +345,7 @@ impl Cover {
         }
     }
 
-    /// Gives up a prefix. One that was requested is reconsidered when Redis has answered.
+    /// Ends a prefix. One that was requested is reconsidered when Redis has answered.
     fn end(&mut self, prefix: &str) {
         let Some(held) = self.held.get_mut(prefix) else { return };
         match held.state {

@@ -43,7 +43,7 @@ pub enum Cursor {
     Continues,
     /// Some events behind it are no longer kept.
     Gap,
-    /// It is of a history that this log does not go on with: its epoch is not known, or it lies beyond where that ended.
+    /// It is of a history that this log does not go on with: its epoch is not known, or its offset is beyond the end of that epoch.
     Unknown,
 }
 

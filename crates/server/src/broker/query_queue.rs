@@ -1,7 +1,8 @@
 //! The queue of queries: what shards and hubs request from Redis, until it is answered. One queue for all kinds, bounded in
 //! number, with one way to withdraw. Large and small answers are read on separate connections, so that a large table delays
-//! no player ([`AnswerSize`]). Of the large ones those of hubs come first: a channel that catches up is shown to no one, while
-//! a page of history is waited for by one player. A query waits however long Redis is away: whoever sent it withdraws it when it gives up.
+//! no player ([`AnswerSize`]). Of the large ones those of hubs come first: no subscriber receives a channel that
+//! catches up, while one player waits for a page of history. A query waits however long Redis is away, until its sender
+//! withdraws it.
 //!
 //! ```text
 //!   ask ──▶ waiting ──first──▶ being read ──take──▶ answered

@@ -40,7 +40,7 @@ impl SessionStore {
         }
     }
 
-    /// Gives a player's session to whoever asks for it, under the next generation.
+    /// Claims a player's session and returns it, under the next generation; `None` if the player has no such session.
     pub(super) fn claim(&mut self, player: &str, session: SessionHash) -> Option<ClaimedSession> {
         let record = self.0.get_mut(&session).filter(|record| *record.player == *player)?;
         record.generation += 1;

@@ -17,7 +17,7 @@ use super::library::MARK;
 use super::writes::UNPROVEN;
 use crate::player_command;
 
-/// Stands for the generation of a claim that is not answered yet.
+/// The generation of a claim that is not answered yet.
 const CLAIMING: u64 = 0;
 
 /// One session of a player as a node has it.

@@ -1,8 +1,8 @@
 -- What all parts of the library share: who it serves, environments, names, numbers and time. The parts are joined into one
 -- library, in the order of `library.rs`; VERSION and ENVIRONMENTS stand above; docs/redis.md describes what services see.
--- An environment is what nodes of one channel prefix (`prefix`, empty where there is none) have configured: their key prefix
--- (`keys`), `external_bytes` and classes. Channels are named here as in Redis, with their prefix; classes match what stands
--- behind it.
+-- An environment is the configuration of the nodes with one channel prefix (`prefix`, may be empty): their key prefix
+-- (`keys`), `external_bytes` and classes. Channels are named here as in Redis, with their prefix; classes match the rest of
+-- the name.
 
 -- Begins every answer to a node: other functions by the same names do not give it.
 local MARK = 'drawbridge'

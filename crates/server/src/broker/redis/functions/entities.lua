@@ -1,7 +1,7 @@
 -- Tables of entity channels: an entity's state is written and published together. One hash per channel: `e` names the
 -- table's life, `s` counts its changes, `b` the bytes of its rows, `r` says when it was last repaired and how often, and each
--- entity has `k` and its key, with when it was heard (Redis' clock, milliseconds) and what was published. Beside it a sorted
--- set has the same fields by when they were heard: what has expired is found without a look at the rest. Nothing that is
+-- entity has `k` and its key, with the time of its last event (Redis' clock, milliseconds) and the event. A sorted set holds
+-- the same fields by that time, so that expired ones are found without reading the rest. Nothing that is
 -- stored is trusted: what cannot be right is repaired, seldom, or begins a new life of the table.
 
 local MAX_KEY_BYTES = 255
@@ -14,8 +14,8 @@ local PURGES = 16
 local MIN_FIELD_BOUND = 65536
 -- What a channel's rows take at most where its class does not say.
 local DEFAULT_MAX_BYTES = 16 * 1024 * 1024
--- Repairs that follow each other wait twice as long each time, up to a minute, but for the first few; after ten minutes
--- without one they count from the beginning.
+-- After the first few repairs, the pause before the next one doubles each time, up to a minute; after ten minutes without a
+-- repair the count starts again.
 local REPAIRS_AT_ONCE = 3
 local REPAIR_PAUSE_MS = 1000
 local REPAIR_PAUSE_MAX_MS = 60 * 1000
@@ -48,7 +48,7 @@ local function is_row(field)
   return field:sub(1, 1) == 'k' and #field >= 2 and #field <= 1 + MAX_KEY_BYTES
 end
 
--- What a row takes, or 0 where there is none.
+-- The size of a row in bytes; 0 if there is no such row.
 local function row_bytes(rows, field)
   local bytes = redis.call('HSTRLEN', rows, field)
   return bytes > 0 and #field + bytes or 0
@@ -64,8 +64,8 @@ local function mark_set(heard)
   return redis.call('ZADD', heard, '+inf', SET_MARK) == 1
 end
 
--- Notes in the set that an entity was heard: whether it is new there, and whether the set was not ours, so that it says
--- nothing. It can be made from the hash: one of another type is dropped.
+-- Records in the set the time of an entity's event. Returns whether the entity is new there, and whether the set was not
+-- ours and so proves nothing. A key of another type is dropped: the set can be made from the hash.
 local function note(heard, field, now)
   local added = redis.pcall('ZADD', heard, now, field)
   if type(added) == 'table' then
@@ -159,7 +159,7 @@ local function open(rows, heard, limits, own, is_new, is_lost, now)
   return header
 end
 
--- Takes out a few of those that nobody has heard of for `ttl` milliseconds; says whether there were any.
+-- Removes a few entities without an event for `ttl` milliseconds; returns whether there were any.
 local function purge(rows, heard, header, ttl, now)
   local expired = redis.call('ZRANGEBYSCORE', heard, '-inf', now - ttl, 'LIMIT', 0, PURGED_AT_ONCE)
   if #expired == 0 then
@@ -261,7 +261,7 @@ local function commit(channel, limits, key, remove, body, id)
   return seq
 end
 
--- A table ends when nothing is heard of any of its entities.
+-- A table expires when none of its entities has an event for `ttl` milliseconds.
 local function outlive(channel, limits)
   local rows, heard = table_of(limits.environment, channel)
   redis.call('PEXPIRE', rows, limits.ttl)

@@ -82,7 +82,7 @@ local function open_log(stream, position, limits)
     stored:match('^([0-9a-f]+) (%d+) (%x+) (%d+) (%d+)([ 0-9a-f]*)$')
   offset, mark_ms = whole(offset, MAX_COUNT - 1), whole(mark_ms, MAX_COUNT)
   mark = whole(mark, offset or 0)
-  -- Asked in any case: it raises where the key holds something else.
+  -- Always called: it raises an error if the key is of another type.
   local beyond = redis.call('XRANGE', stream, offset and '(' .. digits(offset) .. '-0' or '-', '+', 'COUNT', 1)
   if not (offset and mark_ms and mark and #epoch == 16) or #stored > MAX_POSITION_BYTES or #beyond > 0 then
     begin_log(log)

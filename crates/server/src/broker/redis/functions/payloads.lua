@@ -28,8 +28,8 @@ local function is_text(payload)
   return not payload:find('[\128-\255]')
 end
 
--- What cjson takes, as strict as it can be told to be, though JSON does not: `1.` and `-.5`, control characters in
--- strings, and whatever stands behind a NUL.
+-- Whether cjson, in its strictest settings, accepts a text that is not JSON: `1.` and `-.5`, control characters in strings,
+-- and anything behind a NUL.
 local function is_lax(payload)
   local dots = payload:find('.', 1, true) and (payload:find('%.%D') or payload:find('%D%.'))
   if not dots and not payload:find('%c') then
@@ -63,7 +63,7 @@ local parsers = {}
 local function parse(payload, max_depth)
   local parser = parsers[max_depth]
   if not parser then
-    -- One of our own, made late: it can be told, and is not there yet while the library is loaded.
+    -- A separate parser, so that it can be configured. Made on first use: cjson is not available while the library is loaded.
     parser = cjson.new()
     parser.decode_invalid_numbers(false)
     parser.decode_max_depth(max_depth)
@@ -76,7 +76,7 @@ local function parse(payload, max_depth)
   return known, decoded
 end
 
--- Whether nodes take an object for an event of its own, and not for the data of one.
+-- Whether nodes read an object as an event, and not as the data of one.
 local function is_envelope(class, decoded)
   if type(decoded.event) ~= 'string' or class.payload == 'raw' then
     return false
@@ -263,7 +263,7 @@ local function shortest(number)
 end
 
 -- A number as the text of a key, as nodes have it: a whole one as it is written, another by the double that it means.
--- `body` and `path` say where it stands: what is large is not what the double says.
+-- `body` and `path` locate its text: a double does not hold large numbers exactly.
 local function decimal(number, body, path)
   if math.abs(number) < 2 ^ 53 then
     return number == math.floor(number) and string.format('%.0f', number) or shortest(number)

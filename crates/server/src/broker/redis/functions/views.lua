@@ -9,7 +9,7 @@ local function view(keys, args)
   if args[5] == '1' and (redis.call('HGET', name, channel) or '') == expression then
     return { MARK, 0 }
   end
-  -- Asked in any case: it raises before anything is published, where the key holds something else than a hash.
+  -- Always called: it raises an error before anything is published, if the key is not a hash.
   local is_kept = redis.call('HEXISTS', name, channel) == 1
   if expression ~= '' and not is_kept and redis.call('HLEN', name) >= MAX_VIEWS then
     return redis.error_reply('LIMIT_EXCEEDED a player has at most ' .. MAX_VIEWS .. ' views')
