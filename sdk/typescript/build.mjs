@@ -1,35 +1,73 @@
 // Builds what is committed (nothing is written with `--check`, and a stale or oversized file fails):
-// - `dist/drawbridge.js`, `dist/msgpack.js`: the package, readable, each with a source map beside it
+// - `dist`: the package; for each entry a readable ES module with a source map, a CommonJS module, and the types of each.
+//   It is committed so that a clone can be installed and packed without this build.
 // - `drawbridge.min.js` in the server's sources, which its binary embeds for the playground
 import { build } from "esbuild";
-import { readFile } from "node:fs/promises";
+import { mkdir, readFile, readdir, writeFile } from "node:fs/promises";
+import { basename, join, relative } from "node:path";
+import { fileURLToPath } from "node:url";
+import { rollup } from "rollup";
+import { dts } from "rollup-plugin-dts";
 
 /** The server sends this file to every playground page: keep it small. */
 const MAX_MINIFIED_BYTES = 40 * 1024;
 const MINIFIED = "../../crates/server/src/http/playground/drawbridge.min.js";
-const COMMITTED = ["dist/drawbridge.js", "dist/msgpack.js", MINIFIED];
+/** The entry that the others share their types with. */
+const MAIN = "drawbridge";
+const ENTRIES = { [MAIN]: "src/index.ts", msgpack: "src/msgpack.ts" };
 
-const check = process.argv.includes("--check");
-const common = { bundle: true, format: "esm", target: "es2022", charset: "utf8", legalComments: "none", write: !check };
-const banner = { js: "// Drawbridge's client, built from sdk/typescript by `npm run build`. Do not edit." };
-const readable = { ...common, banner, sourcemap: true, sourcesContent: true };
+process.chdir(fileURLToPath(new URL(".", import.meta.url)));
+const banner = "// Drawbridge's client, built from sdk/typescript by `npm run build`. Do not edit.";
+const common = { bundle: true, target: "es2022", charset: "utf8", legalComments: "none", banner: { js: banner }, write: false };
+const readable = { ...common, entryPoints: ENTRIES, outdir: "dist" };
 
-const results = await Promise.all([
-  build({ ...readable, entryPoints: ["src/index.ts"], outfile: "dist/drawbridge.js" }),
-  build({ ...readable, entryPoints: ["src/msgpack.ts"], outfile: "dist/msgpack.js" }),
-  build({ ...common, banner, entryPoints: ["src/index.ts"], outfile: MINIFIED, minify: true }),
+const built = new Map();
+await Promise.all([
+  bundle({ ...readable, format: "esm", sourcemap: "linked", sourcesContent: false }),
+  bundle({ ...readable, format: "cjs", platform: "node", outExtension: { ".js": ".cjs" } }),
+  bundle({ ...common, entryPoints: [ENTRIES[MAIN]], outfile: MINIFIED, format: "esm", minify: true }),
+  ...Object.keys(ENTRIES).map(declarations),
 ]);
 
-const { length: bytes } = check ? results[2].outputFiles[0].contents : await readFile(MINIFIED);
+const bytes = Buffer.byteLength(built.get(MINIFIED));
 if (bytes > MAX_MINIFIED_BYTES) fail(`${MINIFIED} has ${bytes} bytes; at most ${MAX_MINIFIED_BYTES} are allowed`);
-if (check) {
-  const built = results.flatMap(({ outputFiles }) => outputFiles).filter(({ path }) => path.endsWith(".js"));
-  for (const [at, file] of COMMITTED.entries()) {
-    const committed = await readFile(file, "utf8").catch(() => "");
-    if (committed !== built[at].text) fail(`${file} is stale: run \`npm run build\` and commit it`);
+await (process.argv.includes("--check") ? compare() : write());
+console.log(`${MINIFIED}: ${bytes} bytes`);
+
+async function bundle(options) {
+  const { outputFiles } = await build(options);
+  for (const { path, text } of outputFiles) built.set(relative(".", path), text);
+}
+
+/** One file of types for each entry. Whoever imports two entries meets each type once: the others import it from `MAIN`. */
+async function declarations(entry) {
+  const isMain = entry === MAIN;
+  const bundle = await rollup({
+    input: ENTRIES[entry],
+    external: (id, importer) => !isMain && importer !== undefined && id.startsWith("."),
+    plugins: [dts({ tsconfig: "tsconfig.json" })],
+  });
+  for (const extension of ["js", "cjs"]) {
+    const { output } = await bundle.generate({ banner, paths: (id) => (isMain ? id : `./${MAIN}.${extension}`) });
+    built.set(`dist/${entry}.d.${extension.replace("js", "ts")}`, output[0].code);
+  }
+  await bundle.close();
+}
+
+async function write() {
+  await mkdir("dist", { recursive: true });
+  for (const [path, text] of built) await writeFile(path, text);
+}
+
+async function compare() {
+  for (const [path, text] of built) {
+    const committed = await readFile(path, "utf8").catch(() => "");
+    if (committed !== text) fail(`${path} is stale: run \`npm run build\` and commit it`);
+  }
+  for (const name of await readdir("dist")) {
+    if (!built.has(join("dist", name))) fail(`dist/${basename(name)} is built from nothing: delete it`);
   }
 }
-console.log(`${MINIFIED}: ${bytes} bytes`);
 
 function fail(reason) {
   console.error(reason);

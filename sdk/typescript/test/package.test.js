@@ -9,15 +9,23 @@ import { fileURLToPath } from "node:url";
 const url = (path) => new URL(path, import.meta.url);
 const PLAYGROUND = url("../../../crates/server/src/http/playground/drawbridge.min.js");
 
-test("each entry of the package is there, readable, and has its source map", () => {
-  const { exports } = JSON.parse(readFileSync(url("../package.json"), "utf8"));
-  for (const { types, default: file } of Object.values(exports)) {
-    assert.ok(existsSync(url(`../${types}`)), types);
-    const lines = readFileSync(url(`../${file}`), "utf8").split("\n");
-    assert.ok(Math.max(...lines.map((line) => line.length)) < 300, `${file} has no long lines`);
-    const map = JSON.parse(readFileSync(url(`../${file}.map`), "utf8"));
-    assert.equal(lines.findLast((line) => line !== ""), `//# sourceMappingURL=${file.split("/").at(-1)}.map`);
-    assert.ok(map.sourcesContent.every((source) => source.length > 0));
+test("each entry of the package is readable, has its types, and a source map to sources that are in the package", () => {
+  const { exports, files } = JSON.parse(readFileSync(url("../package.json"), "utf8"));
+  assert.deepEqual(files, ["dist", "src"]);
+  for (const entry of Object.values(exports).filter((value) => typeof value === "object")) {
+    for (const { types, default: file } of Object.values(entry)) {
+      assert.ok(existsSync(url(`../${types}`)), types);
+      const longest = Math.max(...readFileSync(url(`../${file}`), "utf8").split("\n").map((line) => line.length));
+      assert.ok(longest < 300, `${file} has a line of ${longest} characters`);
+    }
+    const file = entry.import.default;
+    const lastLine = readFileSync(url(`../${file}`), "utf8").trimEnd().split("\n").at(-1);
+    assert.equal(lastLine, `//# sourceMappingURL=${file.split("/").at(-1)}.map`);
+    const { sources } = JSON.parse(readFileSync(url(`../${file}.map`), "utf8"));
+    for (const source of sources) {
+      assert.match(source, /^\.\.\/src\/[a-z-/]+\.tsx?$/);
+      assert.ok(existsSync(url(`../dist/${source}`)), source);
+    }
   }
 });
 

@@ -1,0 +1,21 @@
+/** A program of somebody who has installed the package: compiled under each module resolution, and run. */
+
+import { DrawbridgeError, type Codec, type Drawbridge, type Subscription } from "@drawbridge/client";
+import { decode, msgpack } from "@drawbridge/client/msgpack";
+
+interface Game {
+  [room: `room:${string}`]: { hit: { damage: number } };
+}
+
+export function listen(game: Drawbridge<Game>): Subscription<Game["room:1"]> {
+  const room = game.subscribe("room:1");
+  room.on("hit", ({ data }) => data.damage.toFixed());
+  // @ts-expect-error the types are there: damage is a number
+  room.on("hit", ({ data }) => data.damage.trim());
+  return room;
+}
+
+const codec: Codec = msgpack;
+const error = new DrawbridgeError("FORBIDDEN", "no right to subscribe");
+const bytes = codec.encode({ error: error.name });
+console.log(JSON.stringify(decode(bytes as Uint8Array)), error instanceof DrawbridgeError);
