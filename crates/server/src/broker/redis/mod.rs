@@ -5,6 +5,8 @@
 mod address;
 mod buffer;
 mod cleanup;
+#[cfg_attr(not(test), expect(dead_code, reason = "the parts that follow the map are not there yet"))]
+mod cluster_map;
 mod command_connection;
 mod connect;
 mod conversation;
