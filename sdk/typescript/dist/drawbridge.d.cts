@@ -122,13 +122,18 @@ type EventMap = object;
 /**
  * An application's channels. Names, or template literals for families of them:
  * `{ "chat:lobby": { say: { text: string } }; [room: `room:${string}`]: { hit: { damage: number } } }`.
+ * A channel that is not declared is a compile error.
  */
 type ChannelMap = object;
-/** Where nothing is declared, every event may come, with data of any kind. */
+/** The map of an application that declares nothing: every channel, and every event with data of any kind. */
 type AnyChannels = Record<string, Record<string, unknown>>;
+/** The channels and patterns that `M` declares. */
+type ChannelName<M extends ChannelMap> = keyof M & string;
 /** The events of channel (or pattern) `C`. */
-type EventsOf<M extends ChannelMap, C extends string> = C extends keyof M ? M[C] extends EventMap ? M[C] : Record<string, unknown> : Record<string, unknown>;
+type EventsOf<M extends ChannelMap, C extends ChannelName<M>> = M[C] extends EventMap ? M[C] : never;
 type EventName<E extends EventMap> = keyof E & string;
+/** What `publish` takes after the event's name: `data` may be absent only if it may be `null` or `undefined`. */
+type PublishArguments<Data, Options> = null extends Data ? [data?: Data, options?: Options] : undefined extends Data ? [data?: Data, options?: Options] : [data: Data, options?: Options];
 /** One event as a handler gets it. */
 interface ChannelEvent<Name extends string = string, Data = unknown> {
     /** The real channel, also where a pattern was subscribed to. */
@@ -557,34 +562,34 @@ declare class Drawbridge<M extends ChannelMap = AnyChannels> {
      * Subscribes to a channel, or with `*`, `?` or `[…]` to all channels that match. It holds over reconnects. The same
      * name again is the same subscription; a `filter` or `area` named then replaces the old one (`null`: none).
      */
-    subscribe<C extends string>(channel: C | (keyof M & string), options?: ViewOptions): Subscription<EventsOf<M, C>>;
+    subscribe<C extends ChannelName<M>>(channel: C, options?: ViewOptions): Subscription<EventsOf<M, C>>;
     /** Subscribes to an entity channel, and gives its live table; `subscription` is beside it. */
-    entities<C extends string>(channel: C | (keyof M & string), options?: ViewOptions): Entities<EventsOf<M, C>>;
+    entities<C extends ChannelName<M>>(channel: C, options?: ViewOptions): Entities<EventsOf<M, C>>;
     /** Ends whatever subscription there is by that name, a template's or a service's too. */
-    unsubscribe(channel: string): Promise<void>;
+    unsubscribe(channel: ChannelName<M>): Promise<void>;
     /**
      * Listens without subscribing: for channels that the server subscribes the player to. The handle stays until
      * `forget`.
      */
-    channel<C extends string>(channel: C | (keyof M & string)): Channel<EventsOf<M, C>>;
+    channel<C extends ChannelName<M>>(channel: C): Channel<EventsOf<M, C>>;
     /** Ends a handle that `channel` gave. */
     forget(handle: Channel<any>): void;
     /**
      * Publishes, and resolves when Redis has taken it. Rejects with a `DrawbridgeError` whose `outcome` says whether it
      * may have happened all the same. Without a connection it waits in the offline queue.
      */
-    publish<C extends string, N extends EventName<EventsOf<M, C>>>(channel: C, event: N, data?: EventsOf<M, C>[N], options?: PublishOptions): Promise<Published>;
+    publish<C extends ChannelName<M>, N extends EventName<EventsOf<M, C>>>(channel: C, event: N, ...dataAndOptions: PublishArguments<EventsOf<M, C>[N], PublishOptions>): Promise<Published>;
     /**
      * A page of a channel's history: the newest events, or those that follow `since`; the oldest first. The right is that
      * to subscribe, and the views of the server apply.
      */
-    history<C extends string>(channel: C | (keyof M & string), options?: HistoryOptions): Promise<History<AnyEvent<EventsOf<M, C>>>>;
+    history<C extends ChannelName<M>>(channel: C, options?: HistoryOptions): Promise<History<AnyEvent<EventsOf<M, C>>>>;
     /** The pages that follow `since`, until the present: `for await (const { events } of game.historyPages(…))`. */
-    historyPages<C extends string>(channel: C | (keyof M & string), options?: HistoryOptions): AsyncGenerator<History<AnyEvent<EventsOf<M, C>>>, void, undefined>;
+    historyPages<C extends ChannelName<M>>(channel: C, options?: HistoryOptions): AsyncGenerator<History<AnyEvent<EventsOf<M, C>>>, void, undefined>;
     /** A page of the players who are on a channel, in the order of their ids. */
-    presence(channel: string, options?: PresenceOptions): Promise<Presence>;
+    presence(channel: ChannelName<M>, options?: PresenceOptions): Promise<Presence>;
     /** All pages: `for await (const { players } of game.presencePages(…))`. */
-    presencePages(channel: string, options?: PresenceOptions): AsyncGenerator<Presence, void, undefined>;
+    presencePages(channel: ChannelName<M>, options?: PresenceOptions): AsyncGenerator<Presence, void, undefined>;
 }
 /** A client that is already connecting. What goes wrong for good is told by `status`. */
 declare function connect<M extends ChannelMap = AnyChannels>(url: string | URL, options?: DrawbridgeOptions): Drawbridge<M>;
@@ -599,4 +604,4 @@ declare function isPattern(channel: string): boolean;
 declare function globMatcher(pattern: string): (channel: string) => boolean;
 
 export { Channel, Clock, Drawbridge, DrawbridgeError, Entities, Subscription, connect, globMatcher, isPattern, json };
-export type { AnyChannels, AnyEvent, Area, ChannelEvent, ChannelMap, ClientErrorCode, ClientEvents, Codec, DrawbridgeOptions, Entity, ErrorCode, ErrorDetails, EventMap, EventName, EventsOf, History, HistoryOptions, LeaveReason, Logger, Outcome, PageSignal, Position, Presence, PresenceChange, PresenceOptions, PublishOptions, Published, QueueOptions, ReconnectOptions, Recovered, Resync, Runtime, ServerErrorCode, Status, StatusChange, SubscriptionInfo, SubscriptionState, TokenProvider, TokenReason, Unlisten, Unsubscribed, View, ViewOptions, WebSocketConstructor, WebSocketLike, Welcome };
+export type { AnyChannels, AnyEvent, Area, ChannelEvent, ChannelMap, ChannelName, ClientErrorCode, ClientEvents, Codec, DrawbridgeOptions, Entity, ErrorCode, ErrorDetails, EventMap, EventName, EventsOf, History, HistoryOptions, LeaveReason, Logger, Outcome, PageSignal, Position, Presence, PresenceChange, PresenceOptions, PublishArguments, PublishOptions, Published, QueueOptions, ReconnectOptions, Recovered, Resync, Runtime, ServerErrorCode, Status, StatusChange, SubscriptionInfo, SubscriptionState, TokenProvider, TokenReason, Unlisten, Unsubscribed, View, ViewOptions, WebSocketConstructor, WebSocketLike, Welcome };

@@ -2313,7 +2313,8 @@ var Drawbridge = class {
    * Publishes, and resolves when Redis has taken it. Rejects with a `DrawbridgeError` whose `outcome` says whether it
    * may have happened all the same. Without a connection it waits in the offline queue.
    */
-  publish(channel, event, data, options = {}) {
+  publish(channel, event, ...dataAndOptions) {
+    const [data, options = {}] = dataAndOptions;
     return this.#publisher.publish(channel, event, data, options, this.#status !== "closed");
   }
   /**

@@ -20,10 +20,12 @@ import {
   type AnyEvent,
   type ChannelEvent,
   type ChannelMap,
+  type ChannelName,
   type ChannelNotices,
   type EventName,
   type EventsOf,
   type PresenceChange,
+  type PublishArguments,
   type Recovered,
   type Resync,
 } from "./events.js";
@@ -231,17 +233,17 @@ export class Drawbridge<M extends ChannelMap = AnyChannels> {
    * Subscribes to a channel, or with `*`, `?` or `[…]` to all channels that match. It holds over reconnects. The same
    * name again is the same subscription; a `filter` or `area` named then replaces the old one (`null`: none).
    */
-  subscribe<C extends string>(channel: C | (keyof M & string), options: ViewOptions = {}): Subscription<EventsOf<M, C>> {
+  subscribe<C extends ChannelName<M>>(channel: C, options: ViewOptions = {}): Subscription<EventsOf<M, C>> {
     return this.#subscriptions.subscribe(channel, options);
   }
 
   /** Subscribes to an entity channel, and gives its live table; `subscription` is beside it. */
-  entities<C extends string>(channel: C | (keyof M & string), options: ViewOptions = {}): Entities<EventsOf<M, C>> {
+  entities<C extends ChannelName<M>>(channel: C, options: ViewOptions = {}): Entities<EventsOf<M, C>> {
     return this.subscribe<C>(channel, options).entities;
   }
 
   /** Ends whatever subscription there is by that name, a template's or a service's too. */
-  unsubscribe(channel: string): Promise<void> {
+  unsubscribe(channel: ChannelName<M>): Promise<void> {
     return this.#subscriptions.unsubscribe(channel);
   }
 
@@ -249,7 +251,7 @@ export class Drawbridge<M extends ChannelMap = AnyChannels> {
    * Listens without subscribing: for channels that the server subscribes the player to. The handle stays until
    * `forget`.
    */
-  channel<C extends string>(channel: C | (keyof M & string)): Channel<EventsOf<M, C>> {
+  channel<C extends ChannelName<M>>(channel: C): Channel<EventsOf<M, C>> {
     const handle = new Channel<EventsOf<M, C>>(channel, (thrown) => this.#report(thrown));
     this.#listeners.add(handle);
     return handle;
@@ -264,12 +266,12 @@ export class Drawbridge<M extends ChannelMap = AnyChannels> {
    * Publishes, and resolves when Redis has taken it. Rejects with a `DrawbridgeError` whose `outcome` says whether it
    * may have happened all the same. Without a connection it waits in the offline queue.
    */
-  publish<C extends string, N extends EventName<EventsOf<M, C>>>(
+  publish<C extends ChannelName<M>, N extends EventName<EventsOf<M, C>>>(
     channel: C,
     event: N,
-    data?: EventsOf<M, C>[N],
-    options: PublishOptions = {},
+    ...dataAndOptions: PublishArguments<EventsOf<M, C>[N], PublishOptions>
   ): Promise<Published> {
+    const [data, options = {}] = dataAndOptions as [data?: unknown, options?: PublishOptions];
     return this.#publisher.publish(channel, event, data, options, this.#status !== "closed");
   }
 
@@ -277,25 +279,25 @@ export class Drawbridge<M extends ChannelMap = AnyChannels> {
    * A page of a channel's history: the newest events, or those that follow `since`; the oldest first. The right is that
    * to subscribe, and the views of the server apply.
    */
-  history<C extends string>(channel: C | (keyof M & string), options: HistoryOptions = {}): Promise<History<AnyEvent<EventsOf<M, C>>>> {
+  history<C extends ChannelName<M>>(channel: C, options: HistoryOptions = {}): Promise<History<AnyEvent<EventsOf<M, C>>>> {
     return this.#reads.history(channel, options);
   }
 
   /** The pages that follow `since`, until the present: `for await (const { events } of game.historyPages(…))`. */
-  historyPages<C extends string>(
-    channel: C | (keyof M & string),
+  historyPages<C extends ChannelName<M>>(
+    channel: C,
     options: HistoryOptions = {},
   ): AsyncGenerator<History<AnyEvent<EventsOf<M, C>>>, void, undefined> {
     return pages(options.since, (since) => this.#reads.history(channel, { ...options, ...(since && { since }) }));
   }
 
   /** A page of the players who are on a channel, in the order of their ids. */
-  presence(channel: string, options: PresenceOptions = {}): Promise<Presence> {
+  presence(channel: ChannelName<M>, options: PresenceOptions = {}): Promise<Presence> {
     return this.#reads.presence(channel, options);
   }
 
   /** All pages: `for await (const { players } of game.presencePages(…))`. */
-  presencePages(channel: string, options: PresenceOptions = {}): AsyncGenerator<Presence, void, undefined> {
+  presencePages(channel: ChannelName<M>, options: PresenceOptions = {}): AsyncGenerator<Presence, void, undefined> {
     return pages(options.after, (after) => this.#reads.presence(channel, { ...options, ...(after !== undefined && { after }) }));
   }
 

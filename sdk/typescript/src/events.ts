@@ -11,20 +11,27 @@ export type EventMap = object;
 /**
  * An application's channels. Names, or template literals for families of them:
  * `{ "chat:lobby": { say: { text: string } }; [room: `room:${string}`]: { hit: { damage: number } } }`.
+ * A channel that is not declared is a compile error.
  */
 export type ChannelMap = object;
 
-/** Where nothing is declared, every event may come, with data of any kind. */
+/** The map of an application that declares nothing: every channel, and every event with data of any kind. */
 export type AnyChannels = Record<string, Record<string, unknown>>;
 
+/** The channels and patterns that `M` declares. */
+export type ChannelName<M extends ChannelMap> = keyof M & string;
+
 /** The events of channel (or pattern) `C`. */
-export type EventsOf<M extends ChannelMap, C extends string> = C extends keyof M
-  ? M[C] extends EventMap
-    ? M[C]
-    : Record<string, unknown>
-  : Record<string, unknown>;
+export type EventsOf<M extends ChannelMap, C extends ChannelName<M>> = M[C] extends EventMap ? M[C] : never;
 
 export type EventName<E extends EventMap> = keyof E & string;
+
+/** What `publish` takes after the event's name: `data` may be absent only if it may be `null` or `undefined`. */
+export type PublishArguments<Data, Options> = null extends Data
+  ? [data?: Data, options?: Options]
+  : undefined extends Data
+    ? [data?: Data, options?: Options]
+    : [data: Data, options?: Options];
 
 /** One event as a handler gets it. */
 export interface ChannelEvent<Name extends string = string, Data = unknown> {

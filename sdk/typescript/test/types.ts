@@ -1,6 +1,6 @@
 /** Checked by the compiler alone: what the types allow, and what they must not. */
 
-import { connect, type ChannelEvent } from "../src/index.js";
+import { connect, type ChannelEvent, type Drawbridge } from "../src/index.js";
 
 interface Game {
   "chat:lobby": { say: { text: string } };
@@ -23,9 +23,85 @@ export function typed(): void {
   void game.publish("room:42", "hit", { damage: "12" });
   // @ts-expect-error the lobby says `say`
   void game.publish("chat:lobby", "hit", { damage: 12 });
-  // What is not declared may hold anything.
-  game.subscribe("elsewhere").on("x", (event: ChannelEvent<"x", unknown>) => event.data);
 }
+
+/** Whatever takes a channel takes those of the map alone. */
+export async function channelNames(id: number, name: string): Promise<void> {
+  const game = connect<Game>("ws://127.0.0.1/ws");
+  game.subscribe(`room:${id}`).on("hit", ({ data }) => data.damage.toFixed());
+  void game.publish(`room:${id}`, "hit", { damage: 12 });
+  // @ts-expect-error a typo
+  game.subscribe("chat:loby");
+  // @ts-expect-error a typo in the family's prefix
+  game.subscribe("rooms:42");
+  // @ts-expect-error nothing says that it is one of them
+  game.subscribe(name);
+  // @ts-expect-error
+  game.entities("rooms:42");
+  // @ts-expect-error
+  game.channel("rooms:42");
+  // @ts-expect-error
+  void game.unsubscribe("rooms:42");
+  // @ts-expect-error
+  void game.publish("rooms:42", "hit", { damage: 12 });
+  // @ts-expect-error
+  void game.history("rooms:42");
+  // @ts-expect-error
+  game.historyPages("rooms:42");
+  // @ts-expect-error
+  void game.presence("rooms:42");
+  // @ts-expect-error
+  game.presencePages("rooms:42");
+}
+
+interface Payloads {
+  orders: { buy: { item: number }; cancel: undefined; note: string | null; sold: { item: number } | undefined; any: any; what: unknown };
+}
+
+/** `data` may be absent only where the map says so. */
+export function payloads(): void {
+  const game = connect<Payloads>("ws://127.0.0.1/ws");
+  // @ts-expect-error the item is missing
+  void game.publish("orders", "buy");
+  // @ts-expect-error it is missing here as well
+  void game.publish("orders", "buy", {});
+  // @ts-expect-error this stands in the place of `data`
+  void game.publish("orders", "buy", { retry: true });
+  void game.publish("orders", "buy", { item: 7 }, { retry: true });
+  void game.publish("orders", "cancel");
+  void game.publish("orders", "cancel", undefined, { retry: true });
+  void game.publish("orders", "note");
+  void game.publish("orders", "note", "thanks");
+  void game.publish("orders", "sold");
+  void game.publish("orders", "any");
+  void game.publish("orders", "what", 7);
+  // @ts-expect-error it carries nothing
+  void game.publish("orders", "cancel", 7);
+}
+
+/** A map that declares some channels and lets every other name through. */
+interface Open {
+  "chat:lobby": { say: { text: string } };
+  [room: `room:${string}`]: { hit: { damage: number } };
+  [other: string]: Record<string, unknown>;
+}
+
+export function open(name: string): void {
+  const game = connect<Open>("ws://127.0.0.1/ws");
+  game.subscribe(name).on("x", (event: ChannelEvent<"x", unknown>) => event.data);
+  game.subscribe("elsewhere").on("x", (event) => event.data satisfies unknown);
+  game.subscribe("room:1").on("hit", ({ data }) => data.damage.toFixed());
+  // @ts-expect-error what is declared stays strict
+  game.subscribe("room:1").on("miss", () => {});
+}
+
+/** Code that knows no map takes every client. */
+export function anyClient(game: Drawbridge<any>, name: string): void {
+  game.subscribe(name).on("x", ({ data }) => data);
+  void game.publish(name, "x");
+}
+anyClient satisfies (game: Drawbridge<Game>, name: string) => void;
+anyClient satisfies (game: Drawbridge, name: string) => void;
 
 export async function reads(): Promise<void> {
   const game = connect<Game>("ws://127.0.0.1/ws");
@@ -49,8 +125,11 @@ export async function reads(): Promise<void> {
   void game.history("room:42", { since: { offset: 7 } });
 }
 
-export function untyped(): void {
+export function untyped(name: string): void {
   const game = connect("ws://127.0.0.1/ws", { token: async () => "jwt" });
+  game.subscribe(name).on("hit", (event) => event.data satisfies unknown);
+  void game.publish(name, "jump");
+  void game.publish(name, "buy", { item: 7 }, { retry: true });
   game.subscribe("room:42").on("hit", (event) => console.log(event.from, event.data));
   void game.publish("room:42", "move", { x: 3, y: 4 }).then(({ offset }) => offset?.toFixed());
 }
