@@ -241,7 +241,7 @@ fn redis_settings(config: &RedisConfig, all: &Config) -> Result<RedisSettings, S
     };
     let names = broker::redis::Names::new(&all.broker.channel_prefix, &all.broker.key_prefix);
     Ok(RedisSettings {
-        address: config.address.clone(),
+        location: config.location.clone(),
         tls,
         username: config.username.clone(),
         password: config.password.clone(),

@@ -485,7 +485,7 @@ fn what_is_no_redis_is_not_listened_to() {
         });
         let names = Names::new("", "drawbridge:");
         let redis = RedisSettings {
-            address: RedisAddress::Tcp { host: "127.0.0.1".into(), port },
+            location: RedisAddress::Tcp { host: "127.0.0.1".into(), port }.into(),
             tls: None,
             username: None,
             password: None,

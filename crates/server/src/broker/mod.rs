@@ -39,7 +39,7 @@ use self::query_queue::{Asker, QueryQueue};
 pub use self::queue::{Pushed, ShardInbox, ShardQueue, shard_queue};
 use self::redis::NodeReport;
 use self::redis::probe::ProbeLine;
-pub use self::redis::{RedisAddress, RedisSettings};
+pub use self::redis::{RedisAddress, RedisLocation, RedisSettings};
 use crate::log::Sparse;
 
 /// How long a shutdown waits for publishes that are queued.

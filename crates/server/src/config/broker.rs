@@ -4,8 +4,9 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::reader::{Field, Section};
+use super::redis_url::parse_url;
 use super::{MAX_SIZE, Rotating, Secret};
-use crate::broker::RedisAddress;
+use crate::broker::RedisLocation;
 
 /// `[broker]`.
 #[derive(Clone, Debug)]
@@ -36,8 +37,8 @@ pub enum BrokerKind {
 /// How to reach Redis.
 #[derive(Clone, Debug)]
 pub struct RedisConfig {
-    /// Where it listens.
-    pub address: RedisAddress,
+    /// Where it is.
+    pub location: RedisLocation,
     /// `rediss://`: with TLS.
     pub tls: Option<RedisTls>,
     /// The ACL user; `None`: Redis' default user.
@@ -191,195 +192,5 @@ fn read_redis(section: &Section<'_>) -> Option<RedisConfig> {
         );
     }
     let tls = url.tls.then_some(RedisTls { ca_file });
-    Some(RedisConfig { address: url.address, tls, username, password, db: url.db, subscriber_pool, probe })
-}
-
-#[derive(Debug)]
-pub(super) struct RedisUrl {
-    address: RedisAddress,
-    tls: bool,
-    username: Option<String>,
-    password: Option<Secret>,
-    db: u8,
-}
-
-/// What is wrong with an address. It never quotes it: it may hold a password.
-#[derive(Debug, PartialEq, Eq)]
-struct Wrong {
-    problem: &'static str,
-    hint: &'static str,
-}
-
-const FORM: &str =
-    "it is written like redis://127.0.0.1:6379, rediss://user:password@host:6380/0 or unix:///run/redis.sock";
-
-fn wrong(problem: &'static str) -> Wrong {
-    Wrong { problem, hint: FORM }
-}
-
-fn parse_url(url: &str) -> Result<RedisUrl, Wrong> {
-    let (scheme, rest) = url.split_once("://").ok_or(wrong("has no scheme"))?;
-    let tls = match scheme {
-        "redis" | "unix" => false,
-        "rediss" => true,
-        "redis-sentinel" | "rediss-sentinel" => {
-            return Err(Wrong { problem: "names Sentinel, which is not supported yet", hint: FORM });
-        }
-        "redis-cluster" | "rediss-cluster" => {
-            return Err(Wrong { problem: "names a Cluster, which is not supported yet", hint: FORM });
-        }
-        _ => return Err(wrong("has a scheme that is not known")),
-    };
-    if rest.contains('#') {
-        return Err(wrong("has a part behind `#`, and a `#` in a password is written %23"));
-    }
-    let (credentials, place) = match rest.rsplit_once('@') {
-        Some((credentials, place)) => (Some(credentials), place),
-        None => (None, rest),
-    };
-    let (username, password) = credentials.map_or(Ok((None, None)), parse_credentials)?;
-    let (address, db) = if scheme == "unix" { parse_socket(place)? } else { parse_host(place)? };
-    Ok(RedisUrl { address, tls, username, password, db })
-}
-
-fn parse_credentials(text: &str) -> Result<(Option<String>, Option<Secret>), Wrong> {
-    let (user, password) = match text.split_once(':') {
-        Some((user, password)) => (user, Some(password)),
-        None => (text, None),
-    };
-    let decode =
-        |part: &str| percent_decode(part).ok_or(wrong("has a wrong percent sign in user or password"));
-    let user = decode(user)?;
-    let password = password.map(decode).transpose()?.filter(|password| !password.is_empty());
-    Ok(((!user.is_empty()).then_some(user), password.map(Secret::new)))
-}
-
-fn parse_socket(place: &str) -> Result<(RedisAddress, u8), Wrong> {
-    let (path, db) = match place.split_once('?') {
-        None => (place, 0),
-        Some((path, query)) => {
-            let db = query.strip_prefix("db=").ok_or(wrong("has a query that is not known; only ?db=0"))?;
-            (path, parse_db(db)?)
-        }
-    };
-    if !path.starts_with('/') || path.len() < 2 {
-        return Err(wrong("does not name a socket by its whole path"));
-    }
-    let path = percent_decode(path).ok_or(wrong("has a wrong percent sign in the path"))?;
-    Ok((RedisAddress::Unix(PathBuf::from(path)), db))
-}
-
-const DEFAULT_PORT: &str = "6379";
-
-fn parse_host(place: &str) -> Result<(RedisAddress, u8), Wrong> {
-    let (place, db) = place.split_once('/').unwrap_or((place, ""));
-    if db.contains('?') || place.contains('?') {
-        return Err(wrong("has a query, and none is known"));
-    }
-    let (host, port) = match place.strip_prefix('[') {
-        Some(v6) => {
-            let (host, port) = v6.split_once(']').ok_or(wrong("has no `]` after an IPv6 address"))?;
-            host.parse::<std::net::Ipv6Addr>().map_err(|_| wrong("has no IPv6 address in its brackets"))?;
-            (host, port.strip_prefix(':').or(port.is_empty().then_some(DEFAULT_PORT)))
-        }
-        None => {
-            let (host, port) = place.split_once(':').unwrap_or((place, DEFAULT_PORT));
-            if !super::is_host(host) {
-                return Err(wrong("names no host"));
-            }
-            (host, Some(port))
-        }
-    };
-    let port =
-        port.and_then(|port| port.parse().ok()).filter(|port| *port > 0).ok_or(wrong("has a wrong port"))?;
-    let db = if db.is_empty() { 0 } else { parse_db(db)? };
-    Ok((RedisAddress::Tcp { host: host.to_owned(), port }, db))
-}
-
-fn parse_db(text: &str) -> Result<u8, Wrong> {
-    text.parse().map_err(|_| wrong("has a wrong database number"))
-}
-
-fn percent_decode(text: &str) -> Option<String> {
-    let mut bytes = Vec::with_capacity(text.len());
-    let mut rest = text.as_bytes();
-    while let Some((&first, tail)) = rest.split_first() {
-        rest = tail;
-        if first != b'%' {
-            bytes.push(first);
-            continue;
-        }
-        let (code, tail) = rest.split_at_checked(2)?;
-        let code =
-            std::str::from_utf8(code).ok().filter(|code| code.bytes().all(|b| b.is_ascii_hexdigit()))?;
-        bytes.push(u8::from_str_radix(code, 16).ok()?);
-        rest = tail;
-    }
-    String::from_utf8(bytes).ok()
-}
-
-#[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used)]
-    use super::*;
-
-    fn shown(url: &str) -> String {
-        match parse_url(url) {
-            Err(wrong) => wrong.problem.to_owned(),
-            Ok(url) => format!(
-                "{} tls={} user={:?} password={:?} db={}",
-                url.address,
-                url.tls,
-                url.username,
-                url.password.as_ref().map(Secret::expose),
-                url.db
-            ),
-        }
-    }
-
-    #[test]
-    fn addresses_are_read() {
-        for (url, expected) in [
-            ("redis://127.0.0.1:6379", "127.0.0.1:6379 tls=false user=None password=None db=0"),
-            ("redis://localhost", "localhost:6379 tls=false user=None password=None db=0"),
-            ("redis://:pw@h:1/3", "h:1 tls=false user=None password=Some(\"pw\") db=3"),
-            (
-                "rediss://ann:p%40s%3As@h:6380/",
-                "h:6380 tls=true user=Some(\"ann\") password=Some(\"p@s:s\") db=0",
-            ),
-            ("redis://ann:p@ss@h", "h:6379 tls=false user=Some(\"ann\") password=Some(\"p@ss\") db=0"),
-            ("redis://[::1]:7000", "[::1]:7000 tls=false user=None password=None db=0"),
-            ("redis://[::1]", "[::1]:6379 tls=false user=None password=None db=0"),
-            ("unix:///run/redis.sock", "/run/redis.sock tls=false user=None password=None db=0"),
-            (
-                "unix://a:b@/run/r.sock?db=2",
-                "/run/r.sock tls=false user=Some(\"a\") password=Some(\"b\") db=2",
-            ),
-        ] {
-            assert_eq!(shown(url), expected, "{url}");
-        }
-    }
-
-    #[test]
-    fn wrong_addresses_are_told_apart() {
-        for (url, expected) in [
-            ("127.0.0.1:6379", "has no scheme"),
-            ("http://h", "has a scheme that is not known"),
-            ("redis-sentinel://h1,h2/service", "names Sentinel, which is not supported yet"),
-            ("redis-cluster://h1,h2", "names a Cluster, which is not supported yet"),
-            ("redis://", "names no host"),
-            ("redis://h:0", "has a wrong port"),
-            ("redis://h:99999", "has a wrong port"),
-            ("redis://[::1", "has no `]` after an IPv6 address"),
-            ("redis://[::1]x", "has a wrong port"),
-            ("redis://h/x", "has a wrong database number"),
-            ("redis://h/256", "has a wrong database number"),
-            ("redis://h?x=1", "has a query, and none is known"),
-            ("redis://a:%zz@h", "has a wrong percent sign in user or password"),
-            ("redis://a:b#c@h", "has a part behind `#`, and a `#` in a password is written %23"),
-            ("unix://run/redis.sock", "does not name a socket by its whole path"),
-        ] {
-            assert_eq!(shown(url), expected, "{url}");
-        }
-    }
+    Some(RedisConfig { location: url.location, tls, username, password, db: url.db, subscriber_pool, probe })
 }

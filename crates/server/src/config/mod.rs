@@ -16,6 +16,7 @@ mod history;
 mod later;
 mod node;
 mod reader;
+mod redis_url;
 mod suggest;
 #[cfg(test)]
 mod tests;

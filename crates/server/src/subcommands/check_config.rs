@@ -34,7 +34,7 @@ pub fn run(file: &Path, out: &mut dyn Write, err: &mut dyn Write) -> io::Result<
 fn summary(config: &Config) -> String {
     let broker = match &config.broker.kind {
         BrokerKind::Memory => "the memory broker".to_owned(),
-        BrokerKind::Redis(redis) => format!("Redis at {}", redis.address),
+        BrokerKind::Redis(redis) => format!("Redis at {}", redis.location),
     };
     let admin = config
         .admin

@@ -180,10 +180,11 @@ impl Server {
         let acl = self.flavour.has_user();
         let names = Names::new(self.flavour.prefix(), "drawbridge:");
         RedisSettings {
-            address: match self.flavour {
+            location: match self.flavour {
                 Flavour::Unix => RedisAddress::Unix(self.directory.join("redis.sock")),
                 _ => tcp,
-            },
+            }
+            .into(),
             tls: self.tls.clone(),
             username: acl.then(|| "bridge".into()),
             password: acl.then(|| Rotating::new("between-us")),

@@ -1,9 +1,9 @@
-//! Where a Redis listens.
+//! Where Redis is: one server, or several that are one Redis.
 
 use std::fmt;
 use std::path::PathBuf;
 
-/// Where Redis listens.
+/// Where one server listens.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum RedisAddress {
     /// Over the network.
@@ -25,4 +25,45 @@ impl fmt::Display for RedisAddress {
             RedisAddress::Unix(path) => write!(f, "{}", path.display()),
         }
     }
+}
+
+/// Where Redis is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum RedisLocation {
+    /// One server.
+    Server(RedisAddress),
+    /// The master that sentinels name.
+    Sentinels {
+        /// Some of the sentinels, over TCP; at least one.
+        addresses: Vec<RedisAddress>,
+        /// What they call the master.
+        service: String,
+    },
+    /// The masters of a Redis Cluster.
+    Cluster {
+        /// Some of its servers, over TCP; at least one.
+        addresses: Vec<RedisAddress>,
+    },
+}
+
+impl From<RedisAddress> for RedisLocation {
+    fn from(address: RedisAddress) -> Self {
+        RedisLocation::Server(address)
+    }
+}
+
+impl fmt::Display for RedisLocation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            RedisLocation::Server(address) => write!(f, "{address}"),
+            RedisLocation::Sentinels { addresses, service } => {
+                write!(f, "the master of {service}, by the sentinels {}", list(addresses))
+            }
+            RedisLocation::Cluster { addresses } => write!(f, "the Cluster of {}", list(addresses)),
+        }
+    }
+}
+
+fn list(addresses: &[RedisAddress]) -> String {
+    addresses.iter().map(RedisAddress::to_string).collect::<Vec<_>>().join(",")
 }

@@ -13,9 +13,10 @@ use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
-use super::RedisAddress;
 use super::resp::Garbage;
-use super::{RedisSettings, code_of, is_unknown_command, public_part, without_arguments};
+use super::{
+    RedisAddress, RedisLocation, RedisSettings, code_of, is_unknown_command, public_part, without_arguments,
+};
 
 /// How long one attempt may take, with the handshakes.
 pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -64,9 +65,21 @@ impl ByteStream for TlsStream<TcpStream> {
     }
 }
 
-/// Opens a stream; bounded in time only by the system, so the caller sets [`CONNECT_TIMEOUT`].
+/// Opens a stream to the Redis of these settings; bounded in time only by the system, so the caller sets
+/// [`CONNECT_TIMEOUT`].
 pub(super) async fn open(settings: &RedisSettings) -> io::Result<Stream> {
-    match &settings.address {
+    match &settings.location {
+        RedisLocation::Server(address) => open_at(settings, address).await,
+        // The configuration refuses them.
+        RedisLocation::Sentinels { .. } | RedisLocation::Cluster { .. } => {
+            Err(io::ErrorKind::Unsupported.into())
+        }
+    }
+}
+
+/// Opens a stream to one server.
+async fn open_at(settings: &RedisSettings, address: &RedisAddress) -> io::Result<Stream> {
+    match address {
         RedisAddress::Unix(path) => Ok(Box::new(UnixStream::connect(path).await?)),
         RedisAddress::Tcp { host, port } => {
             let stream = TcpStream::connect((host.as_str(), *port)).await?;
@@ -213,7 +226,7 @@ pub(super) struct Attempts {
 
 impl Attempts {
     pub(super) fn new(what: String, settings: &RedisSettings) -> Self {
-        Attempts { what, address: settings.address.to_string(), backoff: Backoff::new(), logged: None }
+        Attempts { what, address: settings.location.to_string(), backoff: Backoff::new(), logged: None }
     }
 
     /// A connection works.

@@ -35,7 +35,7 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 
-pub use self::address::RedisAddress;
+pub use self::address::{RedisAddress, RedisLocation};
 pub use self::lease::LeaseSettings;
 pub(super) use self::lease::NodeReport;
 use self::lease::{Lease, LeaseState};
@@ -54,7 +54,7 @@ use crate::secret::Rotating;
 #[derive(Clone, Debug)]
 pub struct RedisSettings {
     /// Where.
-    pub address: RedisAddress,
+    pub location: RedisLocation,
     /// TLS, for TCP.
     pub tls: Option<Arc<rustls::ClientConfig>>,
     /// The ACL user; `None` with a password: the default user.
@@ -186,7 +186,7 @@ mod tests {
 
     pub(super) fn settings() -> RedisSettings {
         RedisSettings {
-            address: RedisAddress::Tcp { host: "127.0.0.1".into(), port: 6379 },
+            location: RedisAddress::Tcp { host: "127.0.0.1".into(), port: 6379 }.into(),
             tls: None,
             username: None,
             password: None,
@@ -210,8 +210,13 @@ mod tests {
 
     #[test]
     fn addresses_read_as_people_write_them() {
-        assert_eq!(settings().address.to_string(), "127.0.0.1:6379");
+        assert_eq!(settings().location.to_string(), "127.0.0.1:6379");
         assert_eq!(RedisAddress::Tcp { host: "::1".into(), port: 1 }.to_string(), "[::1]:1");
         assert_eq!(RedisAddress::Unix("/run/redis.sock".into()).to_string(), "/run/redis.sock");
+        let addresses = ["h1", "h2"].map(|host| RedisAddress::Tcp { host: host.into(), port: 7 }).to_vec();
+        let cluster = RedisLocation::Cluster { addresses: addresses.clone() };
+        assert_eq!(cluster.to_string(), "the Cluster of h1:7,h2:7");
+        let service = RedisLocation::Sentinels { addresses, service: "game".to_owned() };
+        assert_eq!(service.to_string(), "the master of game, by the sentinels h1:7,h2:7");
     }
 }

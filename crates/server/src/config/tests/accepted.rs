@@ -118,7 +118,7 @@ messages_per_address = { per_second = 9 }
     assert!(config.proxy_protocol && config.control_channel && config.trusted_proxies.len() == 2);
     assert!(config.tls.unwrap().cert_file.ends_with("fixtures/ec.cert.pem"));
     let BrokerKind::Redis(redis) = config.broker.kind else { panic!() };
-    assert_eq!(redis.address, RedisAddress::Tcp { host: "h".into(), port: 6380 });
+    assert_eq!(redis.location, RedisAddress::Tcp { host: "h".into(), port: 6380 }.into());
     assert_eq!((redis.username.as_deref(), redis.password.unwrap().current().expose()), (Some("ann"), "pw"));
     assert_eq!((redis.db, redis.subscriber_pool, redis.probe.as_millis()), (2, 4, 500));
     assert!(redis.tls.unwrap().ca_file.unwrap().ends_with("ec.cert.pem"));
@@ -355,7 +355,7 @@ fn dev_needs_nothing() {
 fn dev_takes_a_redis() {
     let config = dev(Some("redis://h:1")).unwrap_or_else(|errors| panic!("{errors}"));
     let BrokerKind::Redis(redis) = config.broker.kind else { panic!() };
-    assert_eq!(redis.address.to_string(), "h:1");
+    assert_eq!(redis.location.to_string(), "h:1");
     let said = dev(Some("redis://h:x")).unwrap_err().to_string();
     assert!(said.starts_with("--redis: `broker.url` has a wrong port"), "{said}");
 }

@@ -48,7 +48,7 @@ fn keys_of_every_kind_are_overridden() {
     let admin = config.admin.unwrap();
     assert_eq!((&*admin.listen, admin.api_key.current().expose()), ("127.0.0.1:2", "k"));
     let BrokerKind::Redis(redis) = config.broker.kind else { panic!() };
-    assert_eq!((redis.address.to_string(), redis.db), ("h:6379".to_owned(), 1));
+    assert_eq!((redis.location.to_string(), redis.db), ("h:6379".to_owned(), 1));
     assert_eq!(config.broker.queue_bytes, 1 << 20);
     let engine = config.engine;
     assert_eq!(
