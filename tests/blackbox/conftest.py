@@ -6,6 +6,7 @@ import os
 import pytest
 
 from harness.certificates import Certificates
+from harness.dev import Dev
 from harness.node import Node, base_config, merged
 from harness.proxy import Proxy
 from harness.redis_server import RedisServer
@@ -74,6 +75,14 @@ def start(tmp_path):
 def node(redis, start):
     """A node with the base configuration."""
     return start(redis)
+
+
+@pytest.fixture
+def dev():
+    """`drawbridge dev` on free ports."""
+    running = Dev()
+    yield running
+    running.close()
 
 
 @pytest.fixture

@@ -84,10 +84,31 @@ def test_an_offer_of_unknown_subprotocols_is_counted_and_not_repeated(redis, sta
 
 def test_refusals_are_logged_a_few_times_and_counted_always(redis, start):
     node = start(redis)
-    for _ in range(30):
-        refused(node.port, 403, headers={**HEADERS, "Origin": "https://evil.example"})
+    for number in range(30):
+        refused(node.port, 403, headers={**HEADERS, "Origin": f"https://evil{number}.example"})
     assert refusals(node, "origin") == 30
     assert sum("connection_refused" in line for line in node.process.lines) <= 20
+
+
+def test_an_origin_is_logged_once_however_often_its_pages_try(redis, start):
+    node = start(redis)
+    for _ in range(5):
+        refused(node.port, 403, headers={**HEADERS, "Origin": "https://evil.example"})
+    refused(node.port, 403, headers={**HEADERS, "Origin": "https://other.example"})
+    assert refusals(node, "origin") == 6
+    line_of(node, "origin")
+    until(lambda: "https://other.example" in node.log, "the other origin is logged")
+    assert node.log.count("https://evil.example") == 1
+    assert "unlogged=4" in node.log
+
+
+def test_what_is_no_websocket_is_counted_and_logged_with_what_is_missing(redis, start):
+    node = start(redis)
+    answer = node.get("/ws")
+    assert answer.status == 426
+    assert refusals(node, "handshake") == 1
+    line = line_of(node, "handshake")
+    assert "Upgrade" in line and "proxy" in line
 
 
 @pytest.mark.parametrize(
@@ -255,24 +276,9 @@ def test_half_open_admin_connections_of_one_address_leave_room_for_others(node):
 # dev
 
 
-@pytest.fixture
-def dev():
-    from harness.node import binary
-
-    process = Process([binary(), "dev", "--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0"])
-
-    def ready():
-        return next((line for line in process.lines if "ready listen=" in line), None)
-
-    line = until(ready, "dev is ready")
-    ports = [int(word.rpartition(":")[2]) for word in line.split() if word.startswith(("listen=", "admin="))]
-    yield ports
-    process.kill()
-
-
 @pytest.mark.parametrize("host, allowed", [("localhost:1", True), ("127.0.0.1", True), ("[::1]:5", True), ("evil.example", False), ("evil.example:8001", False)])
 def test_dev_answers_no_request_that_names_another_host(dev, host, allowed):
-    players, admin = dev
+    players, admin = dev.port, dev.admin_port
     for port, path in [(players, "/"), (players, "/dev/session"), (admin, "/api/openapi.json"), (admin, "/api/players/a")]:
         status = http("GET", f"http://127.0.0.1:{port}{path}", headers={"Host": host, "Authorization": "Bearer x"}).status
         assert (status == 403) is not allowed, (path, status)

@@ -53,6 +53,11 @@ impl Dev {
         Dev { key: PrivateKey::hmac(secret), redis: redis.map(without_password) }
     }
 
+    /// What signs the tokens of this run.
+    pub(crate) fn key(&self) -> &PrivateKey {
+        &self.key
+    }
+
     /// Who plays, as JSON for the page; fresh tokens each time.
     pub fn session(&self, node: &Node) -> String {
         let players: Vec<Value> = PLAYERS
@@ -109,6 +114,22 @@ fn without_password(url: &str) -> String {
         (Some((scheme, _)), Some((_, host))) => format!("{scheme}://***@{host}"),
         _ => url.to_owned(),
     }
+}
+
+/// What to paste into a page of one's own, for the terminal in which `dev` was started. `address` is where players connect.
+pub(crate) fn first_lines(address: &str, is_tls: bool) -> String {
+    let (http, ws) = if is_tls { ("https", "wss") } else { ("http", "ws") };
+    format!(
+        "\
+drawbridge: the playground is at {http}://{address}/
+drawbridge: to connect from a page of your own, on any port of localhost:
+  endpoint   {ws}://{address}/ws
+  token      curl '{http}://{address}/dev/token?sub=alice&claim=room=42'
+  client     import {{ connect }} from '@drawbridge/client'
+             const token = () => fetch('{http}://{address}/dev/token?sub=alice&claim=room=42').then((r) => r.text())
+             const game = connect('{ws}://{address}/ws', {{ token }})
+             game.subscribe('{DEMO_CHANNEL}').on('tick', ({{ data }}) => console.log(data))"
+    )
 }
 
 /// Publishes the small world and the dots for as long as the process runs.
@@ -177,6 +198,21 @@ fn dot(at: usize, now_ms: u64) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_first_lines_hold_what_a_page_needs() {
+        let lines = first_lines("127.0.0.1:8000", false);
+        for part in [
+            "the playground is at http://127.0.0.1:8000/\n",
+            "  endpoint   ws://127.0.0.1:8000/ws\n",
+            "curl 'http://127.0.0.1:8000/dev/token?sub=alice&claim=room=42'\n",
+            "connect('ws://127.0.0.1:8000/ws', { token })\n",
+            "game.subscribe('game:demo').on('tick'",
+        ] {
+            assert!(lines.contains(part), "{part} is missing in:\n{lines}");
+        }
+        assert!(first_lines("127.0.0.1:8000", true).contains("wss://127.0.0.1:8000/ws"));
+    }
 
     #[test]
     fn a_password_is_never_shown() {

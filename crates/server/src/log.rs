@@ -92,6 +92,11 @@ impl Sparse {
             line(std::mem::take(&mut self.unlogged));
         }
     }
+
+    /// Counts a line that is not to be logged.
+    pub(crate) fn skip(&mut self) {
+        self.unlogged += 1;
+    }
 }
 
 /// The notices of one engine.

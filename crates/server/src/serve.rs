@@ -109,13 +109,12 @@ async fn start_and_serve(config: Config, file: Option<PathBuf>, dev: Option<Dev>
     if node.dev.is_some() {
         tokio::spawn(run_demo(node.clone()));
     }
-    let scheme = if tls.is_some() { "https" } else { "http" };
-    let link = format!("{scheme}://{}/", local_address(&public));
+    let first_lines = node.dev.is_some().then(|| dev::first_lines(&reachable(&public), tls.is_some()));
     tokio::spawn(listener::run(node.clone(), public, tls));
     node.enter(Phase::Ready);
     eprintln!("{ready}");
-    if node.dev.is_some() {
-        eprintln!("drawbridge: the playground is at {link}");
+    if let Some(lines) = first_lines {
+        eprintln!("{lines}");
     }
 
     signals.next().await;
@@ -232,6 +231,14 @@ async fn bind_admin(address: &str, is_dev: bool) -> Result<TcpListener, StartErr
 
 fn local_address(listener: &TcpListener) -> String {
     listener.local_addr().map_or_else(|_| "?".to_owned(), |address| address.to_string())
+}
+
+/// Where a browser on this machine reaches the listener.
+fn reachable(listener: &TcpListener) -> String {
+    match listener.local_addr() {
+        Ok(address) if address.ip().is_unspecified() => format!("localhost:{}", address.port()),
+        _ => local_address(listener),
+    }
 }
 
 fn redis_settings(config: &RedisConfig, all: &Config) -> Result<RedisSettings, StartError> {

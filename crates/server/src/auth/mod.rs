@@ -1,6 +1,6 @@
 //! Verifies the signatures and claims of JSON Web Tokens (contract §2), and mints them.
-//! `key` decides which algorithms a key is used with, `jwks` keeps a fetched key set, `mint` signs. What the claims then
-//! allow is the engine's business.
+//! `key` decides which algorithms a key is used with, `jwks` keeps a fetched key set, `mint` signs, and `new_token` reads the
+//! claims of a token that someone writes by hand. What the claims then allow is the engine's business.
 //!
 //! Each key is pinned to its own algorithms, and the token's `alg` only chooses among the keys: so `none`, or a public
 //! key used as an HMAC secret, finds no key at all.
@@ -8,6 +8,7 @@
 mod jwks;
 mod key;
 mod mint;
+mod new_token;
 #[cfg(test)]
 mod tests;
 
@@ -27,6 +28,7 @@ pub use jwks::JwksError;
 use key::{Key, algorithm_named};
 pub use key::{PublicKey, WrongKey};
 pub use mint::{MintError, PrivateKey, mint};
+pub use new_token::{DEFAULT_TTL, NewToken, OptionStyle};
 
 /// The longest token that is accepted, in bytes.
 pub const MAX_TOKEN_BYTES: usize = 16 << 10;

@@ -2,6 +2,7 @@
 
 pub mod address;
 pub(crate) mod admin;
+mod dev_token;
 mod history;
 mod host;
 pub(crate) mod listener;
@@ -9,6 +10,7 @@ mod origin;
 mod pages;
 pub(crate) mod playground;
 pub(crate) mod proxy_protocol;
+mod query;
 mod reads;
 mod write_timeout;
 mod ws;

@@ -1,13 +1,16 @@
 //! Which web pages may connect: the `Origin` of an upgrade against the configured list, or against the origins under which
 //! the request itself reached this server (RFC 6454). Behind a proxy these are not what the socket shows: trusted proxies
-//! name them in `X-Forwarded-Host`, `-Proto` and `-Port`, or in `Forwarded`.
+//! name them in `X-Forwarded-Host`, `-Proto` and `-Port`, or in `Forwarded`. Owns what is said to those who may not.
 
-use std::net::Ipv6Addr;
+use std::net::{IpAddr, Ipv6Addr};
 
-use http::HeaderMap;
 use http::header::{self, HeaderName};
+use http::{HeaderMap, StatusCode};
 
 use super::address::forwarded_values;
+use super::pages::{Reply, text};
+use crate::node::Node;
+use crate::refusals::Reason;
 
 const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
@@ -22,12 +25,86 @@ pub(super) struct Reached {
     pub(super) by_trusted_proxy: bool,
 }
 
+/// Which pages may connect beside those of the same origin.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct AllowedOrigins<'a> {
+    /// `connection.allowed_origins`. `None`: only the same origin. With a list, the same origin too must be in it.
+    list: Option<&'a [String]>,
+    /// Pages of this machine, whatever their port: in `dev`, where someone's own page is on another server's port.
+    localhost: bool,
+}
+
+impl<'a> AllowedOrigins<'a> {
+    /// Those of this node.
+    pub(super) fn of(node: &'a Node) -> Self {
+        AllowedOrigins { list: node.config.allowed_origins.as_deref(), localhost: node.dev.is_some() }
+    }
+
+    /// Whether the list names this origin; `"*"` and `"null"` name none.
+    fn names(self, origin: &str) -> bool {
+        let names = |one: &String| one != "*" && one != "null" && is_same(one, origin);
+        self.list.is_some_and(|list| list.iter().any(names))
+    }
+}
+
+/// Refuses pages of origins that are not allowed, with the remedy in the log and in the answer.
+pub(super) fn check(
+    node: &Node,
+    headers: &HeaderMap,
+    peer: IpAddr,
+    reached: Reached,
+) -> Result<(), Box<Reply>> {
+    let allowed = AllowedOrigins::of(node);
+    if is_allowed(allowed, headers, reached) {
+        return Ok(());
+    }
+    let shown = |name: &HeaderName| {
+        headers
+            .get(name)
+            .map_or(String::new(), |value| String::from_utf8_lossy(value.as_bytes()).into_owned())
+    };
+    let origin = shown(&header::ORIGIN);
+    node.refusals.refuse_named(Reason::Origin, &origin, |unlogged| {
+        tracing::warn!(
+            reason = "origin",
+            origin,
+            host = shown(&header::HOST),
+            %peer,
+            config = "connection.allowed_origins",
+            hint = remedy(allowed, reached),
+            unlogged,
+            "connection_refused"
+        );
+    });
+    let said = "the page's origin is not allowed: add it to connection.allowed_origins of the server\n";
+    Err(Box::new(text(StatusCode::FORBIDDEN, said)))
+}
+
+fn remedy(allowed: AllowedOrigins<'_>, reached: Reached) -> &'static str {
+    match (allowed, reached.by_trusted_proxy) {
+        (AllowedOrigins { localhost: true, .. }, _) => {
+            "`dev` accepts pages of localhost; for another, set DRAWBRIDGE_CONNECTION__ALLOWED_ORIGINS='[\"ORIGIN\"]'"
+        }
+        (AllowedOrigins { list: Some(_), .. }, _) => "the list does not name it: add it as it is logged here",
+        (_, true) => {
+            "it is not the origin that the proxy names in Host, X-Forwarded-Host or Forwarded; to allow it, add it to the list"
+        }
+        (_, false) => {
+            "it is not the origin that Host names; to allow it, add it to the list; if it is this server's own behind a proxy, \
+             pass Host on, or add the proxy to trusted_proxies and send X-Forwarded-Host and X-Forwarded-Proto"
+        }
+    }
+}
+
 /// Whether a page of this request's origin may connect. A request without `Origin` does not come from a page (RFC 6454
 /// §7.3), and may.
-pub(super) fn is_allowed(allowed: Option<&[String]>, headers: &HeaderMap, reached: Reached) -> bool {
+fn is_allowed(allowed: AllowedOrigins<'_>, headers: &HeaderMap, reached: Reached) -> bool {
     let Some(origin) = headers.get(header::ORIGIN) else { return true };
     let Ok(origin) = origin.to_str() else { return false };
-    match allowed {
+    if allowed.localhost && is_localhost(origin) {
+        return true;
+    }
+    match allowed.list {
         Some(list) => list.iter().any(|one| one == "*" || is_same(one, origin)),
         None => is_same_origin(origin, headers, reached),
     }
@@ -35,12 +112,18 @@ pub(super) fn is_allowed(allowed: Option<&[String]>, headers: &HeaderMap, reache
 
 /// Whether a token in a cookie counts. Browsers add cookies to the requests of any page, so the page's origin must be the
 /// request's own or be named in the list: `"*"` and `"null"` name no origin, and neither does a request without `Origin`.
-pub(super) fn may_use_cookies(allowed: Option<&[String]>, headers: &HeaderMap, reached: Reached) -> bool {
+pub(super) fn may_use_cookies(allowed: AllowedOrigins<'_>, headers: &HeaderMap, reached: Reached) -> bool {
     let Some(origin) = headers.get(header::ORIGIN).and_then(|origin| origin.to_str().ok()) else {
         return false;
     };
-    let names = |one: &String| one != "*" && one != "null" && is_same(one, origin);
-    allowed.is_some_and(|list| list.iter().any(names)) || is_same_origin(origin, headers, reached)
+    allowed.names(origin) || is_same_origin(origin, headers, reached)
+}
+
+/// Whether the origin is a web server of the browser's own machine.
+fn is_localhost(origin: &str) -> bool {
+    let is_local = |host: &str| matches!(host, "localhost" | "127.0.0.1" | "[::1]");
+    Origin::parse(origin)
+        .is_some_and(|origin| matches!(&*origin.scheme, "http" | "https") && is_local(&origin.host))
 }
 
 /// Whether two origins are one; a default port may be written or not.
@@ -173,7 +256,43 @@ mod tests {
             map.append(*name, value.parse().unwrap());
         }
         map.append(header::ORIGIN, origin.parse().unwrap());
-        is_allowed(list.as_deref(), &map, reached)
+        is_allowed(AllowedOrigins { list: list.as_deref(), localhost: false }, &map, reached)
+    }
+
+    #[test]
+    fn in_dev_pages_of_this_machine_may_connect_from_any_port() {
+        let rows = [
+            ("http://localhost:5173", true),
+            ("https://localhost", true),
+            ("http://LOCALHOST:80", true),
+            ("http://127.0.0.1:3000", true),
+            ("http://[::1]:3000", true),
+            ("http://[0:0::1]", true),
+            ("http://127.0.0.1.evil.example", false),
+            ("http://localhost.evil.example:5173", false),
+            ("http://evil.example", false),
+            ("http://user@localhost", false),
+            ("http://192.168.1.5:5173", false),
+            ("app://localhost", false),
+            ("null", false),
+        ];
+        let headers = |origin: &str| {
+            HeaderMap::from_iter([
+                (header::HOST, "127.0.0.1:8000".parse().unwrap()),
+                (header::ORIGIN, origin.parse().unwrap()),
+            ])
+        };
+        let listed = ["https://play.example".to_owned()];
+        for list in [None, Some(&listed[..])] {
+            for (origin, expected) in rows {
+                let allowed = AllowedOrigins { list, localhost: true };
+                assert_eq!(is_allowed(allowed, &headers(origin), DIRECT), expected, "{origin}");
+                let elsewhere = AllowedOrigins { list, localhost: false };
+                assert!(!is_allowed(elsewhere, &headers(origin), DIRECT), "{origin} outside dev");
+            }
+        }
+        let allowed = AllowedOrigins { list: Some(&listed), localhost: true };
+        assert!(is_allowed(allowed, &headers("https://play.example"), DIRECT));
     }
 
     #[test]
@@ -279,7 +398,8 @@ mod tests {
             for (name, value) in host.iter().copied().chain(origin.map(|origin| ("origin", origin))) {
                 map.append(name, value.parse().unwrap());
             }
-            assert_eq!(may_use_cookies(list.as_deref(), &map, DIRECT), *expected, "{list:?} {origin:?}");
+            let allowed = AllowedOrigins { list: list.as_deref(), localhost: false };
+            assert_eq!(may_use_cookies(allowed, &map, DIRECT), *expected, "{list:?} {origin:?}");
         }
     }
 

@@ -1,4 +1,4 @@
-//! What the socket port serves beside the socket: health, readiness, metrics, and in `dev` the playground.
+//! What the socket port serves beside the socket: health, readiness, metrics, and in `dev` the playground and tokens.
 
 use std::convert::Infallible;
 use std::net::IpAddr;
@@ -10,7 +10,9 @@ use http::{Method, Request, Response, StatusCode};
 use http_body_util::Full;
 use hyper::body::Incoming;
 
-use super::{host, playground, ws};
+use super::origin::{self, Reached};
+use super::{dev_token, host, playground, ws};
+use crate::dev::Dev;
 use crate::metrics::MetricsFormat;
 use crate::node::Node;
 use crate::refusals::Reason;
@@ -50,6 +52,9 @@ async fn answer(node: &Arc<Node>, request: Request<Incoming>, from: &From) -> Re
     if path == "/ws" {
         return ws::upgrade(node, request, from).await;
     }
+    if let Some(dev) = node.dev.as_ref().filter(|_| path == dev_token::PATH) {
+        return dev_token_reply(node, dev, &request, from);
+    }
     if request.method() != Method::GET && request.method() != Method::HEAD {
         let mut reply = text(StatusCode::METHOD_NOT_ALLOWED, "only GET is served here\n");
         reply.headers_mut().insert(header::ALLOW, HeaderValue::from_static("GET, HEAD"));
@@ -62,6 +67,17 @@ async fn answer(node: &Arc<Node>, request: Request<Incoming>, from: &From) -> Re
         _ => playground::page(node, path)
             .unwrap_or_else(|| text(StatusCode::NOT_FOUND, "not here; the socket is at /ws\n")),
     }
+}
+
+fn dev_token_reply(node: &Node, dev: &Dev, request: &Request<Incoming>, from: &From) -> Reply {
+    let headers = request.headers();
+    if let Err(refused) =
+        origin::check(node, headers, from.address, Reached { tls: from.tls, by_trusted_proxy: false })
+    {
+        return *refused;
+    }
+    let query = request.uri().query().unwrap_or_default();
+    dev_token::answer(&node.config.auth, dev.key(), request.method(), headers, query)
 }
 
 /// In `dev`, where tokens are handed out and the admin key is on the page, the answer to a request that may come from a page

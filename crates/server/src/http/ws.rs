@@ -17,8 +17,9 @@ use tokio_rustls::server::TlsStream;
 
 use super::address;
 use super::listener::{refuse_unauthenticated, untrusted_hint};
-use super::origin::{self, Reached};
+use super::origin::{self, AllowedOrigins, Reached};
 use super::pages::{From, Reply, text};
+use super::query::parameter;
 use crate::node::Node;
 use crate::refusals::Reason;
 use crate::shard::{Mail, NewSocket};
@@ -75,7 +76,7 @@ async fn admit(
 ) -> Result<Admission, Box<Reply>> {
     let (peer, tls) = (*peer, *tls);
     let headers = request.headers();
-    let accept = handshake_key(request)?;
+    let accept = handshake_key(request).map_err(|fault| fault.refuse(node, peer))?;
     let subprotocol = websocket::negotiate(
         headers.get_all(header::SEC_WEBSOCKET_PROTOCOL).iter().filter_map(|value| value.to_str().ok()),
     )
@@ -89,7 +90,7 @@ async fn admit(
     })?;
     let by_trusted_proxy = address::is_trusted(peer.to_canonical(), &node.config.trusted_proxies);
     let reached = Reached { tls, by_trusted_proxy };
-    check_origin(node, headers, peer, reached)?;
+    origin::check(node, headers, peer, reached)?;
     if let Some((refusal, reason)) = node.refuses_sockets_because() {
         node.refusals.refuse(refusal, |unlogged| {
             let config =
@@ -144,26 +145,57 @@ async fn admit(
     })
 }
 
+/// Why a request for the socket is no WebSocket handshake.
+struct HandshakeFault {
+    status: StatusCode,
+    /// What the client needs, where the status is 426.
+    required: Option<(HeaderName, &'static str)>,
+    why: String,
+}
+
+impl HandshakeFault {
+    fn bad(why: &str) -> Self {
+        HandshakeFault { status: StatusCode::BAD_REQUEST, required: None, why: why.to_owned() }
+    }
+
+    fn required(name: HeaderName, value: &'static str, why: &str) -> Self {
+        HandshakeFault {
+            status: StatusCode::UPGRADE_REQUIRED,
+            required: Some((name, value)),
+            why: why.to_owned(),
+        }
+    }
+
+    fn refuse(self, node: &Node, peer: IpAddr) -> Box<Reply> {
+        node.refusals.refuse(Reason::Handshake, |unlogged| {
+            let config = "none: the socket is opened by a WebSocket client";
+            let hint = "if a proxy is in front of this node, it must pass on Upgrade and Connection, with HTTP/1.1";
+            tracing::warn!(reason = "handshake", %peer, why = self.why, config, hint, unlogged, "connection_refused");
+        });
+        let mut reply = text(self.status, &format!("not a WebSocket handshake: {}\n", self.why));
+        if let Some((name, value)) = self.required {
+            reply.headers_mut().insert(name, HeaderValue::from_static(value));
+        }
+        Box::new(reply)
+    }
+}
+
 /// Checks what makes a request a WebSocket handshake and answers its key.
-fn handshake_key(request: &Request<Incoming>) -> Result<HeaderValue, Box<Reply>> {
+fn handshake_key(request: &Request<Incoming>) -> Result<HeaderValue, HandshakeFault> {
     let headers = request.headers();
-    let bad = |reason: &str| {
-        Box::new(text(StatusCode::BAD_REQUEST, &format!("not a WebSocket handshake: {reason}\n")))
-    };
+    let bad = HandshakeFault::bad;
     if request.method() != Method::GET {
         return Err(bad("the method must be GET"));
     }
     if !has_token(headers, &header::UPGRADE, "websocket")
         || !has_token(headers, &header::CONNECTION, "upgrade")
     {
-        let mut reply = text(StatusCode::UPGRADE_REQUIRED, "this is a WebSocket: Upgrade: websocket\n");
-        reply.headers_mut().insert(header::UPGRADE, HeaderValue::from_static("websocket"));
-        return Err(Box::new(reply));
+        let why = "the request has no `Upgrade: websocket` and `Connection: Upgrade`";
+        return Err(HandshakeFault::required(header::UPGRADE, "websocket", why));
     }
     if headers.get(header::SEC_WEBSOCKET_VERSION).is_none_or(|version| version != "13") {
-        let mut reply = text(StatusCode::UPGRADE_REQUIRED, "Sec-WebSocket-Version must be 13\n");
-        reply.headers_mut().insert(header::SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13"));
-        return Err(Box::new(reply));
+        let why = "Sec-WebSocket-Version must be 13";
+        return Err(HandshakeFault::required(header::SEC_WEBSOCKET_VERSION, "13", why));
     }
     let mut keys = headers.get_all(header::SEC_WEBSOCKET_KEY).iter();
     let (Some(key), None) = (keys.next(), keys.next()) else {
@@ -182,34 +214,6 @@ fn has_token(headers: &HeaderMap, name: &HeaderName, token: &str) -> bool {
         .filter_map(|value| value.to_str().ok())
         .flat_map(|value| value.split(','))
         .any(|part| part.trim().eq_ignore_ascii_case(token))
-}
-
-/// Refuses pages of other origins than those allowed.
-fn check_origin(node: &Node, headers: &HeaderMap, peer: IpAddr, reached: Reached) -> Result<(), Box<Reply>> {
-    if origin::is_allowed(node.config.allowed_origins.as_deref(), headers, reached) {
-        return Ok(());
-    }
-    node.refusals.refuse(Reason::Origin, |unlogged| {
-        let shown = |name: &HeaderName| {
-            headers.get(name).map_or(String::new(), |value| String::from_utf8_lossy(value.as_bytes()).into_owned())
-        };
-        let hint = match (&node.config.allowed_origins, reached.by_trusted_proxy) {
-            (Some(_), _) => "the list does not name it",
-            (None, true) => "it is not the origin that the proxy names in Host, X-Forwarded-Host or Forwarded",
-            (None, false) => "it is not the origin that Host names; behind a proxy, pass Host on, or add the proxy to trusted_proxies and send X-Forwarded-Host and X-Forwarded-Proto",
-        };
-        tracing::warn!(
-            reason = "origin",
-            origin = shown(&header::ORIGIN),
-            host = shown(&header::HOST),
-            %peer,
-            config = "connection.allowed_origins",
-            hint,
-            unlogged,
-            "connection_refused"
-        );
-    });
-    Err(Box::new(text(StatusCode::FORBIDDEN, "this origin is not allowed\n")))
 }
 
 /// A place among the sockets that have not authenticated: that of the handshake where it counts for the same address, or
@@ -256,7 +260,7 @@ fn token(node: &Node, headers: &HeaderMap, query: &str, reached: Reached) -> Opt
 /// Some frameworks delete a cookie by making it empty.
 fn cookie_token(node: &Node, name: &str, headers: &HeaderMap, reached: Reached) -> Option<String> {
     let token = cookie(headers, name).filter(|token| !token.is_empty())?;
-    if origin::may_use_cookies(node.config.allowed_origins.as_deref(), headers, reached) {
+    if origin::may_use_cookies(AllowedOrigins::of(node), headers, reached) {
         return Some(token.to_owned());
     }
     tracing::debug!(
@@ -264,24 +268,6 @@ fn cookie_token(node: &Node, name: &str, headers: &HeaderMap, reached: Reached) 
         "a token in a cookie is not used: the page's origin is not named in `connection.allowed_origins`"
     );
     None
-}
-
-/// One parameter of a query, percent-decoded.
-fn parameter(query: &str, name: &str) -> Option<String> {
-    let value = query.split('&').find_map(|pair| pair.strip_prefix(name)?.strip_prefix('='))?;
-    let mut decoded = Vec::with_capacity(value.len());
-    let mut bytes = value.bytes();
-    while let Some(byte) = bytes.next() {
-        match byte {
-            b'%' => {
-                let digits = [bytes.next()?, bytes.next()?];
-                decoded.push(u8::from_str_radix(std::str::from_utf8(&digits).ok()?, 16).ok()?);
-            }
-            b'+' => decoded.push(b' '),
-            _ => decoded.push(byte),
-        }
-    }
-    String::from_utf8(decoded).ok()
 }
 
 /// Takes the raw socket back from hyper and passes it to the shard with the fewest sockets.

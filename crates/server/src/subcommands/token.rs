@@ -1,17 +1,14 @@
 //! `drawbridge token`: prints one JWT, and nothing else, to standard output.
 
 use std::io::{self, Write};
-use std::time::{Duration, SystemTime};
-
-use serde_json::{Map, Value, json};
+use std::time::SystemTime;
 
 use super::{DONE, ExitStatus, REFUSED, UNREADABLE};
-use crate::auth::{MAX_PLAYER_BYTES, MAX_TOKEN_BYTES, PrivateKey, Verifier, mint};
+use crate::auth::{NewToken, OptionStyle, PrivateKey, Verifier};
 use crate::cli::TokenArgs;
-use crate::config::{self, Auth, units};
+use crate::config::{self, Auth};
 
-/// These are numbers wherever they are (RFC 7519 §4.1).
-const DATES: [&str; 3] = ["exp", "nbf", "iat"];
+const STYLE: OptionStyle = OptionStyle { prefix: "--", separator: " " };
 
 /// Mints and prints.
 ///
@@ -38,15 +35,15 @@ pub fn run(args: &TokenArgs, out: &mut dyn Write, err: &mut dyn Write) -> io::Re
 }
 
 fn token(args: &TokenArgs, auth: &Auth, now: SystemTime) -> Result<String, String> {
-    let now = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     let key = signing_key(args, auth)?;
-    let claims = claims(args, auth, now)?;
-    let token = mint(&key, args.kid.as_deref(), &claims).map_err(|error| error.to_string())?;
-    if token.len() > MAX_TOKEN_BYTES {
-        return Err(format!(
-            "the token would be longer than {MAX_TOKEN_BYTES} bytes, and no server would take it"
-        ));
-    }
+    let token = NewToken {
+        sub: &args.sub,
+        claims: &args.claims,
+        json_claims: &args.json_claims,
+        ttl: &args.ttl,
+        style: STYLE,
+    };
+    let token = token.sign(auth, &key, args.kid.as_deref(), now)?;
     check_pair(args, auth, &token)?;
     Ok(token)
 }
@@ -80,59 +77,13 @@ fn check_pair(args: &TokenArgs, auth: &Auth, token: &str) -> Result<(), String> 
     Err(format!("{} is not the other half of `auth.public_key_file`", file.display()))
 }
 
-fn claims(args: &TokenArgs, auth: &Auth, now: Duration) -> Result<Map<String, Value>, String> {
-    if args.sub.is_empty() || args.sub.len() > MAX_PLAYER_BYTES {
-        return Err(format!("--sub is 1 to {MAX_PLAYER_BYTES} bytes long"));
-    }
-    let mut claims = Map::new();
-    claims.insert(auth.user_claim.clone(), json!(args.sub));
-    claims.insert("iat".to_owned(), json!(now.as_secs()));
-    if args.ttl != "never" {
-        let ttl = units::parse_duration(&args.ttl)
-            .ok_or_else(|| format!("--ttl is not a duration: {}, or \"never\"", units::DURATION_FORM))?;
-        claims.insert("exp".to_owned(), json!(now.saturating_add(ttl).as_secs()));
-    }
-    for (name, wanted) in [("aud", &auth.audience), ("iss", &auth.issuer)] {
-        if let Some(first) = wanted.first() {
-            claims.insert(name.to_owned(), json!(first));
-        }
-    }
-    for claim in &args.claims {
-        let (name, value) = split("--claim", claim, &auth.user_claim)?;
-        claims.insert(name.to_owned(), loose(name, value));
-    }
-    for claim in &args.json_claims {
-        let (name, value) = split("--claim-json", claim, &auth.user_claim)?;
-        let value =
-            serde_json::from_str(value).map_err(|_| format!("--claim-json {name}: the value is not JSON"))?;
-        claims.insert(name.to_owned(), value);
-    }
-    Ok(claims)
-}
-
-fn split<'a>(option: &str, claim: &'a str, user_claim: &str) -> Result<(&'a str, &'a str), String> {
-    match claim.split_once('=') {
-        Some((name, _)) if name == user_claim => {
-            Err(format!("{option} {name}: the player's id is given by --sub"))
-        }
-        Some((name, value)) if !name.is_empty() => Ok((name, value)),
-        _ => Err(format!("{option} is written NAME=VALUE, such as {option} room=42")),
-    }
-}
-
-/// JSON where it can be nothing else; a bare number is a text, except for the claims that are dates.
-fn loose(name: &str, value: &str) -> Value {
-    match serde_json::from_str(value) {
-        Ok(Value::Number(number)) if DATES.contains(&name) => Value::Number(number),
-        Ok(Value::Number(_)) | Err(_) => Value::String(value.to_owned()),
-        Ok(json) => json,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, clippy::panic)]
     use std::path::{Path, PathBuf};
+    use std::time::Duration;
+
+    use serde_json::{Value, json};
 
     use super::*;
     use crate::config::Secret;
@@ -193,7 +144,7 @@ mod tests {
         let claims = minted(&args(&["sub=auth0"], &[]), &auth).unwrap();
         assert_eq!((&claims["uid"], &claims["sub"]), (&json!("alice"), &json!("auth0")));
         let said = minted(&args(&["uid=bob"], &[]), &auth).unwrap_err();
-        assert_eq!(said, "--claim uid: the player's id is given by --sub");
+        assert_eq!(said, "--claim uid: the player's id is set by --sub");
     }
 
     #[test]
@@ -211,7 +162,7 @@ mod tests {
         for (claim, problem) in [
             ("room", "--claim is written NAME=VALUE, such as --claim room=42"),
             ("=1", "--claim is written NAME=VALUE, such as --claim room=42"),
-            ("sub=bob", "--claim sub: the player's id is given by --sub"),
+            ("sub=bob", "--claim sub: the player's id is set by --sub"),
         ] {
             assert_eq!(minted(&args(&[claim], &[]), &hmac()).unwrap_err(), problem);
         }
