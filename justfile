@@ -57,6 +57,10 @@ bench *args:
 bench-views *args:
     scripts/bench-views {{args}}
 
+# The archive to ship, with licences and documents: target/archives
+dist *args:
+    scripts/dist {{args}}
+
 # Licences, advisories, duplicates
 deny:
     cargo deny check

@@ -1,0 +1,128 @@
+"""scripts/dist: what is in the archive, that it runs, and that the same input makes the same bytes."""
+
+import hashlib
+import os
+import stat
+import subprocess
+import tarfile
+import zipfile
+
+import pytest
+from conftest import BINARY, ROOT
+
+GNU = "x86_64-unknown-linux-gnu"
+WINDOWS = "x86_64-pc-windows-msvc"
+
+# Stands for a binary that knows its completions and its man page.
+STAND_IN = """#!/bin/sh
+case $1 in
+  --help) printf 'Commands:\\n  serve        Run a node\\n  completions  Print them\\n  man          Print it\\n' ;;
+  *) echo "$@" ;;
+esac
+"""
+
+
+def dist(out, *arguments):
+    """The archive that scripts/dist makes."""
+    inherited = {name: value for name, value in os.environ.items() if name != "SOURCE_DATE_EPOCH"}
+    command = [ROOT / "scripts" / "dist", "--out", out, *arguments]
+    done = subprocess.run(command, env=inherited, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
+    return out / os.path.basename(done.stdout.strip())
+
+
+@pytest.fixture(scope="module")
+def stand_in(tmp_path_factory):
+    path = tmp_path_factory.mktemp("stand-in") / "drawbridge"
+    path.write_text(STAND_IN)
+    path.chmod(0o755)
+    return path
+
+
+@pytest.fixture(scope="module", params=[GNU, WINDOWS])
+def archives_of_stand_in(request, tmp_path_factory, stand_in):
+    """The target, and two archives that were made for it one after the other."""
+    directory = tmp_path_factory.mktemp("archives")
+    return request.param, [dist(directory / n, "--target", request.param, "--binary", stand_in) for n in ("1", "2")]
+
+
+@pytest.fixture(scope="module")
+def unpacked(tmp_path_factory):
+    """The one directory that an archive of the built binary unpacks to."""
+    directory = tmp_path_factory.mktemp("dist")
+    with tarfile.open(dist(directory, "--target", GNU, "--binary", BINARY)) as archive:
+        archive.extractall(directory / "unpacked", filter="data")
+    (only,) = (directory / "unpacked").iterdir()
+    return only
+
+
+def test_it_unpacks_to_a_directory_named_by_version_and_target(unpacked):
+    assert unpacked.name.startswith("drawbridge-") and unpacked.name.endswith(f"-{GNU}")
+
+
+def test_the_binary_in_it_runs_and_serves_the_example_beside_it(unpacked):
+    program = unpacked / "drawbridge"
+    assert stat.S_IMODE(program.stat().st_mode) == 0o755
+    done = subprocess.run(
+        [program, "check-config", "examples/drawbridge.toml"], cwd=unpacked, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    version = subprocess.run([program, "--version"], capture_output=True, text=True, timeout=60, check=True).stdout
+    assert version.split()[1] == unpacked.name.removeprefix("drawbridge-").removesuffix(f"-{GNU}")
+
+
+@pytest.mark.parametrize("path", ["LICENSE-MIT", "LICENSE-APACHE", "README.md", "docs/configuration.md", "deploy/haproxy.cfg"])
+def test_licences_documents_and_deployment_files_are_in_it(unpacked, path):
+    assert (unpacked / path).read_bytes() == (ROOT / path).read_bytes()
+
+
+def test_it_has_the_licence_texts_of_what_is_compiled_in_and_of_nothing_else(unpacked):
+    text = (unpacked / "THIRD-PARTY-LICENSES.txt").read_text()
+    for package in ("tokio", "rustls", "aws-lc-sys", "libmimalloc-sys"):
+        assert f"\n{package} " in text, f"{package} is not named"
+    # libmimalloc-sys carries the allocator's C sources, whose licence is not in the package's root.
+    assert "Microsoft Corporation, Daan Leijen" in text
+    assert "\nproptest " not in text, "a package of the tests is named"
+
+
+def test_the_checksum_is_of_the_archive(archives_of_stand_in):
+    archive = archives_of_stand_in[1][0]
+    written = archive.with_name(archive.name + ".sha256").read_text()
+    assert written == f"{hashlib.sha256(archive.read_bytes()).hexdigest()}  {archive.name}\n"
+
+
+def test_the_same_commit_and_binary_make_the_same_bytes(archives_of_stand_in):
+    first, second = archives_of_stand_in[1]
+    assert first.read_bytes() == second.read_bytes()
+
+
+def test_windows_gets_a_zip_with_an_exe_and_others_a_tar(archives_of_stand_in):
+    target, (archive, _) = archives_of_stand_in
+    ending, program = (".zip", "drawbridge.exe") if target == WINDOWS else (".tar.gz", "drawbridge")
+    assert archive.name.endswith(f"-{target}{ending}")
+    assert [name for name in members(archive) if name.startswith("drawbridge")] == [program]
+
+
+def test_completions_and_man_page_are_in_it_if_the_binary_has_them_and_runs_here(archives_of_stand_in):
+    target, (archive, _) = archives_of_stand_in
+    found = {name: content for name, content in members(archive).items() if name.startswith(("completions/", "man/"))}
+    generated = {
+        "completions/drawbridge.bash": b"completions bash\n",
+        "completions/_drawbridge": b"completions zsh\n",
+        "completions/drawbridge.fish": b"completions fish\n",
+        "completions/drawbridge.ps1": b"completions powershell\n",
+        "man/drawbridge.1": b"man\n",
+    }
+    assert found == ({} if target == WINDOWS else generated)
+
+
+def members(archive):
+    """Path below the only directory to content."""
+    if archive.suffix == ".zip":
+        with zipfile.ZipFile(archive) as opened:
+            contents = {name: opened.read(name) for name in opened.namelist()}
+    else:
+        with tarfile.open(archive) as opened:
+            contents = {entry.name: opened.extractfile(entry).read() for entry in opened}
+    assert len({name.split("/", 1)[0] for name in contents}) == 1
+    return {name.split("/", 1)[1]: content for name, content in contents.items()}
