@@ -202,6 +202,30 @@ def test_a_logged_channel_recovers_from_its_log(redis, start):
     assert [again.event("log:a")["data"] for _ in range(4)] == [2, 3, 4, 5]
 
 
+def test_a_logged_channel_is_pending_until_its_log_can_be_read(own_redis, proxy, start):
+    logged = {"name": "log:{x}", "subscribe": "true", "publish": "true", "history": {"events": 100, "age": "10m"}}
+    link = proxy(own_redis.port)
+    node = start(f"redis://127.0.0.1:{link.port}", channel=[logged], **ONE_SHARD)
+    bob, player = node.player("bob"), joined(node, "log:a")
+    for n in (1, 2):
+        own_redis.client.fcall("drawbridge_publish", 1, "log:a", f'{{"event":"e","data":{n}}}')
+        player.event("log:a")
+    lose(node, player)
+    node.loses_redis(link.away)
+    assert bob.expect("STATUS", timeout=30)["broker"] == "degraded"
+    own_redis.client.fcall("drawbridge_publish", 1, "log:a", '{"event":"e","data":3}')
+    again = resume(node, player)
+    entry = listed(again.hello, "log:a")
+    assert again.hello["resumed"] is True and entry["pending"] is True and "recovered" not in entry
+    link.flow()
+    subscribed = again.expect("CHANNEL_SUBSCRIBED", channel="log:a", timeout=30)
+    assert subscribed["recovered"] is True and subscribed["offset"] == 2
+    assert again.event("log:a")["data"] == 3
+    own_redis.client.fcall("drawbridge_publish", 1, "log:a", '{"event":"e","data":4}')
+    assert again.event("log:a")["data"] == 4
+    assert not [m for m in again.received if m["type"] == "RESYNC" and m["channel"] == "log:a"]
+
+
 def test_positions_that_are_none_are_refused(redis, start):
     node = start(redis, **ONE_SHARD)
     player = node.connect()

@@ -49,8 +49,10 @@ def numbered(node, numbers, channel="log:a"):
         node.publish(channel, data=number)
 
 
-def test_a_killed_nodes_player_misses_nothing_logged_on_another(nodes):
-    first, second = nodes
+@pytest.mark.parametrize("presence", ["off", "query", "notify"])
+def test_a_killed_nodes_player_misses_nothing_logged_on_another(start, redis, presence):
+    classes = [{**CLASSES[0], "presence": presence}, *CLASSES[1:]]
+    first, second = [start(redis, node=f"n{at}", channel=classes, connection=KEPT) for at in (1, 2)]
     alice = first.player("alice")
     session = alice.hello["session"]
     log, room = alice.subscribe("log:a"), alice.subscribe("room:a")

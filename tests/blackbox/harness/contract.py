@@ -43,7 +43,7 @@ SHAPES = {
     ),
     "CHANNEL_SUBSCRIBED": (
         {"channel": str},
-        {"id": _ID, "epoch": str, "offset": int, "pattern": bool, "by": str, "auto": bool},
+        {"id": _ID, "epoch": str, "offset": int, "pattern": bool, "by": str, "auto": bool, "recovered": bool},
     ),
     "CHANNEL_UNSUBSCRIBED": ({"channel": str, "reason": str}, {"id": _ID, "by": str}),
     "EVENT": (

@@ -13,13 +13,15 @@
 
 use std::sync::Arc;
 
-use drawbridge_protocol::glob;
+use drawbridge_protocol::{ServerMessage, SubscriptionInfo, glob};
 
 use super::Engine;
 use super::deliver::{Route, access, delivery_of};
 use crate::access::Access;
 use crate::audience::NOBODY;
 use crate::io::{ChannelPosition, LogPosition, LoggedOffset, Publication, Replay, SessionId};
+use crate::phase::Success;
+use crate::session::Origin;
 use crate::targets::{LOST, Target, TargetId};
 use crate::upstream::{Cursor, StoredLog};
 use crate::view::EventScope;
@@ -45,8 +47,10 @@ pub(super) struct Resuming {
     pub(super) cursor: LogPosition,
     /// No position is known: all is missing.
     is_lost: bool,
-    /// What its position means was reported.
-    is_judged: bool,
+    /// What its position means to the log, once that is known.
+    verdict: Option<Recovery>,
+    /// `WELCOME` listed the channel as pending, because the log had not said what the position means.
+    is_pending: bool,
     /// The page that is out was requested before it came: that page may end before the session's position.
     is_late: bool,
     /// Why it is to be sent a `RESYNC` before the next event.
@@ -87,7 +91,8 @@ impl Engine {
             target,
             cursor: since.unwrap_or_default(),
             is_lost: since.is_none(),
-            is_judged: false,
+            verdict: None,
+            is_pending: false,
             is_late: log.is_out,
             resync: None,
         });
@@ -150,7 +155,7 @@ impl Engine {
 
     /// Whether a session that catches up can be sent a page now, or is to learn what its position means.
     pub(super) fn wants_page(&self, one: &Resuming) -> bool {
-        !one.is_judged || (self.takes_events(one.session) && self.targets[one.target].is_confirmed)
+        one.verdict.is_none() || (self.takes_events(one.session) && self.targets[one.target].is_confirmed)
     }
 
     fn takes_events(&self, id: SessionId) -> bool {
@@ -196,7 +201,7 @@ impl Engine {
         log.is_out = false;
         // It is of a stream that is not the shard's: one before the channel was wanted again, or a pattern's on another
         // shard. Once the channel is confirmed it is requested again.
-        if is_pending && log.at.is_none() {
+        if is_pending && (log.at.is_none() || replay.log.is_none()) {
             return;
         }
         let Some(stored) = &replay.log else { return self.replay_failed(channel) };
@@ -217,11 +222,9 @@ impl Engine {
             let viewers = self.viewers(channel);
             self.resync(&viewers, channel, "gap", None);
         }
-        for one in resuming {
+        for mut one in resuming {
             self.caught_up(&one, channel);
-            if !one.is_judged {
-                self.recovered(one.session, one.target, Recovery::Gap);
-            }
+            self.give_verdict(&mut one, Recovery::Gap);
             self.resync(&[one.session], channel, "gap", None);
         }
     }
@@ -354,9 +357,75 @@ impl Engine {
             Recovery::Epoch => (one.cursor, one.resync) = (stored.last, Some("epoch")),
         }
         one.is_lost = false;
-        if !std::mem::replace(&mut one.is_judged, true) {
-            self.recovered(one.session, one.target, recovery);
+        self.give_verdict(one, recovery);
+    }
+
+    /// Reports once what the log says of a session's position: in `WELCOME`, or after it.
+    fn give_verdict(&mut self, one: &mut Resuming, recovery: Recovery) {
+        if one.verdict.is_some() {
+            return;
         }
+        one.verdict = Some(recovery);
+        self.recovered(one.session, one.target, recovery);
+        let slot = self.sessions[one.session].slot_of(one.target);
+        let success = self.targets[one.target].subscriber_at(slot).phase.success();
+        if let Some(success) = success.filter(|_| std::mem::take(&mut one.is_pending)) {
+            self.notify_recovered(one.session, one.target, one.cursor, recovery, &success);
+        }
+    }
+
+    /// `WELCOME` has listed channels as pending whose logs have not said what this session's positions mean: they are confirmed
+    /// when the logs have.
+    pub(super) fn await_verdicts(&mut self, id: SessionId) {
+        let Some(behind) = &self.sessions[id].catching_up else { return };
+        for channel in &behind.channels {
+            let own = self.targets.find_channel(channel);
+            let Some(log) = self.logs.get_mut(channel) else { continue };
+            let theirs =
+                |one: &&mut Resuming| one.session == id && Some(one.target) == own && one.verdict.is_none();
+            log.resuming.iter_mut().filter(theirs).for_each(|one| one.is_pending = true);
+        }
+    }
+
+    /// Redis has confirmed a channel that `WELCOME` listed as pending. Returns whether its log has to say what the session's
+    /// position means before the client is told, or has said it and the client is told now.
+    pub(super) fn confirm_with_verdict(
+        &mut self,
+        id: SessionId,
+        target: TargetId,
+        success: &Success,
+    ) -> bool {
+        let channel = self.targets[target].subject.name.clone();
+        let Some(log) = self.logs.get_mut(&channel) else { return false };
+        let theirs = |one: &&mut Resuming| one.session == id && one.target == target && one.is_pending;
+        let Some(one) = log.resuming.iter_mut().find(theirs) else { return false };
+        let (cursor, verdict) = (one.cursor, one.verdict);
+        if let Some(verdict) = verdict {
+            one.is_pending = false;
+            self.notify_recovered(id, target, cursor, verdict, success);
+        }
+        true
+    }
+
+    /// `CHANNEL_SUBSCRIBED` of a channel that was pending in the `WELCOME` of a resume.
+    fn notify_recovered(
+        &mut self,
+        id: SessionId,
+        target: TargetId,
+        cursor: LogPosition,
+        recovery: Recovery,
+        success: &Success,
+    ) {
+        let session = &mut self.sessions[id];
+        let auto = session.subscription(target).is_some_and(|held| held.origin == Origin::Auto);
+        let position = Some(ChannelPosition::Logged(cursor));
+        let subscription = SubscriptionInfo {
+            auto,
+            recovered: Some(recovery == Recovery::Recovered),
+            ..self.targets[target].info(Some(success), &position)
+        };
+        let message = ServerMessage::Subscribed { id: None, subscription, by_server: false };
+        self.out.send(session, &message);
     }
 
     /// Sends one session a logged event again, if one of its subscriptions shows it. Returns whether one does.

@@ -304,6 +304,7 @@ impl Engine {
         let recoveries = joining.resumed.as_ref().map(|resumed| self.judge_recovery(id, resumed));
         self.send_welcome(id, joining.id.as_ref(), recoveries.as_deref());
         self.notify_pending_later(id);
+        self.await_verdicts(id);
         if let Some(resumed) = &joining.resumed {
             self.notify_forbidden(id, &resumed.forbidden);
         }
@@ -356,9 +357,10 @@ impl Engine {
         let mut subscriptions = Vec::with_capacity(session.subscriptions.len());
         for (at, held) in session.subscriptions.iter().enumerate() {
             let target = &self.targets[held.target];
-            let success = target.subscriber_at(held.slot).phase.success_so_far();
-            let info = target.info(success.as_ref(), &positions[at]);
             let recovery = recovery_of(at);
+            let success = target.subscriber_at(held.slot).phase.success_so_far();
+            let success = success.filter(|_| recovery.is_none_or(|recovery| !recovery.is_pending));
+            let info = target.info(success.as_ref(), &positions[at]);
             subscriptions.push(SubscriptionInfo {
                 auto: held.origin == Origin::Auto,
                 offset: recovery.and_then(|recovery| recovery.position).or(info.offset),

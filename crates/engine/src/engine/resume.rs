@@ -80,6 +80,8 @@ pub(super) struct Recovery {
     pub(super) resync: bool,
     /// Behind which number events follow, where nothing is missing.
     pub(super) position: Option<u64>,
+    /// Its log has not said what the client's position means: `CHANNEL_SUBSCRIBED` reports it.
+    pub(super) is_pending: bool,
 }
 
 impl Engine {
@@ -375,7 +377,13 @@ impl Engine {
             let subscriber = target.subscriber_at(held.slot);
             let position = positions.get(&*target.subject.name).copied();
             let is_new = !resumed.stored.contains(&held.target);
-            let nothing = Recovery { target: held.target, recovered: None, resync: false, position: None };
+            let nothing = Recovery {
+                target: held.target,
+                recovered: None,
+                resync: false,
+                position: None,
+                is_pending: false,
+            };
             // Whether its client has held a pattern before (a service may have ended it) no position says.
             if target.world.is_some() || (is_new && position.is_none() && !target.subject.is_pattern()) {
                 recoveries.push(nothing);
@@ -387,8 +395,9 @@ impl Engine {
             let mut logged = resumed.logged.iter().filter(|(of, _)| *of == held.target);
             if is_logged(&self.settings, target.class) {
                 // The log sends `RESYNC` itself, where it does not have everything.
-                let recovered = logged.next().map(|(_, said)| said.unwrap_or(false));
-                recoveries.push(Recovery { recovered, ..nothing });
+                let said = logged.next().map(|(_, said)| *said);
+                let (recovered, is_pending) = (said.flatten(), said == Some(None));
+                recoveries.push(Recovery { recovered, is_pending, ..nothing });
                 continue;
             }
             let proven = match position {

@@ -332,6 +332,7 @@ impl Engine {
         let (request, by_server) = match reply {
             Reply::Request(request) => (Some(request), false),
             Reply::Server => (None, true),
+            Reply::Unsolicited if self.confirm_with_verdict(id, target_id, success) => return,
             Reply::Unsolicited => (None, false),
             Reply::Silent | Reply::Welcome | Reply::Resync => return self.want_snapshot(id, target_id),
         };

@@ -263,13 +263,19 @@ impl Hub {
             let mut is_covered = false;
             self.patterns.for_each_match(channel, |_, _| is_covered = true);
             if !is_covered {
-                return;
+                return self.refuse_catch_up(shard, channel);
             }
             self.pattern_logs.put(channel.clone(), Log::default());
         }
-        let Some(log) = self.log_of(channel) else { return };
+        let Some(log) = self.log_of(channel) else { return self.refuse_catch_up(shard, channel) };
         log.catch_ups.get_or_insert_default().want(request);
         self.serve_catch_ups(channel);
+    }
+
+    /// Nobody wants the channel here. The shard is answered all the same: it requests nothing more until then.
+    fn refuse_catch_up(&mut self, shard: ShardId, channel: &Arc<str>) {
+        let failed = BrokerEvent::Replay(Arc::new(Replay::failed(channel.clone())));
+        self.outputs.push_back(HubOutput::Shards(ShardSet::only(shard), failed));
     }
 
     /// Reads the next page of a log, if a shard waits for it and the channel is live.

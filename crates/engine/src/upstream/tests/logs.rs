@@ -93,6 +93,14 @@ fn a_page_that_the_live_stream_has_overtaken_is_sent_with_what_came_since() {
     assert_eq!(bench.logged(None, 6), ["0: log:1 3 6"]);
 }
 
+/// A shard requests one page at a time: without an answer it would never request another.
+#[test]
+fn a_request_for_a_channel_that_nobody_wants_is_answered() {
+    let mut bench = bench();
+    let [answer] = &bench.catch_up(A, 0)[..] else { panic!("not one answer") };
+    assert!(answer.contains("log: None"), "{answer}");
+}
+
 #[test]
 fn an_overtaken_page_inside_a_log_is_sent_as_it_is() {
     let mut bench = live(3);
