@@ -4,7 +4,7 @@
 // - `drawbridge.min.js` in the server's sources, which its binary embeds for the playground
 import { build } from "esbuild";
 import { mkdir, readFile, readdir, writeFile } from "node:fs/promises";
-import { basename, join, relative } from "node:path";
+import { basename, dirname, join, relative, resolve } from "node:path";
 import { fileURLToPath } from "node:url";
 import { rollup } from "rollup";
 import { dts } from "rollup-plugin-dts";
@@ -14,12 +14,12 @@ const MAX_MINIFIED_BYTES = 40 * 1024;
 const MINIFIED = "../../crates/server/src/http/playground/drawbridge.min.js";
 /** The entry that the others share their types with. */
 const MAIN = "drawbridge";
-const ENTRIES = { [MAIN]: "src/index.ts", msgpack: "src/msgpack.ts" };
+const ENTRIES = { [MAIN]: "src/index.ts", msgpack: "src/msgpack.ts", react: "src/react/index.ts" };
 
 process.chdir(fileURLToPath(new URL(".", import.meta.url)));
 const banner = "// Drawbridge's client, built from sdk/typescript by `npm run build`. Do not edit.";
 const common = { bundle: true, target: "es2022", charset: "utf8", legalComments: "none", banner: { js: banner }, write: false };
-const readable = { ...common, entryPoints: ENTRIES, outdir: "dist" };
+const readable = { ...common, entryPoints: ENTRIES, outdir: "dist", external: ["react"] };
 
 const built = new Map();
 await Promise.all([
@@ -39,16 +39,16 @@ async function bundle(options) {
   for (const { path, text } of outputFiles) built.set(relative(".", path), text);
 }
 
-/** One file of types for each entry. Whoever imports two entries meets each type once: the others import it from `MAIN`. */
+/** One file of types for each entry. Each type is declared once: the other entries import it from that of `MAIN`. */
 async function declarations(entry) {
-  const isMain = entry === MAIN;
+  const main = resolve(ENTRIES[MAIN]).replace(/ts$/, "js");
   const bundle = await rollup({
     input: ENTRIES[entry],
-    external: (id, importer) => !isMain && importer !== undefined && id.startsWith("."),
+    external: (id, importer) => importer !== undefined && resolve(dirname(importer), id) === main,
     plugins: [dts({ tsconfig: "tsconfig.json" })],
   });
   for (const extension of ["js", "cjs"]) {
-    const { output } = await bundle.generate({ banner, paths: (id) => (isMain ? id : `./${MAIN}.${extension}`) });
+    const { output } = await bundle.generate({ banner, paths: { [main]: `./${MAIN}.${extension}` } });
     built.set(`dist/${entry}.d.${extension.replace("js", "ts")}`, output[0].code);
   }
   await bundle.close();

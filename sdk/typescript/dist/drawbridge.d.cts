@@ -189,6 +189,8 @@ declare class Channel<E extends EventMap = Record<string, unknown>> {
     readonly channel: string;
     /** Calls back for each event of that name; the answer stops it. */
     on<N extends EventName<E>>(event: N, handler: (event: ChannelEvent<N, E[N]>) => void): Unlisten;
+    /** Calls back for the next event of that name only; the answer stops it before. */
+    once<N extends EventName<E>>(event: N, handler: (event: ChannelEvent<N, E[N]>) => void): Unlisten;
     /** Calls back for every event; the answer stops it. */
     onEvent(handler: (event: AnyEvent<E>) => void): Unlisten;
     /** Calls back where events may be missing: fetch the state again there. The answer stops it. */
@@ -541,6 +543,8 @@ declare class Drawbridge<M extends ChannelMap = AnyChannels> {
     /** Nothing is dialled before `connect()`. In a browser `url` may be relative to the page. */
     constructor(url: string | URL, options?: DrawbridgeOptions);
     get status(): Status;
+    /** The last change of `status`, with its reason: another object after each. */
+    get statusChange(): StatusChange;
     /** Of the present connection; undefined while there is none. */
     get welcome(): Welcome | undefined;
     /** The player id that the token names; undefined while there is no connection. */
@@ -558,6 +562,8 @@ declare class Drawbridge<M extends ChannelMap = AnyChannels> {
     close(): void;
     /** Calls back on what happens to the client; the answer stops it. */
     on<K extends keyof ClientEvents>(name: K, listener: (event: ClientEvents[K]) => void): Unlisten;
+    /** Calls back on the next one only; the answer stops it before. */
+    once<K extends keyof ClientEvents>(name: K, listener: (event: ClientEvents[K]) => void): Unlisten;
     /**
      * Subscribes to a channel, or with `*`, `?` or `[…]` to all channels that match. It holds over reconnects. The same
      * name again is the same subscription; a `filter` or `area` named then replaces the old one (`null`: none).

@@ -305,11 +305,21 @@ var Emitter = class {
       if (set.size === 0 && this.#listeners.get(name) === set) this.#listeners.delete(name);
     };
   }
+  /** As `on`, for the next one only. */
+  once(name, listener) {
+    const unlisten = this.on(name, (argument) => {
+      unlisten();
+      return listener(argument);
+    });
+    return unlisten;
+  }
   has(name) {
     return this.#listeners.has(name);
   }
   emit(name, argument, report = this.report) {
-    for (const listener of [...this.#listeners.get(name) ?? []]) contain(() => listener(argument), report);
+    for (const listener of [...this.#listeners.get(name) ?? []]) {
+      if (this.#listeners.get(name)?.has(listener)) contain(() => listener(argument), report);
+    }
   }
   clear() {
     this.#listeners.clear();
@@ -377,6 +387,10 @@ var Channel = class {
   /** Calls back for each event of that name; the answer stops it. */
   on(event, handler) {
     return this.#events.on(event, handler);
+  }
+  /** Calls back for the next event of that name only; the answer stops it before. */
+  once(event, handler) {
+    return this.#events.once(event, handler);
   }
   /** Calls back for every event; the answer stops it. */
   onEvent(handler) {
@@ -2197,7 +2211,7 @@ var Drawbridge = class {
     recovered: (recovered) => this.#notify("recovered", recovered),
     resync: (resync) => this.#notify("resync", resync)
   });
-  #status = "closed";
+  #statusChange = { status: "closed", previous: "closed" };
   #welcome;
   #logger;
   /** Without query and credentials: it goes to the log. */
@@ -2241,7 +2255,11 @@ var Drawbridge = class {
     this.#reads = new Reads(this.#link, this.#requests, runtime, timeoutMs);
   }
   get status() {
-    return this.#status;
+    return this.#statusChange.status;
+  }
+  /** The last change of `status`, with its reason: another object after each. */
+  get statusChange() {
+    return this.#statusChange;
   }
   /** Of the present connection; undefined while there is none. */
   get welcome() {
@@ -2273,13 +2291,17 @@ var Drawbridge = class {
   }
   /** Ends the session. Subscriptions stay wanted, should `connect()` be called again. */
   close() {
-    if (this.#status === "closed") return;
+    if (this.status === "closed") return;
     this.#link.stop();
     this.#ended(new DrawbridgeError("CLOSED", "the client was closed"), false);
   }
   /** Calls back on what happens to the client; the answer stops it. */
   on(name, listener) {
     return this.#emitter.on(name, listener);
+  }
+  /** Calls back on the next one only; the answer stops it before. */
+  once(name, listener) {
+    return this.#emitter.once(name, listener);
   }
   /**
    * Subscribes to a channel, or with `*`, `?` or `[…]` to all channels that match. It holds over reconnects. The same
@@ -2315,7 +2337,7 @@ var Drawbridge = class {
    */
   publish(channel, event, ...dataAndOptions) {
     const [data, options = {}] = dataAndOptions;
-    return this.#publisher.publish(channel, event, data, options, this.#status !== "closed");
+    return this.#publisher.publish(channel, event, data, options, this.status !== "closed");
   }
   /**
    * A page of a channel's history: the newest events, or those that follow `since`; the oldest first. The right is that
@@ -2469,15 +2491,10 @@ var Drawbridge = class {
     this.#publisher.lost();
   }
   #setStatus(status, error, retryInMs) {
-    const previous = this.#status;
+    const previous = this.status;
     if (status === previous && !error) return;
-    this.#status = status;
-    this.#emitter.emit("status", {
-      status,
-      previous,
-      ...error && { error },
-      ...retryInMs !== void 0 && { retryInMs }
-    });
+    this.#statusChange = { status, previous, ...error && { error }, ...retryInMs !== void 0 && { retryInMs } };
+    this.#emitter.emit("status", this.#statusChange);
   }
   /** What the application's code threw, or an error of ours. */
   #report(thrown) {

@@ -135,7 +135,7 @@ export class Drawbridge<M extends ChannelMap = AnyChannels> {
     recovered: (recovered) => this.#notify("recovered", recovered),
     resync: (resync) => this.#notify("resync", resync),
   });
-  #status: Status = "closed";
+  #statusChange: StatusChange = { status: "closed", previous: "closed" };
   #welcome: Welcome | undefined;
   readonly #logger: Logger;
   /** Without query and credentials: it goes to the log. */
@@ -181,7 +181,12 @@ export class Drawbridge<M extends ChannelMap = AnyChannels> {
   }
 
   get status(): Status {
-    return this.#status;
+    return this.#statusChange.status;
+  }
+
+  /** The last change of `status`, with its reason: another object after each. */
+  get statusChange(): StatusChange {
+    return this.#statusChange;
   }
 
   /** Of the present connection; undefined while there is none. */
@@ -219,7 +224,7 @@ export class Drawbridge<M extends ChannelMap = AnyChannels> {
 
   /** Ends the session. Subscriptions stay wanted, should `connect()` be called again. */
   close(): void {
-    if (this.#status === "closed") return;
+    if (this.status === "closed") return;
     this.#link.stop();
     this.#ended(new DrawbridgeError("CLOSED", "the client was closed"), false);
   }
@@ -227,6 +232,11 @@ export class Drawbridge<M extends ChannelMap = AnyChannels> {
   /** Calls back on what happens to the client; the answer stops it. */
   on<K extends keyof ClientEvents>(name: K, listener: (event: ClientEvents[K]) => void): Unlisten {
     return this.#emitter.on(name, listener);
+  }
+
+  /** Calls back on the next one only; the answer stops it before. */
+  once<K extends keyof ClientEvents>(name: K, listener: (event: ClientEvents[K]) => void): Unlisten {
+    return this.#emitter.once(name, listener);
   }
 
   /**
@@ -272,7 +282,7 @@ export class Drawbridge<M extends ChannelMap = AnyChannels> {
     ...dataAndOptions: PublishArguments<EventsOf<M, C>[N], PublishOptions>
   ): Promise<Published> {
     const [data, options = {}] = dataAndOptions as [data?: unknown, options?: PublishOptions];
-    return this.#publisher.publish(channel, event, data, options, this.#status !== "closed");
+    return this.#publisher.publish(channel, event, data, options, this.status !== "closed");
   }
 
   /**
@@ -449,15 +459,10 @@ export class Drawbridge<M extends ChannelMap = AnyChannels> {
   }
 
   #setStatus(status: Status, error?: DrawbridgeError, retryInMs?: number): void {
-    const previous = this.#status;
+    const previous = this.status;
     if (status === previous && !error) return;
-    this.#status = status;
-    this.#emitter.emit("status", {
-      status,
-      previous,
-      ...(error && { error }),
-      ...(retryInMs !== undefined && { retryInMs }),
-    });
+    this.#statusChange = { status, previous, ...(error && { error }), ...(retryInMs !== undefined && { retryInMs }) };
+    this.#emitter.emit("status", this.#statusChange);
   }
 
   /** What the application's code threw, or an error of ours. */

@@ -21,13 +21,24 @@ export class Emitter<Events extends object> {
     };
   }
 
+  /** As `on`, for the next one only. */
+  once<K extends keyof Events>(name: K, listener: (argument: Events[K]) => void): Unlisten {
+    const unlisten = this.on(name, (argument) => {
+      unlisten();
+      return listener(argument);
+    });
+    return unlisten;
+  }
+
   has(name: keyof Events): boolean {
     return this.#listeners.has(name);
   }
 
   emit<K extends keyof Events>(name: K, argument: Events[K], report = this.report): void {
-    // A copy: a listener may add and take away listeners.
-    for (const listener of [...(this.#listeners.get(name) ?? [])]) contain(() => listener(argument), report);
+    // A copy: a listener may add listeners, which wait for the next event, and remove some, which are not called any more.
+    for (const listener of [...(this.#listeners.get(name) ?? [])]) {
+      if (this.#listeners.get(name)?.has(listener)) contain(() => listener(argument), report);
+    }
   }
 
   clear(): void {

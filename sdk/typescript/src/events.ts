@@ -114,6 +114,11 @@ export class Channel<E extends EventMap = Record<string, unknown>> {
     return this.#events.on(event, handler);
   }
 
+  /** Calls back for the next event of that name only; the answer stops it before. */
+  once<N extends EventName<E>>(event: N, handler: (event: ChannelEvent<N, E[N]>) => void): Unlisten {
+    return this.#events.once(event, handler);
+  }
+
   /** Calls back for every event; the answer stops it. */
   onEvent(handler: (event: AnyEvent<E>) => void): Unlisten {
     return this.#any.on("event", handler);

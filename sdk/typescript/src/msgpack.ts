@@ -3,7 +3,7 @@
  * which come and go as `bigint`. Pass it as the option `codec`. Ext types are not of the contract.
  */
 
-import type { Codec } from "./codec.js";
+import type { Codec } from "./index.js";
 
 /** More than the contract's 64 for `data`, which stands a few levels deep in its message. */
 const MAX_DEPTH = 80;

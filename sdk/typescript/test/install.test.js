@@ -3,7 +3,7 @@
 
 import assert from "node:assert/strict";
 import { execFileSync } from "node:child_process";
-import { copyFileSync, mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { copyFileSync, mkdirSync, mkdtempSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
 import { after, before, test } from "node:test";
@@ -45,6 +45,9 @@ before(() => {
     mkdirSync(dirname(join(clone, file)), { recursive: true });
     copyFileSync(join(home, file), join(clone, file));
   }
+  // As if each game had installed React.
+  mkdirSync(join(directory, "node_modules/@types"), { recursive: true });
+  for (const name of ["react", "@types/react"]) symlinkSync(tool(name), join(directory, "node_modules", name));
   tarball = join(clone, npm(clone, "pack").trim());
 });
 after(() => rmSync(directory, { recursive: true, force: true }));
@@ -63,7 +66,7 @@ function compileAndRun(game, { tsc, file, options, run }) {
   const compilerOptions = { target: "es2022", lib: ["es2022", "dom"], types: [], strict: true, ...options };
   writeFileSync(join(game, "tsconfig.json"), JSON.stringify({ compilerOptions, files: [file] }));
   node(game, tsc, "-p", "tsconfig.json");
-  if (run) assert.equal(node(game, run), '{"error":"DrawbridgeError"} true\n');
+  if (run) assert.equal(node(game, run), '{"error":"DrawbridgeError"} true function\n');
 }
 
 /** What a fresh clone has. */

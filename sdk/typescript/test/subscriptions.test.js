@@ -37,6 +37,48 @@ test("handlers get their events, by name and all", async (t) => {
   assert.equal(hits.length, 1);
 });
 
+test("`once` is called for one event, and can be taken back", async (t) => {
+  const { client, connection } = await connected(t);
+  const room = client.subscribe("room:1");
+  await connection.confirm("room:1");
+  const heard = [];
+  room.once("hit", ({ data }) => heard.push(data));
+  const back = room.once("hit", () => heard.push("taken back"));
+  back();
+  client.once("event", ({ data }) => heard.push(`client ${data}`));
+  for (const data of [1, 2]) connection.event("room:1", "hit", data);
+  await settled(client, connection);
+  assert.deepEqual(heard, ["client 1", 1]);
+});
+
+test("a promise that a `once` handler rejects is reported", async (t) => {
+  const { client, connection, errors } = await connected(t);
+  const room = client.subscribe("room:1");
+  await connection.confirm("room:1");
+  room.once("hit", async () => {
+    throw new Error("mine");
+  });
+  connection.event("room:1", "hit", null);
+  await settled(client, connection);
+  assert.deepEqual(errors.map(({ code, cause }) => [code, cause.message]), [["LISTENER", "mine"]]);
+});
+
+test("after `unsubscribe` in a handler, no other handler is called for that event", async (t) => {
+  const { client, connection } = await connected(t);
+  const room = client.subscribe("room:1");
+  await connection.confirm("room:1");
+  const heard = [];
+  room.on("hit", () => {
+    heard.push("first");
+    void room.unsubscribe();
+  });
+  room.on("hit", () => heard.push("second"));
+  room.onEvent(() => heard.push("any"));
+  connection.event("room:1", "hit", null);
+  await connection.next("CHANNEL_UNSUBSCRIBE");
+  assert.deepEqual(heard, ["first"]);
+});
+
 test("a confirmation, events and an end in one frame take effect in their order", async (t) => {
   const { client, connection } = await connected(t);
   const room = client.subscribe("room:1");

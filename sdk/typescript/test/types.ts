@@ -1,6 +1,7 @@
 /** Checked by the compiler alone: what the types allow, and what they must not. */
 
 import { connect, type ChannelEvent, type Drawbridge } from "../src/index.js";
+import { useChannel, useConnection, useEntities } from "../src/react/index.js";
 
 interface Game {
   "chat:lobby": { say: { text: string } };
@@ -11,6 +12,8 @@ export function typed(): void {
   const game = connect<Game>("ws://127.0.0.1/ws");
   const room = game.subscribe("room:42", { filter: "data.damage > 10" });
   room.on("hit", ({ data }) => data.damage.toFixed());
+  room.once("hit", ({ data }) => data.damage.toFixed());
+  game.once("welcome", ({ player }) => player.trim());
   game.subscribe("room:*").onEvent((event) => {
     if (event.event === "hit") event.data.damage.toFixed();
   });
@@ -77,6 +80,35 @@ export function payloads(): void {
   void game.publish("orders", "what", 7);
   // @ts-expect-error it carries nothing
   void game.publish("orders", "cancel", 7);
+}
+
+export function hooks({ id }: { id: number }): void {
+  const game = connect<Game>("ws://127.0.0.1/ws");
+  const { status, retryInMs } = useConnection(game);
+  status satisfies string;
+  retryInMs?.toFixed();
+  const room = useChannel(game, `room:${id}`, {
+    filter: "data.damage > 10",
+    on: { hit: ({ data }) => data.damage.toFixed(), end: ({ data }) => data satisfies null },
+    onEvent: (event) => event.event === "hit" && event.data.damage.toFixed(),
+    onResync: ({ since }) => since?.offset.toFixed(),
+  });
+  room.error?.code.trim();
+  useChannel(game, status === "open" ? "chat:lobby" : null);
+  // @ts-expect-error a typo in the channel
+  useChannel(game, "chat:loby");
+  // @ts-expect-error a typo in the event
+  useChannel(game, "chat:lobby", { on: { said() {} } });
+  // @ts-expect-error the text is no number
+  useChannel(game, "chat:lobby", { on: { say: ({ data }) => data.text.toFixed() } });
+  const world = connect<World>("ws://127.0.0.1/ws");
+  const { entities, stale } = useEntities(world, "world:1", { area: { x: 0, y: 0, radius: 50 } });
+  stale satisfies boolean;
+  for (const entity of entities) if (entity.event === "rest") entity.data.until.toFixed();
+  // @ts-expect-error it belongs to React, too
+  entities.push();
+  const untyped = connect("ws://127.0.0.1/ws");
+  useChannel(untyped, "any", { on: { thing: ({ data }) => data satisfies unknown } });
 }
 
 /** A map that declares some channels and lets every other name through. */

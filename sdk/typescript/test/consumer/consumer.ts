@@ -2,6 +2,7 @@
 
 import { DrawbridgeError, type Codec, type Drawbridge, type Subscription } from "@drawbridge/client";
 import { decode, msgpack } from "@drawbridge/client/msgpack";
+import { useChannel } from "@drawbridge/client/react";
 
 interface Game {
   [room: `room:${string}`]: { hit: { damage: number } };
@@ -15,7 +16,14 @@ export function listen(game: Drawbridge<Game>): Subscription<Game["room:1"]> {
   return room;
 }
 
+export function Room({ game }: { game: Drawbridge<Game> }): null {
+  const { state } = useChannel(game, "room:1", { on: { hit: ({ data }) => data.damage.toFixed() } });
+  // @ts-expect-error the types of both entries are the same
+  useChannel(game, "rooms:1");
+  return state === "active" ? null : null;
+}
+
 const codec: Codec = msgpack;
 const error = new DrawbridgeError("FORBIDDEN", "no right to subscribe");
 const bytes = codec.encode({ error: error.name });
-console.log(JSON.stringify(decode(bytes as Uint8Array)), error instanceof DrawbridgeError);
+console.log(JSON.stringify(decode(bytes as Uint8Array)), error instanceof DrawbridgeError, typeof useChannel);
