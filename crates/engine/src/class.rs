@@ -12,7 +12,7 @@ use crate::area::Point;
 use crate::expr::Expr;
 use crate::io::WhenDown;
 use crate::path::{self, NotAKey, Path, find_each};
-use crate::settings::Rate;
+use crate::settings::{Rate, Reserved};
 
 /// The rules of the channels whose names match (contract §10, `[[channel]]`).
 #[derive(Clone, Debug)]
@@ -45,6 +45,8 @@ pub struct Class {
     pub history: Option<History>,
     /// On a channel with history: a plain `PUBLISH`, which is in no log, is dropped.
     pub ignores_plain_publish: bool,
+    /// Its channels are sharded: subscribed with `SSUBSCRIBE` and published on with `SPUBLISH`.
+    pub sharded: bool,
     /// How the members of its channels are reported.
     pub presence: Presence,
     /// Who may request the members, over `me`, `channel`, `params`; `None`: who is subscribed.
@@ -90,6 +92,7 @@ impl Class {
             delivery: Delivery::default(),
             history: None,
             ignores_plain_publish: false,
+            sharded: false,
             presence: Presence::default(),
             presence_rule: None,
         }
@@ -109,9 +112,10 @@ impl Class {
         self.entity.as_ref()?.space.as_ref()
     }
 
-    /// Whether events of its channels are shown to those who subscribe by a pattern, which has no area.
+    /// Whether events of its channels are shown to those who subscribe by a pattern, which has no area and covers no sharded
+    /// channel in Redis.
     pub fn is_shown_by_pattern(&self) -> bool {
-        self.space().is_none_or(|space| !space.area_required)
+        !self.sharded && self.space().is_none_or(|space| !space.area_required)
     }
 
     /// [`Class::key_of`] and [`EntityRules::position_of`] what was published, in one walk through it.
@@ -322,5 +326,54 @@ impl Classes {
     /// Every class with its id.
     pub fn iter(&self) -> impl Iterator<Item = (ClassId, &Class)> {
         self.0.iter().zip(0..=u16::MAX).map(|(class, id)| (ClassId(id), class))
+    }
+}
+
+/// Which channels are sharded: those of classes with `sharded = true`, except the nodes' own. It follows from the name, so
+/// that it is asked only where a command is chosen: everywhere else a channel is a channel.
+#[derive(Clone, Debug, Default)]
+pub struct ShardedChannels(Option<(Arc<Classes>, Reserved)>);
+
+impl ShardedChannels {
+    /// Those of these classes.
+    pub fn new(classes: &Arc<Classes>, reserved: &Reserved) -> Self {
+        let has_any = classes.iter().any(|(_, class)| class.sharded);
+        ShardedChannels(has_any.then(|| (classes.clone(), reserved.clone())))
+    }
+
+    /// Whether there can be any.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_none()
+    }
+
+    /// Whether this channel is sharded.
+    pub fn contain(&self, channel: &str) -> bool {
+        self.0.as_ref().is_some_and(|(classes, reserved)| {
+            !reserved.holds(channel) && classes.of_channel(channel).is_some_and(|(_, class, _)| class.sharded)
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    #[test]
+    fn a_channel_is_sharded_as_the_first_class_that_matches_says_and_the_nodes_own_never() {
+        let class = |name: &str, sharded| Class { sharded, ..Class::plain(ClassName::parse(name).unwrap()) };
+        let classes =
+            Classes::new(vec![class("room:lobby", false), class("room:{r}", true), class("*", true)]);
+        let sharded = ShardedChannels::new(&classes, &Reserved::new("drawbridge:"));
+        for channel in ["room:1", "chat:1"] {
+            assert!(sharded.contain(channel), "{channel}");
+        }
+        for channel in ["room:lobby", "drawbridge:nodes:0", "drawbridge:presence:room:1"] {
+            assert!(!sharded.contain(channel), "{channel}");
+        }
+        assert!(
+            ShardedChannels::new(&Classes::new(vec![class("a", false)]), &Reserved::new("own:")).is_empty()
+        );
     }
 }

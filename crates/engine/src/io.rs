@@ -310,19 +310,17 @@ pub enum Notice {
 pub struct Subject {
     /// Its name.
     pub name: Arc<str>,
-    /// By which command it is subscribed to in Redis.
+    /// What it is.
     pub kind: SubjectKind,
 }
 
-/// By which command a subject is subscribed to in Redis.
+/// What a subject is. Whether a channel is sharded follows from its class ([`crate::class::ShardedChannels`]).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum SubjectKind {
-    /// An exact channel (`SUBSCRIBE`).
+    /// An exact channel (`SUBSCRIBE`; `SSUBSCRIBE` if it is sharded).
     Channel,
     /// A pattern of channels (`PSUBSCRIBE`).
     Pattern,
-    /// An exact channel that only the master of its slot carries (`SSUBSCRIBE`). Refused until hubs recognise its events.
-    Sharded,
 }
 
 impl Subject {
@@ -333,10 +331,6 @@ impl Subject {
     /// A pattern.
     pub fn pattern(name: impl Into<Arc<str>>) -> Self {
         Subject { name: name.into(), kind: SubjectKind::Pattern }
-    }
-    /// An exact channel that only the master of its slot carries.
-    pub fn sharded(name: impl Into<Arc<str>>) -> Self {
-        Subject { name: name.into(), kind: SubjectKind::Sharded }
     }
     /// A channel or a pattern, as its name says.
     pub fn named(name: impl Into<Arc<str>>) -> Self {

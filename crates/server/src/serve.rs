@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use drawbridge_engine::class::ShardedChannels;
 use drawbridge_engine::rate_limit::SharedLimits;
 use drawbridge_engine::upstream::{HubSettings, LinkId, ShardId};
 use tokio::net::TcpListener;
@@ -255,6 +256,7 @@ fn redis_settings(config: &RedisConfig, all: &Config) -> Result<RedisSettings, S
         db: config.db.into(),
         subscriber_pool: config.subscriber_pool,
         client_name: broker::redis::client_name(&all.node),
+        sharded: ShardedChannels::new(&all.engine.classes, &all.engine.reserved),
         library: broker::redis::Library::new(&all.engine.classes, &names, all.broker.external_bytes),
         names,
         views_open_without_permission: all.broker.views_open_without_permission,

@@ -1,5 +1,5 @@
 //! The broker's contract: the same tests on the memory broker and on a real Redis over TCP, unix socket and TLS,
-//! with an ACL user, and with a channel prefix. What only a Redis can do (break, refuse, be away) stands in `broker_faults.rs`.
+//! with an ACL user, with a channel prefix, and with sharded classes. What only a Redis can do (break, refuse, be away) stands in `broker_faults.rs`.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod broker_support;
@@ -16,7 +16,12 @@ use drawbridge_engine::upstream::{LinkId, LogRange, ShardId, StoredLog};
 
 /// Every scenario on every broker.
 macro_rules! on_every_broker {
-    ($($scenario:ident),* $(,)?) => {
+    (everywhere: [$($scenario:ident),* $(,)?], classic: [$($classic:ident),* $(,)?]) => {
+        on_every_broker!(@each $($scenario,)* $($classic),*);
+        // Sharded channels have no patterns, and nodes do not announce views on them.
+        on_every_broker!(@on redis_sharded, Some(Flavour::Sharded), $($scenario),*);
+    };
+    (@each $($scenario:ident),*) => {
         on_every_broker!(@on memory, None, $($scenario),*);
         on_every_broker!(@on redis_tcp, Some(Flavour::Tcp), $($scenario),*);
         on_every_broker!(@on redis_unix, Some(Flavour::Unix), $($scenario),*);
@@ -33,21 +38,17 @@ macro_rules! on_every_broker {
     };
 }
 
-on_every_broker!(
+on_every_broker!(everywhere: [
     confirms_before_the_first_event,
-    delivers_once_to_overlapping_subscriptions,
     shows_all_shards_one_order,
     acknowledges_publishes_in_order,
     passes_odd_payloads,
-    drops_oversized_payloads_and_counts_them,
     appends_to_streams,
-    holds_one_subscription_and_leaves_nothing,
     joins_a_live_subscription_at_its_position,
     tells_a_slow_shard_of_the_gap,
     answers_everything_at_shutdown,
     keeps_tables_of_entities_and_tells_them_in_order,
     refuses_entities_beyond_the_bound_and_forgets_them_in_time,
-    keeps_the_views_of_players,
     appends_to_a_log_in_order,
     keeps_the_newest_events_of_a_log,
     forgets_events_by_their_age_and_not_their_position,
@@ -57,7 +58,12 @@ on_every_broker!(
     refuses_what_is_too_large_for_a_log,
     reads_many_positions_at_once,
     moves_a_channel_between_links_without_a_gap,
-);
+], classic: [
+    delivers_once_to_overlapping_subscriptions,
+    drops_oversized_payloads_and_counts_them,
+    keeps_the_views_of_players,
+    holds_one_subscription_and_leaves_nothing,
+]);
 
 /// With a user that may not hear markers the move is a break, which is told.
 fn moves_a_channel_between_links_without_a_gap(flavour: Option<Flavour>) {
@@ -67,6 +73,7 @@ fn moves_a_channel_between_links_without_a_gap(flavour: Option<Flavour>) {
     let channel = Subject::channel("chat:7");
     bench.subscribe(0, &channel);
     bench.subscribe(1, &channel);
+    let is_break = matches!(flavour, Some(Flavour::Acl | Flavour::Sharded));
     let mut moves = 0;
     for round in 0..ROUNDS {
         let to = LinkId::at(1 - bench.broker.link_of(&channel).place());
@@ -85,8 +92,8 @@ fn moves_a_channel_between_links_without_a_gap(flavour: Option<Flavour>) {
                     assert!(number == next || (is_told && number > next), "{number}, not {next}");
                     (next, is_told) = (number + 1, false);
                 }
-                BrokerEvent::Interrupted(_) if flavour == Some(Flavour::Acl) => is_told = true,
-                BrokerEvent::Confirmed { after_break: true, .. } if flavour == Some(Flavour::Acl) => {}
+                BrokerEvent::Interrupted(_) if is_break => is_told = true,
+                BrokerEvent::Confirmed { after_break: true, .. } if is_break => {}
                 other => panic!("{other:?}"),
             }
         }

@@ -14,7 +14,11 @@ use drawbridge_engine::io::{BrokerStatus, PublishFailure, WhenDown};
 use drawbridge_protocol::template::ClassName;
 
 /// The libraries of older versions as their nodes loaded them, with `key_prefix = "drawbridge:"` and no class.
-const OLDER: [&str; 2] = [include_str!("fixtures/library-v4.lua"), include_str!("fixtures/library-v5.lua")];
+const OLDER: [&str; 3] = [
+    include_str!("fixtures/library-v4.lua"),
+    include_str!("fixtures/library-v5.lua"),
+    include_str!("fixtures/library-v6.lua"),
+];
 const EVENT: &str = r#"{"event":"e","key":"a","data":{"id":"a","x":1,"y":2}}"#;
 /// How nodes see each other's loads: a client that Redis holds up in one.
 const LOADS: &str = "cmd=function|load";
@@ -79,8 +83,8 @@ fn a_node_on_an_older_library_writes_nothing_wrong_and_replaces_it() {
         assert_eq!(server.call(&["HLEN", &rows]), Reply::Int(4 + 2), "e, s, b, r and two entities");
         let Reply::List(keys) = server.call(&["KEYS", "*{*world:1}*"]) else { panic!("no keys") };
         assert_eq!(keys.len(), 2, "{keys:?}");
-        // Version 5 serves this node, too: it is replaced at the next look.
-        until("it is replaced", || code(server).contains("-- drawbridge library version 6\n"));
+        // Versions 5 and 6 serve this node, too: it is replaced at the next look.
+        until("it is replaced", || code(server).contains("-- drawbridge library version 7\n"));
         assert_eq!(bench.broker.stats().functions_replaced, 0, "it was Drawbridge's");
     }
 }
@@ -207,13 +211,13 @@ fn functions_are_recognised_while_redis_is_full() {
     assert!(reason.starts_with("OOM"), "{reason}");
 }
 
-/// As a version 7 that holds other environments only.
+/// As a version 8 that holds other environments only.
 #[test]
 fn an_entry_that_a_later_library_lacks_is_named() {
     let later = |prefix| {
         let code = library(prefix, &classes()).code();
         let later =
-            code.replace("library version 6", "library version 7").replace("VERSION = 6", "VERSION = 7");
+            code.replace("library version 7", "library version 8").replace("VERSION = 7", "VERSION = 8");
         assert_ne!(later, code);
         later
     };
@@ -224,13 +228,13 @@ fn an_entry_that_a_later_library_lacks_is_named() {
     let Err(PublishFailure::Refused(reason)) = bench.commit(0, "world:1", "a", 1) else { panic!("taken") };
     assert!(reason.contains("no entry for this environment"), "{reason}");
     let reason = bench.broker.no_functions().expect("they are of no use");
-    assert!(reason.contains("of version 7 and have no entry for this node's channel_prefix"), "{reason}");
+    assert!(reason.contains("of version 8 and have no entry for this node's channel_prefix"), "{reason}");
     assert!(!reason.contains("own:"), "a page for anybody shows it: {reason}");
     // A node of that version has come.
     load(&server, &later("own:"));
     server.call(&["CLIENT", "KILL", "TYPE", "normal"]);
     until("they serve it", || bench.broker.no_functions().is_none());
-    assert!(code(&server).contains("library version 7"));
+    assert!(code(&server).contains("library version 8"));
 }
 
 /// All that is kept of others at most: Redis loads it in time, and Lua has room for it.

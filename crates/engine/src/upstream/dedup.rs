@@ -31,6 +31,8 @@ pub(super) struct Rules {
     reserved: bool,
     /// The store's notices of players who come and go.
     presence: bool,
+    /// It is sharded: what came by a pattern was published with `PUBLISH`, and is not its event.
+    sharded: bool,
     class: Option<ClassId>,
 }
 
@@ -64,7 +66,8 @@ impl Hub {
         let reserved = self.settings.reserved.holds(channel);
         let class = if reserved { None } else { self.settings.classes.of_channel(channel) };
         let presence = reserved && self.settings.reserved.of_presence_channel(channel).is_some();
-        Rules { reserved, presence, class: class.map(|(id, _, _)| id) }
+        let sharded = class.as_ref().is_some_and(|(_, class, _)| class.sharded);
+        Rules { reserved, presence, sharded, class: class.map(|(id, _, _)| id) }
     }
 
     pub(super) fn message(
@@ -96,7 +99,8 @@ impl Hub {
             let notices = subject.name.clone();
             return self.presence_notice(shards, notices, content);
         }
-        let by_pattern = if entry.rules.reserved { ShardSet::default() } else { matched };
+        let is_by_name_only = entry.rules.reserved || entry.rules.sharded;
+        let by_pattern = if is_by_name_only { ShardSet::default() } else { matched };
         let mut shards = by_pattern;
         if entry.state == State::Live {
             shards = shards.union(entry.shards);
@@ -183,7 +187,7 @@ impl Hub {
             return self.pass_over_log(channel);
         }
         let rules = self.rules_of(channel);
-        if rules.reserved {
+        if rules.reserved || rules.sharded {
             return;
         }
         if channel::validate(channel).is_err() {
@@ -224,6 +228,9 @@ impl Hub {
         };
         if rules.reserved {
             return;
+        }
+        if rules.sharded {
+            by_pattern = ShardSet::default();
         }
         let shards = known.as_ref().map_or(by_pattern, |(_, _, by_name)| by_pattern.union(*by_name));
         if shards.is_empty() {

@@ -18,7 +18,7 @@ use super::moves::Moves;
 use super::shards::{ShardId, ShardSet};
 use super::source::Source;
 use super::tables::uncount;
-use crate::io::{BrokerEvent, ChannelPosition, Position, Subject, SubjectKind};
+use crate::io::{BrokerEvent, ChannelPosition, Position, Subject};
 use crate::pattern_index::PatternIndex;
 
 /// How many subjects one `SUBSCRIBE` names at most; the next batch goes out when this one is confirmed.
@@ -250,12 +250,6 @@ impl Hub {
             return;
         }
         let shards = ShardSet::only(shard);
-        if subject.kind == SubjectKind::Sharded {
-            // Events of it would not be recognised.
-            let reason = "UNSUPPORTED sharded channels are not supported yet".into();
-            self.outputs.push_back(HubOutput::Shards(shards, BrokerEvent::Refused { subject, reason }));
-            return;
-        }
         let position = self.counters.take(&subject.name);
         let rules = self.rules_of(&subject.name);
         let source = self.source_of(&subject.name, rules);

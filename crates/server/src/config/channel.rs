@@ -10,15 +10,12 @@ use drawbridge_protocol::template::{ClassName, Template};
 
 use super::connection::template;
 use super::history;
-use super::later::{self, Off};
+use super::later;
 use super::reader::{Field, Section, excerpt};
 use super::suggest;
 use super::views;
 
 const MAX_CLASSES: usize = 1000;
-
-/// What is requested and not built.
-const LATER: [(&str, Off); 2] = [("sharded", Off::False), ("logic", Off::Never)];
 
 pub(super) fn read(sections: &[Section<'_>]) -> Arc<Classes> {
     if let Some(section) = sections.get(MAX_CLASSES) {
@@ -45,9 +42,7 @@ fn class(section: &Section<'_>, names: &mut Names) -> Option<Class> {
         }
     };
     let (has_history, has_forward) = (section.has("history"), section.has("forward"));
-    for (key, off) in LATER {
-        later::refuse(section, key, off);
-    }
+    later::refuse(section, "logic");
     // Of a name that cannot be read nothing is known.
     let params: Option<Vec<&str>> = name.as_ref().map(|name| name.placeholders().collect());
     let params = params.as_deref();
@@ -57,7 +52,8 @@ fn class(section: &Section<'_>, names: &mut Names) -> Option<Class> {
     let subscribe = rule("subscribe", Vars::SUBSCRIBE_RULE);
     let publish = rule("publish", Vars::PUBLISH_RULE);
     let view = section.field("view").map(|field| compile(&field, Vars::VIEW_RULE, params));
-    let patterns = patterns(section, name.as_ref());
+    let sharded = section.boolean("sharded", false);
+    let patterns = patterns(section, name.as_ref(), sharded);
     let payload = section.choice(
         "payload",
         PayloadMode::Auto,
@@ -93,6 +89,7 @@ fn class(section: &Section<'_>, names: &mut Names) -> Option<Class> {
         delivery: views.delivery,
         history: history.kept,
         ignores_plain_publish: history.ignores_plain_publish,
+        sharded,
         presence,
         presence_rule: presence_rule?,
         ..Class::plain(name)
@@ -111,13 +108,19 @@ fn presence(section: &Section<'_>, params: Option<&[&str]>) -> (Presence, Option
 }
 
 /// Whether clients may subscribe by pattern. Redis is subscribed to the patterns' literal beginning, which must not be empty.
-fn patterns(section: &Section<'_>, name: Option<&ClassName>) -> bool {
+fn patterns(section: &Section<'_>, name: Option<&ClassName>, sharded: bool) -> bool {
     let Some(field) = section.field("patterns") else { return false };
     let patterns = field.boolean().unwrap_or(false);
     if patterns && name.is_some_and(|name| name.literal_prefix().is_empty()) {
         field.error(
             "cannot be true for a class whose name begins with a placeholder or `*`: the node would have to receive every channel in Redis",
             "give the class a fixed beginning, like \"room:{room}\", or leave `patterns` out",
+        );
+    }
+    if patterns && sharded {
+        field.error(
+            "cannot be true together with `sharded = true`: Redis has no patterns of sharded channels",
+            "leave one of the two out; clients subscribe to sharded channels by name",
         );
     }
     patterns

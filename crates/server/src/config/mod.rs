@@ -39,7 +39,6 @@ pub use error::{ConfigError, ConfigErrors, Location};
 pub use files::Tls;
 pub use node::Admin;
 
-use later::Off;
 use reader::{Context, Section};
 
 /// The bound of every size without a smaller one of its own, in bytes.
@@ -190,7 +189,7 @@ fn build(root: &Section<'_>) -> Config {
     let connection = connection::read(&root.table("connection"));
     let limits = connection::read_limits(&root.table("limits"));
     let classes = channel::read(&root.tables("channel"));
-    later::refuse(root, "logic", Off::Never);
+    later::refuse(root, "logic");
     root.close();
     let engine = Settings {
         node: Arc::from(&*node.name),

@@ -103,7 +103,7 @@ impl Bench {
             hub: HubSettings {
                 external_bytes: EXTERNAL_BYTES,
                 linger_ms: LINGER_MS,
-                classes: classes(),
+                classes: server.as_ref().map_or_else(classes, Server::classes),
                 ..hub_settings(&settings(Vec::new()), 0, 1)
             },
             queue_bytes: options.queue_bytes,
@@ -513,7 +513,8 @@ impl Bench {
     pub fn publish_from_outside(&mut self, channel: &str, payload: impl Into<Bytes>) {
         let payload = payload.into();
         if let Some(server) = &self.server {
-            let reply = server.call(&[b"PUBLISH".as_slice(), server.named(channel).as_bytes(), &payload]);
+            let command = server.publish_command(channel).as_bytes();
+            let reply = server.call(&[command, server.named(channel).as_bytes(), &payload]);
             assert!(matches!(reply, super::server::Reply::Int(_)), "{reply:?}");
             return;
         }

@@ -12,7 +12,8 @@ use drawbridge::broker::RedisAddress;
 use drawbridge::broker::RedisSettings;
 use drawbridge::broker::redis::{LeaseSettings, Library, Names};
 use drawbridge::config::Rotating;
-use drawbridge_engine::class::Classes;
+use drawbridge_engine::class::{Class, Classes, ShardedChannels};
+use drawbridge_engine::settings::Reserved;
 
 use super::ports::Port;
 
@@ -26,6 +27,8 @@ pub enum Flavour {
     Acl,
     /// As [`Flavour::Acl`], with a channel prefix and rights to nothing else.
     Prefixed,
+    /// As [`Flavour::Acl`], and every class is sharded.
+    Sharded,
 }
 
 impl Flavour {
@@ -35,7 +38,7 @@ impl Flavour {
     }
 
     fn has_user(self) -> bool {
-        matches!(self, Flavour::Acl | Flavour::Prefixed)
+        matches!(self, Flavour::Acl | Flavour::Prefixed | Flavour::Sharded)
     }
 }
 
@@ -191,13 +194,34 @@ impl Server {
             db: 0,
             subscriber_pool,
             client_name: "drawbridge-test".into(),
-            library: Library::new(&super::bench::classes(), &names, super::bench::EXTERNAL_BYTES),
+            sharded: self.sharded(),
+            library: Library::new(&self.classes(), &names, super::bench::EXTERNAL_BYTES),
             names,
             views_open_without_permission: false,
             lease: LeaseSettings::new(super::bench::instance(), super::bench::RESUME_WINDOW),
             node_channel: "drawbridge:nodes:0".into(),
             probe_every: Duration::ZERO,
         }
+    }
+
+    /// The classes of its nodes.
+    pub fn classes(&self) -> Arc<Classes> {
+        let classes = super::bench::classes();
+        if self.flavour != Flavour::Sharded {
+            return classes;
+        }
+        let sharded = |class: &Class| Class { sharded: true, patterns: false, ..class.clone() };
+        Classes::new(classes.iter().map(|(_, class)| sharded(class)).collect())
+    }
+
+    /// Which channels are sharded for them.
+    pub fn sharded(&self) -> ShardedChannels {
+        ShardedChannels::new(&self.classes(), &Reserved::new("drawbridge:"))
+    }
+
+    /// The command by which services publish on this channel.
+    pub fn publish_command(&self, channel: &str) -> &'static str {
+        if self.sharded().contain(channel) { "SPUBLISH" } else { "PUBLISH" }
     }
 
     /// A channel or key as Redis knows it.

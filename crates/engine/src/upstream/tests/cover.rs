@@ -214,3 +214,26 @@ fn a_prefix_that_redis_ends_by_itself_is_a_break_of_its_patterns() {
     assert_eq!(bench.unsubscribed("room:4*"), ["0: interrupted room:4?", "subscribe room:4*"]);
     assert_eq!(bench.subscribed("room:4*"), ["0: confirmed room:4? 0 after break"]);
 }
+
+#[test]
+fn what_is_published_plainly_on_a_sharded_channel_is_not_its_event() {
+    let class = |name: &str, sharded: bool| Class {
+        patterns: !sharded,
+        sharded,
+        ..Class::plain(ClassName::parse(name).unwrap())
+    };
+    let classes = Classes::new(vec![class("room:vip:{n}", true), class("room:{n}", false)]);
+    let mut bench = Bench { hub: Hub::new(HubSettings { classes, ..settings() }), now_ms: 10 };
+    bench.give(HubInput::LinkUp);
+    bench.want(A, &pattern("room:*"));
+    bench.subscribed("room:*");
+    let vip = Subject::channel("room:vip:1");
+    assert_eq!(bench.copy(Some("room:*"), "room:vip:1", "plain"), NOTHING, "only the pattern covers it");
+    bench.want(B, &vip);
+    assert_eq!(bench.copy(Some("room:*"), "room:vip:1", "plain"), NOTHING, "it is asked for");
+    bench.give(HubInput::Subscribed(&vip));
+    assert_eq!(bench.copy(Some("room:*"), "room:vip:1", "plain"), NOTHING);
+    let said = bench.copy(None, "room:vip:1", "sharded");
+    assert_eq!(said.len(), 1, "{said:?}");
+    assert!(said[0].starts_with("1: "), "patterns show nothing of it: {said:?}");
+}

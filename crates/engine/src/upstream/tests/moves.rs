@@ -168,11 +168,3 @@ fn too_many_held_events_break_the_move_and_keep_their_order() {
     pair.hear(GIVER);
     assert_eq!(pair.hear(TAKER).last().map(String::as_str), Some("moved room"));
 }
-
-#[test]
-fn what_is_not_supported_yet_is_refused() {
-    let mut bench = Bench::new();
-    let refused = bench.want(A, &Subject::sharded("room"));
-    assert_eq!(refused, ["0: refused room UNSUPPORTED sharded channels are not supported yet"]);
-    assert_eq!(bench.hub.stats().subjects, 0);
-}

@@ -4,11 +4,12 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use drawbridge_engine::io::{Subject, SubjectKind};
+use drawbridge_engine::class::ShardedChannels;
+use drawbridge_engine::io::Subject;
 use drawbridge_engine::upstream::LinkCommand;
 
 use super::connect::Broken;
-use super::resp::{Garbage, encode, member};
+use super::resp::{Garbage, SubscriptionKind, encode, member};
 use super::{Names, RedisSettings, code_of, is_passing};
 use crate::broker::hub_driver::HubCommand;
 
@@ -22,6 +23,7 @@ enum Asked {
     Mark(Arc<str>),
     Subjects {
         begins: bool,
+        kind: SubscriptionKind,
         left: VecDeque<Subject>,
     },
 }
@@ -47,6 +49,7 @@ pub(super) enum Answer {
 #[derive(Debug, Default)]
 pub(super) struct Conversation {
     names: Names,
+    sharded: ShardedChannels,
     /// Bytes to send, from `sent` on.
     out: Vec<u8>,
     sent: usize,
@@ -54,9 +57,9 @@ pub(super) struct Conversation {
 }
 
 impl Conversation {
-    /// One in which channels have these names.
-    pub(super) fn new(names: Names) -> Self {
-        Conversation { names, ..Conversation::default() }
+    /// One in which channels have these names, and these of them are sharded.
+    pub(super) fn new(names: Names, sharded: ShardedChannels) -> Self {
+        Conversation { names, sharded, ..Conversation::default() }
     }
 
     /// The bytes to send.
@@ -125,45 +128,53 @@ impl Conversation {
                 return self.asked.push_back(Asked::Mark(marker));
             }
         };
-        for kind in [SubjectKind::Channel, SubjectKind::Pattern, SubjectKind::Sharded] {
-            let of_kind = subjects.extract_if(.., |subject| subject.kind == kind).collect::<VecDeque<_>>();
+        for kind in [SubscriptionKind::Channel, SubscriptionKind::Pattern, SubscriptionKind::Sharded] {
+            let is_of_kind = |subject: &mut Subject| self.kind_of(subject) == kind;
+            let of_kind = subjects.extract_if(.., is_of_kind).collect::<VecDeque<_>>();
             if !of_kind.is_empty() {
                 self.ask(begins, kind, of_kind);
             }
         }
     }
 
+    /// By which command a subject is subscribed to.
+    fn kind_of(&self, subject: &Subject) -> SubscriptionKind {
+        match subject.is_pattern() {
+            true => SubscriptionKind::Pattern,
+            false if self.sharded.contain(&subject.name) => SubscriptionKind::Sharded,
+            false => SubscriptionKind::Channel,
+        }
+    }
+
     /// One command about subjects of one kind.
-    fn ask(&mut self, begins: bool, kind: SubjectKind, subjects: VecDeque<Subject>) {
+    fn ask(&mut self, begins: bool, kind: SubscriptionKind, subjects: VecDeque<Subject>) {
         let command: &[u8] = match (begins, kind) {
-            (true, SubjectKind::Channel) => b"SUBSCRIBE",
-            (true, SubjectKind::Pattern) => b"PSUBSCRIBE",
-            (true, SubjectKind::Sharded) => b"SSUBSCRIBE",
-            (false, SubjectKind::Channel) => b"UNSUBSCRIBE",
-            (false, SubjectKind::Pattern) => b"PUNSUBSCRIBE",
-            (false, SubjectKind::Sharded) => b"SUNSUBSCRIBE",
+            (true, SubscriptionKind::Channel) => b"SUBSCRIBE",
+            (true, SubscriptionKind::Pattern) => b"PSUBSCRIBE",
+            (true, SubscriptionKind::Sharded) => b"SSUBSCRIBE",
+            (false, SubscriptionKind::Channel) => b"UNSUBSCRIBE",
+            (false, SubscriptionKind::Pattern) => b"PUNSUBSCRIBE",
+            (false, SubscriptionKind::Sharded) => b"SUNSUBSCRIBE",
         };
         let names: Vec<_> = subjects.iter().map(|subject| self.names.outward(&subject.name)).collect();
         let parts: Vec<&[u8]> =
             std::iter::once(command).chain(names.iter().map(|name| name.as_bytes())).collect();
         encode(&mut self.out, parts.into_iter());
-        self.asked.push_back(Asked::Subjects { begins, left: subjects });
+        self.asked.push_back(Asked::Subjects { begins, kind, left: subjects });
     }
 
     /// Redis confirmed that a subscription begins or ends; returns its subject.
     pub(super) fn confirmed(
         &mut self,
         begins: bool,
-        is_pattern: bool,
+        kind: SubscriptionKind,
         name: &[u8],
     ) -> Result<Subject, Broken> {
         let name =
             self.names.inward(name).ok_or(Garbage("a confirmation of another environment's channel"))?;
-        let is_next =
-            |subject: &Subject| subject.is_pattern() == is_pattern && subject.name.as_bytes() == name;
-        if let Some(Asked::Subjects { begins: asked_begins, left }) = self.asked.front_mut()
-            && *asked_begins == begins
-            && left.front().is_some_and(is_next)
+        if let Some(Asked::Subjects { begins: asked_begins, kind: asked_kind, left }) = self.asked.front_mut()
+            && (*asked_begins, *asked_kind) == (begins, kind)
+            && left.front().is_some_and(|subject| subject.name.as_bytes() == name)
             && let Some(subject) = left.pop_front()
         {
             if left.is_empty() {
@@ -173,7 +184,7 @@ impl Conversation {
         }
         match std::str::from_utf8(name) {
             // Redis may end a subscription unasked.
-            Ok(name) if !begins && is_pattern => Ok(Subject::pattern(name)),
+            Ok(name) if !begins && kind == SubscriptionKind::Pattern => Ok(Subject::pattern(name)),
             Ok(name) if !begins => Ok(Subject::channel(name)),
             _ => Err(Garbage("a confirmation of no command").into()),
         }
@@ -196,13 +207,13 @@ impl Conversation {
     pub(super) fn failed(&mut self, message: &str) -> Result<Answer, Broken> {
         match self.asked.pop_front() {
             // Refused for all where the right to one is missing, so ask for each.
-            Some(Asked::Subjects { begins: true, left }) if left.len() > 1 => {
+            Some(Asked::Subjects { begins: true, kind, left }) if left.len() > 1 => {
                 for subject in left {
-                    self.ask(true, subject.kind, VecDeque::from([subject]));
+                    self.ask(true, kind, VecDeque::from([subject]));
                 }
                 Ok(Answer::AskedAgain)
             }
-            Some(Asked::Subjects { begins: true, mut left })
+            Some(Asked::Subjects { begins: true, mut left, .. })
                 if !is_passing(message) && code_of(message) != "NOAUTH" =>
             {
                 left.pop_front()
@@ -227,7 +238,10 @@ impl Conversation {
 mod tests {
     #![allow(clippy::unwrap_used)]
 
+    use drawbridge_engine::class::{Class, Classes};
+    use drawbridge_engine::settings::Reserved;
     use drawbridge_engine::upstream::ShardId;
+    use drawbridge_protocol::template::ClassName;
 
     use super::super::client_name;
     use super::*;
@@ -250,6 +264,10 @@ mod tests {
         }
     }
 
+    const CHANNEL: SubscriptionKind = SubscriptionKind::Channel;
+    const PATTERN: SubscriptionKind = SubscriptionKind::Pattern;
+    const SHARDED: SubscriptionKind = SubscriptionKind::Sharded;
+
     fn sent(conversation: &mut Conversation) -> String {
         let text = String::from_utf8(conversation.unsent().to_vec()).unwrap();
         conversation.sent(text.len());
@@ -270,30 +288,57 @@ mod tests {
         let mut conversation = Conversation::default();
         conversation.send(LinkCommand::Subscribe(subjects()));
         assert_eq!(sent(&mut conversation), "SUBSCRIBE a b PSUBSCRIBE p?");
-        assert_eq!(conversation.confirmed(true, false, b"a").unwrap(), Subject::channel("a"));
-        assert_eq!(conversation.confirmed(true, false, b"b").unwrap(), Subject::channel("b"));
-        assert_eq!(conversation.confirmed(true, true, b"p?").unwrap(), Subject::pattern("p?"));
+        assert_eq!(conversation.confirmed(true, CHANNEL, b"a").unwrap(), Subject::channel("a"));
+        assert_eq!(conversation.confirmed(true, CHANNEL, b"b").unwrap(), Subject::channel("b"));
+        assert_eq!(conversation.confirmed(true, PATTERN, b"p?").unwrap(), Subject::pattern("p?"));
         conversation.send(LinkCommand::Unsubscribe(vec![Subject::channel("a")]));
         assert_eq!(sent(&mut conversation), "UNSUBSCRIBE a");
-        assert_eq!(conversation.confirmed(false, false, b"a").unwrap(), Subject::channel("a"));
+        assert_eq!(conversation.confirmed(false, CHANNEL, b"a").unwrap(), Subject::channel("a"));
         assert!(conversation.asked.is_empty());
     }
 
     #[test]
     fn names_have_the_prefix_outside_only() {
-        let mut conversation = Conversation::new(Names::new("prod:", "drawbridge:"));
+        let mut conversation =
+            Conversation::new(Names::new("prod:", "drawbridge:"), ShardedChannels::default());
         conversation.send(LinkCommand::Subscribe(subjects()));
         assert_eq!(sent(&mut conversation), "SUBSCRIBE prod:a prod:b PSUBSCRIBE prod:p?");
-        for (pattern, name, subject) in [
-            (false, "prod:a", Subject::channel("a")),
-            (false, "prod:b", Subject::channel("b")),
-            (true, "prod:p?", Subject::pattern("p?")),
+        for (kind, name, subject) in [
+            (CHANNEL, "prod:a", Subject::channel("a")),
+            (CHANNEL, "prod:b", Subject::channel("b")),
+            (PATTERN, "prod:p?", Subject::pattern("p?")),
         ] {
-            assert_eq!(conversation.confirmed(true, pattern, name.as_bytes()).unwrap(), subject);
+            assert_eq!(conversation.confirmed(true, kind, name.as_bytes()).unwrap(), subject);
         }
         conversation.send(LinkCommand::Unsubscribe(vec![Subject::channel("a")]));
         assert_eq!(sent(&mut conversation), "UNSUBSCRIBE prod:a");
-        assert!(conversation.confirmed(false, false, b"a").is_err());
+        assert!(conversation.confirmed(false, CHANNEL, b"a").is_err());
+    }
+
+    fn with_sharded_rooms() -> Conversation {
+        let class = Class { sharded: true, ..Class::plain(ClassName::parse("room:{r}").unwrap()) };
+        let sharded = ShardedChannels::new(&Classes::new(vec![class]), &Reserved::new("drawbridge:"));
+        Conversation::new(Names::new("prod:", "drawbridge:"), sharded)
+    }
+
+    #[test]
+    fn sharded_channels_have_commands_and_confirmations_of_their_own() {
+        let mut conversation = with_sharded_rooms();
+        let (room, chat) = (Subject::channel("room:1"), Subject::channel("chat:1"));
+        conversation.send(LinkCommand::Subscribe(vec![room.clone(), chat.clone()]));
+        assert_eq!(sent(&mut conversation), "SUBSCRIBE prod:chat:1 SSUBSCRIBE prod:room:1");
+        assert_eq!(conversation.confirmed(true, CHANNEL, b"prod:chat:1").unwrap(), chat);
+        assert!(conversation.confirmed(true, CHANNEL, b"prod:room:1").is_err());
+        assert_eq!(conversation.confirmed(true, SHARDED, b"prod:room:1").unwrap(), room);
+        conversation.send(LinkCommand::Unsubscribe(vec![room.clone()]));
+        assert_eq!(sent(&mut conversation), "SUNSUBSCRIBE prod:room:1");
+        // One that Redis ends by itself is told from the answer, which names the one that was asked for.
+        assert_eq!(
+            conversation.confirmed(false, SHARDED, b"prod:room:2").unwrap(),
+            Subject::channel("room:2")
+        );
+        assert_eq!(conversation.confirmed(false, SHARDED, b"prod:room:1").unwrap(), room);
+        assert!(conversation.asked.is_empty());
     }
 
     #[test]
@@ -306,7 +351,7 @@ mod tests {
         assert_eq!(sent(&mut conversation), "SUBSCRIBE a SUBSCRIBE b");
         assert_eq!(conversation.answered(MASTER).unwrap(), Answer::Pong);
         assert_eq!(conversation.failed("NOPERM no").unwrap(), Answer::Refused(Subject::channel("a")));
-        assert_eq!(conversation.confirmed(true, false, b"b").unwrap(), Subject::channel("b"));
+        assert_eq!(conversation.confirmed(true, CHANNEL, b"b").unwrap(), Subject::channel("b"));
         assert!(conversation.asked.is_empty());
     }
 
@@ -330,7 +375,7 @@ mod tests {
         conversation.send(LinkCommand::Mark("m".into()));
         conversation.send(LinkCommand::Mark("m".into()));
         assert!(sent(&mut conversation).starts_with("SUBSCRIBE m PUBLISH m"));
-        assert_eq!(conversation.confirmed(true, false, b"m").unwrap(), Subject::channel("m"));
+        assert_eq!(conversation.confirmed(true, CHANNEL, b"m").unwrap(), Subject::channel("m"));
         assert_eq!(conversation.answered(b":2\r\n").unwrap(), Answer::Marked);
         assert_eq!(conversation.failed("NOPERM no").unwrap(), Answer::Refused(Subject::channel("m")));
     }
@@ -340,9 +385,9 @@ mod tests {
         let mut conversation = Conversation::default();
         assert!(conversation.answered(b"+PONG\r\n").is_err());
         assert!(conversation.failed("ERR").is_err());
-        assert!(conversation.confirmed(true, false, b"a").is_err());
+        assert!(conversation.confirmed(true, CHANNEL, b"a").is_err());
         conversation.send(LinkCommand::Subscribe(subjects()));
-        assert!(conversation.confirmed(true, false, b"b").is_err());
+        assert!(conversation.confirmed(true, CHANNEL, b"b").is_err());
         assert!(conversation.answered(b"+PONG\r\n").is_err());
     }
 
@@ -350,8 +395,8 @@ mod tests {
     fn redis_may_end_a_subscription_unasked() {
         let mut conversation = Conversation::default();
         conversation.send(LinkCommand::Subscribe(vec![Subject::channel("a")]));
-        assert_eq!(conversation.confirmed(false, false, b"z").unwrap(), Subject::channel("z"));
-        assert_eq!(conversation.confirmed(true, false, b"a").unwrap(), Subject::channel("a"));
+        assert_eq!(conversation.confirmed(false, CHANNEL, b"z").unwrap(), Subject::channel("z"));
+        assert_eq!(conversation.confirmed(true, CHANNEL, b"a").unwrap(), Subject::channel("a"));
     }
 
     #[test]

@@ -112,6 +112,9 @@ fn checked(environment: &Value) -> Option<Value> {
 fn checked_class(class: &Value) -> Option<Value> {
     let name = ClassName::parse(class["name"].as_str()?).ok()?;
     let mut described = json!({ "name": name.to_string(), "match": lua_pattern(&name) });
+    if class["sharded"] == true {
+        described["sharded"] = true.into();
+    }
     let is_mode = ["auto", "envelope", "raw"].contains(&class["payload"].as_str().unwrap_or_default());
     if !class["events"].is_null() {
         let is_positive = |member: &str| class[member].as_u64().is_some_and(|number| number > 0);
@@ -165,6 +168,9 @@ fn describe_class(class: &Class) -> Value {
             PayloadMode::Raw => "raw",
         }
         .into();
+    }
+    if class.sharded {
+        described["sharded"] = true.into();
     }
     if let Some(history) = class.history {
         described["events"] = history.events.into();

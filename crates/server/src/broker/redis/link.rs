@@ -306,8 +306,8 @@ impl Link {
                     taken
                 }
                 Step::Reply(Reply::Push, taken) => taken,
-                Step::Reply(Reply::Confirmed { begins, pattern, name }, taken) => {
-                    let subject = session.conversation.confirmed(begins, pattern, name)?;
+                Step::Reply(Reply::Confirmed { begins, kind, name }, taken) => {
+                    let subject = session.conversation.confirmed(begins, kind, name)?;
                     match &mut self.probe {
                         Some(probe) if *probe.channel() == subject.name => match begins {
                             true => probe.confirmed(now),
@@ -487,7 +487,7 @@ impl Session {
                 buffer: ReadBuffer::new(),
                 decoder: Decoder::new(external_bytes),
                 needed: 1,
-                conversation: Conversation::new(settings.names.clone()),
+                conversation: Conversation::new(settings.names.clone(), settings.sharded.clone()),
                 unflushed: false,
                 is_up: false,
                 last_received: now,

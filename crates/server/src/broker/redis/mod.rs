@@ -32,6 +32,7 @@ mod writes;
 use std::sync::Arc;
 use std::time::Duration;
 
+use drawbridge_engine::class::ShardedChannels;
 use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 
@@ -69,6 +70,8 @@ pub struct RedisSettings {
     pub client_name: String,
     /// What channels, streams and keys are called in Redis.
     pub names: Names,
+    /// Which channels are sharded.
+    pub sharded: ShardedChannels,
     /// The functions that Redis is to have.
     pub library: Library,
     /// Where this user may not read players' views, that is no fault.
@@ -194,6 +197,7 @@ mod tests {
             subscriber_pool: 1,
             client_name: String::new(),
             names: Names::new("", "drawbridge:"),
+            sharded: ShardedChannels::default(),
             library: Library::new(&Default::default(), &Names::new("", "drawbridge:"), 1 << 20),
             views_open_without_permission: false,
             lease: LeaseSettings::new("n1-a".into(), std::time::Duration::from_secs(60)),

@@ -64,8 +64,8 @@ pub enum Reply<'a> {
     Confirmed {
         /// Whether the subscription begins or ends.
         begins: bool,
-        /// Whether it is a pattern.
-        pattern: bool,
+        /// By which command it is subscribed to.
+        kind: SubscriptionKind,
         /// The channel or pattern.
         name: &'a [u8],
     },
@@ -75,6 +75,17 @@ pub enum Reply<'a> {
     Answer(&'a [u8]),
     /// Any other push, which answers nothing.
     Push,
+}
+
+/// By which command something is subscribed to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SubscriptionKind {
+    /// `SUBSCRIBE`.
+    Channel,
+    /// `PSUBSCRIBE`.
+    Pattern,
+    /// `SSUBSCRIBE`.
+    Sharded,
 }
 
 /// What was published.
@@ -156,12 +167,14 @@ impl Decoder {
         }
         let kind = if cursor.peek()? == b'$' { cursor.string(MAX_STRING)? } else { &cursor.line()?[1..] };
         match (kind, elements) {
-            (b"message", 3) => self.message(cursor, false),
+            (b"message" | b"smessage", 3) => self.message(cursor, false),
             (b"pmessage", 4) => self.message(cursor, true),
-            (b"subscribe", 3) => confirmed(cursor, true, false),
-            (b"psubscribe", 3) => confirmed(cursor, true, true),
-            (b"unsubscribe", 3) => confirmed(cursor, false, false),
-            (b"punsubscribe", 3) => confirmed(cursor, false, true),
+            (b"subscribe", 3) => confirmed(cursor, true, SubscriptionKind::Channel),
+            (b"psubscribe", 3) => confirmed(cursor, true, SubscriptionKind::Pattern),
+            (b"ssubscribe", 3) => confirmed(cursor, true, SubscriptionKind::Sharded),
+            (b"unsubscribe", 3) => confirmed(cursor, false, SubscriptionKind::Channel),
+            (b"punsubscribe", 3) => confirmed(cursor, false, SubscriptionKind::Pattern),
+            (b"sunsubscribe", 3) => confirmed(cursor, false, SubscriptionKind::Sharded),
             _ => {
                 let mut left = MAX_ELEMENTS;
                 for _ in 1..elements {
@@ -205,10 +218,10 @@ pub fn member<'a>(answer: &'a [u8], name: &[u8]) -> Option<&'a [u8]> {
     None
 }
 
-fn confirmed<'a>(cursor: &mut Cursor<'a>, begins: bool, pattern: bool) -> Result<Reply<'a>, Stop> {
+fn confirmed<'a>(cursor: &mut Cursor<'a>, begins: bool, kind: SubscriptionKind) -> Result<Reply<'a>, Stop> {
     let name = cursor.string(MAX_STRING)?;
     cursor.line()?;
-    Ok(Reply::Confirmed { begins, pattern, name })
+    Ok(Reply::Confirmed { begins, kind, name })
 }
 
 enum Stop {

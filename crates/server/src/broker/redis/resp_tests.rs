@@ -44,8 +44,13 @@ fn describe(reply: &Reply<'_>) -> String {
             };
             format!("{} {} {payload}", pattern.map_or("-".into(), text), text(channel))
         }
-        Reply::Confirmed { begins, pattern, name } => {
-            format!("{}{} {}", if *begins { "+" } else { "-" }, if *pattern { "p" } else { "" }, text(name))
+        Reply::Confirmed { begins, kind, name } => {
+            let kind = match kind {
+                SubscriptionKind::Channel => "",
+                SubscriptionKind::Pattern => "p",
+                SubscriptionKind::Sharded => "s",
+            };
+            format!("{}{kind} {}", if *begins { "+" } else { "-" }, text(name))
         }
         Reply::Error(error) => format!("error {}", text(error)),
         Reply::Answer(_) => "Answer".to_owned(),

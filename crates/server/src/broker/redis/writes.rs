@@ -99,7 +99,8 @@ pub(super) fn pipeline(
         });
         match &job.work {
             WriteKind::Publish { channel, payload } => {
-                pipeline.cmd("PUBLISH").arg(&*names.outward(channel)).arg(&payload[..]);
+                let command = if settings.sharded.contain(channel) { "SPUBLISH" } else { "PUBLISH" };
+                pipeline.cmd(command).arg(&*names.outward(channel)).arg(&payload[..]);
             }
             WriteKind::Append { stream, fields } => {
                 pipeline.cmd("XADD").arg(&*names.outward(stream)).arg("*");
@@ -108,7 +109,9 @@ pub(super) fn pipeline(
                 }
             }
             WriteKind::Commit { channel, commit } => {
-                pipeline.cmd("FCALL").arg("drawbridge_write").arg(1).arg(&*names.outward(channel));
+                let function =
+                    function_for(channel, "drawbridge_write", "drawbridge_write_sharded", settings);
+                pipeline.cmd("FCALL").arg(function).arg(1).arg(&*names.outward(channel));
                 pipeline.arg(commit.max).arg(commit.ttl_ms).arg(commit.max_bytes);
                 pipeline.arg(names.channel_prefix());
                 for (_, job) in now {
@@ -137,6 +140,16 @@ pub(super) fn pipeline(
     (pipeline, calls)
 }
 
+/// Which of two functions writes what is published on this channel.
+fn function_for(
+    channel: &str,
+    classic: &'static str,
+    sharded: &'static str,
+    settings: &RedisSettings,
+) -> &'static str {
+    if settings.sharded.contain(channel) { sharded } else { classic }
+}
+
 /// Appends the events of these jobs to the log of their channel, by one call.
 fn append(pipeline: &mut redis::Pipeline, channel: &str, jobs: &[(u64, Job)], settings: &RedisSettings) {
     let entries = || {
@@ -149,7 +162,8 @@ fn append(pipeline: &mut redis::Pipeline, channel: &str, jobs: &[(u64, Job)], se
     let names = &settings.names;
     let onces: Vec<_> =
         entries().filter_map(|entry| Some(names.once_key(channel, entry.once.as_deref()?))).collect();
-    pipeline.cmd("FCALL").arg("drawbridge_append").arg(2 + onces.len());
+    let function = function_for(channel, "drawbridge_append", "drawbridge_append_sharded", settings);
+    pipeline.cmd("FCALL").arg(function).arg(2 + onces.len());
     pipeline.arg(&names.log_keys(channel)[..]).arg(&onces[..]);
     pipeline.arg(&*names.outward(channel)).arg(first.max_events).arg(first.age_ms);
     pipeline.arg(settings.library.external_bytes());

@@ -39,6 +39,11 @@ local function environment_for(channel)
   return found
 end
 
+-- The command that publishes on the channels of a class, or of none.
+local function publish_command(class)
+  return class and class.sharded and 'SPUBLISH' or 'PUBLISH'
+end
+
 local function now_ms()
   local time = redis.call('TIME')
   return tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)

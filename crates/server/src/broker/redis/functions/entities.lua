@@ -243,7 +243,7 @@ local function commit(channel, limits, key, remove, body, id)
     end
     return redis.error_reply('LIMIT_EXCEEDED ' .. lack)
   end
-  local published = redis.pcall('PUBLISH', channel, payload)
+  local published = redis.pcall(limits.publishes_by, channel, payload)
   if type(published) == 'table' and published.err then
     if is_new then
       redis.call('ZREM', heard, field)
@@ -289,7 +289,7 @@ end
 -- For nodes: max, ttl, bytes, the channel prefix, and the events as `write` has them. The prefix chooses the environment,
 -- also where a longer one fits the channel: the node reads the table there. Invariant: a function's arguments never change.
 -- Other arguments get another name, which older libraries do not know: they would write what they misread.
-local function server_write(keys, args)
+local function server_write(publishes_by, keys, args)
   if #args < 8 or #args % 4 ~= 0 then
     return redis.error_reply('BADARGS usage: <max> <ttl> <bytes> <prefix> { <key> <remove> <body> <id> }')
   end
@@ -297,7 +297,13 @@ local function server_write(keys, args)
   if not environment then
     return redis.error_reply(NO_ENVIRONMENT)
   end
-  local limits = { max = tonumber(args[1]), ttl = tonumber(args[2]), bytes = tonumber(args[3]), environment = environment }
+  local limits = {
+    max = tonumber(args[1]),
+    ttl = tonumber(args[2]),
+    bytes = tonumber(args[3]),
+    environment = environment,
+    publishes_by = publishes_by,
+  }
   return write(keys[1], limits, args, 5)
 end
 
@@ -310,9 +316,21 @@ local function server_commit(keys, args)
   end
   local bytes = stated == 1 and tonumber(args[3]) or DEFAULT_MAX_BYTES
   local environment = environment_of('') or UNNAMED
-  local limits = { max = tonumber(args[1]), ttl = tonumber(args[2]), bytes = bytes, environment = environment }
+  local limits = {
+    max = tonumber(args[1]),
+    ttl = tonumber(args[2]),
+    bytes = bytes,
+    environment = environment,
+    publishes_by = 'PUBLISH',
+  }
   return write(keys[1], limits, args, 3 + stated)
 end
 
 redis.register_function('drawbridge_commit', server_commit)
-redis.register_function('drawbridge_write', server_write)
+redis.register_function('drawbridge_write', function(keys, args)
+  return server_write('PUBLISH', keys, args)
+end)
+-- The same for the channels of sharded classes.
+redis.register_function('drawbridge_write_sharded', function(keys, args)
+  return server_write('SPUBLISH', keys, args)
+end)

@@ -142,7 +142,7 @@ local function append(log, channel, body, id, once)
   local number = digits(offset)
   local payload = body .. ',"offset":' .. number .. ',"epoch":"' .. epoch .. '","id":"' .. id .. '@' .. epoch .. '.'
     .. number .. '"}'
-  redis.call('PUBLISH', channel, payload)
+  redis.call(log.limits.publishes_by, channel, payload)
   local is_stored, problem = pcall(store, log, number, payload)
   if not is_stored then
     -- It was published, and is nowhere: who has seen it is beyond the end of its epoch.
@@ -187,8 +187,14 @@ end
 local DAY_MS = 24 * 3600 * 1000
 
 -- What a class says of its logs. The last event is kept for `age`, and epoch and offset for a day more, or twice the age.
-local function log_limits(events, age, bytes)
-  return { events = events, age = age, bytes = bytes, outlives = age + math.max(DAY_MS, 2 * age) }
+local function log_limits(events, age, bytes, publishes_by)
+  return {
+    events = events,
+    age = age,
+    bytes = bytes,
+    outlives = age + math.max(DAY_MS, 2 * age),
+    publishes_by = publishes_by,
+  }
 end
 
 -- Appends events one after the other: for each of them its body, its id, and the number of its idempotency key among
@@ -214,12 +220,12 @@ end
 
 -- For nodes. Keys: the stream, the position, and that of each idempotency key. Arguments: the channel, the most events, their
 -- age, the bytes of one, and the events as `append_all` has them. Invariant: a function's arguments never change.
-local function server_append(keys, args)
+local function server_append(publishes_by, keys, args)
   local events, age, bytes = whole(args[2], MAX_COUNT), whole(args[3], MAX_COUNT), whole(args[4], MAX_COUNT)
   if #keys < 2 or not (events and age and bytes) or #args < 7 or #args % 3 ~= 1 then
     return redis.error_reply('BADARGS usage: <channel> <events> <age> <bytes> { <body> <id> <once> }')
   end
-  local log = open_log(keys[1], keys[2], log_limits(events, age, bytes))
+  local log = open_log(keys[1], keys[2], log_limits(events, age, bytes, publishes_by))
   return append_all(log, args[1], args, 5, { unpack(keys, 3) })
 end
 
@@ -349,6 +355,12 @@ local function server_read(keys, args)
   return answer
 end
 
-redis.register_function('drawbridge_append', server_append)
+redis.register_function('drawbridge_append', function(keys, args)
+  return server_append('PUBLISH', keys, args)
+end)
+-- The same for the channels of sharded classes.
+redis.register_function('drawbridge_append_sharded', function(keys, args)
+  return server_append('SPUBLISH', keys, args)
+end)
 -- Why the flag: who subscribes while Redis is full is to have a position; a few bytes are written where there was none.
 redis.register_function({ function_name = 'drawbridge_log', callback = server_read, flags = { 'allow-oom' } })

@@ -28,8 +28,13 @@ local function publish_entity(environment, class, channel, payload)
       end
     end
   end
-  local limits =
-    { max = class.max, ttl = class.ttl, bytes = class.bytes or DEFAULT_MAX_BYTES, environment = environment }
+  local limits = {
+    max = class.max,
+    ttl = class.ttl,
+    bytes = class.bytes or DEFAULT_MAX_BYTES,
+    environment = environment,
+    publishes_by = publish_command(class),
+  }
   local answer = commit(channel, limits, key, remove, body .. ',"key":' .. cjson.encode(key), 'db1.')
   outlive(channel, limits)
   return answer
@@ -42,7 +47,8 @@ local function publish_logged(environment, class, channel, payload)
     return redis.error_reply('BADPAYLOAD the payload is ' .. problem)
   end
   local stream, position = log_of(environment, channel)
-  local log = open_log(stream, position, log_limits(class.events, class.age, environment.bytes))
+  local limits = log_limits(class.events, class.age, environment.bytes, publish_command(class))
+  local log = open_log(stream, position, limits)
   local answer = append_all(log, channel, { body, 'db1.', 0 }, 1, {})[1]
   return type(answer) == 'table' and answer[3] or redis.error_reply(answer)
 end
@@ -66,7 +72,7 @@ local function publish(keys, args)
   elseif class and class.events then
     return publish_logged(environment, class, channel, payload)
   end
-  redis.call('PUBLISH', channel, payload)
+  redis.call(publish_command(class), channel, payload)
   return 0
 end
 
