@@ -15,6 +15,7 @@ use drawbridge::broker::RedisAddress;
 use drawbridge::broker::RedisSettings;
 use drawbridge::broker::redis::{LeaseSettings, Library, Names};
 use drawbridge::config::Rotating;
+use drawbridge_engine::class::ShardedChannels;
 use drawbridge_engine::io::{BrokerEvent, BrokerStatus, PublishFailure, Subject, WhenDown};
 
 const FLAVOURS: [Flavour; 4] = [Flavour::Tcp, Flavour::Unix, Flavour::Tls, Flavour::Acl];
@@ -493,6 +494,7 @@ fn what_is_no_redis_is_not_listened_to() {
             subscriber_pool: 1,
             client_name: String::new(),
             names: names.clone(),
+            sharded: ShardedChannels::default(),
             library: Library::new(&broker_support::bench::classes(), &names, 1 << 20),
             views_open_without_permission: false,
             lease: LeaseSettings::new("n1-a".into(), RESUME_WINDOW),
