@@ -223,9 +223,15 @@ impl Engine {
             self.resync(&viewers, channel, "gap", None);
         }
         for mut one in resuming {
-            self.caught_up(&one, channel);
             self.give_verdict(&mut one, Recovery::Gap);
-            self.resync(&[one.session], channel, "gap", None);
+            if self.sessions[one.session].is_open() {
+                self.caught_up(&one, channel);
+                self.resync(&[one.session], channel, "gap", None);
+            } else if let Some(log) = self.logs.get_mut(channel) {
+                // `RESYNC` follows `WELCOME`.
+                one.is_lost = true;
+                log.resuming.push(one);
+            }
         }
     }
 
@@ -374,16 +380,18 @@ impl Engine {
         }
     }
 
-    /// `WELCOME` has listed channels as pending whose logs have not said what this session's positions mean: they are confirmed
-    /// when the logs have.
+    /// `WELCOME` has listed channels as pending that Redis has not confirmed, or whose logs have not said what this session's
+    /// positions mean. They are confirmed when both are known.
     pub(super) fn await_verdicts(&mut self, id: SessionId) {
         let Some(behind) = &self.sessions[id].catching_up else { return };
         for channel in &behind.channels {
             let own = self.targets.find_channel(channel);
             let Some(log) = self.logs.get_mut(channel) else { continue };
-            let theirs =
-                |one: &&mut Resuming| one.session == id && Some(one.target) == own && one.verdict.is_none();
-            log.resuming.iter_mut().filter(theirs).for_each(|one| one.is_pending = true);
+            let theirs = |one: &&mut Resuming| one.session == id && Some(one.target) == own;
+            let Some(one) = log.resuming.iter_mut().find(theirs) else { continue };
+            let slot = self.sessions[id].slot_of(one.target);
+            let phase = self.targets[one.target].subscriber_at(slot).phase;
+            one.is_pending = one.verdict.is_none() || phase.success_so_far().is_none();
         }
     }
 

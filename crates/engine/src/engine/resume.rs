@@ -80,7 +80,7 @@ pub(super) struct Recovery {
     pub(super) resync: bool,
     /// Behind which number events follow, where nothing is missing.
     pub(super) position: Option<u64>,
-    /// Its log has not said what the client's position means: `CHANNEL_SUBSCRIBED` reports it.
+    /// Redis has not confirmed it, or its log has not said what the client's position means: `CHANNEL_SUBSCRIBED` reports that.
     pub(super) is_pending: bool,
 }
 
@@ -396,7 +396,9 @@ impl Engine {
             if is_logged(&self.settings, target.class) {
                 // The log sends `RESYNC` itself, where it does not have everything.
                 let said = logged.next().map(|(_, said)| *said);
-                let (recovered, is_pending) = (said.flatten(), said == Some(None));
+                let is_waiting = said == Some(None) || subscriber.phase.success_so_far().is_none();
+                let is_pending = said.is_some() && is_waiting;
+                let recovered = said.flatten().filter(|_| !is_pending);
                 recoveries.push(Recovery { recovered, is_pending, ..nothing });
                 continue;
             }
