@@ -1,16 +1,14 @@
 """scripts/dist: what is in the archive, that it runs, and that the same input makes the same bytes."""
 
 import hashlib
-import os
 import stat
 import subprocess
 import tarfile
 import zipfile
 
 import pytest
-from conftest import BINARY, ROOT
+from conftest import LINUX, ROOT, dist
 
-GNU = "x86_64-unknown-linux-gnu"
 WINDOWS = "x86_64-pc-windows-msvc"
 
 # Stands for a binary that knows its completions and its man page.
@@ -22,15 +20,6 @@ esac
 """
 
 
-def dist(out, *arguments):
-    """The archive that scripts/dist makes."""
-    inherited = {name: value for name, value in os.environ.items() if name != "SOURCE_DATE_EPOCH"}
-    command = [ROOT / "scripts" / "dist", "--out", out, *arguments]
-    done = subprocess.run(command, env=inherited, capture_output=True, text=True, timeout=300, check=False)
-    assert done.returncode == 0, done.stderr
-    return out / os.path.basename(done.stdout.strip())
-
-
 @pytest.fixture(scope="module")
 def stand_in(tmp_path_factory):
     path = tmp_path_factory.mktemp("stand-in") / "drawbridge"
@@ -39,7 +28,7 @@ def stand_in(tmp_path_factory):
     return path
 
 
-@pytest.fixture(scope="module", params=[GNU, WINDOWS])
+@pytest.fixture(scope="module", params=[LINUX, WINDOWS])
 def archives_of_stand_in(request, tmp_path_factory, stand_in):
     """The target, and two archives that were made for it one after the other."""
     directory = tmp_path_factory.mktemp("archives")
@@ -47,17 +36,17 @@ def archives_of_stand_in(request, tmp_path_factory, stand_in):
 
 
 @pytest.fixture(scope="module")
-def unpacked(tmp_path_factory):
+def unpacked(archive, tmp_path_factory):
     """The one directory that an archive of the built binary unpacks to."""
-    directory = tmp_path_factory.mktemp("dist")
-    with tarfile.open(dist(directory, "--target", GNU, "--binary", BINARY)) as archive:
-        archive.extractall(directory / "unpacked", filter="data")
-    (only,) = (directory / "unpacked").iterdir()
+    directory = tmp_path_factory.mktemp("unpacked")
+    with tarfile.open(archive) as opened:
+        opened.extractall(directory, filter="data")
+    (only,) = directory.iterdir()
     return only
 
 
 def test_it_unpacks_to_a_directory_named_by_version_and_target(unpacked):
-    assert unpacked.name.startswith("drawbridge-") and unpacked.name.endswith(f"-{GNU}")
+    assert unpacked.name.startswith("drawbridge-") and unpacked.name.endswith(f"-{LINUX}")
 
 
 def test_the_binary_in_it_runs_and_serves_the_example_beside_it(unpacked):
@@ -68,7 +57,7 @@ def test_the_binary_in_it_runs_and_serves_the_example_beside_it(unpacked):
     )
     assert done.returncode == 0, done.stdout + done.stderr
     version = subprocess.run([program, "--version"], capture_output=True, text=True, timeout=60, check=True).stdout
-    assert version.split()[1] == unpacked.name.removeprefix("drawbridge-").removesuffix(f"-{GNU}")
+    assert version.split()[1] == unpacked.name.removeprefix("drawbridge-").removesuffix(f"-{LINUX}")
 
 
 @pytest.mark.parametrize("path", ["LICENSE-MIT", "LICENSE-APACHE", "README.md", "docs/configuration.md", "deploy/haproxy.cfg"])

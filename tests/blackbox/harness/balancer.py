@@ -90,8 +90,19 @@ def deployed(kind, directory, port, nodes):
     return _replaced(r"http \{", "http {\n" + "\n".join(f"    {each}_temp_path {directory}/{each};" for each in places), text)
 
 
+def composed(directory, port, nodes_port, names_port):
+    """HAProxy's file for compose.yaml, with a test's ports in it, and a name server in place of the container engine's."""
+    text = (DEPLOY / "compose/haproxy.cfg").read_text()
+    text = _replaced(r"bind :8000\b", f"bind 127.0.0.1:{port}", text)
+    text = _replaced(r"node:8000$", f"node:{nodes_port}", text)
+    text = _replaced(r"parse-resolv-conf", f"nameserver engine 127.0.0.1:{names_port}", text)
+    # As many files as the tests' user may open.
+    text = _replaced(r"maxconn 100000", "maxconn 1000", text)
+    return _replaced(r"\nglobal\n", f"\nglobal\n    stats socket {directory}/admin.sock mode 600 level admin\n", text)
+
+
 def _replaced(pattern, by, text):
-    text, count = re.subn(pattern, lambda _: by, text)
+    text, count = re.subn(pattern, lambda _: by, text, flags=re.MULTILINE)
     assert count == 1, f"{pattern} is there {count} times"
     return text
 
@@ -99,9 +110,10 @@ def _replaced(pattern, by, text):
 class Balancer:
     """Started at once, with these nodes behind it; `tcp` passes bytes and names addresses by PROXY v2. `tls`: it ends TLS with
     these certificates; `headers`: what it says of the request, as its configuration has it; `address`: where it listens. `deploy`: run by the
-    file in `deploy/`, in front of three nodes."""
+    file in `deploy/`, in front of three nodes. `compose`: HAProxy run by the file in `deploy/compose`; the port of the nodes,
+    which it finds by name, and that of the name server."""
 
-    def __init__(self, kind, directory, nodes, tcp=False, tls=None, headers=None, address="127.0.0.1", deploy=False):
+    def __init__(self, kind, directory, nodes, tcp=False, tls=None, headers=None, address="127.0.0.1", deploy=False, compose=None):
         program = shutil.which(kind) or shutil.which(kind, path="/usr/sbin:/sbin")
         if program is None:
             pytest.skip(f"{kind} is not installed")
@@ -112,7 +124,10 @@ class Balancer:
         self.players = []
         self.control = directory / "admin.sock"
         config = directory / f"{kind}.conf"
-        if deploy:
+        if compose:
+            config.write_text(composed(directory, self.port, *compose))
+            command = [program, "-f", config, "-db"]
+        elif deploy:
             config.write_text(deployed(kind, directory, self.port, nodes))
             command = [program, "-f", config, "-db"] if kind == "haproxy" else [program, "-p", directory, "-c", config]
         elif kind == "haproxy":
