@@ -3,6 +3,9 @@
 FROM rust:1.95-bookworm AS build
 WORKDIR /source
 COPY . .
+# For `drawbridge --version`; the build has no repository.
+ARG DRAWBRIDGE_COMMIT
+ARG DRAWBRIDGE_COMMIT_DATE
 RUN --mount=type=cache,target=/usr/local/cargo/registry \
     --mount=type=cache,target=/source/target \
     cargo build --profile dist --locked --bin drawbridge && cp target/dist/drawbridge /usr/local/bin/drawbridge

@@ -92,6 +92,11 @@ def test_the_secret_is_the_users_own(node):
     assert "hmac_secret" not in read("deploy/compose/drawbridge.toml")
 
 
+def test_ci_starts_it_with_what_it_requires(node):
+    (ci,) = read_yaml(".github/workflows/ci.yml")
+    assert set(node["environment"]) <= set(ci["jobs"]["containers"]["env"])
+
+
 def test_docker_waits_for_a_drain(node):
     assert seconds(node["stop_grace_period"]) > drain_seconds(read("deploy/compose/drawbridge.toml"))
     for key in ("drain_delay", "drain_window"):

@@ -1,13 +1,16 @@
 """scripts/dist: what is in the archive, that it runs, and that the same input makes the same bytes."""
 
 import hashlib
+import importlib.machinery
+import importlib.util
 import stat
+import struct
 import subprocess
 import tarfile
 import zipfile
 
 import pytest
-from conftest import LINUX, ROOT, dist
+from conftest import BINARY, LINUX, ROOT, dist
 
 WINDOWS = "x86_64-pc-windows-msvc"
 
@@ -115,3 +118,37 @@ def members(archive):
             contents = {entry.name: opened.extractfile(entry).read() for entry in opened}
     assert len({name.split("/", 1)[0] for name in contents}) == 1
     return {name.split("/", 1)[1]: content for name, content in contents.items()}
+
+
+@pytest.fixture(scope="module")
+def script():
+    """scripts/dist as a module."""
+    loader = importlib.machinery.SourceFileLoader("dist_script", str(ROOT / "scripts" / "dist"))
+    module = importlib.util.module_from_spec(importlib.util.spec_from_loader("dist_script", loader))
+    loader.exec_module(module)
+    return module
+
+
+def elf(*segments):
+    """A 64-bit ELF file of a header and program headers of these kinds."""
+    header = struct.pack("<4s12xHHIQQQIHHH6x", b"\x7fELF", 3, 62, 1, 0, 64, 0, 0, 64, 56, len(segments))
+    return header + b"".join(struct.pack("<I52x", kind) for kind in segments)
+
+
+LOAD, DYNAMIC, INTERPRETER = 1, 2, 3
+
+
+@pytest.mark.parametrize(
+    "segments, static", [((LOAD, LOAD), True), ((LOAD, DYNAMIC), True), ((INTERPRETER, LOAD), False), ((LOAD, INTERPRETER), False)]
+)
+def test_a_binary_is_static_if_it_names_no_dynamic_loader(script, tmp_path, segments, static):
+    path = tmp_path / "program"
+    path.write_bytes(elf(*segments))
+    assert script.is_static(path) is static
+
+
+def test_the_tests_own_binary_is_static_if_no_loader_is_named_at_its_beginning(script):
+    beginning = BINARY.read_bytes()[:4096]
+    if not beginning.startswith(b"\x7fELF"):
+        pytest.skip("the binary is not one of Linux")
+    assert script.is_static(BINARY) is (b"/ld-" not in beginning)
