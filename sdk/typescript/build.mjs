@@ -10,7 +10,7 @@ import { rollup } from "rollup";
 import { dts } from "rollup-plugin-dts";
 
 /** The server sends this file to every playground page: keep it small. */
-const MAX_MINIFIED_BYTES = 40 * 1024;
+const MAX_MINIFIED_BYTES = 44 * 1024;
 const MINIFIED = "../../crates/server/src/http/playground/drawbridge.min.js";
 /** The entry that the others share their types with. */
 const MAIN = "drawbridge";

@@ -318,6 +318,62 @@ var Cursors = class {
   }
 };
 
+// src/diagnosis.ts
+var UNEXPLAINED = "is the server running, are host, port and path right, and does the server allow the origin of this page?";
+var HINTS = [
+  [/ECONNREFUSED/, "nothing listens there: is the server running, and is this its port?"],
+  [/ENOTFOUND|EAI_AGAIN/, "there is no such host: is its name right?"],
+  [/\b403\b/, "the server does not allow this origin: add it to its connection.allowed_origins"],
+  [/\b404\b/, "is the path right? Drawbridge's is /ws"],
+  [/wrong version number/, "this port has no TLS: use ws:"],
+  [/certificate/, "the server's certificate is not trusted here"],
+  [/hang up|ECONNRESET|Parse Error/, "no WebSocket server answers there: is this its port, and does it need wss:?"]
+];
+function hintOf(said) {
+  return HINTS.find(([pattern]) => said && pattern.test(said))?.[1] ?? UNEXPLAINED;
+}
+function hintOfBlocked(url) {
+  const isMixed = url.startsWith("ws:") && globalThis.location?.protocol === "https:";
+  return isMixed ? "mixed content: a page over https may open wss: only" : void 0;
+}
+var MAX_CAUSES = 4;
+var ConnectLog = class {
+  constructor(url, runtime, warn) {
+    this.runtime = runtime;
+    this.warn = warn;
+    this.#url = new URL(url);
+  }
+  runtime;
+  warn;
+  #url;
+  /** What was logged; undefined: a connect has succeeded. */
+  #causes = /* @__PURE__ */ new Set();
+  succeeded() {
+    this.#causes = void 0;
+  }
+  /** `next`: what the client does about it. */
+  async failed({ code, message, hint }, next) {
+    const cause = `${code} ${hint ?? message}`;
+    if (!this.#causes || this.#causes.has(cause) || this.#causes.size >= MAX_CAUSES) return;
+    this.#causes.add(cause);
+    const likely = hint === UNEXPLAINED ? await this.#explore() : hint;
+    if (this.#causes) this.warn(`drawbridge: cannot connect to ${this.#shown("ws")}: ${code}: ${message}${likely ? ` (${likely})` : ""}; ${next}`);
+  }
+  async #explore() {
+    const { host, pathname } = this.#url;
+    const answers = await this.runtime.answersHttp(this.#shown("http"));
+    if (answers === void 0) return UNEXPLAINED;
+    if (!answers) return `nothing answers at ${host}: is the server running, is this its port, and may this page connect there?`;
+    const path = pathname === "/ws" ? "" : `, or its path is not ${pathname} (Drawbridge's is /ws)`;
+    return `${host} answers, but refuses the connection: it does not allow the origin ${globalThis.location?.origin} (connection.allowed_origins)${path}`;
+  }
+  /** Without query and credentials, which may be secret. */
+  #shown(scheme) {
+    const { protocol, host, pathname } = this.#url;
+    return `${protocol.replace("ws", scheme)}//${host}${pathname}`;
+  }
+};
+
 // src/emitter.ts
 var Emitter = class {
   /** `report` gets what a listener threw. */
@@ -550,6 +606,16 @@ function onPage(callback) {
     for (const [target, name, listener] of listeners) target?.removeEventListener(name, listener);
   };
 }
+var ANSWER_MS = 2e3;
+async function answersHttp(url) {
+  if (!globalThis.location) return void 0;
+  try {
+    await fetch(url, { mode: "no-cors", cache: "no-store", credentials: "omit", signal: AbortSignal.timeout(ANSWER_MS) });
+    return true;
+  } catch {
+    return false;
+  }
+}
 
 // src/runtime.ts
 var systemRuntime = {
@@ -559,6 +625,7 @@ var systemRuntime = {
   setTimeout: (callback, delayMs) => setTimeout(callback, delayMs),
   clearTimeout: (handle) => clearTimeout(handle),
   onPage,
+  answersHttp,
   uniqueKey: () => Array.from(crypto.getRandomValues(new Uint32Array(4)), (word) => word.toString(36)).join("-")
 };
 var MAX_DELAY_MS = 2 ** 31 - 1;
@@ -778,7 +845,7 @@ var Link = class {
     } catch (thrown) {
       if (this.#attempt !== attempt) return;
       if (thrown instanceof DrawbridgeError) this.#fail(thrown, ABNORMAL_CLOSE);
-      else this.#end(new DrawbridgeError("CLOSED", "the WebSocket could not be created", { cause: thrown, hint: "a page over https needs wss:" }));
+      else this.#end(blocked(thrown, this.options.url));
     }
   }
   #openSocket(attempt) {
@@ -792,7 +859,7 @@ var Link = class {
       else if (this.#successor === attempt) this.#dropSuccessor();
     };
     socket.onerror = (event) => {
-      attempt.socketError = event?.message || event?.error?.code;
+      attempt.socketError = (event?.message || event?.error?.code)?.split("\n")[0];
     };
   }
   #greet(attempt) {
@@ -1011,6 +1078,10 @@ function close(socket, code) {
   } catch {
   }
 }
+function blocked(thrown, url) {
+  const why = thrown instanceof Error ? thrown.message : String(thrown);
+  return new DrawbridgeError("CLOSED", `the WebSocket could not be created: ${why}`, { cause: thrown, hint: hintOfBlocked(url) });
+}
 function closeError(attempt, code, reason) {
   const retryable = mayReconnect(code);
   const { fault, socket, connectId, socketError } = attempt ?? {};
@@ -1018,8 +1089,7 @@ function closeError(attempt, code, reason) {
   if (fault) return new DrawbridgeError(fault.code, fault.message, details);
   if (socket && connectId === void 0 && attempt?.openedAt === void 0) {
     const cause = socketError || (reason || `closed with ${code} before it was open`);
-    const hint = "is the server running, are host, port and path right, and does the server allow the origin of this page?";
-    return new DrawbridgeError("CONNECTION_LOST", `no WebSocket connection: ${cause}`, { ...details, hint });
+    return new DrawbridgeError("CONNECTION_LOST", `no WebSocket connection: ${cause}`, { ...details, hint: hintOf(socketError) });
   }
   const text = `the connection closed with ${code}${reason ? `: ${reason}` : ""}`;
   return new DrawbridgeError(retryable ? "CONNECTION_LOST" : "CLOSED", text, details);
@@ -1622,9 +1692,7 @@ function checked(area) {
   return copy;
 }
 
-// src/subscriptions.ts
-var MAX_IN_FLIGHT2 = 16;
-var RETRY = { minDelayMs: 250, maxDelayMs: 3e4 };
+// src/wish.ts
 var Wish = class {
   constructor(channel, view) {
     this.channel = channel;
@@ -1727,6 +1795,10 @@ var Wish = class {
     while (this.#waiting[0] && this.#waiting[0].version <= version) act(this.#waiting.shift().deferred);
   }
 };
+
+// src/subscriptions.ts
+var MAX_IN_FLIGHT2 = 16;
+var RETRY = { minDelayMs: 250, maxDelayMs: 3e4 };
 var Subscription = class extends Channel {
   #subscriptions;
   #report;
@@ -2244,10 +2316,7 @@ var Drawbridge = class {
   #statusChange = { status: "closed", previous: "closed" };
   #welcome;
   #logger;
-  /** Without query and credentials: it goes to the log. */
-  #shownUrl;
-  /** A connect has succeeded, or its failure was logged. */
-  #connectWasLogged = false;
+  #connectLog;
   #connecting;
   /** Nothing is dialled before `connect()`. In a browser `url` may be relative to the page. */
   constructor(url, options = {}) {
@@ -2255,7 +2324,7 @@ var Drawbridge = class {
     const codec = options.codec ?? json;
     const address = socketUrl(url);
     this.#logger = options.logger === false ? silent : options.logger ?? console;
-    this.#shownUrl = shown(address);
+    this.#connectLog = new ConnectLog(address, runtime, (message) => this.#logger.warn(message));
     this.clock = new Clock(runtime);
     this.#tokens = new Tokens(options.token, this.clock, runtime);
     this.#link = new Link(
@@ -2412,7 +2481,7 @@ var Drawbridge = class {
   #welcomed(message, token) {
     const welcome = welcomeOf(message);
     this.#welcome = welcome;
-    this.#connectWasLogged = true;
+    this.#connectLog.succeeded();
     const subscriptions = message.subscriptions ?? [];
     this.#continuity.welcomed(subscriptions, this.#session.welcomed(message));
     this.#subscriptions.welcomed(subscriptions);
@@ -2498,13 +2567,13 @@ var Drawbridge = class {
     this.#emitter.emit("unsubscribed", ended2);
   }
   #lost(error, retryInMs) {
-    if (retryInMs !== void 0) this.#logConnect(error, `trying again in ${Math.round(retryInMs)} ms`);
+    if (retryInMs !== void 0) void this.#connectLog.failed(error, `trying again in ${Math.round(retryInMs)} ms`);
     this.#welcome = void 0;
     this.#disconnected(error.closeCode);
     this.#setStatus("connecting", error, retryInMs);
   }
   #ended(error, refused2) {
-    if (refused2) this.#logConnect(error, "not trying again");
+    if (refused2) void this.#connectLog.failed(error, "not trying again");
     this.#welcome = void 0;
     this.#disconnected(error.closeCode);
     this.#session.forget();
@@ -2534,13 +2603,6 @@ var Drawbridge = class {
   #complain(error) {
     if (this.#emitter.has("error")) this.#emitter.emit("error", error, (thrown) => this.#logger.error(thrown));
     else this.#logger.error(error);
-  }
-  /** Only the first failure: later ones, and those of a client that was connected once, are what `status` is for. */
-  #logConnect(error, next) {
-    if (this.#connectWasLogged) return;
-    this.#connectWasLogged = true;
-    const hint = error.hint ? ` (${error.hint})` : "";
-    this.#logger.warn(`drawbridge: cannot connect to ${this.#shownUrl}: ${error.code}: ${error.message}${hint}; ${next}`);
   }
 };
 function connect(url, options = {}) {
@@ -2573,10 +2635,6 @@ function welcomeOf(message) {
 function socketUrl(url) {
   const absolute = new URL(url, globalThis.location?.href);
   return absolute.href.replace(/^http/, "ws");
-}
-function shown(address) {
-  const { protocol, host, pathname } = new URL(address);
-  return `${protocol}//${host}${pathname}`;
 }
 var silent = { warn: () => {
 }, error: () => {

@@ -36,6 +36,8 @@ interface Runtime {
     clearTimeout(handle: unknown): void;
     /** Calls back for what a browser says of the page and its network; the answer stops it. */
     onPage(callback: (signal: PageSignal) => void): () => void;
+    /** Whether anything answers HTTP at `url`; undefined where sockets say themselves what is wrong with them. */
+    answersHttp(url: string): Promise<boolean | undefined>;
     /** A name that nobody else has: at most 64 characters. */
     uniqueKey(): string;
 }
@@ -478,8 +480,8 @@ interface DrawbridgeOptions {
     /** A server that is silent for so long after a `PING` is gone (default 5000). */
     pongTimeoutMs?: number;
     /**
-     * Where warnings go, and errors that no `error` listener takes (default: the console; `false`: nowhere). The first
-     * failed connect is one warning, with the address and the likely cause.
+     * Where warnings go, and errors that no `error` listener takes (default: the console; `false`: nowhere). Until the
+     * first connect succeeds, each cause of a failure is one warning, with the address and what is likely wrong.
      */
     logger?: Logger | false;
     /** Time, chance and network, for tests. */

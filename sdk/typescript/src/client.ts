@@ -8,6 +8,7 @@ import { Clock } from "./clock.js";
 import { json, type Codec } from "./codec.js";
 import { Continuity } from "./continuity.js";
 import { Cursors } from "./cursors.js";
+import { ConnectLog } from "./diagnosis.js";
 import { Emitter, type Unlisten } from "./emitter.js";
 import type { Entities } from "./entities.js";
 import { DrawbridgeError } from "./errors.js";
@@ -59,8 +60,8 @@ export interface DrawbridgeOptions {
   /** A server that is silent for so long after a `PING` is gone (default 5000). */
   pongTimeoutMs?: number;
   /**
-   * Where warnings go, and errors that no `error` listener takes (default: the console; `false`: nowhere). The first
-   * failed connect is one warning, with the address and the likely cause.
+   * Where warnings go, and errors that no `error` listener takes (default: the console; `false`: nowhere). Until the
+   * first connect succeeds, each cause of a failure is one warning, with the address and what is likely wrong.
    */
   logger?: Logger | false;
   /** Time, chance and network, for tests. */
@@ -138,10 +139,7 @@ export class Drawbridge<M extends ChannelMap = AnyChannels> {
   #statusChange: StatusChange = { status: "closed", previous: "closed" };
   #welcome: Welcome | undefined;
   readonly #logger: Logger;
-  /** Without query and credentials: it goes to the log. */
-  readonly #shownUrl: string;
-  /** A connect has succeeded, or its failure was logged. */
-  #connectWasLogged = false;
+  readonly #connectLog: ConnectLog;
   #connecting: { promise: Promise<Welcome>; resolve(welcome: Welcome): void; reject(error: DrawbridgeError): void } | undefined;
 
   /** Nothing is dialled before `connect()`. In a browser `url` may be relative to the page. */
@@ -150,7 +148,7 @@ export class Drawbridge<M extends ChannelMap = AnyChannels> {
     const codec = options.codec ?? json;
     const address = socketUrl(url);
     this.#logger = options.logger === false ? silent : (options.logger ?? console);
-    this.#shownUrl = shown(address);
+    this.#connectLog = new ConnectLog(address, runtime, (message) => this.#logger.warn(message));
     this.clock = new Clock(runtime);
     this.#tokens = new Tokens(options.token, this.clock, runtime);
     this.#link = new Link(
@@ -338,7 +336,7 @@ export class Drawbridge<M extends ChannelMap = AnyChannels> {
   #welcomed(message: WelcomeMessage, token: string | undefined): void {
     const welcome = welcomeOf(message);
     this.#welcome = welcome;
-    this.#connectWasLogged = true;
+    this.#connectLog.succeeded();
     const subscriptions = message.subscriptions ?? [];
     this.#continuity.welcomed(subscriptions, this.#session.welcomed(message));
     // Listeners of `status` and `welcome` find the automatic subscriptions in `subscriptions`.
@@ -433,14 +431,14 @@ export class Drawbridge<M extends ChannelMap = AnyChannels> {
   }
 
   #lost(error: DrawbridgeError, retryInMs: number | undefined): void {
-    if (retryInMs !== undefined) this.#logConnect(error, `trying again in ${Math.round(retryInMs)} ms`);
+    if (retryInMs !== undefined) void this.#connectLog.failed(error, `trying again in ${Math.round(retryInMs)} ms`);
     this.#welcome = undefined;
     this.#disconnected(error.closeCode);
     this.#setStatus("connecting", error, retryInMs);
   }
 
   #ended(error: DrawbridgeError, refused: boolean): void {
-    if (refused) this.#logConnect(error, "not trying again");
+    if (refused) void this.#connectLog.failed(error, "not trying again");
     this.#welcome = undefined;
     this.#disconnected(error.closeCode);
     this.#session.forget();
@@ -475,14 +473,6 @@ export class Drawbridge<M extends ChannelMap = AnyChannels> {
     // What a listener of `error` throws goes to the log: as an `error` it would call that listener again, without end.
     if (this.#emitter.has("error")) this.#emitter.emit("error", error, (thrown) => this.#logger.error(thrown));
     else this.#logger.error(error);
-  }
-
-  /** Only the first failure: later ones, and those of a client that was connected once, are what `status` is for. */
-  #logConnect(error: DrawbridgeError, next: string): void {
-    if (this.#connectWasLogged) return;
-    this.#connectWasLogged = true;
-    const hint = error.hint ? ` (${error.hint})` : "";
-    this.#logger.warn(`drawbridge: cannot connect to ${this.#shownUrl}: ${error.code}: ${error.message}${hint}; ${next}`);
   }
 }
 
@@ -520,11 +510,6 @@ function welcomeOf(message: WelcomeMessage): Welcome {
 function socketUrl(url: string | URL): string {
   const absolute = new URL(url, globalThis.location?.href);
   return absolute.href.replace(/^http/, "ws");
-}
-
-function shown(address: string): string {
-  const { protocol, host, pathname } = new URL(address);
-  return `${protocol}//${host}${pathname}`;
 }
 
 const silent: Logger = { warn: () => {}, error: () => {} };

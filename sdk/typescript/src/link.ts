@@ -10,6 +10,7 @@
 import { Backoff, mayReconnect, STABLE_MS, TAKEN_OVER_CLOSE, TOKEN_EXPIRED_CLOSE, type ReconnectOptions } from "./backoff.js";
 import type { Clock } from "./clock.js";
 import type { Codec } from "./codec.js";
+import { hintOf, hintOfBlocked } from "./diagnosis.js";
 import { DrawbridgeError } from "./errors.js";
 import { Liveness } from "./liveness.js";
 import { messagesOf, type ClientMessage, type Hello, type ServerMessage, type WelcomeMessage } from "./messages.js";
@@ -177,7 +178,7 @@ export class Link {
     } catch (thrown) {
       if (this.#attempt !== attempt) return;
       if (thrown instanceof DrawbridgeError) this.#fail(thrown, ABNORMAL_CLOSE);
-      else this.#end(new DrawbridgeError("CLOSED", "the WebSocket could not be created", { cause: thrown, hint: "a page over https needs wss:" }));
+      else this.#end(blocked(thrown, this.options.url));
     }
   }
 
@@ -193,7 +194,7 @@ export class Link {
     };
     // A close event follows. Browsers keep the cause to themselves.
     socket.onerror = (event: { message?: string; error?: { code?: string } }) => {
-      attempt.socketError = event?.message || event?.error?.code;
+      attempt.socketError = (event?.message || event?.error?.code)?.split("\n")[0];
     };
   }
 
@@ -442,6 +443,11 @@ function close(socket: WebSocketLike | undefined, code: number): void {
   }
 }
 
+function blocked(thrown: unknown, url: string): DrawbridgeError {
+  const why = thrown instanceof Error ? thrown.message : String(thrown);
+  return new DrawbridgeError("CLOSED", `the WebSocket could not be created: ${why}`, { cause: thrown, hint: hintOfBlocked(url) });
+}
+
 function closeError(attempt: Attempt | undefined, code: number, reason: string): DrawbridgeError {
   const retryable = mayReconnect(code);
   const { fault, socket, connectId, socketError } = attempt ?? {};
@@ -449,8 +455,7 @@ function closeError(attempt: Attempt | undefined, code: number, reason: string):
   if (fault) return new DrawbridgeError(fault.code, fault.message, details);
   if (socket && connectId === undefined && attempt?.openedAt === undefined) {
     const cause = socketError || (reason || `closed with ${code} before it was open`);
-    const hint = "is the server running, are host, port and path right, and does the server allow the origin of this page?";
-    return new DrawbridgeError("CONNECTION_LOST", `no WebSocket connection: ${cause}`, { ...details, hint });
+    return new DrawbridgeError("CONNECTION_LOST", `no WebSocket connection: ${cause}`, { ...details, hint: hintOf(socketError) });
   }
   const text = `the connection closed with ${code}${reason ? `: ${reason}` : ""}`;
   return new DrawbridgeError(retryable ? "CONNECTION_LOST" : "CLOSED", text, details);

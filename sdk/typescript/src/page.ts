@@ -24,3 +24,17 @@ export function onPage(callback: (signal: PageSignal) => void): () => void {
     for (const [target, name, listener] of listeners) target?.removeEventListener(name, listener);
   };
 }
+
+const ANSWER_MS = 2_000;
+
+/** A browser's sockets do not say why they fail; this says whether a server is there. */
+export async function answersHttp(url: string): Promise<boolean | undefined> {
+  if (!globalThis.location) return undefined;
+  try {
+    // The answer stays hidden, so no server has to allow it; that there is one is enough.
+    await fetch(url, { mode: "no-cors", cache: "no-store", credentials: "omit", signal: AbortSignal.timeout(ANSWER_MS) });
+    return true;
+  } catch {
+    return false;
+  }
+}

@@ -3,7 +3,7 @@
  * drive reconnects, timeouts and clocks by hand.
  */
 
-import { onPage, type PageSignal } from "./page.js";
+import { answersHttp, onPage, type PageSignal } from "./page.js";
 
 /** What a `WebSocket` must offer: the browser's, Node's own (22 and later) and the one of package `ws` do. */
 export interface WebSocketLike {
@@ -31,6 +31,8 @@ export interface Runtime {
   clearTimeout(handle: unknown): void;
   /** Calls back for what a browser says of the page and its network; the answer stops it. */
   onPage(callback: (signal: PageSignal) => void): () => void;
+  /** Whether anything answers HTTP at `url`; undefined where sockets say themselves what is wrong with them. */
+  answersHttp(url: string): Promise<boolean | undefined>;
   /** A name that nobody else has: at most 64 characters. */
   uniqueKey(): string;
 }
@@ -42,6 +44,7 @@ export const systemRuntime: Runtime = {
   setTimeout: (callback, delayMs) => setTimeout(callback, delayMs),
   clearTimeout: (handle) => clearTimeout(handle as number),
   onPage,
+  answersHttp,
   uniqueKey: () => Array.from(crypto.getRandomValues(new Uint32Array(4)), (word) => word.toString(36)).join("-"),
 };
 

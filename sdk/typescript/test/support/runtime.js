@@ -28,6 +28,15 @@ export class ManualRuntime {
     return () => this.#page.delete(callback);
   };
 
+  /** What `answersHttp` answers; undefined: as outside of a browser. */
+  answers = undefined;
+  /** The addresses that it was asked for. */
+  asked = [];
+  answersHttp = async (url) => {
+    this.asked.push(url);
+    return this.answers;
+  };
+
   uniqueKey = () => `key-${++this.#keys}`;
 
   get timers() {
