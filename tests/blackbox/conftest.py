@@ -9,6 +9,7 @@ from harness.certificates import Certificates
 from harness.dev import Dev
 from harness.node import Node, base_config, merged
 from harness.proxy import Proxy
+from harness.redis_cluster import RedisCluster
 from harness.redis_server import RedisServer
 from harness.tokens import Jwks
 
@@ -23,8 +24,8 @@ def pytest_collection_modifyitems(items):
 
 @pytest.fixture(scope="session")
 def calm_redis():
-    """One Redis for all tests of a worker that do it no harm."""
-    server = RedisServer()
+    """One Redis for all tests of a worker that do it no harm; `DRAWBRIDGE_REDIS=cluster`: a Cluster."""
+    server = RedisCluster() if os.environ.get("DRAWBRIDGE_REDIS") == "cluster" else RedisServer()
     yield server
     server.close()
 
@@ -34,6 +35,29 @@ def redis(calm_redis):
     """An empty Redis that the test does no harm to."""
     calm_redis.client.flushall()
     return calm_redis
+
+
+@pytest.fixture(scope="session")
+def calm_cluster():
+    """One Redis Cluster of three masters for all tests of a worker that do it no harm."""
+    cluster = RedisCluster()
+    yield cluster
+    cluster.close()
+
+
+@pytest.fixture
+def cluster(calm_cluster):
+    """An empty Redis Cluster that the test does no harm to."""
+    calm_cluster.client.flushall()
+    return calm_cluster
+
+
+@pytest.fixture
+def own_cluster():
+    """A Redis Cluster of the test's own, with a replica for each master."""
+    cluster = RedisCluster(replicas=1)
+    yield cluster
+    cluster.close()
 
 
 @pytest.fixture

@@ -150,7 +150,7 @@ impl Node {
     /// Why the node should not get traffic (`/readyz`); `None`: it should. A node that Redis left keeps its traffic for
     /// `ready_grace`; one that all of Redis was never there for has not worked yet, and gets none.
     pub fn not_ready_because(&self) -> Option<Cow<'static, str>> {
-        let away = self.broker.health().degraded_for;
+        let away = self.broker.health().unserved_for;
         let with_trouble = |what: &'static str| match self.broker.trouble() {
             Some(trouble) => format!("{what} ({trouble})").into(),
             None => Cow::from(what),

@@ -1,5 +1,6 @@
 //! The broker's contract: the same tests on the memory broker and on a real Redis over TCP, unix socket and TLS,
-//! with an ACL user, with a channel prefix, and with sharded classes. What only a Redis can do (break, refuse, be away) stands in `broker_faults.rs`.
+//! with an ACL user, with a channel prefix, with sharded classes, and on a Cluster. What only a Redis can do (break, refuse, be away) stands
+//! in `broker_faults.rs`.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod broker_support;
@@ -28,6 +29,7 @@ macro_rules! on_every_broker {
         on_every_broker!(@on redis_tls, Some(Flavour::Tls), $($scenario),*);
         on_every_broker!(@on redis_acl, Some(Flavour::Acl), $($scenario),*);
         on_every_broker!(@on redis_prefixed, Some(Flavour::Prefixed), $($scenario),*);
+        on_every_broker!(@on redis_cluster, Some(Flavour::Cluster), $($scenario),*);
     };
     (@on $broker:ident, $flavour:expr, $($scenario:ident),*) => {
         mod $broker {

@@ -20,6 +20,8 @@ pub(super) struct HealthBoard {
     started: Instant,
     /// Milliseconds after the start since when something is away, and 1; 0: all is up.
     degraded_since: AtomicU64,
+    /// The same since something is away that no other part does.
+    unserved_since: AtomicU64,
     /// Every part has been up at once.
     was_complete: AtomicBool,
     parts: Mutex<Vec<Component>>,
@@ -36,6 +38,10 @@ pub(super) struct HealthBoard {
 struct Component {
     name: String,
     is_up: bool,
+    /// It does what other parts do for others (of the same name here), as those of a Cluster's masters do.
+    alternatives: Option<&'static str>,
+    /// It has ended: its place can be taken.
+    is_gone: bool,
     /// It is connected, but what is published does not reach it.
     is_cut_off: bool,
     /// Why it was down last.
@@ -47,15 +53,11 @@ impl HealthBoard {
     /// up from the start is one that connects when it is needed.
     pub(super) fn new(parts: impl IntoIterator<Item = (String, bool)>, fanout: ShardFanout) -> Self {
         fanout.send_to_all(&BrokerEvent::Status(BrokerStatus::Degraded));
-        let parts = parts.into_iter().map(|(name, is_up)| Component {
-            name,
-            is_up,
-            is_cut_off: false,
-            trouble: None,
-        });
+        let parts = parts.into_iter().map(|(name, is_up)| Component::new(name, is_up, None));
         HealthBoard {
             started: Instant::now(),
             degraded_since: AtomicU64::new(1),
+            unserved_since: AtomicU64::new(1),
             was_complete: AtomicBool::new(false),
             parts: Mutex::new(parts.collect()),
             no_functions: Mutex::new(None),
@@ -71,18 +73,55 @@ impl HealthBoard {
         if parts.get(part).is_none_or(|part| part.is_up == is_up) {
             return;
         }
-        let before = all_are_up(&parts);
-        parts[part].is_up = is_up;
+        self.change(&mut parts, |parts| {
+            parts[part].is_up = is_up;
+            if is_up {
+                parts[part].trouble = None;
+            }
+        });
         if is_up {
-            parts[part].trouble = None;
             self.reached();
         }
-        let after = all_are_up(&parts);
-        if before != after {
-            let status = if after { BrokerStatus::Ok } else { BrokerStatus::Degraded };
-            let since = if after { 0 } else { self.started.elapsed().as_millis() as u64 + 1 };
-            self.degraded_since.store(since, Ordering::Relaxed);
-            self.was_complete.fetch_or(after, Ordering::Relaxed);
+    }
+
+    /// One more part; returns its place. `alternatives`: other parts of this name do the same for others, so that the node
+    /// serves while one of them is up.
+    pub(super) fn add(&self, name: String, is_up: bool, alternatives: Option<&'static str>) -> usize {
+        let mut parts = self.parts();
+        let place = parts.iter().position(|part| part.is_gone).unwrap_or(parts.len());
+        self.change(&mut parts, |parts| {
+            let part = Component::new(name, is_up, alternatives);
+            match parts.get_mut(place) {
+                Some(gone) => *gone = part,
+                None => parts.push(part),
+            }
+        });
+        place
+    }
+
+    /// A part has ended, and is missed by nobody.
+    pub(super) fn remove(&self, part: usize) {
+        let mut parts = self.parts();
+        self.change(&mut parts, |parts| {
+            if let Some(part) = parts.get_mut(part) {
+                *part = Component { is_gone: true, ..Component::new(String::new(), true, None) };
+            }
+        });
+    }
+
+    /// Changes parts, and notifies every shard if the sum changes.
+    fn change(&self, parts: &mut Vec<Component>, change: impl FnOnce(&mut Vec<Component>)) {
+        let before = (all_are_up(parts), all_are_served(parts));
+        change(parts);
+        let after = (all_are_up(parts), all_are_served(parts));
+        let now = self.started.elapsed().as_millis() as u64 + 1;
+        if before.1 != after.1 {
+            self.unserved_since.store(if after.1 { 0 } else { now }, Ordering::Relaxed);
+        }
+        if before.0 != after.0 {
+            let status = if after.0 { BrokerStatus::Ok } else { BrokerStatus::Degraded };
+            self.degraded_since.store(if after.0 { 0 } else { now }, Ordering::Relaxed);
+            self.was_complete.fetch_or(after.0, Ordering::Relaxed);
             // Under the lock: the shards hear the changes in order.
             self.fanout.send_to_all(&BrokerEvent::Status(status));
         }
@@ -168,8 +207,23 @@ impl HealthBoard {
 
     /// For how long something has been away.
     pub(super) fn degraded_for(&self) -> Option<Duration> {
-        let since = self.degraded_since.load(Ordering::Relaxed).checked_sub(1)?;
+        self.since(&self.degraded_since)
+    }
+
+    /// For how long something has been away that no other part does: more than some masters of a Cluster.
+    pub(super) fn unserved_for(&self) -> Option<Duration> {
+        self.since(&self.unserved_since)
+    }
+
+    fn since(&self, began: &AtomicU64) -> Option<Duration> {
+        let since = began.load(Ordering::Relaxed).checked_sub(1)?;
         Some(self.started.elapsed().saturating_sub(Duration::from_millis(since)))
+    }
+}
+
+impl Component {
+    fn new(name: String, is_up: bool, alternatives: Option<&'static str>) -> Self {
+        Component { name, is_up, alternatives, is_gone: false, is_cut_off: false, trouble: None }
     }
 }
 
@@ -177,10 +231,45 @@ fn all_are_up(parts: &[Component]) -> bool {
     parts.iter().all(|part| part.is_up)
 }
 
+/// Whether each part is up, or another one that does the same for others.
+fn all_are_served(parts: &[Component]) -> bool {
+    let does_the_same = |part: &Component, other: &Component| {
+        part.alternatives.is_some() && part.alternatives == other.alternatives
+    };
+    parts.iter().all(|part| part.is_up || parts.iter().any(|other| other.is_up && does_the_same(part, other)))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::broker::queue::shard_queue;
+
+    #[test]
+    fn a_master_that_is_away_leaves_the_node_in_service_and_degraded() {
+        let ((queue, mut inbox), (node, _)) = (shard_queue(1 << 20), shard_queue(1 << 20));
+        let health_board = HealthBoard::new([("link".to_owned(), true)], ShardFanout::new(vec![queue], node));
+        let publishers =
+            ["one", "two"].map(|name| health_board.add(name.to_owned(), false, Some("publishers")));
+        let mut statuses = || {
+            std::iter::from_fn(|| inbox.try_recv())
+                .filter_map(|event| match event {
+                    BrokerEvent::Status(status) => Some(status),
+                    _ => None,
+                })
+                .collect::<Vec<_>>()
+        };
+        publishers.iter().for_each(|part| health_board.set(*part, true));
+        assert_eq!(statuses().last(), Some(&BrokerStatus::Ok));
+        health_board.set(publishers[0], false);
+        assert_eq!(statuses(), [BrokerStatus::Degraded]);
+        assert!(health_board.degraded_for().is_some() && health_board.unserved_for().is_none());
+        health_board.set(publishers[1], false);
+        assert!(health_board.unserved_for().is_some());
+        health_board.remove(publishers[0]);
+        health_board.set(publishers[1], true);
+        assert_eq!((statuses(), health_board.degraded_for()), (vec![BrokerStatus::Ok], None));
+        assert_eq!(health_board.add("three".to_owned(), true, None), publishers[0]);
+    }
 
     #[tokio::test]
     async fn who_waits_is_woken_by_another_but_not_before_the_least_pause() {

@@ -69,9 +69,16 @@ pub(super) struct Job {
     ledger: Arc<Ledger>,
     handed: bool,
     answered: bool,
+    /// Kept as long as the job is: shows whoever has the other end that it is not over.
+    held: Option<Arc<()>>,
 }
 
 impl Job {
+    /// Keeps this until the job is over.
+    pub(super) fn hold(&mut self, held: Arc<()>) {
+        self.held = Some(held);
+    }
+
     /// It is handed to Redis, or came back undone.
     pub(super) fn set_handed(&mut self, handed: bool) {
         self.handed = handed;
@@ -254,8 +261,18 @@ impl JobSender {
             WhenDown::Queue | WhenDown::Reject | WhenDown::Local => None,
         };
         let (ledger, entered) = (self.ledger.clone(), self.ledger.enter(&owner, bytes));
-        let job =
-            Job { work, when_down, bytes, expires, owner, reply, ledger, handed: false, answered: false };
+        let job = Job {
+            work,
+            when_down,
+            bytes,
+            expires,
+            owner,
+            reply,
+            ledger,
+            handed: false,
+            answered: false,
+            held: None,
+        };
         match entered {
             Ok(()) => {
                 if let Err(back) = self.sender.send(job) {
@@ -295,6 +312,12 @@ impl JobReceiver {
     /// The next job, if there is one.
     pub(super) fn try_recv(&mut self) -> Option<Job> {
         self.receiver.try_recv().ok()
+    }
+
+    /// A queue for some of these jobs: they stay accounted for where they came in.
+    pub(super) fn branch(&self) -> (mpsc::UnboundedSender<Job>, JobReceiver) {
+        let (sender, receiver) = mpsc::unbounded_channel();
+        (sender, JobReceiver { receiver, ledger: self.ledger.clone() })
     }
 
     /// From here on nothing comes in; what is in can be taken out.

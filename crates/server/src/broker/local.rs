@@ -12,7 +12,7 @@ use super::hub_driver::HubCommand;
 use super::jobs::Job;
 
 /// The way to the hubs.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct LocalDelivery {
     pub(super) topology: Arc<RwLock<Topology>>,
     /// By the links' places.

@@ -118,6 +118,8 @@ pub struct BrokerHealth {
     pub status: BrokerStatus,
     /// For how long something has been away; `None`: all is well.
     pub degraded_for: Option<Duration>,
+    /// For how long more has been away than some masters of a Cluster, so that the node serves nobody; `None`: it serves.
+    pub unserved_for: Option<Duration>,
 }
 
 /// Gauges and counters of the broker, summed over its links.
@@ -276,7 +278,7 @@ impl Broker {
             BrokerBackend::Memory => (1, HealthBoard::new([("memory".to_owned(), false)], fanout.clone())),
             BrokerBackend::Redis(redis) => {
                 let pool = redis.subscriber_pool.max(1);
-                (pool, redis::health_board(pool, fanout.clone()))
+                (pool, redis::health_board(redis, pool, fanout.clone()))
             }
         };
         let health_board = Arc::new(health_board);
@@ -388,7 +390,7 @@ impl Broker {
     pub fn health(&self) -> BrokerHealth {
         let degraded_for = self.0.health_board.degraded_for();
         let status = if degraded_for.is_some() { BrokerStatus::Degraded } else { BrokerStatus::Ok };
-        BrokerHealth { status, degraded_for }
+        BrokerHealth { status, degraded_for, unserved_for: self.0.health_board.unserved_for() }
     }
 
     /// Whether all of Redis has been there at once since the start: each connection that the node needs, and what was

@@ -12,7 +12,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use drawbridge_engine::io::{Answered, Answerer, BrokerEvent, Query, Ticket};
+use drawbridge_engine::io::{Answered, Answerer, BrokerEvent, Query, QueryKind, Ticket};
 use drawbridge_engine::upstream::ShardId;
 use hashbrown::HashMap;
 use tokio::sync::{Notify, mpsc};
@@ -96,7 +96,7 @@ impl QueryQueue {
         }
         waiting.push(answer_size, asked);
         drop(waiting);
-        self.0.asked[answer_size as usize].notify_one();
+        self.0.asked[answer_size as usize].notify_waiters();
     }
 
     /// Removes a query whose answer is no longer needed.
@@ -104,16 +104,29 @@ impl QueryQueue {
         self.waiting().take(asker);
     }
 
-    /// Returns the first queries of this size, at most `most`, as soon as there are any. They stay in the queue until they are
-    /// answered.
-    pub(super) async fn first(&self, answer_size: AnswerSize, most: usize) -> Vec<Asked> {
+    /// Returns the first queries of this size that are for the caller, at most `most`, as soon as there are any. They stay in the
+    /// queue until they are answered.
+    pub(super) async fn first(
+        &self,
+        answer_size: AnswerSize,
+        most: usize,
+        is_for: impl Fn(&QueryKind) -> bool,
+    ) -> Vec<Asked> {
         loop {
-            let first = self.waiting().of(answer_size).take(most).cloned().collect::<Vec<_>>();
+            // Made before the look, so that what comes in between is noticed.
+            let asked = self.0.asked[answer_size as usize].notified();
+            let is_for = |asked: &&Asked| is_for(&asked.query.kind);
+            let first = self.waiting().of(answer_size).filter(is_for).take(most).cloned().collect::<Vec<_>>();
             if !first.is_empty() {
                 return first;
             }
-            self.0.asked[answer_size as usize].notified().await;
+            asked.await;
         }
+    }
+
+    /// What is for whom has changed: whoever waits looks again.
+    pub(super) fn look_again(&self) {
+        self.0.asked.iter().for_each(Notify::notify_waiters);
     }
 
     /// Answers a query, unless it was withdrawn or replaced meanwhile. Returns whether it was answered.
@@ -128,9 +141,9 @@ impl QueryQueue {
         }
     }
 
-    /// Whether no query of this size waits.
-    pub(super) fn is_empty(&self, answer_size: AnswerSize) -> bool {
-        self.waiting().of(answer_size).next().is_none()
+    /// Whether no query of this size waits that is for the caller.
+    pub(super) fn is_empty(&self, answer_size: AnswerSize, is_for: impl Fn(&QueryKind) -> bool) -> bool {
+        !self.waiting().of(answer_size).any(|asked| is_for(&asked.query.kind))
     }
 
     /// How many queries wait.
@@ -188,7 +201,7 @@ impl Waiting {
 mod tests {
     #![allow(clippy::unwrap_used)]
 
-    use drawbridge_engine::io::{Answer, LogReader, LoggedOffset, QueryKind};
+    use drawbridge_engine::io::{Answer, LogReader, LoggedOffset};
     use drawbridge_engine::upstream::LogRange;
 
     use super::super::queue::{ShardInbox, shard_queue};
@@ -222,7 +235,7 @@ mod tests {
         for (ticket, player) in [(1, "a"), (2, "b"), (3, "c"), (1, "d")] {
             queue.ask(asker(ticket), views(ticket, player));
         }
-        let first = queue.first(AnswerSize::Small, 2).await;
+        let first = queue.first(AnswerSize::Small, 2, |_| true).await;
         assert_eq!(first.iter().map(|asked| asked.query.ticket.0).collect::<Vec<_>>(), [2, 3]);
         queue.withdraw(&asker(3));
         let nothing = || Ok(Answer::ViewOverrides([].into()));
@@ -238,10 +251,35 @@ mod tests {
         let (queue, _inbox) = bench();
         let table = Query::new(Ticket(1), QueryKind::Table { channel: "world".into() });
         queue.ask(Asker::Hub(0, "world".into()), table);
-        assert!(queue.is_empty(AnswerSize::Small) && !queue.is_empty(AnswerSize::Large));
+        let is_empty = |size| queue.is_empty(size, |_| true);
+        assert!(is_empty(AnswerSize::Small) && !is_empty(AnswerSize::Large));
         let ask = async { queue.ask(asker(2), views(2, "a")) };
-        let (first, ()) = tokio::join!(queue.first(AnswerSize::Small, 9), ask);
+        let (first, ()) = tokio::join!(queue.first(AnswerSize::Small, 9, |_| true), ask);
         assert_eq!(first[0].query.ticket, Ticket(2));
+    }
+
+    #[tokio::test]
+    async fn everyone_reads_what_is_theirs_and_looks_again_when_that_changes() {
+        let (queue, _inbox) = bench();
+        queue.ask(asker(1), views(1, "a"));
+        let is = |name: &'static str| move |kind: &QueryKind| matches!(kind, QueryKind::ViewOverrides { player } if **player == *name);
+        assert!(queue.is_empty(AnswerSize::Small, is("b")) && !queue.is_empty(AnswerSize::Small, is("a")));
+        let ask = async { queue.ask(asker(2), views(2, "b")) };
+        let all = async {
+            tokio::join!(
+                queue.first(AnswerSize::Small, 9, is("a")),
+                queue.first(AnswerSize::Small, 9, is("b"))
+            )
+        };
+        let ((a, b), ()) = tokio::join!(all, ask);
+        assert_eq!((a[0].query.ticket, b[0].query.ticket), (Ticket(1), Ticket(2)));
+        let takes_over = std::cell::Cell::new(false);
+        let change = async {
+            takes_over.set(true);
+            queue.look_again();
+        };
+        let (first, ()) = tokio::join!(queue.first(AnswerSize::Small, 9, |_| takes_over.get()), change);
+        assert_eq!(first.len(), 2);
     }
 
     #[tokio::test]
@@ -255,7 +293,7 @@ mod tests {
         queue.ask(asker(1), page(1, request));
         queue.ask(asker(2), page(2, request));
         queue.ask(Asker::Hub(0, "news".into()), page(3, LogReader::Hub));
-        let first = queue.first(AnswerSize::Large, 9).await;
+        let first = queue.first(AnswerSize::Large, 9, |_| true).await;
         assert_eq!(first.iter().map(|asked| asked.query.ticket.0).collect::<Vec<_>>(), [3, 1, 2]);
     }
 }

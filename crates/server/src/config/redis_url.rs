@@ -78,8 +78,7 @@ pub(super) fn parse_url(url: &str) -> Result<RedisUrl, Wrong> {
     };
     match form {
         Form::Sentinels => Err(wrong("names Sentinel, which is not supported yet")),
-        Form::Cluster => Err(wrong("names a Cluster, which is not supported yet")),
-        Form::Server | Form::Socket => Ok(RedisUrl { location, tls, username, password, db }),
+        Form::Cluster | Form::Server | Form::Socket => Ok(RedisUrl { location, tls, username, password, db }),
     }
 }
 
@@ -237,7 +236,6 @@ mod tests {
             ("127.0.0.1:6379", "has no scheme"),
             ("http://h", "has a scheme that is not known"),
             ("redis-sentinel://h1,h2/service", "names Sentinel, which is not supported yet"),
-            ("redis-cluster://h1,h2", "names a Cluster, which is not supported yet"),
             ("redis-cluster://h1,h2/1", "names a database, and a Cluster has none but 0"),
             ("redis-cluster://h1,,h2", "names no host"),
             (

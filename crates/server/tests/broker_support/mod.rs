@@ -4,6 +4,7 @@
 #![allow(dead_code, unreachable_pub, missing_docs)]
 
 pub mod bench;
+mod cluster;
 pub mod ports;
 pub mod server;
 

@@ -8,9 +8,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-use drawbridge::broker::RedisAddress;
-use drawbridge::broker::RedisSettings;
 use drawbridge::broker::redis::{LeaseSettings, Library, Names};
+use drawbridge::broker::{RedisAddress, RedisLocation, RedisSettings};
 use drawbridge::config::Rotating;
 use drawbridge_engine::class::{Class, Classes, ShardedChannels};
 use drawbridge_engine::settings::Reserved;
@@ -29,6 +28,8 @@ pub enum Flavour {
     Prefixed,
     /// As [`Flavour::Acl`], and every class is sharded.
     Sharded,
+    /// The masters of a Cluster, over TCP.
+    Cluster,
 }
 
 impl Flavour {
@@ -57,6 +58,10 @@ pub struct Server {
     port: Port,
     tls: Option<Arc<rustls::ClientConfig>>,
     child: Option<Child>,
+    /// Where the servers of a Cluster speak to each other.
+    bus: Option<Port>,
+    /// The other masters of a Cluster.
+    others: Vec<Server>,
 }
 
 /// What Redis answered.
@@ -69,12 +74,36 @@ pub enum Reply {
     Error(String),
 }
 
+impl Reply {
+    /// What it says; panics where it is no text.
+    pub fn text(self) -> String {
+        match self {
+            Reply::Text(text) => text,
+            other => panic!("expected a text, got {other:?}"),
+        }
+    }
+}
+
 impl Server {
-    /// A server that runs.
+    /// A server that runs; with the others of its Cluster.
     pub fn start(flavour: Flavour) -> Server {
+        let mut server = Server::start_alone(flavour);
+        if flavour == Flavour::Cluster {
+            server.others = super::cluster::launch_beside(&server);
+        }
+        server
+    }
+
+    /// A server that runs, of no Cluster yet.
+    pub(super) fn start_alone(flavour: Flavour) -> Server {
         let mut server = Server::prepare(flavour);
         server.launch();
         server
+    }
+
+    /// Its port, and that on which it speaks to the others of its Cluster.
+    pub(super) fn ports(&self) -> [u16; 2] {
+        [self.port.number, self.bus.as_ref().map_or(0, |bus| bus.number)]
     }
 
     /// A server that does not run yet.
@@ -86,7 +115,8 @@ impl Server {
         std::fs::create_dir_all(&directory).unwrap();
         let port = Port::free();
         let tls = (flavour == Flavour::Tls).then(|| certificate(&directory));
-        Server { flavour, directory, port, tls, child: None }
+        let bus = (flavour == Flavour::Cluster).then(Port::free);
+        Server { flavour, directory, port, tls, child: None, bus, others: Vec::new() }
     }
 
     /// Starts it, again after a kill, and waits until it answers.
@@ -115,6 +145,10 @@ impl Server {
                 "--tls-ca-cert-file",
                 &file("cert.pem"),
             ]);
+        }
+        if let Some(bus) = &self.bus {
+            command.args(["--cluster-enabled", "yes", "--cluster-port", &bus.number.to_string()]);
+            command.args(["--cluster-node-timeout", "1000"]);
         }
         command.args(options);
         let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn();
@@ -184,10 +218,10 @@ impl Server {
         let names = Names::new(self.flavour.prefix(), "drawbridge:");
         RedisSettings {
             location: match self.flavour {
-                Flavour::Unix => RedisAddress::Unix(self.directory.join("redis.sock")),
-                _ => tcp,
-            }
-            .into(),
+                Flavour::Unix => RedisAddress::Unix(self.directory.join("redis.sock")).into(),
+                Flavour::Cluster => RedisLocation::Cluster { addresses: vec![tcp] },
+                _ => tcp.into(),
+            },
             tls: self.tls.clone(),
             username: acl.then(|| "bridge".into()),
             password: acl.then(|| Rotating::new("between-us")),
@@ -235,8 +269,16 @@ impl Server {
         Library::new(classes, &names, super::bench::EXTERNAL_BYTES).code()
     }
 
-    /// Says something to Redis, as another service does.
+    /// Says something to Redis, as another service does; in a Cluster to whom it is for.
     pub fn call<S: AsRef<[u8]>>(&self, parts: &[S]) -> Reply {
+        match self.flavour {
+            Flavour::Cluster => super::cluster::call(self, &self.others, parts),
+            _ => self.tell(parts),
+        }
+    }
+
+    /// Says something to this server.
+    pub(super) fn tell<S: AsRef<[u8]>>(&self, parts: &[S]) -> Reply {
         let mut client = self.client().expect("Redis is there");
         if self.flavour.has_user() {
             // Before the password is set this is an error, and needless.

@@ -98,8 +98,8 @@ impl Memory {
                     None => break,
                 },
                 Some(job) = self.jobs.recv() => self.take_jobs(job, &mut subscriptions),
-                asked = self.queries.first(AnswerSize::Small, TURN) => self.answer_all(&asked),
-                asked = self.queries.first(AnswerSize::Large, TURN) => self.answer_all(&asked),
+                asked = self.queries.first(AnswerSize::Small, TURN, |_| true) => self.answer_all(&asked),
+                asked = self.queries.first(AnswerSize::Large, TURN, |_| true) => self.answer_all(&asked),
                 () = until(due) => {
                     self.part.driver.set_now(Instant::now());
                     self.part.driver.tick();

@@ -13,9 +13,11 @@
 use std::time::Duration;
 
 use drawbridge_engine::io::SessionHash;
-use redis::{Pipeline, RedisResult, Value};
+use redis::{RedisResult, Value};
 
-use super::command_connection::{CommandConnection, error_message, text};
+use super::batch::Batch;
+use super::command_connection::{error_message, text};
+use super::commands::Commands;
 use super::connect::Broken;
 use super::library::MARK;
 use super::{RedisSettings, code_of, presence, sessions};
@@ -66,7 +68,7 @@ pub(super) enum Step {
 
 /// See the module.
 pub(super) struct Cleanup<'c> {
-    pub(super) commands: &'c mut CommandConnection,
+    pub(super) commands: &'c mut Commands,
     pub(super) settings: &'c RedisSettings,
     pub(super) link_metrics: &'c LinkMetrics,
 }
@@ -156,15 +158,14 @@ impl Cleanup<'_> {
         }
         let records: Vec<(&str, SessionHash)> =
             entries.iter().filter_map(|entry| sessions::parse_entry(entry)).collect();
-        let mut pipeline = Pipeline::with_capacity(records.len());
-        pipeline.ignore_errors();
+        let mut batch = Batch::with_capacity(records.len());
         for record in &records {
             let left_ms = left.as_millis() as u64;
-            sessions::set_window(&mut pipeline, self.settings, *record, instance, left_ms, deadline_ms);
+            sessions::set_window(&mut batch, self.settings, *record, instance, left_ms, deadline_ms);
         }
         let mut set = 0;
         if !records.is_empty() {
-            for result in self.commands.query(&pipeline).await? {
+            for result in self.commands.query(&batch).await? {
                 match called(result) {
                     Called::Parts(parts) => set += u64::from(parts[..] == [Value::Int(1)]),
                     Called::Refused => return Ok(Part::Refused),
@@ -188,18 +189,15 @@ impl Cleanup<'_> {
         if parts.is_empty() {
             return Ok(Part::Nothing);
         }
-        let mut pipeline = Pipeline::with_capacity(parts.len());
-        pipeline.ignore_errors();
+        let mut batch = Batch::with_capacity(parts.len());
         for (entry, cursor) in &parts {
             let (channel, notices) = presence::parse_entry(&self.settings.names, entry);
-            pipeline.cmd("FCALL").arg("drawbridge_presence_clean").arg(2);
-            pipeline.arg(&self.settings.names.presence_keys(channel)[..]);
-            pipeline.arg(&dead.instance).arg(notices).arg(deadline_ms).arg(cursor).arg(FIELDS);
+            batch.cmd("FCALL").arg("drawbridge_presence_clean").arg(2);
+            batch.arg(&self.settings.names.presence_keys(channel)[..]);
+            batch.arg(&dead.instance).arg(notices).arg(deadline_ms).arg(cursor).arg(FIELDS);
         }
         let mut done = Vec::new();
-        for (result, (entry, cursor)) in
-            self.commands.query(&pipeline).await?.into_iter().zip(parts.drain(..))
-        {
+        for (result, (entry, cursor)) in self.commands.query(&batch).await?.into_iter().zip(parts.drain(..)) {
             let Called::Parts(answer) = called(result) else { return Ok(Part::Refused) };
             match &answer[..] {
                 [_, next] if text(next).as_deref() == Some("0") => done.push(entry),

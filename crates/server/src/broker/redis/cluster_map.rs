@@ -1,6 +1,6 @@
 //! Which master of a Redis Cluster has which slot: the slot of a key, the map of one moment ([`ClusterMap`]), and the handle by
 //! which all parts of the broker share the newest one ([`Cluster`]). How the map is learnt is left to
-//! the watch.
+//! [`cluster_watch`](super::cluster_watch).
 
 use std::sync::Arc;
 
@@ -270,21 +270,21 @@ impl Cluster {
         });
     }
 
-    /// The Cluster was read. Returns whether anything has changed. An older truth than the one that is known (a server that was
-    /// cut off from the others says it) counts only where `is_only`: no other server answers.
-    pub(super) fn learnt(&self, read: ClusterMap, is_only: bool) -> bool {
-        self.0.map.send_if_modified(|map| {
-            if read.epoch < map.epoch && !is_only {
-                return false;
-            }
-            if read.agrees(map) && read.epoch == map.epoch {
+    /// The Cluster was read. Returns whether anything has changed. `None`: it is an older truth than the one that is known, as a
+    /// server says it that was cut off from the others; it counts only where `is_only`: no server says more.
+    pub(super) fn learnt(&self, read: ClusterMap, is_only: bool) -> Option<bool> {
+        let mut is_older = false;
+        let has_changed = self.0.map.send_if_modified(|map| {
+            is_older = read.epoch < map.epoch && !is_only;
+            if is_older {
                 return false;
             }
             let has_changed = !read.agrees(map);
             let version = map.version + u64::from(has_changed);
             *map = Arc::new(ClusterMap { version, ..read });
             has_changed
-        })
+        });
+        (!is_older).then_some(has_changed)
     }
 }
 
@@ -395,12 +395,12 @@ mod tests {
     fn only_changes_are_counted_and_an_older_truth_is_not_believed() {
         let cluster = Cluster::default();
         assert_eq!(cluster.map().version(), 0);
-        assert!(cluster.learnt(two_masters(100, 5), false));
-        assert!(!cluster.learnt(two_masters(100, 6), false));
+        assert_eq!(cluster.learnt(two_masters(100, 5), false), Some(true));
+        assert_eq!(cluster.learnt(two_masters(100, 6), false), Some(false));
         assert_eq!(cluster.map().version(), 1);
-        assert!(!cluster.learnt(two_masters(200, 5), false));
-        assert!(cluster.learnt(two_masters(200, 6), false));
-        assert!(cluster.learnt(two_masters(300, 1), true), "the Cluster was made again");
+        assert_eq!(cluster.learnt(two_masters(200, 5), false), None);
+        assert_eq!(cluster.learnt(two_masters(200, 6), false), Some(true));
+        assert_eq!(cluster.learnt(two_masters(300, 1), true), Some(true), "the Cluster was made again");
         assert_eq!((cluster.map().version(), cluster.map().epoch), (3, 1));
     }
 

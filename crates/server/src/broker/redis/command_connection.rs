@@ -18,7 +18,7 @@ use tokio::time::timeout;
 
 use super::connect::{Broken, CONNECT_TIMEOUT, Stream, open, spread};
 use super::library::{Library, LibraryAction, MARK, VERSION};
-use super::{RedisSettings, code_of, is_passing, is_unknown_command};
+use super::{RedisAddress, RedisSettings, code_of, is_passing, is_unknown_command};
 
 /// How long Redis may take to answer.
 pub(super) const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
@@ -63,16 +63,38 @@ impl Drop for CommandConnection {
 }
 
 impl CommandConnection {
-    /// A connection to a master that takes commands; `part` names it in `CLIENT LIST`.
-    pub(super) async fn open(settings: Arc<RedisSettings>, part: &str) -> Result<CommandConnection, Broken> {
-        timeout(CONNECT_TIMEOUT, CommandConnection::open_unbounded(&settings, part))
-            .await
-            .unwrap_or(Err(Broken::Silent))
+    /// A connection to a master that takes commands: to this one, or where the settings say. `part` names it in `CLIENT LIST`.
+    pub(super) async fn open(
+        settings: Arc<RedisSettings>,
+        address: Option<&RedisAddress>,
+        part: &str,
+    ) -> Result<CommandConnection, Broken> {
+        let open = async {
+            let mut commands =
+                CommandConnection::open_unbounded(&settings, address, part, Role::Master).await?;
+            commands.ready().await?;
+            Ok(commands)
+        };
+        timeout(CONNECT_TIMEOUT, open).await.unwrap_or(Err(Broken::Silent))
     }
 
-    async fn open_unbounded(settings: &RedisSettings, part: &str) -> Result<CommandConnection, Broken> {
+    /// A connection to a server whatever its role.
+    pub(super) async fn open_any(
+        settings: Arc<RedisSettings>,
+        address: &RedisAddress,
+        part: &str,
+    ) -> Result<CommandConnection, Broken> {
+        CommandConnection::open_unbounded(&settings, Some(address), part, Role::Any).await
+    }
+
+    async fn open_unbounded(
+        settings: &RedisSettings,
+        address: Option<&RedisAddress>,
+        part: &str,
+        role: Role,
+    ) -> Result<CommandConnection, Broken> {
         let room = Arc::new(AtomicUsize::new(ANSWER_BYTES));
-        let stream = Bounded { stream: open(settings).await?, room: room.clone() };
+        let stream = Bounded { stream: open(settings, address).await?, room: room.clone() };
         let mut who = RedisConnectionInfo::default()
             .set_protocol(ProtocolVersion::RESP3)
             .set_db(i64::from(settings.db))
@@ -86,7 +108,7 @@ impl CommandConnection {
         let config = AsyncConnectionConfig::new().set_response_timeout(None);
         let (connection, driver) =
             MultiplexedConnection::new_with_config(&who, stream, config).await.map_err(not_begun)?;
-        let probe = tokio::spawn(probe(connection.clone()));
+        let probe = tokio::spawn(probe(connection.clone(), role));
         let mut commands = CommandConnection { connection, room, driver: tokio::spawn(driver), probe };
         if let Some(name) = settings.connection_name(part) {
             let mut set_name = redis::cmd("CLIENT");
@@ -94,13 +116,12 @@ impl CommandConnection {
             // Only a help for people; the user may lack the right.
             let _ = commands.connection.send_packed_command(&set_name).await;
         }
-        commands.ready().await?;
         Ok(commands)
     }
 
     /// Whether Redis takes commands, or is loading, say; and is the master.
     async fn ready(&mut self) -> Result<(), Broken> {
-        check_master(&mut self.connection).await?;
+        check_role(&mut self.connection, Role::Master).await?;
         match redis::cmd("PING").query_async::<Value>(&mut self.connection).await {
             Err(error) if error.code().is_none() || is_passing(&error_message(&error)) => Err(refused(error)),
             _ => Ok(()),
@@ -385,11 +406,18 @@ async fn ended(driver: &mut JoinHandle<()>, probe: &mut JoinHandle<Broken>) -> B
     }
 }
 
-/// Ends when Redis does not answer, or is the master no longer. Does not hold up what is published meanwhile.
-async fn probe(mut connection: MultiplexedConnection) -> Broken {
+/// What a server must be.
+#[derive(Clone, Copy, Debug)]
+enum Role {
+    Master,
+    Any,
+}
+
+/// Ends when Redis does not answer, or is the master no longer where it must be. Does not hold up what is published meanwhile.
+async fn probe(mut connection: MultiplexedConnection, role: Role) -> Broken {
     loop {
         tokio::time::sleep(PING_EVERY).await;
-        match answer_within(PING_TIMEOUT, check_master(&mut connection)).await {
+        match answer_within(PING_TIMEOUT, check_role(&mut connection, role)).await {
             None => return Broken::Silent,
             Some(Err(broken)) => return broken,
             Some(Ok(())) => {}
@@ -399,13 +427,16 @@ async fn probe(mut connection: MultiplexedConnection) -> Broken {
 
 /// Asks Redis what it is. `HELLO` says it, as at the connection's start, and every user may say `HELLO`: that it is
 /// refused shows no more than that Redis is alive.
-async fn check_master(connection: &mut MultiplexedConnection) -> Result<(), Broken> {
+async fn check_role(connection: &mut MultiplexedConnection, role: Role) -> Result<(), Broken> {
     let mut hello = redis::cmd("HELLO");
     hello.arg(3);
     let Ok(Value::Map(members)) = connection.send_packed_command(&hello).await else { return Ok(()) };
     let member = |of: &str| members.iter().find(|(name, _)| text(name).as_deref() == Some(of));
     let value = |of: &str| member(of).and_then(|(_, value)| text(value));
-    Broken::unless_master(value("role").as_deref(), value("mode").as_deref())
+    match role {
+        Role::Master => Broken::unless_master(value("role").as_deref(), value("mode").as_deref()),
+        Role::Any => Ok(()),
+    }
 }
 
 /// The handshake did not come about.

@@ -65,13 +65,17 @@ impl ByteStream for TlsStream<TcpStream> {
     }
 }
 
-/// Opens a stream to the Redis of these settings; bounded in time only by the system, so the caller sets
+/// Opens a stream to this server, or to the Redis of these settings; bounded in time only by the system, so the caller sets
 /// [`CONNECT_TIMEOUT`].
-pub(super) async fn open(settings: &RedisSettings) -> io::Result<Stream> {
-    match &settings.location {
-        RedisLocation::Server(address) => open_at(settings, address).await,
-        // The configuration refuses them.
-        RedisLocation::Sentinels { .. } | RedisLocation::Cluster { .. } => {
+pub(super) async fn open(settings: &RedisSettings, address: Option<&RedisAddress>) -> io::Result<Stream> {
+    match (&settings.location, address) {
+        (_, Some(address)) => {
+            let named = |error: io::Error| io::Error::new(error.kind(), format!("{address}: {error}"));
+            open_at(settings, address).await.map_err(named)
+        }
+        (RedisLocation::Server(address), None) => open_at(settings, address).await,
+        // The configuration refuses the first; the second names a server each time.
+        (RedisLocation::Sentinels { .. } | RedisLocation::Cluster { .. }, None) => {
             Err(io::ErrorKind::Unsupported.into())
         }
     }
@@ -108,6 +112,8 @@ pub(super) enum Broken {
     Unsupported(String),
     /// The address leads to a Redis of this role.
     NotMaster(String),
+    /// Another server does now what this connection was for.
+    Left,
     /// Redis did not answer in time.
     Silent,
     /// Redis' answer was larger than anything that is requested can be.
@@ -180,6 +186,7 @@ impl std::fmt::Display for Broken {
                 "this Redis is a {role}, and Drawbridge needs the master: what is published on a replica reaches nobody \
                  else, and nothing can be written. Let `broker.url` name the master, or an address that follows it"
             ),
+            Broken::Left => f.write_str("another master of the Cluster has taken over"),
             Broken::Silent => f.write_str("no answer in time"),
             Broken::Oversized => f.write_str("an answer over 64 MiB"),
             Broken::CutOff { missing, last, peer } => {

@@ -22,8 +22,10 @@ use tokio::sync::{oneshot, watch};
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::cleanup::{Cleanup, DEADLINE, DeadNode, PAUSE, Step};
-use super::command_connection::{CommandConnection, text};
+use super::command_connection::text;
+use super::commands::Commands;
 use super::connect::{Attempts, Broken, spread};
+use super::connector::Connector;
 use super::library::MARK;
 use super::refusals::is_missing_function;
 use super::writes::UNPROVEN;
@@ -122,7 +124,7 @@ pub(super) struct Lease {
     /// Its place on the health board, where it is up from the first renewal on: until then nothing would be cleaned up behind
     /// this node.
     pub(super) part: usize,
-    pub(super) settings: Arc<RedisSettings>,
+    pub(super) connector: Connector,
     pub(super) health_board: Arc<HealthBoard>,
     pub(super) fanout: ShardFanout,
     pub(super) link_metrics: Arc<LinkMetrics>,
@@ -169,10 +171,10 @@ impl Lease {
     }
 
     async fn work(&mut self) {
-        let mut attempts = Attempts::new("lease".into(), &self.settings);
+        let mut attempts = Attempts::new("lease".into(), &self.connector.settings);
         loop {
             self.state.steady_since_ms = None;
-            let broken = match CommandConnection::open(self.settings.clone(), "lease").await {
+            let broken = match Commands::open(&self.connector, "lease").await {
                 Err(broken) => broken,
                 Ok(mut commands) => {
                     attempts.up();
@@ -189,7 +191,7 @@ impl Lease {
     }
 
     /// The life of one connection.
-    async fn live(&mut self, commands: &mut CommandConnection) -> Result<std::convert::Infallible, Broken> {
+    async fn live(&mut self, commands: &mut Commands) -> Result<std::convert::Infallible, Broken> {
         let mut dead: Vec<DeadNode> = Vec::new();
         let mut next_renewal = Instant::now();
         let mut next_part = None;
@@ -214,12 +216,9 @@ impl Lease {
     }
 
     /// One part of what is to be cleaned up. Returns whether there is more to do before the next renewal.
-    async fn clean_up(
-        &mut self,
-        commands: &mut CommandConnection,
-        dead: &mut Vec<DeadNode>,
-    ) -> Result<bool, Broken> {
-        let mut cleanup = Cleanup { commands, settings: &self.settings, link_metrics: &self.link_metrics };
+    async fn clean_up(&mut self, commands: &mut Commands, dead: &mut Vec<DeadNode>) -> Result<bool, Broken> {
+        let mut cleanup =
+            Cleanup { commands, settings: &self.connector.settings, link_metrics: &self.link_metrics };
         while let Some(at) = dead.iter().position(|node| !node.waits) {
             match cleanup.step(&mut dead[at]).await? {
                 Step::More => return Ok(true),
@@ -233,12 +232,12 @@ impl Lease {
     /// Renews the lease. Returns when it is to be renewed again and, where this node may clean up, who is dead.
     async fn renew(
         &mut self,
-        commands: &mut CommandConnection,
+        commands: &mut Commands,
     ) -> Result<(Duration, Option<Vec<(String, u64)>>), Broken> {
-        let settings = self.settings.clone();
+        let settings = self.connector.settings.clone();
         let lease = &settings.lease;
         let mut call = redis::cmd("FCALL");
-        call.arg("drawbridge_lease_renew").arg(3).arg(&self.settings.names.lease_keys()[..]);
+        call.arg("drawbridge_lease_renew").arg(3).arg(&self.connector.settings.names.lease_keys()[..]);
         call.arg(&*lease.instance).arg(self.report.make()).arg(lease.dead_after.as_millis() as u64);
         call.arg(self.state.renewed_ms.map_or_else(String::new, |time| time.to_string()));
         let answer = commands.ask(&call).await?.and_then(|answer| read_renewal(&answer));
@@ -273,7 +272,7 @@ impl Lease {
     fn note(&mut self, now_ms: u64) {
         let LeaseState { renewed_ms, steady_since_ms, .. } = &mut self.state;
         let gap_ms = renewed_ms.map_or(0, |last| now_ms.saturating_sub(last));
-        let half_ms = self.settings.lease.dead_after.as_millis() as u64 / 2;
+        let half_ms = self.connector.settings.lease.dead_after.as_millis() as u64 / 2;
         if gap_ms > half_ms || steady_since_ms.is_some_and(|since| since > now_ms) {
             *steady_since_ms = None;
         }
@@ -283,17 +282,13 @@ impl Lease {
     }
 
     /// Redis did not renew it. Returns when it is tried again.
-    async fn not_renewed(
-        &mut self,
-        commands: &mut CommandConnection,
-        message: String,
-    ) -> Result<Duration, Broken> {
+    async fn not_renewed(&mut self, commands: &mut Commands, message: String) -> Result<Duration, Broken> {
         if is_passing(&message) {
             return Ok(RETRY_AFTER);
         }
         let mut reason = message;
         if is_missing_function(&reason) {
-            match commands.load(&self.settings.library, false, false).await? {
+            match commands.load(&self.connector.settings.library, false, false).await? {
                 (_, Ok(())) => return Ok(RETRY_AFTER),
                 (_, Err(message)) if is_passing(&message) => return Ok(RETRY_AFTER),
                 (_, Err(message)) => reason = message,
@@ -313,9 +308,9 @@ impl Lease {
     /// A node that ends does for its sessions at once what others do behind one that died.
     async fn hand_over(&mut self) {
         let handed_over = async {
-            let mut commands = CommandConnection::open(self.settings.clone(), "lease").await?;
+            let mut commands = Commands::open(&self.connector, "lease").await?;
             self.renew(&mut commands).await?;
-            let settings = self.settings.clone();
+            let settings = self.connector.settings.clone();
             let mut cleanup =
                 Cleanup { commands: &mut commands, settings: &settings, link_metrics: &self.link_metrics };
             cleanup.hand_over().await

@@ -18,10 +18,11 @@ use tokio::time::{sleep_until, timeout};
 
 use super::buffer::{CHUNK, ReadBuffer};
 use super::connect::{Attempts, Broken, CONNECT_TIMEOUT, Stream, open};
+use super::connector::Connector;
 use super::conversation::{Answer, Conversation};
 use super::probe::{Probe, ProbeStep, Verdict};
 use super::resp::{Decoder, Garbage, Payload, Reply, Step};
-use super::{Names, RedisSettings};
+use super::{Names, RedisAddress};
 use crate::broker::HubTask;
 use crate::broker::health_board::HealthBoard;
 use crate::broker::hub_driver::{HubCommand, until};
@@ -38,7 +39,7 @@ const HUB_COMMANDS: usize = 1024;
 pub(super) struct Link {
     index: usize,
     part: HubTask,
-    settings: Arc<RedisSettings>,
+    connector: Connector,
     health_board: Arc<HealthBoard>,
     queries: QueryQueue,
     attempts: Attempts,
@@ -68,18 +69,19 @@ impl Link {
     pub(super) fn new(
         index: usize,
         mut part: HubTask,
-        settings: Arc<RedisSettings>,
+        connector: Connector,
         health_board: Arc<HealthBoard>,
         queries: QueryQueue,
     ) -> Self {
-        let attempts = Attempts::new(format!("subscriber {index}"), &settings);
+        let settings = &connector.settings;
+        let attempts = Attempts::new(format!("subscriber {index}"), settings);
         let line = part.probe_line.take();
         let probe = line.map(|line| Probe::new(index, settings.probe_every, &settings.names, line));
         if probe.is_some() {
             part.link_metrics.begin_probes(index);
         }
         let (session, probe_refused) = (None, None);
-        Link { index, part, settings, health_board, queries, attempts, session, probe, probe_refused }
+        Link { index, part, connector, health_board, queries, attempts, session, probe, probe_refused }
     }
 
     /// Runs until it is called: returns itself if it is to move. Ends, too, when no sender of hub commands is left.
@@ -89,6 +91,7 @@ impl Link {
                 Ok(call) => call,
                 Err(broken) => {
                     let wait = self.attempts.failed(&broken);
+                    self.connector.failed();
                     let health_board = self.health_board.clone();
                     health_board.failed(self.index, &broken.public_reason());
                     if let Broken::Unsupported(what) = &broken {
@@ -113,7 +116,7 @@ impl Link {
             }
             None => {
                 let external_bytes = self.part.driver.external_bytes();
-                let session = Session::open(self.settings.clone(), self.index, external_bytes);
+                let session = Session::open(self.connector.clone(), self.index, external_bytes);
                 let mut session = match self.meanwhile(calls, session).await {
                     Ok(session) => session?,
                     Err(call) => return Ok(call),
@@ -188,6 +191,8 @@ impl Link {
         let mut alarm = pin!(sleep_until(Instant::now().into()));
         let mut armed = None;
         let mut called = pin!(called(calls));
+        let (connector, address) = (self.connector.clone(), session.address.clone());
+        let mut left = pin!(connector.left(address.as_ref()));
         loop {
             for command in self.part.driver.commands.drain(..) {
                 session.conversation.send(command);
@@ -214,6 +219,7 @@ impl Link {
             let next = tokio::select! {
                 biased;
                 call = called.as_mut() => return Ok(call),
+                () = left.as_mut() => return Err(Broken::Left),
                 moved = session.moved() => Next::Moved(moved?),
                 () = alarm.as_mut() => Next::Due,
                 hub_command = self.part.commands.recv() => match hub_command {
@@ -295,7 +301,7 @@ impl Link {
                 }
                 Step::Reply(Reply::Message { pattern, channel, payload }, taken) => {
                     messages += 1;
-                    match publication(&self.settings.names, pattern, channel, payload) {
+                    match publication(&self.connector.settings.names, pattern, channel, payload) {
                         Some(publication) => self.part.driver.handle(publication),
                         None => self.part.link_metrics.count_foreign(),
                     }
@@ -449,6 +455,8 @@ fn publication<'a>(
 
 /// One connection of a link.
 struct Session {
+    /// Of the master that it leads to; `None`: the connection is to where the settings say.
+    address: Option<RedisAddress>,
     stream: Stream,
     buffer: ReadBuffer,
     decoder: Decoder,
@@ -474,15 +482,13 @@ enum Moved {
 
 impl Session {
     /// A connection that is ready to subscribe.
-    async fn open(
-        settings: Arc<RedisSettings>,
-        index: usize,
-        external_bytes: usize,
-    ) -> Result<Session, Broken> {
-        timeout(CONNECT_TIMEOUT, async {
-            let stream = open(&settings).await?;
+    async fn open(connector: Connector, index: usize, external_bytes: usize) -> Result<Session, Broken> {
+        let (address, settings) = (connector.address().await?, &*connector.settings);
+        let open = timeout(CONNECT_TIMEOUT, async {
+            let stream = open(settings, address.as_ref()).await?;
             let now = Instant::now();
             let mut session = Session {
+                address: address.clone(),
                 stream,
                 buffer: ReadBuffer::new(),
                 decoder: Decoder::new(external_bytes),
@@ -495,12 +501,14 @@ impl Session {
                 next_ping: now + PING_EVERY,
             };
             let name = settings.connection_name(&format!("link{index}"));
-            session.conversation.hello(&settings, name.as_deref());
+            session.conversation.hello(settings, name.as_deref());
             session.welcomed().await?;
             Ok(session)
-        })
-        .await
-        .unwrap_or(Err(Broken::Silent))
+        });
+        tokio::select! {
+            session = open => session.unwrap_or(Err(Broken::Silent)),
+            () = connector.left(address.as_ref()) => Err(Broken::Left),
+        }
     }
 
     /// Waits for the answer to `HELLO`.

@@ -5,10 +5,12 @@ use std::sync::Arc;
 use bytes::Bytes;
 use drawbridge_engine::io::{Epoch, LogPosition, LogReader, LoggedOffset};
 use drawbridge_engine::upstream::{LogRange, StoredLog, StoredLogEvent};
-use redis::{Pipeline, Value};
+use redis::Value;
 
 use super::RedisSettings;
-use super::command_connection::{CommandConnection, error_message, text};
+use super::batch::Batch;
+use super::command_connection::{error_message, text};
+use super::commands::Commands;
 use super::connect::Broken;
 use super::writes::{UNPROVEN, marked};
 
@@ -23,31 +25,30 @@ pub(super) struct Part {
     pub(super) reader: LogReader,
 }
 
-/// These parts, or the error that Redis returned, in their order. All are in one pipeline: more than one only where they hold
+/// These parts, or the error that Redis returned, in their order. All are in one batch: more than one only where they hold
 /// no events.
 pub(super) async fn read(
-    commands: &mut CommandConnection,
+    commands: &mut Commands,
     settings: &RedisSettings,
     parts: &[Part],
 ) -> Result<Vec<Result<StoredLog, String>>, Broken> {
-    let mut pipeline = Pipeline::with_capacity(parts.len());
-    pipeline.ignore_errors();
+    let mut batch = Batch::with_capacity(parts.len());
     let mut is_asked = Vec::with_capacity(parts.len());
     for Part { channel, range, limit, reader } in parts {
         let history = settings.library.history(channel);
         is_asked.push(history.is_some());
         let Some(history) = history else { continue };
-        pipeline.cmd("FCALL").arg("drawbridge_log").arg(2).arg(&settings.names.log_keys(channel)[..]);
-        pipeline.arg(history.events).arg(history.age_ms);
+        batch.cmd("FCALL").arg("drawbridge_log").arg(2).arg(&settings.names.log_keys(channel)[..]);
+        batch.arg(history.events).arg(history.age_ms);
         match range {
-            LogRange::After(offset) => pipeline.arg(offset.0),
-            LogRange::Newest => pipeline.arg("newest"),
+            LogRange::After(offset) => batch.arg(offset.0),
+            LogRange::Newest => batch.arg("newest"),
         };
-        pipeline.arg((*limit).min(PART_EVENTS)).arg(reader.max_bytes());
-        pipeline.arg(u8::from(*reader == LogReader::Hub));
+        batch.arg((*limit).min(PART_EVENTS)).arg(reader.max_bytes());
+        batch.arg(u8::from(*reader == LogReader::Hub));
     }
     let mut answers = match is_asked.contains(&true) {
-        true => commands.query(&pipeline).await?.into_iter(),
+        true => commands.query(&batch).await?.into_iter(),
         false => Vec::new().into_iter(),
     };
     let read = is_asked.into_iter().map(|is_asked| {

@@ -1,14 +1,17 @@
 //! The Redis broker: a pool of subscriber links ([`link`], [`links`]) with a hub each, one command connection ([`publisher`]), and
-//! one that reads ([`reader`]). Only here is a Redis client named. Pub/sub is read by our own RESP3 code ([`resp`]), commands
+//! one that reads ([`reader`]); in a Cluster, one each for every master ([`masters`]). Only here is a Redis client named. Pub/sub is read by our own RESP3 code ([`resp`]), commands
 //! go through redis-rs, and no connection does both.
 
 mod address;
+mod batch;
 mod buffer;
 mod cleanup;
-#[cfg_attr(not(test), expect(dead_code, reason = "the parts that follow the map are not there yet"))]
 mod cluster_map;
+mod cluster_watch;
 mod command_connection;
+mod commands;
 mod connect;
+mod connector;
 mod conversation;
 mod environment;
 mod function_repairs;
@@ -18,6 +21,7 @@ mod lifecycle_backlog;
 mod link;
 mod links;
 mod logs;
+mod masters;
 mod names;
 mod presence;
 pub(in crate::broker) mod probe;
@@ -26,6 +30,7 @@ pub(crate) mod reader;
 mod refusals;
 pub mod resp;
 mod sessions;
+mod slot_router;
 mod views;
 mod writes;
 
@@ -37,11 +42,15 @@ use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 
 pub use self::address::{RedisAddress, RedisLocation};
+use self::cluster_map::{Cluster, slot_of};
+use self::cluster_watch::ClusterWatch;
+use self::connector::Connector;
 pub use self::lease::LeaseSettings;
 pub(super) use self::lease::NodeReport;
 use self::lease::{Lease, LeaseState};
 pub use self::library::Library;
 use self::link::Link;
+use self::masters::Masters;
 pub use self::names::Names;
 use self::publisher::Publisher;
 use self::reader::{Reader, name_of};
@@ -91,6 +100,10 @@ pub fn client_name(node: &str) -> String {
 }
 
 impl RedisSettings {
+    fn is_cluster(&self) -> bool {
+        matches!(self.location, RedisLocation::Cluster { .. })
+    }
+
     /// The name of one connection; `None`: it has none.
     fn connection_name(&self, part: &str) -> Option<String> {
         (!self.client_name.is_empty()).then(|| format!("{}:{part}", self.client_name))
@@ -104,8 +117,13 @@ fn code_of(message: &str) -> &str {
 
 /// Whether an error says that nothing was done and that it will pass.
 fn is_passing(message: &str) -> bool {
-    ["LOADING", "BUSY", "MASTERDOWN", "TRYAGAIN", "CLUSTERDOWN", READONLY].contains(&code_of(message))
+    ["LOADING", "BUSY", "MASTERDOWN", "TRYAGAIN", "CLUSTERDOWN", "MOVED", "ASK", READONLY, UNANSWERED]
+        .contains(&code_of(message))
 }
+
+/// The code of a command whose connection broke before it was answered, while others of its batch were: in a Cluster. What is
+/// read may be read again; whether something was written nobody knows.
+const UNANSWERED: &str = "UNANSWERED";
 
 /// The code of a replica's refusal to write.
 const READONLY: &str = "READONLY";
@@ -129,58 +147,93 @@ fn public_part(message: &str) -> &str {
 }
 
 /// The links come first, then the publisher, then the readers, then the lease. Tables are read on request; the reader of
-/// views is there from the start, for without it nobody can log in.
-pub(super) fn health_board(links: usize, fanout: ShardFanout) -> HealthBoard {
+/// views is there from the start, for without it nobody can log in. In a Cluster what works with one master each adds itself.
+pub(super) fn health_board(settings: &RedisSettings, links: usize, fanout: ShardFanout) -> HealthBoard {
     let parts = (0..links).map(|link| (format!("subscriber {link}"), false));
-    let others = [
-        ("publisher", false),
-        (name_of(AnswerSize::Large), true),
-        (name_of(AnswerSize::Small), false),
-        ("lease", false),
-    ];
+    let workers =
+        [("publisher", false), (name_of(AnswerSize::Large), true), (name_of(AnswerSize::Small), false)];
+    let workers = if settings.is_cluster() { &[][..] } else { &workers[..] };
+    let others = workers.iter().copied().chain([("lease", false)]);
     HealthBoard::new(parts.chain(others.map(|(name, is_up)| (name.to_owned(), is_up))), fanout)
 }
 
-/// Runs all links, the publisher, the readers and the lease until `stop`.
+/// Runs all links, the publishers, the readers and the lease until `stop`.
 pub(super) async fn run(settings: RedisSettings, shell: Shell) {
     let settings = Arc::new(settings);
     let Shell { parts, jobs, link_metrics, health_board, stop, queries, placement, local, fanout, report } =
         shell;
     let mut tasks = JoinSet::new();
-    let publisher = parts.len();
-    let reader = Arc::new(Reader {
-        queries: queries.clone(),
-        settings: settings.clone(),
-        health_board: health_board.clone(),
-        link_metrics: link_metrics.clone(),
-        lines: Default::default(),
+    let cluster = settings.is_cluster().then(Cluster::default);
+    let link_count = parts.len();
+    let links = parts.into_iter().enumerate().map(|(index, part)| {
+        let connector = link_connector(&settings, cluster.as_ref());
+        Link::new(index, part, connector, health_board.clone(), queries.clone())
     });
-    for (place, answer_size) in [AnswerSize::Large, AnswerSize::Small].into_iter().enumerate() {
-        tasks.spawn(reader.clone().run(publisher + 1 + place, answer_size, stop.clone()));
-    }
-    let links = parts
-        .into_iter()
-        .enumerate()
-        .map(|(index, part)| Link::new(index, part, settings.clone(), health_board.clone(), queries.clone()));
     let (links, counts, stopping) = (links.collect(), link_metrics.clone(), stop.clone());
     tasks.spawn(async move { links::run(links, placement, &counts, stopping).await });
     let (written, all_written) = oneshot::channel();
+    let (lease_part, connector) = match &cluster {
+        None => {
+            let connector = Connector::to_settings(settings.clone());
+            for (place, answer_size) in [AnswerSize::Large, AnswerSize::Small].into_iter().enumerate() {
+                let reader = Arc::new(Reader {
+                    queries: queries.clone(),
+                    connector: connector.clone(),
+                    health_board: health_board.clone(),
+                    link_metrics: link_metrics.clone(),
+                    lines: Default::default(),
+                });
+                tasks.spawn(reader.run(link_count + 1 + place, answer_size, stop.clone()));
+            }
+            let (board, metrics) = (health_board.clone(), link_metrics.clone());
+            let publisher = Publisher::new(link_count, jobs, connector.clone(), board, metrics, local);
+            tasks.spawn(until_written(publisher.run(stop.clone()), written));
+            (link_count + 3, connector)
+        }
+        Some(cluster) => {
+            tasks.spawn(ClusterWatch::new(cluster.clone(), settings.clone()).run(stop.clone()));
+            let masters = Masters {
+                cluster: cluster.clone(),
+                settings: settings.clone(),
+                jobs,
+                queries,
+                health_board: health_board.clone(),
+                link_metrics: link_metrics.clone(),
+                local,
+            };
+            tasks.spawn(until_written(masters.run(stop.clone()), written));
+            let slot = slot_of(settings.names.lease_keys()[0].as_bytes());
+            (link_count, Connector::to_master_of(settings, cluster.clone(), slot))
+        }
+    };
     let lease = Lease {
-        part: publisher + 3,
-        settings: settings.clone(),
-        health_board: health_board.clone(),
+        part: lease_part,
+        connector,
+        health_board,
         fanout,
-        link_metrics: link_metrics.clone(),
+        link_metrics,
         report,
         state: LeaseState::default(),
     };
-    tasks.spawn(lease.run(stop.clone(), all_written));
-    let publisher = Publisher::new(publisher, jobs, settings, health_board, link_metrics, local).run(stop);
-    tasks.spawn(async move {
-        publisher.await;
-        let _ = written.send(());
-    });
+    tasks.spawn(lease.run(stop, all_written));
     while tasks.join_next().await.is_some() {}
+}
+
+/// Says when all writes are over.
+async fn until_written(writes: impl Future<Output = ()>, written: oneshot::Sender<()>) {
+    writes.await;
+    let _ = written.send(());
+}
+
+/// The links of a node begin at one master, so that they agree on the order of events; those of other nodes at others.
+fn link_connector(settings: &Arc<RedisSettings>, cluster: Option<&Cluster>) -> Connector {
+    match cluster {
+        None => Connector::to_settings(settings.clone()),
+        Some(cluster) => {
+            let first = usize::from(slot_of(settings.lease.instance.as_bytes()));
+            Connector::to_any(settings.clone(), cluster.clone(), first)
+        }
+    }
 }
 
 #[cfg(test)]

@@ -7,8 +7,9 @@
 use std::sync::Arc;
 
 use drawbridge_engine::io::{PresencePage, WriteKind};
-use redis::{Pipeline, Value};
+use redis::Value;
 
+use super::batch::{Batch, Step};
 use super::command_connection::text;
 use super::library::MARK;
 use super::writes::UNPROVEN;
@@ -52,12 +53,15 @@ pub(super) struct PresenceIndex {
 
 impl PresenceIndex {
     /// Takes out of the index what the last pipeline has emptied. Returns whether that takes a command.
-    pub(super) fn begin(&mut self, pipeline: &mut Pipeline, settings: &RedisSettings) -> bool {
+    pub(super) fn begin(&mut self, batch: &mut Batch, settings: &RedisSettings) -> bool {
         let left = std::mem::take(&mut self.left);
         if left.is_empty() {
             return false;
         }
-        pipeline.cmd("SREM").arg(settings.names.node_presence_key(&settings.lease.instance)).arg(left);
+        batch
+            .begin(Step::Before, "SREM")
+            .arg(settings.names.node_presence_key(&settings.lease.instance))
+            .arg(left);
         true
     }
 
@@ -71,17 +75,17 @@ impl PresenceIndex {
 }
 
 /// Writes who is present on one channel: the entry of the index, and the call.
-pub(super) fn write(pipeline: &mut Pipeline, settings: &RedisSettings, now: &[(u64, Job)]) {
+pub(super) fn write(batch: &mut Batch, settings: &RedisSettings, now: &[(u64, Job)]) {
     let Some((_, Job { work: WriteKind::Presence { channel, notify, .. }, .. })) = now.first() else {
         return;
     };
     let (names, instance) = (&settings.names, &*settings.lease.instance);
-    pipeline.cmd("SADD").arg(names.node_presence_key(instance)).arg(entry(channel, *notify));
-    pipeline.cmd("FCALL").arg("drawbridge_presence_write").arg(2).arg(&names.presence_keys(channel)[..]);
-    pipeline.arg(instance).arg(if *notify { names.presence_notices(channel) } else { String::new() });
+    batch.begin(Step::Before, "SADD").arg(names.node_presence_key(instance)).arg(entry(channel, *notify));
+    batch.cmd("FCALL").arg("drawbridge_presence_write").arg(2).arg(&names.presence_keys(channel)[..]);
+    batch.arg(instance).arg(if *notify { names.presence_notices(channel) } else { String::new() });
     for (_, job) in now {
         let WriteKind::Presence { player, session, generation, is_present, .. } = &job.work else { continue };
-        pipeline.arg(&**player).arg(session.to_string()).arg(*generation).arg(u8::from(*is_present));
+        batch.arg(&**player).arg(session.to_string()).arg(*generation).arg(u8::from(*is_present));
     }
 }
 

@@ -14,14 +14,17 @@ use drawbridge_engine::io::{PublishFailure, WhenDown, WriteKind};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until, timeout};
 
-use super::command_connection::{CommandConnection, Loaded};
+use super::batch::Batch;
+use super::command_connection::Loaded;
+use super::commands::Commands;
 use super::connect::{Attempts, Broken};
+use super::connector::Connector;
 use super::function_repairs::{Missing, Replaced, Retry};
 use super::lifecycle_backlog::LifecycleBacklog;
 use super::presence::{self, PresenceIndex};
 use super::refusals::{Refusals, explained, is_missing_function};
-use super::writes::{Call, WriteOutcome, needs_functions, outcomes, pipeline};
-use super::{READONLY, RedisSettings, code_of, is_passing, public_part, without_arguments};
+use super::writes::{Call, WriteOutcome, batch_of, needs_functions, outcomes};
+use super::{READONLY, RedisSettings, UNANSWERED, code_of, is_passing, public_part, without_arguments};
 use crate::broker::DRAIN_TIMEOUT;
 use crate::broker::health_board::HealthBoard;
 use crate::broker::jobs::{Job, JobReceiver};
@@ -62,6 +65,7 @@ pub(super) struct Publisher {
     /// When the first of what waits is withdrawn; not after that time, and seldom before it.
     next_expiry: Option<Instant>,
     refusals: Refusals,
+    connector: Connector,
     settings: Arc<RedisSettings>,
     health_board: Arc<HealthBoard>,
     link_metrics: Arc<LinkMetrics>,
@@ -88,7 +92,7 @@ impl Publisher {
     pub(super) fn new(
         part: usize,
         jobs: JobReceiver,
-        settings: Arc<RedisSettings>,
+        connector: Connector,
         health_board: Arc<HealthBoard>,
         link_metrics: Arc<LinkMetrics>,
         local: LocalDelivery,
@@ -102,7 +106,8 @@ impl Publisher {
             came: 0,
             next_expiry: None,
             refusals: Refusals::default(),
-            settings,
+            settings: connector.settings.clone(),
+            connector,
             health_board,
             link_metrics,
             local,
@@ -143,7 +148,8 @@ impl Publisher {
     async fn work(mut self, mut stop: Stop) {
         let mut attempts = Attempts::new("publisher".into(), &self.settings);
         loop {
-            let commands = CommandConnection::open(self.settings.clone(), "publisher");
+            let connector = self.connector.clone();
+            let commands = Commands::open(&connector, "publisher");
             let broken = match self.meanwhile(&mut stop, commands).await {
                 Err(Stopped) => return,
                 Ok(Err(broken)) => broken,
@@ -231,7 +237,7 @@ impl Publisher {
     }
 
     /// The life of one connection.
-    async fn live(&mut self, stop: &mut Stop, mut commands: CommandConnection) -> Result<Stopped, Broken> {
+    async fn live(&mut self, stop: &mut Stop, mut commands: Commands) -> Result<Stopped, Broken> {
         if let Err(broken) = self.load_library(&mut commands).await {
             self.away();
             return Err(broken);
@@ -271,7 +277,7 @@ impl Publisher {
         }
     }
 
-    async fn serve(&mut self, stop: &mut Stop, commands: &mut CommandConnection) -> Result<Stopped, Broken> {
+    async fn serve(&mut self, stop: &mut Stop, commands: &mut Commands) -> Result<Stopped, Broken> {
         loop {
             while let Some(job) = self.jobs.try_recv() {
                 self.take(job);
@@ -304,16 +310,16 @@ impl Publisher {
     }
 
     /// Sends one pipeline and answers its jobs.
-    async fn send(&mut self, stop: &mut Stop, commands: &mut CommandConnection) -> Result<(), Broken> {
+    async fn send(&mut self, stop: &mut Stop, commands: &mut Commands) -> Result<(), Broken> {
         let mut batch = self.next_batch();
         if batch.is_empty() {
             return Ok(());
         }
         let settings = self.settings.clone();
         presence::gather(&mut batch);
-        let (pipeline, calls) = pipeline(&batch, &settings, &mut self.presence_index);
+        let (commands_of_batch, calls) = batch_of(&batch, &settings, &mut self.presence_index);
         batch.iter_mut().for_each(|(_, job)| job.set_handed(true));
-        let results = match self.attend(commands.query(&pipeline)).await {
+        let results = match self.attend(commands.query(&commands_of_batch)).await {
             Ok(results) => results,
             Err(broken) => return Err(self.unanswered(batch, broken)),
         };
@@ -343,7 +349,7 @@ impl Publisher {
     /// again.
     async fn restore_functions(
         &mut self,
-        commands: &mut CommandConnection,
+        commands: &mut Commands,
         batch: &[(u64, Job)],
         outcomes: &[WriteOutcome],
     ) -> Result<(), Broken> {
@@ -371,9 +377,8 @@ impl Publisher {
     }
 
     /// Nothing waits that would show whether Redis, which could do nothing just now, can again: asks it.
-    async fn ask_again(&mut self, stop: &mut Stop, commands: &mut CommandConnection) -> Result<(), Broken> {
-        let mut ping = redis::Pipeline::new();
-        ping.ignore_errors().cmd("PING");
+    async fn ask_again(&mut self, stop: &mut Stop, commands: &mut Commands) -> Result<(), Broken> {
+        let ping = Batch::of(redis::cmd("PING"));
         let results = self.attend(commands.query(&ping)).await?;
         let outcomes = outcomes(results, &[Call::Plain], &mut self.presence_index);
         if outcomes.iter().all(|outcome| !outcome.as_ref().is_err_and(|message| is_passing(message))) {
@@ -385,7 +390,7 @@ impl Publisher {
     }
 
     /// Gives Redis a while before it is asked again.
-    async fn pause(&mut self, stop: &mut Stop, commands: &mut CommandConnection) -> Result<(), Broken> {
+    async fn pause(&mut self, stop: &mut Stop, commands: &mut Commands) -> Result<(), Broken> {
         let mut pause = pin!(async {
             tokio::select! {
                 () = tokio::time::sleep(RETRY_AFTER) => Ok(()),
@@ -430,7 +435,7 @@ impl Publisher {
 
     /// Ensures that Redis has the functions and this node's entry. Where it does not let us, what needs them is refused.
     /// Returns what was done; `None`: they cannot be used, or Redis could not say so just now.
-    async fn load_library(&mut self, commands: &mut CommandConnection) -> Result<Option<Loaded>, Broken> {
+    async fn load_library(&mut self, commands: &mut Commands) -> Result<Option<Loaded>, Broken> {
         let (settings, begins, may_replace) = (self.settings.clone(), self.begins, self.replaced.may_again());
         let load = commands.load(&settings.library, begins, may_replace);
         let (done, usable) = self.attend(load).await?;
@@ -486,7 +491,10 @@ impl Publisher {
         let will_pass = |message: &str| {
             is_passing(message) || (is_missing_function(message) && self.not_loaded.is_none())
         };
-        let passing = |outcome: &WriteOutcome| outcome.as_ref().is_err_and(|message| will_pass(message));
+        let is_unknown = |message: &str| code_of(message) == UNANSWERED;
+        let passing = |outcome: &WriteOutcome| {
+            outcome.as_ref().is_err_and(|message| will_pass(message) && !is_unknown(message))
+        };
         let is_busy =
             outcomes.iter().any(|outcome| outcome.as_ref().is_err_and(|message| is_passing(message)));
         let redo_from = outcomes.iter().rposition(|outcome| !passing(outcome)).map_or(0, |last| last + 1);
@@ -512,6 +520,7 @@ impl Publisher {
                     }
                     held.push((number, job));
                 }
+                Err(message) if is_unknown(&message) => job.answer(Err(PublishFailure::Unknown)),
                 Err(message) if code_of(&message) == "LIMIT_EXCEEDED" => {
                     job.answer(Err(PublishFailure::LimitExceeded));
                 }

@@ -12,8 +12,11 @@ use redis::Value;
 use tokio::sync::watch;
 use tokio::time::timeout;
 
-use super::command_connection::{CommandConnection, error_message, text};
+use super::batch::Batch;
+use super::command_connection::{error_message, text};
+use super::commands::Commands;
 use super::connect::{Attempts, Broken};
+use super::connector::Connector;
 use super::lease;
 use super::logs::{self, Part};
 use super::presence;
@@ -49,7 +52,7 @@ pub(super) const UNEXPECTED: &str = "an unexpected answer";
 /// See the module.
 pub(super) struct Reader {
     pub(super) queries: QueryQueue,
-    pub(super) settings: Arc<RedisSettings>,
+    pub(super) connector: Connector,
     pub(super) health_board: Arc<HealthBoard>,
     pub(super) link_metrics: Arc<LinkMetrics>,
     pub(super) lines: Mutex<Sparse>,
@@ -78,8 +81,23 @@ impl Reader {
         }
     }
 
+    /// Whether this one answers such a query: in a Cluster, where its master has what is read.
+    fn is_for(&self, kind: &QueryKind) -> bool {
+        let names = &self.connector.settings.names;
+        self.connector.has(|| match kind {
+            QueryKind::Table { channel }
+            | QueryKind::Log { channel, .. }
+            | QueryKind::Presence { channel, .. }
+            | QueryKind::Fence { channel, .. } => names.outward(channel).into_owned(),
+            QueryKind::ViewOverrides { player } | QueryKind::ClaimSession { player, .. } => {
+                names.views_key(player)
+            }
+            QueryKind::Nodes => names.lease_keys()[0].clone(),
+        })
+    }
+
     async fn work(&self, part: usize, answer_size: AnswerSize) {
-        let mut attempts = Attempts::new(name_of(answer_size).into(), &self.settings);
+        let mut attempts = Attempts::new(name_of(answer_size).into(), &self.connector.settings);
         let mut has_failed = false;
         // Without its views nobody can log in: whether they can be read is known from the start.
         let mut was_there = answer_size == AnswerSize::Large;
@@ -90,13 +108,13 @@ impl Reader {
         let mut together = TOGETHER;
         loop {
             if was_there {
-                if self.queries.is_empty(answer_size) {
+                if self.queries.is_empty(answer_size, |kind| self.is_for(kind)) {
                     self.health_board.set(part, true);
                 }
                 // Opened when something is requested first.
-                drop(self.queries.first(answer_size, 1).await);
+                drop(self.queries.first(answer_size, 1, |kind| self.is_for(kind)).await);
             }
-            let broken = match CommandConnection::open(self.settings.clone(), connection).await {
+            let broken = match Commands::open(&self.connector, connection).await {
                 Err(broken) => {
                     // The first failure may be chance, and the next attempt follows at once: players are not notified of it.
                     if std::mem::replace(&mut has_failed, true) {
@@ -135,7 +153,7 @@ impl Reader {
     /// Answers the first queries of this size. `most`: how many small ones at once.
     async fn answer(
         &self,
-        commands: &mut CommandConnection,
+        commands: &mut Commands,
         answer_size: AnswerSize,
         most: usize,
     ) -> Result<(), Broken> {
@@ -145,8 +163,8 @@ impl Reader {
         }
     }
 
-    async fn answer_small(&self, commands: &mut CommandConnection, most: usize) -> Result<(), Broken> {
-        let asked = next(commands, self.queries.first(AnswerSize::Small, most));
+    async fn answer_small(&self, commands: &mut Commands, most: usize) -> Result<(), Broken> {
+        let asked = next(commands, self.queries.first(AnswerSize::Small, most, |kind| self.is_for(kind)));
         let asked = match self.health_board.no_views() {
             None => asked.await?,
             // The right may be granted while no query waits.
@@ -168,14 +186,10 @@ impl Reader {
         }
     }
 
-    async fn answer_claims(
-        &self,
-        commands: &mut CommandConnection,
-        asked: Vec<(Asked, Claim)>,
-    ) -> Result<(), Broken> {
+    async fn answer_claims(&self, commands: &mut Commands, asked: Vec<(Asked, Claim)>) -> Result<(), Broken> {
         let claims: Vec<Claim> = asked.iter().map(|(_, claim)| claim.clone()).collect();
-        let all_claimed = sessions::claim(commands, &self.settings, &claims).await?;
-        let mut follow_up = FollowUp::new(&self.settings);
+        let all_claimed = sessions::claim(commands, &self.connector.settings, &claims).await?;
+        let mut follow_up = FollowUp::new(&self.connector.settings);
         let (mut must_wait, mut lacks_functions) = (false, false);
         for ((asked, claim), claimed) in asked.into_iter().zip(all_claimed) {
             match claimed {
@@ -188,7 +202,7 @@ impl Reader {
                 Err(message) if is_passing(&message) => must_wait = true,
                 Err(message) if !lacks_functions && is_missing_function(&message) => {
                     lacks_functions = true;
-                    match commands.load(&self.settings.library, false, false).await? {
+                    match commands.load(&self.connector.settings.library, false, false).await? {
                         (_, Ok(())) => must_wait = true,
                         (_, Err(message)) => drop(self.queries.answer(&asked, Err(message.into()))),
                     }
@@ -205,14 +219,14 @@ impl Reader {
     }
 
     /// Answers queries of logs by one pipeline: many of positions, or one of events.
-    async fn answer_logs(&self, commands: &mut CommandConnection, asked: Vec<Asked>) -> Result<(), Broken> {
+    async fn answer_logs(&self, commands: &mut Commands, asked: Vec<Asked>) -> Result<(), Broken> {
         let (asked, parts): (Vec<Asked>, Vec<Part>) =
             asked.into_iter().filter_map(|asked| part_of(&asked).map(|part| (asked, part))).unzip();
-        let mut read = logs::read(commands, &self.settings, &parts).await?;
+        let mut read = logs::read(commands, &self.connector.settings, &parts).await?;
         let lacks_functions = read.iter().any(|log| log.as_ref().is_err_and(|why| is_missing_function(why)));
         // The publisher loads them, too, and not always before.
-        if lacks_functions && commands.load(&self.settings.library, false, false).await?.1.is_ok() {
-            read = logs::read(commands, &self.settings, &parts).await?;
+        if lacks_functions && commands.load(&self.connector.settings.library, false, false).await?.1.is_ok() {
+            read = logs::read(commands, &self.connector.settings, &parts).await?;
         }
         for (asked, log) in asked.into_iter().zip(read) {
             if log.as_ref().is_err_and(|message| is_passing(message)) {
@@ -227,11 +241,11 @@ impl Reader {
 
     async fn answer_views(
         &self,
-        commands: &mut CommandConnection,
+        commands: &mut Commands,
         asked: Vec<(Asked, Arc<str>)>,
         most: usize,
     ) -> Result<(), Broken> {
-        let keys = asked.iter().map(|(_, player)| self.settings.names.views_key(player)).collect();
+        let keys = asked.iter().map(|(_, player)| self.connector.settings.names.views_key(player)).collect();
         let read = match views::read(commands, keys).await {
             // One of them holds what no service has set.
             Err(Broken::Oversized) if most == 1 => asked
@@ -256,9 +270,9 @@ impl Reader {
     }
 
     /// Looks whether this node may read views, of a player that cannot exist.
-    async fn probe_views(&self, commands: &mut CommandConnection) -> Result<(), Broken> {
+    async fn probe_views(&self, commands: &mut Commands) -> Result<(), Broken> {
         let mut length = redis::cmd("HLEN");
-        length.arg(self.settings.names.views_key(""));
+        length.arg(self.connector.settings.names.views_key(""));
         let looked = commands.ask(&length).await?;
         self.note_right(looked.as_ref().err());
         Ok(())
@@ -267,7 +281,7 @@ impl Reader {
     /// Without the right nothing is shown to anybody, and the node is of no use.
     fn note_right(&self, refused: Option<&String>) {
         let forbidden = refused.filter(|message| code_of(message) == "NOPERM");
-        if self.settings.views_open_without_permission
+        if self.connector.settings.views_open_without_permission
             || forbidden.is_some() == self.health_board.no_views().is_some()
         {
             return;
@@ -296,39 +310,40 @@ impl Reader {
     /// The answer of a function, which is loaded first where Redis has lost it.
     async fn call(
         &self,
-        commands: &mut CommandConnection,
+        commands: &mut Commands,
         call: &redis::Cmd,
     ) -> Result<Result<Value, String>, Broken> {
         let answer = commands.ask(call).await?;
         let is_missing = answer.as_ref().is_err_and(|message| is_missing_function(message));
         // The publisher loads them, too, and not always before.
-        if is_missing && commands.load(&self.settings.library, false, false).await?.1.is_ok() {
+        if is_missing && commands.load(&self.connector.settings.library, false, false).await?.1.is_ok() {
             return commands.ask(call).await;
         }
         Ok(answer)
     }
 
-    async fn answer_large(&self, commands: &mut CommandConnection) -> Result<(), Broken> {
-        let asked = next(commands, self.queries.first(AnswerSize::Large, 1)).await?;
+    async fn answer_large(&self, commands: &mut Commands) -> Result<(), Broken> {
+        let asked =
+            next(commands, self.queries.first(AnswerSize::Large, 1, |kind| self.is_for(kind))).await?;
         let Some(asked) = asked.into_iter().next() else { return Ok(()) };
         let read = match &asked.query.kind {
-            QueryKind::Table { channel } => {
-                read_table(commands, &self.settings, channel).await.map(|table| table.map(Answer::Table))
-            }
+            QueryKind::Table { channel } => read_table(commands, &self.connector.settings, channel)
+                .await
+                .map(|table| table.map(Answer::Table)),
             QueryKind::Log { .. } => match self.answer_logs(commands, vec![asked.clone()]).await {
                 // Not read again: it would be as large.
                 Err(Broken::Oversized) => Ok(Err("DAMAGED a part of the log is over 64 MiB".to_owned())),
                 answered => return answered,
             },
             QueryKind::Presence { channel, after, limit } => {
-                let call = presence::page_call(&self.settings, channel, after.as_deref(), *limit);
+                let call = presence::page_call(&self.connector.settings, channel, after.as_deref(), *limit);
                 let page = self.call(commands, &call).await;
                 page.map(|page| {
                     page.and_then(|page| presence::read_page(&page, *limit)).map(Answer::Presence)
                 })
             }
             QueryKind::Nodes => {
-                let nodes = self.call(commands, &lease::list_call(&self.settings)).await;
+                let nodes = self.call(commands, &lease::list_call(&self.connector.settings)).await;
                 nodes.map(|nodes| nodes.and_then(|nodes| lease::read_list(&nodes)).map(Answer::Nodes))
             }
             // Read on the other connection, or by a link.
@@ -394,7 +409,7 @@ fn part_of(asked: &Asked) -> Option<Part> {
 }
 
 /// Waits for queries, and returns them unless the connection ends first.
-async fn next<Q>(commands: &mut CommandConnection, queries: impl Future<Output = Q>) -> Result<Q, Broken> {
+async fn next<Q>(commands: &mut Commands, queries: impl Future<Output = Q>) -> Result<Q, Broken> {
     tokio::select! {
         queries = queries => Ok(queries),
         broken = commands.ended() => Err(broken),
@@ -412,11 +427,10 @@ fn pairs(reply: &Value) -> Box<dyn Iterator<Item = (&Value, &Value)> + '_> {
 
 /// The header of a table that can go on; `None`: there is none that the functions would go on with.
 async fn read_header(
-    commands: &mut CommandConnection,
+    commands: &mut Commands,
     key: &str,
 ) -> Result<Result<Option<(String, u64)>, String>, Broken> {
-    let mut lengths = redis::Pipeline::new();
-    lengths.ignore_errors();
+    let mut lengths = Batch::new();
     for field in ["e", "s"] {
         lengths.cmd("HSTRLEN").arg(key).arg(field);
     }
@@ -445,14 +459,14 @@ fn header(fields: &[Value]) -> Option<(String, u64)> {
 
 /// Reads a table in parts. Its version is read first: whatever changes meanwhile comes live with a higher one.
 async fn read_table(
-    commands: &mut CommandConnection,
+    commands: &mut Commands,
     settings: &RedisSettings,
     channel: &str,
 ) -> Result<Result<StoredTable, String>, Broken> {
     let key = &settings.names.table_key(channel);
     let bounds = settings.library.table_bounds(channel);
-    let mut begin = redis::Pipeline::new();
-    begin.ignore_errors().cmd("TIME").cmd("HLEN").arg(key);
+    let mut begin = Batch::new();
+    begin.cmd("TIME").cmd("HLEN").arg(key);
     let mut begun =
         commands.query(&begin).await?.into_iter().map(|result| result.map_err(|error| error_message(&error)));
     let now_ms = match begun.next() {

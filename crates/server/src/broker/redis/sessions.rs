@@ -8,10 +8,12 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use drawbridge_engine::io::{ClaimedSession, MAX_SESSION_BYTES, PlayerAction, PlayerCommand, SessionHash};
-use redis::{Pipeline, Value};
+use redis::Value;
 
 use super::RedisSettings;
-use super::command_connection::{CommandConnection, error_message, text};
+use super::batch::{Batch, Step};
+use super::command_connection::{error_message, text};
+use super::commands::Commands;
 use super::connect::Broken;
 use super::library::MARK;
 use super::writes::UNPROVEN;
@@ -44,7 +46,7 @@ pub(super) fn parse_entry(entry: &str) -> Option<(&str, SessionHash)> {
 }
 
 /// Stores a record: an entry of the index, and the call.
-pub(super) fn save(pipeline: &mut Pipeline, settings: &RedisSettings, held: &Held<'_>, content: &[u8]) {
+pub(super) fn save(batch: &mut Batch, settings: &RedisSettings, held: &Held<'_>, content: &[u8]) {
     let (names, instance) = (&settings.names, &*settings.lease.instance);
     let bytes = content.len();
     let content = if bytes <= MAX_SESSION_BYTES { content } else { b"" };
@@ -52,32 +54,32 @@ pub(super) fn save(pipeline: &mut Pipeline, settings: &RedisSettings, held: &Hel
         let session = held.session;
         tracing::warn!(%session, bytes, "a session is stored without its content: it is over {MAX_SESSION_BYTES} bytes");
     }
-    pipeline.cmd("SADD").arg(names.node_sessions_key(instance)).arg(held.entry());
-    pipeline.cmd("FCALL").arg("drawbridge_session_save").arg(1);
-    pipeline.arg(names.session_key(held.player, held.session)).arg(instance);
-    pipeline.arg(held.generation).arg(content);
+    batch.begin(Step::Before, "SADD").arg(names.node_sessions_key(instance)).arg(held.entry());
+    batch.cmd("FCALL").arg("drawbridge_session_save").arg(1);
+    batch.arg(names.session_key(held.player, held.session)).arg(instance);
+    batch.arg(held.generation).arg(content);
 }
 
 /// Removes a record: the call, and then the entry of the index.
-pub(super) fn end(pipeline: &mut Pipeline, settings: &RedisSettings, held: &Held<'_>) {
+pub(super) fn end(batch: &mut Batch, settings: &RedisSettings, held: &Held<'_>) {
     let (names, instance) = (&settings.names, &*settings.lease.instance);
-    pipeline.cmd("FCALL").arg("drawbridge_session_end").arg(1);
-    pipeline.arg(names.session_key(held.player, held.session)).arg(instance).arg(held.generation);
-    pipeline.cmd("SREM").arg(names.node_sessions_key(instance)).arg(held.entry());
+    batch.cmd("FCALL").arg("drawbridge_session_end").arg(1);
+    batch.arg(names.session_key(held.player, held.session)).arg(instance).arg(held.generation);
+    batch.begin(Step::After, "SREM").arg(names.node_sessions_key(instance)).arg(held.entry());
 }
 
 /// Lets the record of a node's session go after so many milliseconds, unless Redis' clock is past the deadline.
 pub(super) fn set_window(
-    pipeline: &mut Pipeline,
+    batch: &mut Batch,
     settings: &RedisSettings,
     (player, session): (&str, SessionHash),
     instance: &str,
     window_ms: u64,
     deadline_ms: Option<u64>,
 ) {
-    pipeline.cmd("FCALL").arg("drawbridge_session_window").arg(1);
-    pipeline.arg(settings.names.session_key(player, session)).arg(instance).arg(window_ms);
-    pipeline.arg(deadline_ms.map_or_else(String::new, |deadline| deadline.to_string()));
+    batch.cmd("FCALL").arg("drawbridge_session_window").arg(1);
+    batch.arg(settings.names.session_key(player, session)).arg(instance).arg(window_ms);
+    batch.arg(deadline_ms.map_or_else(String::new, |deadline| deadline.to_string()));
 }
 
 /// A session that a client wants to resume.
@@ -98,25 +100,24 @@ pub(super) struct Claimed {
 /// Claims these sessions for this node, each announced on the nodes' channel. Returns for each what was found, or Redis'
 /// error.
 pub(super) async fn claim(
-    commands: &mut CommandConnection,
+    commands: &mut Commands,
     settings: &RedisSettings,
     claims: &[Claim],
 ) -> Result<Vec<Result<Option<Claimed>, String>>, Broken> {
     let (names, instance) = (&settings.names, &settings.lease.instance);
-    let mut pipeline = Pipeline::with_capacity(claims.len() + 1);
-    pipeline.ignore_errors();
-    pipeline.cmd("SADD").arg(names.node_sessions_key(instance));
+    let mut batch = Batch::with_capacity(claims.len() + 1);
+    batch.begin(Step::Before, "SADD").arg(names.node_sessions_key(instance));
     for Claim { player, session } in claims {
-        pipeline.arg(Held { player, session: *session, generation: CLAIMING }.entry());
+        batch.arg(Held { player, session: *session, generation: CLAIMING }.entry());
     }
     let channel = names.outward(&settings.node_channel);
     for Claim { player, session } in claims {
         let action = PlayerAction::TakenOver { session: *session, node: instance.clone() };
         let announcement = player_command::to_payload(&PlayerCommand { player: player.clone(), action });
-        pipeline.cmd("FCALL").arg("drawbridge_session_claim").arg(1).arg(names.session_key(player, *session));
-        pipeline.arg(&**instance).arg(&*channel).arg(&announcement[..]);
+        batch.cmd("FCALL").arg("drawbridge_session_claim").arg(1).arg(names.session_key(player, *session));
+        batch.arg(&**instance).arg(&*channel).arg(&announcement[..]);
     }
-    let mut results = commands.query(&pipeline).await?.into_iter();
+    let mut results = commands.query(&batch).await?.into_iter();
     let indexed = results.next().unwrap_or(Ok(Value::Nil)).map_err(|error| error_message(&error));
     let claimed = results.map(|result| match (&indexed, result) {
         // Why it counts as not claimed: nobody would clean it up behind this node. The client's next attempt claims it again.
@@ -155,42 +156,43 @@ fn is_mark(value: &Value) -> bool {
 /// What follows claims: entries of the indexes of this node and of those that had the sessions before.
 pub(super) struct FollowUp<'s> {
     settings: &'s RedisSettings,
-    pipeline: Pipeline,
+    batch: Batch,
 }
 
 impl<'s> FollowUp<'s> {
     pub(super) fn new(settings: &'s RedisSettings) -> Self {
-        let mut pipeline = Pipeline::new();
-        pipeline.ignore_errors();
-        FollowUp { settings, pipeline }
+        FollowUp { settings, batch: Batch::new() }
     }
 
     /// This claim was answered. `is_wanted`: somebody still waits for it; else the session is left for the next claim, and goes
     /// when its window ends.
     pub(super) fn add(&mut self, claim: &Claim, claimed: Option<&Claimed>, is_wanted: bool) {
-        let FollowUp { settings, pipeline } = self;
+        let FollowUp { settings, batch } = self;
         let Claim { player, session } = claim;
         let held = |generation| Held { player, session: *session, generation };
         let (names, instance) = (&settings.names, &*settings.lease.instance);
         let own_index = names.node_sessions_key(instance);
         if let Some(claimed) = claimed {
             if is_wanted {
-                pipeline.cmd("SADD").arg(&own_index).arg(held(claimed.session.generation).entry());
+                batch.cmd("SADD").arg(&own_index).arg(held(claimed.session.generation).entry());
             } else {
                 let window_ms = settings.lease.resume_window.as_millis() as u64;
-                set_window(pipeline, settings, (player, *session), instance, window_ms, None);
+                set_window(batch, settings, (player, *session), instance, window_ms, None);
             }
             let (owner, generation) = &claimed.before;
-            pipeline.cmd("SREM").arg(names.node_sessions_key(owner)).arg(held(*generation).entry());
+            batch
+                .begin(Step::After, "SREM")
+                .arg(names.node_sessions_key(owner))
+                .arg(held(*generation).entry());
         }
-        pipeline.cmd("SREM").arg(&own_index).arg(held(CLAIMING).entry());
+        batch.begin(Step::After, "SREM").arg(&own_index).arg(held(CLAIMING).entry());
     }
 
-    pub(super) async fn send(self, commands: &mut CommandConnection) -> Result<(), Broken> {
-        match self.pipeline.is_empty() {
+    pub(super) async fn send(self, commands: &mut Commands) -> Result<(), Broken> {
+        match self.batch.is_empty() {
             true => Ok(()),
             // Where Redis refuses it, the entries stay until their nodes end.
-            false => commands.query(&self.pipeline).await.map(|_| ()),
+            false => commands.query(&self.batch).await.map(|_| ()),
         }
     }
 }
@@ -217,8 +219,8 @@ mod tests {
         let lease = super::super::LeaseSettings::new(instance, std::time::Duration::from_secs(60));
         let settings = RedisSettings { lease, ..super::super::tests::settings() };
         let held = Held { player: "alice", session: SessionHash(7), generation: 1 };
-        let cost = |pipeline: Pipeline| (pipeline.len(), pipeline.get_packed_pipeline().len());
-        let (mut saved, mut ended) = (Pipeline::new(), Pipeline::new());
+        let cost = |batch: Batch| (batch.len(), batch.pipeline().get_packed_pipeline().len());
+        let (mut saved, mut ended) = (Batch::new(), Batch::new());
         save(&mut saved, &settings, &held, b"");
         end(&mut ended, &settings, &held);
         assert_eq!((cost(saved), cost(ended)), ((2, 278), (2, 271)));

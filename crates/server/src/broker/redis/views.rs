@@ -6,9 +6,11 @@ use std::sync::Arc;
 use drawbridge_engine::expr::MAX_RULE_BYTES;
 use drawbridge_engine::io::PlayerOverrides;
 use drawbridge_protocol::channel;
-use redis::{Pipeline, RedisResult, Value};
+use redis::{RedisResult, Value};
 
-use super::command_connection::{CommandConnection, error_message};
+use super::batch::Batch;
+use super::command_connection::error_message;
+use super::commands::Commands;
 use super::connect::Broken;
 use super::reader::UNEXPECTED;
 
@@ -31,13 +33,13 @@ pub(super) struct StoredOverrides {
 
 /// The views under each of these keys, or the error that Redis returned, in the order of the keys.
 pub(super) async fn read(
-    commands: &mut CommandConnection,
+    commands: &mut Commands,
     keys: Vec<String>,
 ) -> Result<Vec<Result<StoredOverrides, String>>, Broken> {
     let mut read: Vec<Result<StoredOverrides, String>> = Vec::new();
     let mut some = Vec::new();
-    for (at, length) in ask(commands, &keys, |key, pipeline| {
-        pipeline.cmd("HLEN").arg(key);
+    for (at, length) in ask(commands, &keys, |key, batch| {
+        batch.cmd("HLEN").arg(key);
     })
     .await?
     .into_iter()
@@ -57,8 +59,8 @@ pub(super) async fn read(
         });
     }
     for part in parts(some, MAX_COMMANDS, |(_, _, fields)| *fields) {
-        let names = ask(commands, &part, |(_, key, _), pipeline| {
-            pipeline.cmd("HKEYS").arg(key);
+        let names = ask(commands, &part, |(_, key, _), batch| {
+            batch.cmd("HKEYS").arg(key);
         })
         .await?;
         let mut named = Vec::new();
@@ -93,14 +95,14 @@ struct View<'k> {
 /// Reads the views of several players into `read`: in one round trip how long they are, then as many at once as have
 /// [`MAX_BYTES`] together.
 async fn read_views(
-    commands: &mut CommandConnection,
+    commands: &mut Commands,
     named: Vec<View<'_>>,
     read: &mut [Result<StoredOverrides, String>],
 ) -> Result<(), Broken> {
     let mut views: Vec<Vec<(Arc<str>, Arc<str>)>> = vec![Vec::new(); read.len()];
     let mut readable = Vec::new();
-    let lengths = ask(commands, &named, |view, pipeline| {
-        pipeline.cmd("HSTRLEN").arg(view.key).arg(&view.channel);
+    let lengths = ask(commands, &named, |view, batch| {
+        batch.cmd("HSTRLEN").arg(view.key).arg(&view.channel);
     })
     .await?;
     for (view, length) in named.into_iter().zip(lengths) {
@@ -120,8 +122,8 @@ async fn read_views(
         }
     }
     for part in parts(readable, MAX_BYTES, |view| view.bytes) {
-        let values = ask(commands, &part, |view, pipeline| {
-            pipeline.cmd("HGET").arg(view.key).arg(&view.channel);
+        let values = ask(commands, &part, |view, batch| {
+            batch.cmd("HGET").arg(view.key).arg(&view.channel);
         })
         .await?;
         for (View { at, channel, .. }, value) in part.into_iter().zip(values) {
@@ -179,18 +181,17 @@ fn is_view(source: &str) -> bool {
 
 /// One command for each of these.
 async fn ask<T>(
-    commands: &mut CommandConnection,
+    commands: &mut Commands,
     of: &[T],
-    command: impl Fn(&T, &mut Pipeline),
+    command: impl Fn(&T, &mut Batch),
 ) -> Result<Vec<Result<Value, String>>, Broken> {
     if of.is_empty() {
         return Ok(Vec::new());
     }
-    let mut pipeline = Pipeline::with_capacity(of.len());
-    pipeline.ignore_errors();
-    of.iter().for_each(|each| command(each, &mut pipeline));
+    let mut batch = Batch::with_capacity(of.len());
+    of.iter().for_each(|each| command(each, &mut batch));
     let result = |result: RedisResult<Value>| result.map_err(|error| error_message(&error));
-    Ok(commands.query(&pipeline).await?.into_iter().map(result).collect())
+    Ok(commands.query(&batch).await?.into_iter().map(result).collect())
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@ use drawbridge_engine::io::{Epoch, LogPosition, LoggedOffset, WriteKind};
 use redis::{RedisResult, Value};
 
 use super::RedisSettings;
+use super::batch::Batch;
 use super::command_connection::{error_message, text};
 use super::library::MARK;
 use super::presence::{self, PresenceIndex};
@@ -70,19 +71,18 @@ pub(super) enum Call {
 
 /// A batch as commands, and what each of them is: events of one entity channel, or of one log, that follow one another are
 /// written by one call.
-pub(super) fn pipeline(
-    batch: &[(u64, Job)],
+pub(super) fn batch_of(
+    jobs: &[(u64, Job)],
     settings: &RedisSettings,
     index: &mut PresenceIndex,
-) -> (redis::Pipeline, Vec<Call>) {
-    let mut pipeline = redis::Pipeline::with_capacity(batch.len());
-    pipeline.ignore_errors();
+) -> (Batch, Vec<Call>) {
+    let mut batch = Batch::with_capacity(jobs.len());
     let names = &settings.names;
-    let mut calls = Vec::with_capacity(batch.len());
-    if index.begin(&mut pipeline, settings) {
+    let mut calls = Vec::with_capacity(jobs.len());
+    if index.begin(&mut batch, settings) {
         calls.push(Call::Upkeep);
     }
-    let mut rest = batch;
+    let mut rest = jobs;
     while let Some((_, job)) = rest.first() {
         let alike = rest.iter().take_while(|(_, other)| other.work.joins(&job.work)).count();
         let (now, later) = rest.split_at(alike.max(1));
@@ -100,44 +100,44 @@ pub(super) fn pipeline(
         match &job.work {
             WriteKind::Publish { channel, payload } => {
                 let command = if settings.sharded.contain(channel) { "SPUBLISH" } else { "PUBLISH" };
-                pipeline.cmd(command).arg(&*names.outward(channel)).arg(&payload[..]);
+                batch.cmd(command).arg(&*names.outward(channel)).arg(&payload[..]);
             }
             WriteKind::Append { stream, fields } => {
-                pipeline.cmd("XADD").arg(&*names.outward(stream)).arg("*");
+                batch.cmd("XADD").arg(&*names.outward(stream)).arg("*");
                 for (name, value) in fields {
-                    pipeline.arg(*name).arg(&value[..]);
+                    batch.arg(*name).arg(&value[..]);
                 }
             }
             WriteKind::Commit { channel, commit } => {
                 let function =
                     function_for(channel, "drawbridge_write", "drawbridge_write_sharded", settings);
-                pipeline.cmd("FCALL").arg(function).arg(1).arg(&*names.outward(channel));
-                pipeline.arg(commit.max).arg(commit.ttl_ms).arg(commit.max_bytes);
-                pipeline.arg(names.channel_prefix());
+                batch.cmd("FCALL").arg(function).arg(1).arg(&*names.outward(channel));
+                batch.arg(commit.max).arg(commit.ttl_ms).arg(commit.max_bytes);
+                batch.arg(names.channel_prefix());
                 for (_, job) in now {
                     let WriteKind::Commit { commit, .. } = &job.work else { continue };
-                    pipeline.arg(&*commit.key).arg(u8::from(commit.remove));
-                    pipeline.arg(open_object(&commit.payload)).arg(&commit.id);
+                    batch.arg(&*commit.key).arg(u8::from(commit.remove));
+                    batch.arg(open_object(&commit.payload)).arg(&commit.id);
                 }
             }
-            WriteKind::Log { channel, .. } => append(&mut pipeline, channel, now, settings),
+            WriteKind::Log { channel, .. } => append(&mut batch, channel, now, settings),
             WriteKind::SetOverride { player, channel, view, announcement: (nodes, payload), if_absent } => {
-                pipeline.cmd("FCALL").arg("drawbridge_view").arg(1).arg(names.views_key(player));
-                pipeline.arg(&**channel).arg(view.as_deref().unwrap_or_default());
-                pipeline.arg(&*names.outward(nodes)).arg(&**payload).arg(u8::from(*if_absent));
+                batch.cmd("FCALL").arg("drawbridge_view").arg(1).arg(names.views_key(player));
+                batch.arg(&**channel).arg(view.as_deref().unwrap_or_default());
+                batch.arg(&*names.outward(nodes)).arg(&**payload).arg(u8::from(*if_absent));
             }
             WriteKind::SaveSession { player, session, generation, content } => {
                 let held = Held { player, session: *session, generation: *generation };
-                sessions::save(&mut pipeline, settings, &held, content);
+                sessions::save(&mut batch, settings, &held, content);
             }
             WriteKind::EndSession { player, session, generation } => {
                 let held = Held { player, session: *session, generation: *generation };
-                sessions::end(&mut pipeline, settings, &held);
+                sessions::end(&mut batch, settings, &held);
             }
-            WriteKind::Presence { .. } => presence::write(&mut pipeline, settings, now),
+            WriteKind::Presence { .. } => presence::write(&mut batch, settings, now),
         }
     }
-    (pipeline, calls)
+    (batch, calls)
 }
 
 /// Which of two functions writes what is published on this channel.
@@ -151,7 +151,7 @@ fn function_for(
 }
 
 /// Appends the events of these jobs to the log of their channel, by one call.
-fn append(pipeline: &mut redis::Pipeline, channel: &str, jobs: &[(u64, Job)], settings: &RedisSettings) {
+fn append(batch: &mut Batch, channel: &str, jobs: &[(u64, Job)], settings: &RedisSettings) {
     let entries = || {
         jobs.iter().filter_map(|(_, job)| match &job.work {
             WriteKind::Log { entry, .. } => Some(entry),
@@ -163,16 +163,16 @@ fn append(pipeline: &mut redis::Pipeline, channel: &str, jobs: &[(u64, Job)], se
     let onces: Vec<_> =
         entries().filter_map(|entry| Some(names.once_key(channel, entry.once.as_deref()?))).collect();
     let function = function_for(channel, "drawbridge_append", "drawbridge_append_sharded", settings);
-    pipeline.cmd("FCALL").arg(function).arg(2 + onces.len());
-    pipeline.arg(&names.log_keys(channel)[..]).arg(&onces[..]);
-    pipeline.arg(&*names.outward(channel)).arg(first.max_events).arg(first.age_ms);
-    pipeline.arg(settings.library.external_bytes());
+    batch.cmd("FCALL").arg(function).arg(2 + onces.len());
+    batch.arg(&names.log_keys(channel)[..]).arg(&onces[..]);
+    batch.arg(&*names.outward(channel)).arg(first.max_events).arg(first.age_ms);
+    batch.arg(settings.library.external_bytes());
     let mut keys = 0;
     for entry in entries() {
         // The number of its key among those of this call; 0: it has none.
         keys += usize::from(entry.once.is_some());
         let once = if entry.once.is_some() { keys } else { 0 };
-        pipeline.arg(open_object(&entry.payload)).arg(&entry.id).arg(once);
+        batch.arg(open_object(&entry.payload)).arg(&entry.id).arg(once);
     }
 }
 

@@ -204,7 +204,6 @@ fn the_broker_is_judged() {
     let form = "it is written like redis://127.0.0.1:6379, rediss://user:password@host:6380/0 or unix:///run/redis.sock";
     for (url, problem) in [
         ("redis-sentinel://h1,h2/service", "names Sentinel, which is not supported yet"),
-        ("redis-cluster://h1,h2", "names a Cluster, which is not supported yet"),
         ("redis://:hunter2@h:x", "has a wrong port"),
     ] {
         check(

@@ -1,0 +1,136 @@
+//! To which server a part of the broker connects: the only one, or in a Cluster the master of its home slot, or any master.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::timeout;
+
+use super::cluster_map::{Cluster, ClusterMap, slot_of};
+use super::connect::Broken;
+use super::{RedisAddress, RedisSettings};
+
+/// How long a part waits for the Cluster's map before it says that there is none.
+const MAP_PATIENCE: Duration = Duration::from_secs(3);
+
+/// See the module.
+#[derive(Clone, Debug)]
+pub(super) struct Connector {
+    pub(super) settings: Arc<RedisSettings>,
+    home: Home,
+}
+
+#[derive(Clone, Debug)]
+enum Home {
+    /// Wherever the settings say.
+    Settings,
+    /// The master of this slot, whichever that is.
+    MasterOf(Cluster, u16),
+    /// One of the masters: the one with this number, or those behind it where it cannot be reached.
+    Any(Cluster, usize),
+}
+
+impl Connector {
+    /// To the Redis of the settings.
+    pub(super) fn to_settings(settings: Arc<RedisSettings>) -> Self {
+        Connector { settings, home: Home::Settings }
+    }
+
+    /// To the master of this slot, at each attempt the one that has it then.
+    pub(super) fn to_master_of(settings: Arc<RedisSettings>, cluster: Cluster, slot: u16) -> Self {
+        Connector { settings, home: Home::MasterOf(cluster, slot) }
+    }
+
+    /// To any master; `number` spreads connections over them.
+    pub(super) fn to_any(settings: Arc<RedisSettings>, cluster: Cluster, number: usize) -> Self {
+        Connector { settings, home: Home::Any(cluster, number) }
+    }
+
+    /// The Cluster, if it is one, and the home slot, if there is one.
+    pub(super) fn cluster(&self) -> Option<(&Cluster, Option<u16>)> {
+        match &self.home {
+            Home::Settings => None,
+            Home::MasterOf(cluster, slot) => Some((cluster, Some(*slot))),
+            Home::Any(cluster, _) => Some((cluster, None)),
+        }
+    }
+
+    /// Where the next connection is made; `None`: where the settings say.
+    ///
+    /// # Errors
+    /// Where no master is known.
+    pub(super) async fn address(&self) -> Result<Option<RedisAddress>, Broken> {
+        let cluster = match &self.home {
+            Home::Settings => return Ok(None),
+            Home::MasterOf(cluster, _) | Home::Any(cluster, _) => cluster,
+        };
+        let mut follower = cluster.follow();
+        let known = timeout(MAP_PATIENCE, follower.wait_for(|map| map.version() > 0)).await;
+        let map = match known {
+            Ok(Ok(map)) => map.clone(),
+            _ => return Err(unknown("no server of the Cluster has said yet which masters there are")),
+        };
+        let address = match &self.home {
+            Home::MasterOf(_, slot) => map.master_of(*slot).map(|master| master.address.clone()),
+            Home::Any(_, number) => any_master(&map, *number),
+            Home::Settings => None,
+        };
+        match address {
+            Some(address) => Ok(Some(address)),
+            None => Err(unknown("no master of the Cluster has the slots of this connection")),
+        }
+    }
+
+    /// The last attempt failed, or its connection broke: the map may be old, and another master may do as well.
+    pub(super) fn failed(&mut self) {
+        match &mut self.home {
+            Home::Settings => {}
+            Home::MasterOf(cluster, _) => cluster.doubt(),
+            Home::Any(cluster, number) => {
+                *number = number.wrapping_add(1);
+                cluster.doubt();
+            }
+        }
+    }
+
+    /// Waits until the Cluster says that this is no longer the address of a master that works; for ever where there is none.
+    pub(super) async fn left(&self, address: Option<&RedisAddress>) {
+        match (self.cluster(), address) {
+            (Some((cluster, _)), Some(address)) => left(cluster, address).await,
+            _ => std::future::pending().await,
+        }
+    }
+
+    /// Whether what has this key in Redis is for the connection of this connector.
+    pub(super) fn has(&self, key: impl FnOnce() -> String) -> bool {
+        let Home::MasterOf(cluster, home) = &self.home else { return true };
+        let map = cluster.map();
+        match map.master_of(slot_of(key().as_bytes())) {
+            Some(owner) => map.master_of(*home).is_some_and(|master| master.address == owner.address),
+            None => false,
+        }
+    }
+}
+
+/// Waits until the Cluster says that this is no longer the address of a master that works.
+pub(super) async fn left(cluster: &Cluster, address: &RedisAddress) {
+    let works =
+        |map: &ClusterMap| map.masters().iter().any(|master| master.address == *address && !master.is_failed);
+    let mut follower = cluster.follow();
+    // Who could change the map and is gone changes it no more.
+    if follower.wait_for(|map| !works(map)).await.is_err() {
+        std::future::pending::<()>().await;
+    }
+}
+
+/// The master with this number, of those that work; of all where none does.
+fn any_master(map: &ClusterMap, number: usize) -> Option<RedisAddress> {
+    let working: Vec<_> = map.masters().iter().filter(|master| !master.is_failed).collect();
+    let masters = if working.is_empty() { map.masters().iter().collect() } else { working };
+    let at = number.checked_rem(masters.len())?;
+    Some(masters[at].address.clone())
+}
+
+fn unknown(what: &str) -> Broken {
+    Broken::Io(io::Error::new(io::ErrorKind::NotFound, what))
+}

@@ -1,0 +1,171 @@
+"""A Redis Cluster of a test's own: masters, each with or without a replica, made without any tool, so that it is up in a
+moment. Of its clients none repeats a command by itself except where a slot has moved."""
+
+import redis
+from redis.backoff import NoBackoff
+from redis.cluster import ClusterNode
+from redis.crc import key_slot
+from redis.retry import Retry
+
+from . import ports
+from .redis_server import TEST_CLIENT, RedisServer
+from .wait import until
+
+SLOTS = 16384
+NODE_TIMEOUT_MS = 1000
+# A failover takes about three seconds; a busy machine is slow.
+FAILOVER = 40.0
+
+
+class ClusterServer(RedisServer):
+    """One server of the Cluster."""
+
+    def __init__(self):
+        self.bus = ports.free()
+        super().__init__(
+            *("--cluster-enabled", "yes", "--cluster-port", self.bus, "--cluster-node-timeout", NODE_TIMEOUT_MS),
+            *("--repl-diskless-sync-delay", 0, "--cluster-replica-validity-factor", 0, "--repl-ping-replica-period", 1),
+        )
+
+    @property
+    def name(self):
+        return f"127.0.0.1:{self.port}"
+
+    def cluster(self, *words):
+        return self.client.execute_command("CLUSTER " + words[0], *words[1:])
+
+    @property
+    def id(self):
+        return self.cluster("MYID").decode()
+
+    def info(self):
+        return self.client.execute_command("CLUSTER INFO")
+
+    def is_ok(self, known):
+        info = self.info()
+        return info["cluster_state"] == "ok" and int(info["cluster_known_nodes"]) == known
+
+
+class RedisCluster:
+    """`masters` masters with `replicas` replicas each."""
+
+    def __init__(self, masters=3, replicas=0):
+        self.masters = [ClusterServer() for _ in range(masters)]
+        self.replicas = [ClusterServer() for _ in range(masters * replicas)]
+        self._client = None
+        for at, server in enumerate(self.masters):
+            server.cluster("ADDSLOTSRANGE", at * SLOTS // masters, (at + 1) * SLOTS // masters - 1)
+            server.cluster("SET-CONFIG-EPOCH", at + 1)
+        for server in self.servers[1:]:
+            self._meet(server)
+        self._wait_ok()
+        for at, replica in enumerate(self.replicas):
+            replica.cluster("REPLICATE", self.masters[at % masters].id)
+        self.wait_for_replicas()
+
+    @property
+    def servers(self):
+        return self.masters + self.replicas
+
+    @property
+    def url(self):
+        return "redis-cluster://" + ",".join(server.name for server in self.masters)
+
+    def _meet(self, server):
+        self.masters[0].cluster("MEET", "127.0.0.1", server.port, server.bus)
+
+    def _wait_ok(self, servers=None):
+        servers = servers or self.servers
+        known = len(servers)
+        until(lambda: all(server.is_ok(known) for server in servers), "all servers know the Cluster", FAILOVER)
+
+    def wait_for_replicas(self):
+        """Until each replica has what its master has: before, none would be promoted."""
+        def connected(replica):
+            role = replica.client.execute_command("ROLE")
+            return role[0] == b"slave" and role[3] == b"connected"
+
+        until(lambda: all(connected(replica) for replica in self.replicas), "all replicas are connected", FAILOVER)
+
+    # what tests ask, as of a single server
+
+    @property
+    def client(self):
+        """Follows the slots, for commands with keys; `flushall` and `function` commands go to all masters."""
+        if self._client is None:
+            self._client = self.own_client()
+        return self._client
+
+    def own_client(self):
+        nodes = [ClusterNode("127.0.0.1", server.port) for server in self.masters]
+        return redis.RedisCluster(startup_nodes=nodes, socket_timeout=10, retry=Retry(NoBackoff(), 3))
+
+    def publish(self, channel, payload):
+        """A plain PUBLISH, on the master that has the channel's slot."""
+        return self.owner(channel).client.publish(channel, payload)
+
+    def stream(self, key):
+        entries = self.client.xrange(key)
+        return [{name.decode(): value.decode() for name, value in fields.items()} for _, fields in entries]
+
+    # slots
+
+    def owner(self, key, among=None):
+        """The master that has the slot of this key, as the others say."""
+        slot = key_slot(key.encode())
+        for server in among or self.servers:
+            if not server.process.running:
+                continue
+            for first, last, master, *_ in server.client.execute_command("CLUSTER SLOTS", **_RAW):
+                if first <= slot <= last:
+                    return next(each for each in self.servers if each.port == master[1])
+        raise AssertionError(f"nobody has slot {slot}")
+
+    def add_master(self):
+        """A master without slots."""
+        server = ClusterServer()
+        self.masters.append(server)
+        self._meet(server)
+        self._wait_ok()
+        return server
+
+    def begin_migration(self, slot, source, target):
+        target.cluster("SETSLOT", slot, "IMPORTING", source.id)
+        source.cluster("SETSLOT", slot, "MIGRATING", target.id)
+
+    def migrate_keys(self, slot, source, target, count=100):
+        """Moves some keys; returns how many."""
+        keys = source.cluster("GETKEYSINSLOT", slot, count)
+        if keys:
+            source.client.execute_command("MIGRATE", "127.0.0.1", target.port, "", 0, 5000, "KEYS", *keys)
+        return len(keys)
+
+    def end_migration(self, slot, source, target):
+        for server in (target, source, *self.masters):
+            server.cluster("SETSLOT", slot, "NODE", target.id)
+
+    def migrate(self, slot, target):
+        """The classic migration of one slot, as `redis-cli --cluster reshard` does it."""
+        source = next(
+            server
+            for server in self.masters
+            if server is not target and any(
+                first <= slot <= last and master[1] == server.port
+                for first, last, master, *_ in server.client.execute_command("CLUSTER SLOTS", **_RAW)
+            )
+        )
+        self.begin_migration(slot, source, target)
+        while self.migrate_keys(slot, source, target):
+            pass
+        self.end_migration(slot, source, target)
+        return source
+
+    def close(self):
+        if self._client is not None:
+            self._client.close()
+        for server in self.servers:
+            server.close()
+
+
+# The client library would make a dictionary of ranges.
+_RAW = {"NEVER_DECODE": True}
