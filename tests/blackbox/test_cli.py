@@ -161,7 +161,7 @@ def test_what_is_not_built_is_refused_by_name(tmp_path, line):
     assert "unknown" not in said.lower()
 
 
-@pytest.mark.parametrize("url", ["redis-sentinel://h1,h2/service", "redis-cluster://h1,h2"])
+@pytest.mark.parametrize("url", ["redis-sentinel://h1,h2/service"])
 def test_other_redis_deployments_are_refused_by_name(tmp_path, url):
     said, _ = complaint(tmp_path, replaced("redis://127.0.0.1:6379", url))
     assert url.split(":")[0].removeprefix("redis-") in said.lower()

@@ -79,23 +79,28 @@ impl Default for ClusterMap {
 
 impl ClusterMap {
     /// Reads the answers to `CLUSTER SLOTS`, `CLUSTER SHARDS` and `CLUSTER INFO`. The second adds masters without slots and who
-    /// failed, the third the epoch; both may be missing. `asked`: the host that answered, which stands for one that the answers
+    /// failed, the third the epoch; both may be missing. `answered_by`: the host of the server, which stands for one that the answers
     /// leave out.
     ///
     /// # Errors
     /// What is wrong with the answer to `CLUSTER SLOTS`.
-    pub(super) fn read(slots: &Value, shards: &Value, info: &Value, asked: &str) -> Result<Self, String> {
+    pub(super) fn read(
+        slots: &Value,
+        shards: &Value,
+        info: &Value,
+        answered_by: &str,
+    ) -> Result<Self, String> {
         let mut map = ClusterMap { epoch: epoch_in(info), ..ClusterMap::default() };
         let Value::Array(ranges) = slots else {
             return Err("CLUSTER SLOTS: an unexpected answer".to_owned());
         };
         for range in ranges {
-            let (from, to, address) = owned_range(range, asked)
+            let (from, to, address) = owned_range(range, answered_by)
                 .ok_or_else(|| "CLUSTER SLOTS: a range that cannot be read".to_owned())?;
             let place = map.place_of(&address);
             map.owners[usize::from(from)..=usize::from(to)].fill(place);
         }
-        for Master { address, is_failed } in masters_in(shards, asked) {
+        for Master { address, is_failed } in masters_in(shards, answered_by) {
             let place = map.place_of(&address);
             map.masters[usize::from(place)].is_failed = is_failed;
         }
@@ -116,7 +121,7 @@ impl ClusterMap {
         &self.masters
     }
 
-    /// The master that has this slot; `None`: nobody has it, as far as is known.
+    /// The master that has this slot; `None`: none has it, as far as is known.
     pub(super) fn master_of(&self, slot: u16) -> Option<&Master> {
         self.masters.get(usize::from(*self.owners.get(usize::from(slot))?))
     }
@@ -128,7 +133,7 @@ impl ClusterMap {
         u16::try_from(slot).ok()
     }
 
-    /// How many slots nobody has.
+    /// How many slots no master has.
     pub(super) fn uncovered(&self) -> usize {
         self.owners.iter().filter(|owner| **owner == NOBODY).count()
     }
@@ -165,23 +170,24 @@ impl ClusterMap {
 }
 
 /// One entry of `CLUSTER SLOTS`: the first and the last slot, and the master.
-fn owned_range(range: &Value, asked: &str) -> Option<(u16, u16, RedisAddress)> {
+fn owned_range(range: &Value, answered_by: &str) -> Option<(u16, u16, RedisAddress)> {
     let Value::Array(parts) = range else { return None };
     let [Value::Int(from), Value::Int(to), Value::Array(master), ..] = &parts[..] else { return None };
     let [host, Value::Int(port), ..] = &master[..] else { return None };
     let (from, to) = (u16::try_from(*from).ok()?, u16::try_from(*to).ok()?);
-    (from <= to && to < SLOTS).then_some((from, to, address(host, *port, asked)?))
+    (from <= to && to < SLOTS).then_some((from, to, address(host, *port, answered_by)?))
 }
 
-/// An address as a Cluster states it: without a host, or with `?`, it is the host that was asked.
-fn address(host: &Value, port: i64, asked: &str) -> Option<RedisAddress> {
-    let host = text(host).filter(|host| !host.is_empty() && host != "?").unwrap_or_else(|| asked.to_owned());
+/// An address as a Cluster states it: without a host, or with `?`, it is the host that answered.
+fn address(host: &Value, port: i64, answered_by: &str) -> Option<RedisAddress> {
+    let host =
+        text(host).filter(|host| !host.is_empty() && host != "?").unwrap_or_else(|| answered_by.to_owned());
     let port = u16::try_from(port).ok().filter(|port| *port > 0)?;
     Some(RedisAddress::Tcp { host, port })
 }
 
 /// The masters that `CLUSTER SHARDS` names; none where the server does not know that command.
-fn masters_in(shards: &Value, asked: &str) -> Vec<Master> {
+fn masters_in(shards: &Value, answered_by: &str) -> Vec<Master> {
     let Value::Array(shards) = shards else { return Vec::new() };
     let nodes = shards.iter().filter_map(|shard| match member(shard, "nodes")? {
         Value::Array(nodes) => Some(nodes),
@@ -196,7 +202,7 @@ fn masters_in(shards: &Value, asked: &str) -> Vec<Master> {
         };
         let host = member(node, "endpoint").or_else(|| member(node, "ip"))?;
         let is_failed = member(node, "health").and_then(text).as_deref() == Some("fail");
-        Some(Master { address: address(host, *port, asked)?, is_failed })
+        Some(Master { address: address(host, *port, answered_by)?, is_failed })
     };
     nodes.flatten().filter_map(master).collect()
 }

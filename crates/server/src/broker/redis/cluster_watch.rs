@@ -1,5 +1,5 @@
 //! Keeps the map of a Cluster up to date: reads it every second from a master that answers, and at once where something
-//! contradicts it ([`Cluster::doubt`]). Which one is asked changes only when it does not answer, or says less than is known.
+//! contradicts it ([`Cluster::doubt`]). It is another master only when that one does not answer, or says less than is known.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -25,13 +25,13 @@ const PATIENCE: Duration = Duration::from_secs(1);
 pub(super) struct ClusterWatch {
     cluster: Cluster,
     settings: Arc<RedisSettings>,
-    /// The server that is asked.
-    asked: Option<(RedisAddress, CommandConnection)>,
+    /// The server that it is read from.
+    source: Option<(RedisAddress, CommandConnection)>,
     /// Answers in a row that say less than is known.
     older: usize,
     /// Counts the servers that were tried.
     tried: usize,
-    /// How many slots nobody has, as far as the log knows.
+    /// How many slots no master has, as far as the log knows.
     uncovered: usize,
 }
 
@@ -45,7 +45,7 @@ enum Useless {
 
 impl ClusterWatch {
     pub(super) fn new(cluster: Cluster, settings: Arc<RedisSettings>) -> Self {
-        ClusterWatch { cluster, settings, asked: None, older: 0, tried: 0, uncovered: 0 }
+        ClusterWatch { cluster, settings, source: None, older: 0, tried: 0, uncovered: 0 }
     }
 
     /// Runs until `stop`.
@@ -69,9 +69,9 @@ impl ClusterWatch {
                     sleep(LEAST_PAUSE).await;
                     let _ = timeout(READ_EVERY - LEAST_PAUSE, self.cluster.doubted()).await;
                 }
-                // Another one is asked at once; where none of them answers, after a pause.
+                // It is read from another one at once; where none of them answers, after a pause.
                 Err(useless) => {
-                    self.asked = None;
+                    self.source = None;
                     failures += 1;
                     if failures < self.servers().len() {
                         continue;
@@ -92,8 +92,8 @@ impl ClusterWatch {
 
     /// Reads the map from one server.
     async fn read(&mut self) -> Result<(), Useless> {
-        let (address, mut connection) = match self.asked.take() {
-            Some(asked) => asked,
+        let (address, mut connection) = match self.source.take() {
+            Some(source) => source,
             None => self.connect().await.map_err(Useless::Broken)?,
         };
         let read = timeout(PATIENCE, read_map(&mut connection, &address)).await;
@@ -115,7 +115,7 @@ impl ClusterWatch {
                 "the masters of the Redis Cluster, or their slots, have changed"
             );
         }
-        self.asked = Some((address, connection));
+        self.source = Some((address, connection));
         Ok(())
     }
 
@@ -128,7 +128,7 @@ impl ClusterWatch {
         Ok((address, connection))
     }
 
-    /// Who can be asked: the masters that work, then those of the configuration; one at least.
+    /// From whom it can be read: the masters that work, then those of the configuration; one at least.
     fn servers(&self) -> Vec<RedisAddress> {
         let map = self.cluster.map();
         let working = map.masters().iter().filter(|master| !master.is_failed);
@@ -168,9 +168,9 @@ async fn read_map(connection: &mut CommandConnection, address: &RedisAddress) ->
         false => Broken::refused(&message),
     })?;
     let (shards, info) = (answer().unwrap_or(Value::Nil), answer().unwrap_or(Value::Nil));
-    let asked = match address {
+    let host = match address {
         RedisAddress::Tcp { host, .. } => host.as_str(),
         RedisAddress::Unix(_) => "",
     };
-    ClusterMap::read(&slots, &shards, &info, asked).map_err(Broken::Refused)
+    ClusterMap::read(&slots, &shards, &info, host).map_err(Broken::Refused)
 }

@@ -213,7 +213,7 @@ fn slot_of_write(names: &Names, work: &WriteKind) -> Option<u16> {
 }
 
 impl Assignment {
-    /// Finds out anew which of these homes is for which master.
+    /// Finds out which of these homes is for which master now.
     fn assign(&mut self, map: &ClusterMap, homes: impl Iterator<Item = u16>) {
         self.homes.clear();
         for home in homes {
@@ -253,8 +253,8 @@ mod tests {
 
     #[test]
     fn writes_of_a_slot_stay_where_some_are_not_answered() {
-        let mut assignment = Assignment::default();
-        assignment.homes = HashMap::from_iter([(tcp(1), 10), (tcp(2), 20)]);
+        let homes = HashMap::from_iter([(tcp(1), 10), (tcp(2), 20)]);
+        let mut assignment = Assignment { homes, ..Assignment::default() };
         let (home, first) = assignment.home_for(7, Some(&tcp(1)));
         assert_eq!(home, 10);
         // The slot moves.
@@ -269,8 +269,8 @@ mod tests {
 
     #[test]
     fn a_slot_that_nobody_has_goes_where_it_went_last() {
-        let mut assignment = Assignment::default();
-        assignment.homes = HashMap::from_iter([(tcp(2), 20)]);
+        let homes = HashMap::from_iter([(tcp(2), 20)]);
+        let mut assignment = Assignment { homes, ..Assignment::default() };
         assert_eq!(assignment.home_for(7, None).0, FIRST_HOME);
         assert_eq!(assignment.home_for(8, Some(&tcp(2))).0, 20);
         assert_eq!(assignment.home_for(8, None).0, 20);

@@ -122,7 +122,7 @@ fn is_passing(message: &str) -> bool {
 }
 
 /// The code of a command whose connection broke before it was answered, while others of its batch were: in a Cluster. What is
-/// read may be read again; whether something was written nobody knows.
+/// read may be read again; whether something was written is unknown.
 const UNANSWERED: &str = "UNANSWERED";
 
 /// The code of a replica's refusal to write.
@@ -185,8 +185,9 @@ pub(super) async fn run(settings: RedisSettings, shell: Shell) {
                 });
                 tasks.spawn(reader.run(link_count + 1 + place, answer_size, stop.clone()));
             }
-            let (board, metrics) = (health_board.clone(), link_metrics.clone());
-            let publisher = Publisher::new(link_count, jobs, connector.clone(), board, metrics, local);
+            let metrics = link_metrics.clone();
+            let publisher =
+                Publisher::new(link_count, jobs, connector.clone(), health_board.clone(), metrics, local);
             tasks.spawn(until_written(publisher.run(stop.clone()), written));
             (link_count + 3, connector)
         }

@@ -5,7 +5,7 @@
 //! what is sent again is sent only while nothing behind it in its slot was done.
 //!
 //! A command whose outcome is not known, because its connection broke, is never sent again: its error says [`UNANSWERED`]. One
-//! that was sent to nobody says `CLUSTERDOWN`, as Redis itself does.
+//! that was not sent at all says `CLUSTERDOWN`, as Redis itself does.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -314,7 +314,7 @@ fn parts_of(commands: &[(Step, &Cmd)], sendings: Vec<Sending>) -> Vec<Part> {
     parts
 }
 
-/// Waits for the answers no longer than this is the address of a master that works: one that was replaced answers nobody.
+/// Waits for the answers no longer than this is the address of a master that works: one that was replaced may never answer.
 async fn query_one(
     cluster: &Cluster,
     to: &RedisAddress,
@@ -394,7 +394,7 @@ fn redirection_of(error: &RedisError) -> Option<Redirection> {
     }
 }
 
-/// Where no host is named, it is that of the server that was asked, which all of them share.
+/// Where no host is named, it is that of the server that answered, which all of them share.
 fn named(to: RedisAddress, asked: &RedisAddress) -> RedisAddress {
     match (to, asked) {
         (RedisAddress::Tcp { host, port }, RedisAddress::Tcp { host: asked, .. }) if host.is_empty() => {
@@ -404,7 +404,7 @@ fn named(to: RedisAddress, asked: &RedisAddress) -> RedisAddress {
     }
 }
 
-/// Whether a command was not done, or nobody knows.
+/// Whether a command was not done, or may not have been.
 fn is_undone(error: Option<&RedisError>) -> bool {
     error
         .and_then(RedisError::code)
@@ -439,8 +439,8 @@ mod tests {
 
     #[test]
     fn a_command_without_a_key_goes_with_the_next_one() {
-        let commands = [&["TIME"][..], &["HLEN", "a"], &["TIME"], &["TIME"], &["HLEN", "b"], &["PING"]]
-            .map(|words| command(words));
+        let commands =
+            [&["TIME"][..], &["HLEN", "a"], &["TIME"], &["TIME"], &["HLEN", "b"], &["PING"]].map(command);
         let (a, b) = (Some(slot_of(b"a")), Some(slot_of(b"b")));
         assert_eq!(slots_of(commands.iter()), [a, a, b, b, b, None]);
     }
