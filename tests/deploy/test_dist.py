@@ -17,7 +17,7 @@ WINDOWS = "x86_64-pc-windows-msvc"
 # Stands for a binary that knows its completions and its man page.
 STAND_IN = """#!/bin/sh
 case $1 in
-  --help) printf 'Commands:\\n  serve        Run a node\\n  completions  Print them\\n  man          Print it\\n' ;;
+  --help) printf 'Commands:\\n  serve        Run a node\\n  completions  Print them\\n  man          Print it\\n\\nOptions:\\n  -h, --help\\n' ;;
   *) echo "$@" ;;
 esac
 """
@@ -95,7 +95,7 @@ def test_windows_gets_a_zip_with_an_exe_and_others_a_tar(archives_of_stand_in):
     assert [name for name in members(archive) if name.startswith("drawbridge")] == [program]
 
 
-def test_completions_and_man_page_are_in_it_if_the_binary_has_them_and_runs_here(archives_of_stand_in):
+def test_completions_and_manual_pages_are_in_it_if_the_binary_has_them_and_runs_here(archives_of_stand_in):
     target, (archive, _) = archives_of_stand_in
     found = {name: content for name, content in members(archive).items() if name.startswith(("completions/", "man/"))}
     generated = {
@@ -104,6 +104,9 @@ def test_completions_and_man_page_are_in_it_if_the_binary_has_them_and_runs_here
         "completions/drawbridge.fish": b"completions fish\n",
         "completions/drawbridge.ps1": b"completions powershell\n",
         "man/drawbridge.1": b"man\n",
+        "man/drawbridge-serve.1": b"man serve\n",
+        "man/drawbridge-completions.1": b"man completions\n",
+        "man/drawbridge-man.1": b"man man\n",
     }
     assert found == ({} if target == WINDOWS else generated)
 
