@@ -464,7 +464,7 @@ pub enum BrokerEvent {
         channel: Arc<str>,
         /// The last offset that is missing, in the node's count.
         position: Position,
-        /// The last logged event that is missing, if any is.
+        /// The first logged event that is missing, if any is.
         logged: Option<LogPosition>,
     },
     /// The live stream of a channel with `history` goes on elsewhere in its log.

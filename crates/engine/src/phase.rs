@@ -18,8 +18,10 @@
 //! An interrupted subscription is shown whatever still comes, but a new request about it is answered only when Redis has
 //! confirmed it again. If its views are not known at that time either, it goes back to `Waiting`.
 //!
-//! A subscription that has to catch up only has succeeded: it is called subscribed, and shown nothing until what it missed
-//! has been sent.
+//! A subscription that has to catch up only has succeeded: it is called subscribed, and shown no logged event until what it
+//! missed has been sent.
+
+use crate::io::InLog;
 
 /// See the module.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,7 +55,8 @@ pub(crate) enum OnConfirmed {
     LiveAfterBreak,
     /// Its views are not known.
     StillWaiting,
-    /// It was live before the link broke, and its views are not known: once they are, the client is notified of the gap.
+    /// It was live before the link broke, and its views are not known: once they are, what it missed is sent from the channel's
+    /// log, or the client is notified of the gap.
     Suspended,
 }
 
@@ -72,6 +75,12 @@ impl Phase {
     #[inline]
     pub(crate) fn is_shown_events(self) -> bool {
         !matches!(self, Phase::Waiting(_))
+    }
+
+    /// Whether an event that comes is shown to it: what it missed of a log holds up logged events only.
+    #[inline]
+    pub(crate) fn shows(self, in_log: InLog) -> bool {
+        self.is_shown_events() || (in_log == InLog::Volatile && self.has_to_catch_up_only())
     }
 
     /// The answer to a request about it, if it can be given now.
@@ -204,6 +213,7 @@ mod tests {
         assert!(phase.success().is_none() && phase.is_pending());
         assert_eq!(phase.confirm(true, false), OnConfirmed::StillWaiting);
         assert!(phase.success().is_some() && !phase.is_pending() && !phase.is_shown_events());
+        assert!(phase.shows(InLog::Volatile) && !phase.shows(InLog::NoLog));
         phase.interrupt();
         assert!(phase.success().is_none() && !phase.is_caught_up(), "it is to be confirmed again");
         assert_eq!(phase.confirm(true, true), OnConfirmed::StillWaiting);

@@ -6,7 +6,6 @@ use drawbridge_protocol::{Encoding, ErrorCode, ErrorMessage, Frame, ServerMessag
 use smallvec::SmallVec;
 
 use super::Engine;
-use super::logs::gap_position;
 use crate::io::{
     Answer, Answered, BrokerEvent, BrokerStatus, ChannelPosition, LogPosition, Notice, Position, SessionId,
     Subject, Ticket,
@@ -112,21 +111,20 @@ impl Engine {
             is_made_good = is_known;
         }
         let target = &mut self.targets[id];
-        let mut broken: SmallVec<[SessionId; 8]> = SmallVec::new();
+        let (mut broken, mut suspended): (SmallVec<[SessionId; 8]>, SmallVec<[SessionId; 8]>) =
+            Default::default();
         for subscriber in &mut target.subscribers {
             let session = &mut self.sessions[subscriber.session];
             match subscriber.phase.confirm(!session.overrides.is_loading(), after_break) {
                 OnConfirmed::LiveAfterBreak if is_made_good => {}
                 OnConfirmed::LiveAfterBreak => broken.push(session.id),
-                OnConfirmed::Suspended => {
-                    let reply = session.reply_on_resume();
-                    target.waiters.push(Waiter { session: session.id, reply });
-                }
+                OnConfirmed::Suspended => suspended.push(session.id),
                 // Those whose views are not known yet are notified when they are.
                 OnConfirmed::Live | OnConfirmed::StillWaiting => {}
             }
         }
         let position = target.position;
+        suspended.into_iter().for_each(|session| self.suspended(session, id));
         self.mark_present(id);
         let answers = self.take_answers(id, |_| true);
         self.resync(&broken, &subject.name, "broker", position);
@@ -135,6 +133,9 @@ impl Engine {
         let resuming: Vec<SessionId> =
             self.targets[id].subscribers.iter().filter(resumes).map(|theirs| theirs.session).collect();
         resuming.into_iter().for_each(|session| self.go_on_catching_up(session));
+        if subject.is_pattern() && after_break {
+            self.pattern_confirmed_again(&subject.name);
+        }
     }
 
     /// Takes out of those who wait for a target's subscriptions whoever can be answered now, each with its success.
@@ -296,15 +297,15 @@ impl Engine {
 
     /// Events of a real channel were dropped on the way here: everybody who might have seen them is told.
     fn gap(&mut self, channel: &Arc<str>, position: Position, logged: Option<LogPosition>) {
-        if self.log_gap(channel, logged) {
-            return;
+        if let Some(first) = logged {
+            return self.log_gap(channel, first);
         }
         let class = self.settings.classes.of_channel(channel);
-        // What is in no log is not sent again.
-        if logged.is_none() && class.is_some_and(|(_, class, _)| class.history.is_some()) {
+        // Volatile events: nobody recovers them.
+        if class.is_some_and(|(_, class, _)| class.history.is_some()) {
             return;
         }
-        let position = gap_position(position, logged);
+        let position = ChannelPosition::Counted(position);
         let exact = self.targets.find_channel(channel);
         if let Some(id) = exact {
             self.targets[id].position = Some(position);

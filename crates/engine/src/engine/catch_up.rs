@@ -9,20 +9,23 @@
 //!              RESYNC, if something is missing ──▶ events by its views ──page ends at the live stream──▶ live
 //! ```
 //!
-//! Invariant: while a session catches up on a channel it is shown nothing live of it, by whichever subscription.
+//! What a whole channel has missed is sent to all who see it at once; whoever of them has no room for more goes on alone, from
+//! there.
+//!
+//! Invariant: while a session catches up on a channel it is shown no live event of its log, by whichever subscription.
+//! Volatile events have no place in the log, and come at once.
 
 use std::sync::Arc;
 
-use drawbridge_protocol::{ServerMessage, SubscriptionInfo, glob};
+use drawbridge_protocol::glob;
 
 use super::Engine;
 use super::deliver::{Route, access, delivery_of};
 use crate::access::Access;
 use crate::audience::NOBODY;
 use crate::io::{ChannelPosition, LogPosition, LoggedOffset, Publication, Replay, SessionId};
-use crate::phase::Success;
-use crate::session::Origin;
-use crate::targets::{LOST, Target, TargetId};
+use crate::session::{Phase, Session};
+use crate::targets::{LOST, Target, TargetId, Waiter};
 use crate::upstream::{Cursor, StoredLog};
 use crate::view::EventScope;
 
@@ -48,9 +51,9 @@ pub(super) struct Resuming {
     /// No position is known: all is missing.
     is_lost: bool,
     /// What its position means to the log, once that is known.
-    verdict: Option<Recovery>,
+    pub(super) verdict: Option<Recovery>,
     /// `WELCOME` listed the channel as pending, because the log had not said what the position means.
-    is_pending: bool,
+    pub(super) is_pending: bool,
     /// The page that is out was requested before it came: that page may end before the session's position.
     is_late: bool,
     /// Why it is to be sent a `RESYNC` before the next event.
@@ -70,33 +73,72 @@ impl Engine {
         since: Option<LogPosition>,
     ) {
         // By its name it is shown everything that patterns show.
+        let resuming =
+            Resuming { is_lost: since.is_none(), ..Resuming::new(id, target, since.unwrap_or_default()) };
+        self.resume_log(resuming, channel);
+        self.ask_log(channel);
+    }
+
+    /// A session that has been shown a channel up to this position is shown no more of it with the others: what follows is sent
+    /// to it alone, once it can take it.
+    pub(super) fn go_on_alone(
+        &mut self,
+        id: SessionId,
+        target: TargetId,
+        channel: &Arc<str>,
+        at: LogPosition,
+    ) {
+        // There is nobody who waits to learn what the position means.
+        let resuming = Resuming { verdict: Some(Recovery::Recovered), ..Resuming::new(id, target, at) };
+        self.resume_log(resuming, channel);
+    }
+
+    fn resume_log(&mut self, resuming: Resuming, channel: &Arc<str>) {
+        let id = resuming.session;
         let own =
             self.targets.find_channel(channel).filter(|own| self.sessions[id].subscription(*own).is_some());
-        let target = own.unwrap_or(target);
-        if let Some(own) = own {
-            let slot = self.sessions[id].slot_of(own);
-            self.targets[own].subscriber_at_mut(slot).phase.fall_behind();
+        match own {
+            Some(own) => {
+                let slot = self.sessions[id].slot_of(own);
+                self.targets[own].subscriber_at_mut(slot).phase.fall_behind();
+            }
+            None => self.follow_by_pattern(channel),
         }
         let behind = self.sessions[id].catching_up.get_or_insert_default();
         if !behind.channels.contains(channel) {
             behind.channels.push(channel.clone());
         }
-        if own.is_none() {
-            self.follow_by_pattern(channel);
-        }
         let log = self.logs.get_or_insert(channel);
         log.resuming.retain(|one| one.session != id);
-        log.resuming.push(Resuming {
-            session: id,
-            target,
-            cursor: since.unwrap_or_default(),
-            is_lost: since.is_none(),
-            verdict: None,
-            is_pending: false,
-            is_late: log.is_out,
-            resync: None,
-        });
-        self.ask_log(channel);
+        let target = own.unwrap_or(resuming.target);
+        log.resuming.push(Resuming { target, is_late: log.is_out, ..resuming });
+    }
+
+    /// A subscription that was shown events is shown none until its session's views are known. What comes meanwhile is then read
+    /// from the channel's log; where there is none the client is notified of the gap.
+    pub(super) fn suspended(&mut self, id: SessionId, target_id: TargetId) {
+        let target = &self.targets[target_id];
+        let channel = target.subject.name.clone();
+        let at = self.logs.get(&channel).filter(|_| !target.subject.is_pattern()).and_then(|log| log.at);
+        if let Some(at) = at {
+            self.go_on_alone(id, target_id, &channel, at);
+        }
+        let session = &mut self.sessions[id];
+        if at.is_none() || matches!(session.phase, Phase::Joining(_)) {
+            let reply = session.reply_on_resume();
+            self.targets[target_id].waiters.push(Waiter { session: id, reply });
+        }
+    }
+
+    /// A session subscribes by name to a channel on which it catches up by a pattern: it does so by its name from now on.
+    pub(super) fn catch_up_by_name(&mut self, id: SessionId, own: TargetId) {
+        let channel = self.targets[own].subject.name.clone();
+        let Some(log) = self.logs.get_mut(&channel) else { return };
+        if let Some(one) = log.resuming.iter_mut().find(|one| one.session == id) {
+            one.target = own;
+            let slot = self.sessions[id].slot_of(own);
+            self.targets[own].subscriber_at_mut(slot).phase.fall_behind();
+        }
     }
 
     /// A session has no connection any more: of channels with `history` nothing is kept for it, for their logs have it. When
@@ -128,16 +170,23 @@ impl Engine {
 
     /// As [`Engine::catch_up`], of whichever subscription the session has to this channel. Returns whether it has one.
     pub fn catch_up_on(&mut self, id: SessionId, channel: &Arc<str>, since: Option<LogPosition>) -> bool {
-        let matches = |target: &Target| match target.subject.is_pattern() {
-            true => glob::glob_matches(&target.subject.name, channel),
-            false => target.subject.name == *channel,
-        };
-        let held = self.sessions.get(id).into_iter().flat_map(|session| &session.subscriptions);
-        let target = held.map(|held| held.target).find(|target| matches(&self.targets[*target]));
+        let target = self.sessions.get(id).and_then(|_| self.subscription_to(id, channel, None));
         if let Some(target) = target {
             self.catch_up(id, target, channel, since);
         }
         target.is_some()
+    }
+
+    /// A subscription of a session by which it receives a channel, other than `but`.
+    fn subscription_to(&self, id: SessionId, channel: &str, but: Option<TargetId>) -> Option<TargetId> {
+        let held = self.sessions[id].subscriptions.iter().map(|held| held.target);
+        held.filter(|target| Some(*target) != but).find(|target| {
+            let subject = &self.targets[*target].subject;
+            match subject.is_pattern() {
+                true => glob::glob_matches(&subject.name, channel),
+                false => *subject.name == *channel,
+            }
+        })
     }
 
     /// Where a session is in the channel of one of its subscriptions: what it is sent next follows that.
@@ -160,10 +209,7 @@ impl Engine {
 
     fn takes_events(&self, id: SessionId) -> bool {
         let session = &self.sessions[id];
-        session.is_open()
-            && !session.is_blocked()
-            && !session.overrides.is_loading()
-            && session.outbox.bytes() < session.outbox.limit() / 2
+        session.is_open() && !session.overrides.is_loading() && has_room(session)
     }
 
     /// A session may be able to take more of what it has missed.
@@ -174,17 +220,34 @@ impl Engine {
         }
     }
 
-    /// A subscription ends: it catches up no more.
+    /// A subscription ends: it catches up no more, unless another one shows the channel.
     pub(super) fn stop_catching_up(&mut self, id: SessionId, target: TargetId) {
         let Some(behind) = &mut self.sessions[id].catching_up else { return };
-        let logs = &mut self.logs;
-        behind.channels.retain(|channel| {
-            let Some(log) = logs.get_mut(channel) else { return false };
-            let before = log.resuming.len();
-            log.resuming.retain(|one| one.session != id || one.target != target);
-            log.resuming.len() == before
-        });
+        for channel in std::mem::take(&mut behind.channels) {
+            let other =
+                self.subscription_to(id, &channel, Some(target)).filter(|_| self.may_see(id, &channel));
+            let Some(log) = self.logs.get_mut(&channel) else { continue };
+            let Some(at) = log.resuming.iter().position(|one| one.session == id) else { continue };
+            match other {
+                _ if log.resuming[at].target != target => {}
+                Some(other) => {
+                    let one = &mut log.resuming[at];
+                    (one.target, one.is_pending) = (other, false);
+                }
+                None => {
+                    log.resuming.remove(at);
+                    continue;
+                }
+            }
+            self.sessions[id].catching_up.get_or_insert_default().channels.push(channel);
+        }
         self.tidy_catching_up(id);
+    }
+
+    /// Whether a session's rights show it a channel, by whichever subscription.
+    fn may_see(&mut self, id: SessionId, channel: &Arc<str>) -> bool {
+        let session = &mut self.sessions[id];
+        matches!(access(&self.settings, &mut self.views, session, channel), Access::Granted(_))
     }
 
     fn tidy_catching_up(&mut self, id: SessionId) {
@@ -252,11 +315,13 @@ impl Engine {
         if replay.after > at.offset {
             return;
         }
+        let mut viewers = self.viewers(channel);
         for publication in replay.events.iter() {
             let Some(next) = publication.in_log.position().filter(|next| next.offset == at.offset.next())
             else {
                 continue;
             };
+            self.part_from_slow(&mut viewers, channel, at);
             at = next;
             self.log_goes_on(channel, next);
             self.deliver_to_all(publication);
@@ -266,6 +331,18 @@ impl Engine {
             self.set_position(channel, replay.live);
             if let Some(log) = self.logs.get_mut(channel) {
                 log.is_behind = false;
+            }
+        }
+    }
+
+    /// Of those who are sent what a channel has missed, whoever has no room for more goes on alone: so that a replay never
+    /// counts as slow consumption.
+    fn part_from_slow(&mut self, viewers: &mut Vec<SessionId>, channel: &Arc<str>, at: LogPosition) {
+        let sessions = &self.sessions;
+        let is_slow = |id: &mut SessionId| sessions[*id].is_open() && !has_room(&sessions[*id]);
+        for id in viewers.extract_if(.., is_slow).collect::<Vec<_>>() {
+            if let Some(target) = self.subscription_to(id, channel, None) {
+                self.go_on_alone(id, target, channel, at);
             }
         }
     }
@@ -366,76 +443,6 @@ impl Engine {
         self.give_verdict(one, recovery);
     }
 
-    /// Reports once what the log says of a session's position: in `WELCOME`, or after it.
-    fn give_verdict(&mut self, one: &mut Resuming, recovery: Recovery) {
-        if one.verdict.is_some() {
-            return;
-        }
-        one.verdict = Some(recovery);
-        self.recovered(one.session, one.target, recovery);
-        let slot = self.sessions[one.session].slot_of(one.target);
-        let success = self.targets[one.target].subscriber_at(slot).phase.success();
-        if let Some(success) = success.filter(|_| std::mem::take(&mut one.is_pending)) {
-            self.notify_recovered(one.session, one.target, one.cursor, recovery, &success);
-        }
-    }
-
-    /// `WELCOME` has listed channels as pending that Redis has not confirmed, or whose logs have not said what this session's
-    /// positions mean. They are confirmed when both are known.
-    pub(super) fn await_verdicts(&mut self, id: SessionId) {
-        let Some(behind) = &self.sessions[id].catching_up else { return };
-        for channel in &behind.channels {
-            let own = self.targets.find_channel(channel);
-            let Some(log) = self.logs.get_mut(channel) else { continue };
-            let theirs = |one: &&mut Resuming| one.session == id && Some(one.target) == own;
-            let Some(one) = log.resuming.iter_mut().find(theirs) else { continue };
-            let slot = self.sessions[id].slot_of(one.target);
-            let phase = self.targets[one.target].subscriber_at(slot).phase;
-            one.is_pending = one.verdict.is_none() || phase.success_so_far().is_none();
-        }
-    }
-
-    /// Redis has confirmed a channel that `WELCOME` listed as pending. Returns whether its log has to say what the session's
-    /// position means before the client is told, or has said it and the client is told now.
-    pub(super) fn confirm_with_verdict(
-        &mut self,
-        id: SessionId,
-        target: TargetId,
-        success: &Success,
-    ) -> bool {
-        let channel = self.targets[target].subject.name.clone();
-        let Some(log) = self.logs.get_mut(&channel) else { return false };
-        let theirs = |one: &&mut Resuming| one.session == id && one.target == target && one.is_pending;
-        let Some(one) = log.resuming.iter_mut().find(theirs) else { return false };
-        let (cursor, verdict) = (one.cursor, one.verdict);
-        if let Some(verdict) = verdict {
-            one.is_pending = false;
-            self.notify_recovered(id, target, cursor, verdict, success);
-        }
-        true
-    }
-
-    /// `CHANNEL_SUBSCRIBED` of a channel that was pending in the `WELCOME` of a resume.
-    fn notify_recovered(
-        &mut self,
-        id: SessionId,
-        target: TargetId,
-        cursor: LogPosition,
-        recovery: Recovery,
-        success: &Success,
-    ) {
-        let session = &mut self.sessions[id];
-        let auto = session.subscription(target).is_some_and(|held| held.origin == Origin::Auto);
-        let position = Some(ChannelPosition::Logged(cursor));
-        let subscription = SubscriptionInfo {
-            auto,
-            recovered: Some(recovery == Recovery::Recovered),
-            ..self.targets[target].info(Some(success), &position)
-        };
-        let message = ServerMessage::Subscribed { id: None, subscription, by_server: false };
-        self.out.send(session, &message);
-    }
-
     /// Sends one session a logged event again, if one of its subscriptions shows it. Returns whether one does.
     fn replay_event(&mut self, one: &Resuming, publication: &Arc<Publication>) -> bool {
         let Some(route_target) = self.route_of(one.session, publication) else {
@@ -495,6 +502,26 @@ impl Engine {
             target.subscriber_at_mut(slot).phase.caught_up();
         }
     }
+}
+
+impl Resuming {
+    fn new(session: SessionId, target: TargetId, cursor: LogPosition) -> Self {
+        Resuming {
+            session,
+            target,
+            cursor,
+            is_lost: false,
+            verdict: None,
+            is_pending: false,
+            is_late: false,
+            resync: None,
+        }
+    }
+}
+
+/// Whether a session's outbox has room for what was missed: half of it stays free for what comes live.
+fn has_room(session: &Session) -> bool {
+    !session.is_blocked() && session.outbox.bytes() < session.outbox.limit() / 2
 }
 
 /// Whether a subscriber's view shows it an event.

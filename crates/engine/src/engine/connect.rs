@@ -304,8 +304,8 @@ impl Engine {
         let recoveries = joining.resumed.as_ref().map(|resumed| self.judge_recovery(id, resumed));
         self.send_welcome(id, joining.id.as_ref(), recoveries.as_deref());
         self.notify_pending_later(id);
-        self.await_verdicts(id);
         if let Some(resumed) = &joining.resumed {
+            self.await_verdicts(id);
             self.notify_forbidden(id, &resumed.forbidden);
         }
         for error in joining.errors {

@@ -151,7 +151,7 @@ impl Engine {
             let session = &mut self.sessions[subscriber.session];
             if session.last_seq == seq
                 || table.is_some_and(|exact| session.subscription(exact).is_some())
-                || (publication.in_log != InLog::NoLog && session.is_catching_up(&publication.channel))
+                || (publication.in_log.position().is_some() && session.is_catching_up(&publication.channel))
             {
                 continue;
             }
@@ -187,7 +187,8 @@ impl Outbound {
         subscriber: &mut Subscriber,
         publication: &Arc<Publication>,
     ) {
-        if !subscriber.phase.is_shown_events() || subscriber.is_own_past(session.public, publication) {
+        if !subscriber.phase.shows(publication.in_log) || subscriber.is_own_past(session.public, publication)
+        {
             return;
         }
         if !session.is_open() {

@@ -21,9 +21,7 @@ use super::catch_up::Resuming;
 use super::deliver::access;
 use super::outbound::Outbound;
 use crate::access::Access;
-use crate::io::{
-    BrokerCommand, ChannelPosition, LogPosition, LoggedOffset, Output, Position, Publication, SessionId,
-};
+use crate::io::{BrokerCommand, ChannelPosition, LogPosition, LoggedOffset, Output, Publication, SessionId};
 use crate::session::Session;
 use crate::targets::{Subscriber, Target, TargetId};
 
@@ -176,21 +174,20 @@ impl Engine {
             }
             return true;
         };
-        let Some(next) = next else { return !log.is_behind };
-        if log.is_behind {
-            return false;
-        }
+        // A volatile event has no place in the log: it is shown at once, wherever that is.
+        let Some(next) = next else { return true };
         match log.at {
-            Some(at) if next.offset <= at.offset => return false,
+            Some(_) if log.is_behind => false,
+            Some(at) if next.offset <= at.offset => false,
             Some(at) if next.offset != at.offset.next() => {
-                log.is_behind = true;
-                self.ask_log(channel);
-                return false;
+                self.fall_behind(channel);
+                false
             }
-            _ => {}
+            _ => {
+                self.log_goes_on(channel, next);
+                true
+            }
         }
-        self.log_goes_on(channel, next);
-        true
     }
 
     /// The log has come to this event, which is about to be shown.
@@ -263,22 +260,46 @@ impl Engine {
                 self.log_goes_on(channel, to);
                 self.set_position(channel, to);
             }
-            Some(_) => {
-                log.is_behind = true;
-                self.ask_log(channel);
+            Some(_) => self.fall_behind(channel),
+        }
+    }
+
+    /// Logged events of a channel were dropped on the way here, from this one on: they are read from the log.
+    pub(super) fn log_gap(&mut self, channel: &Arc<str>, first: LogPosition) {
+        if self.logs.get(channel).is_none_or(|log| log.at.is_none()) {
+            // As in `continues_log`: the channel begins with it for those who see it through patterns.
+            if !self.is_seen_by_pattern(channel) {
+                return;
+            }
+            self.logs.get_or_insert(channel).at = Some(before(first));
+            self.follow_by_pattern(channel);
+        }
+        self.fall_behind(channel);
+    }
+
+    /// Events of a channel are missing: until they are read nothing of it is shown to those who have seen it up to here.
+    fn fall_behind(&mut self, channel: &Arc<str>) {
+        let Some(log) = self.logs.get_mut(channel) else { return };
+        log.is_behind |= log.at.is_some();
+        self.ask_log(channel);
+    }
+
+    /// A pattern is live again after a break of its link: what was missed of the channels that are followed for it is read at
+    /// once. Channels with a subscription by name are read when that is confirmed.
+    pub(super) fn pattern_confirmed_again(&mut self, pattern: &str) {
+        for channel in self.followed_under(pattern) {
+            if self.targets.find_channel(&channel).is_none() {
+                self.fall_behind(&channel);
             }
         }
     }
 
-    /// Logged events of a channel were dropped on the way here: they are read from the log. Returns whether they are.
-    pub(super) fn log_gap(&mut self, channel: &Arc<str>, missing: Option<LogPosition>) -> bool {
-        let Some(log) = self.logs.get_mut(channel) else { return false };
-        // What is in no log is not sent again.
-        if missing.is_some() && log.at.is_some() {
-            log.is_behind = true;
-            self.ask_log(channel);
-        }
-        true
+    /// The channels under a pattern that are followed for those who see them through patterns.
+    fn followed_under(&mut self, pattern: &str) -> Vec<Arc<str>> {
+        // At most one step each.
+        self.targets.work.add(self.logs.by_pattern.len() as u64);
+        let is_under = |channel: &&Arc<str>| glob::glob_matches(pattern, channel);
+        self.logs.by_pattern.values().filter(is_under).cloned().collect()
     }
 
     /// Requests the next page of a log, for all who need one; not while one is on its way.
@@ -308,11 +329,7 @@ impl Engine {
         let target = self.targets.remove(id);
         let name = &target.subject.name;
         if target.subject.is_pattern() {
-            // At most one step each.
-            self.targets.work.add(self.logs.by_pattern.len() as u64);
-            let is_under = |channel: &&Arc<str>| glob::glob_matches(name, channel);
-            let under: Vec<Arc<str>> = self.logs.by_pattern.values().filter(is_under).cloned().collect();
-            for channel in under {
+            for channel in self.followed_under(name) {
                 if self.targets.find_channel(&channel).is_none() && !self.is_followed(&channel) {
                     self.logs.remove(&channel);
                 }
@@ -452,13 +469,12 @@ impl Outbound {
         let channel = &publication.channel;
         let Some(cache) = &mut session.access else { return };
         if cache.is_new_epoch(channel, at.epoch, self.publication_seq) {
-            let before = LogPosition { offset: LoggedOffset(at.offset.0.saturating_sub(1)), ..at };
-            self.send_position(session, channel, before);
+            self.send_position(session, channel, before(at));
         }
     }
 }
 
-/// The position of a gap: the logged one if the channel has a log.
-pub(super) fn gap_position(position: Position, logged: Option<LogPosition>) -> ChannelPosition {
-    logged.map_or(ChannelPosition::Counted(position), ChannelPosition::Logged)
+/// The position before an event.
+fn before(event: LogPosition) -> LogPosition {
+    LogPosition { offset: LoggedOffset(event.offset.0.saturating_sub(1)), ..event }
 }

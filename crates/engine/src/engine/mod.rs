@@ -34,6 +34,7 @@ mod resume;
 mod sessions;
 mod slow_consumer;
 mod subscribe;
+mod verdicts;
 mod views;
 
 use std::collections::BTreeMap;

@@ -317,6 +317,7 @@ impl Engine {
             missed_presence: false,
         });
         self.mark_slot_present(target_id, slot);
+        self.catch_up_by_name(id, target_id);
     }
 
     /// Says that a subscription is live, to whom it is to be said, and sends what is in view.

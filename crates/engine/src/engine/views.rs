@@ -389,13 +389,12 @@ impl Engine {
         }
     }
 
-    /// Shows nothing more until the views are known; then tells of the gap.
+    /// Shows nothing more until the views are known.
     fn suspend_delivery(&mut self, id: SessionId) {
-        let session = &mut self.sessions[id];
-        for subscription in session.subscriptions.clone() {
+        for subscription in self.sessions[id].subscriptions.clone() {
             let target = &mut self.targets[subscription.target];
             if target.subscriber_at_mut(subscription.slot).phase.suspend() {
-                target.waiters.push(Waiter { session: id, reply: session.reply_on_resume() });
+                self.suspended(id, subscription.target);
             }
         }
     }

@@ -84,11 +84,12 @@ impl Hub {
             .filter(|(_, pattern)| pattern.is_live)
             .map(|(name, _)| name.clone())
             .collect();
-        for name in live {
-            if !self.cover.is_live(&glob::literal_prefix(&name)) {
-                // Redis ended it by itself: as if the link had broken for these.
-                self.pattern_breaks(&name);
-            }
+        let is_over = |name: &Arc<str>| !self.cover.is_live(&glob::literal_prefix(name));
+        let broken: Vec<Arc<str>> = live.into_iter().filter(is_over).collect();
+        if !broken.is_empty() {
+            // Redis ended it by itself: as if the link had broken for these.
+            self.pattern_logs_break(|channel| broken.iter().any(|name| glob::glob_matches(name, channel)));
+            broken.iter().for_each(|name| self.pattern_breaks(name));
         }
         self.change_cover();
     }

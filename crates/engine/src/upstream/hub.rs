@@ -378,7 +378,8 @@ impl Hub {
             self.waiting.push_back(subject);
         }
         self.barrier.link_broke(missed);
-        self.pattern_logs_break();
+        self.pattern_logs_break(|_| true);
+        self.log_deadlines.clear();
         self.patterns_break(now_ms);
         self.moves_break(now_ms);
     }

@@ -19,7 +19,7 @@ use super::shards::ShardSet;
 use super::stored_log::{Cursor, StoredLog};
 use crate::io::{LogPosition, LoggedOffset, Publication};
 
-/// How many events are held while a position is read, or kept for those who catch up, and what they take in bytes. Beyond
+/// How many logged events are held while a position is read, or kept for those who catch up, and what they take in bytes. Beyond
 /// that nothing more is held: what is missing then is read from the log.
 const MAX_HELD: usize = 1_024;
 const MAX_HELD_BYTES: usize = 1 << 20;
@@ -29,6 +29,8 @@ const MAX_HELD_BYTES: usize = 1 << 20;
 pub(super) struct Log {
     /// Every event up to here was delivered, or the shards were notified; `None`: not known yet.
     pub(super) at: Option<LogPosition>,
+    /// The link broke there: where the stream goes on is not known.
+    is_stale: bool,
     /// While its position is being read.
     reading: Option<Reading>,
     /// Who catches up.
@@ -145,6 +147,11 @@ impl Log {
         self.reading.is_some()
     }
 
+    /// Whether its position has to be read before anything else of it.
+    pub(super) fn is_lost(&self) -> bool {
+        self.at.is_none() || self.is_stale
+    }
+
     /// Whether its position is read by this reading.
     pub(super) fn awaits(&self, load: u64) -> bool {
         self.reading.as_ref().is_some_and(|reading| reading.load == load)
@@ -161,6 +168,7 @@ impl Log {
     /// The link is gone: what comes on the next one follows nothing. Who catches up is read for again.
     pub(super) fn link_broke(&mut self) {
         self.reading = None;
+        self.is_stale = true;
         self.put_back();
     }
 
@@ -206,6 +214,22 @@ impl Log {
         Some(request.after)
     }
 
+    /// The position was read, and those who catch up need nothing behind it but these events, which were delivered since: their
+    /// page is complete. Returns whether that is so.
+    pub(super) fn page_from_position(&mut self, stored: &StoredLog, since: &[Arc<Publication>]) -> bool {
+        let Some(catch_ups) = self.catch_ups.as_mut().filter(|catch_ups| catch_ups.out.is_none()) else {
+            return false;
+        };
+        let Some(request) = catch_ups.waiting.take_if(|request| request.after >= stored.last.offset) else {
+            return false;
+        };
+        let mut out = PageOut::new(0, request);
+        since.iter().for_each(|publication| out.since.push(publication.clone()));
+        out.read = Some(stored.clone());
+        catch_ups.out = Some(out);
+        true
+    }
+
     /// The page was read.
     pub(super) fn keep_page(&mut self, stored: StoredLog, deadline_ms: u64) {
         if let Some(out) = self.catch_ups.as_mut().and_then(|catch_ups| catch_ups.out.as_mut()) {
@@ -224,13 +248,13 @@ impl Log {
         Some((at, out))
     }
 
-    /// What becomes of a live event.
+    /// What becomes of a live event. A volatile one has no place in the log: it waits for nothing.
     pub(super) fn take(&mut self, publication: &Arc<Publication>) -> Fate {
+        let Some(next) = publication.in_log.position() else { return Fate::Deliver };
         if let Some(reading) = &mut self.reading {
             reading.held.push(publication.clone());
             return Fate::Held;
         }
-        let Some(next) = publication.in_log.position() else { return Fate::Deliver };
         match self.at {
             None => return Fate::Gap,
             Some(at) if at.epoch != next.epoch => return Fate::Gap,
@@ -238,7 +262,7 @@ impl Log {
             Some(at) if next.offset != at.offset.next() => return Fate::Gap,
             Some(_) => {}
         }
-        self.at = Some(next);
+        (self.at, self.is_stale) = (Some(next), false);
         Fate::Deliver
     }
 
@@ -267,6 +291,7 @@ impl Log {
             return AfterReading::default();
         };
         let moved = self.go_on(stored, &held, starts);
+        self.is_stale = false;
         let mut settled = AfterReading { moved, ..AfterReading::default() };
         let Kept { mut events, is_over, .. } = held;
         let mut taken = 0;

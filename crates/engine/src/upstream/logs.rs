@@ -130,6 +130,16 @@ impl Hub {
         }
     }
 
+    /// As [`Hub::log_shards`], of a volatile event: also those who were shown the channel until the link broke, while its
+    /// position is being read.
+    fn volatile_shards(&mut self, channel: &str) -> ShardSet {
+        let shards = self.log_shards(channel);
+        match self.entries.get(&SubjectRef::channel(channel)) {
+            Some(entry) if entry.state == State::Loading && entry.broken => shards.union(entry.shards),
+            _ => shards,
+        }
+    }
+
     /// Where an event of a channel with `history` says that it is.
     pub(super) fn in_log(class: Option<&Class>, payload: &Payload<'_>) -> InLog {
         if class.is_none_or(|class| class.history.is_none()) {
@@ -157,7 +167,10 @@ impl Hub {
     }
 
     fn deliver_logged(&mut self, name: &Arc<str>, publication: &Arc<Publication>) {
-        let shards = self.log_shards(name);
+        let shards = match publication.in_log.position() {
+            Some(_) => self.log_shards(name),
+            None => self.volatile_shards(name),
+        };
         if !shards.is_empty() {
             let event = BrokerEvent::Publication(publication.clone());
             self.outputs.push_back(HubOutput::Shards(shards, event));
@@ -227,6 +240,8 @@ impl Hub {
         events.iter().for_each(|publication| self.deliver_logged(name, publication));
         if is_behind {
             self.begin_log(name);
+        } else if self.log_of(name).is_some_and(|log| log.page_from_position(stored, &events)) {
+            self.finish_page(name);
         }
         self.serve_catch_ups(name);
     }
@@ -298,7 +313,7 @@ impl Hub {
             }
             return;
         }
-        if log.at.is_none() {
+        if log.is_lost() {
             return self.begin_log(name);
         }
         if let Some(after) = log.begin_page(load) {
@@ -316,10 +331,7 @@ impl Hub {
         let mut channels: Vec<Arc<str>> = self.pattern_waiting.extract_if(is_under).collect();
         channels.sort_unstable();
         for channel in channels {
-            // What came while the link was away is missing.
-            if self.log_of(&channel).is_some_and(|log| log.is_busy() && !log.is_reading()) {
-                self.begin_log(&channel);
-            }
+            self.serve_catch_ups(&channel);
         }
     }
 
@@ -403,16 +415,16 @@ impl Hub {
         }
     }
 
-    /// The link is gone: channels that only patterns cover are read when something of them comes, or is waited for.
-    pub(super) fn pattern_logs_break(&mut self) {
+    /// What these channels lost with the link, that only patterns cover, is read when something of them comes, or is waited for:
+    /// a shard requests what it follows as soon as its pattern is live again.
+    pub(super) fn pattern_logs_break(&mut self, is_broken: impl Fn(&str) -> bool) {
         let PatternLogs { recent, older } = &mut self.pattern_logs;
-        for (name, log) in recent.iter_mut().chain(older) {
+        for (name, log) in recent.iter_mut().chain(older).filter(|(name, _)| is_broken(name)) {
             log.link_broke();
             if log.is_busy() {
                 self.pattern_waiting.insert(name.clone());
             }
         }
-        self.log_deadlines.clear();
     }
 }
 

@@ -43,6 +43,8 @@ pub struct Client {
     seen: BTreeSet<u64>,
     /// A pattern of its got a `RESYNC`, so that channels that it never saw may get one.
     may_miss_all: bool,
+    /// It has sent `CHANNEL_UNSUBSCRIBE`, and may have unsubscribed already.
+    pub leaving: BTreeSet<String>,
     pub resyncs: Vec<String>,
     pub positions: usize,
 }
@@ -64,6 +66,7 @@ impl Client {
             resumed: BTreeSet::new(),
             seen: BTreeSet::new(),
             may_miss_all: false,
+            leaving: BTreeSet::new(),
             resyncs: Vec::new(),
             positions: 0,
         }
@@ -74,6 +77,7 @@ impl Client {
         self.socket = socket;
         (self.welcomed, self.closed, self.blocked, self.detached) = (false, None, false, false);
         self.subscribed.values_mut().for_each(|confirmed| *confirmed = false);
+        self.leaving.clear();
         self.resumed =
             self.cursors.keys().filter(|name| self.subscribed.contains_key(*name)).cloned().collect();
         let resumed = &self.resumed;
@@ -110,6 +114,7 @@ impl Client {
             }
             "CHANNEL_UNSUBSCRIBED" => {
                 self.subscribed.remove(&channel);
+                self.leaving.remove(&channel);
                 self.cursors.retain(|name, _| is_pattern(&channel) && self.subscribed.contains_key(name));
                 self.may_miss_all = false;
             }

@@ -236,10 +236,13 @@ impl World {
 
     fn unsubscribe(&mut self) {
         let Some(at) = self.some_client() else { return };
-        let client = &self.players.clients[at];
+        let client = &mut self.players.clients[at];
         // Under a pattern the channel would go on.
         let is_alone = client.subscribed.len() == 1;
         let Some((name, true)) = client.subscribed.iter().next().filter(|_| is_alone) else { return };
+        if !client.leaving.insert(name.clone()) {
+            return;
+        }
         let message = json!({ "type": "CHANNEL_UNSUBSCRIBE", "channel": name, "id": 2 });
         self.cluster.text(client.socket, &message.to_string(), &mut self.players);
     }

@@ -90,7 +90,7 @@ struct Shared {
 struct Mark {
     first: Position,
     last: Position,
-    /// The last logged one.
+    /// The first logged one.
     logged: Option<LogPosition>,
 }
 
@@ -176,7 +176,7 @@ impl ShardQueue {
         let mut gaps = self.shared.lock_gaps();
         if let Some(mark) = gaps.get_mut(channel) {
             mark.last = position;
-            mark.logged = logged.or(mark.logged);
+            mark.logged = mark.logged.or(logged);
             return Pushed::Queued;
         }
         if gaps.len() >= MAX_GAPS {

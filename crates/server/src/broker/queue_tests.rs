@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 
-use drawbridge_engine::io::{BrokerStatus, EntityChange, LocalOffset};
+use drawbridge_engine::io::{BrokerStatus, EntityChange, InLog, LocalOffset, LoggedOffset};
 use drawbridge_protocol::event::{Event, Payload, PayloadMode};
 use proptest::prelude::*;
 
@@ -13,7 +13,10 @@ use super::*;
 fn publication(channel: &str, offset: u64, bytes: usize) -> BrokerEvent {
     let payload = vec![b'x'; bytes];
     let event = Event::new(&Payload::read(&payload, PayloadMode::Raw).unwrap(), channel, Some(offset));
-    BrokerEvent::Publication(Arc::new(Publication::new(channel.into(), event, LocalOffset(offset))))
+    let mut publication = Publication::new(channel.into(), event, LocalOffset(offset));
+    let at = LogPosition { offset: LoggedOffset(offset), ..LogPosition::default() };
+    publication.in_log = InLog::At(at);
+    BrokerEvent::Publication(Arc::new(publication))
 }
 
 /// A state of an entity, of a class that conflates.
@@ -202,9 +205,10 @@ proptest! {
                 let last = seen.insert(publication.channel.to_string(), publication.offset.0).unwrap_or(0);
                 assert_eq!(publication.offset.0, last + 1, "on {}", publication.channel);
             }
-            BrokerEvent::Gap { channel, position, .. } => {
+            BrokerEvent::Gap { channel, position, logged } => {
                 let last = seen.insert(channel.to_string(), position.offset.0).unwrap_or(0);
                 assert!(position.offset.0 > last, "a gap of nothing");
+                assert_eq!(logged.map(|first| first.offset.0), Some(last + 1), "the first that is missing");
             }
             other => panic!("{other:?}"),
         };

@@ -19,7 +19,7 @@ use crate::settings::hub_settings;
 pub struct Shard {
     pub engine: Engine,
     pub events: VecDeque<BrokerEvent>,
-    /// Channels with a `Gap` in the queue, and how far their loss goes.
+    /// Channels with a `Gap` in the queue: how far their loss goes, and its first logged event.
     pub(super) marked: BTreeMap<Arc<str>, (Position, Option<LogPosition>)>,
     /// Something was dropped and not marked.
     pub lost: bool,
@@ -148,7 +148,7 @@ impl Shard {
         let channel = &publication.channel;
         let position = Position { epoch: publication.epoch, offset: publication.offset };
         if let Some(marked) = self.marked.get_mut(channel) {
-            *marked = (position, logged.or(marked.1));
+            *marked = (position, marked.1.or(logged));
         } else if !is_dropped {
             self.events.push_back(event);
         } else if outside.roll(4) == 0 {

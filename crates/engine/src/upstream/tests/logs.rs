@@ -122,6 +122,35 @@ fn what_was_delivered_beyond_the_bound_is_left_to_the_next_page() {
     assert!(page.ends_with(" 1026 1027 to 1027 of 1203"), "{page}");
 }
 
+#[test]
+fn a_volatile_event_does_not_wait_for_the_position() {
+    let mut bench = live(3);
+    let (load, _) = reading(&bench.logged(None, 5));
+    let volatile = br#"{"event":"e","data":0}"#;
+    let message = HubInput::Message { pattern: None, channel: CHANNEL.as_bytes(), payload: volatile };
+    let [event] = &bench.give(message)[..] else { panic!("not an event alone") };
+    assert!(event.starts_with("0: log:1 "), "{event}");
+    assert_eq!(bench.answer(load, stored(5, 5, 0)).len(), 2, "it moved, and the event");
+}
+
+/// After a break the position is read before a page; where nothing was missed it is the page.
+#[test]
+fn a_shard_that_missed_nothing_is_answered_by_the_position() {
+    let mut bench = shown_by_pattern();
+    bench.give(HubInput::LinkDown);
+    bench.give(HubInput::LinkUp);
+    bench.hub.barrier.open();
+    bench.give(HubInput::Tick);
+    bench.give(HubInput::Subscribed(&logs()));
+    let (load, range) = reading(&bench.catch_up(A, 1));
+    assert_eq!(range, "Newest 0");
+    assert_eq!(page(&bench.answer(load, stored(1, 1, 0))), " to 1 of 1");
+
+    let (load, range) = reading(&bench.catch_up(A, 0));
+    assert_eq!(range, "After(LoggedOffset(0)) 256", "the position is known now");
+    assert_eq!(page(&bench.answer(load, stored(0, 1, 256))), "1 to 1 of 1");
+}
+
 /// Events that no shard was to be shown are not of its stream: it begins again with the next one.
 #[test]
 fn a_log_is_not_known_any_more_once_an_event_came_that_nobody_was_to_be_shown() {
