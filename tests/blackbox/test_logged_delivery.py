@@ -2,6 +2,8 @@
 
 import pytest
 
+from harness.wait import until
+
 
 VIEW = "!has(data.team) || data.team == me.team"
 CLASSES = [
@@ -46,6 +48,41 @@ def test_a_break_of_the_link_costs_no_logged_event_and_no_resync(own_redis, star
         got = [alice.expect(where=lambda message: message["type"] in ("EVENT", "RESYNC"), channel="log:1") for _ in range(10)]
         assert [message["type"] for message in got] == ["EVENT"] * 10
         assert offsets(got) == list(range(10 * round + 1, 10 * round + 11))
+
+
+def test_a_channel_known_through_a_pattern_is_caught_up_after_a_break_without_another_event(own_redis, start):
+    node = start(own_redis, channel=CLASSES)
+    alice = node.player("alice")
+    alice.subscribe("log:*")
+    node.publish("log:1", "hit", 0)
+    alice.event("log:1", "hit")
+    for round in range(3):
+        own_redis.cut_clients("pubsub")
+        for n in range(10):
+            own_redis.client.fcall("drawbridge_publish", 1, "log:1", '{"event":"hit"}')
+        got = [alice.expect(where=lambda message: message["type"] in ("EVENT", "RESYNC"), channel="log:1") for _ in range(10)]
+        assert [message["type"] for message in got] == ["EVENT"] * 10
+        assert offsets(got) == list(range(10 * round + 2, 10 * round + 12))
+
+
+def test_what_was_missed_is_sent_to_a_slow_reader_as_it_reads(own_redis, proxy, start):
+    link = proxy(own_redis.port)
+    big = {"name": "big:{x}", "subscribe": "true", "publish": "true", "history": {"events": 2000, "age": "10m"}}
+    node = start(f"redis://127.0.0.1:{link.port}", channel=[big], connection={"outbound_bytes": "256KiB"})
+    slow = node.player("slow", receive_buffer=4096)
+    slow.subscribe("big:1")
+    # What is missed is far more than the outbox and the kernel's buffers hold; the client reads none of it meanwhile.
+    payload = '{"event":"hit","data":"%s"}' % ("x" * 10_000)
+    link.away()
+    pipeline = own_redis.client.pipeline(transaction=False)
+    for n in range(1200):
+        pipeline.fcall("drawbridge_publish", 1, "big:1", payload)
+    pipeline.execute()
+    link.flow()
+    until(lambda: node.metric("drawbridge_sessions_catching_up") == 1, "it goes on alone", timeout=30)
+    got = [slow.expect(where=lambda message: message["type"] in ("EVENT", "RESYNC"), channel="big:1") for _ in range(1200)]
+    assert [message["type"] for message in got] == ["EVENT"] * 1200
+    assert offsets(got) == list(range(1, 1201))
 
 
 def test_a_log_that_lost_events_says_resync(own_redis, start):
