@@ -301,7 +301,7 @@ impl Engine {
             return self.log_gap(channel, first);
         }
         let class = self.settings.classes.of_channel(channel);
-        // Volatile events: nobody recovers them.
+        // Volatile events are not recovered.
         if class.is_some_and(|(_, class, _)| class.history.is_some()) {
             return;
         }

@@ -88,7 +88,7 @@ impl Engine {
         channel: &Arc<str>,
         at: LogPosition,
     ) {
-        // There is nobody who waits to learn what the position means.
+        // What the position means is not reported.
         let resuming = Resuming { verdict: Some(Recovery::Recovered), ..Resuming::new(id, target, at) };
         self.resume_log(resuming, channel);
     }
