@@ -166,6 +166,8 @@ var Continuity = class {
   /** Not recovered: the server's `RESYNC` follows and says why. Where none does, this client says so itself. */
   #unproven = /* @__PURE__ */ new Map();
   #reason = "reconnect";
+  /** The session is another one than before the break. */
+  #isNew = false;
   has(channel) {
     return this.#missed.has(channel);
   }
@@ -181,7 +183,8 @@ var Continuity = class {
   }
   welcomed(subscriptions, how) {
     this.#reason = how === "ended" ? "session" : "reconnect";
-    if (how !== "resumed") return;
+    this.#isNew = how !== "resumed";
+    if (this.#isNew) return;
     for (const { channel, pending, recovered } of subscriptions) {
       if (pending || !this.#missed.has(channel)) continue;
       const isWhole = recovered && !(this.cursors.incomplete && isPattern(channel));
@@ -189,7 +192,13 @@ var Continuity = class {
       else if (recovered !== void 0) this.#unproven.set(channel, isPattern(channel) ? globMatcher(channel) : (name) => name === channel);
       if (isWhole || recovered === void 0) this.#missed.delete(channel);
     }
-    this.cursors.incomplete = false;
+  }
+  /** What was live before the break and is not in the new session: forgotten here. Nobody but the server had asked for it. */
+  takeEnded(isListed) {
+    if (!this.#isNew) return [];
+    const ended2 = [...this.#missed.keys()].filter((channel) => !isListed(channel));
+    for (const channel of ended2) this.forget(channel);
+    return ended2;
   }
   /** A subscription is live on this connection. */
   live(channel) {
@@ -239,8 +248,14 @@ var Cursors = class {
   isExact;
   /** The channels that were seen first come first. */
   #cursors = /* @__PURE__ */ new Map();
-  /** A channel that only patterns show was given up for want of room: no pattern can be proven whole. */
-  incomplete = false;
+  /** A channel that only patterns show was given up for want of room. Its `POSITION` does not come again in this session. */
+  #hasEvicted = false;
+  /** The last `CONNECT` had no room for all. */
+  #isTruncated = false;
+  /** The last `CONNECT` did not name every channel that patterns have shown: no pattern can be proven whole. */
+  get incomplete() {
+    return this.#hasEvicted || this.#isTruncated;
+  }
   get(channel) {
     const cursor = this.#cursors.get(channel);
     return cursor && { epoch: cursor.epoch, offset: cursor.offset };
@@ -287,11 +302,12 @@ var Cursors = class {
   }
   clear() {
     this.#cursors.clear();
-    this.incomplete = false;
+    this.#hasEvicted = false;
   }
   /** For `CONNECT.resume`: as many as fit, those of exact subscriptions first. */
   positions(maxCount, maxChars) {
     const positions = /* @__PURE__ */ Object.create(null);
+    this.#isTruncated = false;
     const all = [...this.#cursors.keys()];
     const exact = all.filter(this.isExact);
     let count = 0;
@@ -300,7 +316,7 @@ var Cursors = class {
       const { epoch, offset } = this.#cursors.get(channel);
       chars += channel.length + epoch.length + 48;
       if (++count > maxCount || chars > maxChars) {
-        this.incomplete = true;
+        this.#isTruncated = true;
         break;
       }
       positions[channel] = { epoch, offset };
@@ -312,7 +328,7 @@ var Cursors = class {
     for (const channel of this.#cursors.keys()) {
       if (this.isExact(channel)) continue;
       this.#cursors.delete(channel);
-      this.incomplete = true;
+      this.#hasEvicted = true;
       return;
     }
   }
@@ -980,8 +996,8 @@ var Link = class {
     this.#successorTimer.clear();
     this.requests.whenIdle(void 0);
   }
-  #closePredecessor() {
-    close(this.#predecessor, GOODBYE_CLOSE);
+  #closePredecessor(closeCode = GOODBYE_CLOSE) {
+    close(this.#predecessor, closeCode);
     this.#predecessor = void 0;
   }
   #onPage(signal) {
@@ -1061,7 +1077,7 @@ var Link = class {
     if (this.#attempt?.asksToResume && !this.open) this.#strayAt = this.runtime.now();
     this.#attempt = void 0;
     this.#forgetSuccessor();
-    this.#closePredecessor();
+    this.#closePredecessor(closeCode);
     this.#timer.clear();
     this.#liveness.stop();
     for (const socket of sockets) close(socket, closeCode);
@@ -1988,8 +2004,11 @@ var Subscriptions = class {
       else this.#grant(subscription);
     }
   }
-  /** Announces what `WELCOME` listed, and asks for what `CONNECT` left out. */
+  /** Announces what `WELCOME` listed and what a new session does not have, and asks for what `CONNECT` left out. */
   opened() {
+    for (const channel of this.continuity.takeEnded((name) => this.#own.has(name) || this.#foreign.has(name))) {
+      this.owner.unsubscribed({ channel, reason: "session" });
+    }
     for (const info of [...this.#foreign.values()]) {
       if (info.state === "active" && !this.#own.has(info.channel)) this.#announce(info);
     }
@@ -2028,11 +2047,12 @@ var Subscriptions = class {
   unsubscribed(message) {
     const { channel, reason } = message;
     const subscription = this.#own.get(channel);
-    const foreign = this.#foreign.delete(channel);
+    const foreign = this.#foreign.delete(channel) || this.continuity.has(channel);
     if (subscription?.wish.held) {
       const error = new DrawbridgeError("UNSUBSCRIBED", `${channel} was unsubscribed by the server: ${reason}`, { channel, reason });
       this.#forget(subscription, { channel, reason, error });
     } else if (!subscription && foreign) {
+      this.continuity.forget(channel);
       this.owner.unsubscribed({ channel, reason });
     }
   }
@@ -2195,6 +2215,7 @@ var Subscriptions = class {
     subscription.ended = true;
     this.#own.delete(subscription.channel);
     this.#queue.delete(subscription);
+    this.#undecided.delete(subscription);
     this.continuity.forget(subscription.channel);
     this.listeners.remove(subscription);
     const error = end.error ?? ended(subscription.channel);
@@ -2500,7 +2521,8 @@ var Drawbridge = class {
     this.#connecting = void 0;
   }
   #received(message) {
-    if (message.type !== "ERROR") this.#subscriptions.greetingOver();
+    const isOfGreeting = message.type === "ERROR" || message.type === "CHANNEL_UNSUBSCRIBED" && message.id === void 0;
+    if (!isOfGreeting) this.#subscriptions.greetingOver();
     switch (message.type) {
       case "EVENT":
         if (!this.#cursors.accept(message)) return;

@@ -289,7 +289,7 @@ interface SubscriptionInfo {
 }
 interface Unsubscribed {
     channel: string;
-    /** `client`, `server`, `forbidden`, or the code of the error that ended it. */
+    /** `client`, `server`, `forbidden`, the code of the error that ended it, or `session`: it ended with its session. */
     reason: string;
     error?: DrawbridgeError;
 }

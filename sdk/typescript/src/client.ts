@@ -358,7 +358,9 @@ export class Drawbridge<M extends ChannelMap = AnyChannels> {
   }
 
   #received(message: ServerMessage): void {
-    if (message.type !== "ERROR") this.#subscriptions.greetingOver();
+    // Behind `WELCOME` comes what has ended, then the errors of `CONNECT`.
+    const isOfGreeting = message.type === "ERROR" || (message.type === "CHANNEL_UNSUBSCRIBED" && message.id === undefined);
+    if (!isOfGreeting) this.#subscriptions.greetingOver();
     switch (message.type) {
       case "EVENT":
         if (!this.#cursors.accept(message)) return;

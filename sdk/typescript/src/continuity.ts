@@ -22,6 +22,8 @@ export class Continuity {
   /** Not recovered: the server's `RESYNC` follows and says why. Where none does, this client says so itself. */
   readonly #unproven = new Map<string, (channel: string) => boolean>();
   #reason = "reconnect";
+  /** The session is another one than before the break. */
+  #isNew = false;
 
   constructor(private readonly cursors: Cursors, private readonly owner: ContinuityOwner) {}
 
@@ -43,7 +45,8 @@ export class Continuity {
 
   welcomed(subscriptions: WireSubscription[], how: Begin): void {
     this.#reason = how === "ended" ? "session" : "reconnect";
-    if (how !== "resumed") return;
+    this.#isNew = how !== "resumed";
+    if (this.#isNew) return;
     for (const { channel, pending, recovered } of subscriptions) {
       if (pending || !this.#missed.has(channel)) continue;
       const isWhole = recovered && !(this.cursors.incomplete && isPattern(channel));
@@ -51,8 +54,15 @@ export class Continuity {
       else if (recovered !== undefined) this.#unproven.set(channel, isPattern(channel) ? globMatcher(channel) : (name) => name === channel);
       if (isWhole || recovered === undefined) this.#missed.delete(channel);
     }
-    // All that are named below are new.
-    this.cursors.incomplete = false;
+  }
+
+  /** What was live before the break and is not in the new session: forgotten here. Nobody but the server had asked for it. */
+  takeEnded(isListed: (channel: string) => boolean): string[] {
+    // A resumed session reports each itself, with its reason.
+    if (!this.#isNew) return [];
+    const ended = [...this.#missed.keys()].filter((channel) => !isListed(channel));
+    for (const channel of ended) this.forget(channel);
+    return ended;
   }
 
   /** A subscription is live on this connection. */

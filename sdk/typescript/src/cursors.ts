@@ -22,11 +22,18 @@ const MAX_CURSORS = 1024;
 export class Cursors {
   /** The channels that were seen first come first. */
   readonly #cursors = new Map<string, Cursor>();
-  /** A channel that only patterns show was given up for want of room: no pattern can be proven whole. */
-  incomplete = false;
+  /** A channel that only patterns show was given up for want of room. Its `POSITION` does not come again in this session. */
+  #hasEvicted = false;
+  /** The last `CONNECT` had no room for all. */
+  #isTruncated = false;
 
   /** `isExact`: whether the channel is subscribed by name; those are never given up for others. */
   constructor(private readonly isExact: (channel: string) => boolean) {}
+
+  /** The last `CONNECT` did not name every channel that patterns have shown: no pattern can be proven whole. */
+  get incomplete(): boolean {
+    return this.#hasEvicted || this.#isTruncated;
+  }
 
   get(channel: string): Position | undefined {
     const cursor = this.#cursors.get(channel);
@@ -82,12 +89,13 @@ export class Cursors {
 
   clear(): void {
     this.#cursors.clear();
-    this.incomplete = false;
+    this.#hasEvicted = false;
   }
 
   /** For `CONNECT.resume`: as many as fit, those of exact subscriptions first. */
   positions(maxCount: number, maxChars: number): Record<string, Position> {
     const positions: Record<string, Position> = Object.create(null);
+    this.#isTruncated = false;
     const all = [...this.#cursors.keys()];
     const exact = all.filter(this.isExact);
     let count = 0;
@@ -96,7 +104,7 @@ export class Cursors {
       const { epoch, offset } = this.#cursors.get(channel)!;
       chars += channel.length + epoch.length + 48;
       if (++count > maxCount || chars > maxChars) {
-        this.incomplete = true;
+        this.#isTruncated = true;
         break;
       }
       positions[channel] = { epoch, offset };
@@ -109,7 +117,7 @@ export class Cursors {
     for (const channel of this.#cursors.keys()) {
       if (this.isExact(channel)) continue;
       this.#cursors.delete(channel);
-      this.incomplete = true;
+      this.#hasEvicted = true;
       return;
     }
   }

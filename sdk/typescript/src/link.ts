@@ -329,8 +329,8 @@ export class Link {
     this.requests.whenIdle(undefined);
   }
 
-  #closePredecessor(): void {
-    close(this.#predecessor, GOODBYE_CLOSE);
+  #closePredecessor(closeCode = GOODBYE_CLOSE): void {
+    close(this.#predecessor, closeCode);
     this.#predecessor = undefined;
   }
 
@@ -422,7 +422,8 @@ export class Link {
     if (this.#attempt?.asksToResume && !this.open) this.#strayAt = this.runtime.now();
     this.#attempt = undefined;
     this.#forgetSuccessor();
-    this.#closePredecessor();
+    // Before `WELCOME` the session may still be its: then 1000 ends it there.
+    this.#closePredecessor(closeCode);
     this.#timer.clear();
     this.#liveness.stop();
     for (const socket of sockets) close(socket, closeCode);

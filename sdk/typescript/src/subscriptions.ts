@@ -38,7 +38,7 @@ export interface SubscriptionInfo {
 
 export interface Unsubscribed {
   channel: string;
-  /** `client`, `server`, `forbidden`, or the code of the error that ended it. */
+  /** `client`, `server`, `forbidden`, the code of the error that ended it, or `session`: it ended with its session. */
   reason: string;
   error?: DrawbridgeError;
 }
@@ -260,8 +260,11 @@ export class Subscriptions {
     }
   }
 
-  /** Announces what `WELCOME` listed, and asks for what `CONNECT` left out. */
+  /** Announces what `WELCOME` listed and what a new session does not have, and asks for what `CONNECT` left out. */
   opened(): void {
+    for (const channel of this.continuity.takeEnded((name) => this.#own.has(name) || this.#foreign.has(name))) {
+      this.owner.unsubscribed({ channel, reason: "session" });
+    }
     for (const info of [...this.#foreign.values()]) {
       if (info.state === "active" && !this.#own.has(info.channel)) this.#announce(info);
     }
@@ -302,12 +305,14 @@ export class Subscriptions {
   unsubscribed(message: UnsubscribedMessage): void {
     const { channel, reason } = message;
     const subscription = this.#own.get(channel);
-    const foreign = this.#foreign.delete(channel);
+    // Behind the `WELCOME` of a resumed session, which does not list it any more, it was live before.
+    const foreign = this.#foreign.delete(channel) || this.continuity.has(channel);
     if (subscription?.wish.held) {
       const error = new DrawbridgeError("UNSUBSCRIBED", `${channel} was unsubscribed by the server: ${reason}`, { channel, reason });
       this.#forget(subscription, { channel, reason, error });
       // Otherwise one of ours is asked for behind it, and that answer decides.
     } else if (!subscription && foreign) {
+      this.continuity.forget(channel);
       this.owner.unsubscribed({ channel, reason });
     }
   }
@@ -499,6 +504,7 @@ export class Subscriptions {
     subscription.ended = true;
     this.#own.delete(subscription.channel);
     this.#queue.delete(subscription);
+    this.#undecided.delete(subscription);
     this.continuity.forget(subscription.channel);
     this.listeners.remove(subscription);
     const error = end.error ?? ended(subscription.channel);

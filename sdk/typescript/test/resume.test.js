@@ -7,11 +7,16 @@ import { connected, lost, rejection, settled, setup, told } from "./support/clie
 const at = (epoch, offset) => ({ epoch, offset });
 const listed = (channel, epoch, offset, more = {}) => ({ channel, epoch, offset, ...more });
 
-/** Breaks the connection, comes back, and returns the new one with what its `CONNECT` said; not yet welcomed. */
-async function again({ server, client, runtime }, connection) {
+/**
+ * Breaks the connection, comes back, and returns the new one with what its `CONNECT` said; not yet welcomed. `meanwhile`
+ * runs while there is no connection.
+ */
+async function again({ server, client, runtime }, connection, meanwhile = () => {}) {
   const down = lost(client);
   connection.socket.terminate();
-  runtime.advance((await down).retryInMs);
+  const { retryInMs } = await down;
+  meanwhile();
+  runtime.advance(retryInMs);
   const next = await server.accept();
   const connect = await next.next("CONNECT");
   return { next, connect };
@@ -27,6 +32,7 @@ async function welcomed({ client }, next, connect, fields) {
 function journal(client) {
   const lines = [];
   client.on("recovered", ({ channel }) => lines.push(`recovered ${channel}`));
+  client.on("unsubscribed", ({ channel, reason }) => reason !== "client" && lines.push(`unsubscribed ${channel} ${reason}`));
   client.on("resync", ({ channel, reason, since }) => lines.push(`resync ${channel} ${reason}${since ? ` ${since.epoch}/${since.offset}` : ""}`));
   client.on("event", ({ channel, event, data }) => event === "e" && lines.push(`${channel} ${data}`));
   return lines;
@@ -240,7 +246,51 @@ test("what the resumed session no longer may see ends as the server says", async
   next.send({ type: "ERROR", channel: "room:1", code: "FORBIDDEN", message: "no", retryable: false });
   await settled(all.client, next);
   assert.equal(all.room.state, "ended");
-  assert.deepEqual(all.lines, []);
+  assert.deepEqual(all.lines, ["unsubscribed room:1 FORBIDDEN"]);
+});
+
+test("what somebody else had subscribed and the resumed session no longer may see is reported", async (t) => {
+  const all = await connected(t, {}, { subscriptions: [listed("mine", "e1", 0, { auto: true }), listed("given:1", "e1", 0)] });
+  const { client, connection } = all;
+  const lines = journal(client);
+  const { next, connect } = await again(all, connection);
+  await welcomed(all, next, connect, { resumed: true, subscriptions: [listed("mine", "e1", 0, { auto: true, recovered: true })] });
+  next.send({ type: "CHANNEL_UNSUBSCRIBED", channel: "given:1", reason: "forbidden" });
+  await settled(client, next);
+  assert.deepEqual(lines, ["recovered mine", "unsubscribed given:1 forbidden"]);
+  const { next: last, connect: third } = await again(all, next);
+  assert.deepEqual(Object.keys(third.resume.positions), ["mine"]);
+  await welcomed(all, last, third, { resumed: true, subscriptions: [listed("mine", "e1", 0, { auto: true, recovered: true })] });
+  await settled(client, last);
+  assert.deepEqual(lines.slice(2), ["recovered mine"], "it is reported once");
+});
+
+test("what somebody else had subscribed and a new session does not have is reported", async (t) => {
+  const all = await connected(t, {}, { subscriptions: [listed("mine", "e1", 0, { auto: true }), listed("given:1", "e1", 0)] });
+  const { client, connection } = all;
+  const lines = journal(client);
+  const { next, connect } = await again(all, connection);
+  await welcomed(all, next, connect, { session: "s2", subscriptions: [listed("mine", "e2", 0, { auto: true })] });
+  await settled(client, next);
+  assert.deepEqual(lines, ["unsubscribed given:1 session", "resync mine session e1/0"]);
+  assert.deepEqual(client.subscriptions.map(({ channel }) => channel), ["mine"]);
+});
+
+test("an end behind WELCOME does not grant what an ERROR behind it refuses", async (t) => {
+  const mine = listed("mine", "e1", 0, { auto: true });
+  const all = await connected(t, { logger: false }, { subscriptions: [mine, listed("given:1", "e1", 0)] });
+  const { client, connection } = all;
+  const { next, connect } = await again(all, connection, () => client.subscribe("mine", { filter: "nonsense" }));
+  assert.deepEqual(connect.subscribe, [{ channel: "mine", filter: "nonsense" }]);
+  const subscription = client.subscribe("mine");
+  const refused = rejection(subscription.ready);
+  next.send([
+    { ...next.welcomeTo(connect), resumed: true, subscriptions: [mine] },
+    { type: "CHANNEL_UNSUBSCRIBED", channel: "given:1", reason: "forbidden" },
+    { type: "ERROR", channel: "mine", code: "FILTER_INVALID", message: "no", retryable: false },
+  ]);
+  assert.equal((await refused).code, "FILTER_INVALID");
+  assert.equal(subscription.state, "ended");
 });
 
 test("a repeated event of a channel with history is not delivered twice", async (t) => {
@@ -396,6 +446,16 @@ test("positions are bounded: named channels stay, and a pattern that lost one is
   });
   await settled(client, next);
   assert.deepEqual(lines, ["recovered room:1", "resync log:* reconnect"]);
+  // What was given up is not named this time either.
+  const { next: last, connect: third } = await again(all, next);
+  assert.ok(!("log:0" in third.resume.positions));
+  await welcomed(all, last, third, {
+    limits,
+    resumed: true,
+    subscriptions: [listed("room:1", "e1", 5, { recovered: true }), { channel: "log:*", pattern: true, recovered: true }],
+  });
+  await settled(client, last);
+  assert.deepEqual(lines.slice(2), ["recovered room:1", "resync log:* reconnect"]);
 });
 
 test("CONNECT stays below what the server takes, and what does not fit is asked for and resynced", async (t) => {
@@ -581,6 +641,18 @@ test("GOODBYE: `close` while the new connection is dialled leaves neither", asyn
   await settled(client, connection);
   client.close();
   await out;
+  assert.deepEqual([(await connection.closed).code, (await next.closed).code, runtime.timers], [1000, 1000, 0]);
+});
+
+test("GOODBYE: `close` before the new connection is welcomed ends the session on the old one, too", async (t) => {
+  const { server, client, runtime, connection } = await inRoom(t);
+  runtime.chance = 0;
+  connection.send({ type: "GOODBYE", reason: "drain", reconnect_in_ms: 10_000 });
+  await settled(client, connection);
+  runtime.advance(5_000);
+  const next = await server.accept();
+  await next.next("CONNECT");
+  client.close();
   assert.deepEqual([(await connection.closed).code, (await next.closed).code, runtime.timers], [1000, 1000, 0]);
 });
 

@@ -343,6 +343,21 @@ test("an automatic subscription in WELCOME is no answer: the ERROR behind it ref
   assert.deepEqual(errors.map(({ code }) => code), ["FILTER_INVALID"]);
 });
 
+test("one that is left in a listener of `welcome` is not announced afterwards", async (t) => {
+  const { server, client } = await setup(t);
+  const mine = client.subscribe("player:alice", { filter: "true" });
+  const said = [];
+  client.on("subscribed", ({ channel, by }) => said.push(`+${channel} ${by}`));
+  client.on("welcome", () => void mine.unsubscribe());
+  client.connect().catch(() => {});
+  const connection = await server.accept();
+  await connection.welcome({ subscriptions: [{ channel: "player:alice", auto: true }] });
+  const { id } = await connection.next("CHANNEL_UNSUBSCRIBE");
+  connection.send({ type: "CHANNEL_UNSUBSCRIBED", id, channel: "player:alice", reason: "client" });
+  await settled(client, connection);
+  assert.deepEqual([said, mine.state, client.subscriptions], [[], "ended", []]);
+});
+
 test("a filter on an automatic subscription that was in force before stays wanted when a change of it is refused", async (t) => {
   const welcome = { subscriptions: [{ channel: "player:alice", auto: true }] };
   const { server, client, connection, runtime } = await connected(t, {}, welcome);
