@@ -111,7 +111,7 @@ def test_keys_of_another_type_are_refused_and_said(redis, start):
 
 FOREIGN = """#!lua name=drawbridge
 -- drawbridge library version {version}
-redis.register_function('drawbridge_write', function() return {answer} end)
+redis.register_function('drawbridge_entity_write', function() return {answer} end)
 redis.register_function('drawbridge_publish', function() return 1 end)
 redis.register_function('drawbridge_view', function() return 1 end)
 """

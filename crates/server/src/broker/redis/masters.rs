@@ -198,7 +198,7 @@ fn dispatch(
 }
 
 /// The slot in which a write is done; `None`: it writes two.
-fn slot_of_write(names: &Names, work: &WriteKind) -> Option<u16> {
+pub(super) fn slot_of_write(names: &Names, work: &WriteKind) -> Option<u16> {
     let key = match work {
         WriteKind::Publish { channel, .. }
         | WriteKind::Commit { channel, .. }

@@ -15,7 +15,7 @@
 //! | leases | `prod:` `drawbridge:` `{nodes}:leases`, `…:about`, `…:claims` |
 //!
 //! A hash tag decides the slot in a Cluster, and all keys of one function call have the same: a channel's whole name, so that
-//! the functions that write a table can be called with the channel as their key, or a player, or a node.
+//! services can call functions with the channel as their key, or a player, or a node.
 
 use std::borrow::Cow;
 
@@ -61,6 +61,11 @@ impl Names {
     /// Where an entity channel's table is; the functions find it by the same rule.
     pub(super) fn table_key(&self, channel: &str) -> String {
         self.channel_key(channel, "entities")
+    }
+
+    /// The keys of an entity channel's table: its rows, and when each entity had its last event.
+    pub(super) fn table_keys(&self, channel: &str) -> [String; 2] {
+        ["entities", "heard"].map(|part| self.channel_key(channel, part))
     }
 
     /// Where the log of a channel is, and its position; the functions find them by the same rule.
@@ -194,7 +199,7 @@ mod tests {
             for key in [names.table_key("room:42"), log, position, names.once_key("room:42", "{a}")] {
                 assert_eq!(hash_tag(&key), Some(&*channel));
             }
-            for key in names.presence_keys("room:42") {
+            for key in [names.presence_keys("room:42"), names.table_keys("room:42")].concat() {
                 assert_eq!(hash_tag(&key), Some(&*channel));
             }
             for key in names.lease_keys() {

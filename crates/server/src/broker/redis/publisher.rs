@@ -11,6 +11,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use drawbridge_engine::io::{PublishFailure, WhenDown, WriteKind};
+use hashbrown::HashMap;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until, timeout};
 
@@ -21,6 +22,7 @@ use super::connect::{Attempts, Broken};
 use super::connector::Connector;
 use super::function_repairs::{Missing, Replaced, Retry};
 use super::lifecycle_backlog::LifecycleBacklog;
+use super::masters::slot_of_write;
 use super::presence::{self, PresenceIndex};
 use super::refusals::{Refusals, explained, is_missing_function};
 use super::writes::{Call, WriteOutcome, batch_of, needs_functions, outcomes};
@@ -44,6 +46,11 @@ const LOOK_EVERY: Duration = Duration::from_secs(10);
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
 /// How long to wait when Redis says that it cannot just now.
 const RETRY_AFTER: Duration = Duration::from_millis(200);
+/// How long to wait where the keys of a slot are on their way; the router has waited longer before.
+const MOVE_PAUSE: Duration = Duration::from_millis(20);
+/// In the error that Redis returns where a function needs a key that is on its way to another master, or has gone: by then it may
+/// have done something.
+const HALF_DONE: &str = "non local key";
 /// What is to be withdrawn within this time is withdrawn together.
 const EXPIRE_TOGETHER: Duration = Duration::from_millis(50);
 
@@ -337,6 +344,10 @@ impl Publisher {
                 self.away();
                 return Err(Broken::NotMaster("replica".to_owned()));
             }
+            BatchOutcome::SlotMoves => {
+                self.attend(tokio::time::sleep(MOVE_PAUSE)).await;
+                return Ok(());
+            }
             BatchOutcome::TryAgain => {
                 self.is_paused = true;
                 self.away();
@@ -485,19 +496,34 @@ impl Publisher {
         self.not_loaded = refused;
     }
 
+    /// What keeps its order with others of the same: in a Cluster the writes of one slot, else all.
+    fn order_of(&self, job: &Job) -> Option<u16> {
+        self.connector.cluster()?;
+        slot_of_write(&self.settings.names, &job.work)
+    }
+
     /// Answers what was answered. What Redis cannot do just now goes back to the front of the queue, unless
-    /// something behind it was done, which it may not follow. Lifecycle entries that Redis did not take are held.
+    /// something behind it was done that it may not follow. Lifecycle entries that Redis did not take are held.
     fn complete_batch(&mut self, batch: Vec<(u64, Job)>, outcomes: Vec<WriteOutcome>) -> BatchOutcome {
         let will_pass = |message: &str| {
             is_passing(message) || (is_missing_function(message) && self.not_loaded.is_none())
         };
-        let is_unknown = |message: &str| code_of(message) == UNANSWERED;
+        let is_unknown = |message: &str| code_of(message) == UNANSWERED || message.contains(HALF_DONE);
         let passing = |outcome: &WriteOutcome| {
             outcome.as_ref().is_err_and(|message| will_pass(message) && !is_unknown(message))
         };
-        let is_busy =
-            outcomes.iter().any(|outcome| outcome.as_ref().is_err_and(|message| is_passing(message)));
-        let redo_from = outcomes.iter().rposition(|outcome| !passing(outcome)).map_or(0, |last| last + 1);
+        let is_busy = outcomes
+            .iter()
+            .any(|outcome| outcome.as_ref().is_err_and(|message| is_passing(message) && !is_moving(message)));
+        let is_on_the_move =
+            outcomes.iter().any(|outcome| outcome.as_ref().is_err_and(|message| is_moving(message)));
+        // The place of the last that is over, of those that keep their order: in a Cluster those of one slot.
+        let mut over: HashMap<Option<u16>, usize> = HashMap::new();
+        for (at, ((_, job), _)) in
+            batch.iter().zip(&outcomes).enumerate().filter(|(_, (_, outcome))| !passing(outcome))
+        {
+            over.insert(self.order_of(job), at);
+        }
         let is_replica = outcomes
             .iter()
             .any(|outcome| outcome.as_ref().is_err_and(|message| code_of(message) == READONLY));
@@ -532,7 +558,13 @@ impl Publisher {
                     let message = explained(&job.work, message);
                     job.answer(Err(PublishFailure::Refused(message.into())));
                 }
-                Err(_) if at < redo_from => job.answer(Err(PublishFailure::NotDone)),
+                Err(_) if over.get(&self.order_of(&job)).is_some_and(|last| at < *last) => {
+                    job.answer(Err(PublishFailure::NotDone));
+                }
+                // It waited a moment already.
+                Err(message) if is_moving(&message) && job.when_down == WhenDown::Reject => {
+                    job.answer(Err(PublishFailure::NotDone));
+                }
                 Err(_) => {
                     job.set_handed(false);
                     redo.push((number, job));
@@ -551,6 +583,9 @@ impl Publisher {
         {
             batch_outcome = BatchOutcome::TryAgain;
         }
+        if batch_outcome == BatchOutcome::All && is_on_the_move && !(redo.is_empty() && held.is_empty()) {
+            batch_outcome = BatchOutcome::SlotMoves;
+        }
         self.backlog.put_back(held);
         for (number, job) in redo.into_iter().rev() {
             self.expect_expiry(&job);
@@ -567,8 +602,15 @@ enum BatchOutcome {
     All,
     /// Redis cannot do it all just now.
     TryAgain,
+    /// The keys of some are on their way to another master of the Cluster. The others can be written.
+    SlotMoves,
     /// Redis is the master no longer.
     NotMaster,
+}
+
+/// Whether an error says that keys of a slot are on their way to another master of the Cluster.
+fn is_moving(message: &str) -> bool {
+    ["TRYAGAIN", "MOVED", "ASK"].contains(&code_of(message))
 }
 
 /// Waits until then; for ever, where there is no such time.

@@ -22,7 +22,7 @@ pub(super) fn command_of(work: &WriteKind) -> &'static str {
     match work {
         WriteKind::Publish { .. } => "PUBLISH",
         WriteKind::Append { .. } => "XADD",
-        WriteKind::Commit { .. } => "FCALL drawbridge_write",
+        WriteKind::Commit { .. } => "FCALL drawbridge_entity_write",
         WriteKind::Log { .. } => "FCALL drawbridge_append",
         WriteKind::SetOverride { .. } => "FCALL drawbridge_view",
         WriteKind::SaveSession { .. } => "FCALL drawbridge_session_save",
@@ -109,9 +109,14 @@ pub(super) fn batch_of(
                 }
             }
             WriteKind::Commit { channel, commit } => {
-                let function =
-                    function_for(channel, "drawbridge_write", "drawbridge_write_sharded", settings);
-                batch.cmd("FCALL").arg(function).arg(1).arg(&*names.outward(channel));
+                let function = function_for(
+                    channel,
+                    "drawbridge_entity_write",
+                    "drawbridge_entity_write_sharded",
+                    settings,
+                );
+                batch.cmd("FCALL").arg(function).arg(2).arg(&names.table_keys(channel)[..]);
+                batch.arg(&*names.outward(channel));
                 batch.arg(commit.max).arg(commit.ttl_ms).arg(commit.max_bytes);
                 batch.arg(names.channel_prefix());
                 for (_, job) in now {

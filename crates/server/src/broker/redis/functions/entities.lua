@@ -286,25 +286,41 @@ local function write(channel, limits, args, first)
   return answers
 end
 
--- For nodes: max, ttl, bytes, the channel prefix, and the events as `write` has them. The prefix chooses the environment,
--- also where a longer one fits the channel: the node reads the table there. Invariant: a function's arguments never change.
--- Other arguments get another name, which older libraries do not know: they would write what they misread.
-local function server_write(publishes_by, keys, args)
-  if #args < 8 or #args % 4 ~= 0 then
-    return redis.error_reply('BADARGS usage: <max> <ttl> <bytes> <prefix> { <key> <remove> <body> <id> }')
-  end
-  local environment = environment_of(args[4])
+-- For nodes: max, ttl, bytes, the channel prefix, and the events as `write` has them, from argument `first` on. The prefix
+-- chooses the environment, also where a longer one fits the channel: the node reads the table there. Invariant: a function's
+-- arguments never change. Other arguments get another name, which older libraries do not know: they would write what they misread.
+local function server_write(publishes_by, channel, args, first)
+  local environment = environment_of(args[first + 3])
   if not environment then
     return redis.error_reply(NO_ENVIRONMENT)
   end
   local limits = {
-    max = tonumber(args[1]),
-    ttl = tonumber(args[2]),
-    bytes = tonumber(args[3]),
+    max = tonumber(args[first]),
+    ttl = tonumber(args[first + 1]),
+    bytes = tonumber(args[first + 2]),
     environment = environment,
     publishes_by = publishes_by,
   }
-  return write(keys[1], limits, args, 5)
+  return write(channel, limits, args, first + 4)
+end
+
+-- Keys: the table's two. Arguments: the channel, and those of `server_write`. Why the keys are stated though they follow from the
+-- channel: a Cluster executes a call whole, or not at all, where it knows every key that the call needs.
+local function entity_write(publishes_by)
+  return function(keys, args)
+    if #keys ~= 2 or #args < 9 or #args % 4 ~= 1 then
+      return redis.error_reply('BADARGS usage: <channel> <max> <ttl> <bytes> <prefix> { <key> <remove> <body> <id> }')
+    end
+    return server_write(publishes_by, args[1], args, 2)
+  end
+end
+
+-- For nodes of versions 5 and 6, whose key is the channel's name.
+local function channel_write(keys, args)
+  if #args < 8 or #args % 4 ~= 0 then
+    return redis.error_reply('BADARGS usage: <max> <ttl> <bytes> <prefix> { <key> <remove> <body> <id> }')
+  end
+  return server_write('PUBLISH', keys[1], args, 1)
 end
 
 -- For nodes of versions 3 and 4, which know no prefixes: max, ttl, the bytes (version 3 does not state them), and the
@@ -327,10 +343,7 @@ local function server_commit(keys, args)
 end
 
 redis.register_function('drawbridge_commit', server_commit)
-redis.register_function('drawbridge_write', function(keys, args)
-  return server_write('PUBLISH', keys, args)
-end)
+redis.register_function('drawbridge_write', channel_write)
+redis.register_function('drawbridge_entity_write', entity_write('PUBLISH'))
 -- The same for the channels of sharded classes.
-redis.register_function('drawbridge_write_sharded', function(keys, args)
-  return server_write('SPUBLISH', keys, args)
-end)
+redis.register_function('drawbridge_entity_write_sharded', entity_write('SPUBLISH'))

@@ -10,6 +10,16 @@ local function class_of(environment, channel)
   end
 end
 
+-- Why a call cannot be carried out yet, or nil: in a Cluster the channel's slot is being moved here, and some of these two keys
+-- may still be on the other side; what began here would be a second table or log. Redis refuses a command with several keys
+-- then, where one of them is missing. A user without the right to `EXISTS` is not refused for that.
+local function not_yet(one, other)
+  local found = redis.pcall('EXISTS', one, other)
+  if type(found) == 'table' and found.err and found.err:find('non local key', 1, true) then
+    return redis.error_reply('TRYAGAIN the slot of this channel is being moved')
+  end
+end
+
 -- Writes an entity's event into its channel's table and publishes it; returns the table's version.
 local function publish_entity(environment, class, channel, payload)
   local event, decoded, body = read(class, payload, MAX_DATA_DEPTH)
@@ -35,6 +45,10 @@ local function publish_entity(environment, class, channel, payload)
     environment = environment,
     publishes_by = publish_command(class),
   }
+  local delay = not_yet(table_of(environment, channel))
+  if delay then
+    return delay
+  end
   local answer = commit(channel, limits, key, remove, body .. ',"key":' .. cjson.encode(key), 'db1.')
   outlive(channel, limits)
   return answer
@@ -47,6 +61,10 @@ local function publish_logged(environment, class, channel, payload)
     return redis.error_reply('BADPAYLOAD the payload is ' .. problem)
   end
   local stream, position = log_of(environment, channel)
+  local delay = not_yet(stream, position)
+  if delay then
+    return delay
+  end
   local limits = log_limits(class.events, class.age, environment.bytes, publish_command(class))
   local log = open_log(stream, position, limits)
   local answer = append_all(log, channel, { body, 'db1.', 0 }, 1, {})[1]
