@@ -98,11 +98,22 @@ class RedisCluster:
 
     def own_client(self):
         nodes = [ClusterNode("127.0.0.1", server.port) for server in self.masters]
-        return redis.RedisCluster(startup_nodes=nodes, socket_timeout=10, retry=Retry(NoBackoff(), 3))
+        return _Client(self, startup_nodes=nodes, socket_timeout=10, retry=Retry(NoBackoff(), 3))
 
     def publish(self, channel, payload):
         """A plain PUBLISH, on the master that has the channel's slot."""
         return self.owner(channel).client.publish(channel, payload)
+
+    def subscribers(self, *channels):
+        """PUBSUB NUMSUB of all servers together, as a dict."""
+        counts = [server.subscribers(*channels) for server in self.servers]
+        return {name: sum(count[name] for count in counts) for name in channels}
+
+    def channels(self):
+        return set().union(*(server.channels() for server in self.servers))
+
+    def patterns(self):
+        return sum(server.patterns() for server in self.servers)
 
     def stream(self, key):
         entries = self.client.xrange(key)
@@ -165,6 +176,38 @@ class RedisCluster:
             self._client.close()
         for server in self.servers:
             server.close()
+
+
+class _Client(redis.RedisCluster):
+    """One that publishes on the master that has the channel's slot, also in what looks like a pipeline."""
+
+    def __init__(self, cluster, **options):
+        super().__init__(**options)
+        self._cluster = cluster
+
+    def publish(self, channel, payload):
+        return self._cluster.publish(channel, payload)
+
+    def pipeline(self, transaction=False):
+        return _Pipeline(self)
+
+
+class _Pipeline:
+    """Says one command after the other."""
+
+    def __init__(self, client):
+        self._client, self._commands = client, []
+
+    def __getattr__(self, name):
+        def command(*arguments, **options):
+            self._commands.append((name, arguments, options))
+            return self
+
+        return command
+
+    def execute(self):
+        commands, self._commands = self._commands, []
+        return [getattr(self._client, name)(*arguments, **options) for name, arguments, options in commands]
 
 
 # The client library would make a dictionary of ranges.
