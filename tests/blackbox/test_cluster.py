@@ -150,6 +150,36 @@ def test_views_are_kept_with_their_players(cluster, start):
         assert player.event("chat:1")["data"] == {"n": 4}
 
 
+def test_an_answer_to_a_view_holds_for_all_that_is_published_behind_it(cluster, start):
+    """Whichever master stores it, and whichever publishes."""
+    first, second = start_nodes(start, cluster, 2)
+    players = [second.player(f"p{number}") for number in range(4)]
+    chats = flat(by_master(cluster, "chat", 1))
+    for player in players:
+        for channel in chats:
+            player.subscribe(channel)
+    for round in range(8):
+        for number, player in enumerate(players):
+            for channel in chats:
+                hidden, shown = f"hidden {round} {number}", f"shown {round} {number}"
+                view = {"channel": channel, "view": f"data.n != {round}"}
+                answer = first.admin("POST", f"/api/players/p{number}/view", view)
+                assert answer.status == 200, answer.body
+                cluster.publish(channel, json.dumps({"event": hidden, "data": {"n": round}}))
+                cluster.publish(channel, json.dumps({"event": shown, "data": {"n": -1}}))
+                either = player.expect("EVENT", channel=channel, where=lambda message: message["event"] in (hidden, shown))
+                assert either["event"] == shown
+
+
+def test_a_view_that_a_node_cannot_confirm_is_unknown(cluster, start):
+    first, second = start_nodes(start, cluster, 2)
+    second.player("alice").subscribe("chat:1")
+    second.process.pause()
+    answer = first.admin("POST", "/api/players/alice/view", {"channel": "chat:1", "view": "false"})
+    assert answer.status == 503 and answer.json["error"]["outcome"] == "unknown", answer.body
+    second.process.resume()
+
+
 def test_services_can_call_the_functions_on_every_master(cluster, start):
     start_nodes(start, cluster)
     for master in cluster.masters:

@@ -36,6 +36,15 @@ pub enum QuestionKind {
         /// The most channels.
         limit: usize,
     },
+    /// Whether all sessions of a player are shown a channel by this view, and no other.
+    View {
+        /// The player id.
+        player: Arc<str>,
+        /// The channel.
+        channel: Arc<str>,
+        /// The expression that services have set; `None`: none.
+        view: Option<Arc<str>>,
+    },
 }
 
 impl Question {
@@ -44,6 +53,9 @@ impl Question {
         let question = match &self.kind {
             QuestionKind::Player { player } => json!({ "player": &**player }),
             QuestionKind::Channels { after, limit } => json!({ "after": after.as_deref(), "limit": limit }),
+            QuestionKind::View { player, channel, view } => {
+                json!({ "viewer": &**player, "channel": &**channel, "view": view.as_deref() })
+            }
         };
         json!({ "question": question, "reply_to": &*self.reply_to, "number": self.number }).to_string()
     }
@@ -52,11 +64,15 @@ impl Question {
     pub fn parse(json: &str) -> Option<Self> {
         let value: Value = serde_json::from_str(json).ok()?;
         let question = value.get("question")?;
-        let kind = match (question.get("player"), question.get("limit")) {
-            (Some(player), _) => QuestionKind::Player { player: player.as_str()?.into() },
-            (None, limit) => QuestionKind::Channels {
-                after: question.get("after").and_then(Value::as_str).map(Into::into),
-                limit: (limit?.as_u64()? as usize).min(MAX_CHANNELS),
+        let text = |name: &str| Some(question.get(name)?.as_str()?.into());
+        let kind = match () {
+            () if question.get("player").is_some() => QuestionKind::Player { player: text("player")? },
+            () if question.get("viewer").is_some() => {
+                QuestionKind::View { player: text("viewer")?, channel: text("channel")?, view: text("view") }
+            }
+            () => QuestionKind::Channels {
+                after: text("after"),
+                limit: (question.get("limit")?.as_u64()? as usize).min(MAX_CHANNELS),
             },
         };
         let (reply_to, number) = (value.get("reply_to")?.as_str()?.into(), value.get("number")?.as_u64()?);
@@ -94,6 +110,8 @@ mod tests {
             QuestionKind::Player { player: "al\"ice".into() },
             QuestionKind::Channels { after: None, limit: 10 },
             QuestionKind::Channels { after: Some("room:1".into()), limit: 1_000 },
+            QuestionKind::View { player: "a".into(), channel: "room:1".into(), view: Some("1 > 0".into()) },
+            QuestionKind::View { player: "a".into(), channel: "room:1".into(), view: None },
         ];
         for kind in kinds {
             let question = Question { reply_to: "drawbridge:replies:n1-a".into(), number: 7, kind };

@@ -171,10 +171,15 @@ impl Bus {
         Ok(self.write(WriteKind::Commit { channel, commit }, when_down).await?)
     }
 
-    /// Stores a player's view of a channel and notifies every node, in one step; done when Redis has it. It applies to all
-    /// that is published on the channel from then on.
+    /// Stores a player's view of a channel and notifies every node, in one step; done when Redis has it, and in a Cluster when all
+    /// nodes have applied it. It applies to all that is published on the channel from then on.
     pub async fn set_view(&self, player: Arc<str>, channel: Arc<str>, view: Option<Arc<str>>) -> Outcome {
-        self.write(self.view_of(player, channel, view, false), WhenDown::Reject).await
+        let kind = self.view_of(player.clone(), channel.clone(), view.clone(), false);
+        let outcome = self.write(kind, WhenDown::Reject).await?;
+        if !self.broker.has_one_order() {
+            self.wait_for_view(&player, &channel, view.as_ref()).await?;
+        }
+        Ok(outcome)
     }
 
     fn view_of(

@@ -16,6 +16,9 @@ use crate::bus::Bus;
 
 /// How long all shards of all nodes have to answer.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(1);
+/// How long all shards of all nodes have to apply a view, and the pause before they are asked again.
+const APPLY_TIMEOUT: Duration = Duration::from_secs(2);
+const APPLY_PAUSE: Duration = Duration::from_millis(5);
 /// Answers to one question that wait to be read; more are dropped, and the question is answered in part.
 const MAX_ANSWERS: usize = 4_096;
 
@@ -66,6 +69,11 @@ impl Collected {
     /// The items of all answers.
     pub(crate) fn items(&self) -> impl Iterator<Item = &Value> {
         self.answers.iter().filter_map(|answer| answer["items"].as_array()).flatten()
+    }
+
+    /// Whether every shard of every live node has answered, and all that they answered is true.
+    fn is_yes(&self) -> bool {
+        self.answered == self.nodes && self.items().all(|item| *item == Value::Bool(true))
     }
 
     /// Whether an answer had more than fits.
@@ -131,6 +139,35 @@ impl Bus {
         let question = Question { reply_to: self.replies().clone(), number, kind };
         self.publish(self.nodes_channel(), question.to_payload().into(), WhenDown::Reject).await?;
         Ok(collector)
+    }
+}
+
+impl Bus {
+    /// Waits until all live nodes show a player a channel by this view. For a Redis Cluster: there a command may reach a node later
+    /// than events that were published behind it, for they pass other masters.
+    ///
+    /// # Errors
+    /// Unknown, where a node that should live does not say so in time.
+    pub(crate) async fn wait_for_view(
+        &self,
+        player: &Arc<str>,
+        channel: &Arc<str>,
+        view: Option<&Arc<str>>,
+    ) -> Result<(), PublishFailure> {
+        let deadline = Instant::now() + APPLY_TIMEOUT;
+        loop {
+            let (player, channel, view) = (player.clone(), channel.clone(), view.cloned());
+            let question = self.ask(QuestionKind::View { player, channel, view }).await;
+            let collected = match question {
+                Ok(question) => question.collect().await,
+                Err(failure) => Err(failure),
+            };
+            match collected {
+                Ok(collected) if collected.is_yes() => return Ok(()),
+                _ if Instant::now() >= deadline => return Err(PublishFailure::Unknown),
+                _ => tokio::time::sleep(APPLY_PAUSE).await,
+            }
+        }
     }
 }
 

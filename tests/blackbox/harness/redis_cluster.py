@@ -188,6 +188,9 @@ class _Client(redis.RedisCluster):
     def publish(self, channel, payload):
         return self._cluster.publish(channel, payload)
 
+    def keys(self, pattern="*"):
+        return [key for server in self._cluster.masters for key in server.client.keys(pattern)]
+
     def pipeline(self, transaction=False):
         return _Pipeline(self)
 

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde_json::json;
 
 use super::Engine;
+use super::views::compile_view;
 use crate::io::{BrokerCommand, Output, Owner, WhenDown, Write, WriteKind};
 use crate::question::{Items, Question, QuestionKind};
 use crate::session::Session;
@@ -15,6 +16,9 @@ impl Engine {
         let Items { items, is_cut, .. } = match &question.kind {
             QuestionKind::Player { player } => self.sessions_of_player(player),
             QuestionKind::Channels { after, limit } => self.channels_behind(after.as_deref(), *limit),
+            QuestionKind::View { player, channel, view } => {
+                self.view_applies(player, channel, view.as_deref())
+            }
         };
         let answer = json!({
             "number": question.number,
@@ -40,6 +44,17 @@ impl Engine {
             sessions.push(item, bytes);
         }
         sessions
+    }
+
+    /// One item: whether no session of this player is shown the channel by another view.
+    fn view_applies(&self, player: &str, channel: &str, view: Option<&str>) -> Items {
+        let view = view.map(compile_view);
+        let mut sessions = self.players.get(player).into_iter().flatten().map(|id| &self.sessions[*id]);
+        let applies = sessions
+            .all(|session| !session.overrides.is_loading() && session.overrides.of(channel) == view.as_ref());
+        let mut items = Items::default();
+        items.push(json!(applies), 8);
+        items
     }
 
     /// What a session is subscribed to, and about how many bytes that is.

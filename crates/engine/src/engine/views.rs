@@ -573,7 +573,7 @@ pub(super) fn compile_filter(source: &str) -> Result<Expr, Refusal> {
 }
 
 /// A view that was checked when it was set. One that cannot be read all the same shows nothing: it was to narrow.
-fn compile_view(source: &str) -> Expr {
+pub(super) fn compile_view(source: &str) -> Expr {
     expr::compile(source, Vars::VIEW_RULE).unwrap_or_else(|_| Expr::never())
 }
 

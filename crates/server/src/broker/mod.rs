@@ -224,6 +224,7 @@ struct Inner {
     queries: QueryQueue,
     jobs: JobSender,
     health_board: Arc<HealthBoard>,
+    has_one_order: bool,
     all_metrics: Vec<Arc<LinkMetrics>>,
     fanout: ShardFanout,
     report: NodeReport,
@@ -282,6 +283,7 @@ impl Broker {
             }
         };
         let health_board = Arc::new(health_board);
+        let has_one_order = !matches!(&kind, BrokerBackend::Redis(redis) if redis.is_cluster());
         let topology =
             Topology::standalone(pool, &hub.classes, &hub.reserved, commands.nodes.clone(), hub.seed);
         let topology = Arc::new(RwLock::new(topology));
@@ -344,6 +346,7 @@ impl Broker {
             queries,
             jobs,
             health_board,
+            has_one_order,
             all_metrics,
             fanout,
             report,
@@ -384,6 +387,11 @@ impl Broker {
                 self.send(token.link(), HubCommand::Recovered(shard, token));
             }
         }
+    }
+
+    /// Whether what is done first arrives first, on whatever channels; not so in a Redis Cluster, where each channel has its order.
+    pub fn has_one_order(&self) -> bool {
+        self.0.has_one_order
     }
 
     /// Whether Redis is there.

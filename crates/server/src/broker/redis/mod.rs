@@ -100,7 +100,8 @@ pub fn client_name(node: &str) -> String {
 }
 
 impl RedisSettings {
-    fn is_cluster(&self) -> bool {
+    /// Whether it is a Redis Cluster.
+    pub(super) fn is_cluster(&self) -> bool {
         matches!(self.location, RedisLocation::Cluster { .. })
     }
 
