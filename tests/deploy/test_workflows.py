@@ -2,6 +2,7 @@
 
 import re
 import subprocess
+import tomllib
 
 import pytest
 from conftest import ROOT, passes, read, read_yaml, tool
@@ -33,8 +34,17 @@ def test_the_stages_that_they_run_exist(path):
         assert set(run.split()) <= set(stages), f"{path} runs scripts/test {run}"
 
 
-def test_a_release_has_every_system_that_the_guide_names():
+@pytest.fixture(scope="module")
+def released():
+    """The targets of the archives."""
     (release,) = read_yaml(".github/workflows/release.yml")
-    built = {entry["target"] for entry in release["jobs"]["build"]["strategy"]["matrix"]["include"]}
-    named = set(re.findall(r"`drawbridge-[\d.]+-([\w-]+)\.(?:tar\.gz|zip)`", read("docs/install.md")))
-    assert built == named
+    return {entry["target"] for entry in release["jobs"]["build"]["strategy"]["matrix"]["include"]}
+
+
+def test_the_guide_names_every_archive(released):
+    named = re.findall(r"`drawbridge-[\d.]+-([\w-]+)\.(?:tar\.gz|zip)`", read("docs/install.md"))
+    assert set(named) == released
+
+
+def test_licences_are_checked_for_everything_that_is_released(released):
+    assert released <= set(tomllib.loads(read("deny.toml"))["graph"]["targets"])
