@@ -161,12 +161,6 @@ def test_what_is_not_built_is_refused_by_name(tmp_path, line):
     assert "unknown" not in said.lower()
 
 
-@pytest.mark.parametrize("url", ["redis-sentinel://h1,h2/service"])
-def test_other_redis_deployments_are_refused_by_name(tmp_path, url):
-    said, _ = complaint(tmp_path, replaced("redis://127.0.0.1:6379", url))
-    assert url.split(":")[0].removeprefix("redis-") in said.lower()
-
-
 @pytest.mark.parametrize("text", ['slow_consumer = "disconnect"', 'kind = "stream"', 'presence = "off"', "sharded = false"])
 def test_the_default_of_what_is_not_built_may_be_written(tmp_path, text):
     result, _ = check(tmp_path, f'[[channel]]\nname = "a:{{x}}"\n{text}\n')

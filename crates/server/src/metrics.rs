@@ -558,6 +558,13 @@ fn broker_samples(broker: &crate::broker::BrokerStats) -> Vec<Sample> {
             "Redis functions replaced because they were not Drawbridge's",
             broker.functions_replaced,
         ),
+        Sample(Gauge, "redis_sentinels", "Sentinels that answer this node", broker.sentinels),
+        Sample(
+            Counter,
+            "redis_master_changes",
+            "Failovers: the sentinels named another master than before",
+            broker.master_changes,
+        ),
         Sample(Counter, "lease_renewals", "Renewals of this node's lease in Redis", broker.lease_renewals),
         Sample(
             Counter,

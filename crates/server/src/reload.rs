@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use tokio::signal::unix::Signal;
 
-use crate::config::{self, Auth, BrokerKind, Config, Rotating, Secret, Tls};
+use crate::config::{self, Auth, BrokerKind, Config, RedisConfig, Rotating, Secret, Tls};
 use crate::tls::ServedCertificate;
 use crate::token_verifier::TokenVerifier;
 
@@ -23,6 +23,7 @@ pub struct Reloader {
     token_verifier: TokenVerifier,
     api_key: Option<Rotating>,
     redis_password: Option<Rotating>,
+    sentinel_password: Option<Rotating>,
     certificate: Option<Arc<ServedCertificate>>,
 }
 
@@ -39,7 +40,8 @@ impl Reloader {
             auth: config.auth.clone(),
             token_verifier,
             api_key: config.admin.as_ref().map(|admin| admin.api_key.clone()),
-            redis_password: redis_password(config),
+            redis_password: redis_config(config).and_then(|redis| redis.password.clone()),
+            sentinel_password: redis_config(config).and_then(|redis| redis.sentinel.password.clone()),
             certificate,
         }
     }
@@ -102,11 +104,15 @@ impl Reloader {
             changed.push("tls");
         }
         let api_key = config.admin.as_ref().map(|admin| &admin.api_key);
+        let redis = redis_config(config);
+        let password = redis.and_then(|redis| redis.password.as_ref());
+        let sentinel_password = redis.and_then(|redis| redis.sentinel.password.as_ref());
         for (name, used, new) in [
-            ("admin.api_key", &self.api_key, api_key.map(Rotating::current)),
-            ("broker.password", &self.redis_password, redis_password(config).as_ref().map(Rotating::current)),
+            ("admin.api_key", &self.api_key, api_key),
+            ("broker.password", &self.redis_password, password),
+            ("broker.sentinel_password", &self.sentinel_password, sentinel_password),
         ] {
-            if replace_secret(name, used.as_ref(), new) {
+            if replace_secret(name, used.as_ref(), new.map(Rotating::current)) {
                 changed.push(name);
             }
         }
@@ -137,9 +143,9 @@ fn read_certificate(tls: &Tls) -> Result<rustls::sign::CertifiedKey, String> {
     crate::tls::certified_key(tls).map_err(|error| format!("tls: {error}"))
 }
 
-fn redis_password(config: &Config) -> Option<Rotating> {
+fn redis_config(config: &Config) -> Option<&RedisConfig> {
     match &config.broker.kind {
-        BrokerKind::Redis(redis) => redis.password.clone(),
+        BrokerKind::Redis(redis) => Some(redis),
         BrokerKind::Memory => None,
     }
 }

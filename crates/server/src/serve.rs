@@ -247,9 +247,19 @@ fn redis_settings(config: &RedisConfig, all: &Config) -> Result<RedisSettings, S
         Some(tls) => Some(tls::client(tls.ca_file.as_ref()).map_err(failed("broker TLS"))?),
         None => None,
     };
+    let sentinel = broker::SentinelSettings {
+        tls: match &config.sentinel.tls {
+            Some(tls) => Some(tls::client(tls.ca_file.as_ref()).map_err(failed("sentinel TLS"))?),
+            None => None,
+        },
+        username: config.sentinel.username.clone(),
+        password: config.sentinel.password.clone(),
+        master: Default::default(),
+    };
     let names = broker::redis::Names::new(&all.broker.channel_prefix, &all.broker.key_prefix);
     Ok(RedisSettings {
         location: config.location.clone(),
+        sentinel,
         tls,
         username: config.username.clone(),
         password: config.password.clone(),

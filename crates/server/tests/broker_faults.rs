@@ -487,6 +487,7 @@ fn what_is_no_redis_is_not_listened_to() {
         let names = Names::new("", "drawbridge:");
         let redis = RedisSettings {
             location: RedisAddress::Tcp { host: "127.0.0.1".into(), port }.into(),
+            sentinel: Default::default(),
             tls: None,
             username: None,
             password: None,

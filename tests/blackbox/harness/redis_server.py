@@ -20,8 +20,11 @@ TEST_CLIENT = "test"
 class RedisServer:
     """Started at once; persists nothing."""
 
-    def __init__(self, *options, tls=None):
+    def __init__(self, *options, tls=None, password=None):
         self.options = [str(option) for option in options]
+        self.password = password
+        if password:
+            self.options += ["--requirepass", password, "--masterauth", password]
         self.tls = tls
         self.directory = Path(tempfile.mkdtemp(prefix="drawbridge-redis-"))
         self.port = ports.free()
@@ -63,7 +66,11 @@ class RedisServer:
     def own_client(self):
         """Another client, for a thread of its own. It never repeats a command by itself."""
         return redis.Redis(
-            unix_socket_path=str(self.unix_socket), socket_timeout=10, client_name=TEST_CLIENT, retry=Retry(NoBackoff(), 0)
+            unix_socket_path=str(self.unix_socket),
+            password=self.password,
+            socket_timeout=10,
+            client_name=TEST_CLIENT,
+            retry=Retry(NoBackoff(), 0),
         )
 
     # what tests ask

@@ -23,6 +23,8 @@ pub(super) struct LinkMetrics {
     lease_renewals_late: AtomicU64,
     dead_nodes: AtomicU64,
     session_windows: AtomicU64,
+    sentinels: AtomicU64,
+    master_changes: AtomicU64,
     /// Microseconds and 1; 0: not measured.
     round_trip: AtomicU64,
     /// Of a link that is probed.
@@ -137,6 +139,24 @@ impl LinkMetrics {
     /// So many records of sessions got their window.
     pub(super) fn count_windows(&self, records: u64) {
         self.session_windows.fetch_add(records, Ordering::Relaxed);
+    }
+
+    /// So many sentinels answer.
+    pub(super) fn set_sentinels(&self, sentinels: u64) {
+        self.sentinels.store(sentinels, Ordering::Relaxed);
+    }
+
+    /// The sentinels name another master than before.
+    pub(super) fn count_master_change(&self) {
+        self.master_changes.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(super) fn sentinels(&self) -> u64 {
+        self.sentinels.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn master_changes(&self) -> u64 {
+        self.master_changes.load(Ordering::Relaxed)
     }
 
     pub(super) fn lease_renewals(&self) -> u64 {

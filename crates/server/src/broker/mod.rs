@@ -39,7 +39,7 @@ use self::query_queue::{Asker, QueryQueue};
 pub use self::queue::{Pushed, ShardInbox, ShardQueue, shard_queue};
 use self::redis::NodeReport;
 use self::redis::probe::ProbeLine;
-pub use self::redis::{RedisAddress, RedisLocation, RedisSettings};
+pub use self::redis::{RedisAddress, RedisLocation, RedisSettings, SentinelSettings};
 use crate::log::Sparse;
 
 /// How long a shutdown waits for publishes that are queued.
@@ -207,6 +207,10 @@ pub struct BrokerStats {
     pub dead_nodes: u64,
     /// Records of sessions, of dead nodes or of this one at its end, that got their window.
     pub session_windows: u64,
+    /// Gauge: sentinels that answer.
+    pub sentinels: u64,
+    /// How often the sentinels named another master.
+    pub master_changes: u64,
     /// Gauge: the slowest link's last round trip.
     pub round_trip: Option<Duration>,
     /// The delivery probes of each link; empty where there are none.
@@ -462,6 +466,8 @@ impl Broker {
             stats.lease_renewals_late += link_metrics.lease_renewals_late();
             stats.dead_nodes += link_metrics.dead_nodes();
             stats.session_windows += link_metrics.session_windows();
+            stats.sentinels += link_metrics.sentinels();
+            stats.master_changes += link_metrics.master_changes();
             stats.round_trip = stats.round_trip.max(link_metrics.round_trip());
             stats.probes.extend(link_metrics.probes());
         }

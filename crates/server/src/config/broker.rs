@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::reader::{Field, Section};
-use super::redis_url::parse_url;
+use super::redis_url::{RedisUrl, parse_url};
 use super::{MAX_SIZE, Rotating, Secret};
 use crate::broker::RedisLocation;
 
@@ -45,6 +45,8 @@ pub struct RedisConfig {
     pub username: Option<String>,
     /// Its password.
     pub password: Option<Rotating>,
+    /// How sentinels are reached.
+    pub sentinel: SentinelConfig,
     /// `SELECT`ed for keys; Pub/Sub knows no databases.
     pub db: u8,
     /// Over how many connections subscriptions are spread; at least 1.
@@ -53,7 +55,18 @@ pub struct RedisConfig {
     pub probe: Duration,
 }
 
-/// TLS towards Redis.
+/// How sentinels are reached, where Redis is behind any.
+#[derive(Clone, Debug, Default)]
+pub struct SentinelConfig {
+    /// `sentinel_tls`, or as the master is reached: with TLS.
+    pub tls: Option<RedisTls>,
+    /// Their ACL user; `None`: their default user.
+    pub username: Option<String>,
+    /// Their password.
+    pub password: Option<Rotating>,
+}
+
+/// TLS towards Redis or its sentinels.
 #[derive(Clone, Debug, Default)]
 pub struct RedisTls {
     /// The certificates to trust instead of the system's, PEM.
@@ -174,8 +187,9 @@ fn read_redis(section: &Section<'_>) -> Option<RedisConfig> {
     });
     let username = section.field("username").and_then(|field| field.text());
     let password = section.field("password").and_then(|field| field.text()).map(Secret::new);
+    let (sentinel, sentinel_tls) = read_sentinel(section, url.as_ref());
     let ca_file = section.field("tls_ca_file").and_then(|field| {
-        if url.as_ref().is_some_and(|url| !url.tls) {
+        if url.as_ref().is_some_and(|url| !url.tls && !sentinel_tls) {
             field.error("is of no use without TLS", "begin `broker.url` with rediss://");
         }
         super::files::certificates(&field)
@@ -191,6 +205,29 @@ fn read_redis(section: &Section<'_>) -> Option<RedisConfig> {
             "add `password`, or write both in the URL: redis://user:password@host",
         );
     }
-    let tls = url.tls.then_some(RedisTls { ca_file });
-    Some(RedisConfig { location: url.location, tls, username, password, db: url.db, subscriber_pool, probe })
+    let tls = RedisTls { ca_file };
+    let sentinel = SentinelConfig { tls: sentinel_tls.then(|| tls.clone()), ..sentinel };
+    let tls = url.tls.then_some(tls);
+    let (location, db) = (url.location, url.db);
+    Some(RedisConfig { location, tls, username, password, sentinel, db, subscriber_pool, probe })
+}
+
+/// How sentinels are reached, without the part about TLS, and whether they are reached with TLS.
+fn read_sentinel(section: &Section<'_>, url: Option<&RedisUrl>) -> (SentinelConfig, bool) {
+    let has_sentinels = url.is_none_or(|url| matches!(url.location, RedisLocation::Sentinels { .. }));
+    let field = |key| {
+        let field = section.field(key)?;
+        if !has_sentinels {
+            field.error("is of no use without Sentinel", "begin `broker.url` with redis-sentinel://");
+        }
+        Some(field)
+    };
+    let username = field("sentinel_username").and_then(|field| field.text());
+    let password = field("sentinel_password").and_then(|field| field.text()).map(Rotating::new);
+    if username.is_some() && password.is_none() {
+        section.error("the sentinels' user has no password", "add `sentinel_password`");
+    }
+    let tls = field("sentinel_tls").and_then(|field| field.boolean());
+    let tls = has_sentinels && tls.or(url.map(|url| url.tls)).unwrap_or(false);
+    (SentinelConfig { tls: None, username, password }, tls)
 }

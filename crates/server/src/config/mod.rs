@@ -34,7 +34,7 @@ use ipnet::IpNet;
 
 pub use crate::secret::{Rotating, Secret};
 pub use auth::Auth;
-pub use broker::{Broker, BrokerKind, RedisConfig, RedisTls};
+pub use broker::{Broker, BrokerKind, RedisConfig, RedisTls, SentinelConfig};
 pub use error::{ConfigError, ConfigErrors, Location};
 pub use files::Tls;
 pub use node::Admin;

@@ -22,8 +22,8 @@ pub(super) struct Wrong {
     pub(super) hint: &'static str,
 }
 
-const FORM: &str =
-    "it is written like redis://127.0.0.1:6379, rediss://user:password@host:6380/0 or unix:///run/redis.sock";
+const FORM: &str = "it is written like redis://127.0.0.1:6379, rediss://user:password@host:6380/0, \
+     redis-sentinel://h1,h2/service or unix:///run/redis.sock";
 
 fn wrong(problem: &'static str) -> Wrong {
     Wrong { problem, hint: FORM }
@@ -76,10 +76,7 @@ pub(super) fn parse_url(url: &str) -> Result<RedisUrl, Wrong> {
         Form::Sentinels => parse_sentinels(place)?,
         Form::Cluster => parse_cluster(place)?,
     };
-    match form {
-        Form::Sentinels => Err(wrong("names Sentinel, which is not supported yet")),
-        Form::Cluster | Form::Server | Form::Socket => Ok(RedisUrl { location, tls, username, password, db }),
-    }
+    Ok(RedisUrl { location, tls, username, password, db })
 }
 
 fn parse_credentials(text: &str) -> Result<(Option<String>, Option<Secret>), Wrong> {
@@ -219,6 +216,14 @@ mod tests {
             ),
             ("redis://ann:p@ss@h", "h:6379 tls=false user=Some(\"ann\") password=Some(\"p@ss\") db=0"),
             ("redis://[::1]:7000", "[::1]:7000 tls=false user=None password=None db=0"),
+            (
+                "redis-sentinel://h1,h2:7/game",
+                "the master of game, by the sentinels h1:26379,h2:7 tls=false user=None password=None db=0",
+            ),
+            (
+                "rediss-sentinel://ann:pw@[::1]/my-game.1/3",
+                "the master of my-game.1, by the sentinels [::1]:26379 tls=true user=Some(\"ann\") password=Some(\"pw\") db=3",
+            ),
             ("redis://[::1]", "[::1]:6379 tls=false user=None password=None db=0"),
             ("unix:///run/redis.sock", "/run/redis.sock tls=false user=None password=None db=0"),
             (
@@ -235,7 +240,6 @@ mod tests {
         for (url, expected) in [
             ("127.0.0.1:6379", "has no scheme"),
             ("http://h", "has a scheme that is not known"),
-            ("redis-sentinel://h1,h2/service", "names Sentinel, which is not supported yet"),
             ("redis-cluster://h1,h2/1", "names a database, and a Cluster has none but 0"),
             ("redis-cluster://h1,,h2", "names no host"),
             (

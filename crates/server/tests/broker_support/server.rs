@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use drawbridge::broker::redis::{LeaseSettings, Library, Names};
-use drawbridge::broker::{RedisAddress, RedisLocation, RedisSettings};
+use drawbridge::broker::{RedisAddress, RedisLocation, RedisSettings, SentinelSettings};
 use drawbridge::config::Rotating;
 use drawbridge_engine::class::{Class, Classes, ShardedChannels};
 use drawbridge_engine::settings::Reserved;
@@ -222,6 +222,7 @@ impl Server {
                 Flavour::Cluster => RedisLocation::Cluster { addresses: vec![tcp] },
                 _ => tcp.into(),
             },
+            sentinel: SentinelSettings::default(),
             tls: self.tls.clone(),
             username: acl.then(|| "bridge".into()),
             password: acl.then(|| Rotating::new("between-us")),

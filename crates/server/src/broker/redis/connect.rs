@@ -4,8 +4,10 @@
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::AsFd;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use rustls::ClientConfig;
 use rustls_pki_types::ServerName;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -14,6 +16,7 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 use super::resp::Garbage;
+use super::sentinel::{MasterAddress, open_master};
 use super::{
     RedisAddress, RedisLocation, RedisSettings, code_of, is_unknown_command, public_part, without_arguments,
 };
@@ -71,18 +74,17 @@ pub(super) async fn open(settings: &RedisSettings, address: Option<&RedisAddress
     match (&settings.location, address) {
         (_, Some(address)) => {
             let named = |error: io::Error| io::Error::new(error.kind(), format!("{address}: {error}"));
-            open_at(settings, address).await.map_err(named)
+            open_at(address, settings.tls.as_ref()).await.map_err(named)
         }
-        (RedisLocation::Server(address), None) => open_at(settings, address).await,
-        // The configuration refuses the first; the second names a server each time.
-        (RedisLocation::Sentinels { .. } | RedisLocation::Cluster { .. }, None) => {
-            Err(io::ErrorKind::Unsupported.into())
-        }
+        (RedisLocation::Server(address), None) => open_at(address, settings.tls.as_ref()).await,
+        (RedisLocation::Sentinels { .. }, None) => open_master(settings).await,
+        // Each connection to a Cluster names its server.
+        (RedisLocation::Cluster { .. }, None) => Err(io::ErrorKind::Unsupported.into()),
     }
 }
 
 /// Opens a stream to one server.
-async fn open_at(settings: &RedisSettings, address: &RedisAddress) -> io::Result<Stream> {
+pub(super) async fn open_at(address: &RedisAddress, tls: Option<&Arc<ClientConfig>>) -> io::Result<Stream> {
     match address {
         RedisAddress::Unix(path) => Ok(Box::new(UnixStream::connect(path).await?)),
         RedisAddress::Tcp { host, port } => {
@@ -91,7 +93,7 @@ async fn open_at(settings: &RedisSettings, address: &RedisAddress) -> io::Result
             let keepalive =
                 TcpKeepalive::new().with_time(Duration::from_secs(30)).with_interval(Duration::from_secs(10));
             SockRef::from(&stream).set_tcp_keepalive(&keepalive)?;
-            let Some(tls) = &settings.tls else { return Ok(Box::new(stream)) };
+            let Some(tls) = tls else { return Ok(Box::new(stream)) };
             let name = ServerName::try_from(host.clone())
                 .map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
             Ok(Box::new(TlsConnector::from(tls.clone()).connect(name, stream).await?))
@@ -114,6 +116,8 @@ pub(super) enum Broken {
     NotMaster(String),
     /// Another server does now what this connection was for.
     Left,
+    /// The address of a sentinel leads to a Redis.
+    NotSentinel,
     /// Redis did not answer in time.
     Silent,
     /// Redis' answer was larger than anything that is requested can be.
@@ -187,6 +191,10 @@ impl std::fmt::Display for Broken {
                  else, and nothing can be written. Let `broker.url` name the master, or an address that follows it"
             ),
             Broken::Left => f.write_str("another master of the Cluster has taken over"),
+            Broken::NotSentinel => f.write_str(
+                "this is a Redis and no sentinel: with redis-sentinel:// `broker.url` names sentinels, whose port is 26379 \
+                 unless it is configured",
+            ),
             Broken::Silent => f.write_str("no answer in time"),
             Broken::Oversized => f.write_str("an answer over 64 MiB"),
             Broken::CutOff { missing, last, peer } => {
@@ -225,7 +233,10 @@ impl From<Garbage> for Broken {
 #[derive(Debug)]
 pub(super) struct Attempts {
     what: String,
-    address: String,
+    location: RedisLocation,
+    /// The master that sentinels name, and the one that the last attempt led to.
+    master: MasterAddress,
+    last_master: Option<RedisAddress>,
     backoff: Backoff,
     /// The reason that the log knows.
     logged: Option<String>,
@@ -233,32 +244,41 @@ pub(super) struct Attempts {
 
 impl Attempts {
     pub(super) fn new(what: String, settings: &RedisSettings) -> Self {
-        Attempts { what, address: settings.location.to_string(), backoff: Backoff::new(), logged: None }
+        let (location, master) = (settings.location.clone(), settings.sentinel.master.clone());
+        Attempts { what, location, master, last_master: None, backoff: Backoff::new(), logged: None }
+    }
+
+    /// Where attempts lead, for the log.
+    fn address(&self) -> String {
+        self.master.current().map_or_else(|| self.location.to_string(), |master| master.to_string())
     }
 
     /// A connection works.
     pub(super) fn up(&mut self) {
         self.backoff.up();
+        self.last_master = self.master.current();
+        let address = self.address();
         match self.logged.take() {
-            Some(_) => tracing::info!(what = self.what, address = self.address, "connected to Redis again"),
-            None => tracing::debug!(what = self.what, address = self.address, "connected to Redis"),
+            Some(_) => tracing::info!(what = self.what, address, "connected to Redis again"),
+            None => tracing::debug!(what = self.what, address, "connected to Redis"),
         }
     }
 
     /// A connection or an attempt failed: how long to wait. The log hears each reason once an outage.
     pub(super) fn failed(&mut self, broken: &Broken) -> Duration {
         let reason = broken.to_string();
+        let master = self.master.current();
+        if master != self.last_master {
+            // Attempts at another server say nothing about this one.
+            self.backoff = Backoff::new();
+            self.last_master = master;
+        }
         let wait = self.backoff.failed();
+        let address = self.address();
         if self.logged.as_ref() == Some(&reason) {
-            tracing::debug!(
-                what = self.what,
-                address = self.address,
-                reason,
-                ?wait,
-                "no connection to Redis"
-            );
+            tracing::debug!(what = self.what, address, reason, ?wait, "no connection to Redis");
         } else {
-            tracing::warn!(what = self.what, address = self.address, reason, ?wait, "no connection to Redis");
+            tracing::warn!(what = self.what, address, reason, ?wait, "no connection to Redis");
             self.logged = Some(reason);
         }
         wait

@@ -29,6 +29,7 @@ mod publisher;
 pub(crate) mod reader;
 mod refusals;
 pub mod resp;
+mod sentinel;
 mod sessions;
 mod slot_router;
 mod views;
@@ -54,6 +55,8 @@ use self::masters::Masters;
 pub use self::names::Names;
 use self::publisher::Publisher;
 use self::reader::{Reader, name_of};
+pub use self::sentinel::SentinelSettings;
+use self::sentinel::Watcher;
 use super::Shell;
 use super::fanout::ShardFanout;
 use super::health_board::HealthBoard;
@@ -65,6 +68,8 @@ use crate::secret::Rotating;
 pub struct RedisSettings {
     /// Where.
     pub location: RedisLocation,
+    /// How the sentinels are reached, where there are any.
+    pub sentinel: SentinelSettings,
     /// TLS, for TCP.
     pub tls: Option<Arc<rustls::ClientConfig>>,
     /// The ACL user; `None` with a password: the default user.
@@ -164,6 +169,12 @@ pub(super) async fn run(settings: RedisSettings, shell: Shell) {
     let Shell { parts, jobs, link_metrics, health_board, stop, queries, placement, local, fanout, report } =
         shell;
     let mut tasks = JoinSet::new();
+    let watcher = Watcher {
+        settings: settings.clone(),
+        health_board: health_board.clone(),
+        link_metrics: link_metrics.clone(),
+    };
+    tasks.spawn(watcher.run(stop.clone()));
     let cluster = settings.is_cluster().then(Cluster::default);
     let link_count = parts.len();
     let links = parts.into_iter().enumerate().map(|(index, part)| {
@@ -245,6 +256,7 @@ mod tests {
     pub(super) fn settings() -> RedisSettings {
         RedisSettings {
             location: RedisAddress::Tcp { host: "127.0.0.1".into(), port: 6379 }.into(),
+            sentinel: SentinelSettings::default(),
             tls: None,
             username: None,
             password: None,

@@ -417,7 +417,7 @@ async fn next<Q>(commands: &mut Commands, queries: impl Future<Output = Q>) -> R
 }
 
 /// The fields and values of a hash, in either form of an answer.
-fn pairs(reply: &Value) -> Box<dyn Iterator<Item = (&Value, &Value)> + '_> {
+pub(super) fn pairs(reply: &Value) -> Box<dyn Iterator<Item = (&Value, &Value)> + '_> {
     match reply {
         Value::Map(entries) => Box::new(entries.iter().map(|(field, value)| (field, value))),
         Value::Array(items) => Box::new(items.chunks_exact(2).map(|pair| (&pair[0], &pair[1]))),

@@ -201,9 +201,12 @@ fn the_broker_is_judged() {
         "[broker]\nurl = \"redis://h\"",
         "f.toml:1:2: `broker.url` is given, and `broker.kind` is \"memory\" by default; add kind = \"redis\" (or kind = \"memory\" to leave Redis alone)",
     );
-    let form = "it is written like redis://127.0.0.1:6379, rediss://user:password@host:6380/0 or unix:///run/redis.sock";
+    let form = "it is written like redis://127.0.0.1:6379, rediss://user:password@host:6380/0, redis-sentinel://h1,h2/service or unix:///run/redis.sock";
     for (url, problem) in [
-        ("redis-sentinel://h1,h2/service", "names Sentinel, which is not supported yet"),
+        (
+            "redis-sentinel://h1,h2",
+            "does not name the sentinels' service (of letters, digits, `.`, `-` and `_`)",
+        ),
         ("redis://:hunter2@h:x", "has a wrong port"),
     ] {
         check(

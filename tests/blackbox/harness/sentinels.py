@@ -1,0 +1,105 @@
+"""A Redis behind Sentinel: a master, a replica and three sentinels of a test's own, on free loopback ports."""
+
+import shutil
+import tempfile
+from pathlib import Path
+
+import redis
+
+from . import ports
+from .process import Process
+from .redis_server import RedisServer
+from .wait import until
+
+SERVICE = "game"
+
+
+class Sentinel:
+    """One sentinel that watches this server. Started at once."""
+
+    def __init__(self, server, *, quorum=2, password=None, tls=None):
+        self.directory = Path(tempfile.mkdtemp(prefix="drawbridge-sentinel-"))
+        self.port = ports.free()
+        self.password, self.tls = password, tls
+        plain, encrypted = (0, self.port) if tls else (self.port, 0)
+        lines = [f"port {plain}", "bind 127.0.0.1", f"dir {self.directory}"]
+        if tls:
+            lines += [f"tls-port {encrypted}", "tls-auth-clients no", "tls-replication yes"]
+            lines += [f"tls-cert-file {tls.cert}", f"tls-key-file {tls.key}", f"tls-ca-cert-file {tls.ca}"]
+        lines += [
+            f"sentinel monitor {SERVICE} 127.0.0.1 {server.tls_port if tls else server.port} {quorum}",
+            f"sentinel down-after-milliseconds {SERVICE} 1000",
+            f"sentinel failover-timeout {SERVICE} 10000",
+        ]
+        if server.password:
+            lines.append(f"sentinel auth-pass {SERVICE} {server.password}")
+        if password:
+            lines += [f"requirepass {password}", f"sentinel sentinel-pass {password}"]
+        (self.directory / "sentinel.conf").write_text("\n".join(lines) + "\n")
+        encryption = {"ssl": True, "ssl_ca_certs": str(tls.ca)} if tls else {}
+        self.client = redis.Redis(port=self.port, password=password, socket_timeout=10, decode_responses=True, **encryption)
+        self.process = Process(["redis-server", self.directory / "sentinel.conf", "--sentinel"])
+        until(self._answers, "the sentinel answers")
+
+    def _answers(self):
+        assert self.process.running, f"the sentinel ended:\n{self.process.output}"
+        try:
+            return self.client.ping()
+        except (redis.ConnectionError, redis.TimeoutError):
+            return False
+
+    def knows(self, sentinels, replicas):
+        """Whether it knows so many other sentinels and replicas, and all of these are well."""
+        master = self.ask("MASTER")
+        if (master["num-other-sentinels"], master["num-slaves"]) != (sentinels, replicas):
+            return False
+        others = self.ask("SLAVES") + self.ask("SENTINELS")
+        return not any(each["is_disconnected"] or each["is_sdown"] for each in others)
+
+    def ask(self, question):
+        """`SENTINEL QUESTION` about the service."""
+        return self.client.execute_command(f"SENTINEL {question}", SERVICE)
+
+    def close(self):
+        self.client.close()
+        self.process.resume()
+        self.process.kill()
+        shutil.rmtree(self.directory, ignore_errors=True)
+
+
+class SentinelService:
+    """All of it, ready to fail over when the constructor returns. `master` and `replica` stay the servers that began so."""
+
+    def __init__(self, *, password=None, sentinel_password=None, tls=None):
+        # Without it the first synchronization waits 5 s for more replicas.
+        quick = ["--repl-diskless-sync-delay", 0]
+        quick += ["--tls-replication", "yes"] if tls else []
+        self.tls = tls
+        self.master = RedisServer(*quick, password=password, tls=tls)
+        follow = ["--replicaof", "127.0.0.1", self.master.tls_port if tls else self.master.port]
+        self.replica = RedisServer(*quick, *follow, password=password, tls=tls)
+        until(self.is_replicated, "the replica follows the master")
+        self.sentinels = [Sentinel(self.master, password=sentinel_password, tls=tls) for _ in range(3)]
+        until(lambda: all(each.knows(2, 1) for each in self.sentinels), "the sentinels know all of it", timeout=30)
+
+    @property
+    def url(self):
+        return self.url_of(each.port for each in self.sentinels)
+
+    def url_of(self, sentinels):
+        """The URL that names the sentinels on these ports."""
+        scheme = "rediss-sentinel" if self.tls else "redis-sentinel"
+        return f"{scheme}://{','.join(f'127.0.0.1:{port}' for port in sentinels)}/{SERVICE}"
+
+    def is_replicated(self):
+        """Whether the replica has all that the master has written."""
+        return self.replica.client.role()[3] == b"connected" and self.master.client.wait(1, 1000) == 1
+
+    def has_failed_over(self):
+        """Whether all sentinels name the former replica."""
+        port = self.replica.tls_port if self.tls else self.replica.port
+        return all(each.ask("GET-MASTER-ADDR-BY-NAME") == ("127.0.0.1", port) for each in self.sentinels)
+
+    def close(self):
+        for each in [*self.sentinels, self.replica, self.master]:
+            each.close()
