@@ -186,11 +186,10 @@ impl Engine {
         true
     }
 
-    /// A session has ended: nothing is kept of it, unless it lives on elsewhere.
+    /// A session has ended: nothing is kept of it. If it lives on elsewhere its record is of a later generation, and stays; but
+    /// a save that was on its way has left traces of this node's.
     pub(super) fn end_record(&mut self, session: &Session) {
-        if let Some(player) =
-            session.player().cloned().filter(|_| session.is_listed && !session.record.is_moved)
-        {
+        if let Some(player) = session.player().cloned().filter(|_| session.is_listed) {
             self.delete_record(player, session.hash, session.generation);
         }
     }

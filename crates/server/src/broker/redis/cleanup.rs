@@ -118,7 +118,14 @@ impl Cleanup<'_> {
     /// All that a node that ends does for itself.
     pub(super) async fn hand_over(&mut self) -> Result<(), Broken> {
         let lease = &self.settings.lease;
-        while self.set_windows(&lease.instance, lease.resume_window, None).await? == Part::Some {}
+        loop {
+            match self.set_windows(&lease.instance, lease.resume_window, None).await? {
+                Part::Some => {}
+                Part::Nothing => break,
+                // The lease stays: when it is old, another node does it.
+                Part::Refused => return Ok(()),
+            }
+        }
         // Where its sessions are present the lease stays: when it is old, another node removes them.
         let channels = self.settings.names.node_presence_key(&lease.instance);
         match self.some_of(&channels, 1).await? {
