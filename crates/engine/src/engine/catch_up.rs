@@ -21,11 +21,12 @@ use drawbridge_protocol::glob;
 
 use super::Engine;
 use super::deliver::{Route, access, delivery_of};
+use super::logs::before;
 use crate::access::Access;
 use crate::audience::NOBODY;
 use crate::io::{ChannelPosition, LogPosition, LoggedOffset, Publication, Replay, SessionId};
 use crate::session::{Phase, Session};
-use crate::targets::{LOST, Target, TargetId, Waiter};
+use crate::targets::{LOST, Reply, Target, TargetId, Waiter};
 use crate::upstream::{Cursor, StoredLog};
 use crate::view::EventScope;
 
@@ -91,6 +92,27 @@ impl Engine {
         // What the position means is not reported.
         let resuming = Resuming { verdict: Some(Recovery::Recovered), ..Resuming::new(id, target, at) };
         self.resume_log(resuming, channel);
+    }
+
+    /// A logged event is about to be shown to whoever sees its channel by this pattern. Those whose views are not known are shown
+    /// nothing now: they go on alone from here when they are.
+    pub(super) fn leave_suspended_behind(
+        &mut self,
+        pattern: TargetId,
+        channel: &Arc<str>,
+        next: LogPosition,
+    ) {
+        if self.targets[pattern].waiters.is_empty() {
+            return;
+        }
+        let is_suspended = |waiter: &&Waiter| matches!(waiter.reply, Reply::Resync);
+        let waiters = self.targets[pattern].waiters.iter().filter(is_suspended);
+        let suspended: Vec<SessionId> = waiters.map(|waiter| waiter.session).collect();
+        for id in suspended {
+            if !self.sessions[id].is_catching_up(channel) && self.may_see(id, channel) {
+                self.go_on_alone(id, pattern, channel, before(next));
+            }
+        }
     }
 
     fn resume_log(&mut self, resuming: Resuming, channel: &Arc<str>) {

@@ -69,6 +69,9 @@ impl Engine {
         // A table that its client keeps is told by its own subscription alone.
         let table = exact.filter(|id| self.targets[*id].world.is_some());
         for target in patterns {
+            if let InLog::At(at) = publication.in_log {
+                self.leave_suspended_behind(*target, &publication.channel, at);
+            }
             let route = Route { target: *target, class: class_id, delivery };
             self.deliver_pattern(&route, table, publication);
         }

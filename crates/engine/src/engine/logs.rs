@@ -475,6 +475,6 @@ impl Outbound {
 }
 
 /// The position before an event.
-fn before(event: LogPosition) -> LogPosition {
+pub(super) fn before(event: LogPosition) -> LogPosition {
     LogPosition { offset: LoggedOffset(event.offset.0.saturating_sub(1)), ..event }
 }

@@ -76,6 +76,26 @@ fn what_came_while_views_were_unknown_is_read_from_the_log() {
 }
 
 #[test]
+fn what_came_under_a_pattern_while_views_were_unknown_is_read_from_the_log() {
+    let mut bench = Bench::new(PLENTY);
+    let (socket, _) = bench.join(0, &["log:*"]);
+    bench.append("log:a", [1]);
+    bench.take(socket);
+    bench.sockets.refuses_overrides = true;
+    bench.cut();
+    bench.append("log:a", [2]);
+    bench.mend();
+    bench.append("log:a", [3, 4]);
+    assert!(whole(&bench.take(socket), "log:a").is_empty());
+    bench.sockets.refuses_overrides = false;
+    bench.pass(20_000);
+    bench.append("log:a", [5]);
+    let messages = bench.take(socket);
+    assert_eq!(whole(&messages, "log:a"), [2, 3, 4, 5]);
+    assert_eq!(resyncs(&messages), [("log:*", "broker")]);
+}
+
+#[test]
 fn a_replay_waits_for_room_and_is_no_slow_consumption() {
     for name in ["log:a", "log:*"] {
         let mut bench = Bench::new(SMALL);
