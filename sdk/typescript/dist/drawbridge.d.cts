@@ -34,9 +34,9 @@ interface Runtime {
     random(): number;
     setTimeout(callback: () => void, delayMs: number): unknown;
     clearTimeout(handle: unknown): void;
-    /** Calls back for what a browser says of the page and its network; the answer stops it. */
+    /** Calls back for what a browser says of the page and its network; the returned function removes the handler. */
     onPage(callback: (signal: PageSignal) => void): () => void;
-    /** Whether anything answers HTTP at `url`; undefined where sockets say themselves what is wrong with them. */
+    /** Whether an HTTP server responds at `url`; undefined outside of browsers, where sockets report their errors. */
     answersHttp(url: string): Promise<boolean | undefined>;
     /** A name that nobody else has: at most 64 characters. */
     uniqueKey(): string;
@@ -134,7 +134,7 @@ type ChannelName<M extends ChannelMap> = keyof M & string;
 /** The events of channel (or pattern) `C`. */
 type EventsOf<M extends ChannelMap, C extends ChannelName<M>> = M[C] extends EventMap ? M[C] : never;
 type EventName<E extends EventMap> = keyof E & string;
-/** What `publish` takes after the event's name: `data` may be absent only if it may be `null` or `undefined`. */
+/** The arguments of `publish` after the event's name: `data` is optional only if it may be `null` or `undefined`. */
 type PublishArguments<Data, Options> = null extends Data ? [data?: Data, options?: Options] : undefined extends Data ? [data?: Data, options?: Options] : [data: Data, options?: Options];
 /** One event as a handler gets it. */
 interface ChannelEvent<Name extends string = string, Data = unknown> {
@@ -189,17 +189,17 @@ declare class Channel<E extends EventMap = Record<string, unknown>> {
     #private;
     /** The name or pattern. */
     readonly channel: string;
-    /** Calls back for each event of that name; the answer stops it. */
+    /** Calls back for each event of that name; the returned function removes the handler. */
     on<N extends EventName<E>>(event: N, handler: (event: ChannelEvent<N, E[N]>) => void): Unlisten;
-    /** Calls back for the next event of that name only; the answer stops it before. */
+    /** Calls back for the next event of that name only; the returned function removes the handler before that. */
     once<N extends EventName<E>>(event: N, handler: (event: ChannelEvent<N, E[N]>) => void): Unlisten;
-    /** Calls back for every event; the answer stops it. */
+    /** Calls back for every event; the returned function removes the handler. */
     onEvent(handler: (event: AnyEvent<E>) => void): Unlisten;
-    /** Calls back where events may be missing: fetch the state again there. The answer stops it. */
+    /** Calls back where events may be missing: fetch the state again there. The returned function removes the handler. */
     onResync(handler: (resync: Resync) => void): Unlisten;
-    /** Calls back after a reconnect that lost nothing, before the events that were missed; the answer stops it. */
+    /** Calls back after a reconnect that lost nothing, before the events that were missed; the returned function removes the handler. */
     onRecovered(handler: (recovered: Recovered) => void): Unlisten;
-    /** Calls back when players come or leave, on channels with `presence = "notify"`; the answer stops it. */
+    /** Calls back when players come or leave, on channels with `presence = "notify"`; the returned function removes the handler. */
     onPresence(handler: (change: PresenceChange) => void): Unlisten;
 }
 
@@ -365,13 +365,13 @@ declare class Entities<E extends EventMap = Record<string, unknown>> {
      * the class has `area_required` and the subscription no area the table is empty, and the client's `error` event says so.
      */
     get synced(): Promise<void>;
-    /** Calls back when one comes into view; the answer stops it. */
+    /** Calls back when one comes into view; the returned function removes the handler. */
     onEnter(handler: (entity: Entity<E>) => void): Unlisten;
-    /** Calls back for each new state of one that is in view; the answer stops it. */
+    /** Calls back for each new state of one that is in view; the returned function removes the handler. */
     onUpdate(handler: (entity: Entity<E>, previous: Entity<E>) => void): Unlisten;
-    /** Calls back with the last state of one that is not in view any more; the answer stops it. */
+    /** Calls back with the last state of one that is not in view any more; the returned function removes the handler. */
     onLeave(handler: (entity: Entity<E>, reason: LeaveReason) => void): Unlisten;
-    /** Calls back when a snapshot has taken effect, behind what it changed; the answer stops it. */
+    /** Calls back when a snapshot has taken effect, behind what it changed; the returned function removes the handler. */
     onReset(handler: () => void): Unlisten;
 }
 
@@ -562,9 +562,9 @@ declare class Drawbridge<M extends ChannelMap = AnyChannels> {
     connect(): Promise<Welcome>;
     /** Ends the session. Subscriptions stay wanted, should `connect()` be called again. */
     close(): void;
-    /** Calls back on what happens to the client; the answer stops it. */
+    /** Calls back on what happens to the client; the returned function removes the handler. */
     on<K extends keyof ClientEvents>(name: K, listener: (event: ClientEvents[K]) => void): Unlisten;
-    /** Calls back on the next one only; the answer stops it before. */
+    /** Calls back on the next one only; the returned function removes the handler before that. */
     once<K extends keyof ClientEvents>(name: K, listener: (event: ClientEvents[K]) => void): Unlisten;
     /**
      * Subscribes to a channel, or with `*`, `?` or `[…]` to all channels that match. It holds over reconnects. The same

@@ -315,8 +315,8 @@ var HINTS = [
   [/certificate/, "the server's certificate is not trusted here"],
   [/hang up|ECONNRESET|Parse Error/, "no WebSocket server answers there: is this its port, and does it need wss:?"]
 ];
-function hintOf(said) {
-  return HINTS.find(([pattern]) => said && pattern.test(said))?.[1] ?? UNEXPLAINED;
+function hintOf(reported) {
+  return HINTS.find(([pattern]) => reported && pattern.test(reported))?.[1] ?? UNEXPLAINED;
 }
 function hintOfBlocked(url) {
   const isMixed = url.startsWith("ws:") && globalThis.location?.protocol === "https:";
@@ -332,7 +332,7 @@ var ConnectLog = class {
   runtime;
   warn;
   #url;
-  /** What was logged; undefined: a connect has succeeded. */
+  /** The causes that were logged; undefined after the first success. */
   #causes = /* @__PURE__ */ new Set();
   succeeded() {
     this.#causes = void 0;
@@ -456,27 +456,27 @@ var Channel = class {
   #any;
   /** @internal */
   matches;
-  /** Calls back for each event of that name; the answer stops it. */
+  /** Calls back for each event of that name; the returned function removes the handler. */
   on(event, handler) {
     return this.#events.on(event, handler);
   }
-  /** Calls back for the next event of that name only; the answer stops it before. */
+  /** Calls back for the next event of that name only; the returned function removes the handler before that. */
   once(event, handler) {
     return this.#events.once(event, handler);
   }
-  /** Calls back for every event; the answer stops it. */
+  /** Calls back for every event; the returned function removes the handler. */
   onEvent(handler) {
     return this.#any.on("event", handler);
   }
-  /** Calls back where events may be missing: fetch the state again there. The answer stops it. */
+  /** Calls back where events may be missing: fetch the state again there. The returned function removes the handler. */
   onResync(handler) {
     return this.#any.on("resync", handler);
   }
-  /** Calls back after a reconnect that lost nothing, before the events that were missed; the answer stops it. */
+  /** Calls back after a reconnect that lost nothing, before the events that were missed; the returned function removes the handler. */
   onRecovered(handler) {
     return this.#any.on("recovered", handler);
   }
-  /** Calls back when players come or leave, on channels with `presence = "notify"`; the answer stops it. */
+  /** Calls back when players come or leave, on channels with `presence = "notify"`; the returned function removes the handler. */
   onPresence(handler) {
     return this.#any.on("presence", handler);
   }
@@ -1519,19 +1519,19 @@ var Entities = class {
   get synced() {
     return this.#synced.promise;
   }
-  /** Calls back when one comes into view; the answer stops it. */
+  /** Calls back when one comes into view; the returned function removes the handler. */
   onEnter(handler) {
     return this.#emitter.on("enter", handler);
   }
-  /** Calls back for each new state of one that is in view; the answer stops it. */
+  /** Calls back for each new state of one that is in view; the returned function removes the handler. */
   onUpdate(handler) {
     return this.#emitter.on("update", ({ entity, previous }) => handler(entity, previous));
   }
-  /** Calls back with the last state of one that is not in view any more; the answer stops it. */
+  /** Calls back with the last state of one that is not in view any more; the returned function removes the handler. */
   onLeave(handler) {
     return this.#emitter.on("leave", ({ entity, reason }) => handler(entity, reason));
   }
-  /** Calls back when a snapshot has taken effect, behind what it changed; the answer stops it. */
+  /** Calls back when a snapshot has taken effect, behind what it changed; the returned function removes the handler. */
   onReset(handler) {
     return this.#emitter.on("reset", handler);
   }
@@ -2385,11 +2385,11 @@ var Drawbridge = class {
     this.#link.stop();
     this.#ended(new DrawbridgeError("CLOSED", "the client was closed"), false);
   }
-  /** Calls back on what happens to the client; the answer stops it. */
+  /** Calls back on what happens to the client; the returned function removes the handler. */
   on(name, listener) {
     return this.#emitter.on(name, listener);
   }
-  /** Calls back on the next one only; the answer stops it before. */
+  /** Calls back on the next one only; the returned function removes the handler before that. */
   once(name, listener) {
     return this.#emitter.once(name, listener);
   }

@@ -54,26 +54,26 @@ var Lease = class {
   client;
   channel;
   forget;
-  /** In the order of mounting; with what detaches those that are attached. */
+  /** In the order of mounting; each with the function that removes its handlers, once it is attached. */
   #holders = /* @__PURE__ */ new Map();
   #subscription;
-  /** What the application's own subscription had before; undefined where the subscription is this lease's. */
+  /** The view of the application's own subscription before this lease; undefined if the lease made the subscription. */
   #borrowed;
   #error;
-  /** Counts what was asked for: only the last answer is of interest. */
+  /** Counts the requests: only the outcome of the last one is shown. */
   #round = 0;
   #isScheduled = false;
-  /** Somebody came, or wants to see something else: one that has ended is asked for again. */
+  /** A holder was added or changed its view, so a subscription that has ended is requested again. */
   #isWanted = false;
   #unlisten = [];
   get state() {
     return this.#subscription?.state ?? "pending";
   }
-  /** Why the subscription has ended, or is not as the components want it. */
+  /** Why the subscription has ended, or why the view that the holders name is not in force. */
   get error() {
     return this.#error;
   }
-  /** Until the result is called. */
+  /** Adds a holder; the returned function removes it. */
   hold(holder) {
     this.#holders.set(holder, void 0);
     this.viewChanged();
@@ -124,7 +124,7 @@ var Lease = class {
     this.#subscription = this.client.subscribe(this.channel, this.#view());
     return this.#subscription;
   }
-  /** For each part: what the last holder that names it wants, or else what it was before all holders. */
+  /** Of filter and area each: that of the last holder that names one, or else of the application's own subscription. */
   #view() {
     const views = [...this.#holders.keys()].map(({ view }) => view).reverse();
     const filter = views.find((view) => view.filter !== void 0)?.filter;
@@ -134,7 +134,7 @@ var Lease = class {
       area: area !== void 0 ? area : this.#borrowed?.area ?? null
     };
   }
-  /** Whether the server grants what was just asked for. */
+  /** Takes over the outcome of the request that was just made. */
   #watch(subscription) {
     const round = ++this.#round;
     const settled = (error) => round === this.#round && this.#settle(error);
@@ -168,7 +168,7 @@ var Lease = class {
 
 // src/react/stores.ts
 var Store = class {
-  /** `channel` null: nothing is subscribed. */
+  /** Does nothing if `channel` is null. `first` is the snapshot before the first change. */
   constructor(client, channel, first) {
     this.client = client;
     this.channel = channel;
@@ -182,7 +182,7 @@ var Store = class {
   #lease;
   #snapshot;
   #listeners = /* @__PURE__ */ new Set();
-  /** Subscribes until the result is called. */
+  /** Subscribes; the returned function unsubscribes. */
   hold() {
     if (this.channel === null) return void 0;
     this.#lease = leaseOf(this.client, this.channel);
@@ -204,7 +204,7 @@ var Store = class {
     return () => this.#listeners.delete(listener);
   };
   snapshot = () => this.#snapshot;
-  /** What a server renders, and a page before it takes over. */
+  /** For server rendering and hydration. */
   initial = () => this.first;
 };
 var PENDING = { state: "pending" };
@@ -216,7 +216,7 @@ var ChannelStore = class extends Store {
   handlers;
   attach(subscription) {
     return all([
-      // Two, so that one handler that throws does not keep the event from the other.
+      // Two listeners, so that both handlers are called even if the first one throws.
       subscription.onEvent((event) => this.#handlerOf(event.event)?.(event)),
       subscription.onEvent((event) => this.handlers().onEvent?.(event)),
       subscription.onResync((resync) => this.handlers().onResync?.(resync)),
@@ -224,7 +224,7 @@ var ChannelStore = class extends Store {
       subscription.onPresence((change) => this.handlers().onPresence?.(change))
     ]);
   }
-  /** Players choose these names: one like `toString` has no handler. */
+  /** Own properties only: players choose event names, `toString` for example. */
   #handlerOf(name) {
     const on = this.handlers().on ?? {};
     return Object.hasOwn(on, name) ? on[name] : void 0;
@@ -249,7 +249,7 @@ var EntitiesStore = class extends Store {
     this.#isOutdated = true;
     return all([table.onEnter(outdate), table.onUpdate(outdate), table.onLeave(outdate), table.onReset(outdate), subscription.onResync(outdate)]);
   }
-  /** The changes that arrive in one frame are reported one by one, and copied together. */
+  /** Changes of one frame are reported one by one; the table is copied once for all of them. */
   #outdate() {
     if (this.#isOutdated) return;
     this.#isOutdated = true;

@@ -1,13 +1,16 @@
 // Drawbridge's client, built from sdk/typescript by `npm run build`. Do not edit.
 import { EventMap, EventName, ChannelEvent, AnyEvent, Resync, Recovered, PresenceChange, SubscriptionState, DrawbridgeError, Entity, ViewOptions, ChannelMap, AnyChannels, ChannelName, Drawbridge, EventsOf, StatusChange } from './drawbridge.cjs';
 
-/** What hooks show: a snapshot each, which stays the same object until something in it changes. */
+/**
+ * The snapshots that hooks return: each stays the same object until something in it changes. Sharing subscriptions is
+ * the business of `lease.ts`.
+ */
 
-/** A method's parameter is not strict: where no event is declared, each property is still given its own name as `event`. */
+/** A method, whose parameter types are compared loosely: without a map, TypeScript infers each event's name as literal. */
 type Handler<Event> = {
     call(event: Event): void;
 }["call"];
-/** Called for what happens on the channel, as the methods of a subscription by these names call back. */
+/** Handlers as the methods of these names on a subscription take them. */
 interface ChannelHandlers<E extends EventMap> {
     /** By the event's name. */
     on?: {
@@ -31,7 +34,7 @@ interface EntitiesState<E extends EventMap> extends ChannelState {
     readonly stale: boolean;
 }
 
-/** What a component wants of a channel. Equal values are the same, whichever object has them. */
+/** Options are compared by value, so an object literal in a component does no harm. */
 interface ChannelOptions<E extends object> extends ViewOptions, ChannelHandlers<E> {
 }
 /** The client's status, with the reason of its last change. */

@@ -227,12 +227,12 @@ export class Drawbridge<M extends ChannelMap = AnyChannels> {
     this.#ended(new DrawbridgeError("CLOSED", "the client was closed"), false);
   }
 
-  /** Calls back on what happens to the client; the answer stops it. */
+  /** Calls back on what happens to the client; the returned function removes the handler. */
   on<K extends keyof ClientEvents>(name: K, listener: (event: ClientEvents[K]) => void): Unlisten {
     return this.#emitter.on(name, listener);
   }
 
-  /** Calls back on the next one only; the answer stops it before. */
+  /** Calls back on the next one only; the returned function removes the handler before that. */
   once<K extends keyof ClientEvents>(name: K, listener: (event: ClientEvents[K]) => void): Unlisten {
     return this.#emitter.once(name, listener);
   }

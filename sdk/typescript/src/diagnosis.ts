@@ -1,16 +1,16 @@
 /**
- * Why the client cannot connect, in words for whoever sets it up, once for each cause. Node says what went wrong with a
- * socket; a browser keeps that to itself, so there the address is asked by HTTP whether anything answers. What is done
- * about it is `link.ts`'s business.
+ * Warns the developer why the client cannot connect, once for each cause. Node reports what went wrong with a socket. A
+ * browser does not, so that pages cannot scan networks: there an HTTP request to the address finds out whether a server
+ * responds. When to connect again is decided in `link.ts`.
  */
 
 import type { DrawbridgeError } from "./errors.js";
 import type { Runtime } from "./runtime.js";
 
-/** The hint where nothing is known, as in a browser. */
+/** The hint if the cause is not known, as in a browser. */
 const UNEXPLAINED = "is the server running, are host, port and path right, and does the server allow the origin of this page?";
 
-/** What Node and `ws` say, and what is likely the matter. */
+/** Error messages of Node and `ws`, and the likely cause of each. */
 const HINTS: [RegExp, string][] = [
   [/ECONNREFUSED/, "nothing listens there: is the server running, and is this its port?"],
   [/ENOTFOUND|EAI_AGAIN/, "there is no such host: is its name right?"],
@@ -21,24 +21,24 @@ const HINTS: [RegExp, string][] = [
   [/hang up|ECONNRESET|Parse Error/, "no WebSocket server answers there: is this its port, and does it need wss:?"],
 ];
 
-/** For a socket that was not opened; `said`: by the runtime. */
-export function hintOf(said: string | undefined): string {
-  return HINTS.find(([pattern]) => said && pattern.test(said))?.[1] ?? UNEXPLAINED;
+/** The likely cause of a socket that failed to open with this error message, or with none. */
+export function hintOf(reported: string | undefined): string {
+  return HINTS.find(([pattern]) => reported && pattern.test(reported))?.[1] ?? UNEXPLAINED;
 }
 
-/** For a socket that could not even be made. */
+/** The likely cause if the `WebSocket` constructor throws. */
 export function hintOfBlocked(url: string): string | undefined {
   const isMixed = url.startsWith("ws:") && globalThis.location?.protocol === "https:";
   return isMixed ? "mixed content: a page over https may open wss: only" : undefined;
 }
 
-/** More causes than a set-up goes through are noise. */
+/** Bounds the warnings, should an error message vary. */
 const MAX_CAUSES = 4;
 
-/** Warnings about connects that fail, until one succeeds; from then on `status` says what happens. */
+/** Warns about failed connects until one succeeds; later failures are reported by `status` alone. */
 export class ConnectLog {
   readonly #url: URL;
-  /** What was logged; undefined: a connect has succeeded. */
+  /** The causes that were logged; undefined after the first success. */
   #causes: Set<string> | undefined = new Set();
 
   constructor(
@@ -59,7 +59,7 @@ export class ConnectLog {
     if (!this.#causes || this.#causes.has(cause) || this.#causes.size >= MAX_CAUSES) return;
     this.#causes.add(cause);
     const likely = hint === UNEXPLAINED ? await this.#explore() : hint;
-    // It may have connected while the address was asked.
+    // The client may have connected in the meantime.
     if (this.#causes) this.warn(`drawbridge: cannot connect to ${this.#shown("ws")}: ${code}: ${message}${likely ? ` (${likely})` : ""}; ${next}`);
   }
 

@@ -98,22 +98,22 @@ export class Entities<E extends EventMap = Record<string, unknown>> {
     return this.#synced.promise;
   }
 
-  /** Calls back when one comes into view; the answer stops it. */
+  /** Calls back when one comes into view; the returned function removes the handler. */
   onEnter(handler: (entity: Entity<E>) => void): Unlisten {
     return this.#emitter.on("enter", handler);
   }
 
-  /** Calls back for each new state of one that is in view; the answer stops it. */
+  /** Calls back for each new state of one that is in view; the returned function removes the handler. */
   onUpdate(handler: (entity: Entity<E>, previous: Entity<E>) => void): Unlisten {
     return this.#emitter.on("update", ({ entity, previous }) => handler(entity, previous));
   }
 
-  /** Calls back with the last state of one that is not in view any more; the answer stops it. */
+  /** Calls back with the last state of one that is not in view any more; the returned function removes the handler. */
   onLeave(handler: (entity: Entity<E>, reason: LeaveReason) => void): Unlisten {
     return this.#emitter.on("leave", ({ entity, reason }) => handler(entity, reason));
   }
 
-  /** Calls back when a snapshot has taken effect, behind what it changed; the answer stops it. */
+  /** Calls back when a snapshot has taken effect, behind what it changed; the returned function removes the handler. */
   onReset(handler: () => void): Unlisten {
     return this.#emitter.on("reset", handler);
   }

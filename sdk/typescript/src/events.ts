@@ -26,7 +26,7 @@ export type EventsOf<M extends ChannelMap, C extends ChannelName<M>> = M[C] exte
 
 export type EventName<E extends EventMap> = keyof E & string;
 
-/** What `publish` takes after the event's name: `data` may be absent only if it may be `null` or `undefined`. */
+/** The arguments of `publish` after the event's name: `data` is optional only if it may be `null` or `undefined`. */
 export type PublishArguments<Data, Options> = null extends Data
   ? [data?: Data, options?: Options]
   : undefined extends Data
@@ -109,32 +109,32 @@ export class Channel<E extends EventMap = Record<string, unknown>> {
     this.matches = isPattern(channel) ? globMatcher(channel) : (name) => name === channel;
   }
 
-  /** Calls back for each event of that name; the answer stops it. */
+  /** Calls back for each event of that name; the returned function removes the handler. */
   on<N extends EventName<E>>(event: N, handler: (event: ChannelEvent<N, E[N]>) => void): Unlisten {
     return this.#events.on(event, handler);
   }
 
-  /** Calls back for the next event of that name only; the answer stops it before. */
+  /** Calls back for the next event of that name only; the returned function removes the handler before that. */
   once<N extends EventName<E>>(event: N, handler: (event: ChannelEvent<N, E[N]>) => void): Unlisten {
     return this.#events.once(event, handler);
   }
 
-  /** Calls back for every event; the answer stops it. */
+  /** Calls back for every event; the returned function removes the handler. */
   onEvent(handler: (event: AnyEvent<E>) => void): Unlisten {
     return this.#any.on("event", handler);
   }
 
-  /** Calls back where events may be missing: fetch the state again there. The answer stops it. */
+  /** Calls back where events may be missing: fetch the state again there. The returned function removes the handler. */
   onResync(handler: (resync: Resync) => void): Unlisten {
     return this.#any.on("resync", handler);
   }
 
-  /** Calls back after a reconnect that lost nothing, before the events that were missed; the answer stops it. */
+  /** Calls back after a reconnect that lost nothing, before the events that were missed; the returned function removes the handler. */
   onRecovered(handler: (recovered: Recovered) => void): Unlisten {
     return this.#any.on("recovered", handler);
   }
 
-  /** Calls back when players come or leave, on channels with `presence = "notify"`; the answer stops it. */
+  /** Calls back when players come or leave, on channels with `presence = "notify"`; the returned function removes the handler. */
   onPresence(handler: (change: PresenceChange) => void): Unlisten {
     return this.#any.on("presence", handler);
   }

@@ -27,11 +27,11 @@ export function onPage(callback: (signal: PageSignal) => void): () => void {
 
 const ANSWER_MS = 2_000;
 
-/** A browser's sockets do not say why they fail; this says whether a server is there. */
+/** Whether an HTTP server responds at `url`, within `ANSWER_MS`; undefined outside of browsers. */
 export async function answersHttp(url: string): Promise<boolean | undefined> {
   if (!globalThis.location) return undefined;
   try {
-    // The answer stays hidden, so no server has to allow it; that there is one is enough.
+    // The response is opaque, so no server has to allow it; that there is one is enough.
     await fetch(url, { mode: "no-cors", cache: "no-store", credentials: "omit", signal: AbortSignal.timeout(ANSWER_MS) });
     return true;
   } catch {

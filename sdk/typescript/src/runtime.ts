@@ -29,9 +29,9 @@ export interface Runtime {
   random(): number;
   setTimeout(callback: () => void, delayMs: number): unknown;
   clearTimeout(handle: unknown): void;
-  /** Calls back for what a browser says of the page and its network; the answer stops it. */
+  /** Calls back for what a browser says of the page and its network; the returned function removes the handler. */
   onPage(callback: (signal: PageSignal) => void): () => void;
-  /** Whether anything answers HTTP at `url`; undefined where sockets say themselves what is wrong with them. */
+  /** Whether an HTTP server responds at `url`; undefined outside of browsers, where sockets report their errors. */
   answersHttp(url: string): Promise<boolean | undefined>;
   /** A name that nobody else has: at most 64 characters. */
   uniqueKey(): string;

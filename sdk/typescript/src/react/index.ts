@@ -1,8 +1,8 @@
 "use client";
 
 /**
- * What `@drawbridge/client/react` offers: a connection, a channel and a table of entities as React sees them. It owns
- * the hooks; who shares a subscription is `lease.ts`'s business, and snapshots are `stores.ts`'s.
+ * The entry `@drawbridge/client/react`: hooks for the connection, a channel and a table of entities. Sharing
+ * subscriptions is the business of `lease.ts`, snapshots are that of `stores.ts`.
  */
 
 import { useEffect, useInsertionEffect, useMemo, useRef, useSyncExternalStore } from "react";
@@ -11,10 +11,10 @@ import { ChannelStore, EntitiesStore, type ChannelHandlers, type ChannelState, t
 
 export type { ChannelHandlers, ChannelState, EntitiesState } from "./stores.js";
 
-/** What a component wants of a channel. Equal values are the same, whichever object has them. */
+/** Options are compared by value, so an object literal in a component does no harm. */
 export interface ChannelOptions<E extends object> extends ViewOptions, ChannelHandlers<E> {}
 
-/** What a server renders, where nothing connects. */
+/** For server rendering and hydration. */
 const CONNECTING: StatusChange = { status: "connecting", previous: "closed" };
 
 /** The client's status, with the reason of its last change. */
@@ -34,7 +34,7 @@ export function useChannel<M extends ChannelMap = AnyChannels, C extends Channel
   options: ChannelOptions<EventsOf<M, C>> = {},
 ): ChannelState {
   const handlers = useRef<ChannelHandlers<EventsOf<M, C>>>(options);
-  // Not during render: what React renders and then discards must not be called.
+  // Not during render: handlers of a render that React discards must not be called.
   useInsertionEffect(() => {
     handlers.current = options;
   });

@@ -1,26 +1,27 @@
 /**
- * Who uses a channel. All components that name it hold one lease: the first brings the subscription about, and with the
- * last it ends. A subscription that the application made itself is used, and left as it was.
+ * Shares one subscription among the components that name its channel: the first one subscribes, and the last one that is
+ * unmounted unsubscribes. A subscription that the application made itself is reused, and gets its view back at the end.
+ * Snapshots and handlers belong to `stores.ts`.
  *
- * What changes takes effect in a microtask, so that whatever React does at once (StrictMode's second mount, one page
- * that replaces another) is one change, or none.
+ * Changes take effect in a microtask. So what React does in one go (StrictMode's second mount, a page that replaces
+ * another one) is one change, or none.
  */
 
 import type { Drawbridge, DrawbridgeError, Subscription, SubscriptionState, View, ViewOptions } from "../index.js";
 
 /** A mounted component. */
 export interface Holder {
-  /** What it names of the view; where it names nothing, others decide. */
+  /** The filter and area that it names; what is absent is left to other holders. */
   readonly view: ViewOptions;
-  /** There is a subscription to listen to; the result ends that. */
+  /** Adds its handlers to a subscription; the returned function removes them. */
   attach(subscription: Subscription<any>): () => void;
-  /** `state`, `error` or what the subscription shows has changed. */
+  /** Called when `state`, `error` or the freshness of the table may have changed. */
   changed(): void;
 }
 
 const leases = new WeakMap<Drawbridge<any>, Map<string, Lease>>();
 
-/** The lease of that channel; it exists as long as somebody holds it. */
+/** Returns the lease of that channel. It is removed when nobody holds it any more. */
 export function leaseOf(client: Drawbridge<any>, channel: string): Lease {
   const ofClient = leases.get(client) ?? new Map<string, Lease>();
   leases.set(client, ofClient);
@@ -30,16 +31,16 @@ export function leaseOf(client: Drawbridge<any>, channel: string): Lease {
 }
 
 export class Lease {
-  /** In the order of mounting; with what detaches those that are attached. */
+  /** In the order of mounting; each with the function that removes its handlers, once it is attached. */
   readonly #holders = new Map<Holder, (() => void) | undefined>();
   #subscription: Subscription<any> | undefined;
-  /** What the application's own subscription had before; undefined where the subscription is this lease's. */
+  /** The view of the application's own subscription before this lease; undefined if the lease made the subscription. */
   #borrowed: View | undefined;
   #error: DrawbridgeError | undefined;
-  /** Counts what was asked for: only the last answer is of interest. */
+  /** Counts the requests: only the outcome of the last one is shown. */
   #round = 0;
   #isScheduled = false;
-  /** Somebody came, or wants to see something else: one that has ended is asked for again. */
+  /** A holder was added or changed its view, so a subscription that has ended is requested again. */
   #isWanted = false;
   #unlisten: (() => void)[] = [];
 
@@ -53,12 +54,12 @@ export class Lease {
     return this.#subscription?.state ?? "pending";
   }
 
-  /** Why the subscription has ended, or is not as the components want it. */
+  /** Why the subscription has ended, or why the view that the holders name is not in force. */
   get error(): DrawbridgeError | undefined {
     return this.#error;
   }
 
-  /** Until the result is called. */
+  /** Adds a holder; the returned function removes it. */
   hold(holder: Holder): () => void {
     this.#holders.set(holder, undefined);
     this.viewChanged();
@@ -98,7 +99,7 @@ export class Lease {
         this.#holders.set(holder, holder.attach(subscription));
       }
     } catch (thrown) {
-      // An area that no message can carry.
+      // An invalid area.
       return this.#settle(thrown as DrawbridgeError);
     }
     this.#changed();
@@ -115,7 +116,7 @@ export class Lease {
     return this.#subscription;
   }
 
-  /** For each part: what the last holder that names it wants, or else what it was before all holders. */
+  /** Of filter and area each: that of the last holder that names one, or else of the application's own subscription. */
   #view(): ViewOptions {
     const views = [...this.#holders.keys()].map(({ view }) => view).reverse();
     const filter = views.find((view) => view.filter !== undefined)?.filter;
@@ -126,7 +127,7 @@ export class Lease {
     };
   }
 
-  /** Whether the server grants what was just asked for. */
+  /** Takes over the outcome of the request that was just made. */
   #watch(subscription: Subscription<any>): void {
     const round = ++this.#round;
     const settled = (error: DrawbridgeError | undefined) => round === this.#round && this.#settle(error);
@@ -157,7 +158,7 @@ export class Lease {
     const subscription = this.#subscription;
     if (!subscription || subscription.state === "ended") return;
     if (this.#borrowed) this.client.subscribe(this.channel, this.#view());
-    // Whatever goes wrong with it: the client reports it.
+    // An error is reported by the client's `error` event.
     else subscription.unsubscribe().catch(() => {});
   }
 }

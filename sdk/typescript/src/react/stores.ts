@@ -1,4 +1,7 @@
-/** What hooks show: a snapshot each, which stays the same object until something in it changes. */
+/**
+ * The snapshots that hooks return: each stays the same object until something in it changes. Sharing subscriptions is
+ * the business of `lease.ts`.
+ */
 
 import type {
   AnyEvent,
@@ -18,10 +21,10 @@ import type {
 import { isPattern } from "../glob.js";
 import { leaseOf, type Holder, type Lease } from "./lease.js";
 
-/** A method's parameter is not strict: where no event is declared, each property is still given its own name as `event`. */
+/** A method, whose parameter types are compared loosely: without a map, TypeScript infers each event's name as literal. */
 type Handler<Event> = { call(event: Event): void }["call"];
 
-/** Called for what happens on the channel, as the methods of a subscription by these names call back. */
+/** Handlers as the methods of these names on a subscription take them. */
 export interface ChannelHandlers<E extends EventMap> {
   /** By the event's name. */
   on?: { [N in EventName<E>]?: Handler<ChannelEvent<N, E[N]>> };
@@ -45,14 +48,14 @@ export interface EntitiesState<E extends EventMap> extends ChannelState {
   readonly stale: boolean;
 }
 
-/** One component's part: what it holds, and what React renders of it. The functions are bound, as React calls them. */
+/** The state of one hook in one component. React calls the properties below as functions, so they are bound. */
 export abstract class Store<S> implements Holder {
   view: ViewOptions = {};
   #lease: Lease | undefined;
   #snapshot: S;
   readonly #listeners = new Set<() => void>();
 
-  /** `channel` null: nothing is subscribed. */
+  /** Does nothing if `channel` is null. `first` is the snapshot before the first change. */
   constructor(
     private readonly client: Drawbridge<any>,
     private readonly channel: string | null,
@@ -62,10 +65,10 @@ export abstract class Store<S> implements Holder {
   }
 
   abstract attach(subscription: Subscription<any>): () => void;
-  /** The next snapshot; `last` itself if nothing has changed. */
+  /** Returns the next snapshot, or `last` itself if nothing has changed. */
   protected abstract next(last: S, state: ChannelState): S;
 
-  /** Subscribes until the result is called. */
+  /** Subscribes; the returned function unsubscribes. */
   hold(): (() => void) | undefined {
     if (this.channel === null) return undefined;
     this.#lease = leaseOf(this.client, this.channel);
@@ -91,7 +94,7 @@ export abstract class Store<S> implements Holder {
   };
 
   readonly snapshot = (): S => this.#snapshot;
-  /** What a server renders, and a page before it takes over. */
+  /** For server rendering and hydration. */
   readonly initial = (): S => this.first;
 }
 
@@ -108,7 +111,7 @@ export class ChannelStore<E extends EventMap> extends Store<ChannelState> {
 
   override attach(subscription: Subscription<E>): () => void {
     return all([
-      // Two, so that one handler that throws does not keep the event from the other.
+      // Two listeners, so that both handlers are called even if the first one throws.
       subscription.onEvent((event) => this.#handlerOf(event.event)?.(event)),
       subscription.onEvent((event) => this.handlers().onEvent?.(event)),
       subscription.onResync((resync) => this.handlers().onResync?.(resync)),
@@ -117,7 +120,7 @@ export class ChannelStore<E extends EventMap> extends Store<ChannelState> {
     ]);
   }
 
-  /** Players choose these names: one like `toString` has no handler. */
+  /** Own properties only: players choose event names, `toString` for example. */
   #handlerOf(name: string): ((event: any) => void) | undefined {
     const on: Record<string, ((event: any) => void) | undefined> = this.handlers().on ?? {};
     return Object.hasOwn(on, name) ? on[name] : undefined;
@@ -145,11 +148,11 @@ export class EntitiesStore<E extends EventMap> extends Store<EntitiesState<E>> {
     const outdate = () => this.#outdate();
     this.#table = table;
     this.#isOutdated = true;
-    // A `RESYNC` makes the table stale, and changes nothing in it yet.
+    // A `RESYNC` makes the table stale without changing it.
     return all([table.onEnter(outdate), table.onUpdate(outdate), table.onLeave(outdate), table.onReset(outdate), subscription.onResync(outdate)]);
   }
 
-  /** The changes that arrive in one frame are reported one by one, and copied together. */
+  /** Changes of one frame are reported one by one; the table is copied once for all of them. */
   #outdate(): void {
     if (this.#isOutdated) return;
     this.#isOutdated = true;
