@@ -20,7 +20,7 @@ const ROWS: &str = "drawbridge:{world:1}:entities";
 const HEARD: &str = "drawbridge:{world:1}:heard";
 
 fn redis() -> Bench {
-    Bench::new(Some(Flavour::Tcp))
+    Bench::new(Some(Flavour::usual()))
 }
 
 /// Longer than any test takes, so that nothing expires but what [`age`] made old.

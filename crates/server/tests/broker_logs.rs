@@ -18,6 +18,11 @@ const STREAM: &str = "drawbridge:{logged:1}:log";
 const POSITION: &str = "drawbridge:{logged:1}:position";
 
 fn redis() -> Bench {
+    Bench::new(Some(Flavour::usual()))
+}
+
+/// For what is about the process: its restarts, replicas and connections.
+fn one_server() -> Bench {
     Bench::new(Some(Flavour::Tcp))
 }
 
@@ -80,7 +85,7 @@ fn change_replication_id(bench: &Bench) {
 
 #[test]
 fn an_epoch_ends_where_redis_history_does() {
-    let mut bench = redis();
+    let mut bench = one_server();
     let server = bench.server();
     server.kill();
     server.launch_with(&["--enable-debug-command", "yes"]);
@@ -109,7 +114,7 @@ fn an_epoch_ends_where_redis_history_does() {
 
 #[test]
 fn a_restart_with_data_goes_on_under_a_new_epoch() {
-    let mut bench = redis();
+    let mut bench = one_server();
     let last = append(&mut bench, "1");
     assert_eq!(call(&bench, &["SAVE"]), Reply::Text("OK".into()));
     let lost = append(&mut bench, "2");
@@ -127,7 +132,7 @@ fn a_restart_with_data_goes_on_under_a_new_epoch() {
 
 #[test]
 fn a_restart_without_data_begins_another_log() {
-    let mut bench = redis();
+    let mut bench = one_server();
     let old = append(&mut bench, "1");
     bench.server().kill();
     bench.until_status(BrokerStatus::Degraded);
@@ -141,7 +146,7 @@ fn a_restart_without_data_begins_another_log() {
 /// The replica lacks what the master took last.
 #[test]
 fn a_promoted_replica_ends_the_epoch_where_its_data_does() {
-    let (mut master, replica) = (redis(), Server::start(Flavour::Tcp));
+    let (mut master, replica) = (one_server(), Server::start(Flavour::Tcp));
     let kept = append(&mut master, "1");
     let port = text(call(&master, &["INFO", "server"]));
     let port = port.lines().find_map(|line| line.strip_prefix("tcp_port:")).unwrap().to_owned();
@@ -306,7 +311,7 @@ fn an_idempotency_key_that_others_wrote_counts_for_nothing() {
 /// Redis takes nothing back within a function: what may not be published must not be stored, nor counted.
 #[test]
 fn what_may_not_be_published_leaves_nothing() {
-    let bench = redis();
+    let bench = one_server();
     let rules = |channels: &str| {
         let rule = format!("service reset on nopass {channels} ~logged:* ~drawbridge:{{logged:* {SERVICE}");
         let parts = ["ACL", "SETUSER"].into_iter().chain(rule.split_whitespace()).collect::<Vec<_>>();
@@ -342,7 +347,7 @@ const SERVICE: &str =
 /// What was published and could not be stored was seen with a position that must never be given to another event.
 #[test]
 fn what_was_published_and_not_stored_ends_its_epoch() {
-    let mut bench = redis();
+    let mut bench = one_server();
     let last = append(&mut bench, "1");
     let rule = format!("service reset on nopass &* ~logged:* ~drawbridge:{{logged:* {SERVICE} -xadd");
     call(&bench, &["ACL", "SETUSER"].into_iter().chain(rule.split_whitespace()).collect::<Vec<_>>());

@@ -80,7 +80,7 @@ fn keys(server: &Server) -> Vec<String> {
 
 #[test]
 fn a_session_moves_from_node_to_node_and_ends_without_a_trace() {
-    for flavour in [Flavour::Tcp, Flavour::Acl, Flavour::Prefixed] {
+    for flavour in [Flavour::usual(), Flavour::Acl, Flavour::Prefixed, Flavour::Cluster] {
         let server = Server::start(flavour);
         let [mut one, mut two] = nodes(&server);
         assert_eq!(claim(&mut two, "alice"), None, "it never was");
@@ -106,7 +106,7 @@ fn a_session_moves_from_node_to_node_and_ends_without_a_trace() {
 #[test]
 fn of_many_claims_exactly_one_gets_each_generation() {
     const CLAIMS: usize = 50;
-    let server = Server::start(Flavour::Tcp);
+    let server = Server::start(Flavour::usual());
     let mut nodes: [Bench; 3] = nodes(&server);
     assert_eq!(save(&mut nodes[0], "alice", 1, "content"), Ok(()));
     let mut generations = Vec::new();
@@ -132,7 +132,7 @@ fn of_many_claims_exactly_one_gets_each_generation() {
 
 #[test]
 fn a_node_claims_its_own_session_again() {
-    let server = Server::start(Flavour::Tcp);
+    let server = Server::start(Flavour::usual());
     let [mut one] = nodes(&server);
     assert_eq!(save(&mut one, "alice", 1, "a"), Ok(()));
     assert_eq!(claim(&mut one, "alice"), Some((2, "a".to_owned())));
@@ -144,7 +144,7 @@ fn a_node_claims_its_own_session_again() {
 /// Behind a failover Redis may lack the last writes.
 #[test]
 fn what_redis_has_lost_is_written_again() {
-    let server = Server::start(Flavour::Tcp);
+    let server = Server::start(Flavour::usual());
     let [mut one, mut two] = nodes(&server);
     assert_eq!(save(&mut one, "alice", 1, "a"), Ok(()));
     let dump = |server: &Server| match server.call(&["HGETALL", &record(server, "alice")]) {
@@ -174,7 +174,7 @@ fn what_redis_has_lost_is_written_again() {
 
 #[test]
 fn what_others_have_stored_does_no_harm() {
-    let server = Server::start(Flavour::Tcp);
+    let server = Server::start(Flavour::usual());
     let [mut one] = nodes(&server);
     let key = record(&server, "alice");
     let long = "x".repeat(MAX_SESSION_BYTES + 1);
@@ -202,7 +202,7 @@ fn what_others_have_stored_does_no_harm() {
 
 #[test]
 fn functions_that_were_lost_are_loaded_again_for_a_claim() {
-    let server = Server::start(Flavour::Tcp);
+    let server = Server::start(Flavour::usual());
     let [mut one, mut two] = nodes(&server);
     assert_eq!(save(&mut one, "alice", 1, "a"), Ok(()));
     server.call(&["FUNCTION", "FLUSH"]);

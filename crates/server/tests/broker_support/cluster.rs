@@ -30,12 +30,14 @@ pub(super) fn launch_beside(first: &Server) -> Vec<Server> {
     others
 }
 
-/// Says something to the master whom it is for. A publish is answered when all servers have it; what is asked about
-/// subscriptions is asked of all.
+/// Says something to the master whom it is for. A publish is answered when all servers have it; what is about no key is said to
+/// all.
 pub(super) fn call<S: AsRef<[u8]>>(first: &Server, others: &[Server], parts: &[S]) -> Reply {
     let words: Vec<&[u8]> = parts.iter().map(AsRef::as_ref).collect();
     match words[0] {
-        b"PUBSUB" => all(first, others).map(|server| server.tell(parts)).reduce(merge).expect("a server"),
+        b"PUBSUB" | b"KEYS" | b"FUNCTION" | b"FLUSHALL" | b"ACL" | b"CONFIG" => {
+            all(first, others).map(|server| server.tell(parts)).reduce(merge).expect("a server")
+        }
         b"PUBLISH" => {
             let before: Vec<u64> = others.iter().map(received).collect();
             let reply = first.tell(parts);

@@ -33,6 +33,14 @@ pub enum Flavour {
 }
 
 impl Flavour {
+    /// That of tests which are about no flavour: over TCP; a Cluster where `DRAWBRIDGE_REDIS` is `cluster`.
+    pub fn usual() -> Flavour {
+        match std::env::var("DRAWBRIDGE_REDIS").as_deref() {
+            Ok("cluster") => Flavour::Cluster,
+            _ => Flavour::Tcp,
+        }
+    }
+
     /// What everything begins with that a node has in this Redis.
     pub fn prefix(self) -> &'static str {
         if self == Flavour::Prefixed { "prod:" } else { "" }
