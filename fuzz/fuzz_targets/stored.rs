@@ -8,7 +8,7 @@ use drawbridge::fuzzing::stored_entities;
 use drawbridge_engine::class::Classes;
 use drawbridge_engine::io::{BrokerEvent, Subject};
 use drawbridge_engine::settings::Reserved;
-use drawbridge_engine::upstream::{Hub, HubInput, HubOutput, HubSettings, LinkId, ShardId, StoredTable};
+use drawbridge_engine::upstream::{Hub, HubInput, HubOutput, HubSettings, LinkId, ShardId, SlotHasher, StoredTable};
 use drawbridge_protocol::{Encoding, json, msgpack};
 use libfuzzer_sys::arbitrary::{self, Arbitrary};
 use libfuzzer_sys::fuzz_target;
@@ -100,6 +100,7 @@ fn events_of(table: StoredTable) -> Vec<BrokerEvent> {
         external_bytes: EXTERNAL_BYTES,
         classes: CLASS.clone(),
         reserved: Reserved::new("drawbridge:"),
+        slots: SlotHasher::default(),
     });
     let (subject, shard) = (Subject::channel(CHANNEL), ShardId(0));
     hub.handle(1, HubInput::LinkUp);

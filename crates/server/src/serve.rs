@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use drawbridge_engine::class::ShardedChannels;
 use drawbridge_engine::rate_limit::SharedLimits;
-use drawbridge_engine::upstream::{HubSettings, LinkId, ShardId};
+use drawbridge_engine::upstream::{HubSettings, LinkId, ShardId, SlotHasher};
 use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -184,6 +184,7 @@ fn broker_settings(
         external_bytes: config.broker.external_bytes,
         classes: config.engine.classes.clone(),
         reserved: config.engine.reserved.clone(),
+        slots: SlotHasher::behind(&config.broker.channel_prefix),
     };
     let (queue_bytes, commands) = (config.broker.queue_bytes, command_channels(config));
     Ok(BrokerSettings { kind, hub, queue_bytes, commands, placement })

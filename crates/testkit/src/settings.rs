@@ -2,7 +2,7 @@
 
 use drawbridge_engine::class::{Class, Classes};
 use drawbridge_engine::settings::{Rate, Reserved, Settings};
-use drawbridge_engine::upstream::{HubSettings, LinkId};
+use drawbridge_engine::upstream::{HubSettings, LinkId, SlotHasher};
 
 /// More than any test uses.
 pub const PLENTY: Rate = Rate { per_second: 1 << 20, burst: 1 << 20 };
@@ -53,5 +53,6 @@ pub fn hub_settings(settings: &Settings, link: usize, seed: u128) -> HubSettings
         external_bytes: settings.external_bytes,
         classes: settings.classes.clone(),
         reserved: settings.reserved.clone(),
+        slots: SlotHasher::default(),
     }
 }

@@ -16,6 +16,7 @@ use super::io::{HubInput, HubOutput, HubSettings, HubStats, LinkCommand};
 use super::logs::PatternLogs;
 use super::moves::Moves;
 use super::shards::{ShardId, ShardSet};
+use super::slot_moves::SlotMoves;
 use super::source::Source;
 use super::tables::uncount;
 use crate::io::{BrokerEvent, ChannelPosition, Position, Subject};
@@ -80,6 +81,8 @@ pub struct Hub {
     pub(super) all_shards: ShardSet,
     /// Entries on their way to another link, or from one.
     pub(super) moves: Moves,
+    /// Slots on their way to another link, or from one.
+    pub(super) slot_moves: SlotMoves,
     /// The channels.
     pub(super) entries: HashMap<Subject, Entry>,
     /// The patterns, and what Redis holds for them.
@@ -89,7 +92,7 @@ pub struct Hub {
     /// To be requested, in order: channels, and the cover's prefixes as patterns.
     pub(super) waiting: VecDeque<Subject>,
     /// Asked for and not answered yet.
-    asked: usize,
+    pub(super) asked: usize,
     /// Who may be given up, in order of time.
     lingering: VecDeque<(u64, Subject)>,
     /// Logs of channels that only patterns cover, and those among them that a shard waits for until a pattern is live.
@@ -121,6 +124,7 @@ impl Hub {
             settings,
             link_up: false,
             moves: Moves::default(),
+            slot_moves: SlotMoves::default(),
             entries: HashMap::new(),
             patterns: PatternIndex::default(),
             cover,
@@ -142,6 +146,22 @@ impl Hub {
 
     /// Takes in one thing that happened.
     pub fn handle(&mut self, now_ms: u64, input: HubInput<'_>) {
+        let Some(input) = self.unless_held(input) else { return };
+        if !self.take_in(now_ms, input) {
+            return;
+        }
+        self.end_lingering(now_ms);
+        self.narrow_cover(now_ms);
+        self.retry(now_ms);
+        self.sweep(now_ms);
+        self.end_late_moves(now_ms);
+        self.end_waiting_pages(now_ms);
+        self.end_deferring(now_ms);
+        self.ask();
+    }
+
+    /// Does what an input says. Returns whether something may be due behind it: a publication changes no subscription.
+    pub(super) fn take_in(&mut self, now_ms: u64, input: HubInput<'_>) -> bool {
         match input {
             HubInput::Want { shard, subject } if subject.is_pattern() => {
                 self.want_pattern(now_ms, shard, subject)
@@ -161,12 +181,17 @@ impl Hub {
             HubInput::Unsubscribed(subject) => self.unsubscribed(now_ms, subject),
             HubInput::Refused { subject, reason } => self.refused(now_ms, subject, reason),
             HubInput::Message { pattern, channel, payload } => {
-                return self.message(now_ms, pattern, channel, Content::Whole(payload));
+                self.message(now_ms, pattern, channel, Content::Whole(payload));
+                return false;
             }
             HubInput::OversizedMessage { pattern, channel, bytes } => {
-                return self.message(now_ms, pattern, channel, Content::Oversized(bytes));
+                self.message(now_ms, pattern, channel, Content::Oversized(bytes));
+                return false;
             }
-            HubInput::Local { channel, payload } => return self.local_event(channel, payload),
+            HubInput::Local { channel, payload } => {
+                self.local_event(channel, payload);
+                return false;
+            }
             HubInput::Lost { shard } => self.lost(shard),
             HubInput::Listening { shards, was_live } => {
                 self.all_shards = shards;
@@ -176,16 +201,13 @@ impl Hub {
             HubInput::Passed { shard, token } => self.barrier.pass(shard, token),
             HubInput::Give(moves) => self.give(moves),
             HubInput::Take(moves) => self.take(now_ms, moves),
+            HubInput::GiveSlots(slots) => self.give_slots(slots),
+            HubInput::TakeSlots(slots) => self.take_slots(now_ms, slots),
+            HubInput::Deferred(subject) => self.deferred(now_ms, subject),
             HubInput::Peer(message) => self.peer(now_ms, message),
             HubInput::Tick => {}
         }
-        self.end_lingering(now_ms);
-        self.narrow_cover(now_ms);
-        self.retry(now_ms);
-        self.sweep(now_ms);
-        self.end_late_moves(now_ms);
-        self.end_waiting_pages(now_ms);
-        self.ask();
+        true
     }
 
     /// What is to be done, in order; `None` when all is said.
@@ -206,6 +228,7 @@ impl Hub {
             .chain(retry)
             .chain(moves)
             .chain(log)
+            .chain(self.slot_moves.next_deadline_ms())
             .chain(self.cover.next_deadline_ms())
             .min()
     }
@@ -350,6 +373,7 @@ impl Hub {
         }
         self.waiting.clear();
         self.lingering.clear();
+        self.slot_moves.link_broke();
         self.asked = 0;
         // The commands of nodes come first, and those that were missed are recovered before the rest is requested.
         // That in the order of names: what a seeded simulation sees must not hang on the table's.

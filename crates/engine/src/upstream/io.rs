@@ -7,6 +7,8 @@ use bytes::Bytes;
 use super::barrier::BarrierToken;
 use super::moves::PeerMessage;
 use super::shards::{ShardId, ShardSet};
+use super::slot_moves::SlotMove;
+use super::slots::SlotHasher;
 use super::stored_log::{LogRange, StoredLog};
 use super::topology::{LinkId, Move};
 use crate::class::Classes;
@@ -28,6 +30,8 @@ pub struct HubSettings {
     pub classes: Arc<Classes>,
     /// Channels that are never shown through patterns, and their payloads are taken as they are.
     pub reserved: Reserved,
+    /// In a Cluster: the slots of channels.
+    pub slots: SlotHasher,
 }
 
 /// What happens to a hub.
@@ -96,6 +100,8 @@ pub enum HubInput<'a> {
         /// The error that Redis returned.
         reason: &'a str,
     },
+    /// Redis cannot begin a subscription just now, because its slot is on its way to another master.
+    Deferred(&'a Subject),
     /// A publication, once for each subscription of the link that matches it; in Redis' order.
     Message {
         /// `None`: the exact subscription's copy.
@@ -144,6 +150,10 @@ pub enum HubInput<'a> {
     Give(Move),
     /// This link takes a subject from another one.
     Take(Move),
+    /// This link gives slots to another one, with all that it has of them.
+    GiveSlots(SlotMove),
+    /// This link takes slots from another one.
+    TakeSlots(SlotMove),
     /// What the other link of a move says ([`HubOutput::Peer`]).
     Peer(PeerMessage),
     /// Nothing happened but time.

@@ -5,7 +5,7 @@
 //! A hub's answers to a shard (confirmations, publications) share one queue, in order. It counts the events of each channel,
 //! says which shards want them by which patterns, and, where several subscriptions of the link match one publication, picks
 //! the canonical copy. What is stored of a channel is its `source`: a table, which `merge` joins with what comes live, or a log. Entries go from
-//! link to link in `moves`; what is made good after a break, and in which order, is in `barrier`.
+//! link to link in `moves`, and with the slots of a Cluster in `slot_moves`; what is made good after a break, and in which order, is in `barrier`.
 //! It leaves to others: which connection wants what ([`crate::engine`]), bytes and sockets (the server's links).
 
 mod barrier;
@@ -21,6 +21,8 @@ mod merge;
 mod moves;
 mod rows;
 mod shards;
+mod slot_moves;
+mod slots;
 mod source;
 mod stored_log;
 mod table;
@@ -39,5 +41,7 @@ pub(crate) use logs::read_entry;
 pub use merge::{Fate, Merge, Seq};
 pub use moves::{Carries, Handover, PeerMessage};
 pub use shards::{ShardId, ShardSet};
+pub use slot_moves::{GivenEntries, SlotMove};
+pub use slots::{SLOTS, SlotHasher, SlotSet};
 pub use stored_log::{Cursor, LogRange, StoredLog, StoredLogEvent};
-pub use topology::{LinkId, Move, Topology};
+pub use topology::{LinkId, MasterSlots, Move, Reassigned, Topology};

@@ -28,6 +28,7 @@ use super::dedup::Content;
 use super::hub::{Entry, Hub, State};
 use super::io::{HubOutput, LinkCommand};
 use super::shards::{ShardId, ShardSet};
+use super::slot_moves::GivenEntries;
 use super::source::Source;
 use super::tables::{count, uncount};
 use super::topology::{LinkId, Move};
@@ -51,15 +52,18 @@ pub enum PeerMessage {
     GiveNow(Subject),
     /// The entry; `None`: nobody wanted the subject.
     Given(Subject, Option<Box<Handover>>),
+    /// The entries of all slots of a move of slots.
+    GivenSlots(u64, GivenEntries),
 }
 
-/// Messages are the same if they say the same of one subject: an entry is given once.
+/// Messages are the same if they say the same of one subject or one move: an entry is given once.
 impl PartialEq for PeerMessage {
     fn eq(&self, other: &Self) -> bool {
         let of = |message: &Self| match message {
-            PeerMessage::Ready(subject) => (0, subject.clone()),
-            PeerMessage::GiveNow(subject) => (1, subject.clone()),
-            PeerMessage::Given(subject, _) => (2, subject.clone()),
+            PeerMessage::Ready(subject) => (0, Some(subject.clone())),
+            PeerMessage::GiveNow(subject) => (1, Some(subject.clone())),
+            PeerMessage::Given(subject, _) => (2, Some(subject.clone())),
+            PeerMessage::GivenSlots(number, _) => (3 + number, None),
         };
         of(self) == of(other)
     }
@@ -261,6 +265,7 @@ impl Hub {
                     self.moves.early.entry(subject).or_default().given = Some(handover);
                 }
             }
+            PeerMessage::GivenSlots(number, given) => self.slots_given(now_ms, number, given),
         }
     }
 
@@ -481,35 +486,40 @@ impl Hub {
         if is_asked {
             ended.push(Subject::channel(marker));
         }
-        let mut entry = self.entries.remove_entry(subject).map(|(_, entry)| entry);
-        let mut broken = broken;
-        if let Some(log) = entry.as_mut().and_then(|entry| entry.source.log_mut()) {
+        let handover = self.take_out(subject, broken, &mut ended);
+        self.end_for_move(ended);
+        self.send_to_peer(to, PeerMessage::Given(subject.clone(), handover));
+    }
+
+    /// Takes an entry out, to be given. Adds it to `ended` if it is subscribed.
+    pub(super) fn take_out(
+        &mut self,
+        subject: &Subject,
+        broken: bool,
+        ended: &mut Vec<Subject>,
+    ) -> Option<Box<Handover>> {
+        let (_, mut entry) = self.entries.remove_entry(subject)?;
+        let mut broken = broken || entry.broken;
+        if let Some(log) = entry.source.log_mut() {
             // What is held follows nothing on another link.
             broken |= log.is_reading();
             log.link_broke();
         }
-        if let Some(entry) = &entry {
-            let is_subscribed = !matches!(entry.state, State::Waiting);
-            if is_subscribed {
-                ended.push(subject.clone());
-            }
-            self.live -= usize::from(entry.state == State::Live);
-            self.interrupted -= usize::from(entry.broken);
-            if let Some(table) = entry.source.table() {
-                uncount(&mut self.stats, table);
-                self.sweeps.remove(&(table.sweep_at_ms, subject.name.clone()));
-                self.retries.remove(&(table.read_at_ms, subject.name.clone()));
-            }
+        if !matches!(entry.state, State::Waiting) {
+            ended.push(subject.clone());
         }
-        self.end_for_move(ended);
-        let handover = entry.map(|entry| {
-            let was_live = entry.state == State::Live;
-            Box::new(Handover { broken: broken || entry.broken, was_live, entry })
-        });
-        self.send_to_peer(to, PeerMessage::Given(subject.clone(), handover));
+        self.live -= usize::from(entry.state == State::Live);
+        self.interrupted -= usize::from(entry.broken);
+        if let Some(table) = entry.source.table() {
+            uncount(&mut self.stats, table);
+            self.sweeps.remove(&(table.sweep_at_ms, subject.name.clone()));
+            self.retries.remove(&(table.read_at_ms, subject.name.clone()));
+        }
+        let was_live = entry.state == State::Live;
+        Some(Box::new(Handover { entry, was_live, broken }))
     }
 
-    fn end_for_move(&mut self, subjects: Vec<Subject>) {
+    pub(super) fn end_for_move(&mut self, subjects: Vec<Subject>) {
         if !self.link_up || subjects.is_empty() {
             return;
         }
@@ -589,14 +599,26 @@ impl Hub {
     }
 
     fn insert_moved(&mut self, now_ms: u64, subject: &Subject, moved: Handover, live: bool, is_whole: bool) {
-        let Handover { mut entry, was_live, broken } = moved;
-        let is_whole = is_whole && was_live && !broken && live;
-        let shards = entry.shards;
+        let is_whole = is_whole && moved.was_live && !moved.broken && live;
         if !is_whole && !self.all_shards.is_empty() {
             // A player command may be lost, about anybody who is subscribed or is to be.
             let recover = BrokerEvent::Recover { dropped: true, barrier: None };
             self.outputs.push_back(HubOutput::Shards(self.all_shards, recover));
         }
+        self.insert_given(now_ms, subject, moved, live, is_whole);
+    }
+
+    /// Puts an entry in that was given; one that is not `is_whole` has a gap.
+    pub(super) fn insert_given(
+        &mut self,
+        now_ms: u64,
+        subject: &Subject,
+        moved: Handover,
+        live: bool,
+        is_whole: bool,
+    ) {
+        let Handover { mut entry, was_live, .. } = moved;
+        let shards = entry.shards;
         if was_live && !is_whole && !shards.is_empty() {
             self.outputs.push_back(HubOutput::Shards(shards, BrokerEvent::Interrupted(subject.clone())));
         }

@@ -5,6 +5,7 @@ mod cover;
 mod logs;
 mod model;
 mod moves;
+mod slot_moves;
 mod tables;
 
 use std::sync::Arc;
@@ -28,6 +29,7 @@ fn settings() -> HubSettings {
         external_bytes: 100,
         classes: Arc::new(Classes::default()),
         reserved: crate::settings::Reserved::new("own:"),
+        slots: SlotHasher::default(),
     }
 }
 

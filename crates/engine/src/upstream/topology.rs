@@ -2,15 +2,22 @@
 //! follows from its name, so that each keeps its order and its count. An entry may be moved to another link; [`super::moves`]
 //! is how, without a gap or a duplicate.
 //!
+//! In a Cluster the sharded channels have links of their own behind those: one for each master that has slots. Such a link
+//! stands for the master's slots and not for its address, so it stays when a replica takes over; what changes are slots that
+//! get another master ([`super::slot_moves`]). These channels never move one by one.
+//!
 //! Patterns, and the channels that they can match, share the first link: one cover serves all patterns there, and where
 //! Redis sends several copies of a publication they follow one another, so that one of them can be chosen. These never move.
 
+use std::collections::BTreeMap;
 use std::hash::{BuildHasher, Hasher};
 use std::sync::Arc;
 
 use hashbrown::{HashMap, HashSet};
 
-use crate::class::Classes;
+use super::slot_moves::SlotMove;
+use super::slots::{SLOTS, SlotHasher, SlotSet};
+use crate::class::{Classes, ShardedChannels};
 use crate::io::{Subject, SubjectKind};
 use crate::settings::Reserved;
 
@@ -65,6 +72,41 @@ pub struct Topology {
     /// What the names of markers are made of: random and secret.
     seed: u128,
     moves: u64,
+    /// The links of the masters; `None`: sharded channels are as any others.
+    masters: Option<Masters>,
+}
+
+/// The links of a Cluster's masters.
+#[derive(Debug)]
+struct Masters {
+    channels: ShardedChannels,
+    hasher: SlotHasher,
+    /// The place of the first of them.
+    first: usize,
+    /// The master of each; `None`: it has none.
+    masters: Vec<Option<Arc<str>>>,
+    /// For each slot which of them has it.
+    owners: Box<[u16]>,
+    /// How many moves of slots there were.
+    moves: u64,
+}
+
+/// The slots of one master.
+#[derive(Clone, Debug)]
+pub struct MasterSlots {
+    /// Names it; not twice in one list.
+    pub master: Arc<str>,
+    /// What it has.
+    pub slots: SlotSet,
+}
+
+/// What is to be done after slots got other masters.
+#[derive(Debug, Default)]
+pub struct Reassigned {
+    /// Between which links, in order.
+    pub moves: Vec<SlotMove>,
+    /// Masters that have slots and got no link, because there are more than links.
+    pub without_link: usize,
 }
 
 impl Topology {
@@ -94,13 +136,43 @@ impl Topology {
             moving: HashSet::new(),
             seed,
             moves: 0,
+            masters: None,
         }
+    }
+
+    /// In a Cluster: sharded channels have at most so many links of their own, one for each master. Until it is known who has
+    /// which slots, they are all at the first of these.
+    #[must_use]
+    pub fn with_masters(mut self, max: usize, channels: ShardedChannels, hasher: SlotHasher) -> Self {
+        let (masters, owners) = (vec![None; max], vec![0; usize::from(SLOTS)].into());
+        if max > 0 && !channels.is_empty() {
+            let first = self.links;
+            self.masters = Some(Masters { channels, hasher, first, masters, owners, moves: 0 });
+        }
+        self
+    }
+
+    /// Slots have these masters now; a slot that none has stays where it is. Returns what moves.
+    pub fn assign(&mut self, masters: &[MasterSlots]) -> Reassigned {
+        self.masters.as_mut().map(|known| known.assign(masters)).unwrap_or_default()
+    }
+
+    /// The master that this link leads to; `None`: it has none now, or is not the link of a master.
+    pub fn master_of(&self, link: LinkId) -> Option<&Arc<str>> {
+        let masters = self.masters.as_ref()?;
+        masters.masters.get(link.place().checked_sub(masters.first)?)?.as_ref()
+    }
+
+    /// How many links this subject is confirmed on when it is wanted: all that subscribe to it and lead to a Redis.
+    pub fn confirmations_of(&self, subject: &Subject) -> usize {
+        let idle = |link: &LinkId| link.place() >= self.links && self.master_of(*link).is_none();
+        self.links_of(subject).filter(|link| !idle(link)).count()
     }
 
     /// The links that subscribe to this subject.
     pub fn links_of(&self, subject: &Subject) -> impl Iterator<Item = LinkId> + use<> {
         let places = if *subject.name == *self.everywhere {
-            0..self.links
+            0..self.links + self.masters.as_ref().map_or(0, |masters| masters.masters.len())
         } else {
             let place = self.link_of(subject).place();
             place..place + 1
@@ -118,6 +190,9 @@ impl Topology {
 
     /// The link that a subject's name chooses.
     pub fn home_of(&self, subject: &Subject) -> LinkId {
+        if let Some(link) = self.masters.as_ref().and_then(|masters| masters.link_of(subject)) {
+            return link;
+        }
         if self.links == 1 || self.is_first(subject) {
             return LinkId::at(0);
         }
@@ -133,7 +208,7 @@ impl Topology {
         if self.moved.len() >= self.max_moved && from == home {
             return None;
         }
-        if from == to || to.place() >= self.links || self.is_first(&subject) {
+        if from == to || from.place().max(to.place()) >= self.links || self.is_first(&subject) {
             return None;
         }
         // One move at a time: the next begins when this one is over.
@@ -164,6 +239,74 @@ impl Topology {
             SubjectKind::Pattern => true,
             SubjectKind::Channel => self.first.iter().any(|prefix| subject.name.starts_with(&**prefix)),
         }
+    }
+}
+
+impl Masters {
+    /// The link of a sharded channel.
+    fn link_of(&self, subject: &Subject) -> Option<LinkId> {
+        if subject.is_pattern() || !self.channels.contain(&subject.name) {
+            return None;
+        }
+        let owner = self.owners.get(usize::from(self.hasher.slot_of(&subject.name)))?;
+        Some(LinkId::at(self.first + usize::from(*owner)))
+    }
+
+    fn assign(&mut self, masters: &[MasterSlots]) -> Reassigned {
+        let (chosen, without_link) = self.choose(masters);
+        self.masters.fill(None);
+        let mut moved: BTreeMap<(u16, u16), SlotSet> = BTreeMap::new();
+        for (link, master) in chosen {
+            if let Some(known) = self.masters.get_mut(usize::from(link)) {
+                *known = Some(master.master.clone());
+            }
+            for slot in (0..SLOTS).filter(|slot| master.slots.contains(*slot)) {
+                let before = std::mem::replace(&mut self.owners[usize::from(slot)], link);
+                if before != link {
+                    moved.entry((before, link)).or_default().insert(slot);
+                }
+            }
+        }
+        let moves = moved.into_iter().map(|((from, to), slots)| {
+            self.moves += 1;
+            let link = |place: u16| LinkId::at(self.first + usize::from(place));
+            SlotMove { number: self.moves, from: link(from), to: link(to), slots: Arc::new(slots) }
+        });
+        Reassigned { moves: moves.collect(), without_link }
+    }
+
+    /// Chooses a link for each master: the one that it has; else, of those whose master is gone, the one that shares most slots
+    /// with it, as after a failover; else a free one.
+    fn choose<'m>(&self, masters: &'m [MasterSlots]) -> (Vec<(u16, &'m MasterSlots)>, usize) {
+        let mut chosen: Vec<(u16, &MasterSlots)> = Vec::new();
+        let mut free: Vec<u16> = Vec::new();
+        let mut left: Vec<&MasterSlots> = masters.iter().filter(|master| !master.slots.is_empty()).collect();
+        for (link, known) in (0..).zip(&self.masters) {
+            match known.as_ref().and_then(|known| left.iter().position(|master| master.master == *known)) {
+                Some(at) => chosen.push((link, left.swap_remove(at))),
+                None => free.push(link),
+            }
+        }
+        left.sort_by(|one, other| one.master.cmp(&other.master));
+        let shared = |link: u16, master: &MasterSlots| {
+            let owners = (0..SLOTS).zip(&self.owners);
+            owners.filter(|(slot, owner)| **owner == link && master.slots.contains(*slot)).count()
+        };
+        let mut pairs: Vec<(usize, u16, usize)> = Vec::new();
+        for (at, master) in left.iter().enumerate() {
+            pairs.extend(free.iter().map(|link| (shared(*link, master), *link, at)));
+        }
+        // Most shared slots first; then in the order of the links, so that equal maps choose alike.
+        pairs.sort_by_key(|(shared, link, at)| (std::cmp::Reverse(*shared), *link, *at));
+        let mut is_placed = vec![false; left.len()];
+        for (_, link, at) in pairs {
+            if !is_placed[at] && free.contains(&link) {
+                is_placed[at] = true;
+                free.retain(|other| *other != link);
+                chosen.push((link, left[at]));
+            }
+        }
+        (chosen, is_placed.iter().filter(|is_placed| !**is_placed).count())
     }
 }
 
@@ -262,5 +405,90 @@ mod tests {
         let home = topology.home_of(&first);
         assert!(topology.begin_move(first, home).is_some());
         assert!(away(&mut topology, 3).is_some());
+    }
+
+    fn slots(slots: std::ops::Range<u16>) -> SlotSet {
+        slots.collect()
+    }
+
+    fn master(name: &str, range: std::ops::Range<u16>) -> MasterSlots {
+        MasterSlots { master: name.into(), slots: slots(range) }
+    }
+
+    /// Two links of the pool, and at most three masters.
+    fn cluster() -> Topology {
+        let sharded = Class { sharded: true, ..class("room:{r}", false) };
+        let classes = Classes::new(vec![sharded, class("chat:{name}", false)]);
+        let reserved = Reserved::new("drawbridge:");
+        let channels = ShardedChannels::new(&classes, &reserved);
+        Topology::standalone(2, &classes, &reserved, "drawbridge:nodes".into(), 7).with_masters(
+            3,
+            channels,
+            SlotHasher::default(),
+        )
+    }
+
+    fn moves(reassigned: &Reassigned) -> Vec<(usize, usize, usize)> {
+        let places = |moved: &SlotMove| (moved.from.place(), moved.to.place(), moved.slots.len());
+        reassigned.moves.iter().map(places).collect()
+    }
+
+    fn masters(topology: &Topology) -> Vec<&str> {
+        (2..5).map(|place| topology.master_of(LinkId::at(place)).map_or("", |master| master)).collect()
+    }
+
+    #[test]
+    fn a_sharded_channel_is_on_the_link_of_its_slots_master() {
+        let mut topology = cluster();
+        let (room, nodes) = (Subject::channel("room:42"), Subject::channel("drawbridge:nodes"));
+        assert_eq!(links(&topology, room.clone()), [2], "nothing is known yet");
+        assert_eq!(
+            (links(&topology, nodes.clone()), topology.confirmations_of(&nodes)),
+            (vec![0, 1, 2, 3, 4], 2)
+        );
+        let reassigned = topology.assign(&[master("a", 0..8_000), master("b", 8_000..SLOTS)]);
+        assert_eq!(moves(&reassigned), [(2, 3, 8_000)], "the larger one takes the link that has all");
+        assert_eq!(masters(&topology), ["b", "a", ""]);
+        assert_eq!(links(&topology, room.clone()), [2], "slot 16332");
+        assert_eq!(links(&topology, Subject::channel("room:1")).len(), 1);
+        assert_eq!(topology.confirmations_of(&nodes), 4);
+        assert!(links(&topology, Subject::channel("chat:1"))[0] < 2);
+        assert_eq!(topology.begin_move(room, LinkId::at(0)), None);
+        assert_eq!(topology.begin_move(Subject::channel("chat:1"), LinkId::at(2)), None);
+    }
+
+    #[test]
+    fn a_promoted_replica_gets_the_link_of_its_master() {
+        let mut topology = cluster();
+        topology.assign(&[master("a", 0..8_000), master("b", 8_000..SLOTS)]);
+        let reassigned = topology.assign(&[master("a2", 0..8_000), master("b", 8_000..SLOTS)]);
+        assert_eq!((moves(&reassigned), masters(&topology)), (vec![], vec!["b", "a2", ""]));
+        // Both at once.
+        topology.assign(&[master("a", 0..8_000), master("b2", 8_000..SLOTS)]);
+        assert_eq!(masters(&topology), ["b2", "a", ""]);
+    }
+
+    #[test]
+    fn only_slots_with_another_master_move() {
+        let mut topology = cluster();
+        topology.assign(&[master("a", 0..8_000), master("b", 8_000..SLOTS)]);
+        // Most of one's slots go to a new one: the old one keeps its link.
+        let reassigned =
+            topology.assign(&[master("a", 0..100), master("b", 8_000..SLOTS), master("c", 100..8_000)]);
+        assert_eq!((moves(&reassigned), masters(&topology)), (vec![(3, 4, 7_900)], vec!["b", "a", "c"]));
+        let back = topology.assign(&[master("a", 0..8_000), master("b", 8_000..SLOTS)]);
+        assert_eq!((moves(&back), masters(&topology)), (vec![(4, 3, 7_900)], vec!["b", "a", ""]));
+        assert!(back.moves[0].number > reassigned.moves[0].number);
+        // Nobody has a slot for a moment.
+        let reassigned = topology.assign(&[master("a", 1..8_000), master("b", 8_000..SLOTS)]);
+        assert_eq!(moves(&reassigned), []);
+    }
+
+    #[test]
+    fn more_masters_than_links_are_counted() {
+        let mut topology = cluster();
+        let all =
+            ["a", "b", "c", "d"].iter().zip(0..).map(|(name, at)| master(name, at * 4_096..(at + 1) * 4_096));
+        assert_eq!(topology.assign(&all.collect::<Vec<_>>()).without_link, 1);
     }
 }

@@ -343,7 +343,7 @@ mod tests {
 
     use std::sync::RwLock;
 
-    use drawbridge_engine::upstream::Topology;
+    use drawbridge_engine::upstream::{SlotHasher, Topology};
 
     use super::super::command_router::CommandChannels;
     use super::super::queue::{ShardInbox, shard_queue};
@@ -361,7 +361,15 @@ mod tests {
         let router = CommandRouter { link, channels, topology, link_metrics, failures };
         let fanout = ShardFanout::new(vec![shard], node);
         let external_bytes = 1 << 20;
-        let settings = HubSettings { link, seed: 1, linger_ms: 0, external_bytes, classes, reserved };
+        let settings = HubSettings {
+            link,
+            seed: 1,
+            linger_ms: 0,
+            external_bytes,
+            classes,
+            reserved,
+            slots: SlotHasher::default(),
+        };
         (HubDriver::new(settings, fanout, router, Vec::new()), inbox)
     }
 

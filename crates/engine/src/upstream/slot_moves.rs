@@ -1,0 +1,234 @@
+//! Slots of a Cluster that get another master: what a link has of them goes to the link of that master, all at once. The two
+//! masters have no common order, so there is no place at which both streams could be cut, as [`super::moves`] does it: the
+//! entries are given as broken, and nothing else of either link is touched.
+//!
+//! ```text
+//!            the link that gives                               the link that takes
+//!   give ──▶ takes its entries out, unsubscribes               holds commands about these slots   ◀── take
+//!            └──────────────given: the entries───────────────▶ their subscribers are notified of a break
+//!                                                              every shard reads its players' view overrides again
+//!                                                              carries out what it held, subscribes
+//! ```
+//!
+//! Why the view overrides: a player command between the two links may be lost, and nothing is shown before they are known.
+//!
+//! Also here: what Redis cannot subscribe to just now, because the slot is on its way, is deferred and requested again.
+//!
+//! Invariant: an entry is at one link at any time, or on its way to one that holds every command about it.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
+
+use super::hub::{Hub, State};
+use super::io::{HubInput, HubOutput};
+use super::moves::{Handover, PeerMessage};
+use super::shards::{ShardId, ShardSet};
+use super::slots::SlotSet;
+use super::topology::LinkId;
+use crate::io::{BrokerEvent, LoggedOffset, Subject};
+
+/// How long a subscription that Redis cannot begin just now waits until it is requested again, in milliseconds.
+const DEFER_MS: u64 = 100;
+
+/// Slots that go from one link to another.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SlotMove {
+    /// Names it; unique in its node.
+    pub number: u64,
+    /// The link that gives them away.
+    pub from: LinkId,
+    /// The link that takes them.
+    pub to: LinkId,
+    /// Which slots.
+    pub slots: Arc<SlotSet>,
+}
+
+/// What a link had of the slots that it gives.
+pub type GivenEntries = Vec<(Subject, Box<Handover>)>;
+
+/// What came for slots before they were given.
+#[derive(Debug)]
+enum Held {
+    Want(ShardId, Subject),
+    Unwant(ShardId, Subject),
+    Refresh(ShardId, Subject),
+    CatchUp(ShardId, Arc<str>, LoggedOffset),
+    Give(SlotMove),
+}
+
+/// The moves of slots of one link.
+#[derive(Debug, Default)]
+pub(super) struct SlotMoves {
+    /// Slots that this link takes and has not been given, by the moves' numbers.
+    joining: BTreeMap<u64, Arc<SlotSet>>,
+    /// What was given before this link knew that it takes.
+    early: BTreeMap<u64, GivenEntries>,
+    /// In the order of their coming.
+    held: VecDeque<Held>,
+    /// When which subject is requested again.
+    deferred: BTreeSet<(u64, Subject)>,
+}
+
+impl SlotMoves {
+    fn is_joining(&self, slot: u16) -> bool {
+        self.joining.values().any(|slots| slots.contains(slot))
+    }
+
+    /// When the next subject is requested again.
+    pub(super) fn next_deadline_ms(&self) -> Option<u64> {
+        self.deferred.first().map(|(at, _)| *at)
+    }
+
+    /// The link is gone: everything is requested again when it is back.
+    pub(super) fn link_broke(&mut self) {
+        self.deferred.clear();
+    }
+}
+
+impl Hub {
+    /// Holds an input about slots that are not given yet; `None`: it is held.
+    pub(super) fn unless_held<'i>(&mut self, input: HubInput<'i>) -> Option<HubInput<'i>> {
+        if self.slot_moves.joining.is_empty() {
+            return Some(input);
+        }
+        let held = match &input {
+            HubInput::Want { shard, subject } if self.is_held(&subject.name) => {
+                Held::Want(*shard, subject.clone())
+            }
+            HubInput::Unwant { shard, subject } if self.is_held(&subject.name) => {
+                if self.withdraw_want(*shard, subject) {
+                    return None;
+                }
+                Held::Unwant(*shard, (*subject).clone())
+            }
+            HubInput::Refresh { shard, subject } if self.is_held(&subject.name) => {
+                Held::Refresh(*shard, (*subject).clone())
+            }
+            HubInput::CatchUp { shard, channel, after } if self.is_held(channel) => {
+                Held::CatchUp(*shard, (*channel).clone(), *after)
+            }
+            HubInput::GiveSlots(slots)
+                if self.slot_moves.joining.values().any(|joining| joining.intersects(&slots.slots)) =>
+            {
+                Held::Give(slots.clone())
+            }
+            _ => return Some(input),
+        };
+        self.slot_moves.held.push_back(held);
+        None
+    }
+
+    fn is_held(&self, channel: &str) -> bool {
+        !self.settings.reserved.holds(channel)
+            && self.slot_moves.is_joining(self.settings.slots.slot_of(channel))
+    }
+
+    /// A want that is held ends with its unwant, so that of each shard and subject at most an unwant and a want are held.
+    fn withdraw_want(&mut self, shard: ShardId, subject: &Subject) -> bool {
+        let is_want = |held: &Held| matches!(held, Held::Want(by, of) if (*by, of) == (shard, subject));
+        let Some(at) = self.slot_moves.held.iter().rposition(is_want) else { return false };
+        self.slot_moves.held.remove(at);
+        let released = BrokerEvent::Released(subject.clone());
+        self.outputs.push_back(HubOutput::Shards(ShardSet::only(shard), released));
+        true
+    }
+
+    /// This link gives slots away, with all that it has of them.
+    pub(super) fn give_slots(&mut self, SlotMove { number, to, slots, .. }: SlotMove) {
+        let (reserved, hasher) = (&self.settings.reserved, self.settings.slots);
+        let is_given = |subject: &&Subject| {
+            !reserved.holds(&subject.name) && slots.contains(hasher.slot_of(&subject.name))
+        };
+        let mut subjects: Vec<Subject> = self.entries.keys().filter(is_given).cloned().collect();
+        subjects.sort_unstable();
+        let (mut given, mut ended) = (Vec::with_capacity(subjects.len()), Vec::new());
+        for subject in subjects {
+            if let Some(handover) = self.take_out(&subject, true, &mut ended) {
+                given.push((subject, handover));
+            }
+        }
+        self.end_for_move(ended);
+        self.outputs.push_back(HubOutput::Peer(to, PeerMessage::GivenSlots(number, given)));
+    }
+
+    /// This link takes slots.
+    pub(super) fn take_slots(&mut self, now_ms: u64, SlotMove { number, slots, .. }: SlotMove) {
+        self.slot_moves.joining.insert(number, slots);
+        if let Some(given) = self.slot_moves.early.remove(&number) {
+            self.slots_given(now_ms, number, given);
+        }
+    }
+
+    /// The other link of a move of slots has given.
+    pub(super) fn slots_given(&mut self, now_ms: u64, number: u64, given: GivenEntries) {
+        if self.slot_moves.joining.remove(&number).is_none() {
+            self.slot_moves.early.insert(number, given);
+            return;
+        }
+        if !given.is_empty() {
+            self.views_are_stale();
+        }
+        for (subject, handover) in given {
+            self.insert_given(now_ms, &subject, *handover, false, false);
+        }
+        for held in std::mem::take(&mut self.slot_moves.held) {
+            self.carry_out_of_slots(now_ms, held);
+        }
+    }
+
+    /// Carries out what was held, or holds it again, where it is about slots that are still to be given.
+    fn carry_out_of_slots(&mut self, now_ms: u64, held: Held) {
+        let input = match &held {
+            Held::Want(shard, subject) => HubInput::Want { shard: *shard, subject: subject.clone() },
+            Held::Unwant(shard, subject) => HubInput::Unwant { shard: *shard, subject },
+            Held::Refresh(shard, subject) => HubInput::Refresh { shard: *shard, subject },
+            Held::CatchUp(shard, channel, after) => {
+                HubInput::CatchUp { shard: *shard, channel, after: *after }
+            }
+            Held::Give(slots) => HubInput::GiveSlots(slots.clone()),
+        };
+        if let Some(input) = self.unless_held(input) {
+            self.take_in(now_ms, input);
+        }
+    }
+
+    /// Player commands may have been missed: nothing that waits is subscribed before every shard has read its players' view
+    /// overrides again.
+    fn views_are_stale(&mut self) {
+        self.barrier.link_broke(true);
+        let shards = self.all_shards;
+        if self.is_listening() {
+            let event = self.barrier.listening(shards, false);
+            self.outputs.push_back(HubOutput::Shards(shards, event));
+        }
+    }
+
+    /// Whether no player command is missed on this link from now on.
+    fn is_listening(&self) -> bool {
+        self.link_up
+            && !self.all_shards.is_empty()
+            && self.entries.values().any(|entry| entry.rules.is_of_commands() && entry.state == State::Live)
+    }
+
+    /// Redis cannot begin a subscription just now, because its slot is on its way: it is requested again soon.
+    pub(super) fn deferred(&mut self, now_ms: u64, subject: &Subject) {
+        self.asked = self.asked.saturating_sub(1);
+        let Some(entry) = self.entries.get_mut(subject).filter(|entry| entry.state == State::Asked) else {
+            return;
+        };
+        entry.state = State::Waiting;
+        self.slot_moves.deferred.insert((now_ms + DEFER_MS, subject.clone()));
+    }
+
+    pub(super) fn end_deferring(&mut self, now_ms: u64) {
+        while let Some((at, subject)) = self.slot_moves.deferred.pop_first() {
+            if at > now_ms {
+                self.slot_moves.deferred.insert((at, subject));
+                return;
+            }
+            if self.entries.get(&subject).is_some_and(|entry| entry.state == State::Waiting) {
+                self.waiting.push_back(subject);
+            }
+        }
+    }
+}
