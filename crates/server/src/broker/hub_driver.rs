@@ -10,7 +10,7 @@ use drawbridge_engine::io::{
 };
 use drawbridge_engine::upstream::{
     BadEntity, BadTable, Carries, Hub, HubInput, HubOutput, HubSettings, HubStats, LinkCommand, LinkId, Move,
-    PeerMessage, ShardId, ShardSet,
+    PeerMessage, ShardId, ShardSet, SlotMove,
 };
 use tokio::sync::mpsc;
 
@@ -40,6 +40,9 @@ pub(super) enum HubCommand {
     /// A subject moves to another link, or from one.
     Give(Move),
     Take(Move),
+    /// Slots move to another link, or from one.
+    GiveSlots(SlotMove),
+    TakeSlots(SlotMove),
     /// What the other link of a move says; and the shards that lost publications of what it gives.
     Peer(PeerMessage, ShardSet),
     /// The answer to a query of the hub.
@@ -123,6 +126,8 @@ impl HubDriver {
             HubCommand::Recovered(shard, token) => self.handle(HubInput::Passed { shard, token }),
             HubCommand::Give(moves) => self.handle(HubInput::Give(moves)),
             HubCommand::Take(moves) => self.handle(HubInput::Take(moves)),
+            HubCommand::GiveSlots(slots) => self.handle(HubInput::GiveSlots(slots)),
+            HubCommand::TakeSlots(slots) => self.handle(HubInput::TakeSlots(slots)),
             HubCommand::Peer(message, lost) => {
                 self.lost = self.lost.union(lost);
                 self.handle(HubInput::Peer(message));

@@ -21,6 +21,7 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 use std::time::Duration;
 
+use drawbridge_engine::class::ShardedChannels;
 use drawbridge_engine::io::{Answerer, BrokerCommand, BrokerStatus, Subject};
 use drawbridge_engine::upstream::{HubSettings, LinkId, ShardId, Topology};
 use tokio::sync::{mpsc, watch};
@@ -250,6 +251,8 @@ struct Shell {
     local: LocalDelivery,
     fanout: ShardFanout,
     report: NodeReport,
+    /// Which link carries what, and the links by their places.
+    upstream: (Arc<RwLock<Topology>>, Vec<mpsc::WeakUnboundedSender<HubCommand>>),
 }
 
 /// One hub with what is around it.
@@ -288,12 +291,18 @@ impl Broker {
         };
         let health_board = Arc::new(health_board);
         let has_one_order = !matches!(&kind, BrokerBackend::Redis(redis) if redis.is_cluster());
+        let (of_masters, sharded) = match &kind {
+            BrokerBackend::Memory => (0, ShardedChannels::default()),
+            BrokerBackend::Redis(redis) => (redis.master_links(), redis.sharded.clone()),
+        };
         let topology =
-            Topology::standalone(pool, &hub.classes, &hub.reserved, commands.nodes.clone(), hub.seed);
+            Topology::standalone(pool, &hub.classes, &hub.reserved, commands.nodes.clone(), hub.seed)
+                .with_masters(of_masters, sharded, hub.slots);
         let topology = Arc::new(RwLock::new(topology));
         let (jobs, job_receiver) = jobs(queue_bytes, fanout.clone());
         let probes = matches!(&kind, BrokerBackend::Redis(redis) if !redis.probe_every.is_zero());
-        let (links, receivers): (Vec<_>, Vec<_>) = (0..pool).map(|_| mpsc::unbounded_channel()).unzip();
+        let (links, receivers): (Vec<_>, Vec<_>) =
+            (0..pool + of_masters).map(|_| mpsc::unbounded_channel()).unzip();
         let (classes, external_bytes) = (hub.classes.clone(), hub.external_bytes);
         let hubs: Vec<_> = links.iter().map(mpsc::UnboundedSender::downgrade).collect();
         let part = |(place, received): (usize, HubCommandReceiver)| {
@@ -305,7 +314,9 @@ impl Broker {
             // Each hub counts under epochs that no other one has.
             let hub = HubSettings { link, seed: hub.seed.wrapping_add(place as u128), ..hub.clone() };
             let driver = HubDriver::new(hub, fanout.clone(), router, hubs.clone());
-            let probe_line = probes.then(|| ProbeLine { jobs: jobs.clone(), link: hubs[place].clone() });
+            // What is published on a classic channel does not show that a master's sharded channels arrive.
+            let probe_line =
+                (probes && place < pool).then(|| ProbeLine { jobs: jobs.clone(), link: hubs[place].clone() });
             HubTask { driver, commands: received, link_metrics, probe_line }
         };
         let parts: Vec<HubTask> = receivers.into_iter().enumerate().map(part).collect();
@@ -315,6 +326,7 @@ impl Broker {
         let all_metrics =
             parts.iter().map(|part| part.link_metrics.clone()).chain([link_metrics.clone()]).collect();
         let local = LocalDelivery { topology: topology.clone(), links: hubs.clone() };
+        let upstream = (topology.clone(), hubs.clone());
         let (queries, report) = (QueryQueue::new(fanout.clone(), hubs), NodeReport::default());
         let shell = Shell {
             parts,
@@ -327,6 +339,7 @@ impl Broker {
             local,
             fanout: fanout.clone(),
             report: report.clone(),
+            upstream,
         };
         let task: Pin<Box<dyn Future<Output = ()> + Send>> = match kind {
             BrokerBackend::Memory => Box::pin(memory::run(shell, classes, external_bytes)),
@@ -501,9 +514,9 @@ impl Broker {
         self.0.report.set(make);
     }
 
-    /// How many links subscribe to this channel where it is wanted.
-    pub fn links_of(&self, channel: &Arc<str>) -> usize {
-        self.topology().links_of(&Subject::channel(channel.clone())).count()
+    /// On how many links this channel is confirmed where it is wanted.
+    pub fn confirmations_of(&self, channel: &Arc<str>) -> usize {
+        self.topology().confirmations_of(&Subject::channel(channel.clone()))
     }
 
     /// The link that carries this subject, or will when its move is over.

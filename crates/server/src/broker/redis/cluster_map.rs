@@ -126,6 +126,12 @@ impl ClusterMap {
         self.masters.get(usize::from(*self.owners.get(usize::from(slot))?))
     }
 
+    /// The place among [`ClusterMap::masters`] of the one that has this slot; `None`: nobody has it.
+    pub(super) fn place_of_slot(&self, slot: u16) -> Option<usize> {
+        let owner = usize::from(*self.owners.get(usize::from(slot))?);
+        (owner < self.masters.len()).then_some(owner)
+    }
+
     /// A slot of this master, always the same one while it has it; `None`: it has none.
     pub(super) fn first_slot_of(&self, address: &RedisAddress) -> Option<u16> {
         let place = self.masters.iter().position(|master| master.address == *address)?;

@@ -8,6 +8,7 @@ use tokio::time::timeout;
 
 use super::cluster_map::{Cluster, ClusterMap, slot_of};
 use super::connect::Broken;
+use super::master_links::Target;
 use super::{RedisAddress, RedisSettings};
 
 /// How long a part waits for the Cluster's map before it says that there is none.
@@ -28,6 +29,8 @@ enum Home {
     MasterOf(Cluster, u16),
     /// One of the masters: the one with this number, or those behind it where it cannot be reached.
     Any(Cluster, usize),
+    /// The master that the topology has given a link of sharded channels, if it has.
+    Link(Cluster, Target),
 }
 
 impl Connector {
@@ -46,12 +49,52 @@ impl Connector {
         Connector { settings, home: Home::Any(cluster, number) }
     }
 
+    /// To the master of a link of sharded channels; waits for as long as it has none.
+    pub(super) fn to_master_of_link(settings: Arc<RedisSettings>, cluster: Cluster, target: Target) -> Self {
+        Connector { settings, home: Home::Link(cluster, target) }
+    }
+
+    /// Whether it leads nowhere now, and need not: what is to connect waits until it does.
+    pub(super) fn is_idle(&self) -> bool {
+        matches!(&self.home, Home::Link(_, target) if target.borrow().is_none())
+    }
+
+    /// What is known now is known: [`Connector::redirected`] waits for what comes after it.
+    pub(super) fn mark_seen(&mut self) {
+        if let Home::Link(_, target) = &mut self.home {
+            target.mark_unchanged();
+        }
+    }
+
+    /// Waits until it leads elsewhere than when [`Connector::mark_seen`] was called last; for ever where it cannot be known.
+    pub(super) fn redirected(&self) -> impl Future<Output = ()> + use<> {
+        let target = match &self.home {
+            Home::Link(_, target) => Some(target.clone()),
+            _ => None,
+        };
+        async move {
+            if let Some(mut target) = target
+                && target.changed().await.is_ok()
+            {
+                return;
+            }
+            std::future::pending().await
+        }
+    }
+
+    /// Something contradicts the map of the Cluster.
+    pub(super) fn doubt(&self) {
+        if let Some((cluster, _)) = self.cluster() {
+            cluster.doubt();
+        }
+    }
+
     /// The Cluster, if it is one, and the home slot, if there is one.
     pub(super) fn cluster(&self) -> Option<(&Cluster, Option<u16>)> {
         match &self.home {
             Home::Settings => None,
             Home::MasterOf(cluster, slot) => Some((cluster, Some(*slot))),
-            Home::Any(cluster, _) => Some((cluster, None)),
+            Home::Any(cluster, _) | Home::Link(cluster, _) => Some((cluster, None)),
         }
     }
 
@@ -63,6 +106,13 @@ impl Connector {
         let cluster = match &self.home {
             Home::Settings => return Ok(None),
             Home::MasterOf(cluster, _) | Home::Any(cluster, _) => cluster,
+            Home::Link(_, target) => {
+                let mut target = target.clone();
+                return match target.wait_for(Option::is_some).await {
+                    Ok(address) => Ok(address.clone()),
+                    Err(_) => Err(unknown("the node stops")),
+                };
+            }
         };
         let mut follower = cluster.follow();
         let known = timeout(MAP_PATIENCE, follower.wait_for(|map| map.version() > 0)).await;
@@ -73,7 +123,7 @@ impl Connector {
         let address = match &self.home {
             Home::MasterOf(_, slot) => map.master_of(*slot).map(|master| master.address.clone()),
             Home::Any(_, number) => any_master(&map, *number),
-            Home::Settings => None,
+            Home::Settings | Home::Link(..) => None,
         };
         match address {
             Some(address) => Ok(Some(address)),
@@ -85,7 +135,7 @@ impl Connector {
     pub(super) fn failed(&mut self) {
         match &mut self.home {
             Home::Settings => {}
-            Home::MasterOf(cluster, _) => cluster.doubt(),
+            Home::MasterOf(cluster, _) | Home::Link(cluster, _) => cluster.doubt(),
             Home::Any(cluster, number) => {
                 *number = number.wrapping_add(1);
                 cluster.doubt();
@@ -93,8 +143,24 @@ impl Connector {
         }
     }
 
-    /// Waits until the Cluster says that this is no longer the address of a master that works; for ever where there is none.
+    /// Waits until the Cluster says that this is no longer the address of a master that works, or the link has another one; for
+    /// ever where there is none.
     pub(super) async fn left(&self, address: Option<&RedisAddress>) {
+        let elsewhere = async {
+            if let Home::Link(_, target) = &self.home
+                && target.clone().wait_for(|target| target.as_ref() != address).await.is_ok()
+            {
+                return;
+            }
+            std::future::pending().await
+        };
+        tokio::select! {
+            () = elsewhere => {}
+            () = self.left_by_map(address) => {}
+        }
+    }
+
+    async fn left_by_map(&self, address: Option<&RedisAddress>) {
         match (self.cluster(), address) {
             (Some((cluster, _)), Some(address)) => left(cluster, address).await,
             _ => std::future::pending().await,

@@ -1,12 +1,12 @@
 //! What a link has asked of Redis and what answers it: Redis answers commands in order, a subscription command
 //! with one push for each name or with one error for all. No I/O: bytes to send are left in a buffer.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use drawbridge_engine::class::ShardedChannels;
 use drawbridge_engine::io::Subject;
-use drawbridge_engine::upstream::LinkCommand;
+use drawbridge_engine::upstream::{LinkCommand, SlotHasher};
 
 use super::connect::Broken;
 use super::resp::{Garbage, SubscriptionKind, encode, member};
@@ -43,6 +43,22 @@ pub(super) enum Answer {
     Refused(Subject),
     /// Redis refused several at once: each is requested again by itself.
     AskedAgain,
+    /// These channels' slot is another master's, or on its way to one: they cannot be subscribed to here just now, or are not.
+    Elsewhere {
+        /// Whether they were to be subscribed to.
+        begins: bool,
+        /// Which.
+        subjects: VecDeque<Subject>,
+    },
+}
+
+/// A subscription begins or ends.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Confirmation {
+    /// Of what.
+    pub(super) subject: Subject,
+    /// It answers a command. Redis ends subscriptions by itself where their slot goes to another master.
+    pub(super) is_answer: bool,
 }
 
 /// One connection's requests and answers.
@@ -50,6 +66,8 @@ pub(super) enum Answer {
 pub(super) struct Conversation {
     names: Names,
     sharded: ShardedChannels,
+    /// In a Cluster: one command may be about channels of one slot alone.
+    slots: Option<SlotHasher>,
     /// Bytes to send, from `sent` on.
     out: Vec<u8>,
     sent: usize,
@@ -57,9 +75,9 @@ pub(super) struct Conversation {
 }
 
 impl Conversation {
-    /// One in which channels have these names, and these of them are sharded.
-    pub(super) fn new(names: Names, sharded: ShardedChannels) -> Self {
-        Conversation { names, sharded, ..Conversation::default() }
+    /// One in which channels have these names, and these of them are sharded. `slots`: with a server of a Cluster.
+    pub(super) fn new(names: Names, sharded: ShardedChannels, slots: Option<SlotHasher>) -> Self {
+        Conversation { names, sharded, slots, ..Conversation::default() }
     }
 
     /// The bytes to send.
@@ -131,9 +149,22 @@ impl Conversation {
         for kind in [SubscriptionKind::Channel, SubscriptionKind::Pattern, SubscriptionKind::Sharded] {
             let is_of_kind = |subject: &mut Subject| self.kind_of(subject) == kind;
             let of_kind = subjects.extract_if(.., is_of_kind).collect::<VecDeque<_>>();
-            if !of_kind.is_empty() {
-                self.ask(begins, kind, of_kind);
+            match self.slots {
+                Some(slots) if kind == SubscriptionKind::Sharded => self.ask_by_slot(begins, slots, of_kind),
+                _ if of_kind.is_empty() => {}
+                _ => self.ask(begins, kind, of_kind),
             }
+        }
+    }
+
+    /// One command for each slot: Redis refuses one about several.
+    fn ask_by_slot(&mut self, begins: bool, slots: SlotHasher, subjects: VecDeque<Subject>) {
+        let mut by_slot: BTreeMap<u16, VecDeque<Subject>> = BTreeMap::new();
+        for subject in subjects {
+            by_slot.entry(slots.slot_of(&subject.name)).or_default().push_back(subject);
+        }
+        for subjects in by_slot.into_values() {
+            self.ask(begins, SubscriptionKind::Sharded, subjects);
         }
     }
 
@@ -169,7 +200,7 @@ impl Conversation {
         begins: bool,
         kind: SubscriptionKind,
         name: &[u8],
-    ) -> Result<Subject, Broken> {
+    ) -> Result<Confirmation, Broken> {
         let name =
             self.names.inward(name).ok_or(Garbage("a confirmation of another environment's channel"))?;
         if let Some(Asked::Subjects { begins: asked_begins, kind: asked_kind, left }) = self.asked.front_mut()
@@ -180,14 +211,15 @@ impl Conversation {
             if left.is_empty() {
                 self.asked.pop_front();
             }
-            return Ok(subject);
+            return Ok(Confirmation { subject, is_answer: true });
         }
-        match std::str::from_utf8(name) {
+        let subject = match std::str::from_utf8(name) {
             // Redis may end a subscription unasked.
-            Ok(name) if !begins && kind == SubscriptionKind::Pattern => Ok(Subject::pattern(name)),
-            Ok(name) if !begins => Ok(Subject::channel(name)),
-            _ => Err(Garbage("a confirmation of no command").into()),
-        }
+            Ok(name) if !begins && kind == SubscriptionKind::Pattern => Subject::pattern(name),
+            Ok(name) if !begins => Subject::channel(name),
+            _ => return Err(Garbage("a confirmation of no command").into()),
+        };
+        Ok(Confirmation { subject, is_answer: false })
     }
 
     /// Redis answered with something that is no push.
@@ -206,6 +238,11 @@ impl Conversation {
     /// Redis answered with an error.
     pub(super) fn failed(&mut self, message: &str) -> Result<Answer, Broken> {
         match self.asked.pop_front() {
+            Some(Asked::Subjects { begins, kind: SubscriptionKind::Sharded, left })
+                if self.slots.is_some() && is_elsewhere(message) =>
+            {
+                Ok(Answer::Elsewhere { begins, subjects: left })
+            }
             // Refused for all where the right to one is missing, so ask for each.
             Some(Asked::Subjects { begins: true, kind, left }) if left.len() > 1 => {
                 for subject in left {
@@ -232,6 +269,11 @@ impl Conversation {
             _ => Err(Broken::refused(message)),
         }
     }
+}
+
+/// Whether an error says that a slot is another master's, or on its way, or has none just now.
+fn is_elsewhere(message: &str) -> bool {
+    ["MOVED", "ASK", "TRYAGAIN", "CLUSTERDOWN"].contains(&code_of(message))
 }
 
 #[cfg(test)]
@@ -288,19 +330,19 @@ mod tests {
         let mut conversation = Conversation::default();
         conversation.send(LinkCommand::Subscribe(subjects()));
         assert_eq!(sent(&mut conversation), "SUBSCRIBE a b PSUBSCRIBE p?");
-        assert_eq!(conversation.confirmed(true, CHANNEL, b"a").unwrap(), Subject::channel("a"));
-        assert_eq!(conversation.confirmed(true, CHANNEL, b"b").unwrap(), Subject::channel("b"));
-        assert_eq!(conversation.confirmed(true, PATTERN, b"p?").unwrap(), Subject::pattern("p?"));
+        assert_eq!(conversation.confirmed(true, CHANNEL, b"a").unwrap().subject, Subject::channel("a"));
+        assert_eq!(conversation.confirmed(true, CHANNEL, b"b").unwrap().subject, Subject::channel("b"));
+        assert_eq!(conversation.confirmed(true, PATTERN, b"p?").unwrap().subject, Subject::pattern("p?"));
         conversation.send(LinkCommand::Unsubscribe(vec![Subject::channel("a")]));
         assert_eq!(sent(&mut conversation), "UNSUBSCRIBE a");
-        assert_eq!(conversation.confirmed(false, CHANNEL, b"a").unwrap(), Subject::channel("a"));
+        assert_eq!(conversation.confirmed(false, CHANNEL, b"a").unwrap().subject, Subject::channel("a"));
         assert!(conversation.asked.is_empty());
     }
 
     #[test]
     fn names_have_the_prefix_outside_only() {
         let mut conversation =
-            Conversation::new(Names::new("prod:", "drawbridge:"), ShardedChannels::default());
+            Conversation::new(Names::new("prod:", "drawbridge:"), ShardedChannels::default(), None);
         conversation.send(LinkCommand::Subscribe(subjects()));
         assert_eq!(sent(&mut conversation), "SUBSCRIBE prod:a prod:b PSUBSCRIBE prod:p?");
         for (kind, name, subject) in [
@@ -308,36 +350,61 @@ mod tests {
             (CHANNEL, "prod:b", Subject::channel("b")),
             (PATTERN, "prod:p?", Subject::pattern("p?")),
         ] {
-            assert_eq!(conversation.confirmed(true, kind, name.as_bytes()).unwrap(), subject);
+            assert_eq!(conversation.confirmed(true, kind, name.as_bytes()).unwrap().subject, subject);
         }
         conversation.send(LinkCommand::Unsubscribe(vec![Subject::channel("a")]));
         assert_eq!(sent(&mut conversation), "UNSUBSCRIBE prod:a");
         assert!(conversation.confirmed(false, CHANNEL, b"a").is_err());
     }
 
-    fn with_sharded_rooms() -> Conversation {
+    fn with_sharded_rooms(slots: Option<SlotHasher>) -> Conversation {
         let class = Class { sharded: true, ..Class::plain(ClassName::parse("room:{r}").unwrap()) };
         let sharded = ShardedChannels::new(&Classes::new(vec![class]), &Reserved::new("drawbridge:"));
-        Conversation::new(Names::new("prod:", "drawbridge:"), sharded)
+        Conversation::new(Names::new("prod:", "drawbridge:"), sharded, slots)
     }
 
     #[test]
     fn sharded_channels_have_commands_and_confirmations_of_their_own() {
-        let mut conversation = with_sharded_rooms();
+        let mut conversation = with_sharded_rooms(None);
         let (room, chat) = (Subject::channel("room:1"), Subject::channel("chat:1"));
         conversation.send(LinkCommand::Subscribe(vec![room.clone(), chat.clone()]));
         assert_eq!(sent(&mut conversation), "SUBSCRIBE prod:chat:1 SSUBSCRIBE prod:room:1");
-        assert_eq!(conversation.confirmed(true, CHANNEL, b"prod:chat:1").unwrap(), chat);
+        assert_eq!(conversation.confirmed(true, CHANNEL, b"prod:chat:1").unwrap().subject, chat);
         assert!(conversation.confirmed(true, CHANNEL, b"prod:room:1").is_err());
-        assert_eq!(conversation.confirmed(true, SHARDED, b"prod:room:1").unwrap(), room);
+        assert_eq!(conversation.confirmed(true, SHARDED, b"prod:room:1").unwrap().subject, room);
         conversation.send(LinkCommand::Unsubscribe(vec![room.clone()]));
         assert_eq!(sent(&mut conversation), "SUNSUBSCRIBE prod:room:1");
         // One that Redis ends by itself is told from the answer, which names the one that was asked for.
         assert_eq!(
-            conversation.confirmed(false, SHARDED, b"prod:room:2").unwrap(),
+            conversation.confirmed(false, SHARDED, b"prod:room:2").unwrap().subject,
             Subject::channel("room:2")
         );
-        assert_eq!(conversation.confirmed(false, SHARDED, b"prod:room:1").unwrap(), room);
+        assert_eq!(conversation.confirmed(false, SHARDED, b"prod:room:1").unwrap().subject, room);
+        assert!(conversation.asked.is_empty());
+    }
+
+    #[test]
+    fn in_a_cluster_one_command_is_about_one_slot_and_what_is_elsewhere_is_said_so() {
+        let mut conversation = with_sharded_rooms(Some(SlotHasher::behind("prod:")));
+        let rooms = || (1..=3).map(|n| Subject::channel(format!("room:{n}"))).collect::<Vec<_>>();
+        conversation.send(LinkCommand::Subscribe(rooms()));
+        let said = sent(&mut conversation);
+        assert_eq!(said.matches("SSUBSCRIBE prod:room:").count(), 3, "{said}");
+        let mut names: Vec<String> =
+            said.split(' ').filter_map(|word| Some(word.strip_prefix("prod:")?.to_owned())).collect();
+        let moved = conversation.failed("MOVED 16332 127.0.0.1:7001").unwrap();
+        let subjects = VecDeque::from([Subject::channel(names.remove(0))]);
+        assert_eq!(moved, Answer::Elsewhere { begins: true, subjects });
+        for name in &names {
+            let confirmed = conversation.confirmed(true, SHARDED, format!("prod:{name}").as_bytes()).unwrap();
+            assert_eq!(confirmed, Confirmation { subject: Subject::channel(name.as_str()), is_answer: true });
+        }
+        conversation.send(LinkCommand::Unsubscribe(vec![Subject::channel(names[0].as_str())]));
+        // Redis has ended it by itself: it has another master.
+        let ended = conversation.confirmed(false, SHARDED, format!("prod:{}", names[1]).as_bytes()).unwrap();
+        assert_eq!(ended, Confirmation { subject: Subject::channel(names[1].as_str()), is_answer: false });
+        let moved = conversation.failed("CLUSTERDOWN Hash slot not served").unwrap();
+        assert!(matches!(moved, Answer::Elsewhere { begins: false, .. }), "{moved:?}");
         assert!(conversation.asked.is_empty());
     }
 
@@ -351,7 +418,7 @@ mod tests {
         assert_eq!(sent(&mut conversation), "SUBSCRIBE a SUBSCRIBE b");
         assert_eq!(conversation.answered(MASTER).unwrap(), Answer::Pong);
         assert_eq!(conversation.failed("NOPERM no").unwrap(), Answer::Refused(Subject::channel("a")));
-        assert_eq!(conversation.confirmed(true, CHANNEL, b"b").unwrap(), Subject::channel("b"));
+        assert_eq!(conversation.confirmed(true, CHANNEL, b"b").unwrap().subject, Subject::channel("b"));
         assert!(conversation.asked.is_empty());
     }
 
@@ -375,7 +442,7 @@ mod tests {
         conversation.send(LinkCommand::Mark("m".into()));
         conversation.send(LinkCommand::Mark("m".into()));
         assert!(sent(&mut conversation).starts_with("SUBSCRIBE m PUBLISH m"));
-        assert_eq!(conversation.confirmed(true, CHANNEL, b"m").unwrap(), Subject::channel("m"));
+        assert_eq!(conversation.confirmed(true, CHANNEL, b"m").unwrap().subject, Subject::channel("m"));
         assert_eq!(conversation.answered(b":2\r\n").unwrap(), Answer::Marked);
         assert_eq!(conversation.failed("NOPERM no").unwrap(), Answer::Refused(Subject::channel("m")));
     }
@@ -395,8 +462,8 @@ mod tests {
     fn redis_may_end_a_subscription_unasked() {
         let mut conversation = Conversation::default();
         conversation.send(LinkCommand::Subscribe(vec![Subject::channel("a")]));
-        assert_eq!(conversation.confirmed(false, CHANNEL, b"z").unwrap(), Subject::channel("z"));
-        assert_eq!(conversation.confirmed(true, CHANNEL, b"a").unwrap(), Subject::channel("a"));
+        assert_eq!(conversation.confirmed(false, CHANNEL, b"z").unwrap().subject, Subject::channel("z"));
+        assert_eq!(conversation.confirmed(true, CHANNEL, b"a").unwrap().subject, Subject::channel("a"));
     }
 
     #[test]

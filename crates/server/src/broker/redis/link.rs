@@ -19,7 +19,7 @@ use tokio::time::{sleep_until, timeout};
 use super::buffer::{CHUNK, ReadBuffer};
 use super::connect::{Attempts, Broken, CONNECT_TIMEOUT, Stream, open};
 use super::connector::Connector;
-use super::conversation::{Answer, Conversation};
+use super::conversation::{Answer, Confirmation, Conversation};
 use super::probe::{Probe, ProbeStep, Verdict};
 use super::resp::{Decoder, Garbage, Payload, Reply, Step};
 use super::{Names, RedisAddress};
@@ -97,7 +97,15 @@ impl Link {
                     if let Broken::Unsupported(what) = &broken {
                         self.part.driver.refuse_waiting(&format!("UNSUPPORTED {what}"));
                     }
-                    match self.meanwhile(&mut calls, health_board.wait_for_another(wait)).await {
+                    let (redirected, again) =
+                        (self.connector.redirected(), health_board.wait_for_another(wait));
+                    let pause = async {
+                        tokio::select! {
+                            () = again => {}
+                            () = redirected => {}
+                        }
+                    };
+                    match self.meanwhile(&mut calls, pause).await {
                         Ok(()) => continue,
                         Err(call) => call,
                     }
@@ -115,6 +123,16 @@ impl Link {
                 (session, registered)
             }
             None => {
+                if self.connector.is_idle() {
+                    // Nothing is missed on a link that leads nowhere.
+                    self.health_board.set(self.index, true);
+                    let connector = self.connector.clone();
+                    if let Err(call) = self.meanwhile(calls, connector.address()).await {
+                        return Ok(call);
+                    }
+                    self.health_board.set(self.index, false);
+                }
+                self.connector.mark_seen();
                 let external_bytes = self.part.driver.external_bytes();
                 let session = Session::open(self.connector.clone(), self.index, external_bytes);
                 let mut session = match self.meanwhile(calls, session).await {
@@ -313,7 +331,11 @@ impl Link {
                 }
                 Step::Reply(Reply::Push, taken) => taken,
                 Step::Reply(Reply::Confirmed { begins, kind, name }, taken) => {
-                    let subject = session.conversation.confirmed(begins, kind, name)?;
+                    let Confirmation { subject, is_answer } =
+                        session.conversation.confirmed(begins, kind, name)?;
+                    if !is_answer {
+                        self.connector.doubt();
+                    }
                     match &mut self.probe {
                         Some(probe) if *probe.channel() == subject.name => match begins {
                             true => probe.confirmed(now),
@@ -361,6 +383,15 @@ impl Link {
                 HubCommand::Probe(ProbeStep::Passed(seq)) => return self.probe_was_passed(seq, session, now),
                 hub_command => self.part.driver.command(hub_command),
             },
+            Answer::Elsewhere { begins, subjects } => {
+                self.connector.doubt();
+                for subject in &subjects {
+                    self.part.driver.handle(match begins {
+                        true => HubInput::Deferred(subject),
+                        false => HubInput::Unsubscribed(subject),
+                    });
+                }
+            }
             Answer::Welcome | Answer::AskedAgain | Answer::Marked | Answer::Refused(_) => {}
         }
         Ok(())
@@ -493,7 +524,11 @@ impl Session {
                 buffer: ReadBuffer::new(),
                 decoder: Decoder::new(external_bytes),
                 needed: 1,
-                conversation: Conversation::new(settings.names.clone(), settings.sharded.clone()),
+                conversation: Conversation::new(
+                    settings.names.clone(),
+                    settings.sharded.clone(),
+                    settings.slots(),
+                ),
                 unflushed: false,
                 is_up: false,
                 last_received: now,

@@ -21,6 +21,7 @@ mod lifecycle_backlog;
 mod link;
 mod links;
 mod logs;
+mod master_links;
 mod masters;
 mod names;
 mod presence;
@@ -39,6 +40,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use drawbridge_engine::class::ShardedChannels;
+use drawbridge_engine::upstream::SlotHasher;
 use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 
@@ -51,6 +53,7 @@ pub(super) use self::lease::NodeReport;
 use self::lease::{Lease, LeaseState};
 pub use self::library::Library;
 use self::link::Link;
+use self::master_links::{MAX_MASTERS, MasterLinks};
 use self::masters::Masters;
 pub use self::names::Names;
 use self::publisher::Publisher;
@@ -110,6 +113,16 @@ impl RedisSettings {
         matches!(self.location, RedisLocation::Cluster { .. })
     }
 
+    /// In a Cluster: the slots of channels, by their names without the prefix.
+    fn slots(&self) -> Option<SlotHasher> {
+        self.is_cluster().then(|| SlotHasher::behind(self.names.channel_prefix()))
+    }
+
+    /// How many links the masters of a Cluster may have for sharded channels; 0: those are as any others.
+    pub(super) fn master_links(&self) -> usize {
+        if self.is_cluster() && !self.sharded.is_empty() { MAX_MASTERS } else { 0 }
+    }
+
     /// The name of one connection; `None`: it has none.
     fn connection_name(&self, part: &str) -> Option<String> {
         (!self.client_name.is_empty()).then(|| format!("{}:{part}", self.client_name))
@@ -154,8 +167,12 @@ fn public_part(message: &str) -> &str {
 
 /// The links come first, then the publisher, then the readers, then the lease. Tables are read on request; the reader of
 /// views is there from the start, for without it nobody can log in. In a Cluster what works with one master each adds itself.
-pub(super) fn health_board(settings: &RedisSettings, links: usize, fanout: ShardFanout) -> HealthBoard {
-    let parts = (0..links).map(|link| (format!("subscriber {link}"), false));
+pub(super) fn health_board(settings: &RedisSettings, pool: usize, fanout: ShardFanout) -> HealthBoard {
+    let parts = (0..pool).map(|link| (format!("subscriber {link}"), false));
+    // Those that get no master are not missed; the first one does.
+    let of_masters =
+        (0..settings.master_links()).map(|link| (format!("subscriber of sharded channels {link}"), link > 0));
+    let parts = parts.chain(of_masters);
     let workers =
         [("publisher", false), (name_of(AnswerSize::Large), true), (name_of(AnswerSize::Small), false)];
     let workers = if settings.is_cluster() { &[][..] } else { &workers[..] };
@@ -166,8 +183,19 @@ pub(super) fn health_board(settings: &RedisSettings, links: usize, fanout: Shard
 /// Runs all links, the publishers, the readers and the lease until `stop`.
 pub(super) async fn run(settings: RedisSettings, shell: Shell) {
     let settings = Arc::new(settings);
-    let Shell { parts, jobs, link_metrics, health_board, stop, queries, placement, local, fanout, report } =
-        shell;
+    let Shell {
+        parts,
+        jobs,
+        link_metrics,
+        health_board,
+        stop,
+        queries,
+        placement,
+        local,
+        fanout,
+        report,
+        upstream: (topology, hubs),
+    } = shell;
     let mut tasks = JoinSet::new();
     let watcher = Watcher {
         settings: settings.clone(),
@@ -177,8 +205,18 @@ pub(super) async fn run(settings: RedisSettings, shell: Shell) {
     tasks.spawn(watcher.run(stop.clone()));
     let cluster = settings.is_cluster().then(Cluster::default);
     let link_count = parts.len();
-    let links = parts.into_iter().enumerate().map(|(index, part)| {
-        let connector = link_connector(&settings, cluster.as_ref());
+    let mut connectors: Vec<Connector> = Vec::with_capacity(link_count);
+    if let Some(cluster) = &cluster {
+        let first = link_count - settings.master_links();
+        let master_links = MasterLinks::new(cluster.clone(), topology, hubs, first);
+        connectors.extend((0..first).map(|_| link_connector(&settings, Some(cluster))));
+        let to_master = |target| Connector::to_master_of_link(settings.clone(), cluster.clone(), target);
+        connectors.extend(master_links.targets().into_iter().map(to_master));
+        tasks.spawn(master_links.run(stop.clone()));
+    } else {
+        connectors.extend((0..link_count).map(|_| link_connector(&settings, None)));
+    }
+    let links = parts.into_iter().zip(connectors).enumerate().map(|(index, (part, connector))| {
         Link::new(index, part, connector, health_board.clone(), queries.clone())
     });
     let (links, counts, stopping) = (links.collect(), link_metrics.clone(), stop.clone());
