@@ -313,7 +313,7 @@ impl Bus {
         let subscriptions = self.command_subscriptions();
         self.channels.iter().all(|channel| {
             let confirmed = subscriptions.confirmed.get(channel).copied().unwrap_or(0);
-            confirmed >= self.broker.confirmations_of(channel)
+            confirmed >= self.broker.links_of(channel)
         })
     }
 

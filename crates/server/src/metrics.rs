@@ -11,7 +11,7 @@ use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Registry;
 
-use crate::broker::{PROBE_BUCKETS, ProbeStats};
+use crate::broker::{LinkStats, PROBE_BUCKETS, ProbeStats};
 use crate::node::NodeStats;
 use crate::shard::ShardStats;
 
@@ -34,6 +34,7 @@ pub fn encode(stats: &NodeStats, format: MetricsFormat) -> String {
         refusals: refusals(stats),
         round_trip: stats.broker.round_trip,
         probes: stats.broker.probes.clone(),
+        links: stats.broker.links.clone(),
     }));
     let mut text = String::new();
     // Writing into a string cannot fail.
@@ -63,6 +64,7 @@ struct Snapshot {
     round_trip: Option<Duration>,
     /// Of each link that is probed.
     probes: Vec<ProbeStats>,
+    links: Vec<LinkStats>,
 }
 
 /// Refusals of the node and of its engines.
@@ -83,6 +85,7 @@ impl Collector for Snapshot {
             ConstGauge::new(round_trip.as_secs_f64()).encode(metric)?;
         }
         self.encode_probes(&mut encoder)?;
+        self.encode_links(&mut encoder)?;
         let (name, metric_type) = self.described(MetricKind::Counter, "refused");
         let help = "Connections and requests refused, by reason";
         let mut refused = encoder.encode_descriptor(&name, help, None, metric_type)?;
@@ -114,6 +117,37 @@ impl Snapshot {
         for probes in &self.probes {
             let labels = [("link", probes.link.to_string())];
             self.encode_value(MetricKind::Counter, probes.missing, missing.encode_family(&labels)?)?;
+        }
+        Ok(())
+    }
+
+    fn encode_links(&self, encoder: &mut DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
+        type Value = fn(&LinkStats) -> u64;
+        let families: [(MetricKind, &str, &str, Value); 4] = [
+            (MetricKind::Gauge, "redis_link_up", "Links that are connected and subscribed", |link| {
+                link.is_up.into()
+            }),
+            (MetricKind::Gauge, "redis_link_subscriptions", "Channels and patterns of a link", |link| {
+                link.subjects
+            }),
+            (MetricKind::Counter, "redis_link_messages", "Messages received on a link", |link| link.received),
+            (
+                MetricKind::Counter,
+                "redis_link_subscriptions_moved",
+                "Subscriptions that came to a link with slots of a Redis Cluster",
+                |link| link.moved,
+            ),
+        ];
+        for (kind, name, help, value) in families {
+            let (name, metric_type) = self.described(kind, name);
+            let mut family = encoder.encode_descriptor(&name, help, None, metric_type)?;
+            for link in &self.links {
+                // A counter goes on when the link gets another master.
+                let master = if kind == MetricKind::Gauge { link.master.as_str() } else { "" };
+                let all = [("link", link.link.to_string()), ("master", master.to_owned())];
+                let labels = if master.is_empty() { &all[..1] } else { &all[..] };
+                self.encode_value(kind, value(link), family.encode_family(&labels)?)?;
+            }
         }
         Ok(())
     }

@@ -308,6 +308,8 @@ pub struct HubStats {
     pub log_reads: u64,
     /// Positions read again because a logged event did not follow the one before.
     pub log_gaps: u64,
+    /// Subscriptions that came to this link with slots of a Cluster.
+    pub moved: u64,
     /// Events dropped because they say a place in a log that the log does not have.
     pub dropped_forged: u64,
     /// Plain `PUBLISH`es dropped on channels that ignore them.

@@ -168,6 +168,7 @@ impl Hub {
         if !given.is_empty() {
             self.views_are_stale();
         }
+        self.stats.moved += given.len() as u64;
         for (subject, handover) in given {
             self.insert_given(now_ms, &subject, *handover, false, false);
         }

@@ -105,6 +105,10 @@ pub struct MasterSlots {
 pub struct Reassigned {
     /// Between which links, in order.
     pub moves: Vec<SlotMove>,
+    /// Links that lead to a master now and did not before.
+    pub opened: Vec<LinkId>,
+    /// Links that lead to no master any more.
+    pub closed: Vec<LinkId>,
     /// Masters that have slots and got no link, because there are more than links.
     pub without_link: usize,
 }
@@ -163,21 +167,24 @@ impl Topology {
         masters.masters.get(link.place().checked_sub(masters.first)?)?.as_ref()
     }
 
-    /// How many links this subject is confirmed on when it is wanted: all that subscribe to it and lead to a Redis.
-    pub fn confirmations_of(&self, subject: &Subject) -> usize {
-        let idle = |link: &LinkId| link.place() >= self.links && self.master_of(*link).is_none();
-        self.links_of(subject).filter(|link| !idle(link)).count()
+    /// What every link is subscribed to.
+    pub fn everywhere(&self) -> &Arc<str> {
+        &self.everywhere
     }
 
     /// The links that subscribe to this subject.
     pub fn links_of(&self, subject: &Subject) -> impl Iterator<Item = LinkId> + use<> {
-        let places = if *subject.name == *self.everywhere {
-            0..self.links + self.masters.as_ref().map_or(0, |masters| masters.masters.len())
-        } else {
-            let place = self.link_of(subject).place();
-            place..place + 1
+        let (one, all) = match *subject.name == *self.everywhere {
+            true => (None, self.links_in_use()),
+            false => (Some(self.link_of(subject)), Vec::new()),
         };
-        places.map(LinkId::at)
+        one.into_iter().chain(all)
+    }
+
+    /// Those of the pool, and those of masters that have one.
+    fn links_in_use(&self) -> Vec<LinkId> {
+        let pool = (0..self.links).map(LinkId::at);
+        pool.chain(self.masters.as_ref().into_iter().flat_map(Masters::links_in_use)).collect()
     }
 
     /// The link that carries this subject, or will when its move is over.
@@ -252,8 +259,14 @@ impl Masters {
         Some(LinkId::at(self.first + usize::from(*owner)))
     }
 
+    fn links_in_use(&self) -> impl Iterator<Item = LinkId> {
+        let links = (self.first..).map(LinkId::at).zip(&self.masters);
+        links.filter_map(|(link, master)| master.as_ref().map(|_| link))
+    }
+
     fn assign(&mut self, masters: &[MasterSlots]) -> Reassigned {
         let (chosen, without_link) = self.choose(masters);
+        let before: Vec<LinkId> = self.links_in_use().collect();
         self.masters.fill(None);
         let mut moved: BTreeMap<(u16, u16), SlotSet> = BTreeMap::new();
         for (link, master) in chosen {
@@ -272,7 +285,12 @@ impl Masters {
             let link = |place: u16| LinkId::at(self.first + usize::from(place));
             SlotMove { number: self.moves, from: link(from), to: link(to), slots: Arc::new(slots) }
         });
-        Reassigned { moves: moves.collect(), without_link }
+        let moves = moves.collect();
+        let in_use: Vec<LinkId> = self.links_in_use().collect();
+        let only = |these: &[LinkId], not: &[LinkId]| -> Vec<LinkId> {
+            these.iter().filter(|link| !not.contains(link)).copied().collect()
+        };
+        Reassigned { moves, opened: only(&in_use, &before), closed: only(&before, &in_use), without_link }
     }
 
     /// Chooses a link for each master: the one that it has; else, of those whose master is gone, the one that shares most slots
@@ -442,16 +460,13 @@ mod tests {
         let mut topology = cluster();
         let (room, nodes) = (Subject::channel("room:42"), Subject::channel("drawbridge:nodes"));
         assert_eq!(links(&topology, room.clone()), [2], "nothing is known yet");
-        assert_eq!(
-            (links(&topology, nodes.clone()), topology.confirmations_of(&nodes)),
-            (vec![0, 1, 2, 3, 4], 2)
-        );
+        assert_eq!(links(&topology, nodes.clone()), [0, 1]);
         let reassigned = topology.assign(&[master("a", 0..8_000), master("b", 8_000..SLOTS)]);
         assert_eq!(moves(&reassigned), [(2, 3, 8_000)], "the larger one takes the link that has all");
         assert_eq!(masters(&topology), ["b", "a", ""]);
         assert_eq!(links(&topology, room.clone()), [2], "slot 16332");
         assert_eq!(links(&topology, Subject::channel("room:1")).len(), 1);
-        assert_eq!(topology.confirmations_of(&nodes), 4);
+        assert_eq!(links(&topology, nodes), [0, 1, 2, 3]);
         assert!(links(&topology, Subject::channel("chat:1"))[0] < 2);
         assert_eq!(topology.begin_move(room, LinkId::at(0)), None);
         assert_eq!(topology.begin_move(Subject::channel("chat:1"), LinkId::at(2)), None);
@@ -478,6 +493,7 @@ mod tests {
         assert_eq!((moves(&reassigned), masters(&topology)), (vec![(3, 4, 7_900)], vec!["b", "a", "c"]));
         let back = topology.assign(&[master("a", 0..8_000), master("b", 8_000..SLOTS)]);
         assert_eq!((moves(&back), masters(&topology)), (vec![(4, 3, 7_900)], vec!["b", "a", ""]));
+        assert_eq!((reassigned.opened, back.closed.clone()), (vec![LinkId::at(4)], vec![LinkId::at(4)]));
         assert!(back.moves[0].number > reassigned.moves[0].number);
         // Nobody has a slot for a moment.
         let reassigned = topology.assign(&[master("a", 1..8_000), master("b", 8_000..SLOTS)]);

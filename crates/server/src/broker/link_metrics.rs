@@ -1,6 +1,6 @@
 //! What one link counts for the metrics, or what is of no link: a snapshot that a task leaves and any thread reads.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -29,6 +29,25 @@ pub(super) struct LinkMetrics {
     round_trip: AtomicU64,
     /// Of a link that is probed.
     probes: Mutex<Option<ProbeStats>>,
+    /// It is connected, and all that was subscribed is again.
+    is_up: AtomicBool,
+}
+
+/// One link as the metrics show it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct LinkStats {
+    /// Which link.
+    pub link: usize,
+    /// The master that it leads to; empty: it is of no master alone.
+    pub master: String,
+    /// Gauge: whether it is connected and all that was subscribed is again.
+    pub is_up: bool,
+    /// Gauge: what it is subscribed to, or is subscribing to.
+    pub subjects: u64,
+    /// Publications received, every copy counted.
+    pub received: u64,
+    /// Subscriptions that came to it with slots of a Cluster.
+    pub moved: u64,
 }
 
 /// The upper bounds of the buckets of [`ProbeStats`], in microseconds; a last one has none.
@@ -187,6 +206,17 @@ impl LinkMetrics {
         let mut hub = *self.hub.lock().unwrap_or_else(PoisonError::into_inner);
         hub.dropped_bad_name += self.nameless.load(Ordering::Relaxed);
         hub
+    }
+
+    pub(super) fn set_up(&self, is_up: bool) {
+        self.is_up.store(is_up, Ordering::Relaxed);
+    }
+
+    /// This link, which leads to this master.
+    pub(super) fn link(&self, link: usize, master: String) -> LinkStats {
+        let hub = self.hub();
+        let (is_up, subjects) = (self.is_up.load(Ordering::Relaxed), (hub.subjects + hub.cover) as u64);
+        LinkStats { link, master, is_up, subjects, received: self.received(), moved: hub.moved }
     }
 
     pub(super) fn foreign(&self) -> u64 {

@@ -34,7 +34,7 @@ use self::hub_driver::{HubCommand, HubCommandReceiver, HubDriver};
 use self::jobs::{JobReceiver, JobSender, jobs};
 use self::link_metrics::LinkMetrics;
 pub(crate) use self::link_metrics::PROBE_BUCKETS;
-pub use self::link_metrics::ProbeStats;
+pub use self::link_metrics::{LinkStats, ProbeStats};
 use self::local::LocalDelivery;
 use self::query_queue::{Asker, QueryQueue};
 pub use self::queue::{Pushed, ShardInbox, ShardQueue, shard_queue};
@@ -216,6 +216,8 @@ pub struct BrokerStats {
     pub round_trip: Option<Duration>,
     /// The delivery probes of each link; empty where there are none.
     pub probes: Vec<ProbeStats>,
+    /// The links in use.
+    pub links: Vec<LinkStats>,
 }
 
 /// A handle to the running broker. When the last one is dropped the broker ends.
@@ -484,6 +486,16 @@ impl Broker {
             stats.round_trip = stats.round_trip.max(link_metrics.round_trip());
             stats.probes.extend(link_metrics.probes());
         }
+        {
+            let topology = self.topology();
+            let in_use = topology.links_of(&Subject::channel(topology.everywhere().clone()));
+            stats.links = in_use
+                .filter_map(|link| {
+                    let master = topology.master_of(link).map(|master| master.to_string());
+                    Some(self.0.all_metrics.get(link.place())?.link(link.place(), master.unwrap_or_default()))
+                })
+                .collect();
+        }
         for queue in self.0.fanout.queues() {
             stats.dropped_to_shards += queue.dropped();
             stats.shard_queue_bytes += queue.bytes() as u64;
@@ -514,9 +526,9 @@ impl Broker {
         self.0.report.set(make);
     }
 
-    /// On how many links this channel is confirmed where it is wanted.
-    pub fn confirmations_of(&self, channel: &Arc<str>) -> usize {
-        self.topology().confirmations_of(&Subject::channel(channel.clone()))
+    /// How many links subscribe to this channel where it is wanted.
+    pub fn links_of(&self, channel: &Arc<str>) -> usize {
+        self.topology().links_of(&Subject::channel(channel.clone())).count()
     }
 
     /// The link that carries this subject, or will when its move is over.

@@ -185,6 +185,7 @@ impl Link {
     /// A connection has ended.
     fn end(&mut self, mut session: Session) {
         self.health_board.set(self.index, false);
+        self.part.link_metrics.set_up(false);
         self.part.driver.set_now(Instant::now());
         for fence in session.conversation.fences() {
             self.part.driver.command(fence);
@@ -224,6 +225,7 @@ impl Link {
             let is_cut_off = self.probe.as_ref().is_some_and(Probe::is_cut_off);
             if !session.is_up && !is_cut_off && self.part.driver.is_restored() {
                 self.health_board.set(self.index, true);
+                self.part.link_metrics.set_up(true);
                 session.is_up = true;
             }
             self.report();

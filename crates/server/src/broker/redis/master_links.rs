@@ -5,7 +5,8 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError, RwLock};
 
-use drawbridge_engine::upstream::{LinkId, MasterSlots, SLOTS, SlotSet, Topology};
+use drawbridge_engine::io::Subject;
+use drawbridge_engine::upstream::{LinkId, MasterSlots, SLOTS, ShardId, SlotSet, Topology};
 use tokio::sync::{mpsc, watch};
 
 use super::RedisAddress;
@@ -77,6 +78,13 @@ impl MasterLinks {
                 // Under the lock: whatever was commanded before is before it in its link's queue.
                 self.send(slots.to, HubCommand::TakeSlots(slots.clone()));
                 self.send(slots.from, HubCommand::GiveSlots(slots));
+            }
+            let everywhere = || Subject::channel(topology.everywhere().clone());
+            for link in reassigned.opened {
+                self.send(link, HubCommand::Want(ShardId::NODE, everywhere()));
+            }
+            for link in reassigned.closed {
+                self.send(link, HubCommand::Unwant(ShardId::NODE, everywhere()));
             }
             let target = |place| {
                 let master = topology.master_of(LinkId::at(place))?;
