@@ -6,8 +6,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use super::*;
-use crate::broker::BrokerStats;
 use crate::broker::redis::{Library, Names};
+use crate::broker::{BrokerStats, LinkStats};
 use crate::refusals::Refusals;
 
 /// Two that took less than a millisecond, one that took three seconds, and four that did not arrive.
@@ -20,7 +20,13 @@ fn probes() -> ProbeStats {
 fn stats(round_trip: Option<Duration>) -> NodeStats {
     NodeStats {
         shards: vec![ShardStats::default(); 2],
-        broker: BrokerStats { published: 7, round_trip, probes: vec![probes()], ..BrokerStats::default() },
+        broker: BrokerStats {
+            published: 7,
+            round_trip,
+            probes: vec![probes()],
+            links: links(),
+            ..BrokerStats::default()
+        },
         broker_ok: true,
         addresses: 0,
         accepted: 3,
@@ -84,6 +90,27 @@ fn a_round_trip_that_was_not_measured_is_left_out() {
     let text = encode(&stats(None), MetricsFormat::Prometheus);
     assert!(!text.contains("redis_round_trip"));
     assert!(printed(MetricsFormat::Prometheus).contains("drawbridge_redis_round_trip_seconds 0.001\n"));
+}
+
+/// One of the pool, and one of a master.
+fn links() -> Vec<LinkStats> {
+    let of_master =
+        LinkStats { link: 2, master: "h1:7".into(), is_up: true, subjects: 5, received: 6, moved: 3 };
+    vec![LinkStats { link: 0, is_up: true, ..LinkStats::default() }, of_master]
+}
+
+#[test]
+fn a_link_shows_its_master_where_that_breaks_no_counter() {
+    let text = printed(MetricsFormat::Prometheus);
+    for line in [
+        r#"drawbridge_redis_link_up{link="0"} 1"#,
+        r#"drawbridge_redis_link_up{link="2",master="h1:7"} 1"#,
+        r#"drawbridge_redis_link_subscriptions{link="2",master="h1:7"} 5"#,
+        r#"drawbridge_redis_link_messages_total{link="2"} 6"#,
+        r#"drawbridge_redis_link_subscriptions_moved_total{link="2"} 3"#,
+    ] {
+        assert!(text.lines().any(|other| other == line), "{line} in {text}");
+    }
 }
 
 #[test]

@@ -2,7 +2,7 @@
 //! follows from its name, so that each keeps its order and its count. An entry may be moved to another link; [`super::moves`]
 //! is how, without a gap or a duplicate.
 //!
-//! In a Cluster the sharded channels have links of their own behind those: one for each master that has slots. Such a link
+//! In a Cluster the sharded channels have separate links behind those: one for each master that has slots. Such a link
 //! stands for the master's slots and not for its address, so it stays when a replica takes over; what changes are slots that
 //! get another master ([`super::slot_moves`]). These channels never move one by one.
 //!
@@ -144,7 +144,7 @@ impl Topology {
         }
     }
 
-    /// In a Cluster: sharded channels have at most so many links of their own, one for each master. Until it is known who has
+    /// In a Cluster: sharded channels have at most so many separate links, one for each master. Until it is known who has
     /// which slots, they are all at the first of these.
     #[must_use]
     pub fn with_masters(mut self, max: usize, channels: ShardedChannels, hasher: SlotHasher) -> Self {

@@ -406,9 +406,16 @@ impl Bench {
             let waited = self.runtime.block_on(async { tokio::time::timeout(PATIENCE, inbox.recv()).await });
             match waited.expect("an event in time").expect("the broker lives") {
                 BrokerEvent::StoreLost => self.store_lost += 1,
+                event if self.is_of_a_master_link(&event) => {}
                 event => return event,
             }
         }
+    }
+
+    /// A link of a master receives player commands from now on, whoever wants them.
+    fn is_of_a_master_link(&self, event: &BrokerEvent) -> bool {
+        self.server.as_ref().is_some_and(Server::has_master_links)
+            && matches!(event, BrokerEvent::Recover { dropped: false, barrier: None })
     }
 
     /// Waits until a shard is notified that what it had stored is lost, whatever comes before.
@@ -439,7 +446,10 @@ impl Bench {
 
     /// Whatever waits for a shard now.
     pub fn waiting(&mut self, shard: u8) -> Vec<BrokerEvent> {
-        std::iter::from_fn(|| self.inboxes[usize::from(shard)].try_recv()).collect()
+        let mut waiting: Vec<_> =
+            std::iter::from_fn(|| self.inboxes[usize::from(shard)].try_recv()).collect();
+        waiting.retain(|event| !self.is_of_a_master_link(event));
+        waiting
     }
 
     /// Waits until the first shard hears this status, from where it is.

@@ -30,6 +30,8 @@ pub enum Flavour {
     Sharded,
     /// The masters of a Cluster, over TCP.
     Cluster,
+    /// As [`Flavour::Cluster`], and every class is sharded.
+    ShardedCluster,
 }
 
 impl Flavour {
@@ -44,6 +46,14 @@ impl Flavour {
     /// What everything begins with that a node has in this Redis.
     pub fn prefix(self) -> &'static str {
         if self == Flavour::Prefixed { "prod:" } else { "" }
+    }
+
+    fn is_cluster(self) -> bool {
+        matches!(self, Flavour::Cluster | Flavour::ShardedCluster)
+    }
+
+    fn is_sharded(self) -> bool {
+        matches!(self, Flavour::Sharded | Flavour::ShardedCluster)
     }
 
     fn has_user(self) -> bool {
@@ -96,7 +106,7 @@ impl Server {
     /// A server that runs; with the others of its Cluster.
     pub fn start(flavour: Flavour) -> Server {
         let mut server = Server::start_alone(flavour);
-        if flavour == Flavour::Cluster {
+        if flavour.is_cluster() {
             server.others = super::cluster::launch_beside(&server);
         }
         server
@@ -123,7 +133,7 @@ impl Server {
         std::fs::create_dir_all(&directory).unwrap();
         let port = Port::free();
         let tls = (flavour == Flavour::Tls).then(|| certificate(&directory));
-        let bus = (flavour == Flavour::Cluster).then(Port::free);
+        let bus = flavour.is_cluster().then(Port::free);
         Server { flavour, directory, port, tls, child: None, bus, others: Vec::new() }
     }
 
@@ -227,7 +237,7 @@ impl Server {
         RedisSettings {
             location: match self.flavour {
                 Flavour::Unix => RedisAddress::Unix(self.directory.join("redis.sock")).into(),
-                Flavour::Cluster => RedisLocation::Cluster { addresses: vec![tcp] },
+                Flavour::Cluster | Flavour::ShardedCluster => RedisLocation::Cluster { addresses: vec![tcp] },
                 _ => tcp.into(),
             },
             sentinel: SentinelSettings::default(),
@@ -250,11 +260,16 @@ impl Server {
     /// The classes of its nodes.
     pub fn classes(&self) -> Arc<Classes> {
         let classes = super::bench::classes();
-        if self.flavour != Flavour::Sharded {
+        if !self.flavour.is_sharded() {
             return classes;
         }
         let sharded = |class: &Class| Class { sharded: true, patterns: false, ..class.clone() };
         Classes::new(classes.iter().map(|(_, class)| sharded(class)).collect())
+    }
+
+    /// Whether nodes have a link to each master.
+    pub fn has_master_links(&self) -> bool {
+        self.flavour == Flavour::ShardedCluster
     }
 
     /// Which channels are sharded for them.
@@ -281,7 +296,7 @@ impl Server {
     /// Says something to Redis, as another service does; in a Cluster to whom it is for.
     pub fn call<S: AsRef<[u8]>>(&self, parts: &[S]) -> Reply {
         match self.flavour {
-            Flavour::Cluster => super::cluster::call(self, &self.others, parts),
+            Flavour::Cluster | Flavour::ShardedCluster => super::cluster::call(self, &self.others, parts),
             _ => self.tell(parts),
         }
     }

@@ -126,7 +126,7 @@ impl ClusterMap {
         self.masters.get(usize::from(*self.owners.get(usize::from(slot))?))
     }
 
-    /// The place among [`ClusterMap::masters`] of the one that has this slot; `None`: nobody has it.
+    /// The place among [`ClusterMap::masters`] of the one that has this slot; `None`: no master has it.
     pub(super) fn place_of_slot(&self, slot: u16) -> Option<usize> {
         let owner = usize::from(*self.owners.get(usize::from(slot))?);
         (owner < self.masters.len()).then_some(owner)

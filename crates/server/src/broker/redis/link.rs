@@ -45,6 +45,8 @@ pub(super) struct Link {
     attempts: Attempts,
     /// The connection, while the link is on its way to another thread.
     session: Option<Session>,
+    /// It has had a server to connect to; until then the health board says what it said at the start.
+    has_led_somewhere: bool,
     /// `None`: publications are not proven to arrive.
     probe: Option<Probe>,
     /// The last refusal of the probe that was logged.
@@ -80,8 +82,19 @@ impl Link {
         if probe.is_some() {
             part.link_metrics.begin_probes(index);
         }
-        let (session, probe_refused) = (None, None);
-        Link { index, part, connector, health_board, queries, attempts, session, probe, probe_refused }
+        let (session, probe_refused, has_led_somewhere) = (None, None, false);
+        Link {
+            index,
+            part,
+            connector,
+            health_board,
+            queries,
+            attempts,
+            session,
+            has_led_somewhere,
+            probe,
+            probe_refused,
+        }
     }
 
     /// Runs until it is called: returns itself if it is to move. Ends, too, when no sender of hub commands is left.
@@ -124,14 +137,17 @@ impl Link {
             }
             None => {
                 if self.connector.is_idle() {
-                    // Nothing is missed on a link that leads nowhere.
-                    self.health_board.set(self.index, true);
+                    // Nothing is missed on a link that leads nowhere any more.
+                    if self.has_led_somewhere {
+                        self.health_board.set(self.index, true);
+                    }
                     let connector = self.connector.clone();
                     if let Err(call) = self.meanwhile(calls, connector.address()).await {
                         return Ok(call);
                     }
                     self.health_board.set(self.index, false);
                 }
+                self.has_led_somewhere = true;
                 self.connector.mark_seen();
                 let external_bytes = self.part.driver.external_bytes();
                 let session = Session::open(self.connector.clone(), self.index, external_bytes);
