@@ -26,6 +26,12 @@ black-box *args:
     cargo build --bin drawbridge
     cd tests/blackbox && ${DRAWBRIDGE_VENV:-../../.venv}/bin/python -m pytest {{args}}
 
+# What a Cluster must do as one server does, on a Cluster: the broker's tests, and some black-box tests
+cluster:
+    DRAWBRIDGE_REDIS=cluster cargo test -p drawbridge --test broker_functions --test broker_logs --test broker_sessions
+    cargo build --bin drawbridge
+    cd tests/blackbox && DRAWBRIDGE_REDIS=cluster ${DRAWBRIDGE_VENV:-../../.venv}/bin/python -m pytest test_cluster.py test_entities.py test_publish.py test_presence.py test_logged_publish.py test_sessions_elsewhere.py test_subscribe.py
+
 # The leak test in full: 10,000 rounds
 leak:
     cargo build --release --bin drawbridge

@@ -196,9 +196,11 @@ impl HealthBoard {
         let _ = tokio::time::timeout(time - least, came_up.changed()).await;
     }
 
-    /// Whether all parts but this one are up.
+    /// Whether all parts but this one are up, and but those that other parts stand in for: what works with another master of a
+    /// Cluster holds up nothing here.
     pub(super) fn others_are_up(&self, part: usize) -> bool {
-        self.parts().iter().enumerate().all(|(at, other)| other.is_up || at == part)
+        let holds_up = |other: &Component| !other.is_up && other.alternatives.is_none();
+        !self.parts().iter().enumerate().any(|(at, other)| at != part && holds_up(other))
     }
 
     fn parts(&self) -> std::sync::MutexGuard<'_, Vec<Component>> {
@@ -261,6 +263,7 @@ mod tests {
         publishers.iter().for_each(|part| health_board.set(*part, true));
         assert_eq!(statuses().last(), Some(&BrokerStatus::Ok));
         health_board.set(publishers[0], false);
+        assert!(health_board.others_are_up(publishers[1]), "another master holds up nothing here");
         assert_eq!(statuses(), [BrokerStatus::Degraded]);
         assert!(health_board.degraded_for().is_some() && health_board.unserved_for().is_none());
         health_board.set(publishers[1], false);
