@@ -1,11 +1,13 @@
 """`redis-cluster://`: what is published, stored and present behaves as on one server, also while slots move and masters die."""
 
 import json
+import re
 
 import pytest
 from redis.crc import key_slot
 from redis.exceptions import AskError, TryAgainError
 
+from harness.node import ROOT
 from harness.tokens import mint
 from harness.wait import PATIENCE, until
 from harness.redis_cluster import FAILOVER
@@ -343,6 +345,35 @@ def test_all_masters_can_be_restarted_one_after_the_other(own_cluster, start):
     for channel in chats:
         published(node, channel, "end", "end")
         alice.event(channel, "end", timeout=FAILOVER)
+
+
+def test_the_documented_rights_are_enough(cluster, start):
+    docs = (ROOT / "docs/redis.md").read_text()
+    rule = docs.split("ACL SETUSER bridge", 1)[1].split("```", 1)[0]
+    beside = docs.split("A node needs these rights beside", 1)[1].split(".", 1)[0]
+    words = [word for word in rule.split() if word[0] in "+-"] + re.findall(r"`(\+[^`]+)`", beside)
+    rights = [right for word in words for right in word.split()]
+    names = ["&chat:*", "&log:*", "&world:*", "&room:*", "&player:*", "&drawbridge:*", "~drawbridge:*", "~actions:*"]
+    assert "+cluster|slots" in rights and "+asking" in rights and "+exists" in rights
+    for master in cluster.masters:
+        master.client.execute_command("ACL", "SETUSER", "bridge", "reset", "on", ">pw", *names, *rights)
+    try:
+        node = start(cluster.url.replace("://", "://bridge:pw@"), channel=CLASSES)
+        alice = node.player("alice")
+        for kind in ("log", "chat", "room"):
+            for channel in flat(by_master(cluster, kind, 1)):
+                alice.subscribe(channel)
+                alice.publish(channel, "hit", 1)
+                assert alice.event(channel)["data"] == 1
+        for channel in flat(by_master(cluster, "world", 1)):
+            alice.subscribe(channel)
+            alice.publish(channel, "hit", {"id": "a"})
+            alice.sees(channel, {"a"})
+        assert node.get("/readyz").status == 200
+        assert "NOPERM" not in node.log, node.log
+    finally:
+        for master in cluster.masters:
+            master.client.execute_command("ACL", "DELUSER", "bridge")
 
 
 def test_servers_that_are_no_cluster_are_named(redis, start):
