@@ -148,7 +148,6 @@ def test_what_is_no_toml_is_told_with_its_line(tmp_path):
 
 
 NOT_BUILT = [
-    "sharded = true",
     'logic = "arena"',
 ]
 
@@ -161,7 +160,7 @@ def test_what_is_not_built_is_refused_by_name(tmp_path, line):
     assert "unknown" not in said.lower()
 
 
-@pytest.mark.parametrize("text", ['slow_consumer = "disconnect"', 'kind = "stream"', 'presence = "off"', "sharded = false"])
+@pytest.mark.parametrize("text", ['slow_consumer = "disconnect"', 'kind = "stream"', 'presence = "off"', "sharded = false", "sharded = true"])
 def test_the_default_of_what_is_not_built_may_be_written(tmp_path, text):
     result, _ = check(tmp_path, f'[[channel]]\nname = "a:{{x}}"\n{text}\n')
     assert result.returncode == 0, result.stdout + result.stderr
