@@ -1,4 +1,4 @@
-"""`drawbridge dev` with a page of one's own: which origins connect, where its token comes from, and what is printed to paste."""
+"""`drawbridge dev` with your own page: which origins connect, where its token comes from, and what is printed to paste."""
 
 import json
 import re

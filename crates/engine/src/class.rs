@@ -107,6 +107,31 @@ impl Class {
         key_from(found, own.map(Cow::Borrowed))
     }
 
+    /// The key of an event that this class can keep, or what is wrong with it. `key` is what [`Class::key_of`] found.
+    pub(crate) fn required_key(
+        &self,
+        event: &str,
+        data: &str,
+        key: Result<Option<String>, KeyError>,
+    ) -> Result<Option<String>, String> {
+        // What is forwarded is an action; the service that reads it says what becomes of the entities.
+        let Some(rules) = self.entity.as_ref().filter(|_| self.forward.is_none()) else {
+            return Ok(key.ok().flatten());
+        };
+        let place = self.key.as_ref().map_or("key".to_owned(), |path| path.to_string());
+        let key = match key {
+            Ok(Some(key)) => key,
+            Ok(None) => return Err(format!("`{place}` is missing: it names the entity")),
+            Err(error) => return Err(format!("`{place}` {error}")),
+        };
+        if event != REMOVE_EVENT {
+            let missing =
+                |path: &Path| format!("`{path}` must be a finite number: it says where the entity is");
+            rules.position_of(data, None).map_err(missing)?;
+        }
+        Ok(Some(key))
+    }
+
     /// Where its entities are, if they have places.
     pub fn space(&self) -> Option<&Space> {
         self.entity.as_ref()?.space.as_ref()

@@ -12,6 +12,7 @@ pub mod backlog;
 pub mod class;
 mod connecting;
 pub mod engine;
+pub mod explain;
 pub mod expr;
 mod filter_index;
 mod grid;

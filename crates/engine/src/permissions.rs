@@ -10,7 +10,7 @@ use hashbrown::HashSet;
 use serde_json::{Map, Value};
 use smallvec::SmallVec;
 
-use crate::class::{Class, ClassId, Classes, Presence};
+use crate::class::{Class, ClassId, Classes, KeyError, Presence};
 use crate::expr::Expr;
 use crate::io::{Claims, Notice};
 use crate::settings::Settings;
@@ -84,6 +84,18 @@ pub(crate) fn may_subscribe_pattern(settings: &Settings, pattern: &str) -> Resul
         Some((_, class)) if class.patterns => Ok(()),
         Some((_, class)) => Err(Denied(format!("class `{}`: patterns = false", class.name))),
         None => Err(Denied(format!("no class matches the fixed part of `{pattern}`"))),
+    }
+}
+
+/// The key of a client's event: what its class finds, or else what the client names. The rule sees it; whether it is one is
+/// looked at behind the rule.
+pub(crate) fn key_of(settings: &Settings, publish: &Publish) -> Result<Option<String>, KeyError> {
+    match settings.classes.of_channel(&publish.channel) {
+        None => Ok(publish.key.clone()),
+        Some((_, class, _)) => {
+            let key = class.key_of(publish.data.get(), None, publish.key.as_deref())?;
+            Ok(key.map(|key| key.into_owned()))
+        }
     }
 }
 

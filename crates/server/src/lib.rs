@@ -13,10 +13,12 @@ mod drain;
 #[doc(hidden)]
 pub mod fuzzing;
 pub mod http;
+mod https;
 pub mod log;
 pub mod metrics;
 pub mod node;
 mod object;
+mod platform;
 pub mod player_command;
 pub mod refusals;
 pub mod reload;

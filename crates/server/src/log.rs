@@ -136,7 +136,7 @@ impl Notices {
 }
 
 /// The configuration key by which a token that was refused so would be accepted.
-fn token_key(reason: &str) -> &'static str {
+pub(crate) fn token_key(reason: &str) -> &'static str {
     let keys = [
         ("audience", "auth.audience"),
         ("issuer", "auth.issuer"),

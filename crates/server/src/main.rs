@@ -8,7 +8,9 @@ use clap::Parser as _;
 use drawbridge::cli::{Cli, CliCommand};
 use drawbridge::config::{self, Config, ConfigErrors};
 use drawbridge::dev::Dev;
-use drawbridge::subcommands::{DONE, ExitStatus, REFUSED, UNREADABLE, check_config, token};
+use drawbridge::subcommands::{
+    DONE, ExitStatus, REFUSED, UNREADABLE, check_config, explain, init, publish, shell, tail, token,
+};
 use drawbridge::{log, serve};
 
 #[global_allocator]
@@ -16,7 +18,8 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
     let status = match Cli::parse().command {
-        CliCommand::Serve { config: file } => run_loaded(config::load(&file), Some(file), |_| None),
+        CliCommand::Serve { config: Some(file) } => run_loaded(config::load(&file), Some(file), |_| None),
+        CliCommand::Serve { config: None } => run_loaded(config::from_environment(), None, |_| None),
         CliCommand::Dev { redis, listen, admin_listen } => {
             run_loaded(dev(redis.as_deref(), listen, admin_listen), None, |config| {
                 let secret = config.auth.hmac_secrets.first()?;
@@ -24,6 +27,12 @@ fn main() -> ExitCode {
             })
         }
         CliCommand::Token(args) => printed(|out, err| token::run(&args, out, err)),
+        CliCommand::Init { file } => printed(|out, err| init::run(&file, out, err)),
+        CliCommand::Explain(args) => printed(|out, err| explain::run(&args, out, err)),
+        CliCommand::Tail(args) => printed(|out, err| tail::run(&args, out, err)),
+        CliCommand::Publish(args) => printed(|out, err| publish::run(&args, out, err)),
+        CliCommand::Completions { shell } => printed(|out, _| shell::completions(shell, out)),
+        CliCommand::Man { command } => printed(|out, err| shell::man(command.as_deref(), out, err)),
         CliCommand::CheckConfig { file } => printed(|out, err| check_config::run(&file, out, err)),
     };
     ExitCode::from(status)

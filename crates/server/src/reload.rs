@@ -7,16 +7,15 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use tokio::signal::unix::Signal;
-
 use crate::config::{self, Auth, BrokerKind, Config, RedisConfig, Rotating, Secret, Tls};
+use crate::platform::ReloadSignals;
 use crate::tls::ServedCertificate;
 use crate::token_verifier::TokenVerifier;
 
 /// The configuration's file, and what of it can be replaced.
 #[derive(Debug)]
 pub struct Reloader {
-    /// `None`: `dev`, which has no file.
+    /// `None`: the node has no file: `dev`, or all of it comes from variables.
     file: Option<PathBuf>,
     /// The keys that are in use.
     auth: Auth,
@@ -47,8 +46,8 @@ impl Reloader {
     }
 
     /// Reloads at each signal, for ever.
-    pub async fn run(mut self, mut hangup: Signal) {
-        while hangup.recv().await.is_some() {
+    pub(crate) async fn run(mut self, mut signals: ReloadSignals) {
+        while signals.next().await {
             let reloaded = tokio::task::spawn_blocking(move || {
                 self.reload();
                 self

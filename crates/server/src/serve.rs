@@ -10,7 +10,6 @@ use drawbridge_engine::rate_limit::SharedLimits;
 use drawbridge_engine::upstream::{HubSettings, LinkId, ShardId, SlotHasher};
 use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
-use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::auth::Verifier;
 use crate::broker::{
@@ -24,6 +23,7 @@ use crate::dev::{self, Dev, run_demo};
 use crate::drain::drain;
 use crate::http::{admin, listener};
 use crate::node::{Node, Phase};
+use crate::platform::{EndSignals, ReloadSignals, max_open_files};
 use crate::reload::Reloader;
 use crate::shard::{self, Peers, ShardHandle, ShardParts};
 use crate::tls::{self, ServedCertificate};
@@ -72,10 +72,10 @@ pub fn run(config: Config, file: Option<PathBuf>, dev: Option<Dev>) -> Result<()
 }
 
 async fn start_and_serve(config: Config, file: Option<PathBuf>, dev: Option<Dev>) -> Result<(), StartError> {
-    let mut signals = Signals::new()?;
-    // From here on it does not end the process.
-    let hangup = signal(SignalKind::hangup()).map_err(failed("cannot listen to signals"))?;
-    let max_files = rlimit::increase_nofile_limit(u64::MAX).unwrap_or(1_024);
+    // From here on they do not end the process.
+    let mut signals = EndSignals::new().map_err(failed("cannot listen to signals"))?;
+    let reloads = ReloadSignals::new().map_err(failed("cannot listen to signals"))?;
+    let max_files = max_open_files();
     let public = bind("listen", &config.listen).await?;
     let private = match &config.admin {
         Some(admin) => Some(bind_admin(&admin.listen, dev.is_some()).await?),
@@ -85,7 +85,7 @@ async fn start_and_serve(config: Config, file: Option<PathBuf>, dev: Option<Dev>
     let tls = certificate.clone().map(tls::acceptor).transpose().map_err(failed("tls"))?;
     // Where it fails, the shards' runtimes end within it.
     let (node, bus_events) = tokio::task::block_in_place(|| start(config, dev, max_files))?;
-    tokio::spawn(Reloader::new(file, &node.config, node.token_verifier.clone(), certificate).run(hangup));
+    tokio::spawn(Reloader::new(file, &node.config, node.token_verifier.clone(), certificate).run(reloads));
     tokio::spawn({
         let bus = node.bus.clone();
         async move { bus.run(bus_events).await }
@@ -175,7 +175,7 @@ fn broker_settings(
 ) -> Result<BrokerSettings, StartError> {
     let kind = match &config.broker.kind {
         BrokerKind::Memory => broker::BrokerBackend::Memory,
-        BrokerKind::Redis(redis) => broker::BrokerBackend::Redis(redis_settings(redis, config)?.into()),
+        BrokerKind::Redis(redis) => broker::BrokerBackend::Redis(settings_of(redis, config)?.into()),
     };
     let hub = HubSettings {
         link: LinkId::default(),
@@ -243,7 +243,18 @@ fn reachable(listener: &TcpListener) -> String {
     }
 }
 
-fn redis_settings(config: &RedisConfig, all: &Config) -> Result<RedisSettings, StartError> {
+/// How a command reaches the Redis of a configuration.
+///
+/// # Errors
+/// Where it has none, or its certificates cannot be used.
+pub(crate) fn redis_settings(config: &Config) -> Result<RedisSettings, StartError> {
+    match &config.broker.kind {
+        BrokerKind::Redis(redis) => settings_of(redis, config),
+        BrokerKind::Memory => Err(StartError("the configuration has no Redis".to_owned())),
+    }
+}
+
+fn settings_of(config: &RedisConfig, all: &Config) -> Result<RedisSettings, StartError> {
     let tls = match &config.tls {
         Some(tls) => Some(tls::client(tls.ca_file.as_ref()).map_err(failed("broker TLS"))?),
         None => None,
@@ -278,27 +289,4 @@ fn redis_settings(config: &RedisConfig, all: &Config) -> Result<RedisSettings, S
         node_channel: command_channels(all).nodes,
         probe_every: config.probe,
     })
-}
-
-/// SIGTERM and SIGINT.
-struct Signals {
-    terminate: Signal,
-    interrupt: Signal,
-}
-
-impl Signals {
-    fn new() -> Result<Self, StartError> {
-        let listen = |kind| signal(kind).map_err(failed("cannot listen to signals"));
-        Ok(Signals {
-            terminate: listen(SignalKind::terminate())?,
-            interrupt: listen(SignalKind::interrupt())?,
-        })
-    }
-
-    async fn next(&mut self) {
-        tokio::select! {
-            _ = self.terminate.recv() => {}
-            _ = self.interrupt.recv() => {}
-        }
-    }
 }

@@ -1,6 +1,8 @@
 //! The broker's contract: the same tests on the memory broker and on a real Redis over TCP, unix socket and TLS,
 //! with an ACL user, with a channel prefix, with sharded classes, and on a Cluster. What only a Redis can do (break, refuse, be away) stands
 //! in `broker_faults.rs`.
+// Why: the Redis that they start runs on Unix.
+#![cfg(unix)]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod broker_support;

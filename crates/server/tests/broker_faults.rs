@@ -1,5 +1,7 @@
 //! What the broker does when Redis breaks, refuses, stalls or is away, on real Redis servers that the tests kill,
 //! freeze and starve.
+// Why: the Redis that they start runs on Unix.
+#![cfg(unix)]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod broker_support;

@@ -1,5 +1,7 @@
 //! The functions in Redis, called as services and nodes call them: what they take, every node takes; and what has
 //! expired is in nobody's way.
+// Why: the Redis that they start runs on Unix.
+#![cfg(unix)]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod broker_support;

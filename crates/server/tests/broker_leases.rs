@@ -1,5 +1,7 @@
 //! Nodes that die, end, come back and clean up behind one another: brokers on one Redis, each with a separate user. To take
 //! a user's rights away and to close its connections is what `kill -9` of the node looks like to Redis.
+// Why: the Redis that they start runs on Unix.
+#![cfg(unix)]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod broker_support;

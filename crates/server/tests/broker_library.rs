@@ -1,5 +1,7 @@
 //! How nodes keep the functions in Redis current: several environments and versions beside one another, started at once, and
 //! with a library that is lost, older, later or not Drawbridge's.
+// Why: the Redis that they start runs on Unix.
+#![cfg(unix)]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod broker_support;

@@ -1,5 +1,7 @@
 //! Logs in a real Redis: epochs across restarts and promotions, what is stored by others, what Redis refuses, and services that
 //! append by the function.
+// Why: the Redis that they start runs on Unix.
+#![cfg(unix)]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod broker_support;

@@ -1,4 +1,6 @@
 //! Records of sessions in Redis, as nodes write, claim and lose them: brokers on one Redis are the nodes.
+// Why: the Redis that they start runs on Unix.
+#![cfg(unix)]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod broker_support;

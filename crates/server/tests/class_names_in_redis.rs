@@ -1,5 +1,7 @@
 //! A class's name matches the same channels in nodes and in the functions in Redis: both are given the same generated names.
 //! Which class the functions take shows by what they refuse: the payload has no key, and each class names another.
+// Why: the Redis that they start runs on Unix.
+#![cfg(unix)]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod broker_support;

@@ -10,12 +10,11 @@ use drawbridge_protocol::{ErrorCode, ErrorMessage, Publish, RequestId, ServerMes
 
 use super::Engine;
 use super::requests::covers;
-use crate::class::{Class, KeyError, REMOVE_EVENT};
+use crate::class::{Class, REMOVE_EVENT};
 use crate::io::{
     BrokerCommand, BrokerStatus, Claims, Commit, LogEntry, MAX_IDEMPOTENCY_KEY_BYTES, Outcome, Output, Owner,
     PublishFailure, Query, QueryKind, Sender, SessionId, Ticket, WhenDown, Write, WriteKind, once_of,
 };
-use crate::path::Path;
 use crate::permissions;
 use crate::session::Publishing;
 
@@ -100,12 +99,7 @@ impl Engine {
             .map_err(|error| (ErrorCode::ChannelInvalid, format!("channel: {error}")))?;
         let claims = claims.ok_or((ErrorCode::Unauthenticated, "no token yet".to_owned()))?;
         let settings = self.settings.clone();
-        // The rule sees the key that the class finds; whether it is one is looked at behind the rule.
-        let key = settings.classes.of_channel(&publish.channel).map(|(_, class, _)| {
-            let key = class.key_of(publish.data.get(), None, publish.key.as_deref());
-            key.map(|key| key.map(|key| key.into_owned()))
-        });
-        let key = key.unwrap_or_else(|| Ok(publish.key.clone()));
+        let key = permissions::key_of(&settings, publish);
         let (_, class, params) = permissions::may_publish(
             &settings,
             claims,
@@ -123,7 +117,9 @@ impl Engine {
         }
         self.next_ticket += 1;
         let ticket = Ticket(self.next_ticket);
-        let key = key_for(class, publish, key)?;
+        let key = class
+            .required_key(&publish.event, publish.data.get(), key)
+            .map_err(|text| (ErrorCode::BadMessage, text))?;
         if let Some(name) = class.forward.as_ref().and_then(|forward| runs_into_the_next(forward, &params)) {
             let text =
                 format!("channel: `{{{name}}}` holds a character that ends it in the class's `forward`");
@@ -375,31 +371,6 @@ fn check_idempotency_key(class: &Class, key: &str) -> Result<(), (ErrorCode, Str
         return Err((ErrorCode::BadMessage, text));
     }
     Ok(())
-}
-
-/// The key of an event that its class can keep, or what is wrong with it.
-fn key_for(
-    class: &Class,
-    publish: &Publish,
-    key: Result<Option<String>, KeyError>,
-) -> Result<Option<String>, (ErrorCode, String)> {
-    // What is forwarded is an action; the service that reads it says what becomes of the entities.
-    let Some(rules) = class.entity.as_ref().filter(|_| class.forward.is_none()) else {
-        return Ok(key.ok().flatten());
-    };
-    let place = class.key.as_ref().map_or("key".to_owned(), |path| path.to_string());
-    let bad = |text: String| (ErrorCode::BadMessage, text);
-    let key = match key {
-        Ok(Some(key)) => key,
-        Ok(None) => return Err(bad(format!("`{place}` is missing: it names the entity"))),
-        Err(error) => return Err(bad(format!("`{place}` {error}"))),
-    };
-    if publish.event != REMOVE_EVENT {
-        let missing =
-            |path: &Path| bad(format!("`{path}` must be a finite number: it says where the entity is"));
-        rules.position_of(publish.data.get(), None).map_err(missing)?;
-    }
-    Ok(Some(key))
 }
 
 /// The first placeholder of a stream's name whose value would run into the next placeholder's, so that other values could make

@@ -15,12 +15,14 @@ mod parse;
 mod path;
 mod shape;
 mod suggest;
+mod trace;
 mod value;
 mod vars;
 
 use std::fmt;
 
 pub use error::CompileError;
+pub use trace::{Outcome, PathValue, Trace};
 pub use vars::{Binding, Scope, Var, Vars};
 
 pub(crate) use path::{Key, Path};
@@ -101,6 +103,11 @@ impl Expr {
     /// number, for a person. Names parts of the expression, never values.
     pub fn misfit(&self, scope: &impl Scope) -> Option<String> {
         misfit::find(&self.0, scope)
+    }
+
+    /// How it comes to its result in this scope: its conditions, and what its paths lead to. For a person.
+    pub fn trace(&self, scope: &impl Scope) -> Trace {
+        trace::trace(&self.0, scope)
     }
 
     /// The same expression with these variables' present values folded in, so that it no longer reads them from a scope.

@@ -13,9 +13,10 @@ use std::time::{Duration, Instant};
 use jsonwebtoken::Algorithm;
 use jsonwebtoken::jwk::Jwk;
 use serde::Deserialize;
-use ureq::tls::{Certificate, RootCerts, TlsConfig, TlsProvider};
+use ureq::tls::Certificate;
 
 use super::key::Key;
+use crate::https;
 
 /// The longest key set, in bytes.
 const MAX_BODY_BYTES: u64 = 1 << 20;
@@ -96,7 +97,8 @@ struct State {
 
 impl Jwks {
     pub(super) fn start(url: &str) -> Result<Jwks, JwksError> {
-        let roots = if is_https(url) { system_roots()? } else { Vec::new() };
+        let roots =
+            if https::is_https(url) { https::roots(None).map_err(JwksError::Roots)? } else { Vec::new() };
         Jwks::start_with(url, roots, PACE)
     }
 
@@ -105,7 +107,7 @@ impl Jwks {
         roots: Vec<Certificate<'static>>,
         pace: Pace,
     ) -> Result<Jwks, JwksError> {
-        let agent = agent(url, roots, pace);
+        let agent = https::agent(url, roots, pace.timeout);
         let shared = Arc::new(Shared::default());
         shared.lock().fetching = true;
         let (own, fetched_url) = (shared.clone(), url.to_owned());
@@ -208,36 +210,6 @@ fn keep_fresh(shared: &Shared, pace: Pace, fetch: impl Fn() -> Result<Vec<Arc<Ke
         }
         state.fetching = true;
     }
-}
-
-fn is_https(url: &str) -> bool {
-    url.get(..8).is_some_and(|start| start.eq_ignore_ascii_case("https://"))
-}
-
-/// Follows no redirect: another address is not the configured one.
-fn agent(url: &str, roots: Vec<Certificate<'static>>, pace: Pace) -> ureq::Agent {
-    let tls = TlsConfig::builder()
-        .provider(TlsProvider::Rustls)
-        .unversioned_rustls_crypto_provider(Arc::new(rustls::crypto::aws_lc_rs::default_provider()))
-        .root_certs(RootCerts::from(roots))
-        .build();
-    let config = ureq::Agent::config_builder()
-        .tls_config(tls)
-        .https_only(is_https(url))
-        .max_redirects(0)
-        .timeout_global(Some(pace.timeout))
-        .max_idle_connections(0)
-        .build();
-    config.new_agent()
-}
-
-fn system_roots() -> Result<Vec<Certificate<'static>>, JwksError> {
-    let found = rustls_native_certs::load_native_certs();
-    if found.certs.is_empty() {
-        let error = found.errors.first().map_or_else(|| "there are none".to_owned(), ToString::to_string);
-        return Err(JwksError::Roots(error));
-    }
-    Ok(found.certs.iter().map(|cert| Certificate::from_der(cert.as_ref()).to_owned()).collect())
 }
 
 fn fetch(agent: &ureq::Agent, url: &str) -> Result<Vec<Arc<Key>>, String> {

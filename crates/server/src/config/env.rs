@@ -23,7 +23,7 @@ struct Override {
 }
 
 /// Whether the variable is for the configuration.
-fn is_ours(name: &str, value: &str) -> bool {
+pub(super) fn is_ours(name: &str, value: &str) -> bool {
     name.starts_with(PREFIX) && !NOT_KEYS.contains(&name) && !is_service_link(name, value)
 }
 

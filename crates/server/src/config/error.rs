@@ -49,6 +49,11 @@ impl ConfigErrors {
         ConfigErrors { file: file.to_owned(), unreadable: true, errors: vec![error] }
     }
 
+    /// One problem of a configuration as a whole.
+    pub(crate) fn refused(file: &str, problem: &str) -> Self {
+        ConfigErrors { unreadable: false, ..ConfigErrors::unreadable(file, problem.to_owned()) }
+    }
+
     pub(super) fn new(file: &str, mut errors: Vec<ConfigError>) -> Self {
         errors.sort_by_key(|error| error.offset);
         ConfigErrors { file: file.to_owned(), unreadable: false, errors }

@@ -100,6 +100,20 @@ pub fn load(path: &Path) -> Result<Config, ConfigErrors> {
     read(&name, &text, directory, environment()).map(|(config, _)| config)
 }
 
+/// Reads and validates the environment's variables alone, for a node without a file.
+///
+/// # Errors
+/// Everything that is wrong with them, or that there are none.
+pub fn from_environment() -> Result<Config, ConfigErrors> {
+    let variables: Vec<(String, String)> = environment().collect();
+    if !variables.iter().any(|(name, value)| env::is_ours(name, value)) {
+        let problem = "no configuration: name a file (--config FILE, which `drawbridge init` writes), or set variables \
+                       such as DRAWBRIDGE_BROKER__URL";
+        return Err(ConfigErrors::refused("drawbridge serve", problem));
+    }
+    read("environment", "", Path::new(""), variables.into_iter()).map(|(config, _)| config)
+}
+
 /// Validates the text of a configuration, with these variables in place of the environment. Files that it names
 /// are looked for in the working directory.
 ///
@@ -132,6 +146,16 @@ pub fn dev(redis: Option<&str>) -> Result<Config, ConfigErrors> {
     };
     config.engine.explain = true;
     Ok(config)
+}
+
+/// The configuration of a command that reaches this Redis and nothing else.
+///
+/// # Errors
+/// A wrong URL.
+pub fn of_redis(url: &str) -> Result<Config, ConfigErrors> {
+    let variables = [("DRAWBRIDGE_BROKER__KIND", "redis"), ("DRAWBRIDGE_BROKER__URL", url)];
+    parse("--redis", "", &variables)
+        .map_err(|errors| errors.renamed("DRAWBRIDGE_BROKER__URL", Some("--redis")))
 }
 
 /// Takes an address to listen on, `host:port`, from the command line.

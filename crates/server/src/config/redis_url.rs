@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use super::Secret;
 use crate::broker::{RedisAddress, RedisLocation};
+use crate::platform::NO_UNIX_SOCKETS;
 
 /// What a URL says.
 #[derive(Debug)]
@@ -59,6 +60,9 @@ pub(super) fn parse_url(url: &str) -> Result<RedisUrl, Wrong> {
         "rediss-cluster" => (Form::Cluster, true),
         _ => return Err(wrong("has a scheme that is not known")),
     };
+    if let (Form::Socket, Some(hint)) = (form, NO_UNIX_SOCKETS) {
+        return Err(Wrong { problem: "names a unix socket", hint });
+    }
     if rest.contains('#') {
         return Err(wrong("has a part behind `#`, and a `#` in a password is written %23"));
     }
@@ -231,6 +235,10 @@ mod tests {
                 "/run/r.sock tls=false user=Some(\"a\") password=Some(\"b\") db=2",
             ),
         ] {
+            if NO_UNIX_SOCKETS.is_some() && url.starts_with("unix:") {
+                assert_eq!(shown(url), "names a unix socket");
+                continue;
+            }
             assert_eq!(shown(url), expected, "{url}");
         }
     }

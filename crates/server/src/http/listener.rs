@@ -16,6 +16,7 @@ use super::address;
 use super::pages::{self, From};
 use crate::log::Sparse;
 use crate::node::Node;
+use crate::platform;
 use crate::refusals::Reason;
 use crate::slots::{Place, Share};
 
@@ -127,7 +128,7 @@ async fn handshake(
     place: Place,
 ) {
     let _ = stream.set_nodelay(true);
-    let _ = socket2::SockRef::from(&stream).set_tcp_notsent_lowat(UNSENT_BYTES);
+    platform::bound_unsent(&stream, UNSENT_BYTES);
     let timeout = node.handshake_timeout();
     let mut address = peer.ip().to_canonical();
     if node.config.proxy_protocol {

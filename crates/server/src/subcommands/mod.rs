@@ -1,6 +1,12 @@
 //! The commands that run and end: they print and return an exit status, and never end the process themselves.
 
 pub mod check_config;
+pub mod explain;
+pub mod init;
+pub mod publish;
+mod remote;
+pub mod shell;
+pub mod tail;
 pub mod token;
 
 /// What a command ends with.

@@ -44,6 +44,20 @@ pub(super) fn error_message(error: &RedisError) -> String {
 /// What one pipeline's answers may take together: nothing that is stored makes a node hold more.
 const ANSWER_BYTES: usize = 64 << 20;
 
+/// Who connects, and how.
+pub(super) fn connection_info(settings: &RedisSettings) -> RedisConnectionInfo {
+    let who = RedisConnectionInfo::default()
+        .set_protocol(ProtocolVersion::RESP3)
+        .set_db(i64::from(settings.db))
+        .set_skip_set_lib_name();
+    match &settings.password {
+        None => who,
+        Some(password) => who
+            .set_username(settings.username.as_deref().unwrap_or("default"))
+            .set_password(password.current().expose()),
+    }
+}
+
 /// One command connection.
 pub(super) struct CommandConnection {
     connection: MultiplexedConnection,
@@ -95,15 +109,7 @@ impl CommandConnection {
     ) -> Result<CommandConnection, Broken> {
         let room = Arc::new(AtomicUsize::new(ANSWER_BYTES));
         let stream = Bounded { stream: open(settings, address).await?, room: room.clone() };
-        let mut who = RedisConnectionInfo::default()
-            .set_protocol(ProtocolVersion::RESP3)
-            .set_db(i64::from(settings.db))
-            .set_skip_set_lib_name();
-        if let Some(password) = &settings.password {
-            who = who
-                .set_username(settings.username.as_deref().unwrap_or("default"))
-                .set_password(password.current().expose());
-        }
+        let who = connection_info(settings);
         // Time is kept here, for whole pipelines.
         let config = AsyncConnectionConfig::new().set_response_timeout(None);
         let (connection, driver) =

@@ -3,7 +3,6 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -11,7 +10,7 @@ use rustls::ClientConfig;
 use rustls_pki_types::ServerName;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpStream, UnixStream};
+use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
@@ -20,6 +19,7 @@ use super::sentinel::{MasterAddress, open_master};
 use super::{
     RedisAddress, RedisLocation, RedisSettings, code_of, is_unknown_command, public_part, without_arguments,
 };
+use crate::platform::{self, UnixStream};
 
 /// How long one attempt may take, with the handshakes.
 pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -37,8 +37,7 @@ pub(super) trait ByteStream: AsyncRead + AsyncWrite + Send + Unpin {
 
 impl ByteStream for TcpStream {
     fn register(&mut self) -> io::Result<()> {
-        // One file description cannot be watched twice by one number; the old number closes.
-        *self = TcpStream::from_std(self.as_fd().try_clone_to_owned()?.into())?;
+        *self = platform::watched_here(self)?;
         Ok(())
     }
 
@@ -49,8 +48,7 @@ impl ByteStream for TcpStream {
 
 impl ByteStream for UnixStream {
     fn register(&mut self) -> io::Result<()> {
-        *self = UnixStream::from_std(self.as_fd().try_clone_to_owned()?.into())?;
-        Ok(())
+        platform::watch_unix_here(self)
     }
 
     fn peer(&self) -> Option<SocketAddr> {

@@ -13,6 +13,7 @@ mod commands;
 mod connect;
 mod connector;
 mod conversation;
+pub(crate) mod direct;
 mod environment;
 mod function_repairs;
 mod lease;

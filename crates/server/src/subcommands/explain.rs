@@ -1,0 +1,346 @@
+//! `drawbridge explain`: which class and rule decide about a token, a subscribe or a publish, step by step. The decision is
+//! made by the engine's own code ([`drawbridge_engine::explain`]); this prints it.
+
+use std::io::{self, Write};
+
+use drawbridge_engine::explain::{self, Explanation, Step};
+use drawbridge_engine::expr::{Outcome, PathValue};
+use drawbridge_engine::io::Claims;
+use drawbridge_protocol::{ClientMessage, Encoding, codec};
+use serde_json::value::RawValue;
+
+use super::{DONE, ExitStatus, REFUSED, UNREADABLE};
+use crate::auth::Verifier;
+use crate::cli::ExplainArgs;
+use crate::clock::unix_ms;
+use crate::config::{self, Config};
+use crate::log::{escaped, token_key};
+
+/// The longest value that is shown, in characters.
+const MAX_SHOWN_CHARS: usize = 200;
+
+/// Explains; the exit status is [`DONE`] if a player with this token may do it.
+///
+/// # Errors
+/// Where the explanation cannot be written.
+pub fn run(args: &ExplainArgs, out: &mut dyn Write, err: &mut dyn Write) -> io::Result<ExitStatus> {
+    let config = match config::load(&args.config) {
+        Ok(config) => config,
+        Err(errors) => {
+            writeln!(err, "{errors}")?;
+            return Ok(if errors.unreadable { UNREADABLE } else { REFUSED });
+        }
+    };
+    let verifier = match Verifier::from_config(&config.auth) {
+        Ok(verifier) => verifier,
+        Err(error) => {
+            writeln!(err, "drawbridge explain: auth: {error}")?;
+            return Ok(REFUSED);
+        }
+    };
+    let claims = match verifier.verify(&args.token, unix_ms()) {
+        Ok(claims) => claims,
+        Err(failure) => {
+            let (code, key) = (failure.code.as_str(), token_key(&failure.message));
+            writeln!(out, "token: refused: {code}: {}\n  see {key}", failure.message)?;
+            return Ok(REFUSED);
+        }
+    };
+    let json = shown(&escaped(&claims.json));
+    writeln!(out, "token: accepted; player `{}`, claims {json}", escaped(&claims.player))?;
+    let (what, explanation) = match request(args, &config, &claims) {
+        Ok(Some(explained)) => explained,
+        Ok(None) => return Ok(DONE),
+        Err(problem) => {
+            writeln!(err, "drawbridge explain: {problem}")?;
+            return Ok(REFUSED);
+        }
+    };
+    writeln!(out, "{what}")?;
+    for step in &explanation.steps {
+        print(step, out)?;
+    }
+    match explanation.verdict {
+        Ok(()) => writeln!(out, "allowed").map(|()| DONE),
+        Err(why) => writeln!(out, "refused: {}", escaped(&why)).map(|()| REFUSED),
+    }
+}
+
+/// What is to be explained, and how it is decided.
+fn request(
+    args: &ExplainArgs,
+    config: &Config,
+    claims: &Claims,
+) -> Result<Option<(String, Explanation)>, String> {
+    let settings = &config.engine;
+    match (&args.subscribe, &args.publish) {
+        (Some(name), _) => {
+            Ok(Some((format!("subscribe {}", escaped(name)), explain::subscribe(settings, claims, name))))
+        }
+        (None, Some(channel)) => {
+            let publish = sent(args, channel)?;
+            let what = format!("publish {} on {}", escaped(&args.event), escaped(channel));
+            Ok(Some((what, explain::publish(settings, claims, &publish))))
+        }
+        (None, None) => Ok(None),
+    }
+}
+
+/// The publish as a node reads it from a client.
+fn sent(args: &ExplainArgs, channel: &str) -> Result<drawbridge_protocol::Publish, String> {
+    let data: Box<RawValue> = RawValue::from_string(args.data.clone()).map_err(|_| {
+        "--data is JSON: a text is written '\"hello\"', an object '{\"damage\":12}'".to_owned()
+    })?;
+    let text = serde_json::json!({
+        "type": "PUBLISH_EVENT", "channel": channel, "event": args.event, "key": args.key, "data": null
+    });
+    // `data` keeps its bytes, as on the wire.
+    let text = text.to_string().replacen("\"data\":null", &format!("\"data\":{}", data.get()), 1);
+    let request = codec::decode(Encoding::Json, text.as_bytes()).into_iter().next();
+    match request {
+        Some(Ok(request)) => match request.message {
+            ClientMessage::Publish(publish) => Ok(publish),
+            _ => Err("the arguments make no publish".to_owned()),
+        },
+        Some(Err(bad)) => Err(bad.reason),
+        None => Err("the arguments make no publish".to_owned()),
+    }
+}
+
+fn print(step: &Step, out: &mut dyn Write) -> io::Result<()> {
+    match step {
+        Step::Reserved => writeln!(
+            out,
+            "  name: begins with `broker.key_prefix`, or is drawbridge:control: the server's own"
+        ),
+        Step::Class { passed_over, found } => class(passed_over, found.as_ref(), out),
+        Step::Patterns { is_allowed: true } => {
+            writeln!(
+                out,
+                "  patterns: allowed; each channel's `subscribe` rule and `view` decide which events are sent"
+            )
+        }
+        Step::Patterns { is_allowed: false } => {
+            writeln!(out, "  patterns: not allowed; the class needs patterns = true")
+        }
+        Step::Rule { key, rule, is_true, trace, misfit } => {
+            writeln!(
+                out,
+                "  rule: {key} = `{}` is {}",
+                escaped(rule),
+                if *is_true { "true" } else { "not true" }
+            )?;
+            for (condition, outcome) in &trace.conditions {
+                writeln!(out, "    {}: {}", escaped(condition), said(*outcome))?;
+            }
+            for (path, value) in &trace.paths {
+                writeln!(out, "    {}", value_line(path, value))?;
+            }
+            match misfit {
+                Some(misfit) => writeln!(out, "    {}", escaped(misfit)),
+                None => Ok(()),
+            }
+        }
+        Step::AutoSubscribe { channels, count, is_filled } => {
+            let (named, more) = (channels.join(", "), if channels.len() < *count { ", …" } else { "" });
+            let list = if named.is_empty() { "no channel" } else { &named };
+            let this = if *is_filled { "this one too, which grants it" } else { "not this one" };
+            writeln!(out, "  auto_subscribe: the token's claims make {}{more}; {this}", escaped(list))
+        }
+        Step::View { view, bound } => {
+            writeln!(
+                out,
+                "  view: of its events, those with `{}` are sent; for this player: `{}`",
+                escaped(view),
+                shown(&escaped(bound))
+            )
+        }
+        Step::Forward(stream) => {
+            writeln!(out, "  forward: it is appended to the stream `{stream}`, for a service")
+        }
+        Step::Event(problem) => writeln!(out, "  event: {}", escaped(problem)),
+    }
+}
+
+fn class(
+    passed_over: &[String],
+    found: Option<&(String, Vec<(String, String)>)>,
+    out: &mut dyn Write,
+) -> io::Result<()> {
+    let others: Vec<String> = passed_over.iter().map(|name| format!("`{name}`")).collect();
+    let others = others.join(", ");
+    match found {
+        None if others.is_empty() => writeln!(out, "  class: none; the configuration has no [[channel]]"),
+        None => writeln!(out, "  class: none matches; tried {others}"),
+        Some((name, params)) => {
+            write!(out, "  class: `{name}`")?;
+            for (name, value) in params {
+                write!(out, ", {name} = '{}'", escaped(value))?;
+            }
+            match others.is_empty() {
+                true => writeln!(out),
+                false => writeln!(out, "; before it, these do not match: {others}"),
+            }
+        }
+    }
+}
+
+fn said(outcome: Outcome) -> &'static str {
+    match outcome {
+        Outcome::True => "true",
+        Outcome::False => "false",
+        Outcome::Error => "an error, which is not true",
+    }
+}
+
+fn value_line(path: &str, value: &PathValue) -> String {
+    match value {
+        PathValue::Value(value) => format!("{} = {}", escaped(path), shown(&escaped(value))),
+        PathValue::Missing { claim: Some(claim) } => {
+            format!("{} is missing: the token has no claim `{}`", escaped(path), escaped(claim))
+        }
+        PathValue::Missing { claim: None } => format!("{} is missing", escaped(path)),
+    }
+}
+
+fn shown(text: &str) -> String {
+    match text.char_indices().nth(MAX_SHOWN_CHARS) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use std::path::PathBuf;
+    use std::time::SystemTime;
+
+    use super::*;
+    use crate::auth::{NewToken, OptionStyle, PrivateKey};
+
+    const SECRET: &str = "change-me-to-32-random-bytes-or-more";
+
+    fn example() -> PathBuf {
+        PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../examples/drawbridge.toml")
+    }
+
+    fn args(token: String) -> ExplainArgs {
+        ExplainArgs {
+            config: example(),
+            token,
+            subscribe: None,
+            publish: None,
+            event: "message".to_owned(),
+            data: "null".to_owned(),
+            key: None,
+        }
+    }
+
+    fn token(claims: &[&str]) -> String {
+        let claims: Vec<String> = claims.iter().map(|claim| (*claim).to_owned()).collect();
+        let style = OptionStyle { prefix: "--", separator: " " };
+        let token = NewToken { sub: "alice", claims: &claims, json_claims: &[], ttl: "1h", style };
+        let auth = crate::config::load(&example()).unwrap().auth;
+        token.sign(&auth, &PrivateKey::hmac(SECRET), None, SystemTime::now()).unwrap()
+    }
+
+    fn explained(args: &ExplainArgs) -> (ExitStatus, String) {
+        let (mut out, mut err) = (Vec::new(), Vec::new());
+        let status = run(args, &mut out, &mut err).unwrap();
+        (status, String::from_utf8(out).unwrap() + &String::from_utf8(err).unwrap())
+    }
+
+    fn has(text: &str, lines: &[&str]) {
+        for line in lines {
+            assert!(text.contains(line), "`{line}` is missing in:\n{text}");
+        }
+    }
+
+    #[test]
+    fn a_denied_subscribe_names_class_rule_values_and_the_missing_claim() {
+        let args = ExplainArgs { subscribe: Some("room:43".to_owned()), ..args(token(&["room=42"])) };
+        let (status, text) = explained(&args);
+        assert_eq!(status, REFUSED);
+        has(
+            &text,
+            &[
+                "token: accepted; player `alice`",
+                "subscribe room:43\n",
+                "  class: `room:{room}`, room = '43'; before it, these do not match: `player:{player}`\n",
+                "  rule: subscribe = `params.room == me.room || params.room in me.rooms` is not true\n",
+                "    params.room == me.room: false\n",
+                "    params.room in me.rooms: an error, which is not true\n",
+                "    me.room = '42'\n",
+                "    me.rooms is missing: the token has no claim `rooms`\n",
+                "  auto_subscribe: the token's claims make player:alice, room:42; not this one\n",
+                "refused: class `room:{room}`",
+            ],
+        );
+    }
+
+    #[test]
+    fn an_allowed_subscribe_also_says_what_is_shown() {
+        let args =
+            ExplainArgs { subscribe: Some("room:42".to_owned()), ..args(token(&["room=42", "team=red"])) };
+        let (status, text) = explained(&args);
+        assert_eq!(status, DONE);
+        has(
+            &text,
+            &[
+                "is true\n",
+                "  view: of its events, those with `!has(data.team) || data.team == me.team`",
+                "'red'",
+                "\nallowed\n",
+            ],
+        );
+    }
+
+    #[test]
+    fn a_publish_is_evaluated_with_its_event_and_data() {
+        let say = |data: &str| ExplainArgs {
+            publish: Some("chat:lobby".to_owned()),
+            event: "say".to_owned(),
+            data: data.to_owned(),
+            ..args(token(&[]))
+        };
+        assert_eq!(explained(&say("{\"text\":\"hi\"}")).0, DONE);
+        let (status, text) = explained(&say("{\"txt\":\"hi\"}"));
+        assert_eq!(status, REFUSED);
+        has(
+            &text,
+            &["publish say on chat:lobby\n", "    event == 'say': true\n", "    data.text is missing\n"],
+        );
+        has(&explained(&say("hi")).1, &["--data is JSON"]);
+        let forwarded = ExplainArgs { publish: Some("room:42".to_owned()), ..args(token(&["room=42"])) };
+        has(
+            &explained(&forwarded).1,
+            &["  forward: it is appended to the stream `actions:{room}`", "allowed"],
+        );
+    }
+
+    #[test]
+    fn patterns_unknown_channels_and_wrong_names_are_explained() {
+        for (name, status, line) in [
+            ("chat:*", DONE, "  patterns: allowed"),
+            ("room:*", REFUSED, "  patterns: not allowed; the class needs patterns = true"),
+            ("rom:42", REFUSED, "  class: none matches; tried `player:{player}`, `room:{room}`, `chat:*`"),
+            ("drawbridge:x", REFUSED, "the server's own"),
+            ("a b", REFUSED, "refused: a channel name has no white space"),
+        ] {
+            let args = ExplainArgs { subscribe: Some(name.to_owned()), ..args(token(&[])) };
+            let (found, text) = explained(&args);
+            assert_eq!(found, status, "{name}: {text}");
+            has(&text, &[line]);
+        }
+    }
+
+    #[test]
+    fn a_token_that_no_node_takes_is_explained_and_never_printed() {
+        let (status, text) = explained(&args("not.a.token".to_owned()));
+        assert_eq!(status, REFUSED);
+        has(&text, &["token: refused: UNAUTHENTICATED: ", "auth.hmac_secret"]);
+        assert!(!text.contains("not.a.token"));
+        assert_eq!(explained(&args(token(&[]))).0, DONE);
+    }
+}

@@ -1,0 +1,139 @@
+//! A node's socket as a player uses it: opens it, sends and receives messages as JSON. For `drawbridge tail` and `publish`.
+
+use std::collections::VecDeque;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use futures_util::{SinkExt as _, StreamExt as _};
+use http::Uri;
+use rustls_pki_types::ServerName;
+use serde_json::{Value, json};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+use tokio_rustls::TlsConnector;
+use tokio_websockets::{ClientBuilder, Message as Frame, WebSocketStream};
+
+use super::Message;
+use crate::tls;
+
+/// How long one step may take: to connect, or until a request is answered.
+const STEP_TIMEOUT: Duration = Duration::from_secs(10);
+
+trait ByteStream: AsyncRead + AsyncWrite + Unpin + Send {}
+impl<S: AsyncRead + AsyncWrite + Unpin + Send> ByteStream for S {}
+
+/// A connected player.
+pub(in crate::subcommands) struct PlayerSocket {
+    socket: WebSocketStream<Box<dyn ByteStream>>,
+    received: VecDeque<Message>,
+}
+
+impl PlayerSocket {
+    /// Connects with this token, or as an anonymous player, and subscribes to `channels`; the socket is past `WELCOME`.
+    ///
+    /// # Errors
+    /// Why it could not, with the node's words.
+    pub(in crate::subcommands) async fn connect(
+        url: &str,
+        token: Option<&str>,
+        channels: &[&str],
+        ca_file: Option<&PathBuf>,
+    ) -> Result<(PlayerSocket, Message), String> {
+        let socket =
+            timeout(STEP_TIMEOUT, open(url, ca_file)).await.map_err(|_| "no answer in time".to_owned());
+        let socket = socket.and_then(|opened| opened).map_err(|problem| format!("{url}: {problem}"))?;
+        let mut player = PlayerSocket { socket, received: VecDeque::new() };
+        let subscribe: Vec<Value> = channels.iter().map(|channel| json!({ "channel": channel })).collect();
+        let mut connect = json!({ "type": "CONNECT", "id": 1, "subscribe": subscribe });
+        if let Some(token) = token {
+            connect["token"] = token.into();
+        }
+        player.send(connect.to_string()).await?;
+        let welcome = player.next_within("WELCOME").await?;
+        match &*welcome.kind {
+            "WELCOME" => Ok((player, welcome)),
+            _ => Err(refusal(&welcome)),
+        }
+    }
+
+    /// Sends one message, as JSON.
+    ///
+    /// # Errors
+    /// Where the connection fails.
+    pub(in crate::subcommands) async fn send(&mut self, message: String) -> Result<(), String> {
+        self.socket
+            .send(Frame::text(message))
+            .await
+            .map_err(|error| format!("the connection failed: {error}"))
+    }
+
+    /// The answer to a request, within a bounded time.
+    ///
+    /// # Errors
+    /// Where none comes in time, or the socket ends.
+    pub(in crate::subcommands) async fn next_within(&mut self, awaited: &str) -> Result<Message, String> {
+        timeout(STEP_TIMEOUT, self.next())
+            .await
+            .map_err(|_| format!("no {awaited} within {STEP_TIMEOUT:?}"))?
+    }
+
+    /// The next message, whenever it comes.
+    ///
+    /// # Errors
+    /// Why the socket ended.
+    pub(in crate::subcommands) async fn next(&mut self) -> Result<Message, String> {
+        loop {
+            if let Some(message) = self.received.pop_front() {
+                return Ok(message);
+            }
+            let frame = match self.socket.next().await {
+                Some(Ok(frame)) => frame,
+                Some(Err(error)) => return Err(format!("the connection failed: {error}")),
+                None => return Err("the connection was closed".to_owned()),
+            };
+            if let Some((code, reason)) = frame.as_close() {
+                return Err(format!("the node closed the connection: {} {reason}", u16::from(code)));
+            }
+            if let Some(text) = frame.as_text() {
+                let messages =
+                    Message::all(text).map_err(|error| format!("the node sent no message: {error}"))?;
+                self.received.extend(messages);
+            }
+        }
+    }
+}
+
+/// An `ERROR` in the words of the node.
+pub(in crate::subcommands) fn refusal(message: &Message) -> String {
+    let code = message.text("code").unwrap_or_else(|| message.kind.clone());
+    match message.text("message") {
+        Some(text) => format!("{code}: {text}"),
+        None => code,
+    }
+}
+
+async fn open(url: &str, ca_file: Option<&PathBuf>) -> Result<WebSocketStream<Box<dyn ByteStream>>, String> {
+    let uri: Uri = url.parse().map_err(|_| "is not a URL such as ws://127.0.0.1:8000/ws".to_owned())?;
+    let is_tls = match uri.scheme_str() {
+        Some("ws") => false,
+        Some("wss") => true,
+        _ => return Err("the URL begins with ws:// or wss://, such as ws://127.0.0.1:8000/ws".to_owned()),
+    };
+    let host = uri.host().ok_or_else(|| "the URL names no host".to_owned())?;
+    let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
+    let port = uri.port_u16().unwrap_or(if is_tls { 443 } else { 80 });
+    let stream = TcpStream::connect((&*host, port)).await.map_err(|error| error.to_string())?;
+    let stream: Box<dyn ByteStream> = match is_tls {
+        false => Box::new(stream),
+        true => {
+            let config = tls::client(ca_file).map_err(|error| error.to_string())?;
+            let name = ServerName::try_from(host).map_err(|error| error.to_string())?;
+            Box::new(
+                TlsConnector::from(config).connect(name, stream).await.map_err(|error| error.to_string())?,
+            )
+        }
+    };
+    let opened = ClientBuilder::from_uri(uri).connect_on(stream).await;
+    opened.map(|(socket, _)| socket).map_err(|error| format!("{error}; is this the address of a node's /ws?"))
+}
