@@ -119,6 +119,29 @@ def test_connections_per_address(redis, start):
     until(lambda: admitted(node, source="127.0.0.9"), "the place is free again")
 
 
+def test_a_detached_session_counts_for_its_address_until_it_is_resumed_or_its_window_ends(redis, start):
+    here = "127.0.0.9"
+    node = start(redis, limits={"connections_per_address": 2}, connection={"resume_window": "8s"})
+    first, second = node.player("alice", source=here), node.player("alice", source=here)
+    for player in (first, second):
+        player.vanish()
+    until(lambda: node.metric("drawbridge_sessions_detached") == 2, "both sessions are detached")
+    assert not admitted(node, source=here)
+    assert admitted(node, source="127.0.0.10")
+    # Whether it resumes a session is known when `CONNECT` has come.
+    fresh = node.connect(source=here)
+    error = fresh.ask("CONNECT", token=mint("alice"))
+    assert error["code"] == "RATE_LIMITED" and error["retry_after_ms"] > 0 and "connections_per_address" in error["message"]
+    fresh.closes_with(4003)
+    back = node.connect(source=here)
+    welcome = back.ask("CONNECT", token=mint("alice"), resume={"session": first.hello["session"], "positions": {}})
+    assert welcome["resumed"] is True
+    assert not admitted(node, source=here), "one is connected, and one is still away"
+    until(lambda: admitted(node, source=here), "the window of the other one has ended", timeout=30)
+    assert node.metric("drawbridge_sessions_expired_total") >= 1
+    back.sync()
+
+
 @pytest.mark.parametrize("shards", [1, 4])
 def test_a_players_oldest_connection_makes_room(redis, start, shards):
     node = start(redis, shards=shards, limits={"connections_per_player": 2}, lifecycle={"stream": "life"})

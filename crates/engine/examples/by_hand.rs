@@ -33,6 +33,7 @@ fn main() {
             address: [127, 0, 0, 1].into(),
             token: Some(Ok(claims)),
             wait_for_connect: false,
+            must_resume: false,
         }),
     );
     assert!(turn(&mut engine, 0)[0].contains("WELCOME"));

@@ -184,6 +184,7 @@ mod tests {
             bytes: rate,
             messages_per_player: None,
             connections_per_player: None,
+            connections_per_address: None,
             messages_per_address: None,
             lifecycle_stream: None,
             reserved: Reserved::new("own:"),

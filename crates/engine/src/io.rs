@@ -185,6 +185,8 @@ pub struct Opened {
     pub token: Option<Result<Claims, AuthFailure>>,
     /// The URL said `?connect=1`: wait for `CONNECT` even with a good token.
     pub wait_for_connect: bool,
+    /// There is room for it only in place of the detached session that it resumes.
+    pub must_resume: bool,
 }
 
 /// Who a token says the player is. The claims stay the JSON text they came as: they are read seldom.

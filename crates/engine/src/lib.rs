@@ -6,6 +6,7 @@
 //! `examples/by_hand.rs` drives an engine in about fifty lines: the loop that every host writes.
 
 mod access;
+pub mod address_slots;
 pub mod area;
 mod audience;
 pub mod backlog;

@@ -400,6 +400,7 @@ mod tests {
             bytes: plenty,
             connections_per_player: None,
             messages_per_player: None,
+            connections_per_address: None,
             messages_per_address: None,
             lifecycle_stream: None,
             reserved: Reserved::new("drawbridge:"),

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use hashbrown::HashMap;
 
+use crate::address_slots::AddressSlots;
 use crate::node_sessions::NodeSessions;
 use crate::player_slots::{Admission, Holder, PlayerSlots};
 use crate::settings::{Rate, Settings};
@@ -114,6 +115,7 @@ pub(crate) const PLAYERS_PER_ADDRESS: u64 = 8;
 pub struct SharedLimits {
     slots: Option<PlayerSlots>,
     pub(crate) sessions: NodeSessions,
+    connections: Arc<AddressSlots>,
     players: Option<(Rate, Keyed<Arc<str>>)>,
     addresses: Option<(Rate, Keyed<IpAddr>)>,
     patterns: PatternShares,
@@ -127,12 +129,18 @@ impl SharedLimits {
         Arc::new(SharedLimits {
             slots: settings.connections_per_player.map(PlayerSlots::new),
             sessions: NodeSessions::new(settings),
+            connections: AddressSlots::new(settings.connections_per_address),
             players: settings.messages_per_player.map(|rate| (rate, Keyed::default())),
             addresses: settings.messages_per_address.map(|rate| (rate, Keyed::default())),
             patterns: PatternShares { limit: settings.patterns_per_player, players: Mutex::default() },
             subscribes: Accounts::new(settings.subscribes_per_player()),
             work: Accounts::new(work::in_steps(settings.work)),
         })
+    }
+
+    /// What each address holds of connections and detached sessions.
+    pub fn connections(&self) -> &Arc<AddressSlots> {
+        &self.connections
     }
 
     /// One more pattern of this player. `work`: what matching it costs, by [`crate::pattern_index::match_work`].

@@ -23,6 +23,7 @@ use hashbrown::HashSet;
 use serde::{Deserialize, Serialize};
 
 use crate::access::AccessCache;
+use crate::address_slots::AddressSlot;
 use crate::connecting::ConnectPlace;
 use crate::engine::RecordState;
 use crate::io::{Claims, Format, Opened, SessionHash, SessionId, SessionSecret, Ticket};
@@ -80,6 +81,10 @@ pub(crate) struct Session {
     pub(crate) record: RecordState,
     /// The node's other shards find it by its hash: it was welcomed, and may be resumed.
     pub(crate) is_listed: bool,
+    /// There is room for its connection only in place of a session that it resumes.
+    pub(crate) must_resume: bool,
+    /// While it is detached it counts for the address that it came from.
+    pub(crate) slot: Option<Box<AddressSlot>>,
     /// What waits for it as long as it holds its events, as counted for the node, in bytes.
     pub(crate) held_bytes: usize,
     /// Its place among those that connect.
@@ -342,6 +347,8 @@ impl Session {
             generation: 1,
             record: RecordState::default(),
             is_listed: false,
+            must_resume: opened.must_resume,
+            slot: None,
             held_bytes: 0,
             pending_token: None,
             deferred: None,

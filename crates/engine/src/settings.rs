@@ -55,6 +55,8 @@ pub struct Settings {
     pub work: Rate,
     /// Messages per player, over all of the node's connections.
     pub messages_per_player: Option<Rate>,
+    /// Connections and detached sessions per address, over all of the node's shards; `None`: any number.
+    pub connections_per_address: Option<u32>,
     /// Messages per address, over all of the node's connections.
     pub messages_per_address: Option<Rate>,
     /// Where lifecycle entries are appended; `None`: nowhere.

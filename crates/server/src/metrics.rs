@@ -204,7 +204,7 @@ fn samples(stats: &NodeStats) -> Vec<Sample> {
         Sample(
             Counter,
             "connections_turned_away",
-            "Connections closed because too many were connecting (4003)",
+            "Connections closed with 4003: too many were connecting, or their address had no room for a new session",
             engine.turned_away,
         ),
         Sample(
@@ -248,7 +248,7 @@ fn samples(stats: &NodeStats) -> Vec<Sample> {
         Sample(
             Gauge,
             "addresses",
-            "Client addresses with at least one connection; 0 unless a limit for each address is configured",
+            "Client addresses with at least one connection or detached session; 0 unless a limit for each address is configured",
             stats.addresses,
         ),
         Sample(Gauge, "subscriptions", "Subscriptions of all connections", engine.subscriptions),

@@ -1,5 +1,6 @@
 //! One running node: its parts, whether it should get traffic, and what it counts.
 
+use drawbridge_engine::address_slots::AddressSlots;
 use std::borrow::Cow;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -11,7 +12,7 @@ use crate::config::Config;
 use crate::dev::Dev;
 use crate::refusals::{Reason, Refusals};
 use crate::shard::{ShardHandle, ShardStats};
-use crate::slots::{AddressSlots, Shares};
+use crate::slots::Shares;
 use crate::token_verifier::TokenVerifier;
 
 /// How old what `/metrics` shows may be.
@@ -83,9 +84,9 @@ impl Node {
         bus: Arc<Bus>,
         token_verifier: TokenVerifier,
         dev: Option<Dev>,
+        addresses: Arc<AddressSlots>,
         max_files: u64,
     ) -> Arc<Self> {
-        let addresses = AddressSlots::new(config.connections_per_address);
         let shares = |(places, part, floor)| Shares::new(places, part, floor);
         let (places, part, floor) = ADMIN_CONNECTIONS;
         // Why: whoever reaches the admin listener must not use up the files that it, Redis and the log need.

@@ -163,7 +163,8 @@ fn start(config: Config, dev: Option<Dev>, max_files: u64) -> Result<(Arc<Node>,
         shards.collect::<Result<Vec<ShardHandle>, _>>().map_err(failed("cannot start a shard's thread"))?;
     peers.introduce(&shards);
     let bus = Bus::new(broker.clone(), command_channels(&config), &config.engine.instance);
-    let node = Node::new(config, shards, broker, bus, token_verifier, dev, max_files);
+    let node =
+        Node::new(config, shards, broker, bus, token_verifier, dev, limits.connections().clone(), max_files);
     let this = Arc::downgrade(&node);
     node.broker.report_node(move || this.upgrade().map_or_else(|| "{}".to_owned(), |node| node.about()));
     Ok((node, bus_events))

@@ -1,67 +1,10 @@
-//! How many connections each address holds, and which share of a common number: taken where a connection is accepted, and given
-//! back when its shard drops it.
+//! Which share of a common number of places each address holds: taken where a connection is accepted, and given back when it is
+//! dropped. Connections and sessions of an address are counted in [`drawbridge_engine::address_slots`].
 
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use hashbrown::HashMap;
-
-/// Counts connections by address, up to a bound for each.
-#[derive(Debug)]
-pub struct AddressSlots {
-    bound: Option<u32>,
-    held: Mutex<HashMap<IpAddr, u32>>,
-}
-
-/// One connection of an address; given back when dropped.
-#[derive(Debug)]
-pub struct AddressSlot {
-    slots: Option<Arc<AddressSlots>>,
-    key: IpAddr,
-}
-
-impl AddressSlots {
-    /// At most `bound` connections an address; `None`: not counted.
-    pub fn new(bound: Option<u32>) -> Arc<Self> {
-        Arc::new(AddressSlots { bound, held: Mutex::default() })
-    }
-
-    /// Takes a slot; `None` where the address holds as many as it may.
-    pub fn take(self: &Arc<Self>, address: IpAddr) -> Option<AddressSlot> {
-        let key = counted_as(address);
-        let Some(bound) = self.bound else { return Some(AddressSlot { slots: None, key }) };
-        let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
-        let count = held.entry(key).or_insert(0);
-        if *count >= bound {
-            return None;
-        }
-        *count += 1;
-        Some(AddressSlot { slots: Some(self.clone()), key })
-    }
-
-    /// Addresses that hold a slot.
-    pub fn len(&self) -> usize {
-        self.held.lock().unwrap_or_else(PoisonError::into_inner).len()
-    }
-
-    /// Whether no address holds a slot.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-}
-
-impl Drop for AddressSlot {
-    fn drop(&mut self) {
-        let Some(slots) = &self.slots else { return };
-        let mut held = slots.held.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(count) = held.get_mut(&self.key) {
-            *count -= 1;
-            if *count == 0 {
-                held.remove(&self.key);
-            }
-        }
-    }
-}
 
 /// A number of places that addresses share: no address may take them all. An address may hold one part of
 /// what is free, so that its share shrinks as the places fill, and always a few while there are any.
@@ -169,19 +112,6 @@ mod tests {
     use super::*;
 
     #[test]
-    fn slots_are_bounded_and_given_back() {
-        let slots = AddressSlots::new(Some(2));
-        let address: IpAddr = "192.0.2.1".parse().unwrap();
-        let (one, two) = (slots.take(address).unwrap(), slots.take(address).unwrap());
-        assert!(slots.take(address).is_none());
-        assert!(slots.take("192.0.2.2".parse().unwrap()).is_some());
-        drop(one);
-        assert!(slots.take(address).is_some());
-        drop(two);
-        assert!(slots.is_empty());
-    }
-
-    #[test]
     fn addresses_that_take_all_they_can_leave_places_for_others() {
         let shares = Shares::new(8_192, 8, 16);
         let mut taken = Vec::new();
@@ -226,9 +156,9 @@ mod tests {
 
     #[test]
     fn a_slash_64_of_ipv6_is_one_address() {
-        let slots = AddressSlots::new(Some(1));
-        let _held = slots.take("2001:db8::1".parse().unwrap()).unwrap();
-        assert!(slots.take("2001:db8::2".parse().unwrap()).is_none());
-        assert!(slots.take("2001:db8:0:1::2".parse().unwrap()).is_some());
+        let counted = |text: &str| counted_as(text.parse().unwrap());
+        assert_eq!(counted("2001:db8::1"), counted("2001:db8::2"));
+        assert_ne!(counted("2001:db8::1"), counted("2001:db8:0:1::2"));
+        assert_eq!(counted("::ffff:192.0.2.1"), counted("192.0.2.1"));
     }
 }

@@ -30,6 +30,7 @@ pub fn opened(conn: ConnId, connection: u64, claims: Option<Claims>) -> Opened {
         deflate: None,
         address: [127, 0, 0, 1].into(),
         wait_for_connect: claims.is_none(),
+        must_resume: false,
         token: claims.map(Ok),
     }
 }

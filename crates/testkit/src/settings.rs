@@ -35,6 +35,7 @@ pub fn settings(classes: Vec<Class>) -> Settings {
         connections_per_player: None,
         work: PLENTY,
         messages_per_player: None,
+        connections_per_address: None,
         messages_per_address: None,
         lifecycle_stream: None,
         reserved: Reserved::new(RESERVED),

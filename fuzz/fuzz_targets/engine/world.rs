@@ -231,6 +231,7 @@ impl<'a> World<'a> {
             address: [127, 0, 0, 1].into(),
             token,
             wait_for_connect,
+            must_resume: false,
         }));
         Ok(())
     }

@@ -80,6 +80,21 @@ impl Engine {
         );
     }
 
+    /// Whether a connection was let in only because it might resume a detached session of its address, and there is still no
+    /// room for a new one.
+    pub(super) fn has_no_room_for_address(&self, id: SessionId) -> bool {
+        let session = &self.sessions[id];
+        session.must_resume && self.limits.connections().is_over(session.address)
+    }
+
+    /// Closes a connection that resumes no session, where its address has no room for a new one.
+    pub(super) fn turn_away_of_address(&mut self, id: SessionId, request: Option<&RequestId>) {
+        self.out.stats.turned_away += 1;
+        let why = "this address has as many connections and detached sessions as it may \
+                   (limits.connections_per_address)";
+        self.close_overloaded(id, request, ErrorCode::RateLimited, why);
+    }
+
     /// Closes a connection of a node that has too much to do. `retry_after_ms` is random, so that not all
     /// clients return at once.
     pub(super) fn close_overloaded(

@@ -177,6 +177,9 @@ impl Engine {
             return self.return_later(id, arrival, claims);
         }
         let Arrival { id: request, subscribe, .. } = arrival;
+        if self.has_no_room_for_address(id) {
+            return self.turn_away_of_address(id, request.as_ref());
+        }
         let auto = permissions::auto_channels(&self.settings, &claims);
         if !self.enter_player(id, claims) {
             return;

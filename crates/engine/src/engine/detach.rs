@@ -37,6 +37,7 @@ impl Engine {
         let has_changed = std::mem::take(&mut session.record.has_changed);
         let was_open = matches!(session.phase, Phase::Closing(Before::Open));
         session.phase = Phase::Detached;
+        session.slot = Some(Box::new(self.limits.connections().take_detached(session.address)));
         let frames = session.outbox.take_frames();
         if let Some(link) = session.link.take() {
             self.sessions.shut_door(link.conn);

@@ -183,6 +183,7 @@ impl Engine {
         let now_ms = self.out.now.mono_ms;
         let session = &mut self.sessions[id];
         session.link = Some(link);
+        session.slot = None;
         (session.public, session.address) = (came.public, came.address);
         session.deferred = came.deferred.take();
         let Format { encoding, deflate } = came.outbox.format();

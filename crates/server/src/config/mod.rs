@@ -77,8 +77,6 @@ pub struct Config {
     pub allowed_origins: Option<Vec<String>>,
     /// Whether `permessage-deflate` is agreed to.
     pub compression: bool,
-    /// Connections of one address to this node; `None`: no limit.
-    pub connections_per_address: Option<u32>,
     /// How long a Redis subscription outlives its last subscriber.
     pub linger: Duration,
     /// The engines' settings.
@@ -239,6 +237,7 @@ fn build(root: &Section<'_>) -> Config {
         connections_per_player: limits.connections_per_player,
         work: limits.work,
         messages_per_player: limits.messages_per_player,
+        connections_per_address: limits.connections_per_address,
         messages_per_address: limits.messages_per_address,
         lifecycle_stream,
         reserved: Reserved::new(&*broker.key_prefix),
@@ -262,7 +261,6 @@ fn build(root: &Section<'_>) -> Config {
         auth,
         allowed_origins: connection.allowed_origins,
         compression: connection.compression,
-        connections_per_address: limits.connections_per_address,
         linger: connection.linger,
         engine,
         warnings: Vec::new(),

@@ -4,6 +4,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use drawbridge_engine::address_slots::AddressSlot;
 use drawbridge_engine::io::{AuthFailure, Claims};
 use drawbridge_protocol::Encoding;
 use drawbridge_protocol::websocket::{self, Deflate};
@@ -23,7 +24,7 @@ use super::query::parameter;
 use crate::node::Node;
 use crate::refusals::Reason;
 use crate::shard::{Mail, NewSocket};
-use crate::slots::{AddressSlot, Place, Share, counted_as};
+use crate::slots::{Place, Share, counted_as};
 
 /// What was decided about a socket before it is one.
 struct Admission {
@@ -102,13 +103,17 @@ async fn admit(
         return Err(Box::new(reply));
     }
     let address = address::client_address(peer, &node.config.trusted_proxies, headers);
-    let Some(slot) = node.addresses.take(address) else {
+    let query = request.uri().query().unwrap_or_default();
+    let token = token(node, headers, query, reached);
+    let wait_for_connect = parameter(query, "connect").as_deref() == Some("1");
+    let may_resume = wait_for_connect || token.is_none();
+    let Some(slot) = node.addresses.take(counted_as(address), may_resume) else {
         node.refusals.refuse(Reason::Address, |unlogged| {
             let hint = untrusted_hint(address::names_a_client(headers) && address == peer.to_canonical());
             tracing::warn!(
                 reason = "address",
                 %address,
-                limit = node.config.connections_per_address,
+                limit = node.config.engine.connections_per_address,
                 config = "limits.connections_per_address",
                 hint,
                 unlogged,
@@ -123,8 +128,7 @@ async fn admit(
     let offers =
         headers.get_all(header::SEC_WEBSOCKET_EXTENSIONS).iter().filter_map(|value| value.to_str().ok());
     let deflate = node.config.compression.then(|| websocket::negotiate_deflate(offers)).flatten();
-    let query = request.uri().query().unwrap_or_default();
-    let token = match token(node, headers, query, reached) {
+    let token = match token {
         Some(token) => Some(node.token_verifier.verify(token).await),
         None => None,
     };
@@ -139,7 +143,7 @@ async fn admit(
         deflate,
         address,
         token,
-        wait_for_connect: parameter(query, "connect").as_deref() == Some("1"),
+        wait_for_connect,
         slot,
         unauthenticated,
     })

@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
+use drawbridge_engine::address_slots::AddressSlot;
 use drawbridge_engine::io::{AuthFailure, Claims, ConnId, Holder, SessionId};
 use drawbridge_engine::rate_limit::SharedLimits;
 use drawbridge_engine::settings::Settings;
@@ -23,7 +24,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::broker::{Broker, ShardInbox};
 use crate::clock::Clock;
-use crate::slots::{AddressSlot, Share};
+use crate::slots::Share;
 use crate::token_verifier::TokenVerifier;
 
 /// Messages to a shard from the rest of the process.

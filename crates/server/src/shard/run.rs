@@ -272,6 +272,7 @@ impl Shard {
         let entry = sockets.vacant_entry();
         let id = ConnId { index: entry.key() as u32, generation };
         let inflates = new.deflate.is_some();
+        let must_resume = new.slot.must_resume();
         let socket = Rc::new(Socket::new(id, transport, inflates, new.slot, new.unauthenticated));
         entry.insert(socket.clone());
         drop(sockets);
@@ -284,6 +285,7 @@ impl Shard {
             address: new.address,
             token: new.token,
             wait_for_connect: new.wait_for_connect,
+            must_resume,
         }));
         let mut early = new.read_ahead.to_vec();
         if socket.transport.read_early(&mut early).is_ok() && !early.is_empty() {

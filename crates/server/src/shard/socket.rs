@@ -6,13 +6,14 @@ use std::collections::VecDeque;
 use std::io;
 
 use bytes::Bytes;
+use drawbridge_engine::address_slots::AddressSlot;
 use drawbridge_engine::io::ConnId;
 use drawbridge_protocol::Frame;
 use drawbridge_protocol::websocket::{Decoder, Drain, Drained};
 use tokio::task::AbortHandle;
 
 use super::transport::Transport;
-use crate::slots::{AddressSlot, Share};
+use crate::slots::Share;
 
 /// Frames up to this together are copied into one contiguous write.
 const CHUNK_BYTES: usize = 64 * 1024;

@@ -26,7 +26,7 @@ fn the_defaults_are_the_contracts() {
     assert_eq!((&*config.broker.key_prefix, &*config.broker.channel_prefix), ("drawbridge:", ""));
     assert_eq!((config.broker.queue_bytes, config.broker.external_bytes), (16 << 20, 1 << 20));
     assert!(!config.auth.query_token && !config.auth.has_keys());
-    assert_eq!(config.connections_per_address, None);
+    assert_eq!(config.engine.connections_per_address, None);
     let engine = config.engine;
     assert_eq!(&*engine.node, config.node);
     assert_eq!((engine.connect_timeout_ms, engine.heartbeat_ms), (5_000, 25_000));
@@ -139,7 +139,7 @@ messages_per_address = { per_second = 9 }
     assert_eq!(config.auth.cookie.as_deref(), Some("access_token"));
     assert!(config.auth.allow_anonymous && config.auth.query_token);
     assert_eq!(config.allowed_origins.unwrap(), ["https://play.example:8443", "null"]);
-    assert_eq!(config.connections_per_address, Some(1000));
+    assert_eq!(config.engine.connections_per_address, Some(1000));
     let engine = config.engine;
     assert!(engine.allow_anonymous);
     assert_eq!(
