@@ -77,6 +77,7 @@ pub enum Phase {
 
 impl Node {
     /// A node that is starting.
+    #[expect(clippy::too_many_arguments, reason = "each part is made elsewhere, and this is called once")]
     pub fn new(
         config: Config,
         shards: Vec<ShardHandle>,
