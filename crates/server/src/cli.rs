@@ -130,6 +130,17 @@ pub enum CliCommand {
         #[arg(value_name = "FILE")]
         file: PathBuf,
     },
+    /// Look at the Redis of a configuration, and say what is missing
+    #[command(
+        after_help = "Connects as a node does and prints what it finds, each risk or lack with what follows from it and what\n\
+        to do. Nothing that is stored is changed. The exit status is 0 where all is there, 1 where something is missing, and\n\
+        2 where Redis cannot be reached or the configuration cannot be used."
+    )]
+    CheckRedis {
+        /// The configuration, TOML
+        #[arg(long, value_name = "FILE", env = "DRAWBRIDGE_CONFIG")]
+        config: PathBuf,
+    },
 }
 
 /// `drawbridge token …`
@@ -285,6 +296,7 @@ mod tests {
             "drawbridge publish room:42 --event hit --data {} --api-key K",
             "drawbridge completions bash",
             "drawbridge man serve",
+            "drawbridge check-redis --config FILE",
         ] {
             Cli::try_parse_from(line.split(' ')).unwrap();
         }

@@ -9,7 +9,8 @@ use drawbridge::cli::{Cli, CliCommand};
 use drawbridge::config::{self, Config, ConfigErrors};
 use drawbridge::dev::Dev;
 use drawbridge::subcommands::{
-    DONE, ExitStatus, REFUSED, UNREADABLE, check_config, explain, init, publish, shell, tail, token,
+    DONE, ExitStatus, REFUSED, UNREADABLE, check_config, check_redis, explain, init, publish, shell, tail,
+    token,
 };
 use drawbridge::{log, serve};
 
@@ -33,6 +34,7 @@ fn main() -> ExitCode {
         CliCommand::Publish(args) => printed(|out, err| publish::run(&args, out, err)),
         CliCommand::Completions { shell } => printed(|out, _| shell::completions(shell, out)),
         CliCommand::Man { command } => printed(|out, err| shell::man(command.as_deref(), out, err)),
+        CliCommand::CheckRedis { config } => printed(|out, err| check_redis::run(&config, out, err)),
         CliCommand::CheckConfig { file } => printed(|out, err| check_config::run(&file, out, err)),
     };
     ExitCode::from(status)

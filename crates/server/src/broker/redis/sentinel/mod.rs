@@ -14,7 +14,7 @@ use std::sync::Arc;
 
 use tokio::sync::watch;
 
-pub(super) use self::connection::SentinelConnection;
+use self::election::Election;
 pub(super) use self::stream::open_master;
 pub(super) use self::watcher::Watcher;
 use super::RedisAddress;
@@ -31,6 +31,23 @@ pub struct SentinelSettings {
     pub password: Option<Rotating>,
     /// The master that they name.
     pub master: MasterAddress,
+}
+
+/// Polls each of these sentinels once. Returns the master that they name, and the sentinels that name none, each with the
+/// reason.
+pub(super) async fn find_master(
+    settings: &SentinelSettings,
+    addresses: &[RedisAddress],
+    service: &str,
+) -> (Option<RedisAddress>, Vec<(RedisAddress, String)>) {
+    let (mut election, mut problems) = (Election::default(), Vec::new());
+    for address in addresses {
+        match watcher::report_once(settings, address, service).await {
+            Ok(report) => election.note(address.clone(), Some(report)),
+            Err(problem) => problems.push((address.clone(), problem)),
+        }
+    }
+    (election.elect(), problems)
 }
 
 /// The address of the master, which a failover changes. All clones are one. The watcher alone writes it.

@@ -12,7 +12,8 @@ use tokio::time::{Instant, sleep, sleep_until};
 
 use super::super::connect::Broken;
 use super::super::{RedisAddress, RedisLocation, RedisSettings};
-use super::SentinelConnection;
+use super::SentinelSettings;
+use super::connection::SentinelConnection;
 use super::election::{Election, Report};
 use crate::broker::health_board::HealthBoard;
 use crate::broker::link_metrics::LinkMetrics;
@@ -245,6 +246,16 @@ impl Follow {
         // Who would read it is gone with this task.
         let _ = self.said.send((address.clone(), said)).await;
     }
+}
+
+/// What this sentinel says of the service, or why it says nothing.
+pub(super) async fn report_once(
+    settings: &SentinelSettings,
+    address: &RedisAddress,
+    service: &str,
+) -> Result<Report, String> {
+    let report = async { SentinelConnection::open(settings, address).await?.report(service).await };
+    report.await.unwrap_or_else(|broken| Err(problem_of(&broken).text().to_owned()))
 }
 
 fn problem_of(broken: &Broken) -> Problem {
