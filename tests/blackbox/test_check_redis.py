@@ -116,6 +116,7 @@ def test_what_is_out_of_reach_has_a_status_of_its_own(own_redis, tmp_path, case)
     if case == "file":
         assert run("check-redis", "--config", tmp_path / "none.toml").returncode == 2
         return
+    own_redis.client.config_set("requirepass", "another")
     url = f"redis://127.0.0.1:{ports.free()}" if case == "nobody" else own_redis.url
     status, said = check(tmp_path, url, broker={"password": "hunter2"})
     assert status == 2 and "Redis cannot be checked: " in said and "hunter2" not in said, said

@@ -98,12 +98,11 @@ async fn functions(
 fn persistence(info: &HashMap<String, String>, stores: bool, inspection: &mut Inspection) {
     let said = |name: &str| info.get(name).map_or("", |value| value.trim());
     let has_log = said("aof_enabled") == "1";
-    let saves = said("rdb_last_save_time") != "" && said("rdb_bgsave_in_progress") == "1";
     match (has_log, stores) {
         (true, _) => inspection.fine("persistence", "appendonly yes"),
         (false, true) => inspection.warn(
             "persistence",
-            if saves { "appendonly no, a snapshot is being saved" } else { "appendonly no" },
+            "appendonly no",
             "After a restart tables, logs of channels with history, and players' views are as old as the last snapshot, or \
              gone; logs begin a new epoch (RESYNC). Set appendonly yes if they are to survive.",
         ),
