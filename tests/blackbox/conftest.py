@@ -69,6 +69,20 @@ def own_redis():
 
 
 @pytest.fixture
+def redis_with():
+    """Starts servers of the test's own: `redis_with(options)`."""
+    servers = []
+
+    def start_server(*options):
+        servers.append(RedisServer(*options))
+        return servers[-1]
+
+    yield start_server
+    for server in servers:
+        server.close()
+
+
+@pytest.fixture
 def start(tmp_path):
     """Starts nodes: `start(redis, **changes to the base configuration)`."""
     nodes = []

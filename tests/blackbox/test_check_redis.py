@@ -4,7 +4,6 @@
 import pytest
 from harness import ports
 from harness.node import ROOT, base_config, merged, run, write_config
-from harness.redis_server import RedisServer
 from harness.sentinels import SERVICE, Sentinel
 
 LOGGED = [{"name": "log:{x}", "subscribe": "true", "publish": "true", "history": {"events": 200, "age": "10m"}}]
@@ -17,22 +16,8 @@ def check(tmp_path, url, **changes):
     return result.returncode, result.stdout + result.stderr
 
 
-@pytest.fixture
-def server():
-    """Starts servers with these options."""
-    servers = []
-
-    def start(*options):
-        servers.append(RedisServer(*options))
-        return servers[-1]
-
-    yield start
-    for each in servers:
-        each.close()
-
-
-def test_a_good_redis_lacks_nothing_and_nothing_is_left_in_it(server, tmp_path):
-    redis = server("--appendonly", "yes")
+def test_a_good_redis_lacks_nothing_and_nothing_is_left_in_it(redis_with, tmp_path):
+    redis = redis_with("--appendonly", "yes")
     status, said = check(tmp_path, redis.url)
     assert status == 0 and said.endswith("0 missing, 0 warnings\n"), said
     for expected in (
@@ -56,8 +41,8 @@ def test_it_says_that_a_node_has_loaded_the_functions(redis, start, tmp_path):
     assert status == 0 and "Drawbridge's library is loaded, version" in said, said
 
 
-def test_risks_are_warnings_with_a_remedy(server, tmp_path):
-    redis = server("--maxmemory", "100mb", "--maxmemory-policy", "allkeys-lru", "--client-output-buffer-limit", "pubsub 100kb 10kb 60")
+def test_risks_are_warnings_with_a_remedy(redis_with, tmp_path):
+    redis = redis_with("--maxmemory", "100mb", "--maxmemory-policy", "allkeys-lru", "--client-output-buffer-limit", "pubsub 100kb 10kb 60")
     status, said = check(tmp_path, redis.url, channel=LOGGED)
     assert status == 0 and said.endswith("0 missing, 3 warnings\n"), said
     for expected in ("Set appendonly yes", "noeviction or volatile-ttl", "It is below `external_bytes` (1048576)"):
@@ -91,16 +76,16 @@ def test_the_rights_of_the_documentation_are_enough(own_redis, tmp_path):
     assert status == 0 and "no command, key or channel of this configuration is refused" in said, said
 
 
-def test_a_redis_without_functions_says_what_does_not_work(server, tmp_path):
-    redis = server("--rename-command", "FUNCTION", "", "--rename-command", "FCALL", "")
+def test_a_redis_without_functions_says_what_does_not_work(redis_with, tmp_path):
+    redis = redis_with("--rename-command", "FUNCTION", "", "--rename-command", "FCALL", "")
     status, said = check(tmp_path, redis.url)
     assert status == 1, said
     assert "refused: FUNCTION LIST, FUNCTION LOAD, FCALL (ERR unknown command 'FUNCTION')" in said
     assert "entity channels, channels with history, players' views, presence" in said
 
 
-def test_a_proxy_or_redis_without_resp3_is_named(server, tmp_path):
-    redis = server("--rename-command", "HELLO", "")
+def test_a_proxy_or_redis_without_resp3_is_named(redis_with, tmp_path):
+    redis = redis_with("--rename-command", "HELLO", "")
     status, said = check(tmp_path, redis.url)
     assert status == 1 and "Drawbridge needs RESP3 (HELLO 3)" in said, said
 

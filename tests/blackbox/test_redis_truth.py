@@ -7,22 +7,7 @@ import threading
 import pytest
 
 from harness import ports
-from harness.redis_server import RedisServer
 from harness.wait import until
-
-
-@pytest.fixture
-def redis_with():
-    """Starts servers of the test's own: `redis_with(options)`."""
-    servers = []
-
-    def start_server(*options):
-        servers.append(RedisServer(*options))
-        return servers[-1]
-
-    yield start_server
-    for server in servers:
-        server.close()
 
 
 def readiness(node):

@@ -354,8 +354,8 @@ impl Classes {
     }
 }
 
-/// Which channels are sharded: those of classes with `sharded = true`, except the nodes' own. It follows from the name, so
-/// that it is asked only where a command is chosen: everywhere else a channel is a channel.
+/// Which channels are sharded: those of classes with `sharded = true`, except the nodes' own. The name decides it. Only the code
+/// that chooses a Redis command or a link needs to know.
 #[derive(Clone, Debug, Default)]
 pub struct ShardedChannels(Option<(Arc<Classes>, Reserved)>);
 

@@ -1,5 +1,5 @@
 //! Why a request is granted or denied, step by step, for the operator who wrote the rules (`drawbridge explain`).
-//! The verdict is that of [`crate::permissions`], the code that decides for players; the steps say what it looked at.
+//! The verdict is that of [`crate::permissions`], the code that decides for players; the steps list what it evaluated.
 
 use drawbridge_protocol::Publish;
 use drawbridge_protocol::channel;
@@ -15,13 +15,13 @@ use crate::view::RuleScope;
 /// A verdict, and how it came about.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Explanation {
-    /// What was looked at, in this order.
+    /// What was evaluated, in order.
     pub steps: Vec<Step>,
-    /// Granted; or why not, as a player is told in `dev`.
+    /// Whether access is granted; if not, the text of the `ERROR` that a player receives in `dev`.
     pub verdict: Result<(), String>,
 }
 
-/// One thing that was looked at.
+/// One step of the evaluation.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Step {
     /// The name begins as those of the server do: no player may use it.

@@ -31,4 +31,10 @@ impl LoggedOffset {
     pub fn next(self) -> Self {
         LoggedOffset(self.0.saturating_add(1))
     }
+
+    /// The number of the event before this one; 0 stays 0.
+    #[must_use]
+    pub fn previous(self) -> Self {
+        LoggedOffset(self.0.saturating_sub(1))
+    }
 }

@@ -87,8 +87,8 @@ pub(crate) fn may_subscribe_pattern(settings: &Settings, pattern: &str) -> Resul
     }
 }
 
-/// The key of a client's event: what its class finds, or else what the client names. The rule sees it; whether it is one is
-/// looked at behind the rule.
+/// The key of a client's event: what its class finds, or else what the client names. The `publish` rule sees it before it is
+/// checked ([`Class::required_key`]).
 pub(crate) fn key_of(settings: &Settings, publish: &Publish) -> Result<Option<String>, KeyError> {
     match settings.classes.of_channel(&publish.channel) {
         None => Ok(publish.key.clone()),

@@ -146,7 +146,7 @@ impl Phase {
         !matches!(self, Phase::Waiting(Met { caught_up: false, .. }))
     }
 
-    /// It is shown nothing until what it missed has been sent.
+    /// It is shown no logged event until what it missed has been sent.
     pub(crate) fn fall_behind(&mut self) {
         let met = match *self {
             Phase::Waiting(met) => met,

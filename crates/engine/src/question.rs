@@ -42,7 +42,7 @@ pub enum QuestionKind {
         player: Arc<str>,
         /// The channel.
         channel: Arc<str>,
-        /// The expression that services have set; `None`: none.
+        /// The view override; `None`: none is set.
         view: Option<Arc<str>>,
     },
 }
@@ -65,15 +65,13 @@ impl Question {
         let value: Value = serde_json::from_str(json).ok()?;
         let question = value.get("question")?;
         let text = |name: &str| Some(question.get(name)?.as_str()?.into());
-        let kind = match () {
-            () if question.get("player").is_some() => QuestionKind::Player { player: text("player")? },
-            () if question.get("viewer").is_some() => {
-                QuestionKind::View { player: text("viewer")?, channel: text("channel")?, view: text("view") }
-            }
-            () => QuestionKind::Channels {
-                after: text("after"),
-                limit: (question.get("limit")?.as_u64()? as usize).min(MAX_CHANNELS),
-            },
+        let kind = if question.get("player").is_some() {
+            QuestionKind::Player { player: text("player")? }
+        } else if question.get("viewer").is_some() {
+            QuestionKind::View { player: text("viewer")?, channel: text("channel")?, view: text("view") }
+        } else {
+            let limit = (question.get("limit")?.as_u64()? as usize).min(MAX_CHANNELS);
+            QuestionKind::Channels { after: text("after"), limit }
         };
         let (reply_to, number) = (value.get("reply_to")?.as_str()?.into(), value.get("number")?.as_u64()?);
         Some(Question { reply_to, number, kind })

@@ -158,8 +158,8 @@ pub(crate) struct Joining {
 }
 
 impl Joining {
-    /// `WELCOME` waits for one thing, until everything is requested: so that nothing is complete before. `positions`: of a
-    /// session that returns, how far its client has read each channel.
+    /// `unconfirmed` starts at 1, so that `WELCOME` is not sent before everything is requested. `positions`: how far the client of a
+    /// returning session has read each channel.
     pub(crate) fn new(id: Option<RequestId>, positions: Option<Vec<(String, SentPosition)>>) -> Self {
         let resumed = positions.map(|positions| Resumed {
             positions,
@@ -251,7 +251,7 @@ pub(crate) struct Publishing {
     pub(crate) answered: Vec<Arc<str>>,
 }
 
-/// What a session is shown no live events of, because it has to be sent first what it missed.
+/// The channels whose live logged events a session is not shown, because it must first be sent what it missed.
 #[derive(Debug, Default)]
 pub(crate) struct CatchingUp {
     /// The real channels on which it catches up.

@@ -57,6 +57,11 @@ struct Channels {
 }
 
 impl Bus {
+    /// The broker that it publishes through.
+    pub(crate) fn broker(&self) -> &Broker {
+        &self.broker
+    }
+
     /// A bus on these channels. `instance` names this start of the node.
     pub fn new(broker: Broker, channels: CommandChannels, instance: &str) -> Arc<Self> {
         Arc::new(Bus {

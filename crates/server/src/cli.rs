@@ -239,7 +239,7 @@ pub struct TailArgs {
     /// End after so many events
     #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u64).range(1..))]
     pub count: Option<u64>,
-    /// Where
+    /// The node or Redis to reach
     #[command(flatten)]
     pub target: TargetArgs,
 }
@@ -262,7 +262,7 @@ pub struct PublishArgs {
     /// As a service, by a node's admin API; --url is then http://127.0.0.1:8001 by default
     #[arg(long, value_name = "KEY", conflicts_with_all = ["token", "redis", "config"])]
     pub api_key: Option<String>,
-    /// Where
+    /// The node or Redis to reach
     #[command(flatten)]
     pub target: TargetArgs,
 }

@@ -16,8 +16,9 @@ use crate::bus::Bus;
 
 /// How long all shards of all nodes have to answer.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(1);
-/// How long all shards of all nodes have to apply a view, and the pause before they are asked again.
+/// How long all shards of all nodes have to apply a view.
 const APPLY_TIMEOUT: Duration = Duration::from_secs(2);
+/// The pause between two requests whether they have.
 const APPLY_PAUSE: Duration = Duration::from_millis(5);
 /// Answers to one question that wait to be read; more are dropped, and the question is answered in part.
 const MAX_ANSWERS: usize = 4_096;

@@ -1,10 +1,11 @@
 //! One running node: its parts, whether it should get traffic, and what it counts.
 
-use drawbridge_engine::address_slots::AddressSlots;
 use std::borrow::Cow;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
+
+use drawbridge_engine::address_slots::AddressSlots;
 
 use crate::broker::{Broker, BrokerStats};
 use crate::bus::Bus;
@@ -77,11 +78,9 @@ pub enum Phase {
 
 impl Node {
     /// A node that is starting.
-    #[expect(clippy::too_many_arguments, reason = "each part is made elsewhere, and this is called once")]
     pub fn new(
         config: Config,
         shards: Vec<ShardHandle>,
-        broker: Broker,
         bus: Arc<Bus>,
         token_verifier: TokenVerifier,
         dev: Option<Dev>,
@@ -96,7 +95,7 @@ impl Node {
         Arc::new(Node {
             config,
             shards,
-            broker,
+            broker: bus.broker().clone(),
             bus,
             token_verifier,
             addresses,

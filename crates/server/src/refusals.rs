@@ -104,10 +104,10 @@ impl Refusals {
 
     /// As [`Refusals::refuse`], of someone with a name, such as a page's origin: a name is logged once in ten minutes.
     pub(crate) fn refuse_named(&self, reason: Reason, name: &str, line: impl FnOnce(u64)) {
-        let is_new = self.named.lock().unwrap_or_else(PoisonError::into_inner).insert(name, Instant::now());
-        let Some((counter, sparse)) = self.reasons.get(reason as usize).filter(|_| !is_new) else {
+        if self.named.lock().unwrap_or_else(PoisonError::into_inner).insert(name, Instant::now()) {
             return self.refuse(reason, line);
-        };
+        }
+        let Some((counter, sparse)) = self.reasons.get(reason as usize) else { return };
         counter.inc();
         sparse.lock().unwrap_or_else(PoisonError::into_inner).skip();
     }

@@ -18,7 +18,7 @@ use crate::broker::{
 };
 use crate::bus::Bus;
 use crate::clock::Clock;
-use crate::config::{BrokerKind, Config, RedisConfig};
+use crate::config::{BrokerKind, Config, RedisConfig, RedisTls};
 use crate::dev::{self, Dev, run_demo};
 use crate::drain::drain;
 use crate::http::{admin, listener};
@@ -162,9 +162,9 @@ fn start(config: Config, dev: Option<Dev>, max_files: u64) -> Result<(Arc<Node>,
     let shards =
         shards.collect::<Result<Vec<ShardHandle>, _>>().map_err(failed("cannot start a shard's thread"))?;
     peers.introduce(&shards);
-    let bus = Bus::new(broker.clone(), command_channels(&config), &config.engine.instance);
-    let node =
-        Node::new(config, shards, broker, bus, token_verifier, dev, limits.connections().clone(), max_files);
+    let bus = Bus::new(broker, command_channels(&config), &config.engine.instance);
+    let addresses = limits.connections().clone();
+    let node = Node::new(config, shards, bus, token_verifier, dev, addresses, max_files);
     let this = Arc::downgrade(&node);
     node.broker.report_node(move || this.upgrade().map_or_else(|| "{}".to_owned(), |node| node.about()));
     Ok((node, bus_events))
@@ -185,7 +185,7 @@ fn broker_settings(
         external_bytes: config.broker.external_bytes,
         classes: config.engine.classes.clone(),
         reserved: config.engine.reserved.clone(),
-        slots: SlotHasher::behind(&config.broker.channel_prefix),
+        slots: SlotHasher::with_prefix(&config.broker.channel_prefix),
     };
     let (queue_bytes, commands) = (config.broker.queue_bytes, command_channels(config));
     Ok(BrokerSettings { kind, hub, queue_bytes, commands, placement })
@@ -247,7 +247,7 @@ fn reachable(listener: &TcpListener) -> String {
 /// How a command reaches the Redis of a configuration.
 ///
 /// # Errors
-/// Where it has none, or its certificates cannot be used.
+/// The configuration names no Redis, or its certificates cannot be used.
 pub(crate) fn redis_settings(config: &Config) -> Result<RedisSettings, StartError> {
     match &config.broker.kind {
         BrokerKind::Redis(redis) => settings_of(redis, config),
@@ -256,15 +256,12 @@ pub(crate) fn redis_settings(config: &Config) -> Result<RedisSettings, StartErro
 }
 
 fn settings_of(config: &RedisConfig, all: &Config) -> Result<RedisSettings, StartError> {
-    let tls = match &config.tls {
-        Some(tls) => Some(tls::client(tls.ca_file.as_ref()).map_err(failed("broker TLS"))?),
-        None => None,
+    let client = |tls: Option<&RedisTls>, what: &'static str| {
+        tls.map(|tls| tls::client(tls.ca_file.as_ref()).map_err(failed(what))).transpose()
     };
+    let tls = client(config.tls.as_ref(), "broker TLS")?;
     let sentinel = broker::SentinelSettings {
-        tls: match &config.sentinel.tls {
-            Some(tls) => Some(tls::client(tls.ca_file.as_ref()).map_err(failed("sentinel TLS"))?),
-            None => None,
-        },
+        tls: client(config.sentinel.tls.as_ref(), "sentinel TLS")?,
         username: config.sentinel.username.clone(),
         password: config.sentinel.password.clone(),
         master: Default::default(),

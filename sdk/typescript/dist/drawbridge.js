@@ -163,7 +163,7 @@ var Continuity = class {
       if (isWhole || recovered === void 0) this.#missed.delete(channel);
     }
   }
-  /** What was live before the break and is not in the new session: forgotten here. Nobody but the server had asked for it. */
+  /** What was live before the break and is not in the new session: forgotten here. Only the server had subscribed to it. */
   takeEnded(isListed) {
     if (!this.#isNew) return [];
     const ended2 = [...this.#missed.keys()].filter((channel) => !isListed(channel));

@@ -22,7 +22,7 @@ interface ChannelHandlers<E extends EventMap> {
     onPresence?(change: PresenceChange): void;
 }
 interface ChannelState {
-    /** `pending` until the server has confirmed the subscription, on each connection anew. */
+    /** `pending` until the server has confirmed the subscription; again after each reconnect. */
     readonly state: SubscriptionState;
     /** Why it has ended, or why the last `filter` or `area` is not in force. */
     readonly error?: DrawbridgeError;

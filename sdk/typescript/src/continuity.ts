@@ -56,7 +56,7 @@ export class Continuity {
     }
   }
 
-  /** What was live before the break and is not in the new session: forgotten here. Nobody but the server had asked for it. */
+  /** What was live before the break and is not in the new session: forgotten here. Only the server had subscribed to it. */
   takeEnded(isListed: (channel: string) => boolean): string[] {
     // A resumed session reports each itself, with its reason.
     if (!this.#isNew) return [];

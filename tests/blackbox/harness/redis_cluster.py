@@ -127,9 +127,8 @@ class RedisCluster:
         for server in among or self.servers:
             if not server.process.running:
                 continue
-            for first, last, master, *_ in server.client.execute_command("CLUSTER SLOTS", **_RAW):
-                if first <= slot <= last:
-                    return next(each for each in self.servers if each.port == master[1])
+            if port := _master_port(slot, server):
+                return next(each for each in self.servers if each.port == port)
         raise AssertionError(f"nobody has slot {slot}")
 
     def add_master(self):
@@ -157,14 +156,8 @@ class RedisCluster:
 
     def migrate(self, slot, target):
         """The classic migration of one slot, as `redis-cli --cluster reshard` does it."""
-        source = next(
-            server
-            for server in self.masters
-            if server is not target and any(
-                first <= slot <= last and master[1] == server.port
-                for first, last, master, *_ in server.client.execute_command("CLUSTER SLOTS", **_RAW)
-            )
-        )
+        others = [server for server in self.masters if server is not target]
+        source = next(server for server in others if _master_port(slot, server) == server.port)
         self.begin_migration(slot, source, target)
         while self.migrate_keys(slot, source, target):
             pass
@@ -215,3 +208,9 @@ class _Pipeline:
 
 # The client library would make a dictionary of ranges.
 _RAW = {"NEVER_DECODE": True}
+
+
+def _master_port(slot, server):
+    """The port of the slot's master, as this server reports it; None if nobody has the slot."""
+    ranges = server.client.execute_command("CLUSTER SLOTS", **_RAW)
+    return next((master[1] for first, last, master, *_ in ranges if first <= slot <= last), None)

@@ -88,7 +88,7 @@ impl Engine {
     }
 
     /// Closes a connection that resumes no session, where its address has no room for a new one.
-    pub(super) fn turn_away_of_address(&mut self, id: SessionId, request: Option<&RequestId>) {
+    pub(super) fn turn_away_over_address_limit(&mut self, id: SessionId, request: Option<&RequestId>) {
         self.out.stats.turned_away += 1;
         let why = "this address has as many connections and detached sessions as it may \
                    (limits.connections_per_address)";

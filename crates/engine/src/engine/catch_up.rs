@@ -22,9 +22,10 @@ use drawbridge_protocol::glob;
 use super::Engine;
 use super::deliver::{Route, access, delivery_of};
 use super::logs::before;
+use super::requests::covers;
 use crate::access::Access;
 use crate::audience::NOBODY;
-use crate::io::{ChannelPosition, LogPosition, LoggedOffset, Publication, Replay, SessionId};
+use crate::io::{ChannelPosition, LogPosition, Publication, Replay, SessionId};
 use crate::session::{Phase, Session};
 use crate::targets::{LOST, Reply, Target, TargetId, Waiter};
 use crate::upstream::{Cursor, StoredLog};
@@ -53,7 +54,7 @@ pub(super) struct Resuming {
     is_lost: bool,
     /// What its position means to the log, once that is known.
     pub(super) verdict: Option<Recovery>,
-    /// `WELCOME` listed the channel as pending, because the log had not said what the position means.
+    /// `WELCOME` listed the channel as pending: `CHANNEL_SUBSCRIBED` follows when Redis has confirmed it and `verdict` is known.
     pub(super) is_pending: bool,
     /// The page that is out was requested before it came: that page may end before the session's position.
     is_late: bool,
@@ -65,7 +66,7 @@ impl Engine {
     /// A session comes back to a channel with `history`, by its name or by a pattern (`target`), having been sent everything up
     /// to `since`; `None`: unknown. [`Engine::recovered`] reports once what the log says of it. What was missed is sent,
     /// behind `RESYNC` where something is lost, once the session is open and its views are known; until then, and until
-    /// all of it is sent, it is shown nothing of the channel.
+    /// all of it is sent, it is shown no live event of the channel's log.
     pub(crate) fn catch_up(
         &mut self,
         id: SessionId,
@@ -137,7 +138,7 @@ impl Engine {
     }
 
     /// A subscription that was shown events is shown none until its session's views are known. What comes meanwhile is then read
-    /// from the channel's log; where there is none the client is notified of the gap.
+    /// from the channel's log, or the client is sent `RESYNC` if the channel has none.
     pub(super) fn suspended(&mut self, id: SessionId, target_id: TargetId) {
         let target = &self.targets[target_id];
         let channel = target.subject.name.clone();
@@ -199,16 +200,11 @@ impl Engine {
         target.is_some()
     }
 
-    /// A subscription of a session by which it receives a channel, other than `but`.
-    fn subscription_to(&self, id: SessionId, channel: &str, but: Option<TargetId>) -> Option<TargetId> {
+    /// A subscription of a session by which it receives a channel, other than `except`.
+    fn subscription_to(&self, id: SessionId, channel: &str, except: Option<TargetId>) -> Option<TargetId> {
         let held = self.sessions[id].subscriptions.iter().map(|held| held.target);
-        held.filter(|target| Some(*target) != but).find(|target| {
-            let subject = &self.targets[*target].subject;
-            match subject.is_pattern() {
-                true => glob::glob_matches(&subject.name, channel),
-                false => *subject.name == *channel,
-            }
-        })
+        held.filter(|target| Some(*target) != except)
+            .find(|target| covers(&self.targets[*target].subject.name, channel))
     }
 
     /// Where a session is in the channel of one of its subscriptions: what it is sent next follows that.
@@ -308,7 +304,7 @@ impl Engine {
             self.resync(&viewers, channel, "gap", None);
         }
         for mut one in resuming {
-            self.give_verdict(&mut one, Recovery::Gap);
+            self.report_verdict(&mut one, Recovery::Gap);
             if self.sessions[one.session].is_open() {
                 self.caught_up(&one, channel);
                 self.resync(&[one.session], channel, "gap", None);
@@ -462,7 +458,7 @@ impl Engine {
             Recovery::Epoch => (one.cursor, one.resync) = (stored.last, Some("epoch")),
         }
         one.is_lost = false;
-        self.give_verdict(one, recovery);
+        self.report_verdict(one, recovery);
     }
 
     /// Sends one session a logged event again, if one of its subscriptions shows it. Returns whether one does.
@@ -560,7 +556,7 @@ fn is_in_audience(target: &Target, slot: u32, scope: &EventScope<'_>) -> bool {
 impl StoredLog {
     /// The position before the first event that is kept.
     fn before_first(&self) -> LogPosition {
-        let offset = LoggedOffset(self.first.0.saturating_sub(1));
+        let offset = self.first.previous();
         LogPosition { epoch: self.epoch_of(offset), offset }
     }
 }

@@ -46,7 +46,7 @@ impl Engine {
         sessions
     }
 
-    /// One item: whether no session of this player is shown the channel by another view.
+    /// One item: whether every session of this player has loaded its view overrides and has exactly this one on the channel.
     fn view_applies(&self, player: &str, channel: &str, view: Option<&str>) -> Items {
         let view = view.map(compile_view);
         let mut sessions = self.players.get(player).into_iter().flatten().map(|id| &self.sessions[*id]);

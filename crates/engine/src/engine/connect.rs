@@ -178,7 +178,7 @@ impl Engine {
         }
         let Arrival { id: request, subscribe, .. } = arrival;
         if self.has_no_room_for_address(id) {
-            return self.turn_away_of_address(id, request.as_ref());
+            return self.turn_away_over_address_limit(id, request.as_ref());
         }
         let auto = permissions::auto_channels(&self.settings, &claims);
         if !self.enter_player(id, claims) {
@@ -195,7 +195,8 @@ impl Engine {
         self.await_welcome(id);
     }
 
-    /// From now on the session is one of its player's; returns whether it may stay.
+    /// Lists the session under its player, sets its claims and applies the player's connection limit. Returns whether it is
+    /// admitted.
     pub(super) fn enter_player(&mut self, id: SessionId, claims: Claims) -> bool {
         self.players.entry(claims.player.clone()).or_default().push(id);
         self.set_claims(id, claims);

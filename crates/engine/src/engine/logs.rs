@@ -1,5 +1,5 @@
 //! Where the logs of this shard's channels are: which logged event comes next, and what happens where another one comes. A
-//! channel that is behind is shown nothing until pages of the log have made good what is missing ([`super::catch_up`]).
+//! channel that is behind is shown no logged events until pages of the log have made good what is missing ([`super::catch_up`]).
 //!
 //! ```text
 //!   at P ──event P+1──▶ at P+1
@@ -21,7 +21,7 @@ use super::catch_up::Resuming;
 use super::deliver::access;
 use super::outbound::Outbound;
 use crate::access::Access;
-use crate::io::{BrokerCommand, ChannelPosition, LogPosition, LoggedOffset, Output, Publication, SessionId};
+use crate::io::{BrokerCommand, ChannelPosition, LogPosition, Output, Publication, SessionId};
 use crate::session::Session;
 use crate::targets::{Subscriber, Target, TargetId};
 
@@ -35,7 +35,7 @@ const POSITION_EVERY_MS: u64 = 5_000;
 pub(super) struct ChannelLog {
     /// Up to here they were shown it; `None`: not known yet.
     pub(super) at: Option<LogPosition>,
-    /// Events behind that are missing: what comes live is not shown.
+    /// Events after `at` are missing: live logged events are not shown.
     pub(super) is_behind: bool,
     /// A page was requested.
     pub(super) is_out: bool,
@@ -162,7 +162,7 @@ impl ChannelLogs {
 }
 
 impl Engine {
-    /// Whether an event of a channel with `history` is to be shown now: it is the next of its log, or in none.
+    /// Whether an event of a channel with `history` is to be shown now: it is the next of its log, or volatile.
     pub(super) fn continues_log(&mut self, publication: &Arc<Publication>) -> bool {
         let channel = &publication.channel;
         let next = publication.in_log.position();
@@ -277,7 +277,7 @@ impl Engine {
         self.fall_behind(channel);
     }
 
-    /// Events of a channel are missing: until they are read nothing of it is shown to those who have seen it up to here.
+    /// Events of a channel are missing: its subscribers are shown no logged event until these have been read.
     fn fall_behind(&mut self, channel: &Arc<str>) {
         let Some(log) = self.logs.get_mut(channel) else { return };
         log.is_behind |= log.at.is_some();
@@ -476,5 +476,5 @@ impl Outbound {
 
 /// The position before an event.
 pub(super) fn before(event: LogPosition) -> LogPosition {
-    LogPosition { offset: LoggedOffset(event.offset.0.saturating_sub(1)), ..event }
+    LogPosition { offset: event.offset.previous(), ..event }
 }

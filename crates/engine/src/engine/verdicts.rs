@@ -12,7 +12,7 @@ use crate::targets::TargetId;
 
 impl Engine {
     /// Reports once what the log says of a session's position: in `WELCOME`, or after it.
-    pub(super) fn give_verdict(&mut self, one: &mut Resuming, recovery: Recovery) {
+    pub(super) fn report_verdict(&mut self, one: &mut Resuming, recovery: Recovery) {
         if one.verdict.is_some() {
             return;
         }
@@ -40,8 +40,8 @@ impl Engine {
         }
     }
 
-    /// Redis has confirmed a channel that `WELCOME` listed as pending. Returns whether its log has to say what the session's
-    /// position means before the client is told, or has said it and the client is told now.
+    /// Redis has confirmed a subscription. If it waits for its log's verdict, too, this sends `CHANNEL_SUBSCRIBED` once that is
+    /// known, and returns true: the caller sends nothing.
     pub(super) fn confirm_with_verdict(
         &mut self,
         id: SessionId,

@@ -2,7 +2,6 @@
 //! what its paths lead to. `eval` decides; nothing here is on the delivery path.
 
 use super::build;
-use super::display;
 use super::eval;
 use super::node::{Node, Tree, UnaryOp};
 use super::value::Value;
@@ -119,13 +118,7 @@ fn missing_claim(tree: &Tree, scope: &dyn Scope) -> Option<String> {
 }
 
 fn source(tree: &Tree) -> String {
-    struct Shown<'a>(&'a Tree);
-    impl std::fmt::Display for Shown<'_> {
-        fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-            display::write(self.0, f)
-        }
-    }
-    Shown(tree).to_string()
+    super::Expr(tree.clone()).to_string()
 }
 
 #[cfg(test)]

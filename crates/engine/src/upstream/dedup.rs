@@ -42,6 +42,11 @@ impl Rules {
         self.reserved && !self.presence
     }
 
+    /// Whether patterns show nothing of it.
+    fn is_by_name_only(self) -> bool {
+        self.reserved || self.sharded
+    }
+
     pub(super) fn class_id(self) -> Option<ClassId> {
         self.class
     }
@@ -99,8 +104,7 @@ impl Hub {
             let notices = subject.name.clone();
             return self.presence_notice(shards, notices, content);
         }
-        let is_by_name_only = entry.rules.reserved || entry.rules.sharded;
-        let by_pattern = if is_by_name_only { ShardSet::default() } else { matched };
+        let by_pattern = if entry.rules.is_by_name_only() { ShardSet::default() } else { matched };
         let mut shards = by_pattern;
         if entry.state == State::Live {
             shards = shards.union(entry.shards);
@@ -187,7 +191,7 @@ impl Hub {
             return self.pass_over_log(channel);
         }
         let rules = self.rules_of(channel);
-        if rules.reserved || rules.sharded {
+        if rules.is_by_name_only() {
             return;
         }
         if channel::validate(channel).is_err() {
@@ -229,7 +233,7 @@ impl Hub {
         if rules.reserved {
             return;
         }
-        if rules.sharded {
+        if rules.is_by_name_only() {
             by_pattern = ShardSet::default();
         }
         let shards = known.as_ref().map_or(by_pattern, |(_, _, by_name)| by_pattern.union(*by_name));

@@ -78,14 +78,10 @@ impl Hub {
     pub(super) fn cover_unsubscribed(&mut self, name: &str) {
         self.cover.unsubscribed(name);
         let prefix = glob::literal_prefix(name);
-        let live: Vec<Arc<str>> = self
-            .patterns
-            .under(&prefix)
-            .filter(|(_, pattern)| pattern.is_live)
-            .map(|(name, _)| name.clone())
-            .collect();
-        let is_over = |name: &Arc<str>| !self.cover.is_live(&glob::literal_prefix(name));
-        let broken: Vec<Arc<str>> = live.into_iter().filter(is_over).collect();
+        let is_covered = |name: &str| self.cover.is_live(&glob::literal_prefix(name));
+        let live = self.patterns.under(&prefix).filter(|(_, pattern)| pattern.is_live);
+        let broken: Vec<Arc<str>> =
+            live.filter(|(name, _)| !is_covered(name)).map(|(name, _)| name.clone()).collect();
         if !broken.is_empty() {
             // Redis ended it by itself: as if the link had broken for these.
             self.pattern_logs_break(|channel| broken.iter().any(|name| glob::glob_matches(name, channel)));

@@ -195,8 +195,7 @@ impl Hub {
             HubInput::Lost { shard } => self.lost(shard),
             HubInput::Listening { shards, was_live } => {
                 self.all_shards = shards;
-                let event = self.barrier.listening(shards, was_live);
-                self.outputs.push_back(HubOutput::Shards(shards, event));
+                self.begin_listening(was_live);
             }
             HubInput::Passed { shard, token } => self.barrier.pass(shard, token),
             HubInput::Give(moves) => self.give(moves),
@@ -309,13 +308,24 @@ impl Hub {
         });
     }
 
+    /// Answers an unwant.
+    pub(super) fn release(&mut self, shard: ShardId, subject: &Subject) {
+        let released = BrokerEvent::Released(subject.clone());
+        self.outputs.push_back(HubOutput::Shards(ShardSet::only(shard), released));
+    }
+
+    /// Every shard is to read its players' view overrides.
+    pub(super) fn begin_listening(&mut self, was_live: bool) {
+        let event = self.barrier.listening(self.all_shards, was_live);
+        self.outputs.push_back(HubOutput::Shards(self.all_shards, event));
+    }
+
     pub(super) fn unwant(&mut self, now_ms: u64, shard: ShardId, subject: &Subject) {
         if self.holds_unwant(shard, subject) {
             return;
         }
         // So that the shard can tell a confirmation of its next want from one that is still on its way.
-        let released = BrokerEvent::Released(subject.clone());
-        self.outputs.push_back(HubOutput::Shards(ShardSet::only(shard), released));
+        self.release(shard, subject);
         let linger_until_ms = now_ms + self.settings.linger_ms;
         if subject.is_pattern() {
             if let Some(pattern) = self.patterns.get_mut(&subject.name)

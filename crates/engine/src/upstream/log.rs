@@ -331,10 +331,7 @@ impl Log {
         let is_kept = |first: &LogPosition| {
             first.offset <= stored.last.offset && first.epoch == stored.epoch_of(first.offset)
         };
-        let start = |first: LogPosition| {
-            let before = LoggedOffset(first.offset.0.saturating_sub(1));
-            LogPosition { offset: before, ..first }
-        };
+        let start = |first: LogPosition| LogPosition { offset: first.offset.previous(), ..first };
         let Some(from) = self.at else {
             let first = held.events.iter().find_map(|event| event.in_log.position()).filter(|_| starts);
             self.at = Some(first.filter(is_kept).map_or(stored.last, start));

@@ -42,6 +42,6 @@ pub use merge::{Fate, Merge, Seq};
 pub use moves::{Carries, Handover, PeerMessage};
 pub use shards::{ShardId, ShardSet};
 pub use slot_moves::{GivenEntries, SlotMove};
-pub use slots::{SLOTS, SlotHasher, SlotSet};
+pub use slots::{SLOTS, SlotHasher, SlotSet, crc16};
 pub use stored_log::{Cursor, LogRange, StoredLog, StoredLogEvent};
 pub use topology::{LinkId, MasterSlots, Move, Reassigned, Topology};

@@ -59,13 +59,14 @@ pub enum PeerMessage {
 /// Messages are the same if they say the same of one subject or one move: an entry is given once.
 impl PartialEq for PeerMessage {
     fn eq(&self, other: &Self) -> bool {
-        let of = |message: &Self| match message {
-            PeerMessage::Ready(subject) => (0, Some(subject.clone())),
-            PeerMessage::GiveNow(subject) => (1, Some(subject.clone())),
-            PeerMessage::Given(subject, _) => (2, Some(subject.clone())),
-            PeerMessage::GivenSlots(number, _) => (3 + number, None),
-        };
-        of(self) == of(other)
+        use PeerMessage::{GiveNow, Given, GivenSlots, Ready};
+        match (self, other) {
+            (Ready(one), Ready(other))
+            | (GiveNow(one), GiveNow(other))
+            | (Given(one, _), Given(other, _)) => one == other,
+            (GivenSlots(one, _), GivenSlots(other, _)) => one == other,
+            _ => false,
+        }
     }
 }
 
@@ -309,8 +310,7 @@ impl Hub {
             && let Some(at) = joining.held.iter().rposition(is_want)
         {
             joining.held.remove(at);
-            let released = BrokerEvent::Released(subject.clone());
-            self.outputs.push_back(HubOutput::Shards(ShardSet::only(shard), released));
+            self.release(shard, subject);
             return true;
         }
         self.hold(subject, Held::Unwant(shard))

@@ -22,10 +22,10 @@ use std::sync::Arc;
 use super::hub::{Hub, State};
 use super::io::{HubInput, HubOutput};
 use super::moves::{Handover, PeerMessage};
-use super::shards::{ShardId, ShardSet};
+use super::shards::ShardId;
 use super::slots::SlotSet;
 use super::topology::LinkId;
-use crate::io::{BrokerEvent, LoggedOffset, Subject};
+use crate::io::{LoggedOffset, Subject};
 
 /// How long a subscription that Redis cannot begin just now waits until it is requested again, in milliseconds.
 const DEFER_MS: u64 = 100;
@@ -119,8 +119,12 @@ impl Hub {
     }
 
     fn is_held(&self, channel: &str) -> bool {
-        !self.settings.reserved.holds(channel)
-            && self.slot_moves.is_joining(self.settings.slots.slot_of(channel))
+        self.slot_of(channel).is_some_and(|slot| self.slot_moves.is_joining(slot))
+    }
+
+    /// The slot of a channel; `None` for the nodes' own, which never move.
+    fn slot_of(&self, channel: &str) -> Option<u16> {
+        (!self.settings.reserved.holds(channel)).then(|| self.settings.slots.slot_of(channel))
     }
 
     /// A want that is held ends with its unwant, so that of each shard and subject at most an unwant and a want are held.
@@ -128,17 +132,14 @@ impl Hub {
         let is_want = |held: &Held| matches!(held, Held::Want(by, of) if (*by, of) == (shard, subject));
         let Some(at) = self.slot_moves.held.iter().rposition(is_want) else { return false };
         self.slot_moves.held.remove(at);
-        let released = BrokerEvent::Released(subject.clone());
-        self.outputs.push_back(HubOutput::Shards(ShardSet::only(shard), released));
+        self.release(shard, subject);
         true
     }
 
     /// This link gives slots away, with all that it has of them.
     pub(super) fn give_slots(&mut self, SlotMove { number, to, slots, .. }: SlotMove) {
-        let (reserved, hasher) = (&self.settings.reserved, self.settings.slots);
-        let is_given = |subject: &&Subject| {
-            !reserved.holds(&subject.name) && slots.contains(hasher.slot_of(&subject.name))
-        };
+        let is_given =
+            |subject: &&Subject| self.slot_of(&subject.name).is_some_and(|slot| slots.contains(slot));
         let mut subjects: Vec<Subject> = self.entries.keys().filter(is_given).cloned().collect();
         subjects.sort_unstable();
         let (mut given, mut ended) = (Vec::with_capacity(subjects.len()), Vec::new());
@@ -197,10 +198,8 @@ impl Hub {
     /// overrides again.
     fn views_are_stale(&mut self) {
         self.barrier.link_broke(true);
-        let shards = self.all_shards;
         if self.is_listening() {
-            let event = self.barrier.listening(shards, false);
-            self.outputs.push_back(HubOutput::Shards(shards, event));
+            self.begin_listening(false);
         }
     }
 

@@ -1,5 +1,5 @@
-//! Slots of a Redis Cluster: which one a channel has, and sets of them. What a slot is good for is left to
-//! [`super::topology`] and [`super::slot_moves`].
+//! Slots of a Redis Cluster: which one a channel has, and sets of them. Which link carries a slot is
+//! decided in [`super::topology`]; moving slots is in [`super::slot_moves`].
 
 use std::fmt;
 
@@ -17,24 +17,36 @@ pub struct SlotHasher {
 
 impl SlotHasher {
     /// For names that have this prefix in Redis.
-    pub fn behind(prefix: &str) -> Self {
-        SlotHasher { prefix: crc16(0, prefix) }
+    pub fn with_prefix(prefix: &str) -> Self {
+        SlotHasher { prefix: crc16(0, prefix.as_bytes()) }
     }
 
     /// The slot of a channel, from 0 to 16383.
     pub fn slot_of(self, channel: &str) -> u16 {
-        crc16(self.prefix, channel) % SLOTS
+        crc16(self.prefix, channel.as_bytes()) % SLOTS
     }
 }
 
-/// CRC-16/XMODEM, as the Cluster specification has it, of what follows `crc`.
-fn crc16(crc: u16, text: &str) -> u16 {
-    text.bytes().fold(crc, |crc, byte| {
-        (0..8).fold(crc ^ (u16::from(byte) << 8), |crc, _| {
-            if crc & 0x8000 == 0 { crc << 1 } else { (crc << 1) ^ 0x1021 }
-        })
-    })
+/// CRC-16/XMODEM, as the Redis Cluster specification has it: continues `crc`, which is 0 at the start, with these bytes.
+pub fn crc16(crc: u16, bytes: &[u8]) -> u16 {
+    bytes.iter().fold(crc, |crc, byte| (crc << 8) ^ CRC_TABLE[usize::from((crc >> 8) as u8 ^ byte)])
 }
+
+const CRC_TABLE: [u16; 256] = {
+    let mut table = [0; 256];
+    let mut at = 0;
+    while at < table.len() {
+        let mut crc = (at as u16) << 8;
+        let mut bit = 0;
+        while bit < 8 {
+            crc = if crc & 0x8000 == 0 { crc << 1 } else { (crc << 1) ^ 0x1021 };
+            bit += 1;
+        }
+        table[at] = crc;
+        at += 1;
+    }
+    table
+};
 
 /// A set of slots.
 #[derive(Clone, PartialEq, Eq)]
@@ -96,7 +108,7 @@ mod tests {
     /// From the Cluster specification, and `CLUSTER KEYSLOT` of Redis 7.0.
     #[test]
     fn slots_are_those_of_redis() {
-        assert_eq!(crc16(0, "123456789"), 0x31c3);
+        assert_eq!(crc16(0, b"123456789"), 0x31c3);
         for (name, slot) in [("foo", 12_182), ("bar", 5_061), ("room:42", 16_332)] {
             assert_eq!(SlotHasher::default().slot_of(name), slot, "{name}");
         }
@@ -106,7 +118,7 @@ mod tests {
     fn a_prefix_counts_as_a_part_of_the_name() {
         for (prefix, name) in [("prod:", "room:42"), ("", "room:42"), ("prod:room", ":42")] {
             let whole = SlotHasher::default().slot_of(&format!("{prefix}{name}"));
-            assert_eq!(SlotHasher::behind(prefix).slot_of(name), whole);
+            assert_eq!(SlotHasher::with_prefix(prefix).slot_of(name), whole);
         }
     }
 

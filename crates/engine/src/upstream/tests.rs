@@ -8,6 +8,7 @@ mod moves;
 mod slot_moves;
 mod tables;
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -80,6 +81,41 @@ impl Bench {
     fn wait(&mut self, ms: u64) -> Vec<String> {
         self.now_ms += ms;
         self.give(HubInput::Tick)
+    }
+}
+
+/// The hubs of several links, and the messages between them that wait.
+struct Hubs<const LINKS: usize> {
+    hubs: [Hub; LINKS],
+    now_ms: u64,
+    peer: [VecDeque<PeerMessage>; LINKS],
+}
+
+impl<const LINKS: usize> Hubs<LINKS> {
+    fn at_start() -> Self {
+        let hub = |at| Hub::new(HubSettings { link: LinkId::at(at), ..settings() });
+        Hubs { hubs: std::array::from_fn(hub), now_ms: 10, peer: std::array::from_fn(|_| VecDeque::new()) }
+    }
+
+    fn give(&mut self, at: usize, input: HubInput<'_>) -> Vec<String> {
+        self.hubs[at].handle(self.now_ms, input);
+        let mut said = Vec::new();
+        while let Some(output) = self.hubs[at].poll_output() {
+            match output {
+                HubOutput::Peer(to, message) => self.peer[to.place()].push_back(message),
+                output => said.push(describe(&output)),
+            }
+        }
+        said
+    }
+
+    /// The hub receives what the others sent.
+    fn hear(&mut self, at: usize) -> Vec<String> {
+        let mut said = Vec::new();
+        while let Some(message) = self.peer[at].pop_front() {
+            said.extend(self.give(at, HubInput::Peer(message)));
+        }
+        said
     }
 }
 

@@ -83,8 +83,8 @@ struct Masters {
     hasher: SlotHasher,
     /// The place of the first of them.
     first: usize,
-    /// The master of each; `None`: it has none.
-    masters: Vec<Option<Arc<str>>>,
+    /// The master of each link, by the link's place behind `first`; `None`: it has none.
+    by_link: Vec<Option<Arc<str>>>,
     /// For each slot which of them has it.
     owners: Box<[u16]>,
     /// How many moves of slots there were.
@@ -148,10 +148,10 @@ impl Topology {
     /// which slots, they are all at the first of these.
     #[must_use]
     pub fn with_masters(mut self, max: usize, channels: ShardedChannels, hasher: SlotHasher) -> Self {
-        let (masters, owners) = (vec![None; max], vec![0; usize::from(SLOTS)].into());
+        let (by_link, owners) = (vec![None; max], vec![0; usize::from(SLOTS)].into());
         if max > 0 && !channels.is_empty() {
             let first = self.links;
-            self.masters = Some(Masters { channels, hasher, first, masters, owners, moves: 0 });
+            self.masters = Some(Masters { channels, hasher, first, by_link, owners, moves: 0 });
         }
         self
     }
@@ -164,7 +164,7 @@ impl Topology {
     /// The master that this link leads to; `None`: it has none now, or is not the link of a master.
     pub fn master_of(&self, link: LinkId) -> Option<&Arc<str>> {
         let masters = self.masters.as_ref()?;
-        masters.masters.get(link.place().checked_sub(masters.first)?)?.as_ref()
+        masters.by_link.get(link.place().checked_sub(masters.first)?)?.as_ref()
     }
 
     /// What every link is subscribed to.
@@ -260,17 +260,17 @@ impl Masters {
     }
 
     fn links_in_use(&self) -> impl Iterator<Item = LinkId> {
-        let links = (self.first..).map(LinkId::at).zip(&self.masters);
+        let links = (self.first..).map(LinkId::at).zip(&self.by_link);
         links.filter_map(|(link, master)| master.as_ref().map(|_| link))
     }
 
     fn assign(&mut self, masters: &[MasterSlots]) -> Reassigned {
         let (chosen, without_link) = self.choose(masters);
         let before: Vec<LinkId> = self.links_in_use().collect();
-        self.masters.fill(None);
+        self.by_link.fill(None);
         let mut moved: BTreeMap<(u16, u16), SlotSet> = BTreeMap::new();
         for (link, master) in chosen {
-            if let Some(known) = self.masters.get_mut(usize::from(link)) {
+            if let Some(known) = self.by_link.get_mut(usize::from(link)) {
                 *known = Some(master.master.clone());
             }
             for slot in (0..SLOTS).filter(|slot| master.slots.contains(*slot)) {
@@ -299,7 +299,7 @@ impl Masters {
         let mut chosen: Vec<(u16, &MasterSlots)> = Vec::new();
         let mut free: Vec<u16> = Vec::new();
         let mut left: Vec<&MasterSlots> = masters.iter().filter(|master| !master.slots.is_empty()).collect();
-        for (link, known) in (0..).zip(&self.masters) {
+        for (link, known) in (0..).zip(&self.by_link) {
             match known.as_ref().and_then(|known| left.iter().position(|master| master.master == *known)) {
                 Some(at) => chosen.push((link, left.swap_remove(at))),
                 None => free.push(link),

@@ -20,7 +20,7 @@ pub(super) struct HealthBoard {
     started: Instant,
     /// Milliseconds after the start since when something is away, and 1; 0: all is up.
     degraded_since: AtomicU64,
-    /// The same since something is away that no other part does.
+    /// The same encoding: since when some part is down and no interchangeable part is up.
     unserved_since: AtomicU64,
     /// Every part has been up at once.
     was_complete: AtomicBool,
@@ -38,7 +38,8 @@ pub(super) struct HealthBoard {
 struct Component {
     name: String,
     is_up: bool,
-    /// It does what other parts do for others (of the same name here), as those of a Cluster's masters do.
+    /// The group of interchangeable parts that it belongs to, such as the publishers of a Cluster's masters. The node serves while
+    /// one of the group is up.
     alternatives: Option<&'static str>,
     /// It has ended: its place can be taken.
     is_gone: bool,
@@ -196,8 +197,7 @@ impl HealthBoard {
         let _ = tokio::time::timeout(time - least, came_up.changed()).await;
     }
 
-    /// Whether all parts but this one are up, and but those that other parts stand in for: what works with another master of a
-    /// Cluster holds up nothing here.
+    /// Whether all other parts are up. A part that works with another master of a Cluster does not count: others do its work.
     pub(super) fn others_are_up(&self, part: usize) -> bool {
         let holds_up = |other: &Component| !other.is_up && other.alternatives.is_none();
         !self.parts().iter().enumerate().any(|(at, other)| at != part && holds_up(other))

@@ -69,7 +69,7 @@ pub(super) struct Job {
     ledger: Arc<Ledger>,
     handed: bool,
     answered: bool,
-    /// Kept as long as the job is: shows whoever has the other end that it is not over.
+    /// Dropped with the job. While it exists, the holder of another clone knows that the job is unfinished.
     held: Option<Arc<()>>,
 }
 

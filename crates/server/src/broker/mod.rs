@@ -253,8 +253,6 @@ struct Shell {
     local: LocalDelivery,
     fanout: ShardFanout,
     report: NodeReport,
-    /// Which link carries what, and the links by their places.
-    upstream: (Arc<RwLock<Topology>>, Vec<mpsc::WeakUnboundedSender<HubCommand>>),
 }
 
 /// One hub with what is around it.
@@ -328,7 +326,6 @@ impl Broker {
         let all_metrics =
             parts.iter().map(|part| part.link_metrics.clone()).chain([link_metrics.clone()]).collect();
         let local = LocalDelivery { topology: topology.clone(), links: hubs.clone() };
-        let upstream = (topology.clone(), hubs.clone());
         let (queries, report) = (QueryQueue::new(fanout.clone(), hubs), NodeReport::default());
         let shell = Shell {
             parts,
@@ -341,7 +338,6 @@ impl Broker {
             local,
             fanout: fanout.clone(),
             report: report.clone(),
-            upstream,
         };
         let task: Pin<Box<dyn Future<Output = ()> + Send>> = match kind {
             BrokerBackend::Memory => Box::pin(memory::run(shell, classes, external_bytes)),

@@ -124,7 +124,7 @@ impl QueryQueue {
         }
     }
 
-    /// What is for whom has changed: whoever waits looks again.
+    /// Wakes all readers: which reader answers which query has changed.
     pub(super) fn look_again(&self) {
         self.0.asked.iter().for_each(Notify::notify_waiters);
     }

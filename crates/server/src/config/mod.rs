@@ -32,6 +32,7 @@ use std::time::Duration;
 use drawbridge_engine::settings::{Reserved, Settings};
 use ipnet::IpNet;
 
+use crate::secret::random_hex;
 pub use crate::secret::{Rotating, Secret};
 pub use auth::Auth;
 pub use broker::{Broker, BrokerKind, RedisConfig, RedisTls, SentinelConfig};
@@ -128,10 +129,8 @@ pub fn parse(name: &str, text: &str, variables: &[(&str, &str)]) -> Result<Confi
 /// # Errors
 /// A wrong Redis URL, or a wrong override.
 pub fn dev(redis: Option<&str>) -> Result<Config, ConfigErrors> {
-    let mut secret = [0u8; 32];
-    getrandom::fill(&mut secret)
-        .map_err(|error| ConfigErrors::unreadable("dev", format!("no randomness: {error}")))?;
-    let secret: String = secret.iter().map(|byte| format!("{byte:02x}")).collect();
+    let secret =
+        random_hex().map_err(|error| ConfigErrors::unreadable("dev", format!("no randomness: {error}")))?;
     let own = |name: &str, value: &str| (name.to_owned(), value.to_owned());
     let default = [own("DRAWBRIDGE_AUTH__HMAC_SECRET", &secret)];
     let typed =

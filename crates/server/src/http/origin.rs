@@ -1,6 +1,6 @@
 //! Which web pages may connect: the `Origin` of an upgrade against the configured list, or against the origins under which
 //! the request itself reached this server (RFC 6454). Behind a proxy these are not what the socket shows: trusted proxies
-//! name them in `X-Forwarded-Host`, `-Proto` and `-Port`, or in `Forwarded`. Owns what is said to those who may not.
+//! name them in `X-Forwarded-Host`, `-Proto` and `-Port`, or in `Forwarded`. Owns the error of a refused page.
 
 use std::net::{IpAddr, Ipv6Addr};
 

@@ -6,16 +6,16 @@ mod unix;
 #[cfg(windows)]
 mod windows;
 
-#[cfg(unix)]
-pub(crate) use unix::{
-    EndSignals, ReloadSignals, UnixStream, max_open_files, readable_by_owner_only, watch_unix_here,
-};
-#[cfg(windows)]
-pub(crate) use windows::{
-    EndSignals, ReloadSignals, UnixStream, max_open_files, readable_by_owner_only, watch_unix_here,
-};
-
 use tokio::net::TcpStream;
+
+#[cfg(unix)]
+use unix as system;
+#[cfg(windows)]
+use windows as system;
+
+pub(crate) use system::{
+    EndSignals, ReloadSignals, UnixStream, max_open_files, readable_by_owner_only, watch_unix_here,
+};
 
 /// How a node without a unix socket says so; `None`: there are unix sockets here.
 pub(crate) const NO_UNIX_SOCKETS: Option<&str> = if cfg!(unix) {

@@ -7,9 +7,8 @@ use drawbridge_engine::explain::{self, Explanation, Step};
 use drawbridge_engine::expr::{Outcome, PathValue};
 use drawbridge_engine::io::Claims;
 use drawbridge_protocol::{ClientMessage, Encoding, codec};
-use serde_json::value::RawValue;
 
-use super::{DONE, ExitStatus, REFUSED, UNREADABLE};
+use super::{DONE, ExitStatus, REFUSED, event_members, parse_data, report_config};
 use crate::auth::Verifier;
 use crate::cli::ExplainArgs;
 use crate::clock::unix_ms;
@@ -26,10 +25,7 @@ const MAX_SHOWN_CHARS: usize = 200;
 pub fn run(args: &ExplainArgs, out: &mut dyn Write, err: &mut dyn Write) -> io::Result<ExitStatus> {
     let config = match config::load(&args.config) {
         Ok(config) => config,
-        Err(errors) => {
-            writeln!(err, "{errors}")?;
-            return Ok(if errors.unreadable { UNREADABLE } else { REFUSED });
-        }
+        Err(errors) => return report_config(&errors, err),
     };
     let verifier = match Verifier::from_config(&config.auth) {
         Ok(verifier) => verifier,
@@ -46,7 +42,7 @@ pub fn run(args: &ExplainArgs, out: &mut dyn Write, err: &mut dyn Write) -> io::
             return Ok(REFUSED);
         }
     };
-    let json = shown(&escaped(&claims.json));
+    let json = shown(&claims.json);
     writeln!(out, "token: accepted; player `{}`, claims {json}", escaped(&claims.player))?;
     let (what, explanation) = match request(args, &config, &claims) {
         Ok(Some(explained)) => explained,
@@ -88,22 +84,14 @@ fn request(
 
 /// The publish as a node reads it from a client.
 fn sent(args: &ExplainArgs, channel: &str) -> Result<drawbridge_protocol::Publish, String> {
-    let data: Box<RawValue> = RawValue::from_string(args.data.clone()).map_err(|_| {
-        "--data is JSON: a text is written '\"hello\"', an object '{\"damage\":12}'".to_owned()
-    })?;
-    let text = serde_json::json!({
-        "type": "PUBLISH_EVENT", "channel": channel, "event": args.event, "key": args.key, "data": null
-    });
-    // `data` keeps its bytes, as on the wire.
-    let text = text.to_string().replacen("\"data\":null", &format!("\"data\":{}", data.get()), 1);
+    let data = parse_data(&args.data)?;
+    let members = event_members(Some(channel), &args.event, &data, args.key.as_deref());
+    let text = format!("{{\"type\":\"PUBLISH_EVENT\",{members}}}");
     let request = codec::decode(Encoding::Json, text.as_bytes()).into_iter().next();
-    match request {
-        Some(Ok(request)) => match request.message {
-            ClientMessage::Publish(publish) => Ok(publish),
-            _ => Err("the arguments make no publish".to_owned()),
-        },
+    match request.map(|request| request.map(|request| request.message)) {
+        Some(Ok(ClientMessage::Publish(publish))) => Ok(publish),
         Some(Err(bad)) => Err(bad.reason),
-        None => Err("the arguments make no publish".to_owned()),
+        _ => Err("the arguments make no publish".to_owned()),
     }
 }
 
@@ -152,7 +140,7 @@ fn print(step: &Step, out: &mut dyn Write) -> io::Result<()> {
                 out,
                 "  view: of its events, those with `{}` are sent; for this player: `{}`",
                 escaped(view),
-                shown(&escaped(bound))
+                shown(bound)
             )
         }
         Step::Forward(stream) => {
@@ -195,7 +183,7 @@ fn said(outcome: Outcome) -> &'static str {
 
 fn value_line(path: &str, value: &PathValue) -> String {
     match value {
-        PathValue::Value(value) => format!("{} = {}", escaped(path), shown(&escaped(value))),
+        PathValue::Value(value) => format!("{} = {}", escaped(path), shown(value)),
         PathValue::Missing { claim: Some(claim) } => {
             format!("{} is missing: the token has no claim `{}`", escaped(path), escaped(claim))
         }
@@ -204,9 +192,10 @@ fn value_line(path: &str, value: &PathValue) -> String {
 }
 
 fn shown(text: &str) -> String {
+    let text = escaped(text);
     match text.char_indices().nth(MAX_SHOWN_CHARS) {
         Some((end, _)) => format!("{}…", &text[..end]),
-        None => text.to_owned(),
+        None => text.into_owned(),
     }
 }
 

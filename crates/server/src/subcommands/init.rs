@@ -6,6 +6,7 @@ use std::path::Path;
 
 use super::{DONE, ExitStatus, REFUSED};
 use crate::platform::readable_by_owner_only;
+use crate::secret::random_hex;
 
 /// The file; `{…}` are the secrets.
 const TEMPLATE: &str = include_str!("init.toml");
@@ -44,11 +45,8 @@ fn write(file: &Path) -> io::Result<()> {
     options.open(file)?.write_all(text.as_bytes())
 }
 
-/// 256 random bits, as hexadecimal digits.
 fn secret() -> io::Result<String> {
-    let mut bytes = [0u8; 32];
-    getrandom::fill(&mut bytes).map_err(|error| io::Error::other(error.to_string()))?;
-    Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
+    random_hex().map_err(|error| io::Error::other(error.to_string()))
 }
 
 #[cfg(test)]

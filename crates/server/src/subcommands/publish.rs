@@ -2,13 +2,12 @@
 
 use std::io::{self, Write};
 
-use drawbridge_protocol::{channel, json};
+use drawbridge_protocol::channel;
 use serde_json::Value;
-use serde_json::json as object;
 use serde_json::value::RawValue;
 
 use super::remote::{self, PlayerSocket, Target, admin, refusal};
-use super::{DONE, ExitStatus, REFUSED, UNREADABLE};
+use super::{DONE, ExitStatus, REFUSED, event_members, parse_data, report_config};
 use crate::broker::redis::direct::{self, How, Published};
 use crate::cli::PublishArgs;
 use crate::config::Config;
@@ -30,10 +29,7 @@ pub fn run(args: &PublishArgs, out: &mut dyn Write, err: &mut dyn Write) -> io::
                 writeln!(out, "{}: {}", escaped(&args.channel), escaped(&done))?;
                 return Ok(DONE);
             }
-            Err(Failure::Config(errors)) => {
-                writeln!(err, "{errors}")?;
-                return Ok(if errors.unreadable { UNREADABLE } else { REFUSED });
-            }
+            Err(Failure::Config(errors)) => return report_config(&errors, err),
             Err(Failure::Refused(problem)) => problem,
         },
     };
@@ -49,8 +45,7 @@ enum Failure {
 /// The payload's `data`, if the arguments can be published at all.
 fn checked(args: &PublishArgs) -> Result<Box<RawValue>, String> {
     channel::validate(&args.channel).map_err(|error| format!("{}: {error}", escaped(&args.channel)))?;
-    RawValue::from_string(args.data.clone())
-        .map_err(|_| "--data is JSON: a text is written '\"hello\"', an object '{\"damage\":12}'".to_owned())
+    parse_data(&args.data)
 }
 
 fn publish(args: &PublishArgs, data: &RawValue) -> io::Result<Result<String, Failure>> {
@@ -59,7 +54,7 @@ fn publish(args: &PublishArgs, data: &RawValue) -> io::Result<Result<String, Fai
         let ca_file = args.target.ca_file.as_deref();
         let body = object_of(args, data, Some(&args.channel));
         return Ok(admin::publish(url, api_key, ca_file, &body)
-            .map(|answer| accepted(&answer))
+            .map(|answer| accepted(answer.get("offset").and_then(Value::as_u64)))
             .map_err(Failure::Refused));
     }
     match Target::of(&args.target) {
@@ -76,14 +71,13 @@ fn publish(args: &PublishArgs, data: &RawValue) -> io::Result<Result<String, Fai
     }
 }
 
-/// The event as services write it, with its channel for the admin API. `data` keeps its bytes.
+/// The event as services write it, with its channel for the admin API.
 fn object_of(args: &PublishArgs, data: &RawValue, channel: Option<&str>) -> String {
-    let mut members = Vec::new();
-    members.extend(channel.map(|channel| format!("\"channel\":{}", json::quoted(channel))));
-    members.push(format!("\"event\":{}", json::quoted(&args.event)));
-    members.push(format!("\"data\":{}", data.get()));
-    members.extend(args.key.as_ref().map(|key| format!("\"key\":{}", json::quoted(key))));
-    format!("{{{}}}", members.join(","))
+    format!("{{{}}}", members(args, data, channel))
+}
+
+fn members(args: &PublishArgs, data: &RawValue, channel: Option<&str>) -> String {
+    event_members(channel, &args.event, data, args.key.as_deref())
 }
 
 async fn as_player(
@@ -94,25 +88,21 @@ async fn as_player(
     ca_file: Option<&std::path::PathBuf>,
 ) -> Result<String, String> {
     let (mut player, _) = PlayerSocket::connect(url, token, &[], ca_file).await?;
-    let event = object_of(args, data, Some(&args.channel));
-    let request = format!("{{\"type\":\"PUBLISH_EVENT\",\"id\":2,{}", event.trim_start_matches('{'));
+    let members = members(args, data, Some(&args.channel));
+    let request = format!("{{\"type\":\"PUBLISH_EVENT\",\"id\":2,{members}}}");
     player.send(request).await?;
     loop {
         let message = player.next_within("EVENT_PUBLISHED").await?;
         match (&*message.kind, message.number("id")) {
-            ("EVENT_PUBLISHED", Some(2)) => {
-                return Ok(accepted(
-                    &message.number("offset").map_or(Value::Null, |offset| object!({ "offset": offset })),
-                ));
-            }
+            ("EVENT_PUBLISHED", Some(2)) => return Ok(accepted(message.number("offset"))),
             ("ERROR", Some(2)) => return Err(refusal(&message)),
             _ => {}
         }
     }
 }
 
-fn accepted(answer: &Value) -> String {
-    match answer.get("offset").and_then(Value::as_u64) {
+fn accepted(offset: Option<u64>) -> String {
+    match offset {
         Some(offset) => format!("published, offset {offset}"),
         None => "published".to_owned(),
     }
@@ -138,7 +128,10 @@ async fn into_redis(args: &PublishArgs, config: &Config, payload: &str) -> Resul
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
+    use serde_json::json as object;
+
     use super::*;
+
     use crate::cli::TargetArgs;
 
     fn args(channel: &str, data: &str) -> PublishArgs {

@@ -5,7 +5,7 @@ use std::io::{self, Write};
 use drawbridge_protocol::{channel, glob};
 
 use super::remote::{self, Message, PlayerSocket, Target, refusal};
-use super::{DONE, ExitStatus, REFUSED, UNREADABLE};
+use super::{DONE, ExitStatus, REFUSED, report_config};
 use crate::broker::redis::direct;
 use crate::cli::TailArgs;
 use crate::config::Config;
@@ -23,10 +23,7 @@ pub fn run(args: &TailArgs, out: &mut dyn Write, err: &mut dyn Write) -> io::Res
     }
     let target = match Target::of(&args.target) {
         Ok(target) => target,
-        Err(errors) => {
-            writeln!(err, "{errors}")?;
-            return Ok(if errors.unreadable { UNREADABLE } else { REFUSED });
-        }
+        Err(errors) => return report_config(&errors, err),
     };
     let mut lines = Lines { out, left: args.count };
     let ended = match target {

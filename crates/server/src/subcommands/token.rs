@@ -3,7 +3,7 @@
 use std::io::{self, Write};
 use std::time::SystemTime;
 
-use super::{DONE, ExitStatus, REFUSED, UNREADABLE};
+use super::{DONE, ExitStatus, REFUSED, report_config};
 use crate::auth::{NewToken, OptionStyle, PrivateKey, Verifier};
 use crate::cli::TokenArgs;
 use crate::config::{self, Auth};
@@ -17,10 +17,7 @@ const STYLE: OptionStyle = OptionStyle { prefix: "--", separator: " " };
 pub fn run(args: &TokenArgs, out: &mut dyn Write, err: &mut dyn Write) -> io::Result<ExitStatus> {
     let config = match config::load(&args.config) {
         Ok(config) => config,
-        Err(errors) => {
-            writeln!(err, "{errors}")?;
-            return Ok(if errors.unreadable { UNREADABLE } else { REFUSED });
-        }
+        Err(errors) => return report_config(&errors, err),
     };
     match token(args, &config.auth, SystemTime::now()) {
         Ok(token) => {

@@ -35,7 +35,7 @@ export interface ChannelHandlers<E extends EventMap> {
 }
 
 export interface ChannelState {
-  /** `pending` until the server has confirmed the subscription, on each connection anew. */
+  /** `pending` until the server has confirmed the subscription; again after each reconnect. */
   readonly state: SubscriptionState;
   /** Why it has ended, or why the last `filter` or `area` is not in force. */
   readonly error?: DrawbridgeError;

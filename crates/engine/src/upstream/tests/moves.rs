@@ -1,25 +1,18 @@
 //! Moves that go wrong: what comes early, what is refused, what takes too long, and what waits meanwhile.
 
-use std::collections::VecDeque;
-
 use super::*;
 
 const GIVER: usize = 0;
 const TAKER: usize = 1;
 const MARKER: &str = "own:move:1";
 
-/// The two hubs of a move, and the messages between them that wait.
-struct Pair {
-    hubs: [Hub; 2],
-    now_ms: u64,
-    peer: [VecDeque<PeerMessage>; 2],
-}
+/// The two hubs of a move.
+type Pair = Hubs<2>;
 
 impl Pair {
     /// With links that are up, and a channel that is live on the giver's.
     fn new() -> Pair {
-        let hub = |at| Hub::new(HubSettings { link: LinkId::at(at), ..settings() });
-        let mut pair = Pair { hubs: [hub(GIVER), hub(TAKER)], now_ms: 10, peer: Default::default() };
+        let mut pair = Pair::at_start();
         for at in [GIVER, TAKER] {
             pair.give(at, HubInput::LinkUp);
             pair.give(at, HubInput::Listening { shards: ShardSet::only(A), was_live: false });
@@ -27,27 +20,6 @@ impl Pair {
         pair.give(GIVER, HubInput::Want { shard: A, subject: room() });
         pair.give(GIVER, HubInput::Subscribed(&room()));
         pair
-    }
-
-    fn give(&mut self, at: usize, input: HubInput<'_>) -> Vec<String> {
-        self.hubs[at].handle(self.now_ms, input);
-        let mut said = Vec::new();
-        while let Some(output) = self.hubs[at].poll_output() {
-            match output {
-                HubOutput::Peer(to, message) => self.peer[to.place()].push_back(message),
-                output => said.push(describe(&output)),
-            }
-        }
-        said
-    }
-
-    /// The hub receives what the other one sent.
-    fn hear(&mut self, at: usize) -> Vec<String> {
-        let mut said = Vec::new();
-        while let Some(message) = self.peer[at].pop_front() {
-            said.extend(self.give(at, HubInput::Peer(message)));
-        }
-        said
     }
 
     fn subscribed(&mut self, at: usize, names: &[&str]) -> Vec<String> {

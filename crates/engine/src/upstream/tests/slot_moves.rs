@@ -1,7 +1,5 @@
 //! Slots that get another master: what goes with them, what stays, and what waits meanwhile.
 
-use std::collections::VecDeque;
-
 use super::*;
 
 const GIVER: usize = 0;
@@ -9,19 +7,13 @@ const TAKER: usize = 1;
 const THIRD: usize = 2;
 const NODES: &str = "own:nodes";
 
-/// Hubs of three masters, and the messages between them that wait.
-struct Masters {
-    hubs: [Hub; 3],
-    now_ms: u64,
-    peer: [VecDeque<PeerMessage>; 3],
-}
+/// The hubs of three masters.
+type Masters = Hubs<3>;
 
 impl Masters {
     /// With links that are up and receive player commands; `a` and `b` are live at the giver's, `c` at the taker's.
     fn new() -> Masters {
-        let hub = |at| Hub::new(HubSettings { link: LinkId::at(at), ..settings() });
-        let mut masters =
-            Masters { hubs: [hub(GIVER), hub(TAKER), hub(THIRD)], now_ms: 10, peer: Default::default() };
+        let mut masters = Masters::at_start();
         for at in [GIVER, TAKER, THIRD] {
             masters.give(at, HubInput::Want { shard: ShardId::NODE, subject: Subject::channel(NODES) });
             masters.comes_up(at);
@@ -37,26 +29,6 @@ impl Masters {
         let mut said = self.give(at, HubInput::LinkUp);
         said.extend(self.give(at, HubInput::Subscribed(&Subject::channel(NODES))));
         said.extend(self.give(at, HubInput::Listening { shards: ShardSet::only(A), was_live: false }));
-        said
-    }
-
-    fn give(&mut self, at: usize, input: HubInput<'_>) -> Vec<String> {
-        self.hubs[at].handle(self.now_ms, input);
-        let mut said = Vec::new();
-        while let Some(output) = self.hubs[at].poll_output() {
-            match output {
-                HubOutput::Peer(to, message) => self.peer[to.place()].push_back(message),
-                output => said.push(describe(&output)),
-            }
-        }
-        said
-    }
-
-    fn hear(&mut self, at: usize) -> Vec<String> {
-        let mut said = Vec::new();
-        while let Some(message) = self.peer[at].pop_front() {
-            said.extend(self.give(at, HubInput::Peer(message)));
-        }
         said
     }
 

@@ -4,21 +4,20 @@
 
 use std::sync::Arc;
 
+use drawbridge_engine::upstream::{SLOTS, crc16};
 use redis::Value;
 use tokio::sync::{Notify, watch};
 
 use super::RedisAddress;
 use super::command_connection::text;
 
-/// Every Cluster has so many slots.
-pub(super) const SLOTS: u16 = 16_384;
 /// In the map, a slot that no master has.
 const NOBODY: u16 = u16::MAX;
 
-/// The slot of a key or of a channel: from 0 to 16383. What stands between the first `{` and the next `}` decides, if that is
-/// anything; else the whole name.
+/// The slot of a key or of a channel: from 0 to 16383. Only the text between the first `{` and the next `}` is hashed; if
+/// there is none, the whole name.
 pub(super) fn slot_of(name: &[u8]) -> u16 {
-    crc16(hash_tag(name).unwrap_or(name)) % SLOTS
+    crc16(0, hash_tag(name).unwrap_or(name)) % SLOTS
 }
 
 fn hash_tag(name: &[u8]) -> Option<&[u8]> {
@@ -26,27 +25,6 @@ fn hash_tag(name: &[u8]) -> Option<&[u8]> {
     let tag = &rest[..rest.iter().position(|byte| *byte == b'}')?];
     (!tag.is_empty()).then_some(tag)
 }
-
-/// CRC-16/XMODEM, as the Cluster specification has it.
-fn crc16(bytes: &[u8]) -> u16 {
-    bytes.iter().fold(0, |crc, byte| (crc << 8) ^ CRC_TABLE[usize::from((crc >> 8) as u8 ^ byte)])
-}
-
-const CRC_TABLE: [u16; 256] = {
-    let mut table = [0; 256];
-    let mut at = 0;
-    while at < table.len() {
-        let mut crc = (at as u16) << 8;
-        let mut bit = 0;
-        while bit < 8 {
-            crc = if crc & 0x8000 == 0 { crc << 1 } else { (crc << 1) ^ 0x1021 };
-            bit += 1;
-        }
-        table[at] = crc;
-        at += 1;
-    }
-    table
-};
 
 /// A master of the Cluster.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -334,7 +312,7 @@ mod tests {
 
     #[test]
     fn slots_are_those_of_the_specification() {
-        assert_eq!(crc16(b"123456789"), 0x31c3);
+        assert_eq!(crc16(0, b"123456789"), 0x31c3);
         for (name, slot) in [("", 0), ("foo", 12_182), ("bar", 5_061), ("somekey", 11_058)] {
             assert_eq!(slot_of(name.as_bytes()), slot, "{name}");
         }
@@ -342,8 +320,8 @@ mod tests {
         same("{user1000}.following", "user1000");
         same("foo{bar}{zap}", "bar");
         same("foo{{bar}}zap", "{bar");
-        assert_eq!(slot_of(b"foo{}{bar}"), crc16(b"foo{}{bar}") % SLOTS);
-        assert_eq!(slot_of(b"foo{bar"), crc16(b"foo{bar") % SLOTS);
+        assert_eq!(slot_of(b"foo{}{bar}"), crc16(0, b"foo{}{bar}") % SLOTS);
+        assert_eq!(slot_of(b"foo{bar"), crc16(0, b"foo{bar") % SLOTS);
     }
 
     #[test]

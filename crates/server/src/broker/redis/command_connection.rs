@@ -41,6 +41,12 @@ pub(super) fn error_message(error: &RedisError) -> String {
     }
 }
 
+/// The answer to the one command of a pipeline, or Redis' error.
+pub(super) fn answer_of(results: Vec<RedisResult<Value>>) -> Result<Value, String> {
+    let result = results.into_iter().next().unwrap_or(Ok(Value::Nil));
+    result.map_err(|error| error_message(&error))
+}
+
 /// What one pipeline's answers may take together: nothing that is stored makes a node hold more.
 const ANSWER_BYTES: usize = 64 << 20;
 
@@ -153,12 +159,11 @@ impl CommandConnection {
         results.map_err(|broken| if is_over { Broken::Oversized } else { broken })
     }
 
-    /// The result of one command: Redis' answer or its words; or why it is not known.
+    /// Returns Redis' answer to one command, or its error, or why the outcome is unknown.
     pub(super) async fn ask(&mut self, command: &redis::Cmd) -> Result<Result<Value, String>, Broken> {
         let mut pipeline = redis::Pipeline::with_capacity(1);
         pipeline.ignore_errors().add_command(command.clone());
-        let result = self.query(&pipeline).await?.into_iter().next();
-        Ok(result.unwrap_or(Ok(Value::Nil)).map_err(|error| error_message(&error)))
+        Ok(answer_of(self.query(&pipeline).await?))
     }
 
     /// Ensures that Redis has the functions, unchanged, with this node's entry. `begins`: nothing has held that entry since

@@ -4,7 +4,7 @@
 use redis::{Cmd, RedisResult, Value};
 
 use super::batch::Batch;
-use super::command_connection::{CommandConnection, Loaded, error_message};
+use super::command_connection::{CommandConnection, Loaded, answer_of};
 use super::connect::Broken;
 use super::connector::Connector;
 use super::library::Library;
@@ -25,10 +25,8 @@ impl Commands {
             home = open => home,
             () = connector.left(address.as_ref()) => Err(Broken::Left),
         };
-        if home.is_err()
-            && let Some((cluster, _)) = connector.cluster()
-        {
-            cluster.doubt();
+        if home.is_err() {
+            connector.doubt();
         }
         Ok(Commands { home: home?, router: SlotRouter::new(connector, address, part) })
     }
@@ -41,10 +39,9 @@ impl Commands {
         }
     }
 
-    /// The result of one command: Redis' answer or its words; or why it is not known.
+    /// Returns Redis' answer to one command, or its error, or why the outcome is unknown.
     pub(super) async fn ask(&mut self, command: &Cmd) -> Result<Result<Value, String>, Broken> {
-        let result = self.query(&Batch::of(command.clone())).await?.into_iter().next();
-        Ok(result.unwrap_or(Ok(Value::Nil)).map_err(|error| error_message(&error)))
+        Ok(answer_of(self.query(&Batch::of(command.clone())).await?))
     }
 
     /// Ensures that Redis has the functions, as [`CommandConnection::load`] does: at home, and wherever else there is a

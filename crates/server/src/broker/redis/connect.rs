@@ -112,7 +112,7 @@ pub(super) enum Broken {
     Unsupported(String),
     /// The address leads to a Redis of this role.
     NotMaster(String),
-    /// Another server does now what this connection was for.
+    /// Another master of the Cluster has taken over from this server.
     Left,
     /// The address of a sentinel leads to a Redis.
     NotSentinel,

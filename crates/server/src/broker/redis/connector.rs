@@ -59,7 +59,7 @@ impl Connector {
         matches!(&self.home, Home::Link(_, target) if target.borrow().is_none())
     }
 
-    /// What is known now is known: [`Connector::redirected`] waits for what comes after it.
+    /// Marks the current target as seen; [`Connector::redirected`] waits for the next one.
     pub(super) fn mark_seen(&mut self) {
         if let Home::Link(_, target) = &mut self.home {
             target.mark_unchanged();
@@ -133,18 +133,14 @@ impl Connector {
 
     /// The last attempt failed, or its connection broke: the map may be old, and another master may do as well.
     pub(super) fn failed(&mut self) {
-        match &mut self.home {
-            Home::Settings => {}
-            Home::MasterOf(cluster, _) | Home::Link(cluster, _) => cluster.doubt(),
-            Home::Any(cluster, number) => {
-                *number = number.wrapping_add(1);
-                cluster.doubt();
-            }
+        if let Home::Any(_, number) = &mut self.home {
+            *number = number.wrapping_add(1);
         }
+        self.doubt();
     }
 
-    /// Waits until the Cluster says that this is no longer the address of a master that works, or the link has another one; for
-    /// ever where there is none.
+    /// Waits until the Cluster says that this is no longer the address of a working master, or the link has another address.
+    /// Outside a Cluster it never returns.
     pub(super) async fn left(&self, address: Option<&RedisAddress>) {
         let elsewhere = async {
             if let Home::Link(_, target) = &self.home

@@ -10,7 +10,7 @@ use drawbridge_engine::upstream::{LinkCommand, SlotHasher};
 
 use super::connect::Broken;
 use super::resp::{Garbage, SubscriptionKind, encode, member};
-use super::{Names, RedisSettings, code_of, is_passing};
+use super::{Names, RedisSettings, code_of, is_moving, is_passing};
 use crate::broker::hub_driver::HubCommand;
 
 /// What the next answer is for.
@@ -273,7 +273,7 @@ impl Conversation {
 
 /// Whether an error says that a slot is another master's, or on its way, or has none just now.
 fn is_elsewhere(message: &str) -> bool {
-    ["MOVED", "ASK", "TRYAGAIN", "CLUSTERDOWN"].contains(&code_of(message))
+    is_moving(message) || code_of(message) == "CLUSTERDOWN"
 }
 
 #[cfg(test)]
@@ -374,7 +374,7 @@ mod tests {
         assert_eq!(conversation.confirmed(true, SHARDED, b"prod:room:1").unwrap().subject, room);
         conversation.send(LinkCommand::Unsubscribe(vec![room.clone()]));
         assert_eq!(sent(&mut conversation), "SUNSUBSCRIBE prod:room:1");
-        // One that Redis ends by itself is told from the answer, which names the one that was asked for.
+        // An unsubscription that Redis sends by itself names another channel than the one that was requested.
         assert_eq!(
             conversation.confirmed(false, SHARDED, b"prod:room:2").unwrap().subject,
             Subject::channel("room:2")
@@ -385,7 +385,7 @@ mod tests {
 
     #[test]
     fn in_a_cluster_one_command_is_about_one_slot_and_what_is_elsewhere_is_said_so() {
-        let mut conversation = with_sharded_rooms(Some(SlotHasher::behind("prod:")));
+        let mut conversation = with_sharded_rooms(Some(SlotHasher::with_prefix("prod:")));
         let rooms = || (1..=3).map(|n| Subject::channel(format!("room:{n}"))).collect::<Vec<_>>();
         conversation.send(LinkCommand::Subscribe(rooms()));
         let said = sent(&mut conversation);

@@ -8,6 +8,7 @@
 //! Invariant: the writes of one slot are executed in their order. While a publisher has some that are not answered, those that
 //! follow go to it, too, whoever has the slot by then: it follows redirections.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -199,12 +200,12 @@ fn dispatch(
 
 /// The slot in which a write is done; `None`: it writes two.
 pub(super) fn slot_of_write(names: &Names, work: &WriteKind) -> Option<u16> {
-    let key = match work {
+    let key: Cow<'_, str> = match work {
         WriteKind::Publish { channel, .. }
         | WriteKind::Commit { channel, .. }
-        | WriteKind::Log { channel, .. } => names.outward(channel).into_owned(),
-        WriteKind::Append { stream, .. } => names.outward(stream).into_owned(),
-        WriteKind::SetOverride { player, .. } => names.views_key(player),
+        | WriteKind::Log { channel, .. } => names.outward(channel),
+        WriteKind::Append { stream, .. } => names.outward(stream),
+        WriteKind::SetOverride { player, .. } => names.views_key(player).into(),
         WriteKind::SaveSession { .. } | WriteKind::EndSession { .. } | WriteKind::Presence { .. } => {
             return None;
         }

@@ -119,7 +119,7 @@ impl RedisSettings {
 
     /// In a Cluster: the slots of channels, by their names without the prefix.
     fn slots(&self) -> Option<SlotHasher> {
-        self.is_cluster().then(|| SlotHasher::behind(self.names.channel_prefix()))
+        self.is_cluster().then(|| SlotHasher::with_prefix(self.names.channel_prefix()))
     }
 
     /// How many links the masters of a Cluster may have for sharded channels; 0: those are as any others.
@@ -148,6 +148,11 @@ fn is_passing(message: &str) -> bool {
 /// read may be read again; whether something was written is unknown.
 const UNANSWERED: &str = "UNANSWERED";
 
+/// Whether an error says that a slot, or keys of it, have moved to another master of the Cluster, or are on their way.
+fn is_moving(message: &str) -> bool {
+    ["TRYAGAIN", "MOVED", "ASK"].contains(&code_of(message))
+}
+
 /// The code of a replica's refusal to write.
 const READONLY: &str = "READONLY";
 
@@ -173,7 +178,7 @@ fn public_part(message: &str) -> &str {
 /// views is there from the start, for without it nobody can log in. In a Cluster what works with one master each adds itself.
 pub(super) fn health_board(settings: &RedisSettings, pool: usize, fanout: ShardFanout) -> HealthBoard {
     let parts = (0..pool).map(|link| (format!("subscriber {link}"), false));
-    // Those that get no master are not missed; the first one does.
+    // Only the first one starts as down: it always gets a master, and links without one count as up.
     let of_masters =
         (0..settings.master_links()).map(|link| (format!("subscriber of sharded channels {link}"), link > 0));
     let parts = parts.chain(of_masters);
@@ -187,19 +192,8 @@ pub(super) fn health_board(settings: &RedisSettings, pool: usize, fanout: ShardF
 /// Runs all links, the publishers, the readers and the lease until `stop`.
 pub(super) async fn run(settings: RedisSettings, shell: Shell) {
     let settings = Arc::new(settings);
-    let Shell {
-        parts,
-        jobs,
-        link_metrics,
-        health_board,
-        stop,
-        queries,
-        placement,
-        local,
-        fanout,
-        report,
-        upstream: (topology, hubs),
-    } = shell;
+    let Shell { parts, jobs, link_metrics, health_board, stop, queries, placement, local, fanout, report } =
+        shell;
     let mut tasks = JoinSet::new();
     let watcher = Watcher {
         settings: settings.clone(),
@@ -212,7 +206,8 @@ pub(super) async fn run(settings: RedisSettings, shell: Shell) {
     let mut connectors: Vec<Connector> = Vec::with_capacity(link_count);
     if let Some(cluster) = &cluster {
         let first = link_count - settings.master_links();
-        let master_links = MasterLinks::new(cluster.clone(), topology, hubs, first);
+        let master_links =
+            MasterLinks::new(cluster.clone(), local.topology.clone(), local.links.clone(), first);
         connectors.extend((0..first).map(|_| link_connector(&settings, Some(cluster))));
         let to_master = |target| Connector::to_master_of_link(settings.clone(), cluster.clone(), target);
         connectors.extend(master_links.targets().into_iter().map(to_master));

@@ -21,7 +21,7 @@ pub(super) struct PlainConnection {
     stream: Stream,
     buffer: ReadBuffer,
     decoder: Decoder,
-    /// Something was published that no one has taken notice of.
+    /// A message was received that `event` has not reported yet.
     has_event: bool,
 }
 

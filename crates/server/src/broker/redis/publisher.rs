@@ -26,7 +26,9 @@ use super::masters::slot_of_write;
 use super::presence::{self, PresenceIndex};
 use super::refusals::{Refusals, explained, is_missing_function};
 use super::writes::{Call, WriteOutcome, batch_of, needs_functions, outcomes};
-use super::{READONLY, RedisSettings, UNANSWERED, code_of, is_passing, public_part, without_arguments};
+use super::{
+    READONLY, RedisSettings, UNANSWERED, code_of, is_moving, is_passing, public_part, without_arguments,
+};
 use crate::broker::DRAIN_TIMEOUT;
 use crate::broker::health_board::HealthBoard;
 use crate::broker::jobs::{Job, JobReceiver};
@@ -512,21 +514,22 @@ impl Publisher {
         let passing = |outcome: &WriteOutcome| {
             outcome.as_ref().is_err_and(|message| will_pass(message) && !is_unknown(message))
         };
-        let is_busy = outcomes
-            .iter()
-            .any(|outcome| outcome.as_ref().is_err_and(|message| is_passing(message) && !is_moving(message)));
-        let is_on_the_move =
-            outcomes.iter().any(|outcome| outcome.as_ref().is_err_and(|message| is_moving(message)));
-        // The place of the last that is over, of those that keep their order: in a Cluster those of one slot.
+        let any = |is: fn(&str) -> bool| {
+            outcomes.iter().any(|outcome| outcome.as_ref().is_err_and(|message| is(message)))
+        };
+        let is_busy = any(|message| is_passing(message) && !is_moving(message));
+        let is_on_the_move = any(is_moving);
+        let is_replica = any(|message| code_of(message) == READONLY);
+        // The place of the last that is over, of those that keep their order: in a Cluster those of one slot. It matters only to
+        // what is done again.
         let mut over: HashMap<Option<u16>, usize> = HashMap::new();
-        for (at, ((_, job), _)) in
-            batch.iter().zip(&outcomes).enumerate().filter(|(_, (_, outcome))| !passing(outcome))
-        {
-            over.insert(self.order_of(job), at);
+        if outcomes.iter().any(passing) {
+            for (at, ((_, job), _)) in
+                batch.iter().zip(&outcomes).enumerate().filter(|(_, (_, outcome))| !passing(outcome))
+            {
+                over.insert(self.order_of(job), at);
+            }
         }
-        let is_replica = outcomes
-            .iter()
-            .any(|outcome| outcome.as_ref().is_err_and(|message| code_of(message) == READONLY));
         let mut batch_outcome = if is_replica { BatchOutcome::NotMaster } else { BatchOutcome::All };
         let (mut redo, mut held, mut is_refused, mut is_taken) = (Vec::new(), Vec::new(), false, false);
         for (at, ((number, mut job), outcome)) in batch.into_iter().zip(outcomes).enumerate() {
@@ -606,11 +609,6 @@ enum BatchOutcome {
     SlotMoves,
     /// Redis is the master no longer.
     NotMaster,
-}
-
-/// Whether an error says that keys of a slot are on their way to another master of the Cluster.
-fn is_moving(message: &str) -> bool {
-    ["TRYAGAIN", "MOVED", "ASK"].contains(&code_of(message))
 }
 
 /// Waits until then; for ever, where there is no such time.

@@ -20,7 +20,7 @@ use super::cluster_map::{Cluster, ClusterMap, slot_of};
 use super::command_connection::CommandConnection;
 use super::connect::Broken;
 use super::connector::{Connector, left};
-use super::{RedisAddress, RedisSettings, UNANSWERED};
+use super::{RedisAddress, RedisSettings, UNANSWERED, is_moving};
 
 /// How often a command is sent to another master, or tried again.
 const MAX_REDIRECTIONS: u32 = 6;
@@ -408,7 +408,7 @@ fn named(to: RedisAddress, asked: &RedisAddress) -> RedisAddress {
 fn is_undone(error: Option<&RedisError>) -> bool {
     error
         .and_then(RedisError::code)
-        .is_some_and(|code| [UNANSWERED, "CLUSTERDOWN", "TRYAGAIN", "MOVED", "ASK"].contains(&code))
+        .is_some_and(|code| is_moving(code) || [UNANSWERED, "CLUSTERDOWN"].contains(&code))
 }
 
 fn not_sent(reason: &str) -> RedisError {

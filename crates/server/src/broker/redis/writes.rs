@@ -99,7 +99,7 @@ pub(super) fn batch_of(
         });
         match &job.work {
             WriteKind::Publish { channel, payload } => {
-                let command = if settings.sharded.contain(channel) { "SPUBLISH" } else { "PUBLISH" };
+                let command = for_delivery(channel, "PUBLISH", "SPUBLISH", settings);
                 batch.cmd(command).arg(&*names.outward(channel)).arg(&payload[..]);
             }
             WriteKind::Append { stream, fields } => {
@@ -109,7 +109,7 @@ pub(super) fn batch_of(
                 }
             }
             WriteKind::Commit { channel, commit } => {
-                let function = function_for(
+                let function = for_delivery(
                     channel,
                     "drawbridge_entity_write",
                     "drawbridge_entity_write_sharded",
@@ -145,8 +145,8 @@ pub(super) fn batch_of(
     (batch, calls)
 }
 
-/// Which of two functions writes what is published on this channel.
-fn function_for(
+/// Which of two names, of a command or a function, fits how this channel is delivered.
+fn for_delivery(
     channel: &str,
     classic: &'static str,
     sharded: &'static str,
@@ -167,7 +167,7 @@ fn append(batch: &mut Batch, channel: &str, jobs: &[(u64, Job)], settings: &Redi
     let names = &settings.names;
     let onces: Vec<_> =
         entries().filter_map(|entry| Some(names.once_key(channel, entry.once.as_deref()?))).collect();
-    let function = function_for(channel, "drawbridge_append", "drawbridge_append_sharded", settings);
+    let function = for_delivery(channel, "drawbridge_append", "drawbridge_append_sharded", settings);
     batch.cmd("FCALL").arg(function).arg(2 + onces.len());
     batch.arg(&names.log_keys(channel)[..]).arg(&onces[..]);
     batch.arg(&*names.outward(channel)).arg(first.max_events).arg(first.age_ms);

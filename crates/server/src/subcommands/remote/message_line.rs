@@ -55,14 +55,16 @@ impl Message {
 
     /// A member of [`Message::rest`] that is a text.
     pub(in crate::subcommands) fn text(&self, name: &str) -> Option<String> {
-        let rest: serde_json::Value = serde_json::from_str(&self.rest).ok()?;
-        rest.get(name)?.as_str().map(str::to_owned)
+        self.member(name)?.as_str().map(str::to_owned)
     }
 
     /// A member of [`Message::rest`] that is a number from 0.
     pub(in crate::subcommands) fn number(&self, name: &str) -> Option<u64> {
-        let rest: serde_json::Value = serde_json::from_str(&self.rest).ok()?;
-        rest.get(name)?.as_u64()
+        self.member(name)?.as_u64()
+    }
+
+    fn member(&self, name: &str) -> Option<serde_json::Value> {
+        serde_json::from_str::<serde_json::Value>(&self.rest).ok()?.get(name).cloned()
     }
 
     /// The line: events as services publish them, everything else with its type.

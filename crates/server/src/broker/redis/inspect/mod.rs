@@ -14,7 +14,7 @@ use tokio::time::timeout;
 use super::connect::{Broken, CONNECT_TIMEOUT, open};
 use super::plain_connection::{PlainConnection, field};
 use super::sentinel::find_master;
-use super::{RedisAddress, RedisLocation, RedisSettings, without_arguments};
+use super::{RedisAddress, RedisLocation, RedisSettings};
 
 /// How long all of it may take.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -34,12 +34,12 @@ pub enum Severity {
     Missing,
 }
 
-/// One thing that was looked at.
+/// The result of one check.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Finding {
     /// How much it matters.
     pub severity: Severity,
-    /// What was looked at, in a word or two.
+    /// What was checked, in one or two words.
     pub about: &'static str,
     /// What was found.
     pub found: String,
@@ -50,9 +50,9 @@ pub struct Finding {
 /// All that was found.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Inspection {
-    /// In the order in which it was looked at.
+    /// In the order of the checks.
     pub findings: Vec<Finding>,
-    /// Why nothing more could be looked at.
+    /// Why the remaining checks could not run; `None`: all ran.
     pub unreachable: Option<String>,
 }
 
@@ -70,14 +70,9 @@ impl Inspection {
         let (found, advice) = (found.into(), Some(advice.into()));
         self.findings.push(Finding { severity: Severity::Missing, about, found, advice });
     }
-
-    /// Whether something that the configuration needs does not work.
-    pub fn is_incomplete(&self) -> bool {
-        self.findings.iter().any(|finding| finding.severity == Severity::Missing)
-    }
 }
 
-/// Looks at the Redis of these settings, for these classes.
+/// Checks the Redis of these settings, for these classes.
 pub async fn inspect(settings: &RedisSettings, classes: &Classes) -> Inspection {
     let mut inspection = Inspection::default();
     let looked = timeout(PATIENCE, look(settings, classes, &mut inspection)).await;
@@ -113,7 +108,7 @@ async fn look(
     server::look(&mut connection, settings, classes, inspection).await
 }
 
-/// Which server to look at; `None`: the settings say it.
+/// Which server to check; `None`: the settings name it.
 async fn locate(
     settings: &RedisSettings,
     inspection: &mut Inspection,
@@ -208,9 +203,4 @@ async fn latency(connection: &mut PlainConnection, inspection: &mut Inspection) 
         false => inspection.fine("round trip", found),
     }
     Ok(())
-}
-
-/// The reason of a refusal as it is printed: without the arguments, which Redis repeats.
-fn reason(message: &str) -> &str {
-    without_arguments(message)
 }

@@ -6,8 +6,8 @@ use drawbridge_protocol::template::ClassName;
 
 use super::super::connect::Broken;
 use super::super::plain_connection::{Answered, PlainConnection};
-use super::super::{RedisSettings, code_of, is_unknown_command};
-use super::{Inspection, reason};
+use super::super::{RedisSettings, code_of, is_unknown_command, without_arguments};
+use super::Inspection;
 
 /// No channel has such a name, because of the space.
 const NO_CHANNEL: &str = "check redis";
@@ -87,7 +87,7 @@ fn refusal(answer: &Answered) -> Option<String> {
     let is_refused = is_unknown_command(message)
         || message.contains("unknown subcommand")
         || ["NOPERM", "NOAUTH"].contains(&code_of(message));
-    is_refused.then(|| reason(message).to_owned())
+    is_refused.then(|| without_arguments(message).to_owned())
 }
 
 async fn try_all(connection: &mut PlainConnection, commands: &[Vec<String>]) -> Result<Vec<Refusal>, Broken> {

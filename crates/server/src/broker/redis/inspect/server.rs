@@ -10,8 +10,8 @@ use super::super::command_connection::text;
 use super::super::connect::Broken;
 use super::super::library::MARK;
 use super::super::plain_connection::{PlainConnection, field};
-use super::super::{RedisSettings, code_of};
-use super::{Inspection, reason};
+use super::super::{RedisSettings, code_of, is_unknown_command, without_arguments};
+use super::Inspection;
 
 pub(super) async fn look(
     connection: &mut PlainConnection,
@@ -30,7 +30,7 @@ pub(super) async fn look(
             Ok(answer) => info.extend(lines(&text(&answer).unwrap_or_default())),
             Err(message) => {
                 let advice = "Look at persistence and eviction yourself: what they should be is in docs/redis.md (Keys).";
-                inspection.warn("INFO", format!("is refused: {}", reason(&message)), advice);
+                inspection.warn("INFO", format!("is refused: {}", without_arguments(&message)), advice);
                 return buffers(connection, settings, inspection).await;
             }
         }
@@ -89,7 +89,7 @@ async fn functions(
             "Nodes replace it when they start. If another program loads it again, that one must use other names.",
         ),
         // What is refused is reported with the rights.
-        Err(message) if code_of(&message) == "NOPERM" || message.contains("unknown command") => {}
+        Err(message) if code_of(&message) == "NOPERM" || is_unknown_command(&message) => {}
         Err(_) => inspection.fine("functions", "not loaded yet; a node loads them when it starts"),
     }
     Ok(())

@@ -41,7 +41,7 @@ impl Election {
         }
     }
 
-    /// Forgets the other sentinels.
+    /// Drops the reports of sentinels that are no longer followed.
     pub(super) fn retain(&mut self, is_followed: impl Fn(&RedisAddress) -> bool) {
         self.reports.retain(|sentinel, _| is_followed(sentinel));
     }
