@@ -80,12 +80,15 @@ class RedisCluster:
         until(lambda: all(server.is_ok(known) for server in servers), "all servers know the Cluster", FAILOVER)
 
     def wait_for_replicas(self):
-        """Until each replica has what its master has: before, none would be promoted."""
-        def connected(replica):
-            role = replica.client.execute_command("ROLE")
-            return role[0] == b"slave" and role[3] == b"connected"
+        """Until each replica has what its master has written so far: before, a failover would lose it."""
+        written = {server.port: server.client.execute_command("ROLE") for server in self.servers}
+        offsets = {port: role[1] for port, role in written.items() if role[0] == b"master"}
 
-        until(lambda: all(connected(replica) for replica in self.replicas), "all replicas are connected", FAILOVER)
+        def has_all(replica):
+            role = replica.client.execute_command("ROLE")
+            return role[0] == b"slave" and role[3] == b"connected" and role[4] >= offsets.get(role[2], 0)
+
+        until(lambda: all(has_all(replica) for replica in self.replicas), "all replicas have all", FAILOVER)
 
     # what tests ask, as of a single server
 
