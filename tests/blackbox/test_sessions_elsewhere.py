@@ -125,3 +125,15 @@ def test_a_session_goes_on_on_another_shard(start, redis, on_redis):
         assert listed(welcome)["log:a"]["recovered"] is True
         assert numbers(alice, "log:a", 1) == [number]
         offset += 1
+
+
+def test_players_who_were_taken_over_count_as_authenticated(nodes):
+    """An address has few places for connections without a token: a killed node's players must not fill them."""
+    first, second = nodes
+    alice = first.player("alice")
+    session = alice.hello["session"]
+    first.kill()
+    alice, welcome = returns(second, session, {})
+    assert welcome["resumed"] is True
+    # What reads the metric counts itself.
+    until(lambda: second.metric("drawbridge_connections_unauthenticated") <= 1, "the place is free again")

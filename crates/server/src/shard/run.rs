@@ -501,6 +501,10 @@ impl Shard {
             return;
         }
         self.count_out(&frames);
+        // Why here: a `CONNECT` may be accepted long after it was read, when its session has been claimed.
+        if socket.is_counted_unauthenticated() {
+            self.note_standing(conn);
+        }
         match socket.send(frames, &mut self.scratch.borrow_mut()) {
             Ok(Sent::All) => {}
             Ok(Sent::Blocked(unsent)) => {

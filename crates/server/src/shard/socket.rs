@@ -97,6 +97,11 @@ impl Socket {
         }
     }
 
+    /// It counts among the connections that have not authenticated.
+    pub(super) fn is_counted_unauthenticated(&self) -> bool {
+        self.unauthenticated.borrow().is_some()
+    }
+
     /// A token of it was accepted.
     pub(super) fn authenticated(&self) {
         self.unauthenticated.take();
