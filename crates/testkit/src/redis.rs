@@ -1,22 +1,25 @@
-//! A Redis in virtual time: Pub/Sub on any number of links, tables of entity channels and logs as the server's functions
+//! A Redis in virtual time: Pub/Sub on any number of links, tables of entity channels as the server's functions
 //! write them, and players' view overrides. What it has sent on a link and the node has not read waits in order, so that a
-//! break loses it. A table is read part by part while it changes.
+//! break loses it. A table is read part by part while it changes. Logs are in [`logs`]; where it is a Cluster, its masters in
+//! [`masters`].
 
-use std::collections::{BTreeMap, VecDeque};
+pub mod logs;
+pub mod masters;
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher};
 use std::sync::Arc;
 
 use bytes::Bytes;
 use drawbridge_engine::io::{
-    Commit, Epoch, LogEntry, LogPosition, LoggedOffset, PlayerAction, PlayerCommand, PlayerOverrides,
-    PublishFailure, Subject, Ticket,
+    Commit, PlayerAction, PlayerCommand, PlayerOverrides, PublishFailure, Subject, Ticket,
 };
-use drawbridge_engine::upstream::{
-    LinkCommand, LogRange, StoredEntity, StoredLog, StoredLogEvent, StoredTable,
-};
+use drawbridge_engine::upstream::{LinkCommand, StoredEntity, StoredTable};
 use drawbridge_protocol::glob::glob_matches;
 
 use crate::presence::PresenceStore;
+use logs::Logs;
+use masters::{Masters, ServerId};
 
 /// The channel on which nodes are notified of player commands; each link of a node subscribes to it.
 pub const NODES_CHANNEL: &str = "drawbridge:nodes";
@@ -27,6 +30,8 @@ pub enum Push {
     Subscribed(Subject),
     Unsubscribed(Subject),
     Refused(Subject),
+    /// The slot is another master's, or on its way to one.
+    Elsewhere(Subject),
     Message {
         pattern: Option<Arc<str>>,
         channel: Arc<str>,
@@ -52,8 +57,14 @@ pub enum Push {
 #[derive(Debug, Default)]
 pub struct Link {
     pub up: bool,
+    /// In a Cluster, of the link of a master: where it leads.
+    pub server: Option<ServerId>,
     subscriptions: Vec<Subject>,
+    /// What the link of a master has sent and its server has not executed.
+    requests: VecDeque<LinkCommand>,
     pub unread: VecDeque<Push>,
+    /// What the node has read of confirmations: that these channels are subscribed to.
+    confirmed: BTreeSet<Subject>,
 }
 
 #[derive(Debug)]
@@ -69,28 +80,6 @@ struct Table {
     rows: BTreeMap<Arc<str>, Row>,
     updated_ms: u64,
     ttl_ms: u64,
-}
-
-/// How many ended epochs a log remembers.
-const ENDED_EPOCHS: usize = 8;
-
-/// The log of one channel.
-#[derive(Debug)]
-struct Log {
-    last: LogPosition,
-    events: VecDeque<(LoggedOffset, Bytes)>,
-    /// The epochs before, each with the offset at which it ended.
-    ended: Vec<LogPosition>,
-}
-
-impl Log {
-    /// Another epoch goes on where this one ends.
-    fn roll(&mut self, epoch: Epoch) {
-        self.ended.push(self.last);
-        let forgotten = self.ended.len().saturating_sub(ENDED_EPOCHS);
-        self.ended.drain(..forgotten);
-        self.last.epoch = epoch;
-    }
 }
 
 /// A table that is being read.
@@ -113,7 +102,8 @@ const PARTS: u64 = 3;
 pub struct Redis {
     pub links: Vec<Link>,
     tables: BTreeMap<Arc<str>, Table>,
-    logs: BTreeMap<Arc<str>, Log>,
+    pub logs: Logs,
+    pub masters: Masters,
     views: BTreeMap<Arc<str>, BTreeMap<Arc<str>, Arc<str>>>,
     pub presence: PresenceStore,
     epochs: u64,
@@ -151,6 +141,22 @@ impl Link {
         }
     }
 
+    /// The next of what the node reads.
+    pub fn read(&mut self) -> Option<Push> {
+        let push = self.unread.pop_front()?;
+        match &push {
+            Push::Subscribed(subject) => drop(self.confirmed.insert(subject.clone())),
+            Push::Unsubscribed(subject) => drop(self.confirmed.remove(subject)),
+            _ => {}
+        }
+        Some(push)
+    }
+
+    /// Whether the node knows that this channel is subscribed to.
+    pub fn is_confirmed(&self, subject: &Subject) -> bool {
+        self.confirmed.contains(subject)
+    }
+
     fn patterns(&self) -> impl Iterator<Item = &str> {
         self.subscriptions.iter().filter(|subject| subject.is_pattern()).map(|subject| &*subject.name)
     }
@@ -167,6 +173,7 @@ impl Redis {
         let link = &mut self.links[link];
         match command {
             _ if !link.up => {}
+            command if link.server.is_some() => link.requests.push_back(command),
             LinkCommand::Subscribe(subjects) => {
                 for subject in subjects {
                     let is_refused = refuses(&subject);
@@ -242,92 +249,6 @@ impl Redis {
             }
         }
         Ok(payload)
-    }
-
-    fn log(&mut self, channel: &Arc<str>) -> &mut Log {
-        let epochs = &mut self.epochs;
-        self.logs.entry(channel.clone()).or_insert_with(|| {
-            *epochs += 1;
-            let last = LogPosition { epoch: Epoch::new(*epochs), offset: LoggedOffset(0) };
-            Log { last, events: VecDeque::new(), ended: Vec::new() }
-        })
-    }
-
-    /// Appends an event to its channel's log; returns what is then to be published, and where it is.
-    pub fn append(&mut self, channel: &Arc<str>, entry: &LogEntry) -> (Bytes, LogPosition) {
-        let log = self.log(channel);
-        log.last.offset = log.last.offset.next();
-        let LogPosition { epoch, offset } = log.last;
-        let object = entry.payload.strip_suffix(b"}").expect("an object");
-        let place = format!(r#","offset":{},"epoch":"{}","id":"{}"}}"#, offset.0, epoch.as_str(), entry.id);
-        let payload = Bytes::from([object, place.as_bytes()].concat());
-        log.events.push_back((offset, payload.clone()));
-        while log.events.len() as u64 > entry.max_events {
-            log.events.pop_front();
-        }
-        (payload, LogPosition { epoch, offset })
-    }
-
-    /// Whether a log was begun.
-    pub fn has_log(&self, channel: &str) -> bool {
-        self.logs.contains_key(channel)
-    }
-
-    /// Reads a part of a log, which begins by this if there is none.
-    pub fn read_log(&mut self, channel: &Arc<str>, range: LogRange, limit: usize) -> StoredLog {
-        let log = self.log(channel);
-        let event = |(offset, payload): &(LoggedOffset, Bytes)| StoredLogEvent {
-            offset: *offset,
-            payload: payload.clone(),
-        };
-        let events = match range {
-            LogRange::After(after) => {
-                log.events.iter().filter(|(offset, _)| *offset > after).take(limit).map(event).collect()
-            }
-            LogRange::Newest => {
-                let skipped = log.events.len().saturating_sub(limit);
-                log.events.iter().skip(skipped).map(event).collect()
-            }
-        };
-        let first = log.events.front().map_or(log.last.offset.next(), |(offset, _)| *offset);
-        StoredLog { last: log.last, first, ended: log.ended.clone(), events }
-    }
-
-    /// Where a log ends.
-    pub fn log_end(&mut self, channel: &Arc<str>) -> LogPosition {
-        self.log(channel).last
-    }
-
-    /// The oldest events of a log are no longer kept.
-    pub fn trim_log(&mut self, channel: &Arc<str>, keep: usize) {
-        let log = self.log(channel);
-        while log.events.len() > keep {
-            log.events.pop_front();
-        }
-    }
-
-    /// Redis starts again, without the last writes to its logs: of each the last `lost` events. Returns which they were.
-    pub fn restart(&mut self, lost: usize) -> Vec<(Arc<str>, LogPosition)> {
-        let mut gone = Vec::new();
-        for (channel, log) in &mut self.logs {
-            for _ in 0..lost {
-                let Some((offset, _)) = log.events.pop_back() else { break };
-                gone.push((channel.clone(), LogPosition { offset, ..log.last }));
-                log.last.offset = LoggedOffset(offset.0 - 1);
-            }
-            // What was lost may reach back into an epoch before.
-            while let Some(before) = log.ended.pop_if(|ended| ended.offset > log.last.offset) {
-                log.last.epoch = before.epoch;
-            }
-            self.epochs += 1;
-            log.roll(Epoch::new(self.epochs));
-        }
-        gone
-    }
-
-    /// Redis starts again without anything.
-    pub fn lose_logs(&mut self) {
-        self.logs.clear();
     }
 
     /// The payloads of what lives in a table.

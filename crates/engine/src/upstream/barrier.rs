@@ -75,8 +75,13 @@ impl RecoveryBarrier {
     /// The link broke. `missed`: commands may be missed, for the node's own channels were subscribed on it.
     pub(super) fn link_broke(&mut self, missed: bool) {
         if missed || !self.is_open() {
-            self.phase = Phase::Closed;
+            self.close();
         }
+    }
+
+    /// Commands may be missed from now on, or were.
+    pub(super) fn close(&mut self) {
+        self.phase = Phase::Closed;
     }
 
     /// From now on no command is missed, or none can be received at all. `was_live`: they were before. Returns what these

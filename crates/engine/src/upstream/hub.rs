@@ -342,7 +342,17 @@ impl Hub {
             return;
         }
         entry.linger_until_ms = linger_until_ms;
+        let is_of_commands = entry.rules.is_of_commands();
         self.lingering.push_back((linger_until_ms, subject.clone()));
+        // The link of a master that has no slots any more receives no player commands until it has some again.
+        if is_of_commands && !self.wants_commands() {
+            self.barrier.close();
+        }
+    }
+
+    /// Whether anybody listens to player commands on this link.
+    fn wants_commands(&self) -> bool {
+        self.entries.values().any(|entry| entry.rules.is_of_commands() && !entry.shards.is_empty())
     }
 
     fn end_lingering(&mut self, now_ms: u64) {

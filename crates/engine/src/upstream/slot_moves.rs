@@ -48,12 +48,20 @@ pub type GivenEntries = Vec<(Subject, Box<Handover>)>;
 
 /// What came for slots before they were given.
 #[derive(Debug)]
-enum Held {
+enum Command {
     Want(ShardId, Subject),
     Unwant(ShardId, Subject),
     Refresh(ShardId, Subject),
     CatchUp(ShardId, Arc<str>, LoggedOffset),
     Give(SlotMove),
+}
+
+/// A command that is held until this move, and all before it that concern it, are over. Moves behind it do not concern it: one of
+/// them may wait for it.
+#[derive(Debug)]
+struct Held {
+    behind: u64,
+    command: Command,
 }
 
 /// The moves of slots of one link.
@@ -70,8 +78,14 @@ pub(super) struct SlotMoves {
 }
 
 impl SlotMoves {
-    fn is_joining(&self, slot: u16) -> bool {
-        self.joining.values().any(|slots| slots.contains(slot))
+    /// The newest move to this link, if there is one that is not over, with slots that concern a command.
+    fn newest_that(&self, concerns: impl Fn(&SlotSet) -> bool) -> Option<u64> {
+        self.joining.iter().rev().find(|(_, slots)| concerns(slots)).map(|(number, _)| *number)
+    }
+
+    /// Whether a command waits for a move that is not over, up to the one that it is held behind.
+    fn is_due_later(&self, behind: u64, concerns: impl Fn(&SlotSet) -> bool) -> bool {
+        self.joining.range(..=behind).any(|(_, slots)| concerns(slots))
     }
 
     /// When the next subject is requested again.
@@ -91,35 +105,47 @@ impl Hub {
         if self.slot_moves.joining.is_empty() {
             return Some(input);
         }
-        let held = match &input {
-            HubInput::Want { shard, subject } if self.is_held(&subject.name) => {
-                Held::Want(*shard, subject.clone())
+        let behind = match &input {
+            HubInput::Want { subject, .. } => self.held_behind(&subject.name),
+            HubInput::Unwant { subject, .. } | HubInput::Refresh { subject, .. } => {
+                self.held_behind(&subject.name)
             }
-            HubInput::Unwant { shard, subject } if self.is_held(&subject.name) => {
-                if self.withdraw_want(*shard, subject) {
-                    return None;
-                }
-                Held::Unwant(*shard, (*subject).clone())
-            }
-            HubInput::Refresh { shard, subject } if self.is_held(&subject.name) => {
-                Held::Refresh(*shard, (*subject).clone())
-            }
-            HubInput::CatchUp { shard, channel, after } if self.is_held(channel) => {
-                Held::CatchUp(*shard, (*channel).clone(), *after)
-            }
-            HubInput::GiveSlots(slots)
-                if self.slot_moves.joining.values().any(|joining| joining.intersects(&slots.slots)) =>
-            {
-                Held::Give(slots.clone())
-            }
-            _ => return Some(input),
+            HubInput::CatchUp { channel, .. } => self.held_behind(channel),
+            HubInput::GiveSlots(moved) => self.slot_moves.newest_that(|slots| slots.intersects(&moved.slots)),
+            _ => None,
         };
-        self.slot_moves.held.push_back(held);
+        let Some(behind) = behind else { return Some(input) };
+        match input {
+            HubInput::Want { shard, subject } => self.hold_slots(behind, Command::Want(shard, subject)),
+            HubInput::Unwant { shard, subject } => {
+                if !self.withdraw_want(shard, subject) {
+                    self.hold_slots(behind, Command::Unwant(shard, subject.clone()));
+                }
+            }
+            HubInput::Refresh { shard, subject } => {
+                if !self.is_refresh_held(shard, subject) {
+                    self.hold_slots(behind, Command::Refresh(shard, subject.clone()));
+                }
+            }
+            HubInput::CatchUp { shard, channel, after } => {
+                if !self.joins_catch_up(shard, channel, after) {
+                    self.hold_slots(behind, Command::CatchUp(shard, channel.clone(), after));
+                }
+            }
+            HubInput::GiveSlots(moved) => self.hold_slots(behind, Command::Give(moved)),
+            input => return Some(input),
+        }
         None
     }
 
-    fn is_held(&self, channel: &str) -> bool {
-        self.slot_of(channel).is_some_and(|slot| self.slot_moves.is_joining(slot))
+    /// The newest move that commands about a channel wait for.
+    fn held_behind(&self, channel: &str) -> Option<u64> {
+        let slot = self.slot_of(channel)?;
+        self.slot_moves.newest_that(|slots| slots.contains(slot))
+    }
+
+    fn hold_slots(&mut self, behind: u64, command: Command) {
+        self.slot_moves.held.push_back(Held { behind, command });
     }
 
     /// The slot of a channel; `None` for the nodes' own, which never move.
@@ -127,13 +153,32 @@ impl Hub {
         (!self.settings.reserved.holds(channel)).then(|| self.settings.slots.slot_of(channel))
     }
 
-    /// A want that is held ends with its unwant, so that of each shard and subject at most an unwant and a want are held.
+    /// A want that is held ends with its unwant, so that of each shard and subject at most an unwant, a want, a refresh and what
+    /// it catches up on are held.
     fn withdraw_want(&mut self, shard: ShardId, subject: &Subject) -> bool {
-        let is_want = |held: &Held| matches!(held, Held::Want(by, of) if (*by, of) == (shard, subject));
+        let is_want = |held: &Held| matches!(&held.command, Command::Want(by, of) if (*by, of) == (shard, subject));
         let Some(at) = self.slot_moves.held.iter().rposition(is_want) else { return false };
         self.slot_moves.held.remove(at);
         self.release(shard, subject);
         true
+    }
+
+    fn is_refresh_held(&self, shard: ShardId, subject: &Subject) -> bool {
+        let mut held = self.slot_moves.held.iter();
+        held.any(|held| matches!(&held.command, Command::Refresh(by, of) if (*by, of) == (shard, subject)))
+    }
+
+    /// What a shard catches up on is added to what is held of that.
+    fn joins_catch_up(&mut self, shard: ShardId, channel: &Arc<str>, after: LoggedOffset) -> bool {
+        for held in &mut self.slot_moves.held {
+            if let Command::CatchUp(by, of, from) = &mut held.command
+                && (*by, &*of) == (shard, channel)
+            {
+                *from = (*from).min(after);
+                return true;
+            }
+        }
+        false
     }
 
     /// This link gives slots away, with all that it has of them.
@@ -178,26 +223,39 @@ impl Hub {
         }
     }
 
-    /// Carries out what was held, or holds it again, where it is about slots that are still to be given.
+    /// Carries out what was held, or holds it on, where it is about slots that are still to be given.
     fn carry_out_of_slots(&mut self, now_ms: u64, held: Held) {
-        let input = match &held {
-            Held::Want(shard, subject) => HubInput::Want { shard: *shard, subject: subject.clone() },
-            Held::Unwant(shard, subject) => HubInput::Unwant { shard: *shard, subject },
-            Held::Refresh(shard, subject) => HubInput::Refresh { shard: *shard, subject },
-            Held::CatchUp(shard, channel, after) => {
+        let Held { behind, command } = &held;
+        let is_due_later = match command {
+            Command::Want(_, Subject { name, .. })
+            | Command::Unwant(_, Subject { name, .. })
+            | Command::Refresh(_, Subject { name, .. })
+            | Command::CatchUp(_, name, _) => self.slot_of(name).is_some_and(|slot| {
+                self.slot_moves.is_due_later(*behind, |slots| slots.contains(slot))
+            }),
+            Command::Give(moved) => {
+                self.slot_moves.is_due_later(*behind, |slots| slots.intersects(&moved.slots))
+            }
+        };
+        if is_due_later {
+            return self.slot_moves.held.push_back(held);
+        }
+        let input = match command {
+            Command::Want(shard, subject) => HubInput::Want { shard: *shard, subject: subject.clone() },
+            Command::Unwant(shard, subject) => HubInput::Unwant { shard: *shard, subject },
+            Command::Refresh(shard, subject) => HubInput::Refresh { shard: *shard, subject },
+            Command::CatchUp(shard, channel, after) => {
                 HubInput::CatchUp { shard: *shard, channel, after: *after }
             }
-            Held::Give(slots) => HubInput::GiveSlots(slots.clone()),
+            Command::Give(moved) => HubInput::GiveSlots(moved.clone()),
         };
-        if let Some(input) = self.unless_held(input) {
-            self.take_in(now_ms, input);
-        }
+        self.take_in(now_ms, input);
     }
 
     /// Player commands may have been missed: nothing that waits is subscribed before every shard has read its players' view
     /// overrides again.
     fn views_are_stale(&mut self) {
-        self.barrier.link_broke(true);
+        self.barrier.close();
         if self.is_listening() {
             self.begin_listening(false);
         }

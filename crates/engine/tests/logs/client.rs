@@ -8,6 +8,7 @@ use drawbridge_testkit::frames;
 use serde_json::Value;
 
 use crate::facts::{Fact, Facts};
+use crate::plain::{PREFIX, Reader};
 
 /// Where a client is in the log of a channel.
 #[derive(Clone, Debug)]
@@ -37,6 +38,8 @@ pub struct Client {
     /// Only even numbers.
     pub filtered: bool,
     pub cursors: BTreeMap<String, Cursor>,
+    /// Of channels without history.
+    pub plain: Reader,
     /// It has come back with these cursors, and is to be sent what follows them.
     resumed: BTreeSet<String>,
     /// What it was shown since it connected.
@@ -63,6 +66,7 @@ impl Client {
             subscribed: BTreeMap::new(),
             filtered: false,
             cursors: BTreeMap::new(),
+            plain: Reader::default(),
             resumed: BTreeSet::new(),
             seen: BTreeSet::new(),
             may_miss_all: false,
@@ -82,6 +86,7 @@ impl Client {
             self.cursors.keys().filter(|name| self.subscribed.contains_key(*name)).cloned().collect();
         let resumed = &self.resumed;
         self.cursors.retain(|name, _| resumed.contains(name));
+        self.plain.forget();
     }
 
     pub fn is_open(&self) -> bool {
@@ -89,8 +94,11 @@ impl Client {
     }
 
     fn shows(&self, fact: &Fact) -> bool {
-        let by_view = fact.team.as_ref().is_none_or(|team| team == self.team);
-        by_view && (!self.filtered || fact.number.is_multiple_of(2))
+        fact.team.as_ref().is_none_or(|team| team == self.team) && self.filter_shows(fact.number)
+    }
+
+    fn filter_shows(&self, number: u64) -> bool {
+        !self.filtered || number.is_multiple_of(2)
     }
 
     pub fn read(&mut self, frame: &Frame, facts: &Facts) {
@@ -101,6 +109,9 @@ impl Client {
 
     fn read_message(&mut self, message: &Value, facts: &Facts) {
         let channel = message["channel"].as_str().unwrap_or_default().to_owned();
+        if channel.starts_with(PREFIX) {
+            self.plain.read(message, &facts.plain);
+        }
         match message["type"].as_str().unwrap() {
             "WELCOME" => {
                 self.welcomed = true;
@@ -108,16 +119,21 @@ impl Client {
             }
             "CHANNEL_SUBSCRIBED" => {
                 self.subscribed.insert(channel.clone(), true);
-                if message["pattern"] != true {
+                if message["pattern"] != true && !channel.starts_with(PREFIX) {
                     self.read_subscribed(&channel, message, facts);
                 }
             }
             "CHANNEL_UNSUBSCRIBED" => {
                 self.subscribed.remove(&channel);
                 self.leaving.remove(&channel);
-                self.cursors.retain(|name, _| is_pattern(&channel) && self.subscribed.contains_key(name));
+                let (is_pattern, subscribed) = (is_pattern(&channel), &self.subscribed);
+                self.cursors.retain(|name, _| match is_pattern {
+                    true => subscribed.contains_key(name),
+                    false => *name != channel,
+                });
                 self.may_miss_all = false;
             }
+            "EVENT" | "RESYNC" if channel.starts_with(PREFIX) => {}
             "EVENT" => self.read_event(&channel, message, facts),
             "POSITION" => {
                 self.positions += 1;
@@ -206,6 +222,11 @@ impl Client {
         }
         let missed = facts.between(channel, epoch, cursor.offset, up_to).find(|fact| self.shows(fact));
         assert!(missed.is_none(), "{} missed {missed:?} before {message}: {cursor:?}", self.player);
+    }
+
+    /// As [`Client::check_nothing_is_missing`], of channels without history.
+    pub fn check_nothing_plain_is_missing(&self, facts: &Facts) {
+        self.plain.check_nothing_is_missing(|number| self.filter_shows(number), &facts.plain);
     }
 
     /// All has come to rest: it has been shown all that the log has.

@@ -4,6 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::Value;
 
+use crate::plain::{PREFIX, Published};
+
 /// One logged event.
 #[derive(Clone, Debug)]
 pub struct Fact {
@@ -29,6 +31,8 @@ pub struct Facts {
     by_number: BTreeMap<u64, usize>,
     /// Plain `PUBLISH`es.
     pub volatile: BTreeSet<u64>,
+    /// Of channels without history.
+    pub plain: Published,
     /// By channel and epoch.
     ends: BTreeMap<(String, String), End>,
 }
@@ -36,6 +40,9 @@ pub struct Facts {
 impl Facts {
     /// Redis publishes this.
     pub fn published(&mut self, channel: &str, payload: &[u8], is_logged: bool) {
+        if channel.starts_with(PREFIX) {
+            return self.plain.take(channel, payload);
+        }
         let envelope: Value = serde_json::from_slice(payload).unwrap();
         let number = envelope["data"]["n"].as_u64().unwrap();
         if !is_logged {

@@ -1,6 +1,7 @@
 //! Channels with history in virtual time: engines and hubs around a Redis that keeps logs, with links that break, answers that
 //! come late, restarts that lose acknowledged events, logs that are trimmed, sockets that stall, shards that lose events,
-//! and players who come back with a cursor, to the same node or another one; all from one seed.
+//! and players who come back with a cursor, to the same node or another one; all from one seed. And the same around the masters
+//! of a Redis Cluster, which fail over, come and go and give each other slots, with sharded channels that have a log or none.
 //!
 //! The clients check what they read: one order, each logged event that their views show exactly once, or a `RESYNC` at the
 //! place; never two histories without a word between them. `DRAWBRIDGE_SEED=7 cargo test -p drawbridge-engine --test logs`
@@ -11,6 +12,8 @@
 mod bench;
 mod client;
 mod facts;
+mod masters;
+mod plain;
 mod rules;
 mod world;
 
@@ -20,6 +23,7 @@ use world::{Weather, World};
 const STEPS: usize = 1_200;
 const SEEDS: u64 = 150;
 const CALM_SEEDS: u64 = 60;
+const MASTERS_SEEDS: u64 = 300;
 
 #[test]
 fn every_logged_event_comes_once_or_its_loss_is_signalled() {
@@ -32,8 +36,17 @@ fn nothing_is_signalled_where_nothing_is_lost() {
     for_each_seed("logs", CALM_SEEDS, |seed| run(seed, Weather::Breaks));
 }
 
+/// No subscription is lost, and none is left; on channels without history what is lost is signalled, too.
+#[test]
+fn nothing_is_lost_in_silence_while_masters_fail_over_and_slots_move() {
+    for_each_seed("logs", MASTERS_SEEDS, |seed| run_in(World::on_masters(seed)));
+}
+
 fn run(seed: u64, weather: Weather) {
-    let mut world = World::new(seed, weather);
+    run_in(World::new(seed, weather));
+}
+
+fn run_in(mut world: World) {
     for _ in 0..STEPS {
         world.step();
     }

@@ -124,7 +124,7 @@ fn a_volatile_event_comes_at_once_while_a_session_catches_up() {
         let (socket, welcome) = bench.join(0, &[name]);
         bench.append("log:a", [0]);
         let first = bench.take(socket).pop().unwrap();
-        let epoch = bench.cluster.redis.log_end(&"log:a".into()).epoch;
+        let epoch = bench.cluster.redis.logs.end(&"log:a".into()).epoch;
         let read = json!({ "log:a": { "epoch": epoch.as_str(), "offset": first["offset"] } });
         bench.break_socket(socket);
         bench.append("log:a", 1..100);
@@ -146,7 +146,7 @@ fn who_catches_up_goes_on_doing_so_by_whichever_subscription() {
     bench.append("log:a", [0]);
     let messages = bench.take(socket);
     let first = messages.iter().find(|message| message["type"] == "EVENT").unwrap();
-    let epoch = bench.cluster.redis.log_end(&"log:a".into()).epoch;
+    let epoch = bench.cluster.redis.logs.end(&"log:a".into()).epoch;
     let read = json!({
         "log:a": { "epoch": epoch.as_str(), "offset": first["offset"] },
         "log:other": position(&welcome, "log:other"),

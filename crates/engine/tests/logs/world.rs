@@ -1,5 +1,5 @@
-//! Two nodes of two shards and one link each, around one Redis with logs. Every queue between the parts is stepped at random;
-//! time passes only when the seed says so.
+//! Two nodes of two shards and one link each, around one Redis with logs, or beside that link with one to each master of a
+//! Cluster. Every queue between the parts is stepped at random; time passes only when the seed says so.
 
 use std::sync::Arc;
 
@@ -14,16 +14,22 @@ use drawbridge_protocol::Frame;
 use drawbridge_testkit::classes::{open, rule};
 use drawbridge_testkit::cluster::{Cluster, Outside, Size, SocketId};
 use drawbridge_testkit::dice::{Chance, Dice};
+use drawbridge_testkit::redis::logs::Logs;
 use drawbridge_testkit::players::{claims_of, opened};
 use drawbridge_testkit::settings::settings;
 use serde_json::{Value, json};
 
 use crate::client::Client;
 use crate::facts::Facts;
+use crate::masters::MASTERS;
+use crate::plain::PREFIX;
 
 const NODES: usize = 2;
 const SHARDS: usize = 2;
+const SIZE: Size = Size { nodes: NODES, shards: SHARDS, links: 1 };
 const CHANNELS: [&str; 3] = ["log:a", "log:b", "log:c"];
+/// In a Cluster, all sharded.
+const SHARDED: [&str; 6] = ["log:a", "log:b", "log:c", "room:a", "room:b", "room:c"];
 /// How many events a log keeps.
 const KEPT: u64 = 60;
 
@@ -37,17 +43,19 @@ pub enum Weather {
 }
 
 /// Everyone at the sockets, and what goes wrong.
-struct Players {
+pub struct Players {
     dice: Dice,
     clients: Vec<Client>,
-    facts: Facts,
+    pub facts: Facts,
     weather: Weather,
     is_settling: bool,
 }
 
 pub struct World {
-    cluster: Cluster,
-    players: Players,
+    pub cluster: Cluster,
+    pub players: Players,
+    /// Around the masters of a Redis Cluster.
+    is_on_masters: bool,
     next_number: u64,
     connections: u64,
 }
@@ -83,6 +91,16 @@ impl Outside for Players {
         self.facts.published(channel, payload, is_committed);
     }
 
+    fn published_by_former_master(&mut self, channel: &Arc<str>, _: &Bytes) {
+        if channel.starts_with(PREFIX) {
+            self.facts.plain.newest_is_not_due();
+        }
+    }
+
+    fn defers(&mut self) -> bool {
+        !self.is_settling && self.roll(10) == 0
+    }
+
     fn drops(&mut self, event: &BrokerEvent) -> bool {
         let may_drop = matches!(event, BrokerEvent::Publication(_) | BrokerEvent::Replay(_));
         may_drop && !self.is_settling && self.roll(25) == 0
@@ -90,6 +108,11 @@ impl Outside for Players {
 }
 
 impl Players {
+    fn new(seed: u64, weather: Weather) -> Self {
+        let dice = Dice::new(seed);
+        Players { dice, clients: Vec::new(), facts: Facts::default(), weather, is_settling: false }
+    }
+
     fn at(&mut self, socket: SocketId) -> Option<&mut Client> {
         self.clients.iter_mut().find(|client| client.socket == socket)
     }
@@ -104,20 +127,28 @@ impl Players {
 
 impl World {
     pub fn new(seed: u64, weather: Weather) -> Self {
-        let dice = Dice::new(seed);
-        let mut players =
-            Players { dice, clients: Vec::new(), facts: Facts::default(), weather, is_settling: false };
-        let size = Size { nodes: NODES, shards: SHARDS, links: 1 };
-        let cluster = Cluster::new(&Arc::new(rules()), size, &mut players);
-        World { cluster, players, next_number: 0, connections: 0 }
+        let mut players = Players::new(seed, weather);
+        let cluster = Cluster::new(&Arc::new(rules()), SIZE, &mut players);
+        World { cluster, players, is_on_masters: false, next_number: 0, connections: 0 }
     }
 
-    fn roll(&mut self, sides: usize) -> usize {
+    /// Around the masters of a Redis Cluster, with everything that goes wrong.
+    pub fn on_masters(seed: u64) -> Self {
+        let mut players = Players::new(seed, Weather::Foul);
+        let settings = Arc::new(sharded_rules());
+        let cluster = Cluster::with_masters(&settings, SIZE, (MASTERS, &SHARDED), &mut players);
+        World { cluster, players, is_on_masters: true, next_number: 0, connections: 0 }
+    }
+
+    pub fn roll(&mut self, sides: usize) -> usize {
         self.players.roll(sides)
     }
 
     /// One random thing.
     pub fn step(&mut self) {
+        if self.is_on_masters && self.roll(12) == 0 {
+            return self.act_on_masters();
+        }
         match self.roll(100) {
             0..3 => self.connect(),
             3..9 => self.subscribe(),
@@ -133,7 +164,7 @@ impl World {
             46..49 => self.come_back(),
             49..52 => self.unblock(),
             52..54 => self.cluster.pass(3_000, &mut self.players),
-            54..55 if self.players.weather == Weather::Foul => self.restart(),
+            54..55 if self.players.weather == Weather::Foul && !self.is_on_masters => self.restart(),
             55..56 if self.players.weather == Weather::Foul => self.trim(),
             56..57 => self.cluster.send_lost(&mut self.players),
             _ => drop(self.cluster.carry(&mut self.players)),
@@ -142,6 +173,9 @@ impl World {
 
     pub fn settle(&mut self) {
         self.players.is_settling = true;
+        if self.is_on_masters {
+            self.spread_configuration();
+        }
         self.cluster.mend(&mut self.players);
         for _ in 0..12 {
             self.cluster.send_lost(&mut self.players);
@@ -159,10 +193,14 @@ impl World {
     }
 
     pub fn check_settled(&mut self) {
+        if self.is_on_masters {
+            self.check_subscriptions();
+        }
         for channel in CHANNELS {
-            let end = self.cluster.redis.log_end(&channel.into());
+            let end = self.log_end(channel);
             for client in self.players.clients.iter().filter(|client| client.is_open()) {
                 let facts = &self.players.facts;
+                client.check_nothing_plain_is_missing(facts);
                 client.check_nothing_is_missing(channel, end.epoch.as_str(), end.offset.0, facts);
             }
         }
@@ -175,6 +213,31 @@ impl World {
                 assert_eq!(of_a_channel, None, "{}: nothing is lost", client.player);
             }
         }
+    }
+
+    /// In a Cluster: no subscription is lost, and none is left over.
+    fn check_subscriptions(&self) {
+        let wants = |node: usize, channel: &str| {
+            let mut clients = self.players.clients.iter();
+            clients.any(|client| {
+                client.closed.is_none() && client.socket.node == node && client.subscribed.contains_key(channel)
+            })
+        };
+        self.cluster.check_subscriptions(&SHARDED, wants);
+    }
+
+    /// The logs that a channel has one of.
+    fn logs_of(&mut self, channel: &str) -> &mut Logs {
+        let server = self.is_on_masters.then(|| self.cluster.redis.masters.owner_of(channel));
+        self.cluster.redis.logs_at(server)
+    }
+
+    fn log_end(&mut self, channel: &str) -> LogPosition {
+        self.logs_of(channel).end(&channel.into())
+    }
+
+    fn channels(&self) -> &'static [&'static str] {
+        if self.is_on_masters { &SHARDED } else { &CHANNELS }
     }
 
     /// Everybody leaves; nothing may be left.
@@ -217,7 +280,10 @@ impl World {
     }
 
     fn subscribe(&mut self) {
-        let name = ["log:a", "log:b", "log:c", "log:*", "log:[ab]"][self.roll(5)];
+        let name = match self.is_on_masters {
+            true => SHARDED[self.roll(SHARDED.len())],
+            false => ["log:a", "log:b", "log:c", "log:*", "log:[ab]"][self.roll(5)],
+        };
         let Some(at) = self.some_client() else { return };
         if !self.players.clients[at].subscribed.contains_key(name) {
             self.subscribe_client(at, name);
@@ -238,7 +304,7 @@ impl World {
         let Some(at) = self.some_client() else { return };
         let client = &mut self.players.clients[at];
         // Under a pattern the channel would go on.
-        let is_alone = client.subscribed.len() == 1;
+        let is_alone = self.is_on_masters || client.subscribed.len() == 1;
         let Some((name, true)) = client.subscribed.iter().next().filter(|_| is_alone) else { return };
         if !client.leaving.insert(name.clone()) {
             return;
@@ -247,20 +313,20 @@ impl World {
         self.cluster.text(client.socket, &message.to_string(), &mut self.players);
     }
 
-    fn news(&mut self) -> (Arc<str>, Value) {
+    fn news(&mut self, channels: &[&str]) -> (Arc<str>, Value) {
         self.next_number += 1;
         let mut data = json!({ "n": self.next_number });
         if self.roll(3) == 0 {
             data["team"] = ["red", "blue"][self.roll(2)].into();
         }
-        (CHANNELS[self.roll(CHANNELS.len())].into(), json!({ "event": "e", "data": data }))
+        (channels[self.roll(channels.len())].into(), json!({ "event": "e", "data": data }))
     }
 
     /// A service publishes into the log; sometimes many at once.
     fn append(&mut self) {
         let count = if self.roll(12) == 0 { self.roll(40) } else { 1 };
         for _ in 0..count {
-            let (channel, envelope) = self.news();
+            let (channel, envelope) = self.news(&CHANNELS);
             let entry = LogEntry {
                 payload: envelope.to_string().into(),
                 id: "db1.s".into(),
@@ -268,41 +334,46 @@ impl World {
                 age_ms: 1_000_000,
                 once: None,
             };
-            self.cluster.take(WriteKind::Log { channel, entry }, &mut self.players).unwrap();
+            let taken = self.cluster.take(WriteKind::Log { channel, entry }, &mut self.players);
+            assert!(taken.is_ok() || self.is_on_masters, "{taken:?}");
         }
     }
 
     /// A plain `PUBLISH`.
     fn publish(&mut self) {
-        let (channel, envelope) = self.news();
+        let (channel, envelope) = self.news(self.channels());
         self.cluster.publish(&channel, &envelope.to_string().into(), &mut self.players);
     }
 
     /// A service claims a place in the log that the log does not have: it is never shown.
     fn forge(&mut self) {
         let channel: Arc<str> = CHANNELS[self.roll(CHANNELS.len())].into();
-        let end = self.cluster.redis.log_end(&channel);
+        let end = self.log_end(&channel);
         let offset = end.offset.0 + 1_000 + self.roll(5) as u64;
         let epoch = if self.roll(2) == 0 { end.epoch } else { Epoch::new(0xdead) };
         let payload = json!({
             "event": "e", "data": { "n": 1u64 << 40 }, "offset": offset, "epoch": epoch.as_str(), "id": "db1.forged",
         });
-        self.cluster.redis.publish(&channel, &payload.to_string().into());
+        let payload = payload.to_string().into();
+        match self.is_on_masters {
+            true => self.cluster.redis.publish_at(self.cluster.redis.masters.owner_of(&channel), &channel, &payload),
+            false => self.cluster.redis.publish(&channel, &payload),
+        }
     }
 
     /// Redis starts again, perhaps without its last writes.
     fn restart(&mut self) {
-        let before: Vec<_> = CHANNELS.map(|channel| self.cluster.redis.log_end(&channel.into())).into();
+        let before: Vec<_> = CHANNELS.map(|channel| self.cluster.redis.logs.end(&channel.into())).into();
         for link in 0..NODES {
             self.cluster.cut(link, &mut self.players);
         }
         let lost = if self.roll(2) == 0 { 0 } else { self.roll(6) };
         match self.roll(8) {
-            0 => self.cluster.redis.lose_logs(),
-            _ => drop(self.cluster.redis.restart(lost)),
+            0 => self.cluster.redis.logs.clear(),
+            _ => drop(self.cluster.redis.logs.restart(lost)),
         }
         for (channel, before) in CHANNELS.into_iter().zip(before) {
-            let end = self.cluster.redis.log_end(&channel.into());
+            let end = self.cluster.redis.logs.end(&channel.into());
             let (epoch, offset) = (end.epoch.as_str(), end.offset.0);
             if offset > 0 {
                 self.players.facts.goes_on(channel, before.epoch.as_str(), epoch, offset);
@@ -312,11 +383,11 @@ impl World {
 
     fn trim(&mut self) {
         let (channel, keep) = (CHANNELS[self.roll(CHANNELS.len())], self.roll(5));
-        self.cluster.redis.trim_log(&channel.into(), keep);
+        self.logs_of(channel).trim(&channel.into(), keep);
     }
 
     fn cut_a_link(&mut self) {
-        let link = self.roll(NODES);
+        let link = self.roll(self.cluster.redis.links.len());
         self.cluster.cut(link, &mut self.players);
     }
 
@@ -357,7 +428,7 @@ impl World {
         let positions = client.cursors.iter().map(|(channel, cursor)| {
             (channel.clone(), json!({ "epoch": cursor.epoch, "offset": cursor.offset }))
         });
-        let positions: serde_json::Map<_, _> = positions.collect();
+        let positions: serde_json::Map<_, _> = positions.chain(client.plain.positions()).collect();
         let resume = json!({ "session": client.session, "positions": positions });
         let conn = self.cluster.shard(node, shard).next_conn();
         let socket = SocketId { node, shard, conn };
@@ -436,11 +507,23 @@ impl World {
 }
 
 fn rules() -> Settings {
-    let class = Class {
+    settings_of(vec![Class { patterns: true, ..logged() }])
+}
+
+/// All channels are sharded, so that there are no patterns.
+fn sharded_rules() -> Settings {
+    let sharded = |class: Class| Class { sharded: true, ..class };
+    settings_of(vec![sharded(logged()), sharded(open("room:{room}"))])
+}
+
+fn logged() -> Class {
+    Class {
         view: Some(rule("!has(data.team) || data.team == me.team", Vars::VIEW_RULE)),
-        patterns: true,
         history: Some(History { events: KEPT, age_ms: 1_000_000 }),
         ..open("log:{log}")
-    };
-    Settings { outbound_bytes: 6_000, resume_window_ms: 10_000_000, ..settings(vec![class]) }
+    }
+}
+
+fn settings_of(classes: Vec<Class>) -> Settings {
+    Settings { outbound_bytes: 6_000, resume_window_ms: 10_000_000, ..settings(classes) }
 }

@@ -3,15 +3,19 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
+use drawbridge_engine::class::ShardedChannels;
 use drawbridge_engine::engine::Engine;
 use drawbridge_engine::io::{
     BrokerCommand, BrokerEvent, ConnId, LogPosition, Position, Query, QueryKind, Subject, Ticket, Write,
 };
 use drawbridge_engine::rate_limit::SharedLimits;
 use drawbridge_engine::settings::Settings;
-use drawbridge_engine::upstream::{Hub, LogRange, Move, PeerMessage, ShardId, ShardSet, StoredLog, Topology};
+use drawbridge_engine::upstream::{
+    Hub, LogRange, Move, PeerMessage, ShardId, ShardSet, SlotHasher, SlotMove, StoredLog, Topology,
+};
 
 use super::outside::Outside;
+use crate::redis::masters::{Owners, ServerId};
 use crate::redis::{NODES_CHANNEL, Scan};
 use crate::settings::hub_settings;
 
@@ -31,6 +35,11 @@ pub struct Node {
     pub hubs: Vec<Hub>,
     pub shards: Vec<Shard>,
     pub(super) topology: Topology,
+    /// Which masters have which slots as it knows it, at this version.
+    pub(super) owners: Owners,
+    pub(super) version: u64,
+    /// Where the links of masters are to lead.
+    pub(super) targets: Vec<Option<ServerId>>,
     /// What is on its way to each hub.
     pub(super) commands: Vec<VecDeque<HubCommand>>,
     pub(super) writes: VecDeque<(usize, Write)>,
@@ -65,6 +74,8 @@ pub(super) enum HubCommand {
     Shard(usize, BrokerCommand),
     Give(Move),
     Take(Move),
+    GiveSlots(SlotMove),
+    TakeSlots(SlotMove),
     Peer(PeerMessage),
 }
 
@@ -78,7 +89,9 @@ pub struct Size {
 }
 
 impl Node {
-    pub(super) fn new(settings: &Arc<Settings>, size: Size, at: usize) -> Self {
+    /// `master_links`: to masters of a Cluster, beside those of `size`.
+    pub(super) fn new(settings: &Arc<Settings>, size: Size, master_links: usize, at: usize) -> Self {
+        let links = size.links + master_links;
         let limits = SharedLimits::new(settings);
         let shard = |shard: usize| Shard {
             engine: Engine::new(settings.clone(), limits.clone()).on_shard(ShardId(shard as u8)),
@@ -87,13 +100,18 @@ impl Node {
             lost: false,
             next_conn: 0,
         };
-        let hub = |link| Hub::new(hub_settings(settings, link, (at * size.links + link) as u128));
+        let hub = |link| Hub::new(hub_settings(settings, link, (at * links + link) as u128));
         let (classes, reserved) = (&settings.classes, &settings.reserved);
+        let sharded = ShardedChannels::new(classes, reserved);
         Node {
-            hubs: (0..size.links).map(hub).collect(),
+            hubs: (0..links).map(hub).collect(),
             shards: (0..size.shards).map(shard).collect(),
-            topology: Topology::standalone(size.links, classes, reserved, NODES_CHANNEL.into(), at as u128),
-            commands: (0..size.links).map(|_| VecDeque::new()).collect(),
+            topology: Topology::standalone(size.links, classes, reserved, NODES_CHANNEL.into(), at as u128)
+                .with_masters(master_links, sharded, SlotHasher::default()),
+            owners: Owners::new(),
+            version: 0,
+            targets: vec![None; master_links],
+            commands: (0..links).map(|_| VecDeque::new()).collect(),
             writes: VecDeque::new(),
             queries: VecDeque::new(),
             log_reads: VecDeque::new(),

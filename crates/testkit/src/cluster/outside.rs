@@ -41,6 +41,10 @@ pub trait Outside: Chance {
     /// Redis is about to publish this. `is_committed`: it is in the channel's table.
     fn published(&mut self, _channel: &Arc<str>, _payload: &Bytes, _is_committed: bool) {}
 
+    /// As [`Outside::published`], by a server of a Cluster that is not the master of the channel's slot any more and does not know it
+    /// yet: whoever is subscribed at the new one does not receive it.
+    fn published_by_former_master(&mut self, _channel: &Arc<str>, _payload: &Bytes) {}
+
     /// A node reads this from the exact subscription.
     fn received(&mut self, _now: Now, _node: usize, _channel: &Arc<str>, _payload: &Bytes) {}
 
@@ -49,6 +53,11 @@ pub trait Outside: Chance {
 
     /// Whether Redis refuses a subscription.
     fn refuses(&mut self, _subject: &Subject) -> bool {
+        false
+    }
+
+    /// Whether a master of a Cluster cannot begin a subscription just now.
+    fn defers(&mut self) -> bool {
         false
     }
 

@@ -1,6 +1,7 @@
 //! Slots that get another master: what goes with them, what stays, and what waits meanwhile.
 
 use super::*;
+use crate::io::LoggedOffset;
 
 const GIVER: usize = 0;
 const TAKER: usize = 1;
@@ -132,6 +133,75 @@ fn slots_that_move_on_at_once_take_with_them_what_was_not_given_yet() {
         let confirmed = masters.give(THIRD, HubInput::Subscribed(&Subject::channel(name)));
         assert_eq!(confirmed, [format!("0: confirmed {name} 0 after break")]);
     }
+}
+
+#[test]
+fn slots_that_go_to_and_fro_before_anything_is_given_come_to_rest() {
+    let mut masters = Masters::new();
+    let there = |number| a_move(number, GIVER, TAKER, &["a"]);
+    let back = a_move(2, TAKER, GIVER, &["a"]);
+    masters.give(TAKER, HubInput::TakeSlots(there(1)));
+    assert_eq!(masters.unwant(TAKER, A, "a"), NOTHING);
+    masters.give(TAKER, HubInput::GiveSlots(back.clone()));
+    masters.give(TAKER, HubInput::TakeSlots(there(3)));
+    assert_eq!(masters.want(TAKER, B, "a"), NOTHING);
+    assert_eq!(masters.give(GIVER, HubInput::GiveSlots(there(1))), ["unsubscribe a"]);
+    masters.give(GIVER, HubInput::TakeSlots(back));
+    assert_eq!(masters.give(GIVER, HubInput::GiveSlots(there(3))), NOTHING, "it has them not yet");
+    let released = "0: released a".to_owned();
+    assert_eq!(masters.hear(TAKER), [recover(TAKER, 1), "0: interrupted a".to_owned(), released]);
+    masters.hear(GIVER);
+    masters.hear(TAKER);
+    masters.pass(TAKER, 1);
+    assert_eq!(masters.pass(TAKER, 2), ["subscribe a"]);
+    let confirmed = masters.give(TAKER, HubInput::Subscribed(&Subject::channel("a")));
+    assert_eq!(confirmed, ["1: confirmed a 0 after break"]);
+    assert_eq!(masters.hubs[GIVER].stats().subjects, 2);
+}
+
+#[test]
+fn slots_that_come_from_two_links_move_on_when_both_have_given() {
+    let mut masters = Masters::new();
+    let on = a_move(3, TAKER, GIVER, &["a", "d"]);
+    masters.want(THIRD, B, "d");
+    masters.give(TAKER, HubInput::TakeSlots(a_move(1, GIVER, TAKER, &["a"])));
+    masters.give(TAKER, HubInput::TakeSlots(a_move(2, THIRD, TAKER, &["d"])));
+    masters.give(TAKER, HubInput::GiveSlots(on.clone()));
+    masters.give(THIRD, HubInput::GiveSlots(a_move(2, THIRD, TAKER, &["d"])));
+    masters.hear(TAKER);
+    assert_eq!(masters.hubs[TAKER].stats().subjects, 3, "the other one has not given");
+    masters.give(GIVER, HubInput::GiveSlots(a_move(1, GIVER, TAKER, &["a"])));
+    masters.hear(TAKER);
+    masters.give(GIVER, HubInput::TakeSlots(on));
+    masters.hear(GIVER);
+    let subjects = masters.hubs.each_ref().map(|hub| hub.stats().subjects);
+    assert_eq!(subjects, [4, 2, 1]);
+}
+
+#[test]
+fn what_shards_request_meanwhile_does_not_pile_up() {
+    let mut masters = Masters::new();
+    let slots = || a_move(1, GIVER, TAKER, &["a"]);
+    let (a, name): (_, Arc<str>) = (Subject::channel("a"), "a".into());
+    masters.give(TAKER, HubInput::TakeSlots(slots()));
+    for after in [5, 3, 4] {
+        masters.give(TAKER, HubInput::Refresh { shard: A, subject: &a });
+        masters.give(TAKER, HubInput::CatchUp { shard: A, channel: &name, after: LoggedOffset(after) });
+    }
+    masters.give(GIVER, HubInput::GiveSlots(slots()));
+    let said = masters.hear(TAKER);
+    assert_eq!(said.iter().filter(|said| said.starts_with("0: Replay")).count(), 1, "{said:?}");
+}
+
+#[test]
+fn a_link_that_listens_again_subscribes_nothing_before_the_views_are_known() {
+    let mut masters = Masters::new();
+    masters.unwant(TAKER, ShardId::NODE, NODES);
+    masters.give(TAKER, HubInput::LinkDown);
+    masters.give(TAKER, HubInput::Want { shard: ShardId::NODE, subject: Subject::channel(NODES) });
+    let said = masters.comes_up(TAKER);
+    assert_eq!(said, ["subscribe own:nodes".to_owned(), "63: confirmed own:nodes 0".to_owned(), recover(TAKER, 1)]);
+    assert_eq!(masters.pass(TAKER, 1), ["subscribe c"]);
 }
 
 #[test]

@@ -2,7 +2,6 @@
 //! link when the map changes. The topology decides; this task brings it what the map says, and passes on what follows. What a
 //! hub does with slots is in [`drawbridge_engine::upstream`], how a link connects in [`super::link`].
 
-use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError, RwLock};
 
 use drawbridge_engine::io::Subject;
@@ -68,11 +67,10 @@ impl MasterLinks {
 
     fn adapt(&mut self, map: &ClusterMap) {
         let masters = slots_by_master(map);
-        let known: Vec<MasterSlots> = masters.values().map(|(_, slots)| slots.clone()).collect();
         let mut moved = 0;
         let (without_link, targets) = {
             let mut topology = self.topology.write().unwrap_or_else(PoisonError::into_inner);
-            let reassigned = topology.assign(&known);
+            let reassigned = topology.assign(&masters);
             for slots in reassigned.moves {
                 moved += slots.slots.len();
                 // Under the lock: whatever was commanded before is before it in its link's queue.
@@ -87,8 +85,9 @@ impl MasterLinks {
                 self.send(link, HubCommand::Unwant(ShardId::NODE, everywhere()));
             }
             let target = |place| {
-                let master = topology.master_of(LinkId::at(place))?;
-                masters.get(&**master).map(|(address, _)| address.clone())
+                let name = topology.master_of(LinkId::at(place))?;
+                let at = masters.iter().position(|master| master.master == *name)?;
+                map.masters().get(at).map(|master| master.address.clone())
             };
             let targets: Vec<_> = (self.first..self.links.len()).map(target).collect();
             (reassigned.without_link, targets)
@@ -117,17 +116,15 @@ impl MasterLinks {
     }
 }
 
-/// The masters that have slots, by their names.
-fn slots_by_master(map: &ClusterMap) -> BTreeMap<Arc<str>, (RedisAddress, MasterSlots)> {
-    let mut masters: BTreeMap<Arc<str>, (RedisAddress, MasterSlots)> = BTreeMap::new();
-    let names: Vec<Arc<str>> = map.masters().iter().map(|master| master.address.to_string().into()).collect();
+/// The slots of each master, in the order of the map; named by their addresses.
+fn slots_by_master(map: &ClusterMap) -> Vec<MasterSlots> {
+    let named = map.masters().iter().map(|master| master.address.to_string().into());
+    let mut masters: Vec<MasterSlots> =
+        named.map(|master| MasterSlots { master, slots: SlotSet::default() }).collect();
     for slot in 0..SLOTS {
-        let Some(at) = map.place_of_slot(slot) else { continue };
-        let (master, address) = (names[at].clone(), &map.masters()[at].address);
-        let entry = masters
-            .entry(master.clone())
-            .or_insert_with(|| (address.clone(), MasterSlots { master, slots: SlotSet::default() }));
-        entry.1.slots.insert(slot);
+        if let Some(master) = map.place_of_slot(slot).and_then(|place| masters.get_mut(place)) {
+            master.slots.insert(slot);
+        }
     }
     masters
 }
