@@ -142,7 +142,9 @@ impl Cluster {
             0..3 => self.carry_push(link, outside),
             3 => self.carry_command(link, outside),
             4 => self.carry_write(node, outside),
-            5 if outside.roll(2) == 0 => self.carry_log_read(node, outside) || self.carry_log_answer(node, outside),
+            5 if outside.roll(2) == 0 => {
+                self.carry_log_read(node, outside) || self.carry_log_answer(node, outside)
+            }
             5 => self.carry_scan(node),
             6 => self.carry_query(node, outside),
             _ => self.carry_event(node, shard, outside),

@@ -118,17 +118,17 @@ impl Hub {
         match input {
             HubInput::Want { shard, subject } => self.hold_slots(behind, Command::Want(shard, subject)),
             HubInput::Unwant { shard, subject } => {
-                if !self.withdraw_want(shard, subject) {
+                if !self.withdraw_want(behind, shard, subject) {
                     self.hold_slots(behind, Command::Unwant(shard, subject.clone()));
                 }
             }
             HubInput::Refresh { shard, subject } => {
-                if !self.is_refresh_held(shard, subject) {
+                if !self.is_refresh_held(behind, shard, subject) {
                     self.hold_slots(behind, Command::Refresh(shard, subject.clone()));
                 }
             }
             HubInput::CatchUp { shard, channel, after } => {
-                if !self.joins_catch_up(shard, channel, after) {
+                if !self.joins_catch_up(behind, shard, channel, after) {
                     self.hold_slots(behind, Command::CatchUp(shard, channel.clone(), after));
                 }
             }
@@ -154,23 +154,35 @@ impl Hub {
     }
 
     /// A want that is held ends with its unwant, so that of each shard and subject at most an unwant, a want, a refresh and what
-    /// it catches up on are held.
-    fn withdraw_want(&mut self, shard: ShardId, subject: &Subject) -> bool {
-        let is_want = |held: &Held| matches!(&held.command, Command::Want(by, of) if (*by, of) == (shard, subject));
-        let Some(at) = self.slot_moves.held.iter().rposition(is_want) else { return false };
+    /// it catches up on are held behind one move. Between what is held behind two moves the slots are away, and commands about
+    /// them are at another link.
+    fn withdraw_want(&mut self, behind: u64, shard: ShardId, subject: &Subject) -> bool {
+        let is_want =
+            |command: &Command| matches!(command, Command::Want(by, of) if (*by, of) == (shard, subject));
+        let mut held = self.slot_moves.held.iter();
+        let Some(at) = held.rposition(|held| held.behind == behind && is_want(&held.command)) else {
+            return false;
+        };
         self.slot_moves.held.remove(at);
         self.release(shard, subject);
         true
     }
 
-    fn is_refresh_held(&self, shard: ShardId, subject: &Subject) -> bool {
-        let mut held = self.slot_moves.held.iter();
-        held.any(|held| matches!(&held.command, Command::Refresh(by, of) if (*by, of) == (shard, subject)))
+    fn is_refresh_held(&self, behind: u64, shard: ShardId, subject: &Subject) -> bool {
+        let is_same =
+            |command: &Command| matches!(command, Command::Refresh(by, of) if (*by, of) == (shard, subject));
+        self.slot_moves.held.iter().any(|held| held.behind == behind && is_same(&held.command))
     }
 
     /// What a shard catches up on is added to what is held of that.
-    fn joins_catch_up(&mut self, shard: ShardId, channel: &Arc<str>, after: LoggedOffset) -> bool {
-        for held in &mut self.slot_moves.held {
+    fn joins_catch_up(
+        &mut self,
+        behind: u64,
+        shard: ShardId,
+        channel: &Arc<str>,
+        after: LoggedOffset,
+    ) -> bool {
+        for held in self.slot_moves.held.iter_mut().filter(|held| held.behind == behind) {
             if let Command::CatchUp(by, of, from) = &mut held.command
                 && (*by, &*of) == (shard, channel)
             {
@@ -230,9 +242,9 @@ impl Hub {
             Command::Want(_, Subject { name, .. })
             | Command::Unwant(_, Subject { name, .. })
             | Command::Refresh(_, Subject { name, .. })
-            | Command::CatchUp(_, name, _) => self.slot_of(name).is_some_and(|slot| {
-                self.slot_moves.is_due_later(*behind, |slots| slots.contains(slot))
-            }),
+            | Command::CatchUp(_, name, _) => self
+                .slot_of(name)
+                .is_some_and(|slot| self.slot_moves.is_due_later(*behind, |slots| slots.contains(slot))),
             Command::Give(moved) => {
                 self.slot_moves.is_due_later(*behind, |slots| slots.intersects(&moved.slots))
             }

@@ -71,6 +71,18 @@ impl SlotSet {
         self.0.get(usize::from(slot) / 64).is_some_and(|word| word & (1 << (slot % 64)) != 0)
     }
 
+    /// Each of them, ascending.
+    pub fn iter(&self) -> impl Iterator<Item = u16> {
+        (0..SLOTS).step_by(64).zip(self.0.iter()).flat_map(|(first, word)| {
+            let mut left = *word;
+            std::iter::from_fn(move || {
+                let lowest = (left != 0).then(|| left.trailing_zeros() as u16)?;
+                left &= left - 1;
+                Some(first + lowest)
+            })
+        })
+    }
+
     /// Whether any slot is in both.
     pub fn intersects(&self, other: &SlotSet) -> bool {
         self.0.iter().zip(other.0.iter()).any(|(one, other)| one & other != 0)
@@ -127,6 +139,7 @@ mod tests {
         let set: SlotSet = [0, 63, 64, 16_383].into_iter().collect();
         assert_eq!((set.len(), set.is_empty()), (4, false));
         assert!((0..SLOTS).filter(|slot| set.contains(*slot)).eq([0, 63, 64, 16_383]));
+        assert!(set.iter().eq([0, 63, 64, 16_383]));
         assert!(set.intersects(&[64].into_iter().collect()) && !set.intersects(&[65].into_iter().collect()));
     }
 }

@@ -273,7 +273,7 @@ impl Masters {
             if let Some(known) = self.by_link.get_mut(usize::from(link)) {
                 *known = Some(master.master.clone());
             }
-            for slot in (0..SLOTS).filter(|slot| master.slots.contains(*slot)) {
+            for slot in master.slots.iter() {
                 let before = std::mem::replace(&mut self.owners[usize::from(slot)], link);
                 if before != link {
                     moved.entry((before, link)).or_default().insert(slot);
@@ -307,8 +307,7 @@ impl Masters {
         }
         left.sort_by(|one, other| one.master.cmp(&other.master));
         let shared = |link: u16, master: &MasterSlots| {
-            let owners = (0..SLOTS).zip(&self.owners);
-            owners.filter(|(slot, owner)| **owner == link && master.slots.contains(*slot)).count()
+            master.slots.iter().filter(|slot| self.owners[usize::from(*slot)] == link).count()
         };
         let mut pairs: Vec<(usize, u16, usize)> = Vec::new();
         for (at, master) in left.iter().enumerate() {

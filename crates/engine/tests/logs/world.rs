@@ -14,8 +14,8 @@ use drawbridge_protocol::Frame;
 use drawbridge_testkit::classes::{open, rule};
 use drawbridge_testkit::cluster::{Cluster, Outside, Size, SocketId};
 use drawbridge_testkit::dice::{Chance, Dice};
-use drawbridge_testkit::redis::logs::Logs;
 use drawbridge_testkit::players::{claims_of, opened};
+use drawbridge_testkit::redis::logs::Logs;
 use drawbridge_testkit::settings::settings;
 use serde_json::{Value, json};
 
@@ -220,7 +220,9 @@ impl World {
         let wants = |node: usize, channel: &str| {
             let mut clients = self.players.clients.iter();
             clients.any(|client| {
-                client.closed.is_none() && client.socket.node == node && client.subscribed.contains_key(channel)
+                client.closed.is_none()
+                    && client.socket.node == node
+                    && client.subscribed.contains_key(channel)
             })
         };
         self.cluster.check_subscriptions(&SHARDED, wants);
@@ -356,7 +358,11 @@ impl World {
         });
         let payload = payload.to_string().into();
         match self.is_on_masters {
-            true => self.cluster.redis.publish_at(self.cluster.redis.masters.owner_of(&channel), &channel, &payload),
+            true => self.cluster.redis.publish_at(
+                self.cluster.redis.masters.owner_of(&channel),
+                &channel,
+                &payload,
+            ),
             false => self.cluster.redis.publish(&channel, &payload),
         }
     }

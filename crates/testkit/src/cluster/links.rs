@@ -252,7 +252,10 @@ impl Cluster {
         if let BrokerEvent::Confirmed { subject, .. } = event
             && !subject.is_pattern()
         {
-            assert!(self.redis.links[link].is_confirmed(subject), "{subject:?} is confirmed before Redis does");
+            assert!(
+                self.redis.links[link].is_confirmed(subject),
+                "{subject:?} is confirmed before Redis does"
+            );
         }
         for shard in shards.iter() {
             if shard == ShardId::NODE {

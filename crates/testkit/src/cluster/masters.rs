@@ -14,7 +14,8 @@ impl Cluster {
     /// A node reads from a server which master has which slot. What is older than it knows is not believed.
     pub fn learn(&mut self, node: usize, server: ServerId) {
         let known = &mut self.nodes[node];
-        let Some((owners, version)) = self.redis.masters.says(server).filter(|(_, version)| *version >= known.version)
+        let Some((owners, version)) =
+            self.redis.masters.says(server).filter(|(_, version)| *version >= known.version)
         else {
             return;
         };

@@ -3,9 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use drawbridge_engine::io::{
-    Answer, BrokerEvent, Outcome, PublishFailure, Query, QueryKind, WriteKind,
-};
+use drawbridge_engine::io::{Answer, BrokerEvent, Outcome, PublishFailure, Query, QueryKind, WriteKind};
 use drawbridge_engine::upstream::{HubInput, StoredLog};
 
 use super::node::{LogAsker, LogRead};

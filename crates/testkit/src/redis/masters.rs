@@ -59,8 +59,14 @@ impl Masters {
         let hasher = SlotHasher::default();
         let slots: BTreeSet<u16> = names.iter().map(|name| hasher.slot_of(name)).collect();
         let owners: Owners = slots.into_iter().enumerate().map(|(at, slot)| (slot, at % count)).collect();
-        let mut masters =
-            Masters { owners, version: 1, masters: (0..count).collect(), channels, hasher, ..Masters::default() };
+        let mut masters = Masters {
+            owners,
+            version: 1,
+            masters: (0..count).collect(),
+            channels,
+            hasher,
+            ..Masters::default()
+        };
         for at in 0..2 * count {
             let logs = masters.new_logs();
             masters.servers.push(Server {
@@ -268,8 +274,9 @@ impl Redis {
         let was_master = self.masters.takes_links(server);
         self.masters.tell(server);
         let masters = &self.masters;
-        let is_lost =
-            |subject: &Subject| masters.is_sharded(&subject.name) && !masters.serves(server, masters.slot_of(&subject.name));
+        let is_lost = |subject: &Subject| {
+            masters.is_sharded(&subject.name) && !masters.serves(server, masters.slot_of(&subject.name))
+        };
         for link in self.links.iter_mut().filter(|link| link.server == Some(server)) {
             let lost = link.subscriptions.extract_if(.., |subject| is_lost(subject));
             link.unread.extend(lost.map(Push::Unsubscribed));
@@ -289,8 +296,9 @@ impl Redis {
         let Redis { links, masters, .. } = self;
         let link = &mut links[link];
         let (Some(command), Some(server)) = (link.requests.pop_front(), link.server) else { return false };
-        let is_elsewhere =
-            |subject: &Subject| masters.is_sharded(&subject.name) && !masters.serves(server, masters.slot_of(&subject.name));
+        let is_elsewhere = |subject: &Subject| {
+            masters.is_sharded(&subject.name) && !masters.serves(server, masters.slot_of(&subject.name))
+        };
         match command {
             LinkCommand::Subscribe(subjects) => {
                 for subject in subjects {
@@ -312,6 +320,9 @@ impl Redis {
     pub fn subscribed_on(&self, channel: &str) -> Vec<(usize, Option<ServerId>)> {
         let subject = Subject::channel(channel);
         let links = self.links.iter().enumerate();
-        links.filter(|(_, link)| link.subscriptions.contains(&subject)).map(|(at, link)| (at, link.server)).collect()
+        links
+            .filter(|(_, link)| link.subscriptions.contains(&subject))
+            .map(|(at, link)| (at, link.server))
+            .collect()
     }
 }

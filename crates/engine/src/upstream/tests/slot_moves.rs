@@ -160,6 +160,32 @@ fn slots_that_go_to_and_fro_before_anything_is_given_come_to_rest() {
 }
 
 #[test]
+fn an_unwant_ends_no_want_that_was_held_before_the_slots_moved_on() {
+    let mut masters = Masters::new();
+    let there = |number| a_move(number, GIVER, TAKER, &["e"]);
+    let back = a_move(2, TAKER, GIVER, &["e"]);
+    // At the taker a want, at the giver an unwant and a want, at the taker an unwant.
+    masters.give(TAKER, HubInput::TakeSlots(there(1)));
+    masters.want(TAKER, B, "e");
+    masters.give(TAKER, HubInput::GiveSlots(back.clone()));
+    masters.give(TAKER, HubInput::TakeSlots(there(3)));
+    assert_eq!(masters.unwant(TAKER, B, "e"), NOTHING, "behind what is still to come");
+    masters.give(GIVER, HubInput::GiveSlots(there(1)));
+    masters.give(GIVER, HubInput::TakeSlots(back));
+    masters.unwant(GIVER, B, "e");
+    masters.want(GIVER, B, "e");
+    masters.give(GIVER, HubInput::GiveSlots(there(3)));
+    masters.hear(TAKER);
+    masters.hear(GIVER);
+    assert_eq!(masters.hear(TAKER).last().map(String::as_str), Some("1: released e"));
+    masters.now_ms += LINGER_MS;
+    for at in [GIVER, TAKER] {
+        masters.give(at, HubInput::Tick);
+        assert_eq!(masters.hubs[at].stats().subjects, [3, 2][at], "nobody wants it");
+    }
+}
+
+#[test]
 fn slots_that_come_from_two_links_move_on_when_both_have_given() {
     let mut masters = Masters::new();
     let on = a_move(3, TAKER, GIVER, &["a", "d"]);
@@ -200,7 +226,10 @@ fn a_link_that_listens_again_subscribes_nothing_before_the_views_are_known() {
     masters.give(TAKER, HubInput::LinkDown);
     masters.give(TAKER, HubInput::Want { shard: ShardId::NODE, subject: Subject::channel(NODES) });
     let said = masters.comes_up(TAKER);
-    assert_eq!(said, ["subscribe own:nodes".to_owned(), "63: confirmed own:nodes 0".to_owned(), recover(TAKER, 1)]);
+    assert_eq!(
+        said,
+        ["subscribe own:nodes".to_owned(), "63: confirmed own:nodes 0".to_owned(), recover(TAKER, 1)]
+    );
     assert_eq!(masters.pass(TAKER, 1), ["subscribe c"]);
 }
 
