@@ -1,8 +1,11 @@
-"""The README's commands, as they are written. Each line of each shell block is run here or named with the place that runs it."""
+"""The commands that a reader types, as they are written: those of README.md, docs/install.md and the READMEs of the client and of
+the example. Each line of each shell block is run here or named with the place that runs it."""
 
 import json
+import os
 import re
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,40 +14,83 @@ from harness.node import ROOT, binary
 from harness.process import Process
 from harness.wait import PATIENCE, until
 
-# How a command begins that is not run here, and what runs it instead.
-ELSEWHERE = {
-    "cargo install": "a build, from the registry; tests/deploy checks the crate's name and profile",
-    "npm create": "from the registry; tests/browser/readme.test.js makes the same page",
-    "cd my-game": "with npm create",
-    "npm install": "tests/browser/readme.test.js installs the packed client, and sdk/typescript/test all of these ways",
-    "npm run dev": "tests/browser/readme.test.js serves the page by Vite",
-    "npm pack": "sdk/typescript/test/install.test.js",
-    "scripts/test": "what CI runs",
+README = "README.md"
+GUIDE = "docs/install.md"
+WORKER = "examples/worker/README.md"
+CLIENT = "sdk/typescript/README.md"
+CONFIGURATION = "docs/configuration.md"
+
+# How a command begins that is run here.
+HERE = {
+    README: [
+        "drawbridge dev",
+        "drawbridge publish",
+        "drawbridge dev --redis",
+        "redis-cli PUBLISH",
+        "drawbridge init",
+        "drawbridge check-config",
+        "drawbridge serve",
+        "TOKEN=$(drawbridge token",
+        "drawbridge explain",
+        "drawbridge tail",
+    ],
+    GUIDE: ["drawbridge init", "drawbridge check-config", "drawbridge serve", "drawbridge dev"],
+    WORKER: ["drawbridge serve", "pip install", "TOKEN=$(drawbridge token", "drawbridge tail", "drawbridge publish"],
+    CLIENT: [],
 }
-HERE = [
-    "drawbridge dev",
-    "drawbridge publish",
-    "drawbridge dev --redis",
-    "redis-cli PUBLISH",
-    "drawbridge init",
-    "drawbridge check-config",
-    "drawbridge serve",
-    "TOKEN=$(drawbridge token",
-    "drawbridge explain",
-    "drawbridge tail",
-]
+# And one that is not, with what runs it instead.
+ELSEWHERE = {
+    README: {
+        "cargo install": "a build, from the registry; tests/deploy checks the crate's name and profile",
+        "npm create": "from the registry; tests/browser/readme.test.js makes the same page",
+        "cd my-game": "with npm create",
+        "npm install": "tests/browser/readme.test.js installs the packed client, and sdk/typescript/test all of these ways",
+        "npm run dev": "tests/browser/readme.test.js serves the page by Vite",
+        "npm pack": "sdk/typescript/test/install.test.js",
+        "scripts/test": "what CI runs",
+    },
+    GUIDE: {
+        "cargo install": "as in README.md",
+        "sha256sum": "tests/deploy/test_guide.py runs the whole block",
+        "tar": "tests/deploy/test_guide.py",
+        "cd drawbridge-": "tests/deploy/test_guide.py",
+        "./drawbridge": "tests/deploy/test_guide.py",
+        "docker": "no engine in CI; tests/deploy/test_guide.py checks options, test_container.py the files",
+        "export DRAWBRIDGE_AUTH__HMAC_SECRET": "with docker; tests/deploy/test_guide.py checks the token that follows",
+        "useradd": "needs root; tests/deploy/test_systemd.py checks the unit",
+        "install -": "needs root; tests/deploy/test_guide.py checks that the sources exist",
+        "systemctl": "needs systemd; tests/deploy/test_systemd.py checks the unit",
+        "kubectl": "needs a cluster; tests/deploy/test_kubernetes.py checks the manifests",
+    },
+    WORKER: {"# or: cd examples/worker/node": "tests/blackbox/test_worker_example.py runs it in Node"},
+    CLIENT: {
+        "npm install": "sdk/typescript/test/install.test.js",
+        "npm pack": "sdk/typescript/test/install.test.js",
+        "npm ci": "CI",
+        "npm test": "CI",
+        "npm run": "CI; scripts/test",
+    },
+}
 
 
-def commands():
-    """All lines of shell blocks, without comments behind them."""
-    blocks = re.findall(r"^```sh\n(.*?)^```", (ROOT / "README.md").read_text(), flags=re.MULTILINE | re.DOTALL)
-    lines = [line for block in blocks for line in block.replace("\\\n", " ").splitlines()]
+def read(path):
+    return (ROOT / path).read_text()
+
+
+def blocks(language, path):
+    return re.findall(rf"^```{language}\n(.*?)^```", read(path), flags=re.MULTILINE | re.DOTALL)
+
+
+def commands(path=README):
+    """All lines of shell blocks, without comments behind them; of the client's README, which has none, the commands in its text."""
+    lines = [line for block in blocks("sh", path) for line in block.replace("\\\n", " ").splitlines() if line]
+    lines += re.findall(r"`(npm [^`]+)`", read(path)) if path == CLIENT else []
     return [re.sub(r"\s+# .*$", "", line) for line in lines]
 
 
-def command(start, *, without=None):
+def command(start, *, without=None, path=README):
     """The one command that begins so."""
-    found = [line for line in commands() if line.startswith(start) and not (without and without in line)]
+    found = [line for line in commands(path) if line.startswith(start) and not (without and without in line)]
     assert len(found) == 1, f"{start}: {found}"
     return found[0]
 
@@ -57,6 +103,8 @@ class Shell:
         self.addresses = {}
         self.running = []
         self.variables = {}
+        self.cwd = directory
+        self.ports = {"DRAWBRIDGE_LISTEN": "127.0.0.1:0", "DRAWBRIDGE_ADMIN__LISTEN": "127.0.0.1:0"}
         (directory / "bin").mkdir()
         (directory / "bin" / "drawbridge").symlink_to(Path(binary()).resolve())
 
@@ -67,29 +115,27 @@ class Shell:
 
     @property
     def _environment(self):
-        import os
-
         inherited = {key: value for key, value in os.environ.items() if not key.startswith("DRAWBRIDGE_")}
         return {**inherited, **self.variables, "PATH": f"{self.directory / 'bin'}:{os.environ['PATH']}"}
 
     def run(self, line):
         done = subprocess.run(
-            ["sh", "-euc", self._line(line)], cwd=self.directory, env=self._environment, capture_output=True, text=True, timeout=PATIENCE
+            ["sh", "-euc", self._line(line)], cwd=self.cwd, env=self._environment, capture_output=True, text=True, timeout=PATIENCE
         )
         assert done.returncode == 0, f"{line}\n{done.stdout}{done.stderr}"
         return done.stdout
 
     def start(self, line, **variables):
         """A node, which listens on free ports; the addresses of later lines are its own."""
-        ports = {"DRAWBRIDGE_LISTEN": "127.0.0.1:0", "DRAWBRIDGE_ADMIN__LISTEN": "127.0.0.1:0", **variables}
-        process = Process(["sh", "-euc", f"exec {self._line(line)}"], env={**self._environment, **ports}, cwd=self.directory)
+        process = Process(["sh", "-euc", f"exec {self._line(line)}"], env={**self._environment, **self.ports, **variables}, cwd=self.cwd)
         self.running.append(process)
-        ready = until(lambda: re.search(r"ready listen=(\S+) admin=(\S+)", process.output), f"{line} is ready: {process.output}")
-        self.addresses |= {"127.0.0.1:8000": ready[1], "127.0.0.1:8001": ready[2]}
+        ready = until(lambda: re.search(r"ready listen=(\S+)(?: admin=(\S+))?", process.output), f"{line} is ready")
+        self.addresses |= {"127.0.0.1:8000": ready[1], "127.0.0.1:8001": ready[2] or "none"}
         return process
 
-    def start_tail(self, line):
-        process = Process(["sh", "-euc", f"exec {self._line(line)}"], env=self._environment, cwd=self.directory)
+    def start_beside(self, line):
+        """Another program, which is ended with the test."""
+        process = Process(["sh", "-euc", f"exec {self._line(line)}"], env=self._environment, cwd=self.cwd)
         self.running.append(process)
         return process
 
@@ -102,11 +148,14 @@ def shell(tmp_path):
         process.kill()
 
 
-def test_every_command_is_run_here_or_elsewhere():
-    for line in commands():
-        assert any(line.startswith(start) for start in [*ELSEWHERE, *HERE]), f"no test runs `{line}`"
-    for start in [*ELSEWHERE, *HERE]:
-        assert any(line.startswith(start) for line in commands()), f"`{start}` is not in the README"
+@pytest.mark.parametrize("path", HERE)
+def test_every_command_is_run_here_or_elsewhere(path):
+    starts = [*HERE[path], *ELSEWHERE[path]]
+    assert commands(path)
+    for line in commands(path):
+        assert any(line.startswith(start) for start in starts), f"no test runs `{line}`"
+    for start in starts:
+        assert any(line.startswith(start) for line in commands(path)), f"`{start}` is not in {path}"
 
 
 def test_dev_and_a_service_that_publishes(shell):
@@ -119,7 +168,7 @@ def test_dev_on_a_redis_and_a_plain_publish(shell, redis):
     shell.start(command("drawbridge dev --redis"))
     published = command("redis-cli PUBLISH").replace("redis-cli", f"redis-cli -p {redis.port}", 1)
     token = shell.run("curl -fsS 'http://127.0.0.1:8000/dev/token?sub=alice&claim=room=42'")
-    tail = shell.start_tail(f"drawbridge tail room:42 --url ws://127.0.0.1:8000/ws --token {token}")
+    tail = shell.start_beside(f"drawbridge tail room:42 --url ws://127.0.0.1:8000/ws --token {token}")
     until(lambda: "connected to node" in tail.output, "tail is connected")
     assert int(shell.run(published)) >= 1
     until(lambda: '"damage":30' in tail.output, "the event arrives")
@@ -132,14 +181,56 @@ def test_a_node_with_rules_of_its_own(shell, redis):
     token = command("TOKEN=$(drawbridge token")
     shell.variables["TOKEN"] = shell.run(f'{token}\necho "$TOKEN"').strip()
     assert shell.run(command("drawbridge explain")).endswith("allowed\n")
-    tail = shell.start_tail(command("drawbridge tail"))
+    tail = shell.start_beside(command("drawbridge tail"))
     until(lambda: "connected to node" in tail.output, "tail is connected")
     redis.publish("room:42", json.dumps({"event": "hit"}))
     until(lambda: 'room:42 {"event":"hit"' in tail.output, "the event arrives")
 
 
+def test_the_first_node_of_the_guide(shell, redis):
+    shell.run(command("drawbridge init", path=GUIDE))
+    assert "ok: players on" in shell.run(command("drawbridge check-config", path=GUIDE))
+    shell.start(command("drawbridge serve", path=GUIDE), DRAWBRIDGE_BROKER__URL=redis.url)
+    shell.start(command("drawbridge dev", path=GUIDE))
+
+
+def test_the_worker_example(shell, redis):
+    shell.cwd = ROOT
+    # An example's secret is no secret.
+    shell.variables = {"DRAWBRIDGE_AUTH__HMAC_SECRET": "0123456789abcdef0123456789abcdef", "REDIS_URL": redis.url}
+    node = command("drawbridge serve", path=WORKER)
+    del shell.ports["DRAWBRIDGE_ADMIN__LISTEN"]
+    shell.start(node, DRAWBRIDGE_BROKER__URL=redis.url)
+    install, run = command("pip install", path=WORKER).split(" && ")
+    assert (ROOT / install.rpartition(" ")[2]).is_file()
+    worker = shell.start_beside(run.replace("python", sys.executable, 1))
+    until(lambda: "worker ready" in worker.output, f"the worker is ready: {worker.output}")
+    token = command("TOKEN=$(drawbridge token", path=WORKER)
+    shell.variables["TOKEN"] = shell.run(f'{token}\necho "$TOKEN"').strip()
+    url = f"--url ws://{shell.addresses['127.0.0.1:8000']}/ws"
+    tail = shell.start_beside(f"{command('drawbridge tail', path=WORKER).removesuffix(' &')} {url}")
+    until(lambda: "connected to node" in tail.output, "tail is connected")
+    shell.run(f"{command('drawbridge publish', path=WORKER)} {url}")
+    moved = {"player": "alice", "x": 3, "y": 1}
+
+    def events():
+        found = [line.removeprefix("room:42 ") for line in tail.lines if line.startswith("room:42 {")]
+        return [(event["event"], event["data"]) for event in map(json.loads, found)]
+
+    until(lambda: ("moved", moved) in events(), "the service has moved the player")
+
+
+def test_the_variables_that_are_shown_override_the_configuration_that_is_shown(shell):
+    (shell.directory / "drawbridge.toml").write_text(blocks("toml", CONFIGURATION)[0])
+    # An ellipsis stands for a value of the reader's own.
+    (variables,) = [block.replace("…", "a-key") for block in blocks("sh", CONFIGURATION) if block.startswith("DRAWBRIDGE_")]
+    (check,) = [line for line in commands(CONFIGURATION) if line.startswith("drawbridge check-config")]
+    assert "Redis at 127.0.0.1:6379" in shell.run(check)
+    assert "players on 0.0.0.0:8000, admin on 127.0.0.1:8001, Redis at db:6379" in shell.run(f"set -a\n{variables}\n{check}")
+
+
 def test_the_class_that_is_shown_is_in_the_file_that_init_writes(shell):
     shell.run(command("drawbridge init"))
-    (shown,) = re.findall(r"^```toml\n(.*?)^```", (ROOT / "README.md").read_text(), flags=re.MULTILINE | re.DOTALL)
+    (shown,) = blocks("toml", README)
     lines = [re.sub(r"\s+# .*$", "", line) for line in shown.splitlines()]
     assert "\n".join(lines) in (shell.directory / "drawbridge.toml").read_text()

@@ -23,6 +23,17 @@ def commands(heading=None):
     return [shlex.split(line) for block in found for line in block.replace("\\\n", " ").splitlines()]
 
 
+def test_a_first_configuration_is_written_and_checked_as_written(drawbridge, tmp_path):
+    """tests/blackbox/test_readme.py also starts a node with it."""
+    start = read(GUIDE).index("```sh\n")
+    first = [shlex.split(line) for line in read(GUIDE)[start : read(GUIDE).index("```\n", start + 6)].splitlines()[1:]]
+    assert [words[:2] for words in first] == [["drawbridge", "init"], ["drawbridge", "check-config"], ["drawbridge", "serve"]]
+    assert len({words[-1] for words in first}) == 1
+    for words in first[:2]:
+        done = drawbridge(*words[1:], cwd=tmp_path)
+        assert done.returncode == 0, done.stdout + done.stderr
+
+
 def test_the_archive_is_verified_and_unpacked_as_written(archive, tmp_path):
     (block,) = blocks("Archive")
     (tmp_path / archive.name).symlink_to(archive)
@@ -46,7 +57,9 @@ def test_what_is_installed_for_systemd_is_in_the_archive(archive):
     with tarfile.open(archive) as opened:
         packed = {name.split("/", 1)[1] for name in opened.getnames()}
     sources = [words[-2] for words in commands("systemd") if words[0] == "install" and "-d" not in words]
-    assert len(sources) == 3 and set(sources) <= packed
+    # `./drawbridge init` writes the configuration; the block of the archive does so.
+    written = {words[-1] for words in commands("Archive") if words[:2] == ["./drawbridge", "init"]}
+    assert len(sources) == 3 and len(written) == 1 and set(sources) - written <= packed
 
 
 def test_the_crate_that_is_installed_has_the_binary():
@@ -70,7 +83,7 @@ def drawbridge_commands():
 
 
 def test_there_are_commands_of_the_binary():
-    assert {words[0] for words in drawbridge_commands()} >= {"dev", "token", "check-config"}
+    assert {words[0] for words in drawbridge_commands()} >= {"dev", "token", "init", "check-config"}
 
 
 @pytest.mark.parametrize("words", drawbridge_commands(), ids=lambda words: words[0])

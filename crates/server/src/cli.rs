@@ -1,6 +1,6 @@
 //! The command line: its arguments and help. The commands themselves are elsewhere.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::{Args, Parser, Subcommand};
 
@@ -27,26 +27,26 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 pub enum CliCommand {
     /// Run a node
-    #[command(after_help = "Without --config the variables (DRAWBRIDGE_…) are the whole configuration.\n\
-        Once the node is ready, one line on standard error says where it listens (port 0 in the\n\
-        configuration takes a free port). SIGTERM and SIGINT drain it: readiness turns false, after `drain_delay`\n\
-        clients are asked to reconnect elsewhere, and within `drain_window` they are disconnected and the process ends. A\n\
-        second signal ends it at once. SIGHUP reads secrets, keys and certificates again; a file that is wrong changes\n\
-        nothing.")]
+    #[command(after_help = "Without --config, the variables (DRAWBRIDGE_…) are the whole configuration.\n\
+        When the node is ready, it prints one line to standard error with the addresses that it listens on (port 0 in\n\
+        the configuration takes a free port).\n\
+        SIGTERM and SIGINT drain the node: it reports that it is not ready, after `drain_delay` asks clients to\n\
+        reconnect elsewhere, disconnects them within `drain_window`, and ends. A second signal ends it at once.\n\
+        SIGHUP reads secrets, keys and certificates again; if the file is wrong, nothing changes.")]
     Serve {
         /// The configuration, TOML; docs/configuration.md lists every key
         #[arg(long, value_name = "FILE", env = "DRAWBRIDGE_CONFIG")]
         config: Option<PathBuf>,
     },
-    /// Run everything in one process, to try and to develop: no Redis and no file are needed
+    /// Run a node for development, with a playground; needs neither Redis nor a configuration
     #[command(
-        after_help = "Prints a link to the playground, where two players are connected and events are flowing, and what to\n\
-        paste into a page of your own: pages on any port of localhost may connect, with tokens from /dev/token.\n\
+        after_help = "Prints a link to the playground, where two players are connected and events arrive, and what to paste\n\
+        into a page of your own: pages on any port of localhost may connect, with tokens from /dev/token.\n\
         The sample classes are player:{player}, room:{room}, game:{game}, world:{world}, team:{team} and chat:*, the\n\
         admin API key is `dev`, and errors name the class and the rule that refused. Not for production."
     )]
     Dev {
-        /// Use this Redis instead of the broker within the process, so that other services can publish
+        /// Use this Redis, so that other services can publish [default: a broker within the process]
         #[arg(long, value_name = "URL")]
         redis: Option<String>,
         /// Where to listen for players, as HOST:PORT; port 0 takes a free one [default: 127.0.0.1:8000]
@@ -61,18 +61,18 @@ pub enum CliCommand {
     #[command(after_help = "Only the token is printed, so that it can be used in place:\n\
         \x20 TOKEN=$(drawbridge token --config drawbridge.toml --sub alice --claim room=42)\n\
         \n\
-        The value of a --claim is a text, also where it looks like a number, because the parts of a channel's name are\n\
-        texts: with room=42 the rule `params.room == me.room` holds for room:42. It is JSON where it is a list, an\n\
-        object, a quoted string, true, false or null:\n\
+        The value of a --claim is a text, even if it looks like a number, because the parts of a channel's name are\n\
+        texts: with room=42 the rule `params.room == me.room` is true for room:42. A list, an object, a quoted string,\n\
+        true, false and null are read as JSON:\n\
         \x20 --claim rooms='[\"42\",\"43\"]'  --claim admin=true  --claim name='\"null\"'\n\
-        For numbers there is --claim-json level=5. The claims exp, nbf and iat are numbers always.\n\
+        For numbers there is --claim-json level=5. The claims exp, nbf and iat are always numbers.\n\
         \n\
-        `aud` and `iss` are added where the configuration asks for them. The signature is HS256 by `auth.hmac_secret`\n\
+        `aud` and `iss` are added if the configuration requires them. The signature is HS256 by `auth.hmac_secret`\n\
         (or the first of `hmac_secrets`), or by --private-key-file: RS256 (PS256 with --pss), ES256, ES384 or EdDSA by the\n\
         kind of the key.")]
     Token(TokenArgs),
     /// Write a first configuration, with comments and new secrets
-    #[command(after_help = "A file that is there is never overwritten.")]
+    #[command(after_help = "An existing file is never overwritten.")]
     Init {
         /// Where to write it
         #[arg(value_name = "FILE", default_value = "drawbridge.toml")]
@@ -84,25 +84,25 @@ pub enum CliCommand {
         claims that the token lacks:\n\
         \x20 drawbridge explain --config drawbridge.toml --token \"$TOKEN\" --subscribe room:42\n\
         \x20 drawbridge explain --config drawbridge.toml --token \"$TOKEN\" --publish chat:lobby --event say --data '{\"text\":\"hi\"}'\n\
-        The exit status is 0 where it is allowed, 1 where it is refused, and 2 where the file cannot be read. What services\n\
-        have changed for the player while the node runs (views, subscriptions) is not known here."
+        The exit status is 0 if it is allowed, 1 if it is refused, and 2 if the file cannot be read. Views and\n\
+        subscriptions that services have set for the player on a running node are not known here."
     )]
     Explain(ExplainArgs),
-    /// Print what happens on a channel or pattern, one line an event
+    /// Print the events of a channel or pattern, one per line
     #[command(after_help = "As a player of a node, with what its rules and views let through:\n\
         \x20 drawbridge tail room:42 --url ws://127.0.0.1:8000/ws --token \"$TOKEN\"\n\
-        Or all that services and nodes publish in a Redis:\n\
+        Or all that services and nodes publish in a Redis, on sharded channels too (not by a pattern):\n\
         \x20 drawbridge tail 'room:*' --redis redis://127.0.0.1:6379\n\
         \n\
-        A line is the channel, a space, and the event as JSON; whatever else a node says about the channel has its type\n\
-        between them. Connecting, errors and all that is no event are printed to standard error.")]
+        Each line is the channel, a space, and the event as JSON. Other messages of a node about the channel have their\n\
+        type in between. Everything else, such as errors, is printed to standard error.")]
     Tail(TailArgs),
     /// Publish one event
     #[command(after_help = "As a player of a node, where the class's `publish` rule decides:\n\
         \x20 drawbridge publish room:42 --event hit --data '{\"damage\":12}' --token \"$TOKEN\"\n\
         As a service, by the admin API:\n\
         \x20 drawbridge publish room:42 --event hit --api-key \"$KEY\" --url http://127.0.0.1:8001\n\
-        Into a Redis; with --config also into the channel's log or table, if its class has one:\n\
+        Into a Redis; with --config in the way of the channel's class, into its log or table or by SPUBLISH:\n\
         \x20 drawbridge publish room:42 --event hit --redis redis://127.0.0.1:6379")]
     Publish(PublishArgs),
     /// Print a completion script for a shell
@@ -113,34 +113,44 @@ pub enum CliCommand {
         shell: clap_complete::Shell,
     },
     /// Print the manual page of the program, or of one command
-    #[command(after_help = "To read it at once: drawbridge man | man -l -")]
+    #[command(after_help = "To read it: drawbridge man | man -l -")]
     Man {
         /// The command, such as serve
         #[arg(value_name = "COMMAND")]
         command: Option<String>,
     },
-    /// Say what is wrong with a configuration
+    /// Check a configuration, and print every problem
     #[command(
         after_help = "Every problem is printed to standard error with file, line, column and what would be right.\n\
-        Variables that override keys (DRAWBRIDGE_…) are looked at too. The exit status is 0 where the configuration can\n\
-        be served, 1 where it cannot, and 2 where the file cannot be read."
+        Variables that override keys (DRAWBRIDGE_…) are checked too. The exit status is 0 if a node can run with the\n\
+        configuration, 1 if it cannot, and 2 if the file cannot be read."
     )]
-    CheckConfig {
-        /// The configuration, TOML
-        #[arg(value_name = "FILE")]
-        file: PathBuf,
-    },
-    /// Look at the Redis of a configuration, and say what is missing
+    CheckConfig(ConfigFile),
+    /// Check the Redis of a configuration, and print what is missing
     #[command(
-        after_help = "Connects as a node does and prints what it finds, each risk or lack with what follows from it and what\n\
-        to do. Nothing that is stored is changed. The exit status is 0 where all is there, 1 where something is missing, and\n\
-        2 where Redis cannot be reached or the configuration cannot be used."
+        after_help = "Connects as a node does and prints what it finds: for each risk and each missing feature, the consequence\n\
+        and the remedy. It changes no data. The exit status is 0 if nothing is missing, 1 if something is, and 2 if Redis\n\
+        cannot be reached or the configuration cannot be used."
     )]
-    CheckRedis {
-        /// The configuration, TOML
-        #[arg(long, value_name = "FILE", env = "DRAWBRIDGE_CONFIG")]
-        config: PathBuf,
-    },
+    CheckRedis(ConfigFile),
+}
+
+/// A configuration to check, by its name or as the option that other commands have.
+#[derive(Args, Debug)]
+pub struct ConfigFile {
+    /// The configuration, TOML
+    #[arg(value_name = "FILE", required_unless_present = "config")]
+    file: Option<PathBuf>,
+    /// The same as FILE, which takes precedence
+    #[arg(long, value_name = "FILE", env = "DRAWBRIDGE_CONFIG")]
+    config: Option<PathBuf>,
+}
+
+impl ConfigFile {
+    /// The file's path.
+    pub fn path(&self) -> &Path {
+        self.file.as_deref().or(self.config.as_deref()).unwrap_or(Path::new(""))
+    }
 }
 
 /// `drawbridge token …`
@@ -152,13 +162,13 @@ pub struct TokenArgs {
     /// The player's id: the claim `sub`, or the one that `auth.user_claim` names
     #[arg(long, value_name = "PLAYER")]
     pub sub: String,
-    /// A claim; may be given again and again
+    /// A claim; may be repeated
     #[arg(long = "claim", value_name = "NAME=VALUE")]
     pub claims: Vec<String>,
-    /// A claim whose value is JSON, so that 5 is a number; may be given again and again
+    /// A claim whose value is JSON, so that 5 is a number; may be repeated
     #[arg(long = "claim-json", value_name = "NAME=JSON")]
     pub json_claims: Vec<String>,
-    /// How long it is good for, such as 90s, 10m, 1h or 30d; `never` leaves `exp` out
+    /// How long the token is valid, such as 90s, 10m, 1h or 30d; `never` leaves `exp` out
     #[arg(long, value_name = "DURATION", default_value = DEFAULT_TTL)]
     pub ttl: String,
     /// Sign with this key (PEM, PKCS#8) instead of `auth.hmac_secret`
@@ -236,7 +246,7 @@ pub struct TailArgs {
     /// The channel, or a pattern such as 'room:*'
     #[arg(value_name = "CHANNEL")]
     pub channel: String,
-    /// End after so many events
+    /// End after this many events
     #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u64).range(1..))]
     pub count: Option<u64>,
     /// The node or Redis to reach
@@ -297,6 +307,8 @@ mod tests {
             "drawbridge completions bash",
             "drawbridge man serve",
             "drawbridge check-redis --config FILE",
+            "drawbridge check-redis FILE",
+            "drawbridge check-config --config FILE",
         ] {
             Cli::try_parse_from(line.split(' ')).unwrap();
         }

@@ -148,6 +148,14 @@ pub(crate) fn token_key(reason: &str) -> &'static str {
         ("`sub`", "none: the token's issuer sets `sub`, or auth.user_claim names another claim"),
         ("the token has no `", "auth.user_claim"),
         ("nor an integer", "auth.user_claim"),
+        (
+            "is not a number",
+            "none: the token's issuer writes `exp`, `nbf` and `iat` as numbers, in seconds since 1970",
+        ),
+        (
+            "not a JSON Web Token",
+            "none: a token is three parts of base64url joined by dots; this one is cut off, or has more around it, such as quotes",
+        ),
         ("yet", "none: the clocks differ, or the key set has not been fetched yet"),
         ("expired", "none: the client fetches a fresh token"),
         ("16 KiB", "none: the token has too many claims"),
@@ -194,6 +202,18 @@ mod tests {
             ["allow_anonymous", "cookie", "query_token"].iter().all(|key| missing.contains(key)),
             "{missing}"
         );
+    }
+
+    #[test]
+    fn a_token_that_no_key_could_accept_names_what_its_issuer_has_to_change() {
+        for (reason, remedy) in [
+            ("the token's `exp` is not a number", "in seconds since 1970"),
+            ("the token is not a JSON Web Token", "joined by dots"),
+            ("the token has expired", "fetches a fresh token"),
+        ] {
+            let key = token_key(reason);
+            assert!(key.starts_with("none: ") && key.contains(remedy), "{reason}: {key}");
+        }
     }
 
     #[test]

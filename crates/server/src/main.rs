@@ -34,8 +34,8 @@ fn main() -> ExitCode {
         CliCommand::Publish(args) => printed(|out, err| publish::run(&args, out, err)),
         CliCommand::Completions { shell } => printed(|out, _| shell::completions(shell, out)),
         CliCommand::Man { command } => printed(|out, err| shell::man(command.as_deref(), out, err)),
-        CliCommand::CheckRedis { config } => printed(|out, err| check_redis::run(&config, out, err)),
-        CliCommand::CheckConfig { file } => printed(|out, err| check_config::run(&file, out, err)),
+        CliCommand::CheckRedis(config) => printed(|out, err| check_redis::run(config.path(), out, err)),
+        CliCommand::CheckConfig(config) => printed(|out, err| check_config::run(config.path(), out, err)),
     };
     ExitCode::from(status)
 }

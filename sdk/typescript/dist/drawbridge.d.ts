@@ -576,11 +576,11 @@ declare class Drawbridge<M extends ChannelMap = AnyChannels> {
     /** Ends whatever subscription there is by that name, a template's or a service's too. */
     unsubscribe(channel: ChannelName<M>): Promise<void>;
     /**
-     * Listens without subscribing: for channels that the server subscribes the player to. The handle stays until
-     * `forget`.
+     * Listens without subscribing: for channels that the server subscribes the player to. A handle without handlers costs
+     * nothing, so removing them is enough.
      */
     channel<C extends ChannelName<M>>(channel: C): Channel<EventsOf<M, C>>;
-    /** Ends a handle that `channel` gave. */
+    /** Removes all handlers of what `channel` returned. */
     forget(handle: Channel<any>): void;
     /**
      * Publishes, and resolves when Redis has taken it. Rejects with a `DrawbridgeError` whose `outcome` says whether it

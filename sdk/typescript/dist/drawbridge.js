@@ -362,19 +362,27 @@ var ConnectLog = class {
 
 // src/emitter.ts
 var Emitter = class {
-  /** `report` gets what a listener threw. */
-  constructor(report) {
+  /** `report` gets what a listener threw; `changed` is called after a listener was added or removed. */
+  constructor(report, changed = () => {
+  }) {
     this.report = report;
+    this.changed = changed;
   }
   report;
+  changed;
   #listeners = /* @__PURE__ */ new Map();
+  get isEmpty() {
+    return this.#listeners.size === 0;
+  }
   on(name, listener) {
     const entry = (argument) => listener(argument);
     const set = this.#listeners.get(name) ?? /* @__PURE__ */ new Set();
     this.#listeners.set(name, set.add(entry));
+    this.changed();
     return () => {
       set.delete(entry);
       if (set.size === 0 && this.#listeners.get(name) === set) this.#listeners.delete(name);
+      this.changed();
     };
   }
   /** As `on`, for the next one only. */
@@ -395,6 +403,7 @@ var Emitter = class {
   }
   clear() {
     this.#listeners.clear();
+    this.changed();
   }
 };
 function contain(call, report) {
@@ -445,10 +454,10 @@ function connectionLost(closeCode) {
 // src/events.ts
 var Channel = class {
   /** @internal */
-  constructor(channel, report) {
+  constructor(channel, report, changed) {
     this.channel = channel;
-    this.#events = new Emitter(report);
-    this.#any = new Emitter(report);
+    this.#events = new Emitter(report, changed);
+    this.#any = new Emitter(report, changed);
     this.matches = isPattern(channel) ? globMatcher(channel) : (name) => name === channel;
   }
   channel;
@@ -480,6 +489,10 @@ var Channel = class {
   onPresence(handler) {
     return this.#any.on("presence", handler);
   }
+  /** @internal Whether it has handlers. */
+  get hasHandlers() {
+    return !this.#events.isEmpty || !this.#any.isEmpty;
+  }
   /** @internal */
   deliver(event) {
     this.#events.emit(event.event, event);
@@ -500,13 +513,17 @@ var Listeners = class {
   #channels = /* @__PURE__ */ new Set();
   #remembered = /* @__PURE__ */ new Map();
   add(channel) {
+    if (this.#channels.has(channel)) return;
     this.#channels.add(channel);
     this.#remembered.clear();
   }
+  /** Nothing reaches it any more; its handlers stay, should it be added again. */
+  drop(channel) {
+    if (this.#channels.delete(channel)) this.#remembered.clear();
+  }
   remove(channel) {
     channel.silence();
-    this.#channels.delete(channel);
-    this.#remembered.clear();
+    this.drop(channel);
   }
   /** `all` hears every event, before the channels' own listeners. */
   deliver(message, all) {
@@ -2238,12 +2255,16 @@ var Tokens = class {
   /** Undefined: connect without one (an anonymous player). */
   async get(reason) {
     if (typeof this.source !== "function") return this.source;
+    let token;
     try {
-      return await this.source(reason);
+      token = await this.source(reason);
     } catch (cause) {
       const why = cause instanceof Error ? cause.message : String(cause);
       throw new DrawbridgeError("TOKEN_PROVIDER", `the token provider failed: ${why}`, { retryable: true, cause });
     }
+    if (token === void 0 || typeof token === "string") return token;
+    const hint = "return the token itself: (await fetch(…)).text()";
+    throw new DrawbridgeError("TOKEN_PROVIDER", `the token provider returned ${nameOf(token)}, not a string`, { retryable: true, hint });
   }
   /**
    * Keeps a connection's token fresh until `stop`. `renew` tells the server and answers with the new end, if the
@@ -2276,6 +2297,9 @@ var Tokens = class {
     });
   }
 };
+function nameOf(value) {
+  return value === null ? "null" : typeof value === "object" ? `an object (${value.constructor?.name})` : `a ${typeof value}`;
+}
 function expiryOf(token) {
   try {
     const claims = (token.split(".")[1] ?? "").replace(/-/g, "+").replace(/_/g, "/");
@@ -2409,15 +2433,15 @@ var Drawbridge = class {
     return this.#subscriptions.unsubscribe(channel);
   }
   /**
-   * Listens without subscribing: for channels that the server subscribes the player to. The handle stays until
-   * `forget`.
+   * Listens without subscribing: for channels that the server subscribes the player to. A handle without handlers costs
+   * nothing, so removing them is enough.
    */
   channel(channel) {
-    const handle = new Channel(channel, (thrown) => this.#report(thrown));
-    this.#listeners.add(handle);
+    const changed = () => handle.hasHandlers ? this.#listeners.add(handle) : this.#listeners.drop(handle);
+    const handle = new Channel(channel, (thrown) => this.#report(thrown), changed);
     return handle;
   }
-  /** Ends a handle that `channel` gave. */
+  /** Removes all handlers of what `channel` returned. */
   forget(handle) {
     this.#listeners.remove(handle);
   }
@@ -2625,8 +2649,13 @@ function welcomeOf(message) {
   };
 }
 function socketUrl(url) {
-  const absolute = new URL(url, globalThis.location?.href);
-  return absolute.href.replace(/^http/, "ws");
+  let absolute = "";
+  try {
+    absolute = new URL(url, globalThis.location?.href).href.replace(/^http/, "ws");
+  } catch {
+  }
+  if (/^wss?:/.test(absolute)) return absolute;
+  throw new TypeError(`${String(url)} is not the address of a WebSocket: write it like ws://127.0.0.1:8000/ws`);
 }
 var silent = { warn: () => {
 }, error: () => {

@@ -256,16 +256,16 @@ export class Drawbridge<M extends ChannelMap = AnyChannels> {
   }
 
   /**
-   * Listens without subscribing: for channels that the server subscribes the player to. The handle stays until
-   * `forget`.
+   * Listens without subscribing: for channels that the server subscribes the player to. A handle without handlers costs
+   * nothing, so removing them is enough.
    */
   channel<C extends ChannelName<M>>(channel: C): Channel<EventsOf<M, C>> {
-    const handle = new Channel<EventsOf<M, C>>(channel, (thrown) => this.#report(thrown));
-    this.#listeners.add(handle);
+    const changed = () => (handle.hasHandlers ? this.#listeners.add(handle) : this.#listeners.drop(handle));
+    const handle = new Channel<EventsOf<M, C>>(channel, (thrown) => this.#report(thrown), changed);
     return handle;
   }
 
-  /** Ends a handle that `channel` gave. */
+  /** Removes all handlers of what `channel` returned. */
   forget(handle: Channel<any>): void {
     this.#listeners.remove(handle);
   }
@@ -510,8 +510,14 @@ function welcomeOf(message: WelcomeMessage): Welcome {
 
 /** `http` means `ws`, and a relative address is the page's own. */
 function socketUrl(url: string | URL): string {
-  const absolute = new URL(url, globalThis.location?.href);
-  return absolute.href.replace(/^http/, "ws");
+  let absolute = "";
+  try {
+    absolute = new URL(url, globalThis.location?.href).href.replace(/^http/, "ws");
+  } catch {
+    // It is no URL.
+  }
+  if (/^wss?:/.test(absolute)) return absolute;
+  throw new TypeError(`${String(url)} is not the address of a WebSocket: write it like ws://127.0.0.1:8000/ws`);
 }
 
 const silent: Logger = { warn: () => {}, error: () => {} };

@@ -7,17 +7,26 @@ type Listener = (argument: any) => void;
 export class Emitter<Events extends object> {
   readonly #listeners = new Map<keyof Events, Set<Listener>>();
 
-  /** `report` gets what a listener threw. */
-  constructor(private readonly report: (thrown: unknown) => void) {}
+  /** `report` gets what a listener threw; `changed` is called after a listener was added or removed. */
+  constructor(
+    private readonly report: (thrown: unknown) => void,
+    private readonly changed: () => void = () => {},
+  ) {}
+
+  get isEmpty(): boolean {
+    return this.#listeners.size === 0;
+  }
 
   on<K extends keyof Events>(name: K, listener: (argument: Events[K]) => void): Unlisten {
     // A fresh function, so that the same listener may be there twice and is taken away once.
     const entry: Listener = (argument) => listener(argument);
     const set = this.#listeners.get(name) ?? new Set();
     this.#listeners.set(name, set.add(entry));
+    this.changed();
     return () => {
       set.delete(entry);
       if (set.size === 0 && this.#listeners.get(name) === set) this.#listeners.delete(name);
+      this.changed();
     };
   }
 
@@ -43,6 +52,7 @@ export class Emitter<Events extends object> {
 
   clear(): void {
     this.#listeners.clear();
+    this.changed();
   }
 }
 

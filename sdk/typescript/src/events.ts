@@ -103,9 +103,11 @@ export class Channel<E extends EventMap = Record<string, unknown>> {
     /** The name or pattern. */
     readonly channel: string,
     report: (thrown: unknown) => void,
+    /** Called after a handler was added or removed. */
+    changed?: () => void,
   ) {
-    this.#events = new Emitter(report);
-    this.#any = new Emitter(report);
+    this.#events = new Emitter(report, changed);
+    this.#any = new Emitter(report, changed);
     this.matches = isPattern(channel) ? globMatcher(channel) : (name) => name === channel;
   }
 
@@ -139,6 +141,11 @@ export class Channel<E extends EventMap = Record<string, unknown>> {
     return this.#any.on("presence", handler);
   }
 
+  /** @internal Whether it has handlers. */
+  get hasHandlers(): boolean {
+    return !this.#events.isEmpty || !this.#any.isEmpty;
+  }
+
   /** @internal */
   deliver(event: ChannelEvent): void {
     this.#events.emit(event.event, event);
@@ -165,14 +172,19 @@ export class Listeners {
   readonly #remembered = new Map<string, Channel<any>[]>();
 
   add(channel: Channel<any>): void {
+    if (this.#channels.has(channel)) return;
     this.#channels.add(channel);
     this.#remembered.clear();
   }
 
+  /** Nothing reaches it any more; its handlers stay, should it be added again. */
+  drop(channel: Channel<any>): void {
+    if (this.#channels.delete(channel)) this.#remembered.clear();
+  }
+
   remove(channel: Channel<any>): void {
     channel.silence();
-    this.#channels.delete(channel);
-    this.#remembered.clear();
+    this.drop(channel);
   }
 
   /** `all` hears every event, before the channels' own listeners. */

@@ -36,12 +36,17 @@ export class Tokens {
   /** Undefined: connect without one (an anonymous player). */
   async get(reason: TokenReason): Promise<string | undefined> {
     if (typeof this.source !== "function") return this.source;
+    let token: unknown;
     try {
-      return await this.source(reason);
+      token = await this.source(reason);
     } catch (cause) {
       const why = cause instanceof Error ? cause.message : String(cause);
       throw new DrawbridgeError("TOKEN_PROVIDER", `the token provider failed: ${why}`, { retryable: true, cause });
     }
+    // From code without types: a `Response` whose text was not read, say.
+    if (token === undefined || typeof token === "string") return token;
+    const hint = "return the token itself: (await fetch(…)).text()";
+    throw new DrawbridgeError("TOKEN_PROVIDER", `the token provider returned ${nameOf(token)}, not a string`, { retryable: true, hint });
   }
 
   /**
@@ -84,6 +89,10 @@ export class Tokens {
       if (round === this.#round) this.#arm(nextExpiryMs, renew, report);
     });
   }
+}
+
+function nameOf(value: unknown): string {
+  return value === null ? "null" : typeof value === "object" ? `an object (${value.constructor?.name})` : `a ${typeof value}`;
 }
 
 /** The `exp` of a JWT in Unix milliseconds, unverified; undefined for a token that has none or is no JWT. */

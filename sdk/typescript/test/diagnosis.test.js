@@ -147,3 +147,10 @@ test("in a browser, an insecure address on a secure page", async (t) => {
   assert.match(warnings[0], /An insecure WebSocket .* \(mixed content: a page over https may open wss: only\); not trying again$/);
   assert.deepEqual([client.status, error.cause.constructor], ["closed", Error]);
 });
+
+test("an address that is none of a WebSocket is refused at once", () => {
+  for (const url of ["127.0.0.1:8000/ws", "localhost:8000/ws", "/ws", "ftp://127.0.0.1/ws", ""]) {
+    assert.throws(() => new Drawbridge(url, { WebSocket }), /^TypeError: .*is not the address of a WebSocket: write it like ws:\/\//, url);
+  }
+  for (const url of ["http://127.0.0.1:1/ws", new URL("wss://127.0.0.1:1/ws")]) assert.equal(new Drawbridge(url, { WebSocket }).status, "closed");
+});

@@ -3,7 +3,7 @@
 
 import assert from "node:assert/strict";
 import { execFileSync } from "node:child_process";
-import { copyFileSync, mkdirSync, mkdtempSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
+import { copyFileSync, existsSync, mkdirSync, mkdtempSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
 import { after, before, test } from "node:test";
@@ -57,6 +57,7 @@ for (const { name, parameters } of INSTALLS) {
     const game = mkdtempSync(join(directory, "game-"));
     writeFileSync(join(game, "package.json"), JSON.stringify({ name: "game", private: true }));
     npm(game, "install", ...parameters());
+    for (const licence of ["LICENSE-MIT", "LICENSE-APACHE"]) assert.ok(existsSync(join(game, "node_modules/@drawbridge/client", licence)), licence);
     for (const resolution of RESOLUTIONS) await t.test(resolution.name, () => compileAndRun(game, resolution));
   });
 }

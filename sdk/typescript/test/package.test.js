@@ -8,10 +8,16 @@ import { fileURLToPath } from "node:url";
 
 const url = (path) => new URL(path, import.meta.url);
 const PLAYGROUND = url("../../../crates/server/src/http/playground/drawbridge.min.js");
+/** Copies, because npm packs nothing from outside the package's directory, and no links. */
+const LICENCES = ["LICENSE-MIT", "LICENSE-APACHE"];
+
+test("the licences of the package are those of the project", () => {
+  for (const name of LICENCES) assert.equal(readFileSync(url(`../${name}`), "utf8"), readFileSync(url(`../../../${name}`), "utf8"));
+});
 
 test("each entry of the package is readable, has its types, and a source map to sources that are in the package", () => {
   const { exports, files } = JSON.parse(readFileSync(url("../package.json"), "utf8"));
-  assert.deepEqual(files, ["dist", "src"]);
+  assert.deepEqual(files, ["dist", "src", ...LICENCES]);
   for (const entry of Object.values(exports).filter((value) => typeof value === "object")) {
     for (const { types, default: file } of Object.values(entry)) {
       assert.ok(existsSync(url(`../${types}`)), types);

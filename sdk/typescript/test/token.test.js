@@ -56,6 +56,19 @@ test("4004 with a fixed token is the end", async (t) => {
   assert.equal(runtime.timers, 0);
 });
 
+test("what is no token is named, and never sent", async (t) => {
+  for (const [value, name] of [[new Response("token"), "an object \\(Response\\)"], [{ token: "t" }, "an object \\(Object\\)"], [null, "null"], [7, "a number"]]) {
+    const { client, runtime } = await setup(t, { token: async () => value });
+    client.connect().catch(() => {});
+    const { error } = await lost(client);
+    assert.equal(error.code, "TOKEN_PROVIDER");
+    assert.match(error.message, new RegExp(`returned ${name}, not a string`));
+    assert.match(error.hint, /\.text\(\)/);
+    client.close();
+    assert.equal(runtime.timers, 0);
+  }
+});
+
 test("a provider that fails is asked again, with backoff", async (t) => {
   let calls = 0;
   const token = () => {

@@ -1,5 +1,5 @@
-//! Finds why a rule that was not true could not be: a comparison of a text with a number, which are never equal. Ids in
-//! claims are often numbers, and what a channel's name holds is always a text.
+//! Finds why a rule that was not true could not be: a comparison of a text with a number, which are never equal, or
+//! `contains` of a list. Ids in claims are often numbers, and what a channel's name holds is always a text.
 //! `eval` decides whether a rule holds; this explains to its author why it cannot.
 
 use super::build;
@@ -47,7 +47,15 @@ enum ComparedType {
 
 fn comparison(op: BinaryOp, a: &Tree, b: &Tree, scope: &dyn Scope) -> Option<String> {
     use BinaryOp::*;
+    let show = |tree: &Tree| super::Expr(tree.clone()).to_string();
     let right = match op {
+        Contains => {
+            let is_list = matches!(eval::evaluate(a, scope), Ok(Value::List(_)));
+            let better = || show(&build::binary(In, b.clone(), a.clone()));
+            return is_list.then(|| {
+                format!("`{}` is a list, and `contains` is for texts: write `{}`", show(a), better())
+            });
+        }
         Equal | NotEqual | Less | LessEqual | Greater | GreaterEqual => kind_of(b, scope)?,
         In => kind_of_elements(b, scope)?,
         _ => return None,
@@ -72,7 +80,6 @@ fn comparison(op: BinaryOp, a: &Tree, b: &Tree, scope: &dyn Scope) -> Option<Str
         (_, ComparedType::Number) => "is a number",
     };
     let left_is = if left == ComparedType::Text { "a text" } else { "a number" };
-    let show = |tree: &Tree| super::Expr(tree.clone()).to_string();
     let better = show(&build::binary(op, a_right, b_right));
     Some(format!("`{}` is {left_is} and `{}` {right_is}: write `{better}`", show(a), show(b)))
 }

@@ -63,7 +63,9 @@ pub(super) fn for_function(name: &str, known: &[&str]) -> String {
 pub(super) fn for_param(name: &str, known: &[&str]) -> String {
     match (nearest(name, known), known) {
         (Some(near), _) => format!("did you mean `params.{near}`?"),
-        (None, []) => "the class's name has no placeholders such as `{room}`".to_owned(),
+        (None, []) => {
+            format!("a class's name has it where it is written with `{{{name}}}`, such as \"room:{{room}}\"")
+        }
         (None, _) => {
             let listed: Vec<_> = known.iter().map(|name| format!("`params.{name}`")).collect();
             format!("there is {}", listed.join(", "))

@@ -149,6 +149,11 @@ fn misfits() {
                 "`params.room` is a text and `me.rooms` holds numbers: write `int(params.room) in me.rooms`",
             ),
         ),
+        (
+            "me.rooms.contains(params.room) || me.level > 9",
+            Some("`me.rooms` is a list, and `contains` is for texts: write `params.room in me.rooms`"),
+        ),
+        ("'abc'.contains(params.room)", None),
         ("params.room in me.names", None),
         ("params.room in me.none", None),
         ("params.room in me.mixed", None),

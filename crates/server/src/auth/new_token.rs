@@ -77,7 +77,9 @@ impl NewToken<'_> {
         }
         for claim in self.claims {
             let (name, value) = self.split("claim", claim, &auth.user_claim)?;
-            claims.insert(name.to_owned(), loose(name, value));
+            let value = loose(name, value)
+                .map_err(|problem| format!("{}claim {name}: {problem}", self.style.prefix))?;
+            claims.insert(name.to_owned(), value);
         }
         for claim in self.json_claims {
             let (name, value) = self.split("claim-json", claim, &auth.user_claim)?;
@@ -119,10 +121,14 @@ impl NewToken<'_> {
 }
 
 /// JSON where it can be nothing else; a bare number is a text, except for the claims that are dates.
-fn loose(name: &str, value: &str) -> Value {
+fn loose(name: &str, value: &str) -> Result<Value, &'static str> {
     match serde_json::from_str(value) {
-        Ok(Value::Number(number)) if DATES.contains(&name) => Value::Number(number),
-        Ok(Value::Number(_)) | Err(_) => Value::String(value.to_owned()),
-        Ok(json) => json,
+        Ok(Value::Number(number)) if DATES.contains(&name) => Ok(Value::Number(number)),
+        _ if DATES.contains(&name) => Err("the value is a number, in seconds since 1970"),
+        Err(_) if value.starts_with(['[', '{', '"']) => {
+            Err("the value begins like a list, an object or a quoted string of JSON, and is none")
+        }
+        Ok(Value::Number(_)) | Err(_) => Ok(Value::String(value.to_owned())),
+        Ok(json) => Ok(json),
     }
 }

@@ -6,7 +6,7 @@ use drawbridge_engine::class::{Class, Classes, Presence};
 use drawbridge_engine::expr::{self, CompileError, Expr, Vars};
 use drawbridge_engine::io::WhenDown;
 use drawbridge_protocol::event::PayloadMode;
-use drawbridge_protocol::template::{ClassName, Template};
+use drawbridge_protocol::template::{ClassName, Piece, Template};
 
 use super::connection::template;
 use super::history;
@@ -25,9 +25,41 @@ pub(super) fn read(sections: &[Section<'_>]) -> Arc<Classes> {
         );
     }
     let mut names = Names::default();
-    let classes =
+    let classes: Vec<Class> =
         sections.iter().take(MAX_CLASSES).filter_map(|section| class(section, &mut names)).collect();
+    if let Some(section) = sections.first() {
+        warn_of_shadowed(section, &classes);
+    }
     Classes::new(classes)
+}
+
+/// Warns of classes that never apply, because each channel that they match belongs to an earlier one.
+fn warn_of_shadowed(section: &Section<'_>, classes: &[Class]) {
+    for (at, class) in classes.iter().enumerate() {
+        let channel = any_channel(&class.name);
+        if let Some(earlier) = classes[..at].iter().find(|earlier| earlier.name.matches(&channel).is_some()) {
+            section.cx().warn(format!(
+                "the class \"{}\" never applies: all its channels match \"{}\" before it; move it up",
+                class.name, earlier.name
+            ));
+        }
+    }
+}
+
+/// A channel of the class that shares only its fixed text with others.
+fn any_channel(name: &ClassName) -> String {
+    const VALUE: &str = "\u{1}";
+    let mut channel: String = name
+        .pieces()
+        .map(|piece| match piece {
+            Piece::Fixed(text) => text,
+            Piece::Value { .. } => VALUE,
+        })
+        .collect();
+    if name.is_open() {
+        channel.extend([VALUE, ":", VALUE]);
+    }
+    channel
 }
 
 fn class(section: &Section<'_>, names: &mut Names) -> Option<Class> {

@@ -20,7 +20,7 @@ pub(super) struct Logs {
 /// Reads both keys. `views` and `forward` are what else the class says, as far as a log contradicts it.
 pub(super) fn read(section: &Section<'_>, views: &Views, forward: Option<&Field<'_>>) -> Logs {
     let is_given = section.has("history");
-    let table = section.table("history");
+    let table = section.table_of_form("history", "{ events = 200, age = \"10m\" }");
     let events = table.field("events").map(|field| field.number(1..=MOST_EVENTS));
     let age = table.field("age").map(|field| field.duration(SHORTEST_AGE..=LONGEST_AGE));
     table.close();

@@ -40,7 +40,10 @@ pub(super) fn read(root: &Section<'_>) -> Node {
         root.field("listen").and_then(|field| listen(&field)).unwrap_or_else(|| "127.0.0.1:8000".to_owned());
     Node {
         name: root.field("node").and_then(|field| node_name(&field)).unwrap_or_else(random_name),
-        admin: admin(&root.table("admin"), &listen),
+        admin: admin(
+            &root.table_of_form("admin", "{ listen = \"127.0.0.1:8001\", api_key = \"…\" }"),
+            &listen,
+        ),
         listen,
         trusted_proxies: root
             .strings("trusted_proxies")

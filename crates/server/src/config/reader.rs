@@ -16,6 +16,8 @@ use super::suggest;
 use super::tree::{Entry, Node, Raw, Table, ValueSource, locate, parse_value, text_or_quoted};
 use super::units::{DURATION_FORM, SIZE_FORM, parse_duration, parse_size, show_duration, show_size};
 
+const RATE_FORM: &str = "a rate is written like 50 (a second) or { per_second = 50, burst = 100 }";
+
 /// What all sections of one configuration share.
 pub(super) struct Context<'a> {
     text: &'a str,
@@ -92,13 +94,18 @@ impl<'c> Section<'c> {
 
     /// The table of this key; an empty one where it is absent or no table.
     pub(super) fn table(&self, key: &str) -> Section<'c> {
+        self.table_of_form(key, "{ … }")
+    }
+
+    /// As [`Section::table`]; `form` shows how it is written.
+    pub(super) fn table_of_form(&self, key: &str, form: &str) -> Section<'c> {
         let name = self.path(key);
         let Some(field) = self.field(key) else {
             let entries = RefCell::default();
             return Section { cx: self.cx, name, place: self.place.clone(), present: false, entries };
         };
         let place = field.place.clone();
-        let table = field.table();
+        let table = field.table(form);
         let (present, entries) = (table.is_some(), RefCell::new(table.unwrap_or_default()));
         Section { cx: self.cx, name, place, present, entries }
     }
@@ -216,6 +223,16 @@ impl<'c> Section<'c> {
         })
     }
 
+    /// What the value is if it is no table; in the environment a table is a text that begins like one.
+    fn kind_of_no_table(&self, key: &str) -> Option<&'static str> {
+        let entries = self.entries.borrow();
+        match &entries.get(key)?.node.raw {
+            Raw::Table(_) => None,
+            Raw::Text(text) if text.starts_with('{') => None,
+            raw => Some(raw.kind()),
+        }
+    }
+
     fn bucket(
         &self,
         key: &str,
@@ -228,6 +245,12 @@ impl<'c> Section<'c> {
             let per_second = self.field(key).and_then(|field| read(&field, BOUNDS))?;
             return Some(Rate { per_second, burst: per_second.saturating_mul(2) });
         }
+        if let Some(kind) = self.kind_of_no_table(key) {
+            if let Some(field) = self.field(key) {
+                field.error(format_args!("is not a rate: it is {kind}"), RATE_FORM);
+            }
+            return default;
+        }
         let table = self.table(key);
         let given = |key: &str| table.field(key).map(|field| read(&field, BOUNDS));
         let (per_second, burst) = (given("per_second"), given("burst"));
@@ -237,10 +260,7 @@ impl<'c> Section<'c> {
         }
         let Some(per_second) = per_second.unwrap_or(default.map(|rate| rate.per_second)) else {
             if !self.cx.has_error_within(&table.name) {
-                table.error(
-                    format!("`{}` says no `per_second`", table.name),
-                    "a rate is written like { per_second = 50, burst = 100 }",
-                );
+                table.error(format!("`{}` says no `per_second`", table.name), RATE_FORM);
             }
             return default;
         };
@@ -418,18 +438,20 @@ impl<'c> Field<'c> {
     }
 
     pub(super) fn choice<T: Clone>(&self, words: &[(&str, T)]) -> Option<T> {
-        let text = self.string()?;
+        let quoted: Vec<String> = words.iter().map(|(word, _)| format!("\"{word}\"")).collect();
+        let any = format!("it may be {}", quoted.join(" or "));
+        let text = match &self.node.raw {
+            Raw::String { text, .. } | Raw::Text(text) => text.clone(),
+            _ => {
+                self.wrong_kind("a string", any);
+                return None;
+            }
+        };
         if let Some((_, value)) = words.iter().find(|(word, _)| *word == text) {
             return Some(value.clone());
         }
-        let names = words.iter().map(|(word, _)| *word);
-        let hint = match suggest::nearest(&text, names.clone()) {
-            Some(near) => format!("did you mean \"{near}\"?"),
-            None => format!(
-                "it may be {}",
-                names.map(|name| format!("\"{name}\"")).collect::<Vec<_>>().join(" or ")
-            ),
-        };
+        let near = suggest::nearest(&text, words.iter().map(|(word, _)| *word));
+        let hint = near.map_or(any, |near| format!("did you mean \"{near}\"?"));
         self.error(format_args!("is not known: \"{}\"", excerpt(&text)), hint);
         None
     }
@@ -461,13 +483,14 @@ impl<'c> Field<'c> {
         }
     }
 
-    fn table(mut self) -> Option<Table> {
+    /// `form`: how such a table is written.
+    fn table(mut self, form: &str) -> Option<Table> {
         self.node = resolved(self.node);
         match self.node.raw {
             Raw::Table(table) => Some(table),
             _ => {
                 let leaf = self.path.rsplit('.').next().unwrap_or_default();
-                self.wrong_kind("a table", format!("write `{leaf} = {{ … }}`"));
+                self.wrong_kind("a table", format!("write `{leaf} = {form}`"));
                 None
             }
         }

@@ -24,7 +24,7 @@ pub(super) struct Wrong {
 }
 
 const FORM: &str = "it is written like redis://127.0.0.1:6379, rediss://user:password@host:6380/0, \
-     redis-sentinel://h1,h2/service or unix:///run/redis.sock";
+     redis-sentinel://h1,h2/service, redis-cluster://h1,h2 or unix:///run/redis.sock";
 
 fn wrong(problem: &'static str) -> Wrong {
     Wrong { problem, hint: FORM }

@@ -114,13 +114,33 @@ pub(super) fn text_or_quoted(text: &str, place: &ValueSource) -> Node {
 /// The parser's message contains names of the grammar only, never the text of the file: it may be a secret.
 fn syntax_error(text: &str, error: &toml::de::Error) -> ConfigError {
     let offset = error.span().map_or(0, |span| span.start);
+    let message = error.message();
+    let hint =
+        SYNTAX_HINTS.iter().find(|(part, _)| message.contains(part)).map(|(_, hint)| (*hint).to_owned());
     ConfigError {
         location: locate(text, offset),
-        problem: format!("not valid TOML: {}", error.message()),
-        hint: None,
+        problem: format!("not valid TOML: {message}"),
+        hint,
         offset,
     }
 }
+
+/// What would be right, by a part of the parser's message.
+const SYNTAX_HINTS: [(&str, &str); 6] = [
+    (
+        "duplicate key",
+        "each key and table is written once, and each class of channels under a [[channel]] of its own, with two brackets",
+    ),
+    ("unquoted key", LINE_FORM),
+    ("key with no value", LINE_FORM),
+    ("must be quoted", "put a text in double quotes, and numbers, true and false in none"),
+    (
+        "unexpected key or value",
+        "a double quote within a text ends it: within an expression write texts in single quotes, like event == 'say'",
+    ),
+    ("missing escaped value", "write a backslash twice, or the whole text in single quotes"),
+];
+const LINE_FORM: &str = "a line is written like listen = \"127.0.0.1:8000\"";
 
 /// Line and column of a byte of the file.
 pub(super) fn locate(text: &str, offset: usize) -> Location {

@@ -20,11 +20,12 @@ const API_KEY: &str = "{api_key}";
 pub fn run(file: &Path, out: &mut dyn Write, err: &mut dyn Write) -> io::Result<ExitStatus> {
     let name = file.display();
     if let Err(error) = write(file) {
-        let remedy = match error.kind() {
-            io::ErrorKind::AlreadyExists => "; it is left as it is: name another file, or move it away",
-            _ => "",
+        let problem = match error.kind() {
+            io::ErrorKind::AlreadyExists => "exists and is left as it is: name another file, or move it away",
+            io::ErrorKind::NotFound => "its directory does not exist",
+            _ => &error.to_string(),
         };
-        writeln!(err, "drawbridge init: {name}: {error}{remedy}")?;
+        writeln!(err, "drawbridge init: {name}: {problem}")?;
         return Ok(REFUSED);
     }
     writeln!(

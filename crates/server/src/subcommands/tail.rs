@@ -6,7 +6,7 @@ use drawbridge_protocol::{channel, glob};
 
 use super::remote::{self, Message, PlayerSocket, Target, refusal};
 use super::{DONE, ExitStatus, REFUSED, report_config};
-use crate::broker::redis::direct;
+use crate::broker::redis::direct::{self, Listened, Listening, Subscribing};
 use crate::cli::TailArgs;
 use crate::config::Config;
 use crate::log::escaped;
@@ -103,24 +103,53 @@ async fn redis(
     lines: &mut Lines<'_>,
     err: &mut dyn Write,
 ) -> Result<(), String> {
-    let class = config.engine.classes.of_channel(&args.channel);
-    if class.is_some_and(|(_, class, _)| class.sharded) {
+    let subscribing = subscribing(args, config);
+    if subscribing == Subscribing::Sharded && channel::is_pattern(&args.channel) {
         return Err(format!(
-            "the class of `{}` is sharded: tail it by a node, with --url and --token",
+            "the class of `{}` is sharded, and Redis has no patterns for sharded channels: name one channel",
             escaped(&args.channel)
         ));
     }
     let settings = serve::redis_settings(config).map_err(|error| error.to_string())?;
-    let subscribed = |err: &mut dyn Write| {
-        let _ = writeln!(err, "subscribed at Redis {}", settings.location);
+    let wanted = Listening {
+        settings: &settings,
+        name: &args.channel,
+        subscribing,
+        max_payload: config.broker.external_bytes,
     };
-    direct::listen(
-        &settings,
-        &args.channel,
-        || subscribed(err),
-        |channel, payload| lines.print(&format!("{channel} {}", String::from_utf8_lossy(payload))),
-    )
+    direct::listen(&wanted, |listened| {
+        let said = match listened {
+            Listened::Message { channel, payload } => {
+                return lines.print(&format!("{channel} {}", String::from_utf8_lossy(payload)));
+            }
+            Listened::Begun => format!("subscribed at Redis {}", settings.location),
+            Listened::WithoutSharded(reason) => {
+                format!("events published with SPUBLISH are not shown: Redis said: {reason}")
+            }
+            Listened::Moved => format!(
+                "{} has another master in the Cluster and is subscribed there; events in between are not shown",
+                args.channel
+            ),
+            Listened::Oversized { channel, bytes } => format!(
+                "{channel}: a payload of {bytes} bytes is not shown, and nodes drop it: broker.external_bytes is {}",
+                wanted.max_payload
+            ),
+        };
+        let _ = writeln!(err, "{}", escaped(&said));
+        Ok(true)
+    })
     .await
+}
+
+/// Only a configuration says whether a channel is sharded.
+fn subscribing(args: &TailArgs, config: &Config) -> Subscribing {
+    let is_sharded =
+        || config.engine.classes.of_channel(&args.channel).is_some_and(|(_, class, _)| class.sharded);
+    match args.target.config {
+        None => Subscribing::Both,
+        Some(_) if is_sharded() => Subscribing::Sharded,
+        Some(_) => Subscribing::Plain,
+    }
 }
 
 #[cfg(test)]

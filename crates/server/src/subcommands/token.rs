@@ -160,6 +160,11 @@ mod tests {
             ("room", "--claim is written NAME=VALUE, such as --claim room=42"),
             ("=1", "--claim is written NAME=VALUE, such as --claim room=42"),
             ("sub=bob", "--claim sub: the player's id is set by --sub"),
+            ("exp=soon", "--claim exp: the value is a number, in seconds since 1970"),
+            (
+                "rooms=[1",
+                "--claim rooms: the value begins like a list, an object or a quoted string of JSON, and is none",
+            ),
         ] {
             assert_eq!(minted(&args(&[claim], &[]), &hmac()).unwrap_err(), problem);
         }

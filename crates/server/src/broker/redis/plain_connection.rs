@@ -1,5 +1,6 @@
 //! One connection that sends commands one after the other and reads their answers, for what is no part of the traffic:
-//! sentinels, and checks. It also notices that something was published on what it subscribed to, and never what.
+//! sentinels, checks, and `drawbridge tail`. It also receives what is published on what it subscribed to: whether anything is,
+//! or, made with [`PlainConnection::receiving`], what.
 
 use std::io;
 
@@ -10,7 +11,7 @@ use super::buffer::ReadBuffer;
 use super::command_connection::text;
 use super::connect::{Broken, Stream};
 use super::reader::pairs;
-use super::resp::{Decoder, Reply, Step, encode};
+use super::resp::{Decoder, Payload, Reply, Step, encode};
 use crate::secret::Rotating;
 
 /// Redis' answer to a command, or its error.
@@ -25,16 +26,37 @@ pub(super) struct PlainConnection {
     has_event: bool,
 }
 
+/// What was received on a subscription.
+pub(super) enum Received {
+    /// A publication.
+    Message {
+        /// The channel's name in Redis.
+        channel: Vec<u8>,
+        /// What was published, or its size in bytes if that is over the connection's bound.
+        payload: Result<Vec<u8>, u64>,
+    },
+    /// Redis has ended a subscription: its slot has another master.
+    Ended,
+}
+
 /// What came.
 enum Came {
     Answer(Answered),
+    /// The answer to a subscription command; unasked, the end of a subscription.
     Confirmed,
-    Event,
+    Event(Received),
 }
 
 impl PlainConnection {
     pub(super) fn new(stream: Stream) -> Self {
-        PlainConnection { stream, buffer: ReadBuffer::new(), decoder: Decoder::new(0), has_event: false }
+        PlainConnection::receiving(stream, 0)
+    }
+
+    /// A connection whose publications are read with [`PlainConnection::received`]; of payloads over `max_payload` bytes only
+    /// the size is.
+    pub(super) fn receiving(stream: Stream, max_payload: usize) -> Self {
+        let decoder = Decoder::new(max_payload);
+        PlainConnection { stream, buffer: ReadBuffer::new(), decoder, has_event: false }
     }
 
     /// Begins RESP3, as this user if there is a password. Returns what Redis says of itself, or its error.
@@ -78,7 +100,7 @@ impl PlainConnection {
             match self.came().await? {
                 Came::Answer(answer) => return Ok(answer),
                 Came::Confirmed => return Ok(Ok(Value::Nil)),
-                Came::Event => self.has_event = true,
+                Came::Event(_) => self.has_event = true,
             }
         }
     }
@@ -86,9 +108,20 @@ impl PlainConnection {
     /// Waits until something is published. Safe to cancel.
     pub(super) async fn event(&mut self) -> Result<(), Broken> {
         while !std::mem::take(&mut self.has_event) {
-            self.has_event = matches!(self.came().await?, Came::Event);
+            self.has_event = matches!(self.came().await?, Came::Event(_));
         }
         Ok(())
+    }
+
+    /// Waits for what is received on the one subscription of this connection; no command may be unanswered. Safe to cancel.
+    pub(super) async fn received(&mut self) -> Result<Received, Broken> {
+        loop {
+            match self.came().await? {
+                Came::Event(received) => return Ok(received),
+                Came::Confirmed => return Ok(Received::Ended),
+                Came::Answer(_) => {}
+            }
+        }
     }
 
     /// Safe to cancel.
@@ -124,7 +157,13 @@ fn came(reply: Reply<'_>) -> Result<Option<Came>, Broken> {
         }
         Reply::Error(message) => Some(Came::Answer(Err(String::from_utf8_lossy(message).into_owned()))),
         Reply::Confirmed { .. } => Some(Came::Confirmed),
-        Reply::Message { .. } => Some(Came::Event),
+        Reply::Message { channel, payload, .. } => {
+            let payload = match payload {
+                Payload::Whole(payload) => Ok(payload.to_vec()),
+                Payload::Oversized(bytes) => Err(bytes),
+            };
+            Some(Came::Event(Received::Message { channel: channel.to_vec(), payload }))
+        }
         Reply::Nameless | Reply::Push => None,
     })
 }

@@ -389,3 +389,26 @@ fn in_dev_a_teams_events_are_for_that_team() {
         assert_eq!(view.matches(&Seen(data)), shown, "{data}");
     }
 }
+
+#[test]
+fn a_class_behind_one_that_matches_all_its_channels_is_warned_of() {
+    let warnings = |names: &[&str]| {
+        let secret = "[auth]\nhmac_secret = \"0123456789abcdef0123456789abcdef\"\n";
+        let classes: String = names.iter().map(|name| format!("[[channel]]\nname = \"{name}\"\n")).collect();
+        crate::config::parse("f.toml", &format!("{secret}{classes}"), &[]).unwrap().warnings
+    };
+    for (names, shadowed) in [
+        (["*", "room:{room}"], Some("\"room:{room}\" never applies: all its channels match \"*\"")),
+        (["room:*", "room:{room}:chat"], Some("\"room:{room}:chat\" never applies")),
+        (["room:{room}", "room:lobby"], Some("\"room:lobby\" never applies")),
+        (["chat:*", "chat:team:*"], Some("\"chat:team:*\" never applies")),
+        (["room:lobby", "room:{room}"], None),
+        (["chat:{name}", "chat:*"], None),
+        (["room:{room}:chat", "room:*"], None),
+        (["a:{x}", "b:{x}"], None),
+    ] {
+        let warnings = warnings(&names);
+        assert_eq!(warnings.len(), usize::from(shadowed.is_some()), "{names:?}: {warnings:?}");
+        assert!(shadowed.is_none_or(|text| warnings[0].contains(text)), "{warnings:?}");
+    }
+}

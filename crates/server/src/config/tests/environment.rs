@@ -112,7 +112,7 @@ fn a_rate_may_be_a_number_alone() {
     check(
         "",
         &[("DRAWBRIDGE_LIMITS__MESSAGES_PER_PLAYER", "many")],
-        "DRAWBRIDGE_LIMITS__MESSAGES_PER_PLAYER: `limits.messages_per_player` is a string, not a table; write `messages_per_player = { … }`",
+        "DRAWBRIDGE_LIMITS__MESSAGES_PER_PLAYER: `limits.messages_per_player` is not a rate: it is a string; a rate is written like 50 (a second) or { per_second = 50, burst = 100 }",
     );
 }
 

@@ -98,7 +98,7 @@ fn rates_are_judged() {
     );
     check(
         "limits.messages_per_player = { burst = 5 }",
-        "f.toml:1:8: `limits.messages_per_player` says no `per_second`; a rate is written like { per_second = 50, burst = 100 }",
+        "f.toml:1:8: `limits.messages_per_player` says no `per_second`; a rate is written like 50 (a second) or { per_second = 50, burst = 100 }",
     );
     check(
         "limits.messages = { per_second = 0 }",
@@ -201,7 +201,7 @@ fn the_broker_is_judged() {
         "[broker]\nurl = \"redis://h\"",
         "f.toml:1:2: `broker.url` is given, and `broker.kind` is \"memory\" by default; add kind = \"redis\" (or kind = \"memory\" to leave Redis alone)",
     );
-    let form = "it is written like redis://127.0.0.1:6379, rediss://user:password@host:6380/0, redis-sentinel://h1,h2/service or unix:///run/redis.sock";
+    let form = "it is written like redis://127.0.0.1:6379, rediss://user:password@host:6380/0, redis-sentinel://h1,h2/service, redis-cluster://h1,h2 or unix:///run/redis.sock";
     for (url, problem) in [
         (
             "redis-sentinel://h1,h2",
@@ -306,7 +306,10 @@ fn parameters_are_those_of_the_name() {
         assert!(said.contains("the class's name has no `{") && said.contains(hint), "{said}");
     }
     let said = report("[[channel]]\nname = \"chat:*\"\nsubscribe = \"params.room == '1'\"");
-    assert!(said.contains("the class's name has no placeholders such as `{room}`"), "{said}");
+    assert!(
+        said.contains("has no `{room}` (at byte 7); a class's name has it where it is written with `{room}`"),
+        "{said}"
+    );
     good(&class("subscribe = \"params.world in me.worlds && 'world' in params\""));
 }
 
@@ -469,7 +472,7 @@ fn check_class(lines: &str, expected: &str) {
 fn histories_are_judged() {
     let form = "how much a log keeps is written like { events = 200, age = \"10m\" }";
     for (value, expected) in [
-        ("200", "3:11: `channel.history` is a whole number, not a table; write `history = { … }`".to_owned()),
+        ("200", "3:11: `channel.history` is a whole number, not a table; write `history = { events = 200, age = \"10m\" }`".to_owned()),
         ("{}", format!("3:1: `channel.history` needs both `events` and `age`; {form}")),
         ("{ events = 9 }", format!("3:1: `channel.history` needs both `events` and `age`; {form}")),
         ("{ age = \"9s\" }", format!("3:1: `channel.history` needs both `events` and `age`; {form}")),
@@ -625,15 +628,6 @@ fn views_that_mean_nothing_are_refused_by_name() {
         let report = report(&format!("[[channel]]\nname = \"a\"\n{keys}"));
         assert!(report.contains(said), "{keys}: {report}");
     }
-}
-
-#[test]
-fn broken_toml_is_reported_without_its_text() {
-    let said = report("node = \"n1\n[auth]\nhmac_secret = hunter2");
-    assert!(said.starts_with("f.toml:1:"), "{said}");
-    assert!(said.contains("\nf.toml:3:"), "{said}");
-    assert!(!said.contains("hunter2"), "{said}");
-    check("node = \"a\"\nnode = \"b\"", "f.toml:2:1: not valid TOML: duplicate key");
 }
 
 #[test]

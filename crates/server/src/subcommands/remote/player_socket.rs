@@ -1,6 +1,7 @@
 //! A node's socket as a player uses it: opens it, sends and receives messages as JSON. For `drawbridge tail` and `publish`.
 
 use std::collections::VecDeque;
+use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -127,13 +128,36 @@ async fn open(url: &str, ca_file: Option<&PathBuf>) -> Result<WebSocketStream<Bo
     let stream: Box<dyn ByteStream> = match is_tls {
         false => Box::new(stream),
         true => {
-            let config = tls::client(ca_file).map_err(|error| error.to_string())?;
+            let config = tls::client(ca_file).map_err(|error| match ca_file {
+                Some(_) => error.to_string(),
+                None => "the system has no certificates; name the ones to trust with --ca-file".to_owned(),
+            })?;
             let name = ServerName::try_from(host).map_err(|error| error.to_string())?;
             Box::new(
-                TlsConnector::from(config).connect(name, stream).await.map_err(|error| error.to_string())?,
+                TlsConnector::from(config)
+                    .connect(name, stream)
+                    .await
+                    .map_err(|error| tls_problem(&error))?,
             )
         }
     };
+    let scheme = if is_tls { "" } else { ", and does this port need wss://" };
     let opened = ClientBuilder::from_uri(uri).connect_on(stream).await;
-    opened.map(|(socket, _)| socket).map_err(|error| format!("{error}; is this the address of a node's /ws?"))
+    opened
+        .map(|(socket, _)| socket)
+        .map_err(|error| format!("{error}; is this the address of a node's /ws{scheme}?"))
+}
+
+/// Why a TLS handshake failed, and what to try.
+fn tls_problem(error: &io::Error) -> String {
+    let cause = error.get_ref().and_then(|cause| cause.downcast_ref::<rustls::Error>());
+    match cause {
+        Some(rustls::Error::InvalidCertificate(_)) => {
+            format!("{error}; --ca-file names the certificates to trust")
+        }
+        Some(rustls::Error::InvalidMessage(_)) | None => {
+            format!("{error}; does this port have TLS? Without it, the URL begins with ws://")
+        }
+        Some(_) => error.to_string(),
+    }
 }

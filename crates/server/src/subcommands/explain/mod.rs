@@ -1,12 +1,14 @@
 //! `drawbridge explain`: which class and rule decide about a token, a subscribe or a publish, step by step. The decision is
 //! made by the engine's own code ([`drawbridge_engine::explain`]); this prints it.
 
+mod validity;
+
 use std::io::{self, Write};
 
 use drawbridge_engine::explain::{self, Explanation, Step};
 use drawbridge_engine::expr::{Outcome, PathValue};
-use drawbridge_engine::io::Claims;
-use drawbridge_protocol::{ClientMessage, Encoding, codec};
+use drawbridge_engine::io::{AuthFailure, Claims};
+use drawbridge_protocol::{ClientMessage, Encoding, ErrorCode, codec};
 
 use super::{DONE, ExitStatus, REFUSED, event_members, parse_data, report_config};
 use crate::auth::Verifier;
@@ -34,16 +36,14 @@ pub fn run(args: &ExplainArgs, out: &mut dyn Write, err: &mut dyn Write) -> io::
             return Ok(REFUSED);
         }
     };
-    let claims = match verifier.verify(&args.token, unix_ms()) {
+    let now = unix_ms();
+    let claims = match verifier.verify(&args.token, now) {
         Ok(claims) => claims,
-        Err(failure) => {
-            let (code, key) = (failure.code.as_str(), token_key(&failure.message));
-            writeln!(out, "token: refused: {code}: {}\n  see {key}", failure.message)?;
-            return Ok(REFUSED);
-        }
+        Err(failure) => return refused(&failure, &args.token, now, out),
     };
     let json = shown(&claims.json);
     writeln!(out, "token: accepted; player `{}`, claims {json}", escaped(&claims.player))?;
+    writeln!(out, "  {}", validity::of_accepted(claims.expires_unix_ms, now))?;
     let (what, explanation) = match request(args, &config, &claims) {
         Ok(Some(explained)) => explained,
         Ok(None) => return Ok(DONE),
@@ -60,6 +60,21 @@ pub fn run(args: &ExplainArgs, out: &mut dyn Write, err: &mut dyn Write) -> io::
         Ok(()) => writeln!(out, "allowed").map(|()| DONE),
         Err(why) => writeln!(out, "refused: {}", escaped(&why)).map(|()| REFUSED),
     }
+}
+
+/// Why no node takes the token, and what to change.
+fn refused(failure: &AuthFailure, token: &str, now: u64, out: &mut dyn Write) -> io::Result<ExitStatus> {
+    writeln!(out, "token: refused: {}: {}", failure.code.as_str(), escaped(&failure.message))?;
+    let is_about_time = failure.code == ErrorCode::TokenExpired || failure.retry_after_ms.is_some();
+    if is_about_time && let Some(dates) = validity::of_refused(token, now) {
+        writeln!(out, "  {dates}")?;
+    }
+    let key = token_key(&failure.message);
+    match key.strip_prefix("none: ") {
+        Some(remedy) => writeln!(out, "  {remedy}")?,
+        None => writeln!(out, "  see {key}")?,
+    }
+    Ok(REFUSED)
 }
 
 /// What is to be explained, and how it is decided.
@@ -111,6 +126,12 @@ fn print(step: &Step, out: &mut dyn Write) -> io::Result<()> {
         Step::Patterns { is_allowed: false } => {
             writeln!(out, "  patterns: not allowed; the class needs patterns = true")
         }
+        Step::Rule { key, rule, .. } if rule == "false" => {
+            writeln!(
+                out,
+                "  rule: {key} = `false`, which is also what a class without `{key}` has: no player may"
+            )
+        }
         Step::Rule { key, rule, is_true, trace, misfit } => {
             writeln!(
                 out,
@@ -159,7 +180,10 @@ fn class(
     let others = others.join(", ");
     match found {
         None if others.is_empty() => writeln!(out, "  class: none; the configuration has no [[channel]]"),
-        None => writeln!(out, "  class: none matches; tried {others}"),
+        None => writeln!(
+            out,
+            "  class: none matches; tried {others}\n    a placeholder such as {{room}} takes one part between colons, and a final * the rest; upper and lower case differ"
+        ),
         Some((name, params)) => {
             write!(out, "  class: `{name}`")?;
             for (name, value) in params {
@@ -255,6 +279,7 @@ mod tests {
             &text,
             &[
                 "token: accepted; player `alice`",
+                "\n  it expires in 60 min\n",
                 "subscribe room:43\n",
                 "  class: `room:{room}`, room = '43'; before it, these do not match: `player:{player}`\n",
                 "  rule: subscribe = `params.room == me.room || params.room in me.rooms` is not true\n",
@@ -301,6 +326,11 @@ mod tests {
             &["publish say on chat:lobby\n", "    event == 'say': true\n", "    data.text is missing\n"],
         );
         has(&explained(&say("hi")).1, &["--data is JSON"]);
+        let mailbox = ExplainArgs { publish: Some("player:alice".to_owned()), ..args(token(&[])) };
+        has(
+            &explained(&mailbox).1,
+            &["  rule: publish = `false`, which is also what a class without `publish` has"],
+        );
         let forwarded = ExplainArgs { publish: Some("room:42".to_owned()), ..args(token(&["room=42"])) };
         has(
             &explained(&forwarded).1,
@@ -314,6 +344,7 @@ mod tests {
             ("chat:*", DONE, "  patterns: allowed"),
             ("room:*", REFUSED, "  patterns: not allowed; the class needs patterns = true"),
             ("rom:42", REFUSED, "  class: none matches; tried `player:{player}`, `room:{room}`, `chat:*`"),
+            ("Room:42", REFUSED, "    a placeholder such as {room} takes one part between colons"),
             ("drawbridge:x", REFUSED, "the server's own"),
             ("a b", REFUSED, "refused: a channel name has no white space"),
         ] {
@@ -328,8 +359,11 @@ mod tests {
     fn a_token_that_no_node_takes_is_explained_and_never_printed() {
         let (status, text) = explained(&args("not.a.token".to_owned()));
         assert_eq!(status, REFUSED);
-        has(&text, &["token: refused: UNAUTHENTICATED: ", "auth.hmac_secret"]);
+        has(&text, &["token: refused: UNAUTHENTICATED: ", "three parts"]);
         assert!(!text.contains("not.a.token"));
+        let (status, text) = explained(&args(token(&["exp=1"])));
+        assert_eq!(status, REFUSED);
+        has(&text, &["TOKEN_EXPIRED", " d ago\n", "\n  the client fetches a fresh token"]);
         assert_eq!(explained(&args(token(&[]))).0, DONE);
     }
 }

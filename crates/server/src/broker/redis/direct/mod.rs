@@ -1,17 +1,16 @@
-//! A Redis as a person at a terminal uses it, for `drawbridge tail` and `publish`: one connection that listens, or one that
-//! publishes. Nodes use neither; their links and publisher are in the other files.
+//! A Redis as a person at a terminal uses it, for `drawbridge tail` and `publish`: connections that subscribe (`listen`), or one
+//! that publishes. Nodes use neither; their links and publisher are in the other files.
+
+mod listen;
 
 use std::sync::Arc;
 
-use drawbridge_protocol::channel;
-use futures_util::StreamExt as _;
 use redis::Value;
-use redis::aio::PubSub;
-use tokio::time::timeout;
 
-use super::command_connection::{CommandConnection, connection_info};
-use super::connect::{CONNECT_TIMEOUT, open};
+use super::command_connection::CommandConnection;
+use super::connect::Broken;
 use super::{RedisAddress, RedisLocation, RedisSettings};
+pub(crate) use listen::{Listened, Listening, Subscribing, listen};
 
 /// How an event gets to a channel's subscribers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,43 +37,6 @@ pub(crate) enum Published {
     },
 }
 
-/// Subscribes to a channel or pattern, calls `subscribed` once, and passes each message's channel and payload to `each`, until
-/// that returns `false`.
-///
-/// # Errors
-/// Why it ended: the error that Redis returned, a failed connection, or an error of `each`.
-pub(crate) async fn listen(
-    settings: &RedisSettings,
-    name: &str,
-    subscribed: impl FnOnce(),
-    mut each: impl FnMut(&str, &[u8]) -> Result<bool, String>,
-) -> Result<(), String> {
-    let failed = |error: &dyn std::fmt::Display| format!("Redis at {}: {error}", settings.location);
-    let in_redis = settings.names.outward(name);
-    let begin = async {
-        let stream = open(settings, any_server(settings)).await.map_err(|error| failed(&error))?;
-        let mut pubsub =
-            PubSub::new(&connection_info(settings), stream).await.map_err(|error| failed(&error))?;
-        let done = match channel::is_pattern(name) {
-            true => pubsub.psubscribe(&*in_redis).await,
-            false => pubsub.subscribe(&*in_redis).await,
-        };
-        done.map_err(|error| failed(&error))?;
-        Ok::<_, String>(pubsub)
-    };
-    let pubsub =
-        timeout(CONNECT_TIMEOUT, begin).await.unwrap_or_else(|_| Err(failed(&"no answer in time")))?;
-    subscribed();
-    let mut messages = pubsub.into_on_message();
-    while let Some(message) = messages.next().await {
-        let channel = settings.names.inward(message.get_channel_name().as_bytes()).unwrap_or_default();
-        if !each(&String::from_utf8_lossy(channel), message.get_payload_bytes())? {
-            return Ok(());
-        }
-    }
-    Err(failed(&"the connection was closed"))
-}
-
 /// Publishes.
 ///
 /// # Errors
@@ -98,14 +60,11 @@ pub(crate) async fn publish(
         }
     };
     command.arg(&*in_redis).arg(payload);
-    let ask = async |address: Option<&RedisAddress>| {
-        let mut connection = CommandConnection::open(settings.clone(), address, "publish").await?;
-        connection.ask(&command).await
-    };
-    let asked = any_server(&settings);
-    let mut answer = ask(asked).await.map_err(|error| failed(&error))?;
+    let (mut connection, asked) = connect_any(&settings).await.map_err(|error| failed(&error))?;
+    let mut answer = connection.ask(&command).await.map_err(|error| failed(&error))?;
     if let Some(owner) = answer.as_ref().err().and_then(|words| moved_to(words, asked)) {
-        answer = ask(Some(&owner)).await.map_err(|error| failed(&error))?;
+        connection = connect(&settings, Some(&owner)).await.map_err(|error| failed(&error))?;
+        answer = connection.ask(&command).await.map_err(|error| failed(&error))?;
     }
     match answer {
         Ok(Value::Int(offset)) if how == How::Stored => Ok(Published::Stored { offset }),
@@ -118,11 +77,32 @@ pub(crate) async fn publish(
     }
 }
 
-/// In a Cluster, a server: each passes on what is published with `PUBLISH`, and names the owner of everything else.
-fn any_server(settings: &RedisSettings) -> Option<&RedisAddress> {
+/// A connection to the first server that can be reached and takes commands, and its address if it is of a Cluster.
+async fn connect_any(
+    settings: &Arc<RedisSettings>,
+) -> Result<(CommandConnection, Option<&RedisAddress>), Broken> {
+    let mut last = Broken::Silent;
+    for address in first_servers(settings) {
+        match connect(settings, address).await {
+            Ok(connection) => return Ok((connection, address)),
+            Err(broken) => last = broken,
+        }
+    }
+    Err(last)
+}
+
+async fn connect(
+    settings: &Arc<RedisSettings>,
+    address: Option<&RedisAddress>,
+) -> Result<CommandConnection, Broken> {
+    CommandConnection::open(settings.clone(), address, "publish").await
+}
+
+/// Where to begin. In a Cluster each server passes on what is published with `PUBLISH`, and names the owner of everything else.
+fn first_servers(settings: &RedisSettings) -> Vec<Option<&RedisAddress>> {
     match &settings.location {
-        RedisLocation::Cluster { addresses } => addresses.first(),
-        RedisLocation::Server(_) | RedisLocation::Sentinels { .. } => None,
+        RedisLocation::Cluster { addresses } => addresses.iter().map(Some).collect(),
+        RedisLocation::Server(_) | RedisLocation::Sentinels { .. } => vec![None],
     }
 }
 
