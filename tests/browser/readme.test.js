@@ -3,6 +3,7 @@
 import assert from 'node:assert/strict';
 import { execFileSync } from 'node:child_process';
 import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { createServer as createHttpServer } from 'node:http';
 import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
 import { after, before, test } from 'node:test';
@@ -75,4 +76,30 @@ test('a page from the README has its first event, and one of a service', async (
   execFileSync(binary(), words.map((word) => word.replaceAll("'", '')), { encoding: 'utf8' });
   await until(() => said.includes('a service hits for 30'), `the service's event; the page said: ${said}`);
   assert.deepEqual(page.complaints, [], 'the page has nothing to complain of');
+});
+
+test('without npm: a page of a plain HTTP server, which imports the copied file', async () => {
+  const [, copied] = readme.match(/copy `(sdk\/typescript\/dist\/[a-z.]+)`/);
+  const [, imported] = readme.match(/import from `'(\.\/[a-z.]+)'`/);
+  const script = block('js', '@drawbridge/client').replace("'@drawbridge/client'", `'${imported}'`);
+  assert.ok(script.includes(imported));
+  const files = {
+    '/': ['text/html', `<!doctype html><link rel="icon" href="data:,"><script type="module">${script}</script>`],
+    [imported.slice(1)]: ['text/javascript', readFileSync(join(root, copied), 'utf8')],
+  };
+  const pages = createHttpServer((request, response) => {
+    const [type, body] = files[request.url] ?? [];
+    response.writeHead(body ? 200 : 404, { 'content-type': type ?? 'text/plain' }).end(body);
+  });
+  await new Promise((resolve) => pages.listen(0, '127.0.0.1', resolve));
+  try {
+    const page = await browser.open('about:blank');
+    const said = [];
+    page.on('console', (message) => said.push(message.text()));
+    await page.goto(`http://127.0.0.1:${pages.address().port}/`);
+    await until(() => said.includes('alice hits for 12'), `the page's own event; it said: ${said}`, 60_000);
+  } finally {
+    pages.closeAllConnections();
+    pages.close();
+  }
 });

@@ -1,6 +1,7 @@
 //! Starting and ending a node: makes the parts, joins them, waits for a signal, drains ([`crate::drain`]).
 
 use std::fmt;
+use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -220,7 +221,21 @@ async fn wait_for_redis(node: &Node) {
 }
 
 async fn bind(key: &str, address: &str) -> Result<TcpListener, StartError> {
-    TcpListener::bind(address).await.map_err(failed(format!("{key} = \"{address}\"")))
+    TcpListener::bind(address)
+        .await
+        .map_err(|error| StartError(format!("{key} = \"{address}\": {error}{}", bind_hint(&error))))
+}
+
+fn bind_hint(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::AddrInUse => {
+            "; another program listens there, perhaps another node: end it, or choose another port (0 takes a free one)"
+        }
+        io::ErrorKind::AddrNotAvailable => {
+            "; this machine does not have that address: 0.0.0.0 stands for all that it has"
+        }
+        _ => "",
+    }
 }
 
 /// Where services and operators connect. In `dev` another playground may use the default port: the log tells where

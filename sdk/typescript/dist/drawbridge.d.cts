@@ -134,6 +134,8 @@ type ChannelName<M extends ChannelMap> = keyof M & string;
 /** The events of channel (or pattern) `C`. */
 type EventsOf<M extends ChannelMap, C extends ChannelName<M>> = M[C] extends EventMap ? M[C] : never;
 type EventName<E extends EventMap> = keyof E & string;
+/** The `data` of event `N` on channel `C`. Where either may be one of several, what fits all of them. */
+type PayloadOf<M extends ChannelMap, C extends ChannelName<M>, N extends string> = (C extends ChannelName<M> ? (N extends EventName<EventsOf<M, C>> ? (data: EventsOf<M, C>[N]) => void : never) : never) extends (data: infer Data) => void ? Data : never;
 /** The arguments of `publish` after the event's name: `data` is optional only if it may be `null` or `undefined`. */
 type PublishArguments<Data, Options> = null extends Data ? [data?: Data, options?: Options] : undefined extends Data ? [data?: Data, options?: Options] : [data: Data, options?: Options];
 /** One event as a handler gets it. */
@@ -586,7 +588,7 @@ declare class Drawbridge<M extends ChannelMap = AnyChannels> {
      * Publishes, and resolves when Redis has taken it. Rejects with a `DrawbridgeError` whose `outcome` says whether it
      * may have happened all the same. Without a connection it waits in the offline queue.
      */
-    publish<C extends ChannelName<M>, N extends EventName<EventsOf<M, C>>>(channel: C, event: N, ...dataAndOptions: PublishArguments<EventsOf<M, C>[N], PublishOptions>): Promise<Published>;
+    publish<C extends ChannelName<M>, N extends EventName<EventsOf<M, C>>>(channel: C, event: N, ...dataAndOptions: PublishArguments<PayloadOf<M, C, N>, PublishOptions>): Promise<Published>;
     /**
      * A page of a channel's history: the newest events, or those that follow `since`; the oldest first. The right is that
      * to subscribe, and the views of the server apply.
@@ -612,4 +614,4 @@ declare function isPattern(channel: string): boolean;
 declare function globMatcher(pattern: string): (channel: string) => boolean;
 
 export { Channel, Clock, Drawbridge, DrawbridgeError, Entities, Subscription, connect, globMatcher, isPattern, json };
-export type { AnyChannels, AnyEvent, Area, ChannelEvent, ChannelMap, ChannelName, ClientErrorCode, ClientEvents, Codec, DrawbridgeOptions, Entity, ErrorCode, ErrorDetails, EventMap, EventName, EventsOf, History, HistoryOptions, LeaveReason, Logger, Outcome, PageSignal, Position, Presence, PresenceChange, PresenceOptions, PublishArguments, PublishOptions, Published, QueueOptions, ReconnectOptions, Recovered, Resync, Runtime, ServerErrorCode, Status, StatusChange, SubscriptionInfo, SubscriptionState, TokenProvider, TokenReason, Unlisten, Unsubscribed, View, ViewOptions, WebSocketConstructor, WebSocketLike, Welcome };
+export type { AnyChannels, AnyEvent, Area, ChannelEvent, ChannelMap, ChannelName, ClientErrorCode, ClientEvents, Codec, DrawbridgeOptions, Entity, ErrorCode, ErrorDetails, EventMap, EventName, EventsOf, History, HistoryOptions, LeaveReason, Logger, Outcome, PageSignal, PayloadOf, Position, Presence, PresenceChange, PresenceOptions, PublishArguments, PublishOptions, Published, QueueOptions, ReconnectOptions, Recovered, Resync, Runtime, ServerErrorCode, Status, StatusChange, SubscriptionInfo, SubscriptionState, TokenProvider, TokenReason, Unlisten, Unsubscribed, View, ViewOptions, WebSocketConstructor, WebSocketLike, Welcome };

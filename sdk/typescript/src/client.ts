@@ -25,6 +25,7 @@ import {
   type ChannelNotices,
   type EventName,
   type EventsOf,
+  type PayloadOf,
   type PresenceChange,
   type PublishArguments,
   type Recovered,
@@ -277,7 +278,7 @@ export class Drawbridge<M extends ChannelMap = AnyChannels> {
   publish<C extends ChannelName<M>, N extends EventName<EventsOf<M, C>>>(
     channel: C,
     event: N,
-    ...dataAndOptions: PublishArguments<EventsOf<M, C>[N], PublishOptions>
+    ...dataAndOptions: PublishArguments<PayloadOf<M, C, N>, PublishOptions>
   ): Promise<Published> {
     const [data, options = {}] = dataAndOptions as [data?: unknown, options?: PublishOptions];
     return this.#publisher.publish(channel, event, data, options, this.status !== "closed");

@@ -26,6 +26,13 @@ export type EventsOf<M extends ChannelMap, C extends ChannelName<M>> = M[C] exte
 
 export type EventName<E extends EventMap> = keyof E & string;
 
+/** The `data` of event `N` on channel `C`. Where either may be one of several, what fits all of them. */
+export type PayloadOf<M extends ChannelMap, C extends ChannelName<M>, N extends string> = (
+  C extends ChannelName<M> ? (N extends EventName<EventsOf<M, C>> ? (data: EventsOf<M, C>[N]) => void : never) : never
+) extends (data: infer Data) => void
+  ? Data
+  : never;
+
 /** The arguments of `publish` after the event's name: `data` is optional only if it may be `null` or `undefined`. */
 export type PublishArguments<Data, Options> = null extends Data
   ? [data?: Data, options?: Options]

@@ -11,7 +11,7 @@ export type { Unlisten } from "./emitter.js";
 export type { Entities, Entity, LeaveReason } from "./entities.js";
 export { DrawbridgeError } from "./errors.js";
 export type { ClientErrorCode, ErrorCode, ErrorDetails, Outcome, ServerErrorCode } from "./errors.js";
-export type { AnyChannels, AnyEvent, Channel, ChannelEvent, ChannelMap, ChannelName, EventMap, EventName, EventsOf, PresenceChange, PublishArguments, Recovered, Resync } from "./events.js";
+export type { AnyChannels, AnyEvent, Channel, ChannelEvent, ChannelMap, ChannelName, EventMap, EventName, EventsOf, PayloadOf, PresenceChange, PublishArguments, Recovered, Resync } from "./events.js";
 export { globMatcher, isPattern } from "./glob.js";
 export type { PageSignal } from "./page.js";
 export type { Published, PublishOptions, QueueOptions } from "./publisher.js";

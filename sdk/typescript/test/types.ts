@@ -61,6 +61,45 @@ interface Payloads {
   orders: { buy: { item: number }; cancel: undefined; note: string | null; sold: { item: number } | undefined; any: any; what: unknown };
 }
 
+interface Overlapping {
+  "chat:lobby": { hit: { by: string }; say: { text: string } };
+  [room: `room:${string}`]: { hit: { damage: number }; say: { text: string; loud?: boolean }; end: null };
+}
+
+/** What is published on one of several channels, or as one of several events, fits each. */
+export function unions(channel: "chat:lobby" | "room:42", event: "hit" | "say"): void {
+  const game = connect<Overlapping>("ws://127.0.0.1/ws");
+  void game.publish(channel, "say", { text: "hello" });
+  void game.publish(channel, "hit", { by: "bob", damage: 12 });
+  // @ts-expect-error in a room, a hit has its damage
+  void game.publish(channel, "hit", { by: "bob" });
+  // @ts-expect-error the lobby has no such event
+  void game.publish(channel, "end");
+  void game.publish("room:42", event, { damage: 12, text: "hello" });
+  // @ts-expect-error it may be something that is said
+  void game.publish("room:42", event, { damage: 12 });
+  game.subscribe(channel).on("hit", ({ data }) => ("by" in data ? data.by.trim() : data.damage.toFixed()));
+}
+
+/** Nothing that the library hands out is `any`, with or without a map. */
+type IsAny<T> = 0 extends 1 & T ? true : false;
+export function noAny(): void {
+  const no = <T>(_value: T, is: IsAny<T>): void => void (is satisfies IsAny<T>);
+  const untyped = connect("ws://127.0.0.1/ws");
+  untyped.subscribe("x").on("y", ({ data, tags }) => (no(data, false), no(tags, false)));
+  untyped.channel("x").onEvent(({ data }) => no(data, false));
+  untyped.on("event", ({ data }) => no(data, false));
+  untyped.on("error", ({ cause }) => no(cause, false));
+  for (const { data } of untyped.entities("x")) no(data, false);
+  void untyped.history("x").then(({ events: [event] }) => no(event?.data, false));
+  void untyped.publish("x", "y").then(({ result }) => no(result, false));
+  useChannel(untyped, "x", { on: { y: ({ data }) => no(data, false) }, onEvent: ({ data }) => no(data, false) });
+  useEntities(untyped, "x").entities.map(({ data }) => no(data, false));
+  const typed = connect<Overlapping>("ws://127.0.0.1/ws");
+  typed.subscribe("room:42").onEvent(({ data }) => no(data, false));
+  typed.entities("room:42").onLeave(({ data }, reason) => (no(data, false), no(reason, false)));
+}
+
 /** `data` may be absent only where the map says so. */
 export function payloads(): void {
   const game = connect<Payloads>("ws://127.0.0.1/ws");

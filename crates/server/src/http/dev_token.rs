@@ -63,6 +63,9 @@ fn token(auth: &Auth, key: &PrivateKey, query: &str, now: SystemTime) -> Result<
             "ttl" => ttls.push(value),
             "claim" => claims.push(value),
             "claim-json" => json_claims.push(value),
+            "claims" => {
+                return Err("`claims` is not a parameter; each claim is written claim=NAME=VALUE".to_owned());
+            }
             _ => return Err(format!("`{name}` is not a parameter; a claim is written claim={name}=VALUE")),
         }
     }
@@ -115,6 +118,7 @@ mod tests {
             ("sub=a&sub=b", "`sub` is needed, once"),
             ("sub=", "sub is 1 to 255 bytes long"),
             ("sub=a&room=42", "`room` is not a parameter; a claim is written claim=room=VALUE"),
+            ("sub=a&claims=room=42", "`claims` is not a parameter; each claim is written claim=NAME=VALUE"),
             ("sub=a&claim=room", "claim is written NAME=VALUE, such as claim=room=42"),
             ("sub=a&claim=sub=b", "claim sub: the player's id is set by sub"),
             ("sub=a&claim-json=a=b", "claim-json a: the value is not JSON"),

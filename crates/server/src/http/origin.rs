@@ -71,7 +71,7 @@ pub(super) fn check(
             host = shown(&header::HOST),
             %peer,
             config = "connection.allowed_origins",
-            hint = remedy(allowed, reached),
+            hint = remedy(&origin, allowed, reached),
             unlogged,
             "connection_refused"
         );
@@ -80,7 +80,10 @@ pub(super) fn check(
     Err(Box::new(text(StatusCode::FORBIDDEN, said)))
 }
 
-fn remedy(allowed: AllowedOrigins<'_>, reached: Reached) -> &'static str {
+fn remedy(origin: &str, allowed: AllowedOrigins<'_>, reached: Reached) -> &'static str {
+    if origin == "null" {
+        return "a page that is opened from a file, or stands in a sandbox, has no origin: serve it by an HTTP server";
+    }
     match (allowed, reached.by_trusted_proxy) {
         (AllowedOrigins { localhost: true, .. }, _) => {
             "`dev` accepts pages of localhost; for another, set DRAWBRIDGE_CONNECTION__ALLOWED_ORIGINS='[\"ORIGIN\"]'"

@@ -91,9 +91,16 @@ async fn as_player(
     let members = members(args, data, Some(&args.channel));
     let request = format!("{{\"type\":\"PUBLISH_EVENT\",\"id\":2,{members}}}");
     player.send(request).await?;
+    let mut is_degraded = false;
     loop {
-        let message = player.next_within("EVENT_PUBLISHED").await?;
+        let message = player.next_within("EVENT_PUBLISHED").await.map_err(|problem| match is_degraded {
+            true => format!(
+                "{problem}: the node has lost its Redis, and may still publish the event when Redis is back"
+            ),
+            false => problem,
+        })?;
         match (&*message.kind, message.number("id")) {
+            ("STATUS", _) => is_degraded = message.text("broker").as_deref() == Some("degraded"),
             ("EVENT_PUBLISHED", Some(2)) => return Ok(accepted(message.number("offset"))),
             ("ERROR", Some(2)) => return Err(refusal(&message)),
             _ => {}

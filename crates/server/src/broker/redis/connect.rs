@@ -166,6 +166,28 @@ impl Broken {
         }
     }
 
+    /// What to look at, for what is most often wrong when a Redis is used for the first time.
+    fn remedy(&self) -> Option<&'static str> {
+        match self {
+            Broken::Refused(message) => match code_of(message) {
+                "NOAUTH" => Some(
+                    "it requires a password: set `broker.password`, and `broker.username` for an ACL user",
+                ),
+                "WRONGPASS" => Some("check `broker.username` and `broker.password`"),
+                _ => None,
+            },
+            Broken::Garbage(_) => Some("is this the address of a Redis, and does it need TLS (rediss://)?"),
+            Broken::Io(error) => match error.kind() {
+                io::ErrorKind::ConnectionRefused => Some("is Redis running, and is this its address?"),
+                io::ErrorKind::TimedOut => {
+                    Some("does a firewall stop the connection, or does only one side use TLS?")
+                }
+                _ => None,
+            },
+            _ => None,
+        }
+    }
+
     /// As [`Display`](std::fmt::Display), for pages that anybody may read.
     pub(super) fn public_reason(&self) -> String {
         match self {
@@ -178,10 +200,11 @@ impl Broken {
 
 impl std::fmt::Display for Broken {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let remedy = self.remedy().map(|remedy| format!("; {remedy}")).unwrap_or_default();
         match self {
-            Broken::Io(error) => write!(f, "{error}"),
-            Broken::Garbage(garbage) => write!(f, "{garbage}"),
-            Broken::Refused(message) => write!(f, "Redis said: {message}"),
+            Broken::Io(error) => write!(f, "{error}{remedy}"),
+            Broken::Garbage(garbage) => write!(f, "{garbage}{remedy}"),
+            Broken::Refused(message) => write!(f, "Redis said: {message}{remedy}"),
             Broken::Unsupported(what) => f.write_str(what),
             Broken::NotMaster(role) => write!(
                 f,
@@ -346,6 +369,24 @@ mod tests {
         assert!(refused.to_string().contains("bridge"));
         assert_eq!(Broken::refused("WRONGPASS no").public_reason(), "Redis said: WRONGPASS no");
         assert_eq!(Broken::Silent.public_reason(), Broken::Silent.to_string());
+    }
+
+    #[test]
+    fn the_usual_mistakes_are_answered_with_what_to_look_at() {
+        let io = |kind: io::ErrorKind| Broken::Io(kind.into());
+        for (broken, remedy) in [
+            (
+                Broken::refused("NOAUTH HELLO must be called with the client already authenticated"),
+                "broker.password",
+            ),
+            (Broken::refused("WRONGPASS invalid username-password pair"), "broker.username"),
+            (Broken::Garbage(Garbage("an unknown type")), "address of a Redis"),
+            (io(io::ErrorKind::ConnectionRefused), "is Redis running"),
+            (io(io::ErrorKind::TimedOut), "TLS"),
+        ] {
+            assert!(broken.to_string().contains(remedy), "{broken}");
+        }
+        assert_eq!(Broken::refused("LOADING").to_string(), "Redis said: LOADING");
     }
 
     #[test]

@@ -8,7 +8,7 @@ fn broken_toml_is_reported_without_its_text() {
     assert!(said.starts_with("f.toml:1:"), "{said}");
     assert!(said.contains("\nf.toml:3:"), "{said}");
     assert!(!said.contains("hunter2"), "{said}");
-    for (text, report) in [
+    for (text, expected) in [
         (
             "node = \"a\"\nnode = \"b\"",
             "2:1: not valid TOML: duplicate key; each key and table is written once, and each class of channels under a [[channel]] of its own, with two brackets",
@@ -31,7 +31,7 @@ fn broken_toml_is_reported_without_its_text() {
         ),
     ] {
         let said = report(text);
-        assert!(said.starts_with(&format!("f.toml:{report}")), "{said}");
+        assert!(said.starts_with(&format!("f.toml:{expected}")), "{said}");
     }
 }
 

@@ -21,6 +21,11 @@ pub(in crate::subcommands) fn publish(
     ca_file: Option<&Path>,
     body: &str,
 ) -> Result<Value, String> {
+    if !base.starts_with("http://") && !base.starts_with("https://") {
+        return Err(format!(
+            "{base}: with --api-key the URL is that of a node's admin listener, such as http://127.0.0.1:8001"
+        ));
+    }
     let url = format!("{}/api/publish", base.trim_end_matches('/'));
     let failed = |error: ureq::Error| format!("{url}: {error}");
     let roots = match url.starts_with("https://") {

@@ -13,7 +13,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
-use tokio_websockets::{ClientBuilder, Message as Frame, WebSocketStream};
+use tokio_websockets::{ClientBuilder, Error, Message as Frame, WebSocketStream, upgrade};
 
 use super::Message;
 use crate::tls;
@@ -141,11 +141,14 @@ async fn open(url: &str, ca_file: Option<&PathBuf>) -> Result<WebSocketStream<Bo
             )
         }
     };
-    let scheme = if is_tls { "" } else { ", and does this port need wss://" };
     let opened = ClientBuilder::from_uri(uri).connect_on(stream).await;
-    opened
-        .map(|(socket, _)| socket)
-        .map_err(|error| format!("{error}; is this the address of a node's /ws{scheme}?"))
+    opened.map(|(socket, _)| socket).map_err(|error| match error {
+        Error::Upgrade(upgrade::Error::DidNotSwitchProtocols(status)) => {
+            format!("HTTP {status} instead of a WebSocket: is the path right? That of a node is /ws")
+        }
+        error if is_tls => format!("{error}; is this the address of a node?"),
+        error => format!("{error}; is this the address of a node, and does its port need wss://?"),
+    })
 }
 
 /// Why a TLS handshake failed, and what to try.
