@@ -54,14 +54,15 @@ def test_a_refused_origin_is_counted_and_logged_with_the_key_that_would_allow_it
 
 def test_a_refused_token_is_counted_and_logged(redis, start):
     node = start(redis)
-    for token, key in [("not a token", "auth.hmac_secret"), (None, "auth.allow_anonymous")]:
+    foreign = mint("alice", key="of another service, 32 bytes or more")
+    for token, key in [("not a token", "joined by dots"), (foreign, "auth.hmac_secret"), (None, "auth.allow_anonymous")]:
         player = node.connect(token)
         if token is None:
             player.send({"type": "CONNECT", "id": 1})
         player.closes_with(4500)
         until(lambda key=key: any("token" in line and key in line for line in node.process.lines), f"a line that names {key}")
-    assert refusals(node, "token") == 2
-    assert "not a token" not in node.log
+    assert refusals(node, "token") == 3
+    assert "not a token" not in node.log and foreign not in node.log
 
 
 def test_an_address_over_its_limit_is_counted_and_logged(redis, start):

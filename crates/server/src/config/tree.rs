@@ -126,20 +126,24 @@ fn syntax_error(text: &str, error: &toml::de::Error) -> ConfigError {
 }
 
 /// What would be right, by a part of the parser's message.
-const SYNTAX_HINTS: [(&str, &str); 6] = [
+const SYNTAX_HINTS: [(&str, &str); 9] = [
     (
         "duplicate key",
         "each key and table is written once, and each class of channels under a [[channel]] of its own, with two brackets",
     ),
     ("unquoted key", LINE_FORM),
     ("key with no value", LINE_FORM),
-    ("must be quoted", "put a text in double quotes, and numbers, true and false in none"),
+    ("must be quoted", QUOTES),
+    ("invalid float", QUOTES),
+    ("invalid boolean", QUOTES),
+    ("invalid integer", QUOTES),
     (
         "unexpected key or value",
         "a double quote within a text ends it: within an expression write texts in single quotes, like event == 'say'",
     ),
     ("missing escaped value", "write a backslash twice, or the whole text in single quotes"),
 ];
+const QUOTES: &str = "put a text in double quotes, and numbers, true and false in none";
 const LINE_FORM: &str = "a line is written like listen = \"127.0.0.1:8000\"";
 
 /// Line and column of a byte of the file.

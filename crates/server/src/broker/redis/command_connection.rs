@@ -18,6 +18,7 @@ use tokio::time::timeout;
 
 use super::connect::{Broken, CONNECT_TIMEOUT, Stream, open, spread};
 use super::library::{Library, LibraryAction, MARK, VERSION};
+use super::resp::Garbage;
 use super::{RedisAddress, RedisSettings, code_of, is_passing, is_unknown_command};
 
 /// How long Redis may take to answer.
@@ -453,6 +454,7 @@ async fn check_role(connection: &mut MultiplexedConnection, role: Role) -> Resul
 /// The handshake did not come about.
 fn not_begun(error: RedisError) -> Broken {
     match error.kind() {
+        ErrorKind::Parse => Broken::Garbage(Garbage("an answer that cannot be read")),
         // It has lost the error that Redis returned by then.
         ErrorKind::RESP3NotSupported => Broken::no_hello("ERR unknown command 'HELLO'"),
         _ if error.code().is_some() => Broken::no_hello(&error_message(&error)),

@@ -19,11 +19,15 @@ fn broken_toml_is_reported_without_its_text() {
         ),
         (
             "node = n1",
+            "1:8: not valid TOML: invalid float, expected `nan`; put a text in double quotes, and numbers, true and false in none",
+        ),
+        (
+            "kind = redis",
             "1:8: not valid TOML: string values must be quoted, expected literal string; put a text in double quotes, and numbers, true and false in none",
         ),
         (
             "a = \"b == \"c\"\"",
-            "1:11: not valid TOML: unexpected key or value, expected newline, `#`; a double quote within a text ends it: within an expression write texts in single quotes, like event == 'say'",
+            "1:12: not valid TOML: unexpected key or value, expected newline, `#`; a double quote within a text ends it: within an expression write texts in single quotes, like event == 'say'",
         ),
         (
             "a = \"C:\\keys\"",
