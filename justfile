@@ -32,12 +32,18 @@ cluster:
     cargo build --bin drawbridge
     cd tests/blackbox && DRAWBRIDGE_REDIS=cluster ${DRAWBRIDGE_VENV:-../../.venv}/bin/python -m pytest test_cluster.py test_entities.py test_publish.py test_presence.py test_logged_publish.py test_sessions_elsewhere.py test_subscribe.py
 
+# All that concerns Redis against another server, which is named by its path
+redis-versions server:
+    DRAWBRIDGE_REDIS_SERVER={{server}} cargo test -p drawbridge --test broker_contract --test broker_faults --test broker_functions --test broker_leases --test broker_library --test broker_logs --test broker_sessions
+    cargo build --bin drawbridge
+    cd tests/blackbox && DRAWBRIDGE_REDIS_SERVER={{server}} ${DRAWBRIDGE_VENV:-../../.venv}/bin/python -m pytest test_broker_away.py test_brokers.py test_chaos.py test_check_redis.py test_cluster.py test_entities.py test_logged_delivery.py test_logged_publish.py test_presence.py test_probe.py test_redis_truth.py test_sentinel.py test_sessions_elsewhere.py test_sharded.py test_sharded_cluster.py test_stored_state.py
+
 # The leak test in full: 10,000 rounds
 leak:
     cargo build --release --bin drawbridge
     cd tests/blackbox && DRAWBRIDGE_SLOW=1 ${DRAWBRIDGE_VENV:-../../.venv}/bin/python -m pytest -k slope
 
-# Three nodes, one Redis, HAProxy, 500 players that check every event, and faults: just chaos --seconds 600 --seed 7
+# Three nodes, a Redis, HAProxy, 500 players that check every event, and faults: just chaos --redis cluster --seed 7
 chaos *args:
     cargo build --release --bin drawbridge
     scripts/chaos {{args}}

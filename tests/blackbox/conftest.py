@@ -10,7 +10,7 @@ from harness.dev import Dev
 from harness.node import Node, base_config, merged
 from harness.proxy import Proxy
 from harness.redis_cluster import RedisCluster
-from harness.redis_server import RedisServer
+from harness.redis_server import ManagedRedis, RedisServer
 from harness.tokens import Jwks
 
 
@@ -64,6 +64,14 @@ def own_cluster():
 def own_redis():
     """A Redis of the test's own, to kill, pause and restart."""
     server = RedisServer()
+    yield server
+    server.close()
+
+
+@pytest.fixture
+def managed_redis():
+    """A Redis without the commands of operators."""
+    server = ManagedRedis()
     yield server
     server.close()
 

@@ -376,6 +376,24 @@ def test_the_documented_rights_are_enough(cluster, start):
             master.client.execute_command("ACL", "DELUSER", "bridge")
 
 
+def test_a_map_without_shards_and_info_is_enough(cluster, start):
+    """As where a provider offers `CLUSTER SLOTS` alone."""
+    for master in cluster.masters:
+        rights = ["+@all", "-cluster|shards", "-cluster|info", "-cluster|nodes"]
+        master.client.execute_command("ACL", "SETUSER", "game", "reset", "on", ">pw", "~*", "&*", *rights)
+    try:
+        node = start(cluster.url.replace("://", "://game:pw@"), channel=CLASSES)
+        alice = node.player("alice")
+        for channel in flat(by_master(cluster, "log", 1)):
+            alice.subscribe(channel)
+            assert alice.publish(channel, "hit", 1)["offset"] == 1
+            assert alice.event(channel)["offset"] == 1
+        assert node.get("/readyz").status == 200
+    finally:
+        for master in cluster.masters:
+            master.client.execute_command("ACL", "DELUSER", "game")
+
+
 def test_servers_that_are_no_cluster_are_named(redis, start):
     node = start(f"redis-cluster://127.0.0.1:{redis.port}", wait_ready_line=False)
     until(lambda: "is not a server of a Cluster" in node.log, "the log says what is wrong", PATIENCE)

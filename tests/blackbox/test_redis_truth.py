@@ -238,6 +238,27 @@ def test_functions_that_the_user_may_not_call_are_named(own_redis, start):
     assert "permissions" not in readiness(node)[1] and "permissions to run" in node.log
 
 
+def test_without_the_commands_of_operators_everything_works(managed_redis, start):
+    stored = [
+        {"name": "log:{x}", "subscribe": "true", "publish": "true", "history": {"events": 200, "age": "10m"}},
+        {"name": "world:{x}", "subscribe": "true", "publish": "true", "kind": "entity", "key": "data.id"},
+    ]
+    node = start(managed_redis, channel=PLAIN + stored, ready_grace="10m", lifecycle={"stream": "life"})
+    ready(node)
+    alice = node.player("alice")
+    for channel in ("chat:1", "chat:*", "log:1", "world:1"):
+        alice.subscribe(channel)
+    managed_redis.publish("chat:1", '{"event":"plain"}')
+    alice.event("chat:1", "plain")
+    assert alice.publish("log:1", "kept", 1)["offset"] == 1
+    assert alice.event("log:1", "kept")["offset"] == 1
+    alice.publish("world:1", "moved", {"id": "a"})
+    alice.sees("world:1", {"a"})
+    assert node.admin("POST", "/api/players/alice/view", {"channel": "chat:1", "view": "false"}).status == 200
+    until(lambda: life(managed_redis) == [("connected", "alice")], "the lifecycle entry is there")
+    assert not [m for m in alice.received if m.type == "STATUS"]
+
+
 def test_a_command_that_a_table_needs_is_named(redis_with, start):
     node = start(redis_with("--rename-command", "TIME", ""))
     error = node.player("alice").refusal("CHANNEL_SUBSCRIBE", "BROKER_REFUSED", channel="world:1")

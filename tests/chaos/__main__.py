@@ -1,5 +1,5 @@
-"""Chaos on the real thing: three nodes on one Redis behind HAProxy, players that check every event, and faults drawn from a
-seed. Prints one table and exits with 1 if a promise of docs/reliability.md is broken."""
+"""Chaos on the real thing: three nodes behind HAProxy, on one Redis, a Cluster, or a master with replicas and sentinels;
+players that check every event, and faults drawn from a seed. Prints one table and exits with 1 if a promise of docs/reliability.md is broken."""
 
 import argparse
 import asyncio
@@ -14,28 +14,36 @@ from pathlib import Path
 import cluster
 import report
 from ending import Ending
+from failovers import Replicated, Sentinels
 from faults import Faults
 from harness.tokens import mint
 from ledger import Ledger
 from player import Player
 from publishers import Publishers
+from slots import Slots
+from topologies import Standalone
 
 JOIN = 120.0
 SHORT = 60.0, 20261130, 15  # seconds, seed, resume_window
+TOPOLOGIES = {"one": Standalone, "cluster": Slots, "sentinel": Sentinels}
 
 
 def parse():
     parser = argparse.ArgumentParser(prog="scripts/chaos", description=__doc__)
+    parser.add_argument("--redis", choices=TOPOLOGIES, default="one", help="one server, a Cluster, or a master with sentinels")
     parser.add_argument("--seconds", type=float, default=600, help="how long faults are dealt")
-    parser.add_argument("--seed", type=int, default=random.randrange(1 << 32), help="what the faults are drawn from")
+    parser.add_argument("--seed", type=int, help="what the faults are drawn from")
     parser.add_argument("--clients", type=int, default=500)
-    parser.add_argument("--short", action="store_true", help="the form of scripts/test: 60 s of faults, with a fixed seed")
+    parser.add_argument("--short", action="store_true", help="the form of scripts/test: 60 s of faults; the seed is fixed, if none is given")
     parser.add_argument("--rate", type=float, default=1.0, help="scales how much is published")
     parser.add_argument("--window", type=int, default=20, help="the nodes' resume_window, in seconds")
     parser.add_argument("--keep", action="store_true", help="keeps the directory with configurations and logs")
     args = parser.parse_args()
     if args.short:
-        args.seconds, args.seed, args.window = SHORT
+        args.seconds, seed, args.window = SHORT
+        args.seed = seed if args.seed is None else args.seed
+    if args.seed is None:
+        args.seed = random.randrange(1 << 32)
     return args
 
 
@@ -54,10 +62,12 @@ async def run(args, directory):
         print(f"{time.monotonic() - began:7.1f}  {text}", file=sys.stderr, flush=True)
 
     rng = random.Random(args.seed)
-    ledger = Ledger()
+    topology = TOPOLOGIES[args.redis]
+    ledger = Ledger(may_undo=issubclass(topology, Replicated))
     layout = cluster.Layout(args.clients)
-    system = cluster.Cluster(directory, cluster.settings(args.window))
-    faults = Faults(system, ledger, random.Random(rng.random()), say)
+    system = cluster.Cluster(directory, cluster.settings(args.window, topology.sharded), topology)
+    channels = [*layout.logged(), *layout.plain(), *layout.entity()]
+    faults = Faults(system, channels, ledger, random.Random(rng.random()), say)
     panics = []
     tasks = []
     try:
@@ -90,6 +100,7 @@ async def run(args, directory):
             "seed": args.seed,
             "seconds": int(args.seconds),
             "clients": args.clients,
+            "topology": topology.name,
             "versions": cluster.versions(),
             "load": f"{os.getloadavg()[0]:.1f} on {os.cpu_count()} cores",
         }

@@ -49,6 +49,7 @@ class LoggedCheck:
         self.wanted = wanted  # by which numbers a filter lets through
         self.may_gap = may_gap  # its log is too short for some outages
         self.epoch = self.offset = None
+        self.unfinished = set()  # publishers that have not been seen yet in this epoch, and were in the one before
         self.is_live = False
         self.owes_resync = False
         self.ended = False
@@ -56,6 +57,13 @@ class LoggedCheck:
     @property
     def position(self):
         return None if self.offset is None else {"epoch": self.epoch, "offset": self.offset}
+
+    def _enter(self, epoch):
+        """What was acknowledged at the end of an epoch and not seen by anybody may be gone without a `RESYNC`: the failover
+        that began the next epoch lost it, and nobody was shown what is not there."""
+        if self.epoch not in (None, epoch):
+            self.unfinished = set(self.sequence.last)
+        self.epoch = epoch
 
     # the subscription
 
@@ -86,7 +94,7 @@ class LoggedCheck:
             self.breach(PROTOCOL, self.channel, f"a resumed channel without `recovered`: {entry}")
         self.owes_resync = recovered is False and self.offset is not None
         if recovered and self.offset is not None:
-            self.epoch = entry.get("epoch", self.epoch)
+            self._enter(entry.get("epoch", self.epoch))
         self._take_first_position(entry)
 
     def _take_first_position(self, entry):
@@ -107,12 +115,13 @@ class LoggedCheck:
         """`POSITION`."""
         epoch, offset = message["epoch"], message["offset"]
         if self.offset is not None:
-            if offset < self.offset and epoch == self.epoch:
-                self.breach(DISORDER, self.channel, f"POSITION {offset} after {self.offset}")
+            if offset < self.offset:
+                self.breach(DISORDER, self.channel, f"POSITION {epoch}/{offset} after {self.position}")
             if self.wanted is None and offset > self.offset:
                 skipped = offset - self.offset
                 self.breach(LOST, self.channel, f"POSITION {epoch}/{offset} skips {skipped} events behind {self.position}")
-        self.epoch, self.offset = epoch, offset
+        self._enter(epoch)
+        self.offset = offset
 
     def event(self, message):
         data, offset = message["data"], message.get("offset")
@@ -124,7 +133,8 @@ class LoggedCheck:
             self.breach(UNSIGNALLED, self.channel, f"{message}")
         if self.offset is not None:
             self._follow(offset)
-        self.offset, self.epoch = offset, message.get("epoch", self.epoch)
+        self._enter(message.get("epoch", self.epoch))
+        self.offset = offset
         publisher, number = data["p"], data["n"]
         if self.epoch is not None:
             named = self.truth.at.setdefault((self.epoch, offset), (publisher, number))
@@ -132,8 +142,11 @@ class LoggedCheck:
                 detail = f"{self.epoch}/{offset} is {named} for others, and {(publisher, number)} here"
                 self.breach(MIXED, self.channel, detail)
         broken = self.sequence.take(publisher, number)
-        if broken:
+        if broken and broken[0] == LOST and self.ledger.may_undo and publisher in self.unfinished:
+            self.ledger.counts["acknowledged and undone by a failover"] += 1
+        elif broken:
             self.breach(broken[0], self.channel, broken[1])
+        self.unfinished.discard(publisher)
         if message["event"] == END:
             self.ended = True
 

@@ -1,6 +1,5 @@
-"""What the chaos run is about: one Redis, three nodes that reach it each by its own proxy, and HAProxy
-(deploy/haproxy.cfg) in front of a proxy for each node. Everything is on loopback, is started here, and is ended by its
-process id."""
+"""What the chaos run is about: a Redis (`topologies`), three nodes, and HAProxy (deploy/haproxy.cfg) in front of a proxy for
+each node. Everything is on loopback, is started here, and is ended by its process id."""
 
 import asyncio
 import json
@@ -18,6 +17,7 @@ sys.path.insert(0, str(ROOT / "tests/blackbox"))
 from harness import ports  # noqa: E402
 from harness.node import API_KEY, PLENTY, binary, write_config  # noqa: E402
 from harness.process import Process  # noqa: E402
+from harness.redis_server import program as redis_server  # noqa: E402
 from harness.tokens import SECRET  # noqa: E402
 from network import Proxy  # noqa: E402
 
@@ -71,57 +71,31 @@ def _unchunked(data):
     return whole
 
 
-class Redis:
-    """A redis-server whose append-only file is synced before any reply: what it acknowledged outlives a kill."""
-
-    def __init__(self, directory):
-        self.directory = directory / "redis"
-        self.directory.mkdir()
-        self.port = ports.free()
-        self.process = None
-        self.client = redis.asyncio.Redis(port=self.port, socket_timeout=5, retry=None, client_name="chaos")
-
-    async def start(self):
-        self.process = Process(
-            ["redis-server", "--bind", "127.0.0.1", "--port", self.port, "--dir", self.directory, "--save", ""]
-            + ["--appendonly", "yes", "--appendfsync", "always", "--auto-aof-rewrite-percentage", "0"]
-        )
-        await until(self.client.ping, "redis-server answers")
-
-    async def kill(self):
-        await asyncio.to_thread(self.process.kill)
-        await self.client.connection_pool.disconnect(inuse_connections=True)
-
-    def lose_data(self):
-        shutil.rmtree(self.directory / "appendonlydir", ignore_errors=True)
-
-
 class Node:
     """One node. It comes back to the same ports under the same name, as a deploy's would."""
 
-    def __init__(self, name, directory, redis_port, settings):
+    def __init__(self, name, directory, settings):
         self.name = name
         self.directory = directory / name
         self.directory.mkdir()
         self.port, self.admin_port = ports.free(), ports.free()
-        self.redis_proxy, self.player_proxy = Proxy(redis_port), Proxy(self.port)
+        self.player_proxy = Proxy(self.port)
         self.settings = settings
         self.process = None
         self.logs = []
         self.is_busy = False  # a fault of the process is under way
 
-    async def start_proxies(self):
-        await self.redis_proxy.start()
+    async def prepare(self, redis_url):
         await self.player_proxy.start()
-        self.path = write_config(self._config(), self.directory)
+        self.path = write_config(self._config(redis_url), self.directory)
 
-    def _config(self):
+    def _config(self, redis_url):
         return {
             **self.settings,
             "node": self.name,
             "listen": f"127.0.0.1:{self.port}",
             "admin": {"listen": f"127.0.0.1:{self.admin_port}", "api_key": API_KEY},
-            "broker": {"kind": "redis", "url": f"redis://127.0.0.1:{self.redis_proxy.port}"},
+            "broker": {"kind": "redis", "url": redis_url},
         }
 
     async def start(self):
@@ -152,17 +126,19 @@ class Node:
 
 
 class Cluster:
-    def __init__(self, directory, settings, nodes=3):
+    """`topology`: the class of its Redis."""
+
+    def __init__(self, directory, settings, topology, nodes=3):
         self.directory = directory
-        self.redis = Redis(directory)
-        self.nodes = [Node(f"n{number}", directory, self.redis.port, settings) for number in range(1, nodes + 1)]
+        self.nodes = [Node(f"n{number}", directory, settings) for number in range(1, nodes + 1)]
+        self.redis = topology(lambda: {node.name: node.process.pid for node in self.nodes if node.process})
         self.port = ports.free()
         self.balancer = None
 
     async def start(self):
         await self.redis.start()
         for node in self.nodes:
-            await node.start_proxies()
+            await node.prepare(self.redis.url)
         await asyncio.gather(*(node.start() for node in self.nodes))
         config = self.directory / "haproxy.cfg"
         config.write_text(self._haproxy((ROOT / "deploy/haproxy.cfg").read_text()))
@@ -190,12 +166,12 @@ class Cluster:
         for node in self.nodes:
             if node.process:
                 node.process.resume()
-        for process in [node.process for node in self.nodes] + [self.balancer, self.redis.process]:
+        for process in [node.process for node in self.nodes] + [self.balancer]:
             if process and process.running:
                 await asyncio.to_thread(process.kill)
         for node in self.nodes:
-            await node.redis_proxy.close()
             await node.player_proxy.close()
+        await self.redis.close()
         return [f"{node.name}: {line}" for node in self.nodes for line in node.panics()]
 
 
@@ -212,17 +188,17 @@ def versions():
     return {
         "drawbridge": line(str(binary()), "--version"),
         "commit": line("git", "-C", str(ROOT), "describe", "--always", "--dirty"),
-        "redis": line("redis-server", "--version").split(" sha=")[0],
+        "redis": line(redis_server(), "--version").split(" sha=")[0],
         "haproxy": line(haproxy, "-v").split(" - ")[0],
         "kernel": line("uname", "-r"),
         "host cores": line("nproc"),
     }
 
 
-def settings(window):
-    """The nodes' configuration, without what is each node's own."""
+def settings(window, sharded=()):
+    """The nodes' configuration, without what is each node's own. `sharded`: which classes are."""
     open_to_all = {"subscribe": "true", "publish": "true"}
-    return {
+    found = {
         "drain_delay": "3s",
         "drain_window": "3s",
         "auth": {"hmac_secret": SECRET},
@@ -249,6 +225,10 @@ def settings(window):
             {"name": "world:{world}", **open_to_all, "kind": "entity", "key": "data.id"},
         ],
     }
+    for channel in found["channel"]:
+        if channel["name"].split(":")[0] in sharded:
+            channel["sharded"] = True
+    return found
 
 
 class Layout:

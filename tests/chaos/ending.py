@@ -98,7 +98,7 @@ class Ending:
         stored, cursor = {}, 0
         key = f"drawbridge:{{{channel}}}:entities"
         while True:
-            cursor, fields = await self.cluster.redis.client.hscan(key, cursor, count=1000)
+            cursor, fields = await self._client(key).hscan(key, cursor, count=1000)
             for name, value in fields.items():
                 if name.startswith(b"k"):
                     stored[name[1:].decode()] = json.loads(value[value.index(b"{"):])["data"]
@@ -187,15 +187,15 @@ class Ending:
                 found[f"gauges of {node.name}"] = held
             if subjects > OWN_SUBJECTS:
                 found[f"subscriptions of {node.name}"] = subjects
-        client = self.cluster.redis.client
-        channels = [name.decode() for name in await client.pubsub_channels()]
-        if foreign := [name for name in channels if not name.startswith("drawbridge:")]:
+        subscribed = [await self.cluster.redis.each("PUBSUB", kind) for kind in ("CHANNELS", "SHARDCHANNELS")]
+        channels = {name.decode() for answers in subscribed for answer in answers for name in answer}
+        if foreign := [name for name in channels if not name.startswith(("drawbridge:", "__sentinel__:"))]:
             found["Redis subscriptions"] = sorted(foreign)[:10]
-        if patterns := await client.pubsub_numpat():
+        if patterns := sum(await self.cluster.redis.each("PUBSUB", "NUMPAT")):
             found["Redis patterns"] = patterns
         if keys := await self._keys():
             found["keys"] = keys
-        leases = await client.zrange("drawbridge:{nodes}:leases", 0, -1)
+        leases = await self._client("drawbridge:{nodes}:leases").zrange("drawbridge:{nodes}:leases", 0, -1)
         if len(leases) != len(self.cluster.nodes):
             found["leases"] = leases
         return found
@@ -203,15 +203,20 @@ class Ending:
     async def _keys(self):
         """Keys that are neither of a log, of a table, nor of a node that runs."""
         foreign = []
-        async for key in self.cluster.redis.client.scan_iter(count=1000):
-            name = key.decode(errors="replace")
-            if is_left_over(name):
-                foreign.append(f"{name} {await self._content(key)}")
+        for master in self.cluster.redis.masters():
+            async for key in master.client.scan_iter(count=1000):
+                name = key.decode(errors="replace")
+                if is_left_over(name):
+                    foreign.append(f"{name} {await self._content(name)}")
         return sorted(foreign)[:20]
+
+    def _client(self, key):
+        """That of the master that has the key."""
+        return self.cluster.redis.owner(key).client
 
     async def _content(self, key):
         """The beginning of a key's content, for the report."""
-        client = self.cluster.redis.client
+        client = self._client(key)
         kind = (await client.type(key)).decode()
         ttl = await client.pttl(key)
         read = {"hash": client.hgetall, "set": client.smembers, "zset": lambda key: client.zrange(key, 0, 20)}.get(kind)

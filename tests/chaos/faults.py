@@ -5,13 +5,17 @@ running."""
 import asyncio
 import time
 from collections import Counter
+from contextlib import contextmanager
 
 EXIT = 30.0  # how long a drain may take to end
 
 
 class Faults:
-    def __init__(self, cluster, ledger, rng, say):
-        self.cluster, self.ledger, self.rng, self.say = cluster, ledger, rng, say
+    """Of the nodes here, and those of the Redis that the run has. `channels`: all that are published on."""
+
+    def __init__(self, cluster, channels, ledger, rng, say):
+        self.cluster, self.channels, self.ledger, self.rng, self.say = cluster, channels, ledger, rng, say
+        self.redis = cluster.redis
         self.counts = Counter()
         self._deck = []
         self._running = set()
@@ -31,45 +35,58 @@ class Faults:
 
     async def _deal(self):
         if not self._deck:
-            self._deck = list(KINDS)
+            self._deck = [*OF_A_NODE, *self.redis.node_kinds, *self.redis.kinds]
             self.rng.shuffle(self._deck)
         kind = self._deck.pop()
-        name = kind.__name__.lstrip("_").replace("_", " ")
-        node = self._free_node() if kind in OF_A_NODE else None
-        if kind in OF_A_NODE and node is None:
+        if kind in self.redis.kinds:
+            self._note(kind)
+            async with self._redis:
+                await kind(self.redis, self)
+            return
+        node = self._free_node()
+        if node is None:
             self._deck.insert(0, kind)
             return
-        self.counts[name] += 1
-        self.say(f"{name}{' ' + node.name if node else ''}")
-        if node is None:
-            async with self._redis:
-                await kind(self)
-            return
+        self._note(kind, node)
         node.is_busy = True
         try:
-            await kind(self, node)
+            await (kind(self, node) if kind in OF_A_NODE else kind(self.redis, self, node))
         finally:
             node.is_busy = False
+
+    def _note(self, kind, node=None):
+        name = kind.__name__.lstrip("_").replace("_", " ")
+        self.counts[name] += 1
+        self.say(f"{name}{' ' + node.name if node else ''}")
 
     def _free_node(self):
         """A node that no fault is at; `None` where another must keep running."""
         free = [node for node in self.cluster.nodes if not node.is_busy]
         return self.rng.choice(free) if len(free) > 1 else None
 
-    async def _for(self, low, high):
+    async def wait(self, low, high):
         await asyncio.sleep(self.rng.uniform(low, high))
+
+    @contextmanager
+    def trouble(self):
+        """While Redis, or a way to it, is in trouble."""
+        period = self.ledger.trouble()
+        try:
+            yield
+        finally:
+            self.ledger.over(period)
 
     # a node's process
 
     async def _kill_9(self, node):
         await asyncio.to_thread(node.process.kill)
-        await self._for(0.2, 4)
+        await self.wait(0.2, 4)
         await node.start()
 
     async def _stop_and_continue(self, node):
         """SIGSTOP: connections stay and nothing answers; longer than the lease of a node, too."""
         node.process.pause()
-        await self._for(0.5, 14)
+        await self.wait(0.5, 14)
         node.process.resume()
 
     async def _drain(self, node):
@@ -77,7 +94,7 @@ class Faults:
         code = await asyncio.to_thread(self._exit_code, node)
         if code != 0:
             self.ledger.breach("drain", node.name, "", f"ended with {code}", node.process.lines[-30:])
-        await self._for(0, 1)
+        await self.wait(0, 1)
         await node.start()
 
     @staticmethod
@@ -91,73 +108,34 @@ class Faults:
     # the ways of a node
 
     async def _cut_redis_link(self, node):
-        trouble = self.ledger.trouble()
-        node.redis_proxy.refuse()
-        node.redis_proxy.cut()
-        await self._for(0, 2.5)
-        node.redis_proxy.flow()
-        self.ledger.over(trouble)
+        with self.trouble():
+            for way in self.redis.proxies:
+                way.refuse(node.name)
+                way.cut(node.name)
+            await self.wait(0, 2.5)
+            for way in self.redis.proxies:
+                way.flow(node.name)
 
     async def _stall_redis_link(self, node):
-        trouble = self.ledger.trouble()
-        node.redis_proxy.stall()
-        await self._for(0.5, 9)
-        if self.rng.random() < 0.5:
-            node.redis_proxy.cut()
-        node.redis_proxy.flow()
-        self.ledger.over(trouble)
+        with self.trouble():
+            for way in self.redis.proxies:
+                way.stall(node.name)
+            await self.wait(0.5, 9)
+            is_cut = self.rng.random() < 0.5
+            for way in self.redis.proxies:
+                if is_cut:
+                    way.cut(node.name)
+                way.flow(node.name)
 
     async def _cut_players(self, node):
-        node.player_proxy.cut(self.rng.choice([0.1, 0.5, 1.0]), self.rng)
+        node.player_proxy.cut(share=self.rng.choice([0.1, 0.5, 1.0]), rng=self.rng)
 
     async def _stall_players(self, node):
         node.player_proxy.stall()
-        await self._for(0.5, 8)
+        await self.wait(0.5, 8)
         if self.rng.random() < 0.5:
             node.player_proxy.cut()
         node.player_proxy.flow()
-
-    # Redis
-
-    async def _restart_redis_with_data(self):
-        await self._restart_redis(False)
-
-    async def _restart_redis_without_data(self):
-        await self._restart_redis(True)
-
-    async def _restart_redis(self, loses):
-        trouble = self.ledger.trouble()
-        redis = self.cluster.redis
-        await redis.kill()
-        if loses:
-            redis.lose_data()
-            self.ledger.wipes.append(time.monotonic())
-        await self._for(0, 2.5)
-        await redis.start()
-        self.ledger.over(trouble)
-
-    async def _stop_redis(self):
-        trouble = self.ledger.trouble()
-        self.cluster.redis.process.pause()
-        await self._for(0.3, 6)
-        self.cluster.redis.process.resume()
-        self.ledger.over(trouble)
-
-    async def _client_kill_subscribers(self):
-        await self._client_kill("pubsub")
-
-    async def _client_kill_commands(self):
-        await self._client_kill("normal")
-
-    async def _client_kill(self, kind):
-        """Redis itself closes connections of the nodes, as at its output-buffer limit. Services' stay."""
-        trouble = self.ledger.trouble()
-        client = self.cluster.redis.client
-        for each in await client.client_list():
-            subscribes = int(each["sub"]) + int(each["psub"]) > 0
-            if each["name"] != "chaos" and subscribes == (kind == "pubsub"):
-                await client.client_kill_filter(_id=each["id"])
-        self.ledger.over(trouble)
 
 
 OF_A_NODE = (
@@ -169,11 +147,3 @@ OF_A_NODE = (
     Faults._cut_players,
     Faults._stall_players,
 )
-OF_REDIS = (
-    Faults._restart_redis_with_data,
-    Faults._restart_redis_without_data,
-    Faults._stop_redis,
-    Faults._client_kill_subscribers,
-    Faults._client_kill_commands,
-)
-KINDS = OF_A_NODE + OF_REDIS

@@ -40,7 +40,10 @@ class ChannelLedger:
 
 
 class Ledger:
-    def __init__(self):
+    """`may_undo`: whether Redis fails over, and so may lose what it has acknowledged and not replicated."""
+
+    def __init__(self, may_undo=False):
+        self.may_undo = may_undo
         self.channels = {}
         self.counts = Counter()
         self.resyncs = Counter()  # reason: how many
@@ -49,7 +52,6 @@ class Ledger:
         self.longest_outage = (0.0, None)
         self.outages = []
         self.troubles = []  # [began, ended or None] of faults of Redis or of ways to it
-        self.wipes = []  # when Redis lost its data
 
     def channel(self, name):
         found = self.channels.get(name)
@@ -80,9 +82,6 @@ class Ledger:
 
     def was_troubled(self, began, ended, margin=0.0):
         return any(start <= ended and (end is None or end + margin >= began) for start, end in self.troubles)
-
-    def was_wiped(self, since):
-        return any(when >= since for when in self.wipes)
 
 
 class Frames:

@@ -1,21 +1,23 @@
 """A TCP proxy on the chaos run's own event loop: it forwards a loopback port to another, and can cut (RST), stall
-(connections stay, nothing moves) and refuse."""
+(connections stay, nothing moves) and refuse, for everybody or for one process."""
 
 import asyncio
+import os
 import random
 import socket
 import struct
 
 _RESET = struct.pack("ii", 1, 0)
+EVERYBODY = "*"
 
 
 class Proxy:
-    """Forwards 127.0.0.1:`port` to 127.0.0.1:`target`. Switches act on live and on new connections."""
+    """Forwards 127.0.0.1:`port` to 127.0.0.1:`target`. Switches act on live and on new connections. `processes()` returns the
+    process ids of those whom a switch can single out, by name."""
 
-    def __init__(self, target):
-        self.target = target
-        self.stalled = False
-        self.refusing = False
+    def __init__(self, target=None, processes=dict):
+        self.target, self.processes = target, processes
+        self.stalled, self.refused = set(), set()  # whom
         self.pairs = set()
         self.port = None
         self._server = None
@@ -26,25 +28,27 @@ class Proxy:
         self.port = self._server.sockets[0].getsockname()[1]
         return self
 
-    def cut(self, share=1.0, rng=random):
+    def cut(self, who=EVERYBODY, share=1.0, rng=random):
         """Resets this share of the live connections; returns how many."""
-        chosen = [pair for pair in list(self.pairs) if share >= 1 or rng.random() < share]
+        chosen = [pair for pair in list(self.pairs) if pair.is_of({who}) and (share >= 1 or rng.random() < share)]
         for pair in chosen:
             pair.reset()
         return len(chosen)
 
-    def stall(self):
-        self.stalled = True
+    def stall(self, who=EVERYBODY):
+        self.stalled.add(who)
         for pair in self.pairs:
-            pair.pause()
+            if pair.is_stalled:
+                pair.pause()
 
-    def refuse(self):
+    def refuse(self, who=EVERYBODY):
         """New connections are reset at once."""
-        self.refusing = True
+        self.refused.add(who)
 
-    def flow(self):
+    def flow(self, who=EVERYBODY):
         """Ends stalling and refusing."""
-        self.stalled = self.refusing = False
+        self.stalled.discard(who)
+        self.refused.discard(who)
         for pair in list(self.pairs):
             pair.resume()
 
@@ -56,9 +60,17 @@ class Proxy:
 class _Pair:
     """One connection through a proxy: the near end (who connected) and the far end (the target)."""
 
-    def __init__(self, proxy, near):
+    def __init__(self, proxy, near, peer):
         self.proxy, self.near, self.far = proxy, near, None
+        self.who = owner(peer, proxy.port, proxy.processes())
         proxy.pairs.add(self)
+
+    def is_of(self, whom):
+        return EVERYBODY in whom or self.who in whom
+
+    @property
+    def is_stalled(self):
+        return self.is_of(self.proxy.stalled)
 
     def ends(self):
         return [end for end in (self.near, self.far) if end and end.transport]
@@ -91,7 +103,7 @@ class _End(asyncio.Protocol):
             self.transport.pause_reading()
 
     def start_reading(self):
-        if not (self.crowded or self.pair.proxy.stalled or self.transport.is_closing()):
+        if self.other and not (self.crowded or self.pair.is_stalled or self.transport.is_closing()):
             self.transport.resume_reading()
 
     def data_received(self, data):
@@ -115,7 +127,7 @@ class _End(asyncio.Protocol):
         other = self.other
         if other and other.transport and not other.transport.is_closing():
             # A stalled connection has not delivered what came before: its end is a reset.
-            _reset(other.transport) if error or self.pair.proxy.stalled else other.transport.close()
+            _reset(other.transport) if error or self.pair.is_stalled else other.transport.close()
 
 
 class _Near(_End):
@@ -123,12 +135,10 @@ class _Near(_End):
         self.proxy = proxy
 
     def connection_made(self, transport):
-        if self.proxy.refusing:
-            self.pair = _Pair(self.proxy, self)
-            self.transport = transport
-            return self.pair.reset()
         self.transport = transport
-        self.pair = _Pair(self.proxy, self)
+        self.pair = _Pair(self.proxy, self, transport.get_extra_info("peername")[1])
+        if self.pair.is_of(self.proxy.refused):
+            return self.pair.reset()
         _no_delay(transport)
         transport.pause_reading()
         asyncio.get_running_loop().create_task(self._connect())
@@ -151,7 +161,7 @@ class _Far(_End):
         _no_delay(transport)
         if self.pair not in self.pair.proxy.pairs:  # cut meanwhile
             return self.pair.reset()
-        if self.pair.proxy.stalled:
+        if self.pair.is_stalled:
             self.stop_reading()
         self.pair.near.start_reading()
 
@@ -166,3 +176,27 @@ def _reset(transport):
     except OSError:
         pass  # closed already
     transport.abort()
+
+
+def owner(local, remote, processes):
+    """Which of these processes (`{name: id}`) has the connection from one loopback port to another; `None`: none of them."""
+    if not processes:
+        return None
+    with open("/proc/net/tcp") as table:
+        ends = f" 0100007F:{local:04X} 0100007F:{remote:04X} "
+        socket_of = next((f"socket:[{line.split()[9]}]" for line in table if ends in line), None)
+    return next((name for name, process in processes.items() if socket_of in _files(process)), None)
+
+
+def _files(process):
+    """What the open files of a process are."""
+    found = set()
+    try:
+        for entry in os.scandir(f"/proc/{process}/fd"):
+            try:
+                found.add(os.readlink(entry.path))
+            except OSError:
+                pass  # closed meanwhile
+    except OSError:
+        pass  # the process has ended
+    return found

@@ -8,7 +8,6 @@ import time
 from collections import defaultdict
 
 import redis
-import redis.asyncio
 
 from cluster import http
 from ledger import END
@@ -56,7 +55,7 @@ class Publishers:
 
     async def end_channels(self):
         """Publishes the closing event of every channel but the entity channels'."""
-        connection = self._connection()
+        connection = self.cluster.redis.service()
         try:
             for channel in [*self.layout.logged(), *self.layout.plain()]:
                 publish = self._plain if channel.startswith("chat:") else self._fcall
@@ -66,19 +65,17 @@ class Publishers:
 
     # services
 
-    def _connection(self):
-        return redis.asyncio.Redis(port=self.cluster.redis.port, socket_timeout=4, retry=None, client_name="chaos")
-
     async def _service(self, name, channels, per_second, publish):
-        connection = self._connection()
+        connection = self.cluster.redis.service()
         pause = 1 / (per_second * self.rate)
         at = time.monotonic()
         try:
             while not self.is_stopping:
                 at = max(at + pause * self.rng.uniform(0.5, 1.5), time.monotonic() - 1)
                 await asyncio.sleep(max(0, at - time.monotonic()))
-                if not await self._publish(connection, self.rng.choice(channels), name, "n", publish):
-                    await self._until_redis_is_back(connection)
+                channel = self.rng.choice(channels)
+                if not await self._publish(connection, channel, name, "n", publish):
+                    await self._until_redis_is_back(connection, channel)
         finally:
             await connection.aclose()
 
@@ -95,7 +92,7 @@ class Publishers:
                     self.ledger.counts["acknowledged"] += 1
                     return True
             except redis.ResponseError as error:
-                self.ledger.counts[f"refused by Redis: {str(error).split()[0]}"] += 1
+                self.ledger.counts[f"refused by Redis: {type(error).__name__} {str(error).split()[0]}"] += 1
             except (redis.RedisError, OSError, TimeoutError, asyncio.IncompleteReadError):
                 truth.unknown.add((publisher, number))
                 self.ledger.counts["outcome unknown"] += 1
@@ -107,21 +104,24 @@ class Publishers:
                 return False
             await asyncio.sleep(0.2)
 
-    async def _until_redis_is_back(self, connection):
-        while not self.is_stopping:
+    async def _until_redis_is_back(self, connection, channel):
+        """Where one of several masters is away, the others go on after a while."""
+        deadline = time.monotonic() + (1 if len(self.cluster.redis.masters()) > 1 else REPEAT_FOR)
+        while not self.is_stopping and time.monotonic() < deadline:
             try:
-                await connection.ping()
+                await connection.ping(channel)
                 return
             except (redis.RedisError, OSError, TimeoutError):
                 await asyncio.sleep(0.1)
 
     async def _fcall(self, connection, channel, event, data):
         payload = json.dumps({"event": event, "data": data})
-        await connection.execute_command("FCALL", "drawbridge_publish", 1, channel, payload)
+        await connection.execute(channel, "FCALL", "drawbridge_publish", 1, channel, payload)
         return True
 
     async def _plain(self, connection, channel, event, data):
-        await connection.publish(channel, json.dumps({"event": event, "data": data}))
+        command = self.cluster.redis.publish_command(channel)
+        await connection.execute(channel, command, channel, json.dumps({"event": event, "data": data}))
         return True
 
     async def _entity(self, connection, channel, event, data):

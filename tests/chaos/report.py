@@ -10,11 +10,13 @@ def rows(ledger, faults, facts):
     yield "seed", facts["seed"]
     yield "seconds of faults", facts["seconds"]
     yield "clients", facts["clients"]
+    yield "Redis", facts["topology"]
     for kind, count in sorted(faults.counts.items()):
         yield f"fault: {kind}", count
     yield "published", counts["published"]
     yield "… acknowledged", counts["acknowledged"]
     yield "… outcome unknown", counts["outcome unknown"]
+    yield "… seen by nobody, and undone by a failover", counts["acknowledged and undone by a failover"]
     yield "delivered", counts["delivered"]
     yield "**delivered twice**", ledger.broken_rules["delivered twice"]
     yield "**lost silently**", ledger.broken_rules["lost silently"] + ledger.broken_rules["recovered without proof"]

@@ -3,8 +3,11 @@
 import pytest
 
 from checks import LoggedCheck, PatternCheck, PlainCheck, TableCheck
-from faults import KINDS, Faults
+from failovers import Sentinels
+from faults import OF_A_NODE
 from ledger import END, Ledger
+from slots import Slots
+from topologies import Standalone
 
 
 class Scene:
@@ -141,6 +144,26 @@ class TestLogged:
         scene.events(7)
         assert scene.broken == ["lost silently"]
 
+    @pytest.mark.parametrize("may_undo", [True, False])
+    def test_only_a_failover_undoes_what_nobody_has_seen(self, may_undo):
+        scene = Scene(LoggedCheck)
+        scene.ledger.may_undo = may_undo
+        scene.begin()
+        scene.events(1, 2)
+        scene.check.place({"epoch": "e2", "offset": 2})
+        scene.events(5, shift=-2)
+        assert scene.broken == ([] if may_undo else ["lost silently"])
+        scene.events(8, shift=-4)
+        assert scene.broken[-1:] == ["lost silently"]
+
+    def test_who_has_seen_what_a_failover_undid_must_be_told(self):
+        scene = Scene(LoggedCheck)
+        scene.ledger.may_undo = True
+        scene.begin()
+        scene.events(1, 2, 3)
+        scene.check.place({"epoch": "e2", "offset": 2})
+        assert scene.broken == ["out of order"]
+
     def test_a_filter_hides_what_it_hides_and_no_more(self):
         scene = Scene(LoggedCheck, wanted=lambda number: number % 3 == 0)
         scene.begin()
@@ -233,6 +256,7 @@ class TestTable:
         assert scene.broken == ["entity table"]
 
 
-def test_every_kind_of_fault_is_dealt_before_any_comes_again():
-    assert len(KINDS) == len(set(KINDS)) == 12
-    assert all(getattr(Faults, kind.__name__) is kind for kind in KINDS)
+@pytest.mark.parametrize("topology, count", [(Standalone, 12), (Sentinels, 16), (Slots, 19)])
+def test_every_kind_of_fault_is_dealt_before_any_comes_again(topology, count):
+    kinds = [*OF_A_NODE, *topology.node_kinds, *topology.kinds]
+    assert len(kinds) == len(set(kinds)) == count

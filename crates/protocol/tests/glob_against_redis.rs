@@ -1,4 +1,5 @@
-//! Our patterns match what Redis' own `PSUBSCRIBE` matches. Needs `redis-server` on the path, and says so.
+//! Our patterns match what Redis' own `PSUBSCRIBE` matches. Needs `redis-server` on the path, or
+//! `DRAWBRIDGE_REDIS_SERVER`, and says so.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use std::io::{BufRead, BufReader, Read, Write};
@@ -26,7 +27,8 @@ impl Redis {
     fn start() -> Redis {
         let directory = std::env::temp_dir().join(format!("drawbridge-glob-{}", std::process::id()));
         std::fs::create_dir_all(&directory).unwrap();
-        let process = Command::new("redis-server")
+        let program = std::env::var_os("DRAWBRIDGE_REDIS_SERVER").unwrap_or_else(|| "redis-server".into());
+        let process = Command::new(program)
             .args(["--port", "0", "--save", "", "--appendonly", "no", "--unixsocket"])
             .arg(directory.join("redis.sock"))
             .stdout(Stdio::null())

@@ -1,6 +1,8 @@
 """A Redis Cluster of a test's own: masters, each with or without a replica, made without any tool, so that it is up in a
 moment. Of its clients none repeats a command by itself except where a slot has moved."""
 
+import time
+
 import redis
 from redis.backoff import NoBackoff
 from redis.cluster import ClusterNode
@@ -18,18 +20,23 @@ FAILOVER = 40.0
 
 
 class ClusterServer(RedisServer):
-    """One server of the Cluster."""
+    """One server of the Cluster. `announced`, `announced_bus`: the ports by which others reach it, if not its own."""
 
-    def __init__(self):
+    def __init__(self, *options, announced=None, announced_bus=None):
         self.bus = ports.free()
+        self.known_bus = announced_bus or self.bus
+        if announced:
+            options += ("--cluster-announce-port", announced, "--cluster-announce-bus-port", self.known_bus)
         super().__init__(
             *("--cluster-enabled", "yes", "--cluster-port", self.bus, "--cluster-node-timeout", NODE_TIMEOUT_MS),
             *("--repl-diskless-sync-delay", 0, "--cluster-replica-validity-factor", 0, "--repl-ping-replica-period", 1),
+            *options,
+            announced=announced,
         )
 
     @property
     def name(self):
-        return f"127.0.0.1:{self.port}"
+        return f"127.0.0.1:{self.known_port}"
 
     def cluster(self, *words):
         return self.client.execute_command("CLUSTER " + words[0], *words[1:])
@@ -47,18 +54,19 @@ class ClusterServer(RedisServer):
 
 
 class RedisCluster:
-    """`masters` masters with `replicas` replicas each."""
+    """`masters` masters with `replicas` replicas each. `make()` starts a server."""
 
-    def __init__(self, masters=3, replicas=0):
-        self.masters = [ClusterServer() for _ in range(masters)]
-        self.replicas = [ClusterServer() for _ in range(masters * replicas)]
+    def __init__(self, masters=3, replicas=0, make=ClusterServer):
+        self._make = make
+        self.masters = [make() for _ in range(masters)]
+        self.replicas = [make() for _ in range(masters * replicas)]
         self._client = None
         for at, server in enumerate(self.masters):
             server.cluster("ADDSLOTSRANGE", at * SLOTS // masters, (at + 1) * SLOTS // masters - 1)
             server.cluster("SET-CONFIG-EPOCH", at + 1)
         for server in self.servers[1:]:
             self._meet(server)
-        self._wait_ok()
+        self.wait_ok()
         for at, replica in enumerate(self.replicas):
             replica.cluster("REPLICATE", self.masters[at % masters].id)
         self.wait_for_replicas()
@@ -72,16 +80,16 @@ class RedisCluster:
         return "redis-cluster://" + ",".join(server.name for server in self.masters)
 
     def _meet(self, server):
-        self.masters[0].cluster("MEET", "127.0.0.1", server.port, server.bus)
+        self.masters[0].cluster("MEET", "127.0.0.1", server.known_port, server.known_bus)
 
-    def _wait_ok(self, servers=None):
-        servers = servers or self.servers
-        known = len(servers)
-        until(lambda: all(server.is_ok(known) for server in servers), "all servers know the Cluster", FAILOVER)
+    def wait_ok(self):
+        """Until all servers know one another and every slot has a master."""
+        known = len(self.servers)
+        until(lambda: all(server.is_ok(known) for server in self.servers), "all servers know the Cluster", FAILOVER)
 
     def wait_for_replicas(self):
         """Until each replica has what its master has written so far: before, a failover would lose it."""
-        written = {server.port: server.client.execute_command("ROLE") for server in self.servers}
+        written = {server.known_port: server.client.execute_command("ROLE") for server in self.servers}
         offsets = {port: role[1] for port, role in written.items() if role[0] == b"master"}
 
         def has_all(replica):
@@ -100,7 +108,7 @@ class RedisCluster:
         return self._client
 
     def own_client(self):
-        nodes = [ClusterNode("127.0.0.1", server.port) for server in self.masters]
+        nodes = [ClusterNode("127.0.0.1", server.known_port) for server in self.masters]
         return _Client(self, startup_nodes=nodes, socket_timeout=10, retry=Retry(NoBackoff(), 3))
 
     def publish(self, channel, payload):
@@ -131,16 +139,30 @@ class RedisCluster:
             if not server.process.running:
                 continue
             if port := _master_port(slot, server):
-                return next(each for each in self.servers if each.port == port)
+                return next(each for each in self.servers if each.known_port == port)
         raise AssertionError(f"nobody has slot {slot}")
 
     def add_master(self):
         """A master without slots."""
-        server = ClusterServer()
+        server = self._make()
         self.masters.append(server)
         self._meet(server)
-        self._wait_ok()
+        self.wait_ok()
         return server
+
+    def remove_master(self, server):
+        """Of one that has no slots any more."""
+        self.masters.remove(server)
+        for other in self.servers:
+            other.cluster("FORGET", server.id)
+        server.close()
+        self.wait_ok()
+
+    def take_roles(self):
+        """`masters` and `replicas` as they are after failovers."""
+        servers = self.servers
+        self.masters = [server for server in servers if server.client.role()[0] == b"master"]
+        self.replicas = [server for server in servers if server not in self.masters]
 
     def begin_migration(self, slot, source, target):
         target.cluster("SETSLOT", slot, "IMPORTING", source.id)
@@ -157,13 +179,13 @@ class RedisCluster:
         for server in (target, source, *self.masters):
             server.cluster("SETSLOT", slot, "NODE", target.id)
 
-    def migrate(self, slot, target):
-        """The classic migration of one slot, as `redis-cli --cluster reshard` does it."""
+    def migrate(self, slot, target, count=100, pause=0):
+        """The classic migration of one slot, as `redis-cli --cluster reshard` does it: `count` keys at a time."""
         others = [server for server in self.masters if server is not target]
-        source = next(server for server in others if _master_port(slot, server) == server.port)
+        source = next(server for server in others if _master_port(slot, server) == server.known_port)
         self.begin_migration(slot, source, target)
-        while self.migrate_keys(slot, source, target):
-            pass
+        while self.migrate_keys(slot, source, target, count):
+            time.sleep(pause)
         self.end_migration(slot, source, target)
         return source
 

@@ -1,6 +1,7 @@
 """A real redis-server of a test's own, on a free loopback port or a unix socket, that can be killed, paused and
 restarted in the same place."""
 
+import os
 import shutil
 import tempfile
 from pathlib import Path
@@ -17,10 +18,16 @@ from .wait import until
 TEST_CLIENT = "test"
 
 
-class RedisServer:
-    """Started at once; persists nothing."""
+def program():
+    """The server that tests run: `DRAWBRIDGE_REDIS_SERVER`, or the `redis-server` on the path."""
+    return os.environ.get("DRAWBRIDGE_REDIS_SERVER", "redis-server")
 
-    def __init__(self, *options, tls=None, password=None):
+
+class RedisServer:
+    """Started at once; persists nothing. `announced`: the port by which others reach it, if that is not its own."""
+
+    def __init__(self, *options, tls=None, password=None, announced=None):
+        self.announced = announced
         self.options = [str(option) for option in options]
         self.password = password
         if password:
@@ -37,8 +44,13 @@ class RedisServer:
     def url(self):
         return f"redis://127.0.0.1:{self.port}"
 
+    @property
+    def known_port(self):
+        """The port by which other servers, sentinels and clients reach it."""
+        return self.announced or (self.tls_port if self.tls else self.port)
+
     def start(self):
-        command = ["redis-server", "--bind", "127.0.0.1", "--port", self.port, "--unixsocket", self.unix_socket]
+        command = [program(), "--bind", "127.0.0.1", "--port", self.port, "--unixsocket", self.unix_socket]
         command += ["--save", "", "--appendonly", "no", "--dir", self.directory, "--daemonize", "no"]
         if self.tls:
             self.tls_port = getattr(self, "tls_port", None) or ports.free()
@@ -145,3 +157,16 @@ class RedisServer:
         self.process.resume()
         self.process.kill()
         shutil.rmtree(self.directory, ignore_errors=True)
+
+
+class ManagedRedis(RedisServer):
+    """As managed plans often are: without the commands of operators."""
+
+    HIDDEN = ("CLIENT", "CONFIG", "ACL", "MONITOR", "DEBUG", "SAVE", "BGSAVE", "REPLICAOF")
+
+    def __init__(self):
+        super().__init__(*(word for name in self.HIDDEN for word in ("--rename-command", name, "")))
+
+    def own_client(self):
+        """Without a name, which CLIENT would set."""
+        return redis.Redis(unix_socket_path=str(self.unix_socket), socket_timeout=10, retry=Retry(NoBackoff(), 0))

@@ -8,7 +8,7 @@ import redis
 
 from . import ports
 from .process import Process
-from .redis_server import RedisServer
+from .redis_server import RedisServer, program
 from .wait import until
 
 SERVICE = "game"
@@ -27,7 +27,7 @@ class Sentinel:
             lines += [f"tls-port {encrypted}", "tls-auth-clients no", "tls-replication yes"]
             lines += [f"tls-cert-file {tls.cert}", f"tls-key-file {tls.key}", f"tls-ca-cert-file {tls.ca}"]
         lines += [
-            f"sentinel monitor {SERVICE} 127.0.0.1 {server.tls_port if tls else server.port} {quorum}",
+            f"sentinel monitor {SERVICE} 127.0.0.1 {server.known_port} {quorum}",
             f"sentinel down-after-milliseconds {SERVICE} 1000",
             f"sentinel failover-timeout {SERVICE} 10000",
         ]
@@ -38,7 +38,7 @@ class Sentinel:
         (self.directory / "sentinel.conf").write_text("\n".join(lines) + "\n")
         encryption = {"ssl": True, "ssl_ca_certs": str(tls.ca)} if tls else {}
         self.client = redis.Redis(port=self.port, password=password, socket_timeout=10, decode_responses=True, **encryption)
-        self.process = Process(["redis-server", self.directory / "sentinel.conf", "--sentinel"])
+        self.process = Process([program(), self.directory / "sentinel.conf", "--sentinel"])
         until(self._answers, "the sentinel answers")
 
     def _answers(self):
@@ -68,19 +68,29 @@ class Sentinel:
 
 
 class SentinelService:
-    """All of it, ready to fail over when the constructor returns. `master` and `replica` stay the servers that began so."""
+    """All of it, ready to fail over when the constructor returns. `master` and `replica` stay the servers that began so.
+    `make(*options, …)` starts a server."""
 
-    def __init__(self, *, password=None, sentinel_password=None, tls=None):
+    def __init__(self, *, replicas=1, password=None, sentinel_password=None, tls=None, make=RedisServer):
         # Without it the first synchronization waits 5 s for more replicas.
         quick = ["--repl-diskless-sync-delay", 0]
         quick += ["--tls-replication", "yes"] if tls else []
         self.tls = tls
-        self.master = RedisServer(*quick, password=password, tls=tls)
-        follow = ["--replicaof", "127.0.0.1", self.master.tls_port if tls else self.master.port]
-        self.replica = RedisServer(*quick, *follow, password=password, tls=tls)
-        until(self.is_replicated, "the replica follows the master")
+        self.master = make(*quick, password=password, tls=tls)
+        follow = ["--replicaof", "127.0.0.1", self.master.known_port]
+        self.replicas = [make(*quick, *follow, password=password, tls=tls) for _ in range(replicas)]
+        self.replica = self.replicas[0]
+        until(self.is_replicated, "the replicas follow the master")
         self.sentinels = [Sentinel(self.master, password=sentinel_password, tls=tls) for _ in range(3)]
-        until(lambda: all(each.knows(2, 1) for each in self.sentinels), "the sentinels know all of it", timeout=30)
+        until(self.is_discovered, "the sentinels know all of it", timeout=30)
+
+    def is_discovered(self):
+        """Whether each sentinel knows the others and all replicas, and all of these are well."""
+        return all(each.knows(2, len(self.replicas)) for each in self.sentinels)
+
+    @property
+    def servers(self):
+        return [self.master, *self.replicas]
 
     @property
     def url(self):
@@ -92,14 +102,14 @@ class SentinelService:
         return f"{scheme}://{','.join(f'127.0.0.1:{port}' for port in sentinels)}/{SERVICE}"
 
     def is_replicated(self):
-        """Whether the replica has all that the master has written."""
-        return self.replica.client.role()[3] == b"connected" and self.master.client.wait(1, 1000) == 1
+        """Whether each replica has all that the first master has written."""
+        connected = all(replica.client.role()[3] == b"connected" for replica in self.replicas)
+        return connected and self.master.client.wait(len(self.replicas), 1000) == len(self.replicas)
 
     def has_failed_over(self):
         """Whether all sentinels name the former replica."""
-        port = self.replica.tls_port if self.tls else self.replica.port
-        return all(each.ask("GET-MASTER-ADDR-BY-NAME") == ("127.0.0.1", port) for each in self.sentinels)
+        return all(each.ask("GET-MASTER-ADDR-BY-NAME") == ("127.0.0.1", self.replica.known_port) for each in self.sentinels)
 
     def close(self):
-        for each in [*self.sentinels, self.replica, self.master]:
+        for each in [*self.sentinels, *self.servers]:
             each.close()

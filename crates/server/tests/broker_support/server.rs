@@ -1,5 +1,6 @@
 //! A Redis server of the test's own, on a free port, with its files in its own directory; ended with the test.
 
+use std::ffi::OsString;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
@@ -149,7 +150,7 @@ impl Server {
         let port = self.port.number.to_string();
         let (plain, tls) =
             if self.flavour == Flavour::Tls { ("0", port.as_str()) } else { (port.as_str(), "0") };
-        let mut command = Command::new("redis-server");
+        let mut command = Command::new(program());
         command
             .args(["--port", plain, "--bind", "127.0.0.1", "--unixsocket", &file("redis.sock")])
             .args(["--save", "", "--appendonly", "no", "--dir", &file(""), "--logfile", &file("redis.log")])
@@ -170,7 +171,7 @@ impl Server {
         }
         command.args(options);
         let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn();
-        self.child = Some(child.expect("these tests need `redis-server` (7.0 or later) on the PATH"));
+        self.child = Some(child.expect("these tests need `redis-server` (7.0 or later) on the PATH, or `DRAWBRIDGE_REDIS_SERVER`"));
         let give_up = Instant::now() + Duration::from_secs(20);
         while !self.answers() {
             let exited = self.child.as_mut().unwrap().try_wait().unwrap();
@@ -397,4 +398,9 @@ fn certificate(directory: &std::path::Path) -> Arc<rustls::ClientConfig> {
         .with_root_certificates(roots)
         .with_no_client_auth();
     Arc::new(config)
+}
+
+/// The server that tests run: `DRAWBRIDGE_REDIS_SERVER`, or the `redis-server` on the path.
+fn program() -> OsString {
+    std::env::var_os("DRAWBRIDGE_REDIS_SERVER").unwrap_or_else(|| "redis-server".into())
 }

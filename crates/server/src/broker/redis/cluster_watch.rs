@@ -96,7 +96,7 @@ impl ClusterWatch {
             Some(source) => source,
             None => self.connect().await.map_err(Useless::Broken)?,
         };
-        let read = timeout(PATIENCE, read_map(&mut connection, &address)).await;
+        let read = timeout(PATIENCE, map_from(&mut connection, &address)).await;
         let map = read.unwrap_or(Err(Broken::Silent)).map_err(Useless::Broken)?;
         self.log_coverage(map.uncovered());
         // When every server says less, the Cluster was made again.
@@ -152,8 +152,20 @@ impl ClusterWatch {
     }
 }
 
+/// Reads the map once, from the server at this address.
+pub(super) async fn read_map(
+    settings: &Arc<RedisSettings>,
+    address: &RedisAddress,
+) -> Result<ClusterMap, Broken> {
+    let read = async {
+        let mut connection = CommandConnection::open_any(settings.clone(), address, "cluster").await?;
+        map_from(&mut connection, address).await
+    };
+    timeout(2 * PATIENCE, read).await.unwrap_or(Err(Broken::Silent))
+}
+
 /// What this server says of the Cluster.
-async fn read_map(connection: &mut CommandConnection, address: &RedisAddress) -> Result<ClusterMap, Broken> {
+async fn map_from(connection: &mut CommandConnection, address: &RedisAddress) -> Result<ClusterMap, Broken> {
     let mut batch = Batch::new();
     for what in ["SLOTS", "SHARDS", "INFO"] {
         batch.cmd("CLUSTER").arg(what);

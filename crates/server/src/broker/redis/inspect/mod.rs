@@ -1,7 +1,8 @@
 //! What `drawbridge check-redis` finds out: where Redis is, what it is, and what this configuration lacks there. It changes
 //! nothing that is stored: what has to be written to be tried is written under one key, and removed. What a finding means is
-//! said here; how it is printed is left to the command.
+//! said here; how it is printed is left to the command. Which servers are checked is left to [`places`].
 
+mod places;
 mod rights;
 mod server;
 
@@ -13,11 +14,10 @@ use tokio::time::timeout;
 
 use super::connect::{Broken, CONNECT_TIMEOUT, open};
 use super::plain_connection::{PlainConnection, field};
-use super::sentinel::find_master;
-use super::{RedisAddress, RedisLocation, RedisSettings};
+use super::{RedisAddress, RedisSettings};
 
-/// How long all of it may take.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// How long one server may take.
+const PATIENCE: Duration = Duration::from_secs(30);
 /// How many round trips are measured.
 const ROUND_TRIPS: usize = 20;
 /// The oldest version in which everything works.
@@ -75,7 +75,34 @@ impl Inspection {
 /// Checks the Redis of these settings, for these classes.
 pub async fn inspect(settings: &RedisSettings, classes: &Classes) -> Inspection {
     let mut inspection = Inspection::default();
-    let looked = timeout(PATIENCE, look(settings, classes, &mut inspection)).await;
+    match places::servers(settings, &mut inspection).await {
+        Ok(servers) => match &servers[..] {
+            [only] => {
+                let found = inspect_server(settings, classes, only.as_ref()).await;
+                inspection.findings.extend(found.findings);
+                inspection.unreachable = found.unreachable;
+            }
+            masters => {
+                let mut found = Vec::with_capacity(masters.len());
+                for master in masters.iter().flatten() {
+                    found.push((master.to_string(), inspect_server(settings, classes, Some(master)).await));
+                }
+                inspection.findings.extend(merged(found));
+            }
+        },
+        Err(broken) => inspection.unreachable = Some(broken.to_string()),
+    }
+    inspection
+}
+
+/// Checks one server; `None`: the one that the settings name.
+async fn inspect_server(
+    settings: &RedisSettings,
+    classes: &Classes,
+    address: Option<&RedisAddress>,
+) -> Inspection {
+    let mut inspection = Inspection::default();
+    let looked = timeout(PATIENCE, look(settings, classes, address, &mut inspection)).await;
     match looked.unwrap_or(Err(Broken::Silent)) {
         Ok(()) => {}
         Err(broken @ (Broken::Unsupported(_) | Broken::NotMaster(_))) => {
@@ -86,20 +113,46 @@ pub async fn inspect(settings: &RedisSettings, classes: &Classes) -> Inspection 
     inspection
 }
 
+/// What was found on each of several masters: once where it is the same on all of them, otherwise with the master's address.
+fn merged(masters: Vec<(String, Inspection)>) -> Vec<Finding> {
+    let mut all = Vec::new();
+    let reached = || masters.iter().filter(|(_, inspection)| inspection.unreachable.is_none());
+    let is_on_every = |finding: &Finding| reached().all(|(_, other)| other.findings.contains(finding));
+    for (address, inspection) in &masters {
+        for finding in &inspection.findings {
+            let common = is_on_every(finding);
+            if common && all.contains(finding) {
+                continue;
+            }
+            let found = if common { finding.found.clone() } else { format!("{address}: {}", finding.found) };
+            all.push(Finding { found, ..finding.clone() });
+        }
+        if let Some(reason) = &inspection.unreachable {
+            all.push(Finding {
+                severity: Severity::Missing,
+                about: "master",
+                found: format!("{address}: {reason}"),
+                advice: Some("Nodes cannot use the channels, tables and sessions in its slots.".to_owned()),
+            });
+        }
+    }
+    all
+}
+
 async fn look(
     settings: &RedisSettings,
     classes: &Classes,
+    address: Option<&RedisAddress>,
     inspection: &mut Inspection,
 ) -> Result<(), Broken> {
-    let address = locate(settings, inspection).await?;
     let began = Instant::now();
-    let stream = timeout(CONNECT_TIMEOUT, open(settings, address.as_ref())).await;
+    let stream = timeout(CONNECT_TIMEOUT, open(settings, address)).await;
     let mut connection =
         PlainConnection::new(stream.unwrap_or_else(|_| Err(std::io::ErrorKind::TimedOut.into()))?);
     let hello = connection.hello(settings.username.as_deref(), settings.password.as_ref()).await?;
     let hello = hello.map_err(|message| Broken::no_hello(&message))?;
     inspection.fine("connection", format!("made in {:.1} ms", began.elapsed().as_secs_f64() * 1e3));
-    what_it_is(&hello, inspection)?;
+    what_it_is(&hello, settings, inspection)?;
     latency(&mut connection, inspection).await?;
     if settings.db > 0 {
         let _ = connection.ask(&["SELECT", &settings.db.to_string()]).await?;
@@ -108,57 +161,21 @@ async fn look(
     server::look(&mut connection, settings, classes, inspection).await
 }
 
-/// Which server to check; `None`: the settings name it.
-async fn locate(
+/// Version and role, as `HELLO` says them.
+fn what_it_is(
+    hello: &Value,
     settings: &RedisSettings,
     inspection: &mut Inspection,
-) -> Result<Option<RedisAddress>, Broken> {
-    match &settings.location {
-        RedisLocation::Server(address) => {
-            inspection.fine("topology", format!("one server, {address}"));
-            Ok(None)
-        }
-        RedisLocation::Sentinels { addresses, service } => {
-            let (master, problems) = find_master(&settings.sentinel, addresses, service).await;
-            let answering = addresses.len() - problems.len();
-            for (sentinel, problem) in &problems {
-                inspection.warn(
-                    "sentinel",
-                    format!("{sentinel}: {problem}"),
-                    "A node does without it as long as another one answers.",
-                );
-            }
-            let none =
-                || std::io::Error::other(format!("none of the sentinels names the master `{service}`"));
-            let master = master.ok_or_else(none)?;
-            let found = format!(
-                "the master of {service}, by {answering} of {} configured sentinels: {master}",
-                addresses.len()
-            );
-            inspection.fine("topology", found);
-            Ok(Some(master))
-        }
-        RedisLocation::Cluster { addresses } => {
-            let mut last = Broken::Silent;
-            for address in addresses {
-                match timeout(CONNECT_TIMEOUT, open(settings, Some(address))).await {
-                    Ok(Ok(_)) => {
-                        inspection.fine("topology", format!("a Cluster, looked at through {address}"));
-                        return Ok(Some(address.clone()));
-                    }
-                    Ok(Err(error)) => last = error.into(),
-                    Err(_) => last = Broken::Silent,
-                }
-            }
-            Err(last)
-        }
-    }
-}
-
-/// Version and role, as `HELLO` says them.
-fn what_it_is(hello: &Value, inspection: &mut Inspection) -> Result<(), Broken> {
+) -> Result<(), Broken> {
     let said = |name| field(hello, name);
     Broken::unless_master(said("role").as_deref(), said("mode").as_deref())?;
+    if said("mode").as_deref() == Some("cluster") && !settings.is_cluster() {
+        inspection.missing(
+            "topology",
+            "this is a server of a Cluster",
+            "It refuses most keys (MOVED). Set `broker.url` to redis-cluster:// and some of the Cluster's servers.",
+        );
+    }
     let (server, version) = (said("server"), said("version"));
     let found = format!(
         "{} {}",
@@ -203,4 +220,32 @@ async fn latency(connection: &mut PlainConnection, inspection: &mut Inspection) 
         false => inspection.fine("round trip", found),
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_all_masters_have_is_said_once() {
+        let mut masters: Vec<_> =
+            ["a:1", "b:2"].map(|address| (address.to_owned(), Inspection::default())).into();
+        for (address, inspection) in &mut masters {
+            inspection.fine("version", "redis 7.0.15");
+            inspection.fine("round trip", format!("of {address}"));
+        }
+        masters[1].1.missing("rights", "refused: PING", "Grant it.");
+        masters.push(("c:3".to_owned(), masters[0].1.clone()));
+        masters[2].1.unreachable = Some("no answer in time".to_owned());
+        let found: Vec<String> = merged(masters).into_iter().map(|finding| finding.found).collect();
+        let expected = [
+            "redis 7.0.15",
+            "a:1: of a:1",
+            "b:2: of b:2",
+            "b:2: refused: PING",
+            "c:3: of a:1",
+            "c:3: no answer in time",
+        ];
+        assert_eq!(found, expected);
+    }
 }

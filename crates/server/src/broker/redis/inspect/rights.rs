@@ -24,7 +24,7 @@ pub(super) async fn look(
     inspection: &mut Inspection,
 ) -> Result<(), Broken> {
     let before = inspection.findings.len();
-    let commands = commands(settings);
+    let commands = commands(settings, classes);
     let refused = try_all(connection, &commands.always).await?;
     report(
         inspection,
@@ -32,6 +32,16 @@ pub(super) async fn look(
         &refused,
         "Nodes cannot do without these. Give the user the commands and the names of docs/redis.md (Rights).",
     );
+    let refused = try_all(connection, &commands.of_cluster).await?;
+    if let Some((_, first)) = refused.first() {
+        let names: Vec<&str> = refused.iter().map(|(name, _)| &**name).collect();
+        inspection.warn(
+            "rights",
+            format!("refused: {} ({first})", names.join(", ")),
+            "Without CLUSTER SHARDS a master that has no slots yet gets the functions only when it has some; without CLUSTER \
+             INFO nodes may believe a server that was cut off. Grant them.",
+        );
+    }
     if uses_streams(classes) {
         let refused = try_all(connection, &commands.streams).await?;
         report(
@@ -113,11 +123,12 @@ fn uses_streams(classes: &Classes) -> bool {
 /// Forms that change nothing, by what needs them.
 struct Commands {
     always: Vec<Vec<String>>,
+    of_cluster: Vec<Vec<String>>,
     streams: Vec<Vec<String>>,
     functions: Vec<Vec<String>>,
 }
 
-fn commands(settings: &RedisSettings) -> Commands {
+fn commands(settings: &RedisSettings, classes: &Classes) -> Commands {
     let key = &settings.names.table_key(NO_CHANNEL);
     let channel =
         &settings.names.outward(&format!("{}{NO_CHANNEL}", settings.names.key_prefix())).into_owned();
@@ -136,10 +147,15 @@ fn commands(settings: &RedisSettings) -> Commands {
          HLEN KEY\nHKEYS KEY\nHSTRLEN KEY f\nHGET KEY f",
     );
     if settings.is_cluster() {
-        always.extend::<Vec<Vec<String>>>(lines("CLUSTER SLOTS\nASKING"));
+        always.extend::<Vec<Vec<String>>>(lines("CLUSTER SLOTS\nASKING\nEXISTS KEY"));
     }
+    if classes.iter().any(|(_, class)| class.sharded) {
+        always.extend::<Vec<Vec<String>>>(lines("SUNSUBSCRIBE CHANNEL\nSPUBLISH CHANNEL x"));
+    }
+    let of_cluster = if settings.is_cluster() { lines("CLUSTER SHARDS\nCLUSTER INFO") } else { Vec::new() };
     Commands {
         always,
+        of_cluster,
         streams: lines("XADD KEY NOMKSTREAM * f v"),
         // HSET and SADD write; UNLINK removes what they wrote.
         functions: lines(

@@ -10,7 +10,7 @@ use super::super::command_connection::text;
 use super::super::connect::Broken;
 use super::super::library::MARK;
 use super::super::plain_connection::{PlainConnection, field};
-use super::super::{RedisSettings, code_of, is_unknown_command, without_arguments};
+use super::super::{RedisLocation, RedisSettings, code_of, is_unknown_command, without_arguments};
 use super::Inspection;
 
 pub(super) async fn look(
@@ -25,7 +25,7 @@ pub(super) async fn look(
     functions(connection, settings, inspection).await?;
     // In a part each, because some Redis return one only.
     let mut info = HashMap::new();
-    for part in ["persistence", "memory"] {
+    for part in ["persistence", "memory", "replication"] {
         match connection.ask(&["INFO", part]).await? {
             Ok(answer) => info.extend(lines(&text(&answer).unwrap_or_default())),
             Err(message) => {
@@ -36,6 +36,9 @@ pub(super) async fn look(
         }
     }
     let stores = classes.iter().any(|(_, class)| class.entity.is_some() || class.history.is_some());
+    if !matches!(settings.location, RedisLocation::Server(_)) {
+        replicas(&info, inspection);
+    }
     persistence(&info, stores, inspection);
     eviction(&info, inspection);
     buffers(connection, settings, inspection).await
@@ -95,6 +98,19 @@ async fn functions(
     Ok(())
 }
 
+fn replicas(info: &HashMap<String, String>, inspection: &mut Inspection) {
+    let said = |name: &str| info.get(name).map_or("0", |value| value.trim());
+    let found = format!("{} connected", said("connected_slaves"));
+    match said("connected_slaves") {
+        "0" => inspection.warn(
+            "replicas",
+            found,
+            "If this master fails, no server can take its place, and what it has is away until it is back. Add a replica.",
+        ),
+        _ => inspection.fine("replicas", found),
+    }
+}
+
 fn persistence(info: &HashMap<String, String>, stores: bool, inspection: &mut Inspection) {
     let said = |name: &str| info.get(name).map_or("", |value| value.trim());
     let has_log = said("aof_enabled") == "1";
@@ -138,7 +154,7 @@ async fn buffers(
     let Some((hard, soft, seconds)) = limit else {
         inspection.fine(
             "pubsub buffer",
-            "this user may not read client-output-buffer-limit; the default does for most",
+            "client-output-buffer-limit cannot be read; the default does for most",
         );
         return Ok(());
     };
