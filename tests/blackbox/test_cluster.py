@@ -376,6 +376,21 @@ def test_the_documented_rights_are_enough(cluster, start):
             master.client.execute_command("ACL", "DELUSER", "bridge")
 
 
+def test_who_has_left_every_channel_leaves_no_index(cluster, start):
+    """The publisher of presence writes nothing else, so nothing follows that would take the last entries along."""
+    (node,) = start_nodes(start, cluster)
+    alice = node.player("alice")
+    for channel in flat(by_master(cluster, "room", 2)):
+        alice.subscribe(channel)
+
+    def indexes():
+        return [key for server in cluster.masters for key in server.client.keys("drawbridge:{node:*}:presence")]
+
+    until(indexes, "presence is indexed")
+    alice.close()
+    until(lambda: not indexes(), "the index is gone", timeout=60)
+
+
 def test_a_map_without_shards_and_info_is_enough(cluster, start):
     """As where a provider offers `CLUSTER SLOTS` alone."""
     for master in cluster.masters:

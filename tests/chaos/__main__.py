@@ -25,6 +25,7 @@ from topologies import Standalone
 
 JOIN = 120.0
 SHORT = 60.0, 20261130, 15  # seconds, seed, resume_window
+FAILOVERS = 80.0  # the seconds where Redis fails over, which takes its time
 TOPOLOGIES = {"one": Standalone, "cluster": Slots, "sentinel": Sentinels}
 
 
@@ -34,13 +35,15 @@ def parse():
     parser.add_argument("--seconds", type=float, default=600, help="how long faults are dealt")
     parser.add_argument("--seed", type=int, help="what the faults are drawn from")
     parser.add_argument("--clients", type=int, default=500)
-    parser.add_argument("--short", action="store_true", help="the form of scripts/test: 60 s of faults; the seed is fixed, if none is given")
+    parser.add_argument("--short", action="store_true", help="the form of scripts/test: two minutes; the seed is fixed, if none is given")
     parser.add_argument("--rate", type=float, default=1.0, help="scales how much is published")
     parser.add_argument("--window", type=int, default=20, help="the nodes' resume_window, in seconds")
     parser.add_argument("--keep", action="store_true", help="keeps the directory with configurations and logs")
     args = parser.parse_args()
     if args.short:
         args.seconds, seed, args.window = SHORT
+        if args.redis != "one":
+            args.seconds = FAILOVERS
         args.seed = seed if args.seed is None else args.seed
     if args.seed is None:
         args.seed = random.randrange(1 << 32)

@@ -51,7 +51,7 @@ class LoggedCheck:
         self.epoch = self.offset = None
         self.unfinished = set()  # publishers that have not been seen yet in this epoch, and were in the one before
         self.is_live = False
-        self.owes_resync = False
+        self.owes_resync = self.has_no_position = False
         self.ended = False
 
     @property
@@ -82,7 +82,7 @@ class LoggedCheck:
 
     def subscribed(self, message):
         """Of a resumed session: the channel waited for Redis, and is resumed now."""
-        if not self.is_live and self.offset is not None:
+        if not self.is_live and (self.offset is not None or "recovered" in message):
             self._resume(message)
         self.is_live = True
         self._take_first_position(message)
@@ -93,6 +93,8 @@ class LoggedCheck:
         if recovered is None and self.offset is not None:
             self.breach(PROTOCOL, self.channel, f"a resumed channel without `recovered`: {entry}")
         self.owes_resync = recovered is False and self.offset is not None
+        # Of a subscription that never was live the client names no position.
+        self.has_no_position = recovered is False and self.offset is None
         if recovered and self.offset is not None:
             self._enter(entry.get("epoch", self.epoch))
         self._take_first_position(entry)
@@ -107,8 +109,10 @@ class LoggedCheck:
         self.owes_resync = False
         self.sequence.forget()
         self.ledger.resyncs[message["reason"]] += 1
-        if message["reason"] == "gap" and not self.may_gap or message["reason"] in ("broker", "slow_consumer"):
+        excused = self.may_gap or self.has_no_position
+        if message["reason"] == "gap" and not excused or message["reason"] in ("broker", "slow_consumer"):
             self.breach(NEEDLESS, self.channel, f"{message}, at {self.position}")
+        self.has_no_position = False
         self.epoch, self.offset = message.get("epoch"), message.get("offset")
 
     def place(self, message):

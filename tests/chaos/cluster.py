@@ -131,7 +131,7 @@ class Cluster:
     def __init__(self, directory, settings, topology, nodes=3):
         self.directory = directory
         self.nodes = [Node(f"n{number}", directory, settings) for number in range(1, nodes + 1)]
-        self.redis = topology(lambda: {node.name: node.process.pid for node in self.nodes if node.process})
+        self.redis = topology()
         self.port = ports.free()
         self.balancer = None
 

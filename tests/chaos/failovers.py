@@ -142,6 +142,10 @@ class Announcing(RedisServer):
 
     def __init__(self, *options, announced, **more):
         super().__init__(*options, "--replica-announce-port", announced, announced=announced, **more)
+        # It comes back as what sentinels make of it.
+        if "--replicaof" in self.options:
+            at = self.options.index("--replicaof")
+            del self.options[at : at + 3]
 
 
 class Sentinels(Replicated):

@@ -8,6 +8,7 @@ from collections import Counter
 from contextlib import contextmanager
 
 EXIT = 30.0  # how long a drain may take to end
+REDIS_ALONE = 5.0  # after that nodes have faults beside that of Redis
 
 
 class Faults:
@@ -25,27 +26,31 @@ class Faults:
         ends = time.monotonic() + seconds
         while time.monotonic() < ends:
             await asyncio.sleep(self.rng.uniform(0.3, 3.0))
-            task = asyncio.create_task(self._deal())
-            self._running.add(task)
-            task.add_done_callback(self._running.discard)
+            task = self._spawn(self._deal())
             if self.rng.random() > 0.35:
                 await task
-        if self._running:
+        while self._running:
             await asyncio.gather(*self._running)
+
+    def _spawn(self, coroutine):
+        task = asyncio.create_task(coroutine)
+        self._running.add(task)
+        task.add_done_callback(self._running.discard)
+        return task
 
     async def _deal(self):
         if not self._deck:
             self._deck = [*OF_A_NODE, *self.redis.node_kinds, *self.redis.kinds]
             self.rng.shuffle(self._deck)
         kind = self._deck.pop()
+        node = self._free_node()
+        if self._redis.locked() if kind in self.redis.kinds else node is None:
+            self._deck.insert(0, kind)
+            return
         if kind in self.redis.kinds:
             self._note(kind)
-            async with self._redis:
-                await kind(self.redis, self)
-            return
-        node = self._free_node()
-        if node is None:
-            self._deck.insert(0, kind)
+            # What it takes until all servers are well again does not hold up the nodes' faults.
+            await asyncio.wait({self._spawn(self._of_redis(kind))}, timeout=REDIS_ALONE)
             return
         self._note(kind, node)
         node.is_busy = True
@@ -53,6 +58,10 @@ class Faults:
             await (kind(self, node) if kind in OF_A_NODE else kind(self.redis, self, node))
         finally:
             node.is_busy = False
+
+    async def _of_redis(self, kind):
+        async with self._redis:
+            await kind(self.redis, self)
 
     def _note(self, kind, node=None):
         name = kind.__name__.lstrip("_").replace("_", " ")

@@ -1,22 +1,22 @@
 """A TCP proxy on the chaos run's own event loop: it forwards a loopback port to another, and can cut (RST), stall
-(connections stay, nothing moves) and refuse, for everybody or for one process."""
+(connections stay, nothing moves) and refuse, for everybody or for whom it knows by name."""
 
 import asyncio
-import os
 import random
 import socket
 import struct
 
 _RESET = struct.pack("ii", 1, 0)
 EVERYBODY = "*"
+CHUNKS = 4  # in so many of the first someone must say a name
 
 
 class Proxy:
-    """Forwards 127.0.0.1:`port` to 127.0.0.1:`target`. Switches act on live and on new connections. `processes()` returns the
-    process ids of those whom a switch can single out, by name."""
+    """Forwards 127.0.0.1:`port` to 127.0.0.1:`target`. Switches act on live and on new connections. `who(address, data)` returns
+    the name of whoever connects from this address and sends this at first, or `None`."""
 
-    def __init__(self, target=None, processes=dict):
-        self.target, self.processes = target, processes
+    def __init__(self, target=None, who=lambda address, data: None):
+        self.target, self.who = target, who
         self.stalled, self.refused = set(), set()  # whom
         self.pairs = set()
         self.port = None
@@ -60,10 +60,20 @@ class Proxy:
 class _Pair:
     """One connection through a proxy: the near end (who connected) and the far end (the target)."""
 
-    def __init__(self, proxy, near, peer):
+    def __init__(self, proxy, near, address):
         self.proxy, self.near, self.far = proxy, near, None
-        self.who = owner(peer, proxy.port, proxy.processes())
+        self.address, self.unknown = address, CHUNKS
+        self.who = proxy.who(address, b"")
         proxy.pairs.add(self)
+
+    def look(self, data):
+        """Who sends this, if that is not known yet."""
+        self.unknown -= 1
+        self.who = self.proxy.who(self.address, data)
+        if self.who and self.is_of(self.proxy.refused):
+            self.reset()
+        elif self.who and self.is_stalled:
+            self.pause()
 
     def is_of(self, whom):
         return EVERYBODY in whom or self.who in whom
@@ -136,12 +146,17 @@ class _Near(_End):
 
     def connection_made(self, transport):
         self.transport = transport
-        self.pair = _Pair(self.proxy, self, transport.get_extra_info("peername")[1])
+        self.pair = _Pair(self.proxy, self, transport.get_extra_info("peername")[0])
         if self.pair.is_of(self.proxy.refused):
             return self.pair.reset()
         _no_delay(transport)
         transport.pause_reading()
         asyncio.get_running_loop().create_task(self._connect())
+
+    def data_received(self, data):
+        if self.pair.who is None and self.pair.unknown:
+            self.pair.look(data)
+        super().data_received(data)
 
     async def _connect(self):
         loop = asyncio.get_running_loop()
@@ -176,27 +191,3 @@ def _reset(transport):
     except OSError:
         pass  # closed already
     transport.abort()
-
-
-def owner(local, remote, processes):
-    """Which of these processes (`{name: id}`) has the connection from one loopback port to another; `None`: none of them."""
-    if not processes:
-        return None
-    with open("/proc/net/tcp") as table:
-        ends = f" 0100007F:{local:04X} 0100007F:{remote:04X} "
-        socket_of = next((f"socket:[{line.split()[9]}]" for line in table if ends in line), None)
-    return next((name for name, process in processes.items() if socket_of in _files(process)), None)
-
-
-def _files(process):
-    """What the open files of a process are."""
-    found = set()
-    try:
-        for entry in os.scandir(f"/proc/{process}/fd"):
-            try:
-                found.add(os.readlink(entry.path))
-            except OSError:
-                pass  # closed meanwhile
-    except OSError:
-        pass  # the process has ended
-    return found

@@ -121,6 +121,17 @@ class TestLogged:
         scene.resync("gap", epoch="e1", offset=3)
         assert scene.broken == []
 
+    def test_a_subscription_that_was_never_live_has_no_position_to_continue(self):
+        scene = Scene(LoggedCheck)
+        scene.check.welcome({"channel": "room:1", "pending": True}, False)
+        scene.check.welcome({"channel": "room:1", "pending": True}, True)
+        scene.check.subscribed({"channel": "room:1", "epoch": "e1", "offset": 3, "recovered": False})
+        scene.resync("gap", epoch="e1", offset=3)
+        scene.events(4)
+        assert scene.broken == []
+        scene.resync("gap", epoch="e1", offset=4)
+        assert scene.broken == ["RESYNC without a loss"]
+
     def test_an_acknowledged_event_that_the_log_has_not_is_lost(self):
         """Offsets follow each other, and one number is missing all the same."""
         scene = Scene(LoggedCheck)

@@ -3,6 +3,7 @@ how services reach it. What it acknowledged outlives a kill of the server. `Stan
 faults that only they have, are in `failovers` and `slots`."""
 
 import asyncio
+import re
 import shutil
 
 import redis.asyncio
@@ -12,6 +13,19 @@ from harness.redis_server import TEST_CLIENT, RedisServer
 from network import Proxy
 
 DURABLE = ["--appendonly", "yes", "--appendfsync", "always", "--auto-aof-rewrite-percentage", "0"]
+
+
+# From these addresses servers connect to one another.
+SOURCES = "127.0.2."
+NODE = re.compile(rb"drawbridge:([^:\s]+):")
+
+
+def who(address, data):
+    """Who connects to a server: another server, by its address, or a node, by the name that it gives the connection."""
+    if address.startswith(SOURCES):
+        return f"redis{address.removeprefix(SOURCES)}"
+    found = NODE.search(data)
+    return found and found[1].decode()
 
 
 class Server:
@@ -48,9 +62,9 @@ class Topology:
     kinds = node_kinds = ()
     sharded = ()  # the classes whose channels are sharded
 
-    def __init__(self, processes):
-        self.processes = lambda: {**processes(), **{each.name: each.process.process.pid for each in self.servers}}
+    def __init__(self):
         self.servers = []
+        self._made = 0
         self.deposed = set()  # servers that others may have replaced: what they acknowledge now may be undone
         self._loop = None
 
@@ -60,11 +74,13 @@ class Topology:
 
     def make(self, kind, *options, proxies=("announced",), **more):
         """A server of this kind of the harness, behind a proxy for each of its ports. Called outside the event loop."""
-        made = [asyncio.run_coroutine_threadsafe(Proxy(None, self.processes).start(), self._loop).result(10) for _ in proxies]
+        made = [asyncio.run_coroutine_threadsafe(Proxy(None, who).start(), self._loop).result(10) for _ in proxies]
+        self._made += 1
+        options += ("--bind-source-addr", f"{SOURCES}{self._made}")
         process = kind(*options, *DURABLE, **{name: proxy.port for name, proxy in zip(proxies, made)}, **more)
         for proxy, port in zip(made, (process.port, getattr(process, "bus", None))):
             proxy.target = port
-        self.servers.append(Server(f"redis{len(self.servers) + 1}", process, made))
+        self.servers.append(Server(f"redis{self._made}", process, made))
         return process
 
     def of(self, process):

@@ -176,7 +176,7 @@ class RedisCluster:
         return len(keys)
 
     def end_migration(self, slot, source, target):
-        for server in (target, source, *self.masters):
+        for server in dict.fromkeys((target, source, *self.masters)):
             server.cluster("SETSLOT", slot, "NODE", target.id)
 
     def migrate(self, slot, target, count=100, pause=0):

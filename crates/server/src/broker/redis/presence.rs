@@ -52,6 +52,11 @@ pub(super) struct PresenceIndex {
 }
 
 impl PresenceIndex {
+    /// Whether a pipeline is due although nothing else is to be written: nothing may follow for a long time.
+    pub(super) fn has_left(&self) -> bool {
+        !self.left.is_empty()
+    }
+
     /// Takes out of the index what the last pipeline has emptied. Returns whether that takes a command.
     pub(super) fn begin(&mut self, batch: &mut Batch, settings: &RedisSettings) -> bool {
         let left = std::mem::take(&mut self.left);

@@ -299,7 +299,8 @@ impl Publisher {
                 self.load_library(commands).await?;
             }
             let held = self.backlog.ready_at();
-            if !self.waiting.is_empty() || held.is_some_and(|at| at <= Instant::now()) {
+            let is_due = held.is_some_and(|at| at <= Instant::now());
+            if is_due || !self.waiting.is_empty() || self.presence_index.has_left() {
                 self.send(stop, commands).await?;
                 continue;
             }
@@ -321,7 +322,7 @@ impl Publisher {
     /// Sends one pipeline and answers its jobs.
     async fn send(&mut self, stop: &mut Stop, commands: &mut Commands) -> Result<(), Broken> {
         let mut batch = self.next_batch();
-        if batch.is_empty() {
+        if batch.is_empty() && !self.presence_index.has_left() {
             return Ok(());
         }
         let settings = self.settings.clone();
