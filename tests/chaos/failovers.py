@@ -179,6 +179,12 @@ class Sentinels(Replicated):
         wait_until(self._is_whole, "all servers follow the master, and all sentinels know all of it", FAILOVER)
 
     def _is_whole(self):
+        try:
+            return self._are_all_well()
+        except redis.ConnectionError:
+            return False
+
+    def _are_all_well(self):
         master = self._master
         replicas = [each.process.client.role() for each in self.servers if each is not master]
         written = master.process.client.role()

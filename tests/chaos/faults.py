@@ -19,7 +19,7 @@ class Faults:
         self.redis = cluster.redis
         self.counts = Counter()
         self._deck = []
-        self._running = set()
+        self._all = []
         self._redis = asyncio.Lock()  # one fault of Redis itself at a time
 
     async def run(self, seconds):
@@ -29,14 +29,12 @@ class Faults:
             task = self._spawn(self._deal())
             if self.rng.random() > 0.35:
                 await task
-        while self._running:
-            await asyncio.gather(*self._running)
+        for task in self._all:  # also those that are added meanwhile
+            await task
 
     def _spawn(self, coroutine):
-        task = asyncio.create_task(coroutine)
-        self._running.add(task)
-        task.add_done_callback(self._running.discard)
-        return task
+        self._all.append(asyncio.create_task(coroutine))
+        return self._all[-1]
 
     async def _deal(self):
         if not self._deck:
