@@ -171,7 +171,9 @@ impl Server {
         }
         command.args(options);
         let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn();
-        self.child = Some(child.expect("these tests need `redis-server` (7.0 or later) on the PATH, or `DRAWBRIDGE_REDIS_SERVER`"));
+        self.child = Some(child.expect(
+            "these tests need `redis-server` (7.0 or later) on the PATH, or `DRAWBRIDGE_REDIS_SERVER`",
+        ));
         let give_up = Instant::now() + Duration::from_secs(20);
         while !self.answers() {
             let exited = self.child.as_mut().unwrap().try_wait().unwrap();

@@ -162,11 +162,7 @@ async fn look(
 }
 
 /// Version and role, as `HELLO` says them.
-fn what_it_is(
-    hello: &Value,
-    settings: &RedisSettings,
-    inspection: &mut Inspection,
-) -> Result<(), Broken> {
+fn what_it_is(hello: &Value, settings: &RedisSettings, inspection: &mut Inspection) -> Result<(), Broken> {
     let said = |name| field(hello, name);
     Broken::unless_master(said("role").as_deref(), said("mode").as_deref())?;
     if said("mode").as_deref() == Some("cluster") && !settings.is_cluster() {

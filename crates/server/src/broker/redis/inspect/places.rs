@@ -53,8 +53,10 @@ async fn master(
     }
     let none = || std::io::Error::other(format!("none of the sentinels names the master `{service}`"));
     let master = master.ok_or_else(none)?;
-    let found =
-        format!("the master of {service}, by {answering} of {} configured sentinels: {master}", addresses.len());
+    let found = format!(
+        "the master of {service}, by {answering} of {} configured sentinels: {master}",
+        addresses.len()
+    );
     inspection.fine("topology", found);
     if addresses.len() < SENTINELS {
         inspection.warn(

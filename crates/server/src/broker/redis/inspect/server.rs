@@ -152,10 +152,8 @@ async fn buffers(
         Err(_) => None,
     };
     let Some((hard, soft, seconds)) = limit else {
-        inspection.fine(
-            "pubsub buffer",
-            "client-output-buffer-limit cannot be read; the default does for most",
-        );
+        inspection
+            .fine("pubsub buffer", "client-output-buffer-limit cannot be read; the default does for most");
         return Ok(());
     };
     let found = format!("client-output-buffer-limit pubsub {hard} {soft} {seconds}");
