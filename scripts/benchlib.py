@@ -218,21 +218,22 @@ def output(*command):
     return done.stdout.strip() if done.returncode == 0 else "unknown"
 
 
-def environment(args, server=True):
+def environment(args, server=True, loadgen=True):
     cpu = re.search(r"model name\s*:\s*(.+)", pathlib.Path("/proc/cpuinfo").read_text())
     commit = output("git", "rev-parse", "--short=12", "HEAD")
     dirty = output("git", "status", "--porcelain", "--untracked-files=no") not in ("", "unknown")
-    return {
+    about = {
         "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         "commit": commit + ("+changes" if dirty else ""),
         "node": output(args.server, "--version") if server else None,
-        "loadgen": output(args.loadgen, "--version"),
+        "loadgen": output(args.loadgen, "--version") if loadgen else None,
         "redis": output(args.redis_server, "--version").split(" sha=")[0],
         "kernel": platform.release(),
         "cores": os.cpu_count(),
         "cpu": cpu.group(1) if cpu else platform.machine(),
         "rounds": args.rounds, "window_s": args.window, "quick": args.quick,
     }
+    return {name: value for name, value in about.items() if value is not None}
 
 
 def head_line(about):

@@ -16,10 +16,11 @@ use drawbridge_engine::io::{BrokerStatus, PublishFailure, WhenDown};
 use drawbridge_protocol::template::ClassName;
 
 /// The libraries of older versions as their nodes loaded them, with `key_prefix = "drawbridge:"` and no class.
-const OLDER: [&str; 3] = [
+const OLDER: [&str; 4] = [
     include_str!("fixtures/library-v4.lua"),
     include_str!("fixtures/library-v5.lua"),
     include_str!("fixtures/library-v6.lua"),
+    include_str!("fixtures/library-v7.lua"),
 ];
 const EVENT: &str = r#"{"event":"e","key":"a","data":{"id":"a","x":1,"y":2}}"#;
 /// How nodes see each other's loads: a client that Redis holds up in one.
@@ -85,10 +86,51 @@ fn a_node_on_an_older_library_writes_nothing_wrong_and_replaces_it() {
         assert_eq!(server.call(&["HLEN", &rows]), Reply::Int(4 + 2), "e, s, b, r and two entities");
         let Reply::List(keys) = server.call(&["KEYS", "*{*world:1}*"]) else { panic!("no keys") };
         assert_eq!(keys.len(), 2, "{keys:?}");
-        // Versions 5 and 6 serve this node, too: it is replaced at the next look.
-        until("it is replaced", || code(server).contains("-- drawbridge library version 7\n"));
+        // Versions 5 to 7 serve this node, too: it is replaced at the next look.
+        until("it is replaced", || code(server).contains("-- drawbridge library version 8\n"));
         assert_eq!(bench.broker.stats().functions_replaced, 0, "it was Drawbridge's");
     }
+}
+
+/// During a deploy, and behind one: the older functions write what the newer ones read, and the other way round.
+#[test]
+fn a_log_goes_on_under_an_older_library_and_back() {
+    let server = Server::start(Flavour::Tcp);
+    let newer = library("", &classes()).code();
+    let append = || {
+        let call = ["FCALL", "drawbridge_append", "2", "{x}log", "{x}position", "c", "9", "60000", "1000"];
+        let Reply::List(answers) = server.call(&[&call[..], &[r#"{"event":"e""#, "db1.1", "0"]].concat())
+        else {
+            panic!("no list")
+        };
+        match &answers[0] {
+            Reply::List(parts) => (parts[1].clone(), parts[2].clone()),
+            refused => panic!("{refused:?}"),
+        }
+    };
+    let mut written = Vec::new();
+    for code in [OLDER[3], &newer, OLDER[3], &newer] {
+        load(&server, code);
+        written.extend([append(), append()]);
+    }
+    let epoch = &written[0].0;
+    for (at, (of, offset)) in (1..).zip(&written) {
+        assert_eq!((of, offset), (epoch, &Reply::Int(at)));
+    }
+    let read = server.call(&[
+        "FCALL",
+        "drawbridge_log",
+        "2",
+        "{x}log",
+        "{x}position",
+        "9",
+        "60000",
+        "0",
+        "9",
+        "9999",
+        "0",
+    ]);
+    assert!(matches!(&read, Reply::List(parts) if parts.len() == 6 + 8), "{read:?}");
 }
 
 /// Both look, and load after both have looked: the second erases the first.
@@ -213,13 +255,13 @@ fn functions_are_recognised_while_redis_is_full() {
     assert!(reason.starts_with("OOM"), "{reason}");
 }
 
-/// As a version 8 that holds other environments only.
+/// As a version 9 that holds other environments only.
 #[test]
 fn an_entry_that_a_later_library_lacks_is_named() {
     let later = |prefix| {
         let code = library(prefix, &classes()).code();
         let later =
-            code.replace("library version 7", "library version 8").replace("VERSION = 7", "VERSION = 8");
+            code.replace("library version 8", "library version 9").replace("VERSION = 8", "VERSION = 9");
         assert_ne!(later, code);
         later
     };
@@ -230,13 +272,13 @@ fn an_entry_that_a_later_library_lacks_is_named() {
     let Err(PublishFailure::Refused(reason)) = bench.commit(0, "world:1", "a", 1) else { panic!("taken") };
     assert!(reason.contains("no entry for this environment"), "{reason}");
     let reason = bench.broker.no_functions().expect("they are of no use");
-    assert!(reason.contains("of version 8 and have no entry for this node's channel_prefix"), "{reason}");
+    assert!(reason.contains("of version 9 and have no entry for this node's channel_prefix"), "{reason}");
     assert!(!reason.contains("own:"), "a page for anybody shows it: {reason}");
     // A node of that version has come.
     load(&server, &later("own:"));
     server.call(&["CLIENT", "KILL", "TYPE", "normal"]);
     until("they serve it", || bench.broker.no_functions().is_none());
-    assert!(code(&server).contains("library version 8"));
+    assert!(code(&server).contains("library version 9"));
 }
 
 /// All that is kept of others at most: Redis loads it in time, and Lua has room for it.

@@ -13,7 +13,7 @@ use super::Names;
 use super::environment::{counterpart, describe, lua, merge, names_all, overlapping, serves};
 
 /// Of the functions' behaviour: a node replaces a library whose version is lower.
-pub(super) const VERSION: u64 = 7;
+pub(super) const VERSION: u64 = 8;
 /// The last version that knew one environment, without a prefix.
 const LAST_WITHOUT_PREFIX: u64 = 4;
 /// Begins the answers of our functions, and of no others.

@@ -66,11 +66,11 @@ end
 
 -- Records in the set the time of an entity's event. Returns whether the entity is new there, and whether the set was not
 -- ours and so proves nothing. A key of another type is dropped: the set can be made from the hash.
-local function note(heard, field, now)
-  local added = redis.pcall('ZADD', heard, now, field)
+local function note(heard, field, time)
+  local added = redis.pcall('ZADD', heard, time, field)
   if type(added) == 'table' then
     redis.call('UNLINK', heard)
-    added = redis.call('ZADD', heard, now, field)
+    added = redis.call('ZADD', heard, time, field)
   end
   return added == 1, added == 1 and mark_set(heard)
 end
@@ -224,16 +224,17 @@ local function commit(channel, limits, key, remove, body, id)
   local rows, heard = table_of(limits.environment, channel)
   local field = 'k' .. key
   local now = now_ms()
+  local time = digits(now)
   local is_new, is_lost
   if not remove then
     -- Raises before anything is written, where the key holds something else than a hash.
     redis.call('HEXISTS', rows, 'e')
-    is_new, is_lost = note(heard, field, now)
+    is_new, is_lost = note(heard, field, time)
   end
   local header = open(rows, heard, limits, field, is_new, is_lost, now)
   local seq = header.seq + 1
   local payload = body .. ',"id":"' .. id .. '@' .. header.epoch .. '.' .. digits(seq) .. '"}'
-  local row = digits(now) .. ' ' .. payload
+  local row = time .. ' ' .. payload
   local grows = (remove and 0 or #field + #row) - row_bytes(rows, field)
   local lack = not remove and full(rows, heard, header, limits, field, is_new, grows, now)
   if lack then
@@ -264,8 +265,9 @@ end
 -- A table expires when none of its entities has an event for `ttl` milliseconds.
 local function outlive(channel, limits)
   local rows, heard = table_of(limits.environment, channel)
-  redis.call('PEXPIRE', rows, limits.ttl)
-  redis.call('PEXPIRE', heard, limits.ttl)
+  local ttl = digits(limits.ttl)
+  redis.call('PEXPIRE', rows, ttl)
+  redis.call('PEXPIRE', heard, ttl)
 end
 
 -- Writes a node's events into one channel's table: for each of them, from `first` on, its key, whether it removes the

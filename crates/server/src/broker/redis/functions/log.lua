@@ -12,35 +12,49 @@
 -- promoted and when a master starts again. Events after that continue the offsets under the next epoch, so a client whose
 -- position is within what is stored misses nothing, and one that has seen more is recognised.
 --
--- Nothing that is stored is trusted: a log whose keys contradict each other begins again, without its past.
+-- Nothing that is stored is trusted: a log whose keys contradict each other begins again, without its past. An append reads the
+-- position alone; that the stream holds nothing beyond it is proven by `XADD`, which refuses an id that is not the last.
 
 -- What the offset, the epoch and the version in the id take behind an event and its id, at most.
 local POSITION_BYTES = 96
 -- Of so many ended epochs the end is kept.
 local MAX_ENDED = 8
--- The longest string at `position` that can be right.
+-- The longest string at `position` that can be right. `GETRANGE` reads one byte more.
 local MAX_POSITION_BYTES = 511
+local POSITION_END = '511'
 -- No log has it.
 local NO_EPOCH = '0000000000000000'
 -- A repeat is recognised for this time.
-local ONCE_MS = 120 * 1000
--- How long the replication id is taken for known. A process that is promoted has called no function before, so it knows none.
-local REPLICATION_KNOWN_MS = 100
+local ONCE_MS = '120000'
+-- How long what `INFO` says is taken for known. A process that is promoted has called no function before, so it knows nothing.
+local SERVER_KNOWN_MS = 100
+-- A stream is cut to the class's number of events with every so manieth of them.
+local TRIMMED_EVERY = 16
 -- Entries that are copied at once, at most, before their bytes are counted.
 local READ_AT_ONCE = 16
+-- So many logs are known at most; then all are forgotten.
+local MAX_KNOWN_LOGS = 10000
+-- And what a class says of them, for so many classes.
+local MAX_KNOWN_LIMITS = 1000
 
-local replication = { id = nil, read_ms = 0 }
+local server = { replication = nil, is_cluster = nil, read_ms = 0 }
 local epochs_begun = 0
+-- The logs that this process has written last, by the key of the position. Invariant: a log is taken for what is known of it only
+-- while exactly the text of then (`stored`) is at its position, so nobody else has written it since; and it has none from when
+-- it is opened until it is written.
+local known_logs, known_count = {}, 0
 
-local function replication_id(now)
-  if not replication.id or now < replication.read_ms or now - replication.read_ms >= REPLICATION_KNOWN_MS then
-    local id = redis.call('INFO', 'replication'):match('master_replid:(%x+)')
+local function read_server(now)
+  if not server.replication or now < server.read_ms or now - server.read_ms >= SERVER_KNOWN_MS then
+    local info = redis.call('INFO', 'replication', 'cluster')
+    local _, name_ends = info:find('master_replid:', 1, true)
+    local id = name_ends and info:match('^%x+', name_ends + 1)
     if not id then
       error({ err = 'UNSUPPORTED INFO replication names no master_replid' })
     end
-    replication.id, replication.read_ms = id, now
+    server.replication, server.read_ms = id, now
+    server.is_cluster = not info:find('cluster_enabled:0', 1, true)
   end
-  return replication.id
 end
 
 local function log_of(environment, channel)
@@ -52,13 +66,14 @@ end
 local function new_log_epoch(log)
   epochs_begun = epochs_begun + 1
   local time = redis.call('TIME')
-  local unique = { log.replication, time[1], time[2], epochs_begun, log.stream }
+  local unique = { server.replication, time[1], time[2], epochs_begun, log.stream }
   return redis.sha1hex(table.concat(unique, ' ')):sub(1, 16)
 end
 
 -- The log begins again, and nothing of it before counts.
 local function begin_log(log)
   log.epoch, log.offset, log.ended, log.mark_ms, log.mark = new_log_epoch(log), 0, '', log.now, 0
+  log.replication, log.tail = server.replication, nil
   log.is_fresh, log.is_changed = true, true
 end
 
@@ -69,52 +84,88 @@ local function end_epoch(log)
     pairs_of[#pairs_of + 1] = pair
   end
   log.ended = table.concat(pairs_of, '', math.max(1, #pairs_of - MAX_ENDED + 1))
-  log.epoch, log.is_changed = new_log_epoch(log), true
+  log.epoch, log.replication, log.tail, log.is_changed = new_log_epoch(log), server.replication, nil, true
 end
 
--- The log as it is stored, or a new one. Writes nothing: a refused event leaves nothing behind. Raises before anything is
--- published where a key holds something else.
-local function open_log(stream, position, limits)
-  local now = now_ms()
-  local log = { stream = stream, position = position, limits = limits, now = now, replication = replication_id(now) }
-  local stored = redis.call('GETRANGE', position, 0, MAX_POSITION_BYTES)
-  local epoch, offset, replicated, mark_ms, mark, ended =
+-- Whether the stream holds an entry behind the last offset; any, where there is none. Raises where the key holds something else.
+local function is_beyond(log)
+  local from = log.offset and '(' .. digits(log.offset) .. '-0' or '-'
+  return #redis.call('XRANGE', log.stream, from, '+', 'COUNT', '1') > 0
+end
+
+-- What a position says, or a log without an epoch where it cannot be right.
+local function parsed_position(stored)
+  local epoch, offset, replication, mark_ms, mark, ended =
     stored:match('^([0-9a-f]+) (%d+) (%x+) (%d+) (%d+)([ 0-9a-f]*)$')
   offset, mark_ms = whole(offset, MAX_COUNT - 1), whole(mark_ms, MAX_COUNT)
   mark = whole(mark, offset or 0)
-  -- Always called: it raises an error if the key is of another type.
-  local beyond = redis.call('XRANGE', stream, offset and '(' .. digits(offset) .. '-0' or '-', '+', 'COUNT', 1)
-  if not (offset and mark_ms and mark and #epoch == 16) or #stored > MAX_POSITION_BYTES or #beyond > 0 then
-    begin_log(log)
-    log.is_absent = stored == '' and #beyond == 0
-    return log
+  if not (offset and mark_ms and mark and #epoch == 16) or #stored > MAX_POSITION_BYTES then
+    return { offset = offset }
   end
-  log.epoch, log.offset, log.ended, log.mark_ms, log.mark = epoch, offset, ended, mark_ms, mark
-  if replicated ~= log.replication then
+  return { epoch = epoch, offset = offset, replication = replication, ended = ended, mark_ms = mark_ms, mark = mark }
+end
+
+-- The log as its position says, or a new one. Writes nothing: a refused event leaves nothing behind. Raises before anything is
+-- published where the position's key holds something else. `now`: Redis' clock, for which `read_server` was called.
+local function open_log(stream, position, limits, now, known)
+  local stored = redis.call('GETRANGE', position, '0', POSITION_END)
+  local log = known[position]
+  if not log or log.stored ~= stored or log.stream ~= stream then
+    log = parsed_position(stored)
+  end
+  log.stored, log.stream, log.position, log.limits, log.now = nil, stream, position, limits, now
+  log.is_fresh, log.is_changed, log.is_appended, log.is_created, log.may_publish = nil, nil, nil, nil, nil
+  if not log.epoch then
+    log.is_absent = not is_beyond(log) and stored == ''
+    begin_log(log)
+  elseif log.replication ~= server.replication then
     end_epoch(log)
   end
   return log
 end
 
--- Stores an event under the next offset, and trims. Why `~`: Redis then drops whole nodes of the stream, where an exact bound
--- would mark one entry as deleted and walk over the ones before it each time; readers count exactly.
+-- Stores an event behind whatever the stream's last id is. An entry that counts is not lost by that.
+local function store_first(log, number, time, payload)
+  redis.call('UNLINK', log.stream)
+  redis.call('XADD', log.stream, number, 't', time, 'p', payload)
+  log.is_fresh, log.is_created = nil, true
+end
+
+-- Stores an event under the next offset, and trims. Returns whether it did; false: the log has begun again. Why `~`: Redis then
+-- drops whole nodes of the stream, where an exact bound would mark one entry as deleted and walk over the ones before it each
+-- time; readers count exactly.
 local function store(log, number, payload)
+  local time = digits(log.now)
   if log.is_fresh then
-    redis.call('UNLINK', log.stream)
-    log.is_fresh = false
+    store_first(log, number, time, payload)
+    return true
   end
-  local events, id, time = log.limits.events, number .. '-0', digits(log.now)
-  local added = redis.pcall('XADD', log.stream, 'MAXLEN', '~', events, id, 't', time, 'p', payload)
-  if type(added) == 'table' then
+  local added
+  if (log.offset + 1) % TRIMMED_EVERY == 0 then
+    added = redis.pcall(
+      'XADD', log.stream, 'NOMKSTREAM', 'MAXLEN', '~', log.limits.events_text, number, 't', time, 'p', payload)
+  else
+    added = redis.pcall('XADD', log.stream, 'NOMKSTREAM', number, 't', time, 'p', payload)
+  end
+  if not added then
+    redis.call('XADD', log.stream, number, 't', time, 'p', payload)
+    log.is_created = true
+  elseif type(added) == 'table' then
+    if is_beyond(log) then
+      begin_log(log)
+      return false
+    elseif not redis.acl_check_cmd('XADD', log.stream, number, 'p', '') then
+      error(added)
+    end
     -- Somebody has moved the stream's last id on without an entry: what is in it is not ours to vouch for.
-    redis.call('UNLINK', log.stream)
-    redis.call('XADD', log.stream, id, 't', time, 'p', payload)
+    store_first(log, number, time, payload)
   end
+  return true
 end
 
 -- The position that an idempotency key has, or nil.
 local function position_once(once)
-  local epoch, offset = redis.call('GETRANGE', once, 0, 63):match('^([0-9a-f]+) (%d+)$')
+  local epoch, offset = redis.call('GETRANGE', once, '0', '63'):match('^([0-9a-f]+) (%d+)$')
   offset = whole(offset, MAX_COUNT)
   if offset and #epoch == 16 then
     return epoch, offset
@@ -125,9 +176,9 @@ local function too_large(limit)
   error({ err = 'TOOLARGE an event has at most ' .. limit .. ' bytes, with its envelope' })
 end
 
--- Publishes one event and appends it to the log, in this order, for Redis takes nothing back when a user may not publish what
--- it may write. `body` is a JSON object without its last brace, and without an id. Returns the event's epoch and offset.
--- Raises what is wrong.
+-- Appends one event to the log and publishes it. `body` is a JSON object without its last brace, and without an id. Returns the
+-- event's epoch and offset. Raises what is wrong. Why the right to publish is checked first: Redis takes nothing back within a
+-- function, so what may not be published must not be stored.
 local function append(log, channel, body, id, once)
   if once then
     local epoch, offset = position_once(once)
@@ -135,26 +186,27 @@ local function append(log, channel, body, id, once)
       return epoch, offset
     end
   end
-  if #body + #id + POSITION_BYTES > log.limits.bytes then
-    too_large(log.limits.bytes)
+  local limits = log.limits
+  if #body + #id + POSITION_BYTES > limits.bytes then
+    too_large(limits.bytes)
   end
-  local epoch, offset = log.epoch, log.offset + 1
-  local number = digits(offset)
-  local payload = body .. ',"offset":' .. number .. ',"epoch":"' .. epoch .. '","id":"' .. id .. '@' .. epoch .. '.'
-    .. number .. '"}'
-  redis.call(log.limits.publishes_by, channel, payload)
-  local is_stored, problem = pcall(store, log, number, payload)
-  if not is_stored then
-    -- It was published, and is nowhere: who has seen it is beyond the end of its epoch.
-    end_epoch(log)
-    log.is_published = true
-    error(problem, 0)
+  if not log.may_publish and not redis.acl_check_cmd(limits.publishes_by, channel, '') then
+    -- Raises, in Redis' words.
+    redis.call(limits.publishes_by, channel, '')
   end
-  log.offset, log.is_published, log.is_appended = offset, true, true
+  log.may_publish = true
+  local number, payload
+  repeat
+    number = digits(log.offset + 1)
+    payload = body .. ',"offset":' .. number .. ',"epoch":"' .. log.epoch .. '","id":"' .. id .. '@' .. log.epoch .. '.'
+      .. number .. '"}'
+  until store(log, number, payload)
+  redis.call(limits.publishes_by, channel, payload)
+  log.offset, log.is_appended = log.offset + 1, true
   if once then
-    redis.call('SET', once, epoch .. ' ' .. number, 'PX', ONCE_MS)
+    redis.call('SET', once, log.epoch .. ' ' .. number, 'PX', ONCE_MS)
   end
-  return epoch, offset
+  return log.epoch, log.offset
 end
 
 -- Takes out what is too old. Invariant: all up to the mark is at least as old as the mark. So no entry is read to find out
@@ -166,35 +218,80 @@ local function trim(log)
   end
   if passed < 0 or log.mark == 0
     or redis.call('XTRIM', log.stream, 'MINID', '~', digits(log.mark + 1) .. '-0') == 0 then
-    log.mark_ms, log.mark = log.now, log.offset
+    log.mark_ms, log.mark, log.tail = log.now, log.offset, nil
   end
 end
 
--- Writes the position. Epoch and last offset outlive the last event.
+-- Writes the position. The stream lives for `age` from the last event on, epoch and last offset for a day more; or up to a
+-- quarter of `age` longer, so that few appends set these times.
 local function keep_log(log)
+  local limits, position, lives = log.limits, log.position, log.lives_until
   if log.is_fresh then
     redis.call('UNLINK', log.stream)
   end
   if log.is_appended then
-    redis.call('PEXPIRE', log.stream, log.limits.age)
     trim(log)
+    if log.is_created or not lives or lives < log.now + limits.age then
+      redis.call('PEXPIRE', log.stream, limits.stream_lives)
+      log.lives_until, lives = log.now + limits.age + limits.slack, nil
+    end
+  else
+    lives, log.lives_until = nil, nil
   end
-  local position = log.epoch .. ' ' .. digits(log.offset) .. ' ' .. log.replication .. ' ' .. digits(log.mark_ms)
-    .. ' ' .. digits(log.mark) .. log.ended
-  redis.call('SET', log.position, position, 'PX', log.limits.outlives)
+  log.tail = log.tail
+    or ' ' .. log.replication .. ' ' .. digits(log.mark_ms) .. ' ' .. digits(log.mark) .. log.ended
+  local text = log.epoch .. ' ' .. digits(log.offset) .. log.tail
+  if lives then
+    redis.call('SET', position, text, 'KEEPTTL')
+  else
+    redis.call('SET', position, text, 'PX', limits.position_lives)
+  end
+  log.stored = text
+  if not known_logs[position] then
+    if known_count >= MAX_KNOWN_LOGS then
+      known_logs, known_count = {}, 0
+    end
+    known_count = known_count + 1
+  end
+  known_logs[position] = log
 end
 
 local DAY_MS = 24 * 3600 * 1000
 
 -- What a class says of its logs. The last event is kept for `age`, and epoch and offset for a day more, or twice the age.
 local function log_limits(events, age, bytes, publishes_by)
+  local slack = math.floor(age / 4)
   return {
     events = events,
+    events_text = digits(events),
     age = age,
+    slack = slack,
     bytes = bytes,
-    outlives = age + math.max(DAY_MS, 2 * age),
+    stream_lives = digits(age + slack),
+    position_lives = digits(age + slack + math.max(DAY_MS, 2 * age)),
     publishes_by = publishes_by,
   }
+end
+
+-- What nodes state of their classes, by their words.
+local known_limits, limits_count = {}, 0
+
+-- The limits in a call of a node, or nil where they cannot be right.
+local function limits_stated(events, age, bytes, publishes_by)
+  local stated = publishes_by .. events .. ' ' .. age .. ' ' .. bytes
+  local limits = known_limits[stated]
+  if not limits then
+    local most, age_ms, largest = whole(events, MAX_COUNT), whole(age, MAX_COUNT), whole(bytes, MAX_COUNT)
+    if not (most and age_ms and largest) then
+      return nil
+    end
+    if limits_count >= MAX_KNOWN_LIMITS then
+      known_limits, limits_count = {}, 0
+    end
+    limits = log_limits(most, age_ms, largest, publishes_by)
+    known_limits[stated], limits_count = limits, limits_count + 1
+  end
+  return limits
 end
 
 -- Appends events one after the other: for each of them its body, its id, and the number of its idempotency key among
@@ -212,7 +309,7 @@ local function append_all(log, channel, events, first, onces)
     end
   end
   -- What was refused leaves nothing behind.
-  if log.is_published then
+  if log.is_appended then
     keep_log(log)
   end
   return answers
@@ -221,11 +318,13 @@ end
 -- For nodes. Keys: the stream, the position, and that of each idempotency key. Arguments: the channel, the most events, their
 -- age, the bytes of one, and the events as `append_all` has them. Invariant: a function's arguments never change.
 local function server_append(publishes_by, keys, args)
-  local events, age, bytes = whole(args[2], MAX_COUNT), whole(args[3], MAX_COUNT), whole(args[4], MAX_COUNT)
-  if #keys < 2 or not (events and age and bytes) or #args < 7 or #args % 3 ~= 1 then
+  local limits = #args >= 7 and limits_stated(args[2], args[3], args[4], publishes_by)
+  if #keys < 2 or not limits or #args % 3 ~= 1 then
     return redis.error_reply('BADARGS usage: <channel> <events> <age> <bytes> { <body> <id> <once> }')
   end
-  local log = open_log(keys[1], keys[2], log_limits(events, age, bytes, publishes_by))
+  local now = now_ms()
+  read_server(now)
+  local log = open_log(keys[1], keys[2], limits, now, known_logs)
   return append_all(log, args[1], args, 5, { unpack(keys, 3) })
 end
 
@@ -333,7 +432,12 @@ local function server_read(keys, args)
   if #keys ~= 2 or #args ~= 6 or not (events and age and limit and max_bytes) then
     return redis.error_reply('BADARGS usage: <events> <age> <after> <limit> <bytes> <begins>')
   end
-  local log = open_log(keys[1], keys[2], log_limits(events, age, 0))
+  local now = now_ms()
+  read_server(now)
+  local log = open_log(keys[1], keys[2], log_limits(events, age, 0), now, {})
+  if not log.is_fresh and is_beyond(log) then
+    begin_log(log)
+  end
   if log.is_absent and args[6] == '0' then
     return { MARK, NO_EPOCH, 0, 1, '', 1 }
   end

@@ -61,12 +61,14 @@ local function publish_logged(environment, class, channel, payload)
     return redis.error_reply('BADPAYLOAD the payload is ' .. problem)
   end
   local stream, position = log_of(environment, channel)
-  local delay = not_yet(stream, position)
+  local now = now_ms()
+  read_server(now)
+  local delay = server.is_cluster and not_yet(stream, position)
   if delay then
     return delay
   end
-  local limits = log_limits(class.events, class.age, environment.bytes, publish_command(class))
-  local log = open_log(stream, position, limits)
+  class.limits = class.limits or log_limits(class.events, class.age, environment.bytes, publish_command(class))
+  local log = open_log(stream, position, class.limits, now, known_logs)
   local answer = append_all(log, channel, { body, 'db1.', 0 }, 1, {})[1]
   return type(answer) == 'table' and answer[3] or redis.error_reply(answer)
 end

@@ -93,7 +93,7 @@ local function session_window(keys, args)
   if window < 1 then
     redis.call('UNLINK', record)
   else
-    redis.call('PEXPIRE', record, digits(window))
+    redis.call('PEXPIRE', record, args[2])
   end
   return { MARK, 1 }
 end
