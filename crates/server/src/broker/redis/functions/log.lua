@@ -28,20 +28,21 @@ local NO_EPOCH = '0000000000000000'
 local ONCE_MS = '120000'
 -- How long what `INFO` says is taken for known. A process that is promoted has called no function before, so it knows nothing.
 local SERVER_KNOWN_MS = 100
--- A stream is cut to the class's number of events with every so manieth of them.
+-- One append in so many also cuts the stream to the class's number of events.
 local TRIMMED_EVERY = 16
 -- Entries that are copied at once, at most, before their bytes are counted.
 local READ_AT_ONCE = 16
--- So many logs are known at most; then all are forgotten.
+-- So many logs are remembered at most; then all are forgotten.
 local MAX_KNOWN_LOGS = 10000
 -- And what a class says of them, for so many classes.
 local MAX_KNOWN_LIMITS = 1000
 
+-- What `INFO` said last: the replication id, and whether this is a master of a Cluster.
 local server = { replication = nil, is_cluster = nil, read_ms = 0 }
 local epochs_begun = 0
--- The logs that this process has written last, by the key of the position. Invariant: a log is taken for what is known of it only
--- while exactly the text of then (`stored`) is at its position, so nobody else has written it since; and it has none from when
--- it is opened until it is written.
+-- The logs that this process wrote last, by the key of the position, so that their positions need not be parsed. Invariant: an
+-- entry counts only while its `stored` is exactly what is at the position, so nobody has written the log since; it has no
+-- `stored` while the log is open.
 local known_logs, known_count = {}, 0
 
 local function read_server(now)
@@ -105,7 +106,7 @@ local function parsed_position(stored)
   return { epoch = epoch, offset = offset, replication = replication, ended = ended, mark_ms = mark_ms, mark = mark }
 end
 
--- The log as its position says, or a new one. Writes nothing: a refused event leaves nothing behind. Raises before anything is
+-- The log as its position says, taken from `known` where that still counts; or a new one. Writes nothing: a refused event leaves nothing behind. Raises before anything is
 -- published where the position's key holds something else. `now`: Redis' clock, for which `read_server` was called.
 local function open_log(stream, position, limits, now, known)
   local stored = redis.call('GETRANGE', position, '0', POSITION_END)
@@ -124,7 +125,7 @@ local function open_log(stream, position, limits, now, known)
   return log
 end
 
--- Stores an event behind whatever the stream's last id is. An entry that counts is not lost by that.
+-- Stores an event as the only one of the stream, whatever the stream's last id is.
 local function store_first(log, number, time, payload)
   redis.call('UNLINK', log.stream)
   redis.call('XADD', log.stream, number, 't', time, 'p', payload)
