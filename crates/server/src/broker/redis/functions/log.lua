@@ -74,7 +74,7 @@ end
 -- The log begins again, and nothing of it before counts.
 local function begin_log(log)
   log.epoch, log.offset, log.ended, log.mark_ms, log.mark = new_log_epoch(log), 0, '', log.now, 0
-  log.replication, log.tail = server.replication, nil
+  log.number, log.replication, log.tail = nil, server.replication, nil
   log.is_fresh, log.is_changed = true, true
 end
 
@@ -203,7 +203,7 @@ local function append(log, channel, body, id, once)
       .. number .. '"}'
   until store(log, number, payload)
   redis.call(limits.publishes_by, channel, payload)
-  log.offset, log.is_appended = log.offset + 1, true
+  log.offset, log.number, log.is_appended = log.offset + 1, number, true
   if once then
     redis.call('SET', once, log.epoch .. ' ' .. number, 'PX', ONCE_MS)
   end
@@ -241,7 +241,7 @@ local function keep_log(log)
   end
   log.tail = log.tail
     or ' ' .. log.replication .. ' ' .. digits(log.mark_ms) .. ' ' .. digits(log.mark) .. log.ended
-  local text = log.epoch .. ' ' .. digits(log.offset) .. log.tail
+  local text = log.epoch .. ' ' .. (log.number or digits(log.offset)) .. log.tail
   if lives then
     redis.call('SET', position, text, 'KEEPTTL')
   else
