@@ -41,7 +41,7 @@ local MAX_KNOWN_LIMITS = 1000
 local server = { replication = nil, is_cluster = nil, read_ms = 0 }
 local epochs_begun = 0
 -- The logs that this process wrote last, by the key of the position, so that their positions need not be parsed. Invariant: an
--- entry counts only while its `stored` is exactly what is at the position, so nobody has written the log since; it has no
+-- entry counts only while its `stored` is exactly what is at the position, so no one has written the log since; it has no
 -- `stored` while the log is open.
 local known_logs, known_count = {}, 0
 
