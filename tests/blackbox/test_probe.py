@@ -62,11 +62,13 @@ def test_links_that_are_left_on_a_former_master_find_the_new_one(masters, moved)
 
 
 def test_a_node_is_not_ready_until_a_probe_arrives(masters, moved):
-    node, name = moved(subscriber_pool=1)
+    # Slow probes, so that the name leads back before three are missing.
+    node, name = moved(subscriber_pool=1, probe="1s")
     alice = node.player("alice")
     alice.subscribe("chat:1")
     move(name, masters)
-    until(lambda: masters[1].node_clients("normal"), "the publisher is on the new master")
+    names = lambda: [client["name"] for client in masters[1].client.client_list()]
+    until(lambda: "drawbridge:n1:publisher" in names(), "the publisher is on the new master")
     # To the link's next attempt the name leads where it led before.
     name.target = masters[0].port
     until(lambda: node.get("/readyz").status == 503, "not ready, though ready_grace is 30 s")

@@ -1,8 +1,12 @@
 """Redis behind Sentinel: the start, failovers, former masters that come back, passwords and TLS, and clear errors."""
 
+import json
+import threading
+
 import pytest
+import redis
 from harness import ports
-from harness.sentinels import SERVICE, Sentinel, SentinelService
+from harness.sentinels import INSIDE, SERVICE, Sentinel, SentinelService
 from harness.tokens import mint
 from harness.wait import until
 
@@ -129,6 +133,135 @@ def test_a_failover_that_loses_acknowledged_events_is_an_epoch_for_those_who_saw
     assert next(each for each in welcome["subscriptions"] if each["channel"] == "log:1")["recovered"] is True
     assert again.event("log:1", "n")["offset"] == 3
     assert not resyncs(again, "log:1")
+
+
+# networks that are cut
+
+
+@pytest.fixture
+def split():
+    """A service whose network can be cut between its parts, and between them and nodes."""
+    service = SentinelService(split=True)
+    yield service
+    service.close()
+
+
+def is_replica(server):
+    """Sentinels close all connections where they change a server's role."""
+    try:
+        return server.client.role()[0] == b"slave"
+    except (redis.ConnectionError, redis.TimeoutError):
+        return False
+
+
+class Heard:
+    """Who is subscribed to a channel on this server, beside the nodes."""
+
+    def __init__(self, server, channel):
+        self.data, self._pubsub = set(), server.own_client().pubsub()
+        self._pubsub.subscribe(**{channel: lambda message: self.data.add(json.loads(message["data"])["data"])})
+        # Sentinels close it where they change a server's role.
+        ended = lambda error, pubsub, thread: thread.stop()
+        self._thread = self._pubsub.run_in_thread(sleep_time=0.05, daemon=True, exception_handler=ended)
+        until(lambda: server.subscribers(channel)[channel] > 0, "it is subscribed")
+
+    def close(self):
+        self._thread.stop()
+        self._thread.join(5)
+        self._pubsub.close()
+
+
+class Publishing:
+    """Publishes numbers on a plain channel, one after the other, until it is closed."""
+
+    def __init__(self, node, channel):
+        self.begun, self.taken, self._stop = 0, set(), threading.Event()
+        self._thread = threading.Thread(target=self._run, args=(node, channel))
+        self._thread.start()
+
+    def _run(self, node, channel):
+        while not self._stop.wait(0.01):
+            self.begun = number = self.begun + 1
+            if node.publish(channel, "n", number).status == 200:
+                self.taken.add(number)
+
+    def since(self, number):
+        return {each for each in set(self.taken) if each > number}
+
+    def more(self, count=10):
+        """Waits until so many that begin from now on are acknowledged; returns the first that could be."""
+        begun = self.begun
+        until(lambda: len(self.since(begun)) >= count, "publishes are acknowledged", 40)
+        return begun + 1
+
+    def close(self):
+        self._stop.set()
+        self._thread.join(30)
+
+
+def test_a_master_that_is_cut_off_from_its_sentinels_is_left_though_it_takes_writes(split, start):
+    node = start(split.url, channel=CLASSES)
+    alice = node.player("alice")
+    alice.subscribe("chat:1")
+    old, new = split.master, split.replica
+    publishing, on_old = Publishing(node, "chat:1"), Heard(old, "chat:1")
+    try:
+        publishing.more()
+        split.proxy.stall_from(INSIDE)
+        until(split.has_failed_over, "the sentinels name the new master", 40)
+        on_new = Heard(new, "chat:1")
+        until(lambda: node.metric("drawbridge_redis_master_changes_total") == 1, "the node follows", 40)
+        until(lambda: not connections_of_nodes(old), "the node has left the old master", 40)
+        first = publishing.more()
+        assert old.client.role()[0] == b"master", "it would take writes"
+        split.proxy.flow()
+        until(lambda: is_replica(old), "it is back as a replica", 40)
+        last = publishing.more()
+    finally:
+        publishing.close()
+    acknowledged = publishing.since(first - 1)
+    until(lambda: acknowledged <= on_new.data, "all that was acknowledged is published on the new master")
+    assert not {number for number in on_old.data if first <= number < last - 1} - on_new.data
+    # Of all that was acknowledged players miss nothing without knowing.
+    node.publish("chat:1", "end")
+    heard = {event["data"] for event in alice.events_until("end")}
+    assert publishing.taken <= heard or resyncs(alice, "chat:1")
+    assert publishing.since(first - 1) <= heard
+    on_old.close()
+    on_new.close()
+
+
+def test_a_node_that_is_cut_off_with_its_master_reports_nothing_as_delivered_once_that_is_a_replica(split, start):
+    """Longer than the failover: until the network is whole the former master takes writes that the new one never sees."""
+    node = start(split.url, channel=CLASSES)
+    alice = node.player("alice")
+    alice.subscribe("chat:1")
+    old, new = split.master, split.replica
+    publishing = Publishing(node, "chat:1")
+    try:
+        publishing.more()
+        for each in split.sentinels:
+            each.proxy.stall_from("127.0.0.1")
+        split.proxy.stall_from(INSIDE)
+        until(split.has_failed_over, "the sentinels name the new master", 40)
+        on_new = Heard(new, "chat:1")
+        publishing.more()
+        assert old.client.role()[0] == b"master" and connections_of_nodes(old), "nobody can tell the node"
+        split.proxy.flow()
+        until(lambda: is_replica(old), "it is a replica", 40)
+        changed = publishing.begun
+        for each in split.sentinels:
+            each.proxy.flow()
+        publishing.more()
+    finally:
+        publishing.close()
+    acknowledged = publishing.since(changed)
+    until(lambda: acknowledged <= on_new.data, "all that was acknowledged is published on the new master")
+    status("degraded", alice)
+    status("ok", alice)
+    assert resyncs(alice, "chat:1")
+    assert node.metric("drawbridge_redis_master_changes_total") == 1
+    on_new.close()
 
 
 def test_passwords_and_tls_of_both(start, certificates):

@@ -39,7 +39,7 @@ pub struct Bus {
     next_ticket: AtomicU64,
     /// Our channels: how often each was confirmed, and those that Redis refuses.
     command_subscriptions: Mutex<Channels>,
-    /// Each of our channels has been confirmed on every link, at once.
+    /// Each of our channels has been confirmed on every link that was up, at once.
     was_listening: AtomicBool,
     views_not_kept: Mutex<Sparse>,
     /// Who waits for answers to questions.
@@ -246,8 +246,6 @@ impl Bus {
                     let mut channels = self.command_subscriptions();
                     channels.refused.remove(&subject.name);
                     *channels.confirmed.entry(subject.name).or_default() += 1;
-                    drop(channels);
-                    self.was_listening.fetch_or(self.is_listening(), Ordering::Relaxed);
                 }
                 BrokerEvent::Publication(said) if said.channel == self.replies => {
                     self.questions.replied(said.event.data_json());
@@ -313,18 +311,21 @@ impl Bus {
         });
     }
 
-    /// Whether each channel that player commands come on was confirmed, on every link that subscribes to it.
+    /// Whether each channel that player commands come on is confirmed, on every link that is up and subscribes to it. A link that
+    /// is down delivers no events that a command could be late for.
     fn is_listening(&self) -> bool {
         let subscriptions = self.command_subscriptions();
         self.channels.iter().all(|channel| {
             let confirmed = subscriptions.confirmed.get(channel).copied().unwrap_or(0);
-            confirmed >= self.broker.links_of(channel)
+            confirmed >= self.broker.links_up_of(channel).max(1)
         })
     }
 
     /// Whether this has been so since the start.
     pub fn was_listening(&self) -> bool {
-        self.was_listening.load(Ordering::Relaxed)
+        let was_listening = self.was_listening.load(Ordering::Relaxed) || self.is_listening();
+        self.was_listening.fetch_or(was_listening, Ordering::Relaxed);
+        was_listening
     }
 
     /// Whether Redis refuses a channel that player commands come on.

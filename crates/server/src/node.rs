@@ -149,7 +149,7 @@ impl Node {
     }
 
     /// Why the node should not get traffic (`/readyz`); `None`: it should. A node that Redis left keeps its traffic for
-    /// `ready_grace`; one that all of Redis was never there for has not worked yet, and gets none.
+    /// `ready_grace`; one that Redis was never there for has not worked yet, and gets none. In a Cluster it serves without a master.
     pub fn not_ready_because(&self) -> Option<Cow<'static, str>> {
         let away = self.broker.health().unserved_for;
         let with_trouble = |what: &'static str| match self.broker.trouble() {
@@ -160,7 +160,7 @@ impl Node {
             () if self.is(Phase::Starting) => Some("starting".into()),
             () if self.is(Phase::Leaving) || self.is(Phase::Draining) => Some("draining".into()),
             () if self.is_overloaded() => Some(TOO_MANY_FILES.into()),
-            () if !self.broker.was_complete() => Some(with_trouble("Redis has not been there yet")),
+            () if !self.broker.was_serving() => Some(with_trouble("Redis has not been there yet")),
             () if self.bus.is_deaf() => Some("Redis refuses the channel for player commands".into()),
             () if !self.bus.was_listening() => Some(with_trouble("not subscribed to player commands yet")),
             () if away.is_some_and(|away| away > self.config.ready_grace) => {
@@ -171,6 +171,11 @@ impl Node {
                 missing.map(|reason| reason.to_string()).or_else(|| self.broker.no_delivery()).map(Into::into)
             }
         }
+    }
+
+    /// What of Redis is away though the node serves, for a person; `None`: all of it is there.
+    pub fn degraded_because(&self) -> Option<String> {
+        self.broker.health().degraded_for.and_then(|_| self.broker.trouble())
     }
 
     /// Whether all connections to Redis have worked since the start, and this node was subscribed to player commands.

@@ -216,7 +216,10 @@ async fn wait_for_redis(node: &Node) {
     };
     if tokio::time::timeout(REDIS_PATIENCE, there).await.is_err() {
         let trouble = node.broker.trouble().unwrap_or_default();
-        tracing::warn!(trouble, "Redis is not reachable yet; listening, but not ready");
+        match node.broker.was_serving() {
+            true => tracing::warn!(trouble, "part of Redis is not reachable yet; serving what the rest has"),
+            false => tracing::warn!(trouble, "Redis is not reachable yet; listening, but not ready"),
+        }
     }
 }
 

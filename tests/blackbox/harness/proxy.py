@@ -16,6 +16,7 @@ class Proxy:
         self.delay = 0.0
         self.stalled = False
         self.stalled_to_client = False
+        self.stalled_sources = set()
         self.refusing = False
         self.accepted = 0
         self._pairs = {}
@@ -38,8 +39,13 @@ class Proxy:
         """From now on nothing moves in either direction and nobody is told."""
         self.stalled = True
 
+    def stall_from(self, *sources):
+        """As `stall`, only for those who connect from these addresses: a network that is cut between some."""
+        self.stalled_sources = set(sources)
+
     def flow(self):
         self.stalled = self.stalled_to_client = self.refusing = False
+        self.stalled_sources = set()
 
     def refuse(self):
         """New connections are closed at once."""
@@ -74,7 +80,7 @@ class Proxy:
                 for end in list(self._pairs):
                     self._drop(end, reset=True)
                 self._cut = False
-            if self.stalled or self.stalled_to_client:
+            if self.stalled or self.stalled_to_client or self.stalled_sources:
                 time.sleep(0.005)
         for end in list(self._pairs):
             self._drop(end, reset=True)
@@ -82,13 +88,15 @@ class Proxy:
         self._listener.close()
 
     def _is_stalled(self, end):
-        if self.stalled:
+        # One that was closed a moment ago is moved nowhere.
+        if self.stalled or end not in self._pairs:
             return True
-        return self.stalled_to_client and self._pairs[end][1] == "server"
+        _, role, source = self._pairs[end]
+        return source in self.stalled_sources or (self.stalled_to_client and role == "server")
 
     def _accept(self):
         try:
-            client, _ = self._listener.accept()
+            client, (source, _) = self._listener.accept()
         except OSError:
             return
         if self.refusing:
@@ -103,13 +111,13 @@ class Proxy:
         for end, other, role in ((client, server, "client"), (server, client, "server")):
             end.settimeout(5)
             end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            self._pairs[end] = (other, role)
+            self._pairs[end] = (other, role, source)
             self._selector.register(end, selectors.EVENT_READ)
 
     def _move(self, end):
         if end not in self._pairs:
             return
-        other, _ = self._pairs[end]
+        other = self._pairs[end][0]
         try:
             data = end.recv(1 << 16)
         except OSError:
@@ -136,7 +144,7 @@ class Proxy:
     def _drop(self, end, reset=False):
         if end not in self._pairs:
             return
-        other, _ = self._pairs[end]
+        other = self._pairs[end][0]
         for each in (end, other):
             self._pairs.pop(each, None)
             try:

@@ -1,5 +1,6 @@
 """A Redis Cluster of a test's own: masters, each with or without a replica, made without any tool, so that it is up in a
-moment. Of its clients none repeats a command by itself except where a slot has moved."""
+moment. Of its clients none repeats a command by itself except where a slot has moved. Tests themselves reach the servers by
+their unix sockets, so what is done to the network concerns nodes alone."""
 
 import time
 
@@ -10,6 +11,7 @@ from redis.crc import key_slot
 from redis.retry import Retry
 
 from . import ports
+from .proxy import Proxy
 from .redis_server import TEST_CLIENT, RedisServer
 from .wait import until
 
@@ -22,17 +24,26 @@ FAILOVER = 40.0
 class ClusterServer(RedisServer):
     """One server of the Cluster. `announced`, `announced_bus`: the ports by which others reach it, if not its own."""
 
-    def __init__(self, *options, announced=None, announced_bus=None):
+    def __init__(self, *options, announced=None, announced_bus=None, tls=None, password=None):
         self.bus = ports.free()
         self.known_bus = announced_bus or self.bus
         if announced:
             options += ("--cluster-announce-port", announced, "--cluster-announce-bus-port", self.known_bus)
+        if tls:
+            options += ("--tls-cluster", "yes", "--tls-replication", "yes")
         super().__init__(
             *("--cluster-enabled", "yes", "--cluster-port", self.bus, "--cluster-node-timeout", NODE_TIMEOUT_MS),
             *("--repl-diskless-sync-delay", 0, "--cluster-replica-validity-factor", 0, "--repl-ping-replica-period", 1),
             *options,
             announced=announced,
+            tls=tls,
+            password=password,
         )
+
+    @property
+    def port_in_slots(self):
+        """The port that the Cluster names to clients without TLS, as those of tests are."""
+        return self.announced or self.port
 
     @property
     def name(self):
@@ -51,6 +62,19 @@ class ClusterServer(RedisServer):
     def is_ok(self, known):
         info = self.info()
         return info["cluster_state"] == "ok" and int(info["cluster_known_nodes"]) == known
+
+
+class ProxiedServer(ClusterServer):
+    """One that others reach through its `proxy`; the bus needs none."""
+
+    def __init__(self, *options, **more):
+        self.proxy = Proxy(None)
+        super().__init__(*options, announced=self.proxy.port, **more)
+        self.proxy.target = self.port
+
+    def close(self):
+        self.proxy.close()
+        super().close()
 
 
 class RedisCluster:
@@ -77,7 +101,8 @@ class RedisCluster:
 
     @property
     def url(self):
-        return "redis-cluster://" + ",".join(server.name for server in self.masters)
+        scheme = "rediss-cluster" if self.masters[0].tls else "redis-cluster"
+        return f"{scheme}://" + ",".join(server.name for server in self.masters)
 
     def _meet(self, server):
         self.masters[0].cluster("MEET", "127.0.0.1", server.known_port, server.known_bus)
@@ -139,7 +164,7 @@ class RedisCluster:
             if not server.process.running:
                 continue
             if port := _master_port(slot, server):
-                return next(each for each in self.servers if each.known_port == port)
+                return next(each for each in self.servers if each.port_in_slots == port)
         raise AssertionError(f"nobody has slot {slot}")
 
     def add_master(self):
@@ -157,6 +182,19 @@ class RedisCluster:
             other.cluster("FORGET", server.id)
         server.close()
         self.wait_ok()
+
+    def empty_master(self, leaving, target):
+        """Moves all slots of a master to another one."""
+        slots = sorted(_slots_of(leaving))
+        _set_slots(target, slots, "IMPORTING", leaving.id)
+        _set_slots(leaving, slots, "MIGRATING", target.id)
+        for slot in sorted({key_slot(key) for key in leaving.client.keys("*")}):
+            while self.migrate_keys(slot, leaving, target):
+                pass
+        # Not on that master itself: without slots it becomes a replica, by what the others say.
+        for server in (target, *(each for each in self.servers if each not in (target, leaving))):
+            _set_slots(server, slots, "NODE", target.id)
+        until(lambda: not _slots_of(leaving), "it has no slots any more", FAILOVER)
 
     def take_roles(self):
         """`masters` and `replicas` as they are after failovers."""
@@ -182,7 +220,7 @@ class RedisCluster:
     def migrate(self, slot, target, count=100, pause=0):
         """The classic migration of one slot, as `redis-cli --cluster reshard` does it: `count` keys at a time."""
         others = [server for server in self.masters if server is not target]
-        source = next(server for server in others if _master_port(slot, server) == server.known_port)
+        source = next(server for server in others if _master_port(slot, server) == server.port_in_slots)
         self.begin_migration(slot, source, target)
         while self.migrate_keys(slot, source, target, count):
             time.sleep(pause)
@@ -194,6 +232,21 @@ class RedisCluster:
             self._client.close()
         for server in self.servers:
             server.close()
+
+
+def _slots_of(server):
+    """The slots of a master, by what it says itself."""
+    ranges = server.client.execute_command("CLUSTER SLOTS", **_RAW)
+    mine = (each for each in ranges if each[2][1] == server.port_in_slots)
+    return {slot for first, last, *_ in mine for slot in range(first, last + 1)}
+
+
+def _set_slots(server, slots, *words):
+    """CLUSTER SETSLOT for many slots."""
+    pipeline = server.client.pipeline(transaction=False)
+    for slot in slots:
+        pipeline.execute_command("CLUSTER SETSLOT", slot, *words)
+    pipeline.execute()
 
 
 class _Client(redis.RedisCluster):

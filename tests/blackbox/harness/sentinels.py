@@ -7,25 +7,31 @@ from pathlib import Path
 import redis
 
 from . import ports
+from .proxy import Proxy
 from .process import Process
 from .redis_server import RedisServer, program
 from .wait import until
 
 SERVICE = "game"
+# From where a service with `split=True` connects to its master and to one another; nodes do from 127.0.0.1.
+INSIDE = "127.0.0.2"
 
 
 class Sentinel:
     """One sentinel that watches this server. Started at once."""
 
-    def __init__(self, server, *, quorum=2, password=None, tls=None):
+    def __init__(self, server, *, quorum=2, password=None, tls=None, split=False):
         self.directory = Path(tempfile.mkdtemp(prefix="drawbridge-sentinel-"))
         self.port = ports.free()
         self.password, self.tls = password, tls
+        self.proxy = Proxy(self.port) if split else None
         plain, encrypted = (0, self.port) if tls else (self.port, 0)
         lines = [f"port {plain}", "bind 127.0.0.1", f"dir {self.directory}"]
         if tls:
             lines += [f"tls-port {encrypted}", "tls-auth-clients no", "tls-replication yes"]
             lines += [f"tls-cert-file {tls.cert}", f"tls-key-file {tls.key}", f"tls-ca-cert-file {tls.ca}"]
+        if split:
+            lines += [f"bind-source-addr {INSIDE}", "sentinel announce-ip 127.0.0.1", f"sentinel announce-port {self.proxy.port}"]
         lines += [
             f"sentinel monitor {SERVICE} 127.0.0.1 {server.known_port} {quorum}",
             f"sentinel down-after-milliseconds {SERVICE} 1000",
@@ -62,6 +68,8 @@ class Sentinel:
 
     def close(self):
         self.client.close()
+        if self.proxy:
+            self.proxy.close()
         self.process.resume()
         self.process.kill()
         shutil.rmtree(self.directory, ignore_errors=True)
@@ -69,19 +77,26 @@ class Sentinel:
 
 class SentinelService:
     """All of it, ready to fail over when the constructor returns. `master` and `replica` stay the servers that began so.
-    `make(*options, …)` starts a server."""
+    `make(*options, …)` starts a server. `split`: the master and each sentinel are behind a `proxy` each, and all that is not a node
+    connects from `INSIDE`."""
 
-    def __init__(self, *, replicas=1, password=None, sentinel_password=None, tls=None, make=RedisServer):
+    def __init__(self, *, replicas=1, password=None, sentinel_password=None, tls=None, make=RedisServer, split=False):
         # Without it the first synchronization waits 5 s for more replicas.
         quick = ["--repl-diskless-sync-delay", 0]
         quick += ["--tls-replication", "yes"] if tls else []
         self.tls = tls
-        self.master = make(*quick, password=password, tls=tls)
+        # To Redis only 127.0.0.1 is this machine.
+        quick += ["--protected-mode", "no"] if split else []
+        self.proxy = Proxy(None) if split else None
+        self.master = make(*quick, password=password, tls=tls, **({"announced": self.proxy.port} if split else {}))
+        if split:
+            self.proxy.target = self.master.port
         follow = ["--replicaof", "127.0.0.1", self.master.known_port]
+        follow += ["--bind-source-addr", INSIDE, "--replica-announce-ip", "127.0.0.1"] if split else []
         self.replicas = [make(*quick, *follow, password=password, tls=tls) for _ in range(replicas)]
         self.replica = self.replicas[0]
         until(self.is_replicated, "the replicas follow the master")
-        self.sentinels = [Sentinel(self.master, password=sentinel_password, tls=tls) for _ in range(3)]
+        self.sentinels = [Sentinel(self.master, password=sentinel_password, tls=tls, split=split) for _ in range(3)]
         until(self.is_discovered, "the sentinels know all of it", timeout=30)
 
     def is_discovered(self):
@@ -94,7 +109,7 @@ class SentinelService:
 
     @property
     def url(self):
-        return self.url_of(each.port for each in self.sentinels)
+        return self.url_of((each.proxy or each).port for each in self.sentinels)
 
     def url_of(self, sentinels):
         """The URL that names the sentinels on these ports."""
@@ -111,5 +126,5 @@ class SentinelService:
         return all(each.ask("GET-MASTER-ADDR-BY-NAME") == ("127.0.0.1", self.replica.known_port) for each in self.sentinels)
 
     def close(self):
-        for each in [*self.sentinels, *self.servers]:
+        for each in [*self.sentinels, *self.servers, *filter(None, [self.proxy])]:
             each.close()

@@ -339,6 +339,11 @@ impl Engine {
             }
             // Publishes of classes that refuse while Redis is away no longer have to wait.
             self.retry_deferred(id);
+            let session = &self.sessions[id];
+            // What could not be read while part of Redis was away can be now.
+            if status == BrokerStatus::Ok && session.deadlines.overrides_ms > 0 && !session.is_closing() {
+                self.load_overrides(id);
+            }
         }
     }
 }

@@ -4,7 +4,7 @@
 use drawbridge_engine::class::{Class, Delivery, SlowConsumer};
 use drawbridge_engine::expr::{Vars, compile};
 use drawbridge_engine::io::{
-    BarrierToken, BrokerEvent, Epoch, Input, LocalOffset, PlayerAction, PlayerCommand, Position,
+    BarrierToken, BrokerEvent, BrokerStatus, Epoch, Input, LocalOffset, PlayerAction, PlayerCommand, Position,
 };
 use drawbridge_engine::upstream::{LinkId, StoredEntity};
 use drawbridge_protocol::template::ClassName;
@@ -585,6 +585,25 @@ fn views_that_redis_does_not_tell_are_asked_for_again() {
     bench.publish("e", json!({ "n": 2 }));
     assert_eq!(bench.told(waits), [" 2"]);
     assert_eq!(bench.closed[player], None);
+}
+
+/// In a Cluster they may be with a master that is away; when all is back nobody waits for the next attempt.
+#[test]
+fn views_that_could_not_be_read_are_read_at_once_when_all_of_redis_is_back() {
+    let mut bench = Bench::new(stream(latest()), 1 << 20);
+    let player = bench.player("r", "red");
+    bench.views = None;
+    bench.input(Input::Broker(BrokerEvent::Status(BrokerStatus::Degraded)));
+    bench.input(Input::Broker(BrokerEvent::Recover { dropped: false, barrier: None }));
+    bench.answer_views(Err("CLUSTERDOWN the master is away"));
+    bench.subscribe(player, json!({}));
+    bench.take(player);
+    assert_eq!(bench.asked.len(), 0);
+    bench.input(Input::Broker(BrokerEvent::Status(BrokerStatus::Ok)));
+    assert_eq!(bench.asked.len(), 1);
+    bench.answer_views(Ok(&[]));
+    bench.publish("e", json!({ "n": 1 }));
+    assert!(bench.told(player).contains(&" 1".to_owned()));
 }
 
 /// Whoever may not read what services have narrowed does not know that nothing is.

@@ -24,6 +24,10 @@ pub(super) struct HealthBoard {
     unserved_since: AtomicU64,
     /// Every part has been up at once.
     was_complete: AtomicBool,
+    /// All that the node cannot serve without has been up at once.
+    was_serving: AtomicBool,
+    /// How many of the first parts are subscriber links.
+    links: usize,
     parts: Mutex<Vec<Component>>,
     /// Why the functions that classes of this node need cannot be called, if they cannot.
     no_functions: Mutex<Option<Arc<str>>>,
@@ -34,13 +38,29 @@ pub(super) struct HealthBoard {
     fanout: ShardFanout,
 }
 
+/// What it means for the node that a part is down.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Need {
+    /// The node serves no one.
+    Always,
+    /// It serves while this one is connected: what is not restored on it yet may be with a master of a Cluster that is away.
+    Connected,
+    /// It serves while another part of this group is up, which does the same for others: so do the publishers of a Cluster's masters.
+    OneOf(&'static str),
+    /// It serves, only less: in a Cluster the channels of one master are held up, or no other node knows that it lives.
+    Never,
+}
+
+/// A part as it begins: its name, whether it is up, and what it means that it is not.
+pub(super) type NewPart = (String, bool, Need);
+
 #[derive(Debug)]
 struct Component {
     name: String,
     is_up: bool,
-    /// The group of interchangeable parts that it belongs to, such as the publishers of a Cluster's masters. The node serves while
-    /// one of the group is up.
-    alternatives: Option<&'static str>,
+    /// It has a connection. All that it had before need not be restored on it.
+    is_connected: bool,
+    need: Need,
     /// It has ended: its place can be taken.
     is_gone: bool,
     /// It is connected, but what is published does not reach it.
@@ -50,17 +70,25 @@ struct Component {
 }
 
 impl HealthBoard {
-    /// A board of these parts, by name and whether each is up; every shard is told that something is away. A part that is
-    /// up from the start is one that connects when it is needed.
-    pub(super) fn new(parts: impl IntoIterator<Item = (String, bool)>, fanout: ShardFanout) -> Self {
+    /// A board of these links, in their order, and these other parts; every shard is notified that something is away. A part that
+    /// is up from the start is one that connects when it is needed.
+    pub(super) fn new(
+        links: impl IntoIterator<Item = NewPart>,
+        others: impl IntoIterator<Item = NewPart>,
+        fanout: ShardFanout,
+    ) -> Self {
         fanout.send_to_all(&BrokerEvent::Status(BrokerStatus::Degraded));
-        let parts = parts.into_iter().map(|(name, is_up)| Component::new(name, is_up, None));
+        let mut parts: Vec<Component> = links.into_iter().map(Component::new).collect();
+        let links = parts.len();
+        parts.extend(others.into_iter().map(Component::new));
         HealthBoard {
             started: Instant::now(),
             degraded_since: AtomicU64::new(1),
             unserved_since: AtomicU64::new(1),
             was_complete: AtomicBool::new(false),
-            parts: Mutex::new(parts.collect()),
+            was_serving: AtomicBool::new(false),
+            links,
+            parts: Mutex::new(parts),
             no_functions: Mutex::new(None),
             no_views: Mutex::new(None),
             came_up: watch::Sender::new(0),
@@ -71,13 +99,14 @@ impl HealthBoard {
     /// One part says how it is.
     pub(super) fn set(&self, part: usize, is_up: bool) {
         let mut parts = self.parts();
-        if parts.get(part).is_none_or(|part| part.is_up == is_up) {
+        if parts.get(part).is_none_or(|part| (part.is_up, part.is_connected) == (is_up, is_up)) {
             return;
         }
         self.change(&mut parts, |parts| {
-            parts[part].is_up = is_up;
+            let part = &mut parts[part];
+            (part.is_up, part.is_connected) = (is_up, is_up);
             if is_up {
-                parts[part].trouble = None;
+                part.trouble = None;
             }
         });
         if is_up {
@@ -85,13 +114,24 @@ impl HealthBoard {
         }
     }
 
-    /// One more part; returns its place. `alternatives`: other parts of this name do the same for others, so that the node
-    /// serves while one of them is up.
-    pub(super) fn add(&self, name: String, is_up: bool, alternatives: Option<&'static str>) -> usize {
+    /// A part that is down has a connection again, and restores what it had.
+    pub(super) fn connected(&self, part: usize) {
+        let mut parts = self.parts();
+        self.change(&mut parts, |parts| {
+            if let Some(part) = parts.get_mut(part) {
+                (part.is_connected, part.trouble) = (true, None);
+            }
+        });
+        drop(parts);
+        self.reached();
+    }
+
+    /// One more part; returns its place.
+    pub(super) fn add(&self, part: NewPart) -> usize {
         let mut parts = self.parts();
         let place = parts.iter().position(|part| part.is_gone).unwrap_or(parts.len());
         self.change(&mut parts, |parts| {
-            let part = Component::new(name, is_up, alternatives);
+            let part = Component::new(part);
             match parts.get_mut(place) {
                 Some(gone) => *gone = part,
                 None => parts.push(part),
@@ -105,7 +145,7 @@ impl HealthBoard {
         let mut parts = self.parts();
         self.change(&mut parts, |parts| {
             if let Some(part) = parts.get_mut(part) {
-                *part = Component { is_gone: true, ..Component::new(String::new(), true, None) };
+                *part = Component { is_gone: true, ..Component::new((String::new(), true, Need::Never)) };
             }
         });
     }
@@ -116,6 +156,7 @@ impl HealthBoard {
         change(parts);
         let after = (all_are_up(parts), all_are_served(parts));
         let now = self.started.elapsed().as_millis() as u64 + 1;
+        self.was_serving.fetch_or(after.1, Ordering::Relaxed);
         if before.1 != after.1 {
             self.unserved_since.store(if after.1 { 0 } else { now }, Ordering::Relaxed);
         }
@@ -135,10 +176,10 @@ impl HealthBoard {
         }
     }
 
-    /// Which part what is published does not reach; `None`: it reaches all.
+    /// Which part what is published does not reach, of those without which the node serves no one; `None`: it reaches all.
     pub(super) fn no_delivery(&self) -> Option<String> {
         let parts = self.parts();
-        let part = parts.iter().find(|part| part.is_cut_off)?;
+        let part = parts.iter().find(|part| part.is_cut_off && part.need != Need::Never)?;
         Some(format!("{}: Redis takes what is published, and it does not arrive", part.name))
     }
 
@@ -174,6 +215,16 @@ impl HealthBoard {
         self.was_complete.load(Ordering::Relaxed)
     }
 
+    /// Whether all that the node cannot serve without has been up at once since the start.
+    pub(super) fn was_serving(&self) -> bool {
+        self.was_serving.load(Ordering::Relaxed)
+    }
+
+    /// Whether this part is up.
+    pub(super) fn is_up(&self, part: usize) -> bool {
+        self.parts().get(part).is_some_and(|part| part.is_up)
+    }
+
     /// Which part is away, and why as far as is known.
     pub(super) fn trouble(&self) -> Option<String> {
         let parts = self.parts();
@@ -197,10 +248,9 @@ impl HealthBoard {
         let _ = tokio::time::timeout(time - least, came_up.changed()).await;
     }
 
-    /// Whether all other parts are up. A part that works with another master of a Cluster does not count: others do its work.
-    pub(super) fn others_are_up(&self, part: usize) -> bool {
-        let holds_up = |other: &Component| !other.is_up && other.alternatives.is_none();
-        !self.parts().iter().enumerate().any(|(at, other)| at != part && holds_up(other))
+    /// Whether all links are connected, and what was subscribed on them is again.
+    pub(super) fn links_are_up(&self) -> bool {
+        all_are_up(&self.parts()[..self.links])
     }
 
     fn parts(&self) -> std::sync::MutexGuard<'_, Vec<Component>> {
@@ -224,8 +274,8 @@ impl HealthBoard {
 }
 
 impl Component {
-    fn new(name: String, is_up: bool, alternatives: Option<&'static str>) -> Self {
-        Component { name, is_up, alternatives, is_gone: false, is_cut_off: false, trouble: None }
+    fn new((name, is_up, need): NewPart) -> Self {
+        Component { name, is_up, is_connected: is_up, need, is_gone: false, is_cut_off: false, trouble: None }
     }
 }
 
@@ -233,12 +283,14 @@ fn all_are_up(parts: &[Component]) -> bool {
     parts.iter().all(|part| part.is_up)
 }
 
-/// Whether each part is up, or another one that does the same for others.
+/// Whether the node serves, though some parts may be down.
 fn all_are_served(parts: &[Component]) -> bool {
-    let does_the_same = |part: &Component, other: &Component| {
-        part.alternatives.is_some() && part.alternatives == other.alternatives
-    };
-    parts.iter().all(|part| part.is_up || parts.iter().any(|other| other.is_up && does_the_same(part, other)))
+    parts.iter().all(|part| match part.need {
+        Need::Always => part.is_up,
+        Need::Connected => part.is_connected,
+        Need::OneOf(_) => parts.iter().any(|other| other.is_up && other.need == part.need),
+        Need::Never => true,
+    })
 }
 
 #[cfg(test)]
@@ -249,9 +301,11 @@ mod tests {
     #[test]
     fn a_master_that_is_away_leaves_the_node_in_service_and_degraded() {
         let ((queue, mut inbox), (node, _)) = (shard_queue(1 << 20), shard_queue(1 << 20));
-        let health_board = HealthBoard::new([("link".to_owned(), true)], ShardFanout::new(vec![queue], node));
+        let part = |name: &str, is_up, need| (name.to_owned(), is_up, need);
+        let link = part("link", true, Need::Always);
+        let health_board = HealthBoard::new([link], [], ShardFanout::new(vec![queue], node));
         let publishers =
-            ["one", "two"].map(|name| health_board.add(name.to_owned(), false, Some("publishers")));
+            ["one", "two"].map(|name| health_board.add(part(name, false, Need::OneOf("publishers"))));
         let mut statuses = || {
             std::iter::from_fn(|| inbox.try_recv())
                 .filter_map(|event| match event {
@@ -263,7 +317,7 @@ mod tests {
         publishers.iter().for_each(|part| health_board.set(*part, true));
         assert_eq!(statuses().last(), Some(&BrokerStatus::Ok));
         health_board.set(publishers[0], false);
-        assert!(health_board.others_are_up(publishers[1]), "another master holds up nothing here");
+        assert!(health_board.links_are_up(), "a publisher is no link");
         assert_eq!(statuses(), [BrokerStatus::Degraded]);
         assert!(health_board.degraded_for().is_some() && health_board.unserved_for().is_none());
         health_board.set(publishers[1], false);
@@ -271,14 +325,32 @@ mod tests {
         health_board.remove(publishers[0]);
         health_board.set(publishers[1], true);
         assert_eq!((statuses(), health_board.degraded_for()), (vec![BrokerStatus::Ok], None));
-        assert_eq!(health_board.add("three".to_owned(), true, None), publishers[0]);
+        assert_eq!(health_board.add(part("three", true, Need::Always)), publishers[0]);
+    }
+
+    #[test]
+    fn a_node_serves_without_the_parts_of_a_master_that_was_away_from_the_start() {
+        let ((queue, _inbox), (node, _)) = (shard_queue(1 << 20), shard_queue(1 << 20));
+        let links = [("pool", Need::Connected), ("of a master", Need::Never)];
+        let others = [("lease", Need::Never), ("one", Need::OneOf("it")), ("other", Need::OneOf("it"))];
+        let down = |(name, need): (&str, Need)| (name.to_owned(), false, need);
+        let fanout = ShardFanout::new(vec![queue], node);
+        let health_board = HealthBoard::new(links.map(down), others.map(down), fanout);
+        health_board.connected(0);
+        assert!(!health_board.was_serving());
+        health_board.set(4, true);
+        assert!(health_board.was_serving() && health_board.unserved_for().is_none());
+        assert!(!health_board.was_complete() && !health_board.links_are_up());
+        health_board.set_cut_off(1, true);
+        assert_eq!(health_board.no_delivery(), None, "only the channels of its master are concerned");
+        health_board.set_cut_off(0, true);
+        assert!(health_board.no_delivery().is_some_and(|reason| reason.starts_with("pool: ")));
     }
 
     #[tokio::test]
     async fn who_waits_is_woken_by_another_but_not_before_the_least_pause() {
         let ((queue, _), (node, _)) = (shard_queue(1 << 20), shard_queue(1 << 20));
-        let parts = [("one".to_owned(), false), ("other".to_owned(), false)];
-        let health_board = HealthBoard::new(parts, ShardFanout::new(vec![queue], node));
+        let health_board = HealthBoard::new([], [], ShardFanout::new(vec![queue], node));
         let began = Instant::now();
         let waits = health_board.wait_for_another(Duration::from_secs(3_600));
         // It is not lost though it comes during the pause.

@@ -29,7 +29,7 @@ use tokio::sync::{mpsc, watch};
 pub use self::command_router::CommandChannels;
 use self::command_router::CommandRouter;
 use self::fanout::ShardFanout;
-use self::health_board::HealthBoard;
+use self::health_board::{HealthBoard, Need};
 use self::hub_driver::{HubCommand, HubCommandReceiver, HubDriver};
 use self::jobs::{JobReceiver, JobSender, jobs};
 use self::link_metrics::LinkMetrics;
@@ -119,7 +119,7 @@ pub struct BrokerHealth {
     pub status: BrokerStatus,
     /// For how long something has been away; `None`: all is well.
     pub degraded_for: Option<Duration>,
-    /// For how long more has been away than some masters of a Cluster, so that the node serves nobody; `None`: it serves.
+    /// For how long more has been away than some masters of a Cluster, so that the node serves no one; `None`: it serves.
     pub unserved_for: Option<Duration>,
 }
 
@@ -283,7 +283,10 @@ impl Broker {
         };
         let fanout = ShardFanout::new(shards, node).with_names(names);
         let (pool, health_board) = match &kind {
-            BrokerBackend::Memory => (1, HealthBoard::new([("memory".to_owned(), false)], fanout.clone())),
+            BrokerBackend::Memory => {
+                let memory = ("memory".to_owned(), false, Need::Always);
+                (1, HealthBoard::new([memory], [], fanout.clone()))
+            }
             BrokerBackend::Redis(redis) => {
                 let pool = redis.subscriber_pool.max(1);
                 (pool, redis::health_board(redis, pool, fanout.clone()))
@@ -314,9 +317,7 @@ impl Broker {
             // Each hub counts under epochs that no other one has.
             let hub = HubSettings { link, seed: hub.seed.wrapping_add(place as u128), ..hub.clone() };
             let driver = HubDriver::new(hub, fanout.clone(), router, hubs.clone());
-            // What is published on a classic channel does not show that a master's sharded channels arrive.
-            let probe_line =
-                (probes && place < pool).then(|| ProbeLine { jobs: jobs.clone(), link: hubs[place].clone() });
+            let probe_line = probes.then(|| ProbeLine { jobs: jobs.clone(), link: hubs[place].clone() });
             HubTask { driver, commands: received, link_metrics, probe_line }
         };
         let parts: Vec<HubTask> = receivers.into_iter().enumerate().map(part).collect();
@@ -422,6 +423,12 @@ impl Broker {
         self.0.health_board.was_complete()
     }
 
+    /// Whether Redis has been there since the start as far as the node cannot serve without it: in a Cluster one master may have
+    /// been away all the time.
+    pub fn was_serving(&self) -> bool {
+        self.0.health_board.was_serving()
+    }
+
     /// Which connection is away and why, for a person; `None`: all are there.
     pub fn trouble(&self) -> Option<String> {
         self.0.health_board.trouble()
@@ -522,9 +529,10 @@ impl Broker {
         self.0.report.set(make);
     }
 
-    /// How many links subscribe to this channel where it is wanted.
-    pub fn links_of(&self, channel: &Arc<str>) -> usize {
-        self.topology().links_of(&Subject::channel(channel.clone())).count()
+    /// How many links that are up subscribe to this channel where it is wanted.
+    pub fn links_up_of(&self, channel: &Arc<str>) -> usize {
+        let links = self.topology().links_of(&Subject::channel(channel.clone()));
+        links.filter(|link| self.0.health_board.is_up(link.place())).count()
     }
 
     /// The link that carries this subject, or will when its move is over.

@@ -124,6 +124,24 @@ impl QueryQueue {
         }
     }
 
+    /// Answers all queries of this size that are for the caller with an error.
+    pub(super) fn refuse_all(
+        &self,
+        answer_size: AnswerSize,
+        is_for: impl Fn(&QueryKind) -> bool,
+        why: &Arc<str>,
+    ) {
+        let mut waiting = self.waiting();
+        let refused: Vec<Asker> = waiting
+            .of(answer_size)
+            .filter(|asked| is_for(&asked.query.kind))
+            .map(|asked| asked.asker.clone())
+            .collect();
+        let refused: Vec<Asked> = refused.iter().filter_map(|asker| waiting.take(asker)).collect();
+        drop(waiting);
+        refused.into_iter().for_each(|asked| self.send(asked, Err(why.clone())));
+    }
+
     /// Wakes all readers: which reader answers which query has changed.
     pub(super) fn look_again(&self) {
         self.0.asked.iter().for_each(Notify::notify_waiters);

@@ -105,7 +105,10 @@ pub(super) fn foreign_host(node: &Node, headers: &HeaderMap) -> Option<Reply> {
 /// Whether the node should get traffic, and if not, why.
 pub(super) fn ready(node: &Node) -> Reply {
     match node.not_ready_because() {
-        None => text(StatusCode::OK, "ready\n"),
+        None => match node.degraded_because() {
+            None => text(StatusCode::OK, "ready\n"),
+            Some(trouble) => text(StatusCode::OK, &format!("ready, but part of Redis is away ({trouble})\n")),
+        },
         Some(reason) => text(StatusCode::SERVICE_UNAVAILABLE, &format!("not ready: {reason}\n")),
     }
 }

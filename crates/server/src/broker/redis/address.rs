@@ -27,6 +27,19 @@ impl fmt::Display for RedisAddress {
     }
 }
 
+impl RedisAddress {
+    /// The server that `MOVED` and `ASK` name, as `host:port`; `None`: that cannot be read. Where the host is left out it is that of
+    /// the server that answered.
+    pub(super) fn redirected(to: &str, answered: Option<&RedisAddress>) -> Option<RedisAddress> {
+        let (host, port) = to.rsplit_once(':')?;
+        let host = match (host, answered) {
+            ("", Some(RedisAddress::Tcp { host, .. })) => host,
+            (host, _) => host,
+        };
+        Some(RedisAddress::Tcp { host: host.to_owned(), port: port.parse().ok()? })
+    }
+}
+
 /// Where Redis is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum RedisLocation {
@@ -66,4 +79,24 @@ impl fmt::Display for RedisLocation {
 
 fn list(addresses: &[RedisAddress]) -> String {
     addresses.iter().map(RedisAddress::to_string).collect::<Vec<_>>().join(",")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_redirection_names_a_server_or_only_its_port() {
+        let tcp = |host: &str, port| RedisAddress::Tcp { host: host.to_owned(), port };
+        let answered = tcp("10.0.0.1", 7000);
+        for (to, address) in [
+            ("127.0.0.1:6381", Some(tcp("127.0.0.1", 6381))),
+            ("::1:6381", Some(tcp("::1", 6381))),
+            (":6381", Some(tcp("10.0.0.1", 6381))),
+            ("nowhere", None),
+            ("h:x", None),
+        ] {
+            assert_eq!(RedisAddress::redirected(to, Some(&answered)), address, "{to}");
+        }
+    }
 }

@@ -58,7 +58,7 @@ impl Default for ClusterMap {
 impl ClusterMap {
     /// Reads the answers to `CLUSTER SLOTS`, `CLUSTER SHARDS` and `CLUSTER INFO`. The second adds masters without slots and who
     /// failed, the third the epoch; both may be missing. `answered_by`: the host of the server, which stands for one that the answers
-    /// leave out.
+    /// leave out. `by_tls`: how masters are reached; the first answer names only ports of that kind, the second both.
     ///
     /// # Errors
     /// What is wrong with the answer to `CLUSTER SLOTS`.
@@ -67,6 +67,7 @@ impl ClusterMap {
         shards: &Value,
         info: &Value,
         answered_by: &str,
+        by_tls: bool,
     ) -> Result<Self, String> {
         let mut map = ClusterMap { epoch: epoch_in(info), ..ClusterMap::default() };
         let Value::Array(ranges) = slots else {
@@ -78,7 +79,7 @@ impl ClusterMap {
             let place = map.place_of(&address);
             map.owners[usize::from(from)..=usize::from(to)].fill(place);
         }
-        for Master { address, is_failed } in masters_in(shards, answered_by) {
+        for Master { address, is_failed } in masters_in(shards, answered_by, by_tls) {
             let place = map.place_of(&address);
             map.masters[usize::from(place)].is_failed = is_failed;
         }
@@ -171,7 +172,8 @@ fn address(host: &Value, port: i64, answered_by: &str) -> Option<RedisAddress> {
 }
 
 /// The masters that `CLUSTER SHARDS` names; none where the server does not know that command.
-fn masters_in(shards: &Value, answered_by: &str) -> Vec<Master> {
+fn masters_in(shards: &Value, answered_by: &str, by_tls: bool) -> Vec<Master> {
+    let port = if by_tls { "tls-port" } else { "port" };
     let Value::Array(shards) = shards else { return Vec::new() };
     let nodes = shards.iter().filter_map(|shard| match member(shard, "nodes")? {
         Value::Array(nodes) => Some(nodes),
@@ -181,9 +183,7 @@ fn masters_in(shards: &Value, answered_by: &str) -> Vec<Master> {
         if member(node, "role").and_then(text)? != "master" {
             return None;
         }
-        let Some(Value::Int(port)) = member(node, "port").or_else(|| member(node, "tls-port")) else {
-            return None;
-        };
+        let Some(Value::Int(port)) = member(node, port) else { return None };
         let host = member(node, "endpoint").or_else(|| member(node, "ip"))?;
         let is_failed = member(node, "health").and_then(text).as_deref() == Some("fail");
         Some(Master { address: address(host, *port, answered_by)?, is_failed })
@@ -303,7 +303,7 @@ mod tests {
     }
 
     fn read(ranges: Vec<Value>, epoch: u64) -> ClusterMap {
-        ClusterMap::read(&Value::Array(ranges), &Value::Nil, &info(epoch), "asked").unwrap()
+        ClusterMap::read(&Value::Array(ranges), &Value::Nil, &info(epoch), "asked", false).unwrap()
     }
 
     fn two_masters(boundary: i64, epoch: u64) -> ClusterMap {
@@ -347,7 +347,7 @@ mod tests {
 
     #[test]
     fn answers_that_cannot_be_right_are_no_map() {
-        let read = |slots: Value| ClusterMap::read(&slots, &Value::Nil, &Value::Nil, "asked");
+        let read = |slots: Value| ClusterMap::read(&slots, &Value::Nil, &Value::Nil, "asked", false);
         for slots in [
             Value::Nil,
             Value::Array(vec![]),
@@ -366,7 +366,7 @@ mod tests {
         let node = |port: i64, role: &str, health: &str| {
             let members = [("endpoint", bulk("a")), ("role", bulk(role)), ("health", bulk(health))];
             let mut members: Vec<_> = members.into_iter().map(|(name, value)| (bulk(name), value)).collect();
-            members.push((bulk("port"), Value::Int(port)));
+            members.extend([(bulk("port"), Value::Int(port)), (bulk("tls-port"), Value::Int(port + 10))]);
             Value::Map(members)
         };
         let nodes =
@@ -374,11 +374,15 @@ mod tests {
         let shard =
             Value::Array(vec![bulk("slots"), Value::Array(vec![]), bulk("nodes"), Value::Array(nodes)]);
         let slots = Value::Array(vec![range(0, 16_383, bulk("a"), 1)]);
-        let map = ClusterMap::read(&slots, &Value::Array(vec![shard]), &info(1), "asked").unwrap();
+        let shards = Value::Array(vec![shard]);
+        let map = ClusterMap::read(&slots, &shards, &info(1), "asked", false).unwrap();
         let masters: Vec<_> =
             map.masters().iter().map(|master| (master.address.clone(), master.is_failed)).collect();
         assert_eq!(masters, [(tcp("a", 1), true), (tcp("a", 2), false)]);
         assert_eq!(map.first_slot_of(&tcp("a", 2)), None);
+        let by_tls = ClusterMap::read(&slots, &shards, &info(1), "asked", true).unwrap();
+        let addresses: Vec<_> = by_tls.masters().iter().map(|master| master.address.clone()).collect();
+        assert_eq!(addresses, [tcp("a", 1), tcp("a", 11), tcp("a", 12)]);
     }
 
     #[test]

@@ -96,7 +96,8 @@ impl ClusterWatch {
             Some(source) => source,
             None => self.connect().await.map_err(Useless::Broken)?,
         };
-        let read = timeout(PATIENCE, map_from(&mut connection, &address)).await;
+        let by_tls = self.settings.tls.is_some();
+        let read = timeout(PATIENCE, map_from(&mut connection, &address, by_tls)).await;
         let map = read.unwrap_or(Err(Broken::Silent)).map_err(Useless::Broken)?;
         self.log_coverage(map.uncovered());
         // When every server says less, the Cluster was made again.
@@ -159,13 +160,17 @@ pub(super) async fn read_map(
 ) -> Result<ClusterMap, Broken> {
     let read = async {
         let mut connection = CommandConnection::open_any(settings.clone(), address, "cluster").await?;
-        map_from(&mut connection, address).await
+        map_from(&mut connection, address, settings.tls.is_some()).await
     };
     timeout(2 * PATIENCE, read).await.unwrap_or(Err(Broken::Silent))
 }
 
 /// What this server says of the Cluster.
-async fn map_from(connection: &mut CommandConnection, address: &RedisAddress) -> Result<ClusterMap, Broken> {
+async fn map_from(
+    connection: &mut CommandConnection,
+    address: &RedisAddress,
+    by_tls: bool,
+) -> Result<ClusterMap, Broken> {
     let mut batch = Batch::new();
     for what in ["SLOTS", "SHARDS", "INFO"] {
         batch.cmd("CLUSTER").arg(what);
@@ -184,5 +189,5 @@ async fn map_from(connection: &mut CommandConnection, address: &RedisAddress) ->
         RedisAddress::Tcp { host, .. } => host.as_str(),
         RedisAddress::Unix(_) => "",
     };
-    ClusterMap::read(&slots, &shards, &info, host).map_err(Broken::Refused)
+    ClusterMap::read(&slots, &shards, &info, host, by_tls).map_err(Broken::Refused)
 }

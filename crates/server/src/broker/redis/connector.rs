@@ -9,6 +9,7 @@ use tokio::time::timeout;
 use super::cluster_map::{Cluster, ClusterMap, slot_of};
 use super::connect::Broken;
 use super::master_links::Target;
+use super::probe::Reach;
 use super::{RedisAddress, RedisSettings};
 
 /// How long a part waits for the Cluster's map before it says that there is none.
@@ -54,6 +55,25 @@ impl Connector {
         Connector { settings, home: Home::Link(cluster, target) }
     }
 
+    /// How publications reach what it connects.
+    pub(super) fn reach(&self) -> Reach {
+        match &self.home {
+            Home::Settings => Reach::Server,
+            Home::MasterOf(..) | Home::Any(..) => Reach::Bus,
+            Home::Link(..) => Reach::Master,
+        }
+    }
+
+    /// Whether the master at this address has the slot of this channel, as Redis knows it; so does the only server.
+    pub(super) fn has_slot(&self, address: Option<&RedisAddress>, channel: &[u8]) -> bool {
+        match (self.cluster(), address) {
+            (Some((cluster, _)), Some(address)) => {
+                cluster.map().master_of(slot_of(channel)).is_some_and(|master| master.address == *address)
+            }
+            _ => true,
+        }
+    }
+
     /// Whether it leads nowhere now, and need not: what is to connect waits until it does.
     pub(super) fn is_idle(&self) -> bool {
         matches!(&self.home, Home::Link(_, target) if target.borrow().is_none())
@@ -86,6 +106,22 @@ impl Connector {
     pub(super) fn doubt(&self) {
         if let Some((cluster, _)) = self.cluster() {
             cluster.doubt();
+        }
+    }
+
+    /// Why a connection broke or could not be made, for pages that anybody may read; in a Cluster it names the master.
+    pub(super) fn trouble(&self, broken: &Broken) -> String {
+        let reason = broken.public_reason();
+        let master = match &self.home {
+            Home::MasterOf(cluster, slot) => {
+                cluster.map().master_of(*slot).map(|master| master.address.to_string())
+            }
+            Home::Link(_, target) => target.borrow().as_ref().map(RedisAddress::to_string),
+            Home::Settings | Home::Any(..) => None,
+        };
+        match master {
+            Some(master) if !reason.starts_with(&master) => format!("{master}: {reason}"),
+            _ => reason,
         }
     }
 

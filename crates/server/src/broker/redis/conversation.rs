@@ -172,7 +172,9 @@ impl Conversation {
     fn kind_of(&self, subject: &Subject) -> SubscriptionKind {
         match subject.is_pattern() {
             true => SubscriptionKind::Pattern,
-            false if self.sharded.contain(&subject.name) => SubscriptionKind::Sharded,
+            false if self.sharded.contain(&subject.name) || self.names.is_sharded_probe(&subject.name) => {
+                SubscriptionKind::Sharded
+            }
             false => SubscriptionKind::Channel,
         }
     }

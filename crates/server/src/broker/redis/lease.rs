@@ -185,7 +185,7 @@ impl Lease {
                 }
             };
             let wait = attempts.failed(&broken);
-            self.health_board.failed(self.part, &broken.public_reason());
+            self.health_board.failed(self.part, &self.connector.trouble(&broken));
             self.health_board.wait_for_another(wait).await;
         }
     }

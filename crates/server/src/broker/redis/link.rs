@@ -1,37 +1,31 @@
 //! One subscriber link: a connection that only subscribes, and the hub that decides to what. It connects, restores
 //! what was subscribed, notices a silent Redis and reconnects. It reads without ever waiting for a shard, and accepts
-//! hub commands while Redis is away. What bytes mean is left to [`super::resp`], what answers what to
-//! [`super::conversation`], on which thread it runs to [`super::links`].
+//! hub commands while Redis is away. The connection is left to [`super::link_session`], what bytes mean to [`super::resp`], what
+//! answers what to [`super::conversation`], on which thread it runs to [`super::links`].
 
-use std::future::{Future, poll_fn};
-use std::io;
-use std::pin::{Pin, pin};
+use std::future::Future;
+use std::pin::pin;
 use std::sync::Arc;
-use std::task::Poll;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use drawbridge_engine::io::{Outcome, Subject};
 use drawbridge_engine::upstream::{HubInput, LinkCommand};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::watch;
-use tokio::time::{sleep_until, timeout};
+use tokio::time::sleep_until;
 
-use super::buffer::{CHUNK, ReadBuffer};
-use super::connect::{Attempts, Broken, CONNECT_TIMEOUT, Stream, open};
+use super::buffer::CHUNK;
+use super::connect::{Attempts, Broken};
 use super::connector::Connector;
 use super::conversation::{Answer, Confirmation, Conversation};
-use super::probe::{Probe, ProbeStep, Verdict};
-use super::resp::{Decoder, Garbage, Payload, Reply, Step};
+use super::link_session::{Moved, Session};
+use super::probe::{Probe, ProbeStep, Reach, Task, Verdict};
+use super::resp::{Payload, Reply, Step};
 use super::{Names, RedisAddress};
 use crate::broker::HubTask;
 use crate::broker::health_board::HealthBoard;
 use crate::broker::hub_driver::{HubCommand, until};
 use crate::broker::query_queue::{Asker, QueryQueue};
 
-/// How often Redis is pinged.
-const PING_EVERY: Duration = Duration::from_secs(2);
-/// A link that stayed silent so long after a ping is dead.
-const SILENCE: Duration = Duration::from_secs(3);
 /// How many hub commands are carried out before Redis is read again.
 const HUB_COMMANDS: usize = 1024;
 
@@ -49,6 +43,8 @@ pub(super) struct Link {
     has_led_somewhere: bool,
     /// `None`: publications are not proven to arrive.
     probe: Option<Probe>,
+    /// The master that is probed, or was last.
+    probed: Option<RedisAddress>,
     /// The last refusal of the probe that was logged.
     probe_refused: Option<Arc<str>>,
 }
@@ -78,8 +74,9 @@ impl Link {
         let settings = &connector.settings;
         let attempts = Attempts::new(format!("subscriber {index}"), settings);
         let line = part.probe_line.take();
-        let probe = line.map(|line| Probe::new(index, settings.probe_every, &settings.names, line));
-        if probe.is_some() {
+        let reach = connector.reach();
+        let probe = line.map(|line| Probe::new(index, settings.probe_every, reach, &settings.names, line));
+        if probe.is_some() && reach != Reach::Master {
             part.link_metrics.begin_probes(index);
         }
         let (session, probe_refused, has_led_somewhere) = (None, None, false);
@@ -93,6 +90,7 @@ impl Link {
             session,
             has_led_somewhere,
             probe,
+            probed: None,
             probe_refused,
         }
     }
@@ -106,7 +104,7 @@ impl Link {
                     let wait = self.attempts.failed(&broken);
                     self.connector.failed();
                     let health_board = self.health_board.clone();
-                    health_board.failed(self.index, &broken.public_reason());
+                    health_board.failed(self.index, &self.connector.trouble(&broken));
                     if let Broken::Unsupported(what) = &broken {
                         self.part.driver.refuse_waiting(&format!("UNSUPPORTED {what}"));
                     }
@@ -156,10 +154,8 @@ impl Link {
                     Err(call) => return Ok(call),
                 };
                 self.begin();
-                if let Some(probe) = &self.probe {
-                    let channel = Subject::channel(probe.channel().clone());
-                    session.conversation.send(LinkCommand::Subscribe(vec![channel]));
-                }
+                self.begin_probes(&session);
+                self.subscribe_probe(&mut session);
                 (session, Ok(()))
             }
         };
@@ -195,7 +191,7 @@ impl Link {
         self.part.driver.set_now(Instant::now());
         self.part.driver.handle(HubInput::LinkUp);
         // Before it is restored: that takes players' views, which other parts read.
-        self.health_board.reached();
+        self.health_board.connected(self.index);
     }
 
     /// A connection has ended.
@@ -276,9 +272,7 @@ impl Link {
                 Next::Due => {
                     armed = None;
                     session.keep_alive(Instant::now())?;
-                    if let Some(probe) = &mut self.probe {
-                        probe.tick(Instant::now());
-                    }
+                    self.tick_probe(session);
                 }
                 Next::HubCommand(first) => hub_command = Some(first),
             }
@@ -302,11 +296,7 @@ impl Link {
                     None => self.part.driver.command(hub_command),
                 },
                 HubCommand::Probe(ProbeStep::Published(seq, outcome)) => {
-                    if self.probe_was_published(seq, outcome)
-                        && let Some(conversation) = &mut conversation
-                    {
-                        conversation.fence(HubCommand::Probe(ProbeStep::Passed(seq)));
-                    }
+                    self.probe_was_published(seq, outcome)
                 }
                 hub_command => self.part.driver.command(hub_command),
             }
@@ -357,7 +347,7 @@ impl Link {
                     match &mut self.probe {
                         Some(probe) if *probe.channel() == subject.name => match begins {
                             true => probe.confirmed(now),
-                            false => probe.refused(),
+                            false => probe.ended(now),
                         },
                         _ if begins => self.part.driver.handle(HubInput::Subscribed(&subject)),
                         _ => self.part.driver.handle(HubInput::Unsubscribed(&subject)),
@@ -404,10 +394,11 @@ impl Link {
             Answer::Elsewhere { begins, subjects } => {
                 self.connector.doubt();
                 for subject in &subjects {
-                    self.part.driver.handle(match begins {
-                        true => HubInput::Deferred(subject),
-                        false => HubInput::Unsubscribed(subject),
-                    });
+                    match &mut self.probe {
+                        Some(probe) if *probe.channel() == subject.name => probe.ended(now),
+                        _ if begins => self.part.driver.handle(HubInput::Deferred(subject)),
+                        _ => self.part.driver.handle(HubInput::Unsubscribed(subject)),
+                    }
                 }
             }
             Answer::Welcome | Answer::AskedAgain | Answer::Marked | Answer::Refused(_) => {}
@@ -423,15 +414,43 @@ impl Link {
         self.health_board.set_cut_off(self.index, false);
     }
 
-    /// Returns whether a ping is to follow.
-    fn probe_was_published(&mut self, seq: u64, outcome: Outcome) -> bool {
-        match self.probe.as_mut().map(|probe| probe.published(seq, outcome)) {
-            Some(Ok(is_followed)) => is_followed,
-            Some(Err(reason)) => {
-                self.log_probe_refused(&reason);
-                false
+    /// A connection was made: where it leads to another master than the last one, the probes begin again.
+    fn begin_probes(&mut self, session: &Session) {
+        let Some(probe) = &mut self.probe else { return };
+        if probe.reach() == Reach::Master && self.probed != session.address {
+            probe.led_elsewhere();
+            self.health_board.set_cut_off(self.index, false);
+            self.probed.clone_from(&session.address);
+            if self.part.link_metrics.probes().is_none() {
+                self.part.link_metrics.begin_probes(self.index);
             }
-            None => false,
+        }
+    }
+
+    fn subscribe_probe(&mut self, session: &mut Session) {
+        let Some(probe) = &mut self.probe else { return };
+        if probe.choose_channel(|channel| self.connector.has_slot(session.address.as_ref(), channel)) {
+            let channel = Subject::channel(probe.channel().clone());
+            session.conversation.send(LinkCommand::Subscribe(vec![channel]));
+        } else {
+            probe.ended(Instant::now());
+        }
+    }
+
+    fn tick_probe(&mut self, session: &mut Session) {
+        let (Some(probe), now) = (&mut self.probe, Instant::now()) else { return };
+        probe.check_slot(|channel| self.connector.has_slot(session.address.as_ref(), channel), now);
+        match probe.tick(now) {
+            Some(Task::Ping(seq)) => session.conversation.fence(HubCommand::Probe(ProbeStep::Passed(seq))),
+            Some(Task::Subscribe) => self.subscribe_probe(session),
+            None => {}
+        }
+    }
+
+    fn probe_was_published(&mut self, seq: u64, outcome: Outcome) {
+        let published = self.probe.as_mut().map(|probe| probe.published(seq, outcome, Instant::now()));
+        if let Some(Err(reason)) = published {
+            self.log_probe_refused(&reason);
         }
     }
 
@@ -500,147 +519,6 @@ fn publication<'a>(
         Payload::Whole(payload) => HubInput::Message { pattern, channel, payload },
         Payload::Oversized(bytes) => HubInput::OversizedMessage { pattern, channel, bytes: bytes as usize },
     })
-}
-
-/// One connection of a link.
-struct Session {
-    /// Of the master that it leads to; `None`: the connection is to where the settings say.
-    address: Option<RedisAddress>,
-    stream: Stream,
-    buffer: ReadBuffer,
-    decoder: Decoder,
-    /// What the buffer must hold for the decoder to go on.
-    needed: usize,
-    conversation: Conversation,
-    /// TLS may hold what was written.
-    unflushed: bool,
-    /// All that was subscribed before is subscribed again, and the health board knows.
-    is_up: bool,
-    /// When the last bytes came.
-    last_received: Instant,
-    /// When the ping was sent that is not answered.
-    pinged: Option<Instant>,
-    next_ping: Instant,
-}
-
-/// What a connection did.
-enum Moved {
-    Read(usize),
-    Wrote,
-}
-
-impl Session {
-    /// A connection that is ready to subscribe.
-    async fn open(connector: Connector, index: usize, external_bytes: usize) -> Result<Session, Broken> {
-        let (address, settings) = (connector.address().await?, &*connector.settings);
-        let open = timeout(CONNECT_TIMEOUT, async {
-            let stream = open(settings, address.as_ref()).await?;
-            let now = Instant::now();
-            let mut session = Session {
-                address: address.clone(),
-                stream,
-                buffer: ReadBuffer::new(),
-                decoder: Decoder::new(external_bytes),
-                needed: 1,
-                conversation: Conversation::new(
-                    settings.names.clone(),
-                    settings.sharded.clone(),
-                    settings.slots(),
-                ),
-                unflushed: false,
-                is_up: false,
-                last_received: now,
-                pinged: None,
-                next_ping: now + PING_EVERY,
-            };
-            let name = settings.connection_name(&format!("link{index}"));
-            session.conversation.hello(settings, name.as_deref());
-            session.welcomed().await?;
-            Ok(session)
-        });
-        tokio::select! {
-            session = open => session.unwrap_or(Err(Broken::Silent)),
-            () = connector.left(address.as_ref()) => Err(Broken::Left),
-        }
-    }
-
-    /// Waits for the answer to `HELLO`.
-    async fn welcomed(&mut self) -> Result<(), Broken> {
-        loop {
-            match self.moved().await {
-                Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
-                    return Err(Broken::closed_at_hello(&error));
-                }
-                moved => moved?,
-            };
-            match self.decoder.step(self.buffer.filled())? {
-                Step::More(bytes) => self.needed = bytes,
-                Step::Reply(Reply::Answer(answer), taken) => {
-                    self.conversation.answered(answer)?;
-                    self.buffer.consume(taken);
-                    return Ok(());
-                }
-                Step::Reply(Reply::Error(message), _) => {
-                    return Err(Broken::no_hello(&String::from_utf8_lossy(message)));
-                }
-                _ => return Err(Garbage("something before the answer to HELLO").into()),
-            }
-        }
-    }
-
-    /// Writes what is to be written, or reads. Safe to cancel.
-    async fn moved(&mut self) -> io::Result<Moved> {
-        poll_fn(|cx| {
-            let mut stream = Pin::new(&mut self.stream);
-            if !self.conversation.unsent().is_empty() {
-                if let Poll::Ready(bytes) = stream.as_mut().poll_write(cx, self.conversation.unsent())? {
-                    if bytes == 0 {
-                        return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
-                    }
-                    self.conversation.sent(bytes);
-                    self.unflushed = true;
-                    return Poll::Ready(Ok(Moved::Wrote));
-                }
-            } else if self.unflushed && stream.as_mut().poll_flush(cx)?.is_ready() {
-                self.unflushed = false;
-            }
-            let mut space = ReadBuf::new(self.buffer.space(self.needed));
-            match stream.poll_read(cx, &mut space)? {
-                Poll::Pending => Poll::Pending,
-                Poll::Ready(()) => {
-                    let bytes = space.filled().len();
-                    if bytes == 0 {
-                        let closed =
-                            io::Error::new(io::ErrorKind::UnexpectedEof, "Redis closed the connection");
-                        return Poll::Ready(Err(closed));
-                    }
-                    self.buffer.filled_by(bytes);
-                    self.needed = 1;
-                    Poll::Ready(Ok(Moved::Read(bytes)))
-                }
-            }
-        })
-        .await
-    }
-
-    /// Pings when it is time; gives up on a Redis that was silent for too long.
-    fn keep_alive(&mut self, now: Instant) -> Result<(), Broken> {
-        match self.pinged {
-            Some(at) if now >= at.max(self.last_received) + SILENCE => Err(Broken::Silent),
-            None if now >= self.next_ping => {
-                self.conversation.ping();
-                self.pinged = Some(now);
-                self.next_ping = now + PING_EVERY;
-                Ok(())
-            }
-            _ => Ok(()),
-        }
-    }
-
-    /// When [`Session::keep_alive`] has something to do.
-    fn due(&self) -> Instant {
-        self.pinged.map_or(self.next_ping, |at| at.max(self.last_received) + SILENCE)
-    }
 }
 
 #[cfg(test)]

@@ -22,7 +22,7 @@ use super::connector::Connector;
 use super::publisher::Publisher;
 use super::reader::{Reader, name_of};
 use super::{Names, RedisAddress, RedisSettings};
-use crate::broker::health_board::HealthBoard;
+use crate::broker::health_board::{HealthBoard, Need};
 use crate::broker::jobs::{Job, JobReceiver};
 use crate::broker::link_metrics::LinkMetrics;
 use crate::broker::local::LocalDelivery;
@@ -63,7 +63,7 @@ impl Masters {
     pub(super) async fn run(mut self, mut stop: watch::Receiver<bool>) {
         let mut tasks = JoinSet::new();
         let mut workers = BTreeMap::from([(FIRST_HOME, self.start(FIRST_HOME, &mut tasks))]);
-        let indexed = self.start_publisher(&mut tasks, "publisher of sessions and presence", None, {
+        let indexed = self.start_publisher(&mut tasks, "publisher of sessions and presence", Need::Never, {
             let index = self.settings.names.node_sessions_key(&self.settings.lease.instance);
             slot_of(index.as_bytes())
         });
@@ -122,11 +122,11 @@ impl Masters {
 
     /// Starts what works for the master of this slot.
     fn start(&self, home: u16, tasks: &mut JoinSet<()>) -> Worker {
-        let worker = self.start_publisher(tasks, "publisher", Some("publishers"), home);
+        let worker = self.start_publisher(tasks, "publisher", Need::OneOf("publishers"), home);
         let connector = self.connector(home);
         for size in [AnswerSize::Large, AnswerSize::Small] {
             let name = format!("{}, slot {home}", name_of(size));
-            let part = self.health_board.add(name, size == AnswerSize::Large, Some(name_of(size)));
+            let part = self.health_board.add((name, size == AnswerSize::Large, Need::OneOf(name_of(size))));
             let reader = Arc::new(Reader {
                 queries: self.queries.clone(),
                 connector: connector.clone(),
@@ -143,16 +143,10 @@ impl Masters {
         worker
     }
 
-    fn start_publisher(
-        &self,
-        tasks: &mut JoinSet<()>,
-        what: &str,
-        alternatives: Option<&'static str>,
-        home: u16,
-    ) -> Worker {
+    fn start_publisher(&self, tasks: &mut JoinSet<()>, what: &str, need: Need, home: u16) -> Worker {
         let (jobs, receiver) = self.jobs.branch();
         let (stop, stopping) = watch::channel(false);
-        let part = self.health_board.add(format!("{what}, slot {home}"), false, alternatives);
+        let part = self.health_board.add((format!("{what}, slot {home}"), false, need));
         let (health_board, metrics) = (self.health_board.clone(), self.link_metrics.clone());
         let publisher = Publisher::new(
             part,

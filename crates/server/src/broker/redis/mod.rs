@@ -21,6 +21,7 @@ mod lease;
 mod library;
 mod lifecycle_backlog;
 mod link;
+mod link_session;
 mod links;
 mod logs;
 mod master_links;
@@ -66,7 +67,7 @@ pub use self::sentinel::SentinelSettings;
 use self::sentinel::Watcher;
 use super::Shell;
 use super::fanout::ShardFanout;
-use super::health_board::HealthBoard;
+use super::health_board::{HealthBoard, Need};
 use super::query_queue::AnswerSize;
 use crate::secret::Rotating;
 
@@ -175,18 +176,23 @@ fn public_part(message: &str) -> &str {
 }
 
 /// The links come first, then the publisher, then the readers, then the lease. Tables are read on request; the reader of
-/// views is there from the start, for without it nobody can log in. In a Cluster what works with one master each adds itself.
+/// views is there from the start, for without it no one can log in. In a Cluster what works with one master each adds itself, and
+/// the node serves without a master: its links of sharded channels, or the lease, which is on one of them.
 pub(super) fn health_board(settings: &RedisSettings, pool: usize, fanout: ShardFanout) -> HealthBoard {
-    let parts = (0..pool).map(|link| (format!("subscriber {link}"), false));
+    let need_of_links = if settings.is_cluster() { Need::Connected } else { Need::Always };
+    let links = (0..pool).map(|link| (format!("subscriber {link}"), false, need_of_links));
     // Only the first one starts as down: it always gets a master, and links without one count as up.
-    let of_masters =
-        (0..settings.master_links()).map(|link| (format!("subscriber of sharded channels {link}"), link > 0));
-    let parts = parts.chain(of_masters);
+    let of_masters = (0..settings.master_links())
+        .map(|link| (format!("subscriber of sharded channels {link}"), link > 0, Need::Never));
     let workers =
         [("publisher", false), (name_of(AnswerSize::Large), true), (name_of(AnswerSize::Small), false)];
-    let workers = if settings.is_cluster() { &[][..] } else { &workers[..] };
-    let others = workers.iter().copied().chain([("lease", false)]);
-    HealthBoard::new(parts.chain(others.map(|(name, is_up)| (name.to_owned(), is_up))), fanout)
+    let (workers, need_of_lease) = match settings.is_cluster() {
+        true => (&[][..], Need::Never),
+        false => (&workers[..], Need::Always),
+    };
+    let workers = workers.iter().map(|(name, is_up)| ((*name).to_owned(), *is_up, Need::Always));
+    let lease = ("lease".to_owned(), false, need_of_lease);
+    HealthBoard::new(links.chain(of_masters), workers.chain([lease]), fanout)
 }
 
 /// Runs all links, the publishers, the readers and the lease until `stop`.

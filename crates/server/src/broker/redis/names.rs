@@ -11,6 +11,7 @@
 //! | log | `prod:` `drawbridge:` `{prod:room:42}:log`, `…:position`, `…:once:KEY` |
 //! | views, sessions | `prod:` `drawbridge:` `{player:alice}:views`, `…:session:HASH` |
 //! | presence | `prod:` `drawbridge:` `{prod:room:42}:members`, `…:players` |
+//! | delivery probes | `prod:` `drawbridge:` `probe:RANDOM:LINK`, `sharded-probe:RANDOM:LINK:NUMBER` |
 //! | of one start of a node | `prod:` `drawbridge:` `{node:n1-5f…}:sessions`, `…:presence` |
 //! | leases | `prod:` `drawbridge:` `{nodes}:leases`, `…:about`, `…:claims` |
 //!
@@ -20,6 +21,9 @@
 use std::borrow::Cow;
 
 use drawbridge_engine::io::SessionHash;
+
+/// What the channels of sharded delivery probes begin with, behind the prefixes.
+const SHARDED_PROBE: &str = "sharded-probe:";
 
 /// The prefixes of one environment.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -126,6 +130,21 @@ impl Names {
     pub(super) fn presence_notices(&self, channel: &str) -> String {
         let Names { channel_prefix, key_prefix } = self;
         format!("{channel_prefix}{key_prefix}presence:{channel}")
+    }
+
+    /// The channel of the delivery probes of a link. `random` tells nodes apart that share a Redis, also by mistake under one name.
+    pub(super) fn probe_channel(&self, random: u64, link: usize) -> String {
+        format!("{}probe:{random:016x}:{link}", self.key_prefix)
+    }
+
+    /// As [`Names::probe_channel`], of a link of sharded channels: `number` chooses the slot.
+    pub(super) fn sharded_probe_channel(&self, random: u64, link: usize, number: u32) -> String {
+        format!("{}{SHARDED_PROBE}{random:016x}:{link}:{number}", self.key_prefix)
+    }
+
+    /// Whether it is one of these: sharded, though it is of no class.
+    pub(super) fn is_sharded_probe(&self, channel: &str) -> bool {
+        channel.strip_prefix(&*self.key_prefix).is_some_and(|rest| rest.starts_with(SHARDED_PROBE))
     }
 
     /// An error that Redis returned, as players may read it: the names in it are without the prefix.

@@ -172,7 +172,7 @@ impl Publisher {
             };
             let wait = attempts.failed(&broken);
             let health_board = self.health_board.clone();
-            health_board.failed(self.part, &broken.public_reason());
+            health_board.failed(self.part, &self.connector.trouble(&broken));
             if let Broken::Unsupported(what) = &broken {
                 self.refuse_unsupported(what);
             }
@@ -264,9 +264,9 @@ impl Publisher {
 
     /// What waited for Redis goes out when the subscriptions are back too, so that this node's own players hear it.
     async fn wait_for_links(&mut self, stop: &mut Stop) -> Result<(), Stopped> {
-        let (health_board, part) = (self.health_board.clone(), self.part);
+        let health_board = self.health_board.clone();
         let restored = async move {
-            while !health_board.others_are_up(part) {
+            while !health_board.links_are_up() {
                 tokio::time::sleep(LINKS_POLL).await;
             }
         };

@@ -49,6 +49,9 @@ const RETRY_AFTER: Duration = Duration::from_millis(200);
 /// Redis answered with another type than the command returns. That is an error, and not an empty result.
 pub(super) const UNEXPECTED: &str = "an unexpected answer";
 
+/// The answer about players' views whose master is away.
+const AWAY: &str = "CLUSTERDOWN the master of the Cluster that has them is away";
+
 /// See the module.
 pub(super) struct Reader {
     pub(super) queries: QueryQueue,
@@ -119,6 +122,7 @@ impl Reader {
                     // The first failure may be chance, and the next attempt follows at once: players are not notified of it.
                     if std::mem::replace(&mut has_failed, true) {
                         self.health_board.set(part, false);
+                        self.refuse_views(answer_size);
                     }
                     broken
                 }
@@ -145,8 +149,19 @@ impl Reader {
                 }
             };
             let wait = attempts.failed(&broken);
-            self.health_board.failed(part, &broken.public_reason());
+            self.health_board.failed(part, &self.connector.trouble(&broken));
             self.health_board.wait_for_another(wait).await;
+        }
+    }
+
+    /// In a Cluster, answers queries of views whose master is away, by an error: nothing new is shown to these players until they can
+    /// be read. Why: a link that has moved to another master restores nothing before the views of all players are known, or known
+    /// to be unknown, and most players' are on masters that answer.
+    fn refuse_views(&self, answer_size: AnswerSize) {
+        if self.connector.cluster().is_some() {
+            let is_view =
+                |kind: &QueryKind| matches!(kind, QueryKind::ViewOverrides { .. }) && self.is_for(kind);
+            self.queries.refuse_all(answer_size, is_view, &AWAY.into());
         }
     }
 

@@ -254,16 +254,18 @@ impl SlotRouter {
         let (mut again, mut done) = (Vec::new(), Vec::new());
         for at in (0..commands.len()).rev().filter(|at| commands[*at].0 == step) {
             let (Some(slot), Some(result)) = (slots[at], &results[at]) else { continue };
-            let redirection =
-                result.as_ref().err().and_then(redirection_of).filter(|_| !done.contains(&slot));
+            let redirection = result
+                .as_ref()
+                .err()
+                .and_then(|error| redirection_of(error, &self.home))
+                .filter(|_| !done.contains(&slot));
             let sending = |to, asks| Sending { at, to, asks };
             match redirection {
                 Some(Redirection::Moved(to)) => {
-                    let to = named(to, &self.home);
                     self.cluster.moved(slot, &to);
                     again.push((sending(to, false), false));
                 }
-                Some(Redirection::Ask(to)) => again.push((sending(named(to, &self.home), true), false)),
+                Some(Redirection::Ask(to)) => again.push((sending(to, true), false)),
                 Some(Redirection::TryAgain) => {
                     if let Some(to) = owner(&map, slot) {
                         again.push((sending(to, false), true));
@@ -381,26 +383,14 @@ fn slot_of_command(command: &Cmd) -> Option<u16> {
     key.map(slot_of)
 }
 
-fn redirection_of(error: &RedisError) -> Option<Redirection> {
-    let to = || {
-        let (host, port) = error.redirect_node()?.0.rsplit_once(':')?;
-        Some(RedisAddress::Tcp { host: host.to_owned(), port: port.parse().ok()? })
-    };
+/// `answered`: any server of the Cluster, since all that leave the host out share it.
+fn redirection_of(error: &RedisError, answered: &RedisAddress) -> Option<Redirection> {
+    let to = || RedisAddress::redirected(error.redirect_node()?.0, Some(answered));
     match error.code()? {
         "MOVED" => to().map(Redirection::Moved),
         "ASK" => to().map(Redirection::Ask),
         "TRYAGAIN" => Some(Redirection::TryAgain),
         _ => None,
-    }
-}
-
-/// Where no host is named, it is that of the server that answered, which all of them share.
-fn named(to: RedisAddress, asked: &RedisAddress) -> RedisAddress {
-    match (to, asked) {
-        (RedisAddress::Tcp { host, port }, RedisAddress::Tcp { host: asked, .. }) if host.is_empty() => {
-            RedisAddress::Tcp { host: asked.clone(), port }
-        }
-        (to, _) => to,
     }
 }
 
@@ -452,12 +442,12 @@ mod tests {
             let (code, detail) = words.split_once(' ').unwrap();
             let text = format!("-{code} {detail}\r\n");
             let error = redis::parse_redis_value(text.as_bytes()).and_then(Value::extract_error);
-            redirection_of(&error.unwrap_err())
+            redirection_of(&error.unwrap_err(), &tcp("asked", 1))
         };
         assert_eq!(read("MOVED 3999 127.0.0.1:6381"), Some(Redirection::Moved(tcp("127.0.0.1", 6381))));
         assert_eq!(read("ASK 3999 ::1:6381"), Some(Redirection::Ask(tcp("::1", 6381))));
         assert_eq!(read("TRYAGAIN Multiple keys"), Some(Redirection::TryAgain));
         assert_eq!(read("ERR no"), None);
-        assert_eq!(named(tcp("", 7), &tcp("asked", 1)), tcp("asked", 7));
+        assert_eq!(read("MOVED 3999 :7"), Some(Redirection::Moved(tcp("asked", 7))));
     }
 }

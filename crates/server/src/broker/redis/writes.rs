@@ -152,7 +152,8 @@ fn for_delivery(
     sharded: &'static str,
     settings: &RedisSettings,
 ) -> &'static str {
-    if settings.sharded.contain(channel) { sharded } else { classic }
+    let is_sharded = settings.sharded.contain(channel) || settings.names.is_sharded_probe(channel);
+    if is_sharded { sharded } else { classic }
 }
 
 /// Appends the events of these jobs to the log of their channel, by one call.
