@@ -26,6 +26,7 @@ mod links;
 mod logs;
 mod master_links;
 mod masters;
+mod moving_slots;
 mod names;
 mod plain_connection;
 mod presence;

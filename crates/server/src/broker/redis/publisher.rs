@@ -23,6 +23,7 @@ use super::connector::Connector;
 use super::function_repairs::{Missing, Replaced, Retry};
 use super::lifecycle_backlog::LifecycleBacklog;
 use super::masters::slot_of_write;
+use super::moving_slots::MovingSlots;
 use super::presence::{self, PresenceIndex};
 use super::refusals::{Refusals, explained, is_missing_function};
 use super::writes::{Call, WriteOutcome, batch_of, needs_functions, outcomes};
@@ -48,7 +49,7 @@ const LOOK_EVERY: Duration = Duration::from_secs(10);
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
 /// How long to wait when Redis says that it cannot just now.
 const RETRY_AFTER: Duration = Duration::from_millis(200);
-/// How long to wait where the keys of a slot are on their way; the router has waited longer before.
+/// How long to wait where a write of two slots needs keys that are on their way; the router has waited before.
 const MOVE_PAUSE: Duration = Duration::from_millis(20);
 /// In the error that Redis returns where a function needs a key that is on its way to another master, or has gone: by then it may
 /// have done something.
@@ -66,6 +67,7 @@ pub(super) struct Publisher {
     jobs: JobReceiver,
     /// Taken from `jobs`, not yet sent, by the number of their coming.
     waiting: VecDeque<(u64, Job)>,
+    moving: MovingSlots,
     /// Entries of the lifecycle stream, not yet taken by Redis.
     backlog: LifecycleBacklog,
     presence_index: PresenceIndex,
@@ -110,6 +112,7 @@ impl Publisher {
             part,
             jobs,
             waiting: VecDeque::new(),
+            moving: MovingSlots::default(),
             backlog: LifecycleBacklog::default(),
             presence_index: PresenceIndex::default(),
             came: 0,
@@ -240,9 +243,15 @@ impl Publisher {
     fn withdraw_expired(&mut self) {
         let until = Instant::now() + EXPIRE_TOGETHER;
         // Dropped unanswered, and not handed to Redis: not done.
-        self.waiting.retain(|(_, job)| job.expires.is_none_or(|expires| Instant::from_std(expires) > until));
-        let expiries = self.waiting.iter().filter_map(|(_, job)| job.expires);
-        self.next_expiry = expiries.min().map(Instant::from_std);
+        let is_kept = |job: &Job| job.expires.is_none_or(|expires| Instant::from_std(expires) > until);
+        self.waiting.retain(|(_, job)| is_kept(job));
+        self.moving.retain(is_kept);
+        self.find_next_expiry();
+    }
+
+    fn find_next_expiry(&mut self) {
+        let waiting = self.waiting.iter().map(|(_, job)| job).chain(self.moving.jobs());
+        self.next_expiry = waiting.filter_map(|job| job.expires).min().map(Instant::from_std);
     }
 
     /// The life of one connection.
@@ -276,6 +285,7 @@ impl Publisher {
     /// Redis cannot be asked now.
     fn away(&mut self) {
         self.health_board.set(self.part, false);
+        self.moving.put_back(&mut self.waiting);
         // The others keep their order.
         for (number, job) in std::mem::take(&mut self.waiting) {
             match job.when_down {
@@ -291,6 +301,9 @@ impl Publisher {
             while let Some(job) = self.jobs.try_recv() {
                 self.take(job);
             }
+            if self.moving.again().is_some_and(|at| at <= Instant::now()) {
+                self.moving.put_back(&mut self.waiting);
+            }
             if self.is_paused && self.waiting.is_empty() {
                 self.ask_again(stop, commands).await?;
                 continue;
@@ -304,14 +317,18 @@ impl Publisher {
                 self.send(stop, commands).await?;
                 continue;
             }
+            let is_done = self.backlog.is_empty() && self.moving.is_empty();
+            let has_late = held.is_some() || !self.moving.is_empty();
             tokio::select! {
-                job = self.jobs.recv(), if !(self.jobs.is_closed() && held.is_some()) => match job {
+                job = self.jobs.recv(), if !(self.jobs.is_closed() && has_late) => match job {
                     Some(job) => self.take(job),
-                    None if self.backlog.is_empty() => return Ok(Stopped),
+                    None if is_done => return Ok(Stopped),
                     None => {}
                 },
                 broken = commands.ended() => return Err(broken),
                 () = expiry(held) => {}
+                () = expiry(self.moving.again()) => {}
+                () = expiry(self.next_expiry) => self.withdraw_expired(),
                 () = sleep_until(self.next_look) => {}
                 // From here on nothing comes in, and what is in goes out.
                 _ = stop.wait_for(|stop| *stop), if !self.jobs.is_closed() => self.jobs.close(),
@@ -441,6 +458,12 @@ impl Publisher {
                 job.answer(Err(PublishFailure::NotDone));
                 continue;
             }
+            // Those of the backlog keep no order with others.
+            let kept = match self.moving.is_empty() || job.is_lifecycle() {
+                true => Some((number, job)),
+                false => self.moving.keep_behind(self.order_of(&job), number, job),
+            };
+            let Some((number, job)) = kept else { continue };
             bytes += job.bytes;
             batch.push((number, job));
         }
@@ -565,13 +588,12 @@ impl Publisher {
                 Err(_) if over.get(&self.order_of(&job)).is_some_and(|last| at < *last) => {
                     job.answer(Err(PublishFailure::NotDone));
                 }
-                // It waited a moment already.
-                Err(message) if is_moving(&message) && job.when_down == WhenDown::Reject => {
-                    job.answer(Err(PublishFailure::NotDone));
-                }
-                Err(_) => {
+                Err(message) => {
                     job.set_handed(false);
-                    redo.push((number, job));
+                    match self.order_of(&job).filter(|_| is_moving(&message)) {
+                        Some(slot) => self.moving.add(slot, number, job, Instant::now()),
+                        None => redo.push((number, job)),
+                    }
                 }
             }
         }
@@ -591,9 +613,12 @@ impl Publisher {
             batch_outcome = BatchOutcome::SlotMoves;
         }
         self.backlog.put_back(held);
-        for (number, job) in redo.into_iter().rev() {
-            self.expect_expiry(&job);
-            self.waiting.push_front((number, job));
+        for job in redo.into_iter().rev() {
+            self.waiting.push_front(job);
+        }
+        match is_on_the_move {
+            true => self.find_next_expiry(),
+            false => self.moving.settled(),
         }
         batch_outcome
     }
@@ -606,7 +631,7 @@ enum BatchOutcome {
     All,
     /// Redis cannot do it all just now.
     TryAgain,
-    /// The keys of some are on their way to another master of the Cluster. The others can be written.
+    /// The keys of some that write two slots are on their way to another master of the Cluster. The others can be written.
     SlotMoves,
     /// Redis is the master no longer.
     NotMaster,

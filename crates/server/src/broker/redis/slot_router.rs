@@ -24,6 +24,8 @@ use super::{RedisAddress, RedisSettings, UNANSWERED, is_moving};
 
 /// How often a command is sent to another master, or tried again.
 const MAX_REDIRECTIONS: u32 = 6;
+/// How often it is tried again after `TRYAGAIN`: who asks can wait longer, and others wait behind it here.
+const MAX_TRIES_AGAIN: u32 = 3;
 /// The first pause behind `TRYAGAIN`; it doubles each time.
 const TRY_AGAIN_AFTER: Duration = Duration::from_millis(5);
 /// How long a connection to another master may take.
@@ -140,6 +142,10 @@ impl SlotRouter {
                     break;
                 }
                 if again.iter().any(|(_, is_unstable)| *is_unstable) {
+                    // All of them, since those of one slot keep their order.
+                    if times >= MAX_TRIES_AGAIN {
+                        break;
+                    }
                     sleep(TRY_AGAIN_AFTER * 2u32.pow(times)).await;
                 }
                 let sendings = again.into_iter().map(|(sending, _)| sending).collect();
