@@ -73,7 +73,7 @@ def test_players_stay_through_a_failover_and_nothing_goes_to_the_old_master(serv
     for n in (1, 2, 3):
         alice.publish("log:1", "n", n)
     until(service.is_replicated, "the replica has all of it")
-    getattr(service.master, how)()
+    node.loses_redis(getattr(service.master, how))
     status("degraded", alice, bob)
     waits = alice.start("PUBLISH_EVENT", channel="log:1", event="n", data=4)
     status("ok", alice, bob)
