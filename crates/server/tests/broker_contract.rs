@@ -1,5 +1,5 @@
 //! The broker's contract: the same tests on the memory broker and on a real Redis over TCP, unix socket and TLS,
-//! with an ACL user, with a channel prefix, with sharded classes, and on a Cluster. What only a Redis can do (break, refuse, be away) stands
+//! with an ACL user, with a channel prefix, with sharded classes, behind a sentinel, and on a Cluster, classic and sharded. What only a Redis can do (break, refuse, be away) stands
 //! in `broker_faults.rs`.
 // Why: the Redis that they start runs on Unix.
 #![cfg(unix)]
@@ -32,6 +32,7 @@ macro_rules! on_every_broker {
         on_every_broker!(@on redis_tls, Some(Flavour::Tls), $($scenario),*);
         on_every_broker!(@on redis_acl, Some(Flavour::Acl), $($scenario),*);
         on_every_broker!(@on redis_prefixed, Some(Flavour::Prefixed), $($scenario),*);
+        on_every_broker!(@on redis_sentinel, Some(Flavour::Sentinel), $($scenario),*);
         on_every_broker!(@on redis_cluster, Some(Flavour::Cluster), $($scenario),*);
     };
     (@on $broker:ident, $flavour:expr, $($scenario:ident),*) => {
@@ -295,7 +296,7 @@ fn holds_one_subscription_and_leaves_nothing(flavour: Option<Flavour>) {
         (stats.live, stats.subjects, stats.pattern_channels, stats.shard_queue_bytes) == (0, 0, 0, 0)
     });
     if let Some(server) = &bench.server {
-        assert_eq!(server.call(&["PUBSUB", "CHANNELS"]), Reply::List(vec![]));
+        assert_eq!(server.subscribed_channels(), Vec::<String>::new());
         assert_eq!(server.call(&["PUBSUB", "NUMPAT"]), Reply::Int(0));
     }
     let answers = bench.waiting(0);

@@ -14,7 +14,7 @@
 use std::borrow::Borrow;
 
 /// A sequence number.
-pub trait Seq: Copy + Ord {
+pub(super) trait Seq: Copy + Ord {
     /// The number of the first event of a life.
     const FIRST: Self;
     /// The number behind this one.
@@ -32,7 +32,7 @@ impl Seq for u64 {
 
 /// What becomes of a live event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Fate {
+pub(super) enum Fate {
     /// The stored part is being read: keep it until [`Merge::finish`].
     Buffered {
         /// It is of another life than the live events before it: those are void.
@@ -50,7 +50,7 @@ pub enum Fate {
 
 /// See the module.
 #[derive(Debug)]
-pub struct Merge<L, S> {
+pub(super) struct Merge<L, S> {
     /// The last version that is known; `None`: there is no history yet.
     at: Option<(L, S)>,
     /// While the stored part is being read: the last version that came live.
@@ -59,32 +59,27 @@ pub struct Merge<L, S> {
 
 impl<L: Clone + Eq, S: Seq> Merge<L, S> {
     /// A merge that knows nothing.
-    pub fn new() -> Self {
+    pub(super) fn new() -> Self {
         Merge { at: None, reading: None }
     }
 
     /// The stored part is read from now on.
-    pub fn begin(&mut self) {
+    pub(super) fn begin(&mut self) {
         self.reading = Some(None);
     }
 
-    /// Whether the stored part is being read.
-    pub fn is_reading(&self) -> bool {
-        self.reading.is_some()
-    }
-
     /// The life that is known.
-    pub fn life(&self) -> Option<&L> {
+    pub(super) fn life(&self) -> Option<&L> {
         self.at.as_ref().map(|(life, _)| life)
     }
 
     /// The last version that is known.
-    pub fn seq(&self) -> Option<S> {
+    pub(super) fn seq(&self) -> Option<S> {
         self.at.as_ref().map(|(_, seq)| *seq)
     }
 
     /// Takes in a live event.
-    pub fn live<Q>(&mut self, life: &Q, seq: S) -> Fate
+    pub(super) fn live<Q>(&mut self, life: &Q, seq: S) -> Fate
     where
         L: Borrow<Q>,
         Q: ?Sized + Eq + ToOwned<Owned = L>,
@@ -113,7 +108,7 @@ impl<L: Clone + Eq, S: Seq> Merge<L, S> {
 
     /// All that is stored was read, as of this version; `None`: nothing is stored. Returns whether it fits what came live
     /// meanwhile. `holds`: where it does not, what is stored counts all the same.
-    pub fn finish(&mut self, stored: Option<(L, S)>, holds: bool) -> bool {
+    pub(super) fn finish(&mut self, stored: Option<(L, S)>, holds: bool) -> bool {
         let seen = self.reading.take().flatten();
         self.at = stored;
         match (&self.at, seen) {

@@ -38,7 +38,6 @@ pub use io::{
     BadEntity, BadTable, HubInput, HubOutput, HubSettings, HubStats, LinkCommand, StoredEntity, StoredTable,
 };
 pub(crate) use logs::read_entry;
-pub use merge::{Fate, Merge, Seq};
 pub use moves::{Carries, Handover, PeerMessage};
 pub use shards::{ShardId, ShardSet};
 pub use slot_moves::{GivenEntries, SlotMove};

@@ -17,7 +17,14 @@
 //! of the move; it is kept until then. Commands about the subject go to the taker from the beginning, which carries
 //! them out behind the hand-over, in the order in which they came.
 //!
+//! The giver's half is in [`leaving`], the taker's in [`joining`], what it holds in [`held`]; here is what both are sent, and what
+//! Redis answers.
+//!
 //! Invariant: of the two links exactly one delivers a publication of a moving subject, or its subscribers are notified of a gap.
+
+mod held;
+mod joining;
+mod leaving;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -25,19 +32,15 @@ use std::sync::Arc;
 use hashbrown::HashMap;
 
 use super::dedup::Content;
-use super::hub::{Entry, Hub, State};
-use super::io::{HubOutput, LinkCommand};
-use super::shards::{ShardId, ShardSet};
+use super::hub::{Entry, Hub};
+use super::io::HubOutput;
 use super::slot_moves::GivenEntries;
-use super::source::Source;
-use super::tables::{count, uncount};
-use super::topology::{LinkId, Move};
-use crate::io::{BrokerEvent, LoggedOffset, Subject};
+use super::topology::LinkId;
+use crate::io::Subject;
+use held::Held;
 
 /// How much the taker holds, in bytes; beyond that the move counts as a break.
 const MAX_HELD_BYTES: usize = 1 << 20;
-/// How many events for the shards it holds beside those; beyond that the move counts as a break.
-const MAX_HELD_EVENTS: usize = 1_024;
 /// A move that takes longer counts as a break, in milliseconds.
 const TIMEOUT_MS: u64 = 10_000;
 /// What a held message costs beside its payload; an estimate.
@@ -144,18 +147,6 @@ enum Subscribed {
     Yes,
 }
 
-/// What came for a subject before it was handed over.
-#[derive(Debug)]
-enum Held {
-    Message(Box<[u8]>),
-    Oversized(usize),
-    Want(ShardId),
-    Unwant(ShardId),
-    Refresh(ShardId),
-    CatchUp(ShardId, LoggedOffset),
-    Event(ShardSet, BrokerEvent),
-}
-
 /// The moves of one link.
 #[derive(Debug, Default)]
 pub(super) struct Moves {
@@ -189,63 +180,6 @@ impl Moves {
 }
 
 impl Hub {
-    /// This link gives a subject away.
-    pub(super) fn give(&mut self, Move { subject, home, from, to, marker }: Move) {
-        let is_home = from == home;
-        if !self.entries.contains_key(&subject) {
-            self.moves.place(&subject, !is_home, false);
-            return self.send_to_peer(to, PeerMessage::Given(subject, None));
-        }
-        self.moves.markers.insert(marker.clone(), subject.clone());
-        self.moves.leaving.insert(subject.clone(), Leaving { to, marker, is_home, is_asked: false });
-        self.advance_leaving(&subject);
-    }
-
-    /// This link takes a subject.
-    pub(super) fn take(&mut self, now_ms: u64, Move { subject, home, from, to, marker }: Move) {
-        let Early { is_giver_ready, given } = self.moves.early.remove(&subject).unwrap_or_default();
-        let deadline_ms = now_ms + TIMEOUT_MS;
-        let joining = Joining {
-            from,
-            marker: marker.clone(),
-            subscribed: [Subscribed::Asked; 2],
-            is_giver_ready,
-            is_marked: false,
-            is_past_marker: false,
-            is_broken: false,
-            given,
-            held: Vec::new(),
-            held_bytes: 0,
-            held_events: 0,
-            deadline_ms,
-        };
-        self.moves.deadlines.insert((deadline_ms, subject.clone()));
-        self.moves.markers.insert(marker.clone(), subject.clone());
-        self.moves.place(&subject, to == home, true);
-        self.moves.joining.insert(subject.clone(), joining);
-        // Behind a break nothing is subscribed before the barrier opens: what moves then is given as broken.
-        if self.link_up && self.barrier.is_open() {
-            let both = vec![subject, Subject::channel(marker)];
-            self.outputs.push_back(HubOutput::Link(LinkCommand::Subscribe(both)));
-        } else if let Some(joining) = self.moves.joining.get_mut(&subject) {
-            joining.subscribed = [Subscribed::No; 2];
-            self.joining_fails(&subject);
-            self.advance_joining(now_ms, &subject);
-        }
-    }
-
-    /// Breaks the moves that take too long, say because Redis refuses to publish their markers.
-    pub(super) fn end_late_moves(&mut self, now_ms: u64) {
-        while let Some((at, subject)) = self.moves.deadlines.pop_first() {
-            if at > now_ms {
-                self.moves.deadlines.insert((at, subject));
-                return;
-            }
-            self.joining_fails(&subject);
-            self.advance_joining(now_ms, &subject);
-        }
-    }
-
     /// The other link of a move says something.
     pub(super) fn peer(&mut self, now_ms: u64, message: PeerMessage) {
         match message {
@@ -279,76 +213,6 @@ impl Hub {
             (None, Some(false)) => Carries::No,
             (None, None) => Carries::AsPlaced,
         }
-    }
-
-    /// Sends shards an event about a subject behind what is held of it. `false`: it can be sent at once, and was not sent:
-    /// nothing is held, or the move is broken, so that its order with the channel's events is void.
-    pub fn send_behind(&mut self, subject: &Subject, shards: ShardSet, event: BrokerEvent) -> bool {
-        let Some(joining) = self.moves.joining.get_mut(subject) else { return false };
-        if joining.held_events >= MAX_HELD_EVENTS {
-            self.joining_fails(subject);
-        }
-        let Some(joining) = self.moves.joining.get_mut(subject).filter(|joining| !joining.is_broken) else {
-            return false;
-        };
-        joining.held_events += 1;
-        joining.held.push(Held::Event(shards, event));
-        true
-    }
-
-    /// Holds a command about a subject that is being taken. Returns whether it did.
-    pub(super) fn holds_want(&mut self, shard: ShardId, subject: &Subject) -> bool {
-        self.hold(subject, Held::Want(shard))
-    }
-
-    /// As [`Hub::holds_want`]. A shard's want that is held ends with it, so that of each shard at most an unwant, a want and
-    /// a refresh are held.
-    pub(super) fn holds_unwant(&mut self, shard: ShardId, subject: &Subject) -> bool {
-        let joining = self.moves.joining.get_mut(subject);
-        let is_want = |held: &Held| matches!(held, Held::Want(by) if *by == shard);
-        if let Some(joining) = joining
-            && let Some(at) = joining.held.iter().rposition(is_want)
-        {
-            joining.held.remove(at);
-            self.release(shard, subject);
-            return true;
-        }
-        self.hold(subject, Held::Unwant(shard))
-    }
-
-    /// As [`Hub::holds_want`].
-    pub(super) fn holds_refresh(&mut self, shard: ShardId, subject: &Subject) -> bool {
-        let is_same = |held: &Held| matches!(held, Held::Refresh(by) if *by == shard);
-        let joining = self.moves.joining.get(subject);
-        joining.is_some_and(|joining| joining.held.iter().any(is_same))
-            || self.hold(subject, Held::Refresh(shard))
-    }
-
-    /// As [`Hub::holds_want`]; of each shard one, for all that it needs.
-    pub(super) fn holds_catch_up(&mut self, shard: ShardId, channel: &Arc<str>, after: LoggedOffset) -> bool {
-        if self.moves.joining.is_empty() {
-            return false;
-        }
-        let subject = Subject::channel(channel.clone());
-        let held = self.moves.joining.get_mut(&subject).into_iter().flat_map(|joining| &mut joining.held);
-        for held in held {
-            if let Held::CatchUp(by, from) = held
-                && *by == shard
-            {
-                *from = (*from).min(after);
-                return true;
-            }
-        }
-        self.hold(&subject, Held::CatchUp(shard, after))
-    }
-
-    fn hold(&mut self, subject: &Subject, held: Held) -> bool {
-        if self.moves.joining.is_empty() {
-            return false;
-        }
-        let Some(joining) = self.moves.joining.get_mut(subject) else { return false };
-        joining.held.push(held);
-        true
     }
 
     /// A message on a channel that has no entry: a marker, or of a subject that is being taken.
@@ -454,210 +318,6 @@ impl Hub {
                 self.joining_fails(&subject);
                 self.advance_joining(now_ms, &subject);
             }
-        }
-    }
-
-    /// An entry that is to be given is live, or will not be: goes on with its move.
-    pub(super) fn advance_leaving(&mut self, subject: &Subject) {
-        let Some(leaving) = self.moves.leaving.get_mut(subject) else { return };
-        match self.entries.get(subject).map(|entry| entry.state) {
-            Some(State::Live) if leaving.is_asked => {}
-            Some(State::Live) => {
-                leaving.is_asked = true;
-                let marker = Subject::channel(leaving.marker.clone());
-                self.outputs.push_back(HubOutput::Link(LinkCommand::Subscribe(vec![marker])));
-            }
-            // Its answer is to come first.
-            Some(State::Asked | State::Loading | State::Ending) => {}
-            Some(State::Waiting) if self.link_up && self.barrier.is_open() => {}
-            Some(State::Waiting) => self.hand_over(subject, true),
-            None => self.hand_over(subject, true),
-        }
-    }
-
-    /// Gives an entry away as it is.
-    fn hand_over(&mut self, subject: &Subject, broken: bool) {
-        let Some(Leaving { to, marker, is_home, is_asked }) = self.moves.leaving.remove(subject) else {
-            return;
-        };
-        self.moves.markers.remove(&marker);
-        self.moves.place(subject, !is_home, false);
-        let mut ended = Vec::new();
-        if is_asked {
-            ended.push(Subject::channel(marker));
-        }
-        let handover = self.take_out(subject, broken, &mut ended);
-        self.end_for_move(ended);
-        self.send_to_peer(to, PeerMessage::Given(subject.clone(), handover));
-    }
-
-    /// Takes an entry out, to be given. Adds it to `ended` if it is subscribed.
-    pub(super) fn take_out(
-        &mut self,
-        subject: &Subject,
-        broken: bool,
-        ended: &mut Vec<Subject>,
-    ) -> Option<Box<Handover>> {
-        let (_, mut entry) = self.entries.remove_entry(subject)?;
-        let mut broken = broken || entry.broken;
-        if let Some(log) = entry.source.log_mut() {
-            // What is held follows nothing on another link.
-            broken |= log.is_reading();
-            log.link_broke();
-        }
-        if !matches!(entry.state, State::Waiting) {
-            ended.push(subject.clone());
-        }
-        self.live -= usize::from(entry.state == State::Live);
-        self.interrupted -= usize::from(entry.broken);
-        if let Some(table) = entry.source.table() {
-            uncount(&mut self.stats, table);
-            self.sweeps.remove(&(table.sweep_at_ms, subject.name.clone()));
-            self.retries.remove(&(table.read_at_ms, subject.name.clone()));
-        }
-        let was_live = entry.state == State::Live;
-        Some(Box::new(Handover { entry, was_live, broken }))
-    }
-
-    pub(super) fn end_for_move(&mut self, subjects: Vec<Subject>) {
-        if !self.link_up || subjects.is_empty() {
-            return;
-        }
-        for subject in &subjects {
-            *self.moves.ending.entry(subject.clone()).or_default() += 1;
-        }
-        self.outputs.push_back(HubOutput::Link(LinkCommand::Unsubscribe(subjects)));
-    }
-
-    /// The subject cannot be taken without a gap: nothing is waited for any more.
-    fn joining_fails(&mut self, subject: &Subject) {
-        let Some(joining) = self.moves.joining.get_mut(subject) else { return };
-        if std::mem::replace(&mut joining.is_broken, true) {
-            return;
-        }
-        joining.held.retain(|held| !matches!(held, Held::Message(_) | Held::Oversized(_)));
-        joining.held_events = 0;
-        for event in joining.held.extract_if(.., |held| matches!(held, Held::Event(..))) {
-            if let Held::Event(shards, event) = event {
-                self.outputs.push_back(HubOutput::Shards(shards, event));
-            }
-        }
-        if joining.given.is_none() {
-            let from = joining.from;
-            self.send_to_peer(from, PeerMessage::GiveNow(subject.clone()));
-        }
-    }
-
-    fn advance_joining(&mut self, now_ms: u64, subject: &Subject) {
-        let Some(joining) = self.moves.joining.get_mut(subject) else { return };
-        if joining.subscribed == [Subscribed::Yes; 2]
-            && joining.is_giver_ready
-            && !joining.is_marked
-            && !joining.is_broken
-        {
-            joining.is_marked = true;
-            self.outputs.push_back(HubOutput::Link(LinkCommand::Mark(joining.marker.clone())));
-            return;
-        }
-        let gives_broken = match &joining.given {
-            None => return,
-            Some(given) => given.as_ref().is_none_or(|handover| handover.broken),
-        };
-        // An answer that is still to come would be taken for the answer to a later subscription.
-        if joining.subscribed.contains(&Subscribed::Asked) {
-            return;
-        }
-        // What was given whole waits for the marker; what was not does not.
-        if joining.is_past_marker || joining.is_broken || gives_broken {
-            self.take_over(now_ms, subject);
-        }
-    }
-
-    /// Both links are done: the entry is this link's.
-    fn take_over(&mut self, now_ms: u64, subject: &Subject) {
-        let Some(joining) = self.moves.joining.remove(subject) else { return };
-        self.moves.markers.remove(&joining.marker);
-        self.moves.deadlines.remove(&(joining.deadline_ms, subject.clone()));
-        let is_subscribed = joining.subscribed[0] == Subscribed::Yes;
-        let mut ended = Vec::new();
-        if joining.subscribed[1] == Subscribed::Yes {
-            ended.push(Subject::channel(joining.marker.clone()));
-        }
-        let handover = joining.given.flatten();
-        let is_whole = joining.is_past_marker && !joining.is_broken;
-        if is_subscribed && handover.is_none() {
-            ended.push(subject.clone());
-        }
-        self.end_for_move(ended);
-        if let Some(handover) = handover {
-            self.insert_moved(now_ms, subject, *handover, is_subscribed, is_whole);
-        }
-        for held in joining.held {
-            self.carry_out_held(now_ms, subject, held);
-        }
-        self.outputs.push_back(HubOutput::Moved(subject.clone()));
-    }
-
-    fn insert_moved(&mut self, now_ms: u64, subject: &Subject, moved: Handover, live: bool, is_whole: bool) {
-        let is_whole = is_whole && moved.was_live && !moved.broken && live;
-        if !is_whole && !self.all_shards.is_empty() {
-            // A player command may be lost, about anybody who is subscribed or is to be.
-            let recover = BrokerEvent::Recover { dropped: true, barrier: None };
-            self.outputs.push_back(HubOutput::Shards(self.all_shards, recover));
-        }
-        self.insert_given(now_ms, subject, moved, live, is_whole);
-    }
-
-    /// Puts an entry in that was given; one that is not `is_whole` has a gap.
-    pub(super) fn insert_given(
-        &mut self,
-        now_ms: u64,
-        subject: &Subject,
-        moved: Handover,
-        live: bool,
-        is_whole: bool,
-    ) {
-        let Handover { mut entry, was_live, .. } = moved;
-        let shards = entry.shards;
-        if was_live && !is_whole && !shards.is_empty() {
-            self.outputs.push_back(HubOutput::Shards(shards, BrokerEvent::Interrupted(subject.clone())));
-        }
-        entry.broken = !is_whole && (entry.broken || was_live);
-        entry.state = if is_whole { State::Live } else { State::Waiting };
-        self.live += usize::from(is_whole);
-        self.interrupted += usize::from(entry.broken);
-        if is_whole && let Some(table) = entry.source.table() {
-            count(&mut self.stats, table);
-            self.sweeps.insert((table.sweep_at_ms, subject.name.clone()));
-        } else if let Source::Table(table) = &mut entry.source {
-            table.begin(0);
-        }
-        if shards.is_empty() {
-            self.linger(now_ms, subject, &mut entry);
-        }
-        let reads = entry.source.is_stored();
-        self.entries.insert(subject.clone(), entry);
-        match (is_whole, live) {
-            (true, _) => self.serve_catch_ups(&subject.name),
-            (false, true) if reads => self.load(now_ms, subject),
-            (false, true) => self.goes_live(now_ms, subject),
-            (false, false) => self.waiting.push_back(subject.clone()),
-        }
-    }
-
-    fn carry_out_held(&mut self, now_ms: u64, subject: &Subject, held: Held) {
-        match held {
-            Held::Message(payload) => {
-                self.message(now_ms, None, subject.name.as_bytes(), Content::Whole(&payload))
-            }
-            Held::Oversized(bytes) => {
-                self.message(now_ms, None, subject.name.as_bytes(), Content::Oversized(bytes));
-            }
-            Held::Want(shard) => self.want(shard, subject.clone()),
-            Held::Unwant(shard) => self.unwant(now_ms, shard, subject),
-            Held::Refresh(shard) => self.refresh(shard, subject),
-            Held::CatchUp(shard, after) => self.catch_up(shard, &subject.name, after),
-            Held::Event(shards, event) => self.outputs.push_back(HubOutput::Shards(shards, event)),
         }
     }
 

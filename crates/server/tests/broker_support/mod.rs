@@ -6,6 +6,7 @@
 pub mod bench;
 mod cluster;
 pub mod ports;
+mod sentinel;
 pub mod server;
 
 #[allow(unused_imports)]

@@ -16,6 +16,7 @@ use drawbridge_engine::class::{Class, Classes, ShardedChannels};
 use drawbridge_engine::settings::Reserved;
 
 use super::ports::Port;
+use super::sentinel::{self, Sentinel};
 
 /// How a node reaches Redis.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,6 +30,8 @@ pub enum Flavour {
     Prefixed,
     /// As [`Flavour::Acl`], and every class is sharded.
     Sharded,
+    /// The master that a sentinel names, over TCP.
+    Sentinel,
     /// The masters of a Cluster, over TCP.
     Cluster,
     /// As [`Flavour::Cluster`], and every class is sharded.
@@ -81,6 +84,8 @@ pub struct Server {
     bus: Option<Port>,
     /// The other masters of a Cluster.
     others: Vec<Server>,
+    /// Who names it as the master.
+    sentinel: Option<Sentinel>,
 }
 
 /// What Redis answered.
@@ -110,6 +115,9 @@ impl Server {
         if flavour.is_cluster() {
             server.others = super::cluster::launch_beside(&server);
         }
+        if flavour == Flavour::Sentinel {
+            server.sentinel = Some(Sentinel::launch(&server.directory, server.port.number));
+        }
         server
     }
 
@@ -135,7 +143,7 @@ impl Server {
         let port = Port::free();
         let tls = (flavour == Flavour::Tls).then(|| certificate(&directory));
         let bus = flavour.is_cluster().then(Port::free);
-        Server { flavour, directory, port, tls, child: None, bus, others: Vec::new() }
+        Server { flavour, directory, port, tls, child: None, bus, others: Vec::new(), sentinel: None }
     }
 
     /// Starts it, again after a kill, and waits until it answers.
@@ -239,6 +247,7 @@ impl Server {
         let names = Names::new(self.flavour.prefix(), "drawbridge:");
         RedisSettings {
             location: match self.flavour {
+                Flavour::Sentinel => self.sentinel.as_ref().expect("a sentinel").location(),
                 Flavour::Unix => RedisAddress::Unix(self.directory.join("redis.sock")).into(),
                 Flavour::Cluster | Flavour::ShardedCluster => RedisLocation::Cluster { addresses: vec![tcp] },
                 _ => tcp.into(),
@@ -302,6 +311,13 @@ impl Server {
             Flavour::Cluster | Flavour::ShardedCluster => super::cluster::call(self, &self.others, parts),
             _ => self.tell(parts),
         }
+    }
+
+    /// The channels that somebody is subscribed to; a sentinel does not count.
+    pub fn subscribed_channels(&self) -> Vec<String> {
+        let Reply::List(channels) = self.call(&["PUBSUB", "CHANNELS"]) else { panic!("no list") };
+        let channels = channels.into_iter().map(Reply::text);
+        channels.filter(|channel| !channel.starts_with(sentinel::OWN_CHANNELS)).collect()
     }
 
     /// Says something to this server.
