@@ -15,6 +15,8 @@
 //!
 //! Invariant: a token opens only the recovery that it was made for: one of a break before says nothing of this one.
 
+use super::hub::{Hub, State};
+use super::io::HubOutput;
 use super::shards::{ShardId, ShardSet};
 use super::topology::LinkId;
 use crate::io::{BrokerEvent, Ticket};
@@ -112,6 +114,26 @@ impl RecoveryBarrier {
         if waiting.is_empty() {
             self.phase = Phase::Open;
         }
+    }
+}
+
+impl Hub {
+    /// Every shard is to read its players' view overrides.
+    pub(super) fn begin_listening(&mut self, was_live: bool) {
+        let event = self.barrier.listening(self.all_shards, was_live);
+        self.outputs.push_back(HubOutput::Shards(self.all_shards, event));
+    }
+
+    /// Whether no player command is missed on this link from now on.
+    pub(super) fn is_listening(&self) -> bool {
+        self.link_up
+            && !self.all_shards.is_empty()
+            && self.entries.values().any(|entry| entry.rules.is_of_commands() && entry.state == State::Live)
+    }
+
+    /// Whether anybody listens to player commands on this link.
+    pub(super) fn wants_commands(&self) -> bool {
+        self.entries.values().any(|entry| entry.rules.is_of_commands() && !entry.shards.is_empty())
     }
 }
 

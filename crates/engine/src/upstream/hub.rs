@@ -314,12 +314,6 @@ impl Hub {
         self.outputs.push_back(HubOutput::Shards(ShardSet::only(shard), released));
     }
 
-    /// Every shard is to read its players' view overrides.
-    pub(super) fn begin_listening(&mut self, was_live: bool) {
-        let event = self.barrier.listening(self.all_shards, was_live);
-        self.outputs.push_back(HubOutput::Shards(self.all_shards, event));
-    }
-
     pub(super) fn unwant(&mut self, now_ms: u64, shard: ShardId, subject: &Subject) {
         if self.holds_unwant(shard, subject) {
             return;
@@ -348,11 +342,6 @@ impl Hub {
         if is_of_commands && !self.wants_commands() {
             self.barrier.close();
         }
-    }
-
-    /// Whether anybody listens to player commands on this link.
-    fn wants_commands(&self) -> bool {
-        self.entries.values().any(|entry| entry.rules.is_of_commands() && !entry.shards.is_empty())
     }
 
     fn end_lingering(&mut self, now_ms: u64) {

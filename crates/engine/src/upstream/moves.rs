@@ -17,14 +17,14 @@
 //! of the move; it is kept until then. Commands about the subject go to the taker from the beginning, which carries
 //! them out behind the hand-over, in the order in which they came.
 //!
-//! The giver's half is in [`leaving`], the taker's in [`joining`], what it holds in [`held`]; here is what both are sent, and what
+//! The giver's half is in [`leaving`], the taker's in [`joining`], what waits for the entry in [`waiting`]; here is what both are sent, and what
 //! Redis answers.
 //!
 //! Invariant: of the two links exactly one delivers a publication of a moving subject, or its subscribers are notified of a gap.
 
-mod held;
 mod joining;
 mod leaving;
+mod waiting;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -37,7 +37,7 @@ use super::io::HubOutput;
 use super::slot_moves::GivenEntries;
 use super::topology::LinkId;
 use crate::io::Subject;
-use held::Held;
+use waiting::Held;
 
 /// How much the taker holds, in bytes; beyond that the move counts as a break.
 const MAX_HELD_BYTES: usize = 1 << 20;

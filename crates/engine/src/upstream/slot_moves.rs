@@ -273,13 +273,6 @@ impl Hub {
         }
     }
 
-    /// Whether no player command is missed on this link from now on.
-    fn is_listening(&self) -> bool {
-        self.link_up
-            && !self.all_shards.is_empty()
-            && self.entries.values().any(|entry| entry.rules.is_of_commands() && entry.state == State::Live)
-    }
-
     /// Redis cannot begin a subscription just now, because its slot is on its way: it is requested again soon.
     pub(super) fn deferred(&mut self, now_ms: u64, subject: &Subject) {
         self.asked = self.asked.saturating_sub(1);

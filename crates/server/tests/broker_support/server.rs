@@ -313,7 +313,7 @@ impl Server {
         }
     }
 
-    /// The channels that somebody is subscribed to; a sentinel does not count.
+    /// The channels that have subscribers; a sentinel is none.
     pub fn subscribed_channels(&self) -> Vec<String> {
         let Reply::List(channels) = self.call(&["PUBSUB", "CHANNELS"]) else { panic!("no list") };
         let channels = channels.into_iter().map(Reply::text);

@@ -1,12 +1,12 @@
 //! The link that takes a subject from another one: it subscribes, publishes the marker, and goes on with the entry that it is
-//! given. What it holds meanwhile is in [`super::held`].
+//! given. What it holds meanwhile is in [`super::waiting`].
 
 use super::super::hub::{Hub, State};
 use super::super::io::{HubOutput, LinkCommand};
 use super::super::source::Source;
 use super::super::tables::count;
 use super::super::topology::Move;
-use super::held::Held;
+use super::waiting::Held;
 use super::{Early, Handover, Joining, PeerMessage, Subscribed, TIMEOUT_MS};
 use crate::io::{BrokerEvent, Subject};
 
