@@ -409,7 +409,7 @@ def test_who_may_not_publish_keeps_nothing(own_redis, start):
     own_redis.client.execute_command("ACL", "SETUSER", "mute", "on", "nopass", "+@all", "~*", "resetchannels", "&other:*")
     mute = own_redis.own_client()
     mute.execute_command("AUTH", "mute", "x")
-    with pytest.raises(redis_errors.ResponseError, match="publish to the channel"):
+    with pytest.raises(redis_errors.ResponseError, match="channel"):
         mute.fcall("drawbridge_publish", 1, "world:1", json.dumps({"event": "e", "data": {"id": "a", "public": True}}))
     mute.close()
     assert fcall(own_redis, "world:1", id="b", public=True) == 1, "the first change of the table"

@@ -16,7 +16,7 @@ def rows(ledger, faults, facts):
     yield "published", counts["published"]
     yield "… acknowledged", counts["acknowledged"]
     yield "… outcome unknown", counts["outcome unknown"]
-    yield "… seen by nobody, and undone by a failover", counts["acknowledged and undone by a failover"]
+    yield "missing where an epoch begins, undone by a failover", counts["acknowledged and undone by a failover"]
     yield "delivered", counts["delivered"]
     yield "**delivered twice**", ledger.broken_rules["delivered twice"]
     yield "**lost silently**", ledger.broken_rules["lost silently"] + ledger.broken_rules["recovered without proof"]
