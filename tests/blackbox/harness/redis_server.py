@@ -61,6 +61,8 @@ class RedisServer:
         until(self._answers, "redis-server answers")
 
     def _answers(self):
+        if not self.process.running:
+            self.process.wait()  # for all that it wrote
         if not self.process.running and "Failed finding TLS support" in self.process.output:
             pytest.skip(f"{program()} is built without TLS")
         assert self.process.running, f"redis-server ended:\n{self.process.output}"

@@ -51,9 +51,9 @@ const LOOK_AGAIN: Duration = Duration::from_secs(1);
 const RETRY_AFTER: Duration = Duration::from_millis(200);
 /// How long to wait where a write of two slots needs keys that are on their way; the router has waited before.
 const MOVE_PAUSE: Duration = Duration::from_millis(20);
-/// In the error that Redis returns where a function needs a key that is on its way to another master, or has gone: by then it may
-/// have done something.
-const HALF_DONE: &str = "non local key";
+/// In the error that Redis returns where a function needs a key that is on its way to another master, or has gone, before Redis 8
+/// and since: by then it may have done something.
+const HALF_DONE: [&str; 2] = ["non local key", "undeclared keys"];
 /// What is to be withdrawn within this time is withdrawn together.
 const EXPIRE_TOGETHER: Duration = Duration::from_millis(50);
 
@@ -534,7 +534,9 @@ impl Publisher {
         let will_pass = |message: &str| {
             is_passing(message) || (is_missing_function(message) && self.not_loaded.is_none())
         };
-        let is_unknown = |message: &str| code_of(message) == UNANSWERED || message.contains(HALF_DONE);
+        let is_unknown = |message: &str| {
+            code_of(message) == UNANSWERED || HALF_DONE.iter().any(|words| message.contains(words))
+        };
         let passing = |outcome: &WriteOutcome| {
             outcome.as_ref().is_err_and(|message| will_pass(message) && !is_unknown(message))
         };

@@ -12,10 +12,12 @@ end
 
 -- Why a call cannot be carried out yet, or nil: in a Cluster the channel's slot is being moved here, and some of these two keys
 -- may still be on the other side; what began here would be a second table or log. Redis refuses a command with several keys
--- then, where one of them is missing. A user without the right to `EXISTS` is not refused for that.
+-- then, where one of them is missing, with the first of these words before Redis 8 and with the second since. A user without the
+-- right to `EXISTS` is not refused for that.
 local function not_yet(one, other)
   local found = redis.pcall('EXISTS', one, other)
-  if type(found) == 'table' and found.err and found.err:find('non local key', 1, true) then
+  local refusal = type(found) == 'table' and found.err or ''
+  if refusal:find('non local key', 1, true) or refusal:find('undeclared keys', 1, true) then
     return redis.error_reply('TRYAGAIN the slot of this channel is being moved')
   end
 end
