@@ -329,7 +329,7 @@ fn what_may_not_be_published_leaves_nothing() {
     };
     rules("resetchannels");
     let refused = publish();
-    assert!(matches!(&refused, Reply::Error(words) if words.contains("can't publish")), "{refused:?}");
+    assert!(matches!(&refused, Reply::Error(words) if is_denied(words)), "{refused:?}");
     assert_eq!(call(&bench, &["EXISTS", STREAM, POSITION]), Reply::Int(0));
     rules("resetchannels &logged:*");
     assert_eq!([publish(), publish()], [1, 2].map(Reply::Int));
@@ -347,6 +347,11 @@ const SERVICE: &str =
     "-@all +auth +ping +publish +fcall +time +info +getrange +set +xadd +xrange +xtrim +unlink +pexpire";
 
 /// What was published and could not be stored would be seen with a position that another event gets.
+/// Whether Redis, before version 8 or since, says that the user's rights do not allow what a function does.
+fn is_denied(message: &str) -> bool {
+    message.contains("The user executing the script can't") || message.contains("ACL failure in script")
+}
+
 #[test]
 fn what_may_not_be_stored_is_not_published() {
     let mut bench = one_server();
@@ -369,7 +374,7 @@ fn what_may_not_be_stored_is_not_published() {
     };
     let first = taken(as_user(&bench, "", "1"), 1);
     let refused = text(as_user(&bench, "-xadd", "2"));
-    assert!(refused.contains("can't run this command"), "{refused}");
+    assert!(is_denied(&refused), "{refused}");
     assert_eq!(taken(as_user(&bench, "", "3"), 2), first, "the same epoch");
     let seen = [(); 2].map(|()| bench.publication(1).event.data_json().to_string());
     assert_eq!(seen, ["1", "3"]);
