@@ -145,7 +145,7 @@ class Bench:
         self.redis = Child([
             args.redis_server, "--port", self.redis_port, "--bind", "127.0.0.1", "--save", "", "--appendonly", "no",
             "--dir", directory])
-        self.redis.wait_for(lambda line: "eady to accept connections" in line, 20)
+        self.redis.wait_for(lambda line: "eady to accept connections" in line, 60)
 
     def __enter__(self):
         return self
