@@ -2,6 +2,7 @@
 
 import pytest
 
+from harness.tokens import mint
 from harness.websocket import MSGPACK
 from harness.wait import PATIENCE, until
 
@@ -152,6 +153,58 @@ def test_who_came_and_left_while_redis_was_away(own_redis, start):
     alice.expect("PRESENCE_CHANGED", reset=True, timeout=30)
     # Redis has lost its data: what the nodes had written is written again.
     has(alice, {"alice": 1}, timeout=60)
+
+
+# a node that dies
+
+WINDOW = 6
+# At the latest 15 s after their windows, which count from the node's last lease; twice that, because a loaded machine is slow.
+GONE = 2 * (WINDOW + 15)
+
+
+def resume(node, sub, session, channel="room:42"):
+    """The player comes back there, by the session that it had."""
+    player = node.connect(None, path="/ws?connect=1")
+    resume = {"session": session, "positions": {}}
+    welcome = player.ask("CONNECT", token=mint(sub), resume=resume, subscribe=[{"channel": channel}])
+    assert welcome.type == "WELCOME" and welcome["resumed"] is True, welcome
+    return player
+
+
+def changes_of(observer, player, since):
+    """What a subscriber was notified of about one player, behind its first `since` messages."""
+    changes = [message for message in observer.received[since:] if message.type == "PRESENCE_CHANGED"]
+    return [change for change in changes if player in change["joined"] + change["left"] or "reset" in change]
+
+
+@pytest.mark.parametrize("dies", [True, False])
+def test_who_resumes_on_another_node_never_left_and_who_does_not_is_gone_after_the_window(redis, start, dies):
+    first, second = [start(redis, channel=CLASSES, connection={"resume_window": f"{WINDOW}s"}) for _ in range(2)]
+    alice, ghost, bob = first.player("alice"), first.player("ghost"), second.player("bob")
+    for player in (alice, ghost, bob):
+        player.subscribe("room:42")
+    has(bob, {"alice": 1, "bob": 1, "ghost": 1})
+    # When bob is notified of carol, he has been of all who came before her.
+    carol = second.player("carol")
+    carol.subscribe("room:42")
+    bob.expect("PRESENCE_CHANGED", where=lambda change: "carol" in change["joined"])
+    since = len(bob.received)
+    if dies:
+        first.kill()
+    else:
+        alice.ws.close(1001)
+        ghost.ws.close(1001)
+    alice = resume(second, "alice", alice.hello["session"])
+    bob.expect("PRESENCE_CHANGED", where=lambda change: "ghost" in change["left"], timeout=GONE)
+    until(lambda: "ghost" not in present(bob), "ghost is not there", GONE)
+    if not dies:
+        # The first node has had its time to remove what it had written of alice.
+        until(lambda: first.metric("drawbridge_presence_writes_pending") == 0, "all is written", GONE)
+    dave = second.player("dave")
+    dave.subscribe("room:42")
+    bob.expect("PRESENCE_CHANGED", where=lambda change: "dave" in change["joined"])
+    assert changes_of(bob, "alice", since) == []
+    assert present(bob)["alice"] == 1
 
 
 # the admin API
