@@ -655,8 +655,9 @@ pub enum PlayerAction {
     TakenOver {
         /// Which session.
         session: SessionHash,
-        /// Which start of a node has it now ([`Settings::instance`](crate::settings::Settings::instance)): its own session
-        /// stays.
+        /// The generation of that claim: whoever has a lower one has lost the session.
+        generation: u64,
+        /// Which start of a node claimed it ([`Settings::instance`](crate::settings::Settings::instance)).
         node: Arc<str>,
     },
     /// Close them with 4502.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use crate::io::{SessionSecret, Ticket};
+use crate::io::{SessionHash, SessionSecret, Ticket};
 use crate::upstream::{LogRange, StoredLog, StoredTable};
 
 /// One query.
@@ -49,7 +49,8 @@ pub enum QueryKind {
         /// Who reads it.
         reader: LogReader,
     },
-    /// Claims a session of another node, or of one that died: from then on it is this node's, under the next generation.
+    /// Claims a session of another node, or of one that died: from then on it is this node's, under the next generation. What was
+    /// claimed is answered even if the query was withdrawn meanwhile: whoever asked gives it back.
     ClaimSession {
         /// The player that the resuming token names: a session of another player is not found.
         player: Arc<str>,
@@ -160,6 +161,10 @@ pub enum Answer {
 /// A session as the node that had it before has stored it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ClaimedSession {
+    /// Its player.
+    pub player: Arc<str>,
+    /// Which session.
+    pub session: SessionHash,
     /// Counts the claims: whoever has a lower one has lost the session.
     pub generation: u64,
     /// What [`WriteKind::SaveSession`](crate::write::WriteKind::SaveSession) stored last.

@@ -37,6 +37,10 @@ pub struct Stats {
     pub catching_up: u64,
     /// Gauge: requests for pages of history whose answer is out.
     pub histories: u64,
+    /// Gauge: records of sessions that are to be removed from the store.
+    pub records_ending: u64,
+    /// Records that were given up: they stay in the store until this node ends.
+    pub records_left: u64,
     /// Gauge: requests that wait for something before them.
     pub deferred: u64,
     /// Gauge: sessions that are present, each once for each channel.
@@ -131,6 +135,8 @@ impl std::ops::AddAssign for Stats {
         self.logs += other.logs;
         self.catching_up += other.catching_up;
         self.histories += other.histories;
+        self.records_ending += other.records_ending;
+        self.records_left += other.records_left;
         self.replayed += other.replayed;
         self.deferred += other.deferred;
         self.present += other.present;

@@ -76,7 +76,7 @@ pub enum WriteKind {
         /// the session's name is known.
         content: Bytes,
     },
-    /// A session has ended: nothing is kept of it, if it is still this node's.
+    /// A session has ended, or the connection that it was claimed for is gone: nothing is kept of it, if it is still this node's.
     EndSession {
         /// Its player.
         player: Arc<str>,
@@ -84,6 +84,8 @@ pub enum WriteKind {
         session: SessionHash,
         /// As in [`WriteKind::SaveSession`].
         generation: u64,
+        /// How long it may still be claimed, in milliseconds; 0: not at all.
+        window_ms: u64,
     },
     /// A session is present on a channel, or no longer. Notifies the channel's subscribers where the class says so.
     Presence {

@@ -229,7 +229,7 @@ fn samples(stats: &NodeStats) -> Vec<Sample> {
         Sample(
             Counter,
             "sessions_moved",
-            "Connections closed because another connection resumed their session (4505)",
+            "Connections closed because another connection resumed their session (4505, or 1001)",
             engine.sessions_moved,
         ),
         Sample(
@@ -243,6 +243,18 @@ fn samples(stats: &NodeStats) -> Vec<Sample> {
             "sessions_expired",
             "Detached sessions that ended because nobody resumed them in time",
             engine.windows_ended,
+        ),
+        Sample(
+            Gauge,
+            "session_records_ending",
+            "Records of sessions in Redis that are to be removed and that Redis has not removed yet",
+            engine.records_ending,
+        ),
+        Sample(
+            Counter,
+            "session_records_left",
+            "Records of sessions that stay in Redis until this node ends, because too many waited to be removed",
+            engine.records_left,
         ),
         Sample(Gauge, "sockets", "Open sockets, including those that are closing", shards.sockets),
         Sample(

@@ -27,6 +27,8 @@ struct WireCommand<'a> {
     session: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     node: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    generation: Option<u64>,
     /// `null` is its own value.
     #[serde(skip_serializing_if = "Option::is_none")]
     view: Option<Option<&'a str>>,
@@ -61,37 +63,62 @@ pub fn check_view(view: &str) -> Result<(), CompileError> {
 
 /// A player command as it is published.
 pub fn to_payload(command: &PlayerCommand) -> Bytes {
-    // Strings always serialise.
-    serde_json::to_vec(&WireCommand::from(command)).unwrap_or_default().into()
+    to_json(&WireCommand::from(command))
+}
+
+fn to_json(command: &WireCommand<'_>) -> Bytes {
+    // Strings and numbers always serialise.
+    serde_json::to_vec(command).unwrap_or_default().into()
+}
+
+impl<'a> WireCommand<'a> {
+    /// A command without anything but a name and a player.
+    fn new(command: &'a str, player: &'a str) -> Self {
+        WireCommand {
+            command,
+            player,
+            channel: None,
+            reason: None,
+            session: None,
+            node: None,
+            generation: None,
+            view: None,
+        }
+    }
 }
 
 impl<'a> From<&'a PlayerCommand> for WireCommand<'a> {
     fn from(command: &'a PlayerCommand) -> Self {
-        let (name, channel, reason) = match &command.action {
-            PlayerAction::Subscribe { channel } => ("subscribe", Some(channel), None),
-            PlayerAction::Unsubscribe { channel } => ("unsubscribe", Some(channel), None),
-            PlayerAction::View { channel, .. } => ("view", Some(channel), None),
-            PlayerAction::TakenOver { .. } => (TAKEN_OVER, None, None),
-            PlayerAction::Disconnect { reason } => ("disconnect", None, reason.as_deref()),
-        };
-        let view = match &command.action {
-            PlayerAction::View { view, .. } => Some(view.as_deref()),
-            _ => None,
-        };
-        let (session, node) = match &command.action {
-            PlayerAction::TakenOver { session, node } => (Some(session.to_string()), Some(&**node)),
-            _ => (None, None),
-        };
-        WireCommand {
-            session,
-            node,
-            command: name,
-            player: &command.player,
-            channel: channel.map(|name| &**name),
-            reason,
-            view,
+        let wire = |name| WireCommand::new(name, &command.player);
+        match &command.action {
+            PlayerAction::Subscribe { channel } => {
+                WireCommand { channel: Some(channel), ..wire("subscribe") }
+            }
+            PlayerAction::Unsubscribe { channel } => {
+                WireCommand { channel: Some(channel), ..wire("unsubscribe") }
+            }
+            PlayerAction::View { channel, view } => {
+                WireCommand { channel: Some(channel), view: Some(view.as_deref()), ..wire("view") }
+            }
+            PlayerAction::TakenOver { session, generation, node } => WireCommand {
+                session: Some(session.to_string()),
+                generation: Some(*generation),
+                node: Some(node),
+                ..wire(TAKEN_OVER)
+            },
+            PlayerAction::Disconnect { reason } => {
+                WireCommand { reason: reason.as_deref(), ..wire("disconnect") }
+            }
         }
     }
+}
+
+/// How a claim of a session is announced to the nodes: what [`parse`] reads, without the generation, which the function in Redis
+/// adds as the last member of the object.
+pub(crate) fn claim_announcement(player: &str, session: SessionHash, node: &str) -> Bytes {
+    let session = Some(session.to_string());
+    let command = WireCommand { session, node: Some(node), ..WireCommand::new(TAKEN_OVER, player) };
+    to_json(&command)
 }
 
 /// The longest reason to disconnect, in bytes; it goes into the lifecycle stream.
@@ -116,8 +143,8 @@ pub fn check(command: &PlayerCommand) -> Result<(), String> {
 
 /// Parses a player command, or returns what is wrong with its form.
 pub fn parse(json: &str) -> Result<PlayerCommand, String> {
-    let [command, player, channel, reason, view, session, node] =
-        members(json, ["command", "player", "channel", "reason", "view", "session", "node"])?;
+    let [command, player, channel, reason, view, session, generation, node] =
+        members(json, ["command", "player", "channel", "reason", "view", "session", "generation", "node"])?;
     let player = needed("player", player)?;
     check_player(&player)?;
     let name = object::string("channel", channel)?;
@@ -142,6 +169,9 @@ pub fn parse(json: &str) -> Result<PlayerCommand, String> {
         TAKEN_OVER => PlayerAction::TakenOver {
             session: SessionHash::parse(&needed("session", session)?)
                 .ok_or_else(|| "`session` is not a session's hash".to_owned())?,
+            generation: generation
+                .and_then(|number| number.text.parse().ok())
+                .ok_or_else(|| "`generation` is not the number of a claim".to_owned())?,
             node: needed("node", node)?.into(),
         },
         other => return Err(format!("no command `{other}`: subscribe, unsubscribe, view or disconnect")),
@@ -163,13 +193,24 @@ mod tests {
             PlayerAction::Disconnect { reason: None },
             PlayerAction::View { channel: "room:42".into(), view: Some("data.x > 1".into()) },
             PlayerAction::View { channel: "room:42".into(), view: None },
-            PlayerAction::TakenOver { session: SessionHash(7), node: "n1-ab".into() },
+            PlayerAction::TakenOver { session: SessionHash(7), generation: 3, node: "n1-ab".into() },
         ];
         for action in actions {
             let command = PlayerCommand { player: "alice".into(), action };
             let payload = to_payload(&command);
             assert_eq!(parse(std::str::from_utf8(&payload).unwrap()), Ok(command));
         }
+    }
+
+    #[test]
+    fn an_announced_claim_names_its_generation_last() {
+        let announcement = claim_announcement("alice", SessionHash(7), "n1-ab");
+        let announced = std::str::from_utf8(&announcement).unwrap();
+        let action =
+            PlayerAction::TakenOver { session: SessionHash(7), generation: 12, node: "n1-ab".into() };
+        let with_generation = format!(r#"{},"generation":12}}"#, announced.strip_suffix('}').unwrap());
+        assert_eq!(parse(&with_generation), Ok(PlayerCommand { player: "alice".into(), action }));
+        assert!(parse(announced).unwrap_err().contains("`generation`"));
     }
 
     #[test]

@@ -45,8 +45,13 @@ fn save_secret(
 }
 
 fn end(node: &mut Bench, player: &str, generation: u64) -> Result<(), PublishFailure> {
+    end_after(node, player, generation, 0)
+}
+
+/// Ends a session, which may still be claimed for so many milliseconds.
+fn end_after(node: &mut Bench, player: &str, generation: u64, window_ms: u64) -> Result<(), PublishFailure> {
     let session = SECRET.hash();
-    node.write_and_wait(WriteKind::EndSession { player: player.into(), session, generation })
+    node.write_and_wait(WriteKind::EndSession { player: player.into(), session, generation, window_ms })
 }
 
 fn claim(node: &mut Bench, player: &str) -> Option<(u64, String)> {
@@ -61,7 +66,7 @@ fn claim_secret(node: &mut Bench, player: &str, session: SessionSecret) -> Optio
     }
 }
 
-fn text(ClaimedSession { generation, content }: ClaimedSession) -> (u64, String) {
+fn text(ClaimedSession { generation, content, .. }: ClaimedSession) -> (u64, String) {
     (generation, String::from_utf8(content.to_vec()).unwrap())
 }
 
@@ -211,7 +216,8 @@ fn functions_that_were_lost_are_loaded_again_for_a_claim() {
     assert_eq!(claim(&mut two, "alice"), Some((2, "a".to_owned())));
 }
 
-/// Nobody has taken it up: it can be claimed again, and does not stay for ever.
+/// Whoever withdrew the claim learns that it was executed, and gives the session back: it can be claimed again, and does not
+/// stay for ever.
 #[test]
 fn a_claim_that_nobody_waits_for_gets_its_window() {
     let server = Server::start(Flavour::Tcp);
@@ -223,8 +229,14 @@ fn a_claim_that_nobody_waits_for_gets_its_window() {
     until("the claim is on its way", || server.unread_bytes() > 200);
     two.withdraw(ticket);
     server.thaw();
+    let Ok(Answer::Session(Some(claimed))) = two.answer(ticket) else { panic!("not claimed") };
+    assert_eq!((&*claimed.player, claimed.session, claimed.generation), ("alice", SECRET.hash(), 2));
     let key = record(&server, "alice");
-    until("it gets its window", || matches!(server.call(&["PTTL", &key]), Reply::Int(left) if left > 0));
+    assert_eq!(end_after(&mut two, "alice", 2, 60_000), Ok(()));
+    let has_window = |server: &Server| matches!(server.call(&["PTTL", &key]), Reply::Int(1..=60_000));
+    assert!(has_window(&server));
     assert_eq!(claim(&mut one, "alice"), Some((3, "a".to_owned())));
-    assert_eq!(server.call(&["PTTL", &key]), Reply::Int(-1), "who has claimed it keeps it");
+    assert_eq!(end_after(&mut two, "alice", 2, 60_000), Ok(()));
+    assert!(!has_window(&server), "who has claimed it keeps it");
+    assert_eq!(save(&mut one, "alice", 3, "b"), Ok(()));
 }

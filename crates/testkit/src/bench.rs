@@ -369,7 +369,7 @@ impl Bench {
             BrokerCommand::Recovered(token) => self.released.push(token.round()),
             BrokerCommand::Write(Write { ticket: Some(ticket), kind, .. }) => match kind {
                 WriteKind::Presence { .. } => self.presence_written(ticket, kind),
-                WriteKind::SaveSession { .. } => {
+                WriteKind::SaveSession { .. } | WriteKind::EndSession { .. } => {
                     let event = BrokerEvent::Outcome { ticket, outcome: Ok(None) };
                     self.engine.handle(self.now, Input::Broker(event));
                 }
@@ -398,7 +398,6 @@ impl Bench {
                 let answer = Ok(Answer::Session(self.claimed.take()));
                 self.engine.handle(self.now, Input::Broker(BrokerEvent::Answer { ticket, answer }));
             }
-            BrokerCommand::Write(Write { kind: WriteKind::EndSession { .. }, .. }) => {}
             other => panic!("unexpected {other:?}"),
         }
         self.broker_says();

@@ -4,6 +4,7 @@
 mod engines;
 mod leftovers;
 mod links;
+mod lives;
 mod masters;
 mod node;
 mod outside;
@@ -18,6 +19,7 @@ use drawbridge_engine::upstream::{HubInput, ShardId};
 
 use crate::redis::masters::Masters;
 use crate::redis::{NODES_CHANNEL, Redis};
+use crate::sessions::SessionStore;
 pub use node::{Node, Shard, Size};
 pub use outside::{Outside, SocketId};
 
@@ -31,10 +33,15 @@ pub struct Cluster {
     pub nodes: Vec<Node>,
     /// What was appended to streams since a test took it last.
     pub appended: Vec<WriteKind>,
+    /// What nodes keep of their sessions for one another; `None`: nothing, and who resumes elsewhere gets a new session.
+    pub sessions: Option<SessionStore>,
+    settings: Arc<Settings>,
     /// Of each node.
     links: usize,
     /// How many of these are not of masters.
     pool: usize,
+    /// How often a node has started again.
+    restarts: usize,
 }
 
 impl Cluster {
@@ -48,17 +55,25 @@ impl Cluster {
         let mut cluster = Cluster {
             now: Now { mono_ms: 10_000_000, unix_ms: 1_790_000_000_000 },
             redis: Redis::new(size.nodes * links),
-            nodes: (0..size.nodes).map(|at| Node::new(settings, size, master_links, at)).collect(),
+            nodes: (0..size.nodes).map(|at| Node::new(settings, size, master_links, at, 0)).collect(),
             appended: Vec::new(),
+            sessions: None,
+            settings: settings.clone(),
             links,
             pool: size.links,
+            restarts: 0,
         };
         for link in (0..cluster.redis.links.len()).filter(|link| link % links < size.links) {
-            let subject = Subject::channel(NODES_CHANNEL);
-            cluster.hub(link, HubInput::Want { shard: ShardId::NODE, subject }, outside);
+            cluster.listen_on(link, outside);
             cluster.link_up(link, outside);
         }
         cluster
+    }
+
+    /// From now on the node wants what others say on this link.
+    fn listen_on(&mut self, link: usize, outside: &mut impl Outside) {
+        let subject = Subject::channel(NODES_CHANNEL);
+        self.hub(link, HubInput::Want { shard: ShardId::NODE, subject }, outside);
     }
 
     /// As [`Cluster::new`], around so many masters of a Redis Cluster that share the slots of these channels. No node knows them

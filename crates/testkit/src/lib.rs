@@ -15,4 +15,5 @@ pub mod players;
 pub mod presence;
 pub mod redis;
 pub mod requests_of;
+pub mod sessions;
 pub mod settings;

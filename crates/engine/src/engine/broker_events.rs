@@ -46,7 +46,7 @@ impl Engine {
             BrokerEvent::Expired { channel, keys } => self.expired_entities(&channel, &keys),
             BrokerEvent::Command(command) => self.command(&command),
             BrokerEvent::Recover { dropped, barrier } => self.recover(dropped, barrier),
-            BrokerEvent::Outcome { ticket, outcome } if self.record_saved(ticket, &outcome) => {}
+            BrokerEvent::Outcome { ticket, outcome } if self.record_written(ticket, &outcome) => {}
             BrokerEvent::Outcome { ticket, outcome } => {
                 match self.presence.ledger.answered(self.out.now.mono_ms, ticket, &outcome) {
                     Some(member) => self.presence_written(&member),
@@ -79,7 +79,8 @@ impl Engine {
             // Only the admin API reads them.
             Ok(Answer::Nodes(_)) => {}
             // The request for it was withdrawn.
-            Ok(Answer::Log(_) | Answer::Session(_)) => {}
+            Ok(Answer::Log(_) | Answer::Session(None)) => {}
+            Ok(Answer::Session(Some(claimed))) => self.claimed_late(&claimed),
             Err(reason) => self.overrides_loaded(ticket, Err(reason)),
         }
     }

@@ -50,8 +50,8 @@ use self::history::HistoryOut;
 use self::logs::ChannelLogs;
 use self::outbound::Outbound;
 use self::presence::PresenceState;
-pub(crate) use self::records::RecordState;
 use self::records::Records;
+pub(crate) use self::records::{Ownership, RecordState};
 use self::sessions::Sessions;
 use crate::audience::AudienceId;
 use crate::connecting::Connecting;
@@ -185,6 +185,7 @@ impl Engine {
         self.finish_step();
         self.run_timers();
         self.run_presence();
+        self.end_again();
         self.finish_step();
         // Why: single frames (an answer, a heartbeat) may be the last straw, too.
         self.enforce_limits();
@@ -256,7 +257,8 @@ impl Engine {
     pub fn next_deadline_ms(&self) -> Option<u64> {
         let session = self.out.timers.first_ms();
         let presence = self.presence.next_deadline_ms(self.status);
-        session.into_iter().chain(presence).chain(self.logs.next_deadline_ms()).min()
+        let others = [presence, self.logs.next_deadline_ms(), self.records.next_deadline_ms()];
+        session.into_iter().chain(others.into_iter().flatten()).min()
     }
 
     /// How far this connection is trusted now. A close takes effect with the input that causes it, before its output is
@@ -302,6 +304,7 @@ impl Engine {
             logs: self.logs.len() as u64,
             catching_up: self.logs.catching_up() as u64,
             histories: self.histories.len() as u64,
+            records_ending: self.records.ending() as u64,
             ..self.out.stats
         };
         for (_, target) in self.targets.iter() {

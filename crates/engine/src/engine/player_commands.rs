@@ -16,7 +16,9 @@ impl Engine {
                 PlayerAction::Subscribe { channel } => self.subscribe_by_server(id, channel),
                 PlayerAction::Unsubscribe { channel } => self.unsubscribe_by_server(id, channel),
                 PlayerAction::View { channel, view } => self.override_view(id, channel, view.as_deref()),
-                PlayerAction::TakenOver { session, node } => self.taken_over(id, *session, node),
+                PlayerAction::TakenOver { session, generation, node } => {
+                    self.taken_over(id, *session, *generation, node);
+                }
                 PlayerAction::Disconnect { reason } => {
                     let word = reason.as_deref().unwrap_or("kicked");
                     self.close_with_word(id, CloseCode::Kicked, word.to_owned(), word);

@@ -7,7 +7,11 @@
 //!   Returning ──claim──▶ Returning, claim out ──record──▶ Joining with what was stored ──▶ WELCOME resumed:true
 //!                              └──no such session, no answer in time, Redis away──▶ a new session
 //! ```
+//!
+//! Invariant: a record that names this node is that of a session which one of its shards has, or a write that ends it is on its
+//! way. So what was claimed for a connection that is gone is given back, and a record is ended until Redis has done it.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -35,14 +39,54 @@ const RETRY_MS: u64 = 2_000;
 const CLAIM_TIMEOUT_MS: u64 = 2_000;
 /// Over how long the records are written again that Redis has lost.
 const REWRITE_MS: u64 = 5_000;
+/// How many records may wait to be ended because Redis did not take it. Beyond that the first are given up, and counted: they
+/// stay in the store until this node ends.
+const MAX_UNENDED: usize = 16_384;
 /// The form of [`Stored`].
 const VERSION: u32 = 1;
 
-/// Saves and claims whose answers are out. Bounded by the number of sessions: each has one of either at most.
+/// Saves and claims whose answers are out, and what has to go. The former are bounded by the number of sessions (each has one
+/// of either at most), the endings that are out by the queue of writes.
 #[derive(Debug, Default)]
 pub(super) struct Records {
     saves: HashMap<Ticket, SessionId>,
     claims: HashMap<Ticket, ClaimOut>,
+    /// Endings whose outcome is out.
+    endings: HashMap<Ticket, Ending>,
+    /// Those that Redis did not take, each with when it is written again: the earliest first.
+    unended: VecDeque<(u64, Ending)>,
+}
+
+impl Records {
+    /// When [`Engine::end_again`] must be called at the latest.
+    pub(super) fn next_deadline_ms(&self) -> Option<u64> {
+        self.unended.front().map(|(at, _)| *at)
+    }
+
+    /// How many records are to go.
+    pub(super) fn ending(&self) -> usize {
+        self.endings.len() + self.unended.len()
+    }
+
+    /// Redis did not take this ending. Returns whether another one was given up, because too many wait.
+    fn end_later(&mut self, now_ms: u64, ending: Ending) -> bool {
+        let are_too_many = self.unended.len() >= MAX_UNENDED;
+        if are_too_many {
+            self.unended.pop_front();
+        }
+        self.unended.push_back((now_ms + RETRY_MS, ending));
+        are_too_many
+    }
+}
+
+/// A record that goes, if no later claim has it: its session has ended, or no connection has taken it up.
+#[derive(Clone, Debug)]
+struct Ending {
+    player: Arc<str>,
+    session: SessionHash,
+    generation: u64,
+    /// How long it may still be claimed, in milliseconds.
+    window_ms: u64,
 }
 
 /// A claim whose answer is out.
@@ -66,6 +110,24 @@ pub(crate) struct RecordState {
     pub(crate) claim: Option<Ticket>,
     /// Another node or shard has claimed the session: here it ends, and lives on there.
     pub(crate) is_moved: bool,
+    /// Whether the session is known to be this node's.
+    pub(crate) ownership: Ownership,
+}
+
+/// Whether a session that this node has is still its own.
+///
+/// Why it may not be: a connection that resumes its session where it is does not wait for Redis. Another node may have claimed the
+/// session meanwhile, and the word of that may be late. So until Redis has taken a save of it that was written since, the
+/// claim is the older one, and the connection is asked to come again instead of being sent away for good.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Ownership {
+    /// No other claim was older than its connection.
+    #[default]
+    Known,
+    /// Its connection has resumed it here.
+    Assumed,
+    /// So it has, and a save was written since.
+    Checking,
 }
 
 /// A record's content. Invariant: what another version wrote is read, or refused as a whole.
@@ -127,6 +189,9 @@ impl Engine {
         }
         let Some(player) = session.player().cloned() else { return };
         session.record.is_saving = true;
+        if session.record.ownership == Ownership::Assumed {
+            session.record.ownership = Ownership::Checking;
+        }
         let (hash, generation) = (session.hash, session.generation);
         let content = self.content_of(id);
         self.next_ticket += 1;
@@ -134,11 +199,12 @@ impl Engine {
         self.records.saves.insert(ticket, id);
         let owner = player.clone();
         let kind = WriteKind::SaveSession { player, session: hash, generation, content };
-        self.write_record(Some(ticket), owner, kind);
+        self.write_record(ticket, owner, kind);
     }
 
-    fn write_record(&mut self, ticket: Option<Ticket>, player: Arc<str>, kind: WriteKind) {
-        let write = Write { ticket, owner: Owner::Player(player), when_down: WhenDown::Queue, kind };
+    fn write_record(&mut self, ticket: Ticket, player: Arc<str>, kind: WriteKind) {
+        let write =
+            Write { ticket: Some(ticket), owner: Owner::Player(player), when_down: WhenDown::Queue, kind };
         self.out.outputs.push_back(Output::Broker(BrokerCommand::Write(write)));
     }
 
@@ -163,17 +229,28 @@ impl Engine {
         serde_json::to_vec(&stored).unwrap_or_default().into()
     }
 
-    /// The outcome of a save. Returns whether it was one.
-    pub(super) fn record_saved(&mut self, ticket: Ticket, outcome: &Outcome) -> bool {
-        let Some(id) = self.records.saves.remove(&ticket) else { return false };
-        if self.sessions.get(id).is_none() {
+    /// The outcome of a write of a record. Returns whether it was one.
+    pub(super) fn record_written(&mut self, ticket: Ticket, outcome: &Outcome) -> bool {
+        if let Some(ending) = self.records.endings.remove(&ticket) {
+            self.record_ended(ending, outcome);
             return true;
         }
+        let Some(id) = self.records.saves.remove(&ticket) else { return false };
+        if self.sessions.get(id).is_some() {
+            self.record_saved(id, outcome);
+        }
+        true
+    }
+
+    fn record_saved(&mut self, id: SessionId, outcome: &Outcome) {
         let now_ms = self.out.now.mono_ms;
         let session = &mut self.sessions[id];
         session.record.is_saving = false;
         match outcome {
-            Err(PublishFailure::TakenOver) => self.lose_session(id),
+            Ok(_) if session.record.ownership == Ownership::Checking => {
+                session.record.ownership = Ownership::Known;
+            }
+            Err(PublishFailure::TakenOver) => self.lose_session(id, false),
             Err(PublishFailure::NotDone | PublishFailure::OverShare { .. } | PublishFailure::Unknown)
                 if !session.is_closing() =>
             {
@@ -183,20 +260,46 @@ impl Engine {
             // Redis' refusals are logged where they come.
             _ => {}
         }
-        true
     }
 
     /// A session has ended: nothing is kept of it. If it lives on elsewhere its record is of a later generation, and stays; but
     /// a save that was on its way has left traces of this node's.
     pub(super) fn end_record(&mut self, session: &Session) {
         if let Some(player) = session.player().cloned().filter(|_| session.is_listed) {
-            self.delete_record(player, session.hash, session.generation);
+            let (session, generation) = (session.hash, session.generation);
+            self.end(Ending { player, session, generation, window_ms: 0 });
         }
     }
 
-    fn delete_record(&mut self, player: Arc<str>, session: SessionHash, generation: u64) {
-        let kind = WriteKind::EndSession { player: player.clone(), session, generation };
-        self.write_record(None, player, kind);
+    fn end(&mut self, ending: Ending) {
+        self.next_ticket += 1;
+        let ticket = Ticket(self.next_ticket);
+        let Ending { player, session, generation, window_ms } = ending.clone();
+        self.records.endings.insert(ticket, ending);
+        let owner = player.clone();
+        let kind = WriteKind::EndSession { player, session, generation, window_ms };
+        self.write_record(ticket, owner, kind);
+    }
+
+    fn record_ended(&mut self, ending: Ending, outcome: &Outcome) {
+        match outcome {
+            Err(PublishFailure::NotDone | PublishFailure::OverShare { .. } | PublishFailure::Unknown) => {
+                let is_one_left = self.records.end_later(self.out.now.mono_ms, ending);
+                self.out.stats.records_left += u64::from(is_one_left);
+            }
+            // It is done, or another's. Redis' refusals are logged where they come.
+            _ => {}
+        }
+    }
+
+    /// Writes again what Redis did not take.
+    pub(super) fn end_again(&mut self) {
+        let now_ms = self.out.now.mono_ms;
+        while self.records.next_deadline_ms().is_some_and(|at| at <= now_ms)
+            && let Some((_, ending)) = self.records.unended.pop_front()
+        {
+            self.end(ending);
+        }
     }
 
     /// Redis has lost what it had: all records are written again, spread over a while.
@@ -213,24 +316,28 @@ impl Engine {
 
     // --- losing ---
 
-    /// Another node or shard has claimed a session of this player.
-    pub(super) fn taken_over(&mut self, id: SessionId, hash: SessionHash, node: &str) {
-        let holder = Holder { shard: self.shard, session: id };
-        let is_here = node == &*self.settings.instance && self.limits.sessions.find(hash) == Some(holder);
-        if self.sessions[id].hash == hash && !is_here {
-            self.lose_session(id);
+    /// Another node or shard has claimed a session of this player. The word of an older claim than the session's own is late.
+    pub(super) fn taken_over(&mut self, id: SessionId, hash: SessionHash, generation: u64, node: &str) {
+        let session = &self.sessions[id];
+        if session.hash != hash || session.generation >= generation {
+            return;
         }
+        let holder = Holder { shard: self.shard, session: id };
+        let is_given_up = node == &*self.settings.instance && self.limits.sessions.find(hash) == Some(holder);
+        self.lose_session(id, is_given_up);
     }
 
-    fn lose_session(&mut self, id: SessionId) {
+    /// A session is this node's no longer. `is_given_up`: the connection that claimed it for another shard of this node is gone.
+    fn lose_session(&mut self, id: SessionId, is_given_up: bool) {
         let session = &mut self.sessions[id];
         session.record.is_moved = true;
-        match session.link.is_some() {
-            true => {
-                self.out.stats.sessions_moved += 1;
-                self.close(id, CloseCode::SessionTakenOver, "session taken over");
-            }
-            false => self.end_detached(id, "session taken over"),
+        if session.link.is_none() {
+            return self.end_detached(id, "session taken over");
+        }
+        self.out.stats.sessions_moved += 1;
+        match is_given_up || session.record.ownership != Ownership::Known {
+            true => self.close(id, CloseCode::GoingAway, "session claimed elsewhere before; resume it again"),
+            false => self.close(id, CloseCode::SessionTakenOver, "session taken over"),
         }
     }
 
@@ -281,14 +388,26 @@ impl Engine {
         }
     }
 
-    /// The answer to a claim. Returns whether it was one.
+    /// A session was claimed for a connection that is gone, or that was given another one: it may be claimed for as long as any
+    /// other that no node has.
+    pub(super) fn claimed_late(&mut self, claimed: &ClaimedSession) {
+        self.leave_claimed(claimed, self.settings.resume_window_ms);
+    }
+
+    fn leave_claimed(&mut self, claimed: &ClaimedSession, window_ms: u64) {
+        let ClaimedSession { player, session, generation, .. } = claimed;
+        let (player, session, generation) = (player.clone(), *session, *generation);
+        self.end(Ending { player, session, generation, window_ms });
+    }
+
+    /// The answer to a claim. Returns whether a connection waited for it.
     pub(super) fn claim_answered(&mut self, ticket: Ticket, answer: &Answered) -> bool {
         let Some(out) = self.records.claims.remove(&ticket) else { return false };
         let id = out.id;
         if !matches!(answer, Ok(Answer::Session(Some(_)))) {
             self.not_claimed(out);
         }
-        let Some(returning) = self.stop_returning(id) else { return true };
+        let Some(returning) = self.stop_returning(id) else { return false };
         match answer {
             Ok(Answer::Session(Some(claimed))) => self.take_up(id, returning, claimed),
             _ => self.join_anew(id, returning),
@@ -336,7 +455,7 @@ impl Engine {
         let claims = name.anonymous_claims().unwrap_or_else(|| returning.claims.clone());
         let Some(stored) = Stored::read(&claimed.content) else {
             // No node could take it up.
-            self.delete_record(claims.player, name.hash, claimed.generation);
+            self.leave_claimed(claimed, 0);
             return self.join_anew(id, returning);
         };
         let Returning { arrival, .. } = returning;
@@ -414,5 +533,24 @@ impl Engine {
         if let Some(resumed) = self.sessions[id].resumed_mut() {
             resumed.stored = held;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_too_many_endings_the_first_are_given_up() {
+        let mut records = Records::default();
+        let ending = |n: usize| Ending {
+            player: "ann".into(),
+            session: SessionHash(n as u128),
+            generation: 1,
+            window_ms: 0,
+        };
+        let given_up = (0..MAX_UNENDED + 3).filter(|n| records.end_later(*n as u64, ending(*n))).count();
+        assert_eq!((given_up, records.ending()), (3, MAX_UNENDED));
+        assert_eq!(records.next_deadline_ms(), Some(3 + RETRY_MS));
     }
 }

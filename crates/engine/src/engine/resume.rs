@@ -14,11 +14,11 @@ use std::sync::Arc;
 use drawbridge_protocol::{CloseCode, Resume, SentPosition, ServerMessage, Subscribe};
 use hashbrown::HashSet;
 
-use super::Engine;
 use super::catch_up::Recovery as LogRecovery;
 use super::connect::anonymous_claims;
 use super::deliver::{access, is_logged};
 use super::requests::covers;
+use super::{Engine, Ownership};
 use crate::access::Access;
 use crate::io::{
     ChannelPosition, Claims, Epoch, Format, Holder, LogPosition, LoggedOffset, SessionHash, SessionId,
@@ -184,6 +184,7 @@ impl Engine {
         let session = &mut self.sessions[id];
         session.link = Some(link);
         session.slot = None;
+        session.record.ownership = Ownership::Assumed;
         (session.public, session.address) = (came.public, came.address);
         session.deferred = came.deferred.take();
         let Format { encoding, deflate } = came.outbox.format();

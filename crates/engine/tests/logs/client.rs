@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use drawbridge_protocol::Frame;
 use drawbridge_testkit::cluster::SocketId;
 use drawbridge_testkit::frames;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::facts::{Fact, Facts};
 use crate::plain::{PREFIX, Reader};
@@ -42,6 +42,8 @@ pub struct Client {
     pub plain: Reader,
     /// It has come back with these cursors, and is to be sent what follows them.
     resumed: BTreeSet<String>,
+    /// It has come back without a position of these: `RESYNC` follows.
+    unknown: BTreeSet<String>,
     /// What it was shown since it connected.
     seen: BTreeSet<u64>,
     /// A pattern of its got a `RESYNC`, so that channels that it never saw may get one.
@@ -68,6 +70,7 @@ impl Client {
             cursors: BTreeMap::new(),
             plain: Reader::default(),
             resumed: BTreeSet::new(),
+            unknown: BTreeSet::new(),
             seen: BTreeSet::new(),
             may_miss_all: false,
             leaving: BTreeSet::new(),
@@ -87,6 +90,21 @@ impl Client {
         let resumed = &self.resumed;
         self.cursors.retain(|name, _| resumed.contains(name));
         self.plain.forget();
+    }
+
+    /// It resumes its session on whichever node, and names what it had subscribed to. Returns that.
+    pub fn subscribe_again(&mut self) -> Value {
+        self.subscribed.values_mut().for_each(|confirmed| *confirmed = false);
+        self.leaving.clear();
+        self.unknown.clear();
+        let is_named = |name: &&String| self.subscribed.contains_key(*name);
+        self.resumed = self.cursors.keys().filter(is_named).cloned().collect();
+        let filter = self.filtered.then_some("data.n % 2 == 0");
+        let subscribe = self.subscribed.keys().map(|name| match filter {
+            Some(filter) => json!({ "channel": name, "filter": filter }),
+            None => json!({ "channel": name }),
+        });
+        subscribe.collect()
     }
 
     pub fn is_open(&self) -> bool {
@@ -115,7 +133,16 @@ impl Client {
         match message["type"].as_str().unwrap() {
             "WELCOME" => {
                 self.welcomed = true;
-                self.session = message["session"].as_str().unwrap().to_owned();
+                let session = message["session"].as_str().unwrap().to_owned();
+                if std::mem::replace(&mut self.session, session) != self.session {
+                    // A new one: nothing is made good.
+                    self.cursors.clear();
+                    self.resumed.clear();
+                    self.may_miss_all = false;
+                }
+                for listed in message["subscriptions"].as_array().unwrap() {
+                    self.read_listed(listed, facts);
+                }
             }
             "CHANNEL_SUBSCRIBED" => {
                 self.subscribed.insert(channel.clone(), true);
@@ -146,9 +173,24 @@ impl Client {
         }
     }
 
+    /// What `WELCOME` says of a subscription.
+    fn read_listed(&mut self, listed: &Value, facts: &Facts) {
+        let channel = listed["channel"].as_str().unwrap().to_owned();
+        if listed["pending"] == true {
+            return;
+        }
+        self.subscribed.insert(channel.clone(), true);
+        if listed["pattern"] != true {
+            self.read_subscribed(&channel, listed, facts);
+        }
+    }
+
     fn read_subscribed(&mut self, channel: &str, message: &Value, facts: &Facts) {
         let (epoch, offset) = position(message);
-        if self.resumed.remove(channel) {
+        if message["recovered"] == false && !self.cursors.contains_key(channel) {
+            // It had received no position of it, so nothing could be made good: `RESYNC` names one.
+            self.unknown.insert(channel.to_owned());
+        } else if self.resumed.remove(channel) {
             // It said where it is, and goes on from there.
         } else if self.cursors.contains_key(channel) {
             // It was shown by a pattern.
@@ -160,8 +202,11 @@ impl Client {
     }
 
     fn read_resync(&mut self, channel: &str, message: &Value) {
+        let is_unknown = self.unknown.remove(channel);
         // Of a channel that was never seen through a pattern nothing is known that could be made good after a break.
-        if self.cursors.contains_key(channel) || message["epoch"].is_null() || !self.may_miss_all {
+        if is_unknown {
+            // As it was to be.
+        } else if self.cursors.contains_key(channel) || message["epoch"].is_null() || !self.may_miss_all {
             self.resyncs.push(message.to_string());
         }
         if message["epoch"].is_null() {

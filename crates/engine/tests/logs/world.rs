@@ -7,7 +7,7 @@ use bytes::Bytes;
 use drawbridge_engine::class::{Class, History};
 use drawbridge_engine::expr::Vars;
 use drawbridge_engine::io::{
-    BrokerEvent, Epoch, Input, LogEntry, LogPosition, LoggedOffset, Opened, WriteKind,
+    BrokerEvent, Epoch, Input, LogEntry, LogPosition, LoggedOffset, Opened, PublishFailure, WriteKind,
 };
 use drawbridge_engine::settings::Settings;
 use drawbridge_protocol::Frame;
@@ -16,6 +16,7 @@ use drawbridge_testkit::cluster::{Cluster, Outside, Size, SocketId};
 use drawbridge_testkit::dice::{Chance, Dice};
 use drawbridge_testkit::players::{claims_of, opened};
 use drawbridge_testkit::redis::logs::Logs;
+use drawbridge_testkit::sessions::SessionStore;
 use drawbridge_testkit::settings::settings;
 use serde_json::{Value, json};
 
@@ -30,6 +31,8 @@ const SIZE: Size = Size { nodes: NODES, shards: SHARDS, links: 1 };
 const CHANNELS: [&str; 3] = ["log:a", "log:b", "log:c"];
 /// In a Cluster, all sharded.
 const SHARDED: [&str; 6] = ["log:a", "log:b", "log:c", "room:a", "room:b", "room:c"];
+/// How long a session outlives its connection where nodes crash, in milliseconds.
+const WINDOW_MS: u64 = 30_000;
 /// How many events a log keeps.
 const KEPT: u64 = 60;
 
@@ -38,6 +41,8 @@ const KEPT: u64 = 60;
 pub enum Weather {
     /// Nothing that loses a logged event.
     Breaks,
+    /// Nor does this: nodes die, and players resume their sessions on any other.
+    Crashes,
     /// Everything.
     Foul,
 }
@@ -81,8 +86,12 @@ impl Outside for Players {
     fn close(&mut self, socket: SocketId, frames: Vec<Frame>, code: u16) {
         self.read_all(socket, &frames);
         match self.at(socket) {
-            Some(client) if code == 4001 && client.welcomed => client.detached = true,
-            Some(client) => client.closed = Some(code),
+            // It comes again.
+            Some(client) if (code == 4001 || code == 1001) && client.welcomed => client.detached = true,
+            Some(client) => {
+                assert_ne!(code, 4505, "{} has no other connection", client.player);
+                client.closed = Some(code);
+            }
             None => {}
         }
     }
@@ -99,6 +108,12 @@ impl Outside for Players {
 
     fn defers(&mut self) -> bool {
         !self.is_settling && self.roll(10) == 0
+    }
+
+    /// Of records of sessions: who publishes here is no player.
+    fn failure(&mut self) -> Option<PublishFailure> {
+        let may_fail = self.weather == Weather::Crashes && !self.is_settling;
+        may_fail.then(|| self.write_failure()).flatten()
     }
 
     fn drops(&mut self, event: &BrokerEvent) -> bool {
@@ -128,7 +143,8 @@ impl Players {
 impl World {
     pub fn new(seed: u64, weather: Weather) -> Self {
         let mut players = Players::new(seed, weather);
-        let cluster = Cluster::new(&Arc::new(rules()), SIZE, &mut players);
+        let mut cluster = Cluster::new(&Arc::new(rules(weather)), SIZE, &mut players);
+        cluster.sessions = (weather == Weather::Crashes).then(SessionStore::default);
         World { cluster, players, is_on_masters: false, next_number: 0, connections: 0 }
     }
 
@@ -166,6 +182,7 @@ impl World {
             52..54 => self.cluster.pass(3_000, &mut self.players),
             54..55 if self.players.weather == Weather::Foul && !self.is_on_masters => self.restart(),
             55..56 if self.players.weather == Weather::Foul => self.trim(),
+            54..55 if self.players.weather == Weather::Crashes => self.crash(),
             56..57 => self.cluster.send_lost(&mut self.players),
             _ => drop(self.cluster.carry(&mut self.players)),
         }
@@ -177,7 +194,9 @@ impl World {
             self.spread_configuration();
         }
         self.cluster.mend(&mut self.players);
-        for _ in 0..12 {
+        // Longer than two windows, where they may end: a session that is left behind on the way does, too.
+        let rounds = if self.players.weather == Weather::Crashes { 24 } else { 12 };
+        for _ in 0..rounds {
             self.cluster.send_lost(&mut self.players);
             for at in 0..self.players.clients.len() {
                 self.attach_client(at);
@@ -196,6 +215,9 @@ impl World {
         if self.is_on_masters {
             self.check_subscriptions();
         }
+        if self.players.weather == Weather::Crashes {
+            self.check_owners();
+        }
         for channel in CHANNELS {
             let end = self.log_end(channel);
             for client in self.players.clients.iter().filter(|client| client.is_open()) {
@@ -208,7 +230,7 @@ impl World {
             assert!(client.welcomed, "{} was never welcomed", client.player);
             let waits = client.subscribed.iter().find(|(_, confirmed)| !**confirmed);
             assert!(waits.is_none(), "{} waits for {waits:?}", client.player);
-            if self.players.weather == Weather::Breaks {
+            if self.players.weather != Weather::Foul {
                 let of_a_channel = client.resyncs.iter().find(|resync| !resync.contains(['*', '[']));
                 assert_eq!(of_a_channel, None, "{}: nothing is lost", client.player);
             }
@@ -240,6 +262,18 @@ impl World {
 
     fn channels(&self) -> &'static [&'static str] {
         if self.is_on_masters { &SHARDED } else { &CHANNELS }
+    }
+
+    /// All has come to rest, and windows have ended: each player has one session, on one shard of one node, and its record
+    /// names that node.
+    fn check_owners(&mut self) {
+        let open = self.players.clients.iter().filter(|client| client.is_open()).count();
+        let shards = self.cluster.nodes.iter().flat_map(|node| &node.shards);
+        let stats = shards.map(|shard| shard.engine.stats());
+        let (welcomed, detached) =
+            stats.fold((0, 0), |sum, stats| (sum.0 + stats.welcomed, sum.1 + stats.detached));
+        assert_eq!((welcomed, detached), (open as u64, 0), "sessions of nobody, or of two nodes");
+        assert_eq!(self.cluster.stored_sessions(), (open, open), "records");
     }
 
     /// Everybody leaves; nothing may be left.
@@ -430,18 +464,24 @@ impl World {
             return;
         }
         (client.welcomed, client.blocked) = (false, false);
-        let SocketId { node, shard, .. } = client.socket;
+        let SocketId { mut node, mut shard, .. } = client.socket;
         let positions = client.cursors.iter().map(|(channel, cursor)| {
             (channel.clone(), json!({ "epoch": cursor.epoch, "offset": cursor.offset }))
         });
         let positions: serde_json::Map<_, _> = positions.chain(client.plain.positions()).collect();
         let resume = json!({ "session": client.session, "positions": positions });
+        let mut connect = json!({ "type": "CONNECT", "resume": resume });
+        let subscribe = client.subscribe_again();
+        if self.players.weather == Weather::Crashes {
+            // A load balancer knows nothing of sessions, and clients say what they want.
+            connect["subscribe"] = subscribe;
+            (node, shard) = (self.roll(NODES), self.roll(SHARDS));
+        }
         let conn = self.cluster.shard(node, shard).next_conn();
         let socket = SocketId { node, shard, conn };
         self.players.clients[at].socket = socket;
         self.open_with(socket, true);
-        let connect = json!({ "type": "CONNECT", "resume": resume }).to_string();
-        self.cluster.text(socket, &connect, &mut self.players);
+        self.cluster.text(socket, &connect.to_string(), &mut self.players);
     }
 
     /// The server learns where the client is in each channel.
@@ -454,6 +494,20 @@ impl World {
             let offset = LoggedOffset(cursor.offset);
             let since = Epoch::parse(&cursor.epoch).map(|epoch| LogPosition { epoch, offset });
             engine.catch_up_on(session, &channel.as_str().into(), since);
+        }
+    }
+
+    /// A node dies, with all its sockets.
+    fn crash(&mut self) {
+        let node = self.roll(NODES);
+        self.cluster.crash(node, &mut self.players);
+        let theirs = self.players.clients.iter_mut();
+        for client in theirs.filter(|client| client.socket.node == node && client.closed.is_none()) {
+            client.blocked = false;
+            match client.session.is_empty() {
+                true => client.closed = Some(1006),
+                false => client.detached = true,
+            }
         }
     }
 
@@ -512,8 +566,9 @@ impl World {
     }
 }
 
-fn rules() -> Settings {
-    settings_of(vec![Class { patterns: true, ..logged() }])
+fn rules(weather: Weather) -> Settings {
+    let resume_window_ms = if weather == Weather::Crashes { WINDOW_MS } else { 10_000_000 };
+    Settings { resume_window_ms, ..settings_of(vec![Class { patterns: true, ..logged() }]) }
 }
 
 /// All channels are sharded, so that there are no patterns.

@@ -4,6 +4,7 @@
 
 mod bench;
 mod bounds;
+mod claims;
 mod ends;
 mod proof;
 mod rights;

@@ -159,6 +159,12 @@ impl QueryQueue {
         }
     }
 
+    /// As [`QueryQueue::answer`], of what has changed something: who withdrew the query has to know that it was done.
+    pub(super) fn answer_in_any_case(&self, asked: Asked, answer: Answered) {
+        self.waiting().take_if(&asked.asker, |waiting| waiting.query == asked.query);
+        self.send(asked, answer);
+    }
+
     /// Whether no query of this size waits that is for the caller.
     pub(super) fn is_empty(&self, answer_size: AnswerSize, is_for: impl Fn(&QueryKind) -> bool) -> bool {
         !self.waiting().of(answer_size).any(|asked| is_for(&asked.query.kind))

@@ -45,8 +45,9 @@ impl Cluster {
                     stats.logs,
                     stats.catching_up,
                     stats.histories,
+                    stats.records_ending,
                 ];
-                assert_eq!(gauges, [0; 21], "{stats:?}");
+                assert_eq!(gauges, [0; 22], "{stats:?}");
             }
         }
     }

@@ -51,6 +51,8 @@ pub struct Node {
     /// Tables that are read for a hub.
     pub(super) scans: VecDeque<(usize, Scan)>,
     pub(super) degraded: bool,
+    /// Names this start of the node.
+    pub(super) instance: Arc<str>,
 }
 
 /// Who reads a log.
@@ -89,9 +91,17 @@ pub struct Size {
 }
 
 impl Node {
-    /// `master_links`: to masters of a Cluster, beside those of `size`.
-    pub(super) fn new(settings: &Arc<Settings>, size: Size, master_links: usize, at: usize) -> Self {
+    /// The node's first start (0), or a later one. `master_links`: to masters of a Cluster, beside those of `size`.
+    pub(super) fn new(
+        settings: &Arc<Settings>,
+        size: Size,
+        master_links: usize,
+        at: usize,
+        start: usize,
+    ) -> Self {
         let links = size.links + master_links;
+        let instance: Arc<str> = format!("n{at}-{start}").into();
+        let settings = &Arc::new(Settings { instance: instance.clone(), ..(**settings).clone() });
         let limits = SharedLimits::new(settings);
         let shard = |shard: usize| Shard {
             engine: Engine::new(settings.clone(), limits.clone()).on_shard(ShardId(shard as u8)),
@@ -118,6 +128,7 @@ impl Node {
             log_answers: VecDeque::new(),
             scans: VecDeque::new(),
             degraded: false,
+            instance,
         }
     }
 

@@ -90,8 +90,9 @@ impl Cluster {
             // Only the node itself sets views.
             WriteKind::SetOverride { .. } => {}
             append @ WriteKind::Append { .. } => self.appended.push(append),
-            // No session is claimed here.
-            WriteKind::SaveSession { .. } | WriteKind::EndSession { .. } => {}
+            record @ (WriteKind::SaveSession { .. } | WriteKind::EndSession { .. }) => {
+                return node.map_or(Ok(None), |node| self.take_record(node, record));
+            }
         }
         Ok(None)
     }
@@ -152,8 +153,9 @@ impl Cluster {
             QueryKind::Presence { channel, after, limit } => {
                 Ok(Answer::Presence(self.redis.presence.page(&channel, after.as_deref(), limit)))
             }
-            // No record is kept here: who resumes elsewhere gets a new session.
-            QueryKind::ClaimSession { .. } => Ok(Answer::Session(None)),
+            QueryKind::ClaimSession { player, session } => {
+                Ok(Answer::Session(self.claim(node, player, session.hash())))
+            }
             other => panic!("not for this connection: {other:?}"),
         };
         self.nodes[node].shards[shard].events.push_back(BrokerEvent::Answer { ticket, answer });

@@ -210,8 +210,8 @@ impl Reader {
             match claimed {
                 Ok(claimed) => {
                     let session = claimed.as_ref().map(|claimed| claimed.session.clone());
-                    let is_wanted = self.queries.answer(&asked, Ok(Answer::Session(session)));
-                    follow_up.add(&claim, claimed.as_ref(), is_wanted);
+                    self.queries.answer_in_any_case(asked, Ok(Answer::Session(session)));
+                    follow_up.add(&claim, claimed.as_ref());
                 }
                 // These stay in the queue, and are claimed again.
                 Err(message) if is_passing(&message) => must_wait = true,

@@ -7,7 +7,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use drawbridge_engine::io::{ClaimedSession, MAX_SESSION_BYTES, PlayerAction, PlayerCommand, SessionHash};
+use drawbridge_engine::io::{ClaimedSession, MAX_SESSION_BYTES, SessionHash};
 use redis::Value;
 
 use super::RedisSettings;
@@ -60,11 +60,14 @@ pub(super) fn save(batch: &mut Batch, settings: &RedisSettings, held: &Held<'_>,
     batch.arg(held.generation).arg(content);
 }
 
-/// Removes a record: the call, and then the entry of the index.
-pub(super) fn end(batch: &mut Batch, settings: &RedisSettings, held: &Held<'_>) {
+/// Removes a record, after so many milliseconds if not at once: the call, and then the entry of the index.
+pub(super) fn end(batch: &mut Batch, settings: &RedisSettings, held: &Held<'_>, window_ms: u64) {
     let (names, instance) = (&settings.names, &*settings.lease.instance);
     batch.cmd("FCALL").arg("drawbridge_session_end").arg(1);
     batch.arg(names.session_key(held.player, held.session)).arg(instance).arg(held.generation);
+    if window_ms > 0 {
+        batch.arg(window_ms);
+    }
     batch.begin(Step::After, "SREM").arg(names.node_sessions_key(instance)).arg(held.entry());
 }
 
@@ -112,24 +115,23 @@ pub(super) async fn claim(
     }
     let channel = names.outward(&settings.node_channel);
     for Claim { player, session } in claims {
-        let action = PlayerAction::TakenOver { session: *session, node: instance.clone() };
-        let announcement = player_command::to_payload(&PlayerCommand { player: player.clone(), action });
+        let announcement = player_command::claim_announcement(player, *session, instance);
         batch.cmd("FCALL").arg("drawbridge_session_claim").arg(1).arg(names.session_key(player, *session));
         batch.arg(&**instance).arg(&*channel).arg(&announcement[..]);
     }
     let mut results = commands.query(&batch).await?.into_iter();
     let indexed = results.next().unwrap_or(Ok(Value::Nil)).map_err(|error| error_message(&error));
-    let claimed = results.map(|result| match (&indexed, result) {
+    let claimed = claims.iter().zip(results).map(|(claim, result)| match (&indexed, result) {
         // Why it counts as not claimed: nobody would clean it up behind this node. The client's next attempt claims it again.
         (Err(message), _) => Err(message.clone()),
-        (Ok(_), Ok(answer)) => read_claimed(&answer),
+        (Ok(_), Ok(answer)) => read_claimed(claim, &answer),
         (Ok(_), Err(error)) => Err(error_message(&error)),
     });
     Ok(claimed.collect())
 }
 
 /// The answer of `drawbridge_session_claim`.
-fn read_claimed(answer: &Value) -> Result<Option<Claimed>, String> {
+fn read_claimed(claim: &Claim, answer: &Value) -> Result<Option<Claimed>, String> {
     let Value::Array(parts) = answer else { return Err(UNPROVEN.to_owned()) };
     match &parts[..] {
         [mark, Value::Int(0)] if is_mark(mark) => Ok(None),
@@ -142,8 +144,10 @@ fn read_claimed(answer: &Value) -> Result<Option<Claimed>, String> {
             else {
                 return Err(UNPROVEN.to_owned());
             };
+            let Claim { player, session } = claim.clone();
             let content = Bytes::copy_from_slice(content);
-            Ok(Some(Claimed { session: ClaimedSession { generation, content }, before: (owner, before) }))
+            let session = ClaimedSession { player, session, generation, content };
+            Ok(Some(Claimed { session, before: (owner, before) }))
         }
         _ => Err(UNPROVEN.to_owned()),
     }
@@ -164,21 +168,15 @@ impl<'s> FollowUp<'s> {
         FollowUp { settings, batch: Batch::new() }
     }
 
-    /// This claim was answered. `is_wanted`: somebody still waits for it; else the session is left for the next claim, and goes
-    /// when its window ends.
-    pub(super) fn add(&mut self, claim: &Claim, claimed: Option<&Claimed>, is_wanted: bool) {
+    /// This claim was answered.
+    pub(super) fn add(&mut self, claim: &Claim, claimed: Option<&Claimed>) {
         let FollowUp { settings, batch } = self;
         let Claim { player, session } = claim;
         let held = |generation| Held { player, session: *session, generation };
         let (names, instance) = (&settings.names, &*settings.lease.instance);
         let own_index = names.node_sessions_key(instance);
         if let Some(claimed) = claimed {
-            if is_wanted {
-                batch.cmd("SADD").arg(&own_index).arg(held(claimed.session.generation).entry());
-            } else {
-                let window_ms = settings.lease.resume_window.as_millis() as u64;
-                set_window(batch, settings, (player, *session), instance, window_ms, None);
-            }
+            batch.cmd("SADD").arg(&own_index).arg(held(claimed.session.generation).entry());
             let (owner, generation) = &claimed.before;
             batch
                 .begin(Step::After, "SREM")
@@ -222,7 +220,7 @@ mod tests {
         let cost = |batch: Batch| (batch.len(), batch.pipeline().get_packed_pipeline().len());
         let (mut saved, mut ended) = (Batch::new(), Batch::new());
         save(&mut saved, &settings, &held, b"");
-        end(&mut ended, &settings, &held);
+        end(&mut ended, &settings, &held, 0);
         assert_eq!((cost(saved), cost(ended)), ((2, 278), (2, 271)));
     }
 
@@ -232,12 +230,15 @@ mod tests {
         let claimed = |mark: &str| {
             Value::Array(vec![bulk(mark), Value::Int(3), bulk("n1-a"), bulk("2"), bulk("content")])
         };
-        let session = ClaimedSession { generation: 3, content: Bytes::from_static(b"content") };
+        let claim = Claim { player: "alice".into(), session: SessionHash(7) };
+        let Claim { player, session } = claim.clone();
+        let content = Bytes::from_static(b"content");
+        let session = ClaimedSession { player, session, generation: 3, content };
         let expected = Claimed { session, before: ("n1-a".to_owned(), 2) };
-        assert_eq!(read_claimed(&claimed(MARK)), Ok(Some(expected)));
-        assert_eq!(read_claimed(&Value::Array(vec![bulk(MARK), Value::Int(0)])), Ok(None));
+        assert_eq!(read_claimed(&claim, &claimed(MARK)), Ok(Some(expected)));
+        assert_eq!(read_claimed(&claim, &Value::Array(vec![bulk(MARK), Value::Int(0)])), Ok(None));
         for other in [claimed("other"), Value::Int(1), Value::Nil, Value::Array(vec![bulk(MARK)])] {
-            assert_eq!(read_claimed(&other), Err(UNPROVEN.to_owned()));
+            assert_eq!(read_claimed(&claim, &other), Err(UNPROVEN.to_owned()));
         }
     }
 }

@@ -135,9 +135,9 @@ pub(super) fn batch_of(
                 let held = Held { player, session: *session, generation: *generation };
                 sessions::save(&mut batch, settings, &held, content);
             }
-            WriteKind::EndSession { player, session, generation } => {
+            WriteKind::EndSession { player, session, generation, window_ms } => {
                 let held = Held { player, session: *session, generation: *generation };
-                sessions::end(&mut batch, settings, &held);
+                sessions::end(&mut batch, settings, &held, *window_ms);
             }
             WriteKind::Presence { .. } => presence::write(&mut batch, settings, now),
         }

@@ -42,9 +42,9 @@ local function session_save(keys, args)
   return { MARK, 1 }
 end
 
--- Claims a session for this node: <node> <channel> <announcement>, which is published on the channel, so that whoever had
--- the session lets it go. Returns the generation and, if there is a session, who had it before and its content; 0: there is
--- none. Why the announcement first: where it is forbidden, nothing is claimed.
+-- Claims a session for this node: <node> <channel> <announcement>, a JSON object that is published on the channel with the
+-- generation of the claim, so that whoever had the session lets it go. Returns the generation and, if there is a session, who
+-- had it before and its content; 0: there is none. Why the announcement first: where it is forbidden, nothing is claimed.
 local function session_claim(keys, args)
   local record, node, channel, announcement = keys[1], args[1], args[2], args[3]
   if #keys ~= 1 or #args ~= 3 then
@@ -56,23 +56,29 @@ local function session_claim(keys, args)
   end
   local bytes = redis.call('HSTRLEN', record, 'c')
   local content = bytes <= MAX_CONTENT_BYTES and redis.call('HGET', record, 'c') or ''
-  redis.call('PUBLISH', channel, announcement)
+  redis.call('PUBLISH', channel, announcement:sub(1, -2) .. ',"generation":' .. digits(generation + 1) .. '}')
   redis.call('HSET', record, 'n', node, 'g', digits(generation + 1))
   redis.call('PERSIST', record)
   return { MARK, generation + 1, owner, digits(generation), content }
 end
 
--- Removes the record of a session that has ended: <node> <generation>. Returns whether it was this node's.
+-- Removes the record of a session that has ended: <node> <generation> [<window>]. With a window it may be claimed for so many
+-- milliseconds: no connection has taken the session up. Returns whether it was this node's.
 local function session_end(keys, args)
   local record, node, generation = keys[1], args[1], whole(args[2], MAX_COUNT - 1)
-  if #keys ~= 1 or #args ~= 2 or not generation then
-    return redis.error_reply('BADARGS usage: <node> <generation>')
+  local window = whole(args[3] or '0', MAX_COUNT)
+  if #keys ~= 1 or #args < 2 or #args > 3 or not generation or not window then
+    return redis.error_reply('BADARGS usage: <node> <generation> [<window>]')
   end
   local is_lost, owner = is_taken_over(record, node, generation)
   if is_lost or not owner then
     return { MARK, 0 }
   end
-  redis.call('UNLINK', record)
+  if window > 0 then
+    redis.call('PEXPIRE', record, digits(window))
+  else
+    redis.call('UNLINK', record)
+  end
   return { MARK, 1 }
 end
 
