@@ -541,7 +541,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn of_too_many_endings_the_first_are_given_up() {
+    fn of_too_many_endings_the_first_are_dropped() {
         let mut records = Records::default();
         let ending = |n: usize| Ending {
             player: "ann".into(),
@@ -549,8 +549,8 @@ mod tests {
             generation: 1,
             window_ms: 0,
         };
-        let given_up = (0..MAX_UNENDED + 3).filter(|n| records.end_later(*n as u64, ending(*n))).count();
-        assert_eq!((given_up, records.ending()), (3, MAX_UNENDED));
+        let dropped = (0..MAX_UNENDED + 3).filter(|n| records.end_later(*n as u64, ending(*n))).count();
+        assert_eq!((dropped, records.ending()), (3, MAX_UNENDED));
         assert_eq!(records.next_deadline_ms(), Some(3 + RETRY_MS));
     }
 }
