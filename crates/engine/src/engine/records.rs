@@ -282,13 +282,12 @@ impl Engine {
     }
 
     fn record_ended(&mut self, ending: Ending, outcome: &Outcome) {
-        match outcome {
-            Err(PublishFailure::NotDone | PublishFailure::OverShare { .. } | PublishFailure::Unknown) => {
-                let is_one_left = self.records.end_later(self.out.now.mono_ms, ending);
-                self.out.stats.records_left += u64::from(is_one_left);
-            }
-            // It is done, or another's. Redis' refusals are logged where they come.
-            _ => {}
+        // Else it is done, or another's. Redis' refusals are logged where they come.
+        if let Err(PublishFailure::NotDone | PublishFailure::OverShare { .. } | PublishFailure::Unknown) =
+            outcome
+        {
+            let is_one_left = self.records.end_later(self.out.now.mono_ms, ending);
+            self.out.stats.records_left += u64::from(is_one_left);
         }
     }
 
