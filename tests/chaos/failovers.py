@@ -150,6 +150,7 @@ class Announcing(RedisServer):
 
 class Sentinels(Replicated):
     name = "a master, 2 replicas, 3 sentinels"
+    sentinels = _clients = ()
 
     def create(self):
         self.service_of = SentinelService(replicas=2, make=lambda *options, **more: self.make(Announcing, *options, **more))

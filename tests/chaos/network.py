@@ -53,7 +53,8 @@ class Proxy:
             pair.resume()
 
     async def close(self):
-        self._server.close()
+        if self._server:
+            self._server.close()
         self.cut()
 
 
