@@ -11,6 +11,7 @@ use super::connect::Broken;
 use super::master_links::Target;
 use super::probe::Reach;
 use super::{RedisAddress, RedisSettings};
+use crate::broker::health_board::HealthBoard;
 
 /// How long a part waits for the Cluster's map before it says that there is none.
 const MAP_PATIENCE: Duration = Duration::from_secs(3);
@@ -99,6 +100,28 @@ impl Connector {
                 return;
             }
             std::future::pending().await
+        }
+    }
+
+    /// The map by which the next attempt finds its server; 0: none is known, or none is needed.
+    pub(super) fn map_version(&self) -> u64 {
+        self.cluster().map_or(0, |(cluster, _)| cluster.map().version())
+    }
+
+    /// Waits so long before the next attempt, or until that may succeed: another part has reached Redis, or the map is another one
+    /// than at the last attempt.
+    pub(super) async fn wait_to_try_again(&self, health_board: &HealthBoard, wait: Duration, tried_by: u64) {
+        let is_other_map = async {
+            if let Some((cluster, _)) = self.cluster()
+                && cluster.follow().wait_for(|map| map.version() != tried_by).await.is_ok()
+            {
+                return;
+            }
+            std::future::pending().await
+        };
+        tokio::select! {
+            () = health_board.wait_for_another(wait) => {}
+            () = is_other_map => {}
         }
     }
 
@@ -231,4 +254,25 @@ fn any_master(map: &ClusterMap, number: usize) -> Option<RedisAddress> {
 
 fn unknown(what: &str) -> Broken {
     Broken::Io(io::Error::new(io::ErrorKind::NotFound, what))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::super::fanout::ShardFanout;
+    use super::super::super::queue::shard_queue;
+    use super::super::tests::settings;
+    use super::*;
+
+    #[tokio::test]
+    async fn another_map_ends_the_wait_for_the_next_attempt() {
+        let cluster = Cluster::default();
+        let connector = Connector::to_master_of(Arc::new(settings()), cluster.clone(), 7);
+        let ((queue, _), (node, _)) = (shard_queue(1 << 20), shard_queue(1 << 20));
+        let health_board = HealthBoard::new([], [], ShardFanout::new(vec![queue], node));
+        let tried_by = connector.map_version();
+        let wait = connector.wait_to_try_again(&health_board, Duration::from_secs(3_600), tried_by);
+        let promoted = RedisAddress::Tcp { host: "h".into(), port: 1 };
+        tokio::join!(wait, async { cluster.moved(7, &promoted) });
+        assert_ne!(connector.map_version(), tried_by);
+    }
 }

@@ -174,6 +174,7 @@ impl Lease {
         let mut attempts = Attempts::new("lease".into(), &self.connector.settings);
         loop {
             self.state.steady_since_ms = None;
+            let tried_by = self.connector.map_version();
             let broken = match Commands::open(&self.connector, "lease").await {
                 Err(broken) => broken,
                 Ok(mut commands) => {
@@ -186,7 +187,7 @@ impl Lease {
             };
             let wait = attempts.failed(&broken);
             self.health_board.failed(self.part, &self.connector.trouble(&broken));
-            self.health_board.wait_for_another(wait).await;
+            self.connector.wait_to_try_again(&self.health_board, wait, tried_by).await;
         }
     }
 

@@ -161,6 +161,7 @@ impl Publisher {
         let mut attempts = Attempts::new("publisher".into(), &self.settings);
         loop {
             let connector = self.connector.clone();
+            let tried_by = connector.map_version();
             let commands = Commands::open(&connector, "publisher");
             let broken = match self.meanwhile(&mut stop, commands).await {
                 Err(Stopped) => return,
@@ -179,7 +180,8 @@ impl Publisher {
             if let Broken::Unsupported(what) = &broken {
                 self.refuse_unsupported(what);
             }
-            if self.meanwhile(&mut stop, health_board.wait_for_another(wait)).await.is_err() {
+            let pause = connector.wait_to_try_again(&health_board, wait, tried_by);
+            if self.meanwhile(&mut stop, pause).await.is_err() {
                 return;
             }
         }

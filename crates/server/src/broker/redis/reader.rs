@@ -117,6 +117,7 @@ impl Reader {
                 // Opened when something is requested first.
                 drop(self.queries.first(answer_size, 1, |kind| self.is_for(kind)).await);
             }
+            let tried_by = self.connector.map_version();
             let broken = match Commands::open(&self.connector, connection).await {
                 Err(broken) => {
                     // The first failure may be chance, and the next attempt follows at once: players are not notified of it.
@@ -150,7 +151,7 @@ impl Reader {
             };
             let wait = attempts.failed(&broken);
             self.health_board.failed(part, &self.connector.trouble(&broken));
-            self.health_board.wait_for_another(wait).await;
+            self.connector.wait_to_try_again(&self.health_board, wait, tried_by).await;
         }
     }
 
