@@ -258,7 +258,7 @@ def test_what_is_published_while_the_keys_are_apart_arrives_once_they_are_togeth
     reply = alice.reply(waits, FAILOVER)
     assert reply.type == "EVENT_PUBLISHED", reply
     if kind == "world":
-        until(lambda: alice.sees(channel, {"a"}, FAILOVER)["a"]["n"] == 1, "the state is there")
+        until(lambda: alice.sync() and alice.sees(channel, {"a"}, FAILOVER)["a"]["n"] == 1, "the state is there", FAILOVER)
         published(node, channel, {"id": "b", "n": 2})
         alice.sees(channel, {"a", "b"}, FAILOVER)
         return
