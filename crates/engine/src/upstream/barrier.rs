@@ -124,11 +124,11 @@ impl Hub {
         self.outputs.push_back(HubOutput::Shards(self.all_shards, event));
     }
 
-    /// Whether no player command is missed on this link from now on.
+    /// Whether no player command is missed on this link from now on, or none can be received because Redis refused their channel.
     pub(super) fn is_listening(&self) -> bool {
-        self.link_up
-            && !self.all_shards.is_empty()
-            && self.entries.values().any(|entry| entry.rules.is_of_commands() && entry.state == State::Live)
+        let mut of_commands = self.entries.values().filter(|entry| entry.rules.is_of_commands()).peekable();
+        let receives = of_commands.peek().is_none() || of_commands.any(|entry| entry.state == State::Live);
+        self.link_up && !self.all_shards.is_empty() && receives
     }
 
     /// Whether anybody listens to player commands on this link.

@@ -250,6 +250,7 @@ impl Hub {
             live: self.live,
             pattern_channels: self.counters.len(),
             pattern_logs: self.pattern_logs.len(),
+            waiting_for_slots: self.slot_moves.len(),
             ..self.stats
         }
     }

@@ -88,6 +88,11 @@ impl SlotMoves {
         self.joining.range(..=behind).any(|(_, slots)| concerns(slots))
     }
 
+    /// How many commands are held.
+    pub(super) fn len(&self) -> usize {
+        self.held.len()
+    }
+
     /// When the next subject is requested again.
     pub(super) fn next_deadline_ms(&self) -> Option<u64> {
         self.deferred.first().map(|(at, _)| *at)

@@ -18,8 +18,9 @@ impl Cluster {
         for (at, node) in self.nodes.iter().enumerate() {
             for (place, hub) in node.hubs.iter().enumerate() {
                 let (stats, expected) = (hub.stats(), usize::from(in_use(&(at * self.links + place))));
-                let counts = [stats.entities, stats.pattern_channels, stats.pattern_logs];
-                assert_eq!(([stats.subjects, stats.live], counts), ([expected; 2], [0; 3]), "{stats:?}");
+                let counts =
+                    [stats.entities, stats.pattern_channels, stats.pattern_logs, stats.waiting_for_slots];
+                assert_eq!(([stats.subjects, stats.live], counts), ([expected; 2], [0; 4]), "{stats:?}");
             }
             for shard in &node.shards {
                 let stats = shard.engine.stats();

@@ -214,9 +214,26 @@ fn what_shards_request_meanwhile_does_not_pile_up() {
         masters.give(TAKER, HubInput::Refresh { shard: A, subject: &a });
         masters.give(TAKER, HubInput::CatchUp { shard: A, channel: &name, after: LoggedOffset(after) });
     }
+    assert_eq!(masters.hubs[TAKER].stats().waiting_for_slots, 2);
     masters.give(GIVER, HubInput::GiveSlots(slots()));
     let said = masters.hear(TAKER);
     assert_eq!(said.iter().filter(|said| said.starts_with("0: Replay")).count(), 1, "{said:?}");
+    assert_eq!(masters.hubs[TAKER].stats().waiting_for_slots, 0);
+}
+
+#[test]
+fn what_a_link_takes_is_subscribed_where_redis_refuses_the_nodes_channel() {
+    let mut masters = Masters::new();
+    masters.give(TAKER, HubInput::LinkDown);
+    masters.give(TAKER, HubInput::LinkUp);
+    masters.give(TAKER, HubInput::Refused { subject: &Subject::channel(NODES), reason: "NOPERM" });
+    masters.give(TAKER, HubInput::Listening { shards: ShardSet::only(A), was_live: false });
+    assert_eq!(masters.pass(TAKER, 1), ["subscribe c"]);
+    masters.give(TAKER, HubInput::Subscribed(&Subject::channel("c")));
+    masters.give(GIVER, HubInput::GiveSlots(a_move(1, GIVER, TAKER, &["a"])));
+    masters.give(TAKER, HubInput::TakeSlots(a_move(1, GIVER, TAKER, &["a"])));
+    assert_eq!(masters.hear(TAKER), [recover(TAKER, 2), "0: interrupted a".to_owned()]);
+    assert_eq!(masters.pass(TAKER, 2), ["subscribe a"]);
 }
 
 #[test]
