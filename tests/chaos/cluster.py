@@ -204,6 +204,8 @@ def settings(window, sharded=()):
         "auth": {"hmac_secret": SECRET},
         "connection": {
             "auto_subscribe": ["player:{sub}"],
+            # All players are one process, which is slow where the machine is busy.
+            "connect_timeout": "60s",
             "linger": "500ms",
             "heartbeat": "5s",
             "resume_window": f"{window}s",
