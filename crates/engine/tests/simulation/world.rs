@@ -172,7 +172,7 @@ impl World {
             }
             while self.cluster.carry_one_of_each(&mut self.players) {}
             self.pass(100);
-            if round >= 40 && !self.cluster.is_writing_presence() {
+            if round >= 40 && !self.cluster.is_writing() {
                 break;
             }
         }

@@ -3,10 +3,11 @@
 use super::Cluster;
 
 impl Cluster {
-    /// Whether a shard has yet to write who is present: what failed is written again after a while.
-    pub fn is_writing_presence(&self) -> bool {
-        let mut shards = self.nodes.iter().flat_map(|node| &node.shards);
-        shards.any(|shard| shard.engine.stats().presence_waiting > 0)
+    /// Whether a shard has yet to write who is present, or that a session has ended: what failed is written again after a while.
+    pub fn is_writing(&self) -> bool {
+        let shards = self.nodes.iter().flat_map(|node| &node.shards);
+        let mut stats = shards.map(|shard| shard.engine.stats());
+        stats.any(|stats| stats.presence_waiting > 0 || stats.records_ending > 0)
     }
 
     /// Behind the last client, when all has come to rest: only the nodes' own channel is left.
