@@ -1,12 +1,15 @@
 """Sessions outlive their connections: what a player who comes again is told, and what it receives, over real sockets."""
 
+import json
+
 import pytest
 from harness.tokens import mint
 from harness.wait import until
-from harness.websocket import JSON, MSGPACK
+from harness.websocket import JSON, MSGPACK, TEXT, frame
 
 WINDOW = {"connection": {"resume_window": "60s"}}
-ONE_SHARD = {"shards": 1, **WINDOW}
+# A connection lands on any shard, and goes to the one that has its session.
+SHARDS = {"shards": 3, **WINDOW}
 
 
 def listed(welcome, channel):
@@ -52,7 +55,7 @@ def lose(node, player):
 
 
 def test_what_a_player_missed_follows_welcome_in_order(redis, start):
-    node = start(redis, **ONE_SHARD)
+    node = start(redis, **SHARDS)
     player = joined(node, "chat:a")
     assert player.hello["resume_window_ms"] == 60_000
     redis.publish("chat:a", '{"event":"e","data":1}')
@@ -73,7 +76,7 @@ def test_what_a_player_missed_follows_welcome_in_order(redis, start):
 
 
 def test_a_position_of_before_what_was_sent_is_a_gap(redis, start):
-    node = start(redis, **ONE_SHARD)
+    node = start(redis, **SHARDS)
     player = joined(node, "chat:a")
     redis.publish("chat:a", '{"event":"e","data":1}')
     until(lambda: node.metric("drawbridge_deliveries_total") >= 1, "it was written")
@@ -86,7 +89,7 @@ def test_a_position_of_before_what_was_sent_is_a_gap(redis, start):
 
 @pytest.mark.parametrize("encodings", [(JSON, MSGPACK), (MSGPACK, JSON)])
 def test_the_next_connection_may_have_another_encoding(redis, start, encodings):
-    node = start(redis, **ONE_SHARD)
+    node = start(redis, **SHARDS)
     first, second = encodings
     player = node.player("alice", encoding=first)
     player.session = player.hello["session"]
@@ -100,7 +103,7 @@ def test_the_next_connection_may_have_another_encoding(redis, start, encodings):
 
 
 def test_a_close_with_1000_ends_the_session_and_other_closes_keep_it(redis, start):
-    node = start(redis, **ONE_SHARD)
+    node = start(redis, **SHARDS)
     for code, is_kept in [(1000, False), (1001, True), (4321, True)]:
         player = joined(node)
         player.close(code)
@@ -112,7 +115,7 @@ def test_a_close_with_1000_ends_the_session_and_other_closes_keep_it(redis, star
 
 
 def test_a_second_connection_takes_the_session_and_the_first_is_closed(redis, start):
-    node = start(redis, **ONE_SHARD)
+    node = start(redis, **SHARDS)
     first = joined(node, "chat:a")
     second = resume(node, first)
     assert second.hello["resumed"] is True
@@ -122,7 +125,7 @@ def test_a_second_connection_takes_the_session_and_the_first_is_closed(redis, st
 
 
 def test_who_has_another_token_does_not_get_the_session(redis, start):
-    node = start(redis, **ONE_SHARD)
+    node = start(redis, **SHARDS)
     player = joined(node, "chat:a")
     lose(node, player)
     stranger = resume(node, player, sub="bob")
@@ -133,7 +136,7 @@ def test_who_has_another_token_does_not_get_the_session(redis, start):
 
 
 def test_what_a_new_token_does_not_allow_ends(redis, start):
-    node = start(redis, **ONE_SHARD)
+    node = start(redis, **SHARDS)
     player = joined(node, "room:1", "chat:a", rooms=["1"])
     lose(node, player)
     redis.publish("room:1", '{"event":"secret","data":1}')
@@ -145,7 +148,7 @@ def test_what_a_new_token_does_not_allow_ends(redis, start):
 
 
 def test_a_service_reaches_and_ends_a_session_that_is_away(redis, start):
-    node = start(redis, lifecycle={"stream": "life"}, **ONE_SHARD)
+    node = start(redis, lifecycle={"stream": "life"}, **SHARDS)
     player = joined(node, "chat:a")
     lose(node, player)
     assert node.admin("POST", "/api/players/alice/subscribe", {"channel": "chat:b"}).status == 200
@@ -170,7 +173,7 @@ def test_the_window_ends(redis, start):
 
 
 def test_entities_are_sent_anew(redis, start):
-    node = start(redis, **ONE_SHARD)
+    node = start(redis, **SHARDS)
     player = joined(node, "world:1", team="red")
     redis.publish("world:1", '{"event":"e","data":{"id":"a","team":"red"}}')
     player.sees("world:1", ["a"])
@@ -184,7 +187,7 @@ def test_entities_are_sent_anew(redis, start):
 
 def test_a_logged_channel_recovers_from_its_log(redis, start):
     logged = {"name": "log:{x}", "subscribe": "true", "publish": "true", "history": {"events": 100, "age": "10m"}}
-    node = start(redis, channel=[logged], **ONE_SHARD)
+    node = start(redis, channel=[logged], **SHARDS)
     player = joined(node, "log:a")
     writer = node.player("bob")
     writer.publish("log:a", data=1)
@@ -205,7 +208,7 @@ def test_a_logged_channel_recovers_from_its_log(redis, start):
 def test_a_logged_channel_is_pending_until_its_log_can_be_read(own_redis, proxy, start):
     logged = {"name": "log:{x}", "subscribe": "true", "publish": "true", "history": {"events": 100, "age": "10m"}}
     link = proxy(own_redis.port)
-    node = start(f"redis://127.0.0.1:{link.port}", channel=[logged], **ONE_SHARD)
+    node = start(f"redis://127.0.0.1:{link.port}", channel=[logged], **SHARDS)
     bob, player = node.player("bob"), joined(node, "log:a")
     for n in (1, 2):
         own_redis.client.fcall("drawbridge_publish", 1, "log:a", f'{{"event":"e","data":{n}}}')
@@ -227,7 +230,7 @@ def test_a_logged_channel_is_pending_until_its_log_can_be_read(own_redis, proxy,
 
 
 def test_positions_that_are_none_are_refused(redis, start):
-    node = start(redis, **ONE_SHARD)
+    node = start(redis, **SHARDS)
     player = node.connect()
     for resume_field, name in [
         (7, "resume"),
@@ -242,7 +245,7 @@ def test_positions_that_are_none_are_refused(redis, start):
 
 def test_over_tls_and_compressed(redis, start, certificates):
     tls = {"cert_file": str(certificates.cert), "key_file": str(certificates.key)}
-    node = start(redis, tls=tls, lifecycle={"stream": "life"}, **ONE_SHARD)
+    node = start(redis, tls=tls, lifecycle={"stream": "life"}, **SHARDS)
     player = node.player("alice", tls=certificates.context, deflate=True)
     player.session = player.hello["session"]
     player.subscribe("chat:a")
@@ -253,3 +256,41 @@ def test_over_tls_and_compressed(redis, start, certificates):
     again = resume(node, player, tls=certificates.context, deflate=True)
     assert listed(again.hello, "chat:a")["recovered"] is True
     assert again.event("chat:a")["data"] == text and again.ws.compressed_frames > 0
+
+
+@pytest.mark.parametrize("split", [False, True])
+def test_a_plain_channel_recovers_wherever_its_players_connection_lands(redis, start, split):
+    """Whatever shard that is, and also if `CONNECT` comes in pieces, with another request behind it."""
+    node = start(redis, **SHARDS)
+    # So that the shards take turns.
+    others = [node.player(f"other{n}") for n in range(4)]
+    player = joined(node, "chat:a")
+    for number in range(8):
+        lose(node, player)
+        redis.publish("chat:a", '{"event":"e","data":%d}' % number)
+        until(lambda: node.metric("drawbridge_sessions_detached_bytes") > 0, "an event waits")
+        again = node.connect()
+        connect = {
+            "type": "CONNECT",
+            "id": "c",
+            "token": mint("alice"),
+            "resume": {"session": player.session, "positions": positions(player)},
+        }
+        data = frame(TEXT, json.dumps([connect, {"type": "CHANNEL_SUBSCRIBE", "id": "s", "channel": f"chat:{number}"}]).encode())
+        before = node.metric("drawbridge_socket_received_bytes_total")
+        again.ws.send_raw(data[:40] if split else data)
+        if split:
+            until(lambda: node.metric("drawbridge_socket_received_bytes_total") >= before + 40, "it was read alone")
+            again.ws.send_raw(data[40:])
+        again.hello = again.reply("c")
+        assert again.hello["resumed"] is True and listed(again.hello, "chat:a")["recovered"] is True, number
+        again.session = again.hello["session"]
+        assert again.event("chat:a")["data"] == number
+        assert again.reply("s").type == "CHANNEL_SUBSCRIBED"
+        # Else the next round may see this one's.
+        until(lambda: node.metric("drawbridge_sessions_detached") == 0, "no session is detached any more")
+        player = again
+    for other in others:
+        other.close(1000)
+    player.close(1000)
+    node.wait_idle()

@@ -11,7 +11,9 @@
 
 use std::sync::Arc;
 
-use drawbridge_protocol::{CloseCode, Resume, SentPosition, ServerMessage, Subscribe};
+use drawbridge_protocol::{
+    ClientMessage, CloseCode, Connect, Encoding, Resume, SentPosition, ServerMessage, Subscribe, codec,
+};
 use hashbrown::HashSet;
 
 use super::catch_up::Recovery as LogRecovery;
@@ -30,6 +32,7 @@ use crate::session::{
     ANONYMOUS_PREFIX, Arrival, Deadlines, Joining, Origin, Phase, Resumed, Returning, Session, Subscription,
 };
 use crate::targets::{LOST, Reply, TargetId};
+use crate::upstream::ShardId;
 
 /// A client names at most so many positions for each subscription that it may hold: it may have seen channels by patterns.
 const POSITIONS_PER_SUBSCRIPTION: usize = 4;
@@ -85,6 +88,18 @@ pub(super) struct Recovery {
 }
 
 impl Engine {
+    /// Which shard of the node has the session that a `CONNECT` in this message resumes; `None`: there is no such `CONNECT`, or
+    /// no shard has it.
+    pub fn shard_of_resumed(&self, encoding: Encoding, payload: &[u8]) -> Option<ShardId> {
+        codec::decode(encoding, payload).into_iter().flatten().find_map(|request| match request.message {
+            ClientMessage::Connect(Connect { resume: Some(resume), .. }) => {
+                let name = SessionName::parse(&resume.session)?;
+                self.limits.sessions.find(name.hash).map(|holder| holder.shard)
+            }
+            _ => None,
+        })
+    }
+
     /// What is wrong with a `CONNECT.resume` that names too many positions.
     pub(super) fn too_many_positions(&self, resume: &Resume) -> Option<String> {
         let most = self.settings.subscriptions.saturating_mul(POSITIONS_PER_SUBSCRIPTION);

@@ -2,6 +2,7 @@
 //! events are turned into the engine's inputs; its outputs are executed at the end of each turn, so that what a
 //! turn made due for one socket leaves in one write. Nothing here is shared with another shard but queues.
 
+mod newcomer;
 mod run;
 mod socket;
 mod transport;
@@ -32,6 +33,8 @@ use crate::token_verifier::TokenVerifier;
 pub enum Mail {
     /// A socket whose handshake is done.
     Socket(Box<NewSocket>),
+    /// A socket of another shard, which resumes a session of this one.
+    HandedOver(Box<NewSocket>),
     /// A token was verified.
     Authenticated {
         /// For whom.
@@ -183,6 +186,16 @@ impl Peers {
     /// Has a detached session of whichever shard end.
     fn end_detached(&self, Holder { shard, session }: Holder) {
         self.send(shard, Mail::DetachedTooMany { session });
+    }
+
+    /// Passes a socket on.
+    fn hand_over(&self, to: ShardId, socket: NewSocket) {
+        self.send(to, Mail::HandedOver(Box::new(socket)));
+    }
+
+    /// Whether there is more than one shard.
+    fn are_several(&self) -> bool {
+        self.0.get().is_some_and(|shards| shards.len() > 1)
     }
 
     /// Nothing where that shard has ended.

@@ -10,12 +10,14 @@ use std::time::{Duration, Instant};
 
 use drawbridge_engine::engine::Engine;
 use drawbridge_engine::io::{BrokerEvent, ConnId, Input, MessageKind, Now, Opened, Output, Standing};
+use drawbridge_engine::upstream::ShardId;
 use drawbridge_engine::work::STEPS_PER_TOKEN;
 use drawbridge_protocol::websocket::{Inflater, Limits, OpCode, Received, encode_close, encode_frame};
 use drawbridge_protocol::{CloseCode, Frame};
 use slab::Slab;
 use tokio::sync::{Notify, mpsc};
 
+use super::newcomer::{Newcomer, Place};
 use super::socket::{Incoming, Sent, Socket};
 use super::transport::{ReadBuffers, ReadBytes, Transport};
 use super::{Mail, NewSocket, ShardParts, ShardStats};
@@ -240,7 +242,14 @@ impl Shard {
 
     fn mail(self: &Rc<Self>, mail: Mail) {
         match mail {
-            Mail::Socket(socket) => self.open(*socket),
+            Mail::Socket(socket) => {
+                let newcomer = self.parts.peers.are_several().then(|| Newcomer::of(&socket)).flatten();
+                self.open(*socket, newcomer);
+            }
+            Mail::HandedOver(socket) => {
+                self.open_sockets.fetch_add(1, Ordering::Relaxed);
+                self.open(*socket, None);
+            }
             Mail::Authenticated { conn, result } => {
                 self.client_input(Input::Authenticated { conn, result });
                 self.note_standing(conn);
@@ -256,7 +265,7 @@ impl Shard {
         }
     }
 
-    fn open(self: &Rc<Self>, new: NewSocket) {
+    fn open(self: &Rc<Self>, new: NewSocket, newcomer: Option<Box<Newcomer>>) {
         let stream = match tokio::net::TcpStream::from_std(new.stream) {
             Ok(stream) => stream,
             Err(error) => {
@@ -273,7 +282,7 @@ impl Shard {
         let id = ConnId { index: entry.key() as u32, generation };
         let inflates = new.deflate.is_some();
         let must_resume = new.slot.must_resume();
-        let socket = Rc::new(Socket::new(id, transport, inflates, new.slot, new.unauthenticated));
+        let socket = Rc::new(Socket::new(id, transport, inflates, new.slot, new.unauthenticated, newcomer));
         entry.insert(socket.clone());
         drop(sockets);
         self.input(Input::Opened(Opened {
@@ -288,7 +297,10 @@ impl Shard {
             must_resume,
         }));
         let mut early = new.read_ahead.to_vec();
-        if socket.transport.read_early(&mut early).is_ok() && !early.is_empty() {
+        if socket.transport.read_early(&mut early).is_ok()
+            && !early.is_empty()
+            && !self.belongs_elsewhere(&socket, &early)
+        {
             self.decode(&socket, &mut early);
         }
         // It may have ended already, and then nothing would end its task.
@@ -315,6 +327,9 @@ impl Shard {
                 self.count_in(read);
                 self.spend(read);
                 socket.ended.set(last);
+                if self.belongs_elsewhere(socket, bytes) {
+                    return Next::End;
+                }
                 self.decode(socket, bytes);
                 self.next(socket, read)
             }
@@ -323,6 +338,51 @@ impl Shard {
                 Next::End
             }
         }
+    }
+
+    /// Looks whether what was read resumes a session of another shard, and then hands the socket over.
+    fn belongs_elsewhere(self: &Rc<Self>, socket: &Rc<Socket>, read: &[u8]) -> bool {
+        let Some(mut newcomer) = socket.newcomer.take() else { return false };
+        let place = {
+            let limits = self.limits_of(socket, Standing::Unauthenticated);
+            let mut inflater = self.inflater.borrow_mut();
+            let before = inflater.inflated_bytes();
+            let place = newcomer.place(read, &limits, &mut inflater, &self.engine.borrow());
+            self.spend((inflater.inflated_bytes() - before) as usize + newcomer.bytes.len());
+            place
+        };
+        match place {
+            Place::Unknown => {
+                socket.newcomer.replace(Some(newcomer));
+                false
+            }
+            Place::With(shard) if shard != self.parts.id => {
+                self.hand_over(socket, shard, *newcomer);
+                true
+            }
+            Place::Here | Place::With(_) => false,
+        }
+    }
+
+    /// Has the engine forget a connection to which nothing was said, and passes its socket on.
+    fn hand_over(self: &Rc<Self>, socket: &Rc<Socket>, to: ShardId, newcomer: Newcomer) {
+        self.input_and_wake(Input::Closed { conn: socket.id, code: ABNORMAL });
+        self.remove(socket.id);
+        let (peers, mut socket) = (self.parts.peers.clone(), socket.clone());
+        tokio::task::spawn_local(async move {
+            // Why: its tasks hold it until they run the next time, and end.
+            let socket = loop {
+                match Rc::try_unwrap(socket) {
+                    Ok(socket) => break socket,
+                    Err(held) => socket = held,
+                }
+                tokio::task::yield_now().await;
+            };
+            match socket.into_new(newcomer) {
+                Ok(socket) => peers.hand_over(to, socket),
+                Err(error) => tracing::warn!(%error, "a socket could not be handed over"),
+            }
+        });
     }
 
     /// How the reading task goes on behind so many bytes.

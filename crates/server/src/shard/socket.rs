@@ -12,6 +12,8 @@ use drawbridge_protocol::Frame;
 use drawbridge_protocol::websocket::{Decoder, Drain, Drained};
 use tokio::task::AbortHandle;
 
+use super::NewSocket;
+use super::newcomer::Newcomer;
 use super::transport::Transport;
 use crate::slots::Share;
 
@@ -42,8 +44,10 @@ pub(super) struct Socket {
     pub(super) writer: RefCell<Option<AbortHandle>>,
     /// Counts this connection among those that have not authenticated, until it has.
     unauthenticated: RefCell<Option<Share>>,
+    /// Until its first message is complete, where another shard may have its session.
+    pub(super) newcomer: RefCell<Option<Box<Newcomer>>>,
     /// Counts this connection for its address until it is gone.
-    _slot: AddressSlot,
+    slot: AddressSlot,
 }
 
 /// What is made of a socket's bytes.
@@ -74,6 +78,7 @@ impl Socket {
         inflates: bool,
         slot: AddressSlot,
         unauthenticated: Option<Share>,
+        newcomer: Option<Box<Newcomer>>,
     ) -> Self {
         Socket {
             id,
@@ -93,8 +98,29 @@ impl Socket {
             reader: RefCell::new(None),
             writer: RefCell::new(None),
             unauthenticated: RefCell::new(unauthenticated),
-            _slot: slot,
+            newcomer: RefCell::new(newcomer),
+            slot,
         }
+    }
+
+    /// The socket as it came, for another shard.
+    ///
+    /// # Errors
+    /// Where the runtime cannot let go of it.
+    pub(super) fn into_new(self, newcomer: Newcomer) -> io::Result<NewSocket> {
+        let (stream, tls) = self.transport.into_parts()?;
+        Ok(NewSocket {
+            stream,
+            tls,
+            read_ahead: newcomer.bytes.into(),
+            encoding: newcomer.encoding,
+            deflate: newcomer.deflate,
+            address: newcomer.address,
+            token: newcomer.claims.map(Ok),
+            wait_for_connect: newcomer.wait_for_connect,
+            slot: self.slot,
+            unauthenticated: self.unauthenticated.into_inner(),
+        })
     }
 
     /// It counts among the connections that have not authenticated.

@@ -51,6 +51,14 @@ impl Transport {
         Transport { stream, tls }
     }
 
+    /// The socket and its TLS session, for another thread.
+    ///
+    /// # Errors
+    /// Where the runtime cannot let go of the socket.
+    pub(super) fn into_parts(self) -> io::Result<(std::net::TcpStream, Option<Box<ServerConnection>>)> {
+        Ok((self.stream.into_std()?, self.tls.map(|tls| Box::new(tls.into_inner()))))
+    }
+
     /// Waits until there is something to read: in the one place that tokio has for it in the socket, and not in a future
     /// of its own, which each idle connection would hold. So only one task may wait.
     pub(super) async fn readable(&self) -> io::Result<()> {
