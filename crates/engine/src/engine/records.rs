@@ -351,7 +351,15 @@ impl Engine {
             return Some(returning);
         };
         let kind = QueryKind::ClaimSession { player: player.into(), session: name.secret };
-        let from = self.limits.sessions.find(name.hash);
+        let from = self.limits.sessions.find(name.hash).filter(|holder| {
+            let is_gone = |id| self.sessions.get(id).is_none_or(|session| session.hash != name.hash);
+            let is_stale = holder.shard == self.shard && is_gone(holder.session);
+            // It ended while another shard claimed it, which then gave it back.
+            if is_stale {
+                self.limits.sessions.leave(name.hash, *holder);
+            }
+            !is_stale
+        });
         // This shard has it, and would have given it to its player.
         if from.is_some_and(|holder| holder.shard == self.shard) {
             return Some(returning);

@@ -292,6 +292,22 @@ fn who_returns_before_the_word_of_a_claim_that_was_given_up_is_asked_to_come_aga
     bench.check_one_owner();
 }
 
+/// As before, but the shard that had the session ends it before the claim is given up: it is not looked for there any more.
+#[test]
+fn what_was_given_up_is_claimed_by_the_shard_that_had_it_too() {
+    let mut bench = Bench::new();
+    let (first, session) = bench.join((0, 0));
+    bench.close(first, 1006);
+    let gone = bench.connect((0, 1), json!({ "resume": { "session": session, "positions": {} } }));
+    assert!(bench.cluster.carry_query(0, &mut bench.sockets), "the claim");
+    bench.cluster.now.mono_ms += WINDOW_MS;
+    bench.cluster.input(0, 0, Input::Tick, &mut bench.sockets);
+    assert_eq!(bench.stats().detached, 0, "its window has ended");
+    bench.close(gone, 1006);
+    bench.resume((0, 0), &session, None);
+    bench.check_one_owner();
+}
+
 #[test]
 fn the_record_of_a_session_that_ended_is_removed_until_redis_has_done_it() {
     for failure in [PublishFailure::Unknown, PublishFailure::NotDone, PublishFailure::OverShare { bytes: 1 }]

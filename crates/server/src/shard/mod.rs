@@ -170,12 +170,21 @@ impl ShardHandle {
 
 /// How a shard reaches the others of its node. It keeps none of them alive.
 #[derive(Clone, Debug, Default)]
-pub struct Peers(Arc<OnceLock<Box<[mpsc::WeakUnboundedSender<Mail>]>>>);
+pub struct Peers(Arc<OnceLock<Box<[Peer]>>>);
+
+/// One of them.
+#[derive(Debug)]
+struct Peer {
+    mail: mpsc::WeakUnboundedSender<Mail>,
+    sockets: Arc<AtomicUsize>,
+}
 
 impl Peers {
     /// All shards, in the order of their names; once, before the first socket.
     pub fn introduce(&self, shards: &[ShardHandle]) {
-        let _ = self.0.set(shards.iter().map(|shard| shard.mail.downgrade()).collect());
+        let peer =
+            |shard: &ShardHandle| Peer { mail: shard.mail.downgrade(), sockets: shard.sockets.clone() };
+        let _ = self.0.set(shards.iter().map(peer).collect());
     }
 
     /// Has a session of whichever shard closed.
@@ -200,10 +209,12 @@ impl Peers {
 
     /// Nothing where that shard has ended.
     fn send(&self, to: ShardId, mail: Mail) {
-        let shard = self.0.get().and_then(|shards| shards.get(usize::from(to.0)));
-        if let Some(shard) = shard.and_then(mpsc::WeakUnboundedSender::upgrade) {
-            let _ = shard.send(mail);
+        let Some(peer) = self.0.get().and_then(|shards| shards.get(usize::from(to.0))) else { return };
+        let Some(sender) = peer.mail.upgrade() else { return };
+        if matches!(mail, Mail::HandedOver(_)) {
+            peer.sockets.fetch_add(1, Ordering::Relaxed);
         }
+        let _ = sender.send(mail);
     }
 }
 

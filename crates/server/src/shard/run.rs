@@ -246,10 +246,7 @@ impl Shard {
                 let newcomer = self.parts.peers.are_several().then(|| Newcomer::of(&socket)).flatten();
                 self.open(*socket, newcomer);
             }
-            Mail::HandedOver(socket) => {
-                self.open_sockets.fetch_add(1, Ordering::Relaxed);
-                self.open(*socket, None);
-            }
+            Mail::HandedOver(socket) => self.open(*socket, None),
             Mail::Authenticated { conn, result } => {
                 self.client_input(Input::Authenticated { conn, result });
                 self.note_standing(conn);
@@ -343,12 +340,19 @@ impl Shard {
     /// Looks whether what was read resumes a session of another shard, and then hands the socket over.
     fn belongs_elsewhere(self: &Rc<Self>, socket: &Rc<Socket>, read: &[u8]) -> bool {
         let Some(mut newcomer) = socket.newcomer.take() else { return false };
+        // Once its close has begun, nothing that it sends counts.
+        if socket.closing.get() || self.engine.borrow().standing(socket.id) == Standing::Gone {
+            return false;
+        }
         let place = {
             let limits = self.limits_of(socket, Standing::Unauthenticated);
             let mut inflater = self.inflater.borrow_mut();
             let before = inflater.inflated_bytes();
             let place = newcomer.place(read, &limits, &mut inflater, &self.engine.borrow());
-            self.spend((inflater.inflated_bytes() - before) as usize + newcomer.bytes.len());
+            let inflated = (inflater.inflated_bytes() - before) as usize;
+            self.spend(inflated + newcomer.bytes.len());
+            self.count_inflated(inflated);
+            socket.inflated_unauthenticated.set(inflated);
             place
         };
         match place {
@@ -367,8 +371,11 @@ impl Shard {
     /// Has the engine forget a connection to which nothing was said, and passes its socket on.
     fn hand_over(self: &Rc<Self>, socket: &Rc<Socket>, to: ShardId, newcomer: Newcomer) {
         self.input_and_wake(Input::Closed { conn: socket.id, code: ABNORMAL });
+        // Counted here until it is counted there: a drain waits for all.
+        self.open_sockets.fetch_add(1, Ordering::Relaxed);
         self.remove(socket.id);
         let (peers, mut socket) = (self.parts.peers.clone(), socket.clone());
+        let open_sockets = self.open_sockets.clone();
         tokio::task::spawn_local(async move {
             // Why: its tasks hold it until they run the next time, and end.
             let socket = loop {
@@ -382,6 +389,7 @@ impl Shard {
                 Ok(socket) => peers.hand_over(to, socket),
                 Err(error) => tracing::warn!(%error, "a socket could not be handed over"),
             }
+            open_sockets.fetch_sub(1, Ordering::Relaxed);
         });
     }
 

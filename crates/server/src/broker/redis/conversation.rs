@@ -43,6 +43,9 @@ pub(super) enum Answer {
     Refused(Subject),
     /// Redis refused several at once: each is requested again by itself.
     AskedAgain,
+    /// An unsubscription whose channels Redis had ended by itself, because their slot went to another master: that was taken as
+    /// its answer, and nothing follows from this one.
+    EndedBefore,
     /// These channels' slot is another master's, or on its way to one: they cannot be subscribed to here just now, or are not.
     Elsewhere {
         /// Whether they were to be subscribed to.
@@ -237,8 +240,20 @@ impl Conversation {
         }
     }
 
+    /// Whether the next answer is to a command about sharded channels of this slot; `None`: of any.
+    fn asks_about_slot(&self, slot: Option<u16>) -> bool {
+        let Some(Asked::Subjects { kind: SubscriptionKind::Sharded, left, .. }) = self.asked.front() else {
+            return false;
+        };
+        let of_next = self.slots.zip(left.front()).map(|(slots, subject)| slots.slot_of(&subject.name));
+        slot.is_none_or(|slot| of_next == Some(slot))
+    }
+
     /// Redis answered with an error.
     pub(super) fn failed(&mut self, message: &str) -> Result<Answer, Broken> {
+        if self.slots.is_some() && is_elsewhere(message) && !self.asks_about_slot(slot_in(message)) {
+            return Ok(Answer::EndedBefore);
+        }
         match self.asked.pop_front() {
             Some(Asked::Subjects { begins, kind: SubscriptionKind::Sharded, left })
                 if self.slots.is_some() && is_elsewhere(message) =>
@@ -271,6 +286,11 @@ impl Conversation {
             _ => Err(Broken::refused(message)),
         }
     }
+}
+
+/// The slot that a redirection names: `MOVED 3999 127.0.0.1:6381`.
+fn slot_in(message: &str) -> Option<u16> {
+    message.split(' ').nth(1)?.parse().ok()
 }
 
 /// Whether an error says that a slot is another master's, or on its way, or has none just now.
@@ -394,8 +414,10 @@ mod tests {
         assert_eq!(said.matches("SSUBSCRIBE prod:room:").count(), 3, "{said}");
         let mut names: Vec<String> =
             said.split(' ').filter_map(|word| Some(word.strip_prefix("prod:")?.to_owned())).collect();
-        let moved = conversation.failed("MOVED 16332 127.0.0.1:7001").unwrap();
-        let subjects = VecDeque::from([Subject::channel(names.remove(0))]);
+        let first = names.remove(0);
+        let slot = SlotHasher::with_prefix("prod:").slot_of(&first);
+        let moved = conversation.failed(&format!("MOVED {slot} 127.0.0.1:7001")).unwrap();
+        let subjects = VecDeque::from([Subject::channel(first)]);
         assert_eq!(moved, Answer::Elsewhere { begins: true, subjects });
         for name in &names {
             let confirmed = conversation.confirmed(true, SHARDED, format!("prod:{name}").as_bytes()).unwrap();
@@ -408,6 +430,23 @@ mod tests {
         let moved = conversation.failed("CLUSTERDOWN Hash slot not served").unwrap();
         assert!(matches!(moved, Answer::Elsewhere { begins: false, .. }), "{moved:?}");
         assert!(conversation.asked.is_empty());
+    }
+
+    #[test]
+    fn a_redirection_of_what_redis_ended_by_itself_answers_nothing_else() {
+        let mut conversation = with_sharded_rooms(Some(SlotHasher::with_prefix("prod:")));
+        let slots = SlotHasher::with_prefix("prod:");
+        let moved = |name: &str| format!("MOVED {} 127.0.0.1:7001", slots.slot_of(name));
+        let room = |n: u32| Subject::channel(format!("room:{n}"));
+        conversation.send(LinkCommand::Unsubscribe(vec![room(1)]));
+        conversation.send(LinkCommand::Subscribe(vec![room(2)]));
+        conversation.ping();
+        // The slot left while the unsubscription was on its way.
+        assert_eq!(conversation.confirmed(false, SHARDED, b"prod:room:1").unwrap().subject, room(1));
+        assert_eq!(conversation.failed(&moved("room:1")).unwrap(), Answer::EndedBefore);
+        assert_eq!(conversation.confirmed(true, SHARDED, b"prod:room:2").unwrap().subject, room(2));
+        assert_eq!(conversation.failed(&moved("room:1")).unwrap(), Answer::EndedBefore);
+        assert_eq!(conversation.answered(MASTER).unwrap(), Answer::Pong);
     }
 
     #[test]

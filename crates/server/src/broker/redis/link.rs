@@ -401,7 +401,11 @@ impl Link {
                     }
                 }
             }
-            Answer::Welcome | Answer::AskedAgain | Answer::Marked | Answer::Refused(_) => {}
+            Answer::Welcome
+            | Answer::AskedAgain
+            | Answer::EndedBefore
+            | Answer::Marked
+            | Answer::Refused(_) => {}
         }
         Ok(())
     }
