@@ -322,19 +322,24 @@ impl Crowd {
     }
 
     fn connect(&mut self, index: usize) -> io::Result<()> {
+        // Those that are new are all on the first.
         let is_new = self.players[index].session.is_none();
-        let target = self.targets[if is_new { 0 } else { self.attempts % self.targets.len() }];
+        let (first, count) = if is_new { (0, 1) } else { (self.attempts, self.targets.len()) };
         self.attempts += 1;
         let began = unix_nanos();
-        match self.args.target.open_to(target, index, "/ws", None) {
-            Ok(mut stream) => {
+        // As behind a load balancer, which goes on to the next where a connection is refused.
+        let open = |at| {
+            self.args.target.open_to(self.targets[(first + at) % self.targets.len()], index, "/ws", None)
+        };
+        match (0..count).find_map(|at| open(at).ok()) {
+            Some(mut stream) => {
                 self.poll.registry().register(&mut stream, Token(index), Interest::READABLE)?;
                 let player = &mut self.players[index];
                 player.socket = Some(Socket { stream, phase: Phase::Upgrading, partial: Vec::new() });
                 player.returning = Some(Return { began, caught_up: began });
                 self.opening += 1;
             }
-            Err(_) => self.fail(index),
+            None => self.fail(index),
         }
         Ok(())
     }
