@@ -127,11 +127,12 @@ def test_a_session_goes_on_on_another_shard(start, redis, on_redis):
         offset += 1
 
 
-def test_players_who_were_taken_over_count_as_authenticated(nodes):
+def test_players_who_were_taken_over_count_as_authenticated(nodes, redis):
     """An address has few places for connections without a token: a killed node's players must not fill them."""
     first, second = nodes
     alice = first.player("alice")
     session = alice.hello["session"]
+    until(lambda: any(b":session:" in key and b"alice" in key for key in redis.client.keys("*")), "its record is stored")
     first.kill()
     alice, welcome = returns(second, session, {})
     assert welcome["resumed"] is True

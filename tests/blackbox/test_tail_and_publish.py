@@ -196,7 +196,7 @@ def test_tail_follows_a_sharded_channel_through_the_cluster(moving_cluster, tmp_
         target = next(server for server in moving_cluster.masters if server is not source)
         moving_cluster.migrate(key_slot(channel.encode()), target)
         until(lambda: "another master" in tail.said, "tail has moved", FAILOVER)
-        # Each time a server is told whose the slot is, it ends the subscriptions there, and tail begins again.
+        # A server ends the subscriptions of a slot whenever its owner is set, and tail subscribes again.
         until(lambda: reaches_one(target, channel, "after"), "the new owner has the subscription", FAILOVER)
         assert [event["event"] for _, event in tail.events(2)] == ["before", "after"]
         assert tail.wait() == 0

@@ -39,7 +39,7 @@ pub struct Stats {
     pub histories: u64,
     /// Gauge: records of sessions that are to be removed from the store.
     pub records_ending: u64,
-    /// Records that were given up: they stay in the store until this node ends.
+    /// Records of ended sessions that could not be removed and are no longer retried: they stay in the store until this node ends.
     pub records_left: u64,
     /// Gauge: requests that wait for something before them.
     pub deferred: u64,

@@ -507,7 +507,7 @@ fn a_stream_always_ends_and_never_before_its_events_age() {
     // A longer age of the same class.
     append_to(server, "x", "600000");
     assert!((600_000..=750_000).contains(&left("{x}log")), "{}", left("{x}log"));
-    // A stream that is lost, and one whose time was taken away: it is set again when it is due.
+    // After the stream was deleted, and after its expiry was removed, the next append that renews it sets the expiry.
     server.call(&["DEL", "{x}log"]);
     append_to(server, "x", "600000");
     assert!((600_000..=750_000).contains(&left("{x}log")), "{}", left("{x}log"));

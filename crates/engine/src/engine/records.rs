@@ -39,8 +39,8 @@ const RETRY_MS: u64 = 2_000;
 const CLAIM_TIMEOUT_MS: u64 = 2_000;
 /// Over how long the records are written again that Redis has lost.
 const REWRITE_MS: u64 = 5_000;
-/// How many records may wait to be ended because Redis did not take it. Beyond that the first are given up, and counted: they
-/// stay in the store until this node ends.
+/// How many records may wait to be removed after a failed attempt. Beyond that the oldest are dropped from the list and counted; their
+/// records stay in the store until this node ends.
 const MAX_UNENDED: usize = 16_384;
 /// The form of [`Stored`].
 const VERSION: u32 = 1;
@@ -68,7 +68,7 @@ impl Records {
         self.endings.len() + self.unended.len()
     }
 
-    /// Redis did not take this ending. Returns whether another one was given up, because too many wait.
+    /// The removal of this record failed: it is repeated. Returns whether another one was dropped because too many wait.
     fn end_later(&mut self, now_ms: u64, ending: Ending) -> bool {
         let are_too_many = self.unended.len() >= MAX_UNENDED;
         if are_too_many {
@@ -117,8 +117,8 @@ pub(crate) struct RecordState {
 /// Whether a session that this node has is still its own.
 ///
 /// Why it may not be: a connection that resumes its session where it is does not wait for Redis. Another node may have claimed the
-/// session meanwhile, and the word of that may be late. So until Redis has taken a save of it that was written since, the
-/// claim is the older one, and the connection is asked to come again instead of being sent away for good.
+/// session meanwhile, and that announcement may be late. So until a save that was sent since is acknowledged, a claim counts as
+/// older than the connection, which is closed with a code on which clients reconnect.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) enum Ownership {
     /// No other claim was older than its connection.
@@ -351,18 +351,15 @@ impl Engine {
             return Some(returning);
         };
         let kind = QueryKind::ClaimSession { player: player.into(), session: name.secret };
-        let from = self.limits.sessions.find(name.hash).filter(|holder| {
-            let is_gone = |id| self.sessions.get(id).is_none_or(|session| session.hash != name.hash);
-            let is_stale = holder.shard == self.shard && is_gone(holder.session);
-            // It ended while another shard claimed it, which then gave it back.
-            if is_stale {
-                self.limits.sessions.leave(name.hash, *holder);
+        let mut from = self.limits.sessions.find(name.hash);
+        if let Some(holder) = from.filter(|holder| holder.shard == self.shard) {
+            // This shard has it, and would have given it to its player.
+            if self.sessions.get(holder.session).is_some_and(|session| session.hash == name.hash) {
+                return Some(returning);
             }
-            !is_stale
-        });
-        // This shard has it, and would have given it to its player.
-        if from.is_some_and(|holder| holder.shard == self.shard) {
-            return Some(returning);
+            // It ended here while another shard claimed it, and that shard has entered it again.
+            self.limits.sessions.leave(name.hash, holder);
+            from = None;
         }
         // It is not found there while it is claimed: so that shard knows that it has lost it.
         from.into_iter().for_each(|holder| self.limits.sessions.leave(name.hash, holder));

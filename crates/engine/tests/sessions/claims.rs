@@ -292,7 +292,7 @@ fn who_returns_before_the_word_of_a_claim_that_was_given_up_is_asked_to_come_aga
     bench.check_one_owner();
 }
 
-/// As before, but the shard that had the session ends it before the claim is given up: it is not looked for there any more.
+/// As before, but the shard that had the session ends it before the claim is withdrawn: then that shard claims it as any other.
 #[test]
 fn what_was_given_up_is_claimed_by_the_shard_that_had_it_too() {
     let mut bench = Bench::new();

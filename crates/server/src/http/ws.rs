@@ -23,7 +23,7 @@ use super::pages::{From, Reply, text};
 use super::query::parameter;
 use crate::node::Node;
 use crate::refusals::Reason;
-use crate::shard::{Mail, NewSocket};
+use crate::shard::{Handshake, Mail, NewSocket};
 use crate::slots::{Place, Share, counted_as};
 
 /// What was decided about a socket before it is one.
@@ -305,11 +305,13 @@ fn deliver(
         stream,
         tls,
         read_ahead,
-        encoding: admission.encoding,
-        deflate: admission.deflate.map(|deflate| deflate.window),
-        address: counted_as(admission.address),
-        token: admission.token,
-        wait_for_connect: admission.wait_for_connect,
+        handshake: Handshake {
+            encoding: admission.encoding,
+            deflate: admission.deflate.map(|deflate| deflate.window),
+            address: counted_as(admission.address),
+            token: admission.token,
+            wait_for_connect: admission.wait_for_connect,
+        },
         slot: admission.slot,
         unauthenticated: admission.unauthenticated,
     })));

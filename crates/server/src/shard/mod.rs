@@ -70,6 +70,17 @@ pub struct NewSocket {
     pub tls: Option<Box<rustls::ServerConnection>>,
     /// What was read behind the handshake.
     pub read_ahead: Bytes,
+    /// What the handshake has settled.
+    pub handshake: Handshake,
+    /// Counts the connection for its address.
+    pub slot: AddressSlot,
+    /// Counts it among those that have not authenticated; `None` where its token was accepted.
+    pub unauthenticated: Option<Share>,
+}
+
+/// What the handshake of a socket has settled.
+#[derive(Clone, Debug)]
+pub struct Handshake {
     /// By sub-protocol.
     pub encoding: Encoding,
     /// The handshake agreed on compression; what the client's inflater holds.
@@ -80,10 +91,6 @@ pub struct NewSocket {
     pub token: Option<Result<Claims, AuthFailure>>,
     /// The URL had `connect=1`.
     pub wait_for_connect: bool,
-    /// Counts the connection for its address.
-    pub slot: AddressSlot,
-    /// Counts it among those that have not authenticated; `None` where its token was accepted.
-    pub unauthenticated: Option<Share>,
 }
 
 /// Gauges and counters of one shard.

@@ -5,15 +5,11 @@
 //! Why as it came: nothing was answered yet, so the other shard begins as if the socket had come to it. A `CONNECT` that is
 //! longer than the bounds here, or not the first message, claims its session as from another node.
 
-use std::net::IpAddr;
-
 use drawbridge_engine::engine::Engine;
-use drawbridge_engine::io::Claims;
 use drawbridge_engine::upstream::ShardId;
-use drawbridge_protocol::Encoding;
-use drawbridge_protocol::websocket::{Decoder, Inflater, Limits, Received, Window};
+use drawbridge_protocol::websocket::{Decoder, Inflater, Limits, Received};
 
-use super::NewSocket;
+use super::Handshake;
 
 /// The first message is looked for in no more bytes.
 const MAX_BYTES: usize = 32 * 1024;
@@ -26,66 +22,56 @@ pub(super) struct Newcomer {
     /// All that it has sent, as plain text.
     pub(super) bytes: Vec<u8>,
     reads: u8,
-    pub(super) encoding: Encoding,
-    pub(super) deflate: Option<Window>,
-    pub(super) address: IpAddr,
-    /// Those of the upgrade's token.
-    pub(super) claims: Option<Claims>,
-    pub(super) wait_for_connect: bool,
+    pub(super) handshake: Handshake,
 }
 
-/// Where a socket belongs.
+/// Which shard a socket is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Place {
+pub(super) enum Destination {
     /// Its first message is not complete.
     Unknown,
-    /// With the shard that has it.
+    /// The shard that it is on: it resumes no session that another one may have.
     Here,
-    /// With this shard, which has its session.
-    With(ShardId),
+    /// This one has the session that it resumes.
+    Shard(ShardId),
 }
 
 impl Newcomer {
-    /// What is kept of a socket; `None` where its session is a new one in any case.
-    pub(super) fn of(new: &NewSocket) -> Option<Box<Self>> {
-        let claims = match &new.token {
-            None => None,
-            Some(Ok(claims)) if new.wait_for_connect => Some(claims.clone()),
-            Some(_) => return None,
+    /// A socket that has sent nothing yet; `None` if it needs no `CONNECT`, so that its session is a new one.
+    pub(super) fn of(handshake: &Handshake) -> Option<Box<Self>> {
+        let waits = match &handshake.token {
+            None => true,
+            Some(Ok(_)) => handshake.wait_for_connect,
+            Some(Err(_)) => false,
         };
-        Some(Box::new(Newcomer {
-            bytes: Vec::new(),
-            reads: 0,
-            encoding: new.encoding,
-            deflate: new.deflate,
-            address: new.address,
-            claims,
-            wait_for_connect: new.wait_for_connect,
-        }))
+        waits.then(|| Box::new(Newcomer { bytes: Vec::new(), reads: 0, handshake: handshake.clone() }))
     }
 
-    /// Takes in what was read, and says where the socket belongs. `limits`: as for any message before a token is accepted.
-    pub(super) fn place(
+    /// Adds what was read, and returns which shard the socket is for. `limits`: as for any message before a token is accepted.
+    pub(super) fn destination(
         &mut self,
         read: &[u8],
         limits: &Limits,
         inflater: &mut Inflater,
         engine: &Engine,
-    ) -> Place {
+    ) -> Destination {
         self.reads += 1;
         self.bytes.extend_from_slice(read);
         if self.bytes.len() > MAX_BYTES {
-            return Place::Here;
+            return Destination::Here;
         }
-        let mut decoder = if self.deflate.is_some() { Decoder::inflating() } else { Decoder::new() };
+        let mut decoder =
+            if self.handshake.deflate.is_some() { Decoder::inflating() } else { Decoder::new() };
         // It is unmasked in place.
         let mut copy = self.bytes.clone();
         let payload = match decoder.decode(limits, inflater, &mut &mut copy[..]) {
-            Ok(None) if self.reads < MAX_READS => return Place::Unknown,
+            Ok(None) if self.reads < MAX_READS => return Destination::Unknown,
             Ok(Some(Received::Text(text))) => text.as_bytes(),
             Ok(Some(Received::Binary(payload))) => payload,
-            _ => return Place::Here,
+            _ => return Destination::Here,
         };
-        engine.shard_of_resumed(self.encoding, payload).map_or(Place::Here, Place::With)
+        engine
+            .shard_of_resumed(self.handshake.encoding, payload)
+            .map_or(Destination::Here, Destination::Shard)
     }
 }

@@ -17,7 +17,7 @@ use drawbridge_protocol::{CloseCode, Frame};
 use slab::Slab;
 use tokio::sync::{Notify, mpsc};
 
-use super::newcomer::{Newcomer, Place};
+use super::newcomer::{Destination, Newcomer};
 use super::socket::{Incoming, Sent, Socket};
 use super::transport::{ReadBuffers, ReadBytes, Transport};
 use super::{Mail, NewSocket, ShardParts, ShardStats};
@@ -243,13 +243,14 @@ impl Shard {
     fn mail(self: &Rc<Self>, mail: Mail) {
         match mail {
             Mail::Socket(socket) => {
-                let newcomer = self.parts.peers.are_several().then(|| Newcomer::of(&socket)).flatten();
+                let newcomer =
+                    self.parts.peers.are_several().then(|| Newcomer::of(&socket.handshake)).flatten();
                 self.open(*socket, newcomer);
             }
             Mail::HandedOver(socket) => self.open(*socket, None),
             Mail::Authenticated { conn, result } => {
                 self.client_input(Input::Authenticated { conn, result });
-                self.note_standing(conn);
+                self.socket(conn).iter().for_each(|socket| self.note_standing(socket));
             }
             Mail::Displaced { session } => self.input(Input::Displaced { session }),
             Mail::DetachedTooMany { session } => self.input(Input::DetachedTooMany { session }),
@@ -277,7 +278,7 @@ impl Shard {
         let mut sockets = self.sockets.borrow_mut();
         let entry = sockets.vacant_entry();
         let id = ConnId { index: entry.key() as u32, generation };
-        let inflates = new.deflate.is_some();
+        let inflates = new.handshake.deflate.is_some();
         let must_resume = new.slot.must_resume();
         let socket = Rc::new(Socket::new(id, transport, inflates, new.slot, new.unauthenticated, newcomer));
         entry.insert(socket.clone());
@@ -286,17 +287,17 @@ impl Shard {
             conn: id,
             connection: random(),
             session: u128::from(random()) << 64 | u128::from(random()),
-            encoding: new.encoding,
-            deflate: new.deflate,
-            address: new.address,
-            token: new.token,
-            wait_for_connect: new.wait_for_connect,
+            encoding: new.handshake.encoding,
+            deflate: new.handshake.deflate,
+            address: new.handshake.address,
+            token: new.handshake.token,
+            wait_for_connect: new.handshake.wait_for_connect,
             must_resume,
         }));
         let mut early = new.read_ahead.to_vec();
         if socket.transport.read_early(&mut early).is_ok()
             && !early.is_empty()
-            && !self.belongs_elsewhere(&socket, &early)
+            && !self.try_hand_over(&socket, &early)
         {
             self.decode(&socket, &mut early);
         }
@@ -324,7 +325,7 @@ impl Shard {
                 self.count_in(read);
                 self.spend(read);
                 socket.ended.set(last);
-                if self.belongs_elsewhere(socket, bytes) {
+                if self.try_hand_over(socket, bytes) {
                     return Next::End;
                 }
                 self.decode(socket, bytes);
@@ -337,34 +338,34 @@ impl Shard {
         }
     }
 
-    /// Looks whether what was read resumes a session of another shard, and then hands the socket over.
-    fn belongs_elsewhere(self: &Rc<Self>, socket: &Rc<Socket>, read: &[u8]) -> bool {
+    /// Hands the socket over if what was read resumes a session of another shard; returns whether it did.
+    fn try_hand_over(self: &Rc<Self>, socket: &Rc<Socket>, read: &[u8]) -> bool {
         let Some(mut newcomer) = socket.newcomer.take() else { return false };
         // Once its close has begun, nothing that it sends counts.
         if socket.closing.get() || self.engine.borrow().standing(socket.id) == Standing::Gone {
             return false;
         }
-        let place = {
+        let destination = {
             let limits = self.limits_of(socket, Standing::Unauthenticated);
             let mut inflater = self.inflater.borrow_mut();
             let before = inflater.inflated_bytes();
-            let place = newcomer.place(read, &limits, &mut inflater, &self.engine.borrow());
+            let destination = newcomer.destination(read, &limits, &mut inflater, &self.engine.borrow());
             let inflated = (inflater.inflated_bytes() - before) as usize;
             self.spend(inflated + newcomer.bytes.len());
             self.count_inflated(inflated);
             socket.inflated_unauthenticated.set(inflated);
-            place
+            destination
         };
-        match place {
-            Place::Unknown => {
+        match destination {
+            Destination::Unknown => {
                 socket.newcomer.replace(Some(newcomer));
                 false
             }
-            Place::With(shard) if shard != self.parts.id => {
+            Destination::Shard(shard) if shard != self.parts.id => {
                 self.hand_over(socket, shard, *newcomer);
                 true
             }
-            Place::Here | Place::With(_) => false,
+            Destination::Here | Destination::Shard(_) => false,
         }
     }
 
@@ -487,16 +488,14 @@ impl Shard {
                 return false;
             }
         }
-        if standing == Standing::Unauthenticated {
-            self.note_standing(conn);
-        }
+        self.note_standing(socket);
         true
     }
 
     /// A connection that has authenticated no longer counts among those that have not.
-    fn note_standing(&self, conn: ConnId) {
-        if self.engine.borrow().standing(conn) == Standing::Authenticated
-            && let Some(socket) = self.socket(conn)
+    fn note_standing(&self, socket: &Socket) {
+        if socket.is_counted_unauthenticated()
+            && self.engine.borrow().standing(socket.id) == Standing::Authenticated
         {
             socket.authenticated();
         }
@@ -570,9 +569,7 @@ impl Shard {
         }
         self.count_out(&frames);
         // Why here: a `CONNECT` may be accepted long after it was read, when its session has been claimed.
-        if socket.is_counted_unauthenticated() {
-            self.note_standing(conn);
-        }
+        self.note_standing(&socket);
         match socket.send(frames, &mut self.scratch.borrow_mut()) {
             Ok(Sent::All) => {}
             Ok(Sent::Blocked(unsent)) => {

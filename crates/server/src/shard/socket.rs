@@ -113,11 +113,7 @@ impl Socket {
             stream,
             tls,
             read_ahead: newcomer.bytes.into(),
-            encoding: newcomer.encoding,
-            deflate: newcomer.deflate,
-            address: newcomer.address,
-            token: newcomer.claims.map(Ok),
-            wait_for_connect: newcomer.wait_for_connect,
+            handshake: newcomer.handshake,
             slot: self.slot,
             unauthenticated: self.unauthenticated.into_inner(),
         })

@@ -43,8 +43,8 @@ pub(super) enum Answer {
     Refused(Subject),
     /// Redis refused several at once: each is requested again by itself.
     AskedAgain,
-    /// An unsubscription whose channels Redis had ended by itself, because their slot went to another master: that was taken as
-    /// its answer, and nothing follows from this one.
+    /// The answer to an unsubscribe whose channels Redis had already unsubscribed by itself, because their slot moved: nothing is to be
+    /// done.
     EndedBefore,
     /// These channels' slot is another master's, or on its way to one: they cannot be subscribed to here just now, or are not.
     Elsewhere {
@@ -240,7 +240,7 @@ impl Conversation {
         }
     }
 
-    /// Whether the next answer is to a command about sharded channels of this slot; `None`: of any.
+    /// Whether the next answer belongs to a command about sharded channels of this slot; `None`: of any slot.
     fn asks_about_slot(&self, slot: Option<u16>) -> bool {
         let Some(Asked::Subjects { kind: SubscriptionKind::Sharded, left, .. }) = self.asked.front() else {
             return false;
@@ -251,13 +251,12 @@ impl Conversation {
 
     /// Redis answered with an error.
     pub(super) fn failed(&mut self, message: &str) -> Result<Answer, Broken> {
-        if self.slots.is_some() && is_elsewhere(message) && !self.asks_about_slot(slot_in(message)) {
+        let is_elsewhere = self.slots.is_some() && is_elsewhere(message);
+        if is_elsewhere && !self.asks_about_slot(slot_in(message)) {
             return Ok(Answer::EndedBefore);
         }
         match self.asked.pop_front() {
-            Some(Asked::Subjects { begins, kind: SubscriptionKind::Sharded, left })
-                if self.slots.is_some() && is_elsewhere(message) =>
-            {
+            Some(Asked::Subjects { begins, kind: SubscriptionKind::Sharded, left }) if is_elsewhere => {
                 Ok(Answer::Elsewhere { begins, subjects: left })
             }
             // Refused for all where the right to one is missing, so ask for each.

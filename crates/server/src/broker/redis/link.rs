@@ -17,7 +17,7 @@ use super::buffer::CHUNK;
 use super::connect::{Attempts, Broken};
 use super::connector::Connector;
 use super::conversation::{Answer, Confirmation, Conversation};
-use super::link_session::{Moved, Session};
+use super::link_session::{Progress, Session};
 use super::probe::{Probe, ProbeStep, Reach, Task, Verdict};
 use super::resp::{Payload, Reply, Step};
 use super::{Names, RedisAddress};
@@ -214,7 +214,7 @@ impl Link {
 
     async fn converse(&mut self, calls: &mut Calls, session: &mut Session) -> Result<Call, Broken> {
         enum Next {
-            Moved(Moved),
+            Progress(Progress),
             Due,
             HubCommand(HubCommand),
         }
@@ -252,7 +252,7 @@ impl Link {
                 biased;
                 call = called.as_mut() => return Ok(call),
                 () = left.as_mut() => return Err(Broken::Left),
-                moved = session.moved() => Next::Moved(moved?),
+                progress = session.progress() => Next::Progress(progress?),
                 () = alarm.as_mut() => Next::Due,
                 hub_command = self.part.commands.recv() => match hub_command {
                     Some(hub_command) => Next::HubCommand(hub_command),
@@ -261,14 +261,14 @@ impl Link {
             };
             let mut hub_command = None;
             match next {
-                Next::Moved(Moved::Read(bytes)) => {
+                Next::Progress(Progress::Read(bytes)) => {
                     self.read(session)?;
                     if bytes >= CHUNK / 2 {
                         // Much is coming: the other tasks of the thread get their turn.
                         tokio::task::yield_now().await;
                     }
                 }
-                Next::Moved(Moved::Wrote) => {}
+                Next::Progress(Progress::Wrote) => {}
                 Next::Due => {
                     armed = None;
                     session.keep_alive(Instant::now())?;

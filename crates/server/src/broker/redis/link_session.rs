@@ -1,5 +1,5 @@
-//! One connection of a subscriber link: opens it, reads and writes, and notices a Redis that stays silent. What is said on it is
-//! left to [`super::conversation`], what is done with what arrives to [`super::link`].
+//! One connection of a subscriber link: opens it, reads and writes, and detects a Redis that does not answer. Commands and
+//! their answers are in [`super::conversation`]; what follows from them is in [`super::link`].
 
 use std::future::poll_fn;
 use std::io;
@@ -43,8 +43,8 @@ pub(super) struct Session {
     pub(super) next_ping: Instant,
 }
 
-/// What a connection did.
-pub(super) enum Moved {
+/// What a connection has done.
+pub(super) enum Progress {
     Read(usize),
     Wrote,
 }
@@ -91,11 +91,11 @@ impl Session {
     /// Waits for the answer to `HELLO`.
     pub(super) async fn welcomed(&mut self) -> Result<(), Broken> {
         loop {
-            match self.moved().await {
+            match self.progress().await {
                 Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
                     return Err(Broken::closed_at_hello(&error));
                 }
-                moved => moved?,
+                progress => progress?,
             };
             match self.decoder.step(self.buffer.filled())? {
                 Step::More(bytes) => self.needed = bytes,
@@ -113,7 +113,7 @@ impl Session {
     }
 
     /// Writes what is to be written, or reads. Safe to cancel.
-    pub(super) async fn moved(&mut self) -> io::Result<Moved> {
+    pub(super) async fn progress(&mut self) -> io::Result<Progress> {
         poll_fn(|cx| {
             let mut stream = Pin::new(&mut self.stream);
             if !self.conversation.unsent().is_empty() {
@@ -123,7 +123,7 @@ impl Session {
                     }
                     self.conversation.sent(bytes);
                     self.unflushed = true;
-                    return Poll::Ready(Ok(Moved::Wrote));
+                    return Poll::Ready(Ok(Progress::Wrote));
                 }
             } else if self.unflushed && stream.as_mut().poll_flush(cx)?.is_ready() {
                 self.unflushed = false;
@@ -140,14 +140,17 @@ impl Session {
                     }
                     self.buffer.filled_by(bytes);
                     self.needed = 1;
-                    Poll::Ready(Ok(Moved::Read(bytes)))
+                    Poll::Ready(Ok(Progress::Read(bytes)))
                 }
             }
         })
         .await
     }
 
-    /// Pings when it is time; gives up on a Redis that was silent for too long.
+    /// Sends a ping when it is time.
+    ///
+    /// # Errors
+    /// [`Broken::Silent`] if nothing was received for too long after a ping.
     pub(super) fn keep_alive(&mut self, now: Instant) -> Result<(), Broken> {
         match self.pinged {
             Some(at) if now >= at.max(self.last_received) + SILENCE => Err(Broken::Silent),

@@ -132,7 +132,7 @@ impl Names {
         format!("{channel_prefix}{key_prefix}presence:{channel}")
     }
 
-    /// The channel of the delivery probes of a link. `random` tells nodes apart that share a Redis, also by mistake under one name.
+    /// The channel of the delivery probes of a link. `random` keeps the channels of different nodes distinct, even if two nodes have the same name.
     pub(super) fn probe_channel(&self, random: u64, link: usize) -> String {
         format!("{}probe:{random:016x}:{link}", self.key_prefix)
     }

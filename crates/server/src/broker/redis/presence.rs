@@ -52,7 +52,7 @@ pub(super) struct PresenceIndex {
 }
 
 impl PresenceIndex {
-    /// Whether a pipeline is due although nothing else is to be written: nothing may follow for a long time.
+    /// Whether entries are to be removed. They are sent even if nothing else is written, because the next write may be long in coming.
     pub(super) fn has_left(&self) -> bool {
         !self.left.is_empty()
     }

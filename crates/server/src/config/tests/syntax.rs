@@ -1,4 +1,4 @@
-//! What is said of files that are not TOML, and of values of another type than is wanted.
+//! The errors about files that are not TOML, and about values of the wrong type.
 
 use super::*;
 

@@ -88,7 +88,8 @@ local function end_epoch(log)
   log.epoch, log.replication, log.tail, log.is_changed = new_log_epoch(log), server.replication, nil, true
 end
 
--- Whether the stream holds an entry behind the last offset; any, where there is none. Raises where the key holds something else.
+-- Whether the stream has an entry after the last offset, or any entry if there is no last offset. Raises an error if the key is not a
+-- stream.
 local function is_beyond(log)
   local from = log.offset and '(' .. digits(log.offset) .. '-0' or '-'
   return #redis.call('XRANGE', log.stream, from, '+', 'COUNT', '1') > 0
