@@ -6,7 +6,7 @@ use std::sync::Arc;
 use drawbridge_protocol::json::{Reader, decimal_text};
 use serde_json::{Map, Value};
 
-use crate::class::MAX_KEY_BYTES;
+use crate::key::MAX_KEY_BYTES;
 
 /// A place in the plane.
 #[derive(Clone, Copy, Debug, PartialEq)]

@@ -12,7 +12,6 @@ use smallvec::{SmallVec, smallvec};
 
 use crate::area::{Area, Shape};
 use crate::filter_index::FilterIndex;
-use crate::targets::Visibility;
 use crate::view::{EffectiveView, EventScope};
 
 /// Names an audience of one target.
@@ -21,6 +20,17 @@ pub(crate) type AudienceId = u32;
 pub(crate) const NOBODY: AudienceId = u32::MAX;
 /// Where a target has no audiences: shown everything, like all others.
 pub(crate) const EVERYBODY: AudienceId = 0;
+
+/// What a subscriber looks at.
+#[derive(Debug)]
+pub(crate) enum Visibility {
+    /// What the view shows; `None`: everything.
+    Filtered(Option<Rc<EffectiveView>>),
+    /// What the view shows, in an area.
+    InArea(Option<Rc<EffectiveView>>, Area),
+    /// Nothing: its class wants an area, and it has none.
+    Nothing,
+}
 
 /// See the module.
 #[derive(Debug, Default)]

@@ -1,8 +1,8 @@
 //! Classes of channels: which one a name belongs to, and its rules. The first class whose name matches wins.
 
 use std::borrow::Cow;
-use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use drawbridge_protocol::event::{Payload, PayloadMode};
 use drawbridge_protocol::glob;
@@ -10,9 +10,11 @@ use drawbridge_protocol::template::{ClassName, Params, Template};
 
 use crate::area::Point;
 use crate::expr::Expr;
-use crate::io::WhenDown;
-use crate::path::{self, NotAKey, Path, find_each};
-use crate::settings::{Rate, Reserved};
+use crate::key::key_from;
+pub use crate::key::{FoundKey, KeyError, MAX_KEY_BYTES};
+use crate::path::{self, Path, find_each};
+use crate::rate::Rate;
+use crate::reserved::Reserved;
 
 /// The rules of the channels whose names match (contract §10, `[[channel]]`).
 #[derive(Clone, Debug)]
@@ -155,46 +157,8 @@ impl Class {
     }
 }
 
-/// The key of an event: what is at its class's path, or else what the event itself names.
-fn key_from<'e>(found: Option<&'e str>, own: Option<Cow<'e, str>>) -> FoundKey<'e> {
-    let found = found.map_or(Ok(None), path::key).map_err(|NotAKey| KeyError::NotAKey)?;
-    match found.or(own) {
-        Some(key) if key.is_empty() => Err(KeyError::Empty),
-        Some(key) if key.len() > MAX_KEY_BYTES => Err(KeyError::TooLong),
-        key => Ok(key),
-    }
-}
-
-/// The longest key of an entity, in bytes.
-pub const MAX_KEY_BYTES: usize = 255;
 /// The event that ends an entity.
 pub const REMOVE_EVENT: &str = "remove";
-
-/// The key of an event, if it has one.
-pub type FoundKey<'e> = Result<Option<Cow<'e, str>>, KeyError>;
-
-/// Why an event has no good key.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum KeyError {
-    /// Neither a string nor a number.
-    NotAKey,
-    /// An empty string.
-    Empty,
-    /// Over [`MAX_KEY_BYTES`].
-    TooLong,
-}
-
-impl fmt::Display for KeyError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            KeyError::NotAKey => f.write_str("must be a string or a number: it names the entity"),
-            KeyError::Empty => f.write_str("is empty: it names the entity"),
-            KeyError::TooLong => write!(f, "has more than {MAX_KEY_BYTES} bytes: it names the entity"),
-        }
-    }
-}
-
-impl std::error::Error for KeyError {}
 
 /// What an entity channel keeps (contract §5).
 #[derive(Clone, Debug)]
@@ -299,6 +263,20 @@ impl Default for Delivery {
             max_message_bytes: None,
         }
     }
+}
+
+/// What happens to a publish while Redis is away.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum WhenDown {
+    /// Wait in the bounded queue.
+    #[default]
+    Queue,
+    /// Wait there for so long at most: what was not handed to Redis by then is withdrawn, and answered as not done.
+    QueueFor(Duration),
+    /// Refuse with `BROKER_UNAVAILABLE`.
+    Reject,
+    /// Deliver it on this node alone, at once, and do not publish it later.
+    Local,
 }
 
 /// What happens when what waits for a connection passes its bound.

@@ -1,17 +1,19 @@
 //! Everything that enters and leaves the core. [`Input`] and [`Output`] are one shard's engine; [`BrokerCommand`]
 //! and [`BrokerEvent`] are what a shard and the broker say to each other, whichever broker it is.
-//! The hub's two enums are in [`crate::upstream`], an event as the node holds it is in `publication.rs`.
+//! The hub's two enums are in [`crate::upstream`], an event as the node holds it is in `publication.rs`; what these name is
+//! defined in small files (`ids`, `subject`, `position`, `query`, `write`) that know nothing of this one.
 
 use std::borrow::Cow;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use drawbridge_protocol::channel::is_pattern;
 use drawbridge_protocol::websocket::Window;
 use drawbridge_protocol::{CloseCode, Encoding, ErrorCode, Frame};
 
-pub use crate::offset::{LocalOffset, LoggedOffset};
+pub use crate::class::WhenDown;
+pub use crate::ids::{ConnId, SessionId, Ticket};
 pub use crate::player_slots::Holder;
+pub use crate::position::{ChannelPosition, Epoch, LocalOffset, LogPosition, LoggedOffset, Position};
 pub use crate::presence::changes::PresenceChange;
 pub use crate::publication::{EntityChange, InLog, Publication, Sender, Version};
 pub use crate::query::{
@@ -20,11 +22,13 @@ pub use crate::query::{
 };
 pub use crate::question::{MAX_CHANNELS, Question, QuestionKind};
 pub use crate::secret::{SessionHash, SessionSecret};
+pub(crate) use crate::subject::SubjectRef;
+pub use crate::subject::{Subject, SubjectKind};
 pub use crate::upstream::BarrierToken;
 use crate::upstream::StoredLog;
 pub use crate::write::{
-    Commit, LogEntry, MAX_IDEMPOTENCY_KEY_BYTES, MAX_SESSION_BYTES, Outcome, Owner, PublishFailure, WhenDown,
-    Write, WriteKind, once_of,
+    Commit, LogEntry, MAX_IDEMPOTENCY_KEY_BYTES, MAX_SESSION_BYTES, Outcome, Owner, PublishFailure, Write,
+    WriteKind, once_of,
 };
 
 /// The two clocks, read once per turn by whoever drives the core.
@@ -34,24 +38,6 @@ pub struct Now {
     pub mono_ms: u64,
     /// Unix milliseconds; for `ts`, `server_time_ms` and token expiry.
     pub unix_ms: u64,
-}
-
-/// A connection of one shard: a place in the shard's table and which use of that place it is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct ConnId {
-    /// The place; reused.
-    pub index: u32,
-    /// Counts the uses of the place, so that late answers miss a newcomer.
-    pub generation: u32,
-}
-
-/// A session of one shard's engine, allotted by the engine. Outlives the connection that it came with.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct SessionId {
-    /// The place in the engine's table; reused.
-    pub index: u32,
-    /// Counts the sessions of the shard, so that late answers miss a newcomer.
-    pub generation: u32,
 }
 
 /// How frames are made for one socket.
@@ -200,6 +186,15 @@ pub struct Claims {
     pub json: Arc<str>,
 }
 
+impl Claims {
+    /// The claims of the anonymous player of this name.
+    pub(crate) fn anonymous(name: &str) -> Self {
+        let player: Arc<str> = name.into();
+        let json = format!(r#"{{"sub":"{player}","anonymous":true}}"#).into();
+        Claims { player, expires_unix_ms: None, json }
+    }
+}
+
 /// What is wrong with a token.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AuthFailure {
@@ -306,69 +301,6 @@ pub enum Notice {
         reason: String,
     },
 }
-
-/// A channel or a pattern, as Redis knows it.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Subject {
-    /// Its name.
-    pub name: Arc<str>,
-    /// What it is.
-    pub kind: SubjectKind,
-}
-
-/// What a subject is. Whether a channel is sharded follows from its class ([`crate::class::ShardedChannels`]).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum SubjectKind {
-    /// An exact channel (`SUBSCRIBE`; `SSUBSCRIBE` if it is sharded).
-    Channel,
-    /// A pattern of channels (`PSUBSCRIBE`).
-    Pattern,
-}
-
-impl Subject {
-    /// An exact channel.
-    pub fn channel(name: impl Into<Arc<str>>) -> Self {
-        Subject { name: name.into(), kind: SubjectKind::Channel }
-    }
-    /// A pattern.
-    pub fn pattern(name: impl Into<Arc<str>>) -> Self {
-        Subject { name: name.into(), kind: SubjectKind::Pattern }
-    }
-    /// A channel or a pattern, as its name says.
-    pub fn named(name: impl Into<Arc<str>>) -> Self {
-        let name = name.into();
-        let kind = if is_pattern(&name) { SubjectKind::Pattern } else { SubjectKind::Channel };
-        Subject { name, kind }
-    }
-    /// Whether it is a pattern.
-    pub fn is_pattern(&self) -> bool {
-        self.kind == SubjectKind::Pattern
-    }
-}
-
-/// Looks a [`Subject`] up without owning its name.
-#[derive(Hash)]
-pub(crate) struct SubjectRef<'a> {
-    name: &'a str,
-    kind: SubjectKind,
-}
-
-impl<'a> SubjectRef<'a> {
-    /// An exact channel.
-    pub(crate) fn channel(name: &'a str) -> Self {
-        SubjectRef { name, kind: SubjectKind::Channel }
-    }
-}
-
-impl hashbrown::Equivalent<Subject> for SubjectRef<'_> {
-    fn equivalent(&self, key: &Subject) -> bool {
-        self.kind == key.kind && self.name == &*key.name
-    }
-}
-
-/// Names one query or write that waits for its answer; unique in its shard.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Ticket(pub u64);
 
 /// What a shard wants of the broker.
 #[derive(Debug)]
@@ -498,42 +430,6 @@ pub enum BrokerEvent {
     Status(BrokerStatus),
 }
 
-/// A place in the count of a channel's events (contract §4).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Position {
-    /// The count's life.
-    pub epoch: Epoch,
-    /// The last event's number; 0: the count has just begun.
-    pub offset: LocalOffset,
-}
-
-/// Where a channel stands, as its clients are shown it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ChannelPosition {
-    /// In the node's own count.
-    Counted(Position),
-    /// In the channel's log.
-    Logged(LogPosition),
-}
-
-impl ChannelPosition {
-    /// Names the life of the count or the log.
-    pub fn epoch(&self) -> &Epoch {
-        match self {
-            ChannelPosition::Counted(position) => &position.epoch,
-            ChannelPosition::Logged(position) => &position.epoch,
-        }
-    }
-
-    /// The last event's number.
-    pub fn offset(&self) -> u64 {
-        match self {
-            ChannelPosition::Counted(position) => position.offset.0,
-            ChannelPosition::Logged(position) => position.offset.0,
-        }
-    }
-}
-
 /// A page of a channel's log for a shard that needs it, at the place of its queue where the channel's live stream has come
 /// to `live`: where the page ends there, too, every later event of the queue continues it.
 #[derive(Clone, Debug)]
@@ -569,46 +465,6 @@ impl Replay {
     /// About what it holds in memory, in bytes.
     pub fn weight(&self) -> usize {
         self.events.iter().map(|event| event.weight()).sum::<usize>() + size_of::<Replay>()
-    }
-}
-
-/// A place in the log of a channel: the same on every node (contract §7).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct LogPosition {
-    /// The log's epoch in which the offset was assigned.
-    pub epoch: Epoch,
-    /// The last event's number; 0: before the first.
-    pub offset: LoggedOffset,
-}
-
-/// Names the life of one count, by 16 hexadecimal digits; no two counts share it.
-#[derive(Clone, Copy, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Epoch([u8; 16]);
-
-impl Epoch {
-    /// The epoch that this number names.
-    pub fn new(number: u64) -> Self {
-        Epoch(std::array::from_fn(|at| {
-            let digit = (number >> (60 - 4 * at)) & 0xf;
-            b"0123456789abcdef"[digit as usize]
-        }))
-    }
-
-    /// The epoch of this name: 16 lower-case hexadecimal digits.
-    pub fn parse(name: &str) -> Option<Self> {
-        let digits: [u8; 16] = name.as_bytes().try_into().ok()?;
-        digits.iter().all(|digit| matches!(digit, b'0'..=b'9' | b'a'..=b'f')).then_some(Epoch(digits))
-    }
-
-    /// As clients get it.
-    pub fn as_str(&self) -> &str {
-        std::str::from_utf8(&self.0).unwrap_or_default()
-    }
-}
-
-impl std::fmt::Debug for Epoch {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(self.as_str())
     }
 }
 

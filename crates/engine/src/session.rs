@@ -25,7 +25,6 @@ use serde::{Deserialize, Serialize};
 use crate::access::AccessCache;
 use crate::address_slots::AddressSlot;
 use crate::connecting::ConnectPlace;
-use crate::engine::RecordState;
 use crate::io::{Claims, Format, Opened, SessionHash, SessionId, SessionSecret, Ticket};
 use crate::link::Link;
 use crate::outbox::Outbox;
@@ -99,6 +98,37 @@ pub(crate) struct Session {
     pub(crate) publishing: Option<Box<Publishing>>,
     /// Its deadlines, in monotonic milliseconds.
     pub(crate) deadlines: Deadlines,
+}
+
+/// How far a session's record is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct RecordState {
+    /// The outcome of a save is out.
+    pub(crate) is_saving: bool,
+    /// It had changed when the session's close was queued: if the session is detached, it is written at once.
+    pub(crate) has_changed: bool,
+    /// The claim of this connection, which is out.
+    pub(crate) claim: Option<Ticket>,
+    /// Another node or shard has claimed the session: here it ends, and lives on there.
+    pub(crate) is_moved: bool,
+    /// Whether the session is known to be this node's.
+    pub(crate) ownership: Ownership,
+}
+
+/// Whether a session that this node has is still its own.
+///
+/// Why it may not be: a connection that resumes its session where it is does not wait for Redis. Another node may have claimed the
+/// session meanwhile, and that announcement may be late. So until a save that was sent since is acknowledged, a claim counts as
+/// older than the connection, which is closed with a code on which clients reconnect.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Ownership {
+    /// No other claim was older than its connection.
+    #[default]
+    Known,
+    /// Its connection has resumed it here.
+    Assumed,
+    /// So it has, and a save was written since.
+    Checking,
 }
 
 /// How far a session has come.

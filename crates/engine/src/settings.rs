@@ -5,6 +5,8 @@ use std::sync::Arc;
 use drawbridge_protocol::template::Template;
 
 use crate::class::Classes;
+pub use crate::rate::Rate;
+pub use crate::reserved::{CONTROL_CHANNEL, Reserved};
 
 /// How one node's engines behave. Durations in milliseconds, sizes in bytes.
 #[derive(Clone, Debug)]
@@ -80,42 +82,6 @@ impl Settings {
     }
 }
 
-/// The channel on which services command players, where it is on (contract §9).
-pub const CONTROL_CHANNEL: &str = "drawbridge:control";
-
-/// The server's own channel names: all that begin with the prefix of its keys, and [`CONTROL_CHANNEL`].
-#[derive(Clone, Debug)]
-pub struct Reserved {
-    prefix: Arc<str>,
-}
-
-impl Reserved {
-    /// Everything under this prefix; it must not be empty.
-    pub fn new(prefix: impl Into<Arc<str>>) -> Self {
-        Reserved { prefix: prefix.into() }
-    }
-
-    /// Whether this channel or key is the server's own.
-    pub fn holds(&self, name: &str) -> bool {
-        name.starts_with(&*self.prefix) || name == CONTROL_CHANNEL
-    }
-
-    /// The channel on which the subscribers of a channel are notified of players who come and go.
-    pub fn presence_channel(&self, channel: &str) -> String {
-        format!("{}presence:{channel}", self.prefix)
-    }
-
-    /// The channel whose subscribers are notified on this one ([`Reserved::presence_channel`]).
-    pub fn of_presence_channel<'n>(&self, name: &'n str) -> Option<&'n str> {
-        name.strip_prefix(&*self.prefix)?.strip_prefix("presence:")
-    }
-
-    /// What the names begin with.
-    pub fn prefix(&self) -> &str {
-        &self.prefix
-    }
-}
-
 /// How many connections of one player a node holds, and what happens to one more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PlayerConnections {
@@ -132,13 +98,4 @@ pub enum WhenExceeded {
     CloseOldest,
     /// It is closed.
     Refuse,
-}
-
-/// A token bucket: refilled at `per_second`, holding at most `burst`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Rate {
-    /// Tokens a second; at least 1.
-    pub per_second: u64,
-    /// The most tokens that can be saved up; at least 1.
-    pub burst: u64,
 }

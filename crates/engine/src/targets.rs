@@ -3,29 +3,25 @@
 //! connections' side of a subscription to [`crate::session`].
 
 use std::ops::{Index, IndexMut};
-use std::rc::Rc;
 
 use drawbridge_protocol::RequestId;
 use hashbrown::HashMap;
 use slab::Slab;
 
 use crate::area::Area;
-use crate::audience::{AudienceId, Audiences, EVERYBODY, NOBODY, Observer};
+use crate::audience::{AudienceId, Audiences, EVERYBODY, NOBODY, Observer, Visibility};
 use crate::class::{ClassId, Classes, Presence};
 use crate::expr::Expr;
+pub(crate) use crate::ids::TargetId;
 use crate::io::{ChannelPosition, Publication, SessionId, Subject, SubjectRef, Ticket};
 use crate::outbox::QueueId;
 use crate::pattern_index::{PatternIndex, match_work};
 use crate::phase::Phase;
+pub(crate) use crate::position::LOST;
 use crate::presence::changes::Notices;
 use crate::session::Session;
-use crate::view::EffectiveView;
 use crate::work::WorkMeter;
 use crate::world::World;
-
-/// A place in [`Targets`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub(crate) struct TargetId(pub(crate) u32);
 
 /// One channel or pattern that at least one connection of this shard wants.
 #[derive(Debug)]
@@ -83,20 +79,6 @@ pub(crate) struct Subscriber {
     pub(crate) is_present: bool,
     /// It was not notified of players who came or left, because its session could not be written to.
     pub(crate) missed_presence: bool,
-}
-
-/// In place of the number of an event: events are missing, or it is not known.
-pub(crate) const LOST: u64 = u64::MAX;
-
-/// What a subscriber looks at.
-#[derive(Debug)]
-pub(crate) enum Visibility {
-    /// What the view shows; `None`: everything.
-    Filtered(Option<Rc<EffectiveView>>),
-    /// What the view shows, in an area.
-    InArea(Option<Rc<EffectiveView>>, Area),
-    /// Nothing: its class wants an area, and it has none.
-    Nothing,
 }
 
 impl Target {

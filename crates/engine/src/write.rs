@@ -3,10 +3,10 @@
 //! is and what it weighs. How it is sent to Redis is the server's (`broker/redis/writes.rs`).
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::Bytes;
 
+use crate::class::WhenDown;
 use crate::io::{LogPosition, SessionHash, Ticket};
 
 /// One write.
@@ -193,20 +193,6 @@ impl WriteKind {
                 }
             }
     }
-}
-
-/// What happens to a publish while Redis is away.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
-pub enum WhenDown {
-    /// Wait in the bounded queue.
-    #[default]
-    Queue,
-    /// Wait there for so long at most: what was not handed to Redis by then is withdrawn, and answered as not done.
-    QueueFor(Duration),
-    /// Refuse with `BROKER_UNAVAILABLE`.
-    Reject,
-    /// Deliver it on this node alone, at once, and do not publish it later.
-    Local,
 }
 
 /// One event of an entity channel, on its way into the table.

@@ -21,7 +21,6 @@ use drawbridge_protocol::glob;
 
 use super::Engine;
 use super::deliver::{Route, access, delivery_of};
-use super::logs::before;
 use super::requests::covers;
 use crate::access::Access;
 use crate::audience::NOBODY;
@@ -111,7 +110,7 @@ impl Engine {
         let suspended: Vec<SessionId> = waiters.map(|waiter| waiter.session).collect();
         for id in suspended {
             if !self.sessions[id].is_catching_up(channel) && self.may_see(id, channel) {
-                self.go_on_alone(id, pattern, channel, before(next));
+                self.go_on_alone(id, pattern, channel, next.before());
             }
         }
     }

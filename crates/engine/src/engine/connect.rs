@@ -1,7 +1,5 @@
 //! From an open socket to `WELCOME`, and what a token means afterwards: expiry and renewal (contract §2).
 
-use std::sync::Arc;
-
 use drawbridge_protocol::{
     BadRequest, BadSubscribe, CloseCode, Connect, ErrorCode, ErrorMessage, RequestId, ServerMessage,
     Subscribe, SubscriptionInfo, Welcome, codec,
@@ -528,14 +526,7 @@ impl Engine {
 
 /// A player without a token: its own name, and no claims but that it is anonymous.
 fn anonymous(session: &Session) -> Claims {
-    anonymous_claims(&format!("{ANONYMOUS_PREFIX}{}", session.public_name()))
-}
-
-/// The claims of the anonymous player of this name.
-pub(super) fn anonymous_claims(name: &str) -> Claims {
-    let player: Arc<str> = name.into();
-    let json = format!(r#"{{"sub":"{player}","anonymous":true}}"#).into();
-    Claims { player, expires_unix_ms: None, json }
+    Claims::anonymous(&format!("{ANONYMOUS_PREFIX}{}", session.public_name()))
 }
 
 impl Engine {

@@ -11,7 +11,8 @@ use std::net::IpAddr;
 use drawbridge_protocol::ErrorCode;
 
 use super::Engine;
-use super::subscribe::{Ended, Refusal};
+use super::refusal::Refusal;
+use super::subscribe::Ended;
 use crate::area::Area;
 use crate::expr::Expr;
 use crate::io::{SessionId, Subject};

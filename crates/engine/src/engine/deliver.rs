@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use super::Engine;
-use super::flush::{MessageBounds, flush_bytes, too_large};
+use super::message_bounds::{MessageBounds, flush_bytes, too_large};
 use super::outbound::Outbound;
 use crate::access::Access;
 use crate::class::{Class, ClassId, Delivery};

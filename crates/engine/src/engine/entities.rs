@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::Engine;
 use super::deliver::{delivery_of, must_queue};
-use super::flush::MessageBounds;
+use super::message_bounds::MessageBounds;
 use super::outbound::Outbound;
 use super::sessions::Sessions;
 use crate::audience::Audiences;

@@ -1,92 +1,27 @@
 //! From outbound queues to frames: when their window ends, at the end of a turn, or before a message that must follow
-//! them. A batch is one array. A snapshot is sent in parts, as fast as its socket takes them.
+//! them. What the frames hold is in [`messages`], a snapshot's in [`snapshot`].
 
-use std::sync::Arc;
-
-use drawbridge_protocol::event::{AREA_REQUIRED, ViewEnter, encode_view_enter};
-use drawbridge_protocol::websocket::{Compressor, Window, payload_of, stored};
-use drawbridge_protocol::{Encoding, Frame, MAX_BATCH, ServerMessage, codec};
+mod messages;
+mod snapshot;
 
 use smallvec::SmallVec;
 
+use self::messages::{Message, array, deflated, fitting, messages, resync};
+use self::snapshot::SnapshotPart;
 use super::Engine;
 use super::deliver::delivery_of;
+use super::message_bounds::{MessageBounds, flush_bytes, too_large};
 use super::outbound::Outbound;
 use crate::area::Shape;
-use crate::audience::{AudienceId, NOBODY};
+use crate::audience::AudienceId;
 use crate::class::{ClassId, Delivery};
-use crate::io::{Publication, SessionId};
-use crate::outbox::{OutboundQueue, QueueId, QueueKind, Queued, QueuedKind, Snapshot, SnapshotState};
+use crate::io::SessionId;
+use crate::outbox::{OutboundQueue, QueueId, QueueKind, Queued, QueuedKind, SnapshotState};
 use crate::rate_limit::SharedLimits;
 use crate::session::Session;
 use crate::settings::Settings;
-use crate::stats::Stats;
 use crate::targets::{Target, TargetId, Targets};
-use crate::work;
 use crate::world::Change;
-
-/// How many bytes of queued events one connection's flush makes into frames; the rest follows when the socket has taken
-/// those. Why: a queued event can still be replaced by a newer one, a frame cannot.
-const FLUSH_BYTES: usize = 64 * 1024;
-
-/// [`FLUSH_BYTES`] for an outbox with this limit: frames alone must not exceed it, for they cannot be dropped.
-pub(super) fn flush_bytes(limit: usize) -> usize {
-    FLUSH_BYTES.min(limit / 2).max(1)
-}
-
-/// Entities in one `VIEW_ENTER`, and keys in one `VIEW_LEAVE`.
-const MAX_ENTITIES: usize = 512;
-
-/// A message that the server composes of several events or entities has at most so many bytes. Why: buffers of common
-/// clients end at 64 KiB (Godot's at 65,535 bytes), and a longer message is lost there without an error.
-const COMPOSED_BYTES: usize = 32 * 1024;
-
-/// How long messages to one connection may be, in bytes.
-#[derive(Clone, Copy)]
-pub(super) struct MessageBounds {
-    /// Of messages that are composed of several parts.
-    composed: usize,
-    /// Of any event; `None`: any.
-    event: Option<usize>,
-}
-
-impl MessageBounds {
-    /// What the client said in `CONNECT`, or else what its class says.
-    #[inline]
-    pub(super) fn of(session: &Session, delivery: &Delivery) -> Self {
-        let event = session.outbox.max_message_bytes.or(delivery.max_message_bytes);
-        MessageBounds { composed: event.unwrap_or(COMPOSED_BYTES), event }
-    }
-
-    /// Whether an event's message is too long for the client.
-    #[inline]
-    pub(super) fn excludes(&self, encoding: Encoding, publication: &Publication) -> bool {
-        self.event.is_some_and(|limit| publication.message(encoding).len() > limit)
-    }
-
-    /// Whether an entity is too large for the client: as an event, or in a `VIEW_ENTER` of this channel.
-    fn excludes_entity(&self, encoding: Encoding, state: &Publication) -> bool {
-        self.event.is_some_and(|limit| {
-            state.message(encoding).len() > limit
-                || head_bytes(&state.channel) + state.element(encoding).len() > limit
-        })
-    }
-}
-
-/// The longest message that is composed for a client whatever its classes say, in bytes.
-pub(super) fn composed_bytes(session: &Session) -> usize {
-    session.outbox.max_message_bytes.unwrap_or(COMPOSED_BYTES).min(COMPOSED_BYTES)
-}
-
-/// What a `VIEW_ENTER` or `VIEW_LEAVE` of this channel has beside its entities or keys, in bytes, at most.
-fn head_bytes(channel: &str) -> usize {
-    100 + 2 * channel.len()
-}
-
-/// A key as an element of a list, in bytes, at most: all of it may be escaped.
-fn key_bytes(key: &str) -> usize {
-    6 * key.len() + 3
-}
 
 /// What the flush of one session needs of the engine, beside the session.
 struct Flush<'e> {
@@ -129,7 +64,7 @@ impl Engine {
         }
     }
 
-    /// Makes queues whose time has come into frames, up to [`FLUSH_BYTES`].
+    /// Makes queues whose time has come into frames, up to [`flush_bytes`].
     ///
     /// Invariant: each queue of the session is in the next order of service, or was empty and is removed; and the
     /// session's flush deadline is the earliest of the queues that wait.
@@ -455,17 +390,6 @@ impl<'e> Flush<'e> {
     }
 }
 
-/// How many of these messages one array holds: at least one.
-fn fitting(encoding: Encoding, messages: &[Message], max_bytes: usize) -> usize {
-    // The head of an array has at most three bytes, and a comma follows each message.
-    let mut bytes = 3;
-    let fits = |message: &&Message| {
-        bytes += message.body(encoding).len() + 1;
-        bytes <= max_bytes
-    };
-    messages.iter().take(MAX_BATCH).take_while(fits).count().max(1)
-}
-
 /// Leaves out entities that are too large for the client: it forgets one that grows, and one that shrinks enters its view.
 ///
 /// Invariant: the outbox knows exactly the entities in view that the client was not sent.
@@ -499,218 +423,7 @@ fn without_too_large(
     events.into_iter().filter_map(as_sent).collect()
 }
 
-/// What the next part of a snapshot needs beside connection and target.
-struct SnapshotPart {
-    target_id: TargetId,
-    audience: AudienceId,
-    bounds: MessageBounds,
-    /// All messages together have at most so many bytes, except for one that a single entity fills.
-    max_bytes: usize,
-}
-
-impl SnapshotPart {
-    /// Sends the next part; returns the rest of the snapshot, if any.
-    ///
-    /// Why in parts, and none ready before its time: a table may be larger than the limit of what waits, and frames cannot
-    /// be dropped.
-    fn send(
-        &self,
-        session: &mut Session,
-        target: &mut Target,
-        snapshot: SnapshotState,
-        stats: &mut Stats,
-    ) -> Option<Snapshot> {
-        let (Some(world), Some(audiences)) = (&mut target.world, &target.audiences) else { return None };
-        let mut snapshot = match snapshot {
-            SnapshotState::Running(snapshot) => snapshot,
-            SnapshotState::Wanted => {
-                stats.snapshots += 1;
-                session.outbox.start_table(self.target_id);
-                Snapshot::new(world.seen_by(audiences, self.audience))
-            }
-        };
-        let name = &target.subject.name;
-        // Why not as long as the client accepts: frames cannot be dropped when it does not read.
-        let composed = self.bounds.composed.min(self.max_bytes / 2);
-        let mut sent_bytes = 0;
-        while sent_bytes == 0 || sent_bytes + composed <= self.max_bytes {
-            let reset = snapshot.is_fresh();
-            let (mut elements, mut bytes, mut steps) = (Vec::new(), head_bytes(name), 0);
-            while elements.len() < MAX_ENTITIES
-                && let Some(id) = snapshot.peek()
-            {
-                if let Some(state) = world.state_seen(audiences, self.audience, id) {
-                    let element = state.element(session.encoding());
-                    if self.bounds.excludes_entity(session.encoding(), state) {
-                        session.outbox.leave_out(self.target_id, id);
-                    } else if !elements.is_empty() && bytes + element.len() >= composed {
-                        break;
-                    } else {
-                        bytes += element.len() + 1;
-                        steps += work::to_send(element.len());
-                        elements.push(element.clone());
-                    }
-                }
-                snapshot.advance();
-            }
-            world.work().add(steps);
-            stats.view_enters += elements.len() as u64;
-            let complete = snapshot.is_done();
-            // A named subscription of an entity channel has an audience, except where the class requires an area that it lacks.
-            let reason = (self.audience == NOBODY).then_some(AREA_REQUIRED);
-            let message = ViewEnter { channel: name, reset, complete, reason, entities: &elements };
-            session.outbox.enqueue_frame(encode_view_enter(session.encoding(), &message));
-            sent_bytes += bytes;
-            if complete {
-                return None;
-            }
-        }
-        Some(snapshot)
-    }
-}
-
 /// Where the area of an audience is now.
 fn shape_of(target: &Target, audience: AudienceId) -> Option<&Shape> {
     target.audiences.as_ref()?.get(audience)?.observer.as_ref()?.shape.as_ref()
-}
-
-fn resync(encoding: Encoding, target: &Target, offset: u64) -> Frame {
-    // Of what is in no log it is not known where it was.
-    let is_volatile = offset == 0 && target.world.is_none();
-    let position = target.position.as_ref().filter(|_| !is_volatile);
-    let message = ServerMessage::Resync {
-        channel: &target.subject.name,
-        reason: "slow_consumer",
-        epoch: position.map(|position| position.epoch().as_str()),
-        offset: position.map(|position| if offset > 0 { offset } else { position.offset() }),
-    };
-    codec::encode_frame(encoding, &message)
-}
-
-/// `RESYNC` in place of an event that is too long for the client.
-pub(super) fn too_large(encoding: Encoding, publication: &Publication, stats: &mut Stats) -> Frame {
-    stats.resyncs += 1;
-    let position = publication.shown_position();
-    let message = ServerMessage::Resync {
-        channel: &publication.channel,
-        reason: "too_large",
-        epoch: position.map(|(epoch, _)| epoch.as_str()),
-        offset: position.map(|(_, offset)| offset),
-    };
-    codec::encode_frame(encoding, &message)
-}
-
-/// One message on its way.
-enum Message {
-    /// An event, which others get too.
-    Event(Arc<Publication>),
-    /// What is for this connection alone.
-    Own(Frame),
-}
-
-impl Message {
-    /// As an element of an array.
-    fn body(&self, encoding: Encoding) -> &[u8] {
-        match self {
-            Message::Event(event) => event.message(encoding),
-            Message::Own(frame) => payload_of(frame),
-        }
-    }
-}
-
-/// Queued events as messages; neighbours with the same kind of change share one.
-fn messages(
-    encoding: Encoding,
-    channel: &str,
-    events: Vec<Queued>,
-    max_bytes: usize,
-    stats: &mut Stats,
-) -> Vec<Message> {
-    let mut messages = Vec::with_capacity(events.len());
-    let mut events = events.into_iter().peekable();
-    while let Some(first) = events.next() {
-        let change = match first.kind {
-            Some(QueuedKind::Entity(_, change)) if change != Change::Update => change,
-            _ => {
-                messages.push(Message::Event(first.publication));
-                continue;
-            }
-        };
-        let mut bytes = head_bytes(channel) + part_bytes(encoding, change, &first);
-        let mut run = vec![first];
-        let alike =
-            |queued: &Queued| matches!(queued.kind, Some(QueuedKind::Entity(_, other)) if other == change);
-        while run.len() < MAX_ENTITIES
-            && let Some(queued) = events.next_if(|queued| {
-                bytes += part_bytes(encoding, change, queued);
-                bytes <= max_bytes && alike(queued)
-            })
-        {
-            run.push(queued);
-        }
-        messages.push(Message::Own(in_or_out_of_view(encoding, channel, change, &run, stats)));
-    }
-    messages
-}
-
-/// What an entity takes in a `VIEW_ENTER`, or its key in a `VIEW_LEAVE`, in bytes, at most.
-fn part_bytes(encoding: Encoding, change: Change, queued: &Queued) -> usize {
-    match change {
-        Change::Enter | Change::Update => queued.publication.element(encoding).len() + 1,
-        Change::Hide | Change::Remove => queued.publication.event.key().map_or(0, key_bytes),
-    }
-}
-
-/// What came into view together, or went out of it.
-fn in_or_out_of_view(
-    encoding: Encoding,
-    channel: &str,
-    change: Change,
-    run: &[Queued],
-    stats: &mut Stats,
-) -> Frame {
-    if change == Change::Enter {
-        stats.view_enters += run.len() as u64;
-        let elements: Vec<_> =
-            run.iter().map(|queued| queued.publication.element(encoding).clone()).collect();
-        let message = ViewEnter { channel, complete: true, entities: &elements, ..ViewEnter::default() };
-        return encode_view_enter(encoding, &message);
-    }
-    stats.view_leaves += run.len() as u64;
-    let keys: Vec<&str> = run.iter().filter_map(|queued| queued.publication.event.key()).collect();
-    let reason = if change == Change::Remove { "removed" } else { "view" };
-    codec::encode_frame(encoding, &ServerMessage::ViewLeave { channel, keys: &keys, reason })
-}
-
-impl Outbound {
-    /// Makes a message into a frame.
-    fn push_message(&mut self, session: &mut Session, message: &Message) {
-        let frame = match message {
-            Message::Own(frame) => frame.clone(),
-            Message::Event(event) => self.event_frame(session, event),
-        };
-        session.outbox.enqueue_frame(frame);
-    }
-}
-
-fn array(encoding: Encoding, batch: &[Message]) -> Frame {
-    let messages: Vec<&[u8]> = batch.iter().map(|message| message.body(encoding)).collect();
-    codec::encode_array(encoding, &messages)
-}
-
-/// A batch in which each event is compressed once for all; plain where none of them is worth it.
-fn deflated(encoding: Encoding, window: Window, batch: &[Message], compressor: &mut Compressor) -> Frame {
-    let mut pays = false;
-    let mut piece = |message: &Message| match message {
-        Message::Own(frame) => stored(payload_of(frame)),
-        Message::Event(event) => match event.piece(encoding, window, compressor) {
-            Some(piece) => {
-                pays = true;
-                piece.clone()
-            }
-            None => stored(event.message(encoding)),
-        },
-    };
-    let pieces: Vec<_> = batch.iter().map(&mut piece).collect();
-    if pays { codec::deflated_array(encoding, &pieces) } else { array(encoding, batch) }
 }

@@ -8,8 +8,8 @@ use drawbridge_protocol::event::{HistoryPage, encode_history, encode_logged};
 use drawbridge_protocol::{ErrorCode, ErrorMessage, HistoryGet, RequestId, channel};
 
 use super::Engine;
-use super::flush::composed_bytes;
-use super::subscribe::Refusal;
+use super::message_bounds::composed_bytes;
+use super::refusal::Refusal;
 use crate::io::{
     Answer, Answered, BrokerCommand, BrokerStatus, Epoch, LogPosition, LogReader, LoggedOffset, Output,
     Query, QueryKind, SessionId, Ticket,

@@ -271,7 +271,7 @@ impl Engine {
             if !self.is_seen_by_pattern(channel) {
                 return;
             }
-            self.logs.get_or_insert(channel).at = Some(before(first));
+            self.logs.get_or_insert(channel).at = Some(first.before());
             self.follow_by_pattern(channel);
         }
         self.fall_behind(channel);
@@ -469,12 +469,7 @@ impl Outbound {
         let channel = &publication.channel;
         let Some(cache) = &mut session.access else { return };
         if cache.is_new_epoch(channel, at.epoch, self.publication_seq) {
-            self.send_position(session, channel, before(at));
+            self.send_position(session, channel, at.before());
         }
     }
-}
-
-/// The position before an event.
-pub(super) fn before(event: LogPosition) -> LogPosition {
-    LogPosition { offset: event.offset.previous(), ..event }
 }

@@ -1,8 +1,9 @@
 //! What services command about a player, on whichever node the player is (contract §9).
 
 use super::Engine;
-use super::subscribe::{Ended, Refusal, subject};
-use crate::io::{PlayerAction, PlayerCommand, SessionId};
+use super::refusal::Refusal;
+use super::subscribe::Ended;
+use crate::io::{PlayerAction, PlayerCommand, SessionId, Subject};
 use crate::permissions;
 use crate::session::{Origin, Phase};
 use crate::targets::{Reply, TargetId};
@@ -29,7 +30,7 @@ impl Engine {
 
     /// The service's word is the right; the class's view still applies.
     pub(super) fn subscribe_by_server(&mut self, id: SessionId, channel: &str) {
-        let Ok(subject) = subject(channel) else { return };
+        let Ok(subject) = Subject::parse(channel) else { return };
         let session = &self.sessions[id];
         let full = session.subscriptions.len() >= self.settings.subscriptions;
         let reply = match session.phase {
@@ -74,7 +75,7 @@ impl Engine {
     }
 
     fn unsubscribe_by_server(&mut self, id: SessionId, channel: &str) {
-        let target = subject(channel).ok().and_then(|subject| self.subscribed_target(id, &subject));
+        let target = Subject::parse(channel).ok().and_then(|subject| self.subscribed_target(id, &subject));
         if let Some(target) = target {
             self.end_subscription(id, target, Ended::ByServer);
         }

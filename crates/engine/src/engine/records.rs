@@ -27,7 +27,7 @@ use crate::io::{
     PublishFailure, Query, QueryKind, SessionHash, SessionId, Subject, Ticket, WhenDown, Write, WriteKind,
 };
 use crate::permissions;
-use crate::session::{Arrival, Joining, Origin, Phase, Returning, Session};
+use crate::session::{Arrival, Joining, Origin, Ownership, Phase, Returning, Session};
 use crate::targets::{LOST, TargetId};
 
 /// Changes of a record within this time are written together. Why so long: a change that a killed node had not written is
@@ -97,37 +97,6 @@ struct ClaimOut {
     /// The session that it claims, and which of the node's other shards had it.
     hash: SessionHash,
     from: Option<Holder>,
-}
-
-/// How far a session's record is.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct RecordState {
-    /// The outcome of a save is out.
-    pub(crate) is_saving: bool,
-    /// It had changed when the session's close was queued: if the session is detached, it is written at once.
-    pub(crate) has_changed: bool,
-    /// The claim of this connection, which is out.
-    pub(crate) claim: Option<Ticket>,
-    /// Another node or shard has claimed the session: here it ends, and lives on there.
-    pub(crate) is_moved: bool,
-    /// Whether the session is known to be this node's.
-    pub(crate) ownership: Ownership,
-}
-
-/// Whether a session that this node has is still its own.
-///
-/// Why it may not be: a connection that resumes its session where it is does not wait for Redis. Another node may have claimed the
-/// session meanwhile, and that announcement may be late. So until a save that was sent since is acknowledged, a claim counts as
-/// older than the connection, which is closed with a code on which clients reconnect.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) enum Ownership {
-    /// No other claim was older than its connection.
-    #[default]
-    Known,
-    /// Its connection has resumed it here.
-    Assumed,
-    /// So it has, and a save was written since.
-    Checking,
 }
 
 /// A record's content. Invariant: what another version wrote is read, or refused as a whole.

@@ -16,11 +16,10 @@ use drawbridge_protocol::{
 };
 use hashbrown::HashSet;
 
+use super::Engine;
 use super::catch_up::Recovery as LogRecovery;
-use super::connect::anonymous_claims;
 use super::deliver::{access, is_logged};
 use super::requests::covers;
-use super::{Engine, Ownership};
 use crate::access::Access;
 use crate::io::{
     ChannelPosition, Claims, Epoch, Format, Holder, LogPosition, LoggedOffset, SessionHash, SessionId,
@@ -29,7 +28,8 @@ use crate::io::{
 use crate::link::Link;
 use crate::permissions::{self, Filled};
 use crate::session::{
-    ANONYMOUS_PREFIX, Arrival, Deadlines, Joining, Origin, Phase, Resumed, Returning, Session, Subscription,
+    ANONYMOUS_PREFIX, Arrival, Deadlines, Joining, Origin, Ownership, Phase, Resumed, Returning, Session,
+    Subscription,
 };
 use crate::targets::{LOST, Reply, TargetId};
 use crate::upstream::ShardId;
@@ -69,7 +69,7 @@ impl SessionName {
 
     /// The claims of the anonymous player that it is of.
     pub(super) fn anonymous_claims(&self) -> Option<Claims> {
-        self.anonymous.as_ref().map(|player| anonymous_claims(player))
+        self.anonymous.as_ref().map(|player| Claims::anonymous(player))
     }
 }
 

@@ -2,10 +2,11 @@
 //! the broker is notified when the first subscriber comes and when the last one leaves.
 
 use drawbridge_protocol::{
-    CloseCode, ErrorCode, ErrorMessage, RequestId, ServerMessage, Subscribe, SubscriptionInfo, channel,
+    CloseCode, ErrorCode, ErrorMessage, RequestId, ServerMessage, Subscribe, SubscriptionInfo,
 };
 
 use super::Engine;
+use super::refusal::Refusal;
 use super::views::compile_filter;
 use crate::area::Area;
 use crate::audience::NOBODY;
@@ -36,47 +37,11 @@ pub(super) enum Ended {
     OverLimit,
 }
 
-/// A subscription request that cannot be granted.
-pub(super) struct Refusal {
-    pub(super) code: ErrorCode,
-    pub(super) text: String,
-    pub(super) position: Option<u64>,
-    pub(super) hint: Option<String>,
-    /// When the same request would be granted, with `RATE_LIMITED`.
-    pub(super) retry_after_ms: Option<u64>,
-    /// Refused too often for too long: the connection is closed with 4504.
-    pub(super) is_abuse: bool,
-}
-
 /// What a subscription is to be.
 struct SubscribeSpec {
     subject: Subject,
     filter: Option<Expr>,
     area: Option<Box<Area>>,
-}
-
-impl Refusal {
-    pub(super) fn new(code: ErrorCode, text: impl Into<String>) -> Self {
-        Refusal { code, text: text.into(), position: None, hint: None, retry_after_ms: None, is_abuse: false }
-    }
-}
-
-impl Refusal {
-    /// As the client gets it.
-    pub(super) fn error<'a>(
-        &'a self,
-        request: Option<&'a RequestId>,
-        channel: Option<&'a str>,
-    ) -> ErrorMessage<'a> {
-        ErrorMessage {
-            id: request,
-            channel,
-            position: self.position,
-            hint: self.hint.as_deref(),
-            retry_after_ms: self.retry_after_ms,
-            ..ErrorMessage::new(self.code, &self.text)
-        }
-    }
 }
 
 impl Engine {
@@ -147,8 +112,8 @@ impl Engine {
     fn authorize_subscribe(&self, id: SessionId, subscribe: &Subscribe) -> Result<SubscribeSpec, Refusal> {
         let claims = self.sessions[id].claims.as_ref();
         let claims = claims.ok_or_else(|| Refusal::new(ErrorCode::Unauthenticated, "no token yet"))?;
-        let subject =
-            subject(&subscribe.channel).map_err(|text| Refusal::new(ErrorCode::ChannelInvalid, text))?;
+        let subject = Subject::parse(&subscribe.channel)
+            .map_err(|text| Refusal::new(ErrorCode::ChannelInvalid, text))?;
         let right = match subject.is_pattern() {
             true => permissions::may_subscribe_pattern(&self.settings, &subject.name),
             false => permissions::may_subscribe(&self.settings, claims, &subject.name),
@@ -193,7 +158,7 @@ impl Engine {
     /// Whether the connection may hold this subscription beside those that it has.
     fn check_room(&self, id: SessionId, name: &str) -> Result<(), Refusal> {
         let held = self.sessions[id].subscriptions.len();
-        let is_new = || subject(name).is_ok_and(|subject| !self.is_subscribed(id, &subject));
+        let is_new = || Subject::parse(name).is_ok_and(|subject| !self.is_subscribed(id, &subject));
         if held >= self.settings.subscriptions && is_new() {
             return Err(Refusal::new(ErrorCode::LimitExceeded, self.too_many_subscriptions()));
         }
@@ -354,7 +319,7 @@ impl Engine {
     }
 
     pub(super) fn unsubscribe(&mut self, id: SessionId, request: Option<&RequestId>, channel: &str) {
-        let target = subject(channel).ok().and_then(|subject| self.subscribed_target(id, &subject));
+        let target = Subject::parse(channel).ok().and_then(|subject| self.subscribed_target(id, &subject));
         let Some(target) = target else { return self.not_subscribed(id, request, channel) };
         let waiting = self.take_waiters(id, target);
         self.flush_target(id, target);
@@ -484,12 +449,6 @@ impl Engine {
             self.sessions[moved].set_slot(target_id, slot);
         }
     }
-}
-
-/// A well-formed name as a subject, or what is wrong with it.
-pub(super) fn subject(name: &str) -> Result<Subject, String> {
-    let is_pattern = channel::validate_subject(name).map_err(|error| format!("channel: {error}"))?;
-    Ok(if is_pattern { Subject::pattern(name) } else { Subject::channel(name) })
 }
 
 impl Target {

@@ -9,9 +9,9 @@ use drawbridge_protocol::{ErrorCode, ErrorMessage, FilterUpdate, RequestId, Sent
 use super::Engine;
 use super::deliver::delivery_of;
 use super::entities::EntityUpdate;
-use super::subscribe::{Refusal, subject};
+use super::refusal::Refusal;
 use crate::area::Area;
-use crate::audience::{Audiences, EVERYBODY, NOBODY};
+use crate::audience::{Audiences, EVERYBODY, NOBODY, Visibility};
 use crate::class::Class;
 use crate::expr::{self, Expr, Vars};
 use crate::io::{
@@ -20,7 +20,7 @@ use crate::io::{
 };
 use crate::permissions::{self, Denied};
 use crate::session::{Phase, Session};
-use crate::targets::{Reply, TargetId, Visibility, Waiter};
+use crate::targets::{Reply, TargetId, Waiter};
 use crate::view::{RuleScope, bind, bind_me};
 use crate::work;
 use crate::world::Change;
@@ -45,7 +45,8 @@ impl Engine {
         request: Option<&RequestId>,
         update: &FilterUpdate,
     ) {
-        let target = subject(&update.channel).ok().and_then(|subject| self.subscribed_target(id, &subject));
+        let target =
+            Subject::parse(&update.channel).ok().and_then(|subject| self.subscribed_target(id, &subject));
         let Some(target) = target else {
             let refusal = Refusal::new(ErrorCode::NotSubscribed, "there is no such subscription");
             return self.refuse_subscription(id, request, &update.channel, &refusal, false);

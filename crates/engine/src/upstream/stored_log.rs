@@ -3,7 +3,7 @@
 use bytes::Bytes;
 
 use crate::io::LogPosition;
-use crate::offset::LoggedOffset;
+use crate::position::LoggedOffset;
 
 /// Which part of a log is read. At most as many events as the reader's `limit` says, in the order of their offsets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

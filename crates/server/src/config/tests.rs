@@ -4,6 +4,7 @@
 mod accepted;
 mod environment;
 mod refused;
+mod refused_classes;
 mod syntax;
 
 use std::path::Path;

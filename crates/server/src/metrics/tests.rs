@@ -9,6 +9,7 @@ use super::*;
 use crate::broker::redis::{Library, Names};
 use crate::broker::{BrokerStats, LinkStats};
 use crate::refusals::Refusals;
+use crate::shard::ShardStats;
 
 /// Two that took less than a millisecond, one that took three seconds, and four that did not arrive.
 fn probes() -> ProbeStats {
