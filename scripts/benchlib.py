@@ -134,6 +134,12 @@ class Loadgen(Child):
         return self.say("report", 30)
 
 
+def ready_address(line):
+    """The address that a node names in this line of its log, where it is ready."""
+    found = re.search(r"ready listen=(\S+)", line)
+    return found and found.group(1)
+
+
 class Bench:
     """A Redis of its own, and what is started beside it. Its Redis is ended with its block."""
 
@@ -161,8 +167,7 @@ class Bench:
         config = self.directory / f"{name}.toml"
         config.write_text(text)
         child = Child([self.args.server, "serve", "--config", config])
-        ready = child.wait_for(lambda line: re.search(r"ready listen=(\S+)", line), 30)
-        return child, ready.group(1)
+        return child, child.wait_for(ready_address, 30)
 
     def publish(self, *command, seconds):
         """Runs a publisher to its end; answers what it says then."""

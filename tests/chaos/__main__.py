@@ -24,8 +24,10 @@ from slots import Slots
 from topologies import Standalone
 
 JOIN = 120.0
+CLIENTS = 500
 SHORT = 60.0, 20261130, 15  # seconds, seed, resume_window
-FAILOVERS = 80.0  # the seconds where Redis fails over, which takes its time
+# Seconds and clients of the short form where Redis fails over, which takes its time and up to seven more processes.
+SHORT_FAILOVERS = 80.0, 100
 TOPOLOGIES = {"one": Standalone, "cluster": Slots, "sentinel": Sentinels}
 
 
@@ -34,7 +36,7 @@ def parse():
     parser.add_argument("--redis", choices=TOPOLOGIES, default="one", help="one server, a Cluster, or a master with sentinels")
     parser.add_argument("--seconds", type=float, default=600, help="how long faults are dealt")
     parser.add_argument("--seed", type=int, help="what the faults are drawn from")
-    parser.add_argument("--clients", type=int, default=500)
+    parser.add_argument("--clients", type=int, help=f"players ({CLIENTS}; fewer in the short form where Redis fails over)")
     parser.add_argument("--short", action="store_true", help="the form of scripts/test: two minutes; the seed is fixed, if none is given")
     parser.add_argument("--rate", type=float, default=1.0, help="scales how much is published")
     parser.add_argument("--window", type=int, default=20, help="the nodes' resume_window, in seconds")
@@ -43,8 +45,10 @@ def parse():
     if args.short:
         args.seconds, seed, args.window = SHORT
         if args.redis != "one":
-            args.seconds = FAILOVERS
+            args.seconds, clients = SHORT_FAILOVERS
+            args.clients = args.clients or clients
         args.seed = seed if args.seed is None else args.seed
+    args.clients = args.clients or CLIENTS
     if args.seed is None:
         args.seed = random.randrange(1 << 32)
     return args

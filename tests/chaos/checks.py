@@ -24,9 +24,13 @@ class Sequence:
     def take(self, publisher, number):
         """Returns `(rule, detail)` if a promise is broken."""
         last = self.last.get(publisher)
+        given_up = (publisher, number) in self.truth.unknown
+        if last is None and given_up:
+            # Its node may have published it late, behind what its publisher has published since by another node.
+            return None
         if last is not None and number <= last:
-            if (publisher, number) in self.truth.unknown:
-                return None  # given up by its publisher, and published late
+            if given_up:
+                return None  # published late
             rule = DOUBLED if number == last else DISORDER
             return rule, f"{publisher} {number} after {last}"
         self.last[publisher] = number

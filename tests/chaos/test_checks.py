@@ -51,6 +51,16 @@ def test_a_hole_is_lost_silently(scene):
     assert "lost silently" in scene.broken
 
 
+def test_a_late_event_behind_a_resync_says_nothing_of_those_after_it(scene):
+    """Its publisher gave 8 up, and published 9 by another node while this one was without Redis."""
+    scene.events(1, 2)
+    scene.ledger.channel(scene.channel).unknown.add(("s", 8))
+    scene.resync("epoch", epoch="e2", offset=7)
+    scene.events(8)
+    scene.events(10, shift=-1)
+    assert scene.broken == []
+
+
 def test_a_hole_behind_a_resync_is_signalled(scene):
     scene.events(1, 2)
     scene.resync("epoch", epoch="e2", offset=8)

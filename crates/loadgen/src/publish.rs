@@ -1,4 +1,4 @@
-//! `publish`: plain `PUBLISH`, or the function `drawbridge_publish`, at a fixed rate. It is an open loop: nothing that happens to a message slows the
+//! `publish`: plain `PUBLISH`, `SPUBLISH` on one master of a Cluster, or the function `drawbridge_publish`, at a fixed rate. It is an open loop: nothing that happens to a message slows the
 //! next one, and how far the publisher itself fell behind its schedule is reported. Each payload carries when it
 //! was written and its number on its channel, for `subscribe` to check.
 
@@ -41,6 +41,9 @@ pub(crate) struct PublishArgs {
     /// Publish by the function `drawbridge_publish`, as services do on channels with history
     #[arg(long)]
     function: bool,
+    /// Publish by `SPUBLISH`, and only on the channels of these slots of a Cluster: those of the master at `--redis`
+    #[arg(long, value_name = "FIRST-LAST", value_parser = slots, conflicts_with = "function")]
+    slots: Option<Slots>,
     /// Messages name groups of subscribers in turn (`data.id`), as many as this: for `subscribe --filter`
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     groups: Option<u32>,
@@ -50,6 +53,22 @@ pub(crate) struct PublishArgs {
     /// The size of a payload
     #[arg(long, default_value_t = 200, value_parser = clap::value_parser!(u32).range(100..=1_048_576))]
     bytes: u32,
+}
+
+/// A range of a Cluster's slots, with both ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Slots {
+    first: u16,
+    last: u16,
+}
+
+fn slots(text: &str) -> Result<Slots, String> {
+    let range =
+        text.split_once('-').and_then(|(first, last)| Some((first.parse().ok()?, last.parse().ok()?)));
+    match range {
+        Some((first, last)) if first <= last && last < redis::SLOTS => Ok(Slots { first, last }),
+        _ => Err("a range of slots, such as 0-5460".into()),
+    }
 }
 
 /// A number of seconds, or of things a second.
@@ -79,16 +98,20 @@ pub(crate) struct Done {
 pub(crate) fn run(args: PublishArgs) -> io::Result<()> {
     let link = TcpStream::connect(args.redis)?;
     link.set_nodelay(true)?;
-    let schedule = Schedule::new(&args);
+    let names = channels(&args)?;
+    let schedule = Schedule::new(&args, names.len());
     link.set_read_timeout(Some(LAST_REPLY + schedule.interval))?;
     let replies = link.try_clone()?;
     let expected = schedule.bursts * schedule.channels as u64 * u64::from(args.burst);
     let counter = thread::spawn(move || count_replies(replies, expected));
 
     let start = Instant::now();
-    let pipeline = Pipeline::new(link);
-    let pipeline = if args.function { pipeline.by_function() } else { pipeline };
-    let lag = publish(pipeline, &args, &schedule, start)?;
+    let how = match (args.function, args.slots) {
+        (true, _) => How::Function,
+        (false, Some(_)) => How::Sharded,
+        (false, None) => How::Plain,
+    };
+    let lag = publish(Pipeline::new(link, how), &names, &args, &schedule, start)?;
     let seconds = start.elapsed().as_secs_f64();
     let receivers = counter.join().map_err(|_| io::Error::other("the reader of replies failed"))??;
     say(&Done {
@@ -102,6 +125,19 @@ pub(crate) fn run(args: PublishArgs) -> io::Result<()> {
     })
 }
 
+/// The channels to publish on; at least one.
+fn channels(args: &PublishArgs) -> io::Result<Vec<String>> {
+    let wanted = |name: &String| match args.slots {
+        Some(Slots { first, last }) => (first..=last).contains(&redis::slot_of(name)),
+        None => true,
+    };
+    let names: Vec<String> = args.channels.names().filter(wanted).collect();
+    if names.is_empty() {
+        return Err(io::Error::other("no channel is in these slots"));
+    }
+    Ok(names)
+}
+
 /// When bursts are due: evenly, one channel after the other, or all of them together.
 struct Schedule {
     interval: Duration,
@@ -111,9 +147,9 @@ struct Schedule {
 }
 
 impl Schedule {
-    fn new(args: &PublishArgs) -> Schedule {
-        let channels = if args.at_once { args.channels.count() } else { 1 };
-        let per_second = args.rate * args.channels.count() as f64 / channels as f64 / f64::from(args.burst);
+    fn new(args: &PublishArgs, all: usize) -> Schedule {
+        let channels = if args.at_once { all } else { 1 };
+        let per_second = args.rate * all as f64 / channels as f64 / f64::from(args.burst);
         let bursts = (per_second * args.seconds).round().max(1.0) as u64;
         Schedule { interval: Duration::from_secs_f64(1.0 / per_second), bursts, channels }
     }
@@ -132,25 +168,32 @@ pub(crate) fn lag_histogram() -> io::Result<Histogram<u64>> {
 pub(crate) struct Pipeline {
     link: TcpStream,
     out: Vec<u8>,
-    by_function: bool,
+    how: How,
+}
+
+/// By which command.
+#[derive(Clone, Copy)]
+pub(crate) enum How {
+    Plain,
+    Sharded,
+    Function,
 }
 
 impl Pipeline {
-    pub(crate) fn new(link: TcpStream) -> Self {
-        Pipeline { link, out: Vec::with_capacity(2 * PIPELINE_BYTES), by_function: false }
-    }
-
-    /// Publishes by the function `drawbridge_publish` from here on.
-    fn by_function(self) -> Self {
-        Pipeline { by_function: true, ..self }
+    pub(crate) fn new(link: TcpStream, how: How) -> Self {
+        Pipeline { link, out: Vec::with_capacity(2 * PIPELINE_BYTES), how }
     }
 
     /// Lines a message up, and writes what is lined up where that is much.
     pub(crate) fn publish(&mut self, channel: &str, payload: &[u8]) -> io::Result<()> {
-        let (channel, function) = (channel.as_bytes(), b"drawbridge_publish");
-        match self.by_function {
-            true => redis::write_command(&mut self.out, &[b"FCALL", function, b"1", channel, payload]),
-            false => redis::write_command(&mut self.out, &[b"PUBLISH", channel, payload]),
+        let channel = channel.as_bytes();
+        match self.how {
+            How::Plain => redis::write_command(&mut self.out, &[b"PUBLISH", channel, payload]),
+            How::Sharded => redis::write_command(&mut self.out, &[b"SPUBLISH", channel, payload]),
+            How::Function => redis::write_command(
+                &mut self.out,
+                &[b"FCALL", b"drawbridge_publish", b"1", channel, payload],
+            ),
         }
         if self.out.len() >= PIPELINE_BYTES { self.flush() } else { Ok(()) }
     }
@@ -166,12 +209,12 @@ impl Pipeline {
 /// Writes every burst at its time; returns how late each was, in microseconds.
 fn publish(
     mut redis: Pipeline,
+    names: &[String],
     args: &PublishArgs,
     schedule: &Schedule,
     start: Instant,
 ) -> io::Result<Histogram<u64>> {
     let mut lag = lag_histogram()?;
-    let names: Vec<String> = args.channels.names().collect();
     let mut sent = vec![0u64; names.len()];
     for burst in 0..schedule.bursts {
         let due = schedule.due(start, burst);

@@ -8,6 +8,20 @@ const MAX_REPLY_BYTES: usize = 64 << 20;
 /// More elements than any reply to what is sent here has.
 const MAX_ELEMENTS: usize = 16;
 
+/// How many slots a Cluster has.
+pub(crate) const SLOTS: u16 = 16_384;
+
+/// The slot of a channel, whose name has no braces: CRC-16 (XMODEM), as <https://redis.io/docs/latest/operate/oss_and_stack/reference/cluster-spec/> says.
+pub(crate) fn slot_of(channel: &str) -> u16 {
+    let crc = channel.bytes().fold(0u16, |crc, byte| {
+        (0..8).fold(
+            crc ^ u16::from(byte) << 8,
+            |crc, _| if crc & 0x8000 == 0 { crc << 1 } else { crc << 1 ^ 0x1021 },
+        )
+    });
+    crc % SLOTS
+}
+
 /// One reply, borrowed from what was read.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Reply<'a> {
@@ -105,6 +119,12 @@ fn malformed(what: &str) -> io::Error {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+
+    /// What `CLUSTER KEYSLOT` answers.
+    #[test]
+    fn slots_are_those_of_redis() {
+        assert_eq!(["123456789", "room:0", "room:99"].map(slot_of), [12739, 15090, 14587]);
+    }
 
     #[test]
     fn replies_are_taken_one_by_one() {

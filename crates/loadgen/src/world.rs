@@ -12,7 +12,7 @@ use hdrhistogram::Histogram;
 use crate::console::say;
 use crate::entity::{Sighting, World};
 use crate::event::unix_nanos;
-use crate::publish::{self, Done, LAST_REPLY, Pipeline, rate};
+use crate::publish::{self, Done, How, LAST_REPLY, Pipeline, rate};
 
 /// The flags of `world`.
 #[derive(Args)]
@@ -50,7 +50,7 @@ pub(crate) fn run(args: WorldArgs) -> io::Result<()> {
     let counter = thread::spawn(move || publish::count_replies(replies, messages));
 
     let start = Instant::now();
-    let lag = move_all(Pipeline::new(link), &args, ticks, start)?;
+    let lag = move_all(Pipeline::new(link, How::Plain), &args, ticks, start)?;
     let seconds = start.elapsed().as_secs_f64();
     let receivers = counter.join().map_err(|_| io::Error::other("the reader of replies failed"))??;
     say(&Done {
