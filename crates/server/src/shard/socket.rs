@@ -21,7 +21,6 @@ use crate::slots::Share;
 const CHUNK_BYTES: usize = 64 * 1024;
 
 /// See the module.
-#[derive(Debug)]
 pub(super) struct Socket {
     pub(super) id: ConnId,
     pub(super) transport: Transport,
@@ -40,12 +39,12 @@ pub(super) struct Socket {
     /// The peer has sent its close frame.
     pub(super) peer_closed: Cell<bool>,
     /// The tasks that hold this socket, ended with it.
-    pub(super) reader: RefCell<Option<AbortHandle>>,
-    pub(super) writer: RefCell<Option<AbortHandle>>,
+    pub(super) reader: Cell<Option<AbortHandle>>,
+    pub(super) writer: Cell<Option<AbortHandle>>,
     /// Counts this connection among those that have not authenticated, until it has.
-    unauthenticated: RefCell<Option<Share>>,
+    unauthenticated: Cell<Option<Share>>,
     /// Until its first message is complete, where another shard may have its session.
-    pub(super) newcomer: RefCell<Option<Box<Newcomer>>>,
+    pub(super) newcomer: Cell<Option<Box<Newcomer>>>,
     /// Counts this connection for its address until it is gone.
     slot: AddressSlot,
 }
@@ -95,10 +94,10 @@ impl Socket {
             waiting: Cell::new(false),
             closing: Cell::new(false),
             peer_closed: Cell::new(false),
-            reader: RefCell::new(None),
-            writer: RefCell::new(None),
-            unauthenticated: RefCell::new(unauthenticated),
-            newcomer: RefCell::new(newcomer),
+            reader: Cell::new(None),
+            writer: Cell::new(None),
+            unauthenticated: Cell::new(unauthenticated),
+            newcomer: Cell::new(newcomer),
             slot,
         }
     }
@@ -121,7 +120,10 @@ impl Socket {
 
     /// It counts among the connections that have not authenticated.
     pub(super) fn is_counted_unauthenticated(&self) -> bool {
-        self.unauthenticated.borrow().is_some()
+        let share = self.unauthenticated.take();
+        let is_counted = share.is_some();
+        self.unauthenticated.set(share);
+        is_counted
     }
 
     /// A token of it was accepted.
