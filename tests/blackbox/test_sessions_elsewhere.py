@@ -72,6 +72,35 @@ def test_a_killed_nodes_player_misses_nothing_logged_on_another(start, redis, pr
     assert numbers(alice, "log:a", 1) == [6]
 
 
+@pytest.mark.parametrize("is_elsewhere", [True, False])
+def test_a_pattern_signals_what_may_be_lost_on_channels_that_its_player_never_saw(nodes, is_elsewhere):
+    first, second = nodes
+    alice = first.player("alice")
+    session = alice.hello["session"]
+    alice.subscribe("log:*")
+    numbered(second, [1])
+    position = alice.expect("POSITION")
+    assert numbers(alice, "log:a", 1) == [1]
+    positions = {"log:a": {"epoch": position["epoch"], "offset": 1}}
+    alice.ws.close(1001)
+    until(lambda: first.metric("drawbridge_sessions_detached") == 1, "the session is detached")
+    numbered(second, [2])
+    numbered(second, [3], channel="log:new")
+    # Its node has the event when it has a later one.
+    watcher = first.player("watcher")
+    log = watcher.subscribe("log:new")
+    if log["offset"] == 0:
+        watcher.event("log:new")
+    alice, welcome = returns(second if is_elsewhere else first, session, positions)
+    assert welcome["resumed"] is True
+    assert listed(welcome)["log:*"]["recovered"] is True
+    resyncs = []
+    while "log:*" not in resyncs:
+        resyncs.append(alice.expect("RESYNC")["channel"])
+    assert "log:a" not in resyncs
+    assert numbers(alice, "log:a", 1) == [2]
+
+
 def test_the_stored_subscriptions_stay_where_connect_names_none(nodes):
     first, second = nodes
     alice = first.player("alice")

@@ -40,6 +40,7 @@ mod reserved;
 mod secret;
 mod session;
 pub mod settings;
+mod shown_logs;
 pub mod stats;
 mod subject;
 mod targets;

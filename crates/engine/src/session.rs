@@ -29,6 +29,7 @@ use crate::io::{Claims, Format, Opened, SessionHash, SessionId, SessionSecret, T
 use crate::link::Link;
 use crate::outbox::Outbox;
 use crate::rate_limit::Account;
+use crate::shown_logs::ShownLogs;
 use crate::targets::TargetId;
 use crate::view_overrides::ViewOverrides;
 
@@ -70,6 +71,8 @@ pub(crate) struct Session {
     pub(crate) patterns: usize,
     /// What it may see of the channels that came through patterns.
     pub(crate) access: Option<Box<AccessCache>>,
+    /// The channels with history that it was shown through patterns.
+    pub(crate) shown_logs: Option<Box<ShownLogs>>,
     /// Its view overrides.
     pub(crate) overrides: ViewOverrides,
     /// Automatic channels that its client has left.
@@ -371,6 +374,7 @@ impl Session {
             subscriptions: Vec::new(),
             patterns: 0,
             access: None,
+            shown_logs: None,
             overrides: ViewOverrides::default(),
             connect_place: ConnectPlace::None,
             left: None,

@@ -149,12 +149,14 @@ impl Engine {
         if publication.in_log.position().is_some() && slots.len() < target.subscribers.len() {
             self.logs.note_hidden(&publication.channel, seq, self.out.now.mono_ms);
         }
+        let is_logged = publication.in_log.position().is_some();
         for slot in slots {
             let subscriber = target.subscriber_at_mut(slot);
             let session = &mut self.sessions[subscriber.session];
+            let is_held = is_logged && session.holds_events();
             if session.last_seq == seq
                 || table.is_some_and(|exact| session.subscription(exact).is_some())
-                || (publication.in_log.position().is_some() && session.is_catching_up(&publication.channel))
+                || (is_logged && !is_held && session.is_catching_up(&publication.channel))
             {
                 continue;
             }
@@ -162,7 +164,10 @@ impl Engine {
                 Access::Denied => false,
                 Access::Granted(view) => view.as_ref().is_none_or(|view| view.shows(seq, &scope)),
             };
-            if is_shown {
+            if is_shown && is_held {
+                // The log has it, but the client may not know the channel.
+                session.shown_logs.get_or_insert_default().note(&publication.channel);
+            } else if is_shown {
                 if let InLog::At(at) = publication.in_log {
                     self.out.announce_position(session, subscriber, publication, at);
                 }
@@ -171,7 +176,7 @@ impl Engine {
                 // Whatever other patterns of its match.
                 session.last_seq = seq;
                 self.out.stats.hidden += 1;
-                if publication.in_log.position().is_some() {
+                if is_logged {
                     self.logs.note_hidden(&publication.channel, seq, self.out.now.mono_ms);
                 }
             }
@@ -199,8 +204,11 @@ impl Outbound {
         }
         session.last_seq = self.publication_seq;
         self.stats.deliveries += 1;
-        // 0 is what nothing has.
-        let before = std::mem::replace(&mut subscriber.written, publication.offset.0.max(1));
+        let before = subscriber.written;
+        if publication.in_log == InLog::NoLog {
+            // 0 is what nothing has.
+            subscriber.written = publication.offset.0.max(1);
+        }
         self.send_event(session, route, publication, before);
     }
 

@@ -99,11 +99,12 @@ impl Engine {
                     session.outbox.remove(&mut self.out.queues, queue);
                     self.targets[target].subscriber_at_mut(session.slot_of(target)).queue = None;
                 }
-                QueueKind::Stream(class) => {
-                    if all || is_logged(&self.settings, class) {
-                        self.lose_queue(id, queue);
-                    }
+                // The client's positions say what it has received of it, and the log has the rest.
+                QueueKind::Stream(class) if is_logged(&self.settings, class) => {
+                    self.sessions[id].outbox.remove(&mut self.out.queues, queue);
                 }
+                QueueKind::Stream(_) if all => self.lose_queue(id, queue),
+                QueueKind::Stream(_) => {}
             }
         }
         for held in &self.sessions[id].subscriptions {
@@ -205,13 +206,16 @@ impl Engine {
     }
 
     /// A subscription by name has ended. Its events were not counted for the patterns that show the channel, too: whether they
-    /// were received is not known any more.
+    /// were received is not known any more, unless the client names a position in the channel's log.
     pub(super) fn patterns_take_over(&mut self, id: SessionId, ended: TargetId) {
         let session = &self.sessions[id];
         if session.patterns == 0 || self.targets[ended].subject.is_pattern() {
             return;
         }
         let name = self.targets[ended].subject.name.clone();
+        if is_logged(&self.settings, self.targets[ended].class) {
+            return self.sessions[id].shown_logs.get_or_insert_default().note(&name);
+        }
         for held in &session.subscriptions {
             let target = &mut self.targets[held.target];
             if target.subject.is_pattern() && covers(&target.subject.name, &name) {

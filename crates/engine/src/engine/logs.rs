@@ -371,12 +371,16 @@ impl Engine {
             let shown = self.targets[id].subscribers.iter().filter(|theirs| theirs.phase.is_shown_events());
             for subscriber in shown {
                 let session = &mut self.sessions[subscriber.session];
-                if session.is_catching_up(channel) {
+                let is_held = session.holds_events();
+                if session.is_catching_up(channel) && !is_held {
                     continue;
                 }
                 let access = access(&self.settings, &mut self.views, session, channel);
-                if matches!(access, Access::Granted(_)) {
-                    sessions.push(subscriber.session);
+                match access {
+                    Access::Denied => {}
+                    // What the channel has lost its client may not know of.
+                    Access::Granted(_) if is_held => session.shown_logs.get_or_insert_default().note(channel),
+                    Access::Granted(_) => sessions.push(subscriber.session),
                 }
             }
         }
@@ -469,6 +473,7 @@ impl Outbound {
         let channel = &publication.channel;
         let Some(cache) = &mut session.access else { return };
         if cache.is_new_epoch(channel, at.epoch, self.publication_seq) {
+            session.shown_logs.get_or_insert_default().note(channel);
             self.send_position(session, channel, at.before());
         }
     }

@@ -14,7 +14,7 @@ use std::sync::Arc;
 use drawbridge_protocol::{
     ClientMessage, CloseCode, Connect, Encoding, Resume, SentPosition, ServerMessage, Subscribe, codec,
 };
-use hashbrown::HashSet;
+use hashbrown::{HashMap, HashSet};
 
 use super::Engine;
 use super::catch_up::Recovery as LogRecovery;
@@ -31,7 +31,7 @@ use crate::session::{
     ANONYMOUS_PREFIX, Arrival, Deadlines, Joining, Origin, Ownership, Phase, Resumed, Returning, Session,
     Subscription,
 };
-use crate::targets::{LOST, Reply, TargetId};
+use crate::targets::{LOST, Reply, Target, TargetId};
 use crate::upstream::ShardId;
 
 /// A client names at most so many positions for each subscription that it may hold: it may have seen channels by patterns.
@@ -387,7 +387,7 @@ impl Engine {
         let queues = session.outbox.queues().iter().flat_map(|(_, queue)| self.out.queues.proofs(*queue));
         let proofs: Vec<(TargetId, u64)> = queues.collect();
         let positions = resumed.positions.iter().map(|(channel, position)| (channel.as_str(), position));
-        let positions: hashbrown::HashMap<&str, &SentPosition> = positions.collect();
+        let positions: HashMap<&str, &SentPosition> = positions.collect();
         let mut recoveries = Vec::with_capacity(session.subscriptions.len());
         for held in &session.subscriptions {
             let target = &self.targets[held.target];
@@ -419,15 +419,18 @@ impl Engine {
                 recoveries.push(Recovery { recovered, is_pending, ..nothing });
                 continue;
             }
+            if target.subject.is_pattern() {
+                let said: Vec<bool> = logged.map(|(_, said)| *said == Some(true)).collect();
+                let is_whole =
+                    is_live && last == 0 && !self.may_have_lost_logged(session, target, &positions);
+                // Channels that the client does not name are not part of the answer: it is sent `RESYNC` for them.
+                let is_named = is_logged(&self.settings, target.pattern_class) && !said.is_empty();
+                let recovered = (is_whole || is_named) && said.iter().all(|recovered| *recovered);
+                let resync = !(is_whole && recovered);
+                recoveries.push(Recovery { recovered: Some(recovered), resync, ..nothing });
+                continue;
+            }
             let proven = match position {
-                // All that comes by it is logged: what is named under it says whether it has recovered.
-                _ if target.subject.is_pattern() && is_logged(&self.settings, target.pattern_class) => {
-                    let mut said = logged.map(|(_, said)| *said == Some(true)).peekable();
-                    (said.peek().is_some() || (is_live && last == 0)) && said.all(|recovered| recovered)
-                }
-                _ if target.subject.is_pattern() => {
-                    is_live && last == 0 && logged.all(|(_, said)| *said == Some(true))
-                }
                 Some(SentPosition { epoch, offset }) => {
                     is_live
                         && *offset == last
@@ -436,23 +439,48 @@ impl Engine {
                 None => false,
             };
             recoveries.push(match proven {
-                true => Recovery {
-                    recovered: Some(true),
-                    position: (!target.subject.is_pattern()).then_some(last),
-                    ..nothing
-                },
+                true => Recovery { recovered: Some(true), position: Some(last), ..nothing },
                 false => Recovery { recovered: Some(false), resync: true, ..nothing },
             });
         }
         self.judge_patterns(id, &mut recoveries);
         for recovery in recoveries.iter().filter(|recovery| recovery.resync) {
-            self.lose(id, recovery.target);
+            // Of a pattern through which only logged events came, `shown_logs` says what may be missing, also next time.
+            if !self.is_kept_pattern_of_logs(id, recovery.target, resumed) {
+                self.lose(id, recovery.target);
+            }
         }
         recoveries
     }
 
+    /// Whether events of a log may be missing behind a pattern: of a channel that was shown through it, and that the client
+    /// names no position of.
+    fn may_have_lost_logged(
+        &self,
+        session: &Session,
+        pattern: &Target,
+        positions: &HashMap<&str, &SentPosition>,
+    ) -> bool {
+        let is_known = |channel: &str| {
+            !covers(&pattern.subject.name, channel)
+                || positions.contains_key(channel)
+                || self.is_subscribed(session.id, &Subject::channel(channel))
+        };
+        session.shown_logs.as_ref().is_some_and(|shown| shown.may_lack(is_known))
+    }
+
+    /// Whether this is a pattern that the session has kept, and of which no event without a log was sent, and no `RESYNC` that
+    /// the client may not have received.
+    fn is_kept_pattern_of_logs(&self, id: SessionId, target: TargetId, resumed: &Resumed) -> bool {
+        let subscriber = self.targets[target].subscriber_at(self.sessions[id].slot_of(target));
+        self.targets[target].subject.is_pattern()
+            && resumed.stored.contains(&target)
+            && subscriber.written == 0
+    }
+
     /// An event is counted for one subscription that shows it, though others may show it, too: so patterns have recovered
-    /// together, and only with the channels that they show and the session holds by name.
+    /// together, and only with the channels that they show and the session holds by name; and where one of them may have lost
+    /// events, so may the others.
     fn judge_patterns(&self, id: SessionId, recoveries: &mut [Recovery]) {
         let session = &self.sessions[id];
         if session.patterns == 0 {
@@ -466,10 +494,11 @@ impl Engine {
             let subject = subject(recovery);
             recovery.recovered == Some(false) && (subject.is_pattern() || is_shown(&subject.name))
         });
-        if are_lost {
-            for recovery in recoveries.iter_mut().filter(|recovery| subject(recovery).is_pattern()) {
-                (recovery.recovered, recovery.resync) = (Some(false), true);
-            }
+        let may_be_lost =
+            are_lost || recoveries.iter().any(|recovery| recovery.resync && subject(recovery).is_pattern());
+        for recovery in recoveries.iter_mut().filter(|recovery| subject(recovery).is_pattern()) {
+            recovery.recovered = recovery.recovered.map(|recovered| recovered && !are_lost);
+            recovery.resync |= may_be_lost;
         }
     }
 
@@ -505,6 +534,9 @@ impl Engine {
                 })
             };
             let written = position.filter(|position| !is_named(position)).map(|position| position.offset());
+            if self.is_kept_pattern_of_logs(id, recovery.target, resumed) {
+                continue;
+            }
             let slot = self.sessions[id].slot_of(recovery.target);
             self.targets[recovery.target].subscriber_at_mut(slot).written = written.unwrap_or(LOST);
         }

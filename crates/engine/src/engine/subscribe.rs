@@ -430,7 +430,7 @@ impl Engine {
         if target.subject.is_pattern() {
             session.patterns -= 1;
             if session.patterns == 0 {
-                session.access = None;
+                (session.access, session.shown_logs) = (None, None);
             }
             if let Some(player) = session.player() {
                 self.limits.release_pattern(player, match_work(&target.subject.name));

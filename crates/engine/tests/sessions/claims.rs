@@ -18,7 +18,7 @@ use drawbridge_testkit::sessions::SessionStore;
 use drawbridge_testkit::settings::settings;
 use serde_json::{Value, json};
 
-use super::bench::{WINDOW_MS, kinds, listed, numbers};
+use super::bench::{WINDOW_MS, listed, numbers};
 
 /// The link of each node has its number.
 const NODES: usize = 2;
@@ -69,7 +69,9 @@ impl Bench {
     fn new() -> Self {
         let history = Some(History { events: 100, age_ms: 1_000_000 });
         let log = Class { patterns: true, history, ..open("log:{log}") };
-        let settings = Settings { resume_window_ms: WINDOW_MS, ..settings(vec![log]) };
+        // A pattern of the class above shows it, too.
+        let plain = Class { patterns: true, ..open("log:plain:{plain}") };
+        let settings = Settings { resume_window_ms: WINDOW_MS, ..settings(vec![log, plain]) };
         let mut sockets = Sockets::default();
         let size = Size { nodes: NODES, shards: SHARDS, links: 1 };
         let mut cluster = Cluster::new(&Arc::new(settings), size, &mut sockets);
@@ -117,6 +119,19 @@ impl Bench {
         connect["type"] = "CONNECT".into();
         self.cluster.text(socket, &connect.to_string(), &mut self.sockets);
         socket
+    }
+
+    /// `alice` resumes, as far as everything that is on its way arrives. Returns the socket, `WELCOME` and what followed.
+    fn resume_pattern(
+        &mut self,
+        at: (usize, usize),
+        session: &Value,
+        positions: &Value,
+    ) -> (SocketId, Value, Vec<Value>) {
+        let socket = self.connect(at, json!({ "resume": { "session": session, "positions": positions } }));
+        self.rest();
+        let (welcome, read) = self.welcome(socket);
+        (socket, welcome, read)
     }
 
     /// What a client has received since this was called last.
@@ -325,31 +340,22 @@ fn the_record_of_a_session_that_ended_is_removed_until_redis_has_done_it() {
     }
 }
 
-/// What a pattern's `recovered` says, and what it does not (docs/reliability.md, "A channel that was never seen").
+/// `recovered` of a pattern refers to the channels that the client names. For what it cannot name it is sent `RESYNC`.
 #[test]
-fn a_pattern_recovers_the_logs_whose_positions_are_named_and_no_other() {
+fn a_pattern_recovers_the_logs_whose_positions_are_named_and_signals_what_else_may_be_lost() {
     for at in [(0, 0), (0, 1), (1, 0)] {
         let mut bench = Bench::new();
-        let first = bench.connect((0, 0), json!({ "subscribe": [{ "channel": "log:*" }] }));
-        bench.rest();
-        let session = bench.welcome(first).0["session"].clone();
-        bench.append("log:a", 1);
-        let seen = bench.take(first);
-        let last = seen.last().unwrap();
-        assert_eq!(last["offset"], 1, "{seen:?}");
+        let (first, session, positions) = reader_by_pattern(&mut bench);
         bench.close(first, 1006);
         bench.append("log:a", 2);
         bench.append("log:b", 3);
 
-        let epoch = seen.iter().find_map(|message| message["epoch"].as_str()).unwrap();
-        let positions = json!({ "log:a": { "epoch": epoch, "offset": 1 } });
-        let connect = json!({ "resume": { "session": session, "positions": positions } });
-        let second = bench.connect(at, connect);
-        bench.rest();
-        let (welcome, read) = bench.welcome(second);
+        let (second, welcome, read) = bench.resume_pattern(at, &session, &positions);
         assert_eq!(listed(&welcome, "log:*")["recovered"], true, "{welcome}");
         assert_eq!(numbers(&read), [2], "{at:?}: {read:?}");
-        assert!(!kinds(&read).contains(&"RESYNC"), "{read:?}");
+        assert_eq!(resynced(&read), ["log:*"], "{at:?}: {read:?}");
+        let first_event = read.iter().position(|message| message["type"] == "EVENT");
+        assert!(first_event > read.iter().position(|message| message["type"] == "RESYNC"), "{read:?}");
         // From now on that channel is seen, too.
         bench.append("log:b", 4);
         assert_eq!(numbers(&bench.take(second)), [4]);
@@ -357,10 +363,83 @@ fn a_pattern_recovers_the_logs_whose_positions_are_named_and_no_other() {
         // Where no position is named, nothing says that nothing is missing.
         bench.close(second, 1006);
         bench.append("log:b", 5);
-        let third = bench.connect(at, json!({ "resume": { "session": session, "positions": {} } }));
-        bench.rest();
-        let (welcome, read) = bench.welcome(third);
+        let (_, welcome, read) = bench.resume_pattern(at, &session, &json!({}));
         assert_eq!(listed(&welcome, "log:*")["recovered"], false, "{at:?}: {welcome}");
-        assert!(kinds(&read).contains(&"RESYNC") && numbers(&read).is_empty(), "{read:?}");
+        assert!(resynced(&read) == ["log:*"] && numbers(&read).is_empty(), "{read:?}");
     }
+}
+
+/// The shard that kept the session knows which channels its patterns have shown.
+#[test]
+fn a_pattern_gets_no_resync_where_every_channel_that_had_events_is_named() {
+    let mut bench = Bench::new();
+    let (mut socket, session, mut positions) = reader_by_pattern(&mut bench);
+    for n in 2..5 {
+        bench.close(socket, 1006);
+        bench.append("log:a", n);
+        let (again, welcome, read) = bench.resume_pattern((0, 0), &session, &positions);
+        assert_eq!(listed(&welcome, "log:*")["recovered"], true, "{welcome}");
+        assert_eq!((numbers(&read), resynced(&read)), (vec![n], vec![]), "{read:?}");
+        positions["log:a"]["offset"] = json!(n);
+        socket = again;
+    }
+}
+
+/// What was written to a dead connection the client does not know of.
+#[test]
+fn a_channel_whose_first_event_was_lost_with_the_connection_is_signalled_until_the_client_names_it() {
+    let mut bench = Bench::new();
+    let (socket, session, mut positions) = reader_by_pattern(&mut bench);
+    bench.append("log:b", 2);
+    bench.take(socket);
+    bench.close(socket, 1006);
+    // Nor does it receive the first `RESYNC`.
+    let (socket, _, read) = bench.resume_pattern((0, 0), &session, &positions);
+    assert_eq!((numbers(&read), resynced(&read)), (vec![], vec!["log:*"]));
+    bench.close(socket, 1006);
+    let (socket, welcome, read) = bench.resume_pattern((0, 0), &session, &positions);
+    assert_eq!(listed(&welcome, "log:*")["recovered"], true, "{welcome}");
+    assert_eq!(resynced(&read), ["log:*"]);
+    bench.append("log:b", 3);
+    let read = bench.take(socket);
+    let position = read.iter().find(|message| message["type"] == "POSITION").unwrap();
+    positions["log:b"] = json!({ "epoch": position["epoch"], "offset": 1 });
+    bench.close(socket, 1006);
+    let (_, _, read) = bench.resume_pattern((0, 0), &session, &positions);
+    assert_eq!((numbers(&read), resynced(&read)), (vec![3], vec![]));
+}
+
+/// The pattern belongs to a class with `history`, and shows channels of one without it, too.
+#[test]
+fn a_pattern_of_logs_signals_events_that_are_in_no_log() {
+    let mut bench = Bench::new();
+    let (socket, session, positions) = reader_by_pattern(&mut bench);
+    bench.close(socket, 1006);
+    let payload = json!({ "event": "e", "data": { "n": 2 } }).to_string();
+    bench.cluster.publish(&"log:plain:1".into(), &payload.clone().into(), &mut bench.sockets);
+    bench.rest();
+    let (socket, _, read) = bench.resume_pattern((0, 0), &session, &positions);
+    assert_eq!((numbers(&read), resynced(&read)), (vec![2], vec![]), "it waited for the session");
+    bench.close(socket, 1006);
+    let (_, welcome, read) = bench.resume_pattern((0, 0), &session, &positions);
+    assert_eq!(listed(&welcome, "log:*")["recovered"], true, "of what has a log: {welcome}");
+    assert_eq!(resynced(&read), ["log:*"], "it may not have received what it was sent");
+}
+
+/// A player who has seen the first event of `log:a` through `log:*`: the socket, the session, and the positions.
+fn reader_by_pattern(bench: &mut Bench) -> (SocketId, Value, Value) {
+    let socket = bench.connect((0, 0), json!({ "subscribe": [{ "channel": "log:*" }] }));
+    bench.rest();
+    let session = bench.welcome(socket).0["session"].clone();
+    bench.append("log:a", 1);
+    let seen = bench.take(socket);
+    assert_eq!(seen.last().unwrap()["offset"], 1, "{seen:?}");
+    let epoch = seen.iter().find_map(|message| message["epoch"].as_str()).unwrap();
+    (socket, session, json!({ "log:a": { "epoch": epoch, "offset": 1 } }))
+}
+
+/// The subjects of `RESYNC`s.
+fn resynced(messages: &[Value]) -> Vec<&str> {
+    let resyncs = messages.iter().filter(|message| message["type"] == "RESYNC");
+    resyncs.map(|message| message["channel"].as_str().unwrap()).collect()
 }
