@@ -337,6 +337,7 @@ impl Engine {
                 self.enqueue_frame(id, frames.get(encoding, &ServerMessage::Status { broker }));
             } else if status == BrokerStatus::Degraded {
                 self.welcome(id);
+                self.hasten_claim(id);
             }
             // Publishes of classes that refuse while Redis is away no longer have to wait.
             self.retry_deferred(id);

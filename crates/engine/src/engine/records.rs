@@ -35,7 +35,8 @@ use crate::targets::{LOST, TargetId};
 const COALESCE_MS: u64 = 500;
 /// When a save that Redis did not take is tried again.
 const RETRY_MS: u64 = 2_000;
-/// How long a resuming connection waits for the answer to its claim; then it gets a new session.
+/// How long a resuming connection waits for the answer to its claim when Redis has gone away; then it gets a new session. While
+/// Redis is there, however slow, it waits for as long as a `CONNECT` may take, but not less.
 const CLAIM_TIMEOUT_MS: u64 = 2_000;
 /// Over how long the records are written again that Redis has lost.
 const REWRITE_MS: u64 = 5_000;
@@ -338,7 +339,8 @@ impl Engine {
         let session = &mut self.sessions[id];
         session.record.claim = Some(ticket);
         session.phase = Phase::Returning(returning);
-        session.deadlines.phase_ms = self.out.now.mono_ms + CLAIM_TIMEOUT_MS;
+        let patience_ms = self.settings.connect_timeout_ms.max(CLAIM_TIMEOUT_MS);
+        session.deadlines.phase_ms = self.out.now.mono_ms + patience_ms;
         self.out.timers.arm(session);
         self.out.outputs.push_back(Output::Broker(BrokerCommand::Query(Query::new(ticket, kind))));
         None
@@ -386,6 +388,16 @@ impl Engine {
             _ => self.join_anew(id, returning),
         }
         true
+    }
+
+    /// Redis has gone away: if this connection waits for the answer to a claim, it does not wait much longer.
+    pub(super) fn hasten_claim(&mut self, id: SessionId) {
+        let session = &mut self.sessions[id];
+        if session.record.claim.is_some() {
+            let at_ms = self.out.now.mono_ms + CLAIM_TIMEOUT_MS;
+            session.deadlines.phase_ms = session.deadlines.phase_ms.min(at_ms);
+            self.out.timers.arm(session);
+        }
     }
 
     /// No answer to its claim came in time.

@@ -25,7 +25,7 @@ const NODES: usize = 2;
 const SHARDS: usize = 2;
 
 #[derive(Default)]
-struct Sockets {
+pub struct Sockets {
     read: BTreeMap<(usize, usize, u32), Vec<Value>>,
     closed: BTreeMap<(usize, usize, u32), u16>,
     /// How all writes fail.
@@ -59,19 +59,24 @@ impl Outside for Sockets {
     }
 }
 
-struct Bench {
-    cluster: Cluster,
-    sockets: Sockets,
+pub struct Bench {
+    pub cluster: Cluster,
+    pub sockets: Sockets,
     connections: u64,
 }
 
 impl Bench {
-    fn new() -> Self {
+    pub fn new() -> Self {
+        Self::with(|_| {})
+    }
+
+    pub fn with(change: impl FnOnce(&mut Settings)) -> Self {
         let history = Some(History { events: 100, age_ms: 1_000_000 });
         let log = Class { patterns: true, history, ..open("log:{log}") };
         // A pattern of the class above shows it, too.
         let plain = Class { patterns: true, ..open("log:plain:{plain}") };
-        let settings = Settings { resume_window_ms: WINDOW_MS, ..settings(vec![log, plain]) };
+        let mut settings = Settings { resume_window_ms: WINDOW_MS, ..settings(vec![log, plain]) };
+        change(&mut settings);
         let mut sockets = Sockets::default();
         let size = Size { nodes: NODES, shards: SHARDS, links: 1 };
         let mut cluster = Cluster::new(&Arc::new(settings), size, &mut sockets);
@@ -82,12 +87,12 @@ impl Bench {
     }
 
     /// Everything that is on its way arrives.
-    fn rest(&mut self) {
+    pub fn rest(&mut self) {
         while self.cluster.carry_one_of_each(&mut self.sockets) {}
     }
 
     /// As [`Bench::rest`], except for what the link of a node reads.
-    fn rest_without_link(&mut self, stalled: usize) {
+    pub fn rest_without_link(&mut self, stalled: usize) {
         let (cluster, sockets) = (&mut self.cluster, &mut self.sockets);
         let mut has_moved = true;
         while std::mem::take(&mut has_moved) {
@@ -103,13 +108,13 @@ impl Bench {
         }
     }
 
-    fn pass(&mut self, ms: u64) {
+    pub fn pass(&mut self, ms: u64) {
         self.cluster.pass_by_deadlines(ms, &mut self.sockets);
         self.rest();
     }
 
     /// A socket of `alice` sends this `CONNECT`; nothing moves on.
-    fn connect(&mut self, (node, shard): (usize, usize), mut connect: Value) -> SocketId {
+    pub fn connect(&mut self, (node, shard): (usize, usize), mut connect: Value) -> SocketId {
         let conn: ConnId = self.cluster.shard(node, shard).next_conn();
         let socket = SocketId { node, shard, conn };
         self.connections += 1;
@@ -122,7 +127,7 @@ impl Bench {
     }
 
     /// `alice` resumes, as far as everything that is on its way arrives. Returns the socket, `WELCOME` and what followed.
-    fn resume_pattern(
+    pub fn resume_pattern(
         &mut self,
         at: (usize, usize),
         session: &Value,
@@ -135,19 +140,19 @@ impl Bench {
     }
 
     /// What a client has received since this was called last.
-    fn take(&mut self, socket: SocketId) -> Vec<Value> {
+    pub fn take(&mut self, socket: SocketId) -> Vec<Value> {
         self.sockets.read.remove(&key(socket)).unwrap_or_default()
     }
 
     /// `WELCOME`, and what followed.
-    fn welcome(&mut self, socket: SocketId) -> (Value, Vec<Value>) {
+    pub fn welcome(&mut self, socket: SocketId) -> (Value, Vec<Value>) {
         let mut read = self.take(socket);
         assert_eq!(read.first().map(|message| &message["type"]), Some(&json!("WELCOME")), "{read:?}");
         (read.remove(0), read)
     }
 
     /// A new session there. Returns its socket and its name.
-    fn join(&mut self, at: (usize, usize)) -> (SocketId, Value) {
+    pub fn join(&mut self, at: (usize, usize)) -> (SocketId, Value) {
         let socket = self.connect(at, json!({}));
         self.rest();
         let (welcome, _) = self.welcome(socket);
@@ -155,7 +160,7 @@ impl Bench {
     }
 
     /// The session is resumed there, and that succeeds although the link of a node stalls.
-    fn resume(&mut self, at: (usize, usize), session: &Value, stalled: Option<usize>) -> SocketId {
+    pub fn resume(&mut self, at: (usize, usize), session: &Value, stalled: Option<usize>) -> SocketId {
         let socket = self.connect(at, json!({ "resume": { "session": session, "positions": {} } }));
         match stalled {
             Some(node) => self.rest_without_link(node),
@@ -167,7 +172,7 @@ impl Bench {
     }
 
     /// An event with this number enters a log.
-    fn append(&mut self, channel: &str, n: u64) {
+    pub fn append(&mut self, channel: &str, n: u64) {
         let entry = LogEntry {
             payload: json!({ "event": "e", "data": { "n": n } }).to_string().into(),
             id: "db1.s".into(),
@@ -179,16 +184,16 @@ impl Bench {
         self.rest();
     }
 
-    fn close(&mut self, socket: SocketId, code: u16) {
+    pub fn close(&mut self, socket: SocketId, code: u16) {
         let input = Input::Closed { conn: socket.conn, code };
         self.cluster.input(socket.node, socket.shard, input, &mut self.sockets);
     }
 
-    fn closed(&self, socket: SocketId) -> Option<u16> {
+    pub fn closed(&self, socket: SocketId) -> Option<u16> {
         self.sockets.closed.get(&key(socket)).copied()
     }
 
-    fn stats(&self) -> Stats {
+    pub fn stats(&self) -> Stats {
         let shards = self.cluster.nodes.iter().flat_map(|node| &node.shards);
         shards.fold(Stats::default(), |mut sum, shard| {
             sum += shard.engine.stats();
@@ -197,7 +202,7 @@ impl Bench {
     }
 
     /// One session, open on one shard, whose record names its node.
-    fn check_one_owner(&mut self) {
+    pub fn check_one_owner(&mut self) {
         let stats = self.stats();
         assert_eq!((stats.welcomed, stats.detached), (1, 0));
         assert_eq!(self.cluster.stored_sessions(), (1, 1));

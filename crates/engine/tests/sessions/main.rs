@@ -8,3 +8,4 @@ mod claims;
 mod ends;
 mod proof;
 mod rights;
+mod slow_claims;
