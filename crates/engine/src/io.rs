@@ -438,6 +438,8 @@ pub struct Replay {
     pub channel: Arc<str>,
     /// What the log had, without events: what positions mean to it. `None`: it could not be read.
     pub log: Option<StoredLog>,
+    /// The hub made the page of events that it has kept, up to `live`: what a position beyond that means the log is still to say.
+    pub is_remembered: bool,
     /// All behind this offset is in the page, up to `end`, as far as the log still has it.
     pub after: LoggedOffset,
     /// The events, in order.
@@ -452,7 +454,8 @@ impl Replay {
     /// The log could not be read: all that is waited for is missing.
     pub fn failed(channel: Arc<str>) -> Self {
         let (end, live) = Default::default();
-        Replay { channel, log: None, after: LoggedOffset(0), events: [].into(), end, live }
+        let (log, is_remembered, after) = (None, false, LoggedOffset(0));
+        Replay { channel, log, is_remembered, after, events: [].into(), end, live }
     }
 
     /// The same without events, where there is no room for them: the shard requests it again.

@@ -57,6 +57,8 @@ pub(super) struct Resuming {
     pub(super) is_pending: bool,
     /// The page that is out was requested before it came: that page may end before the session's position.
     is_late: bool,
+    /// What its position means the hub's memory does not say: the store is to be read.
+    pub(super) asks_store: bool,
     /// Why it is to be sent a `RESYNC` before the next event.
     resync: Option<&'static str>,
 }
@@ -318,8 +320,14 @@ impl Engine {
     /// What a channel has missed, for all who see it.
     fn replay_to_all(&mut self, replay: &Replay, stored: &StoredLog) {
         let channel = &replay.channel;
-        let Some(mut at) = self.logs.get(channel).and_then(|log| log.at) else { return };
+        let Some(log) = self.logs.get_mut(channel) else { return };
+        log.asks_store = false;
+        let Some(mut at) = log.at else { return };
         match stored.cursor(at) {
+            Cursor::Unknown if replay.is_remembered => {
+                let log = self.logs.get_mut(channel);
+                return log.into_iter().for_each(|log| log.asks_store = true);
+            }
             Cursor::Unknown => return self.begin_again(channel, replay.live),
             Cursor::Gap => {
                 at = stored.before_first();
@@ -401,7 +409,9 @@ impl Engine {
     /// Sends a session what it has missed, as far as the page and its outbox go. Returns whether it has caught up.
     fn replay_to(&mut self, one: &mut Resuming, replay: &Replay, stored: &StoredLog) -> bool {
         let (channel, id) = (&replay.channel, one.session);
-        if std::mem::take(&mut one.is_late) && stored.cursor(one.cursor) == Cursor::Unknown {
+        let is_unknown = stored.cursor(one.cursor) == Cursor::Unknown;
+        one.asks_store = replay.is_remembered && is_unknown && !one.is_lost;
+        if (std::mem::take(&mut one.is_late) && is_unknown) || one.asks_store {
             return false;
         }
         self.judge(one, stored);
@@ -531,6 +541,7 @@ impl Resuming {
             verdict: None,
             is_pending: false,
             is_late: false,
+            asks_store: false,
             resync: None,
         }
     }

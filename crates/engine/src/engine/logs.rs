@@ -21,12 +21,14 @@ use super::catch_up::Resuming;
 use super::deliver::access;
 use super::outbound::Outbound;
 use crate::access::Access;
-use crate::io::{BrokerCommand, ChannelPosition, LogPosition, Output, Publication, SessionId};
+use crate::io::{BrokerCommand, ChannelPosition, LogPosition, LoggedOffset, Output, Publication, SessionId};
 use crate::session::Session;
 use crate::targets::{Subscriber, Target, TargetId};
 
 /// How many channels that are seen through patterns alone are followed.
 const MAX_BY_PATTERN: usize = 16_384;
+/// No log comes so far: behind it nothing is read but where the log is, and never from memory.
+const BEYOND: LoggedOffset = LoggedOffset((1 << 53) - 1);
 /// How long events may be hidden from a client before it is sent `POSITION`, in milliseconds (contract §4: 10 s).
 const POSITION_EVERY_MS: u64 = 5_000;
 
@@ -39,6 +41,8 @@ pub(super) struct ChannelLog {
     pub(super) is_behind: bool,
     /// A page was requested.
     pub(super) is_out: bool,
+    /// What `at` means the hub's memory does not say: the store is to be read.
+    pub(super) asks_store: bool,
     /// Its place among those that are seen through patterns; 0: it has none.
     by_pattern: u64,
     /// Sessions that catch up.
@@ -305,8 +309,10 @@ impl Engine {
     /// Requests the next page of a log, for all who need one; not while one is on its way.
     pub(super) fn ask_log(&mut self, channel: &Arc<str>) {
         let Some(log) = self.logs.get(channel).filter(|log| !log.is_out) else { return };
-        let behind = log.at.filter(|_| log.is_behind).map(|at| at.offset);
-        let resuming = log.resuming.iter().filter(|one| self.wants_page(one)).map(|one| one.cursor.offset);
+        let from = |asks_store, offset| if asks_store { BEYOND } else { offset };
+        let behind = log.at.filter(|_| log.is_behind).map(|at| from(log.asks_store, at.offset));
+        let resuming = log.resuming.iter().filter(|one| self.wants_page(one));
+        let resuming = resuming.map(|one| from(one.asks_store, one.cursor.offset));
         let Some(after) = behind.into_iter().chain(resuming).min() else { return };
         if let Some(log) = self.logs.get_mut(channel) {
             log.is_out = true;

@@ -19,6 +19,7 @@ use super::shards::{ShardId, ShardSet};
 use super::slot_moves::SlotMoves;
 use super::source::Source;
 use super::tables::uncount;
+use super::tail::Tails;
 use crate::io::{BrokerEvent, ChannelPosition, Position, Subject};
 use crate::pattern_index::PatternIndex;
 
@@ -100,6 +101,8 @@ pub struct Hub {
     pub(super) pattern_waiting: HashSet<Arc<str>>,
     /// Until when which page of a log waits for the link.
     pub(super) log_deadlines: BTreeSet<(u64, Arc<str>)>,
+    /// The newest events of logs.
+    pub(super) tails: Tails,
     /// Readings of tables and logs so far.
     pub(super) loads: u64,
     /// When which table is read again.
@@ -134,6 +137,7 @@ impl Hub {
             pattern_logs: PatternLogs::default(),
             pattern_waiting: HashSet::new(),
             log_deadlines: BTreeSet::new(),
+            tails: Tails::default(),
             loads: 0,
             retries: BTreeSet::new(),
             sweeps: BTreeSet::new(),
@@ -146,6 +150,7 @@ impl Hub {
 
     /// Takes in one thing that happened.
     pub fn handle(&mut self, now_ms: u64, input: HubInput<'_>) {
+        self.tails.now_ms = now_ms;
         let Some(input) = self.unless_held(input) else { return };
         if !self.take_in(now_ms, input) {
             return;
@@ -220,13 +225,12 @@ impl Hub {
         let sweep = self.sweeps.first().map(|(at, _)| *at);
         let retry = self.retries.first().map(|(at, _)| *at);
         let moves = self.moves.next_deadline_ms();
-        let log = self.log_deadlines.first().map(|(at, _)| *at);
         lingering
             .into_iter()
             .chain(sweep)
             .chain(retry)
             .chain(moves)
-            .chain(log)
+            .chain(self.log_deadline_ms())
             .chain(self.slot_moves.next_deadline_ms())
             .chain(self.cover.next_deadline_ms())
             .min()
@@ -251,6 +255,7 @@ impl Hub {
             pattern_channels: self.counters.len(),
             pattern_logs: self.pattern_logs.len(),
             waiting_for_slots: self.slot_moves.len(),
+            log_tail_bytes: self.tails.bytes(),
             ..self.stats
         }
     }

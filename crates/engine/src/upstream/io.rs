@@ -306,6 +306,10 @@ pub struct HubStats {
     pub pattern_logs: usize,
     /// Readings of logs: of positions, and of pages for those who catch up.
     pub log_reads: u64,
+    /// Pages for those who catch up that were made of events in memory, without a reading.
+    pub log_pages_from_memory: u64,
+    /// Bytes of the events that are kept for that.
+    pub log_tail_bytes: usize,
     /// Positions read again because a logged event did not follow the one before.
     pub log_gaps: u64,
     /// Subscriptions that came to this link with slots of a Cluster.

@@ -17,6 +17,7 @@ use std::sync::Arc;
 
 use super::shards::ShardSet;
 use super::stored_log::{Cursor, StoredLog};
+use super::tail::Tail;
 use crate::io::{LogPosition, LoggedOffset, Publication};
 
 /// How many logged events are held while a position is read, or kept for those who catch up, and what they take in bytes. Beyond
@@ -35,11 +36,15 @@ pub(super) struct Log {
     reading: Option<Reading>,
     /// Who catches up.
     pub(super) catch_ups: Option<Box<CatchUps>>,
+    /// The newest events, for those who catch up soon.
+    pub(super) tail: Option<Box<Tail>>,
 }
 
 #[derive(Debug)]
 struct Reading {
     load: u64,
+    /// It reads a page, too: all behind this.
+    after: Option<LoggedOffset>,
     held: Kept,
     /// How many of the held events came before this reading was requested: what it does not cover of them the log does
     /// not have.
@@ -85,6 +90,17 @@ pub(super) struct PageOut {
     pub(super) read: Option<StoredLog>,
     /// Until when it waits for that, in milliseconds; 0: it does not.
     pub(super) deadline_ms: u64,
+}
+
+/// A page that was made of a tail.
+#[derive(Debug)]
+pub(super) struct TailPage {
+    /// Where the live stream is, and where the page ends.
+    pub(super) live: LogPosition,
+    pub(super) request: CatchUpRequest,
+    /// Without events.
+    pub(super) stored: StoredLog,
+    pub(super) events: Vec<Arc<Publication>>,
 }
 
 /// What becomes of a live event.
@@ -157,17 +173,20 @@ impl Log {
         self.reading.as_ref().is_some_and(|reading| reading.load == load)
     }
 
-    /// The position is read from now on.
-    pub(super) fn begin(&mut self, load: u64) {
+    /// The position is read from now on; with it a page, if a shard waits for one. Returns behind which offset.
+    pub(super) fn begin(&mut self, load: u64) -> Option<LoggedOffset> {
+        let after =
+            self.catch_ups.as_ref().and_then(|catch_ups| catch_ups.waiting).map(|request| request.after);
         let (held, starts) =
             self.reading.take().map(|reading| (reading.held, reading.starts)).unwrap_or_default();
         let before = held.events.len();
-        self.reading = Some(Reading { load, held, before, starts });
+        self.reading = Some(Reading { load, after, held, before, starts });
+        after
     }
 
     /// The link is gone: what comes on the next one follows nothing. Who catches up is read for again.
     pub(super) fn link_broke(&mut self) {
-        self.reading = None;
+        (self.reading, self.tail) = (None, None);
         self.is_stale = true;
         self.put_back();
     }
@@ -214,20 +233,41 @@ impl Log {
         Some(request.after)
     }
 
-    /// The position was read, and those who catch up need nothing behind it but these events, which were delivered since: their
-    /// page is complete. Returns whether that is so.
-    pub(super) fn page_from_position(&mut self, stored: &StoredLog, since: &[Arc<Publication>]) -> bool {
+    /// Behind which offset the reading of the position reads a page, too.
+    pub(super) fn reads_after(&self) -> Option<LoggedOffset> {
+        self.reading.as_ref()?.after
+    }
+
+    /// The position was read, and what was read with it is the page of those who catch up: they need all behind `after`, or
+    /// nothing but these events, which were delivered since. Returns whether that is so.
+    pub(super) fn page_from_position(
+        &mut self,
+        stored: &StoredLog,
+        after: Option<LoggedOffset>,
+        since: &[Arc<Publication>],
+    ) -> bool {
         let Some(catch_ups) = self.catch_ups.as_mut().filter(|catch_ups| catch_ups.out.is_none()) else {
             return false;
         };
-        let Some(request) = catch_ups.waiting.take_if(|request| request.after >= stored.last.offset) else {
-            return false;
+        let is_read = |request: &mut CatchUpRequest| {
+            request.after >= stored.last.offset || after.is_some_and(|after| after <= request.after)
         };
+        let Some(request) = catch_ups.waiting.take_if(is_read) else { return false };
+        let read_after = after.map_or(request.after, |after| after.min(request.after));
+        let request = CatchUpRequest { after: read_after, ..request };
         let mut out = PageOut::new(0, request);
         since.iter().for_each(|publication| out.since.push(publication.clone()));
-        out.read = Some(stored.clone());
         catch_ups.out = Some(out);
         true
+    }
+
+    /// The page of those who catch up, if all that they need is in the tail.
+    pub(super) fn page_from_tail(&mut self) -> Option<TailPage> {
+        let catch_ups = self.catch_ups.as_mut().filter(|catch_ups| catch_ups.out.is_none())?;
+        let (live, request) = (self.at?, catch_ups.waiting?);
+        let (stored, events) = self.tail.as_ref()?.behind(request.after, live)?;
+        self.catch_ups = None;
+        Some(TailPage { live, request, stored, events })
     }
 
     /// The page was read.
@@ -278,6 +318,7 @@ impl Log {
 
     /// An event was delivered: whoever catches up needs it behind the page.
     pub(super) fn delivered(&mut self, publication: &Arc<Publication>) {
+        self.tail.take_if(|tail| !tail.follow(publication));
         if let Some(out) = self.catch_ups.as_mut().and_then(|catch_ups| catch_ups.out.as_mut())
             && publication.in_log.position().is_some()
         {
@@ -287,7 +328,7 @@ impl Log {
 
     /// The position was read: goes on from there, with what was held.
     pub(super) fn settle(&mut self, stored: &StoredLog) -> AfterReading {
-        let Some(Reading { load, held, before, starts }) = self.reading.take() else {
+        let Some(Reading { load, held, before, starts, .. }) = self.reading.take() else {
             return AfterReading::default();
         };
         let moved = self.go_on(stored, &held, starts);
@@ -320,7 +361,7 @@ impl Log {
             let mut held = Kept::default();
             events.into_iter().for_each(|publication| held.push(publication));
             let before = held.events.len();
-            self.reading = Some(Reading { load, held, before, starts: false });
+            self.reading = Some(Reading { load, after: None, held, before, starts: false });
         }
         settled
     }

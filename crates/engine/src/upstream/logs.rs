@@ -14,7 +14,7 @@ use hashbrown::HashMap;
 
 use super::hub::{Hub, State};
 use super::io::{HubOutput, HubSettings};
-use super::log::{AfterReading, CatchUpRequest, Fate, Log, Moved, Page, PageOut};
+use super::log::{AfterReading, CatchUpRequest, Fate, Log, Moved, Page, PageOut, TailPage};
 use super::shards::{ShardId, ShardSet};
 use super::source::Source;
 use super::stored_log::{Cursor, LogRange, StoredLog, StoredLogEvent};
@@ -182,13 +182,15 @@ impl Hub {
         }
     }
 
-    /// Reads the position of a log.
+    /// Reads the position of a log, and with it the page that a shard waits for.
     pub(super) fn begin_log(&mut self, name: &Arc<str>) {
         self.loads += 1;
         let load = self.loads;
         let Some(log) = self.log_of(name) else { return };
-        log.begin(load);
-        self.read_log(name, load, LogRange::Newest, 0);
+        match log.begin(load) {
+            Some(after) => self.read_log(name, load, LogRange::After(after), PAGE),
+            None => self.read_log(name, load, LogRange::Newest, 0),
+        }
     }
 
     fn read_log(&mut self, name: &Arc<str>, load: u64, range: LogRange, limit: usize) {
@@ -212,7 +214,7 @@ impl Hub {
         let Some(name) = name else { return };
         let Some(log) = self.log_of(&name) else { return };
         match stored {
-            Ok(stored) if log.awaits(load) => self.position_read(now_ms, &name, &stored),
+            Ok(stored) if log.awaits(load) => self.position_read(now_ms, &name, stored),
             Ok(stored) if log.awaits_page(load) => self.page_read(now_ms, &name, stored),
             Err(reason) if log.awaits(load) || log.awaits_page(load) => self.log_refused(&name, &reason),
             // The link has broken since, or it was requested again.
@@ -220,9 +222,10 @@ impl Hub {
         }
     }
 
-    fn position_read(&mut self, now_ms: u64, name: &Arc<str>, stored: &StoredLog) {
+    fn position_read(&mut self, now_ms: u64, name: &Arc<str>, stored: StoredLog) {
         let Some(log) = self.log_of(name) else { return };
-        let AfterReading { moved, events, forged, is_behind } = log.settle(stored);
+        let after = log.reads_after();
+        let AfterReading { moved, events, forged, is_behind } = log.settle(&stored);
         self.stats.dropped_forged += forged as u64;
         if let Some(Moved { from, to, is_whole }) = moved {
             log_put_back(self.log_of(name));
@@ -240,8 +243,8 @@ impl Hub {
         events.iter().for_each(|publication| self.deliver_logged(name, publication));
         if is_behind {
             self.begin_log(name);
-        } else if self.log_of(name).is_some_and(|log| log.page_from_position(stored, &events)) {
-            self.finish_page(name);
+        } else if self.log_of(name).is_some_and(|log| log.page_from_position(&stored, after, &events)) {
+            self.page_read(now_ms, name, stored);
         }
         self.serve_catch_ups(name);
     }
@@ -316,6 +319,9 @@ impl Hub {
         if log.is_lost() {
             return self.begin_log(name);
         }
+        if let Some(page) = log.page_from_tail() {
+            return self.send_tail(name, page);
+        }
         if let Some(after) = log.begin_page(load) {
             self.loads = load;
             self.read_log(name, load, LogRange::After(after), PAGE);
@@ -356,6 +362,21 @@ impl Hub {
         }
     }
 
+    /// Sends a page from memory to those who wait for it.
+    fn send_tail(&mut self, name: &Arc<str>, TailPage { live, request, stored, events }: TailPage) {
+        self.stats.log_pages_from_memory += 1;
+        let replay = Replay {
+            channel: name.clone(),
+            log: Some(stored),
+            is_remembered: true,
+            after: request.after,
+            events: events.into(),
+            end: live,
+            live,
+        };
+        self.outputs.push_back(HubOutput::Shards(request.shards, BrokerEvent::Replay(Arc::new(replay))));
+    }
+
     /// Sends a page that was read to those who wait for it.
     fn finish_page(&mut self, name: &Arc<str>) {
         let rules = self.rules_of(name);
@@ -386,9 +407,11 @@ impl Hub {
         if live.epoch == stored.last.epoch {
             stored.last.offset = stored.last.offset.max(live.offset);
         }
+        self.remember(name, &stored, request.after, &page, live);
         let replay = Replay {
             channel: name.clone(),
             log: Some(stored),
+            is_remembered: false,
             after: request.after,
             events: page.events.into(),
             end: page.end,
@@ -398,8 +421,41 @@ impl Hub {
         self.serve_catch_ups(name);
     }
 
+    /// Keeps a page that ends where the live stream is, for those who come back soon.
+    fn remember(
+        &mut self,
+        name: &Arc<str>,
+        stored: &StoredLog,
+        after: LoggedOffset,
+        page: &Page,
+        live: LogPosition,
+    ) {
+        let is_whole = page.end == live && stored.last == live && after <= live.offset;
+        // What could not be read is not in it.
+        let after = LoggedOffset(after.0.max(stored.first.previous().0));
+        let tail = if is_whole { self.tails.begin(name, stored, after, &page.events) } else { None };
+        if let Some(log) = self.log_of(name) {
+            log.tail = tail;
+        }
+    }
+
+    /// Drops what was kept for those who come back, when its time is over.
+    fn end_tails(&mut self, now_ms: u64) {
+        while let Some(name) = self.tails.pop_due(now_ms) {
+            let log = self.log_of(&name);
+            log.into_iter().for_each(|log| drop(log.tail.take_if(|tail| tail.is_over(now_ms))));
+        }
+    }
+
+    /// When [`Hub::end_waiting_pages`] must be called at the latest.
+    pub(super) fn log_deadline_ms(&self) -> Option<u64> {
+        let page = self.log_deadlines.first().map(|(at, _)| *at);
+        page.into_iter().chain(self.tails.next_deadline_ms()).min()
+    }
+
     /// Pages that wait for the link in vain: the stream goes on behind what the log has.
     pub(super) fn end_waiting_pages(&mut self, now_ms: u64) {
+        self.end_tails(now_ms);
         while let Some((at, name)) = self.log_deadlines.pop_first() {
             if at > now_ms {
                 self.log_deadlines.insert((at, name));

@@ -27,6 +27,7 @@ mod source;
 mod stored_log;
 mod table;
 mod tables;
+mod tail;
 #[cfg(test)]
 mod tests;
 mod topology;

@@ -158,6 +158,10 @@ pub struct BrokerStats {
     pub pattern_logs: u64,
     /// Readings of logs: of positions, and of pages for those who catch up.
     pub log_reads: u64,
+    /// Pages for those who catch up that were made of events in memory.
+    pub log_pages_from_memory: u64,
+    /// Gauge: bytes of the events that are kept for that.
+    pub log_tail_bytes: u64,
     /// Positions read again because a logged event did not follow the one before.
     pub log_gaps: u64,
     /// Events dropped because they say a place in a log that the log does not have.
@@ -468,6 +472,8 @@ impl Broker {
             stats.table_gaps += hub.table_gaps;
             stats.pattern_logs += hub.pattern_logs as u64;
             stats.log_reads += hub.log_reads;
+            stats.log_pages_from_memory += hub.log_pages_from_memory;
+            stats.log_tail_bytes += hub.log_tail_bytes as u64;
             stats.log_gaps += hub.log_gaps;
             stats.dropped_forged += hub.dropped_forged;
             stats.dropped_volatile += hub.dropped_volatile;

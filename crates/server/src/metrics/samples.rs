@@ -410,6 +410,18 @@ fn broker_samples(broker: &BrokerStats) -> Vec<Sample> {
         ),
         Sample(
             Counter,
+            "log_pages_from_memory",
+            "Pages of logs for subscribers that catch up, made of events in memory without a reading",
+            broker.log_pages_from_memory,
+        ),
+        Sample(
+            Gauge,
+            "log_tail_bytes",
+            "Bytes of the newest logged events that are kept for subscribers that catch up soon",
+            broker.log_tail_bytes,
+        ),
+        Sample(
+            Counter,
             "log_gaps",
             "Positions of logs read again because a logged event did not follow the one before",
             broker.log_gaps,

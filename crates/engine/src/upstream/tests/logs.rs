@@ -133,7 +133,7 @@ fn a_volatile_event_does_not_wait_for_the_position() {
     assert_eq!(bench.answer(load, stored(5, 5, 0)).len(), 2, "it moved, and the event");
 }
 
-/// After a break the position is read before a page; where nothing was missed it is the page.
+/// After a break the position and the page are read at once.
 #[test]
 fn a_shard_that_missed_nothing_is_answered_by_the_position() {
     let mut bench = shown_by_pattern();
@@ -143,12 +143,62 @@ fn a_shard_that_missed_nothing_is_answered_by_the_position() {
     bench.give(HubInput::Tick);
     bench.give(HubInput::Subscribed(&logs()));
     let (load, range) = reading(&bench.catch_up(A, 1));
-    assert_eq!(range, "Newest 0");
-    assert_eq!(page(&bench.answer(load, stored(1, 1, 0))), " to 1 of 1");
+    assert_eq!(range, "After(LoggedOffset(1)) 256");
+    assert_eq!(page(&bench.answer(load, stored(1, 1, 256))), " to 1 of 1");
 
     let (load, range) = reading(&bench.catch_up(A, 0));
-    assert_eq!(range, "After(LoggedOffset(0)) 256", "the position is known now");
+    assert_eq!(range, "After(LoggedOffset(0)) 256", "the tail begins behind it");
     assert_eq!(page(&bench.answer(load, stored(0, 1, 256))), "1 to 1 of 1");
+}
+
+/// A node died, and its players come back one after the other, also while events go on.
+#[test]
+fn who_comes_back_soon_after_others_costs_no_reading() {
+    let (mut bench, channel) = (bench(), Subject::channel(CHANNEL));
+    bench.want(A, &channel);
+    assert_eq!(bench.catch_up(A, 1), NOTHING, "it is not confirmed yet");
+    let (load, range) = reading(&bench.give(HubInput::Subscribed(&channel)));
+    assert_eq!(range, "After(LoggedOffset(1)) 256", "the position and the page by one reading");
+    let answered = bench.answer(load, stored(1, 3, 256));
+    assert_eq!(answered[0], "0: confirmed log:1 3");
+    assert_eq!(page(&answered[1..]), "2 3 to 3 of 3");
+    for offset in 4..20 {
+        bench.logged(None, offset);
+        for (shard, after) in [(A, 1), (B, offset - 1), (A, offset)] {
+            let expected: Vec<String> = (after + 1..=offset).map(|offset| offset.to_string()).collect();
+            assert_eq!(
+                page(&bench.catch_up(shard, after)),
+                format!("{} to {offset} of {offset}", expected.join(" "))
+            );
+        }
+    }
+    let stats = bench.hub.stats();
+    assert_eq!((stats.log_reads, stats.log_pages_from_memory), (1, 48));
+    // Who was behind the first one is read for.
+    let (load, _) = reading(&bench.catch_up(B, 0));
+    bench.answer(load, stored(0, 19, 256));
+    assert_eq!(bench.catch_up(A, 0).len(), 1);
+    assert_eq!(bench.hub.stats().log_reads, 2);
+    // What the link has not delivered yet is in no memory.
+    assert_eq!(reading(&bench.catch_up(A, 20)).1, "After(LoggedOffset(20)) 256");
+}
+
+#[test]
+fn what_is_kept_for_those_who_come_back_ends_with_its_time_and_with_the_link() {
+    for breaks in [true, false] {
+        let mut bench = live(3);
+        let (load, _) = reading(&bench.catch_up(A, 0));
+        bench.answer(load, stored(0, 3, 256));
+        assert!(bench.hub.stats().log_tail_bytes > 0);
+        if breaks {
+            bench.give(HubInput::LinkDown);
+        } else {
+            let end_ms = bench.hub.next_deadline_ms().unwrap();
+            bench.wait(end_ms - bench.now_ms);
+            assert_eq!(bench.hub.next_deadline_ms(), None);
+        }
+        assert_eq!(bench.hub.stats().log_tail_bytes, 0);
+    }
 }
 
 /// Events that no shard was to be shown are not of its stream: it begins again with the next one.
