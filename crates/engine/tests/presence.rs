@@ -208,14 +208,10 @@ fn a_page_has_so_many_players_and_bytes_and_says_where_the_next_begins() {
     for n in 0..1_000 {
         let (channel, player) = (ROOM.into(), format!("{n:060}").into());
         let (session, generation, is_present, notify) = (SessionHash(n), 1, true, false);
-        bench.presence.write(&WriteKind::Presence {
-            channel,
-            player,
-            session,
-            generation,
-            is_present,
-            notify,
-        });
+        bench.presence.write(
+            &"n1".into(),
+            &WriteKind::Presence { channel, player, session, generation, is_present, notify },
+        );
     }
     let mut after = Value::Null;
     for _ in 0..10 {

@@ -409,7 +409,7 @@ impl Bench {
         let outcome = match &self.presence_fails {
             Some(failure) => Err(failure.clone()),
             None => {
-                let notice = self.presence.write(&kind);
+                let notice = self.presence.write(&"n1".into(), &kind);
                 if let Some((channel, payload)) = notice {
                     let (pattern, channel) = (None, channel.as_bytes());
                     self.hub

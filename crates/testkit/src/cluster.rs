@@ -135,6 +135,9 @@ impl Cluster {
     }
 
     fn tick(&mut self, outside: &mut impl Outside) {
+        for (notices, payload) in self.redis.presence.remove_dead(self.now.mono_ms) {
+            self.redis.publish(&notices, &payload.into());
+        }
         for link in 0..self.redis.links.len() {
             self.hub(link, HubInput::Tick, outside);
         }

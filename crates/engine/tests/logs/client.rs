@@ -127,7 +127,7 @@ impl Client {
 
     fn read_message(&mut self, message: &Value, facts: &Facts) {
         let channel = message["channel"].as_str().unwrap_or_default().to_owned();
-        if channel.starts_with(PREFIX) {
+        if channel.starts_with(PREFIX) && message["type"] != "PRESENCE_CHANGED" {
             self.plain.read(message, &facts.plain);
         }
         match message["type"].as_str().unwrap() {
@@ -139,6 +139,7 @@ impl Client {
                     self.cursors.clear();
                     self.resumed.clear();
                     self.may_miss_all = false;
+                    self.plain.forget();
                 }
                 for listed in message["subscriptions"].as_array().unwrap() {
                     self.read_listed(listed, facts);
@@ -169,6 +170,8 @@ impl Client {
             }
             "RESYNC" => self.read_resync(&channel, message),
             "STATUS" => {}
+            // What the store has of presence is checked when all has come to rest.
+            "PRESENCE_CHANGED" => {}
             other => panic!("unexpected {other}: {message}"),
         }
     }
@@ -176,11 +179,16 @@ impl Client {
     /// What `WELCOME` says of a subscription.
     fn read_listed(&mut self, listed: &Value, facts: &Facts) {
         let channel = listed["channel"].as_str().unwrap().to_owned();
+        if channel.starts_with(PREFIX) {
+            self.plain.read_listed(listed, &facts.plain);
+        }
         if listed["pending"] == true {
             return;
         }
         self.subscribed.insert(channel.clone(), true);
-        if listed["pattern"] != true {
+        if channel.starts_with(PREFIX) {
+            // Its position is no log's.
+        } else if listed["pattern"] != true {
             self.read_subscribed(&channel, listed, facts);
         }
     }

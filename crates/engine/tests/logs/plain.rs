@@ -36,6 +36,10 @@ struct Channel {
     last: Option<usize>,
     /// How much was published at the last `RESYNC`.
     resynced_at: usize,
+    /// `WELCOME` said that it has not recovered: `RESYNC` comes before the next event.
+    awaits_resync: bool,
+    /// Redis has not confirmed it again: what is published before `CHANNEL_SUBSCRIBED` need not come.
+    is_pending: bool,
     received: BTreeSet<usize>,
     epoch: String,
     offset: u64,
@@ -57,17 +61,40 @@ impl Published {
 }
 
 impl Reader {
+    /// What `WELCOME` says of a channel.
+    pub fn read_listed(&mut self, listed: &Value, published: &Published) {
+        let name = listed["channel"].as_str().unwrap();
+        let (is_known, is_pending) = (self.channels.contains_key(name), listed["pending"] == true);
+        if is_pending && !is_known {
+            return;
+        }
+        let new = || Channel { confirmed_at: published.all.len(), ..Channel::default() };
+        let channel = self.channels.entry(name.to_owned()).or_insert_with(new);
+        // Of a subscription that is new to the session nothing is said.
+        (channel.awaits_resync, channel.is_pending) = (listed["recovered"] == false, is_pending);
+        assert!(
+            !is_known || listed["recovered"].is_boolean(),
+            "{listed} does not say whether it has recovered"
+        );
+        channel.read_position(listed);
+    }
+
     pub fn read(&mut self, message: &Value, published: &Published) {
         let name = message["channel"].as_str().unwrap();
         match message["type"].as_str().unwrap() {
             "CHANNEL_SUBSCRIBED" => {
                 let new = || Channel { confirmed_at: published.all.len(), ..Channel::default() };
-                self.channels.entry(name.to_owned()).or_insert_with(new).read_position(message);
+                let channel = self.channels.entry(name.to_owned()).or_insert_with(new);
+                if std::mem::take(&mut channel.is_pending) {
+                    channel.confirmed_at = published.all.len();
+                }
+                channel.read_position(message);
             }
             "CHANNEL_UNSUBSCRIBED" => drop(self.channels.remove(name)),
             "EVENT" => {
                 let channel = self.channels.get_mut(name);
                 let channel = channel.unwrap_or_else(|| panic!("{message} without a subscription"));
+                assert!(!channel.awaits_resync, "{message} before the RESYNC that WELCOME has announced");
                 let place = published.by_number[&message["data"]["n"].as_u64().unwrap()];
                 let last = channel.last.replace(place);
                 assert!(last.is_none_or(|last| last < place), "{message} came twice or out of order");
@@ -75,9 +102,9 @@ impl Reader {
                 channel.read_position(message);
             }
             "RESYNC" => {
-                let channel = self.channels.get_mut(name);
-                let channel = channel.unwrap_or_else(|| panic!("{message} without a subscription"));
-                channel.resynced_at = published.all.len();
+                // It may be of one that was never confirmed to the client.
+                let Some(channel) = self.channels.get_mut(name) else { return };
+                (channel.resynced_at, channel.awaits_resync) = (published.all.len(), false);
                 channel.read_position(message);
             }
             other => panic!("unexpected {other}: {message}"),
@@ -98,6 +125,7 @@ impl Reader {
     /// All has come to rest: it has been sent all that was published behind the confirmation, or a `RESYNC` behind what it was not.
     pub fn check_nothing_is_missing(&self, shows: impl Fn(u64) -> bool, published: &Published) {
         for (name, channel) in &self.channels {
+            assert!(!channel.awaits_resync, "{name} has not recovered, and no RESYNC came");
             let behind = published.all.iter().enumerate().skip(channel.confirmed_at.max(channel.resynced_at));
             let missed = behind
                 .filter(|(_, fact)| fact.is_due && fact.channel == *name && shows(fact.number))

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use drawbridge_engine::class::{Class, History};
+use drawbridge_engine::class::{Class, History, Presence};
 use drawbridge_engine::expr::Vars;
 use drawbridge_engine::io::{
     BrokerEvent, Epoch, Input, LogEntry, LogPosition, LoggedOffset, Opened, PublishFailure, WriteKind,
@@ -29,6 +29,9 @@ const NODES: usize = 2;
 const SHARDS: usize = 2;
 const SIZE: Size = Size { nodes: NODES, shards: SHARDS, links: 1 };
 const CHANNELS: [&str; 3] = ["log:a", "log:b", "log:c"];
+/// Where nodes crash, and players are present on channels without history: one class says who is there on request, the other one
+/// notifies, too.
+const CRASHING: [&str; 5] = ["log:a", "log:b", "log:c", "room:a", "room:query:b"];
 /// In a Cluster, all sharded.
 const SHARDED: [&str; 6] = ["log:a", "log:b", "log:c", "room:a", "room:b", "room:c"];
 /// How long a session outlives its connection where nodes crash, in milliseconds.
@@ -217,6 +220,7 @@ impl World {
         }
         if self.players.weather == Weather::Crashes {
             self.check_owners();
+            self.check_presence();
         }
         for channel in CHANNELS {
             let end = self.log_end(channel);
@@ -261,7 +265,11 @@ impl World {
     }
 
     fn channels(&self) -> &'static [&'static str] {
-        if self.is_on_masters { &SHARDED } else { &CHANNELS }
+        match self.players.weather {
+            _ if self.is_on_masters => &SHARDED,
+            Weather::Crashes => &CRASHING,
+            Weather::Breaks | Weather::Foul => &CHANNELS,
+        }
     }
 
     /// All has come to rest, and windows have ended: each player has one session, on one shard of one node, and its record
@@ -274,6 +282,18 @@ impl World {
             stats.fold((0, 0), |sum, stats| (sum.0 + stats.welcomed, sum.1 + stats.detached));
         assert_eq!((welcomed, detached), (open as u64, 0), "sessions of nobody, or of two nodes");
         assert_eq!(self.cluster.stored_sessions(), (open, open), "records");
+    }
+
+    /// Who is present is who is subscribed: windows have ended, and what dead nodes left has been removed.
+    fn check_presence(&self) {
+        for channel in CRASHING.iter().filter(|channel| channel.starts_with(PREFIX)) {
+            let open = self.players.clients.iter().filter(|client| client.is_open());
+            let subscribed = open.filter(|client| client.subscribed.contains_key(*channel));
+            let mut expected: Vec<(String, usize)> =
+                subscribed.map(|client| (client.player.clone(), 1)).collect();
+            expected.sort_unstable();
+            assert_eq!(self.cluster.redis.presence.players(channel), expected, "{channel}");
+        }
     }
 
     /// Everybody leaves; nothing may be left.
@@ -316,10 +336,12 @@ impl World {
     }
 
     fn subscribe(&mut self) {
-        let name = match self.is_on_masters {
-            true => SHARDED[self.roll(SHARDED.len())],
-            false => ["log:a", "log:b", "log:c", "log:*", "log:[ab]"][self.roll(5)],
+        let subjects: &[&str] = match self.players.weather {
+            _ if self.is_on_masters => &SHARDED,
+            Weather::Crashes => &["log:a", "log:b", "log:c", "log:*", "log:[ab]", "room:a", "room:query:b"],
+            Weather::Breaks | Weather::Foul => &["log:a", "log:b", "log:c", "log:*", "log:[ab]"],
         };
+        let name = subjects[self.roll(subjects.len())];
         let Some(at) = self.some_client() else { return };
         if !self.players.clients[at].subscribed.contains_key(name) {
             self.subscribe_client(at, name);
@@ -567,8 +589,13 @@ impl World {
 }
 
 fn rules(weather: Weather) -> Settings {
-    let resume_window_ms = if weather == Weather::Crashes { WINDOW_MS } else { 10_000_000 };
-    Settings { resume_window_ms, ..settings_of(vec![Class { patterns: true, ..logged() }]) }
+    let logs = Class { patterns: true, ..logged() };
+    if weather != Weather::Crashes {
+        return settings_of(vec![logs]);
+    }
+    let room = Class { presence: Presence::Notify, ..open("room:{room}") };
+    let asked = Class { presence: Presence::Query, ..open("room:query:{room}") };
+    Settings { resume_window_ms: WINDOW_MS, ..settings_of(vec![logs, room, asked]) }
 }
 
 /// All channels are sharded, so that there are no patterns.

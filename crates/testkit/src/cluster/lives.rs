@@ -19,9 +19,11 @@ impl Cluster {
             new.next_conn = old.next_conn;
         }
         let died = std::mem::replace(&mut self.nodes[at], node);
+        let window_ends_ms = self.now.mono_ms + self.settings.resume_window_ms;
         if let Some(sessions) = &mut self.sessions {
-            sessions.died(&died.instance, self.now.mono_ms + self.settings.resume_window_ms);
+            sessions.died(&died.instance, window_ends_ms);
         }
+        self.redis.presence.died(&died.instance, window_ends_ms);
         for link in at * self.links..(at + 1) * self.links {
             self.redis.cut(link);
             self.listen_on(link, outside);

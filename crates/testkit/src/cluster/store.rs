@@ -83,7 +83,9 @@ impl Cluster {
                 self.redis.publish(&channel, &payload);
             }
             write @ WriteKind::Presence { .. } => {
-                if let Some((notices, payload)) = self.redis.presence.write(&write) {
+                let instance =
+                    node.map_or_else(|| "outside".into(), |node| self.nodes[node].instance.clone());
+                if let Some((notices, payload)) = self.redis.presence.write(&instance, &write) {
                     self.redis.publish(&notices, &payload.into());
                 }
             }
