@@ -110,7 +110,7 @@ impl Snapshot {
 
     fn encode_links(&self, encoder: &mut DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
         type Value = fn(&LinkStats) -> u64;
-        let families: [(MetricKind, &str, &str, Value); 4] = [
+        let families: [(MetricKind, &str, &str, Value); 5] = [
             (MetricKind::Gauge, "redis_link_up", "Links that are connected and subscribed", |link| {
                 link.is_up.into()
             }),
@@ -123,6 +123,12 @@ impl Snapshot {
                 "redis_link_subscriptions_moved",
                 "Subscriptions that came to a link with slots of a Redis Cluster",
                 |link| link.moved,
+            ),
+            (
+                MetricKind::Gauge,
+                "redis_link_waiting_for_slots",
+                "Subscriptions and requests that wait for slots of a Redis Cluster",
+                |link| link.waiting_for_slots,
             ),
         ];
         for (kind, name, help, value) in families {

@@ -254,7 +254,7 @@ impl Hub {
             live: self.live,
             pattern_channels: self.counters.len(),
             pattern_logs: self.pattern_logs.len(),
-            waiting_for_slots: self.slot_moves.len(),
+            waiting_for_slots: self.slot_moves.waiting(),
             log_tail_bytes: self.tails.bytes(),
             ..self.stats
         }

@@ -314,8 +314,8 @@ pub struct HubStats {
     pub log_gaps: u64,
     /// Subscriptions that came to this link with slots of a Cluster.
     pub moved: u64,
-    /// Commands that wait for slots of a Cluster on their way to this link: behind each move, of each shard and channel at most an
-    /// unwant, a want, a refresh and one catch-up.
+    /// What waits for slots of a Cluster that are on their way to this link, or that no master has: commands (behind each move, of
+    /// each shard and channel at most an unwant, a want, a refresh and one catch-up) and subscriptions.
     pub waiting_for_slots: usize,
     /// Events dropped because they say a place in a log that the log does not have.
     pub dropped_forged: u64,

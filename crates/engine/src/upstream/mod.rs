@@ -13,6 +13,7 @@ mod counters;
 mod cover;
 mod dedup;
 mod globs;
+mod held_commands;
 mod hub;
 mod io;
 mod log;

@@ -16,16 +16,16 @@
 //!
 //! Invariant: an entry is at one link at any time, or on its way to one that holds every command about it.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use super::held_commands::{Command, Held, HeldCommands};
 use super::hub::{Hub, State};
 use super::io::{HubInput, HubOutput};
 use super::moves::{Handover, PeerMessage};
-use super::shards::ShardId;
 use super::slots::SlotSet;
 use super::topology::LinkId;
-use crate::io::{LoggedOffset, Subject};
+use crate::io::Subject;
 
 /// How long a subscription that Redis cannot begin just now waits until it is requested again, in milliseconds.
 const DEFER_MS: u64 = 100;
@@ -46,24 +46,6 @@ pub struct SlotMove {
 /// What a link had of the slots that it gives.
 pub type GivenEntries = Vec<(Subject, Box<Handover>)>;
 
-/// What came for slots before they were given.
-#[derive(Debug)]
-enum Command {
-    Want(ShardId, Subject),
-    Unwant(ShardId, Subject),
-    Refresh(ShardId, Subject),
-    CatchUp(ShardId, Arc<str>, LoggedOffset),
-    Give(SlotMove),
-}
-
-/// A command that is held until this move, and all before it that concern it, are over. Moves behind it do not concern it: one of
-/// them may wait for it.
-#[derive(Debug)]
-struct Held {
-    behind: u64,
-    command: Command,
-}
-
 /// The moves of slots of one link.
 #[derive(Debug, Default)]
 pub(super) struct SlotMoves {
@@ -71,8 +53,7 @@ pub(super) struct SlotMoves {
     joining: BTreeMap<u64, Arc<SlotSet>>,
     /// What was given before this link knew that it takes.
     early: BTreeMap<u64, GivenEntries>,
-    /// In the order of their coming.
-    held: VecDeque<Held>,
+    held: HeldCommands,
     /// When which subject is requested again.
     deferred: BTreeSet<(u64, Subject)>,
 }
@@ -83,14 +64,22 @@ impl SlotMoves {
         self.joining.iter().rev().find(|(_, slots)| concerns(slots)).map(|(number, _)| *number)
     }
 
-    /// Whether a command waits for a move that is not over, up to the one that it is held behind.
-    fn is_due_later(&self, behind: u64, concerns: impl Fn(&SlotSet) -> bool) -> bool {
-        self.joining.range(..=behind).any(|(_, slots)| concerns(slots))
+    /// Takes out the commands that these slots, which have been given, concern and that wait for no other move.
+    fn take_due(&mut self, slots: &SlotSet) -> Vec<Held> {
+        let SlotMoves { joining, held, .. } = self;
+        held.take_due(slots, |slot, Held { behind, command }| {
+            joining.range(..=*behind).any(|(_, joining)| match (slot, command) {
+                (_, Command::Give(moved)) => joining.intersects(&moved.slots),
+                (Some(slot), _) => joining.contains(slot),
+                (None, _) => false,
+            })
+        })
     }
 
-    /// How many commands are held.
-    pub(super) fn len(&self) -> usize {
-        self.held.len()
+    /// How many commands are held, and how many subscriptions are requested again, because their slots are on their way or no
+    /// master has them.
+    pub(super) fn waiting(&self) -> usize {
+        self.held.len() + self.deferred.len()
     }
 
     /// When the next subject is requested again.
@@ -120,26 +109,29 @@ impl Hub {
             _ => None,
         };
         let Some(behind) = behind else { return Some(input) };
-        match input {
-            HubInput::Want { shard, subject } => self.hold_slots(behind, Command::Want(shard, subject)),
+        let command = match input {
+            HubInput::Want { shard, subject } => Command::Want(shard, subject),
             HubInput::Unwant { shard, subject } => {
-                if !self.withdraw_want(behind, shard, subject) {
-                    self.hold_slots(behind, Command::Unwant(shard, subject.clone()));
+                // A want that is held ends with its unwant.
+                if self.slot_moves.held.withdraw_want(behind, shard, subject) {
+                    self.release(shard, subject);
+                    return None;
                 }
+                Command::Unwant(shard, subject.clone())
             }
-            HubInput::Refresh { shard, subject } => {
-                if !self.is_refresh_held(behind, shard, subject) {
-                    self.hold_slots(behind, Command::Refresh(shard, subject.clone()));
-                }
-            }
-            HubInput::CatchUp { shard, channel, after } => {
-                if !self.joins_catch_up(behind, shard, channel, after) {
-                    self.hold_slots(behind, Command::CatchUp(shard, channel.clone(), after));
-                }
-            }
-            HubInput::GiveSlots(moved) => self.hold_slots(behind, Command::Give(moved)),
+            HubInput::Refresh { shard, subject } => Command::Refresh(shard, subject.clone()),
+            HubInput::CatchUp { shard, channel, after } => Command::CatchUp(shard, channel.clone(), after),
+            HubInput::GiveSlots(moved) => Command::Give(moved),
             input => return Some(input),
-        }
+        };
+        let slot = match &command {
+            Command::Want(_, Subject { name, .. })
+            | Command::Unwant(_, Subject { name, .. })
+            | Command::Refresh(_, Subject { name, .. })
+            | Command::CatchUp(_, name, _) => self.slot_of(name),
+            Command::Give(_) => None,
+        };
+        self.slot_moves.held.add(slot, Held { behind, command });
         None
     }
 
@@ -149,53 +141,9 @@ impl Hub {
         self.slot_moves.newest_that(|slots| slots.contains(slot))
     }
 
-    fn hold_slots(&mut self, behind: u64, command: Command) {
-        self.slot_moves.held.push_back(Held { behind, command });
-    }
-
     /// The slot of a channel; `None` for the nodes' own, which never move.
     fn slot_of(&self, channel: &str) -> Option<u16> {
         (!self.settings.reserved.holds(channel)).then(|| self.settings.slots.slot_of(channel))
-    }
-
-    /// A want that is held ends with its unwant, so that of each shard and subject at most an unwant, a want, a refresh and what
-    /// it catches up on are held behind one move. Between what is held behind two moves the slots are away, and commands about
-    /// them are at another link.
-    fn withdraw_want(&mut self, behind: u64, shard: ShardId, subject: &Subject) -> bool {
-        let is_want =
-            |command: &Command| matches!(command, Command::Want(by, of) if (*by, of) == (shard, subject));
-        let mut held = self.slot_moves.held.iter();
-        let Some(at) = held.rposition(|held| held.behind == behind && is_want(&held.command)) else {
-            return false;
-        };
-        self.slot_moves.held.remove(at);
-        self.release(shard, subject);
-        true
-    }
-
-    fn is_refresh_held(&self, behind: u64, shard: ShardId, subject: &Subject) -> bool {
-        let is_same =
-            |command: &Command| matches!(command, Command::Refresh(by, of) if (*by, of) == (shard, subject));
-        self.slot_moves.held.iter().any(|held| held.behind == behind && is_same(&held.command))
-    }
-
-    /// What a shard catches up on is added to what is held of that.
-    fn joins_catch_up(
-        &mut self,
-        behind: u64,
-        shard: ShardId,
-        channel: &Arc<str>,
-        after: LoggedOffset,
-    ) -> bool {
-        for held in self.slot_moves.held.iter_mut().filter(|held| held.behind == behind) {
-            if let Command::CatchUp(by, of, from) = &mut held.command
-                && (*by, &*of) == (shard, channel)
-            {
-                *from = (*from).min(after);
-                return true;
-            }
-        }
-        false
     }
 
     /// This link gives slots away, with all that it has of them.
@@ -224,10 +172,10 @@ impl Hub {
 
     /// The other link of a move of slots has given.
     pub(super) fn slots_given(&mut self, now_ms: u64, number: u64, given: GivenEntries) {
-        if self.slot_moves.joining.remove(&number).is_none() {
+        let Some(slots) = self.slot_moves.joining.remove(&number) else {
             self.slot_moves.early.insert(number, given);
             return;
-        }
+        };
         if !given.is_empty() {
             self.views_are_stale();
         }
@@ -235,28 +183,13 @@ impl Hub {
         for (subject, handover) in given {
             self.insert_given(now_ms, &subject, *handover, false, false);
         }
-        for held in std::mem::take(&mut self.slot_moves.held) {
-            self.carry_out_of_slots(now_ms, held);
+        for held in self.slot_moves.take_due(&slots) {
+            self.carry_out_of_slots(now_ms, &held.command);
         }
     }
 
-    /// Carries out what was held, or holds it on, where it is about slots that are still to be given.
-    fn carry_out_of_slots(&mut self, now_ms: u64, held: Held) {
-        let Held { behind, command } = &held;
-        let is_due_later = match command {
-            Command::Want(_, Subject { name, .. })
-            | Command::Unwant(_, Subject { name, .. })
-            | Command::Refresh(_, Subject { name, .. })
-            | Command::CatchUp(_, name, _) => self
-                .slot_of(name)
-                .is_some_and(|slot| self.slot_moves.is_due_later(*behind, |slots| slots.contains(slot))),
-            Command::Give(moved) => {
-                self.slot_moves.is_due_later(*behind, |slots| slots.intersects(&moved.slots))
-            }
-        };
-        if is_due_later {
-            return self.slot_moves.held.push_back(held);
-        }
+    /// Carries out what was held.
+    fn carry_out_of_slots(&mut self, now_ms: u64, command: &Command) {
         let input = match command {
             Command::Want(shard, subject) => HubInput::Want { shard: *shard, subject: subject.clone() },
             Command::Unwant(shard, subject) => HubInput::Unwant { shard: *shard, subject },

@@ -48,6 +48,8 @@ pub struct LinkStats {
     pub received: u64,
     /// Subscriptions that came to it with slots of a Cluster.
     pub moved: u64,
+    /// Gauge: what waits until slots of a Cluster are at this link's master.
+    pub waiting_for_slots: u64,
 }
 
 /// The upper bounds of the buckets of [`ProbeStats`], in microseconds; a last one has none.
@@ -216,7 +218,15 @@ impl LinkMetrics {
     pub(super) fn link(&self, link: usize, master: String) -> LinkStats {
         let hub = self.hub();
         let (is_up, subjects) = (self.is_up.load(Ordering::Relaxed), (hub.subjects + hub.cover) as u64);
-        LinkStats { link, master, is_up, subjects, received: self.received(), moved: hub.moved }
+        LinkStats {
+            link,
+            master,
+            is_up,
+            subjects,
+            received: self.received(),
+            moved: hub.moved,
+            waiting_for_slots: hub.waiting_for_slots as u64,
+        }
     }
 
     pub(super) fn foreign(&self) -> u64 {

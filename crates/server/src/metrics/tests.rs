@@ -95,8 +95,15 @@ fn a_round_trip_that_was_not_measured_is_left_out() {
 
 /// One of the pool, and one of a master.
 fn links() -> Vec<LinkStats> {
-    let of_master =
-        LinkStats { link: 2, master: "h1:7".into(), is_up: true, subjects: 5, received: 6, moved: 3 };
+    let of_master = LinkStats {
+        link: 2,
+        master: "h1:7".into(),
+        is_up: true,
+        subjects: 5,
+        received: 6,
+        moved: 3,
+        waiting_for_slots: 4,
+    };
     vec![LinkStats { link: 0, is_up: true, ..LinkStats::default() }, of_master]
 }
 
@@ -109,6 +116,7 @@ fn a_link_shows_its_master_where_that_breaks_no_counter() {
         r#"drawbridge_redis_link_subscriptions{link="2",master="h1:7"} 5"#,
         r#"drawbridge_redis_link_messages_total{link="2"} 6"#,
         r#"drawbridge_redis_link_subscriptions_moved_total{link="2"} 3"#,
+        r#"drawbridge_redis_link_waiting_for_slots{link="2",master="h1:7"} 4"#,
     ] {
         assert!(text.lines().any(|other| other == line), "{line} in {text}");
     }
