@@ -14,7 +14,14 @@ from harness.redis_server import ManagedRedis, RedisServer
 from harness.tokens import Jwks
 
 
+IN_A_CLUSTER = os.environ.get("DRAWBRIDGE_REDIS") == "cluster"
+
+
 def pytest_collection_modifyitems(items):
+    if IN_A_CLUSTER:
+        for item in items:
+            if marker := item.get_closest_marker("one_server"):
+                item.add_marker(pytest.mark.skip(reason=marker.args[0]))
     if os.environ.get("DRAWBRIDGE_SLOW") != "1":
         skip = pytest.mark.skip(reason="slow; set DRAWBRIDGE_SLOW=1")
         for item in items:
@@ -25,7 +32,7 @@ def pytest_collection_modifyitems(items):
 @pytest.fixture(scope="session")
 def calm_redis():
     """One Redis for all tests of a worker that do it no harm; `DRAWBRIDGE_REDIS=cluster`: a Cluster."""
-    server = RedisCluster() if os.environ.get("DRAWBRIDGE_REDIS") == "cluster" else RedisServer()
+    server = RedisCluster() if IN_A_CLUSTER else RedisServer()
     yield server
     server.close()
 

@@ -83,6 +83,7 @@ def test_streams_do_not_cross(environments, redis):
         assert [entry["event"] for entry in until(lambda: redis.stream(f"{prefix}life"), "an entry")] == ["connected"]
 
 
+@pytest.mark.one_server("it lists the channels of one server")
 def test_everything_in_redis_begins_with_the_prefix(environments, redis):
     for node in environments:
         player = node.player("alice")

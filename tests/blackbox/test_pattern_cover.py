@@ -39,6 +39,7 @@ def send(redis, channel, count, end="end"):
 # what Redis holds
 
 
+@pytest.mark.one_server("it counts the commands and copies of one server")
 def test_240_spellings_of_one_pattern_are_one_subscription(node, redis, commands):
     well = node.player("well", rooms=["1"])
     well.subscribe("room:1")
@@ -313,6 +314,7 @@ def test_a_class_without_a_beginning_has_no_patterns(redis, start, name):
 # access
 
 
+@pytest.mark.one_server("it expects one order over all channels")
 def test_access_is_right_over_more_channels_than_are_remembered(node, redis):
     mine = [str(n) for n in range(0, 3_000, 3)]
     player = node.player("alice", rooms=mine)

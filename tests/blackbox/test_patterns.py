@@ -49,6 +49,7 @@ NAMES = [
 ]  # fmt: skip
 
 
+@pytest.mark.one_server("it expects one order over all channels")
 @pytest.mark.parametrize("pattern", PATTERNS)
 def test_glob_rules_are_those_of_redis(open_node, redis, pattern):
     """Redis itself is the oracle: what its PSUBSCRIBE matches, but for channels that no client could name, because

@@ -52,6 +52,7 @@ def test_it_stays_through_reconnects_and_on_every_node(start, redis):
         player.close()
 
 
+@pytest.mark.one_server("commands pass another master than the events that they are about")
 def test_an_answer_holds_for_all_that_is_published_behind_it_on_every_node(start, redis):
     """Whichever connection of the pool carries the channel, and however busy the nodes are."""
     nodes = [start(redis, broker={"subscriber_pool": 3}) for _ in range(2)]

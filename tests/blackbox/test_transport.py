@@ -153,6 +153,7 @@ def test_messages_about_one_channel_take_effect_in_the_order_sent(node):
     assert [m.get("event") for m in player.received if m.type == "EVENT"] == ["heard", "heard again"]
 
 
+@pytest.mark.one_server("the bus carries an event after its publish is acknowledged")
 @pytest.mark.parametrize("name", ["chat:1", "chat:*"])
 @pytest.mark.parametrize("broker", ["redis", "memory"])
 def test_an_unsubscribe_does_not_overtake_a_publish(start, redis, broker, name):
@@ -172,6 +173,7 @@ def test_an_unsubscribe_does_not_overtake_a_publish(start, redis, broker, name):
         assert order.index("EVENT") < order.index("CHANNEL_UNSUBSCRIBED")
 
 
+@pytest.mark.one_server("the bus carries an event after its publish is acknowledged")
 @pytest.mark.parametrize("name", ["chat:1", "chat:*"])
 @pytest.mark.parametrize("kind", ["FILTER_UPDATE", "CHANNEL_SUBSCRIBE"])
 @pytest.mark.parametrize("broker", ["redis", "memory"])
@@ -212,6 +214,7 @@ def test_a_name_that_is_no_name_waits_for_nothing(node):
     assert player.expect(id=1).type == "EVENT_PUBLISHED"
 
 
+@pytest.mark.one_server("the bus carries an event after its publish is acknowledged")
 def test_a_change_of_a_pattern_waits_behind_a_publish_that_waits(node):
     player = node.player()
     for round in range(10):

@@ -137,8 +137,11 @@ class RedisCluster:
         return _Client(self, startup_nodes=nodes, socket_timeout=10, retry=Retry(NoBackoff(), 3))
 
     def publish(self, channel, payload):
-        """A plain PUBLISH, on the master that has the channel's slot."""
-        return self.owner(channel).client.publish(channel, payload)
+        """A plain PUBLISH, on the master that has the channel's slot. Returns how many subscribers all servers count: the bus
+        carries it to the others."""
+        owner = self.owner(channel)
+        counts = (server.client.pubsub_numsub(channel) for server in self.servers if server is not owner)
+        return owner.client.publish(channel, payload) + sum(count for ((_, count),) in counts)
 
     def subscribers(self, *channels):
         """PUBSUB NUMSUB of all servers together, as a dict."""
@@ -148,8 +151,15 @@ class RedisCluster:
     def channels(self):
         return set().union(*(server.channels() for server in self.servers))
 
+    def sharded_channels(self):
+        return set().union(*(server.sharded_channels() for server in self.servers))
+
     def patterns(self):
         return sum(server.patterns() for server in self.servers)
+
+    def cut_clients(self, kind="normal"):
+        for server in self.servers:
+            server.cut_clients(kind)
 
     def stream(self, key):
         entries = self.client.xrange(key)
@@ -159,7 +169,7 @@ class RedisCluster:
 
     def owner(self, key, among=None):
         """The master that has the slot of this key, as the others say."""
-        slot = key_slot(key.encode())
+        slot = key_slot(key if isinstance(key, bytes) else key.encode())
         for server in among or self.servers:
             if not server.process.running:
                 continue

@@ -105,6 +105,11 @@ class RedisServer:
         names = {name.decode() for name in self.client.pubsub_channels()}
         return {name for name in names if not name.startswith("drawbridge:")}
 
+    def sharded_channels(self):
+        """PUBSUB SHARDCHANNELS without the nodes' own."""
+        names = {name.decode() for name in self.client.execute_command("PUBSUB", "SHARDCHANNELS")}
+        return {name for name in names if not name.startswith("drawbridge:")}
+
     def patterns(self):
         """PUBSUB NUMPAT."""
         return self.client.pubsub_numpat()
