@@ -2,6 +2,7 @@
 cut off from one node, and slots that take long to move."""
 
 import functools
+import re
 
 import pytest
 from redis.crc import key_slot
@@ -41,9 +42,10 @@ def with_links(node, servers):
 
 
 def is_ready_without(node, *away):
-    """Whether the node is ready, and says that one of these servers is not there."""
-    answer = node.get("/readyz")
-    return answer.status == 200 and any(server.name in answer.body.decode() for server in away)
+    """Whether the node is ready, and says to operators that one of these servers is not there; nobody else reads an address."""
+    answer, said = node.admin("GET", "/readyz"), node.get("/readyz")
+    assert not re.search(rb"127\.0\.0\.1|localhost|:\d", said.body), said.body
+    return answer.status == said.status == 200 and any(server.name in answer.body.decode() for server in away)
 
 
 def arrives(node, player, channel, data):

@@ -476,8 +476,21 @@ impl Replay {
 pub enum BrokerStatus {
     /// Everything works.
     Ok,
-    /// Something is away.
+    /// Something is away that holds up only a part of all channels and players, as a master of a Redis Cluster does. What is
+    /// requested about the others is done as ever.
+    Partial,
+    /// Something is away that holds up everything.
     Degraded,
+}
+
+impl BrokerStatus {
+    /// The word of `STATUS` for clients. They do not learn how much is away: most of them need only one part.
+    pub fn word(self) -> &'static str {
+        match self {
+            BrokerStatus::Ok => "ok",
+            BrokerStatus::Partial | BrokerStatus::Degraded => "degraded",
+        }
+    }
 }
 
 /// What a service may command about a player (contract §9).

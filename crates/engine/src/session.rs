@@ -325,6 +325,8 @@ pub(crate) struct Deadlines {
     pub(crate) drain_ms: u64,
     /// The view overrides are to be requested again.
     pub(crate) overrides_ms: u64,
+    /// A page of history has not come in time.
+    pub(crate) history_ms: u64,
     /// Its record is to be written.
     pub(crate) record_ms: u64,
     /// Something due leaves.
@@ -342,6 +344,7 @@ impl Deadlines {
             self.expiry_ms,
             self.drain_ms,
             self.overrides_ms,
+            self.history_ms,
             self.record_ms,
             self.flush_ms,
         ]

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use drawbridge_engine::address_slots::AddressSlots;
 
-use crate::broker::{Broker, BrokerStats};
+use crate::broker::{Audience, Broker, BrokerStats};
 use crate::bus::Bus;
 use crate::config::Config;
 use crate::dev::Dev;
@@ -150,9 +150,9 @@ impl Node {
 
     /// Why the node should not get traffic (`/readyz`); `None`: it should. A node that Redis left keeps its traffic for
     /// `ready_grace`; one that Redis was never there for has not worked yet, and gets none. In a Cluster it serves without a master.
-    pub fn not_ready_because(&self) -> Option<Cow<'static, str>> {
+    pub fn not_ready_because(&self, audience: Audience) -> Option<Cow<'static, str>> {
         let away = self.broker.health().unserved_for;
-        let with_trouble = |what: &'static str| match self.broker.trouble() {
+        let with_trouble = |what: &'static str| match self.broker.trouble(audience) {
             Some(trouble) => format!("{what} ({trouble})").into(),
             None => Cow::from(what),
         };
@@ -173,9 +173,9 @@ impl Node {
         }
     }
 
-    /// What of Redis is away though the node serves, for a person; `None`: all of it is there.
-    pub fn degraded_because(&self) -> Option<String> {
-        self.broker.health().degraded_for.and_then(|_| self.broker.trouble())
+    /// What of Redis is away though the node serves; `None`: all of it is there.
+    pub fn degraded_because(&self, audience: Audience) -> Option<String> {
+        self.broker.health().degraded_for.and_then(|_| self.broker.trouble(audience))
     }
 
     /// Whether all connections to Redis have worked since the start, and this node was subscribed to player commands.

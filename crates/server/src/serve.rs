@@ -14,8 +14,8 @@ use tokio::runtime::Runtime;
 
 use crate::auth::Verifier;
 use crate::broker::{
-    self, Broker, BrokerSettings, CommandChannels, RedisSettings, ShardInbox, ShardQueue, ThreadPlacement,
-    shard_queue,
+    self, Audience, Broker, BrokerSettings, CommandChannels, RedisSettings, ShardInbox, ShardQueue,
+    ThreadPlacement, shard_queue,
 };
 use crate::bus::Bus;
 use crate::clock::Clock;
@@ -215,7 +215,7 @@ async fn wait_for_redis(node: &Node) {
         }
     };
     if tokio::time::timeout(REDIS_PATIENCE, there).await.is_err() {
-        let trouble = node.broker.trouble().unwrap_or_default();
+        let trouble = node.broker.trouble(Audience::Operators).unwrap_or_default();
         match node.broker.was_serving() {
             true => tracing::warn!(trouble, "part of Redis is not reachable yet; serving what the rest has"),
             false => tracing::warn!(trouble, "Redis is not reachable yet; listening, but not ready"),

@@ -60,6 +60,8 @@ pub struct Bench {
     pub presence_asked: Vec<(Ticket, Arc<str>)>,
     /// Whether Redis answers them.
     pub presence_answers: bool,
+    /// Pages of history that are requested; Redis does not answer them.
+    pub pages_asked: Vec<(Ticket, Arc<str>)>,
     /// Queries that the engine no longer wants answered.
     pub withdrawn: Vec<Ticket>,
     /// Redis does not answer subscriptions until [`Bench::confirm_subscriptions`] or [`Bench::refuse_subscriptions`].
@@ -106,6 +108,7 @@ impl Bench {
             presence_fails: None,
             presence_asked: Vec::new(),
             presence_answers: true,
+            pages_asked: Vec::new(),
             withdrawn: Vec::new(),
             holds_subscriptions: false,
             held: Vec::new(),
@@ -393,6 +396,9 @@ impl Bench {
                     let answer = Ok(Answer::Presence(self.presence.page(&channel, after.as_deref(), limit)));
                     self.engine.handle(self.now, Input::Broker(BrokerEvent::Answer { ticket, answer }));
                 }
+            }
+            BrokerCommand::Query(Query { ticket, kind: QueryKind::Log { channel, .. }, .. }) => {
+                self.pages_asked.push((ticket, channel));
             }
             BrokerCommand::Query(Query { ticket, kind: QueryKind::ClaimSession { .. } }) => {
                 let answer = Ok(Answer::Session(self.claimed.take()));

@@ -46,18 +46,24 @@ impl Chance for Dice {
     }
 }
 
-/// Runs a simulation with each of `count` seeds, or as many as `DRAWBRIDGE_SEEDS` says, or with the one of
-/// `DRAWBRIDGE_SEED`. Names the seed that fails.
+/// Runs a simulation with each of `count` seeds, or as many as `DRAWBRIDGE_SEEDS` says (`10000`, or `4000..10000` for a part of
+/// them), or with the one of `DRAWBRIDGE_SEED`. Names the seed that fails.
 pub fn for_each_seed(test: &str, count: u64, run: fn(u64)) {
     match number("DRAWBRIDGE_SEED") {
         Some(seed) => run(seed),
-        None => (0..number("DRAWBRIDGE_SEEDS").unwrap_or(count)).for_each(|seed| {
+        None => seeds(count).for_each(|seed| {
             if let Err(panic) = std::panic::catch_unwind(|| run(seed)) {
                 eprintln!("repeat: DRAWBRIDGE_SEED={seed} cargo test -p drawbridge-engine --test {test}");
                 std::panic::resume_unwind(panic);
             }
         }),
     }
+}
+
+fn seeds(count: u64) -> std::ops::Range<u64> {
+    let Ok(stated) = std::env::var("DRAWBRIDGE_SEEDS") else { return 0..count };
+    let (from, to) = stated.split_once("..").unwrap_or(("0", &stated));
+    from.parse().unwrap()..to.parse().unwrap()
 }
 
 fn number(variable: &str) -> Option<u64> {

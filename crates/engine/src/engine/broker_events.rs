@@ -319,23 +319,22 @@ impl Engine {
     }
 
     fn broker_status(&mut self, status: BrokerStatus) {
-        if std::mem::replace(&mut self.status, status) == status {
+        let before = std::mem::replace(&mut self.status, status);
+        if before == status {
             return;
         }
-        if status == BrokerStatus::Ok {
+        if before == BrokerStatus::Degraded || status == BrokerStatus::Ok {
             self.presence.ledger.hold(self.out.now.mono_ms);
         }
-        let broker = match status {
-            BrokerStatus::Ok => "ok",
-            BrokerStatus::Degraded => "degraded",
-        };
+        let broker = status.word();
+        let is_other_word = broker != before.word();
         let mut frames = SharedFrames::default();
         let all: Vec<(SessionId, Encoding, bool)> =
             self.sessions.iter().map(|session| (session.id, session.encoding(), session.is_open())).collect();
         for (id, encoding, open) in all {
-            if open {
+            if open && is_other_word {
                 self.enqueue_frame(id, frames.get(encoding, &ServerMessage::Status { broker }));
-            } else if status == BrokerStatus::Degraded {
+            } else if !open && status != BrokerStatus::Ok {
                 self.welcome(id);
                 self.hasten_claim(id);
             }

@@ -243,7 +243,7 @@ impl Engine {
         session.deadlines.phase_ms = self.out.now.mono_ms + JOIN_TIMEOUT_MS;
         self.out.timers.arm(session);
         self.confirmed_for_welcome(id);
-        if self.status == BrokerStatus::Degraded {
+        if self.status != BrokerStatus::Ok {
             self.welcome(id);
         }
     }
@@ -313,8 +313,8 @@ impl Engine {
         for error in joining.errors {
             self.enqueue_frame(id, error);
         }
-        if self.status == BrokerStatus::Degraded {
-            self.send(id, &ServerMessage::Status { broker: "degraded" });
+        if self.status != BrokerStatus::Ok {
+            self.send(id, &ServerMessage::Status { broker: self.status.word() });
         }
         if let (Some(resumed), Some(recoveries)) = (&joining.resumed, &recoveries) {
             self.send_recovery(id, resumed, recoveries);

@@ -22,6 +22,8 @@ use crate::work;
 /// The most events that are read for one page, and how many if the client does not say.
 const MAX_LIMIT: u64 = 1_000;
 const DEFAULT_LIMIT: u64 = 100;
+/// How long a page may take, in milliseconds; then `BROKER_UNAVAILABLE` is the answer.
+const TIMEOUT_MS: u64 = 5_000;
 /// What a page has beside its events, in bytes, at most, without the channel's name.
 const HEAD_BYTES: usize = 256;
 
@@ -93,9 +95,34 @@ impl Engine {
         // Why twice the page: a stored event is larger than the element that is sent, and the views hide some.
         let reader = LogReader::Request { max_bytes: 2 * composed_bytes(&self.sessions[out.session]) };
         let kind = QueryKind::Log { channel: out.channel.clone(), range, limit: out.limit, reader };
-        self.sessions[out.session].history = Some(ticket);
+        let session = &mut self.sessions[out.session];
+        session.history = Some(ticket);
+        session.deadlines.history_ms = self.out.now.mono_ms + TIMEOUT_MS;
+        self.out.timers.arm(session);
         self.histories.insert(ticket, out);
         self.out.outputs.push_back(Output::Broker(BrokerCommand::Query(Query::new(ticket, kind))));
+    }
+
+    /// The page has not come in time: what keeps the log is away.
+    pub(super) fn history_too_late(&mut self, id: SessionId) {
+        let session = &mut self.sessions[id];
+        session.deadlines.history_ms = 0;
+        let Some(ticket) = session.history.take() else { return };
+        let Some(out) = self.histories.remove(&ticket) else { return };
+        self.out.outputs.push_back(Output::Broker(BrokerCommand::Withdraw(ticket)));
+        self.refuse_history(&out, "Redis did not answer in time");
+        self.retry_deferred(id);
+    }
+
+    /// The page cannot be read now.
+    fn refuse_history(&mut self, out: &HistoryOut, text: &str) {
+        let error = ErrorMessage {
+            id: out.request.as_ref(),
+            channel: Some(&out.channel),
+            outcome: Some("not_done"),
+            ..ErrorMessage::new(ErrorCode::BrokerUnavailable, text)
+        };
+        self.send_error(out.session, error);
     }
 
     /// The page is not waited for any more.
@@ -111,7 +138,9 @@ impl Engine {
     pub(super) fn history_read(&mut self, ticket: Ticket, answer: Answered) -> Option<Answered> {
         let Some(out) = self.histories.remove(&ticket) else { return Some(answer) };
         let id = out.session;
-        self.sessions[id].history = None;
+        let session = &mut self.sessions[id];
+        (session.history, session.deadlines.history_ms) = (None, 0);
+        self.out.timers.arm(session);
         match answer {
             Ok(Answer::Log(stored)) => self.charged(id, |engine| engine.answer_history(out, &stored)),
             Ok(_) => {}
@@ -141,10 +170,7 @@ impl Engine {
         let Some(request) = &out.request else { return };
         let session = &self.sessions[id];
         let Some(claims) = session.claims.clone().filter(|_| !session.overrides.is_loading()) else {
-            let text = "this player's views are being read";
-            let error = ErrorMessage::new(ErrorCode::BrokerUnavailable, text);
-            let error = ErrorMessage { id: Some(request), channel: Some(&out.channel), ..error };
-            return self.send_error(id, ErrorMessage { outcome: Some("not_done"), ..error });
+            return self.refuse_history(&out, "this player's views are being read");
         };
         let view_override = session.overrides.of(&out.channel);
         let view = permissions::server_view(&self.settings, &claims, &out.channel, view_override);

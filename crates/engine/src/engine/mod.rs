@@ -395,6 +395,9 @@ impl Engine {
         if is_due(due.overrides_ms) {
             self.load_overrides(id);
         }
+        if is_due(due.history_ms) {
+            self.history_too_late(id);
+        }
         if is_due(due.record_ms) {
             self.save_now(id);
         }

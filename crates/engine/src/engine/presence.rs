@@ -63,7 +63,7 @@ pub(super) struct PresenceState {
 impl PresenceState {
     /// When something is to be done.
     pub(super) fn next_deadline_ms(&self, status: BrokerStatus) -> Option<u64> {
-        let ledger = self.ledger.next_deadline_ms().filter(|_| status == BrokerStatus::Ok);
+        let ledger = self.ledger.next_deadline_ms().filter(|_| status != BrokerStatus::Degraded);
         let window = self.windows.first().map(|(at, _)| *at);
         ledger.into_iter().chain(self.reads.next_deadline_ms()).chain(window).min()
     }
@@ -166,7 +166,7 @@ impl Engine {
     pub(super) fn write_presence(&mut self) {
         let now_ms = self.out.now.mono_ms;
         self.go_on_rewriting();
-        while self.status == BrokerStatus::Ok {
+        while self.status != BrokerStatus::Degraded {
             let next_ticket = &mut self.next_ticket;
             let ticket = || {
                 *next_ticket += 1;

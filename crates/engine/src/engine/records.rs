@@ -317,9 +317,10 @@ impl Engine {
     pub(super) fn claim(&mut self, id: SessionId, returning: Box<Returning>) -> Option<Box<Returning>> {
         let name = returning.arrival.resume.as_ref().and_then(|resume| SessionName::parse(&resume.session));
         let player = name.as_ref().and_then(|name| name.player(&returning, self.sessions[id].anonymous));
-        let (Some(name), Some(player), BrokerStatus::Ok) = (&name, player, self.status) else {
+        let (Some(name), Some(player)) = (&name, player) else { return Some(returning) };
+        if self.status == BrokerStatus::Degraded {
             return Some(returning);
-        };
+        }
         let kind = QueryKind::ClaimSession { player: player.into(), session: name.secret };
         let mut from = self.limits.sessions.find(name.hash);
         if let Some(holder) = from.filter(|holder| holder.shard == self.shard) {

@@ -180,12 +180,12 @@ impl Engine {
         }
     }
 
-    /// Whether this ends a subscription that Redis, which is away, has not confirmed: that needs nothing from Redis. While
+    /// Whether this ends a subscription that Redis, part of which is away, has not confirmed: that needs nothing from Redis. While
     /// Redis is there its answer comes first, as for all requests about one channel.
     fn ends_unconfirmed(&self, session: &Session, message: &ClientMessage) -> bool {
         match message {
             ClientMessage::Unsubscribe { channel } => {
-                self.status == BrokerStatus::Degraded && self.has_pending(session, |name| name == channel)
+                self.status != BrokerStatus::Ok && self.has_pending(session, |name| name == channel)
             }
             _ => false,
         }
@@ -262,6 +262,11 @@ impl Engine {
             }
             // One page at a time, with what its client published before, and by the views of now.
             ClientMessage::HistoryGet(_) if self.status == BrokerStatus::Degraded => false,
+            // What else is waited for may be with the part that is away.
+            ClientMessage::HistoryGet(_) if self.status == BrokerStatus::Partial => {
+                session.history.is_some()
+                    || earlier.any(|earlier| matches!(earlier, ClientMessage::HistoryGet(_)))
+            }
             ClientMessage::HistoryGet(_) => {
                 session.history.is_some()
                     || session.overrides.is_loading()
@@ -299,9 +304,10 @@ impl Engine {
             && targets.any(|target| *target.subject.name == *name)
     }
 
-    /// A class that refuses while Redis is away has nothing to wait for.
+    /// A class that refuses while Redis is away has nothing to wait for; of a part that is away the broker knows whether it is the
+    /// channel's.
     fn refuses_now(&self, channel: &str) -> bool {
-        self.status == BrokerStatus::Degraded
+        self.status != BrokerStatus::Ok
             && self
                 .settings
                 .classes

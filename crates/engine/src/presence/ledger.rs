@@ -24,8 +24,10 @@ use crate::io::{Outcome, PublishFailure, SessionHash, Ticket};
 pub(crate) const WRITES_PER_TURN: usize = 256;
 /// How many writes may be out.
 const MAX_IN_FLIGHT: usize = 512;
-/// What failed is written again after this and up to [`SPREAD_MS`] more.
+/// What failed is written again after this and up to [`SPREAD_MS`] more; each time after twice as long, up to so many times. Why: a
+/// part of the store may be away for long, with thousands of members.
 const RETRY_MS: u64 = 500;
+const MOST_DOUBLINGS: u32 = 2;
 /// What Redis refused is written again after this.
 const REFUSED_MS: u64 = 5_000;
 /// Over this time the shards of all nodes spread what they write when Redis is back.
@@ -56,6 +58,8 @@ struct Entry {
     written: Option<MemberState>,
     /// The store may have the session.
     may_be_stored: bool,
+    /// How often in a row it could not be written.
+    failures: u32,
 }
 
 /// When it is to be written, and how many were queued before.
@@ -79,7 +83,7 @@ impl Ledger {
     pub(crate) fn set(&mut self, member: Member, state: MemberState, due_ms: u64) {
         // Who has just come is not stored, unless another node had the session before; who leaves was.
         let may_be_stored = !state.is_present || state.generation > 1;
-        let new = || Entry { waiting: None, written: None, may_be_stored };
+        let new = || Entry { waiting: None, written: None, may_be_stored, failures: 0 };
         let entry = self.entries.entry(member.clone()).or_insert_with(new);
         if let Some((_, place)) = entry.waiting.take() {
             self.queue.remove(&place);
@@ -101,8 +105,8 @@ impl Ledger {
                 self.enqueue(member, state, due_ms);
             }
             None => {
-                self.entries
-                    .insert(member.clone(), Entry { waiting: None, written: None, may_be_stored: true });
+                let entry = Entry { waiting: None, written: None, may_be_stored: true, failures: 0 };
+                self.entries.insert(member.clone(), entry);
                 self.enqueue(member, state, due_ms);
             }
         }
@@ -158,8 +162,9 @@ impl Ledger {
             (None, false) => {
                 let after_ms = match outcome {
                     Err(PublishFailure::Refused(_) | PublishFailure::LimitExceeded) => REFUSED_MS,
-                    _ => RETRY_MS,
+                    _ => RETRY_MS << entry.failures.min(MOST_DOUBLINGS),
                 };
+                entry.failures += 1;
                 let due_ms = now_ms + after_ms + spread(&member, SPREAD_MS);
                 self.enqueue(member.clone(), state, due_ms);
             }

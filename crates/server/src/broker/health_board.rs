@@ -66,7 +66,25 @@ struct Component {
     /// It is connected, but what is published does not reach it.
     is_cut_off: bool,
     /// Why it was down last.
-    trouble: Option<String>,
+    trouble: Option<Trouble>,
+}
+
+/// Why a part could not connect.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Trouble {
+    /// Where it was to connect, if that says more than the configuration; for operators alone.
+    pub(super) server: Option<String>,
+    /// Without addresses.
+    pub(super) reason: String,
+}
+
+/// Who reads about connections to Redis.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Audience {
+    /// Whoever reaches the players' port: no addresses.
+    Anyone,
+    /// Those who run the node.
+    Operators,
 }
 
 impl HealthBoard {
@@ -161,11 +179,13 @@ impl HealthBoard {
             self.unserved_since.store(if after.1 { 0 } else { now }, Ordering::Relaxed);
         }
         if before.0 != after.0 {
-            let status = if after.0 { BrokerStatus::Ok } else { BrokerStatus::Degraded };
             self.degraded_since.store(if after.0 { 0 } else { now }, Ordering::Relaxed);
             self.was_complete.fetch_or(after.0, Ordering::Relaxed);
+        }
+        let [before, after] = [before, after].map(|(is_up, is_served)| status_of(is_up, is_served));
+        if before != after {
             // Under the lock: the shards hear the changes in order.
-            self.fanout.send_to_all(&BrokerEvent::Status(status));
+            self.fanout.send_to_all(&BrokerEvent::Status(after));
         }
     }
 
@@ -184,9 +204,9 @@ impl HealthBoard {
     }
 
     /// One part could not connect, or its connection broke.
-    pub(super) fn failed(&self, part: usize, reason: &str) {
+    pub(super) fn failed(&self, part: usize, trouble: Trouble) {
         if let Some(part) = self.parts().get_mut(part) {
-            part.trouble = Some(reason.to_owned());
+            part.trouble = Some(trouble);
         }
     }
 
@@ -226,12 +246,18 @@ impl HealthBoard {
     }
 
     /// Which part is away, and why as far as is known.
-    pub(super) fn trouble(&self) -> Option<String> {
+    pub(super) fn trouble(&self, audience: Audience) -> Option<String> {
         let parts = self.parts();
         let down = |part: &&Component| !part.is_up;
         let part = parts.iter().filter(down).find(|part| part.trouble.is_some());
         let Component { name, trouble, .. } = part.or_else(|| parts.iter().find(down))?;
-        Some(format!("{name}: {}", trouble.as_deref().unwrap_or("not connected yet")))
+        let Some(Trouble { server, reason }) = trouble else {
+            return Some(format!("{name}: not connected yet"));
+        };
+        Some(match server.as_deref().filter(|_| audience == Audience::Operators) {
+            Some(server) => format!("{name}: {server}: {reason}"),
+            None => format!("{name}: {reason}"),
+        })
     }
 
     /// A connection to Redis was made: who waits to try again tries now.
@@ -257,6 +283,12 @@ impl HealthBoard {
         self.parts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// What shards were notified of last.
+    pub(super) fn status(&self) -> BrokerStatus {
+        let parts = self.parts();
+        status_of(all_are_up(&parts), all_are_served(&parts))
+    }
+
     /// For how long something has been away.
     pub(super) fn degraded_for(&self) -> Option<Duration> {
         self.since(&self.degraded_since)
@@ -276,6 +308,14 @@ impl HealthBoard {
 impl Component {
     fn new((name, is_up, need): NewPart) -> Self {
         Component { name, is_up, is_connected: is_up, need, is_gone: false, is_cut_off: false, trouble: None }
+    }
+}
+
+fn status_of(is_up: bool, is_served: bool) -> BrokerStatus {
+    match (is_up, is_served) {
+        (true, _) => BrokerStatus::Ok,
+        (false, true) => BrokerStatus::Partial,
+        (false, false) => BrokerStatus::Degraded,
     }
 }
 
@@ -318,9 +358,13 @@ mod tests {
         assert_eq!(statuses().last(), Some(&BrokerStatus::Ok));
         health_board.set(publishers[0], false);
         assert!(health_board.links_are_up(), "a publisher is no link");
-        assert_eq!(statuses(), [BrokerStatus::Degraded]);
+        assert_eq!(statuses(), [BrokerStatus::Partial]);
         assert!(health_board.degraded_for().is_some() && health_board.unserved_for().is_none());
         health_board.set(publishers[1], false);
+        assert_eq!(
+            (statuses(), health_board.status()),
+            (vec![BrokerStatus::Degraded], BrokerStatus::Degraded)
+        );
         assert!(health_board.unserved_for().is_some());
         health_board.remove(publishers[0]);
         health_board.set(publishers[1], true);
@@ -345,6 +389,19 @@ mod tests {
         assert_eq!(health_board.no_delivery(), None, "only the channels of its master are concerned");
         health_board.set_cut_off(0, true);
         assert!(health_board.no_delivery().is_some_and(|reason| reason.starts_with("pool: ")));
+    }
+
+    #[test]
+    fn the_address_of_a_server_is_for_operators() {
+        let ((queue, _inbox), (node, _)) = (shard_queue(1 << 20), shard_queue(1 << 20));
+        let publisher = ("publisher, slot 0".to_owned(), false, Need::Always);
+        let health_board = HealthBoard::new([], [publisher], ShardFanout::new(vec![queue], node));
+        let said = |audience| health_board.trouble(audience).expect("one is down");
+        assert_eq!(said(Audience::Anyone), "publisher, slot 0: not connected yet");
+        let server = Some("10.1.2.3:6379".to_owned());
+        health_board.failed(0, Trouble { server, reason: "no answer in time".to_owned() });
+        assert_eq!(said(Audience::Anyone), "publisher, slot 0: no answer in time");
+        assert_eq!(said(Audience::Operators), "publisher, slot 0: 10.1.2.3:6379: no answer in time");
     }
 
     #[tokio::test]

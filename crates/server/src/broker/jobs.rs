@@ -69,14 +69,24 @@ pub(super) struct Job {
     ledger: Arc<Ledger>,
     handed: bool,
     answered: bool,
-    /// Dropped with the job. While it exists, the holder of another clone knows that the job is unfinished.
-    held: Option<Arc<()>>,
+    /// Dropped with the job. While it exists, whoever it belongs to knows that the job is unfinished.
+    held: Option<Arc<dyn Held>>,
 }
+
+/// What a job keeps until it is over.
+pub(super) trait Held: std::fmt::Debug + Send + Sync {}
+
+impl<T: std::fmt::Debug + Send + Sync> Held for T {}
 
 impl Job {
     /// Keeps this until the job is over.
-    pub(super) fn hold(&mut self, held: Arc<()>) {
-        self.held = Some(held);
+    pub(super) fn hold(&mut self, held: impl Held + 'static) {
+        self.held = Some(Arc::new(held));
+    }
+
+    /// What it keeps, for what follows from the job and is over later.
+    pub(super) fn held(&self) -> Option<Arc<dyn Held>> {
+        self.held.clone()
     }
 
     /// It is handed to Redis, or came back undone.
@@ -328,6 +338,11 @@ impl JobReceiver {
     /// Whether it is closed.
     pub(super) fn is_closed(&self) -> bool {
         self.receiver.is_closed()
+    }
+
+    /// What all publishes that are not answered may take, in bytes.
+    pub(super) fn bound_bytes(&self) -> usize {
+        self.ledger.bound_bytes
     }
 
     /// What waits, and what became of what does not.

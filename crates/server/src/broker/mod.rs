@@ -29,6 +29,7 @@ use tokio::sync::{mpsc, watch};
 pub use self::command_router::CommandChannels;
 use self::command_router::CommandRouter;
 use self::fanout::ShardFanout;
+pub use self::health_board::Audience;
 use self::health_board::{HealthBoard, Need};
 use self::hub_driver::{HubCommand, HubCommandReceiver, HubDriver};
 use self::jobs::{JobReceiver, JobSender, jobs};
@@ -416,9 +417,12 @@ impl Broker {
 
     /// Whether Redis is there.
     pub fn health(&self) -> BrokerHealth {
-        let degraded_for = self.0.health_board.degraded_for();
-        let status = if degraded_for.is_some() { BrokerStatus::Degraded } else { BrokerStatus::Ok };
-        BrokerHealth { status, degraded_for, unserved_for: self.0.health_board.unserved_for() }
+        let health_board = &self.0.health_board;
+        BrokerHealth {
+            status: health_board.status(),
+            degraded_for: health_board.degraded_for(),
+            unserved_for: health_board.unserved_for(),
+        }
     }
 
     /// Whether all of Redis has been there at once since the start: each connection that the node needs, and what was
@@ -433,9 +437,9 @@ impl Broker {
         self.0.health_board.was_serving()
     }
 
-    /// Which connection is away and why, for a person; `None`: all are there.
-    pub fn trouble(&self) -> Option<String> {
-        self.0.health_board.trouble()
+    /// Which connection is away and why; `None`: all are there.
+    pub fn trouble(&self, audience: Audience) -> Option<String> {
+        self.0.health_board.trouble(audience)
     }
 
     /// Which link publications do not reach though Redis takes them; `None`: they reach all.

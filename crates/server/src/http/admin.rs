@@ -27,6 +27,7 @@ use super::listener::accept;
 use super::pages;
 use super::reads;
 use super::write_timeout::WriteTimeout;
+use crate::broker::Audience;
 use crate::bus::EventRefused;
 use crate::clock::unix_ms;
 use crate::cluster_reads::Collector;
@@ -126,7 +127,7 @@ fn router(node: Arc<Node>) -> Router {
         .merge(api)
         .route("/api/openapi.json", get(openapi))
         .route("/healthz", get(async || pages::text(StatusCode::OK, "ok\n")))
-        .route("/readyz", get(async |State(node): Shared| pages::ready(&node)))
+        .route("/readyz", get(async |State(node): Shared| pages::ready(&node, Audience::Operators)))
         .route(
             "/metrics",
             get(async |State(node): Shared, headers: HeaderMap| pages::metrics(&node, &headers).await),

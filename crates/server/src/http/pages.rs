@@ -12,6 +12,7 @@ use hyper::body::Incoming;
 
 use super::origin::{self, Reached};
 use super::{dev_token, host, playground, ws};
+use crate::broker::Audience;
 use crate::dev::Dev;
 use crate::metrics::MetricsFormat;
 use crate::node::Node;
@@ -62,7 +63,7 @@ async fn answer(node: &Arc<Node>, request: Request<Incoming>, from: &From) -> Re
     }
     match path {
         "/healthz" => text(StatusCode::OK, "ok\n"),
-        "/readyz" => ready(node),
+        "/readyz" => ready(node, Audience::Anyone),
         "/metrics" => metrics(node, request.headers()).await,
         _ => playground::page(node, path)
             .unwrap_or_else(|| text(StatusCode::NOT_FOUND, "not here; the socket is at /ws\n")),
@@ -103,9 +104,9 @@ pub(super) fn foreign_host(node: &Node, headers: &HeaderMap) -> Option<Reply> {
 }
 
 /// Whether the node should get traffic, and if not, why.
-pub(super) fn ready(node: &Node) -> Reply {
-    match node.not_ready_because() {
-        None => match node.degraded_because() {
+pub(super) fn ready(node: &Node, audience: Audience) -> Reply {
+    match node.not_ready_because(audience) {
+        None => match node.degraded_because(audience) {
             None => text(StatusCode::OK, "ready\n"),
             Some(trouble) => text(StatusCode::OK, &format!("ready, but part of Redis is away ({trouble})\n")),
         },

@@ -34,6 +34,8 @@ pub const ENTITY_TTL_MS: u64 = 2_000;
 pub const HISTORY: History = History { events: 20, age_ms: 600_000 };
 pub const BRIEF_HISTORY: History = History { events: 100_000, age_ms: 400 };
 pub const EXTERNAL_BYTES: usize = 64 * 1024;
+/// How long entities live that no test outlives.
+const LONG_TTL_MS: u64 = 600_000;
 pub const LINGER_MS: u64 = 50;
 pub const RESUME_WINDOW: Duration = Duration::from_secs(60);
 
@@ -164,7 +166,7 @@ impl Bench {
             id: format!("db1.0000000000000001.{}", ticket.0),
             max: ENTITY_MAX,
             max_bytes: ENTITY_BYTES,
-            ttl_ms: ENTITY_TTL_MS,
+            ttl_ms: if channel.starts_with("own:") { LONG_TTL_MS } else { ENTITY_TTL_MS },
         };
         let kind = WriteKind::Commit { channel: channel.into(), commit };
         self.write(ShardId(shard), ticket, Owner::Services, WhenDown::Queue, kind);
@@ -291,6 +293,13 @@ impl Bench {
         self.broker.command(shard, BrokerCommand::Write(write));
     }
 
+    /// Writes this, which may wait while Redis is away, and does not wait for it.
+    pub fn write_later(&self, owner: Owner, kind: WriteKind) -> Ticket {
+        let ticket = Ticket(self.tickets.fetch_add(1, Ordering::Relaxed));
+        self.write(ShardId(0), ticket, owner, WhenDown::Queue, kind);
+        ticket
+    }
+
     /// Writes this and waits for what becomes of it.
     pub fn write_and_wait(&mut self, kind: WriteKind) -> Result<(), PublishFailure> {
         let ticket = Ticket(self.tickets.fetch_add(1, Ordering::Relaxed));
@@ -407,9 +416,20 @@ impl Bench {
             match waited.expect("an event in time").expect("the broker lives") {
                 BrokerEvent::StoreLost => self.store_lost += 1,
                 event if self.is_of_a_master_link(&event) => {}
+                BrokerEvent::Status(status) => {
+                    if let Some(status) = self.news(shard, status) {
+                        return BrokerEvent::Status(status);
+                    }
+                }
                 event => return event,
             }
         }
+    }
+
+    /// What players are notified of when this status comes: one master of a Cluster that is away is as all of them.
+    fn news(&self, shard: u8, status: BrokerStatus) -> Option<BrokerStatus> {
+        let status = if status == BrokerStatus::Partial { BrokerStatus::Degraded } else { status };
+        (self.statuses[usize::from(shard)].last() != Some(&status)).then_some(status)
     }
 
     /// A link of a master receives player commands from now on, whoever wants them.
@@ -577,7 +597,7 @@ pub fn classes() -> Arc<Classes> {
     };
     let space = Space { hysteresis: 0.0, max_radius: None, ..space() };
     // Room for whatever is published there, read in each of the ways.
-    let roomy = |space| Some(EntityRules { max: 1_000_000, max_bytes: 1 << 30, ttl_ms: 600_000, space });
+    let roomy = |space| Some(EntityRules { max: 1_000_000, max_bytes: 1 << 30, ttl_ms: LONG_TTL_MS, space });
     let by_id = || Some(path("data.id"));
     let map = Class { key: by_id(), entity: roomy(Some(space)), ..open("map:{map}") };
     let own = Class { payload: PayloadMode::Envelope, entity: roomy(None), ..open("own:{own}") };

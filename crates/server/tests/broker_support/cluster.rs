@@ -57,6 +57,47 @@ pub(super) fn call<S: AsRef<[u8]>>(first: &Server, others: &[Server], parts: &[S
     }
 }
 
+impl Server {
+    /// Which of the masters has this slot, as this server says.
+    pub fn owner_of(&self, slot: u16) -> Option<u16> {
+        let Reply::List(ranges) = self.tell(&["CLUSTER", "SLOTS"]) else { panic!("no list") };
+        ranges.into_iter().find_map(|range| {
+            let Reply::List(parts) = range else { panic!("no range: {range:?}") };
+            let [Reply::Int(from), Reply::Int(to), Reply::List(master), ..] = &parts[..] else {
+                panic!("no range: {parts:?}")
+            };
+            let Reply::Int(port) = master[1] else { panic!("no port: {master:?}") };
+            (*from..=*to).contains(&slot.into()).then(|| port.try_into().expect("a port"))
+        })
+    }
+
+    /// A Cluster in which some slots or masters are away serves the others.
+    pub fn allow_holes(&self) {
+        self.call(&["CONFIG", "SET", "cluster-require-full-coverage", "no"]);
+    }
+
+    /// No master has this slot any more, as all of them say; the others are served. Returns the port of the one that had it.
+    pub fn unassign(&self, slot: u16) -> u16 {
+        self.allow_holes();
+        let owner = self.owner_of(slot).expect("a master");
+        // The owner first: it is the one that claims the slot.
+        let mut masters: Vec<&Server> = self.masters().collect();
+        masters.sort_by_key(|master| master.ports()[0] != owner);
+        until("no master has the slot", || {
+            masters.iter().for_each(|master| drop(master.tell(&["CLUSTER", "DELSLOTS", &slot.to_string()])));
+            masters.iter().all(|master| master.owner_of(slot).is_none())
+        });
+        owner
+    }
+
+    /// The master at this port has the slot, as all of them say.
+    pub fn assign(&self, slot: u16, port: u16) {
+        let owner = self.masters().find(|master| master.ports()[0] == port).expect("a master");
+        assert_eq!(owner.tell(&["CLUSTER", "ADDSLOTS", &slot.to_string()]), Reply::Text("OK".into()));
+        until("the master has the slot", || self.masters().all(|master| master.owner_of(slot) == Some(port)));
+    }
+}
+
 fn all<'s>(first: &'s Server, others: &'s [Server]) -> impl Iterator<Item = &'s Server> {
     std::iter::once(first).chain(others)
 }

@@ -11,6 +11,7 @@ pub mod server;
 
 #[allow(unused_imports)]
 pub use bench::Bench;
+#[allow(unused_imports)]
 pub use server::{Flavour, Reply};
 
 /// Waits until this holds.

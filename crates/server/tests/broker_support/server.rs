@@ -133,6 +133,11 @@ impl Server {
         [self.port.number, self.bus.as_ref().map_or(0, |bus| bus.number)]
     }
 
+    /// Its port.
+    pub fn port(&self) -> u16 {
+        self.port.number
+    }
+
     /// A server that does not run yet.
     pub fn prepare(flavour: Flavour) -> Server {
         static COUNT: AtomicU32 = AtomicU32::new(0);
@@ -193,7 +198,7 @@ impl Server {
             let names = match self.flavour {
                 Flavour::Prefixed => "~prod:* &prod:* &prod:room:* &prod:r*",
                 _ => {
-                    "~actions:* ~drawbridge:* ~world:* &room:* &chat:* &world:* &logged:* &brief:* &r* &drawbridge:*"
+                    "~actions:* ~drawbridge:* ~world:* &room:* &chat:* &world:* &own:* &logged:* &brief:* &r* &drawbridge:*"
                 }
             };
             let rules = format!("bridge reset on >between-us {names} {}", acl_commands());
@@ -320,8 +325,13 @@ impl Server {
         channels.filter(|channel| !channel.starts_with(sentinel::OWN_CHANNELS)).collect()
     }
 
+    /// All masters of a Cluster, this one first.
+    pub fn masters(&self) -> impl Iterator<Item = &Server> {
+        std::iter::once(self).chain(&self.others)
+    }
+
     /// Says something to this server.
-    pub(super) fn tell<S: AsRef<[u8]>>(&self, parts: &[S]) -> Reply {
+    pub fn tell<S: AsRef<[u8]>>(&self, parts: &[S]) -> Reply {
         let mut client = self.client().expect("Redis is there");
         if self.flavour.has_user() {
             // Before the password is set this is an error, and needless.

@@ -51,10 +51,15 @@ impl Cluster {
     fn send_status(&mut self, node: usize) {
         let leads = |link: &usize| !self.is_of_master(*link) || self.target_of(*link).is_some();
         let links = (node * self.links..(node + 1) * self.links).filter(leads);
-        let degraded = links.into_iter().any(|link| !self.is_up(link));
+        let (of_masters, of_all): (Vec<usize>, Vec<usize>) =
+            links.into_iter().filter(|link| !self.is_up(*link)).partition(|link| self.is_of_master(*link));
+        let status = match (of_all.is_empty(), of_masters.is_empty()) {
+            (false, _) => BrokerStatus::Degraded,
+            (true, false) => BrokerStatus::Partial,
+            (true, true) => BrokerStatus::Ok,
+        };
         let node = &mut self.nodes[node];
-        if std::mem::replace(&mut node.degraded, degraded) != degraded {
-            let status = if degraded { BrokerStatus::Degraded } else { BrokerStatus::Ok };
+        if std::mem::replace(&mut node.status, status) != status {
             node.send_to_all(&BrokerEvent::Status(status));
         }
     }

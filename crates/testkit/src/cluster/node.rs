@@ -6,7 +6,8 @@ use std::sync::Arc;
 use drawbridge_engine::class::ShardedChannels;
 use drawbridge_engine::engine::Engine;
 use drawbridge_engine::io::{
-    BrokerCommand, BrokerEvent, ConnId, LogPosition, Position, Query, QueryKind, Subject, Ticket, Write,
+    BrokerCommand, BrokerEvent, BrokerStatus, ConnId, LogPosition, Position, Query, QueryKind, Subject,
+    Ticket, Write,
 };
 use drawbridge_engine::rate_limit::SharedLimits;
 use drawbridge_engine::settings::Settings;
@@ -50,7 +51,7 @@ pub struct Node {
     pub(super) log_answers: VecDeque<(LogAsker, Arc<str>, StoredLog)>,
     /// Tables that are read for a hub.
     pub(super) scans: VecDeque<(usize, Scan)>,
-    pub(super) degraded: bool,
+    pub(super) status: BrokerStatus,
     /// Names this start of the node.
     pub(super) instance: Arc<str>,
 }
@@ -127,7 +128,7 @@ impl Node {
             log_reads: VecDeque::new(),
             log_answers: VecDeque::new(),
             scans: VecDeque::new(),
-            degraded: false,
+            status: BrokerStatus::Ok,
             instance,
         }
     }

@@ -31,6 +31,8 @@ pub(super) struct ClusterWatch {
     older: usize,
     /// Counts the servers that were tried.
     tried: usize,
+    /// The last of them.
+    last: Option<RedisAddress>,
     /// How many slots no master has, as far as the log knows.
     uncovered: usize,
 }
@@ -45,7 +47,7 @@ enum Useless {
 
 impl ClusterWatch {
     pub(super) fn new(cluster: Cluster, settings: Arc<RedisSettings>) -> Self {
-        ClusterWatch { cluster, settings, source: None, older: 0, tried: 0, uncovered: 0 }
+        ClusterWatch { cluster, settings, source: None, older: 0, tried: 0, last: None, uncovered: 0 }
     }
 
     /// Runs until `stop`.
@@ -79,7 +81,7 @@ impl ClusterWatch {
                     let wait = match useless {
                         Useless::Broken(broken) => {
                             is_up = false;
-                            attempts.failed(&broken)
+                            attempts.failed(&broken, self.last.as_ref().map(RedisAddress::to_string))
                         }
                         Useless::Older => LEAST_PAUSE,
                     };
@@ -124,6 +126,7 @@ impl ClusterWatch {
         let servers = self.servers();
         let address = servers[self.tried % servers.len()].clone();
         self.tried = self.tried.wrapping_add(1);
+        self.last = Some(address.clone());
         let open = CommandConnection::open_any(self.settings.clone(), &address, "cluster");
         let connection = timeout(PATIENCE, open).await.unwrap_or(Err(Broken::Silent))?;
         Ok((address, connection))

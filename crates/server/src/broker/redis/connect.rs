@@ -70,10 +70,7 @@ impl ByteStream for TlsStream<TcpStream> {
 /// [`CONNECT_TIMEOUT`].
 pub(super) async fn open(settings: &RedisSettings, address: Option<&RedisAddress>) -> io::Result<Stream> {
     match (&settings.location, address) {
-        (_, Some(address)) => {
-            let named = |error: io::Error| io::Error::new(error.kind(), format!("{address}: {error}"));
-            open_at(address, settings.tls.as_ref()).await.map_err(named)
-        }
+        (_, Some(address)) => open_at(address, settings.tls.as_ref()).await,
         (RedisLocation::Server(address), None) => open_at(address, settings.tls.as_ref()).await,
         (RedisLocation::Sentinels { .. }, None) => open_master(settings).await,
         // Each connection to a Cluster names its server.
@@ -188,9 +185,13 @@ impl Broken {
         }
     }
 
-    /// As [`Display`](std::fmt::Display), for pages that anybody may read.
+    /// As [`Display`](std::fmt::Display), for pages that anybody may read: without addresses and names of hosts.
     pub(super) fn public_reason(&self) -> String {
         match self {
+            // It names the hosts that the certificate is for.
+            Broken::Io(error) if error.get_ref().is_some_and(|inner| inner.is::<rustls::Error>()) => {
+                "TLS with Redis failed".to_owned()
+            }
             Broken::Refused(message) => format!("Redis said: {}", public_part(message)),
             Broken::CutOff { .. } => "what is published does not arrive".to_owned(),
             other => other.to_string(),
@@ -285,8 +286,9 @@ impl Attempts {
         }
     }
 
-    /// A connection or an attempt failed: how long to wait. The log hears each reason once an outage.
-    pub(super) fn failed(&mut self, broken: &Broken) -> Duration {
+    /// A connection or an attempt failed: how long to wait. The log hears each reason once an outage. `server`: where it led, if
+    /// that is not what the configuration names.
+    pub(super) fn failed(&mut self, broken: &Broken, server: Option<String>) -> Duration {
         let reason = broken.to_string();
         let master = self.master.current();
         if master != self.last_master {
@@ -295,7 +297,7 @@ impl Attempts {
             self.last_master = master;
         }
         let wait = self.backoff.failed();
-        let address = self.address();
+        let address = server.unwrap_or_else(|| self.address());
         if self.logged.as_ref() == Some(&reason) {
             tracing::debug!(what = self.what, address, reason, ?wait, "no connection to Redis");
         } else {

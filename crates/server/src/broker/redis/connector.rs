@@ -11,7 +11,7 @@ use super::connect::Broken;
 use super::master_links::Target;
 use super::probe::Reach;
 use super::{RedisAddress, RedisSettings};
-use crate::broker::health_board::HealthBoard;
+use crate::broker::health_board::{HealthBoard, Trouble};
 
 /// How long a part waits for the Cluster's map before it says that there is none.
 const MAP_PATIENCE: Duration = Duration::from_secs(3);
@@ -75,6 +75,12 @@ impl Connector {
         }
     }
 
+    /// A slot of the master at this address; `None`: it has none.
+    pub(super) fn a_slot_of(&self, address: Option<&RedisAddress>) -> Option<u16> {
+        let (cluster, _) = self.cluster()?;
+        cluster.map().first_slot_of(address?)
+    }
+
     /// Whether it leads nowhere now, and need not: what is to connect waits until it does.
     pub(super) fn is_idle(&self) -> bool {
         matches!(&self.home, Home::Link(_, target) if target.borrow().is_none())
@@ -132,19 +138,22 @@ impl Connector {
         }
     }
 
-    /// Why a connection broke or could not be made, for pages that anybody may read; in a Cluster it names the master.
-    pub(super) fn trouble(&self, broken: &Broken) -> String {
-        let reason = broken.public_reason();
-        let master = match &self.home {
+    /// Why a connection broke or could not be made.
+    pub(super) fn trouble(&self, broken: &Broken) -> Trouble {
+        Trouble { server: self.server(), reason: broken.public_reason() }
+    }
+
+    /// To which master of a Cluster the next connection leads, if that is known.
+    pub(super) fn server(&self) -> Option<String> {
+        match &self.home {
             Home::MasterOf(cluster, slot) => {
                 cluster.map().master_of(*slot).map(|master| master.address.to_string())
             }
+            Home::Any(cluster, number) => {
+                any_master(&cluster.map(), *number).map(|master| master.to_string())
+            }
             Home::Link(_, target) => target.borrow().as_ref().map(RedisAddress::to_string),
-            Home::Settings | Home::Any(..) => None,
-        };
-        match master {
-            Some(master) if !reason.starts_with(&master) => format!("{master}: {reason}"),
-            _ => reason,
+            Home::Settings => None,
         }
     }
 

@@ -185,8 +185,8 @@ impl Lease {
                     }
                 }
             };
-            let wait = attempts.failed(&broken);
-            self.health_board.failed(self.part, &self.connector.trouble(&broken));
+            let wait = attempts.failed(&broken, self.connector.server());
+            self.health_board.failed(self.part, self.connector.trouble(&broken));
             self.connector.wait_to_try_again(&self.health_board, wait, tried_by).await;
         }
     }

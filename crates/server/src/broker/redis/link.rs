@@ -101,10 +101,11 @@ impl Link {
             let call = match self.connect_and_live(&mut calls).await {
                 Ok(call) => call,
                 Err(broken) => {
-                    let wait = self.attempts.failed(&broken);
+                    let wait = self.attempts.failed(&broken, self.connector.server());
+                    let trouble = self.connector.trouble(&broken);
                     self.connector.failed();
                     let health_board = self.health_board.clone();
-                    health_board.failed(self.index, &self.connector.trouble(&broken));
+                    health_board.failed(self.index, trouble);
                     if let Broken::Unsupported(what) = &broken {
                         self.part.driver.refuse_waiting(&format!("UNSUPPORTED {what}"));
                     }
@@ -433,7 +434,7 @@ impl Link {
 
     fn subscribe_probe(&mut self, session: &mut Session) {
         let Some(probe) = &mut self.probe else { return };
-        if probe.choose_channel(|channel| self.connector.has_slot(session.address.as_ref(), channel)) {
+        if probe.choose_channel(self.connector.a_slot_of(session.address.as_ref())) {
             let channel = Subject::channel(probe.channel().clone());
             session.conversation.send(LinkCommand::Subscribe(vec![channel]));
         } else {

@@ -37,7 +37,9 @@ mod refusals;
 pub mod resp;
 mod sentinel;
 mod sessions;
+mod slot_names;
 mod slot_router;
+mod unowned;
 mod views;
 mod writes;
 

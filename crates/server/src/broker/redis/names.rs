@@ -22,6 +22,8 @@ use std::borrow::Cow;
 
 use drawbridge_engine::io::SessionHash;
 
+use super::slot_names::end_in_slot;
+
 /// What the channels of sharded delivery probes begin with, behind the prefixes.
 const SHARDED_PROBE: &str = "sharded-probe:";
 
@@ -137,9 +139,11 @@ impl Names {
         format!("{}probe:{random:016x}:{link}", self.key_prefix)
     }
 
-    /// As [`Names::probe_channel`], of a link of sharded channels: `number` chooses the slot.
-    pub(super) fn sharded_probe_channel(&self, random: u64, link: usize, number: u32) -> String {
-        format!("{}{SHARDED_PROBE}{random:016x}:{link}:{number}", self.key_prefix)
+    /// As [`Names::probe_channel`], of a link of sharded channels: in this slot.
+    pub(super) fn sharded_probe_channel(&self, random: u64, link: usize, slot: u16) -> String {
+        let begin = format!("{}{SHARDED_PROBE}{random:016x}:{link}:", self.key_prefix);
+        let end = end_in_slot(self.outward(&begin).as_bytes(), slot);
+        begin + &end
     }
 
     /// Whether it is one of these: sharded, though it is of no class.

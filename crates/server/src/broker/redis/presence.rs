@@ -7,6 +7,7 @@
 use std::sync::Arc;
 
 use drawbridge_engine::io::{PresencePage, WriteKind};
+use hashbrown::HashMap;
 use redis::Value;
 
 use super::batch::{Batch, Step};
@@ -14,7 +15,7 @@ use super::command_connection::text;
 use super::library::MARK;
 use super::writes::UNPROVEN;
 use super::{Names, RedisSettings};
-use crate::broker::jobs::Job;
+use crate::broker::jobs::{Held, Job};
 
 /// The most players of one page.
 const MAX_PAGE: usize = 1_000;
@@ -47,8 +48,13 @@ pub(super) fn gather(batch: &mut [(u64, Job)]) {
 /// What a publisher knows of the index of its node.
 #[derive(Debug, Default)]
 pub(super) struct PresenceIndex {
-    /// Entries of channels on which no session of the node is present any more; no more than calls in one pipeline.
-    left: Vec<String>,
+    /// Entries of channels on which no session of the node is present any more; no more than calls in one pipeline. Each with what
+    /// its write held: in a Cluster no other publisher may write about the channel before the entry is removed.
+    left: Vec<(String, Option<Arc<dyn Held>>)>,
+    /// What the entries held that are being removed.
+    leaving: Vec<(String, Option<Arc<dyn Held>>)>,
+    /// What the writes hold whose answer is out, by their entries.
+    writing: HashMap<String, Arc<dyn Held>>,
 }
 
 impl PresenceIndex {
@@ -59,33 +65,51 @@ impl PresenceIndex {
 
     /// Takes out of the index what the last pipeline has emptied. Returns whether that takes a command.
     pub(super) fn begin(&mut self, batch: &mut Batch, settings: &RedisSettings) -> bool {
-        let left = std::mem::take(&mut self.left);
-        if left.is_empty() {
+        self.writing.clear();
+        self.leaving = std::mem::take(&mut self.left);
+        if self.leaving.is_empty() {
             return false;
         }
+        let entries: Vec<&str> = self.leaving.iter().map(|(entry, _)| &**entry).collect();
         batch
             .begin(Step::Before, "SREM")
             .arg(settings.names.node_presence_key(&settings.lease.instance))
-            .arg(left);
+            .arg(entries);
         true
+    }
+
+    /// What [`PresenceIndex::begin`] has taken out is over, done or not: an entry too many is found and removed by whoever cleans
+    /// up behind the node.
+    pub(super) fn removed(&mut self) {
+        self.leaving.clear();
     }
 
     /// What a call has left of the node's sessions on its channel.
     pub(super) fn note(&mut self, entry: &str, present: i64) {
-        self.left.retain(|left| left != entry);
+        self.left.retain(|(left, _)| left != entry);
+        let held = self.writing.remove(entry);
         if present == 0 {
-            self.left.push(entry.to_owned());
+            self.left.push((entry.to_owned(), held));
         }
     }
 }
 
 /// Writes who is present on one channel: the entry of the index, and the call.
-pub(super) fn write(batch: &mut Batch, settings: &RedisSettings, now: &[(u64, Job)]) {
-    let Some((_, Job { work: WriteKind::Presence { channel, notify, .. }, .. })) = now.first() else {
+pub(super) fn write(
+    batch: &mut Batch,
+    settings: &RedisSettings,
+    index: &mut PresenceIndex,
+    now: &[(u64, Job)],
+) {
+    let Some((_, first @ Job { work: WriteKind::Presence { channel, notify, .. }, .. })) = now.first() else {
         return;
     };
     let (names, instance) = (&settings.names, &*settings.lease.instance);
-    batch.begin(Step::Before, "SADD").arg(names.node_presence_key(instance)).arg(entry(channel, *notify));
+    let entry = entry(channel, *notify);
+    batch.begin(Step::Before, "SADD").arg(names.node_presence_key(instance)).arg(&*entry);
+    if let Some(held) = first.held() {
+        index.writing.insert(entry, held);
+    }
     batch.cmd("FCALL").arg("drawbridge_presence_write").arg(2).arg(&names.presence_keys(channel)[..]);
     batch.arg(instance).arg(if *notify { names.presence_notices(channel) } else { String::new() });
     for (_, job) in now {
@@ -166,6 +190,7 @@ mod tests {
         index.note("1room:1", 0);
         index.note("1room:2", 0);
         index.note("1room:1", 1);
-        assert_eq!(index.left, ["1room:2"]);
+        let left: Vec<&str> = index.left.iter().map(|(entry, _)| &**entry).collect();
+        assert_eq!(left, ["1room:2"]);
     }
 }

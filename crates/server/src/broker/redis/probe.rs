@@ -31,9 +31,6 @@ const CUT_OFF_AFTER: u32 = 3;
 
 /// How long the bus of a Cluster may take to carry a publication from one master to another, however busy the machines are.
 const BUS_TIME: Duration = Duration::from_secs(1);
-/// How many names are tried for one that is in a slot of the master. Where it has a single slot, 16384 are needed on average.
-const NAMES_TRIED: u32 = 1 << 16;
-
 /// How what is published reaches a link.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Reach {
@@ -147,17 +144,15 @@ impl Probe {
         self.channel = channel.into();
     }
 
-    /// Chooses the channel for a connection to a master that has certain slots. Returns whether there is one.
-    pub(super) fn choose_channel(&mut self, has_slot: impl Fn(&[u8]) -> bool) -> bool {
+    /// Chooses the channel for a connection to a master; `slot`: one that this has. Returns whether there is a channel.
+    pub(super) fn choose_channel(&mut self, slot: Option<u16>) -> bool {
         if self.reach != Reach::Master {
             return true;
         }
-        let mut channels =
-            (0..NAMES_TRIED).map(|n| self.names.sharded_probe_channel(self.random, self.link, n));
-        let found = channels.find(|channel| has_slot(self.names.outward(channel).as_bytes()));
-        let is_found = found.is_some();
-        found.into_iter().for_each(|channel| self.set_channel(channel));
-        is_found
+        if let Some(slot) = slot {
+            self.set_channel(self.names.sharded_probe_channel(self.random, self.link, slot));
+        }
+        slot.is_some()
     }
 
     /// Where the channel's slot is not on this connection's master any more, it subscribes to another channel.
@@ -457,20 +452,19 @@ mod tests {
     #[test]
     fn a_sharded_probe_is_in_a_slot_of_the_links_master_and_follows_it() {
         let mut link = Link::new(Reach::Master);
-        let slots = |channel: &[u8]| u32::from(slot_of(channel)) % 16;
-        assert!(link.probe.choose_channel(|channel| slots(channel) == 3));
-        assert_eq!(slots(&link.probe.outward), 3);
+        assert!(link.probe.choose_channel(Some(3)));
+        assert_eq!(slot_of(&link.probe.outward), 3);
         assert!(Names::new("prod:", "drawbridge:").is_sharded_probe(link.probe.channel()));
         link.probe.confirmed(link.now);
-        link.probe.check_slot(|channel| slots(channel) == 3, link.now);
+        link.probe.check_slot(|channel| slot_of(channel) == 3, link.now);
         assert_eq!(link.publish(Ok(None)), Ok(true), "it is published where the link is");
-        link.probe.check_slot(|channel| slots(channel) == 4, link.now);
+        link.probe.check_slot(|channel| slot_of(channel) == 4, link.now);
         assert_eq!(link.passed(), Verdict::Nothing);
         assert_eq!(link.probe.tick(link.now), Some(Task::Subscribe));
-        assert!(link.probe.choose_channel(|channel| slots(channel) == 4) && slots(&link.probe.outward) == 4);
+        assert!(link.probe.choose_channel(Some(4)) && slot_of(&link.probe.outward) == 4);
         link.probe.ended(link.now);
         assert_eq!((link.probe.tick(link.now), link.probe.due()), (None, Some(link.now + EVERY)));
-        assert!(!link.probe.choose_channel(|_| false));
+        assert!(!link.probe.choose_channel(None));
     }
 
     #[test]

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use drawbridge_engine::io::{PublishFailure, WhenDown};
+use drawbridge_engine::io::{PublishFailure, WhenDown, WriteKind};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until, timeout};
 
@@ -169,9 +169,9 @@ impl Publisher {
                     }
                 }
             };
-            let wait = attempts.failed(&broken);
+            let wait = attempts.failed(&broken, self.connector.server());
             let health_board = self.health_board.clone();
-            health_board.failed(self.part, &self.connector.trouble(&broken));
+            health_board.failed(self.part, self.connector.trouble(&broken));
             if let Broken::Unsupported(what) = &broken {
                 self.refuse_unsupported(what);
             }
@@ -198,9 +198,11 @@ impl Publisher {
             tokio::select! {
                 output = &mut waited_for => return Ok(output),
                 job = self.jobs.recv() => match job.ok_or(Stopped)? {
-                    job if job.when_down == WhenDown::Reject => job.answer(Err(PublishFailure::NotDone)),
-                    job if job.when_down == WhenDown::Local => self.local.deliver(job),
-                    job => self.take(job),
+                    job => {
+                        if let Some(job) = refused_or_local(job, &self.local) {
+                            self.take(job);
+                        }
+                    }
                 },
                 () = expiry(self.next_expiry) => self.withdraw_expired(),
                 _ = stop.wait_for(|stop| *stop) => return Err(Stopped),
@@ -285,10 +287,8 @@ impl Publisher {
         self.moving.put_back(&mut self.waiting);
         // The others keep their order.
         for (number, job) in std::mem::take(&mut self.waiting) {
-            match job.when_down {
-                WhenDown::Reject => job.answer(Err(PublishFailure::NotDone)),
-                WhenDown::Local => self.local.deliver(job),
-                WhenDown::Queue | WhenDown::QueueFor(_) => self.waiting.push_back((number, job)),
+            if let Some(job) = refused_or_local(job, &self.local) {
+                self.waiting.push_back((number, job));
             }
         }
     }
@@ -522,12 +522,23 @@ impl Publisher {
     /// What keeps its order with others of the same: in a Cluster the writes of one slot, else all.
     fn order_of(&self, job: &Job) -> Option<u16> {
         self.connector.cluster()?;
-        slot_of_write(&self.settings.names, &job.work)
+        Some(slot_of_write(&self.settings.names, &job.work))
     }
 }
 
+/// Redis is away, or a part of it: what may not wait is answered. The rest is returned.
+pub(super) fn refused_or_local(job: Job, local: &LocalDelivery) -> Option<Job> {
+    match (job.when_down, &job.work) {
+        // Shards have all that the store lacks of presence, and write it again a little later.
+        (WhenDown::Reject, _) | (_, WriteKind::Presence { .. }) => job.answer(Err(PublishFailure::NotDone)),
+        (WhenDown::Local, _) => local.deliver(job),
+        (WhenDown::Queue | WhenDown::QueueFor(_), _) => return Some(job),
+    }
+    None
+}
+
 /// Waits until then; for ever, where there is no such time.
-async fn expiry(at: Option<Instant>) {
+pub(super) async fn expiry(at: Option<Instant>) {
     match at {
         Some(at) => sleep_until(at).await,
         None => std::future::pending().await,

@@ -23,7 +23,7 @@ use super::presence;
 use super::refusals::{explained_for, is_missing_function};
 use super::sessions::{self, Claim, FollowUp};
 use super::views;
-use super::{RedisSettings, code_of, is_passing};
+use super::{Names, RedisSettings, code_of, is_passing};
 use crate::broker::health_board::HealthBoard;
 use crate::broker::link_metrics::LinkMetrics;
 use crate::broker::query_queue::{AnswerSize, Asked, QueryQueue};
@@ -50,7 +50,7 @@ const RETRY_AFTER: Duration = Duration::from_millis(200);
 pub(super) const UNEXPECTED: &str = "an unexpected answer";
 
 /// The answer about players' views whose master is away.
-const AWAY: &str = "CLUSTERDOWN the master of the Cluster that has them is away";
+pub(super) const AWAY: &str = "CLUSTERDOWN the master of the Cluster that has them is away";
 
 /// See the module.
 pub(super) struct Reader {
@@ -66,6 +66,20 @@ pub(super) fn name_of(answer_size: AnswerSize) -> &'static str {
     match answer_size {
         AnswerSize::Large => "reader of tables",
         AnswerSize::Small => "reader of views",
+    }
+}
+
+/// A key in the slot of what is read.
+pub(super) fn key_of(names: &Names, kind: &QueryKind) -> String {
+    match kind {
+        QueryKind::Table { channel }
+        | QueryKind::Log { channel, .. }
+        | QueryKind::Presence { channel, .. }
+        | QueryKind::Fence { channel, .. } => names.outward(channel).into_owned(),
+        QueryKind::ViewOverrides { player } | QueryKind::ClaimSession { player, .. } => {
+            names.views_key(player)
+        }
+        QueryKind::Nodes => names.lease_keys()[0].clone(),
     }
 }
 
@@ -86,17 +100,7 @@ impl Reader {
 
     /// Whether this one answers such a query: in a Cluster, where its master has what is read.
     fn is_for(&self, kind: &QueryKind) -> bool {
-        let names = &self.connector.settings.names;
-        self.connector.has(|| match kind {
-            QueryKind::Table { channel }
-            | QueryKind::Log { channel, .. }
-            | QueryKind::Presence { channel, .. }
-            | QueryKind::Fence { channel, .. } => names.outward(channel).into_owned(),
-            QueryKind::ViewOverrides { player } | QueryKind::ClaimSession { player, .. } => {
-                names.views_key(player)
-            }
-            QueryKind::Nodes => names.lease_keys()[0].clone(),
-        })
+        self.connector.has(|| key_of(&self.connector.settings.names, kind))
     }
 
     async fn work(&self, part: usize, answer_size: AnswerSize) {
@@ -149,8 +153,8 @@ impl Reader {
                     }
                 }
             };
-            let wait = attempts.failed(&broken);
-            self.health_board.failed(part, &self.connector.trouble(&broken));
+            let wait = attempts.failed(&broken, self.connector.server());
+            self.health_board.failed(part, self.connector.trouble(&broken));
             self.connector.wait_to_try_again(&self.health_board, wait, tried_by).await;
         }
     }

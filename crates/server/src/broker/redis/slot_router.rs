@@ -129,7 +129,7 @@ impl SlotRouter {
             for at in (0..commands.len()).filter(|at| commands[*at].0 == step) {
                 match slots[at].map_or(Some(self.home.clone()), |slot| owner(&map, slot)) {
                     Some(to) => sendings.push(Sending { at, to, asks: false }),
-                    None => results[at] = Some(Err(not_sent("no master has its slot"))),
+                    None => results[at] = Some(Err(unowned())),
                 }
             }
             if sendings.is_empty() {
@@ -405,6 +405,11 @@ fn is_undone(error: Option<&RedisError>) -> bool {
     error
         .and_then(RedisError::code)
         .is_some_and(|code| is_moving(code) || [UNANSWERED, "CLUSTERDOWN"].contains(&code))
+}
+
+/// The slot is on its way from no master to one, if at all: what is in other slots does not wait for that.
+fn unowned() -> RedisError {
+    make_extension_error("TRYAGAIN".to_owned(), Some("it was not sent: no master has its slot".to_owned()))
 }
 
 fn not_sent(reason: &str) -> RedisError {

@@ -139,7 +139,7 @@ pub(super) fn batch_of(
                 let held = Held { player, session: *session, generation: *generation };
                 sessions::end(&mut batch, settings, &held, *window_ms);
             }
-            WriteKind::Presence { .. } => presence::write(&mut batch, settings, now),
+            WriteKind::Presence { .. } => presence::write(&mut batch, settings, index, now),
         }
     }
     (batch, calls)
@@ -195,7 +195,7 @@ pub(super) fn outcomes(
         let result = result.map_err(|error| error_message(&error));
         let mut next = || results.next().map(|result| result.map_err(|error| error_message(&error)));
         match call {
-            Call::Upkeep => {}
+            Call::Upkeep => index.removed(),
             Call::Indexed => outcomes.push(indexed([Some(result), next()]).map(|_| None)),
             Call::Presence { jobs, entry } => {
                 let present = indexed([Some(result), next()]);
