@@ -26,15 +26,15 @@ black-box *args:
     cargo build --bin drawbridge
     cd tests/blackbox && ${DRAWBRIDGE_VENV:-../../.venv}/bin/python -m pytest {{args}}
 
-# What a Cluster must do as one server does, on a Cluster: the broker's tests, and some black-box tests
+# What a Cluster must do as one server does, on a Cluster: the broker's tests, and most black-box tests
 cluster:
-    DRAWBRIDGE_REDIS=cluster cargo test -p drawbridge --test broker_functions --test broker_logs --test broker_sessions
+    DRAWBRIDGE_REDIS=cluster cargo test -p drawbridge --test broker_faults --test broker_functions --test broker_logs --test broker_sessions
     cargo build --bin drawbridge
-    cd tests/blackbox && DRAWBRIDGE_REDIS=cluster ${DRAWBRIDGE_VENV:-../../.venv}/bin/python -m pytest test_cluster.py test_entities.py test_publish.py test_presence.py test_logged_publish.py test_sessions_elsewhere.py test_subscribe.py
+    cd tests/blackbox && DRAWBRIDGE_REDIS=cluster ${DRAWBRIDGE_VENV:-../../.venv}/bin/python -m pytest test_areas.py test_auto_subscribe.py test_cluster.py test_connect.py test_delivery.py test_drain.py test_entities.py test_environments.py test_filters.py test_frames.py test_hostile.py test_http.py test_limits.py test_logged_publish.py test_message_sizes.py test_pattern_cover.py test_patterns.py test_payloads.py test_player_commands.py test_player_views.py test_presence.py test_publish.py test_reload.py test_sessions.py test_sessions_elsewhere.py test_sharded.py test_shards.py test_slow_consumer.py test_stored_state.py test_subscribe.py test_tail_and_publish.py test_token_refresh.py test_transport.py test_values.py
 
 # All that concerns Redis against another server, which is named by its path
 redis-versions server:
-    DRAWBRIDGE_REDIS_SERVER={{server}} cargo test -p drawbridge --test broker_contract --test broker_faults --test broker_functions --test broker_leases --test broker_library --test broker_logs --test broker_sessions
+    DRAWBRIDGE_REDIS_SERVER={{server}} cargo test -p drawbridge --test broker_contract --test broker_faults --test broker_functions --test broker_leases --test broker_library --test broker_logs --test broker_sessions --test broker_slots
     cargo build --bin drawbridge
     cd tests/blackbox && DRAWBRIDGE_REDIS_SERVER={{server}} ${DRAWBRIDGE_VENV:-../../.venv}/bin/python -m pytest test_broker_away.py test_brokers.py test_chaos.py test_check_redis.py test_cluster.py test_entities.py test_logged_delivery.py test_logged_publish.py test_presence.py test_probe.py test_redis_truth.py test_sentinel.py test_sessions_elsewhere.py test_sharded.py test_sharded_cluster.py test_stored_state.py
 

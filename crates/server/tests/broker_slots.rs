@@ -54,7 +54,7 @@ fn what_is_read_of_a_slot_that_no_master_has_waits_and_the_rest_is_answered() {
             .unwrap()
             .starts_with("slots of the Cluster: no master has 1")
     );
-    // What waits with a master that is away waits here, too: a hub has no time limit, and shards have one of their own.
+    // What waits with a master that is away waits here, too: a hub has no time limit, and shards have their own.
     let table = bench.ask(QueryKind::Table { channel: "world:1".into() });
     let presence = QueryKind::Presence { channel: "world:1".into(), after: None, limit: 9 };
     let presence = bench.ask(presence);
@@ -163,7 +163,7 @@ fn what_waits_for_a_master_that_is_away_holds_up_no_other_masters_writes() {
         }
         until("it is known", || bench.broker.health().status == BrokerStatus::Partial);
     }
-    // Presence is kept by the shards, which write it again. Records wait, but for those whose answer was out.
+    // Presence is kept by the shards, which write it again. Records wait, except those whose answer was out.
     outcomes(&mut bench, &its_presence, &mut all);
     let is_unwritten =
         |outcome: &Outcome| matches!(outcome, Err(PublishFailure::NotDone | PublishFailure::Unknown));
