@@ -115,6 +115,7 @@ def test_beyond_64_prefixes_the_class_is_subscribed_to(redis, start):
     assert player.events_until("end") == []
 
 
+@pytest.mark.one_server("a publish counts the patterns of one server")
 def test_a_cover_narrows_when_the_wide_pattern_has_left(node, redis):
     wide, narrow = node.player("wide"), node.player("narrow")
     wide.subscribe("chat:*")

@@ -137,8 +137,8 @@ class RedisCluster:
         return _Client(self, startup_nodes=nodes, socket_timeout=10, retry=Retry(NoBackoff(), 3))
 
     def publish(self, channel, payload):
-        """A plain PUBLISH, on the master that has the channel's slot. Returns how many subscribers all servers count: the bus
-        carries it to the others."""
+        """A plain PUBLISH, on the master that has the channel's slot. Returns how many subscribers by name all servers
+        count, since the bus carries it to the others, and how many by pattern that one."""
         owner = self.owner(channel)
         counts = (server.client.pubsub_numsub(channel) for server in self.servers if server is not owner)
         return owner.client.publish(channel, payload) + sum(count for ((_, count),) in counts)
@@ -267,7 +267,7 @@ class _Client(redis.RedisCluster):
         self._cluster = cluster
 
     def publish(self, channel, payload):
-        return self._cluster.publish(channel, payload)
+        return self._cluster.owner(channel).client.publish(channel, payload)
 
     def keys(self, pattern="*"):
         return [key for server in self._cluster.masters for key in server.client.keys(pattern)]
