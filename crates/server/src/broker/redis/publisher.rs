@@ -197,13 +197,11 @@ impl Publisher {
         loop {
             tokio::select! {
                 output = &mut waited_for => return Ok(output),
-                job = self.jobs.recv() => match job.ok_or(Stopped)? {
-                    job => {
-                        if let Some(job) = refused_or_local(job, &self.local) {
-                            self.take(job);
-                        }
+                job = self.jobs.recv() => {
+                    if let Some(job) = refused_or_local(job.ok_or(Stopped)?, &self.local) {
+                        self.take(job);
                     }
-                },
+                }
                 () = expiry(self.next_expiry) => self.withdraw_expired(),
                 _ = stop.wait_for(|stop| *stop) => return Err(Stopped),
             }
