@@ -48,7 +48,12 @@ local function lease_renew(keys, args)
   local answer = { MARK, now, is_lost and 1 or 0 }
   local dead = redis.call('ZRANGEBYSCORE', leases, '-inf', now - dead_after, 'WITHSCORES', 'LIMIT', 0, MAX_DEAD)
   for at = 1, #dead, 2 do
-    answer[#answer + 1] = { dead[at], age_of(tonumber(dead[at + 1]), now) }
+    if is_node(dead[at]) then
+      answer[#answer + 1] = { dead[at], age_of(tonumber(dead[at + 1]), now) }
+    else
+      -- No node has written it, and so no one would clean it up: it would hide those that died.
+      redis.call('ZREM', leases, dead[at])
+    end
   end
   return answer
 end

@@ -7,7 +7,7 @@
 local NOTICE_BYTES = 16 * 1024
 local SESSION_BYTES = 32
 
--- A key of another type is removed; a lost list of players is written again.
+-- A key of another type is removed, and a hash that counts no player; a lost list of players is written again.
 local function heal_presence(members, players)
   local fields = redis.pcall('HLEN', members)
   if type(fields) == 'table' then
@@ -20,10 +20,16 @@ local function heal_presence(members, players)
     listed = 0
   end
   if listed == 0 and fields > 0 then
+    local is_counted = false
     for _, field in ipairs(redis.call('HKEYS', members)) do
       if field:sub(1, 1) == 'c' then
         redis.call('ZADD', players, 0, field:sub(2))
+        is_counted = true
       end
+    end
+    -- Else each write to an empty channel would look through what is not ours again.
+    if not is_counted then
+      redis.call('UNLINK', members)
     end
   end
 end

@@ -5,6 +5,13 @@
 
 -- What a record's content takes at most; longer is not read.
 local MAX_CONTENT_BYTES = 64 * 1024
+-- What the name of a start of a node takes at most.
+local MAX_NODE_BYTES = 128
+
+-- Whether it can be the name of a start of a node: short text without white space and control characters.
+local function is_node(name)
+  return #name >= 1 and #name <= MAX_NODE_BYTES and not name:find('[%s%c]') and is_text(name)
+end
 
 -- The node that has a session and the generation under which it does; nil where there is none that can be right. A key of
 -- another type is removed.
@@ -15,7 +22,7 @@ local function session_of(record)
     return nil
   end
   local generation = whole(stored[2], MAX_COUNT - 1)
-  if type(stored[1]) ~= 'string' or not generation or generation < 1 then
+  if type(stored[1]) ~= 'string' or not is_node(stored[1]) or not generation or generation < 1 then
     return nil
   end
   return stored[1], generation
