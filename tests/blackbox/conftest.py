@@ -5,6 +5,7 @@ import os
 
 import pytest
 
+from harness.bystander import Bystander
 from harness.certificates import Certificates
 from harness.dev import Dev
 from harness.node import Node, base_config, merged
@@ -136,6 +137,12 @@ def dev():
     running = Dev()
     yield running
     running.close()
+
+
+@pytest.fixture
+def bystander(redis):
+    """A well-behaved player on a node: `bystander(node)`."""
+    return lambda node: Bystander(node, redis)
 
 
 @pytest.fixture

@@ -1,11 +1,11 @@
 """Attacks by players, by strangers and through a shared Redis. Beside each there is a well-behaved player on the same
 node, who gets what is published to it and neither a `STATUS` nor a `RESYNC`; the attacker is limited, closed or ignored."""
 
-import itertools
 import json
 import socket
 import struct
 import threading
+import time
 
 import pytest
 
@@ -13,32 +13,7 @@ from harness.tokens import mint
 from harness.wait import until
 from harness.websocket import RSV1, TEXT, Closed, TimedOut, deflate, frame
 
-MARKS = itertools.count()
 DEFAULTS = {"limits": {"messages": None, "subscribes": None, "bytes": None, "work": None}}
-
-
-class Bystander:
-    """A player who does what games do."""
-
-    def __init__(self, node, redis):
-        self.node, self.redis = node, redis
-        self.player = node.player("bystander", team="red")
-        self.player.subscribe("chat:calm")
-        self.unharmed()
-
-    def unharmed(self):
-        """Events reach it, its own publish is acknowledged, and it receives no sign of trouble."""
-        mark = f"mark-{next(MARKS)}"
-        self.redis.publish("chat:calm", json.dumps({"event": mark}))
-        self.player.event("chat:calm", mark)
-        self.player.publish("chat:calm", mark)
-        assert not [m for m in self.player.received if m.type in ("STATUS", "RESYNC", "ERROR")]
-
-
-@pytest.fixture
-def bystander(redis):
-    """`bystander(node)`"""
-    return lambda node: Bystander(node, redis)
 
 
 def answers(player, count):
@@ -294,6 +269,37 @@ def test_half_open_admin_requests_keep_nobody_out(start, redis, bystander):
     calm.unharmed()
 
 
+def test_an_admin_peer_that_reads_no_answer_is_let_go(start, redis, bystander):
+    """It is closed some time after its answers have filled what the kernel holds, and keeps nobody out until then."""
+    node = start(redis, env={"DRAWBRIDGE_LOG": "debug"})
+    calm = bystander(node)
+    raw = socket.socket()
+    raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)
+    raw.connect(("127.0.0.1", node.admin_port))
+    raw.setblocking(False)
+    request = b"GET /api/openapi.json HTTP/1.1\r\nHost: x\r\n\r\n" * 100
+    unsent = b""
+
+    def is_let_go():
+        nonlocal unsent
+        try:
+            while True:
+                unsent = unsent or request
+                unsent = unsent[raw.send(unsent) :]
+        except BlockingIOError:
+            return False
+        except OSError:
+            return True
+
+    try:
+        until(lambda: is_let_go() or calm.unharmed(), "it is closed", timeout=90)
+    finally:
+        raw.close()
+    until(lambda: "an admin connection ended early" in node.process.output, "the log says so")
+    assert node.publish("chat:calm", "through").status == 200
+    calm.unharmed()
+
+
 def test_readers_that_stop_hold_up_nobody(start, redis, bystander):
     node = start(redis, shards=1, connection={"outbound_bytes": "64KiB"})
     calm = bystander(node)
@@ -354,6 +360,33 @@ def test_nobody_writes_lines_or_colours_into_the_log(start, redis, bystander, ev
     assert not [line for line in lines if line.lstrip().startswith(("forged", "ERROR drawbridge: forged"))]
     # The terminal's own colours are off where the log is no terminal.
     assert not [line for line in lines if "\x1b" in line or "\x07" in line or "\u2028" in line]
+
+
+def lines_with(node, text):
+    return sum(text in line for line in list(node.process.lines))
+
+
+def test_views_that_the_control_channel_cannot_keep_are_logged_seldom(own_redis, start):
+    """Whoever may publish there could fill the disk with lines."""
+    own_redis.client.execute_command(
+        "ACL", "SETUSER", "noviews", "on", ">secret", "resetchannels", "&*", "resetkeys", "~drawbridge:{node*", "~drawbridge:{nodes}*", "+@all"
+    )
+    url = f"redis://noviews:secret@127.0.0.1:{own_redis.port}"
+    node = start(url, control_channel=True, ready_grace="10m", broker={"views_without_permission": "open"})
+    node.player("alice")
+    began = time.monotonic()
+    count = 400
+    for n in range(count):
+        view = json.dumps({"command": "view", "player": f"p{n}", "channel": "chat:1", "view": "false"})
+        own_redis.publish("drawbridge:control", view)
+        own_redis.publish("drawbridge:control", json.dumps({"command": "view", "player": "p", "channel": "chat:1", "view": "("}))
+    until(lambda: node.metric("drawbridge_player_commands_total") >= count, "all are heard", timeout=60)
+    until(lambda: node.metric("drawbridge_player_commands_failed_total") >= count, "all bad ones are refused", timeout=60)
+    until(lambda: lines_with(node, "was not kept") and lines_with(node, "could not be read"), "the log says so", timeout=60)
+    # Ten lines of each kind in ten seconds, whatever the machine's speed.
+    bound = 10 * (2 + (time.monotonic() - began) / 10)
+    for text in ("was not kept", "could not be read", "Redis refused a command"):
+        assert lines_with(node, text) <= bound, text
 
 
 # what others write into the same Redis
