@@ -59,7 +59,7 @@ autobahn *cases:
 
 # One fuzz target for a while: just fuzz engine
 fuzz target seconds='60':
-    cd fuzz && RUSTC_BOOTSTRAP=1 cargo fuzz run {{target}} -- -max_total_time={{seconds}}
+    cd fuzz && RUSTC_BOOTSTRAP=1 cargo fuzz run {{target}} -- -max_total_time={{seconds}} -rss_limit_mb=2048 -max_len=16384 -timeout=25
 
 # Figures beside the floor program's
 bench *args:

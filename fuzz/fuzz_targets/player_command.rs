@@ -20,6 +20,7 @@ fuzz_target!(|text: &str| {
             assert!(channel::validate_subject(channel).is_ok() && !channel::is_pattern(channel));
         }
         PlayerAction::Disconnect { .. } => {}
+        PlayerAction::TakenOver { .. } => assert!(player_command::check(&found).is_err(), "only nodes say so"),
     }
     let payload = player_command::to_payload(&found);
     let again = player_command::parse(std::str::from_utf8(&payload).expect("JSON is UTF-8"));

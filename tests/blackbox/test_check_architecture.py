@@ -21,6 +21,8 @@ def workspace(tmp_path):
     for name in ("Cargo.toml", "Cargo.lock"):
         shutil.copy(ROOT / name, tmp_path)
     shutil.copytree(ROOT / "crates", tmp_path / "crates")
+    shutil.copytree(ROOT / "fuzz", tmp_path / "fuzz", ignore=shutil.ignore_patterns("target", "corpus", "artifacts"))
+    shutil.copytree(ROOT / ".github", tmp_path / ".github")
     (tmp_path / "docs" / "adr").mkdir(parents=True)
     return tmp_path
 
@@ -47,6 +49,8 @@ BREACHES = {
     "a crate on the test kit": ("crates/loadgen/Cargo.toml", "\n[dependencies]\n", "\n[dependencies]\ndrawbridge-testkit.workspace = true\n", "depends on drawbridge-testkit"),
     "a source on the test kit": ("crates/engine/src/stats.rs", None, "\nuse drawbridge_testkit::dice::Dice;\n", "names the test kit"),
     "a file that does not say what it is": ("crates/engine/src/stats.rs", "//!", "//", "does not open with"),
+    "a fuzz target that nothing builds": ("fuzz/Cargo.toml", 'name = "stored"\npath', 'name = "stored"\n#', "stored.rs: is no [[bin]]"),
+    "a fuzz target that is not run": (".github/workflows/nightly.yml", "targets=$(cargo fuzz list", "targets=$(echo engine", "does not run the fuzz target address"),
     "a retired name": ("crates/engine/src/stats.rs", None, "\nstruct HeldLink;\n", "use RecoveryBarrier"),
     "a retired phrase": ("crates/engine/src/stats.rs", None, "\n// It is read anew.\n", "retired phrase"),
 }  # fmt: skip
