@@ -345,7 +345,7 @@ def test_a_port_in_use_is_named(redis, start, tmp_path):
 
 def test_a_start_that_fails_says_why(tmp_path):
     config = tmp_path / "drawbridge.toml"
-    config.write_text('[broker]\nkind = "redis"\nurl = "rediss://127.0.0.1:1"\n[auth]\nhmac_secret = "0123456789abcdef0123456789abcdef"\n')
+    config.write_text('listen = "127.0.0.1:0"\n[broker]\nkind = "redis"\nurl = "rediss://127.0.0.1:1"\n[auth]\nhmac_secret = "0123456789abcdef0123456789abcdef"\n')
     nothing = tmp_path / "nothing.pem"
     nothing.write_text("")
     environment = {"SSL_CERT_FILE": str(nothing), "SSL_CERT_DIR": str(tmp_path)}

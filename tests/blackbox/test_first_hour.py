@@ -94,6 +94,25 @@ def test_explain_names_the_rule_the_values_and_the_missing_claim(config):
     assert allowed.returncode == 0 and allowed.stdout.endswith("allowed\n")
 
 
+def test_explain_answers_for_an_anonymous_player(redis, start):
+    node = start(redis, auth={"allow_anonymous": True})
+    player = node.connect()
+    name = player.ask("CONNECT")["player"]
+    for channel in ["room:42", "chat:1", "news:today", f"player:{name}", "news:*"]:
+        explained = run("explain", "--config", node.path, "--subscribe", channel.replace(name, "anonymous-0123456789abcdef"))
+        allowed = player.reply(player.start("CHANNEL_SUBSCRIBE", channel=channel))["type"] == "CHANNEL_SUBSCRIBED"
+        assert (explained.returncode == 0) is allowed, explained.stdout
+        assert "token: none, which auth.allow_anonymous permits" in explained.stdout
+    assert "there is no claim `rooms`" in run("explain", "--config", node.path, "--subscribe", "room:42").stdout
+
+
+def test_explain_without_a_token_says_that_no_player_connects_so(config):
+    refused = run("explain", "--config", config, "--subscribe", "room:42")
+    assert refused.returncode == 1
+    for part in ["UNAUTHENTICATED", "auth.allow_anonymous is false", "--token", "drawbridge token"]:
+        assert part in refused.stdout, refused.stdout
+
+
 def test_explain_refuses_a_bad_token_in_the_words_of_the_node_and_never_repeats_it(config):
     for token, words in [
         ("not.a.token", "three parts"),

@@ -34,7 +34,15 @@ HERE = {
         "drawbridge explain",
         "drawbridge tail",
     ],
-    GUIDE: ["drawbridge init", "drawbridge check-config", "drawbridge serve", "drawbridge dev"],
+    GUIDE: [
+        "drawbridge init",
+        "drawbridge check-config",
+        "drawbridge serve",
+        "drawbridge dev",
+        "mkdir -p",
+        "drawbridge completions",
+        "drawbridge man",
+    ],
     WORKER: ["drawbridge serve", "pip install", "TOKEN=$(drawbridge token", "drawbridge tail", "drawbridge publish"],
     CLIENT: [],
 }
@@ -59,6 +67,7 @@ ELSEWHERE = {
         "export DRAWBRIDGE_AUTH__HMAC_SECRET": "with docker; tests/deploy/test_guide.py checks the token that follows",
         "useradd": "needs root; tests/deploy/test_systemd.py checks the unit",
         "install -": "needs root; tests/deploy/test_guide.py checks that the sources exist",
+        "man ./": "needs the program man; the page is read here",
         "systemctl": "needs systemd; tests/deploy/test_systemd.py checks the unit",
         "kubectl": "needs a cluster; tests/deploy/test_kubernetes.py checks the manifests",
     },
@@ -194,6 +203,16 @@ def test_the_first_node_of_the_guide(shell, redis):
     shell.start(command("drawbridge dev", path=GUIDE))
 
 
+def test_completions_and_manual_are_written_where_the_guide_says(shell):
+    shell.variables["HOME"] = str(shell.directory)
+    for start in ("mkdir -p", "drawbridge completions", "drawbridge man"):
+        shell.run(command(start, path=GUIDE))
+    written = command("drawbridge completions", path=GUIDE).rpartition("~/")[2]
+    shell.run(f"bash -n '{shell.directory / written}'")
+    assert command("man ./", path=GUIDE) == "man ./drawbridge.1"
+    assert (shell.directory / "drawbridge.1").read_text().count(".SH") > 3
+
+
 def test_the_worker_example(shell, redis):
     shell.cwd = ROOT
     # An example's secret is no secret.
@@ -227,6 +246,21 @@ def test_the_variables_that_are_shown_override_the_configuration_that_is_shown(s
     (check,) = [line for line in commands(CONFIGURATION) if line.startswith("drawbridge check-config")]
     assert "Redis at 127.0.0.1:6379" in shell.run(check)
     assert "players on 0.0.0.0:8000, admin on 127.0.0.1:8001, Redis at db:6379" in shell.run(f"set -a\n{variables}\n{check}")
+
+
+def test_a_token_that_a_login_service_signs_in_python_is_accepted(shell):
+    """tests/browser/readme.test.js does the same in Node."""
+    shell.run(command("drawbridge init"))
+    secret = re.search(r'^hmac_secret = "(.*)"$', (shell.directory / "drawbridge.toml").read_text(), flags=re.MULTILINE)[1]
+    (script,) = blocks("python", CONFIGURATION)
+    environment = {**os.environ, "DRAWBRIDGE_AUTH__HMAC_SECRET": secret}
+    signed = subprocess.run(
+        [sys.executable, "-c", f"{script}\nprint(token)"], env=environment, capture_output=True, text=True, timeout=PATIENCE
+    )
+    assert signed.returncode == 0, signed.stderr
+    shell.variables["TOKEN"] = signed.stdout.strip()
+    explained = shell.run('drawbridge explain --config drawbridge.toml --token "$TOKEN" --subscribe room:42')
+    assert explained.startswith("token: accepted; player `alice`") and explained.endswith("allowed\n")
 
 
 def test_the_class_that_is_shown_is_in_the_file_that_init_writes(shell):

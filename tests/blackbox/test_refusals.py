@@ -65,6 +65,25 @@ def test_a_refused_token_is_counted_and_logged(redis, start):
     assert "not a token" not in node.log and foreign not in node.log
 
 
+def test_what_a_player_may_not_do_is_logged_with_the_rule_that_decides(redis, start):
+    node = start(redis)
+    player = node.player("alice", rooms=["42"], team=7)
+    player.refusal("CHANNEL_SUBSCRIBE", "FORBIDDEN", channel="room:43")
+    player.refusal("PUBLISH_EVENT", "FORBIDDEN", channel="news:1", event="say")
+    player.refusal("CHANNEL_SUBSCRIBE", "FORBIDDEN", channel="nowhere:1")
+    for parts in (
+        ["CHANNEL_SUBSCRIBE", "room:43", "class `room:{room}`: subscribe = `params.room in me.rooms`"],
+        ["PUBLISH_EVENT", "news:1", "class `news:*`: publish = `false`"],
+        ["CHANNEL_SUBSCRIBE", "nowhere:1", "no class matches"],
+    ):
+        parts += ["request_refused", "FORBIDDEN", "player=alice", "drawbridge explain"]
+        until(lambda parts=parts: any(all(part in line for part in parts) for line in node.process.lines), f"a line with {parts}")
+    for number in range(30):
+        player.refusal("CHANNEL_SUBSCRIBE", "FORBIDDEN", channel=f"nowhere:{number}")
+    player.subscribe("room:42")
+    assert sum("request_refused" in line for line in node.process.lines) <= 20
+
+
 def test_an_address_over_its_limit_is_counted_and_logged(redis, start):
     node = start(redis, limits={"connections_per_address": 1})
     node.player("alice")
@@ -101,6 +120,13 @@ def test_an_origin_is_logged_once_however_often_its_pages_try(redis, start):
     until(lambda: "https://other.example" in node.log, "the other origin is logged")
     assert node.log.count("https://evil.example") == 1
     assert "unlogged=4" in node.log
+
+
+def test_a_page_that_looks_for_a_server_is_no_refused_handshake(redis, start):
+    node = start(redis)
+    answer = http("HEAD", f"http://127.0.0.1:{node.port}/ws")
+    assert (answer.status, answer.headers["Upgrade"]) == (426, "websocket")
+    assert refusals(node, "handshake") == 0
 
 
 def test_what_is_no_websocket_is_counted_and_logged_with_what_is_missing(redis, start):

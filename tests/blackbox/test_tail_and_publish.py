@@ -1,9 +1,12 @@
 """`drawbridge tail` and `drawbridge publish`: by a node, also over TLS, and by a Redis, also with sharded channels and in a Cluster."""
 
+import re
+
 import pytest
 from redis.crc import key_slot
 from redis.exceptions import ResponseError
 
+from harness import ports
 from harness.certificates import Certificates
 from harness.node import API_KEY, base_config, merged, run, write_config
 from harness.redis_cluster import FAILOVER, RedisCluster
@@ -34,6 +37,29 @@ def test_tail_and_publish_by_a_node(redis, start, tmp_path):
     assert tail.wait() == 0
 
 
+def test_tail_of_a_node_returns_when_the_node_is_back(redis, start, tmp_path):
+    listen = f"127.0.0.1:{ports.free()}"
+    node = start(redis, listen=listen)
+    arguments = ["room:42", "--url", f"ws://{listen}/ws", "--token", mint("alice", rooms=["42"])]
+    tail = Tail(tmp_path, *arguments, "--count", 1)
+    tail.until_subscribed()
+    node.terminate()
+    until(lambda: "reconnecting, until Ctrl-C ends this" in tail.said, "tail says that it lost the node")
+    node = start(redis, listen=listen)
+    until(lambda: re.search(r"connected to node n2 as alice again; what was published in the \d+\.\d s", tail.said), "it is back")
+    redis.publish("room:42", '{"event":"after"}')
+    assert [event["event"] for _, event in tail.events(1)] == ["after"]
+    assert tail.wait() == 0
+
+
+def test_tail_of_a_node_ends_when_the_player_is_disconnected_for_good(node, tmp_path):
+    tail = Tail(tmp_path, "room:42", "--url", f"ws://127.0.0.1:{node.port}/ws", "--token", mint("alice", rooms=["42"]))
+    tail.until_subscribed()
+    assert node.admin("POST", "/api/players/alice/disconnect", {"reason": "cheats"}).status == 200
+    assert tail.wait() == 1
+    assert "the node closed the connection: 4502 cheats" in tail.said and "reconnecting" not in tail.said
+
+
 def test_tail_of_a_redis_takes_patterns_and_prefixes(redis, start, tmp_path):
     path = write_config(merged(base_config(redis.url), {"broker": {"channel_prefix": "prod:"}}), tmp_path)
     tail = Tail(tmp_path, "room:*", "--config", path, "--count", 2)
@@ -44,6 +70,34 @@ def test_tail_of_a_redis_takes_patterns_and_prefixes(redis, start, tmp_path):
     until(lambda: len(tail.lines) == 2, "two lines")
     assert tail.lines[0].startswith('room:42 {"event":"hit",\\n"data":1}')
     assert tail.lines[1] == 'room:43 {"event":"hit","data":null}'
+    assert tail.wait() == 0
+
+
+def test_tail_of_a_redis_reconnects_and_says_what_it_did_not_show(redis_with, tmp_path):
+    redis = redis_with()
+    tail = Tail(tmp_path, "room:42", "--redis", redis.url, "--count", 2)
+    tail.until_subscribed()
+    redis.publish("room:42", '{"event":"before"}')
+    until(lambda: len(tail.lines) == 1, "the event arrives")
+    redis.kill()
+    until(lambda: "reconnecting, until Ctrl-C ends this" in tail.said, "tail says that it lost Redis")
+    until(lambda: "is Redis running" in tail.said, "tail says why it cannot return")
+    redis.start()
+    until(lambda: re.search(r"subscribed at Redis \S+ again; what was published in the \d+\.\d s in between is not shown", tail.said), "it is back")
+    redis.publish("room:42", '{"event":"after"}')
+    assert [event["event"] for _, event in tail.events(2)] == ["before", "after"]
+    assert tail.said.count("is Redis running") == 1, "each reason is printed once, however many attempts fail"
+    assert tail.wait() == 0
+
+
+def test_tail_of_a_redis_reconnects_to_a_server_that_ended_its_connections(redis_with, tmp_path):
+    redis = redis_with()
+    tail = Tail(tmp_path, "room:*", "--redis", redis.url, "--count", 1)
+    tail.until_subscribed()
+    redis.client.client_kill_filter(_type="pubsub")
+    until(lambda: " again; what was published" in tail.said, "it is back")
+    redis.publish("room:42", '{"event":"after"}')
+    assert [event["event"] for _, event in tail.events(1)] == ["after"]
     assert tail.wait() == 0
 
 

@@ -51,7 +51,7 @@ test('a page of an origin that is not allowed reads that, once', async () => {
   const said = await warnings(`${node.url}?token=secret`);
   assert.equal(said.length, 1);
   const address = node.url.replace(/[.?]/g, '\\$&');
-  assert.match(said[0], new RegExp(`^drawbridge: cannot connect to ${address}: CONNECTION_LOST: .*does not allow the origin ${site.url} \\(connection.allowed_origins\\)\\); trying again`));
+  assert.match(said[0], new RegExp(`^drawbridge: cannot connect to ${address}: CONNECTION_LOST: .*does the server allow the origin ${site.url} \\(connection.allowed_origins\\).*; trying again`));
 });
 
 test('a page that names a wrong port reads that, once', async () => {
@@ -62,5 +62,5 @@ test('a page that names a wrong port reads that, once', async () => {
 
 test('a page that names a wrong path reads what the path is', async () => {
   const said = await warnings(node.url.replace('/ws', '/socket'));
-  assert.match(said[0], /or its path is not \/socket \(Drawbridge's is \/ws\)/);
+  assert.match(said[0], /is the path right \(Drawbridge's is \/ws, this one \/socket\)/);
 });

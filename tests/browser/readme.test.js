@@ -78,6 +78,22 @@ test('a page from the README has its first event, and one of a service', async (
   assert.deepEqual(page.complaints, [], 'the page has nothing to complain of');
 });
 
+test('a token that a login service signs in Node, as docs/configuration.md has it, is accepted', () => {
+  const configuration = readFileSync(join(root, 'docs/configuration.md'), 'utf8');
+  const [script, ...others] = [...configuration.matchAll(/^```js\n(.*?)^```/gms)].map(([, text]) => text);
+  assert.deepEqual([script.includes("from 'jose'"), others], [true, []]);
+  const config = join(directory, 'drawbridge.toml');
+  execFileSync(binary(), ['init', config]);
+  const [, secret] = readFileSync(config, 'utf8').match(/^hmac_secret = "(.*)"$/m);
+  const here = dirname(fileURLToPath(import.meta.url));
+  const environment = { ...process.env, DRAWBRIDGE_AUTH__HMAC_SECRET: secret };
+  // Packages are looked for from the working directory on.
+  const token = execFileSync(process.execPath, ['--input-type=module', '--eval', `${script}\nconsole.log(token)`], { cwd: here, env: environment, encoding: 'utf8' }).trim();
+  const explained = execFileSync(binary(), ['explain', '--config', config, '--token', token, '--subscribe', 'room:42'], { encoding: 'utf8' });
+  assert.match(explained, /^token: accepted; player `alice`/);
+  assert.match(explained, /\n {2}it expires in 60 min\n[^]*\nallowed\n$/);
+});
+
 test('without npm: a page of a plain HTTP server, which imports the copied file', async () => {
   const [, copied] = readme.match(/copy `(sdk\/typescript\/dist\/[a-z.]+)`/);
   const [, imported] = readme.match(/import from `'(\.\/[a-z.]+)'`/);

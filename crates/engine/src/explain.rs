@@ -9,6 +9,7 @@ use crate::class::Class;
 use crate::expr::{Expr, Trace};
 use crate::io::Claims;
 use crate::permissions::{self, Denied};
+use crate::session::ANONYMOUS_PREFIX;
 use crate::settings::Settings;
 use crate::view::RuleScope;
 
@@ -75,6 +76,15 @@ pub enum Step {
 
 /// Channels that are named.
 pub const MAX_NAMED: usize = 16;
+
+/// In place of the connection's public name, which ends the name of an anonymous player.
+const SAMPLE_NAME: &str = "0123456789abcdef";
+
+/// The claims of a player without a token, under a sample name: a node makes a new name for each. `None`: the configuration lets
+/// nobody connect without a token.
+pub fn anonymous_player(settings: &Settings) -> Option<Claims> {
+    settings.allow_anonymous.then(|| Claims::anonymous(&format!("{ANONYMOUS_PREFIX}{SAMPLE_NAME}")))
+}
 
 /// Whether this player may subscribe to this channel or pattern.
 pub fn subscribe(settings: &Settings, claims: &Claims, name: &str) -> Explanation {

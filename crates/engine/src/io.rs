@@ -255,13 +255,15 @@ pub enum Output {
 /// What an operator should read in the log.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Notice {
-    /// A right was refused by a rule that compares a text with a number, which are never equal.
-    RuleMisfit {
+    /// A player lacks the right to what was requested (`FORBIDDEN`).
+    AccessDenied {
         /// The player.
         player: Arc<str>,
-        /// The channel.
+        /// The `type` of the request.
+        request: &'static str,
+        /// The channel or pattern.
         channel: String,
-        /// The class, the rule, and what would be right.
+        /// The class and the rule; and, if the rule compares a text with a number, which are never equal, what would be right.
         why: String,
     },
     /// A template's claim value was not fit for a channel name.

@@ -12,7 +12,7 @@ pub const VERSION: &str = env!("BUILD_VERSION");
 
 /// `drawbridge …`
 #[derive(Debug, Parser)]
-#[command(name = "drawbridge", version = VERSION, arg_required_else_help = true, disable_help_subcommand = true)]
+#[command(name = "drawbridge", version = VERSION, arg_required_else_help = true)]
 #[command(about = "Players' WebSockets joined to Redis Pub/Sub, for real-time multiplayer games.")]
 #[command(after_help = "Try it without Redis and without a file: drawbridge dev\n\
     Every key of the configuration can be overridden by a variable: DRAWBRIDGE_BROKER__URL=redis://db:6379\n\
@@ -26,18 +26,6 @@ pub struct Cli {
 /// The commands.
 #[derive(Debug, Subcommand)]
 pub enum CliCommand {
-    /// Run a node
-    #[command(after_help = "Without --config, the variables (DRAWBRIDGE_…) are the whole configuration.\n\
-        When the node is ready, it prints one line to standard error with the addresses that it listens on (port 0 in\n\
-        the configuration takes a free port).\n\
-        SIGTERM and SIGINT drain the node: it reports that it is not ready, after `drain_delay` asks clients to\n\
-        reconnect elsewhere, disconnects them within `drain_window`, and ends. A second signal ends it at once.\n\
-        SIGHUP reads secrets, keys and certificates again; if the file is wrong, nothing changes.")]
-    Serve {
-        /// The configuration, TOML; docs/configuration.md lists every key
-        #[arg(long, value_name = "FILE", env = "DRAWBRIDGE_CONFIG")]
-        config: Option<PathBuf>,
-    },
     /// Run a node for development, with a playground; needs neither Redis nor a configuration
     #[command(
         after_help = "Prints a link to the playground, where two players are connected and events arrive, and what to paste\n\
@@ -57,6 +45,35 @@ pub enum CliCommand {
         #[arg(long, value_name = "ADDRESS", value_parser = listen_address)]
         admin_listen: Option<String>,
     },
+    /// Write a first configuration, with comments and new secrets
+    #[command(after_help = "An existing file is never overwritten.")]
+    Init {
+        /// Where to write it
+        #[arg(value_name = "FILE", default_value = "drawbridge.toml")]
+        file: PathBuf,
+    },
+    /// Check a configuration, and print every problem
+    #[command(
+        after_help = "Every problem is printed to standard error with file, line, column and what would be right.\n\
+        Variables that override keys (DRAWBRIDGE_…) are checked too. The exit status is 0 if a node can run with the\n\
+        configuration, 1 if it cannot, and 2 if the file cannot be read."
+    )]
+    CheckConfig(ConfigFile),
+    /// Check the Redis of a configuration, and print what is missing
+    #[command(
+        after_help = "Connects as a node does and prints what it finds: for each risk and each missing feature, the consequence\n\
+        and the remedy. It changes no data. The exit status is 0 if nothing is missing, 1 if something is, and 2 if Redis\n\
+        cannot be reached or the configuration cannot be used."
+    )]
+    CheckRedis(ConfigFile),
+    /// Run a node
+    #[command(after_help = "Without a file, the variables (DRAWBRIDGE_…) are the whole configuration.\n\
+        When the node is ready, it prints one line to standard error with the addresses that it listens on (port 0 in\n\
+        the configuration takes a free port).\n\
+        SIGTERM and SIGINT drain the node: it reports that it is not ready, after `drain_delay` asks clients to\n\
+        reconnect elsewhere, disconnects them within `drain_window`, and ends. A second signal ends it at once.\n\
+        SIGHUP reads secrets, keys and certificates again; if the file is wrong, nothing changes.")]
+    Serve(ServeArgs),
     /// Mint a token (a JWT) that a player can connect with
     #[command(after_help = "Only the token is printed, so that it can be used in place:\n\
         \x20 TOKEN=$(drawbridge token --config drawbridge.toml --sub alice --claim room=42)\n\
@@ -71,19 +88,13 @@ pub enum CliCommand {
         (or the first of `hmac_secrets`), or by --private-key-file: RS256 (PS256 with --pss), ES256, ES384 or EdDSA by the\n\
         kind of the key.")]
     Token(TokenArgs),
-    /// Write a first configuration, with comments and new secrets
-    #[command(after_help = "An existing file is never overwritten.")]
-    Init {
-        /// Where to write it
-        #[arg(value_name = "FILE", default_value = "drawbridge.toml")]
-        file: PathBuf,
-    },
     /// Say which class and rule decide about a token, a subscribe or a publish
     #[command(
         after_help = "The node's own code decides; each step is printed, with the values of the rule's variables and the\n\
         claims that the token lacks:\n\
         \x20 drawbridge explain --config drawbridge.toml --token \"$TOKEN\" --subscribe room:42\n\
         \x20 drawbridge explain --config drawbridge.toml --token \"$TOKEN\" --publish chat:lobby --event say --data '{\"text\":\"hi\"}'\n\
+        Without --token it answers for a player who connects without one (`auth.allow_anonymous`).\n\
         The exit status is 0 if it is allowed, 1 if it is refused, and 2 if the file cannot be read. Views and\n\
         subscriptions that services have set for the player on a running node are not known here."
     )]
@@ -119,20 +130,24 @@ pub enum CliCommand {
         #[arg(value_name = "COMMAND")]
         command: Option<String>,
     },
-    /// Check a configuration, and print every problem
-    #[command(
-        after_help = "Every problem is printed to standard error with file, line, column and what would be right.\n\
-        Variables that override keys (DRAWBRIDGE_…) are checked too. The exit status is 0 if a node can run with the\n\
-        configuration, 1 if it cannot, and 2 if the file cannot be read."
-    )]
-    CheckConfig(ConfigFile),
-    /// Check the Redis of a configuration, and print what is missing
-    #[command(
-        after_help = "Connects as a node does and prints what it finds: for each risk and each missing feature, the consequence\n\
-        and the remedy. It changes no data. The exit status is 0 if nothing is missing, 1 if something is, and 2 if Redis\n\
-        cannot be reached or the configuration cannot be used."
-    )]
-    CheckRedis(ConfigFile),
+}
+
+/// `drawbridge serve …`
+#[derive(Args, Debug)]
+pub struct ServeArgs {
+    /// The configuration, TOML; docs/configuration.md lists every key
+    #[arg(value_name = "FILE")]
+    file: Option<PathBuf>,
+    /// The same as FILE, which takes precedence
+    #[arg(long, value_name = "FILE", env = "DRAWBRIDGE_CONFIG")]
+    config: Option<PathBuf>,
+}
+
+impl ServeArgs {
+    /// The file's path; `None`: the variables are the whole configuration.
+    pub fn path(&self) -> Option<&Path> {
+        self.file.as_deref().or(self.config.as_deref())
+    }
 }
 
 /// A configuration to check, by its name or as the option that other commands have.
@@ -188,9 +203,9 @@ pub struct ExplainArgs {
     /// The configuration whose rules decide
     #[arg(long, value_name = "FILE", env = "DRAWBRIDGE_CONFIG")]
     pub config: PathBuf,
-    /// The player's token (a JWT)
+    /// The player's token (a JWT); without one, an anonymous player
     #[arg(long, value_name = "TOKEN")]
-    pub token: String,
+    pub token: Option<String>,
     /// May the player subscribe to this channel or pattern?
     #[arg(long, value_name = "CHANNEL", conflicts_with = "publish")]
     pub subscribe: Option<String>,
@@ -297,8 +312,10 @@ mod tests {
             "drawbridge token --config FILE --sub alice --claim room=42 --claim rooms=[\"42\",\"43\"]",
             "drawbridge check-config FILE",
             "drawbridge serve",
+            "drawbridge serve FILE",
             "drawbridge init",
             "drawbridge explain --config F --token T",
+            "drawbridge explain --config F --subscribe C",
             "drawbridge explain --config F --token T --subscribe C",
             "drawbridge explain --config F --token T --publish C --event E --data D",
             "drawbridge tail room:* --redis redis://h --count 2",

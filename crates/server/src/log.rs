@@ -6,6 +6,7 @@ use std::io::{self, Write};
 use std::time::{Duration, Instant};
 
 use drawbridge_engine::io::Notice;
+use drawbridge_protocol::ErrorCode;
 use tracing_subscriber::EnvFilter;
 
 /// The variable that selects what is logged.
@@ -102,7 +103,7 @@ impl Sparse {
 /// The notices of one engine.
 #[derive(Debug, Default)]
 pub(crate) struct Notices {
-    rules: Sparse,
+    rights: Sparse,
     claims: Sparse,
     views: Sparse,
     subscriptions: Sparse,
@@ -113,8 +114,9 @@ impl Notices {
     /// Logs it.
     pub(crate) fn log(&mut self, notice: &Notice) {
         match notice {
-            Notice::RuleMisfit { player, channel, why } => self.rules.line(|unlogged| {
-                tracing::warn!(%player, channel, unlogged, "a right was refused by a rule that could not hold: {why}");
+            Notice::AccessDenied { player, request, channel, why } => self.rights.line(|unlogged| {
+                let (code, hint) = (ErrorCode::Forbidden.as_str(), "`drawbridge explain` shows the values of the rule");
+                tracing::warn!(code, %player, request, channel, why, hint, unlogged, "request_refused");
             }),
             Notice::ClaimSkipped { player, template, claim, reason } => self.claims.line(|unlogged| {
                 let text = "a claim is not fit for a channel name and is skipped";

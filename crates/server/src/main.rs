@@ -19,8 +19,10 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
     let status = match Cli::parse().command {
-        CliCommand::Serve { config: Some(file) } => run_loaded(config::load(&file), Some(file), |_| None),
-        CliCommand::Serve { config: None } => run_loaded(config::from_environment(), None, |_| None),
+        CliCommand::Serve(args) => match args.path() {
+            Some(file) => run_loaded(config::load(file), Some(file.to_owned()), |_| None),
+            None => run_loaded(config::from_environment(), None, |_| None),
+        },
         CliCommand::Dev { redis, listen, admin_listen } => {
             run_loaded(dev(redis.as_deref(), listen, admin_listen), None, |config| {
                 let secret = config.auth.hmac_secrets.first()?;

@@ -345,6 +345,7 @@ var HINTS = [
   [/certificate/, "the server's certificate is not trusted here"],
   [/hang up|ECONNRESET|Parse Error/, "no WebSocket server answers there: is this its port, and does it need wss:?"]
 ];
+var NO_TOKEN = "pass `token` to the client: a JWT, or a function that returns one";
 function hintOf(reported) {
   return HINTS.find(([pattern]) => reported && pattern.test(reported))?.[1] ?? UNEXPLAINED;
 }
@@ -354,11 +355,13 @@ function hintOfBlocked(url) {
 }
 var MAX_CAUSES = 4;
 var ConnectLog = class {
-  constructor(url, runtime, warn) {
+  constructor(url, hasToken, runtime, warn) {
+    this.hasToken = hasToken;
     this.runtime = runtime;
     this.warn = warn;
     this.#url = new URL(url);
   }
+  hasToken;
   runtime;
   warn;
   #url;
@@ -367,8 +370,13 @@ var ConnectLog = class {
   succeeded() {
     this.#causes = void 0;
   }
+  /** Whether the next failure is logged, if its cause is new. */
+  get isActive() {
+    return this.#causes !== void 0;
+  }
   /** `next`: what the client does about it. */
-  async failed({ code, message, hint }, next) {
+  async failed({ code, message, hint: reported }, next) {
+    const hint = reported ?? (code === "UNAUTHENTICATED" && !this.hasToken ? NO_TOKEN : void 0);
     const cause = `${code} ${hint ?? message}`;
     if (!this.#causes || this.#causes.has(cause) || this.#causes.size >= MAX_CAUSES) return;
     this.#causes.add(cause);
@@ -376,12 +384,13 @@ var ConnectLog = class {
     if (this.#causes) this.warn(`drawbridge: cannot connect to ${this.#shown("ws")}: ${code}: ${message}${likely ? ` (${likely})` : ""}; ${next}`);
   }
   async #explore() {
-    const { host, pathname } = this.#url;
+    const { host, pathname, protocol } = this.#url;
     const answers = await this.runtime.answersHttp(this.#shown("http"));
     if (answers === void 0) return UNEXPLAINED;
+    if (!answers && protocol === "wss:") return `nothing answers at ${host} over TLS: is the server running, does this port have TLS (without it: ws:), and does the browser trust its certificate?`;
     if (!answers) return `nothing answers at ${host}: is the server running, is this its port, and may this page connect there?`;
-    const path = pathname === "/ws" ? "" : `, or its path is not ${pathname} (Drawbridge's is /ws)`;
-    return `${host} answers, but refuses the connection: it does not allow the origin ${globalThis.location?.origin} (connection.allowed_origins)${path}`;
+    const path = pathname === "/ws" ? "" : `is the path right (Drawbridge's is /ws, this one ${pathname}), `;
+    return `${host} answers, but not as a WebSocket: ${path}does the server allow the origin ${globalThis.location?.origin} (connection.allowed_origins), and is this its port for players? The server's log names the reason`;
   }
   /** Without query and credentials, which may be secret. */
   #shown(scheme) {
@@ -459,6 +468,8 @@ var DrawbridgeError = class _DrawbridgeError extends Error {
     this.code = code;
     this.retryable = retryable;
     for (const [name, value] of Object.entries(details)) if (value !== void 0) Object.assign(this, { [name]: value });
+    const { channel } = details;
+    if (this.stack) this.stack = this.stack.replace(message, () => `${code}: ${message}${channel === void 0 ? "" : ` (${channel})`}`);
   }
   /** @internal */
   static fromWire(message) {
@@ -2268,6 +2279,7 @@ function ended(channel) {
 var REFRESH_LEAD_MS = 3e4;
 var REFRESH_LEAD_PART = 0.2;
 var MIN_REFRESH_MS = 1e3;
+var MAX_SHOWN = 40;
 var Tokens = class {
   constructor(source, clock, runtime) {
     this.source = source;
@@ -2292,9 +2304,11 @@ var Tokens = class {
       const why = cause instanceof Error ? cause.message : String(cause);
       throw new DrawbridgeError("TOKEN_PROVIDER", `the token provider failed: ${why}`, { retryable: true, cause });
     }
-    if (token === void 0 || typeof token === "string") return token;
-    const hint = "return the token itself: (await fetch(…)).text()";
-    throw new DrawbridgeError("TOKEN_PROVIDER", `the token provider returned ${nameOf(token)}, not a string`, { retryable: true, hint });
+    if (token === void 0 || typeof token === "string" && !isProse(token)) return token;
+    const isText = typeof token === "string";
+    const hint = isText ? "check the response before you read it: if (!answer.ok) throw …" : "return the token itself: (await fetch(…)).text()";
+    const what = isText ? `a text that is no token: ${JSON.stringify(token.slice(0, MAX_SHOWN))}` : `${nameOf(token)}, not a string`;
+    throw new DrawbridgeError("TOKEN_PROVIDER", `the token provider returned ${what}`, { retryable: true, hint });
   }
   /**
    * Keeps a connection's token fresh until `stop`. `renew` tells the server and answers with the new end, if the
@@ -2327,6 +2341,9 @@ var Tokens = class {
     });
   }
 };
+function isProse(text) {
+  return /\S\s+\S/.test(text);
+}
 function nameOf(value) {
   return value === null ? "null" : typeof value === "object" ? `an object (${value.constructor?.name})` : `a ${typeof value}`;
 }
@@ -2369,7 +2386,7 @@ var Drawbridge = class {
     const codec = options.codec ?? json;
     const address = socketUrl(url);
     this.#logger = options.logger === false ? silent : options.logger ?? console;
-    this.#connectLog = new ConnectLog(address, runtime, (message) => this.#logger.warn(message));
+    this.#connectLog = new ConnectLog(address, options.token !== void 0, runtime, (message) => this.#logger.warn(message));
     this.clock = new Clock(runtime);
     this.#tokens = new Tokens(options.token, this.clock, runtime);
     this.#link = new Link(
@@ -2596,6 +2613,7 @@ var Drawbridge = class {
     if (this.#requests.settle(message.id, message)) return this.#subscriptions.greetingOver();
     const error = DrawbridgeError.fromWire(message);
     if (message.channel !== void 0 && this.#subscriptions.greetingFailed(message.channel, error)) return;
+    if (this.#link.greeting && this.#connectLog.isActive && !this.#emitter.has("error")) return;
     this.#complain(error);
   }
   async #refresh(token) {
@@ -2681,7 +2699,8 @@ function welcomeOf(message) {
 function socketUrl(url) {
   let absolute = "";
   try {
-    absolute = new URL(url, globalThis.location?.href).href.replace(/^http/, "ws");
+    const base = /^[/.?]/.test(String(url)) ? globalThis.location?.href : void 0;
+    absolute = new URL(url, base).href.replace(/^http/, "ws");
   } catch {
   }
   if (/^wss?:/.test(absolute)) return absolute;

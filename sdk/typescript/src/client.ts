@@ -149,7 +149,7 @@ export class Drawbridge<M extends ChannelMap = AnyChannels> {
     const codec = options.codec ?? json;
     const address = socketUrl(url);
     this.#logger = options.logger === false ? silent : (options.logger ?? console);
-    this.#connectLog = new ConnectLog(address, runtime, (message) => this.#logger.warn(message));
+    this.#connectLog = new ConnectLog(address, options.token !== undefined, runtime, (message) => this.#logger.warn(message));
     this.clock = new Clock(runtime);
     this.#tokens = new Tokens(options.token, this.clock, runtime);
     this.#link = new Link(
@@ -413,6 +413,8 @@ export class Drawbridge<M extends ChannelMap = AnyChannels> {
     if (this.#requests.settle(message.id, message)) return this.#subscriptions.greetingOver();
     const error = DrawbridgeError.fromWire(message);
     if (message.channel !== undefined && this.#subscriptions.greetingFailed(message.channel, error)) return;
+    // A rejected connect is logged once, with its hint, when the link ends.
+    if (this.#link.greeting && this.#connectLog.isActive && !this.#emitter.has("error")) return;
     this.#complain(error);
   }
 
@@ -509,11 +511,13 @@ function welcomeOf(message: WelcomeMessage): Welcome {
   };
 }
 
-/** `http` means `ws`, and a relative address is the page's own. */
+/** `http` means `ws`, and a relative address, which begins with `/`, `.` or `?`, is the page's own. */
 function socketUrl(url: string | URL): string {
   let absolute = "";
   try {
-    absolute = new URL(url, globalThis.location?.href).href.replace(/^http/, "ws");
+    // Why the check: without a scheme, `127.0.0.1:8000/ws` would be a path of the page's own server.
+    const base = /^[/.?]/.test(String(url)) ? globalThis.location?.href : undefined;
+    absolute = new URL(url, base).href.replace(/^http/, "ws");
   } catch {
     // It is no URL.
   }

@@ -21,6 +21,9 @@ const HINTS: [RegExp, string][] = [
   [/hang up|ECONNRESET|Parse Error/, "no WebSocket server answers there: is this its port, and does it need wss:?"],
 ];
 
+/** If the server wants a token and the application has given none. */
+const NO_TOKEN = "pass `token` to the client: a JWT, or a function that returns one";
+
 /** The likely cause of a socket that failed to open with this error message, or with none. */
 export function hintOf(reported: string | undefined): string {
   return HINTS.find(([pattern]) => reported && pattern.test(reported))?.[1] ?? UNEXPLAINED;
@@ -43,6 +46,7 @@ export class ConnectLog {
 
   constructor(
     url: string,
+    private readonly hasToken: boolean,
     private readonly runtime: Runtime,
     private readonly warn: (message: string) => void,
   ) {
@@ -53,8 +57,14 @@ export class ConnectLog {
     this.#causes = undefined;
   }
 
+  /** Whether the next failure is logged, if its cause is new. */
+  get isActive(): boolean {
+    return this.#causes !== undefined;
+  }
+
   /** `next`: what the client does about it. */
-  async failed({ code, message, hint }: DrawbridgeError, next: string): Promise<void> {
+  async failed({ code, message, hint: reported }: DrawbridgeError, next: string): Promise<void> {
+    const hint = reported ?? (code === "UNAUTHENTICATED" && !this.hasToken ? NO_TOKEN : undefined);
     const cause = `${code} ${hint ?? message}`;
     if (!this.#causes || this.#causes.has(cause) || this.#causes.size >= MAX_CAUSES) return;
     this.#causes.add(cause);
@@ -64,12 +74,13 @@ export class ConnectLog {
   }
 
   async #explore(): Promise<string> {
-    const { host, pathname } = this.#url;
+    const { host, pathname, protocol } = this.#url;
     const answers = await this.runtime.answersHttp(this.#shown("http"));
     if (answers === undefined) return UNEXPLAINED;
+    if (!answers && protocol === "wss:") return `nothing answers at ${host} over TLS: is the server running, does this port have TLS (without it: ws:), and does the browser trust its certificate?`;
     if (!answers) return `nothing answers at ${host}: is the server running, is this its port, and may this page connect there?`;
-    const path = pathname === "/ws" ? "" : `, or its path is not ${pathname} (Drawbridge's is /ws)`;
-    return `${host} answers, but refuses the connection: it does not allow the origin ${globalThis.location?.origin} (connection.allowed_origins)${path}`;
+    const path = pathname === "/ws" ? "" : `is the path right (Drawbridge's is /ws, this one ${pathname}), `;
+    return `${host} answers, but not as a WebSocket: ${path}does the server allow the origin ${globalThis.location?.origin} (connection.allowed_origins), and is this its port for players? The server's log names the reason`;
   }
 
   /** Without query and credentials, which may be secret. */

@@ -92,6 +92,9 @@ export class DrawbridgeError extends Error {
     this.retryable = retryable;
     // Only what there is, so that a printed error shows nothing else.
     for (const [name, value] of Object.entries(details)) if (value !== undefined) Object.assign(this, { [name]: value });
+    // A browser's console prints the stack and no fields: its first line names the code and the channel.
+    const { channel } = details;
+    if (this.stack) this.stack = this.stack.replace(message, () => `${code}: ${message}${channel === undefined ? "" : ` (${channel})`}`);
   }
 
   /** @internal */

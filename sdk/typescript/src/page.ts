@@ -31,8 +31,8 @@ const ANSWER_MS = 2_000;
 export async function answersHttp(url: string): Promise<boolean | undefined> {
   if (!globalThis.location) return undefined;
   try {
-    // The response is opaque, so no server has to allow it; that there is one is enough.
-    await fetch(url, { mode: "no-cors", cache: "no-store", credentials: "omit", signal: AbortSignal.timeout(ANSWER_MS) });
+    // The response is opaque, so no server has to allow it; that there is one is enough. `HEAD`: no handshake, which is logged.
+    await fetch(url, { method: "HEAD", mode: "no-cors", cache: "no-store", credentials: "omit", signal: AbortSignal.timeout(ANSWER_MS) });
     return true;
   } catch {
     return false;

@@ -16,6 +16,9 @@ const REFRESH_LEAD_PART = 0.2;
 /** Closer to the end it is left to expire: the server closes with 4004, and the reconnect brings a fresh one. */
 const MIN_REFRESH_MS = 1_000;
 
+/** Of a text that is no token, as much is shown: less than the header of a token, should one be in it. */
+const MAX_SHOWN = 40;
+
 export class Tokens {
   readonly #timer: Timer;
   #round = 0;
@@ -44,9 +47,11 @@ export class Tokens {
       throw new DrawbridgeError("TOKEN_PROVIDER", `the token provider failed: ${why}`, { retryable: true, cause });
     }
     // From code without types: a `Response` whose text was not read, say.
-    if (token === undefined || typeof token === "string") return token;
-    const hint = "return the token itself: (await fetch(…)).text()";
-    throw new DrawbridgeError("TOKEN_PROVIDER", `the token provider returned ${nameOf(token)}, not a string`, { retryable: true, hint });
+    if (token === undefined || (typeof token === "string" && !isProse(token))) return token;
+    const isText = typeof token === "string";
+    const hint = isText ? "check the response before you read it: if (!answer.ok) throw …" : "return the token itself: (await fetch(…)).text()";
+    const what = isText ? `a text that is no token: ${JSON.stringify(token.slice(0, MAX_SHOWN))}` : `${nameOf(token)}, not a string`;
+    throw new DrawbridgeError("TOKEN_PROVIDER", `the token provider returned ${what}`, { retryable: true, hint });
   }
 
   /**
@@ -89,6 +94,11 @@ export class Tokens {
       if (round === this.#round) this.#arm(nextExpiryMs, renew, report);
     });
   }
+}
+
+/** Whether a text is an error page, say, and no JWT, which has no white space within. */
+function isProse(text: string): boolean {
+  return /\S\s+\S/.test(text);
 }
 
 function nameOf(value: unknown): string {

@@ -212,7 +212,7 @@ test("the first failed connect is logged once, with the address but not its quer
 
 test("a refused first connect is logged, a break later is not", async (t) => {
   const { said, logger } = listening();
-  const { server, client } = await setup(t, { logger });
+  const { server, client } = await setup(t, { logger, token: "jwt" });
   client.connect().catch(() => {});
   const connection = await server.accept();
   const { id } = await connection.next("CONNECT");

@@ -123,8 +123,8 @@ function inPage(t, origin) {
 
 for (const [answers, path, expected] of [
   [false, "/ws", /\(nothing answers at 127\.0\.0\.1:8000: is the server running, is this its port, and may this page connect there\?\)/],
-  [true, "/ws", /\(127\.0\.0\.1:8000 answers, but refuses the connection: it does not allow the origin http:\/\/localhost:5173 \(connection\.allowed_origins\)\)/],
-  [true, "/socket", /or its path is not \/socket \(Drawbridge's is \/ws\)\)/],
+  [true, "/ws", /\(127\.0\.0\.1:8000 answers, but not as a WebSocket: does the server allow the origin http:\/\/localhost:5173 \(connection\.allowed_origins\), and is this its port for players\? The server's log names the reason\)/],
+  [true, "/socket", /not as a WebSocket: is the path right \(Drawbridge's is \/ws, this one \/socket\), does the server allow the origin/],
 ]) {
   test(`in a browser, at ${path}, where ${answers ? "a server" : "nothing"} answers`, async (t) => {
     inPage(t, "http://localhost:5173");
@@ -135,6 +135,32 @@ for (const [answers, path, expected] of [
     assert.deepEqual([warnings.length, runtime.asked], [1, [`http://127.0.0.1:8000${path}`]]);
   });
 }
+
+test("in a browser, wss: where nothing answers over TLS", async (t) => {
+  inPage(t, "http://localhost:5173");
+  const runtime = new ManualRuntime();
+  runtime.answers = false;
+  const { warnings } = await failing(t, "wss://127.0.0.1:8000/ws", { runtime, WebSocket: MuteWebSocket });
+  assert.match(warnings[0], /nothing answers at 127\.0\.0\.1:8000 over TLS: .*does this port have TLS \(without it: ws:\)/);
+});
+
+test("a server that wants a token from a client that has none, in one line", async (t) => {
+  for (const [token, hint] of [[undefined, / \(pass `token` to the client: a JWT, or a function that returns one\);/], ["jwt", /bad; not trying again$/]]) {
+    const warnings = [];
+    // Errors of a rejected connect are in `status`, and in `error` for those who listen.
+    const logger = { warn: (message) => warnings.push(message), error: assert.fail };
+    const { server, client } = await setup(t, { token, logger });
+    const ended = told(client, "status", ({ error }) => error);
+    client.connect().catch(() => {});
+    const connection = await server.accept();
+    const { id } = await connection.next("CONNECT");
+    connection.send({ type: "ERROR", id, code: "UNAUTHENTICATED", message: "bad" });
+    connection.socket.close(4500);
+    await ended;
+    assert.equal(warnings.length, 1);
+    assert.match(warnings[0], hint);
+  }
+});
 
 test("in a browser, an insecure address on a secure page", async (t) => {
   inPage(t, "https://play.example");
@@ -148,9 +174,14 @@ test("in a browser, an insecure address on a secure page", async (t) => {
   assert.deepEqual([client.status, error.cause.constructor], ["closed", Error]);
 });
 
-test("an address that is none of a WebSocket is refused at once", () => {
+test("an address that is none of a WebSocket is refused at once", (t) => {
   for (const url of ["127.0.0.1:8000/ws", "localhost:8000/ws", "/ws", "ftp://127.0.0.1/ws", ""]) {
     assert.throws(() => new Drawbridge(url, { WebSocket }), /^TypeError: .*is not the address of a WebSocket: write it like ws:\/\//, url);
   }
+  inPage(t, "http://localhost:5173");
+  for (const url of ["127.0.0.1:8000/ws", "localhost:8000/ws", "play.example/ws"]) {
+    assert.throws(() => new Drawbridge(url, { WebSocket }), /write it like ws:\/\//, url);
+  }
+  for (const url of ["/ws", "./ws", "//localhost:1/ws"]) assert.equal(new Drawbridge(url, { WebSocket }).status, "closed");
   for (const url of ["http://127.0.0.1:1/ws", new URL("wss://127.0.0.1:1/ws")]) assert.equal(new Drawbridge(url, { WebSocket }).status, "closed");
 });

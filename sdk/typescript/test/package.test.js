@@ -40,12 +40,12 @@ for (const [name, file] of [["the package", url("../dist/drawbridge.js")], ["the
     const { DrawbridgeError } = await import(file);
     const error = new DrawbridgeError("FORBIDDEN", "no right to subscribe", { channel: "room:1" });
     assert.deepEqual([error.name, error.constructor.name], ["DrawbridgeError", "DrawbridgeError"]);
-    assert.match(error.stack, /^DrawbridgeError: no right to subscribe\n/);
+    assert.match(error.stack, /^DrawbridgeError: FORBIDDEN: no right to subscribe \(room:1\)\n/);
     assert.deepEqual({ ...error }, { code: "FORBIDDEN", retryable: false, channel: "room:1" });
   });
 }
 
-test("an error that nobody catches prints its name, message and code, and no wall of code", () => {
+test("an error that nobody catches prints its name, code and message, and no wall of code", () => {
   const script = `
     import { Drawbridge } from ${JSON.stringify(url("../dist/drawbridge.js").href)};
     class NoSocket { constructor() { throw new Error("no network here"); } }
@@ -55,7 +55,7 @@ test("an error that nobody catches prints its name, message and code, and no wal
     cwd: fileURLToPath(url(".")),
   });
   assert.notEqual(status, 0);
-  assert.match(stderr, /DrawbridgeError: the WebSocket could not be created/);
+  assert.match(stderr, /DrawbridgeError: CLOSED: the WebSocket could not be created/);
   assert.match(stderr, /code: 'CLOSED'/);
   assert.ok(Math.max(...stderr.split("\n").map((line) => line.length)) < 300, stderr.slice(0, 2_000));
 });

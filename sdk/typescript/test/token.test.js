@@ -56,6 +56,18 @@ test("4004 with a fixed token is the end", async (t) => {
   assert.equal(runtime.timers, 0);
 });
 
+test("a text that is no token is shown in part, and never sent", async (t) => {
+  for (const [text, shown] of [["<!doctype html>\n<title>404</title>", "<!doctype html>\\n<title>404</title>"], [`Bearer ${"x".repeat(60)}`, `Bearer ${"x".repeat(33)}`]]) {
+    const { client } = await setup(t, { token: async () => text });
+    client.connect().catch(() => {});
+    const { error } = await lost(client);
+    assert.equal(error.code, "TOKEN_PROVIDER");
+    assert.equal(error.message, `the token provider returned a text that is no token: "${shown}"`);
+    assert.match(error.hint, /answer\.ok/);
+    client.close();
+  }
+});
+
 test("what is no token is named, and never sent", async (t) => {
   for (const [value, name] of [[new Response("token"), "an object \\(Response\\)"], [{ token: "t" }, "an object \\(Object\\)"], [null, "null"], [7, "a number"]]) {
     const { client, runtime } = await setup(t, { token: async () => value });

@@ -45,6 +45,7 @@ impl Engine {
         match self.authorize_history(id, get) {
             Ok(()) => {}
             Err(refusal) => {
+                let refusal = self.denied(id, "HISTORY_GET", &get.channel, refusal);
                 let error = refusal.error(request.as_ref(), Some(&get.channel));
                 let outcome = (refusal.code == ErrorCode::BrokerUnavailable).then_some("not_done");
                 return self.send_error(id, ErrorMessage { outcome, ..error });
@@ -72,8 +73,7 @@ impl Engine {
             .map_err(|error| Refusal::new(ErrorCode::ChannelInvalid, format!("channel: {error}")))?;
         let claims = self.sessions[id].claims.as_ref();
         let claims = claims.ok_or_else(|| Refusal::new(ErrorCode::Unauthenticated, "no token yet"))?;
-        permissions::may_subscribe(&self.settings, claims, name)
-            .map_err(|denied| Refusal::new(ErrorCode::Forbidden, self.explain(denied)))?;
+        permissions::may_subscribe(&self.settings, claims, name).map_err(Refusal::forbidden)?;
         let class = self.settings.classes.of_channel(name);
         if class.is_none_or(|(_, class, _)| class.history.is_none()) {
             return Err(Refusal::new(ErrorCode::Unsupported, "the class of this channel keeps no history"));

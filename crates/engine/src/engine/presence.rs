@@ -194,6 +194,7 @@ impl Engine {
     /// `PRESENCE_GET`.
     pub(super) fn presence_get(&mut self, id: SessionId, request: Option<RequestId>, get: PresenceGet) {
         if let Err(refusal) = self.authorize_presence(id, &get.channel) {
+            let refusal = self.denied(id, "PRESENCE_GET", &get.channel, refusal);
             return self.send_error(id, refusal.error(request.as_ref(), Some(&get.channel)));
         }
         // Without an id there is no answer.
@@ -215,12 +216,10 @@ impl Engine {
         channel::validate(name)
             .map_err(|error| Refusal::new(ErrorCode::ChannelInvalid, format!("channel: {error}")))?;
         let settings = self.settings.clone();
-        let forbidden = |engine: &Engine, denied| Refusal::new(ErrorCode::Forbidden, engine.explain(denied));
         let session = &self.sessions[id];
         let claims = session.claims.as_ref();
         let claims = claims.ok_or_else(|| Refusal::new(ErrorCode::Unauthenticated, "no token yet"))?;
-        let may = permissions::may_read_presence(&settings, claims, name)
-            .map_err(|denied| forbidden(self, denied))?;
+        let may = permissions::may_read_presence(&settings, claims, name).map_err(Refusal::forbidden)?;
         match may {
             permissions::MayReadPresence::NoPresence => {
                 let text = "PRESENCE_GET: the channel's class has no `presence`";
@@ -231,7 +230,7 @@ impl Engine {
             permissions::MayReadPresence::Subscribers => {
                 let text =
                     "presence: only for subscribers of the channel, unless the class has a `presence_rule`";
-                Err(forbidden(self, permissions::Denied(text.to_owned())))
+                Err(Refusal::forbidden(permissions::Denied(text.to_owned())))
             }
         }
     }

@@ -9,6 +9,7 @@ use drawbridge_protocol::template::{Params, Template};
 use drawbridge_protocol::{ErrorCode, ErrorMessage, Publish, RequestId, ServerMessage, channel};
 
 use super::Engine;
+use super::refusal::Refusal;
 use super::requests::covers;
 use crate::class::{Class, REMOVE_EVENT};
 use crate::io::{
@@ -71,8 +72,10 @@ impl Engine {
                     && let Some(claims) = &claims
                 {
                     let misfit = permissions::publish_misfit(&self.settings, claims, publish);
-                    self.explain_misfit(claims, &publish.channel, &mut text, misfit);
+                    text.extend(misfit.map(|misfit| format!("; {misfit}")));
                 }
+                let Refusal { code, text, .. } =
+                    self.denied(id, "PUBLISH_EVENT", &publish.channel, Refusal::new(code, text));
                 let outcome = (code == ErrorCode::BrokerUnavailable).then_some("not_done");
                 self.send_error(
                     id,
@@ -108,7 +111,7 @@ impl Engine {
             publish.data.get(),
             key.as_ref().ok().and_then(|key| key.as_deref()),
         )
-        .map_err(|denied| (ErrorCode::Forbidden, self.explain(denied)))?;
+        .map_err(|denied| (ErrorCode::Forbidden, denied.0))?;
         if let Some(key) = &publish.idempotency_key {
             check_idempotency_key(class, key)?;
         }

@@ -11,7 +11,7 @@ use super::views::compile_filter;
 use crate::area::Area;
 use crate::audience::NOBODY;
 use crate::expr::Expr;
-use crate::io::{BrokerCommand, ChannelPosition, Claims, Notice, Output, SessionId, Subject, Ticket};
+use crate::io::{BrokerCommand, ChannelPosition, Notice, Output, SessionId, Subject, Ticket};
 use crate::pattern_index::match_work;
 use crate::permissions::{self, Denied};
 use crate::phase::{Phase as SubscriptionPhase, Success};
@@ -79,13 +79,13 @@ impl Engine {
                 self.add_subscription(id, &subject, Origin::Client, filter, area, reply);
             }
             Err(mut refusal) => {
-                let claims = self.sessions[id].claims.clone();
                 if refusal.code == ErrorCode::Forbidden
-                    && let Some(claims) = claims
+                    && let Some(claims) = &self.sessions[id].claims
                 {
-                    let misfit = permissions::subscribe_misfit(&self.settings, &claims, &subscribe.channel);
-                    self.explain_misfit(&claims, &subscribe.channel, &mut refusal.text, misfit);
+                    let misfit = permissions::subscribe_misfit(&self.settings, claims, &subscribe.channel);
+                    refusal.text.extend(misfit.map(|misfit| format!("; {misfit}")));
                 }
+                let refusal = self.denied(id, "CHANNEL_SUBSCRIBE", &subscribe.channel, refusal);
                 self.refuse_subscription(id, request.as_ref(), &subscribe.channel, &refusal, in_connect);
             }
         }
@@ -118,7 +118,7 @@ impl Engine {
             true => permissions::may_subscribe_pattern(&self.settings, &subject.name),
             false => permissions::may_subscribe(&self.settings, claims, &subject.name),
         };
-        right.map_err(|denied| Refusal::new(ErrorCode::Forbidden, self.explain(denied)))?;
+        right.map_err(Refusal::forbidden)?;
         let filter = subscribe.filter.as_deref().map(compile_filter).transpose()?;
         let area = match &subscribe.area {
             Some(area) => Some(self.authorize_area(claims, &subject, area)?),
@@ -163,28 +163,6 @@ impl Engine {
             return Err(Refusal::new(ErrorCode::LimitExceeded, self.too_many_subscriptions()));
         }
         Ok(())
-    }
-
-    /// What a client is sent about a right that it lacks.
-    pub(super) fn explain(&self, denied: Denied) -> String {
-        if self.settings.explain { denied.0 } else { "not allowed".to_owned() }
-    }
-
-    /// Tells the operator, and where the settings explain the client, that the rule could not hold.
-    pub(super) fn explain_misfit(
-        &mut self,
-        claims: &Claims,
-        channel: &str,
-        text: &mut String,
-        misfit: Option<String>,
-    ) {
-        if let Some(why) = misfit {
-            if self.settings.explain {
-                *text += &format!("; {why}");
-            }
-            let (player, channel) = (claims.player.clone(), channel.to_owned());
-            self.notice(Notice::RuleMisfit { player, channel, why });
-        }
     }
 
     pub(super) fn is_subscribed(&self, id: SessionId, subject: &Subject) -> bool {

@@ -75,7 +75,10 @@ impl Engine {
                 self.save_soon(id);
                 self.recompute_visibility_paid(id, target);
             }
-            Err(refusal) => self.refuse_subscription(id, request, &update.channel, &refusal, false),
+            Err(refusal) => {
+                let refusal = self.denied(id, "FILTER_UPDATE", &update.channel, refusal);
+                self.refuse_subscription(id, request, &update.channel, &refusal, false);
+            }
         }
     }
 
@@ -124,7 +127,7 @@ impl Engine {
             && !may_follow(&self.settings.classes, claims, &subject.name, &space.follow, key)
         {
             let denied = Denied(format!("follow = `{}`", space.follow));
-            return Err(Refusal::new(ErrorCode::Forbidden, self.explain(denied)));
+            return Err(Refusal::forbidden(denied));
         }
         Ok(Box::new(area))
     }

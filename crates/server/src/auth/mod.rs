@@ -206,11 +206,19 @@ impl Verifier {
         let claims: Map<String, Value> = serde_json::from_str(json)
             .map_err(|_| unauthenticated("the token's claims are not a JSON object"))?;
         let player = self.player(&claims)?;
-        if !self.audience.is_empty() && !names_one(claims.get("aud"), &self.audience) {
-            return Err(unauthenticated("the token is for another audience"));
+        let named =
+            |name: &str, accepted: &[String]| accepted.is_empty() || names_one(claims.get(name), accepted);
+        if !named("aud", &self.audience) {
+            return Err(unauthenticated(match claims.contains_key("aud") {
+                true => "the token is for another audience",
+                false => "the token has no `aud`, and this server requires an audience",
+            }));
         }
-        if !self.issuer.is_empty() && !names_one(claims.get("iss"), &self.issuer) {
-            return Err(unauthenticated("the token is by another issuer"));
+        if !named("iss", &self.issuer) {
+            return Err(unauthenticated(match claims.contains_key("iss") {
+                true => "the token is by another issuer",
+                false => "the token has no `iss`, and this server requires an issuer",
+            }));
         }
         let expires_unix_ms = self.check_times(&claims, now_unix_ms)?;
         Ok(Claims { player, expires_unix_ms, json: Arc::from(json) })

@@ -44,14 +44,14 @@ pub struct ConfigErrors {
 }
 
 impl ConfigErrors {
-    pub(super) fn unreadable(file: &str, problem: String) -> Self {
-        let error = ConfigError { location: Location::Whole, problem, hint: None, offset: 0 };
+    pub(super) fn unreadable(file: &str, problem: String, hint: Option<String>) -> Self {
+        let error = ConfigError { location: Location::Whole, problem, hint, offset: 0 };
         ConfigErrors { file: file.to_owned(), unreadable: true, errors: vec![error] }
     }
 
     /// One problem of a configuration as a whole.
     pub(crate) fn refused(file: &str, problem: &str) -> Self {
-        ConfigErrors { unreadable: false, ..ConfigErrors::unreadable(file, problem.to_owned()) }
+        ConfigErrors { unreadable: false, ..ConfigErrors::unreadable(file, problem.to_owned(), None) }
     }
 
     pub(super) fn new(file: &str, mut errors: Vec<ConfigError>) -> Self {

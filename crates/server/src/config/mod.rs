@@ -92,9 +92,12 @@ pub struct Config {
 /// Everything that is wrong with it.
 pub fn load(path: &Path) -> Result<Config, ConfigErrors> {
     let name = path.display().to_string();
-    let bytes = files::read(path).map_err(|problem| ConfigErrors::unreadable(&name, problem))?;
-    let text =
-        String::from_utf8(bytes).map_err(|_| ConfigErrors::unreadable(&name, "is not UTF-8".to_owned()))?;
+    let bytes = files::read(path).map_err(|problem| {
+        let hint = (!path.exists()).then(|| format!("`drawbridge init {name}` writes one"));
+        ConfigErrors::unreadable(&name, problem, hint)
+    })?;
+    let text = String::from_utf8(bytes)
+        .map_err(|_| ConfigErrors::unreadable(&name, "is not UTF-8".to_owned(), None))?;
     let directory = path.parent().unwrap_or(Path::new(""));
     read(&name, &text, directory, environment()).map(|(config, _)| config)
 }
@@ -129,8 +132,8 @@ pub fn parse(name: &str, text: &str, variables: &[(&str, &str)]) -> Result<Confi
 /// # Errors
 /// A wrong Redis URL, or a wrong override.
 pub fn dev(redis: Option<&str>) -> Result<Config, ConfigErrors> {
-    let secret =
-        random_hex().map_err(|error| ConfigErrors::unreadable("dev", format!("no randomness: {error}")))?;
+    let secret = random_hex()
+        .map_err(|error| ConfigErrors::unreadable("dev", format!("no randomness: {error}"), None))?;
     let own = |name: &str, value: &str| (name.to_owned(), value.to_owned());
     let default = [own("DRAWBRIDGE_AUTH__HMAC_SECRET", &secret)];
     let typed =

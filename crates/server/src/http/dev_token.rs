@@ -46,6 +46,14 @@ pub(super) fn answer(
     reply
 }
 
+/// The answer of a node that is not `dev`. Any page may read it, so that one that was written for `dev` shows what is wrong.
+pub(super) fn absent() -> Reply {
+    let said = "only `drawbridge dev` serves /dev/token; on this node players' tokens come from your login service\n";
+    let mut reply = text(StatusCode::NOT_FOUND, said);
+    reply.headers_mut().insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, HeaderValue::from_static("*"));
+    reply
+}
+
 fn preflight() -> Reply {
     let mut reply = text(StatusCode::NO_CONTENT, "");
     let headers = reply.headers_mut();

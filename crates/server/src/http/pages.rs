@@ -65,6 +65,7 @@ async fn answer(node: &Arc<Node>, request: Request<Incoming>, from: &From) -> Re
         "/healthz" => text(StatusCode::OK, "ok\n"),
         "/readyz" => ready(node, Audience::Anyone),
         "/metrics" => metrics(node, request.headers()).await,
+        dev_token::PATH => dev_token::absent(),
         _ => playground::page(node, path)
             .unwrap_or_else(|| text(StatusCode::NOT_FOUND, "not here; the socket is at /ws\n")),
     }

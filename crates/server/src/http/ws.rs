@@ -42,6 +42,9 @@ struct Admission {
 
 /// Answers a request for `/ws`; where it upgrades, the socket goes to a shard.
 pub(super) async fn upgrade(node: &Arc<Node>, mut request: Request<Incoming>, from: &From) -> Reply {
+    if request.method() == Method::HEAD {
+        return head();
+    }
     let admission = match admit(node, &request, from).await {
         Ok(admission) => admission,
         Err(refusal) => return *refusal,
@@ -147,6 +150,14 @@ async fn admit(
         slot,
         unauthenticated,
     })
+}
+
+/// The answer to `HEAD`, which is no attempt of a handshake and therefore not counted: a page that could not connect finds out so
+/// whether there is a server.
+fn head() -> Reply {
+    let mut reply = text(StatusCode::UPGRADE_REQUIRED, "");
+    reply.headers_mut().insert(header::UPGRADE, HeaderValue::from_static("websocket"));
+    reply
 }
 
 /// Why a request for the socket is no WebSocket handshake.

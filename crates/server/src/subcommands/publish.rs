@@ -97,7 +97,7 @@ async fn as_player(
             true => format!(
                 "{problem}: the node has lost its Redis, and may still publish the event when Redis is back"
             ),
-            false => problem,
+            false => problem.into(),
         })?;
         match (&*message.kind, message.number("id")) {
             ("STATUS", _) => is_degraded = message.text("broker").as_deref() == Some("degraded"),

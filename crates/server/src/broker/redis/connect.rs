@@ -168,9 +168,12 @@ impl Broken {
         match self {
             Broken::Refused(message) => match code_of(message) {
                 "NOAUTH" => Some(
-                    "it requires a password: set `broker.password`, and `broker.username` for an ACL user",
+                    "Redis requires a password: set `broker.password`, and `broker.username` for an ACL user, or write them \
+                     into the URL: redis://user:password@host",
                 ),
-                "WRONGPASS" => Some("check `broker.username` and `broker.password`"),
+                "WRONGPASS" => Some(
+                    "check `broker.username` and `broker.password`, or those in the URL (%40 for an @ in them)",
+                ),
                 _ => None,
             },
             Broken::Garbage(_) => Some("is this the address of a Redis, and does it need TLS (rediss://)?"),
@@ -205,7 +208,11 @@ impl std::fmt::Display for Broken {
         match self {
             Broken::Io(error) => write!(f, "{error}{remedy}"),
             Broken::Garbage(garbage) => write!(f, "{garbage}{remedy}"),
-            Broken::Refused(message) => write!(f, "Redis said: {message}{remedy}"),
+            // The words of Redis about a missing password are long.
+            Broken::Refused(message) => match self.remedy() {
+                Some(remedy) => write!(f, "{remedy}. Redis said: {message}"),
+                None => write!(f, "Redis said: {message}"),
+            },
             Broken::Unsupported(what) => f.write_str(what),
             Broken::NotMaster(role) => write!(
                 f,

@@ -389,6 +389,7 @@ fn a_file_that_cannot_be_read_is_told_from_a_wrong_one() {
     assert!(errors.unreadable);
     assert_eq!(
         errors.to_string(),
-        "/nowhere/drawbridge.toml: cannot be read: No such file or directory (os error 2)"
+        "/nowhere/drawbridge.toml: cannot be read: No such file or directory (os error 2); \
+         `drawbridge init /nowhere/drawbridge.toml` writes one"
     );
 }

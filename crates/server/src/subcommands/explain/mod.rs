@@ -36,14 +36,11 @@ pub fn run(args: &ExplainArgs, out: &mut dyn Write, err: &mut dyn Write) -> io::
             return Ok(REFUSED);
         }
     };
-    let now = unix_ms();
-    let claims = match verifier.verify(&args.token, now) {
-        Ok(claims) => claims,
-        Err(failure) => return refused(&failure, &args.token, now, out),
+    let claims = match &args.token {
+        Some(token) => player(&config, &verifier, token, out)?,
+        None => anonymous(&config, out)?,
     };
-    let json = shown(&claims.json);
-    writeln!(out, "token: accepted; player `{}`, claims {json}", escaped(&claims.player))?;
-    writeln!(out, "  {}", validity::of_accepted(claims.expires_unix_ms, now))?;
+    let Some(claims) = claims else { return Ok(REFUSED) };
     let (what, explanation) = match request(args, &config, &claims) {
         Ok(Some(explained)) => explained,
         Ok(None) => return Ok(DONE),
@@ -62,19 +59,68 @@ pub fn run(args: &ExplainArgs, out: &mut dyn Write, err: &mut dyn Write) -> io::
     }
 }
 
+/// The player of this token; `None` if no node takes it, which is explained.
+fn player(
+    config: &Config,
+    verifier: &Verifier,
+    token: &str,
+    out: &mut dyn Write,
+) -> io::Result<Option<Claims>> {
+    let now = unix_ms();
+    match verifier.verify(token, now) {
+        Ok(claims) => {
+            let json = shown(&claims.json);
+            writeln!(out, "token: accepted; player `{}`, claims {json}", escaped(&claims.player))?;
+            writeln!(out, "  {}", validity::of_accepted(claims.expires_unix_ms, now))?;
+            Ok(Some(claims))
+        }
+        Err(failure) => refused(config, &failure, token, now, out).map(|()| None),
+    }
+}
+
+/// A player without a token; `None` if the configuration lets nobody connect so, which is explained.
+fn anonymous(config: &Config, out: &mut dyn Write) -> io::Result<Option<Claims>> {
+    let claims = explain::anonymous_player(&config.engine);
+    match &claims {
+        Some(claims) => writeln!(
+            out,
+            "token: none, which auth.allow_anonymous permits; the player is `{}`, say, with the claims {}",
+            claims.player, claims.json
+        )?,
+        None => writeln!(
+            out,
+            "token: none: refused: {}: auth.allow_anonymous is false\n  \
+             give --token; `drawbridge token --config FILE --sub alice` mints one",
+            ErrorCode::Unauthenticated.as_str()
+        )?,
+    }
+    Ok(claims)
+}
+
 /// Why no node takes the token, and what to change.
-fn refused(failure: &AuthFailure, token: &str, now: u64, out: &mut dyn Write) -> io::Result<ExitStatus> {
+fn refused(
+    config: &Config,
+    failure: &AuthFailure,
+    token: &str,
+    now: u64,
+    out: &mut dyn Write,
+) -> io::Result<()> {
     writeln!(out, "token: refused: {}: {}", failure.code.as_str(), escaped(&failure.message))?;
     let is_about_time = failure.code == ErrorCode::TokenExpired || failure.retry_after_ms.is_some();
     if is_about_time && let Some(dates) = validity::of_refused(token, now) {
         writeln!(out, "  {dates}")?;
     }
     let key = token_key(&failure.message);
-    match key.strip_prefix("none: ") {
-        Some(remedy) => writeln!(out, "  {remedy}")?,
-        None => writeln!(out, "  see {key}")?,
+    let named = match key {
+        "auth.audience" => validity::named(token, "aud", key, &config.auth.audience),
+        "auth.issuer" => validity::named(token, "iss", key, &config.auth.issuer),
+        _ => None,
+    };
+    match (named, key.strip_prefix("none: ")) {
+        (Some(named), _) => writeln!(out, "  {}", shown(&named)),
+        (None, Some(remedy)) => writeln!(out, "  {remedy}"),
+        (None, None) => writeln!(out, "  see {key}"),
     }
-    Ok(REFUSED)
 }
 
 /// What is to be explained, and how it is decided.
@@ -154,7 +200,7 @@ fn print(step: &Step, out: &mut dyn Write) -> io::Result<()> {
             let (named, more) = (channels.join(", "), if channels.len() < *count { ", …" } else { "" });
             let list = if named.is_empty() { "no channel" } else { &named };
             let this = if *is_filled { "this one too, which grants it" } else { "not this one" };
-            writeln!(out, "  auto_subscribe: the token's claims make {}{more}; {this}", escaped(list))
+            writeln!(out, "  auto_subscribe: the player's claims make {}{more}; {this}", escaped(list))
         }
         Step::View { view, bound } => {
             writeln!(
@@ -209,7 +255,7 @@ fn value_line(path: &str, value: &PathValue) -> String {
     match value {
         PathValue::Value(value) => format!("{} = {}", escaped(path), shown(value)),
         PathValue::Missing { claim: Some(claim) } => {
-            format!("{} is missing: the token has no claim `{}`", escaped(path), escaped(claim))
+            format!("{} is missing: there is no claim `{}`", escaped(path), escaped(claim))
         }
         PathValue::Missing { claim: None } => format!("{} is missing", escaped(path)),
     }
@@ -241,7 +287,7 @@ mod tests {
     fn args(token: String) -> ExplainArgs {
         ExplainArgs {
             config: example(),
-            token,
+            token: Some(token),
             subscribe: None,
             publish: None,
             event: "message".to_owned(),
@@ -286,8 +332,8 @@ mod tests {
                 "    params.room == me.room: false\n",
                 "    params.room in me.rooms: an error, which is not true\n",
                 "    me.room = '42'\n",
-                "    me.rooms is missing: the token has no claim `rooms`\n",
-                "  auto_subscribe: the token's claims make player:alice, room:42; not this one\n",
+                "    me.rooms is missing: there is no claim `rooms`\n",
+                "  auto_subscribe: the player's claims make player:alice, room:42; not this one\n",
                 "refused: class `room:{room}`",
             ],
         );

@@ -1,4 +1,4 @@
-//! When a token is valid, as a line for a person. Whether it is, the node's own code decides.
+//! When and for whom a token is valid, as lines for a person. Whether it is, the node's own code decides.
 
 use base64::Engine as _;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
@@ -27,10 +27,23 @@ pub(super) fn of_accepted(expires_unix_ms: Option<u64>, now_unix_ms: u64) -> Str
     }
 }
 
+/// What a claim is in a refused token, and what the configuration accepts; `None` if it accepts anything.
+pub(super) fn named(token: &str, claim: &str, key: &str, accepted: &[String]) -> Option<String> {
+    let accepted: Vec<String> = accepted.iter().map(|name| format!("{name:?}")).collect();
+    let found = claims_of(token).and_then(|claims| claims.get(claim).map(Value::to_string));
+    let found = found.unwrap_or_else(|| "missing".to_owned());
+    (!accepted.is_empty()).then(|| format!("its `{claim}` is {found}; {key} is {}", accepted.join(" or ")))
+}
+
+/// The claims of a token, unverified.
+fn claims_of(token: &str) -> Option<Value> {
+    let claims = BASE64_URL_SAFE_NO_PAD.decode(token.split('.').nth(1)?).ok()?;
+    serde_json::from_slice(&claims).ok()
+}
+
 /// Where the claims that limit a refused token in time lie; `None` if it has none. The claims are not verified.
 pub(super) fn of_refused(token: &str, now_unix_ms: u64) -> Option<String> {
-    let claims = BASE64_URL_SAFE_NO_PAD.decode(token.split('.').nth(1)?).ok()?;
-    let claims: Value = serde_json::from_slice(&claims).ok()?;
+    let claims = claims_of(token)?;
     let dates: Vec<String> = ["nbf", "iat", "exp"]
         .iter()
         .filter_map(|name| {
@@ -70,6 +83,20 @@ mod tests {
         }
         let in_milliseconds = of_accepted(Some((NOW + 3_600_000) * 1_000), NOW);
         assert!(in_milliseconds.ends_with("looks like milliseconds"), "{in_milliseconds}");
+    }
+
+    #[test]
+    fn a_token_for_another_server_says_what_both_name() {
+        let token = |claims: &str| format!("e30.{}.", BASE64_URL_SAFE_NO_PAD.encode(claims));
+        let accepted = ["game".to_owned(), "test".to_owned()];
+        let said = |claims: &str| named(&token(claims), "aud", "auth.audience", &accepted);
+        for (claims, found) in
+            [("{\"aud\":\"shop\"}", "\"shop\""), ("{\"aud\":[\"a\",7]}", "[\"a\",7]"), ("{}", "missing")]
+        {
+            let line = format!("its `aud` is {found}; auth.audience is \"game\" or \"test\"");
+            assert_eq!(said(claims).as_deref(), Some(&*line));
+        }
+        assert_eq!(named(&token("{}"), "aud", "auth.audience", &[]), None);
     }
 
     #[test]

@@ -11,7 +11,7 @@ use crate::cli::TargetArgs;
 use crate::config::{self, BrokerKind, Config, ConfigErrors};
 use crate::log::escaped;
 pub(super) use message_line::Message;
-pub(super) use player_socket::{PlayerSocket, refusal};
+pub(super) use player_socket::{Ended, PlayerSocket, refusal};
 
 /// A node on this machine with the default port.
 const NODE_URL: &str = "ws://127.0.0.1:8000/ws";

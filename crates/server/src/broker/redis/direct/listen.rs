@@ -65,10 +65,10 @@ pub(crate) enum Listened<'m> {
 /// Subscribes, and passes what happens to `each` until that returns `false`.
 ///
 /// # Errors
-/// Why it ended: the error that Redis returned, a failed connection, or an error of `each`.
+/// Why it ended: the error that Redis returned, or a failed connection.
 pub(crate) async fn listen(
     wanted: &Listening<'_>,
-    mut each: impl FnMut(Listened<'_>) -> Result<bool, String>,
+    mut each: impl FnMut(Listened<'_>) -> bool,
 ) -> Result<(), String> {
     let failed = |broken: Broken| format!("Redis at {}: {broken}", wanted.settings.location);
     let is_pattern = channel::is_pattern(wanted.name);
@@ -82,22 +82,22 @@ pub(crate) async fn listen(
         match subscribe(wanted, SSUBSCRIBE).await {
             Ok(connection) => sharded = Some(connection),
             Err(Broken::Refused(message)) if plain.is_some() => {
-                each(Listened::WithoutSharded(&message))?;
+                each(Listened::WithoutSharded(&message));
             }
             Err(broken) => return Err(failed(broken)),
         }
     }
-    let mut goes_on = each(Listened::Begun)?;
+    let mut goes_on = each(Listened::Begun);
     while goes_on {
         let (received, is_sharded) = tokio::select! {
             received = received(&mut plain) => (received, false),
             received = received(&mut sharded) => (received, true),
         };
         goes_on = match received.map_err(failed)? {
-            Received::Message { channel, payload } => each(listened(wanted.settings, &channel, &payload))?,
+            Received::Message { channel, payload } => each(listened(wanted.settings, &channel, &payload)),
             Received::Ended if is_sharded => {
                 sharded = Some(subscribe(wanted, SSUBSCRIBE).await.map_err(failed)?);
-                each(Listened::Moved)?
+                each(Listened::Moved)
             }
             Received::Ended => true,
         };
