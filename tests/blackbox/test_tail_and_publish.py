@@ -121,7 +121,8 @@ def test_refusals_of_tail_and_publish_say_what_to_do(redis, start, tmp_path):
         (["publish", "room:42", "--data", "hello"], ["--data is JSON"]),
         (["publish", "room:*"], ["no `*`"]),
         (["tail", "room:42", "--url", "http://127.0.0.1:1"], ["ws://"]),
-        (["tail", "room:42", "--url", "ws://127.0.0.1:1/ws"], ["ws://127.0.0.1:1/ws", "refused"]),
+        (["tail", "room:42", "--url", "ws://127.0.0.1:1/ws"], ["ws://127.0.0.1:1/ws", "refused", "is a node running there"]),
+        (["publish", "room:42", "--api-key", "k", "--url", "http://127.0.0.1:1"], ["127.0.0.1:1", "refused", "is a node running there"]),
         (["tail", "room:42", "--redis", "redis://127.0.0.1:1"], ["127.0.0.1:1", "refused"]),
         (["tail", "room:42", "--redis", "http://x"], ["--redis", "redis://"]),
     ]

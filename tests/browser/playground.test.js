@@ -192,7 +192,7 @@ test("the players' filters differ", async () => {
   assert.notEqual(filters[0], filters[1]);
 });
 
-test('what one publishes the other hears', async () => {
+test('what one publishes the other receives', async () => {
   const page = await playground();
   await quiet(page);
   await page.part('alice-chat-input').fill('hello from the test');

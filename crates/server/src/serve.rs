@@ -232,7 +232,8 @@ async fn bind(key: &str, address: &str) -> Result<TcpListener, StartError> {
 fn bind_hint(error: &io::Error) -> &'static str {
     match error.kind() {
         io::ErrorKind::AddrInUse => {
-            "; another program listens there, perhaps another node: end it, or choose another port (0 takes a free one)"
+            "; another program listens there, perhaps another node: end it, or choose another port, in the configuration or by --listen of \
+             `drawbridge dev` (0 takes a free one)"
         }
         io::ErrorKind::AddrNotAvailable => {
             "; this machine does not have that address: 0.0.0.0 stands for all that it has"

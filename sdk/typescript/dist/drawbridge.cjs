@@ -345,7 +345,11 @@ var HINTS = [
   [/certificate/, "the server's certificate is not trusted here"],
   [/hang up|ECONNRESET|Parse Error/, "no WebSocket server answers there: is this its port, and does it need wss:?"]
 ];
-var NO_TOKEN = "pass `token` to the client: a JWT, or a function that returns one";
+function hintOfToken(code, token) {
+  if (code === "UNAUTHENTICATED" && token === "undefined") return "pass `token` to the client: a JWT, or a function that returns one";
+  if (code === "TOKEN_EXPIRED" && token === "string") return "pass a function as `token`, which fetches a fresh one";
+  return void 0;
+}
 function hintOf(reported) {
   return HINTS.find(([pattern]) => reported && pattern.test(reported))?.[1] ?? UNEXPLAINED;
 }
@@ -355,13 +359,13 @@ function hintOfBlocked(url) {
 }
 var MAX_CAUSES = 4;
 var ConnectLog = class {
-  constructor(url, hasToken, runtime, warn) {
-    this.hasToken = hasToken;
+  constructor(url, token, runtime, warn) {
+    this.token = token;
     this.runtime = runtime;
     this.warn = warn;
     this.#url = new URL(url);
   }
-  hasToken;
+  token;
   runtime;
   warn;
   #url;
@@ -376,7 +380,7 @@ var ConnectLog = class {
   }
   /** `next`: what the client does about it. */
   async failed({ code, message, hint: reported }, next) {
-    const hint = reported ?? (code === "UNAUTHENTICATED" && !this.hasToken ? NO_TOKEN : void 0);
+    const hint = reported ?? hintOfToken(code, this.token);
     const cause = `${code} ${hint ?? message}`;
     if (!this.#causes || this.#causes.has(cause) || this.#causes.size >= MAX_CAUSES) return;
     this.#causes.add(cause);
@@ -654,7 +658,7 @@ var ANSWER_MS = 2e3;
 async function answersHttp(url) {
   if (!globalThis.location) return void 0;
   try {
-    await fetch(url, { mode: "no-cors", cache: "no-store", credentials: "omit", signal: AbortSignal.timeout(ANSWER_MS) });
+    await fetch(url, { method: "HEAD", mode: "no-cors", cache: "no-store", credentials: "omit", signal: AbortSignal.timeout(ANSWER_MS) });
     return true;
   } catch {
     return false;
@@ -2305,9 +2309,7 @@ var Tokens = class {
       throw new DrawbridgeError("TOKEN_PROVIDER", `the token provider failed: ${why}`, { retryable: true, cause });
     }
     if (token === void 0 || typeof token === "string" && !isProse(token)) return token;
-    const isText = typeof token === "string";
-    const hint = isText ? "check the response before you read it: if (!answer.ok) throw …" : "return the token itself: (await fetch(…)).text()";
-    const what = isText ? `a text that is no token: ${JSON.stringify(token.slice(0, MAX_SHOWN))}` : `${nameOf(token)}, not a string`;
+    const [what, hint] = typeof token === "string" ? [`a text that is no token: ${JSON.stringify(token.slice(0, MAX_SHOWN))}`, "check the response before you read it: if (!answer.ok) throw …"] : [`${nameOf(token)}, not a string`, "return the token itself: (await fetch(…)).text()"];
     throw new DrawbridgeError("TOKEN_PROVIDER", `the token provider returned ${what}`, { retryable: true, hint });
   }
   /**
@@ -2386,7 +2388,7 @@ var Drawbridge = class {
     const codec = options.codec ?? json;
     const address = socketUrl(url);
     this.#logger = options.logger === false ? silent : options.logger ?? console;
-    this.#connectLog = new ConnectLog(address, options.token !== void 0, runtime, (message) => this.#logger.warn(message));
+    this.#connectLog = new ConnectLog(address, typeof options.token, runtime, (message) => this.#logger.warn(message));
     this.clock = new Clock(runtime);
     this.#tokens = new Tokens(options.token, this.clock, runtime);
     this.#link = new Link(
@@ -2712,7 +2714,7 @@ var silent = { warn: () => {
 function globalWebSocket() {
   const found = globalThis.WebSocket;
   if (found) return found;
-  throw new TypeError("no WebSocket here: pass the one of package `ws` as the option `WebSocket`");
+  throw new TypeError("no WebSocket here, as in Node before 22: install the package `ws`, and pass its WebSocket as the option `WebSocket`");
 }
 // Annotate the CommonJS export names for ESM import in node:
 0 && (module.exports = {

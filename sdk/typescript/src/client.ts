@@ -149,7 +149,7 @@ export class Drawbridge<M extends ChannelMap = AnyChannels> {
     const codec = options.codec ?? json;
     const address = socketUrl(url);
     this.#logger = options.logger === false ? silent : (options.logger ?? console);
-    this.#connectLog = new ConnectLog(address, options.token !== undefined, runtime, (message) => this.#logger.warn(message));
+    this.#connectLog = new ConnectLog(address, typeof options.token, runtime, (message) => this.#logger.warn(message));
     this.clock = new Clock(runtime);
     this.#tokens = new Tokens(options.token, this.clock, runtime);
     this.#link = new Link(
@@ -530,5 +530,5 @@ const silent: Logger = { warn: () => {}, error: () => {} };
 function globalWebSocket(): WebSocketConstructor {
   const found = (globalThis as { WebSocket?: unknown }).WebSocket;
   if (found) return found as WebSocketConstructor;
-  throw new TypeError("no WebSocket here: pass the one of package `ws` as the option `WebSocket`");
+  throw new TypeError("no WebSocket here, as in Node before 22: install the package `ws`, and pass its WebSocket as the option `WebSocket`");
 }

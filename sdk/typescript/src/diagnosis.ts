@@ -21,8 +21,12 @@ const HINTS: [RegExp, string][] = [
   [/hang up|ECONNRESET|Parse Error/, "no WebSocket server answers there: is this its port, and does it need wss:?"],
 ];
 
-/** If the server wants a token and the application has given none. */
-const NO_TOKEN = "pass `token` to the client: a JWT, or a function that returns one";
+/** What the application should pass as its token, which it passed as a value of this type. */
+function hintOfToken(code: string, token: string): string | undefined {
+  if (code === "UNAUTHENTICATED" && token === "undefined") return "pass `token` to the client: a JWT, or a function that returns one";
+  if (code === "TOKEN_EXPIRED" && token === "string") return "pass a function as `token`, which fetches a fresh one";
+  return undefined;
+}
 
 /** The likely cause of a socket that failed to open with this error message, or with none. */
 export function hintOf(reported: string | undefined): string {
@@ -46,7 +50,8 @@ export class ConnectLog {
 
   constructor(
     url: string,
-    private readonly hasToken: boolean,
+    /** The type of what the application passed as its token. */
+    private readonly token: string,
     private readonly runtime: Runtime,
     private readonly warn: (message: string) => void,
   ) {
@@ -64,7 +69,7 @@ export class ConnectLog {
 
   /** `next`: what the client does about it. */
   async failed({ code, message, hint: reported }: DrawbridgeError, next: string): Promise<void> {
-    const hint = reported ?? (code === "UNAUTHENTICATED" && !this.hasToken ? NO_TOKEN : undefined);
+    const hint = reported ?? hintOfToken(code, this.token);
     const cause = `${code} ${hint ?? message}`;
     if (!this.#causes || this.#causes.has(cause) || this.#causes.size >= MAX_CAUSES) return;
     this.#causes.add(cause);

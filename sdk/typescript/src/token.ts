@@ -48,9 +48,10 @@ export class Tokens {
     }
     // From code without types: a `Response` whose text was not read, say.
     if (token === undefined || (typeof token === "string" && !isProse(token))) return token;
-    const isText = typeof token === "string";
-    const hint = isText ? "check the response before you read it: if (!answer.ok) throw …" : "return the token itself: (await fetch(…)).text()";
-    const what = isText ? `a text that is no token: ${JSON.stringify(token.slice(0, MAX_SHOWN))}` : `${nameOf(token)}, not a string`;
+    const [what, hint] =
+      typeof token === "string"
+        ? [`a text that is no token: ${JSON.stringify(token.slice(0, MAX_SHOWN))}`, "check the response before you read it: if (!answer.ok) throw …"]
+        : [`${nameOf(token)}, not a string`, "return the token itself: (await fetch(…)).text()"];
     throw new DrawbridgeError("TOKEN_PROVIDER", `the token provider returned ${what}`, { retryable: true, hint });
   }
 

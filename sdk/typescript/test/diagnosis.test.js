@@ -144,8 +144,12 @@ test("in a browser, wss: where nothing answers over TLS", async (t) => {
   assert.match(warnings[0], /nothing answers at 127\.0\.0\.1:8000 over TLS: .*does this port have TLS \(without it: ws:\)/);
 });
 
-test("a server that wants a token from a client that has none, in one line", async (t) => {
-  for (const [token, hint] of [[undefined, / \(pass `token` to the client: a JWT, or a function that returns one\);/], ["jwt", /bad; not trying again$/]]) {
+test("a server that rejects the token, or wants one, in one line", async (t) => {
+  for (const [token, code, hint] of [
+    [undefined, "UNAUTHENTICATED", / \(pass `token` to the client: a JWT, or a function that returns one\); not trying again$/],
+    ["jwt", "UNAUTHENTICATED", /: bad; not trying again$/],
+    ["jwt", "TOKEN_EXPIRED", / \(pass a function as `token`, which fetches a fresh one\); not trying again$/],
+  ]) {
     const warnings = [];
     // Errors of a rejected connect are in `status`, and in `error` for those who listen.
     const logger = { warn: (message) => warnings.push(message), error: assert.fail };
@@ -154,8 +158,8 @@ test("a server that wants a token from a client that has none, in one line", asy
     client.connect().catch(() => {});
     const connection = await server.accept();
     const { id } = await connection.next("CONNECT");
-    connection.send({ type: "ERROR", id, code: "UNAUTHENTICATED", message: "bad" });
-    connection.socket.close(4500);
+    connection.send({ type: "ERROR", id, code, message: "bad" });
+    connection.socket.close(code === "TOKEN_EXPIRED" ? 4004 : 4500);
     await ended;
     assert.equal(warnings.length, 1);
     assert.match(warnings[0], hint);

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
+use super::unreachable_node;
 use crate::https;
 
 /// Of an answer; more is never read.
@@ -27,7 +28,10 @@ pub(in crate::subcommands) fn publish(
         ));
     }
     let url = format!("{}/api/publish", base.trim_end_matches('/'));
-    let failed = |error: ureq::Error| format!("{url}: {error}");
+    let failed = |error: ureq::Error| match error {
+        ureq::Error::Io(error) => format!("{url}: {}", unreachable_node(&error)),
+        error => format!("{url}: {error}"),
+    };
     let roots = match url.starts_with("https://") {
         true => https::roots(ca_file)?,
         false => Vec::new(),

@@ -60,6 +60,16 @@ impl Target {
     }
 }
 
+/// Why there is no connection to a node, and what to look at.
+fn unreachable_node(error: &std::io::Error) -> String {
+    match error.kind() {
+        std::io::ErrorKind::ConnectionRefused => {
+            format!("{error}; is a node running there, and is this its port?")
+        }
+        _ => error.to_string(),
+    }
+}
+
 /// What to do about a node's refusal.
 pub(super) fn with_hint(problem: &str, token: Option<&str>) -> String {
     let problem = escaped(problem);

@@ -16,7 +16,7 @@ use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 use tokio_websockets::{ClientBuilder, Error, Message as Frame, WebSocketStream, upgrade};
 
-use super::Message;
+use super::{Message, unreachable_node};
 use crate::tls;
 
 /// How long one step may take: to connect, or until a request is answered.
@@ -168,7 +168,7 @@ async fn open(url: &str, ca_file: Option<&PathBuf>) -> Result<WebSocketStream<Bo
     let host = uri.host().ok_or_else(|| "the URL names no host".to_owned())?;
     let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
     let port = uri.port_u16().unwrap_or(if is_tls { 443 } else { 80 });
-    let stream = TcpStream::connect((&*host, port)).await.map_err(|error| error.to_string())?;
+    let stream = TcpStream::connect((&*host, port)).await.map_err(|error| unreachable_node(&error))?;
     let stream: Box<dyn ByteStream> = match is_tls {
         false => Box::new(stream),
         true => {
