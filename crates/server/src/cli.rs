@@ -106,7 +106,8 @@ pub enum CliCommand {
         \x20 drawbridge tail 'room:*' --redis redis://127.0.0.1:6379\n\
         \n\
         Each line is the channel, a space, and the event as JSON. Other messages of a node about the channel have their\n\
-        type in between. Everything else, such as errors, is printed to standard error.")]
+        type in between. Everything else, such as errors, is printed to standard error. A connection that is lost after it\n\
+        worked is made again, and for how long nothing was shown is printed; Ctrl-C ends it.")]
     Tail(TailArgs),
     /// Publish one event
     #[command(after_help = "As a player of a node, where the class's `publish` rule decides:\n\
@@ -117,7 +118,7 @@ pub enum CliCommand {
         \x20 drawbridge publish room:42 --event hit --redis redis://127.0.0.1:6379")]
     Publish(PublishArgs),
     /// Print a completion script for a shell
-    #[command(after_help = "For bash: drawbridge completions bash > /etc/bash_completion.d/drawbridge")]
+    #[command(after_help = "For bash: drawbridge completions bash > ~/.local/share/bash-completion/completions/drawbridge")]
     Completions {
         /// Which shell
         #[arg(value_name = "SHELL")]
