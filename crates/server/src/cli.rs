@@ -118,7 +118,9 @@ pub enum CliCommand {
         \x20 drawbridge publish room:42 --event hit --redis redis://127.0.0.1:6379")]
     Publish(PublishArgs),
     /// Print a completion script for a shell
-    #[command(after_help = "For bash: drawbridge completions bash > ~/.local/share/bash-completion/completions/drawbridge")]
+    #[command(
+        after_help = "For bash: drawbridge completions bash > ~/.local/share/bash-completion/completions/drawbridge"
+    )]
     Completions {
         /// Which shell
         #[arg(value_name = "SHELL")]

@@ -337,7 +337,11 @@ impl Bench {
                     let result = Ok(claims(&self.names[conn.index as usize], &token));
                     self.engine.handle(self.now, Input::Authenticated { conn, result });
                 }
-                Output::Notice(Notice::OverridesRefused { .. } | Notice::SubscriptionRefused { .. }) => {}
+                Output::Notice(
+                    Notice::OverridesRefused { .. }
+                    | Notice::SubscriptionRefused { .. }
+                    | Notice::AccessDenied { .. },
+                ) => {}
                 other => panic!("unexpected {other:?}"),
             }
         }

@@ -29,8 +29,9 @@ pub trait Outside: Chance {
         panic!("unexpected token of {socket:?}: {token}");
     }
 
+    /// What an operator would read. That a player lacks a right is no fault.
     fn notice(&mut self, notice: Notice) {
-        panic!("unexpected {notice:?}");
+        assert!(matches!(notice, Notice::AccessDenied { .. }), "unexpected {notice:?}");
     }
 
     /// What a hub drops because it cannot be read.
