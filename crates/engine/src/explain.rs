@@ -80,8 +80,8 @@ pub const MAX_NAMED: usize = 16;
 /// In place of the connection's public name, which ends the name of an anonymous player.
 const SAMPLE_NAME: &str = "0123456789abcdef";
 
-/// The claims of a player without a token, under a sample name: a node makes a new name for each. `None`: the configuration lets
-/// nobody connect without a token.
+/// The claims of a player without a token, under a sample name: a node makes a new name for each. `None`: the configuration
+/// requires a token.
 pub fn anonymous_player(settings: &Settings) -> Option<Claims> {
     settings.allow_anonymous.then(|| Claims::anonymous(&format!("{ANONYMOUS_PREFIX}{SAMPLE_NAME}")))
 }

@@ -78,7 +78,7 @@ fn player(
     }
 }
 
-/// A player without a token; `None` if the configuration lets nobody connect so, which is explained.
+/// A player without a token; `None` if the configuration requires one, which is explained.
 fn anonymous(config: &Config, out: &mut dyn Write) -> io::Result<Option<Claims>> {
     let claims = explain::anonymous_player(&config.engine);
     match &claims {
