@@ -27,8 +27,8 @@ pub use crate::subject::{Subject, SubjectKind};
 pub use crate::upstream::BarrierToken;
 use crate::upstream::StoredLog;
 pub use crate::write::{
-    Commit, LogEntry, MAX_IDEMPOTENCY_KEY_BYTES, MAX_SESSION_BYTES, Outcome, Owner, PublishFailure, Write,
-    WriteKind, once_of,
+    Commit, LogEntry, MAX_IDEMPOTENCY_KEY_BYTES, MAX_SESSION_BYTES, NewOwner, Outcome, Owner, PublishFailure,
+    Write, WriteKind, once_of,
 };
 
 /// The two clocks, read once per turn by whoever drives the core.

@@ -263,6 +263,18 @@ impl Commit {
     }
 }
 
+/// Who has a session instead of the one that saves it, as its record says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NewOwner {
+    /// Which start of which node has claimed it.
+    pub node: Arc<str>,
+    /// Under which generation. That of the one that saves: Redis has lost one of the two claims, and which of them is the newer
+    /// one is not known.
+    pub generation: u64,
+    /// No connection has it there any more: that node has given it back, has ended or has died, and it waits to be claimed.
+    pub is_free: bool,
+}
+
 /// Why Redis has not taken a publish.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum PublishFailure {
@@ -277,8 +289,8 @@ pub enum PublishFailure {
     Unknown,
     /// Redis answered with an error.
     Refused(Arc<str>),
-    /// Another node has claimed the session.
-    TakenOver,
+    /// Another node or shard has claimed the session.
+    TakenOver(NewOwner),
     /// Redis is away, and its class says [`WhenDown::Local`]: it was delivered on this node alone, which is no failure to who
     /// published it.
     OnlyLocal,

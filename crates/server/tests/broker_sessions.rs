@@ -6,19 +6,24 @@
 mod broker_support;
 
 use broker_support::bench::Options;
+use broker_support::proxy::Proxy;
 use broker_support::server::Server;
 use broker_support::{Bench, Flavour, Reply, until};
 use bytes::Bytes;
+use drawbridge::broker::{RedisAddress, RedisSettings};
 use drawbridge_engine::io::{
-    Answer, BrokerStatus, ClaimedSession, MAX_SESSION_BYTES, PublishFailure, QueryKind, SessionSecret,
-    WriteKind,
+    Answer, BrokerStatus, ClaimedSession, MAX_SESSION_BYTES, NewOwner, PublishFailure, QueryKind,
+    SessionSecret, WriteKind,
 };
 
 const SECRET: SessionSecret = SessionSecret(0x1234_5678);
 
 /// One more node on this Redis.
 fn node(server: &Server) -> Bench {
-    let redis = server.settings(1);
+    node_with(server.settings(1))
+}
+
+fn node_with(redis: RedisSettings) -> Bench {
     let mut bench = Bench::on(None, Some(redis), Options { shards: 1, pool: 1, ..Options::default() });
     bench.wait_for(BrokerStatus::Ok);
     bench
@@ -41,7 +46,11 @@ fn save_secret(
 ) -> Result<(), PublishFailure> {
     let content = Bytes::copy_from_slice(content.as_bytes());
     let session = secret.hash();
-    node.write_and_wait(WriteKind::SaveSession { player: player.into(), session, generation, content })
+    let kind = WriteKind::SaveSession { player: player.into(), session, generation, content };
+    node.write_and_wait(kind).map_err(|failure| match failure {
+        PublishFailure::TakenOver(owner) => PublishFailure::TakenOver(NewOwner { node: "".into(), ..owner }),
+        failure => failure,
+    })
 }
 
 fn end(node: &mut Bench, player: &str, generation: u64) -> Result<(), PublishFailure> {
@@ -64,6 +73,11 @@ fn claim_secret(node: &mut Bench, player: &str, session: SessionSecret) -> Optio
         Ok(Answer::Session(claimed)) => claimed.map(text),
         other => panic!("{other:?}"),
     }
+}
+
+/// A save was refused; without what its error says of the node.
+fn taken_over_at(generation: u64) -> Result<(), PublishFailure> {
+    Err(PublishFailure::TakenOver(NewOwner { node: "".into(), generation, is_free: false }))
 }
 
 fn text(ClaimedSession { generation, content, .. }: ClaimedSession) -> (u64, String) {
@@ -97,7 +111,7 @@ fn a_session_moves_from_node_to_node_and_ends_without_a_trace() {
         assert_eq!(claim(&mut two, "bob"), None, "it is another player's");
         assert_eq!(claim(&mut two, "alice"), Some((2, "b".to_owned())));
         // Whoever has lost it writes nothing any more.
-        assert_eq!(save(&mut one, "alice", 1, "stale"), Err(PublishFailure::TakenOver));
+        assert_eq!(save(&mut one, "alice", 1, "stale"), taken_over_at(2));
         assert_eq!(end(&mut one, "alice", 1), Ok(()));
         assert_eq!(save(&mut two, "alice", 2, "c"), Ok(()));
         assert_eq!(claim(&mut one, "alice"), Some((3, "c".to_owned())), "and back");
@@ -144,7 +158,7 @@ fn a_node_claims_its_own_session_again() {
     assert_eq!(save(&mut one, "alice", 1, "a"), Ok(()));
     assert_eq!(claim(&mut one, "alice"), Some((2, "a".to_owned())));
     assert_eq!(claim(&mut one, "alice"), Some((3, "a".to_owned())));
-    assert_eq!(save(&mut one, "alice", 2, "stale"), Err(PublishFailure::TakenOver));
+    assert_eq!(save(&mut one, "alice", 2, "stale"), taken_over_at(3));
     assert_eq!(save(&mut one, "alice", 3, "b"), Ok(()));
 }
 
@@ -172,7 +186,7 @@ fn what_redis_has_lost_is_written_again() {
         .collect();
     server.call(&words);
     assert_eq!(save(&mut two, "alice", 2, "b"), Ok(()), "the later claim counts");
-    assert_eq!(save(&mut one, "alice", 1, "stale"), Err(PublishFailure::TakenOver));
+    assert_eq!(save(&mut one, "alice", 1, "stale"), taken_over_at(2));
     // Everything is lost.
     server.call(&["FLUSHALL"]);
     assert_eq!(save(&mut two, "alice", 2, "c"), Ok(()));
@@ -239,4 +253,64 @@ fn a_claim_that_nobody_waits_for_gets_its_window() {
     assert_eq!(end_after(&mut two, "alice", 2, 60_000), Ok(()));
     assert!(!has_window(&server), "who has claimed it keeps it");
     assert_eq!(save(&mut one, "alice", 3, "b"), Ok(()));
+}
+
+/// The connection broke before the claim was answered, and no one waits for it any more: it is looked at again, so that whoever
+/// withdrew it can give the session back.
+#[test]
+fn a_claim_whose_answer_was_lost_is_found_again() {
+    let server = Server::start(Flavour::Tcp);
+    let mut one = node(&server);
+    let proxy = Proxy::start(server.port());
+    let location = RedisAddress::Tcp { host: "127.0.0.1".into(), port: proxy.port }.into();
+    let mut two = node_with(RedisSettings { location, ..server.settings(1) });
+    assert_eq!(save(&mut one, "alice", 1, "a"), Ok(()));
+    assert_eq!(claim(&mut two, "bob"), None, "its connection is open");
+    proxy.keep_answers();
+    let ticket = two.ask(QueryKind::ClaimSession { player: "alice".into(), session: SECRET });
+    let key = record(&server, "alice");
+    until("the claim is executed", || server.call(&["HGET", &key, "g"]) == Reply::Text("2".into()));
+    two.withdraw(ticket);
+    proxy.cut();
+    let Ok(Answer::Session(Some(claimed))) = two.answer(ticket) else { panic!("not found") };
+    assert_eq!((claimed.session, claimed.generation), (SECRET.hash(), 3));
+    assert_eq!(end_after(&mut two, "alice", 3, 60_000), Ok(()));
+    assert!(matches!(server.call(&["PTTL", &key]), Reply::Int(1..=60_000)));
+    assert_eq!(claim(&mut one, "alice"), Some((4, "a".to_owned())));
+}
+
+/// Whether the session is another connection's, or waits to be claimed, decides by which code its first one is closed.
+#[test]
+fn a_refused_save_says_who_has_the_session_and_whether_it_is_free() {
+    let server = Server::start(Flavour::usual());
+    let [mut one, mut two] = nodes(&server);
+    assert_eq!(save(&mut one, "alice", 1, "a"), Ok(()));
+    assert_eq!(claim(&mut two, "alice"), Some((2, "a".to_owned())));
+    let Reply::Text(owner) = server.call(&["HGET", &record(&server, "alice"), "n"]) else {
+        panic!("no owner")
+    };
+    for is_free in [false, true] {
+        let content = Bytes::from_static(b"stale");
+        let session = SECRET.hash();
+        let kind = WriteKind::SaveSession { player: "alice".into(), session, generation: 1, content };
+        let expected = NewOwner { node: owner.as_str().into(), generation: 2, is_free };
+        assert_eq!(one.write_and_wait(kind), Err(PublishFailure::TakenOver(expected)));
+        assert_eq!(end_after(&mut two, "alice", 2, 60_000), Ok(()));
+    }
+}
+
+#[test]
+fn what_looks_for_a_lost_claim_takes_no_session_from_another_node() {
+    let server = Server::start(Flavour::usual());
+    let [mut one] = nodes(&server);
+    assert_eq!(save(&mut one, "alice", 1, "a"), Ok(()));
+    let key = record(&server, "alice");
+    let Reply::Text(owner) = server.call(&["HGET", &key, "n"]) else { panic!("no owner") };
+    let claim = |node: &str| {
+        server.call(&["FCALL", "drawbridge_session_claim", "1", &key, node, "nodes", r#"{"a":1}"#, "own"])
+    };
+    let Reply::List(answer) = claim("another") else { panic!("no answer") };
+    assert_eq!(answer[1..], [Reply::Int(0)]);
+    let Reply::List(answer) = claim(&owner) else { panic!("no answer") };
+    assert_eq!(answer[1], Reply::Int(2));
 }

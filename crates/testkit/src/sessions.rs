@@ -5,10 +5,10 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use drawbridge_engine::io::{ClaimedSession, PublishFailure, SessionHash};
+use drawbridge_engine::io::{ClaimedSession, NewOwner, PublishFailure, SessionHash};
 
 /// One session.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Record {
     player: Arc<str>,
     /// Which start of a node has it.
@@ -20,7 +20,7 @@ struct Record {
 }
 
 /// See the module.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct SessionStore(BTreeMap<u128, Record>);
 
 impl SessionStore {
@@ -36,8 +36,12 @@ impl SessionStore {
         generation: u64,
         content: Bytes,
     ) -> Result<(), PublishFailure> {
-        if self.is_taken_over(instance, session, generation) {
-            return Err(PublishFailure::TakenOver);
+        if self.is_taken_over(instance, session, generation)
+            && let Some(record) = self.0.get(&session.0)
+        {
+            let (node, is_free) = (record.instance.clone(), record.expires_ms.is_some());
+            let owner = NewOwner { node, generation: record.generation, is_free };
+            return Err(PublishFailure::TakenOver(owner));
         }
         let instance = instance.clone();
         self.0.insert(session.0, Record { player, instance, generation, content, expires_ms: None });

@@ -338,7 +338,7 @@ impl Engine {
                 (ErrorCode::BrokerUnavailable, Some("not_done"), text.as_str())
             }
             // Of sessions alone.
-            Err(PublishFailure::TakenOver | PublishFailure::Unknown) => (
+            Err(PublishFailure::TakenOver(_) | PublishFailure::Unknown) => (
                 ErrorCode::BrokerUnavailable,
                 Some("unknown"),
                 "Redis did not answer: it may have been published or not",

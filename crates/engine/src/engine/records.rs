@@ -23,8 +23,9 @@ use serde_json::value::RawValue;
 use super::Engine;
 use super::resume::SessionName;
 use crate::io::{
-    Answer, Answered, BrokerCommand, BrokerStatus, ClaimedSession, Claims, Holder, Outcome, Output, Owner,
-    PublishFailure, Query, QueryKind, SessionHash, SessionId, Subject, Ticket, WhenDown, Write, WriteKind,
+    Answer, Answered, BrokerCommand, BrokerStatus, ClaimedSession, Claims, Holder, NewOwner, Outcome, Output,
+    Owner, PublishFailure, Query, QueryKind, SessionHash, SessionId, Subject, Ticket, WhenDown, Write,
+    WriteKind,
 };
 use crate::permissions;
 use crate::session::{Arrival, Joining, Origin, Ownership, Phase, Returning, Session};
@@ -220,7 +221,7 @@ impl Engine {
             Ok(_) if session.record.ownership == Ownership::Checking => {
                 session.record.ownership = Ownership::Known;
             }
-            Err(PublishFailure::TakenOver) => self.lose_session(id, false),
+            Err(PublishFailure::TakenOver(owner)) => self.found_taken_over(id, owner),
             Err(PublishFailure::NotDone | PublishFailure::OverShare { .. } | PublishFailure::Unknown)
                 if !session.is_closing() =>
             {
@@ -291,20 +292,35 @@ impl Engine {
         if session.hash != hash || session.generation >= generation {
             return;
         }
-        let holder = Holder { shard: self.shard, session: id };
-        let is_given_up = node == &*self.settings.instance && self.limits.sessions.find(hash) == Some(holder);
-        self.lose_session(id, is_given_up);
+        self.lose_session(id, self.is_given_up(id, node));
     }
 
-    /// A session is this node's no longer. `is_given_up`: the connection that claimed it for another shard of this node is gone.
-    fn lose_session(&mut self, id: SessionId, is_given_up: bool) {
+    /// A save was refused: another node or shard has claimed the session, and its announcement was late or lost.
+    ///
+    /// Why it matters whether that one still has it: 4505 sends the client away for good, and is right only where another connection of
+    /// the player has the session. Who is closed with 1001 resumes it again.
+    fn found_taken_over(&mut self, id: SessionId, owner: &NewOwner) {
+        let session = &self.sessions[id];
+        let is_undecided = owner.generation <= session.generation;
+        let is_given_up = owner.is_free || self.is_given_up(id, &owner.node);
+        self.lose_session(id, is_undecided || is_given_up);
+    }
+
+    /// Whether this node has claimed the session for another of its shards, and the connection that wanted it is gone.
+    fn is_given_up(&self, id: SessionId, node: &str) -> bool {
+        let holder = Holder { shard: self.shard, session: id };
+        node == &*self.settings.instance && self.limits.sessions.find(self.sessions[id].hash) == Some(holder)
+    }
+
+    /// A session is this node's no longer. `is_free`: it is not known to be another connection's.
+    fn lose_session(&mut self, id: SessionId, is_free: bool) {
         let session = &mut self.sessions[id];
         session.record.is_moved = true;
         if session.link.is_none() {
             return self.end_detached(id, "session taken over");
         }
         self.out.stats.sessions_moved += 1;
-        match is_given_up || session.record.ownership != Ownership::Known {
+        match is_free || session.record.ownership != Ownership::Known {
             true => self.close(id, CloseCode::GoingAway, "session claimed elsewhere before; resume it again"),
             false => self.close(id, CloseCode::SessionTakenOver, "session taken over"),
         }

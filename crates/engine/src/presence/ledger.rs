@@ -156,7 +156,7 @@ impl Ledger {
         let member = self.in_flight.remove(&ticket)?;
         let entry = self.entries.get_mut(&member)?;
         let state = entry.written.take()?;
-        let is_done = matches!(outcome, Ok(_) | Err(PublishFailure::TakenOver));
+        let is_done = matches!(outcome, Ok(_) | Err(PublishFailure::TakenOver(_)));
         match (entry.waiting.take(), is_done) {
             (None, true) => drop(self.entries.remove(&member)),
             (None, false) => {

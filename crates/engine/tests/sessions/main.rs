@@ -7,5 +7,6 @@ mod bounds;
 mod claims;
 mod ends;
 mod proof;
+mod refused_saves;
 mod rights;
 mod slow_claims;

@@ -195,9 +195,9 @@ impl Ledger {
     fn record(&self, shard: ShardId, ticket: Option<Ticket>, result: Outcome) {
         let count = match &result {
             Ok(_) => &self.done,
-            Err(PublishFailure::Refused(_) | PublishFailure::LimitExceeded | PublishFailure::TakenOver) => {
-                &self.refused
-            }
+            Err(
+                PublishFailure::Refused(_) | PublishFailure::LimitExceeded | PublishFailure::TakenOver(_),
+            ) => &self.refused,
             Err(PublishFailure::NotDone | PublishFailure::OverShare { .. }) => &self.not_done,
             Err(PublishFailure::Unknown) => &self.unknown,
             Err(PublishFailure::OnlyLocal) => &self.only_local,

@@ -385,7 +385,7 @@ impl From<PublishFailure> for ApiError {
                 ),
             ),
             // Of sessions alone.
-            PublishFailure::TakenOver | PublishFailure::Unknown => {
+            PublishFailure::TakenOver(_) | PublishFailure::Unknown => {
                 unavailable("unknown", "Redis did not answer: it may have happened or not")
             }
             PublishFailure::LimitExceeded => ApiError::code(

@@ -6,6 +6,7 @@
 pub mod bench;
 mod cluster;
 pub mod ports;
+pub mod proxy;
 mod sentinel;
 pub mod server;
 

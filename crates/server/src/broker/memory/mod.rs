@@ -170,7 +170,8 @@ impl Memory {
             }
             WriteKind::Append { .. } => {}
             WriteKind::SaveSession { player, session, generation, content } => {
-                self.sessions.save(player, *session, *generation, content)?;
+                let node = self.this_node().instance;
+                self.sessions.save(&node, player, *session, *generation, content)?;
             }
             WriteKind::EndSession { session, generation, window_ms, .. } => {
                 self.sessions.end(self.now_ms(), *session, *generation, *window_ms);

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use drawbridge_engine::io::{ClaimedSession, PublishFailure, SessionHash};
+use drawbridge_engine::io::{ClaimedSession, NewOwner, PublishFailure, SessionHash};
 use hashbrown::HashMap;
 
 /// See the module. Bounded by the node's sessions: each that ends is removed, and one that no connection has taken up is when its
@@ -26,16 +26,19 @@ struct Record {
 }
 
 impl SessionStore {
-    /// Stores what a session consists of, unless it was claimed since.
+    /// Stores what a session of this node consists of, unless it was claimed since.
     pub(super) fn save(
         &mut self,
+        node: &Arc<str>,
         player: &Arc<str>,
         session: SessionHash,
         generation: u64,
         content: &Bytes,
     ) -> Result<(), PublishFailure> {
-        if self.records.get(&session).is_some_and(|record| record.generation > generation) {
-            return Err(PublishFailure::TakenOver);
+        if let Some(record) = self.records.get(&session).filter(|record| record.generation > generation) {
+            let (node, is_free) = (node.clone(), record.expires_ms > 0);
+            let owner = NewOwner { node, generation: record.generation, is_free };
+            return Err(PublishFailure::TakenOver(owner));
         }
         self.remove(session);
         let (player, content) = (player.clone(), content.clone());
@@ -92,7 +95,7 @@ mod tests {
 
     #[test]
     fn who_claims_has_it_and_who_had_it_can_neither_change_nor_end_it() {
-        let mut sessions = SessionStore::default();
+        let (mut sessions, node) = (SessionStore::default(), Arc::from("n1"));
         let (ann, hash, content) = ("ann".into(), SessionHash(1), Bytes::from_static(b"a"));
         let claimed = |generation| ClaimedSession {
             player: "ann".into(),
@@ -100,27 +103,31 @@ mod tests {
             generation,
             content: Bytes::from_static(b"a"),
         };
-        assert_eq!(sessions.save(&ann, hash, 1, &content), Ok(()));
+        assert_eq!(sessions.save(&node, &ann, hash, 1, &content), Ok(()));
         assert_eq!(sessions.claim(0, "bob", hash), None);
         assert_eq!(sessions.claim(0, "ann", hash), Some(claimed(2)));
-        assert_eq!(sessions.save(&ann, hash, 1, &content), Err(PublishFailure::TakenOver));
+        let taken_over =
+            |is_free| Err(PublishFailure::TakenOver(NewOwner { node: "n1".into(), generation: 2, is_free }));
+        assert_eq!(sessions.save(&node, &ann, hash, 1, &content), taken_over(false));
+        sessions.end(0, hash, 2, 500);
+        assert_eq!(sessions.save(&node, &ann, hash, 1, &content), taken_over(true));
         sessions.end(0, hash, 1, 0);
-        assert_eq!(sessions.save(&ann, hash, 2, &content), Ok(()));
+        assert_eq!(sessions.save(&node, &ann, hash, 2, &content), Ok(()));
         sessions.end(0, hash, 2, 0);
         assert_eq!(sessions.claim(0, "ann", hash), None);
     }
 
     #[test]
     fn a_session_that_was_not_taken_up_goes_when_its_window_ends() {
-        let mut sessions = SessionStore::default();
+        let (mut sessions, node) = (SessionStore::default(), Arc::from("n1"));
         let (ann, content) = ("ann".into(), Bytes::new());
         for hash in [SessionHash(1), SessionHash(2), SessionHash(3)] {
-            assert_eq!(sessions.save(&ann, hash, 1, &content), Ok(()));
+            assert_eq!(sessions.save(&node, &ann, hash, 1, &content), Ok(()));
             sessions.end(1_000, hash, 1, 500);
         }
         let generation = |claimed: Option<ClaimedSession>| claimed.map(|claimed| claimed.generation);
         assert_eq!(generation(sessions.claim(1_499, "ann", SessionHash(1))), Some(2));
-        assert_eq!(sessions.save(&ann, SessionHash(2), 1, &content), Ok(()));
+        assert_eq!(sessions.save(&node, &ann, SessionHash(2), 1, &content), Ok(()));
         assert_eq!(generation(sessions.claim(1_500, "ann", SessionHash(3))), None);
         // The others were taken up in time.
         sessions.expire(u64::MAX);

@@ -7,7 +7,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use drawbridge_engine::io::{ClaimedSession, MAX_SESSION_BYTES, SessionHash};
+use drawbridge_engine::io::{ClaimedSession, MAX_SESSION_BYTES, NewOwner, SessionHash};
 use redis::Value;
 
 use super::RedisSettings;
@@ -58,6 +58,19 @@ pub(super) fn save(batch: &mut Batch, settings: &RedisSettings, held: &Held<'_>,
     batch.cmd("FCALL").arg("drawbridge_session_save").arg(1);
     batch.arg(names.session_key(held.player, held.session)).arg(instance);
     batch.arg(held.generation).arg(content);
+}
+
+/// The code of the error that a save is refused with because another node has claimed the session.
+pub(super) const TAKEN_OVER: &str = "TAKENOVER";
+
+/// Who has the session, as the error of a refused save says.
+pub(super) fn new_owner(message: &str) -> NewOwner {
+    let mut words = message.splitn(4, ' ').skip(1);
+    let mut word = || words.next().unwrap_or_default();
+    // Functions of an earlier version do not say it: then another connection has it, as far as is known.
+    let generation = word().parse().unwrap_or(u64::MAX);
+    let is_free = word() == "1";
+    NewOwner { generation, is_free, node: word().into() }
 }
 
 /// Removes a record, after so many milliseconds if not at once: the call, and then the entry of the index.
@@ -208,6 +221,15 @@ mod tests {
         for bad in ["", ":", "::", "abc:1:alice", "0000000000000000000000000000000g:1:alice"] {
             assert_eq!(parse_entry(bad), None, "{bad}");
         }
+    }
+
+    #[test]
+    fn a_refused_save_names_the_new_owner() {
+        let owner = |node: &str, generation, is_free| NewOwner { node: node.into(), generation, is_free };
+        assert_eq!(new_owner("TAKENOVER 3 0 n1-ab"), owner("n1-ab", 3, false));
+        assert_eq!(new_owner("TAKENOVER 4 1 my node-ab"), owner("my node-ab", 4, true));
+        let before = "TAKENOVER another node has claimed the session";
+        assert_eq!((new_owner(before).generation, new_owner(before).is_free), (u64::MAX, false));
     }
 
     /// `docs/redis.md` and `docs/benchmarks.md` state what these cost.

@@ -31,18 +31,23 @@ end
 -- Whether somebody else's claim is as late as this node's, or later.
 local function is_taken_over(record, node, generation)
   local owner, stored = session_of(record)
-  return owner and (stored > generation or (stored == generation and owner ~= node)), owner
+  return owner and (stored > generation or (stored == generation and owner ~= node)), owner, stored
 end
 
 -- Stores a session of this node: <node> <generation> <content>. A record that Redis has lost, or an older one that a lost
--- claim has left, is written again.
+-- claim has left, is written again. The error where another one has it: TAKENOVER <generation> <1 if it waits to be claimed, or 0>
+-- <node>.
 local function session_save(keys, args)
   local record, node, generation, content = keys[1], args[1], whole(args[2], MAX_COUNT - 1), args[3]
   if #keys ~= 1 or #args ~= 3 or not generation then
     return redis.error_reply('BADARGS usage: <node> <generation> <content>')
   end
-  if is_taken_over(record, node, generation) then
-    return redis.error_reply('TAKENOVER another node has claimed the session')
+  local is_lost, owner, claimed = is_taken_over(record, node, generation)
+  if is_lost then
+    -- A node without the right to read it counts the session as another connection's.
+    local left = redis.pcall('PTTL', record)
+    local is_free = type(left) == 'number' and left >= 0 and 1 or 0
+    return redis.error_reply('TAKENOVER ' .. digits(claimed) .. ' ' .. is_free .. ' ' .. owner)
   end
   redis.call('HSET', record, 'n', node, 'g', digits(generation), 'c', content)
   redis.call('PERSIST', record)

@@ -8,14 +8,13 @@ use tokio::time::Instant;
 use super::Publisher;
 use crate::broker::jobs::Job;
 use crate::broker::redis::refusals::{explained, is_missing_function};
+use crate::broker::redis::sessions;
 use crate::broker::redis::writes::WriteOutcome;
 use crate::broker::redis::{READONLY, UNANSWERED, code_of, is_moving, is_passing};
 
 /// In the error that Redis returns where a function needs a key that is on its way to another master, or has gone, before Redis 8
 /// and since: by then it may have done something.
 const HALF_DONE: [&str; 2] = ["non local key", "undeclared keys"];
-/// The code by which the functions refuse to write the record of a session that another node has claimed.
-const TAKEN_OVER: &str = "TAKENOVER";
 
 /// What became of a batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -86,8 +85,8 @@ impl Publisher {
                 Err(message) if code_of(&message) == "LIMIT_EXCEEDED" => {
                     job.answer(Err(PublishFailure::LimitExceeded));
                 }
-                Err(message) if code_of(&message) == TAKEN_OVER => {
-                    job.answer(Err(PublishFailure::TakenOver));
+                Err(message) if code_of(&message) == sessions::TAKEN_OVER => {
+                    job.answer(Err(PublishFailure::TakenOver(sessions::new_owner(&message))));
                 }
                 Err(message) if !will_pass(&message) => {
                     self.refusals.log(&job.work, &message);
