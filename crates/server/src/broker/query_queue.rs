@@ -8,6 +8,9 @@
 //!   ask ──▶ waiting ──first──▶ being read ──take──▶ answered
 //!              └── withdraw, or the same asker's next query: gone, and a late answer is dropped
 //! ```
+//!
+//! A claim changes something: once it may have been sent it stays until it is answered, also when its sender no longer waits. So
+//! where the connection broke before the answer came, what it has claimed is found out and given back.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -37,6 +40,10 @@ pub(super) enum Asker {
 pub(super) struct Asked {
     pub(super) asker: Asker,
     pub(super) query: Query,
+    /// Of a claim: it may have been sent to Redis.
+    pub(super) is_sent: bool,
+    /// It was sent, and its sender no longer waits: what it has changed is to be undone.
+    pub(super) is_withdrawn: bool,
 }
 
 /// Which connection reads the answers.
@@ -89,7 +96,7 @@ impl QueryQueue {
         };
         let mut waiting = self.waiting();
         waiting.take(&asker);
-        let asked = Asked { asker, query };
+        let asked = Asked { asker, query, is_sent: false, is_withdrawn: false };
         if waiting.places.len() >= MAX_QUERIES {
             drop(waiting);
             return self.send(asked, Err("BUSY too many queries wait for Redis".into()));
@@ -99,9 +106,13 @@ impl QueryQueue {
         self.0.asked[answer_size as usize].notify_waiters();
     }
 
-    /// Removes a query whose answer is no longer needed.
+    /// Removes a query whose answer is no longer needed. A claim that may have been sent stays.
     pub(super) fn withdraw(&self, asker: &Asker) {
-        self.waiting().take(asker);
+        let mut waiting = self.waiting();
+        match waiting.get_mut(asker) {
+            Some(asked) if asked.is_sent => asked.is_withdrawn = true,
+            _ => drop(waiting.take(asker)),
+        }
     }
 
     /// Returns the first queries of this size that are for the caller, at most `most`, as soon as there are any. They stay in the
@@ -115,8 +126,7 @@ impl QueryQueue {
         loop {
             // Made before the look, so that what comes in between is noticed.
             let asked = self.0.asked[answer_size as usize].notified();
-            let is_for = |asked: &&Asked| is_for(&asked.query.kind);
-            let first = self.waiting().of(answer_size).filter(is_for).take(most).cloned().collect::<Vec<_>>();
+            let first = self.waiting().send_first(answer_size, most, &is_for);
             if !first.is_empty() {
                 return first;
             }
@@ -175,7 +185,7 @@ impl QueryQueue {
         self.waiting().places.len()
     }
 
-    fn send(&self, Asked { asker, query }: Asked, answer: Answered) {
+    fn send(&self, Asked { asker, query, .. }: Asked, answer: Answered) {
         match asker {
             Asker::Shard(shard, ticket) => {
                 self.0.fanout.send(shard, BrokerEvent::Answer { ticket, answer });
@@ -207,6 +217,29 @@ impl Waiting {
         self.in_order.range((answer_size, false, 0)..=(answer_size, true, u64::MAX)).map(|(_, asked)| asked)
     }
 
+    fn get_mut(&mut self, asker: &Asker) -> Option<&mut Asked> {
+        self.in_order.get_mut(self.places.get(asker)?)
+    }
+
+    /// The first queries of this size that are for the caller. From now on Redis may execute them.
+    fn send_first(
+        &mut self,
+        answer_size: AnswerSize,
+        most: usize,
+        is_for: impl Fn(&QueryKind) -> bool,
+    ) -> Vec<Asked> {
+        let is_for = |asked: &&Asked| is_for(&asked.query.kind);
+        let first = self.of(answer_size).filter(is_for).take(most).cloned().collect::<Vec<_>>();
+        for asked in &first {
+            if matches!(asked.query.kind, QueryKind::ClaimSession { .. })
+                && let Some(waiting) = self.get_mut(&asked.asker)
+            {
+                waiting.is_sent = true;
+            }
+        }
+        first
+    }
+
     fn take(&mut self, asker: &Asker) -> Option<Asked> {
         self.take_if(asker, |_| true)
     }
@@ -225,7 +258,7 @@ impl Waiting {
 mod tests {
     #![allow(clippy::unwrap_used)]
 
-    use drawbridge_engine::io::{Answer, LogReader, LoggedOffset};
+    use drawbridge_engine::io::{Answer, LogReader, LoggedOffset, SessionSecret};
     use drawbridge_engine::upstream::LogRange;
 
     use super::super::queue::{ShardInbox, shard_queue};
@@ -265,9 +298,30 @@ mod tests {
         let nothing = || Ok(Answer::ViewOverrides([].into()));
         assert!(queue.answer(&first[0], nothing()));
         assert!(!queue.answer(&first[1], nothing()), "withdrawn");
-        let before = Asked { asker: asker(1), query: views(1, "a") };
+        let before = Asked { query: views(1, "a"), ..first[0].clone() };
+        let before = Asked { asker: asker(1), ..before };
         assert!(!queue.answer(&before, nothing()), "replaced meanwhile");
         assert_eq!((answers(&mut inbox), queue.len()), (vec![(2, true)], 1));
+    }
+
+    /// What Redis may have executed is sent again, for its sender to undo it.
+    #[tokio::test]
+    async fn a_claim_that_may_have_been_sent_stays_until_it_is_answered() {
+        let (queue, mut inbox) = bench();
+        for ticket in [1, 2] {
+            let kind = QueryKind::ClaimSession { player: "ann".into(), session: SessionSecret(7) };
+            queue.ask(asker(ticket), Query::new(Ticket(ticket), kind));
+        }
+        let first = queue.first(AnswerSize::Small, 1, |_| true).await;
+        assert_eq!((first[0].query.ticket, first[0].is_withdrawn), (Ticket(1), false));
+        queue.withdraw(&asker(1));
+        queue.withdraw(&asker(2));
+        let again = queue.first(AnswerSize::Small, 9, |_| true).await;
+        let left: Vec<(u64, bool)> =
+            again.iter().map(|asked| (asked.query.ticket.0, asked.is_withdrawn)).collect();
+        assert_eq!(left, [(1, true)], "the other one was not sent");
+        queue.answer_in_any_case(again[0].clone(), Ok(Answer::Session(None)));
+        assert_eq!((answers(&mut inbox), queue.len()), (vec![(1, true)], 0));
     }
 
     #[tokio::test]

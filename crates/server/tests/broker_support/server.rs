@@ -245,11 +245,6 @@ impl Server {
         unread.max().unwrap_or(0)
     }
 
-    /// Its TCP port.
-    pub fn port(&self) -> u16 {
-        self.port.number
-    }
-
     /// What a node is told about it.
     pub fn settings(&self, subscriber_pool: usize) -> RedisSettings {
         let tcp = RedisAddress::Tcp { host: "localhost".into(), port: self.port.number };

@@ -403,7 +403,8 @@ impl Small {
                     small.views.push((asked, player));
                 }
                 QueryKind::ClaimSession { player, session } => {
-                    let claim = Claim { player: player.clone(), session: session.hash() };
+                    let (player, session) = (player.clone(), session.hash());
+                    let claim = Claim { player, session, only_own: asked.is_withdrawn };
                     small.claims.push((asked, claim));
                 }
                 QueryKind::Log { .. } => small.logs.push(asked),

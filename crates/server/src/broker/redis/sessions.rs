@@ -21,6 +21,8 @@ use crate::player_command;
 
 /// The generation of a claim that is not answered yet.
 const CLAIMING: u64 = 0;
+/// The argument of a claim that takes a session from no other node.
+const ONLY_OWN: &str = "own";
 
 /// One session of a player as a node has it.
 #[derive(Clone, Copy, Debug)]
@@ -103,6 +105,9 @@ pub(super) fn set_window(
 pub(super) struct Claim {
     pub(super) player: Arc<str>,
     pub(super) session: SessionHash,
+    /// Nobody waits for it any more, and the answer to the same claim was lost: it finds out whether that was executed, and takes
+    /// the session from no other node.
+    pub(super) only_own: bool,
 }
 
 /// What a claim has found.
@@ -123,14 +128,17 @@ pub(super) async fn claim(
     let (names, instance) = (&settings.names, &settings.lease.instance);
     let mut batch = Batch::with_capacity(claims.len() + 1);
     batch.begin(Step::Before, "SADD").arg(names.node_sessions_key(instance));
-    for Claim { player, session } in claims {
+    for Claim { player, session, .. } in claims {
         batch.arg(Held { player, session: *session, generation: CLAIMING }.entry());
     }
     let channel = names.outward(&settings.node_channel);
-    for Claim { player, session } in claims {
+    for Claim { player, session, only_own } in claims {
         let announcement = player_command::claim_announcement(player, *session, instance);
         batch.cmd("FCALL").arg("drawbridge_session_claim").arg(1).arg(names.session_key(player, *session));
         batch.arg(&**instance).arg(&*channel).arg(&announcement[..]);
+        if *only_own {
+            batch.arg(ONLY_OWN);
+        }
     }
     let mut results = commands.query(&batch).await?.into_iter();
     let indexed = results.next().unwrap_or(Ok(Value::Nil)).map_err(|error| error_message(&error));
@@ -157,7 +165,7 @@ fn read_claimed(claim: &Claim, answer: &Value) -> Result<Option<Claimed>, String
             else {
                 return Err(UNPROVEN.to_owned());
             };
-            let Claim { player, session } = claim.clone();
+            let Claim { player, session, .. } = claim.clone();
             let content = Bytes::copy_from_slice(content);
             let session = ClaimedSession { player, session, generation, content };
             Ok(Some(Claimed { session, before: (owner, before) }))
@@ -184,7 +192,7 @@ impl<'s> FollowUp<'s> {
     /// This claim was answered.
     pub(super) fn add(&mut self, claim: &Claim, claimed: Option<&Claimed>) {
         let FollowUp { settings, batch } = self;
-        let Claim { player, session } = claim;
+        let Claim { player, session, .. } = claim;
         let held = |generation| Held { player, session: *session, generation };
         let (names, instance) = (&settings.names, &*settings.lease.instance);
         let own_index = names.node_sessions_key(instance);
@@ -252,8 +260,8 @@ mod tests {
         let claimed = |mark: &str| {
             Value::Array(vec![bulk(mark), Value::Int(3), bulk("n1-a"), bulk("2"), bulk("content")])
         };
-        let claim = Claim { player: "alice".into(), session: SessionHash(7) };
-        let Claim { player, session } = claim.clone();
+        let claim = Claim { player: "alice".into(), session: SessionHash(7), only_own: false };
+        let Claim { player, session, .. } = claim.clone();
         let content = Bytes::from_static(b"content");
         let session = ClaimedSession { player, session, generation: 3, content };
         let expected = Claimed { session, before: ("n1-a".to_owned(), 2) };

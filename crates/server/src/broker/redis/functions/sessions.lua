@@ -54,16 +54,17 @@ local function session_save(keys, args)
   return { MARK, 1 }
 end
 
--- Claims a session for this node: <node> <channel> <announcement>, a JSON object that is published on the channel with the
--- generation of the claim, so that whoever had the session lets it go. Returns the generation and, if there is a session, who
--- had it before and its content; 0: there is none. Why the announcement first: where it is forbidden, nothing is claimed.
+-- Claims a session for this node: <node> <channel> <announcement> ['own'], a JSON object that is published on the channel with
+-- the generation of the claim, so that whoever had the session lets it go. Returns the generation and, if there is a session, who
+-- had it before and its content; 0: there is none, or with 'own' another node has it. Why the announcement first: where it is
+-- forbidden, nothing is claimed.
 local function session_claim(keys, args)
   local record, node, channel, announcement = keys[1], args[1], args[2], args[3]
-  if #keys ~= 1 or #args ~= 3 then
-    return redis.error_reply('BADARGS usage: <node> <channel> <announcement>')
+  if #keys ~= 1 or #args < 3 or #args > 4 then
+    return redis.error_reply("BADARGS usage: <node> <channel> <announcement> ['own']")
   end
   local owner, generation = session_of(record)
-  if not owner or generation + 1 >= MAX_COUNT then
+  if not owner or generation + 1 >= MAX_COUNT or (args[4] == 'own' and owner ~= node) then
     return { MARK, 0 }
   end
   local bytes = redis.call('HSTRLEN', record, 'c')
