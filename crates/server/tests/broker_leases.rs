@@ -9,11 +9,12 @@ mod broker_support;
 use std::time::Duration;
 
 use broker_support::bench::Options;
+use broker_support::proxy::Proxy;
 use broker_support::server::Server;
 use broker_support::{Bench, Flavour, Reply, until};
 use bytes::Bytes;
 use drawbridge::broker::redis::{LeaseSettings, Library, Names};
-use drawbridge::broker::{BrokerStats, RedisSettings};
+use drawbridge::broker::{BrokerStats, RedisAddress, RedisSettings};
 use drawbridge::config::Rotating;
 use drawbridge_engine::io::{
     Answer, BrokerEvent, BrokerStatus, PresenceChange, PublishFailure, QueryKind, SessionSecret, Subject,
@@ -504,4 +505,52 @@ fn presence_that_others_have_damaged_is_mended() {
     node.leave("room:1", [1], 1);
     let refused = node.bench.write_and_wait(presence("room:1", 2, 1, true));
     assert!(matches!(refused, Ok(()) | Err(PublishFailure::Refused(_))));
+}
+
+/// A failover has lost the lease of a node, and the node dies before it renews it: what it has written since is found all the same.
+#[test]
+fn what_a_node_writes_behind_a_failover_is_cleaned_up_though_it_never_renews_its_lease() {
+    let server = Server::start(Flavour::Tcp);
+    let window = Duration::from_secs(1);
+    let proxy = Proxy::start(server.port());
+    let location = RedisAddress::Tcp { host: "127.0.0.1".into(), port: proxy.port }.into();
+    let settings = RedisSettings { location, ..settings(&server, "lost", window) };
+    let mut bench = Bench::on(None, Some(settings), options());
+    bench.wait_for(BrokerStatus::Ok);
+    let mut lost = Node { bench, name: "lost".to_owned() };
+    proxy.refuse("drawbridge_lease_renew");
+    proxy.cut();
+    until("its lease is not renewed any more", || {
+        for key in LEASES {
+            server.call(&["DEL", key]);
+        }
+        std::thread::sleep(Duration::from_millis(200));
+        leases(&server).is_empty()
+    });
+    proxy.cut();
+    lost.save(0..3);
+    assert_eq!(lost.claim(1), Some(2));
+    lost.kill(&server);
+    assert_eq!(left_ms(&server, 0), -1);
+    assert_eq!(keys(&server, "drawbridge:{node:lost}:*").len(), 1);
+    let _survivor = start(&server, "survivor", window);
+    until("nothing is left of it", || {
+        (0..3).all(|number| left_ms(&server, number) == -2)
+            && keys(&server, "drawbridge:{node:lost}:*").is_empty()
+            && leases(&server) == ["survivor"]
+    });
+}
+
+/// Redis has lost a node's lease, and another of the node's connections has ensured that it has one: the node still learns of the loss.
+#[test]
+fn a_lease_that_was_lost_and_ensured_counts_as_lost() {
+    let server = Server::start(Flavour::Tcp);
+    let mut node = start(&server, "one", Duration::from_secs(60));
+    server.call_all(&[
+        &["MULTI"],
+        &["ZREM", LEASES[0], "one"],
+        &["FCALL", "drawbridge_lease_hold", "3", LEASES[0], LEASES[1], LEASES[2], "one"],
+        &["EXEC"],
+    ]);
+    node.bench.wait_for_store_lost(0);
 }

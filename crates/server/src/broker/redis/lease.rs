@@ -10,6 +10,9 @@
 //!
 //! Why not at once: until [`DEADLINE`] the other node's last part may still come.
 //!
+//! Why other connections ensure it, too ([`open_with_lease`]): behind a failover Redis may lack it, and what they write then must be found
+//! also if this node dies before it renews.
+//!
 //! Why a node cleans up only when its renewals have followed one another for as long as a lease lasts: after an outage of
 //! Redis everyone's lease is old, and the first to come back would take the others for dead.
 
@@ -95,6 +98,21 @@ pub(super) fn list_call(settings: &RedisSettings) -> redis::Cmd {
     call.arg("drawbridge_leases").arg(3).arg(&settings.names.lease_keys()[..]);
     call.arg(settings.lease.dead_after.as_millis() as u64);
     call
+}
+
+/// Opens a connection on which is written what others clean up behind this node, and ensures that they will: that the node has a
+/// lease. Not in a Cluster, where another master may have the leases, and one that is away holds up nothing else.
+pub(super) async fn open_with_lease(connector: &Connector, part: &str) -> Result<Commands, Broken> {
+    let mut commands = Commands::open(connector, part).await?;
+    if connector.cluster().is_none() {
+        let settings = &connector.settings;
+        let mut call = redis::cmd("FCALL");
+        call.arg("drawbridge_lease_hold").arg(3).arg(&settings.names.lease_keys()[..]);
+        call.arg(&*settings.lease.instance);
+        // Where Redis refuses it, or lacks the functions, the next renewal says so.
+        drop(commands.ask(&call).await?);
+    }
+    Ok(commands)
 }
 
 /// The answer to [`list_call`].

@@ -24,6 +24,7 @@ use super::commands::Commands;
 use super::connect::{Attempts, Broken};
 use super::connector::Connector;
 use super::function_repairs::{Missing, Replaced, Retry};
+use super::lease;
 use super::lifecycle_backlog::LifecycleBacklog;
 use super::masters::slot_of_write;
 use super::moving_slots::MovingSlots;
@@ -157,7 +158,7 @@ impl Publisher {
         loop {
             let connector = self.connector.clone();
             let tried_by = connector.map_version();
-            let commands = Commands::open(&connector, "publisher");
+            let commands = lease::open_with_lease(&connector, "publisher");
             let broken = match self.meanwhile(&mut stop, commands).await {
                 Err(Stopped) => return,
                 Ok(Err(broken)) => broken,

@@ -122,7 +122,11 @@ impl Reader {
                 drop(self.queries.first(answer_size, 1, |kind| self.is_for(kind)).await);
             }
             let tried_by = self.connector.map_version();
-            let broken = match Commands::open(&self.connector, connection).await {
+            let opened = match answer_size {
+                AnswerSize::Small => lease::open_with_lease(&self.connector, connection).await,
+                AnswerSize::Large => Commands::open(&self.connector, connection).await,
+            };
+            let broken = match opened {
                 Err(broken) => {
                     // The first failure may be chance, and the next attempt follows at once: players are not notified of it.
                     if std::mem::replace(&mut has_failed, true) {

@@ -203,6 +203,10 @@ impl<'s> FollowUp<'s> {
                 .begin(Step::After, "SREM")
                 .arg(names.node_sessions_key(owner))
                 .arg(held(*generation).entry());
+            if owner != instance {
+                // That node may have died between its claim and what was to follow.
+                batch.arg(held(CLAIMING).entry());
+            }
         }
         batch.begin(Step::After, "SREM").arg(&own_index).arg(held(CLAIMING).entry());
     }

@@ -38,7 +38,7 @@ local function lease_renew(keys, args)
   local now = now_ms()
   local before = tonumber(redis.call('ZSCORE', leases, node) or nil)
   local is_claimed = redis.call('HDEL', claims, node) == 1
-  local is_lost = is_claimed or (last and (not before or before < last))
+  local is_lost = last and (is_claimed or not before or before < last)
   redis.call('ZADD', leases, now, node)
   redis.call('HSET', about, node, args[2])
   -- The clock went back: these count from now.
@@ -56,6 +56,19 @@ local function lease_renew(keys, args)
     end
   end
   return answer
+end
+
+-- Ensures that a node has a lease before it writes what others clean up behind it: <node>. Where it has none Redis has lost it,
+-- and the node's next renewal says so.
+local function lease_hold(keys, args)
+  if #keys ~= 3 or #args ~= 1 then
+    return redis.error_reply('BADARGS usage: <node>')
+  end
+  heal_leases(keys)
+  if redis.call('ZADD', keys[1], 'NX', now_ms(), args[1]) == 1 then
+    redis.call('HSET', keys[3], args[1], '0 -')
+  end
+  return { MARK, 1 }
 end
 
 -- Claims a dead node, to clean up behind it: <dead node> <node> <dead after> <how long the claim lasts, in milliseconds>.
@@ -116,6 +129,7 @@ end
 
 -- Why the flags: a node's lease is renewed also while Redis is full.
 redis.register_function({ function_name = 'drawbridge_lease_renew', callback = lease_renew, flags = { 'allow-oom' } })
+redis.register_function({ function_name = 'drawbridge_lease_hold', callback = lease_hold, flags = { 'allow-oom' } })
 redis.register_function({ function_name = 'drawbridge_lease_claim', callback = lease_claim, flags = { 'allow-oom' } })
 redis.register_function({ function_name = 'drawbridge_lease_end', callback = lease_end, flags = { 'allow-oom' } })
 redis.register_function({ function_name = 'drawbridge_leases', callback = lease_list, flags = { 'no-writes', 'allow-oom' } })
