@@ -1,4 +1,5 @@
-//! Makes requests of one kind, as many as its argument says, and prints the tokens that they were granted. `scripts/price-list`
+//! Makes requests of one kind, or lets events of one kind come, as many as its argument says, and prints the tokens that
+//! were granted. `scripts/price-list`
 //! runs it under a counter of instructions.
 #![allow(clippy::unwrap_used, clippy::print_stdout)]
 
@@ -12,7 +13,7 @@ const WORK: Rate = Rate { per_second: 2_000, burst: 4_000 };
 fn main() {
     let mut arguments = std::env::args().skip(1);
     let (Some(kind), Some(count)) = (arguments.next(), arguments.next()) else {
-        return println!("{}", requests_of::KINDS.join("\n"));
+        return println!("{}", [&requests_of::KINDS[..], &requests_of::EVENTS].concat().join("\n"));
     };
     let mut client = requests_of::Client::new(&kind, ENTITIES, WORK);
     for _ in 0..count.parse().unwrap() {

@@ -32,6 +32,9 @@ pub const KINDS: [&str; 17] = [
     "oversized",
 ];
 
+/// What comes from services, of which a client is sent something: nobody pays for it.
+pub const EVENTS: [&str; 2] = ["delivery", "entity-change"];
+
 /// What a client did and what it was charged.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Paid {
@@ -87,7 +90,10 @@ impl Client {
         let player = bench.player("alice", "red");
         match kind {
             "token-refresh" | "resubscribe-filter" | "update-filter" => bench.subscribe(player, json!({})),
-            "update-small-area" | "update-huge-area" | "publish-entity" => {
+            "delivery" => {
+                bench.send(player, json!({ "type": "CHANNEL_SUBSCRIBE", "id": 1, "channel": "room:1" }))
+            }
+            "update-small-area" | "update-huge-area" | "publish-entity" | "entity-change" => {
                 bench.subscribe(player, json!({ "area": { "x": 0, "y": 500, "radius": 100 } }));
             }
             _ => {}
@@ -137,6 +143,11 @@ impl Client {
             "publish-entity" => {
                 let data = json!({ "id": "e1", "x": 10, "y": 0, "hp": n % 100, "public": true });
                 self.about("PUBLISH_EVENT", "world:1", json!({ "event": "e", "data": data }));
+            }
+            "delivery" => self.bench.publish_raw("room:1", br#"{"event":"e","data":{"n":17}}"#),
+            "entity-change" => {
+                self.bench
+                    .publish("e", json!({ "id": "e1", "x": 10, "y": 500, "hp": n % 100, "public": true }));
             }
             "ping" => self.send(json!({ "type": "PING", "id": n })),
             // Ten in a row close the connection.
