@@ -8,7 +8,9 @@ use drawbridge::fuzzing::stored_entities;
 use drawbridge_engine::class::Classes;
 use drawbridge_engine::io::{BrokerEvent, Subject};
 use drawbridge_engine::settings::Reserved;
-use drawbridge_engine::upstream::{Hub, HubInput, HubOutput, HubSettings, LinkId, ShardId, SlotHasher, StoredTable};
+use drawbridge_engine::upstream::{
+    Hub, HubInput, HubOutput, HubSettings, LinkId, LoadedTable, ShardId, SlotHasher, StoredTable,
+};
 use drawbridge_protocol::{Encoding, json, msgpack};
 use libfuzzer_sys::arbitrary::{self, Arbitrary};
 use libfuzzer_sys::fuzz_target;
@@ -111,10 +113,8 @@ fn events_of(table: StoredTable) -> Vec<BrokerEvent> {
         while let Some(output) = hub.poll_output() {
             match output {
                 HubOutput::Load { channel, load } => {
-                    hub.handle(
-                        now_ms,
-                        HubInput::Loaded { channel: &channel, load, table: Ok(table.clone()) },
-                    );
+                    let table = LoadedTable::read(&CLASS, &channel, table.clone());
+                    hub.handle(now_ms, HubInput::Loaded { channel: &channel, load, table: Ok(table) });
                 }
                 HubOutput::Shards(_, event) => events.push(event),
                 _ => {}

@@ -190,6 +190,7 @@ mod tests {
             reserved: Reserved::new("own:"),
             external_bytes: 1,
             views_open_without_permission: false,
+            snapshot_steps: crate::work::SNAPSHOT_STEPS,
             explain: false,
         }
     }

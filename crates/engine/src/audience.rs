@@ -3,10 +3,11 @@
 //! with an area of interest is its own audience, with an *observer*. The subscribers belong to the target, the entities
 //! to the world ([`crate::world`]).
 
+use std::collections::BTreeSet;
 use std::ops::Index;
 use std::rc::Rc;
 
-use hashbrown::{HashMap, HashSet};
+use hashbrown::HashMap;
 use slab::Slab;
 use smallvec::{SmallVec, smallvec};
 
@@ -62,14 +63,14 @@ pub(crate) struct Observer {
     pub(crate) area: Area,
     /// Where it is now; `None` while there is nothing to follow.
     pub(crate) shape: Option<Shape>,
-    /// The entities in it.
-    pub(crate) seen: HashSet<u32>,
+    /// The entities in it. Why in order: a snapshot goes through them in parts.
+    pub(crate) seen: BTreeSet<u32>,
 }
 
 impl Observer {
     /// An observer whose view is not computed yet.
     pub(crate) fn new(area: Area) -> Box<Self> {
-        Box::new(Observer { area, shape: None, seen: HashSet::new() })
+        Box::new(Observer { area, shape: None, seen: BTreeSet::new() })
     }
 }
 

@@ -20,6 +20,7 @@ mod grid;
 mod ids;
 pub mod io;
 mod key;
+mod keyed_slab;
 mod link;
 mod node_sessions;
 mod outbox;

@@ -90,9 +90,9 @@ pub(crate) fn may_subscribe_pattern(settings: &Settings, pattern: &str) -> Resul
 /// The key of a client's event: what its class finds, or else what the client names. The `publish` rule sees it before it is
 /// checked ([`Class::required_key`]).
 pub(crate) fn key_of(settings: &Settings, publish: &Publish) -> Result<Option<String>, KeyError> {
-    match settings.classes.of_channel(&publish.channel) {
+    match settings.classes.class_of(&publish.channel) {
         None => Ok(publish.key.clone()),
-        Some((_, class, _)) => {
+        Some((_, class)) => {
             let key = class.key_of(publish.data.get(), None, publish.key.as_deref())?;
             Ok(key.map(|key| key.into_owned()))
         }
@@ -161,6 +161,11 @@ pub(crate) fn server_view(
     channel: &str,
     view_override: Option<&Expr>,
 ) -> Option<Expr> {
+    // Most channels are shown as they are, and then nothing is taken from their names.
+    let has_view = settings.classes.class_of(channel).is_some_and(|(_, class)| class.view.is_some());
+    if !has_view && view_override.is_none() {
+        return None;
+    }
     let class = settings.classes.of_channel(channel);
     let params = class.as_ref().map(|(_, _, params)| *params).unwrap_or_default();
     let scope = RuleScope::new(claims, channel, &params);
@@ -406,6 +411,7 @@ mod tests {
             reserved: Reserved::new("drawbridge:"),
             external_bytes: 1 << 20,
             views_open_without_permission: false,
+            snapshot_steps: crate::work::SNAPSHOT_STEPS,
             explain: false,
         }
     }

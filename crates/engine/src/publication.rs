@@ -91,6 +91,23 @@ pub enum EntityChange {
     Remove,
 }
 
+/// The hexadecimal digits of a connection in an `id`, and the most decimal ones of a ticket.
+const CONNECTION_DIGITS: usize = 16;
+const MAX_TICKET_DIGITS: usize = 20;
+
+/// Appends a number in this base, with zeros before it up to so many digits.
+fn push_digits<const BASE: u64>(text: &mut String, mut number: u64, at_least: usize) {
+    let mut digits = [b'0'; MAX_TICKET_DIGITS];
+    let mut start = digits.len();
+    while number > 0 {
+        start -= 1;
+        digits[start] = b"0123456789abcdef"[(number % BASE) as usize];
+        number /= BASE;
+    }
+    let digits = &digits[start.min(digits.len() - at_least)..];
+    text.extend(digits.iter().map(|digit| char::from(*digit)));
+}
+
 /// Which publish of which connection an event is: what a server writes behind [`SERVER_ID_PREFIX`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Sender {
@@ -103,14 +120,21 @@ pub struct Sender {
 impl Sender {
     /// As the `id` of an envelope.
     pub fn to_id(self) -> String {
-        format!("{SERVER_ID_PREFIX}{:016x}.{}", self.connection, self.ticket.0)
+        // Why not `format!`: it took a tenth of a publish.
+        let mut id =
+            String::with_capacity(SERVER_ID_PREFIX.len() + CONNECTION_DIGITS + 1 + MAX_TICKET_DIGITS);
+        id.push_str(SERVER_ID_PREFIX);
+        push_digits::<16>(&mut id, self.connection, CONNECTION_DIGITS);
+        id.push('.');
+        push_digits::<10>(&mut id, self.ticket.0, 1);
+        id
     }
 
     /// Of an envelope's `id`; `None` where no connection published it.
     pub fn of_id(id: &str) -> Option<Self> {
         let id = id.split_once('@').map_or(id, |(id, _)| id);
         let (connection, ticket) = id.strip_prefix(SERVER_ID_PREFIX)?.split_once('.')?;
-        if connection.len() != 16 {
+        if connection.len() != CONNECTION_DIGITS {
             return None;
         }
         let connection = u64::from_str_radix(connection, 16).ok()?;

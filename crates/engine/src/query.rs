@@ -7,7 +7,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use crate::io::{SessionHash, SessionSecret, Ticket};
-use crate::upstream::{LogRange, StoredLog, StoredTable};
+use crate::upstream::{LoadedTable, LogRange, StoredLog};
 
 /// One query.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -144,8 +144,8 @@ impl QueryKind {
 pub enum Answer {
     /// Channels, each with the expression that services have set for the player.
     ViewOverrides(PlayerOverrides),
-    /// The table as it is stored.
-    Table(StoredTable),
+    /// The table as its class reads it.
+    Table(LoadedTable),
     /// The part of the log.
     Log(StoredLog),
     /// The session; `None`: it has ended, never was, or is another player's.

@@ -48,6 +48,8 @@ pub(crate) struct Session {
     pub(crate) outbox: Outbox,
     /// Its outbox is flushed at the end of the turn: it is in the engine's list.
     pub(crate) is_dirty: bool,
+    /// Its outbox goes on behind those of all others.
+    pub(crate) is_unfinished: bool,
     /// The page of history that it waits for.
     pub(crate) history: Option<Ticket>,
     /// Channels with history that it catches up on; `None`: none.
@@ -365,6 +367,7 @@ impl Session {
             link: Some(Link::new(opened.conn)),
             outbox: Outbox::new(outbound_bytes, format),
             is_dirty: false,
+            is_unfinished: false,
             history: None,
             catching_up: None,
             last_seq: 0,

@@ -70,6 +70,9 @@ pub struct Settings {
     /// Where Redis does not let this node read players' views (`NOPERM`), the classes' views alone hold. Else nothing is
     /// shown to the player.
     pub views_open_without_permission: bool,
+    /// What the snapshots of entity channels do in one turn, in steps of [`crate::work`]; the rest is left to the turns behind it.
+    /// One turn does at least an entity; at least 1.
+    pub snapshot_steps: u64,
     /// `dev`: say which class and rule refused.
     pub explain: bool,
 }

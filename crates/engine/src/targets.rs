@@ -277,14 +277,14 @@ impl Targets {
         if let Some(id) = self.find(subject) {
             return (id, false);
         }
-        let class = if subject.is_pattern() { None } else { classes.of_channel(&subject.name) };
+        let class = if subject.is_pattern() { None } else { classes.class_of(&subject.name) };
         let pattern_class = if subject.is_pattern() { classes.of_pattern(&subject.name) } else { None };
         let pattern_class = pattern_class.map(|(id, _)| id);
-        let rules = class.as_ref().and_then(|(_, class, _)| class.entity.as_ref());
+        let rules = class.and_then(|(_, class)| class.entity.as_ref());
         let world = rules.map(|rules| World::new(rules, self.work.clone()));
         let target = Target {
             subject: subject.clone(),
-            class: class.map(|(id, _, _)| id),
+            class: class.map(|(id, _)| id),
             pattern_class,
             subscribers: Vec::new(),
             audiences: None,
@@ -292,7 +292,7 @@ impl Targets {
             is_confirmed: false,
             position: None,
             waiters: Vec::new(),
-            presence: class.as_ref().map_or(Presence::Off, |(_, class, _)| class.presence),
+            presence: class.map_or(Presence::Off, |(_, class)| class.presence),
             notices: None,
         };
         let id = TargetId(self.slab.insert(target) as u32);

@@ -12,6 +12,10 @@ use crate::settings::Rate;
 /// Steps for which one token of `limits.work` is taken: about the CPU time of an ordinary message.
 pub const STEPS_PER_TOKEN: u64 = 256;
 
+/// What the snapshots of one shard do in a turn, in steps: about a millisecond's work, and about what one message of them holds.
+/// Events of the broker, and what other sockets send, wait for no more than that.
+pub const SNAPSHOT_STEPS: u64 = 128 * STEPS_PER_TOKEN;
+
 /// To look at one entity, or one cell of the grid.
 pub(crate) const EXAMINE: u64 = 2;
 /// To read one entity of a stored table and put it into an index.

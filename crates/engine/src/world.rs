@@ -7,19 +7,20 @@
 
 mod observers;
 
+use std::collections::BTreeSet;
 use std::rc::Rc;
 use std::sync::Arc;
 
 use hashbrown::HashMap;
-use slab::Slab;
 use smallvec::SmallVec;
 
 use self::observers::observers;
 use crate::area::Point;
-use crate::audience::{AudienceId, Audiences};
+use crate::audience::{Audience, AudienceId, Audiences};
 use crate::class::EntityRules;
 use crate::grid::Grid;
 use crate::io::{EntityChange, Publication};
+use crate::keyed_slab::{Keyed, KeyedSlab};
 use crate::view::{EffectiveView, EventScope};
 use crate::work::{self, WorkMeter};
 
@@ -39,6 +40,15 @@ pub(crate) enum Change {
     Remove,
 }
 
+/// What an audience saw of a world.
+#[derive(Debug)]
+pub(crate) enum Seen {
+    /// Without an area: all that this view shows.
+    Shown(Option<Rc<EffectiveView>>),
+    /// With an area: these.
+    InArea(BTreeSet<EntityId>),
+}
+
 /// One change for one audience.
 #[derive(Debug)]
 pub(crate) struct VisibilityChange {
@@ -54,8 +64,7 @@ pub(crate) struct VisibilityChange {
 pub(crate) struct World {
     /// The table was received, and no gap since.
     pub(crate) loaded: bool,
-    entities: Slab<Entity>,
-    by_key: HashMap<Box<str>, EntityId>,
+    entities: KeyedSlab<Entity>,
     /// What the data of all entities has together, in bytes.
     data_bytes: usize,
     space: Option<Box<Spatial>>,
@@ -86,6 +95,12 @@ struct Entity {
 
 /// How many views' results an entity remembers.
 const MAX_DECIDED: usize = 8;
+
+impl Keyed for Entity {
+    fn key(&self) -> &str {
+        self.publication.event.key().unwrap_or_default()
+    }
+}
 
 impl Entity {
     fn watch(&mut self, audience: AudienceId) {
@@ -130,8 +145,7 @@ impl World {
         };
         World {
             loaded: false,
-            entities: Slab::new(),
-            by_key: HashMap::new(),
+            entities: KeyedSlab::default(),
             data_bytes: 0,
             space: rules.space.as_ref().map(spatial),
             work,
@@ -140,14 +154,11 @@ impl World {
 
     /// Panics in debug builds if an entity and the observers that see it do not name each other.
     pub(crate) fn check(&self, audiences: &Audiences) {
-        debug_assert_eq!(self.by_key.len(), self.entities.len(), "entities without a key");
-        for (id, entity) in &self.entities {
+        self.entities.check();
+        for (id, entity) in self.entities.iter() {
             for audience in &entity.observers {
                 let observer = audiences.get(*audience).and_then(|who| who.observer.as_ref());
-                debug_assert!(
-                    observer.is_some_and(|observer| observer.seen.contains(&(id as EntityId))),
-                    "a watcher"
-                );
+                debug_assert!(observer.is_some_and(|observer| observer.seen.contains(&id)), "a watcher");
             }
         }
         let seen =
@@ -167,11 +178,11 @@ impl World {
 
     /// The last event of an entity.
     pub(crate) fn state(&self, entity: EntityId) -> Option<&Arc<Publication>> {
-        self.entities.get(entity as usize).map(|entity| &entity.publication)
+        self.entities.get(entity).map(|entity| &entity.publication)
     }
 
     fn find(&self, key: &str) -> Option<EntityId> {
-        self.by_key.get(key).copied()
+        self.entities.find(key)
     }
 
     /// Applies the current event.
@@ -221,7 +232,7 @@ impl World {
         publication: &Arc<Publication>,
     ) -> (EntityId, Option<Arc<Publication>>) {
         if let Some(id) = self.find(key)
-            && let Some(entity) = self.entities.get_mut(id as usize)
+            && let Some(entity) = self.entities.get_mut(id)
         {
             entity.position = position;
             entity.decided.clear();
@@ -236,9 +247,7 @@ impl World {
             decided: SmallVec::new(),
         };
         self.data_bytes += publication.event.data_json().len();
-        let id = self.entities.insert(entity) as EntityId;
-        self.by_key.insert(key.into(), id);
-        (id, None)
+        (self.entities.insert(entity), None)
     }
 
     /// Audiences without an area: compares their views' results for the previous and the new state.
@@ -283,8 +292,7 @@ impl World {
         key: &str,
         changes: &mut Vec<VisibilityChange>,
     ) {
-        let Some(id) = self.by_key.remove(key) else { return };
-        let Some(entity) = self.entities.try_remove(id as usize) else { return };
+        let Some((id, entity)) = self.entities.remove(key) else { return };
         self.data_bytes -= entity.publication.event.data_json().len();
         let gone = |audience| {
             let state = Some(entity.publication.clone());
@@ -309,20 +317,58 @@ impl World {
         }
     }
 
-    /// What an audience sees now, in the order of entities.
-    pub(crate) fn seen_by(&mut self, audiences: &Audiences, audience: AudienceId) -> Vec<EntityId> {
-        let Some(who) = audiences.get(audience) else { return Vec::new() };
-        if let Some(observer) = &who.observer {
-            self.work.add(work::EXAMINE * observer.seen.len() as u64);
-            let mut seen: Vec<EntityId> = observer.seen.iter().copied().collect();
-            seen.sort_unstable();
-            return seen;
+    /// The first entity from this id on that an audience can see; [`World::state_seen`] says whether it does.
+    pub(crate) fn next_candidate(
+        &self,
+        audiences: &Audiences,
+        audience: AudienceId,
+        from: EntityId,
+    ) -> Option<EntityId> {
+        match &audiences.get(audience)?.observer {
+            Some(observer) => observer.seen.range(from..).next().copied(),
+            None => (from..self.entities.end()).find(|id| self.entities.contains(*id)),
         }
-        let view = who.view.as_ref();
-        let work = &self.work;
-        let shown =
-            |(id, entity): (usize, &mut Entity)| entity.is_shown_to(view, work).then_some(id as EntityId);
-        self.entities.iter_mut().filter_map(shown).collect()
+    }
+
+    /// What an audience sees, to be compared later with what a subscriber sees instead.
+    pub(crate) fn seen_by(&self, audiences: &Audiences, audience: AudienceId) -> Seen {
+        match audiences.get(audience) {
+            Some(Audience { observer: None, view, .. }) => Seen::Shown(view.clone()),
+            Some(Audience { observer: Some(observer), .. }) => Seen::InArea(observer.seen.clone()),
+            None => Seen::InArea(BTreeSet::new()),
+        }
+    }
+
+    /// What went out of view and what came into view for a subscriber that saw `before` and is in this audience now, both in
+    /// the order of ids; `None`: more than `max` entities together.
+    pub(crate) fn difference(
+        &mut self,
+        before: &Seen,
+        audiences: &Audiences,
+        audience: AudienceId,
+        max: usize,
+    ) -> Option<(Vec<EntityId>, Vec<EntityId>)> {
+        let (work, who) = (&self.work, audiences.get(audience));
+        let (mut gone, mut new) = (Vec::new(), Vec::new());
+        for (id, entity) in self.entities.iter_mut() {
+            let saw = match before {
+                Seen::Shown(view) => entity.is_shown_to(view.as_ref(), work),
+                Seen::InArea(seen) => seen.contains(&id),
+            };
+            let sees = who.is_some_and(|who| match &who.observer {
+                Some(observer) => observer.seen.contains(&id),
+                None => entity.is_shown_to(who.view.as_ref(), work),
+            });
+            match (saw, sees) {
+                (true, false) => gone.push(id),
+                (false, true) => new.push(id),
+                _ => continue,
+            }
+            if gone.len() + new.len() > max {
+                return None;
+            }
+        }
+        Some((gone, new))
     }
 
     /// An entity's state, if an audience sees it now.
@@ -333,9 +379,12 @@ impl World {
         id: EntityId,
     ) -> Option<&Arc<Publication>> {
         let who = audiences.get(audience)?;
-        let entity = self.entities.get_mut(id as usize)?;
+        let entity = self.entities.get_mut(id)?;
         let seen = match &who.observer {
-            Some(observer) => observer.seen.contains(&id),
+            Some(observer) => {
+                self.work.add(work::EXAMINE);
+                observer.seen.contains(&id)
+            }
             None => entity.is_shown_to(who.view.as_ref(), &self.work),
         };
         seen.then_some(&entity.publication)
@@ -345,8 +394,8 @@ impl World {
     pub(crate) fn read_table(&mut self, audiences: &mut Audiences, table: &[Arc<Publication>]) {
         self.work.add(work::INDEX * table.len() as u64);
         self.loaded = false;
-        self.entities.clear();
-        self.by_key.clear();
+        self.entities = KeyedSlab::default();
+        self.entities.reserve(table.len());
         self.data_bytes = 0;
         for audience in observers(audiences) {
             if let Some(observer) = audiences.get_mut(audience).and_then(|who| who.observer.as_mut()) {

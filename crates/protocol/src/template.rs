@@ -99,22 +99,39 @@ impl ClassName {
 
     /// The placeholders' values, if the channel belongs to the class.
     pub fn matches<'n, 'c>(&'n self, channel: &'c str) -> Option<Params<'n, 'c>> {
+        // Most channels begin otherwise.
+        if !channel.starts_with(self.literal_prefix()) {
+            return None;
+        }
         let mut params = Params::default();
+        self.read(channel, |name, value| params.push(name, value)).then_some(params)
+    }
+
+    /// Whether the channel belongs to the class; for less than [`ClassName::matches`] costs.
+    pub fn includes(&self, channel: &str) -> bool {
+        self.read(channel, |_, _| {})
+    }
+
+    /// Passes each placeholder's name and value; returns whether the channel belongs to the class.
+    fn read<'n, 'c>(&'n self, channel: &'c str, mut take: impl FnMut(&'n str, &'c str)) -> bool {
         let mut rest = channel;
         for part in &self.parts {
             match part {
-                TemplatePart::Fixed(text) => rest = rest.strip_prefix(&**text)?,
+                TemplatePart::Fixed(text) => match rest.strip_prefix(&**text) {
+                    Some(after) => rest = after,
+                    None => return false,
+                },
                 TemplatePart::Placeholder(placeholder) => {
                     let (value, after) = rest.split_at(placeholder.end_in(rest).unwrap_or(rest.len()));
                     if value.is_empty() {
-                        return None;
+                        return false;
                     }
-                    params.push(&placeholder.name, value);
+                    take(&placeholder.name, value);
                     rest = after;
                 }
             }
         }
-        (self.open || rest.is_empty()).then_some(params)
+        self.open || rest.is_empty()
     }
 
     /// Whether a pattern with this fixed part belongs to the class: the fixed part holds all that comes before

@@ -295,6 +295,7 @@ fn settings_of(config: &RedisConfig, all: &Config) -> Result<RedisSettings, Star
         db: config.db.into(),
         subscriber_pool: config.subscriber_pool,
         client_name: broker::redis::client_name(&all.node),
+        classes: all.engine.classes.clone(),
         sharded: ShardedChannels::new(&all.engine.classes, &all.engine.reserved),
         library: broker::redis::Library::new(&all.engine.classes, &names, all.broker.external_bytes),
         names,

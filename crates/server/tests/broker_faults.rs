@@ -497,6 +497,7 @@ fn what_is_no_redis_is_not_listened_to() {
             subscriber_pool: 1,
             client_name: String::new(),
             names: names.clone(),
+            classes: broker_support::bench::classes(),
             sharded: ShardedChannels::default(),
             library: Library::new(&broker_support::bench::classes(), &names, 1 << 20),
             views_open_without_permission: false,

@@ -12,7 +12,7 @@ use drawbridge_engine::io::{
 use drawbridge_engine::rate_limit::SharedLimits;
 use drawbridge_engine::settings::Settings;
 use drawbridge_engine::upstream::{
-    Hub, HubInput, HubOutput, HubSettings, LinkCommand, ShardId, StoredEntity, StoredTable,
+    Hub, HubInput, HubOutput, HubSettings, LinkCommand, LoadedTable, ShardId, StoredEntity, StoredTable,
 };
 use drawbridge_protocol::event::{Event, Payload, PayloadMode};
 use drawbridge_protocol::websocket::payload_of;
@@ -320,9 +320,18 @@ impl Bench {
         self.take(player).iter().map(short).collect()
     }
 
-    /// Does what the engine wants, and what follows from it.
+    /// Does what the engine wants, and what follows from it, in as many turns as that takes.
     pub fn pump(&mut self) {
         self.engine.check();
+        self.turn();
+        while self.engine.next_deadline_ms().is_some_and(|at| at <= self.now.mono_ms) {
+            self.engine.handle(self.now, Input::Tick);
+            self.turn();
+        }
+    }
+
+    /// One turn: does what the engine wants until it has said all, and may have left something to the next one.
+    pub fn turn(&mut self) {
         while let Some(output) = self.engine.poll_output() {
             match output {
                 Output::Write { conn, frames } => self.write(conn, frames),
@@ -461,7 +470,8 @@ impl Bench {
                 }
                 HubOutput::Shards(_, event) => self.engine.handle(self.now, Input::Broker(event)),
                 HubOutput::Load { channel, load } => {
-                    let table = Ok(self.stored.clone());
+                    let classes = &self.hub.settings().classes;
+                    let table = Ok(LoadedTable::read(classes, &channel, self.stored.clone()));
                     self.hub.handle(self.now.mono_ms, HubInput::Loaded { channel: &channel, load, table });
                 }
                 HubOutput::ReadLog { channel, .. } => unreachable!("no class here has a log: {channel}"),

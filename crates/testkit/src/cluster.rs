@@ -143,7 +143,18 @@ impl Cluster {
         }
         for (node, shard) in self.shards() {
             self.input(node, shard, Input::Tick, outside);
+            while self.take_turn(node, shard, outside) {}
         }
+    }
+
+    /// One more turn of an engine, if the last one left something to it.
+    fn take_turn(&mut self, node: usize, shard: usize, outside: &mut impl Outside) -> bool {
+        let deadline_ms = self.nodes[node].shards[shard].engine.next_deadline_ms();
+        let is_due = deadline_ms.is_some_and(|at| at <= self.now.mono_ms);
+        if is_due {
+            self.input(node, shard, Input::Tick, outside);
+        }
+        is_due
     }
 
     /// One thing moves on in one of the queues.
@@ -187,6 +198,7 @@ impl Cluster {
         }
         for (node, shard) in self.shards() {
             moved |= self.carry_event(node, shard, outside);
+            moved |= self.take_turn(node, shard, outside);
         }
         moved
     }

@@ -3,6 +3,7 @@
 use drawbridge_engine::class::{Class, Classes};
 use drawbridge_engine::settings::{Rate, Reserved, Settings};
 use drawbridge_engine::upstream::{HubSettings, LinkId, SlotHasher};
+use drawbridge_engine::work::SNAPSHOT_STEPS;
 
 /// More than any test uses.
 pub const PLENTY: Rate = Rate { per_second: 1 << 20, burst: 1 << 20 };
@@ -41,6 +42,7 @@ pub fn settings(classes: Vec<Class>) -> Settings {
         reserved: Reserved::new(RESERVED),
         external_bytes: 1 << 20,
         views_open_without_permission: false,
+        snapshot_steps: SNAPSHOT_STEPS,
         explain: true,
     }
 }

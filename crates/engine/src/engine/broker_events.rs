@@ -301,9 +301,9 @@ impl Engine {
         if let Some(first) = logged {
             return self.log_gap(channel, first);
         }
-        let class = self.settings.classes.of_channel(channel);
+        let class = self.settings.classes.class_of(channel);
         // Volatile events are not recovered.
-        if class.is_some_and(|(_, class, _)| class.history.is_some()) {
+        if class.is_some_and(|(_, class)| class.history.is_some()) {
             return;
         }
         let position = ChannelPosition::Counted(position);

@@ -75,8 +75,8 @@ impl Engine {
 
     /// Whether a subscription to this causes more work than its message pays for.
     pub(super) fn is_work(&self, subject: &Subject, filter: Option<&Expr>) -> bool {
-        let class = self.settings.classes.of_channel(&subject.name).filter(|_| !subject.is_pattern());
-        filter.is_some() || class.is_some_and(|(_, class, _)| class.entity.is_some())
+        let class = self.settings.classes.class_of(&subject.name).filter(|_| !subject.is_pattern());
+        filter.is_some() || class.is_some_and(|(_, class)| class.entity.is_some())
     }
 
     /// Whether evaluating a client's filter about all that is in its area takes no longer than the whole burst of work:

@@ -16,7 +16,7 @@ use crate::area::Shape;
 use crate::audience::AudienceId;
 use crate::class::{ClassId, Delivery};
 use crate::io::SessionId;
-use crate::outbox::{OutboundQueue, QueueId, QueueKind, Queued, QueuedKind, SnapshotState};
+use crate::outbox::{OutboundQueue, QueueId, QueueKind, Queued, QueuedKind};
 use crate::rate_limit::SharedLimits;
 use crate::session::Session;
 use crate::settings::Settings;
@@ -108,7 +108,7 @@ impl Engine {
         session.deadlines.flush_ms = next_ms;
         self.out.timers.arm(session);
         if more {
-            self.out.mark_dirty(session);
+            self.out.mark_unfinished(session);
         }
     }
 
@@ -133,7 +133,10 @@ impl Engine {
 
     /// As [`Engine::flush_target`], for a channel whose events may come through patterns.
     pub(super) fn flush_channel(&mut self, id: SessionId, channel: &str) {
-        let class = self.settings.classes.of_channel(channel).map(|(class, _, _)| class);
+        if !self.sessions[id].outbox.has_queues() {
+            return;
+        }
+        let class = self.settings.classes.class_of(channel).map(|(class, _)| class);
         self.flush_streams(id, Some(class));
     }
 
@@ -301,18 +304,19 @@ impl<'e> Flush<'e> {
         match snapshot {
             Some(snapshot) if may_send => {
                 let bounds = MessageBounds::of(session, delivery);
-                let part = SnapshotPart { target_id, audience, bounds, max_bytes: self.max_bytes };
+                let (max_bytes, max_steps) = (self.max_bytes, self.out.snapshot_steps_left);
+                let part = SnapshotPart { target_id, audience, bounds, max_bytes, max_steps };
                 let before = work.total();
                 let rest = part.send(session, target, snapshot, &mut self.out.stats);
+                let steps = work.total() - before;
+                self.out.snapshot_steps_left = max_steps.saturating_sub(steps);
                 if pays {
-                    let steps = work.total() - before;
                     session.charge_work(self.limits, self.settings, self.out.now.mono_ms, steps);
                     self.out.stats.work_charged += steps;
                 }
                 target.subscriber_at_mut(slot).pays = pays && rest.is_some();
-                if let Some(rest) = rest {
-                    let running = Some(SnapshotState::Running(rest));
-                    self.out.change(session, queue, |queue| queue.snapshot = running);
+                if rest.is_some() {
+                    self.out.change(session, queue, |queue| queue.snapshot = rest);
                     return (Vec::new(), true);
                 }
             }

@@ -74,8 +74,8 @@ impl Engine {
         let claims = self.sessions[id].claims.as_ref();
         let claims = claims.ok_or_else(|| Refusal::new(ErrorCode::Unauthenticated, "no token yet"))?;
         permissions::may_subscribe(&self.settings, claims, name).map_err(Refusal::forbidden)?;
-        let class = self.settings.classes.of_channel(name);
-        if class.is_none_or(|(_, class, _)| class.history.is_none()) {
+        let class = self.settings.classes.class_of(name);
+        if class.is_none_or(|(_, class)| class.history.is_none()) {
             return Err(Refusal::new(ErrorCode::Unsupported, "the class of this channel keeps no history"));
         }
         if self.status == BrokerStatus::Degraded {
@@ -177,7 +177,7 @@ impl Engine {
         let view = self.views.get(view, None);
         let encoding = session.encoding();
         let bound = composed_bytes(session);
-        let class = self.settings.classes.of_channel(&out.channel).map(|(id, class, _)| (class, id));
+        let class = self.settings.classes.class_of(&out.channel).map(|(id, class)| (class, id));
         // Of the newest events the older ones give way; of those behind a position the later ones come on the next page.
         let is_newest = out.since.is_none() && !out.is_lost;
         let head = HEAD_BYTES + out.channel.len();

@@ -134,7 +134,7 @@ impl Engine {
             anonymous_filters: HashMap::new(),
             releasing: HashMap::new(),
             views: EffectiveViews::default(),
-            out: Outbound::default(),
+            out: Outbound::new(settings.snapshot_steps),
             connecting: Connecting::new(settings.connecting),
             closing: Vec::new(),
             returning: Vec::new(),
@@ -220,28 +220,46 @@ impl Engine {
         }
     }
 
-    /// What is to be done, in order; `None` ends the turn.
+    /// What is to be done, in order; `None` ends the turn. What the turn left to the next one is due at once
+    /// ([`Engine::next_deadline_ms`]).
     pub fn poll_output(&mut self) -> Option<Output> {
         if let Some(output) = self.out.outputs.pop_front() {
             return Some(output);
         }
-        while let Some(id) = self.out.pop_dirty() {
+        while let Some(id) = self.next_to_flush() {
             if let Some(write) = self.next_write(id) {
                 return Some(write);
             }
         }
         // What was written may have made room for more.
-        self.out.outputs.pop_front()
+        let output = self.out.outputs.pop_front();
+        if output.is_none() {
+            self.out.snapshot_steps_left = self.settings.snapshot_steps;
+        }
+        output
     }
 
-    /// What a session of the dirty list is to be sent.
+    /// The next session whose outbox is to be flushed, if it has not ended since it was marked.
+    fn next_to_flush(&mut self) -> Option<SessionId> {
+        if let Some(id) = self.out.pop_dirty() {
+            if self.sessions.get(id).is_some() {
+                self.sessions[id].is_dirty = false;
+            }
+            return Some(id);
+        }
+        let id = self.out.pop_unfinished()?;
+        if self.sessions.get(id).is_some() {
+            self.sessions[id].is_unfinished = false;
+        }
+        Some(id)
+    }
+
+    /// What a session is to be sent.
     ///
     /// Invariant: nothing closes here, because flushing makes frames of what was counted already.
     fn next_write(&mut self, id: SessionId) -> Option<Output> {
-        // It may have ended since it was put there.
-        let is_blocked = self.sessions.get(id)?.is_blocked();
-        self.sessions[id].is_dirty = false;
-        if is_blocked {
+        // It may have ended since it was marked.
+        if self.sessions.get(id)?.is_blocked() {
             return None;
         }
         self.flush_outbox(id);
@@ -258,7 +276,8 @@ impl Engine {
     pub fn next_deadline_ms(&self) -> Option<u64> {
         let session = self.out.timers.first_ms();
         let presence = self.presence.next_deadline_ms(self.status);
-        let others = [presence, self.logs.next_deadline_ms(), self.records.next_deadline_ms()];
+        let unfinished = self.out.is_unfinished().then_some(self.out.now.mono_ms);
+        let others = [presence, self.logs.next_deadline_ms(), self.records.next_deadline_ms(), unfinished];
         session.into_iter().chain(others.into_iter().flatten()).min()
     }
 

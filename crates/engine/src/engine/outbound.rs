@@ -22,6 +22,10 @@ pub(super) struct Outbound {
     pub(super) queues: Queues,
     /// Sessions whose outbox is flushed at the end of the turn, each once.
     dirty: Vec<SessionId>,
+    /// Sessions for which more is ready than one flush sends, each once, in the order in which they go on.
+    unfinished: VecDeque<SessionId>,
+    /// What snapshots may still do in this turn, in steps ([`crate::work`]).
+    pub(super) snapshot_steps_left: u64,
     /// Sessions for which more waits than the limit allows, since the limit was last enforced.
     pub(super) over_limit: Vec<SessionId>,
     pub(super) timers: Timers,
@@ -30,13 +34,16 @@ pub(super) struct Outbound {
     pub(super) stats: Stats,
 }
 
-impl Default for Outbound {
-    fn default() -> Self {
+impl Outbound {
+    /// With nothing to send; snapshots may do so many steps in the first turn.
+    pub(super) fn new(snapshot_steps_left: u64) -> Self {
         Outbound {
             now: Now { mono_ms: 0, unix_ms: 0 },
             publication_seq: 0,
             queues: Queues::default(),
             dirty: Vec::new(),
+            unfinished: VecDeque::new(),
+            snapshot_steps_left,
             over_limit: Vec::new(),
             timers: Timers::default(),
             outputs: VecDeque::new(),
@@ -44,9 +51,7 @@ impl Default for Outbound {
             stats: Stats::default(),
         }
     }
-}
 
-impl Outbound {
     /// Appends a message to a session's outbox, in its encoding.
     pub(super) fn send(&mut self, session: &mut Session, message: &ServerMessage<'_>) {
         if session.takes_frames() {
@@ -128,9 +133,29 @@ impl Outbound {
         self.dirty.pop()
     }
 
+    /// The outbox is flushed again behind those of all others: in this turn, or, once its snapshots have done what they may,
+    /// in the next.
+    pub(super) fn mark_unfinished(&mut self, session: &mut Session) {
+        if !session.is_blocked() && !std::mem::replace(&mut session.is_unfinished, true) {
+            self.unfinished.push_back(session.id);
+        }
+    }
+
+    /// The next session that goes on in this turn. It may have ended since.
+    pub(super) fn pop_unfinished(&mut self) -> Option<SessionId> {
+        if self.snapshot_steps_left == 0 { None } else { self.unfinished.pop_front() }
+    }
+
+    /// Whether something is left to the next turn.
+    pub(super) fn is_unfinished(&self) -> bool {
+        !self.unfinished.is_empty()
+    }
+
     /// Panics in debug builds if what it keeps of a session and what the session says are not the same.
     pub(super) fn check(&self, session: &Session) {
         debug_assert_eq!(session.is_dirty, self.dirty.contains(&session.id), "dirty {:?}", session.id);
+        let is_unfinished = self.unfinished.contains(&session.id);
+        debug_assert_eq!(session.is_unfinished, is_unfinished, "unfinished {:?}", session.id);
         let armed_ms = session.deadlines.armed_ms;
         debug_assert_eq!(armed_ms, session.deadlines.earliest(), "timer of {:?}", session.id);
         debug_assert!(armed_ms == 0 || self.timers.0.contains(&(armed_ms, session.id)), "timer is lost");

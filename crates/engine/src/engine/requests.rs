@@ -222,12 +222,14 @@ impl Engine {
             ClientMessage::Subscribe(_) | ClientMessage::HistoryGet(_) | ClientMessage::PresenceGet(_) => {
                 link.subscribes.take(now, self.settings.subscribes, 1)
             }
-            // A name that is not well formed is of no class, whatever it looks like.
-            ClientMessage::Publish(publish) if channel::validate(&publish.channel).is_ok() => {
-                let class = self.settings.classes.of_channel(&publish.channel);
-                match class.and_then(|(class_id, class, _)| Some((class_id, class.publishes?))) {
-                    Some((class_id, rate)) => link.publish_bucket(class_id).take(now, rate, 1),
-                    None => Verdict::Allowed,
+            ClientMessage::Publish(publish) => {
+                let class = self.settings.classes.class_of(&publish.channel);
+                match class.and_then(|(class_id, class)| Some((class_id, class.publishes?))) {
+                    // A name that is not well formed is of no class, whatever it looks like.
+                    Some((class_id, rate)) if channel::validate(&publish.channel).is_ok() => {
+                        link.publish_bucket(class_id).take(now, rate, 1)
+                    }
+                    _ => Verdict::Allowed,
                 }
             }
             _ => Verdict::Allowed,
@@ -311,8 +313,8 @@ impl Engine {
             && self
                 .settings
                 .classes
-                .of_channel(channel)
-                .is_some_and(|(_, class, _)| class.when_broker_down == WhenDown::Reject)
+                .class_of(channel)
+                .is_some_and(|(_, class)| class.when_broker_down == WhenDown::Reject)
     }
 
     /// Whether the connection has a subscription of this kind that waits for Redis: one that is not confirmed yet, or

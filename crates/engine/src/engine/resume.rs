@@ -344,7 +344,7 @@ impl Engine {
             }
             for (channel, sent) in named {
                 let channel: Arc<str> = channel.as_str().into();
-                let class = self.settings.classes.of_channel(&channel).map(|(class, _, _)| class);
+                let class = self.settings.classes.class_of(&channel).map(|(class, _)| class);
                 let is_own = self.is_subscribed(id, &Subject::channel(channel.clone()));
                 if is_own || !is_logged(&self.settings, class) {
                     continue;

@@ -11,7 +11,7 @@ use super::deliver::delivery_of;
 use super::entities::EntityUpdate;
 use super::refusal::Refusal;
 use crate::area::Area;
-use crate::audience::{Audiences, EVERYBODY, NOBODY, Visibility};
+use crate::audience::{Audiences, EVERYBODY, Visibility};
 use crate::class::Class;
 use crate::expr::{self, Expr, Vars};
 use crate::io::{
@@ -23,7 +23,7 @@ use crate::session::{Phase, Session};
 use crate::targets::{Reply, TargetId, Waiter};
 use crate::view::{RuleScope, bind, bind_me};
 use crate::work;
-use crate::world::Change;
+use crate::world::{Change, Seen};
 
 /// Where the compiler has no better one.
 const FILTER_HINT: &str =
@@ -116,8 +116,8 @@ impl Engine {
             let refusal = Refusal::new(ErrorCode::FilterInvalid, format!("area: {message}"));
             Refusal { position: Some(position as u64), hint: Some(hint.to_owned()), ..refusal }
         };
-        let class = self.settings.classes.of_channel(&subject.name).filter(|_| !subject.is_pattern());
-        let Some(space) = class.and_then(|(_, class, _)| class.space()) else {
+        let class = self.settings.classes.class_of(&subject.name).filter(|_| !subject.is_pattern());
+        let Some(space) = class.and_then(|(_, class)| class.space()) else {
             let hint = "an area needs a channel by its name, whose class has `position`";
             return Err(invalid("this subscription has no positions", 0, hint));
         };
@@ -326,20 +326,18 @@ impl Engine {
 
     /// Notifies one subscriber of what it sees now and did not before, and the other way round. Returns whether it
     /// sends a new snapshot instead.
-    fn notify_difference(&mut self, target_id: TargetId, slot: u32, before: &[u32]) -> bool {
+    fn notify_difference(&mut self, target_id: TargetId, slot: u32, before: &Seen) -> bool {
         let target = &mut self.targets[target_id];
         let delivery = delivery_of(&self.settings, target.class);
         let audience = target.subscriber_at(slot).audience;
         let Some((world, audiences)) = target.table_mut() else { return false };
-        let now = if audience == NOBODY { Vec::new() } else { world.seen_by(audiences, audience) };
-        let gone = before.iter().filter(|id| now.binary_search(id).is_err());
-        let new = now.iter().filter(|id| before.binary_search(id).is_err());
-        if gone.clone().chain(new.clone()).nth(MAX_DIFFERENCE).is_some() {
+        let Some((gone, new)) = world.difference(before, audiences, audience, MAX_DIFFERENCE) else {
             let session = target.subscriber_at(slot).session;
             self.want_snapshot(session, target_id);
             return true;
-        }
-        let changes = gone.map(|id| (*id, Change::Hide)).chain(new.map(|id| (*id, Change::Enter)));
+        };
+        let gone = gone.into_iter().map(|id| (id, Change::Hide));
+        let changes = gone.chain(new.into_iter().map(|id| (id, Change::Enter)));
         let states = changes.filter_map(|(id, change)| Some((id, change, world.state(id)?.clone())));
         for (entity, change, state) in states.collect::<Vec<_>>() {
             let bytes = if change == Change::Enter { state.event.data_json().len() } else { 0 };

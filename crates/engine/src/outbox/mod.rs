@@ -14,7 +14,7 @@ use hashbrown::HashSet;
 use slab::Slab;
 use smallvec::SmallVec;
 
-pub(crate) use queue::{OutboundQueue, QueueKind, Queued, QueuedKind, Snapshot, SnapshotState};
+pub(crate) use queue::{OutboundQueue, QueueKind, Queued, QueuedKind, Snapshot};
 
 use crate::class::{ClassId, Delivery};
 use crate::io::Format;

@@ -140,65 +140,30 @@ pub(crate) struct OutboundQueue {
     /// Events before the first were dropped: of which subscriptions, and up to which offset; 0 where a snapshot follows, or
     /// where they had none.
     pub(crate) gaps: SmallVec<[(TargetId, u64); 1]>,
-    pub(crate) snapshot: Option<SnapshotState>,
+    pub(crate) snapshot: Option<Snapshot>,
 }
 
 /// Bounds of what is staged in one queue: events, and bytes that the last event may exceed.
 const MAX_STAGED: usize = 64;
 const MAX_STAGED_BYTES: usize = 16 * 1024;
 
-/// How far a snapshot has come.
-#[derive(Clone, Debug)]
-pub(crate) enum SnapshotState {
-    /// It starts when there is room.
-    Wanted,
-    /// A part of it was sent.
-    Running(Snapshot),
-}
-
-/// All entities in view, sent in parts.
-#[derive(Clone, Debug)]
+/// All entities in view, sent in parts, in the order of their ids. It has none of them: it shows each as it is when it comes
+/// to it.
+#[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Snapshot {
-    /// Ascending.
-    ids: Vec<EntityId>,
-    next: usize,
+    /// The first entity that it has not reached.
+    pub(crate) next: EntityId,
+    /// A part of it was sent.
+    pub(crate) is_begun: bool,
 }
 
 impl Snapshot {
-    pub(crate) fn new(ids: Vec<EntityId>) -> Self {
-        Snapshot { ids, next: 0 }
-    }
-
-    /// No part of it was sent yet.
-    pub(crate) fn is_fresh(&self) -> bool {
-        self.next == 0
-    }
-
-    pub(crate) fn is_done(&self) -> bool {
-        self.next >= self.ids.len()
-    }
-
-    /// The next entity.
-    pub(crate) fn peek(&self) -> Option<EntityId> {
-        self.ids.get(self.next).copied()
-    }
-
-    /// Goes on to the entity behind the next.
-    pub(crate) fn advance(&mut self) {
-        self.next += 1;
-    }
-
-    /// Takes in a change of an entity. Returns whether the parts that are still to be sent make it needless.
+    /// Whether it has yet to come to an entity, so that a change of it is needless.
     ///
-    /// Invariant: an id whose entity went out of view is left out from then on. Why: the id is used again, and what comes
-    /// into view later follows the snapshot as a change.
-    fn absorbs(&mut self, id: EntityId, change: Change) -> bool {
-        let rest = self.ids.get(self.next..).unwrap_or_default();
-        let Ok(at) = rest.binary_search(&id) else { return false };
-        if matches!(change, Change::Hide | Change::Remove) {
-            self.ids.remove(self.next + at);
-        }
-        true
+    /// Invariant: that holds of an entity that comes into view, too, and of one that leaves it and was never sent. What
+    /// happens to ids before `next` follows the snapshot as changes.
+    fn is_before(&self, id: EntityId) -> bool {
+        self.next <= id
     }
 }
 
@@ -307,12 +272,9 @@ impl OutboundQueue {
     }
 
     /// Whether a snapshot that is wanted or running makes a change needless.
-    fn is_absorbed(&mut self, queued: &Queued) -> bool {
-        match (&mut self.snapshot, queued.kind) {
-            (Some(SnapshotState::Wanted), Some(QueuedKind::Entity(..))) => true,
-            (Some(SnapshotState::Running(snapshot)), Some(QueuedKind::Entity(id, change))) => {
-                snapshot.absorbs(id, change)
-            }
+    fn is_absorbed(&self, queued: &Queued) -> bool {
+        match (&self.snapshot, queued.kind) {
+            (Some(snapshot), Some(QueuedKind::Entity(id, _))) => snapshot.is_before(id),
             _ => false,
         }
     }
@@ -399,7 +361,7 @@ impl OutboundQueue {
     pub(crate) fn restart(&mut self, resync: Option<TargetId>) {
         self.clear();
         self.conflating = false;
-        self.snapshot = Some(SnapshotState::Wanted);
+        self.snapshot = Some(Snapshot::default());
         if let Some(target) = resync {
             self.add_gap(target, 0);
         }

@@ -69,10 +69,10 @@ enum Dropped<'a> {
 impl Hub {
     pub(super) fn rules_of(&self, channel: &str) -> Rules {
         let reserved = self.settings.reserved.holds(channel);
-        let class = if reserved { None } else { self.settings.classes.of_channel(channel) };
+        let class = if reserved { None } else { self.settings.classes.class_of(channel) };
         let presence = reserved && self.settings.reserved.of_presence_channel(channel).is_some();
-        let sharded = class.as_ref().is_some_and(|(_, class, _)| class.sharded);
-        Rules { reserved, presence, sharded, class: class.map(|(id, _, _)| id) }
+        let sharded = class.is_some_and(|(_, class)| class.sharded);
+        Rules { reserved, presence, sharded, class: class.map(|(id, _)| id) }
     }
 
     pub(super) fn message(

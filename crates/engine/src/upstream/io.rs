@@ -2,9 +2,8 @@
 
 use std::sync::Arc;
 
-use bytes::Bytes;
-
 use super::barrier::BarrierToken;
+use super::loaded_table::LoadedTable;
 use super::moves::PeerMessage;
 use super::shards::{ShardId, ShardSet};
 use super::slot_moves::SlotMove;
@@ -65,7 +64,7 @@ pub enum HubInput<'a> {
         /// Which [`HubOutput::Load`] it answers.
         load: u64,
         /// What Redis keeps, or the error that it returned.
-        table: Result<StoredTable, Arc<str>>,
+        table: Result<LoadedTable, Arc<str>>,
     },
     /// A shard needs the logged events of a channel behind this offset ([`BrokerEvent::Replay`]).
     CatchUp {
@@ -211,32 +210,6 @@ pub enum HubOutput {
         /// The payload's size.
         bytes: usize,
     },
-}
-
-/// An entity channel's table as it is stored.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct StoredTable {
-    /// Names the table's life; empty where there is none.
-    pub epoch: String,
-    /// How many changes it had seen before its entities were read.
-    pub seq: u64,
-    /// How many it had seen behind that: no entity is of a later change.
-    pub last_seq: u64,
-    /// Its entities.
-    pub entities: Vec<StoredEntity>,
-    /// How many of its fields are no entities that could be read.
-    pub unreadable: usize,
-}
-
-/// One entity as it is stored.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct StoredEntity {
-    /// Its key.
-    pub key: String,
-    /// How long ago its last event came, in milliseconds.
-    pub age_ms: u64,
-    /// The last event: what was published.
-    pub payload: Bytes,
 }
 
 /// Why an event of an entity channel is dropped.

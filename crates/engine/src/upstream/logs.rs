@@ -12,6 +12,7 @@ use drawbridge_protocol::event::{Event, Payload};
 use drawbridge_protocol::glob;
 use hashbrown::HashMap;
 
+use super::due::pop_due;
 use super::hub::{Hub, State};
 use super::io::{HubOutput, HubSettings};
 use super::log::{AfterReading, CatchUpRequest, Fate, Log, Moved, Page, PageOut, TailPage};
@@ -456,11 +457,7 @@ impl Hub {
     /// Pages that wait for the link in vain: the stream goes on behind what the log has.
     pub(super) fn end_waiting_pages(&mut self, now_ms: u64) {
         self.end_tails(now_ms);
-        while let Some((at, name)) = self.log_deadlines.pop_first() {
-            if at > now_ms {
-                self.log_deadlines.insert((at, name));
-                return;
-            }
+        while let Some((at, name)) = pop_due(&mut self.log_deadlines, now_ms) {
             let Some(log) = self.log_of(&name) else { continue };
             if log.has_page_of(at) {
                 log.put_back();

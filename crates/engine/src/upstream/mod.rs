@@ -12,10 +12,12 @@ mod barrier;
 mod counters;
 mod cover;
 mod dedup;
+mod due;
 mod globs;
 mod held_commands;
 mod hub;
 mod io;
+mod loaded_table;
 mod log;
 mod logs;
 mod merge;
@@ -36,9 +38,8 @@ mod topology;
 pub use barrier::BarrierToken;
 pub(crate) use barrier::ShardBarrier;
 pub use hub::Hub;
-pub use io::{
-    BadEntity, BadTable, HubInput, HubOutput, HubSettings, HubStats, LinkCommand, StoredEntity, StoredTable,
-};
+pub use io::{BadEntity, BadTable, HubInput, HubOutput, HubSettings, HubStats, LinkCommand};
+pub use loaded_table::{LoadedRow, LoadedTable, StoredEntity, StoredTable};
 pub(crate) use logs::read_entry;
 pub use moves::{Carries, Handover, PeerMessage};
 pub use shards::{ShardId, ShardSet};

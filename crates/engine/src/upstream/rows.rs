@@ -2,13 +2,13 @@
 
 use std::sync::Arc;
 
-use hashbrown::HashMap;
-
 use crate::io::Publication;
+use crate::keyed_slab::{Keyed, KeyedSlab};
 
 /// One entity.
 #[derive(Debug)]
 pub(super) struct Row {
+    /// Its last event, which has its key.
     pub(super) publication: Arc<Publication>,
     pub(super) updated_ms: u64,
     /// Which change of the stored table it is.
@@ -17,65 +17,78 @@ pub(super) struct Row {
     pub(super) stored: bool,
 }
 
+impl Keyed for Row {
+    fn key(&self) -> &str {
+        self.publication.event.key().unwrap_or_default()
+    }
+}
+
 /// What an entity takes: its key and what its last event says. Never more than the stored table counts for it, so that
 /// what has room there has room here.
-pub(super) fn weight(key: &str, publication: &Publication) -> usize {
+pub(super) fn weight(publication: &Publication) -> usize {
     let event = &publication.event;
-    let said = [Some(event.name()), Some(event.data_json()), event.from(), event.tags_json()];
-    said.into_iter().flatten().map(str::len).sum::<usize>() + key.len()
+    let said = [Some(event.name()), Some(event.data_json()), event.from(), event.tags_json(), event.key()];
+    said.into_iter().flatten().map(str::len).sum::<usize>()
 }
 
 /// See the module.
 #[derive(Debug, Default)]
 pub(super) struct Rows {
-    by_key: HashMap<Arc<str>, Row>,
+    rows: KeyedSlab<Row>,
     bytes: usize,
 }
 
 impl Rows {
     pub(super) fn len(&self) -> usize {
-        self.by_key.len()
+        self.rows.len()
     }
 
     pub(super) fn bytes(&self) -> usize {
         self.bytes
     }
 
+    /// So many more are inserted next.
+    pub(super) fn reserve(&mut self, more: usize) {
+        self.rows.reserve(more);
+    }
+
     pub(super) fn get(&self, key: &str) -> Option<&Row> {
-        self.by_key.get(key)
+        self.rows.find(key).map(|id| &self.rows[id])
     }
 
     /// What the table says of an entity changes, and its event stays.
     pub(super) fn mark_stored(&mut self, key: &str) -> Option<u64> {
-        self.by_key.get_mut(key).map(|row| {
-            row.stored = true;
-            row.seq
-        })
+        let row = self.rows.find(key).map(|id| &mut self.rows[id])?;
+        row.stored = true;
+        Some(row.seq)
     }
 
-    pub(super) fn insert(&mut self, key: Arc<str>, row: Row) {
-        self.bytes += weight(&key, &row.publication);
-        if let Some(before) = self.by_key.get_mut(&key) {
-            self.bytes -= weight(&key, &before.publication);
-            *before = row;
-        } else {
-            self.by_key.insert(key, row);
+    pub(super) fn insert(&mut self, row: Row) {
+        self.bytes += weight(&row.publication);
+        match self.rows.find(row.key()) {
+            Some(id) => {
+                let before = std::mem::replace(&mut self.rows[id], row);
+                self.bytes -= weight(&before.publication);
+            }
+            None => {
+                self.rows.insert(row);
+            }
         }
     }
 
     pub(super) fn remove(&mut self, key: &str) -> Option<Row> {
-        let row = self.by_key.remove(key)?;
-        self.bytes -= weight(key, &row.publication);
+        let (_, row) = self.rows.remove(key)?;
+        self.bytes -= weight(&row.publication);
         Some(row)
     }
 
     /// Keeps those for which `keeps` says so; it may change all but the event.
-    pub(super) fn retain(&mut self, mut keeps: impl FnMut(&Arc<str>, &mut Row) -> bool) {
+    pub(super) fn retain(&mut self, mut keeps: impl FnMut(&mut Row) -> bool) {
         let bytes = &mut self.bytes;
-        self.by_key.retain(|key, row| {
-            let stays = keeps(key, row);
+        self.rows.retain(|row| {
+            let stays = keeps(row);
             if !stays {
-                *bytes -= weight(key, &row.publication);
+                *bytes -= weight(&row.publication);
             }
             stays
         });
@@ -85,7 +98,8 @@ impl Rows {
         *self = Rows::default();
     }
 
-    pub(super) fn iter(&self) -> impl Iterator<Item = (&Arc<str>, &Row)> {
-        self.by_key.iter()
+    /// All of them, in an order that follows from what was inserted and removed.
+    pub(super) fn iter(&self) -> impl ExactSizeIterator<Item = &Row> {
+        self.rows.iter().map(|(_, row)| row)
     }
 }

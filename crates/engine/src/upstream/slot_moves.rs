@@ -19,6 +19,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use super::due::pop_due;
 use super::held_commands::{Command, Held, HeldCommands};
 use super::hub::{Hub, State};
 use super::io::{HubInput, HubOutput};
@@ -222,11 +223,7 @@ impl Hub {
     }
 
     pub(super) fn end_deferring(&mut self, now_ms: u64) {
-        while let Some((at, subject)) = self.slot_moves.deferred.pop_first() {
-            if at > now_ms {
-                self.slot_moves.deferred.insert((at, subject));
-                return;
-            }
+        while let Some((_, subject)) = pop_due(&mut self.slot_moves.deferred, now_ms) {
             if self.entries.get(&subject).is_some_and(|entry| entry.state == State::Waiting) {
                 self.waiting.push_back(subject);
             }

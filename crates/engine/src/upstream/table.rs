@@ -12,6 +12,7 @@ use super::merge::{Fate, Merge};
 use super::rows::{Row, Rows, weight};
 use crate::class::EntityRules;
 use crate::io::{EntityChange, Publication, Version};
+use crate::keyed_slab::Keyed;
 
 /// See the module.
 #[derive(Debug)]
@@ -123,7 +124,7 @@ impl Table {
         match (fate, version) {
             // The stored table was lost with all that it held.
             (Some(Fate::Buffered { other_life: true }), _) => {
-                self.entities.retain(|_, row| row.seq == UNVERSIONED);
+                self.entities.retain(|row| row.seq == UNVERSIONED);
                 if let Some(loading) = &mut self.loading {
                     loading.removed.retain(|_, seq| *seq == UNVERSIONED);
                 }
@@ -168,8 +169,7 @@ impl Table {
         let before = self.entities.get(key);
         let stored = version.is_some() || before.is_some_and(|row| row.stored);
         let is_new = before.is_none();
-        let grows =
-            weight(key, publication).saturating_sub(before.map_or(0, |row| weight(key, &row.publication)));
+        let grows = weight(publication).saturating_sub(before.map_or(0, |row| weight(&row.publication)));
         // While the stored table is being read it is not known which keys are new.
         let slack = if self.loading.is_some() { 2 } else { 1 };
         if version.is_none() && self.lacks_room(slack, is_new, grows) {
@@ -178,7 +178,7 @@ impl Table {
         // The stored table had room for it.
         gone.extend(self.make_room(now_ms, key, is_new, grows));
         let row = Row { publication: publication.clone(), updated_ms: now_ms, seq, stored };
-        self.entities.insert(key.into(), row);
+        self.entities.insert(row);
         ApplyOutcome::Changed
     }
 
@@ -188,15 +188,15 @@ impl Table {
     fn begin_anew(&mut self, now_ms: u64, own: &str) -> Vec<Arc<str>> {
         self.ended.clear();
         let mut gone = self.expire(now_ms);
-        self.entities.retain(|key, row| {
+        self.entities.retain(|row| {
             row.stored = false;
             if row.seq == UNVERSIONED {
                 return true;
             }
             row.seq = 0;
-            let stays = **key == *own;
+            let stays = row.key() == own;
             if !stays {
-                gone.push(key.clone());
+                gone.push(row.key().into());
             }
             stays
         });
@@ -226,36 +226,37 @@ impl Table {
         let mut gone = self.expire(now_ms);
         gone.retain(|key| **key != *own);
         while self.lacks_room(2, is_new, grows) {
-            let others = self.entities.iter().filter(|(key, _)| ***key != *own);
-            let oldest = others.min_by_key(|(key, row)| (row.stored, row.updated_ms, *key));
-            let Some(key) = oldest.map(|(key, _)| key.clone()) else { break };
+            let others = self.entities.iter().filter(|row| row.key() != own);
+            let oldest = others.min_by_key(|row| (row.stored, row.updated_ms, row.key()));
+            let Some(key) = oldest.map(|row| Arc::<str>::from(row.key())) else { break };
             self.entities.remove(&key);
             gone.push(key);
         }
         gone
     }
 
-    /// Takes in a stored entity, unless something newer came live.
-    pub(super) fn apply_stored(&mut self, now_ms: u64, age_ms: u64, key: Arc<str>, publication: Publication) {
-        let seq = publication.event.server_id().and_then(Version::of_id).map_or(0, |version| version.seq);
-        if age_ms >= self.ttl_ms {
-            return;
-        }
-        let ended = self.loading.as_ref().and_then(|loading| loading.removed.get(&key)).copied();
-        let row = self.entities.mark_stored(&key);
+    /// So many stored entities are taken in next.
+    pub(super) fn expect_stored(&mut self, count: usize) {
+        self.entities.reserve(count);
+    }
+
+    /// Takes in a stored entity, which this change of the stored table has left, unless something newer came live.
+    pub(super) fn apply_stored(&mut self, now_ms: u64, age_ms: u64, seq: u64, publication: Arc<Publication>) {
+        let Some(key) = publication.event.key().filter(|_| age_ms < self.ttl_ms) else { return };
+        let ended = self.loading.as_ref().and_then(|loading| loading.removed.get(key)).copied();
+        let row = self.entities.mark_stored(key);
         if row.is_none() && ended == Some(UNVERSIONED) {
-            self.ended.insert(key);
+            self.ended.insert(key.into());
             return;
         }
         let newer = row.max(ended);
         // No plain event takes a stored entity's room.
-        let is_full = newer.is_none() && self.lacks_room(3, true, weight(&key, &publication));
+        let is_full = newer.is_none() && self.lacks_room(3, true, weight(&publication));
         if newer.is_some_and(|newer| newer >= seq) || is_full {
             return;
         }
         let updated_ms = now_ms.saturating_sub(age_ms);
-        let row = Row { publication: Arc::new(publication), updated_ms, seq, stored: true };
-        self.entities.insert(key, row);
+        self.entities.insert(Row { publication, updated_ms, seq, stored: true });
     }
 
     /// All that is stored was taken in, as of this version; returns whether it fits what came live meanwhile. `holds`: where
@@ -267,7 +268,7 @@ impl Table {
             return false;
         }
         let life = self.merge.life();
-        self.entities.retain(|_, row| {
+        self.entities.retain(|row| {
             let version = row.publication.event.server_id().and_then(Version::of_id);
             version.is_none_or(|version| life.is_some_and(|life| version.epoch == life))
         });
@@ -278,10 +279,10 @@ impl Table {
     pub(super) fn expire(&mut self, now_ms: u64) -> Vec<Arc<str>> {
         let ttl_ms = self.ttl_ms;
         let mut expired: Vec<Arc<str>> = Vec::new();
-        self.entities.retain(|key, row| {
+        self.entities.retain(|row| {
             let alive = now_ms < row.updated_ms.saturating_add(ttl_ms);
             if !alive {
-                expired.push(key.clone());
+                expired.push(row.key().into());
             }
             alive
         });
@@ -289,10 +290,8 @@ impl Table {
         expired
     }
 
-    /// The last event of each entity, in the order of their keys.
+    /// The last event of each entity.
     pub(super) fn all(&self) -> Arc<[Arc<Publication>]> {
-        let mut all: Vec<(&Arc<str>, &Row)> = self.entities.iter().collect();
-        all.sort_unstable_by(|a, b| a.0.cmp(b.0));
-        all.into_iter().map(|(_, row)| row.publication.clone()).collect()
+        self.entities.iter().map(|row| row.publication.clone()).collect()
     }
 }

@@ -7,8 +7,10 @@ use std::sync::Arc;
 use drawbridge_protocol::event::{Event, Payload};
 
 use super::dedup::Rules;
+use super::due::pop_due;
 use super::hub::{Hub, State};
-use super::io::{BadEntity, BadTable, HubOutput, HubStats, StoredEntity, StoredTable};
+use super::io::{BadEntity, BadTable, HubOutput, HubStats};
+use super::loaded_table::{LoadedRow, LoadedTable};
 use super::shards::{ShardId, ShardSet};
 use super::source::Source;
 use super::table::{ApplyOutcome, Table};
@@ -61,11 +63,7 @@ impl Hub {
 
     /// Reads the tables whose pause is over.
     pub(super) fn retry(&mut self, now_ms: u64) {
-        while let Some((at, channel)) = self.retries.pop_first() {
-            if at > now_ms {
-                self.retries.insert((at, channel));
-                return;
-            }
+        while let Some((_, channel)) = pop_due(&mut self.retries, now_ms) {
             let key = SubjectRef::channel(&channel);
             let Some(entry) = self.entries.get_mut(&key).filter(|entry| entry.state == State::Loading) else {
                 continue;
@@ -85,7 +83,7 @@ impl Hub {
         now_ms: u64,
         channel: &str,
         load: u64,
-        stored: Result<StoredTable, Arc<str>>,
+        loaded: Result<LoadedTable, Arc<str>>,
     ) {
         let key = SubjectRef::channel(channel);
         let Some((subject, entry)) = self.entries.get_key_value_mut(&key) else { return };
@@ -95,32 +93,30 @@ impl Hub {
             return;
         }
         let Some(mut table) = entry.source.take_table(load) else { return };
-        let stored = match stored {
-            Ok(stored) => stored,
+        let loaded = match loaded {
+            Ok(loaded) => loaded,
             Err(reason) => {
                 entry.source = Source::Table(table);
                 return self.load_refused(&subject, &reason);
             }
         };
-        let class = entry.rules.class(&self.settings);
         uncount(&mut self.stats, &table);
-        let (mut foreign, mut bad) = (0, stored.unreadable);
-        for entity in stored.entities {
-            let age_ms = entity.age_ms;
-            let Some((key, publication)) = class.and_then(|class| read_stored(class, &subject.name, entity))
-            else {
-                continue;
-            };
+        let (mut foreign, mut bad) = (0, loaded.unreadable);
+        table.expect_stored(loaded.rows.len());
+        for LoadedRow { age_ms, publication } in loaded.rows {
             match publication.event.server_id().and_then(Version::of_id) {
-                Some(version) if version.epoch != stored.epoch => foreign += 1,
-                Some(version) if version.seq > stored.last_seq => bad += 1,
-                _ => table.apply_stored(now_ms, age_ms, key, publication),
+                Some(version) if version.epoch != loaded.epoch => foreign += 1,
+                Some(version) if version.seq > loaded.last_seq => bad += 1,
+                version => {
+                    let seq = version.map_or(0, |version| version.seq);
+                    table.apply_stored(now_ms, age_ms, seq, publication);
+                }
             }
         }
         // Rows of another life may be what the table began while it was read: then another look settles it.
-        let fits = foreign == 0 && table.finish(&stored.epoch, stored.seq, false);
+        let fits = foreign == 0 && table.finish(&loaded.epoch, loaded.seq, false);
         let holds = !fits && table.reads >= READS;
-        let fits = fits || holds && table.finish(&stored.epoch, stored.seq, true);
+        let fits = fits || holds && table.finish(&loaded.epoch, loaded.seq, true);
         table.sweep_at_ms = now_ms + table.sweep_every_ms();
         count(&mut self.stats, &table);
         let sweep = (table.sweep_at_ms, subject.name.clone());
@@ -247,11 +243,7 @@ impl Hub {
 
     /// Takes out of the tables what has outlived its last event.
     pub(super) fn sweep(&mut self, now_ms: u64) {
-        while let Some((at, channel)) = self.sweeps.pop_first() {
-            if at > now_ms {
-                self.sweeps.insert((at, channel));
-                return;
-            }
+        while let Some((_, channel)) = pop_due(&mut self.sweeps, now_ms) {
             let key = SubjectRef::channel(&channel);
             let Some(entry) = self.entries.get_mut(&key) else { continue };
             let Some(table) = entry.source.table_mut() else { continue };
@@ -299,17 +291,6 @@ pub(super) fn put(
     let outcome = table.apply(now_ms, publication, &mut gone);
     count(stats, table);
     (outcome, gone)
-}
-
-fn read_stored(class: &Class, channel: &Arc<str>, entity: StoredEntity) -> Option<(Arc<str>, Publication)> {
-    let mut payload = Payload::read(&entity.payload, class.payload).ok()?;
-    let change = read_entity(class, &mut payload).ok()??;
-    let event = Event::new(&payload, channel, None);
-    // By its class of now, as events are: the row may have been written under another key.
-    Some((
-        event.key()?.into(),
-        Publication::with_entity(channel.clone(), event, LocalOffset(0), Some(change)),
-    ))
 }
 
 /// Finds an event's key, and on an entity channel what it does to which entity.

@@ -23,7 +23,7 @@ impl World {
         position: Point,
         changes: &mut Vec<VisibilityChange>,
     ) {
-        let (Some(spatial), Some(entity)) = (&mut self.space, self.entities.get_mut(id as usize)) else {
+        let (Some(spatial), Some(entity)) = (&mut self.space, self.entities.get_mut(id)) else {
             return;
         };
         spatial.grid.set_point(id, position);
@@ -111,7 +111,7 @@ impl World {
         self.work.add(work::EXAMINE * observer.seen.len() as u64);
         let mut lost: Vec<EntityId> = Vec::new();
         for id in &observer.seen {
-            let stays = self.entities.get_mut(*id as usize).is_some_and(|entity| {
+            let stays = self.entities.get_mut(*id).is_some_and(|entity| {
                 let position = entity.position;
                 let inside = shape.zip(position).is_some_and(|(shape, at)| shape.stays(at, hysteresis));
                 inside && entity.is_shown_to(view, &self.work)
@@ -120,7 +120,6 @@ impl World {
                 lost.push(*id);
             }
         }
-        lost.sort_unstable();
         let mut won: Vec<EntityId> = Vec::new();
         if let Some(shape) = shape {
             let examined = spatial.grid.points_in(shape.bounds(), |id, position| {
@@ -131,13 +130,13 @@ impl World {
             self.work.add(work::EXAMINE * examined as u64);
         }
         won.retain(|id| {
-            let entity = self.entities.get_mut(*id as usize);
+            let entity = self.entities.get_mut(*id);
             entity.is_some_and(|entity| entity.is_shown_to(view, &self.work))
         });
         won.sort_unstable();
         for (ids, change) in [(lost, Change::Hide), (won, Change::Enter)] {
             for id in ids {
-                let Some(entity) = self.entities.get_mut(id as usize) else { continue };
+                let Some(entity) = self.entities.get_mut(id) else { continue };
                 if change == Change::Enter {
                     observer.seen.insert(id);
                     entity.watch(audience);
@@ -184,7 +183,7 @@ impl World {
         match area {
             Area::Fixed(shape) => Some(*shape),
             Area::Follow { key, radius } => {
-                let followed = self.find(key).and_then(|id| self.entities.get(id as usize))?;
+                let followed = self.find(key).and_then(|id| self.entities.get(id))?;
                 let center = followed.position.filter(|_| self.may_follow(view, &followed.publication));
                 center.map(|center| Shape::Circle { center, radius: *radius })
             }
@@ -222,7 +221,7 @@ impl World {
     pub(crate) fn remove_observer(&mut self, audience: AudienceId, observer: &Observer) {
         self.stop_following(&observer.area, audience);
         for id in &observer.seen {
-            if let Some(entity) = self.entities.get_mut(*id as usize) {
+            if let Some(entity) = self.entities.get_mut(*id) {
                 entity.unwatch(audience);
             }
         }

@@ -4,4 +4,5 @@
 mod price_list;
 mod shares;
 mod subscribes;
+mod turns;
 mod work;

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use drawbridge_engine::class::{Class, Delivery, EntityRules, SlowConsumer, Space};
 use drawbridge_engine::expr::Vars;
 use drawbridge_engine::settings::Settings;
+use drawbridge_engine::work::SNAPSHOT_STEPS;
 use drawbridge_testkit::classes::{self, open, path, rule};
 use drawbridge_testkit::dice::{Chance, Dice};
 use drawbridge_testkit::facts::{self, Said};
@@ -34,6 +35,8 @@ pub struct Rules {
     pub drops: usize,
     /// One of so many writes blocks the socket.
     pub blocks: usize,
+    /// What snapshots do in a turn.
+    pub snapshot_steps: u64,
 }
 
 impl Rules {
@@ -65,6 +68,7 @@ impl Rules {
             shards: 1 + dice.roll(2),
             drops: [0, 0, 10, 40][dice.roll(4)],
             blocks: [6, 12, 40][dice.roll(3)],
+            snapshot_steps: [SNAPSHOT_STEPS, 1, 200][dice.roll(3)],
         }
     }
 
@@ -103,7 +107,8 @@ impl Rules {
             class("ent:{name}", self.deliveries[1], Some(entities(None))),
             class("sp:{name}", self.deliveries[2], Some(entities(Some(space)))),
         ];
-        Settings { outbound_bytes: self.outbound_bytes, ..settings(classes) }
+        let Rules { outbound_bytes, snapshot_steps, .. } = *self;
+        Settings { outbound_bytes, snapshot_steps, ..settings(classes) }
     }
 }
 

@@ -30,6 +30,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use drawbridge_engine::settings::{Reserved, Settings};
+use drawbridge_engine::work::SNAPSHOT_STEPS;
 use ipnet::IpNet;
 
 use crate::secret::random_hex;
@@ -245,6 +246,7 @@ fn build(root: &Section<'_>) -> Config {
         reserved: Reserved::new(&*broker.key_prefix),
         external_bytes: broker.external_bytes,
         views_open_without_permission: broker.views_open_without_permission,
+        snapshot_steps: SNAPSHOT_STEPS,
         explain: false,
     };
     Config {

@@ -9,7 +9,7 @@ use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use drawbridge_engine::engine::Engine;
 use drawbridge_engine::io::{BrokerEvent, ConnId, Input, Now, Opened, Output, Standing};
@@ -95,11 +95,16 @@ pub(super) async fn run(
     let mut given = pin!(shard.wake.notified());
     let mut lagging_since_ms = None;
     loop {
-        let deadline = shard.next_deadline();
-        if let Some(at) = deadline.filter(|at| armed != Some(*at)) {
-            alarm.as_mut().reset(at.into());
+        let deadline_ms = shard.next_deadline_ms();
+        if let Some(at_ms) = deadline_ms.filter(|at_ms| armed != Some(*at_ms)) {
+            alarm.as_mut().reset(shard.parts.clock.instant(at_ms).into());
         }
-        armed = deadline;
+        armed = deadline_ms;
+        let is_due = deadline_ms.is_some_and(|at_ms| at_ms <= shard.now.get().mono_ms);
+        if is_due {
+            // The engine has left something to this turn: the other tasks of the thread get theirs before.
+            tokio::task::yield_now().await;
+        }
         // Whichever of these it is, the others are looked at below; but not the time.
         let woken = tokio::select! {
             biased;
@@ -110,6 +115,8 @@ pub(super) async fn run(
                 None => return,
             },
             () = given.as_mut() => Woken::Given,
+            // Why not by the alarm: it rings a millisecond later.
+            () = std::future::ready(()), if is_due => Woken::Due,
         };
         shard.read_clocks();
         match woken {
@@ -215,11 +222,11 @@ impl Shard {
         true
     }
 
-    fn next_deadline(&self) -> Option<Instant> {
+    /// When [`Shard::tick`] must come at the latest, in monotonic milliseconds.
+    fn next_deadline_ms(&self) -> Option<u64> {
         let engine = self.engine.borrow().next_deadline_ms();
         let closing = self.closing.borrow().front().map(|(at, _)| *at);
-        let at = [engine, closing].into_iter().flatten().min()?;
-        Some(self.parts.clock.instant(at))
+        engine.into_iter().chain(closing).min()
     }
 
     fn tick(&self) {

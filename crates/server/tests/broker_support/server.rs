@@ -264,6 +264,7 @@ impl Server {
             db: 0,
             subscriber_pool,
             client_name: "drawbridge-test".into(),
+            classes: self.classes(),
             sharded: self.sharded(),
             library: Library::new(&self.classes(), &names, super::bench::EXTERNAL_BYTES),
             names,

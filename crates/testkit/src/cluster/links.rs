@@ -6,7 +6,7 @@ use drawbridge_engine::io::{
     Answer, BrokerCommand, BrokerEvent, BrokerStatus, PlayerAction, PlayerCommand, Query, QueryKind, Subject,
     Ticket,
 };
-use drawbridge_engine::upstream::{Carries, HubInput, HubOutput, LinkId, ShardId, ShardSet};
+use drawbridge_engine::upstream::{Carries, HubInput, HubOutput, LinkId, LoadedTable, ShardId, ShardSet};
 
 use super::node::{HubCommand, LogAsker, LogRead};
 use super::{Cluster, Outside};
@@ -107,7 +107,10 @@ impl Cluster {
             }
             Push::Elsewhere(subject) => self.hub(link, HubInput::Deferred(&subject), outside),
             Push::Loaded { channel, load, table } => {
+                let hub = &self.nodes[link / self.links].hubs[link % self.links];
+                let classes = hub.settings().classes.clone();
                 let table = outside.table(table);
+                let table = table.map(|stored| LoadedTable::read(&classes, &channel, stored));
                 self.hub(link, HubInput::Loaded { channel: &channel, load, table }, outside);
             }
             Push::Command(command) => self.player_command(link, command, outside),

@@ -1,6 +1,7 @@
 //! The link that takes a subject from another one: it subscribes, publishes the marker, and goes on with the entry that it is
 //! given. What it holds meanwhile is in [`super::waiting`].
 
+use super::super::due::pop_due;
 use super::super::hub::{Hub, State};
 use super::super::io::{HubOutput, LinkCommand};
 use super::super::source::Source;
@@ -46,11 +47,7 @@ impl Hub {
 
     /// Breaks the moves that take too long, say because Redis refuses to publish their markers.
     pub(in crate::upstream) fn end_late_moves(&mut self, now_ms: u64) {
-        while let Some((at, subject)) = self.moves.deadlines.pop_first() {
-            if at > now_ms {
-                self.moves.deadlines.insert((at, subject));
-                return;
-            }
+        while let Some((_, subject)) = pop_due(&mut self.moves.deadlines, now_ms) {
             self.joining_fails(&subject);
             self.advance_joining(now_ms, &subject);
         }

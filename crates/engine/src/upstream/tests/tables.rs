@@ -27,10 +27,15 @@ fn live_in(class: Class, row: &'static str) -> (Bench, Vec<String>) {
     bench.give(HubInput::LinkUp);
     bench.live(A, &Subject::channel("world:1"));
     let entity = StoredEntity { key: "a".into(), age_ms: 0, payload: Bytes::from_static(row.as_bytes()) };
-    let table =
-        Ok(StoredTable { epoch: "t".into(), seq: 1, last_seq: 1, entities: vec![entity], unreadable: 0 });
-    let told = bench.give(HubInput::Loaded { channel: "world:1", load: 1, table });
+    let table = StoredTable { epoch: "t".into(), seq: 1, last_seq: 1, entities: vec![entity], unreadable: 0 };
+    let told = give_table(&mut bench, 1, table);
     (bench, told)
+}
+
+/// What is stored of `world:1`, as its class reads it.
+fn give_table(bench: &mut Bench, load: u64, stored: StoredTable) -> Vec<String> {
+    let table = LoadedTable::read(&bench.hub.settings().classes, &"world:1".into(), stored);
+    bench.give(HubInput::Loaded { channel: "world:1", load, table: Ok(table) })
 }
 
 const ROW: &str = r#"{"event":"e","data":{"id":"a"},"key":"a","id":"db1.@t.1"}"#;
@@ -71,8 +76,7 @@ fn loaded(bench: &mut Bench, load: u64, rows: &[&'static str]) -> Vec<String> {
         payload: Bytes::from_static(row.as_bytes()),
     };
     let (entities, epoch) = (rows.iter().map(entity).collect(), "t".to_owned());
-    let table = Ok(StoredTable { epoch, seq: 3, last_seq: 3, entities, unreadable: 0 });
-    bench.give(HubInput::Loaded { channel: "world:1", load, table })
+    give_table(bench, load, StoredTable { epoch, seq: 3, last_seq: 3, entities, unreadable: 0 })
 }
 
 /// A bench whose first question about its table is out.
@@ -281,8 +285,7 @@ fn versions_at_the_end_of_their_range_overflow_nothing() {
         bench.give(HubInput::Tick);
         let entity = StoredEntity { key: "a".into(), age_ms: 0, payload: event(seq).as_bytes().into() };
         let (epoch, entities) = ("t".to_owned(), vec![entity]);
-        let table = Ok(StoredTable { epoch, seq, last_seq: seq, entities, unreadable: 0 });
-        bench.give(HubInput::Loaded { channel: "world:1", load: 2, table });
+        give_table(&mut bench, 2, StoredTable { epoch, seq, last_seq: seq, entities, unreadable: 0 });
         // Nothing that follows is a number that does not exist.
         for next in [seq, seq.wrapping_add(1), 1] {
             bench.copy(None, "world:1", event(next));

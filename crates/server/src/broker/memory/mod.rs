@@ -18,7 +18,7 @@ use drawbridge_engine::io::{
     Answer, Answered, BrokerEvent, ClaimedSession, LiveNode, Outcome, PlayerAction, PlayerCommand, QueryKind,
     SessionSecret, Subject, WriteKind,
 };
-use drawbridge_engine::upstream::{HubInput, LinkCommand};
+use drawbridge_engine::upstream::{HubInput, LinkCommand, LoadedTable};
 use drawbridge_protocol::glob;
 use tokio::sync::watch;
 
@@ -49,7 +49,8 @@ pub(super) async fn run(shell: Shell, classes: Arc<Classes>, external_bytes: usi
         health_board,
         queries,
         store: Store::default(),
-        logs: Logs::new(classes, external_bytes),
+        logs: Logs::new(classes.clone(), external_bytes),
+        classes,
         presence: PresenceStore::default(),
         sessions: SessionStore::default(),
         fanout,
@@ -66,6 +67,7 @@ struct Memory {
     health_board: Arc<HealthBoard>,
     queries: QueryQueue,
     store: Store,
+    classes: Arc<Classes>,
     logs: Logs,
     presence: PresenceStore,
     sessions: SessionStore,
@@ -214,7 +216,10 @@ impl Memory {
     fn answer_of(&mut self, query: &QueryKind) -> Answered {
         Ok(match query {
             QueryKind::ViewOverrides { player } => Answer::ViewOverrides(self.store.views(player)),
-            QueryKind::Table { channel } => Answer::Table(self.store.table(self.now_ms(), channel)),
+            QueryKind::Table { channel } => {
+                let stored = self.store.table(self.now_ms(), channel);
+                Answer::Table(LoadedTable::read(&self.classes, channel, stored))
+            }
             QueryKind::Log { channel, range, limit, reader } => {
                 let log = self.logs.read(self.now_ms(), channel, *range, *limit, *reader);
                 Answer::Log(log.ok_or("UNSUPPORTED the channel has no history")?)

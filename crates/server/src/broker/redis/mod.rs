@@ -46,7 +46,7 @@ mod writes;
 use std::sync::Arc;
 use std::time::Duration;
 
-use drawbridge_engine::class::ShardedChannels;
+use drawbridge_engine::class::{Classes, ShardedChannels};
 use drawbridge_engine::upstream::SlotHasher;
 use tokio::sync::oneshot;
 use tokio::task::JoinSet;
@@ -95,6 +95,8 @@ pub struct RedisSettings {
     pub client_name: String,
     /// What channels, streams and keys are called in Redis.
     pub names: Names,
+    /// The classes of channels, which say how what is stored is read.
+    pub classes: Arc<Classes>,
     /// Which channels are sharded.
     pub sharded: ShardedChannels,
     /// The functions that Redis is to have.
@@ -310,6 +312,7 @@ mod tests {
             subscriber_pool: 1,
             client_name: String::new(),
             names: Names::new("", "drawbridge:"),
+            classes: Arc::default(),
             sharded: ShardedChannels::default(),
             library: Library::new(&Default::default(), &Names::new("", "drawbridge:"), 1 << 20),
             views_open_without_permission: false,

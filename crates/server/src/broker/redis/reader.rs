@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use drawbridge_engine::class::MAX_KEY_BYTES;
 use drawbridge_engine::io::{Answer, QueryKind};
-use drawbridge_engine::upstream::{StoredEntity, StoredTable};
+use drawbridge_engine::upstream::{LoadedTable, StoredEntity};
 use redis::Value;
 use tokio::sync::watch;
 use tokio::time::timeout;
@@ -486,8 +486,8 @@ fn header(fields: &[Value]) -> Option<(String, u64)> {
 async fn read_table(
     commands: &mut Commands,
     settings: &RedisSettings,
-    channel: &str,
-) -> Result<Result<StoredTable, String>, Broken> {
+    channel: &Arc<str>,
+) -> Result<Result<LoadedTable, String>, Broken> {
     let key = &settings.names.table_key(channel);
     let bounds = settings.library.table_bounds(channel);
     let mut begin = Batch::new();
@@ -512,11 +512,14 @@ async fn read_table(
     let (epoch, seq) = match read_header(commands, key).await? {
         Ok(Some(header)) => header,
         // The next event begins it again.
-        Ok(None) => return Ok(Ok(StoredTable::default())),
+        Ok(None) => return Ok(Ok(LoadedTable::default())),
         Err(message) => return Ok(Err(message)),
     };
-    let mut table = StoredTable { epoch, seq, ..StoredTable::default() };
-    let (mut cursor, mut bytes, mut count) = ("0".to_owned(), 0, FIRST_SCAN_COUNT);
+    let Some((_, class)) = settings.classes.class_of(channel) else {
+        return Ok(Ok(LoadedTable::default()));
+    };
+    let mut table = LoadedTable { epoch, seq, ..LoadedTable::default() };
+    let (mut cursor, mut bytes, mut entities, mut count) = ("0".to_owned(), 0, 0, FIRST_SCAN_COUNT);
     loop {
         let mut scan = redis::cmd("HSCAN");
         scan.arg(key).arg(&cursor).arg("COUNT").arg(count);
@@ -528,7 +531,10 @@ async fn read_table(
         for (field, value) in part.get(1).into_iter().flat_map(pairs) {
             bytes += size(field) + size(value);
             match entity(field, value, now_ms, settings.library.external_bytes()) {
-                Some(entity) => table.entities.push(entity),
+                Some(entity) => {
+                    entities += 1;
+                    table.add(class, channel, &entity);
+                }
                 None if is_header(field) => {}
                 None => table.unreadable += 1,
             }
@@ -537,13 +543,13 @@ async fn read_table(
             let most = bounds.bytes;
             return Ok(Err(format!("DAMAGED the table's entities take over {most} bytes")));
         }
-        let rows = table.entities.len().max(1);
-        count = (PART_BYTES * rows / bytes.max(1)).clamp(FIRST_SCAN_COUNT, SCAN_COUNT);
+        count = (PART_BYTES * entities.max(1) / bytes.max(1)).clamp(FIRST_SCAN_COUNT, SCAN_COUNT);
         cursor = part.first().and_then(text).unwrap_or_default();
         if cursor == "0" || cursor.is_empty() {
             break;
         }
     }
+    table.sort();
     Ok(read_header(commands, key).await?.map(|header| {
         // What began again meanwhile is of another life, which its rows say themselves.
         table.last_seq = match header {
