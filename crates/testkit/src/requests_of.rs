@@ -32,7 +32,7 @@ pub const KINDS: [&str; 17] = [
     "oversized",
 ];
 
-/// What comes from services, of which a client is sent something: nobody pays for it.
+/// What comes from services, of which a client is sent something: no client pays for it.
 pub const EVENTS: [&str; 2] = ["delivery", "entity-change"];
 
 /// What a client did and what it was charged.
