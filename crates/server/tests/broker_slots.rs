@@ -75,7 +75,7 @@ fn what_is_read_of_a_slot_that_no_master_has_waits_and_the_rest_is_answered() {
             panic!("expected an answer, got {event:?}")
         };
         match answer.unwrap() {
-            Answer::Table(stored) if ticket == table => assert_eq!(stored.entities.len(), 1),
+            Answer::Table(loaded) if ticket == table => assert_eq!(loaded.rows.len(), 1),
             Answer::Log(stored) if ticket == log => assert_eq!(stored.events.len(), 1),
             Answer::Presence(page) if ticket == presence => assert_eq!(page.total, 0),
             other => panic!("{other:?}"),
