@@ -2,10 +2,13 @@
 //! matched against channels, a [`Template`] (`player:{sub}`) is filled to make one. Which values may fill a
 //! template, and a class's rules, belong to the engine.
 
+mod params;
+
 use std::borrow::Cow;
 use std::fmt;
-use std::ops::{Deref, Range};
+use std::ops::Range;
 
+pub use self::params::Params;
 use crate::channel::{ChannelError, MAX_NAME_BYTES, is_forbidden, is_glob_char};
 
 /// The most placeholders that one name holds.
@@ -199,42 +202,6 @@ pub enum Piece<'n> {
         /// What ends it.
         ends: &'n str,
     },
-}
-
-/// What the placeholders of a [`ClassName`] took from a channel: (name, value), in order.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Params<'n, 'c> {
-    pairs: [(&'n str, &'c str); MAX_PLACEHOLDERS],
-    len: usize,
-}
-
-impl<'n, 'c> Params<'n, 'c> {
-    /// The value that a placeholder took.
-    pub fn get(&self, name: &str) -> Option<&'c str> {
-        self.iter().find(|(n, _)| *n == name).map(|(_, value)| *value)
-    }
-
-    /// Whether a value begins or ends strictly inside this part of the channel that it was taken from.
-    pub fn splits(&self, channel: &str, part: &Range<usize>) -> bool {
-        let is_inside = |at: usize| part.start < at && at < part.end;
-        self.iter().any(|(_, value)| {
-            let start = (value.as_ptr() as usize).wrapping_sub(channel.as_ptr() as usize);
-            is_inside(start) || is_inside(start.wrapping_add(value.len()))
-        })
-    }
-
-    fn push(&mut self, name: &'n str, value: &'c str) {
-        self.pairs[self.len] = (name, value);
-        self.len += 1;
-    }
-}
-
-impl<'n, 'c> Deref for Params<'n, 'c> {
-    type Target = [(&'n str, &'c str)];
-
-    fn deref(&self) -> &Self::Target {
-        &self.pairs[..self.len]
-    }
 }
 
 /// A name to be made from values: `player:{sub}`, `actions:{room}`. A placeholder may be a part of a segment.
