@@ -75,9 +75,8 @@ impl LoadedTable {
     pub fn read(classes: &Classes, channel: &Arc<str>, stored: StoredTable) -> Self {
         let StoredTable { epoch, seq, last_seq, entities, unreadable } = stored;
         let mut table = LoadedTable { epoch, seq, last_seq, rows: Vec::new(), unreadable };
-        if let Some((_, class)) = classes.class_of(channel) {
-            entities.iter().for_each(|entity| table.add(class, channel, entity));
-        }
+        let class = classes.class_of(channel).map(|(_, class)| class);
+        entities.iter().for_each(|entity| table.add(class, channel, entity));
         table.sort();
         table
     }
@@ -87,8 +86,9 @@ impl LoadedTable {
         self.rows.sort_unstable_by(|a, b| a.publication.event.key().cmp(&b.publication.event.key()));
     }
 
-    /// Reads one more entity, by the channel's class. One of which the class takes nothing is left out.
-    pub fn add(&mut self, class: &Class, channel: &Arc<str>, entity: &StoredEntity) {
+    /// Reads one more entity, by the channel's class. One of which the class takes nothing is left out, and all without a class.
+    pub fn add(&mut self, class: Option<&Class>, channel: &Arc<str>, entity: &StoredEntity) {
+        let Some(class) = class else { return };
         let Ok(mut payload) = Payload::read(&entity.payload, class.payload) else { return };
         let Ok(Some(change)) = read_entity(class, &mut payload) else { return };
         let event = Event::new(&payload, channel, None);

@@ -515,11 +515,9 @@ async fn read_table(
         Ok(None) => return Ok(Ok(LoadedTable::default())),
         Err(message) => return Ok(Err(message)),
     };
-    let Some((_, class)) = settings.classes.class_of(channel) else {
-        return Ok(Ok(LoadedTable::default()));
-    };
+    let class = settings.classes.class_of(channel).map(|(_, class)| class);
     let mut table = LoadedTable { epoch, seq, ..LoadedTable::default() };
-    let (mut cursor, mut bytes, mut entities, mut count) = ("0".to_owned(), 0, 0, FIRST_SCAN_COUNT);
+    let (mut cursor, mut bytes, mut count) = ("0".to_owned(), 0, FIRST_SCAN_COUNT);
     loop {
         let mut scan = redis::cmd("HSCAN");
         scan.arg(key).arg(&cursor).arg("COUNT").arg(count);
@@ -531,10 +529,7 @@ async fn read_table(
         for (field, value) in part.get(1).into_iter().flat_map(pairs) {
             bytes += size(field) + size(value);
             match entity(field, value, now_ms, settings.library.external_bytes()) {
-                Some(entity) => {
-                    entities += 1;
-                    table.add(class, channel, &entity);
-                }
+                Some(entity) => table.add(class, channel, &entity),
                 None if is_header(field) => {}
                 None => table.unreadable += 1,
             }
@@ -543,7 +538,7 @@ async fn read_table(
             let most = bounds.bytes;
             return Ok(Err(format!("DAMAGED the table's entities take over {most} bytes")));
         }
-        count = (PART_BYTES * entities.max(1) / bytes.max(1)).clamp(FIRST_SCAN_COUNT, SCAN_COUNT);
+        count = (PART_BYTES * table.rows.len().max(1) / bytes.max(1)).clamp(FIRST_SCAN_COUNT, SCAN_COUNT);
         cursor = part.first().and_then(text).unwrap_or_default();
         if cursor == "0" || cursor.is_empty() {
             break;
