@@ -80,6 +80,9 @@ pub enum QueryKind {
 pub enum LogReader {
     /// A hub, for positions and catch-up: a log that never was begins its first epoch, so that every subscription has a position.
     Hub,
+    /// A hub, of a channel that a client names which only patterns show. Nothing is written, so that no client begins logs by naming
+    /// them: a log that never was is returned as [`StoredLog::absent`].
+    Pattern,
     /// A player or a service. Nothing is written: a log that never was is returned as [`StoredLog::absent`].
     Request {
         /// What the events take together, in bytes, about. One event is returned in any case.
@@ -94,7 +97,7 @@ impl LogReader {
     /// What the events of one answer take together, about, in bytes.
     pub fn max_bytes(self) -> usize {
         match self {
-            LogReader::Hub => PART_BYTES,
+            LogReader::Hub | LogReader::Pattern => PART_BYTES,
             LogReader::Request { max_bytes } => max_bytes.min(PART_BYTES),
         }
     }

@@ -12,7 +12,7 @@
 //!                                           └── ended, or its window has passed ─┘
 //! ```
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -290,7 +290,7 @@ pub(crate) struct Publishing {
 #[derive(Debug, Default)]
 pub(crate) struct CatchingUp {
     /// The real channels on which it catches up.
-    pub(crate) channels: Vec<Arc<str>>,
+    pub(crate) channels: BTreeSet<Arc<str>>,
     /// All channels with history, because it is detached.
     pub(crate) all: bool,
 }
@@ -331,6 +331,8 @@ pub(crate) struct Deadlines {
     pub(crate) history_ms: u64,
     /// Its record is to be written.
     pub(crate) record_ms: u64,
+    /// What was owed for work is paid: the session goes on catching up.
+    pub(crate) catch_up_ms: u64,
     /// Something due leaves.
     pub(crate) flush_ms: u64,
     /// The one entry in the engine's timers.
@@ -348,6 +350,7 @@ impl Deadlines {
             self.overrides_ms,
             self.history_ms,
             self.record_ms,
+            self.catch_up_ms,
             self.flush_ms,
         ]
         .into_iter()

@@ -1,8 +1,8 @@
 //! How much work the engine does for a client, in *steps*: the unit of [`crate::expr::Expr::work`], about 40
 //! instructions. Who pays for it is decided in `engine/costs`.
 //!
-//! What is counted is what grows with a table or with a client's input: entities that are examined, filters that are
-//! evaluated, what is sent of entities. The rest of a request is paid with its message.
+//! What is counted is what grows with a table, with a log or with a client's input: entities that are examined, filters that are
+//! evaluated, what is sent of entities, and what is read and sent again of logs. The rest of a request is paid with its message.
 
 use std::cell::Cell;
 use std::rc::Rc;
@@ -24,6 +24,8 @@ pub(crate) const INDEX: u64 = 72;
 pub(crate) const NOTIFY: u64 = 40;
 /// To check the right to one subscription again.
 pub(crate) const AUTHORIZE: u64 = 64;
+/// To have one page of a log read for a session: what Redis and its link do.
+pub(crate) const PAGE: u64 = 512;
 /// So many bytes are copied and written in one step.
 const BYTES_COPIED: usize = 16;
 /// An expression that walks through JSON takes its steps again for each so many bytes.

@@ -10,7 +10,8 @@
 //! ```
 //!
 //! What a whole channel has missed is sent to all who see it at once; whoever of them has no room for more goes on alone, from
-//! there.
+//! there. What a session catches up on alone is charged to its client as work, and a client that owes work requests no page: so
+//! whoever comes back again and again is sent the logs no faster than anything else.
 //!
 //! Invariant: while a session catches up on a channel it is shown no live event of its log, by whichever subscription.
 //! Volatile events have no place in the log, and come at once.
@@ -25,10 +26,11 @@ use super::requests::covers;
 use crate::access::Access;
 use crate::audience::NOBODY;
 use crate::io::{ChannelPosition, LogPosition, Publication, Replay, SessionId};
-use crate::session::{Phase, Session};
-use crate::targets::{LOST, Reply, Target, TargetId, Waiter};
+use crate::session::{Phase, Session, Subscription};
+use crate::targets::{LOST, Reply, TargetId, Waiter};
 use crate::upstream::{Cursor, StoredLog};
 use crate::view::EventScope;
+use crate::work;
 
 /// What the log says of the position with which a session comes back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -129,9 +131,7 @@ impl Engine {
             None => self.follow_by_pattern(channel),
         }
         let behind = self.sessions[id].catching_up.get_or_insert_default();
-        if !behind.channels.contains(channel) {
-            behind.channels.push(channel.clone());
-        }
+        behind.channels.insert(channel.clone());
         let log = self.logs.get_or_insert(channel);
         log.resuming.retain(|one| one.session != id);
         let target = own.unwrap_or(resuming.target);
@@ -226,6 +226,22 @@ impl Engine {
         one.verdict.is_none() || (self.takes_events(one.session) && self.targets[one.target].is_confirmed)
     }
 
+    /// A session's client owes work: it requests pages again when that is paid.
+    pub(super) fn catch_up_later(&mut self, id: SessionId, paid_in_ms: u64) {
+        let at_ms = self.out.now.mono_ms + paid_in_ms;
+        let session = &mut self.sessions[id];
+        if !session.is_closing() && session.deadlines.catch_up_ms == 0 {
+            session.deadlines.catch_up_ms = at_ms;
+            self.out.timers.arm(session);
+        }
+    }
+
+    /// What a session's client owed is paid, or a little later.
+    pub(super) fn catch_up_again(&mut self, id: SessionId) {
+        self.sessions[id].deadlines.catch_up_ms = 0;
+        self.go_on_catching_up(id);
+    }
+
     fn takes_events(&self, id: SessionId) -> bool {
         let session = &self.sessions[id];
         session.is_open() && !session.overrides.is_loading() && has_room(session)
@@ -233,7 +249,10 @@ impl Engine {
 
     /// A session may be able to take more of what it has missed.
     pub(super) fn go_on_catching_up(&mut self, id: SessionId) {
-        let Some(behind) = &self.sessions[id].catching_up else { return };
+        let session = &self.sessions[id];
+        let Some(behind) = session.catching_up.as_ref().filter(|_| session.deadlines.catch_up_ms == 0) else {
+            return;
+        };
         for channel in behind.channels.clone() {
             self.ask_log(&channel);
         }
@@ -258,7 +277,7 @@ impl Engine {
                     continue;
                 }
             }
-            self.sessions[id].catching_up.get_or_insert_default().channels.push(channel);
+            self.sessions[id].catching_up.get_or_insert_default().channels.insert(channel);
         }
         self.tidy_catching_up(id);
     }
@@ -398,7 +417,12 @@ impl Engine {
             if behind.is_none_or(|behind| !behind.channels.contains(channel)) {
                 continue;
             }
-            if self.replay_to(&mut one, replay, stored) {
+            let mut is_done = false;
+            self.charged(one.session, |engine| {
+                engine.targets.work.add(work::PAGE);
+                is_done = engine.replay_to(&mut one, replay, stored);
+            });
+            if is_done {
                 self.caught_up(&one, channel);
             } else if let Some(log) = self.logs.get_mut(channel) {
                 log.resuming.push(one);
@@ -472,6 +496,7 @@ impl Engine {
 
     /// Sends one session a logged event again, if one of its subscriptions shows it. Returns whether one does.
     fn replay_event(&mut self, one: &Resuming, publication: &Arc<Publication>) -> bool {
+        self.targets.work.add(work::to_send(publication.event.data_json().len()));
         let Some(route_target) = self.route_of(one.session, publication) else {
             self.out.stats.hidden += 1;
             return false;
@@ -499,15 +524,15 @@ impl Engine {
         let subscriptions = self.sessions[id].subscriptions.clone();
         let own = self.targets.find_channel(channel);
         if let Some(held) = subscriptions.iter().find(|held| Some(held.target) == own)
-            && is_in_audience(&self.targets[held.target], held.slot, &scope)
+            && self.is_in_audience(held, &scope, publication)
         {
             return Some(held.target);
         }
         let by_pattern = subscriptions.iter().find(|held| {
-            let target = &self.targets[held.target];
-            target.subject.is_pattern()
-                && glob::glob_matches(&target.subject.name, channel)
-                && is_in_audience(target, held.slot, &scope)
+            let subject = &self.targets[held.target].subject;
+            subject.is_pattern()
+                && glob::glob_matches(&subject.name, channel)
+                && self.is_in_audience(held, &scope, publication)
         })?;
         let target = by_pattern.target;
         let session = &mut self.sessions[id];
@@ -517,10 +542,24 @@ impl Engine {
         }
     }
 
+    /// Whether a subscription's view shows an event.
+    fn is_in_audience(&self, held: &Subscription, scope: &EventScope<'_>, publication: &Publication) -> bool {
+        let target = &self.targets[held.target];
+        match (target.subscriber_at(held.slot).audience, &target.audiences) {
+            (NOBODY, _) => false,
+            (_, None) => true,
+            (audience, Some(audiences)) => audiences.get(audience).is_some_and(|audience| {
+                let steps = audience.view.as_ref().map_or(0, |view| view.steps(publication));
+                self.targets.work.add(steps);
+                audience.would_be_shown(scope)
+            }),
+        }
+    }
+
     /// A session has been sent all that it had missed: it goes on live.
     fn caught_up(&mut self, one: &Resuming, channel: &Arc<str>) {
         if let Some(behind) = &mut self.sessions[one.session].catching_up {
-            behind.channels.retain(|other| other != channel);
+            behind.channels.remove(channel);
         }
         self.tidy_catching_up(one.session);
         let target = &mut self.targets[one.target];
@@ -550,17 +589,6 @@ impl Resuming {
 /// Whether a session's outbox has room for what was missed: half of it stays free for what comes live.
 fn has_room(session: &Session) -> bool {
     !session.is_blocked() && session.outbox.bytes() < session.outbox.limit() / 2
-}
-
-/// Whether a subscriber's view shows it an event.
-fn is_in_audience(target: &Target, slot: u32, scope: &EventScope<'_>) -> bool {
-    match (target.subscriber_at(slot).audience, &target.audiences) {
-        (NOBODY, _) => false,
-        (_, None) => true,
-        (audience, Some(audiences)) => {
-            audiences.get(audience).is_some_and(|audience| audience.would_be_shown(scope))
-        }
-    }
 }
 
 impl StoredLog {

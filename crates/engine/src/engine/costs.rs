@@ -57,6 +57,14 @@ impl Engine {
 
     /// Whether neither the connection nor its player owes anything for work.
     pub(super) fn check_work(&self, id: SessionId) -> Result<(), Refusal> {
+        match self.work_is_paid_in_ms(id) {
+            None => Ok(()),
+            Some(retry_after_ms) => Err(rate_limited("work", self.settings.work, retry_after_ms)),
+        }
+    }
+
+    /// In how many milliseconds the connection and its player have paid for what was done for them; `None`: they owe nothing.
+    pub(super) fn work_is_paid_in_ms(&self, id: SessionId) -> Option<u64> {
         let session = &self.sessions[id];
         let (now_ms, rate) = (self.out.now.mono_ms, self.settings.work);
         let by_link = session.link.as_ref().map(|link| link.work.check(now_ms, work::in_steps(rate)));
@@ -67,9 +75,9 @@ impl Engine {
             verdict => verdict,
         };
         match verdict {
-            Verdict::Allowed => Ok(()),
-            Verdict::Limited { retry_after_ms } => Err(rate_limited("work", rate, retry_after_ms)),
-            Verdict::Abuse => Err(rate_limited("work", rate, ABUSE_WINDOW_MS)),
+            Verdict::Allowed => None,
+            Verdict::Limited { retry_after_ms } => Some(retry_after_ms),
+            Verdict::Abuse => Some(ABUSE_WINDOW_MS),
         }
     }
 

@@ -311,9 +311,19 @@ impl Engine {
         let Some(log) = self.logs.get(channel).filter(|log| !log.is_out) else { return };
         let from = |asks_store, offset| if asks_store { BEYOND } else { offset };
         let behind = log.at.filter(|_| log.is_behind).map(|at| from(log.asks_store, at.offset));
-        let resuming = log.resuming.iter().filter(|one| self.wants_page(one));
-        let resuming = resuming.map(|one| from(one.asks_store, one.cursor.offset));
-        let Some(after) = behind.into_iter().chain(resuming).min() else { return };
+        let wanting = log.resuming.iter().filter(|one| self.wants_page(one));
+        let (paying, owing): (Vec<_>, Vec<_>) = wanting
+            .map(|one| {
+                let after = from(one.asks_store, one.cursor.offset);
+                (after, one.session, self.work_is_paid_in_ms(one.session))
+            })
+            .partition(|(_, _, paid_in_ms)| paid_in_ms.is_none());
+        let paying = paying.into_iter().map(|(after, ..)| after);
+        let after = behind.into_iter().chain(paying).min();
+        for (_, session, paid_in_ms) in owing {
+            self.catch_up_later(session, paid_in_ms.unwrap_or_default());
+        }
+        let Some(after) = after else { return };
         if let Some(log) = self.logs.get_mut(channel) {
             log.is_out = true;
         }

@@ -420,6 +420,9 @@ impl Engine {
         if is_due(due.record_ms) {
             self.save_now(id);
         }
+        if is_due(due.catch_up_ms) {
+            self.catch_up_again(id);
+        }
         if is_due(due.flush_ms) {
             let session = &mut self.sessions[id];
             session.deadlines.flush_ms = 0;

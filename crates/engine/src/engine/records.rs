@@ -401,7 +401,9 @@ impl Engine {
         }
         let Some(returning) = self.stop_returning(id) else { return false };
         match answer {
-            Ok(Answer::Session(Some(claimed))) => self.take_up(id, returning, claimed),
+            Ok(Answer::Session(Some(claimed))) => {
+                self.charged(id, |engine| engine.take_up(id, returning, claimed));
+            }
             _ => self.join_anew(id, returning),
         }
         true

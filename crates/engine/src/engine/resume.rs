@@ -26,6 +26,7 @@ use crate::io::{
     SessionSecret, Subject,
 };
 use crate::link::Link;
+use crate::pattern_index::match_work;
 use crate::permissions::{self, Filled};
 use crate::session::{
     ANONYMOUS_PREFIX, Arrival, Deadlines, Joining, Origin, Ownership, Phase, Resumed, Returning, Session,
@@ -33,6 +34,7 @@ use crate::session::{
 };
 use crate::targets::{LOST, Reply, Target, TargetId};
 use crate::upstream::ShardId;
+use crate::work;
 
 /// A client names at most so many positions for each subscription that it may hold: it may have seen channels by patterns.
 const POSITIONS_PER_SUBSCRIPTION: usize = 4;
@@ -330,11 +332,14 @@ impl Engine {
             epoch: Epoch::parse(&sent.epoch).unwrap_or_default(),
             offset: LoggedOffset(sent.offset),
         };
+        let by_name = positions.iter().map(|(channel, sent)| (channel.as_str(), sent));
+        let by_name: hashbrown::HashMap<&str, &SentPosition> = by_name.collect();
+        let mut by_pattern = HashSet::new();
+        let is_paid = self.work_is_paid_in_ms(id).is_none();
         for Subscription { target, .. } in self.sessions[id].subscriptions.clone() {
             let subject = self.targets[target].subject.clone();
-            let mut named = positions.iter().filter(|(channel, _)| covers(&subject.name, channel));
             if !subject.is_pattern() {
-                let position = named.next_back().map(|(_, sent)| since(sent));
+                let position = by_name.get(&*subject.name).map(|sent| since(sent));
                 if is_logged(&self.settings, self.targets[target].class)
                     && (position.is_some() || stored.contains(&target))
                 {
@@ -342,7 +347,16 @@ impl Engine {
                 }
                 continue;
             }
-            for (channel, sent) in named {
+            if !is_paid && !positions.is_empty() {
+                // Its client owes work: nothing is proven, and nothing is read.
+                if let Some(resumed) = self.sessions[id].resumed_mut() {
+                    resumed.logged.push((target, Some(false)));
+                }
+                continue;
+            }
+            self.targets.work.add((match_work(&subject.name) * positions.len()) as u64);
+            for (channel, sent) in positions.iter().filter(|(channel, _)| covers(&subject.name, channel)) {
+                self.targets.work.add(work::AUTHORIZE);
                 let channel: Arc<str> = channel.as_str().into();
                 let class = self.settings.classes.class_of(&channel).map(|(class, _)| class);
                 let is_own = self.is_subscribed(id, &Subject::channel(channel.clone()));
@@ -351,9 +365,7 @@ impl Engine {
                 }
                 let session = &mut self.sessions[id];
                 let access = access(&self.settings, &mut self.views, session, &channel);
-                if matches!(access, Access::Granted(_))
-                    && !wanted.iter().any(|(_, other, _)| *other == channel)
-                {
+                if matches!(access, Access::Granted(_)) && by_pattern.insert(channel.clone()) {
                     wanted.push((target, channel, Some(since(sent))));
                 }
             }

@@ -11,7 +11,7 @@ use super::slots::SlotHasher;
 use super::stored_log::{LogRange, StoredLog};
 use super::topology::{LinkId, Move};
 use crate::class::Classes;
-use crate::io::{BrokerEvent, LoggedOffset, Subject};
+use crate::io::{BrokerEvent, LogReader, LoggedOffset, Subject};
 use crate::settings::Reserved;
 
 /// What a hub receives at start.
@@ -182,6 +182,8 @@ pub enum HubOutput {
         range: LogRange,
         /// The most events; 0: the positions alone.
         limit: usize,
+        /// For whom.
+        reader: LogReader,
     },
     /// An event of an entity channel could not be kept and is dropped; for the log.
     BadEntity {

@@ -18,7 +18,7 @@ use std::sync::Arc;
 use super::shards::ShardSet;
 use super::stored_log::{Cursor, StoredLog};
 use super::tail::Tail;
-use crate::io::{LogPosition, LoggedOffset, Publication};
+use crate::io::{LogPosition, LogReader, LoggedOffset, Publication};
 
 /// How many logged events are held while a position is read, or kept for those who catch up, and what they take in bytes. Beyond
 /// that nothing more is held: what is missing then is read from the log.
@@ -45,6 +45,7 @@ struct Reading {
     load: u64,
     /// It reads a page, too: all behind this.
     after: Option<LoggedOffset>,
+    reader: LogReader,
     held: Kept,
     /// How many of the held events came before this reading was requested: what it does not cover of them the log does
     /// not have.
@@ -173,14 +174,26 @@ impl Log {
         self.reading.as_ref().is_some_and(|reading| reading.load == load)
     }
 
+    /// Whether that the log never was, as this reading found, concerns only those who catch up on it: nothing of it was delivered,
+    /// and nothing is held.
+    pub(super) fn is_only_named(&self) -> bool {
+        let is_empty = |reading: &Reading| reading.held.events.is_empty() && !reading.held.is_over;
+        self.at.is_none() && self.reading.as_ref().is_none_or(is_empty)
+    }
+
+    /// Whether its position is read without beginning it.
+    pub(super) fn is_read_for_pattern(&self) -> bool {
+        self.reading.as_ref().is_some_and(|reading| reading.reader == LogReader::Pattern)
+    }
+
     /// The position is read from now on; with it a page, if a shard waits for one. Returns behind which offset.
-    pub(super) fn begin(&mut self, load: u64) -> Option<LoggedOffset> {
+    pub(super) fn begin(&mut self, load: u64, reader: LogReader) -> Option<LoggedOffset> {
         let after =
             self.catch_ups.as_ref().and_then(|catch_ups| catch_ups.waiting).map(|request| request.after);
         let (held, starts) =
             self.reading.take().map(|reading| (reading.held, reading.starts)).unwrap_or_default();
         let before = held.events.len();
-        self.reading = Some(Reading { load, after, held, before, starts });
+        self.reading = Some(Reading { load, after, reader, held, before, starts });
         after
     }
 
@@ -361,7 +374,8 @@ impl Log {
             let mut held = Kept::default();
             events.into_iter().for_each(|publication| held.push(publication));
             let before = held.events.len();
-            self.reading = Some(Reading { load, after: None, held, before, starts: false });
+            self.reading =
+                Some(Reading { load, after: None, reader: LogReader::Hub, held, before, starts: false });
         }
         settled
     }

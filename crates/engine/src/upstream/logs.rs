@@ -21,8 +21,8 @@ use super::source::Source;
 use super::stored_log::{Cursor, LogRange, StoredLog, StoredLogEvent};
 use crate::class::{Class, ClassId};
 use crate::io::{
-    BrokerEvent, Epoch, InLog, LocalOffset, LogPosition, LoggedOffset, Publication, Replay, Subject,
-    SubjectRef,
+    BrokerEvent, Epoch, InLog, LocalOffset, LogPosition, LogReader, LoggedOffset, Publication, Replay,
+    Subject, SubjectRef,
 };
 
 /// The most events of one page; a reading ends earlier where they take more than a part of an answer may.
@@ -185,18 +185,44 @@ impl Hub {
 
     /// Reads the position of a log, and with it the page that a shard waits for.
     pub(super) fn begin_log(&mut self, name: &Arc<str>) {
+        let is_wanted = self.entries.contains_key(&SubjectRef::channel(name));
+        let reader = match self.log_of(name) {
+            Some(log) if !is_wanted && log.is_only_named() => LogReader::Pattern,
+            _ => LogReader::Hub,
+        };
+        self.begin_log_as(name, reader);
+    }
+
+    fn begin_log_as(&mut self, name: &Arc<str>, reader: LogReader) {
         self.loads += 1;
         let load = self.loads;
         let Some(log) = self.log_of(name) else { return };
-        match log.begin(load) {
-            Some(after) => self.read_log(name, load, LogRange::After(after), PAGE),
-            None => self.read_log(name, load, LogRange::Newest, 0),
-        }
+        let (range, limit) = match log.begin(load, reader) {
+            Some(after) => (LogRange::After(after), PAGE),
+            None => (LogRange::Newest, 0),
+        };
+        self.read_log(name, load, (range, limit), reader);
     }
 
-    fn read_log(&mut self, name: &Arc<str>, load: u64, range: LogRange, limit: usize) {
+    fn read_log(&mut self, name: &Arc<str>, load: u64, (range, limit): (LogRange, usize), reader: LogReader) {
         self.stats.log_reads += 1;
-        self.outputs.push_back(HubOutput::ReadLog { channel: name.clone(), load, range, limit });
+        self.outputs.push_back(HubOutput::ReadLog { channel: name.clone(), load, range, limit, reader });
+    }
+
+    /// A log never was: who catches up on it has nothing to catch up on, and its first event starts the stream. Where something has
+    /// come of it meanwhile, or it is wanted by its name, it is begun.
+    fn log_absent(&mut self, name: &Arc<str>) {
+        let is_wanted = self.entries.contains_key(&SubjectRef::channel(name));
+        if is_wanted || self.log_of(name).is_none_or(|log| !log.is_only_named()) {
+            return self.begin_log_as(name, LogReader::Hub);
+        }
+        self.pattern_waiting.remove(name);
+        let waiting = self.pattern_logs.take(name).and_then(|log| log.catch_ups);
+        let waiting = waiting.map_or(ShardSet::default(), |catch_ups| catch_ups.shards());
+        if !waiting.is_empty() {
+            let failed = BrokerEvent::Replay(Arc::new(Replay::failed(name.clone())));
+            self.outputs.push_back(HubOutput::Shards(waiting, failed));
+        }
     }
 
     /// A part of a log was read.
@@ -215,6 +241,9 @@ impl Hub {
         let Some(name) = name else { return };
         let Some(log) = self.log_of(&name) else { return };
         match stored {
+            Ok(stored) if log.awaits(load) && log.is_read_for_pattern() && stored.is_absent() => {
+                self.log_absent(&name);
+            }
             Ok(stored) if log.awaits(load) => self.position_read(now_ms, &name, stored),
             Ok(stored) if log.awaits_page(load) => self.page_read(now_ms, &name, stored),
             Err(reason) if log.awaits(load) || log.awaits_page(load) => self.log_refused(&name, &reason),
@@ -325,7 +354,7 @@ impl Hub {
         }
         if let Some(after) = log.begin_page(load) {
             self.loads = load;
-            self.read_log(name, load, LogRange::After(after), PAGE);
+            self.read_log(name, load, (LogRange::After(after), PAGE), LogReader::Hub);
         }
     }
 

@@ -54,6 +54,11 @@ impl StoredLog {
         StoredLog { last, first: LoggedOffset(1), ended: Vec::new(), events: Vec::new() }
     }
 
+    /// Whether it is [`StoredLog::absent`].
+    pub fn is_absent(&self) -> bool {
+        self.last == StoredLog::absent().last
+    }
+
     /// What this position means to the log.
     pub fn cursor(&self, position: LogPosition) -> Cursor {
         let end = match position.epoch == self.last.epoch {

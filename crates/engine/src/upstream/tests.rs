@@ -130,7 +130,7 @@ fn describe(output: &HubOutput) -> String {
         HubOutput::Moved(subject) => format!("moved {}", subject.name),
         HubOutput::Oversized { channel, bytes } => format!("oversized {channel} {bytes}"),
         HubOutput::Load { channel, load } => format!("load {channel} {load}"),
-        HubOutput::ReadLog { channel, load, range, limit } => {
+        HubOutput::ReadLog { channel, load, range, limit, .. } => {
             format!("read {channel} {load} {range:?} {limit}")
         }
         HubOutput::BadEntity { channel, reason } => format!("bad entity {channel} {reason:?}"),

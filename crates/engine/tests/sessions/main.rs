@@ -5,6 +5,7 @@
 mod bench;
 mod bounds;
 mod claims;
+mod costs;
 mod ends;
 mod proof;
 mod refused_saves;

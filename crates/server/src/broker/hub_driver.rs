@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use drawbridge_engine::io::{
-    Answer, Answered, BarrierToken, BrokerEvent, LogReader, LoggedOffset, Query, QueryKind, Subject, Ticket,
+    Answer, Answered, BarrierToken, BrokerEvent, LoggedOffset, Query, QueryKind, Subject, Ticket,
 };
 use drawbridge_engine::upstream::{
     BadEntity, BadTable, Carries, Hub, HubInput, HubOutput, HubSettings, HubStats, LinkCommand, LinkId, Move,
@@ -180,8 +180,8 @@ impl HubDriver {
                 HubOutput::Load { channel, load } => {
                     self.queries.push(Query::new(Ticket(load), QueryKind::Table { channel }));
                 }
-                HubOutput::ReadLog { channel, load, range, limit } => {
-                    let kind = QueryKind::Log { channel, range, limit, reader: LogReader::Hub };
+                HubOutput::ReadLog { channel, load, range, limit, reader } => {
+                    let kind = QueryKind::Log { channel, range, limit, reader };
                     self.queries.push(Query::new(Ticket(load), kind));
                 }
                 HubOutput::BadEntity { channel, reason } => {

@@ -61,11 +61,11 @@ impl Cluster {
             BrokerCommand::Write(write) => node.writes.push_back((shard, write)),
             BrokerCommand::Query(Query {
                 ticket,
-                kind: QueryKind::Log { channel, range, limit, .. },
+                kind: QueryKind::Log { channel, range, limit, reader },
                 ..
             }) => {
                 let asker = LogAsker::Shard(shard, ticket);
-                node.log_reads.push_back(LogRead { asker, channel, range, limit });
+                node.log_reads.push_back(LogRead { asker, channel, range, limit, reader });
             }
             BrokerCommand::Query(query) if !matches!(query.kind, QueryKind::Fence { .. }) => {
                 node.queries.push_back((shard, query));

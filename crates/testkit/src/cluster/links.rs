@@ -239,9 +239,9 @@ impl Cluster {
                     let salt = outside.roll(1 << 30) as u64;
                     self.nodes[node].scans.push_back((link, Scan::new(channel, load, salt)));
                 }
-                HubOutput::ReadLog { channel, load, range, limit } => {
+                HubOutput::ReadLog { channel, load, range, limit, reader } => {
                     let asker = LogAsker::Hub { link, load };
-                    self.nodes[node].log_reads.push_back(LogRead { asker, channel, range, limit });
+                    self.nodes[node].log_reads.push_back(LogRead { asker, channel, range, limit, reader });
                 }
                 what @ (HubOutput::BadEntity { .. }
                 | HubOutput::BadTable { .. }

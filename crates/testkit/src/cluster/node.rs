@@ -6,8 +6,8 @@ use std::sync::Arc;
 use drawbridge_engine::class::ShardedChannels;
 use drawbridge_engine::engine::Engine;
 use drawbridge_engine::io::{
-    BrokerCommand, BrokerEvent, BrokerStatus, ConnId, LogPosition, Position, Query, QueryKind, Subject,
-    Ticket, Write,
+    BrokerCommand, BrokerEvent, BrokerStatus, ConnId, LogPosition, LogReader, Position, Query, QueryKind,
+    Subject, Ticket, Write,
 };
 use drawbridge_engine::rate_limit::SharedLimits;
 use drawbridge_engine::settings::Settings;
@@ -70,6 +70,7 @@ pub(super) struct LogRead {
     pub(super) channel: Arc<str>,
     pub(super) range: LogRange,
     pub(super) limit: usize,
+    pub(super) reader: LogReader,
 }
 
 /// What is on its way to a hub, in order.

@@ -3,7 +3,9 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use drawbridge_engine::io::{BrokerEvent, ConnId, Notice, Now, PlayerOverrides, PublishFailure, Subject};
+use drawbridge_engine::io::{
+    BrokerEvent, ConnId, Notice, Now, PlayerOverrides, PresencePage, PublishFailure, Subject,
+};
 use drawbridge_engine::upstream::{HubOutput, StoredLog, StoredTable};
 use drawbridge_protocol::Frame;
 
@@ -79,6 +81,16 @@ pub trait Outside: Chance {
 
     /// What Redis answers to a reading of a log.
     fn log(&mut self, stored: StoredLog) -> Result<StoredLog, Arc<str>> {
+        Ok(stored)
+    }
+
+    /// What Redis returns of the record of a session that is claimed.
+    fn record(&mut self, stored: Bytes) -> Bytes {
+        stored
+    }
+
+    /// What Redis answers to the query for a page of players.
+    fn page(&mut self, stored: PresencePage) -> Result<PresencePage, Arc<str>> {
         Ok(stored)
     }
 

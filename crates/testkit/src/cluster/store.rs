@@ -3,7 +3,9 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use drawbridge_engine::io::{Answer, BrokerEvent, Outcome, PublishFailure, Query, QueryKind, WriteKind};
+use drawbridge_engine::io::{
+    Answer, BrokerEvent, ClaimedSession, LogReader, Outcome, PublishFailure, Query, QueryKind, WriteKind,
+};
 use drawbridge_engine::upstream::{HubInput, StoredLog};
 
 use super::node::{LogAsker, LogRead};
@@ -104,12 +106,12 @@ impl Cluster {
         let Some(LogRead { channel, .. }) = self.nodes[node].log_reads.front() else { return false };
         // Of a master that is not to be reached it waits.
         let Ok(server) = self.route(Some(node), channel, true, outside) else { return false };
-        let Some(LogRead { asker, channel, range, limit }) = self.nodes[node].log_reads.pop_front() else {
+        let Some(LogRead { asker, channel, range, limit, reader }) = self.nodes[node].log_reads.pop_front()
+        else {
             return false;
         };
-        let is_request = matches!(asker, LogAsker::Shard(..));
         let logs = self.redis.logs_at(server);
-        let log = match is_request && !logs.has(&channel) {
+        let log = match reader != LogReader::Hub && !logs.has(&channel) {
             true => StoredLog::absent(),
             false => logs.read(&channel, range, limit),
         };
@@ -152,11 +154,14 @@ impl Cluster {
             QueryKind::ViewOverrides { player } => {
                 outside.overrides(self.redis.views(&player)).map(Answer::ViewOverrides)
             }
-            QueryKind::Presence { channel, after, limit } => {
-                Ok(Answer::Presence(self.redis.presence.page(&channel, after.as_deref(), limit)))
-            }
+            QueryKind::Presence { channel, after, limit } => outside
+                .page(self.redis.presence.page(&channel, after.as_deref(), limit))
+                .map(Answer::Presence),
             QueryKind::ClaimSession { player, session } => {
-                Ok(Answer::Session(self.claim(node, player, session.hash())))
+                let claimed = self
+                    .claim(node, player, session.hash())
+                    .map(|claimed| ClaimedSession { content: outside.record(claimed.content), ..claimed });
+                Ok(Answer::Session(claimed))
             }
             other => panic!("not for this connection: {other:?}"),
         };
