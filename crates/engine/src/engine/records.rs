@@ -36,7 +36,7 @@ use crate::targets::{LOST, TargetId};
 const COALESCE_MS: u64 = 500;
 /// When a save that Redis did not take is tried again.
 const RETRY_MS: u64 = 2_000;
-/// How long a resuming connection waits for the answer to its claim when Redis has gone away; then it gets a new session. While
+/// How long a resuming connection waits for the answer to its claim when Redis, or a part of it, is away; then it gets a new session. While
 /// Redis is there, however slow, it waits for as long as a `CONNECT` may take, but not less.
 const CLAIM_TIMEOUT_MS: u64 = 2_000;
 /// Over how long the records are written again that Redis has lost.
@@ -334,9 +334,6 @@ impl Engine {
         let name = returning.arrival.resume.as_ref().and_then(|resume| SessionName::parse(&resume.session));
         let player = name.as_ref().and_then(|name| name.player(&returning, self.sessions[id].anonymous));
         let (Some(name), Some(player)) = (&name, player) else { return Some(returning) };
-        if self.status == BrokerStatus::Degraded {
-            return Some(returning);
-        }
         let kind = QueryKind::ClaimSession { player: player.into(), session: name.secret };
         let mut from = self.limits.sessions.find(name.hash);
         if let Some(holder) = from.filter(|holder| holder.shard == self.shard) {
@@ -356,7 +353,11 @@ impl Engine {
         let session = &mut self.sessions[id];
         session.record.claim = Some(ticket);
         session.phase = Phase::Returning(returning);
-        let patience_ms = self.settings.connect_timeout_ms.max(CLAIM_TIMEOUT_MS);
+        // Why it is asked for in any case: what is away may be another master of a Cluster, or a link that restores its channels.
+        let patience_ms = match self.status {
+            BrokerStatus::Ok => self.settings.connect_timeout_ms.max(CLAIM_TIMEOUT_MS),
+            BrokerStatus::Partial | BrokerStatus::Degraded => CLAIM_TIMEOUT_MS,
+        };
         session.deadlines.phase_ms = self.out.now.mono_ms + patience_ms;
         self.out.timers.arm(session);
         self.out.outputs.push_back(Output::Broker(BrokerCommand::Query(Query::new(ticket, kind))));
