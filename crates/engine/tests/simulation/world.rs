@@ -176,8 +176,9 @@ impl World {
                 break;
             }
         }
-        // What was written last has come to those who are notified of it.
+        // What was written last has come to those who are notified of it, or who waited for it.
         for _ in 0..5 {
+            (0..self.players.clients.len()).for_each(|at| self.unblock_client(at));
             while self.cluster.carry_one_of_each(&mut self.players) {}
             self.pass(100);
         }
