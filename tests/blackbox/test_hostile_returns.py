@@ -191,6 +191,31 @@ def test_positions_of_all_kinds_come_to_a_refusal_or_to_a_resync(start, redis, b
     calm.unharmed()
 
 
+def test_who_comes_back_again_and_again_is_not_sent_the_whole_log_each_time(start, redis, bystander):
+    """A reconnect costs a client one message: what it is sent again is paid as work, and comes later."""
+    node = game(start, redis, limits={**DEFAULTS, "work": {"per_second": 50, "burst": 100}})
+    calm = bystander(node)
+    player = node.player("attacker")
+    channels = [f"log:{n}" for n in range(20)]
+    epochs = {channel: player.subscribe(channel)["epoch"] for channel in channels}
+    session = player.hello["session"]
+    pipe = redis.client.pipeline(transaction=False)
+    for n in range(2_000):
+        pipe.fcall("drawbridge_publish", 1, channels[n % 20], json.dumps({"event": "e", "data": {"n": n, "text": "x" * 100}}))
+    pipe.execute()
+    player.vanish()
+    positions = {channel: {"epoch": epoch, "offset": 0} for channel, epoch in epochs.items()}
+    replayed = node.metric("drawbridge_events_replayed_total")
+    for _ in range(8):
+        back = node.connect(None, path="/ws?connect=1")
+        back.start("CONNECT", token=mint("attacker"), resume={"session": session, "positions": positions})
+        back.expect("WELCOME", timeout=30)
+        back.vanish()
+        calm.unharmed()
+    assert node.metric("drawbridge_events_replayed_total") - replayed < 8 * 2_000 / 2
+    calm.unharmed()
+
+
 # history
 
 
