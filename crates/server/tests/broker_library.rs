@@ -87,7 +87,7 @@ fn a_node_on_an_older_library_writes_nothing_wrong_and_replaces_it() {
         let Reply::List(keys) = server.call(&["KEYS", "*{*world:1}*"]) else { panic!("no keys") };
         assert_eq!(keys.len(), 2, "{keys:?}");
         // Versions 5 to 7 serve this node, too: it is replaced at the next look.
-        until("it is replaced", || code(server).contains("-- drawbridge library version 8\n"));
+        until("it is replaced", || code(server).contains("-- drawbridge library version 9\n"));
         assert_eq!(bench.broker.stats().functions_replaced, 0, "it was Drawbridge's");
     }
 }
@@ -255,13 +255,13 @@ fn functions_are_recognised_while_redis_is_full() {
     assert!(reason.starts_with("OOM"), "{reason}");
 }
 
-/// As a version 9 that holds other environments only.
+/// As a version 10 that holds other environments only.
 #[test]
 fn an_entry_that_a_later_library_lacks_is_named() {
     let later = |prefix| {
         let code = library(prefix, &classes()).code();
         let later =
-            code.replace("library version 8", "library version 9").replace("VERSION = 8", "VERSION = 9");
+            code.replace("library version 9", "library version 10").replace("VERSION = 9", "VERSION = 10");
         assert_ne!(later, code);
         later
     };
@@ -272,13 +272,13 @@ fn an_entry_that_a_later_library_lacks_is_named() {
     let Err(PublishFailure::Refused(reason)) = bench.commit(0, "world:1", "a", 1) else { panic!("taken") };
     assert!(reason.contains("no entry for this environment"), "{reason}");
     let reason = bench.broker.no_functions().expect("they are of no use");
-    assert!(reason.contains("of version 9 and have no entry for this node's channel_prefix"), "{reason}");
+    assert!(reason.contains("of version 10 and have no entry for this node's channel_prefix"), "{reason}");
     assert!(!reason.contains("own:"), "a page for anybody shows it: {reason}");
     // A node of that version has come.
     load(&server, &later("own:"));
     server.call(&["CLIENT", "KILL", "TYPE", "normal"]);
     until("they serve it", || bench.broker.no_functions().is_none());
-    assert!(code(&server).contains("library version 9"));
+    assert!(code(&server).contains("library version 10"));
 }
 
 /// All that is kept of others at most: Redis loads it in time, and Lua has room for it.
@@ -293,7 +293,7 @@ fn a_library_that_only_says_a_later_version_leaves_the_entries_of_others() {
     };
     let others: Vec<_> = (0..100).map(entry).collect();
     let foreign = format!(
-        "#!lua name=drawbridge\n-- drawbridge library version 9\n-- environments {}\n\
+        "#!lua name=drawbridge\n-- drawbridge library version 10\n-- environments {}\n\
          redis.register_function('drawbridge_commit', function() return 1 end)",
         serde_json::Value::from(others)
     );

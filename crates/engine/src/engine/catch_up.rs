@@ -418,8 +418,10 @@ impl Engine {
                 continue;
             }
             let mut is_done = false;
+            // Others may have caused the page.
+            let is_for_it = self.wants_page(&one);
             self.charged(one.session, |engine| {
-                engine.targets.work.add(work::PAGE);
+                engine.targets.work.add(if is_for_it { work::PAGE } else { 0 });
                 is_done = engine.replay_to(&mut one, replay, stored);
             });
             if is_done {

@@ -149,10 +149,13 @@ const MAX_STAGED_BYTES: usize = 16 * 1024;
 
 /// All entities in view, sent in parts, in the order of their ids. It has none of them: it shows each as it is when it comes
 /// to it.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Debug, Default)]
 pub(crate) struct Snapshot {
     /// The first entity that it has not reached.
     pub(crate) next: EntityId,
+    /// Entities that it leaves out: each has the key of one that it has sent and whose end waits behind it, so it follows as a
+    /// change behind that end.
+    follow: Vec<EntityId>,
     /// A part of it was sent.
     pub(crate) is_begun: bool,
 }
@@ -163,7 +166,12 @@ impl Snapshot {
     /// Invariant: that holds of an entity that comes into view, too, and of one that leaves it and was never sent. What
     /// happens to ids before `next` follows the snapshot as changes.
     fn is_before(&self, id: EntityId) -> bool {
-        self.next <= id
+        self.next <= id && !self.leaves_out(id)
+    }
+
+    /// Whether this entity follows as a change, wherever the snapshot is.
+    pub(crate) fn leaves_out(&self, id: EntityId) -> bool {
+        self.follow.contains(&id)
     }
 }
 
@@ -262,6 +270,7 @@ impl OutboundQueue {
     /// left to the snapshot.
     pub(super) fn enqueue(&mut self, queued: Queued, conflate: bool) -> bool {
         let before = self.len;
+        self.order_behind_end(&queued);
         if !self.is_absorbed(&queued) {
             if conflate {
                 self.conflate();
@@ -269,6 +278,21 @@ impl OutboundQueue {
             if self.conflating { self.enqueue_conflated(queued) } else { self.append(queued, None) }
         }
         self.len <= before
+    }
+
+    /// An entity that comes back under another id, which a running snapshot has not reached, follows the end of what it was before.
+    fn order_behind_end(&mut self, queued: &Queued) {
+        let (Some(snapshot), Some(QueuedKind::Entity(id, Change::Enter))) = (&mut self.snapshot, queued.kind)
+        else {
+            return;
+        };
+        let is_end = |older: &Queued| {
+            matches!(older.kind, Some(QueuedKind::Entity(_, Change::Hide | Change::Remove)))
+                && older.publication.event.key() == queued.publication.event.key()
+        };
+        if snapshot.is_begun && snapshot.is_before(id) && self.events.iter().any(is_end) {
+            snapshot.follow.push(id);
+        }
     }
 
     /// Whether a snapshot that is wanted or running makes a change needless.

@@ -301,10 +301,12 @@ impl Log {
         Some((at, out))
     }
 
-    /// What becomes of a live event. A volatile one has no place in the log: it waits for nothing.
-    pub(super) fn take(&mut self, publication: &Arc<Publication>) -> Fate {
+    /// What becomes of a live event. A volatile one has no place in the log: it waits for nothing. `starts`: as for [`Log::hold`].
+    pub(super) fn take(&mut self, publication: &Arc<Publication>, starts: bool) -> Fate {
         let Some(next) = publication.in_log.position() else { return Fate::Deliver };
         if let Some(reading) = &mut self.reading {
+            // Why also here: who catches up may have begun the reading, and it may find this event; the others were not shown it.
+            reading.starts |= starts && self.at.is_none() && reading.held.events.is_empty();
             reading.held.push(publication.clone());
             return Fate::Held;
         }

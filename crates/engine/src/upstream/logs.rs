@@ -156,7 +156,7 @@ impl Hub {
             self.pattern_logs.put(name.clone(), Log::default());
         }
         let Some(log) = self.log_of(name) else { return };
-        match log.take(publication) {
+        match log.take(publication, starts) {
             Fate::Deliver => self.deliver_logged(name, publication),
             Fate::Known | Fate::Held => {}
             Fate::Gap => {
@@ -463,7 +463,11 @@ impl Hub {
         let is_whole = page.end == live && stored.last == live && after <= live.offset;
         // What could not be read is not in it.
         let after = LoggedOffset(after.0.max(stored.first.previous().0));
-        let tail = if is_whole { self.tails.begin(name, stored, after, &page.events) } else { None };
+        // Another page, such as one for a position that no log ever had, says nothing of what is kept.
+        if !is_whole {
+            return;
+        }
+        let tail = self.tails.begin(name, stored, after, &page.events);
         if let Some(log) = self.log_of(name) {
             log.tail = tail;
         }

@@ -1,5 +1,7 @@
 //! No turn of a shard does more than a bounded part of the snapshots that are wanted: everyone else waits only for that.
 
+use std::collections::BTreeMap;
+
 use drawbridge_engine::class::{Delivery, SlowConsumer};
 use drawbridge_engine::io::{Input, MessageKind};
 use serde_json::{Value, json};
@@ -47,6 +49,29 @@ fn turn(bench: &mut Bench) -> u64 {
 fn keys(read: &[Value]) -> Vec<String> {
     let entities = read.iter().filter_map(|message| message["entities"].as_array()).flatten();
     entities.map(|entity| entity["key"].as_str().unwrap().to_owned()).collect()
+}
+
+/// What a client has behind these messages: the hit points of each entity, by key. None enters while it is there.
+fn held(read: &[Value]) -> BTreeMap<String, Option<i64>> {
+    let mut held = BTreeMap::new();
+    for message in read {
+        for entity in message["entities"].as_array().into_iter().flatten() {
+            let key = entity["key"].as_str().unwrap().to_owned();
+            assert_eq!(
+                held.insert(key, entity["data"]["hp"].as_i64()),
+                None,
+                "{} enters twice",
+                entity["key"]
+            );
+        }
+        for key in message["keys"].as_array().into_iter().flatten() {
+            held.remove(key.as_str().unwrap());
+        }
+        if message["type"] == "EVENT" {
+            held.insert(message["key"].as_str().unwrap().to_owned(), message["data"]["hp"].as_i64());
+        }
+    }
+    held
 }
 
 fn subscribe(filter: &str) -> Value {
@@ -127,21 +152,33 @@ fn changes_between_the_parts_of_a_snapshot_are_not_lost() {
     bench.publish_quietly("remove", json!({ "id": "e4" }));
     bench.publish_quietly("remove", json!({ "id": format!("e{}", last - 4) }));
     bench.pump();
-    let mut held = std::collections::BTreeMap::new();
-    for message in bench.take(player) {
-        for entity in message["entities"].as_array().into_iter().flatten() {
-            held.insert(entity["key"].as_str().unwrap().to_owned(), entity["data"]["hp"].as_i64());
-        }
-        for key in message["keys"].as_array().into_iter().flatten() {
-            held.remove(key.as_str().unwrap());
-        }
-        if message["type"] == "EVENT" {
-            held.insert(message["key"].as_str().unwrap().to_owned(), message["data"]["hp"].as_i64());
-        }
-    }
+    let held = held(&bench.take(player));
     let hp = |n: usize| held.get(&format!("e{n}")).copied().flatten();
     assert_eq!((hp(0), hp(2), hp(4)), (None, Some(7), None));
     assert_eq!((hp(last), hp(last - 2), hp(last - 4)), (None, Some(9), None));
     assert_eq!((hp(last - 1), hp(ENTITIES)), (Some(8), Some(6)));
     assert_eq!(held.len(), ENTITIES / 2 - 4 + 2);
+}
+
+/// The place of an entity that was removed is used again, here by one that the snapshot has sent in another place.
+#[test]
+fn an_entity_that_comes_back_while_a_snapshot_is_sent_is_there_at_its_end() {
+    let (mut bench, _) = bench();
+    let player = bench.player("alice", "red");
+    say(&mut bench, player, &subscribe("data.hp >= 0"));
+    turn(&mut bench);
+    let sent = keys(&bench.read[player]);
+    let (early, late) = (sent[0].clone(), "e998".to_owned());
+    assert!(!sent.contains(&late), "the snapshot has not come to it");
+    let entity = |hp: i64| json!({ "id": early, "x": 0, "y": 0, "hp": hp, "public": true, "n": hp });
+    for key in [&early, &late] {
+        bench.publish_quietly("remove", json!({ "id": key }));
+    }
+    bench.publish_quietly("e", entity(5));
+    turn(&mut bench);
+    bench.publish_quietly("e", entity(6));
+    bench.pump();
+    let held = held(&bench.take(player));
+    assert_eq!(held.get(&early).copied().flatten(), Some(6));
+    assert_eq!(held.len(), ENTITIES / 2 - 1);
 }

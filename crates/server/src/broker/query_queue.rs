@@ -134,6 +134,30 @@ impl QueryQueue {
         }
     }
 
+    /// Returns as soon as a query of this size is there that is for the caller.
+    pub(super) async fn some(&self, answer_size: AnswerSize, is_for: impl Fn(&QueryKind) -> bool) {
+        loop {
+            // Made before the look, so that what comes in between is noticed.
+            let asked = self.0.asked[answer_size as usize].notified();
+            if !self.is_empty(answer_size, &is_for) {
+                return;
+            }
+            asked.await;
+        }
+    }
+
+    /// Redis has not executed this claim: unless an earlier attempt may have been, it can be withdrawn, or goes if it was.
+    pub(super) fn not_executed(&self, asked: &Asked) {
+        let mut waiting = self.waiting();
+        let Some(claim) = waiting.get_mut(&asked.asker).filter(|claim| claim.query == asked.query) else {
+            return;
+        };
+        claim.is_sent = asked.is_sent;
+        if claim.is_withdrawn && !claim.is_sent {
+            drop(waiting.take(&asked.asker));
+        }
+    }
+
     /// Answers all queries of this size that are for the caller with an error.
     pub(super) fn refuse_all(
         &self,
@@ -322,6 +346,32 @@ mod tests {
         assert_eq!(left, [(1, true)], "the other one was not sent");
         queue.answer_in_any_case(again[0].clone(), Ok(Answer::Session(None)));
         assert_eq!((answers(&mut inbox), queue.len()), (vec![(1, true)], 0));
+    }
+
+    /// As where the master that has the node's index is away: nothing is claimed, and nothing is to be given back.
+    #[tokio::test]
+    async fn a_claim_that_redis_did_not_execute_can_be_withdrawn() {
+        let (queue, _inbox) = bench();
+        let kind = QueryKind::ClaimSession { player: "ann".into(), session: SessionSecret(7) };
+        queue.ask(asker(1), Query::new(Ticket(1), kind));
+        queue.some(AnswerSize::Small, |_| true).await;
+        let first = queue.first(AnswerSize::Small, 9, |_| true).await;
+        queue.withdraw(&asker(1));
+        assert_eq!(queue.len(), 1, "it may have been executed");
+        queue.not_executed(&first[0]);
+        assert_eq!(queue.len(), 0);
+    }
+
+    #[tokio::test]
+    async fn a_claim_that_may_have_been_executed_once_stays_though_it_was_not_when_it_was_sent_again() {
+        let (queue, _inbox) = bench();
+        let kind = QueryKind::ClaimSession { player: "ann".into(), session: SessionSecret(7) };
+        queue.ask(asker(1), Query::new(Ticket(1), kind));
+        drop(queue.first(AnswerSize::Small, 9, |_| true).await);
+        queue.withdraw(&asker(1));
+        let again = queue.first(AnswerSize::Small, 9, |_| true).await;
+        queue.not_executed(&again[0]);
+        assert_eq!(queue.len(), 1);
     }
 
     #[tokio::test]

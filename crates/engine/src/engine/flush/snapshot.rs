@@ -55,7 +55,8 @@ impl SnapshotPart {
                 && work.total() < end
                 && let Some(id) = world.next_candidate(audiences, self.audience, snapshot.next)
             {
-                if let Some(state) = world.state_seen(audiences, self.audience, id) {
+                let state = world.state_seen(audiences, self.audience, id);
+                if let Some(state) = state.filter(|_| !snapshot.leaves_out(id)) {
                     let element = state.element(session.encoding());
                     if self.bounds.excludes_entity(session.encoding(), state) {
                         session.outbox.leave_out(self.target_id, id);

@@ -212,6 +212,19 @@ fn a_log_is_not_known_any_more_once_an_event_came_that_nobody_was_to_be_shown() 
     assert_eq!(bench.answer(load, stored(3, 3, 0)).len(), 1, "the event, and nothing of a gap");
 }
 
+/// Who comes back names a channel that has no log yet, and its first event comes while that is looked up.
+#[test]
+fn the_first_event_of_a_channel_that_somebody_has_named_is_shown_to_all() {
+    let mut bench = bench();
+    bench.live(A, &logs());
+    bench.live(B, &logs());
+    let (load, _) = reading(&bench.catch_up(B, 0));
+    assert_eq!(bench.logged(Some("log:*"), 1), NOTHING, "it is held");
+    let (load, _) = reading(&bench.answer(load, StoredLog::absent()));
+    let outputs = bench.answer(load, stored(0, 1, 1));
+    assert!(outputs.iter().any(|output| output == "0+1: log:1 1 1"), "{outputs:?}");
+}
+
 #[test]
 fn a_log_is_not_known_any_more_once_no_pattern_that_is_left_shows_its_channel() {
     let mut bench = shown_by_pattern();

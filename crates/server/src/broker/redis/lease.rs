@@ -10,7 +10,7 @@
 //!
 //! Why not at once: until [`DEADLINE`] the other node's last part may still come.
 //!
-//! Why other connections ensure it, too ([`open_with_lease`]): behind a failover Redis may lack it, and what they write then must be found
+//! Why other connections ensure it, too ([`hold`]): behind a failover Redis may lack it, and what they write then must be found
 //! also if this node dies before it renews.
 //!
 //! Why a node cleans up only when its renewals have followed one another for as long as a lease lasts: after an outage of
@@ -100,10 +100,9 @@ pub(super) fn list_call(settings: &RedisSettings) -> redis::Cmd {
     call
 }
 
-/// Opens a connection on which is written what others clean up behind this node, and ensures that they will: that the node has a
-/// lease. Not in a Cluster, where another master may have the leases, and one that is away holds up nothing else.
-pub(super) async fn open_with_lease(connector: &Connector, part: &str) -> Result<Commands, Broken> {
-    let mut commands = Commands::open(connector, part).await?;
+/// Ensures that others clean up behind this node, on a connection on which is written what they find: that the node has a lease. Not in
+/// a Cluster, where another master may have the leases, and one that is away holds up nothing else.
+pub(super) async fn hold(connector: &Connector, commands: &mut Commands) -> Result<(), Broken> {
     if connector.cluster().is_none() {
         let settings = &connector.settings;
         let mut call = redis::cmd("FCALL");
@@ -112,7 +111,7 @@ pub(super) async fn open_with_lease(connector: &Connector, part: &str) -> Result
         // Where Redis refuses it, or lacks the functions, the next renewal says so.
         drop(commands.ask(&call).await?);
     }
-    Ok(commands)
+    Ok(())
 }
 
 /// The answer to [`list_call`].

@@ -13,7 +13,7 @@ use super::Names;
 use super::environment::{counterpart, describe, lua, merge, names_all, overlapping, serves};
 
 /// Of the functions' behaviour: a node replaces a library whose version is lower.
-pub(super) const VERSION: u64 = 8;
+pub(super) const VERSION: u64 = 9;
 /// The last version that knew one environment, without a prefix.
 const LAST_WITHOUT_PREFIX: u64 = 4;
 /// Begins the answers of our functions, and of no others.
@@ -296,11 +296,13 @@ mod tests {
     #[test]
     fn what_only_says_a_later_version_leaves_the_environments_that_can_be_read() {
         let (ours, theirs) = (library_of("prod:", &["world:{w}"]), library_of("test:", &["world:{w}"]));
-        let present = theirs.code().replace(&format!("library version {VERSION}"), "library version 9");
+        let present = theirs
+            .code()
+            .replace(&format!("library version {VERSION}"), &format!("library version {}", VERSION + 1));
         let LibraryAction::Newer(code) = ours.action_for(Some(&present), false) else { panic!("not newer") };
         assert_eq!(environments_in(&code), [ours.own, theirs.own.clone()]);
-        let LibraryAction::Newer(code) =
-            theirs.action_for(Some("#!lua\n-- drawbridge library version 9\n-- environments {"), false)
+        let LibraryAction::Newer(code) = theirs
+            .action_for(Some(&format!("#!lua\n{VERSION_LINE}{}\n{ENVIRONMENTS_LINE}{{", VERSION + 1)), false)
         else {
             panic!("not newer")
         };

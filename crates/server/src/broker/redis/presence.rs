@@ -78,6 +78,12 @@ impl PresenceIndex {
         true
     }
 
+    /// The connection broke: what was under way is over, done or not, and holds nothing up.
+    pub(super) fn broken(&mut self) {
+        self.writing.clear();
+        self.leaving.clear();
+    }
+
     /// What [`PresenceIndex::begin`] has taken out is over, done or not: an entry too many is found and removed by whoever cleans
     /// up behind the node.
     pub(super) fn removed(&mut self) {

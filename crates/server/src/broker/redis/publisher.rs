@@ -158,7 +158,7 @@ impl Publisher {
         loop {
             let connector = self.connector.clone();
             let tried_by = connector.map_version();
-            let commands = lease::open_with_lease(&connector, "publisher");
+            let commands = Commands::open(&connector, "publisher");
             let broken = match self.meanwhile(&mut stop, commands).await {
                 Err(Stopped) => return,
                 Ok(Err(broken)) => broken,
@@ -254,7 +254,7 @@ impl Publisher {
 
     /// The life of one connection.
     async fn live(&mut self, stop: &mut Stop, mut commands: Commands) -> Result<Stopped, Broken> {
-        if let Err(broken) = self.load_library(&mut commands).await {
+        if let Err(broken) = self.prepare(&mut commands).await {
             self.away();
             return Err(broken);
         }
@@ -267,6 +267,13 @@ impl Publisher {
         self.away();
         self.link_metrics.reconnected();
         end
+    }
+
+    /// Ensures that the functions are there, and by them that others find what is written here.
+    async fn prepare(&mut self, commands: &mut Commands) -> Result<(), Broken> {
+        self.load_library(commands).await?;
+        let connector = self.connector.clone();
+        self.attend(lease::hold(&connector, commands)).await
     }
 
     /// What waited for Redis goes out when the subscriptions are back too, so that this node's own players hear it.
@@ -434,6 +441,7 @@ impl Publisher {
     /// The connection broke, and it is not known what became of a batch: it is dropped unanswered, except for entries of the
     /// lifecycle stream, which come twice rather than never.
     fn unanswered(&mut self, batch: Vec<(u64, Job)>, broken: Broken) -> Broken {
+        self.presence_index.broken();
         self.backlog.put_back(batch.into_iter().filter(|(_, job)| job.is_lifecycle()).collect());
         broken
     }

@@ -23,7 +23,7 @@ use super::presence;
 use super::refusals::{explained_for, is_missing_function};
 use super::sessions::{self, Claim, FollowUp};
 use super::views;
-use super::{Names, RedisSettings, code_of, is_passing};
+use super::{Names, RedisSettings, UNANSWERED, code_of, is_passing};
 use crate::broker::health_board::HealthBoard;
 use crate::broker::link_metrics::LinkMetrics;
 use crate::broker::query_queue::{AnswerSize, Asked, QueryQueue};
@@ -119,14 +119,10 @@ impl Reader {
                     self.health_board.set(part, true);
                 }
                 // Opened when something is requested first.
-                drop(self.queries.first(answer_size, 1, |kind| self.is_for(kind)).await);
+                self.queries.some(answer_size, |kind| self.is_for(kind)).await;
             }
             let tried_by = self.connector.map_version();
-            let opened = match answer_size {
-                AnswerSize::Small => lease::open_with_lease(&self.connector, connection).await,
-                AnswerSize::Large => Commands::open(&self.connector, connection).await,
-            };
-            let broken = match opened {
+            let broken = match self.open(connection, answer_size).await {
                 Err(broken) => {
                     // The first failure may be chance, and the next attempt follows at once: players are not notified of it.
                     if std::mem::replace(&mut has_failed, true) {
@@ -161,6 +157,15 @@ impl Reader {
             self.health_board.failed(part, self.connector.trouble(&broken));
             self.connector.wait_to_try_again(&self.health_board, wait, tried_by).await;
         }
+    }
+
+    /// Sessions are claimed on the connection for small answers, and others must find what it writes.
+    async fn open(&self, name: &str, answer_size: AnswerSize) -> Result<Commands, Broken> {
+        let mut commands = Commands::open(&self.connector, name).await?;
+        if answer_size == AnswerSize::Small {
+            lease::hold(&self.connector, &mut commands).await?;
+        }
+        Ok(commands)
     }
 
     /// In a Cluster, answers queries of views whose master is away, by an error: nothing new is shown to these players until they can
@@ -223,7 +228,12 @@ impl Reader {
                     follow_up.add(&claim, claimed.as_ref());
                 }
                 // These stay in the queue, and are claimed again.
-                Err(message) if is_passing(&message) => must_wait = true,
+                Err(message) if is_passing(&message) => {
+                    must_wait = true;
+                    if code_of(&message) != UNANSWERED {
+                        self.queries.not_executed(&asked);
+                    }
+                }
                 Err(message) if !lacks_functions && is_missing_function(&message) => {
                     lacks_functions = true;
                     match commands.load(&self.connector.settings.library, false, false).await? {
