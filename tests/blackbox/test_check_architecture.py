@@ -50,7 +50,7 @@ BREACHES = {
     "a source on the test kit": ("crates/engine/src/stats.rs", None, "\nuse drawbridge_testkit::dice::Dice;\n", "names the test kit"),
     "a file that does not say what it is": ("crates/engine/src/stats.rs", "//!", "//", "does not open with"),
     "a fuzz target that nothing builds": ("fuzz/Cargo.toml", 'name = "stored"\npath', 'name = "stored"\n#', "stored.rs: is no [[bin]]"),
-    "a fuzz target that is not run": (".github/workflows/nightly.yml", "targets=$(cargo fuzz list", "targets=$(echo engine", "does not run the fuzz target address"),
+    "a fuzz target that is not run": (".github/workflows/nightly.yml", "targets=$(cargo fuzz list", "targets=$(echo engine", "does not run the fuzz target area"),
     "a file that is too long": ("crates/engine/src/stats.rs", None, "// A line.\n" * 600, "at most 600"),
     "two files of the engine that name each other": ("crates/engine/src/class.rs", None, "\nuse crate::write::Write;\n", "crates/engine/src/class.rs: names crates/engine/src/write.rs"),
     "a cycle by way of a facade": ("crates/engine/src/ids.rs", None, "\nfn f(_: crate::io::WriteKind) {}\n", "crates/engine/src/ids.rs: names crates/engine/src/write.rs"),
