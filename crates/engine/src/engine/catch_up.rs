@@ -417,11 +417,9 @@ impl Engine {
             if behind.is_none_or(|behind| !behind.channels.contains(channel)) {
                 continue;
             }
-            let mut is_done = false;
-            // Others may have caused the page.
-            let is_for_it = self.wants_page(&one);
+            let (mut is_done, price) = (false, if self.wants_page(&one) { work::PAGE } else { 0 });
             self.charged(one.session, |engine| {
-                engine.targets.work.add(if is_for_it { work::PAGE } else { 0 });
+                engine.targets.work.add(price);
                 is_done = engine.replay_to(&mut one, replay, stored);
             });
             if is_done {

@@ -146,8 +146,12 @@ impl QueryQueue {
         }
     }
 
-    /// Redis has not executed this claim: unless an earlier attempt may have been, it can be withdrawn, or goes if it was.
-    pub(super) fn not_executed(&self, asked: &Asked) {
+    /// A claim is to be made again. `is_unknown`: it may have been executed. Else, unless an earlier attempt may have been, it can be
+    /// withdrawn, or goes if it was.
+    pub(super) fn refused_for_now(&self, asked: &Asked, is_unknown: bool) {
+        if is_unknown {
+            return;
+        }
         let mut waiting = self.waiting();
         let Some(claim) = waiting.get_mut(&asked.asker).filter(|claim| claim.query == asked.query) else {
             return;
@@ -358,7 +362,7 @@ mod tests {
         let first = queue.first(AnswerSize::Small, 9, |_| true).await;
         queue.withdraw(&asker(1));
         assert_eq!(queue.len(), 1, "it may have been executed");
-        queue.not_executed(&first[0]);
+        queue.refused_for_now(&first[0], false);
         assert_eq!(queue.len(), 0);
     }
 
@@ -370,7 +374,7 @@ mod tests {
         drop(queue.first(AnswerSize::Small, 9, |_| true).await);
         queue.withdraw(&asker(1));
         let again = queue.first(AnswerSize::Small, 9, |_| true).await;
-        queue.not_executed(&again[0]);
+        queue.refused_for_now(&again[0], false);
         assert_eq!(queue.len(), 1);
     }
 

@@ -114,6 +114,13 @@ pub(super) async fn hold(connector: &Connector, commands: &mut Commands) -> Resu
     Ok(())
 }
 
+/// Opens a connection, and ensures the lease ([`hold`]).
+pub(super) async fn open_with_lease(connector: &Connector, part: &str) -> Result<Commands, Broken> {
+    let mut commands = Commands::open(connector, part).await?;
+    hold(connector, &mut commands).await?;
+    Ok(commands)
+}
+
 /// The answer to [`list_call`].
 pub(super) fn read_list(answer: &Value) -> Result<Vec<LiveNode>, String> {
     let unproven = || UNPROVEN.to_owned();

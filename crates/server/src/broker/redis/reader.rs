@@ -17,13 +17,10 @@ use super::command_connection::{error_message, text};
 use super::commands::Commands;
 use super::connect::{Attempts, Broken};
 use super::connector::Connector;
-use super::lease;
 use super::logs::{self, Part};
-use super::presence;
 use super::refusals::{explained_for, is_missing_function};
 use super::sessions::{self, Claim, FollowUp};
-use super::views;
-use super::{Names, RedisSettings, UNANSWERED, code_of, is_passing};
+use super::{Names, RedisSettings, UNANSWERED, code_of, is_passing, lease, presence, views};
 use crate::broker::health_board::HealthBoard;
 use crate::broker::link_metrics::LinkMetrics;
 use crate::broker::query_queue::{AnswerSize, Asked, QueryQueue};
@@ -107,10 +104,9 @@ impl Reader {
         let mut attempts = Attempts::new(name_of(answer_size).into(), &self.connector.settings);
         let mut has_failed = false;
         // Without its views nobody can log in: whether they can be read is known from the start.
-        let mut was_there = answer_size == AnswerSize::Large;
-        let connection = match answer_size {
-            AnswerSize::Large => "tables",
-            AnswerSize::Small => "views",
+        let (connection, mut was_there) = match answer_size {
+            AnswerSize::Large => ("tables", true),
+            AnswerSize::Small => ("views", false),
         };
         let mut together = TOGETHER;
         loop {
@@ -122,7 +118,11 @@ impl Reader {
                 self.queries.some(answer_size, |kind| self.is_for(kind)).await;
             }
             let tried_by = self.connector.map_version();
-            let broken = match self.open(connection, answer_size).await {
+            let opened = match answer_size {
+                AnswerSize::Small => lease::open_with_lease(&self.connector, connection).await,
+                AnswerSize::Large => Commands::open(&self.connector, connection).await,
+            };
+            let broken = match opened {
                 Err(broken) => {
                     // The first failure may be chance, and the next attempt follows at once: players are not notified of it.
                     if std::mem::replace(&mut has_failed, true) {
@@ -157,15 +157,6 @@ impl Reader {
             self.health_board.failed(part, self.connector.trouble(&broken));
             self.connector.wait_to_try_again(&self.health_board, wait, tried_by).await;
         }
-    }
-
-    /// Sessions are claimed on the connection for small answers, and others must find what it writes.
-    async fn open(&self, name: &str, answer_size: AnswerSize) -> Result<Commands, Broken> {
-        let mut commands = Commands::open(&self.connector, name).await?;
-        if answer_size == AnswerSize::Small {
-            lease::hold(&self.connector, &mut commands).await?;
-        }
-        Ok(commands)
     }
 
     /// In a Cluster, answers queries of views whose master is away, by an error: nothing new is shown to these players until they can
@@ -230,9 +221,7 @@ impl Reader {
                 // These stay in the queue, and are claimed again.
                 Err(message) if is_passing(&message) => {
                     must_wait = true;
-                    if code_of(&message) != UNANSWERED {
-                        self.queries.not_executed(&asked);
-                    }
+                    self.queries.refused_for_now(&asked, code_of(&message) == UNANSWERED);
                 }
                 Err(message) if !lacks_functions && is_missing_function(&message) => {
                     lacks_functions = true;
