@@ -390,12 +390,12 @@ impl Bench {
         answers
     }
 
-    /// The table of an entity channel, behind the confirmation or where it is sent again: key and number of each.
+    /// The table of an entity channel, behind the confirmation or where it is sent again: key and number of each, by key.
     pub fn table(&mut self, shard: u8) -> Vec<(String, String)> {
-        match self.next(shard) {
-            BrokerEvent::Table { entities, .. } => entities.iter().map(|entity| state(entity)).collect(),
-            other => panic!("expected a table, got {other:?}"),
-        }
+        let BrokerEvent::Table { entities, .. } = self.next(shard) else { panic!("expected a table") };
+        let mut table: Vec<_> = entities.iter().map(|entity| state(entity)).collect();
+        table.sort();
+        table
     }
 
     /// The next event of a shard that is neither a status nor the answer to an unwant.
