@@ -117,7 +117,7 @@ redis.register_function('drawbridge_view', function() return 1 end)
 """
 
 
-@pytest.mark.parametrize("version", [3, 8, 999])
+@pytest.mark.parametrize("version", [3, 9, 999])
 @pytest.mark.parametrize("answer", ["1", "{1}", "{{'x', 1}}"])
 def test_functions_of_others_are_not_taken_for_ours(own_redis, start, version, answer):
     node = world(start, own_redis)
